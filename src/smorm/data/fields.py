@@ -1,0 +1,164 @@
+"""Checked fields of a row: each function returns the asked type or raises `BadRecord`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from smorm.data.census import Census
+from smorm.data.quarantine import BadRecord
+from smorm.data.records import Messages
+from smorm.text.chat import RAW, ROLES, Message
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a parser knows besides the row: its place, the census, and attribute → column."""
+
+    where: str
+    census: Census
+    columns: Mapping[str, str] | None = None
+
+    def bad(self, field: str, kind: str, problem: str) -> BadRecord:
+        """The error to raise for `field` of this row."""
+        return BadRecord(self.where, field, kind, problem)
+
+    def wrong(self, field: str, value: object, expected: str) -> BadRecord:
+        """The error for a value of the wrong type."""
+        return self.bad(field, "wrong type", f"{describe(value)}, expected {expected}")
+
+    def count(self, kind: str) -> None:
+        """Count something told but not an error."""
+        self.census.add(kind, self.where)
+
+
+def describe(value: object) -> str:
+    """A value in the words of a message: its type, and the value itself where it is short."""
+    match value:
+        case None:
+            return "null"
+        case bool() | int() | float():
+            return repr(value).lower() if isinstance(value, bool) else repr(value)
+        case str():
+            return f"text {value!r}" if len(value) <= 40 else f"text of {len(value):,} characters"
+        case list() | tuple():
+            return f"a list of {len(value)}"
+        case dict():
+            return "an object"
+        case _:
+            return f"a value of type {type(value).__name__}"
+
+
+def required(row: Mapping[str, Any], name: str, context: Context) -> Any:
+    """The field, which must be there and not null."""
+    if name not in row:
+        have = ", ".join(str(key) for key in list(row)[:12])
+        raise context.bad(name, "missing field", f"missing; the row has: {have or 'nothing'}")
+    if row[name] is None:
+        raise context.bad(name, "missing field", "null, expected a value")
+    return row[name]
+
+
+def text(value: object, field: str, context: Context) -> str:
+    """A text; it may be empty."""
+    if not isinstance(value, str):
+        raise context.wrong(field, value, "text")
+    return value
+
+
+def optional_text(row: Mapping[str, Any], name: str, context: Context) -> str | None:
+    """Text, or a whole number as text (ids), or None where absent or null."""
+    value = row.get(name)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return None if value is None else text(value, name, context)
+
+
+def number(value: object, field: str, context: Context) -> float:
+    """A finite number. Text, true/false, NaN and infinity are refused."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise context.bad(field, "bad rating", f"{describe(value)}, expected a number")
+    if not math.isfinite(value):
+        raise context.bad(
+            field, "bad rating", f"{value}, expected a finite number (null means not rated)"
+        )
+    return float(value)
+
+
+def margin(row: Mapping[str, Any], context: Context) -> float | None:
+    """The optional strength of a preference, not below 0."""
+    if row.get("margin") is None:
+        return None
+    value = number(row["margin"], "margin", context)
+    if value < 0:
+        raise context.bad("margin", "bad rating", f"{value}, expected at least 0")
+    return value
+
+
+def messages(value: object, field: str, context: Context) -> Messages:
+    """A non-empty list of `{role, content}` objects."""
+    if not isinstance(value, list):
+        raise context.wrong(field, value, "a list of messages {role, content}")
+    if not value:
+        kind = "empty prompt" if field.startswith("prompt") else "empty response"
+        raise context.bad(field, kind, "an empty list, expected at least one message")
+    return tuple(_message(item, f"{field}[{at}]", context) for at, item in enumerate(value))
+
+
+def _message(value: object, field: str, context: Context) -> Message:
+    if not isinstance(value, dict):
+        raise context.wrong(field, value, "a message {role, content}")
+    role = text(required_in(value, "role", field, context), f"{field}.role", context)
+    if role not in ROLES:
+        raise context.bad(
+            f"{field}.role", "unknown role", f"{role!r}, expected one of {', '.join(sorted(ROLES))}"
+        )
+    if value.get("tool_calls"):
+        problem = "tool calls would be lost: write them into the content"
+        raise context.bad(f"{field}.tool_calls", "tool calls", problem)
+    content = text(required_in(value, "content", field, context), f"{field}.content", context)
+    return Message(role, content)
+
+
+def required_in(value: Mapping[str, Any], name: str, field: str, context: Context) -> Any:
+    """`required`, for an object inside a row."""
+    if value.get(name) is None:
+        what = "null" if name in value else "missing"
+        have = ", ".join(str(key) for key in list(value)[:12])
+        problem = f"{what}, expected a value; the object has: {have or 'nothing'}"
+        raise context.bad(f"{field}.{name}", "missing field", problem)
+    return value[name]
+
+
+def filled_prompt(prompt: Messages, field: str, context: Context) -> Messages:
+    """The prompt, which must hold some text."""
+    if not any(message.content.strip() for message in prompt):
+        raise context.bad(field, "empty prompt", "empty, expected some text")
+    return prompt
+
+
+def ends_in_answer(response: Messages, field: str, context: Context) -> None:
+    """Refuse a response whose last message is not the assistant's (or raw text)."""
+    role = response[-1].role
+    if role not in ("assistant", RAW):
+        problem = f"its last message is of {role!r}, expected 'assistant'"
+        raise context.bad(field, "no answer", problem)
+
+
+def filled_response(response: Messages, field: str, context: Context) -> Messages:
+    """The response, which must end in an answer that holds some text."""
+    ends_in_answer(response, field, context)
+    if not response[-1].content.strip():
+        raise context.bad(field, "empty response", "empty, expected some text")
+    return response
+
+
+def names_to_columns(
+    attributes: Mapping[str, str] | Sequence[str] | None,
+) -> dict[str, str] | None:
+    """Attribute name to column: a mapping as it is, a list as names that are also columns."""
+    if attributes is None or isinstance(attributes, Mapping):
+        return None if attributes is None else dict(attributes)
+    return {name: name for name in attributes}

@@ -1,0 +1,163 @@
+"""Rows from JSON files, guarded: a hostile or damaged file gives one line, never a crash.
+
+orjson parses: it refuses NaN and infinity, lone surrogates, invalid UTF-8 and nesting deeper than
+1,024, each of which is reported with its line. Of a key given twice in one object the last counts.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+import orjson
+
+from smorm.data.quarantine import BadRecord
+from smorm.errors import DataError
+
+Row = dict[str, Any]
+Scanned = tuple[str, Row | BadRecord]
+
+BOM = b"\xef\xbb\xbf"
+RAW_KEPT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes beyond which a file is refused rather than read into memory (bytes, and a ratio)."""
+
+    line_bytes: int = 32 << 20
+    array_bytes: int = 1 << 30
+    gzip_ratio: int = 256
+    gzip_free_bytes: int = 64 << 20  # the ratio counts only beyond this much unpacked
+
+
+LIMITS = Limits()
+
+
+class _Stream:
+    """Bytes of a plain or gzip file, counted after unpacking."""
+
+    def __init__(self, path: Path, limits: Limits):
+        self.path, self.limits, self.unpacked = path, limits, 0
+        with path.open("rb") as head:
+            self.packed = head.read(2) == b"\x1f\x8b"
+        self.size = path.stat().st_size
+        # closed by `close`
+        self.stream = cast("IO[bytes]", gzip.open(path) if self.packed else path.open("rb"))  # noqa: SIM115
+
+    def line(self, at_most: int) -> bytes:
+        return self._counted(self.stream.readline(at_most))
+
+    def all(self, at_most: int) -> bytes:
+        parts: list[bytes] = []
+        while len(part := self._counted(self.stream.read(1 << 20))) > 0:
+            parts.append(part)
+            if self.unpacked > at_most:
+                break
+        return b"".join(parts)
+
+    def close(self) -> None:
+        self.stream.close()
+
+    def _counted(self, part: bytes) -> bytes:
+        self.unpacked += len(part)
+        most = max(self.limits.gzip_free_bytes, self.size * self.limits.gzip_ratio)
+        if self.packed and self.unpacked > most:
+            raise DataError(
+                f"{self.path}: unpacks to more than {self.limits.gzip_ratio} times its size: "
+                "refused as a gzip bomb; unpack it yourself if you trust it"
+            )
+        return part
+
+
+def scan_json(path: Path, limits: Limits = LIMITS) -> Iterator[Scanned]:
+    """Rows of a JSONL file, or of a JSON file that holds an array or JSON lines; gzip or plain.
+
+    Yields `(path:line, row)`, or a `BadRecord` in place of a row that cannot be parsed. In an
+    array the number is the item's (from 1). Blank lines are passed over.
+
+    Raises:
+        DataError: the file cannot be read, is cut short, or unpacks beyond the limits.
+    """
+    try:
+        with closing(_Stream(path, limits)) as stream:
+            if path.name.removesuffix(".gz").endswith(".json") and _is_array(path, limits):
+                yield from _array(path, stream, limits)
+            else:
+                yield from _lines(path, stream, limits)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(
+            f"{path}: the gzip file is cut short or damaged ({error}): fetch it again"
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _is_array(path: Path, limits: Limits) -> bool:
+    with closing(_Stream(path, limits)) as stream:
+        while line := stream.line(1 << 16):
+            if start := line.removeprefix(BOM).strip():
+                return start.startswith(b"[")
+    return False
+
+
+def _array(path: Path, stream: _Stream, limits: Limits) -> Iterator[Scanned]:
+    content = stream.all(limits.array_bytes).removeprefix(BOM)
+    if len(content) > limits.array_bytes:
+        raise DataError(
+            f"{path}: a JSON array of over {limits.array_bytes:,} bytes: write it as JSON lines"
+        )
+    try:
+        rows = orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}: line: not valid JSON: {error.msg}") from error
+    for number, row in enumerate(rows, start=1):
+        yield _checked(f"{path}:{number}", row)
+
+
+def _lines(path: Path, stream: _Stream, limits: Limits) -> Iterator[Scanned]:
+    number = 0
+    while line := stream.line(limits.line_bytes + 1):
+        number += 1
+        where = f"{path}:{number}"
+        if len(line) > limits.line_bytes:
+            start = line
+            while line and not line.endswith(b"\n"):
+                line = stream.line(limits.line_bytes)
+            yield where, _too_long(where, start, limits)
+        else:
+            if number == 1:
+                line = line.removeprefix(BOM)
+            if line.strip():
+                yield _parsed(where, line)
+
+
+def _parsed(where: str, line: bytes) -> Scanned:
+    try:
+        row = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        problem = f"not valid JSON: {error.msg} at column {error.colno}"
+        if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+            problem = "the file is UTF-16, expected UTF-8"
+        raw = line.decode("utf-8", errors="replace").rstrip("\r\n")
+        return where, BadRecord(where, "line", "not valid JSON", problem, raw)
+    return _checked(where, row)
+
+
+def _checked(where: str, row: object) -> Scanned:
+    if isinstance(row, dict):
+        return where, row
+    raw = orjson.dumps(row).decode()
+    problem = f"{type(row).__name__}, expected an object with named fields"
+    return where, BadRecord(where, "line", "not an object", problem, raw)
+
+
+def _too_long(where: str, start: bytes, limits: Limits) -> BadRecord:
+    problem = f"longer than {limits.line_bytes:,} bytes, the most that is read of one record"
+    raw = start[:RAW_KEPT].decode("utf-8", errors="replace")
+    return BadRecord(where, "line", "line too long", problem, raw)

@@ -1,0 +1,150 @@
+"""From a path or a dataset id to rows, each with the place it came from."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from smorm.data.jsonlines import Row, Scanned, scan_json
+from smorm.data.quarantine import BadRecord
+from smorm.data.tables import is_saved_dataset, scan_hub, scan_parquet, scan_saved_dataset
+from smorm.errors import DataError
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".json", ".json.gz", ".parquet")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def read_rows(
+    path_or_id: str | Path, split: str = "train", subset: str | None = None
+) -> Iterator[tuple[str, Row]]:
+    """Stream the rows of a source as `(where, row)`; the first bad row stops it.
+
+    A source is a file (JSONL, JSON array, Parquet; gzip is seen by its first bytes), a folder
+    saved by `datasets`, a folder of data files named by split, or a Hugging Face dataset id.
+    `where` is `file:line`, and in a JSON array or a Parquet file `file:row`, or
+    `dataset[split]:row`; all numbers start at 1. `split` and `subset` choose within a folder or
+    a dataset id; a file is read whole.
+
+    Raises:
+        DataError: `file:line: field: what is wrong`, or one line about the file or folder.
+    """
+    for where, row in scan_rows(path_or_id, split, subset):
+        if isinstance(row, BadRecord):
+            raise row
+        yield where, row
+
+
+def scan_rows(
+    path_or_id: str | Path, split: str = "train", subset: str | None = None
+) -> Iterator[Scanned]:
+    """As `read_rows`, but a row that cannot be parsed comes as a `BadRecord` and reading goes on.
+
+    Raises:
+        DataError: the file or folder as a whole cannot be read.
+    """
+    path = Path(path_or_id)
+    if subset is not None and (path.is_file() or (path.is_dir() and is_saved_dataset(path))):
+        raise DataError(f"{path}: subset {subset!r} is for a folder or a dataset id: leave it out")
+    if path.is_dir():
+        if is_saved_dataset(path):
+            yield from scan_saved_dataset(path, split)
+        else:
+            for file in _split_files(path, split, subset):
+                yield from _scan_file(file)
+    elif path.is_file():
+        yield from _scan_file(path)
+    elif path.exists():
+        raise DataError(f"{path}: neither a file nor a folder")
+    elif _may_be_hub_id(str(path_or_id)):
+        yield from scan_hub(str(path_or_id), split, subset)
+    else:
+        raise DataError(f"{path}: no such file or folder{_hint(path)}")
+
+
+def _scan_file(path: Path) -> Iterator[Scanned]:
+    if not _has_known_suffix(path):
+        raise DataError(f"{path}: unknown kind of file; accepted are {', '.join(SUFFIXES)}")
+    if path.name.endswith(".parquet"):
+        yield from scan_parquet(path)
+    else:
+        yield from scan_json(path)
+
+
+def _has_known_suffix(path: Path) -> bool:
+    return path.name.endswith(SUFFIXES)
+
+
+def _may_be_hub_id(name: str) -> bool:
+    # `folder/file` where the folder is here is a path that was misspelt, not an id
+    owner = name.partition("/")[0]
+    return (
+        _HUB_ID.fullmatch(name) is not None
+        and not name.endswith(SUFFIXES)
+        and not Path(owner).exists()
+    )
+
+
+def _hint(path: Path) -> str:
+    """The nearest existing name beside a missing path, as the end of a sentence."""
+    folder = path.parent
+    while not folder.is_dir() and folder != folder.parent:
+        path, folder = folder, folder.parent
+    try:
+        names = [entry.name for entry in folder.iterdir()]
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(path.name, names, n=1)
+    return f"; did you mean {folder / near[0]}?" if near else ""
+
+
+def _split_files(folder: Path, split: str, subset: str | None) -> list[Path]:
+    """The files of one split, by the usual layouts: `train.jsonl`, `data/train-*.parquet`, …"""
+    if subset is not None:
+        folder = folder / subset
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such subset folder{_hint(folder)}")
+    for place in (folder, folder / "data", folder / split):
+        files = _data_files(place)
+        named = [file for file in files if _stem(file) == split]
+        shards = [file for file in files if re.fullmatch(rf"{re.escape(split)}-\d+.*", _stem(file))]
+        if len(named) > 1:
+            names = ", ".join(file.name for file in named)
+            raise DataError(f"{place}: several files for split {split!r}: {names}; name one")
+        if named:
+            return named
+        if shards:
+            return _all_shards(place, shards)
+    if files:  # a folder that is called after the split holds nothing but that split
+        return files
+    return _only_file(folder, split)
+
+
+def _data_files(place: Path) -> list[Path]:
+    if not place.is_dir():
+        return []
+    return sorted(file for file in place.iterdir() if file.is_file() and _has_known_suffix(file))
+
+
+def _stem(file: Path) -> str:
+    suffix = max((end for end in SUFFIXES if file.name.endswith(end)), key=len)
+    return file.name.removesuffix(suffix)
+
+
+def _all_shards(place: Path, shards: list[Path]) -> list[Path]:
+    counts = {int(found[1]) for file in shards if (found := re.search(r"-of-(\d+)$", _stem(file)))}
+    if counts and counts != {len(shards)}:
+        expected = " or ".join(str(count) for count in sorted(counts))
+        raise DataError(f"{place}: {len(shards)} shards of {expected}: some are missing or mixed")
+    return shards
+
+
+def _only_file(folder: Path, split: str) -> list[Path]:
+    files = _data_files(folder)
+    if split == "train" and len(files) == 1 and not _stem(files[0]).startswith(("test", "val")):
+        return files
+    there = ", ".join(file.name for file in files[:10]) or "no data files"
+    raise DataError(
+        f"{folder}: no file for split {split!r} (such as {split}.jsonl); it has {there}"
+    )

@@ -1,0 +1,62 @@
+"""What a record is, once its source's shape has been left behind.
+
+A conversation is a tuple of messages. A preference holds one prompt and two continuations, a rated
+record one prompt, one continuation and scores, a candidates record one prompt and N continuations.
+A continuation is a tuple of messages (most often one of the assistant's), so that multi-turn
+continuations need no special case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from smorm.text.chat import Message
+
+Messages = tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """A pair: under `prompt`, `chosen` was preferred to `rejected`.
+
+    `margin` is the strength of the preference in units of the reward (Bradley–Terry with margin).
+    `where` names the source as `file:line`.
+    """
+
+    prompt: Messages
+    chosen: Messages
+    rejected: Messages
+    margin: float | None = None
+    id: str | None = None
+    source: str | None = None
+    where: str = ""
+
+    def swap(self) -> Preference:
+        """The same pair with the opposite label."""
+        return Preference(
+            self.prompt, self.rejected, self.chosen, self.margin, self.id, self.source, self.where
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rated:
+    """A response with scores; an attribute that is absent or None was not rated."""
+
+    prompt: Messages
+    response: Messages
+    scores: Mapping[str, float | None] = field(default_factory=dict)
+    id: str | None = None
+    source: str | None = None
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """N responses to one prompt, to be scored (best-of-N, RM-Bench, plain scoring)."""
+
+    prompt: Messages
+    responses: tuple[Messages, ...]
+    id: str | None = None
+    source: str | None = None
+    where: str = ""

@@ -1,0 +1,102 @@
+"""Ratings on one scale: each attribute's offset and scale, fitted once and kept with the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from smorm.data.census import Census
+from smorm.data.records import Rated
+from smorm.errors import DataError
+
+Floats = npt.NDArray[np.float64]
+Method = Literal["standardize", "unit", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class AttributeScale:
+    """`scaled = (rating - offset) / scale`, with `scale` above 0; both in the rating's units."""
+
+    name: str
+    offset: float = 0.0
+    scale: float = 1.0
+
+    def apply(self, ratings: npt.ArrayLike) -> Floats:
+        """Ratings of any shape to scaled values; NaN stays NaN."""
+        return np.asarray((np.asarray(ratings, np.float64) - self.offset) / self.scale)
+
+    def restore(self, scaled: npt.ArrayLike) -> Floats:
+        """Scaled values of any shape back to ratings; NaN stays NaN."""
+        return np.asarray(np.asarray(scaled, np.float64) * self.scale + self.offset)
+
+
+def attribute_names(*sources: Iterable[Rated]) -> list[str]:
+    """The union of attribute names over records of one or more sources, in order of appearance."""
+    names: dict[str, None] = {}
+    for records in sources:
+        for record in records:
+            names.update(dict.fromkeys(record.scores))
+    return list(names)
+
+
+def rating_matrix(records: Sequence[Rated], names: Sequence[str]) -> Floats:
+    """Ratings [R, K]; NaN where a record does not rate the attribute."""
+    rows = [[record.scores.get(name) for name in names] for record in records]
+    return np.array(rows, dtype=np.float64).reshape(len(records), len(names))
+
+
+def fit_scales(
+    names: Sequence[str], ratings: Floats, method: Method, census: Census
+) -> list[AttributeScale]:
+    """One scale an attribute from training ratings [R, K], NaN where missing.
+
+    `standardize` takes mean and population standard deviation, `unit` minimum and range (0..1),
+    `none` changes nothing. A constant attribute keeps scale 1 and is counted: it teaches nothing.
+
+    Raises:
+        DataError: an attribute has no rating at all, or ratings too large to scale.
+    """
+    return [
+        _fit(name, column[~np.isnan(column)], method, census)
+        for name, column in zip(names, ratings.T, strict=True)
+    ]
+
+
+def apply_scales(scales: Sequence[AttributeScale], ratings: Floats) -> Floats:
+    """Ratings [R, K] to scaled values [R, K]."""
+    offsets, widths = _vectors(scales)
+    return (ratings - offsets) / widths
+
+
+def restore_scales(scales: Sequence[AttributeScale], scaled: Floats) -> Floats:
+    """Scaled values [R, K] back to ratings [R, K]."""
+    offsets, widths = _vectors(scales)
+    return scaled * widths + offsets
+
+
+def _vectors(scales: Sequence[AttributeScale]) -> tuple[Floats, Floats]:
+    return np.array([one.offset for one in scales]), np.array([one.scale for one in scales])
+
+
+def _fit(name: str, known: Floats, method: Method, census: Census) -> AttributeScale:
+    if not len(known):
+        raise DataError(f"attribute {name!r}: no training record rates it: leave it out")
+    low, high = float(known.min()), float(known.max())
+    if low == high:  # not the deviation, which rounding leaves at 1e-17
+        census.add(f"attribute {name!r} is constant in training")
+    if method == "none":
+        return AttributeScale(name)
+    with np.errstate(over="ignore"):
+        if method == "unit":
+            offset, scale = low, float(np.subtract(high, low))
+        else:
+            offset, scale = float(known.mean()), float(known.std())
+    if not (np.isfinite(offset) and np.isfinite(scale)):
+        raise DataError(f"attribute {name!r}: ratings from {low:g} to {high:g} are too large")
+    # a range below the smallest normal number cannot be divided by without overflow
+    usable = low < high and scale > np.finfo(np.float64).tiny
+    return AttributeScale(name, offset, scale if usable else 1.0)

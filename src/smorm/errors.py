@@ -1,0 +1,56 @@
+"""Errors that a user can cause or repair. Each says what is wrong, where, and what to do.
+
+    SmormError                  exit code 1: the run could not finish
+    ├── ConfigError             exit code 2: a flag, a key or a value in a config
+    ├── ModelError              exit code 2: a model folder or backbone that cannot be used
+    │   └── CheckpointError     exit code 2: a checkpoint that is damaged or of another run
+    ├── DataError               exit code 3: a record, a file or a folder of data
+    ├── NonFiniteLossError      exit code 1: training met NaN or infinity
+    └── OutputError             exit code 1: a result could not be written
+
+Anything else that escapes is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class SmormError(Exception):
+    """An error with a message for the user; `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class ConfigError(SmormError, ValueError):
+    """A flag, a key or a value that the user gave is not usable."""
+
+    exit_code = 2
+
+
+class ModelError(SmormError):
+    """A model folder, backbone or tokenizer cannot be used as asked."""
+
+    exit_code = 2
+
+
+class CheckpointError(ModelError):
+    """A training checkpoint is damaged, or belongs to another run."""
+
+
+class DataError(SmormError, ValueError):
+    """A record is not usable. The message begins with `file:line: field:`."""
+
+    exit_code = 3
+
+
+class NonFiniteLossError(SmormError):
+    """A loss term became NaN or infinite; the message names step, term and records."""
+
+
+class OutputError(SmormError):
+    """A file could not be written whole; what was there before is untouched."""
+
+
+class Interrupted(Exception):  # noqa: N818  (a state, not an error)
+    """The run was asked to stop and wrote a checkpoint first."""
+
+    exit_code = 130

@@ -1,0 +1,228 @@
+"""Numbers with their n and their interval.
+
+Items that share a prompt are not independent, so an interval resamples whole clusters (prompts),
+never single items. Two guards are documented behaviour: with fewer than two clusters there is no
+interval (NaN, written as null), and a share of exactly 0 or 1, of which a bootstrap would be quite
+sure, gets the Wilson interval of its number of clusters instead.
+
+Shapes: `N` items, `C` columns, `G` clusters, `R` resamples. Arrays are float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smorm.errors import DataError
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Clusters = Sequence[str] | Sequence[int] | NDArray[Any]
+
+LEVEL = 0.95
+_Z = 1.959963984540054  # the normal quantile that belongs to LEVEL
+_MAX_ROWS = 4096  # how many different clusters are resampled one by one
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A value, how many items it stands on, and its 95 % interval (NaN where there is none)."""
+
+    value: float
+    n: int
+    low: float = math.nan
+    high: float = math.nan
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        """As in a result file: NaN and infinity become None."""
+        return {
+            "value": _finite(self.value),
+            "n": self.n,
+            "low": _finite(self.low),
+            "high": _finite(self.high),
+        }
+
+
+def _finite(number: float) -> float | None:
+    return float(number) if math.isfinite(number) else None
+
+
+def as_floats(name: str, values: Any, *shape: int | None) -> Floats:
+    """A float64 array of the given shape (None: any length).
+
+    Raises:
+        DataError: the shape is another one, or an axis is empty.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    fits = array.ndim == len(shape) and all(
+        want in (None, got) for want, got in zip(shape, array.shape, strict=True)
+    )
+    if not fits or array.size == 0:
+        wanted = " x ".join("any" if want is None else str(want) for want in shape)
+        raise DataError(f"{name}: expected {wanted} numbers, none empty, got shape {array.shape}")
+    return array
+
+
+def require_finite(name: str, values: Floats) -> None:
+    """Raise DataError that counts and names the items (rows) with NaN or infinity."""
+    bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    if bad.any():
+        raise DataError(
+            f"{name}: {int(bad.sum())} of {len(values)} items are NaN or infinite, the first is "
+            f"item {int(np.argmax(bad))} (from 0); a comparison with them has no meaning"
+        )
+
+
+def cluster_codes(clusters: Clusters, items: int) -> tuple[Ints, int]:
+    """Number the clusters from 0 in sorted order: codes [N] and how many there are.
+
+    Raises:
+        DataError: not one cluster for each item.
+    """
+    # Through a set, not an array of strings: a long prompt would pad every row to its length.
+    labels: list[Any] = clusters.tolist() if isinstance(clusters, np.ndarray) else list(clusters)
+    if len(labels) != items:
+        raise DataError(f"clusters: {len(labels)} for {items} items: give one (a prompt) for each")
+    number = {label: code for code, label in enumerate(sorted(set(labels)))}
+    return np.fromiter((number[x] for x in labels), np.int64, items), len(number)
+
+
+def bootstrap_means(
+    values: Floats, clusters: Clusters, *, resamples: int = 2000, seed: int = 0
+) -> Floats:
+    """Column means [R, C] of `values` [N] or [N, C] (NaN: missing) when clusters are resampled.
+
+    Exact for up to 4096 different clusters (clusters with equal sums and counts are drawn as one
+    kind, so 0/1 outcomes stay exact at any size); beyond, clusters are first joined at random into
+    4096 groups, which estimates the same variance. The order of items has no influence. All NaN
+    with fewer than two clusters.
+    """
+    columns = values.reshape(len(values), -1)
+    codes, groups = cluster_codes(clusters, len(columns))
+    if groups < 2:
+        return np.full((resamples, columns.shape[1]), np.nan)
+    generator = np.random.default_rng(seed)
+    table = _cluster_table(columns, codes, groups)
+    kinds, times = np.unique(table, axis=0, return_counts=True)
+    if len(kinds) > _MAX_ROWS:
+        joined = generator.permutation(groups) % _MAX_ROWS
+        table = _sum_by(table, joined, _MAX_ROWS)
+        kinds, times = np.unique(table, axis=0, return_counts=True)
+    weights = generator.multinomial(len(table), times / len(table), size=resamples)
+    sums, counts = np.hsplit(weights.astype(np.float64) @ kinds, 2)
+    with np.errstate(invalid="ignore"):  # 0 / 0: a resample without any value of a column
+        return np.asarray(sums / counts)
+
+
+def _cluster_table(columns: Floats, codes: Ints, groups: int) -> Floats:
+    """Sums and counts of each cluster: [G, 2C]."""
+    # Summed in an order that depends on the values only: rounding cannot tell two orders apart.
+    order = np.lexsort((*columns.T, codes))
+    columns, codes = columns[order], codes[order]
+    present = np.isfinite(columns)
+    both = np.hstack([np.where(present, columns, 0.0), present.astype(np.float64)])
+    return _sum_by(both, codes, groups)
+
+
+def _sum_by(table: Floats, codes: Ints, groups: int) -> Floats:
+    return np.stack([np.bincount(codes, column, groups) for column in table.T], axis=1)
+
+
+def interval(draws: Floats, level: float = LEVEL) -> tuple[float, float]:
+    """The middle `level` of bootstrap draws [R]; NaN where no draw has a value."""
+    usable = draws[np.isfinite(draws)]
+    if usable.size == 0:
+        return math.nan, math.nan
+    low, high = np.quantile(usable, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def cluster_bootstrap(
+    values: Floats,
+    clusters: Clusters,
+    statistic: Callable[[Floats], Floats] | None = None,
+    *,
+    resamples: int = 2000,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval that resamples whole clusters.
+
+    `statistic` maps column means [R, C] to [R]; by default the mean over the columns. Both ends
+    are NaN with fewer than two clusters.
+    """
+    means = bootstrap_means(values, clusters, resamples=resamples, seed=seed)
+    return interval(means.mean(axis=1) if statistic is None else statistic(means), level)
+
+
+def mean_metric(values: Floats, clusters: Clusters) -> Metric:
+    """Mean over the items of `values` [N], with the interval over clusters."""
+    return Metric(float(values.mean()), len(values), *cluster_bootstrap(values, clusters))
+
+
+def share_metric(outcomes: Floats, clusters: Clusters) -> Metric:
+    """Mean of outcomes in 0..1 [N]; at exactly 0 or 1 with the Wilson interval of the clusters."""
+    plain = mean_metric(outcomes, clusters)
+    groups = cluster_codes(clusters, len(outcomes))[1]
+    return Metric(plain.value, plain.n, *share_interval(plain.value, plain.low, plain.high, groups))
+
+
+def share_interval(value: float, low: float, high: float, groups: int) -> tuple[float, float]:
+    """The bootstrap's interval, or Wilson's where all clusters agree on 0 or 1."""
+    rounding = 1e-12
+    if math.isnan(low) or rounding < value < 1.0 - rounding:
+        return low, high
+    reach = _Z**2 / (groups + _Z**2)
+    return (0.0, reach) if value <= rounding else (1.0 - reach, 1.0)
+
+
+def paired_difference(values_a: Floats, values_b: Floats, clusters: Clusters) -> Metric:
+    """Mean of a − b over the same items [N], its interval resampling both together."""
+    return mean_metric(values_a - values_b, clusters)
+
+
+def mse(predicted: Floats, true: Floats, clusters: Clusters) -> Metric:
+    """Mean squared error over items [N], in squared units of the rating."""
+    return mean_metric((predicted - true) ** 2, clusters)
+
+
+def pair_outcomes(chosen: Floats, rejected: Floats) -> tuple[Floats, int]:
+    """1 where chosen scores higher, 0.5 for a tie, 0 otherwise; and the number of ties.
+
+    Raises:
+        DataError: a score is NaN or infinite.
+    """
+    require_finite("scores of chosen responses", chosen)
+    require_finite("scores of rejected responses", rejected)
+    tied = chosen == rejected
+    return np.where(tied, 0.5, (chosen > rejected).astype(np.float64)), int(tied.sum())
+
+
+def mean_over_seeds(values: Sequence[float], n: int) -> Metric:
+    """Mean of one number per seed, with Student's t interval over the seeds (NaN with one)."""
+    count = len(values)
+    mean = math.fsum(values) / count
+    if count < 2:
+        return Metric(mean, n)
+    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
+    reach = _t_quantile(count - 1) * math.sqrt(variance / count)
+    return Metric(mean, n, mean - reach, mean + reach)
+
+
+_T = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
+
+
+def _t_quantile(freedom: int) -> float:
+    """Student's t at 97.5 %: a table up to 10 degrees, then the Cornish–Fisher expansion."""
+    if freedom <= len(_T):
+        return _T[freedom - 1]
+    z = _Z
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / freedom + second / freedom**2 + third / freedom**3

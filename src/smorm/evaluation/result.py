@@ -1,0 +1,168 @@
+"""The result file: what a suite measured, of which model, and with what.
+
+    {"kind", "suite", "model", "view", "metrics": {name: {"value", "n", "low", "high"}},
+     "items": path or list, "fingerprint": {...}, "notes": [...]}
+
+A file holds one such object, or a list of them (several models or suites in one run). Numbers that
+do not exist are null. `notes` tells what was counted: ties, masked ratings, truncations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from smorm.errors import DataError
+from smorm.evaluation.metrics import Metric
+from smorm.files import read_json, write_json
+
+_NAMES = ("kind", "suite", "model", "view")
+_KEYS = (*_NAMES, "metrics", "items", "fingerprint", "notes")
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What a suite hands back: metrics by name, and notes for the reader."""
+
+    metrics: dict[str, Metric]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One suite's measurement of one view of one model.
+
+    `suite` is a name such as "pairs/OODlong"; `model` and `view` are shown to readers; `items` is
+    the path of the per-item scores or the items themselves; `fingerprint` names config, data and
+    code, and the `seed` where there were several.
+    """
+
+    kind: str
+    suite: str
+    model: str
+    view: str
+    metrics: Mapping[str, Metric]
+    items: str | list[Any] = field(default_factory=list)
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON object of the contract."""
+        return {
+            "kind": self.kind,
+            "suite": self.suite,
+            "model": self.model,
+            "view": self.view,
+            "metrics": {name: metric.as_dict() for name, metric in self.metrics.items()},
+            "items": self.items,
+            "fingerprint": dict(self.fingerprint),
+            "notes": list(self.notes),
+        }
+
+    def write(self, path: Path | str) -> None:
+        """Write the file whole or not at all (OutputError)."""
+        write_json(path, self.as_dict())
+
+    @classmethod
+    def read(cls, path: Path | str) -> Result:
+        """Read a file with one result.
+
+        Raises:
+            DataError: no such file, not JSON, not a result, or several results.
+        """
+        results = read_results(path)
+        if len(results) != 1:
+            raise DataError(f"{path}: holds {len(results)} results, expected one")
+        return results[0]
+
+
+def write_results(path: Path | str, results: Sequence[Result]) -> None:
+    """Write one result as an object, any other number as a list; whole or not at all."""
+    objects = [result.as_dict() for result in results]
+    write_json(path, objects[0] if len(objects) == 1 else objects)
+
+
+def read_results(path: Path | str) -> list[Result]:
+    """Read every result of a file (an object or a list).
+
+    Raises:
+        DataError: no such file, not JSON, or an object that is not a result.
+    """
+    value = read_json(path)
+    if not isinstance(value, list):
+        return [parse_result(value, str(path))]
+    return [parse_result(one, f"{path}[{place}]") for place, one in enumerate(value)]
+
+
+def parse_result(value: Any, where: str) -> Result:
+    """Check one JSON value against the contract.
+
+    Raises:
+        DataError: `where: field: what is wrong, what was expected`.
+    """
+    if not isinstance(value, Mapping):
+        raise DataError(f"{where}: not a result: expected an object, got {_kind(value)}")
+    missing = [key for key in (*_NAMES, "metrics") if key not in value]
+    if missing:
+        raise DataError(f"{where}: not a result: {', '.join(missing)} missing")
+    unknown = sorted(str(key) for key in value if key not in _KEYS)
+    if unknown:
+        raise DataError(f"{where}: {unknown[0]}: unknown field; a result has {', '.join(_KEYS)}")
+    for key in _NAMES:
+        _expect(isinstance(value[key], str), where, key, "text", value[key])
+    items, fingerprint = value.get("items", []), value.get("fingerprint", {})
+    notes = value.get("notes", [])
+    _expect(isinstance(items, str | Path | list), where, "items", "a path or a list", items)
+    _expect(isinstance(fingerprint, Mapping), where, "fingerprint", "an object", fingerprint)
+    plain = isinstance(notes, list | tuple) and all(isinstance(note, str) for note in notes)
+    _expect(plain, where, "notes", "a list of texts", notes)
+    return Result(
+        kind=value["kind"],
+        suite=value["suite"],
+        model=value["model"],
+        view=value["view"],
+        metrics=_metrics(value["metrics"], where),
+        items=str(items) if isinstance(items, Path) else items,
+        fingerprint=dict(fingerprint),
+        notes=tuple(notes),
+    )
+
+
+def _metrics(value: Any, where: str) -> dict[str, Metric]:
+    _expect(isinstance(value, Mapping), where, "metrics", "an object", value)
+    return {str(name): _metric(one, where, f"metrics.{name}") for name, one in value.items()}
+
+
+def _metric(value: Any, where: str, name: str) -> Metric:
+    _expect(isinstance(value, Mapping), where, name, "an object", value)
+    for key in ("value", "n"):
+        if key not in value:
+            raise DataError(f"{where}: {name}.{key}: missing")
+    n = value["n"]
+    counts = isinstance(n, int) and not isinstance(n, bool) and n >= 0
+    _expect(counts, where, f"{name}.n", "a whole number from 0", n)
+    number = {
+        key: _number(value.get(key), where, f"{name}.{key}") for key in ("value", "low", "high")
+    }
+    if number["low"] > number["high"]:
+        raise DataError(f"{where}: {name}: low {value['low']} is above high {value['high']}")
+    return Metric(number["value"], n, number["low"], number["high"])
+
+
+def _number(value: Any, where: str, name: str) -> float:
+    numeric = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    _expect(numeric, where, name, "a number or null", value)
+    return math.nan if value is None else float(value)
+
+
+def _expect(holds: bool, where: str, name: str, wanted: str, value: Any) -> None:
+    if not holds:
+        raise DataError(f"{where}: {name}: expected {wanted}, got {_kind(value)}")
+
+
+def _kind(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,200 @@
+"""The one place that writes files: whole, or not at all.
+
+A file or folder is written under a temporary name beside its target, flushed to the disk, and
+renamed. A reader therefore sees the old one or the new one, never a part. A folder is sealed by a
+manifest of SHA-256 sums, written last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+from safetensors import SafetensorError
+
+from smorm.errors import CheckpointError, DataError, OutputError
+
+MANIFEST = "manifest.json"
+
+
+def fsync_path(path: Path) -> None:
+    """Flush a file or folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Turn an operating system error (a library's too) into one line that names the target.
+
+    Raises:
+        OutputError: `path` could not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except SafetensorError as error:
+        reason = str(error)
+    else:
+        return
+    raise OutputError(
+        f"{path}: could not be written: {reason}. What was there before is untouched."
+    )
+
+
+def write_bytes(path: Path | str, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        OutputError: the file could not be written; an older one is untouched.
+    """
+    path = Path(path)
+    with named_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+        fsync_path(path.parent)
+
+
+def write_text(path: Path | str, content: str) -> None:
+    """Write a text file (UTF-8) whole or not at all."""
+    write_bytes(path, content.encode("utf-8"))
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write indented JSON whole or not at all. NaN and infinity are written as null."""
+    options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
+    write_bytes(path, orjson.dumps(value, option=options, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    """What orjson does not know by itself."""
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"cannot write {type(value).__name__} as JSON")
+
+
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DataError: the file is missing or is not JSON.
+    """
+    path = Path(path)
+    try:
+        return orjson.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except orjson.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
+
+
+def sha256(path: Path | str) -> str:
+    """SHA-256 of a file, as hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def fingerprint(value: Any) -> str:
+    """Short stable hash (16 hex digits) of any JSON-like value."""
+    plain = orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY)
+    return hashlib.sha256(plain).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path | str) -> Iterator[Path]:
+    """Give a temporary sibling to write into; publish it as `target` only when all went well.
+
+    On success every file is flushed, `manifest.json` with the sums is written last, and the folder
+    is renamed to `target` (an older one is moved aside first and removed after). On any error the
+    temporary folder is removed and `target` is as it was.
+
+    Raises:
+        OutputError: the disk is full, or another operating system error.
+    """
+    target = Path(target)
+    with named_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            yield scratch
+            _seal(scratch)
+            _publish(scratch, target)
+        except BaseException:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
+
+
+def _seal(folder: Path) -> None:
+    os.chmod(folder, 0o755)
+    sums: dict[str, str] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != MANIFEST:
+            fsync_path(path)
+            sums[path.relative_to(folder).as_posix()] = sha256(path)
+    write_json(folder / MANIFEST, {"sha256": sums})
+    fsync_path(folder)
+
+
+def _publish(scratch: Path, target: Path) -> None:
+    old: Path | None = None
+    if target.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+        os.rename(target, old / "old")
+    try:
+        os.rename(scratch, target)
+    except OSError:
+        if old is not None:
+            os.rename(old / "old", target)
+        raise
+    fsync_path(target.parent)
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def is_whole(folder: Path | str) -> bool:
+    """Whether a sealed folder has its manifest (its sums are not computed)."""
+    return (Path(folder) / MANIFEST).is_file()
+
+
+def verify_folder(folder: Path | str) -> None:
+    """Check every file of a sealed folder against its manifest.
+
+    Raises:
+        CheckpointError: the manifest is missing, or a file is missing or has another sum.
+    """
+    folder = Path(folder)
+    if not is_whole(folder):
+        raise CheckpointError(f"{folder}: {MANIFEST} is missing: it was never written whole")
+    for name, expected in read_json(folder / MANIFEST)["sha256"].items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path}: listed in {MANIFEST} but missing")
+        if sha256(path) != expected:
+            raise CheckpointError(f"{path}: its SHA-256 differs from {MANIFEST}: it is damaged")

@@ -1,0 +1,146 @@
+"""Where a backbone comes from: a folder, a hub id, or an architecture built from scratch.
+
+No code of a model is ever run (`auto_map` is refused), and only safetensors weights are read.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smorm.errors import ConfigError, ModelError
+
+_SPECIAL = ("pad", "bos", "eos")
+_IDS = frozenset(f"{kind}_token_id" for kind in _SPECIAL)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and load reports of transformers: what matters in them we check and say."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def build_backbone(
+    architecture: str, fields: dict[str, Any], *, seed: int, tokenizer: Any, max_tokens: int
+) -> Any:
+    """A randomly initialised decoder of a transformers model type, in fp32.
+
+    Vocabulary, special ids and (unless given) the number of positions follow the tokenizer and the
+    token limit.
+
+    Raises:
+        ConfigError: the architecture or one of its fields is unknown to transformers.
+    """
+    from transformers import AutoConfig, AutoModel
+
+    try:
+        known = AutoConfig.for_model(architecture).to_dict()
+        unknown = sorted(set(fields) - set(known))
+        if unknown:
+            raise ConfigError(f"model.backbone: {architecture} has no field {', '.join(unknown)}")
+        follows = {
+            "vocab_size": len(tokenizer),
+            "max_position_embeddings": max_tokens,
+            **{f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in _SPECIAL},
+        }
+        follows = {key: value for key, value in follows.items() if key in {*known, *_IDS}}
+        config = AutoConfig.for_model(architecture, **{**follows, **fields})
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return AutoModel.from_config(config, dtype=torch.float32)
+    except ConfigError:
+        raise
+    except (ValueError, TypeError, KeyError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise ConfigError(f"model.backbone: {architecture}: {reason}") from error
+
+
+def load_backbone(path: str, *, dtype: torch.dtype = torch.float32) -> Any:
+    """The decoder of a Hugging Face folder or hub id, without its language head.
+
+    Raises:
+        ModelError: not found, needs code of its own, has no safetensors weights, or weights of the
+            decoder itself are missing.
+    """
+    from transformers import AutoModel
+
+    refuse_remote_code(path)
+    try:
+        with quiet():
+            backbone, info = AutoModel.from_pretrained(
+                path, dtype=dtype, use_safetensors=True, output_loading_info=True
+            )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"{path}: cannot be loaded: {_first_line(error)}") from error
+    missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    if missing:
+        raise ModelError(
+            f"{path}: {len(missing)} weights of the decoder are missing or have another shape "
+            f"(first: {missing[0]}); they would be random"
+        )
+    return backbone
+
+
+def refuse_remote_code(path: str) -> None:
+    """Refuse a local folder whose model or tokenizer is code of its own.
+
+    Raises:
+        ModelError: `auto_map` is set in one of its JSON files.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return
+    for name in ("config.json", "tokenizer_config.json"):
+        file = folder / name
+        if file.is_file() and '"auto_map"' in file.read_text(encoding="utf-8", errors="replace"):
+            raise ModelError(f"{file}: auto_map asks to run code of the model: this is refused")
+
+
+def load_tokenizer(path: str) -> Any:
+    """The tokenizer of a folder or hub id.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    refuse_remote_code(path)
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ModelError(f"{path}: no usable tokenizer: {_first_line(error)}") from error
+
+
+def fit_embeddings(backbone: Any, vocab_size: int) -> None:
+    """Enlarge the embedding for added tokens (new rows are the mean of the others)."""
+    if backbone.get_input_embeddings().weight.shape[0] < vocab_size:
+        backbone.resize_token_embeddings(vocab_size, mean_resizing=True)
+
+
+def position_limit(backbone: Any) -> int | None:
+    """How many positions the backbone was built for, where its config says so."""
+    limit = getattr(backbone.config.get_text_config(), "max_position_embeddings", None)
+    return int(limit) if limit else None
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__

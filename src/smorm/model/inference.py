@@ -1,0 +1,56 @@
+"""Scores of many sequences: token-budget batches, each score independent of its neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from smorm.errors import ModelError
+from smorm.model.network import RewardNetwork
+from smorm.trees.forest import Tokens
+
+Rows = NDArray[np.float64]
+
+
+def score_units(
+    network: RewardNetwork,
+    units: Sequence[Sequence[Tokens]],
+    max_batch_tokens: int,
+    *,
+    advance: Callable[[int], None] | None = None,
+) -> list[Rows]:
+    """All rows of the head for every sequence of every unit.
+
+    Args:
+        units: sequences that belong together (a record's responses); their order is kept.
+        max_batch_tokens: rows a forward pass.
+        advance: called with the number of units done, for a progress bar.
+
+    Returns:
+        Per unit an array [sequences, 1 + K], on the training scale.
+
+    Raises:
+        ModelError: a score is NaN or infinite.
+    """
+    results: list[Rows | None] = [None] * len(units)
+    training = network.training
+    network.eval()
+    with torch.inference_mode():
+        for batch in network.micro_batches(units, max_batch_tokens):
+            sequences = [tokens for index in batch for tokens in units[index]]
+            scores = network(network.arrange(sequences)).double().cpu().numpy()
+            if not np.isfinite(scores).all():
+                raise ModelError(
+                    "the model gave a score that is not finite: its weights are broken"
+                )
+            start = 0
+            for index in batch:
+                results[index] = scores[start : start + len(units[index])]
+                start += len(units[index])
+            if advance is not None:
+                advance(len(batch))
+    network.train(training)
+    return [rows for rows in results if rows is not None]

@@ -1,0 +1,73 @@
+"""Low-rank adapters through peft. The score head stays outside of them: always trained, saved."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from smorm.errors import ConfigError, ModelError
+
+
+@contextmanager
+def _peft() -> Iterator[Any]:
+    """Import peft, and keep its notes on transformers' newer names away from the user."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=".*keys did not match any targeted module.*")
+        try:
+            import peft
+        except ImportError as error:
+            raise ConfigError("model.lora needs peft: pip install 'smorm[lora]'") from error
+        yield peft
+
+
+def add_lora(
+    backbone: Any, *, rank: int, alpha: float, dropout: float, targets: str | list[str]
+) -> Any:
+    """Wrap a backbone with trainable adapters; its own weights are frozen.
+
+    Raises:
+        ConfigError: peft is not installed, or no module has a name in `targets`.
+    """
+    with _peft() as peft:
+        config = peft.LoraConfig(
+            r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets
+        )
+        try:
+            return peft.get_peft_model(backbone, config)
+        except ValueError as error:
+            raise ConfigError(f"model.lora.targets: {str(error).splitlines()[0]}") from error
+
+
+def load_lora(backbone: Any, folder: Path, *, trainable: bool = False) -> Any:
+    """Put saved adapters on a backbone.
+
+    Raises:
+        ModelError: the folder's adapters do not fit the backbone.
+    """
+    with _peft() as peft:
+        try:
+            return peft.PeftModel.from_pretrained(backbone, folder, is_trainable=trainable)
+        except (ValueError, RuntimeError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise ModelError(f"{folder}: the adapters could not be loaded: {reason}") from error
+
+
+def save_lora(backbone: Any, folder: Path) -> None:
+    """Write the adapters (not the base model) as safetensors."""
+    with _peft():
+        backbone.save_pretrained(folder, safe_serialization=True)
+
+
+def is_lora(backbone: Any) -> bool:
+    """Whether a backbone carries peft's adapters."""
+    return hasattr(backbone, "peft_config")
+
+
+def merge_lora(backbone: Any) -> Any:
+    """The backbone with its adapters added into its weights (a copy is not made)."""
+    with _peft():
+        return backbone.merge_and_unload()

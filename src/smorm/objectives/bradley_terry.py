@@ -1,0 +1,55 @@
+"""The Bradley–Terry preference term.
+
+Shapes: P pairs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+Metrics = dict[str, torch.Tensor]
+
+
+def bradley_terry(
+    chosen: torch.Tensor,
+    rejected: torch.Tensor,
+    *,
+    total: float,
+    margin: torch.Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> tuple[torch.Tensor, Metrics]:
+    r"""Negative log likelihood of the preferences (Bradley and Terry, 1952).
+
+    $$\frac{1}{N} \sum_p -(1 - \epsilon) \log \sigma(d_p) - \epsilon \log \sigma(-d_p),
+    \qquad d_p = c_p - r_p - m_p$$
+
+    Args:
+        chosen: scores of the preferred responses, [P].
+        rejected: scores of the others, [P].
+        total: N, the pairs of the whole step; a micro-batch holds a part of them, and the parts'
+            losses add up to the exact mean.
+        margin: how much better the preferred one should be (Llama 2, section 3.2.2), [P].
+        label_smoothing: epsilon, the share of labels taken to be wrong.
+
+    Returns:
+        The loss, and metrics that also add up over micro-batches.
+
+    Raises:
+        ValueError: shapes differ, or an argument is not a vector.
+    """
+    if chosen.ndim != 1 or chosen.shape != rejected.shape:
+        raise ValueError(f"scores of shapes {tuple(chosen.shape)} and {tuple(rejected.shape)}")
+    if margin is not None and margin.shape != chosen.shape:
+        raise ValueError(f"margins of shape {tuple(margin.shape)} for {tuple(chosen.shape)} pairs")
+    gap = chosen - rejected
+    logit = gap if margin is None else gap - margin
+    losses = -functional.logsigmoid(logit)
+    if label_smoothing:
+        losses = (1 - label_smoothing) * losses - label_smoothing * functional.logsigmoid(-logit)
+    right = (gap > 0).double() + 0.5 * (gap == 0).double()
+    metrics = {
+        "accuracy": right.sum() / total,
+        "reward_gap": gap.detach().sum() / total,
+    }
+    return losses.sum() / total, metrics

@@ -1,0 +1,93 @@
+"""The multi-attribute regression term, masked where a response was not rated.
+
+Shapes: R rated responses, K attributes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from smorm.objectives.bradley_terry import Metrics
+
+Reduction = Literal["sum", "mean"]
+
+
+def squared_errors(
+    predicted: torch.Tensor, target: torch.Tensor, rated: torch.Tensor
+) -> torch.Tensor:
+    """Squared errors [R, K], exactly 0 (and without gradient) where `rated` [R, K] is False.
+
+    A missing target may hold anything, NaN too.
+
+    Raises:
+        ValueError: the three shapes are not one [R, K].
+    """
+    if predicted.ndim != 2 or not predicted.shape == target.shape == rated.shape:
+        shapes = [tuple(t.shape) for t in (predicted, target, rated)]
+        raise ValueError(f"predicted, target and rated have shapes {shapes}, expected one [R, K]")
+    gap = torch.where(rated, predicted - target.nan_to_num(), 0.0)
+    return gap.square()
+
+
+def regression(
+    predicted: torch.Tensor,
+    target: torch.Tensor,
+    rated: torch.Tensor,
+    *,
+    total_rated: float,
+    total_ratings: float,
+    reduction: Reduction,
+) -> tuple[torch.Tensor, Metrics]:
+    r"""Squared error over the observed ratings.
+
+    `sum` is the paper's $\mathbb{E} \lVert W^\top f - r \rVert_2^2$ (SMORM, equation of the joint
+    objective): observed errors are summed over attributes and averaged over responses. `mean` is
+    the official code's: averaged over the observed ratings, so K times smaller where all K are
+    observed.
+
+    Args:
+        predicted: attribute rows, [R, K].
+        target: ratings on the training scale, [R, K].
+        rated: which ratings were observed, [R, K] booleans.
+        total_rated: responses of the whole step (see `bradley_terry`).
+        total_ratings: observed ratings of the whole step.
+        reduction: over attributes.
+    """
+    errors = squared_errors(predicted, target, rated)
+    mean = errors.sum() / total_ratings
+    loss = errors.sum() / total_rated if reduction == "sum" else mean
+    return loss, {"mse": mean.detach()}
+
+
+def homoscedastic(
+    predicted: torch.Tensor,
+    target: torch.Tensor,
+    rated: torch.Tensor,
+    log_variance: torch.Tensor,
+    *,
+    totals: torch.Tensor,
+    likelihood_scale: torch.Tensor,
+) -> tuple[torch.Tensor, Metrics]:
+    r"""Gaussian negative log likelihood with one learned noise variance per attribute.
+
+    $$\sum_k \lambda_k \left[ \frac{\mathrm{mse}_k}{2 \sigma_k^2} + \tfrac12 \log \sigma_k^2
+    \right]$$
+
+    With $\lambda_k = n_k / n_S$ (ratings of attribute k per preference pair in the whole data) the
+    sum with the Bradley–Terry mean is the joint likelihood of both sets: the maximum-likelihood
+    weight (Kendall, Gal and Cipolla, 2018, for the learned variance).
+
+    Args:
+        log_variance: log sigma squared, [K], trained with the model.
+        totals: observed ratings per attribute in the whole step, [K]; an attribute without any in
+            this step adds nothing.
+        likelihood_scale: lambda, [K].
+    """
+    errors = squared_errors(predicted, target, rated).sum(0)
+    seen = totals.clamp_min(1.0)
+    share = rated.sum(0) / seen
+    terms = errors / seen * torch.exp(-log_variance) / 2 + share * log_variance / 2
+    metrics = {"mse": (errors.sum() / totals.sum().clamp_min(1.0)).detach()}
+    return (likelihood_scale * terms).sum(), metrics

@@ -1,0 +1,251 @@
+"""The one renderer: the only place where a conversation becomes token ids.
+
+Training, evaluation, reinforcement learning and serving all call `Renderer.render`, so that a model
+is asked about the text that it was trained on, token for token.
+
+* **Control tokens in messages stay text**, always (`smorm.text.control`).
+* **One BOS.** A template that makes two is refused. Where the template writes none but the
+  tokenizer adds one to plain text, `{{ bos_token }}` is put at the head of the template; export
+  `Renderer.chat_template`, which has it, and every other program renders the same ids.
+* **Nothing is cut.** `smorm.text.limits` shortens prompts, and counts what it does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from smorm.errors import DataError, ModelError
+from smorm.files import fingerprint
+from smorm.text import control, padding, templates
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ROLES = frozenset({"system", "user", "assistant", "tool"})
+RAW = "text"
+"""The role of raw text: a conversation of exactly one such message has no chat structure."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_FINGERPRINT_PROBE = "A plain text: 1234567890, naïve café, 你好, мир, 🙂\n\n\tdef f(x): return x"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn: `role` is one of system, user, assistant, tool, or "text" (raw text, alone)."""
+
+    role: str
+    content: str
+
+
+Messages = tuple[Message, ...]
+
+
+class Renderer:
+    """Renders conversations with one tokenizer and one chat template.
+
+    `chat_template` (Jinja source) wins over the tokenizer's own; without either it is
+    `PLAIN_TEMPLATE`. `max_tokens` is the limit that callers hold renders to; `render` itself never
+    cuts. `sanitizer` chooses who keeps control tokens of messages as text: transformers ("auto":
+    where the installed one can) or the built-in code; both give the same ids.
+
+    Raises:
+        ModelError: the template cannot be parsed, refuses every probe, or makes two BOS.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        chat_template: str | None = None,
+        max_tokens: int = 2048,
+        *,
+        sanitizer: control.Sanitizer = "auto",
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+        self.chat_template = chat_template or templates.own_template(tokenizer)
+        self._native = control.use_transformers(tokenizer, sanitizer)
+        try:
+            self.control = control.control_tokens(tokenizer, self.chat_template)
+            self._settle_bos()
+        except _template_errors() as error:
+            raise ModelError(f"the chat template cannot be used: {error}") from error
+        self._guarded = templates.texts_touch(self._probe_text, self.control.ids)
+
+    @property
+    def pad_id(self) -> int:
+        """An id to fill masked positions with; see `smorm.text.padding.find_pad_token`.
+
+        Where no token is fit to pad, the EOS (or 0): harmless under a mask, since we pool by index.
+        Before a model is trained or exported, `ensure_pad_token` gives a token that is fit.
+        """
+        token = padding.find_pad_token(self.tokenizer, self.chat_template)
+        if token is not None:
+            return int(self.tokenizer.convert_tokens_to_ids(token))
+        return int(self.tokenizer.eos_token_id or 0)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that decides the ids: template, special tokens, sanitizer, vocabulary probe.
+
+        `max_tokens` is not in it. It is saved with a model and compared when one is served.
+        """
+        return fingerprint(
+            {
+                "template": self.chat_template,
+                "bos": self.tokenizer.bos_token_id,
+                "eos": self.tokenizer.eos_token_id,
+                "control": dict(self.control.ids),
+                "behaviour": control.BEHAVIOUR,
+                "probe": self.tokenizer.encode(_FINGERPRINT_PROBE, add_special_tokens=False),
+            }
+        )
+
+    def render(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a whole conversation.
+
+        Raises:
+            DataError: an unknown role, no message, text that is not valid Unicode, or an order of
+                roles that the template refuses.
+            ModelError: the template makes two BOS for this conversation.
+        """
+        _check(messages)
+        if messages[0].role == RAW:
+            return self._raw(messages[0].content)
+        ids = self._encode(messages)
+        self._refuse_double_bos(ids)
+        if not ids:
+            raise DataError(f"the chat template made no token of {_roles(messages)}")
+        return ids
+
+    def token_starts(self, text: str) -> list[int]:
+        """Character offset of each token of a message's text, for cutting it at a token."""
+        return control.token_starts(self.tokenizer, self.control, text)
+
+    def _encode(self, messages: Sequence[Message]) -> list[int]:
+        chat = [{"role": message.role, "content": message.content} for message in messages]
+        if self._guarded:
+            return self._built_in(messages)
+        if not any(self.control.found_in(message.content) for message in messages):
+            return self._ids(chat)  # same ids as below, several times quicker
+        hidden = any(self.control.hidden_in(message.content) for message in messages)
+        if self._native and not hidden:
+            try:
+                return self._ids(chat, sanitize_control_tokens=True)
+            except DataError:
+                raise
+            except ValueError:
+                pass  # the vocabulary makes the token from plain text: ours breaks it apart
+        return self._built_in(messages)
+
+    def _built_in(self, messages: Sequence[Message]) -> list[int]:
+        chat = [{"role": m.role, "content": self._marked(m.content)} for m in messages]
+        rendered = self._apply(chat, tokenize=False)
+        return control.encode_marked(self.tokenizer, self.control, rendered)
+
+    def _marked(self, text: str) -> str:
+        """The text with its control tokens marked, and its edges too where the template joins."""
+        marked = self.control.mark(text)
+        core = marked.strip()
+        if not self._guarded or not core:
+            return marked
+        begin = marked.index(core)
+        lead, trail = marked[:begin], marked[begin + len(core) :]
+        return f"{lead}{control.END}{core}{control.END}{trail}"
+
+    def _raw(self, text: str) -> list[int]:
+        """BOS (if the tokenizer has one), the text's tokens, EOS (if it has one)."""
+        marked = self.control.mark(text) if self.control.found_in(text) else text
+        ids = control.encode_marked(self.tokenizer, self.control, marked)
+        begin, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        ids = ([] if begin is None else [begin]) + ids + ([] if end is None else [end])
+        if not ids:
+            raise DataError("an empty text makes no token with this tokenizer")
+        return ids
+
+    def _ids(self, chat: list[dict[str, str]], **options: Any) -> list[int]:
+        quiet = {"verbose": False}  # whose limit a text exceeds is our callers' business
+        ids: list[int] = self._apply(
+            chat, tokenize=True, return_dict=False, tokenizer_kwargs=quiet, **options
+        )
+        return ids
+
+    def _apply(self, chat: list[dict[str, str]], **options: Any) -> Any:
+        """Call transformers; a template's refusal becomes a DataError that names the roles."""
+        try:
+            return self.tokenizer.apply_chat_template(
+                chat, chat_template=self.chat_template, **options
+            )
+        except _template_errors() as error:
+            roles = " → ".join(message["role"] for message in chat)
+            raise DataError(
+                f"the chat template refused the roles {roles}: {error}. Change the roles of the "
+                "record, or use a template that takes them"
+            ) from error
+
+    def _probe_text(self, texts: Sequence[str]) -> str | None:
+        """The string a probe with these texts renders to, or None if the template refuses it."""
+        roles = next(probe for probe in templates.PROBES if len(probe) == len(texts))
+        chat = [{"role": r, "content": t} for r, t in zip(roles, texts, strict=True)]
+        try:
+            return str(self._apply(chat, tokenize=False))
+        except DataError:
+            return None
+
+    def _settle_bos(self) -> None:
+        """Find out who writes the BOS, and make it exactly one."""
+        ids, reason = None, ""
+        for probe in templates.PROBES:
+            chat = [{"role": role, "content": "a"} for role in probe]
+            try:
+                ids = self._ids(chat)
+                break
+            except DataError as error:
+                reason = str(error)
+        if ids is None:
+            raise ModelError(f"the chat template takes no conversation: {reason}")
+        self._refuse_double_bos(ids)
+        begin = self.tokenizer.bos_token_id
+        added = self.tokenizer("a")["input_ids"][:1] == [begin]
+        if begin is not None and added and ids[:1] != [begin]:
+            self.chat_template = "{{ bos_token }}" + self.chat_template
+            self.control = control.control_tokens(self.tokenizer, self.chat_template)
+
+    def _refuse_double_bos(self, ids: list[int]) -> None:
+        begin = self.tokenizer.bos_token_id
+        if begin is not None and ids[:2] == [begin, begin]:
+            raise ModelError(
+                f"the chat template {self.chat_template[:60]!r}… begins a conversation with two "
+                f"{self.tokenizer.bos_token!r}: remove one from the template"
+            )
+
+
+def _check(messages: Sequence[Message]) -> None:
+    """Refuse what no template should see; cheap, since it runs on every conversation."""
+    if not messages:
+        raise DataError("a conversation needs at least one message")
+    for message in messages:
+        if message.role not in ROLES and not (message.role == RAW and len(messages) == 1):
+            expected = ", ".join(sorted(ROLES))
+            hint = " (raw text stands alone)" if message.role == RAW else ""
+            raise DataError(f"role {message.role!r}{hint}: expected one of {expected}")
+        if not isinstance(message.content, str):
+            raise DataError(f"the {message.role} message is not text: {message.content!r:.60}")
+        if not message.content.isascii() and (lone := _SURROGATE.search(message.content)):
+            raise DataError(
+                f"the {message.role} message is not valid Unicode: lone surrogate "
+                f"U+{ord(lone.group()):04X} at character {lone.start()}"
+            )
+
+
+def _roles(messages: Sequence[Message]) -> str:
+    return " → ".join(message.role for message in messages)
+
+
+def _template_errors() -> tuple[type[Exception], ...]:
+    """What a refusing or broken template raises (imported late: `smorm --help` must stay quick)."""
+    from jinja2.exceptions import TemplateError
+
+    return (TemplateError, OverflowError)

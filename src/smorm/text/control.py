@@ -1,0 +1,243 @@
+"""Control tokens inside user text stay text.
+
+A control token is any special token, and any added token that the chat template writes (Qwen's
+`<tool_call>` is one though it is not special); `tokenizer.chat_control_tokens` replaces the second
+rule where it is set. These are transformers' rules for `sanitize_control_tokens`, and what follows
+is the same idea for versions that lack it: each control token in a message is wrapped in two
+private-use characters, the template is rendered as a string, the string is cut at the marks, and
+the wrapped pieces are encoded with the added tokens switched off.
+
+It goes further in three places. Text that only *becomes* a control token under the tokenizer's
+normalizer (full-width `＜s＞` under NFKC, `[inst]` under lower-casing) is caught. A token that the
+vocabulary itself makes from plain text is broken apart rather than refused. And where a template
+writes two texts side by side, the edges of each text are marked too, so that a token cannot be
+split over two messages.
+
+U+F0000 and U+F0001 are the marks. They are removed from every message, which changes nothing for
+real text: Unicode assigns them no meaning.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from smorm.errors import DataError, ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Sanitizer = Literal["auto", "transformers", "builtin"]
+START, END = "\U000f0000", "\U000f0001"
+MARKS = re.compile(f"[{START}{END}]")
+BEHAVIOUR = 1
+"""Raised whenever the ids of some conversation change; part of a renderer's fingerprint."""
+
+
+@dataclass(frozen=True, slots=True)
+class ControlTokens:
+    """The control tokens of one tokenizer under one chat template.
+
+    `ids` maps each token's text to its id. `pattern` finds them in text, longest first.
+    `normalizer` is the tokenizer's, or None where no control token is matched after it.
+    """
+
+    ids: Mapping[str, int]
+    pattern: re.Pattern[str]
+    whole_mark: re.Pattern[str]
+    normalizer: Any | None
+
+    def found_in(self, text: str) -> bool:
+        """Whether `text` holds a control token or a mark, as written or once normalized."""
+        if self.pattern.search(text) or (not text.isascii() and MARKS.search(text)):
+            return True
+        return self.hidden_in(text)
+
+    def hidden_in(self, text: str) -> bool:
+        """Whether a control token appears only after the tokenizer's normalizer."""
+        if self.normalizer is None:
+            return False
+        plain = MARKS.sub("", text)
+        return len(self._matches(self.normalizer.normalize_str(plain))) > len(self._matches(plain))
+
+    def mark(self, text: str) -> str:
+        """Wrap every control token of `text` in marks; marks already there are removed first."""
+        text = MARKS.sub("", text)
+        if self.hidden_in(text):
+            text = self.normalizer.normalize_str(text)  # type: ignore[union-attr]
+        return self.pattern.sub(f"{START}\\g<0>{END}", text)
+
+    def _matches(self, text: str) -> list[str]:
+        return self.pattern.findall(text)
+
+
+def control_tokens(tokenizer: PreTrainedTokenizerBase, template: str) -> ControlTokens:
+    """The control tokens of `tokenizer` when it renders with `template` (Jinja source)."""
+    named = getattr(tokenizer, "chat_control_tokens", None)
+    literals = "" if named is not None else template_literals(template)
+    found: dict[str, int] = {}
+    variants: set[str] = set()
+    normalizer = _backend_part(tokenizer, "normalizer")
+    late = False  # whether some control token is matched in normalized text
+    for index, token in tokenizer.added_tokens_decoder.items():
+        text = token.content
+        if not text or not (token.special or _is_structural(text, named, literals)):
+            continue
+        found[text] = index
+        variants.add(text)
+        if token.normalized and normalizer is not None:
+            late = True
+            variants.add(normalizer.normalize_str(text).strip("▁ "))
+    longest_first = "|".join(map(re.escape, sorted(variants - {""}, key=lambda v: (-len(v), v))))
+    pattern = longest_first or "(?!)"
+    return ControlTokens(
+        ids=found,
+        pattern=re.compile(pattern),
+        whole_mark=re.compile(f"{START}({pattern}){END}|[{START}{END}]"),
+        normalizer=normalizer if late else None,
+    )
+
+
+def _is_structural(text: str, named: list[str] | None, literals: str) -> bool:
+    """Whether an added token that is not special is one of control (Gemma's "\\n" is not)."""
+    return text in named if named is not None else (text in literals and not text.isspace())
+
+
+def use_transformers(tokenizer: PreTrainedTokenizerBase, sanitizer: Sanitizer) -> bool:
+    """Whether transformers' own sanitizer is to be used.
+
+    Raises:
+        ModelError: it was asked for and the installed version has none.
+    """
+    options = inspect.signature(tokenizer.apply_chat_template).parameters
+    able = "sanitize_control_tokens" in options
+    if sanitizer == "transformers" and not able:
+        raise ModelError(
+            "the installed transformers cannot keep control tokens as text: install a newer one, "
+            'or leave the sanitizer at "auto"'
+        )
+    return able and sanitizer != "builtin"
+
+
+def template_literals(template: str) -> str:
+    """The text and string constants of a Jinja template, joined by NUL so none run together."""
+    from jinja2 import Environment
+
+    parts = []
+    for _, kind, value in Environment().lex(template):
+        if kind == "data":
+            parts.append(value)
+        elif kind == "string":
+            escaped = value[1:-1].encode("ascii", "backslashreplace")
+            parts.append(escaped.decode("unicode-escape"))
+    return "\0".join(parts)
+
+
+def _backend_part(tokenizer: PreTrainedTokenizerBase, name: str) -> Any | None:
+    """A part of the Rust pipeline, or None for a tokenizer written in Python."""
+    return getattr(getattr(tokenizer, "backend_tokenizer", None), name, None)
+
+
+def encode_marked(
+    tokenizer: PreTrainedTokenizerBase, control: ControlTokens, marked: str
+) -> list[int]:
+    """Token ids of a rendered conversation whose control tokens from users are marked.
+
+    A lone mark (a template's `split` or slice can part a pair) is dropped but still parts the text.
+
+    Raises:
+        DataError: a control token that the vocabulary cannot write in any other way.
+    """
+    # text, marked token, text, marked token, …; None stands for a lone mark's token
+    pieces = control.whole_mark.split(marked)
+    newline = tokenizer.encode("\n", add_special_tokens=False)
+    ids: list[int] = tokenizer.encode(pieces[0], add_special_tokens=False)
+    for index, piece in enumerate(pieces[1:], start=1):
+        if not piece:
+            continue
+        if index % 2:
+            ids += _as_text(tokenizer, control, piece, newline)
+        else:
+            ids += _after_newline(tokenizer, piece, newline, plain_text=False)
+    return ids
+
+
+def _as_text(
+    tokenizer: PreTrainedTokenizerBase, control: ControlTokens, piece: str, newline: list[int]
+) -> list[int]:
+    ids = _after_newline(tokenizer, piece, newline, plain_text=True)
+    forbidden = set(control.ids.values()) - {tokenizer.unk_token_id}
+    forbidden |= {control.ids[piece]} if piece in control.ids else set()
+    if not forbidden.intersection(ids):
+        return ids
+    if len(piece) == 1:
+        raise DataError(
+            f"the text {piece!r} is a control token of this tokenizer and its vocabulary has no "
+            "other way to write it: remove it from the record"
+        )
+    middle = len(piece) // 2
+    return _as_text(tokenizer, control, piece[:middle], newline) + _as_text(
+        tokenizer, control, piece[middle:], newline
+    )
+
+
+def _after_newline(
+    tokenizer: PreTrainedTokenizerBase, piece: str, newline: list[int], *, plain_text: bool
+) -> list[int]:
+    """Encode a piece from the middle of a text.
+
+    SentencePiece puts a space before the start of a string. The piece is encoded behind a newline,
+    which is then taken off again, so that it gets none (transformers does the same).
+    """
+    ids = _encode(tokenizer, "\n" + piece, plain_text)
+    if ids[: len(newline)] == newline:
+        return ids[len(newline) :]
+    return _encode(tokenizer, piece, plain_text)
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str, plain_text: bool) -> list[int]:
+    """Encode with the added tokens, or with none of them (`plain_text`)."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not plain_text:
+        return list(tokenizer.encode(text, add_special_tokens=False))
+    if backend is None:
+        return list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+    # split_special_tokens spares added tokens that are not special, so run the parts by hand
+    if backend.normalizer is not None:
+        text = backend.normalizer.normalize_str(text)
+    words = [text]
+    if backend.pre_tokenizer is not None:
+        words = [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(text)]
+    return [token.id for word in words for token in backend.model.tokenize(word)]
+
+
+def token_starts(
+    tokenizer: PreTrainedTokenizerBase, control: ControlTokens, text: str
+) -> list[int]:
+    """Character offset at which each token of `text` begins, control tokens counted as text.
+
+    Exact for text without control tokens; inside one, its tokens are spread evenly.
+    """
+    starts: list[int] = []
+    newline = tokenizer.encode("\n", add_special_tokens=False)
+    position = 0
+    for match in control.pattern.finditer(text):
+        starts += _plain_starts(tokenizer, text[position : match.start()], position)
+        count = len(_as_text(tokenizer, control, match.group(), newline))
+        length = match.end() - match.start()
+        starts += [match.start() + step * length // count for step in range(count)]
+        position = match.end()
+    return starts + _plain_starts(tokenizer, text[position:], position)
+
+
+def _plain_starts(tokenizer: PreTrainedTokenizerBase, text: str, base: int) -> list[int]:
+    if not text:
+        return []
+    if not tokenizer.is_fast:
+        count = len(tokenizer.encode(text, add_special_tokens=False))
+        return [base + step * len(text) // count for step in range(count)]
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    return [base + begin for begin, _ in encoded["offset_mapping"]]

@@ -1,0 +1,119 @@
+"""Checkpoints: whole or invisible, verified before they are used.
+
+A checkpoint is a sealed folder (see `smorm.files.whole_folder`) with the trainable weights and the
+optimizer's moments as safetensors, and a small JSON state. Data order and dropout are functions of
+(seed, step), so the step is all that resumption needs besides.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from smorm import files
+from smorm.errors import CheckpointError
+
+log = logging.getLogger(__name__)
+Named = Mapping[str, torch.nn.Parameter]
+_PREFIX = "step-"
+
+
+def save_checkpoint(
+    folder: Path,
+    state: dict[str, Any],
+    named: Named,
+    optimizer: torch.optim.Optimizer,
+    *,
+    keep: int,
+) -> Path:
+    """Write `folder/step-N` whole, then remove all but the newest `keep`.
+
+    Args:
+        state: JSON values; `state["step"]` is the number of steps done.
+
+    Raises:
+        OutputError: it could not be written; older checkpoints are untouched.
+    """
+    target = folder / f"{_PREFIX}{state['step']:08d}"
+    with files.whole_folder(target) as scratch:
+        weights = {name: p.detach().contiguous() for name, p in named.items()}
+        save_file(weights, scratch / "weights.safetensors")
+        save_file(_moments(named, optimizer), scratch / "optimizer.safetensors")
+        files.write_json(scratch / "state.json", state)
+    for old in list_checkpoints(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def _moments(named: Named, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}/{key}": value.detach().contiguous()
+        for name, parameter in named.items()
+        for key, value in optimizer.state[parameter].items()
+    }
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Sealed checkpoints, oldest first."""
+    return sorted(path for path in folder.glob(f"{_PREFIX}*") if files.is_whole(path))
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint whose every byte is as it was written; None when there is none at all.
+
+    A damaged one is passed over, told.
+
+    Raises:
+        CheckpointError: there are checkpoints, but all are damaged.
+    """
+    problems = []
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            files.verify_folder(path)
+        except CheckpointError as error:
+            log.warning("%s. Trying the one before it.", error)
+            problems.append(str(error))
+            continue
+        return path
+    if problems:
+        raise CheckpointError(
+            f"no checkpoint in {folder} is whole: {problems[0]}. Start anew in another folder."
+        )
+    return None
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The JSON state of a checkpoint."""
+    state: dict[str, Any] = files.read_json(path / "state.json")
+    return state
+
+
+def load_checkpoint(path: Path, named: Named, optimizer: torch.optim.Optimizer) -> None:
+    """Put weights and moments back, bit for bit.
+
+    Raises:
+        CheckpointError: another model's, or unreadable.
+    """
+    try:
+        weights = load_file(path / "weights.safetensors")
+        moments = load_file(path / "optimizer.safetensors")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    if weights.keys() != named.keys():
+        raise CheckpointError(f"{path}: holds other parameters than this model has")
+    for name, parameter in named.items():
+        if weights[name].shape != parameter.shape:
+            raise CheckpointError(f"{path}: {name} has another shape than in this model")
+        parameter.data.copy_(weights[name])
+    for key, value in moments.items():
+        name, _, moment = key.rpartition("/")
+        # AdamW keeps its step count on the CPU, the moments beside the weights.
+        device = "cpu" if moment == "step" else named[name].device
+        optimizer.state[named[name]][moment] = value.to(device)

@@ -1,0 +1,310 @@
+"""From a configuration to everything that a run needs: data, tokenizer, network, order."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from smorm.config import Architecture, Config, SourceConfig, TrainedTokenizer
+from smorm.data.census import Census
+from smorm.data.encode import Encoder, TokenPair, TokenRated, encode_preferences, encode_rated
+from smorm.data.formats import Source, read_preferences, read_rated
+from smorm.data.mixing import DataOrder
+from smorm.data.records import Preference, Rated
+from smorm.data.scaling import (
+    AttributeScale,
+    apply_scales,
+    attribute_names,
+    fit_scales,
+    rating_matrix,
+)
+from smorm.errors import ConfigError, DataError
+from smorm.model.backbone import (
+    build_backbone,
+    fit_embeddings,
+    load_backbone,
+    load_tokenizer,
+    position_limit,
+)
+from smorm.model.lora import add_lora
+from smorm.model.network import RewardNetwork
+from smorm.model.store import ModelCard, versions
+from smorm.model.verify import choose_layout
+from smorm.text.bpe import train_bpe
+from smorm.text.chat import Renderer
+from smorm.text.padding import ensure_pad_token
+
+log = logging.getLogger(__name__)
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSet:
+    """Pairs and rated responses as tokens; `targets` [R, K] scaled, NaN where not rated."""
+
+    pairs: list[TokenPair]
+    rated: list[TokenRated]
+    targets: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """What the sources hold, before it is tokens."""
+
+    pairs: list[Preference]
+    rated: list[Rated]
+
+    def texts(self) -> Iterable[str]:
+        """Every text, for training a tokenizer."""
+        for pair in self.pairs:
+            for message in itertools.chain(pair.prompt, pair.chosen, pair.rejected):
+                yield message.content
+        for rated in self.rated:
+            for message in itertools.chain(rated.prompt, rated.response):
+                yield message.content
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """All that the loop uses. Nothing in it changes but the network's weights."""
+
+    config: Config
+    network: RewardNetwork
+    tokenizer: Any
+    card: ModelCard
+    train: TokenSet
+    dev: TokenSet
+    order: DataOrder
+    census: Census
+    data_hash: str
+
+
+def prepare(config: Config) -> Prepared:
+    """Read, encode and build.
+
+    Raises:
+        DataError: a record or source is not usable, or none are left.
+        ConfigError, ModelError: tokenizer, template or backbone are not usable.
+    """
+    census = Census()
+    kind = config.objective.kind
+    records = _read(
+        config,
+        config.data.preference if kind != "regression" else [],
+        config.data.rated if kind != "preference" else [],
+        census,
+    )
+    tokenizer = _tokenizer(config, records)
+    renderer = _renderer(config, tokenizer)
+    encoder = _encoder(config, renderer, census)
+    names, scales = _attributes(config, records.rated, census)
+    train = _encode(records, encoder, scales)
+    if (kind != "regression" and not train.pairs) or (kind != "preference" and not train.rated):
+        raise DataError("no usable training record is left: " + "; ".join(census.lines()))
+    held_out = Census()
+    dev_records = _read(
+        config, config.evaluation.preference, config.evaluation.rated if names else [], held_out
+    )
+    dev = _encode(_limited(dev_records, config), _encoder(config, renderer, held_out), scales)
+    for line in held_out.lines():
+        log.info("held-out data: %s", line)
+    network = _network(config, tokenizer, len(names))
+    data_hash = _data_hash(train)
+    card = _card(config, renderer, scales, data_hash)
+    return Prepared(
+        config, network, tokenizer, card, train, dev, _order(config, train), census, data_hash
+    )
+
+
+def to_source(source: SourceConfig) -> Source:
+    """The reader's source from the configuration's."""
+    return Source(**source.model_dump())
+
+
+def _read(
+    config: Config,
+    preference: Sequence[SourceConfig],
+    rated: Sequence[SourceConfig],
+    census: Census,
+) -> Records:
+    options: Any = {
+        "census": census,
+        "on_bad_record": config.data.on_bad_record,
+        "quarantine": config.output.folder / "quarantine.jsonl",
+    }
+    pairs = [p for s in preference for p in read_preferences(to_source(s), **options)]
+    ratings = [r for s in rated for r in read_rated(to_source(s), **options)]
+    return Records(pairs, ratings)
+
+
+def _limited(records: Records, config: Config) -> Records:
+    limit = config.evaluation.limit
+    return records if limit is None else Records(records.pairs[:limit], records.rated[:limit])
+
+
+def _tokenizer(config: Config, records: Records) -> Any:
+    spec = config.model.tokenizer
+    if isinstance(spec, TrainedTokenizer):
+        tokenizer = train_bpe(records.texts(), spec.vocab_size)
+    else:
+        assert spec is not None or isinstance(config.model.backbone, str)
+        tokenizer = load_tokenizer(spec if spec is not None else str(config.model.backbone))
+    ensure_pad_token(tokenizer, _template(config))
+    return tokenizer
+
+
+def _template(config: Config) -> str | None:
+    path = config.model.chat_template
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"model.chat_template: {path}: {error.strerror}") from error
+
+
+def _renderer(config: Config, tokenizer: Any) -> Renderer:
+    renderer = Renderer(tokenizer, _template(config), config.data.max_tokens)
+    # What is exported renders the same ids in any other program.
+    tokenizer.chat_template = renderer.chat_template
+    return renderer
+
+
+def _encoder(config: Config, renderer: Renderer, census: Census) -> Encoder:
+    data = config.data
+    return Encoder(renderer, data.max_tokens, data.overlong, census, data.on_bad_record)
+
+
+def _attributes(
+    config: Config, rated: list[Rated], census: Census
+) -> tuple[list[str], list[AttributeScale]]:
+    if not rated:
+        return [], []
+    present = attribute_names(rated)
+    names = config.data.attributes or present
+    unknown = sorted(set(names) - set(present))
+    if unknown:
+        raise ConfigError(
+            f"data.attributes: no record rates {', '.join(unknown)}; rated are {', '.join(present)}"
+        )
+    scales = fit_scales(names, rating_matrix(rated, names), config.data.scaling, census)
+    return list(names), scales
+
+
+def _encode(records: Records, encoder: Encoder, scales: list[AttributeScale]) -> TokenSet:
+    pairs = list(encode_preferences(records.pairs, encoder))
+    names = [scale.name for scale in scales]
+    rated = [r for r in encode_rated(records.rated, encoder) if _rates_any(r.record, names)]
+    targets = np.zeros((len(rated), len(names)))
+    if rated:
+        targets = apply_scales(scales, rating_matrix([r.record for r in rated], names))
+    return TokenSet(pairs, rated, targets)
+
+
+def _rates_any(record: Rated, names: list[str]) -> bool:
+    return any(record.scores.get(name) is not None for name in names)
+
+
+def _network(config: Config, tokenizer: Any, attributes: int) -> RewardNetwork:
+    spec, seed = config.model.backbone, config.training.seed
+    if isinstance(spec, Architecture):
+        backbone = build_backbone(
+            spec.architecture,
+            spec.fields(),
+            seed=seed if spec.seed is None else spec.seed,
+            tokenizer=tokenizer,
+            max_tokens=config.data.max_tokens,
+        )
+    else:
+        backbone = load_backbone(spec)
+    fit_embeddings(backbone, len(tokenizer))
+    limit = position_limit(backbone)
+    if limit is not None and config.data.max_tokens > limit:
+        raise ConfigError(f"data.max_tokens: {config.data.max_tokens}, the backbone has {limit}")
+    torch.manual_seed(seed)
+    if config.model.lora is not None:
+        backbone = add_lora(backbone, **config.model.lora.model_dump())
+    network = RewardNetwork(backbone, 1 + attributes, pad_id=tokenizer.pad_token_id)
+    if config.objective.kind == "regression":
+        # Row 0 is never trained here: zeros say so, where random weights would pass for a score.
+        network.head.weight.data[0] = 0.0
+    network.to(pick_device(config.training.device))
+    layout = config.model.layout
+    choose_layout(network, None if layout == "auto" else layout)
+    if config.training.gradient_checkpointing:
+        network.checkpoint_activations()
+    return network.train()
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one.
+
+    Raises:
+        ConfigError: torch does not know the device, or it is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"training.device: {name}: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def _order(config: Config, train: TokenSet) -> DataOrder:
+    mixing = config.data.mixing
+    return DataOrder(
+        num_pairs=len(train.pairs),
+        num_rated=len(train.rated),
+        batch_size=config.training.batch_size,
+        rated_per_pair=mixing.rated_per_pair,
+        mode=mixing.mode,
+        seed=config.training.seed,
+    )
+
+
+def _data_hash(train: TokenSet) -> str:
+    digest = hashlib.sha256()
+    for pair in train.pairs:
+        for part in (pair.chosen, pair.rejected, np.float64(pair.margin)):
+            digest.update(part.tobytes() + b"|")
+    for rated in train.rated:
+        digest.update(rated.tokens.tobytes() + b"|")
+    digest.update(train.targets.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _card(
+    config: Config, renderer: Renderer, scales: list[AttributeScale], data_hash: str
+) -> ModelCard:
+    kind = config.objective.kind
+    default = {"joint": "M", "preference": "F", "regression": "L"}[kind]
+    backbone = config.model.backbone
+    return ModelCard(
+        attributes=tuple(scale.name for scale in scales),
+        scales=tuple(scales),
+        default_view=config.output.default_view or default,
+        preference_trained=kind != "regression",
+        max_tokens=config.data.max_tokens,
+        overlong=config.data.overlong,
+        chat_template=renderer.chat_template,
+        renderer=renderer.fingerprint,
+        base=_base(backbone) if config.model.lora is not None else None,
+        hashes={"config": config.hash, "data": data_hash},
+        versions=versions(),
+    )
+
+
+def _base(backbone: str | Architecture) -> str:
+    path = Path(str(backbone))
+    return str(path.resolve()) if path.is_dir() else str(backbone)

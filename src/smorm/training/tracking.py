@@ -1,0 +1,127 @@
+"""What a run says while it runs: an append-only `metrics.jsonl`, TensorBoard, the terminal."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import orjson
+
+from smorm.errors import ConfigError
+from smorm.files import named_errors
+
+log = logging.getLogger(__name__)
+
+
+class Tracker:
+    """Appends one JSON object a line; after a resumption, lines of one step may stand twice, and
+    the later one counts. TensorBoard mirrors it."""
+
+    def __init__(self, folder: Path, *, tensorboard: bool) -> None:
+        self.path = folder / "metrics.jsonl"
+        with named_errors(self.path):
+            self._stream = self.path.open("ab")
+        self._board = _board(folder) if tensorboard else None
+
+    def log(self, step: int, values: dict[str, Any]) -> None:
+        """Append a record. A value that is not finite is written as null."""
+        with named_errors(self.path):
+            self._stream.write(orjson.dumps({"step": step, **values}) + b"\n")
+            self._stream.flush()
+        if self._board is not None:
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush to the disk."""
+        with named_errors(self.path):
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+            self._stream.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _board(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError(
+            "training.tensorboard needs tensorboard: pip install 'smorm[track]'"
+        ) from error
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+class Progress(Protocol):
+    """What the loop tells about each step."""
+
+    def update(self, step: int, values: dict[str, float]) -> None:
+        """Step `step` (from 1) is done."""
+
+
+class _Lines:
+    """For logs and CI: a line now and then."""
+
+    def __init__(self, total: int, every: int, first: int) -> None:
+        self.total, self.every, self.first = total, every, first
+        self.start = time.monotonic()
+
+    def update(self, step: int, values: dict[str, float]) -> None:
+        if step % self.every and step != self.total:
+            return
+        elapsed = time.monotonic() - self.start
+        left = elapsed / max(1, step - self.first) * (self.total - step)
+        log.info("step %d/%d  %s  %.0f s left", step, self.total, describe(values), left)
+
+
+class _Bar:
+    """For a terminal: loss, accuracy, tokens per second, time left."""
+
+    def __init__(self, bar: Any, task: Any) -> None:
+        self.bar, self.task = bar, task
+
+    def update(self, step: int, values: dict[str, float]) -> None:
+        self.bar.update(self.task, completed=step, numbers=describe(values))
+
+
+def describe(values: dict[str, float]) -> str:
+    """The few numbers that a person watches."""
+    shown = []
+    if "loss" in values:
+        shown.append(f"loss {values['loss']:.4f}")
+    if "accuracy" in values:
+        shown.append(f"accuracy {values['accuracy']:.3f}")
+    if "mse" in values:
+        shown.append(f"mse {values['mse']:.3f}")
+    if "tokens_per_second" in values:
+        shown.append(f"{values['tokens_per_second']:,.0f} tokens/s")
+    return "  ".join(shown)
+
+
+@contextmanager
+def progress(total: int, first: int, every: int) -> Iterator[Progress]:
+    """A bar on a terminal, lines elsewhere."""
+    if not sys.stderr.isatty():
+        yield _Lines(total, every, first)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (
+        TextColumn("training"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[numbers]}"),
+        TimeRemainingColumn(),
+    )
+    with RichProgress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("training", total=total, completed=first, numbers="")
+        yield _Bar(bar, task)

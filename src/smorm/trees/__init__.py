@@ -1,0 +1,1 @@
+"""Token trees: batches in which every shared token is computed once."""

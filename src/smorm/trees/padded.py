@@ -1,0 +1,42 @@
+"""The padded batch: one row a sequence. The reference that the forest is verified against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from smorm.trees.forest import Tokens
+
+
+@dataclass(slots=True)
+class Padded:
+    """Right-padded sequences: `input_ids` and `attention_mask` [S, L], `last` [S]."""
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    last: torch.Tensor
+
+    @property
+    def num_tokens(self) -> int:
+        """Rows computed, padding included."""
+        return int(self.input_ids.numel())
+
+    def to(self, device: torch.device | str) -> Padded:
+        """The same batch on a device."""
+        return Padded(
+            self.input_ids.to(device), self.attention_mask.to(device), self.last.to(device)
+        )
+
+
+def pad(sequences: Sequence[Tokens], pad_id: int) -> Padded:
+    """Pad to the longest sequence. The pooled row is the last real one, by length."""
+    lengths = torch.tensor([len(tokens) for tokens in sequences])
+    if not len(sequences) or int(lengths.min()) == 0:
+        raise ValueError("a batch needs at least one sequence, and none may be empty")
+    ids = torch.full((len(sequences), int(lengths.max())), pad_id, dtype=torch.long)
+    for row, tokens in enumerate(sequences):
+        ids[row, : len(tokens)] = torch.from_numpy(tokens.astype("int64"))
+    mask = torch.arange(ids.shape[1])[None, :] < lengths[:, None]
+    return Padded(ids, mask.long(), lengths - 1)

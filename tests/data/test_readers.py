@@ -1,0 +1,322 @@
+import gzip
+import json
+import os
+import subprocess
+import sys
+
+import datasets
+import pyarrow
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from smorm.data.jsonlines import Limits, scan_json
+from smorm.data.quarantine import BadRecord
+from smorm.data.readers import read_rows, scan_rows
+from smorm.errors import DataError
+from tests.data.sources import jsonl, law, raw
+
+ROWS = [{"a": 1, "text": "eins\u2028zwei"}, {"a": None, "text": ""}, {"a": 3, "text": "🐢"}]
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=8,
+)
+
+
+def rows_of(path, **settings):
+    return [row for _, row in read_rows(path, **settings)]
+
+
+def save_parquet(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["d.jsonl", "d.jsonl.gz", "d.ndjson", "d.json", "d.json.gz"])
+def test_json_lines_come_back_with_their_line_numbers(tmp_path, name):
+    path = jsonl(tmp_path / name, ROWS)
+    assert list(read_rows(path)) == [(f"{path}:{n}", row) for n, row in enumerate(ROWS, 1)]
+
+
+@law
+@given(st.lists(st.dictionaries(st.text(max_size=5), VALUES, max_size=4), max_size=6))
+def test_rows_written_as_json_lines_are_read_as_they_were(tmp_path_factory, rows):
+    folder = tmp_path_factory.mktemp("law")
+    for name in ("d.jsonl", "d.jsonl.gz"):
+        assert rows_of(jsonl(folder / name, rows)) == rows
+    assert rows_of(raw(folder / "d.json", b" \n" + json.dumps(rows).encode())) == rows
+
+
+def test_gzip_is_seen_by_its_bytes_whatever_the_name_is(tmp_path):
+    path = tmp_path / "d.jsonl"
+    path.write_bytes(gzip.compress(b'{"a": 1}\n'))
+    assert rows_of(path) == [{"a": 1}]
+
+
+def test_a_plain_file_called_gz_is_read_as_it_is(tmp_path):
+    path = tmp_path / "d.jsonl.gz"
+    path.write_bytes(b'{"a": 1}\n')
+    assert rows_of(path) == [{"a": 1}]
+
+
+def test_a_byte_order_mark_carriage_returns_and_blank_lines_do_no_harm(tmp_path):
+    path = raw(tmp_path / "d.jsonl", b'\xef\xbb\xbf{"a": 1}\r\n\r\n  \n{"a": 2}')
+    assert list(read_rows(path)) == [(f"{path}:1", {"a": 1}), (f"{path}:4", {"a": 2})]
+
+
+def test_an_array_is_read_item_by_item(tmp_path):
+    path = raw(tmp_path / "d.json", b'\xef\xbb\xbf[{"a": 1},\n {"a": 2}]')
+    assert list(read_rows(path)) == [(f"{path}:1", {"a": 1}), (f"{path}:2", {"a": 2})]
+
+
+def test_parquet_comes_back_with_row_numbers_over_several_batches(tmp_path):
+    rows = [{"a": n, "m": [{"role": "user", "content": str(n)}]} for n in range(600)]
+    path = save_parquet(tmp_path / "d.parquet", rows)
+    assert list(read_rows(path)) == [(f"{path}:{n}", row) for n, row in enumerate(rows, 1)]
+
+
+def test_a_saved_dataset_and_a_saved_dictionary_of_splits_are_read(tmp_path):
+    one = datasets.Dataset.from_list([{"a": 1}, {"a": 2}])
+    one.with_format("numpy").save_to_disk(tmp_path / "one")
+    datasets.DatasetDict({"train": one, "test": one.select([1])}).save_to_disk(tmp_path / "two")
+    where = f"{tmp_path / 'one'}[train]"
+    assert list(read_rows(tmp_path / "one")) == [(f"{where}:1", {"a": 1}), (f"{where}:2", {"a": 2})]
+    assert rows_of(tmp_path / "two", split="test") == [{"a": 2}]
+    with pytest.raises(DataError, match=r"no split 'dev'; it has: test, train"):
+        rows_of(tmp_path / "two", split="dev")
+    with pytest.raises(DataError, match=r"no split 'dev'"):
+        rows_of(tmp_path / "one", split="dev")
+
+
+def test_a_damaged_saved_dataset_is_one_line(tmp_path):
+    datasets.Dataset.from_list([{"a": 1}]).save_to_disk(tmp_path / "one")
+    next((tmp_path / "one").glob("*.arrow")).write_bytes(b"nothing")
+    with pytest.raises(DataError, match="cannot be loaded") as caught:
+        rows_of(tmp_path / "one")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "layout", ["{s}.jsonl", "{s}.jsonl.gz", "data/{s}.json", "{s}/any.jsonl", "data/{s}-0001.jsonl"]
+)
+def test_a_folder_is_read_by_the_usual_layouts(tmp_path, layout):
+    for split in ("train", "test"):
+        jsonl(tmp_path / layout.format(s=split), [{"split": split}])
+    jsonl(tmp_path / "train_scores.jsonl", [{"split": "another file"}])
+    assert rows_of(tmp_path) == [{"split": "train"}]
+    assert rows_of(tmp_path, split="test") == [{"split": "test"}]
+
+
+def test_the_shards_of_a_split_are_read_in_order_and_must_be_complete(tmp_path):
+    for part in range(3):
+        save_parquet(tmp_path / "data" / f"train-0000{part}-of-00003.parquet", [{"a": part}])
+    assert rows_of(tmp_path) == [{"a": 0}, {"a": 1}, {"a": 2}]
+    (tmp_path / "data" / "train-00001-of-00003.parquet").unlink()
+    with pytest.raises(DataError, match=r"2 shards of 3"):
+        rows_of(tmp_path)
+
+
+def test_a_subset_is_a_folder_inside(tmp_path):
+    jsonl(tmp_path / "hard" / "train.jsonl", [{"a": "hard"}])
+    assert rows_of(tmp_path, subset="hard") == [{"a": "hard"}]
+    with pytest.raises(DataError, match=r"no such subset folder; did you mean .*hard\?"):
+        rows_of(tmp_path, subset="hrad")
+    with pytest.raises(DataError, match="subset 'hard' is for a folder or a dataset id"):
+        rows_of(tmp_path / "hard" / "train.jsonl", subset="hard")
+
+
+def test_the_only_file_of_a_folder_is_its_training_split_unless_its_name_says_otherwise(tmp_path):
+    jsonl(tmp_path / "one" / "pairs.jsonl", [{"a": 1}])
+    assert rows_of(tmp_path / "one") == [{"a": 1}]
+    jsonl(tmp_path / "two" / "test.jsonl", [{"a": 1}])
+    with pytest.raises(DataError, match=r"no file for split 'train'.*it has test\.jsonl"):
+        rows_of(tmp_path / "two")
+
+
+def test_two_files_for_one_split_are_not_chosen_between(tmp_path):
+    jsonl(tmp_path / "train.jsonl", ROWS)
+    jsonl(tmp_path / "train.json", ROWS)
+    with pytest.raises(DataError, match=r"several files for split 'train'"):
+        rows_of(tmp_path)
+
+
+def test_an_empty_folder_says_so(tmp_path):
+    with pytest.raises(DataError, match="it has no data files"):
+        rows_of(tmp_path)
+
+
+def test_a_missing_file_is_one_line_with_the_nearest_name(tmp_path):
+    jsonl(tmp_path / "train.jsonl", ROWS)
+    with pytest.raises(
+        DataError, match=r"trian\.jsonl: no such file.*did you mean .*/train\.jsonl"
+    ):
+        rows_of(tmp_path / "trian.jsonl")
+    with pytest.raises(DataError, match=r"no such file or folder$"):
+        rows_of(tmp_path / "zzzzz" / "none.jsonl")
+
+
+def test_an_unknown_suffix_names_the_accepted_ones(tmp_path):
+    with pytest.raises(DataError, match=r"unknown kind of file; accepted are \.jsonl,"):
+        rows_of(raw(tmp_path / "d.csv", b"a,b\n"))
+
+
+def test_a_misspelt_relative_path_is_not_looked_up_on_the_hub(tmp_path, monkeypatch):
+    jsonl(tmp_path / "data" / "pairs" / "train.jsonl", ROWS)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"no such file or folder; did you mean data/pairs\?"):
+        rows_of("data/pair")
+
+
+def test_a_dataset_id_without_a_network_is_one_line():
+    code = (
+        "from smorm.data.readers import read_rows\n"
+        "from smorm.errors import DataError\n"
+        "try: next(read_rows('nobody-here/nothing-there'))\n"
+        "except DataError as error: print(error)"
+    )
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=offline, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("nobody-here/nothing-there: no such local path, and as a Hugging")
+    assert len(done.stdout.splitlines()) == 1
+
+
+BROKEN_LINES = [
+    (b'{"a": 1', "not valid JSON"),
+    (b'{"a": NaN}', "not valid JSON"),
+    (b'{"a": Infinity}', "not valid JSON"),
+    (b'{"a": 1e999}', "not valid JSON: number is infinity"),
+    (b'{"a": "\\ud800"}', "no low surrogate"),
+    (b'{"a": "\xff\xfe"}', "not valid UTF-8"),
+    (b"[" * 3000 + b"]" * 3000, "depth limit"),
+    (b"{'a': 1}", "not valid JSON"),
+    (b'{"a": 1} {"a": 2}', "not valid JSON"),
+    (b"\x00\x01\x02", "not valid JSON"),
+    (b"[1, 2]", "expected an object"),
+    (b'"text"', "expected an object"),
+    (b"7", "expected an object"),
+    (b"null", "expected an object"),
+    (b'{"a": "' + b"x" * 3000 + b'"}', "longer than 2,000 bytes"),
+]
+
+
+@pytest.mark.parametrize(("line", "reason"), BROKEN_LINES)
+def test_a_broken_line_is_named_and_the_lines_after_it_are_read(tmp_path, line, reason):
+    path = raw(tmp_path / "d.jsonl", b'{"a": 1}\n' + line + b'\n{"a": 2}\n')
+    # nesting is met by orjson itself, so its line must come under the line limit
+    limits = Limits(line_bytes=10_000 if line.startswith(b"[[") else 2000)
+    (_, first), (where, bad), (_, last) = scan_json(path, limits)
+    assert (first, last) == ({"a": 1}, {"a": 2})
+    assert isinstance(bad, BadRecord)
+    assert where == f"{path}:2"
+    assert str(bad).startswith(f"{path}:2: line: ")
+    assert reason in str(bad)
+    assert "\n" not in str(bad)
+    assert bad.raw
+
+
+def test_reading_stops_at_a_broken_line_in_its_place(tmp_path):
+    path = raw(tmp_path / "d.jsonl", b'{"a": 1}\n' * 6 + b'{"a": \n')
+    reading = read_rows(path)
+    assert [next(reading)[1] for _ in range(6)] == [{"a": 1}] * 6
+    with pytest.raises(DataError, match=r"d\.jsonl:7: line: not valid JSON"):
+        next(reading)
+
+
+def test_utf16_is_recognised(tmp_path):
+    path = raw(tmp_path / "d.jsonl", '{"a": 1}\n'.encode("utf-16"))
+    with pytest.raises(DataError, match="UTF-16, expected UTF-8"):
+        rows_of(path)
+
+
+def test_a_line_that_never_ends_is_not_held_in_memory(tmp_path):
+    path = raw(tmp_path / "d.jsonl", b"x" * 50_000)
+    ((_, bad),) = scan_json(path, Limits(line_bytes=1000))
+    assert isinstance(bad, BadRecord)
+    assert len(bad.raw) == 1000
+
+
+@pytest.mark.parametrize("kept", [30, 200])
+def test_a_gzip_file_cut_short_is_one_line(tmp_path, kept):
+    path = jsonl(tmp_path / "d.jsonl.gz", [{"a": os.urandom(40).hex()} for _ in range(50)])
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(DataError, match=r"d\.jsonl\.gz: the gzip file is cut short or damaged"):
+        rows_of(path)
+
+
+def test_a_gzip_file_with_a_flipped_byte_is_one_line(tmp_path):
+    path = jsonl(tmp_path / "d.jsonl.gz", [{"a": os.urandom(40).hex()} for _ in range(50)])
+    content = bytearray(path.read_bytes())
+    content[-6] ^= 0xFF  # in the checksum
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="cut short or damaged"):
+        rows_of(path)
+
+
+@pytest.mark.parametrize("content", [b"[" + b" " * 3_000_000, b'{"a": 1}\n' * 300_000])
+@pytest.mark.parametrize("name", ["d.jsonl.gz", "d.json.gz"])
+def test_a_gzip_bomb_is_refused(tmp_path, content, name):
+    path = raw(tmp_path / name, content)
+    with pytest.raises(DataError, match="gzip bomb"):
+        list(scan_json(path, Limits(gzip_ratio=50, gzip_free_bytes=100_000)))
+
+
+def test_an_array_that_is_too_large_or_broken_is_one_line(tmp_path):
+    big = jsonl(tmp_path / "big.json", [[{"a": 1}] * 300])
+    with pytest.raises(DataError, match="write it as JSON lines"):
+        list(scan_json(big, Limits(array_bytes=1000)))
+    broken = raw(tmp_path / "broken.json", b'[{"a": 1},\n{"a": }]')
+    with pytest.raises(DataError, match=r"broken\.json:2: line: not valid JSON"):
+        rows_of(broken)
+    mixed = raw(tmp_path / "mixed.json", b'[{"a": 1}, 2]')
+    with pytest.raises(DataError, match=r"mixed\.json:2: line: int, expected an object"):
+        rows_of(mixed)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" + b"\x00" * 50 + b"PAR1", b"{}"])
+def test_what_is_not_parquet_is_one_line(tmp_path, content):
+    path = raw(tmp_path / "d.parquet", content)
+    with pytest.raises(DataError, match=r"d\.parquet: not a readable Parquet file") as caught:
+        rows_of(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_parquet_with_damaged_pages_is_one_line(tmp_path):
+    path = save_parquet(tmp_path / "d.parquet", [{"a": os.urandom(20).hex()} for _ in range(200)])
+    content = bytearray(path.read_bytes())
+    content[20:400] = bytes(380)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="not a readable Parquet file"):
+        rows_of(path)
+
+
+def test_parquet_with_too_many_columns_is_refused(tmp_path):
+    path = save_parquet(tmp_path / "d.parquet", [{f"c{n}": n for n in range(1001)}])
+    with pytest.raises(DataError, match="1,001 columns: refused"):
+        rows_of(path)
+
+
+def test_parquet_with_text_that_is_not_utf8_is_one_line(tmp_path):
+    column = pyarrow.array([b"good", b"\xff\xfe"]).view(pyarrow.string())
+    parquet.write_table(pyarrow.table({"a": column}), tmp_path / "d.parquet")
+    with pytest.raises(DataError, match="not a readable Parquet file"):
+        rows_of(tmp_path / "d.parquet")
+
+
+@law
+@given(content=st.binary(max_size=200))
+def test_arbitrary_bytes_give_rows_or_a_data_error(tmp_path_factory, content):
+    folder = tmp_path_factory.mktemp("bytes")
+    for name in ("d.jsonl", "d.json", "d.parquet"):
+        path = raw(folder / name, content)
+        told, rows = str(path), []
+        try:
+            rows = [row for _, row in scan_rows(path)]
+        except DataError as error:
+            told = str(error)
+        assert told.startswith(str(path))
+        assert all(isinstance(row, dict | BadRecord) for row in rows)

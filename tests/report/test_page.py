@@ -1,0 +1,241 @@
+"""The page: one file, nothing from elsewhere, all text escaped, numbers with n and interval."""
+
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from smorm.errors import DataError
+from smorm.evaluation.metrics import Metric
+from smorm.evaluation.result import Result, parse_result
+from smorm.report.names import clean, show, style_of
+from smorm.report.page import page, write_page
+from smorm.report.rows import method_labels, rows_of, separated_best
+
+HOSTILE = "<script>alert('x')</script> \"$\\frac\" & \x00\ud800 名前 </style><!-- -->"
+VOID = {"meta", "br", "use"}
+
+
+def result(model="SMORM", view="F", suite="pairs/ID", value=0.7, low=0.6, high=0.8, **more):
+    metrics = {"accuracy": Metric(value, 400, low, high), "margin": Metric(1.25, 400)}
+    fields = {"kind": "eval", "metrics": metrics, "fingerprint": {"config": "abc"}} | more
+    return Result(suite=suite, model=model, view=view, **fields)
+
+
+class Reader(HTMLParser):
+    """Collects tags and text, and insists that they nest."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.words, self.ids = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.ids += [value for name, value in attributes if name == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        self.words.append(text)
+
+
+def sample():
+    notes = ("2 pairs with equal scores count as half.",)
+    attributes = {
+        name: Metric(0.5, 90, 0.4, 0.6) for name in ("spearman", "spearman/clarity", "spearman/x")
+    }
+    levels = {name: Metric(0.6, 90, 0.5, 0.7) for name in ("overall", "hard", "chat", "chat/hard")}
+    return [
+        *(result(suite=suite, view=view, notes=notes) for suite in ("pairs/ID", "pairs/far")
+          for view in "FLM"),
+        result(model="Single", notes=notes),
+        result(suite="rated/helpsteer2", metrics=attributes),
+        result(suite="rm-bench", metrics=levels),
+        result(kind="stress", suite="best-of-n", metrics={"gold/at 16": Metric(-2.5, 9, -3, -2)}),
+        result(suite="empty", metrics={}),
+    ]  # fmt: skip
+
+
+def test_the_page_is_one_file_without_an_address_or_a_script(tmp_path):
+    output = tmp_path / "deep" / "report.html"
+    write_page([one.as_dict() for one in sample()], output, "A title", "Hello.\n\nWorld.")
+    text = output.read_text(encoding="utf-8")
+    assert [path.name for path in output.parent.iterdir()] == ["report.html"]
+    assert not re.search(r"https?://|//[a-z]+\.|@import|url\(\s*['\"]?[^#'\")]", text)
+    tags = Reader(text).tags
+    assert not {"script", "link", "img", "iframe", "object", "base", "form"} & set(tags)
+    assert "Content-Security-Policy" in text
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_tags_nest_and_no_two_parts_of_the_page_share_an_id():
+    reader = Reader(page(sample(), "A title"))
+    drawn = [name for name in reader.ids if re.fullmatch(r"[mph][0-9a-f]{10}", name)]
+    named = [name for name in reader.ids if name not in drawn]
+    assert len(named) == len(set(named))
+    assert {"suite-1", "source-1", "source-11"} <= set(named)
+
+
+def test_the_page_shows_value_interval_n_notes_and_fingerprints():
+    words = " ".join(Reader(page(sample(), "A title", "One.\n\nTwo.")).words)
+    for expected in (
+        "A title",
+        "One.",
+        "70.0",
+        "60.0 to 80.0",
+        "n = 400",
+        "no interval",
+        "2 pairs with equal scores count as half.",
+        "config",
+        "abc",
+        "accuracy, %",
+        "SMORM-L",
+        "Accuracy by method and regime",
+        "gold/at 16",
+        "−2.500",
+        "Spearman: clarity",
+    ):
+        assert expected in words
+
+
+def test_hostile_names_are_shown_and_never_become_markup():
+    one = Result(
+        kind=HOSTILE,
+        suite=f"pairs/{HOSTILE}",
+        model=HOSTILE,
+        view=HOSTILE,
+        metrics={"accuracy": Metric(0.5, 2, 0.4, 0.6), HOSTILE: Metric(1.0, 2)},
+        items=HOSTILE,
+        fingerprint={HOSTILE: HOSTILE, "deep": {HOSTILE: [HOSTILE]}},
+        notes=(HOSTILE,),
+    )
+    other = parse_result({**one.as_dict(), "suite": "pairs/far", "view": "L"}, "here")
+    text = page([one, other], HOSTILE, HOSTILE)
+    reader = Reader(text)
+    assert "script" not in reader.tags
+    assert "<script" not in text
+    assert "\x00" not in text
+    text.encode("utf-8")
+    assert any("<script>alert('x')</script>" in words for words in reader.words)
+
+
+def test_a_hostile_name_is_written_to_a_file(tmp_path):
+    write_page([result(model=HOSTILE).as_dict()], tmp_path / "page.html", HOSTILE)
+    assert "alert" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_the_same_results_give_the_same_bytes():
+    assert page(sample(), "A title") == page(sample(), "A title")
+
+
+def test_no_results_or_a_wrong_one_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="no results"):
+        write_page([], tmp_path / "page.html", "t")
+    with pytest.raises(DataError, match="result 2: not a result"):
+        write_page([result().as_dict(), {}], tmp_path / "page.html", "t")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_results_of_several_seeds_become_their_mean_with_students_interval():
+    values = (0.70, 0.72, 0.77)
+    rows = rows_of([result(value=v, fingerprint={"seed": s}) for s, v in enumerate(values)])
+    assert len(rows) == 1
+    accuracy = rows[0].metrics["accuracy"]
+    reach = 4.3027 * math.sqrt(0.0013 / 3)  # sum of squares 0.0026, two degrees of freedom
+    assert accuracy.value == pytest.approx(0.73)
+    assert (accuracy.low, accuracy.high) == pytest.approx((0.73 - reach, 0.73 + reach), abs=1e-6)
+    assert (rows[0].seeds, rows[0].sources) == (3, (1, 2, 3))
+    assert "Mean over 3 seeds" in rows[0].notes[0]
+    text = page([result(value=v, fingerprint={"seed": s}) for s, v in enumerate(values)], "t")
+    assert "mean of 3 seeds" in text
+    assert "n = 400 × 3 seeds" in text
+
+
+def test_seeds_of_different_size_show_the_range_of_n_and_what_is_missing():
+    small = {"accuracy": Metric(0.5, 300, 0.4, 0.6)}
+    results = [result(fingerprint={"seed": 0}), result(fingerprint={"seed": 1}, metrics=small)]
+    assert "n = 300–400 × 2 seeds" in page(results, "t")
+    assert "mean margin, score units: 1 of 2 seeds have it." in rows_of(results)[0].notes
+
+
+@pytest.mark.parametrize("prints", [({}, {}), ({"seed": 1}, {"seed": 1}), ({"seed": 1}, {})])
+def test_results_that_seeds_do_not_tell_apart_stay_apart(prints):
+    rows = rows_of([result(fingerprint=one) for one in prints])
+    assert [row.label for row in rows] == ["SMORM (1)", "SMORM (2)"]
+    assert [row.sources for row in rows] == [(1,), (2,)]
+
+
+def test_the_view_is_part_of_the_name_where_a_model_shows_several():
+    labels = method_labels([result(), result(view="L"), result(model="Single")])
+    assert list(labels.values()) == ["SMORM-F", "SMORM-L", "Single"]
+
+
+def best(name, *intervals):
+    rows = rows_of(
+        [
+            result(model=str(place), metrics={name: Metric((low + high) / 2, 9, low, high)})
+            for place, (low, high) in enumerate(intervals)
+        ]
+    )
+    return separated_best(rows, name)
+
+
+def test_only_a_best_row_whose_interval_is_apart_is_bold():
+    assert best("accuracy", (0.1, 0.2), (0.5, 0.6), (0.3, 0.4)) == 1
+    assert best("accuracy", (0.1, 0.2), (0.5, 0.6), (0.3, 0.5)) is None
+    assert best("mse", (0.1, 0.2), (0.5, 0.6)) == 0
+    assert best("mse/clarity", (0.1, 0.2), (0.5, 0.6)) == 0
+    assert best("accuracy", (0.1, 0.2)) is None
+    assert best("accuracy", (0.1, 0.2), (math.nan, math.nan)) is None
+    assert best("length_correlation", (0.1, 0.2), (0.5, 0.6)) is None
+    assert best("anything", (0.1, 0.2), (0.5, 0.6)) is None
+
+
+def test_bold_is_on_the_page_where_it_is_due():
+    apart = [result(low=0.65, high=0.75), result(model="Single", value=0.5, low=0.4, high=0.6)]
+    assert '<td class="best">70.0' in page(apart, "t")
+    assert 'class="best"' not in page([apart[0], result(model="Single")], "t")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("accuracy", 0.73149, "73.1"),
+        ("margin", -1.23456, "−1.235"),
+        ("margin", 123.456, "123.5"),
+        ("margin", 0.0, "0.000"),
+        ("margin", 1.2e-5, "1.20e−05"),
+        ("margin", math.nan, "–"),
+        ("matrix/concise/markdown", 0.5, "50.0"),
+    ],
+)
+def test_numbers_are_shown_in_their_unit(name, value, expected):
+    assert show(value, style_of(name)) == expected
+
+
+def test_control_characters_and_surrogates_are_replaced():
+    assert clean("a\x00b\ud800c\x85\td") == "a\ufffdb\ufffdc\ufffd\td"
+
+
+def test_the_report_imports_no_torch_no_transformers_and_matplotlib_only_to_draw():
+    program = (
+        "import sys, smorm.report.page\n"
+        "bad = {'torch', 'transformers', 'datasets', 'matplotlib'} & set(sys.modules)\n"
+        "raise SystemExit(', '.join(sorted(bad)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stderr.strip() == ""
