@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from smorm.errors import ConfigError
 from smorm.files import fingerprint
@@ -36,6 +44,14 @@ class Section(BaseModel):
     """A part of the configuration: no unknown keys, no silent conversions of kind."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        field = cls.model_fields[str(info.field_name)]
+        if isinstance(value, bool) and field.annotation is not bool:
+            raise ValueError(f"{str(value).lower()} is neither a number nor text")
+        return value
 
 
 def _listed(value: Any) -> Any:
@@ -165,7 +181,7 @@ class ObjectiveSection(Section):
 class TrainingSection(Section):
     """How it is minimised. A step is one optimizer update."""
 
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     epochs: Annotated[float, Field(gt=0)] = 1.0
     max_steps: Positive | None = None
     batch_size: Positive = 32
@@ -285,7 +301,9 @@ def parse_config(values: dict[str, Any], where: str = "config") -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        lines = dict.fromkeys(f"{where}: {_explain(item)}" for item in error.errors())
+        problems = error.errors()
+        told = [item for item in problems if not _beside_the_point(item, problems)]
+        lines = dict.fromkeys(f"{where}: {_explain(item)}" for item in told)
         raise ConfigError("\n".join(lines)) from error
 
 
@@ -318,10 +336,22 @@ def _number(text: str) -> Any:
         return text
 
 
+_BRANCHES = {"str", "Architecture", "TrainedTokenizer", "list[str]", "dict[str,str]"}
+"""What pydantic adds to the place of a problem where a key takes one of several types."""
+
+
+def _beside_the_point(item: Any, problems: Sequence[Any]) -> bool:
+    """A complaint about a type that was not meant: that of another type goes into the value."""
+    *outer, last = item["loc"] or ("",)
+    return last in _BRANCHES and any(
+        list(other["loc"][: len(outer)]) == outer and len(other["loc"]) > len(item["loc"])
+        for other in problems
+    )
+
+
 def _explain(item: Any) -> str:
     """One pydantic problem in the user's words."""
-    place = [str(part) for part in item["loc"] if part not in ("str", "Architecture")]
-    place = [part for part in place if part != "TrainedTokenizer"]
+    place = [str(part) for part in item["loc"] if part not in _BRANCHES]
     key = ".".join(place)
     if item["type"] == "extra_forbidden":
         return f"unknown key {key}{_nearest(place)}"

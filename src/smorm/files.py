@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 from safetensors import SafetensorError
@@ -53,8 +53,9 @@ def named_errors(path: Path) -> Iterator[None]:
     )
 
 
-def write_bytes(path: Path | str, content: bytes) -> None:
-    """Write a file whole or not at all.
+@contextlib.contextmanager
+def whole_file(path: Path | str) -> Iterator[BinaryIO]:
+    """Give a stream to write into; its content becomes `path` only when all went well.
 
     Raises:
         OutputError: the file could not be written; an older one is untouched.
@@ -65,7 +66,7 @@ def write_bytes(path: Path | str, content: bytes) -> None:
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
             with os.fdopen(descriptor, "wb") as stream:
-                stream.write(content)
+                yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
             os.chmod(name, 0o644)
@@ -75,6 +76,16 @@ def write_bytes(path: Path | str, content: bytes) -> None:
                 os.unlink(name)
             raise
         fsync_path(path.parent)
+
+
+def write_bytes(path: Path | str, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        OutputError: the file could not be written; an older one is untouched.
+    """
+    with whole_file(path) as stream:
+        stream.write(content)
 
 
 def write_text(path: Path | str, content: str) -> None:
@@ -183,6 +194,15 @@ def is_whole(folder: Path | str) -> bool:
     return (Path(folder) / MANIFEST).is_file()
 
 
+def _sums(folder: Path) -> dict[str, str]:
+    """What the manifest lists; it may be damaged itself."""
+    try:
+        sums = read_json(folder / MANIFEST)["sha256"]
+        return {str(name): str(expected) for name, expected in sums.items()}
+    except (DataError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{folder / MANIFEST}: it is damaged") from error
+
+
 def verify_folder(folder: Path | str) -> None:
     """Check every file of a sealed folder against its manifest.
 
@@ -192,7 +212,7 @@ def verify_folder(folder: Path | str) -> None:
     folder = Path(folder)
     if not is_whole(folder):
         raise CheckpointError(f"{folder}: {MANIFEST} is missing: it was never written whole")
-    for name, expected in read_json(folder / MANIFEST)["sha256"].items():
+    for name, expected in _sums(folder).items():
         path = folder / name
         if not path.is_file():
             raise CheckpointError(f"{path}: listed in {MANIFEST} but missing")

@@ -212,3 +212,39 @@ def _dropped(record: Record) -> str | None:
 def _keys(row: Row) -> set[str]:
     nested = row.get("scores")
     return {*row, *(nested if isinstance(nested, dict) else ())}
+
+
+def read_each(source: Source, census: Census) -> Iterator[tuple[str, list[Record] | BadRecord]]:
+    """Every row of a source with its records, nothing dropped: for scoring line by line.
+
+    A row that is not usable comes as the `BadRecord` that says why.
+
+    Raises:
+        DataError: no such file, or the whole file cannot be read.
+    """
+    columns = names_to_columns(source.attributes)
+    for where, row in scan_rows(source.path, source.split, source.subset):
+        if isinstance(row, BadRecord):
+            yield where, row
+        else:
+            yield where, _all_or_bad(source, row, Context(where, census, columns))
+
+
+def _all_or_bad(source: Source, row: Row, context: Context) -> list[Record] | BadRecord:
+    bad: list[BadRecord] = []
+    records = _parsed(source, None, row, context, lambda found, _: bad.append(found))
+    return bad[0] if bad else records
+
+
+def parse_row(row: Row, where: str, census: Census) -> list[Record]:
+    """Records of one row held in memory, by the fields it has.
+
+    Raises:
+        DataError: `where: field: what is wrong, what was expected`.
+    """
+    context = Context(where, census)
+    found = format_of_row(row, None, context).parse(row, context)
+    for record in found:
+        if isinstance(record, BadRecord):
+            raise record
+    return [record for record in found if not isinstance(record, BadRecord)]

@@ -90,7 +90,8 @@ def choose_backend(
     if query.device.type == "cuda":
         half = query.dtype in (torch.float16, torch.bfloat16)
         return "varlen" if half and softcap is None else "flex"
-    return "cpu_flash" if window is None and softcap is None else "gathered"
+    plain = query.device.type == "cpu" and window is None and softcap is None
+    return "cpu_flash" if plain else "gathered"
 
 
 def _cpu_flash(

@@ -5,9 +5,10 @@ No code of a model is ever run (`auto_map` is refused), and only safetensors wei
 
 from __future__ import annotations
 
+import difflib
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,10 @@ def build_backbone(
         known = AutoConfig.for_model(architecture).to_dict()
         unknown = sorted(set(fields) - set(known))
         if unknown:
-            raise ConfigError(f"model.backbone: {architecture} has no field {', '.join(unknown)}")
+            raise ConfigError(
+                f"model.backbone: {architecture} has no field {', '.join(unknown)}"
+                f"{_nearest(unknown[0], known)}"
+            )
         follows = {
             "vocab_size": len(tokenizer),
             "max_position_embeddings": max_tokens,
@@ -71,6 +75,11 @@ def build_backbone(
     except (ValueError, TypeError, KeyError) as error:
         reason = str(error).splitlines()[0][:200]
         raise ConfigError(f"model.backbone: {architecture}: {reason}") from error
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f": did you mean {near[0]}?" if near else ""
 
 
 def load_backbone(path: str, *, dtype: torch.dtype = torch.float32) -> Any:

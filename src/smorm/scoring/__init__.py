@@ -1,0 +1,1 @@
+"""Scoring: a loaded reward model, files scored line by line."""

@@ -35,6 +35,9 @@ def save_checkpoint(
 ) -> Path:
     """Write `folder/step-N` whole, then remove all but the newest `keep`.
 
+    A whole one of this step stays as it is: the same run at the same step has the same bits, and
+    replacing it would leave a moment without it. What a killed save left behind is removed.
+
     Args:
         state: JSON values; `state["step"]` is the number of steps done.
 
@@ -42,6 +45,10 @@ def save_checkpoint(
         OutputError: it could not be written; older checkpoints are untouched.
     """
     target = folder / f"{_PREFIX}{state['step']:08d}"
+    for torn in folder.glob(f".{_PREFIX}*"):
+        shutil.rmtree(torn, ignore_errors=True)
+    if _verified(target):
+        return target
     with files.whole_folder(target) as scratch:
         weights = {name: p.detach().contiguous() for name, p in named.items()}
         save_file(weights, scratch / "weights.safetensors")
@@ -50,6 +57,14 @@ def save_checkpoint(
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return target
+
+
+def _verified(path: Path) -> bool:
+    try:
+        files.verify_folder(path)
+    except CheckpointError:
+        return False
+    return True
 
 
 def _moments(named: Named, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -6,7 +6,7 @@ import logging
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -16,7 +16,7 @@ import torch
 
 from smorm import files
 from smorm.config import Config, decisive, dump_config
-from smorm.errors import CheckpointError, ConfigError, Interrupted
+from smorm.errors import CheckpointError, ConfigError, Interrupted, NonFiniteLossError
 from smorm.model.store import save_model
 from smorm.training.checkpoint import (
     list_checkpoints,
@@ -58,7 +58,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
     Raises:
         ConfigError: the folder holds a run and `resume` is False.
         CheckpointError: no checkpoint is whole, or it is another run's.
-        NonFiniteLossError: a loss term became NaN or infinite.
+        NonFiniteLossError: a loss term or its gradient became NaN or infinite.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
         DataError, ModelError, OutputError: see `prepare` and `save_model`.
     """
@@ -68,19 +68,22 @@ def train(config: Config, *, resume: bool = False) -> Path:
     checkpoints = folder / "checkpoints"
     _refuse_another_run(folder, checkpoints, resume)
     prepared = prepare(config)
-    _write_beginnings(prepared, folder)
     objective = make_objective(prepared)
     named = named_trainable(prepared.network, objective.log_variance)
     optimizer = make_optimizer(config, prepared.network, objective.log_variance)
     total = config.training.max_steps or prepared.order.num_steps(config.training.epochs)
     done = _resume(prepared, checkpoints, named, optimizer) if resume else 0
-    tracker = Tracker(folder, tensorboard=config.training.tensorboard)
+    _write_beginnings(prepared, folder)
 
     def save(step: int) -> None:
         state = {"step": step, "data": prepared.data_hash, "config": decisive(config.as_dict())}
         save_checkpoint(checkpoints, state, named, optimizer, keep=config.training.keep_checkpoints)
 
-    with _stop_signals() as stop, progress(total, done, config.training.log_every) as bar:
+    with (
+        _stop_signals() as stop,
+        closing(Tracker(folder, tensorboard=config.training.tensorboard)) as tracker,
+        progress(total, done, config.training.log_every) as bar,
+    ):
         for step in range(done, total):
             started = time.monotonic()
             factor = learning_rate_factor(
@@ -92,18 +95,18 @@ def train(config: Config, *, resume: bool = False) -> Path:
                 result = _gradients(prepared, objective, step, named, stop)
             except Abandoned:
                 save(step)
-                tracker.close()
                 raise Interrupted(f"stopped after step {step}; go on with --resume") from None
             norm = torch.nn.utils.clip_grad_norm_(
-                list(named.values()), config.training.max_grad_norm, error_if_nonfinite=True
+                list(named.values()), config.training.max_grad_norm
             )
+            if not norm.isfinite():
+                raise _overflow(prepared, step, float(norm))
             optimizer.step()
             _tell(result, float(norm), factor, time.monotonic() - started, objective.log_variance)
             _record(prepared, tracker, bar, step + 1, total, result)
             if _due(step + 1, config.training.save_every) and step + 1 < total:
                 save(step + 1)
     save(total)
-    tracker.close()
     save_model(folder / "model", prepared.network, prepared.tokenizer, prepared.card)
     return folder / "model"
 
@@ -115,6 +118,18 @@ def _gradients(
     if every and prepared.config.objective.kind == "joint" and step % every == 0:
         return diagnose_step(prepared, objective, step, named, stop=stop)
     return run_step(prepared, objective, step, stop=stop)
+
+
+def _overflow(prepared: Prepared, step: int, norm: float) -> NonFiniteLossError:
+    """The losses were finite, their gradient is not."""
+    pairs, rated = prepared.order.step(step)
+    where = [prepared.train.pairs[i].where for i in pairs]
+    where += [prepared.train.rated[i].record.where for i in rated]
+    records = ", ".join(where[:8]) + (" ..." if len(where) > 8 else "")
+    return NonFiniteLossError(
+        f"step {step + 1}: the gradient of the loss is {norm}. Records of this step: {records}. "
+        "Lower training.learning_rate, or look at the records."
+    )
 
 
 def _tell(

@@ -26,6 +26,7 @@ from smorm.data.scaling import (
     attribute_names,
     fit_scales,
     rating_matrix,
+    restore_scales,
 )
 from smorm.errors import ConfigError, DataError
 from smorm.model.backbone import (
@@ -119,7 +120,7 @@ def prepare(config: Config) -> Prepared:
         log.info("held-out data: %s", line)
     network = _network(config, tokenizer, len(names))
     data_hash = _data_hash(train)
-    card = _card(config, renderer, scales, data_hash)
+    card = _card(config, renderer, scales, train, data_hash)
     return Prepared(
         config, network, tokenizer, card, train, dev, _order(config, train), census, data_hash
     )
@@ -216,6 +217,7 @@ def _rates_any(record: Rated, names: list[str]) -> bool:
 
 def _network(config: Config, tokenizer: Any, attributes: int) -> RewardNetwork:
     spec, seed = config.model.backbone, config.training.seed
+    torch.manual_seed(seed)  # rows that are added to the embedding are drawn too
     if isinstance(spec, Architecture):
         backbone = build_backbone(
             spec.architecture,
@@ -230,7 +232,6 @@ def _network(config: Config, tokenizer: Any, attributes: int) -> RewardNetwork:
     limit = position_limit(backbone)
     if limit is not None and config.data.max_tokens > limit:
         raise ConfigError(f"data.max_tokens: {config.data.max_tokens}, the backbone has {limit}")
-    torch.manual_seed(seed)
     if config.model.lora is not None:
         backbone = add_lora(backbone, **config.model.lora.model_dump())
     network = RewardNetwork(backbone, 1 + attributes, pad_id=tokenizer.pad_token_id)
@@ -285,7 +286,11 @@ def _data_hash(train: TokenSet) -> str:
 
 
 def _card(
-    config: Config, renderer: Renderer, scales: list[AttributeScale], data_hash: str
+    config: Config,
+    renderer: Renderer,
+    scales: list[AttributeScale],
+    train: TokenSet,
+    data_hash: str,
 ) -> ModelCard:
     kind = config.objective.kind
     default = {"joint": "M", "preference": "F", "regression": "L"}[kind]
@@ -293,6 +298,7 @@ def _card(
     return ModelCard(
         attributes=tuple(scale.name for scale in scales),
         scales=tuple(scales),
+        means=_means(scales, train),
         default_view=config.output.default_view or default,
         preference_trained=kind != "regression",
         max_tokens=config.data.max_tokens,
@@ -303,6 +309,13 @@ def _card(
         hashes={"config": config.hash, "data": data_hash},
         versions=versions(),
     )
+
+
+def _means(scales: list[AttributeScale], train: TokenSet) -> dict[str, float]:
+    if not scales:
+        return {}
+    means = np.nanmean(restore_scales(scales, train.targets), axis=0)
+    return {scale.name: float(mean) for scale, mean in zip(scales, means, strict=True)}
 
 
 def _base(backbone: str | Architecture) -> str:

@@ -109,7 +109,7 @@ def micro_batches(
         labels = Labels(
             pairs=torch.tensor(pair_rows, device=device).reshape(-1, 2),
             rated=torch.tensor(rated_rows, device=device, dtype=torch.long),
-            targets=torch.from_numpy(np.array(targets).reshape(-1, data.targets.shape[1]))
+            targets=torch.from_numpy(np.array(targets).reshape(len(targets), data.targets.shape[1]))
             .float()
             .to(device),
             margins=torch.tensor(margins, device=device) if objective.use_margin else None,

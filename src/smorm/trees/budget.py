@@ -21,7 +21,8 @@ def forest_cost(unit: Unit, previous: Unit | None = None) -> int:
     rows, before = 0, previous[0] if previous else None
     for tokens in ordered:
         shared = common_prefix(before, tokens) if before is not None else 0
-        rows += len(tokens) - (shared if shared >= MIN_SHARE or shared == len(tokens) else 0)
+        equal = before is not None and shared == len(before) == len(tokens)
+        rows += len(tokens) - (shared if shared >= MIN_SHARE or equal else 0)
         before = tokens
     return rows
 
@@ -36,7 +37,7 @@ def micro_batches(units: Sequence[Unit], budget: int, cost: Cost = forest_cost) 
 
     A pure function of its arguments. Every unit is in exactly one batch.
     """
-    order = sorted(range(len(units)), key=lambda i: (sort_key(units[i][0]), i))
+    order = sorted(range(len(units)), key=lambda i: ([*map(sort_key, units[i])], i))
     batches: list[list[int]] = []
     rows = budget + 1
     for index in order:

@@ -1,0 +1,27 @@
+"""`smorm train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def run(
+    config: Annotated[Path, typer.Argument(help="YAML configuration.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="dotted.key=value, e.g. training.seed=1")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+) -> None:
+    """Train a reward model from a YAML config.
+
+    Ctrl-C and SIGTERM write a checkpoint and exit with 130; --resume goes on from it, bit for bit
+    on a CPU.
+    """
+    from smorm.config import load_config
+    from smorm.training.loop import train
+
+    folder = train(load_config(config, overrides or ()), resume=resume)
+    typer.echo(f"model: {folder}")

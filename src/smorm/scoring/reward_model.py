@@ -1,0 +1,215 @@
+"""A reward model ready to use: load, score, read any view.
+
+Shapes: N responses, K attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from smorm.data.census import Census
+from smorm.data.formats import parse_row
+from smorm.data.records import Candidates, Messages, Preference, Rated
+from smorm.data.scaling import restore_scales
+from smorm.errors import ConfigError, DataError
+from smorm.model.network import Layout, RewardNetwork
+from smorm.model.store import ModelCard, load_model, resolve
+from smorm.model.verify import choose_layout
+from smorm.model.views import PREFERENCE, View, apply_view, parse_view
+from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Item, Scored, Scorer
+from smorm.text.chat import Message, Renderer
+from smorm.text.limits import Overlong
+
+Floats = NDArray[np.float64]
+Record = Preference | Rated | Candidates
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Scores of N responses, in the order they were given.
+
+    Attributes:
+        rows: the head's raw output, [N, 1 + K], attributes on the training scale.
+        tokens: length of each conversation in tokens, [N].
+        truncated: whether its prompt was shortened to fit, [N].
+    """
+
+    rows: Floats
+    tokens: NDArray[np.int64]
+    truncated: NDArray[np.bool_]
+    model: RewardModel
+    default: View
+
+    @property
+    def preference(self) -> Floats:
+        """The preference row, [N]."""
+        return self.rows[:, 0]
+
+    @property
+    def attributes(self) -> Floats:
+        """The attributes on their own scales, [N, K], in the order of `model.attributes`."""
+        return restore_scales(self.model.card.scales, self.rows[:, 1:])
+
+    def view(self, view: Any = None) -> Floats:
+        """A view's values, [N]; without an argument the one that `score` was asked for."""
+        chosen = self.default if view is None else self.model.view(view)
+        return apply_view(chosen, self.rows, self.model.card.scales)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class RewardModel:
+    """Network, renderer and card of a model folder.
+
+    >>> model = RewardModel.load("runs/x/model")                           # doctest: +SKIP
+    >>> model.score([("What is 2 + 2?", "4"), ("What is 2 + 2?", "5")]).view("M")  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, network: RewardNetwork, tokenizer: Any, card: ModelCard, *, name: str = "model"
+    ) -> None:
+        self.network = network
+        self.tokenizer = tokenizer
+        self.card = card
+        self.name = name
+        self.renderer = Renderer(tokenizer, card.chat_template, card.max_tokens)
+
+    @classmethod
+    def load(
+        cls,
+        path: Path | str,
+        *,
+        device: str = "cpu",
+        dtype: Literal["float32", "bfloat16"] = "float32",
+        layout: Layout | None = None,
+    ) -> RewardModel:
+        """Load a model folder (or a run's folder), ours or any Hugging Face reward model's.
+
+        Args:
+            device: where to put it, e.g. `cuda`.
+            dtype: the backbone's precision; the head is always in fp32.
+            layout: by default the fastest one that is verified to give the reference's scores.
+
+        Raises:
+            ModelError: no such folder, no head, damaged, or a renderer that differs from training.
+        """
+        network, tokenizer, card = load_model(path, dtype=getattr(torch, dtype))
+        network.to(device)
+        choose_layout(network, layout)
+        model = cls(network, tokenizer, card, name=str(path))
+        model._check_renderer(resolve(path))
+        return model
+
+    def _check_renderer(self, folder: Path) -> None:
+        if self.card.renderer and self.card.renderer != self.renderer.fingerprint:
+            raise DataError(
+                f"{folder}: conversations would be rendered to other tokens than in training "
+                "(another chat template, tokenizer or transformers version)"
+            )
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """Names of the attribute rows."""
+        return self.card.attributes
+
+    def view(self, value: Any = None) -> View:
+        """A view by name (F, L, M) or definition; None is the model's default.
+
+        Raises:
+            ConfigError: unknown view or row, or a row that was not trained.
+        """
+        view = parse_view(self.card.default_view if value is None else value, self.attributes)
+        if view.weights.get(PREFERENCE) and not self.card.preference_trained:
+            raise ConfigError(
+                f"view {view.name}: this model was trained on ratings alone: its preference row "
+                "is not trained. Use L."
+            )
+        if view.name == "F" and self.card.offset:
+            view = replace(view, offset=view.offset + self.card.offset)
+        return view
+
+    def score(
+        self,
+        records: Sequence[Any],
+        view: Any = None,
+        *,
+        max_batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        overlong: Overlong | None = None,
+    ) -> Scores:
+        """Score every response of every record, in order.
+
+        Args:
+            records: each a `(prompt, response)` pair of texts, a row such as `{"prompt",
+                "response"}`, `{"prompt", "responses"}`, `{"prompt", "chosen", "rejected"}` or
+                `{"messages"}`, or a record object. A record with several responses gives as many
+                scores.
+            view: what `Scores.view()` returns; by default the model's own.
+            max_batch_tokens: rows of a forward pass; a score does not depend on it.
+            overlong: `error` or `truncate_prompt`; by default as in training.
+
+        Raises:
+            DataError: a record that is not usable, or does not fit.
+            ConfigError: an unknown view.
+        """
+        chosen = self.view(view)
+        policy = overlong or self.card.overlong
+        scorer = Scorer(self.network, self.renderer, policy, max_batch_tokens)  # type: ignore[arg-type]
+        items = [item for index, value in enumerate(records) for item in as_items(value, index)]
+        results = scorer.score(items)
+        scored = [_demand(result, item) for result, item in zip(results, items, strict=True)]
+        width = len(self.card.rows)
+        rows = [one.rows for one in scored] or [np.zeros((0, width))]
+        tokens = [count for one in scored for count in one.tokens]
+        truncated = [one.truncated for one in scored for _ in one.tokens]
+        return Scores(
+            np.concatenate(rows),
+            np.array(tokens, dtype=np.int64),
+            np.array(truncated, dtype=bool),
+            self,
+            chosen,
+        )
+
+
+def _demand(result: Scored | str, item: Item) -> Scored:
+    if isinstance(result, str):
+        raise DataError(f"{item.where}: {result}")
+    return result
+
+
+def as_items(value: Any, index: int = 0) -> list[Item]:
+    """What a record of any accepted kind asks to be scored.
+
+    Raises:
+        DataError: it is none of them.
+    """
+    where = f"record {index + 1}"
+    if isinstance(value, Preference | Rated | Candidates):
+        return [item_of(value)]
+    if isinstance(value, Mapping):
+        return [item_of(record) for record in parse_row(value, where, Census())]
+    if isinstance(value, tuple) and len(value) == 2 and all(isinstance(v, str) for v in value):
+        prompt, response = value
+        return [Item((Message("user", prompt),), ((Message("assistant", response),),), where)]
+    raise DataError(
+        f"{where}: expected (prompt, response), a row with prompt and response, or a record; "
+        f"got {type(value).__name__}"
+    )
+
+
+def item_of(record: Record) -> Item:
+    """A record's prompt and responses; a pair's are chosen, rejected."""
+    if isinstance(record, Preference):
+        responses: tuple[Messages, ...] = (record.chosen, record.rejected)
+    elif isinstance(record, Rated):
+        responses = (record.response,)
+    else:
+        responses = record.responses
+    return Item(record.prompt, responses, record.where or (record.id or "record"))

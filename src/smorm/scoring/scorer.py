@@ -1,0 +1,83 @@
+"""Scores of records: rendered as in training, batched by tokens, returned in their order.
+
+A score depends on its own conversation alone, not on its neighbours, its batch or its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smorm.data.records import Messages
+from smorm.errors import DataError
+from smorm.model.inference import Rows, score_units
+from smorm.model.network import RewardNetwork
+from smorm.text.chat import Renderer
+from smorm.text.limits import Fitted, Overlong, fit
+
+DEFAULT_BATCH_TOKENS = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """N responses to one prompt."""
+
+    prompt: Messages
+    responses: tuple[Messages, ...]
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Rows [N, 1 + K] of an item's responses, their lengths in tokens, and whether the prompt was
+    shortened."""
+
+    rows: Rows
+    tokens: list[int]
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """Scores items with one network and one renderer."""
+
+    network: RewardNetwork
+    renderer: Renderer
+    overlong: Overlong
+    max_batch_tokens: int = DEFAULT_BATCH_TOKENS
+
+    def score(
+        self, items: Sequence[Item], *, advance: Callable[[int], None] | None = None
+    ) -> list[Scored | str]:
+        """One result an item, in order: scores, or the reason why there are none."""
+        fitted = [self._fit(item) for item in items]
+        units = [_arrays(one) for one in fitted if isinstance(one, Fitted)]
+        rows = iter(score_units(self.network, units, self.max_batch_tokens, advance=advance))
+        results: list[Scored | str] = []
+        for one in fitted:
+            if isinstance(one, str):
+                results.append(one)
+                continue
+            lengths = [len(tokens) for tokens in one.tokens or []]
+            results.append(Scored(next(rows), lengths, one.truncated))
+        return results
+
+    def _fit(self, item: Item) -> Fitted | str:
+        try:
+            fitted = fit(
+                self.renderer,
+                item.prompt,
+                item.responses,
+                self.renderer.max_tokens,
+                self.overlong,
+            )
+        except DataError as error:
+            return str(error)
+        return fitted if fitted.tokens is not None else f"not scored: {fitted.dropped}"
+
+
+def _arrays(fitted: Fitted) -> list[NDArray[np.int32]]:
+    return [np.asarray(tokens, dtype=np.int32) for tokens in fitted.tokens or []]
