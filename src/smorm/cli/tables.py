@@ -19,12 +19,12 @@ SHOWN = {
 
 
 def number(metric: Metric | None) -> str:
-    """`0.741 [0.712, 0.769]`."""
+    """The value, and its interval on a line below."""
     if metric is None or math.isnan(metric.value):
         return "–"
     if math.isnan(metric.low):
         return f"{metric.value:.3f}"
-    return f"{metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}]"
+    return f"{metric.value:.3f}\n[{metric.low:.3f}, {metric.high:.3f}]"
 
 
 def print_results(results: Sequence[Result]) -> None:
@@ -35,11 +35,11 @@ def print_results(results: Sequence[Result]) -> None:
         names = SHOWN.get(suite.partition("/")[0], tuple(rows[0].metrics))
         table = Table(title=suite, title_justify="left", header_style="bold")
         for heading in ("model", "view", *names, "n"):
-            table.add_column(heading.replace("_", " "), no_wrap=True)
+            table.add_column(heading.replace("_", " "))
         for result in rows:
             cells = [number(result.metrics.get(name)) for name in names]
-            counts = [m.n for n in names if (m := result.metrics.get(n)) is not None]
-            table.add_row(result.model, result.view, *cells, str(max(counts, default=0)))
+            first = result.metrics.get(names[0])
+            table.add_row(result.model, result.view, *cells, str(first.n if first else 0))
         console.print(table)
         for note in dict.fromkeys(note for result in rows for note in result.notes):
             console.print(f"  {note}", style="dim", markup=False, highlight=False)
@@ -50,17 +50,25 @@ def label(result: Result) -> str:
     return result.model if result.model in ("Single", "Multi") else f"{result.model}-{result.view}"
 
 
+def brief(metric: Metric | None) -> str:
+    """`0.741 ± 0.029`: half the interval's width, for a table with many columns."""
+    if metric is None or math.isnan(metric.value):
+        return "–"
+    return f"{metric.value:.3f} ± {(metric.high - metric.low) / 2:.3f}"
+
+
 def print_comparison(results: Sequence[Result], metric: str) -> None:
     """Methods by suites, for the suites that have the metric; the length-only rule below."""
     console = Console(soft_wrap=not Console().is_terminal)
     rows = [result for result in results if metric in result.metrics]
     suites = list(dict.fromkeys(result.suite for result in rows))
-    table = Table(title=f"{metric} [95 % interval]", title_justify="left", header_style="bold")
-    for heading in ("method", *suites):
+    title = f"{metric} ± half its 95 % interval, which resamples prompts"
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for heading in ("method", *(suite.partition("/")[2] or suite for suite in suites)):
         table.add_column(heading, no_wrap=True)
     for name in dict.fromkeys(label(result) for result in rows):
         found = {r.suite: r.metrics[metric] for r in rows if label(r) == name}
-        table.add_row(name, *(number(found.get(suite)) for suite in suites))
+        table.add_row(name, *(brief(found.get(suite)) for suite in suites))
     lengths = {r.suite: r.metrics.get("length_only_accuracy") for r in rows}
-    table.add_row("longer wins", *(number(lengths[suite]) for suite in suites), style="dim")
+    table.add_row("longer wins", *(brief(lengths[suite]) for suite in suites), style="dim")
     console.print(table)

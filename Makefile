@@ -1,0 +1,44 @@
+# Two commands start everything: `make demo` and `make test`. Both set up .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# A shared machine loses a factor of 4 to threads that spin.
+export OMP_WAIT_POLICY := PASSIVE
+export GOMP_SPINCOUNT := 0
+
+.PHONY: setup demo test lint check real clean
+
+setup: $(VENV)/.done
+
+# torch comes first, by its exact version: where a CPU wheel of it is at hand, pip takes that one
+# instead of gigabytes of CUDA packages.
+$(VENV)/.done: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "smorm needs Python 3.11 or newer: make PYTHON=python3.12 setup"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: setup
+	rm -rf demo
+	$(BIN)/smorm demo --output demo
+
+test: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test
+
+# The method against its baselines on real data, where ../shared/data (or DATA=...) is there.
+DATA ?= ../shared/data
+real: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.real --data $(DATA) --output results/real
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info
