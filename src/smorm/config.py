@@ -7,6 +7,7 @@ are written beside the model.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -54,6 +55,15 @@ class Section(BaseModel):
         return value
 
 
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads `1e-5` as text. Where a key says its type that is mended already."""
+    if isinstance(value, dict):
+        return {key: _number(child) for key, child in value.items()}
+    if isinstance(value, str) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+", value):
+        return float(value)
+    return value
+
+
 def _listed(value: Any) -> Any:
     """Let a single source stand for a list of one."""
     if not isinstance(value, dict):
@@ -74,7 +84,7 @@ class Architecture(Section):
 
     def fields(self) -> dict[str, Any]:
         """What goes to transformers' config class."""
-        return dict(self.model_extra or {})
+        return {key: _number(value) for key, value in (self.model_extra or {}).items()}
 
 
 class TrainedTokenizer(Section):
@@ -324,16 +334,6 @@ def _override(values: dict[str, Any], override: str) -> None:
         node[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"override {override!r}: the value is not valid YAML") from error
-    if isinstance(node[last], str):
-        node[last] = _number(node[last])
-
-
-def _number(text: str) -> Any:
-    """YAML 1.1 reads `1e-5` as text; a user means the number."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 _BRANCHES = {"str", "Architecture", "TrainedTokenizer", "list[str]", "dict[str,str]"}

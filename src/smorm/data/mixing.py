@@ -83,7 +83,8 @@ class DataOrder:
 
     def num_steps(self, epochs: float) -> int:
         """Steps that cover so many epochs (the last one is filled from the next epoch)."""
-        return max(1, math.ceil(epochs * self.epoch_size / self.batch_size))
+        steps = epochs * self.epoch_size / self.batch_size
+        return max(1, math.ceil(round(steps, 6)))  # 0.07 * 100 is 7.000000000000001
 
     def step(self, index: int) -> tuple[Indices, Indices]:
         """Indices of the pairs and of the rated responses of step `index` (from 0)."""

@@ -9,6 +9,7 @@ folding also undoes the scaling.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,7 +63,7 @@ def parse_view(value: Any, attributes: Sequence[str]) -> View:
     """A view from its name or from `{"name", "weights": {row: weight}, "offset"}`.
 
     Raises:
-        ConfigError: unknown name or row, or a weight that is not a finite number.
+        ConfigError: unknown name or row, no weights, or one that is not a finite number.
     """
     if isinstance(value, View):
         return value
@@ -75,9 +76,18 @@ def parse_view(value: Any, attributes: Sequence[str]) -> View:
     for row, weight in weights.items():
         if row not in known:
             raise ConfigError(f"view: no row {row!r}; this model has {', '.join(sorted(known))}")
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or weight != weight:
+        if not _is_number(weight):
             raise ConfigError(f"view: weight of {row!r} is {weight!r}; expected a number")
-    return View(str(value.get("name", "weighted")), weights, float(value.get("offset", 0.0)))
+    if not weights:
+        raise ConfigError(f"view: no weights; expected some of {', '.join(sorted(known))}")
+    offset = value.get("offset", 0.0)
+    if not _is_number(offset):
+        raise ConfigError(f"view: offset is {offset!r}; expected a number")
+    return View(str(value.get("name", "weighted")), weights, float(offset))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _coefficients(

@@ -18,7 +18,7 @@ from smorm.data.census import Census
 from smorm.data.formats import parse_row
 from smorm.data.records import Candidates, Messages, Preference, Rated
 from smorm.data.scaling import restore_scales
-from smorm.errors import ConfigError, DataError
+from smorm.errors import ConfigError, DataError, ModelError
 from smorm.model.network import Layout, RewardNetwork
 from smorm.model.store import ModelCard, load_model, resolve
 from smorm.model.verify import choose_layout
@@ -110,7 +110,7 @@ class RewardModel:
 
     def _check_renderer(self, folder: Path) -> None:
         if self.card.renderer and self.card.renderer != self.renderer.fingerprint:
-            raise DataError(
+            raise ModelError(
                 f"{folder}: conversations would be rendered to other tokens than in training "
                 "(another chat template, tokenizer or transformers version)"
             )

@@ -1,0 +1,87 @@
+"""What cannot share tokens is found out by trying, told, and never used in silence."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from smorm.errors import ModelError
+from smorm.model.network import RewardNetwork
+from smorm.model.verify import choose_layout, probe_sequences, verify
+from smorm.trees.forest import grow
+from tests.model.architectures import OUTSIDERS, tiny
+
+
+def network(name: str) -> RewardNetwork:
+    return RewardNetwork(tiny(name), rows=3, pad_id=0)
+
+
+@pytest.mark.parametrize("name", list(OUTSIDERS))
+def test_an_outsider_falls_back_and_the_log_says_why(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    outsider = network(name)
+    with caplog.at_level(logging.WARNING, logger="smorm"):
+        verdict = choose_layout(outsider)
+    assert verdict.layout == outsider.layout == "padded"
+    (record,) = (r for r in caplog.records if r.name.startswith("smorm"))
+    told = record.getMessage()
+    assert f"{name} cannot share tokens" in told
+    assert "using the padded layout" in told
+    assert "forest: " in told
+    assert "packed: " in told
+
+
+@pytest.mark.parametrize("layout", ["forest", "packed"])
+@pytest.mark.parametrize("name", list(OUTSIDERS))
+def test_an_outsider_asked_by_name_for_what_it_cannot_do_is_an_error(
+    name: str, layout: str
+) -> None:
+    outsider = network(name)
+    with pytest.raises(ModelError, match=rf"layout {layout} is not right for {name}: .*padded"):
+        choose_layout(outsider, layout)  # type: ignore[arg-type]
+    assert outsider.layout == "padded"
+
+
+@pytest.mark.parametrize("layout", ["forest", "packed", "padded"])
+def test_a_layout_that_is_right_is_given_when_asked_for(
+    layout: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    llama = network("llama")
+    choose_layout(llama, layout)  # type: ignore[arg-type]
+    assert llama.layout == layout
+    assert caplog.records == []
+
+
+def test_an_outsider_asked_for_padding_gets_it_without_a_word(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bloom = network("bloom")
+    assert choose_layout(bloom, "padded").layout == "padded"
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("layout", ["forest", "packed", "padded"])
+@pytest.mark.parametrize("training", [False, True])
+def test_verification_leaves_the_network_as_it_was(layout: str, training: bool) -> None:
+    llama = network("llama").train(training)
+    llama.use_layout(layout)  # type: ignore[arg-type]
+    before = {name: value.clone() for name, value in llama.state_dict().items()}
+    random = torch.get_rng_state()
+    assert verify(llama).layout == "forest"
+    assert (llama.layout, llama.training) == (layout, training)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(value, before[name]) for name, value in llama.state_dict().items())
+
+
+def test_half_precision_has_a_tolerance_of_its_own() -> None:
+    half = RewardNetwork(tiny("llama").bfloat16(), rows=3, pad_id=0)
+    assert verify(half).layout == "forest"
+
+
+def test_the_probe_forks_inside_forks_and_holds_equal_sequences() -> None:
+    forest = grow(probe_sequences(97))
+    assert max(map(len, forest.ancestors)) == 2
+    assert int(forest.leaves[0]) == int(forest.leaves[-1])
