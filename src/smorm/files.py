@@ -8,9 +8,11 @@ manifest of SHA-256 sums, written last.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -143,7 +145,7 @@ def whole_folder(target: Path | str) -> Iterator[Path]:
     """Give a temporary sibling to write into; publish it as `target` only when all went well.
 
     On success every file is flushed, `manifest.json` with the sums is written last, and the folder
-    is renamed to `target` (an older one is moved aside first and removed after). On any error the
+    is renamed to `target` (an older one is swapped with it and removed after). On any error the
     temporary folder is removed and `target` is as it was.
 
     Raises:
@@ -174,19 +176,33 @@ def _seal(folder: Path) -> None:
 
 
 def _publish(scratch: Path, target: Path) -> None:
-    old: Path | None = None
-    if target.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-        os.rename(target, old / "old")
+    old = scratch
+    if not target.exists():
+        os.rename(scratch, target)
+    elif not _exchange(scratch, target):
+        old = _move_aside(scratch, target)
+    fsync_path(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two folders in one step, so that neither is ever missing; False where the system or
+    the file system cannot (Linux's renameat2 can)."""
+    swap = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    here, exchange = -100, 2
+    return swap is not None and swap(here, bytes(one), here, bytes(other), exchange) == 0
+
+
+def _move_aside(scratch: Path, target: Path) -> Path:
+    """The same in two steps: `target` is missing between them. Returns what held the old one."""
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    os.rename(target, old / "old")
     try:
         os.rename(scratch, target)
     except OSError:
-        if old is not None:
-            os.rename(old / "old", target)
+        os.rename(old / "old", target)
         raise
-    fsync_path(target.parent)
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)
+    return old
 
 
 def is_whole(folder: Path | str) -> bool:

@@ -66,8 +66,11 @@ def run(
     from smorm.cli.tables import print_comparison
     from smorm.errors import ConfigError
     from smorm.evaluation.result import Result, write_results
+    from smorm.files import write_text
     from smorm.lab import write_dataset
+    from smorm.report.figures import comparison, standalone
     from smorm.report.page import write_page
+    from smorm.report.rows import rows_of
 
     if output.exists() and any(output.iterdir()):
         raise ConfigError(f"--output {output}: is not empty; name a new folder, or remove it")
@@ -80,6 +83,8 @@ def run(
         results += _train_and_measure(output, files, name, kind, views, seed)
     write_results(output / "results.json", results)
     write_page([r.as_dict() for r in results], output / "report.html", "smorm demo", INTRO)
+    figure = comparison(rows_of([r for r in results if r.suite.startswith("pairs")]))
+    write_text(output / "accuracy.svg", standalone(figure or ""))
     print_comparison(results, "accuracy")
     typer.echo(
         f"\nmodel:   {output / 'SMORM' / 'model'}\nresults: {output / 'results.json'}\n"

@@ -66,6 +66,9 @@ def forest_attention(
     forest.cache["calls"] = forest.cache.get("calls", 0) + 1
     scale = scaling if scaling is not None else 1.0 / math.sqrt(query.shape[-1])
     window = sliding_window if sliding_window and forest.max_position >= sliding_window else None
+    if query.device.type == "cuda" and query.dtype != value.dtype:
+        # Under autocast the rotary embedding leaves queries and keys in fp32.
+        query, key = query.to(value.dtype), key.to(value.dtype)
     backend = choose_backend(query, window, softcap, s_aux)
     if backend == "cpu_flash":
         out = _cpu_flash(query, key, value, forest, scale)

@@ -129,13 +129,24 @@ def load_tokenizer(path: str) -> Any:
     Raises:
         ModelError: it cannot be loaded.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     refuse_remote_code(path)
     try:
-        return AutoTokenizer.from_pretrained(path)
+        # AutoTokenizer prefers some model types' own class (Qwen2's) to the one that is written
+        # down, and that class splits text in another way: the one written down decides.
+        complete = _tokenizer_class(Path(path)) == "TokenizersBackend"
+        return (PreTrainedTokenizerFast if complete else AutoTokenizer).from_pretrained(path)
     except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ModelError(f"{path}: no usable tokenizer: {_first_line(error)}") from error
+
+
+def _tokenizer_class(folder: Path) -> str | None:
+    file = folder / "tokenizer_config.json"
+    if not file.is_file():
+        return None
+    values = json.loads(file.read_text(encoding="utf-8"))
+    return values.get("tokenizer_class") if isinstance(values, dict) else None
 
 
 def fit_embeddings(backbone: Any, vocab_size: int) -> None:

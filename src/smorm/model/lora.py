@@ -59,7 +59,8 @@ def load_lora(backbone: Any, folder: Path, *, trainable: bool = False) -> Any:
 def save_lora(backbone: Any, folder: Path) -> None:
     """Write the adapters (not the base model) as safetensors."""
     with _peft():
-        backbone.save_pretrained(folder, safe_serialization=True)
+        # The only rows that we ever add to an embedding are padding, which nothing reads.
+        backbone.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
 
 
 def is_lora(backbone: Any) -> bool:

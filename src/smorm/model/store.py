@@ -9,8 +9,7 @@ names its base. A folder without its head is an error: a random head scores with
 from __future__ import annotations
 
 import copy
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,15 @@ from safetensors.torch import save_file
 
 from smorm import files
 from smorm.data.scaling import AttributeScale
-from smorm.errors import ModelError
+from smorm.errors import DataError, ModelError
 from smorm.model import lora
-from smorm.model.backbone import fit_embeddings, load_backbone, load_tokenizer, quiet
+from smorm.model.backbone import (
+    fit_embeddings,
+    load_backbone,
+    load_tokenizer,
+    position_limit,
+    quiet,
+)
 from smorm.model.network import RewardNetwork
 from smorm.model.views import PREFERENCE
 
@@ -195,6 +200,8 @@ def load_model(path: Path | str, *, dtype: torch.dtype = torch.float32) -> Any:
         backbone = load_lora_backbone(folder, card, dtype)
     else:
         backbone = load_backbone(str(folder), dtype=dtype)
+    if not (folder / CARD).is_file():
+        card = replace(card, max_tokens=position_limit(backbone) or card.max_tokens)
     tokenizer = load_tokenizer(str(folder))
     network = RewardNetwork(backbone, len(weight), pad_id=_pad_id(backbone, tokenizer))
     network.head.weight.data = weight.float()
@@ -223,6 +230,8 @@ def read_head(folder: Path) -> torch.Tensor:
                 if WEIGHT in stored.keys():  # noqa: SIM118  (a safetensors handle is no mapping)
                     weight: torch.Tensor = stored.get_tensor(WEIGHT)
                     return weight
+        except FileNotFoundError as error:
+            raise ModelError(f"{path}: no such file, but the index names it") from error
         except SafetensorError as error:
             raise ModelError(f"{path}: damaged: {error}") from error
     raise ModelError(
@@ -234,17 +243,24 @@ def read_head(folder: Path) -> torch.Tensor:
 def _weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        mapping = files.read_json(index)["weight_map"]
+        mapping = _read(index)["weight_map"]
         return [folder / mapping[WEIGHT]] if WEIGHT in mapping else []
     names = (HEAD, "model.safetensors")
     return [folder / name for name in names if (folder / name).is_file()]
 
 
+def _read(path: Path) -> Any:
+    try:
+        return files.read_json(path)
+    except DataError as error:
+        raise ModelError(str(error)) from error
+
+
 def _card(folder: Path, rows: int) -> ModelCard:
     if (folder / CARD).is_file():
-        return parse_card(files.read_json(folder / CARD), folder / CARD)
+        return parse_card(_read(folder / CARD), folder / CARD)
     # A reward model that we did not train: its first row is taken for the preference row.
-    labels = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("id2label", {})
+    labels = _read(folder / "config.json").get("id2label", {})
     names = tuple(str(labels.get(str(i), f"row_{i}")) for i in range(1, rows))
     plain = tuple(AttributeScale(name, 0.0, 1.0) for name in names)
     return ModelCard(attributes=names, scales=plain)

@@ -100,6 +100,8 @@ def describe(values: dict[str, float]) -> str:
         shown.append(f"accuracy {values['accuracy']:.3f}")
     if "mse" in values:
         shown.append(f"mse {values['mse']:.3f}")
+    if "dev/accuracy" in values:
+        shown.append(f"held-out accuracy {values['dev/accuracy']:.3f}")
     if "tokens_per_second" in values:
         shown.append(f"{values['tokens_per_second']:,.0f} tokens/s")
     return "  ".join(shown)

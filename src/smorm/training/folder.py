@@ -1,0 +1,70 @@
+"""The run's folder: what is written at the beginning, and where a stopped run goes on."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from smorm import files
+from smorm.config import decisive, dump_config
+from smorm.errors import CheckpointError, ConfigError
+from smorm.training.checkpoint import (
+    list_checkpoints,
+    load_checkpoint,
+    newest_checkpoint,
+    read_state,
+)
+from smorm.training.setup import Prepared
+
+log = logging.getLogger(__name__)
+
+
+def refuse_another_run(folder: Path, checkpoints: Path, resume: bool) -> None:
+    """Without `resume`, a folder that holds a run is left alone (ConfigError)."""
+    if resume:
+        return
+    if list_checkpoints(checkpoints) or (folder / "model").exists():
+        raise ConfigError(
+            f"output.folder: {folder} holds a run already: add --resume to go on with it, "
+            "or name another folder"
+        )
+
+
+def write_beginnings(prepared: Prepared, folder: Path) -> None:
+    """Write the resolved configuration and what was counted; tell it on the terminal."""
+    files.write_text(folder / "config.yaml", dump_config(prepared.config))
+    report = {
+        "pairs": len(prepared.train.pairs),
+        "rated": len(prepared.train.rated),
+        "attributes": [scale.name for scale in prepared.card.scales],
+        "counted": prepared.census.as_dict(),
+        "fingerprint": {"config": prepared.config.hash, "data": prepared.data_hash},
+    }
+    files.write_json(folder / "data.json", report)
+    log.info(
+        "%d pairs, %d rated responses, %s layout",
+        len(prepared.train.pairs),
+        len(prepared.train.rated),
+        prepared.network.layout,
+    )
+    for line in prepared.census.lines():
+        log.info("data: %s", line)
+
+
+def resume_run(prepared: Prepared, folder: Path, named: dict[str, Any], optimizer: Any) -> int:
+    """Steps done: from the newest whole checkpoint, or 0 when there is none."""
+    path = newest_checkpoint(folder)
+    if path is None:
+        log.info("no checkpoint in %s: starting from the beginning", folder)
+        return 0
+    state = read_state(path)
+    now = decisive(prepared.config.as_dict())
+    changed = sorted(k for k in {*now, *state["config"]} if now.get(k) != state["config"].get(k))
+    if changed:
+        raise CheckpointError(f"{path}: was written with another {', '.join(changed)}")
+    if state["data"] != prepared.data_hash:
+        raise CheckpointError(f"{path}: was written with other data (or another tokenizer)")
+    load_checkpoint(path, named, optimizer)
+    log.info("resumed after step %d from %s", state["step"], path)
+    return int(state["step"])
