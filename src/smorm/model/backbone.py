@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from typing import Any
 import torch
 
 from smorm.errors import ConfigError, ModelError
+
+log = logging.getLogger(__name__)
 
 _SPECIAL = ("pad", "bos", "eos")
 _IDS = frozenset(f"{kind}_token_id" for kind in _SPECIAL)
@@ -99,6 +102,10 @@ def load_backbone(path: str, *, dtype: torch.dtype = torch.float32) -> Any:
             )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"{path}: cannot be loaded: {_first_line(error)}") from error
+    if "score.weight" in info["unexpected_keys"] and not Path(path).is_dir():
+        log.warning(
+            "%s has a score head, which is not used: to start from it, give a local folder", path
+        )
     missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if missing:
         raise ModelError(

@@ -240,6 +240,24 @@ def read_head(folder: Path) -> torch.Tensor:
     )
 
 
+def start_head(network: RewardNetwork, folder: Path) -> bool:
+    """Let the preference row start from a reward model's own, where `folder` has one.
+
+    Attribute rows start anew: they are on the scales of the ratings that they were trained on.
+
+    Raises:
+        ModelError: the folder's head has another width.
+    """
+    try:
+        weight = read_head(folder)
+    except ModelError:
+        return False
+    if weight.shape[1] != network.head.weight.shape[1]:
+        raise ModelError(f"{folder}: {WEIGHT} is {weight.shape[1]} wide, the backbone is not")
+    network.head.weight.data[0] = weight[0].float()
+    return True
+
+
 def _weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():

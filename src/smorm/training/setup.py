@@ -38,7 +38,7 @@ from smorm.model.backbone import (
 )
 from smorm.model.lora import add_lora
 from smorm.model.network import RewardNetwork
-from smorm.model.store import ModelCard, versions
+from smorm.model.store import ModelCard, start_head, versions
 from smorm.model.verify import choose_layout
 from smorm.text.bpe import train_bpe
 from smorm.text.chat import Renderer
@@ -235,6 +235,8 @@ def _network(config: Config, tokenizer: Any, attributes: int) -> RewardNetwork:
     if config.model.lora is not None:
         backbone = add_lora(backbone, **config.model.lora.model_dump())
     network = RewardNetwork(backbone, 1 + attributes, pad_id=tokenizer.pad_token_id)
+    if isinstance(spec, str) and Path(spec).is_dir() and start_head(network, Path(spec)):
+        log.info("the preference row starts from that of %s, attribute rows start anew", spec)
     if config.objective.kind == "regression":
         # Row 0 is never trained here: zeros say so, where random weights would pass for a score.
         network.head.weight.data[0] = 0.0
