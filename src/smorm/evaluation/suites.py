@@ -145,7 +145,9 @@ def _score(
     for record, result in zip(records, results, strict=True):
         if isinstance(result, str):
             if on_bad_record == "stop" and scorer.overlong != "drop":
-                raise DataError(f"{record.where}: {result}")
+                raise DataError(
+                    f"{record.where}: {result}. Skipping bad records leaves it out, counted."
+                )
             census.add("record without a score, left out", record.where)
             continue
         if result.truncated:

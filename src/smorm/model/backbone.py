@@ -157,9 +157,10 @@ def _tokenizer_class(folder: Path) -> str | None:
 
 
 def fit_embeddings(backbone: Any, vocab_size: int) -> None:
-    """Enlarge the embedding for added tokens (new rows are the mean of the others)."""
+    """Enlarge the embedding for added tokens (new rows are drawn around the mean of the others)."""
     if backbone.get_input_embeddings().weight.shape[0] < vocab_size:
-        backbone.resize_token_embeddings(vocab_size, mean_resizing=True)
+        with quiet():
+            backbone.resize_token_embeddings(vocab_size, mean_resizing=True)
 
 
 def position_limit(backbone: Any) -> int | None:

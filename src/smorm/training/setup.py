@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import logging
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from smorm.config import Architecture, Config, SourceConfig, TrainedTokenizer
+from smorm.config import Architecture, Config, TrainedTokenizer
 from smorm.data.census import Census
-from smorm.data.encode import Encoder, TokenPair, TokenRated, encode_preferences, encode_rated
-from smorm.data.formats import Source, read_preferences, read_rated
+from smorm.data.encode import Encoder
 from smorm.data.mixing import DataOrder
-from smorm.data.records import Preference, Rated
-from smorm.data.scaling import (
-    AttributeScale,
-    apply_scales,
-    attribute_names,
-    fit_scales,
-    rating_matrix,
-    restore_scales,
-)
+from smorm.data.scaling import AttributeScale
 from smorm.errors import ConfigError, DataError
 from smorm.model.backbone import (
     build_backbone,
@@ -43,35 +29,18 @@ from smorm.model.verify import choose_layout
 from smorm.text.bpe import train_bpe
 from smorm.text.chat import Renderer
 from smorm.text.padding import ensure_pad_token
+from smorm.training.sources import (
+    Records,
+    TokenSet,
+    attribute_means,
+    data_fingerprint,
+    encode_records,
+    fit_attributes,
+    limited,
+    read_sources,
+)
 
 log = logging.getLogger(__name__)
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class TokenSet:
-    """Pairs and rated responses as tokens; `targets` [R, K] scaled, NaN where not rated."""
-
-    pairs: list[TokenPair]
-    rated: list[TokenRated]
-    targets: Floats
-
-
-@dataclass(frozen=True, slots=True)
-class Records:
-    """What the sources hold, before it is tokens."""
-
-    pairs: list[Preference]
-    rated: list[Rated]
-
-    def texts(self) -> Iterable[str]:
-        """Every text, for training a tokenizer."""
-        for pair in self.pairs:
-            for message in itertools.chain(pair.prompt, pair.chosen, pair.rejected):
-                yield message.content
-        for rated in self.rated:
-            for message in itertools.chain(rated.prompt, rated.response):
-                yield message.content
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +67,7 @@ def prepare(config: Config) -> Prepared:
     """
     census = Census()
     kind = config.objective.kind
-    records = _read(
+    records = read_sources(
         config,
         config.data.preference if kind != "regression" else [],
         config.data.rated if kind != "preference" else [],
@@ -107,49 +76,23 @@ def prepare(config: Config) -> Prepared:
     tokenizer = _tokenizer(config, records)
     renderer = _renderer(config, tokenizer)
     encoder = _encoder(config, renderer, census)
-    names, scales = _attributes(config, records.rated, census)
-    train = _encode(records, encoder, scales)
+    names, scales = fit_attributes(config, records.rated, census)
+    train = encode_records(records, encoder, scales)
     if (kind != "regression" and not train.pairs) or (kind != "preference" and not train.rated):
         raise DataError("no usable training record is left: " + "; ".join(census.lines()))
     held_out = Census()
-    dev_records = _read(
+    dev_records = read_sources(
         config, config.evaluation.preference, config.evaluation.rated if names else [], held_out
     )
-    dev = _encode(_limited(dev_records, config), _encoder(config, renderer, held_out), scales)
+    dev = encode_records(limited(dev_records, config), _encoder(config, renderer, held_out), scales)
     for line in held_out.lines():
         log.info("held-out data: %s", line)
     network = _network(config, tokenizer, len(names))
-    data_hash = _data_hash(train)
+    data_hash = data_fingerprint(train)
     card = _card(config, renderer, scales, train, data_hash)
     return Prepared(
         config, network, tokenizer, card, train, dev, _order(config, train), census, data_hash
     )
-
-
-def to_source(source: SourceConfig) -> Source:
-    """The reader's source from the configuration's."""
-    return Source(**source.model_dump())
-
-
-def _read(
-    config: Config,
-    preference: Sequence[SourceConfig],
-    rated: Sequence[SourceConfig],
-    census: Census,
-) -> Records:
-    options: Any = {
-        "census": census,
-        "on_bad_record": config.data.on_bad_record,
-        "quarantine": config.output.folder / "quarantine.jsonl",
-    }
-    pairs = [p for s in preference for p in read_preferences(to_source(s), **options)]
-    ratings = [r for s in rated for r in read_rated(to_source(s), **options)]
-    return Records(pairs, ratings)
-
-
-def _limited(records: Records, config: Config) -> Records:
-    limit = config.evaluation.limit
-    return records if limit is None else Records(records.pairs[:limit], records.rated[:limit])
 
 
 def _tokenizer(config: Config, records: Records) -> Any:
@@ -183,36 +126,6 @@ def _renderer(config: Config, tokenizer: Any) -> Renderer:
 def _encoder(config: Config, renderer: Renderer, census: Census) -> Encoder:
     data = config.data
     return Encoder(renderer, data.max_tokens, data.overlong, census, data.on_bad_record)
-
-
-def _attributes(
-    config: Config, rated: list[Rated], census: Census
-) -> tuple[list[str], list[AttributeScale]]:
-    if not rated:
-        return [], []
-    present = attribute_names(rated)
-    names = config.data.attributes or present
-    unknown = sorted(set(names) - set(present))
-    if unknown:
-        raise ConfigError(
-            f"data.attributes: no record rates {', '.join(unknown)}; rated are {', '.join(present)}"
-        )
-    scales = fit_scales(names, rating_matrix(rated, names), config.data.scaling, census)
-    return list(names), scales
-
-
-def _encode(records: Records, encoder: Encoder, scales: list[AttributeScale]) -> TokenSet:
-    pairs = list(encode_preferences(records.pairs, encoder))
-    names = [scale.name for scale in scales]
-    rated = [r for r in encode_rated(records.rated, encoder) if _rates_any(r.record, names)]
-    targets = np.zeros((len(rated), len(names)))
-    if rated:
-        targets = apply_scales(scales, rating_matrix([r.record for r in rated], names))
-    return TokenSet(pairs, rated, targets)
-
-
-def _rates_any(record: Rated, names: list[str]) -> bool:
-    return any(record.scores.get(name) is not None for name in names)
 
 
 def _network(config: Config, tokenizer: Any, attributes: int) -> RewardNetwork:
@@ -276,17 +189,6 @@ def _order(config: Config, train: TokenSet) -> DataOrder:
     )
 
 
-def _data_hash(train: TokenSet) -> str:
-    digest = hashlib.sha256()
-    for pair in train.pairs:
-        for part in (pair.chosen, pair.rejected, np.float64(pair.margin)):
-            digest.update(part.tobytes() + b"|")
-    for rated in train.rated:
-        digest.update(rated.tokens.tobytes() + b"|")
-    digest.update(train.targets.tobytes())
-    return digest.hexdigest()[:16]
-
-
 def _card(
     config: Config,
     renderer: Renderer,
@@ -300,7 +202,7 @@ def _card(
     return ModelCard(
         attributes=tuple(scale.name for scale in scales),
         scales=tuple(scales),
-        means=_means(scales, train),
+        means=attribute_means(scales, train),
         default_view=config.output.default_view or default,
         preference_trained=kind != "regression",
         max_tokens=config.data.max_tokens,
@@ -311,13 +213,6 @@ def _card(
         hashes={"config": config.hash, "data": data_hash},
         versions=versions(),
     )
-
-
-def _means(scales: list[AttributeScale], train: TokenSet) -> dict[str, float]:
-    if not scales:
-        return {}
-    means = np.nanmean(restore_scales(scales, train.targets), axis=0)
-    return {scale.name: float(mean) for scale, mean in zip(scales, means, strict=True)}
 
 
 def _base(backbone: str | Architecture) -> str:

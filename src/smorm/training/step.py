@@ -16,7 +16,8 @@ from smorm.data.encode import Tokens
 from smorm.errors import NonFiniteLossError
 from smorm.model.network import RewardNetwork
 from smorm.objectives.joint import Labels, Terms, Totals, Weights, joint
-from smorm.training.setup import Prepared, TokenSet
+from smorm.training.setup import Prepared
+from smorm.training.sources import TokenSet
 
 Gradients = dict[str, torch.Tensor]
 
