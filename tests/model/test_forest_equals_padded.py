@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -52,38 +54,30 @@ def assert_agree(network: RewardNetwork, layout: Layout, sequences: list[np.ndar
     torch.testing.assert_close(scores, expected, atol=TOLERANCE, rtol=0)
     assert gradients.keys() == expected_gradients.keys()
     for name, gradient in gradients.items():
-        scale = max(1.0, float(expected_gradients[name].abs().max()))
-        gap = float((gradient - expected_gradients[name]).abs().max()) / scale
+        gap = float((gradient - expected_gradients[name]).abs().max())
         assert gap < TOLERANCE, f"{name}: {gap}"
 
 
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
 @pytest.mark.parametrize("shape", ["pairs", "singles", "tree of 6", "tree of 16"])
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
-def test_scores_and_gradients_agree(name: str, shape: str) -> None:
-    network = RewardNetwork(tiny(name), rows=4, pad_id=0).train()
-    assert_agree(network, "forest", sequences_of(shape))
-
-
-@pytest.mark.parametrize("name", list(ARCHITECTURES))
-def test_they_agree_under_gradient_checkpointing(name: str) -> None:
-    network = RewardNetwork(tiny(name), rows=4, pad_id=0).train()
-    network.checkpoint_activations()
-    assert_agree(network, "forest", sequences_of("tree of 6"))
-
-
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("name", list(ARCHITECTURES))
-def test_they_agree_under_lora(name: str, checkpointing: bool) -> None:
-    adapted = add_lora(tiny(name), rank=4, alpha=8, dropout=0.0, targets="all-linear")
-    for key, parameter in adapted.named_parameters():
-        if "lora_B" in key:
-            torch.nn.init.normal_(parameter, std=0.2)
-    network = RewardNetwork(adapted, rows=4, pad_id=0).train()
+def test_scores_and_gradients_agree(name: str, shape: str, checkpointing: bool, lora: bool) -> None:
+    network = RewardNetwork(adapted(tiny(name)) if lora else tiny(name), rows=4, pad_id=0).train()
     if checkpointing:
         network.checkpoint_activations()
-    assert_agree(network, "forest", sequences_of("tree of 16"))
-    _, gradients = scores_and_gradients(network, "forest", sequences_of("pairs"))
-    assert any("lora_A" in key for key in gradients)
+    assert_agree(network, "forest", sequences_of(shape))
+    trained = {key for key, p in network.named_parameters() if p.grad is not None}
+    assert any("lora_A" in key for key in trained) == lora
+
+
+def adapted(backbone: Any) -> Any:
+    """With adapters that do something already."""
+    wrapped = add_lora(backbone, rank=4, alpha=8, dropout=0.0, targets="all-linear")
+    for key, parameter in wrapped.named_parameters():
+        if "lora_B" in key:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return wrapped
 
 
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
