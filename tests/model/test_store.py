@@ -30,6 +30,7 @@ CARD = ModelCard(
     renderer="abc",
     hashes={"config": "c", "data": "d"},
 )
+TEXT = "a few <|user|> words  12345 isn't <|endoftext|> \u00e9 e\u0301\n\n it?"
 SEQUENCES = sequences_of("tree of 6")
 
 
@@ -40,7 +41,7 @@ def tokenizer():
 
 def network_of(backbone) -> RewardNetwork:
     torch.manual_seed(3)
-    network = RewardNetwork(backbone, rows=3, pad_id=0).eval()
+    network = RewardNetwork(backbone, rows=3, pad_id=2).eval()  # not its config's, which is 0
     torch.nn.init.normal_(network.head.weight, std=0.3)
     return network
 
@@ -77,6 +78,7 @@ def test_a_loaded_model_gives_the_same_bits(tmp_path, tokenizer, name, layout):
     loaded, loaded_tokenizer, card = load_model(tmp_path / "m")
     assert card == CARD
     assert loaded_tokenizer.get_vocab() == tokenizer.get_vocab()
+    assert loaded_tokenizer(TEXT)["input_ids"] == tokenizer(TEXT)["input_ids"]
     assert loaded_tokenizer.chat_template == tokenizer.chat_template
     assert not loaded.training
     assert torch.equal(scores(loaded, layout), expected)
@@ -105,7 +107,7 @@ def test_plain_transformers_finds_every_weight_and_gives_the_same_scores(tmp_pat
     config = AutoConfig.from_pretrained(tmp_path / "all")
     assert config.id2label == {0: "preference", 1: "clarity", 2: "depth"}
     assert (config.num_labels, config.problem_type) == (3, "regression")
-    assert config.get_text_config().pad_token_id == 0
+    assert config.get_text_config().pad_token_id == 2
     row, _ = fold(named_view("M", NAMES), network.head.weight, CARD.scales)
     save_view(tmp_path / "one", network, tokenizer, ModelCard(), row)
     folded = expected @ torch.tensor([[0.5], [0.25 * 0.5], [0.25 * 3.0]])
@@ -300,6 +302,5 @@ def test_the_head_of_a_folder_is_read_alone(llama):
 
 
 def test_the_saved_tokenizer_is_the_run_s(llama, tokenizer):
-    text = "a few <|user|> words"
     found = AutoTokenizer.from_pretrained(llama)
-    assert found(text)["input_ids"] == tokenizer(text)["input_ids"]
+    assert found(TEXT)["input_ids"] == tokenizer(TEXT)["input_ids"]

@@ -40,7 +40,8 @@ def random_family(seed: int, vocabulary: int = 97) -> list[Tokens]:
         kept = earlier[: rng.integers(0, len(earlier) + 1)]
         tail = rng.integers(0, vocabulary, rng.integers(1, 12)).astype(np.int32)
         found.append(np.concatenate([kept, tail]))
-    return [*found, found[0][:9], found[-1].copy()]
+    branch = np.concatenate([found[0][:9], found[-1]])
+    return [*found, found[0][:9], branch, found[-1].copy()]
 
 
 def distinct_prefixes(sequences: list[Tokens]) -> int:
