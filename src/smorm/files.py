@@ -159,8 +159,10 @@ def whole_folder(target: Path | str) -> Iterator[Path]:
             yield scratch
             _seal(scratch)
             _publish(scratch, target)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(scratch, ignore_errors=True)
+            if isinstance(error, OutputError):  # the user knows the target, not the scratch folder
+                raise OutputError(str(error).replace(str(scratch), str(target))) from error
             raise
 
 

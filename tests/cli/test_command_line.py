@@ -269,7 +269,10 @@ def test_a_full_disk_during_a_save_is_told_and_loses_nothing(tmp_path):
         capture_output=True, text=True, env=ENVIRONMENT, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    assert "could not be written" in error_of(done.stderr)
+    line = error_of(done.stderr)
+    assert "could not be written" in line
+    assert str(tmp_path / "run" / "model") in line
+    assert "/." not in line
     assert sorted((tmp_path / "run" / "checkpoints").rglob("*")) == before
     assert not (tmp_path / "run" / "model").exists()
     assert subprocess.run(

@@ -109,3 +109,28 @@ def test_a_reward_model_of_others_without_a_card_is_scored_by_its_rows(tmp_path)
     model = RewardModel.load(tmp_path / "plain")
     expected = plain_scores(tmp_path / "plain", conversations, 1)[:, 0]
     np.testing.assert_allclose(model.score(conversations, "F").view(), expected, atol=1e-5)
+
+
+def test_a_tokenizer_that_plain_transformers_replaces_is_told(tmp_path):
+    values = config_values(tmp_path / "run", training={"max_steps": 1})
+    values["model"] = {
+        "backbone": {
+            "architecture": "qwen2", "hidden_size": 32, "intermediate_size": 48,
+            "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        },
+        "tokenizer": {"train": "bpe", "vocab_size": 400},
+    }  # fmt: skip
+    model = RewardModel.load(train(parse_config(values)))
+    done = export_view(
+        tmp_path / "out", model.network, model.tokenizer, model.card, model.view("F")
+    )
+    plain = AutoTokenizer.from_pretrained(tmp_path / "out")
+    text = "What is 2 + 2? It's 4, isn't it?"
+    assert done.same_tokens == (plain(text)["input_ids"] == model.tokenizer(text)["input_ids"])
+    assert export_view(
+        tmp_path / "llama", *_parts(RewardModel.load(trained())), RewardModel.load(trained()).view()
+    ).same_tokens
+
+
+def _parts(model: RewardModel) -> tuple:
+    return model.network, model.tokenizer, model.card

@@ -41,6 +41,13 @@ def run(
         f"{done.folder}: plain transformers gives the same scores "
         f"(largest difference {done.difference:.1e}, where scores spread by {done.spread:.2f})"
     )
+    if not done.same_tokens:
+        typer.echo(
+            "warning: AutoTokenizer makes other tokens of this folder's text than the model was "
+            "trained on (it prefers a class of its own for this model type): give other programs "
+            "token ids, or load the tokenizer with PreTrainedTokenizerFast.",
+            err=True,
+        )
     if done.offset:
         typer.echo(
             f"The view's constant {done.offset:+.6g} is not in the folder's one row (its head has "

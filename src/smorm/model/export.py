@@ -25,15 +25,20 @@ from smorm.model.views import View, apply_view, fold
 TOLERANCE = 1e-5
 """Largest difference between a view and its export, in units of the scores' spread, in fp32."""
 
+_TEXTS = ("What is 2 + 2? It's 4, isn't it?", "def f(x):\n    return x ** 12345", "naïve 你好 🙂")
+
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """Where the folder is, the constant that its head cannot hold, and the difference measured."""
+    """Where the folder is, the constant that its head cannot hold, the difference measured, and
+    whether plain transformers' `AutoTokenizer` makes the same tokens of text (for some model types
+    it prefers a class of its own to the one that is written down)."""
 
     folder: Path
     offset: float
     difference: float
     spread: float
+    same_tokens: bool
 
 
 def export_view(
@@ -60,7 +65,7 @@ def export_view(
     )
     save_view(folder, network, tokenizer, folded, row)
     expected = _probe(network, lambda rows: apply_view(view, rows, card.scales) - offset)
-    return _compare(Path(folder), expected[:, None], offset)
+    return _compare(Path(folder), expected[:, None], offset, tokenizer)
 
 
 def export_all_rows(
@@ -74,7 +79,7 @@ def export_all_rows(
     """
     _merge(network)
     save_model(folder, network, tokenizer, replace(card, base=None))
-    return _compare(Path(folder), _probe(network, lambda rows: rows), 0.0)
+    return _compare(Path(folder), _probe(network, lambda rows: rows), 0.0, tokenizer)
 
 
 def _merge(network: RewardNetwork) -> None:
@@ -94,7 +99,15 @@ def _probe(network: RewardNetwork, values: Any) -> Any:
     return values(np.concatenate(rows))
 
 
-def _compare(folder: Path, expected: Any, offset: float) -> Exported:
+def _same_tokens(folder: Path, tokenizer: Any) -> bool:
+    from transformers import AutoTokenizer
+
+    with quiet():
+        plain = AutoTokenizer.from_pretrained(folder)
+    return all(plain(text)["input_ids"] == tokenizer(text)["input_ids"] for text in _TEXTS)
+
+
+def _compare(folder: Path, expected: Any, offset: float, tokenizer: Any) -> Exported:
     """The largest difference to what plain transformers makes of the folder."""
     from transformers import AutoModelForSequenceClassification
 
@@ -124,4 +137,4 @@ def _compare(folder: Path, expected: Any, offset: float) -> Exported:
             f"{folder}: plain transformers gives other scores (by {difference:.1e}, where scores "
             f"spread by {spread:.2f}): do not use it"
         )
-    return Exported(folder, offset, difference, spread)
+    return Exported(folder, offset, difference, spread, _same_tokens(folder, tokenizer))
