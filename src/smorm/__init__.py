@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-__all__ = ["Config", "RewardModel", "Scores", "load_config", "train"]
+from smorm.version import __version__
+
+__all__ = ["Config", "RewardModel", "Scores", "__version__", "load_config", "train"]
 
 _PLACES = {
     "Config": "smorm.config",

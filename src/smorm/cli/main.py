@@ -15,8 +15,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from smorm import __version__
 from smorm.errors import Interrupted, SmormError
+from smorm.version import __version__
 
 VERBS = {
     "demo": "See what resists reward hacking: train and compare on a small generated world.",

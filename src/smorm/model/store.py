@@ -94,7 +94,7 @@ def versions() -> dict[str, str]:
     """The versions that decide a score."""
     import transformers
 
-    from smorm import __version__
+    from smorm.version import __version__
 
     return {
         "smorm": __version__,

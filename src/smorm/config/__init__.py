@@ -1,0 +1,31 @@
+"""The configuration: one YAML file, strictly validated, overridden by `dotted.key=value`.
+
+An unknown key is an error that names the nearest known one. The resolved configuration and its hash
+are written beside the model.
+"""
+
+from smorm.config.reading import dump_config, load_config, parse_config
+from smorm.config.sections import (
+    BOOKKEEPING,
+    Architecture,
+    Config,
+    LoraConfig,
+    ObjectiveSection,
+    SourceConfig,
+    TrainedTokenizer,
+    decisive,
+)
+
+__all__ = [
+    "BOOKKEEPING",
+    "Architecture",
+    "Config",
+    "LoraConfig",
+    "ObjectiveSection",
+    "SourceConfig",
+    "TrainedTokenizer",
+    "decisive",
+    "dump_config",
+    "load_config",
+    "parse_config",
+]
