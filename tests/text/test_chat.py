@@ -15,9 +15,19 @@ from smorm.errors import DataError, ModelError
 from smorm.text.chat import ROLES, Message, Messages, Renderer
 from smorm.text.templates import PLAIN_TEMPLATE
 
-from .styles import NAMED, STYLES, TEMPLATES, build, data_folder, shared, stories
+from .styles import (
+    NAMED,
+    NATIVE,
+    STYLES,
+    TEMPLATES,
+    build,
+    data_folder,
+    needs_sanitizer,
+    shared,
+    stories,
+)
 
-SANITIZERS = ("auto", "transformers", "builtin")
+SANITIZERS = ("auto", NATIVE, "builtin")
 TALK: Messages = (
     Message("user", "What is 6 * 7?\n\nThink first. 你好 🙂"),
     Message("assistant", "  The answer is 42 < 43 | 44 > [x].\n"),
@@ -38,6 +48,7 @@ def test_honest_text_renders_as_apply_chat_template_does(style: str, sanitizer: 
     assert Renderer(shared(style), sanitizer=sanitizer).render(TALK) == plain_ids(style, TALK)
 
 
+@needs_sanitizer
 @pytest.mark.parametrize("style", STYLES)
 @given(first=text, second=text)
 @settings(max_examples=60, deadline=None)
