@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -196,6 +199,34 @@ def test_a_checkpoint_with_a_flipped_byte_is_passed_over_and_told(smorm, tmp_pat
     code, _, err = smorm("train", config, "--resume")
     assert code == 2
     assert "no checkpoint in" in error_of(err)
+
+
+def test_a_backbone_that_is_not_there_is_named(smorm, tmp_path):
+    values = config_values(tmp_path / "run", model={"backbone": str(tmp_path / "none")})
+    code, _, err = smorm("train", write_config(tmp_path / "c.yaml", values))
+    assert code == 2
+    assert error_of(err).endswith(f"{tmp_path / 'none'}: no such folder")
+
+
+def test_on_a_terminal_a_bar_shows_loss_speed_and_time_left_within_80_columns(tmp_path):
+    config = write_config(tmp_path / "c.yaml", config_values(tmp_path / "run"))
+    environment = {**ENVIRONMENT, "TERM": "xterm", "COLUMNS": "80"}
+    terminal, inside = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "smorm.cli.main", "train", str(config)],
+        stdout=inside, stderr=inside, env=environment,
+    ) as process:  # fmt: skip
+        os.close(inside)
+        shown = b""
+        with contextlib.suppress(OSError):  # a terminal whose last process left gives EIO
+            while part := os.read(terminal, 4096):
+                shown += part
+        assert process.wait(timeout=60) == 0
+    os.close(terminal)
+    typed = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
+    last = [line for line in re.split(r"[\r\n]", typed) if "6/6" in line][-1]
+    assert len(last) <= 80
+    assert re.search(r"6/6 loss \d\.\d+ acc \d\.\d+ mse \d\.\d+ [\d.]+k tok/s 0:00:00", last)
 
 
 def test_a_run_is_not_overwritten(smorm, tmp_path):

@@ -72,6 +72,8 @@ def _root(
     logging.basicConfig(
         level=logging.WARNING if quiet else logging.INFO, format="%(message)s", stream=sys.stderr
     )
+    # Its retries are told line by line; what came of them is one error of ours.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     for noisy in ("httpx", "datasets", "transformers", "filelock", "matplotlib", "fontTools"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 

@@ -116,13 +116,15 @@ def load_backbone(path: str, *, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def refuse_remote_code(path: str) -> None:
-    """Refuse a local folder whose model or tokenizer is code of its own.
+    """Refuse a local folder whose model or tokenizer is code of its own, or that is not there.
 
     Raises:
-        ModelError: `auto_map` is set in one of its JSON files.
+        ModelError: `auto_map` is set in one of its JSON files, or a path leads nowhere.
     """
     folder = Path(path)
     if not folder.is_dir():
+        if path.startswith(("/", ".", "~")) or path.count("/") > 1:
+            raise ModelError(f"{path}: no such folder")
         return
     for name in ("config.json", "tokenizer_config.json"):
         file = folder / name

@@ -88,7 +88,7 @@ class _Bar:
         self.bar, self.task = bar, task
 
     def update(self, step: int, values: dict[str, float]) -> None:
-        self.bar.update(self.task, completed=step, numbers=describe(values))
+        self.bar.update(self.task, completed=step, numbers=brief(values))
 
 
 def describe(values: dict[str, float]) -> str:
@@ -107,6 +107,18 @@ def describe(values: dict[str, float]) -> str:
     return "  ".join(shown)
 
 
+def brief(values: dict[str, float]) -> str:
+    """The same for a bar that must fit into 80 columns."""
+    shown = [f"loss {values['loss']:.3f}"] if "loss" in values else []
+    if "accuracy" in values:
+        shown.append(f"acc {values['accuracy']:.2f}")
+    if "mse" in values:
+        shown.append(f"mse {values['mse']:.2f}")
+    if "tokens_per_second" in values:
+        shown.append(f"{values['tokens_per_second'] / 1000:.1f}k tok/s")
+    return " ".join(shown)
+
+
 @contextmanager
 def progress(total: int, first: int, every: int) -> Iterator[Progress]:
     """A bar on a terminal, lines elsewhere."""
@@ -114,13 +126,12 @@ def progress(total: int, first: int, every: int) -> Iterator[Progress]:
         yield _Lines(total, every, first)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress
 
     columns = (
-        TextColumn("training"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
+        BarColumn(bar_width=12),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
         TextColumn("{task.fields[numbers]}"),
         TimeRemainingColumn(),
     )
