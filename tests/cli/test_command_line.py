@@ -226,7 +226,7 @@ def test_on_a_terminal_a_bar_shows_loss_speed_and_time_left_within_80_columns(tm
     typed = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
     last = [line for line in re.split(r"[\r\n]", typed) if "6/6" in line][-1]
     assert len(last) <= 80
-    assert re.search(r"6/6 loss \d\.\d+ acc \d\.\d+ mse \d\.\d+ [\d.]+k tok/s 0:00:00", last)
+    assert re.search(r"6/6 loss \d\.\d+ acc \d\.\d+ mse \d\.\d+ [\d,]+ tok/s 0:00:00", last)
 
 
 def test_a_run_is_not_overwritten(smorm, tmp_path):

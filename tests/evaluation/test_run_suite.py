@@ -9,7 +9,7 @@ import pytest
 from smorm import RewardModel
 from smorm.data.formats import Source
 from smorm.errors import ConfigError, DataError
-from smorm.evaluation.suites import Suite, parse_suite, run_suite
+from smorm.evaluation.suites import Suite, display_names, parse_suite, run_suite
 from tests.tiny import trained, world
 
 
@@ -117,3 +117,10 @@ def test_a_rated_suite_needs_attribute_rows():
     single = RewardModel.load(trained("preference"))
     with pytest.raises(ConfigError, match="no attribute rows"):
         run_suite(single, Suite("rated", Source(world()["eval-rated-ID"])))
+
+
+def test_models_that_would_be_called_the_same_keep_their_paths():
+    assert display_names(["runs/a/model", "runs/b"]) == ["a", "b"]
+    assert display_names(["x/a/model", "y/a"]) == ["x/a/model", "y/a"]
+    assert display_names(["model"]) == ["model"]
+    assert display_names(["."]) == ["."]

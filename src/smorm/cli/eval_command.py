@@ -35,20 +35,21 @@ def run(
     from smorm.cli.options import OVERLONG, choice, view_of
     from smorm.cli.tables import print_results
     from smorm.evaluation.result import write_results
-    from smorm.evaluation.suites import parse_suite, run_suite
+    from smorm.evaluation.suites import display_names, parse_suite, run_suite
     from smorm.scoring.reward_model import RewardModel
 
     policy = choice("--overlong", overlong, OVERLONG)
     views = [view_of(text) for text in view or [None]]  # type: ignore[list-item]
     suites = [parse_suite(text) for text in suite]
     results = []
-    for path in models:
+    for path, name in zip(models, display_names(models), strict=True):
         model = RewardModel.load(path, device=device)
         for one in suites:
             results += run_suite(
                 model,
                 one,
                 views,
+                name=name,
                 overlong=policy,
                 on_bad_record="skip" if skip_bad else "stop",
                 max_batch_tokens=max_batch_tokens,

@@ -81,6 +81,20 @@ def parse_suite(text: str) -> Suite:
     return suite
 
 
+def display_names(paths: Sequence[str]) -> list[str]:
+    """Names that tell models apart: the folder's (of `runs/x/model` it is `x`), or the whole path
+    where two would be called the same."""
+    places = [Path(path) for path in paths]
+    short = [
+        place.parent.name if place.name == "model" and place.parent.name else place.name
+        for place in places
+    ]
+    return [
+        name if name and short.count(name) == 1 else path
+        for name, path in zip(short, paths, strict=True)
+    ]
+
+
 def run_suite(
     model: RewardModel,
     suite: Suite,
@@ -96,7 +110,7 @@ def run_suite(
     """One result per view; for `rated` one result, since attributes have no view.
 
     Args:
-        name: the model's name in results; by default its path.
+        name: the model's name in results; by default its folder's (see `display_names`).
         seed: put into the fingerprint, where results of several seeds are to be put together.
 
     Raises:
@@ -107,7 +121,7 @@ def run_suite(
     scorer = Scorer(model.network, model.renderer, policy, max_batch_tokens)
     data = _score(scorer, suite, on_bad_record, advance)
     marks = _fingerprint(model, data, seed)
-    title = name or Path(model.name).name
+    title = name or display_names([model.name])[0]
     if suite.kind == "rated":
         names, measured = _rated(model, data)
         return [

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from smorm.errors import ConfigError, ModelError
 
@@ -100,7 +101,7 @@ def load_backbone(path: str, *, dtype: torch.dtype = torch.float32) -> Any:
             backbone, info = AutoModel.from_pretrained(
                 path, dtype=dtype, use_safetensors=True, output_loading_info=True
             )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{path}: cannot be loaded: {_first_line(error)}") from error
     if "score.weight" in info["unexpected_keys"] and not Path(path).is_dir():
         log.warning(

@@ -224,6 +224,21 @@ def read_head(folder: Path) -> torch.Tensor:
     Raises:
         ModelError: there is none, or its file is damaged.
     """
+    weight = find_head(folder)
+    if weight is None:
+        raise ModelError(
+            f"{folder}: no score head ({WEIGHT}) in it: a head would be random. "
+            "Is this a language model? Train one with `smorm train`."
+        )
+    return weight
+
+
+def find_head(folder: Path) -> torch.Tensor | None:
+    """The same, or None where the folder has no head.
+
+    Raises:
+        ModelError: a file of weights is damaged or missing.
+    """
     for path in _weight_files(folder):
         try:
             with safe_open(path, framework="pt") as stored:
@@ -234,10 +249,7 @@ def read_head(folder: Path) -> torch.Tensor:
             raise ModelError(f"{path}: no such file, but the index names it") from error
         except SafetensorError as error:
             raise ModelError(f"{path}: damaged: {error}") from error
-    raise ModelError(
-        f"{folder}: no score head ({WEIGHT}) in it: a head would be random. "
-        "Is this a language model? Train one with `smorm train`."
-    )
+    return None
 
 
 def start_head(network: RewardNetwork, folder: Path) -> bool:
@@ -246,11 +258,10 @@ def start_head(network: RewardNetwork, folder: Path) -> bool:
     Attribute rows start anew: they are on the scales of the ratings that they were trained on.
 
     Raises:
-        ModelError: the folder's head has another width.
+        ModelError: the folder's head is damaged, or has another width.
     """
-    try:
-        weight = read_head(folder)
-    except ModelError:
+    weight = find_head(folder)
+    if weight is None:
         return False
     if weight.shape[1] != network.head.weight.shape[1]:
         raise ModelError(f"{folder}: {WEIGHT} is {weight.shape[1]} wide, the backbone is not")

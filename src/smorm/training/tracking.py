@@ -88,35 +88,25 @@ class _Bar:
         self.bar, self.task = bar, task
 
     def update(self, step: int, values: dict[str, float]) -> None:
-        self.bar.update(self.task, completed=step, numbers=brief(values))
+        self.bar.update(self.task, completed=step, numbers=describe(values, brief=True))
 
 
-def describe(values: dict[str, float]) -> str:
-    """The few numbers that a person watches."""
-    shown = []
-    if "loss" in values:
-        shown.append(f"loss {values['loss']:.4f}")
-    if "accuracy" in values:
-        shown.append(f"accuracy {values['accuracy']:.3f}")
-    if "mse" in values:
-        shown.append(f"mse {values['mse']:.3f}")
-    if "dev/accuracy" in values:
-        shown.append(f"held-out accuracy {values['dev/accuracy']:.3f}")
-    if "tokens_per_second" in values:
-        shown.append(f"{values['tokens_per_second']:,.0f} tokens/s")
-    return "  ".join(shown)
+# What a person watches: its name in the metrics, how a line says it, and how a bar does that must
+# fit into 80 columns.
+_WATCHED = (
+    ("loss", "loss {:.4f}", "loss {:.3f}"),
+    ("accuracy", "accuracy {:.3f}", "acc {:.2f}"),
+    ("mse", "mse {:.3f}", "mse {:.2f}"),
+    ("dev/accuracy", "held-out accuracy {:.3f}", ""),
+    ("tokens_per_second", "{:,.0f} tokens/s", "{:,.0f} tok/s"),
+)
 
 
-def brief(values: dict[str, float]) -> str:
-    """The same for a bar that must fit into 80 columns."""
-    shown = [f"loss {values['loss']:.3f}"] if "loss" in values else []
-    if "accuracy" in values:
-        shown.append(f"acc {values['accuracy']:.2f}")
-    if "mse" in values:
-        shown.append(f"mse {values['mse']:.2f}")
-    if "tokens_per_second" in values:
-        shown.append(f"{values['tokens_per_second'] / 1000:.1f}k tok/s")
-    return " ".join(shown)
+def describe(values: dict[str, float], *, brief: bool = False) -> str:
+    """The few numbers that a person watches, those that there are."""
+    forms = [(name, short if brief else long) for name, long, short in _WATCHED]
+    shown = [form.format(values[name]) for name, form in forms if form and name in values]
+    return (" " if brief else "  ").join(shown)
 
 
 @contextmanager
