@@ -9,14 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from smorm.model import attention
-from smorm.model.attention import (
-    choose_backend,
-    flex_mask,
-    forest_attention,
-    gathered,
-    varlen_arguments,
-)
+from smorm.model.attention import choose_backend, forest_attention
+from smorm.model.kernels import cuda
+from smorm.model.kernels.cuda import flex_mask, varlen_arguments
+from smorm.model.kernels.gathered import gathered
 from smorm.trees.forest import Forest, grow
 from tests.trees.sequences import random_family
 
@@ -198,9 +194,7 @@ def test_flex_gives_what_the_mask_gives(groups: int, call: str) -> None:
     forest, settings = grow(random_family(3)), CALLS[call]
     with torch.no_grad():
         inputs = tuple(t.detach() for t in tensors(forest, 4, groups))  # no backward on a CPU
-        found = attention._flex(
-            *inputs, forest, SCALE, settings.get("window"), settings.get("softcap")
-        )
+        found = cuda.flex(*inputs, forest, SCALE, settings.get("window"), settings.get("softcap"))
         expected = reference(*inputs, forest, **settings)
     torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
 

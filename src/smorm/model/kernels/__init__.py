@@ -1,0 +1,1 @@
+"""Kernels of the forest's one attention rule (see `smorm.trees.forest`)."""
