@@ -3,6 +3,9 @@
 Each stream is read in epochs, every epoch a permutation of its own. `ratio` takes a fixed number of
 each per step, whatever the sizes of the sets; `zip` reproduces the paper's pairing, where item i is
 (pair i mod |pairs|, rating i mod |ratings|) and the items are shuffled.
+
+Where the items' prompts are given, pairs over one prompt come in one step, and ratings with the
+pairs over their prompt (`smorm.data.grouping`), so that each distinct text is computed once.
 """
 
 from __future__ import annotations
@@ -12,29 +15,61 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-Indices = NDArray[np.int64]
+from smorm.data.grouping import Indices, grouped_permutation, ratings_beside
+
 _STREAMS = {"preference": 1, "rated": 2, "zip": 3}
 
 
 @dataclass(slots=True)
 class Stream:
-    """Items 0..size-1, each once an epoch, in an order that only (seed, epoch) decides."""
+    """Items 0..size-1, each once an epoch, in an order that only (seed, epoch) decides.
+
+    Attributes:
+        groups: id of each item's group, [size], or None; groups stand in one step where they can.
+        per_step: items a step takes, where there are groups.
+        beside: another stream whose groups this one's follow, and its items a step.
+    """
 
     size: int
     seed: int
     name: str
-    _epoch: int = -1
-    _order: Indices = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    groups: Indices | None = None
+    per_step: int = 1
+    beside: tuple[Stream, int] | None = None
+    _drawn: dict[int, Indices] = field(default_factory=dict)
 
     def permutation(self, epoch: int) -> Indices:
         """The order of one epoch, [size]."""
-        if epoch != self._epoch:
+        found = self._drawn.get(epoch)
+        if found is None:
             key = [self.seed, _STREAMS[self.name], epoch]
-            self._order = np.random.Generator(np.random.PCG64(key)).permutation(self.size)
-            self._epoch = epoch
-        return self._order
+            found = self._draw(epoch, np.random.Generator(np.random.PCG64(key)))
+            # A step, and a look ahead, touch two epochs. One assignment, as a thread that prepares
+            # batches reads here too.
+            newest = sorted(self._drawn.items())[-1:]
+            self._drawn = dict([*newest, (epoch, found)])
+        return found
+
+    def _draw(self, epoch: int, generator: np.random.Generator) -> Indices:
+        if self.groups is None:
+            return generator.permutation(self.size)
+        capacities = self._capacities(epoch)
+        if self.beside is None:
+            return grouped_permutation(self.groups, capacities, generator)
+        other, count = self.beside
+        assert other.groups is not None
+        first_step = epoch * self.size // self.per_step
+        found = other.take(first_step * count, len(capacities) * count)
+        steps = np.repeat(np.arange(len(capacities)), count)
+        return ratings_beside(self.groups, (other.groups[found], steps), capacities, generator)
+
+    def _capacities(self, epoch: int) -> Indices:
+        """How many of the epoch's items each step takes: the first and last may be shared ones."""
+        start, end = epoch * self.size, (epoch + 1) * self.size
+        first, last = start // self.per_step, -(-end // self.per_step)
+        borders = np.arange(first, last + 1) * self.per_step
+        return np.diff(borders.clip(start, end))
 
     def take(self, start: int, count: int) -> Indices:
         """Items at positions start..start+count-1 of the endless stream."""
@@ -55,6 +90,9 @@ class DataOrder:
         num_pairs, num_rated: sizes of the sets; 0 where the objective does not use one.
         batch_size: pairs a step (rated responses a step where there are no pairs).
         rated_per_pair: ratings a step for each pair, in `ratio`.
+        pair_groups, rated_groups: prompt of each pair [num_pairs] and of each rating [num_rated],
+            ids from 0 in one space; None = not grouped. Only in `ratio`: `zip` itself says which
+            rating stands beside which pair.
     """
 
     num_pairs: int
@@ -63,7 +101,22 @@ class DataOrder:
     rated_per_pair: float = 1.0
     mode: Literal["ratio", "zip"] = "ratio"
     seed: int = 0
-    _streams: dict[str, Stream] = field(default_factory=dict, compare=False, repr=False)
+    pair_groups: Indices | None = field(default=None, compare=False, repr=False)
+    rated_groups: Indices | None = field(default=None, compare=False, repr=False)
+    _streams: dict[str, Stream] = field(default_factory=dict, init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check that the groups fit.
+
+        Raises:
+            ValueError: an array has another length than its set, or the mode is `zip`.
+        """
+        given = ((self.pair_groups, self.num_pairs), (self.rated_groups, self.num_rated))
+        for groups, size in given:
+            if groups is not None and len(groups) != size:
+                raise ValueError(f"{len(groups)} group ids for {size} items")
+            if groups is not None and self.mode == "zip":
+                raise ValueError("zip says itself which items stand together: no groups")
 
     @property
     def rated_per_step(self) -> int:
@@ -99,5 +152,14 @@ class DataOrder:
     def _take(self, name: str, size: int, index: int, count: int) -> Indices:
         if size == 0:
             return np.zeros(0, dtype=np.int64)
-        stream = self._streams.setdefault(name, Stream(size, self.seed, name))
-        return stream.take(index * count, count)
+        return self._stream(name, size, count).take(index * count, count)
+
+    def _stream(self, name: str, size: int, count: int) -> Stream:
+        if name not in self._streams:
+            groups = {"preference": self.pair_groups, "rated": self.rated_groups}.get(name)
+            beside = None
+            if name == "rated" and groups is not None and self.pair_groups is not None:
+                pairs = self._stream("preference", self.num_pairs, self.batch_size)
+                beside = (pairs, self.batch_size) if self.num_pairs else None
+            self._streams[name] = Stream(size, self.seed, name, groups, count, beside)
+        return self._streams[name]

@@ -104,8 +104,11 @@ class Forest:
 def common_prefix(a: Tokens, b: Tokens) -> int:
     """How many tokens two sequences share from their start."""
     length = min(len(a), len(b))
-    differs = np.flatnonzero(a[:length] != b[:length])
-    return int(differs[0]) if differs.size else length
+    if not length:
+        return 0
+    differs = a[:length] != b[:length]
+    first = int(differs.argmax())
+    return first if differs[first] else length
 
 
 def sort_key(tokens: Tokens) -> bytes:
