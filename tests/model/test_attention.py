@@ -10,8 +10,6 @@ import pytest
 import torch
 
 from smorm.model.attention import choose_backend, forest_attention
-from smorm.model.kernels import cuda
-from smorm.model.kernels.cuda import flex_mask, varlen_arguments
 from smorm.model.kernels.gathered import gathered
 from smorm.trees.forest import Forest, grow
 from tests.trees.sequences import random_family
@@ -136,11 +134,11 @@ def test_packing_without_sharing_is_a_row_of_strangers() -> None:
     )
 
 
-@pytest.mark.parametrize("backend", ["cpu_flash", "gathered"])
+@pytest.mark.parametrize("backend", ["cpu_blocks", "gathered"])
 def test_half_precision_stays_close_and_comes_back_in_its_own(backend: str) -> None:
     forest = grow(random_family(2))
     inputs = tuple(t.detach().bfloat16() for t in tensors(forest, 4, 2))
-    settings = {} if backend == "cpu_flash" else {"softcap": 50.0}
+    settings = {} if backend == "cpu_blocks" else {"softcap": 50.0}
     assert choose_backend(inputs[0], None, settings.get("softcap"), None) == backend
     found, _ = forest_attention(
         torch.nn.Identity(), *inputs, None, SCALE, forest=forest, **settings
@@ -148,55 +146,6 @@ def test_half_precision_stays_close_and_comes_back_in_its_own(backend: str) -> N
     assert found.dtype == torch.bfloat16
     expected = reference(*inputs, forest, **settings)
     torch.testing.assert_close(found.double(), expected, atol=0.05, rtol=0.05)
-
-
-# Variable-length attention's arguments: the same cells as the mask
-
-
-@pytest.mark.parametrize("window", [None, 3])
-@pytest.mark.parametrize("seed", SEEDS)
-def test_the_gathered_plan_is_the_mask_cell_by_cell(seed: int, window: int | None) -> None:
-    """Simulates the kernel: query i of a run of n sees the keys that end with it, causally."""
-    forest = small_shares(seed)
-    index, cu_query, cu_key, max_query, max_key = varlen_arguments(forest)
-    assert cu_query.dtype == cu_key.dtype == torch.int32
-    assert (int(cu_query[-1]), int(cu_key[-1])) == (forest.num_tokens, len(index))
-    assert max_query == int(cu_query.diff().max())
-    assert max_key == int(cu_key.diff().max())
-    count = torch.zeros(forest.num_tokens, forest.num_tokens, dtype=torch.long)
-    for run in range(len(cu_query) - 1):
-        rows = range(int(cu_query[run]), int(cu_query[run + 1]))
-        keys = index[int(cu_key[run]) : int(cu_key[run + 1])]
-        for i, row in enumerate(rows):
-            past = len(keys) - len(rows) + i + 1
-            count[row, keys[max(0, past - window) if window else 0 : past]] += 1
-    assert torch.equal(count, forest.dense_mask(window).long())
-
-
-# FlexAttention, uncompiled on a CPU
-
-
-@pytest.mark.parametrize("window", [None, 4])
-@pytest.mark.parametrize("seed", SEEDS)
-def test_the_flex_rule_is_the_mask_for_every_cell(seed: int, window: int | None) -> None:
-    forest = small_shares(seed)
-    rule = flex_mask(forest, window)
-    rows = torch.arange(forest.num_tokens)
-    query, key = torch.meshgrid(rows, rows, indexing="ij")
-    assert torch.equal(rule(None, None, query, key), forest.dense_mask(window))
-
-
-# Uncompiled, it says that it is slow; compiling it for a CPU would need a C++ compiler.
-@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-@pytest.mark.parametrize("call", ["plain", "window", "soft cap"])
-@pytest.mark.parametrize("groups", [2, 4])
-def test_flex_gives_what_the_mask_gives(groups: int, call: str) -> None:
-    forest, settings = grow(random_family(3)), CALLS[call]
-    with torch.no_grad():
-        inputs = tuple(t.detach() for t in tensors(forest, 4, groups))  # no backward on a CPU
-        found = cuda.flex(*inputs, forest, SCALE, settings.get("window"), settings.get("softcap"))
-        expected = reference(*inputs, forest, **settings)
-    torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
 
 
 # Which kernel, and what is refused
@@ -210,8 +159,8 @@ def on(device: str, dtype: torch.dtype = torch.float32) -> Any:
 @pytest.mark.parametrize(
     ("query", "window", "softcap", "sinks", "expected"),
     [
-        (on("cpu"), None, None, None, "cpu_flash"),
-        (on("cpu", torch.bfloat16), None, None, None, "cpu_flash"),
+        (on("cpu"), None, None, None, "cpu_blocks"),
+        (on("cpu", torch.bfloat16), None, None, None, "cpu_blocks"),
         (on("cpu"), 12, None, None, "gathered"),
         (on("cpu"), None, 50.0, None, "gathered"),
         (on("cpu"), None, None, torch.ones(4), "gathered"),

@@ -6,11 +6,18 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
+from smorm.model.attention import choose_backend
+from smorm.model.kernels import cuda
+from smorm.model.kernels.flex import bucket
+from smorm.model.kernels.gathered import gathered
 from smorm.model.network import Layout, RewardNetwork
 from smorm.model.verify import choose_layout, verify
+from smorm.training.probe import measure
 from smorm.trees.forest import Tokens
 from tests.model.architectures import tiny
+from tests.model.test_cuda_plans import big_forest
 from tests.model.test_forest_equals_padded import scores_and_gradients, sequences_of
 
 pytestmark = pytest.mark.gpu
@@ -97,3 +104,55 @@ def test_autocast_over_fp32_weights_takes_the_half_precision_kernel() -> None:
         scores = network(network.arrange(sequences))
     assert scores.dtype == torch.float32
     assert 0 < relative_gap(scores, reference) <= TOLERANCE[torch.bfloat16]
+
+
+@pytest.mark.parametrize("call", ["plain", "window", "soft cap"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_kernels_agree_with_plain_products_over_many_blocks(call: str, dtype: torch.dtype) -> None:
+    """Long prompts, so that there are full, partial and empty blocks; outputs and gradients."""
+    forest = big_forest(5, 3000).to("cuda")
+    window, softcap = {"plain": (None, None), "window": (300, None), "soft cap": (None, 5.0)}[call]
+    inputs = [torch.randn(1, n, forest.num_tokens, 64, device="cuda") for n in (8, 2, 2)]
+    weight = torch.randn(1, forest.num_tokens, 8, 64, device="cuda")
+    found: list[list[torch.Tensor]] = []
+    for backend in ("plain products", "varlen" if softcap is None else "flex"):
+        kind = torch.float32 if backend == "plain products" else dtype
+        leaves = [x.to(dtype).to(kind).requires_grad_() for x in inputs]
+        if backend == "plain products":
+            out = gathered(*leaves, forest, 0.125, window, softcap)
+        else:
+            query = leaves[0]
+            backend = choose_backend(query, window, softcap, None)
+            out = cuda.attend(backend, *leaves, forest, 0.125, window, softcap)
+        found.append([out, *torch.autograd.grad((out.float() * weight).sum(), leaves)])
+    assert not cuda._refused
+    for one, other in zip(*found, strict=True):
+        assert relative_gap(other, one) <= TOLERANCE[dtype]
+
+
+def test_recompilation_is_bounded_by_the_sizes() -> None:
+    torch._dynamo.reset()
+    counters.clear()
+    forests = [big_forest(seed, 200 + 90 * seed) for seed in range(20)]
+    for forest in forests:
+        moved = forest.to("cuda")
+        inputs = [torch.randn(1, n, forest.num_tokens, 32, device="cuda") for n in (4, 2, 2)]
+        leaves = [x.requires_grad_() for x in inputs]
+        cuda.attend("flex", *leaves, moved, 0.2, None, 3.0).sum().backward()
+    assert counters["stats"]["unique_graphs"] <= len({bucket(f.num_tokens) for f in forests})
+    assert not cuda._refused
+
+
+def test_a_step_takes_the_memory_that_was_promised() -> None:
+    network = network_of("llama", torch.float32)
+    choose_layout(network)
+    units = [sequences_of("pairs")[:2], sequences_of("pairs")[2:4]] * 400
+    need = measure(network, units[:16], half=True)
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    torch.cuda.reset_peak_memory_stats()
+    batch = network.arrange([sequence for unit in units for sequence in unit])
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        network(batch).square().sum().backward()
+    taken = torch.cuda.max_memory_allocated() - need.there
+    assert taken <= 1.25 * (need.of(batch.num_tokens) - need.there)

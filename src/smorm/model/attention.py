@@ -7,7 +7,7 @@ gradient checkpointing's recomputation and wrapped models alike.
 
 Four kernels compute the same rule (see `smorm.trees.forest`):
 
-- `cpu_flash`: chains (causal) and rectangles (no mask) through torch's CPU flash kernel, merged by
+- `cpu_blocks`: chains (causal) and rectangles (no mask) as batched products, merged by their
   their log-sum-exp; its backward is the kernel's own, fed the merged output.
 - `gathered`: every chain against its gathered ancestors, plain matrix products; handles sliding
   windows, soft-capping and attention sinks on any device.
@@ -20,17 +20,34 @@ Shapes: T packed tokens, H query heads, G key heads, D head size.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from smorm.model.kernels import cuda
-from smorm.model.kernels.cpu import cpu_flash
+from smorm.model.kernels.cpu import cpu_blocks
 from smorm.model.kernels.gathered import gathered
 from smorm.trees.forest import Forest
+from smorm.trees.leaves import Leaves
 
 NAME = "smorm_forest"
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """Given instead of a forest: end the layer at its attention call, by `Captured`."""
+
+    forest: Forest
+
+
+class Captured(Exception):  # noqa: N818  (a state, not an error)
+    """Keys and values [1, G, T, D] of a layer that was to be run up to there."""
+
+    def __init__(self, key: torch.Tensor, value: torch.Tensor) -> None:
+        super().__init__("captured")
+        self.key, self.value = key, value
 
 
 def register() -> None:
@@ -51,7 +68,7 @@ def forest_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
-    forest: Forest | None = None,
+    forest: Forest | Leaves | Capture | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention call: query [1, H, T, D], key and value [1, G, T, D] -> [1, T, H, D].
@@ -59,6 +76,11 @@ def forest_attention(
     Raises:
         RuntimeError: the call did not bring the forest, or asks for attention dropout.
     """
+    if isinstance(forest, Capture):
+        forest.forest.cache["calls"] = forest.forest.cache.get("calls", 0) + 1
+        raise Captured(key, value)
+    if isinstance(forest, Leaves) and "keys" in forest.cache:
+        key, value = forest.cache["keys"]
     if forest is None or query.shape[2] != forest.num_tokens:
         raise RuntimeError("the forest did not reach this attention call: use another layout")
     if dropout:
@@ -70,12 +92,10 @@ def forest_attention(
         # Under autocast the rotary embedding leaves queries and keys in fp32.
         query, key = query.to(value.dtype), key.to(value.dtype)
     backend = choose_backend(query, window, softcap, s_aux)
-    if backend == "cpu_flash":
-        out = cpu_flash(query, key, value, forest, scale)
-    elif backend == "varlen":
-        out = cuda.varlen(query, key, value, forest, scale, window)
-    elif backend == "flex":
-        out = cuda.flex(query, key, value, forest, scale, window, softcap)
+    if backend == "cpu_blocks":
+        out = cpu_blocks(query, key, value, forest, scale)
+    elif backend in ("varlen", "flex"):
+        out = cuda.attend(backend, query, key, value, forest, scale, window, softcap)
     else:
         out = gathered(query, key, value, forest, scale, window, softcap, s_aux)
     return out.to(query.dtype), None
@@ -94,4 +114,4 @@ def choose_backend(
         half = query.dtype in (torch.float16, torch.bfloat16)
         return "varlen" if half and softcap is None else "flex"
     plain = query.device.type == "cpu" and window is None and softcap is None
-    return "cpu_flash" if plain else "gathered"
+    return "cpu_blocks" if plain else "gathered"

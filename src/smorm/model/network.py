@@ -15,10 +15,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from smorm.model import attention
+from smorm.model import attention, prune
 from smorm.model.head import ScoreHead
 from smorm.trees import budget
 from smorm.trees.forest import Forest, Tokens, grow
+from smorm.trees.leaves import leaves_of
 from smorm.trees.padded import Padded, pad
 
 Layout = Literal["forest", "packed", "padded"]
@@ -34,6 +35,7 @@ class RewardNetwork(nn.Module):
         self.head = ScoreHead(backbone.config.get_text_config().hidden_size, rows)
         self.pad_id = pad_id
         self.layout: Layout = "padded"
+        self.shorten = False
         switch_off_dropout(backbone)
 
     @property
@@ -41,8 +43,11 @@ class RewardNetwork(nn.Module):
         """Where the head is, and so where batches go."""
         return self.head.weight.device
 
-    def use_layout(self, layout: Layout) -> None:
+    def use_layout(self, layout: Layout, *, shorten: bool = True) -> None:
         """Choose how sequences are laid out. `smorm.model.verify` decides what may be used.
+
+        Args:
+            shorten: take the shorter ways through the layers (`smorm.model.prune`).
 
         The choice is kept in the backbone's config and not in a context, because gradient
         checkpointing calls attention again after a context would have ended.
@@ -51,6 +56,9 @@ class RewardNetwork(nn.Module):
         implementation = "eager" if layout == "padded" else attention.NAME
         self.backbone.set_attn_implementation(implementation)
         self.layout = layout
+        self.shorten = shorten
+        layers = self.backbone.config.get_text_config().num_hidden_layers
+        prune.shorten(self.backbone, layers, fuse=shorten, prune=shorten)
 
     def checkpoint_activations(self) -> None:
         """Recompute activations in the backward pass: less memory, about a third more work."""
@@ -87,6 +95,8 @@ class RewardNetwork(nn.Module):
                 use_cache=False,
                 forest=batch,
             ).last_hidden_state
+            if batch.cache.pop("pruned", False):
+                return hidden[0].index_select(0, leaves_of(batch).inverse)
             return hidden[0].index_select(0, batch.leaves)
         hidden = self.backbone(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False

@@ -24,12 +24,23 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest difference of a hidden state, relative to the largest entry of the reference."""
 
 
+WAYS: tuple[tuple[Layout, bool], ...] = (
+    ("forest", True),
+    ("forest", False),
+    ("packed", True),
+    ("packed", False),
+)
+"""Layouts from the fastest on, with and without the shorter ways through the layers."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The layout that passed, and why each one before it did not."""
+    """The layout that passed, whether with the shorter ways through its layers (`prune.py`), and
+    why each one before it did not."""
 
     layout: Layout
     refused: tuple[str, ...] = ()
+    shorten: bool = False
 
 
 def probe_sequences(vocabulary: int, seed: int = 0) -> list[Tokens]:
@@ -53,23 +64,29 @@ def verify(network: RewardNetwork) -> Verdict:
     """
     sequences = probe_sequences(network.backbone.get_input_embeddings().weight.shape[0])
     dtype = next(network.backbone.parameters()).dtype
-    before, training = network.layout, network.training
+    before, training = (network.layout, network.shorten), network.training
     network.eval()
-    refused: list[str] = []
-    verdict = Verdict("padded")
     with torch.no_grad():
         reference = _pooled(network, "padded", sequences)
-        for layout in ("forest", "packed"):
-            reason = _differs(network, layout, sequences, reference, TOLERANCE.get(dtype, 1e-4))
-            if reason is None:
-                verdict = Verdict(layout, tuple(refused))
-                break
-            refused.append(f"{layout}: {reason}")
-        else:
-            verdict = Verdict("padded", tuple(refused))
+        verdict = _first_that_agrees(network, sequences, reference, TOLERANCE.get(dtype, 1e-4))
     network.train(training)
-    network.use_layout(before)
+    network.use_layout(before[0], shorten=before[1])
     return verdict
+
+
+def _first_that_agrees(
+    network: RewardNetwork, sequences: list[Tokens], reference: torch.Tensor, tolerance: float
+) -> Verdict:
+    refused: list[str] = []
+    for layout, shorten in WAYS:
+        reason = _differs(network, layout, shorten, sequences, reference, tolerance)
+        if reason is None:
+            return Verdict(layout, tuple(refused), shorten)
+        if shorten:
+            log.info("layers run whole in the %s layout: run shorter, %s", layout, reason)
+        else:
+            refused.append(f"{layout}: {reason}")
+    return Verdict("padded", tuple(refused))
 
 
 def choose_layout(network: RewardNetwork, asked: Layout | None = None) -> Verdict:
@@ -92,7 +109,7 @@ def choose_layout(network: RewardNetwork, asked: Layout | None = None) -> Verdic
             "; ".join(verdict.refused),
             verdict.layout,
         )
-    network.use_layout(asked or verdict.layout)
+    network.use_layout(asked or verdict.layout, shorten=verdict.shorten)
     return verdict
 
 
@@ -104,12 +121,13 @@ def _pooled(network: RewardNetwork, layout: Layout, sequences: list[Tokens]) -> 
 def _differs(
     network: RewardNetwork,
     layout: Layout,
+    shorten: bool,
     sequences: list[Tokens],
     reference: torch.Tensor,
     tolerance: float,
 ) -> str | None:
     """Why a layout is refused, or None."""
-    network.use_layout(layout)
+    network.use_layout(layout, shorten=shorten)
     batch = network.arrange(sequences).to(network.device)
     assert isinstance(batch, Forest)
     layers = network.backbone.config.get_text_config().num_hidden_layers

@@ -1,84 +1,276 @@
-"""Forest attention on the CPU: torch's flash kernel over chains and rectangles.
+"""Forest attention on the CPU: blocks of queries against runs of keys, merged by log-sum-exp.
 
-Shapes: T packed tokens, H query heads, G key heads, D head size.
+torch's flash kernel for the CPU spends most of its time outside of matrix products where sequences
+are short, and its bf16 backward is slower than its fp32 one. Here a block is two batched products
+and one softmax; query heads that share a key head are folded into its rows, so grouped heads cost
+no copies. Probabilities of blocks with few keys are kept for the backward pass, those of others are
+computed again, so that memory stays linear in length.
+
+Products take the operands' precision; every softmax is computed in fp32.
+
+Shapes: T key rows, Q query rows, G key heads, r query heads of each key head, D head size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 
 from smorm.trees.forest import Forest
+from smorm.trees.leaves import Leaves
 
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-
-
-def cpu_flash(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, forest: Forest, scale: float
-) -> torch.Tensor:
-    # In bf16 the CPU kernel's backward is slower than in fp32, and less exact.
-    query, key, value = query.float(), key.float(), value.float()
-    out: torch.Tensor = _CpuFlash.apply(query, key, value, forest, scale)
-    return out.transpose(1, 2)
+ROWS = 96
+"""Query rows of a causal block: half of a square block's work is masked away."""
+WIDE = 512
+"""Query rows of a rectangle's block, where nothing is masked."""
+KEEP = 1024
+"""Blocks with at most so many keys keep their probabilities for the backward pass."""
 
 
-class _CpuFlash(torch.autograd.Function):
-    """Chains and rectangles. The softmax over the union of a row's segments is the segments'
-    softmaxes weighted by exp(lse_segment - lse_union) (the identity of ring attention)."""
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Query rows a..b against key rows c..d.
 
+    Attributes:
+        causal: the last b - a keys are the queries' own rows.
+        alone: these queries see no other keys than those of their chain.
+        merge: the queries' chain was computed before; this is added to it.
+    """
+
+    a: int
+    b: int
+    c: int
+    d: int
+    causal: bool
+    alone: bool
+    merge: bool
+
+
+def blocks(forest: Forest | Leaves) -> list[Block]:
+    """Chains (or leaves), then rectangles, cut into blocks; made once per forest."""
+    if "blocks" not in forest.cache:
+        inside = [False] * (forest.num_tokens + 1)
+        for a, b, _, _ in forest.rectangles:
+            inside[a:b] = [True] * (b - a)
+        if isinstance(forest, Leaves):
+            found = [*_leaf_blocks(forest, inside)]
+        else:
+            found = [*_chain_blocks(forest, inside)]
+        found += [
+            Block(i, min(i + WIDE, b), c, d, False, False, True)
+            for a, b, c, d in forest.rectangles
+            for i in range(a, b, WIDE)
+        ]
+        forest.cache["blocks"] = found
+    plan: list[Block] = forest.cache["blocks"]
+    return plan
+
+
+def _chain_blocks(forest: Forest, inside: list[bool]) -> Iterable[Block]:
+    for first, last in forest.chains:
+        for a in range(first, last, ROWS):
+            b = min(a + ROWS, last)
+            yield Block(a, b, first, b, True, not inside[first], False)
+
+
+def _leaf_blocks(leaves: Leaves, inside: list[bool]) -> Iterable[Block]:
+    for query, first, last in leaves.own:
+        yield Block(query, query + 1, first, last, False, not inside[query], False)
+
+
+@dataclass(slots=True)
+class Memory:
+    """What the backward pass needs: the output, and per block its probabilities (None: compute them
+    again) and, where rows are merged, its share of each row [G, rows * r, 1]."""
+
+    out: torch.Tensor
+    probabilities: list[torch.Tensor | None]
+    shares: list[torch.Tensor | None]
+
+    def tensors(self) -> list[torch.Tensor | None]:
+        """Everything, for `save_for_backward`: on its own it would make a cycle with the output."""
+        return [self.out, *self.probabilities, *self.shares]
+
+    @classmethod
+    def of(cls, tensors: list[torch.Tensor | None]) -> Memory:
+        """What `tensors` gave."""
+        out, *rest = tensors
+        assert out is not None
+        return cls(out, rest[: len(rest) // 2], rest[len(rest) // 2 :])
+
+
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    plan: list[Block],
+    *,
+    remember: bool = False,
+) -> tuple[torch.Tensor, Memory | None]:
+    """Attention of scaled queries [G, Q * r, D] over key and value [G, T, D], all of one dtype.
+
+    Returns:
+        [G, Q * r, D] in fp32, and what `attend_backward` takes.
+    """
+    heads = _heads(query, plan)
+    out = query.new_empty(query.shape, dtype=torch.float32)
+    total = out.new_empty(out.shape[:2])
+    kept: list[torch.Tensor | None] = []
+    normalisers: list[torch.Tensor | None] = []
+    for block in plan:
+        rows = slice(block.a * heads, block.b * heads)
+        weights, normaliser = _weights(query, key, block, heads)
+        part = torch.bmm(weights, value[:, block.c : block.d])
+        if block.merge:
+            assert normaliser is not None
+            _merge(out[:, rows], total[:, rows], part, normaliser)
+        else:
+            out[:, rows] = part
+            if normaliser is not None:
+                total[:, rows] = normaliser
+        if remember:
+            kept.append(weights if block.d - block.c <= KEEP else None)
+            normalisers.append(normaliser)
+    if not remember:
+        return out, None
+    shares = [
+        None
+        if own is None
+        else (own - total[:, block.a * heads : block.b * heads]).exp_()[..., None]
+        for own, block in zip(normalisers, plan, strict=True)
+    ]
+    return out, Memory(out, kept, shares)
+
+
+def _heads(query: torch.Tensor, plan: list[Block]) -> int:
+    return query.shape[1] // max(block.b for block in plan)
+
+
+@cache
+def _above(heads: int, dtype: torch.dtype) -> torch.Tensor:
+    """What a causal block must not see, as -inf to be added, [ROWS * r, ROWS]."""
+    upper = torch.full((ROWS, ROWS), -torch.inf).triu(1)
+    return upper.repeat_interleave(heads, dim=0).to(dtype)
+
+
+def _weights(
+    query: torch.Tensor, key: torch.Tensor, block: Block, heads: int
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Softmax of a block [G, rows * r, keys]; log-sum-exp of its rows in fp32 where not alone."""
+    rows = query[:, block.a * heads : block.b * heads]
+    scores = torch.bmm(rows, key[:, block.c : block.d].transpose(1, 2))
+    if block.causal:
+        own = block.b - block.a
+        scores[:, :, scores.shape[2] - own :].add_(_above(heads, key.dtype)[: own * heads, :own])
+    if block.alone:
+        return torch.softmax(scores, -1), None
+    scores = scores.float()
+    weights = torch.softmax(scores, -1)
+    # The largest probability is exp(largest score - log-sum-exp).
+    normaliser = scores.amax(-1) - weights.amax(-1).log_()
+    return weights.to(key.dtype), normaliser
+
+
+def _merge(
+    out: torch.Tensor, total: torch.Tensor, part: torch.Tensor, normaliser: torch.Tensor
+) -> None:
+    """The softmax over a union is the parts' softmaxes, weighted by exp(lse_part - lse_union)."""
+    union = torch.logaddexp(total, normaliser)
+    out.mul_((total - union).exp_()[..., None])
+    out.addcmul_(part, (normaliser - union).exp_()[..., None])
+    total.copy_(union)
+
+
+def attend_backward(
+    grad: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    plan: list[Block],
+    memory: Memory,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of query, key and value (fp32, shaped like them) from `grad` [G, Q * r, D].
+
+    With P a row's probabilities over all of its keys: dV = P' dO, dS = P * (dO V' - sum(dO * O)).
+    A block's P is its own softmax times the share w of the block in the row, so w scales dO and the
+    sum instead of P.
+    """
+    heads = _heads(query, plan)
+    grad_query = torch.empty_like(query, dtype=torch.float32)
+    grad_key, grad_value = (torch.zeros_like(t, dtype=torch.float32) for t in (key, value))
+    low = grad.to(value.dtype)
+    delta = None if all(block.alone for block in plan) else (grad * memory.out).sum(-1, True)
+    for block, weights, share in zip(plan, memory.probabilities, memory.shares, strict=True):
+        rows, keys = slice(block.a * heads, block.b * heads), slice(block.c, block.d)
+        if weights is None:
+            weights, _ = _weights(query, key, block, heads)
+        own = low[:, rows]
+        if share is not None:
+            own = (grad[:, rows] * share).to(value.dtype)
+        slope = torch.bmm(own, value[:, keys].transpose(1, 2))
+        if share is None:
+            slope = torch._softmax_backward_data(slope, weights, -1, weights.dtype)
+        else:
+            assert delta is not None
+            slope.sub_(delta[:, rows] * share).mul_(weights)
+        if block.merge:
+            grad_query[:, rows] += torch.bmm(slope, key[:, keys])
+        else:
+            grad_query[:, rows] = torch.bmm(slope, key[:, keys])
+        grad_value[:, keys] += torch.bmm(weights.transpose(1, 2), own)
+        grad_key[:, keys] += torch.bmm(slope.transpose(1, 2), query[:, rows])
+    return grad_query, grad_key, grad_value
+
+
+class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        forest: Forest,
-        scale: float,
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, plan: list[Block]
     ) -> torch.Tensor:
-        out = torch.empty_like(query)
-        lse = query.new_empty(query.shape[:3])
-        for a, b in forest.chains:
-            out[:, :, a:b], lse[:, :, a:b] = _flash(
-                query[:, :, a:b], key[:, :, a:b], value[:, :, a:b], 0.0, True, scale=scale
-            )
-        for a, b, c, d in forest.rectangles:
-            part, part_lse = _flash(
-                query[:, :, a:b], key[:, :, c:d], value[:, :, c:d], 0.0, False, scale=scale
-            )
-            union = torch.logaddexp(lse[:, :, a:b], part_lse)
-            out[:, :, a:b].mul_((lse[:, :, a:b] - union).exp_()[..., None])
-            out[:, :, a:b].addcmul_(part, (part_lse - union).exp_()[..., None])
-            lse[:, :, a:b] = union
-        ctx.save_for_backward(query, key, value, out, lse)
-        ctx.forest, ctx.scale = forest, scale
+        out, memory = attend(query, key, value, plan, remember=True)
+        assert memory is not None
+        ctx.save_for_backward(query, key, value, *memory.tensors())
+        ctx.plan = plan
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        query, key, value, out, lse = ctx.saved_tensors
-        grad = grads[0].contiguous()
-        grad_query = torch.empty_like(query)
-        grad_key, grad_value = torch.zeros_like(key), torch.zeros_like(value)
-        segments = [(a, b, a, b, True) for a, b in ctx.forest.chains]
-        segments += [(*rectangle, False) for rectangle in ctx.forest.rectangles]
-        for a, b, c, d, causal in segments:
-            part_query, part_key, part_value = _flash_backward(
-                grad[:, :, a:b],
-                query[:, :, a:b],
-                key[:, :, c:d],
-                value[:, :, c:d],
-                out[:, :, a:b],
-                lse[:, :, a:b],
-                0.0,
-                causal,
-                scale=ctx.scale,
-            )
-            if causal:
-                grad_query[:, :, a:b] = part_query
-            else:
-                grad_query[:, :, a:b] += part_query
-            grad_key[:, :, c:d] += part_key
-            grad_value[:, :, c:d] += part_value
-        return grad_query, grad_key, grad_value, None, None
+        query, key, value, *rest = ctx.saved_tensors
+        memory = Memory.of(rest)
+        found = attend_backward(grads[0], query, key, value, ctx.plan, memory)
+        return *(grad.to(value.dtype) for grad in found), None
+
+
+def cpu_blocks(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    forest: Forest | Leaves,
+    scale: float,
+) -> torch.Tensor:
+    """query [1, H, Q, D], key and value [1, G, T, D] -> [1, Q, H, D] in fp32."""
+    dtype = value.dtype
+    heads = query.shape[1] // key.shape[1]
+    folded = fold(query[0], key.shape[1]) * scale
+    arguments = (folded.to(dtype), key[0].to(dtype), value[0], blocks(forest))
+    learning = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
+    out: torch.Tensor = _Attention.apply(*arguments) if learning else attend(*arguments)[0]
+    return unfold(out, heads).unsqueeze(0)
+
+
+def fold(query: torch.Tensor, groups: int) -> torch.Tensor:
+    """[H, Q, D] -> [G, Q * r, D]: a query row's heads of one key head lie side by side."""
+    heads, rows, size = query.shape
+    split = query.reshape(groups, heads // groups, rows, size).transpose(1, 2)
+    return split.reshape(groups, rows * (heads // groups), size)
+
+
+def unfold(out: torch.Tensor, heads: int) -> torch.Tensor:
+    """[G, Q * r, D] -> [Q, H, D]."""
+    groups, rows, size = out.shape
+    split = out.view(groups, rows // heads, heads, size).transpose(0, 1)
+    return split.reshape(rows // heads, groups * heads, size)

@@ -1,110 +1,65 @@
-"""Forest attention on CUDA: variable-length flash attention, and FlexAttention.
+"""Forest attention on CUDA: the first kernel that can take a call, and what is said where not.
+
+Order: variable-length flash attention (half precision), FlexAttention (fp32, soft-capping), and the
+plain gathered products, which take anything and are slow.
 
 Shapes: T packed tokens, H query heads, G key heads, D head size.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import logging
 
 import torch
-from torch import nn
 
+from smorm.model.kernels import varlen as varlen_kernel
+from smorm.model.kernels.flex import flex
+from smorm.model.kernels.gathered import gathered
+from smorm.model.kernels.varlen import varlen
 from smorm.trees.forest import Forest
+from smorm.trees.leaves import Leaves
+
+log = logging.getLogger(__name__)
+_refused: dict[str, str] = {}
+"""Kernels that failed in this process, and why: they are not tried again."""
 
 
-def varlen_arguments(forest: Forest) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int, int]:
-    """Key rows, cumulative query and key lengths (int32), longest query and key run."""
-    index, query_lengths, key_lengths = forest.gather_plan()
-    if "cumulative" not in forest.cache:
-        lengths = torch.tensor([query_lengths, key_lengths], dtype=torch.int32)
-        cumulative = nn.functional.pad(lengths.cumsum(1, dtype=torch.int32), (1, 0))
-        forest.cache["cumulative"] = cumulative.to(index.device)
-    cu_query, cu_key = forest.cache["cumulative"]
-    return index, cu_query, cu_key, max(query_lengths), max(key_lengths)
-
-
-def varlen(
+def attend(
+    backend: str,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    forest: Forest,
-    scale: float,
-    window: int | None,
-) -> torch.Tensor:
-    from torch.nn.attention.varlen import varlen_attn
-
-    index, cu_query, cu_key, max_query, max_key = varlen_arguments(forest)
-    left = -1 if window is None else window - 1
-    out = varlen_attn(
-        query[0].transpose(0, 1),
-        key[0].transpose(0, 1).index_select(0, index),
-        value[0].transpose(0, 1).index_select(0, index),
-        cu_query,
-        cu_key,
-        max_query,
-        max_key,
-        scale=scale,
-        window_size=(left, 0),
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-    assert isinstance(out, torch.Tensor)  # without return_aux
-    return out[None]
-
-
-def flex_mask(forest: Forest, window: int | None) -> Any:
-    """The forest's rule as FlexAttention's mask function of (batch, head, query row, key row)."""
-    end, positions = forest.end, forest.positions
-
-    def rule(b: Any, h: Any, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-        allowed = (k <= q) & (q < end[k])
-        if window is not None:
-            allowed = allowed & (positions[q] - positions[k] < window)
-        return allowed
-
-    return rule
-
-
-def flex(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    forest: Forest,
+    forest: Forest | Leaves,
     scale: float,
     window: int | None,
     softcap: float | None,
 ) -> torch.Tensor:
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+    """query [1, H, T, D], key and value [1, G, T, D] -> [1, T, H, D], by `varlen` or `flex`.
 
-    rows = forest.num_tokens
-    if ("blocks", window) not in forest.cache:
-        forest.cache["blocks", window] = create_block_mask(
-            flex_mask(forest, window), None, None, rows, rows, device=query.device
-        )
+    A kernel that is not there, or that cannot be compiled, is passed over; a warning says so once.
 
-    def cap(score: torch.Tensor, b: Any, h: Any, q: Any, k: Any) -> torch.Tensor:
-        return softcap * torch.tanh(score / softcap) if softcap is not None else score
-
-    # Uncompiled, flex materialises its scores: on CUDA that would defeat its purpose.
-    run = _compiled_flex() if query.device.type == "cuda" else flex_attention
-    out: torch.Tensor = run(
-        query,
-        key,
-        value,
-        score_mod=cap if softcap is not None else None,
-        block_mask=forest.cache["blocks", window],
-        scale=scale,
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-    return out.transpose(1, 2)
-
-
-_compiled: list[Any] = []
+    Raises:
+        torch.OutOfMemoryError: there is no kernel that needs less.
+    """
+    if backend == "varlen":
+        reason = varlen_kernel.unfit(query)
+        if reason is None:
+            return varlen(query, key, value, forest, scale, window)
+        refuse("varlen", reason, "FlexAttention")
+    if isinstance(forest, Leaves):  # some dozens of rows, once a pass
+        return gathered(query, key, value, forest, scale, window, softcap)
+    if "flex" not in _refused:
+        try:
+            return flex(query, key, value, forest, scale, window, softcap)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ImportError, NotImplementedError) as error:  # dynamo's are the first
+            refuse("flex", str(error).strip().splitlines()[0][:200], "plain products, slowly")
+    return gathered(query, key, value, forest, scale, window, softcap)
 
 
-def _compiled_flex() -> Any:
-    from torch.nn.attention.flex_attention import flex_attention
-
-    if not _compiled:
-        _compiled.append(torch.compile(flex_attention, dynamic=True))
-    return _compiled[0]
+def refuse(kernel: str, reason: str, instead: str) -> None:
+    """Say once per kernel and reason that another is used."""
+    if _refused.get(kernel) != reason:
+        log.warning("attention kernel %s is passed over (%s): using %s", kernel, reason, instead)
+        _refused[kernel] = reason

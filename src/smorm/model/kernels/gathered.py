@@ -10,13 +10,14 @@ import math
 import torch
 
 from smorm.trees.forest import Forest
+from smorm.trees.leaves import Leaves
 
 
 def gathered(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    forest: Forest,
+    forest: Forest | Leaves,
     scale: float,
     window: int | None = None,
     softcap: float | None = None,

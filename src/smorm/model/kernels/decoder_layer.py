@@ -1,0 +1,298 @@
+"""A decoder layer of the Llama family as one function, forward and backward written out.
+
+    h = x + Wo attention(rotary(Wq n), rotary(Wk n), Wv n)     n = norm1(x)
+    y = h + Wd (silu(Wg m) * Wu m)                             m = norm2(h)
+
+What it saves against the same layer as some sixty autograd nodes: every activation is converted to
+the computing precision once, elementwise passes work in place, attention reads and writes the
+layout that its products want, fp32 products go to the faster library (`smorm.model.kernels.matmul`)
+and only what the backward pass needs is kept. The order of roundings is that of transformers'
+modules (bf16 under autocast included): residual stream and norms in fp32, products in the computing
+precision.
+
+With `rows` given only those rows go beyond the keys and values: the last layer's way.
+
+Shapes: T rows, U rows that go on (T without `rows`), M hidden size, H query and G key heads of size
+D, F feed-forward size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import silu
+
+from smorm.model.kernels.cpu import Block, Memory, attend, attend_backward
+from smorm.model.kernels.matmul import linear, product, transposed_product
+
+CHUNK = 1024
+"""Rows of a feed-forward pass when nothing is kept: its wide middle then stays in the cache."""
+Tensor = torch.Tensor
+Learn = Callable[[str, Tensor, Tensor], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the tensors do not tell: heads, head size, the norms' epsilons, the scores' scale."""
+
+    heads: int
+    groups: int
+    size: int
+    epsilons: tuple[float, float]
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Parameters of a layer, in the order that `layer` takes them; q, k, v may have no biases."""
+
+    norm1: Tensor
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    query_bias: Tensor | None
+    key_bias: Tensor | None
+    value_bias: Tensor | None
+    output: Tensor
+    norm2: Tensor
+    gate: Tensor
+    up: Tensor
+    down: Tensor
+
+
+def normalise(x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """RMS norm of fp32 x [T, M] -> the same, and 1 / rms [T, 1]."""
+    inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
+    inverse.div_(x.shape[-1]).add_(epsilon).rsqrt_()
+    return (x * inverse).mul_(weight), inverse
+
+
+def normalise_backward(
+    grad: Tensor, x: Tensor, inverse: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x [T, M] and of the norm's weight [M], fp32.
+
+    Layer norm's backward kernel with mean 0 gives all but the term that subtracts the mean of the
+    gradient: it is added again.
+    """
+    size = [x.shape[-1]]
+    zero = torch.zeros_like(inverse)
+    grad_x, grad_weight, _ = torch.ops.aten.native_layer_norm_backward(
+        grad, x, size, zero, inverse, weight, None, [True, True, False]
+    )
+    return grad_x.addcmul_(inverse, (grad @ weight)[:, None], value=1 / x.shape[-1]), grad_weight
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of fp32 x [G, T, r, D] by cos and sin [T, 1, D], in place on a copy."""
+    half = x.shape[-1] // 2
+    y = x * cos
+    y[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
+    y[..., half:].addcmul_(x[..., :half], sin[..., half:])
+    return y
+
+
+def rotate_backward(grad: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Gradient of `rotate`'s argument: the rotation's transpose."""
+    half = grad.shape[-1] // 2
+    x = grad * cos
+    x[..., :half].addcmul_(grad[..., half:], sin[..., half:])
+    x[..., half:].addcmul_(grad[..., :half], sin[..., :half], value=-1)
+    return x
+
+
+def _split(rows: Tensor, shape: Shape) -> Tensor:
+    """[T, heads * D] -> a view [G, T, r, D]."""
+    return rows.view(rows.shape[0], shape.groups, -1, shape.size).transpose(0, 1)
+
+
+def _joined(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """[G, T, r, D] -> [T, heads * D]."""
+    found = torch.empty(
+        x.shape[1], x.shape[0] * x.shape[2] * x.shape[3], dtype=dtype, device=x.device
+    )
+    found.view(x.shape[1], x.shape[0], x.shape[2], x.shape[3]).copy_(x.transpose(0, 1))
+    return found
+
+
+def _turned(rows: Tensor, shape: Shape, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotated heads, [T, heads * D] -> fp32 [G, T * r, D]."""
+    return rotate(_split(rows, shape).float(), cos, sin).flatten(1, 2)
+
+
+class _Layer(torch.autograd.Function):
+    """Arguments: x, cos, sin, rows, plan, shape, dtype, then the fields of `Weights`."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        saved: dict[str, Any] = {}
+        x, cos, sin, rows, plan, shape, dtype, *weights = arguments
+        y = run(x, cos, sin, rows, plan, shape, dtype, Weights(*weights), saved)
+        memory: Memory = saved.pop("memory")
+        ctx.names = list(saved)
+        ctx.save_for_backward(*saved.values(), *memory.tensors())
+        ctx.arguments = arguments[3:7]
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        rows, plan, shape, dtype = ctx.arguments
+        tensors = list(ctx.saved_tensors)
+        saved = dict(zip(ctx.names, tensors, strict=False))
+        saved["memory"] = Memory.of(tensors[len(ctx.names) :])
+        wanted = dict(zip(Weights.__slots__, ctx.needs_input_grad[7:], strict=True))
+        grad_x, weights = run_backward(grads[0], saved, rows, plan, shape, dtype, wanted)
+        return (grad_x, *[None] * 6, *(weights.get(name) for name in Weights.__slots__))
+
+
+def layer(
+    x: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    rows: Tensor | None,
+    plan: list[Block],
+    shape: Shape,
+    dtype: torch.dtype,
+    weights: Weights,
+) -> Tensor:
+    """One layer on fp32 x [T, M] -> [U, M] in fp32.
+
+    Args:
+        cos, sin: [T, D], rotary embedding of each row.
+        rows: [U] rows that go on, or None for all; `plan` has their queries.
+        dtype: precision of the matrix products.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        if not torch.is_grad_enabled():
+            return run(x, cos, sin, rows, plan, shape, dtype, weights, None)
+        fields = (getattr(weights, name) for name in Weights.__slots__)
+        y: Tensor = _Layer.apply(x, cos, sin, rows, plan, shape, dtype, *fields)
+        return y
+
+
+def run(
+    x: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    rows: Tensor | None,
+    plan: list[Block],
+    shape: Shape,
+    dtype: torch.dtype,
+    weights: Weights,
+    saved: dict[str, Any] | None,
+) -> Tensor:
+    """The forward pass; fills `saved` with what `run_backward` takes."""
+    w = _low(weights, dtype)
+    n, inverse1 = normalise(x, weights.norm1, shape.epsilons[0])
+    n = n.to(dtype)
+    own, residual = (n, x) if rows is None else (n[rows], x[rows])
+    cos, sin = cos[:, None], sin[:, None]
+    turn = (cos, sin) if rows is None else (cos[rows], sin[rows])
+    query = _turned(linear(own, w.query, w.query_bias), shape, *turn)
+    query = query.mul_(shape.scale).to(dtype)
+    key = _turned(linear(n, w.key, w.key_bias), shape, cos, sin).to(dtype)
+    value = _split(linear(n, w.value, w.value_bias), shape).flatten(1, 2).contiguous()
+    seen, memory = attend(query, key, value, plan, remember=saved is not None)
+    seen = _joined(seen.unflatten(1, (-1, shape.heads // shape.groups)), dtype)
+    h = _plus(linear(seen, w.output), residual)
+    m, inverse2 = normalise(h, weights.norm2, shape.epsilons[1])
+    m = m.to(dtype)
+    if saved is None:
+        return _plus(torch.cat([_feed_forward(part, w) for part in m.split(CHUNK)]), h)
+    gate, up = linear(m, w.gate), linear(m, w.up)
+    active = silu(gate)
+    saved.update(
+        x=x, n=n, inverse1=inverse1, cos=cos, sin=sin, query=query, key=key, value=value,
+        seen=seen, h=h, m=m, inverse2=inverse2, gate=gate, up=up, active=active,
+        **{f"w.{name}": getattr(w, name) for name in Weights.__slots__}, memory=memory,
+    )  # fmt: skip
+    return _plus(linear(active * up, w.down), h)
+
+
+def _feed_forward(m: Tensor, w: Weights) -> Tensor:
+    return linear(silu(linear(m, w.gate), inplace=True).mul_(linear(m, w.up)), w.down)
+
+
+def _plus(y: Tensor, residual: Tensor) -> Tensor:
+    """y + residual in fp32, in place where y is."""
+    return y.add_(residual) if y.dtype == residual.dtype else y.add(residual)
+
+
+def _low(weights: Weights, dtype: torch.dtype) -> Weights:
+    """Matrices and biases in the precision of the products, norms as they are."""
+    fields = {name: getattr(weights, name) for name in Weights.__slots__}
+    return Weights(
+        **{n: w if w is None or n.startswith("norm") else w.to(dtype) for n, w in fields.items()}
+    )
+
+
+def run_backward(
+    grad: Tensor,
+    saved: dict[str, Any],
+    rows: Tensor | None,
+    plan: list[Block],
+    shape: Shape,
+    dtype: torch.dtype,
+    wanted: dict[str, bool],
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Gradients of x [T, M] and of the weights that are `wanted`, fp32, from `grad` [U, M]."""
+    found: dict[str, Tensor] = {}
+
+    def learn(name: str, outer: Tensor, inner: Tensor) -> None:
+        if wanted[name]:
+            found[name] = transposed_product(outer, inner).float()
+
+    grad_h, found["norm2"] = _feed_forward_backward(grad, saved, dtype, learn)
+    low = grad_h.to(dtype)
+    learn("output", low, saved["seen"])
+    grad_seen = _split(product(low, saved["w.output"]), shape).float().flatten(1, 2)
+    grads = attend_backward(
+        grad_seen, saved["query"], saved["key"], saved["value"], plan, saved["memory"]
+    )
+    cos, sin, n = saved["cos"], saved["sin"], saved["n"]
+    turn, own = ((cos, sin), n) if rows is None else ((cos[rows], sin[rows]), n[rows])
+    grad_query = grads[0].mul_(shape.scale).unflatten(1, (-1, shape.heads // shape.groups))
+    query = _joined(rotate_backward(grad_query, *turn), dtype)
+    key = _joined(rotate_backward(grads[1][:, :, None], cos, sin), dtype)
+    value = _joined(grads[2][:, :, None], dtype)
+    for name, outer, inner in (("query", query, own), ("key", key, n), ("value", value, n)):
+        learn(name, outer, inner)
+        if wanted[f"{name}_bias"]:
+            found[f"{name}_bias"] = outer.sum(0, dtype=torch.float32)
+    grad_n = product(key, saved["w.key"]).float()
+    grad_n += product(value, saved["w.value"])
+    _add(grad_n, product(query, saved["w.query"]), rows)
+    grad_x, found["norm1"] = normalise_backward(
+        grad_n, saved["x"], saved["inverse1"], saved["w.norm1"]
+    )
+    _add(grad_x, grad_h, rows)
+    return grad_x, found
+
+
+def _add(total: Tensor, part: Tensor, rows: Tensor | None) -> None:
+    """Add to `total` [T, M] in place what belongs to its `rows`."""
+    if rows is None:
+        total += part
+    else:
+        total.index_add_(0, rows, part.float())
+
+
+def _feed_forward_backward(
+    grad: Tensor, saved: dict[str, Any], dtype: torch.dtype, learn: Learn
+) -> tuple[Tensor, Tensor]:
+    """Gradients of h [U, M] and of norm2's weight; the matrices' go to `learn`."""
+    gate, up, active, m = saved["gate"], saved["up"], saved["active"], saved["m"]
+    low = grad.to(dtype)
+    learn("down", low, active * up)
+    wide = product(low, saved["w.down"])
+    grad_up = wide * active
+    grad_gate = torch.ops.aten.silu_backward(wide.mul_(up), gate)
+    learn("gate", grad_gate, m)
+    learn("up", grad_up, m)
+    grad_m = product(grad_gate, saved["w.gate"]).float()
+    grad_m += product(grad_up, saved["w.up"])
+    grad_h, norm2 = normalise_backward(grad_m, saved["h"], saved["inverse2"], saved["w.norm2"])
+    return grad_h.add_(grad), norm2

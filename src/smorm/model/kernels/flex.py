@@ -1,0 +1,215 @@
+"""Forest attention through FlexAttention: block lists from the forest's plan, made on the host.
+
+FlexAttention computes 128 x 128 blocks: those on the list of *full* blocks without a mask, those on
+the list of *partial* blocks with the rule as their mask, and no others. The lists follow from the
+chains and their ancestors, so nothing of size T x T is ever made.
+
+It is compiled for fixed shapes: block lists with dynamic shapes compile anew, or not at all, in
+some releases of torch. So that few shapes are met, rows are padded to one of a few sizes, here and
+not in the model: a padded row costs a share of a block of attention and nothing else.
+
+Shapes: T packed tokens, N padded rows, B blocks of rows, H query heads, G key heads, D head size.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from smorm.trees.forest import Forest
+
+BLOCK = 128
+SMALLEST = 4 * BLOCK
+SHAPES = 64
+"""Compiled variants that are kept: sizes times windows, with and without gradients."""
+
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockLists:
+    """Which blocks are computed: `partial` and `full`, [B, B] booleans (query, key), never both."""
+
+    partial: Bools
+    full: Bools
+
+
+def bucket(rows: int) -> int:
+    """Rows after padding: 512, then 2^n or 1.5 x 2^n; 12 sizes up to 32,768 rows."""
+    power = SMALLEST
+    while power < rows:
+        power *= 2
+    between = power // 4 * 3
+    return between if rows <= between and between > 2 * SMALLEST else power
+
+
+def block_lists(forest: Forest, window: int | None = None) -> BlockLists:
+    """The blocks of the padded mask: exactly those with an allowed cell, split by being full."""
+    blocks = bucket(forest.num_tokens) // BLOCK
+    seen = np.eye(blocks, dtype=np.bool_)
+    for query, first, last in _seen_ranges(forest, window):
+        seen[query, first // BLOCK : (last - 1) // BLOCK + 1] = True
+    full = _full_blocks(forest, blocks, window)
+    return BlockLists(seen & ~full, full)
+
+
+def _seen_ranges(forest: Forest, window: int | None) -> Iterator[tuple[int, int, int]]:
+    """(query block, first key row, past last key row) for every stretch that a block sees.
+
+    Of the rows of one chain in one block the first sees farthest back, in positions; positions
+    grow by one along a chain and along each stretch of its ancestors.
+    """
+    for (begin, end), ancestors in zip(forest.chains, forest.ancestors, strict=True):
+        depth = sum(last - first for first, last in ancestors)
+        for block in range(begin // BLOCK, (end - 1) // BLOCK + 1):
+            top, past = max(begin, block * BLOCK), min(end, (block + 1) * BLOCK)
+            nearest = 0 if window is None else max(0, depth + top - begin - window + 1)
+            position = 0
+            for first, last in (*ancestors, (begin, past)):
+                skipped = max(0, nearest - position)
+                position += last - first
+                if first + skipped < last:
+                    yield block, first + skipped, last
+
+
+def _full_blocks(forest: Forest, blocks: int, window: int | None) -> Bools:
+    """Blocks below the diagonal of which every cell is allowed, [B, B].
+
+    Every key's subtree ends behind the block's last query, and the deepest query is within the
+    window of the highest key.
+    """
+    end, positions = (array.reshape(blocks, BLOCK) for array in padded_rule(forest))
+    past_queries = np.arange(1, blocks + 1) * BLOCK
+    full = end.min(1)[None, :] >= past_queries[:, None]
+    if window is not None:
+        full &= positions.max(1)[:, None] - positions.min(1)[None, :] < window
+    below: Bools = full & np.tri(blocks, k=-1, dtype=np.bool_)
+    return below
+
+
+def padded_rule(forest: Forest) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """`end` and `positions` of the padded rows, [N] each. A padded row sees itself alone."""
+    rows, size = forest.num_tokens, bucket(forest.num_tokens)
+    end = np.arange(1, size + 1, dtype=np.int32)
+    positions = np.zeros(size, dtype=np.int32)
+    end[:rows], positions[:rows] = forest.end.cpu().numpy(), forest.positions.cpu().numpy()
+    return end, positions
+
+
+def _rule(
+    end: torch.Tensor, positions: torch.Tensor, window: int | None
+) -> Callable[[Any, Any, torch.Tensor, torch.Tensor], torch.Tensor]:
+    """The forest's rule as a mask function of (batch, head, query row, key row)."""
+
+    if window is not None:
+        return _windowed(end, positions, window)
+
+    def plain(b: Any, h: Any, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        return (k <= q) & (q < end[k])
+
+    return plain
+
+
+def _windowed(
+    end: torch.Tensor, positions: torch.Tensor, window: int
+) -> Callable[[Any, Any, torch.Tensor, torch.Tensor], torch.Tensor]:
+    def windowed(b: Any, h: Any, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        return (k <= q) & (q < end[k]) & (positions[q] - positions[k] < window)
+
+    return windowed
+
+
+def block_mask(forest: Forest, window: int | None, device: torch.device) -> Any:
+    """The forest's `BlockMask` on a device, built on the host once per forest and window."""
+    from torch.nn.attention.flex_attention import BlockMask
+
+    if ("blocks", window) not in forest.cache:
+        lists = block_lists(forest, window)
+        end, positions = (torch.from_numpy(array) for array in padded_rule(forest))
+        mask = BlockMask.from_kv_blocks(
+            *_ordered(lists.partial), *_ordered(lists.full), BLOCK_SIZE=BLOCK
+        ).to(device)
+        mask.mask_mod = _rule(
+            end.to(device, non_blocking=True), positions.to(device, non_blocking=True), window
+        )
+        forest.cache["blocks", window] = mask
+    return forest.cache["blocks", window]
+
+
+def _ordered(blocks: Bools) -> tuple[torch.Tensor, torch.Tensor]:
+    """How many key blocks each query block has [1, 1, B], and which, those first [1, 1, B, B]."""
+    count = blocks.sum(1, dtype=np.int32)
+    order = np.argsort(~blocks, axis=1, kind="stable").astype(np.int32)
+    return torch.from_numpy(count)[None, None], torch.from_numpy(order)[None, None]
+
+
+@functools.cache
+def _cap(softcap: float) -> Any:
+    """Soft-capping as a score function: one object per value, so that it is compiled once."""
+
+    def cap(score: torch.Tensor, b: Any, h: Any, q: Any, k: Any) -> torch.Tensor:
+        return softcap * torch.tanh(score / softcap)
+
+    return cap
+
+
+def _attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    score_mod: Any,
+    mask: Any,
+    scale: float,
+) -> torch.Tensor:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    out = flex_attention(
+        query,
+        key,
+        value,
+        score_mod=score_mod,
+        block_mask=mask,
+        scale=scale,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    assert isinstance(out, torch.Tensor)  # without return_aux
+    return out
+
+
+@functools.cache
+def _compiled() -> Any:
+    """`_attend` compiled, with room for all shapes: past its limit dynamo would run it eagerly,
+    which writes all scores out."""
+    import torch._dynamo
+
+    limit = torch._dynamo.config.recompile_limit
+    torch._dynamo.config.recompile_limit = max(limit, SHAPES)
+    return torch.compile(_attend, dynamic=False, fullgraph=True)
+
+
+def flex(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    forest: Forest,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> torch.Tensor:
+    """query [1, H, T, D], key and value [1, G, T, D] -> [1, T, H, D]."""
+    rows = query.shape[2]
+    more = bucket(rows) - rows
+    # Contiguous with and without padding: strides are part of what is compiled.
+    padded = [nn.functional.pad(x, (0, 0, 0, more)).contiguous() for x in (query, key, value)]
+    score_mod = None if softcap is None else _cap(softcap)
+    out: torch.Tensor = _compiled()(
+        *padded, score_mod, block_mask(forest, window, query.device), scale
+    )
+    return out[:, :, :rows].transpose(1, 2)
