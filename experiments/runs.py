@@ -19,8 +19,7 @@ from typing import Any
 
 from experiments.tasks import Files, Task
 from smorm.config import Config, load_config
-from smorm.data.census import Census
-from smorm.data.formats import Source, read_preferences, read_rated
+from smorm.data.formats import Source
 from smorm.evaluation.result import Result, read_results, write_results
 from smorm.evaluation.suites import Suite, run_suite
 from smorm.files import fingerprint, is_whole, read_json, whole_folder, write_json
@@ -28,7 +27,7 @@ from smorm.model.store import versions
 from smorm.scoring.reward_model import RewardModel
 from smorm.text.bpe import train_bpe
 from smorm.training.loop import train
-from smorm.training.sources import Records, to_source
+from smorm.training.sources import to_source, training_texts
 
 METHODS = {
     "Single": ("preference", ("F",)),
@@ -94,16 +93,11 @@ def shared_tokenizer(task: Task, files: Files, work: Path) -> Path:
     folder = work / task.name / f"tokenizer-{name}"
     if is_whole(folder):
         return folder
-    pairs = [
-        pair
-        for source in draft.data.preference
-        for pair in read_preferences(to_source(source), census=Census())
-    ]
-    rated = [
-        one for source in draft.data.rated for one in read_rated(to_source(source), census=Census())
-    ]
+    preference = [to_source(source) for source in draft.data.preference]
+    rated = [to_source(source) for source in draft.data.rated]
     with whole_folder(folder) as scratch:
-        train_bpe(Records(pairs, rated).texts(), spec.vocab_size).save_pretrained(scratch)
+        texts = training_texts(draft, preference, rated)
+        train_bpe(texts, spec.vocab_size).save_pretrained(scratch)
     return folder
 
 

@@ -309,6 +309,8 @@ def test_the_resolved_configuration_reads_back_as_itself(tmp_path, values):
 def test_what_only_keeps_the_books_does_not_change_the_hash():
     other = {
         "output.folder": "elsewhere",
+        "data.workers": 3,
+        "data.cache": None,
         "training.threads": 1,
         "training.log_every": 3,
         "training.evaluate_every": 3,

@@ -20,9 +20,10 @@ from smorm.config import Config
 from smorm.errors import CheckpointError, ConfigError, Interrupted
 from smorm.files import verify_folder
 from smorm.model.head import ScoreHead
+from smorm.training.batches import batches_of
 from smorm.training.checkpoint import list_checkpoints
 from smorm.training.loop import train
-from tests.training.runs import LAB, LORA, bits, config_of, jsonl, metrics, rows_of
+from tests.training.runs import LAB, LORA, bits, config_of, jsonl, metrics, prepared, rows_of
 
 RUNS: dict[str, dict[str, Any]] = {
     "joint, learned noise": {"objective": {"weighting": "learned"}},
@@ -53,6 +54,12 @@ def stopping_in(micro_batch: int, number: int = signal.SIGTERM) -> Iterator[list
         yield seen
     finally:
         handle.remove()
+
+
+def first_of(step: int) -> int:
+    """The number (from 1) of the first micro-batch of a step (from 0) of the plain run."""
+    batches = batches_of(prepared(), False)
+    return 1 + sum(len(list(batches(earlier))) for earlier in range(step))
 
 
 def run(config: Config, *stops: int) -> int:
@@ -148,7 +155,7 @@ def test_a_signal_writes_a_checkpoint_and_gives_the_signals_back(
     tmp_path: Path, number: int
 ) -> None:
     before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
-    with stopping_in(6, number), pytest.raises(Interrupted) as caught:
+    with stopping_in(first_of(1), number), pytest.raises(Interrupted) as caught:
         train(config_of(tmp_path / "run"))
     assert caught.value.exit_code == 130
     assert "stopped after step 1" in str(caught.value)
@@ -202,7 +209,7 @@ def test_resuming_where_nothing_was_saved_starts_at_the_beginning(
 def stopped(tmp_path: Path) -> tuple[Config, Path, list[Path]]:
     """A run stopped in its fourth step, with the checkpoints of three steps."""
     config = config_of(tmp_path / "run", training={"save_every": 1, "keep_checkpoints": 3})
-    with stopping_in(14), pytest.raises(Interrupted):
+    with stopping_in(first_of(3)), pytest.raises(Interrupted):
         train(config)
     saved = list_checkpoints(tmp_path / "run" / "checkpoints")
     assert len(saved) == 3

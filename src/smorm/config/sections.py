@@ -19,6 +19,8 @@ from smorm.files import fingerprint
 
 BOOKKEEPING = (
     "output.folder",
+    "data.workers",
+    "data.cache",
     "training.threads",
     "training.log_every",
     "training.evaluate_every",
@@ -137,14 +139,30 @@ class MixingConfig(Section):
 
     `ratio`: `rated_per_pair` rated responses for each pair, whatever the sizes of the sets.
     `zip`: item i is (pair i mod |pairs|, rating i mod |ratings|), the paper's pairing.
+    `group_by_prompt`: pairs over one prompt, and ratings over it, come in one step.
     """
 
     mode: Literal["ratio", "zip"] = "ratio"
     rated_per_pair: Annotated[float, Field(gt=0)] = 1.0
+    group_by_prompt: bool = False
+
+    @model_validator(mode="after")
+    def _zip_is_its_own_order(self) -> MixingConfig:
+        if self.group_by_prompt and self.mode == "zip":
+            raise ValueError(
+                "group_by_prompt: zip itself says which rating stands beside which pair, so that "
+                "nothing can move to its prompt; use mode: ratio"
+            )
+        return self
 
 
 class DataSection(Section):
-    """What it is trained on."""
+    """What it is trained on.
+
+    `workers`: processes that tokenise; `auto` is one for small sources, all cores for large ones.
+    `cache`: the folder where tokens are kept for the next run; `auto` keeps those of large sources
+    in the user's cache folder, null keeps none.
+    """
 
     preference: Sources = []
     rated: Sources = []
@@ -154,6 +172,22 @@ class DataSection(Section):
     max_tokens: Annotated[int, Field(ge=8)] = 2048
     overlong: Literal["error", "drop", "truncate_prompt"] = "error"
     on_bad_record: Literal["stop", "skip"] = "stop"
+    workers: int | Literal["auto"] = "auto"
+    cache: str | None = "auto"
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _processes(cls, value: Any) -> Any:
+        if value != "auto" and not (isinstance(value, int) and value > 0):
+            raise ValueError(f"a number of processes above 0, or auto, got {value!r}")
+        return value
+
+    @field_validator("cache", mode="after")
+    @classmethod
+    def _folder(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise ValueError("a folder, auto or null, got nothing")
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -180,13 +214,18 @@ class ObjectiveSection(Section):
 
 
 class TrainingSection(Section):
-    """How it is minimised. A step is one optimizer update."""
+    """How it is minimised. A step is one optimizer update.
+
+    `max_batch_tokens`: tokens of a forward pass; `auto` takes what fits `memory_budget` (`8GB`; for
+    the whole process on a CPU, for the device's tensors on CUDA; null: most of what is free).
+    """
 
     seed: Annotated[int, Field(ge=0)] = 0
     epochs: Annotated[float, Field(gt=0)] = 1.0
     max_steps: Positive | None = None
     batch_size: Positive = 32
-    max_batch_tokens: Positive = 4096
+    max_batch_tokens: int | Literal["auto"] = 4096
+    memory_budget: str | None = None
     learning_rate: Annotated[float, Field(gt=0)] = 1e-5
     head_learning_rate: Annotated[float, Field(gt=0)] | None = None
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -205,6 +244,22 @@ class TrainingSection(Section):
     keep_checkpoints: Positive = 2
     diagnose_every: Positive | None = None
     tensorboard: bool = False
+
+    @field_validator("max_batch_tokens", mode="before")
+    @classmethod
+    def _tokens(cls, value: Any) -> Any:
+        if value != "auto" and not (isinstance(value, int) and value > 0):
+            raise ValueError(f"a number of tokens above 0, or auto, got {value!r}")
+        return value
+
+    @field_validator("memory_budget", mode="before")
+    @classmethod
+    def _memory(cls, value: Any) -> Any:
+        text = str(value) if isinstance(value, int) else value
+        found = isinstance(text, str) and re.fullmatch(r"\s*[\d.]+\s*([kmgt]i?b)?\s*", text, re.I)
+        if value is not None and not found:
+            raise ValueError(f"expected memory such as 8GB or 500MB, got {value!r}")
+        return text
 
 
 class EvaluationSection(Section):

@@ -51,16 +51,21 @@ def scan_rows(
         if is_saved_dataset(path):
             yield from scan_saved_dataset(path, split)
         else:
-            for file in _split_files(path, split, subset):
+            for file in files_of(path, split, subset):
                 yield from _scan_file(file)
     elif path.is_file():
         yield from _scan_file(path)
     elif path.exists():
         raise DataError(f"{path}: neither a file nor a folder")
-    elif _may_be_hub_id(str(path_or_id)):
+    elif may_be_hub_id(str(path_or_id)):
         yield from scan_hub(str(path_or_id), split, subset)
     else:
         raise DataError(f"{path}: no such file or folder{_hint(path)}")
+
+
+def files_of(path: Path, split: str, subset: str | None) -> list[Path]:
+    """The files that `scan_rows` reads of a file or a folder of data files, in its order."""
+    return _split_files(path, split, subset) if path.is_dir() else [path]
 
 
 def _scan_file(path: Path) -> Iterator[Scanned]:
@@ -76,7 +81,8 @@ def _has_known_suffix(path: Path) -> bool:
     return path.name.endswith(SUFFIXES)
 
 
-def _may_be_hub_id(name: str) -> bool:
+def may_be_hub_id(name: str) -> bool:
+    """Whether a path that is not there can be the id of a Hugging Face dataset."""
     # `folder/file` where the folder is here is a path that was misspelt, not an id
     owner = name.partition("/")[0]
     return (

@@ -69,16 +69,24 @@ def scan_hub(name: str, split: str, subset: str | None) -> Iterator[tuple[str, R
     Raises:
         DataError: there is no such dataset, subset or split, or the machine is offline.
     """
+    yield from _dataset_rows(f"{name}[{split}]", load_hub(name, split, subset))
+
+
+def load_hub(name: str, split: str, subset: str | None) -> Any:
+    """A Hugging Face dataset by its id, read from Arrow files in `datasets`' own cache.
+
+    Raises:
+        DataError: there is no such dataset, subset or split, or the machine is offline.
+    """
     import datasets
 
     try:
-        loaded = datasets.load_dataset(name, subset, split=split)
+        return datasets.load_dataset(name, subset, split=split)
     except Exception as error:  # offline, missing, gated, script: each has its own class
         raise DataError(
             f"{name}: no such local path, and as a Hugging Face dataset it could not be loaded "
             f"(offline, or not there): {_first_line(error)}"
         ) from error
-    yield from _dataset_rows(f"{name}[{split}]", loaded)
 
 
 def _dataset_rows(name: str, dataset: Any) -> Iterator[tuple[str, Row]]:

@@ -129,6 +129,7 @@ def load_checkpoint(path: Path, named: Named, optimizer: torch.optim.Optimizer) 
         parameter.data.copy_(weights[name])
     for key, value in moments.items():
         name, _, moment = key.rpartition("/")
-        # AdamW keeps its step count on the CPU, the moments beside the weights.
-        device = "cpu" if moment == "step" else named[name].device
+        # AdamW keeps its step count on the CPU unless it is fused, the moments beside the weights.
+        count = moment == "step" and not optimizer.defaults.get("fused")
+        device = "cpu" if count else named[name].device
         optimizer.state[named[name]][moment] = value.to(device)

@@ -13,6 +13,8 @@ import torch
 from smorm.config import Config, decisive
 from smorm.errors import Interrupted, NonFiniteLossError
 from smorm.model.store import save_model
+from smorm.training.auto_batch import settle
+from smorm.training.batches import Batches
 from smorm.training.checkpoint import save_checkpoint
 from smorm.training.folder import refuse_another_run, resume_run, write_beginnings
 from smorm.training.optim import (
@@ -21,6 +23,7 @@ from smorm.training.optim import (
     named_trainable,
     set_learning_rate,
 )
+from smorm.training.prefetch import prefetched
 from smorm.training.setup import Prepared, prepare
 from smorm.training.signals import StopFlag, stop_signals
 from smorm.training.step import (
@@ -53,7 +56,8 @@ def train(config: Config, *, resume: bool = False) -> Path:
         torch.set_num_threads(config.training.threads)
     checkpoints = folder / "checkpoints"
     refuse_another_run(folder, checkpoints, resume)
-    prepared = prepare(config)
+    prepared = settle(prepare(config), resume=resume)
+    config = prepared.config
     objective = make_objective(prepared)
     named = named_trainable(prepared.network, objective.log_variance)
     optimizer = make_optimizer(config, prepared.network, objective.log_variance)
@@ -69,6 +73,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
         stop_signals() as stop,
         closing(Tracker(folder, tensorboard=config.training.tensorboard)) as tracker,
         progress(total, done, config.training.log_every) as bar,
+        prefetched(prepared, objective.use_margin, range(done, total)) as batches,
     ):
         for step in range(done, total):
             started = time.monotonic()
@@ -78,7 +83,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
             set_learning_rate(optimizer, factor)
             optimizer.zero_grad(set_to_none=True)
             try:
-                result = _gradients(prepared, objective, step, named, stop)
+                result = _gradients(prepared, objective, step, named, batches, stop)
             except Abandoned:
                 save(step)
                 raise Interrupted(f"stopped after step {step}; go on with --resume") from None
@@ -95,19 +100,24 @@ def train(config: Config, *, resume: bool = False) -> Path:
 
 
 def _gradients(
-    prepared: Prepared, objective: Objective, step: int, named: dict[str, Any], stop: StopFlag
+    prepared: Prepared,
+    objective: Objective,
+    step: int,
+    named: dict[str, Any],
+    batches: Batches,
+    stop: StopFlag,
 ) -> StepResult:
     every = prepared.config.training.diagnose_every
     if every and prepared.config.objective.kind == "joint" and step % every == 0:
-        return diagnose_step(prepared, objective, step, named, stop=stop)
-    return run_step(prepared, objective, step, stop=stop)
+        return diagnose_step(prepared, objective, step, named, batches=batches, stop=stop)
+    return run_step(prepared, objective, step, batches=batches, stop=stop)
 
 
 def _overflow(prepared: Prepared, step: int, norm: float) -> NonFiniteLossError:
     """The losses were finite, their gradient is not."""
     pairs, rated = prepared.order.step(step)
     where = [prepared.train.pairs[i].where for i in pairs]
-    where += [prepared.train.rated[i].record.where for i in rated]
+    where += [prepared.train.rated[i].where for i in rated]
     records = ", ".join(where[:8]) + (" ..." if len(where) > 8 else "")
     return NonFiniteLossError(
         f"step {step + 1}: the gradient of the loss is {norm}. Records of this step: {records}. "
@@ -122,9 +132,13 @@ def _clip(prepared: Prepared, named: dict[str, torch.nn.Parameter], step: int) -
         NonFiniteLossError: the norm is NaN or infinite.
     """
     limit = prepared.config.training.max_grad_norm
-    norm = float(torch.nn.utils.clip_grad_norm_(list(named.values()), limit))
+    parameters = [parameter for parameter in named.values() if parameter.grad is not None]
+    total = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    norm = float(total)
     if not math.isfinite(norm):
         raise _overflow(prepared, step, norm)
+    if norm > limit:  # else it would be a pass over all gradients to multiply them by one
+        torch.nn.utils.clip_grads_with_norm_(parameters, limit, total)
     return norm
 
 

@@ -65,7 +65,13 @@ def make_optimizer(
         settings.append(
             {"params": [log_variance], "lr": rate, "initial_lr": rate, "weight_decay": 0.0}
         )
-    return torch.optim.AdamW(settings, betas=training.betas, eps=training.epsilon)
+    fused = all(_can_be_fused(p) for group in settings for p in group["params"])  # type: ignore[attr-defined]
+    return torch.optim.AdamW(settings, betas=training.betas, eps=training.epsilon, fused=fused)
+
+
+def _can_be_fused(parameter: torch.nn.Parameter) -> bool:
+    """One pass over weights, gradients and moments instead of a dozen."""
+    return parameter.device.type in ("cuda", "cpu") and parameter.is_floating_point()
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:

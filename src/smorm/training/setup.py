@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import torch
 from smorm.config import Architecture, Config, TrainedTokenizer
 from smorm.data.census import Census
 from smorm.data.encode import Encoder
+from smorm.data.formats import Source
 from smorm.data.mixing import DataOrder
 from smorm.data.scaling import AttributeScale
+from smorm.data.tokenising import Tokeniser
 from smorm.errors import ConfigError, DataError
 from smorm.model.backbone import (
     build_backbone,
@@ -30,14 +33,14 @@ from smorm.text.bpe import train_bpe
 from smorm.text.chat import Renderer
 from smorm.text.padding import ensure_pad_token
 from smorm.training.sources import (
-    Records,
     TokenSet,
     attribute_means,
     data_fingerprint,
-    encode_records,
     fit_attributes,
-    limited,
-    read_sources,
+    to_source,
+    token_set,
+    tokenised_sources,
+    training_texts,
 )
 
 log = logging.getLogger(__name__)
@@ -57,6 +60,13 @@ class Prepared:
     census: Census
     data_hash: str
 
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of a forward pass. `auto` is a number by now: see `smorm.training.auto_batch`."""
+        tokens = self.config.training.max_batch_tokens
+        assert isinstance(tokens, int), tokens
+        return tokens
+
 
 def prepare(config: Config) -> Prepared:
     """Read, encode and build.
@@ -65,26 +75,26 @@ def prepare(config: Config) -> Prepared:
         DataError: a record or source is not usable, or none are left.
         ConfigError, ModelError: tokenizer, template or backbone are not usable.
     """
-    census = Census()
+    census, held_out = Census(), Census()
     kind = config.objective.kind
-    records = read_sources(
-        config,
-        config.data.preference if kind != "regression" else [],
-        config.data.rated if kind != "preference" else [],
-        census,
-    )
-    tokenizer = _tokenizer(config, records)
+    preference = [to_source(s) for s in config.data.preference if kind != "regression"]
+    rated = [to_source(s) for s in config.data.rated if kind != "preference"]
+    tokenizer = _tokenizer(config, preference, rated)
     renderer = _renderer(config, tokenizer)
-    encoder = _encoder(config, renderer, census)
-    names, scales = fit_attributes(config, records.rated, census)
-    train = encode_records(records, encoder, scales)
-    if (kind != "regression" and not train.pairs) or (kind != "preference" and not train.rated):
-        raise DataError("no usable training record is left: " + "; ".join(census.lines()))
-    held_out = Census()
-    dev_records = read_sources(
-        config, config.evaluation.preference, config.evaluation.rated if names else [], held_out
-    )
-    dev = encode_records(limited(dev_records, config), _encoder(config, renderer, held_out), scales)
+    encoder = Encoder(renderer, config.data.max_tokens, config.data.overlong)
+    with Tokeniser(encoder, config.data.workers) as tokeniser:
+        stores = tokenised_sources(config, preference, rated, tokeniser, census)
+        names, scales = fit_attributes(config, stores, census)
+        train = token_set(stores, scales, census)
+        if (kind != "regression" and not train.pairs) or (kind != "preference" and not train.rated):
+            raise DataError("no usable training record is left: " + "; ".join(census.lines()))
+        dev_preference = [to_source(s) for s in config.evaluation.preference]
+        dev_rated = [to_source(s) for s in config.evaluation.rated if names]
+        limit = config.evaluation.limit
+        dev_stores = tokenised_sources(
+            config, dev_preference, dev_rated, tokeniser, held_out, limit=limit
+        )
+        dev = token_set(dev_stores, scales, held_out)
     for line in held_out.lines():
         log.info("held-out data: %s", line)
     network = _network(config, tokenizer, len(names))
@@ -95,10 +105,10 @@ def prepare(config: Config) -> Prepared:
     )
 
 
-def _tokenizer(config: Config, records: Records) -> Any:
+def _tokenizer(config: Config, preference: Sequence[Source], rated: Sequence[Source]) -> Any:
     spec = config.model.tokenizer
     if isinstance(spec, TrainedTokenizer):
-        tokenizer = train_bpe(records.texts(), spec.vocab_size)
+        tokenizer = train_bpe(training_texts(config, preference, rated), spec.vocab_size)
     else:
         assert spec is not None or isinstance(config.model.backbone, str)
         tokenizer = load_tokenizer(spec if spec is not None else str(config.model.backbone))
@@ -121,11 +131,6 @@ def _renderer(config: Config, tokenizer: Any) -> Renderer:
     # What is exported renders the same ids in any other program.
     tokenizer.chat_template = renderer.chat_template
     return renderer
-
-
-def _encoder(config: Config, renderer: Renderer, census: Census) -> Encoder:
-    data = config.data
-    return Encoder(renderer, data.max_tokens, data.overlong, census, data.on_bad_record)
 
 
 def _network(config: Config, tokenizer: Any, attributes: int) -> RewardNetwork:
@@ -179,6 +184,7 @@ def pick_device(name: str) -> torch.device:
 
 def _order(config: Config, train: TokenSet) -> DataOrder:
     mixing = config.data.mixing
+    grouped = mixing.group_by_prompt
     return DataOrder(
         num_pairs=len(train.pairs),
         num_rated=len(train.rated),
@@ -186,6 +192,8 @@ def _order(config: Config, train: TokenSet) -> DataOrder:
         rated_per_pair=mixing.rated_per_pair,
         mode=mixing.mode,
         seed=config.training.seed,
+        pair_groups=train.pair_prompts if grouped else None,
+        rated_groups=train.rated_prompts if grouped else None,
     )
 
 

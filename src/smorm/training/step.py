@@ -1,21 +1,21 @@
 """One optimizer step: micro-batches whose losses add up to the exact mean of the step.
 
-Shapes: P pairs, R rated responses, K attributes, S sequences of a micro-batch.
+Shapes: P pairs, R rated responses, K attributes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from smorm.config import ObjectiveSection
-from smorm.data.encode import Tokens
 from smorm.errors import NonFiniteLossError
 from smorm.model.network import RewardNetwork
-from smorm.objectives.joint import Labels, Terms, Totals, Weights, joint
+from smorm.objectives.joint import Terms, Totals, Weights, joint
+from smorm.training.batches import Batches, MicroBatch, batches_of
 from smorm.training.setup import Prepared
 from smorm.training.sources import TokenSet
 
@@ -24,15 +24,6 @@ Gradients = dict[str, torch.Tensor]
 
 class Abandoned(Exception):  # noqa: N818  (a state, not an error)
     """A stop was asked for in the middle of a step; nothing of the step was applied."""
-
-
-@dataclass(frozen=True, slots=True)
-class MicroBatch:
-    """Sequences of one forward pass, their labels, and where they came from."""
-
-    sequences: list[Tokens]
-    labels: Labels
-    where: list[str]
 
 
 @dataclass(slots=True)
@@ -85,50 +76,19 @@ def step_totals(data: TokenSet, rated: np.ndarray, num_pairs: int, device: torch
     return Totals(num_pairs, len(rated), ratings)
 
 
-def micro_batches(
-    prepared: Prepared, objective: Objective, pairs: np.ndarray, rated: np.ndarray
-) -> Iterator[MicroBatch]:
-    """The step's pairs and ratings, split by the token budget."""
-    data, device = prepared.train, prepared.network.device
-    units = [[data.pairs[i].chosen, data.pairs[i].rejected] for i in pairs]
-    units += [[data.rated[i].tokens] for i in rated]
-    budget = prepared.config.training.max_batch_tokens
-    for batch in prepared.network.micro_batches(units, budget):
-        sequences: list[Tokens] = []
-        pair_rows, rated_rows, margins, targets, where = [], [], [], [], []
-        for unit in batch:
-            if unit < len(pairs):
-                pair_rows.append((len(sequences), len(sequences) + 1))
-                margins.append(data.pairs[pairs[unit]].margin)
-                where.append(data.pairs[pairs[unit]].where)
-            else:
-                index = rated[unit - len(pairs)]
-                rated_rows.append(len(sequences))
-                targets.append(data.targets[index])
-                where.append(data.rated[index].record.where)
-            sequences.extend(units[unit])
-        labels = Labels(
-            pairs=torch.tensor(pair_rows, device=device).reshape(-1, 2),
-            rated=torch.tensor(rated_rows, device=device, dtype=torch.long),
-            targets=torch.from_numpy(np.array(targets).reshape(len(targets), data.targets.shape[1]))
-            .float()
-            .to(device),
-            margins=torch.tensor(margins, device=device) if objective.use_margin else None,
-        )
-        yield MicroBatch(sequences, labels, where)
-
-
 def run_step(
     prepared: Prepared,
     objective: Objective,
     step: int,
     *,
+    batches: Batches | None = None,
     stop: Callable[[], bool] = lambda: False,
     only: str | None = None,
 ) -> StepResult:
     """Forward and backward over the whole step: gradients are added to the parameters.
 
     Args:
+        batches: where the step's micro-batches come from; None prepares them here.
         stop: asked before each micro-batch.
         only: back-propagate this term alone (`preference` or `regression`).
 
@@ -142,11 +102,10 @@ def run_step(
     pairs, rated = prepared.order.step(step)
     totals = step_totals(prepared.train, rated, len(pairs), prepared.network.device)
     result = StepResult()
-    for micro in micro_batches(prepared, objective, pairs, rated):
+    for micro in (batches or batches_of(prepared, objective.use_margin))(step):
         if stop():
             raise Abandoned
-        batch = prepared.network.arrange(micro.sequences)
-        scores = _forward(prepared, batch)
+        scores = _forward(prepared, micro.batch)
         terms, metrics = joint(
             scores, micro.labels, totals, objective.weights, objective.log_variance
         )
@@ -156,7 +115,7 @@ def run_step(
             torch.stack(chosen).sum().backward()
         result.add({f"loss/{name}": term for name, term in terms.items()})
         result.add(metrics)
-        result.tokens += batch.num_tokens
+        result.tokens += micro.batch.num_tokens
         result.micro_batches += 1
     result.values["loss"] = sum(v for k, v in result.values.items() if k.startswith("loss/"))
     return result
@@ -186,6 +145,7 @@ def diagnose_step(
     step: int,
     named: dict[str, torch.nn.Parameter],
     *,
+    batches: Batches | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> StepResult:
     """`run_step`, one term at a time, to see how the two terms' gradients on the backbone relate.
@@ -195,8 +155,11 @@ def diagnose_step(
     `gradient/cosine`.
     """
     found: dict[str, Gradients] = {}
+    twice = list((batches or batches_of(prepared, objective.use_margin))(step))
     for term in ("preference", "regression"):
-        result = run_step(prepared, objective, step, stop=stop, only=term)
+        result = run_step(
+            prepared, objective, step, batches=lambda _: iter(twice), stop=stop, only=term
+        )
         found[term] = {
             name: p.grad.detach().clone() for name, p in named.items() if p.grad is not None
         }

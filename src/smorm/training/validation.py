@@ -15,7 +15,7 @@ from smorm.training.setup import Prepared
 def validate(prepared: Prepared) -> dict[str, float]:
     """Pair accuracy (ties count half) and log loss of row 0; squared error of each attribute on its
     own scale. Only what there is held-out data for."""
-    budget = prepared.config.training.max_batch_tokens
+    budget = prepared.batch_tokens
     dev, values = prepared.dev, {}
     if dev.pairs and prepared.card.preference_trained:
         scores = score_units(prepared.network, [[p.chosen, p.rejected] for p in dev.pairs], budget)

@@ -1,0 +1,62 @@
+"""The next micro-batch is prepared by a thread while this one computes.
+
+A thread is enough: torch's kernels release the interpreter. One micro-batch is ahead, never more;
+behind a step's last one that is the first of the next step, with the plan of that step. What is
+prepared is a pure function of the step, so nothing but the time depends on the thread.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+
+from smorm.training.batches import Batches, MicroBatch, batches_of
+from smorm.training.setup import Prepared
+
+Item = tuple[int, MicroBatch] | None
+
+
+@contextmanager
+def prefetched(prepared: Prepared, use_margin: bool, steps: Sequence[int]) -> Iterator[Batches]:
+    """Micro-batches of `steps`, to be asked for in this order. The thread ends with the block."""
+    # An order remembers the epoch that it last drew: the thread gets one of its own.
+    own = replace(prepared, order=copy.deepcopy(prepared.order))
+    # Nobody waits for a thread that has nothing to do yet: it starts with the first submission.
+    with ThreadPoolExecutor(1, thread_name_prefix="smorm-next-batch") as thread:
+        ahead = _Ahead(thread, _in_order(batches_of(own, use_margin), steps))
+        try:
+            yield ahead.step
+        finally:
+            ahead.cancel()
+
+
+def _in_order(batches: Batches, steps: Sequence[int]) -> Iterator[tuple[int, MicroBatch]]:
+    for step in steps:
+        for micro in batches(step):
+            yield step, micro
+
+
+class _Ahead:
+    """Takes from an iterator in a thread, one item before it is asked for."""
+
+    def __init__(self, thread: ThreadPoolExecutor, items: Iterator[tuple[int, MicroBatch]]) -> None:
+        self._thread, self._items = thread, items
+        self._next: Future[Item] = thread.submit(next, items, None)
+
+    def step(self, step: int) -> Iterator[MicroBatch]:
+        """The step's micro-batches; an error of their preparation is raised where it belongs."""
+        while True:
+            item = self._next.result()
+            if item is None or item[0] != step:
+                raise RuntimeError(f"step {step} was asked for out of order")
+            self._next = self._thread.submit(next, self._items, None)
+            yield item[1]
+            if item[1].last:
+                return
+
+    def cancel(self) -> None:
+        """Prepare nothing more; what is being prepared now takes some milliseconds."""
+        self._next.cancel()
