@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 0
 
-.PHONY: setup demo test lint check real clean
+.PHONY: setup demo test lint check real bench clean
 
 setup: $(VENV)/.done
 
@@ -39,6 +39,20 @@ check: lint test
 DATA ?= ../shared/data
 real: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.real --data $(DATA) --output results/real
+
+# Speed and memory against what people use instead: minutes, one thread (docs/speed.md).
+RUNS := results/bench
+bench: export OMP_NUM_THREADS := 1
+bench: setup
+	$(BIN)/python -c 'import trl' 2>/dev/null \
+	  || $(BIN)/python -m pip install --quiet --constraint constraints.txt 'trl>=1.16'
+	mkdir -p $(RUNS)
+	$(BIN)/python -m bench.training --json $(RUNS)/training.json
+	$(BIN)/python -m bench.scoring --json $(RUNS)/scoring.json
+	$(BIN)/python -m bench.memory --json $(RUNS)/memory.json
+	$(BIN)/python -m bench.results $(RUNS)/training.json $(RUNS)/scoring.json $(RUNS)/memory.json \
+	  --output $(RUNS)
+	$(BIN)/python -m bench.floors $(RUNS)/training.json $(RUNS)/scoring.json $(RUNS)/memory.json --all
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info

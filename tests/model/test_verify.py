@@ -9,9 +9,10 @@ import torch
 
 from smorm.errors import ModelError
 from smorm.model.network import RewardNetwork
-from smorm.model.verify import choose_layout, probe_sequences, verify
+from smorm.model.verify import Verdict, choose_layout, probe_sequences, verify
+from smorm.model.ways import forward_of
 from smorm.trees.forest import grow
-from tests.model.architectures import OUTSIDERS, tiny
+from tests.model.architectures import ARCHITECTURES, OUTSIDERS, tiny
 
 
 def network(name: str) -> RewardNetwork:
@@ -64,16 +65,40 @@ def test_an_outsider_asked_for_padding_gets_it_without_a_word(
 
 
 @pytest.mark.parametrize("layout", ["forest", "packed", "padded"])
+@pytest.mark.parametrize("shorten", [False, True])
 @pytest.mark.parametrize("training", [False, True])
-def test_verification_leaves_the_network_as_it_was(layout: str, training: bool) -> None:
+def test_verification_leaves_the_network_as_it_was(
+    layout: str, shorten: bool, training: bool
+) -> None:
     llama = network("llama").train(training)
-    llama.use_layout(layout)  # type: ignore[arg-type]
+    llama.use_layout(layout, shorten=shorten)  # type: ignore[arg-type]
     before = {name: value.clone() for name, value in llama.state_dict().items()}
+    ways = [forward_of(module) for module in llama.modules()]
     random = torch.get_rng_state()
-    assert verify(llama).layout == "forest"
-    assert (llama.layout, llama.training) == (layout, training)
+    assert verify(llama) == Verdict("forest", shorten=True)
+    assert (llama.layout, llama.shorten, llama.training) == (layout, shorten, training)
+    assert [forward_of(module) for module in llama.modules()] == ways
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(value, before[name]) for name, value in llama.state_dict().items())
+
+
+@pytest.mark.parametrize("layout", [None, "forest", "packed"])
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_the_choice_takes_the_shorter_ways_where_they_are_right(
+    name: str, layout: str | None
+) -> None:
+    chosen = network(name)
+    verdict = choose_layout(chosen, layout)  # type: ignore[arg-type]
+    assert verdict == Verdict("forest", shorten=True)
+    assert (chosen.layout, chosen.shorten) == (layout or "forest", True)
+
+
+@pytest.mark.parametrize("name", list(OUTSIDERS))
+def test_an_outsider_is_left_without_shorter_ways(name: str) -> None:
+    outsider = network(name)
+    choose_layout(outsider)
+    assert not outsider.shorten
+    assert not any("forward" in vars(module) for module in outsider.modules())
 
 
 def test_half_precision_has_a_tolerance_of_its_own() -> None:

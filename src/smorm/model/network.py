@@ -58,6 +58,8 @@ class RewardNetwork(nn.Module):
         self.layout = layout
         self.shorten = shorten
         layers = self.backbone.config.get_text_config().num_hidden_layers
+        # The reference stays as transformers has it, to the last bit.
+        shorten = shorten and layout != "padded"
         prune.shorten(self.backbone, layers, fuse=shorten, prune=shorten)
 
     def checkpoint_activations(self) -> None:

@@ -12,38 +12,41 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from types import MethodType
 from typing import Any
 
 import torch
 from torch import nn
 
+from smorm.model import products
 from smorm.model.attention import Capture, Captured
 from smorm.model.fuse import can_run, decoder_layers, fusible, run_fused
+from smorm.model.ways import forward_of, set_forward
 from smorm.trees.forest import Forest
 from smorm.trees.leaves import leaves_of
 
 
 def shorten(backbone: nn.Module, layers: int, *, fuse: bool, prune: bool) -> None:
-    """Set how the backbone's layers run on forests; padded batches always run as they are.
+    """Set how the backbone's layers run on forests; padded batches pass them as they are.
 
     Args:
         layers: how many the decoder has.
-        fuse: run layers of a known structure as one function (on the CPU).
+        fuse: run layers of a known structure as one function (on the CPU), and linear modules
+            elsewhere through the faster library (`smorm.model.products`; those know no batches).
         prune: run the last layer for the leaves alone.
     """
+    if fuse:
+        products.install(backbone)
+    else:
+        products.remove(backbone)
     module: Any
     for index, module in enumerate(decoder_layers(backbone, layers)):
-        there = module.__dict__.get("forward")
-        if there is not None and getattr(there, "__func__", None) not in _WAYS.values():
+        if forward_of(module) not in (None, *_WAYS.values()):
             continue  # someone else's hook: it must go on seeing every call
         module.__dict__.pop("forward", None)
         last = prune and index == layers - 1
         own = fuse and fusible(module)
         if own or last:
-            # A bound method, and not a closure over the module: a copy of the model then runs its
-            # own weights.
-            module.forward = MethodType(_WAYS[own, last], module)
+            set_forward(module, _WAYS[own, last])
 
 
 def _shorter(fuse: bool, prune: bool) -> Callable[..., Any]:
@@ -104,15 +107,7 @@ def _leaves_alone(
         leaves.cache["keys"] = (captured.key, captured.value)
     else:
         raise RuntimeError("the last layer does not attend through transformers' interface")
-    length = forest.num_tokens
-
-    def select(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return tuple(select(one) for one in value)
-        if isinstance(value, torch.Tensor) and value.ndim > 1 and value.shape[1] == length:
-            return value.index_select(1, leaves.rows)
-        return value
-
+    select = partial(_selected, length=forest.num_tokens, rows=leaves.rows)
     try:
         return whole(
             select(hidden),
@@ -122,3 +117,12 @@ def _leaves_alone(
         )
     finally:
         del leaves.cache["keys"]
+
+
+def _selected(value: Any, length: int, rows: torch.Tensor) -> Any:
+    """Of a tensor with `length` rows [1, T, ...] the given ones; of a tuple, each of its parts."""
+    if isinstance(value, tuple):
+        return tuple(_selected(one, length, rows) for one in value)
+    if isinstance(value, torch.Tensor) and value.ndim > 1 and value.shape[1] == length:
+        return value.index_select(1, rows)
+    return value

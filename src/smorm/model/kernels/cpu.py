@@ -13,7 +13,8 @@ Shapes: T key rows, Q query rows, G key heads, r query heads of each key head, D
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -23,84 +24,118 @@ import torch
 from smorm.trees.forest import Forest
 from smorm.trees.leaves import Leaves
 
-ROWS = 96
+ROWS = 128
 """Query rows of a causal block: half of a square block's work is masked away."""
 WIDE = 512
 """Query rows of a rectangle's block, where nothing is masked."""
 KEEP = 1024
-"""Blocks with at most so many keys keep their probabilities for the backward pass."""
+"""Blocks with at most so many keys keep what they computed for the backward pass."""
+FEW = 4
+"""Up to so many chains under one stretch of a prompt take its keys beside their own; more of them
+meet it in one rectangle, whose products are larger, and are merged with it."""
+
+Range = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Query rows a..b against key rows c..d.
+    """Query rows a..b against the key rows of some ranges.
 
     Attributes:
+        ranges: (first, past last) of each run of keys, laid end to end.
         causal: the last b - a keys are the queries' own rows.
-        alone: these queries see no other keys than those of their chain.
-        merge: the queries' chain was computed before; this is added to it.
+        alone: these queries see no other keys than those.
+        merge: the queries' own chain was computed before; this is added to it.
     """
 
     a: int
     b: int
-    c: int
-    d: int
+    ranges: tuple[Range, ...]
     causal: bool
     alone: bool
     merge: bool
+
+    @property
+    def length(self) -> int:
+        """Keys."""
+        return sum(d - c for c, d in self.ranges)
+
+    def take(self, rows: torch.Tensor) -> torch.Tensor:
+        """The keys' rows of [G, T, D] -> [G, keys, D]."""
+        parts = [rows[:, c:d] for c, d in self.ranges]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+    def give(self, total: torch.Tensor, part: torch.Tensor) -> None:
+        """Add [G, keys, D] to the keys' rows of `total`: the reverse of `take`."""
+        start = 0
+        for c, d in self.ranges:
+            total[:, c:d] += part[:, start : start + d - c]
+            start += d - c
 
 
 def blocks(forest: Forest | Leaves) -> list[Block]:
     """Chains (or leaves), then rectangles, cut into blocks; made once per forest."""
     if "blocks" not in forest.cache:
-        inside = [False] * (forest.num_tokens + 1)
-        for a, b, _, _ in forest.rectangles:
-            inside[a:b] = [True] * (b - a)
-        if isinstance(forest, Leaves):
-            found = [*_leaf_blocks(forest, inside)]
-        else:
-            found = [*_chain_blocks(forest, inside)]
-        found += [
-            Block(i, min(i + WIDE, b), c, d, False, False, True)
-            for a, b, c, d in forest.rectangles
-            for i in range(a, b, WIDE)
-        ]
-        forest.cache["blocks"] = found
+        forest.cache["blocks"] = list(_plan(forest))
     plan: list[Block] = forest.cache["blocks"]
     return plan
 
 
-def _chain_blocks(forest: Forest, inside: list[bool]) -> Iterable[Block]:
-    for first, last in forest.chains:
-        for a in range(first, last, ROWS):
-            b = min(a + ROWS, last)
-            yield Block(a, b, first, b, True, not inside[first], False)
-
-
-def _leaf_blocks(leaves: Leaves, inside: list[bool]) -> Iterable[Block]:
-    for query, first, last in leaves.own:
-        yield Block(query, query + 1, first, last, False, not inside[query], False)
+def _plan(forest: Forest | Leaves) -> Iterator[Block]:
+    if isinstance(forest, Leaves):
+        runs = [(query, query + 1, first, last) for query, first, last in forest.own]
+    else:
+        runs = [(first, last, first, last) for first, last in forest.chains]
+    starts = [run[0] for run in runs]
+    beside: list[list[Range]] = [[] for _ in runs]
+    merged = [False] * len(runs)
+    rectangles = []
+    for a, b, c, d in forest.rectangles:
+        inside = range(bisect_left(starts, a), bisect_left(starts, b))
+        if len(inside) <= FEW:
+            for run in inside:
+                beside[run].append((c, d))
+            continue
+        rectangles.append((a, b, c, d))
+        for run in inside:
+            merged[run] = True
+    for (a, b, c, d), more, merge in zip(runs, beside, merged, strict=True):
+        causal = not isinstance(forest, Leaves)
+        for i in range(a, b, ROWS):
+            j = min(i + ROWS, b)
+            own = (c, j) if causal else (c, d)
+            yield Block(i, j, (*more, own), causal, not merge, False)
+    for a, b, c, d in rectangles:
+        for i in range(a, b, WIDE):
+            yield Block(i, min(i + WIDE, b), ((c, d),), False, False, True)
 
 
 @dataclass(slots=True)
 class Memory:
-    """What the backward pass needs: the output, and per block its probabilities (None: compute them
-    again) and, where rows are merged, its share of each row [G, rows * r, 1]."""
+    """What the backward pass needs: the output; per block its probabilities with its queries, keys
+    and values (None: take and compute them again) and, where rows are merged, the block's share of
+    each row [G, rows * r, 1]."""
 
     out: torch.Tensor
-    probabilities: list[torch.Tensor | None]
+    kept: list[tuple[torch.Tensor, ...] | None]
     shares: list[torch.Tensor | None]
 
     def tensors(self) -> list[torch.Tensor | None]:
         """Everything, for `save_for_backward`: on its own it would make a cycle with the output."""
-        return [self.out, *self.probabilities, *self.shares]
+        found: list[torch.Tensor | None] = [self.out, *self.shares]
+        for kept in self.kept:
+            found += [None] * 4 if kept is None else kept
+        return found
 
     @classmethod
-    def of(cls, tensors: list[torch.Tensor | None]) -> Memory:
+    def of(cls, tensors: Sequence[torch.Tensor | None]) -> Memory:
         """What `tensors` gave."""
         out, *rest = tensors
         assert out is not None
-        return cls(out, rest[: len(rest) // 2], rest[len(rest) // 2 :])
+        count = len(rest) // 5
+        quads = [rest[i : i + 4] for i in range(count, len(rest), 4)]
+        kept: Any = [None if quad[0] is None else tuple(quad) for quad in quads]
+        return cls(out, kept, rest[:count])
 
 
 def attend(
@@ -119,12 +154,13 @@ def attend(
     heads = _heads(query, plan)
     out = query.new_empty(query.shape, dtype=torch.float32)
     total = out.new_empty(out.shape[:2])
-    kept: list[torch.Tensor | None] = []
+    kept: list[tuple[torch.Tensor, ...] | None] = []
     normalisers: list[torch.Tensor | None] = []
     for block in plan:
         rows = slice(block.a * heads, block.b * heads)
-        weights, normaliser = _weights(query, key, block, heads)
-        part = torch.bmm(weights, value[:, block.c : block.d])
+        parts = _take(query[:, rows], block.take(key), block.take(value))
+        weights, normaliser = _weights(parts[0], parts[1], block, heads)
+        part = torch.bmm(weights, parts[2])
         if block.merge:
             assert normaliser is not None
             _merge(out[:, rows], total[:, rows], part, normaliser)
@@ -133,7 +169,7 @@ def attend(
             if normaliser is not None:
                 total[:, rows] = normaliser
         if remember:
-            kept.append(weights if block.d - block.c <= KEEP else None)
+            kept.append((weights, *parts) if block.length <= KEEP else None)
             normalisers.append(normaliser)
     if not remember:
         return out, None
@@ -144,6 +180,14 @@ def attend(
         for own, block in zip(normalisers, plan, strict=True)
     ]
     return out, Memory(out, kept, shares)
+
+
+def _take(*parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Operands of a block's products. Half-precision products copy operands that do not lie in one
+    piece, each time: here they are copied once for forward and backward."""
+    if parts[0].dtype == torch.float32:
+        return parts
+    return tuple(part.contiguous() for part in parts)
 
 
 def _heads(query: torch.Tensor, plan: list[Block]) -> int:
@@ -161,8 +205,7 @@ def _weights(
     query: torch.Tensor, key: torch.Tensor, block: Block, heads: int
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Softmax of a block [G, rows * r, keys]; log-sum-exp of its rows in fp32 where not alone."""
-    rows = query[:, block.a * heads : block.b * heads]
-    scores = torch.bmm(rows, key[:, block.c : block.d].transpose(1, 2))
+    scores = torch.bmm(query, key.transpose(1, 2))
     if block.causal:
         own = block.b - block.a
         scores[:, :, scores.shape[2] - own :].add_(_above(heads, key.dtype)[: own * heads, :own])
@@ -204,25 +247,26 @@ def attend_backward(
     grad_key, grad_value = (torch.zeros_like(t, dtype=torch.float32) for t in (key, value))
     low = grad.to(value.dtype)
     delta = None if all(block.alone for block in plan) else (grad * memory.out).sum(-1, True)
-    for block, weights, share in zip(plan, memory.probabilities, memory.shares, strict=True):
-        rows, keys = slice(block.a * heads, block.b * heads), slice(block.c, block.d)
-        if weights is None:
-            weights, _ = _weights(query, key, block, heads)
-        own = low[:, rows]
-        if share is not None:
-            own = (grad[:, rows] * share).to(value.dtype)
-        slope = torch.bmm(own, value[:, keys].transpose(1, 2))
+    for block, kept, share in zip(plan, memory.kept, memory.shares, strict=True):
+        rows = slice(block.a * heads, block.b * heads)
+        if kept is None:
+            parts = _take(query[:, rows], block.take(key), block.take(value))
+            kept = (_weights(parts[0], parts[1], block, heads)[0], *parts)
+        weights, own_query, own_key, own_value = kept
+        own = low[:, rows] if share is None else (grad[:, rows] * share).to(value.dtype)
+        (own,) = _take(own)
+        slope = torch.bmm(own, own_value.transpose(1, 2))
         if share is None:
             slope = torch._softmax_backward_data(slope, weights, -1, weights.dtype)
         else:
             assert delta is not None
             slope.sub_(delta[:, rows] * share).mul_(weights)
         if block.merge:
-            grad_query[:, rows] += torch.bmm(slope, key[:, keys])
+            grad_query[:, rows] += torch.bmm(slope, own_key)
         else:
-            grad_query[:, rows] = torch.bmm(slope, key[:, keys])
-        grad_value[:, keys] += torch.bmm(weights.transpose(1, 2), own)
-        grad_key[:, keys] += torch.bmm(slope.transpose(1, 2), query[:, rows])
+            grad_query[:, rows] = torch.bmm(slope, own_key)
+        block.give(grad_value, torch.bmm(weights.transpose(1, 2), own))
+        block.give(grad_key, torch.bmm(slope.transpose(1, 2), own_query))
     return grad_query, grad_key, grad_value
 
 

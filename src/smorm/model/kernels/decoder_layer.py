@@ -186,19 +186,18 @@ def run(
 ) -> Tensor:
     """The forward pass; fills `saved` with what `run_backward` takes."""
     w = _low(weights, dtype)
-    n, inverse1 = normalise(x, weights.norm1, shape.epsilons[0])
+    n, inverse1 = normalise(x, w.norm1, shape.epsilons[0])
     n = n.to(dtype)
     own, residual = (n, x) if rows is None else (n[rows], x[rows])
     cos, sin = cos[:, None], sin[:, None]
-    turn = (cos, sin) if rows is None else (cos[rows], sin[rows])
-    query = _turned(linear(own, w.query, w.query_bias), shape, *turn)
-    query = query.mul_(shape.scale).to(dtype)
+    turn = _query_turn(cos, sin, rows, shape)
+    query = _turned(linear(own, w.query, w.query_bias), shape, *turn).to(dtype)
     key = _turned(linear(n, w.key, w.key_bias), shape, cos, sin).to(dtype)
     value = _split(linear(n, w.value, w.value_bias), shape).flatten(1, 2).contiguous()
     seen, memory = attend(query, key, value, plan, remember=saved is not None)
     seen = _joined(seen.unflatten(1, (-1, shape.heads // shape.groups)), dtype)
     h = _plus(linear(seen, w.output), residual)
-    m, inverse2 = normalise(h, weights.norm2, shape.epsilons[1])
+    m, inverse2 = normalise(h, w.norm2, shape.epsilons[1])
     m = m.to(dtype)
     if saved is None:
         return _plus(torch.cat([_feed_forward(part, w) for part in m.split(CHUNK)]), h)
@@ -221,12 +220,22 @@ def _plus(y: Tensor, residual: Tensor) -> Tensor:
     return y.add_(residual) if y.dtype == residual.dtype else y.add(residual)
 
 
+def _query_turn(cos: Tensor, sin: Tensor, rows: Tensor | None, shape: Shape) -> tuple[Tensor, ...]:
+    """The queries' rotation, with the scores' scale in it: one pass less."""
+    own = (cos, sin) if rows is None else (cos[rows], sin[rows])
+    return tuple(part * shape.scale for part in own)
+
+
 def _low(weights: Weights, dtype: torch.dtype) -> Weights:
-    """Matrices and biases in the precision of the products, norms as they are."""
-    fields = {name: getattr(weights, name) for name in Weights.__slots__}
-    return Weights(
-        **{n: w if w is None or n.startswith("norm") else w.to(dtype) for n, w in fields.items()}
-    )
+    """Matrices and biases in the precision of the products, norms in fp32."""
+
+    def cast(name: str, weight: Tensor | None) -> Tensor | None:
+        if weight is None:
+            return None
+        return weight.float() if name.startswith("norm") else weight.to(dtype)
+
+    fields: Any = {name: cast(name, getattr(weights, name)) for name in Weights.__slots__}
+    return Weights(**fields)
 
 
 def run_backward(
@@ -253,8 +262,8 @@ def run_backward(
         grad_seen, saved["query"], saved["key"], saved["value"], plan, saved["memory"]
     )
     cos, sin, n = saved["cos"], saved["sin"], saved["n"]
-    turn, own = ((cos, sin), n) if rows is None else ((cos[rows], sin[rows]), n[rows])
-    grad_query = grads[0].mul_(shape.scale).unflatten(1, (-1, shape.heads // shape.groups))
+    turn, own = _query_turn(cos, sin, rows, shape), n if rows is None else n[rows]
+    grad_query = grads[0].unflatten(1, (-1, shape.heads // shape.groups))
     query = _joined(rotate_backward(grad_query, *turn), dtype)
     key = _joined(rotate_backward(grads[1][:, :, None], cos, sin), dtype)
     value = _joined(grads[2][:, :, None], dtype)

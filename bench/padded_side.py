@@ -1,0 +1,114 @@
+"""The official SMORM code's side: every sequence padded to `max_length`, three an item.
+
+What its trainer does, described and not copied: an item is a pair and a rated response; their
+three sequences are padded to `max_length` (1024 here) with an attention mask and go through
+transformers' sequence classifier with 1 + K labels, pairs first, interleaved, then the rated ones,
+one item at a time with gradient accumulation (its script's batch size is 1); the loss is the mean
+Bradley–Terry loss plus the mean squared error over responses and attributes. As there: bf16.
+Kinder than there: weights stay in fp32 under autocast, there is no gradient checkpointing (it would
+recompute every forward pass), targets are standardised, and rated text goes through the same chat
+template as the pairs (so that both sides see the same tokens).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from bench.ours import LEARNING_RATE, MAX_TOKENS, Batch, FixedOrder
+from bench.trl_side import classifier
+from smorm.training.setup import Prepared
+from smorm.trees.forest import Tokens
+
+
+@dataclass(slots=True)
+class PaddedSide:
+    """A joint run in the official code's shape; `step()` takes the next optimizer step."""
+
+    prepared: Prepared
+    order: FixedOrder
+    model: Any
+    optimizer: torch.optim.Optimizer
+    items: int
+    done: int = 0
+    gradients: dict[str, torch.Tensor] | None = None
+    positions: list[int] = field(default_factory=list)
+
+    def step(self) -> float:
+        """Collate, forward, backward, clip, update; returns the loss."""
+        batch = self.order.step(self.done)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.positions.append(0)
+        items = range(0, len(batch[0]), self.items)
+        whole = [self._part((batch[0][i : i + self.items], batch[1][i : i + self.items]))
+                 for i in items]  # fmt: skip
+        limit = self.prepared.config.training.max_grad_norm
+        for parameter in self.model.parameters():
+            parameter.grad /= len(items)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        if self.gradients is not None and not self.gradients:
+            named = self.model.named_parameters()
+            self.gradients.update({n: p.grad.detach().clone() for n, p in named})
+        self.optimizer.step()
+        self.done += 1
+        return sum(whole) / len(whole)
+
+    def _part(self, batch: Batch) -> float:
+        inputs, targets = collate(self.prepared, batch)
+        half = self.prepared.config.training.precision == "bf16"
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            scores = self.model(**inputs, use_cache=False).logits.float()
+        loss = official_loss(scores, len(batch[0]), targets)
+        loss.backward()
+        self.positions[-1] += int(inputs["input_ids"].numel())
+        return float(loss.detach())
+
+
+def begin_padded(
+    prepared: Prepared,
+    batches: tuple[Batch, ...],
+    *,
+    items: int = 1,
+    keep_gradients: bool = False,
+) -> PaddedSide:
+    """Start from `prepared`'s weights; `items` stand in one forward pass (one, as in its script).
+
+    With every attribute rated, the mean over items is the mean over the step.
+    """
+    model = classifier(prepared.network, prepared.network.head.weight.shape[0]).train()
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True
+    )
+    gradients: dict[str, torch.Tensor] | None = {} if keep_gradients else None
+    return PaddedSide(prepared, FixedOrder(batches), model, optimizer, items, gradients=gradients)
+
+
+def collate(
+    prepared: Prepared, batch: Batch, length: int = MAX_TOKENS
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """input_ids and attention_mask [3B, length], targets [B, K]."""
+    data = prepared.train
+    sequences: list[Tokens] = []
+    for index in batch[0]:
+        pair = data.pairs[int(index)]
+        sequences += [pair.chosen, pair.rejected]
+    sequences += [data.rated[int(index)].tokens for index in batch[1]]
+    ids = torch.full((len(sequences), length), prepared.network.pad_id)
+    mask = torch.zeros_like(ids)
+    for row, tokens in enumerate(sequences):
+        ids[row, : len(tokens)] = torch.from_numpy(tokens.astype(np.int64))
+        mask[row, : len(tokens)] = 1
+    targets = torch.from_numpy(np.asarray(data.targets)[batch[1]]).float()
+    return {"input_ids": ids, "attention_mask": mask}, targets
+
+
+def official_loss(scores: torch.Tensor, pairs: int, targets: torch.Tensor) -> torch.Tensor:
+    """scores [2P + R, 1 + K] and targets [R, K] -> mean preference loss + mean squared error."""
+    gap = scores[0 : 2 * pairs : 2, 0] - scores[1 : 2 * pairs : 2, 0]
+    return -functional.logsigmoid(gap).mean() + functional.mse_loss(
+        scores[2 * pairs :, 1:], targets
+    )

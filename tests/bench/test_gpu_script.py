@@ -1,0 +1,112 @@
+"""The GPU benchmark, the whole of it with small sizes on a CPU, and the memory benchmark's sums."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.gpu import ratios
+from bench.gpu_models import SHAPES, best_of, pairs, shape_of
+from bench.memory import summary
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def failures(node: Any, place: str = "") -> list[str]:
+    if not isinstance(node, dict):
+        return []
+    own = [f"{place}: {node['failed']}\n{node['traceback']}"] if "failed" in node else []
+    return own + [text for key, child in node.items() for text in failures(child, f"{place}/{key}")]
+
+
+def run(folder: Path, *options: str) -> dict[str, Any]:
+    path = folder / "gpu.json"
+    command = [sys.executable, "-m", "bench.gpu", "--json", str(path), "--device", "cpu", "--tiny"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, *options], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280
+    )
+    found: dict[str, Any] = json.loads(path.read_text())
+    assert not failures(found["parts"]), failures(found["parts"])
+    assert done.returncode == 0, done.stderr[-2000:]
+    return found
+
+
+@pytest.mark.slow
+def test_every_part_runs_and_says_what_it_must(tmp_path: Path) -> None:
+    found = run(tmp_path, "--shapes", "llama-3.2-1b", "--repeats", "1")
+    parts = found["parts"]
+    assert {name.split()[0] for name in parts} == {
+        "equality",
+        "training",
+        "trl",
+        "scoring",
+        "trace",
+    }
+    assert parts["equality llama-3.2-1b"]["fp32"]["scores"] <= 1e-5
+    assert parts["equality llama-3.2-1b"]["fp32"]["gradients_relative"] <= 1e-5
+    training = parts["training llama-3.2-1b"]
+    assert training["loss_difference"] < 1e-2
+    for arm in ("forest", "padded", "forest checkpointed", "padded checkpointed"):
+        assert training[arm]["tokens_per_second"] > 0
+        assert 0 < training[arm]["mfu_of_measured"] < 1
+    assert training["forest"]["tokens"] < training["padded"]["tokens"]
+    assert parts["scoring llama-3.2-1b"]["best of 64"]["forest"]["responses_per_second"] > 0
+    assert parts["trace llama-3.2-1b"]["top"][0]["share"] > 0
+    assert "llama-3.2-1b: training vs padded" in found["ratios"]
+
+
+def test_behind_its_time_no_part_begins(tmp_path: Path) -> None:
+    parts = run(tmp_path, "--minutes", "0")["parts"]
+    assert len(parts) == 5 * len(SHAPES)
+    assert all("had passed" in part["not_run"] for part in parts.values())
+
+
+@pytest.mark.parametrize(("name", "billions"), [("llama-3.2-1b", 0.97), ("gemma-2b", 1.98)])
+def test_the_shapes_are_those_of_the_models(name: str, billions: float) -> None:
+    """Without embeddings; with them 1.24 and 2.51."""
+    assert shape_of(name, tiny=False).linear_parameters() / 1e9 == pytest.approx(billions, rel=0.01)
+
+
+def test_pairs_begin_alike_and_are_the_same_every_time() -> None:
+    units = pairs(50, 1000, 4, tiny=False)
+    assert all(np.array_equal(a[:4], b[:4]) for a, b in units)
+    assert all(len(side) <= 1024 for unit in units for side in unit)
+    again = pairs(50, 1000, 4, tiny=False)
+    assert all(
+        np.array_equal(x, y)
+        for u, v in zip(units, again, strict=True)
+        for x, y in zip(u, v, strict=True)
+    )
+    assert {len(unit) for unit in best_of(16, 3, 1000, 0, tiny=True)} == {16}
+
+
+def test_ratios_are_of_what_was_measured_only() -> None:
+    found = {
+        "training x": {"forest": {"seconds": 2.0}, "padded": {"failed": "out of memory"}},
+        "trl x": {"defaults": {"seconds": 9.0}, "no checkpointing": {"failed": "?"}},
+    }
+    assert ratios(found) == {"x: training vs TRL, defaults": 4.5}
+
+
+def test_memory_is_told_as_times_and_the_losses_are_compared() -> None:
+    def one(ours: int, trl: int, gap: float) -> dict[str, dict[str, Any]]:
+        return {
+            "ours": {"before": 100, "peak": ours, "loss": 0.5},
+            "ours, auto": {"before": 100, "peak": 2 * ours, "loss": 0.5},
+            "trl": {"before": 200, "peak": trl, "loss": 0.5 + gap},
+        }
+
+    found = summary([one(1000, 5000, 0.0), one(1000, 6000, 2e-6), one(1000, 4000, 1e-6)])
+    entry = found["ratios"]["peak_memory_vs_trl"]
+    assert entry == {"median": 5.0, "low": 4.0, "high": 6.0, "n": 3}
+    assert found["equality"]["peak_memory_vs_trl"] == pytest.approx(2e-6)
+    above = found["detail"]["above_before"]["peak_memory_vs_trl"]
+    assert above["median"] == pytest.approx(4800 / 900, abs=1e-4)
