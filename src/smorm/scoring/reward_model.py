@@ -19,6 +19,7 @@ from smorm.data.formats import parse_row
 from smorm.data.records import Candidates, Messages, Preference, Rated
 from smorm.data.scaling import restore_scales
 from smorm.errors import ConfigError, DataError, ModelError
+from smorm.model.heap import keep_freed_memory
 from smorm.model.network import Layout, RewardNetwork
 from smorm.model.store import ModelCard, load_model, resolve
 from smorm.model.verify import choose_layout
@@ -103,6 +104,8 @@ class RewardModel:
         """
         network, tokenizer, card = load_model(path, dtype=getattr(torch, dtype))
         network.to(device)
+        if network.device.type == "cpu":
+            keep_freed_memory()
         choose_layout(network, layout)
         model = cls(network, tokenizer, card, name=str(path))
         model._check_renderer(resolve(path))

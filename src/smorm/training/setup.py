@@ -25,6 +25,7 @@ from smorm.model.backbone import (
     load_tokenizer,
     position_limit,
 )
+from smorm.model.heap import keep_freed_memory
 from smorm.model.lora import add_lora
 from smorm.model.network import RewardNetwork
 from smorm.model.store import ModelCard, start_head, versions
@@ -159,6 +160,8 @@ def _network(config: Config, tokenizer: Any, attributes: int) -> RewardNetwork:
         # Row 0 is never trained here: zeros say so, where random weights would pass for a score.
         network.head.weight.data[0] = 0.0
     network.to(pick_device(config.training.device))
+    if network.device.type == "cpu":
+        keep_freed_memory()
     layout = config.model.layout
     choose_layout(network, None if layout == "auto" else layout)
     if config.training.gradient_checkpointing:

@@ -1,0 +1,38 @@
+"""The C heap of a CPU process: keep what is freed.
+
+A training step frees some hundred megabytes and takes them again. glibc gives large freed pieces
+back to the system, and the system hands them out page by page, each filled with zeros: some twenty
+thousand page faults a step, a fifth of a step's time. Told to keep them, the process holds on to
+its peak, which it reaches every step anyway.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import platform
+
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # M_... of malloc.h
+_GROWTH = 64 << 20
+"""Bytes that the heap grows by at least."""
+
+
+@functools.cache
+def keep_freed_memory() -> bool:
+    """Tell glibc to keep freed memory in this process; returns whether it was told.
+
+    It is not told where there is no glibc, or where the environment says otherwise:
+    `SMORM_KEEP_MEMORY=0`, or any of glibc's own settings (`MALLOC_..._`).
+    """
+    settings = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX_")
+    own = any(name in os.environ for name in settings)
+    if own or os.environ.get("SMORM_KEEP_MEMORY") == "0" or platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    told = [
+        mallopt(_MMAP_MAX, 0),
+        mallopt(_TRIM_THRESHOLD, 2**31 - 1),
+        mallopt(_TOP_PAD, _GROWTH),
+    ]
+    return all(told)
