@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from smorm.config import Config, parse_config
 from smorm.data.mixing import DataOrder
-from smorm.training.optim import make_optimizer, named_trainable
+from smorm.training.optim import clip_gradients, make_optimizer, named_trainable
 from smorm.training.setup import Prepared
 from smorm.training.step import Objective, StepResult, make_objective, run_step
 
@@ -118,7 +118,7 @@ class Ours:
         self.optimizer.zero_grad(set_to_none=True)
         result = run_step(self.prepared, self.objective, self.done)
         limit = self.prepared.config.training.max_grad_norm
-        torch.nn.utils.clip_grad_norm_(list(self.named.values()), limit)
+        clip_gradients(self.named.values(), limit)
         self.optimizer.step()
         self.done += 1
         return result

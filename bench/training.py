@@ -3,8 +3,9 @@
     python -m bench.training --json FILE [--rounds N] [--model reference|small] [--only NAME,...]
 
 One thread, one process, sides in turns; random weights from a seed, AdamW at one constant learning
-rate. smorm runs its own training path in bf16 (`bench.ours`), TRL its own `train()`
-(`bench.trl_side`). A round is two consecutive optimizer steps of each side.
+rate. Batches are drawn by the first seed that makes the timed ones typical of the set
+(`bench.batching.typical`). smorm runs its own training path in bf16 (`bench.ours`), TRL its own
+`train()` (`bench.trl_side`). A round is two consecutive optimizer steps of each side.
 
 - `train_vs_trl_default`: 8 multi-turn pairs a step in random order; TRL's defaults.
 - `train_vs_trl_tuned`: 8 pairs a step from transformers' own length grouping, the same batches on
@@ -94,11 +95,14 @@ def hh(bench: Bench, tuned: bool) -> Compared:
     one = training_data.hh_set(bench.data, bench.plan.folder, bench.limit)
     prepared = bench.prepared(one)
     looked = prepared("bf16")
-    batches = (
-        batching.length_grouped_batches(looked, PAIRS_A_STEP)
-        if tuned
-        else batching.random_batches(looked)
-    )
+
+    def draw(seed: int) -> tuple[list[Batch], list[Batch]]:
+        if tuned:
+            grouped = batching.length_grouped_batches(looked, PAIRS_A_STEP, seed)
+            return grouped, grouped
+        return (batching.random_batches(looked, seed),) * 2
+
+    batches, _ = batching.typical(looked, draw, _timed(bench.plan))
     setting: Any = "tuned" if tuned else "default"
     parts, top = PARTS if tuned else 1, bench.peaks["bf16"]
     found = against_trl(setting, prepared, one, batches, batches, bench.plan, top, parts)
@@ -111,9 +115,13 @@ def pairs_of_many(bench: Bench) -> Compared:
     plan = replace(bench.plan, steps_a_round=1, equality_steps=min(2, bench.plan.equality_steps))
     prepared = bench.prepared(one, pairs=PAIRS_OF_MANY)
     looked = prepared("bf16")
-    ours = batching.prompt_batches(looked, PAIRS_OF_MANY, prompts=1)
-    among = batching.only_pairs(ours)
-    theirs = batching.length_grouped_batches(looked, PAIRS_OF_MANY, among=among)
+
+    def draw(seed: int) -> tuple[list[Batch], list[Batch]]:
+        own = batching.prompt_batches(looked, PAIRS_OF_MANY, prompts=1, seed=seed)
+        among = batching.only_pairs(own)
+        return batching.length_grouped_batches(looked, PAIRS_OF_MANY, seed, among), own
+
+    theirs, ours = batching.typical(looked, draw, _timed(plan))
     top = bench.peaks["bf16"]
     found = against_trl("tuned", prepared, one, theirs, ours, plan, top, PARTS)
     return _told(found, one, looked, theirs, ours, plan)
@@ -126,7 +134,9 @@ def joint(bench: Bench) -> Compared:
     model = "small" if bench.model == "reference" else bench.model
     prepared = bench.prepared(one, model)
     looked = prepared("bf16")
-    batches = batching.random_batches(looked)
+    batches, _ = batching.typical(
+        looked, lambda seed: (batching.random_batches(looked, seed),) * 2, _timed(plan), MAX_TOKENS
+    )
     found = against_padded(prepared, batches, plan, bench.peaks["bf16"])
     found.detail["model"] = model
     return _told(found, one, looked, batches, batches, plan, MAX_TOKENS)
@@ -141,10 +151,13 @@ def _told(
     plan: Plan,
     length: int | None = None,
 ) -> Compared:
-    timed = (plan.warmup * plan.steps_a_round, plan.steps)
     found.detail["texts"] = one.origin
-    found.detail["tokens"] = batching.facts(prepared, theirs, ours, timed, length)
+    found.detail["tokens"] = batching.facts(prepared, theirs, ours, _timed(plan), length)
     return found
+
+
+def _timed(plan: Plan) -> tuple[int, int]:
+    return plan.warmup * plan.steps_a_round, plan.steps
 
 
 COMPARISONS: dict[str, Callable[[Bench], Compared]] = {

@@ -18,6 +18,7 @@ from smorm.training.batches import Batches
 from smorm.training.checkpoint import save_checkpoint
 from smorm.training.folder import refuse_another_run, resume_run, write_beginnings
 from smorm.training.optim import (
+    clip_gradients,
     learning_rate_factor,
     make_optimizer,
     named_trainable,
@@ -131,14 +132,9 @@ def _clip(prepared: Prepared, named: dict[str, torch.nn.Parameter], step: int) -
     Raises:
         NonFiniteLossError: the norm is NaN or infinite.
     """
-    limit = prepared.config.training.max_grad_norm
-    parameters = [parameter for parameter in named.values() if parameter.grad is not None]
-    total = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    norm = float(total)
+    norm = clip_gradients(named.values(), prepared.config.training.max_grad_norm)
     if not math.isfinite(norm):
         raise _overflow(prepared, step, norm)
-    if norm > limit:  # else it would be a pass over all gradients to multiply them by one
-        torch.nn.utils.clip_grads_with_norm_(parameters, limit, total)
     return norm
 
 

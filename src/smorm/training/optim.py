@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 
@@ -78,3 +79,17 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Scale every group's peak."""
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
+
+
+def clip_gradients(parameters: Iterable[torch.nn.Parameter], limit: float) -> float:
+    """Scale all gradients so that their norm is at most `limit`; returns the norm before.
+
+    Gradients within the limit, or not finite, are left alone: multiplying them by one would be a
+    pass over all of them.
+    """
+    trained = [parameter for parameter in parameters if parameter.grad is not None]
+    total = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+    norm = float(total)
+    if limit < norm < math.inf:
+        torch.nn.utils.clip_grads_with_norm_(trained, limit, total)
+    return norm

@@ -203,12 +203,13 @@ def run(
         return _plus(torch.cat([_feed_forward(part, w) for part in m.split(CHUNK)]), h)
     gate, up = linear(m, w.gate), linear(m, w.up)
     active = silu(gate)
+    wide = active * up
     saved.update(
         x=x, n=n, inverse1=inverse1, cos=cos, sin=sin, query=query, key=key, value=value,
-        seen=seen, h=h, m=m, inverse2=inverse2, gate=gate, up=up, active=active,
+        seen=seen, h=h, m=m, inverse2=inverse2, gate=gate, up=up, active=active, wide=wide,
         **{f"w.{name}": getattr(w, name) for name in Weights.__slots__}, memory=memory,
     )  # fmt: skip
-    return _plus(linear(active * up, w.down), h)
+    return _plus(linear(wide, w.down), h)
 
 
 def _feed_forward(m: Tensor, w: Weights) -> Tensor:
@@ -295,7 +296,7 @@ def _feed_forward_backward(
     """Gradients of h [U, M] and of norm2's weight; the matrices' go to `learn`."""
     gate, up, active, m = saved["gate"], saved["up"], saved["active"], saved["m"]
     low = grad.to(dtype)
-    learn("down", low, active * up)
+    learn("down", low, saved["wide"])
     wide = product(low, saved["w.down"])
     grad_up = wide * active
     grad_gate = torch.ops.aten.silu_backward(wide.mul_(up), gate)
