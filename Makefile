@@ -49,10 +49,8 @@ bench: setup
 	mkdir -p $(RUNS)
 	$(BIN)/python -m bench.training --json $(RUNS)/training.json
 	$(BIN)/python -m bench.scoring --json $(RUNS)/scoring.json
-	$(BIN)/python -m bench.memory --json $(RUNS)/memory.json
-	$(BIN)/python -m bench.results $(RUNS)/training.json $(RUNS)/scoring.json $(RUNS)/memory.json \
-	  --output $(RUNS)
-	$(BIN)/python -m bench.floors $(RUNS)/training.json $(RUNS)/scoring.json $(RUNS)/memory.json --all
+	$(BIN)/python -m bench.results $(RUNS)/training.json $(RUNS)/scoring.json --output $(RUNS)
+	$(BIN)/python -m bench.floors $(RUNS)/training.json $(RUNS)/scoring.json --all
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info

@@ -7,7 +7,6 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ _PACKAGES = ("torch", "transformers", "trl", "smorm")
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "avx512_vnni")
 # The shapes of transformer layers of 512 to 1024 wide: what is measured is what is used.
 _WIDTHS = ((512, 512), (512, 1408), (1408, 512), (512, 2816), (1024, 2816), (2816, 1024))
-_LINEAR = ("aten.mm", "aten.addmm", "aten.linear")
 _ROWS = (512, 1024, 2048)
 _LARGEST = 2048 * 512 * 1408  # larger ones take seconds and are no faster
 
@@ -49,21 +47,6 @@ def matmul_peak(dtype: torch.dtype, *, repeats: int = 5, seconds: float = 0.03) 
     shapes = [(rows, *width) for rows in _ROWS for width in _WIDTHS]
     shapes = [shape for shape in shapes if math.prod(shape) <= _LARGEST]
     return max(_speed(shape, dtype, repeats, seconds) for shape in shapes)
-
-
-def linear_flops(work: Callable[[], Any]) -> float:
-    """FLOP of the linear layers that ``work`` executes (products of attention are not counted).
-
-    Runs ``work`` once under torch's own counter, so what is pruned away or repeated in a
-    recomputation is counted as it is executed. In training the backward pass is counted too.
-    """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    counter = FlopCounterMode(display=False)
-    with counter:
-        work()
-    counts = counter.get_flop_counts().get("Global", {})
-    return float(sum(value for op, value in counts.items() if str(op) in _LINEAR))
 
 
 def _speed(shape: tuple[int, int, int], dtype: torch.dtype, repeats: int, seconds: float) -> float:

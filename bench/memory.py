@@ -38,7 +38,9 @@ TOKENS: dict[str, int | str] = {"ours": 768, "ours, auto": "auto"}
 ARMS = (*TOKENS, "trl")
 
 
-def measured(arm: str, model: str, run: int, data: Path | None, folder: Path) -> dict[str, Any]:
+def measured(
+    arm: str, model: str, run: int, data: Path | None, tokenizer: Path | None, folder: Path
+) -> dict[str, Any]:
     """One step of one arm in this process: bytes before and at the peak, the loss, tokens."""
     from bench.measure import pin
     from bench.ours import config_of
@@ -47,7 +49,10 @@ def measured(arm: str, model: str, run: int, data: Path | None, folder: Path) ->
     from smorm.training.setup import prepare
 
     pin(1)
-    config = config_of(model, folder, pairs_file(data, folder), precision="fp32", batch_size=PAIRS)
+    config = config_of(
+        model, folder, pairs_file(data, folder), precision="fp32", batch_size=PAIRS,
+        tokenizer=tokenizer,
+    )  # fmt: skip
     training = config.training.model_copy(update={"max_batch_tokens": TOKENS.get(arm, 768)})
     prepared = prepare(config.model_copy(update={"training": training}))
     chosen, _ = prepared.order.step(run)
@@ -114,29 +119,61 @@ def peak_bytes() -> int:
     return int(line.split()[1]) * 1024
 
 
-def fresh(arm: str, options: argparse.Namespace, run: int) -> dict[str, Any]:
+def fresh(
+    arm: str, model: str, run: int, data: Path | None, tokenizer: Path | None
+) -> dict[str, Any]:
     """`measured` in a process of its own.
 
     Raises:
         RuntimeError: it failed; the message is the end of what it said.
     """
     command = [sys.executable, "-m", "bench.memory", "--arm", arm, "--run", str(run)]
-    command += ["--model", options.model]
-    command += ["--data", str(options.data)] if options.data else []
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+    command += ["--model", model]
+    command += ["--data", str(data)] if data else []
+    command += ["--tokenizer", str(tokenizer)] if tokenizer else []
+    # TRL's users have the C library's own settings; smorm keeps freed memory (`smorm.model.heap`).
+    own = {"SMORM_KEEP_MEMORY": "0"} if arm == "trl" else {}
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, **own}, check=False
+    )
     if done.returncode:
         raise RuntimeError(f"{arm}: {done.stderr.strip()[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
+def compared(
+    model: str, data: Path | None, runs: int, arms: Sequence[str] = ARMS
+) -> dict[str, Any]:
+    """All arms, each in a fresh process, on the pairs of so many steps; see `summary`."""
+    found = []
+    with TemporaryDirectory() as folder:
+        tokenizer = _tokenizer(model, data, Path(folder))
+        for run in range(runs):
+            found.append({arm: fresh(arm, model, run, data, tokenizer) for arm in arms})
+            peaks = ", ".join(f"{arm} {one['peak'] / 1e9:.2f} GB" for arm, one in found[-1].items())
+            print(f"peak memory, run {run + 1} of {runs}: {peaks}", flush=True)
+    return summary(found)
+
+
+def _tokenizer(model: str, data: Path | None, folder: Path) -> Path:
+    """One for all processes: training it is most of what they would do."""
+    from bench.ours import VOCABULARY
+    from bench.training_data import hh_set, write_tokenizer
+
+    return write_tokenizer([hh_set(data, folder)], VOCABULARY[model], folder)
+
+
 def summary(runs: Sequence[dict[str, dict[str, Any]]]) -> dict[str, Any]:
     """Ratios, equality and detail of runs of all arms, in the shape of the other benchmarks."""
     ratios, above = {}, {}
-    for arm, name in (("ours", "peak_memory_vs_trl"), ("ours, auto", "peak_memory_auto_vs_trl")):
+    names = {"ours": "peak_memory_vs_trl", "ours, auto": "peak_memory_auto_vs_trl"}
+    ours = [arm for arm in names if arm in runs[0]]
+    for arm in ours:
+        name = names[arm]
         ratios[name] = spread([run["trl"]["peak"] / run[arm]["peak"] for run in runs])
         above[name] = spread([_above(run["trl"]) / _above(run[arm]) for run in runs])
-    gaps = [abs(run[arm]["loss"] - run["trl"]["loss"]) for run in runs for arm in TOKENS]
+    gaps = [abs(run[arm]["loss"] - run["trl"]["loss"]) for run in runs for arm in ours]
     return {
         "ratios": ratios,
         "equality": {"peak_memory_vs_trl": max(gaps)},
@@ -163,6 +200,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--arm", choices=ARMS, help="one arm in this process (used by itself)")
     parser.add_argument("--run", type=int, default=0)
+    parser.add_argument("--tokenizer", type=Path, help="a folder (used by itself)")
     options = parser.parse_args(arguments)
     if options.arm is None and options.json is None:
         parser.error("--json FILE is missing: where the figures go")
@@ -174,15 +212,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     if options.arm is not None:
         with TemporaryDirectory() as folder:
-            found = measured(options.arm, options.model, options.run, options.data, Path(folder))
+            found = measured(
+                options.arm, options.model, options.run, options.data, options.tokenizer,
+                Path(folder),
+            )  # fmt: skip
         print(json.dumps(found))
         return 0
-    runs = []
-    for run in range(options.runs):
-        runs.append({arm: fresh(arm, options, run) for arm in ARMS})
-        peaks = ", ".join(f"{arm} {found['peak'] / 1e9:.2f} GB" for arm, found in runs[-1].items())
-        print(f"run {run + 1} of {options.runs}: {peaks}", flush=True)
-    found = with_machine(summary(runs))
+    found = with_machine(compared(options.model, options.data, options.runs))
     options.json.parent.mkdir(parents=True, exist_ok=True)
     files.write_json(options.json, found)
     for name, ratio in found["ratios"].items():

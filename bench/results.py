@@ -34,6 +34,7 @@ LABELS = {
     "peak_memory_auto_vs_trl": ("peak memory, automatic micro-batches", "TRL, no checkpointing"),
     "gemm_share_bf16": ("training in bf16", "measured matmul peak"),
     "gemm_share_fp32": ("training in fp32", "measured matmul peak"),
+    "gradients": ("gradients of a step", "padded fp32 reference"),
 }
 """What is measured and against what, in the order of the table."""
 

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.machine import describe, linear_flops, matmul_peak
+from bench.flops import counted, peak
+from bench.machine import describe
 from bench.measure import Arm, Ratio, Result, Timing, interleave, pin, ratio
 from bench.ours import MODELS, VOCABULARY
 from bench.results import arm_facts, entry, save
@@ -203,7 +204,7 @@ def _timed(arms: list[Arm], rounds: int) -> tuple[dict[str, Timing], dict[str, f
     per_token: dict[str, float] = {}
     for arm in arms:
         did: list[Result] = []
-        flops = linear_flops(lambda arm=arm, did=did: did.append(arm.run(-1)))  # type: ignore[misc]
+        flops = counted(lambda arm=arm, did=did: did.append(arm.run(-1)))  # type: ignore[misc]
         per_token[arm.name] = flops / did[0].tokens
     timings = interleave(arms, rounds, warmup=0)
     return timings, {name: per_token[name] * timings[name].tokens[0] for name in timings}
@@ -256,7 +257,7 @@ def run(
     pin(1)
     machine = describe()
     tokenizer, work = make_workloads(model, data, limit)
-    peaks = {"float32": matmul_peak(torch.float32), "bfloat16": matmul_peak(torch.bfloat16)}
+    peaks = {"float32": peak(torch.float32), "bfloat16": peak(torch.bfloat16)}
     found: dict[str, Measured] = {}
     with tempfile.TemporaryDirectory(prefix="smorm-bench-") as scratch:
         folder = Path(scratch) / "model"

@@ -20,6 +20,7 @@ rate. Batches are drawn by the first seed that makes the timed ones typical of t
   (`bench.padded_side`), always on the small model (or the tiny one), since 24 sequences of 1024
   tokens are a lot of padding. A round is one step.
 - `gemm_share_bf16`, `gemm_share_fp32`: see `bench.flops`.
+- `peak_memory_vs_trl`: see `bench.memory`.
 
 Equality: for each ratio the largest difference of a step's loss between the sides in fp32, without
 checkpointing, on smorm's batches; `gradients` is the largest absolute difference of any entry of
@@ -37,7 +38,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from bench import batching, results, training_data
+from bench import batching, memory, results, training_data
 from bench.comparison import Compared, against_padded, against_trl
 from bench.flops import peak
 from bench.gemm_share import DTYPES, gemm_shares
@@ -55,6 +56,7 @@ NAMES = (
     "joint_vs_padded_1024",
     "gemm_share_bf16",
     "gemm_share_fp32",
+    "peak_memory_vs_trl",
 )
 PAIRS_A_STEP = 8
 PAIRS_OF_MANY = 6
@@ -62,6 +64,7 @@ PARTS = 2
 """Accumulation steps of the tuned TRL: all pairs in one forward pass took it longer, 12 pairs of
 long answers half as long again; smaller parts than 3 or 4 pairs were no faster."""
 LEAST_PIECES = 8000
+MEMORY_RUNS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +206,12 @@ def run(
         runs = {precision: bench.prepared(one)(precision) for precision in DTYPES}
         measured, detail["gemm_share"] = gemm_shares(runs, plan, bench.peaks)
         ratios |= {name: measured[name] for name in shares}
+    if "peak_memory_vs_trl" in names:
+        held = memory.compared(model, data, MEMORY_RUNS, ("ours", "trl"))
+        for name, one in held["ratios"].items():
+            ratios[name] = Ratio(**one, total=one["median"], wall=one["median"])
+        equality |= held["equality"]
+        detail["peak_memory_vs_trl"] = held["detail"]
     machine["peak"] = bench.peaks
     results.save(path, ratios=ratios, equality=equality, machine=machine, detail=detail)
     _say(results.table(results.load([path])))

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.machine import describe, linear_flops, matmul_peak
+from bench.flops import counted
+from bench.machine import describe, matmul_peak
 from bench.measure import Arm, Result, Timing, interleave, ratio
 
 
@@ -79,7 +80,7 @@ def test_a_constant_factor_is_found_whatever_the_rounds_take(
         assert value == pytest.approx(factor)
 
 
-def test_linear_flops_are_two_times_rows_times_weights() -> None:
+def test_counted_flops_are_two_times_rows_times_weights() -> None:
     layer = torch.nn.Sequential(torch.nn.Linear(8, 16, bias=False), torch.nn.Linear(16, 4))
     rows = torch.randn(5, 8)
 
@@ -87,9 +88,9 @@ def test_linear_flops_are_two_times_rows_times_weights() -> None:
         with torch.inference_mode():
             return layer(rows)
 
-    assert linear_flops(forward) == 2 * 5 * (8 * 16 + 16 * 4)
+    assert counted(forward) == 2 * 5 * (8 * 16 + 16 * 4)
     attention = torch.randn(1, 2, 6, 8)
-    assert linear_flops(lambda: torch.matmul(attention, attention.transpose(-1, -2))) == 0
+    assert counted(lambda: torch.matmul(attention, attention.transpose(-1, -2))) == 0
 
 
 def test_the_peak_is_a_speed_that_one_product_does_not_exceed_by_far() -> None:
