@@ -44,8 +44,6 @@ real: setup
 RUNS := results/bench
 bench: export OMP_NUM_THREADS := 1
 bench: setup
-	$(BIN)/python -c 'import trl' 2>/dev/null \
-	  || $(BIN)/python -m pip install --quiet --constraint constraints.txt 'trl>=1.16'
 	mkdir -p $(RUNS)
 	$(BIN)/python -m bench.training --json $(RUNS)/training.json
 	$(BIN)/python -m bench.scoring --json $(RUNS)/scoring.json
