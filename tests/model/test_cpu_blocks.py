@@ -186,8 +186,9 @@ def test_half_precision_is_as_close_as_its_operands(cut: bool, whole: bool) -> N
     mask = visible(forest, plan)
     expected = reference(*inputs, mask)
     found = cpu_blocks(*inputs, plan, SCALE)
-    assert found.dtype == torch.float32
-    assert_near(found, expected, 0.02)
+    merged = any(block.merge for block in blocks(plan))
+    assert found.dtype == (torch.float32 if merged else torch.bfloat16)
+    assert_near(found.float(), expected, 0.02)
     direction = torch.randn(expected.shape, generator=torch.Generator().manual_seed(9))
     wanted = torch.autograd.grad((expected * direction).sum(), inputs)
     for one, other in zip(

@@ -112,11 +112,11 @@ def _plan(forest: Forest | Leaves) -> Iterator[Block]:
 
 @dataclass(slots=True)
 class Memory:
-    """What the backward pass needs: the output; per block its probabilities with its queries, keys
+    """What the backward pass needs: the output where blocks are merged; per block its probabilities with its queries, keys
     and values (None: take and compute them again) and, where rows are merged, the block's share of
     each row [G, rows * r, 1]."""
 
-    out: torch.Tensor
+    out: torch.Tensor | None
     kept: list[tuple[torch.Tensor, ...] | None]
     shares: list[torch.Tensor | None]
 
@@ -131,7 +131,6 @@ class Memory:
     def of(cls, tensors: Sequence[torch.Tensor | None]) -> Memory:
         """What `tensors` gave."""
         out, *rest = tensors
-        assert out is not None
         count = len(rest) // 5
         quads = [rest[i : i + 4] for i in range(count, len(rest), 4)]
         kept: Any = [None if quad[0] is None else tuple(quad) for quad in quads]
@@ -149,11 +148,13 @@ def attend(
     """Attention of scaled queries [G, Q * r, D] over key and value [G, T, D], all of one dtype.
 
     Returns:
-        [G, Q * r, D] in fp32, and what `attend_backward` takes.
+        [G, Q * r, D], in fp32 where blocks are merged and in the operands' precision elsewhere; and
+        what `attend_backward` takes.
     """
     heads = _heads(query, plan)
-    out = query.new_empty(query.shape, dtype=torch.float32)
-    total = out.new_empty(out.shape[:2])
+    merged = not all(block.alone for block in plan)
+    out = query.new_empty(query.shape, dtype=torch.float32 if merged else query.dtype)
+    total = query.new_empty(query.shape[:2] if merged else 0, dtype=torch.float32)
     kept: list[tuple[torch.Tensor, ...] | None] = []
     normalisers: list[torch.Tensor | None] = []
     for block in plan:
@@ -179,7 +180,7 @@ def attend(
         else (own - total[:, block.a * heads : block.b * heads]).exp_()[..., None]
         for own, block in zip(normalisers, plan, strict=True)
     ]
-    return out, Memory(out, kept, shares)
+    return out, Memory(out if merged else None, kept, shares)
 
 
 def _take(*parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -236,7 +237,8 @@ def attend_backward(
     plan: list[Block],
     memory: Memory,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of query, key and value (fp32, shaped like them) from `grad` [G, Q * r, D].
+    """Gradients of query, key and value (fp32, shaped like them) from `grad` [G, Q * r, D], which
+    is best in fp32 where blocks are merged.
 
     With P a row's probabilities over all of its keys: dV = P' dO, dS = P * (dO V' - sum(dO * O)).
     A block's P is its own softmax times the share w of the block in the row, so w scales dO and the
@@ -246,7 +248,7 @@ def attend_backward(
     grad_query = torch.empty_like(query, dtype=torch.float32)
     grad_key, grad_value = (torch.zeros_like(t, dtype=torch.float32) for t in (key, value))
     low = grad.to(value.dtype)
-    delta = None if all(block.alone for block in plan) else (grad * memory.out).sum(-1, True)
+    delta = None if memory.out is None else (grad * memory.out).sum(-1, True)
     for block, kept, share in zip(plan, memory.kept, memory.shares, strict=True):
         rows = slice(block.a * heads, block.b * heads)
         if kept is None:
@@ -296,7 +298,7 @@ def cpu_blocks(
     forest: Forest | Leaves,
     scale: float,
 ) -> torch.Tensor:
-    """query [1, H, Q, D], key and value [1, G, T, D] -> [1, Q, H, D] in fp32."""
+    """query [1, H, Q, D], key and value [1, G, T, D] -> [1, Q, H, D]."""
     dtype = value.dtype
     heads = query.shape[1] // key.shape[1]
     folded = fold(query[0], key.shape[1]) * scale

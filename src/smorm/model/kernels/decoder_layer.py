@@ -258,7 +258,9 @@ def run_backward(
     grad_h, found["norm2"] = _feed_forward_backward(grad, saved, dtype, learn)
     low = grad_h.to(dtype)
     learn("output", low, saved["seen"])
-    grad_seen = _split(product(low, saved["w.output"]), shape).float().flatten(1, 2)
+    grad_seen = _split(product(low, saved["w.output"]), shape).flatten(1, 2)
+    if saved["memory"].out is not None:  # blocks are merged in fp32
+        grad_seen = grad_seen.float()
     grads = attend_backward(
         grad_seen, saved["query"], saved["key"], saved["value"], plan, saved["memory"]
     )
