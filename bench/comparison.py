@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from bench.apart import Apart, Facts
 from bench.batching import real_tokens
 from bench.equality import Truth, both, trl_truth
 from bench.flops import linear_weights
-from bench.measure import Ratio, Timing, interleave, ratio
+from bench.measure import Arm, Ratio, Timing, interleave, ratio
 from bench.ours import Batch
 from bench.padded_side import begin_padded
 from bench.results import arm_facts
@@ -54,27 +55,48 @@ def against_trl(
     """
     half = prepared("bf16")
     theirs, ours = _first(theirs, plan.steps), _first(ours, plan.steps)
-    with trl_side(setting, half, data, theirs, plan.folder, parts=parts) as trl:
+
+    def trl() -> tuple[Arm, Facts]:
+        side = trl_side(setting, half, data, theirs, plan.folder, parts=parts)
 
         def step() -> tuple[float, int]:
-            loss = trl.step()
-            return loss, trl.watch.positions[-1]
+            loss = side.step()
+            return loss, side.watch.positions[-1]
 
-        slow = Side("trl", step, theirs, [])
-        fast, _ = our_side(half, ours)
-        timings = interleave([slow.arm(plan), fast.arm(plan)], plan.rounds, warmup=plan.warmup)
-        watch = trl.watch
-    forwards = watch.forwards / len(watch.losses) / parts
+        def facts() -> dict[str, Any]:
+            watch = side.watch
+            return {"forwards": watch.forwards / len(watch.losses) / parts, "dtype": watch.dtype}
+
+        return Side("trl", step, theirs, []).arm(plan), facts
+
+    with Apart("trl", trl) as slow, Apart("smorm", _ours(half, ours, plan)) as fast:
+        timings = interleave([slow.arm(), fast.arm()], plan.rounds, warmup=plan.warmup)
+        told = slow.finish()
+        fast.finish()
     detail = {
         "trl_setting": setting,
-        "trl_computes_in": watch.dtype,
-        "trl_forward_passes_of_a_row": forwards,
+        "trl_computes_in": told["dtype"],
+        "trl_forward_passes_of_a_row": told["forwards"],
         "trl_accumulation_steps": parts,
-        "arms": _facts(half, timings, peak, passes=2 + forwards),
+        "arms": _facts(half, timings, peak, passes=2 + told["forwards"]),
     }
     truth = trl_truth(prepared("fp32"), data, ours[: plan.equality_steps], plan.folder)
-    same = slow.losses if _equal(theirs, ours) else None
-    return _compared(truth, timings, same, fast.losses, detail, plan, (half, theirs, ours))
+    same = _flat(slow.values) if _equal(theirs, ours) else None
+    return _compared(truth, timings, same, _flat(fast.values), detail, plan, (half, theirs, ours))
+
+
+def _ours(
+    prepared: Prepared, batches: Sequence[Batch], plan: Plan
+) -> Callable[[], tuple[Arm, Facts]]:
+    def build() -> tuple[Arm, Facts]:
+        side, _ = our_side(prepared, batches)
+        return side.arm(plan), dict
+
+    return build
+
+
+def _flat(rounds: Sequence[Sequence[float]]) -> list[float]:
+    return [loss for losses in rounds for loss in losses]
 
 
 def against_padded(
@@ -82,22 +104,33 @@ def against_padded(
 ) -> Compared:
     """smorm against the official code's shape, joint objective."""
     half, batches = prepared("bf16"), _first(batches, plan.steps)
-    padded = begin_padded(half, tuple(batches))
 
-    def step() -> tuple[float, int]:
-        loss = padded.step()
-        return loss, padded.positions[-1]
+    def official() -> tuple[Arm, Facts]:
+        side = begin_padded(half, tuple(batches))
 
-    slow = Side("padded", step, batches, [])
-    fast, _ = our_side(half, batches)
-    timings = interleave([slow.arm(plan), fast.arm(plan)], plan.rounds, warmup=plan.warmup)
+        def step() -> tuple[float, int]:
+            loss = side.step()
+            return loss, side.positions[-1]
+
+        return Side("padded", step, batches, []).arm(plan), dict
+
+    with Apart("padded", official) as slow, Apart("smorm", _ours(half, batches, plan)) as fast:
+        timings = interleave([slow.arm(), fast.arm()], plan.rounds, warmup=plan.warmup)
+        slow.finish()
+        fast.finish()
     full = prepared("fp32")
     reference = begin_padded(full, tuple(batches), keep_gradients=True)
     truth = both(full, batches[: plan.equality_steps], reference.step,
                    lambda: reference.gradients or {})  # fmt: skip
     detail = {"arms": _facts(half, timings, peak, passes=3)}
     return _compared(
-        truth, timings, slow.losses, fast.losses, detail, plan, (half, batches, batches)
+        truth,
+        timings,
+        _flat(slow.values),
+        _flat(fast.values),
+        detail,
+        plan,
+        (half, batches, batches),
     )
 
 

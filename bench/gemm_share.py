@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 
 from bench import batching, results
+from bench.apart import Apart, Facts
 from bench.flops import attention_flops, peak, step_flops
-from bench.measure import Ratio, interleave
+from bench.measure import Arm, Ratio, interleave
 from bench.ours import Batch
 from bench.sides import Plan, our_side
 from smorm.training.setup import Prepared
@@ -31,13 +32,18 @@ def gemm_shares(
             where they are higher.
     """
     batches = batching.random_batches(runs["bf16"])[: plan.steps]
-    arms, rates, detail = [], {}, {}
-    for precision, prepared in runs.items():
-        side, own = our_side(prepared, batches)
-        rates[precision], how = step_flops(own)
-        detail[precision] = {"flops_a_token": rates[precision], "found_by": how}
-        arms.append(replace(side.arm(plan), name=precision))
-    timings = interleave(arms, plan.rounds, warmup=plan.warmup)
+    rates, detail = {}, {}
+    with ExitStack() as stack:
+        arms = []
+        for precision, prepared in runs.items():
+            side, own = our_side(prepared, batches)
+            rates[precision], how = step_flops(own)
+            detail[precision] = {"flops_a_token": rates[precision], "found_by": how}
+            arm = side.arm(plan)
+            arms.append(stack.enter_context(Apart(precision, _built(arm))))
+        timings = interleave([one.arm() for one in arms], plan.rounds, warmup=plan.warmup)
+        for one in arms:
+            one.finish()
     shares = {}
     for precision, dtype in DTYPES.items():
         timing, top = timings[precision], max(peaks[precision], peak(dtype))
@@ -51,6 +57,10 @@ def gemm_shares(
             * (1 + attention / rates[precision]),
         }
     return shares, detail
+
+
+def _built(arm: Arm) -> Callable[[], tuple[Arm, Facts]]:
+    return lambda: (arm, dict)
 
 
 def _attention(prepared: Prepared, batches: Sequence[Batch]) -> float:

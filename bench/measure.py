@@ -1,4 +1,4 @@
-"""Several ways to do the same work, timed in turns within one process.
+"""Several ways to do the same work, timed in turns.
 
 Only arms that take turns can be compared: a neighbour that takes the machine for a minute then
 slows every arm alike. CPU seconds lead, because on a shared machine wall time counts the
@@ -23,12 +23,15 @@ class Result:
     """What an arm did in one round: the numbers to compare, and how much work it was.
 
     ``tokens`` counts token positions that went through the backbone (padding included), ``units``
-    what a user counts: pairs in training, responses in scoring.
+    what a user counts: pairs in training, responses in scoring. ``cpu`` and ``wall`` are given by
+    an arm that works in another process (`bench.apart`) and timed itself.
     """
 
     values: Any
     tokens: int = 0
     units: int = 0
+    cpu: float | None = None
+    wall: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +57,8 @@ class Timing:
     def add(self, cpu: float, wall: float, outcome: Any) -> None:
         """Keep one round; a bare value counts no tokens and no units."""
         result = outcome if isinstance(outcome, Result) else Result(outcome)
-        self.cpu.append(cpu)
-        self.wall.append(wall)
+        self.cpu.append(cpu if result.cpu is None else result.cpu)
+        self.wall.append(wall if result.wall is None else result.wall)
         self.results.append(result.values)
         self.tokens.append(result.tokens)
         self.units.append(result.units)

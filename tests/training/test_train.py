@@ -221,6 +221,20 @@ def test_under_bf16_the_master_weights_and_moments_stay_in_fp32(tmp_path: Path) 
     assert bits(tmp_path / "half") != bits(tmp_path / "full")
 
 
+def test_automatic_precision_is_the_device_s_own_and_is_written_down(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    expected = "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "fp32"
+    with caplog.at_level(logging.INFO):
+        train(config_of(tmp_path / "auto", training={"precision": "auto", "device": "cpu"}))
+    assert f"precision: {expected}" in caplog.text
+    written = load_config(tmp_path / "auto" / "config.yaml")
+    assert written.training.precision == expected
+    train(config_of(tmp_path / "named", training={"precision": expected, "device": "cpu"}))
+    assert bits(tmp_path / "auto") == bits(tmp_path / "named")
+
+
 # Numbers that are none
 
 

@@ -234,7 +234,7 @@ class TrainingSection(Section):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: Fraction = 0.03
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
     gradient_checkpointing: bool = False
     device: str = "auto"
     threads: Positive | None = None

@@ -76,6 +76,7 @@ def prepare(config: Config) -> Prepared:
         DataError: a record or source is not usable, or none are left.
         ConfigError, ModelError: tokenizer, template or backbone are not usable.
     """
+    config = with_precision(config)
     census, held_out = Census(), Census()
     kind = config.objective.kind
     preference = [to_source(s) for s in config.data.preference if kind != "regression"]
@@ -167,6 +168,24 @@ def _network(config: Config, tokenizer: Any, attributes: int) -> RewardNetwork:
     if config.training.gradient_checkpointing:
         network.checkpoint_activations()
     return network.train()
+
+
+def with_precision(config: Config) -> Config:
+    """`precision: auto` is bf16 where the device multiplies it in hardware, else fp32.
+
+    What was chosen is told, and stands in the run's `config.yaml`.
+    """
+    if config.training.precision != "auto":
+        return config
+    if pick_device(config.training.device).type == "cuda":
+        half = torch.cuda.is_bf16_supported()
+    else:
+        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        half = any(getattr(torch.cpu, probe, bool)() for probe in probes)
+    chosen = "bf16" if half else "fp32"
+    log.info("precision: %s", chosen)
+    training = config.training.model_copy(update={"precision": chosen})
+    return config.model_copy(update={"training": training})
 
 
 def pick_device(name: str) -> torch.device:

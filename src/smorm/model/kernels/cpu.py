@@ -112,9 +112,9 @@ def _plan(forest: Forest | Leaves) -> Iterator[Block]:
 
 @dataclass(slots=True)
 class Memory:
-    """What the backward pass needs: the output where blocks are merged; per block its probabilities with its queries, keys
-    and values (None: take and compute them again) and, where rows are merged, the block's share of
-    each row [G, rows * r, 1]."""
+    """What the backward pass needs: the output where blocks are merged; per block its probabilities
+    with its queries, keys and values (None: take and compute them again) and, where rows are
+    merged, the block's share of each row [G, rows * r, 1]."""
 
     out: torch.Tensor | None
     kept: list[tuple[torch.Tensor, ...] | None]
