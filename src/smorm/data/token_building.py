@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
 from smorm.data.census import Census
 from smorm.data.contents import Contents
-from smorm.data.encode import SAME_TOKENS, prompt_hash, settle
+from smorm.data.encode import SAME_TOKENS, Tokens, prompt_hash, settle
 from smorm.data.formats import OnBad, Source, read_preferences, read_rated
 from smorm.data.records import Preference, Rated
 from smorm.data.token_store import QUARANTINE, StoreKind, StoreWriter
@@ -23,6 +23,7 @@ from smorm.errors import OutputError
 log = logging.getLogger(__name__)
 
 TOLD_EVERY = 100_000
+R = TypeVar("R", Preference, Rated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +75,10 @@ def _write_pairs(
     writer: StoreWriter, wanted: Wanted, options: Any, census: Census, how: tuple[Tokeniser, int]
 ) -> int:
     """Pairs whose two sides differ as tokens; the others are counted."""
-    tokeniser, size = how
-    count = 0
-    found = tokeniser.tokenised(read_preferences(wanted.source, **options), _sides, size)
-    for pair, outcome in found:
-        count = _told(count, wanted)
-        sides = settle(outcome, pair.where, census, wanted.on_bad_record)
+    records = read_preferences(wanted.source, **options)
+    number = 0
+    found = _settled(records, _sides, wanted, census, how)
+    for number, pair, sides in found:  # noqa: B007  (the last one's is returned)
         if not sides:
             continue
         chosen, rejected = sides
@@ -88,28 +87,36 @@ def _write_pairs(
             continue
         margin = 0.0 if pair.margin is None else pair.margin
         writer.add_pair(chosen, rejected, margin, prompt_hash(pair.prompt), pair.where)
-    return count
+    return number
 
 
 def _write_rated(
     writer: StoreWriter, wanted: Wanted, options: Any, census: Census, how: tuple[Tokeniser, int]
 ) -> int:
     """Rated responses; of those that do not fit the ratings alone."""
-    tokeniser, size = how
-    count = 0
-    found = tokeniser.tokenised(read_rated(wanted.source, **options), _response, size)
-    for one, outcome in found:
-        count = _told(count, wanted)
-        tokens = settle(outcome, one.where, census, wanted.on_bad_record)
+    records = read_rated(wanted.source, **options)
+    number = 0
+    found = _settled(records, _response, wanted, census, how)
+    for number, one, tokens in found:  # noqa: B007  (the last one's is returned)
         prompt = prompt_hash(one.prompt)
         writer.add_rated(tokens[0] if tokens else None, one.scores, prompt, one.where)
-    return count
+    return number
 
 
-def _told(count: int, wanted: Wanted) -> int:
-    if (count + 1) % TOLD_EVERY == 0:
-        log.info("tokens: %s: %d records so far", wanted.source.path, count + 1)
-    return count + 1
+def _settled(
+    records: Iterable[R],
+    conversation: Callable[[R], Conversation],
+    wanted: Wanted,
+    census: Census,
+    how: tuple[Tokeniser, int],
+) -> Iterator[tuple[int, R, list[Tokens]]]:
+    """Each record with its number (from 1) and its tokens; what happened to it is counted."""
+    tokeniser, size = how
+    found = tokeniser.tokenised(records, conversation, size)
+    for number, (record, outcome) in enumerate(found, start=1):
+        if number % TOLD_EVERY == 0:
+            log.info("tokens: %s: %d records so far", wanted.source.path, number)
+        yield number, record, settle(outcome, record.where, census, wanted.on_bad_record)
 
 
 def _sides(pair: Preference) -> Conversation:

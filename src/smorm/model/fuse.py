@@ -78,7 +78,8 @@ def can_run(module: Any, hidden: torch.Tensor, forest: Any, rotary: Any) -> bool
     """Whether this call may go the fused way."""
     if not isinstance(forest, Forest) or hidden.device.type != "cpu" or hidden.shape[0] != 1:
         return False
-    if not fusible(module):  # adapters may have come since the way was chosen
+    # Adapters may have come since the way was chosen, or hooks on a part that would not be called.
+    if not fusible(module) or any(_watched(part) for part in module.children()):
         return False
     if hidden.dtype not in (torch.float32, torch.bfloat16):
         return False
@@ -87,6 +88,15 @@ def can_run(module: Any, hidden: torch.Tensor, forest: Any, rotary: Any) -> bool
     if not turned or (window and forest.max_position >= window):
         return False
     return bool(rotary[0].shape[-1] == module.self_attn.head_dim)
+
+
+def _watched(part: nn.Module) -> bool:
+    """Whether somebody's hook waits for a call of this module or of one within it."""
+    return any(
+        one._forward_hooks or one._forward_pre_hooks or one._backward_hooks
+        or one._backward_pre_hooks
+        for one in part.modules()
+    )  # fmt: skip
 
 
 def _window(attention: Any) -> int | None:

@@ -4,7 +4,7 @@ In fp32 torch multiplies with MKL, which keeps to AVX2 on processors that Intel 
 oneDNN, which torch brings along as well, uses AVX-512 there: twice as fast, in the same precision
 (the order of summation differs, nothing else). In bf16 torch uses oneDNN by itself.
 
-Shapes: M rows, N outputs, K inputs, B independent products.
+Shapes: M rows, N outputs, K inputs.
 """
 
 from __future__ import annotations
