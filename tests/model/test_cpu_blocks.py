@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from smorm.model.kernels import cpu
-from smorm.model.kernels.cpu import attend, attend_backward, blocks, cpu_blocks, fold, unfold
+from smorm.model.kernels import plan as planning
+from smorm.model.kernels.cpu import attend, attend_backward, cpu_blocks, fold, unfold
+from smorm.model.kernels.plan import blocks
 from smorm.trees.forest import Forest, grow
 from smorm.trees.leaves import Leaves, leaves_of
 from tests.trees.sequences import random_family
@@ -19,14 +21,18 @@ SCALE = 0.3
 SEEDS = range(4)
 # Constants so small that every chain, rectangle and set of keys is cut (all chains meeting their
 # prompt in rectangles, or few of them taking its keys beside their own), and the real ones.
-SMALL, MIXED, REAL = (3, 5, 4, 0), (3, 5, 4, 2), (cpu.ROWS, cpu.WIDE, cpu.KEEP, cpu.FEW)
+SMALL, MIXED, REAL = (
+    (3, 5, 4, 0),
+    (3, 5, 4, 2),
+    (planning.ROWS, planning.WIDE, cpu.KEEP, planning.FEW),
+)
 
 
 @pytest.fixture(params=[SMALL, MIXED, REAL], ids=["small blocks", "mixed blocks", "real blocks"])
 def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[bool]:
     """Whether blocks are small in this test."""
     for name, value in zip(("ROWS", "WIDE", "KEEP", "FEW"), request.param, strict=True):
-        monkeypatch.setattr(cpu, name, value)
+        monkeypatch.setattr(cpu if name == "KEEP" else planning, name, value)
     cpu._above.cache_clear()  # it holds masks of ROWS rows
     yield request.param != REAL
     cpu._above.cache_clear()
@@ -102,7 +108,7 @@ def test_output_and_gradients_are_those_of_the_dense_softmax(
 def test_the_families_above_reach_every_kind_of_block(cut: bool) -> None:
     plan = [block for seed in SEEDS for block in blocks(nested(seed))]
     assert any(block.causal and block.b - block.a < block.length for block in plan)
-    assert any(block.merge and block.b - block.a == cpu.WIDE for block in plan)
+    assert any(block.merge and block.b - block.a == planning.WIDE for block in plan)
     assert {block.alone for block in plan} == {True, False}
     assert {block.length > cpu.KEEP for block in plan if block.causal} == {True, False}
     assert {block.length > cpu.KEEP for block in plan if block.merge} == {True, False}
@@ -110,7 +116,7 @@ def test_the_families_above_reach_every_kind_of_block(cut: bool) -> None:
     assert {block.alone for block in leaves} == {True, False}
     assert {block.merge for block in leaves} == {True, False}
     beside = any(len(block.ranges) > 1 for block in plan + leaves)
-    assert beside == (cpu.FEW > 0), "keys of a prompt beside a chain's own"
+    assert beside == (planning.FEW > 0), "keys of a prompt beside a chain's own"
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["every row", "leaves"])
@@ -137,7 +143,7 @@ def test_chains_longer_than_a_real_block_and_rectangles_wider_than_one() -> None
         return rng.integers(0, 97, length).astype(np.int32)
 
     prompt = draw(cpu.KEEP + 30)
-    tails = [draw(n) for n in (cpu.WIDE, cpu.WIDE, 9, *[3] * cpu.FEW)]
+    tails = [draw(n) for n in (planning.WIDE, planning.WIDE, 9, *[3] * planning.FEW)]
     forest = grow([np.concatenate([prompt, tail]) for tail in tails])
     plan = blocks(forest)
     assert any(block.causal and block.length > cpu.KEEP for block in plan)

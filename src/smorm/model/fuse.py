@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from smorm.model.kernels.cpu import blocks
-from smorm.model.kernels.decoder_layer import Shape, Weights, layer
+from smorm.model.kernels.decoder_layer import Call, Shape, Weights, layer
+from smorm.model.kernels.plan import blocks
 from smorm.trees.forest import Forest
 from smorm.trees.leaves import leaves_of
 
@@ -143,5 +143,5 @@ def run_fused(
     plan = blocks(forest if leaves is None else leaves)
     cos, sin = (part[0].float() for part in rotary)
     rows = None if leaves is None else leaves.rows
-    out = layer(hidden[0].float(), cos, sin, rows, plan, shape, dtype, weights)
+    out = layer(hidden[0].float(), cos, sin, Call(shape, plan, rows, dtype), weights)
     return out.to(hidden.dtype)[None]

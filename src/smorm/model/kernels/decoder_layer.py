@@ -25,8 +25,9 @@ from typing import Any
 import torch
 from torch.nn.functional import silu
 
-from smorm.model.kernels.cpu import Block, Memory, attend, attend_backward
+from smorm.model.kernels.cpu import Memory, attend, attend_backward
 from smorm.model.kernels.matmul import linear, product, transposed_product
+from smorm.model.kernels.plan import Block
 
 CHUNK = 1024
 """Rows of a feed-forward pass when nothing is kept: its wide middle then stays in the cache."""
@@ -43,6 +44,22 @@ class Shape:
     size: int
     epsilons: tuple[float, float]
     scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """How a layer is run.
+
+    Attributes:
+        plan: the attention's blocks, of the rows that go on.
+        rows: those rows [U], or None for all.
+        dtype: precision of the matrix products.
+    """
+
+    shape: Shape
+    plan: list[Block]
+    rows: Tensor | None
+    dtype: torch.dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,52 +141,35 @@ def _turned(rows: Tensor, shape: Shape, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class _Layer(torch.autograd.Function):
-    """Arguments: x, cos, sin, rows, plan, shape, dtype, then the fields of `Weights`."""
+    """Arguments: x, cos, sin, the call, then the fields of `Weights`."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         saved: dict[str, Any] = {}
-        x, cos, sin, rows, plan, shape, dtype, *weights = arguments
-        y = run(x, cos, sin, rows, plan, shape, dtype, Weights(*weights), saved)
+        x, cos, sin, ctx.call, *weights = arguments
+        y = run(x, cos, sin, ctx.call, Weights(*weights), saved)
         memory: Memory = saved.pop("memory")
         ctx.names = list(saved)
         ctx.save_for_backward(*saved.values(), *memory.tensors())
-        ctx.arguments = arguments[3:7]
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        rows, plan, shape, dtype = ctx.arguments
         tensors = list(ctx.saved_tensors)
         saved = dict(zip(ctx.names, tensors, strict=False))
         saved["memory"] = Memory.of(tensors[len(ctx.names) :])
-        wanted = dict(zip(Weights.__slots__, ctx.needs_input_grad[7:], strict=True))
-        grad_x, weights = run_backward(grads[0], saved, rows, plan, shape, dtype, wanted)
-        return (grad_x, *[None] * 6, *(weights.get(name) for name in Weights.__slots__))
+        wanted = dict(zip(Weights.__slots__, ctx.needs_input_grad[4:], strict=True))
+        grad_x, weights = run_backward(grads[0], saved, ctx.call, wanted)
+        return (grad_x, None, None, None, *(weights.get(name) for name in Weights.__slots__))
 
 
-def layer(
-    x: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    rows: Tensor | None,
-    plan: list[Block],
-    shape: Shape,
-    dtype: torch.dtype,
-    weights: Weights,
-) -> Tensor:
-    """One layer on fp32 x [T, M] -> [U, M] in fp32.
-
-    Args:
-        cos, sin: [T, D], rotary embedding of each row.
-        rows: [U] rows that go on, or None for all; `plan` has their queries.
-        dtype: precision of the matrix products.
-    """
+def layer(x: Tensor, cos: Tensor, sin: Tensor, call: Call, weights: Weights) -> Tensor:
+    """One layer on fp32 x [T, M] -> [U, M] in fp32; cos and sin [T, D] turn each row."""
     with torch.autocast(x.device.type, enabled=False):
         if not torch.is_grad_enabled():
-            return run(x, cos, sin, rows, plan, shape, dtype, weights, None)
+            return run(x, cos, sin, call, weights, None)
         fields = (getattr(weights, name) for name in Weights.__slots__)
-        y: Tensor = _Layer.apply(x, cos, sin, rows, plan, shape, dtype, *fields)
+        y: Tensor = _Layer.apply(x, cos, sin, call, *fields)
         return y
 
 
@@ -177,14 +177,12 @@ def run(
     x: Tensor,
     cos: Tensor,
     sin: Tensor,
-    rows: Tensor | None,
-    plan: list[Block],
-    shape: Shape,
-    dtype: torch.dtype,
+    call: Call,
     weights: Weights,
     saved: dict[str, Any] | None,
 ) -> Tensor:
     """The forward pass; fills `saved` with what `run_backward` takes."""
+    shape, rows, dtype = call.shape, call.rows, call.dtype
     w = _low(weights, dtype)
     n, inverse1 = normalise(x, w.norm1, shape.epsilons[0])
     n = n.to(dtype)
@@ -194,7 +192,7 @@ def run(
     query = _turned(linear(own, w.query, w.query_bias), shape, *turn).to(dtype)
     key = _turned(linear(n, w.key, w.key_bias), shape, cos, sin).to(dtype)
     value = _split(linear(n, w.value, w.value_bias), shape).flatten(1, 2).contiguous()
-    seen, memory = attend(query, key, value, plan, remember=saved is not None)
+    seen, memory = attend(query, key, value, call.plan, remember=saved is not None)
     seen = _joined(seen.unflatten(1, (-1, shape.heads // shape.groups)), dtype)
     h = _plus(linear(seen, w.output), residual)
     m, inverse2 = normalise(h, w.norm2, shape.epsilons[1])
@@ -240,15 +238,10 @@ def _low(weights: Weights, dtype: torch.dtype) -> Weights:
 
 
 def run_backward(
-    grad: Tensor,
-    saved: dict[str, Any],
-    rows: Tensor | None,
-    plan: list[Block],
-    shape: Shape,
-    dtype: torch.dtype,
-    wanted: dict[str, bool],
+    grad: Tensor, saved: dict[str, Any], call: Call, wanted: dict[str, bool]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Gradients of x [T, M] and of the weights that are `wanted`, fp32, from `grad` [U, M]."""
+    shape, rows, dtype = call.shape, call.rows, call.dtype
     found: dict[str, Tensor] = {}
 
     def learn(name: str, outer: Tensor, inner: Tensor) -> None:
@@ -262,7 +255,7 @@ def run_backward(
     if saved["memory"].out is not None:  # blocks are merged in fp32
         grad_seen = grad_seen.float()
     grads = attend_backward(
-        grad_seen, saved["query"], saved["key"], saved["value"], plan, saved["memory"]
+        grad_seen, saved["query"], saved["key"], saved["value"], call.plan, saved["memory"]
     )
     cos, sin, n = saved["cos"], saved["sin"], saved["n"]
     turn, own = _query_turn(cos, sin, rows, shape), n if rows is None else n[rows]
