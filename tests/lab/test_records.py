@@ -2,8 +2,18 @@ import numpy as np
 import orjson
 import pytest
 
-from smorm.errors import OutputError
-from smorm.lab import ATTRIBUTES, REGIMES, gold, judge, make_world, parse_prompt, write_dataset
+from smorm.errors import ConfigError, OutputError
+from smorm.lab import (
+    ATTRIBUTES,
+    REGIMES,
+    Annotation,
+    Habits,
+    gold,
+    judge,
+    make_world,
+    parse_prompt,
+    write_dataset,
+)
 from smorm.lab.words import HELD_OUT_TOPICS, TOPICS
 
 SIZES = {"num_pairs": 600, "num_rated": 300, "num_dev_pairs": 100}
@@ -119,17 +129,63 @@ def test_length_alone_says_something_about_preference_but_not_much(dataset):
     assert 0.5 < np.mean(gaps > 0) + np.mean(gaps == 0) / 2 < 0.65
 
 
-def test_training_ratings_are_noisy_quarters_and_evaluation_ratings_are_true(dataset):
+def test_training_ratings_are_noisy_whole_numbers_and_evaluation_ratings_are_true(dataset):
     errors = []
     for row in rows(dataset["train-rated"]):
         true = judge(world, parse_prompt(row["prompt"]), row["response"]).attributes
-        assert set(row["scores"].values()) <= {0.0, 0.25, 0.5, 0.75, 1.0}
-        errors += [row["scores"][name] - true[name] for name in ATTRIBUTES]
+        assert set(row["scores"].values()) <= {0.0, 1.0, 2.0, 3.0, 4.0}
+        errors += [row["scores"][name] / 4 - true[name] for name in ATTRIBUTES]
     assert 0.08 < np.std(errors) < 0.2
     for regime in REGIMES:
         for row in rows(dataset[f"eval-rated-{regime}"]):
             true = judge(world, parse_prompt(row["prompt"]), row["response"])
-            assert row["scores"] == true.attributes
+            assert row["scores"] == {name: 4 * value for name, value in true.attributes.items()}
+
+
+def test_more_noise_makes_more_labels_wrong_and_no_other_answers(tmp_path):
+    texts, wrong = [], []
+    for temperature in (0.01, 0.15, 10.0):
+        how = Annotation(temperature=temperature)
+        files = write_dataset(tmp_path / str(temperature), seed=0, annotation=how, **SIZES)
+        found = rows(files["train-pairs"])
+        texts.append([frozenset((row["chosen"], row["rejected"])) for row in found])
+        gaps = np.array([r["meta"]["gold_chosen"] - r["meta"]["gold_rejected"] for r in found])
+        wrong.append(np.mean(gaps < 0))
+    assert texts[0] == texts[1] == texts[2]
+    assert wrong[0] < 0.05 < wrong[1] < 0.3 < wrong[2] < 0.6
+
+
+def test_ratings_without_noise_are_the_rounded_truth(tmp_path):
+    how = Annotation(rating_noise=0.0)
+    for row in rows(write_dataset(tmp_path, seed=0, annotation=how, **SIZES)["train-rated"]):
+        true = judge(world, parse_prompt(row["prompt"]), row["response"]).attributes
+        assert row["scores"] == {name: float(round(4 * true[name])) for name in ATTRIBUTES}
+
+
+def test_several_rated_answers_stand_under_one_prompt(tmp_path):
+    how = Annotation(answers_per_prompt=2)
+    found = rows(write_dataset(tmp_path, seed=0, annotation=how, **SIZES)["train-rated"])
+    assert [row["prompt"] for row in found[::2]] == [row["prompt"] for row in found[1::2]]
+    assert len({row["prompt"] for row in found}) > len(found) / 3
+
+
+def test_habits_decide_how_wordiness_follows_ability(tmp_path):
+    gaps = []
+    for rho in (0.0, 1.0):
+        how = Annotation(habits=Habits(wordiness_follows_ability=rho), temperature=0.01)
+        found = rows(
+            write_dataset(tmp_path / str(rho), seed=0, annotation=how, **SIZES)["train-pairs"]
+        )
+        gaps.append(np.mean([len(r["chosen"].split()) - len(r["rejected"].split()) for r in found]))
+    assert gaps[1] > gaps[0] + 1
+
+
+@pytest.mark.parametrize(
+    "bad", [{"temperature": 0.0}, {"rating_noise": -1.0}, {"answers_per_prompt": 0}]
+)
+def test_annotation_that_makes_no_sense_is_refused(bad):
+    with pytest.raises(ConfigError, match="expected"):
+        Annotation(**bad)
 
 
 def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path):

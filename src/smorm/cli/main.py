@@ -31,6 +31,7 @@ VERBS = {
     "diagnose": "Measure the method's theory on a trained model, and what to do about it.",
     "stress": "Push rewards by best-of-n against a gold; look for symptoms.",
     "relabel": "Swap the labels of pairs where a gold reward disagrees.",
+    "lab": "Compare methods on a generated world with known truth.",
     "report": "Make one HTML page of result files.",
 }
 

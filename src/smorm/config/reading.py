@@ -43,9 +43,7 @@ def load_section(section: type[S], path: Path | str, overrides: Sequence[str] = 
     if not isinstance(values, dict):
         needed = [name for name, key in section.model_fields.items() if key.is_required()]
         raise ConfigError(f"{path}: expected a mapping with the keys {', '.join(needed)}, ...")
-    for override in overrides:
-        _override(values, override)
-    return parse_section(section, values, where=str(path))
+    return parse_section(section, overridden(values, overrides), where=str(path))
 
 
 def parse_config(values: dict[str, Any], where: str = "config") -> Config:
@@ -70,6 +68,17 @@ def parse_section(section: type[S], values: dict[str, Any], where: str = "config
         told = [item for item in problems if not _beside_the_point(item, problems)]
         lines = dict.fromkeys(f"{where}: {_explain(item, section)}" for item in told)
         raise ConfigError("\n".join(lines)) from error
+
+
+def overridden(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Plain values with `dotted.key=value` laid over them, in place.
+
+    Raises:
+        ConfigError: an override that is none, or whose value is not YAML.
+    """
+    for override in overrides:
+        _override(values, override)
+    return values
 
 
 def _override(values: dict[str, Any], override: str) -> None:

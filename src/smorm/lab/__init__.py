@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from smorm.lab.gold import ATTRIBUTES, Quality, gold, judge
-from smorm.lab.records import write_dataset
+from smorm.lab.records import TOP_RATING, Annotation, write_dataset
 from smorm.lab.world import (
     REGIMES,
     Prompt,
@@ -29,6 +29,8 @@ from smorm.lab.writer import Habits, perfect_answer, write_answer
 __all__ = [
     "ATTRIBUTES",
     "REGIMES",
+    "TOP_RATING",
+    "Annotation",
     "Habits",
     "Prompt",
     "Quality",

@@ -1,10 +1,11 @@
 """Data files of the world, in the product's own record shapes (JSONL).
 
 Training files ask in-distribution prompts of the `train` split. A training or development pair is
-labelled as an annotator would: Bradley–Terry on gold with temperature 0.15, so some labels are
-wrong. Training ratings carry noise. Evaluation files, one of each kind per regime, ask prompts of
-the `eval` split and carry the truth: the better answer by gold is `chosen`, a pair of equal gold is
-drawn anew, and ratings are the true attributes. Two answers of a pair always differ.
+labelled as an annotator would: Bradley–Terry on gold with a temperature, so some labels are wrong.
+Training ratings carry noise. Evaluation files, one of each kind per regime, ask prompts of the
+`eval` split and carry the truth: the better answer by gold is `chosen`, a pair of equal gold is
+drawn anew, and ratings are the true attributes. Two answers of a pair always differ. Ratings run
+from 0 to 4, as in HelpSteer2: the attribute (0..1) times 4, of training ratings in whole numbers.
 
 Each file has its own stream of chance, a function of the seed and its name: a file's first n
 records do not depend on how many are asked of it, nor on the other files.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -23,18 +25,48 @@ import numpy as np
 import orjson
 
 from smorm import files
+from smorm.errors import ConfigError
 from smorm.lab.gold import ATTRIBUTES, gold, judge
 from smorm.lab.world import REGIMES, Prompt, Regime, Split, World, make_world, sample_prompt
-from smorm.lab.writer import write_answer
+from smorm.lab.writer import Habits, write_answer
 
-TEMPERATURE: Final = 0.15
-"""Of the Bradley–Terry labels, in units of gold."""
-RATING_NOISE: Final = 0.15
-"""Standard deviation of the noise on a training rating, before rounding."""
-RATING_STEP: Final = 0.25
+TOP_RATING: Final = 4
 
 _Row = dict[str, Any]
 _TIE: Final = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """How answers come about and how they are judged: what may vary while the world stays.
+
+    Attributes:
+        temperature: of the Bradley–Terry labels, in units of gold (0..1).
+        rating_noise: standard deviation of the noise on a training rating, in units of the
+            attribute (0..1), before rounding.
+        answers_per_prompt: rated answers to each prompt, one after another (HelpSteer2 has 2).
+        habits: of the writers.
+
+    Raises:
+        ConfigError: a temperature that is not above 0, noise below 0, or no answer to a prompt.
+    """
+
+    temperature: float = 0.15
+    rating_noise: float = 0.15
+    answers_per_prompt: int = 1
+    habits: Habits = field(default_factory=Habits)
+
+    def __post_init__(self) -> None:
+        if not (0 < self.temperature < math.inf and 0 <= self.rating_noise < math.inf):
+            raise ConfigError(
+                f"temperature {self.temperature}, rating noise {self.rating_noise}: expected a "
+                "number above 0, and one from 0"
+            )
+        if self.answers_per_prompt < 1:
+            raise ConfigError(f"answers_per_prompt {self.answers_per_prompt}: expected 1 or more")
+
+
+_USUAL: Final = Annotation()
 
 
 def write_dataset(
@@ -47,6 +79,7 @@ def write_dataset(
     num_eval_pairs: int = 800,
     num_eval_rated: int = 300,
     world: World | None = None,
+    annotation: Annotation = _USUAL,
 ) -> dict[str, Path]:
     """Write all files of one seed; the same arguments give the same bytes.
 
@@ -59,6 +92,7 @@ def write_dataset(
         num_eval_pairs: Pairs per regime with true labels.
         num_eval_rated: Rated answers per regime with true attributes.
         world: Another world than the one that the shipped backbone knows.
+        annotation: Noise, habits, and how many rated answers a prompt has.
 
     Returns:
         Name → file: `train-pairs`, `train-rated`, `dev-pairs`, and `eval-pairs-REGIME` and
@@ -79,7 +113,9 @@ def write_dataset(
     written: dict[str, Path] = {}
     for name, (make, regime, split, count) in jobs.items():
         written[name] = Path(folder) / f"{name}.jsonl"
-        _write(written[name], partial(make, world), name, regime, split, count, seed)
+        repeats = annotation.answers_per_prompt if "rated" in name else 1
+        rows = partial(make, world, annotation)
+        _write(written[name], rows, name, regime, split, count, seed, repeats)
     return written
 
 
@@ -91,11 +127,13 @@ def _write(
     split: Split,
     count: int,
     seed: int,
+    repeats: int,
 ) -> None:
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     lines = []
     for index in range(count):
-        prompt = sample_prompt(rng, regime, split)
+        if index % repeats == 0:
+            prompt = sample_prompt(rng, regime, split)
         row = make(prompt, rng)
         meta = {**row.pop("meta"), "regime": regime}
         identity = {"id": f"{name}-{index:05d}", "source": f"lab-{regime}", "meta": meta}
@@ -103,45 +141,49 @@ def _write(
     files.write_bytes(path, b"".join(line + b"\n" for line in lines))
 
 
-def labelled_pair(world: World, prompt: Prompt, rng: np.random.Generator) -> _Row:
-    """Two different answers, the label drawn by Bradley–Terry on gold / 0.15."""
-    one, two = _two_answers(world, prompt, rng)
+def labelled_pair(world: World, how: Annotation, prompt: Prompt, rng: np.random.Generator) -> _Row:
+    """Two different answers, the label drawn by Bradley–Terry on gold / temperature."""
+    one, two = _two_answers(world, how, prompt, rng)
     gap = gold(world, prompt, one) - gold(world, prompt, two)
-    one_wins = rng.random() < 1 / (1 + math.exp(-gap / TEMPERATURE))
+    # as a hyperbolic tangent it overflows at no temperature
+    one_wins = rng.random() < 0.5 + 0.5 * math.tanh(gap / how.temperature / 2)
     return _pair(world, prompt, *((one, two) if one_wins else (two, one)))
 
 
-def true_pair(world: World, prompt: Prompt, rng: np.random.Generator) -> _Row:
+def true_pair(world: World, how: Annotation, prompt: Prompt, rng: np.random.Generator) -> _Row:
     """Two answers of different gold, the better one chosen; ties are drawn anew."""
     while True:
-        one, two = _two_answers(world, prompt, rng)
+        one, two = _two_answers(world, how, prompt, rng)
         gap = gold(world, prompt, one) - gold(world, prompt, two)
         if abs(gap) > _TIE:
             return _pair(world, prompt, *((one, two) if gap > 0 else (two, one)))
 
 
-def noisy_rating(world: World, prompt: Prompt, rng: np.random.Generator) -> _Row:
-    """One answer with its attributes plus noise 0.15, rounded to quarters within 0..1."""
-    answer = write_answer(world, prompt, rng)
+def noisy_rating(world: World, how: Annotation, prompt: Prompt, rng: np.random.Generator) -> _Row:
+    """One answer with its attributes plus noise, as whole numbers 0..4."""
+    answer = write_answer(world, prompt, rng, habits=how.habits)
     quality = judge(world, prompt, answer)
-    noise = RATING_NOISE * rng.standard_normal(len(ATTRIBUTES))
+    noise = how.rating_noise * rng.standard_normal(len(ATTRIBUTES))
     scores: dict[str, float] = {}
     for (name, value), error in zip(quality.attributes.items(), noise, strict=True):
-        quarters = round((value + float(error)) / RATING_STEP)
-        scores[name] = min(1.0, max(0.0, quarters * RATING_STEP))
+        rating = round((value + float(error)) * TOP_RATING)
+        scores[name] = float(min(TOP_RATING, max(0, rating)))
     return {"response": answer, "scores": scores, "meta": {"gold": quality.gold}}
 
 
-def true_rating(world: World, prompt: Prompt, rng: np.random.Generator) -> _Row:
-    """One answer with its true attributes."""
-    answer = write_answer(world, prompt, rng)
+def true_rating(world: World, how: Annotation, prompt: Prompt, rng: np.random.Generator) -> _Row:
+    """One answer with its true attributes, times 4."""
+    answer = write_answer(world, prompt, rng, habits=how.habits)
     quality = judge(world, prompt, answer)
-    return {"response": answer, "scores": quality.attributes, "meta": {"gold": quality.gold}}
+    scores = {name: value * TOP_RATING for name, value in quality.attributes.items()}
+    return {"response": answer, "scores": scores, "meta": {"gold": quality.gold}}
 
 
-def _two_answers(world: World, prompt: Prompt, rng: np.random.Generator) -> tuple[str, str]:
-    one = write_answer(world, prompt, rng)
-    while (two := write_answer(world, prompt, rng)) == one:
+def _two_answers(
+    world: World, how: Annotation, prompt: Prompt, rng: np.random.Generator
+) -> tuple[str, str]:
+    one = write_answer(world, prompt, rng, habits=how.habits)
+    while (two := write_answer(world, prompt, rng, habits=how.habits)) == one:
         pass
     return one, two
 

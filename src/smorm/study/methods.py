@@ -1,0 +1,160 @@
+"""The methods: models to train (arms) and rewards to compare (systems).
+
+Definitions are those of docs/rivals.md and docs/ensembles.md; all start from one policy and see the
+same pairs in the same order. Epochs are each arm's own, chosen on development pairs of other seeds
+(results/lab/tuning.json).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from smorm.errors import ConfigError
+from smorm.lab import ATTRIBUTES
+from smorm.study.config import ArmSection, LabConfig, SystemSection
+
+
+def _arm(data: str, kind: str, epochs: float, *, twin: int = 0, **objective: Any) -> ArmSection:
+    values: dict[str, Any] = {"data": data, "twin": twin}
+    values["objective"] = {"kind": kind, **objective}
+    values["training"] = {"epochs": epochs}
+    return ArmSection(**values)
+
+
+ARMS: Final[dict[str, ArmSection]] = {
+    "Single": _arm("pairs", "preference", 4),
+    "Single-b": _arm("pairs", "preference", 4, twin=1),
+    "Single-c": _arm("pairs", "preference", 4, twin=2),
+    "Smoothing": _arm("pairs", "preference", 4, label_smoothing=0.1),
+    "PosReg": _arm("pairs", "preference", 4, positive_regularisation=0.1),
+    "Centering": _arm("pairs", "preference", 4, centering=0.01),
+    "BSR": _arm("pairs", "preference", 4, bsr=0.032),
+    "Frozen": ArmSection(
+        objective={"kind": "preference"},
+        training={"epochs": 4, "learning_rate": 1e-2},
+        model={"freeze": True},
+    ),
+    "GRM": _arm("pairs", "grm", 4),
+    "GRM-dpo": _arm("pairs", "grm", 4, grm={"regulariser": "dpo"}),
+    "GRM-noref": _arm("pairs", "grm", 4, grm={"regulariser": "dpo_noref"}),
+    "ODIN": _arm("pairs", "odin", 4),
+    "Union": _arm("union", "preference", 4),
+    "Multi": _arm("ratings", "regression", 8),
+    "SMORM": _arm("both", "joint", 4),
+    "SMORM-b": _arm("both", "joint", 4, twin=1),
+    "SMORM-c": _arm("both", "joint", 4, twin=2),
+    "Rated-Single": _arm("rated_pairs", "preference", 8),
+    "Rated-SMORM": _arm("rated_both", "joint", 8),
+    "WARM": ArmSection(merge=["Single", "Single-b", "Single-c"]),
+}
+"""Name to what is trained. BSR's weight is its source's: 0.001 times the batch size."""
+
+_SEEDS: Final = ["Single:F", "Single-b:F", "Single-c:F"]
+
+SYSTEMS: Final[dict[str, SystemSection]] = {
+    "Single": SystemSection(members=["Single:F"]),
+    "Smoothing": SystemSection(members=["Smoothing:F"]),
+    "PosReg": SystemSection(members=["PosReg:F"]),
+    "Centering": SystemSection(members=["Centering:F"]),
+    "BSR": SystemSection(members=["BSR:F"]),
+    "Frozen": SystemSection(members=["Frozen:F"]),
+    "GRM": SystemSection(members=["GRM:F"]),
+    "GRM-dpo": SystemSection(members=["GRM-dpo:F"]),
+    "GRM-noref": SystemSection(members=["GRM-noref:F"]),
+    "ODIN": SystemSection(members=["ODIN:F"]),
+    "Union": SystemSection(members=["Union:F"]),
+    "Multi": SystemSection(members=["Multi:L"]),
+    "SM": SystemSection(members=["Single:F", "Multi:L"]),
+    "Ens-mean": SystemSection(members=_SEEDS),
+    "Ens-min": SystemSection(members=_SEEDS, combine="min"),
+    "Ens-UWO": SystemSection(members=_SEEDS, combine="uwo", kappa=0.5),
+    "WARM": SystemSection(members=["WARM:F"]),
+    "SMORM-F": SystemSection(members=["SMORM:F"], model="SMORM", view="F"),
+    "SMORM-L": SystemSection(members=["SMORM:L"], model="SMORM", view="L"),
+    "SMORM-M": SystemSection(members=["SMORM:M"], model="SMORM", view="M"),
+    "Rated-Single": SystemSection(members=["Rated-Single:F"]),
+    "Rated-SMORM-F": SystemSection(members=["Rated-SMORM:F"], model="Rated-SMORM", view="F"),
+    "Rated-SMORM-M": SystemSection(members=["Rated-SMORM:M"], model="Rated-SMORM", view="M"),
+}
+"""Name to what is compared. SM is the paper's naive ensemble: the mean of two models' scores."""
+
+
+def arms_of(config: LabConfig) -> dict[str, ArmSection]:
+    """All arms that a configuration knows: its own changes lie over the built-in ones."""
+    found = dict(ARMS)
+    for name, own in config.arms.items():
+        found[name] = _over(found[name], own) if name in found else own
+    return found
+
+
+def _over(built_in: ArmSection, own: ArmSection) -> ArmSection:
+    given = own.model_dump(exclude_unset=True)
+    values = built_in.model_dump()
+    for key, value in given.items():
+        values[key] = {**values[key], **value} if isinstance(value, dict) else value
+    return ArmSection(**values)
+
+
+def systems_of(config: LabConfig) -> dict[str, SystemSection]:
+    """The systems that a configuration compares, in its order.
+
+    Raises:
+        ConfigError: an unknown system, arm or view, or two systems of one name in results.
+    """
+    known = {**SYSTEMS, **config.systems}
+    names = list(known) if config.methods == "all" else config.methods
+    if not names:
+        raise ConfigError("methods: name at least one")
+    found = {}
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"methods: {name!r} is unknown{_near(name, list(known))}")
+        found[name] = known[name]
+    arms = arms_of(config)
+    for name, system in found.items():
+        _check(name, system, arms)
+    labels = [label_of(name, system) for name, system in found.items()]
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"methods: two of them are called {' '.join(twice)} in results")
+    return found
+
+
+def _check(name: str, system: SystemSection, arms: Mapping[str, ArmSection]) -> None:
+    where = f"systems.{name}"
+    for arm, view in system.parts:
+        if arm not in arms:
+            raise ConfigError(f"{where}: no arm {arm!r}{_near(arm, list(arms))}")
+        if view not in ("F", "L", "M", *ATTRIBUTES):
+            expected = ", ".join(("F", "L", "M", *ATTRIBUTES))
+            raise ConfigError(f"{where}: unknown view {view!r}; expected one of {expected}")
+        for source in arms[arm].merge:
+            if source not in arms or arms[source].merge:
+                raise ConfigError(f"arms.{arm}.merge: {source!r} is no arm that is trained")
+    if system.kappa and system.combine != "uwo":
+        raise ConfigError(f"{where}: kappa is for uwo, not for {system.combine}")
+
+
+def label_of(name: str, system: SystemSection) -> tuple[str, str]:
+    """Model and view, as results name them."""
+    if system.view is not None:
+        return system.model or name, system.view
+    views = [view for _, view in system.parts]
+    return system.model or name, views[0] if len(views) == 1 else system.combine
+
+
+def needed_arms(config: LabConfig) -> list[str]:
+    """Arms that the systems need, those that others are merged from first."""
+    arms = arms_of(config)
+    asked = [arm for system in systems_of(config).values() for arm in system.arms]
+    sources = [source for arm in asked for source in arms[arm].merge]
+    trained = [arm for arm in (*asked, *sources) if not arms[arm].merge]
+    merged = [arm for arm in asked if arms[arm].merge]
+    return list(dict.fromkeys([*trained, *merged]))
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"

@@ -1,0 +1,194 @@
+"""A study from its configuration to results, with several processes and a word on how it goes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from smorm import files
+from smorm.errors import SmormError
+from smorm.evaluation.result import Result
+from smorm.study.config import LabConfig
+from smorm.study.measure import Run
+from smorm.study.methods import arms_of, needed_arms
+from smorm.study.workshop import Workshop
+
+_WEIGHTS = {"policy": 1, "data": 1, "pool": 4, "arm": 20, "measure": 8}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What was just done, how many of all jobs are, and about how many seconds are left."""
+
+    what: str
+    count: int
+    total: int
+    left: float
+
+    def __str__(self) -> str:
+        left = f"{self.left:.0f} s" if self.left < 90 else f"{self.left / 60:.0f} min"
+        return f"{self.count}/{self.total}  {self.what}  (about {left} left)"
+
+
+Tell = Callable[[Step], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One part to make: its kind, the arm or regime it is about, and the run."""
+
+    kind: str
+    name: str
+    seed: int
+
+    @property
+    def told(self) -> str:
+        """For the reader."""
+        what = {"policy": "policy", "data": "data", "pool": f"answers to {self.name}"}
+        return f"{what.get(self.kind, self.name)}, seed {self.seed}"
+
+
+def run_lab(config: LabConfig, tell: Tell = lambda step: None) -> list[Result]:
+    """Make all parts and measure every system of every run.
+
+    Args:
+        tell: gets a word on each part that is done, and how long is left.
+
+    Raises:
+        ConfigError: an unknown method, arm or view.
+        SmormError: a process was killed, or what training, sampling and scoring raise.
+    """
+    stages = plan(config)  # first: it also checks the names
+    jobs = [Job("measure", "results", seed) for seed in config.runs]
+    progress = Progress([*chain.from_iterable(stages), *jobs], tell)
+    values = config.model_dump(mode="json")
+    with _one_thread_each(), ProcessPoolExecutor(
+        _workers(config), mp_context=get_context("spawn"), initializer=_start
+    ) as pool:  # fmt: skip
+        for stage in stages:
+            _all(pool, [(pool.submit(_do, values, job), job) for job in stage], progress)
+        found = _all(
+            pool, [(pool.submit(_measure, values, job.seed), job) for job in jobs], progress
+        )
+    return [result for job in jobs for result in found[job]]
+
+
+def plan(config: LabConfig) -> list[list[Job]]:
+    """Stages of jobs; those of one stage do not need each other.
+
+    Raises:
+        ConfigError: an unknown method, arm or view.
+    """
+    arms, known = needed_arms(config), arms_of(config)
+    policies = {config.policy_seed(seed): seed for seed in reversed(config.runs)}
+    trained = [arm for arm in arms if not known[arm].merge]
+    merged = [arm for arm in arms if known[arm].merge]
+    return [
+        [Job("policy", "", seed) for seed in sorted(policies.values())],
+        [Job("data", "", seed) for seed in config.runs]
+        + [Job("pool", regime, seed) for seed in config.runs for regime in config.regimes],
+        [Job("arm", arm, seed) for seed in config.runs for arm in trained],
+        [Job("arm", arm, seed) for seed in config.runs for arm in merged],
+    ]
+
+
+def workshop_of(config: LabConfig) -> Workshop:
+    """Where the parts of a configuration are made and kept."""
+    return Workshop(config, config.work or config.output / "work")
+
+
+def _do(values: dict[str, Any], job: Job) -> None:
+    """Make a part, in a process of its own."""
+    workshop = workshop_of(LabConfig(**values))
+    if job.kind == "policy":
+        workshop.policy(job.seed)
+    elif job.kind == "data":
+        workshop.data(job.seed)
+    elif job.kind == "pool":
+        workshop.pools(job.seed, job.name)  # type: ignore[arg-type]
+    else:
+        workshop.rows(job.name, job.seed)
+
+
+def _measure(values: dict[str, Any], seed: int) -> list[Result]:
+    run = Run(workshop_of(LabConfig(**values)), seed)
+    return [*run.results(), *run.curves()]
+
+
+def _start() -> None:
+    import logging
+
+    import torch
+
+    torch.set_num_threads(1)
+    logging.getLogger().setLevel(logging.WARNING)
+
+
+def _all(
+    pool: ProcessPoolExecutor, asked: list[tuple[Future[Any], Job]], progress: Progress
+) -> dict[Job, Any]:
+    """The values of all jobs; the first error stops those that wait."""
+    jobs = dict(asked)
+    try:
+        for future in as_completed(jobs):
+            future.result()
+            progress.done(jobs[future])
+    except BrokenProcessPool as error:
+        raise SmormError("a process of the study was killed; call again to go on") from error
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    return {job: future.result() for future, job in asked}
+
+
+def _workers(config: LabConfig) -> int:
+    return (os.cpu_count() or 1) if config.workers == "auto" else config.workers
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Children read it when they start."""
+    own = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    old = {name: os.environ.get(name) for name in own}
+    os.environ.update(own)
+    try:
+        yield
+    finally:
+        for name, value in old.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+class Progress:
+    """Guesses how long is left from what jobs of each kind usually take beside each other."""
+
+    def __init__(self, jobs: Sequence[Job], tell: Tell) -> None:
+        self.left = list(jobs)
+        self.total, self.tell, self.began = len(jobs), tell, time.monotonic()
+        self.weight = sum(_WEIGHTS[job.kind] for job in jobs)
+
+    def done(self, job: Job) -> None:
+        """Tell that one more is done."""
+        self.left.remove(job)
+        weight = sum(_WEIGHTS[one.kind] for one in self.left)
+        passed = time.monotonic() - self.began
+        left = passed * weight / max(self.weight - weight, 1)
+        self.tell(Step(job.told, self.total - len(self.left), self.total, left))
+
+
+def write_config(config: LabConfig, path: Path) -> None:
+    """Write the resolved configuration."""
+    files.write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))

@@ -1,0 +1,112 @@
+"""What a model gives to the sets of a run: every row for every answer, so that any system of views
+and members can be measured later without a model.
+
+Shapes: `M` answers of a set (of all its records, in order), `K` attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from smorm import files
+from smorm.data.census import Census
+from smorm.data.formats import Source, read_records
+from smorm.errors import ConfigError, DataError
+from smorm.evaluation.metrics import Floats, Ints
+from smorm.scoring.reward_model import RewardModel, item_of
+from smorm.scoring.scorer import Item
+
+
+@dataclass(frozen=True, slots=True)
+class SetRows:
+    """Rows of a set's answers.
+
+    Attributes:
+        names: `preference`, where it was trained, and the attributes [C].
+        values: on the attributes' own scales [M, C].
+        tokens: length of each conversation [M].
+    """
+
+    names: tuple[str, ...]
+    values: Floats
+    tokens: Ints
+
+    def view(self, name: str) -> Floats:
+        """F, L, M (`smorm.model.views`) or an attribute, [M].
+
+        Raises:
+            ConfigError: the model has no such row.
+        """
+        attributes = [row for row in self.names if row != "preference"]
+        if name in ("L", "M") and not attributes:
+            raise ConfigError(f"view {name}: needs attribute rows, and this model has none")
+        if name == "L":
+            return np.asarray(np.mean([self._row(row) for row in attributes], axis=0))
+        if name == "M":
+            return np.asarray((self.view("F") + self.view("L")) / 2)
+        return self._row("preference" if name == "F" else name)
+
+    def _row(self, name: str) -> Floats:
+        if name not in self.names:
+            raise ConfigError(f"view: no row {name!r}; this model has {', '.join(self.names)}")
+        return self.values[:, self.names.index(name)]
+
+
+def read_items(path: Path) -> list[Item]:
+    """The records of a set, each a prompt with its answers."""
+    return [item_of(record) for record in read_records(Source(path), None, Census())]
+
+
+def score_sets(folder: Path, sets: Mapping[str, Path], *, device: str) -> dict[str, SetRows]:
+    """Score every set with a model.
+
+    Raises:
+        ModelError: the folder is not a reward model.
+        DataError: an answer that cannot be scored, or got no finite score.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    model = RewardModel.load(folder, device=device)
+    trained = model.card.preference_trained
+    names = (*(("preference",) if trained else ()), *model.attributes)
+    found = {}
+    for name, path in sets.items():
+        records = list(read_records(Source(path), None, Census()))
+        scores = model.score(records, "F" if trained else "L")
+        columns = [scores.preference] if trained else []
+        values = np.column_stack([*columns, *scores.attributes.T])
+        if not np.isfinite(values).all():
+            raise DataError(f"{folder}: gives {name} scores that are not finite")
+        found[name] = SetRows(names, values, scores.tokens)
+    return found
+
+
+def write_rows(path: Path, rows: Mapping[str, SetRows]) -> None:
+    """Write one file of plain arrays, whole or not at all."""
+    arrays: dict[str, Any] = {}
+    for name, one in rows.items():
+        arrays[f"{name}:values"] = one.values
+        arrays[f"{name}:tokens"] = one.tokens
+        arrays[f"{name}:names"] = np.array(one.names)
+    with files.whole_file(path) as stream:
+        np.savez_compressed(stream, **arrays)
+
+
+def read_rows(path: Path) -> dict[str, SetRows]:
+    """Read what `write_rows` wrote."""
+    with np.load(path, allow_pickle=False) as arrays:
+        sets = dict.fromkeys(key.rpartition(":")[0] for key in arrays.files)
+        return {
+            name: SetRows(
+                tuple(arrays[f"{name}:names"].tolist()),
+                arrays[f"{name}:values"],
+                arrays[f"{name}:tokens"],
+            )
+            for name in sets
+        }

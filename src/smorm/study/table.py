@@ -1,0 +1,42 @@
+"""A study's numbers as a flat table, for any tool that reads CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from smorm import files
+from smorm.evaluation.result import Result
+
+COLUMNS = ("kind", "set", "model", "view", "seed", "metric", "value")
+_KEPT = {
+    "pairs": ("accuracy", "length_correlation"),
+    "rated": ("spearman", "mse"),
+    "stress": ("gold@", "proxy@", "gain", "regret", "area", "fall", "peak", "slope/"),
+    "cost": ("parameters", "passes_per_score", "training_tokens"),
+}
+
+
+def write_table(path: Path | str, results: Sequence[Result]) -> None:
+    """One line for each number of each run: what the statistics over seeds are taken of.
+
+    Raises:
+        OutputError: the file could not be written.
+    """
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(_rows(results))
+    files.write_text(path, stream.getvalue())
+
+
+def _rows(results: Sequence[Result]) -> Iterator[tuple[str, ...]]:
+    for one in results:
+        for name, metric in one.metrics.items():
+            if name.startswith(_KEPT.get(one.kind, ())):
+                seed = str(one.fingerprint.get("seed", ""))
+                where = one.suite.partition("/")[2] or one.suite
+                value = f"{metric.value:.6g}"
+                yield one.kind, where, one.model, one.view, seed, name, value

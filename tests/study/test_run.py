@@ -1,0 +1,69 @@
+import pytest
+
+from smorm.errors import ConfigError, DataError
+from smorm.evaluation.result import read_results, write_results
+from smorm.study.run import Job, Progress, plan, run_lab
+from smorm.study.table import COLUMNS, write_table
+from tests.study.small import WORK, small
+
+
+@pytest.fixture(scope="module")
+def results():
+    return run_lab(small(seeds=2, workers=2))
+
+
+def test_a_study_has_every_method_regime_and_seed(results):
+    found = {(r.suite, r.model, r.view, r.fingerprint["seed"]) for r in results}
+    for regime in ("ID", "far"):
+        for seed in (0, 1):
+            for model, view in (("Single", "F"), ("SM", "mean"), ("SMORM", "M")):
+                assert (f"best-of-n/{regime}", model, view, seed) in found
+                assert (f"pairs/{regime}", model, view, seed) in found
+
+
+def test_the_number_of_processes_changes_nothing(results, tmp_path):
+    alone = run_lab(small(seeds=2, workers=1, work=tmp_path))
+    assert [r.as_dict() for r in alone] == [r.as_dict() for r in results]
+
+
+def test_seeds_do_not_depend_on_how_many_there_are(results):
+    second = run_lab(small(seeds=1, first_seed=1))
+    one = [r.as_dict()["metrics"] for r in results if r.fingerprint["seed"] == 1]
+    assert [r.as_dict()["metrics"] for r in second] == one
+
+
+def test_results_read_back_and_the_table_has_a_line_for_each_number(results, tmp_path):
+    write_results(tmp_path / "results.json", results)
+    assert len(read_results(tmp_path / "results.json")) == len(results)
+    write_table(tmp_path / "numbers.csv", results)
+    lines = (tmp_path / "numbers.csv").read_text().splitlines()
+    assert lines[0] == ",".join(COLUMNS)
+    gold = [line for line in lines if line.startswith("stress,far,SMORM,M,1,gold@8,")]
+    assert len(gold) == 1
+
+
+def test_a_job_that_fails_stops_the_study_with_its_own_error():
+    config = small(data={**small().data.model_dump(), "answers_per_prompt": 1, "rated": 2},
+                   methods=["Rated-Single"])  # fmt: skip
+    with pytest.raises(DataError, match="no pair can be made"):
+        run_lab(config)
+
+
+def test_names_are_checked_before_anything_is_made():
+    config = small(methods=["Nobody"], work=WORK / "untouched")
+    with pytest.raises(ConfigError, match="Nobody"):
+        run_lab(config)
+    assert not (WORK / "untouched").exists()
+
+
+def test_progress_counts_every_job_and_ends_with_nothing_left():
+    jobs = [job for stage in plan(small(seeds=2)) for job in stage]
+    told = []
+    progress = Progress(jobs, told.append)
+    for job in jobs:
+        progress.done(job)
+    assert [step.count for step in told] == list(range(1, len(jobs) + 1))
+    assert told[-1].left == 0
+    assert "Single, seed 0" in {step.what for step in told}
+    assert str(told[-1]).startswith(f"{len(jobs)}/{len(jobs)}  ")
+    assert Job("pool", "far", 1).told == "answers to far, seed 1"

@@ -1,0 +1,136 @@
+import multiprocessing
+import os
+import signal
+import time
+
+import numpy as np
+import orjson
+import pytest
+
+from smorm import files
+from smorm.lab import backbone_path, parse_prompt
+from smorm.scoring.reward_model import RewardModel
+from smorm.study.scores import read_items
+from smorm.study.workshop import Workshop
+from tests.study.small import WORK, small, workshop
+
+
+def rows(path):
+    return [orjson.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def of(**changes):
+    config = small(**changes)
+    return Workshop(config, config.work)
+
+
+def test_seed_0_of_the_shipped_size_is_the_shipped_policy():
+    assert workshop().policy(0) == backbone_path()
+
+
+def test_another_policy_is_pretrained_once_on_its_own_world():
+    values = {"seeds": [7], "hidden": 16, "layers": 1, "steps": 2, "batch": 2}
+    there = of(policy=values).policy(0)
+    made = (there / "model.safetensors").stat().st_mtime_ns
+    assert files.read_json(there / "pretraining.json")["seed"] == 7
+    assert of(policy=values).policy(5) == there
+    assert (there / "model.safetensors").stat().st_mtime_ns == made
+    assert of(policy=values, world={"facts": 1}).policy(0) != there
+
+
+def test_pools_answer_different_prompts_of_their_regime_as_often_as_asked():
+    for regime in ("ID", "far"):
+        found = rows(workshop().pools(0, regime))
+        prompts = [parse_prompt(row["prompt"]) for row in found]
+        assert {(prompt.regime, prompt.split) for prompt in prompts} == {(regime, "eval")}
+        assert len({prompt.text for prompt in prompts}) == 3
+        assert [len(row["responses"]) for row in found] == [8, 8, 8]
+
+
+def test_every_seed_has_its_own_data_and_prompts():
+    here = workshop()
+    for one, other in ((here.pools(0, "ID"), here.pools(1, "ID")),
+                       (here.data(0)["train-pairs"], here.data(1)["train-pairs"])):  # fmt: skip
+        assert {row["prompt"] for row in rows(one)} != {row["prompt"] for row in rows(other)}
+
+
+def test_a_model_is_found_again_where_nothing_that_decides_it_has_changed():
+    fewer = {**small().data.model_dump(), "rated": 20}
+    single = workshop().arm("Single", 0)
+    assert of(data=fewer).arm("Single", 0) == single, "Single sees no ratings"
+    assert of(data=fewer)._place("SMORM", 0) != workshop()._place("SMORM", 0)
+    longer = of(training={"max_steps": 6, "batch_size": 16})
+    assert longer._place("Single", 0) != single
+    assert workshop()._place("Single", 1) != single
+
+
+def test_rows_are_the_models_scores_of_every_answer_in_order():
+    here = workshop()
+    found = here.rows("SMORM", 0)
+    model = RewardModel.load(here.arm("SMORM", 0) / "model")
+    for name, path in here.sets(0).items():
+        items = read_items(path)
+        texts = [(i.prompt[0].content, r[0].content) for i in items for r in i.responses]
+        scores = model.score(texts)
+        for view in ("F", "L", "M", "coherence"):
+            expected = (
+                scores.view(view)
+                if len(view) == 1
+                else scores.attributes[:, model.attributes.index(view)]
+            )
+            np.testing.assert_allclose(found[name].view(view), expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(found[name].tokens, scores.tokens)
+
+
+def test_a_model_of_ratings_alone_has_no_preference_row():
+    found = workshop().rows("Multi", 0)["dev"]
+    assert "preference" not in found.names
+    with pytest.raises(Exception, match="no row 'preference'"):
+        found.view("F")
+
+
+def test_rated_answers_become_pairs_where_a_prompt_has_two():
+    here = workshop()
+    paths = here.rated_as_pairs(0)
+    rated = {(row["prompt"], row["response"]) for row in rows(here.data(0)["train-rated"])}
+    for pair in rows(paths["rated-pairs"]):
+        assert {(pair["prompt"], pair["chosen"]), (pair["prompt"], pair["rejected"])} <= rated
+    assert 10 < len(rows(paths["rated-pairs"])) < 40
+
+
+def test_the_average_of_weights_is_that_of_its_arms():
+    here = of(
+        methods=["x"],
+        arms={"Mean": {"merge": ["Single", "Single-b"]}},
+        systems={"x": {"members": ["Mean:F"]}},
+    )
+    from safetensors.torch import load_file
+
+    one, other, mean = (
+        load_file(here.arm(name, 0) / "model" / "model.safetensors")
+        for name in ("Single", "Single-b", "Mean")
+    )
+    for name, weight in mean.items():
+        np.testing.assert_allclose(weight, (one[name] + other[name]) / 2, atol=1e-6)
+    assert any(bool((one[name] != other[name]).any()) for name in one)
+
+
+def _train_slowly(values):
+    config = small(**values)
+    Workshop(config, config.work).arm("Single", 0)
+
+
+def test_a_process_killed_in_training_leaves_nothing_that_is_taken_for_a_model():
+    values = {"training": {"max_steps": 4000, "batch_size": 16}, "work": WORK / "killed"}
+    process = multiprocessing.get_context("spawn").Process(target=_train_slowly, args=(values,))
+    process.start()
+    arms = WORK / "killed" / "arms"
+    deadline = time.monotonic() + 60
+    while not (arms.exists() and list(arms.rglob("data.json"))) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert list(arms.rglob("data.json")), "training had begun"
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert not of(**values)._place("Single", 0).exists()
+    quick = {**values, "training": {"max_steps": 2, "batch_size": 16}}
+    assert (of(**quick).arm("Single", 0) / "model" / "config.json").exists()
