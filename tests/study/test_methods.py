@@ -29,15 +29,15 @@ def test_all_methods_can_be_compared_and_have_names_of_their_own():
     config = small(methods="all")
     labels = [label_of(name, system) for name, system in systems_of(config).items()]
     assert len(set(labels)) == len(labels) == len(SYSTEMS)
-    assert set(needed_arms(config)) <= set(ARMS)
+    assert {arm for stage in needed_arms(config) for arm in stage} <= set(ARMS)
 
 
-def test_arms_are_trained_once_and_before_what_is_merged_from_them():
-    arms = needed_arms(small(methods=["WARM", "Ens-mean", "Single", "SM"]))
-    assert arms == ["Single", "Single-b", "Single-c", "Multi", "WARM"]
-    stages = plan(small(methods=["WARM"], seeds=2))
-    assert [job.name for job in stages[2]] == ["Single", "Single-b", "Single-c"] * 2
-    assert [job.name for job in stages[3]] == ["WARM"] * 2
+def test_arms_are_trained_once_and_before_what_is_made_of_them():
+    stages = needed_arms(small(methods=["WARM", "Ens-mean", "Single", "SM", "ArmoRM"]))
+    assert stages == [["Single", "Single-b", "Single-c", "Multi"], ["WARM", "ArmoRM"]]
+    jobs = plan(small(methods=["WARM"], seeds=2))
+    assert [job.name for job in jobs[2]] == ["Single", "Single-b", "Single-c"] * 2
+    assert [job.name for job in jobs[3]] == ["WARM"] * 2
 
 
 def test_a_configuration_changes_an_arm_and_adds_a_system():
@@ -51,7 +51,7 @@ def test_a_configuration_changes_an_arm_and_adds_a_system():
     )
     assert arms_of(config)["GRM"].objective == {"kind": "grm", "grm": {"share": 0.3}}
     assert arms_of(config)["GRM"].training == ARMS["GRM"].training
-    assert needed_arms(config) == ["GRM", "Own"]
+    assert needed_arms(config) == [["GRM", "Own"]]
     assert label_of("Pessimist", systems_of(config)["Pessimist"]) == ("Pessimist", "min")
 
 
@@ -72,7 +72,14 @@ def test_a_configuration_changes_an_arm_and_adds_a_system():
         ),
         (
             {"methods": ["WARM"], "arms": {"WARM": {"merge": ["Single", "Gone"]}}},
-            "'Gone' is no arm that is trained",
+            "'Gone', which WARM needs, is no arm",
+        ),
+        (
+            {
+                "methods": ["GRM"],
+                "arms": {"GRM": {"start": "ODIN"}, "ODIN": {"start": "GRM"}},
+            },
+            "GRM needs ODIN needs GRM",
         ),
     ],
 )

@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+import time
+
 import pytest
 
 from smorm.errors import ConfigError, DataError
@@ -47,6 +52,38 @@ def test_a_job_that_fails_stops_the_study_with_its_own_error():
                    methods=["Rated-Single"])  # fmt: skip
     with pytest.raises(DataError, match="no pair can be made"):
         run_lab(config)
+
+
+STUDY = """
+import sys
+from smorm.study.run import run_lab
+from tests.study.small import small
+if __name__ == "__main__":
+    run_lab(small(training={"max_steps": 4000}, workers=2, work=sys.argv[1]))
+"""
+
+
+def children_of(pid):
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
+    return [int(one) for one in found.stdout.split()]
+
+
+def test_a_killed_study_leaves_no_process_behind_and_goes_on(tmp_path):
+    (tmp_path / "study.py").write_text(STUDY)
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    command = [sys.executable, str(tmp_path / "study.py"), str(tmp_path / "work")]
+    study = subprocess.Popen(command, env=environment)
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and not list((tmp_path / "work").rglob("data.json")):
+        time.sleep(0.2)
+    children = children_of(study.pid)
+    study.kill()
+    study.wait()
+    assert children
+    while any(os.path.exists(f"/proc/{one}/task") for one in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert len(run_lab(small(work=tmp_path / "work"))) > 0
 
 
 def test_names_are_checked_before_anything_is_made():

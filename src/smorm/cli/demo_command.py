@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from smorm.study.workshop import Workshop
 
 METHODS = ["Single", "Multi", "SM", "GRM", "ODIN", "SMORM-F", "SMORM-L", "SMORM-M"]
 
@@ -56,5 +61,19 @@ def run(
     started = time.monotonic()
     config = parse_section(LabConfig, demo_values(output, seed, seeds), "demo")
     study(config, "smorm demo", INTRO + ABOUT)
-    model = workshop_of(config).arm("SMORM", seed) / "model"
-    typer.echo(f"model:   {model}\n({time.monotonic() - started:.0f} s)")
+    publish(workshop_of(config), output, seed)
+    typer.echo(
+        f"models:  {output / 'models'}\ndata:    {output / 'data'}\n"
+        f"({time.monotonic() - started:.0f} s)"
+    )
+
+
+def publish(workshop: Workshop, output: Path, seed: int) -> None:
+    """Copy the first run's models and data to where recipes and readers look for them."""
+    from smorm.study.methods import needed_arms
+
+    for name in chain.from_iterable(needed_arms(workshop.config)):
+        shutil.copytree(workshop.arm(name, seed) / "model", output / "models" / name)
+    for name, path in workshop.data(seed).items():
+        (output / "data").mkdir(exist_ok=True)
+        shutil.copyfile(path, output / "data" / f"{name}.jsonl")

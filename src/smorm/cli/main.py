@@ -33,6 +33,7 @@ VERBS = {
     "relabel": "Swap the labels of pairs where a gold reward disagrees.",
     "lab": "Compare methods on a generated world with known truth.",
     "report": "Make one HTML page of result files.",
+    "card": "Write a Hugging Face model card of a model and its results.",
 }
 
 

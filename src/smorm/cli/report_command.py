@@ -12,11 +12,34 @@ def run(
     results: Annotated[list[Path], typer.Argument(help="Result files, JSON.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="HTML file.")],
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "Reward model results",
+    figures: Annotated[
+        Path | None,
+        typer.Option(help="Folder for every figure as SVG and PNG; default: beside the page."),
+    ] = None,
+    no_figures: Annotated[bool, typer.Option("--no-figures", help="Write the page only.")] = False,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(help="Compare with this method (repeatable); default: the first, and SM."),
+    ] = None,
+    highlight: Annotated[
+        list[str] | None, typer.Option(help="Draw this method in colour (repeatable).")
+    ] = None,
 ) -> None:
-    """Make one HTML page of result files: tables, figures, notes; it loads nothing."""
-    from smorm.evaluation.result import read_results
-    from smorm.report.page import write_page
+    """Make one HTML page of result files: conclusions, curves, tables, fingerprints.
 
+    The page loads nothing from elsewhere. Results that differ in their seed only become one row,
+    and methods are compared over the seeds that they have in common.
+    """
+    from smorm.errors import ConfigError
+    from smorm.evaluation.result import read_results
+    from smorm.report.page import Choices, write_page
+
+    if no_figures and figures is not None:
+        raise ConfigError("report: give either --figures or --no-figures")
     found = [result.as_dict() for path in results for result in read_results(path)]
-    write_page(found, output, title)
+    folder = None if no_figures else figures or output.with_name(f"{output.stem}-figures")
+    choices = Choices(tuple(baseline or ()), tuple(highlight or ()))
+    written = write_page(found, output, title, figures=folder, choices=choices)
     typer.echo(f"page: {output}")
+    if written:
+        typer.echo(f"figures: {len(written)} files in {folder}")

@@ -73,12 +73,14 @@ class ArmSection(Section):
 
     `data`: `pairs`, `ratings`, `both`, `union` (pairs, and ratings turned into pairs),
     `rated_pairs` (those alone) or `rated_both` (those and the ratings).
-    `twin`: another training seed on the same data. `merge`: no training; the average of the weights
-    of these arms. `objective`, `training` and `model` are sections of `smorm train`.
+    `twin`: another training seed on the same data. `start`: begin from this arm's model, not from
+    the policy. `merge`: no training; the average of the weights of these arms. `objective`,
+    `training` and `model` are sections of `smorm train`.
     """
 
     data: Literal["pairs", "ratings", "both", "union", "rated_pairs", "rated_both"] = "pairs"
     twin: Seed = 0
+    start: str | None = None
     merge: list[str] = Field(default_factory=list)
     objective: dict[str, Any] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
@@ -86,11 +88,18 @@ class ArmSection(Section):
 
     @model_validator(mode="after")
     def _trained_or_merged(self) -> ArmSection:
-        if self.merge and (self.objective or self.training or self.model or self.twin):
+        if self.merge and (
+            self.objective or self.training or self.model or self.twin or self.start
+        ):
             raise ValueError("merge: an average of arms is not trained; leave out the rest")
         if len(self.merge) == 1:
             raise ValueError("merge: name two arms or more")
         return self
+
+    @property
+    def needs(self) -> list[str]:
+        """The arms that must be there first."""
+        return [*self.merge, *([self.start] if self.start else [])]
 
 
 class SystemSection(Section):

@@ -31,7 +31,7 @@ from smorm.stress.curves import Pushed, measure
 from smorm.stress.pools import Pool, read_pools
 from smorm.stress.rewards import LabReward
 from smorm.stress.symptoms import detection, disagreement, text_measures
-from smorm.study.config import SystemSection
+from smorm.study.config import ArmSection, SystemSection
 from smorm.study.methods import label_of, systems_of
 from smorm.study.scores import SetRows, read_items
 from smorm.study.workshop import Workshop
@@ -174,9 +174,9 @@ class Run:
         total["training_tokens"] = 0
         arms = self.workshop.arms
         for arm in system.arms:
-            trained = arms[arm].merge or [arm]
+            trained = _trained_for(arm, arms)
             costs = [read_json(self.workshop.arm(one, self.seed) / "cost.json") for one in trained]
-            total["parameters"] += costs[0]["parameters"]["model"]
+            total["parameters"] += costs[-1]["parameters"]["model"]
             for cost in costs:
                 total["trained_parameters"] += cost["parameters"]["trained"]
                 total["training_passes"] += cost["passes"]
@@ -187,7 +187,7 @@ class Run:
     def curves(self) -> Iterator[Result]:
         """What every trained arm logged while it trained."""
         arms = dict.fromkeys(
-            one for arm in self.rows for one in (self.workshop.arms[arm].merge or [arm])
+            one for arm in self.rows for one in _trained_for(arm, self.workshop.arms)
         )
         for arm in arms:
             points = read_log(self.workshop.arm(arm, self.seed) / "metrics.jsonl")
@@ -206,6 +206,12 @@ class Run:
         return Result(
             kind, suite, *label, measurement.metrics, list(items), self.marks, measurement.notes
         )
+
+
+def _trained_for(arm: str, arms: Mapping[str, ArmSection]) -> list[str]:
+    """The trainings that an arm's model takes: the last of them gives its size."""
+    own = [] if arms[arm].merge else [arm]
+    return [*(deep for one in arms[arm].needs for deep in _trained_for(one, arms)), *own]
 
 
 _LOGGED = ("step", "loss", "accuracy", "mse", "gradient_norm")

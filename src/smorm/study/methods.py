@@ -2,7 +2,7 @@
 
 Definitions are those of docs/rivals.md and docs/ensembles.md; all start from one policy and see the
 same pairs in the same order. Epochs are each arm's own, chosen on development pairs of other seeds
-(results/lab/tuning.json).
+(results/lab/tuning).
 """
 
 from __future__ import annotations
@@ -24,29 +24,40 @@ def _arm(data: str, kind: str, epochs: float, *, twin: int = 0, **objective: Any
 
 
 ARMS: Final[dict[str, ArmSection]] = {
-    "Single": _arm("pairs", "preference", 4),
-    "Single-b": _arm("pairs", "preference", 4, twin=1),
-    "Single-c": _arm("pairs", "preference", 4, twin=2),
-    "Smoothing": _arm("pairs", "preference", 4, label_smoothing=0.1),
-    "PosReg": _arm("pairs", "preference", 4, positive_regularisation=0.1),
-    "Centering": _arm("pairs", "preference", 4, centering=0.01),
-    "BSR": _arm("pairs", "preference", 4, bsr=0.032),
+    "Single": _arm("pairs", "preference", 2),
+    "Single-b": _arm("pairs", "preference", 2, twin=1),
+    "Single-c": _arm("pairs", "preference", 2, twin=2),
+    "Smoothing": _arm("pairs", "preference", 2, label_smoothing=0.1),
+    "PosReg": _arm("pairs", "preference", 2, positive_regularisation=0.1),
+    "Centering": _arm("pairs", "preference", 2, centering=0.01),
+    "BSR": _arm("pairs", "preference", 2, bsr=0.032),
     "Frozen": ArmSection(
         objective={"kind": "preference"},
-        training={"epochs": 4, "learning_rate": 1e-2},
+        training={"epochs": 16, "learning_rate": 3e-2},
         model={"freeze": True},
     ),
-    "GRM": _arm("pairs", "grm", 4),
-    "GRM-dpo": _arm("pairs", "grm", 4, grm={"regulariser": "dpo"}),
-    "GRM-noref": _arm("pairs", "grm", 4, grm={"regulariser": "dpo_noref"}),
+    "Frozen-MLP": ArmSection(
+        objective={"kind": "preference"},
+        training={"epochs": 4, "learning_rate": 1e-3},
+        model={"freeze": True, "head": "mlp"},
+    ),
+    "GRM": _arm("pairs", "grm", 2),
+    "GRM-dpo": _arm("pairs", "grm", 2, grm={"regulariser": "dpo"}),
+    "GRM-noref": _arm("pairs", "grm", 2, grm={"regulariser": "dpo_noref"}),
     "ODIN": _arm("pairs", "odin", 4),
-    "Union": _arm("union", "preference", 4),
+    "Union": _arm("union", "preference", 2),
     "Multi": _arm("ratings", "regression", 8),
-    "SMORM": _arm("both", "joint", 4),
-    "SMORM-b": _arm("both", "joint", 4, twin=1),
-    "SMORM-c": _arm("both", "joint", 4, twin=2),
+    "SMORM": _arm("both", "joint", 2),
+    "SMORM-b": _arm("both", "joint", 2, twin=1),
+    "SMORM-c": _arm("both", "joint", 2, twin=2),
     "Rated-Single": _arm("rated_pairs", "preference", 8),
     "Rated-SMORM": _arm("rated_both", "joint", 8),
+    "ArmoRM": ArmSection(
+        data="both",
+        start="Single",
+        objective={"kind": "armo", "armo": {"width": 64}},
+        training={"epochs": 2},
+    ),
     "WARM": ArmSection(merge=["Single", "Single-b", "Single-c"]),
 }
 """Name to what is trained. BSR's weight is its source's: 0.001 times the batch size."""
@@ -60,6 +71,7 @@ SYSTEMS: Final[dict[str, SystemSection]] = {
     "Centering": SystemSection(members=["Centering:F"]),
     "BSR": SystemSection(members=["BSR:F"]),
     "Frozen": SystemSection(members=["Frozen:F"]),
+    "Frozen-MLP": SystemSection(members=["Frozen-MLP:F"]),
     "GRM": SystemSection(members=["GRM:F"]),
     "GRM-dpo": SystemSection(members=["GRM-dpo:F"]),
     "GRM-noref": SystemSection(members=["GRM-noref:F"]),
@@ -71,6 +83,7 @@ SYSTEMS: Final[dict[str, SystemSection]] = {
     "Ens-min": SystemSection(members=_SEEDS, combine="min"),
     "Ens-UWO": SystemSection(members=_SEEDS, combine="uwo", kappa=0.5),
     "WARM": SystemSection(members=["WARM:F"]),
+    "ArmoRM": SystemSection(members=["ArmoRM:F"]),
     "SMORM-F": SystemSection(members=["SMORM:F"], model="SMORM", view="F"),
     "SMORM-L": SystemSection(members=["SMORM:L"], model="SMORM", view="L"),
     "SMORM-M": SystemSection(members=["SMORM:M"], model="SMORM", view="M"),
@@ -130,9 +143,9 @@ def _check(name: str, system: SystemSection, arms: Mapping[str, ArmSection]) -> 
         if view not in ("F", "L", "M", *ATTRIBUTES):
             expected = ", ".join(("F", "L", "M", *ATTRIBUTES))
             raise ConfigError(f"{where}: unknown view {view!r}; expected one of {expected}")
-        for source in arms[arm].merge:
-            if source not in arms or arms[source].merge:
-                raise ConfigError(f"arms.{arm}.merge: {source!r} is no arm that is trained")
+        for source in _all_needed(arm, arms):
+            if source not in arms:
+                raise ConfigError(f"arms: {source!r}, which {arm} needs, is no arm")
     if system.kappa and system.combine != "uwo":
         raise ConfigError(f"{where}: kappa is for uwo, not for {system.combine}")
 
@@ -145,14 +158,34 @@ def label_of(name: str, system: SystemSection) -> tuple[str, str]:
     return system.model or name, views[0] if len(views) == 1 else system.combine
 
 
-def needed_arms(config: LabConfig) -> list[str]:
-    """Arms that the systems need, those that others are merged from first."""
+def needed_arms(config: LabConfig) -> list[list[str]]:
+    """Arms that the systems need, in stages: those of one need only those of earlier ones.
+
+    Raises:
+        ConfigError: an unknown name, or arms that need each other.
+    """
     arms = arms_of(config)
     asked = [arm for system in systems_of(config).values() for arm in system.arms]
-    sources = [source for arm in asked for source in arms[arm].merge]
-    trained = [arm for arm in (*asked, *sources) if not arms[arm].merge]
-    merged = [arm for arm in asked if arms[arm].merge]
-    return list(dict.fromkeys([*trained, *merged]))
+    needed = dict.fromkeys(one for arm in asked for one in (arm, *_all_needed(arm, arms)))
+    stages: list[list[str]] = []
+    done: set[str] = set()
+    while len(done) < len(needed):
+        ready = [one for one in needed if one not in done and done.issuperset(arms[one].needs)]
+        stages.append(ready)
+        done.update(ready)
+    return stages
+
+
+def _all_needed(arm: str, arms: Mapping[str, ArmSection], above: tuple[str, ...] = ()) -> list[str]:
+    """What an arm is made of, directly or not; unknown names too.
+
+    Raises:
+        ConfigError: arms that need each other.
+    """
+    if arm in above:
+        raise ConfigError(f"arms: {' needs '.join((*above, arm))}")
+    found = arms[arm].needs if arm in arms else []
+    return [*found, *(deep for one in found for deep in _all_needed(one, arms, (*above, arm)))]
 
 
 def _near(name: str, known: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -10,7 +11,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from smorm.errors import SmormError
 from smorm.evaluation.result import Result
 from smorm.study.config import LabConfig
 from smorm.study.measure import Run
-from smorm.study.methods import arms_of, needed_arms
+from smorm.study.methods import needed_arms
 from smorm.study.workshop import Workshop
 
 _WEIGHTS = {"policy": 1, "data": 1, "pool": 4, "arm": 20, "measure": 8}
@@ -90,16 +92,13 @@ def plan(config: LabConfig) -> list[list[Job]]:
     Raises:
         ConfigError: an unknown method, arm or view.
     """
-    arms, known = needed_arms(config), arms_of(config)
+    arms = needed_arms(config)
     policies = {config.policy_seed(seed): seed for seed in reversed(config.runs)}
-    trained = [arm for arm in arms if not known[arm].merge]
-    merged = [arm for arm in arms if known[arm].merge]
     return [
         [Job("policy", "", seed) for seed in sorted(policies.values())],
         [Job("data", "", seed) for seed in config.runs]
         + [Job("pool", regime, seed) for seed in config.runs for regime in config.regimes],
-        [Job("arm", arm, seed) for seed in config.runs for arm in trained],
-        [Job("arm", arm, seed) for seed in config.runs for arm in merged],
+        *([Job("arm", arm, seed) for seed in config.runs for arm in stage] for stage in arms),
     ]
 
 
@@ -127,12 +126,22 @@ def _measure(values: dict[str, Any], seed: int) -> list[Result]:
 
 
 def _start() -> None:
+    """Begin a process: one thread, no chatter, and no life without the one that began it."""
     import logging
 
     import torch
 
     torch.set_num_threads(1)
     logging.getLogger().setLevel(logging.WARNING)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # A killed parent closes nothing that its other children hold: they would wait for jobs forever.
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 def _all(

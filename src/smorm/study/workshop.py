@@ -126,7 +126,8 @@ class Workshop:
         """What an arm gives to every set of a run, by name."""
         sets = self.sets(seed)
         marks = [[key, path.name, path.parent.name] for key, path in sets.items()]
-        path = self._place(name, seed).with_suffix("." + files.fingerprint(marks) + ".npz")
+        place = self._place(name, seed)
+        path = place.with_name(f"{place.name}.{files.fingerprint(marks)}.npz")
         if not path.exists():
             model = self.arm(name, seed) / "model"
             write_rows(path, score_sets(model, sets, device=self.config.device))
@@ -147,7 +148,9 @@ class Workshop:
 
         run = scratch / "run"
         values = {**self._decisive(name, seed)["config"], "output": {"folder": str(run)}}
-        values["model"]["backbone"] = str(self.policy(seed))
+        start = self.arms[name].start
+        begin = self.policy(seed) if start is None else self.arm(start, seed) / "model"
+        values["model"]["backbone"] = str(begin)
         paths = self._paths(name, seed)
         for kind in ("preference", "rated"):
             values["data"][kind] = [str(paths[one]) for one in values["data"][kind]]
@@ -169,6 +172,7 @@ class Workshop:
             "config": config,
             "data": {one: files.sha256(path) for one, path in self._paths(name, seed).items()},
             "policy": _policy_mark(self.policy(seed)),
+            **({"start": self._decisive(arm.start, seed)} if arm.start else {}),
         }
 
     def _paths(self, name: str, seed: int) -> dict[str, Path]:
