@@ -10,7 +10,8 @@ import pytest
 
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.result import Result
-from smorm.report.figures import PALETTE, bars, comparison, standalone
+from smorm.report.canvas import PALETTE
+from smorm.report.figures import bars, comparison, standalone
 from smorm.report.names import Style, style_of
 from smorm.report.rows import rows_of
 
@@ -18,8 +19,9 @@ SVG = "{http://www.w3.org/2000/svg}"
 ACCURACY = style_of("accuracy")
 
 
-def texts(svg):
-    return [" ".join(node.itertext()) for node in ElementTree.fromstring(svg).iter(f"{SVG}text")]
+def texts(drawing):
+    root = ElementTree.fromstring(drawing.svg())
+    return [" ".join(node.itertext()) for node in root.iter(f"{SVG}text")]
 
 
 def results(*suites):
@@ -30,8 +32,9 @@ def results(*suites):
     ]
 
 
-def bar_heights(svg, colour):
+def bar_heights(drawing, colour):
     """Heights of the bars of a colour that are not the legend's, from their outlines."""
+    svg = drawing.svg()
     found = re.findall(rf'<path d="([^"]*)"[^>]*fill: {colour.lower()}', svg)
     heights = []
     for outline in found:
@@ -62,14 +65,14 @@ def test_a_missing_number_leaves_a_gap_and_a_missing_interval_no_line():
         "a": {"m": Metric(0.2, 9), "o": Metric(math.nan, 0)},
         "b": {"m": Metric(0.4, 9, 0.3, 0.5)},
     }
-    svg = bars(groups, Style("score"), "t")
-    assert len(bar_heights(svg, PALETTE[0])) >= 2
-    assert "nan" not in svg.lower().replace("dominant", "")
+    drawing = bars(groups, Style("score"), "t")
+    assert len(bar_heights(drawing, PALETTE[0])) >= 2
+    assert "nan" not in drawing.svg().lower().replace("dominant", "")
 
 
 def test_negative_and_empty_values_are_drawn_too():
-    assert "<svg" in bars({"a": {"m": Metric(-3.0, 9, -4.0, -2.0)}}, Style("score"), "t")
-    assert "<svg" in bars({"a": {"m": Metric(math.nan, 0)}}, Style("score"), "t")
+    assert "<svg" in bars({"a": {"m": Metric(-3.0, 9, -4.0, -2.0)}}, Style("score"), "t").svg()
+    assert "<svg" in bars({"a": {"m": Metric(math.nan, 0)}}, Style("score"), "t").svg()
 
 
 def test_the_comparison_has_methods_as_rows_and_regimes_side_by_side():
@@ -87,16 +90,16 @@ def test_one_regime_is_no_comparison():
 
 def test_colours_come_from_the_palette_and_stay_with_a_method():
     groups = {"a": {"m": Metric(0.2, 9, 0.1, 0.3)}}
-    assert PALETTE[3].lower() in bars(groups, ACCURACY, "t", colours={"m": 3})
+    assert PALETTE[3].lower() in bars(groups, ACCURACY, "t", colours={"m": 3}).svg()
 
 
 def test_more_methods_than_colours_are_told_apart_by_hatching():
     group = {f"m{number}": Metric(0.5, 9, 0.4, 0.6) for number in range(9)}
-    assert "<pattern" in bars({"a": group}, ACCURACY, "t")
+    assert "<pattern" in bars({"a": group}, ACCURACY, "t").svg()
 
 
 def test_ink_is_the_readers_and_text_is_text():
-    svg = bars({"a": {"m": Metric(0.2, 9, 0.1, 0.3)}}, ACCURACY, "t")
+    svg = bars({"a": {"m": Metric(0.2, 9, 0.1, 0.3)}}, ACCURACY, "t").svg()
     assert "currentColor" in svg
     assert "#010203" not in svg
     assert "<metadata" not in svg

@@ -1,29 +1,17 @@
-"""Figures as SVG text: every one with units, n and intervals.
-
-Colours are those of Okabe and Ito (2008), told apart by colour-blind readers; black is left to text
-and axes, which take the reader's text colour (`currentColor`) and so suit light and dark pages.
-matplotlib is imported when a figure is drawn, never pyplot and never a display.
-"""
+"""Bars: grouped ones, and regimes side by side; every one with units, n and intervals."""
 
 from __future__ import annotations
 
-import io
 import math
-import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 from typing import Any
 
 from smorm.evaluation.metrics import Metric
-from smorm.report.names import Style, clean, show, style_of
+from smorm.report.canvas import INK, PALETTE, Drawing, short
+from smorm.report.names import Style, show, style_of
 from smorm.report.rows import Row
 
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 _HATCHES = ("", "///", "...", "xxx", "\\\\\\")  # beyond seven methods colours come round again
-_INK = "#010203"  # stands for the reader's text colour until the SVG is written
-_FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
-_LONGEST = 26
 
 
 def bars(
@@ -33,7 +21,7 @@ def bars(
     *,
     reference: tuple[str, float] | None = None,
     colours: Mapping[str, int] | None = None,
-) -> str:
+) -> Drawing:
     """Grouped bars: for each group (attribute, domain, suite) one bar a method, with intervals.
 
     Args:
@@ -56,29 +44,29 @@ def bars(
             at = [x + offset for x, _ in found]
             metrics = [metric for _, metric in found]
             axes.bar(
-                at, _values(metrics, style), width * 0.92, label=_short(name), **_look(place[name])
+                at, _values(metrics, style), width * 0.92, label=short(name), **_look(place[name])
             )
             _whiskers(axes, at, metrics, style, vertical=True)
-        names = [f"{_short(name)}\nn = {_sizes(group)}" for name, group in groups.items()]
+        names = [f"{short(name)}\nn = {_sizes(group)}" for name, group in groups.items()]
         axes.set_xticks(range(len(groups)), names)
-        axes.set_ylabel(_short(style.heading, 60))
+        axes.set_ylabel(short(style.heading, 60))
         _limits(axes.set_ylim, [m for group in groups.values() for m in group.values()], style)
-        axes.grid(axis="y", color=_INK, alpha=0.15, linewidth=0.6)
+        axes.grid(axis="y", color=INK, alpha=0.15, linewidth=0.6)
         if reference is not None:
-            axes.axhline(reference[1] * style.scale, color=_INK, linestyle="--", linewidth=0.9)
-            note = f" {_short(reference[0])}"
+            axes.axhline(reference[1] * style.scale, color=INK, linestyle="--", linewidth=0.9)
+            note = f" {short(reference[0])}"
             axes.annotate(note, (1, reference[1] * style.scale), xycoords=("axes fraction", "data"))
         if len(methods) > 1:
             columns = min(len(methods), 5)
             figure.legend(loc="outside lower center", ncols=columns, frameon=False)
 
     wide = max(6.0, min(12.0, 1.6 + 0.34 * len(methods) * len(groups) + 0.5 * len(groups)))
-    return _svg(draw, (wide, 3.7), title)
+    return Drawing(draw, (wide, 3.7), title)
 
 
 def comparison(
     rows: Sequence[Row], metric: str = "accuracy", *, colours: Mapping[str, int] | None = None
-) -> str | None:
+) -> Drawing | None:
     """Methods as rows, regimes ("ID" of "pairs/ID") side by side, each with its interval and n.
 
     None unless at least two suites have the metric.
@@ -110,37 +98,28 @@ def comparison(
                         va="center",
                         color="#ffffff" if place[name] % 7 in (0, 2, 5) else "#000000",
                     )
-            axes.set_title(f"{_short(_regime(suite))}\nn = {_sizes(found)}", fontsize=10)
+            axes.set_title(f"{short(_regime(suite))}\nn = {_sizes(found)}", fontsize=10)
             _limits(axes.set_xlim, everything, style)
-            axes.grid(axis="x", color=_INK, alpha=0.15, linewidth=0.6)
+            axes.grid(axis="x", color=INK, alpha=0.15, linewidth=0.6)
             if metric == "accuracy":
-                axes.axvline(50, color=_INK, linestyle="--", linewidth=0.9)
-        panels[0].set_yticks(range(len(methods)), [_short(name) for name in methods])
+                axes.axvline(50, color=INK, linestyle="--", linewidth=0.9)
+        panels[0].set_yticks(range(len(methods)), [short(name) for name in methods])
         panels[0].invert_yaxis()
         chance = "; dashed: chance" if metric == "accuracy" else ""
-        figure.supxlabel(
-            f"{_short(style.heading, 60)} (bars: 95 % intervals{chance})", fontsize=9.5
-        )
+        figure.supxlabel(f"{short(style.heading, 60)} (bars: 95 % intervals{chance})", fontsize=9.5)
 
     size = (max(6.5, min(13.0, 1.8 + 2.2 * len(regimes))), 1.6 + 0.36 * len(methods))
-    return _svg(draw, size, f"{style.label.capitalize()} by method and regime")
+    return Drawing(draw, size, f"{style.label.capitalize()} by method and regime")
 
 
-def standalone(svg: str) -> str:
+def standalone(figure: Drawing | str) -> str:
     """The same figure with a white ground and dark ink, for a README or a slide."""
+    svg = figure if isinstance(figure, str) else figure.svg()
     return svg.replace("<svg ", '<svg style="background:#fff;color:#1b1f24" ', 1)
 
 
 def _regime(suite: str) -> str:
     return suite.partition("/")[2] or suite
-
-
-def _short(text: str, longest: int = _LONGEST) -> str:
-    """A label that fits; the tables have the whole name."""
-    text = " ".join(clean(text).split()) or "(no name)"
-    if text.startswith("_"):  # which a legend would leave out
-        text = f"\N{ZERO WIDTH SPACE}{text}"
-    return text if len(text) <= longest else f"{text[: longest - 9]}…{text[-8:]}"
 
 
 def _sizes(group: Mapping[str, Metric]) -> str:
@@ -152,7 +131,7 @@ def _sizes(group: Mapping[str, Metric]) -> str:
 def _look(place: int) -> dict[str, Any]:
     hatch = _HATCHES[place // len(PALETTE) % len(_HATCHES)]
     colour = PALETTE[place % len(PALETTE)]
-    return {"color": colour, "hatch": hatch, "edgecolor": _INK, "linewidth": 0.5}
+    return {"color": colour, "hatch": hatch, "edgecolor": INK, "linewidth": 0.5}
 
 
 def _values(metrics: Sequence[Metric], style: Style) -> list[float]:
@@ -167,10 +146,10 @@ def _whiskers(
     low, high = [m.low * style.scale for _, m in kept], [m.high * style.scale for _, m in kept]
     lines, caps = (axes.vlines, axes.plot) if vertical else (axes.hlines, axes.plot)
     where = [x for x, _ in kept]
-    lines(where, low, high, color=_INK, linewidth=1.1)
+    lines(where, low, high, color=INK, linewidth=1.1)
     for end in (low, high):
         points = (where, end) if vertical else (end, where)
-        caps(*points, "_" if vertical else "|", color=_INK, markersize=5, markeredgewidth=1.1)
+        caps(*points, "_" if vertical else "|", color=INK, markersize=5, markeredgewidth=1.1)
 
 
 def _limits(apply: Callable[..., Any], metrics: Sequence[Metric], style: Style) -> None:
@@ -181,47 +160,3 @@ def _limits(apply: Callable[..., Any], metrics: Sequence[Metric], style: Style) 
         low, high = (0.0 if low >= 0 else max(low, -1.0)), 1.0
     pad = 0.0 if style.percent else 0.06 * ((high - low) or 1.0)
     apply((low - (pad if low < 0 else 0)) * style.scale, (high + pad) * style.scale)
-
-
-def _svg(draw: Callable[[Any], None], size: tuple[float, float], title: str) -> str:
-    """Draw on an empty figure and return it as SVG text."""
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    title = clean(title)
-    options = {
-        "svg.fonttype": "none",  # text stays text: sharp, selectable, in the reader's fonts
-        "svg.hashsalt": title,  # the same figure gives the same bytes
-        "text.parse_math": False,  # a dollar sign in a model's name is a dollar sign
-        "font.size": 9.5,
-        "hatch.linewidth": 0.6,
-        "hatch.color": _INK,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.axisbelow": True,
-        **{f"{part}.color": _INK for part in ("text", "xtick", "ytick")},
-        **{f"axes.{part}color": _INK for part in ("edge", "label", "title")},
-    }
-    with matplotlib.rc_context(options), warnings.catch_warnings():
-        # Fonts of this machine only measure the text; the reader's browser draws it.
-        warnings.filterwarnings("ignore", message=".*[Gg]lyph.*missing from.*font")
-        figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasSVG(figure)
-        figure.suptitle(_short(title, 90), fontsize=11.5, x=0.01, ha="left")
-        draw(figure)
-        stream = io.StringIO()
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
-    return _tidy(stream.getvalue(), title)
-
-
-def _tidy(svg: str, title: str) -> str:
-    """Only the drawing: no prologue, no metadata, the reader's ink and fonts, a title to hear."""
-    svg = svg[svg.index("<svg ") :]
-    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
-    svg = svg.replace(_INK, "currentColor")
-    svg = re.sub(r"font-family: [^;\"<]*", f"font-family: {_FONT}", svg)
-    name = escape(title)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{name}" ', 1)

@@ -58,6 +58,9 @@ _STYLES = {
     "regret": Style("gold missed", False, "lower"),
     "gain": Style("gold gained", False, "higher"),
     "area": Style("gold gained, averaged over KL", False, "higher"),
+    "peak": Style("n of the largest gold"),
+    "peak_step": Style("step of the largest gold"),
+    "kl": Style("KL, nats"),
     "fall": Style("gold lost after the peak", False, "lower"),
     "slope": Style("change per nat of KL"),
     "probe": Style("score gained by an attack, in spreads", False, "lower"),
@@ -76,13 +79,18 @@ SHARES = (
 _STYLES |= {name: Style(name, True, "higher") for name in SHARES}
 
 
+_PLACES = {"first": "at the beginning", "last": "at the end", "peak": "at its peak"}
+"""Places on a policy's way, as "gold@last"; a number is a size of best-of-n."""
+
+
 def style_of(name: str) -> Style:
     """The style of a metric such as "accuracy" or "spearman/helpfulness"; plain if unknown."""
     family, _, rest = name.partition("/")
     known = _STYLES.get(family)
-    base, _, size = name.partition("@")
-    if size and (of_size := _STYLES.get(base)):
-        return Style(f"{of_size.label}, best of {size}", of_size.percent, of_size.better)
+    base, _, place = name.partition("@")
+    if place and (of_place := _STYLES.get(base)):
+        where = _PLACES.get(place, f"best of {place}")
+        return Style(f"{of_place.label}, {where}", of_place.percent, of_place.better)
     if known is None:
         return Style(name.replace("_", " "))
     return Style(f"{known.label}: {rest}", known.percent, known.better) if rest else known
@@ -107,6 +115,36 @@ def show_interval(metric: Metric, style: Style) -> str:
     if not math.isfinite(metric.low) or not math.isfinite(metric.high):
         return ""
     return f"{show(metric.low, style)} to {show(metric.high, style)}"
+
+
+_SETS = {
+    "ID": "prompts as in training (ID)",
+    "OODtopic": "unseen topics (OODtopic)",
+    "OODlong": "longer prompts (OODlong)",
+    "far": "unseen topics with longer prompts (far)",
+}
+
+
+def show_set(name: str) -> str:
+    """A set of prompts in words: those of the lab, else its name."""
+    return _SETS.get(name, name or "all prompts")
+
+
+def show_signed(value: float, style: Style) -> str:
+    """A difference: as `show`, with its sign, and near 0 with as many decimals as it needs."""
+    shown = value * style.scale
+    if not style.percent and 0 < abs(shown) < 5e-4:
+        return f"{shown:+.{-math.floor(math.log10(abs(shown)))}f}".replace("-", "−")
+    text = show(value, style)
+    return f"+{text}" if value > 0 else text
+
+
+def show_reach(metric: Metric, style: Style) -> str:
+    """The interval of a difference: both ends, the upper one without a plus sign."""
+    if not math.isfinite(metric.low) or not math.isfinite(metric.high):
+        return "no interval"
+    low, high = show_signed(metric.low, style), show_signed(metric.high, style)
+    return f"{low} to {high}".replace("+", "")
 
 
 def clean(text: object) -> str:

@@ -14,6 +14,9 @@ from smorm.evaluation.metrics import Metric, mean_over_seeds
 from smorm.evaluation.result import Result
 from smorm.report.names import style_of
 
+_WHOLE = ("", "attributes")
+"""Views that are all of a model."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -34,35 +37,79 @@ class Row:
     sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Results of one (kind, suite, model, view): its seeds, or what cannot be told apart by them.
+
+    `places` counts results from 1; `seeds` is empty unless every member has one, each its own.
+    """
+
+    key: tuple[str, str, str, str]
+    label: str
+    members: tuple[Result, ...]
+    places: tuple[int, ...]
+    seeds: tuple[str, ...]
+
+    @property
+    def kind(self) -> str:
+        """The members' kind."""
+        return self.key[0]
+
+    @property
+    def suite(self) -> str:
+        """The members' suite."""
+        return self.key[1]
+
+
+def groups_of(results: Sequence[Result]) -> list[Group]:
+    """Results put together that differ in their seed only, in order of first appearance.
+
+    Results of one name that seeds do not tell apart become groups of their own, numbered.
+    """
+    labels = method_labels(results)
+    found: dict[tuple[str, str, str, str], list[int]] = {}
+    for place, one in enumerate(results):
+        found.setdefault((one.kind, one.suite, one.model, one.view), []).append(place)
+    groups: list[Group] = []
+    for key, places in found.items():
+        label = labels[key[2], key[3]]
+        members = tuple(results[place] for place in places)
+        seeds = tuple(str(one.fingerprint.get("seed")) for one in members)
+        if _seeds_differ(members):
+            groups.append(Group(key, label, members, tuple(p + 1 for p in places), seeds))
+            continue
+        for number, (one, place) in enumerate(zip(members, places, strict=True), start=1):
+            name = label if len(places) == 1 else f"{label} ({number})"
+            groups.append(Group(key, name, (one,), (place + 1,), ()))
+    return groups
+
+
 def rows_of(results: Sequence[Result]) -> list[Row]:
     """Rows in order of first appearance; `sources` counts results from 1."""
-    labels = method_labels(results)
-    groups: dict[tuple[str, str, str, str], list[int]] = {}
-    for place, one in enumerate(results):
-        groups.setdefault((one.kind, one.suite, one.model, one.view), []).append(place)
-    rows: list[Row] = []
-    for key, places in groups.items():
-        label = labels[key[2], key[3]]
-        members = [results[place] for place in places]
-        if len(places) > 1 and _seeds_differ(members):
-            rows.append(_over_seeds(key, label, members, places))
-            continue
-        for number, place in enumerate(places, start=1):
-            name = label if len(places) == 1 else f"{label} ({number})"
-            one = results[place]
-            rows.append(Row(*key, name, dict(one.metrics), one.notes, (place + 1,)))
-    return rows
+    return [_row(group) for group in groups_of(results)]
+
+
+def _row(group: Group) -> Row:
+    if len(group.members) > 1:
+        return _over_seeds(group)
+    one = group.members[0]
+    return Row(*group.key, group.label, dict(one.metrics), one.notes, group.places)
 
 
 def method_labels(results: Iterable[Result]) -> dict[tuple[str, str], str]:
-    """A short name for each (model, view): the view is added where a model shows several."""
+    """A short name for each (model, view): the view is added where a model shows several.
+
+    No view (a training curve) and all attribute rows ("attributes") are the model itself.
+    """
     views: dict[str, list[str]] = {}
     for one in results:
         seen = views.setdefault(one.model, [])
         if one.view not in seen:
             seen.append(one.view)
     return {
-        (model, view): f"{model}-{view}" if len(seen) > 1 and view else model
+        (model, view): f"{model}-{view}"
+        if view not in _WHOLE and sum(other not in _WHOLE for other in seen) > 1
+        else model
         for model, seen in views.items()
         for view in seen
     }
@@ -70,13 +117,12 @@ def method_labels(results: Iterable[Result]) -> dict[tuple[str, str], str]:
 
 def _seeds_differ(members: Sequence[Result]) -> bool:
     """Whether every result has a seed and no two have the same."""
-    seeds = [str(one.fingerprint.get("seed")) for one in members]
-    return all("seed" in one.fingerprint for one in members) and len(set(seeds)) == len(seeds)
+    seeds = [one.fingerprint.get("seed") for one in members]
+    return None not in seeds and len({str(seed) for seed in seeds}) == len(seeds)
 
 
-def _over_seeds(
-    key: tuple[str, str, str, str], label: str, members: Sequence[Result], places: Sequence[int]
-) -> Row:
+def _over_seeds(group: Group) -> Row:
+    members = group.members
     names = list(dict.fromkeys(name for one in members for name in one.metrics))
     metrics: dict[str, Metric] = {}
     notes = [
@@ -95,8 +141,7 @@ def _over_seeds(
         values = [metric.value for metric in found]
         metrics[name] = mean_over_seeds(values, smallest) if values else Metric(math.nan, 0)
     told = dict.fromkeys([*notes, *(note for one in members for note in one.notes)])
-    sources = tuple(place + 1 for place in places)
-    return Row(*key, label, metrics, tuple(told), sources, len(members), sizes)
+    return Row(*group.key, group.label, metrics, tuple(told), group.places, len(members), sizes)
 
 
 def _range(counts: Sequence[int]) -> tuple[int, int]:

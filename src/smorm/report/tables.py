@@ -31,9 +31,9 @@ def summary_table(rows: Sequence[Row], names: Sequence[str]) -> str:
     best = {name: separated_best(rows, name) for name in names}
     lines = []
     for place, row in enumerate(rows):
-        cells = "".join(_cell(row, name, best[name] == place) for name in names)
-        lines.append(f'<tr><th scope="row">{escape(row.label)}{_detail(row)}</th>{cells}</tr>')
-    return _table(["model", *(style_of(name).heading for name in names)], lines)
+        cells = "".join(cell(row, name, best[name] == place) for name in names)
+        lines.append(f'<tr><th scope="row">{escape(row.label)}{row_detail(row)}</th>{cells}</tr>')
+    return table(["model", *(style_of(name).heading for name in names)], lines)
 
 
 def detail_table(rows: Sequence[Row], names: Sequence[str]) -> str:
@@ -41,13 +41,14 @@ def detail_table(rows: Sequence[Row], names: Sequence[str]) -> str:
     lines = []
     for name in names:
         best = separated_best(rows, name)
-        cells = "".join(_cell(row, name, best == place) for place, row in enumerate(rows))
+        cells = "".join(cell(row, name, best == place) for place, row in enumerate(rows))
         heading = escape(style_of(name).heading)
         lines.append(f'<tr><th scope="row">{heading}</th>{cells}</tr>')
-    return _table(["metric", *(row.label for row in rows)], lines)
+    return table(["metric", *(row.label for row in rows)], lines)
 
 
-def _table(headings: Sequence[str], lines: Sequence[str]) -> str:
+def table(headings: Sequence[str], lines: Sequence[str]) -> str:
+    """A table that scrolls by itself where the page is narrow; `lines` are rows of HTML."""
     head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
     body = "\n".join(lines)
     return (
@@ -56,7 +57,7 @@ def _table(headings: Sequence[str], lines: Sequence[str]) -> str:
     )
 
 
-def _detail(row: Row) -> str:
+def row_detail(row: Row) -> str:
     """The view, how many seeds, and where the fingerprints stand."""
     parts = [f"view {escape(row.view)}"] if row.view and row.label == row.model else []
     if row.seeds > 1:
@@ -65,7 +66,8 @@ def _detail(row: Row) -> str:
     return f'<br><span class="soft">{" · ".join([*parts, links])}</span>'
 
 
-def _cell(row: Row, name: str, best: bool) -> str:
+def cell(row: Row, name: str, best: bool = False, *, brief: bool = False) -> str:
+    """A metric's value and interval; its n too, unless `brief`."""
     metric = row.metrics.get(name)
     if metric is None:
         return '<td title="not measured">–</td>'
@@ -74,9 +76,9 @@ def _cell(row: Row, name: str, best: bool) -> str:
     smallest, largest = row.sizes.get(name, (metric.n, metric.n))
     count = str(metric.n) if smallest == largest else f"{smallest}–{largest}"
     seeds = f" × {row.seeds} seeds" if row.seeds > 1 else ""
+    size = "" if brief else f"<small>n = {count}{seeds}</small>"
     return (
-        f"<td{kind}>{show(metric.value, style)}<small>{_interval(metric, name)}</small>"
-        f"<small>n = {count}{seeds}</small></td>"
+        f"<td{kind}>{show(metric.value, style)}<small>{_interval(metric, name)}</small>{size}</td>"
     )
 
 

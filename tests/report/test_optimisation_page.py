@@ -1,0 +1,167 @@
+"""The whole page on made-up results of several methods: what it holds, and what it never does."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from smorm.errors import ConfigError
+from smorm.evaluation.metrics import Metric
+from smorm.evaluation.result import Result
+from smorm.report.curves import curves_of
+from smorm.report.heat import heat_table
+from smorm.report.page import Choices, page, write_page
+from smorm.report.rows import rows_of
+from smorm.report.training import cost_section, count, training_section
+from tests.report.made_up import (
+    cost_result,
+    hacked,
+    near,
+    policy_result,
+    rising,
+    runs,
+    training_result,
+)
+from tests.report.test_page import Reader
+
+
+def rated(model, seed):
+    metrics = {"spearman": near(0.4), "spearman/clarity": near(0.6), "spearman/style": near(-0.2)}
+    return Result("eval", "rated/ID", model, "attributes", metrics, [], {"seed": seed})
+
+
+@pytest.fixture(scope="module")
+def results():
+    methods = {
+        ("Single", "F"): {"OODtopic": hacked(0.7, 0.6), "ID": rising(0.7)},
+        ("SMORM", "F"): {"OODtopic": rising(0.75), "ID": rising(0.75)},
+    }
+    found = runs(methods, range(3))
+    for seed in range(3):
+        found += [
+            policy_result(name, "F", "ID", seed, [0.5, 0.6, 0.6]) for name in ("Single", "SMORM")
+        ]
+        found += [cost_result(name, "F", seed) for name in ("Single", "SMORM")]
+        found += [training_result("SMORM", seed, [1.0, 0.6, 0.4]), rated("SMORM", seed)]
+    return found
+
+
+@pytest.fixture(scope="module")
+def text(results):
+    return page(results, "Rivals")
+
+
+def test_the_page_has_conclusions_curves_tables_costs_and_fingerprints(text):
+    words = " ".join(Reader(text).words)
+    for expected in (
+        "What follows from the numbers",
+        "comparisons over seeds were made",
+        "picked answers of higher gold out of 256 than Single",
+        "best-of-n: gold and proxy against KL",
+        "ppo: traced over steps",
+        "gold lost after it",
+        "All 6 paired differences",
+        "Unseen topics (OODtopic)",
+        "Training loss of each method",
+        "forward passes a score",
+        "1,250,000",
+        "163,000",
+        "Spearman's rank correlation of each attribute",
+        "Fingerprints",
+        "c0ffee",
+    ):
+        assert expected in words, expected
+
+
+def test_the_page_is_self_contained_and_its_ids_are_unique(text):
+    reader = Reader(text)
+    assert not re.search(r"https?://|//[a-z]+\.|@import|url\(\s*['\"]?[^#'\")]", text)
+    assert not {"script", "link", "img", "iframe", "object"} & set(reader.tags)
+    named = [name for name in reader.ids if not re.fullmatch(r"[mph][0-9a-f]{10}", name)]
+    assert len(named) == len(set(named))
+    for target in re.findall(r'href="#([^"]+)"', text):
+        assert f'id="{target}"' in text
+
+
+def test_the_same_results_give_the_same_page(results, text):
+    assert page(results, "Rivals") == text
+
+
+def test_every_figure_is_written_as_svg_and_png_under_a_plain_name(results, tmp_path):
+    output, folder = tmp_path / "page.html", tmp_path / "figures"
+    written = write_page([one.as_dict() for one in results], output, "t", figures=folder)
+    assert sorted(folder.iterdir()) == sorted(written)
+    names = {path.stem for path in written}
+    assert {"best-of-n-gold-and-proxy-by-kl", "ppo-by-step", "training-loss"} <= names
+    assert all(re.fullmatch(r"[a-z0-9-]+", name) for name in names)
+    assert len(output.read_text().split("<figure>")) - 1 == len(names)
+    for name in names:
+        Image.open(folder / f"{name}.png").verify()
+        assert (folder / f"{name}.svg").read_text().startswith("<svg ")
+
+
+def test_figures_of_one_name_do_not_overwrite_each_other(tmp_path):
+    pair = [
+        Result("eval", name, "m", "F", {"accuracy": near(0.6)}) for name in ("hhh/a b", "hhh/a-b")
+    ]
+    written = write_page(
+        [one.as_dict() for one in pair], tmp_path / "p.html", "t", figures=tmp_path
+    )
+    assert len({path.name for path in written}) == 4
+
+
+def test_a_baseline_and_a_highlight_can_be_chosen_and_must_exist(results, tmp_path):
+    plain = [one.as_dict() for one in results]
+    write_page(plain, tmp_path / "p.html", "t", choices=Choices(("SMORM",), ("Single",)))
+    assert "than SMORM: −" in (tmp_path / "p.html").read_text()
+    for choices in (Choices(("x",)), Choices((), ("x",))):
+        with pytest.raises(ConfigError, match="x: no"):
+            write_page(plain, tmp_path / "q.html", "t", choices=choices)
+    assert not (tmp_path / "q.html").exists()
+
+
+def test_hostile_names_in_curves_never_become_markup():
+    hostile = "<script>alert(1)</script>"
+    found = runs({(hostile, "F"): {hostile: rising(0.7)}}, range(2))
+    found += runs({("other", "F"): {hostile: rising(0.8)}}, range(2))
+    text = page(found, hostile)
+    assert "script" not in Reader(text).tags
+
+
+def test_a_heat_table_needs_two_attributes_and_colours_by_sign():
+    rows = rows_of([rated("SMORM", None)])
+    text = heat_table(rows)
+    assert "var(--above) 43%" in text  # 0.6 of 72
+    assert "var(--below) 14%" in text
+    assert "clarity" in text
+    one = {"spearman": near(0.5), "spearman/x": near(0.5)}
+    assert heat_table(rows_of([Result("eval", "rated/x", "m", "F", one)])) == ""
+
+
+def test_long_training_curves_are_averaged_and_say_so():
+    curves = curves_of([training_result("m", 0, [float(x) for x in range(240)])])
+    section = training_section(curves, "training")
+    assert "at most 60 points" in section.blocks[0].caption
+    assert training_section([], "training") is None
+    short = curves_of([training_result("m", 0, [1.0, 0.5])])
+    assert "averaged" not in training_section(short, "training").blocks[0].caption
+
+
+def test_costs_show_passes_of_an_ensemble_and_unknown_numbers_too():
+    base = cost_result("SM", "mean", 0, passes=2)
+    more = replace(base, model="x", metrics={**base.metrics, "first_pass_tokens": Metric(7.0, 1)})
+    text = cost_section(rows_of([base, more]), "cost").html()
+    assert "<td>2</td>" in text
+    assert "326,000" in text
+    assert "first pass tokens" in text
+    assert cost_section([], "cost") is None
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(2.0, "2"), (1.5, "1.5"), (1234567.4, "1,234,567"), (float("nan"), "–")]
+)
+def test_counts_have_their_thousands_apart(value, shown):
+    assert count(Metric(value, 1)) == shown
