@@ -38,6 +38,8 @@ def account(path: Path) -> str:
         _against(numbers, regimes, "Single"),
         "## Everything against SM, the naive ensemble of two passes",
         _against(numbers, regimes, "SM"),
+        "## Do the two heads tell when they are exploited?",
+        _detection(numbers, regimes),
         "## Cost",
         _costs(numbers),
     ]
@@ -93,6 +95,24 @@ def _against(numbers: Numbers, regimes: Sequence[str], base: str) -> str:
             cells += [shown(numbers.gain(s, label, base, m), signed=True) for s, m in places]
         rows.append(cells)
     return table(heading, rows)
+
+
+def _detection(numbers: Numbers, regimes: Sequence[str]) -> str:
+    """The area under the ROC of the heads' disagreement, at a few sizes."""
+    shown_sizes = sizes(numbers)[2::2]
+    rows = []
+    for regime in regimes:
+        suite = f"best-of-n/{regime}"
+        for label in numbers.labels(suite):
+            found = [numbers.mean(suite, label, f"disagreement_auc@{n}") for n in shown_sizes]
+            if any(found):
+                rows.append([regime, label, *(shown(one) for one in found)])
+    heading = ["prompts", "picks of", *(f"n = {size}" for size in shown_sizes)]
+    return (
+        "Area under the ROC with which the standardised disagreement of the preference row and the "
+        "mean attribute tells picks that are worse than a random answer (truly over-optimised) "
+        "from others. 0.5 is no detection.\n\n" + table(heading, rows)
+    )
 
 
 def _costs(numbers: Numbers) -> str:

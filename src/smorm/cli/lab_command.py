@@ -73,7 +73,8 @@ def study(config: Any, title: str, intro: str) -> list[Any]:
     write_config(config, folder / "config.yaml")
     write_results(folder / "results.json", results)
     write_table(folder / "numbers.csv", results)
-    write_page([one.as_dict() for one in results], folder / "report.html", title, intro)
+    page = [one.as_dict() for one in results]
+    write_page(page, folder / "report.html", title, intro, figures=folder / "figures")
     print_study(results, config)
     typer.echo(
         f"\nresults: {folder / 'results.json'}\nnumbers: {folder / 'numbers.csv'}\n"

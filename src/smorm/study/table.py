@@ -14,7 +14,17 @@ COLUMNS = ("kind", "set", "model", "view", "seed", "metric", "value")
 _KEPT = {
     "pairs": ("accuracy", "length_correlation"),
     "rated": ("spearman", "mse"),
-    "stress": ("gold@", "proxy@", "gain", "regret", "area", "fall", "peak", "slope/"),
+    "stress": (
+        "gold@",
+        "proxy@",
+        "gain",
+        "regret",
+        "area",
+        "fall",
+        "peak",
+        "slope/",
+        "disagreement_auc@",
+    ),
     "cost": ("parameters", "passes_per_score", "training_tokens"),
 }
 

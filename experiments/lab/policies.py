@@ -1,0 +1,170 @@
+"""Policies optimised in the lab against six rewards, gold traced against KL.
+
+    python -m experiments.lab.policies --output results/lab/rl
+
+The models and policies are those of the grid (`experiments/lab/grid.yaml`), three seeds. The
+settings are those of the recipes (`recipes/lab-ppo.yaml`, `recipes/lab-grpo.yaml`), which were
+chosen on Single alone. A run that is done is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from experiments.lab.numbers import shown, table
+from smorm.config.reading import load_section, parse_section
+from smorm.evaluation.metrics import Metric, mean_over_seeds
+from smorm.evaluation.result import Result, read_results, write_results
+from smorm.files import write_text
+from smorm.report.page import write_page
+from smorm.stress.config import StressConfig
+from smorm.stress.run import run_stress
+from smorm.study.config import LabConfig
+from smorm.study.run import workshop_of
+
+SEEDS = (0, 1, 2)
+ALGORITHMS = ("ppo", "grpo")
+SETS = ("ID", "OODtopic")
+GRID = "experiments/lab/grid.yaml"
+SHOWN = ("gold@first", "gold@peak", "gold@last", "fall", "kl@last", "words@last")
+
+INTRO = """\
+Policies of the lab, optimised against six rewards by PPO and by GRPO, on prompts as in training \
+(ID); gold is the true quality of what they answer, on other prompts of the same kind and on \
+topics that no reward model has seen (OODtopic)."""
+
+
+def rewards(seed: int) -> dict[str, dict[str, Any]]:
+    """The six rewards of a seed, as `smorm stress` takes them."""
+    workshop = workshop_of(load_section(LabConfig, GRID))
+
+    def model(arm: str) -> str:
+        return str(workshop.arm(arm, seed) / "model")
+
+    members = [{"model": model("Single"), "view": "F", "name": "Single"},
+               {"model": model("Multi"), "view": "L", "name": "Multi"}]  # fmt: skip
+    return {
+        "Single": {"model": model("Single"), "view": "F", "seed": seed},
+        "GRM": {"model": model("GRM"), "view": "F", "seed": seed},
+        "ODIN": {"model": model("ODIN"), "view": "F", "seed": seed},
+        "SM": {"ensemble": members, "seed": seed},
+        "SMORM": {"model": model("SMORM"), "views": ["F", "M"], "seed": seed},
+    }
+
+
+def configuration(algorithm: str, seed: int, output: Path) -> StressConfig:
+    """A seed's runs by one algorithm."""
+    workshop = workshop_of(load_section(LabConfig, GRID))
+    recipe = yaml.safe_load(Path(f"recipes/lab-{algorithm}.yaml").read_text(encoding="utf-8"))
+    data = workshop.data(seed)
+    prompts = {name: {"path": str(data[f"eval-pairs-{name}"]), "limit": 24} for name in SETS}
+    own = {
+        "policy": str(workshop.policy(seed)),
+        "prompts": str(data["train-pairs"]),
+        "seeds": [seed],
+    }
+    values = {
+        "models": rewards(seed),
+        "prompts": prompts,
+        "gold": "lab",
+        "output": str(output),
+        "rl": {**recipe["rl"], **own},
+    }
+    return parse_section(StressConfig, values, f"{algorithm}, seed {seed}")
+
+
+def run(algorithm: str, seed: int, output: Path) -> None:
+    """One algorithm and seed, unless it is there."""
+    import torch
+
+    torch.set_num_threads(1)
+    path = output / f"{algorithm}-{seed}.json"
+    if path.exists():
+        return
+    config = configuration(algorithm, seed, path)
+
+    def tell(line: str) -> None:
+        print(f"{algorithm} {seed}: {line}", flush=True)
+
+    write_results(path, run_stress(config, tell=tell))
+
+
+def account(results: Sequence[Result]) -> str:
+    """Markdown: what became of each policy, and the differences to Single's."""
+    runs = [one for one in results if one.kind == "rl"]
+    parts = [
+        "# Policies optimised in the lab",
+        "`python -m experiments.lab.policies --output results/lab/rl` wrote this page. "
+        f"{len(SEEDS)} seeds: data, reward models, policies and their training all differ. "
+        "Means ± half a 95 % interval (Student's t over seeds, wide with three); **bold** "
+        "differences leave 0 out. `fall` is gold at its peak less gold at the end; KL is from the "
+        "starting policy, in nats an answer.",
+    ]
+    for suite in dict.fromkeys(one.suite for one in runs):
+        here = [one for one in runs if one.suite == suite]
+        names = [n for n in SHOWN if any(n in one.metrics for one in here)]
+        labels = list(dict.fromkeys((one.model, one.view) for one in here))
+        rows = [
+            [_label(label), *(shown(_mean(here, label, name)) for name in names),
+             _against_single(here, label)]
+            for label in labels
+        ]  # fmt: skip
+        heading = ["reward", *names, "gold@last − Single's"]
+        parts.append(f"## {suite}\n\n{table(heading, rows)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _label(label: tuple[str, str]) -> str:
+    return "-".join(label) if label[0] == "SMORM" else label[0]
+
+
+def _by_seed(results: Sequence[Result], label: tuple[str, str], name: str) -> dict[str, float]:
+    return {
+        str(one.fingerprint["seed"]): one.metrics[name].value
+        for one in results
+        if (one.model, one.view) == label and name in one.metrics
+    }
+
+
+def _mean(results: Sequence[Result], label: tuple[str, str], name: str) -> Metric | None:
+    found = list(_by_seed(results, label, name).values())
+    return mean_over_seeds(found, len(found)) if found else None
+
+
+def _against_single(results: Sequence[Result], label: tuple[str, str]) -> str:
+    base, own = (_by_seed(results, one, "gold@last") for one in (("Single", "F"), label))
+    both = [own[seed] - base[seed] for seed in own if seed in base]
+    if not both or label == ("Single", "F"):
+        return "–"
+    metric = mean_over_seeds(both, len(both))
+    return shown(metric, signed=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("results/lab/rl"))
+    parser.add_argument("--workers", type=int, default=2)
+    given = parser.parse_args()
+    jobs = [(algorithm, seed) for seed in SEEDS for algorithm in ALGORITHMS]
+    with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool:
+        for future in [pool.submit(run, *job, given.output) for job in jobs]:
+            future.result()
+    results = [
+        one for algorithm, seed in jobs
+        for one in read_results(given.output / f"{algorithm}-{seed}.json")
+    ]  # fmt: skip
+    write_text(given.output / "README.md", account(results))
+    page = [one.as_dict() for one in results]
+    write_page(page, given.output / "report.html", "Policies in the lab", INTRO,
+               figures=given.output / "figures")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

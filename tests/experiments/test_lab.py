@@ -1,0 +1,123 @@
+"""The account of a study says what the numbers say, and the studies are ones that can be run."""
+
+from pathlib import Path
+
+import pytest
+
+from experiments.lab import sweeps
+from experiments.lab.claims import Line, account_of_claims, f_is_m, robust_head
+from experiments.lab.numbers import Numbers, holds, shown
+from smorm.config.reading import load_section, parse_section
+from smorm.evaluation.metrics import Metric
+from smorm.study.config import LabConfig
+from smorm.study.methods import needed_arms, systems_of
+
+REGIMES = ("ID", "far")
+SIZES = (1, 4, 16, 64)
+
+
+def planted(gains, seeds=4):
+    """Numbers in which a method has `gains[label]` over the first, with a little noise by seed."""
+    lines = []
+
+    def line(kind, name, label, seed, metric, value):
+        model, _, view = label.partition("-")
+        lines.append({"kind": kind, "set": name, "model": model, "view": view or "F",
+                      "seed": str(seed), "metric": metric, "value": str(value)})  # fmt: skip
+
+    for seed in range(seeds):
+        for regime in REGIMES:
+            luck = 0.05 * seed
+            for label, gain in gains.items():
+                extra = gain[regime] + 0.001 * (seed % 2)
+                line("pairs", regime, label, seed, "accuracy", 0.7 + luck + extra)
+                for size in SIZES:
+                    value = 0.6 + luck + (extra if size > 1 else 0)
+                    line("stress", regime, label, seed, f"gold@{size}", value)
+            for metric in ("mse", "spearman"):
+                line("rated", regime, "Multi-attributes", seed, metric, 1.0 + luck)
+                line("rated", regime, "SMORM-attributes", seed, metric, 0.8 + luck)
+    return Numbers(lines)
+
+
+@pytest.fixture
+def numbers():
+    same = dict.fromkeys(REGIMES, 0.0)
+    more = {"ID": 0.02, "far": 0.06}
+    return planted({"Single": same, "Multi": same, "SM": {"ID": 0.1, "far": 0.1}, "SMORM-F": more,
+                    "SMORM-L": same, "SMORM-M": {"ID": 0.021, "far": 0.061}})  # fmt: skip
+
+
+def test_luck_that_methods_share_does_not_widen_their_difference(numbers):
+    gain = numbers.gain("pairs/ID", "SMORM-F", "Single", "accuracy")
+    assert gain.value == pytest.approx(0.02)
+    assert holds(gain)
+    alone = numbers.mean("pairs/ID", "SMORM-F", "accuracy")
+    assert alone.high - alone.low > 20 * (gain.high - gain.low)
+
+
+def test_a_larger_gain_out_of_distribution_is_found(numbers):
+    shift = numbers.shift(("best-of-n/ID", "best-of-n/far"), "SMORM-F", "Single", "gold@64")
+    assert shift.value == pytest.approx(0.04)
+    lines = robust_head(numbers, REGIMES)
+    assert {line.verdict for line in lines} == {"holds"}
+
+
+def test_f_and_m_within_the_margin_are_about_the_same_and_others_are_not(numbers):
+    assert {line.same for line in f_is_m(numbers, REGIMES)} == {"holds"}
+    apart = Line("ID", "gold", Metric(0.05, 4, 0.03, 0.07))
+    unsure = Line("ID", "gold", Metric(0.0, 4, -0.03, 0.03))
+    assert (apart.same, unsure.same) == ("contradicted", "undecided")
+
+
+@pytest.mark.parametrize(
+    ("metric", "sign", "verdict"),
+    [
+        (Metric(0.1, 4, 0.05, 0.15), 1, "holds"),
+        (Metric(0.1, 4, 0.05, 0.15), -1, "contradicted"),
+        (Metric(-0.1, 4, -0.15, -0.05), -1, "holds"),
+        (Metric(0.1, 4, -0.05, 0.25), 1, "undecided"),
+        (Metric(0.1, 1), 1, "undecided"),
+    ],
+)
+def test_a_verdict_follows_from_the_interval(metric, sign, verdict):
+    assert Line("ID", "", metric, sign).verdict == verdict
+
+
+def test_the_account_contradicts_the_paper_where_the_ensemble_is_better(numbers):
+    text = account_of_claims(numbers, REGIMES)
+    fourth = text.partition("### 4.")[2]
+    assert "12 contradicted" in fourth
+    assert "**+0.100" in fourth
+
+
+def test_numbers_are_shown_with_half_their_interval():
+    assert shown(Metric(0.5, 4, 0.4, 0.6)) == "0.500 ± 0.100"
+    assert shown(Metric(0.5, 4, 0.4, 0.6), signed=True) == "**+0.500 ± 0.100**"
+    assert shown(Metric(0.5, 4, -0.1, 1.1), signed=True) == "+0.500 ± 0.600"
+    assert shown(None) == "–"
+
+
+@pytest.mark.parametrize(
+    "path", sorted(Path("experiments/lab").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_every_study_is_one_that_can_be_run(path):
+    config = load_section(LabConfig, path)
+    assert needed_arms(config)
+    assert config.seeds >= 3
+
+
+def test_the_search_and_its_final_numbers_share_methods_and_no_seed_world_or_policy():
+    search, final = (
+        load_section(LabConfig, f"experiments/lab/{name}.yaml") for name in ("search", "final")
+    )
+    assert list(systems_of(search)) == list(systems_of(final))
+    assert not set(search.runs) & set(final.runs)
+    assert search.world.facts != final.world.facts
+    assert not set(search.policy.seeds) & set(final.policy.seeds)
+
+
+def test_every_sweep_is_one_that_can_be_run():
+    for name, values in (*sweeps.knobs(), *sweeps.weights(), *sweeps.epochs()):
+        config = parse_section(LabConfig, {"output": "lab", **values}, name)
+        assert needed_arms(config)
