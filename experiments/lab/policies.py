@@ -33,7 +33,7 @@ SEEDS = (0, 1, 2)
 ALGORITHMS = ("ppo", "grpo")
 SETS = ("ID", "OODtopic")
 GRID = "experiments/lab/grid.yaml"
-SHOWN = ("gold@first", "gold@peak", "gold@last", "fall", "kl@last", "words@last")
+SHOWN = ("gold@first", "gold@peak", "gold@last", "fall", "kl@last", "length@last")
 
 INTRO = """\
 Policies of the lab, optimised against six rewards by PPO and by GRPO, on prompts as in training \
