@@ -66,7 +66,8 @@ class LoraConfig(Section):
 
 
 class ModelSection(Section):
-    """What is trained. `freeze`: the head alone, on the backbone as it comes."""
+    """What is trained. `freeze`: the head alone, on the backbone as it comes. `head`: `mlp` is a
+    hidden layer of 1024 (ReLU) before the one score, which no other program can load."""
 
     backbone: str | Architecture
     tokenizer: str | TrainedTokenizer | None = None
@@ -74,6 +75,7 @@ class ModelSection(Section):
     layout: Literal["auto", "forest", "packed", "padded"] = "auto"
     lora: LoraConfig | None = None
     freeze: bool = False
+    head: Literal["linear", "mlp"] = "linear"
 
     @model_validator(mode="after")
     def _tokenizer_for_scratch(self) -> ModelSection:
@@ -255,7 +257,17 @@ class Config(Section):
             raise ValueError(f"data.rated: objective.kind {kind} needs rated responses")
         if kind == "grm":
             self._refuse_without_language()
+        if kind == "armo":
+            self._refuse_what_trains()
+        if self.model.head == "mlp" and kind not in ("preference", "grm"):
+            raise ValueError(f"model.head: mlp goes with kind preference or grm, not {kind}")
         return self
+
+    def _refuse_what_trains(self) -> None:
+        if isinstance(self.model.backbone, Architecture):
+            raise ValueError("model.backbone: objective.kind armo needs a trained (reward) model")
+        if self.model.lora is not None:
+            raise ValueError("model.lora: objective.kind armo leaves the backbone as it comes")
 
     def _refuse_without_language(self) -> None:
         if isinstance(self.model.backbone, Architecture):

@@ -44,7 +44,8 @@ def export_view(
     gets the chat template and a pad token that other programs can use.
 
     Raises:
-        ModelError: transformers has no classification class for the architecture.
+        ModelError: the head is not linear, or transformers has no classification class for the
+            architecture.
         ConfigError: the view is not linear.
         OutputError: the folder could not be written.
     """
@@ -70,8 +71,10 @@ def export_all_rows(
     """Write all rows as one folder without adapters; what changes is as in `export_view`.
 
     Raises:
+        ModelError: the head is not linear.
         OutputError: the folder could not be written.
     """
+    network.head.rows()  # refuses a head that has none, before any work
     new_pad = _make_plain(network, tokenizer, card)
     save_model(folder, network, tokenizer, replace(card, base=None))
     return Exported(Path(folder), new_pad=new_pad)

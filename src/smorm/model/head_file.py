@@ -1,4 +1,4 @@
-"""The score head of a model folder: found, read, or taken over as a start."""
+"""The head of a model folder: found, read, written, or taken over as a start."""
 
 from __future__ import annotations
 
@@ -7,13 +7,40 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 
 from smorm import files
 from smorm.errors import DataError, ModelError
 from smorm.model.network import RewardNetwork
+from smorm.model.nonlinear import KINDS, NonlinearHead
 
 HEAD = "head.safetensors"
 WEIGHT = "score.weight"
+
+
+def save_head(network: RewardNetwork, folder: Path) -> None:
+    """Write the head beside the backbone: `score.weight`, or all tensors of a nonlinear one."""
+    head = network.head
+    weights = head.state_dict() if isinstance(head, NonlinearHead) else {WEIGHT: head.weight}
+    save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, folder / HEAD)
+
+
+def read_nonlinear_head(folder: Path, kind: str) -> NonlinearHead:
+    """A head of one of the kinds that are not linear.
+
+    Raises:
+        ModelError: an unknown kind, or the file is missing, damaged or another kind's.
+    """
+    if kind not in KINDS:
+        known = ", ".join(("linear", *KINDS))
+        raise ModelError(f"{folder}: its head is {kind!r}; this version knows {known}")
+    try:
+        return KINDS[kind].of(load_file(folder / HEAD))
+    except FileNotFoundError as error:
+        raise ModelError(f"{folder}: no {HEAD} in it: a head would be random") from error
+    except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"{folder / HEAD}: no {kind} head, or damaged: {reason}") from error
 
 
 def read_head(folder: Path) -> torch.Tensor:
@@ -23,6 +50,11 @@ def read_head(folder: Path) -> torch.Tensor:
         ModelError: there is none, or its file is damaged.
     """
     weight = find_head(folder)
+    if weight is None and (folder / HEAD).is_file():
+        raise ModelError(
+            f"{folder}: the head in its {HEAD} is not one linear layer ({WEIGHT}): only smorm can "
+            "score with it"
+        )
     if weight is None:
         raise ModelError(
             f"{folder}: no score head ({WEIGHT}) in it: a head would be random. "

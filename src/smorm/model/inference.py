@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from smorm.errors import ModelError
+from smorm.errors import DataError, ModelError
 from smorm.model.network import Batch, RewardNetwork
+from smorm.model.nonlinear import GatedHead
 from smorm.trees.forest import Tokens
+from smorm.trees.search import end_of_last
 
 Rows = NDArray[np.float64]
 Advance = Callable[[int], None]
@@ -35,8 +38,111 @@ def score_units(
 
     Raises:
         ModelError: a score is NaN or infinite.
+        DataError: the head reads prompts' ends, and a sequence has none (`unscorable`).
     """
+    head = network.head
+    if isinstance(head, GatedHead):
+        return _gated_units(network, head, units, max_batch_tokens, advance)
     return _of_units(network, network, "score", units, max_batch_tokens, advance)
+
+
+def unscorable(network: RewardNetwork, sequences: Sequence[Sequence[int]]) -> str | None:
+    """Why the network's head cannot score sequences, or None."""
+    head = network.head
+    if not isinstance(head, GatedHead):
+        return None
+    ends = [end_of_last(np.asarray(tokens), head.header_tokens) for tokens in sequences]
+    return _NO_PROMPT if None in ends else None
+
+
+_NO_PROMPT = (
+    "no turn of an assistant begins in it, so that the head cannot read the end of the prompt: "
+    "give messages, not raw text"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompted:
+    """A unit's hidden states.
+
+    Attributes:
+        hidden: at each sequence's end [sequences, D].
+        prompts: at the end of each of its different prompts [prompts, D].
+        which: each sequence's prompt [sequences].
+    """
+
+    hidden: Rows
+    prompts: Rows
+    which: list[int]
+
+
+def prompted_units(
+    network: RewardNetwork,
+    units: Sequence[Sequence[Tokens]],
+    header: Tokens,
+    max_batch_tokens: int,
+    *,
+    advance: Advance | None = None,
+) -> list[Prompted]:
+    """Hidden states at sequences' ends and at their prompts' ends: behind the last `header`.
+
+    A prompt goes along as a sequence of its own, which costs nothing where its tokens are shared.
+
+    Raises:
+        DataError: a sequence without a header.
+        ModelError: a hidden state is NaN or infinite.
+    """
+    own = [_prompts(unit, header) for unit in units]
+    together = [[*unit, *prompts] for unit, (prompts, _) in zip(units, own, strict=True)]
+    found = pooled_units(network, together, max_batch_tokens, advance=advance)
+    return [
+        Prompted(rows[: len(which)], rows[len(which) :], which)
+        for rows, (_, which) in zip(found, own, strict=True)
+    ]
+
+
+def _prompts(unit: Sequence[Tokens], header: Tokens) -> tuple[list[Tokens], list[int]]:
+    """The different prompts of a unit's sequences, and which of them is each one's."""
+    places: dict[bytes, int] = {}
+    prompts: list[Tokens] = []
+    which: list[int] = []
+    for tokens in unit:
+        end = end_of_last(tokens, header)
+        if end is None:
+            raise DataError(_NO_PROMPT)
+        prompt = np.asarray(tokens[:end])
+        place = places.setdefault(prompt.tobytes(), len(prompts))
+        if place == len(prompts):
+            prompts.append(prompt)
+        which.append(place)
+    return prompts, which
+
+
+def _gated_units(
+    network: RewardNetwork,
+    head: GatedHead,
+    units: Sequence[Sequence[Tokens]],
+    max_batch_tokens: int,
+    advance: Advance | None,
+) -> list[Rows]:
+    """Rows of a head that reads prompts' ends; hidden states are kept no longer than a batch."""
+    own = [_prompts(unit, head.header_tokens) for unit in units]
+
+    def scores(index: int, states: Rows) -> Rows:
+        which = own[index][1]
+        hidden, prompts = (
+            torch.from_numpy(part).to(network.device)
+            for part in (states[: len(which)], states[len(which) :])
+        )
+        rows = head(hidden, prompts[which]).double().cpu().numpy()
+        if not np.isfinite(rows).all():
+            raise ModelError("the model gave a score that is not finite: its head is broken")
+        return np.asarray(rows)
+
+    together = [[*unit, *prompts] for unit, (prompts, _) in zip(units, own, strict=True)]
+    return _of_units(
+        network, _pooled(network), "hidden state", together, max_batch_tokens, advance, scores
+    )
 
 
 def pooled_units(
@@ -57,11 +163,11 @@ def pooled_units(
     Raises:
         ModelError: a hidden state is NaN or infinite.
     """
+    return _of_units(network, _pooled(network), "hidden state", units, max_batch_tokens, advance)
 
-    def pooled(batch: Batch) -> torch.Tensor:
-        return network.pooled(batch.to(network.device))
 
-    return _of_units(network, pooled, "hidden state", units, max_batch_tokens, advance)
+def _pooled(network: RewardNetwork) -> Callable[[Batch], torch.Tensor]:
+    return lambda batch: network.pooled(batch.to(network.device))
 
 
 def _of_units(
@@ -71,8 +177,9 @@ def _of_units(
     units: Sequence[Sequence[Tokens]],
     max_batch_tokens: int,
     advance: Advance | None,
+    finish: Callable[[int, Rows], Rows] = lambda _, rows: rows,
 ) -> list[Rows]:
-    """What `forward` gives for every sequence, unit by unit."""
+    """What `forward` gives for every sequence, unit by unit, and `finish` makes of a unit's."""
     results: list[Rows | None] = [None] * len(units)
     training = network.training
     network.eval()
@@ -86,7 +193,7 @@ def _of_units(
                 )
             start = 0
             for index in batch:
-                results[index] = rows[start : start + len(units[index])]
+                results[index] = finish(index, rows[start : start + len(units[index])])
                 start += len(units[index])
             if advance is not None:
                 advance(len(batch))

@@ -1,4 +1,4 @@
-"""The network: a decoder without its language head, and one linear head.
+"""The network: a decoder without its language head, and one linear head (or a rival's other one).
 
 One forward pass takes a batch of sequences and gives all rows of the head at each sequence's last
 real token. The batch comes in one of three layouts: `forest` (shared tokens once), `packed` (side
@@ -17,6 +17,7 @@ from torch import nn
 
 from smorm.model import attention, prune
 from smorm.model.head import ScoreHead
+from smorm.model.nonlinear import GatedHead, NonlinearHead
 from smorm.trees import budget
 from smorm.trees.forest import Forest, Tokens, grow
 from smorm.trees.leaves import leaves_of
@@ -38,7 +39,8 @@ class RewardNetwork(nn.Module):
     def __init__(self, backbone: Any, rows: int, *, pad_id: int) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = ScoreHead(backbone.config.get_text_config().hidden_size, rows)
+        width = backbone.config.get_text_config().hidden_size
+        self.head: ScoreHead | NonlinearHead = ScoreHead(width, rows)
         self.pad_id = pad_id
         self.layout: Layout = "padded"
         self.shorten = False
@@ -49,7 +51,7 @@ class RewardNetwork(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the head is, and so where batches go."""
-        return self.head.weight.device
+        return next(self.head.parameters()).device
 
     def use_layout(self, layout: Layout, *, shorten: bool = True) -> None:
         """Choose how sequences are laid out. `smorm.model.verify` decides what may be used.
@@ -92,7 +94,13 @@ class RewardNetwork(nn.Module):
         return budget.micro_batches(units, max_tokens, cost)
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """Scores [S, 1 + K] at each sequence's last token."""
+        """Scores [S, 1 + K] at each sequence's last token.
+
+        Raises:
+            ModelError: the head reads prompts' ends too, which `smorm.model.inference` finds.
+        """
+        if isinstance(self.head, GatedHead):
+            raise self.head.refusal()
         batch = batch.to(self.device)
         scores: torch.Tensor = self.head(self.pooled(batch))
         return scores

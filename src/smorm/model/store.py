@@ -3,7 +3,9 @@
 Beside `config.json`, safetensors weights with `score.weight`, and the tokenizer, `smorm.json` holds
 the row names, each attribute's scale, the default view, the renderer's fingerprint, the token limit
 and where it all came from. A LoRA run holds adapters and `head.safetensors` instead of weights, and
-names its base. A folder without its head is an error: a random head scores without a word.
+names its base. A folder without its head is an error: a random head scores without a word. A head
+that is not linear (`smorm.model.nonlinear`) lies in `head.safetensors` beside its backbone, and
+other programs cannot load it.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from smorm import files
 from smorm.data.scaling import AttributeScale
@@ -27,9 +28,17 @@ from smorm.model.backbone import (
     position_limit,
     quiet,
 )
-from smorm.model.head_file import HEAD, WEIGHT, read_head, read_part
+from smorm.model.head_file import (
+    HEAD,
+    WEIGHT,
+    read_head,
+    read_nonlinear_head,
+    read_part,
+    save_head,
+)
 from smorm.model.hub import fetch_model, may_be_hub_id
 from smorm.model.network import RewardNetwork
+from smorm.model.nonlinear import NonlinearHead
 from smorm.model.portable import make_portable
 from smorm.model.views import PREFERENCE
 
@@ -48,6 +57,7 @@ class ModelCard:
         preference_trained: False for a regression alone: its row 0 is all zeros.
         offset: what an exported view adds to its one row (a bias-free head cannot hold it).
         base: where a LoRA run's backbone lies.
+        head: `linear`, or which other kind (`smorm.model.nonlinear`).
     """
 
     attributes: tuple[str, ...] = ()
@@ -62,6 +72,7 @@ class ModelCard:
     offset: float = 0.0
     view: dict[str, Any] | None = None
     base: str | None = None
+    head: str = "linear"
     hashes: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -112,16 +123,15 @@ def save_model(folder: Path | str, network: RewardNetwork, tokenizer: Any, card:
     with files.whole_folder(folder) as scratch, quiet():
         if lora.is_lora(network.backbone):
             lora.save_lora(network.backbone, scratch)
-            _save_head(network, scratch)
+            save_head(network, scratch)
+        elif isinstance(network.head, NonlinearHead):
+            network.backbone.save_pretrained(scratch)
+            save_head(network, scratch)
         else:
             _save_classifier(network, scratch, card.rows)
         tokenizer.save_pretrained(scratch)
         make_portable(scratch)
         files.write_json(scratch / CARD, card.as_dict())
-
-
-def _save_head(network: RewardNetwork, folder: Path) -> None:
-    save_file({WEIGHT: network.head.weight.detach().cpu().contiguous()}, folder / HEAD)
 
 
 def _save_classifier(network: RewardNetwork, folder: Path, rows: tuple[str, ...]) -> None:
@@ -134,7 +144,7 @@ def _save_classifier(network: RewardNetwork, folder: Path, rows: tuple[str, ...]
             shell = AutoModelForSequenceClassification.from_config(config)
     except ValueError:  # no such class for this architecture: the head lies beside the backbone
         network.backbone.save_pretrained(folder)
-        _save_head(network, folder)
+        save_head(network, folder)
         return
     setattr(shell, shell.base_model_prefix, network.backbone)
     shell.score = torch.nn.Linear(network.head.weight.shape[1], len(rows), bias=False)
@@ -192,12 +202,7 @@ def load_model(path: Path | str, *, dtype: torch.dtype = torch.float32) -> Any:
     folder = resolve(path)
     if files.is_whole(folder):
         files.verify_folder(folder)
-    weight = read_head(folder)
-    card = _card(folder, len(weight))
-    if len(weight) != len(card.rows):
-        raise ModelError(
-            f"{folder}: {WEIGHT} has {len(weight)} rows, {CARD} names {', '.join(card.rows)}"
-        )
+    card, weight, head = _card_and_head(folder)
     if (folder / "adapter_config.json").is_file():
         backbone = load_lora_backbone(folder, card, dtype)
     else:
@@ -205,9 +210,27 @@ def load_model(path: Path | str, *, dtype: torch.dtype = torch.float32) -> Any:
     if not (folder / CARD).is_file():
         card = replace(card, max_tokens=position_limit(backbone) or card.max_tokens)
     tokenizer = load_tokenizer(str(folder))
-    network = RewardNetwork(backbone, len(weight), pad_id=_pad_id(backbone, tokenizer))
-    network.head.weight.data = weight.float()
+    network = RewardNetwork(backbone, len(card.rows), pad_id=_pad_id(backbone, tokenizer))
+    if head is not None:
+        network.head = head
+    else:
+        network.head.weight.data = weight.float()
     return network.eval(), tokenizer, card
+
+
+def _card_and_head(folder: Path) -> tuple[ModelCard, torch.Tensor, NonlinearHead | None]:
+    """What the rows mean; the linear head's weight (else nothing), or the head of another kind."""
+    if (folder / CARD).is_file():
+        card = parse_card(read_part(folder / CARD), folder / CARD)
+        if card.head != "linear":
+            return card, torch.empty(0), read_nonlinear_head(folder, card.head)
+    weight = read_head(folder)
+    card = _card(folder, len(weight))
+    if len(weight) != len(card.rows):
+        raise ModelError(
+            f"{folder}: {WEIGHT} has {len(weight)} rows, {CARD} names {', '.join(card.rows)}"
+        )
+    return card, weight, None
 
 
 def resolve(path: Path | str) -> Path:

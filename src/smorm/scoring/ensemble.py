@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from smorm.data.census import Census
 from smorm.errors import ConfigError, DataError
 from smorm.model.views import apply_view
 from smorm.scoring.held_out import held_out, spread_of
@@ -121,16 +122,26 @@ class Member:
     standard: Standard = OWN_SCALE
 
     def score_items(
-        self, items: Sequence[Item], max_batch_tokens: int, overlong: Overlong | None
+        self,
+        items: Sequence[Item],
+        max_batch_tokens: int,
+        overlong: Overlong | None,
+        census: Census | None = None,
     ) -> list[Floats | str]:
-        """Rewards [N] of each item's responses on the common scale, or why there are none."""
+        """Rewards [N] of each item's responses on the common scale, or why there are none; prompts
+        that were shortened are counted."""
         model, policy = self.model, overlong or self.model.card.overlong
         scorer = Scorer(model.network, model.renderer, policy, max_batch_tokens)  # type: ignore[arg-type]
         view, scales = model.view(self.view), model.card.scales
-        return [
-            one if isinstance(one, str) else self.standard.apply(apply_view(view, one.rows, scales))
-            for one in scorer.score(items)
-        ]
+        found: list[Floats | str] = []
+        for item, one in zip(items, scorer.score(items), strict=True):
+            if isinstance(one, str):
+                found.append(one)
+                continue
+            if one.truncated and census is not None:
+                census.add(f"{self.name}: prompt shortened to the limit", item.where)
+            found.append(self.standard.apply(apply_view(view, one.rows, scales)))
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,12 +212,17 @@ class Ensemble:
         *,
         max_batch_tokens: int = DEFAULT_BATCH_TOKENS,
         overlong: Overlong | None = None,
+        census: Census | None = None,
     ) -> list[Floats | str]:
-        """Members' rewards [M, N] of each item's responses, or which member has none, and why."""
+        """Members' rewards [M, N] of each item's responses, or which member has none, and why.
+
+        Args:
+            census: gets the prompts that a member's limit shortened.
+        """
         rows: list[list[Floats]] = [[] for _ in items]
         reasons: dict[int, str] = {}
         for member in self.members:
-            found = member.score_items(items, max_batch_tokens, overlong)
+            found = member.score_items(items, max_batch_tokens, overlong, census)
             for at, one in enumerate(found):
                 if isinstance(one, str):
                     reasons.setdefault(at, f"{member.name}: {one}")

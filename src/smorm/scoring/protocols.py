@@ -211,7 +211,9 @@ def wires_of(protocol: str, renderer: Renderer | None, view: str | None) -> list
         with_text = [VllmText(chat_text(renderer, begin=True))] if renderer is not None else []
         return [VllmMessages(), VllmPooling(), *with_text]
     if renderer is None:
-        raise ConfigError("SGLang takes text: give the model's renderer, which makes it")
+        raise ConfigError(
+            "SGLang takes text: name the tokenizer, or give the renderer, that makes it"
+        )
     return [SglangText(chat_text(renderer, begin=False))]
 
 

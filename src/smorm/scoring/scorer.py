@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from smorm.data.records import Messages
 from smorm.errors import DataError
-from smorm.model.inference import Rows, score_units
+from smorm.model.inference import Rows, score_units, unscorable
 from smorm.model.network import RewardNetwork
 from smorm.text.chat import Renderer
 from smorm.text.limits import Fitted, Overlong, fit
@@ -76,7 +76,9 @@ class Scorer:
             )
         except DataError as error:
             return str(error)
-        return fitted if fitted.tokens is not None else f"not scored: {fitted.dropped}"
+        if fitted.tokens is None:
+            return f"not scored: {fitted.dropped}"
+        return unscorable(self.network, fitted.tokens) or fitted
 
 
 def _arrays(fitted: Fitted) -> list[NDArray[np.int32]]:

@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from smorm.config.base import Positive, Section
+from smorm.stress.rl.config import RLSection
 
-KINDS = ("model", "url", "function", "field", "lab")
+KINDS = ("model", "ensemble", "url", "function", "field", "lab")
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -27,28 +28,55 @@ def reward_of_text(text: str) -> dict[str, Any]:
     return {"function" if _FUNCTION.fullmatch(text) else "model": text}
 
 
-class RewardSection(Section):
-    """Where rewards come from: exactly one of `model` (a folder or hub id), `url` (a server),
-    `function` (`module:function`), `field` (of the file) and `lab` (the seed of its world).
+class MemberSection(Section):
+    """A model of an ensemble, and the view of it that counts (by default its own)."""
 
-    `view` is the model's or the server's; `protocol`, `token_file` and `timeout` (seconds a
-    request) are the server's.
+    model: str
+    view: Any = None
+    name: str | None = None
+
+    @property
+    def title(self) -> str:
+        """Its name, else its folder's (of `runs/x/model` it is `x`)."""
+        place = Path(self.model)
+        folder = place.parent if place.name == "model" and place.parent.name else place
+        return self.name or folder.name or self.model
+
+
+class RewardSection(Section):
+    """Where rewards come from: exactly one of `model` (a folder or hub id), `ensemble` (several
+    models as one), `url` (a server), `function` (`module:function`), `field` (of the file) and
+    `lab` (the seed of its world).
+
+    `view` is the model's or the server's; `protocol`, `token_file`, `tokenizer` (a folder whose
+    chat template makes text, for a server that takes only text) and `timeout` (seconds a request)
+    are the server's; `combine`, `kappa` and `standardise` (a file of responses) the ensemble's.
     """
 
     model: str | None = None
+    ensemble: Annotated[list[MemberSection], Field(min_length=1)] | None = None
+    combine: Literal["mean", "min", "uwo"] = "mean"
+    kappa: Annotated[float, Field(ge=0)] | None = None
+    standardise: str | None = None
     url: str | None = None
     function: str | None = None
     field: str | None = None
     lab: Annotated[int, Field(ge=0)] | None = None
     view: Any = None
-    protocol: Literal["auto", "smorm", "vllm"] = "auto"
+    protocol: Literal["auto", "smorm", "vllm", "sglang"] = "auto"
     token_file: Path | None = None
+    tokenizer: str | None = None
     timeout: Annotated[float, Field(gt=0)] = 60.0
 
     @model_validator(mode="before")
     @classmethod
     def _from_text(cls, value: Any) -> Any:
         return reward_of_text(value) if isinstance(value, str) else value
+
+    @field_validator("ensemble", mode="before")
+    @classmethod
+    def _members(cls, value: Any) -> Any:
+        return _listed(value, lambda text: {"model": text})
 
     @model_validator(mode="after")
     def _one_of_them(self) -> RewardSection:
@@ -59,19 +87,41 @@ class RewardSection(Section):
                 f"exactly one of {', '.join(KINDS)} says where rewards come from; {said}"
             )
         if self.kind not in ("model", "url") and self.view is not None:
-            raise ValueError(f"view: a {self.kind} has no views")
+            hint = ": give each member its own" if self.kind == "ensemble" else ""
+            raise ValueError(f"view: a {self.kind} has no views{hint}")
         if self.kind != "url" and self.token_file is not None:
             raise ValueError("token_file: only a server (url) asks for a token")
+        if self.kind != "url" and self.tokenizer is not None:
+            raise ValueError("tokenizer: only for a server (url) that takes text")
+        if self.protocol == "sglang" and self.tokenizer is None:
+            raise ValueError(
+                "protocol sglang takes text: name under tokenizer the folder that is served"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _what_an_ensemble_has(self) -> RewardSection:
+        untouched = (self.combine, self.kappa, self.standardise) == ("mean", None, None)
+        if self.kind != "ensemble" and not untouched:
+            raise ValueError("combine, kappa, standardise: only with ensemble")
+        if self.kappa is not None and self.combine != "uwo":
+            raise ValueError(f"kappa: is for combine uwo, not for {self.combine}")
+        names = [member.title for member in self.ensemble or ()]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"ensemble: {twice} is there twice: give each its own name")
         return self
 
     @property
     def kind(self) -> str:
-        """Which of the five it is."""
+        """Which of the six it is."""
         return next(kind for kind in KINDS if getattr(self, kind) is not None)
 
     @property
     def place(self) -> str:
         """What it is, in one word for a reader."""
+        if self.ensemble is not None:
+            return f"ensemble ({', '.join(member.title for member in self.ensemble)})"
         value = str(getattr(self, self.kind))
         return f"{self.kind}:{value}" if self.kind in ("field", "lab") else value
 
@@ -131,7 +181,8 @@ class StressConfig(Section):
     """The whole configuration of `smorm stress`.
 
     `n`: sizes of best-of-n; by default 1, 2, 4, ... up to the smallest pool. Given sizes leave out
-    pools that are smaller than the largest. `probes`: whether attack strings are tried too.
+    pools that are smaller than the largest. `probes`: whether attack strings are tried too. `rl`:
+    optimise a policy instead of taking best-of-n; of `prompts` only the prompts count then.
     """
 
     models: Annotated[list[ProxySection], Field(min_length=1)]
@@ -140,6 +191,7 @@ class StressConfig(Section):
     output: Path
     n: list[Positive] | None = None
     probes: bool = True
+    rl: RLSection | None = None
     overlong: Literal["error", "drop", "truncate_prompt"] | None = None
     on_bad_record: Literal["stop", "skip"] = "stop"
     max_batch_tokens: Positive = 8192
@@ -165,6 +217,14 @@ class StressConfig(Section):
         if 1 not in value or len(set(value)) < 3:
             raise ValueError("expected 1 and at least two larger sizes")
         return sorted(set(value))
+
+    @model_validator(mode="after")
+    def _one_kind_of_test(self) -> StressConfig:
+        pools = [one.name for one in self.prompts if one.sample or one.max_words]
+        if self.rl is not None and (self.n is not None or pools):
+            what = "n" if self.n is not None else f"prompts.{pools[0]}: sample and max_words"
+            raise ValueError(f"{what}: for best-of-n; with rl the policy itself answers")
+        return self
 
     @model_validator(mode="after")
     def _distinct(self) -> StressConfig:

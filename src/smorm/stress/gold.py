@@ -1,4 +1,5 @@
-"""Rewards of answers, whoever gives them: a model, a server, a function, a file, or the lab.
+"""Rewards of answers, whoever gives them: a model, several as one, a server, a function, a file,
+or the lab.
 
 A gold and a proxy are the same thing here; only their part in a test differs. An answer without a
 reward is an error that says why, never a default.
@@ -20,9 +21,12 @@ from smorm.data.encode import prompt_key
 from smorm.errors import ConfigError, DataError
 from smorm.evaluation.metrics import Floats
 from smorm.files import fingerprint
+from smorm.model.backbone import load_tokenizer
+from smorm.model.store import resolve
 from smorm.scoring.remote import RemoteReward
 from smorm.scoring.reward_model import RewardModel
 from smorm.stress.config import RewardSection
+from smorm.stress.ensemble import EnsembleReward, open_ensemble
 from smorm.stress.pools import Pool
 from smorm.stress.rewards import (
     FieldReward,
@@ -33,6 +37,7 @@ from smorm.stress.rewards import (
     Reading,
     Reward,
 )
+from smorm.text.chat import Renderer
 
 AS_TRAINED = Reading()
 
@@ -49,22 +54,42 @@ def open_reward(
 
     Raises:
         ConfigError: a function or view that is not there, or an address that is none.
-        ModelError: the folder is not a reward model.
+        ModelError: the folder is not a reward model, or has no tokenizer.
         SmormError: the server does not answer.
     """
     if section.model is not None:
         model = RewardModel.load(section.model, device=reading.device)
         return Remembering(ModelReward(model, model.view(view_of(section.view)), reading))
+    if section.ensemble is not None:
+        return Remembering(open_ensemble(section, reading, view_of))
     if section.url is not None:
-        token = None if section.token_file is None else read_token(section.token_file)
-        view = None if section.view is None else str(section.view)
-        remote = RemoteReward(section.url, section.protocol, token, section.timeout, view=view)
-        return Remembering(HttpReward(remote, view))
+        return Remembering(_open_server(section))
     if section.function is not None:
         return Remembering(FunctionReward(section.function))
     if section.field is not None:
         return FieldReward(section.field)
     return LabReward(section.lab or 0)
+
+
+def _open_server(section: RewardSection) -> HttpReward:
+    token = None if section.token_file is None else read_token(section.token_file)
+    view = None if section.view is None else str(section.view)
+    renderer = None if section.tokenizer is None else _renderer(section.tokenizer)
+    remote = RemoteReward(
+        str(section.url), section.protocol, token, section.timeout, view=view, renderer=renderer
+    )
+    for key, needs in (("view", "smorm"), ("tokenizer", "sglang")):
+        if getattr(section, key) is not None and remote.protocol != needs:
+            raise ConfigError(
+                f"{key}: {section.url} is a server of {remote.protocol}, which has no use for it: "
+                "leave it out"
+            )
+    return HttpReward(remote, view)
+
+
+def _renderer(folder: str) -> Renderer:
+    """The renderer of a folder's tokenizer, with the template that stands in it."""
+    return Renderer(load_tokenizer(str(resolve(folder))))
 
 
 def read_token(path: Path) -> str:
@@ -88,7 +113,7 @@ class Remembering:
         reused: how many were known.
     """
 
-    inner: ModelReward | HttpReward | FunctionReward
+    inner: ModelReward | EnsembleReward | HttpReward | FunctionReward
     asked: int = 0
     reused: int = 0
     reads_text: bool = field(default=True, init=False)

@@ -16,6 +16,7 @@ from smorm.evaluation.suites import display_names
 from smorm.model.views import View
 from smorm.scoring.reward_model import RewardModel
 from smorm.stress.config import ProxySection
+from smorm.stress.ensemble import open_ensemble
 from smorm.stress.gold import open_reward
 from smorm.stress.pools import Pool
 from smorm.stress.rewards import ModelReward, Reading, Reward
@@ -70,13 +71,21 @@ def open_pusher(section: ProxySection, name: str, reading: Reading, view_of: Vie
 
     Raises:
         ConfigError: a view or function that is not there.
+        DataError: an ensemble's reference file that is not usable.
         ModelError: a folder that is not a reward model.
         SmormError: a server that does not answer.
     """
     if section.model is not None:
         return _of_model(section, name, reading, view_of)
-    reward: Reward = open_reward(section, reading, view_of)
+    if section.ensemble is not None:
+        together = open_ensemble(section, reading, view_of)
+        return _of_one(together, together.shown, section, name)
     shown = str(section.view) if section.view is not None else section.kind
+    return _of_one(open_reward(section, reading, view_of), shown, section, name)
+
+
+def _of_one(reward: Reward, shown: str, section: ProxySection, name: str) -> Pusher:
+    """What gives one value for each answer."""
     return Pusher(
         name, [shown], [reward.marks], section.seed, reward.reads_text, False,
         lambda pools, census: [reward.score(pools, census)],

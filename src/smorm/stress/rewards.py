@@ -95,7 +95,7 @@ class ModelReward:
 
 @dataclass(frozen=True, slots=True)
 class HttpReward:
-    """A running server: ours or vLLM."""
+    """A running server: ours, vLLM or SGLang."""
 
     remote: RemoteReward
     view: str | None = None

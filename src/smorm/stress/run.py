@@ -32,7 +32,8 @@ def run_stress(
     view_of: ViewOf = lambda value: value,
     tell: Tell = lambda line: None,
 ) -> list[Result]:
-    """Push every reward on every set of prompts; then the paired differences to the first one.
+    """Push every reward on every set of prompts, or with `rl` optimise a policy against each; then
+    the paired differences to the first one.
 
     Args:
         view_of: reads a view as the configuration states it.
@@ -41,11 +42,16 @@ def run_stress(
     Raises:
         ConfigError, ModelError, DataError, SmormError: what was asked for cannot be had.
     """
+    if config.rl is not None:
+        from smorm.stress.rl.run import run_rl
+
+        results = run_rl(config, view_of=view_of, tell=tell)
+        return results + paired_by_seed(results)
     names = names_of(config.models)
     reading = Reading(config.device, config.max_batch_tokens, config.overlong)
     sets = read_sets(config, reading, view_of, tell)
     sizes = tuple(config.n or doubling_sizes(min(len(p) for one in sets for p in one.pools)))
-    results: list[Result] = []
+    results = []
     for section, name in zip(config.models, names, strict=True):
         tell(f"scoring with {name}" + ("" if section.seed is None else f", seed {section.seed}"))
         pusher = open_pusher(section, name, reading, view_of)

@@ -47,7 +47,7 @@ def sample_file(
         DataError: a row without a prompt, or none at all.
         OutputError: the output could not be written.
     """
-    prompts = list(_prompts(source, census))
+    prompts = list(read_prompts(source, census))
     if not prompts:
         raise DataError(f"{source.path}: no prompt in it")
     policy = Policy(section, device)
@@ -61,7 +61,12 @@ def sample_file(
     return len(prompts)
 
 
-def _prompts(source: Source, census: Census) -> Iterator[tuple[str, Messages]]:
+def read_prompts(source: Source, census: Census) -> Iterator[tuple[str, Messages]]:
+    """The different prompts of a file, each with its place; other fields are passed over.
+
+    Raises:
+        DataError: a row without a prompt.
+    """
     seen: set[str] = set()
     for where, row in read_rows(source.path, source.split, source.subset):
         prompt = prompt_of(row, Context(where, census))

@@ -13,6 +13,7 @@ import torch
 from smorm.config import Config, decisive
 from smorm.errors import Interrupted, NonFiniteLossError
 from smorm.model.store import save_model
+from smorm.training.armo.run import train_armo
 from smorm.training.auto_batch import settle
 from smorm.training.batches import Batches
 from smorm.training.checkpoint import save_checkpoint
@@ -53,6 +54,8 @@ def train(config: Config, *, resume: bool = False) -> Path:
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
         DataError, ModelError, OutputError: see `prepare` and `save_model`.
     """
+    if config.objective.kind == "armo":
+        return train_armo(config, resume=resume)
     folder = config.output.folder
     if config.training.threads is not None:
         torch.set_num_threads(config.training.threads)

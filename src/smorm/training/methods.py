@@ -33,7 +33,7 @@ from smorm.training.batches import MicroBatch, micro_batches
 from smorm.training.responses import response_starts
 from smorm.training.setup import Prepared
 
-Kind = Literal["joint", "preference", "regression", "odin", "grm"]
+Kind = Literal["joint", "preference", "regression", "odin", "grm", "armo"]
 TOGETHER = 4096
 """Pairs that are split into micro-batches at once for the reference."""
 Regularisers = Literal["positive", "bsr", "length", "orthogonality"]

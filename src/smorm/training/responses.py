@@ -22,6 +22,7 @@ from smorm.data.token_views import TokenPair
 from smorm.errors import DataError
 from smorm.text.chat import Message, Renderer
 from smorm.trees.forest import common_prefix
+from smorm.trees.search import end_of_last
 
 log = logging.getLogger(__name__)
 
@@ -72,12 +73,8 @@ def _probe_texts(tokenizer: Any) -> list[str]:
 def response_start(chosen: Tokens, rejected: Tokens, header: Tokens) -> tuple[int, bool]:
     """The first token of both responses, and whether the header told it."""
     shared = common_prefix(chosen, rejected)
-    if len(header) and shared >= len(header):
-        windows = np.lib.stride_tricks.sliding_window_view(chosen[:shared], len(header))
-        found = np.flatnonzero((windows == header).all(axis=1))
-        if len(found):
-            return int(found[-1]) + len(header), True
-    return shared, False
+    found = end_of_last(chosen[:shared], header)
+    return (shared, False) if found is None else (found, True)
 
 
 def response_starts(pairs: Sequence[TokenPair], renderer: Renderer) -> NDArray[np.int64]:

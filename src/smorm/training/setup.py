@@ -30,6 +30,7 @@ from smorm.model.heap import keep_freed_memory
 from smorm.model.language import LanguageHead, load_language_model
 from smorm.model.lora import add_lora
 from smorm.model.network import RewardNetwork
+from smorm.model.nonlinear import GatedHead, MlpHead
 from smorm.model.store import ModelCard, versions
 from smorm.model.verify import choose_layout
 from smorm.text.bpe import train_bpe
@@ -171,7 +172,11 @@ def _network(config: Config, tokenizer: Any, attributes: int) -> RewardNetwork:
     network = RewardNetwork(backbone, 1 + attributes, pad_id=tokenizer.pad_token_id)
     network.language, network.whole_last_layer = language, language is not None
     network.head.unit_rows = config.objective.kind == "odin"
-    if isinstance(spec, str) and Path(spec).is_dir() and start_head(network, Path(spec)):
+    if config.model.head == "mlp":
+        network.head = MlpHead(backbone.config.get_text_config().hidden_size)
+    elif config.objective.kind == "armo":
+        backbone.requires_grad_(False)  # its head is fitted afterwards, not begun from another
+    elif isinstance(spec, str) and Path(spec).is_dir() and start_head(network, Path(spec)):
         log.info("the preference row starts from that of %s, attribute rows start anew", spec)
     if config.objective.kind == "regression":
         # Row 0 is never trained here: zeros say so, where random weights would pass for a score.
@@ -251,6 +256,7 @@ def _card(
         means=attribute_means(scales, train) if config.objective.uses_ratings else {},
         default_view=config.output.default_view or default,
         preference_trained=kind != "regression",
+        head={"armo": GatedHead.kind}.get(kind, config.model.head),
         max_tokens=config.data.max_tokens,
         overlong=config.data.overlong,
         chat_template=renderer.chat_template,

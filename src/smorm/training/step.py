@@ -180,9 +180,9 @@ def _head_pass(
     only: str | None,
 ) -> None:
     """The terms over the head's rows, once a step."""
-    terms = head_terms(objective, prepared.network.head.rows())
-    if not terms:
+    if "orthogonality" not in (objective.whole or {}):
         return
+    terms = head_terms(objective, prepared.network.head.rows())
     _check_finite(terms, step, [where for micro in micros for where in micro.where])
     result.add({f"loss/{name}": term for name, term in terms.items()})
     if only in (None, "preference"):

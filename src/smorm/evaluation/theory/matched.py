@@ -61,7 +61,8 @@ def read_run(folder: str) -> Run:
 
 
 def arm_of(config: Config) -> str:
-    """Single, Multi, ODIN, GRM, or SMORM with its weighting; what regularises it after it."""
+    """Single, Multi, ODIN, GRM, ArmoRM, or SMORM with its weighting; what regularises it after
+    it."""
     objective = config.objective
     extras = [f"{name} {value:g}" for name in _EXTRAS if (value := getattr(objective, name))]
     if config.model.freeze:
@@ -70,7 +71,13 @@ def arm_of(config: Config) -> str:
 
 
 _EXTRAS = ("positive_regularisation", "centering", "bsr")
-_NAMES = {"preference": "Single", "regression": "Multi", "odin": "ODIN", "grm": "GRM"}
+_NAMES = {
+    "preference": "Single",
+    "regression": "Multi",
+    "odin": "ODIN",
+    "grm": "GRM",
+    "armo": "ArmoRM",
+}
 
 
 def _plain_arm(config: Config) -> str:

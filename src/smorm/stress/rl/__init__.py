@@ -1,0 +1,1 @@
+"""Policy optimisation against a proxy reward, traced against a gold."""

@@ -1,0 +1,92 @@
+"""The prompts of policy optimisation: those that the policy learns on, and sets to evaluate it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from smorm.data.census import Census
+from smorm.data.encode import prompt_key
+from smorm.data.formats import Source
+from smorm.data.records import Messages
+from smorm.errors import ConfigError, DataError
+from smorm.files import fingerprint
+from smorm.scoring.scorer import Item
+from smorm.stress.config import PromptsSection
+from smorm.stress.pools import Pool
+from smorm.stress.rl.actor import Actor
+from smorm.stress.rl.config import RLSection
+from smorm.stress.sample import read_prompts
+from smorm.text.chat import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A prompt, its place in its file, and its tokens as the policy reads them."""
+
+    prompt: Messages
+    where: str
+    ids: list[int]
+
+    def pool(self, texts: Sequence[str]) -> Pool:
+        """The prompt with these answers."""
+        responses = tuple((Message("assistant", text),) for text in texts)
+        return Pool(Item(self.prompt, responses, self.where), ({},) * len(texts))
+
+
+@dataclass(frozen=True, slots=True)
+class AskedSet:
+    """A named set of prompts, and what was counted."""
+
+    name: str
+    prompts: list[Asked]
+    notes: tuple[str, ...]
+
+    @property
+    def data(self) -> str:
+        """Fingerprint of the prompts."""
+        return fingerprint([prompt_key(one.prompt) for one in self.prompts])
+
+
+def training_prompts(section: RLSection, actor: Actor) -> AskedSet:
+    """The prompts to learn on.
+
+    Raises:
+        DataError: a row without a prompt, or none that is short enough.
+        ConfigError: fewer prompts than a step asks.
+    """
+    given = section.prompts
+    source = Source(given.path, split=given.split, subset=given.subset, limit=given.limit)
+    found = _read("training", source, actor)
+    if len(found.prompts) < section.prompts_per_step:
+        raise ConfigError(
+            f"{given.path}: {len(found.prompts)} different prompts, fewer than "
+            f"rl.prompts_per_step ({section.prompts_per_step})"
+        )
+    return found
+
+
+def evaluation_set(section: PromptsSection, actor: Actor) -> AskedSet:
+    """A set of prompts to evaluate on; answers that stand beside them are passed over.
+
+    Raises:
+        DataError: a row without a prompt, or none that is short enough.
+    """
+    source = Source(
+        section.path, section.format, section.split, section.subset, limit=section.limit
+    )
+    return _read(section.name, source, actor)
+
+
+def _read(name: str, source: Source, actor: Actor) -> AskedSet:
+    census = Census()
+    kept = []
+    for where, prompt in read_prompts(source, census):
+        ids = actor.prompt_ids(prompt)
+        if len(ids) > actor.rl.prompt_tokens:
+            census.add("prompt longer than prompt_tokens, left out", where)
+        else:
+            kept.append(Asked(prompt, where, ids))
+    if not kept:
+        raise DataError(f"{source.path}: no usable prompt in it: {'; '.join(census.lines())}")
+    return AskedSet(name, kept, tuple(f"{name}: {line}" for line in census.lines()))

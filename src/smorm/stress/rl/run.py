@@ -1,0 +1,194 @@
+"""Policy optimisation from its configuration to results: one for each reward, view, seed and set
+of prompts."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from smorm.errors import ConfigError, DataError
+from smorm.evaluation.result import Result, read_results
+from smorm.files import fingerprint
+from smorm.model.store import versions
+from smorm.stress.config import ProxySection, StressConfig
+from smorm.stress.gold import open_reward
+from smorm.stress.proxies import Pusher, ViewOf, names_of, open_pusher
+from smorm.stress.rewards import Reading, Reward
+from smorm.stress.rl.actor import Actor
+from smorm.stress.rl.asked import AskedSet, evaluation_set, training_prompts
+from smorm.stress.rl.config import ConstraintSection, RLSection
+from smorm.stress.rl.measure import measure
+from smorm.stress.rl.ppo import PPO
+from smorm.stress.rl.signal import Multiplier, Normaliser, Proxy, Signal
+from smorm.stress.rl.trace import Tracer
+from smorm.stress.rl.trl_trainers import train_with_trl
+from smorm.stress.sets import Tell, skips
+
+KIND = "rl"
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What all runs of a configuration share."""
+
+    config: StressConfig
+    rl: RLSection
+    actor: Actor
+    gold: Reward
+    training: AskedSet
+    sets: list[AskedSet]
+    tell: Tell
+
+
+def run_rl(config: StressConfig, *, view_of: ViewOf, tell: Tell) -> list[Result]:
+    """Optimise the policy against every reward and view, with every seed.
+
+    Raises:
+        ConfigError, ModelError, DataError, SmormError: what was asked for cannot be had.
+    """
+    names = names_of(config.models)
+    reading = Reading(config.device, config.max_batch_tokens, config.overlong)
+    ground = _ground(config, reading, view_of, tell)
+    results: list[Result] = []
+    for section, name in zip(config.models, names, strict=True):
+        pusher = open_pusher(section, name, reading, view_of)
+        _needs_text(pusher.reads_text, f"models: {name}")
+        for place in range(len(pusher.views)):
+            for seed, label in seeds_of(section, ground.rl):
+                results += optimise(ground, pusher, place, seed, label)
+    return results
+
+
+def _ground(config: StressConfig, reading: Reading, view_of: ViewOf, tell: Tell) -> Ground:
+    assert config.rl is not None
+    gold = open_reward(config.gold, reading, view_of)
+    _needs_text(gold.reads_text, "gold")
+    actor = Actor(config.rl, config.device)
+    sets = [evaluation_set(section, actor) for section in config.prompts]
+    return Ground(config, config.rl, actor, gold, training_prompts(config.rl, actor), sets, tell)
+
+
+def _needs_text(reads_text: bool, what: str) -> None:
+    if not reads_text:
+        raise ConfigError(f"{what}: a field of a file cannot judge answers that are newly sampled")
+
+
+def seeds_of(section: ProxySection, rl: RLSection) -> list[tuple[int, int | str]]:
+    """The policy's seeds for a reward, each with the label of its results.
+
+    Without `rl.seeds` there is one, the reward's own (else 0). With them, a reward that has a seed
+    too is labelled by both, unless there is only one.
+    """
+    if rl.seeds is None:
+        own = section.seed or 0
+        return [(own, own)]
+    if section.seed is None:
+        return [(seed, seed) for seed in rl.seeds]
+    if len(rl.seeds) == 1:
+        return [(rl.seeds[0], section.seed)]
+    return [(seed, f"{section.seed}.{seed}") for seed in rl.seeds]
+
+
+def optimise(
+    ground: Ground, pusher: Pusher, place: int, seed: int, label: int | str
+) -> list[Result]:
+    """One run from the starting policy, and its results on every set."""
+    rl, view = ground.rl, pusher.views[place]
+    constraint = _multiplier(rl.constraint, pusher.name, view, label)
+    held = "" if constraint is None else f", proxy held at {constraint.threshold:.3f}"
+    ground.tell(f"{rl.algorithm} against {pusher.name} ({view}), seed {label}{held}")
+    started = time.monotonic()
+    signal = Signal(Proxy(pusher, place), Normaliser(rl.normalise_rewards), constraint)
+    ground.actor.restart()
+    tracer = Tracer(
+        ground.actor, signal, ground.sets, ground.gold, seed, skips(ground.config), ground.tell
+    )
+    tracer.after(0)
+    if rl.algorithm == "ppo":
+        PPO(ground.actor, signal, seed).train(ground.training.prompts, tracer.after)
+    else:
+        train_with_trl(ground.actor, signal, ground.training.prompts, seed, tracer.after)
+    ground.tell(f"  done in {time.monotonic() - started:.0f} s")
+    marks = {**pusher.marks[place], **_marks(ground), "seed": label}
+    return [_result(ground, pusher.name, view, one, tracer, marks) for one in ground.sets]
+
+
+def _result(
+    ground: Ground, name: str, view: str, one: AskedSet, tracer: Tracer, marks: dict[str, Any]
+) -> Result:
+    pools = [asked.pool([]) for asked in one.prompts]
+    measurement, points = measure(
+        tracer.found[one.name],
+        [pool.prompt for pool in pools],
+        [pool.item.where for pool in pools],
+    )
+    rl = ground.rl
+    notes = [
+        f"{len(pools)} prompts with {rl.evaluation_answers} sampled answers each; intervals "
+        "resample prompts.",
+        *one.notes,
+        *ground.training.notes,
+        *tracer.censuses[one.name].lines(),
+        *tracer.signal.proxy.census.lines(),
+    ]
+    if rl.constraint is not None and rl.algorithm == "grpo":
+        notes.append("Constrained: advantages are not divided by their group's spread.")
+    return Result(
+        KIND,
+        f"{rl.algorithm}/{one.name}",
+        name,
+        view,
+        measurement.metrics,
+        points,
+        {**marks, "data": one.data},
+        tuple(notes),
+        measurement.outcomes,
+    )
+
+
+def _marks(ground: Ground) -> dict[str, Any]:
+    values = ground.config.as_dict()
+    decisive = {key: value for key, value in values.items() if key not in ("output", "device")}
+    return {
+        "gold": dict(ground.gold.marks),
+        "policy": ground.rl.policy,
+        "training_prompts": ground.training.data,
+        "config": fingerprint(decisive),
+        "versions": versions(),
+    }
+
+
+def _multiplier(
+    section: ConstraintSection | None, name: str, view: str, label: int | str
+) -> Multiplier | None:
+    if section is None:
+        return None
+    if section.threshold is not None:
+        return Multiplier(section.threshold, section.rate, section.damping)
+    threshold = threshold_from(section, name, view, label)
+    return Multiplier(threshold, section.rate, section.damping)
+
+
+def threshold_from(section: ConstraintSection, name: str, view: str, label: int | str) -> float:
+    """The raw proxy at the gold's peak of an earlier run against the same reward: that of the same
+    seed if it is there, else the mean over seeds.
+
+    Raises:
+        DataError: the file has no such run.
+    """
+    runs = [
+        one for one in read_results(str(section.from_result))
+        if one.kind == KIND and (one.model, one.view) == (name, view)
+    ]  # fmt: skip
+    wanted = section.prompts or next((one.suite.partition("/")[2] for one in runs), "")
+    runs = [one for one in runs if one.suite.partition("/")[2] == wanted]
+    runs = [one for one in runs if "raw_proxy@peak" in one.metrics]
+    if not runs:
+        of = f" on prompts {section.prompts}" if section.prompts else ""
+        raise DataError(
+            f"{section.from_result}: has no policy optimisation against {name} ({view}){of}: run "
+            "it without a constraint first"
+        )
+    same = [one for one in runs if one.fingerprint.get("seed") == label] or runs
+    return sum(one.metrics["raw_proxy@peak"].value for one in same) / len(same)

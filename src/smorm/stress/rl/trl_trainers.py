@@ -1,0 +1,131 @@
+"""GRPO and RLOO through TRL's trainers, rewarded by our callable and traced by a callback."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from smorm.errors import ConfigError
+from smorm.model.backbone import quiet
+from smorm.stress.rl.actor import Actor
+from smorm.stress.rl.asked import Asked
+from smorm.stress.rl.config import RLSection
+from smorm.stress.rl.signal import Signal
+
+
+def train_with_trl(
+    actor: Actor, signal: Signal, prompts: Sequence[Asked], seed: int, after: Callable[[int], None]
+) -> None:
+    """All steps of GRPO or RLOO; `after` is called with the number of each when it is done.
+
+    Raises:
+        ConfigError: TRL is not installed, or refuses the settings or the devices.
+    """
+    try:
+        import trl
+    except ImportError as error:
+        raise ConfigError(
+            f"rl.algorithm: {actor.rl.algorithm} runs on TRL: pip install 'smorm[rl]', or take ppo"
+        ) from error
+    from datasets import Dataset
+    from transformers import PrinterCallback
+
+    name = actor.rl.algorithm.upper()
+    rows = [
+        {"prompt": [{"role": m.role, "content": m.content} for m in one.prompt], "place": place}
+        for place, one in enumerate(prompts)
+    ]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        torch.random.fork_rng(devices=actor.devices),
+        quiet(),
+    ):
+        arguments = trl_arguments(actor.rl, folder, seed, actor.start.device.type == "cpu")
+        if signal.constraint is not None and actor.rl.algorithm == "grpo":
+            arguments["scale_rewards"] = "none"
+        try:
+            trainer = getattr(trl, f"{name}Trainer")(
+                actor.model,
+                reward_funcs=_reward(actor, signal, prompts),
+                args=getattr(trl, f"{name}Config")(**arguments),
+                train_dataset=Dataset.from_list(rows),
+                processing_class=actor.tokenizer,
+                callbacks=[_callback(actor.rl, after)],
+            )
+        except ValueError as error:
+            raise ConfigError(f"TRL's {name}Trainer refuses: {error}") from error
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+
+
+def trl_arguments(section: RLSection, folder: str, seed: int, on_cpu: bool) -> dict[str, Any]:
+    """Our settings in TRL's words; what is not here is TRL's default.
+
+    TRL counts gradient steps, we count samplings: one of ours is `updates_per_step` of its.
+    """
+    micro = next(
+        size for size in range(section.gradient_step, 0, -1)
+        if section.gradient_step % size == 0 and size <= section.batch
+    )  # fmt: skip
+    return {
+        "output_dir": folder,
+        "seed": seed,
+        "max_steps": section.steps * updates_per_step(section),
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": section.gradient_step // micro,
+        "steps_per_generation": section.answers // micro,
+        "num_generations": section.answers_per_prompt,
+        "num_iterations": section.all_passes,
+        "learning_rate": section.learning_rate,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": section.max_grad_norm,
+        "weight_decay": 0.0,
+        "beta": section.kl_coefficient,
+        "epsilon": section.clip,
+        "temperature": section.temperature,
+        "max_completion_length": section.max_new_tokens,
+        "disable_dropout": True,
+        "gradient_checkpointing": False,
+        "bf16": not on_cpu,
+        "use_cpu": on_cpu,
+        "logging_strategy": "no",
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+    }
+
+
+def updates_per_step(section: RLSection) -> int:
+    """Gradient steps of one sampling."""
+    return section.answers // section.gradient_step * section.all_passes
+
+
+def _reward(
+    actor: Actor, signal: Signal, prompts: Sequence[Asked]
+) -> Callable[..., list[float | None]]:
+    """Our rewards in the shape that TRL calls; None is an answer without one."""
+
+    def reward(completion_ids: Sequence[Any], place: Sequence[int], **_: Any) -> list[float | None]:
+        texts = [actor.text_of(ids) for ids in completion_ids]
+        found = signal([prompts[at] for at in place], texts) * signal.multiplier
+        return [None if math.isnan(value) else float(value) for value in found]
+
+    reward.__name__ = "proxy"
+    return reward
+
+
+def _callback(section: RLSection, after: Callable[[int], None]) -> Any:
+    from transformers import TrainerCallback
+
+    updates = updates_per_step(section)
+
+    class AfterSteps(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step % updates == 0:
+                after(state.global_step // updates)
+
+    return AfterSteps()

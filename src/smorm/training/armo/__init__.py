@@ -1,0 +1,1 @@
+"""ArmoRM: ridge rows on frozen hidden states, freed from verbosity, mixed by a gate."""

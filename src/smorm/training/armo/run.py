@@ -1,0 +1,95 @@
+"""ArmoRM on the trainer's data and configuration (Wang et al., 2024, arXiv 2406.12845).
+
+The backbone stays as it comes, so its hidden states are computed once. Then follow
+
+1. a ridge row for each attribute (`ridge.py`),
+2. multiples of verbosity to subtract from them (`debias.py`), over the responses of all pairs,
+3. a gate on the state at the end of the prompt, by Bradley–Terry on the pairs (`gate.py`).
+
+The public code computes the second, but trains its gate on rewards without it; here, as in the
+paper, the gate sees what it will mix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smorm import files
+from smorm.config import Config
+from smorm.errors import ConfigError
+from smorm.model.nonlinear import GatedHead
+from smorm.model.store import save_model
+from smorm.training.armo.debias import Debiased
+from smorm.training.armo.features import Pairs, Reader, Stage1, fit_rows, read_pairs
+from smorm.training.armo.gate import find_multiples, make_head, train_gate
+from smorm.training.auto_batch import settle
+from smorm.training.cost import Cost, write_cost
+from smorm.training.folder import refuse_another_run, write_beginnings
+from smorm.training.methods import make_objective
+from smorm.training.setup import Prepared, prepare
+
+FILE = "armo.json"
+
+
+def train_armo(config: Config, *, resume: bool = False) -> Path:
+    """Fit an ArmoRM as configured; returns the model folder, `<output.folder>/model`.
+
+    The run's folder is that of `smorm.training.loop.train` without checkpoints, and has
+    `armo.json`: each attribute's penalty, held-out errors, multiple and correlations, and its mean
+    share. Of `training`, batch size, steps, rates and schedule are the gate's.
+
+    Raises:
+        ConfigError: `resume`, a folder that holds a run, an unknown `debias`, or a chat template
+            that writes nothing before a response.
+        DataError: an attribute that too few prompts have, or a record without a response.
+        NonFiniteLossError: the gate's loss became NaN or infinite.
+    """
+    folder = config.output.folder
+    if resume:
+        raise ConfigError(
+            "--resume: objective.kind armo writes no checkpoints: name another output.folder"
+        )
+    if config.training.threads is not None:
+        torch.set_num_threads(config.training.threads)
+    refuse_another_run(folder, folder / "checkpoints", resume=False)
+    prepared = settle(prepare(config), resume=False)
+    reader = Reader.of(prepared, Cost())
+    write_beginnings(prepared, folder)
+    stage1 = fit_rows(reader)
+    pairs = read_pairs(reader, stage1)
+    multiples = find_multiples(prepared, stage1, pairs)
+    head = make_head(reader, stage1, multiples)
+    train_gate(reader, head, pairs)
+    head.eval()
+    files.write_json(folder / FILE, _report(prepared, head, stage1, multiples, pairs))
+    write_cost(folder, prepared, make_objective(prepared), reader.cost)
+    save_model(folder / "model", prepared.network, prepared.tokenizer, prepared.card)
+    return folder / "model"
+
+
+def _report(
+    prepared: Prepared, head: GatedHead, stage1: Stage1, multiples: Sequence[Debiased], pairs: Pairs
+) -> dict[str, Any]:
+    """What was chosen for each attribute, and how much the gate uses it."""
+    with torch.inference_mode():
+        shares = head.shares(pairs.prompts.to(head.scale.device)).mean(0).tolist()
+    return {
+        "debias": prepared.config.objective.armo.debias,
+        "scale": float(head.scale.detach()),
+        "attributes": {
+            name: {
+                "alpha": row.alpha,
+                "held_out_error": {f"{alpha:g}": error for alpha, error in row.errors.items()},
+                "multiple": one.multiple,
+                "correlation": {"before": one.before, "after": one.after},
+                "mean_share": share,
+            }
+            for name, row, one, share in zip(
+                prepared.card.attributes, stage1.rows, multiples, shares, strict=True
+            )
+        },
+    }

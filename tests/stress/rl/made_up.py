@@ -1,0 +1,65 @@
+"""A small policy, prompts and rewards whose best answers are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from smorm.lab import backbone_path, sample_prompt
+from smorm.stress.config import ProxySection
+from smorm.stress.proxies import open_pusher
+from smorm.stress.rewards import Reading
+from smorm.stress.rl.actor import Actor
+from smorm.stress.rl.asked import training_prompts
+from smorm.stress.rl.config import RLSection
+from smorm.stress.rl.signal import Multiplier, Normaliser, Proxy, Signal
+from tests.stress.made_up import write_rows
+
+
+def write_prompts(path: Path, regime: str, split: str, count: int) -> Path:
+    rng, found = np.random.default_rng(0), {}
+    while len(found) < count:
+        prompt = sample_prompt(rng, regime, split)
+        found[prompt.text] = {"prompt": prompt.text}
+    return write_rows(path, list(found.values()))
+
+
+def section(prompts: Path, **changes: Any) -> RLSection:
+    values = {
+        "policy": str(backbone_path()), "prompts": str(prompts), "steps": 6, "prompts_per_step": 8,
+        "answers_per_prompt": 4, "learning_rate": 1e-3, "temperature": 1.0, "max_new_tokens": 16,
+        "evaluate_every": 3,
+    }  # fmt: skip
+    return RLSection.model_validate({**values, **changes})
+
+
+def actor_and_prompts(folder: Path, **changes: Any) -> tuple[Actor, list[Any]]:
+    path = write_prompts(folder / "train.jsonl", "ID", "train", 16)
+    actor = Actor(section(path, **changes))
+    return actor, training_prompts(actor.rl, actor).prompts
+
+
+def signal(function: str, constraint: Multiplier | None = None, kind: Any = "first") -> Signal:
+    asked = ProxySection.model_validate({"function": f"tests.stress.rl.made_up:{function}"})
+    pusher = open_pusher(asked, function, Reading(), lambda value: value)
+    return Signal(Proxy(pusher, 0), Normaliser(kind), constraint)
+
+
+def words_of(completions: list[Any]) -> list[list[str]]:
+    return [one[-1]["content"].split() for one in completions]
+
+
+def fillers(prompts: list[Any], completions: list[Any], **_: Any) -> list[float]:
+    """The share of words that are "well" or "actually": a policy can always say more of them."""
+    good = ("well", "actually", "basically", "really", "clearly", "indeed")
+    return [sum(w in good for w in words) / max(len(words), 1) for words in words_of(completions)]
+
+
+def length(prompts: list[Any], completions: list[Any], **_: Any) -> list[float]:
+    return [float(len(words)) for words in words_of(completions)]
+
+
+def same(prompts: list[Any], completions: list[Any], **_: Any) -> list[float]:
+    return [1.0] * len(completions)
