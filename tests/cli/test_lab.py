@@ -27,7 +27,7 @@ def output(tmp_path_factory):
 def test_a_study_prints_its_tables_and_writes_results_numbers_and_a_page(smorm, output):
     code, out, err = smorm("lab", "--methods", "Single,SMORM-F", "--seeds", 2, "-o", output, *TINY)
     assert code == 0
-    assert "gold, best of 8" in out
+    assert "gold@8" in out
     assert "Student's t over seeds" in out
     assert out.count("SMORM") >= 2
     assert "SMORM, seed 1" in err

@@ -73,7 +73,8 @@ def study(config: Any, title: str, intro: str) -> list[Any]:
     write_config(config, folder / "config.yaml")
     write_results(folder / "results.json", results)
     write_table(folder / "numbers.csv", results)
-    page = [one.as_dict() for one in results]
+    # development pairs are for tuning: they say nothing that the evaluation pairs do not
+    page = [one.as_dict() for one in results if one.suite != "pairs/development"]
     write_page(page, folder / "report.html", title, intro, figures=folder / "figures")
     print_study(results, config)
     typer.echo(

@@ -66,11 +66,10 @@ def _table(rows: Sequence[Row], regime: str, columns: Sequence[str]) -> Table:
     for row in rows:
         if row.suite in (f"pairs/{regime}", f"best-of-n/{regime}"):
             found.setdefault(row.label, {}).update(row.metrics)
-    table = Table(title=regime, title_justify="left", header_style="bold")
-    table.add_column("method", no_wrap=True)
-    for name in columns:
-        size = name.partition("@")[2]
-        table.add_column(f"gold, best of {size}" if size else name, no_wrap=True)
+    title = f"{regime}: accuracy on pairs, and gold of the best of n answers"
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for name in ("method", *columns):
+        table.add_column(name, no_wrap=True)
     for label, metrics in found.items():
         table.add_row(label, *(brief(metrics.get(name)) for name in columns))
     return table

@@ -114,6 +114,7 @@ def _tidy(svg: str, title: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"(\d\.\d\d)\d+", r"\1", svg)  # a hundredth of a point is seen by nobody
     svg = svg.replace(INK, "currentColor")
     svg = re.sub(r"font-family: [^;\"<]*", f"font-family: {_FONT}", svg)
     name = escape(title)

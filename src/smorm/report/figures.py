@@ -11,7 +11,7 @@ from smorm.report.canvas import INK, PALETTE, Drawing, short
 from smorm.report.names import Style, show, style_of
 from smorm.report.rows import Row
 
-_HATCHES = ("", "///", "...", "xxx", "\\\\\\")  # beyond seven methods colours come round again
+_HATCHES = ("", "///", "---", "xx", "\\\\\\")  # beyond seven methods colours come round again
 
 
 def bars(

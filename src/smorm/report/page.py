@@ -6,7 +6,7 @@ The file carries its style and its figures, runs no script, and forbids the brow
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from smorm.files import write_text
 from smorm.report.blocks import Figure, Section, folded, write_figures
 from smorm.report.conclusions import conclusions
 from smorm.report.curves import Curve, curves_of
-from smorm.report.figures import comparison
+from smorm.report.figures import PALETTE, comparison
 from smorm.report.optimisation import KINDS, optimisation_sections, suite_of
 from smorm.report.paired import paired_differences
 from smorm.report.rows import Row, rows_of
@@ -103,23 +103,25 @@ def _contents(results: Sequence[Result], choices: Choices) -> tuple[list[Section
     if overview:
         figure = Figure("accuracy", overview, "Accuracy by method and regime.")
         sections.append(Section("accuracy", "Accuracy", "", [figure]))
-    sections += _suites(rows, curves, colours)
+    # the overview's bars again, of many methods a megabyte for each suite
+    shown = {row.suite for row in whole if overview and len(labels) > len(PALETTE)}
+    sections += _suites(rows, curves, colours, {one for one in shown if one.startswith("pairs")})
     for one in (training_section(curves, "training"), cost_section(rows, "cost")):
         sections += [one] if one else []
     return sections, conclusions(rows, curves, paired)
 
 
 def _suites(
-    rows: Sequence[Row], curves: Sequence[Curve], colours: Mapping[str, int]
+    rows: Sequence[Row], curves: Sequence[Curve], colours: Mapping[str, int], shown: Set[str]
 ) -> list[Section]:
     suites: dict[str, list[Row]] = {}
     for row in rows:
         apart = f"{row.suite}: {APART[row.kind]}" if row.kind in APART else row.suite
         if row.kind not in (TRAINING, COST):
             suites.setdefault(apart, []).append(row)
-    with_curves = {suite_of(curve) for curve in curves if curve.kind in KINDS}
+    drawn = shown | {suite_of(curve) for curve in curves if curve.kind in KINDS}
     return [
-        suite_section(number, suite, members, colours, drawn=members[0].suite in with_curves)
+        suite_section(number, suite, members, colours, drawn=members[0].suite in drawn)
         for number, (suite, members) in enumerate(suites.items(), start=1)
     ]
 

@@ -87,7 +87,8 @@ def alone(
     base: str | None = None,
     shared: bool = True,
 ) -> Drawing:
-    """A panel for each method, its line with its band; all others grey behind it.
+    """A panel for each method, its line with its band; all others grey behind it, of many methods
+    the base alone.
 
     Args:
         curves: of one set of prompts.
@@ -99,6 +100,8 @@ def alone(
     """
     across = min(4, len(curves))
     down = math.ceil(len(curves) / across)
+    few = len(curves) <= _BEHIND
+    behind = [one for one in curves if shared and (few or one.label == base)]
 
     def draw(figure: Any) -> None:
         table = figure.subplots(down, across, sharex=shared, sharey=shared, squeeze=False)
@@ -107,7 +110,7 @@ def alone(
         for axes in table.flat[max(0, len(curves) - across) : len(curves)]:
             axes.tick_params(labelbottom=True)
         for axes, own in zip(table.flat, curves, strict=False):
-            for other in curves if shared else ():
+            for other in behind:
                 if other is not own and quantity in other.values:
                     _background(axes, other, quantity, along, dashed=other.label == base)
             _lines(axes, [own], quantity, along, {own.label: BASE if own.label == base else 0})
@@ -119,6 +122,11 @@ def alone(
         figure.supylabel(_NAMES.get(quantity, quantity), fontsize=9.5)
 
     return Drawing(draw, (0.6 + 2.3 * max(across, 2), 0.9 + 1.75 * down), title)
+
+
+_BEHIND = 12
+"""How many lines a small panel bears; each of n panels with n lines also makes a page of
+megabytes."""
 
 
 def _series(curve: Curve, quantity: str) -> Any:
