@@ -164,3 +164,13 @@ def test_accuracies_are_told_in_percentage_points(value, word):
     (one,) = about(results, word)
     assert "percentage points" in one
     assert "In pairs on prompts as in training (ID)" in one
+
+
+def test_of_many_methods_those_without_a_difference_are_counted_not_listed():
+    methods = {("Single", "F"): {"ID": rising(0.7)}}
+    methods |= {(f"Same{place}", "F"): {"ID": rising(0.7)} for place in range(10)}
+    methods |= {("Better", "F"): {"ID": rising(0.8)}, ("Fallen", "F"): {"ID": hacked(0.8, 0.6)}}
+    (one,) = about(runs(methods, noise=0.0005), "gold out of 256 than Single")
+    count = one.partition("No difference from Single was found for ")[2]
+    assert "Better picked answers of higher gold" in one
+    assert count in {f"{number} methods (see the tables)." for number in (9, 10)}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from smorm.evaluation.metrics import Metric
 from smorm.report.curves import Curve
-from smorm.report.falls import falls
+from smorm.report.falls import LISTED, falls
 from smorm.report.methods import mark
 from smorm.report.names import show_reach, show_set, show_signed, style_of
 from smorm.report.paired import Paired, larger_shift
@@ -79,8 +79,11 @@ def _against(members: Sequence[Paired]) -> str:
     ]
     if neither:
         none = "No difference" if parts else "no difference"
-        told = f"{_who(neither)}: {_amounts(neither)}."
-        parts.append(f"{none} from {one.base} was found for {told}")
+        many = len(neither) > LISTED
+        told = (
+            f"{_who(neither)} (see the tables)" if many else f"{_who(neither)}: {_amounts(neither)}"
+        )
+        parts.append(f"{none} from {one.base} was found for {told}.")
     return " ".join([f"{_where(one)}, {_over(members)},", *parts])
 
 

@@ -11,6 +11,9 @@ from smorm.report.optimisation import KINDS, suite_of
 from smorm.report.peaks import Peak
 from smorm.report.rows import Row
 
+LISTED = 8
+"""How many methods a sentence names; of more it tells the largest, or their number."""
+
 
 def falls(rows: Sequence[Row], curves: Sequence[Curve]) -> list[str]:
     """For each set of prompts whose gold fell after its peak, and of whom no fall was found."""
@@ -50,5 +53,9 @@ def _told(peaks: dict[str, Peak], kind: str, where: str) -> list[str]:
     if not fallen:
         return [f"{where} has no fall after a peak that is more than chance, for any method."]
     last = next(iter(fallen.values())).last
-    text = f"{where} falls after its peak until {word} {last:g}: {', '.join(each)}."
-    return [f"{text} No fall was found for {', '.join(rest)}." if rest else text]
+    told = ", ".join(each)
+    if len(each) > LISTED:
+        told = f"{', '.join(each[:3])}, and less for {len(each) - 3} others"
+    text = f"{where} falls after its peak until {word} {last:g}: {told}."
+    none = f"{len(rest)} methods" if len(rest) > LISTED else ", ".join(rest)
+    return [f"{text} No fall was found for {none}." if rest else text]
