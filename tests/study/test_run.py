@@ -96,7 +96,7 @@ def test_names_are_checked_before_anything_is_made():
 def test_progress_counts_every_job_and_ends_with_nothing_left():
     jobs = [job for stage in plan(small(seeds=2)) for job in stage]
     told = []
-    progress = Progress(jobs, told.append)
+    progress = Progress(jobs, 2, told.append)
     for job in jobs:
         progress.done(job)
     assert [step.count for step in told] == list(range(1, len(jobs) + 1))
@@ -104,3 +104,13 @@ def test_progress_counts_every_job_and_ends_with_nothing_left():
     assert "Single, seed 0" in {step.what for step in told}
     assert str(told[-1]).startswith(f"{len(jobs)}/{len(jobs)}  ")
     assert Job("pool", "far", 1).told == "answers to far, seed 1"
+
+
+def test_the_first_guess_knows_that_a_policy_must_be_pretrained():
+    guesses = []
+    for seeds in ([0], [5]):
+        told = []
+        jobs = [job for stage in plan(small(policy={"seeds": seeds})) for job in stage]
+        Progress(jobs, 1, told.append).done(jobs[-1])
+        guesses.append(told[0].left)
+    assert 100 < guesses[1] - guesses[0] < 280

@@ -15,9 +15,10 @@ from smorm.errors import ConfigError, DataError
 from smorm.evaluation.result import Result, parse_result
 from smorm.files import write_text
 from smorm.report.blocks import Figure, Section, folded, write_figures
+from smorm.report.canvas import PALETTE
 from smorm.report.conclusions import conclusions
 from smorm.report.curves import Curve, curves_of
-from smorm.report.figures import PALETTE, comparison
+from smorm.report.figures import comparison
 from smorm.report.optimisation import KINDS, optimisation_sections, suite_of
 from smorm.report.paired import paired_differences
 from smorm.report.rows import Row, rows_of
@@ -33,7 +34,7 @@ _READING = (
     "interval leaves 0 out. A number in brackets leads to the fingerprint."
 )
 _SOURCES_SHOWN = 24
-_SENTENCES_SHOWN = 16
+_SENTENCES_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)

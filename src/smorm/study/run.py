@@ -26,7 +26,10 @@ from smorm.study.measure import Run
 from smorm.study.methods import needed_arms
 from smorm.study.workshop import Workshop
 
-_WEIGHTS = {"policy": 1, "data": 1, "pool": 4, "arm": 20, "measure": 8}
+_SECONDS = {"policy": 240, "data": 1, "pool": 4, "arm": 15, "measure": 10}
+"""About how long a job takes a core, by its kind."""
+_BELIEF = 30
+"""Seconds of a study after which what was seen counts as much as the table above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,11 @@ class Job:
         what = {"policy": "policy", "data": "data", "pool": f"answers to {self.name}"}
         return f"{what.get(self.kind, self.name)}, seed {self.seed}"
 
+    @property
+    def seconds(self) -> float:
+        """About how long it takes."""
+        return 0.0 if self.name == "shipped" else _SECONDS[self.kind]
+
 
 def run_lab(config: LabConfig, tell: Tell = lambda step: None) -> list[Result]:
     """Make all parts and measure every system of every run.
@@ -73,7 +81,7 @@ def run_lab(config: LabConfig, tell: Tell = lambda step: None) -> list[Result]:
     """
     stages = plan(config)  # first: it also checks the names
     jobs = [Job("measure", "results", seed) for seed in config.runs]
-    progress = Progress([*chain.from_iterable(stages), *jobs], tell)
+    progress = Progress([*chain.from_iterable(stages), *jobs], _workers(config), tell)
     values = config.model_dump(mode="json")
     with _one_thread_each(), ProcessPoolExecutor(
         _workers(config), mp_context=get_context("spawn"), initializer=_start
@@ -95,11 +103,15 @@ def plan(config: LabConfig) -> list[list[Job]]:
     arms = needed_arms(config)
     policies = {config.policy_seed(seed): seed for seed in reversed(config.runs)}
     return [
-        [Job("policy", "", seed) for seed in sorted(policies.values())],
+        [Job("policy", _begin(config, seed), seed) for seed in sorted(policies.values())],
         [Job("data", "", seed) for seed in config.runs]
         + [Job("pool", regime, seed) for seed in config.runs for regime in config.regimes],
         *([Job("arm", arm, seed) for seed in config.runs for arm in stage] for stage in arms),
     ]
+
+
+def _begin(config: LabConfig, seed: int) -> str:
+    return "shipped" if workshop_of(config).ships(seed) else ""
 
 
 def workshop_of(config: LabConfig) -> Workshop:
@@ -182,19 +194,24 @@ def _one_thread_each() -> Iterator[None]:
 
 
 class Progress:
-    """Guesses how long is left from what jobs of each kind usually take beside each other."""
+    """Guesses how long is left: from what jobs usually take, and more and more from how they went.
 
-    def __init__(self, jobs: Sequence[Job], tell: Tell) -> None:
-        self.left = list(jobs)
+    Args:
+        jobs: all that will be done.
+        workers: how many at a time.
+    """
+
+    def __init__(self, jobs: Sequence[Job], workers: int, tell: Tell) -> None:
+        self.left, self.workers = list(jobs), workers
         self.total, self.tell, self.began = len(jobs), tell, time.monotonic()
-        self.weight = sum(_WEIGHTS[job.kind] for job in jobs)
+        self.expected = 0.0
 
     def done(self, job: Job) -> None:
         """Tell that one more is done."""
         self.left.remove(job)
-        weight = sum(_WEIGHTS[one.kind] for one in self.left)
-        passed = time.monotonic() - self.began
-        left = passed * weight / max(self.weight - weight, 1)
+        self.expected += job.seconds / self.workers
+        slower = (time.monotonic() - self.began + _BELIEF) / (self.expected + _BELIEF)
+        left = slower * sum(one.seconds for one in self.left) / self.workers
         self.tell(Step(job.told, self.total - len(self.left), self.total, left))
 
 

@@ -45,17 +45,24 @@ class Workshop:
 
     def policy(self, seed: int) -> Path:
         """The folder of a run's policy, which its reward models start from."""
-        asked = self.config.policy
-        how = Pretraining(
-            self.config.policy_seed(seed), self.config.world.facts,
-            asked.hidden, asked.layers, asked.steps, asked.batch, asked.rate,
-        )  # fmt: skip
-        if how == _SHIPPED:
+        if self.ships(seed):
             return backbone_path()
+        how = self._pretraining(seed)
         folder = self.root / "policies" / files.fingerprint(asdict(how))
         if not files.is_whole(folder):
             write_policy(folder, how, self.config.device)
         return folder
+
+    def ships(self, seed: int) -> bool:
+        """Whether a run's policy is the one that comes with the package."""
+        return self._pretraining(seed) == _SHIPPED
+
+    def _pretraining(self, seed: int) -> Pretraining:
+        asked = self.config.policy
+        return Pretraining(
+            self.config.policy_seed(seed), self.config.world.facts,
+            asked.hidden, asked.layers, asked.steps, asked.batch, asked.rate,
+        )  # fmt: skip
 
     def data(self, seed: int) -> dict[str, Path]:
         """A run's files by name (`smorm.lab.write_dataset`)."""
