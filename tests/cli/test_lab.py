@@ -69,9 +69,9 @@ def test_nonsense_is_told_in_a_line(smorm, tmp_path, words, told):
 
 
 def test_the_demo_is_a_study_that_is_valid_and_shows_every_kind_of_rival(tmp_path):
-    config = parse_section(LabConfig, demo_values(tmp_path, 0, 2), "demo")
+    config = parse_section(LabConfig, demo_values(tmp_path, 0, 3), "demo")
     assert {"Single", "Multi", "SM", "GRM", "ODIN", "SMORM-F"} <= set(config.methods)
-    assert config.seeds == 2
+    assert config.seeds == 3
     assert len(config.regimes) == 3
 
 

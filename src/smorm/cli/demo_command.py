@@ -41,13 +41,13 @@ def demo_values(output: Path, seed: int, seeds: int) -> dict[str, Any]:
 def run(
     output: Annotated[Path, typer.Option("--output", "-o", help="New folder.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="The first seed of data and training.")] = 0,
-    seeds: Annotated[int, typer.Option(min=1, help="How many runs.")] = 2,
+    seeds: Annotated[int, typer.Option(min=1, help="How many runs.")] = 3,
 ) -> None:
     """See what resists reward hacking: train and compare on a small generated world.
 
     Trains Single, Multi, GRM, ODIN and SMORM from one small pretrained policy, lets each pick the
     best of many answers of that policy, in and out of distribution, and writes models, results and
-    a page that shows the true quality of what they pick. Needs no download; takes about four
+    a page that shows the true quality of what they pick. Needs no download; takes about three
     minutes on two cores.
     """
     from smorm.cli.lab_command import INTRO, study
