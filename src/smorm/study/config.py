@@ -72,13 +72,16 @@ class ArmSection(Section):
     """One model to train: what it is trained on, and changes to the usual configuration.
 
     `data`: `pairs`, `ratings`, `both`, `union` (pairs, and ratings turned into pairs),
-    `rated_pairs` (those alone) or `rated_both` (those and the ratings).
+    `rated_pairs` (those alone), `rated_ratings` (the ratings of the answers in them) or
+    `rated_both`.
     `twin`: another training seed on the same data. `start`: begin from this arm's model, not from
     the policy. `merge`: no training; the average of the weights of these arms. `objective`,
     `training` and `model` are sections of `smorm train`.
     """
 
-    data: Literal["pairs", "ratings", "both", "union", "rated_pairs", "rated_both"] = "pairs"
+    data: Literal[
+        "pairs", "ratings", "both", "union", "rated_pairs", "rated_ratings", "rated_both"
+    ] = "pairs"
     twin: Seed = 0
     start: str | None = None
     merge: list[str] = Field(default_factory=list)

@@ -51,6 +51,7 @@ ARMS: Final[dict[str, ArmSection]] = {
     "SMORM-b": _arm("both", "joint", 2, twin=1),
     "SMORM-c": _arm("both", "joint", 2, twin=2),
     "Rated-Single": _arm("rated_pairs", "preference", 8),
+    "Rated-Multi": _arm("rated_ratings", "regression", 8),
     "Rated-SMORM": _arm("rated_both", "joint", 8),
     "ArmoRM": ArmSection(
         data="both",
@@ -88,6 +89,8 @@ SYSTEMS: Final[dict[str, SystemSection]] = {
     "SMORM-L": SystemSection(members=["SMORM:L"], model="SMORM", view="L"),
     "SMORM-M": SystemSection(members=["SMORM:M"], model="SMORM", view="M"),
     "Rated-Single": SystemSection(members=["Rated-Single:F"]),
+    "Rated-Multi": SystemSection(members=["Rated-Multi:L"]),
+    "Rated-SM": SystemSection(members=["Rated-Single:F", "Rated-Multi:L"]),
     "Rated-SMORM-F": SystemSection(members=["Rated-SMORM:F"], model="Rated-SMORM", view="F"),
     "Rated-SMORM-M": SystemSection(members=["Rated-SMORM:M"], model="Rated-SMORM", view="M"),
 }

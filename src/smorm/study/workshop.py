@@ -208,6 +208,7 @@ def training_config(arm: ArmSection, config: LabConfig, seed: int) -> dict[str, 
     rated = {
         "ratings": ["train-rated"],
         "both": ["train-rated"],
+        "rated_ratings": ["rated-in-pairs"],
         "rated_both": ["rated-in-pairs"],
     }
     training = {
