@@ -13,6 +13,10 @@ from smorm.evaluation.result import Result
 
 Summary = Mapping[str, Any]
 
+ONE_SEED = (
+    "One seed only: there is no interval over seeds, and what is said below to hold over prompts may "
+    "be this seed's luck. Run the command with more seeds."
+)
 _SIDES = ("above", "below")
 _NAMES = {name: task.title for name, task in TASKS.items()} | {SET: "AlpacaEval"}
 _KINDS = {
@@ -38,7 +42,7 @@ def titles(suite: str) -> str:
 def reading(summary: Summary, results: Sequence[Result]) -> list[str]:
     """Every sentence."""
     suites = summary["suites"]
-    said = [_headline(suites)]
+    said = [_headline(suites) if len(summary["seeds"]) > 1 else ONE_SEED]
     for suite, found in suites.items():
         kind = suite.partition("/")[0]
         if kind == "pairs":

@@ -152,8 +152,7 @@ def _score(run: Run, model: RewardModel) -> dict[str, Any]:
     started = time.monotonic()
     method, scales = METHODS[run.method], model.card.scales
     views = {name: model.view(name) for name in method.views}
-    # A score does not depend on the batch; a prompt longer than the limit is cut, as in training.
-    scorer = Scorer(model.network, model.renderer, "truncate_prompt")
+    scorer = Scorer(model.network, model.renderer, "error")
     values: dict[str, dict[str, Any]] = {name: {} for name in views}
     attributes: dict[str, Any] = {}
     for name, one in run.sets.items():
