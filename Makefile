@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 0
 
-.PHONY: setup demo test lint check real bench clean
+.PHONY: setup demo test lint check real lab bench clean
 
 setup: $(VENV)/.done
 
@@ -39,6 +39,11 @@ check: lint test
 DATA ?= ../shared/data
 real: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.real --data $(DATA) --output results/real
+
+# All methods on the generated world, eight seeds: about half an hour on two cores (docs/lab.md).
+lab: setup
+	$(BIN)/smorm lab experiments/lab/grid.yaml
+	$(BIN)/python -m experiments.lab.account results/lab/numbers.csv --output results/lab/README.md
 
 # Speed and memory against what people use instead: minutes, one thread (docs/speed.md).
 RUNS := results/bench

@@ -14,8 +14,8 @@ from smorm.evaluation.result import Result
 Summary = Mapping[str, Any]
 
 ONE_SEED = (
-    "One seed only: there is no interval over seeds, and what is said below to hold over prompts may "
-    "be this seed's luck. Run the command with more seeds."
+    "One seed only: there is no interval over seeds, and what is said below to hold over prompts "
+    "may be this seed's luck. Run the command with more seeds."
 )
 _SIDES = ("above", "below")
 _NAMES = {name: task.title for name, task in TASKS.items()} | {SET: "AlpacaEval"}

@@ -15,7 +15,7 @@ from experiments.lab.claims import account_of_claims, largest, middle, sizes
 from experiments.lab.numbers import Numbers, shown, table
 from smorm.files import write_text
 
-COMMAND = "smorm lab experiments/lab/grid.yaml"
+COMMAND = "make lab"
 
 
 def account(path: Path) -> str:
@@ -51,9 +51,9 @@ def _what(config: dict[str, object], numbers: Numbers) -> str:
     assert isinstance(data, dict)
     assert isinstance(pools, dict)
     return (
-        f"`{COMMAND}`, then `python -m experiments.lab.account results/lab/numbers.csv --output "
-        f"results/lab/README.md`, which wrote this page. {numbers.seeds} seeds, each with its own "
-        f"data ({data['pairs']} pairs, {data['rated']} rated answers), prompts and order; "
+        f"`{COMMAND}` made this page: `smorm lab experiments/lab/grid.yaml`, then `python -m "
+        f"experiments.lab.account`. {numbers.seeds} seeds, each with its own data "
+        f"({data['pairs']} pairs, {data['rated']} rated answers), prompts and order; "
         f"best-of-n picks from {pools['answers']} answers to {pools['prompts']} prompts a regime "
         "by the unbiased estimator. `±` is half a 95 % interval, Student's t over seeds; **bold** "
         "differences leave 0 out. Epochs were chosen on development pairs of other seeds "

@@ -8,7 +8,7 @@ within a margin.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from experiments.lab.numbers import Numbers, holds, shown, table
 from smorm.evaluation.metrics import Metric
@@ -19,12 +19,14 @@ MARGIN = 0.01
 
 @dataclass(frozen=True)
 class Line:
-    """One difference that speaks for or against a claim; `sign` is the side that it claims."""
+    """One difference that speaks for or against a claim; `sign` is the side that it claims, `ahead`
+    on how many seeds it is above 0."""
 
     regime: str
     what: str
     difference: Metric
     sign: int = 1
+    ahead: str = "–"
 
     @property
     def verdict(self) -> str:
@@ -51,7 +53,9 @@ def scarce_head(numbers: Numbers, regimes: Sequence[str]) -> list[Line]:
             ("spearman", "rank correlation", 1),
         ):
             gain = numbers.gain(f"rated/{regime}", "SMORM", "Multi", metric)
-            lines.append(Line(regime, f"{what} of the attributes, SMORM − Multi", gain, sign))
+            ahead = numbers.ahead(f"rated/{regime}", "SMORM", "Multi", metric)
+            told = f"{what} of the attributes, SMORM − Multi"
+            lines.append(Line(regime, told, gain, sign, ahead))
         lines += _gains(numbers, regime, "SMORM-L", "Multi")
     return lines
 
@@ -79,18 +83,22 @@ def weak_ensemble(numbers: Numbers, regimes: Sequence[str]) -> list[Line]:
     for regime in regimes:
         for base in ("Single", "SMORM-M"):
             found = _gains(numbers, regime, "SM", base)
-            lines += [Line(one.regime, one.what, one.difference, -1) for one in found]
+            lines += [replace(one, sign=-1) for one in found]
     return lines
 
 
 def _gains(numbers: Numbers, regime: str, label: str, base: str) -> list[Line]:
-    pair = f"{label} − {base}"
-    gain = numbers.gain(f"pairs/{regime}", label, base, "accuracy")
-    lines = [Line(regime, f"accuracy, {pair}", gain)]
-    for metric in (middle(numbers), largest(numbers)):
-        gain = numbers.gain(f"best-of-n/{regime}", label, base, metric)
-        lines.append(Line(regime, f"{metric}, {pair}", gain))
-    return lines
+    places = [(f"pairs/{regime}", "accuracy")]
+    places += [(f"best-of-n/{regime}", metric) for metric in (middle(numbers), largest(numbers))]
+    return [
+        Line(
+            regime,
+            f"{metric}, {label} − {base}",
+            numbers.gain(suite, label, base, metric),
+            ahead=numbers.ahead(suite, label, base, metric),
+        )
+        for suite, metric in places
+    ]
 
 
 def sizes(numbers: Numbers) -> list[int]:
@@ -128,9 +136,15 @@ def account_of_claims(numbers: Numbers, regimes: Sequence[str]) -> str:
             f"{said.count(word)} {word}" for word in ("holds", "undecided", "contradicted")
         )
         rows = [
-            [line.regime, line.what, shown(line.difference, signed=True), verdict]
+            [line.regime, line.what, shown(line.difference, signed=True), line.ahead, verdict]
             for line, verdict in zip(lines, said, strict=True)
         ]
-        heading = ["prompts", "difference", "mean ± half its 95 % interval", "the claim"]
+        heading = [
+            "prompts",
+            "difference",
+            "mean ± half its 95 % interval",
+            "seeds above 0",
+            "the claim",
+        ]
         parts.append(f"### {place}. {title}\n\n{counts}.\n\n{table(heading, rows)}")
     return "\n\n".join(parts)

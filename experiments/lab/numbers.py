@@ -62,6 +62,11 @@ class Numbers:
         differences = self._by_seed(suite, label, base, metric)
         return mean_over_seeds(list(differences.values()), len(differences))
 
+    def ahead(self, suite: str, label: str, base: str, metric: str) -> str:
+        """On how many of the seeds a method has more than another, as `5 of 6`."""
+        found = list(self._by_seed(suite, label, base, metric).values())
+        return f"{sum(one > 0 for one in found)} of {len(found)}"
+
     def shift(self, suites: tuple[str, str], label: str, base: str, metric: str) -> Metric:
         """How much larger the gain is on the second suite than on the first, paired by seed."""
         one, other = (self._by_seed(suite, label, base, metric) for suite in suites)

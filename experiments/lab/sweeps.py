@@ -2,8 +2,9 @@
 
     python -m experiments.lab.sweeps --output results/lab/sweeps --work runs/lab
 
-The regression weight (also the paper's sum and learned weights), the number of rated answers, the
-noise of preferences, the correlation of style with ability, and how long both are trained.
+The regression weight (also the paper's sum and learned weights), the number of rated answers and of
+their prompts, the noise of preferences, the correlation of style with ability, and how long Single
+and SMORM are trained.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ def knobs() -> list[Setting]:
     """One study for each setting of a knob of the world or the data."""
     asked: list[tuple[str, str, tuple[float, ...]]] = [
         ("data", "rated", (100, 300, 1000, 3000)),
+        ("data", "answers_per_prompt", (1,)),
         ("world", "temperature", (0.05, 0.15, 0.45)),
         ("world", "style_correlation", (0.0, 0.5, 1.0)),
     ]
@@ -105,7 +107,7 @@ def account(output: Path) -> str:
     for name in ("weight", "epochs"):
         numbers = Numbers.read(output / name / "numbers.csv")
         parts += [f"## {name}", _gains(numbers, numbers.labels("pairs/ID"))]
-    for key in ("rated", "temperature", "style_correlation"):
+    for key in ("rated", "answers_per_prompt", "temperature", "style_correlation"):
         parts.append(f"## {key}")
         for folder in sorted(
             output.glob(f"{key}=*"), key=lambda path: float(path.name.split("=")[1])
