@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 0
 
-.PHONY: setup demo test lint check real lab bench clean
+.PHONY: setup demo test lint check real lab text bench clean
 
 setup: $(VENV)/.done
 
@@ -44,6 +44,10 @@ real: setup
 lab: setup
 	$(BIN)/smorm lab experiments/lab/grid.yaml
 	$(BIN)/python -m experiments.lab.account results/lab/numbers.csv --output results/lab/README.md
+
+# The same methods on real text, from one small pretrained backbone: about as long again.
+text: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.text --data $(DATA) --output results/text
 
 # Speed and memory against what people use instead: minutes, one thread (docs/speed.md).
 RUNS := results/bench

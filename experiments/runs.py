@@ -159,7 +159,7 @@ def execute_all(runs: Sequence[Run], jobs: int) -> Iterator[Finished]:
         yield from map(execute, runs)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_end_with_parent)
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=end_with_parent)
     try:
         waiting = [pool.submit(execute, run) for run in runs]
         for done in as_completed(waiting):
@@ -168,7 +168,7 @@ def execute_all(runs: Sequence[Run], jobs: int) -> Iterator[Finished]:
         pool.shutdown(cancel_futures=True)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """A worker whose parent was killed ends too; its run begins again next time."""
     parent = multiprocessing.parent_process()
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.runs import _end_with_parent
+from experiments.runs import end_with_parent
 from experiments.tasks import Files, Task
 from smorm.config import Config, load_config
 from smorm.data.census import Census
@@ -224,7 +224,7 @@ def execute_all(runs: Sequence[Run], jobs: int) -> Iterator[Kept]:
         yield from map(execute, runs)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_end_with_parent)
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=end_with_parent)
     try:
         for done in as_completed([pool.submit(execute, run) for run in runs]):
             yield done.result()

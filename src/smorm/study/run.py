@@ -145,11 +145,14 @@ def _start() -> None:
 
     torch.set_num_threads(1)
     logging.getLogger().setLevel(logging.WARNING)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    # A killed parent closes nothing that its other children hold: they would wait for jobs forever.
+def end_with_parent() -> None:
+    """Wait for the end of the process that began this one, and end too; for a thread of its own.
+
+    A killed parent closes nothing that its other children hold: they would wait for jobs forever.
+    """
     parent = parent_process()
     if parent is not None:
         wait([parent.sentinel])
