@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -25,6 +23,7 @@ from smorm.evaluation.suite import Suite
 from smorm.evaluation.suites import run_suite
 from smorm.files import fingerprint, is_whole, read_json, whole_folder, write_json
 from smorm.model.store import versions
+from smorm.processes import end_with_parent
 from smorm.scoring.reward_model import RewardModel
 from smorm.text.bpe import train_bpe
 from smorm.training.loop import train
@@ -166,15 +165,3 @@ def execute_all(runs: Sequence[Run], jobs: int) -> Iterator[Finished]:
             yield done.result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def end_with_parent() -> None:
-    """A worker whose parent was killed ends too; its run begins again next time."""
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

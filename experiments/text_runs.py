@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from experiments.runs import end_with_parent
 from experiments.tasks import Files, Task
 from smorm.config import Config, load_config
 from smorm.data.census import Census
@@ -30,6 +29,7 @@ from smorm.evaluation.metrics import Floats
 from smorm.files import fingerprint, read_json, sha256, write_json
 from smorm.model.store import versions
 from smorm.model.views import apply_view
+from smorm.processes import end_with_parent
 from smorm.scoring.reward_model import RewardModel, item_of
 from smorm.scoring.scorer import Item, Scored, Scorer
 from smorm.stress.pools import read_pools

@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,8 @@ ALGORITHMS = ("ppo", "grpo")
 SETS = ("ID", "OODtopic")
 GRID = "experiments/lab/grid.yaml"
 SHOWN = ("gold@first", "gold@peak", "gold@last", "fall", "kl@last", "length@last")
+DEPTHS = (5.0, 20.0)
+"""KL at which policies are compared that were pushed equally far, in nats an answer."""
 
 INTRO = """\
 Policies of the lab, optimised against six rewards by PPO and by GRPO, on prompts as in training \
@@ -104,21 +108,37 @@ def account(results: Sequence[Result]) -> str:
         "`python -m experiments.lab.policies --output results/lab/rl` wrote this page. "
         f"{len(SEEDS)} seeds: data, reward models, policies and their training all differ. "
         "Means ± half a 95 % interval (Student's t over seeds, wide with three); **bold** "
-        "differences leave 0 out. `fall` is gold at its peak less gold at the end; KL is from the "
-        "starting policy, in nats an answer.",
+        "differences leave 0 out. `gold@KL5` is gold where a policy first reached that KL, so that "
+        "those pushed equally far are compared. `fall` is gold at its peak less gold at the end; "
+        "KL is from the starting policy, in nats an answer.",
     ]
     for suite in dict.fromkeys(one.suite for one in runs):
-        here = [one for one in runs if one.suite == suite]
-        names = [n for n in SHOWN if any(n in one.metrics for one in here)]
+        here = [at_depths(one) for one in runs if one.suite == suite]
+        names = [*SHOWN[:3], *(f"gold@KL{depth:g}" for depth in DEPTHS), *SHOWN[3:]]
         labels = list(dict.fromkeys((one.model, one.view) for one in here))
         rows = [
             [_label(label), *(shown(_mean(here, label, name)) for name in names),
-             _against_single(here, label)]
+             _against_single(here, label, "gold@KL5"), _against_single(here, label, "gold@last")]
             for label in labels
         ]  # fmt: skip
-        heading = ["reward", *names, "gold@last − Single's"]
+        heading = ["reward", *names, "gold@KL5 − Single's", "gold@last − Single's"]
         parts.append(f"## {suite}\n\n{table(heading, rows)}")
     return "\n\n".join(parts) + "\n"
+
+
+def at_depths(result: Result) -> Result:
+    """The result with gold where the policy first reached each KL, between two evaluations by a
+    straight line; nothing where it never did."""
+    listed: list[Any] = [] if isinstance(result.items, str) else result.items
+    points = [(float(p["kl"]["value"]), float(p["gold"]["value"])) for p in listed]
+    found = dict(result.metrics)
+    for depth in DEPTHS:
+        for (near, before), (far, after) in pairwise(points):
+            if near < depth <= far:
+                share = (depth - near) / (far - near)
+                found[f"gold@KL{depth:g}"] = Metric(before + share * (after - before), 1)
+                break
+    return replace(result, metrics=found)
 
 
 def _label(label: tuple[str, str]) -> str:
@@ -138,8 +158,8 @@ def _mean(results: Sequence[Result], label: tuple[str, str], name: str) -> Metri
     return mean_over_seeds(found, len(found)) if found else None
 
 
-def _against_single(results: Sequence[Result], label: tuple[str, str]) -> str:
-    base, own = (_by_seed(results, one, "gold@last") for one in (("Single", "F"), label))
+def _against_single(results: Sequence[Result], label: tuple[str, str], name: str) -> str:
+    base, own = (_by_seed(results, one, name) for one in (("Single", "F"), label))
     both = [own[seed] - base[seed] for seed in own if seed in base]
     if not both or label == ("Single", "F"):
         return "–"

@@ -7,8 +7,10 @@ import pytest
 from experiments.lab import sweeps
 from experiments.lab.claims import Line, account_of_claims, f_is_m, robust_head
 from experiments.lab.numbers import Numbers, holds, shown
+from experiments.lab.policies import at_depths
 from smorm.config.reading import load_section, parse_section
 from smorm.evaluation.metrics import Metric
+from smorm.evaluation.result import Result
 from smorm.study.config import LabConfig
 from smorm.study.methods import needed_arms, systems_of
 
@@ -121,3 +123,13 @@ def test_every_sweep_is_one_that_can_be_run():
     for name, values in (*sweeps.knobs(), *sweeps.weights(), *sweeps.epochs()):
         config = parse_section(LabConfig, {"output": "lab", **values}, name)
         assert needed_arms(config)
+
+
+def test_gold_is_read_where_a_policy_first_reached_a_depth():
+    def point(kl, gold):
+        return {"kl": {"value": kl}, "gold": {"value": gold}}
+
+    points = [point(0.0, 0.5), point(4.0, 0.6), point(8.0, 0.8), point(4.0, 0.1), point(9.0, 0.2)]
+    found = at_depths(Result("rl", "ppo/ID", "Single", "F", {}, points)).metrics
+    assert found["gold@KL5"].value == pytest.approx(0.65)
+    assert "gold@KL20" not in found

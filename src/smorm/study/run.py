@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -11,8 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ import yaml
 from smorm import files
 from smorm.errors import SmormError
 from smorm.evaluation.result import Result
+from smorm.processes import end_with_parent
 from smorm.study.config import LabConfig
 from smorm.study.measure import Run
 from smorm.study.methods import needed_arms
@@ -145,18 +144,7 @@ def _start() -> None:
 
     torch.set_num_threads(1)
     logging.getLogger().setLevel(logging.WARNING)
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def end_with_parent() -> None:
-    """Wait for the end of the process that began this one, and end too; for a thread of its own.
-
-    A killed parent closes nothing that its other children hold: they would wait for jobs forever.
-    """
-    parent = parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
+    end_with_parent()
 
 
 def _all(
