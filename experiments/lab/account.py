@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from experiments.lab.claims import account_of_claims, largest, middle, sizes
+from experiments.lab.claims import account_of_claims, in_short, largest, middle, sizes
 from experiments.lab.numbers import Numbers, shown, table
 from smorm.files import write_text
 
@@ -26,6 +26,9 @@ def account(path: Path) -> str:
     parts = [
         "# The lab: all methods, in and out of distribution",
         _what(config, numbers),
+        "## In short",
+        "The paper's four claims, here:\n\n" + in_short(numbers, regimes),
+        "![Gold and proxy against KL](figures/best-of-n-gold-and-proxy-by-kl.png)",
         "## All methods",
         *(_methods(numbers, regime) for regime in regimes),
         "## The paper's four claims",

@@ -7,7 +7,7 @@ within a margin.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from experiments.lab.numbers import Numbers, holds, shown, table
@@ -126,12 +126,34 @@ CLAIMS = (
 )
 
 
+def in_short(numbers: Numbers, regimes: Sequence[str]) -> str:
+    """A line for each claim: what its intervals say all together."""
+    return "\n".join(
+        f"{place}. {title}: {_summed(_verdicts(lines_of, lines_of(numbers, regimes)))}"
+        for place, (title, lines_of) in enumerate(CLAIMS, start=1)
+    )
+
+
+def _summed(said: Sequence[str]) -> str:
+    holding, against = said.count("holds"), said.count("contradicted")
+    counts = f"({holding} of {len(said)} differences hold, {against} contradict)"
+    if holding and against:
+        return f"mixed {counts}."
+    if not holding and not against:
+        return f"undecided: no interval is apart from 0 {counts}."
+    return f"{'holds' if holding else 'contradicted'} wherever anything is decided {counts}."
+
+
+def _verdicts(lines_of: Callable[..., list[Line]], lines: Sequence[Line]) -> list[str]:
+    return [line.same if lines_of is f_is_m else line.verdict for line in lines]
+
+
 def account_of_claims(numbers: Numbers, regimes: Sequence[str]) -> str:
     """The four claims, each with its differences and how many of them hold."""
     parts = []
     for place, (title, lines_of) in enumerate(CLAIMS, start=1):
         lines = lines_of(numbers, regimes)
-        said = [line.same if lines_of is f_is_m else line.verdict for line in lines]
+        said = _verdicts(lines_of, lines)
         counts = ", ".join(
             f"{said.count(word)} {word}" for word in ("holds", "undecided", "contradicted")
         )

@@ -25,7 +25,7 @@ _KEPT = {
         "slope/",
         "disagreement_auc@",
     ),
-    "cost": ("parameters", "passes_per_score", "training_tokens"),
+    "cost": ("parameters", "passes_per_score", "training_passes", "training_tokens"),
 }
 
 
