@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.lab import sweeps
+from experiments.lab import sweeps, tuning
 from experiments.lab.claims import Line, account_of_claims, f_is_m, robust_head
 from experiments.lab.numbers import Numbers, holds, shown
 from experiments.lab.policies import at_depths
@@ -133,3 +133,16 @@ def test_gold_is_read_where_a_policy_first_reached_a_depth():
     found = at_depths(Result("rl", "ppo/ID", "Single", "F", {}, points)).metrics
     assert found["gold@KL5"].value == pytest.approx(0.65)
     assert "gold@KL20" not in found
+
+
+def test_the_highest_setting_of_each_method_is_marked_and_settings_of_one_stand_together(tmp_path):
+    accuracies = {"Single-1": 0.6, "GRM-0.1-2": 0.7, "Single-4": 0.65}
+    lines = [f"pairs,development,{name},F,{seed},accuracy,{value}"
+             for name, value in accuracies.items() for seed in (100, 101)]  # fmt: skip
+    path = tmp_path / "numbers.csv"
+    path.write_text("\n".join(["kind,set,model,view,seed,metric,value", *lines]), encoding="utf-8")
+    (tmp_path / "config.yaml").write_text("data: {dev_pairs: 3000}", encoding="utf-8")
+    rows = [line for line in tuning.account(path).splitlines() if line.startswith("| ")][2:]
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert [(name, mark) for name, _, mark in cells] == [
+        ("Single-1", ""), ("Single-4", "highest"), ("GRM-0.1-2", "highest")]  # fmt: skip
