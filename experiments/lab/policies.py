@@ -2,7 +2,7 @@
 
     python -m experiments.lab.policies --output results/lab/rl
 
-The models and policies are those of the grid (`experiments/lab/grid.yaml`), three seeds. The
+The models and policies are those of the grid (`experiments/lab/grid.yaml`), six seeds. The
 settings are those of the recipes (`recipes/lab-ppo.yaml`, `recipes/lab-grpo.yaml`), which were
 chosen on Single alone. A run that is done is not done again.
 """
@@ -31,7 +31,7 @@ from smorm.stress.run import run_stress
 from smorm.study.config import LabConfig
 from smorm.study.run import workshop_of
 
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1, 2, 3, 4, 5)
 ALGORITHMS = ("ppo", "grpo")
 SETS = ("ID", "OODtopic")
 GRID = "experiments/lab/grid.yaml"
@@ -107,7 +107,7 @@ def account(results: Sequence[Result]) -> str:
         "# Policies optimised in the lab",
         "`python -m experiments.lab.policies --output results/lab/rl` wrote this page. "
         f"{len(SEEDS)} seeds: data, reward models, policies and their training all differ. "
-        "Means ± half a 95 % interval (Student's t over seeds, wide with three); **bold** "
+        "Means ± half a 95 % interval (Student's t over seeds); **bold** "
         "differences leave 0 out. `gold@KL5` is gold where a policy first reached that KL, so that "
         "those pushed equally far are compared. `fall` is gold at its peak less gold at the end; "
         "KL is from the starting policy, in nats an answer.",

@@ -24,6 +24,9 @@ from smorm.study.table import write_table
 SEEDS = 5
 JOINT = {"data": "both", "objective": {"kind": "joint"}}
 USUAL = ["Single", "Multi", "SM", "SMORM-F", "SMORM-L", "SMORM-M"]
+PAIRS = 3000
+AS_OFTEN = "SMORM 8x"
+"""SMORM that sees each rating 8 times, as Multi does, however few there are."""
 
 Setting = tuple[str, dict[str, Any]]
 
@@ -61,10 +64,27 @@ def epochs() -> list[Setting]:
                         "methods": ["Single", "SMORM-F", *systems]})]  # fmt: skip
 
 
+def rated() -> list[Setting]:
+    """How many ratings there are. SMORM comes twice: with one rating a pair as in the grid, so that
+    a hundred ratings are seen 60 times each, and with each rating seen as often as by Multi."""
+    settings: list[Setting] = []
+    for count in (100, 300, 1000, 3000):
+        mixing = {"rated_per_pair": 8 * count / (2 * PAIRS)}
+        arm = {**JOINT, "training": {"epochs": 2}, "mixing": mixing}
+        systems = {
+            f"{AS_OFTEN}-{view}": {"members": [f"{AS_OFTEN}:{view}"],
+                                   "model": AS_OFTEN, "view": view}
+            for view in ("F", "L", "M")
+        }  # fmt: skip
+        values = {"data": {"rated": count}, "methods": [*USUAL, *systems],
+                  "arms": {AS_OFTEN: arm}, "systems": systems}  # fmt: skip
+        settings.append((f"rated={count}", values))
+    return settings
+
+
 def knobs() -> list[Setting]:
     """One study for each setting of a knob of the world or the data."""
     asked: list[tuple[str, str, tuple[float, ...]]] = [
-        ("data", "rated", (100, 300, 1000, 3000)),
         ("data", "answers_per_prompt", (1,)),
         ("world", "temperature", (0.05, 0.15, 0.45)),
         ("world", "style_correlation", (0.0, 0.5, 1.0)),
@@ -113,7 +133,8 @@ def account(output: Path) -> str:
             output.glob(f"{key}=*"), key=lambda path: float(path.name.split("=")[1])
         ):
             numbers = Numbers.read(folder / "numbers.csv")
-            parts += [f"### {folder.name}", _gains(numbers, USUAL), _rows_error(numbers)]
+            labels = numbers.labels("pairs/ID")
+            parts += [f"### {folder.name}", _gains(numbers, labels), _rows_error(numbers)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -140,15 +161,19 @@ def _gains(numbers: Numbers, labels: Sequence[str]) -> str:
 
 
 def _rows_error(numbers: Numbers) -> str:
-    cells = []
-    for regime in REGIMES:
-        suite = f"rated/{regime}"
-        cells += [shown(numbers.mean(suite, "Multi", "mse")),
-                  shown(numbers.gain(suite, "SMORM", "Multi", "mse"), signed=True)]  # fmt: skip
-    heading = [f"{r}: {w}" for r in REGIMES for w in ("Multi", "SMORM − Multi")]
-    return "Squared error of the attribute rows (ratings from 0 to 4):\n\n" + table(
-        heading, [cells]
-    )
+    joint = [one for one in ("SMORM", AS_OFTEN) if (f"rated/{REGIMES[0]}", one, "mse") in
+             numbers.values]  # fmt: skip
+    rows = []
+    for metric, name in (("mse", "squared error"), ("spearman", "rank correlation")):
+        cells = [name]
+        for regime in REGIMES:
+            suite = f"rated/{regime}"
+            cells.append(shown(numbers.mean(suite, "Multi", metric)))
+            cells += [shown(numbers.gain(suite, one, "Multi", metric), signed=True)
+                      for one in joint]  # fmt: skip
+        rows.append(cells)
+    heading = [f"{r}: {w}" for r in REGIMES for w in ("Multi", *(f"{j} − Multi" for j in joint))]
+    return "The attribute rows (ratings from 0 to 4):\n\n" + table(["", *heading], rows)
 
 
 def main() -> None:
@@ -156,7 +181,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("results/lab/sweeps"))
     parser.add_argument("--work", type=Path, default=Path("runs/lab"))
     given = parser.parse_args()
-    for setting in (*knobs(), *weights(), *epochs()):
+    for setting in (*rated(), *knobs(), *weights(), *epochs()):
         run(setting, given.output, given.work)
     write_text(given.output / "README.md", account(given.output))
 

@@ -120,7 +120,7 @@ def test_the_search_and_its_final_numbers_share_methods_and_no_seed_world_or_pol
 
 
 def test_every_sweep_is_one_that_can_be_run():
-    for name, values in (*sweeps.knobs(), *sweeps.weights(), *sweeps.epochs()):
+    for name, values in (*sweeps.rated(), *sweeps.knobs(), *sweeps.weights(), *sweeps.epochs()):
         config = parse_section(LabConfig, {"output": "lab", **values}, name)
         assert needed_arms(config)
 

@@ -55,6 +55,13 @@ def test_a_configuration_changes_an_arm_and_adds_a_system():
     assert label_of("Pessimist", systems_of(config)["Pessimist"]) == ("Pessimist", "min")
 
 
+def test_an_arm_says_how_many_ratings_stand_beside_a_pair():
+    mixing = {"rated_per_pair": 0.25}
+    arm = arms_of(small(arms={"SMORM": {"mixing": mixing}}))["SMORM"]
+    assert training_config(arm, small(), 0)["data"]["mixing"] == mixing
+    assert "mixing" not in training_config(ARMS["SMORM"], small(), 0)["data"]
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [

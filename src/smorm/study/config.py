@@ -76,7 +76,7 @@ class ArmSection(Section):
     `rated_both`.
     `twin`: another training seed on the same data. `start`: begin from this arm's model, not from
     the policy. `merge`: no training; the average of the weights of these arms. `objective`,
-    `training` and `model` are sections of `smorm train`.
+    `training`, `model` and `mixing` (`data.mixing`) are sections of `smorm train`.
     """
 
     data: Literal[
@@ -88,12 +88,12 @@ class ArmSection(Section):
     objective: dict[str, Any] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
     model: dict[str, Any] = Field(default_factory=dict)
+    mixing: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _trained_or_merged(self) -> ArmSection:
-        if self.merge and (
-            self.objective or self.training or self.model or self.twin or self.start
-        ):
+        own = (self.objective, self.training, self.model, self.mixing, self.twin, self.start)
+        if self.merge and any(own):
             raise ValueError("merge: an average of arms is not trained; leave out the rest")
         if len(self.merge) == 1:
             raise ValueError("merge: name two arms or more")
