@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from experiments.lab.numbers import shown, table
+from experiments.lab.numbers import holds, shown, table
 from smorm.config.reading import load_section, parse_section
 from smorm.evaluation.metrics import Metric, mean_over_seeds
 from smorm.evaluation.result import Result, read_results, write_results
@@ -111,6 +111,7 @@ def account(results: Sequence[Result]) -> str:
         "differences leave 0 out. `gold@KL5` is gold where a policy first reached that KL, so that "
         "those pushed equally far are compared. `fall` is gold at its peak less gold at the end; "
         "KL is from the starting policy, in nats an answer.",
+        _in_short(runs),
     ]
     for suite in dict.fromkeys(one.suite for one in runs):
         here = [at_depths(one) for one in runs if one.suite == suite]
@@ -124,6 +125,24 @@ def account(results: Sequence[Result]) -> str:
         heading = ["reward", *names, "gold@KL5 − Single's", "gold@last − Single's"]
         parts.append(f"## {suite}\n\n{table(heading, rows)}")
     return "\n\n".join(parts) + "\n"
+
+
+def _in_short(runs: Sequence[Result]) -> str:
+    """What the intervals decide, in words."""
+    fell = sum(one.metrics["fall"].value > 0 for one in runs)
+    decided, compared = [], 0
+    for suite in dict.fromkeys(one.suite for one in runs):
+        here = [at_depths(one) for one in runs if one.suite == suite]
+        for label in dict.fromkeys((one.model, one.view) for one in here):
+            for name in ("gold@KL5", "gold@last"):
+                metric = _gain_over_single(here, label, name)
+                compared += metric is not None
+                if metric is not None and holds(metric):
+                    decided.append(f"{_label(label)}'s {name} on {suite} ({metric.value:+.3f})")
+    return (
+        f"In {fell} of {len(runs)} traces gold ends below its peak. Of {compared} differences to "
+        f"Single {len(decided)} leave 0 out: {', '.join(decided) or 'none'}."
+    )
 
 
 def at_depths(result: Result) -> Result:
@@ -159,12 +178,16 @@ def _mean(results: Sequence[Result], label: tuple[str, str], name: str) -> Metri
 
 
 def _against_single(results: Sequence[Result], label: tuple[str, str], name: str) -> str:
+    metric = _gain_over_single(results, label, name)
+    return "–" if metric is None else shown(metric, signed=True)
+
+
+def _gain_over_single(
+    results: Sequence[Result], label: tuple[str, str], name: str
+) -> Metric | None:
     base, own = (_by_seed(results, one, name) for one in (("Single", "F"), label))
     both = [own[seed] - base[seed] for seed in own if seed in base]
-    if not both or label == ("Single", "F"):
-        return "–"
-    metric = mean_over_seeds(both, len(both))
-    return shown(metric, signed=True)
+    return None if not both or label == ("Single", "F") else mean_over_seeds(both, len(both))
 
 
 def main() -> None:
