@@ -29,6 +29,9 @@ def account(path: Path) -> str:
         "## In short",
         "The paper's four claims, here:\n\n" + in_short(numbers, regimes),
         "![Gold and proxy against KL](figures/best-of-n-gold-and-proxy-by-kl.png)",
+        "One knob at a time (weight, ratings, noise, style, epochs): [sweeps](sweeps/README.md). "
+        "The search for a better one-pass model: [search](search/README.md). Policies optimised by "
+        "PPO and GRPO: [rl](rl/README.md).",
         "## All methods",
         *(_methods(numbers, regime) for regime in regimes),
         "## The paper's four claims",

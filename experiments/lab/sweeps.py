@@ -118,7 +118,7 @@ def run(setting: Setting, output: Path, work: Path) -> None:
 def account(output: Path) -> str:
     """Markdown: every sweep's gains over Single, and of the attribute rows over Multi's."""
     parts = [
-        "# Sweeps in the lab",
+        "# Sweeps in the lab: tables",
         "`python -m experiments.lab.sweeps --output results/lab/sweeps --work runs/lab`. One knob "
         f"at a time, everything else as in the grid; {SEEDS} seeds. Gold is that of best-of-64; "
         "differences are paired by seed, ± half a 95 % interval (Student's t), **bold** where it "
@@ -183,7 +183,7 @@ def main() -> None:
     given = parser.parse_args()
     for setting in (*rated(), *knobs(), *weights(), *epochs()):
         run(setting, given.output, given.work)
-    write_text(given.output / "README.md", account(given.output))
+    write_text(given.output / "tables.md", account(given.output))
 
 
 if __name__ == "__main__":
