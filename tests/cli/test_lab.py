@@ -39,6 +39,8 @@ def test_a_study_prints_its_tables_and_writes_results_numbers_and_a_page(smorm, 
     page = (output / "report.html").read_text()
     assert "SMORM" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "prompts as in training (ID) and longer requests of unseen topics (far)." in page
+    assert "OODlong" not in page
 
 
 def test_the_written_configuration_gives_the_same_study_again(smorm, output, tmp_path):

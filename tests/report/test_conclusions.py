@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -138,6 +140,9 @@ def test_policies_are_told_by_their_algorithm():
 def test_how_many_comparisons_were_made_is_told():
     (one,) = about(of_two(rising(0.7), rising(0.73)), "comparisons")
     assert one.startswith("3 comparisons over seeds were made on this page")
+    kept = re.search(r"(\d+) of them (stays?) after", one)
+    assert kept is not None
+    assert (kept[1] == "1") == (kept[2] == "stays")
     fewer = [
         r for r in of_two(rising(0.7), rising(0.73)) if r.fingerprint["seed"] or r.model == "x"
     ]

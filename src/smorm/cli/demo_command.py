@@ -23,7 +23,7 @@ averages Single and Multi at two passes a score. GRM keeps a language head as a 
 takes length out of the reward.
 
 A few seeds are an illustration: differences of a few hundredths between methods change from \
-seed to seed. `smorm lab` is the same with more of everything."""
+seed to seed. The command smorm lab is the same with more of everything."""
 
 
 def demo_values(output: Path, seed: int, seeds: int) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def run(
     a page that shows the true quality of what they pick. Needs no download; takes about three
     minutes on two cores.
     """
-    from smorm.cli.lab_command import INTRO, study
+    from smorm.cli.lab_command import study
     from smorm.config.reading import parse_section
     from smorm.errors import ConfigError
     from smorm.study.config import LabConfig
@@ -60,7 +60,7 @@ def run(
         raise ConfigError(f"--output {output}: is not empty; name a new folder, or remove it")
     started = time.monotonic()
     config = parse_section(LabConfig, demo_values(output, seed, seeds), "demo")
-    study(config, "smorm demo", INTRO + ABOUT)
+    study(config, "smorm demo", ABOUT)
     publish(workshop_of(config), output, seed)
     typer.echo(
         f"models:  {output / 'models'}\ndata:    {output / 'data'}\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,8 +14,21 @@ A generated world with known true quality: prompts ask for facts about entities,
 writers answer with varying skill, and gold is a fixed function that no method sees. All methods \
 start from the same pretrained policy and see the same pairs in the same order. Each is asked \
 which of two answers is truly better, and each picks the best of n answers that the policy gives, \
-on prompts as in training (ID), on topics never seen in the reward data (OODtopic), on requests \
-longer than any seen (OODlong), and on both (far)."""
+on {regimes}."""
+
+REGIMES = {
+    "ID": "prompts as in training",
+    "OODtopic": "prompts of topics never seen in the reward data",
+    "OODlong": "requests longer than any seen",
+    "far": "longer requests of unseen topics",
+}
+
+
+def introduction(regimes: Sequence[str]) -> str:
+    """What a study's page says first."""
+    told = [f"{REGIMES[name]} ({name})" for name in regimes]
+    listed = " and ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told)
+    return INTRO.format(regimes=listed)
 
 
 def run(
@@ -56,10 +70,10 @@ def run(
         asked = load_section(LabConfig, named[0], overrides)
     else:
         asked = parse_section(LabConfig, overridden({"output": "lab"}, overrides), "smorm lab")
-    study(asked, "smorm lab", INTRO)
+    study(asked, "smorm lab")
 
 
-def study(config: Any, title: str, intro: str) -> list[Any]:
+def study(config: Any, title: str, about: str = "") -> list[Any]:
     """Run a study, write what it found, and print it."""
     from smorm.cli.lab_tables import print_study, shown_progress
     from smorm.evaluation.result import write_results
@@ -75,6 +89,7 @@ def study(config: Any, title: str, intro: str) -> list[Any]:
     write_table(folder / "numbers.csv", results)
     # development pairs are for tuning: they say nothing that the evaluation pairs do not
     page = [one.as_dict() for one in results if one.suite != "pairs/development"]
+    intro = introduction(config.regimes) + about
     write_page(page, folder / "report.html", title, intro, figures=folder / "figures")
     print_study(results, config)
     typer.echo(

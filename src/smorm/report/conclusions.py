@@ -185,7 +185,8 @@ def _count(paired: Sequence[Paired]) -> list[str]:
     text = (
         f"{len(tested)} comparisons over seeds were made on this page; the intervals of "
         f"{len(apart)} leave 0 out, where chance alone would give about "
-        f"{len(tested) / 20:.1f}. {len(kept)} of them stay after Holm's correction (†)."
+        f"{len(tested) / 20:.1f}. {len(kept)} of them "
+        f"{'stays' if len(kept) == 1 else 'stay'} after Holm's correction (†)."
     )
     if unpaired:
         text += f" Common seeds alone are compared: up to {unpaired} seeds of a pair are left out."
