@@ -90,6 +90,16 @@ def test_a_target_that_cannot_be_written_is_named(tmp_path):
     assert names(tmp_path) == ["file"]
 
 
+def test_a_folder_in_the_place_of_a_file_is_told_before_the_work(tmp_path):
+    (tmp_path / "out").mkdir()
+    with (
+        pytest.raises(OutputError, match=r"out: is a folder; name a file"),
+        files.whole_file(tmp_path / "out"),
+    ):
+        pytest.fail("the work began")
+    assert names(tmp_path) == ["out"]
+
+
 def test_a_fingerprint_knows_values_and_not_their_order():
     assert files.fingerprint({"a": 1, "b": [2]}) == files.fingerprint({"b": [2], "a": 1})
     assert files.fingerprint({"a": 1}) != files.fingerprint({"a": 2})

@@ -10,6 +10,7 @@ chosen on Single alone. A run that is done is not done again.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -129,7 +130,10 @@ def account(results: Sequence[Result]) -> str:
 
 def _in_short(runs: Sequence[Result]) -> str:
     """What the intervals decide, in words."""
-    fell = sum(one.metrics["fall"].value > 0 for one in runs)
+    fell = sum(
+        "onset_step" in one.metrics and math.isfinite(one.metrics["onset_step"].value)
+        for one in runs
+    )
     decided, compared = [], 0
     for suite in dict.fromkeys(one.suite for one in runs):
         here = [at_depths(one) for one in runs if one.suite == suite]
@@ -140,7 +144,8 @@ def _in_short(runs: Sequence[Result]) -> str:
                 if metric is not None and holds(metric):
                     decided.append(f"{_label(label)}'s {name} on {suite} ({metric.value:+.3f})")
     return (
-        f"In {fell} of {len(runs)} traces gold ends below its peak. Of {compared} differences to "
+        f"In {fell} of {len(runs)} traces gold falls after its peak by more than chance over "
+        f"prompts (`onset_step`). Of {compared} differences to "
         f"Single {len(decided)} leave 0 out: {', '.join(decided) or 'none'}."
     )
 

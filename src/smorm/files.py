@@ -60,9 +60,11 @@ def whole_file(path: Path | str) -> Iterator[BinaryIO]:
     """Give a stream to write into; its content becomes `path` only when all went well.
 
     Raises:
-        OutputError: the file could not be written; an older one is untouched.
+        OutputError: the file could not be written, or is a folder; an older one is untouched.
     """
     path = Path(path)
+    if path.is_dir():  # told before the work, not when the finished file is to take its place
+        raise OutputError(f"{path}: is a folder; name a file")
     with named_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

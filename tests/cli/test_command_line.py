@@ -224,15 +224,20 @@ def test_a_run_is_not_overwritten(smorm, tmp_path):
     assert "--resume" in error_of(err)
 
 
+SCORE = ["score", "MODEL", "--input", "x.jsonl", "--output", "OUT"]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["score", "MODEL", "--input", "x.jsonl", "--output", "OUT", "--view", "Q"], "--view Q"),
-        (["score", "MODEL", "--input", "x.jsonl", "--output", "OUT"], "x.jsonl"),
+        ([*SCORE, "--view", "Q"], "--view Q"),
+        (SCORE, "x.jsonl"),
         (["score", "nowhere", "--input", "x.jsonl", "--output", "OUT"], "nowhere"),
         (["eval", "MODEL", "--suite", "what=x", "--output", "OUT"], "suite 'what'"),
         (["export", "MODEL", "--output", "OUT"], "--view or --all-rows"),
         (["report", "x.json", "--output", "OUT"], "x.json"),
+        ([*SCORE, "--device", "cuda:99"], "device: 'cuda:99' cannot be used"),
+        ([*SCORE, "--device", "nonsense"], "device: 'nonsense' cannot be used"),
     ],
 )
 def test_nonsense_is_answered_with_one_line(smorm, tmp_path, words, said):
@@ -247,6 +252,10 @@ def test_unknown_verbs_and_options_are_usage_errors(smorm):
     assert smorm("tarin")[0] == 2
     assert smorm("train")[0] == 2
     assert smorm("score", "x", "--no-such-option")[0] == 2
+    assert (
+        "'--max-batch-tokens': Input should be greater"
+        in smorm(*SCORE, "--max-batch-tokens", "0")[2]
+    )
 
 
 @pytest.mark.slow

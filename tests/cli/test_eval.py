@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import pytest
 
@@ -26,6 +27,16 @@ def test_two_models_are_compared_and_their_differences_stand_in_the_file(smorm, 
     page = tmp_path / "page.html"
     assert smorm("report", output, "--output", page)[0] == 0
     assert "pairs/ID: differences" in page.read_text()
+
+
+def test_a_name_with_brackets_is_shown_as_it_is(smorm, tmp_path):
+    model = tmp_path / "[bold]x"
+    shutil.copytree(trained(), model)
+    suite = f"pairs/[/dim]={world()['eval-pairs-ID']}"
+    code, out, err = smorm("eval", model, "--suite", suite, "--output", tmp_path / "r.json")
+    assert (code, "Traceback" in err) == (0, False)
+    assert "[bold]x" in out
+    assert "[/dim]" in out
 
 
 def test_a_benchmark_from_a_file_shows_its_sections_and_the_length_only_rule(smorm, tmp_path):

@@ -43,6 +43,23 @@ def test_a_study_prints_its_tables_and_writes_results_numbers_and_a_page(smorm, 
     assert "OODlong" not in page
 
 
+def test_names_with_brackets_and_long_ones_do_not_break_the_tables(smorm, tmp_path):
+    long = "a system with a very long name " * 4
+    systems = {name: {"members": ["Single:F"]} for name in ("[bold]x[/y]", long)}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"methods": [*systems], "systems": systems}))
+    code, out, _ = smorm("lab", tmp_path / "own.yaml", "--seeds", 1, "-o", tmp_path / "o", *TINY)
+    assert code == 0
+    assert "[bold]x[/y]" in out
+    assert "0…" not in out
+    assert "±" in next(line for line in out.splitlines() if "a system with" in line)
+
+
+def test_all_methods_can_be_asked_for_by_that_word(smorm, tmp_path):
+    code, _, err = smorm("lab", "--methods", "all", "-o", tmp_path / "out", "training.x=1")
+    assert code == 2
+    assert "arms.Single: unknown key training.x" in err
+
+
 def test_the_written_configuration_gives_the_same_study_again(smorm, output, tmp_path):
     code, _, _ = smorm("lab", output / "config.yaml", "-o", tmp_path)
     assert code == 0
@@ -90,3 +107,6 @@ def test_the_demo_refuses_a_folder_that_holds_something(smorm, tmp_path):
     code, _, err = smorm("demo", "--output", tmp_path)
     assert code == 2
     assert "is not empty" in err
+    code, _, err = smorm("demo", "--output", tmp_path / "mine")
+    assert code == 2
+    assert "is a file" in err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -47,14 +48,69 @@ def runs(tmp_path_factory):
     return {name: folder / name for name in KINDS}
 
 
+def test_a_run_of_armo_is_measured_as_often_as_it_is_asked(tmp_path):
+    from smorm.config import load_config
+    from smorm.training.loop import train
+
+    changes = {**KINDS["armo"], "evaluation": {"preference": str(world()["dev-pairs"])}}
+    often = {"max_steps": 7, "log_every": 4, "evaluate_every": 3}
+    train(load_config(config_file(tmp_path, **changes, training=often), []))
+    lines = read_lines(tmp_path / "run" / "metrics.jsonl")
+    assert [one["step"] for one in lines] == [1, 3, 4, 6, 7]
+    assert [one["step"] for one in lines if "dev/accuracy" in one] == [3, 6, 7]
+
+
+def test_of_models_to_be_merged_the_one_that_has_no_rows_is_named(runs, tmp_path, smorm):
+    words = ("merge", trained("preference"), runs["armo"], "-o", tmp_path / "merged")
+    code, _, err = smorm(*words)
+    assert code == 2
+    assert f"{runs['armo']}: this model's head is a gate" in err
+
+
+def test_a_run_of_armo_that_is_there_is_not_told_to_be_resumed(runs, smorm):
+    code, _, err = smorm("train", runs["armo"].parent / "armo.yaml")
+    assert code == 2
+    assert "holds a run already: name another folder" in err
+    assert "--resume" not in err
+    code, _, err = smorm("train", runs["armo"].parent / "armo.yaml", "--resume")
+    assert code == 2
+    assert "writes no checkpoints: leave out --resume" in err
+
+
+def test_a_run_of_armo_claims_nothing_about_a_verbosity_that_it_did_not_measure(
+    tmp_path, smorm, caplog
+):
+    changes = {"objective": {"kind": "armo", "armo": {**ARMO, "debias": None}}}
+    caplog.set_level(logging.INFO, logger="smorm")
+    code, _, err = smorm("train", config_file(tmp_path, **changes))
+    assert code == 0, err
+    assert "ridge, correctness: alpha" in caplog.text
+    assert "correlation" not in caplog.text
+    found = json.loads((tmp_path / "run" / "armo.json").read_text())["attributes"]
+    assert {(one["multiple"], one["correlation"]) for one in found.values()} == {(0.0, None)}
+
+
+def test_a_correlation_that_so_few_responses_cannot_come_down_to_is_told(tmp_path, smorm, caplog):
+    changes = {"objective": {"kind": "armo", "armo": {**ARMO, "correlation": 1e-9}}}
+    data = {"preference": {"path": str(world()["train-pairs"]), "limit": 6}}
+    code, _, err = smorm("train", config_file(tmp_path, **changes, data=data))
+    assert code == 0, err
+    told = "warning: no multiple brings it to 1e-09 or less over these 12 responses"
+    found = json.loads((tmp_path / "run" / "armo.json").read_text())["attributes"]
+    above = [one for one in found.values() if abs(one["correlation"]["after"]) > 1e-9]
+    assert caplog.text.count(told) == len(above) > 0
+
+
 def test_a_run_of_armo_says_what_it_chose(runs):
     found = json.loads((runs["armo"] / "armo.json").read_text())
+    rated = json.loads((runs["armo"] / "data.json").read_text())["rated"]
     model = RewardModel.load(runs["armo"])
     assert tuple(found["attributes"]) == model.attributes
     for one in found["attributes"].values():
         assert abs(one["correlation"]["after"]) <= 0.03
         errors = one["held_out_error"]
         assert errors[f"{one['alpha']:g}"] == min(errors.values())
+        assert 0 < one["held_out_ratings"] < 0.3 * rated
     assert sum(one["mean_share"] for one in found["attributes"].values()) == pytest.approx(1)
     (*_, last) = read_lines(runs["armo"] / "metrics.jsonl")
     assert last["step"] == 20

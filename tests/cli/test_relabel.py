@@ -7,7 +7,7 @@ import pytest
 from smorm import RewardModel
 from tests.scoring.reward_servers import RewardServer
 from tests.scoring.reward_servers import smorm as serving
-from tests.stress.made_up import read_lines
+from tests.stress.made_up import read_lines, write_rows
 from tests.tiny import trained, world
 
 
@@ -46,6 +46,22 @@ def test_noise_is_told(smorm, tmp_path):
     )  # fmt: skip
     assert code == 0
     assert "against the gold" in said
+
+
+def test_what_is_too_long_is_dropped_alone_and_a_damaged_row_stops_it_still(smorm, tmp_path):
+    ask = "metals full tin iron"
+    rows = [{"prompt": ask, "chosen": "tin hot .", "rejected": "tin " * 400},
+            {"prompt": ask, "chosen": "tin hot .", "rejected": "iron ."}]  # fmt: skip
+    path, out = write_rows(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    words = ("relabel", path, "--gold", trained(), "--overlong", "drop", "--output", out)
+    code, said, err = smorm(*words)
+    assert code == 0, err
+    assert "1 pairs" in said
+    assert "left out: no gold: 1" in err
+    write_rows(path, [*rows, {"prompt": ask, "chosen": "tin"}])
+    code, _, err = smorm(*words)
+    assert code == 3
+    assert "in.jsonl:3: rejected: missing" in err
 
 
 @pytest.mark.parametrize(

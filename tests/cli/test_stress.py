@@ -103,9 +103,16 @@ def test_an_answer_that_does_not_fit_stops_the_test_or_is_left_out_and_counted(
     assert "leaves it out" in err
     code, out, _ = smorm("stress", path, "on_bad_record=skip")
     assert code == 0
-    assert "left out: no score: 1" in out
+    for name in ("Joint", "Single"):
+        assert f"{name}: left out: no score: 1" in out
+    marks = set()
     for one in read_results(tmp_path / "stress.json"):
         assert one.metrics["gold@1"].n == 5
+        marks.add(one.fingerprint.get("data"))
+    assert smorm("stress", path, "models=tests.stress.made_up:half_length")[0] == 0
+    (whole,) = read_results(tmp_path / "stress.json")
+    assert whole.metrics["gold@1"].n == 6
+    assert whole.fingerprint["data"] not in marks  # it was measured on other pools
     prompts["ID"] = {"path": prompts["ID"], "max_words": 100}
     code, out, _ = smorm("stress", config(tmp_path, {}, prompts=prompts))
     assert code == 0
@@ -161,6 +168,62 @@ def test_real_answers_with_a_real_gold(smorm, tmp_path, data_folder):
 
 
 @pytest.mark.parametrize(
+    ("changes", "code", "said"),
+    [
+        ({"models": ["tests.stress.nowhere:f"]}, 2, "cannot be imported"),
+        ({"models": ["tests.stress.made_up:half_length", "no/such/model"]}, 2, "no/such/model"),
+        ({"models": {"a": {"ensemble": ["no/such/member"]}}}, 2, "no/such/member"),
+        ({"models": {"a": {"model": "THE MODEL", "views": ["F", "Q"]}}}, 2, "error: view Q:"),
+        ({"output": "THE FOLDER"}, 2, "is a folder"),
+        ({"output": "THE FOLDER/stress.yaml/x.json"}, 1, "could not be written"),
+    ],
+)
+def test_what_is_not_there_is_told_before_anything_is_scored(
+    smorm, tmp_path, pools, changes, code, said
+):
+    places = {"THE MODEL": str(trained()), "THE FOLDER": str(tmp_path)}
+    text = json.dumps(changes)
+    for word, place in places.items():
+        text = text.replace(word, place)
+    left, _, err = smorm("stress", config(tmp_path, pools, **json.loads(text)))
+    assert left == code, err
+    assert said in err
+    assert "gold of" not in err
+    assert "scoring with" not in err
+
+
+def test_a_reward_that_chooses_nothing_is_named(smorm, tmp_path, pools):
+    constant = "tests.stress.made_up:constant"
+    models = {"length": "tests.stress.made_up:half_length", "flat": constant}
+    code, _, err = smorm("stress", config(tmp_path, pools, models=models))
+    assert code == 3
+    assert "flat, view function, prompts ID: proxy: all answers" in err
+    code, _, err = smorm("stress", config(tmp_path, pools, gold=constant))
+    assert code == 3
+    assert "prompts ID: gold: all answers" in err
+    assert "scoring with" not in err
+
+
+def test_a_missing_gold_stops_the_test_also_where_long_answers_are_dropped(smorm, tmp_path, pools):
+    rows = read_lines(pools["ID"])
+    del rows[1]["responses"][0]["gold"]
+    prompts = {"ID": str(write_rows(tmp_path / "gap.jsonl", rows))}
+    path = config(tmp_path, {}, prompts=prompts, gold="field:gold", overlong="drop", probes=False)
+    code, _, err = smorm("stress", path)
+    assert code == 3
+    assert "gap.jsonl:2: no gold: answer 1: gold: missing" in err
+
+
+def test_one_prompt_says_that_there_is_no_interval(smorm, tmp_path, pools):
+    prompts = {"ID": {"path": str(pools["ID"]), "limit": 1}}
+    models = {"length": "tests.stress.made_up:half_length"}
+    code, out, err = smorm("stress", config(tmp_path, {}, prompts=prompts, models=models))
+    assert code == 0, err
+    assert "1 prompt with 12 answers; intervals resample prompts, so that there is none." in out
+    assert "row of a prompt beyond the limit, left out: 5" in out
+
+
+@pytest.mark.parametrize(
     ("changes", "words", "code", "said"),
     [
         ({}, ("modles=x",), 2, "did you mean models?"),
@@ -173,6 +236,13 @@ def test_real_answers_with_a_real_gold(smorm, tmp_path, data_folder):
         ({"n": [2, 4]}, (), 2, "expected 1 and at least two larger"),
         ({"gold": {"lab": 0, "field": "gold"}}, (), 2, "exactly one of"),
         ({"models": {"a": {"field": "gold", "views": ["F"]}}}, (), 2, "only a model has several"),
+        ({"models": {"a": {"model": "x", "views": ["F", "F"]}}}, (), 2, "one is there twice"),
+        (
+            {"prompts": {"a/b": {"path": "x", "sample": {"policy": "y"}}}},
+            (),
+            2,
+            "leave out its '/'",
+        ),
     ],
 )
 def test_nonsense_is_told_in_one_line(smorm, tmp_path, pools, changes, words, code, said):

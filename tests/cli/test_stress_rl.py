@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import yaml
 
@@ -113,15 +115,88 @@ def test_a_threshold_comes_from_the_golds_peak_of_an_earlier_run(smorm, tmp_path
     held = {"kl_coefficient": 0.05, "constraint": {"from": str(tmp_path / "first.json")}}
     code, _, err = smorm("stress", config(tmp_path, prompts, held))
     assert code == 0, err
-    assert f"proxy held at {first.metrics['raw_proxy@peak'].value:.3f}" in err
+    threshold = f"{first.metrics['raw_proxy@peak'].value:.3f}"
+    assert f"proxy held at {threshold}" in err
+    notes = read_results(tmp_path / "rl.json")[0].notes
+    assert f"Constrained: the raw proxy held at {threshold}." in notes
     held["constraint"]["prompts"] = "OODtopic"
     _, _, err = smorm("stress", config(tmp_path, prompts, held))
     assert f"proxy held at {other.metrics['raw_proxy@peak'].value:.3f}" in err
     assert "multiplier" in read_results(tmp_path / "rl.json")[0].items[-1]
-    models = {"other": LENGTH}
+    models = {"length": LENGTH, "other": LENGTH}
     code, _, err = smorm("stress", config(tmp_path, prompts, held, models=models))
     assert code == 3
+    assert "step 0" not in err  # before anything is trained
     assert "has no policy optimisation against other" in err
+
+
+def test_a_view_that_a_later_model_lacks_is_told_before_the_first_run(smorm, tmp_path, prompts):
+    models = {"length": LENGTH, "single": {"model": str(trained("preference")), "view": "L"}}
+    code, _, err = smorm("stress", config(tmp_path, prompts, models=models))
+    assert code == 2, err
+    assert "view" in err
+    assert "step 0" not in err
+
+
+def test_finished_runs_are_kept_when_a_later_one_fails(smorm, tmp_path, prompts):
+    models = {"length": LENGTH, "worse": "tests.stress.rl.made_up:nothing"}
+    code, _, err = smorm("stress", config(tmp_path, prompts, models=models))
+    assert code == 3
+    kept = tmp_path / "rl.json.part"
+    assert f"the results of finished runs are in {kept}" in err
+    assert [(one.suite, one.model) for one in read_results(kept)] == [
+        ("ppo/ID", "length"), ("ppo/OODtopic", "length"),
+    ]  # fmt: skip
+    assert not (tmp_path / "rl.json").exists()
+    assert smorm("stress", config(tmp_path, prompts))[0] == 0
+    assert not kept.exists()
+    written = read_results(tmp_path / "rl.json")[0]
+    assert written.notes[0].startswith("4 prompts with 4 sampled answers each at 3 evaluations;")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
+def test_a_policy_that_diverges_is_told(smorm, tmp_path, prompts, algorithm):
+    path = config(tmp_path, prompts, {"learning_rate": 1e30, "passes": 2})
+    code, _, err = smorm("stress", path, f"rl.algorithm={algorithm}")
+    assert code == 1
+    assert f"{algorithm} against length" in err
+    assert "became NaN or infinite: take a smaller rl.learning_rate than 1e+30" in err
+
+
+def test_a_starting_policy_that_is_not_finite_is_told(smorm, tmp_path, prompts):
+    code, _, err = smorm("stress", config(tmp_path, prompts, {"temperature": 1e-40}))
+    assert code == 1
+    assert "the starting policy's chances became NaN or infinite" in err
+
+
+def test_what_could_not_be_measured_is_told_before_training(smorm, tmp_path, prompts):
+    path = config(tmp_path, prompts, gold="tests.stress.rl.made_up:same")
+    code, _, err = smorm("stress", path)
+    assert code == 3
+    assert "prompts ID: starting policy: gold: all answers of every pool have the same" in err
+    assert "step 1" not in err
+
+
+def test_a_file_without_prompts_is_told(smorm, tmp_path, prompts):
+    (tmp_path / "empty.jsonl").write_text("")
+    path = config(tmp_path, prompts, {"prompts": str(tmp_path / "empty.jsonl")})
+    code, _, err = smorm("stress", path)
+    assert code == 3
+    assert "empty.jsonl: no usable prompt in it: it holds none" in err
+
+
+def test_a_prompt_that_the_policys_template_refuses_is_named(smorm, tmp_path, prompts):
+    policy = tmp_path / "policy"
+    shutil.copytree(backbone_path(), policy)
+    template = policy / "chat_template.jinja"
+    refusal = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    template.write_text(refusal + template.read_text())
+    turns = [{"role": "system", "content": "tin"}, {"role": "user", "content": "metals full tin"}]
+    sets = {"ID": str(write_rows(tmp_path / "turns.jsonl", [{"prompt": turns}]))}
+    code, _, err = smorm("stress", config(tmp_path, prompts, {"policy": str(policy)}, prompts=sets))
+    assert code == 3, err
+    assert "turns.jsonl:1: prompt: the policy's chat template refused the roles system" in err
 
 
 def test_a_prompt_that_is_too_long_is_left_out_and_counted(smorm, tmp_path, prompts):
@@ -161,6 +236,7 @@ def test_a_gold_that_cannot_judge_a_prompt_stops_it_or_leaves_it_out(smorm, tmp_
         ({"constraint": {"threshold": 1}}, (), 2, "expected above 0 with a constraint"),
         ({"constraint": {}, "kl_coefficient": 0.1}, (), 2, "either threshold"),
         ({"seeds": [1, 1]}, (), 2, "twice"),
+        ({"seeds": [2**64]}, (), 2, "rl.seeds"),
         ({}, ("n=[1, 2, 4]",), 2, "for best-of-n"),
         ({}, ("gold=field:gold",), 2, "cannot judge answers that are newly sampled"),
     ],

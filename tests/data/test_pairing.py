@@ -96,6 +96,17 @@ def test_a_rule_that_cannot_be_is_told(values):
         Pairing(**values)
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [Pairing(attributes=["good", "verbosty"]), Pairing(scales=[AttributeScale("verbosty", 0, 2)])],
+    ids=["attributes", "scales"],
+)
+def test_an_attribute_that_no_record_rates_is_named(rule):
+    records = [rated("a", good=1.0, verbosity=9.0), rated("b", good=2.0, never=None)]
+    with pytest.raises(ConfigError, match="no record rates verbosty; rated are good, verbosity"):
+        made(records, rule)
+
+
 RATING = st.none() | st.integers(-8, 8).map(lambda number: number / 4)
 RECORDS = st.lists(
     st.tuples(st.sampled_from("pq"), st.fixed_dictionaries({"x": RATING, "y": RATING})),

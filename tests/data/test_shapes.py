@@ -317,7 +317,9 @@ def test_records_are_the_same_from_every_kind_of_file(tmp_path):
 
 
 def test_a_source_is_checked_when_it_is_written_down(path):
-    with pytest.raises(ConfigError, match=r"'helpstear2' is unknown; did you mean 'helpsteer2'\?"):
+    with pytest.raises(
+        ConfigError, match=r"'helpstear2' is unknown; did you mean 'helpsteer2'\?\. Accepted"
+    ):
         Source(path, format="helpstear2")
     with pytest.raises(ConfigError, match="stride and limit must be at least 1"):
         Source(path, stride=0)

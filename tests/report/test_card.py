@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -219,3 +220,31 @@ def test_markdown_is_taken_as_text():
     assert plain("a|b*c_<d>\ne") == r"a\|b\*c\_\<d\> e"
     assert code("a`b") == "`` a`b ``"
     assert fenced("x\n```\ny").startswith("````\n")
+
+
+def as_head(run, tmp_path, **changes):
+    """The same folder with another card."""
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    path = folder / "model" / "smorm.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return card(folder)
+
+
+@pytest.mark.parametrize(("head", "told"), [("mlp", "an MLP as its head"), ("gated", "gated head")])
+def test_a_head_that_is_not_linear_is_told_and_no_export_is_promised(run, tmp_path, head, told):
+    text = as_head(run, tmp_path, head=head)
+    assert told in text
+    assert "one linear head" not in text
+    assert "cannot be exported" in text
+    assert "smorm export" not in text
+    assert ModelCard(text).data.library_name == "smorm"
+
+
+def test_the_length_row_of_odin_is_no_prediction_of_a_rating(run, tmp_path):
+    scales = [{"name": "length", "offset": 0.0, "scale": 1.0}]
+    text = as_head(run, tmp_path, attributes=["length"], scales=scales, means={})
+    assert "ODIN's length row" in text
+    assert "prediction of its rating" not in text
+    assert "the mean of the attributes" not in text
+    assert "predict ratings was not measured" not in text

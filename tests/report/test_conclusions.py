@@ -46,7 +46,7 @@ def test_a_planted_loss_is_told_as_a_loss():
 
 def test_noise_is_no_difference():
     (one,) = about(of_two(rising(0.7), rising(0.7), noise=0.02), "SMORM", "Single was found")
-    assert "no difference from Single was found for SMORM: " in one
+    assert "no difference in gold out of 256 from Single was found for SMORM: " in one
     assert "higher" not in one
     assert "lower" not in one
 
@@ -109,7 +109,7 @@ def test_views_of_one_model_are_compared_and_no_difference_is_said():
         ("SMORM", "M"): {"ID": rising(0.8)},
     }
     (one,) = about(runs(methods, noise=0.02), "from SMORM-F")
-    assert "no difference from SMORM-F was found for SMORM-M" in one
+    assert "no difference in gold out of 256 from SMORM-F was found for SMORM-M" in one
 
 
 def test_a_gain_that_is_larger_out_of_distribution_is_told_and_an_equal_one_is_not():
@@ -140,6 +140,7 @@ def test_policies_are_told_by_their_algorithm():
 def test_how_many_comparisons_were_made_is_told():
     (one,) = about(of_two(rising(0.7), rising(0.73)), "comparisons")
     assert one.startswith("3 comparisons over seeds were made on this page")
+    assert "Falls, and gains that differ between sets of prompts," in one
     kept = re.search(r"(\d+) of them (stays?) after", one)
     assert kept is not None
     assert (kept[1] == "1") == (kept[2] == "stays")
@@ -176,6 +177,6 @@ def test_of_many_methods_those_without_a_difference_are_counted_not_listed():
     methods |= {(f"Same{place}", "F"): {"ID": rising(0.7)} for place in range(10)}
     methods |= {("Better", "F"): {"ID": rising(0.8)}, ("Fallen", "F"): {"ID": hacked(0.8, 0.6)}}
     (one,) = about(runs(methods, noise=0.0005), "gold out of 256 than Single")
-    count = one.partition("No difference from Single was found for ")[2]
+    count = one.partition("No difference in gold out of 256 from Single was found for ")[2]
     assert "Better picked answers of higher gold" in one
     assert count in {f"{number} methods (see the tables)." for number in (9, 10)}

@@ -33,6 +33,14 @@ def rated(model, seed):
     return Result("eval", "rated/ID", model, "attributes", metrics, [], {"seed": seed})
 
 
+def test_a_caption_names_grey_lines_only_where_they_are_drawn():
+    for many, drawn in ((9, True), (14, False)):
+        methods = {(f"m{place}", "F"): {"ID": rising(0.7)} for place in range(many)}
+        text = page(runs(methods, range(2)), "t")
+        assert ("Dashed: m0; grey: the others." in text) == drawn
+        assert ("Dashed: m0. Bands" in text) != drawn
+
+
 @pytest.fixture(scope="module")
 def results():
     methods = {

@@ -231,6 +231,16 @@ def test_control_characters_and_surrogates_are_replaced():
     assert clean("a\x00b\ud800c\x85\td") == "a\ufffdb\ufffdc\ufffd\td"
 
 
+def test_a_name_cannot_turn_round_the_reading_of_the_numbers_behind_it():
+    assert clean("a\u202eb\u2067c \u05d0") == "a\ufffdb\ufffdc \u05d0"
+
+
+def test_what_an_interval_over_seeds_holds_is_said_for_items_of_each_seeds_own_too():
+    rows = rows_of([result(fingerprint={"seed": seed}) for seed in range(2)])
+    assert "only where each seed has items of its own" in rows[0].notes[0]
+    assert "leave out" not in rows[0].notes[0]
+
+
 def test_the_report_imports_no_torch_no_transformers_and_matplotlib_only_to_draw():
     program = (
         "import sys, smorm.report.page\n"

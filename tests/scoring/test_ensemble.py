@@ -31,6 +31,15 @@ def test_the_rules_are_their_definitions():
     np.testing.assert_allclose(Rule("uwo", 0.5).combine(values), expected)
 
 
+@pytest.mark.parametrize(
+    "rule", [Rule("mean"), Rule("min"), Rule("uwo", 0.5)], ids=lambda r: r.name
+)
+def test_a_member_without_a_number_is_not_passed_over(rule):
+    found = rule.combine(np.array([[np.nan, 1.0], [2.0, 1.0]]))
+    assert np.isnan(found[0])
+    assert found[1] == 1.0
+
+
 @law
 @given(VALUES, RULES)
 def test_an_ensemble_of_one_is_the_member(values, rule):
@@ -88,7 +97,8 @@ def test_the_mean_pools_spreads_within_prompts_and_the_others_do_not():
 def test_what_cannot_be_standardised_is_told():
     with pytest.raises(DataError, match="Multi: its reward does not vary"):
         standard_of(np.full(20, 0.1), np.arange(20), "Multi", Rule())
-    with pytest.raises(DataError, match="5 prompts are too few"):
+    few = "Multi: it cannot be standardised: 5 prompts are too few. Give a file of 10 prompts"
+    with pytest.raises(DataError, match=few):
         standard_of(np.arange(5.0), np.arange(5), "Multi", Rule())
 
 

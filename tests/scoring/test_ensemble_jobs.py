@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +13,12 @@ import pytest
 
 from smorm import RewardModel
 from smorm.data.formats import Source
-from smorm.errors import ConfigError, DataError
+from smorm.errors import ConfigError, DataError, OutputError
 from smorm.evaluation.ensembles import run_ensemble, standard_from
 from smorm.evaluation.suite import Suite
 from smorm.files import read_json
-from smorm.scoring.ensemble import Rule
-from smorm.scoring.ensemble_jobs import MemberSpec, cost_of, score_file_together
+from smorm.scoring.ensemble import OWN_SCALE, Rule
+from smorm.scoring.ensemble_jobs import MemberSpec, cost_of, refuse_specs, score_file_together
 from smorm.scoring.jobs import score_file
 from tests.tiny import trained, world
 
@@ -110,6 +113,55 @@ def test_a_line_that_one_member_cannot_score_names_it_and_has_no_score(tmp_path)
     with pytest.raises(DataError, match=r"in\.jsonl:2: .*limit is 40.*\(scored by Short\)"):
         score_file_together(members[::-1], Rule(), Source(path), tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("change", ["longer", "other"])
+def test_an_input_that_changes_between_two_members_is_told(tmp_path, change):
+    rows = [{"prompt": "p", "response": "r", "id": str(at)} for at in range(3)]
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+
+    def meanwhile(model, view, name):
+        if name == "Multi":
+            more = [*rows, rows[0]] if change == "longer" else rows[::-1]
+            path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in more))
+        return OWN_SCALE
+
+    with pytest.raises(DataError, match=r"in\.jsonl: changed while it was scored"):
+        score_file_together(specs(), Rule(), Source(path), tmp_path / "out", standardise=meanwhile)
+    assert [one.name for one in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_a_full_disk_names_the_output_and_leaves_nothing_there(tmp_path):
+    # A real limit on the size of files, which only a process of its own can have.
+    program = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
+        "from smorm.cli.main import main\n"
+        "main()\n"
+    )
+    words = ["score", *(one.path for one in specs()), "--combine", "mean", "--input",
+             str(world()["eval-pairs-ID"]), "--output", str(tmp_path / "out")]  # fmt: skip
+    left = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
+    assert left.returncode == 1
+    assert f"error: {tmp_path / 'out'}: could not be written: File too large" in left.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_is_a_folder_is_told_before_anything_is_scored(tmp_path):
+    missing = Source(tmp_path / "none.jsonl")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match=r"folder: could not be written: it is a folder"):
+        score_file_together(specs(), Rule(), missing, tmp_path / "folder")
+
+
+def test_one_folder_under_two_names_is_not_two_members(tmp_path):
+    (tmp_path / "link").symlink_to(specs()[0].path)
+    twice = [specs()[0], MemberSpec("Link", str(tmp_path / "link"))]
+    with pytest.raises(ConfigError, match="Single and Link are one folder"):
+        refuse_specs(twice)
+    refuse_specs([replace(one, view=view) for one, view in zip(twice, "FL", strict=True)])
 
 
 def test_a_suite_counts_the_records_that_all_members_could_score(tmp_path):

@@ -195,6 +195,13 @@ def test_another_chat_template_is_refused(tmp_path):
         merge_models([trained(), other], tmp_path / "out")
 
 
+def test_another_way_with_long_prompts_is_told(tmp_path):
+    other = changed(tmp_path / "b", overlong="truncate_prompt")
+    merged = merge_models([trained(), other], tmp_path / "out")
+    assert "The models treat prompts over their limit differently: error is kept." in merged.notes
+    assert merge_models([trained(), trained()], tmp_path / "same").notes == ()
+
+
 @pytest.mark.parametrize("weights", [[1.0], [1.0, 0.0], [1.0, -1.0], [1.0, float("nan")]])
 def test_weights_that_cannot_be_are_refused(tmp_path, weights):
     with pytest.raises(ConfigError, match="merge: "):

@@ -48,5 +48,13 @@ def broken(prompts: list[Any], completions: list[Any]) -> list[Any]:
     return [None] * len(completions)
 
 
+def raising(prompts: list[Any], completions: list[Any]) -> list[Any]:
+    raise RuntimeError("no such luck")
+
+
+def constant(prompts: list[Any], completions: list[Any]) -> list[float]:
+    return [1.0] * len(completions)
+
+
 def one_short(prompts: list[Any], completions: list[Any]) -> list[float]:
     return [1.0] * (len(completions) - 1)

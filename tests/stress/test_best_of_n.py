@@ -139,3 +139,5 @@ def test_a_score_without_spread_chooses_nothing():
     )
     with pytest.raises(DataError, match="x: all answers"):
         spread_within("x", [np.array([0.1, 0.1]), np.array([0.3, 0.3])])
+    with pytest.raises(DataError, match="x: scores too large"):  # their squares are infinite
+        spread_within("x", [np.array([1e200, 3e200])])

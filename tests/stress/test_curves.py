@@ -65,7 +65,8 @@ def test_a_proxy_that_is_the_gold_is_never_over_optimised():
     golds = np.random.default_rng(1).normal(size=(30, 32))
     numbers = measure(pushed(3.0 * golds + 2.0, golds))[0].metrics
     assert numbers["peak"].value == 32
-    assert numbers["fall"].value == 0.0
+    fall = numbers["fall"]
+    assert [str(one) for one in (fall.value, fall.low, fall.high)] == ["0.0"] * 3  # not "-0.0"
     assert math.isnan(numbers["onset"].value)
     assert numbers["regret"].value == pytest.approx(0.0)
     assert numbers["divergence"].value == pytest.approx(0.0)
@@ -114,6 +115,12 @@ def test_length_and_repetition_slopes_see_a_proxy_that_likes_length():
     assert numbers["slope/repetition"].value > 0
     assert numbers["slope/distinct_2"].value < 0
     assert numbers["slope/format"].value == 0.0
+
+
+def test_two_points_say_nothing_of_how_well_the_law_fits():
+    proxies, golds = hacked(12, 9)
+    assert math.isnan(measure(pushed(proxies, golds, (1, 3, 9)))[0].metrics["law/r2"].value)
+    assert measure(pushed(proxies, golds, (1, 3, 5, 9)))[0].metrics["law/r2"].value < 1.0
 
 
 def test_one_prompt_gives_numbers_without_intervals():

@@ -13,8 +13,9 @@ from smorm.errors import ConfigError, DataError, SmormError
 from smorm.lab import gold as lab_gold
 from smorm.lab import make_world, parse_prompt
 from smorm.stress.config import RewardSection
-from smorm.stress.gold import open_reward, scored_pools
-from smorm.stress.pools import JOINED, read_pools
+from smorm.stress.gold import Remembering, open_reward, scored_pools
+from smorm.stress.pools import BEYOND, JOINED, read_pools
+from smorm.stress.rewards import ModelReward, Reading
 from tests.scoring.reward_servers import Reply, RewardServer, counting
 from tests.stress.made_up import pool, write_rows
 from tests.tiny import trained, world
@@ -65,6 +66,30 @@ def test_a_models_gold_is_its_view_and_equal_answers_are_asked_about_once(view):
     assert gold.asked == 6
 
 
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("overlong", ["error", "drop"])
+def test_an_answer_is_not_lost_with_a_long_one_beside_which_it_stood(overlong, order):
+    ask, fine = "metals full tin iron", ["tin hot .", "iron cold ."]
+    pools = [pool(ask, [fine[0], "tin " * 400]), pool(ask, fine)][::order]
+    gold = open_reward(RewardSection(model=str(trained())), Reading(overlong=overlong))
+    found = gold.score(pools, Census())[::order]
+    assert isinstance(found[0], str)
+    (want,) = open_reward(RewardSection(model=str(trained()))).score([pool(ask, fine)], Census())
+    np.testing.assert_allclose(found[1], want, atol=1e-5)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_answers_are_read_under_one_prompt_where_a_long_one_shortens_it(order):
+    ask = "metals full " + "tin iron " * 100
+    pools = [pool(ask, ["tin hot .", "iron ."]), pool(ask, ["tin hot .", "tin " * 150])][::order]
+    model = RewardModel.load(trained())
+    plain = ModelReward(model, model.view("F"), Reading(overlong="truncate_prompt"))
+    want, found = plain.score(pools, Census()), Remembering(plain).score(pools, Census())
+    for one, other in zip(found, want, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    assert abs(want[0][0] - want[1][0]) > 1e-3  # the prompt does make a difference
+
+
 def test_a_field_may_lie_under_others_and_is_never_guessed():
     given = [{"gold": 1, "meta": {"deep": 2.5}}, {"gold": True, "meta": {}}]
     one = pool("ask", ["a", "b"], given)
@@ -82,9 +107,19 @@ def test_a_function_is_called_as_trl_calls_one_and_must_answer_for_all():
         gold_of("tests.stress.made_up:broken").score(pools, Census())
     with pytest.raises(DataError, match="2 numbers"):
         gold_of("tests.stress.made_up:one_short").score(pools, Census())
+    with pytest.raises(SmormError, match=r"raised RuntimeError: no such luck .*made_up.py:\d+"):
+        gold_of("tests.stress.made_up:raising").score(pools, Census())
     for name in ("tests.stress.nowhere:f", "tests.stress.made_up:nothing"):
         with pytest.raises(ConfigError, match="cannot be imported"):
             gold_of(name)
+
+
+@pytest.mark.parametrize("text", ["x = = 1", "raise ValueError('not today')", "import nowhere_"])
+def test_a_module_that_cannot_be_imported_is_named(tmp_path, monkeypatch, text):
+    (tmp_path / "faulty_rewards.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="faulty_rewards:f: cannot be imported: "):
+        gold_of("faulty_rewards:f")
 
 
 def test_a_servers_gold_is_what_it_answers_and_a_dead_one_is_an_error():
@@ -117,8 +152,10 @@ def test_pools_of_a_file_with_objects_lists_and_lines(tmp_path):
     found = gold_of("field:gold").score(pools, census)
     assert [list(one) for one in found] == [[1, 2, 6], [3, 4, 5], [7, 8]]
     assert census[JOINED] == 1
-    limited = read_pools(Source(tmp_path / "x.jsonl", limit=1), Census())
+    counted = Census()
+    limited = read_pools(Source(tmp_path / "x.jsonl", limit=1), counted)
     assert [one.texts for one in limited] == [["a", "b", "f"]]
+    assert counted[BEYOND] == 2
 
 
 def test_a_bad_row_is_named_or_counted(tmp_path):

@@ -64,7 +64,7 @@ def test_ties_are_counted_and_left_out_or_kept(tmp_path):
     assert (report.pairs, report.swapped, report.ties, len(new)) == (1, 1, 1, 1)
     report, new = relabelled(tmp_path, rows, ties="keep")
     assert [one["swapped"] for one in new] == [False, True]
-    with pytest.raises(DataError, match="no pair to write"):
+    with pytest.raises(DataError, match=r"no pair to write \(ties left out: 1\)"):
         relabelled(tmp_path, rows[:1])
 
 
@@ -152,3 +152,11 @@ def test_rows_that_are_no_pairs_and_pairs_without_gold_are_named(tmp_path):
     report, new = relabelled(tmp_path, rows, on_bad_record="skip")
     assert len(new) == 1
     assert report.census["left out: no gold"] == 1
+    broken = write_rows(tmp_path / "broken.jsonl", [*rows, {"prompt": "p", "chosen": "a"}])
+    report = relabel_file(Source(write_rows(tmp_path / "in.jsonl", rows)), GOLD,
+                          tmp_path / "out.jsonl", skip_unscored=True)  # fmt: skip
+    assert (report.pairs, report.census["left out: no gold"]) == (1, 1)
+    with pytest.raises(DataError, match=r"broken.jsonl:3: rejected: missing"):
+        relabel_file(Source(broken), GOLD, tmp_path / "new.jsonl", skip_unscored=True)
+    with pytest.raises(ConfigError, match="is a folder"):
+        relabel_file(Source(broken), GOLD, tmp_path)

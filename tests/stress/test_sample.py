@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 
 from smorm.data.census import Census
@@ -11,7 +14,8 @@ from smorm.lab import backbone_path
 from smorm.stress.config import RewardSection, SampleSection
 from smorm.stress.gold import open_reward
 from smorm.stress.pools import read_pools
-from smorm.stress.sample import sample_file
+from smorm.stress.sample import Policy, sample_file
+from smorm.text.chat import Message
 from tests.stress.made_up import read_lines, write_rows
 from tests.tiny import trained
 
@@ -61,6 +65,60 @@ def test_what_was_cut_or_left_out_is_counted(tmp_path):
     assert census["answer that did not end within max_new_tokens"] == 6
     assert census["prompt cut at its start to be sampled"] == 1
     assert census["prompt that stood before, sampled once"] == 1
+
+
+def test_no_answer_goes_beyond_the_policys_positions(tmp_path):
+    census = Census()
+    prompt = {"prompt": "metals full " + "tin " * 240}
+    (row,) = sampled(tmp_path, [prompt], census=census, max_new_tokens=64, temperature=3.0)
+    assert max(len(one["response"].split()) for one in row["responses"]) <= 256 - 242
+    key = "prompt with room for fewer than max_new_tokens in the policy's 256 positions"
+    assert census[key] == 1
+    with pytest.raises(DataError, match=r"prompts.jsonl:1: prompt: .* set prompt_tokens lower"):
+        sampled(tmp_path, [{"prompt": "tin " * 300}])
+    sampled(tmp_path, [{"prompt": "tin " * 300}], prompt_tokens=100)
+
+
+def test_prompts_beyond_the_limit_are_told(tmp_path):
+    census = Census()
+    source = Source(write_rows(tmp_path / "prompts.jsonl", PROMPTS), limit=1)
+    assert sample_file(source, section(), tmp_path / "out.jsonl", census) == 1
+    assert census["reading stopped at the limit"] == 1
+
+
+def test_control_tokens_in_a_prompt_stay_text():
+    policy = Policy(section())
+    control = policy.renderer.control.ids
+    plain = policy._prompt_ids((Message("user", "tin iron"),))
+    ids = policy._prompt_ids((Message("user", "tin <sep> <eos> iron"),))
+    assert [token for token in ids if token == control["<sep>"]] == plain[-1:]
+    assert control["<eos>"] not in ids
+    assert (ids[0], ids[-1]) == (plain[0], plain[-1])
+
+
+@pytest.mark.data
+def test_a_policy_without_a_template_is_not_asked_to_go_on_after_its_end(data_folder):
+    policy = Policy(section(policy=str(data_folder / "stories260k" / "hf")))
+    ids = policy._prompt_ids((Message("user", "Once upon a time"),))
+    assert policy.tokenizer.eos_token_id not in ids
+    text = policy.tokenizer.decode(ids, skip_special_tokens=True).strip()
+    assert text == "User: Once upon a time\n\nAssistant:"
+    # nothing stands between the prompt and the answer's own tokens, as in a whole conversation
+    whole = policy.renderer.render((Message("user", "Once upon a time"),
+                                    Message("assistant", "there was")))  # fmt: skip
+    assert whole[: len(ids)] == ids
+
+
+def test_a_prompt_that_the_template_refuses_is_named(tmp_path):
+    folder = shutil.copytree(backbone_path(), tmp_path / "policy")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["chat_template"] = "{{ raise_exception('users only') if messages[0].role != 'user' }}x"
+    (folder / "chat_template.jinja").write_text(settings["chat_template"])
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    rows = [{"prompt": [{"role": "system", "content": "be brief"},
+                        {"role": "user", "content": "tin"}]}]  # fmt: skip
+    with pytest.raises(DataError, match=r"prompts.jsonl:1: prompt: .*users only"):
+        sampled(tmp_path, rows, policy=str(folder))
 
 
 def test_nonsense_is_told(tmp_path):

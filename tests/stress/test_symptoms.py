@@ -59,6 +59,17 @@ def test_disagreement_detects_picks_that_one_head_was_fooled_by():
     assert abs(blind["disagreement_auc@4"].value - 0.5) < 0.15
 
 
+def test_harmful_picks_of_a_single_prompt_give_an_area_without_an_interval():
+    rng = np.random.default_rng(1)
+    proxy = list(rng.normal(size=(8, 5)))
+    gold = [-proxy[0], *proxy[1:]]
+    signal = list(rng.random((8, 5)))
+    found = detection(signal, proxy, gold, (1, 5), [f"p{at}" for at in range(8)])
+    assert math.isfinite(found["disagreement_auc@1"].low)
+    assert math.isfinite(found["disagreement_auc@5"].value)
+    assert math.isnan(found["disagreement_auc@5"].low)
+
+
 def test_no_harmful_pick_gives_no_area():
     gold = [np.array([1.0, 2.0, 3.0])]
     found = detection([np.array([0.1, 0.2, 0.3])], gold, gold, (3,), ["p"])

@@ -1,4 +1,5 @@
 import numpy as np
+import orjson
 import pytest
 
 from smorm.data.formats import Source
@@ -102,6 +103,19 @@ def test_costs_count_every_member_and_an_average_of_weights_once(run, results):
     assert found["Ens-mean"]["passes_per_score"].value == 3
     assert found["WARM"]["parameters"].value * 3 == found["Ens-mean"]["parameters"].value
     assert found["WARM"]["training_tokens"] == found["Ens-mean"]["training_tokens"]
+
+
+def test_answers_that_had_no_room_to_end_are_counted(results):
+    told = "answers did not end within pools.max_new_tokens"
+    assert not any(told in note for one in results for note in one.notes)
+    pools = {**small().pools.model_dump(), "max_new_tokens": 4}
+    config = small(pools=pools, methods=["Single"], regimes=["ID"])
+    run = Run(type(workshop())(config, config.work), 0)
+    (note,) = one(list(run.results()), kind="stress").notes[-1:]
+    rows = [orjson.loads(line) for line in run.workshop.pools(0, "ID").read_bytes().splitlines()]
+    cut = sum(not answer["finished"] for row in rows for answer in row["responses"])
+    assert cut > 0
+    assert note == f"{cut} of 24 {told}."
 
 
 def test_training_curves_are_told_of_every_model_that_was_trained(run):

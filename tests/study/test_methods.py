@@ -77,6 +77,9 @@ def test_an_arm_says_how_many_ratings_stand_beside_a_pair():
             {"methods": ["Single", "x"], "systems": {"x": {"members": ["GRM"], "model": "Single"}}},
             "two of them are called Single F",
         ),
+        ({"methods": ["x"], "systems": {"x": {"members": ["GRM:L"]}}}, "trained on no ratings"),
+        ({"methods": ["x"], "systems": {"x": {"members": ["WARM:style"]}}}, "no ratings"),
+        ({"methods": ["x"], "systems": {"x": {"members": ["Multi:M"]}}}, "trained on no pairs"),
         (
             {"methods": ["WARM"], "arms": {"WARM": {"merge": ["Single", "Gone"]}}},
             "'Gone', which WARM needs, is no arm",

@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -84,6 +85,35 @@ def test_a_killed_study_leaves_no_process_behind_and_goes_on(tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     assert len(run_lab(small(work=tmp_path / "work"))) > 0
+
+
+@pytest.mark.parametrize("whole_group", [True, False])
+def test_ctrl_c_stops_a_study_at_once_and_leaves_nothing_half_made(tmp_path, whole_group):
+    (tmp_path / "study.py").write_text(STUDY)
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    command = [sys.executable, str(tmp_path / "study.py"), str(tmp_path / "work")]
+    study = subprocess.Popen(
+        command, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    arms = tmp_path / "work" / "arms"
+    while study.poll() is None and not list(arms.rglob("data.json")):
+        time.sleep(0.1)
+    children = children_of(study.pid)
+    (os.killpg if whole_group else os.kill)(study.pid, signal.SIGINT)
+    _, told = study.communicate(timeout=60)
+    deadline = time.monotonic() + 60
+    assert "stopped; what was made stays in" in told
+    while any(os.path.exists(f"/proc/{one}/task") for one in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert list(arms.iterdir()) == []
+
+
+def test_settings_are_checked_before_anything_is_made():
+    config = small(training={"max_stepz": 3}, work=WORK / "untouched")
+    with pytest.raises(ConfigError, match=r"arms.Single: unknown key training.max_stepz"):
+        run_lab(config)
+    assert not (WORK / "untouched").exists()
 
 
 def test_names_are_checked_before_anything_is_made():

@@ -1,5 +1,6 @@
 import multiprocessing
 import time
+from dataclasses import asdict
 
 import numpy as np
 import orjson
@@ -57,9 +58,33 @@ def test_a_model_is_found_again_where_nothing_that_decides_it_has_changed():
     single = workshop().arm("Single", 0)
     assert of(data=fewer).arm("Single", 0) == single, "Single sees no ratings"
     assert of(data=fewer)._place("SMORM", 0) != workshop()._place("SMORM", 0)
+    assert not list(single.glob("**/checkpoints")), "optimizer states are not kept"
     longer = of(training={"max_steps": 6, "batch_size": 16})
     assert longer._place("Single", 0) != single
     assert workshop()._place("Single", 1) != single
+
+
+def test_what_another_device_makes_is_not_taken_for_this_ones():
+    values = {"seeds": [7], "hidden": 16, "layers": 1, "steps": 2, "batch": 2}
+    here = of(policy=values)
+    assert of(policy=values, device="cpu")._device == {}
+    there = of(policy=values, device="meta")
+    folders = {files.fingerprint({**asdict(one._pretraining(0)), **one._device})
+               for one in (here, there)}  # fmt: skip
+    assert len(folders) == 2
+    assert here.policy(0).name in folders
+
+
+def test_no_name_of_an_arm_leaves_the_folder_or_is_too_long_for_it():
+    objective = {"objective": {"kind": "preference"}}
+    names = ["../../up", "</b>", "a\x00b", "模" * 300, "."]
+    here = of(arms=dict.fromkeys(names, objective))
+    places = [here._place(name, 0) for name in names]
+    for place in places:
+        assert place.parent == here.root / "arms"
+        assert len(place.name.encode()) < 200
+        assert "\x00" not in place.name
+    assert here._place("Single-b", 0).name.startswith("Single-b-0-")
 
 
 def test_rows_are_the_models_scores_of_every_answer_in_order():

@@ -51,6 +51,7 @@ def test_a_ridge_row_is_that_of_least_squares_with_the_penalty_that_predicts_bes
             errors[alpha] = np.mean((states[kept] @ fit - target[kept]) ** 2)
         assert row.errors == pytest.approx(errors, rel=1e-6)
         assert row.alpha == min(errors, key=errors.get)
+        assert row.held_out == (rated & held_out).sum()
         want = ridge_by_hand(states[rated], target[rated], row.alpha)
         np.testing.assert_allclose(row.weights, want, atol=1e-7)
     assert rows[1].alpha > rows[0].alpha  # noise asks for the larger penalty

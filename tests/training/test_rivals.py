@@ -210,6 +210,7 @@ def test_a_term_that_is_not_finite_is_named(kind: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
+        ({"objective": {"kind": "regression", "use_margin": True}}, "use_margin: of preference"),
         ({"objective": {"kind": "odin", "bsr": 0.1}}, "bsr: with kind joint or preference only"),
         ({"objective": {"kind": "regression", "centering": 1}}, "centering: with kind joint or"),
         ({"objective": {"odin": {"length": 2}}}, "odin: with kind odin only, not joint"),

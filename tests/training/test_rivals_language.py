@@ -20,6 +20,7 @@ from smorm.text.chat import Message, Renderer
 from smorm.training.batches import batches_of
 from smorm.training.loop import train
 from smorm.training.responses import assistant_header, response_start, response_starts
+from smorm.training.setup import prepare
 from smorm.training.step import make_objective
 from tests.training.runs import LAB, config_of, prepared, rows_of
 from tests.training.test_rivals import KINDS, header_of, scores_of
@@ -166,3 +167,11 @@ def test_a_reward_model_has_no_language_head_for_grm(tmp_path: Path) -> None:
     model = train(config_of(tmp_path / "run", training={"max_steps": 1}))
     with pytest.raises(ModelError, match=r"lm_head.*needs a language model, not a reward model"):
         load_language_model(str(model), 340)
+
+
+def test_a_reward_model_whose_head_would_be_its_embedding_is_refused_too(tmp_path: Path) -> None:
+    changes = {"model": LAB, "objective": {"kind": "preference"}, "training": {"max_steps": 1}}
+    model = train(config_of(tmp_path / "run", **changes))
+    config = config_of(tmp_path / "grm", model={"backbone": str(model)}, objective={"kind": "grm"})
+    with pytest.raises(ModelError, match=r"run/model: .*needs a language model, not a reward"):
+        prepare(config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ from smorm.config import load_config
 from smorm.errors import ConfigError, DataError, ModelError, NonFiniteLossError
 from smorm.files import verify_folder
 from smorm.lab import ATTRIBUTES
+from smorm.model.device import pick_device
 from smorm.model.inference import score_units
 from smorm.model.store import load_model
 from smorm.text.bpe import TEMPLATE
 from smorm.training.loop import train
 from smorm.training.optim import learning_rate_factor, make_optimizer, named_trainable
-from smorm.training.setup import pick_device
+from smorm.training.setup import prepare
 from tests.model.architectures import tiny
 from tests.training.runs import LAB, LORA, bits, config_of, jsonl, metrics, prepared, rows_of, world
 
@@ -319,6 +321,57 @@ def test_metrics_come_at_the_interval_and_at_both_ends(tmp_path: Path) -> None:
     )
 
 
+def test_what_was_measured_is_written_between_two_logged_steps_too(tmp_path: Path) -> None:
+    evaluation = {"preference": str(world()["dev-pairs"])}
+    training = {"log_every": 3, "evaluate_every": 2}
+    train(config_of(tmp_path / "run", evaluation=evaluation, training=training))
+    found = metrics(tmp_path / "run")
+    assert sorted(found) == [1, 2, 3, 4, 5]
+    assert [step for step, line in found.items() if "dev/accuracy" in line] == [2, 4, 5]
+
+
+def test_a_run_from_the_beginning_has_no_lines_of_one_that_was_killed_there(
+    tmp_path: Path,
+) -> None:
+    config = config_of(tmp_path / "run")
+    train(config)
+    log = tmp_path / "run" / "metrics.jsonl"
+    lines = log.read_bytes()
+    log.write_bytes(lines + b'{"step":70,"loss":9.0}\n{"step":80,"lo')
+    for part in ("checkpoints", "model"):
+        shutil.rmtree(tmp_path / "run" / part)
+    train(config)
+    assert list(metrics(tmp_path / "run")) == [1, 2, 3, 4, 5]
+
+
+def test_held_out_records_that_no_row_is_measured_on_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    evaluation = {"preference": str(world()["dev-pairs"]), "rated": str(world()["eval-rated-ID"])}
+    with caplog.at_level(logging.INFO, logger="smorm"):
+        prepare(config_of(tmp_path, evaluation=evaluation))
+        assert "not measured" not in caplog.text
+        for kind, unused in (("preference", "rated"), ("regression", "preference")):
+            caplog.clear()
+            prepare(config_of(tmp_path, evaluation=evaluation, objective={"kind": kind}))
+            assert f"evaluation.{unused}: not measured: objective.kind {kind}" in caplog.text
+            assert caplog.text.count("not measured") == 1
+
+
+def test_margins_that_no_pair_has_are_refused_and_those_that_some_have_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    objective = {"kind": "preference", "use_margin": True}
+    with pytest.raises(ConfigError, match=r"objective\.use_margin: none of the 24 pairs"):
+        train(config_of(tmp_path / "none", objective=objective))
+    assert not (tmp_path / "none").exists()
+    rows = rows_of("train-pairs")
+    path = jsonl(tmp_path / "pairs.jsonl", [{**row, "margin": 0.5} for row in rows[:9]] + rows[9:])
+    with caplog.at_level(logging.INFO, logger="smorm"):
+        train(config_of(tmp_path / "some", objective=objective, data={"preference": path}))
+    assert "9 of 24 pairs have a margin above 0" in caplog.text
+
+
 def test_a_run_tells_its_progress_in_the_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -353,7 +406,7 @@ def test_tensorboard_mirrors_the_metrics(tmp_path: Path) -> None:
         ),
         ({"model": {**LAB, "chat_template": "/no/such.jinja"}}, ConfigError, "model.chat_template"),
         ({"model": LAB, "data": {"max_tokens": 512}}, ConfigError, "the backbone has 256"),
-        ({"training": {"device": "gpu"}}, ConfigError, r"training\.device: gpu: "),
+        ({"training": {"device": "gpu"}}, ConfigError, r"training\.device: 'gpu' cannot be used: "),
         ({"data": {"preference": "/no/pairs.jsonl"}}, DataError, r"/no/pairs\.jsonl: no such file"),
         ({"data": {"max_tokens": 8}}, DataError, r"train-pairs\.jsonl:1: "),
         (
@@ -375,8 +428,8 @@ def test_what_cannot_be_trained_is_told_and_nothing_is_written(
 def test_an_unusable_device_is_told() -> None:
     assert pick_device("cpu") == torch.device("cpu")
     if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match=r"training\.device: cuda: "):
-            pick_device("cuda")
+        with pytest.raises(ConfigError, match=r"training\.device: 'cuda' cannot be used"):
+            pick_device("cuda", "training.device")
 
 
 # The optimizer

@@ -21,9 +21,9 @@ STYLES = {"must fix": "bold red", "look": "yellow", "fine": "green"}
 
 def print_report(report: Report) -> None:
     """What was read, every finding, the tables, and how many must be fixed."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=PLAIN_WIDTH)
+        console = Console(highlight=False, markup=False, width=PLAIN_WIDTH)
     _sources(console, report)
     for finding in report.findings:
         _finding(console, finding)

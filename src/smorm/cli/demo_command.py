@@ -56,6 +56,8 @@ def run(
     from smorm.study.config import LabConfig
     from smorm.study.run import workshop_of
 
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"--output {output}: is a file; name a new folder")
     if output.exists() and any(output.iterdir()):
         raise ConfigError(f"--output {output}: is not empty; name a new folder, or remove it")
     started = time.monotonic()

@@ -36,7 +36,7 @@ GRIDS = {"epsilon": 1, "ood": 0, "probe": 1, "rows": 1, "probe_minus_rows": 1}
 
 def print_diagnosis(found: Diagnosis) -> None:
     """Print it all; the advice comes last."""
-    console = Console(soft_wrap=not Console().is_terminal)
+    console = Console(soft_wrap=not Console().is_terminal, markup=False)
     sections: dict[str, dict[str, Metric]] = {}
     for name, metric in found.result.metrics.items():
         section, _, rest = name.partition("/")

@@ -60,8 +60,9 @@ def run(
     named = [one for one in given if "=" not in one]
     if len(named) > 1:
         raise typer.BadParameter(f"expected one configuration, got {' and '.join(named)}")
+    names = None if methods is None else [m.strip() for m in methods.split(",")]
     chosen = {
-        "methods": None if methods is None else [m.strip() for m in methods.split(",")],
+        "methods": "all" if names == ["all"] else names,
         "seeds": seeds,
         "output": None if output is None else str(output),
     }

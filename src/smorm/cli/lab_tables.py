@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from smorm.cli.tables import brief
 from smorm.evaluation.result import Result
+from smorm.report.canvas import short
 from smorm.report.rows import Row, rows_of
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ def shown_progress() -> Iterator[Tell]:
 
         def tell(step: Any) -> None:
             _, _, said = str(step).partition("  ")
-            bar.update(task, completed=step.count, total=step.total, description=said)
+            bar.update(task, completed=step.count, total=step.total, description=escape(said))
 
         yield tell
 
@@ -71,5 +73,5 @@ def _table(rows: Sequence[Row], regime: str, columns: Sequence[str]) -> Table:
     for name in ("method", *columns):
         table.add_column(name, no_wrap=True)
     for label, metrics in found.items():
-        table.add_row(label, *(brief(metrics.get(name)) for name in columns))
+        table.add_row(escape(short(label)), *(brief(metrics.get(name)) for name in columns))
     return table

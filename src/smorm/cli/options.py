@@ -15,7 +15,7 @@ OverlongOption = Annotated[
     str | None, typer.Option(help="error, drop or truncate_prompt; default: as in training.")
 ]
 SkipBadOption = Annotated[bool, typer.Option("--skip-bad", help="Leave bad records out, counted.")]
-BatchTokensOption = Annotated[int, typer.Option(help="Tokens a forward pass.")]
+BatchTokensOption = Annotated[int, typer.Option(min=1, help="Tokens a forward pass.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu or cuda.")]
 
 

@@ -123,7 +123,7 @@ def print_parity(found: Parity) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(soft_wrap=not Console().is_terminal)
+    console = Console(soft_wrap=not Console().is_terminal, markup=False)
     title = f"{found.comparison.ours.model.name} against {found.target}"
     table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE)
     for heading in ("path", "difference", "spreads", "worst", "tokens", ""):

@@ -58,7 +58,8 @@ def run(
         temperature=temperature,
         seed=seed,
         ties=choice("--ties", ties, ("drop", "keep")),
-        on_bad_record="skip" if skip_bad or overlong == "drop" else "stop",
+        on_bad_record="skip" if skip_bad else "stop",
+        skip_unscored=overlong == "drop" and section.kind == "model",
     )
     for line in report.census.lines():
         typer.echo(line, err=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,17 +33,41 @@ def run(
 
     place = [] if output is None else [f"output={json.dumps(str(output))}"]
     asked = load_section(StressConfig, config, [*(overrides or ()), *place])
+    _can_be_written(asked.output)
     results = run_stress(asked, view_of=_view, tell=lambda line: typer.echo(line, err=True))
     write_results(asked.output, results)
     print_results(summary(results))
     typer.echo(f"results: {asked.output}")
 
 
+def _can_be_written(output: Path) -> None:
+    """Find out before a test that takes long.
+
+    Raises:
+        ConfigError: the output is a folder.
+        OutputError: no file can be written there.
+    """
+    from smorm.errors import ConfigError
+    from smorm.files import named_errors
+
+    if output.is_dir():
+        raise ConfigError(f"output: {output} is a folder: name a file for the results")
+    with named_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=output.parent).close()
+
+
 def _view(value: Any) -> Any:
     """A view of the configuration: a name, the path of a JSON file, or the view itself."""
     from smorm.cli.options import view_of
+    from smorm.errors import ConfigError
 
-    return view_of(value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    try:
+        return view_of(value)
+    except ConfigError as error:
+        raise ConfigError(str(error).removeprefix("--")) from error
 
 
 def summary(results: list[Any]) -> list[Any]:

@@ -37,7 +37,7 @@ def number(metric: Metric | None, *, signed: bool = False) -> str:
     """The value and its interval; with signs, and a star where it leaves 0 out."""
     if metric is None or math.isnan(metric.value):
         return "–"
-    form = "+.3f" if signed else ".3f"
+    form = "+z.3f" if signed else "z.3f"  # z: no -0.000
     if math.isnan(metric.low):
         return f"{metric.value:{form}}"
     star = " *" if signed and not metric.low <= 0 <= metric.high else ""
@@ -46,7 +46,7 @@ def number(metric: Metric | None, *, signed: bool = False) -> str:
 
 def print_results(results: Sequence[Result]) -> None:
     """A table per suite, the differences below it, and what was counted."""
-    console = Console(soft_wrap=not Console().is_terminal)
+    console = Console(soft_wrap=not Console().is_terminal, markup=False)
     for kind, suite in dict.fromkeys((result.kind, result.suite) for result in results):
         rows = [result for result in results if (result.kind, result.suite) == (kind, suite)]
         difference = kind == "difference"
@@ -98,7 +98,7 @@ def brief(metric: Metric | None) -> str:
 
 def print_comparison(results: Sequence[Result], metric: str) -> None:
     """Methods by suites, for the suites that have the metric; the length-only rule below."""
-    console = Console(soft_wrap=not Console().is_terminal)
+    console = Console(soft_wrap=not Console().is_terminal, markup=False)
     rows = [result for result in results if metric in result.metrics]
     suites = list(dict.fromkeys(result.suite for result in rows))
     title = f"{metric} ± half its 95 % interval, which resamples prompts"

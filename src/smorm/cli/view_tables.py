@@ -37,7 +37,7 @@ def print_fit(
     model: RewardModel, data: HeldOut, view: View, fit: Fit, kind: str, told: Sequence[str]
 ) -> None:
     """The view's numbers with intervals; for pairs its accuracy beside F, L and M; what to heed."""
-    console = Console(soft_wrap=not Console().is_terminal)
+    console = Console(soft_wrap=not Console().is_terminal, markup=False)
     draws = resampled_views(data, _quick(data, fit))
     if isinstance(view, PessimisticView):
         _print_spreads(console, view, [one for one in draws if isinstance(one, PessimisticView)])

@@ -76,6 +76,9 @@ class ObjectiveSection(Section):
         for name in ("positive_regularisation", "centering", "bsr"):
             if getattr(self, name) and self.kind not in ("joint", "preference"):
                 raise ValueError(f"{name}: with kind joint or preference only, not {self.kind}")
+        for name in ("label_smoothing", "use_margin"):
+            if getattr(self, name) and not self.uses_pairs:
+                raise ValueError(f"{name}: of preference pairs, which kind regression does not use")
         own = (("odin", OdinConfig()), ("grm", GrmConfig()), ("armo", ArmoConfig()))
         for name, untouched in own:
             if getattr(self, name) != untouched and self.kind != name:

@@ -47,7 +47,7 @@ class Source:
             near = difflib.get_close_matches(self.format, FORMATS, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ConfigError(
-                f"format: {self.format!r} is unknown{hint} Accepted: auto, {', '.join(FORMATS)}"
+                f"format: {self.format!r} is unknown{hint}. Accepted: auto, {', '.join(FORMATS)}"
             )
         if self.stride < 1 or (self.limit is not None and self.limit < 1):
             raise ConfigError(f"{self.path}: stride and limit must be at least 1")

@@ -74,6 +74,19 @@ class Pairing:
             if name in known
         }
 
+    def refuse_unknown(self, present: Sequence[str]) -> None:
+        """Refuse a name that no record rates: left out in silence, it would turn pairs around.
+
+        Raises:
+            ConfigError: there is one.
+        """
+        named = [*(self.attributes or ()), *(scale.name for scale in self.scales)]
+        unknown = [name for name in dict.fromkeys(named) if name not in present]
+        if unknown and present:
+            raise ConfigError(
+                f"pairing: no record rates {', '.join(unknown)}; rated are {', '.join(present)}"
+            )
+
     def advantage(self, one: Mapping[str, float], other: Mapping[str, float]) -> float | None:
         """Mean of one's ratings less the other's over what both have; None where that is nothing.
 
@@ -93,12 +106,18 @@ def pair_ratings(
     Args:
         records: the rated responses; they are held in memory.
         census: gets pairs that were not made, and why.
+
+    Raises:
+        ConfigError: the rule names an attribute that no record rates.
     """
     rule = rule or Pairing()
     prompts: dict[str, dict[Messages, list[Rated]]] = {}
+    present: dict[str, None] = {}
     for record in records:
+        present.update((name, None) for name, value in record.scores.items() if value is not None)
         responses = prompts.setdefault(prompt_key(record.prompt), {})
         responses.setdefault(record.response, []).append(record)
+    rule.refuse_unknown(list(present))
     for responses in prompts.values():
         merged = [_once(group, rule, census) for group in responses.values()]
         if len(merged) == 1:
@@ -156,6 +175,7 @@ def write_paired(source: Source, folder: Path | str, rule: Pairing | None = None
     pair, with all their ratings, so that no method sees a text that the others do not.
 
     Raises:
+        ConfigError: the rule names an attribute that no record rates.
         DataError: a bad record, or no pair can be made of the source.
         OutputError: a file could not be written; an older one is untouched.
     """

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from smorm.errors import ModelError, SmormError
 from smorm.model import lora
 from smorm.model.backbone import fit_embeddings, quiet, refuse_remote_code
+from smorm.model.device import pick_device
 from smorm.model.network import RewardNetwork
 from smorm.model.store import ModelCard, save_model, save_view
 from smorm.model.views import View, fold
@@ -127,6 +128,7 @@ class PlainModel:
         """
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+        place = pick_device(str(device))
         refuse_remote_code(str(folder))
         if (folder / "adapter_config.json").is_file():
             raise ModelError(f"{folder}: adapters, not a whole model: export it first")
@@ -148,7 +150,7 @@ class PlainModel:
                 "do not use it"
             )
         own = tokenizer.chat_template is not None
-        return cls(model.eval().to(device), tokenizer, None if own else template)
+        return cls(model.eval().to(place), tokenizer, None if own else template)
 
     @property
     def pad_id(self) -> int | None:

@@ -163,7 +163,8 @@ def _limits(rows: Sequence[Row], facts: Facts) -> str:
     ]
     if not any(row.kind in KINDS for row in rows):
         lines.append("How it stands optimisation pressure (best-of-n, RL) was not measured here.")
-    if facts.attributes and not any("spearman" in row.metrics for row in rows):
+    rated = facts.attributes and not facts.by_length
+    if rated and not any("spearman" in row.metrics for row in rows):
         lines.append("How well its attributes predict ratings was not measured here.")
     if not sets:
         lines.append("It was not measured on prompts unlike those of its training.")

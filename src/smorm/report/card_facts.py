@@ -57,6 +57,16 @@ class Facts:
         return str(view.get("name", "own")) if isinstance(view, Mapping) else str(view)
 
     @property
+    def head(self) -> str:
+        """Its kind: `linear`, `mlp` or `gated`."""
+        return str(self.card.get("head", "linear"))
+
+    @property
+    def by_length(self) -> bool:
+        """Whether its further row is ODIN's of length, which no ratings trained."""
+        return self.attributes == ["length"] and not self.card.get("means")
+
+    @property
     def folded(self) -> bool:
         """Whether the folder is an export: one row that holds a view."""
         return bool(self.card.get("view"))

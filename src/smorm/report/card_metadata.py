@@ -46,7 +46,7 @@ def front_matter(
     card = ModelCardData(
         language=language,
         license=license_id,
-        library_name="transformers",
+        library_name="transformers" if facts.head == "linear" else "smorm",
         pipeline_tag=_TASK,
         base_model=facts.base_model,
         datasets=facts.datasets or None,

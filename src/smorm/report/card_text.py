@@ -16,6 +16,11 @@ _PREFERENCE = (
     "Bradley–Terry reward; differences between answers to one prompt have a meaning, its zero has "
     "none"
 )
+_LENGTH = "ODIN's length row: the part of the preference that goes along with length; no rating"
+_HEADS = {
+    "mlp": "an MLP as its head",
+    "gated": "a gated head (a row for each attribute, mixed by a gate that reads the prompt)",
+}
 _SETTINGS = {
     "objective": ("kind", "weighting", "weight", "label_smoothing"),
     "training": ("seed", "epochs", "max_steps", "batch_size", "learning_rate", "precision"),
@@ -25,12 +30,13 @@ _SETTINGS = {
 def what_it_is(facts: Facts) -> str:
     """Rows, views, and what goes in."""
     rows = len(facts.attributes) + 1
+    head = _HEADS.get(facts.head, f"one linear head of {rows} row{'s' * (rows > 1)}")
     kind = facts.config.get("objective", {}).get("kind")
     made = f" with the objective {code(kind)}" if kind else ""
     parts = [
-        f"A reward model: a {plain(facts.model_type or 'decoder')} language model and one linear "
-        f"head of {rows} row{'s' * (rows > 1)} that reads the last token's hidden state, trained "
-        f"by smorm{made}. It scores conversations and writes no text.",
+        f"A reward model: a {plain(facts.model_type or 'decoder')} language model and {head} that "
+        f"reads the last token's hidden state, trained by smorm{made}. It scores conversations and "
+        "writes no text.",
         "## What it scores",
         _rows(facts),
         _views(facts),
@@ -51,7 +57,9 @@ def _rows(facts: Facts) -> str:
         scale = scales.get(name, {})
         stored = f"(value − {_figure(scale, 'offset')}) / {_figure(scale, 'scale')}"
         mean = _figure(means, name) if name in means else "–"
-        lines.append([code(name), "prediction of its rating, on the ratings' scale", stored, mean])
+        meaning = "prediction of its rating, on the ratings' scale"
+        told = [_LENGTH, "–"] if facts.by_length else [meaning, stored]
+        lines.append([code(name), *told, mean])
     headings = ["row", "meaning", "what the head holds", "mean rating in training"]
     return table(headings, lines, 3)
 
@@ -65,7 +73,7 @@ def _views(facts: Facts) -> str:
     if facts.folded:
         return ""
     told = f"The view that is used unless another is asked for: {code(facts.default_view)}."
-    if not facts.attributes:
+    if not facts.attributes or facts.by_length:
         return f"{told} `F` is the preference row."
     return (
         "A reward is a *view* of the rows: `F` the preference row, `L` the mean of the "
@@ -128,6 +136,12 @@ with torch.no_grad():
     ]
     if facts.folded:
         parts = parts[:2]
+    if facts.head != "linear":
+        alone = (
+            "Its head is not linear, so that it cannot be exported, and other programs (plain "
+            "transformers, TRL, vLLM, SGLang) cannot load it."
+        )
+        parts = [*parts[:2], alone]
     return "\n\n".join(parts)
 
 

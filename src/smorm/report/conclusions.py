@@ -78,7 +78,7 @@ def _against(members: Sequence[Paired]) -> str:
         if chosen
     ]
     if neither:
-        none = "No difference" if parts else "no difference"
+        none = f"{'No' if parts else 'no'} difference in {_number(one)}"
         many = len(neither) > LISTED
         told = (
             f"{_who(neither)} (see the tables)" if many else f"{_who(neither)}: {_amounts(neither)}"
@@ -124,6 +124,14 @@ def _verbs(one: Paired) -> tuple[str, str]:
         return f"led {family} to higher gold", f"led {family} to lower gold"
     label = style_of(one.metric).label
     return f"had a higher {label}", f"had a lower {label}"
+
+
+def _number(one: Paired) -> str:
+    """What is compared."""
+    place = one.metric.partition("@")[2]
+    if one.kind == "stress":
+        return f"gold out of {place}"
+    return "gold" if one.kind == "rl" else style_of(one.metric).label
 
 
 def _where(one: Paired) -> str:
@@ -186,7 +194,8 @@ def _count(paired: Sequence[Paired]) -> list[str]:
         f"{len(tested)} comparisons over seeds were made on this page; the intervals of "
         f"{len(apart)} leave 0 out, where chance alone would give about "
         f"{len(tested) / 20:.1f}. {len(kept)} of them "
-        f"{'stays' if len(kept) == 1 else 'stay'} after Holm's correction (†)."
+        f"{'stays' if len(kept) == 1 else 'stay'} after Holm's correction (†). Falls, and gains "
+        "that differ between sets of prompts, are told by their own intervals and are not counted."
     )
     if unpaired:
         text += f" Common seeds alone are compared: up to {unpaired} seeds of a pair are left out."

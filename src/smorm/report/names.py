@@ -148,12 +148,14 @@ def show_reach(metric: Metric, style: Style) -> str:
 
 
 def clean(text: object) -> str:
-    """Text without what neither XML nor UTF-8 can hold (shown as the replacement character)."""
+    """Text without what neither XML nor UTF-8 can hold, and without what turns round the reading of
+    the numbers behind it (both shown as the replacement character)."""
     return "".join(_shown(character) for character in str(text))
 
 
 def _shown(character: str) -> str:
     code = ord(character)
     control = code < 32 and character not in "\t\n"
+    turning = 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069
     outside = 0x7F <= code < 0xA0 or 0xD800 <= code < 0xE000 or code in (0xFFFE, 0xFFFF)
-    return "\N{REPLACEMENT CHARACTER}" if control or outside else character
+    return "\N{REPLACEMENT CHARACTER}" if control or turning or outside else character

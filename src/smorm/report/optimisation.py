@@ -10,7 +10,7 @@ from smorm.report.looks import HIGHLIGHTED, looks_of
 from smorm.report.methods import MARKS, methods_table, paired_table
 from smorm.report.names import show_set
 from smorm.report.paired import Paired
-from smorm.report.panels import alone, overview
+from smorm.report.panels import BEHIND, alone, overview
 from smorm.report.rows import Row
 from smorm.report.tables import escape
 
@@ -97,7 +97,8 @@ def _each_alone(curves: Sequence[Curve], prompts: str, base: str) -> Figure:
     family = curves[0].family
     title = f"{family} on {prompts or 'all prompts'}: gold, a panel for each method"
     drawing = alone(curves, "gold", "kl", title, base=base)
-    caption = f"{title}. Dashed: {base}; grey: the others. {_BANDS}"
+    others = "; grey: the others" if len(curves) <= BEHIND else ""
+    caption = f"{title}. Dashed: {base}{others}. {_BANDS}"
     return Figure(f"{family}-{prompts}-each-method", drawing, caption)
 
 

@@ -100,7 +100,7 @@ def alone(
     """
     across = min(4, len(curves))
     down = math.ceil(len(curves) / across)
-    few = len(curves) <= _BEHIND
+    few = len(curves) <= BEHIND
     behind = [one for one in curves if shared and (few or one.label == base)]
 
     def draw(figure: Any) -> None:
@@ -124,7 +124,7 @@ def alone(
     return Drawing(draw, (0.6 + 2.3 * max(across, 2), 0.9 + 1.75 * down), title)
 
 
-_BEHIND = 12
+BEHIND = 12
 """How many lines a small panel bears; each of n panels with n lines also makes a page of
 megabytes."""
 

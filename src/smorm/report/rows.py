@@ -1,7 +1,8 @@
 """From results to the rows of a report: one for each model and view of a suite.
 
 Results that differ in `fingerprint.seed` only become one row: the mean over seeds, with Student's t
-interval over them. That interval is about training noise; it leaves out the sampling of items.
+interval over them. That interval holds the noise of what differs between seeds: of training, and of
+the items where each seed has its own.
 """
 
 from __future__ import annotations
@@ -126,8 +127,8 @@ def _over_seeds(group: Group) -> Row:
     names = list(dict.fromkeys(name for one in members for name in one.metrics))
     metrics: dict[str, Metric] = {}
     notes = [
-        f"Mean over {len(members)} seeds; intervals are Student's t over seeds (training noise) "
-        "and leave out the sampling of items."
+        f"Mean over {len(members)} seeds; intervals are Student's t over seeds: they hold the "
+        "noise of training, and that of sampling items only where each seed has items of its own."
     ]
     sizes: dict[str, tuple[int, int]] = {}
     for name in names:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from smorm.data.census import Census
 from smorm.errors import ConfigError, DataError
 from smorm.model.views import apply_view
-from smorm.scoring.held_out import held_out, spread_of
+from smorm.scoring.held_out import FEWEST_PROMPTS, held_out, spread_of
 from smorm.scoring.reward_model import RewardModel, as_items
 from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Item, Scorer
 from smorm.text.limits import Overlong
@@ -61,9 +61,10 @@ class Rule:
         return f"uwo {self.kappa:g}" if self.how == "uwo" else self.how
 
     def combine(self, values: Floats) -> Floats:
-        """Members' rewards [M, N] -> one reward [N]; the order of members has no influence."""
+        """Members' rewards [M, N] -> one reward [N]; the order of members has no influence. Where
+        a member has none (NaN), the ensemble has none."""
         ordered = np.sort(np.asarray(values, dtype=np.float64), axis=0)
-        lowest = ordered[0]
+        lowest = ordered.min(axis=0)  # not the first of them: NaN is sorted to the end
         if self.how == "min":
             return np.asarray(lowest)
         # Measured from the lowest, so that equal members give exactly their value.
@@ -99,6 +100,11 @@ def standard_of(values: Floats, prompts: Sequence[Any], name: str, rule: Rule) -
     Raises:
         DataError: fewer than 10 prompts, or a reward that does not vary.
     """
+    if (count := len(set(prompts))) < FEWEST_PROMPTS:
+        raise DataError(
+            f"{name}: it cannot be standardised: {count} prompts are too few. Give a file of "
+            f"{FEWEST_PROMPTS} prompts or more, better some hundred."
+        )
     data = held_out(np.asarray(values)[:, None], (name,), prompts, paired=False)
     within = rule.how == "mean" and data.within
     ones = np.ones(len(data.rows))

@@ -11,6 +11,7 @@ Shapes: M members, N responses.
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -23,7 +24,7 @@ import orjson
 
 from smorm import files
 from smorm.data.formats import Source
-from smorm.errors import DataError
+from smorm.errors import ConfigError, DataError, OutputError
 from smorm.model.store import resolve
 from smorm.scoring.ensemble import (
     OWN_SCALE,
@@ -96,12 +97,18 @@ def refuse_specs(specs: Sequence[MemberSpec]) -> None:
     """Find out before the first member has scored for hours that the last one is not there.
 
     Raises:
-        ConfigError: no member, or two of one name.
+        ConfigError: no member, or two of one name, or of one folder and view.
         ModelError: a folder that is not there.
     """
     refuse_equal_names([spec.name for spec in specs])
+    found: dict[tuple[Path, str], str] = {}
     for spec in specs:
-        resolve(spec.path)
+        other = found.setdefault((resolve(spec.path).resolve(), repr(spec.view)), spec.name)
+        if other != spec.name:
+            raise ConfigError(
+                f"ensemble: {other} and {spec.name} are one folder, which would count twice. To "
+                "combine rows of one model use a view (smorm view)."
+            )
 
 
 def score_file_together(
@@ -123,10 +130,13 @@ def score_file_together(
     Raises:
         ConfigError: no member, two of one name, or a view that a member does not have.
         ModelError: a folder that is not there or not a model.
-        DataError: a line that is not usable or does not fit a member, under `stop`.
+        DataError: a line that is not usable or does not fit a member, under `stop`; or the input
+            changed while it was scored.
         OutputError: the output could not be written; an older one is untouched.
     """
     refuse_specs(specs)
+    if output.is_dir():
+        raise OutputError(f"{output}: could not be written: it is a folder. Name a file.")
     with ExitStack() as stack:
         with files.named_errors(output):
             output.parent.mkdir(parents=True, exist_ok=True)
@@ -134,12 +144,12 @@ def score_file_together(
         folder = Path(stack.enter_context(scratch))
         parts = [folder / str(at) for at in range(len(specs))]
         members = tuple(
-            _score_member(spec, part, source, device, standardise, options)
+            _score_member(spec, part, output, source, device, standardise, options)
             for spec, part in zip(specs, parts, strict=True)
         )
         lines = responses = errors = tokens = 0
         with files.whole_file(output) as stream:
-            for line in _together(parts, members, rule):
+            for line in _together(parts, members, rule, str(source.path)):
                 stream.write(orjson.dumps(line) + b"\n")
                 found = [] if "error" in line else line.get("responses", [line])
                 lines, errors = lines + 1, errors + ("error" in line)
@@ -150,17 +160,21 @@ def score_file_together(
 def _score_member(
     spec: MemberSpec,
     part: Path,
+    output: Path,
     source: Source,
     device: str,
     standardise: Standardise | None,
     options: dict[str, Any],
 ) -> MemberFacts:
-    """Write a member's own scores; it is out of memory when the next one is loaded."""
+    """Write a member's own scores into `part`, beside `output`; it is out of memory when the next
+    one is loaded."""
     model = RewardModel.load(spec.path, device=device)
     view = model.view(spec.view)
     standard = OWN_SCALE if standardise is None else standardise(model, spec.view, spec.name)
     try:
         report = score_file(model, source, part, view=spec.view, **options)
+    except OutputError as error:  # the user knows the output, not what lies beside it
+        raise OutputError(str(error).replace(str(part), str(output))) from error
     except DataError as error:  # e.g. over the limit of this member alone
         raise DataError(f"{error} (scored by {spec.name})") from error
     counted = tuple(report.census.lines())
@@ -168,12 +182,26 @@ def _score_member(
     return MemberFacts(spec.name, view.name, parameters_of(model), standard, hashes, counted)
 
 
-def _together(parts: Sequence[Path], members: Sequence[MemberFacts], rule: Rule) -> Iterator[Line]:
-    """Lines of all members' files, made one."""
+def _together(
+    parts: Sequence[Path], members: Sequence[MemberFacts], rule: Rule, source: str
+) -> Iterator[Line]:
+    """Lines of all members' files, made one. Each member reads the input anew: what it had of
+    another input must not be put beside it."""
     with ExitStack() as stack:
         streams = [stack.enter_context(part.open("rb")) for part in parts]
-        for texts in zip(*streams, strict=True):
-            yield _one_line([orjson.loads(text) for text in texts], members, rule)
+        for number, texts in enumerate(itertools.zip_longest(*streams, fillvalue=b"null"), 1):
+            lines = [orjson.loads(text) for text in texts]
+            if len({_shape(line) for line in lines}) > 1:
+                raise DataError(
+                    f"{source}: changed while it was scored: record {number} is another one for "
+                    "one model than for the next. Score a copy that nothing writes to."
+                )
+            yield _one_line(lines, members, rule)
+
+
+def _shape(line: Line | None) -> tuple[Any, ...]:
+    """What all members' lines of one record have in common: there is one, and whose it is."""
+    return (line is None, None if line is None else line["id"])
 
 
 def _one_line(lines: Sequence[Line], members: Sequence[MemberFacts], rule: Rule) -> Line:

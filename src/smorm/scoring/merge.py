@@ -161,6 +161,10 @@ def _notes(
         notes.append(f"The models' default views differ: {cards[0].default_view} is kept.")
     if any(card.max_tokens != cards[0].max_tokens for card in cards):
         notes.append("The models' token limits differ: the smallest is kept.")
+    if any(card.overlong != cards[0].overlong for card in cards):
+        notes.append(
+            f"The models treat prompts over their limit differently: {cards[0].overlong} is kept."
+        )
     if any(card.scales != cards[0].scales for card in cards):
         notes.append(
             "The attributes' scales differ a little: rows are averaged on their own scale."

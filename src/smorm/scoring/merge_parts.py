@@ -12,6 +12,7 @@ from smorm.data.scaling import AttributeScale
 from smorm.errors import ModelError
 from smorm.model import lora
 from smorm.model.network import RewardNetwork
+from smorm.model.nonlinear import NonlinearHead
 from smorm.model.store import ModelCard, load_model
 from smorm.text.chat import Renderer
 
@@ -42,9 +43,11 @@ def load_part(path: str) -> Part:
     """Load a model folder; adapters are merged into its backbone.
 
     Raises:
-        ModelError: as for `load_model`.
+        ModelError: as for `load_model`, or a head that is not linear.
     """
     network, tokenizer, card = load_model(path)
+    if isinstance(network.head, NonlinearHead):
+        raise ModelError(f"{path}: {network.head.refusal()}")
     if lora.is_lora(network.backbone):
         network.backbone = lora.merge_lora(network.backbone)
     scales = torch.tensor([1.0, *(scale.scale for scale in card.scales)], dtype=torch.float64)

@@ -20,6 +20,7 @@ from smorm.data.formats import parse_row
 from smorm.data.records import Candidates, Messages, Preference, Rated
 from smorm.data.scaling import restore_scales
 from smorm.errors import ConfigError, DataError, ModelError
+from smorm.model.device import pick_device
 from smorm.model.heap import keep_freed_memory
 from smorm.model.network import Layout, RewardNetwork
 from smorm.model.store import ModelCard, load_model, resolve
@@ -99,15 +100,17 @@ class RewardModel:
         """Load a model folder (or a run's folder), ours or any Hugging Face reward model's.
 
         Args:
-            device: where to put it, e.g. `cuda`.
+            device: where to put it: `cpu`, `cuda`, `cuda:1`, or `auto`, CUDA where there is one.
             dtype: the backbone's precision; the head is always in fp32.
             layout: by default the fastest one that is verified to give the reference's scores.
 
         Raises:
+            ConfigError: there is no such device.
             ModelError: no such folder, no head, damaged, or a renderer that differs from training.
         """
+        place = pick_device(device)
         network, tokenizer, card = load_model(path, dtype=getattr(torch, dtype))
-        network.to(device)
+        network.to(place)
         if network.device.type == "cpu":
             keep_freed_memory()
         choose_layout(network, layout)

@@ -130,11 +130,15 @@ def spread_within(what: str, values: Sequence[Floats]) -> float:
     """Standard deviation of scores around the mean of their pool, over all pools.
 
     Raises:
-        DataError: every pool has one value throughout: nothing can be chosen by such a score.
+        DataError: every pool has one value throughout: nothing can be chosen by such a score; or
+            values so large that their squares are infinite.
     """
     residuals = np.concatenate([one - one.mean() for one in values])
     freedom = sum(len(one) - 1 for one in values)
-    spread = math.sqrt(float(residuals @ residuals) / freedom) if freedom else 0.0
+    with np.errstate(over="ignore"):
+        spread = math.sqrt(float(residuals @ residuals) / freedom) if freedom else 0.0
+    if not math.isfinite(spread):
+        raise DataError(f"{what}: scores too large to be measured: divide them by a constant")
     if spread <= 1e-12 * max(float(np.abs(one).max()) for one in values):
         raise DataError(
             f"{what}: all answers of every pool have the same score: it chooses nothing"

@@ -140,6 +140,9 @@ class ProxySection(RewardSection):
             raise ValueError("views: only a model has several; give either view or views")
         if self.views == []:
             raise ValueError("views: name at least one")
+        views = self.views or []
+        if any(view in views[:at] for at, view in enumerate(views)):
+            raise ValueError("views: one is there twice")
         return self
 
 
@@ -175,6 +178,15 @@ class PromptsSection(Section):
     limit: Positive | None = None
     max_words: Positive | None = None
     sample: SampleSection | None = None
+
+    @model_validator(mode="after")
+    def _names_a_file(self) -> PromptsSection:
+        if self.sample is not None and "/" in self.name:
+            raise ValueError(
+                f"name {self.name!r}: sampled pools are written to a file of this name: leave out "
+                "its '/'"
+            )
+        return self
 
 
 class StressConfig(Section):

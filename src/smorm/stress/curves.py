@@ -150,14 +150,17 @@ def _shape(columns: Mapping[str, Floats], pushed: Pushed) -> dict[str, Metric]:
     peaks[~np.isfinite(draws).all(axis=1)] = np.nan
     return {
         "peak": Metric(float(sizes[top]), count, *interval(peaks)),
-        "fall": Metric(float(means[top] - means[-1]), count, *interval(-falls[:, -1])),
+        "fall": Metric(float(means[top] - means[-1]), count, *interval(0.0 - falls[:, -1])),
         "onset": Metric(float(onset), count),
         "law/r2": Metric(_fit_of_law(means, sizes), count),
     }
 
 
 def _fit_of_law(means: Floats, sizes: tuple[int, ...]) -> float:
-    """The share of the curve's variance over n > 1 that the fitted law explains."""
+    """The share of the curve's variance over n > 1 that the fitted law explains; NaN with two such
+    n, since a law of two coefficients goes through any two points."""
+    if len(sizes) < 4:
+        return math.nan
     alpha, beta = law_weights(sizes) @ means
     distances = np.sqrt([kl_of(size) for size in sizes[1:]])
     gains = means[1:] - means[0]

@@ -42,6 +42,12 @@ class EnsembleReward:
         members = [_facts(member).as_dict() for member in self.ensemble.members]
         return {"members": members, "rule": {"combine": rule.how, "kappa": rule.kappa}}
 
+    @property
+    def joint(self) -> bool:
+        """Whether a long answer shortens the prompt of the others in its pool."""
+        own = [self.reading.overlong or one.model.card.overlong for one in self.ensemble.members]
+        return "truncate_prompt" in own
+
     def score(self, pools: Sequence[Pool], census: Census) -> list[Floats | str]:
         """The combined rewards; a pool that one member cannot score has none, and names it."""
         found = self.ensemble.score_items(

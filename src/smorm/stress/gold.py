@@ -108,6 +108,8 @@ def read_token(path: Path) -> str:
 class Remembering:
     """A reward that asks about no answer twice: equal answers to equal prompts are one.
 
+    Of a reward that may shorten a pool's prompt for its longest answer only equal pools are one.
+
     Attributes:
         asked: how many answers were asked about.
         reused: how many were known.
@@ -126,7 +128,7 @@ class Remembering:
 
     def score(self, pools: Sequence[Pool], census: Census) -> list[Floats | str]:
         """As the reward inside."""
-        keys = [_keys(pool) for pool in pools]
+        keys = [_keys(pool, joint=self.inner.joint) for pool in pools]
         taken: set[str] = set()
         asking: list[tuple[Pool, list[str]]] = []
         for pool, own in zip(pools, keys, strict=True):
@@ -136,17 +138,30 @@ class Remembering:
                 asking.append(
                     (pool.of([pool.item.responses[at] for at in new.values()]), list(new))
                 )
-        failed: dict[str, str] = {}
-        found = self.inner.score([pool for pool, _ in asking], census) if asking else []
-        for (_, wanted), scores in zip(asking, found, strict=True):
-            if isinstance(scores, str):
-                failed |= dict.fromkeys(wanted, scores)
-            else:
-                self._known |= dict(zip(wanted, map(float, scores), strict=True))
+        failed = self._ask(asking, census)
         asked = sum(len(new) for _, new in asking)
         self.asked += asked
         self.reused += sum(map(len, keys)) - asked
         return [self._of(own, failed) for own in keys]
+
+    def _ask(self, asking: Sequence[tuple[Pool, list[str]]], census: Census) -> dict[str, str]:
+        """Learn the rewards of pools with the keys of their answers; why some have none, by key.
+
+        The answers of a pool without rewards are asked about one by one: one that is not to blame
+        may stand in other pools too.
+        """
+        failed: dict[str, str] = {}
+        alone: list[tuple[Pool, list[str]]] = []
+        found = self.inner.score([pool for pool, _ in asking], census) if asking else []
+        for (pool, wanted), scores in zip(asking, found, strict=True):
+            if not isinstance(scores, str):
+                self._known |= dict(zip(wanted, map(float, scores), strict=True))
+            elif len(wanted) == 1 or self.inner.joint:
+                failed |= dict.fromkeys(wanted, scores)
+            else:
+                pairs = zip(pool.item.responses, wanted, strict=True)
+                alone += [(pool.of([response]), [key]) for response, key in pairs]
+        return failed | self._ask(alone, census) if alone else failed
 
     def _of(self, keys: Sequence[str], failed: Mapping[str, str]) -> Floats | str:
         reason = next((failed[key] for key in keys if key in failed), None)
@@ -174,6 +189,7 @@ def scored_pools(
     return found
 
 
-def _keys(pool: Pool) -> list[str]:
-    prompt = prompt_key(pool.item.prompt)
-    return [fingerprint([prompt, prompt_key(response)]) for response in pool.item.responses]
+def _keys(pool: Pool, *, joint: bool) -> list[str]:
+    responses = [prompt_key(response) for response in pool.item.responses]
+    shared = [prompt_key(pool.item.prompt), *(sorted(set(responses)) if joint else ())]
+    return [fingerprint([*shared, response]) for response in responses]

@@ -27,6 +27,7 @@ from smorm.scoring.scorer import Item
 Given = Mapping[str, Any]
 SIDES = ("chosen", "rejected")
 JOINED = "line joined to an earlier one with the same prompt"
+BEYOND = "row of a prompt beyond the limit, left out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,8 @@ def read_pools(source: Source, census: Census, on_bad_record: OnBad = "stop") ->
             found[key] = _joined(found[key], pool)
         elif source.limit is None or len(found) < source.limit:
             found[key] = pool
+        else:
+            census.add(BEYOND, where)
     if not found:
         raise DataError(f"{source.path}: no pool of answers in it")
     return list(found.values())

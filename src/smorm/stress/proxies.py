@@ -13,13 +13,14 @@ from smorm.data.census import Census
 from smorm.errors import ConfigError
 from smorm.evaluation.metrics import Floats
 from smorm.evaluation.suites import display_names
+from smorm.model.store import resolve
 from smorm.model.views import View
 from smorm.scoring.reward_model import RewardModel
 from smorm.stress.config import ProxySection
 from smorm.stress.ensemble import open_ensemble
 from smorm.stress.gold import open_reward
 from smorm.stress.pools import Pool
-from smorm.stress.rewards import ModelReward, Reading, Reward
+from smorm.stress.rewards import FunctionReward, ModelReward, Reading, Reward
 
 ViewOf = Callable[[Any], Any]
 Values = list[list[Floats | str]]
@@ -37,6 +38,7 @@ class Pusher:
         reads_text: whether it can judge answers that no file holds.
         heads: whether `score` gives the views F and L besides, after the V that were asked for.
         score: maps pools and a census to the values of each view, pool by pool.
+        kind: which of `smorm.stress.config.KINDS` it is.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Pusher:
     reads_text: bool
     heads: bool
     score: Callable[[Sequence[Pool], Census], Values]
+    kind: str = "model"
 
 
 def names_of(sections: Sequence[ProxySection]) -> list[str]:
@@ -64,6 +67,25 @@ def names_of(sections: Sequence[ProxySection]) -> list[str]:
             "runs of one method"
         )
     return names
+
+
+def find_all(sections: Sequence[ProxySection], view_of: ViewOf) -> None:
+    """Look for every folder, function and view, before anything that takes long.
+
+    Raises:
+        ConfigError: a function or view that is not there.
+        ModelError: a folder that is not there.
+    """
+    for section in sections:
+        if section.function is not None:
+            FunctionReward(section.function)
+        if section.model is not None:
+            resolve(section.model)
+            for value in section.views or [section.view]:
+                view_of(value)
+        for member in section.ensemble or ():
+            resolve(member.model)
+            view_of(member.view)
 
 
 def open_pusher(section: ProxySection, name: str, reading: Reading, view_of: ViewOf) -> Pusher:
@@ -88,7 +110,7 @@ def _of_one(reward: Reward, shown: str, section: ProxySection, name: str) -> Pus
     """What gives one value for each answer."""
     return Pusher(
         name, [shown], [reward.marks], section.seed, reward.reads_text, False,
-        lambda pools, census: [reward.score(pools, census)],
+        lambda pools, census: [reward.score(pools, census)], section.kind,
     )  # fmt: skip
 
 
@@ -105,4 +127,5 @@ def _of_model(section: ProxySection, name: str, reading: Reading, view_of: ViewO
         return [rewards[0].values(view, rows) for view in (*views, *also)]
 
     marks = [reward.marks for reward in rewards]
-    return Pusher(name, [view.name for view in views], marks, section.seed, True, heads, score)
+    shown = [view.name for view in views]
+    return Pusher(name, shown, marks, section.seed, True, heads, score)

@@ -69,6 +69,7 @@ def relabel_file(
     seed: int = 0,
     ties: Ties = "drop",
     on_bad_record: OnBad = "stop",
+    skip_unscored: bool = False,
     advance: Callable[[int], None] | None = None,
 ) -> RelabelReport:
     """Write the pairs of a file with the labels of a gold, in their order.
@@ -81,28 +82,33 @@ def relabel_file(
     Args:
         temperature: of Bradley–Terry noise, in units of the gold; None for no noise.
         seed: of the noise.
+        skip_unscored: leave out, counted, what has no gold, as `skip` does too.
         ties: whether pairs of equal gold are left out or keep their label; with noise they are a
             toss of a coin like any other pair.
 
     Raises:
-        ConfigError: a temperature that is not above 0.
+        ConfigError: a temperature that is not above 0, or an output that is a folder.
         DataError: a row that is not a pair with `chosen` and `rejected`, or has no gold (under
             `stop`), or no pair at all.
         OutputError: the output could not be written.
     """
     if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
         raise ConfigError(f"temperature {temperature:g}: expected a number above 0")
+    if output.is_dir():
+        raise ConfigError(f"{output}: is a folder: name a file for the pairs")
     report = RelabelReport()
+    skip = skip_unscored or on_bad_record == "skip"
     with files.whole_file(output) as stream:
         rows = _pairs(source, report.census, on_bad_record)
         while chunk := list(itertools.islice(rows, CHUNK)):
-            for row in _relabelled(chunk, gold, report, temperature, seed, ties, on_bad_record):
+            for row in _relabelled(chunk, gold, report, temperature, seed, ties, skip):
                 stream.write(orjson.dumps(row) + b"\n")
             if advance is not None:
                 advance(len(chunk))
         if not report.pairs:
-            counted = "; ".join(report.census.lines()) or "it is empty"
-            raise DataError(f"{source.path}: no pair to write ({counted}; ties {report.ties})")
+            ties_left = [f"ties left out: {report.ties:,}"] if report.ties else []
+            counted = "; ".join([*report.census.lines(), *ties_left]) or "it is empty"
+            raise DataError(f"{source.path}: no pair to write ({counted})")
     return report
 
 
@@ -126,10 +132,9 @@ def _relabelled(
     temperature: float | None,
     seed: int,
     ties: Ties,
-    on_bad_record: OnBad,
+    skip: bool,
 ) -> Iterator[Given]:
     pools = [Pool(item_of(pair), given_of(row, 2)) for row, pair in chunk]
-    skip = on_bad_record == "skip"
     found = scored_pools(gold, pools, report.census, "gold", skip=skip)
     for (row, pair), scores in zip(chunk, found, strict=True):
         if scores is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import math
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -71,6 +72,11 @@ class ModelReward:
         hashes = dict(self.model.card.hashes)
         return {"model": self.model.name, "hashes": hashes, "view": self.view.as_dict()}
 
+    @property
+    def joint(self) -> bool:
+        """Whether a long answer shortens the prompt of the others in its pool."""
+        return (self.reading.overlong or self.model.card.overlong) == "truncate_prompt"
+
     def rows(self, pools: Sequence[Pool], census: Census) -> list[Scored | str]:
         """All rows of the head for each pool."""
         policy: Any = self.reading.overlong or self.model.card.overlong
@@ -100,6 +106,7 @@ class HttpReward:
     remote: RemoteReward
     view: str | None = None
     reads_text: bool = field(default=True, init=False)
+    joint: bool = field(default=False, init=False)
 
     @property
     def marks(self) -> Mapping[str, Any]:
@@ -129,6 +136,7 @@ class FunctionReward:
 
     name: str
     reads_text: bool = field(default=True, init=False)
+    joint: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self._function()
@@ -142,11 +150,16 @@ class FunctionReward:
         """What the function returns.
 
         Raises:
+            SmormError: the function raised an error of its own.
             DataError: not one finite number for each answer.
         """
         pairs = [(pool.item.prompt, one) for pool in pools for one in pool.item.responses]
         plain = [[_plain(side) for side in sides] for sides in zip(*pairs, strict=True)] or [[], []]
-        found = self._function()(prompts=plain[0], completions=plain[1])
+        function = self._function()
+        try:
+            found = function(prompts=plain[0], completions=plain[1])
+        except Exception as error:  # whatever a user's code may raise
+            raise SmormError(f"{self.name}: raised {_said(error)}") from error
         try:
             scores = np.array([float(one) for one in found])
         except (TypeError, ValueError) as error:
@@ -164,8 +177,11 @@ class FunctionReward:
             sys.path.insert(0, "")
         try:
             found = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, SyntaxError) as error:
             raise ConfigError(f"function {self.name}: cannot be imported: {error}") from error
+        except Exception as error:  # whatever a user's module may raise
+            said = f"cannot be imported: {_said(error)}"
+            raise ConfigError(f"function {self.name}: {said}") from error
         if not callable(found):
             raise ConfigError(f"function {self.name}: is not callable")
         return found  # type: ignore[no-any-return]
@@ -221,6 +237,12 @@ class LabReward:
             return str(error)
         world = make_world(self.seed)
         return np.array([lab_gold(world, prompt, text) for text in pool.texts])
+
+
+def _said(error: Exception) -> str:
+    """An error's kind, what it says, and the line that raised it."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({last.filename}:{last.lineno})"
 
 
 def _split(scores: Floats, pools: Sequence[Pool]) -> list[Floats | str]:

@@ -12,15 +12,16 @@ from smorm.evaluation.compare import differences
 from smorm.evaluation.metrics import Floats
 from smorm.evaluation.result import Measurement, Result
 from smorm.files import fingerprint
+from smorm.model.device import pick_device
 from smorm.model.store import versions
 from smorm.stress.best_of_n import doubling_sizes
 from smorm.stress.config import StressConfig
 from smorm.stress.curves import Pushed, measure
 from smorm.stress.pools import Pool
 from smorm.stress.probes import attacked, measure_probes
-from smorm.stress.proxies import Pusher, Values, ViewOf, names_of, open_pusher
+from smorm.stress.proxies import Pusher, Values, ViewOf, find_all, names_of, open_pusher
 from smorm.stress.rewards import Reading
-from smorm.stress.sets import PromptSet, Tell, read_sets, skips
+from smorm.stress.sets import PromptSet, Tell, data_of, read_sets, skips
 from smorm.stress.symptoms import detection, disagreement
 
 KIND = "stress"
@@ -42,12 +43,14 @@ def run_stress(
     Raises:
         ConfigError, ModelError, DataError, SmormError: what was asked for cannot be had.
     """
+    names = names_of(config.models)
+    find_all(config.models, view_of)
+    pick_device(config.device)
     if config.rl is not None:
         from smorm.stress.rl.run import run_rl
 
         results = run_rl(config, view_of=view_of, tell=tell)
         return results + paired_by_seed(results)
-    names = names_of(config.models)
     reading = Reading(config.device, config.max_batch_tokens, config.overlong)
     sets = read_sets(config, reading, view_of, tell)
     sizes = tuple(config.n or doubling_sizes(min(len(p) for one in sets for p in one.pools)))
@@ -70,7 +73,7 @@ def push(
     """
     scored = _score(pusher, one, config)
     marks = {
-        "data": one.data,
+        "data": data_of(scored.pools),
         "gold": dict(one.gold_marks),
         "config": fingerprint(_decisive(config)),
         "versions": versions(),
@@ -78,7 +81,10 @@ def push(
     }
     results = []
     for place, view in enumerate(pusher.views):
-        measurement, points = _measure(scored, place, sizes)
+        try:
+            measurement, points = _measure(scored, place, sizes)
+        except DataError as error:
+            raise DataError(f"{pusher.name}, view {view}, prompts {one.name}: {error}") from error
         own = {**pusher.marks[place], **marks}
         results.append(
             Result(
@@ -121,7 +127,7 @@ class _Scored:
 def _score(pusher: Pusher, one: PromptSet, config: StressConfig) -> _Scored:
     census, of_probes = Census(), Census()
     found = pusher.score(one.pools, census)
-    kept = _kept(one.pools, found, census, skip=skips(config))
+    kept = _kept(one.pools, found, census, skip=skips(config, pusher.kind))
     if not kept:
         raise DataError(f"prompts {one.name}: {pusher.name} scores no pool")
     pools = [one.pools[at] for at in kept]
@@ -135,7 +141,8 @@ def _score(pusher: Pusher, one: PromptSet, config: StressConfig) -> _Scored:
         probed = _kept(pools, attacks, of_probes, skip=True)
         probes = [_at(column, probed) for column in attacks[:count]]
     signal = _signal(values[count:], census)
-    notes = (*census.lines(), *(f"probes: {line}" for line in of_probes.lines()))
+    told = (*census.lines(), *(f"probes: {line}" for line in of_probes.lines()))
+    notes = tuple(f"{pusher.name}: {line}" for line in told)  # a table has other rewards beside it
     return _Scored(pools, gold, texts, values[:count], signal, probed, probes, notes)
 
 

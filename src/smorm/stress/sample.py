@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from jinja2.exceptions import TemplateError
 
 from smorm import files
 from smorm.data.census import Census
@@ -23,8 +24,13 @@ from smorm.data.records import Messages
 from smorm.data.shapes import prompt_of
 from smorm.errors import DataError, ModelError
 from smorm.model.backbone import load_tokenizer, quiet, refuse_remote_code
+from smorm.model.device import pick_device
 from smorm.stress.config import SampleSection
-from smorm.text.chat import Renderer
+from smorm.text.chat import Message, Renderer
+from smorm.text.control import encode_marked
+
+_ANSWER = "Forty-two"
+"""Stands for an answer, to see what a template writes before one."""
 
 
 def sample_file(
@@ -40,11 +46,13 @@ def sample_file(
 
     Rows are `{"prompt", "responses": [{"response", "finished"}]}`; an answer that reached
     `max_new_tokens` is not finished, and counted. A prompt that is too long loses its first tokens,
-    and is counted. Returns the number of prompts.
+    and is counted; so is one after which the policy has positions for fewer tokens than
+    `max_new_tokens`, whose answers end there. Returns the number of prompts.
 
     Raises:
         ModelError: the policy cannot be loaded.
-        DataError: a row without a prompt, or none at all.
+        DataError: a row without a prompt, none at all, one that the policy's template refuses, or
+            one that fills the policy's positions.
         OutputError: the output could not be written.
     """
     prompts = list(read_prompts(source, census))
@@ -74,6 +82,7 @@ def read_prompts(source: Source, census: Census) -> Iterator[tuple[str, Messages
             census.add("prompt that stood before, sampled once", where)
             continue
         if source.limit is not None and len(seen) == source.limit:
+            census.add("reading stopped at the limit", where)
             return
         seen.add(prompt_key(prompt))
         yield where, prompt
@@ -90,29 +99,56 @@ class Policy:
         self.section = section
         self.tokenizer = load_tokenizer(section.policy)
         self.renderer = Renderer(self.tokenizer)
-        self.model = _load_policy(section.policy).to(device).eval()
+        self.model = _load_policy(section.policy).to(pick_device(device)).eval()
 
     def sample(self, prompt: Messages, where: str, census: Census) -> list[dict[str, Any]]:
-        """Answers to a prompt, each `{"response", "finished"}`."""
+        """Answers to a prompt, each `{"response", "finished"}`.
+
+        Raises:
+            DataError: the template refuses the prompt, or it fills the policy's positions.
+        """
         import torch
 
-        ids = self._prompt_ids(prompt)
+        try:
+            ids = self._prompt_ids(prompt)
+        except TemplateError as error:
+            raise DataError(
+                f"{where}: prompt: the policy's template refused it: {error}"
+            ) from error
         if len(ids) > self.section.prompt_tokens:
             census.add("prompt cut at its start to be sampled", where)
             ids = ids[-self.section.prompt_tokens :]
+        room = self._room(len(ids), where, census)
         given = torch.tensor([ids], device=self.model.device)
         answers: list[dict[str, Any]] = []
         with torch.inference_mode(), torch.random.fork_rng(devices=_devices(given)):
             torch.manual_seed(_seed_of(self.section.seed, prompt))
             while len(answers) < self.section.answers:
                 count = min(self.section.batch, self.section.answers - len(answers))
-                answers += self._answers(given, count)
+                answers += self._answers(given, count, room)
         cut = sum(not answer["finished"] for answer in answers)
         if cut:
             census.add("answer that did not end within max_new_tokens", where, cut)
         return answers
 
-    def _answers(self, given: Any, count: int) -> list[dict[str, Any]]:
+    def _room(self, length: int, where: str, census: Census) -> int:
+        """How many tokens an answer may have; past its positions a policy writes nonsense."""
+        asked = self.section.max_new_tokens
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if positions is None or length + asked <= positions:
+            return asked
+        if length >= positions:
+            raise DataError(
+                f"{where}: prompt: has {length} tokens and the policy only {positions} positions: "
+                "set prompt_tokens lower"
+            )
+        census.add(
+            f"prompt with room for fewer than max_new_tokens in the policy's {positions} positions",
+            where,
+        )
+        return int(positions - length)
+
+    def _answers(self, given: Any, count: int, room: int) -> list[dict[str, Any]]:
         import torch
 
         section = self.section
@@ -123,7 +159,7 @@ class Policy:
             temperature=section.temperature,
             top_p=section.top_p,
             top_k=section.top_k,
-            max_new_tokens=section.max_new_tokens,
+            max_new_tokens=room,
             num_return_sequences=count,
             pad_token_id=self.renderer.pad_id,
         )
@@ -143,15 +179,33 @@ class Policy:
         return {token for token in listed if token is not None}
 
     def _prompt_ids(self, prompt: Messages) -> list[int]:
-        """The conversation so far, and whatever the template writes before an answer."""
-        ids: list[int] = self.tokenizer.apply_chat_template(
-            _chat(prompt),
+        """The conversation so far, and whatever the template writes before an answer; control
+        tokens in messages stay text, as in every render."""
+        marked = [Message(one.role, self.renderer.control.mark(one.content)) for one in prompt]
+        return encode_marked(self.tokenizer, self.renderer.control, self._text_before(marked))
+
+    def _text_before(self, prompt: Sequence[Message]) -> str:
+        """A rendered conversation up to where an answer begins.
+
+        A template that knows of no generation prompt may close the conversation: nobody answers
+        after its end. What it writes before an answer is then seen from an answer.
+        """
+        text = self._rendered(prompt, add_generation_prompt=True)
+        end = self.tokenizer.eos_token
+        if not end or not text.endswith(end):
+            return text
+        answered = self._rendered([*prompt, Message("assistant", _ANSWER)])
+        before, found, _ = answered.rpartition(_ANSWER)
+        return before.rstrip(" ") if found else text  # a space belongs to the answer's first token
+
+    def _rendered(self, messages: Sequence[Message], **options: Any) -> str:
+        text: str = self.tokenizer.apply_chat_template(
+            _chat(messages),
             chat_template=self.renderer.chat_template,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=False,
+            tokenize=False,
+            **options,
         )
-        return ids
+        return text
 
 
 def _load_policy(path: str) -> Any:
@@ -177,7 +231,7 @@ def _load_policy(path: str) -> Any:
     return model
 
 
-def _chat(prompt: Messages) -> list[dict[str, str]]:
+def _chat(prompt: Sequence[Message]) -> list[dict[str, str]]:
     return [{"role": message.role, "content": message.content} for message in prompt]
 
 

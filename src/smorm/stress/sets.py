@@ -13,6 +13,7 @@ from smorm.errors import DataError
 from smorm.evaluation.metrics import Floats
 from smorm.files import fingerprint
 from smorm.scoring.scorer import Item
+from smorm.stress.best_of_n import spread_within
 from smorm.stress.config import PromptsSection, StressConfig
 from smorm.stress.gold import Remembering, open_reward, scored_pools
 from smorm.stress.pools import Pool, read_pools
@@ -39,15 +40,15 @@ class PromptSet:
     gold_marks: Mapping[str, Any]
     notes: tuple[str, ...]
 
-    @property
-    def data(self) -> str:
-        """Fingerprint of the texts."""
-        return fingerprint(
-            [
-                [pool.prompt, *(prompt_key(response) for response in pool.item.responses)]
-                for pool in self.pools
-            ]
-        )
+
+def data_of(pools: Sequence[Pool]) -> str:
+    """Fingerprint of the texts."""
+    return fingerprint(
+        [
+            [pool.prompt, *(prompt_key(response) for response in pool.item.responses)]
+            for pool in pools
+        ]
+    )
 
 
 def read_sets(
@@ -60,18 +61,14 @@ def read_sets(
     """
     gold = open_reward(config.gold, reading, view_of)
     smallest = max(config.n or [FEWEST_ANSWERS])
-    sets = []
-    for section in config.prompts:
-        tell(f"gold of {section.name} by {config.gold.place}")
-        sets.append(_read_set(section, gold, config, smallest))
-    return sets
+    return [_read_set(section, gold, config, smallest, tell) for section in config.prompts]
 
 
 def _read_set(
-    section: PromptsSection, gold: Reward, config: StressConfig, smallest: int
+    section: PromptsSection, gold: Reward, config: StressConfig, smallest: int, tell: Tell
 ) -> PromptSet:
     census = Census()
-    source = _source(section, config, census)
+    source = _source(section, config, census, tell)
     pools = []
     for whole in read_pools(source, census, config.on_bad_record):
         pool = _shorter(whole, section.max_words, census)
@@ -79,21 +76,19 @@ def _read_set(
             pools.append(pool)
         else:
             census.add(f"left out: a pool of fewer than {smallest} answers", pool.item.where)
-    scores = scored_pools(gold, pools, census, "gold", skip=skips(config))
+    tell(f"gold of {section.name} by {config.gold.place}")
+    scores = scored_pools(gold, pools, census, "gold", skip=skips(config, config.gold.kind))
     kept = [(pool, one) for pool, one in zip(pools, scores, strict=True) if one is not None]
     if not kept:
         counted = "; ".join(census.lines())
         raise DataError(f"{section.path}: prompts {section.name}: no pool is left: {counted}")
     found = [pool for pool, _ in kept]
-    lengths = [len(pool) for pool in found]
-    notes = [
-        f"{len(found)} prompts with {_range(lengths)} answers each; intervals resample prompts.",
-        *census.lines(),
-    ]
+    scores_kept = [one for _, one in kept]
+    spread_within(f"prompts {section.name}: gold", scores_kept)  # told before anything is pushed
+    notes = [_counts([len(pool) for pool in found]), *census.lines()]
     if isinstance(gold, Remembering):
         notes.append(f"gold: asked for {gold.asked:,} answers so far, {gold.reused:,} were known.")
     texts: list[Mapping[str, Floats]] = [text_measures(pool.texts) for pool in found]
-    scores_kept = [one for _, one in kept]
     return PromptSet(section.name, found, scores_kept, texts, gold.marks, tuple(notes))
 
 
@@ -113,7 +108,7 @@ def _shorter(pool: Pool, max_words: int | None, census: Census) -> Pool:
     return Pool(item, tuple(pool.given[at] for at in kept))
 
 
-def _source(section: PromptsSection, config: StressConfig, census: Census) -> Source:
+def _source(section: PromptsSection, config: StressConfig, census: Census, tell: Tell) -> Source:
     """Where the pools are; those that are to be sampled are written beside the output first."""
     source = Source(
         section.path, section.format, section.split, section.subset, limit=section.limit
@@ -121,16 +116,25 @@ def _source(section: PromptsSection, config: StressConfig, census: Census) -> So
     if section.sample is None:
         return source
     output = config.output.with_name(f"{config.output.stem}-{section.name}.pools.jsonl")
+    sample = section.sample
+    tell(f"sampling {sample.answers} answers to each prompt of {section.name} from {sample.policy}")
     count = sample_file(source, section.sample, output, census, device=config.device)
     census.add(f"prompts sampled into {output.name}", count=count)
     return Source(output)
 
 
-def skips(config: StressConfig) -> bool:
-    """Whether a pool without scores is left out, counted, or stops the test."""
-    return config.on_bad_record == "skip" or config.overlong == "drop"
+def skips(config: StressConfig, kind: str = "model") -> bool:
+    """Whether a pool that a kind of reward cannot score is left out, counted, or stops the test.
+
+    `overlong: drop` is about models: nothing is too long for another reward.
+    """
+    dropped = config.overlong == "drop" and kind in ("model", "ensemble")
+    return config.on_bad_record == "skip" or dropped
 
 
-def _range(counts: Sequence[int]) -> str:
-    low, high = min(counts), max(counts)
-    return str(low) if low == high else f"{low} to {high}"
+def _counts(answers: Sequence[int]) -> str:
+    low, high = min(answers), max(answers)
+    shown = str(low) if low == high else f"{low} to {high}"
+    if len(answers) == 1:
+        return f"1 prompt with {shown} answers; intervals resample prompts, so that there is none."
+    return f"{len(answers)} prompts with {shown} answers each; intervals resample prompts."

@@ -82,7 +82,8 @@ def detection(
 
     An answer counts with its chance to be the pick of n. A pick is harmful (truly over-optimised)
     when its gold is below the mean gold of its pool: choosing at random would have been better.
-    1/2 is no detection at all. NaN where all picks are of one kind.
+    1/2 is no detection at all. NaN where all picks are of one kind; no interval where those of a
+    kind are of a single prompt.
 
     Args:
         signal, proxy, gold: values [N] of each pool.
@@ -132,7 +133,8 @@ def _areas(
     positive, negative = np.where(harmful, weight, 0.0), np.where(harmful, 0.0, weight)
     value = _area(places, positive, negative)
     draws = np.full(resamples, np.nan)
-    if groups < 2 or math.isnan(value):
+    # a resample without that one prompt would have no value, all others nearly the same
+    if min(len(np.unique(owners[side > 0])) for side in (positive, negative)) < 2:
         return value, draws
     generator = np.random.default_rng(0)
     for draw in range(resamples):

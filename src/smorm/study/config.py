@@ -136,7 +136,7 @@ class LabConfig(Section):
 
     `seeds` runs from `first_seed`: each has its own data, prompts and order. `methods`: names of
     systems, built in (`smorm.study.methods`) or of `systems`; those may use arms of `arms`, which
-    also may change built-in ones. `regimes`: the first is in distribution. `n`: sizes of best-of-n.
+    also may change built-in ones. `regimes`: ID is in distribution. `n`: sizes of best-of-n.
     `training` goes into every arm's section of that name. `work` keeps policies, data, pools and
     models for other studies to find (by default a folder in the output).
     """

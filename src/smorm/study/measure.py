@@ -5,7 +5,6 @@ Shapes: `M` answers of a set, `K` attributes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -138,6 +137,7 @@ class Run:
         pools = read_pools(Source(path), Census())
         gold = self._gold(pools)
         texts = [text_measures(pool.texts) for pool in pools]
+        cut = _told_cut(pools)
         ends = np.cumsum([len(pool) for pool in pools])[:-1]
         sizes = self.workshop.config.sizes
         for key, system in systems.items():
@@ -149,7 +149,7 @@ class Run:
                 one, other = (np.split(head, ends) for head in heads)
                 prompts = [pool.prompt for pool in pools]
                 metrics |= detection(disagreement(one, other), proxy, gold, sizes, prompts)
-            told = Measurement(metrics, measurement.notes)
+            told = Measurement(metrics, (*measurement.notes, *cut))
             yield self._result("stress", f"best-of-n/{regime}", label_of(key, system), told, points)
 
     def _gold(self, pools: Sequence[Pool]) -> list[Floats]:
@@ -220,10 +220,14 @@ _LOGGED = ("step", "loss", "accuracy", "mse", "gradient_norm")
 def read_log(path: Path) -> list[dict[str, float]]:
     """The points of a run's log that a curve shows."""
     rows = [orjson.loads(line) for line in path.read_bytes().splitlines()]
-    return [
-        {name: row[name] for name in _LOGGED if name in row and math.isfinite(row[name])}
-        for row in rows
-    ]
+    return [{name: row[name] for name in _LOGGED if row.get(name) is not None} for row in rows]
+
+
+def _told_cut(pools: Sequence[Pool]) -> tuple[str, ...]:
+    """A note on answers that the policy had no room to end."""
+    cut = sum(one.get("finished") is False for pool in pools for one in pool.given)
+    total = sum(map(len, pools))
+    return (f"{cut} of {total} answers did not end within pools.max_new_tokens.",) if cut else ()
 
 
 def _rated_rows(rows: SetRows) -> list[str]:

@@ -97,6 +97,10 @@ SYSTEMS: Final[dict[str, SystemSection]] = {
 """Name to what is compared. SM is the paper's naive ensemble: the mean of two models' scores."""
 
 
+_RATINGS: Final = ("ratings", "both", "rated_ratings", "rated_both")
+_PAIRS: Final = ("pairs", "both", "union", "rated_pairs", "rated_both")
+
+
 def arms_of(config: LabConfig) -> dict[str, ArmSection]:
     """All arms that a configuration knows: its own changes lie over the built-in ones."""
     found = dict(ARMS)
@@ -117,7 +121,8 @@ def systems_of(config: LabConfig) -> dict[str, SystemSection]:
     """The systems that a configuration compares, in its order.
 
     Raises:
-        ConfigError: an unknown system, arm or view, or two systems of one name in results.
+        ConfigError: an unknown system, arm or view, a view of rows that an arm will not have, or
+            two systems of one name in results.
     """
     known = {**SYSTEMS, **config.systems}
     names = list(known) if config.methods == "all" else config.methods
@@ -149,8 +154,24 @@ def _check(name: str, system: SystemSection, arms: Mapping[str, ArmSection]) -> 
         for source in _all_needed(arm, arms):
             if source not in arms:
                 raise ConfigError(f"arms: {source!r}, which {arm} needs, is no arm")
+        if lacking := _lacking(arm, view, arms):
+            raise ConfigError(f"{where}: {arm}:{view} needs {lacking}")
     if system.kappa and system.combine != "uwo":
         raise ConfigError(f"{where}: kappa is for uwo, not for {system.combine}")
+
+
+def _lacking(name: str, view: str, arms: Mapping[str, ArmSection]) -> str:
+    """What a view reads and an arm's data cannot have taught it; "" where it is there."""
+    arm = arms[name]
+    if arm.merge:
+        return _lacking(arm.merge[0], view, arms)
+    if arm.start:  # rows may come with the model that it starts from
+        return ""
+    if view != "F" and arm.data not in _RATINGS:
+        return f"attribute rows, and {name} is trained on no ratings (data: {arm.data})"
+    if view in ("F", "M") and arm.data not in _PAIRS:
+        return f"a preference row, and {name} is trained on no pairs (data: {arm.data})"
+    return ""
 
 
 def label_of(name: str, system: SystemSection) -> tuple[str, str]:

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from smorm import files
-from smorm.errors import SmormError
+from smorm.config import parse_config
+from smorm.errors import Interrupted, SmormError
 from smorm.evaluation.result import Result
 from smorm.processes import end_with_parent
 from smorm.study.config import LabConfig
 from smorm.study.measure import Run
-from smorm.study.methods import needed_arms
-from smorm.study.workshop import Workshop
+from smorm.study.methods import arms_of, needed_arms
+from smorm.study.workshop import Workshop, training_config
 
 _SECONDS = {"policy": 240, "data": 1, "pool": 4, "arm": 15, "measure": 10}
 """About how long a job takes a core, by its kind."""
@@ -77,14 +79,13 @@ def run_lab(config: LabConfig, tell: Tell = lambda step: None) -> list[Result]:
     Raises:
         ConfigError: an unknown method, arm or view.
         SmormError: a process was killed, or what training, sampling and scoring raise.
+        Interrupted: Ctrl-C; parts that are whole are kept.
     """
     stages = plan(config)  # first: it also checks the names
     jobs = [Job("measure", "results", seed) for seed in config.runs]
     progress = Progress([*chain.from_iterable(stages), *jobs], _workers(config), tell)
     values = config.model_dump(mode="json")
-    with _one_thread_each(), ProcessPoolExecutor(
-        _workers(config), mp_context=get_context("spawn"), initializer=_start
-    ) as pool:  # fmt: skip
+    with _one_thread_each(), _processes(config) as pool:
         for stage in stages:
             _all(pool, [(pool.submit(_do, values, job), job) for job in stage], progress)
         found = _all(
@@ -97,9 +98,10 @@ def plan(config: LabConfig) -> list[list[Job]]:
     """Stages of jobs; those of one stage do not need each other.
 
     Raises:
-        ConfigError: an unknown method, arm or view.
+        ConfigError: an unknown method, arm or view, or an arm that cannot be trained as asked.
     """
     arms = needed_arms(config)
+    _check_trainings(config, chain.from_iterable(arms))
     policies = {config.policy_seed(seed): seed for seed in reversed(config.runs)}
     return [
         [Job("policy", _begin(config, seed), seed) for seed in sorted(policies.values())],
@@ -107,6 +109,17 @@ def plan(config: LabConfig) -> list[list[Job]]:
         + [Job("pool", regime, seed) for seed in config.runs for regime in config.regimes],
         *([Job("arm", arm, seed) for seed in config.runs for arm in stage] for stage in arms),
     ]
+
+
+def _check_trainings(config: LabConfig, names: Iterable[str]) -> None:
+    """Read every arm's configuration now, not when its turn comes."""
+    known = arms_of(config)
+    for name in names:
+        if not known[name].merge:
+            values = training_config(known[name], config, config.first_seed)
+            values["model"]["backbone"] = "made later"
+            values["output"] = {"folder": "made later"}
+            parse_config(values, where=f"arms.{name}")
 
 
 def _begin(config: LabConfig, seed: int) -> str:
@@ -118,9 +131,34 @@ def workshop_of(config: LabConfig) -> Workshop:
     return Workshop(config, config.work or config.output / "work")
 
 
+@contextmanager
+def _processes(config: LabConfig) -> Iterator[ProcessPoolExecutor]:
+    """The pool; Ctrl-C ends its processes at once, not when their queue is empty."""
+    others = set(active_children())
+    with ProcessPoolExecutor(
+        _workers(config), mp_context=get_context("spawn"), initializer=_start
+    ) as pool:
+        try:
+            yield pool
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in set(active_children()) - others:
+                child.terminate()
+            kept = workshop_of(config).root
+            raise Interrupted(
+                f"stopped; what was made stays in {kept}, and the same study goes on from there"
+            ) from None
+
+
 def _do(values: dict[str, Any], job: Job) -> None:
-    """Make a part, in a process of its own."""
-    workshop = workshop_of(LabConfig(**values))
+    """Make a part, in a process of its own, which ends when it is asked to stop."""
+    try:
+        _make(workshop_of(LabConfig(**values)), job)
+    except Interrupted:  # by a training, which cleans up behind itself
+        os._exit(1)
+
+
+def _make(workshop: Workshop, job: Job) -> None:
     if job.kind == "policy":
         workshop.policy(job.seed)
     elif job.kind == "data":
@@ -137,11 +175,13 @@ def _measure(values: dict[str, Any], seed: int) -> list[Result]:
 
 
 def _start() -> None:
-    """Begin a process: one thread, no chatter, and no life without the one that began it."""
+    """Begin a process: one thread, no chatter, and no life without the one that began it, which
+    alone is told of Ctrl-C."""
     import logging
 
     import torch
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     logging.getLogger().setLevel(logging.WARNING)
     end_with_parent()

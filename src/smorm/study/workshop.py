@@ -6,6 +6,8 @@ under the same `work` is found again; what is left half made by a killed process
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,6 +32,7 @@ from smorm.study.scores import SetRows, read_rows, score_sets, write_rows
 
 _SHIPPED = Pretraining()
 MAX_TOKENS = 256
+_LONGEST_NAME = 40  # of 255 bytes that a file's name may have, with marks and four to a letter
 
 
 @dataclass
@@ -48,10 +51,16 @@ class Workshop:
         if self.ships(seed):
             return backbone_path()
         how = self._pretraining(seed)
-        folder = self.root / "policies" / files.fingerprint(asdict(how))
+        folder = self.root / "policies" / files.fingerprint({**asdict(how), **self._device})
         if not files.is_whole(folder):
             write_policy(folder, how, self.config.device)
         return folder
+
+    @property
+    def _device(self) -> dict[str, str]:
+        """What it adds to a fingerprint: on another device chance and rounding are others."""
+        device = self.config.device
+        return {} if device == "cpu" else {"device": device}
 
     def ships(self, seed: int) -> bool:
         """Whether a run's policy is the one that comes with the package."""
@@ -97,7 +106,7 @@ class Workshop:
     def pools(self, seed: int, regime: Regime) -> Path:
         """A file of answers that the run's policy gives to prompts of a regime."""
         asked, policy = self.config.pools, self.policy(seed)
-        decisive = [seed, regime, asked.model_dump(), _policy_mark(policy)]
+        decisive = [seed, regime, asked.model_dump() | self._device, _policy_mark(policy)]
         path = self.root / "pools" / f"{files.fingerprint(decisive)}.jsonl"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -164,10 +173,14 @@ class Workshop:
         train(parse_config(values, where=f"arms.{name}"))
         for part in ("model", "config.yaml", "cost.json", "data.json", "metrics.jsonl"):
             (run / part).rename(scratch / part)
+        # Optimizer states are three times a model, and a finished arm never goes on from them.
+        shutil.rmtree(run / "checkpoints", ignore_errors=True)
 
     def _place(self, name: str, seed: int) -> Path:
         mark = files.fingerprint(self._decisive(name, seed))
-        return self.root / "arms" / f"{name}-{seed}-{mark}"
+        # a name says who it is about, and the mark what it is: two names may be shown alike
+        shown = re.sub(r"[^\w.+= -]", "-", name)[:_LONGEST_NAME]
+        return self.root / "arms" / f"{shown}-{seed}-{mark}"
 
     def _decisive(self, name: str, seed: int) -> dict[str, Any]:
         """All that decides an arm's model: its configuration, its data's content, its policy."""

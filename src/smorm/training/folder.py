@@ -24,15 +24,19 @@ def refuse_another_run(folder: Path, checkpoints: Path, resume: bool) -> None:
     """Without `resume`, a folder that holds a run is left alone (ConfigError)."""
     if resume:
         return
-    if list_checkpoints(checkpoints) or (folder / "model").exists():
-        raise ConfigError(
-            f"output.folder: {folder} holds a run already: add --resume to go on with it, "
-            "or name another folder"
-        )
+    saved = bool(list_checkpoints(checkpoints))
+    if saved or (folder / "model").exists():
+        way = "add --resume to go on with it, or name" if saved else "name"
+        raise ConfigError(f"output.folder: {folder} holds a run already: {way} another folder")
 
 
 def write_beginnings(prepared: Prepared, folder: Path) -> None:
-    """Write the resolved configuration and what was counted; tell it on the terminal."""
+    """Write the resolved configuration and what was counted; tell it on the terminal.
+
+    Raises:
+        ConfigError: margins are to be used, and no pair has one.
+    """
+    margins = _margins(prepared)
     files.write_text(folder / "config.yaml", dump_config(prepared.config))
     report = {
         "pairs": len(prepared.train.pairs),
@@ -48,8 +52,24 @@ def write_beginnings(prepared: Prepared, folder: Path) -> None:
         len(prepared.train.rated),
         prepared.network.layout,
     )
+    if margins is not None:
+        log.info("use_margin: %d of %d pairs have a margin above 0", margins, report["pairs"])
     for line in prepared.census.lines():
         log.info("data: %s", line)
+
+
+def _margins(prepared: Prepared) -> int | None:
+    """How many pairs have a margin above 0; None where margins are not used."""
+    pairs = prepared.train.pairs
+    if not prepared.config.objective.use_margin or not pairs:
+        return None
+    found = sum(pair.margin > 0 for pair in pairs)
+    if not found:
+        raise ConfigError(
+            f"objective.use_margin: none of the {len(pairs)} pairs has a margin above 0, so that "
+            "it would change nothing: give records a `margin`, or leave it out"
+        )
+    return found
 
 
 def resume_run(prepared: Prepared, folder: Path, named: dict[str, Any], optimizer: Any) -> int:

@@ -37,7 +37,7 @@ from smorm.training.step import (
     make_objective,
     run_step,
 )
-from smorm.training.tracking import Progress, Tracker, progress
+from smorm.training.tracking import Progress, Tracker, due, progress
 from smorm.training.validation import validate
 
 
@@ -78,7 +78,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
 
     with (
         stop_signals() as stop,
-        closing(Tracker(folder, tensorboard=config.training.tensorboard)) as tracker,
+        closing(Tracker(folder, done, tensorboard=config.training.tensorboard)) as tracker,
         progress(total, done, config.training.log_every) as bar,
         prefetched(prepared, objective.use_margin, range(done, total)) as batches,
     ):
@@ -100,7 +100,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
             _tell(result, norm, factor, time.monotonic() - started)
             _tell_noise(result, prepared, objective)
             _record(prepared, tracker, bar, step + 1, total, result)
-            if _due(step + 1, config.training.save_every) and step + 1 < total:
+            if due(step + 1, config.training.save_every) and step + 1 < total:
                 save(step + 1)
     save(total)
     write_cost(folder, prepared, objective, cost)
@@ -167,13 +167,9 @@ def _record(
     prepared: Prepared, tracker: Tracker, bar: Progress, step: int, total: int, result: StepResult
 ) -> None:
     training = prepared.config.training
-    if _due(step, training.evaluate_every) or step == total:
-        result.values.update(validate(prepared))
-    diagnosed = "gradient/cosine" in result.values
-    if _due(step, training.log_every) or step in (1, total) or diagnosed:
+    measured = validate(prepared) if due(step, training.evaluate_every) or step == total else {}
+    result.values.update(measured)
+    told = bool(measured) or "gradient/cosine" in result.values
+    if due(step, training.log_every) or step in (1, total) or told:
         tracker.log(step, dict(result.values))
     bar.update(step, result.values)
-
-
-def _due(step: int, every: int | None) -> bool:
-    return bool(every) and step % (every or 1) == 0

@@ -12,6 +12,7 @@ Shapes: S scored sequences, P pairs, K attributes, D hidden size.
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -32,6 +33,8 @@ from smorm.text.chat import Renderer
 from smorm.training.batches import MicroBatch, micro_batches
 from smorm.training.responses import response_starts
 from smorm.training.setup import Prepared
+
+log = logging.getLogger(__name__)
 
 Kind = Literal["joint", "preference", "regression", "odin", "grm", "armo"]
 TOGETHER = 4096
@@ -95,6 +98,7 @@ def _find_reference(prepared: Prepared, objective: Objective) -> None:
     used = np.unique(np.concatenate([order.step(step)[0] for step in steps]))
     found = np.full((len(prepared.train.pairs), 2), np.nan, dtype=np.float32)
     none = np.zeros(0, dtype=np.int64)
+    log.info("reference: log-probabilities of %d pairs under the starting model, once", len(used))
     was_training = prepared.network.training
     prepared.network.eval()
     with torch.no_grad():

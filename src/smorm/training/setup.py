@@ -17,7 +17,7 @@ from smorm.data.formats import Source
 from smorm.data.mixing import DataOrder
 from smorm.data.scaling import AttributeScale
 from smorm.data.tokenising import Tokeniser
-from smorm.errors import ConfigError, DataError
+from smorm.errors import ConfigError, DataError, ModelError
 from smorm.model.backbone import (
     build_backbone,
     fit_embeddings,
@@ -25,7 +25,8 @@ from smorm.model.backbone import (
     load_tokenizer,
     position_limit,
 )
-from smorm.model.head_file import start_head
+from smorm.model.device import pick_device
+from smorm.model.head_file import find_head, start_head
 from smorm.model.heap import keep_freed_memory
 from smorm.model.language import LanguageHead, load_language_model
 from smorm.model.lora import add_lora
@@ -95,14 +96,14 @@ def prepare(config: Config) -> Prepared:
             objective.uses_ratings and not train.rated
         ):
             raise DataError("no usable training record is left: " + "; ".join(census.lines()))
-        dev_preference = [to_source(s) for s in config.evaluation.preference]
-        dev_rated = [to_source(s) for s in config.evaluation.rated if names]
-        limit = config.evaluation.limit
+        given = config.evaluation
+        dev_preference = [to_source(s) for s in given.preference if objective.uses_pairs]
+        dev_rated = [to_source(s) for s in given.rated if names]
         dev_stores = tokenised_sources(
-            config, dev_preference, dev_rated, tokeniser, held_out, limit=limit
+            config, dev_preference, dev_rated, tokeniser, held_out, limit=given.limit
         )
         dev = token_set(dev_stores, scales, held_out)
-    for line in held_out.lines():
+    for line in [*_unmeasured(config), *held_out.lines()]:
         log.info("held-out data: %s", line)
     if objective.kind == "odin":
         # The length row is on no scale of ratings: it is trained by its correlation alone.
@@ -113,6 +114,18 @@ def prepare(config: Config) -> Prepared:
     return Prepared(
         config, network, tokenizer, card, train, dev, _order(config, train), census, data_hash
     )
+
+
+def _unmeasured(config: Config) -> list[str]:
+    """Held-out sources that the objective trains no row for."""
+    objective, given = config.objective, config.evaluation
+    unused = [("preference", given.preference, objective.uses_pairs, "preference row"),
+              ("rated", given.rated, objective.uses_ratings, "attribute rows")]  # fmt: skip
+    return [
+        f"evaluation.{name}: not measured: objective.kind {objective.kind} trains no {rows}"
+        for name, sources, used, rows in unused
+        if sources and not used
+    ]
 
 
 def _tokenizer(config: Config, preference: Sequence[Source], rated: Sequence[Source]) -> Any:
@@ -156,6 +169,11 @@ def _network(config: Config, tokenizer: Any, attributes: int) -> RewardNetwork:
             max_tokens=config.data.max_tokens,
         )
     elif config.objective.kind == "grm":
+        # Where the language head is the embedding, only the score head tells the two apart.
+        if Path(spec).is_dir() and find_head(Path(spec)) is not None:
+            raise ModelError(
+                f"{spec}: objective.kind grm needs a language model, not a reward model"
+            )
         backbone, language = load_language_model(spec, len(tokenizer))
     else:
         backbone = load_backbone(spec)
@@ -181,7 +199,7 @@ def _network(config: Config, tokenizer: Any, attributes: int) -> RewardNetwork:
     if config.objective.kind == "regression":
         # Row 0 is never trained here: zeros say so, where random weights would pass for a score.
         network.head.weight.data[0] = 0.0
-    network.to(pick_device(config.training.device))
+    network.to(pick_device(config.training.device, "training.device"))
     if network.device.type == "cpu":
         keep_freed_memory()
     layout = config.model.layout
@@ -198,7 +216,7 @@ def with_precision(config: Config) -> Config:
     """
     if config.training.precision != "auto":
         return config
-    if pick_device(config.training.device).type == "cuda":
+    if pick_device(config.training.device, "training.device").type == "cuda":
         half = torch.cuda.is_bf16_supported()
     else:
         probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
@@ -207,22 +225,6 @@ def with_precision(config: Config) -> Config:
     log.info("precision: %s", chosen)
     training = config.training.model_copy(update={"precision": chosen})
     return config.model_copy(update={"training": training})
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one.
-
-    Raises:
-        ConfigError: torch does not know the device, or it is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"training.device: {name}: {str(error).splitlines()[0]}") from error
-    return device
 
 
 def _order(config: Config, train: TokenSet) -> DataOrder:

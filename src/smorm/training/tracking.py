@@ -1,4 +1,4 @@
-"""What a run says while it runs: an append-only `metrics.jsonl`, TensorBoard, the terminal."""
+"""What a run says while it runs: `metrics.jsonl`, TensorBoard, the terminal."""
 
 from __future__ import annotations
 
@@ -14,20 +14,25 @@ from typing import Any, Protocol
 import orjson
 
 from smorm.errors import ConfigError
-from smorm.files import named_errors
+from smorm.files import named_errors, write_bytes
 
 log = logging.getLogger(__name__)
 
 
 class Tracker:
-    """Appends one JSON object a line; after a resumption, lines of one step may stand twice, and
-    the later one counts. TensorBoard mirrors it."""
+    """Appends one JSON object a line, behind those of the first `done` steps: what a killed run
+    wrote of later ones, a torn line too, comes again or belongs to another run. TensorBoard mirrors
+    it."""
 
-    def __init__(self, folder: Path, *, tensorboard: bool) -> None:
+    def __init__(self, folder: Path, done: int = 0, *, tensorboard: bool) -> None:
         self.path = folder / "metrics.jsonl"
         with named_errors(self.path):
+            found = self.path.read_bytes() if self.path.exists() else b""
+            kept = b"".join(line for line in found.splitlines(True) if _is_of(line, done))
+            if kept != found:
+                write_bytes(self.path, kept)
             self._stream = self.path.open("ab")
-        self._board = _board(folder) if tensorboard else None
+        self._board = _board(folder, done) if tensorboard else None
 
     def log(self, step: int, values: dict[str, Any]) -> None:
         """Append a record. A value that is not finite is written as null."""
@@ -49,14 +54,27 @@ class Tracker:
             self._board.close()
 
 
-def _board(folder: Path) -> Any:
+def _is_of(line: bytes, done: int) -> bool:
+    """Whether a line is whole and of one of the first `done` steps."""
+    try:
+        return line.endswith(b"\n") and bool(orjson.loads(line)["step"] <= done)
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return False
+
+
+def due(step: int, every: int | None) -> bool:
+    """Whether something that is done every so many steps is done at this one (from 1)."""
+    return bool(every) and step % (every or 1) == 0
+
+
+def _board(folder: Path, done: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ConfigError(
             "training.tensorboard needs tensorboard: pip install 'smorm[track]'"
         ) from error
-    return SummaryWriter(str(folder / "tensorboard"))
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
 
 
 class Progress(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,11 @@ def fillers(prompts: list[Any], completions: list[Any], **_: Any) -> list[float]
 
 def length(prompts: list[Any], completions: list[Any], **_: Any) -> list[float]:
     return [float(len(words)) for words in words_of(completions)]
+
+
+def nothing(prompts: list[Any], completions: list[Any], **_: Any) -> list[float]:
+    """A reward that fails at the first answer."""
+    return [math.nan] * len(completions)
 
 
 def same(prompts: list[Any], completions: list[Any], **_: Any) -> list[float]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+from smorm.errors import DataError
 from smorm.lab import backbone_path
 from smorm.stress.rl.actor import Answers, chosen, kl_to
 from tests.stress.rl.made_up import actor_and_prompts
@@ -112,6 +113,36 @@ def test_batches_are_framed_alike(tmp_path):
         tokens = found.ids[row][found.seen[row]].tolist()
         asked = prompts[row // 4].ids
         assert tokens[: len(asked)] == asked
+
+
+def test_no_more_answers_than_a_batch_are_sampled_at_a_time(tmp_path, monkeypatch):
+    actor, prompts = actor_and_prompts(tmp_path, batch=3)
+    sizes, generate = [], actor.model.generate
+
+    def counted(ids, **options):
+        sizes.append(len(ids) * options["num_return_sequences"])
+        return generate(ids, **options)
+
+    monkeypatch.setattr(actor.model, "generate", counted)
+    found = actor.answer([one.ids for one in prompts[:3]], 4)
+    assert sizes == [3, 1] * 3
+    for row in range(12):
+        tokens = found.ids[row][found.seen[row]].tolist()
+        asked = prompts[row // 4].ids
+        assert tokens[: len(asked)] == asked
+
+
+def test_prompts_whose_answers_would_leave_the_policys_positions_are_left_out(absolute, tmp_path):
+    actor, prompts = absolute
+    lengths = sorted(len(one.ids) for one in prompts)
+    policy = actor.section.policy
+    most = 64 - lengths[-1]
+    _, kept = actor_and_prompts(tmp_path, policy=policy, max_new_tokens=most)
+    assert len(kept) == len(prompts)
+    _, kept = actor_and_prompts(tmp_path, policy=policy, max_new_tokens=most + 1)
+    assert max(len(one.ids) for one in kept) < lengths[-1]
+    with pytest.raises(DataError, match="exceeds the policy's positions, left out: 16"):
+        actor_and_prompts(tmp_path, policy=policy, max_new_tokens=64)
 
 
 def test_the_kl_of_the_start_from_itself_is_exactly_0(policy, answers):

@@ -86,6 +86,12 @@ def test_a_fall_within_chance_has_no_onset():
     assert math.isnan(metrics["onset_step"].value)
 
 
+def test_at_the_peak_nothing_has_fallen():
+    fall = measured(RUN[:2])[0].metrics["fall"]
+    assert (fall.value, fall.low, fall.high) == (0, 0, 0)
+    assert math.copysign(1, fall.low) == 1  # or it is shown as -0.000
+
+
 def test_a_policy_that_does_not_move_has_no_slopes():
     still = [snapshot(step, 0.5, 10.0, 0.0, 6.0) for step in (0, 5)]
     metrics = measured(still)[0].metrics

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from smorm.errors import NonFiniteLossError
 from smorm.stress.rl.actor import kl_to
 from smorm.stress.rl.ppo import PPO
 from smorm.stress.rl.signal import Multiplier
@@ -106,6 +107,16 @@ def test_an_answer_without_a_score_teaches_nothing(tmp_path):
     assert experience.answers.mask[4].any()
     assert not experience.advantage[3].any()
     assert torch.isfinite(experience.advantage).all()
+
+
+def test_a_gradient_that_is_not_finite_stops_it_before_it_moves_the_policy(tmp_path):
+    ppo, prompts = trainer(tmp_path)
+    with torch.no_grad():
+        ppo.value.bias.fill_(torch.nan)
+    with pytest.raises(NonFiniteLossError):
+        ppo.step(prompts[:8])
+    pairs = zip(ppo.actor.model.parameters(), ppo.actor.start.parameters(), strict=True)
+    assert all(torch.equal(now, start) for now, start in pairs)
 
 
 class _Lacking:

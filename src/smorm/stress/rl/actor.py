@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from smorm.lab import backbone_path
+from smorm.model.backbone import position_limit
 from smorm.stress.config import SampleSection
 from smorm.stress.rl.config import RLSection
 from smorm.stress.sample import Policy
@@ -96,6 +97,13 @@ class Actor(Policy):
         """The devices beside the CPU whose generators of chance are used."""
         return [self.start.device] if self.start.device.type == "cuda" else []
 
+    @property
+    def room(self) -> int | None:
+        """The most tokens of a prompt with which answers stay within the positions that the policy
+        was built for; None where its config names no limit."""
+        limit = position_limit(self.start)
+        return None if limit is None else limit - self.rl.max_new_tokens
+
     def prompt_ids(self, prompt: Messages) -> list[int]:
         """The conversation so far, and whatever the template writes before an answer."""
         return self._prompt_ids(prompt)
@@ -107,9 +115,13 @@ class Actor(Policy):
     def answer(self, prompts: Sequence[Sequence[int]], count: int) -> Answers:
         """`count` answers to each prompt, those of one prompt side by side, drawn from torch's
         generator; `batch` answers at a time."""
-        size = max(1, self.rl.batch // count)
+        most = self.rl.batch
+        size = max(1, most // count)
+        counts = [min(most, count - at) for at in range(0, count, most)]
         parts = [
-            self._generate(prompts[at : at + size], count) for at in range(0, len(prompts), size)
+            self._generate(prompts[at : at + size], some)
+            for at in range(0, len(prompts), size)
+            for some in counts
         ]
         return self._joined(parts)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jinja2.exceptions import TemplateError
+
 from smorm.data.census import Census
 from smorm.data.encode import prompt_key
 from smorm.data.formats import Source
@@ -52,7 +54,8 @@ def training_prompts(section: RLSection, actor: Actor) -> AskedSet:
     """The prompts to learn on.
 
     Raises:
-        DataError: a row without a prompt, or none that is short enough.
+        DataError: a row without a prompt, one that the policy's template refuses, or none that is
+            short enough.
         ConfigError: fewer prompts than a step asks.
     """
     given = section.prompts
@@ -70,7 +73,8 @@ def evaluation_set(section: PromptsSection, actor: Actor) -> AskedSet:
     """A set of prompts to evaluate on; answers that stand beside them are passed over.
 
     Raises:
-        DataError: a row without a prompt, or none that is short enough.
+        DataError: a row without a prompt, one that the policy's template refuses, or none that is
+            short enough.
     """
     source = Source(
         section.path, section.format, section.split, section.subset, limit=section.limit
@@ -82,11 +86,27 @@ def _read(name: str, source: Source, actor: Actor) -> AskedSet:
     census = Census()
     kept = []
     for where, prompt in read_prompts(source, census):
-        ids = actor.prompt_ids(prompt)
+        ids = _ids(actor, prompt, where)
         if len(ids) > actor.rl.prompt_tokens:
             census.add("prompt longer than prompt_tokens, left out", where)
+        elif actor.room is not None and len(ids) > actor.room:
+            census.add(
+                "prompt that with max_new_tokens exceeds the policy's positions, left out", where
+            )
         else:
             kept.append(Asked(prompt, where, ids))
     if not kept:
-        raise DataError(f"{source.path}: no usable prompt in it: {'; '.join(census.lines())}")
+        why = "; ".join(census.lines()) or "it holds none"
+        raise DataError(f"{source.path}: no usable prompt in it: {why}")
     return AskedSet(name, kept, tuple(f"{name}: {line}" for line in census.lines()))
+
+
+def _ids(actor: Actor, prompt: Messages, where: str) -> list[int]:
+    try:
+        return actor.prompt_ids(prompt)
+    except TemplateError as error:
+        roles = " → ".join(message.role for message in prompt)
+        raise DataError(
+            f"{where}: prompt: the policy's chat template refused the roles {roles}: {error}. "
+            "Change the roles of the record, or take a policy whose template knows them"
+        ) from error

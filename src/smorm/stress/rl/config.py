@@ -62,7 +62,7 @@ class RLSection(Section):
     prompts: TrainingPrompts
     algorithm: Algorithm = "ppo"
     steps: Positive = 60
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]] | None, Field(min_length=1)] = None
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]] | None, Field(min_length=1)] = None
     prompts_per_step: Positive = 32
     answers_per_prompt: Positive = 4
     passes: Positive | None = None

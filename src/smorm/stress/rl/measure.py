@@ -65,6 +65,19 @@ def measure(
     return Measurement(metrics, outcomes=outcomes), points
 
 
+def spreads(first: Snapshot) -> tuple[float, float]:
+    """The spread of gold and of the raw proxy within the starting policy's answers to a prompt.
+
+    Raises:
+        DataError: one of them gives one score to all answers.
+    """
+    gold, proxy = (
+        spread_within(what, [one for one in first.values[name] if np.isfinite(one).all()])
+        for what, name in (("gold", "gold"), ("proxy", "raw_proxy"))
+    )
+    return gold, proxy
+
+
 def _columns(snapshots: Sequence[Snapshot]) -> tuple[dict[str, Floats], float]:
     """`QUANTITY@step` to the mean of each prompt's answers [P], and the spread of the gold.
 
@@ -72,10 +85,7 @@ def _columns(snapshots: Sequence[Snapshot]) -> tuple[dict[str, Floats], float]:
     to a prompt.
     """
     first = snapshots[0]
-    gold_spread, proxy_spread = (
-        spread_within(what, [one for one in first.values[name] if np.isfinite(one).all()])
-        for what, name in (("gold", "gold"), ("proxy", "raw_proxy"))
-    )
+    gold_spread, proxy_spread = spreads(first)
     columns: dict[str, Floats] = {}
     for one in snapshots:
         values = {name: one.means(name) for name in one.values}
@@ -136,15 +146,15 @@ def _shape(
     table = _table(columns, "gold", steps)
     means, draws = np.nanmean(table, axis=0), bootstrap_means(table, prompts)
     top = int(means.argmax())
-    falls = draws - draws[:, [top]]
+    falls = draws[:, [top]] - draws
     onset = next(
-        (steps[at] for at in range(top + 1, len(steps)) if interval(falls[:, at])[1] < 0), math.nan
+        (steps[at] for at in range(top + 1, len(steps)) if interval(falls[:, at])[0] > 0), math.nan
     )
     peaks = np.array(steps, dtype=np.float64)[draws.argmax(axis=1)]
     peaks[~np.isfinite(draws).all(axis=1)] = np.nan
     count = len(table)
     return {
         "peak_step": Metric(float(steps[top]), count, *interval(peaks)),
-        "fall": Metric(float(means[top] - means[-1]), count, *interval(-falls[:, -1])),
+        "fall": Metric(float(means[top] - means[-1]), count, *interval(falls[:, -1])),
         "onset_step": Metric(float(onset), count),
     }

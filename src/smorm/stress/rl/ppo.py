@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from smorm.errors import NonFiniteLossError
 from smorm.stress.rl.actor import Actor, Answers, chosen
 from smorm.stress.rl.asked import Asked
 from smorm.stress.rl.objective import (
@@ -72,7 +73,11 @@ class PPO:
                 after(step)
 
     def step(self, prompts: Sequence[Asked]) -> None:
-        """Sample answers, score them, and make the passes."""
+        """Sample answers, score them, and make the passes.
+
+        Raises:
+            NonFiniteLossError: the gradient is NaN or infinite.
+        """
         experience = self.experience(prompts)
         rows = len(experience.answers)
         for _ in range(self.settings.all_passes):
@@ -136,11 +141,14 @@ class PPO:
         self.optimiser.zero_grad()
         for loss in self.losses(experience, rows):
             loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
+        if not norm.isfinite():
+            raise NonFiniteLossError("PPO's gradient is NaN or infinite")
         self.optimiser.step()
 
     def _batches(self, prompts: Sequence[Asked]) -> Iterator[list[Asked]]:
-        """Prompts of each step: all in random order, then all again."""
+        """Prompts of each step: the file's in random order, then in another; those at the end of
+        an order that are too few for a step are passed over."""
         size = self.settings.prompts_per_step
         while True:
             order = torch.randperm(len(prompts), generator=self.generator).tolist()

@@ -3,12 +3,14 @@ of prompts."""
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from smorm.errors import ConfigError, DataError
-from smorm.evaluation.result import Result, read_results
+from smorm.errors import ConfigError, DataError, NonFiniteLossError
+from smorm.evaluation.result import Result, read_results, write_results
 from smorm.files import fingerprint
 from smorm.model.store import versions
 from smorm.stress.config import ProxySection, StressConfig
@@ -18,7 +20,7 @@ from smorm.stress.rewards import Reading, Reward
 from smorm.stress.rl.actor import Actor
 from smorm.stress.rl.asked import AskedSet, evaluation_set, training_prompts
 from smorm.stress.rl.config import ConstraintSection, RLSection
-from smorm.stress.rl.measure import measure
+from smorm.stress.rl.measure import measure, spreads
 from smorm.stress.rl.ppo import PPO
 from smorm.stress.rl.signal import Multiplier, Normaliser, Proxy, Signal
 from smorm.stress.rl.trace import Tracer
@@ -26,6 +28,8 @@ from smorm.stress.rl.trl_trainers import train_with_trl
 from smorm.stress.sets import Tell, skips
 
 KIND = "rl"
+NO_CHANCES = "probability tensor contains"
+"""What torch says of chances that are NaN or infinite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +46,46 @@ class Ground:
 
 
 def run_rl(config: StressConfig, *, view_of: ViewOf, tell: Tell) -> list[Result]:
-    """Optimise the policy against every reward and view, with every seed.
+    """Optimise the policy against every reward and view, with every seed. Until all runs are done,
+    the results of those that are stand in a file beside the output, named `.part`.
 
     Raises:
         ConfigError, ModelError, DataError, SmormError: what was asked for cannot be had.
+        NonFiniteLossError: a policy's chances became NaN or infinite.
     """
-    names = names_of(config.models)
+    rewards = list(zip(config.models, names_of(config.models), strict=True))
     reading = Reading(config.device, config.max_batch_tokens, config.overlong)
     ground = _ground(config, reading, view_of, tell)
+    # Whatever is wrong with a later reward is found now, not after hours with those before it.
+    for section, name in rewards[1:]:
+        _opened(ground, section, name, reading, view_of)
     results: list[Result] = []
-    for section, name in zip(config.models, names, strict=True):
-        pusher = open_pusher(section, name, reading, view_of)
-        _needs_text(pusher.reads_text, f"models: {name}")
-        for place in range(len(pusher.views)):
-            for seed, label in seeds_of(section, ground.rl):
-                results += optimise(ground, pusher, place, seed, label)
+    kept = config.output.with_name(f"{config.output.name}.part")
+    try:
+        for section, name in rewards:
+            pusher = _opened(ground, section, name, reading, view_of)
+            for place in range(len(pusher.views)):
+                for seed, label in seeds_of(section, ground.rl):
+                    results += optimise(ground, pusher, place, seed, label)
+                    write_results(kept, results)
+    except BaseException:
+        if results:
+            tell(f"stopped: the results of finished runs are in {kept}")
+        raise
+    kept.unlink(missing_ok=True)
     return results
+
+
+def _opened(
+    ground: Ground, section: ProxySection, name: str, reading: Reading, view_of: ViewOf
+) -> Pusher:
+    """A reward that can judge new text, and whose thresholds are there."""
+    pusher = open_pusher(section, name, reading, view_of)
+    _needs_text(pusher.reads_text, f"models: {name}")
+    for view in pusher.views:
+        for _, label in seeds_of(section, ground.rl):
+            _multiplier(ground.rl.constraint, name, view, label)
+    return pusher
 
 
 def _ground(config: StressConfig, reading: Reading, view_of: ViewOf, tell: Tell) -> Ground:
@@ -104,14 +132,40 @@ def optimise(
     tracer = Tracer(
         ground.actor, signal, ground.sets, ground.gold, seed, skips(ground.config), ground.tell
     )
-    tracer.after(0)
-    if rl.algorithm == "ppo":
-        PPO(ground.actor, signal, seed).train(ground.training.prompts, tracer.after)
-    else:
-        train_with_trl(ground.actor, signal, ground.training.prompts, seed, tracer.after)
+    with _finite(
+        f"{rl.policy}: the starting policy's chances", "look at its weights and at rl.temperature"
+    ):
+        tracer.after(0)
+    for one in ground.sets:
+        _require_spread(one, tracer)
+    what = f"{rl.algorithm} against {pusher.name} ({view}), seed {label}: the policy's chances"
+    with _finite(what, f"take a smaller rl.learning_rate than {rl.learning_rate:g}"):
+        if rl.algorithm == "ppo":
+            PPO(ground.actor, signal, seed).train(ground.training.prompts, tracer.after)
+        else:
+            train_with_trl(ground.actor, signal, ground.training.prompts, seed, tracer.after)
     ground.tell(f"  done in {time.monotonic() - started:.0f} s")
     marks = {**pusher.marks[place], **_marks(ground), "seed": label}
     return [_result(ground, pusher.name, view, one, tracer, marks) for one in ground.sets]
+
+
+@contextlib.contextmanager
+def _finite(what: str, advice: str) -> Iterator[None]:
+    """Tell of NaN and infinity, in a gradient or where answers are sampled, in one line."""
+    try:
+        yield
+    except (NonFiniteLossError, RuntimeError) as error:
+        if not isinstance(error, NonFiniteLossError) and NO_CHANCES not in str(error):
+            raise
+        raise NonFiniteLossError(f"{what} became NaN or infinite: {advice}") from error
+
+
+def _require_spread(one: AskedSet, tracer: Tracer) -> None:
+    """Refuse at the start what could not be measured at the end."""
+    try:
+        spreads(tracer.found[one.name][0])
+    except DataError as error:
+        raise DataError(f"prompts {one.name}: starting policy: {error}") from error
 
 
 def _result(
@@ -124,16 +178,22 @@ def _result(
         [pool.item.where for pool in pools],
     )
     rl = ground.rl
+    count, times = len(pools), len(tracer.found[one.name])
     notes = [
-        f"{len(pools)} prompts with {rl.evaluation_answers} sampled answers each; intervals "
-        "resample prompts.",
+        f"{count} prompt{'s' * (count > 1)} with {rl.evaluation_answers} sampled answers each at "
+        f"{times} evaluations; intervals resample prompts.",
         *one.notes,
         *ground.training.notes,
         *tracer.censuses[one.name].lines(),
         *tracer.signal.proxy.census.lines(),
     ]
-    if rl.constraint is not None and rl.algorithm == "grpo":
-        notes.append("Constrained: advantages are not divided by their group's spread.")
+    held = tracer.signal.constraint
+    if held is not None:
+        unscaled = ", and advantages not divided by their group's spread"
+        notes.append(
+            f"Constrained: the raw proxy held at {held.threshold:.3f}"
+            f"{unscaled if rl.algorithm == 'grpo' else ''}."
+        )
     return Result(
         KIND,
         f"{rl.algorithm}/{one.name}",

@@ -25,7 +25,7 @@ _HALVINGS = 60
 @dataclass(frozen=True, slots=True)
 class Debiased:
     """An attribute's multiple of verbosity, and its rank correlation with verbosity before and
-    after."""
+    after. With few responses the correlation goes down in steps, and one may jump the limit."""
 
     multiple: float
     before: float

@@ -141,7 +141,8 @@ def fit_rows(reader: Reader) -> Stage1:
             f"no rating varies ({', '.join(names)}): there is nothing for a gate to mix"
         )
     for name, row in zip(wanted, rows, strict=True):
-        log.info("ridge, %s: alpha %g, held-out error %.4f", name, row.alpha, row.errors[row.alpha])
+        log.info("ridge, %s: alpha %g, squared error %.4f over %d held-out ratings",
+                 name, row.alpha, row.errors[row.alpha], row.held_out)  # fmt: skip
     verbosity = None if chosen.debias is None else rows[wanted.index(chosen.debias)]
     return Stage1(rows[: len(names)], verbosity)
 

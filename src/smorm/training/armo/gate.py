@@ -26,7 +26,7 @@ from smorm.training.optim import (
     set_learning_rate,
 )
 from smorm.training.setup import Prepared
-from smorm.training.tracking import Tracker, progress
+from smorm.training.tracking import Tracker, due, progress
 from smorm.training.validation import validate
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,9 @@ log = logging.getLogger(__name__)
 
 def find_multiples(prepared: Prepared, stage1: Stage1, pairs: Pairs) -> list[Debiased]:
     """Of each attribute the multiple of verbosity that is subtracted; of verbosity's own row all
-    of it, as in the public code."""
+    of it, as in the public code. Where nothing is debiased the correlations are NaN."""
+    if stage1.verbosity is None:
+        return [Debiased(0.0, math.nan, math.nan) for _ in stage1.rows]
     limit, found = prepared.config.objective.armo.correlation, []
     verbosity = pairs.verbosity.double().numpy().ravel()
     for at, (name, row) in enumerate(zip(prepared.card.attributes, stage1.rows, strict=True)):
@@ -44,6 +46,9 @@ def find_multiples(prepared: Prepared, stage1: Stage1, pairs: Pairs) -> list[Deb
         found.append(one)
         log.info("%s: correlation with verbosity %.3f, %.3f after subtracting %.3g of it",
                  name, one.before, one.after, one.multiple)  # fmt: skip
+        if abs(one.after) > limit:
+            log.warning("%s: warning: no multiple brings it to %g or less over these %d responses",
+                        name, limit, len(reward))  # fmt: skip
     return found
 
 
@@ -94,9 +99,10 @@ def train_gate(reader: Reader, head: GatedHead, pairs: Pairs) -> None:
             values = _update(prepared, head, pairs, debiased, step, optimizer)
             values["learning_rate_factor"] = factor
             cost.steps, cost.passes = cost.steps + 1, cost.passes + 1
-            if step + 1 == total:
+            measured = due(step + 1, training.evaluate_every) or step + 1 == total
+            if measured:
                 values |= validate(prepared)
-            if (step + 1) % training.log_every == 0 or step + 1 in (1, total):
+            if measured or due(step + 1, training.log_every) or step == 0:
                 tracker.log(step + 1, values)
             bar.update(step + 1, values)
 

@@ -30,12 +30,13 @@ _BLOCK = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class RidgeRow:
-    """One attribute's row: its weights [D], the penalty that was chosen, and the mean squared error
-    of each penalty on the held-out prompts."""
+    """One attribute's row: its weights [D], the penalty that was chosen, the mean squared error of
+    each penalty on the held-out prompts, and over how many ratings that is."""
 
     weights: Floats
     alpha: float
     errors: dict[float, float]
+    held_out: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,8 @@ def ridge_rows(
             )
         errors = _errors(states, target, rated, held_out, spectra)
         alpha = min(errors, key=lambda one: (errors[one], -one))
-        found.append(RidgeRow(_fitted(states, target, rated, spectra)[alpha], alpha, errors))
+        weights = _fitted(states, target, rated, spectra)[alpha]
+        found.append(RidgeRow(weights, alpha, errors, int((rated & held_out).sum())))
     return found
 
 

@@ -51,7 +51,8 @@ def train_armo(config: Config, *, resume: bool = False) -> Path:
     folder = config.output.folder
     if resume:
         raise ConfigError(
-            "--resume: objective.kind armo writes no checkpoints: name another output.folder"
+            "--resume: objective.kind armo writes no checkpoints: leave out --resume, and it "
+            "starts from the beginning"
         )
     if config.training.threads is not None:
         torch.set_num_threads(config.training.threads)
@@ -84,8 +85,11 @@ def _report(
             name: {
                 "alpha": row.alpha,
                 "held_out_error": {f"{alpha:g}": error for alpha, error in row.errors.items()},
+                "held_out_ratings": row.held_out,
                 "multiple": one.multiple,
-                "correlation": {"before": one.before, "after": one.after},
+                "correlation": None
+                if stage1.verbosity is None
+                else {"before": one.before, "after": one.after},
                 "mean_share": share,
             }
             for name, row, one, share in zip(
