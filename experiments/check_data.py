@@ -10,7 +10,6 @@ so and does nothing.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,12 +17,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from experiments.entry import carried_out, parser_of, say
 from smorm.config import parse_config
 from smorm.data.census import Census
 from smorm.data.checks.columns import kind_of
 from smorm.data.checks.scan import Reading
 from smorm.data.formats import Source, read_records
-from smorm.errors import SmormError
 from smorm.evaluation.checking.plan import Plan, parse_against, readings_of_config, tokens_of_config
 from smorm.evaluation.checking.report import Report, check
 from smorm.files import write_json, write_text
@@ -137,29 +136,16 @@ def run(data: Path, output: Path) -> None:
         values: dict[str, Any] = report.as_dict()
         write_json(target / f"{name}.json", values)
         found.append((name, report))
-        _say(f"{name}: {report.must_fix} must fix")
+        say(f"{name}: {report.must_fix} must fix")
     write_text(target / "README.md", readme(found))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.check_data")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--output", type=Path, default=Path("results/check"))
+    parser = parser_of("check_data")
+    parser.set_defaults(output=Path("results/check"))
     asked = parser.parse_args(arguments)
-    if not asked.data.is_dir():
-        _say(f"skipped: no data folder at {asked.data} (name it with --data)")
-        return 0
-    try:
-        run(asked.data, asked.output)
-    except SmormError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
+    return carried_out(asked.data, lambda: run(asked.data, asked.output))
 
 
 if __name__ == "__main__":

@@ -9,9 +9,7 @@ again, interrupted ones go on. Where the data is absent it says so and does noth
 
 from __future__ import annotations
 
-import argparse
 import gzip
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -21,11 +19,11 @@ from typing import Any
 
 import orjson
 
+from experiments.entry import carried_out, one_thread_each, parser_of_runs, say
 from experiments.readme import readme
 from experiments.runs import METHODS, Finished, Run, execute_all, shared_tokenizer
 from experiments.summary import summarise
 from experiments.tasks import TASKS, Task, dev_files, read_tuning, readme_baseline
-from smorm.errors import SmormError
 from smorm.evaluation.result import Result, write_results
 from smorm.files import write_bytes, write_json, write_text
 from smorm.report.page import write_page
@@ -119,40 +117,23 @@ def run_everything(data: Path, output: Path, work: Path, seeds: int, jobs: int) 
     finished: list[Finished] = []
     for done in execute_all(runs, jobs):
         finished.append(done)
-        _say(
+        say(
             f"[{len(finished)}/{len(runs)}] {done.run.task.name} {done.run.method} "
             f"seed {done.run.seed}: {done.cost['minutes']:.1f} min of training"
         )
     write_all(finished, data, output, tuning)
-    _say((output / "README.md").read_text(encoding="utf-8"))
-    _say(f"{output}: written after {(time.monotonic() - started) / 60:.1f} min")
+    say((output / "README.md").read_text(encoding="utf-8"))
+    say(f"{output}: written after {(time.monotonic() - started) / 60:.1f} min")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.real")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--output", type=Path, default=Path("results/real"))
-    parser.add_argument("--work", type=Path, default=Path("runs/real"))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=2)
-    asked = parser.parse_args(arguments)
-    if not asked.data.is_dir():
-        _say(f"skipped: no data folder at {asked.data} (name it with --data)")
-        return 0
-    # Read by worker processes when they import torch: one thread each, and no spinning.
-    for name, value in (("OMP_NUM_THREADS", "1"), ("OMP_WAIT_POLICY", "PASSIVE")):
-        os.environ.setdefault(name, value)
-    try:
-        run_everything(asked.data, asked.output, asked.work, asked.seeds, asked.jobs)
-    except SmormError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
+    asked = parser_of_runs("real").parse_args(arguments)
+    one_thread_each()
+    return carried_out(
+        asked.data,
+        lambda: run_everything(asked.data, asked.output, asked.work, asked.seeds, asked.jobs),
+    )
 
 
 if __name__ == "__main__":

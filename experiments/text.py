@@ -10,8 +10,6 @@ does nothing.
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -19,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from experiments.entry import carried_out, one_thread_each, parser_of_runs, say
 from experiments.tasks import TASKS, readme_baseline
 from experiments.text_backbone import backbone_facts, backbone_folder
 from experiments.text_measure import (
@@ -44,7 +43,6 @@ from experiments.text_readme import readme
 from experiments.text_rewards import REFERENCE, Finished, rewards_of
 from experiments.text_runs import METHODS, Kept, Run, Sets, execute_all, records_of
 from experiments.text_summary import summarise
-from smorm.errors import SmormError
 from smorm.evaluation.result import Result, parse_result, write_results
 from smorm.files import fingerprint, read_json, sha256, write_json, write_text
 from smorm.stress.run import paired_by_seed
@@ -56,7 +54,7 @@ def run_all(runs: Sequence[Run], jobs: int, what: str) -> list[Kept]:
     for kept in execute_all(runs, jobs):
         found.append(kept)
         run = kept.run
-        _say(f"{what} [{len(found)}/{len(runs)}] {run.task.name} {run.method} seed {run.seed}, "
+        say(f"{what} [{len(found)}/{len(runs)}] {run.task.name} {run.method} seed {run.seed}, "
              f"{run.epochs:g} epochs: {kept.minutes:.2f} min of training, "
              f"{kept.scoring_minutes:.2f} of scoring")  # fmt: skip
     return found
@@ -96,7 +94,7 @@ def run_everything(plan: Plan) -> None:
     text = plan.data / "pretrain_text" / "permissive.jsonl.gz"
     backbone = backbone_folder(text, tests, plan.work, plan.backbone)
     facts = backbone_facts(backbone)
-    _say(f"backbone: {facts['parameters']:,} parameters, held-out loss {facts['loss']:.3f}, "
+    say(f"backbone: {facts['parameters']:,} parameters, held-out loss {facts['loss']:.3f}, "
          f"{facts['minutes']:.1f} min")  # fmt: skip
     grid = [run for name in plan.tasks for run in tuning_runs(plan, TASKS[name], backbone)]
     tried = run_all(grid, plan.jobs, "tuning")
@@ -123,7 +121,7 @@ def run_everything(plan: Plan) -> None:
     }
     write_json(plan.output / "summary.json", summary)
     write_text(plan.output / "README.md", readme(summary, results))
-    _say(f"{plan.output}: written after {(time.monotonic() - started) / 60:.1f} min")
+    say(f"{plan.output}: written after {(time.monotonic() - started) / 60:.1f} min")
 
 
 def rounded(one: Result) -> Result:
@@ -156,29 +154,10 @@ def _minutes(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.text")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--output", type=Path, default=Path("results/text"))
-    parser.add_argument("--work", type=Path, default=Path("runs/text"))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=2)
-    asked = parser.parse_args(arguments)
-    if not asked.data.is_dir():
-        _say(f"skipped: no data folder at {asked.data} (name it with --data)")
-        return 0
-    # Read by worker processes when they import torch: one thread each, and no spinning.
-    for name, value in (("OMP_NUM_THREADS", "1"), ("OMP_WAIT_POLICY", "PASSIVE")):
-        os.environ.setdefault(name, value)
-    try:
-        run_everything(Plan(asked.data, asked.output, asked.work, asked.seeds, jobs=asked.jobs))
-    except SmormError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
+    asked = parser_of_runs("text").parse_args(arguments)
+    one_thread_each()
+    plan = Plan(asked.data, asked.output, asked.work, asked.seeds, jobs=asked.jobs)
+    return carried_out(asked.data, lambda: run_everything(plan))
 
 
 if __name__ == "__main__":
