@@ -105,6 +105,7 @@ def test_the_demo_leaves_models_and_data_where_recipes_look_for_them(tmp_path):
     assert small().methods != "all"
 
 
+@pytest.mark.slow
 def test_a_demo_that_was_stopped_goes_on_in_its_folder(tmp_path):
     command = [sys.executable, "-m", "smorm.cli.main", "demo", "-o", "demo", "--seeds", "1"]
     for begun in ("first", "again"):
@@ -112,10 +113,10 @@ def test_a_demo_that_was_stopped_goes_on_in_its_folder(tmp_path):
             command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
         ) as demo:
             assert demo.stderr is not None
-            told = next(line for line in demo.stderr if "policy, seed 0" in line or "error" in line)
+            told = next(line for line in demo.stderr if "data, seed 0" in line or "error" in line)
             demo.send_signal(signal.SIGINT)
             _, rest = demo.communicate(timeout=60)
-        assert "policy, seed 0" in told, begun
+        assert "data, seed 0" in told, begun
         assert demo.returncode == 130, rest
         assert "the same study goes on" in rest
     assert [path.name for path in (tmp_path / "demo").iterdir()] == ["work"]
