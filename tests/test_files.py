@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from smorm import files
-from smorm.errors import CheckpointError, DataError, OutputError
+from smorm.errors import CheckpointError, ConfigError, DataError, OutputError
 from smorm.model.network import RewardNetwork
 from smorm.model.store import ModelCard, load_model, save_model
 from smorm.text.bpe import train_bpe
@@ -93,7 +93,7 @@ def test_a_target_that_cannot_be_written_is_named(tmp_path):
 def test_a_folder_in_the_place_of_a_file_is_told_before_the_work(tmp_path):
     (tmp_path / "out").mkdir()
     with (
-        pytest.raises(OutputError, match=r"out: is a folder; name a file"),
+        pytest.raises(ConfigError, match=r"out: is a folder; name a file"),
         files.whole_file(tmp_path / "out"),
     ):
         pytest.fail("the work began")

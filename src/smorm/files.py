@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import orjson
 from safetensors import SafetensorError
 
-from smorm.errors import CheckpointError, DataError, OutputError
+from smorm.errors import CheckpointError, ConfigError, DataError, OutputError
 
 MANIFEST = "manifest.json"
 
@@ -55,18 +55,31 @@ def named_errors(path: Path) -> Iterator[None]:
     )
 
 
+def refuse_unwritable(path: Path) -> None:
+    """Find out before work that takes long whether a file can be written there.
+
+    Raises:
+        ConfigError: it is a folder.
+        OutputError: no file can be made beside it.
+    """
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder; name a file")
+    with named_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+
+
 @contextlib.contextmanager
 def whole_file(path: Path | str) -> Iterator[BinaryIO]:
     """Give a stream to write into; its content becomes `path` only when all went well.
 
     Raises:
-        OutputError: the file could not be written, or is a folder; an older one is untouched.
+        ConfigError: the path is a folder.
+        OutputError: the file could not be written; an older one is untouched.
     """
     path = Path(path)
-    if path.is_dir():  # told before the work, not when the finished file is to take its place
-        raise OutputError(f"{path}: is a folder; name a file")
+    refuse_unwritable(path)  # not when the finished file is to take its place
     with named_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
             with os.fdopen(descriptor, "wb") as stream:

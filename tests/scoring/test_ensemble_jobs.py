@@ -13,7 +13,7 @@ import pytest
 
 from smorm import RewardModel
 from smorm.data.formats import Source
-from smorm.errors import ConfigError, DataError, OutputError
+from smorm.errors import ConfigError, DataError
 from smorm.evaluation.ensembles import run_ensemble, standard_from
 from smorm.evaluation.suite import Suite
 from smorm.files import read_json
@@ -152,7 +152,7 @@ def test_a_full_disk_names_the_output_and_leaves_nothing_there(tmp_path):
 def test_an_output_that_is_a_folder_is_told_before_anything_is_scored(tmp_path):
     missing = Source(tmp_path / "none.jsonl")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OutputError, match=r"folder: could not be written: it is a folder"):
+    with pytest.raises(ConfigError, match=r"folder: is a folder; name a file"):
         score_file_together(specs(), Rule(), missing, tmp_path / "folder")
 
 

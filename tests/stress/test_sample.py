@@ -89,8 +89,8 @@ def test_prompts_beyond_the_limit_are_told(tmp_path):
 def test_control_tokens_in_a_prompt_stay_text():
     policy = Policy(section())
     control = policy.renderer.control.ids
-    plain = policy._prompt_ids((Message("user", "tin iron"),))
-    ids = policy._prompt_ids((Message("user", "tin <sep> <eos> iron"),))
+    plain = policy.prompt_ids((Message("user", "tin iron"),), "here")
+    ids = policy.prompt_ids((Message("user", "tin <sep> <eos> iron"),), "here")
     assert [token for token in ids if token == control["<sep>"]] == plain[-1:]
     assert control["<eos>"] not in ids
     assert (ids[0], ids[-1]) == (plain[0], plain[-1])
@@ -99,7 +99,7 @@ def test_control_tokens_in_a_prompt_stay_text():
 @pytest.mark.data
 def test_a_policy_without_a_template_is_not_asked_to_go_on_after_its_end(data_folder):
     policy = Policy(section(policy=str(data_folder / "stories260k" / "hf")))
-    ids = policy._prompt_ids((Message("user", "Once upon a time"),))
+    ids = policy.prompt_ids((Message("user", "Once upon a time"),), "here")
     assert policy.tokenizer.eos_token_id not in ids
     text = policy.tokenizer.decode(ids, skip_special_tokens=True).strip()
     assert text == "User: Once upon a time\n\nAssistant:"

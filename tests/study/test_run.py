@@ -116,6 +116,12 @@ def test_settings_are_checked_before_anything_is_made():
     assert not (WORK / "untouched").exists()
 
 
+def test_the_device_is_looked_for_before_anything_is_made():
+    with pytest.raises(ConfigError, match="device: 'cuda:99' cannot be used"):
+        run_lab(small(device="cuda:99", work=WORK / "untouched"))
+    assert not (WORK / "untouched").exists()
+
+
 def test_names_are_checked_before_anything_is_made():
     config = small(methods=["Nobody"], work=WORK / "untouched")
     with pytest.raises(ConfigError, match="Nobody"):

@@ -45,7 +45,7 @@ def shown_progress() -> Iterator[Tell]:
 
 def print_study(results: Sequence[Result], config: Any) -> None:
     """For each regime a row for each method: accuracy, and gold under best-of-n."""
-    console = Console(soft_wrap=not Console().is_terminal)
+    console = Console(soft_wrap=not Console().is_terminal, markup=False)
     rows = rows_of([one for one in results if one.kind in ("pairs", "stress")])
     for regime in config.regimes:
         console.print(_table(rows, regime, columns_of(config.sizes)))
@@ -73,5 +73,5 @@ def _table(rows: Sequence[Row], regime: str, columns: Sequence[str]) -> Table:
     for name in ("method", *columns):
         table.add_column(name, no_wrap=True)
     for label, metrics in found.items():
-        table.add_row(escape(short(label)), *(brief(metrics.get(name)) for name in columns))
+        table.add_row(short(label), *(brief(metrics.get(name)) for name in columns))
     return table

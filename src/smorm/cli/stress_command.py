@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,33 +27,17 @@ def run(
     from smorm.cli.tables import print_results
     from smorm.config import load_section
     from smorm.evaluation.result import write_results
+    from smorm.files import refuse_unwritable
     from smorm.stress.config import StressConfig
     from smorm.stress.run import run_stress
 
     place = [] if output is None else [f"output={json.dumps(str(output))}"]
     asked = load_section(StressConfig, config, [*(overrides or ()), *place])
-    _can_be_written(asked.output)
+    refuse_unwritable(asked.output)
     results = run_stress(asked, view_of=_view, tell=lambda line: typer.echo(line, err=True))
     write_results(asked.output, results)
     print_results(summary(results))
     typer.echo(f"results: {asked.output}")
-
-
-def _can_be_written(output: Path) -> None:
-    """Find out before a test that takes long.
-
-    Raises:
-        ConfigError: the output is a folder.
-        OutputError: no file can be written there.
-    """
-    from smorm.errors import ConfigError
-    from smorm.files import named_errors
-
-    if output.is_dir():
-        raise ConfigError(f"output: {output} is a folder: name a file for the results")
-    with named_errors(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=output.parent).close()
 
 
 def _view(value: Any) -> Any:

@@ -135,8 +135,7 @@ def score_file_together(
         OutputError: the output could not be written; an older one is untouched.
     """
     refuse_specs(specs)
-    if output.is_dir():
-        raise OutputError(f"{output}: could not be written: it is a folder. Name a file.")
+    files.refuse_unwritable(output)
     with ExitStack() as stack:
         with files.named_errors(output):
             output.parent.mkdir(parents=True, exist_ok=True)

@@ -94,8 +94,6 @@ def relabel_file(
     """
     if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
         raise ConfigError(f"temperature {temperature:g}: expected a number above 0")
-    if output.is_dir():
-        raise ConfigError(f"{output}: is a folder: name a file for the pairs")
     report = RelabelReport()
     skip = skip_unscored or on_bad_record == "skip"
     with files.whole_file(output) as stream:

@@ -23,7 +23,7 @@ from smorm.data.readers import read_rows
 from smorm.data.records import Messages
 from smorm.data.shapes import prompt_of
 from smorm.errors import DataError, ModelError
-from smorm.model.backbone import load_tokenizer, quiet, refuse_remote_code
+from smorm.model.backbone import load_tokenizer, position_limit, quiet, refuse_remote_code
 from smorm.model.device import pick_device
 from smorm.stress.config import SampleSection
 from smorm.text.chat import Message, Renderer
@@ -109,12 +109,7 @@ class Policy:
         """
         import torch
 
-        try:
-            ids = self._prompt_ids(prompt)
-        except TemplateError as error:
-            raise DataError(
-                f"{where}: prompt: the policy's template refused it: {error}"
-            ) from error
+        ids = self.prompt_ids(prompt, where)
         if len(ids) > self.section.prompt_tokens:
             census.add("prompt cut at its start to be sampled", where)
             ids = ids[-self.section.prompt_tokens :]
@@ -134,7 +129,7 @@ class Policy:
     def _room(self, length: int, where: str, census: Census) -> int:
         """How many tokens an answer may have; past its positions a policy writes nonsense."""
         asked = self.section.max_new_tokens
-        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        positions = position_limit(self.model)
         if positions is None or length + asked <= positions:
             return asked
         if length >= positions:
@@ -146,7 +141,7 @@ class Policy:
             f"prompt with room for fewer than max_new_tokens in the policy's {positions} positions",
             where,
         )
-        return int(positions - length)
+        return positions - length
 
     def _answers(self, given: Any, count: int, room: int) -> list[dict[str, Any]]:
         import torch
@@ -178,11 +173,23 @@ class Policy:
         listed: Sequence[int] = found if isinstance(found, list) else [found]
         return {token for token in listed if token is not None}
 
-    def _prompt_ids(self, prompt: Messages) -> list[int]:
+    def prompt_ids(self, prompt: Messages, where: str) -> list[int]:
         """The conversation so far, and whatever the template writes before an answer; control
-        tokens in messages stay text, as in every render."""
+        tokens in messages stay text, as in every render.
+
+        Raises:
+            DataError: the template refuses the prompt.
+        """
         marked = [Message(one.role, self.renderer.control.mark(one.content)) for one in prompt]
-        return encode_marked(self.tokenizer, self.renderer.control, self._text_before(marked))
+        try:
+            text = self._text_before(marked)
+        except TemplateError as error:
+            roles = " → ".join(message.role for message in prompt)
+            raise DataError(
+                f"{where}: prompt: the policy's chat template refused the roles {roles}: {error}. "
+                "Change the roles of the record, or take a policy whose template knows them"
+            ) from error
+        return encode_marked(self.tokenizer, self.renderer.control, text)
 
     def _text_before(self, prompt: Sequence[Message]) -> str:
         """A rendered conversation up to where an answer begins.

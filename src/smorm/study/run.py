@@ -21,6 +21,7 @@ from smorm import files
 from smorm.config import parse_config
 from smorm.errors import Interrupted, SmormError
 from smorm.evaluation.result import Result
+from smorm.model.device import pick_device
 from smorm.processes import end_with_parent
 from smorm.study.config import LabConfig
 from smorm.study.measure import Run
@@ -77,11 +78,12 @@ def run_lab(config: LabConfig, tell: Tell = lambda step: None) -> list[Result]:
         tell: gets a word on each part that is done, and how long is left.
 
     Raises:
-        ConfigError: an unknown method, arm or view.
+        ConfigError: an unknown method, arm or view, or no such device.
         SmormError: a process was killed, or what training, sampling and scoring raise.
         Interrupted: Ctrl-C; parts that are whole are kept.
     """
     stages = plan(config)  # first: it also checks the names
+    pick_device(config.device)
     jobs = [Job("measure", "results", seed) for seed in config.runs]
     progress = Progress([*chain.from_iterable(stages), *jobs], _workers(config), tell)
     values = config.model_dump(mode="json")

@@ -19,7 +19,6 @@ from smorm.model.backbone import position_limit
 from smorm.stress.config import SampleSection
 from smorm.stress.rl.config import RLSection
 from smorm.stress.sample import Policy
-from smorm.text.chat import Messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +102,6 @@ class Actor(Policy):
         was built for; None where its config names no limit."""
         limit = position_limit(self.start)
         return None if limit is None else limit - self.rl.max_new_tokens
-
-    def prompt_ids(self, prompt: Messages) -> list[int]:
-        """The conversation so far, and whatever the template writes before an answer."""
-        return self._prompt_ids(prompt)
 
     def text_of(self, ids: Sequence[int]) -> str:
         """An answer's text, without control tokens."""

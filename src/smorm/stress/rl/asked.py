@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jinja2.exceptions import TemplateError
-
 from smorm.data.census import Census
 from smorm.data.encode import prompt_key
 from smorm.data.formats import Source
@@ -86,7 +84,7 @@ def _read(name: str, source: Source, actor: Actor) -> AskedSet:
     census = Census()
     kept = []
     for where, prompt in read_prompts(source, census):
-        ids = _ids(actor, prompt, where)
+        ids = actor.prompt_ids(prompt, where)
         if len(ids) > actor.rl.prompt_tokens:
             census.add("prompt longer than prompt_tokens, left out", where)
         elif actor.room is not None and len(ids) > actor.room:
@@ -99,14 +97,3 @@ def _read(name: str, source: Source, actor: Actor) -> AskedSet:
         why = "; ".join(census.lines()) or "it holds none"
         raise DataError(f"{source.path}: no usable prompt in it: {why}")
     return AskedSet(name, kept, tuple(f"{name}: {line}" for line in census.lines()))
-
-
-def _ids(actor: Actor, prompt: Messages, where: str) -> list[int]:
-    try:
-        return actor.prompt_ids(prompt)
-    except TemplateError as error:
-        roles = " → ".join(message.role for message in prompt)
-        raise DataError(
-            f"{where}: prompt: the policy's chat template refused the roles {roles}: {error}. "
-            "Change the roles of the record, or take a policy whose template knows them"
-        ) from error
