@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from experiments.lab.claims import account_of_claims, in_short, largest, middle, sizes
-from experiments.lab.numbers import Numbers, shown, table
+from experiments.lab.numbers import Numbers, holds, shown, table
 from smorm.files import write_text
 
 COMMAND = "make lab"
@@ -28,6 +28,7 @@ def account(path: Path) -> str:
         _what(config, numbers),
         "## In short",
         "The paper's four claims, here:\n\n" + in_short(numbers, regimes),
+        _falls(numbers, regimes),
         "![Gold and proxy against KL](figures/best-of-n-gold-and-proxy-by-kl.png)",
         "One knob at a time (weight, ratings, noise, style, epochs): [sweeps](sweeps/README.md). "
         "The search for a better one-pass model: [search](search/README.md). Policies optimised by "
@@ -65,6 +66,23 @@ def _what(config: dict[str, object], numbers: Numbers) -> str:
         "differences leave 0 out. Epochs were chosen on development pairs of other seeds "
         "(`experiments/lab/tuning.yaml`, [tuning](tuning/README.md)). With this many comparisons a "
         "few of the bold ones are expected to be chance. All numbers: `numbers.csv`."
+    )
+
+
+def _falls(numbers: Numbers, regimes: Sequence[str]) -> str:
+    """How often gold is lower where a reward chose from more answers, both sizes set beforehand."""
+    known = sizes(numbers)
+    few, many = known[-3], known[-1]
+    changes = [
+        numbers.change(f"best-of-n/{regime}", label, f"gold@{few}", f"gold@{many}")
+        for regime in regimes
+        for label in numbers.labels(f"best-of-n/{regime}")
+    ]
+    lower = sum(one.value < 0 for one in changes)
+    apart = sum(one.value < 0 and holds(one) for one in changes)
+    return (
+        f"Over-optimisation: from best-of-{few} to best-of-{many} mean gold falls in {lower} of "
+        f"{len(changes)} cases (a reward in a regime), in {apart} by more than its interval."
     )
 
 

@@ -62,6 +62,12 @@ class Numbers:
         differences = self._by_seed(suite, label, base, metric)
         return mean_over_seeds(list(differences.values()), len(differences))
 
+    def change(self, suite: str, label: str, before: str, after: str) -> Metric:
+        """What a method has more of a metric `after` than of `before`, paired seed by seed."""
+        one, other = self.values[suite, label, after], self.values[suite, label, before]
+        differences = [one[seed] - other[seed] for seed in one if seed in other]
+        return mean_over_seeds(differences, len(differences))
+
     def ahead(self, suite: str, label: str, base: str, metric: str) -> str:
         """On how many of the seeds a method has more than another, as `5 of 6`."""
         found = list(self._by_seed(suite, label, base, metric).values())

@@ -58,6 +58,15 @@ def test_luck_that_methods_share_does_not_widen_their_difference(numbers):
     assert alone.high - alone.low > 20 * (gain.high - gain.low)
 
 
+def test_a_fall_from_one_size_to_a_larger_one_is_found(numbers):
+    for seed, values in enumerate([(0.7, 0.6), (0.8, 0.69)]):
+        for size, value in zip((16, 64), values, strict=True):
+            numbers.values.setdefault(("best-of-n/ID", "Falling", f"gold@{size}"), {})[seed] = value
+    change = numbers.change("best-of-n/ID", "Falling", "gold@16", "gold@64")
+    assert change.value == pytest.approx(-0.105)
+    assert holds(change)
+
+
 def test_a_larger_gain_out_of_distribution_is_found(numbers):
     shift = numbers.shift(("best-of-n/ID", "best-of-n/far"), "SMORM-F", "Single", "gold@64")
     assert shift.value == pytest.approx(0.04)
