@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from smorm import files
-from smorm.data.checks.scan import Reading
+from smorm.checks.plan import Plan
+from smorm.checks.report import check
+from smorm.checks.scan import Reading
 from smorm.data.formats import Source
-from smorm.evaluation.checking.plan import Plan
-from smorm.evaluation.checking.report import check
 
 MIB = 1 << 20
 SMALL = 1000

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from experiments.entry import carried_out, parser_of, say
+from smorm.checks.columns import kind_of
+from smorm.checks.plan import Plan, parse_against, readings_of_config, tokens_of_config
+from smorm.checks.report import Report, check
+from smorm.checks.scan import Reading
 from smorm.config import parse_config
 from smorm.data.census import Census
-from smorm.data.checks.columns import kind_of
-from smorm.data.checks.scan import Reading
 from smorm.data.formats import Source, read_records
-from smorm.evaluation.checking.plan import Plan, parse_against, readings_of_config, tokens_of_config
-from smorm.evaluation.checking.report import Report, check
 from smorm.files import write_json, write_text
 
 VOCABULARY = 4000

@@ -30,11 +30,11 @@ from experiments.several_answers import (
 )
 from smorm.config import parse_config
 from smorm.files import fingerprint, write_json, write_text
-from smorm.lab import backbone_path
 from smorm.training.optim import make_optimizer, named_trainable
 from smorm.training.setup import Prepared, prepare
 from smorm.training.step import make_objective, run_step
 from smorm.version import __version__
+from smorm.world import backbone_path
 
 BATCH, WARM_STEPS, EPOCHS, RESAMPLES = 24, 30, 4, 1000
 TERMS = ("preference", "regression", "joint")

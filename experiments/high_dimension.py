@@ -14,7 +14,7 @@ import torch
 
 from experiments.linear_fits import INPUTS, Floats, K
 from smorm.evaluation.correlation import pearson
-from smorm.evaluation.theory import implicit_effect as effect
+from smorm.theory import implicit_effect as effect
 
 DIMENSIONS = (4, 16, 64, 256, 512)
 EARLIER_FLOOR = {4: 0.43, 64: -0.41, 256: -2.8, 512: -5.2}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from smorm.files import write_text
-from smorm.lab import judge, make_world, sample_prompt, write_answer
+from smorm.world import judge, make_world, sample_prompt, write_answer
 
 ANSWERS = 4
 """A prompt, as UltraFeedback has them."""

@@ -23,7 +23,7 @@ from smorm.files import write_bytes, write_json
 from smorm.model.backbone import load_tokenizer
 from smorm.stress.config import StressConfig
 from smorm.stress.pools import Pool, read_pools
-from smorm.stress.proxies import Pusher
+from smorm.stress.proxies import ProxyReward
 from smorm.stress.rewards import Reading
 from smorm.stress.run import push, run_stress
 from smorm.stress.sets import PromptSet, read_sets
@@ -114,7 +114,7 @@ def push_reward(
             for part in reward.parts
         ]
     }
-    pusher = Pusher(
+    pusher = ProxyReward(
         reward.name, [reward.view], [marks], reward.seed, False, heads,
         lambda pools, census: columns,
     )  # fmt: skip

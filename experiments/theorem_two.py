@@ -21,16 +21,16 @@ from smorm.config import parse_config
 from smorm.data.formats import Source
 from smorm.data.scaling import apply_scales, rating_matrix
 from smorm.evaluation.metrics import Metric
-from smorm.evaluation.theory.advice import side
-from smorm.evaluation.theory.features import Reading, featured
-from smorm.evaluation.theory.gold import gold_of
-from smorm.evaluation.theory.matched import BASES, HeldOut, compare, read_run, unmatched
-from smorm.evaluation.theory.suggest import Counts, weights
 from smorm.files import fingerprint, write_json, write_text
-from smorm.lab import backbone_path, write_dataset
 from smorm.scoring.reward_model import RewardModel
+from smorm.theory.advice import side
+from smorm.theory.features import Reading, featured
+from smorm.theory.gold import gold_of
+from smorm.theory.matched import BASES, HeldOut, compare, read_run, unmatched
+from smorm.theory.suggest import Counts, weights
 from smorm.training.loop import train
 from smorm.version import __version__
+from smorm.world import backbone_path, write_dataset
 
 SEEDS, STEPS = 8, 120
 SIZES: dict[str, Any] = {

@@ -8,8 +8,8 @@ from datasets import Dataset
 
 from smorm import RewardModel
 from smorm.errors import ConfigError, DataError
-from smorm.lab import backbone_path
 from smorm.trl import reward_function
+from smorm.world import backbone_path
 from tests.tiny import trained
 
 PROMPTS = ["metals full tin iron", "metals full tin iron", "metals brief zinc"]

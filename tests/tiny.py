@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from smorm.config import parse_config
-from smorm.lab import backbone_path, write_dataset
 from smorm.training.loop import train
+from smorm.world import backbone_path, write_dataset
 
 
 @functools.cache

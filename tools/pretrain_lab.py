@@ -1,6 +1,6 @@
 """Remake the lab's shipped backbone, or make another.
 
-    python -m tools.pretrain_lab --output src/smorm/lab/backbone --seed 0
+    python -m tools.pretrain_lab --output src/smorm/world/backbone --seed 0
 
 About four minutes on one core. The world of `--world` is learnt; other worlds have other facts.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from smorm.lab.pretrain import Pretraining, write_policy
+from smorm.world.pretrain import Pretraining, write_policy
 
 
 def main() -> None:

@@ -26,11 +26,11 @@ from smorm.config.reading import load_section, parse_section
 from smorm.evaluation.metrics import Metric, mean_over_seeds
 from smorm.evaluation.result import Result, read_results, write_results
 from smorm.files import write_text
+from smorm.lab.config import LabConfig
+from smorm.lab.run import artifact_store
 from smorm.report.page import write_page
 from smorm.stress.config import StressConfig
 from smorm.stress.run import run_stress
-from smorm.study.config import LabConfig
-from smorm.study.run import workshop_of
 
 SEEDS = (0, 1, 2, 3, 4, 5)
 ALGORITHMS = ("ppo", "grpo")
@@ -48,10 +48,10 @@ topics that no reward model has seen (OODtopic)."""
 
 def rewards(seed: int) -> dict[str, dict[str, Any]]:
     """The six rewards of a seed, as `smorm stress` takes them."""
-    workshop = workshop_of(load_section(LabConfig, GRID))
+    store = artifact_store(load_section(LabConfig, GRID))
 
     def model(arm: str) -> str:
-        return str(workshop.arm(arm, seed) / "model")
+        return str(store.arm(arm, seed) / "model")
 
     members = [{"model": model("Single"), "view": "F", "name": "Single"},
                {"model": model("Multi"), "view": "L", "name": "Multi"}]  # fmt: skip
@@ -66,12 +66,12 @@ def rewards(seed: int) -> dict[str, dict[str, Any]]:
 
 def configuration(algorithm: str, seed: int, output: Path) -> StressConfig:
     """A seed's runs by one algorithm."""
-    workshop = workshop_of(load_section(LabConfig, GRID))
+    store = artifact_store(load_section(LabConfig, GRID))
     recipe = yaml.safe_load(Path(f"recipes/lab-{algorithm}.yaml").read_text(encoding="utf-8"))
-    data = workshop.data(seed)
+    data = store.data(seed)
     prompts = {name: {"path": str(data[f"eval-pairs-{name}"]), "limit": 24} for name in SETS}
     own = {
-        "policy": str(workshop.policy(seed)),
+        "policy": str(store.policy(seed)),
         "prompts": str(data["train-pairs"]),
         "seeds": [seed],
     }

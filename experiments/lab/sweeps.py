@@ -17,9 +17,9 @@ from typing import Any
 from experiments.lab.numbers import Numbers, shown, table
 from smorm.config.reading import parse_section
 from smorm.files import write_text
-from smorm.study.config import LabConfig
-from smorm.study.run import run_lab, write_config
-from smorm.study.table import write_table
+from smorm.lab.config import LabConfig
+from smorm.lab.run import run_lab, write_config
+from smorm.lab.table import write_table
 
 SEEDS = 5
 JOINT = {"data": "both", "objective": {"kind": "joint"}}

@@ -11,8 +11,8 @@ import yaml
 from datasets import Dataset
 
 from smorm.cli.main import main
-from smorm.lab import backbone_path
-from tests.data.checks.made import pairs, rated
+from smorm.world import backbone_path
+from tests.checks.made import pairs, rated
 from tests.data.sources import jsonl
 from tests.tiny import config_values, trained, world
 

@@ -11,9 +11,9 @@ import yaml
 from smorm.cli.demo_command import demo_values, publish
 from smorm.config.reading import parse_section
 from smorm.evaluation.result import read_results
+from smorm.lab.config import LabConfig
 from smorm.scoring.reward_model import RewardModel
-from smorm.study.config import LabConfig
-from tests.study.small import WORK, small, workshop
+from tests.lab.small import WORK, small, store
 
 TINY = [
     "data.pairs=80", "data.rated=40", "data.dev_pairs=30", "data.eval_pairs=40",
@@ -99,7 +99,7 @@ def test_the_demo_is_a_study_that_is_valid_and_shows_every_kind_of_rival(tmp_pat
 
 def test_the_demo_leaves_models_and_data_where_recipes_look_for_them(tmp_path):
     (tmp_path / "out").mkdir()
-    publish(workshop(), tmp_path / "out", 0)
+    publish(store(), tmp_path / "out", 0)
     assert RewardModel.load(tmp_path / "out" / "models" / "Single").attributes == ()
     assert (tmp_path / "out" / "data" / "train-pairs.jsonl").stat().st_size > 0
     assert small().methods != "all"

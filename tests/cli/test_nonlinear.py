@@ -252,7 +252,7 @@ def test_an_mlp_run_goes_on_where_it_stopped(smorm, tmp_path):
     ids=["grm", "adapters"],
 )  # fmt: skip
 def test_a_published_grm_head_and_adapters_have_one_too(changes, words, smorm, tmp_path):
-    from smorm.lab import backbone_path
+    from smorm.world import backbone_path
 
     changes = {**changes, "training": {"max_steps": 2}}
     changes["model"] = {**changes["model"], "backbone": str(backbone_path())}

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from smorm.evaluation.result import read_results
-from smorm.lab import backbone_path, make_world, sample_prompt, write_answer
-from smorm.lab import gold as lab_gold
+from smorm.world import backbone_path, make_world, sample_prompt, write_answer
+from smorm.world import gold as lab_gold
 from tests.stress.made_up import read_lines, write_rows
 from tests.tiny import trained
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from smorm.evaluation.result import read_results
-from smorm.lab import backbone_path
+from smorm.world import backbone_path
 from tests.stress.made_up import write_rows
 from tests.stress.rl.made_up import write_prompts
 from tests.tiny import trained

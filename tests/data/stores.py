@@ -15,8 +15,8 @@ from smorm.data.token_building import Wanted, write_tokens
 from smorm.data.token_cache import tokens_of
 from smorm.data.token_store import TokenStore
 from smorm.data.tokenising import Tokeniser
-from smorm.lab import backbone_path
 from smorm.text.chat import Renderer
+from smorm.world import backbone_path
 from tests.data.sources import jsonl
 
 WORDS = ["metals", "brief", "tin", "soft", "hard", ".", "🙂", "<|im_end|>", "naïve"]

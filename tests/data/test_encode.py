@@ -9,8 +9,8 @@ from transformers import AutoTokenizer
 from smorm.data.census import Census
 from smorm.data.encode import Encoder, prompt_hash, prompt_key, settle
 from smorm.errors import DataError, ModelError
-from smorm.lab import backbone_path
 from smorm.text.chat import Message, Renderer
+from smorm.world import backbone_path
 from tests.data.sources import A, U, turns
 
 

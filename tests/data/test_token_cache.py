@@ -23,8 +23,8 @@ from smorm.data.token_cache import default_cache, tokens_of
 from smorm.data.tokenising import Tokeniser
 from smorm.errors import DataError, OutputError, SmormError
 from smorm.files import verify_folder
-from smorm.lab import backbone_path
 from smorm.text.chat import Message, Renderer
+from smorm.world import backbone_path
 from tests.data.sources import jsonl
 from tests.data.stores import encoder, lines, pairs, ratings, same, stored, wanted
 

@@ -19,9 +19,9 @@ from smorm.errors import ConfigError, ModelError, SmormError
 from smorm.evaluation.conversations import COUNT, built_in, from_file
 from smorm.evaluation.parity import Ours, against_folder, measure_ours
 from smorm.evaluation.result import Result
-from smorm.lab import backbone_path
 from smorm.model.export import export_all_rows, export_view
 from smorm.text.chat import Renderer
+from smorm.world import backbone_path
 from tests.text import styles
 from tests.tiny import trained, world
 

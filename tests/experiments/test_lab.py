@@ -11,8 +11,8 @@ from experiments.lab.policies import at_depths
 from smorm.config.reading import load_section, parse_section
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.result import Result
-from smorm.study.config import LabConfig
-from smorm.study.methods import needed_arms, systems_of
+from smorm.lab.config import LabConfig
+from smorm.lab.methods import needed_arms, systems_of
 
 REGIMES = ("ID", "far")
 SIZES = (1, 4, 16, 64)

@@ -17,7 +17,7 @@ from experiments.text_pools import words
 from experiments.text_rewards import REFERENCE, Part, Reward, rewards_of
 from experiments.text_runs import METHODS, Kept, Run
 from experiments.text_summary import summarise
-from smorm.data.checks.overlap import read_benchmarks
+from smorm.checks.overlap import read_benchmarks
 from smorm.data.records import Rated
 from smorm.errors import DataError
 from smorm.evaluation.metrics import cluster_bootstrap, mean_over_seeds

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from experiments.theorem_two import ARMS, page, reading, table, trained, verdict
 from smorm.evaluation.metrics import Metric
-from smorm.evaluation.theory.matched import read_run
-from smorm.lab import write_dataset
+from smorm.theory.matched import read_run
+from smorm.world import write_dataset
 
 BETTER, WORSE, OPEN = (
     Metric(value, 100, value - 0.01, value + 0.01) for value in (-0.02, 0.02, 0.0)

@@ -11,10 +11,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from smorm import RewardModel
 from smorm.config import parse_config
 from smorm.errors import ConfigError, ModelError, SmormError
-from smorm.lab import backbone_path
 from smorm.model.export import PlainModel, export_all_rows, export_view
 from smorm.text.chat import Message
 from smorm.training.loop import train
+from smorm.world import backbone_path
 from tests.tiny import config_values, trained, world
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from smorm.errors import ModelError
+from smorm.model.instance_forward import forward_of
 from smorm.model.network import RewardNetwork
 from smorm.model.verify import Verdict, choose_layout, probe_sequences, verify
-from smorm.model.ways import forward_of
 from smorm.trees.forest import grow
 from tests.model.architectures import ARCHITECTURES, OUTSIDERS, tiny
 

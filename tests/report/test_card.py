@@ -16,7 +16,7 @@ from markdown_it import MarkdownIt
 from smorm.errors import ConfigError, DataError, ModelError
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.result import Result
-from smorm.report.card import Wishes, model_card
+from smorm.report.card import CardOptions, model_card
 from smorm.report.card_facts import hub_ids, read_facts
 from smorm.report.markdown import code, fenced, plain
 from tests.report.made_up import hacked, near, rising, runs
@@ -43,7 +43,7 @@ def own_results(facts):
 
 
 def card(run, results=(), **wishes):
-    return model_card(read_facts(run), list(results), Wishes(**wishes))
+    return model_card(read_facts(run), list(results), CardOptions(**wishes))
 
 
 def test_the_front_matter_is_read_by_the_hubs_own_library(run):

@@ -13,7 +13,7 @@ from smorm.evaluation.metrics import Metric
 from smorm.evaluation.result import Result
 from smorm.report.curves import curves_of
 from smorm.report.heat import heat_table
-from smorm.report.page import Choices, page, write_page
+from smorm.report.page import PageOptions, page, write_page
 from smorm.report.rows import rows_of
 from smorm.report.training import cost_section, count, training_section
 from tests.report.made_up import (
@@ -123,9 +123,9 @@ def test_figures_of_one_name_do_not_overwrite_each_other(tmp_path):
 
 def test_a_baseline_and_a_highlight_can_be_chosen_and_must_exist(results, tmp_path):
     plain = [one.as_dict() for one in results]
-    write_page(plain, tmp_path / "p.html", "t", choices=Choices(("SMORM",), ("Single",)))
+    write_page(plain, tmp_path / "p.html", "t", choices=PageOptions(("SMORM",), ("Single",)))
     assert "than SMORM: −" in (tmp_path / "p.html").read_text()
-    for choices in (Choices(("x",)), Choices((), ("x",))):
+    for choices in (PageOptions(("x",)), PageOptions((), ("x",))):
         with pytest.raises(ConfigError, match="x: no"):
             write_page(plain, tmp_path / "q.html", "t", choices=choices)
     assert not (tmp_path / "q.html").exists()

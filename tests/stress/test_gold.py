@@ -10,12 +10,12 @@ from smorm.data.census import Census
 from smorm.data.formats import Source
 from smorm.data.readers import read_rows
 from smorm.errors import ConfigError, DataError, SmormError
-from smorm.lab import gold as lab_gold
-from smorm.lab import make_world, parse_prompt
 from smorm.stress.config import RewardSection
 from smorm.stress.gold import Remembering, open_reward, scored_pools
 from smorm.stress.pools import BEYOND, JOINED, read_pools
 from smorm.stress.rewards import ModelReward, Reading
+from smorm.world import gold as lab_gold
+from smorm.world import make_world, parse_prompt
 from tests.scoring.reward_servers import Reply, RewardServer, counting
 from tests.stress.made_up import pool, write_rows
 from tests.tiny import trained, world

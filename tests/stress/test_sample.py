@@ -10,12 +10,12 @@ import pytest
 from smorm.data.census import Census
 from smorm.data.formats import Source
 from smorm.errors import DataError, ModelError
-from smorm.lab import backbone_path
 from smorm.stress.config import RewardSection, SampleSection
 from smorm.stress.gold import open_reward
 from smorm.stress.pools import read_pools
 from smorm.stress.sample import Policy, sample_file
 from smorm.text.chat import Message
+from smorm.world import backbone_path
 from tests.stress.made_up import read_lines, write_rows
 from tests.tiny import trained
 

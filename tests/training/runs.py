@@ -10,8 +10,8 @@ from typing import Any
 
 from smorm.config import Config, parse_config
 from smorm.files import sha256
-from smorm.lab import backbone_path, write_dataset
 from smorm.training.setup import Prepared, prepare
+from smorm.world import backbone_path, write_dataset
 
 SCRATCH = {
     "backbone": {

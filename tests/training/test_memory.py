@@ -26,7 +26,7 @@ from smorm.training.loop import train
 from smorm.training.memory import (
     CPU_MOST,
     CUDA_MOST,
-    Need,
+    MemoryModel,
     free_bytes,
     largest_batch,
     parse_bytes,
@@ -68,7 +68,7 @@ def test_a_budget_that_says_nothing_is_an_error(text: str) -> None:
 
 
 needs = st.builds(
-    Need,
+    MemoryModel,
     there=st.integers(0, 10**10),
     state=st.integers(0, 10**10),
     constant=st.floats(0, 1e9),
@@ -78,7 +78,7 @@ needs = st.builds(
 
 @given(needs, st.integers(10**9, 10**12), st.integers(0, 10**11))
 def test_a_larger_budget_never_gives_fewer_tokens_and_all_fit(
-    need: Need, budget: int, more: int
+    need: MemoryModel, budget: int, more: int
 ) -> None:
     try:
         tokens = largest_batch(need, budget, CUDA)
@@ -93,13 +93,13 @@ def test_a_larger_budget_never_gives_fewer_tokens_and_all_fit(
 
 
 def test_a_cpu_gets_no_more_than_makes_it_faster() -> None:
-    need = Need(there=10**9, state=10**9, constant=0.0, per_token=1e3)
+    need = MemoryModel(there=10**9, state=10**9, constant=0.0, per_token=1e3)
     assert largest_batch(need, 10**12, CPU) == CPU_MOST
     assert largest_batch(need, 10**12, CUDA) == CUDA_MOST
 
 
 def test_a_budget_that_holds_nothing_says_what_is_needed() -> None:
-    need = Need(there=4 * 10**9, state=3 * 10**9, constant=0.0, per_token=1e6)
+    need = MemoryModel(there=4 * 10**9, state=3 * 10**9, constant=0.0, per_token=1e6)
     with pytest.raises(ConfigError, match=r"6\.00 GB do not hold .* needs 7\.07 GB: give more"):
         largest_batch(need, 6 * 10**9, CPU)
 

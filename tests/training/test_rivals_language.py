@@ -12,7 +12,6 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from smorm.errors import ModelError
-from smorm.lab import backbone_path
 from smorm.model.language import LanguageHead, load_language_model, predicted_tokens
 from smorm.model.network import leaf_rows
 from smorm.text.bpe import train_bpe
@@ -22,6 +21,7 @@ from smorm.training.loop import train
 from smorm.training.responses import assistant_header, response_start, response_starts
 from smorm.training.setup import prepare
 from smorm.training.step import make_objective
+from smorm.world import backbone_path
 from tests.training.runs import LAB, config_of, prepared, rows_of
 from tests.training.test_rivals import KINDS, header_of, scores_of
 from tests.training.test_step import WHOLE, gradients, with_budget

@@ -24,9 +24,9 @@ from transformers import (
 from smorm import RewardModel
 from smorm.cli.main import main
 from smorm.errors import ModelError
-from smorm.lab import backbone_path
 from smorm.model.language import load_language_model
 from smorm.training.loop import train
+from smorm.world import backbone_path
 from tests.training.runs import LAB, LORA, SCRATCH, bits, config_of, metrics, world
 from tests.training.test_resume import run
 

@@ -19,7 +19,6 @@ from transformers import PreTrainedTokenizerFast
 from smorm.config import load_config
 from smorm.errors import ConfigError, DataError, ModelError, NonFiniteLossError
 from smorm.files import verify_folder
-from smorm.lab import ATTRIBUTES
 from smorm.model.device import pick_device
 from smorm.model.inference import score_units
 from smorm.model.store import load_model
@@ -27,6 +26,7 @@ from smorm.text.bpe import TEMPLATE
 from smorm.training.loop import train
 from smorm.training.optim import learning_rate_factor, make_optimizer, named_trainable
 from smorm.training.setup import prepare
+from smorm.world import ATTRIBUTES
 from tests.model.architectures import tiny
 from tests.training.runs import LAB, LORA, bits, config_of, jsonl, metrics, prepared, rows_of, world
 

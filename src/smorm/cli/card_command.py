@@ -30,10 +30,10 @@ def run(
     """
     from smorm.evaluation.result import read_results
     from smorm.files import write_text
-    from smorm.report.card import Wishes, model_card
+    from smorm.report.card import CardOptions, model_card
     from smorm.report.card_facts import read_facts
 
     found = [result for path in results or () for result in read_results(path)]
-    wishes = Wishes(name, license_id, language, place)
+    wishes = CardOptions(name, license_id, language, place)
     write_text(output, model_card(read_facts(model), found, wishes))
     typer.echo(f"card: {output}")

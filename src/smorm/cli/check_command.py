@@ -40,10 +40,10 @@ def run(
     Each finding says how often, where, what it means and what to do. The exit code is 1 when
     something must be fixed.
     """
+    from smorm.checks import plan as planning
+    from smorm.checks.report import check
     from smorm.cli.check_page import print_report
     from smorm.errors import ConfigError
-    from smorm.evaluation.checking import plan as planning
-    from smorm.evaluation.checking.report import check
     from smorm.files import write_json
 
     if config is None and not data:

@@ -10,8 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from smorm.data.checks.findings import SEVERITIES, Finding
-from smorm.evaluation.checking.report import Report
+from smorm.checks.findings import SEVERITIES, Finding
+from smorm.checks.report import Report
 
 PLAIN_WIDTH = 160
 INDENT = 9

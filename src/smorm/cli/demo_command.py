@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from smorm.study.workshop import Workshop
+    from smorm.lab.artifacts import ArtifactStore
 
 METHODS = ["Single", "Multi", "SM", "GRM", "ODIN", "SMORM-F", "SMORM-L", "SMORM-M"]
 
@@ -53,8 +53,8 @@ def run(
     from smorm.cli.lab_command import study
     from smorm.config.reading import parse_section
     from smorm.errors import ConfigError
-    from smorm.study.config import LabConfig
-    from smorm.study.run import workshop_of
+    from smorm.lab.config import LabConfig
+    from smorm.lab.run import artifact_store
 
     if output.exists() and not output.is_dir():
         raise ConfigError(f"--output {output}: is a file; name a new folder")
@@ -64,19 +64,19 @@ def run(
     started = time.monotonic()
     config = parse_section(LabConfig, demo_values(output, seed, seeds), "demo")
     study(config, "smorm demo", ABOUT)
-    publish(workshop_of(config), output, seed)
+    publish(artifact_store(config), output, seed)
     typer.echo(
         f"models:  {output / 'models'}\ndata:    {output / 'data'}\n"
         f"({time.monotonic() - started:.0f} s)"
     )
 
 
-def publish(workshop: Workshop, output: Path, seed: int) -> None:
+def publish(store: ArtifactStore, output: Path, seed: int) -> None:
     """Copy the first run's models and data to where recipes and readers look for them."""
-    from smorm.study.methods import needed_arms
+    from smorm.lab.methods import needed_arms
 
-    for name in chain.from_iterable(needed_arms(workshop.config)):
-        shutil.copytree(workshop.arm(name, seed) / "model", output / "models" / name)
-    for name, path in workshop.data(seed).items():
+    for name in chain.from_iterable(needed_arms(store.config)):
+        shutil.copytree(store.arm(name, seed) / "model", output / "models" / name)
+    for name, path in store.data(seed).items():
         (output / "data").mkdir(exist_ok=True)
         shutil.copyfile(path, output / "data" / f"{name}.jsonl")

@@ -50,15 +50,15 @@ def run(
     from smorm.data.formats import Source
     from smorm.errors import ConfigError, DataError
     from smorm.evaluation.result import write_results
-    from smorm.evaluation.theory.features import Reading
-    from smorm.evaluation.theory.run import Question, diagnose
     from smorm.files import write_json
     from smorm.scoring.reward_model import RewardModel
+    from smorm.theory.features import Reading
+    from smorm.theory.run import DiagnosisInputs, diagnose
 
     policy = choice("--overlong", overlong, OVERLONG)
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit {limit}: expected at least 1")
-    question = Question(
+    question = DiagnosisInputs(
         preference=Source(preference),
         rated=Source(rated) if rated else None,
         ood=_named(ood or []),

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from smorm.evaluation.metrics import Metric
-from smorm.evaluation.theory.run import Diagnosis
+from smorm.theory.run import Diagnosis
 
 TITLES = {
     "preference": "Preference on these pairs",

@@ -53,7 +53,7 @@ def run(
     study with other settings trains only what differs.
     """
     from smorm.config.reading import load_section, overridden, parse_section
-    from smorm.study.config import LabConfig
+    from smorm.lab.config import LabConfig
 
     given = list(config or ())
     overrides = [one for one in given if "=" in one]
@@ -78,9 +78,9 @@ def study(config: Any, title: str, about: str = "") -> list[Any]:
     """Run a study, write what it found, and print it."""
     from smorm.cli.lab_tables import print_study, shown_progress
     from smorm.evaluation.result import write_results
+    from smorm.lab.run import run_lab, write_config
+    from smorm.lab.table import write_table
     from smorm.report.page import write_page
-    from smorm.study.run import run_lab, write_config
-    from smorm.study.table import write_table
 
     folder: Path = config.output
     with shown_progress() as tell:

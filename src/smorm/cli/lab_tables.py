@@ -16,7 +16,7 @@ from smorm.report.canvas import short
 from smorm.report.rows import Row, rows_of
 
 if TYPE_CHECKING:
-    from smorm.study.run import Tell
+    from smorm.lab.run import Tell
 
 
 @contextmanager

@@ -32,13 +32,13 @@ def run(
     """
     from smorm.errors import ConfigError
     from smorm.evaluation.result import read_results
-    from smorm.report.page import Choices, write_page
+    from smorm.report.page import PageOptions, write_page
 
     if no_figures and figures is not None:
         raise ConfigError("report: give either --figures or --no-figures")
     found = [result.as_dict() for path in results for result in read_results(path)]
     folder = None if no_figures else figures or output.with_name(f"{output.stem}-figures")
-    choices = Choices(tuple(baseline or ()), tuple(highlight or ()))
+    choices = PageOptions(tuple(baseline or ()), tuple(highlight or ()))
     written = write_page(found, output, title, figures=folder, choices=choices)
     typer.echo(f"page: {output}")
     if written:

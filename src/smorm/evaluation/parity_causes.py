@@ -26,7 +26,7 @@ _CLOSE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class FailureContext:
     """What is known of a failed path, over the conversations that the gate holds for.
 
     Attributes:
@@ -57,7 +57,7 @@ class Scene:
     renderer: Renderer
 
 
-def causes(scene: Scene) -> list[str]:
+def causes(scene: FailureContext) -> list[str]:
     """Likely causes, the surest first; never none."""
     if scene.scores is None:
         return [_tokens(scene) or _refusal(scene)]
@@ -75,14 +75,14 @@ def causes(scene: Scene) -> list[str]:
     return likely or [_guess(scene, expected, found)]
 
 
-def _refusal(scene: Scene) -> str:
+def _refusal(scene: FailureContext) -> str:
     error = scene.path.error or "it gave no scores"
     if scene.path.kind == "plain" and "pad" in error.lower():
         return f"pad token: the folder names none, so that nothing can be batched ({error})"
     return error
 
 
-def _pad_token(scene: Scene) -> str | None:
+def _pad_token(scene: FailureContext) -> str | None:
     """Plain transformers takes the last token that is not the pad token for the end."""
     if scene.plain is None or scene.theirs is None or scene.path.kind not in ("ids", "plain"):
         return None
@@ -100,7 +100,7 @@ def _pad_token(scene: Scene) -> str | None:
     return None
 
 
-def _tokens(scene: Scene) -> str | None:
+def _tokens(scene: FailureContext) -> str | None:
     """What is different about the token ids."""
     if scene.same_tokens is not False:
         return None
@@ -129,12 +129,12 @@ def _tokens(scene: Scene) -> str | None:
     return f"token ids differ: another chat template (first at token {at}, in {around})"
 
 
-def _around(scene: Scene, ids: Ids, at: int) -> str:
+def _around(scene: FailureContext, ids: Ids, at: int) -> str:
     tokenizer = scene.renderer.tokenizer if scene.plain is None else scene.plain.tokenizer
     return repr(tokenizer.decode(list(ids[max(0, at - 4) : at + 4])))
 
 
-def _counts(scene: Scene) -> str:
+def _counts(scene: FailureContext) -> str:
     pairs = zip(scene.ours, scene.counts or [], strict=True)
     more = {count - len(ids) for ids, count in pairs if count is not None}
     if more == {1}:
@@ -144,7 +144,7 @@ def _counts(scene: Scene) -> str:
     return "token counts differ: another chat template, tokenizer or truncation"
 
 
-def _other_class(scene: Scene, at: int) -> bool:
+def _other_class(scene: FailureContext, at: int) -> bool:
     """Whether their tokenizer makes other tokens of the text that our template makes."""
     if scene.plain is None:
         return False
@@ -170,7 +170,7 @@ def _near(found: Floats, other: Floats) -> bool:
     return bool(np.abs(found - other).max() <= _CLOSE)
 
 
-def _shift(scene: Scene, expected: Floats, found: Floats) -> str | None:
+def _shift(scene: FailureContext, expected: Floats, found: Floats) -> str | None:
     gaps = found - expected
     middle = np.median(gaps, axis=0)
     if (np.abs(gaps - middle) > 10 * scene.allowed).any() or (
@@ -185,7 +185,7 @@ def _shift(scene: Scene, expected: Floats, found: Floats) -> str | None:
     return f"offset: all scores are shifted by the same constant {told}: another view's offset"
 
 
-def _mixed_up(scene: Scene, expected: Floats, found: Floats) -> str | None:
+def _mixed_up(scene: FailureContext, expected: Floats, found: Floats) -> str | None:
     """The right numbers in the wrong places: of another row, or of another conversation."""
     if (np.abs(found - expected) <= 10 * scene.allowed).all():
         return None
@@ -202,7 +202,7 @@ def _mixed_up(scene: Scene, expected: Floats, found: Floats) -> str | None:
     return None
 
 
-def _guess(scene: Scene, expected: Floats, found: Floats) -> str:
+def _guess(scene: FailureContext, expected: Floats, found: Floats) -> str:
     """What it may be, where no cause is certain."""
     if scene.alone_passes:
         return _only_batches(scene)
@@ -225,7 +225,7 @@ def _guess(scene: Scene, expected: Floats, found: Floats) -> str:
     )
 
 
-def _only_batches(scene: Scene) -> str:
+def _only_batches(scene: FailureContext) -> str:
     """Alone a conversation's score is right, with neighbours it is not."""
     if scene.path.side == "left":
         return "padding: only batches padded on the left differ: pad on the right"

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smorm.evaluation.conversations import Conversation
-from smorm.evaluation.parity_causes import Scene, causes
+from smorm.evaluation.parity_causes import FailureContext, causes
 from smorm.evaluation.parity_paths import Path
 from smorm.model.export import PlainModel
 from smorm.model.views import View, apply_view
@@ -180,7 +180,7 @@ class Comparison:
             scores = (expected[places], found[places])
         alone = [one for one in rows if one.path.kind == path.kind and one.path.batch == 1]
         names = self.ours.model.card.rows if self.lens.view is not None else ()
-        scene = Scene(
+        scene = FailureContext(
             path=path,
             scores=scores,
             allowed=self.allowed,

@@ -17,7 +17,7 @@ import numpy as np
 
 from smorm.errors import DataError, ModelError
 from smorm.evaluation.result import Result
-from smorm.evaluation.sanity_causes import Look, head_notes
+from smorm.evaluation.sanity_causes import Inspector, head_notes
 from smorm.evaluation.sanity_tests import Bench, Floats, Found, run_tests
 from smorm.model.store import versions
 from smorm.scoring.reward_model import RewardModel
@@ -58,7 +58,7 @@ def check_sanity(
     drawn = _drawn(items, rng, found)
     scorer = Scorer(model.network, model.renderer, model.card.overlong)  # type: ignore[arg-type]
     chosen = model.view(view)
-    bench = Bench(model, chosen, scorer, Look(model, chosen))
+    bench = Bench(model, chosen, scorer, Inspector(model, chosen))
     rows = _first_scores(bench, drawn, found)
     if rows is not None:
         kept = [item for item, own in zip(drawn, rows, strict=True) if own is not None]

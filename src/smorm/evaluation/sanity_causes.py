@@ -19,7 +19,7 @@ Pair = tuple[Messages, Messages]
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Inspector:
     """Looks for causes in one model, for one view."""
 
     model: RewardModel

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from smorm.errors import SmormError
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.parity_compare import GATES, allowed_gap
-from smorm.evaluation.sanity_causes import Look, pad_token
+from smorm.evaluation.sanity_causes import Inspector, pad_token
 from smorm.model.export import PlainModel
 from smorm.model.head_file import read_head
 from smorm.model.inference import pooled_units
@@ -67,7 +67,7 @@ class Bench:
     model: RewardModel
     view: View
     scorer: Scorer
-    look: Look
+    look: Inspector
 
     def rows(self, items: Sequence[Item]) -> list[Floats | None]:
         """Rows [N, 1 + K] of each item; None where it does not fit or cannot be rendered."""

@@ -1,57 +1,6 @@
-"""The lab: a small generated world with known true quality, and a backbone that speaks it.
+"""Studies in the lab: methods x seeds x regimes, trained, pushed by best-of-n and compared.
 
-world = make_world()
-prompt = sample_prompt(rng, "OODtopic")     what is asked, in a regime
-answer = write_answer(world, prompt, rng)   by a simulated writer
-gold(world, prompt, answer)                 true quality of any string, 0..1
-write_dataset(folder, seed=0)               pairs and ratings as ordinary JSONL records
-backbone_path()                             a tiny Llama with its tokenizer, 0.7 MB
+`methods` names what is trained and what is compared, `store` makes and keeps the parts
+(policies, data, pools, models, scores), `measure` turns scores into results, `run` does all of it
+with several processes. Nothing below `methods` knows which method is which.
 """
-
-from __future__ import annotations
-
-from pathlib import Path
-
-from smorm.lab.gold import ATTRIBUTES, Quality, gold, judge
-from smorm.lab.records import TOP_RATING, Annotation, write_dataset
-from smorm.lab.world import (
-    REGIMES,
-    Prompt,
-    Regime,
-    Split,
-    World,
-    make_world,
-    parse_prompt,
-    sample_prompt,
-)
-from smorm.lab.writer import Habits, perfect_answer, write_answer
-
-__all__ = [
-    "ATTRIBUTES",
-    "REGIMES",
-    "TOP_RATING",
-    "Annotation",
-    "Habits",
-    "Prompt",
-    "Quality",
-    "Regime",
-    "Split",
-    "World",
-    "backbone_path",
-    "gold",
-    "judge",
-    "make_world",
-    "parse_prompt",
-    "perfect_answer",
-    "sample_prompt",
-    "write_answer",
-    "write_dataset",
-]
-
-
-def backbone_path() -> Path:
-    """The shipped backbone: a Hugging Face folder that any loader of `transformers` takes.
-
-    `python -m tools.pretrain_lab` made it, as a language model of the world of seed 0.
-    """
-    return Path(__file__).parent / "backbone"

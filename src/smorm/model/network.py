@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from smorm.model import attention, prune
+from smorm.model import attention, last_layer
 from smorm.model.head import ScoreHead
 from smorm.model.nonlinear import GatedHead, NonlinearHead
 from smorm.trees import budget
@@ -57,7 +57,7 @@ class RewardNetwork(nn.Module):
         """Choose how sequences are laid out. `smorm.model.verify` decides what may be used.
 
         Args:
-            shorten: take the shorter ways through the layers (`smorm.model.prune`).
+            shorten: take the shorter ways through the layers (`smorm.model.last_layer`).
 
         The choice is kept in the backbone's config and not in a context, because gradient
         checkpointing calls attention again after a context would have ended.
@@ -71,7 +71,7 @@ class RewardNetwork(nn.Module):
         # The reference stays as transformers has it, to the last bit.
         shorten = shorten and layout != "padded"
         last = shorten and not self.whole_last_layer
-        prune.shorten(self.backbone, layers, fuse=shorten, prune=last)
+        last_layer.shorten(self.backbone, layers, fuse=shorten, prune=last)
 
     def checkpoint_activations(self) -> None:
         """Recompute activations in the backward pass: less memory, about a third more work."""

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from smorm.model.instance_forward import forward_of, set_forward
 from smorm.model.kernels import matmul
-from smorm.model.ways import forward_of, set_forward
 
 
 class _Linear(torch.autograd.Function):

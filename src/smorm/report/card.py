@@ -26,7 +26,7 @@ _SUMS = ("gain", "regret", "gold@first", "gold@peak", "gold@last", "fall", "kl@l
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class CardOptions:
     """What a user adds to a card.
 
     Attributes:
@@ -42,7 +42,7 @@ class Wishes:
     place: str | None = None
 
 
-def model_card(facts: Facts, results: Sequence[Result], wishes: Wishes) -> str:
+def model_card(facts: Facts, results: Sequence[Result], wishes: CardOptions) -> str:
     """The text of `README.md`: front matter for the hub, then what a reader needs to know.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from smorm.report.blocks import Figure, Section, folded
+from smorm.report.blocks import Figure, PageSection, folded
 from smorm.report.curves import Curve, sets_in_order
 from smorm.report.looks import HIGHLIGHTED, looks_of
 from smorm.report.methods import MARKS, methods_table, paired_table
@@ -30,7 +30,7 @@ def optimisation_sections(
     paired: Sequence[Paired],
     asked: Sequence[str] = (),
     first: int = 1,
-) -> list[Section]:
+) -> list[PageSection]:
     """A section for best-of-n and one for each algorithm, where there are curves.
 
     Args:
@@ -38,7 +38,7 @@ def optimisation_sections(
         asked: labels that are drawn in colour in any case.
         first: the number of the first section's anchor.
     """
-    found: list[Section] = []
+    found: list[PageSection] = []
     for kind, family in dict.fromkeys((c.kind, c.family) for c in curves if c.kind in KINDS):
         inside = [curve for curve in curves if (curve.kind, curve.family) == (kind, family)]
         of_family = [one for one in paired if one.suite.partition("/")[0] == family]
@@ -48,7 +48,7 @@ def optimisation_sections(
         ]
         number = first + len(found)
         title = f"Over-optimisation: {family}"
-        found.append(Section(f"part-{number}", title, _remark(kind), blocks))
+        found.append(PageSection(f"part-{number}", title, _remark(kind), blocks))
     return found
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from smorm.errors import ConfigError, DataError
 from smorm.evaluation.result import Result, parse_result
 from smorm.files import write_text
-from smorm.report.blocks import Figure, Section, folded, write_figures
+from smorm.report.blocks import Figure, PageSection, folded, write_figures
 from smorm.report.canvas import PALETTE
 from smorm.report.conclusions import conclusions
 from smorm.report.curves import Curve, curves_of
@@ -38,7 +38,7 @@ _SENTENCES_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Choices:
+class PageOptions:
     """What a reader of many methods may choose.
 
     Attributes:
@@ -57,7 +57,7 @@ def write_page(
     intro: str = "",
     *,
     figures: Path | str | None = None,
-    choices: Choices | None = None,
+    choices: PageOptions | None = None,
 ) -> list[Path]:
     """Write the report of any list of results (objects of the result file's contract).
 
@@ -73,22 +73,24 @@ def write_page(
     parsed = [parse_result(one, f"result {place}") for place, one in enumerate(results, start=1)]
     if not parsed:
         raise DataError("no results to report: give at least one result file")
-    sections, summary = _contents(parsed, choices or Choices())
+    sections, summary = _contents(parsed, choices or PageOptions())
     write_text(output, _html(parsed, sections, summary, title, intro))
     return [] if figures is None else write_figures(Path(figures), figures_of(sections))
 
 
 def page(results: Sequence[Result], title: str, intro: str = "") -> str:
     """The HTML text of the report."""
-    return _html(results, *_contents(results, Choices()), title, intro)
+    return _html(results, *_contents(results, PageOptions()), title, intro)
 
 
-def figures_of(sections: Sequence[Section]) -> list[Figure]:
+def figures_of(sections: Sequence[PageSection]) -> list[Figure]:
     """All figures, in the page's order."""
     return [block for one in sections for block in one.blocks if isinstance(block, Figure)]
 
 
-def _contents(results: Sequence[Result], choices: Choices) -> tuple[list[Section], list[str]]:
+def _contents(
+    results: Sequence[Result], choices: PageOptions
+) -> tuple[list[PageSection], list[str]]:
     """The page's sections, and what follows from the numbers."""
     rows, curves = rows_of(results), curves_of(results)
     paired = paired_differences(results, choices.baselines)
@@ -103,7 +105,7 @@ def _contents(results: Sequence[Result], choices: Choices) -> tuple[list[Section
     sections = optimisation_sections(rows, curves, paired, choices.highlighted)
     if overview:
         figure = Figure("accuracy", overview, "Accuracy by method and regime.")
-        sections.append(Section("accuracy", "Accuracy", "", [figure]))
+        sections.append(PageSection("accuracy", "Accuracy", "", [figure]))
     # the overview's bars again, of many methods a megabyte for each suite
     shown = {row.suite for row in whole if overview and len(labels) > len(PALETTE)}
     sections += _suites(rows, curves, colours, {one for one in shown if one.startswith("pairs")})
@@ -114,7 +116,7 @@ def _contents(results: Sequence[Result], choices: Choices) -> tuple[list[Section
 
 def _suites(
     rows: Sequence[Row], curves: Sequence[Curve], colours: Mapping[str, int], shown: Set[str]
-) -> list[Section]:
+) -> list[PageSection]:
     suites: dict[str, list[Row]] = {}
     for row in rows:
         apart = f"{row.suite}: {APART[row.kind]}" if row.kind in APART else row.suite
@@ -129,7 +131,7 @@ def _suites(
 
 def _html(
     results: Sequence[Result],
-    sections: Sequence[Section],
+    sections: Sequence[PageSection],
     summary: Sequence[str],
     title: str,
     intro: str,
@@ -168,7 +170,7 @@ def _summary(sentences: Sequence[str]) -> str:
     return f'<section class="summary">{heading}<p class="soft">{first}</p>{listed}</section>'
 
 
-def _links(sections: Sequence[Section]) -> str:
+def _links(sections: Sequence[PageSection]) -> str:
     if len(sections) < 2:
         return ""
     links = "".join(

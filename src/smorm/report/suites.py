@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from smorm.report.blocks import Figure, Section, folded
+from smorm.report.blocks import Figure, PageSection, folded
 from smorm.report.figures import bars
 from smorm.report.heat import heat_table
 from smorm.report.names import SHARES, Style, style_of
@@ -28,7 +28,7 @@ _NOTES_SHOWN = 6
 
 def suite_section(
     number: int, suite: str, rows: Sequence[Row], colours: Mapping[str, int], *, drawn: bool
-) -> Section:
+) -> PageSection:
     """A suite's section.
 
     Args:
@@ -49,7 +49,7 @@ def suite_section(
     blocks.append(heat_table(rows) if rows[0].kind not in APART else "")
     if parts:
         blocks.append(folded(f"All {len(parts)} parts", detail_table(rows, parts)))
-    return Section(f"suite-{number}", suite, kinds, [*blocks, _notes(rows)])
+    return PageSection(f"suite-{number}", suite, kinds, [*blocks, _notes(rows)])
 
 
 def _bars(suite: str, rows: Sequence[Row], colours: Mapping[str, int]) -> list[str | Figure]:

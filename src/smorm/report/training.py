@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from smorm.evaluation.metrics import Metric
-from smorm.report.blocks import Figure, Section
+from smorm.report.blocks import Figure, PageSection
 from smorm.report.curves import Curve
 from smorm.report.panels import alone
 from smorm.report.rows import Row
@@ -28,7 +28,7 @@ _COST_NOTE = (
 )
 
 
-def training_section(curves: Sequence[Curve], identity: str) -> Section | None:
+def training_section(curves: Sequence[Curve], identity: str) -> PageSection | None:
     """Loss over steps, a panel for each method; None without training curves."""
     found = [c for c in curves if c.kind == TRAINING and "loss" in c.values]
     if not found:
@@ -41,7 +41,7 @@ def training_section(curves: Sequence[Curve], identity: str) -> Section | None:
         "differ, so that losses of different methods cannot be compared with each other."
         + (f" Neighbouring steps are averaged to at most {_POINTS} points." if averaged else "")
     )
-    return Section(
+    return PageSection(
         identity, "Training", "loss by step", [Figure("training-loss", drawing, caption)]
     )
 
@@ -70,7 +70,7 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def cost_section(rows: Sequence[Row], identity: str) -> Section | None:
+def cost_section(rows: Sequence[Row], identity: str) -> PageSection | None:
     """A table of what each method costs; None without results of kind "cost"."""
     costs = [row for row in rows if row.kind == COST]
     if not costs:
@@ -88,7 +88,7 @@ def cost_section(rows: Sequence[Row], identity: str) -> Section | None:
     blocks: list[str | Figure] = [
         table(headings, lines), f'<p class="soft">{escape(_COST_NOTE)}</p>'
     ]  # fmt: skip
-    return Section(identity, "Cost", "", blocks)
+    return PageSection(identity, "Cost", "", blocks)
 
 
 def count(metric: Metric | None) -> str:

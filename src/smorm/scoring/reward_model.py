@@ -21,7 +21,7 @@ from smorm.data.records import Candidates, Messages, Preference, Rated
 from smorm.data.scaling import restore_scales
 from smorm.errors import ConfigError, DataError, ModelError
 from smorm.model.device import pick_device
-from smorm.model.heap import keep_freed_memory
+from smorm.model.malloc import keep_freed_memory
 from smorm.model.network import Layout, RewardNetwork
 from smorm.model.store import ModelCard, load_model, resolve
 from smorm.model.verify import choose_layout

@@ -27,7 +27,7 @@ Values = list[list[Floats | str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Pusher:
+class ProxyReward:
     """One entry of `models`, ready to score.
 
     Attributes:
@@ -88,7 +88,7 @@ def find_all(sections: Sequence[ProxySection], view_of: ViewOf) -> None:
             view_of(member.view)
 
 
-def open_pusher(section: ProxySection, name: str, reading: Reading, view_of: ViewOf) -> Pusher:
+def open_pusher(section: ProxySection, name: str, reading: Reading, view_of: ViewOf) -> ProxyReward:
     """Load what an entry names.
 
     Raises:
@@ -106,15 +106,15 @@ def open_pusher(section: ProxySection, name: str, reading: Reading, view_of: Vie
     return _of_one(open_reward(section, reading, view_of), shown, section, name)
 
 
-def _of_one(reward: Reward, shown: str, section: ProxySection, name: str) -> Pusher:
+def _of_one(reward: Reward, shown: str, section: ProxySection, name: str) -> ProxyReward:
     """What gives one value for each answer."""
-    return Pusher(
+    return ProxyReward(
         name, [shown], [reward.marks], section.seed, reward.reads_text, False,
         lambda pools, census: [reward.score(pools, census)], section.kind,
     )  # fmt: skip
 
 
-def _of_model(section: ProxySection, name: str, reading: Reading, view_of: ViewOf) -> Pusher:
+def _of_model(section: ProxySection, name: str, reading: Reading, view_of: ViewOf) -> ProxyReward:
     model = RewardModel.load(str(section.model), device=reading.device)
     asked = [section.view] if section.views is None else section.views
     views = [model.view(view_of(value)) for value in asked]
@@ -128,4 +128,4 @@ def _of_model(section: ProxySection, name: str, reading: Reading, view_of: ViewO
 
     marks = [reward.marks for reward in rewards]
     shown = [view.name for view in views]
-    return Pusher(name, shown, marks, section.seed, True, heads, score)
+    return ProxyReward(name, shown, marks, section.seed, True, heads, score)

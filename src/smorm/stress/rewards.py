@@ -18,14 +18,14 @@ import numpy as np
 from smorm.data.census import Census
 from smorm.errors import ConfigError, DataError, SmormError
 from smorm.evaluation.metrics import Floats
-from smorm.lab import gold as lab_gold
-from smorm.lab import make_world, parse_prompt
 from smorm.model.views import View, apply_view
 from smorm.scoring.remote import RemoteReward
 from smorm.scoring.reward_model import RewardModel
 from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scored, Scorer
 from smorm.stress.pools import Given, Pool, text_of
 from smorm.text.limits import Overlong
+from smorm.world import gold as lab_gold
+from smorm.world import make_world, parse_prompt
 
 _MISSING = object()
 

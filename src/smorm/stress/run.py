@@ -19,7 +19,7 @@ from smorm.stress.config import StressConfig
 from smorm.stress.curves import Pushed, measure
 from smorm.stress.pools import Pool
 from smorm.stress.probes import attacked, measure_probes
-from smorm.stress.proxies import Pusher, Values, ViewOf, find_all, names_of, open_pusher
+from smorm.stress.proxies import ProxyReward, Values, ViewOf, find_all, names_of, open_pusher
 from smorm.stress.rewards import Reading
 from smorm.stress.sets import PromptSet, Tell, data_of, read_sets, skips
 from smorm.stress.symptoms import detection, disagreement
@@ -64,7 +64,7 @@ def run_stress(
 
 
 def push(
-    pusher: Pusher, one: PromptSet, sizes: tuple[int, ...], config: StressConfig
+    pusher: ProxyReward, one: PromptSet, sizes: tuple[int, ...], config: StressConfig
 ) -> list[Result]:
     """A result for each view of a reward on one set of prompts.
 
@@ -124,7 +124,7 @@ class _Scored:
     notes: tuple[str, ...]
 
 
-def _score(pusher: Pusher, one: PromptSet, config: StressConfig) -> _Scored:
+def _score(pusher: ProxyReward, one: PromptSet, config: StressConfig) -> _Scored:
     census, of_probes = Census(), Census()
     found = pusher.score(one.pools, census)
     kept = _kept(one.pools, found, census, skip=skips(config, pusher.kind))

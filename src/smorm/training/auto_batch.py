@@ -14,7 +14,7 @@ import yaml
 from smorm.config import Config
 from smorm.training.memory import (
     FREE_SHARE,
-    Need,
+    MemoryModel,
     free_bytes,
     largest_batch,
     parse_bytes,
@@ -99,7 +99,7 @@ def longest_units(prepared: Prepared, most: int = LONGEST) -> list[list[Tokens]]
     return heapq.nlargest(most, itertools.chain(pairs, rated), key=lambda unit: max(map(len, unit)))
 
 
-def _budget(asked: str | None, need: Need, device: torch.device) -> int:
+def _budget(asked: str | None, need: MemoryModel, device: torch.device) -> int:
     if asked is not None:
         return parse_bytes(asked)
     return need.there + int(FREE_SHARE * free_bytes(device))

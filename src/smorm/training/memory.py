@@ -27,7 +27,7 @@ _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class MemoryModel:
     """Bytes of a training step: `there` before it, `state` (gradients and moments), and
     `constant + per_token x tokens` while a micro-batch is computed, and a `spare` share of that."""
 
@@ -48,7 +48,7 @@ class Need:
         return int(left // self.per_token)
 
 
-def largest_batch(need: Need, budget: int, device: torch.device) -> int:
+def largest_batch(need: MemoryModel, budget: int, device: torch.device) -> int:
     """Tokens that fit, at most what is of use, rounded down by up to an eighth, so that budgets
     that differ by a little give one number.
 

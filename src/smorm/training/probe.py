@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from smorm.model.network import RewardNetwork
-from smorm.training.memory import KEPT_BACK, Need, resident_bytes
+from smorm.training.memory import KEPT_BACK, MemoryModel, resident_bytes
 from smorm.trees.forest import Tokens
 
 PROBE = (512, 1024)
@@ -32,7 +32,7 @@ PROBE = (512, 1024)
 Unit = Sequence[Tokens]
 
 
-def measure(network: RewardNetwork, units: Sequence[Unit], *, half: bool) -> Need:
+def measure(network: RewardNetwork, units: Sequence[Unit], *, half: bool) -> MemoryModel:
     """What a training step of this network needs, by running two small ones.
 
     Gradients are dropped again and the random numbers put back; weights are only read.
@@ -58,7 +58,7 @@ def measure(network: RewardNetwork, units: Sequence[Unit], *, half: bool) -> Nee
     per_token = (large - small) / (tokens[1] - tokens[0])
     constant = max(0.0, small - per_token * tokens[0])
     spare = KEPT_BACK.get(network.device.type, KEPT_BACK["cuda"])
-    return Need(there, state, constant, max(1.0, per_token), spare)
+    return MemoryModel(there, state, constant, max(1.0, per_token), spare)
 
 
 def _there(device: torch.device) -> int:

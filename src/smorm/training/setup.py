@@ -27,9 +27,9 @@ from smorm.model.backbone import (
 )
 from smorm.model.device import pick_device
 from smorm.model.head_file import find_head, start_head
-from smorm.model.heap import keep_freed_memory
 from smorm.model.language import LanguageHead, load_language_model
 from smorm.model.lora import add_lora
+from smorm.model.malloc import keep_freed_memory
 from smorm.model.network import RewardNetwork
 from smorm.model.nonlinear import GatedHead, MlpHead
 from smorm.model.store import ModelCard, versions

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from smorm.lab import backbone_path, sample_prompt
 from smorm.stress.config import ProxySection
 from smorm.stress.proxies import open_pusher
 from smorm.stress.rewards import Reading
 from smorm.stress.rl.actor import Actor
-from smorm.stress.rl.asked import training_prompts
 from smorm.stress.rl.config import RLSection
-from smorm.stress.rl.signal import Multiplier, Normaliser, Proxy, Signal
+from smorm.stress.rl.prompts import training_prompts
+from smorm.stress.rl.reward_signal import Multiplier, Normaliser, Proxy, Signal
+from smorm.world import backbone_path, sample_prompt
 from tests.stress.made_up import write_rows
 
 

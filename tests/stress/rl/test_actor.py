@@ -7,8 +7,8 @@ import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from smorm.errors import DataError
-from smorm.lab import backbone_path
 from smorm.stress.rl.actor import Answers, chosen, kl_to
+from smorm.world import backbone_path
 from tests.stress.rl.made_up import actor_and_prompts
 
 

@@ -9,7 +9,7 @@ import torch
 from smorm.errors import NonFiniteLossError
 from smorm.stress.rl.actor import kl_to
 from smorm.stress.rl.ppo import PPO
-from smorm.stress.rl.signal import Multiplier
+from smorm.stress.rl.reward_signal import Multiplier
 from tests.stress.rl.made_up import actor_and_prompts, signal
 
 

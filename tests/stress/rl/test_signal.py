@@ -13,8 +13,8 @@ from smorm.errors import DataError
 from smorm.stress.config import ProxySection
 from smorm.stress.proxies import open_pusher
 from smorm.stress.rewards import Reading
-from smorm.stress.rl.asked import Asked
-from smorm.stress.rl.signal import Multiplier, Normaliser, Proxy
+from smorm.stress.rl.prompts import Asked
+from smorm.stress.rl.reward_signal import Multiplier, Normaliser, Proxy
 from smorm.text.chat import Message
 from tests.stress.rl.made_up import signal
 from tests.tiny import trained

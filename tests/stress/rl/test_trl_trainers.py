@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from smorm.stress.rl.actor import kl_to
-from smorm.stress.rl.signal import Multiplier
+from smorm.stress.rl.reward_signal import Multiplier
 from smorm.stress.rl.trl_trainers import train_with_trl, trl_arguments, updates_per_step
 from tests.stress.rl.made_up import actor_and_prompts, section, signal
 

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from smorm.lab import backbone_path
 from smorm.model.backbone import position_limit
 from smorm.stress.config import SampleSection
 from smorm.stress.rl.config import RLSection
 from smorm.stress.sample import Policy
+from smorm.world import backbone_path
 
 
 @dataclass(frozen=True, slots=True)

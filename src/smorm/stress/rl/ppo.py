@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from smorm.errors import NonFiniteLossError
 from smorm.stress.rl.actor import Actor, Answers, chosen
-from smorm.stress.rl.asked import Asked
 from smorm.stress.rl.objective import (
     advantages,
     clipped_objective,
@@ -25,7 +24,8 @@ from smorm.stress.rl.objective import (
     mixed,
     token_rewards,
 )
-from smorm.stress.rl.signal import Signal
+from smorm.stress.rl.prompts import Asked
+from smorm.stress.rl.reward_signal import Signal
 
 STREAMS = 2
 """Streams of reward with a value each: the proxy and the KL penalty."""

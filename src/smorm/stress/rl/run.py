@@ -15,14 +15,14 @@ from smorm.files import fingerprint
 from smorm.model.store import versions
 from smorm.stress.config import ProxySection, StressConfig
 from smorm.stress.gold import open_reward
-from smorm.stress.proxies import Pusher, ViewOf, names_of, open_pusher
+from smorm.stress.proxies import ProxyReward, ViewOf, names_of, open_pusher
 from smorm.stress.rewards import Reading, Reward
 from smorm.stress.rl.actor import Actor
-from smorm.stress.rl.asked import AskedSet, evaluation_set, training_prompts
 from smorm.stress.rl.config import ConstraintSection, RLSection
 from smorm.stress.rl.measure import measure, spreads
 from smorm.stress.rl.ppo import PPO
-from smorm.stress.rl.signal import Multiplier, Normaliser, Proxy, Signal
+from smorm.stress.rl.prompts import AskedSet, evaluation_set, training_prompts
+from smorm.stress.rl.reward_signal import Multiplier, Normaliser, Proxy, Signal
 from smorm.stress.rl.trace import Tracer
 from smorm.stress.rl.trl_trainers import train_with_trl
 from smorm.stress.sets import Tell, skips
@@ -33,7 +33,7 @@ NO_CHANCES = "probability tensor contains"
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class RunContext:
     """What all runs of a configuration share."""
 
     config: StressConfig
@@ -77,8 +77,8 @@ def run_rl(config: StressConfig, *, view_of: ViewOf, tell: Tell) -> list[Result]
 
 
 def _opened(
-    ground: Ground, section: ProxySection, name: str, reading: Reading, view_of: ViewOf
-) -> Pusher:
+    ground: RunContext, section: ProxySection, name: str, reading: Reading, view_of: ViewOf
+) -> ProxyReward:
     """A reward that can judge new text, and whose thresholds are there."""
     pusher = open_pusher(section, name, reading, view_of)
     _needs_text(pusher.reads_text, f"models: {name}")
@@ -88,13 +88,15 @@ def _opened(
     return pusher
 
 
-def _ground(config: StressConfig, reading: Reading, view_of: ViewOf, tell: Tell) -> Ground:
+def _ground(config: StressConfig, reading: Reading, view_of: ViewOf, tell: Tell) -> RunContext:
     assert config.rl is not None
     gold = open_reward(config.gold, reading, view_of)
     _needs_text(gold.reads_text, "gold")
     actor = Actor(config.rl, config.device)
     sets = [evaluation_set(section, actor) for section in config.prompts]
-    return Ground(config, config.rl, actor, gold, training_prompts(config.rl, actor), sets, tell)
+    return RunContext(
+        config, config.rl, actor, gold, training_prompts(config.rl, actor), sets, tell
+    )
 
 
 def _needs_text(reads_text: bool, what: str) -> None:
@@ -119,7 +121,7 @@ def seeds_of(section: ProxySection, rl: RLSection) -> list[tuple[int, int | str]
 
 
 def optimise(
-    ground: Ground, pusher: Pusher, place: int, seed: int, label: int | str
+    ground: RunContext, pusher: ProxyReward, place: int, seed: int, label: int | str
 ) -> list[Result]:
     """One run from the starting policy, and its results on every set."""
     rl, view = ground.rl, pusher.views[place]
@@ -169,7 +171,7 @@ def _require_spread(one: AskedSet, tracer: Tracer) -> None:
 
 
 def _result(
-    ground: Ground, name: str, view: str, one: AskedSet, tracer: Tracer, marks: dict[str, Any]
+    ground: RunContext, name: str, view: str, one: AskedSet, tracer: Tracer, marks: dict[str, Any]
 ) -> Result:
     pools = [asked.pool([]) for asked in one.prompts]
     measurement, points = measure(
@@ -207,7 +209,7 @@ def _result(
     )
 
 
-def _marks(ground: Ground) -> dict[str, Any]:
+def _marks(ground: RunContext) -> dict[str, Any]:
     values = ground.config.as_dict()
     decisive = {key: value for key, value in values.items() if key not in ("output", "device")}
     return {

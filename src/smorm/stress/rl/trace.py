@@ -19,8 +19,8 @@ from smorm.evaluation.metrics import Floats
 from smorm.stress.pools import Pool
 from smorm.stress.rewards import Reward
 from smorm.stress.rl.actor import Actor, Answers, kl_to
-from smorm.stress.rl.asked import AskedSet
-from smorm.stress.rl.signal import Signal
+from smorm.stress.rl.prompts import AskedSet
+from smorm.stress.rl.reward_signal import Signal
 from smorm.stress.sets import Tell
 from smorm.stress.symptoms import text_measures
 

@@ -12,9 +12,9 @@ import torch
 from smorm.errors import ConfigError
 from smorm.model.backbone import quiet
 from smorm.stress.rl.actor import Actor
-from smorm.stress.rl.asked import Asked
 from smorm.stress.rl.config import RLSection
-from smorm.stress.rl.signal import Signal
+from smorm.stress.rl.prompts import Asked
+from smorm.stress.rl.reward_signal import Signal
 
 
 def train_with_trl(

@@ -1,1 +1,0 @@
-"""`smorm check`: what is wrong with data before a model is trained on it."""

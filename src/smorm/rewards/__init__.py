@@ -1,0 +1,1 @@
+"""Whatever gives a reward, behind one protocol."""

@@ -1,0 +1,122 @@
+r"""Lemma 1 (preference error is bounded by squared error), against a gold reward.
+
+Published (SMORM, Lemma 1): $E|P(A \succ B) - P^*(A \succ B)| \le \tfrac14 E\sqrt{2\,MSE(r_s)}$.
+With $e = r_s - g$ and because the logistic function is ¼-Lipschitz, the left side is at most
+$\tfrac14 E|e_A - e_B|$. From there:
+
+- pair sum: $|e_A - e_B| \le \sqrt{2 (e_A^2 + e_B^2)}$: the bound holds if "MSE" is the pair's sum;
+- per response, as published: $\sqrt{2 e^2}$ of one response. It fails where the two errors have
+  opposite signs, as they do after the best shift of each prompt;
+- sharp, by Jensen: $\tfrac14\sqrt{2\,MSE\,(1 - \rho)}$ with $\rho = E[e_A e_B] / MSE$.
+
+Bradley–Terry fixes no offset of a prompt, so e is taken after the shift of each prompt that makes
+it least; the gold is put on the reward's scale by the ratio of the root mean squares of their
+margins.
+
+Shapes: `P` pairs; columns are chosen, rejected.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from smorm.errors import DataError
+from smorm.evaluation.correlation import centred
+from smorm.evaluation.metrics import (
+    Clusters,
+    Floats,
+    Metric,
+    as_floats,
+    cluster_codes,
+    mean_metric,
+    require_finite,
+    share_metric,
+)
+from smorm.theory.intervals import of_means
+
+_ROUNDING = 1e-11
+
+
+def matched_scale(reward: Floats, gold: Floats) -> float:
+    """What the gold is multiplied with, so that its margins spread like the reward's.
+
+    Raises:
+        DataError: all margins of the gold are 0.
+    """
+    margins, gold_margins = reward[:, 0] - reward[:, 1], gold[:, 0] - gold[:, 1]
+    size = math.sqrt(float((gold_margins**2).mean()))
+    if size == 0.0:
+        raise DataError("gold: both responses of every pair have the same gold: nothing to compare")
+    return math.sqrt(float((margins**2).mean())) / size
+
+
+def shifted_errors(reward: Floats, gold: Floats, prompts: Clusters) -> Floats:
+    """reward − scaled gold [P, 2], less its mean in each prompt (the shift of least squares)."""
+    errors = reward - matched_scale(reward, gold) * gold
+    codes = cluster_codes(prompts, len(errors))[0]
+    return np.asarray(centred(errors.reshape(-1), np.repeat(codes, 2)).reshape(-1, 2))
+
+
+def lemma(reward: Floats, gold: Floats, prompts: Clusters) -> dict[str, Metric]:
+    """Both sides of the lemma in every reading.
+
+    Args:
+        reward: r_s of pairs [P, 2].
+        gold: the true reward of the same [P, 2]; its own units.
+        prompts: a label of each pair's prompt [P].
+
+    Metrics: `preference_error` (the left side), `quarter_gap` (¼E|Δe|, never below it),
+    `published_pair_sum`, `published_per_response`, `sharp`, `mse` (of e, in squared units of the
+    reward), `error_correlation` (rho), and the shares of single pairs where a reading fails:
+    `fails/quarter_gap`, `fails/pair_sum` (both must be 0) and `fails/per_response`.
+
+    Raises:
+        DataError: shapes differ, a number is not finite, or the gold is constant in every pair.
+    """
+    reward = as_floats("rewards", reward, None, 2)
+    gold = as_floats("gold", gold, len(reward), 2)
+    require_finite("gold", gold)
+    scaled = matched_scale(reward, gold) * gold
+    errors = shifted_errors(reward, gold, prompts)
+    left = preference_errors(reward, scaled)
+    sides = readings(errors)
+    squares, gaps = (errors**2).mean(axis=1), errors[:, 0] - errors[:, 1]
+    slack = _ROUNDING * max(1.0, float(np.abs(errors).max()))
+    return {
+        "preference_error": mean_metric(left, prompts),
+        "quarter_gap": mean_metric(sides["quarter_gap"], prompts),
+        "published_pair_sum": mean_metric(sides["pair_sum"], prompts),
+        "published_per_response": mean_metric(sides["per_response"], prompts),
+        "sharp": of_means([gaps**2], prompts, lambda m: np.sqrt(m[:, 0]) / 4),
+        "mse": mean_metric(squares, prompts),
+        "error_correlation": of_means(
+            [errors[:, 0] * errors[:, 1], squares], prompts, lambda m: m[:, 0] / m[:, 1]
+        ),
+        **{
+            f"fails/{name}": share_metric((left > side + slack).astype(np.float64), prompts)
+            for name, side in sides.items()
+        },
+    }
+
+
+def preference_errors(reward: Floats, gold: Floats) -> Floats:
+    """|P(A ≻ B) − P*(A ≻ B)| of pairs [P], from rewards and gold on one scale [P, 2]."""
+    return np.abs(_chance(reward) - _chance(gold))
+
+
+def readings(errors: Floats) -> dict[str, Floats]:
+    """Right sides of single pairs [P] from reward − gold [P, 2]: the Lipschitz step, and "MSE" read
+    as the pair's sum and as a response's own (mean of the two)."""
+    squares = errors**2
+    return {
+        "quarter_gap": np.abs(errors[:, 0] - errors[:, 1]) / 4,
+        "pair_sum": np.sqrt(2 * squares.sum(axis=1)) / 4,
+        "per_response": np.sqrt(2 * squares).mean(axis=1) / 4,
+    }
+
+
+def _chance(rewards: Floats) -> Floats:
+    """Bradley–Terry's probability that the first of two wins, from rewards [P, 2]."""
+    return np.asarray(np.exp(-np.logaddexp(0.0, rewards[:, 1] - rewards[:, 0])))

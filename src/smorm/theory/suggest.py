@@ -1,0 +1,111 @@
+r"""What follows for training and use: the weight of the regression term, and a view.
+
+The weight: with mean Bradley–Terry loss plus $\lambda \sum_k mse_k$, the joint likelihood of both
+sets has $\lambda_k = n_k / (2 \sigma_k^2 n_S)$ for $n_k$ ratings of noise $\sigma_k$ and $n_S$
+pairs.
+The residual on held-out ratings is the noise plus what the model misses, so the weight comes out
+somewhat low rather than high.
+
+Shapes: `P` pairs, `R` rated responses, `K` attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from smorm.evaluation.metrics import (
+    Clusters,
+    Floats,
+    Metric,
+    pair_outcomes,
+    paired_difference,
+    share_metric,
+)
+from smorm.model.views import PREFERENCE, View
+from smorm.scoring.fit_views import fit_learned, held_out, held_out_values, learn_view
+from smorm.theory.intervals import of_means
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Pairs and rated responses that a run trains on, and where the two numbers are from."""
+
+    pairs: int
+    rated: int
+    source: str
+
+
+def weights(residuals: Floats, counts: Counts, prompts: Clusters) -> dict[str, Metric]:
+    """Regression weights of maximum likelihood.
+
+    Args:
+        residuals: squared errors of held-out ratings on the training scale [R, K]; NaN where not
+            rated. The share of responses that rate an attribute is taken to be as in training.
+        counts: of the training data.
+        prompts: a label of each rated response's prompt [R].
+
+    Metrics: `sum`, one weight for all attributes under `reduction: sum`; `mean`, the same under
+    `reduction: mean` (K times it).
+    """
+    shares = np.isfinite(residuals).mean(axis=0)
+    factors = counts.rated * shares / (2 * counts.pairs)
+    columns = [residuals[:, at] for at in range(residuals.shape[1])]
+    total = of_means(columns, prompts, lambda means: (factors / means).sum(axis=1))
+    each = 1.0 / residuals.shape[1]
+    single = Metric(total.value * each, total.n, total.low * each, total.high * each)
+    return {"sum": single, "mean": total}
+
+
+@dataclass(frozen=True, slots=True)
+class Suggested:
+    """The view that the pairs support, what was measured for it, and whether it beats the default
+    view beyond doubt."""
+
+    view: View
+    metrics: dict[str, Metric]
+    decided: bool
+
+
+def suggest_view(
+    rows: Floats, prompts: Sequence[str], attributes: Sequence[str], default: View
+) -> Suggested:
+    """Weights learned on pairs, if on pairs that they did not see they beat the default view.
+
+    Args:
+        rows: rows on the attributes' own scale, preference first, of responses 2i (chosen) and
+            2i + 1 (rejected) of pair i [2P, 1 + K].
+        prompts: a label of each pair's prompt [P]; folds and intervals keep prompts whole.
+
+    Metrics: `accuracy/learned` (each pair judged by weights learned without its prompt),
+    `accuracy/DEFAULT`, `accuracy/learned − DEFAULT`; and `weight/ROW` of the view suggested.
+
+    Raises:
+        DataError: too few prompts, or no row favours the chosen responses.
+    """
+    names = (PREFERENCE, *attributes)
+    data = held_out(rows, names, np.repeat(prompts, 2), paired=True)
+    learned = _outcomes(held_out_values(data, partial(fit_learned, rows=names)))
+    before = _outcomes(data.values(default))
+    gain = paired_difference(learned, before, prompts)
+    decided = bool(gain.low > 0)
+    view = default
+    if decided:
+        view = learn_view(rows[0::2], rows[1::2], attributes, prompts=prompts)
+    return Suggested(
+        view,
+        {
+            "accuracy/learned": share_metric(learned, prompts),
+            f"accuracy/{default.name}": share_metric(before, prompts),
+            f"accuracy/learned − {default.name}": gain,
+            **{f"weight/{row}": Metric(one, len(learned)) for row, one in view.weights.items()},
+        },
+        decided,
+    )
+
+
+def _outcomes(values: Floats) -> Floats:
+    return pair_outcomes(values[0::2], values[1::2])[0]
