@@ -69,7 +69,7 @@ class Registry(Generic[T]):
         """The object of that name.
 
         Raises:
-            ConfigError: there is none (the nearest name is told), or its package cannot be imported.
+            ConfigError: there is none (named with the nearest one), or its package fails to load.
         """
         if name not in self._objects:
             self._objects[name] = self._load(name)
