@@ -10,8 +10,7 @@ from tokenizers.processors import TemplateProcessing
 
 from smorm.checks.template import audit_template, clock_macro
 from smorm.errors import ModelError
-
-from .styles import CHATML, LLAMA3, STYLES, TEMPLATES, build, shared, stories
+from tests.text.styles import CHATML, LLAMA3, STYLES, TEMPLATES, build, shared, stories
 
 LLAMA31 = (
     "{%- if not date_string is defined %}{%- if strftime_now is defined %}"
