@@ -23,6 +23,7 @@ from experiments.tasks import Files, Task
 from smorm.config import Config, load_config
 from smorm.data.census import Census
 from smorm.data.formats import Source, read_records
+from smorm.data.records import Item
 from smorm.data.scaling import restore_scales
 from smorm.errors import DataError
 from smorm.evaluation.metrics import Floats
@@ -30,8 +31,8 @@ from smorm.files import fingerprint, read_json, sha256, write_json
 from smorm.model.store import versions
 from smorm.model.views import apply_view
 from smorm.processes import end_with_parent
-from smorm.scoring.reward_model import RewardModel, item_of
-from smorm.scoring.scorer import Item, Scored, Scorer
+from smorm.scoring.reward_model import RewardModel
+from smorm.scoring.scorer import Scored, Scorer
 from smorm.stress.pools import read_pools
 from smorm.training.loop import train
 
@@ -176,7 +177,7 @@ def items_of(kind: str, path: str, stride: int, limit: int) -> list[Item]:
     """What is scored of a set."""
     if kind == "pools":
         return [pool.item for pool in read_pools(Source(path), Census())]
-    return [item_of(record) for record in records_of(kind, path, stride, limit)]
+    return [record.item for record in records_of(kind, path, stride, limit)]
 
 
 def records_of(kind: str, path: str, stride: int, limit: int) -> list[Any]:

@@ -1,6 +1,7 @@
 """A reward model as the callable that TRL's GRPO and RLOO trainers take.
 
-    from smorm.trl import reward_function
+    from smorm.data.records import Item
+from smorm.trl import reward_function
     trainer = GRPOTrainer(model=policy, reward_funcs=reward_function("runs/x/model", view="M"), ...)
 
 TRL calls it with prompts and completions as text or as messages. The reward model renders them with
@@ -13,11 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from smorm.data.records import Item
 from smorm.errors import DataError
 from smorm.model.views import View, apply_view
 from smorm.scoring.reward_model import RewardModel
-from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Item, Scored, Scorer
+from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scored, Scorer
 from smorm.text.chat import Message, Messages
+from smorm.text.limits import Unscored
 
 Reward = Callable[..., list[float | None]]
 
@@ -58,7 +61,7 @@ def reward_function(
         for item, places, scored in zip(items, owners, scorer.score(items), strict=True):
             # one completion that is too long takes its prompt's others with it: one by one then
             alone = [Item(item.prompt, (one,), item.where) for one in item.responses]
-            results = scorer.score(alone) if isinstance(scored, str) else [scored]
+            results = scorer.score(alone) if isinstance(scored, Unscored) else [scored]
             values = [value for one in results for value in _values(one, chosen, loaded)]
             for place, value in zip(places, values, strict=True):
                 rewards[place] = value
@@ -69,8 +72,8 @@ def reward_function(
     return reward
 
 
-def _values(scored: Scored | str, view: View, model: RewardModel) -> list[float | None]:
-    if isinstance(scored, str):
+def _values(scored: Scored | Unscored, view: View, model: RewardModel) -> list[float | None]:
+    if isinstance(scored, Unscored):
         return [None]
     return [float(value) for value in apply_view(view, scored.rows, model.card.scales)]
 

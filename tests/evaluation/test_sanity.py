@@ -17,14 +17,13 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Llam
 from smorm import RewardModel
 from smorm.data.census import Census
 from smorm.data.formats import Source, read_preferences
+from smorm.data.records import Item
 from smorm.errors import DataError
 from smorm.evaluation.result import Result
 from smorm.evaluation.sanity import check_sanity, failures
 from smorm.evaluation.sanity_causes import head_notes
 from smorm.model.export import export_view
 from smorm.model.network import Batch, RewardNetwork
-from smorm.scoring.reward_model import item_of
-from smorm.scoring.scorer import Item
 from smorm.text.chat import Message
 from tests.tiny import trained, world
 
@@ -32,7 +31,7 @@ from tests.tiny import trained, world
 @pytest.fixture(scope="module")
 def items() -> list[Item]:
     source = Source(world()["eval-pairs-ID"])
-    return [item_of(pair) for pair in read_preferences(source, census=Census())][:40]
+    return [pair.item for pair in read_preferences(source, census=Census())][:40]
 
 
 def model() -> RewardModel:

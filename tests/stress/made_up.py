@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from smorm.scoring.scorer import Item
+from smorm.data.records import Item
 from smorm.stress.pools import Pool
 from smorm.text.chat import Message
 

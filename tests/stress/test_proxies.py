@@ -91,7 +91,7 @@ def test_members_are_standardised_on_the_reference_file(tmp_path):
 def test_a_pool_that_one_member_cannot_score_names_it_and_a_shortened_prompt_is_counted():
     long = pool("metals full tin", ["tin " * 400, "tin"])
     (column,) = pusher_of().score([long, POOLS[1]], Census())
-    assert column[0].startswith("Single: ")
+    assert str(column[0]).startswith("Single: ")
     assert isinstance(column[1], np.ndarray)
     census = Census()
     models = [RewardModel.load(one["model"]) for one in members()]

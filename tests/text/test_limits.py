@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from smorm.errors import DataError
 from smorm.text.chat import Message, Messages, Renderer
-from smorm.text.limits import RESPONSE_TOO_LONG, TOO_LONG, fit
+from smorm.text.limits import UnscoredReason, fit
 
 from .styles import STYLES, data_folder, shared, stories
 
@@ -56,7 +56,7 @@ def test_what_fits_is_within_the_limit_and_keeps_its_roles_and_responses(
     empty = tuple(Message(message.role, "") for message in prompt)
     shortest = max(len(renderer.render(empty + response)) for response in answers)
     if fitted.tokens is None:
-        assert (fitted.dropped, fitted.prompt) == (RESPONSE_TOO_LONG, prompt)
+        assert (fitted.dropped, fitted.prompt) == (UnscoredReason.RESPONSE_TOO_LONG, prompt)
         assert shortest > limit
         return
     assert all(len(tokens) <= limit for tokens in fitted.tokens)
@@ -160,15 +160,15 @@ def test_an_error_names_the_tokens_and_the_limit() -> None:
 
 def test_a_dropped_record_says_why() -> None:
     renderer, prompt = RENDERERS["chatml"], (Message("user", "Hi"),)
-    assert fit(renderer, prompt, [answer(LONG)], 50, "drop").dropped == TOO_LONG
+    assert fit(renderer, prompt, [answer(LONG)], 50, "drop").dropped == UnscoredReason.TOO_LONG
     fitted = fit(renderer, prompt, [answer("ok"), answer(LONG)], 50, "truncate_prompt")
-    assert (fitted.tokens, fitted.dropped) == (None, RESPONSE_TOO_LONG)
+    assert (fitted.tokens, fitted.dropped) == (None, UnscoredReason.RESPONSE_TOO_LONG)
 
 
 def test_raw_text_is_a_response_and_so_is_never_cut() -> None:
     raw = (Message("text", LONG),)
     fitted = fit(RENDERERS["mistral"], (), [raw], 50, "truncate_prompt")
-    assert fitted.dropped == RESPONSE_TOO_LONG
+    assert fitted.dropped == UnscoredReason.RESPONSE_TOO_LONG
 
 
 def stories_folder() -> Path:

@@ -17,6 +17,15 @@ Messages = tuple[Message, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Item:
+    """N responses to one prompt, to be scored."""
+
+    prompt: Messages
+    responses: tuple[Messages, ...]
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Preference:
     """A pair: under `prompt`, `chosen` was preferred to `rejected`.
 
@@ -31,6 +40,11 @@ class Preference:
     id: str | None = None
     source: str | None = None
     where: str = ""
+
+    @property
+    def item(self) -> Item:
+        """Its prompt and responses: chosen, rejected."""
+        return Item(self.prompt, (self.chosen, self.rejected), _place(self.where, self.id))
 
     def swap(self) -> Preference:
         """The same pair with the opposite label."""
@@ -50,6 +64,11 @@ class Rated:
     source: str | None = None
     where: str = ""
 
+    @property
+    def item(self) -> Item:
+        """Its prompt and the one response."""
+        return Item(self.prompt, (self.response,), _place(self.where, self.id))
+
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
@@ -64,3 +83,12 @@ class Candidates:
     source: str | None = None
     where: str = ""
     chosen: int | None = None
+
+    @property
+    def item(self) -> Item:
+        """Its prompt and all responses."""
+        return Item(self.prompt, self.responses, _place(self.where, self.id))
+
+
+def _place(where: str, identity: str | None) -> str:
+    return where or identity or "record"

@@ -19,7 +19,6 @@ from smorm.data.formats import Source, read_each
 from smorm.data.quarantine import BadRecord
 from smorm.errors import DataError
 from smorm.evaluation.conversation_texts import GROUPS, LONG
-from smorm.scoring.reward_model import item_of
 from smorm.text.chat import Message, Messages, Renderer
 from smorm.text.limits import fit
 
@@ -80,7 +79,7 @@ def _read(source: Source, census: Census) -> Iterator[tuple[Messages, Messages]]
         if isinstance(found, BadRecord):
             raise found
         for record in found:
-            item = item_of(record)
+            item = record.item
             for response in item.responses:
                 yield item.prompt, response
 

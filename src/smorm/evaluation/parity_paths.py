@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from smorm.data.encode import Encoder
+from smorm.data.records import Item
 from smorm.errors import DataError, SmormError
 from smorm.evaluation.conversations import Conversation
 from smorm.model.export import PlainModel, Side
@@ -21,7 +22,7 @@ from smorm.model.network import Layout
 from smorm.scoring.protocols import SglangText, VllmText, Wire
 from smorm.scoring.remote import RemoteReward
 from smorm.scoring.reward_model import RewardModel
-from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Item, Scored, Scorer
+from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scored, Scorer
 from smorm.training.batches import moved
 
 Floats = NDArray[np.float64]
@@ -115,7 +116,7 @@ def _scored(scorer: Scorer, items: list[Item], size: int) -> tuple[Floats, list[
     for at in range(0, len(items), size):
         for one in scorer.score(items[at : at + size]):
             if not isinstance(one, Scored):
-                raise DataError(one)
+                raise DataError(str(one))
             rows.append(one.rows)
             counts.extend(one.tokens)
     return np.concatenate(rows), counts

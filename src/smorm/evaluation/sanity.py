@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from smorm.data.records import Item
 from smorm.errors import DataError, ModelError
 from smorm.evaluation.result import Result
 from smorm.evaluation.sanity_causes import Inspector, head_notes
 from smorm.evaluation.sanity_tests import Bench, Floats, Found, run_tests
 from smorm.model.store import versions
 from smorm.scoring.reward_model import RewardModel
-from smorm.scoring.scorer import Item, Scorer
+from smorm.scoring.scorer import Scorer
 
 LIMIT = 200
 """Pairs that are tested: drawn at random from larger suites."""

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from smorm.data.records import Item
 from smorm.errors import SmormError
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.parity_compare import GATES, allowed_gap
@@ -22,7 +23,7 @@ from smorm.model.inference import pooled_units
 from smorm.model.store import resolve
 from smorm.model.views import View, apply_view
 from smorm.scoring.reward_model import RewardModel
-from smorm.scoring.scorer import Item, Scored, Scorer
+from smorm.scoring.scorer import Scored, Scorer
 from smorm.text.chat import Message, Messages
 from smorm.text.limits import fit
 

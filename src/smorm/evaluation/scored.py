@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from smorm.data.census import Census
 from smorm.data.encode import prompt_key
 from smorm.data.formats import OnBad, Source, read_records
-from smorm.data.records import Candidates, Messages, Preference
+from smorm.data.records import Candidates, Item, Messages, Preference
 from smorm.data.registry import Kind, Record
 from smorm.errors import DataError
 from smorm.evaluation.judged import Judged
 from smorm.files import fingerprint
-from smorm.scoring.reward_model import item_of
-from smorm.scoring.scorer import Item, Scored, Scorer
+from smorm.scoring.scorer import Scored, Scorer
+from smorm.text.limits import Unscored
 
 Floats = NDArray[np.float64]
 Advance = Callable[[int], None]
@@ -77,11 +77,11 @@ def score_records(
     Raises:
         DataError: a record that does not fit, or none that could be scored.
     """
-    results = scorer.score([item_of(record) for record in records], advance=advance)
+    results = scorer.score([record.item for record in records], advance=advance)
     kept: list[Record] = []
     scored: list[Scored] = []
     for record, result in zip(records, results, strict=True):
-        if isinstance(result, str):
+        if isinstance(result, Unscored):
             if on_bad_record == "stop" and scorer.overlong != "drop":
                 raise DataError(
                     f"{record.where}: {result}. Skipping bad records leaves it out, counted."
@@ -100,7 +100,7 @@ def score_records(
 
 def hash_of(record: Record) -> str:
     """Fingerprint of a record's texts."""
-    item = item_of(record)
+    item = record.item
     return fingerprint([prompt_key(item.prompt), [prompt_key(r) for r in item.responses]])
 
 
@@ -109,7 +109,7 @@ def pair_items(records: Sequence[Record]) -> list[Item]:
     items = []
     for record in records:
         if isinstance(record, Preference):
-            items.append(item_of(record))
+            items.append(record.item)
         elif isinstance(record, Candidates) and 0 < (record.chosen or 0) < len(record.responses):
             two = (record.responses[0], record.responses[record.chosen or 1])
             items.append(Item(record.prompt, two, record.where))

@@ -10,7 +10,7 @@ import numpy as np
 
 from smorm.data.census import Census
 from smorm.data.formats import OnBad
-from smorm.data.records import Preference, Rated
+from smorm.data.records import Item, Preference, Rated
 from smorm.data.registry import Record
 from smorm.data.scaling import rating_matrix, restore_scales
 from smorm.errors import ConfigError, DataError
@@ -31,7 +31,7 @@ from smorm.evaluation.suite import PLAIN, Suite
 from smorm.model.store import versions
 from smorm.model.views import apply_view
 from smorm.scoring.reward_model import RewardModel
-from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Item, Scorer
+from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scorer
 from smorm.text.limits import Overlong
 
 

@@ -33,6 +33,7 @@ from smorm.stress.curves import Pushed, measure
 from smorm.stress.pools import Pool, read_pools
 from smorm.stress.rewards import LabReward
 from smorm.stress.symptoms import detection, disagreement, text_measures
+from smorm.text.limits import Unscored
 from smorm.world import ATTRIBUTES
 
 
@@ -154,7 +155,7 @@ class Run:
 
     def _gold(self, pools: Sequence[Pool]) -> list[Floats]:
         found = LabReward(self.store.config.world.facts).score(pools, Census())
-        return [one for one in found if not isinstance(one, str)]
+        return [one for one in found if not isinstance(one, Unscored)]
 
     def _heads(self, system: SystemSection, regime: str) -> tuple[Floats, Floats] | None:
         """Both heads of a system that is one model with two."""

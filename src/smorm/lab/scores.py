@@ -16,10 +16,10 @@ import numpy as np
 from smorm import files
 from smorm.data.census import Census
 from smorm.data.formats import Source, read_records
+from smorm.data.records import Item
 from smorm.errors import ConfigError, DataError
 from smorm.evaluation.metrics import Floats, Ints
-from smorm.scoring.reward_model import RewardModel, item_of
-from smorm.scoring.scorer import Item
+from smorm.scoring.reward_model import RewardModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class SetRows:
 
 def read_items(path: Path) -> list[Item]:
     """The records of a set, each a prompt with its answers."""
-    return [item_of(record) for record in read_records(Source(path), None, Census())]
+    return [record.item for record in read_records(Source(path), None, Census())]
 
 
 def score_sets(folder: Path, sets: Mapping[str, Path], *, device: str) -> dict[str, SetRows]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from smorm.errors import DataError, ModelError
 from smorm.model.network import Batch, RewardNetwork
 from smorm.model.nonlinear import GatedHead
+from smorm.text.limits import Unscored, UnscoredReason
 from smorm.trees.forest import Tokens
 from smorm.trees.search import end_of_last
 
@@ -46,13 +47,15 @@ def score_units(
     return _of_units(network, network, "score", units, max_batch_tokens, advance)
 
 
-def unscorable(network: RewardNetwork, sequences: Sequence[Sequence[int]]) -> str | None:
+def unscorable(network: RewardNetwork, sequences: Sequence[Sequence[int]]) -> Unscored | None:
     """Why the network's head cannot score sequences, or None."""
     head = network.head
     if not isinstance(head, GatedHead):
         return None
     ends = [end_of_last(np.asarray(tokens), head.header_tokens) for tokens in sequences]
-    return _NO_PROMPT if None in ends else None
+    if None not in ends:
+        return None
+    return Unscored(UnscoredReason.NO_ASSISTANT_TURN, _NO_PROMPT)
 
 
 _NO_PROMPT = (

@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smorm.data.census import Census
+from smorm.data.records import Item
 from smorm.errors import ConfigError, DataError
 from smorm.model.views import apply_view
 from smorm.scoring.held_out import FEWEST_PROMPTS, held_out, spread_of
 from smorm.scoring.reward_model import RewardModel, as_items
-from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Item, Scorer
-from smorm.text.limits import Overlong
+from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scorer
+from smorm.text.limits import Overlong, Unscored
 
 Floats = NDArray[np.float64]
 Combination = Literal["mean", "min", "uwo"]
@@ -133,15 +134,15 @@ class Member:
         max_batch_tokens: int,
         overlong: Overlong | None,
         census: Census | None = None,
-    ) -> list[Floats | str]:
+    ) -> list[Floats | Unscored]:
         """Rewards [N] of each item's responses on the common scale, or why there are none; prompts
         that were shortened are counted."""
         model, policy = self.model, overlong or self.model.card.overlong
         scorer = Scorer(model.network, model.renderer, policy, max_batch_tokens)  # type: ignore[arg-type]
         view, scales = model.view(self.view), model.card.scales
-        found: list[Floats | str] = []
+        found: list[Floats | Unscored] = []
         for item, one in zip(items, scorer.score(items), strict=True):
-            if isinstance(one, str):
+            if isinstance(one, Unscored):
                 found.append(one)
                 continue
             if one.truncated and census is not None:
@@ -207,7 +208,7 @@ class Ensemble:
         rows = [np.zeros((len(self.members), 0))]
         found = self.score_items(items, max_batch_tokens=max_batch_tokens, overlong=overlong)
         for item, one in zip(items, found, strict=True):
-            if isinstance(one, str):
+            if isinstance(one, Unscored):
                 raise DataError(f"{item.where}: {one}")
             rows.append(one)
         return EnsembleScores(np.concatenate(rows, axis=1), self.rule)
@@ -219,19 +220,19 @@ class Ensemble:
         max_batch_tokens: int = DEFAULT_BATCH_TOKENS,
         overlong: Overlong | None = None,
         census: Census | None = None,
-    ) -> list[Floats | str]:
+    ) -> list[Floats | Unscored]:
         """Members' rewards [M, N] of each item's responses, or which member has none, and why.
 
         Args:
             census: gets the prompts that a member's limit shortened.
         """
         rows: list[list[Floats]] = [[] for _ in items]
-        reasons: dict[int, str] = {}
+        reasons: dict[int, Unscored] = {}
         for member in self.members:
             found = member.score_items(items, max_batch_tokens, overlong, census)
             for at, one in enumerate(found):
-                if isinstance(one, str):
-                    reasons.setdefault(at, f"{member.name}: {one}")
+                if isinstance(one, Unscored):
+                    reasons.setdefault(at, Unscored(one.reason, f"{member.name}: {one}"))
                 else:
                     rows[at].append(one)
         return [reasons[at] if at in reasons else np.stack(own) for at, own in enumerate(rows)]

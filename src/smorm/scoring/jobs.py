@@ -21,12 +21,13 @@ from smorm import files
 from smorm.data.census import Census
 from smorm.data.formats import OnBad, Source, read_each
 from smorm.data.quarantine import BadRecord
+from smorm.data.records import Item
 from smorm.data.scaling import restore_scales
 from smorm.errors import DataError
 from smorm.model.views import View, apply_view
-from smorm.scoring.reward_model import RewardModel, item_of
-from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Item, Scored, Scorer
-from smorm.text.limits import Overlong
+from smorm.scoring.reward_model import RewardModel
+from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scored, Scorer
+from smorm.text.limits import Overlong, Unscored, UnscoredReason
 
 CHUNK = 2048
 """Lines held in memory at a time: responses to one prompt should stand near each other."""
@@ -94,16 +95,19 @@ def _score_chunk(
         if isinstance(found, BadRecord):
             owners.append((where, None, found))
             continue
-        item = Item(
-            found[0].prompt, tuple(r for record in found for r in item_of(record).responses), where
-        )
+        responses = tuple(r for record in found for r in record.item.responses)
+        item = Item(found[0].prompt, responses, where)
         owners.append((where, found[0].id, item))
         items.append(item)
     results = iter(scorer.score(items))
     for where, identity, owner in owners:
-        result = str(owner) if isinstance(owner, BadRecord) else next(results)
-        if isinstance(result, str):
-            reason = result if isinstance(owner, BadRecord) else f"{where}: {result}"
+        if isinstance(owner, BadRecord):
+            result: Scored | Unscored = Unscored(UnscoredReason.BAD_RECORD, str(owner))
+            reason = str(owner)
+        else:
+            result = next(results)
+            reason = f"{where}: {result}"
+        if isinstance(result, Unscored):
             if on_bad_record == "stop":
                 raise DataError(reason)
             census.add("line without a score", where)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from smorm.data.census import Census
 from smorm.data.formats import parse_row
-from smorm.data.records import Candidates, Messages, Preference, Rated
+from smorm.data.records import Candidates, Item, Preference, Rated
 from smorm.data.scaling import restore_scales
 from smorm.errors import ConfigError, DataError, ModelError
 from smorm.model.device import pick_device
@@ -27,14 +27,13 @@ from smorm.model.store import ModelCard, load_model, resolve
 from smorm.model.verify import choose_layout
 from smorm.model.view_kinds import PUBLISHED, doubt_of_scale
 from smorm.model.views import PREFERENCE, PessimisticView, View, apply_view, parse_view
-from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Item, Scored, Scorer
+from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scored, Scorer
 from smorm.text.chat import Message, Renderer
-from smorm.text.limits import Overlong
+from smorm.text.limits import Overlong, Unscored
 
 log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
-Record = Preference | Rated | Candidates
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +200,8 @@ class RewardModel:
         )
 
 
-def _demand(result: Scored | str, item: Item) -> Scored:
-    if isinstance(result, str):
+def _demand(result: Scored | Unscored, item: Item) -> Scored:
+    if isinstance(result, Unscored):
         raise DataError(f"{item.where}: {result}")
     return result
 
@@ -215,9 +214,9 @@ def as_items(value: Any, index: int = 0) -> list[Item]:
     """
     where = f"record {index + 1}"
     if isinstance(value, Preference | Rated | Candidates):
-        return [item_of(value)]
+        return [value.item]
     if isinstance(value, Mapping):
-        return [item_of(record) for record in parse_row(value, where, Census())]
+        return [record.item for record in parse_row(value, where, Census())]
     if isinstance(value, tuple) and len(value) == 2 and all(isinstance(v, str) for v in value):
         prompt, response = value
         return [Item((Message("user", prompt),), ((Message("assistant", response),),), where)]
@@ -225,14 +224,3 @@ def as_items(value: Any, index: int = 0) -> list[Item]:
         f"{where}: expected (prompt, response), a row with prompt and response, or a record; "
         f"got {type(value).__name__}"
     )
-
-
-def item_of(record: Record) -> Item:
-    """A record's prompt and responses; a pair's are chosen, rejected."""
-    if isinstance(record, Preference):
-        responses: tuple[Messages, ...] = (record.chosen, record.rejected)
-    elif isinstance(record, Rated):
-        responses = (record.response,)
-    else:
-        responses = record.responses
-    return Item(record.prompt, responses, record.where or (record.id or "record"))

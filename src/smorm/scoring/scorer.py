@@ -11,23 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from smorm.data.records import Messages
+from smorm.data.records import Item
 from smorm.errors import DataError
 from smorm.model.inference import Rows, score_units, unscorable
 from smorm.model.network import RewardNetwork
 from smorm.text.chat import Renderer
-from smorm.text.limits import Fitted, Overlong, fit
+from smorm.text.limits import Fitted, Overlong, Unscored, UnscoredReason, fit
 
 DEFAULT_BATCH_TOKENS = 8192
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """N responses to one prompt."""
-
-    prompt: Messages
-    responses: tuple[Messages, ...]
-    where: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +42,21 @@ class Scorer:
 
     def score(
         self, items: Sequence[Item], *, advance: Callable[[int], None] | None = None
-    ) -> list[Scored | str]:
+    ) -> list[Scored | Unscored]:
         """One result an item, in order: scores, or the reason why there are none."""
         fitted = [self._fit(item) for item in items]
         units = [_arrays(one) for one in fitted if isinstance(one, Fitted)]
         rows = iter(score_units(self.network, units, self.max_batch_tokens, advance=advance))
-        results: list[Scored | str] = []
+        results: list[Scored | Unscored] = []
         for one in fitted:
-            if isinstance(one, str):
+            if isinstance(one, Unscored):
                 results.append(one)
                 continue
             lengths = [len(tokens) for tokens in one.tokens or []]
             results.append(Scored(next(rows), lengths, one.truncated))
         return results
 
-    def _fit(self, item: Item) -> Fitted | str:
+    def _fit(self, item: Item) -> Fitted | Unscored:
         try:
             fitted = fit(
                 self.renderer,
@@ -75,10 +66,10 @@ class Scorer:
                 self.overlong,
             )
         except DataError as error:
-            return str(error)
-        if fitted.tokens is None:
-            return f"not scored: {fitted.dropped}"
-        return unscorable(self.network, fitted.tokens) or fitted
+            return Unscored(UnscoredReason.REFUSED, str(error))
+        if fitted.dropped is not None:
+            return Unscored(fitted.dropped)
+        return unscorable(self.network, fitted.tokens or []) or fitted
 
 
 def _arrays(fitted: Fitted) -> list[NDArray[np.int32]]:

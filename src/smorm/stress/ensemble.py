@@ -20,6 +20,7 @@ from smorm.scoring.reward_model import RewardModel
 from smorm.stress.config import MemberSection, RewardSection
 from smorm.stress.pools import Pool
 from smorm.stress.rewards import Reading
+from smorm.text.limits import Unscored
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class EnsembleReward:
         own = [self.reading.overlong or one.model.card.overlong for one in self.ensemble.members]
         return "truncate_prompt" in own
 
-    def score(self, pools: Sequence[Pool], census: Census) -> list[Floats | str]:
+    def score(self, pools: Sequence[Pool], census: Census) -> list[Floats | Unscored]:
         """The combined rewards; a pool that one member cannot score has none, and names it."""
         found = self.ensemble.score_items(
             [pool.item for pool in pools],
@@ -56,7 +57,9 @@ class EnsembleReward:
             overlong=self.reading.overlong,
             census=census,
         )
-        return [one if isinstance(one, str) else self.ensemble.rule.combine(one) for one in found]
+        return [
+            one if isinstance(one, Unscored) else self.ensemble.rule.combine(one) for one in found
+        ]
 
 
 def open_ensemble(

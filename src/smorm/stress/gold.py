@@ -38,6 +38,7 @@ from smorm.stress.rewards import (
     Reward,
 )
 from smorm.text.chat import Renderer
+from smorm.text.limits import Unscored
 
 AS_TRAINED = Reading()
 
@@ -126,7 +127,7 @@ class Remembering:
         """Those of the reward inside."""
         return self.inner.marks
 
-    def score(self, pools: Sequence[Pool], census: Census) -> list[Floats | str]:
+    def score(self, pools: Sequence[Pool], census: Census) -> list[Floats | Unscored]:
         """As the reward inside."""
         keys = [_keys(pool, joint=self.inner.joint) for pool in pools]
         taken: set[str] = set()
@@ -144,17 +145,17 @@ class Remembering:
         self.reused += sum(map(len, keys)) - asked
         return [self._of(own, failed) for own in keys]
 
-    def _ask(self, asking: Sequence[tuple[Pool, list[str]]], census: Census) -> dict[str, str]:
+    def _ask(self, asking: Sequence[tuple[Pool, list[str]]], census: Census) -> dict[str, Unscored]:
         """Learn the rewards of pools with the keys of their answers; why some have none, by key.
 
         The answers of a pool without rewards are asked about one by one: one that is not to blame
         may stand in other pools too.
         """
-        failed: dict[str, str] = {}
+        failed: dict[str, Unscored] = {}
         alone: list[tuple[Pool, list[str]]] = []
         found = self.inner.score([pool for pool, _ in asking], census) if asking else []
         for (pool, wanted), scores in zip(asking, found, strict=True):
-            if not isinstance(scores, str):
+            if not isinstance(scores, Unscored):
                 self._known |= dict(zip(wanted, map(float, scores), strict=True))
             elif len(wanted) == 1 or self.inner.joint:
                 failed |= dict.fromkeys(wanted, scores)
@@ -163,7 +164,7 @@ class Remembering:
                 alone += [(pool.of([response]), [key]) for response, key in pairs]
         return failed | self._ask(alone, census) if alone else failed
 
-    def _of(self, keys: Sequence[str], failed: Mapping[str, str]) -> Floats | str:
+    def _of(self, keys: Sequence[str], failed: Mapping[str, Unscored]) -> Floats | Unscored:
         reason = next((failed[key] for key in keys if key in failed), None)
         return reason or np.array([self._known[key] for key in keys])
 
@@ -178,14 +179,14 @@ def scored_pools(
     """
     found: list[Floats | None] = []
     for pool, scores in zip(pools, reward.score(pools, census), strict=True):
-        if isinstance(scores, str):
+        if isinstance(scores, Unscored):
             if not skip:
                 raise DataError(
                     f"{pool.item.where}: no {what}: {scores}. Skipping bad records leaves it out, "
                     "counted."
                 )
             census.add(f"left out: no {what}", pool.item.where)
-        found.append(None if isinstance(scores, str) else scores)
+        found.append(None if isinstance(scores, Unscored) else scores)
     return found
 
 

@@ -17,12 +17,10 @@ from smorm.data.fields import Context
 from smorm.data.formats import OnBad, Source, parse_row
 from smorm.data.quarantine import BadRecord
 from smorm.data.readers import scan_rows
-from smorm.data.records import Messages
+from smorm.data.records import Item, Messages
 from smorm.data.registry import FORMATS, Record
 from smorm.errors import DataError
 from smorm.files import fingerprint
-from smorm.scoring.reward_model import item_of
-from smorm.scoring.scorer import Item
 
 Given = Mapping[str, Any]
 SIDES = ("chosen", "rejected")
@@ -75,7 +73,7 @@ def read_pools(source: Source, census: Census, on_bad_record: OnBad = "stop") ->
         if not records:
             census.add("row without an answer", where)
             continue
-        items = [item_of(record) for record in records]
+        items = [record.item for record in records]
         responses = tuple(response for item in items for response in item.responses)
         pool = Pool(Item(items[0].prompt, responses, where), given_of(row, len(responses)))
         key = prompt_key(pool.item.prompt)

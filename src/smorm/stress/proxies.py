@@ -21,9 +21,10 @@ from smorm.stress.ensemble import open_ensemble
 from smorm.stress.gold import open_reward
 from smorm.stress.pools import Pool
 from smorm.stress.rewards import FunctionReward, ModelReward, Reading, Reward
+from smorm.text.limits import Unscored
 
 ViewOf = Callable[[Any], Any]
-Values = list[list[Floats | str]]
+Values = list[list[Floats | Unscored]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,6 @@ from smorm.data.quarantine import BadRecord
 from smorm.data.records import Preference
 from smorm.errors import ConfigError, DataError
 from smorm.evaluation.metrics import Floats
-from smorm.scoring.reward_model import item_of
 from smorm.stress.gold import scored_pools
 from smorm.stress.pools import SIDES, Given, Pool, given_of, parsed_rows
 from smorm.stress.rewards import Reward
@@ -132,7 +131,7 @@ def _relabelled(
     ties: Ties,
     skip: bool,
 ) -> Iterator[Given]:
-    pools = [Pool(item_of(pair), given_of(row, 2)) for row, pair in chunk]
+    pools = [Pool(pair.item, given_of(row, 2)) for row, pair in chunk]
     found = scored_pools(gold, pools, report.census, "gold", skip=skip)
     for (row, pair), scores in zip(chunk, found, strict=True):
         if scores is None:

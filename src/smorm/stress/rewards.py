@@ -23,7 +23,7 @@ from smorm.scoring.remote import RemoteReward
 from smorm.scoring.reward_model import RewardModel
 from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scored, Scorer
 from smorm.stress.pools import Given, Pool, text_of
-from smorm.text.limits import Overlong
+from smorm.text.limits import Overlong, Unscored, UnscoredReason
 from smorm.world import gold as lab_gold
 from smorm.world import make_world, parse_prompt
 
@@ -43,7 +43,7 @@ class Reward(Protocol):
         """Whether it can judge an answer that no file holds."""
         ...
 
-    def score(self, pools: Sequence[Pool], census: Census) -> list[Floats | str]:
+    def score(self, pools: Sequence[Pool], census: Census) -> list[Floats | Unscored]:
         """Rewards [N] of each pool, or why it has none; what was shortened is counted."""
         ...
 
@@ -77,7 +77,7 @@ class ModelReward:
         """Whether a long answer shortens the prompt of the others in its pool."""
         return (self.reading.overlong or self.model.card.overlong) == "truncate_prompt"
 
-    def rows(self, pools: Sequence[Pool], census: Census) -> list[Scored | str]:
+    def rows(self, pools: Sequence[Pool], census: Census) -> list[Scored | Unscored]:
         """All rows of the head for each pool."""
         policy: Any = self.reading.overlong or self.model.card.overlong
         scorer = Scorer(
@@ -89,14 +89,16 @@ class ModelReward:
                 census.add("prompt shortened to the limit", pool.item.where)
         return found
 
-    def score(self, pools: Sequence[Pool], census: Census) -> list[Floats | str]:
+    def score(self, pools: Sequence[Pool], census: Census) -> list[Floats | Unscored]:
         """The view's values."""
         return self.values(self.view, self.rows(pools, census))
 
-    def values(self, view: View, rows: Sequence[Scored | str]) -> list[Floats | str]:
+    def values(self, view: View, rows: Sequence[Scored | Unscored]) -> list[Floats | Unscored]:
         """Any view's values of rows that were computed."""
         scales = self.model.card.scales
-        return [one if isinstance(one, str) else apply_view(view, one.rows, scales) for one in rows]
+        return [
+            one if isinstance(one, Unscored) else apply_view(view, one.rows, scales) for one in rows
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ class HttpReward:
         """The server's address, and what it says its model is."""
         return {"url": self.remote.url, "model": self.remote.model_id, "view": self.view}
 
-    def score(self, pools: Sequence[Pool], census: Census) -> list[Floats | str]:
+    def score(self, pools: Sequence[Pool], census: Census) -> list[Floats | Unscored]:
         """The server's scores; a failure of the server stops everything.
 
         Raises:
@@ -146,7 +148,7 @@ class FunctionReward:
         """Its name; its code is not hashed."""
         return {"function": self.name}
 
-    def score(self, pools: Sequence[Pool], census: Census) -> list[Floats | str]:
+    def score(self, pools: Sequence[Pool], census: Census) -> list[Floats | Unscored]:
         """What the function returns.
 
         Raises:
@@ -199,18 +201,19 @@ class FieldReward:
         """The field's name."""
         return {"field": self.name}
 
-    def score(self, pools: Sequence[Pool], census: Census) -> list[Floats | str]:
+    def score(self, pools: Sequence[Pool], census: Census) -> list[Floats | Unscored]:
         """The field's values."""
         return [self._of(pool) for pool in pools]
 
-    def _of(self, pool: Pool) -> Floats | str:
+    def _of(self, pool: Pool) -> Floats | Unscored:
         values = [_look_up(given, self.name) for given in pool.given]
         for at, value in enumerate(values):
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not math.isfinite(value):
                 said = "missing" if value is _MISSING else f"{value!r}, expected a finite number"
                 has = ", ".join(map(str, pool.given[at])) or "nothing"
-                return f"answer {at + 1}: {self.name}: {said}; beside the answer stands: {has}"
+                detail = f"answer {at + 1}: {self.name}: {said}; beside the answer stands: {has}"
+                return Unscored(UnscoredReason.NO_VALUE, detail)
         return np.array(values, dtype=np.float64)
 
 
@@ -226,15 +229,15 @@ class LabReward:
         """The world's seed."""
         return {"lab": self.seed}
 
-    def score(self, pools: Sequence[Pool], census: Census) -> list[Floats | str]:
+    def score(self, pools: Sequence[Pool], census: Census) -> list[Floats | Unscored]:
         """True quality, 0..1."""
         return [self._of(pool) for pool in pools]
 
-    def _of(self, pool: Pool) -> Floats | str:
+    def _of(self, pool: Pool) -> Floats | Unscored:
         try:
             prompt = parse_prompt(text_of(pool.item.prompt))
         except DataError as error:
-            return str(error)
+            return Unscored(UnscoredReason.OTHER_WORLD, str(error))
         world = make_world(self.seed)
         return np.array([lab_gold(world, prompt, text) for text in pool.texts])
 
@@ -245,7 +248,7 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {error} ({last.filename}:{last.lineno})"
 
 
-def _split(scores: Floats, pools: Sequence[Pool]) -> list[Floats | str]:
+def _split(scores: Floats, pools: Sequence[Pool]) -> list[Floats | Unscored]:
     ends = np.cumsum([len(pool) for pool in pools])
     return list(np.split(scores, ends[:-1])) if len(pools) else []
 

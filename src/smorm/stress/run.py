@@ -23,6 +23,7 @@ from smorm.stress.proxies import ProxyReward, Values, ViewOf, find_all, names_of
 from smorm.stress.rewards import Reading
 from smorm.stress.sets import PromptSet, Tell, data_of, read_sets, skips
 from smorm.stress.symptoms import detection, disagreement
+from smorm.text.limits import Unscored
 
 KIND = "stress"
 
@@ -167,7 +168,7 @@ def _kept(pools: Sequence[Pool], values: Values, census: Census, *, skip: bool) 
     """Places of the pools that have scores."""
     kept = []
     for at, pool in enumerate(pools):
-        reason = next((column[at] for column in values if isinstance(column[at], str)), None)
+        reason = next((column[at] for column in values if isinstance(column[at], Unscored)), None)
         if reason is None:
             kept.append(at)
         elif skip:
@@ -179,8 +180,8 @@ def _kept(pools: Sequence[Pool], values: Values, census: Census, *, skip: bool) 
     return kept
 
 
-def _at(column: Sequence[Floats | str], kept: Sequence[int]) -> list[Floats]:
-    return [one for one in (column[at] for at in kept) if not isinstance(one, str)]
+def _at(column: Sequence[Floats | Unscored], kept: Sequence[int]) -> list[Floats]:
+    return [one for one in (column[at] for at in kept) if not isinstance(one, Unscored)]
 
 
 def _signal(heads: Sequence[Sequence[Floats]], census: Census) -> list[Floats] | None:

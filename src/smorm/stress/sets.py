@@ -9,10 +9,10 @@ from typing import Any
 from smorm.data.census import Census
 from smorm.data.encode import prompt_key
 from smorm.data.formats import Source
+from smorm.data.records import Item
 from smorm.errors import DataError
 from smorm.evaluation.metrics import Floats
 from smorm.files import fingerprint
-from smorm.scoring.scorer import Item
 from smorm.stress.best_of_n import spread_within
 from smorm.stress.config import PromptsSection, StressConfig
 from smorm.stress.gold import Remembering, open_reward, scored_pools

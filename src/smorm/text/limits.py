@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Literal
 
 from smorm.errors import DataError
@@ -15,8 +16,33 @@ from smorm.text.chat import RAW, Message, Messages, Renderer
 
 Overlong = Literal["error", "drop", "truncate_prompt"]
 
-TOO_LONG = "longer than the limit"
-RESPONSE_TOO_LONG = "response longer than the limit"
+
+class UnscoredReason(StrEnum):
+    """Why responses have no score; the value is the words that census lines hold."""
+
+    TOO_LONG = "longer than the limit"
+    RESPONSE_TOO_LONG = "response longer than the limit"
+    REFUSED = "cannot be rendered within the limit"
+    NO_ASSISTANT_TURN = "no turn of an assistant"
+    BAD_RECORD = "bad record"
+    NO_VALUE = "no value in the field"
+    OTHER_WORLD = "not of the generated world"
+
+
+@dataclass(frozen=True, slots=True)
+class Unscored:
+    """What stands in the place of a score where there is none.
+
+    Attributes:
+        reason: decides whatever depends on it.
+        detail: a sentence for people; nothing may depend on its wording.
+    """
+
+    reason: UnscoredReason
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return self.detail or f"not scored: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +56,7 @@ class Fitted:
     tokens: list[list[int]] | None
     prompt: Messages
     truncated: bool = False
-    dropped: str | None = None
+    dropped: UnscoredReason | None = None
 
 
 def fit(
@@ -58,7 +84,7 @@ def fit(
             'the limit, or set overlong to "drop" or "truncate_prompt"'
         )
     if policy == "drop":
-        return Fitted(None, prompt, dropped=TOO_LONG)
+        return Fitted(None, prompt, dropped=UnscoredReason.TOO_LONG)
     return _truncate(renderer, prompt, responses, limit, longest, len(tokens[longest]))
 
 
@@ -80,7 +106,7 @@ def _truncate(
         while length > limit:
             before, shorter = shorter, _shorten(renderer, shorter, length - limit)
             if shorter == before:
-                return Fitted(None, prompt, dropped=RESPONSE_TOO_LONG)
+                return Fitted(None, prompt, dropped=UnscoredReason.RESPONSE_TOO_LONG)
             fitting = renderer.render(shorter + responses[longest])
             length = len(fitting)
         tokens = [

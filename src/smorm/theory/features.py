@@ -14,6 +14,7 @@ import numpy as np
 from smorm.data.census import Census
 from smorm.data.encode import prompt_key
 from smorm.data.formats import OnBad, Source, read_records
+from smorm.data.records import Item
 from smorm.data.registry import Kind, Record
 from smorm.data.scaling import restore_scales
 from smorm.errors import DataError
@@ -21,8 +22,8 @@ from smorm.evaluation.metrics import Floats, Ints
 from smorm.evaluation.scored import hash_of
 from smorm.files import fingerprint
 from smorm.model.inference import pooled_units
-from smorm.scoring.reward_model import RewardModel, item_of
-from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Item
+from smorm.scoring.reward_model import RewardModel
+from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS
 from smorm.text.limits import Overlong, fit
 from smorm.trees.forest import Tokens
 
@@ -98,7 +99,7 @@ def featured(model: RewardModel, source: Source, kind: Kind | None, reading: Rea
     kept: list[Record] = []
     units: list[list[Tokens]] = []
     for record in read_records(source, kind, census, reading.on_bad_record):
-        unit = _tokens(model, item_of(record), reading, census)
+        unit = _tokens(model, record.item, reading, census)
         if unit is not None:
             kept.append(record)
             units.append(unit)

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from smorm.data.census import Census
 from smorm.data.encode import prompt_key
 from smorm.data.formats import Source
-from smorm.data.records import Messages
+from smorm.data.records import Item, Messages
 from smorm.errors import ConfigError, DataError
 from smorm.files import fingerprint
-from smorm.scoring.scorer import Item
 from smorm.stress.config import PromptsSection
 from smorm.stress.pools import Pool
 from smorm.stress.rl.actor import Actor

@@ -19,6 +19,7 @@ from smorm.evaluation.metrics import Floats
 from smorm.stress.pools import Pool
 from smorm.stress.proxies import ProxyReward
 from smorm.stress.rl.prompts import Asked
+from smorm.text.limits import Unscored
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Proxy:
     place: int
     census: Census = field(default_factory=Census)
 
-    def values(self, pools: Sequence[Pool]) -> list[Floats | str]:
+    def values(self, pools: Sequence[Pool]) -> list[Floats | Unscored]:
         """Scores of pools, or why one has none."""
         return self.pusher.score(pools, self.census)[self.place]
 
@@ -45,7 +46,7 @@ class Proxy:
         found: list[float] = []
         for pool, scores in zip(pools, self.values(pools), strict=True):
             # one answer that does not fit takes its pool with it: one by one then
-            found += self._alone(pool) if isinstance(scores, str) else scores.tolist()
+            found += self._alone(pool) if isinstance(scores, Unscored) else scores.tolist()
         if all(map(math.isnan, found)):
             raise DataError(f"{self.pusher.name}: scores none of the {len(found)} sampled answers")
         return np.array(found)
@@ -53,9 +54,9 @@ class Proxy:
     def _alone(self, pool: Pool) -> list[float]:
         found = []
         for scores in self.values([pool.of([one]) for one in pool.item.responses]):
-            if isinstance(scores, str):
+            if isinstance(scores, Unscored):
                 self.census.add("sampled answer without a score, not learnt from", pool.item.where)
-            found.append(math.nan if isinstance(scores, str) else float(scores[0]))
+            found.append(math.nan if isinstance(scores, Unscored) else float(scores[0]))
         return found
 
 

@@ -23,6 +23,7 @@ from smorm.stress.rl.prompts import AskedSet
 from smorm.stress.rl.reward_signal import Signal
 from smorm.stress.sets import Tell
 from smorm.stress.symptoms import text_measures
+from smorm.text.limits import Unscored
 
 QUANTITIES = ("gold", "raw_proxy", "kl")
 
@@ -98,25 +99,25 @@ class Tracer:
         return Snapshot(step, values, self.signal.multiplier)
 
     def _scored(
-        self, what: str, pools: Sequence[Pool], scores: Sequence[Floats | str], census: Census
+        self, what: str, pools: Sequence[Pool], scores: Sequence[Floats | Unscored], census: Census
     ) -> list[Floats]:
         """Scores, with NaN for a pool that has none under `skip`.
 
         Raises:
             DataError: a pool has none, or under `skip` none has any.
         """
-        if self.skip and all(isinstance(one, str) for one in scores):
+        if self.skip and all(isinstance(one, Unscored) for one in scores):
             raise DataError(f"{pools[0].item.where}: no {what} for any prompt: {scores[0]}")
         found = []
         for pool, one in zip(pools, scores, strict=True):
-            if isinstance(one, str):
+            if isinstance(one, Unscored):
                 if not self.skip:
                     raise DataError(
                         f"{pool.item.where}: no {what} of a sampled answer: {one}. Skipping bad "
                         "records leaves its prompt out of that step, counted."
                     )
                 census.add(f"prompt left out of a step: no {what}", pool.item.where)
-            found.append(np.full(len(pool), np.nan) if isinstance(one, str) else one)
+            found.append(np.full(len(pool), np.nan) if isinstance(one, Unscored) else one)
         return found
 
     def _kl(self, answers: Answers) -> Floats:
