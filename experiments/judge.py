@@ -27,7 +27,7 @@ from smorm.evaluation.benchmarks import BENCHMARKS
 from smorm.evaluation.compare import differences
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.result import Result
-from smorm.evaluation.sanity import check_sanity, failures
+from smorm.evaluation.sanity import check_sanity
 from smorm.evaluation.suite import Suite, parse_suite
 from smorm.evaluation.suites import run_suite, suite_pairs
 from smorm.files import write_json, write_text
@@ -128,7 +128,7 @@ def measure(
             print(f"{name} on {suite.name}: {time.monotonic() - started:.0f} s", flush=True)
         pairs = suite_pairs(suites[0])[:64]
         found = check_sanity(model, pairs, views[0])
-        told += [f"{name}: {line}" for line in failures(found) or ["all sanity tests pass"]]
+        told += [f"{name}: {line}" for line in found.failures or ["all sanity tests pass"]]
     return results + differences(results), told
 
 

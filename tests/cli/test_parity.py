@@ -70,7 +70,7 @@ def test_a_failure_is_exit_code_1_with_its_cause_and_its_result(smorm, good, few
     assert "head: " in error_of(err)
     result = json.loads((tmp_path / "r.json").read_text())
     assert result["metrics"]["passed"]["value"] == 0.0
-    assert any(note.startswith("failed: head: ") for note in result["notes"])
+    assert [failure["cause"] for failure in result["failures"]] == ["head"]
 
 
 def test_the_gate_is_the_users_to_choose(smorm, good, few):

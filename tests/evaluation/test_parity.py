@@ -65,8 +65,8 @@ def change(path: Path, **values: object) -> None:
 def only_cause(ours: Ours, folder: Path, view: str | None = None) -> str:
     found = against_folder(ours, str(folder), view, quick=True)
     assert not found.passed
-    assert len(found.causes) == 1, found.causes
-    return found.causes[0]
+    assert len(found.failures) == 1, found.failures
+    return found.failures[0].text
 
 
 # What is right
@@ -74,7 +74,7 @@ def only_cause(ours: Ours, folder: Path, view: str | None = None) -> str:
 
 def test_every_layout_batch_and_padding_side_of_an_export_agrees(good):
     found = against_folder(measured(trained(), whole=True), str(good))
-    assert found.passed, found.causes
+    assert found.passed, found.failures
     names = {row.path.name for row in found.rows}
     assert {f"scoring, {way}, batch {n}" for way in ("forest", "packed", "padded")
             for n in (1, 2, 8, 32)} <= names  # fmt: skip
@@ -89,7 +89,7 @@ def test_every_layout_batch_and_padding_side_of_an_export_agrees(good):
 @pytest.mark.parametrize("view", ["L", "M", {"name": "w", "weights": {"style": -2}, "offset": 3}])
 def test_the_views_constant_is_accounted_for_and_said(tmp_path, ours, view):
     found = against_folder(ours, str(exported(tmp_path / "out", view)), quick=True)
-    assert found.passed, found.causes
+    assert found.passed, found.failures
     assert found.comparison.lens.view.name == (view if isinstance(view, str) else "w")
     assert found.comparison.lens.constant != 0
     assert any("constant" in note and "left out" in note for note in found.notes)
@@ -99,7 +99,7 @@ def test_an_export_is_compared_with_itself_and_all_rows_row_by_row(tmp_path, our
     folder = exported(tmp_path / "m", "M")
     assert against_folder(measured(folder), str(folder), quick=True).passed
     found = against_folder(ours, str(exported(tmp_path / "rows", None)), quick=True)
-    assert found.passed, found.causes
+    assert found.passed, found.failures
     assert found.comparison.lens.view is None
     assert found.as_result().view == "all rows"
 
@@ -131,7 +131,7 @@ def test_a_model_of_others_agrees_once_its_pad_token_is_not_its_eos(tmp_path, da
     folder = foreign(tmp_path / "theirs", data_folder, rows)
     target = exported(tmp_path / "ours", "F" if rows == 1 else None, folder)
     found = against_folder(measured(folder), str(target), quick=True)
-    assert found.passed, found.causes
+    assert found.passed, found.failures
     assert not any("no chat template" in note for note in found.notes)
 
 
@@ -150,7 +150,7 @@ def test_bfloat16_has_a_gate_of_its_own_and_names_rounding(good):
     assert against_folder(half, str(good), gate=0.5, quick=True).passed
     found = against_folder(half, str(good), gate=1e-4, quick=True)
     assert not found.passed
-    assert found.causes[0].startswith("precision: ")
+    assert found.failures[0].text.startswith("precision: ")
 
 
 # Planted faults
@@ -170,7 +170,9 @@ def test_a_missing_pad_token_is_named(tmp_path, ours, good):
     change(folder / "tokenizer_config.json", pad_token=None)
     found = against_folder(ours, str(folder), quick=True)
     assert [row.path.batch for row in found.rows if not row.passed] == [8, 8]
-    assert all(cause.startswith("pad token: the folder names none") for cause in found.causes)
+    assert all(
+        cause.startswith("pad token: the folder names none") for cause in map(str, found.failures)
+    )
 
 
 def test_a_tokenizer_that_pads_with_another_token_than_the_config_is_named(tmp_path, ours, good):
@@ -244,7 +246,7 @@ def test_a_head_of_zeros_is_no_parity(tmp_path, good):
     found = against_folder(measured(folder), str(folder), quick=True)
     assert all(row.passed for row in found.rows)
     assert not found.passed
-    assert found.causes[0].startswith("head: the scores of all conversations are the same")
+    assert found.failures[0].text.startswith("head: the scores of all conversations are the same")
 
 
 def test_a_head_that_plain_transformers_would_draw_anew_is_refused(tmp_path, ours, good):

@@ -57,7 +57,7 @@ def against(ours: Ours, reply, view: str = "L") -> Parity:
 
 def test_vllm_agrees_by_each_endpoint_alone_and_among_others(ours, engine):
     found = against(ours, vllm(engine))
-    assert found.passed, found.causes
+    assert found.passed, found.failures
     served = [row for row in found.rows if row.path.kind == "server"]
     assert [row.path.name.partition(", ")[0] for row in served].count("vllm /pooling") == 2
     assert {row.path.batch for row in served} == {1, 2, 8, 32}
@@ -67,13 +67,13 @@ def test_vllm_agrees_by_each_endpoint_alone_and_among_others(ours, engine):
 
 def test_sglang_agrees_and_its_text_has_one_bos(ours, engine):
     found = against(ours, sglang(engine))
-    assert found.passed, found.causes
+    assert found.passed, found.failures
     assert all(row.same_tokens for row in found.rows if row.path.kind == "server")
 
 
 def test_our_own_server_agrees_with_the_views_constant_and_keeps_control_tokens(ours):
     found = against(ours, smorm(ours.model))
-    assert found.passed, found.causes
+    assert found.passed, found.failures
     assert found.comparison.lens.constant != 0
     served = next(row for row in found.rows if row.path.kind == "server")
     assert found.comparison.gated(served.path).all()
@@ -82,7 +82,7 @@ def test_our_own_server_agrees_with_the_views_constant_and_keeps_control_tokens(
 
 def test_all_rows_of_a_server_are_compared_row_by_row(ours, whole):
     found = against(ours, vllm(whole))
-    assert found.passed, found.causes
+    assert found.passed, found.failures
     assert found.comparison.lens.view is None
 
 
@@ -113,32 +113,33 @@ def test_what_a_server_does_to_the_scores_is_named(ours, engine, name):
     serve, twist, told = TWISTS[name]
     found = against(ours, serve(engine, twist))
     assert not found.passed
-    assert len(found.causes) == 1, found.causes
-    assert re.match(told, found.causes[0]), found.causes
+    assert len(found.failures) == 1, found.failures
+    assert re.match(told, found.failures[0].text), found.failures
 
 
 def test_the_softmax_over_all_rows_is_named(ours, whole):
-    (cause,) = against(ours, vllm(whole, softmax)).causes
+    (cause,) = map(str, against(ours, vllm(whole, softmax)).failures)
     assert cause.startswith("activation: the scores are the softmax of ours")
 
 
 def test_the_last_row_in_place_of_the_view_is_named(ours, whole):
-    (cause,) = against(ours, vllm(whole, last_of)).causes
+    (cause,) = map(str, against(ours, vllm(whole, last_of)).failures)
     assert cause.startswith("head: these are the scores of the row 'style'")
 
 
 def test_the_constant_that_a_server_adds_or_lacks_is_named(ours, engine):
     constant = against(ours, sglang(engine)).comparison.lens.constant
-    (adds,) = against(ours, sglang(engine, shifted(constant))).causes
+    (adds,) = map(str, against(ours, sglang(engine, shifted(constant))).failures)
     assert "the target adds the view's constant" in adds
-    (lacks,) = against(ours, smorm(ours.model, shifted(-constant))).causes
+    (lacks,) = map(str, against(ours, smorm(ours.model, shifted(-constant))).failures)
     assert "the target lacks the view's constant" in lacks
 
 
 def test_a_doubled_bos_is_seen_by_the_number_of_tokens(ours, engine):
     found = against(ours, vllm(engine, double_bos=True))
     assert any(
-        "one more in each conversation, most likely a doubled BOS" in c for c in found.causes
+        "one more in each conversation, most likely a doubled BOS" in c
+        for c in map(str, found.failures)
     )
     assert not any("text" in row.path.name for row in found.rows if not row.passed)
 
@@ -160,4 +161,4 @@ def test_an_endpoint_that_is_missing_is_a_path_that_fails(ours, engine):
 
     found = against(ours, reply)
     assert [row.path.name for row in found.rows if not row.passed] == ["vllm /pooling, 1 at a time"]
-    assert "pooling is off" in found.causes[0]
+    assert "pooling is off" in found.failures[0].text

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from smorm.errors import DataError
+from smorm.evaluation.failures import CauseKind, Failure
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.result import Result, parse_result, read_results, write_results
 
@@ -44,6 +46,22 @@ def test_a_number_that_does_not_exist_is_null_in_the_file(tmp_path):
     assert list(written) == [
         "kind", "suite", "model", "view", "metrics", "items", "fingerprint", "notes",
     ]  # fmt: skip
+
+
+def test_failures_are_written_and_read_and_old_notes_are_read_as_failures():
+    failure = Failure("swapped", CauseKind.POOLING, "swapped: 3 of 9 keep their winner: pooling")
+    written = replace(RESULT, failures=(failure,)).as_dict()
+    assert written["failures"] == [
+        {"test": "swapped", "cause": "pooling", "text": failure.text},
+    ]
+    assert parse_result(written, "here").failures == (failure,)
+    old = parse_result(changed(notes=["failed: raw: activation", "9 pairs."]), "here")
+    assert old.failures == (Failure("raw", CauseKind.UNKNOWN, "raw: activation"),)
+    assert old.notes == ("9 pairs.",)
+    later = {**written, "failures": [{"test": "new", "cause": "of later", "text": "new: ..."}]}
+    assert parse_result(later, "here").failures[0].cause is CauseKind.UNKNOWN
+    with pytest.raises(DataError, match=r"here: failures\[0\]: expected an object"):
+        parse_result(changed(failures=["swapped"]), "here")
 
 
 def test_several_results_share_a_file(tmp_path):

@@ -20,7 +20,7 @@ from smorm.data.formats import Source, read_preferences
 from smorm.data.records import Item
 from smorm.errors import DataError
 from smorm.evaluation.result import Result
-from smorm.evaluation.sanity import check_sanity, failures
+from smorm.evaluation.sanity import check_sanity
 from smorm.evaluation.sanity_causes import head_notes
 from smorm.model.export import export_view
 from smorm.model.network import Batch, RewardNetwork
@@ -69,7 +69,7 @@ def spoiled(tmp_path) -> Callable[..., RewardModel]:
 @pytest.mark.parametrize("view", [None, "F", "L"])
 def test_a_trained_model_passes_every_test(items, view):
     result = check_sanity(model(), items, view)
-    assert failures(result) == []
+    assert result.failures == ()
     assert not any("nobody" in note for note in result.notes)
     values = {name: metric.value for name, metric in result.metrics.items()}
     assert values["finite"] == values["raw"] == 1.0
@@ -88,7 +88,7 @@ def test_the_result_can_be_written_and_read_again(items, tmp_path):
     result.write(tmp_path / "r.json")
     again = Result.read(tmp_path / "r.json")
     assert again.kind == "sanity"
-    assert failures(again) == failures(result)
+    assert again.failures == result.failures
     assert again.metrics.keys() == result.metrics.keys()
 
 
@@ -124,7 +124,7 @@ def test_items_with_one_response_are_refused(items):
 
 def failed(result: Result) -> dict[str, str]:
     """Test to cause."""
-    return dict(line.split(": ", 1) for line in failures(result))
+    return {failure.test: failure.text for failure in result.failures}
 
 
 @pytest.mark.data
@@ -146,7 +146,7 @@ def test_pad_as_eos_is_named_on_a_model_of_others_and_gone_once_exported(
     assert any("as if nobody had trained them: preference" in note for note in found.notes)
     parts = (loaded.network, loaded.tokenizer, loaded.card, loaded.view("F"))
     folder = export_view(tmp_path / "ours", *parts).folder
-    assert failures(check_sanity(RewardModel.load(folder), items[:10])) == []
+    assert check_sanity(RewardModel.load(folder), items[:10]).failures == ()
 
 
 def test_a_template_that_drops_the_response_is_named(items, spoiled):
@@ -220,7 +220,7 @@ def test_an_activation_behind_the_head_is_named(items):
 def test_scores_that_are_not_finite_end_the_tests(items):
     result = check_sanity(wearing(Broken), items)
     assert result.metrics["finite"].value == 0.0
-    assert failed(result)["finite"].startswith("weights: ")
+    assert failed(result)["finite"].startswith("finite: weights: ")
 
 
 def test_prompts_that_differ_only_where_they_are_cut_are_named(items):

@@ -58,7 +58,6 @@ def run(
     from smorm.errors import ConfigError
     from smorm.evaluation.compare import differences
     from smorm.evaluation.result import write_results
-    from smorm.evaluation.sanity import failures
     from smorm.evaluation.suite import parse_suite
 
     rule = rule_of(combine, kappa, standardise)
@@ -78,7 +77,7 @@ def run(
     write_results(output, results)
     print_results(results)
     typer.echo(f"results: {output}")
-    failed = [f"{one.model}, {one.suite}: {line}" for one in results for line in failures(one)]
+    failed = [f"{one.model}, {one.suite}: {failure}" for one in results for failure in one.failures]
     if failed:
         typer.echo("\n".join(["sanity tests failed:", *failed]), err=True)
         raise typer.Exit(1)

@@ -77,7 +77,7 @@ def _tell(found: Parity, folder: Path) -> None:
     if not found.passed and not found.only_tokens_differ:
         raise SmormError(
             f"{folder}: plain transformers gives other scores: do not use it. "
-            + "; ".join(found.causes)
+            + "; ".join(map(str, found.failures))
         )
     agreeing = [row.difference for row in found.rows if row.passed]
     typer.echo(

@@ -74,7 +74,7 @@ def run(
         found.as_result().write(output)
         typer.echo(f"result: {output}")
     if not found.passed:
-        raise SmormError("\n  ".join(["parity fails:", *found.causes]))
+        raise SmormError("\n  ".join(["parity fails:", *map(str, found.failures)]))
 
 
 def _compare(

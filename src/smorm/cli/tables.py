@@ -52,7 +52,7 @@ def print_results(results: Sequence[Result]) -> None:
         difference = kind == "difference"
         title = f"{suite}: {TITLES[kind]}" if kind in TITLES else suite
         _print_table(console, title, suite, rows, signed=difference)
-        for note in dict.fromkeys(note for result in rows for note in result.notes):
+        for note in dict.fromkeys(note for result in rows for note in result.reported):
             console.print(f"  {note}", style="dim", markup=False, highlight=False)
 
 

@@ -21,6 +21,7 @@ import torch
 
 from smorm.errors import ConfigError, SmormError
 from smorm.evaluation.conversations import Conversation
+from smorm.evaluation.failures import Cause, CauseKind, Failure
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.parity_compare import GATES, Compared, Comparison, Lens, Ours
 from smorm.evaluation.parity_paths import (
@@ -51,13 +52,13 @@ class Parity:
     target: str
     comparison: Comparison
     rows: Sequence[Compared]
-    causes: Sequence[str]
+    failures: tuple[Failure, ...]
     notes: Sequence[str]
 
     @property
     def passed(self) -> bool:
         """Whether every path passes, and the scores differ enough to tell."""
-        return not self.causes and all(row.passed for row in self.rows)
+        return not self.failures and all(row.passed for row in self.rows)
 
     @property
     def only_tokens_differ(self) -> bool:
@@ -78,7 +79,7 @@ class Parity:
         return float(self.comparison.spread.min())
 
     def as_result(self) -> Result:
-        """The result file: each path an item; what failed and why, among the notes."""
+        """The result file: each path an item."""
         ours, lens = self.comparison.ours, self.comparison.lens
         count = len(ours.conversations)
         metrics = {
@@ -98,7 +99,7 @@ class Parity:
         return Result(
             "parity", self.target, ours.model.name, view, metrics,
             items=[row.as_dict() for row in self.rows], fingerprint=marks,
-            notes=(*(f"failed: {cause}" for cause in self.causes), *self.notes),
+            notes=tuple(self.notes), failures=self.failures,
         )  # fmt: skip
 
 
@@ -209,19 +210,24 @@ def _parity(
 ) -> Parity:
     ours = comparison.ours
     rows = [comparison.compare(path) for path in (*ours.paths[1:], *paths)]
-    places: dict[str, list[str]] = {}
+    places: dict[Cause, list[str]] = {}
     for row in rows:
         for cause in [] if row.passed else comparison.explain(row, rows):
             places.setdefault(cause, []).append(row.path.name)
-    causes = [f"{cause} [{_listed(names)}]" for cause, names in places.items()]
+    failures = [_failure(cause, _listed(names)) for cause, names in places.items()]
     largest = float(np.abs(comparison.lens(comparison.reference)).max())
     if comparison.spread.max() <= 1e-9 * max(1.0, largest):
-        causes.insert(
-            0,
-            "head: the scores of all conversations are the same, so there is nothing to compare "
-            "(rows of zeros, or a template that drops the messages)",
+        same = (
+            "the scores of all conversations are the same, so there is nothing to compare "
+            "(rows of zeros, or a template that drops the messages)"
         )
-    return Parity(target, comparison, rows, causes, [*_told(comparison, rows), *notes, *ours.notes])
+        failures.insert(0, _failure(Cause(CauseKind.HEAD, same), "every path"))
+    reported = [*_told(comparison, rows), *notes, *ours.notes]
+    return Parity(target, comparison, rows, tuple(failures), reported)
+
+
+def _failure(cause: Cause, paths: str) -> Failure:
+    return Failure(paths, cause.kind, f"{cause} [{paths}]")
 
 
 def _listed(names: Sequence[str]) -> str:

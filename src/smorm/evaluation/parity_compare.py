@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smorm.evaluation.conversations import Conversation
+from smorm.evaluation.failures import Cause, CauseKind
 from smorm.evaluation.parity_causes import FailureContext, causes
 from smorm.evaluation.parity_paths import Path
 from smorm.model.export import PlainModel
@@ -146,7 +147,7 @@ class Comparison:
         expected, found = self.values(path)
         if found.shape != expected.shape:
             due = f"{found.shape[1]} scores a conversation where {expected.shape[1]} were due"
-            failed = replace(path, rows=None, error=f"head: gives {due}")
+            failed = replace(path, rows=None, error=f"gives {due}", cause=CauseKind.HEAD)
             return Compared(failed, math.nan, math.nan, None, same, False)
         gaps = np.abs(found - expected)
         in_spreads = (gaps / np.maximum(self.spread, 1e-12)).max(axis=1)
@@ -171,7 +172,7 @@ class Comparison:
             return None
         return all(path.counts[at] in (None, len(own[at])) for at in places)
 
-    def explain(self, row: Compared, rows: Sequence[Compared]) -> list[str]:
+    def explain(self, row: Compared, rows: Sequence[Compared]) -> list[Cause]:
         """Likely causes of a path's failure."""
         path, places = row.path, np.flatnonzero(self.gated(row.path)).tolist()
         scores = None

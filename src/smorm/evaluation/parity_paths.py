@@ -17,6 +17,7 @@ from smorm.data.encode import Encoder
 from smorm.data.records import Item
 from smorm.errors import DataError, SmormError
 from smorm.evaluation.conversations import Conversation
+from smorm.evaluation.failures import CauseKind
 from smorm.model.export import PlainModel, Side
 from smorm.model.network import Layout
 from smorm.scoring.protocols import SglangText, VllmText, Wire
@@ -42,7 +43,8 @@ class Path:
         kind: ours; plain transformers given our token ids, or its own; a server.
         rows: scores [N, C]; None where it failed, and `error` then says how.
         tokens: token ids of each conversation, where the way shows them.
-        counts: how many tokens each had, where it only tells that.
+        counts: how many tokens each had, where it only reports that.
+        error: why there are no scores, and `cause` of what kind.
         batch: conversations a batch.
         side: which side is padded.
         constant: whether the scores have the view's constant in them.
@@ -55,6 +57,7 @@ class Path:
     tokens: list[list[int]] | None = None
     counts: list[int | None] | None = None
     error: str | None = None
+    cause: CauseKind = CauseKind.NO_SCORES
     batch: int = 1
     side: Side | None = None
     constant: bool = False

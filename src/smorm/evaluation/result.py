@@ -1,10 +1,12 @@
 """The result file: what a suite measured, of which model, and with what.
 
     {"kind", "suite", "model", "view", "metrics": {name: {"value", "n", "low", "high"}},
-     "items": path or list, "fingerprint": {...}, "notes": [...]}
+     "items": path or list, "fingerprint": {...}, "notes": [...],
+     "failures": [{"test", "cause", "text"}]}
 
 A file holds one such object, or a list of them (several models or suites in one run). Numbers that
-do not exist are null. `notes` tells what was counted: ties, masked ratings, truncations.
+do not exist are null. `notes` reports what was counted: ties, masked ratings, truncations.
+`failures` is there where a test failed. Files of earlier versions hold a failure as a note.
 """
 
 from __future__ import annotations
@@ -16,11 +18,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from smorm.errors import DataError
+from smorm.evaluation.failures import Failure, failure_of, split_old_notes
 from smorm.evaluation.metrics import Metric
 from smorm.files import read_json, write_json
 
 _NAMES = ("kind", "suite", "model", "view")
-_KEYS = (*_NAMES, "metrics", "items", "fingerprint", "notes")
+_KEYS = (*_NAMES, "metrics", "items", "fingerprint", "notes", "failures")
 
 
 class Comparable(Protocol):
@@ -47,8 +50,8 @@ class Result:
 
     `suite` is a name such as "pairs/OODlong"; `model` and `view` are shown to readers; `items` is
     the path of the per-item scores or the items themselves; `fingerprint` names config, data and
-    code, and the `seed` where there were several; `outcomes` is what a paired difference is taken
-    of, and is not written.
+    code, and the `seed` where there were several; `failures` are of sanity tests and parity checks;
+    `outcomes` is what a paired difference is taken of, and is not written.
     """
 
     kind: str
@@ -60,10 +63,11 @@ class Result:
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     outcomes: Comparable | None = field(default=None, compare=False, repr=False)
+    failures: tuple[Failure, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON object of the contract."""
-        return {
+        written: dict[str, Any] = {
             "kind": self.kind,
             "suite": self.suite,
             "model": self.model,
@@ -73,6 +77,14 @@ class Result:
             "fingerprint": dict(self.fingerprint),
             "notes": list(self.notes),
         }
+        if self.failures:
+            written["failures"] = [failure.as_dict() for failure in self.failures]
+        return written
+
+    @property
+    def reported(self) -> tuple[str, ...]:
+        """All that a reader must know, as sentences: failures first, then the notes."""
+        return (*(f"failed: {failure}" for failure in self.failures), *self.notes)
 
     def write(self, path: Path | str) -> None:
         """Write the file whole or not at all (OutputError)."""
@@ -131,6 +143,7 @@ def parse_result(value: Any, where: str) -> Result:
     _expect(isinstance(fingerprint, Mapping), where, "fingerprint", "an object", fingerprint)
     plain = isinstance(notes, list | tuple) and all(isinstance(note, str) for note in notes)
     _expect(plain, where, "notes", "a list of texts", notes)
+    failures, notes = _failures(value, tuple(notes), where)
     return Result(
         kind=value["kind"],
         suite=value["suite"],
@@ -139,8 +152,25 @@ def parse_result(value: Any, where: str) -> Result:
         metrics=_metrics(value["metrics"], where),
         items=str(items) if isinstance(items, Path) else items,
         fingerprint=dict(fingerprint),
-        notes=tuple(notes),
+        notes=notes,
+        failures=failures,
     )
+
+
+def _failures(
+    value: Mapping[str, Any], notes: tuple[str, ...], where: str
+) -> tuple[tuple[Failure, ...], tuple[str, ...]]:
+    """Failures and notes; of a file without the key, failures are among its notes."""
+    if "failures" not in value:
+        return split_old_notes(notes)
+    listed = value["failures"]
+    _expect(isinstance(listed, list), where, "failures", "a list", listed)
+    for index, item in enumerate(listed):
+        fits = isinstance(item, Mapping) and all(
+            isinstance(item.get(key), str) for key in ("test", "cause", "text")
+        )
+        _expect(fits, where, f"failures[{index}]", "an object {test, cause, text}", item)
+    return tuple(failure_of(item) for item in listed), notes
 
 
 def _metrics(value: Any, where: str) -> dict[str, Metric]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from smorm.data.records import Item
 from smorm.errors import DataError, ModelError
+from smorm.evaluation.failures import Cause, CauseKind
 from smorm.evaluation.result import Result
 from smorm.evaluation.sanity_causes import Inspector, head_notes
 from smorm.evaluation.sanity_tests import Bench, Floats, Found, run_tests
@@ -26,18 +27,12 @@ from smorm.scoring.scorer import Scorer
 
 LIMIT = 200
 """Pairs that are tested: drawn at random from larger suites."""
-FAILED = "failed: "
-
-
-def failures(result: Result) -> list[str]:
-    """What failed in a sanity (or parity) result, each with its likely cause."""
-    return [note.removeprefix(FAILED) for note in result.notes if note.startswith(FAILED)]
 
 
 def check_sanity(
     model: RewardModel, items: Sequence[Item], view: Any = None, *, seed: int = 0
 ) -> Result:
-    """Test a model on pairs; each test gives a metric, and a note that says why it failed.
+    """Test a model on pairs; each test gives a metric, and a failure with its cause.
 
     Args:
         items: two responses each, the better one first; at most 200 are drawn by `seed`.
@@ -80,10 +75,10 @@ def check_sanity(
         "pairs": len(drawn),
         "versions": versions(),
     }
-    notes = (*(FAILED + why for why in found.failed), *found.notes)
     return Result(
-        "sanity", "sanity", model.name, chosen.name, found.metrics, fingerprint=marks, notes=notes
-    )
+        "sanity", "sanity", model.name, chosen.name, found.metrics, fingerprint=marks,
+        notes=tuple(found.notes), failures=tuple(found.failures),
+    )  # fmt: skip
 
 
 def _drawn(items: Sequence[Item], rng: np.random.Generator, found: Found) -> list[Item]:
@@ -101,7 +96,8 @@ def _first_scores(bench: Bench, items: list[Item], found: Found) -> list[Floats 
     except ModelError as error:
         if "not finite" not in str(error):
             raise
-        found.add("finite", 0.0, len(items), f"weights: {error}")
+        broken = Cause(CauseKind.WEIGHTS, str(error))
+        found.add("finite", 0.0, len(items), broken)
         return None
     found.add("finite", 1.0, len(items), None)
     return rows

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from smorm.errors import ConfigError
+from smorm.evaluation.failures import Cause, CauseKind
 from smorm.model.export import PlainModel
 from smorm.model.views import View, fold
 from smorm.scoring.protocols import chat_text
@@ -25,25 +26,26 @@ class Inspector:
     model: RewardModel
     view: View
 
-    def equal_scores(self, pairs: Sequence[Pair]) -> str:
+    def equal_scores(self, pairs: Sequence[Pair]) -> Cause:
         """Why different conversations (whole ones) get equal scores."""
         seen = self.head() or self.template(pairs) or self.truncation(pairs)
-        return seen or (
-            "pooling: the tokens differ and the head is there, so the hidden state that is read "
-            "does not depend on the text (the decoder's weights, or the pooled position)"
+        return seen or Cause(
+            CauseKind.POOLING,
+            "the tokens differ and the head is there, so the hidden state that is read "
+            "does not depend on the text (the decoder's weights, or the pooled position)",
         )
 
-    def head(self) -> str | None:
+    def head(self) -> Cause | None:
         """Whether the view's row is nothing."""
         try:
             row = fold(self.view, self.model.network.head.weight, self.model.card.scales)[0]
         except ConfigError:  # not one row
             row = self.model.network.head.weight
         if not bool(row.any()):
-            return f"head: the row of view {self.view.name} is all zeros"
+            return Cause(CauseKind.HEAD, f"the row of view {self.view.name} is all zeros")
         return None
 
-    def template(self, pairs: Sequence[Pair]) -> str | None:
+    def template(self, pairs: Sequence[Pair]) -> Cause | None:
         """Whether different conversations become the same tokens."""
         renderer = self.model.renderer
         same = [(a, b) for a, b in pairs if renderer.render(a) == renderer.render(b)]
@@ -52,37 +54,41 @@ class Inspector:
         count = f"{len(same)} of {len(pairs)} different texts become the same tokens"
         text = chat_text(renderer, begin=True)
         if all(text(a) != text(b) for a, b in same):
-            return f"tokenizer: {count}: words that its vocabulary does not know?"
-        return f"template: {count}: the chat template leaves a part out"
+            unknown = f"{count}: words that its vocabulary does not know?"
+            return Cause(CauseKind.TOKENIZER, unknown)
+        return Cause(CauseKind.TEMPLATE, f"{count}: the chat template leaves a part out")
 
-    def truncation(self, pairs: Sequence[Pair]) -> str | None:
+    def truncation(self, pairs: Sequence[Pair]) -> Cause | None:
         """Whether what differs is beyond the token limit."""
         renderer = self.model.renderer
         long = sum(len(renderer.render(a)) > renderer.max_tokens for a, _ in pairs)
         if 2 * long < len(pairs):
             return None
-        return (
-            f"truncation: {long} of {len(pairs)} conversations are longer than the limit of "
-            f"{renderer.max_tokens} tokens, and what differs is cut off"
+        return Cause(
+            CauseKind.TRUNCATION,
+            f"{long} of {len(pairs)} conversations are longer than the limit of "
+            f"{renderer.max_tokens} tokens, and what differs is cut off",
         )
 
 
-def pad_token(plain: PlainModel, sequences: Sequence[Sequence[int]]) -> str:
+def pad_token(plain: PlainModel, sequences: Sequence[Sequence[int]]) -> Cause:
     """Why plain transformers gives other scores than we do, of the same token ids."""
     pad, tokenizer = plain.pad_id, plain.tokenizer
     ending = sum(list(ids)[-1] == pad for ids in sequences)
     if ending:
         also = ", which is also the EOS" if pad == tokenizer.eos_token_id else ""
-        return (
-            f"pad token: {ending} of {len(sequences)} conversations end with the pad token "
+        return Cause(
+            CauseKind.PAD_TOKEN,
+            f"{ending} of {len(sequences)} conversations end with the pad token "
             f"{tokenizer.convert_ids_to_tokens(pad)!r}{also}: plain transformers reads an earlier "
-            "one (transformers#35352); `smorm export` gives another pad token"
+            "one (transformers#35352); `smorm export` gives another pad token",
         )
     if pad != tokenizer.pad_token_id:
-        return (
-            f"pad token: the tokenizer pads with {tokenizer.pad_token_id}, the config names {pad}"
-        )
-    return "padding or precision: `smorm parity` shows which batches and sides differ"
+        differ = f"the tokenizer pads with {tokenizer.pad_token_id}, the config names {pad}"
+        return Cause(CauseKind.PAD_TOKEN, differ)
+    return Cause(
+        CauseKind.PADDING, "or its precision: `smorm parity` shows which batches and sides differ"
+    )
 
 
 def head_notes(weight: torch.Tensor, names: Sequence[str], config: Any) -> list[str]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from smorm.data.records import Item
 from smorm.errors import SmormError
+from smorm.evaluation.failures import Cause, CauseKind, Failure
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.parity_compare import GATES, allowed_gap
 from smorm.evaluation.sanity_causes import Inspector, pad_token
@@ -51,14 +52,17 @@ class Found:
     """Metrics and failures, as the tests are made."""
 
     metrics: dict[str, Metric] = field(default_factory=dict)
-    failed: list[str] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def add(self, name: str, value: float, n: int, why: str | None) -> None:
-        """A test's number, and why it fails (None: it holds)."""
+    def add(
+        self, name: str, value: float, n: int, cause: Cause | None, seen: str | None = None
+    ) -> None:
+        """A test's number, and the cause of its failure (None: it passes) with what was `seen`."""
         self.metrics[name] = Metric(value, n)
-        if why is not None:
-            self.failed.append(f"{name}: {why}")
+        if cause is not None:
+            text = ": ".join([name, *([seen] if seen else []), str(cause)])
+            self.failures.append(Failure(name, cause.kind, text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +139,12 @@ def _swapped(
     # Rounding may part two scores that are equal but for it.
     clear = np.maximum(np.abs(before), np.abs(after)) > 2 * rounding
     wrong = int((clear & (np.sign(before) != -np.sign(after))).sum())
-    why = (
+    seen = (
         f"the accuracy of the swapped sides is not 1 less the accuracy: {wrong} of {len(items)} "
-        "pairs keep their winner: pooling: the score depends on the place in the batch"
+        "pairs keep their winner"
     )
-    found.add("swapped", gap, len(items), why if wrong else None)
+    cause = Cause(CauseKind.POOLING, "the score depends on the place in the batch")
+    found.add("swapped", gap, len(items), cause if wrong else None, seen)
 
 
 def _shuffled(
@@ -154,11 +159,9 @@ def _shuffled(
     wins = _wins(values[:, 0] - values[:, 1], rounding)
     share, count = float(wins.mean()), int((wins != 0.5).sum())
     reach = Z * 0.5 * count**0.5 / len(items)
-    why = (
-        f"the accuracy under drawn labels is {share:.3f}, expected 0.5 ± {reach:.3f}: pooling: the "
-        "score depends on the side that comes first"
-    )
-    found.add("shuffled", share, len(items), why if abs(share - 0.5) > reach else None)
+    seen = f"the accuracy under drawn labels is {share:.3f}, expected 0.5 ± {reach:.3f}"
+    cause = Cause(CauseKind.POOLING, "the score depends on the side that comes first")
+    found.add("shuffled", share, len(items), cause if abs(share - 0.5) > reach else None, seen)
 
 
 def _different(
@@ -181,13 +184,12 @@ def _different(
             continue
         same = usable & (np.abs(values[:, 0] - scores) <= rounding)
         share, count = float(same.sum() / usable.sum()), int(usable.sum())
-        why = None
+        cause = None
         if share > MANY_EQUAL:
             wholes = [(sum(first[at], ()), sum(second[at], ())) for at in np.flatnonzero(same)]
-            why = (
-                f"{_SAYS[name]} in {share:.0%} of {count} pairs: {bench.look.equal_scores(wholes)}"
-            )
-        found.add(f"equal/{name}", share, count, why)
+            cause = bench.look.equal_scores(wholes)
+        seen = f"{_SAYS[name]} in {share:.0%} of {count} pairs"
+        found.add(f"equal/{name}", share, count, cause, seen)
 
 
 def _shorter(response: Messages) -> Messages:
@@ -206,8 +208,9 @@ def _alone(bench: Bench, items: list[Item], values: Floats, found: Found) -> Non
     some = items[:SOME]
     alone = np.concatenate([bench.pairs([item]) for item in some])
     gap, fails = bench.apart(alone.reshape(-1, 1), values[: len(some)].reshape(-1, 1))
-    why = f"single and batched scores differ by {gap:.1e} spreads: padding: neighbours leak in"
-    found.add("batch_difference", gap, 2 * len(some), why if fails else None)
+    seen = f"single and batched scores differ by {gap:.1e} spreads"
+    cause = Cause(CauseKind.PADDING, "neighbours leak in")
+    found.add("batch_difference", gap, 2 * len(some), cause if fails else None, seen)
 
 
 def _raw(bench: Bench, items: list[Item], rows: Floats, found: Found) -> None:
@@ -220,8 +223,8 @@ def _raw(bench: Bench, items: list[Item], rows: Floats, found: Found) -> None:
     gap, fails = bench.apart(own, outputs)
     inside = bool(((rows > 0) & (rows < 1)).all())
     where = "between 0 and 1" if inside else f"other numbers (by {gap:.1e} spreads)"
-    why = f"activation: the scores are not the head's output but {where}"
-    found.add("raw", float(not fails), len(outputs), why if fails else None)
+    cause = Cause(CauseKind.ACTIVATION, f"the scores are not the head's output but {where}")
+    found.add("raw", float(not fails), len(outputs), cause if fails else None)
     if inside and not fails:
         found.notes.append(
             "All scores lie between 0 and 1, though no activation makes them: ratings of 0 to 1, "
@@ -242,12 +245,15 @@ def _plain(bench: Bench, items: list[Item], rows: Floats, found: Found) -> None:
     try:
         sides = [plain.logits(ids, batch=8, side=side) for side in ("right", "left")]
     except ValueError as error:
-        found.add("plain_difference", np.nan, len(ids), f"pad token: none is named: {error}")
+        missing = Cause(CauseKind.PAD_TOKEN, f"none is named: {error}")
+        found.add("plain_difference", np.nan, len(ids), missing)
         return
     gaps = [bench.apart(scores, expected) for scores in sides]
     gap = max(gap for gap, _ in gaps)
-    why = f"plain transformers differs by {gap:.1e} spreads: {pad_token(plain, ids)}"
-    found.add("plain_difference", gap, len(ids), why if any(bad for _, bad in gaps) else None)
+    failed = any(bad for _, bad in gaps)
+    cause = pad_token(plain, ids) if failed else None
+    seen = f"plain transformers differs by {gap:.1e} spreads"
+    found.add("plain_difference", gap, len(ids), cause, seen)
 
 
 def _plain_model(bench: Bench) -> PlainModel:

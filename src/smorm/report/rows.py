@@ -94,7 +94,7 @@ def _row(group: Group) -> Row:
     if len(group.members) > 1:
         return _over_seeds(group)
     one = group.members[0]
-    return Row(*group.key, group.label, dict(one.metrics), one.notes, group.places)
+    return Row(*group.key, group.label, dict(one.metrics), one.reported, group.places)
 
 
 def method_labels(results: Iterable[Result]) -> dict[tuple[str, str], str]:
@@ -141,7 +141,7 @@ def _over_seeds(group: Group) -> Row:
             sizes[name] = (smallest, largest)
         values = [metric.value for metric in found]
         metrics[name] = mean_over_seeds(values, smallest) if values else Metric(math.nan, 0)
-    told = dict.fromkeys([*notes, *(note for one in members for note in one.notes)])
+    told = dict.fromkeys([*notes, *(note for one in members for note in one.reported)])
     return Row(*group.key, group.label, metrics, tuple(told), group.places, len(members), sizes)
 
 

@@ -1,0 +1,93 @@
+"""What failed in a sanity or parity result, as a type that exit codes and tables read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class CauseKind(StrEnum):
+    """The usual causes of wrong scores; the value is how files and texts name the cause."""
+
+    ACTIVATION = "activation"
+    BATCHING = "batching"
+    HEAD = "head"
+    NO_SCORES = "no scores"
+    OFFSET = "offset"
+    ORDER = "order"
+    PADDING = "padding"
+    PAD_TOKEN = "pad token"
+    POOLING = "pooling"
+    PRECISION = "precision"
+    TEMPLATE = "template"
+    TOKENIZER = "tokenizer"
+    TOKEN_COUNTS = "token counts differ"
+    TOKEN_IDS = "token ids differ"
+    TRUNCATION = "truncation"
+    UNKNOWN = "unknown"
+    WEIGHTS = "weights"
+    WEIGHTS_OR_PRECISION = "weights or precision"
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """A likely cause, and what was seen of it."""
+
+    kind: CauseKind
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.kind.value}: {self.detail}"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A failed test of a model.
+
+    Attributes:
+        test: its name: a metric of the sanity tests, or the paths of a parity check.
+        cause: the kind of its likely cause.
+        text: the whole sentence for a reader.
+    """
+
+    test: str
+    cause: CauseKind
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+    def as_dict(self) -> dict[str, str]:
+        """As in a result file."""
+        return {"test": self.test, "cause": self.cause.value, "text": self.text}
+
+
+_OLD_PREFIX = "failed: "
+
+
+def failure_of(value: Mapping[str, str]) -> Failure:
+    """A failure as a result file has it; a cause that this version does not know is `UNKNOWN`."""
+    return Failure(value["test"], _kind_of(value["cause"]), value["text"])
+
+
+def _kind_of(name: str) -> CauseKind:
+    try:
+        return CauseKind(name)
+    except ValueError:
+        return CauseKind.UNKNOWN
+
+
+def split_old_notes(notes: tuple[str, ...]) -> tuple[tuple[Failure, ...], tuple[str, ...]]:
+    """Failures and notes of a result file written before failures had a key of their own.
+
+    Such files hold a failure as a note "failed: TEST: what failed".
+    """
+    failures, reported = [], []
+    for note in notes:
+        if note.startswith(_OLD_PREFIX):
+            text = note.removeprefix(_OLD_PREFIX)
+            failures.append(Failure(text.partition(": ")[0], CauseKind.UNKNOWN, text))
+        else:
+            reported.append(note)
+    return tuple(failures), tuple(reported)

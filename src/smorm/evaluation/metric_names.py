@@ -1,0 +1,137 @@
+"""The names of numbers and of suites: a type each, one formatter, and one parser.
+
+Result files keep the spellings; code reads them through these types only.
+`str(MetricName.parse(text))` is that text, whatever it is.
+
+| spelling | parsed |
+|---|---|
+| `accuracy` | name |
+| `gold@32`, `gold@last` | name and the size `n`, or the `point` of a policy's course |
+| `spearman/clarity`, `subset/hep-cpp`, `probe/r2/clarity` | name and subset |
+| `length_only/overall`, `length_only_accuracy` | name, over the rule `length_only` |
+| `overall_minus_length_only`, `probe_minus_rows/r2/clarity` | name (and subset) less the base |
+| `theorem_2/F/mse/SMORM − Single over seeds` | name, subset, base, and what the mean is over |
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+RULES = ("length_only", "ties_half")
+"""Ways of scoring that stand beside a number, as a prefix: `RULE/NAME`."""
+_AVERAGED = ("seeds",)
+_BASES = ("length_only", "rows")
+_MINUS, _LESS, _OVER = "_minus_", " − ", " over "
+_LENGTH_ONLY_ACCURACY = "length_only_accuracy"  # `pairs` spells its rule in one word
+_SIZE = re.compile(r"0|[1-9][0-9]*")
+
+
+@dataclass(frozen=True, slots=True)
+class MetricName:
+    """What a number measures.
+
+    Attributes:
+        name: the quantity, such as `accuracy`, `gold` or `spearman`.
+        n: the size of best-of-n, or a policy's step.
+        subset: the attribute, benchmark subset, or section that it is measured on.
+        over: the rule that scores in place of the reward (`RULES`), or what it is a mean over.
+        base: what is subtracted.
+        point: `first`, `last` or `peak` of a policy's course.
+    """
+
+    name: str
+    n: int | None = None
+    subset: str | None = None
+    over: str | None = None
+    base: str | None = None
+    point: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> MetricName:
+        """The parts of a spelling; a spelling of no known form is a name as it is."""
+        parsed = cls._parse(text)
+        return parsed if str(parsed) == text else cls(text)
+
+    @classmethod
+    def _parse(cls, text: str) -> MetricName:
+        if text == _LENGTH_ONLY_ACCURACY:
+            return cls("accuracy", over="length_only")
+        over, text = _rule_before(text)
+        if over is None:
+            over, text = _mean_behind(text)
+        head, separator, tail = text.partition("/")
+        head, _, base = head.partition(_MINUS)
+        if base not in _BASES:
+            head, _, tail = text.partition("/")
+            tail, _, base = tail.partition(_LESS)
+        name, _, place = head.partition("@")
+        is_size = _SIZE.fullmatch(place) is not None
+        return cls(
+            name,
+            n=int(place) if is_size else None,
+            subset=tail if separator else None,
+            over=over,
+            base=base or None,
+            point=None if is_size else place or None,
+        )
+
+    def __str__(self) -> str:
+        if self == MetricName("accuracy", over="length_only"):
+            return _LENGTH_ONLY_ACCURACY
+        text = self.name
+        if self.base in _BASES:
+            text += f"{_MINUS}{self.base}"
+        if self.n is not None:
+            text += f"@{self.n}"
+        elif self.point is not None:
+            text += f"@{self.point}"
+        if self.subset is not None:
+            text += f"/{self.subset}"
+        if self.base is not None and self.base not in _BASES:
+            text += f"{_LESS}{self.base}"
+        if self.over in _AVERAGED:
+            return f"{text}{_OVER}{self.over}"
+        return text if self.over is None else f"{self.over}/{text}"
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The subset's parts: `("F", "mse", "SMORM")` of `theorem_2/F/mse/SMORM − Single`."""
+        return tuple(self.subset.split("/")) if self.subset else ()
+
+    @property
+    def is_detail(self) -> bool:
+        """Whether it is a part of a suite's numbers: of a subset, or by a rule beside them."""
+        return "/" in str(self)
+
+
+def _rule_before(text: str) -> tuple[str | None, str]:
+    rule, separator, rest = text.partition("/")
+    return (rule, rest) if separator and rule in RULES else (None, text)
+
+
+def _mean_behind(text: str) -> tuple[str | None, str]:
+    before, _, over = text.rpartition(_OVER)
+    return (over, before) if before and over in _AVERAGED else (None, text)
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteName:
+    """A suite: `KIND` or `KIND/LABEL`, such as `pairs/OODlong`, `best-of-n/ID` or `rewardbench`."""
+
+    kind: str
+    label: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> SuiteName:
+        """The parts before and after the first slash."""
+        kind, _, label = text.partition("/")
+        return cls(kind, label)
+
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.label}" if self.label else self.kind
+
+    @property
+    def shown(self) -> str:
+        """The label, or the kind where it has none."""
+        return self.label or self.kind
