@@ -6,9 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smorm.data.census import Census
-from smorm.data.judge_formats import TIE
-from smorm.data.judging import ALIKE, EQUAL
+from smorm.data.census import Census, DropReason, Reason
 from smorm.data.registry import FORMATS
 from tests.data.benchmark_rows import HH, JB, LB, MT, OTHER, PAIR, PC, PH, R2, RB, RP, TALK
 from tests.data.sources import A, S, U, jsonl, law, raw, records, say, turns
@@ -103,9 +101,9 @@ def test_the_reordering_is_stable_and_loses_nothing(tmp_path_factory, given):
     found = records(jsonl(path, rows), format="best_of_k", census=census)[:-1]
     if right and wrong:
         assert [(texts(r), r.chosen) for r in found] == [(right + wrong, len(right))]
-        assert census[EQUAL] == (not set(right).isdisjoint(wrong))
+        assert census[DropReason.EQUAL_RESPONSES] == (not set(right).isdisjoint(wrong))
     else:
-        assert (found, census[ALIKE]) == ([], 1)
+        assert (found, census[DropReason.JUDGED_ALIKE]) == ([], 1)
 
 
 @law
@@ -121,7 +119,10 @@ def test_empty_and_equal_responses_are_kept_and_counted(path):
     rows = [{**PAIR, "rejected": ""}, {**PAIR, "chosen": ["x", "r"]}, PAIR]
     found = records(jsonl(path, rows), format="best_of_k", census=census)
     assert [texts(record) for record in found] == [["c", ""], ["x", "r", "r"], ["c", "r"]]
-    assert census.totals() == {"empty response, scored as it is": 1, EQUAL: 1}
+    assert census.totals() == {
+        Reason(DropReason.EMPTY_RESPONSE): 1,
+        Reason(DropReason.EQUAL_RESPONSES): 1,
+    }
 
 
 def test_ids_become_text_and_nan_is_no_id(tmp_path):
@@ -192,7 +193,11 @@ def test_ppe_puts_the_winner_first_and_counts_ties(path):
             {**PH, "winner": "tie (bothbad)"}]  # fmt: skip
     found = records(jsonl(path, rows), format="ppe_human", census=census)
     assert [texts(record) for record in found] == [["b", "a"], ["a", "b"]]
-    assert (found[0].id, found[0].source, census.totals()) == ("x", None, {TIE: 2})
+    assert (found[0].id, found[0].source, census.totals()) == (
+        "x",
+        None,
+        {Reason(DropReason.JUDGED_TIE): 2},
+    )
 
 
 def test_arena_sets_have_other_names_for_the_answers(path):
@@ -215,7 +220,11 @@ def test_ppes_correct_responses_come_first(path):
     rows = [PC, {**PC, "benchmark": "ifeval"}, {**PC, "scores": [0, 0, 0]}]
     first, second = records(jsonl(path, rows), format="ppe_correctness", census=census)
     assert (texts(first), first.chosen, first.id) == (["b", "c", "a"], 2, "5")
-    assert (first.source, second.source, census.totals()) == (None, "ifeval", {ALIKE: 1})
+    assert (first.source, second.source, census.totals()) == (
+        None,
+        "ifeval",
+        {Reason(DropReason.JUDGED_ALIKE): 1},
+    )
 
 
 def test_mt_bench_reads_a_conversation_up_to_the_judged_turn(path):
@@ -241,7 +250,7 @@ def test_a_tie_is_never_a_win_of_either_side(path):
     census = Census()
     rows = [{**MT, "winner": winner} for winner in ("tie", "tie (inconsistent)", "both_bad")]
     found = records(jsonl(path, [*rows, MT]), format="mt_bench", census=census)
-    assert (len(found), census.totals()) == (1, {TIE: 3})
+    assert (len(found), census.totals()) == (1, {Reason(DropReason.JUDGED_TIE): 3})
 
 
 def test_rm_bench_marks_its_three_chosen_and_needs_no_domain_in_a_domains_file(tmp_path):
@@ -250,4 +259,4 @@ def test_rm_bench_marks_its_three_chosen_and_needs_no_domain_in_a_domains_file(t
     census = Census()
     path = raw(tmp_path / "chat_filtered.json", json.dumps([row]).encode())
     (record,) = records(path, format="rm_bench", census=census)
-    assert (record.chosen, record.source, census[EQUAL]) == (3, None, 1)
+    assert (record.chosen, record.source, census[DropReason.EQUAL_RESPONSES]) == (3, None, 1)

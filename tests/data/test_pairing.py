@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from experiments.several_answers import lab_answers
 from smorm.config import parse_config
-from smorm.data.census import Census
+from smorm.data.census import Census, DropReason
 from smorm.data.formats import Source, read_preferences, read_rated
 from smorm.data.pairing import Pairing, pair_ratings, write_paired
 from smorm.data.records import Rated
@@ -44,7 +44,7 @@ def test_every_two_responses_to_a_prompt_are_compared_by_their_mean_rating():
 def test_responses_to_different_prompts_are_never_compared():
     pairs, census = made([rated("a", "p", x=1), rated("b", "q", x=2), rated("c", "p", x=3)])
     assert pairs == [("c", "a")]
-    assert census["one response to its prompt: no pair"] == 1
+    assert census[DropReason.ONE_RESPONSE] == 1
 
 
 def test_a_missing_rating_is_not_zero_and_speaks_for_neither():
@@ -56,30 +56,30 @@ def test_a_missing_rating_is_not_zero_and_speaks_for_neither():
 def test_responses_without_a_common_attribute_make_no_pair():
     pairs, census = made([rated("a", x=5), rated("b", y=1), rated("c", x=None, y=None)])
     assert pairs == []
-    assert census["no attribute in common: no pair"] == 3
+    assert census[DropReason.NO_COMMON_ATTRIBUTE] == 3
 
 
 def test_ties_make_no_pair_and_are_counted():
     records = [rated("a", x=1, y=3), rated("b", x=2, y=2), rated("c", x=2, y=2.5)]
     pairs, census = made(records)
     assert pairs == [("c", "a"), ("c", "b")]
-    assert census["tie of mean ratings: no pair"] == 1
+    assert census[DropReason.MEAN_TIE] == 1
     pairs, census = made(records, Pairing(gap=0.25))
     assert pairs == []
-    assert census["tie of mean ratings: no pair"] == 3
+    assert census[DropReason.MEAN_TIE] == 3
 
 
 def test_means_that_are_equal_but_for_rounding_are_a_tie():
     assert (0.1 - 0.3) + (0.2 - 0.0) != 0
     pairs, census = made([rated("a", x=0.1, y=0.2), rated("b", x=0.3, y=0.0)])
     assert pairs == []
-    assert census["tie of mean ratings: no pair"] == 1
+    assert census[DropReason.MEAN_TIE] == 1
 
 
 def test_a_text_that_is_rated_twice_is_one_response_with_the_mean():
     pairs, census = made([rated("a", x=1), rated("b", x=3), rated("a", x=6)])
     assert pairs == [("a", "b")]
-    assert census["response rated again, taken once with the mean"] == 1
+    assert census[DropReason.RATED_AGAIN] == 1
 
 
 def test_attributes_can_be_left_out_and_put_on_one_unit():
@@ -137,7 +137,7 @@ def test_each_two_responses_to_a_prompt_are_a_pair_or_counted(records):
     pairs, census = made(records)
     by_prompt = [[r for r in records if r.prompt[0].content == p] for p in "pq"]
     combinations = sum(len(list(itertools.combinations(group, 2))) for group in by_prompt)
-    left_out = census["tie of mean ratings: no pair"] + census["no attribute in common: no pair"]
+    left_out = census[DropReason.MEAN_TIE] + census[DropReason.NO_COMMON_ATTRIBUTE]
     assert len(pairs) + left_out == combinations
 
 
@@ -164,7 +164,7 @@ def test_the_files_of_one_data_set_hold_the_same_responses(tmp_path):
     assert [r.prompt for r in kept][2:] == [pairs[1].prompt] * 2
     assert pairs[1].prompt[0].role == "system"
     assert kept[0].scores == {"x": 1, "y": None}
-    assert found.census["rated response in no pair, left out"] == 1
+    assert found.census[DropReason.IN_NO_PAIR] == 1
 
 
 def test_ratings_of_which_no_pair_can_be_made_are_told(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smorm.data.census import Census
+from smorm.data.census import Census, Defect, DropReason, Reason
 from smorm.data.public_formats import HELPSTEER2, SUMMARIZE, ULTRAFEEDBACK
 from smorm.data.scaling import attribute_names
 from smorm.errors import DataError
@@ -111,9 +111,9 @@ def test_ultrafeedback_gives_a_record_for_each_completion_and_missing_is_never_z
     assert found[0].scores == dict(zip(ULTRAFEEDBACK, (5.0, 4.0, 3.0, 2.0), strict=True))
     assert list(found[1].scores.values()) == [5.0, None, None, None]
     assert found[2].scores["helpfulness"] == 1.0
-    assert census["rating unreadable, taken as missing"] == 1
-    assert census["rating N/A or absent, taken as missing"] == 2 + 3 + 4
-    assert census["no rating at all"] == 1
+    assert census[DropReason.RATING_UNREADABLE] == 1
+    assert census[DropReason.RATING_ABSENT] == 2 + 3 + 4
+    assert census[DropReason.NO_RATING] == 1
 
 
 def test_ultrafeedback_skips_a_bad_completion_and_keeps_its_siblings(path):
@@ -125,8 +125,8 @@ def test_ultrafeedback_skips_a_bad_completion_and_keeps_its_siblings(path):
     census = Census()
     (record,) = records(path, format="ultrafeedback", on_bad_record="skip", census=census)
     assert record.response[0].content == "b"
-    assert census["bad record skipped: empty response"] == 1
-    assert census["bad record skipped: wrong type"] == 1
+    assert census.count(Reason(DropReason.BAD_RECORD, Defect.EMPTY_RESPONSE)) == 1
+    assert census.count(Reason(DropReason.BAD_RECORD, Defect.WRONG_TYPE)) == 1
 
 
 def unified(a, b, rating_a, rating_b, source="berkeley-nest/Nectar"):
@@ -142,7 +142,7 @@ def test_unified_feedback_prefers_the_higher_rating_and_drops_ties(path):
     assert (first.chosen, first.rejected, first.margin) == (turns((A, "b")), turns((A, "a")), 2.5)
     assert (second.chosen, second.margin, second.id) == (turns((A, "a")), 1.0, "x1")
     assert first.prompt == turns((U, " q "))
-    assert census["equal ratings"] == 1
+    assert census[DropReason.EQUAL_RATINGS] == 1
 
 
 def test_unified_feedback_gives_posts_to_summarize_their_instruction(path):
@@ -157,8 +157,8 @@ def test_unified_feedbacks_stride_is_counted_after_its_ties(path):
     census = Census()
     found = records(path, format="unified_feedback", stride=2, census=census)
     assert [pair.chosen[0].content for pair in found] == ["a0", "a2", "a4"]
-    assert census["equal ratings"] == 4
-    assert census["left out by the stride"] == 3
+    assert census[DropReason.EQUAL_RATINGS] == 4
+    assert census[DropReason.STRIDE] == 3
 
 
 @pytest.mark.parametrize(

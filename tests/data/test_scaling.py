@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from smorm.data.census import Census
+from smorm.data.census import Census, DropReason, Reason
 from smorm.data.records import Rated
 from smorm.data.scaling import (
     AttributeScale,
@@ -59,7 +59,7 @@ def test_a_constant_attribute_keeps_scale_one_and_is_told(method):
     census = Census()
     (scale,) = fit_scales(["calm"], np.full((7, 1), 0.1), method, census)
     assert scale.scale == 1.0
-    assert census["attribute 'calm' is constant in training"] == 1
+    assert census.count(Reason(DropReason.CONSTANT_ATTRIBUTE, "'calm'")) == 1
 
 
 def test_none_changes_nothing():

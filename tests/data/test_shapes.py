@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from smorm.data.census import Census
+from smorm.data.census import Census, Defect, DropReason, Reason
 from smorm.data.formats import (
     Source,
     read_candidates,
@@ -18,7 +18,7 @@ from smorm.data.formats import (
     read_records,
 )
 from smorm.data.records import Candidates, Preference, Rated
-from smorm.data.shapes import REPEATED, split_common
+from smorm.data.shapes import split_common
 from smorm.errors import ConfigError, DataError
 from tests.data.sources import A, S, U, jsonl, law, raw, records, say, turns
 
@@ -83,7 +83,7 @@ def test_whole_conversations_beside_a_text_prompt_take_the_prompt_once_and_say_s
     pair = one(path, {"prompt": "Why?", **whole}, census=census)
     assert pair.prompt == turns((U, "Why?"))
     assert pair.chosen == turns((A, "chosen"))
-    assert census[REPEATED] == 1
+    assert census[DropReason.REPEATED_PROMPT] == 1
 
 
 def test_texts_without_a_prompt_are_raw_text(path):
@@ -124,7 +124,7 @@ def test_implicit_and_explicit_prompts_are_the_same_pair(tmp_path_factory, promp
     if good == bad:
         with pytest.raises(DataError, match="no usable record"):
             records(path, census=census)
-        assert census["tie: chosen equals rejected"] == 4
+        assert census[DropReason.TIE] == 4
     else:
         first, second, swapped, fourth = records(path, census=census)
         assert first.prompt == second.prompt == turns((U, prompt))
@@ -142,7 +142,7 @@ def test_the_fields_that_only_trl_renders_are_counted_as_ignored(path):
     census = Census()
     row = {"prompt": "p", "chosen": "a", "rejected": "b", "tools": [{"name": "f"}]}
     one(path, row, census=census)
-    assert census["field tools ignored"] == 1
+    assert census.count(Reason(DropReason.FIELD_IGNORED, "tools")) == 1
 
 
 def test_nested_scores_keep_null_as_not_rated(path):
@@ -190,7 +190,7 @@ def test_candidates_may_be_texts_messages_or_objects_and_other_fields_are_ignore
     found = one(path, row, census=census)
     assert isinstance(found, Candidates)
     assert [response[-1].content for response in found.responses] == ["a", "b", "c", ""]
-    assert census["empty response, scored as it is"] == 1
+    assert census[DropReason.EMPTY_RESPONSE] == 1
 
 
 def test_plain_scoring_takes_a_prompt_with_one_response_or_a_conversation(path):
@@ -225,15 +225,15 @@ def test_ties_and_unrated_records_are_dropped_and_counted_and_never_stop(path):
     good = {"prompt": "p", "chosen": "a", "rejected": "b"}
     jsonl(path, [{**good, "chosen": "b"}, good, {**good, "rejected": "a"}])
     assert len(list(read_preferences(Source(path), census=census))) == 1
-    assert census["tie: chosen equals rejected"] == 2
-    assert census.examples["tie: chosen equals rejected"] == [f"{path}:1", f"{path}:3"]
+    assert census[DropReason.TIE] == 2
+    assert census.examples[Reason(DropReason.TIE)] == [f"{path}:1", f"{path}:3"]
     rated = {"prompt": "p", "response": "r"}
     jsonl(
         path,
         [{**rated, "scores": {}}, {**rated, "scores": {"a": None}}, {**rated, "scores": {"a": 0}}],
     )
     assert len(list(read_rated(Source(path), census=census))) == 1
-    assert census["no rating at all"] == 2
+    assert census[DropReason.NO_RATING] == 2
 
 
 def test_skipped_records_are_counted_and_kept_in_the_quarantine_file(tmp_path, path):
@@ -243,8 +243,8 @@ def test_skipped_records_are_counted_and_kept_in_the_quarantine_file(tmp_path, p
     raw(path, "\n".join(lines).encode())
     found = records(path, census=census, on_bad_record="skip", quarantine=quarantine)
     assert [record.where for record in found] == [f"{path}:1", f"{path}:4"]
-    assert census["bad record skipped: not valid JSON"] == 1
-    assert census["bad record skipped: empty response"] == 1
+    assert census.count(Reason(DropReason.BAD_RECORD, Defect.NOT_JSON)) == 1
+    assert census.count(Reason(DropReason.BAD_RECORD, Defect.EMPTY_RESPONSE)) == 1
     broken, empty = (json.loads(line) for line in quarantine.read_text().splitlines())
     assert (broken["where"], broken["row"]) == (f"{path}:2", '{"prompt": ')
     assert empty["row"] == {**good, "chosen": ""}
@@ -272,8 +272,8 @@ def test_stride_and_limit_choose_records_and_are_counted(path):
     jsonl(path, [{"prompt": str(n), "chosen": "a", "rejected": "b"} for n in range(20)])
     found = records(path, census=census, stride=3, limit=4)
     assert [record.prompt[0].content for record in found] == ["0", "3", "6", "9"]
-    assert census["left out by the stride"] == 6
-    assert census["reading stopped at the limit"] == 1
+    assert census[DropReason.STRIDE] == 6
+    assert census[DropReason.LIMIT] == 1
 
 
 @pytest.mark.parametrize("kind", ["preference", "rated", "candidates"])

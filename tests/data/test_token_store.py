@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smorm.data.census import Census
+from smorm.data.census import Census, DropReason, Reason
 from smorm.data.encode import prompt_hash
 from smorm.data.formats import read_preferences, read_rated
 from smorm.data.token_store import StoreWriter, open_store
@@ -83,8 +83,7 @@ def test_a_store_holds_what_rendering_each_record_gives(tmp_path):
         assert int(store.arrays["prompts"][number]) == prompt_hash(record.prompt)
         number += 1
     assert len(store) == number < len(records) == store.records
-    for kind in ("tie: chosen equals rejected", "dropped: response longer than the limit",
-                 "prompt shortened to the limit"):  # fmt: skip
+    for kind in (DropReason.TIE, DropReason.DROPPED, DropReason.SHORTENED):
         assert store.census[kind] > 0, store.census.lines()
 
 
@@ -94,7 +93,9 @@ def test_dropped_ratings_still_count_for_the_scales(tmp_path):
     records = list(read_rated(want.source, census=Census()))
     expected = [[one.scores.get(name) for name in ("late", "wit")] for one in records]
     np.testing.assert_array_equal(store.ratings(["late", "wit"]), np.array(expected, np.float64))
-    assert (store.lengths() == 0).sum() == store.census["dropped: response longer than the limit"]
+    assert (store.lengths() == 0).sum() == store.census.count(
+        Reason(DropReason.DROPPED, "response longer than the limit")
+    )
     assert (store.lengths() == 0).sum() == 2
 
 

@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from smorm import RewardModel
+from smorm.data.census import DropReason
 from smorm.data.formats import Source
 from smorm.errors import DataError
 from smorm.scoring.jobs import score_file
@@ -78,14 +79,14 @@ def test_under_skip_a_bad_line_gets_an_error_object_in_its_place(model, tmp_path
     assert ["error" in line for line in found] == [False, True, True, True, False]
     assert "in.jsonl:2" in found[1]["error"]
     assert "tokens and the limit" in found[3]["error"]
-    assert (report.errors, report.census["line without a score"]) == (3, 3)
+    assert (report.errors, report.census[DropReason.UNSCORED_LINE]) == (3, 3)
 
 
 def test_a_shortened_prompt_is_told_in_its_line_and_counted(model, tmp_path):
     source = write(tmp_path / "in.jsonl", [{"prompt": "word " * 500, "response": "r"}])
     report = score_file(model, Source(source), tmp_path / "out", overlong="truncate_prompt")
     assert lines_of(tmp_path / "out")[0]["truncated"] is True
-    assert report.census["prompt shortened to the limit"] == 1
+    assert report.census[DropReason.SHORTENED] == 1
 
 
 def test_more_lines_than_a_chunk_keep_their_order(model, tmp_path, monkeypatch):

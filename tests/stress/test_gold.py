@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from smorm import RewardModel
-from smorm.data.census import Census
+from smorm.data.census import Census, DropReason
 from smorm.data.formats import Source
 from smorm.data.readers import read_rows
 from smorm.errors import ConfigError, DataError, SmormError
 from smorm.stress.config import RewardSection
 from smorm.stress.gold import Remembering, open_reward, scored_pools
-from smorm.stress.pools import BEYOND, JOINED, read_pools
+from smorm.stress.pools import read_pools
 from smorm.stress.rewards import ModelReward, Reading
 from smorm.text.limits import Unscored
 from smorm.world import gold as lab_gold
@@ -50,7 +50,7 @@ def test_a_prompt_that_is_not_the_labs_is_told_and_stops_or_is_counted():
     found = scored_pools(gold_of("lab"), pools, census, "gold", skip=True)
     assert found[0] is not None
     assert found[1] is None
-    assert census["left out: no gold"] == 1
+    assert census[DropReason.NO_REWARD] == 1
 
 
 @pytest.mark.parametrize("view", ["F", "L", "M"])
@@ -154,11 +154,11 @@ def test_pools_of_a_file_with_objects_lists_and_lines(tmp_path):
     assert [one.texts for one in pools] == [["a", "b", "f"], ["c", "d", "e"], ["g", "h"]]
     found = gold_of("field:gold").score(pools, census)
     assert [list(one) for one in found] == [[1, 2, 6], [3, 4, 5], [7, 8]]
-    assert census[JOINED] == 1
+    assert census[DropReason.JOINED_POOL] == 1
     counted = Census()
     limited = read_pools(Source(tmp_path / "x.jsonl", limit=1), counted)
     assert [one.texts for one in limited] == [["a", "b", "f"]]
-    assert counted[BEYOND] == 2
+    assert counted[DropReason.BEYOND_LIMIT] == 2
 
 
 def test_a_bad_row_is_named_or_counted(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from smorm import RewardModel
-from smorm.data.census import Census
+from smorm.data.census import Census, DropReason, Reason
 from smorm.errors import ConfigError, ModelError
 from smorm.model.export import export_view
 from smorm.scoring.ensemble import Ensemble, Member, Rule
@@ -98,7 +98,7 @@ def test_a_pool_that_one_member_cannot_score_names_it_and_a_shortened_prompt_is_
     both = Ensemble(tuple(Member(n, m) for n, m in zip("ab", models, strict=True)), Rule("min"))
     wordy = pool("metals full " + "tin " * 400, ["tin", "iron"])
     both.score_items([wordy.item], overlong="truncate_prompt", census=census)
-    assert census.totals() == {f"{n}: prompt shortened to the limit": 1 for n in "ab"}
+    assert census.totals() == {Reason(DropReason.SHORTENED_BY, name): 1 for name in "ab"}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smorm.data.census import Census
+from smorm.data.census import Census, DropReason
 from smorm.data.formats import Source, read_preferences
 from smorm.data.readers import read_rows
 from smorm.errors import ConfigError, DataError
@@ -48,7 +48,7 @@ def test_labels_follow_the_gold_and_everything_else_stays(tmp_path):
         "meta": {"score_chosen": 2, "score_rejected": 1, "chosen_by": "me"}, "swapped": True,
     }  # fmt: skip
     assert (report.pairs, report.swapped, report.ties) == (1, 1, 0)
-    assert report.census["margin of a swapped pair taken out"] == 1
+    assert report.census[DropReason.SWAPPED_MARGIN] == 1
 
 
 def test_a_label_that_the_gold_shares_is_left_alone_with_its_margin(tmp_path):
@@ -151,11 +151,11 @@ def test_rows_that_are_no_pairs_and_pairs_without_gold_are_named(tmp_path):
     assert not (tmp_path / "out.jsonl").exists()
     report, new = relabelled(tmp_path, rows, on_bad_record="skip")
     assert len(new) == 1
-    assert report.census["left out: no gold"] == 1
+    assert report.census[DropReason.NO_REWARD] == 1
     broken = write_rows(tmp_path / "broken.jsonl", [*rows, {"prompt": "p", "chosen": "a"}])
     report = relabel_file(Source(write_rows(tmp_path / "in.jsonl", rows)), GOLD,
                           tmp_path / "out.jsonl", skip_unscored=True)  # fmt: skip
-    assert (report.pairs, report.census["left out: no gold"]) == (1, 1)
+    assert (report.pairs, report.census[DropReason.NO_REWARD]) == (1, 1)
     with pytest.raises(DataError, match=r"broken.jsonl:3: rejected: missing"):
         relabel_file(Source(broken), GOLD, tmp_path / "new.jsonl", skip_unscored=True)
     with pytest.raises(ConfigError, match="is a folder"):

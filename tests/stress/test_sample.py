@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from smorm.data.census import Census
+from smorm.data.census import Census, DropReason, Reason
 from smorm.data.formats import Source
 from smorm.errors import DataError, ModelError
 from smorm.stress.config import RewardSection, SampleSection
@@ -62,9 +62,9 @@ def test_what_was_cut_or_left_out_is_counted(tmp_path):
     rows = [*PROMPTS[:1], *PROMPTS[:1]]
     (row,) = sampled(tmp_path, rows, census=census, max_new_tokens=2, prompt_tokens=3)
     assert [one["finished"] for one in row["responses"]] == [False] * 6
-    assert census["answer that did not end within max_new_tokens"] == 6
-    assert census["prompt cut at its start to be sampled"] == 1
-    assert census["prompt that stood before, sampled once"] == 1
+    assert census[DropReason.UNFINISHED] == 6
+    assert census[DropReason.CUT_PROMPT] == 1
+    assert census[DropReason.REPEATED_SAMPLE] == 1
 
 
 def test_no_answer_goes_beyond_the_policys_positions(tmp_path):
@@ -72,8 +72,7 @@ def test_no_answer_goes_beyond_the_policys_positions(tmp_path):
     prompt = {"prompt": "metals full " + "tin " * 240}
     (row,) = sampled(tmp_path, [prompt], census=census, max_new_tokens=64, temperature=3.0)
     assert max(len(one["response"].split()) for one in row["responses"]) <= 256 - 242
-    key = "prompt with room for fewer than max_new_tokens in the policy's 256 positions"
-    assert census[key] == 1
+    assert census.count(Reason(DropReason.LITTLE_ROOM, "256")) == 1
     with pytest.raises(DataError, match=r"prompts.jsonl:1: prompt: .* set prompt_tokens lower"):
         sampled(tmp_path, [{"prompt": "tin " * 300}])
     sampled(tmp_path, [{"prompt": "tin " * 300}], prompt_tokens=100)
@@ -83,7 +82,7 @@ def test_prompts_beyond_the_limit_are_told(tmp_path):
     census = Census()
     source = Source(write_rows(tmp_path / "prompts.jsonl", PROMPTS), limit=1)
     assert sample_file(source, section(), tmp_path / "out.jsonl", census) == 1
-    assert census["reading stopped at the limit"] == 1
+    assert census[DropReason.LIMIT] == 1
 
 
 def test_control_tokens_in_a_prompt_stay_text():

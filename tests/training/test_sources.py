@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from smorm.config import parse_config
+from smorm.data.census import DropReason
 from smorm.errors import CheckpointError, Interrupted
 from smorm.training.loop import train
 from smorm.training.setup import prepare
@@ -33,7 +34,7 @@ def test_a_response_that_rates_none_of_the_chosen_attributes_is_counted(tmp_path
     values = config_values(tmp_path / "run", data={"rated": str(path), "attributes": ["style"]})
     prepared = prepare(parse_config(values))
     assert len(prepared.train.rated) == len(rows) - 7
-    assert prepared.census["dropped: rates none of the model's attributes"] == 7
+    assert prepared.census[DropReason.UNKNOWN_ATTRIBUTES] == 7
     assert prepared.card.attributes == ("style",)
 
 

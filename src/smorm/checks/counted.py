@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from smorm.checks.findings import PLACES, Finding, Severity, Tally, among
 from smorm.checks.scan import Scan
+from smorm.data.census import Defect, DropReason, Reason
 
-BAD = "bad record skipped: "
-EMPTY = ("empty prompt", "empty response")
-TIE = "tie: chosen equals rejected"
+EMPTY = (Defect.EMPTY_PROMPT, Defect.EMPTY_RESPONSE)
+REFUSED = (DropReason.BAD_RECORD, DropReason.TIE)
 CANNOT = "cannot be rendered: "
 
-_PLAIN: dict[str, tuple[Severity, str]] = {
-    "no rating at all": ("look", "rated records without any rating: they are dropped"),
-    "empty response, scored as it is": ("look", "candidates with an empty response are scored"),
-    "equal ratings": (
+_PLAIN: dict[StrEnum, tuple[Severity, str]] = {
+    DropReason.NO_RATING: ("look", "rated records without any rating: they are dropped"),
+    DropReason.EMPTY_RESPONSE: ("look", "candidates with an empty response are scored"),
+    DropReason.EQUAL_RATINGS: (
         "fine",
         "pairs with equal ratings prefer neither side: the format drops them",
     ),
@@ -37,26 +39,25 @@ def _unusable(reason: str) -> Finding:
 
 def _census(scan: Scan) -> list[Finding]:
     census, findings = scan.census, []
-    refused = sum(n for kind, n in census.totals().items() if kind.startswith(BAD) or kind == TIE)
+    refused = sum(census[kind] for kind in REFUSED)
     total = len(scan.table) + refused
-    for kind, count in census.totals().items():
-        places = tuple(census.examples.get(kind, [])[:PLACES])
-        code, severity, meaning = _meaning(kind)
+    for reason, count in census.totals().items():
+        places = tuple(census.examples.get(reason, [])[:PLACES])
+        code, severity, meaning = _meaning(reason)
         told = among(count, total, "records")
         findings.append(Finding(code, severity, count, meaning, places=places, **told))
     return findings
 
 
-def _meaning(kind: str) -> tuple[str, Severity, str]:
-    """Code, severity and meaning of a kind that the census counts."""
-    if kind == TIE:
+def _meaning(reason: Reason) -> tuple[str, Severity, str]:
+    """Code, severity and meaning of a reason that the census counts."""
+    if reason.kind is DropReason.TIE:
         meaning = "both sides are the same text: such a pair prefers nothing; remove it"
         return "equal_sides", "must fix", meaning
-    if kind.startswith(BAD):
-        reason = kind.removeprefix(BAD)
-        meaning = f"{reason}: such a record stops a run, or is skipped; repair or remove it"
-        return "empty_sides" if reason in EMPTY else "bad_records", "must fix", meaning
-    severity, meaning = _PLAIN.get(kind, ("fine", kind))
+    if reason.kind is DropReason.BAD_RECORD:
+        meaning = f"{reason.detail}: such a record stops a run, or is skipped; repair or remove it"
+        return "empty_sides" if reason.detail in EMPTY else "bad_records", "must fix", meaning
+    severity, meaning = _PLAIN.get(reason.kind, ("fine", str(reason)))
     return "counted", severity, meaning
 
 

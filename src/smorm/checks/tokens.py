@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from smorm.checks.columns import UNKNOWN, responses_of
 from smorm.checks.findings import Tally
-from smorm.data.encode import SHORTENED, Encoder, Outcome, Tokens
+from smorm.data.census import DropReason, Reason
+from smorm.data.encode import Encoder, Outcome, Tokens
 from smorm.data.records import Messages, Preference
 from smorm.data.registry import Record
 from smorm.data.tokenising import Conversation, Tokeniser
@@ -70,7 +71,7 @@ class TokenCheck:
         policy: Overlong = self.overlong or "truncate_prompt"
         run = Encoder(self.renderer, self.max_tokens, policy)
         outcome = run.encode(record.prompt, responses_of(record))
-        if outcome.counted == SHORTENED:
+        if outcome.counted == Reason(DropReason.SHORTENED):
             tally.add("shortened", record.where)
         elif not outcome.tokens:
             tally.add("unusable_at_limit", record.where)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from smorm.data import fields, shapes
+from smorm.data.census import Defect
 from smorm.data.fields import Context
 from smorm.data.judging import (
     SOURCES,
@@ -68,7 +69,7 @@ def _implicit(chosen: object, rejected: object, context: Context) -> tuple[Messa
         return (), {"chosen": (Message(RAW, chosen),)}, {"rejected": (Message(RAW, rejected),)}
     if not (is_messages(chosen) and is_messages(rejected)):
         problem = "missing; only two whole conversations as message lists can go without"
-        raise context.bad("prompt", "missing field", problem)
+        raise context.bad("prompt", Defect.MISSING_FIELD, problem)
     return split(
         fields.messages(chosen, "chosen", context), fields.messages(rejected, "rejected", context),
         ("chosen", "rejected"), context,
@@ -112,10 +113,10 @@ def rewardbench2(row: Mapping[str, Any], context: Context) -> list[Candidates]:
         for name, count in counts.items():
             if row.get(name) is not None and row[name] != count:
                 problem = f"{fields.describe(row[name])}, expected {count}, as many as are listed"
-                raise context.bad(name, "wrong count", problem)
+                raise context.bad(name, Defect.WRONG_COUNT, problem)
         if (one.source or "").lower() == "ties" and not _TIES_ID.fullmatch(one.id or ""):
             problem = f'{fields.describe(one.id)}, expected "ref:N" or "tied:N" in Ties'
-            raise context.bad("id", "bad id", problem)
+            raise context.bad("id", Defect.BAD_ID, problem)
     return found
 
 

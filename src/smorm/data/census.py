@@ -1,78 +1,221 @@
-"""What was dropped, skipped, cut or repaired, by kind: the one object that says so."""
+"""What was dropped, skipped, cut or repaired: typed reasons, counted by source."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
-EXAMPLES_KEPT = 3
+NUM_EXAMPLES = 3
+UNNAMED = "{}"
+
+
+class Defect(StrEnum):
+    """What makes a record a bad one."""
+
+    MISSING_FIELD = "missing field"
+    WRONG_TYPE = "wrong type"
+    WRONG_COUNT = "wrong count"
+    BAD_RATING = "bad rating"
+    BAD_ATTRIBUTE_NAME = "bad attribute name"
+    BAD_ID = "bad id"
+    EMPTY_PROMPT = "empty prompt"
+    EMPTY_RESPONSE = "empty response"
+    NO_ANSWER = "no answer"
+    NO_TURNS = "no turns"
+    TOO_SHORT = "too short"
+    OTHER_PROMPT = "another prompt"
+    ROLE_ORDER = "roles do not alternate"
+    UNKNOWN_ROLE = "unknown role"
+    TOOL_CALLS = "tool calls"
+    UNKNOWN_SHAPE = "unknown shape"
+    NOT_JSON = "not valid JSON"
+    NOT_AN_OBJECT = "not an object"
+    LINE_TOO_LONG = "line too long"
+    NOT_RENDERED = "cannot be rendered"
+
+
+class DropReason(StrEnum):
+    """Everything that is counted of records; the value is its text, `{}` stands for a detail."""
+
+    BAD_RECORD = "bad record skipped: {}"
+    TIE = "tie: chosen equals rejected"
+    NO_RATING = "no rating at all"
+    STRIDE = "left out by the stride"
+    LIMIT = "reading stopped at the limit"
+    # of the formats
+    EQUAL_RATINGS = "equal ratings"
+    JUDGED_TIE = "judged a tie, left out"
+    JUDGED_ALIKE = "all responses judged alike, left out"
+    EQUAL_RESPONSES = "a good response equals another one"
+    EMPTY_RESPONSE = "empty response, scored as it is"
+    REPEATED_PROMPT = "prompt repeated at the start of the response, taken once"
+    FIELD_IGNORED = "field {} ignored"
+    RATING_ABSENT = "rating N/A or absent, taken as missing"
+    RATING_UNREADABLE = "rating unreadable, taken as missing"
+    # of ratings made into pairs
+    ONE_RESPONSE = "one response to its prompt: no pair"
+    RATED_AGAIN = "response rated again, taken once with the mean"
+    NO_COMMON_ATTRIBUTE = "no attribute in common: no pair"
+    MEAN_TIE = "tie of mean ratings: no pair"
+    IN_NO_PAIR = "rated response in no pair, left out"
+    # of training data as tokens
+    DROPPED = "dropped: {}"
+    SAME_TOKENS = "dropped: both sides are the same tokens"
+    UNKNOWN_ATTRIBUTES = "dropped: rates none of the model's attributes"
+    SHORTENED = "prompt shortened to the limit"
+    SHORTENED_BY = "{}: prompt shortened to the limit"
+    CONSTANT_ATTRIBUTE = "attribute {} is constant in training"
+    # of scoring
+    UNSCORED_RECORD = "record without a score, left out"
+    UNSCORED_LINE = "line without a score"
+    UNFIT_RECORD = "record that does not fit, left out"
+    RECORD_LEFT_OUT = "record left out: {}"
+    # of the conversations of a parity check
+    CONVERSATIONS_BEYOND = "conversations beyond the first {} of the file, not used"
+    CONVERSATION_LEFT_OUT = "conversation left out: {}"
+    CONVERSATION_SHORTENED = "conversation with its prompt shortened to the limit"
+    # of pools of answers
+    NO_ANSWER = "row without an answer"
+    JOINED_POOL = "line joined to an earlier one with the same prompt"
+    BEYOND_LIMIT = "row of a prompt beyond the limit, left out"
+    SMALL_POOL = "left out: a pool of fewer than {} answers"
+    LONG_ANSWER = "answer of more than {} words, left out"
+    NO_REWARD = "left out: no {}"
+    SWAPPED_MARGIN = "margin of a swapped pair taken out"
+    NO_DISAGREEMENT = "no disagreement measured: {}"
+    # of sampling and reinforcement learning
+    REPEATED_SAMPLE = "prompt that stood before, sampled once"
+    CUT_PROMPT = "prompt cut at its start to be sampled"
+    UNFINISHED = "answer that did not end within max_new_tokens"
+    LITTLE_ROOM = "prompt with room for fewer than max_new_tokens in the policy's {} positions"
+    SAMPLED = "prompts sampled into {}"
+    LONG_PROMPT = "prompt longer than prompt_tokens, left out"
+    NO_ROOM = "prompt that with max_new_tokens exceeds the policy's positions, left out"
+    UNSCORED_SAMPLE = "sampled answer without a score, not learnt from"
+    UNFINISHED_EVALUATION = "evaluated answer that did not end within max_new_tokens"
+    UNSCORED_STEP = "prompt left out of a step: no {}"
+    # of whatever an outside data shape counts
+    NOTE = UNNAMED
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """A kind of event and what it is about (a field's name, a defect); `str` gives its text.
+
+    `kind` is most often a `DropReason`; another `StrEnum` may be counted as well.
+    """
+
+    kind: StrEnum
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return self.kind.value.replace(UNNAMED, self.detail)
+
+    def plain(self) -> list[str]:
+        """Two texts, from which `from_plain` makes an equal reason."""
+        if isinstance(self.kind, DropReason):
+            return [self.kind.name, self.detail]
+        return [DropReason.NOTE.name, str(self)]
+
+    @classmethod
+    def from_plain(cls, values: list[str]) -> Reason:
+        """The reason that `plain` wrote; another enum's member comes back as a note."""
+        name, detail = values
+        return cls(DropReason[name], detail)
 
 
 @dataclass(slots=True)
 class Census:
-    """Counts by kind and by source, with a few places to look at.
+    """Counts by reason and by source, with a few places to look at.
 
-    A kind is a short phrase ("tie", "bad record: empty response"). `where` is `file:line` (or
-    `dataset[split]:row`); the part before the last colon is the source.
+    `where` is `file:line` (or `dataset[split]:row`); what stands before the last colon is the
+    source.
     """
 
-    counts: dict[str, dict[str, int]] = field(default_factory=dict)
-    examples: dict[str, list[str]] = field(default_factory=dict)
+    counts: dict[Reason, dict[str, int]] = field(default_factory=dict)
+    examples: dict[Reason, list[str]] = field(default_factory=dict)
 
-    def add(self, kind: str, where: str = "", count: int = 1) -> None:
+    def add(self, kind: StrEnum, where: str = "", count: int = 1, detail: str = "") -> None:
         """Count `count` more of `kind`, seen at `where`."""
-        source = where.rpartition(":")[0]
-        by_source = self.counts.setdefault(kind, {})
+        reason, source = Reason(kind, detail), where.rpartition(":")[0]
+        by_source = self.counts.setdefault(reason, {})
         by_source[source] = by_source.get(source, 0) + count
         if where:
-            self._remember(kind, [where])
+            self._remember(reason, [where])
 
-    def merge(self, other: Census) -> None:
+    def merge(self, census: Census) -> None:
         """Add what another census counted."""
-        for kind, by_source in other.counts.items():
-            mine = self.counts.setdefault(kind, {})
+        for reason, by_source in census.counts.items():
+            mine = self.counts.setdefault(reason, {})
             for source, count in by_source.items():
                 mine[source] = mine.get(source, 0) + count
-            self._remember(kind, other.examples.get(kind, []))
+            self._remember(reason, census.examples.get(reason, []))
 
-    def __getitem__(self, kind: str) -> int:
-        """How many of `kind`, over all sources; 0 when there was none."""
-        return sum(self.counts.get(kind, {}).values())
+    def count(self, reason: Reason) -> int:
+        """How many of exactly this reason, over all sources."""
+        return sum(self.counts.get(reason, {}).values())
+
+    def __getitem__(self, kind: StrEnum) -> int:
+        """How many of a kind, over all details and sources; 0 when there was none."""
+        return sum(self.count(reason) for reason in self.counts if reason.kind is kind)
 
     @property
     def total(self) -> int:
         """Everything counted."""
-        return sum(self[kind] for kind in self.counts)
+        return sum(self.totals().values())
 
-    def totals(self) -> Mapping[str, int]:
-        """Kind to count, over all sources, in order of first appearance."""
-        return {kind: self[kind] for kind in self.counts}
+    def totals(self) -> Mapping[Reason, int]:
+        """Reason to count, over all sources, in order of first appearance."""
+        return {reason: self.count(reason) for reason in self.counts}
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for a result file: `{kind: {count, by_source, examples}}`."""
+        """Plain values for a result file: `{text: {count, by_source, examples}}`."""
         return {
-            kind: {
-                "count": self[kind],
+            str(reason): {
+                "count": self.count(reason),
                 "by_source": dict(by_source),
-                "examples": list(self.examples.get(kind, [])),
+                "examples": list(self.examples.get(reason, [])),
             }
-            for kind, by_source in self.counts.items()
+            for reason, by_source in self.counts.items()
         }
 
+    def plain(self) -> list[Any]:
+        """Plain values, from which `from_plain` makes an equal census."""
+        return [
+            [reason.plain(), by_source, self.examples.get(reason, [])]
+            for reason, by_source in self.counts.items()
+        ]
+
+    @classmethod
+    def from_plain(cls, values: list[Any], renamed: Mapping[str, str]) -> Census:
+        """What `plain` wrote, with sources under their names of today."""
+        census = cls()
+        for plain, by_source, examples in values:
+            reason = Reason.from_plain(plain)
+            for source, count in by_source.items():
+                name = renamed.get(source, source)
+                census.counts.setdefault(reason, {})[name] = int(count)
+            for where in examples:
+                source, colon, row = where.rpartition(":")
+                census._remember(reason, [renamed.get(source, source) + colon + row])
+        return census
+
     def lines(self) -> list[str]:
-        """One line a kind for the terminal; no line when nothing was counted."""
-        return [self._line(kind) for kind in self.counts]
+        """One line a reason for the terminal; no line when nothing was counted."""
+        return [self._line(reason) for reason in self.counts]
 
-    def _line(self, kind: str) -> str:
-        by_source = {name: n for name, n in self.counts[kind].items() if name}
-        parts = []
+    def _line(self, reason: Reason) -> str:
+        by_source = {name: n for name, n in self.counts[reason].items() if name}
+        details = []
         if len(by_source) > 1:
-            parts.append("in " + ", ".join(f"{name} {n:,}" for name, n in by_source.items()))
-        if places := self.examples.get(kind):
-            parts.append("such as " + ", ".join(places))
-        return f"{kind}: {self[kind]:,}" + (f" ({'; '.join(parts)})" if parts else "")
+            details.append("in " + ", ".join(f"{name} {n:,}" for name, n in by_source.items()))
+        if examples := self.examples.get(reason):
+            details.append("such as " + ", ".join(examples))
+        line = f"{reason}: {self.count(reason):,}"
+        return f"{line} ({'; '.join(details)})" if details else line
 
-    def _remember(self, kind: str, places: list[str]) -> None:
-        kept = self.examples.setdefault(kind, [])
-        kept.extend(places[: EXAMPLES_KEPT - len(kept)])
+    def _remember(self, reason: Reason, places: list[str]) -> None:
+        examples = self.examples.setdefault(reason, [])
+        examples.extend(places[: NUM_EXAMPLES - len(examples)])

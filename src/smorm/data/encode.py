@@ -14,15 +14,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from smorm.data.census import Census
+from smorm.data.census import Census, Defect, DropReason, Reason
 from smorm.data.records import Messages
 from smorm.errors import DataError, ModelError, SmormError
 from smorm.text.chat import Renderer
 from smorm.text.limits import Overlong, fit
 
 Tokens = NDArray[np.int32]
-SHORTENED = "prompt shortened to the limit"
-SAME_TOKENS = "dropped: both sides are the same tokens"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +29,7 @@ class Outcome:
     counted, and the error that stopped it."""
 
     tokens: list[Tokens]
-    counted: str | None = None
+    counted: Reason | None = None
     error: SmormError | None = None
 
 
@@ -55,9 +53,9 @@ class Encoder:
         except (DataError, ModelError) as error:
             return Outcome([], error=error)
         if fitted.tokens is None:
-            return Outcome([], f"dropped: {fitted.dropped}")
+            return Outcome([], Reason(DropReason.DROPPED, str(fitted.dropped)))
         tokens = [np.asarray(one, dtype=np.int32) for one in fitted.tokens]
-        return Outcome(tokens, SHORTENED if fitted.truncated else None)
+        return Outcome(tokens, Reason(DropReason.SHORTENED) if fitted.truncated else None)
 
 
 def settle(
@@ -73,11 +71,11 @@ def settle(
     if isinstance(error, DataError):
         if on_bad_record == "stop":
             raise DataError(f"{where}: {error}" if where else str(error)) from error
-        census.add("bad record skipped: cannot be rendered", where)
+        census.add(DropReason.BAD_RECORD, where, detail=Defect.NOT_RENDERED)
     elif error is not None:
         raise error
     if outcome.counted is not None:
-        census.add(outcome.counted, where)
+        census.add(outcome.counted.kind, where, detail=outcome.counted.detail)
     return outcome.tokens
 
 

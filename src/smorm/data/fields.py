@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
-from smorm.data.census import Census
+from smorm.data.census import Census, Defect
 from smorm.data.quarantine import BadRecord
 from smorm.data.records import Messages
 from smorm.text.chat import RAW, ROLES, Message
@@ -21,17 +22,17 @@ class Context:
     census: Census
     columns: Mapping[str, str] | None = None
 
-    def bad(self, field: str, kind: str, problem: str) -> BadRecord:
+    def bad(self, field: str, defect: StrEnum, problem: str) -> BadRecord:
         """The error to raise for `field` of this row."""
-        return BadRecord(self.where, field, kind, problem)
+        return BadRecord(self.where, field, defect, problem)
 
     def wrong(self, field: str, value: object, expected: str) -> BadRecord:
         """The error for a value of the wrong type."""
-        return self.bad(field, "wrong type", f"{describe(value)}, expected {expected}")
+        return self.bad(field, Defect.WRONG_TYPE, f"{describe(value)}, expected {expected}")
 
-    def count(self, kind: str) -> None:
-        """Count something told but not an error."""
-        self.census.add(kind, self.where)
+    def count(self, kind: StrEnum, detail: str = "") -> None:
+        """Count something that is no error."""
+        self.census.add(kind, self.where, detail=detail)
 
 
 def describe(value: object) -> str:
@@ -55,9 +56,9 @@ def required(row: Mapping[str, Any], name: str, context: Context) -> Any:
     """The field, which must be there and not null."""
     if name not in row:
         have = ", ".join(str(key) for key in list(row)[:12])
-        raise context.bad(name, "missing field", f"missing; the row has: {have or 'nothing'}")
+        raise context.bad(name, Defect.MISSING_FIELD, f"missing; the row has: {have or 'nothing'}")
     if row[name] is None:
-        raise context.bad(name, "missing field", "null, expected a value")
+        raise context.bad(name, Defect.MISSING_FIELD, "null, expected a value")
     return row[name]
 
 
@@ -79,10 +80,10 @@ def optional_text(row: Mapping[str, Any], name: str, context: Context) -> str | 
 def number(value: object, field: str, context: Context) -> float:
     """A finite number. Text, true/false, NaN and infinity are refused."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise context.bad(field, "bad rating", f"{describe(value)}, expected a number")
+        raise context.bad(field, Defect.BAD_RATING, f"{describe(value)}, expected a number")
     if not math.isfinite(value):
         raise context.bad(
-            field, "bad rating", f"{value}, expected a finite number (null means not rated)"
+            field, Defect.BAD_RATING, f"{value}, expected a finite number (null means not rated)"
         )
     return float(value)
 
@@ -93,7 +94,7 @@ def margin(row: Mapping[str, Any], context: Context) -> float | None:
         return None
     value = number(row["margin"], "margin", context)
     if value < 0:
-        raise context.bad("margin", "bad rating", f"{value}, expected at least 0")
+        raise context.bad("margin", Defect.BAD_RATING, f"{value}, expected at least 0")
     return value
 
 
@@ -102,8 +103,9 @@ def messages(value: object, field: str, context: Context) -> Messages:
     if not isinstance(value, list):
         raise context.wrong(field, value, "a list of messages {role, content}")
     if not value:
-        kind = "empty prompt" if field.startswith("prompt") else "empty response"
-        raise context.bad(field, kind, "an empty list, expected at least one message")
+        empty_prompt = field.startswith("prompt")
+        defect = Defect.EMPTY_PROMPT if empty_prompt else Defect.EMPTY_RESPONSE
+        raise context.bad(field, defect, "an empty list, expected at least one message")
     return tuple(_message(item, f"{field}[{at}]", context) for at, item in enumerate(value))
 
 
@@ -112,12 +114,11 @@ def _message(value: object, field: str, context: Context) -> Message:
         raise context.wrong(field, value, "a message {role, content}")
     role = text(required_in(value, "role", field, context), f"{field}.role", context)
     if role not in ROLES:
-        raise context.bad(
-            f"{field}.role", "unknown role", f"{role!r}, expected one of {', '.join(sorted(ROLES))}"
-        )
+        problem = f"{role!r}, expected one of {', '.join(sorted(ROLES))}"
+        raise context.bad(f"{field}.role", Defect.UNKNOWN_ROLE, problem)
     if value.get("tool_calls"):
         problem = "tool calls would be lost: write them into the content"
-        raise context.bad(f"{field}.tool_calls", "tool calls", problem)
+        raise context.bad(f"{field}.tool_calls", Defect.TOOL_CALLS, problem)
     content = text(required_in(value, "content", field, context), f"{field}.content", context)
     return Message(role, content)
 
@@ -128,14 +129,14 @@ def required_in(value: Mapping[str, Any], name: str, field: str, context: Contex
         what = "null" if name in value else "missing"
         have = ", ".join(str(key) for key in list(value)[:12])
         problem = f"{what}, expected a value; the object has: {have or 'nothing'}"
-        raise context.bad(f"{field}.{name}", "missing field", problem)
+        raise context.bad(f"{field}.{name}", Defect.MISSING_FIELD, problem)
     return value[name]
 
 
 def filled_prompt(prompt: Messages, field: str, context: Context) -> Messages:
     """The prompt, which must hold some text."""
     if not any(message.content.strip() for message in prompt):
-        raise context.bad(field, "empty prompt", "empty, expected some text")
+        raise context.bad(field, Defect.EMPTY_PROMPT, "empty, expected some text")
     return prompt
 
 
@@ -144,14 +145,14 @@ def ends_in_answer(response: Messages, field: str, context: Context) -> None:
     role = response[-1].role
     if role not in ("assistant", RAW):
         problem = f"its last message is of {role!r}, expected 'assistant'"
-        raise context.bad(field, "no answer", problem)
+        raise context.bad(field, Defect.NO_ANSWER, problem)
 
 
 def filled_response(response: Messages, field: str, context: Context) -> Messages:
     """The response, which must end in an answer that holds some text."""
     ends_in_answer(response, field, context)
     if not response[-1].content.strip():
-        raise context.bad(field, "empty response", "empty, expected some text")
+        raise context.bad(field, Defect.EMPTY_RESPONSE, "empty, expected some text")
     return response
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from smorm.data import shapes
-from smorm.data.census import Census
+from smorm.data.census import Census, DropReason
 from smorm.data.fields import Context, names_to_columns
 from smorm.data.quarantine import BadRecord, quarantine_record
 from smorm.data.readers import scan_rows
@@ -134,7 +134,7 @@ def read_records(
     def take_bad(bad: BadRecord, row: Mapping[str, Any] | None) -> None:
         if on_bad_record == "stop":
             raise bad
-        census.add(f"bad record skipped: {bad.kind}", bad.where)
+        census.add(DropReason.BAD_RECORD, bad.where, detail=bad.defect)
         if quarantine is not None:
             quarantine_record(quarantine, bad, row)
 
@@ -154,7 +154,7 @@ def _read(source: Source, kind: Kind | None, census: Census, take_bad: TakeBad) 
             taken += 1
             yield record
             if taken == source.limit:
-                census.add("reading stopped at the limit", where)
+                census.add(DropReason.LIMIT, where)
                 return
     if source.format in ("auto", "rated") and unseen and rows:
         names = ", ".join(sorted(unseen))
@@ -177,7 +177,7 @@ def _strided(source: Source, census: Census, take_bad: TakeBad) -> Iterator[tupl
             if kept % source.stride == 0:
                 yield where, row
             else:
-                census.add("left out by the stride", where)
+                census.add(DropReason.STRIDE, where)
             kept += 1
 
 
@@ -200,12 +200,12 @@ def _parsed(
     return records
 
 
-def _dropped(record: Record) -> str | None:
+def _dropped(record: Record) -> DropReason | None:
     """Why a valid record is no evidence: a tie prefers nothing, no rating rates nothing."""
     if isinstance(record, Preference) and record.chosen == record.rejected:
-        return "tie: chosen equals rejected"
+        return DropReason.TIE
     if isinstance(record, Rated) and all(value is None for value in record.scores.values()):
-        return "no rating at all"
+        return DropReason.NO_RATING
     return None
 
 

@@ -16,6 +16,7 @@ from typing import IO, Any, cast
 
 import orjson
 
+from smorm.data.census import Defect
 from smorm.data.quarantine import BadRecord
 from smorm.errors import DataError
 
@@ -145,7 +146,7 @@ def _parsed(where: str, line: bytes) -> Scanned:
         if line.startswith((b"\xff\xfe", b"\xfe\xff")):
             problem = "the file is UTF-16, expected UTF-8"
         raw = line.decode("utf-8", errors="replace").rstrip("\r\n")
-        return where, BadRecord(where, "line", "not valid JSON", problem, raw)
+        return where, BadRecord(where, "line", Defect.NOT_JSON, problem, raw)
     return _checked(where, row)
 
 
@@ -154,10 +155,10 @@ def _checked(where: str, row: object) -> Scanned:
         return where, row
     raw = orjson.dumps(row).decode()
     problem = f"{type(row).__name__}, expected an object with named fields"
-    return where, BadRecord(where, "line", "not an object", problem, raw)
+    return where, BadRecord(where, "line", Defect.NOT_AN_OBJECT, problem, raw)
 
 
 def _too_long(where: str, start: bytes, limits: Limits) -> BadRecord:
     problem = f"longer than {limits.line_bytes:,} bytes, the most that is read of one record"
     raw = start[:RAW_KEPT].decode("utf-8", errors="replace")
-    return BadRecord(where, "line", "line too long", problem, raw)
+    return BadRecord(where, "line", Defect.LINE_TOO_LONG, problem, raw)

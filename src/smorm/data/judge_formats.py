@@ -12,6 +12,7 @@ from typing import Any
 
 from smorm.data import fields, shapes
 from smorm.data.benchmark_formats import best_of_k
+from smorm.data.census import Defect, DropReason
 from smorm.data.fields import Context
 from smorm.data.judging import (
     SOURCES,
@@ -29,7 +30,6 @@ from smorm.data.records import Candidates, Messages
 from smorm.text.chat import Message
 
 WINNERS = ("model_a", "model_b")
-TIE = "judged a tie, left out"
 
 _RESPONSES = (("response_1", "response_2"), ("response_a", "response_b"))
 _CONVERSATIONS = ("conversation_a", "conversation_b")
@@ -134,7 +134,7 @@ def ppe_correctness(row: Mapping[str, Any], context: Context) -> list[Candidates
         sides |= _response(row, f"response_{at}", context)
     if row.get(f"response_{len(right) + 1}") is not None:
         problem = f"{len(right)} scores, but the row has response_{len(right) + 1} as well"
-        raise context.bad("scores", "wrong count", problem)
+        raise context.bad("scores", Defect.WRONG_COUNT, problem)
     identity = first_text(row, ("question_id", "id"), context)
     source = first_text(row, ("benchmark", *SOURCES), context)
     one = unjudged(prompt, sides, context, identity, source)
@@ -156,11 +156,11 @@ def mt_bench(row: Mapping[str, Any], context: Context) -> list[Candidates]:
     return _conversations(row, turn, context)
 
 
-def judged_a_tie(row: Mapping[str, Any]) -> str | None:
+def judged_a_tie(row: Mapping[str, Any]) -> DropReason | None:
     """Why a row with a winner prefers nothing, or None; an arena's "both bad" is a tie too."""
     winner = row.get("winner")
     tie = isinstance(winner, str) and (winner.startswith("tie") or winner == "both_bad")
-    return TIE if tie else None
+    return DropReason.JUDGED_TIE if tie else None
 
 
 def _converted(row: Mapping[str, Any]) -> bool:
@@ -171,7 +171,7 @@ def _conversations(row: Mapping[str, Any], turn: int | None, context: Context) -
     a, b = (_until(row, name, turn, context) for name in _CONVERSATIONS)
     if a[0] != b[0]:
         problem = "its first message is not conversation_a's, expected one question for both"
-        raise context.bad("conversation_b", "another prompt", problem)
+        raise context.bad("conversation_b", Defect.OTHER_PROMPT, problem)
     names = _CONVERSATIONS
     if _winner(row, context) == "model_b":
         a, b, names = b, a, names[::-1]
@@ -185,7 +185,7 @@ def _until(row: Mapping[str, Any], name: str, turn: int | None, context: Context
     size = len(whole) if turn is None else 2 * turn
     if len(whole) < max(size, 2):
         problem = f"{len(whole)} messages, expected at least {max(size, 2)}"
-        raise context.bad(name, "too short", problem + (f" for turn {turn}" if turn else ""))
+        raise context.bad(name, Defect.TOO_SHORT, problem + (f" for turn {turn}" if turn else ""))
     return whole[:size]
 
 

@@ -13,12 +13,11 @@ from dataclasses import replace
 from typing import Any
 
 from smorm.data import fields, shapes
+from smorm.data.census import Defect, DropReason
 from smorm.data.fields import Context
 from smorm.data.records import Candidates, Messages
 from smorm.text.chat import Message
 
-EQUAL = "a good response equals another one"
-ALIKE = "all responses judged alike, left out"
 SOURCES = ("subset", "source", "domain")
 
 Sides = dict[str, Messages]
@@ -101,15 +100,15 @@ def ordered(
     """
     if len(right) != len(one.responses):
         problem = f"{len(right)} for {len(one.responses)} responses, expected one for each"
-        raise context.bad(name, "wrong count", problem)
+        raise context.bad(name, Defect.WRONG_COUNT, problem)
     pairs = list(zip(one.responses, right, strict=True))
     good = tuple(response for response, is_right in pairs if is_right)
     rest = tuple(response for response, is_right in pairs if not is_right)
     if not good or not rest:
-        context.count(ALIKE)
+        context.count(DropReason.JUDGED_ALIKE)
         return []
     if not set(good).isdisjoint(rest):
-        context.count(EQUAL)
+        context.count(DropReason.EQUAL_RESPONSES)
     return [replace(one, responses=(*good, *rest), chosen=len(good))]
 
 

@@ -27,7 +27,7 @@ from typing import Any
 import orjson
 
 from smorm import files
-from smorm.data.census import Census
+from smorm.data.census import Census, DropReason
 from smorm.data.encode import prompt_key
 from smorm.data.formats import Source, read_rated
 from smorm.data.records import Messages, Preference, Rated
@@ -121,19 +121,23 @@ def pair_ratings(
     for responses in prompts.values():
         merged = [_once(group, rule, census) for group in responses.values()]
         if len(merged) == 1:
-            census.add("one response to its prompt: no pair", merged[0][0].where)
+            census.add(DropReason.ONE_RESPONSE, merged[0][0].where)
         for (one, mine), (other, theirs) in itertools.combinations(merged, 2):
-            pair = _pair(one, other, rule.advantage(mine, theirs), rule.gap)
-            if isinstance(pair, str):
-                census.add(pair, one.where)
+            advantage = rule.advantage(mine, theirs)
+            if advantage is None:
+                census.add(DropReason.NO_COMMON_ATTRIBUTE, one.where)
+            elif abs(advantage) <= rule.gap + _ROUNDING:
+                census.add(DropReason.MEAN_TIE, one.where)
+            elif advantage > 0:
+                yield _pair(one, other)
             else:
-                yield pair
+                yield _pair(other, one)
 
 
 def _once(group: list[Rated], rule: Pairing, census: Census) -> tuple[Rated, dict[str, float]]:
     """A response and its ratings, each the mean of those that it got."""
     for record in group[1:]:
-        census.add("response rated again, taken once with the mean", record.where)
+        census.add(DropReason.RATED_AGAIN, record.where)
     found: dict[str, list[float]] = {}
     for record in group:
         for name, value in rule.ratings(record).items():
@@ -141,13 +145,7 @@ def _once(group: list[Rated], rule: Pairing, census: Census) -> tuple[Rated, dic
     return group[0], {name: sum(values) / len(values) for name, values in found.items()}
 
 
-def _pair(one: Rated, other: Rated, advantage: float | None, gap: float) -> Preference | str:
-    """The pair, or why there is none."""
-    if advantage is None:
-        return "no attribute in common: no pair"
-    if abs(advantage) <= gap + _ROUNDING:
-        return "tie of mean ratings: no pair"
-    chosen, rejected = (one, other) if advantage > 0 else (other, one)
+def _pair(chosen: Rated, rejected: Rated) -> Preference:
     both = chosen.id is not None and rejected.id is not None
     identity = f"{chosen.id}>{rejected.id}" if both else None
     return Preference(
@@ -190,7 +188,7 @@ def write_paired(source: Source, folder: Path | str, rule: Pairing | None = None
     }
     kept = [one for one in records if (prompt_key(one.prompt), one.response) in used]
     if len(kept) < len(records):
-        census.add("rated response in no pair, left out", count=len(records) - len(kept))
+        census.add(DropReason.IN_NO_PAIR, count=len(records) - len(kept))
     folder = Path(folder)
     rows = ([_pair_row(pair) for pair in pairs], [_rated_row(one) for one in kept])
     places = (folder / "pairs.jsonl", folder / "rated.jsonl")

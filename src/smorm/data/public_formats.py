@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from smorm.data import fields, judging, shapes
+from smorm.data.census import Defect, DropReason
 from smorm.data.fields import Context
 from smorm.data.quarantine import BadRecord
 from smorm.data.records import Candidates, Messages, Preference, Rated
@@ -33,11 +34,11 @@ def helpsteer2(row: Mapping[str, Any], context: Context) -> list[Rated]:
     if len(turns) > 1 and turns[-1] == Message("assistant", ""):
         turns = turns[:-1]  # the marker that invites the answer
     if turns[-1].role != "user":
-        raise context.bad("prompt", "roles do not alternate", "ends with the assistant's turn")
+        raise context.bad("prompt", Defect.ROLE_ORDER, "ends with the assistant's turn")
     columns = context.columns or {name: name for name in HELPSTEER2}
     for column in columns.values():
         if column not in row:
-            raise context.bad(column, "missing field", "missing, expected a number or null")
+            raise context.bad(column, Defect.MISSING_FIELD, "missing, expected a number or null")
     known = replace(context, columns=columns)
     return shapes.rated({**row, "prompt": [_plain(turn) for turn in turns]}, known)
 
@@ -88,7 +89,7 @@ def _completion(
 def _aspect(annotation: object, context: Context) -> float | None:
     rating = annotation.get("Rating") if isinstance(annotation, dict) else annotation
     if rating is None or rating == "N/A":
-        context.count("rating N/A or absent, taken as missing")
+        context.count(DropReason.RATING_ABSENT)
         return None
     if isinstance(rating, str | int | float) and not isinstance(rating, bool):
         try:
@@ -97,15 +98,15 @@ def _aspect(annotation: object, context: Context) -> float | None:
             value = math.nan
         if math.isfinite(value):
             return value
-    context.count("rating unreadable, taken as missing")
+    context.count(DropReason.RATING_UNREADABLE)
     return None
 
 
-def equal_ratings(row: Mapping[str, Any]) -> str | None:
+def equal_ratings(row: Mapping[str, Any]) -> DropReason | None:
     """Unified-Feedback's first step: rows whose ratings are equal are dropped before the stride."""
     a, b = row.get("conv_A_rating"), row.get("conv_B_rating")
     numbers = all(isinstance(value, int | float) and type(value) is not bool for value in (a, b))
-    return "equal ratings" if numbers and a == b else None
+    return DropReason.EQUAL_RATINGS if numbers and a == b else None
 
 
 def unified_feedback(row: Mapping[str, Any], context: Context) -> list[Preference]:
@@ -151,12 +152,12 @@ def hh_rlhf(row: Mapping[str, Any], context: Context) -> list[Preference]:
 def _transcript(row: Mapping[str, Any], name: str, context: Context) -> Messages:
     text = fields.text(fields.required(row, name, context), name, context)
     if not text.strip():
-        raise context.bad(name, "empty response", "empty, expected a transcript")
+        raise context.bad(name, Defect.EMPTY_RESPONSE, "empty, expected a transcript")
     if _HH_TURN.match(text.strip()) is None:
-        raise context.bad(name, "no turns", "expected a transcript that begins with 'Human:'")
+        raise context.bad(name, Defect.NO_TURNS, "expected a transcript that begins with 'Human:'")
     turns = transcript_turns(text)
     if turns[0].role != "user":
-        raise context.bad(name, "no turns", "begins with 'Assistant:', expected 'Human:'")
+        raise context.bad(name, Defect.NO_TURNS, "begins with 'Assistant:', expected 'Human:'")
     return turns
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,15 @@ from smorm.errors import DataError, OutputError
 class BadRecord(DataError):  # noqa: N818  (also a value that stands for the row)
     """One row that cannot be used; the rows after it can.
 
-    `kind` is the short phrase that it is counted under. `raw` is the text of a row that could not
-    even be parsed.
+    `defect` is what it is counted under (most often a `Defect`), `problem` says it in full. `raw`
+    is the text of a row that could not even be parsed.
     """
 
-    def __init__(self, where: str, field: str, kind: str, problem: str, raw: str | None = None):
+    def __init__(
+        self, where: str, field: str, defect: StrEnum, problem: str, raw: str | None = None
+    ):
         super().__init__(f"{where}: {field}: {problem}")
-        self.where = where
-        self.field = field
-        self.kind = kind
+        self.where, self.field, self.defect, self.problem = where, field, defect, problem
         self.raw = raw
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Literal
 
 from smorm.data import benchmark_formats, judge_formats, public_formats, shapes
+from smorm.data.census import Defect
 from smorm.data.fields import Context
 from smorm.data.quarantine import BadRecord
 from smorm.data.records import Candidates, Preference, Rated
@@ -26,7 +28,7 @@ class Format:
     kind: Kind
     parse: Callable[[Mapping[str, Any], Context], Parsed]
     shape: str
-    drop_row: Callable[[Mapping[str, Any]], str | None] | None = None
+    drop_row: Callable[[Mapping[str, Any]], StrEnum | None] | None = None
 
 
 FORMATS: dict[str, Format] = {
@@ -133,7 +135,7 @@ def format_of_row(row: Mapping[str, Any], kind: Kind | None, context: Context) -
         problem += f"; it looks like format {looks[0]!r}: name it as the source's format"
     elif fits:
         problem += f"; it looks like a {fits[0]} record"
-    raise context.bad("row", "unknown shape", problem)
+    raise context.bad("row", Defect.UNKNOWN_SHAPE, problem)
 
 
 def _is_preference(row: Mapping[str, Any], context: Context) -> bool:

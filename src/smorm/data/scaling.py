@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from smorm.data.census import Census
+from smorm.data.census import Census, DropReason
 from smorm.data.records import Rated
 from smorm.errors import DataError
 
@@ -87,7 +87,7 @@ def _fit(name: str, known: Floats, method: Method, census: Census) -> AttributeS
         raise DataError(f"attribute {name!r}: no training record rates it: leave it out")
     low, high = float(known.min()), float(known.max())
     if low == high:  # not the deviation, which rounding leaves at 1e-17
-        census.add(f"attribute {name!r} is constant in training")
+        census.add(DropReason.CONSTANT_ATTRIBUTE, detail=repr(name))
     if method == "none":
         return AttributeScale(name)
     with np.errstate(over="ignore"):

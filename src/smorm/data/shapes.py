@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from smorm.data import fields
+from smorm.data.census import Defect, DropReason
 from smorm.data.fields import Context
 from smorm.data.records import Candidates, Messages, Preference, Rated
 from smorm.text.chat import RAW, Message
 
-REPEATED = "prompt repeated at the start of the response, taken once"
 RESERVED = ("preference",)
 
 
@@ -95,7 +95,7 @@ def scores_of(row: Mapping[str, Any], context: Context) -> dict[str, float | Non
     if nested is None and context.columns is None:
         raise context.bad(
             "scores",
-            "missing field",
+            Defect.MISSING_FIELD,
             "missing, expected {name: number or null}; for flat columns name them as attributes",
         )
     if nested is not None and not isinstance(nested, dict):
@@ -105,7 +105,7 @@ def scores_of(row: Mapping[str, Any], context: Context) -> dict[str, float | Non
     for name in columns:
         if not isinstance(name, str) or not name.strip() or name in RESERVED:
             problem = f"{name!r} cannot be the name of an attribute"
-            raise context.bad("scores", "bad attribute name", problem)
+            raise context.bad("scores", Defect.BAD_ATTRIBUTE_NAME, problem)
     return {
         name: None
         if values.get(column) is None
@@ -142,7 +142,7 @@ def candidates_of(
     for at, response in enumerate(responses):
         fields.ends_in_answer(response, f"responses[{at}]", context)
         if not response[-1].content.strip():
-            context.count("empty response, scored as it is")
+            context.count(DropReason.EMPTY_RESPONSE)
     identity = fields.optional_text(row, "id", context)
     source = fields.optional_text(row, "source", context)
     return Candidates(prompt, responses, identity, source, context.where)
@@ -185,7 +185,7 @@ def prompt_and_response(row: Mapping[str, Any], context: Context) -> tuple[Messa
         whole = fields.messages(row["messages"], "messages", context)
         if len(whole) < 2:
             raise context.bad(
-                "messages", "missing field", "one message, expected prompt and answer"
+                "messages", Defect.MISSING_FIELD, "one message, expected prompt and answer"
             )
         return fields.filled_prompt(whole[:-1], "messages", context), whole[-1:]
     prompt = prompt_of(row, context)
@@ -203,13 +203,13 @@ def without_prompt(
     """
     size = len(prompt)
     if all(len(side) > size and side[:size] == prompt for side in sides):
-        context.count(REPEATED)
+        context.count(DropReason.REPEATED_PROMPT)
         sides = tuple(side[size:] for side in sides)
     for side, name in zip(sides, names, strict=True):
         before, after = prompt[-1].role, side[0].role
         if (before, after) in {("user", "user"), ("user", "system"), ("assistant", "assistant")}:
             problem = f"its first message is of {after!r} while the prompt ends with {before!r}"
-            raise context.bad(name, "roles do not alternate", problem)
+            raise context.bad(name, Defect.ROLE_ORDER, problem)
     return sides
 
 
@@ -217,4 +217,4 @@ def note_tools(row: Mapping[str, Any], context: Context) -> None:
     """Count what TRL would have rendered and this project does not."""
     for name in ("tools", "chat_template_kwargs"):
         if row.get(name):
-            context.count(f"field {name} ignored")
+            context.count(DropReason.FIELD_IGNORED, name)

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 import orjson
 
-from smorm.data.census import Census
+from smorm.data.census import Census, DropReason
 from smorm.data.contents import Contents
-from smorm.data.encode import SAME_TOKENS, Tokens, prompt_hash, settle
+from smorm.data.encode import Tokens, prompt_hash, settle
 from smorm.data.formats import OnBad, Source, read_preferences, read_rated
 from smorm.data.records import Preference, Rated
 from smorm.data.token_store import QUARANTINE, StoreKind, StoreWriter
@@ -83,7 +83,7 @@ def _write_pairs(
             continue
         chosen, rejected = sides
         if chosen.tobytes() == rejected.tobytes():
-            census.add(SAME_TOKENS, pair.where)
+            census.add(DropReason.SAME_TOKENS, pair.where)
             continue
         margin = 0.0 if pair.margin is None else pair.margin
         writer.add_pair(chosen, rejected, margin, prompt_hash(pair.prompt), pair.where)

@@ -164,7 +164,7 @@ class StoreWriter:
             "attributes": list(self.attributes),
             "content": digest.hexdigest(),
             "records": records,
-            "census": {"counts": census.counts, "examples": census.examples},
+            "census": census.plain(),
         }
         files.write_json(self.folder / META, meta)
 
@@ -209,7 +209,7 @@ def open_store(folder: Path, names: Sequence[str] = ()) -> TokenStore:
     except (OSError, ValueError) as error:
         raise DataError(f"{folder}: cannot be mapped: {error}") from error
     renamed = dict(zip(then, now, strict=True))
-    census = _renamed(meta["census"], renamed)
+    census = Census.from_plain(meta["census"], renamed)
     store = TokenStore(
         kind=meta["kind"],
         names=tuple(now),
@@ -231,18 +231,3 @@ def _mapped(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
     if path.stat().st_size == 0:  # the system maps no empty file
         return np.empty(0, dtype=dtype)
     return np.asarray(np.memmap(path, dtype=dtype, mode="r"))
-
-
-def _renamed(census: dict[str, Any], now: dict[str, str]) -> Census:
-    """What was counted, with the files' names of today."""
-
-    def place(where: str) -> str:
-        name, _, row = where.rpartition(":")
-        return f"{now[name]}:{row}" if name in now else where
-
-    counts = {
-        kind: {now.get(name, name): int(count) for name, count in by_source.items()}
-        for kind, by_source in census["counts"].items()
-    }
-    examples = {kind: [place(w) for w in places] for kind, places in census["examples"].items()}
-    return Census(counts, examples)

@@ -24,6 +24,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from smorm import errors
+from smorm.data.census import Reason
 from smorm.data.encode import Encoder, Outcome
 from smorm.data.records import Messages
 from smorm.errors import DataError, ModelError, SmormError
@@ -115,7 +116,8 @@ class Worker:
             error = None if failure is None else getattr(errors, failure[0])(failure[1])
             ends = [start, *(start + np.cumsum(sizes, dtype=np.int64)).tolist()]
             tokens = [ids[a:b] for a, b in pairwise(ends)]
-            outcomes.append(Outcome(tokens, counted, error))
+            reason = None if counted is None else Reason.from_plain(counted)
+            outcomes.append(Outcome(tokens, reason, error))
             start = ends[-1]
         return outcomes
 
@@ -179,7 +181,8 @@ def _load(folder: str) -> Any:
 def _outcome(outcome: Outcome) -> list[Any]:
     error = outcome.error
     failure = None if error is None else [type(error).__name__, str(error)]
-    return [outcome.counted, failure, [len(one) for one in outcome.tokens]]
+    counted = None if outcome.counted is None else outcome.counted.plain()
+    return [counted, failure, [len(one) for one in outcome.tokens]]
 
 
 def serve(source: BinaryIO, target: BinaryIO) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from smorm.data.census import Census
+from smorm.data.census import Census, DropReason
 from smorm.data.formats import Source, read_each
 from smorm.data.quarantine import BadRecord
 from smorm.errors import DataError
@@ -70,7 +70,7 @@ def from_file(path: Path | str, renderer: Renderer, census: Census) -> list[Conv
     """
     pairs = list(itertools.islice(_read(Source(path), census), COUNT + 1))
     if len(pairs) > COUNT:
-        census.add(f"conversations beyond the first {COUNT} of the file, not used", str(path))
+        census.add(DropReason.CONVERSATIONS_BEYOND, str(path), detail=str(COUNT))
     return _fitted(renderer, pairs[:COUNT], census)
 
 
@@ -116,13 +116,13 @@ def _fitted(
         try:
             fitted = fit(renderer, prompt, [response], renderer.max_tokens, "truncate_prompt")
         except DataError as error:
-            census.add(f"conversation left out: {error}")
+            census.add(DropReason.CONVERSATION_LEFT_OUT, detail=str(error))
             continue
         if fitted.tokens is None:
-            census.add(f"conversation left out: {fitted.dropped}")
+            census.add(DropReason.CONVERSATION_LEFT_OUT, detail=str(fitted.dropped))
             continue
         if fitted.truncated:
-            census.add("conversation with its prompt shortened to the limit")
+            census.add(DropReason.CONVERSATION_SHORTENED)
         control = any(renderer.control.found_in(m.content) for m in fitted.prompt + response)
         ids = np.asarray(fitted.tokens[0], dtype=np.int32)
         kept.append(Conversation(fitted.prompt, response, ids, control))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smorm.data.census import Census
+from smorm.data.census import Census, DropReason
 from smorm.data.encode import prompt_key
 from smorm.data.formats import OnBad, Source, read_records
 from smorm.data.records import Candidates, Item, Messages, Preference
@@ -86,10 +86,10 @@ def score_records(
                 raise DataError(
                     f"{record.where}: {result}. Skipping bad records leaves it out, counted."
                 )
-            census.add("record without a score, left out", record.where)
+            census.add(DropReason.UNSCORED_RECORD, record.where)
             continue
         if result.truncated:
-            census.add("prompt shortened to the limit", record.where)
+            census.add(DropReason.SHORTENED, record.where)
         kept.append(record)
         scored.append(result)
     if not kept:

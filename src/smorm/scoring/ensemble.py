@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from smorm.data.census import Census
+from smorm.data.census import Census, DropReason
 from smorm.data.records import Item
 from smorm.errors import ConfigError, DataError
 from smorm.model.views import apply_view
@@ -146,7 +146,7 @@ class Member:
                 found.append(one)
                 continue
             if one.truncated and census is not None:
-                census.add(f"{self.name}: prompt shortened to the limit", item.where)
+                census.add(DropReason.SHORTENED_BY, item.where, detail=self.name)
             found.append(self.standard.apply(apply_view(view, one.rows, scales)))
         return found
 

@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 
 from smorm import files
-from smorm.data.census import Census
+from smorm.data.census import Census, DropReason
 from smorm.data.formats import OnBad, Source, read_each
 from smorm.data.quarantine import BadRecord
 from smorm.data.records import Item
@@ -110,11 +110,11 @@ def _score_chunk(
         if isinstance(result, Unscored):
             if on_bad_record == "stop":
                 raise DataError(reason)
-            census.add("line without a score", where)
+            census.add(DropReason.UNSCORED_LINE, where)
             yield {"id": identity, "error": reason}
             continue
         if result.truncated:
-            census.add("prompt shortened to the limit", where)
+            census.add(DropReason.SHORTENED, where)
         yield {"id": identity, **_line(model, view, result)}
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from smorm.data.census import Census
+from smorm.data.census import Census, DropReason
 from smorm.data.encode import prompt_key
 from smorm.errors import ConfigError, DataError
 from smorm.evaluation.metrics import Floats
@@ -185,7 +185,7 @@ def scored_pools(
                     f"{pool.item.where}: no {what}: {scores}. Skipping bad records leaves it out, "
                     "counted."
                 )
-            census.add(f"left out: no {what}", pool.item.where)
+            census.add(DropReason.NO_REWARD, pool.item.where, detail=what)
         found.append(None if isinstance(scores, Unscored) else scores)
     return found
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from smorm.data.census import Census
+from smorm.data.census import Census, DropReason
 from smorm.data.encode import prompt_key
 from smorm.data.fields import Context
 from smorm.data.formats import OnBad, Source, parse_row
@@ -24,8 +24,6 @@ from smorm.files import fingerprint
 
 Given = Mapping[str, Any]
 SIDES = ("chosen", "rejected")
-JOINED = "line joined to an earlier one with the same prompt"
-BEYOND = "row of a prompt beyond the limit, left out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +69,19 @@ def read_pools(source: Source, census: Census, on_bad_record: OnBad = "stop") ->
         if isinstance(records, BadRecord):
             continue
         if not records:
-            census.add("row without an answer", where)
+            census.add(DropReason.NO_ANSWER, where)
             continue
         items = [record.item for record in records]
         responses = tuple(response for item in items for response in item.responses)
         pool = Pool(Item(items[0].prompt, responses, where), given_of(row, len(responses)))
         key = prompt_key(pool.item.prompt)
         if key in found:
-            census.add(JOINED, where)
+            census.add(DropReason.JOINED_POOL, where)
             found[key] = _joined(found[key], pool)
         elif source.limit is None or len(found) < source.limit:
             found[key] = pool
         else:
-            census.add(BEYOND, where)
+            census.add(DropReason.BEYOND_LIMIT, where)
     if not found:
         raise DataError(f"{source.path}: no pool of answers in it")
     return list(found.values())
@@ -111,7 +109,7 @@ def parsed_rows(
         if isinstance(records, BadRecord):
             if on_bad_record == "stop":
                 raise records
-            census.add(f"bad record skipped: {records.kind}", where)
+            census.add(DropReason.BAD_RECORD, where, detail=records.defect)
         yield where, {} if isinstance(row, BadRecord) else row, records
 
 

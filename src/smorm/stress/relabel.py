@@ -22,7 +22,7 @@ from typing import Any, Literal
 import orjson
 
 from smorm import files
-from smorm.data.census import Census
+from smorm.data.census import Census, DropReason
 from smorm.data.encode import prompt_key
 from smorm.data.formats import OnBad, Source
 from smorm.data.quarantine import BadRecord
@@ -145,7 +145,7 @@ def _relabelled(
         report.swapped += swap
         report.overturned += bool(not tied and swap != (scores[0] < scores[1]))
         if swap and row.get("margin") is not None:
-            report.census.add("margin of a swapped pair taken out", pair.where)
+            report.census.add(DropReason.SWAPPED_MARGIN, pair.where)
         yield _row(row, scores, swap)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from smorm.data.census import Census
+from smorm.data.census import Census, DropReason
 from smorm.errors import ConfigError, DataError, SmormError
 from smorm.evaluation.metrics import Floats
 from smorm.model.views import View, apply_view
@@ -86,7 +86,7 @@ class ModelReward:
         found = scorer.score([pool.item for pool in pools])
         for pool, one in zip(pools, found, strict=True):
             if isinstance(one, Scored) and one.truncated:
-                census.add("prompt shortened to the limit", pool.item.where)
+                census.add(DropReason.SHORTENED, pool.item.where)
         return found
 
     def score(self, pools: Sequence[Pool], census: Census) -> list[Floats | Unscored]:

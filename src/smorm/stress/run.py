@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from smorm.data.census import Census
+from smorm.data.census import Census, DropReason
 from smorm.errors import DataError
 from smorm.evaluation.compare import differences
 from smorm.evaluation.metrics import Floats
@@ -172,7 +172,7 @@ def _kept(pools: Sequence[Pool], values: Values, census: Census, *, skip: bool) 
         if reason is None:
             kept.append(at)
         elif skip:
-            census.add("left out: no score", pool.item.where)
+            census.add(DropReason.NO_REWARD, pool.item.where, detail="score")
         else:
             raise DataError(
                 f"{pool.item.where}: {reason}. Skipping bad records leaves it out, counted."
@@ -191,7 +191,7 @@ def _signal(heads: Sequence[Sequence[Floats]], census: Census) -> list[Floats] |
     try:
         return disagreement(heads[0], heads[1])
     except DataError as error:
-        census.add(f"no disagreement measured: {error}")
+        census.add(DropReason.NO_DISAGREEMENT, detail=str(error))
         return None
 
 

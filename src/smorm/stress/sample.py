@@ -15,7 +15,7 @@ import orjson
 from jinja2.exceptions import TemplateError
 
 from smorm import files
-from smorm.data.census import Census
+from smorm.data.census import Census, DropReason
 from smorm.data.encode import prompt_key
 from smorm.data.fields import Context
 from smorm.data.formats import Source
@@ -79,10 +79,10 @@ def read_prompts(source: Source, census: Census) -> Iterator[tuple[str, Messages
     for where, row in read_rows(source.path, source.split, source.subset):
         prompt = prompt_of(row, Context(where, census))
         if prompt_key(prompt) in seen:
-            census.add("prompt that stood before, sampled once", where)
+            census.add(DropReason.REPEATED_SAMPLE, where)
             continue
         if source.limit is not None and len(seen) == source.limit:
-            census.add("reading stopped at the limit", where)
+            census.add(DropReason.LIMIT, where)
             return
         seen.add(prompt_key(prompt))
         yield where, prompt
@@ -111,7 +111,7 @@ class Policy:
 
         ids = self.prompt_ids(prompt, where)
         if len(ids) > self.section.prompt_tokens:
-            census.add("prompt cut at its start to be sampled", where)
+            census.add(DropReason.CUT_PROMPT, where)
             ids = ids[-self.section.prompt_tokens :]
         room = self._room(len(ids), where, census)
         given = torch.tensor([ids], device=self.model.device)
@@ -123,7 +123,7 @@ class Policy:
                 answers += self._answers(given, count, room)
         cut = sum(not answer["finished"] for answer in answers)
         if cut:
-            census.add("answer that did not end within max_new_tokens", where, cut)
+            census.add(DropReason.UNFINISHED, where, cut)
         return answers
 
     def _room(self, length: int, where: str, census: Census) -> int:
@@ -137,10 +137,7 @@ class Policy:
                 f"{where}: prompt: has {length} tokens and the policy only {positions} positions: "
                 "set prompt_tokens lower"
             )
-        census.add(
-            f"prompt with room for fewer than max_new_tokens in the policy's {positions} positions",
-            where,
-        )
+        census.add(DropReason.LITTLE_ROOM, where, detail=str(positions))
         return positions - length
 
     def _answers(self, given: Any, count: int, room: int) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from smorm.data.census import Census
+from smorm.data.census import Census, DropReason
 from smorm.data.encode import prompt_key
 from smorm.data.formats import Source
 from smorm.data.records import Item
@@ -75,7 +75,7 @@ def _read_set(
         if len(pool) >= smallest:
             pools.append(pool)
         else:
-            census.add(f"left out: a pool of fewer than {smallest} answers", pool.item.where)
+            census.add(DropReason.SMALL_POOL, pool.item.where, detail=str(smallest))
     tell(f"gold of {section.name} by {config.gold.place}")
     scores = scored_pools(gold, pools, census, "gold", skip=skips(config, config.gold.kind))
     kept = [(pool, one) for pool, one in zip(pools, scores, strict=True) if one is not None]
@@ -102,7 +102,7 @@ def _shorter(pool: Pool, max_words: int | None, census: Census) -> Pool:
     if len(kept) == len(pool):
         return pool
     left = len(pool) - len(kept)
-    census.add(f"answer of more than {max_words} words, left out", pool.item.where, left)
+    census.add(DropReason.LONG_ANSWER, pool.item.where, left, str(max_words))
     responses = tuple(pool.item.responses[at] for at in kept)
     item = Item(pool.item.prompt, responses, pool.item.where)
     return Pool(item, tuple(pool.given[at] for at in kept))
@@ -119,7 +119,7 @@ def _source(section: PromptsSection, config: StressConfig, census: Census, tell:
     sample = section.sample
     tell(f"sampling {sample.answers} answers to each prompt of {section.name} from {sample.policy}")
     count = sample_file(source, section.sample, output, census, device=config.device)
-    census.add(f"prompts sampled into {output.name}", count=count)
+    census.add(DropReason.SAMPLED, count=count, detail=output.name)
     return Source(output)
 
 

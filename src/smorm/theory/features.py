@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from smorm.data.census import Census
+from smorm.data.census import Census, DropReason
 from smorm.data.encode import prompt_key
 from smorm.data.formats import OnBad, Source, read_records
 from smorm.data.records import Item
@@ -120,13 +120,13 @@ def _tokens(
     except DataError as error:
         if reading.on_bad_record == "stop":
             raise DataError(f"{item.where}: {error}") from error
-        census.add("record that does not fit, left out", item.where)
+        census.add(DropReason.UNFIT_RECORD, item.where)
         return None
     if fitted.tokens is None:
-        census.add(f"record left out: {fitted.dropped}", item.where)
+        census.add(DropReason.RECORD_LEFT_OUT, item.where, detail=str(fitted.dropped))
         return None
     if fitted.truncated:
-        census.add("prompt shortened to the limit", item.where)
+        census.add(DropReason.SHORTENED, item.where)
     return [np.asarray(tokens, dtype=np.int32) for tokens in fitted.tokens]
 
 

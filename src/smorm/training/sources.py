@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smorm.config import Config, SourceConfig
-from smorm.data.census import Census
+from smorm.data.census import Census, DropReason
 from smorm.data.formats import Source, read_preferences, read_rated
 from smorm.data.records import Messages
 from smorm.data.scaling import AttributeScale, apply_scales, fit_scales, restore_scales
@@ -157,7 +157,7 @@ def token_set(stores: Stores, scales: list[AttributeScale], census: Census) -> T
     rates_one = ~np.isnan(ratings).all(axis=1)
     fits = np.concatenate([[], *(store.lengths() > 0 for store in stores.rated)]).astype(bool)
     for where in places_of(stores.rated, np.flatnonzero(fits & ~rates_one)):
-        census.add("dropped: rates none of the model's attributes", where)
+        census.add(DropReason.UNKNOWN_ATTRIBUTES, where)
     kept = np.flatnonzero(fits & rates_one)
     pair_prompts, rated_prompts = prompt_ids(stores.pairs, stores.rated, kept)
     return TokenSet(

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smorm.data.census import DropReason
 from smorm.errors import DataError
 from smorm.stress.config import ProxySection
 from smorm.stress.proxies import open_pusher
@@ -90,7 +91,7 @@ def test_scores_are_the_models_in_the_order_of_the_answers_and_an_overlong_one_i
     texts = ["tin soft .", "tin " * 400, "owl calm .", "iron grey ."]
     found = proxy.each([ONE, ONE, TWO, ONE], texts)
     assert np.isnan(found).tolist() == [False, True, False, False]
-    assert proxy.census["sampled answer without a score, not learnt from"] == 1
+    assert proxy.census[DropReason.UNSCORED_SAMPLE] == 1
     for asked, at in ((ONE, 0), (TWO, 2), (ONE, 3)):
         (alone,) = Proxy(pusher, 1).values([asked.pool([texts[at]])])
         assert found[at] == pytest.approx(alone[0], abs=1e-5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from smorm.data.census import Census
+from smorm.data.census import Census, DropReason
 from smorm.data.encode import prompt_key
 from smorm.data.formats import Source
 from smorm.data.records import Item, Messages
@@ -85,11 +85,9 @@ def _read(name: str, source: Source, actor: Actor) -> AskedSet:
     for where, prompt in read_prompts(source, census):
         ids = actor.prompt_ids(prompt, where)
         if len(ids) > actor.rl.prompt_tokens:
-            census.add("prompt longer than prompt_tokens, left out", where)
+            census.add(DropReason.LONG_PROMPT, where)
         elif actor.room is not None and len(ids) > actor.room:
-            census.add(
-                "prompt that with max_new_tokens exceeds the policy's positions, left out", where
-            )
+            census.add(DropReason.NO_ROOM, where)
         else:
             kept.append(Asked(prompt, where, ids))
     if not kept:

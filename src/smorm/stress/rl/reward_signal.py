@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from smorm.data.census import Census
+from smorm.data.census import Census, DropReason
 from smorm.errors import DataError
 from smorm.evaluation.metrics import Floats
 from smorm.stress.pools import Pool
@@ -55,7 +55,7 @@ class Proxy:
         found = []
         for scores in self.values([pool.of([one]) for one in pool.item.responses]):
             if isinstance(scores, Unscored):
-                self.census.add("sampled answer without a score, not learnt from", pool.item.where)
+                self.census.add(DropReason.UNSCORED_SAMPLE, pool.item.where)
             found.append(math.nan if isinstance(scores, Unscored) else float(scores[0]))
         return found
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from smorm.data.census import Census
+from smorm.data.census import Census, DropReason
 from smorm.errors import DataError
 from smorm.evaluation.metrics import Floats
 from smorm.stress.pools import Pool
@@ -88,7 +88,7 @@ class Tracer:
         pools = [asked.pool(own) for asked, own in zip(one.prompts, texts, strict=True)]
         cut = len(answers) - sum(answers.finished)
         if cut:
-            census.add("evaluated answer that did not end within max_new_tokens", count=cut)
+            census.add(DropReason.UNFINISHED_EVALUATION, count=cut)
         values = {
             "gold": self._scored("gold", pools, self.gold.score(pools, census), census),
             "raw_proxy": self._scored("proxy", pools, self.signal.proxy.values(pools), census),
@@ -116,7 +116,7 @@ class Tracer:
                         f"{pool.item.where}: no {what} of a sampled answer: {one}. Skipping bad "
                         "records leaves its prompt out of that step, counted."
                     )
-                census.add(f"prompt left out of a step: no {what}", pool.item.where)
+                census.add(DropReason.UNSCORED_STEP, pool.item.where, detail=what)
             found.append(np.full(len(pool), np.nan) if isinstance(one, Unscored) else one)
         return found
 
