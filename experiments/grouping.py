@@ -28,6 +28,7 @@ from experiments.several_answers import (
     lab_answers,
     write_records,
 )
+from smorm.arrays import Floats
 from smorm.config import parse_config
 from smorm.files import fingerprint, write_json, write_text
 from smorm.training.optim import make_optimizer, named_trainable
@@ -38,7 +39,6 @@ from smorm.world import backbone_path
 
 BATCH, WARM_STEPS, EPOCHS, RESAMPLES = 24, 30, 4, 1000
 TERMS = ("preference", "regression", "joint")
-Floats = NDArray[np.float64]
 Row = dict[str, Any]
 TINY = {
     "backbone": {

@@ -19,9 +19,9 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from smorm.arrays import Floats as Floats
+
 INPUTS, K = 20, 5
 Relation = Literal["aligned", "apart", "opposed"]
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from experiments.runs import Finished
 from experiments.tasks import Files
+from smorm.arrays import Floats as Floats
 from smorm.data.census import Census
 from smorm.data.encode import prompt_key
 from smorm.data.formats import Source, read_preferences, read_rated
@@ -21,8 +21,6 @@ from smorm.data.scaling import rating_matrix
 from smorm.errors import DataError
 from smorm.evaluation.metrics import pair_outcomes
 from smorm.evaluation.result import Result
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

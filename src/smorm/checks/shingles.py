@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from smorm.arrays import Ints as Ints
+
 Hashes = NDArray[np.uint64]
-Ints = NDArray[np.int64]
 
 SHINGLE = 5
 """Words of a shingle, of which near duplicates are found."""

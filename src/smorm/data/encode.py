@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from smorm.arrays import Tokens as Tokens
 from smorm.data.census import Census, Defect, DropReason, Reason
 from smorm.data.records import Messages
 from smorm.errors import DataError, ModelError, SmormError
 from smorm.text.chat import Renderer
 from smorm.text.limits import Overlong, fit
-
-Tokens = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smorm import files
+from smorm.arrays import Floats
 from smorm.data.census import Census
 from smorm.data.encode import Tokens
 from smorm.errors import DataError
 
-Floats = NDArray[np.float64]
 StoreKind = Literal["preference", "rated"]
 
 META, QUARANTINE = "store.json", "quarantine.jsonl"

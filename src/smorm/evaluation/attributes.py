@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from smorm.arrays import Floats
 from smorm.errors import DataError
 from smorm.evaluation.baselines import constants
 from smorm.evaluation.correlation import spearman, spearman_draws, spearman_metric
 from smorm.evaluation.metrics import (
     Clusters,
-    Floats,
     Metric,
     as_floats,
     bootstrap_means,

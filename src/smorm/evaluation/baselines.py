@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from smorm.evaluation.metrics import Floats, pair_outcomes
+from smorm.arrays import Floats
+from smorm.evaluation.metrics import (
+    pair_outcomes,
+)
 
 
 def longer_wins(chosen_lengths: Floats, rejected_lengths: Floats) -> tuple[Floats, int]:

@@ -10,10 +10,9 @@ import math
 
 import numpy as np
 
+from smorm.arrays import Floats, Ints
 from smorm.evaluation.metrics import (
     Clusters,
-    Floats,
-    Ints,
     Metric,
     cluster_codes,
     interval,

@@ -13,11 +13,16 @@ from typing import Any
 
 import numpy as np
 
+from smorm.arrays import Floats
 from smorm.data.census import Census
 from smorm.data.formats import OnBad, Source, read_records
 from smorm.errors import ConfigError, DataError
 from smorm.evaluation.result import Result
-from smorm.evaluation.scored import Floats, ScoredSet, hash_of, score_records
+from smorm.evaluation.scored import (
+    ScoredSet,
+    hash_of,
+    score_records,
+)
 from smorm.evaluation.suite import Suite
 from smorm.evaluation.suites import measure_suite, measure_values, score_suite
 from smorm.files import fingerprint

@@ -10,9 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from smorm.arrays import Floats
 from smorm.errors import DataError
 from smorm.evaluation.correlation import length_correlations
-from smorm.evaluation.metrics import Clusters, Floats, Metric, cluster_codes, require_finite
+from smorm.evaluation.metrics import (
+    Clusters,
+    Metric,
+    cluster_codes,
+    require_finite,
+)
 from smorm.evaluation.outcomes import Outcomes, Weights, even, split
 
 TIES = "ties_half"

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from smorm.arrays import Floats as Floats
+from smorm.arrays import Ints as Ints
 from smorm.errors import DataError
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Clusters = Sequence[str] | Sequence[int] | NDArray[Any]
 
 LEVEL = 0.95

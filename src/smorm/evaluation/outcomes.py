@@ -16,10 +16,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from smorm.arrays import Floats
 from smorm.errors import DataError
 from smorm.evaluation.metrics import (
     Clusters,
-    Floats,
     Metric,
     bootstrap_means,
     cluster_codes,

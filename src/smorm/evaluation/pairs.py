@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from smorm.arrays import Floats
 from smorm.evaluation.baselines import longer_wins
 from smorm.evaluation.correlation import length_correlations
 from smorm.evaluation.metrics import (
     Clusters,
-    Floats,
     as_floats,
     cluster_codes,
     pair_outcomes,

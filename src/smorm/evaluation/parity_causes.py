@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from smorm.arrays import Floats
 from smorm.evaluation.correlation import spearman
 from smorm.evaluation.failures import Cause, CauseKind
 from smorm.evaluation.parity_paths import Path
@@ -18,7 +18,6 @@ from smorm.model.export import PlainModel
 from smorm.scoring.protocols import chat_text
 from smorm.text.chat import Messages, Renderer
 
-Floats = NDArray[np.float64]
 Ids = Sequence[int]
 
 _ASK = "ask for raw scores (problem_type regression in config.json, use_activation false)"

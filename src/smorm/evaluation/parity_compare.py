@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from smorm.arrays import Floats
 from smorm.evaluation.conversations import Conversation
 from smorm.evaluation.failures import Cause, CauseKind
 from smorm.evaluation.parity_causes import FailureContext, causes
@@ -20,8 +21,6 @@ from smorm.evaluation.parity_paths import Path
 from smorm.model.export import PlainModel
 from smorm.model.views import View, apply_view
 from smorm.scoring.reward_model import RewardModel
-
-Floats = NDArray[np.float64]
 
 GATES = {"float32": 1e-5, "bfloat16": 0.02}
 """Largest difference allowed, in units of the spread."""

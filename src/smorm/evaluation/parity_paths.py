@@ -11,8 +11,8 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from smorm.arrays import Floats
 from smorm.data.encode import Encoder
 from smorm.data.records import Item
 from smorm.errors import DataError, SmormError
@@ -26,7 +26,6 @@ from smorm.scoring.reward_model import RewardModel
 from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scored, Scorer
 from smorm.training.batches import moved
 
-Floats = NDArray[np.float64]
 Kind = Literal["ours", "ids", "plain", "server"]
 
 BATCHES = (1, 2, 8, 32)

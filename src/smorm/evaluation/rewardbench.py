@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from smorm.arrays import Floats
 from smorm.errors import DataError
 from smorm.evaluation.judged import (
     LENGTH,
@@ -25,7 +26,6 @@ from smorm.evaluation.judged import (
     present,
     wins,
 )
-from smorm.evaluation.metrics import Floats
 from smorm.evaluation.outcomes import Outcomes, Weights
 
 _HEP = ("cpp", "go", "java", "js", "python", "rust")

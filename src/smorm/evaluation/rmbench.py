@@ -14,9 +14,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from smorm.arrays import Floats
 from smorm.errors import DataError
 from smorm.evaluation.judged import LENGTH, TIES, Judged
-from smorm.evaluation.metrics import Clusters, Floats, as_floats, require_finite
+from smorm.evaluation.metrics import (
+    Clusters,
+    as_floats,
+    require_finite,
+)
 from smorm.evaluation.outcomes import Outcomes, Weights, split
 from smorm.evaluation.result import Measurement
 

@@ -15,12 +15,17 @@ from typing import Any
 
 import numpy as np
 
+from smorm.arrays import Floats
 from smorm.data.records import Item
 from smorm.errors import DataError, ModelError
 from smorm.evaluation.failures import Cause, CauseKind
 from smorm.evaluation.result import Result
 from smorm.evaluation.sanity_causes import Inspector, head_notes
-from smorm.evaluation.sanity_tests import Bench, Floats, Found, run_tests
+from smorm.evaluation.sanity_tests import (
+    Bench,
+    Found,
+    run_tests,
+)
 from smorm.model.store import versions
 from smorm.scoring.reward_model import RewardModel
 from smorm.scoring.scorer import Scorer

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from smorm.arrays import Floats
 from smorm.data.records import Item
 from smorm.errors import SmormError
 from smorm.evaluation.failures import Cause, CauseKind, Failure
@@ -28,7 +29,6 @@ from smorm.scoring.scorer import Scored, Scorer
 from smorm.text.chat import Message, Messages
 from smorm.text.limits import fit
 
-Floats = NDArray[np.float64]
 Sequences = list[NDArray[np.int32]]
 
 SOME = 32

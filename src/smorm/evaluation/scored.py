@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from smorm.arrays import Floats
 from smorm.data.census import Census, DropReason
 from smorm.data.encode import prompt_key
 from smorm.data.formats import OnBad, Source, read_records
@@ -20,7 +20,6 @@ from smorm.files import fingerprint
 from smorm.scoring.scorer import Scored, Scorer
 from smorm.text.limits import Unscored
 
-Floats = NDArray[np.float64]
 Advance = Callable[[int], None]
 
 

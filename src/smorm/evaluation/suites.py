@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from smorm.arrays import Floats
 from smorm.data.census import Census
 from smorm.data.formats import OnBad
 from smorm.data.records import Item, Preference, Rated
@@ -19,7 +20,6 @@ from smorm.evaluation.benchmarks import measure_benchmark
 from smorm.evaluation.pairs import measure_pairs
 from smorm.evaluation.result import Measurement, Result
 from smorm.evaluation.scored import (
-    Floats,
     ScoredSet,
     judged_of,
     pair_items,

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from smorm.arrays import Floats
 from smorm.data.census import Census, DropReason
 from smorm.data.records import Item
 from smorm.errors import ConfigError, DataError
@@ -26,7 +26,6 @@ from smorm.scoring.reward_model import RewardModel, as_items
 from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scorer
 from smorm.text.limits import Overlong, Unscored
 
-Floats = NDArray[np.float64]
 Combination = Literal["mean", "min", "uwo"]
 COMBINATIONS: tuple[Combination, ...] = ("mean", "min", "uwo")
 KAPPA = 0.5

@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from smorm.arrays import Floats as Floats
+from smorm.arrays import Ints as Ints
 from smorm.data.scaling import AttributeScale
 from smorm.errors import ConfigError, DataError
 from smorm.model.view_kinds import View
 from smorm.model.views import apply_view
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 FOLDS = 5
 FEWEST_PROMPTS = 2 * FOLDS

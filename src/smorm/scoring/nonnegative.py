@@ -9,12 +9,9 @@ problems with simple constraints"). Shapes: P pairs, R columns.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from smorm.arrays import Bools, Floats
 from smorm.errors import SmormError
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 _STEPS = 200
 _ROUNDING = 1e-14  # of the objective, which is of order one

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from smorm.arrays import Floats as Floats
 from smorm.errors import ConfigError, SmormError
 from smorm.text.chat import RAW, Messages, Renderer
 
-Floats = NDArray[np.float64]
 Body = dict[str, Any]
 ToText = Callable[[Messages], str]
 

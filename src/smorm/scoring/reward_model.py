@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from smorm.arrays import Floats
 from smorm.data.census import Census
 from smorm.data.formats import parse_row
 from smorm.data.records import Candidates, Item, Preference, Rated
@@ -32,8 +33,6 @@ from smorm.text.chat import Message, Renderer
 from smorm.text.limits import Overlong, Unscored
 
 log = logging.getLogger(__name__)
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

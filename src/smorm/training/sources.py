@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from smorm.arrays import Floats
 from smorm.config import Config, SourceConfig
 from smorm.data.census import Census, DropReason
 from smorm.data.formats import Source, read_preferences, read_rated
@@ -33,7 +34,6 @@ from smorm.data.token_views import (
 from smorm.data.tokenising import Tokeniser
 from smorm.errors import ConfigError
 
-Floats = NDArray[np.float64]
 Ids = NDArray[np.int64]
 
 

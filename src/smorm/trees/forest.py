@@ -25,7 +25,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-Tokens = NDArray[np.int32]
+from smorm.arrays import Tokens as Tokens
+
 MIN_SHARE = 8
 """Fewer common tokens than this start a new tree: a shared BOS alone is not worth a fork."""
 

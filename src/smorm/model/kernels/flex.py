@@ -23,14 +23,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from smorm.arrays import Bools
 from smorm.trees.forest import Forest
 
 BLOCK = 128
 SMALLEST = 4 * BLOCK
 SHAPES = 64
 """Compiled variants that are kept: sizes times windows, with and without gradients."""
-
-Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from smorm.arrays import Floats
 
 _DOUBLINGS = 60
 _HALVINGS = 60

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from smorm.arrays import Floats
 from smorm.data.encode import Tokens
 from smorm.errors import ConfigError, DataError
 from smorm.model.inference import Prompted, prompted_units
@@ -25,7 +25,6 @@ from smorm.trees.search import end_of_last
 
 log = logging.getLogger(__name__)
 
-Floats = NDArray[np.float64]
 TOGETHER = 2048
 """Records whose hidden states are computed at a time."""
 LENGTH = "length"

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from smorm.arrays import Floats
 from smorm.errors import DataError
 
-Floats = NDArray[np.float64]
 Matrix = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
 
