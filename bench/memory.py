@@ -131,7 +131,7 @@ def fresh(
     command += ["--model", model]
     command += ["--data", str(data)] if data else []
     command += ["--tokenizer", str(tokenizer)] if tokenizer else []
-    # TRL users have the settings of the C library; smorm keeps freed memory (`smorm.model.malloc`).
+    # TRL users have the C library's settings; smorm keeps freed memory (`smorm.model.cpu.malloc`).
     own = {"SMORM_KEEP_MEMORY": "0"} if arm == "trl" else {}
     done = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, **own}, check=False

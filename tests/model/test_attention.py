@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from smorm.model.attention import choose_backend, forest_attention
-from smorm.model.kernels.gathered import gathered
+from smorm.model.gathered import gathered
 from smorm.trees.forest import Forest, grow
 from tests.trees.sequences import random_family
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from smorm.model.kernels import cpu
-from smorm.model.kernels import plan as planning
-from smorm.model.kernels.cpu import attend, attend_backward, cpu_blocks, fold, unfold
-from smorm.model.kernels.plan import blocks
+from smorm.model.cpu import attention as cpu
+from smorm.model.cpu import blocks as planning
+from smorm.model.cpu.attention import attend, attend_backward, cpu_blocks, fold, unfold
+from smorm.model.cpu.blocks import blocks
 from smorm.trees.forest import Forest, grow
 from smorm.trees.leaves import Leaves, leaves_of
 from tests.trees.sequences import random_family

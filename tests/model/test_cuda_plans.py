@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch._dynamo.utils import counters
 from torch.utils.checkpoint import checkpoint
 
-from smorm.model.kernels import cuda
-from smorm.model.kernels.flex import (
+from smorm.model.cuda import dispatch as cuda
+from smorm.model.cuda.flex import (
     BLOCK,
     BlockLists,
     block_lists,
@@ -25,7 +25,7 @@ from smorm.model.kernels.flex import (
     flex,
     padded_rule,
 )
-from smorm.model.kernels.varlen import STEP, GatherRows, missing, varlen, varlen_arguments
+from smorm.model.cuda.varlen import STEP, GatherRows, missing, varlen, varlen_arguments
 from smorm.trees.forest import Forest, grow
 from tests.model.test_attention import (
     SCALE,
@@ -322,7 +322,7 @@ def test_a_torch_that_cannot_is_named(
 def test_the_torch_that_is_here_can() -> None:
     from torch.nn.attention.varlen import varlen_attn
 
-    from smorm.model.kernels.varlen import _parameters
+    from smorm.model.cuda.varlen import _parameters
 
     assert missing(_parameters(varlen_attn)) is None
 

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smorm.model.fuse import decoder_layers, fusible, run_fused
+from smorm.model.cpu.fuse import decoder_layers, fusible, run_fused
 from smorm.model.network import RewardNetwork
 from smorm.trees.forest import Forest, grow
 from smorm.trees.leaves import leaves_of

@@ -9,9 +9,9 @@ import torch
 from torch._dynamo.utils import counters
 
 from smorm.model.attention import choose_backend
-from smorm.model.kernels import cuda
-from smorm.model.kernels.flex import bucket
-from smorm.model.kernels.gathered import gathered
+from smorm.model.cuda import dispatch as cuda
+from smorm.model.cuda.flex import bucket
+from smorm.model.gathered import gathered
 from smorm.model.network import Layout, RewardNetwork
 from smorm.model.verify import choose_layout, verify
 from smorm.training.probe import measure

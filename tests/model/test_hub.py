@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from smorm.errors import ModelError
-from smorm.model.hub import may_be_hub_id
+from smorm.model.backbone import may_be_hub_id
 from smorm.model.store import resolve
 from tests.tiny import trained
 

@@ -15,7 +15,7 @@ import torch
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from smorm.model import last_layer
-from smorm.model.fuse import decoder_layers
+from smorm.model.cpu.fuse import decoder_layers
 from smorm.model.network import RewardNetwork
 from smorm.model.verify import choose_layout, verify
 from smorm.training.probe import LiveBytes

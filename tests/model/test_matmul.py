@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from smorm.model.kernels import matmul
+from smorm.model.cpu import matmul
 
 HAS_ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 LIBRARIES = [

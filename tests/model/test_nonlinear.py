@@ -14,9 +14,9 @@ from smorm.data.scaling import AttributeScale
 from smorm.errors import CheckpointError, DataError, ModelError
 from smorm.model.export import export_all_rows, export_view
 from smorm.model.head_file import HEAD
+from smorm.model.heads import GatedHead, MlpHead, gate_network
 from smorm.model.inference import pooled_units, prompted_units, score_units
 from smorm.model.network import RewardNetwork
-from smorm.model.nonlinear import GatedHead, MlpHead, gate_network
 from smorm.model.store import CARD, ModelCard, load_model, save_model
 from smorm.model.views import named_view
 from smorm.scoring.merge_parts import load_part

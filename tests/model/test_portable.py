@@ -9,8 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from smorm.files import write_json
-from smorm.model.portable import make_portable
-from smorm.model.store import load_model, save_model
+from smorm.model.store import add_older_names, load_model, save_model
 from tests.tiny import trained
 
 TEXTS = ("What is 2 + 2?\n", " naïve 你好 🙂", "<|user|> def f(x):\n    return x")
@@ -63,7 +62,7 @@ def test_rotary_settings_are_the_same_under_both_names(tmp_path, rotary):
     )  # fmt: skip
     model = AutoModelForSequenceClassification.from_config(config).eval()
     model.save_pretrained(tmp_path)
-    make_portable(tmp_path)
+    add_older_names(tmp_path)
     written = read(tmp_path / "config.json")
     assert written["rope_theta"] == 500000.0
     assert written.get("rope_scaling", {"rope_type": "default"})["rope_type"] == rotary["rope_type"]
@@ -82,5 +81,5 @@ def test_rotary_settings_are_the_same_under_both_names(tmp_path, rotary):
 def test_settings_by_kind_of_layer_are_left_as_they_are(tmp_path):
     config = {"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}
     write_json(tmp_path / "config.json", config)
-    make_portable(tmp_path)
+    add_older_names(tmp_path)
     assert read(tmp_path / "config.json") == config

@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from smorm.model import products
-from smorm.model.kernels import matmul
+from smorm.model.cpu import matmul
 from smorm.model.network import RewardNetwork
 from tests.model.architectures import tiny
 from tests.model.test_forest_equals_padded import adapted, scores_and_gradients, sequences_of
@@ -48,7 +47,7 @@ def test_output_and_gradients_are_the_modules(
     if frozen in ("weight", "bias") and getattr(plain, frozen) is not None:
         getattr(plain, frozen).requires_grad_(False)
     ours = copy.deepcopy(plain)
-    products.install(ours)
+    matmul.use_fast_linears(ours)
     inputs = [torch.randn(shape).requires_grad_(frozen != "input") for _ in range(1)]
     inputs.append(inputs[0].detach().clone().requires_grad_(frozen != "input"))
     outs = [module(x) for module, x in zip((plain, ours), inputs, strict=True)]
@@ -65,7 +64,7 @@ def test_output_and_gradients_are_the_modules(
 
 def test_a_frozen_layer_keeps_no_input() -> None:
     layer = nn.Linear(8, 8).requires_grad_(False)
-    products.install(layer)
+    matmul.use_fast_linears(layer)
     x = torch.randn(3, 8, requires_grad=True)
     kept: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(
@@ -79,7 +78,7 @@ def test_a_frozen_layer_keeps_no_input() -> None:
 def test_other_precisions_and_no_gradients_go_their_own_way() -> None:
     layer = nn.Linear(8, 8)
     plain = copy.deepcopy(layer)
-    products.install(layer)
+    matmul.use_fast_linears(layer)
     x = torch.randn(3, 8)
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(x).dtype == torch.bfloat16
@@ -96,7 +95,7 @@ def test_where_torchs_library_is_as_fast_nothing_changes(monkeypatch: pytest.Mon
     monkeypatch.setattr(matmul, "onednn_wins", lambda: False)
     layer = nn.Linear(8, 8)
     plain = copy.deepcopy(layer)
-    products.install(layer)
+    matmul.use_fast_linears(layer)
     x = torch.randn(3, 8)
     assert torch.equal(layer(x), plain(x))
     assert not through(layer(x))
@@ -112,10 +111,10 @@ def test_what_others_have_set_is_neither_replaced_nor_removed() -> None:
     theirs, own = nn.Linear(4, 4), Own(4, 4)
     theirs.forward = MethodType(hooked, theirs)  # type: ignore[method-assign]
     model = nn.Sequential(theirs, own, nn.Linear(4, 4))
-    products.install(model)
-    products.install(model)
+    matmul.use_fast_linears(model)
+    matmul.use_fast_linears(model)
     assert ["forward" in vars(module) for module in model] == [True, False, True]
-    products.remove(model)
+    matmul.use_plain_linears(model)
     assert ["forward" in vars(module) for module in model] == [True, False, False]
     x = torch.randn(2, 4)
     assert torch.equal(theirs(x), 2 * nn.Linear.forward(theirs, x))
@@ -146,7 +145,7 @@ def test_networks_keep_their_scores_and_gradients(
 
 def test_a_copy_runs_its_own_weights() -> None:
     layer = nn.Linear(8, 8)
-    products.install(layer)
+    matmul.use_fast_linears(layer)
     other = copy.deepcopy(layer)
     with torch.no_grad():
         other.weight.zero_()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from smorm.data.scaling import AttributeScale
 from smorm.errors import ConfigError
-from smorm.model.head import ScoreHead
+from smorm.model.heads import ScoreHead
 from smorm.model.views import View, apply_view, fold, named_view, parse_view
 
 law = settings(deadline=None, max_examples=60)

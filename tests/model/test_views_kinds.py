@@ -13,14 +13,17 @@ from hypothesis.extra.numpy import arrays
 
 from smorm.data.scaling import AttributeScale
 from smorm.errors import ConfigError
-from smorm.model.view_kinds import (
+from smorm.model.views import (
     PUBLISHED,
     PessimisticView,
     View,
+    apply_view,
     doubt_of_scale,
+    fold,
     largest_monotone_kappa,
+    named_view,
+    parse_view,
 )
-from smorm.model.views import apply_view, fold, named_view, parse_view
 
 law = settings(deadline=None, max_examples=60)
 NAMES = ("clarity", "depth", "style")
@@ -219,7 +222,7 @@ def test_the_rating_scale_is_judged_by_what_can_be_known(offset, scale, mean, ve
             continue
         doubt = doubt_of_scale(name, fitted, means)
         assert (doubt is None) is (verdict == "sure")
-        assert doubt is None or "tells about helpfulness allows" in doubt
+        assert doubt is None or "says about helpfulness allows" in doubt
 
 
 @law

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smorm.model.head import ScoreHead
+from smorm.model.heads import ScoreHead
 from smorm.objectives import odin
 from smorm.objectives.bradley_terry import bradley_terry
 from smorm.objectives.grm import Likelihoods, Mixture, grm, text_losses
@@ -193,7 +193,7 @@ def test_orthogonality_is_the_absolute_cosine():
     assert float(odin.orthogonality(rows)) == pytest.approx(3 / 5)
 
 
-def test_unit_rows_have_no_mean_and_length_one_and_settle_to_a_plain_head():
+def test_unit_rows_have_no_mean_and_length_one_and_finalize_to_a_plain_head():
     head, hidden = ScoreHead(16, 2), torch.randn(5, 16)
     head.weight.data += 0.7
     head.unit_rows = True
@@ -201,7 +201,7 @@ def test_unit_rows_have_no_mean_and_length_one_and_settle_to_a_plain_head():
     torch.testing.assert_close(rows.mean(1), torch.zeros(2), atol=1e-6, rtol=0)
     torch.testing.assert_close(rows.norm(dim=1), torch.ones(2))
     before = head(hidden)
-    head.settle()
+    head.finalize()
     assert not head.unit_rows
     torch.testing.assert_close(head(hidden), before)
     torch.testing.assert_close(head.weight.data, rows.detach())

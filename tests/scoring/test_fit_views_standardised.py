@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from smorm import RewardModel
 from smorm.data.scaling import AttributeScale
 from smorm.errors import ConfigError, DataError
-from smorm.model.view_kinds import View
-from smorm.model.views import named_view
+from smorm.model.views import View, named_view
 from smorm.scoring.fit_views import fit_calibrated, fit_pessimistic
 from smorm.scoring.held_out import held_out, spread_of
 from tests.scoring.simulated_pairs import ATTRIBUTES, ROWS, data_of

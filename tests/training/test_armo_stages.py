@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smorm.errors import DataError
-from smorm.model.nonlinear import GatedHead, gate_network
+from smorm.model.heads import GatedHead, gate_network
 from smorm.training.armo.debias import debias, rank_correlation
 from smorm.training.armo.features import Pairs, Reader
 from smorm.training.armo.gate import gate_loss, train_gate
@@ -160,10 +160,10 @@ def test_a_gate_learns_which_attribute_counts_under_which_prompt(ready):
     before = [one.clone() for one in (head.attributes, head.verbosity, head.multiples)]
     train_gate(Reader(ready, np.array([1], np.int32), cost), head, pairs)
     head.eval()
-    shares = head.shares(pairs.prompts).detach()
+    shares = head.gate_weights(pairs.prompts).detach()
     assert float(shares[0::2, 0].min()) > 0.8
     assert float(shares[1::2, 1].min()) > 0.8
-    scores = head.mixed(shares[:, None].expand_as(pairs.ratings).flatten(0, 1),
+    scores = head.mix(shares[:, None].expand_as(pairs.ratings).flatten(0, 1),
                         pairs.ratings.flatten(0, 1)).detach().unflatten(0, (-1, 2))  # fmt: skip
     assert float((scores[:, 0] > scores[:, 1]).float().mean()) > 0.9
     equal = pairs.ratings.mean(-1)

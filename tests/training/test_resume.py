@@ -19,7 +19,7 @@ import torch
 from smorm.config import Config
 from smorm.errors import CheckpointError, ConfigError, Interrupted
 from smorm.files import verify_folder
-from smorm.model.head import ScoreHead
+from smorm.model.heads import ScoreHead
 from smorm.training.batches import batches_of
 from smorm.training.checkpoint import list_checkpoints
 from smorm.training.loop import train

@@ -12,7 +12,7 @@ import torch
 
 from smorm.config import parse_config
 from smorm.errors import ConfigError, NonFiniteLossError
-from smorm.model.head import ScoreHead
+from smorm.model.heads import ScoreHead
 from smorm.text.chat import Renderer
 from smorm.training.batches import batches_of
 from smorm.training.methods import forward

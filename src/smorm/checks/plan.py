@@ -156,15 +156,14 @@ def tokens_of_model(path: str, max_tokens: int | None = None) -> Tokens:
     Raises:
         ModelError: there is none.
     """
-    from smorm.files import read_json
     from smorm.model.backbone import load_tokenizer
-    from smorm.model.store import CARD, parse_card
+    from smorm.model.store import CARD, read_card
 
     folder = Path(path) / "model" if (Path(path) / "model" / CARD).is_file() else Path(path)
     if not (folder / CARD).is_file():
         limit = max_tokens or DEFAULT_MAX_TOKENS
         return Tokens(load_tokenizer(str(folder)), None, limit, None, False)
-    card = parse_card(read_json(folder / CARD), folder / CARD)
+    card = read_card(folder)
     tokenizer = load_tokenizer(str(folder))
     return Tokens(tokenizer, card.chat_template, max_tokens or card.max_tokens, None, False)
 

@@ -26,7 +26,7 @@ def view_of(text: str | None) -> Any:
         ConfigError: none of them.
         DataError: the file is not JSON.
     """
-    from smorm.model.view_kinds import NAMED_VIEWS
+    from smorm.model.views import NAMED_VIEWS
 
     if text is None or text in NAMED_VIEWS:
         return text

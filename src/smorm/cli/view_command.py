@@ -85,7 +85,7 @@ def run(
 
 def _name(output: Path, kind: str) -> str:
     """A view is called as its file is, so that a table tells two of them apart."""
-    from smorm.model.view_kinds import NAMED_VIEWS
+    from smorm.model.views import NAMED_VIEWS
 
     return kind if output.stem in NAMED_VIEWS else output.stem
 
@@ -99,7 +99,7 @@ def _options(
         ConfigError: an option of another kind, an unknown row, or one that cannot be used.
     """
     from smorm.errors import ConfigError
-    from smorm.model.view_kinds import PREFERENCE, largest_monotone_kappa
+    from smorm.model.views import PREFERENCE, largest_monotone_kappa
 
     trained = model.card.rows if model.card.preference_trained else model.attributes
     usable = model.attributes if kind == "calibrated" else trained

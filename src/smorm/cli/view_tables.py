@@ -18,7 +18,7 @@ from smorm.evaluation.metrics import (
     paired_difference,
     share_metric,
 )
-from smorm.model.view_kinds import (
+from smorm.model.views import (
     PREFERENCE,
     PessimisticView,
     View,

@@ -35,8 +35,8 @@ from smorm.evaluation.parity_paths import (
 from smorm.evaluation.result import Result
 from smorm.files import fingerprint
 from smorm.model.export import PlainModel
-from smorm.model.head_file import read_head, read_part
-from smorm.model.store import CARD, parse_card, resolve, versions
+from smorm.model.head_file import read_head
+from smorm.model.store import CARD, read_card, resolve, versions
 from smorm.model.views import PREFERENCE, View, fold
 from smorm.scoring.remote import RemoteReward
 from smorm.scoring.reward_model import RewardModel
@@ -187,7 +187,7 @@ def _gate(ours: Ours, gate: float | None) -> float:
 def _view_in(model: RewardModel, folder: Folder, view: Any) -> View:
     """The view that a one-row folder holds."""
     if view is None and (folder / CARD).is_file():
-        held = parse_card(read_part(folder / CARD), folder / CARD).view
+        held = read_card(folder).view
         if held is not None and set(held.get("weights", ())) <= {PREFERENCE, *model.attributes}:
             return model.view(held)
     return model.view(view)

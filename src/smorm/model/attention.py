@@ -26,9 +26,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from smorm.model.kernels import cuda
-from smorm.model.kernels.cpu import cpu_blocks
-from smorm.model.kernels.gathered import gathered
+from smorm.model.cpu.attention import cpu_blocks
+from smorm.model.cuda import dispatch as cuda
+from smorm.model.gathered import gathered
 from smorm.trees.forest import Forest
 from smorm.trees.leaves import Leaves
 

@@ -1,4 +1,4 @@
-"""Where a backbone comes from: a folder, a hub id, or an architecture built from scratch.
+"""Backbones and tokenizers: from a folder, a hub id, or an architecture built from scratch.
 
 No code of a model is ever run (`auto_map` is refused), and only safetensors weights are read.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 import difflib
 import json
 import logging
+import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,15 @@ from smorm.errors import ConfigError, ModelError
 
 log = logging.getLogger(__name__)
 
-_SPECIAL = ("pad", "bos", "eos")
-_IDS = frozenset(f"{kind}_token_id" for kind in _SPECIAL)
+_SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# Weights in safetensors, configs and tokenizers; never code, pickles or other frameworks' weights.
+_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars and load reports of transformers: what matters in them we check and say."""
+    """Silence transformers' progress bars and load reports: what matters is checked here."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -58,32 +61,33 @@ def build_backbone(
 
     try:
         known = AutoConfig.for_model(architecture).to_dict()
-        unknown = sorted(set(fields) - set(known))
-        if unknown:
-            raise ConfigError(
-                f"model.backbone: {architecture} has no field {', '.join(unknown)}"
-                f"{_nearest(unknown[0], known)}"
-            )
-        follows = {
-            "vocab_size": len(tokenizer),
-            "max_position_embeddings": max_tokens,
-            **{f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in _SPECIAL},
-        }
-        follows = {key: value for key, value in follows.items() if key in {*known, *_IDS}}
-        config = AutoConfig.for_model(architecture, **{**follows, **fields})
+        _refuse_unknown_fields(architecture, fields, known)
+        settings = {name: getattr(tokenizer, name) for name in _SPECIAL_IDS}
+        # Not every architecture has these two: Mamba has no positions.
+        if "vocab_size" in known:
+            settings["vocab_size"] = len(tokenizer)
+        if "max_position_embeddings" in known:
+            settings["max_position_embeddings"] = max_tokens
+        config = AutoConfig.for_model(architecture, **{**settings, **fields})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return AutoModel.from_config(config, dtype=torch.float32)
     except ConfigError:
         raise
     except (ValueError, TypeError, KeyError) as error:
-        reason = str(error).splitlines()[0][:200]
+        reason = first_line(error, 200)
         raise ConfigError(f"model.backbone: {architecture}: {reason}") from error
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f": did you mean {near[0]}?" if near else ""
+def _refuse_unknown_fields(
+    architecture: str, fields: dict[str, Any], known: dict[str, Any]
+) -> None:
+    unknown = sorted(set(fields) - set(known))
+    if not unknown:
+        return
+    nearest = difflib.get_close_matches(unknown[0], list(known), n=1)
+    hint = f": did you mean {nearest[0]}?" if nearest else ""
+    raise ConfigError(f"model.backbone: {architecture} has no field {', '.join(unknown)}{hint}")
 
 
 def load_backbone(path: str, *, dtype: torch.dtype = torch.float32) -> Any:
@@ -102,7 +106,7 @@ def load_backbone(path: str, *, dtype: torch.dtype = torch.float32) -> Any:
                 path, dtype=dtype, use_safetensors=True, output_loading_info=True
             )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{path}: cannot be loaded: {_first_line(error)}") from error
+        raise ModelError(f"{path}: cannot be loaded: {first_line(error)}") from error
     if "score.weight" in info["unexpected_keys"] and not Path(path).is_dir():
         log.warning(
             "%s has a score head, which is not used: to start from it, give a local folder", path
@@ -117,7 +121,7 @@ def load_backbone(path: str, *, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def refuse_remote_code(path: str) -> None:
-    """Refuse a local folder whose model or tokenizer is code of its own, or that is not there.
+    """Refuse a folder whose model or tokenizer asks to run code of its own, or that does not exist.
 
     Raises:
         ModelError: `auto_map` is set in one of its JSON files, or a path leads nowhere.
@@ -143,12 +147,13 @@ def load_tokenizer(path: str) -> Any:
 
     refuse_remote_code(path)
     try:
-        # AutoTokenizer prefers some model types' own class (Qwen2's) to the one that is written
-        # down, and that class splits text in another way: the one written down decides.
-        complete = _tokenizer_class(Path(path)) in ("TokenizersBackend", "PreTrainedTokenizerFast")
-        return (PreTrainedTokenizerFast if complete else AutoTokenizer).from_pretrained(path)
+        # AutoTokenizer prefers the class of some model types (Qwen2's) to the saved one, and that
+        # class splits text in another way: the saved class decides.
+        if _tokenizer_class(Path(path)) in ("TokenizersBackend", "PreTrainedTokenizerFast"):
+            return PreTrainedTokenizerFast.from_pretrained(path)
+        return AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ModelError(f"{path}: no usable tokenizer: {_first_line(error)}") from error
+        raise ModelError(f"{path}: no usable tokenizer: {first_line(error)}") from error
 
 
 def _tokenizer_class(folder: Path) -> str | None:
@@ -172,6 +177,33 @@ def position_limit(backbone: Any) -> int | None:
     return int(limit) if limit else None
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
+def first_line(error: Exception, limit: int = 300) -> str:
+    """The first line of an error's text that is not empty, else the error's type."""
+    for line in str(error).splitlines():
+        if line.strip():
+            return line.strip()[:limit]
+    return type(error).__name__
+
+
+def may_be_hub_id(name: str) -> bool:
+    """Whether a path that does not exist can be the id of a model on the hub."""
+    # `folder/name` where the folder exists is a misspelt path, not an id.
+    owner = name.partition("/")[0]
+    return _HUB_ID.fullmatch(name) is not None and not Path(owner).exists()
+
+
+def fetch_model(name: str) -> Path:
+    """The local folder of a hub model, downloaded into the hub's own cache where it is not in it.
+
+    Raises:
+        ModelError: there is no such model, it is gated, or the machine is offline.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+    except Exception as error:  # offline, missing, gated: each has a class of its own
+        raise ModelError(
+            f"{name}: no such local folder, and from the Hugging Face hub it could not be fetched "
+            f"(offline, or not there): {first_line(error)}"
+        ) from error

@@ -1,4 +1,4 @@
-"""The head of a model folder: found, read, written, or taken over as a start."""
+"""The head of a model folder: read, written, or taken over as a start."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from safetensors.torch import load_file, save_file
 
 from smorm import files
 from smorm.errors import DataError, ModelError
-from smorm.model.network import RewardNetwork
-from smorm.model.nonlinear import KINDS, NonlinearHead
+from smorm.model.backbone import first_line
+from smorm.model.heads import NONLINEAR_HEADS, NonlinearHead, ScoreHead
 
 HEAD = "head.safetensors"
 WEIGHT = "score.weight"
 
 
-def save_head(network: RewardNetwork, folder: Path) -> None:
+def save_head(head: ScoreHead | NonlinearHead, folder: Path) -> None:
     """Write the head beside the backbone: `score.weight`, or all tensors of a nonlinear one."""
-    head = network.head
-    weights = head.state_dict() if isinstance(head, NonlinearHead) else {WEIGHT: head.weight}
-    save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, folder / HEAD)
+    if isinstance(head, NonlinearHead):
+        weights = head.state_dict()
+    else:
+        weights = {WEIGHT: head.weight.detach()}
+    stored = {name: weight.cpu().contiguous() for name, weight in weights.items()}
+    save_file(stored, folder / HEAD)
 
 
 def read_nonlinear_head(folder: Path, kind: str) -> NonlinearHead:
@@ -31,16 +34,17 @@ def read_nonlinear_head(folder: Path, kind: str) -> NonlinearHead:
     Raises:
         ModelError: an unknown kind, or the file is missing, damaged or another kind's.
     """
-    if kind not in KINDS:
-        known = ", ".join(("linear", *KINDS))
+    if kind not in NONLINEAR_HEADS:
+        known = ", ".join(("linear", *NONLINEAR_HEADS))
         raise ModelError(f"{folder}: its head is {kind!r}; this version knows {known}")
     try:
-        return KINDS[kind].of(load_file(folder / HEAD))
+        return NONLINEAR_HEADS[kind].from_weights(load_file(folder / HEAD))
     except FileNotFoundError as error:
         raise ModelError(f"{folder}: no {HEAD} in it: a head would be random") from error
     except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"{folder / HEAD}: no {kind} head, or damaged: {reason}") from error
+        raise ModelError(
+            f"{folder / HEAD}: no {kind} head, or damaged: {first_line(error)}"
+        ) from error
 
 
 def read_head(folder: Path) -> torch.Tensor:
@@ -50,21 +54,21 @@ def read_head(folder: Path) -> torch.Tensor:
         ModelError: there is none, or its file is damaged.
     """
     weight = find_head(folder)
-    if weight is None and (folder / HEAD).is_file():
+    if weight is not None:
+        return weight
+    if (folder / HEAD).is_file():
         raise ModelError(
             f"{folder}: the head in its {HEAD} is not one linear layer ({WEIGHT}): only smorm can "
             "score with it"
         )
-    if weight is None:
-        raise ModelError(
-            f"{folder}: no score head ({WEIGHT}) in it: a head would be random. "
-            "Is this a language model? Train one with `smorm train`."
-        )
-    return weight
+    raise ModelError(
+        f"{folder}: no score head ({WEIGHT}) in it: a head would be random. "
+        "Is this a language model? Train one with `smorm train`."
+    )
 
 
 def find_head(folder: Path) -> torch.Tensor | None:
-    """The same, or None where the folder has no head.
+    """As `read_head`, or None where the folder has no head.
 
     Raises:
         ModelError: a file of weights is damaged or missing.
@@ -82,7 +86,17 @@ def find_head(folder: Path) -> torch.Tensor | None:
     return None
 
 
-def start_head(network: RewardNetwork, folder: Path) -> bool:
+def _weight_files(folder: Path) -> list[Path]:
+    """The files in which the head may be; of a sharded model the one that its index names."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        mapping = read_model_json(index)["weight_map"]
+        return [folder / mapping[WEIGHT]] if WEIGHT in mapping else []
+    candidates = (folder / HEAD, folder / "model.safetensors")
+    return [path for path in candidates if path.is_file()]
+
+
+def start_head(head: ScoreHead | NonlinearHead, folder: Path) -> bool:
     """Let the preference row start from a reward model's own, where `folder` has one.
 
     Attribute rows start anew: they are on the scales of the ratings that they were trained on.
@@ -93,22 +107,13 @@ def start_head(network: RewardNetwork, folder: Path) -> bool:
     weight = find_head(folder)
     if weight is None:
         return False
-    if weight.shape[1] != network.head.weight.shape[1]:
+    if weight.shape[1] != head.weight.shape[1]:
         raise ModelError(f"{folder}: {WEIGHT} is {weight.shape[1]} wide, the backbone is not")
-    network.head.weight.data[0] = weight[0].float()
+    head.weight.data[0] = weight[0].float()
     return True
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        mapping = read_part(index)["weight_map"]
-        return [folder / mapping[WEIGHT]] if WEIGHT in mapping else []
-    names = (HEAD, "model.safetensors")
-    return [folder / name for name in names if (folder / name).is_file()]
-
-
-def read_part(path: Path) -> Any:
+def read_model_json(path: Path) -> Any:
     """A JSON file of a model folder.
 
     Raises:

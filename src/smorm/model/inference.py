@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from smorm.errors import DataError, ModelError
+from smorm.model.heads import GatedHead
 from smorm.model.network import Batch, RewardNetwork
-from smorm.model.nonlinear import GatedHead
 from smorm.text.limits import Unscored, UnscoredReason
 from smorm.trees.forest import Tokens
 from smorm.trees.search import end_of_last

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from smorm.model import products
 from smorm.model.attention import Capture, Captured
-from smorm.model.fuse import can_run, decoder_layers, fusible, run_fused
+from smorm.model.cpu.fuse import can_run, decoder_layers, fusible, run_fused
+from smorm.model.cpu.matmul import use_fast_linears, use_plain_linears
 from smorm.model.instance_forward import forward_of, set_forward
 from smorm.trees.forest import Forest
 from smorm.trees.leaves import leaves_of
@@ -31,13 +31,13 @@ def shorten(backbone: nn.Module, layers: int, *, fuse: bool, prune: bool) -> Non
     Args:
         layers: how many the decoder has.
         fuse: run layers of a known structure as one function (on the CPU), and linear modules
-            elsewhere through the faster library (`smorm.model.products`; those know no batches).
+            elsewhere through the faster library (`smorm.model.cpu.matmul`).
         prune: run the last layer for the leaves alone.
     """
     if fuse:
-        products.install(backbone)
+        use_fast_linears(backbone)
     else:
-        products.remove(backbone)
+        use_plain_linears(backbone)
     module: Any
     for index, module in enumerate(decoder_layers(backbone, layers)):
         if forward_of(module) not in (None, *_WAYS.values()):

@@ -16,8 +16,7 @@ import torch
 from torch import nn
 
 from smorm.model import attention, last_layer
-from smorm.model.head import ScoreHead
-from smorm.model.nonlinear import GatedHead, NonlinearHead
+from smorm.model.heads import GatedHead, NonlinearHead, ScoreHead
 from smorm.trees import budget
 from smorm.trees.forest import Forest, Tokens, grow
 from smorm.trees.leaves import leaves_of

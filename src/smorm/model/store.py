@@ -2,10 +2,10 @@
 
 Beside `config.json`, safetensors weights with `score.weight`, and the tokenizer, `smorm.json` holds
 the row names, each attribute's scale, the default view, the renderer's fingerprint, the token limit
-and where it all came from. A LoRA run holds adapters and `head.safetensors` instead of weights, and
-names its base. A folder without its head is an error: a random head scores without a word. A head
-that is not linear (`smorm.model.nonlinear`) lies in `head.safetensors` beside its backbone, and
-other programs cannot load it.
+and the run's hashes. A LoRA run holds adapters and `head.safetensors` instead of weights, and names
+its base. A folder without its head is an error: a random head gives scores without a warning. A
+head that is not linear (`smorm.model.heads`) is saved in `head.safetensors` beside its backbone,
+and other programs cannot load it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from smorm.data.scaling import AttributeScale
 from smorm.errors import ModelError
 from smorm.model import lora
 from smorm.model.backbone import (
+    fetch_model,
     fit_embeddings,
     load_backbone,
     load_tokenizer,
+    may_be_hub_id,
     position_limit,
     quiet,
 )
@@ -32,14 +34,12 @@ from smorm.model.head_file import (
     HEAD,
     WEIGHT,
     read_head,
+    read_model_json,
     read_nonlinear_head,
-    read_part,
     save_head,
 )
-from smorm.model.hub import fetch_model, may_be_hub_id
+from smorm.model.heads import NonlinearHead
 from smorm.model.network import RewardNetwork
-from smorm.model.nonlinear import NonlinearHead
-from smorm.model.portable import make_portable
 from smorm.model.views import PREFERENCE
 
 CARD = "smorm.json"
@@ -56,8 +56,8 @@ class ModelCard:
         default_view: a name, or the JSON form of a linear view.
         preference_trained: False for a regression alone: its row 0 is all zeros.
         offset: what an exported view adds to its one row (a bias-free head cannot hold it).
-        base: where a LoRA run's backbone lies.
-        head: `linear`, or which other kind (`smorm.model.nonlinear`).
+        base: folder or hub id of a LoRA run's backbone.
+        head: `linear`, or the kind of a nonlinear head (`smorm.model.heads`).
     """
 
     attributes: tuple[str, ...] = ()
@@ -86,19 +86,22 @@ class ModelCard:
         return {"format": 1, **asdict(self)}
 
 
-def parse_card(values: Any, where: Path) -> ModelCard:
-    """A card from its JSON form.
+def read_card(folder: Path) -> ModelCard:
+    """The card of a model folder.
 
     Raises:
-        ModelError: it is not one.
+        ModelError: `smorm.json` is missing, damaged or not a card.
     """
+    path = folder / CARD
+    values = read_model_json(path)
     try:
-        fields = {k: v for k, v in values.items() if k != "format"}
+        fields = {**values}
+        fields.pop("format", None)
         fields["scales"] = tuple(AttributeScale(**scale) for scale in fields.get("scales", ()))
         fields["attributes"] = tuple(fields.get("attributes", ()))
         return ModelCard(**fields)
     except (TypeError, AttributeError) as error:
-        raise ModelError(f"{where}: not a model card of smorm: {error}") from error
+        raise ModelError(f"{path}: not a model card of smorm: {error}") from error
 
 
 def versions() -> dict[str, str]:
@@ -123,46 +126,13 @@ def save_model(folder: Path | str, network: RewardNetwork, tokenizer: Any, card:
     with files.whole_folder(folder) as scratch, quiet():
         if lora.is_lora(network.backbone):
             lora.save_lora(network.backbone, scratch)
-            save_head(network, scratch)
+            save_head(network.head, scratch)
         elif isinstance(network.head, NonlinearHead):
             network.backbone.save_pretrained(scratch)
-            save_head(network, scratch)
+            save_head(network.head, scratch)
         else:
             _save_classifier(network, scratch, card.rows)
-        tokenizer.save_pretrained(scratch)
-        make_portable(scratch)
-        files.write_json(scratch / CARD, card.as_dict())
-
-
-def _save_classifier(network: RewardNetwork, folder: Path, rows: tuple[str, ...]) -> None:
-    """As transformers' own `...ForSequenceClassification`, where the architecture has one."""
-    from transformers import AutoModelForSequenceClassification
-
-    config = classifier_config(network, rows)
-    try:
-        with torch.device("meta"):
-            shell = AutoModelForSequenceClassification.from_config(config)
-    except ValueError:  # no such class for this architecture: the head lies beside the backbone
-        network.backbone.save_pretrained(folder)
-        save_head(network, folder)
-        return
-    setattr(shell, shell.base_model_prefix, network.backbone)
-    shell.score = torch.nn.Linear(network.head.weight.shape[1], len(rows), bias=False)
-    shell.score.weight = network.head.weight
-    shell.config.architectures = [type(shell).__name__]
-    shell.save_pretrained(folder)
-
-
-def classifier_config(network: RewardNetwork, rows: tuple[str, ...]) -> Any:
-    """The backbone's config with the head's rows named and raw scores asked for."""
-    config = copy.deepcopy(network.backbone.config)
-    config.num_labels = len(rows)
-    config.id2label = dict(enumerate(rows))
-    config.label2id = {name: index for index, name in enumerate(rows)}
-    # vLLM and others apply a softmax or sigmoid unless this says regression.
-    config.problem_type = "regression"
-    config.pad_token_id = network.pad_id
-    return config
+        _save_tokenizer_and_card(scratch, tokenizer, card)
 
 
 def save_view(
@@ -185,9 +155,89 @@ def save_view(
         if (scratch / HEAD).exists():
             kind = network.backbone.config.model_type
             raise ModelError(f"transformers has no sequence classification class for {kind}")
-        tokenizer.save_pretrained(scratch)
-        make_portable(scratch)
-        files.write_json(scratch / CARD, card.as_dict())
+        _save_tokenizer_and_card(scratch, tokenizer, card)
+
+
+def _save_tokenizer_and_card(folder: Path, tokenizer: Any, card: ModelCard) -> None:
+    tokenizer.save_pretrained(folder)
+    add_older_names(folder)
+    files.write_json(folder / CARD, card.as_dict())
+
+
+def _save_classifier(network: RewardNetwork, folder: Path, rows: tuple[str, ...]) -> None:
+    """As transformers' own `...ForSequenceClassification`, where the architecture has one."""
+    from transformers import AutoModelForSequenceClassification
+
+    config = _classifier_config(network, rows)
+    try:
+        # On the meta device: the class is only the frame into which our modules are put.
+        with torch.device("meta"):
+            shell = AutoModelForSequenceClassification.from_config(config)
+    except ValueError:  # no such class for this architecture: the head goes beside the backbone
+        network.backbone.save_pretrained(folder)
+        save_head(network.head, folder)
+        return
+    setattr(shell, shell.base_model_prefix, network.backbone)
+    shell.score = torch.nn.Linear(network.head.weight.shape[1], len(rows), bias=False)
+    shell.score.weight = network.head.weight
+    shell.config.architectures = [type(shell).__name__]
+    shell.save_pretrained(folder)
+
+
+def _classifier_config(network: RewardNetwork, rows: tuple[str, ...]) -> Any:
+    """The backbone's config with the head's rows named."""
+    config = copy.deepcopy(network.backbone.config)
+    config.num_labels = len(rows)
+    config.id2label = dict(enumerate(rows))
+    config.label2id = {name: index for index, name in enumerate(rows)}
+    # vLLM and others apply a softmax or sigmoid unless this says regression.
+    config.problem_type = "regression"
+    config.pad_token_id = network.pad_id
+    return config
+
+
+def add_older_names(folder: Path) -> None:
+    """Let transformers before 5 read a folder: many tools for reward models are pinned to it.
+
+    Transformers 5 writes rotary settings and tokenizers under new names. An older release ignores
+    the first silently (every Llama 3 would be read with Llama 2's frequencies) and refuses the
+    second. The old names are written beside the new ones; transformers 5 reads both.
+    """
+    changes = {"config.json": _older_rotary, "tokenizer_config.json": _older_tokenizer}
+    for name, change in changes.items():
+        path = folder / name
+        if path.is_file():
+            config = files.read_json(path)
+            changed = change(config)
+            if changed != config:
+                files.write_json(path, changed)
+
+
+def _older_rotary(config: dict[str, Any]) -> dict[str, Any]:
+    """`rope_theta`, `rope_scaling` from `rope_parameters`, where one set holds for all layers."""
+    rotary = config.get("rope_parameters")
+    if not isinstance(rotary, dict) or "rope_theta" not in rotary:
+        return config
+    scaling = dict(rotary)
+    changed = {**config, "rope_theta": scaling.pop("rope_theta")}
+    if scaling.get("rope_type", "default") != "default":
+        changed["rope_scaling"] = scaling
+    return changed
+
+
+def _older_tokenizer(config: dict[str, Any]) -> dict[str, Any]:
+    """The class that both know for a `tokenizer.json`, and special tokens under their old name."""
+    changed = dict(config)
+    if changed.get("tokenizer_class") == "TokenizersBackend":
+        changed["tokenizer_class"] = "PreTrainedTokenizerFast"
+        # An older release's plain class gives token types too, which no decoder takes.
+        changed.setdefault("model_input_names", ["input_ids", "attention_mask"])
+    extra = changed.get("extra_special_tokens")
+    if isinstance(extra, list):  # before 5 it had to be a mapping
+        del changed["extra_special_tokens"]
+        if extra:
+            changed["additional_special_tokens"] = extra
+    return changed
 
 
 def load_model(path: Path | str, *, dtype: torch.dtype = torch.float32) -> Any:
@@ -202,7 +252,8 @@ def load_model(path: Path | str, *, dtype: torch.dtype = torch.float32) -> Any:
     folder = resolve(path)
     if files.is_whole(folder):
         files.verify_folder(folder)
-    card, weight, head = _card_and_head(folder)
+    # The head first: a folder that has none is refused before gigabytes of weights are read.
+    card, head = _card_and_head(folder)
     if (folder / "adapter_config.json").is_file():
         backbone = load_lora_backbone(folder, card, dtype)
     else:
@@ -211,52 +262,51 @@ def load_model(path: Path | str, *, dtype: torch.dtype = torch.float32) -> Any:
         card = replace(card, max_tokens=position_limit(backbone) or card.max_tokens)
     tokenizer = load_tokenizer(str(folder))
     network = RewardNetwork(backbone, len(card.rows), pad_id=_pad_id(backbone, tokenizer))
-    if head is not None:
+    if isinstance(head, NonlinearHead):
         network.head = head
     else:
-        network.head.weight.data = weight.float()
+        network.head.weight.data = head.float()
     return network.eval(), tokenizer, card
 
 
-def _card_and_head(folder: Path) -> tuple[ModelCard, torch.Tensor, NonlinearHead | None]:
-    """What the rows mean; the linear head's weight (else nothing), or the head of another kind."""
-    if (folder / CARD).is_file():
-        card = parse_card(read_part(folder / CARD), folder / CARD)
-        if card.head != "linear":
-            return card, torch.empty(0), read_nonlinear_head(folder, card.head)
+def _card_and_head(folder: Path) -> tuple[ModelCard, torch.Tensor | NonlinearHead]:
+    """What the rows mean, and the linear head's weight or the nonlinear head."""
+    if not (folder / CARD).is_file():
+        weight = read_head(folder)
+        return _foreign_card(folder, len(weight)), weight
+    card = read_card(folder)
+    if card.head != "linear":
+        return card, read_nonlinear_head(folder, card.head)
     weight = read_head(folder)
-    card = _card(folder, len(weight))
     if len(weight) != len(card.rows):
         raise ModelError(
             f"{folder}: {WEIGHT} has {len(weight)} rows, {CARD} names {', '.join(card.rows)}"
         )
-    return card, weight, None
+    return card, weight
+
+
+def _foreign_card(folder: Path, rows: int) -> ModelCard:
+    """For a reward model trained elsewhere: its first row is taken for the preference row."""
+    labels = read_model_json(folder / "config.json").get("id2label", {})
+    names = tuple(str(labels.get(str(row), f"row_{row}")) for row in range(1, rows))
+    plain = tuple(AttributeScale(name, 0.0, 1.0) for name in names)
+    return ModelCard(attributes=names, scales=plain)
 
 
 def resolve(path: Path | str) -> Path:
     """The model folder itself, the `model` folder of a run, or a hub model's folder in the cache.
 
     Raises:
-        ModelError: no such folder, and no hub model of this name can be had.
+        ModelError: no such folder, and no hub model of this name can be fetched.
     """
     folder = Path(path)
-    if not folder.is_dir() and not folder.exists() and may_be_hub_id(str(path)):
+    if not folder.exists() and may_be_hub_id(str(path)):
         folder = fetch_model(str(path))
     if not folder.is_dir():
         raise ModelError(f"{folder}: no such model folder")
     if not (folder / "config.json").is_file() and (folder / "model").is_dir():
         return folder / "model"
     return folder
-
-
-def _card(folder: Path, rows: int) -> ModelCard:
-    if (folder / CARD).is_file():
-        return parse_card(read_part(folder / CARD), folder / CARD)
-    # A reward model that we did not train: its first row is taken for the preference row.
-    labels = read_part(folder / "config.json").get("id2label", {})
-    names = tuple(str(labels.get(str(i), f"row_{i}")) for i in range(1, rows))
-    plain = tuple(AttributeScale(name, 0.0, 1.0) for name in names)
-    return ModelCard(attributes=names, scales=plain)
 
 
 def load_lora_backbone(folder: Path, card: ModelCard, dtype: torch.dtype) -> Any:

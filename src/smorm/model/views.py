@@ -2,7 +2,8 @@
 
 A linear view is weights over the rows, and an offset. Because all rows read the same hidden state,
 it folds exactly into one row of weights: any trained model becomes a plain one-label reward model.
-A pessimistic view (`smorm.model.view_kinds`) is not linear and does not fold.
+A pessimistic view is not linear and does not fold. Published sets of weights are here too, with
+what can be known about whether they apply to a model.
 
 The attribute rows are trained on scaled targets; a view is stated on the attributes' own scale, so
 folding also undoes the scaling.
@@ -11,8 +12,9 @@ folding also undoes the scaling.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,29 +22,96 @@ from numpy.typing import NDArray
 
 from smorm.data.scaling import AttributeScale, restore_scales
 from smorm.errors import ConfigError
-from smorm.model.view_kinds import (
-    NAMED_VIEWS,
-    PESSIMISMS,
-    PREFERENCE,
-    PUBLISHED,
-    PessimisticView,
-    View,
-    published_view,
-)
 
-__all__ = [
-    "NAMED_VIEWS",
-    "PREFERENCE",
-    "PessimisticView",
-    "View",
-    "apply_view",
-    "fold",
-    "named_view",
-    "parse_view",
-]
+PREFERENCE = "preference"
+Pessimism = Literal["min", "mean_minus_spread"]
+PESSIMISMS: tuple[Pessimism, ...] = ("min", "mean_minus_spread")
 
+_HELPSTEER2 = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+
+PUBLISHED: dict[str, dict[str, float]] = {
+    "helpsteer2-nemotron-340b": dict(zip(_HELPSTEER2, (0.3, 0.74, 0.46, 0.47, -0.33), strict=True)),
+    "helpsteer2-llama3-70b": dict(zip(_HELPSTEER2, (0.65, 0.8, 0.45, 0.55, -0.4), strict=True)),
+}
+"""Weights over HelpSteer2's attributes on their scale of 0 to 4 (the model card of
+nvidia/Nemotron-4-340B-Reward; HelpSteer2, appendix H)."""
+
+NAMED_VIEWS = ("F", "L", "M", *PUBLISHED)
+
+_HIGHEST_RATING = 4.0  # of HelpSteer2; the lowest is 0
 _LINEAR_KEYS = {"name", "weights", "offset", "fitted"}
 _PESSIMISTIC_KEYS = {"name", "kind", "rows", "centres", "spreads", "kappa", "fitted"}
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A linear combination of rows: `sum(weights[row] * row) + offset`.
+
+    Weights refer to rows on their own scale: an attribute rated on 0 to 4 counts as 0 to 4.
+    """
+
+    name: str
+    weights: Mapping[str, float]
+    offset: float = 0.0
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The rows that the view reads."""
+        return tuple(row for row, weight in self.weights.items() if weight)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form, as accepted by `parse_view`."""
+        return {"name": self.name, "weights": dict(self.weights), "offset": self.offset}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PessimisticView(View):
+    """Over standardised rows `z = (row - centre) / spread`: their minimum, or their mean minus
+    `kappa` times their standard deviation. Not linear, so it cannot be folded into one row.
+
+    Source: the minimum over an ensemble and its uncertainty-weighted mean (Coste et al. 2023), here
+    over the rows of one head.
+
+    Attributes:
+        centres: each row's centre, in the row's own units; the same rows as in `spreads`.
+        spreads: each row's standard deviation, in the row's own units, above 0.
+        kappa: how much a unit of disagreement costs; 0 for `min`.
+    """
+
+    weights: Mapping[str, float] = field(default_factory=dict, init=False)
+    offset: float = field(default=0.0, init=False)
+    kind: Pessimism
+    centres: Mapping[str, float]
+    spreads: Mapping[str, float]
+    kappa: float = 0.0
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The rows that the view reads."""
+        return tuple(self.spreads)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form, as accepted by `parse_view`."""
+        values: dict[str, Any] = {
+            "name": self.name,
+            "kind": self.kind,
+            "rows": list(self.rows),
+            "centres": dict(self.centres),
+            "spreads": dict(self.spreads),
+        }
+        if self.kind != "min":
+            values["kappa"] = self.kappa
+        return values
+
+
+def largest_monotone_kappa(rows: int) -> float:
+    """The largest kappa at which a better row never lowers the mean minus kappa times the standard
+    deviation.
+
+    The derivative with respect to row i is (1 - kappa * z_i) / R, with z_i the row's own z-score
+    among the R rows, which is at most sqrt(R - 1) (Samuelson's inequality).
+    """
+    return float((rows - 1) ** -0.5) if rows > 1 else 1.0
 
 
 def named_view(name: str, attributes: Sequence[str]) -> View:
@@ -56,15 +125,74 @@ def named_view(name: str, attributes: Sequence[str]) -> View:
         known = ", ".join(NAMED_VIEWS)
         raise ConfigError(f"view: unknown view {name!r}; expected {known} or a JSON file")
     if name in PUBLISHED:
-        return published_view(name, attributes)
+        return _published_view(name, attributes)
     if name == "F":
         return View("F", {PREFERENCE: 1.0})
     if not attributes:
         raise ConfigError(f"view: {name} needs attribute rows, and this model has none: use F")
-    share = 1.0 / len(attributes)
+    weight = 1.0 / len(attributes)
     if name == "L":
-        return View("L", dict.fromkeys(attributes, share))
-    return View("M", {PREFERENCE: 0.5, **dict.fromkeys(attributes, 0.5 * share)})
+        return View("L", dict.fromkeys(attributes, weight))
+    return View("M", {PREFERENCE: 0.5, **dict.fromkeys(attributes, 0.5 * weight)})
+
+
+def _published_view(name: str, attributes: Sequence[str]) -> View:
+    weights = PUBLISHED[name]
+    missing = [row for row in weights if row not in attributes]
+    if missing:
+        raise ConfigError(
+            f"view: {name} needs the rows {', '.join(weights)}; this model lacks "
+            f"{', '.join(missing)}. A JSON file gives weights of your own."
+        )
+    return View(name, dict(weights))
+
+
+def doubt_of_scale(
+    name: str, scales: Sequence[AttributeScale], means: Mapping[str, float]
+) -> str | None:
+    """Whether attributes are on HelpSteer2's scale of 0 to 4, as far as a model card can show.
+
+    A card keeps the offset and scale that training subtracted and divided by (mean and standard
+    deviation, minimum and range, or 0 and 1) and the mean rating. Ratings of 0 to 4 bound all of
+    them, so another scale can be refuted; only a minimum of 0 with a range of 4 confirms it.
+
+    Returns:
+        What is in doubt, for a warning; None where every attribute is confirmed.
+
+    Raises:
+        ConfigError: an attribute cannot have been rated on 0 to 4.
+    """
+    unsure = []
+    for scale in scales:
+        if scale.name not in PUBLISHED[name]:
+            continue
+        mean = means.get(scale.name)
+        if not _may_be_on_scale(scale, mean):
+            rating = "" if mean is None else f"mean rating {mean:.4g}, "
+            raise ConfigError(
+                f"view: {name} is for ratings of 0 to 4; this model's {scale.name} was trained on "
+                f"another scale ({rating}offset {scale.offset:.4g}, scale {scale.scale:.4g}). "
+                "A JSON file gives weights of your own."
+            )
+        if (scale.offset, scale.scale) != (0.0, _HIGHEST_RATING):
+            unsure.append(scale.name)
+    if not unsure:
+        return None
+    return (
+        f"view {name} is for ratings of 0 to 4; what the model folder says about "
+        f"{', '.join(unsure)} allows that scale but does not prove it"
+    )
+
+
+def _may_be_on_scale(scale: AttributeScale, mean: float | None) -> bool:
+    slack = 1e-6
+    low, width, top = scale.offset, scale.scale, _HIGHEST_RATING
+    if not -slack <= low <= top + slack or (mean is not None and not -slack <= mean <= top):
+        return False
+    if mean is not None and abs(low - mean) <= slack:
+        # Standardised: a variance on [0, top] is at most mean * (top - mean) (Bhatia and Davis).
+        return width == 1.0 or width**2 <= low * (top - low) + slack
+    return low + width <= top + slack
 
 
 def parse_view(value: Any, attributes: Sequence[str]) -> View:
@@ -83,10 +211,10 @@ def parse_view(value: Any, attributes: Sequence[str]) -> View:
         return named_view(value, attributes)
     known = (PREFERENCE, *attributes)
     if isinstance(value, Mapping) and "kind" in value:
-        return _pessimistic(value, known)
+        return _parse_pessimistic(value, known)
     if not isinstance(value, Mapping) or not isinstance(value.get("weights"), Mapping):
         raise ConfigError('view: expected F, L, M or {"name", "weights": {row: weight}}')
-    _only_keys(value, _LINEAR_KEYS)
+    _check_keys(value, _LINEAR_KEYS)
     weights = dict(value["weights"])
     _check_rows("weight", weights, known)
     if not weights:
@@ -95,44 +223,50 @@ def parse_view(value: Any, attributes: Sequence[str]) -> View:
     return View(str(value.get("name", "weighted")), weights, offset)
 
 
-def _pessimistic(value: Mapping[str, Any], known: Sequence[str]) -> PessimisticView:
+def _parse_pessimistic(value: Mapping[str, Any], known: Sequence[str]) -> PessimisticView:
     kind = value["kind"]
     if kind not in PESSIMISMS:
         raise ConfigError(f"view: kind is {kind!r}; expected one of {', '.join(PESSIMISMS)}")
-    _only_keys(value, _PESSIMISTIC_KEYS)
-    rows = _names(value.get("rows"), kind)
-    tables = {}
-    for name in ("centres", "spreads"):
-        table = value.get(name)
-        if not isinstance(table, Mapping) or set(table) != set(rows):
-            raise ConfigError(f"view: {name}: expected one number for each of {', '.join(rows)}")
-        _check_rows(name[:-1], table, known)
-        tables[name] = {row: float(table[row]) for row in rows}
-    narrow = [row for row, spread in tables["spreads"].items() if spread <= 0]
-    if narrow:
-        raise ConfigError(f"view: spread of {narrow[0]!r} must be above 0")
+    _check_keys(value, _PESSIMISTIC_KEYS)
+    rows = _row_names(value.get("rows"), kind)
+    centres = _row_table(value, "centres", rows, known)
+    spreads = _row_table(value, "spreads", rows, known)
+    for row, spread in spreads.items():
+        if spread <= 0:
+            raise ConfigError(f"view: spread of {row!r} must be above 0")
+    # `min` takes no kappa; the mean has no default, because its price is a choice.
     kappa = _number("kappa", value.get("kappa", 0.0 if kind == "min" else None))
     if kappa < 0 or (kind == "min" and kappa):
         raise ConfigError(f"view: kappa is {kappa:g}; expected 0 or more, and none with min")
     name = str(value.get("name", kind))
-    return PessimisticView(name=name, kind=kind, kappa=kappa, **tables)
+    return PessimisticView(name=name, kind=kind, kappa=kappa, centres=centres, spreads=spreads)
 
 
-def _names(rows: Any, kind: str) -> list[str]:
+def _row_names(rows: Any, kind: str) -> list[str]:
     named = isinstance(rows, list) and all(isinstance(row, str) for row in rows)
     if not named or len(rows) < 2 or len(set(rows)) < len(rows):
         raise ConfigError(f"view: rows of {kind!r}: expected a list of two or more different rows")
     return list(rows)
 
 
-def _only_keys(value: Mapping[str, Any], keys: set[str]) -> None:
-    unknown = sorted(str(key) for key in value if key not in keys)
+def _row_table(
+    value: Mapping[str, Any], key: str, rows: list[str], known: Sequence[str]
+) -> dict[str, float]:
+    table = value.get(key)
+    if not isinstance(table, Mapping) or set(table) != set(rows):
+        raise ConfigError(f"view: {key}: expected one number for each of {', '.join(rows)}")
+    _check_rows(key.removesuffix("s"), table, known)
+    return {row: float(table[row]) for row in rows}
+
+
+def _check_keys(value: Mapping[str, Any], keys: set[str]) -> None:
+    unknown = sorted(map(str, set(value) - keys))
     if unknown:
         expected = ", ".join(sorted(keys))
         raise ConfigError(f"view: unknown key {unknown[0]!r}; expected some of {expected}")
 
 
-def _check_rows(what: str, table: Mapping[str, Any], known: Sequence[str]) -> None:
+def _check_rows(what: str, table: Mapping[str, Any], known: Iterable[str]) -> None:
     for row, number in table.items():
         if row not in known:
             raise ConfigError(f"view: no row {row!r}; this model has {', '.join(sorted(known))}")
@@ -173,12 +307,12 @@ def apply_view(
 def _apply_pessimistic(
     view: PessimisticView, rows: NDArray[np.float64], scales: Sequence[AttributeScale]
 ) -> NDArray[np.float64]:
-    own = np.column_stack([rows[:, 0], restore_scales(scales, rows[:, 1:])])
+    restored = np.column_stack([rows[:, 0], restore_scales(scales, rows[:, 1:])])
     names = [PREFERENCE, *(scale.name for scale in scales)]
     columns = [names.index(row) for row in view.rows]
     centres = np.array([view.centres[row] for row in view.rows])
     spreads = np.array([view.spreads[row] for row in view.rows])
-    standard = (own[:, columns] - centres) / spreads
+    standard = (restored[:, columns] - centres) / spreads
     if view.kind == "min":
         return np.asarray(standard.min(axis=1))
     return np.asarray(standard.mean(axis=1) - view.kappa * standard.std(axis=1))
@@ -200,5 +334,6 @@ def fold(
             f"with smorm, or export --all-rows and take {what} of the standardised rows yourself."
         )
     coefficients, offset = _coefficients(view, scales)
+    # In double precision: the folded row is rounded once.
     row = torch.from_numpy(coefficients)[None, :] @ weight.detach().double().cpu()
     return row.float(), offset

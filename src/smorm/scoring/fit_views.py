@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from smorm.errors import DataError
-from smorm.model.view_kinds import PREFERENCE, Pessimism, PessimisticView, View
+from smorm.model.views import PREFERENCE, Pessimism, PessimisticView, View
 from smorm.scoring.held_out import (
     FOLDS,
     Floats,

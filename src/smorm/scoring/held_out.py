@@ -19,8 +19,7 @@ from smorm.arrays import Floats as Floats
 from smorm.arrays import Ints as Ints
 from smorm.data.scaling import AttributeScale
 from smorm.errors import ConfigError, DataError
-from smorm.model.view_kinds import View
-from smorm.model.views import apply_view
+from smorm.model.views import View, apply_view
 
 FOLDS = 5
 FEWEST_PROMPTS = 2 * FOLDS

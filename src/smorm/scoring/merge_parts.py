@@ -11,8 +11,8 @@ import torch
 from smorm.data.scaling import AttributeScale
 from smorm.errors import ModelError
 from smorm.model import lora
+from smorm.model.heads import NonlinearHead
 from smorm.model.network import RewardNetwork
-from smorm.model.nonlinear import NonlinearHead
 from smorm.model.store import ModelCard, load_model
 from smorm.text.chat import Renderer
 

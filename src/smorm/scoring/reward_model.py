@@ -21,13 +21,20 @@ from smorm.data.formats import parse_row
 from smorm.data.records import Candidates, Item, Preference, Rated
 from smorm.data.scaling import restore_scales
 from smorm.errors import ConfigError, DataError, ModelError
+from smorm.model.cpu.malloc import keep_freed_memory
 from smorm.model.device import pick_device
-from smorm.model.malloc import keep_freed_memory
 from smorm.model.network import Layout, RewardNetwork
 from smorm.model.store import ModelCard, load_model, resolve
 from smorm.model.verify import choose_layout
-from smorm.model.view_kinds import PUBLISHED, doubt_of_scale
-from smorm.model.views import PREFERENCE, PessimisticView, View, apply_view, parse_view
+from smorm.model.views import (
+    PREFERENCE,
+    PUBLISHED,
+    PessimisticView,
+    View,
+    apply_view,
+    doubt_of_scale,
+    parse_view,
+)
 from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scored, Scorer
 from smorm.text.chat import Message, Renderer
 from smorm.text.limits import Overlong, Unscored

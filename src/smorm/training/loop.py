@@ -104,7 +104,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
                 save(step + 1)
     save(total)
     write_cost(folder, prepared, objective, cost)
-    prepared.network.head.settle()
+    prepared.network.head.finalize()
     save_model(folder / "model", prepared.network, prepared.tokenizer, prepared.card)
     return folder / "model"
 

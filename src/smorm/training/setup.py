@@ -25,13 +25,13 @@ from smorm.model.backbone import (
     load_tokenizer,
     position_limit,
 )
+from smorm.model.cpu.malloc import keep_freed_memory
 from smorm.model.device import pick_device
 from smorm.model.head_file import find_head, start_head
+from smorm.model.heads import GatedHead, MlpHead
 from smorm.model.language import LanguageHead, load_language_model
 from smorm.model.lora import add_lora
-from smorm.model.malloc import keep_freed_memory
 from smorm.model.network import RewardNetwork
-from smorm.model.nonlinear import GatedHead, MlpHead
 from smorm.model.store import ModelCard, versions
 from smorm.model.verify import choose_layout
 from smorm.text.bpe import train_bpe
@@ -194,7 +194,7 @@ def _network(config: Config, tokenizer: Any, attributes: int) -> RewardNetwork:
         network.head = MlpHead(backbone.config.get_text_config().hidden_size)
     elif config.objective.kind == "armo":
         backbone.requires_grad_(False)  # its head is fitted afterwards, not begun from another
-    elif isinstance(spec, str) and Path(spec).is_dir() and start_head(network, Path(spec)):
+    elif isinstance(spec, str) and Path(spec).is_dir() and start_head(network.head, Path(spec)):
         log.info("the preference row starts from that of %s, attribute rows start anew", spec)
     if config.objective.kind == "regression":
         # Row 0 is never trained here: zeros say so, where random weights would pass for a score.

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from smorm.errors import NonFiniteLossError
-from smorm.model.nonlinear import GatedHead, gate_network
+from smorm.model.heads import GatedHead, gate_network
 from smorm.objectives.bradley_terry import Metrics, bradley_terry
 from smorm.training.armo.debias import Debiased, debias
 from smorm.training.armo.features import Pairs, Reader, Stage1
@@ -139,8 +139,8 @@ def gate_loss(
     device, objective = prepared.network.device, prepared.config.objective
     chosen = torch.from_numpy(prepared.order.step(step)[0])
     used, place = torch.unique(pairs.which[chosen], return_inverse=True)
-    shares = head.shares(pairs.prompts[used].to(device))[place.to(device)]
-    scores = head.mixed(shares.flatten(0, 1), debiased[chosen].to(device).flatten(0, 1))
+    shares = head.gate_weights(pairs.prompts[used].to(device))[place.to(device)]
+    scores = head.mix(shares.flatten(0, 1), debiased[chosen].to(device).flatten(0, 1))
     sides = scores.unflatten(0, (-1, 2))
     margin = pairs.margins[chosen].to(device) if objective.use_margin else None
     return bradley_terry(

@@ -21,7 +21,7 @@ import torch
 from smorm import files
 from smorm.config import Config
 from smorm.errors import ConfigError
-from smorm.model.nonlinear import GatedHead
+from smorm.model.heads import GatedHead
 from smorm.model.store import save_model
 from smorm.training.armo.debias import Debiased
 from smorm.training.armo.features import Pairs, Reader, Stage1, fit_rows, read_pairs
@@ -77,7 +77,7 @@ def _report(
 ) -> dict[str, Any]:
     """What was chosen for each attribute, and how much the gate uses it."""
     with torch.inference_mode():
-        shares = head.shares(pairs.prompts.to(head.scale.device)).mean(0).tolist()
+        shares = head.gate_weights(pairs.prompts.to(head.scale.device)).mean(0).tolist()
     return {
         "debias": prepared.config.objective.armo.debias,
         "scale": float(head.scale.detach()),

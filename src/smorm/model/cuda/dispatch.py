@@ -12,10 +12,10 @@ import logging
 
 import torch
 
-from smorm.model.kernels import varlen as varlen_kernel
-from smorm.model.kernels.flex import flex
-from smorm.model.kernels.gathered import gathered
-from smorm.model.kernels.varlen import varlen
+from smorm.model.cuda import varlen as varlen_kernel
+from smorm.model.cuda.flex import flex
+from smorm.model.cuda.varlen import varlen
+from smorm.model.gathered import gathered
 from smorm.trees.forest import Forest
 from smorm.trees.leaves import Leaves
 

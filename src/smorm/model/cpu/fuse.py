@@ -1,6 +1,6 @@
 """Layers of the Llama family on the CPU: found by their structure, run as one function.
 
-A layer is taken when its class is known to compute what `smorm.model.kernels.decoder_layer` writes
+A layer is taken when its class is known to compute what `smorm.model.cpu.decoder_layer` writes
 out (Llama and SmolLM2, Mistral, Qwen2) and when it is built of exactly those parts: no adapters, no
 biases elsewhere. Anything else runs as transformers has it. Looks alone do not decide, because what
 a class does to long texts only (windows, scaled queries) does not show in the short ones by which
@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from smorm.model.kernels.decoder_layer import Call, Shape, Weights, layer
-from smorm.model.kernels.plan import blocks
+from smorm.model.cpu.blocks import blocks
+from smorm.model.cpu.decoder_layer import Call, Shape, Weights, layer
 from smorm.trees.forest import Forest
 from smorm.trees.leaves import leaves_of
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-from smorm.model.kernels import plan as planning
-from smorm.model.kernels.plan import Block, blocks
+from smorm.model.cpu import blocks as planning
+from smorm.model.cpu.blocks import Block, blocks
 from smorm.trees.forest import Forest
 from smorm.trees.leaves import Leaves
 

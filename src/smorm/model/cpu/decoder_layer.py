@@ -5,7 +5,7 @@
 
 What it saves against the same layer as some sixty autograd nodes: every activation is converted to
 the computing precision once, elementwise passes work in place, attention reads and writes the
-layout that its products want, fp32 products go to the faster library (`smorm.model.kernels.matmul`)
+layout that its products want, fp32 products go to the faster library (`smorm.model.cpu.matmul`)
 and only what the backward pass needs is kept. The order of roundings is that of transformers'
 modules (bf16 under autocast included): residual stream and norms in fp32, products in the computing
 precision.
@@ -25,9 +25,9 @@ from typing import Any
 import torch
 from torch.nn.functional import silu
 
-from smorm.model.kernels.cpu import Memory, attend, attend_backward
-from smorm.model.kernels.matmul import linear, product, transposed_product
-from smorm.model.kernels.plan import Block
+from smorm.model.cpu.attention import Memory, attend, attend_backward
+from smorm.model.cpu.blocks import Block
+from smorm.model.cpu.matmul import linear, product, transposed_product
 
 CHUNK = 1024
 """Rows of a feed-forward pass when nothing is kept: its wide middle then stays in the cache."""

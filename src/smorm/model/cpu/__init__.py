@@ -1,0 +1,1 @@
+"""Kernels on the CPU: attention, fused decoder layers, matrix products, memory."""

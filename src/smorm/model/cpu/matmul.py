@@ -1,0 +1,112 @@
+"""Matrix products on the CPU, by the faster of torch's own libraries.
+
+In fp32 torch multiplies with MKL, which uses no more than AVX2 on processors that Intel did not
+make. oneDNN, which torch ships as well, uses AVX-512 there: twice as fast, in the same precision
+(only the order of summation differs). In bf16 torch uses oneDNN by itself.
+
+The fused decoder layers call `linear`, `product` and `transposed_product`. Layers that run as
+transformers has them (other families, or with adapters) get the same products through
+`use_fast_linears`: the modules stay what they are, an instance's `forward` is set and taken away.
+
+Shapes: M rows, N outputs, K inputs.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+from smorm.model.instance_forward import forward_of, set_forward
+
+
+@functools.cache
+def onednn_wins() -> bool:
+    """Whether fp32 products go to oneDNN: AVX-512 on a processor that is not Intel's.
+
+    Decided by the processor and not by a stopwatch, so that two runs never differ.
+    """
+    if not torch.backends.mkldnn.is_available() or not torch.backends.mkl.is_available():
+        return False
+    if "AVX512" not in torch.backends.cpu.get_cpu_capability():
+        return False
+    try:
+        description = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "GenuineIntel" not in description and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def _use_onednn(x: torch.Tensor) -> bool:
+    return x.dtype == torch.float32 and x.device.type == "cpu" and onednn_wins()
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """x [..., K] times weight [N, K] transposed, plus bias [N] -> [..., N]."""
+    if _use_onednn(x):
+        y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return y
+    return nn.functional.linear(x, weight, bias)
+
+
+def product(a: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """a [M, N] times weight [N, K] -> [M, K]: the gradient of a linear layer's input."""
+    return linear(a, weight.t()) if _use_onednn(a) else a @ weight
+
+
+def transposed_product(a: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """a [M, N] transposed times x [M, K] -> [N, K]: the gradient of a linear layer's weight."""
+    return linear(a.t(), x.t()) if _use_onednn(a) else a.t() @ x
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        # The input is kept for the weight's gradient alone: a frozen layer keeps nothing.
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
+        return linear(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        flat = grad.reshape(-1, grad.shape[-1])
+        grad_x = grad_weight = grad_bias = None
+        if needs_x:
+            grad_x = product(flat, weight).reshape(*grad.shape[:-1], -1)
+        if needs_weight:
+            grad_weight = transposed_product(flat, x.reshape(-1, x.shape[-1]))
+        if needs_bias:
+            grad_bias = flat.sum(0)
+        return grad_x, grad_weight, grad_bias
+
+
+def _fast_forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+    """`nn.Linear.forward`: x [..., K] -> [..., N]."""
+    if self.weight.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or not _use_onednn(x):
+        return nn.Linear.forward(self, x)
+    if not torch.is_grad_enabled():
+        return linear(x, self.weight, self.bias)
+    y: torch.Tensor = _Linear.apply(x, self.weight, self.bias)
+    return y
+
+
+def use_fast_linears(backbone: nn.Module) -> None:
+    """Let the plain linear modules of a backbone use the faster library where there is one."""
+    for module in backbone.modules():
+        if type(module) is nn.Linear and forward_of(module) is None:
+            set_forward(module, _fast_forward)
+
+
+def use_plain_linears(backbone: nn.Module) -> None:
+    """Undo `use_fast_linears`; a forward that somebody else has set stays."""
+    for module in backbone.modules():
+        if forward_of(module) is _fast_forward:
+            del module.__dict__["forward"]

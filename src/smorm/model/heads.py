@@ -1,0 +1,217 @@
+"""Heads on the hidden state at a sequence's last token.
+
+`ScoreHead` is the one linear head: row 0 is the preference row (Bradley–Terry), the other K rows
+carry attribute names, and any view of the rows folds into one row (`smorm.model.views`). The other
+heads are published rivals that do not fold: `MlpHead` has the two layers of the frozen classifier
+and of GRM; `GatedHead` is ArmoRM's mixture of attribute rows, whose weights depend on the prompt
+(Wang et al., 2024, arXiv 2406.12845). Those score, evaluate and are stressed like any other;
+whatever needs one linear head refuses them with the reason.
+
+Every head computes in fp32 on the raw hidden state.
+
+Shapes: S sequences, D hidden size, K attributes, H tokens of a header.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from smorm.errors import ModelError
+
+HeadWeights = Mapping[str, torch.Tensor]
+MLP_WIDTH = 1024
+"""Width of the published hidden layer."""
+
+
+class ScoreHead(nn.Module):
+    """`score = Linear(D, 1 + K, bias=False)`."""
+
+    def __init__(self, hidden_size: int, rows: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(rows, hidden_size, dtype=torch.float32))
+        nn.init.normal_(self.weight, std=1.0 / (hidden_size + 1) ** 0.5)
+        self.unit_rows = False
+
+    def rows(self) -> torch.Tensor:
+        """The weights that are applied, [1 + K, D] in fp32: with `unit_rows` (ODIN) each row is
+        centred and scaled to length one."""
+        weight = self.weight.float()
+        if not self.unit_rows:
+            return weight
+        return nn.functional.normalize(weight - weight.mean(dim=1, keepdim=True), dim=1)
+
+    def finalize(self) -> None:
+        """Store the rows as they are applied, so that the trained head is a plain linear one."""
+        self.weight.data = self.rows().detach()
+        self.unit_rows = False
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Hidden states [S, D] in any precision -> scores [S, 1 + K] in fp32."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            return nn.functional.linear(hidden.float(), self.rows())
+
+
+class NonlinearHead(nn.Module):
+    """Base of the heads that are not one linear layer.
+
+    Attributes:
+        kind: its name in a model card.
+        description: what it is, for the text of a refusal.
+    """
+
+    kind: ClassVar[str]
+    description: ClassVar[str]
+    unit_rows = False
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """Always raises: code that reads a linear head's weight gets the reason.
+
+        Raises:
+            ModelError: always.
+        """
+        raise self.refusal()
+
+    def refusal(self) -> ModelError:
+        """Why an operation that needs one linear head is not possible."""
+        return ModelError(
+            f"this model's head is {self.description}, not one linear layer: it cannot be folded "
+            "into a row, exported, merged, compared with plain transformers or diagnosed. Score, "
+            "evaluate and stress it with smorm."
+        )
+
+    def rows(self) -> torch.Tensor:
+        """As `weight`."""
+        return self.weight
+
+    def finalize(self) -> None:
+        """Nothing to do: the weights are stored as they are applied."""
+
+
+class MlpHead(NonlinearHead):
+    """Linear(D, W), ReLU, Linear(W, 1)."""
+
+    kind = "mlp"
+    description = "a multilayer perceptron"
+
+    def __init__(self, hidden_size: int, width: int = MLP_WIDTH) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(hidden_size, width), nn.ReLU(), nn.Linear(width, 1)
+        ).float()
+
+    @classmethod
+    def from_weights(cls, weights: HeadWeights) -> MlpHead:
+        """A head from its saved state."""
+        width, hidden_size = weights["layers.0.weight"].shape
+        head = cls(hidden_size, width)
+        head.load_state_dict(dict(weights))
+        return head
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Hidden states [S, D] in any precision -> scores [S, 1] in fp32."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            scores: torch.Tensor = self.layers(hidden.float())
+            return scores
+
+
+def gate_network(
+    hidden_size: int, attributes: int, *, width: int, layers: int, dropout: float
+) -> nn.Sequential:
+    """The gate's multilayer perceptron: `layers` hidden layers of `width`, one logit per
+    attribute."""
+    modules: list[nn.Module] = []
+    inputs = hidden_size
+    for _ in range(layers):
+        modules += [nn.Linear(inputs, width), nn.ReLU(), nn.Dropout(dropout)]
+        inputs = width
+    return nn.Sequential(*modules, nn.Linear(inputs, attributes)).float()
+
+
+class GatedHead(NonlinearHead):
+    """ArmoRM: row 0 is `scale * sum_k g_k(prompt) * (r_k - multiple_k * v)`, rows 1 to K are r.
+
+    r are the attribute rows and v is the verbosity row, both at the response's end. The gate
+    weights g are the softmax of the gate's logits over its temperature, at the prompt's end: the
+    last token of the last `header`, which is what the chat template writes before a response.
+
+    Args:
+        attributes: rows of the attributes, [K, D].
+        verbosity: the row that rewards are made independent of, [D].
+        multiples: how much of it is subtracted from each attribute, [K].
+        gate: see `gate_network`.
+        header: token ids before a response, [H].
+    """
+
+    kind = "gated"
+    description = "a gate over attribute rows (ArmoRM)"
+
+    def __init__(
+        self,
+        attributes: torch.Tensor,
+        verbosity: torch.Tensor,
+        multiples: torch.Tensor,
+        gate: nn.Sequential,
+        header: torch.Tensor,
+        temperature: float = 10.0,
+    ) -> None:
+        super().__init__()
+        self.attributes = nn.Parameter(attributes.float().clone(), requires_grad=False)
+        self.verbosity = nn.Parameter(verbosity.float().clone(), requires_grad=False)
+        self.multiples = nn.Parameter(multiples.float().clone(), requires_grad=False)
+        self.gate = gate
+        self.scale = nn.Parameter(torch.ones(1))
+        self.register_buffer("header", header.long())
+        self.register_buffer("temperature", torch.tensor([temperature], dtype=torch.float32))
+        # On the host: prompts' ends are looked for in token arrays, not on the device.
+        self.header_tokens = header.cpu().numpy()
+
+    @classmethod
+    def from_weights(cls, weights: HeadWeights) -> GatedHead:
+        """A head from its saved state."""
+        width, hidden_size = weights["gate.0.weight"].shape
+        attributes = weights["attributes"]
+        matrices = [key for key in weights if key.startswith("gate.") and key.endswith("weight")]
+        gate = gate_network(
+            hidden_size, len(attributes), width=width, layers=len(matrices) - 1, dropout=0.0
+        )
+        head = cls(
+            attributes, weights["verbosity"], weights["multiples"], gate, weights["header"],
+            float(weights["temperature"]),
+        )  # fmt: skip
+        head.load_state_dict(dict(weights))
+        return head
+
+    def gate_weights(self, prompts: torch.Tensor) -> torch.Tensor:
+        """Weights of the attributes [S, K], which sum to 1, for states at prompts' ends [S, D]."""
+        return torch.softmax(self.gate(prompts.to(self.scale.dtype)) / self.temperature, dim=1)
+
+    def debiased(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Attribute rewards minus their multiples of the verbosity row, [S, K]."""
+        verbosity = hidden.to(self.verbosity.dtype) @ self.verbosity
+        return self.attribute_scores(hidden) - verbosity[:, None] * self.multiples
+
+    def attribute_scores(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The attribute rows, [S, K], on the training scale."""
+        return nn.functional.linear(hidden.to(self.attributes.dtype), self.attributes)
+
+    def mix(self, gate_weights: torch.Tensor, debiased: torch.Tensor) -> torch.Tensor:
+        """Row 0, [S], from gate weights and debiased rewards, both [S, K]."""
+        return self.scale * (gate_weights * debiased).sum(dim=1)
+
+    def forward(self, hidden: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
+        """States at the ends of responses and of their prompts [S, D] -> scores [S, 1 + K]."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            preference = self.mix(self.gate_weights(prompts), self.debiased(hidden))
+            return torch.cat([preference[:, None], self.attribute_scores(hidden)], dim=1)
+
+
+NONLINEAR_HEADS: dict[str, type[MlpHead] | type[GatedHead]] = {
+    MlpHead.kind: MlpHead,
+    GatedHead.kind: GatedHead,
+}
+"""By a model card's `head`, which is `linear` for a `ScoreHead`."""

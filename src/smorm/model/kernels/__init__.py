@@ -1,1 +1,0 @@
-"""Kernels of the forest's one attention rule (see `smorm.trees.forest`)."""
