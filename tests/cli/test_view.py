@@ -69,6 +69,19 @@ def test_a_fitted_view_scores_as_its_file_says(smorm, fitted, tmp_path, kind):
     for name in ("accuracy on held-out folds", f"{kind} minus it", "Fitted on 60 pairs over 58"):
         assert name in shown
     assert "Few data: 58 prompts; 120 or more would be better" in shown
+    metrics = view["fitted"]["metrics"]
+    assert set(metrics[f"accuracy/{kind}"]) == {"value", "n", "low", "high"}
+    gap = metrics[f"accuracy/{kind} − M"]["value"]
+    assert gap == pytest.approx(
+        metrics[f"accuracy/{kind}"]["value"] - metrics["accuracy/M"]["value"]
+    )
+    assert all(flat(note) in shown for note in view["fitted"]["notes"])
+    for name, metric in metrics.items():
+        section, _, row = name.partition("/")
+        if section in ("weight", "centre", "spread"):
+            numbers = view["weights"] if section == "weight" else view[f"{section}s"]
+            assert metric["value"] == numbers[row]
+            assert metric["low"] <= metric["high"]
 
 
 def test_eval_takes_fitted_views_beside_named_ones(smorm, fitted, tmp_path):

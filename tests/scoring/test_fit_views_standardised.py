@@ -16,7 +16,7 @@ from smorm.data.scaling import AttributeScale
 from smorm.errors import ConfigError, DataError
 from smorm.model.views import View, named_view
 from smorm.scoring.fit_views import fit_calibrated, fit_pessimistic
-from smorm.scoring.held_out import held_out, spread_of
+from smorm.scoring.held_out import held_out, pooled_std
 from tests.scoring.simulated_pairs import ATTRIBUTES, ROWS, data_of
 from tests.tiny import trained
 
@@ -57,7 +57,7 @@ def test_calibrated_m_of_standardised_rows_is_m_up_to_a_constant_and_a_factor(se
     data = data_of(seed, 60, per_prompt=2)
     both = np.column_stack([data.rows[:, 0], data.rows[:, 1:].mean(axis=1)])
     counts = np.ones(len(both))
-    spreads = spread_of(both, data.prompts, counts, within=True)
+    spreads = pooled_std(both, data.prompts, counts, within=True)
     rows = data.rows / np.array([spreads[0], *[spreads[1]] * 3])
     ready = replace(data, rows=rows)
     values = ready.values(fit_calibrated(ready, ready.everything, rows=ATTRIBUTES))
@@ -99,17 +99,17 @@ def test_a_prompt_that_counts_twice_is_a_prompt_that_is_there_twice(seed, within
     ]
     rows = np.concatenate([block for block, _ in copies])
     codes = np.repeat(np.arange(len(copies)), [len(block) for block, _ in copies])
-    expected = spread_of(rows, codes, np.ones(len(rows)), within=within)
+    expected = pooled_std(rows, codes, np.ones(len(rows)), within=within)
     if not within:
         np.testing.assert_allclose(expected, rows.std(axis=0))
     weight = counts.astype(float)[data.prompts]
-    found = spread_of(data.rows, data.prompts, weight, within=within)
+    found = pooled_std(data.rows, data.prompts, weight, within=within)
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
 def test_the_spread_within_prompts_is_the_pooled_standard_deviation():
     values = np.array([[1.0], [3.0], [10.0], [10.0], [16.0], [7.0]])
-    found = spread_of(values, np.array([0, 0, 1, 1, 1, 2]), np.ones(6), within=True)
+    found = pooled_std(values, np.array([0, 0, 1, 1, 1, 2]), np.ones(6), within=True)
     assert found[0] == pytest.approx(np.sqrt((2 + 24) / (1 + 2 + 0)))
 
 

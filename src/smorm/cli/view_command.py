@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,12 @@ import typer
 from smorm.cli.options import BatchTokensOption, DeviceOption, OverlongOption, SkipBadOption
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from smorm.evaluation.fitted_views import FitReport
+    from smorm.evaluation.metrics import Metric
     from smorm.evaluation.scored import ScoredSet
+    from smorm.model.views import View
     from smorm.scoring.held_out import Fit, HeldOut
     from smorm.scoring.reward_model import RewardModel
 
@@ -54,8 +60,8 @@ def run(
     seen; intervals resample prompts.
     """
     from smorm.cli.options import OVERLONG, choice
-    from smorm.cli.view_tables import print_fit
     from smorm.data.formats import Source
+    from smorm.evaluation.fitted_views import measure_fit
     from smorm.files import write_json
     from smorm.scoring.reward_model import RewardModel
 
@@ -64,27 +70,32 @@ def run(
     source = Source(data, format=format)
     loaded = RewardModel.load(model, device=device)
     options = _options(loaded, kind, rows, free_sign or [], kappa)
-    found = _score(loaded, source, kind, policy, "skip" if skip_bad else "stop", max_batch_tokens)
-    scored = _held_out(loaded, found)
-    fit, chosen = _fit(scored, kind, {**options, "name": _name(output, kind)})
-    view = fit(scored, scored.everything)
-    loaded.view(view)
+    on_bad = "skip" if skip_bad else "stop"
+    scored = _score(loaded, source, kind, policy, on_bad, max_batch_tokens)
+    held_out = _held_out(loaded, scored)
+    fit = _fit(kind, {**options, "name": _name(output, kind)})
+    view = fit(held_out, held_out.everything)
+    loaded.view(view)  # raises where this model cannot use it
+    report = measure_fit(held_out, view, fit, _baselines(loaded))
+    notes = [*scored.notes, *report.notes, *_calibration_notes(kind, held_out)]
     fitted = {
         "kind": kind,
         "model": loaded.name,
         "hashes": dict(loaded.card.hashes),
-        "data": found.data,
-        "responses": len(scored.rows),
-        "prompts": scored.num_prompts,
-        **chosen,
+        "data": scored.data,
+        "responses": len(held_out.rows),
+        "prompts": held_out.num_prompts,
+        **_provenance(kind, options, held_out),
+        **report.as_dict(),
+        "notes": notes,
     }
     write_json(output, {**view.as_dict(), "fitted": fitted})
-    print_fit(loaded, scored, view, fit, kind, found.notes)
+    _print_fit(view, report, notes, within=held_out.within)
     typer.echo(f"view: {output}")
 
 
 def _name(output: Path, kind: str) -> str:
-    """A view is called as its file is, so that a table tells two of them apart."""
+    """A view is called as its file is, so that a table distinguishes two of them."""
     from smorm.model.views import NAMED_VIEWS
 
     return kind if output.stem in NAMED_VIEWS else output.stem
@@ -93,7 +104,7 @@ def _name(output: Path, kind: str) -> str:
 def _options(
     model: RewardModel, kind: str, rows: list[str] | None, free: list[str], kappa: float | None
 ) -> dict[str, Any]:
-    """What the fit of a kind is told.
+    """Arguments of the fit of a kind.
 
     Raises:
         ConfigError: an option of another kind, an unknown row, or one that cannot be used.
@@ -101,8 +112,12 @@ def _options(
     from smorm.errors import ConfigError
     from smorm.model.views import PREFERENCE, largest_monotone_kappa
 
-    trained = model.card.rows if model.card.preference_trained else model.attributes
-    usable = model.attributes if kind == "calibrated" else trained
+    trained = model.attributes
+    if model.card.preference_trained:
+        trained = model.card.rows
+    usable = trained
+    if kind == "calibrated":
+        usable = model.attributes
     for option, names in (("--rows", rows or []), ("--free-sign", free)):
         for name in names:
             if name not in usable:
@@ -113,27 +128,28 @@ def _options(
     if kappa is not None and kind != "mean-minus-spread":
         raise ConfigError(f"--kappa is for mean-minus-spread, not for {kind}")
     chosen = list(dict.fromkeys(rows or usable))
-    if kind == "calibrated" and (PREFERENCE not in trained or not chosen):
-        raise ConfigError("calibrated needs a trained preference row and attribute rows")
     if kind == "learned":
-        unused = [name for name in free if name not in chosen]
-        if unused:
-            raise ConfigError(f"--free-sign {unused[0]}: is not among --rows")
+        for name in free:
+            if name not in chosen:
+                raise ConfigError(f"--free-sign {name}: is not among --rows")
         return {"rows": chosen, "free_sign": free}
     if kind == "calibrated":
+        if PREFERENCE not in trained or not chosen:
+            raise ConfigError("calibrated needs a trained preference row and attribute rows")
         return {"rows": chosen}
     if len(chosen) < 2:
         raise ConfigError(f"--kind {kind}: needs at least two rows, got {', '.join(chosen)}")
     if kind == "min":
         return {"rows": chosen, "kind": "min"}
-    price = largest_monotone_kappa(len(chosen)) if kappa is None else kappa
-    if not 0 <= price < float("inf"):
-        raise ConfigError(f"--kappa {price}: expected 0 or more")
-    return {"rows": chosen, "kind": "mean_minus_spread", "kappa": price}
+    if kappa is None:
+        kappa = largest_monotone_kappa(len(chosen))
+    if not 0 <= kappa < math.inf:
+        raise ConfigError(f"--kappa {kappa}: expected 0 or more")
+    return {"rows": chosen, "kind": "mean_minus_spread", "kappa": kappa}
 
 
 def _score(
-    model: RewardModel, source: Any, kind: str, policy: Any, on_bad: Any, budget: int
+    model: RewardModel, source: Any, kind: str, policy: Any, on_bad: Any, batch_tokens: int
 ) -> ScoredSet:
     from smorm.data.census import Census
     from smorm.data.formats import read_records
@@ -141,13 +157,14 @@ def _score(
     from smorm.scoring.scorer import Scorer
 
     census = Census()
-    wanted: Any = "preference" if kind == "learned" else None
-    records = list(read_records(source, wanted, census, on_bad))
-    scorer = Scorer(model.network, model.renderer, policy or model.card.overlong, budget)  # type: ignore[arg-type]
+    record_kind: Any = "preference" if kind == "learned" else None
+    records = list(read_records(source, record_kind, census, on_bad))
+    limit: Any = policy or model.card.overlong
+    scorer = Scorer(model.network, model.renderer, limit, batch_tokens)
     return score_records(scorer, records, census, on_bad)
 
 
-def _held_out(model: RewardModel, found: ScoredSet) -> HeldOut:
+def _held_out(model: RewardModel, scored_set: ScoredSet) -> HeldOut:
     """Scores on the rows' own scales, each response with its prompt's label."""
     import numpy as np
 
@@ -155,20 +172,102 @@ def _held_out(model: RewardModel, found: ScoredSet) -> HeldOut:
     from smorm.data.scaling import restore_scales
     from smorm.scoring.held_out import held_out
 
-    rows = np.concatenate([one.rows for one in found.scored]).astype(np.float64)
+    rows = np.concatenate([scored.rows for scored in scored_set.scored]).astype(np.float64)
     rows[:, 1:] = restore_scales(model.card.scales, rows[:, 1:])
-    pairs = zip(found.prompts, found.scored, strict=True)
-    prompts = [prompt for prompt, one in pairs for _ in one.rows]
-    paired = all(isinstance(record, Preference) for record in found.records)
+    prompts: list[str] = []
+    for prompt, scored in zip(scored_set.prompts, scored_set.scored, strict=True):
+        prompts += [prompt] * len(scored.rows)
+    paired = all(isinstance(record, Preference) for record in scored_set.records)
     return held_out(rows, model.card.rows, prompts, paired=paired)
 
 
-def _fit(data: HeldOut, kind: str, options: dict[str, Any]) -> tuple[Fit, dict[str, Any]]:
-    """The fit, and what it chose by itself or was told, for the file."""
+def _fit(kind: str, options: dict[str, Any]) -> Fit:
     from smorm.scoring.fit_views import fit_calibrated, fit_learned, fit_pessimistic
 
+    fits: dict[str, Any] = {"learned": fit_learned, "calibrated": fit_calibrated}
+    return partial(fits.get(kind, fit_pessimistic), **options)
+
+
+def _provenance(kind: str, options: dict[str, Any], data: HeldOut) -> dict[str, Any]:
+    """What the file says of how the view was fitted."""
     if kind == "learned":
-        return partial(fit_learned, **options), {"free_sign": options["free_sign"]}
-    if kind == "calibrated":
-        return partial(fit_calibrated, **options), {"spread": "prompt" if data.within else "all"}
-    return partial(fit_pessimistic, **options), {"spread": "all"}
+        return {"free_sign": options["free_sign"]}
+    within_prompts = kind == "calibrated" and data.within
+    return {"spread": "prompt" if within_prompts else "all"}
+
+
+def _baselines(model: RewardModel) -> list[View]:
+    """The views that need no fit."""
+    if not model.attributes:
+        names = ["F"]
+    elif model.card.preference_trained:
+        names = ["F", "L", "M"]
+    else:
+        names = ["L"]
+    return [model.view(name) for name in names]
+
+
+def _calibration_notes(kind: str, data: HeldOut) -> list[str]:
+    if kind != "calibrated" or data.within:
+        return []
+    return [
+        f"Only {data.num_repeated} prompts have several responses: standard deviations are over "
+        "all responses, which mixes in differences between prompts."
+    ]
+
+
+def _print_fit(view: View, report: FitReport, notes: list[str], *, within: bool) -> None:
+    """The view's numbers by row, its accuracies beside those of F, L and M, and the notes."""
+    from rich.console import Console
+
+    from smorm.model.views import PessimisticView
+
+    console = Console(soft_wrap=not Console().is_terminal, markup=False)
+    metrics = report.metrics
+    if isinstance(view, PessimisticView):
+        kind: str = view.kind
+        if kind != "min":
+            kind += f", kappa {view.kappa:.3g}"
+        table = _table(f"{view.name}: {kind} over standardised rows", "row", "centre", "spread")
+        for row in view.rows:
+            table.add_row(row, _cell(metrics[f"centre/{row}"]), _cell(metrics[f"spread/{row}"]))
+        console.print(table)
+    else:
+        table = _table(
+            f"{view.name}: weights over rows on their own scales", "row", "weight", "share"
+        )
+        for row in view.weights:
+            share = metrics[f"share/{row}"].value
+            table.add_row(row, _cell(metrics[f"weight/{row}"]), f"{share:.0%}")
+        console.print(table)
+        where = "within a prompt" if within else "over all responses"
+        text = f"  share: of weight times standard deviation {where}"
+        console.print(text, style="dim", highlight=False)
+    if f"accuracy/{view.name}" in metrics:
+        console.print(_accuracy_table(view, metrics))
+    for note in notes:
+        console.print(f"  {note}", style="dim", markup=False, highlight=False)
+
+
+def _accuracy_table(view: View, metrics: dict[str, Metric]) -> Table:
+    table = _table("accuracy on held-out folds", "view", "accuracy", f"{view.name} minus it")
+    for name, metric in metrics.items():
+        section, _, subset = name.partition("/")
+        if section != "accuracy" or " − " in subset:
+            continue
+        difference = metrics.get(f"accuracy/{view.name} − {subset}")
+        gain = "" if difference is None else _cell(difference, "+.3f")
+        table.add_row(subset, _cell(metric, ".3f"), gain)
+    return table
+
+
+def _cell(metric: Metric, form: str = ".4g") -> str:
+    if math.isnan(metric.low):
+        return f"{metric.value:{form}}"
+    return f"{metric.value:{form}} [{metric.low:{form}}, {metric.high:{form}}]"
+
+
+def _table(title: str, *headings: str) -> Table:
+    from rich.table import Table
+
+    return Table(*headings, title=title, title_justify="left", header_style="bold")

@@ -21,7 +21,7 @@ from smorm.data.census import Census, DropReason
 from smorm.data.records import Item
 from smorm.errors import ConfigError, DataError
 from smorm.model.views import apply_view
-from smorm.scoring.held_out import FEWEST_PROMPTS, held_out, spread_of
+from smorm.scoring.held_out import FEWEST_PROMPTS, held_out, pooled_std
 from smorm.scoring.reward_model import RewardModel, as_items
 from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scorer
 from smorm.text.limits import Overlong, Unscored
@@ -108,7 +108,7 @@ def standard_of(values: Floats, prompts: Sequence[Any], name: str, rule: Rule) -
     data = held_out(np.asarray(values)[:, None], (name,), prompts, paired=False)
     within = rule.how == "mean" and data.within
     ones = np.ones(len(data.rows))
-    spread = float(spread_of(data.rows, data.prompts, ones, within=within)[0])
+    spread = float(pooled_std(data.rows, data.prompts, ones, within=within)[0])
     if spread <= 1e-12 * float(np.abs(data.rows).max()):
         raise DataError(
             f"{name}: its reward does not vary over the reference set: it cannot be standardised. "

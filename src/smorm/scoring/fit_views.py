@@ -1,4 +1,4 @@
-"""Views fitted on held-out data: learned weights, calibrated M, pessimistic ones.
+"""Views fitted on held-out data: learned weights, calibrated M, pessimistic views.
 
 Every fit takes the data and how often each prompt counts (`smorm.scoring.held_out`).
 
@@ -8,32 +8,24 @@ Shapes: P pairs, K attributes, G prompts, R rows that the view reads.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+from scipy.optimize import minimize
 
-from smorm.errors import DataError
+from smorm.arrays import Bools
+from smorm.errors import DataError, SmormError
 from smorm.model.views import PREFERENCE, Pessimism, PessimisticView, View
 from smorm.scoring.held_out import (
     FOLDS,
+    Fit,
     Floats,
     HeldOut,
     fold_of_prompts,
     held_out,
-    held_out_values,
-    spread_of,
+    pooled_std,
 )
-from smorm.scoring.nonnegative import fit_weights, log_loss
-
-__all__ = [
-    "choose_l2",
-    "fit_calibrated",
-    "fit_learned",
-    "fit_pessimistic",
-    "held_out",
-    "held_out_values",
-    "learn_view",
-]
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """L2 strengths to choose from, of weights over rows standardised by their differences."""
@@ -52,7 +44,7 @@ def learn_view(
 
     Args:
         chosen: rows of the preferred responses, on their own scales [P, 1 + K].
-        rejected: rows of the others [P, 1 + K].
+        rejected: rows of the rejected responses [P, 1 + K].
         attributes: names of rows 1 to K.
         prompts: a label of each pair's prompt [P]; by default every pair has its own.
         free_sign: rows that may get a negative weight, such as verbosity.
@@ -62,10 +54,10 @@ def learn_view(
         ConfigError: no such row.
     """
     rows = np.stack([chosen, rejected], axis=1).reshape(2 * len(chosen), -1)
-    each = range(len(chosen)) if prompts is None else prompts
-    labels = [label for label in each for _ in ("chosen", "rejected")]
+    if prompts is None:
+        prompts = range(len(chosen))
     names = (PREFERENCE, *attributes)
-    data = held_out(rows, names, labels, paired=True)
+    data = held_out(rows, names, np.repeat(np.asarray(prompts, object), 2), paired=True)
     return fit_learned(data, data.everything, rows=names, free_sign=free_sign, name=name)
 
 
@@ -86,44 +78,109 @@ def fit_learned(
     Raises:
         DataError: no row favours the chosen responses.
     """
-    differences, counts, spreads = _differences(data, weight, rows)
-    bounded = np.array([row not in free_sign for row in rows])
-    strength = choose_l2(data, weight, rows=rows, free_sign=free_sign) if l2 is None else l2
-    scaled = fit_weights(differences, counts, bounded, strength)
+    differences, counts, scales = _scaled_differences(data, weight, rows)
+    bounded = _bounded(rows, free_sign)
+    if l2 is None:
+        l2 = choose_l2(data, weight, rows=rows, free_sign=free_sign)
+    scaled = fit_weights(differences, counts, bounded, l2)
     if not scaled.any():
         raise DataError(
             f"no row of {', '.join(rows)} favours the chosen responses: non-negative weights are "
             "all 0. Are chosen and rejected swapped? Else let a row have either sign (--free-sign)."
         )
-    found = np.divide(scaled, spreads, out=np.zeros_like(scaled), where=spreads > 0)
-    return View(name, dict(zip(rows, map(float, found), strict=True)))
+    weights = np.divide(scaled, scales, out=np.zeros_like(scaled), where=scales > 0)
+    return View(name, dict(zip(rows, weights.tolist(), strict=True)))
 
 
 def choose_l2(
     data: HeldOut, weight: Floats, *, rows: Sequence[str], free_sign: Sequence[str] = ()
 ) -> float:
-    """The strength with the smallest log loss on held-out folds of prompts."""
+    """The L2 strength with the smallest log loss on held-out folds of prompts."""
+    # Another seed than that of the folds that measure the view: its choice must not fit them.
     folds = fold_of_prompts(weight, seed=1)
-    bounded = np.array([row not in free_sign for row in rows])
+    bounded = _bounded(rows, free_sign)
     losses = np.zeros(len(STRENGTHS))
     for fold in range(FOLDS):
-        differences, counts, _ = _differences(data, weight * (folds != fold), rows)
-        left_out = (weight * (folds == fold))[data.prompts[0::2]]
+        differences, counts, _ = _scaled_differences(data, weight * (folds != fold), rows)
+        test_counts = (weight * (folds == fold))[data.prompts[0::2]]
         for index, strength in enumerate(STRENGTHS):
             margins = differences @ fit_weights(differences, counts, bounded, strength)
-            losses[index] += left_out.sum() * log_loss(margins, left_out)
+            losses[index] += test_counts.sum() * log_loss(margins, test_counts)
     return STRENGTHS[int(losses.argmin())]
 
 
-def _differences(
+def with_fixed_l2(data: HeldOut, fit: Fit) -> Fit:
+    """For the bootstrap: a learned fit with the L2 strength that all the data choose."""
+    if not isinstance(fit, partial) or fit.func is not fit_learned:
+        return fit
+    options = fit.keywords
+    strength = choose_l2(
+        data, data.everything, rows=options["rows"], free_sign=options["free_sign"]
+    )
+    return partial(fit, l2=strength)
+
+
+def _bounded(rows: Sequence[str], free_sign: Sequence[str]) -> Bools:
+    """Which rows must not get a negative weight [R]."""
+    return ~np.isin(np.array(rows, dtype=object), np.array(free_sign, dtype=object))
+
+
+def _scaled_differences(
     data: HeldOut, weight: Floats, rows: Sequence[str]
 ) -> tuple[Floats, Floats, Floats]:
-    """Differences in units of their root mean square [P, R], counts [P], that root [R]."""
+    """Differences over their root mean square [P, R], counts [P], root mean squares [R]."""
     columns = data.columns(rows)
     differences = columns[0::2] - columns[1::2]
     counts = weight[data.prompts[0::2]]
-    spreads = np.sqrt(np.average(differences**2, axis=0, weights=counts))
-    return differences / np.where(spreads > 0, spreads, 1.0), counts, spreads
+    scales = np.sqrt(np.average(differences**2, axis=0, weights=counts))
+    return differences / np.where(scales > 0, scales, 1.0), counts, scales
+
+
+def fit_weights(differences: Floats, counts: Floats, bounded: Bools, l2: float) -> Floats:
+    """Weights u [R] of a Bradley–Terry regression, the bounded ones not below 0.
+
+        minimise over u   sum_i p_i log(1 + exp(-z_i u)) + l2 / 2 |u|^2   with u_r >= 0 if bounded
+
+    Args:
+        differences: z, chosen minus rejected [P, R], columns of comparable size.
+        counts: how often each pair counts [P], not all 0; p are their shares.
+        bounded: which columns must not get a negative weight [R].
+        l2: above 0; without a penalty separable pairs have no finite minimiser.
+
+    Raises:
+        SmormError: no convergence (numbers that are not finite).
+    """
+    shares = counts / counts.sum()
+
+    def loss_and_gradient(weights: Floats) -> tuple[float, Floats]:
+        margins = differences @ weights
+        error = np.exp(-np.logaddexp(0.0, margins))  # 1 - probability of the label
+        loss = log_loss(margins, shares) + 0.5 * l2 * float(weights @ weights)
+        return loss, l2 * weights - differences.T @ (shares * error)
+
+    # SLSQP and not L-BFGS-B: with two rows nearly alike the latter stops 1e-4 from the optimum.
+    solved = minimize(
+        loss_and_gradient,
+        np.zeros(differences.shape[1]),
+        jac=True,
+        method="SLSQP",
+        bounds=np.column_stack([np.where(bounded, 0.0, -np.inf), np.full(len(bounded), np.inf)]),
+        options={"ftol": 1e-18, "maxiter": 500},
+    )
+    # The solver may end at machine precision without claiming success, so optimality (Karush,
+    # Kuhn, Tucker) is tested here: the gradient is 0, or points outwards at a bound.
+    stepped = solved.x - loss_and_gradient(solved.x)[1]
+    # A weight that the gradient pushes over its bound is exactly 0, not 1e-17: its row is unread.
+    weights = np.where(bounded & (stepped <= 0), 0.0, solved.x)
+    residual = np.abs(weights - np.where(bounded, np.maximum(stepped, 0.0), stepped)).max()
+    if not residual <= 1e-6:
+        raise SmormError(f"weights of a view: no convergence, gradient residual {residual:.1e}")
+    return weights
+
+
+def log_loss(margins: Floats, counts: Floats) -> float:
+    """Mean of -log sigmoid over margins [P] that count `counts` [P] times, in nats."""
+    return float(np.average(np.logaddexp(0.0, -margins), weights=counts))
 
 
 def fit_calibrated(
@@ -131,17 +188,17 @@ def fit_calibrated(
 ) -> View:
     """M with preference and mean attribute each standardised first; `rows` are the attributes.
 
-    Their spread is taken within prompts: a view compares responses to one prompt, and
+    Standard deviations are taken within prompts: a view compares responses to one prompt, and
     Bradley–Terry leaves the preference row's offset between prompts open.
 
     Raises:
         DataError: one of them does not vary.
     """
     mean = data.columns(rows).mean(axis=1)
-    both = np.column_stack([data.rows[:, 0], mean])
-    what = (PREFERENCE, "the mean attribute")
-    centres, spreads = _standard(both, data, weight, what, within=data.within)
-    halves = 0.5 / spreads
+    columns = np.column_stack([data.rows[:, 0], mean])
+    names = (PREFERENCE, "the mean attribute")
+    centres, stds = _mean_and_std(columns, data, weight, names, within=data.within)
+    halves = 0.5 / stds
     weights = {PREFERENCE: float(halves[0])}
     weights |= dict.fromkeys(rows, float(halves[1]) / len(rows))
     return View(name, weights, -float(halves @ centres))
@@ -156,34 +213,34 @@ def fit_pessimistic(
     kappa: float = 0.0,
     name: str | None = None,
 ) -> PessimisticView:
-    """Centres and spreads over all responses: which row is lowest depends on the rows' levels, so
-    each is measured against responses in general.
+    """A pessimistic view over rows standardised over all responses: which row is lowest depends on
+    the rows' levels, so each is measured against responses in general.
 
     Raises:
         DataError: a row does not vary.
     """
-    centres, spreads = _standard(data.columns(rows), data, weight, rows, within=False)
+    centres, stds = _mean_and_std(data.columns(rows), data, weight, rows, within=False)
     return PessimisticView(
         name=name or kind,
         kind=kind,
-        centres=dict(zip(rows, map(float, centres), strict=True)),
-        spreads=dict(zip(rows, map(float, spreads), strict=True)),
+        centres=dict(zip(rows, centres.tolist(), strict=True)),
+        spreads=dict(zip(rows, stds.tolist(), strict=True)),
         kappa=kappa,
     )
 
 
-def _standard(
+def _mean_and_std(
     columns: Floats, data: HeldOut, weight: Floats, names: Sequence[str], *, within: bool
 ) -> tuple[Floats, Floats]:
     """Means and standard deviations of columns [N, C]; the latter pooled within prompts or not."""
     counts = weight[data.prompts]
     centres = np.average(columns, axis=0, weights=counts)
-    spreads = spread_of(columns, data.prompts, counts, within=within)
-    # Rounding leaves a constant column a spread of about 1e-16 of its size.
-    flat = spreads <= 1e-12 * np.maximum(np.abs(columns).max(axis=0), 1e-300)
+    stds = pooled_std(columns, data.prompts, counts, within=within)
+    # Rounding leaves a constant column a deviation of about 1e-16 of its size.
+    flat = stds <= 1e-12 * np.maximum(np.abs(columns).max(axis=0), 1e-300)
     if flat.any():
         raise DataError(
             f"{names[int(flat.argmax())]} does not vary over these responses: it cannot be "
             "standardised. Leave it out, or use other data."
         )
-    return centres, spreads
+    return centres, stds

@@ -43,22 +43,22 @@ class HeldOut:
 
     @property
     def num_prompts(self) -> int:
-        """How many prompts there are."""
+        """Number of prompts, G."""
         return int(self.prompts.max()) + 1
 
     @property
     def num_repeated(self) -> int:
-        """How many prompts have two responses or more."""
+        """Number of prompts with two responses or more."""
         return int((np.bincount(self.prompts) > 1).sum())
 
     @property
     def within(self) -> bool:
-        """Whether enough prompts have several responses to measure a spread within prompts."""
+        """Whether enough prompts have several responses for a deviation within prompts."""
         return self.num_repeated >= FEWEST_PROMPTS
 
     @property
     def everything(self) -> Floats:
-        """Every prompt counts once [G]."""
+        """Weights under which every prompt counts once [G]."""
         return np.ones(self.num_prompts)
 
     def values(self, view: View) -> Floats:
@@ -71,10 +71,12 @@ class HeldOut:
         Raises:
             ConfigError: no such row.
         """
-        unknown = [row for row in rows if row not in self.names]
-        if unknown:
-            raise ConfigError(f"no row {unknown[0]!r}; there are {', '.join(self.names)}")
-        return self.rows[:, [self.names.index(row) for row in rows]]
+        indices = []
+        for row in rows:
+            if row not in self.names:
+                raise ConfigError(f"no row {row!r}; there are {', '.join(self.names)}")
+            indices.append(self.names.index(row))
+        return self.rows[:, indices]
 
 
 Fit = Callable[[HeldOut, Floats], View]
@@ -104,24 +106,32 @@ def held_out(
     return HeldOut(tuple(names), rows, codes, paired)
 
 
-def spread_of(columns: Floats, prompts: Ints, counts: Floats, *, within: bool) -> Floats:
-    """Standard deviations [C] of columns [N, C]: over all responses, or pooled within prompts."""
-    groups = prompts if within else np.zeros_like(prompts)
+def pooled_std(columns: Floats, prompts: Ints, counts: Floats, *, within: bool) -> Floats:
+    """Standard deviations [C] of columns [N, C]: over all responses, or pooled within prompts.
+
+    `counts` [N] say how often each response counts; they are equal within a prompt.
+    """
+    groups = prompts
+    if not within:
+        groups = np.zeros_like(prompts)
     sizes = np.bincount(groups).astype(np.float64)
-    totals = np.bincount(groups, counts)  # the counts are equal within a prompt
+    totals = np.bincount(groups, counts)
     residuals = np.empty_like(columns)
     for index, column in enumerate(columns.T):
         sums = np.bincount(groups, column * counts)
         means = np.divide(sums, totals, out=np.zeros_like(sums), where=totals > 0)
         residuals[:, index] = column - means[groups]
-    freedom = counts.sum() - (totals / sizes).sum() if within else counts.sum()
-    if freedom <= 0:
+    dof = counts.sum()
+    if within:
+        # One degree of freedom is lost for each prompt's mean, as often as the prompt counts.
+        dof -= (totals / sizes).sum()
+    if dof <= 0:
         return np.zeros(columns.shape[1])
-    return np.asarray(np.sqrt(counts @ residuals**2 / freedom))
+    return np.asarray(np.sqrt(counts @ residuals**2 / dof))
 
 
 def fold_of_prompts(weight: Floats, *, seed: int = 0) -> Ints:
-    """A fold for each prompt that counts, -1 for the others [G]; folds are as even as can be."""
+    """A fold for each prompt that counts, -1 for the rest [G]; sizes differ by one at most."""
     present = np.flatnonzero(weight > 0)
     folds = np.full(len(weight), -1)
     folds[present] = np.random.default_rng(seed).permutation(len(present)) % FOLDS
@@ -129,7 +139,7 @@ def fold_of_prompts(weight: Floats, *, seed: int = 0) -> Ints:
 
 
 def held_out_values(data: HeldOut, fit: Fit) -> Floats:
-    """Values [N] of which each comes from a fit that has not seen its prompt.
+    """Values [N], each by a fit that has not seen its prompt.
 
     Raises:
         DataError: a fit fails.
@@ -138,8 +148,8 @@ def held_out_values(data: HeldOut, fit: Fit) -> Floats:
     values = np.empty(len(data.rows))
     for fold in range(FOLDS):
         view = fit(data, (folds != fold).astype(np.float64))
-        here = folds[data.prompts] == fold
-        values[here] = data.values(view)[here]
+        inside = folds[data.prompts] == fold
+        values[inside] = data.values(view)[inside]
     return values
 
 

@@ -26,7 +26,8 @@ from smorm.evaluation.metrics import (
     share_metric,
 )
 from smorm.model.views import PREFERENCE, View
-from smorm.scoring.fit_views import fit_learned, held_out, held_out_values, learn_view
+from smorm.scoring.fit_views import fit_learned, learn_view
+from smorm.scoring.held_out import held_out, held_out_values
 from smorm.theory.intervals import of_means
 
 

@@ -1,0 +1,175 @@
+"""What a fitted view is worth: its numbers with intervals, and its accuracy on unseen prompts.
+
+Shapes: N responses, P pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+
+from smorm.evaluation.metrics import (
+    Floats,
+    Metric,
+    interval,
+    pair_outcomes,
+    paired_difference,
+    share_metric,
+)
+from smorm.model.views import PREFERENCE, PessimisticView, View, largest_monotone_kappa
+from smorm.scoring.fit_views import with_fixed_l2
+from smorm.scoring.held_out import Fit, HeldOut, held_out_values, pooled_std, resampled_views
+
+RESAMPLES = 200
+ENOUGH_PER_ROW = 20
+"""Prompts for each weight or standard deviation below which data are called few."""
+
+
+@dataclass(frozen=True, slots=True)
+class FitReport:
+    """Metrics of a fit and what its reader must know.
+
+    Metrics: of a linear view `weight/ROW` and `share/ROW` (of the sum of weight times standard
+    deviation), of a pessimistic one `centre/ROW` and `spread/ROW`; intervals resample prompts and
+    hold the L2 strength fixed. On pairs also `accuracy/VIEW` of the fitted view (on folds of
+    prompts that its fit has not seen) and of the views to compare with, `accuracy/VIEW − OLD`, and
+    `row_accuracy/ROW` of each row that the view counts as good.
+    """
+
+    metrics: dict[str, Metric]
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As in a view's file."""
+        metrics = {name: metric.as_dict() for name, metric in self.metrics.items()}
+        return {"metrics": metrics, "notes": list(self.notes)}
+
+
+def measure_fit(data: HeldOut, view: View, fit: Fit, baselines: Sequence[View]) -> FitReport:
+    """Measure a view that `fit` made of all the data.
+
+    Args:
+        baselines: views without a fit that it is compared with, where the data are pairs.
+    """
+    draws = resampled_views(data, with_fixed_l2(data, fit), resamples=RESAMPLES)
+    if isinstance(view, PessimisticView):
+        metrics = _intervals("centre", "centres", view, draws, data.num_prompts)
+        metrics |= _intervals("spread", "spreads", view, draws, data.num_prompts)
+    else:
+        metrics = _intervals("weight", "weights", view, draws, data.num_prompts)
+        metrics |= _shares(data, view)
+    notes = _notes(data, view, len(draws))
+    if data.paired:
+        accuracies, close = _accuracies(data, view, fit, baselines)
+        rows, reversed_rows = _row_accuracies(data, view)
+        metrics |= {**accuracies, **rows}
+        notes += [*_not_better(view, close), *_reversed(reversed_rows)]
+    return FitReport(metrics, tuple(notes))
+
+
+def outcomes_of(values: Floats) -> Floats:
+    """Outcomes [P] of pairs whose sides' values [2P] alternate, chosen first; ties count half."""
+    return pair_outcomes(values[0::2], values[1::2])[0]
+
+
+def _intervals(
+    name: str, attribute: str, view: View, draws: Sequence[View], count: int
+) -> dict[str, Metric]:
+    """`name/ROW` for a view's numbers by row, with the interval over fits on resamples."""
+    numbers_of = attrgetter(attribute)
+    metrics = {}
+    for row, value in numbers_of(view).items():
+        resampled = np.array([numbers_of(draw)[row] for draw in draws], dtype=np.float64)
+        metrics[f"{name}/{row}"] = Metric(value, count, *interval(resampled))
+    return metrics
+
+
+def _shares(data: HeldOut, view: View) -> dict[str, Metric]:
+    rows = list(view.weights)
+    ones = np.ones(len(data.rows))
+    stds = pooled_std(data.columns(rows), data.prompts, ones, within=data.within)
+    sizes = np.abs(list(view.weights.values())) * stds
+    shares = (sizes / sizes.sum()).tolist()
+    return {
+        f"share/{row}": Metric(share, data.num_prompts)
+        for row, share in zip(rows, shares, strict=True)
+    }
+
+
+def _accuracies(
+    data: HeldOut, view: View, fit: Fit, baselines: Sequence[View]
+) -> tuple[dict[str, Metric], list[str]]:
+    """Accuracies, and the baselines that the view does not clearly beat."""
+    prompts = data.prompts[0::2]
+    fitted = outcomes_of(held_out_values(data, fit))
+    metrics = {f"accuracy/{view.name}": share_metric(fitted, prompts)}
+    close = []
+    for baseline in baselines:
+        outcomes = outcomes_of(data.values(baseline))
+        gain = paired_difference(fitted, outcomes, prompts)
+        metrics[f"accuracy/{baseline.name}"] = share_metric(outcomes, prompts)
+        metrics[f"accuracy/{view.name} − {baseline.name}"] = gain
+        if not gain.low > 0:
+            close.append(baseline.name)
+    return metrics, close
+
+
+def _row_accuracies(data: HeldOut, view: View) -> tuple[dict[str, Metric], list[str]]:
+    """Accuracies of the rows that the view wants more of, and those clearly below one half."""
+    metrics, reversed_rows = {}, []
+    for row in view.weights or view.rows:
+        if row == PREFERENCE or view.weights.get(row, 0.0) < 0:
+            continue
+        outcomes = outcomes_of(data.columns([row])[:, 0])
+        metric = share_metric(outcomes, data.prompts[0::2])
+        metrics[f"row_accuracy/{row}"] = metric
+        if metric.high < 0.5:
+            reversed_rows.append(
+                f"{row} ({metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}])"
+            )
+    return metrics, reversed_rows
+
+
+def _notes(data: HeldOut, view: View, draws: int) -> list[str]:
+    unit, count = "responses", len(data.rows)
+    if data.paired:
+        unit, count = "pairs", len(data.rows) // 2
+    notes = [
+        f"Fitted on {count} {unit} over {data.num_prompts} prompts; 95 % intervals by {draws} "
+        "resamples of prompts."
+    ]
+    if draws < RESAMPLES:
+        notes.append(f"{RESAMPLES - draws} resamples allowed no fit and are missing.")
+    enough = ENOUGH_PER_ROW * max(2, len(view.weights or view.rows))
+    if data.num_prompts < enough:
+        notes.append(f"Few data: {data.num_prompts} prompts; {enough} or more would be better.")
+    if isinstance(view, PessimisticView) and view.kind == "mean_minus_spread":
+        largest = largest_monotone_kappa(len(view.rows))
+        if view.kappa > largest:
+            notes.append(
+                f"kappa is above {largest:.3g} (1 / sqrt(rows - 1)): a response that is better on "
+                "one row, and equal on the others, can get a lower value."
+            )
+    return notes
+
+
+def _not_better(view: View, close: Sequence[str]) -> list[str]:
+    if not close:
+        return []
+    return [
+        f"{view.name} is not clearly more accurate than {', '.join(close)}, which needed no fit "
+        "(the interval of the difference reaches 0)."
+    ]
+
+
+def _reversed(rows: Sequence[str]) -> list[str]:
+    if not rows:
+        return []
+    return [
+        f"Chosen responses score lower than rejected ones on {', '.join(rows)}: leave such a row "
+        "out (--rows), or let a learned weight be negative (--free-sign)."
+    ]
