@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smorm.arrays import Floats as Floats
-from smorm.arrays import Ints as Ints
+from smorm.arrays import Floats, Ints
 from smorm.data.scaling import AttributeScale
 from smorm.errors import ConfigError, DataError
 from smorm.model.views import View, apply_view
