@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize
 
-from smorm.arrays import Bools
+from smorm.arrays import Bools, Floats
 from smorm.errors import DataError, SmormError
 from smorm.model.views import PREFERENCE, Pessimism, PessimisticView, View
 from smorm.scoring.held_out import (
     FOLDS,
     Fit,
-    Floats,
     HeldOut,
     fold_of_prompts,
     held_out,
