@@ -26,7 +26,7 @@ from smorm import files
 from smorm.checks.plan import Plan
 from smorm.checks.report import check
 from smorm.checks.scan import Reading
-from smorm.data.formats import Source
+from smorm.data.reading import Source
 
 MIB = 1 << 20
 SMALL = 1000

@@ -27,7 +27,7 @@ from typing import Any
 from bench.machine import describe
 from smorm import files
 from smorm.data.encode import Encoder
-from smorm.data.formats import Source
+from smorm.data.reading import Source
 from smorm.data.token_building import Wanted
 from smorm.data.token_cache import tokens_of
 from smorm.data.tokenising import Tokeniser

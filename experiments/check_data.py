@@ -24,7 +24,7 @@ from smorm.checks.report import Report, check
 from smorm.checks.scan import Reading
 from smorm.config import parse_config
 from smorm.data.census import Census
-from smorm.data.formats import Source, read_records
+from smorm.data.reading import Source, read_records
 from smorm.files import write_json, write_text
 
 VOCABULARY = 4000

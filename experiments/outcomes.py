@@ -16,7 +16,7 @@ from experiments.tasks import Files
 from smorm.arrays import Floats as Floats
 from smorm.data.census import Census
 from smorm.data.encode import prompt_key
-from smorm.data.formats import Source, read_preferences, read_rated
+from smorm.data.reading import Source, read_preferences, read_rated
 from smorm.data.scaling import rating_matrix
 from smorm.errors import DataError
 from smorm.evaluation.metrics import pair_outcomes

@@ -17,7 +17,7 @@ from typing import Any
 
 from experiments.tasks import Files, Task
 from smorm.config import Config, load_config
-from smorm.data.formats import Source
+from smorm.data.reading import Source
 from smorm.evaluation.result import Result, read_results, write_results
 from smorm.evaluation.suite import Suite
 from smorm.evaluation.suites import run_suite

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from smorm.checks.overlap import Benchmarks, overlap_table, read_benchmarks, text_of
 from smorm.checks.shingles import grams, words_of
 from smorm.data.census import Census
-from smorm.data.formats import Source, read_records
+from smorm.data.reading import Source, read_records
 from smorm.errors import DataError
 from smorm.text.chat import RAW, Message, Messages, Renderer
 

@@ -17,7 +17,7 @@ import orjson
 from experiments.text_rewards import Reward
 from smorm.config import parse_section
 from smorm.data.census import Census
-from smorm.data.formats import Source
+from smorm.data.reading import Source
 from smorm.evaluation.result import Result
 from smorm.files import write_bytes, write_json
 from smorm.model.backbone import load_tokenizer

@@ -22,7 +22,7 @@ import numpy as np
 from experiments.tasks import Files, Task
 from smorm.config import Config, load_config
 from smorm.data.census import Census
-from smorm.data.formats import Source, read_records
+from smorm.data.reading import Source, read_records
 from smorm.data.records import Item
 from smorm.data.scaling import restore_scales
 from smorm.errors import DataError

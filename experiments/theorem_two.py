@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from smorm.config import parse_config
-from smorm.data.formats import Source
+from smorm.data.reading import Source
 from smorm.data.scaling import apply_scales, rating_matrix
 from smorm.evaluation.metrics import Metric
 from smorm.files import fingerprint, write_json, write_text

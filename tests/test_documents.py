@@ -10,7 +10,7 @@ import yaml
 
 from smorm.cli.main import VERBS
 from smorm.config import Config, parse_config
-from smorm.data.registry import FORMATS
+from smorm.data.formats import FORMATS
 from tests.conftest import ROOT
 from tests.tiny import trained
 

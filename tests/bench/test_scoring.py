@@ -124,7 +124,7 @@ def test_forest_positions_are_what_a_forest_computes(seed: int) -> None:
 
 def test_the_pairs_file_is_read_by_the_product(tmp_path: Path) -> None:
     from smorm.data.census import Census
-    from smorm.data.formats import Source, read_preferences
+    from smorm.data.reading import Source, read_preferences
 
     file = pairs_file(NOWHERE, tmp_path)
     found = read_preferences(Source(str(file)), census=Census())

@@ -11,7 +11,7 @@ from smorm.checks.findings import Finding
 from smorm.checks.plan import Plan
 from smorm.checks.report import Report, check
 from smorm.checks.scan import Reading
-from smorm.data.formats import Source
+from smorm.data.reading import Source
 from tests.data.sources import jsonl
 
 Row = dict[str, Any]

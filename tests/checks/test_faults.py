@@ -10,8 +10,8 @@ import pytest
 from smorm.checks.plan import Plan
 from smorm.checks.report import check
 from smorm.checks.scan import Reading
-from smorm.data.formats import Source
-from smorm.data.public_formats import HELPSTEER2
+from smorm.data.formats.helpsteer2 import ATTRIBUTES as HELPSTEER2
+from smorm.data.reading import Source
 from smorm.errors import DataError
 from tests.checks.made import checked, codes, found, pairs, rated, text
 from tests.data.sources import A, S, U, jsonl, say

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from smorm.checks.plan import Plan
 from smorm.checks.report import check
 from smorm.checks.scan import Reading
-from smorm.data.formats import Source
+from smorm.data.reading import Source
 from tests.checks.made import checked, pairs, rated
 from tests.data.sources import jsonl
 

@@ -11,8 +11,8 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 
 from smorm.data.census import Census
-from smorm.data.formats import Source, read_records
-from smorm.data.registry import Kind, Record
+from smorm.data.reading import Source, read_records
+from smorm.data.records import Kind, Record
 from smorm.text.chat import Message
 
 U, A, S = "user", "assistant", "system"

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from smorm.data.contents import contents_of
 from smorm.data.encode import Encoder
-from smorm.data.formats import Source
+from smorm.data.reading import Source
 from smorm.data.token_building import Wanted, write_tokens
 from smorm.data.token_cache import tokens_of
 from smorm.data.token_store import TokenStore

@@ -3,7 +3,7 @@
 import pytest
 
 from smorm.data.census import Census
-from smorm.data.formats import Source, read_each
+from smorm.data.reading import Source, read_each
 from smorm.errors import DataError
 from tests.data.benchmark_rows import GOOD
 from tests.data.sources import A, U, jsonl, records, say

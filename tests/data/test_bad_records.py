@@ -8,7 +8,7 @@ from pyarrow import parquet
 
 from smorm.data.census import Census
 from smorm.data.formats import FORMATS
-from smorm.data.public_formats import HELPSTEER2
+from smorm.data.formats.helpsteer2 import ATTRIBUTES as HELPSTEER2
 from smorm.errors import DataError
 from tests.data.sources import A, S, U, jsonl, law, records, say
 

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smorm.data.census import Census, DropReason, Reason
-from smorm.data.registry import FORMATS
+from smorm.data.formats import FORMATS
 from tests.data.benchmark_rows import HH, JB, LB, MT, OTHER, PAIR, PC, PH, R2, RB, RP, TALK
 from tests.data.sources import A, S, U, jsonl, law, raw, records, say, turns
 
-JUDGED = [name for name, form in FORMATS.items() if form.kind == "candidates"]
+JUDGED = [name for name in FORMATS if FORMATS[name].kind == "candidates"]
 JUDGED.remove("candidates")
 CLEAN = st.text(max_size=20).filter(lambda text: text.strip() == text and text)
 

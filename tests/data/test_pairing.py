@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from experiments.several_answers import lab_answers
 from smorm.config import parse_config
 from smorm.data.census import Census, DropReason
-from smorm.data.formats import Source, read_preferences, read_rated
 from smorm.data.pairing import Pairing, pair_ratings, write_paired
+from smorm.data.reading import Source, read_preferences, read_rated
 from smorm.data.records import Rated
 from smorm.data.scaling import AttributeScale
 from smorm.errors import ConfigError, DataError

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smorm.data.census import Census, Defect, DropReason, Reason
-from smorm.data.public_formats import HELPSTEER2, SUMMARIZE, ULTRAFEEDBACK
+from smorm.data.formats.helpsteer2 import ATTRIBUTES as HELPSTEER2
+from smorm.data.formats.ultrafeedback import ASPECTS as ULTRAFEEDBACK
+from smorm.data.formats.unified_feedback import SUMMARIZE
 from smorm.data.scaling import attribute_names
 from smorm.errors import DataError
 from tests.data.sources import A, U, jsonl, law, raw, records, say, turns

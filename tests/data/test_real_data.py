@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from smorm.data.census import Census
-from smorm.data.formats import Source, read_candidates, read_preferences, read_rated
+from smorm.data.reading import Source, read_candidates, read_preferences, read_rated
 from smorm.data.scaling import apply_scales, attribute_names, fit_scales, rating_matrix
 
 DATA = Path(os.environ.get("SMORM_DATA") or Path(__file__).parents[3] / "shared" / "data")

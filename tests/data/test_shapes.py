@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from smorm.data.census import Census, Defect, DropReason, Reason
-from smorm.data.formats import (
+from smorm.data.formats.generic import split_common
+from smorm.data.reading import (
     Source,
     read_candidates,
     read_preferences,
@@ -18,7 +19,6 @@ from smorm.data.formats import (
     read_records,
 )
 from smorm.data.records import Candidates, Preference, Rated
-from smorm.data.shapes import split_common
 from smorm.errors import ConfigError, DataError
 from tests.data.sources import A, S, U, jsonl, law, raw, records, say, turns
 
@@ -318,7 +318,7 @@ def test_records_are_the_same_from_every_kind_of_file(tmp_path):
 
 def test_a_source_is_checked_when_it_is_written_down(path):
     with pytest.raises(
-        ConfigError, match=r"'helpstear2' is unknown; did you mean 'helpsteer2'\?\. Accepted"
+        ConfigError, match=r"^format 'helpstear2': expected one of .*; did you mean 'helpsteer2'\?"
     ):
         Source(path, format="helpstear2")
     with pytest.raises(ConfigError, match="stride and limit must be at least 1"):

@@ -18,7 +18,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from smorm.data.encode import Encoder
-from smorm.data.formats import Source
+from smorm.data.reading import Source
 from smorm.data.token_cache import default_cache, tokens_of
 from smorm.data.tokenising import Tokeniser
 from smorm.errors import DataError, OutputError, SmormError

@@ -8,8 +8,8 @@ import pytest
 
 from experiments.stand_ins import write_stand_in
 from smorm import RewardModel
-from smorm.data.formats import Source
 from smorm.data.readers import read_rows
+from smorm.data.reading import Source
 from smorm.errors import ConfigError
 from smorm.evaluation.benchmarks import BENCHMARKS, benchmark_sources
 from smorm.evaluation.compare import differences, holds

@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from smorm import RewardModel
-from smorm.data.formats import Source
+from smorm.data.reading import Source
 from smorm.errors import ConfigError, DataError
 from smorm.evaluation.suite import Suite, parse_suite
 from smorm.evaluation.suites import display_names, run_suite

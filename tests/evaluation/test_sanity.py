@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Llam
 
 from smorm import RewardModel
 from smorm.data.census import Census
-from smorm.data.formats import Source, read_preferences
+from smorm.data.reading import Source, read_preferences
 from smorm.data.records import Item
 from smorm.errors import DataError
 from smorm.evaluation.result import Result

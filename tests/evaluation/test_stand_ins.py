@@ -4,7 +4,7 @@ import pytest
 
 from experiments.stand_ins import MARK, write_stand_in
 from smorm.data.census import Census, DropReason, Reason
-from smorm.data.formats import read_candidates
+from smorm.data.reading import read_candidates
 from smorm.evaluation.benchmarks import BENCHMARKS
 from tests.data.sources import records
 

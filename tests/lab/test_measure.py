@@ -2,7 +2,7 @@ import numpy as np
 import orjson
 import pytest
 
-from smorm.data.formats import Source
+from smorm.data.reading import Source
 from smorm.evaluation.metrics import mean_over_seeds
 from smorm.evaluation.suite import Suite
 from smorm.evaluation.suites import run_suite

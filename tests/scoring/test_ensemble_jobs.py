@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from smorm import RewardModel
-from smorm.data.formats import Source
+from smorm.data.reading import Source
 from smorm.errors import ConfigError, DataError
 from smorm.evaluation.ensembles import run_ensemble, standard_from
 from smorm.evaluation.suite import Suite

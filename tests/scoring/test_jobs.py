@@ -9,7 +9,7 @@ import pytest
 
 from smorm import RewardModel
 from smorm.data.census import DropReason
-from smorm.data.formats import Source
+from smorm.data.reading import Source
 from smorm.errors import DataError
 from smorm.scoring.jobs import score_file
 from tests.tiny import trained, world

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from smorm import RewardModel
 from smorm.data.census import Census
-from smorm.data.formats import Source, read_preferences
+from smorm.data.reading import Source, read_preferences
 from smorm.errors import ConfigError, DataError, ModelError
 from smorm.model.export import export_view
 from tests.tiny import trained, world

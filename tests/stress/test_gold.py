@@ -7,8 +7,8 @@ import pytest
 
 from smorm import RewardModel
 from smorm.data.census import Census, DropReason
-from smorm.data.formats import Source
 from smorm.data.readers import read_rows
+from smorm.data.reading import Source
 from smorm.errors import ConfigError, DataError, SmormError
 from smorm.stress.config import RewardSection
 from smorm.stress.gold import Remembering, open_reward, scored_pools

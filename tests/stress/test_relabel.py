@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smorm.data.census import Census, DropReason
-from smorm.data.formats import Source, read_preferences
 from smorm.data.readers import read_rows
+from smorm.data.reading import Source, read_preferences
 from smorm.errors import ConfigError, DataError
 from smorm.stress.relabel import relabel_file
 from smorm.stress.rewards import FieldReward, FunctionReward, LabReward

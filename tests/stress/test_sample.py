@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from smorm.data.census import Census, DropReason, Reason
-from smorm.data.formats import Source
+from smorm.data.reading import Source
 from smorm.errors import DataError, ModelError
 from smorm.stress.config import RewardSection, SampleSection
 from smorm.stress.gold import open_reward

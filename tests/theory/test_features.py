@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from smorm import RewardModel
-from smorm.data.formats import Source
+from smorm.data.reading import Source
 from smorm.errors import DataError, ModelError
 from smorm.model.inference import pooled_units, score_units
 from smorm.theory.features import Reading, featured, head_of, own_rows

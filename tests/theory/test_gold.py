@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from smorm import RewardModel
-from smorm.data.formats import Source
+from smorm.data.reading import Source
 from smorm.errors import DataError
 from smorm.scoring.jobs import score_file
 from smorm.theory.features import Reading, featured

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from smorm import RewardModel
-from smorm.data.formats import Source
+from smorm.data.reading import Source
 from smorm.errors import DataError
 from smorm.theory.features import Reading, featured
 from smorm.theory.gradients import TermData, conflict, layer_of

@@ -8,7 +8,7 @@ import pytest
 
 from smorm import RewardModel
 from smorm.config import parse_config
-from smorm.data.formats import Source
+from smorm.data.reading import Source
 from smorm.errors import ConfigError
 from smorm.theory.calibrated import affine_errors, centred_errors, pair_errors
 from smorm.theory.features import Reading, featured

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from smorm import RewardModel
-from smorm.data.formats import Source
+from smorm.data.reading import Source
 from smorm.evaluation.result import Result
 from smorm.theory.run import DiagnosisInputs, diagnose
 from tests.tiny import trained, world

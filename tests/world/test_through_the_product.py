@@ -5,7 +5,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from smorm.data.census import Census
-from smorm.data.formats import Source, read_preferences, read_rated
+from smorm.data.reading import Source, read_preferences, read_rated
 from smorm.text.chat import Message, Renderer
 from smorm.world import ATTRIBUTES, backbone_path, write_dataset
 

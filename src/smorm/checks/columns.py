@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from smorm.checks.findings import PLACES
 from smorm.checks.shingles import Hashes, Ints
 from smorm.data.encode import prompt_hash
-from smorm.data.records import Candidates, Messages, Preference, Rated
-from smorm.data.registry import Kind, Record
+from smorm.data.records import Candidates, Kind, Messages, Preference, Rated, Record
 
 Flags = NDArray[np.bool_]
 KINDS: tuple[Kind, ...] = ("preference", "rated", "candidates")

@@ -9,7 +9,7 @@ import numpy as np
 from smorm.checks.columns import Table
 from smorm.checks.findings import Finding, Tally, Thresholds, among
 from smorm.checks.shingles import Ints
-from smorm.data.registry import Kind
+from smorm.data.records import Kind
 from smorm.text.limits import Overlong
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)

@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from smorm.checks.columns import Table, responses_of
 from smorm.checks.findings import Finding, Thresholds, among
 from smorm.checks.shingles import Hashes, Ints, grams, words_of
-from smorm.data.records import Messages
-from smorm.data.registry import Record
+from smorm.data.records import Messages, Record
 
 _NEVER = np.iinfo(np.int64).max
 _BATCH = 512

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from smorm.checks.attributes import Range
 from smorm.checks.scan import Reading
-from smorm.data.formats import Source
-from smorm.data.registry import FORMATS
+from smorm.data.formats import FORMATS
+from smorm.data.reading import Source
 from smorm.errors import ConfigError
 from smorm.text.limits import Overlong
 

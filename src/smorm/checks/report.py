@@ -32,8 +32,8 @@ from smorm.checks.template import audit_template
 from smorm.checks.tokens import NO_LIMIT, TokenCheck
 from smorm.data.census import Census
 from smorm.data.encode import Encoder
-from smorm.data.formats import Source, read_records
-from smorm.data.registry import Record
+from smorm.data.reading import Source, read_records
+from smorm.data.records import Record
 from smorm.data.tokenising import Tokeniser
 from smorm.errors import ModelError
 from smorm.text.chat import Renderer

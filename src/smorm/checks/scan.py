@@ -18,8 +18,8 @@ from smorm.checks.tokens import TokenCheck, whole_conversations
 from smorm.data.census import Census
 from smorm.data.contents import contents_of
 from smorm.data.encode import Outcome
-from smorm.data.formats import Source, read_records
-from smorm.data.registry import Kind, Record
+from smorm.data.reading import Source, read_records
+from smorm.data.records import Kind, Record
 from smorm.errors import DataError
 
 BATCH_RECORDS = 2048

@@ -10,8 +10,7 @@ from smorm.checks.columns import UNKNOWN, responses_of
 from smorm.checks.findings import Tally
 from smorm.data.census import DropReason, Reason
 from smorm.data.encode import Encoder, Outcome, Tokens
-from smorm.data.records import Messages, Preference
-from smorm.data.registry import Record
+from smorm.data.records import Messages, Preference, Record
 from smorm.data.tokenising import Conversation, Tokeniser
 from smorm.text.chat import Renderer
 from smorm.text.limits import Overlong

@@ -47,7 +47,7 @@ def run(
     """
     from smorm.cli.diagnose_tables import print_diagnosis
     from smorm.cli.options import OVERLONG, choice
-    from smorm.data.formats import Source
+    from smorm.data.reading import Source
     from smorm.errors import ConfigError, DataError
     from smorm.evaluation.result import write_results
     from smorm.files import write_json
@@ -84,7 +84,7 @@ def run(
 
 def _named(values: list[str]) -> dict[str, Any]:
     """`NAME=FILE` options as sources."""
-    from smorm.data.formats import Source
+    from smorm.data.reading import Source
     from smorm.errors import ConfigError
 
     found: dict[str, Any] = {}

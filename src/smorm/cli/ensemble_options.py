@@ -76,7 +76,7 @@ def members_of(models: Sequence[str], views: Sequence[str] | None) -> list[Membe
 
 def standard_of_file(path: str | None, rule: Rule, **options: Any) -> Standardise | None:
     """What gives each member's standard, from the file of --standardise; None without one."""
-    from smorm.data.formats import Source
+    from smorm.data.reading import Source
     from smorm.evaluation.ensembles import standard_from
 
     return None if path is None else standard_from(Source(path), rule, **options)

@@ -42,7 +42,7 @@ def run(
     """
     from smorm.cli.options import OVERLONG, choice, view_of
     from smorm.config import parse_section
-    from smorm.data.formats import Source
+    from smorm.data.reading import Source
     from smorm.stress.config import RewardSection, reward_of_text
     from smorm.stress.gold import open_reward
     from smorm.stress.relabel import relabel_file

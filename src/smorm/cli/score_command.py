@@ -11,7 +11,7 @@ from smorm.cli.ensemble_options import CombineOption, KappaOption, StandardiseOp
 from smorm.cli.options import BatchTokensOption, DeviceOption, OverlongOption
 
 if TYPE_CHECKING:
-    from smorm.data.formats import Source
+    from smorm.data.reading import Source
     from smorm.scoring.ensemble import Rule
 
 
@@ -46,7 +46,7 @@ def run(
     """
     from smorm.cli.ensemble_options import rule_of
     from smorm.cli.options import OVERLONG, choice
-    from smorm.data.formats import Source
+    from smorm.data.reading import Source
     from smorm.errors import ConfigError
 
     rule = rule_of(combine, kappa, standardise)

@@ -60,7 +60,7 @@ def run(
     seen; intervals resample prompts.
     """
     from smorm.cli.options import OVERLONG, choice
-    from smorm.data.formats import Source
+    from smorm.data.reading import Source
     from smorm.evaluation.fitted_views import measure_fit
     from smorm.files import write_json
     from smorm.scoring.reward_model import RewardModel
@@ -152,7 +152,7 @@ def _score(
     model: RewardModel, source: Any, kind: str, policy: Any, on_bad: Any, batch_tokens: int
 ) -> ScoredSet:
     from smorm.data.census import Census
-    from smorm.data.formats import read_records
+    from smorm.data.reading import read_records
     from smorm.evaluation.scored import score_records
     from smorm.scoring.scorer import Scorer
 

@@ -10,9 +10,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from smorm.data import fields, shapes
+from smorm.data import fields
 from smorm.data.census import Defect
 from smorm.data.fields import Context
+from smorm.data.formats import Format
+from smorm.data.formats import generic as shapes
 from smorm.data.judging import (
     SOURCES,
     Sides,
@@ -34,6 +36,8 @@ PREF_SETS = (
 )  # fmt: skip
 
 _TIES_ID = re.compile(r"(ref|tied):\d+")
+RM_BENCH_STYLES = 3
+RM_BENCH_DOMAINS = ("chat", "math", "code", "safety")
 _RMB_FOLDER = re.compile(r"^(BoN_set|Pairwise_set)/")
 
 
@@ -159,3 +163,65 @@ def _answer(value: object, name: str, context: Context) -> Sides:
         raise context.wrong(name, value, "an object {llm_name, answer}")
     answer = fields.required_in(value, "answer", name, context)
     return text_side(answer, f"{name}.answer", context)
+
+
+def rm_bench(row: Mapping[str, Any], context: Context) -> list[Candidates]:
+    """`THU-KEG/RM-Bench`: 3 chosen then 3 rejected responses, each concise, detailed, markdown.
+
+    The domain becomes the record's source. The files of single domains (`chat_filtered.json`, …)
+    have none, and their `subset` says where a prompt is from: there the source is None, unless the
+    subset is called after a domain.
+    """
+    prompt = shapes.prompt_of(row, context)
+    responses: list[Messages] = []
+    for name in ("chosen", "rejected"):
+        values = fields.required(row, name, context)
+        if not isinstance(values, list) or len(values) != RM_BENCH_STYLES:
+            raise context.wrong(name, values, f"a list of {RM_BENCH_STYLES} texts")
+        for at, value in enumerate(values):
+            content = fields.text(value, f"{name}[{at}]", context)
+            responses.append((Message("assistant", content),))
+    known = {"id": row.get("id"), "source": _rm_bench_domain(row, context)}
+    one = shapes.candidates_of(known, prompt, tuple(responses), context)
+    right = [True] * RM_BENCH_STYLES + [False] * RM_BENCH_STYLES
+    return ordered(one, right, "chosen", context)
+
+
+def _rm_bench_domain(row: Mapping[str, Any], context: Context) -> str | None:
+    if "domain" in row:
+        return fields.text(fields.required(row, "domain", context), "domain", context)
+    subset = fields.optional_text(row, "subset", context) or ""
+    return subset if subset.startswith(RM_BENCH_DOMAINS) else None
+
+
+RM_BENCH = Format(
+    "candidates",
+    rm_bench,
+    "{prompt, chosen: 3, rejected: 3, domain}",
+    signs=frozenset({"prompt", "chosen", "rejected", "domain"}),
+)
+BEST_OF_K = Format(
+    "candidates",
+    best_of_k,
+    "{prompt?, chosen, rejected, subset?}",
+    signs=frozenset({"responses", "correct"}),
+)
+REWARDBENCH = Format(
+    "candidates",
+    best_of_k,
+    "{prompt, chosen, rejected, subset, id}",
+    signs=frozenset({"chosen_model", "rejected_model"}),
+)
+PREF_SETS_FORMAT = Format("candidates", pref_sets, "{prompt: [...], chosen, rejected}")
+REWARDBENCH2 = Format(
+    "candidates",
+    rewardbench2,
+    "{prompt, chosen: [...], rejected: [...], num_correct, subset, id}",
+    signs=frozenset({"chosen", "rejected", "num_correct"}),
+)
+RMB = Format(
+    "candidates",
+    rmb,
+    "{conversation_input, chosen and reject or bon_best and loser_list, category_path}",
+    signs=frozenset({"conversation_input"}),
+)

@@ -6,8 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from smorm.data.formats import Source
 from smorm.data.readers import files_of, may_be_hub_id
+from smorm.data.reading import Source
 from smorm.data.tables import is_saved_dataset, load_hub
 from smorm.errors import DataError
 from smorm.files import fingerprint, sha256

@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from smorm.data import fields, shapes
+from smorm.data import fields
 from smorm.data.benchmark_formats import best_of_k
 from smorm.data.census import Defect, DropReason
 from smorm.data.fields import Context
+from smorm.data.formats import Format
+from smorm.data.formats import generic as shapes
+from smorm.data.formats.hh_rlhf import transcript_turns
 from smorm.data.judging import (
     SOURCES,
     Sides,
@@ -25,7 +28,6 @@ from smorm.data.judging import (
     text_side,
     unjudged,
 )
-from smorm.data.public_formats import transcript_turns
 from smorm.data.records import Candidates, Messages
 from smorm.text.chat import Message
 
@@ -217,3 +219,40 @@ def _names(
 ) -> tuple[str | None, str | None]:
     """The published id and the source of a row."""
     return first_text(row, (identity, "id"), context), first_text(row, SOURCES, context)
+
+
+JUDGEBENCH = Format(
+    "candidates",
+    judgebench,
+    "{question, response_A, response_B, label}",
+    signs=frozenset({"question", "response_A", "response_B"}),
+)
+PPE_HUMAN = Format(
+    "candidates",
+    ppe_human,
+    "{prompt, response_1, response_2, winner}",
+    signs=frozenset({"response_1", "response_2", "winner"}),
+    drop_row=judged_a_tie,
+)
+PPE_CORRECTNESS = Format(
+    "candidates",
+    ppe_correctness,
+    "{prompt, response_1, ..., scores: [...]}",
+    signs=frozenset({"response_1", "scores"}),
+)
+HHH = Format(
+    "candidates", hhh, "{input, targets: {choices, labels}}", signs=frozenset({"input", "targets"})
+)
+LLMBAR = Format(
+    "candidates",
+    llmbar,
+    "{input, output_1, output_2, label}",
+    signs=frozenset({"output_1", "output_2", "label"}),
+)
+MT_BENCH = Format(
+    "candidates",
+    mt_bench,
+    "{conversation_a, conversation_b, winner, turn}",
+    signs=frozenset({"conversation_a", "conversation_b", "winner"}),
+    drop_row=judged_a_tie,
+)

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from smorm.data import fields, shapes
+from smorm.data import fields
 from smorm.data.census import Defect, DropReason
 from smorm.data.fields import Context
+from smorm.data.formats import generic as shapes
 from smorm.data.records import Candidates, Messages
 from smorm.text.chat import Message
 

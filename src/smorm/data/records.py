@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from smorm.text.chat import Message
 
 Messages = tuple[Message, ...]
+Kind = Literal["preference", "rated", "candidates"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +94,6 @@ class Candidates:
 
 def _place(where: str, identity: str | None) -> str:
     return where or identity or "record"
+
+
+Record = Preference | Rated | Candidates

@@ -14,7 +14,7 @@ import orjson
 from smorm.data.census import Census, DropReason
 from smorm.data.contents import Contents
 from smorm.data.encode import Tokens, prompt_hash, settle
-from smorm.data.formats import OnBad, Source, read_preferences, read_rated
+from smorm.data.reading import OnBad, Source, read_preferences, read_rated
 from smorm.data.records import Preference, Rated
 from smorm.data.token_store import QUARANTINE, StoreKind, StoreWriter
 from smorm.data.tokenising import Conversation, Tokeniser

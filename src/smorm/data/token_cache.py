@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import logging
 import os
 import shutil
@@ -27,6 +28,7 @@ import smorm.text
 from smorm import files
 from smorm.data.contents import Contents, contents_of
 from smorm.data.encode import Encoder
+from smorm.data.formats import FORMATS
 from smorm.data.token_building import Wanted, pass_on_quarantine, write_tokens
 from smorm.data.token_store import TokenStore, open_store
 from smorm.data.token_worker import tokenizer_digest
@@ -108,6 +110,7 @@ def _key(wanted: Wanted, contents: Contents, encoder: Encoder) -> str:
         "max_tokens": encoder.max_tokens,
         "overlong": encoder.overlong,
         "code": _code(),
+        "format": _format_code(wanted.source.format),
     }
     return hashlib.sha256(orjson.dumps(decisive, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
 
@@ -117,13 +120,24 @@ def _code() -> str:
     """Hash of the code that reads and renders, and the versions of the libraries that it uses."""
     digest = hashlib.sha256()
     for package in (smorm.data, smorm.text):
-        for path in sorted(Path(str(package.__file__)).parent.glob("*.py")):
+        for path in sorted(Path(str(package.__file__)).parent.rglob("*.py")):
             if path.stem in _BEHIND_TOKENS:
                 continue
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
     for library in ("tokenizers", "transformers", "jinja2"):
         digest.update(f"{library} {version(library)}\n".encode())
     return digest.hexdigest()
+
+
+def _format_code(name: str) -> str:
+    """Hash of the module that parses a named format: it may be another package's."""
+    if name == "auto":
+        return ""
+    try:
+        return files.sha256(Path(str(inspect.getsourcefile(FORMATS[name].parse))))
+    except (TypeError, OSError):
+        # code without a file may change unseen: what it parsed is never found again
+        return os.urandom(16).hex()
 
 
 def _cached(target: Path, names: Sequence[str]) -> TokenStore | None:

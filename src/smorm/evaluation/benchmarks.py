@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from smorm.data.formats import Source
 from smorm.data.readers import SUFFIXES
+from smorm.data.reading import Source
 from smorm.data.tables import is_saved_dataset
 from smorm.errors import ConfigError
 from smorm.evaluation import rewardbench as rb
@@ -41,7 +41,7 @@ class Benchmark:
 
     Attributes:
         hub: dataset id, or None where it is published elsewhere and has to be given as a path.
-        format: name of its published schema in `smorm.data.registry.FORMATS`.
+        format: name of its published schema in `smorm.data.formats.FORMATS`.
         shown: the numbers of the short table.
     """
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smorm.data.census import Census, DropReason
-from smorm.data.formats import Source, read_each
 from smorm.data.quarantine import BadRecord
+from smorm.data.reading import Source, read_each
 from smorm.errors import DataError
 from smorm.evaluation.conversation_texts import GROUPS, LONG
 from smorm.text.chat import Message, Messages, Renderer

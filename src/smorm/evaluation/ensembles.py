@@ -15,7 +15,7 @@ import numpy as np
 
 from smorm.arrays import Floats
 from smorm.data.census import Census
-from smorm.data.formats import OnBad, Source, read_records
+from smorm.data.reading import OnBad, Source, read_records
 from smorm.errors import ConfigError, DataError
 from smorm.evaluation.result import Result
 from smorm.evaluation.scored import (

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from smorm.data.formats import Source
-from smorm.data.registry import Kind
+from smorm.data.reading import Source
+from smorm.data.records import Kind
 from smorm.errors import ConfigError
 from smorm.evaluation.benchmarks import BENCHMARKS
 

@@ -10,9 +10,8 @@ import numpy as np
 
 from smorm.arrays import Floats
 from smorm.data.census import Census
-from smorm.data.formats import OnBad
-from smorm.data.records import Item, Preference, Rated
-from smorm.data.registry import Record
+from smorm.data.reading import OnBad
+from smorm.data.records import Item, Preference, Rated, Record
 from smorm.data.scaling import rating_matrix, restore_scales
 from smorm.errors import ConfigError, DataError
 from smorm.evaluation.attributes import measure_rated

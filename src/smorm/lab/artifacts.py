@@ -19,8 +19,8 @@ import orjson
 from smorm import files
 from smorm.config import parse_config
 from smorm.data.census import Census
-from smorm.data.formats import Source
 from smorm.data.pairing import write_paired
+from smorm.data.reading import Source
 from smorm.lab.config import ArmSection, LabConfig
 from smorm.lab.methods import arms_of
 from smorm.lab.scores import SetRows, read_rows, score_sets, write_rows

@@ -16,7 +16,7 @@ import orjson
 
 from smorm.data.census import Census
 from smorm.data.encode import prompt_key
-from smorm.data.formats import Source, read_records
+from smorm.data.reading import Source, read_records
 from smorm.data.records import Rated
 from smorm.evaluation.attributes import measure_rated
 from smorm.evaluation.metrics import Floats, Metric

@@ -15,7 +15,7 @@ import numpy as np
 
 from smorm import files
 from smorm.data.census import Census
-from smorm.data.formats import Source, read_records
+from smorm.data.reading import Source, read_records
 from smorm.data.records import Item
 from smorm.errors import ConfigError, DataError
 from smorm.evaluation.metrics import Floats, Ints

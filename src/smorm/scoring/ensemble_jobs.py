@@ -23,7 +23,7 @@ import numpy as np
 import orjson
 
 from smorm import files
-from smorm.data.formats import Source
+from smorm.data.reading import Source
 from smorm.errors import ConfigError, DataError, OutputError
 from smorm.model.store import resolve
 from smorm.scoring.ensemble import (

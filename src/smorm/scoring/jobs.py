@@ -19,8 +19,8 @@ import orjson
 
 from smorm import files
 from smorm.data.census import Census, DropReason
-from smorm.data.formats import OnBad, Source, read_each
 from smorm.data.quarantine import BadRecord
+from smorm.data.reading import OnBad, Source, read_each
 from smorm.data.records import Item
 from smorm.data.scaling import restore_scales
 from smorm.errors import DataError

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from smorm.arrays import Floats
 from smorm.data.census import Census
-from smorm.data.formats import parse_row
+from smorm.data.reading import parse_row
 from smorm.data.records import Candidates, Item, Preference, Rated
 from smorm.data.scaling import restore_scales
 from smorm.errors import ConfigError, DataError, ModelError

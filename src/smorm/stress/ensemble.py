@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from smorm.data.census import Census
-from smorm.data.formats import Source
+from smorm.data.reading import Source
 from smorm.evaluation.ensembles import standard_from
 from smorm.evaluation.metrics import Floats
 from smorm.model.store import resolve

@@ -14,11 +14,11 @@ from typing import Any
 from smorm.data.census import Census, DropReason
 from smorm.data.encode import prompt_key
 from smorm.data.fields import Context
-from smorm.data.formats import OnBad, Source, parse_row
+from smorm.data.formats import FORMATS
 from smorm.data.quarantine import BadRecord
 from smorm.data.readers import scan_rows
-from smorm.data.records import Item, Messages
-from smorm.data.registry import FORMATS, Record
+from smorm.data.reading import OnBad, Source, parse_row
+from smorm.data.records import Item, Messages, Record
 from smorm.errors import DataError
 from smorm.files import fingerprint
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from smorm.data.census import Census, DropReason
 from smorm.data.encode import prompt_key
-from smorm.data.formats import Source
+from smorm.data.reading import Source
 from smorm.data.records import Item
 from smorm.errors import DataError
 from smorm.evaluation.metrics import Floats

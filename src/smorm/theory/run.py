@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from smorm.data.formats import Source
+from smorm.data.reading import Source
 from smorm.evaluation.metrics import Floats
 from smorm.evaluation.result import Result
 from smorm.evaluation.suites import display_names

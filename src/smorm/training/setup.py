@@ -13,8 +13,8 @@ import torch
 from smorm.config import Architecture, Config, TrainedTokenizer
 from smorm.data.census import Census
 from smorm.data.encode import Encoder
-from smorm.data.formats import Source
 from smorm.data.mixing import DataOrder
+from smorm.data.reading import Source
 from smorm.data.scaling import AttributeScale
 from smorm.data.tokenising import Tokeniser
 from smorm.errors import ConfigError, DataError, ModelError

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from smorm.arrays import Floats
 from smorm.config import Config, SourceConfig
 from smorm.data.census import Census, DropReason
-from smorm.data.formats import Source, read_preferences, read_rated
+from smorm.data.reading import Source, read_preferences, read_rated
 from smorm.data.records import Messages
 from smorm.data.scaling import AttributeScale, apply_scales, fit_scales, restore_scales
 from smorm.data.token_building import Wanted

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from smorm.data.census import Census, DropReason
 from smorm.data.encode import prompt_key
-from smorm.data.formats import Source
+from smorm.data.reading import Source
 from smorm.data.records import Item, Messages
 from smorm.errors import ConfigError, DataError
 from smorm.files import fingerprint

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from smorm.data import fields
 from smorm.data.census import Defect, DropReason
 from smorm.data.fields import Context
+from smorm.data.formats import Format
 from smorm.data.records import Candidates, Messages, Preference, Rated
 from smorm.text.chat import RAW, Message
 
 RESERVED = ("preference",)
+_SPEAKERS = {"User": "user", "Human": "user", "Assistant": "assistant"}
 
 
 def preference(row: Mapping[str, Any], context: Context) -> list[Preference]:
@@ -218,3 +221,17 @@ def note_tools(row: Mapping[str, Any], context: Context) -> None:
     for name in ("tools", "chat_template_kwargs"):
         if row.get(name):
             context.count(DropReason.FIELD_IGNORED, name)
+
+
+def split_turns(text: str, marker: re.Pattern[str]) -> Messages:
+    """Text cut at markers that name a speaker; text before the first one is the user's."""
+    before, *rest = marker.split(text)
+    turns = [Message("user", before)] if before.strip() or not rest else []
+    for speaker, content in zip(rest[::2], rest[1::2], strict=True):
+        turns.append(Message(_SPEAKERS[speaker], content.removeprefix("\n")))
+    return tuple(turns)
+
+
+PREFERENCE = Format("preference", preference, "{prompt?, chosen, rejected, margin?}")
+RATED = Format("rated", rated, "{prompt, response, scores: {name: number or null}}")
+CANDIDATES = Format("candidates", candidates, "{prompt, responses: [...]}")

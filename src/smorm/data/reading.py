@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from smorm.data import shapes
 from smorm.data.census import Census, DropReason
 from smorm.data.fields import Context, names_to_columns
+from smorm.data.formats import FORMATS, Parsed, format_of_row
+from smorm.data.formats.generic import RESERVED
 from smorm.data.quarantine import BadRecord, quarantine_record
 from smorm.data.readers import scan_rows
-from smorm.data.records import Candidates, Preference, Rated
-from smorm.data.registry import FORMATS, Kind, Parsed, Record, format_of_row
+from smorm.data.records import Candidates, Kind, Preference, Rated, Record
 from smorm.errors import ConfigError, DataError
 
 OnBad = Literal["stop", "skip"]
@@ -44,15 +43,11 @@ class Source:
 
     def __post_init__(self) -> None:
         if self.format != "auto" and self.format not in FORMATS:
-            near = difflib.get_close_matches(self.format, FORMATS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(
-                f"format: {self.format!r} is unknown{hint}. Accepted: auto, {', '.join(FORMATS)}"
-            )
+            FORMATS[self.format]  # raises the error that names the nearest format
         if self.stride < 1 or (self.limit is not None and self.limit < 1):
             raise ConfigError(f"{self.path}: stride and limit must be at least 1")
         for name in names_to_columns(self.attributes) or ():
-            if not name.strip() or name in shapes.RESERVED:
+            if not name.strip() or name in RESERVED:
                 raise ConfigError(f"attributes: {name!r} cannot be the name of an attribute")
 
 
@@ -125,7 +120,7 @@ def read_records(
     if source.format != "auto":
         has = FORMATS[source.format].kind
         if kind is not None and has != kind:
-            of_kind = ", ".join(name for name, form in FORMATS.items() if form.kind == kind)
+            of_kind = ", ".join(name for name in FORMATS if FORMATS[name].kind == kind)
             raise ConfigError(
                 f"{source.path}: format {source.format!r} gives {has} records where {kind} "
                 f"records are expected; formats of that kind: {of_kind}"

@@ -1,0 +1,139 @@
+"""Data shapes: how rows of a named format become records, one object each, registered once.
+
+Another package adds its own by the entry-point group `smorm.formats` (a `Format` by its name), a
+program by the decorator `data_shape`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from smorm.data.census import Defect
+from smorm.data.fields import Context
+from smorm.data.quarantine import BadRecord
+from smorm.data.records import Candidates, Kind, Preference, Rated
+from smorm.registry import Registry
+
+Row = Mapping[str, Any]
+Parsed = Sequence[Preference | Rated | Candidates | BadRecord]
+Parse = Callable[[Row, Context], Parsed]
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How rows of one format become records of one kind.
+
+    Attributes:
+        parse: records of a row; a bad one among several stands as a `BadRecord` in its place, and
+            a row that is bad as a whole raises it.
+        shape: the row's fields, as an error shows them.
+        signs: fields by which a row gives itself away, for a hint; none gives no hint.
+        drop_row: why a row is left out before the stride is counted, or None.
+    """
+
+    kind: Kind
+    parse: Parse
+    shape: str
+    signs: frozenset[str] = frozenset()
+    drop_row: Callable[[Row], StrEnum | None] | None = None
+
+
+_ROOM = "smorm.data.formats"
+FORMATS: Registry[Format] = Registry(
+    "format",
+    "smorm.formats",
+    {
+        "preference": f"{_ROOM}.generic:PREFERENCE",
+        "rated": f"{_ROOM}.generic:RATED",
+        "candidates": f"{_ROOM}.generic:CANDIDATES",
+        "helpsteer2": f"{_ROOM}.helpsteer2:FORMAT",
+        "ultrafeedback": f"{_ROOM}.ultrafeedback:FORMAT",
+        "unified_feedback": f"{_ROOM}.unified_feedback:FORMAT",
+        "skywork": f"{_ROOM}.skywork:FORMAT",
+        "hh_rlhf": f"{_ROOM}.hh_rlhf:FORMAT",
+        "rm_bench": "smorm.data.benchmark_formats:RM_BENCH",
+        "best_of_k": "smorm.data.benchmark_formats:BEST_OF_K",
+        "rewardbench": "smorm.data.benchmark_formats:REWARDBENCH",
+        "pref_sets": "smorm.data.benchmark_formats:PREF_SETS_FORMAT",
+        "rewardbench2": "smorm.data.benchmark_formats:REWARDBENCH2",
+        "rmb": "smorm.data.benchmark_formats:RMB",
+        "judgebench": "smorm.data.judge_formats:JUDGEBENCH",
+        "ppe_human": "smorm.data.judge_formats:PPE_HUMAN",
+        "ppe_correctness": "smorm.data.judge_formats:PPE_CORRECTNESS",
+        "hhh": "smorm.data.judge_formats:HHH",
+        "llmbar": "smorm.data.judge_formats:LLMBAR",
+        "mt_bench": "smorm.data.judge_formats:MT_BENCH",
+    },
+)
+"""All formats by name. A benchmark's is found in a higher room, when it is first used."""
+
+
+def data_shape(
+    name: str,
+    kind: Kind,
+    shape: str,
+    *,
+    signs: Iterable[str] = (),
+    drop_row: Callable[[Row], StrEnum | None] | None = None,
+) -> Callable[[Parse], Parse]:
+    """Register a parse function as the format `name`, as its decorator.
+
+    Raises:
+        ConfigError: a format has that name already.
+    """
+
+    def add(parse: Parse) -> Parse:
+        FORMATS.register(name, Format(kind, parse, shape, frozenset(signs), drop_row))
+        return parse
+
+    return add
+
+
+def format_of_row(row: Row, kind: Kind | None, context: Context) -> Format:
+    """What `auto` takes a row for: preference, rated or candidates by the fields it has.
+
+    Raises:
+        BadRecord: the row has the fields of none of them, or of another kind than requested.
+    """
+    matches = [name for name, fits in _GENERIC.items() if fits(row, context)]
+    if kind is None and matches:
+        return FORMATS[matches[0]]
+    if kind in matches:
+        return FORMATS[kind]
+    raise context.bad("row", Defect.UNKNOWN_SHAPE, _unknown_shape(row, kind, matches))
+
+
+def _unknown_shape(row: Row, kind: Kind | None, matches: Sequence[str]) -> str:
+    expected = [FORMATS[kind]] if kind else [FORMATS[name] for name in _GENERIC]
+    shapes = " or ".join(form.shape for form in expected)
+    fields = ", ".join(str(key) for key in list(row)[:12])
+    problem = f"expected {shapes}; the row has: {fields}"
+    for name in FORMATS:
+        form = FORMATS[name]
+        if form.signs and form.signs <= row.keys() and kind in (None, form.kind):
+            return f"{problem}; it looks like format {name!r}: name it as the source's format"
+    return f"{problem}; it looks like a {matches[0]} record" if matches else problem
+
+
+def _is_preference(row: Row, context: Context) -> bool:
+    # one of the two is enough: a row that lacks the other is a damaged pair, and is told as one
+    return "chosen" in row or "rejected" in row
+
+
+def _is_rated(row: Row, context: Context) -> bool:
+    has_scores = "scores" in row or context.columns is not None
+    return has_scores and ("response" in row or "messages" in row)
+
+
+def _is_candidates(row: Row, context: Context) -> bool:
+    return any(name in row for name in ("responses", "response", "messages"))
+
+
+_GENERIC: dict[Kind, Callable[[Row, Context], bool]] = {
+    "preference": _is_preference,
+    "rated": _is_rated,
+    "candidates": _is_candidates,
+}

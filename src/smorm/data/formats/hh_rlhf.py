@@ -1,0 +1,43 @@
+"""`Anthropic/hh-rlhf`: whole transcripts as chosen and rejected."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from smorm.data import fields
+from smorm.data.census import Defect
+from smorm.data.fields import Context
+from smorm.data.formats import Format, generic
+from smorm.data.records import Messages, Preference
+
+_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
+
+
+def parse(row: Mapping[str, Any], context: Context) -> list[Preference]:
+    """`Anthropic/hh-rlhf`: whole transcripts; the turns both sides share are the prompt."""
+    chosen, rejected = (_transcript(row, name, context) for name in ("chosen", "rejected"))
+    return [generic.preference_of(row, generic.split_common(chosen, rejected), context)]
+
+
+def _transcript(row: Mapping[str, Any], name: str, context: Context) -> Messages:
+    text = fields.text(fields.required(row, name, context), name, context)
+    if not text.strip():
+        raise context.bad(name, Defect.EMPTY_RESPONSE, "empty, expected a transcript")
+    if _TURN.match(text.strip()) is None:
+        raise context.bad(name, Defect.NO_TURNS, "expected a transcript that begins with 'Human:'")
+    turns = transcript_turns(text)
+    if turns[0].role != "user":
+        raise context.bad(name, Defect.NO_TURNS, "begins with 'Assistant:', expected 'Human:'")
+    return turns
+
+
+def transcript_turns(text: str) -> Messages:
+    """Text cut at "Human:" and "Assistant:" after an empty line; bare text first is the user's."""
+    turns = generic.split_turns(text.strip(), _TURN)
+    return tuple(replace(turn, content=turn.content.strip()) for turn in turns)
+
+
+FORMAT = Format("preference", parse, "{chosen, rejected} transcripts")

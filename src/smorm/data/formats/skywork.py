@@ -1,0 +1,23 @@
+"""`Skywork/Skywork-Reward-Preference-80K`: whole conversations as chosen and rejected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from smorm.data import fields
+from smorm.data.fields import Context
+from smorm.data.formats import Format, generic
+from smorm.data.records import Preference
+
+
+def parse(row: Mapping[str, Any], context: Context) -> list[Preference]:
+    """`Skywork/Skywork-Reward-Preference-80K`: whole conversations as chosen and rejected."""
+    chosen, rejected = (
+        fields.messages(fields.required(row, name, context), name, context)
+        for name in ("chosen", "rejected")
+    )
+    return [generic.preference_of(row, generic.split_common(chosen, rejected), context)]
+
+
+FORMAT = Format("preference", parse, "{chosen, rejected} message lists")
