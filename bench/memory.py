@@ -45,7 +45,7 @@ def measured(
     from bench.measure import pin
     from bench.ours import config_of
     from bench.texts import pairs_file
-    from smorm.training.auto_batch import settle
+    from smorm.training.auto_batch import resolve_batch_tokens
     from smorm.training.setup import prepare
 
     pin(1)
@@ -58,7 +58,7 @@ def measured(
     chosen, _ = prepared.order.step(run)
     if arm == "trl":
         return _trl_step(prepared, chosen, data, folder)
-    prepared = settle(prepared, resume=False)
+    prepared = resolve_batch_tokens(prepared, resume=False)
     return _our_step(prepared, chosen)
 
 

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from smorm.config import Config, parse_config
 from smorm.data.mixing import DataOrder
+from smorm.training.methods import Method, make_method
 from smorm.training.optim import clip_gradients, make_optimizer, named_trainable
 from smorm.training.setup import Prepared
-from smorm.training.step import Objective, StepResult, make_objective, run_step
+from smorm.training.step import StepResult, run_step
 
 Indices = NDArray[np.int64]
 Batch = tuple[Indices, Indices]
@@ -108,7 +109,7 @@ class Ours:
     """A run in the middle: weights, optimizer, and the steps that are done."""
 
     prepared: Prepared
-    objective: Objective
+    method: Method
     named: dict[str, torch.nn.Parameter]
     optimizer: torch.optim.Optimizer
     done: int = 0
@@ -116,7 +117,7 @@ class Ours:
     def step(self) -> StepResult:
         """The next optimizer step, as `smorm.training.loop.train` takes it."""
         self.optimizer.zero_grad(set_to_none=True)
-        result = run_step(self.prepared, self.objective, self.done)
+        result = run_step(self.prepared, self.method, self.done)
         limit = self.prepared.config.training.max_grad_norm
         clip_gradients(self.named.values(), limit)
         self.optimizer.step()
@@ -129,10 +130,15 @@ def begin(prepared: Prepared, batches: tuple[Batch, ...] | None = None) -> Ours:
     if batches is not None:
         order: Any = FixedOrder(batches)
         prepared = replace(prepared, order=order)
-    objective = make_objective(prepared)
-    named = named_trainable(prepared.network, objective.log_variance)
-    optimizer = make_optimizer(prepared.config, prepared.network, objective.log_variance)
-    return Ours(prepared, objective, named, optimizer)
+    method = make_method(prepared)
+    named = named_trainable(prepared.network, method.parameters)
+    optimizer = make_optimizer(
+        prepared.config.training,
+        prepared.network,
+        method.parameters,
+        method.parameter_learning_rate,
+    )
+    return Ours(prepared, method, named, optimizer)
 
 
 def batches_of(order: DataOrder, steps: int) -> tuple[Batch, ...]:

@@ -31,7 +31,6 @@ from bench.flops import step_flops
 from bench.measure import pin
 from bench.ours import MODELS, Ours, begin, config_of
 from bench.workloads import pairs_file
-from smorm.training.batches import batches_of
 from smorm.training.setup import prepare
 from smorm.training.step import run_step
 
@@ -84,7 +83,7 @@ def profiled(ours: Ours, steps: int) -> tuple[dict[str, Share], float]:
         for _ in range(steps):
             with record_function("step"):
                 ours.optimizer.zero_grad(set_to_none=True)
-                run_step(ours.prepared, ours.objective, ours.done)
+                run_step(ours.prepared, ours.method, ours.done)
                 with record_function("clip"):
                     limit = ours.prepared.config.training.max_grad_norm
                     torch.nn.utils.clip_grad_norm_(names, limit)
@@ -108,7 +107,7 @@ def grouped(events: Any) -> dict[str, Share]:
 def planning_seconds(ours: Ours, steps: int) -> float:
     """CPU seconds of splitting and packing `steps` steps, without any computing."""
     started = time.process_time()
-    batches = batches_of(ours.prepared, ours.objective.use_margin)
+    batches = ours.prepared.batches
     for step in range(steps):
         for _ in batches(step):
             pass

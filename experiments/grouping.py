@@ -31,9 +31,11 @@ from experiments.several_answers import (
 from smorm.arrays import Floats
 from smorm.config import parse_config
 from smorm.files import fingerprint, write_json, write_text
+from smorm.objectives.terms import Rows
+from smorm.training.methods import make_method
 from smorm.training.optim import make_optimizer, named_trainable
 from smorm.training.setup import Prepared, prepare
-from smorm.training.step import make_objective, run_step
+from smorm.training.step import run_step
 from smorm.version import __version__
 from smorm.world import backbone_path
 
@@ -65,26 +67,26 @@ def warmed(model: Row, data: Row, folder: Path) -> Prepared:
     output = {"folder": str(folder)}
     config = parse_config({"model": model, "data": data, "training": training, "output": output})
     prepared = prepare(config)
-    objective = make_objective(prepared)
-    optimizer = make_optimizer(config, prepared.network, None)
+    method = make_method(prepared)
+    optimizer = make_optimizer(config.training, prepared.network, {})
     for step in range(WARM_STEPS):
         optimizer.zero_grad()
-        run_step(prepared, objective, step)
+        run_step(prepared, method, step)
         optimizer.step()
     return prepared
 
 
 def step_gradients(prepared: Prepared, steps: int) -> tuple[dict[str, Floats], int]:
     """Inner products of the steps' gradients by term, [B, B], and the tokens of all steps."""
-    objective = make_objective(prepared)
-    named = named_trainable(prepared.network, None)
+    method = make_method(prepared)
+    named = named_trainable(prepared.network, {})
     found: dict[str, list[NDArray[np.float32]]] = {term: [] for term in TERMS[:2]}
     tokens = 0
     for step in range(steps):
         for term, rows in found.items():
             for parameter in named.values():
                 parameter.grad = torch.zeros_like(parameter)
-            result = run_step(prepared, objective, step, only=term)
+            result = run_step(prepared, method, step, only=Rows(term))
             parts = [p.grad.flatten() for p in named.values() if p.grad is not None]
             rows.append(torch.cat(parts).numpy())
         tokens += result.tokens

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -110,7 +112,7 @@ def test_an_unknown_field_of_an_architecture_is_told_with_the_nearest_name():
         ("training.tensorboard", 7, "training.tensorboard: "),
         ("training", "fast", "training: "),
         ("training", None, "training: "),
-        ("objective.kind", "jont", "objective.kind: input should be 'joint', 'preference'"),
+        ("objective.kind", "jont", "objective.kind: expected one of joint, preference"),
         ("objective.label_smoothing", 0.5, "objective.label_smoothing: "),
         ("data.max_tokens", 4, "data.max_tokens: "),
         ("data.preference", ["a", 7], "data.preference.1: "),
@@ -149,6 +151,37 @@ def test_the_sets_that_an_objective_does_not_use_may_be_absent():
         values = values_with("objective.kind", kind)
         del values["data"][missing]
         assert parse_config(values).objective.kind == kind
+
+
+HASHES = [
+    ({}, "baf1f7544904323e"),
+    ({"weighting": "learned"}, "187065c5c9e9b8cc"),
+    ({"kind": "preference", "bsr": 0.1}, "3a99706fe30c6441"),
+    ({"kind": "regression"}, "675f6dd354ef25c2"),
+    ({"kind": "odin", "odin": {"length": 0.5}}, "0afb941eaf1d4de0"),
+    ({"kind": "grm", "grm": {"regulariser": "dpo"}}, "53018c3ad056e076"),
+    ({"kind": "armo", "armo": {"width": 64}}, "35606159c71abfba"),
+]
+
+
+@pytest.mark.parametrize(("objective", "expected"), HASHES)
+def test_the_hash_of_a_configuration_never_changes(objective, expected):
+    """Runs are resumed, and found again by the lab, by it."""
+    values = {
+        "model": {"backbone": "org/model"},
+        "data": {"preference": "pairs.jsonl", "rated": "rated.jsonl"},
+        "output": {"folder": "runs/x"},
+        "objective": objective,
+    }
+    assert parse_config(values).hash == expected
+
+
+def test_importing_the_configuration_imports_no_method():
+    code = (
+        "import sys, smorm.config; assert not {'torch', 'transformers'} & set(sys.modules); "
+        "assert not [name for name in sys.modules if name.startswith('smorm.training')]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_path_stands_for_a_source_and_a_source_for_a_list_of_one():

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smorm.objectives.bradley_terry import bradley_terry
-from smorm.objectives.joint import Labels, Totals, Weights, joint
+from smorm.objectives.joint import JointWeights, joint
 from smorm.objectives.regression import homoscedastic, regression, squared_errors
+from smorm.objectives.terms import Labels, Rows, Totals
 
 law = settings(deadline=None, max_examples=40)
 NAN = math.nan
@@ -278,10 +279,10 @@ def part(pairs, rated, targets, margins):
 
 
 WEIGHTINGS = {
-    "paper": (Weights(reduction="sum"), False),
-    "official": (Weights(reduction="mean"), False),
-    "fixed": (Weights(0.1, 0.37, "sum"), False),
-    "learned": (Weights(reduction="sum", likelihood_scale=vector(0.5, 1.0, 2.0)), True),
+    "paper": (JointWeights(reduction="sum"), False),
+    "official": (JointWeights(reduction="mean"), False),
+    "fixed": (JointWeights(0.1, 0.37, "sum"), False),
+    "learned": (JointWeights(reduction="sum", likelihood_scale=vector(0.5, 1.0, 2.0)), True),
 }
 split = st.lists(st.integers(0, 3), min_size=PAIRS + RATED, max_size=PAIRS + RATED)
 
@@ -291,7 +292,7 @@ def loss_of(scores, noise, parts, targets, margins, totals, weights):
     loss, metrics = torch.zeros((), dtype=torch.float64), {}
     for pairs, rated in parts:
         terms, found = joint(scores, part(pairs, rated, targets, margins), totals, weights, noise)
-        loss = loss + sum(terms.values())
+        loss = loss + sum(term.value for term in terms.values())
         for name, value in found.items():
             metrics[name] = metrics.get(name, 0.0) + float(value)
     loss.backward()
@@ -329,9 +330,11 @@ def test_the_parts_of_a_step_add_up_to_the_whole(weighting, seed, where):
 def test_each_term_reads_its_own_rows_only():
     scores, targets, margins, totals = step(0)
     whole = part(list(range(PAIRS)), list(range(RATED)), targets, margins)
-    for term, rows in (("preference", slice(0, 1)), ("regression", slice(1, None))):
+    for name, rows in (("preference", slice(0, 1)), ("regression", slice(1, None))):
         leaf = scores.clone().requires_grad_()
-        joint(leaf, whole, totals, Weights())[0][term].backward()
+        term = joint(leaf, whole, totals, JointWeights())[0][name]
+        assert term.rows == Rows(name)
+        term.value.backward()
         touched = torch.zeros_like(leaf, dtype=torch.bool)
         touched[:, rows] = True
         assert (leaf.grad[~touched] == 0).all()
@@ -340,8 +343,8 @@ def test_each_term_reads_its_own_rows_only():
 
 def test_a_batch_without_pairs_or_ratings_lacks_that_term():
     scores, targets, margins, totals = step(0)
-    only_pairs, _ = joint(scores, part([0], [], targets, margins), totals, Weights())
-    only_rated, _ = joint(scores, part([], [0], targets, margins), totals, Weights())
+    only_pairs, _ = joint(scores, part([0], [], targets, margins), totals, JointWeights())
+    only_rated, _ = joint(scores, part([], [0], targets, margins), totals, JointWeights())
     assert set(only_pairs) == {"preference"}
     assert set(only_rated) == {"regression"}
 
@@ -349,7 +352,7 @@ def test_a_batch_without_pairs_or_ratings_lacks_that_term():
 def test_a_fixed_weight_multiplies_the_regression_term_alone():
     scores, targets, margins, totals = step(0)
     whole = part(list(range(PAIRS)), list(range(RATED)), targets, margins)
-    one, _ = joint(scores, whole, totals, Weights())
-    many, _ = joint(scores, whole, totals, Weights(regression=7.0))
-    torch.testing.assert_close(many["regression"], 7 * one["regression"])
-    torch.testing.assert_close(many["preference"], one["preference"])
+    one, _ = joint(scores, whole, totals, JointWeights())
+    many, _ = joint(scores, whole, totals, JointWeights(regression=7.0))
+    torch.testing.assert_close(many["regression"].value, 7 * one["regression"].value)
+    torch.testing.assert_close(many["preference"].value, one["preference"].value)

@@ -14,8 +14,9 @@ from smorm.model.heads import ScoreHead
 from smorm.objectives import odin
 from smorm.objectives.bradley_terry import bradley_terry
 from smorm.objectives.grm import Likelihoods, Mixture, grm, text_losses
-from smorm.objectives.joint import Labels, Totals, Weights, joint
+from smorm.objectives.joint import JointWeights, joint
 from smorm.objectives.regularisers import batch_sum, centering, positive
+from smorm.objectives.terms import Labels, Totals
 
 law = settings(deadline=None, max_examples=40)
 PAIRS = 5
@@ -93,10 +94,12 @@ def test_the_order_of_pairs_and_sides_changes_no_symmetric_regulariser(seed, ord
 
 def test_centering_is_a_term_of_the_joint_loss_where_it_is_weighed():
     scores = draw(0, 2 * PAIRS, 1)
-    terms, _ = joint(scores, labels_of(PAIRS), totals_of(PAIRS), Weights(centering=0.3))
+    terms, _ = joint(scores, labels_of(PAIRS), totals_of(PAIRS), JointWeights(centering=0.3))
     by_hand = 0.3 * np.mean([(scores[2 * i, 0] + scores[2 * i + 1, 0]) ** 2 for i in range(PAIRS)])
-    assert float(terms["centering"]) == pytest.approx(float(by_hand))
-    assert set(joint(scores, labels_of(PAIRS), totals_of(PAIRS), Weights())[0]) == {"preference"}
+    assert float(terms["centering"].value) == pytest.approx(float(by_hand))
+    assert set(joint(scores, labels_of(PAIRS), totals_of(PAIRS), JointWeights())[0]) == {
+        "preference"
+    }
 
 
 # ODIN
@@ -104,24 +107,23 @@ def test_centering_is_a_term_of_the_joint_loss_where_it_is_weighed():
 
 def test_odin_ranks_by_the_sum_and_tells_about_the_quality():
     scores = torch.tensor([[1.0, 2.0], [2.0, -3.0], [0.0, 1.0], [-1.0, 0.5]]).double()
-    terms, metrics = odin.ranking(scores, labels_of(2), totals_of(2), Weights())
+    terms, metrics = odin.ranking(scores, labels_of(2), totals_of(2))
     expected = -(log_sigmoid(3.0 - -1.0) + log_sigmoid(1.0 - -0.5)) / 2
-    assert float(terms["preference"]) == pytest.approx(expected)
+    assert float(terms["preference"].value) == pytest.approx(expected)
     assert float(metrics["accuracy"]) == 0.5
     assert float(metrics["ranking_accuracy"]) == 1
     assert float(metrics["reward_gap"]) == 0
-    assert odin.ranking(scores, labels_of(0), totals_of(2), Weights()) == ({}, {})
+    assert odin.ranking(scores, labels_of(0), totals_of(2)) == ({}, {})
 
 
 def test_odins_ranking_takes_margins_and_smoothing_as_bradley_terry_does():
     scores, margins = draw(0, 2 * PAIRS, 2), draw(1, PAIRS).abs()
-    weights = Weights(label_smoothing=0.1)
-    terms, _ = odin.ranking(scores, labels_of(PAIRS, margins), totals_of(PAIRS), weights)
+    terms, _ = odin.ranking(scores, labels_of(PAIRS, margins), totals_of(PAIRS), 0.1)
     sums = scores.sum(1)
     plain, _ = bradley_terry(
         sums[::2], sums[1::2], total=PAIRS, margin=margins, label_smoothing=0.1
     )
-    torch.testing.assert_close(terms["preference"], plain)
+    torch.testing.assert_close(terms["preference"].value, plain)
 
 
 @law
@@ -180,8 +182,8 @@ def test_odins_gradients_are_finite_differences():
     assert torch.autograd.gradcheck(lambda x: odin.length_term(x, lengths)[0], compared)
     assert torch.autograd.gradcheck(odin.orthogonality, draw(4, 2, 6).requires_grad_())
     scores = draw(5, 2 * PAIRS, 2).requires_grad_()
-    ranked = lambda x: odin.ranking(x, labels_of(PAIRS), totals_of(PAIRS), Weights())  # noqa: E731
-    assert torch.autograd.gradcheck(lambda x: ranked(x)[0]["preference"], scores)
+    ranked = lambda x: odin.ranking(x, labels_of(PAIRS), totals_of(PAIRS))  # noqa: E731
+    assert torch.autograd.gradcheck(lambda x: ranked(x)[0]["preference"].value, scores)
 
 
 def test_orthogonality_is_the_absolute_cosine():
@@ -229,17 +231,19 @@ def test_grm_mixes_both_terms_and_its_gradients_are_finite_differences(regularis
     def terms(scores, policy):
         likelihoods = Likelihoods(policy, reference)
         return grm(
-            scores, labels_of(PAIRS), totals_of(PAIRS), Weights(), likelihoods, mixture
+            scores, labels_of(PAIRS), totals_of(PAIRS), likelihoods, mixture
         )  # fmt: skip
 
     found, metrics = terms(scores, policy)
     ranked, _ = bradley_terry(scores[::2, 0], scores[1::2, 0], total=PAIRS)
     spoken = text_losses(Likelihoods(policy, reference), regulariser, 0.5).mean()
-    torch.testing.assert_close(found["preference"], 0.8 * ranked)
-    torch.testing.assert_close(found["language"], 0.2 * spoken)
+    torch.testing.assert_close(found["preference"].value, 0.8 * ranked)
+    torch.testing.assert_close(found["language"].value, 0.2 * spoken)
     assert float(metrics["log_likelihood"]) == pytest.approx(float(policy[:, 0].mean()))
     inputs = (scores.requires_grad_(), policy.requires_grad_())
-    assert torch.autograd.gradcheck(lambda s, p: sum(terms(s, p)[0].values()), inputs)
+    assert torch.autograd.gradcheck(
+        lambda s, p: sum(t.value for t in terms(s, p)[0].values()), inputs
+    )
 
 
 @law

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from smorm.config import load_config
+from smorm.training.methods import make_method
 from smorm.training.setup import prepare
-from smorm.training.step import make_objective, run_step
+from smorm.training.step import run_step
 from tests.experiments.made_up import FOLDERS, make_data
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -32,7 +33,7 @@ def test_a_recipe_from_scratch_builds_and_makes_a_step(name, kind, data, tmp_pat
         ],
     )
     prepared = prepare(config)
-    result = run_step(prepared, make_objective(prepared), 0)
+    result = run_step(prepared, make_method(prepared), 0)
     terms = {"joint": {"loss/preference", "loss/regression"}, "preference": {"loss/preference"}}
     found = {key for key in result.values if key.startswith("loss/")}
     assert found == terms.get(kind, {"loss/regression"})

@@ -10,8 +10,9 @@ import yaml
 
 from smorm.config import load_config
 from smorm.model.backbone import build_backbone
+from smorm.training.methods import make_method
 from smorm.training.setup import prepare
-from smorm.training.step import make_objective, run_step
+from smorm.training.step import run_step
 from tests.recipes.public_rows import ROWS
 from tests.recipes.test_rivals import RIVALS
 from tests.text import styles
@@ -90,7 +91,7 @@ def test_a_published_recipe_builds_and_makes_a_step(recipe):
     assert prepared.network.layout == "forest"
     in_step, rated_in_step = prepared.order.step(0)
     assert len(in_step) == len(rated_in_step) == 512
-    result = run_step(prepared, make_objective(prepared), 0)
+    result = run_step(prepared, make_method(prepared), 0)
     assert np.isfinite(result.values["loss/preference"])
     assert np.isfinite(result.values["loss/regression"])
     gradient = prepared.network.head.weight.grad

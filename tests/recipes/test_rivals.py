@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from smorm.config import load_config
+from smorm.training.methods import make_method
 from smorm.training.setup import prepare
-from smorm.training.step import make_objective, run_step
+from smorm.training.step import run_step
 from tests.conftest import ROOT
 from tests.experiments.made_up import make_data
 
@@ -25,7 +26,7 @@ def first_step(name: str, *overrides: str) -> set[str]:
     """Names of the losses of a recipe's first step, all of them finite."""
     config = load_config(ROOT / "recipes" / f"{name}.yaml", overrides)
     ready = prepare(config)
-    result = run_step(ready, make_objective(ready), 0)
+    result = run_step(ready, make_method(ready), 0)
     assert np.isfinite(result.values["loss"])
     return {key for key in result.values if key.startswith("loss/")}
 

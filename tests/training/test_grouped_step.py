@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from smorm.errors import ConfigError
-from smorm.training.batches import batches_of
+from smorm.training.methods import make_method
 from smorm.training.optim import named_trainable
 from smorm.training.setup import Prepared, prepare
-from smorm.training.step import make_objective, run_step
+from smorm.training.step import run_step
 from tests.training.runs import config_of, jsonl
 
 ANSWERS = ["Red and round.", "Red, round and sweet.", "I do not know.", "It is a fruit: red."]
@@ -41,11 +41,11 @@ def several_answers(folder: Any, prompts: int = 4) -> Prepared:
 
 
 def gradients(ready: Prepared) -> dict[str, torch.Tensor]:
-    objective = make_objective(ready)
-    named = named_trainable(ready.network, objective.log_variance)
+    method = make_method(ready)
+    named = named_trainable(ready.network, method.parameters)
     for parameter in named.values():
         parameter.grad = None
-    result = run_step(ready, objective, 0)
+    result = run_step(ready, method, 0)
     found = {name: p.grad.clone() for name, p in named.items() if p.grad is not None}
     return {**found, "loss": torch.tensor(result.values["loss"])}
 
@@ -57,7 +57,7 @@ def test_a_response_compared_three_times_and_rated_is_one_leaf(tmp_path: Any) ->
         prompts = set(ready.train.pair_prompts[pairs].tolist())
         assert len(prompts) == 2
         assert set(ready.train.rated_prompts[rated].tolist()) == prompts
-        (micro,) = batches_of(ready, use_margin=False)(step)
+        (micro,) = ready.batches(step)
         assert len(micro.sequences) == 2 * 12 + 8
         distinct = {tokens.tobytes() for tokens in micro.sequences}
         assert len(set(micro.batch.leaves.tolist())) == len(distinct) == 8
@@ -69,7 +69,7 @@ def test_the_gradient_is_that_of_the_unshared_padded_step(tmp_path: Any) -> None
     ready = several_answers(tmp_path)
     shared = gradients(ready)
     ready.network.use_layout("padded")
-    (micro,) = batches_of(ready, use_margin=False)(0)
+    (micro,) = ready.batches(0)
     assert micro.batch.num_tokens >= sum(map(len, micro.sequences))
     padded = gradients(ready)
     assert shared.keys() == padded.keys()
@@ -81,11 +81,11 @@ def test_the_gradient_is_that_of_the_unshared_padded_step(tmp_path: Any) -> None
 def test_a_prompt_that_the_budget_cuts_keeps_its_answers_together(tmp_path: Any) -> None:
     """Two prompts, room for one and a half: each prompt's pairs stay in one forward pass."""
     ready = several_answers(tmp_path)
-    (whole,) = batches_of(ready, use_margin=False)(0)
+    (whole,) = ready.batches(0)
     budget = round(0.75 * whole.batch.num_tokens)
     training = ready.config.training.model_copy(update={"max_batch_tokens": budget})
     ready = replace(ready, config=ready.config.model_copy(update={"training": training}))
-    micros = list(batches_of(ready, use_margin=False)(0))
+    micros = list(ready.batches(0))
     assert len(micros) == 2
     assert [len(micro.sequences) for micro in micros] == [16, 16]
     assert [len(set(micro.batch.leaves.tolist())) for micro in micros] == [4, 4]

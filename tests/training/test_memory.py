@@ -21,7 +21,7 @@ from smorm.config import Config
 from smorm.errors import CheckpointError, ConfigError, Interrupted
 from smorm.model.network import RewardNetwork
 from smorm.model.verify import choose_layout
-from smorm.training.auto_batch import longest_units, settle
+from smorm.training.auto_batch import longest_units, resolve_batch_tokens
 from smorm.training.loop import train
 from smorm.training.memory import (
     CPU_MOST,
@@ -297,13 +297,15 @@ def test_a_small_budget_gives_small_batches_and_says_what_is_longer(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     prepared = prepare(automatic(tmp_path / "run"))
-    need = measure(prepared.network, longest_units(prepared), half=False)
+    need = measure(prepared.network, longest_units(prepared.train), half=False)
     budget = str(need.of(80) + 6_000_000)
     caplog.clear()
     with caplog.at_level(logging.INFO):
-        found = settle(prepare(automatic(tmp_path / "run", memory_budget=budget)), resume=False)
+        found = resolve_batch_tokens(
+            prepare(automatic(tmp_path / "run", memory_budget=budget)), resume=False
+        )
     assert 64 <= int(found.config.training.max_batch_tokens) < CPU_MOST
-    longest = max(prepared.network.arrange(u).num_tokens for u in longest_units(prepared))
+    longest = max(prepared.network.arrange(u).num_tokens for u in longest_units(prepared.train))
     told = "it is a batch of its own" in caplog.text
     assert told == (longest > int(found.config.training.max_batch_tokens))
 

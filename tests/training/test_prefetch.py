@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import threading
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,11 @@ import pytest
 import torch
 
 from smorm.errors import Interrupted, NonFiniteLossError
-from smorm.training.batches import MicroBatch, batches_of
+from smorm.training.batches import MicroBatch
 from smorm.training.loop import train
+from smorm.training.methods import make_method
 from smorm.training.prefetch import prefetched
-from smorm.training.step import make_objective, run_step
+from smorm.training.step import run_step
 from tests.training.runs import LORA, config_of, prepared
 from tests.training.test_resume import stopping_in
 
@@ -36,12 +36,12 @@ def contents(micro: MicroBatch) -> list[Any]:
 
 @pytest.mark.parametrize("layout", ["forest", "packed", "padded"])
 def test_what_is_prepared_ahead_is_what_is_prepared_here(layout: Any) -> None:
-    ready = prepared()
+    ready = prepared(objective={"use_margin": True})
     try:
         ready.network.use_layout(layout)
         steps = range(1, 7)
-        here = [[contents(m) for m in batches_of(ready, True)(step)] for step in steps]
-        with prefetched(ready, True, steps) as batches:
+        here = [[contents(m) for m in ready.batches(step)] for step in steps]
+        with prefetched(ready.batcher, ready.order, steps) as batches:
             ahead = [[contents(m) for m in batches(step)] for step in steps]
     finally:
         ready.network.use_layout("forest")
@@ -55,13 +55,13 @@ def test_what_is_prepared_ahead_is_what_is_prepared_here(layout: Any) -> None:
 @pytest.mark.parametrize("model", [None, LORA])
 def test_gradients_are_the_same_bits_with_and_without(model: Any) -> None:
     ready = prepared(**({} if model is None else {"model": model}))
-    objective = make_objective(ready)
+    method = make_method(ready)
     found = []
     for ahead in (False, True):
-        with prefetched(ready, objective.use_margin, range(4)) as batches:
+        with prefetched(ready.batcher, ready.order, range(4)) as batches:
             for step in range(4):
                 ready.network.zero_grad()
-                result = run_step(ready, objective, step, batches=batches if ahead else None)
+                result = run_step(ready, method, step, batches=batches if ahead else None)
         grads = {n: p.grad for n, p in ready.network.named_parameters() if p.grad is not None}
         found.append((result.values, {name: g.clone() for name, g in grads.items()}))
     ready.network.zero_grad()
@@ -85,7 +85,7 @@ def test_one_micro_batch_is_ahead_also_into_the_next_step() -> None:
                 begun.set()
             return self.order.step(index)
 
-    with prefetched(replace(ready, order=Watched()), False, range(3)) as batches:  # type: ignore[arg-type]
+    with prefetched(ready.batcher, Watched(), range(3)) as batches:  # type: ignore[arg-type]
         first = batches(0)
         for micro in first:
             if micro.last:
@@ -102,7 +102,7 @@ def test_an_error_of_the_preparation_is_raised_at_its_step() -> None:
                 raise OSError("the disk is gone")
             return ready.order.step(index)
 
-    with prefetched(replace(ready, order=Broken()), False, range(4)) as batches:  # type: ignore[arg-type]
+    with prefetched(ready.batcher, Broken(), range(4)) as batches:  # type: ignore[arg-type]
         for step in (0, 1):
             assert list(batches(step))[-1].last
         with pytest.raises(OSError, match="the disk is gone"):
@@ -111,9 +111,10 @@ def test_an_error_of_the_preparation_is_raised_at_its_step() -> None:
 
 
 def test_a_step_out_of_order_is_refused() -> None:
+    ready = prepared()
     with (
-        prefetched(prepared(), False, range(3)) as batches,
-        pytest.raises(RuntimeError, match="step 2 was asked for out of order"),
+        prefetched(ready.batcher, ready.order, range(3)) as batches,
+        pytest.raises(RuntimeError, match="step 2 was read out of order"),
     ):
         next(batches(2))
 
@@ -122,9 +123,8 @@ def test_the_thread_has_an_order_of_its_own() -> None:
     """What the order remembers of an epoch is not changed under the loop's feet."""
     ready = prepared()
     order = copy.deepcopy(ready.order)
-    mine = replace(ready, order=order)
     expected = [order.step(step) for step in range(30)]
-    with prefetched(mine, False, range(30)) as batches:
+    with prefetched(ready.batcher, order, range(30)) as batches:
         for step in range(30):
             list(batches(step))
             again = order.step(29 - step)

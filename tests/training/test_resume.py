@@ -20,7 +20,6 @@ from smorm.config import Config
 from smorm.errors import CheckpointError, ConfigError, Interrupted
 from smorm.files import verify_folder
 from smorm.model.heads import ScoreHead
-from smorm.training.batches import batches_of
 from smorm.training.checkpoint import list_checkpoints
 from smorm.training.loop import train
 from tests.training.runs import LAB, LORA, bits, config_of, jsonl, metrics, prepared, rows_of
@@ -58,7 +57,7 @@ def stopping_in(micro_batch: int, number: int = signal.SIGTERM) -> Iterator[list
 
 def first_of(step: int) -> int:
     """The number (from 1) of the first micro-batch of a step (from 0) of the plain run."""
-    batches = batches_of(prepared(), False)
+    batches = prepared().batches
     return 1 + sum(len(list(batches(earlier))) for earlier in range(step))
 
 

@@ -14,11 +14,10 @@ from smorm.config import parse_config
 from smorm.errors import ConfigError, NonFiniteLossError
 from smorm.model.heads import ScoreHead
 from smorm.text.chat import Renderer
-from smorm.training.batches import batches_of
-from smorm.training.methods import forward
+from smorm.training.methods import make_method
 from smorm.training.responses import assistant_header, response_start
 from smorm.training.setup import Prepared
-from smorm.training.step import Objective, make_objective, run_step
+from smorm.training.step import run_step
 from tests.training.runs import LAB, LORA, SCRATCH, config_of, prepared
 from tests.training.test_step import WHOLE, assert_same_step, gradients, with_budget
 
@@ -44,13 +43,13 @@ FROZEN = {"model": {**SCRATCH, "freeze": True}, "objective": {"kind": "preferenc
 def test_the_micro_batches_change_nothing(kind: str) -> None:
     """Also not what is a function of all pairs of the step."""
     ready = prepared(**KINDS[kind])
-    objective = make_objective(ready)
-    whole = gradients(with_budget(ready, WHOLE), objective)
+    method = make_method(ready)
+    whole = gradients(with_budget(ready, WHOLE), method)
     assert (whole[0].micro_batches, whole[0].first_pass_tokens) == (1, 0)
     for budget in (1, 100):
-        parts = gradients(with_budget(ready, budget), objective)
+        parts = gradients(with_budget(ready, budget), method)
         assert parts[0].micro_batches > 1
-        assert (parts[0].first_pass_tokens > 0) == bool(objective.whole)
+        assert (parts[0].first_pass_tokens > 0) == method.needs_step_scores
         assert_same_step(parts, whole)
 
 
@@ -58,13 +57,13 @@ def test_the_micro_batches_change_nothing(kind: str) -> None:
 @pytest.mark.parametrize("layout", ["padded", "packed"])
 def test_every_layout_gives_the_gradient_of_the_forest(kind: str, layout: Any) -> None:
     ready = prepared(**KINDS[kind])
-    objective = make_objective(ready)
+    method = make_method(ready)
     assert ready.network.layout == "forest"
     shorten = ready.network.shorten
-    forest = gradients(ready, objective)
+    forest = gradients(ready, method)
     try:
         ready.network.use_layout(layout)
-        other = gradients(ready, objective)
+        other = gradients(ready, method)
     finally:
         ready.network.use_layout("forest", shorten=shorten)
     assert_same_step(other, forest, tolerance=1e-5)
@@ -75,7 +74,7 @@ def test_checkpointed_activations_change_nothing_and_bf16_little(kind: str) -> N
     found = []
     for extra in ({}, {"gradient_checkpointing": True}, {"precision": "bf16"}):
         ready = prepared(**KINDS[kind], training={"max_batch_tokens": 100, **extra})
-        found.append(gradients(ready, make_objective(ready)))
+        found.append(gradients(ready, make_method(ready)))
     assert_same_step(found[1], found[0])
     assert found[2][0].values["loss"] == pytest.approx(found[0][0].values["loss"], rel=0.05)
     assert all(torch.isfinite(gradient).all() for gradient in found[2][1].values())
@@ -98,7 +97,7 @@ def scores_of(ready: Prepared, step: int = 1) -> tuple[np.ndarray, list[Any]]:
 
 def test_a_regularised_step_is_what_the_formulas_say() -> None:
     ready = prepared(**KINDS["preference, regularised"])
-    values = gradients(ready, make_objective(ready))[0].values
+    values = gradients(ready, make_method(ready))[0].values
     scores, _ = scores_of(ready)
     chosen, rejected = scores[:, 0, 0], scores[:, 1, 0]
     expected = {
@@ -114,7 +113,7 @@ def test_a_regularised_step_is_what_the_formulas_say() -> None:
 
 def test_an_odin_step_is_what_the_formulas_say() -> None:
     ready = prepared(**KINDS["odin"])
-    values = gradients(ready, make_objective(ready))[0].values
+    values = gradients(ready, make_method(ready))[0].values
     scores, pairs = scores_of(ready)
     sums = scores.sum(-1)
     lengths = np.array([[len(p.chosen), len(p.rejected)] for p in pairs], dtype=float)
@@ -161,7 +160,7 @@ def test_both_passes_drop_the_same_units() -> None:
 
     handle = torch.nn.modules.module.register_module_forward_hook(note)
     try:
-        result, _ = gradients(ready, make_objective(ready))
+        result, _ = gradients(ready, make_method(ready))
     finally:
         handle.remove()
     count = result.micro_batches
@@ -174,7 +173,7 @@ def test_a_frozen_backbone_gets_no_gradient_and_its_head_the_usual_one() -> None
     frozen = prepared(**FROZEN)
     free = prepared(model=SCRATCH, objective=FROZEN["objective"])
     (values, found), (others, expected) = (
-        gradients(ready, make_objective(ready)) for ready in (frozen, free)
+        gradients(ready, make_method(ready)) for ready in (frozen, free)
     )
     assert set(found) == {"head.weight"}
     torch.testing.assert_close(found["head.weight"], expected["head.weight"])
@@ -183,8 +182,8 @@ def test_a_frozen_backbone_gets_no_gradient_and_its_head_the_usual_one() -> None
 
 def test_a_diagnosed_step_counts_the_regularisers_with_the_preference_row() -> None:
     ready = prepared(**KINDS["joint, bsr"])
-    objective = make_objective(ready)
-    ordinary, told = gradients(ready, objective), gradients(ready, objective, diagnose=True)
+    method = make_method(ready)
+    ordinary, told = gradients(ready, method), gradients(ready, method, diagnose=True)
     told[0].values = {k: v for k, v in told[0].values.items() if not k.startswith("gradient/")}
     assert_same_step(told, ordinary)
 
@@ -194,11 +193,11 @@ def test_a_term_that_is_not_finite_is_named(kind: str) -> None:
     ready = prepared(**KINDS[kind])
     head = ready.network.head.weight
     before = head.detach().clone()
-    objective = make_objective(ready)
+    method = make_method(ready)
     try:
         head.data[0] = torch.nan
         with pytest.raises(NonFiniteLossError, match=r"step 4: the \w+ term is nan"):
-            run_step(ready, objective, 3)
+            run_step(ready, method, 3)
     finally:
         head.data.copy_(before)
         ready.network.zero_grad()
@@ -239,9 +238,9 @@ def test_ratings_may_be_absent_where_a_rival_needs_none() -> None:
 
 def test_forward_gives_what_the_network_gives() -> None:
     ready = prepared(**KINDS["odin"])
-    objective: Objective = make_objective(ready)
-    micro = next(iter(batches_of(ready, False)(0)))
+    method = make_method(ready)
+    micro = next(ready.batches(0))
     with torch.no_grad():
-        outputs = forward(ready, objective, micro)
+        outputs = method.forward(ready.network, micro)
         torch.testing.assert_close(outputs.scores, ready.network(micro.batch))
-    assert outputs.spoken is None
+    assert outputs.log_probs is None

@@ -16,11 +16,11 @@ from smorm.model.language import LanguageHead, load_language_model, predicted_to
 from smorm.model.network import leaf_rows
 from smorm.text.bpe import train_bpe
 from smorm.text.chat import Message, Renderer
-from smorm.training.batches import batches_of
 from smorm.training.loop import train
+from smorm.training.methods import make_method
+from smorm.training.methods.grm import Grm
 from smorm.training.responses import assistant_header, response_start, response_starts
 from smorm.training.setup import prepare
-from smorm.training.step import make_objective
 from smorm.world import backbone_path
 from tests.training.runs import LAB, config_of, prepared, rows_of
 from tests.training.test_rivals import KINDS, header_of, scores_of
@@ -31,8 +31,8 @@ def test_a_grm_step_agrees_with_transformers_own_language_model() -> None:
     """Log-probabilities response by response, from the whole model, without sharing."""
     language = AutoModelForCausalLM.from_pretrained(backbone_path()).eval()
     ready = prepared(**KINDS["grm sft"])
-    objective = make_objective(ready)
-    values = gradients(ready, objective)[0].values
+    method = make_method(ready)
+    values = gradients(ready, method)[0].values
     pairs = [ready.train.pairs[i] for i in ready.order.step(1)[0]]
     spoken = []
     for pair in pairs:
@@ -51,24 +51,25 @@ def test_a_grm_step_agrees_with_transformers_own_language_model() -> None:
 
 def test_before_the_first_update_dpo_is_at_its_reference() -> None:
     ready = prepared(**KINDS["grm dpo"])
-    objective = make_objective(ready)
-    values = gradients(ready, objective)[0].values
+    method = make_method(ready)
+    values = gradients(ready, method)[0].values
     assert values["loss/language"] == pytest.approx(0.3 * math.log(2), rel=1e-5)
-    assert objective.reference is not None
+    assert isinstance(method, Grm)
+    assert method.reference is not None
     used = np.unique(np.concatenate([ready.order.step(step)[0] for step in range(5)]))
-    assert np.isfinite(objective.reference[used]).all()
-    assert objective.reference_tokens > 0
-    objective.reference[:, 0] += 5.0
-    moved = gradients(ready, objective)[0].values["loss/language"]
+    assert np.isfinite(method.reference[used]).all()
+    assert method.reference_tokens > 0
+    method.reference[:, 0] += 5.0
+    moved = gradients(ready, method)[0].values["loss/language"]
     assert moved == pytest.approx(0.3 * math.log1p(math.exp(0.5)), rel=1e-4)
 
 
 def test_every_response_token_is_predicted_once_in_a_forest() -> None:
     ready = prepared(**KINDS["grm sft"])
-    objective = make_objective(ready)
-    micro = next(iter(batches_of(with_budget(ready, WHOLE), False)(1)))
-    assert objective.starts is not None
-    starts = objective.starts[micro.numbers].repeat(2).tolist()
+    method = make_method(ready)
+    micro = next(iter(with_budget(ready, WHOLE).batches(1)))
+    assert isinstance(method, Grm)
+    starts = method.starts[micro.pair_indices].repeat(2).tolist()
     lengths = [len(tokens) for tokens in micro.sequences]
     predicted = predicted_tokens(micro.batch, lengths, starts)
     assert len(predicted.entries) == sum(n - s for n, s in zip(lengths, starts, strict=True))
@@ -106,12 +107,12 @@ def test_many_logits_are_computed_in_parts_to_the_same_values(
 def test_all_states_are_those_that_are_pooled() -> None:
     ready = prepared(**KINDS["grm sft"])
     network = ready.network
-    micro = next(iter(batches_of(ready, False)(0)))
+    micro = next(iter(ready.batches(0)))
     with torch.no_grad():
         states = network.states(micro.batch)
         torch.testing.assert_close(states[leaf_rows(micro.batch)], network.pooled(micro.batch))
         plain = prepared(model=LAB, objective={"kind": "preference"})
-        other = next(iter(batches_of(plain, False)(0)))
+        other = next(iter(plain.batches(0)))
         with pytest.raises(RuntimeError, match="whole_last_layer"):
             plain.network.states(other.batch)
 

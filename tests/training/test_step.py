@@ -11,16 +11,16 @@ import pytest
 import torch
 
 from smorm.errors import NonFiniteLossError
-from smorm.objectives.joint import Weights
-from smorm.training.batches import micro_batches
+from smorm.objectives.joint import JointWeights
+from smorm.objectives.terms import Rows
+from smorm.training.methods import Method, make_method
+from smorm.training.methods.joint import Joint
 from smorm.training.optim import named_trainable
 from smorm.training.setup import Prepared
 from smorm.training.step import (
     Abandoned,
-    Objective,
     StepResult,
     diagnose_step,
-    make_objective,
     run_step,
 )
 from tests.training.runs import LAB, LORA, config_of, prepared
@@ -44,16 +44,16 @@ def with_budget(ready: Prepared, tokens: int) -> Prepared:
 
 
 def gradients(
-    ready: Prepared, objective: Objective, step: int = 1, diagnose: bool = False
+    ready: Prepared, method: Method, step: int = 1, diagnose: bool = False
 ) -> tuple[StepResult, dict[str, torch.Tensor]]:
     """The step's values and the gradient of each parameter; the network is left clean."""
-    named = named_trainable(ready.network, objective.log_variance)
+    named = named_trainable(ready.network, method.parameters)
     for parameter in named.values():
         parameter.grad = None
     if diagnose:
-        result = diagnose_step(ready, objective, step, named)
+        result = diagnose_step(ready, method, step, named)
     else:
-        result = run_step(ready, objective, step)
+        result = run_step(ready, method, step)
     found = {n: p.grad.clone() for n, p in named.items() if p.grad is not None}
     for parameter in named.values():
         parameter.grad = None
@@ -74,11 +74,11 @@ def assert_same_step(one: Any, other: Any, tolerance: float = 2e-6) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_small_token_budget_gives_the_gradient_of_one_big_batch(kind: str) -> None:
     ready = prepared(**KINDS[kind])
-    objective = make_objective(ready)
-    whole = gradients(with_budget(ready, WHOLE), objective)
+    method = make_method(ready)
+    whole = gradients(with_budget(ready, WHOLE), method)
     assert whole[0].micro_batches == 1
     for budget in (1, 100, 400):
-        parts = gradients(with_budget(ready, budget), objective)
+        parts = gradients(with_budget(ready, budget), method)
         assert parts[0].micro_batches > (1 if budget < 400 else 0)
         assert_same_step(parts, whole)
 
@@ -87,12 +87,12 @@ def test_a_small_token_budget_gives_the_gradient_of_one_big_batch(kind: str) -> 
 @pytest.mark.parametrize("layout", ["padded", "packed"])
 def test_every_layout_gives_the_gradient_of_the_forest(kind: str, layout: Any) -> None:
     ready = prepared(**KINDS[kind])
-    objective = make_objective(ready)
+    method = make_method(ready)
     assert ready.network.layout == "forest"
-    forest = gradients(ready, objective)
+    forest = gradients(ready, method)
     try:
         ready.network.use_layout(layout)
-        other = gradients(ready, objective)
+        other = gradients(ready, method)
     finally:
         ready.network.use_layout("forest")
     assert other[0].tokens > forest[0].tokens
@@ -102,8 +102,8 @@ def test_every_layout_gives_the_gradient_of_the_forest(kind: str, layout: Any) -
 def test_a_step_is_written_down_as_the_mean_over_its_records() -> None:
     """Against losses computed record by record from the scores."""
     ready = prepared()
-    objective = make_objective(ready)
-    result, _ = gradients(ready, objective)
+    method = make_method(ready)
+    result, _ = gradients(ready, method)
     pairs, rated = ready.order.step(1)
     network = ready.network
     with torch.no_grad():
@@ -127,7 +127,7 @@ def test_a_step_is_written_down_as_the_mean_over_its_records() -> None:
 def test_the_micro_batches_hold_every_record_of_the_step_once() -> None:
     ready = prepared()
     pairs, rated = ready.order.step(2)
-    found = list(micro_batches(ready, False, pairs, rated))
+    found = list(ready.batcher.split(pairs, rated))
     expected = [ready.train.pairs[i].where for i in pairs]
     expected += [ready.train.rated[i].where for i in rated]
     assert sorted(where for micro in found for where in micro.where) == sorted(expected)
@@ -138,35 +138,42 @@ def test_the_micro_batches_hold_every_record_of_the_step_once() -> None:
 
 def test_margins_are_used_when_asked_for_only(tmp_path: Any) -> None:
     ready = prepared()
-    plain, margin = make_objective(ready), make_objective(prepared(objective={"use_margin": True}))
-    assert margin.use_margin
+    using = prepared(objective={"use_margin": True})
     train = replace(ready.train, pairs=[replace(p, margin=2.0) for p in ready.train.pairs])
-    moved = replace(ready, train=train)
-    without = gradients(moved, plain)[0].values["loss/preference"]
-    assert without == gradients(ready, plain)[0].values["loss/preference"]
-    assert gradients(moved, margin)[0].values["loss/preference"] > without + 0.5
+    method, margin = make_method(ready), make_method(using)
+    without = gradients(replace(ready, train=train), method)[0].values["loss/preference"]
+    assert without == gradients(ready, method)[0].values["loss/preference"]
+    moved = gradients(replace(using, train=train), margin)[0].values["loss/preference"]
+    assert moved > without + 0.5
 
 
 @pytest.mark.parametrize(
     ("section", "expected"),
     [
-        ({"weighting": "paper"}, Weights(0.0, 1.0, "sum")),
-        ({"weighting": "official"}, Weights(0.0, 1.0, "mean")),
-        ({"weighting": "fixed", "weight": 0.3, "reduction": "sum"}, Weights(0.0, 0.3, "sum")),
-        ({"weighting": "fixed", "weight": 4, "label_smoothing": 0.2}, Weights(0.2, 4.0, "mean")),
+        ({"weighting": "paper"}, JointWeights(0.0, 1.0, "sum")),
+        ({"weighting": "official"}, JointWeights(0.0, 1.0, "mean")),
+        ({"weighting": "fixed", "weight": 0.3, "reduction": "sum"}, JointWeights(0.0, 0.3, "sum")),
+        (
+            {"weighting": "fixed", "weight": 4, "label_smoothing": 0.2},
+            JointWeights(0.2, 4.0, "mean"),
+        ),
     ],
 )
-def test_each_weighting_is_what_the_configuration_says(section: Any, expected: Weights) -> None:
-    objective = make_objective(prepared(objective=section))
-    assert objective.weights == expected
-    assert objective.log_variance is None
+def test_each_weighting_is_what_the_configuration_says(
+    section: Any, expected: JointWeights
+) -> None:
+    method = make_method(prepared(objective=section))
+    assert isinstance(method, Joint)
+    assert method.weights == expected
+    assert method.log_variance is None
 
 
 def test_learned_noise_begins_at_one_and_counts_ratings_per_pair() -> None:
-    objective = make_objective(prepared(objective={"weighting": "learned"}))
-    assert objective.log_variance is not None
-    assert objective.log_variance.tolist() == [0.0] * len(objective.log_variance)
-    scale = objective.weights.likelihood_scale
+    method = make_method(prepared(objective={"weighting": "learned"}))
+    assert isinstance(method, Joint)
+    assert method.log_variance is not None
+    assert method.log_variance.tolist() == [0.0] * len(method.log_variance)
+    scale = method.weights.likelihood_scale
     assert scale is not None
     assert scale.tolist() == pytest.approx([14 / 24] * len(scale))
 
@@ -177,10 +184,10 @@ def test_learned_noise_begins_at_one_and_counts_ratings_per_pair() -> None:
 @pytest.mark.parametrize("kind", ["official", "paper", "learned"])
 def test_a_diagnosed_step_has_the_gradient_of_an_ordinary_one(kind: str) -> None:
     ready = prepared(**KINDS[kind])
-    objective = make_objective(ready)
+    method = make_method(ready)
     (ordinary, expected), (told, found) = (
-        gradients(ready, objective),
-        gradients(ready, objective, diagnose=True),
+        gradients(ready, method),
+        gradients(ready, method, diagnose=True),
     )
     extra = {k: v for k, v in told.values.items() if k.startswith("gradient/")}
     assert set(extra) == {"gradient/preference", "gradient/regression", "gradient/cosine"}
@@ -197,13 +204,13 @@ def test_the_cosine_is_that_of_the_two_terms_alone_on_the_backbone(model: Any) -
         for name, parameter in ready.network.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.1)
-    objective = make_objective(ready)
-    result, _ = gradients(ready, objective, diagnose=True)
+    method = make_method(ready)
+    result, _ = gradients(ready, method, diagnose=True)
     flat = {}
     for term in ("preference", "regression"):
         for parameter in ready.network.parameters():
             parameter.grad = None
-        run_step(with_budget(ready, WHOLE), objective, 1, only=term)
+        run_step(with_budget(ready, WHOLE), method, 1, only=Rows(term))
         flat[term] = torch.cat(
             [
                 p.grad.double().flatten()
@@ -222,12 +229,12 @@ def test_the_cosine_is_that_of_the_two_terms_alone_on_the_backbone(model: Any) -
 
 def test_a_stop_is_looked_for_before_every_micro_batch() -> None:
     ready = prepared()
-    objective = make_objective(ready)
-    total = gradients(ready, objective)[0].micro_batches
+    method = make_method(ready)
+    total = gradients(ready, method)[0].micro_batches
     for allowed in range(total):
         asked = iter([False] * allowed + [True] * total)
         with pytest.raises(Abandoned):
-            run_step(ready, objective, 1, stop=lambda asked=asked: next(asked))
+            run_step(ready, method, 1, stop=lambda asked=asked: next(asked))
         ready.network.zero_grad()
 
 
@@ -241,7 +248,7 @@ def test_a_term_that_is_not_finite_is_named_with_step_and_records(
     try:
         head.data[list(rows)] = torch.inf
         with pytest.raises(NonFiniteLossError) as caught:
-            run_step(ready, make_objective(ready), 3)
+            run_step(ready, make_method(ready), 3)
     finally:
         head.data.copy_(before)
         ready.network.zero_grad()
@@ -257,13 +264,13 @@ def test_dropout_is_a_function_of_the_step(tmp_path: Any) -> None:
         for name, parameter in ready.network.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
-    objective = make_objective(ready)
+    method = make_method(ready)
     torch.manual_seed(1)
-    one = gradients(ready, objective)
+    one = gradients(ready, method)
     torch.manual_seed(2)
-    two = gradients(ready, objective)
+    two = gradients(ready, method)
     assert one[0].values == two[0].values
     assert all(torch.equal(g, two[1][name]) for name, g in one[1].items())
     config = config_of(tmp_path, model=LORA, training={"seed": 5})
-    other = gradients(replace(ready, config=config), objective)
+    other = gradients(replace(ready, config=config), method)
     assert other[0].values != one[0].values, "another seed drops other units"

@@ -464,13 +464,15 @@ def test_no_step_has_a_learning_rate_of_zero() -> None:
 
 def test_vectors_head_and_noise_do_not_decay_and_have_rates_of_their_own(tmp_path: Path) -> None:
     ready = prepared(objective={"weighting": "learned"})
-    noise = torch.nn.Parameter(torch.zeros(2))
+    noise = {"log_variance": torch.nn.Parameter(torch.zeros(2))}
     config = config_of(
         tmp_path,
         objective={"weighting": "learned", "noise_learning_rate": 0.5},
         training={"weight_decay": 0.1, "learning_rate": 1e-3, "head_learning_rate": 1e-2},
     )
-    optimizer = make_optimizer(config, ready.network, noise)
+    optimizer = make_optimizer(
+        config.training, ready.network, noise, config.objective.noise_learning_rate
+    )
     named = {id(p): n for n, p in named_trainable(ready.network, noise).items()}
     seen = {}
     for group in optimizer.param_groups:

@@ -4,7 +4,7 @@ An unknown key is an error that names the nearest known one. The resolved config
 are written beside the model.
 """
 
-from smorm.config.objective import ObjectiveSection
+from smorm.config.objective import METHODS, ObjectiveSection
 from smorm.config.reading import dump_config, load_config, load_section, parse_config, parse_section
 from smorm.config.sections import (
     BOOKKEEPING,
@@ -18,6 +18,7 @@ from smorm.config.sections import (
 
 __all__ = [
     "BOOKKEEPING",
+    "METHODS",
     "Architecture",
     "Config",
     "LoraConfig",

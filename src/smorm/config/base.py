@@ -6,6 +6,7 @@ import re
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -23,6 +24,11 @@ class Section(BaseModel):
         if isinstance(value, bool) and field.annotation is not bool:
             raise ValueError("true and false are no values of this key")
         return value
+
+    @classmethod
+    def known_fields(cls) -> dict[str, FieldInfo]:
+        """The keys, from which an error names the nearest."""
+        return cls.model_fields
 
 
 def plain_number(value: Any) -> Any:

@@ -1,96 +1,188 @@
-"""The section that says what is minimised."""
+"""The section that says what is minimised, and the registry of the training methods.
+
+A method brings its own section under its own name (`objective.odin`). So the class of the section
+is made from the registry when a configuration is read; reading a configuration imports the methods
+that it names, importing this module imports none.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import contextlib
+import difflib
+import functools
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    create_model,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
 
-from smorm.config.base import Positive, Section
+from smorm.config.base import Section
+from smorm.errors import ConfigError
+from smorm.registry import Registry
 
 Weight = Annotated[float, Field(ge=0.0)]
+S = TypeVar("S", bound=Section)
+REGULARISERS = ("positive_regularisation", "centering", "bsr")
 
 
-class OdinConfig(Section):
-    """ODIN's weights: of the `length` term (both correlations) and the rows' `orthogonality`."""
+class MethodSpec(Protocol):
+    """What a configuration reads of a method; `smorm.training.methods.Method` documents it."""
 
-    length: Weight = 1.0
-    orthogonality: Weight = 1.0
+    section: type[Section] | None
+    uses_pairs: bool
+    uses_ratings: bool
+    regularised: bool
+    heads: tuple[str, ...]
 
+    def check(self, config: Any) -> None: ...
 
-class GrmConfig(Section):
-    """GRM's regulariser of the language head, its `share` of the loss and the scale `beta` of its
-    log-probabilities."""
-
-    regulariser: Literal["sft", "dpo", "dpo_noref"] = "sft"
-    share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.01
-    beta: Annotated[float, Field(gt=0.0)] = 0.1
+    def label(self, objective: ObjectiveSection) -> str: ...
 
 
-class ArmoConfig(Section):
-    """ArmoRM's two stages on frozen features.
+METHODS: Registry[MethodSpec] = Registry(
+    "objective.kind",
+    "smorm.methods",
+    {
+        "joint": "smorm.training.methods.joint:Joint",
+        "preference": "smorm.training.methods.preference:Preference",
+        "regression": "smorm.training.methods.regression:Regression",
+        "odin": "smorm.training.methods.odin:Odin",
+        "grm": "smorm.training.methods.grm:Grm",
+        "armo": "smorm.training.methods.armo:Armo",
+    },
+)
 
-    `debias`: what rewards are made independent of: `length` (the response's tokens), the name of an
-    attribute, or null; `correlation`: the largest rank correlation with it that is left.
-    `held_out`: share of the rated prompts that choose each ridge penalty. Of the gate: its hidden
-    `layers`, their `width`, `dropout` and the `temperature` of its softmax.
-    """
-
-    debias: str | None = "length"
-    correlation: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.03
-    held_out: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
-    layers: Positive = 3
-    width: Positive = 1024
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
-    temperature: Annotated[float, Field(gt=0.0)] = 10.0
+_ALWAYS_WRITTEN = ("odin", "grm", "armo")
+"""Sections that every resolved configuration holds. Hashes of configurations, by which runs are
+resumed and found again, were made with them; no further name is ever added."""
 
 
 class ObjectiveSection(Section):
     """What is minimised.
 
-    `kind`: `joint` (SMORM), `preference` (Single: Bradley–Terry alone), `regression` (Multi),
-    `odin` (quality and length rows), `grm` (Bradley–Terry beside the kept language head) or `armo`
-    (ridge rows of attributes on frozen features, mixed by a gate on the prompt).
+    `kind`: the method: `joint` (SMORM), `preference` (Single: Bradley–Terry alone), `regression`
+    (Multi), `odin` (quality and length rows), `grm` (Bradley–Terry beside the language head),
+    `armo` (ridge rows of attributes on frozen features, mixed by a gate on the prompt), or one that
+    is registered. Settings of one method are in a section of its name.
     `weighting` of the regression term: `paper` (sum over attributes, weight 1), `official` (mean
     over attributes, weight 1), `fixed` (`weight` times the `reduction` over attributes) or
     `learned` (maximum-likelihood noise per attribute).
     `positive_regularisation`, `centering`, `bsr`: weights of regularisers of the preference row.
     """
 
-    kind: Literal["joint", "preference", "regression", "odin", "grm", "armo"] = "joint"
+    kind: str = "joint"
     label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
     use_margin: bool = False
     positive_regularisation: Weight = 0.0
     centering: Weight = 0.0
     bsr: Weight = 0.0
-    odin: OdinConfig = OdinConfig()
-    grm: GrmConfig = GrmConfig()
-    armo: ArmoConfig = ArmoConfig()
     weighting: Literal["paper", "official", "fixed", "learned"] = "official"
     weight: Annotated[float, Field(gt=0)] = 1.0
     reduction: Literal["sum", "mean"] = "mean"
     noise_learning_rate: Annotated[float, Field(gt=0)] = 0.01
 
+    @field_validator("kind", mode="after")
+    @classmethod
+    def _registered(cls, kind: str) -> str:
+        if kind in METHODS:
+            return kind
+        known = METHODS.names()
+        nearest = difflib.get_close_matches(kind, known, n=1)
+        hint = "".join(f"; did you mean {name!r}?" for name in nearest)
+        raise ValueError(f"expected one of {', '.join(known)}, got {kind!r}{hint}")
+
     @model_validator(mode="after")
-    def _where_it_acts(self) -> ObjectiveSection:
-        for name in ("positive_regularisation", "centering", "bsr"):
-            if getattr(self, name) and self.kind not in ("joint", "preference"):
-                raise ValueError(f"{name}: with kind joint or preference only, not {self.kind}")
+    def _acts_on_the_method(self) -> ObjectiveSection:
+        """A setting that would change nothing is refused."""
+        for name in REGULARISERS:
+            if getattr(self, name) and not self.method.regularised:
+                kinds = kinds_with(lambda method: method.regularised)
+                raise ValueError(f"{name}: with kind {kinds} only, not {self.kind}")
         for name in ("label_smoothing", "use_margin"):
             if getattr(self, name) and not self.uses_pairs:
-                raise ValueError(f"{name}: of preference pairs, which kind regression does not use")
-        own = (("odin", OdinConfig()), ("grm", GrmConfig()), ("armo", ArmoConfig()))
-        for name, untouched in own:
-            if getattr(self, name) != untouched and self.kind != name:
+                raise ValueError(
+                    f"{name}: of preference pairs, which kind {self.kind} does not use"
+                )
+        for name, field in type(self).model_fields.items():
+            is_section = name not in ObjectiveSection.model_fields
+            if is_section and name != self.kind and getattr(self, name) != field.get_default():
                 raise ValueError(f"{name}: with kind {name} only, not {self.kind}")
         return self
 
     @property
+    def method(self) -> MethodSpec:
+        """The method of this kind."""
+        return METHODS[self.kind]
+
+    @property
     def uses_pairs(self) -> bool:
         """Whether preference pairs are trained on."""
-        return self.kind != "regression"
+        return self.method.uses_pairs
 
     @property
     def uses_ratings(self) -> bool:
         """Whether rated responses are trained on."""
-        return self.kind in ("joint", "regression", "armo")
+        return self.method.uses_ratings
+
+    def settings(self, section: type[S]) -> S:
+        """The section of this kind's method, which is of the given class."""
+        settings = getattr(self, self.kind)
+        assert isinstance(settings, section)
+        return settings
+
+    @classmethod
+    def known_fields(cls) -> dict[str, FieldInfo]:
+        """The keys of every method's section too."""
+        return _class_with(_importable()).model_fields
+
+
+def _class_with(methods: Mapping[str, MethodSpec]) -> type[ObjectiveSection]:
+    """`ObjectiveSection` with the sections of these methods."""
+    sections = []
+    for name, method in methods.items():
+        if method.section is not None:
+            sections.append((name, method.section))
+    return _made_class(tuple(sections))
+
+
+@functools.cache
+def _made_class(sections: tuple[tuple[str, type[Section]], ...]) -> type[ObjectiveSection]:
+    fields: dict[str, Any] = {name: (section, section()) for name, section in sections}
+    return create_model("ObjectiveSection", __base__=ObjectiveSection, **fields)
+
+
+def parse_objective(values: Any) -> Any:
+    """The section from plain values; anything else is left for pydantic to refuse."""
+    if not isinstance(values, dict):
+        return values
+    # No more methods than are named: an installed one that cannot be imported must not stop a run
+    # that does not use it.
+    named = [*_ALWAYS_WRITTEN, *values, values.get("kind")]
+    methods = {name: METHODS[name] for name in METHODS if name in named}
+    return _class_with(methods).model_validate(values)
+
+
+Objective = Annotated[SerializeAsAny[ObjectiveSection], BeforeValidator(parse_objective)]
+"""The type of the key `objective`."""
+
+
+def _importable() -> dict[str, MethodSpec]:
+    """All methods but installed ones that cannot be imported: an error about another key must not
+    become an error about them."""
+    methods = {}
+    for name in METHODS:
+        with contextlib.suppress(ConfigError):
+            methods[name] = METHODS[name]
+    return methods
+
+
+def kinds_with(trait: Callable[[MethodSpec], bool]) -> str:
+    """The methods with a trait, for an error: `joint or preference`."""
+    return " or ".join(name for name, method in _importable().items() if trait(method))

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from smorm.config.base import Section
 from smorm.config.sections import Config
 from smorm.errors import ConfigError
 
-S = TypeVar("S", bound=BaseModel)
+S = TypeVar("S", bound=Section)
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
@@ -113,7 +114,7 @@ def _beside_the_point(item: Any, problems: Sequence[Any]) -> bool:
     )
 
 
-def _explain(item: Any, section: type[BaseModel]) -> str:
+def _explain(item: Any, section: type[Section]) -> str:
     """One pydantic problem in the user's words."""
     place = [str(part) for part in item["loc"] if part not in _BRANCHES]
     key = ".".join(place)
@@ -127,7 +128,7 @@ def _explain(item: Any, section: type[BaseModel]) -> str:
     return f"{key}: {message[0].lower()}{message[1:]}, got {item['input']!r}"
 
 
-def _nearest(place: list[str], section: type[BaseModel]) -> str:
+def _nearest(place: list[str], section: type[Section]) -> str:
     known = _known_keys(section, place[:-1])
     near = difflib.get_close_matches(place[-1], known, n=1, cutoff=0.5)
     if near:
@@ -135,23 +136,23 @@ def _nearest(place: list[str], section: type[BaseModel]) -> str:
     return f": expected one of {', '.join(known)}" if known else ""
 
 
-def _known_keys(section: type[BaseModel], place: list[str]) -> list[str]:
+def _known_keys(section: type[Section], place: list[str]) -> list[str]:
     for name in place:
         if name.isdigit():
             continue
-        field = section.model_fields.get(name)
+        field = section.known_fields().get(name)
         if field is None:
             return []
         found = _section_of(field.annotation)
         if found is None:
             return []
         section = found
-    return list(section.model_fields)
+    return list(section.known_fields())
 
 
-def _section_of(annotation: Any) -> type[BaseModel] | None:
+def _section_of(annotation: Any) -> type[Section] | None:
     """The section type inside an annotation such as `list[SourceConfig]` or `LoraConfig | None`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
     for part in getattr(annotation, "__args__", ()):
         if (found := _section_of(part)) is not None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from smorm.config.base import Fraction, Positive, Section, plain_number
-from smorm.config.objective import ObjectiveSection
+from smorm.config.objective import Objective, kinds_with, parse_objective
 from smorm.files import fingerprint
 
 BOOKKEEPING = (
@@ -243,37 +243,24 @@ class Config(Section):
 
     model: ModelSection
     data: DataSection
-    objective: ObjectiveSection = ObjectiveSection()
+    objective: Objective = Field(default_factory=lambda: parse_objective({}))
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
     output: OutputSection
 
     @model_validator(mode="after")
-    def _data_for_objective(self) -> Config:
-        kind = self.objective.kind
-        if self.objective.uses_pairs and not self.data.preference:
+    def _fits_the_method(self) -> Config:
+        objective, kind = self.objective, self.objective.kind
+        if objective.uses_pairs and not self.data.preference:
             raise ValueError(f"data.preference: objective.kind {kind} needs preference pairs")
-        if self.objective.uses_ratings and not self.data.rated:
+        if objective.uses_ratings and not self.data.rated:
             raise ValueError(f"data.rated: objective.kind {kind} needs rated responses")
-        if kind == "grm":
-            self._refuse_without_language()
-        if kind == "armo":
-            self._refuse_what_trains()
-        if self.model.head == "mlp" and kind not in ("preference", "grm"):
-            raise ValueError(f"model.head: mlp goes with kind preference or grm, not {kind}")
+        head = self.model.head
+        if head not in objective.method.heads:
+            kinds = kinds_with(lambda method: head in method.heads)
+            raise ValueError(f"model.head: {head} goes with kind {kinds}, not {kind}")
+        objective.method.check(self)
         return self
-
-    def _refuse_what_trains(self) -> None:
-        if isinstance(self.model.backbone, Architecture):
-            raise ValueError("model.backbone: objective.kind armo needs a trained (reward) model")
-        if self.model.lora is not None:
-            raise ValueError("model.lora: objective.kind armo leaves the backbone as it comes")
-
-    def _refuse_without_language(self) -> None:
-        if isinstance(self.model.backbone, Architecture):
-            raise ValueError("model.backbone: objective.kind grm needs a pretrained language model")
-        if self.model.freeze:
-            raise ValueError("model.freeze: objective.kind grm regularises a backbone that trains")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as written to `config.yaml`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-Metrics = dict[str, torch.Tensor]
+from smorm.objectives.terms import Metrics
 
 
 def bradley_terry(
@@ -27,8 +27,8 @@ def bradley_terry(
     Args:
         chosen: scores of the preferred responses, [P].
         rejected: scores of the others, [P].
-        total: N, the pairs of the whole step; a micro-batch holds a part of them, and the parts'
-            losses add up to the exact mean.
+        total: N, the pairs of the whole step. The losses of its micro-batches then add up to the
+            exact mean.
         margin: how much better the preferred one should be (Llama 2, section 3.2.2), [P].
         label_smoothing: epsilon, the share of labels taken to be wrong.
 
@@ -42,11 +42,13 @@ def bradley_terry(
         raise ValueError(f"scores of shapes {tuple(chosen.shape)} and {tuple(rejected.shape)}")
     if margin is not None and margin.shape != chosen.shape:
         raise ValueError(f"margins of shape {tuple(margin.shape)} for {tuple(chosen.shape)} pairs")
-    gap = chosen - rejected
-    logit = gap if margin is None else gap - margin
+    gap = logit = chosen - rejected
+    if margin is not None:
+        logit = gap - margin
     losses = -functional.logsigmoid(logit)
     if label_smoothing:
         losses = (1 - label_smoothing) * losses - label_smoothing * functional.logsigmoid(-logit)
+    # Accuracy ignores the margin, and a tie counts as half right.
     right = (gap > 0).double() + 0.5 * (gap == 0).double()
     metrics = {
         "accuracy": right.sum() / total,

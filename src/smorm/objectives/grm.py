@@ -1,4 +1,4 @@
-r"""GRM (Yang et al., 2024, arXiv 2406.10216): the hidden states go on speaking the language.
+r"""GRM (Yang et al., 2024, arXiv 2406.10216): the hidden states must still predict text.
 
 The language head stays beside the score head, and the loss is
 $(1 - a) L_{BT} + a L_{reg}$, with a regulariser on the responses' log-probabilities.
@@ -14,8 +14,8 @@ from typing import Literal
 import torch
 from torch.nn import functional
 
-from smorm.objectives.bradley_terry import Metrics, bradley_terry
-from smorm.objectives.joint import Labels, Terms, Totals, Weights
+from smorm.objectives.bradley_terry import bradley_terry
+from smorm.objectives.terms import Labels, Metrics, Term, Terms, Totals
 
 Regulariser = Literal["sft", "dpo", "dpo_noref"]
 
@@ -43,9 +43,9 @@ def grm(
     scores: torch.Tensor,
     labels: Labels,
     totals: Totals,
-    weights: Weights,
     likelihoods: Likelihoods,
     mixture: Mixture,
+    label_smoothing: float = 0.0,
 ) -> tuple[Terms, Metrics]:
     """Both terms, already weighted: the loss is their sum.
 
@@ -63,11 +63,14 @@ def grm(
         scores[labels.pairs[:, 1], 0],
         total=totals.pairs,
         margin=labels.margins,
-        label_smoothing=weights.label_smoothing,
+        label_smoothing=label_smoothing,
     )
-    spoken = text_losses(likelihoods, mixture.regulariser, mixture.beta).sum() / totals.pairs
+    text_loss = text_losses(likelihoods, mixture.regulariser, mixture.beta).sum() / totals.pairs
     metrics["log_likelihood"] = likelihoods.policy[:, 0].detach().sum() / totals.pairs
-    terms = {"preference": (1 - mixture.share) * loss, "language": mixture.share * spoken}
+    terms = {
+        "preference": Term((1 - mixture.share) * loss),
+        "language": Term(mixture.share * text_loss),
+    }
     return terms, metrics
 
 

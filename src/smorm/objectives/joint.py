@@ -1,6 +1,6 @@
-"""SMORM's joint objective: preference term plus regression term, on one set of scores.
+"""SMORM's joint objective: a preference term and a regression term on one set of scores.
 
-Shapes: S scored sequences, P pairs, R rated responses, K attributes.
+Shapes: S scored sequences, R rated responses, K attributes.
 """
 
 from __future__ import annotations
@@ -9,42 +9,15 @@ from dataclasses import dataclass
 
 import torch
 
-from smorm.objectives.bradley_terry import Metrics, bradley_terry
+from smorm.objectives.bradley_terry import bradley_terry
 from smorm.objectives.regression import Reduction, homoscedastic, regression
 from smorm.objectives.regularisers import centering
-
-Terms = dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class Labels:
-    """What a batch of scored sequences is compared with.
-
-    `pairs` [P, 2] are rows of (chosen, rejected) in the scores; `rated` [R] rows of the rated
-    responses; `targets` [R, K] with NaN where not rated; `margins` [P] or None.
-    """
-
-    pairs: torch.Tensor
-    rated: torch.Tensor
-    targets: torch.Tensor
-    margins: torch.Tensor | None = None
+from smorm.objectives.terms import Labels, Metrics, Rows, Term, Terms, Totals
 
 
 @dataclass(frozen=True, slots=True)
-class Totals:
-    """Counts of the whole step, which micro-batches divide by: their losses then sum to the mean.
-
-    `ratings` [K] are the observed ratings per attribute.
-    """
-
-    pairs: int
-    rated: int
-    ratings: torch.Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """How the terms are weighed. `likelihood_scale` [K] is used with a learned variance only."""
+class JointWeights:
+    """Weights and options of the terms. `likelihood_scale` [K] belongs to a learned variance."""
 
     label_smoothing: float = 0.0
     regression: float = 1.0
@@ -57,38 +30,38 @@ def joint(
     scores: torch.Tensor,
     labels: Labels,
     totals: Totals,
-    weights: Weights,
+    weights: JointWeights,
     log_variance: torch.Tensor | None = None,
 ) -> tuple[Terms, Metrics]:
-    """Both terms, already weighted: the loss is their sum.
+    """The terms that the batch has labels for, and metrics.
 
     Args:
         scores: all rows, [S, 1 + K].
-        log_variance: [K]; given, the regression term is `homoscedastic` and `weights.regression`
-            multiplies it; absent, it is `regression`.
+        log_variance: [K]; with it the regression term is `homoscedastic`, without it `regression`.
 
     Returns:
-        The terms `preference` (with `centering` where it is weighed) and `regression` that the
-        batch has labels for, and metrics.
+        The terms `preference` (and `centering` where it has a weight) and `regression`.
     """
     terms: Terms = {}
     metrics: Metrics = {}
     if len(labels.pairs):
         chosen, rejected = scores[labels.pairs[:, 0], 0], scores[labels.pairs[:, 1], 0]
-        terms["preference"], found = bradley_terry(
+        loss, metrics = bradley_terry(
             chosen,
             rejected,
             total=totals.pairs,
             margin=labels.margins,
             label_smoothing=weights.label_smoothing,
         )
-        metrics.update(found)
+        terms["preference"] = Term(loss)
         if weights.centering:
-            terms["centering"] = weights.centering * centering(chosen, rejected, total=totals.pairs)
+            penalty = centering(chosen, rejected, total=totals.pairs)
+            terms["centering"] = Term(weights.centering * penalty)
     if len(labels.rated):
-        loss, found = _regression(scores[labels.rated, 1:], labels, totals, weights, log_variance)
-        terms["regression"] = weights.regression * loss
-        metrics.update(found)
+        predicted = scores[labels.rated, 1:]
+        loss, errors = _regression(predicted, labels, totals, weights, log_variance)
+        terms["regression"] = Term(weights.regression * loss, Rows.ATTRIBUTES)
+        metrics = {**metrics, **errors}
     return terms, metrics
 
 
@@ -96,7 +69,7 @@ def _regression(
     predicted: torch.Tensor,
     labels: Labels,
     totals: Totals,
-    weights: Weights,
+    weights: JointWeights,
     log_variance: torch.Tensor | None,
 ) -> tuple[torch.Tensor, Metrics]:
     observed = ~labels.targets.isnan()
@@ -110,11 +83,13 @@ def _regression(
             reduction=weights.reduction,
         )
     scale = weights.likelihood_scale
+    if scale is None:
+        scale = torch.ones_like(log_variance)
     return homoscedastic(
         predicted,
         labels.targets,
         observed,
         log_variance,
         totals=totals.ratings,
-        likelihood_scale=torch.ones_like(log_variance) if scale is None else scale,
+        likelihood_scale=scale,
     )

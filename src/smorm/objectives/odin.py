@@ -1,8 +1,8 @@
-r"""ODIN (Chen et al., 2024, arXiv 2402.07319): length gets a row of its own, to be thrown away.
+r"""ODIN (Chen et al., 2024, arXiv 2402.07319): a second row learns length and is then discarded.
 
 Two rows read one hidden state: quality (row 0, the reward) and length (row 1). Pairs are ranked by
-their sum. The length row is drawn towards the responses' lengths, the quality row away from them,
-and the two rows apart.
+the sum of both. The length row is pushed to correlate with the lengths of the responses, the
+quality row not to, and the two rows are pushed to be orthogonal.
 
 Shapes: S scored sequences, P pairs, D hidden size.
 """
@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import torch
 
-from smorm.objectives.bradley_terry import Metrics, bradley_terry
-from smorm.objectives.joint import Labels, Terms, Totals, Weights
+from smorm.objectives.bradley_terry import bradley_terry
+from smorm.objectives.terms import Labels, Metrics, Term, Terms, Totals
 
 QUALITY, LENGTH = 0, 1
 
 
 def ranking(
-    scores: torch.Tensor, labels: Labels, totals: Totals, weights: Weights
+    scores: torch.Tensor, labels: Labels, totals: Totals, label_smoothing: float = 0.0
 ) -> tuple[Terms, Metrics]:
     r"""$-\log \sigma((q + l)_c - (q + l)_r)$, averaged over the pairs of the step.
 
@@ -26,7 +26,7 @@ def ranking(
         scores: quality and length, [S, 2].
 
     Returns:
-        The term `preference`, and metrics of the quality row; `ranking_accuracy` is the sum's.
+        The term `preference`, and metrics of the quality row, with `ranking_accuracy` of the sum.
     """
     if not len(labels.pairs):
         return {}, {}
@@ -36,11 +36,13 @@ def ranking(
         rejected.sum(-1),
         total=totals.pairs,
         margin=labels.margins,
-        label_smoothing=weights.label_smoothing,
+        label_smoothing=label_smoothing,
     )
-    quality = [side[:, QUALITY].detach() for side in (chosen, rejected)]
-    _, metrics = bradley_terry(quality[0], quality[1], total=totals.pairs)
-    return {"preference": loss}, {**metrics, "ranking_accuracy": ranked["accuracy"]}
+    # The reward is the quality row alone, so accuracy is reported for it; the sum is only trained.
+    _, metrics = bradley_terry(
+        chosen[:, QUALITY].detach(), rejected[:, QUALITY].detach(), total=totals.pairs
+    )
+    return {"preference": Term(loss)}, {**metrics, "ranking_accuracy": ranked["accuracy"]}
 
 
 def length_term(compared: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, Metrics]:

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from smorm.objectives.bradley_terry import Metrics
+from smorm.objectives.terms import Metrics
 
 Reduction = Literal["sum", "mean"]
 
@@ -25,8 +25,9 @@ def squared_errors(
         ValueError: the three shapes are not one [R, K].
     """
     if predicted.ndim != 2 or not predicted.shape == target.shape == rated.shape:
-        shapes = [tuple(t.shape) for t in (predicted, target, rated)]
+        shapes = [tuple(predicted.shape), tuple(target.shape), tuple(rated.shape)]
         raise ValueError(f"predicted, target and rated have shapes {shapes}, expected one [R, K]")
+    # NaN must go before the subtraction: `where` would still let it into the gradient.
     gap = torch.where(rated, predicted - target.nan_to_num(), 0.0)
     return gap.square()
 
@@ -57,8 +58,10 @@ def regression(
     """
     errors = squared_errors(predicted, target, rated)
     mean = errors.sum() / total_ratings
-    loss = errors.sum() / total_rated if reduction == "sum" else mean
-    return loss, {"mse": mean.detach()}
+    metrics = {"mse": mean.detach()}
+    if reduction == "mean":
+        return mean, metrics
+    return errors.sum() / total_rated, metrics
 
 
 def homoscedastic(
@@ -86,8 +89,10 @@ def homoscedastic(
         likelihood_scale: lambda, [K].
     """
     errors = squared_errors(predicted, target, rated).sum(0)
-    seen = totals.clamp_min(1.0)
-    share = rated.sum(0) / seen
-    terms = errors / seen * torch.exp(-log_variance) / 2 + share * log_variance / 2
+    # The share of the step's ratings that are in this micro-batch: the shares add up to 1, so that
+    # the log-variance counts once a step. An attribute without ratings adds 0, not 0 / 0.
+    counts = totals.clamp_min(1.0)
+    share = rated.sum(0) / counts
+    terms = errors / counts * torch.exp(-log_variance) / 2 + share * log_variance / 2
     metrics = {"mse": (errors.sum() / totals.sum().clamp_min(1.0)).detach()}
     return (likelihood_scale * terms).sum(), metrics

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from smorm.config import Config, decisive, load_config
+from smorm.config.objective import REGULARISERS
 from smorm.data.records import Preference, Rated
 from smorm.data.scaling import rating_matrix
 from smorm.errors import ConfigError
@@ -61,32 +62,16 @@ def read_run(folder: str) -> Run:
 
 
 def arm_of(config: Config) -> str:
-    """Single, Multi, ODIN, GRM, ArmoRM, or SMORM with its weighting; what regularises it after
-    it."""
+    """The method's label, with its regularisers and `frozen` behind it."""
     objective = config.objective
-    extras = [f"{name} {value:g}" for name in _EXTRAS if (value := getattr(objective, name))]
+    label = objective.method.label(objective)
+    for name in REGULARISERS:
+        weight = getattr(objective, name)
+        if weight:
+            label += f" + {name} {weight:g}"
     if config.model.freeze:
-        extras.append("frozen")
-    return " ".join([_plain_arm(config), *(f"+ {extra}" for extra in extras)])
-
-
-_EXTRAS = ("positive_regularisation", "centering", "bsr")
-_NAMES = {
-    "preference": "Single",
-    "regression": "Multi",
-    "odin": "ODIN",
-    "grm": "GRM",
-    "armo": "ArmoRM",
-}
-
-
-def _plain_arm(config: Config) -> str:
-    objective = config.objective
-    if objective.kind in _NAMES:
-        return _NAMES[objective.kind]
-    if objective.weighting == "fixed":
-        return f"SMORM {objective.weight:g} {objective.reduction}"
-    return f"SMORM {objective.weighting}"
+        label += " + frozen"
+    return label
 
 
 def unmatched(runs: Sequence[Run]) -> list[str]:
@@ -106,7 +91,11 @@ def _differing(one: Run, other: Run) -> list[str]:
     left, right = (decisive(run.config.as_dict()) for run in (one, other))
     unused = set()
     for run in (one, other):
-        unused |= {"Single": {"data.rated"}, "Multi": {"data.preference"}}.get(run.arm, set())
+        objective = run.config.objective
+        if not objective.uses_ratings:
+            unused.add("data.rated")
+        if not objective.uses_pairs:
+            unused.add("data.preference")
     return sorted(
         key
         for key in left.keys() | right.keys()

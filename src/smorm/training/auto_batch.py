@@ -22,6 +22,7 @@ from smorm.training.memory import (
 )
 from smorm.training.probe import measure
 from smorm.training.setup import Prepared
+from smorm.training.sources import TokenSet
 from smorm.trees.forest import Tokens
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ LONGEST = 16
 """So many of the longest records are what is measured."""
 
 
-def settle(prepared: Prepared, *, resume: bool) -> Prepared:
+def resolve_batch_tokens(prepared: Prepared, *, resume: bool) -> Prepared:
     """The same with a number in place of `max_batch_tokens: auto`; the log says which and why.
 
     A resumed run takes the number of its beginning, which its `config.yaml` holds: another one
@@ -67,7 +68,7 @@ def _with_tokens(prepared: Prepared, tokens: int) -> Prepared:
 def _choose(prepared: Prepared) -> int:
     """Measure, solve, tell."""
     network, training = prepared.network, prepared.config.training
-    units = longest_units(prepared)
+    units = longest_units(prepared.train)
     need = measure(network, units, half=training.precision == "bf16")
     budget = _budget(training.memory_budget, need, network.device)
     tokens = largest_batch(need, budget, network.device)
@@ -92,10 +93,10 @@ def _choose(prepared: Prepared) -> int:
     return tokens
 
 
-def longest_units(prepared: Prepared, most: int = LONGEST) -> list[list[Tokens]]:
+def longest_units(data: TokenSet, most: int = LONGEST) -> list[list[Tokens]]:
     """The longest training records, each as what stays in one forward pass, longest first."""
-    pairs = ([pair.chosen, pair.rejected] for pair in prepared.train.pairs)
-    rated = ([one.tokens] for one in prepared.train.rated)
+    pairs = ([pair.chosen, pair.rejected] for pair in data.pairs)
+    rated = ([response.tokens] for response in data.rated)
     return heapq.nlargest(most, itertools.chain(pairs, rated), key=lambda unit: max(map(len, unit)))
 
 

@@ -1,4 +1,4 @@
-"""From a step's number to its micro-batches, arranged and where the network is.
+"""From a step's records to its micro-batches, arranged and on the network's device.
 
 Nothing here draws random numbers or changes anything, so that it can run ahead in a thread.
 
@@ -7,7 +7,7 @@ Shapes: P pairs, R rated responses, K attributes, S sequences of a micro-batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from smorm.data.encode import Tokens
-from smorm.model.network import Batch
-from smorm.objectives.joint import Labels
-from smorm.training.setup import Prepared
+from smorm.data.token_views import TokenPair, TokenRated
+from smorm.model.network import Batch, RewardNetwork
+from smorm.objectives.terms import Labels
+from smorm.training.sources import TokenSet
 
 Indices = NDArray[np.int64]
 T = TypeVar("T")
@@ -26,88 +27,103 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """One forward pass: its sequences [S], laid out as `batch`, their labels, and where they came
-    from. `last` says that the step is done with it. `numbers` are its pairs' in the training set,
-    [P]."""
+    """One forward pass.
+
+    Attributes:
+        sequences: token ids, [S]; both sides of a pair stand side by side.
+        batch: the sequences as the network reads them.
+        labels: what their scores are compared with.
+        where: the records that they came from, for errors.
+        last: whether the step ends with it.
+        pair_indices: its pairs in the training set, [P].
+    """
 
     sequences: list[Tokens]
     batch: Batch
     labels: Labels
     where: list[str]
     last: bool
-    numbers: list[int] = field(default_factory=list)
+    pair_indices: list[int] = field(default_factory=list)
 
 
 Batches = Callable[[int], Iterator[MicroBatch]]
 """The micro-batches of a step (from 0)."""
 
 
-def batches_of(prepared: Prepared, use_margin: bool) -> Batches:
-    """Micro-batches that are prepared when they are asked for."""
-    return lambda step: micro_batches(prepared, use_margin, *prepared.order.step(step))
+@dataclass(frozen=True, slots=True)
+class Batcher:
+    """Splits records into micro-batches of at most `budget` tokens."""
 
+    network: RewardNetwork
+    data: TokenSet
+    budget: int
+    use_margin: bool = False
 
-def micro_batches(
-    prepared: Prepared, use_margin: bool, pairs: Indices, rated: Indices
-) -> Iterator[MicroBatch]:
-    """The step's pairs and ratings, split by the token budget."""
-    data, network = prepared.train, prepared.network
-    compared = [data.pairs[i] for i in pairs]
-    alone = [data.rated[i] for i in rated]
-    units = [[pair.chosen, pair.rejected] for pair in compared]
-    units += [[one.tokens] for one in alone]
-    plan = network.micro_batches(units, prepared.batch_tokens)
-    for number, batch in enumerate(plan, start=1):
-        sequences: list[Tokens] = []
-        pair_rows, rated_rows, margins, targets, where = [], [], [], [], []
-        numbers: list[int] = []
-        for unit in batch:
-            if unit < len(compared):
-                pair_rows.append((len(sequences), len(sequences) + 1))
-                margins.append(compared[unit].margin)
-                where.append(compared[unit].where)
-                numbers.append(int(pairs[unit]))
+    def split(self, pairs: Indices, rated: Indices) -> Iterator[MicroBatch]:
+        """Micro-batches of these pairs and ratings, each record in one of them."""
+        records: list[TokenPair | TokenRated] = [self.data.pairs[index] for index in pairs]
+        records += [self.data.rated[index] for index in rated]
+        indices = np.concatenate([pairs, rated])
+        # A unit is what must stay in one forward pass: a pair's two sides, or a rated response.
+        units: list[list[Tokens]] = []
+        for record in records:
+            if isinstance(record, TokenPair):
+                units.append([record.chosen, record.rejected])
             else:
-                place = unit - len(compared)
-                rated_rows.append(len(sequences))
-                targets.append(data.targets[rated[place]])
-                where.append(alone[place].where)
-            sequences.extend(units[unit])
+                units.append([record.tokens])
+        plan = self.network.micro_batches(units, self.budget)
+        for number, members in enumerate(plan, start=1):
+            chosen = [records[member] for member in members]
+            yield self._micro_batch(chosen, indices[members], last=number == len(plan))
+
+    def _micro_batch(
+        self, records: Sequence[TokenPair | TokenRated], indices: Indices, *, last: bool
+    ) -> MicroBatch:
+        sequences: list[Tokens] = []
+        pair_rows, rated_rows, margins, targets = [], [], [], []
+        pair_indices: list[int] = []
+        for record, index in zip(records, indices, strict=True):
+            row = len(sequences)
+            if isinstance(record, TokenPair):
+                pair_rows.append((row, row + 1))
+                margins.append(record.margin)
+                pair_indices.append(int(index))
+                sequences += [record.chosen, record.rejected]
+            else:
+                rated_rows.append(row)
+                targets.append(self.data.targets[index])
+                sequences.append(record.tokens)
+        num_attributes = self.data.targets.shape[1]
         labels = Labels(
             pairs=torch.tensor(pair_rows, dtype=torch.long).reshape(-1, 2),
             rated=torch.tensor(rated_rows, dtype=torch.long),
             targets=torch.from_numpy(
-                np.array(targets).reshape(len(targets), data.targets.shape[1])
+                np.array(targets).reshape(len(targets), num_attributes)
             ).float(),
-            margins=torch.tensor(margins) if use_margin else None,
         )
-        yield MicroBatch(
-            sequences,
-            moved(network.arrange(sequences), network.device),
-            moved(labels, network.device),
-            where,
-            last=number == len(plan),
-            numbers=numbers,
-        )
+        if self.use_margin:
+            labels = replace(labels, margins=torch.tensor(margins))
+        device = self.network.device
+        batch = moved(self.network.arrange(sequences), device)
+        where = [record.where for record in records]
+        return MicroBatch(sequences, batch, moved(labels, device), where, last, pair_indices)
 
 
-def moved(parts: T, device: torch.device) -> T:
+def moved(holder: T, device: torch.device) -> T:
     """A dataclass with its tensors on the device.
 
     To CUDA they go through pinned memory, so that this thread does not wait for what the device
     still computes. The copies are queued before the kernels that read them, on the same stream.
     """
     if device.type == "cpu":
-        return parts
-    values: dict[str, Any] = {
-        one.name: value
-        for one in fields(parts)  # type: ignore[arg-type]
-        if isinstance(value := getattr(parts, one.name), torch.Tensor)
-    }
+        return holder
     pinned = device.type == "cuda"
-    for name, value in values.items():
-        source = value.pin_memory() if pinned else value
-        values[name] = source.to(device, non_blocking=pinned)
-    if any(one.name == "cache" for one in fields(parts)):  # type: ignore[arg-type]
-        values["cache"] = {}  # plans made for another device
-    return replace(parts, **values)  # type: ignore[type-var]
+    values: dict[str, Any] = {}
+    for entry in fields(holder):  # type: ignore[arg-type]
+        value = getattr(holder, entry.name)
+        if isinstance(value, torch.Tensor):
+            source = value.pin_memory() if pinned else value
+            values[entry.name] = source.to(device, non_blocking=pinned)
+        elif entry.name == "cache":
+            values["cache"] = {}  # plans made for another device
+    return replace(holder, **values)  # type: ignore[type-var]

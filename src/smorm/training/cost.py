@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from smorm import files
+from smorm.model.network import RewardNetwork
 from smorm.training.checkpoint import list_checkpoints, read_state
-from smorm.training.methods import Objective
-from smorm.training.setup import Prepared
 from smorm.training.step import StepResult
 
 FILE = "cost.json"
@@ -47,39 +45,45 @@ class Cost:
 
 
 def cost_until(checkpoints: Path, done: int) -> Cost:
-    """What was counted until the checkpoint of `done` steps; nothing for one without counts, which
-    an earlier version wrote: `steps` then says how many were counted."""
-    for path in list_checkpoints(checkpoints) if done else []:
-        if path.name.endswith(f"-{done:08d}"):
-            return Cost(**read_state(path).get("cost", {}))
+    """What was counted until the checkpoint of `done` steps. Those of earlier versions have no
+    counts: then `steps` says how many were counted."""
+    if done:
+        for path in list_checkpoints(checkpoints):
+            if path.name.endswith(f"-{done:08d}"):
+                return Cost(**read_state(path).get("cost", {}))
     return Cost()
 
 
-def write_cost(folder: Path, prepared: Prepared, objective: Objective, cost: Cost) -> None:
+def write_cost(
+    folder: Path, network: RewardNetwork, kind: str, cost: Cost, reference_tokens: int = 0
+) -> None:
     """Write `cost.json`.
+
+    `parameters`: of the model that scores; of those that were trained; and of a language head that
+    is there for training only (none where it is the embedding). `passes_per_score`: forward passes
+    for the score of one response.
+
+    Args:
+        kind: the method.
+        reference_tokens: tokens that were computed before the first step.
 
     Raises:
         OutputError: it could not be written.
     """
-    files.write_json(folder / FILE, cost_report(prepared, objective, cost))
-
-
-def cost_report(prepared: Prepared, objective: Objective, cost: Cost) -> dict[str, Any]:
-    """Parameters, passes and tokens.
-
-    `parameters`: of the model that scores; of those that were trained; and of a language head that
-    was kept for training alone (none where it is the embedding). `passes_per_score`: forward passes
-    for the score of one response.
-    """
-    network = prepared.network
-    scoring = list(network.backbone.parameters()) + list(network.head.parameters())
-    own = {id(parameter) for parameter in scoring}
-    return {
-        "kind": objective.kind,
+    scoring = [*network.backbone.parameters(), *network.head.parameters()]
+    counted = {id(parameter) for parameter in scoring}
+    trained = language_head = 0
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            trained += parameter.numel()
+        if id(parameter) not in counted:
+            language_head += parameter.numel()
+    report = {
+        "kind": kind,
         "parameters": {
-            "model": sum(p.numel() for p in scoring),
-            "trained": sum(p.numel() for p in network.parameters() if p.requires_grad),
-            "language_head": sum(p.numel() for p in network.parameters() if id(p) not in own),
+            "model": sum(parameter.numel() for parameter in scoring),
+            "trained": trained,
+            "language_head": language_head,
         },
         "passes_per_score": 1,
         "steps": cost.steps,
@@ -87,6 +91,7 @@ def cost_report(prepared: Prepared, objective: Objective, cost: Cost) -> dict[st
         "tokens": {
             "trained": cost.tokens,
             "first_pass": cost.first_pass_tokens,
-            "reference": objective.reference_tokens,
+            "reference": reference_tokens,
         },
     }
+    files.write_json(folder / FILE, report)

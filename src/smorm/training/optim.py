@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 
-from smorm.config import Config
+from smorm.config.sections import TrainingSection
 from smorm.model.network import RewardNetwork
 
 
@@ -23,51 +23,63 @@ def learning_rate_factor(step: int, total: int, warmup: float, schedule: str) ->
     progress = (step - warmup_steps) / max(1, total - warmup_steps)
     if schedule == "cosine":
         return 0.5 * (1.0 + math.cos(math.pi * progress))
-    return 1.0 - progress if schedule == "linear" else 1.0
+    if schedule == "linear":
+        return 1.0 - progress
+    return 1.0
 
 
 def named_trainable(
-    network: RewardNetwork, log_variance: torch.nn.Parameter | None
+    network: RewardNetwork, parameters: Mapping[str, torch.nn.Parameter]
 ) -> dict[str, torch.nn.Parameter]:
-    """Everything that the optimizer changes, by a stable name."""
-    named = {n: p for n, p in network.named_parameters() if p.requires_grad}
-    if log_variance is not None:
-        named["log_variance"] = log_variance
-    return named
+    """Everything that the optimizer changes, by a stable name.
+
+    Args:
+        parameters: what a method trains beside the network.
+    """
+    named = dict(network.named_parameters())
+    named = {name: parameter for name, parameter in named.items() if parameter.requires_grad}
+    return {**named, **parameters}
 
 
 def make_optimizer(
-    config: Config, network: RewardNetwork, log_variance: torch.nn.Parameter | None
+    training: TrainingSection,
+    network: RewardNetwork,
+    parameters: Mapping[str, torch.nn.Parameter],
+    parameter_learning_rate: float = 0.0,
 ) -> torch.optim.AdamW:
-    """AdamW over fp32 master weights. No weight decay on vectors, the head or the noise.
+    """AdamW over fp32 master weights. No weight decay on vectors, the head or `parameters`.
 
     Each group's `initial_lr` is its peak; `set_learning_rate` scales it.
+
+    Args:
+        parameters: what a method trains beside the network, with a peak rate of their own.
     """
-    training = config.training
-    groups: dict[str, list[torch.nn.Parameter]] = {"matrix": [], "vector": [], "head": []}
+    matrices, vectors, head = [], [], []
     for name, parameter in network.named_parameters():
-        if parameter.requires_grad:
-            kind = "matrix" if parameter.ndim > 1 else "vector"
-            groups["head" if name.startswith("head.") else kind].append(parameter)
-    head_rate = training.head_learning_rate or training.learning_rate
-    rates = {"matrix": training.learning_rate, "vector": training.learning_rate, "head": head_rate}
-    settings = [
-        {
-            "params": parameters,
-            "lr": rates[kind],
-            "initial_lr": rates[kind],
-            "weight_decay": training.weight_decay if kind == "matrix" else 0.0,
-        }
-        for kind, parameters in groups.items()
-        if parameters
-    ]
-    if log_variance is not None:
-        rate = config.objective.noise_learning_rate
-        settings.append(
-            {"params": [log_variance], "lr": rate, "initial_lr": rate, "weight_decay": 0.0}
-        )
-    fused = all(_can_be_fused(p) for group in settings for p in group["params"])  # type: ignore[attr-defined]
-    return torch.optim.AdamW(settings, betas=training.betas, eps=training.epsilon, fused=fused)
+        if not parameter.requires_grad:
+            continue
+        if name.startswith("head."):
+            head.append(parameter)
+        elif parameter.ndim > 1:
+            matrices.append(parameter)
+        else:
+            vectors.append(parameter)
+    rate = training.learning_rate
+    # The order of the groups is part of no file: checkpoints hold moments by name.
+    groups = []
+    for members, peak, decay in (
+        (matrices, rate, training.weight_decay),
+        (vectors, rate, 0.0),
+        (head, training.head_learning_rate or rate, 0.0),
+        (list(parameters.values()), parameter_learning_rate, 0.0),
+    ):
+        if members:
+            groups.append(
+                {"params": members, "lr": peak, "initial_lr": peak, "weight_decay": decay}
+            )
+    trained = named_trainable(network, parameters).values()
+    fused = all(_can_be_fused(parameter) for parameter in trained)
+    return torch.optim.AdamW(groups, betas=training.betas, eps=training.epsilon, fused=fused)
 
 
 def _can_be_fused(parameter: torch.nn.Parameter) -> bool:
@@ -84,11 +96,15 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
 def clip_gradients(parameters: Iterable[torch.nn.Parameter], limit: float) -> float:
     """Scale all gradients so that their norm is at most `limit`; returns the norm before.
 
-    Gradients within the limit, or not finite, are left alone: multiplying them by one would be a
+    Gradients within the limit, or not finite, stay as they are: multiplying them by one would be a
     pass over all of them.
     """
-    trained = [parameter for parameter in parameters if parameter.grad is not None]
-    total = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+    trained, gradients = [], []
+    for parameter in parameters:
+        if parameter.grad is not None:
+            trained.append(parameter)
+            gradients.append(parameter.grad)
+    total = torch.nn.utils.get_total_norm(gradients)
     norm = float(total)
     if limit < norm < math.inf:
         torch.nn.utils.clip_grads_with_norm_(trained, limit, total)

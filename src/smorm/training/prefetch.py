@@ -11,36 +11,37 @@ import copy
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 
-from smorm.training.batches import Batches, MicroBatch, batches_of
-from smorm.training.setup import Prepared
+from smorm.data.mixing import DataOrder
+from smorm.training.batches import Batcher, Batches, MicroBatch
 
 Item = tuple[int, MicroBatch] | None
 
 
 @contextmanager
-def prefetched(prepared: Prepared, use_margin: bool, steps: Sequence[int]) -> Iterator[Batches]:
-    """Micro-batches of `steps`, to be asked for in this order. The thread ends with the block."""
-    # An order remembers the epoch that it last drew: the thread gets one of its own.
-    own = replace(prepared, order=copy.deepcopy(prepared.order))
+def prefetched(batcher: Batcher, order: DataOrder, steps: Sequence[int]) -> Iterator[Batches]:
+    """Micro-batches of `steps`, to be read in this order. The thread ends with the block."""
+    # An order remembers the epoch that it drew last: the thread gets a copy.
+    items = _in_order(batcher, copy.deepcopy(order), steps)
     # Nobody waits for a thread that has nothing to do yet: it starts with the first submission.
     with ThreadPoolExecutor(1, thread_name_prefix="smorm-next-batch") as thread:
-        ahead = _Ahead(thread, _in_order(batches_of(own, use_margin), steps))
+        ahead = _Ahead(thread, items)
         try:
             yield ahead.step
         finally:
             ahead.cancel()
 
 
-def _in_order(batches: Batches, steps: Sequence[int]) -> Iterator[tuple[int, MicroBatch]]:
+def _in_order(
+    batcher: Batcher, order: DataOrder, steps: Sequence[int]
+) -> Iterator[tuple[int, MicroBatch]]:
     for step in steps:
-        for micro in batches(step):
+        for micro in batcher.split(*order.step(step)):
             yield step, micro
 
 
 class _Ahead:
-    """Takes from an iterator in a thread, one item before it is asked for."""
+    """Takes from an iterator in a thread, one item before it is read."""
 
     def __init__(self, thread: ThreadPoolExecutor, items: Iterator[tuple[int, MicroBatch]]) -> None:
         self._thread, self._items = thread, items
@@ -51,7 +52,7 @@ class _Ahead:
         while True:
             item = self._next.result()
             if item is None or item[0] != step:
-                raise RuntimeError(f"step {step} was asked for out of order")
+                raise RuntimeError(f"step {step} was read out of order")
             self._next = self._thread.submit(next, self._items, None)
             yield item[1]
             if item[1].last:

@@ -15,12 +15,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from smorm.data.encode import Tokens
 from smorm.data.token_views import TokenPair
 from smorm.errors import DataError
 from smorm.text.chat import Message, Renderer
+from smorm.training.batches import MicroBatch
 from smorm.trees.forest import common_prefix
 from smorm.trees.search import end_of_last
 
@@ -71,23 +73,39 @@ def _probe_texts(tokenizer: Any) -> list[str]:
 
 
 def response_start(chosen: Tokens, rejected: Tokens, header: Tokens) -> tuple[int, bool]:
-    """The first token of both responses, and whether the header told it."""
+    """The first token of both responses, and whether it is the one behind the header."""
     shared = common_prefix(chosen, rejected)
-    found = end_of_last(chosen[:shared], header)
-    return (shared, False) if found is None else (found, True)
+    end = end_of_last(chosen[:shared], header)
+    if end is None:
+        return shared, False
+    return end, True
 
 
 def response_starts(pairs: Sequence[TokenPair], renderer: Renderer) -> NDArray[np.int64]:
-    """`response_start` of every pair, [P]; how many were found in which way is told."""
+    """`response_start` of every pair, [P]; the log says how many have a header."""
     header = assistant_header(renderer)
-    found = [response_start(pair.chosen, pair.rejected, header) for pair in pairs]
-    told = sum(by_header for _, by_header in found)
-    log.info("responses: %d of %d pairs begin behind the template's header", told, len(found))
-    if told < len(found):
+    starts = np.zeros(len(pairs), dtype=np.int64)
+    with_header = 0
+    for index, pair in enumerate(pairs):
+        starts[index], by_header = response_start(pair.chosen, pair.rejected, header)
+        with_header += by_header
+    count = len(pairs)
+    log.info("responses: %d of %d pairs begin behind the template's header", with_header, count)
+    if with_header < count:
         log.warning(
             "responses: in %d of %d pairs there is no header of an assistant's turn: the response "
             "is taken to begin where the two sides part",
-            len(found) - told,
-            len(found),
+            count - with_header,
+            count,
         )
-    return np.array([start for start, _ in found], dtype=np.int64)
+    return starts
+
+
+def response_lengths(micros: Sequence[MicroBatch], starts: NDArray[np.int64]) -> torch.Tensor:
+    """Tokens of the responses of the micro-batches' pairs, in order, [P, 2]."""
+    lengths = []
+    for micro in micros:
+        tokens = np.array([len(sequence) for sequence in micro.sequences], dtype=np.int64)
+        rows = micro.labels.pairs.cpu().numpy()
+        lengths.append(tokens[rows] - starts[micro.pair_indices][:, None])
+    return torch.from_numpy(np.concatenate(lengths))

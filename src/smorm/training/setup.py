@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from smorm.config import Architecture, Config, TrainedTokenizer
+from smorm.config import Architecture, Config, SourceConfig, TrainedTokenizer
 from smorm.data.census import Census
 from smorm.data.encode import Encoder
 from smorm.data.mixing import DataOrder
@@ -28,15 +28,18 @@ from smorm.model.backbone import (
 from smorm.model.cpu.malloc import keep_freed_memory
 from smorm.model.device import pick_device
 from smorm.model.head_file import find_head, start_head
-from smorm.model.heads import GatedHead, MlpHead
+from smorm.model.heads import MlpHead
 from smorm.model.language import LanguageHead, load_language_model
 from smorm.model.lora import add_lora
 from smorm.model.network import RewardNetwork
 from smorm.model.store import ModelCard, versions
 from smorm.model.verify import choose_layout
+from smorm.objectives.terms import Rows
 from smorm.text.bpe import train_bpe
 from smorm.text.chat import Renderer
 from smorm.text.padding import ensure_pad_token
+from smorm.training.batches import Batcher, MicroBatch
+from smorm.training.methods import method_class
 from smorm.training.sources import (
     TokenSet,
     attribute_means,
@@ -72,6 +75,26 @@ class Prepared:
         assert isinstance(tokens, int), tokens
         return tokens
 
+    @property
+    def batcher(self) -> Batcher:
+        """Splits training records into micro-batches."""
+        use_margin = self.config.objective.use_margin
+        return Batcher(self.network, self.train, self.batch_tokens, use_margin)
+
+    def batches(self, step: int) -> Iterator[MicroBatch]:
+        """The micro-batches of a step (from 0), prepared as they are read."""
+        return self.batcher.split(*self.order.step(step))
+
+    @property
+    def renderer(self) -> Renderer:
+        """Renders conversations as the training data was."""
+        return Renderer(self.tokenizer, self.card.chat_template)
+
+    def autocast(self) -> torch.autocast:
+        """The precision of forward passes. The head is fp32 in any case."""
+        half = self.config.training.precision == "bf16"
+        return torch.autocast(self.network.device.type, dtype=torch.bfloat16, enabled=half)
+
 
 def prepare(config: Config) -> Prepared:
     """Read, encode and build.
@@ -81,10 +104,9 @@ def prepare(config: Config) -> Prepared:
         ConfigError, ModelError: tokenizer, template or backbone are not usable.
     """
     config = with_precision(config)
-    census, held_out = Census(), Census()
-    objective = config.objective
-    preference = [to_source(s) for s in config.data.preference if objective.uses_pairs]
-    rated = [to_source(s) for s in config.data.rated if objective.uses_ratings]
+    method, census, held_out = method_class(config), Census(), Census()
+    preference = _sources(config.data.preference, method.uses_pairs)
+    rated = _sources(config.data.rated, method.uses_ratings)
     tokenizer = _tokenizer(config, preference, rated)
     renderer = _renderer(config, tokenizer)
     encoder = Encoder(renderer, config.data.max_tokens, config.data.overlong)
@@ -92,22 +114,23 @@ def prepare(config: Config) -> Prepared:
         stores = tokenised_sources(config, preference, rated, tokeniser, census)
         names, scales = fit_attributes(config, stores, census)
         train = token_set(stores, scales, census)
-        if (objective.uses_pairs and not train.pairs) or (
-            objective.uses_ratings and not train.rated
-        ):
+        no_pairs = method.uses_pairs and not train.pairs
+        if no_pairs or (method.uses_ratings and not train.rated):
             raise DataError("no usable training record is left: " + "; ".join(census.lines()))
-        given = config.evaluation
-        dev_preference = [to_source(s) for s in given.preference if objective.uses_pairs]
-        dev_rated = [to_source(s) for s in given.rated if names]
+        held = config.evaluation
         dev_stores = tokenised_sources(
-            config, dev_preference, dev_rated, tokeniser, held_out, limit=given.limit
+            config,
+            _sources(held.preference, method.uses_pairs),
+            _sources(held.rated, bool(names)),
+            tokeniser,
+            held_out,
+            limit=held.limit,
         )
+        # Held-out ratings are on the scales of the training ratings.
         dev = token_set(dev_stores, scales, held_out)
     for line in [*_unmeasured(config), *held_out.lines()]:
         log.info("held-out data: %s", line)
-    if objective.kind == "odin":
-        # The length row is on no scale of ratings: it is trained by its correlation alone.
-        scales = [AttributeScale("length")]
+    scales = method.rows(scales)
     network = _network(config, tokenizer, len(scales))
     data_hash = data_fingerprint(train)
     card = _card(config, renderer, scales, train, data_hash)
@@ -116,16 +139,25 @@ def prepare(config: Config) -> Prepared:
     )
 
 
+def _sources(configured: Sequence[SourceConfig], used: bool) -> list[Source]:
+    if not used:
+        return []
+    return [to_source(source) for source in configured]
+
+
 def _unmeasured(config: Config) -> list[str]:
-    """Held-out sources that the objective trains no row for."""
-    objective, given = config.objective, config.evaluation
-    unused = [("preference", given.preference, objective.uses_pairs, "preference row"),
-              ("rated", given.rated, objective.uses_ratings, "attribute rows")]  # fmt: skip
-    return [
-        f"evaluation.{name}: not measured: objective.kind {objective.kind} trains no {rows}"
-        for name, sources, used, rows in unused
-        if sources and not used
-    ]
+    """Held-out sources for which the method trains no rows."""
+    objective, held = config.objective, config.evaluation
+    lines = []
+    for name, sources, used, rows in (
+        ("preference", held.preference, objective.uses_pairs, "preference row"),
+        ("rated", held.rated, objective.uses_ratings, "attribute rows"),
+    ):
+        if sources and not used:
+            lines.append(
+                f"evaluation.{name}: not measured: objective.kind {objective.kind} trains no {rows}"
+            )
+    return lines
 
 
 def _tokenizer(config: Config, preference: Sequence[Source], rated: Sequence[Source]) -> Any:
@@ -157,51 +189,27 @@ def _renderer(config: Config, tokenizer: Any) -> Renderer:
 
 
 def _network(config: Config, tokenizer: Any, attributes: int) -> RewardNetwork:
-    spec, seed = config.model.backbone, config.training.seed
-    language: LanguageHead | None = None
-    torch.manual_seed(seed)  # rows that are added to the embedding are drawn too
-    if isinstance(spec, Architecture):
-        backbone = build_backbone(
-            spec.architecture,
-            spec.fields(),
-            seed=seed if spec.seed is None else spec.seed,
-            tokenizer=tokenizer,
-            max_tokens=config.data.max_tokens,
-        )
-    elif config.objective.kind == "grm":
-        # Where the language head is the embedding, only the score head tells the two apart.
-        if Path(spec).is_dir() and find_head(Path(spec)) is not None:
-            raise ModelError(
-                f"{spec}: objective.kind grm needs a language model, not a reward model"
-            )
-        backbone, language = load_language_model(spec, len(tokenizer))
-    else:
-        backbone = load_backbone(spec)
+    method, max_tokens = method_class(config), config.data.max_tokens
+    # Seeded before the backbone: rows that are added to its embedding are drawn too.
+    torch.manual_seed(config.training.seed)
+    backbone, language = _backbone(config, tokenizer)
     fit_embeddings(backbone, len(tokenizer))
     limit = position_limit(backbone)
-    if limit is not None and config.data.max_tokens > limit:
-        raise ConfigError(f"data.max_tokens: {config.data.max_tokens}, the backbone has {limit}")
+    if limit is not None and max_tokens > limit:
+        raise ConfigError(f"data.max_tokens: {max_tokens}, the backbone has {limit}")
     if config.model.lora is not None:
         backbone = add_lora(backbone, **config.model.lora.model_dump())
         if language is not None:
             language.requires_grad_(False)
-    if config.model.freeze:
+    if config.model.freeze or method.freezes_backbone:
         backbone.requires_grad_(False)
     network = RewardNetwork(backbone, 1 + attributes, pad_id=tokenizer.pad_token_id)
     network.language, network.whole_last_layer = language, language is not None
-    network.head.unit_rows = config.objective.kind == "odin"
-    if config.model.head == "mlp":
-        network.head = MlpHead(backbone.config.get_text_config().hidden_size)
-    elif config.objective.kind == "armo":
-        backbone.requires_grad_(False)  # its head is fitted afterwards, not begun from another
-    elif isinstance(spec, str) and Path(spec).is_dir() and start_head(network.head, Path(spec)):
-        log.info("the preference row starts from that of %s, attribute rows start anew", spec)
-    if config.objective.kind == "regression":
-        # Row 0 is never trained here: zeros say so, where random weights would pass for a score.
-        network.head.weight.data[0] = 0.0
+    _start_head(network, config)
     network.to(pick_device(config.training.device, "training.device"))
     if network.device.type == "cpu":
         keep_freed_memory()
+    # The layout is verified on the device and with the head that will be trained.
     layout = config.model.layout
     choose_layout(network, None if layout == "auto" else layout)
     if config.training.gradient_checkpointing:
@@ -209,10 +217,47 @@ def _network(config: Config, tokenizer: Any, attributes: int) -> RewardNetwork:
     return network.train()
 
 
+def _backbone(config: Config, tokenizer: Any) -> tuple[Any, LanguageHead | None]:
+    """The backbone, with its language head where the method keeps it."""
+    spec = config.model.backbone
+    if isinstance(spec, Architecture):
+        backbone = build_backbone(
+            spec.architecture,
+            spec.fields(),
+            seed=config.training.seed if spec.seed is None else spec.seed,
+            tokenizer=tokenizer,
+            max_tokens=config.data.max_tokens,
+        )
+        return backbone, None
+    if not method_class(config).keeps_language_head:
+        return load_backbone(spec), None
+    # A language head that is tied to the embedding is in every folder, a reward model's too: only
+    # the score head tells the two apart.
+    if Path(spec).is_dir() and find_head(Path(spec)) is not None:
+        kind = config.objective.kind
+        raise ModelError(
+            f"{spec}: objective.kind {kind} needs a language model, not a reward model"
+        )
+    return load_language_model(spec, len(tokenizer))
+
+
+def _start_head(network: RewardNetwork, config: Config) -> None:
+    """The head that training begins with: from the backbone's folder where that is a reward
+    model's, else drawn."""
+    method, spec = method_class(config), config.model.backbone
+    if config.model.head == "mlp":
+        network.head = MlpHead(network.backbone.config.get_text_config().hidden_size)
+    elif method.freezes_backbone or isinstance(spec, Architecture) or not Path(spec).is_dir():
+        pass
+    elif start_head(network.head, Path(spec)):
+        log.info("the preference row starts from that of %s, attribute rows start anew", spec)
+    method.init_head(network)
+
+
 def with_precision(config: Config) -> Config:
     """`precision: auto` is bf16 where the device multiplies it in hardware, else fp32.
 
-    What was chosen is told, and stands in the run's `config.yaml`.
+    The choice is logged, and written to the run's `config.yaml`.
     """
     if config.training.precision != "auto":
         return config
@@ -220,10 +265,11 @@ def with_precision(config: Config) -> Config:
         half = torch.cuda.is_bf16_supported()
     else:
         probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        # torch has these under private names only: one that is gone counts as no.
         half = any(getattr(torch.cpu, probe, bool)() for probe in probes)
-    chosen = "bf16" if half else "fp32"
-    log.info("precision: %s", chosen)
-    training = config.training.model_copy(update={"precision": chosen})
+    precision = "bf16" if half else "fp32"
+    log.info("precision: %s", precision)
+    training = config.training.model_copy(update={"precision": precision})
     return config.model_copy(update={"training": training})
 
 
@@ -249,16 +295,15 @@ def _card(
     train: TokenSet,
     data_hash: str,
 ) -> ModelCard:
-    kind = config.objective.kind
-    default = {"joint": "M", "regression": "L"}.get(kind, "F")
-    backbone = config.model.backbone
+    method, backbone = method_class(config), config.model.backbone
+    means = attribute_means(scales, train) if method.uses_ratings else {}
     return ModelCard(
         attributes=tuple(scale.name for scale in scales),
         scales=tuple(scales),
-        means=attribute_means(scales, train) if config.objective.uses_ratings else {},
-        default_view=config.output.default_view or default,
-        preference_trained=kind != "regression",
-        head={"armo": GatedHead.kind}.get(kind, config.model.head),
+        means=means,
+        default_view=config.output.default_view or method.default_view,
+        preference_trained=Rows.PREFERENCE in method.trains,
+        head=method.card_head or config.model.head,
         max_tokens=config.data.max_tokens,
         overlong=config.data.overlong,
         chat_template=renderer.chat_template,

@@ -1,48 +1,31 @@
 """One optimizer step: micro-batches whose losses add up to the exact mean of the step.
 
-Shapes: P pairs, R rated responses, K attributes.
+Shapes: P pairs, K attributes.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from smorm.errors import NonFiniteLossError
-from smorm.objectives.joint import Terms, Totals
-from smorm.training.batches import Batches, MicroBatch, batches_of
-from smorm.training.methods import (
-    Objective,
-    forward,
-    head_terms,
-    lengths_of,
-    make_objective,
-    terms_of,
-    whole_terms,
-)
+from smorm.model.network import RewardNetwork
+from smorm.objectives.terms import Metrics, Rows, Terms, Totals
+from smorm.training.batches import Batches, MicroBatch
+from smorm.training.methods import Method, Outputs
 from smorm.training.setup import Prepared
 from smorm.training.sources import TokenSet
 
-__all__ = [
-    "Abandoned",
-    "Objective",
-    "StepResult",
-    "diagnose_step",
-    "make_objective",
-    "run_step",
-    "step_totals",
-]
-
 Gradients = dict[str, torch.Tensor]
-Shares = Iterable[torch.Tensor | None]
 
 
 class Abandoned(Exception):  # noqa: N818  (a state, not an error)
-    """A stop was asked for in the middle of a step; nothing of the step was applied."""
+    """A stop was requested in the middle of a step; nothing of the step was applied."""
 
 
 @dataclass(slots=True)
@@ -55,10 +38,71 @@ class StepResult:
     micro_batches: int = 0
     first_pass_tokens: int = 0
 
-    def add(self, values: dict[str, torch.Tensor]) -> None:
-        """Add one micro-batch's parts."""
-        for name, value in values.items():
-            self.values[name] = self.values.get(name, 0.0) + float(value.detach())
+    def add(self, terms: Terms, metrics: Metrics) -> None:
+        """Add the losses and metrics of a micro-batch, or of the whole step."""
+        for name, term in terms.items():
+            self._add(f"loss/{name}", term.value)
+        for name, value in metrics.items():
+            self._add(name, value)
+
+    def _add(self, name: str, value: torch.Tensor) -> None:
+        self.values[name] = self.values.get(name, 0.0) + float(value.detach())
+
+
+def run_step(
+    prepared: Prepared,
+    method: Method,
+    step: int,
+    *,
+    batches: Batches | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    only: Rows | None = None,
+) -> StepResult:
+    """Forward and backward over the whole step: gradients are added to the parameters.
+
+    Args:
+        batches: where the step's micro-batches come from; None prepares them here.
+        stop: called before each micro-batch.
+        only: back-propagate only the terms that train these rows.
+
+    Raises:
+        Abandoned: `stop` said so; gradients are partial and must be dropped.
+        NonFiniteLossError: a term is NaN or infinite.
+    """
+    # Dropout (LoRA's) is a function of the step, so that resuming needs no random state.
+    seed = np.random.SeedSequence([prepared.config.training.seed, step]).generate_state(1)
+    torch.manual_seed(int(seed[0]))
+    pairs, rated = prepared.order.step(step)
+    totals = step_totals(prepared.train, rated, len(pairs), prepared.network.device)
+    micros: Iterable[MicroBatch] = (batches or prepared.batches)(step)
+    score_gradients: Iterable[torch.Tensor | None] = itertools.repeat(None)
+    one_pass = True
+    passes = _Passes(prepared.network, prepared.autocast, method, step, stop, only)
+    if method.needs_step_scores:
+        micros = list(micros)
+        one_pass = len(micros) == 1  # its scores are the scores of the whole step
+        if not one_pass:
+            score_gradients = passes.without_gradient(micros)
+            torch.manual_seed(int(seed[0]))  # both passes must drop the same units
+    passes.head()
+    for micro, score_gradient in zip(micros, score_gradients, strict=False):
+        outputs = passes.forward(micro)
+        terms, metrics = method.terms(outputs, micro, totals)
+        compared = outputs.scores[micro.labels.pairs]
+        if one_pass and method.needs_step_scores:
+            step_terms, step_metrics = method.step_terms(compared, [micro])
+            terms, metrics = {**terms, **step_terms}, {**metrics, **step_metrics}
+        losses = passes.losses(terms, metrics, micro.where)
+        if score_gradient is not None:
+            # A scalar whose gradient by these scores is that of the step's terms.
+            losses.append((compared * score_gradient).sum())
+        if losses:
+            torch.stack(losses).sum().backward()
+        passes.result.tokens += micro.batch.num_tokens
+        passes.result.micro_batches += 1
+    values = passes.result.values
+    values["loss"] = sum(value for name, value in values.items() if name.startswith("loss/"))
+    return passes.result
 
 
 def step_totals(data: TokenSet, rated: np.ndarray, num_pairs: int, device: torch.device) -> Totals:
@@ -68,179 +112,131 @@ def step_totals(data: TokenSet, rated: np.ndarray, num_pairs: int, device: torch
     return Totals(num_pairs, len(rated), ratings)
 
 
-def run_step(
-    prepared: Prepared,
-    objective: Objective,
-    step: int,
-    *,
-    batches: Batches | None = None,
-    stop: Callable[[], bool] = lambda: False,
-    only: str | None = None,
-) -> StepResult:
-    """Forward and backward over the whole step: gradients are added to the parameters.
+@dataclass(slots=True)
+class _Passes:
+    """The passes of one step, and their result so far."""
 
-    Args:
-        batches: where the step's micro-batches come from; None prepares them here.
-        stop: asked before each micro-batch.
-        only: back-propagate the terms of these rows alone (`preference`, with its regularisers, or
-            `regression`).
+    network: RewardNetwork
+    autocast: Callable[[], torch.autocast]
+    method: Method
+    step: int
+    stop: Callable[[], bool]
+    only: Rows | None
+    result: StepResult = field(default_factory=StepResult)
 
-    Raises:
-        Abandoned: `stop` said so; gradients are partial and must be dropped.
-        NonFiniteLossError: a term is NaN or infinite.
-    """
-    # Dropout (LoRA's) is a function of the step too, so that nothing else needs to be saved.
-    seed = np.random.SeedSequence([prepared.config.training.seed, step]).generate_state(1)
-    torch.manual_seed(int(seed[0]))
-    pairs, rated = prepared.order.step(step)
-    totals = step_totals(prepared.train, rated, len(pairs), prepared.network.device)
-    result = StepResult()
-    micros: Iterable[MicroBatch] = (batches or batches_of(prepared, objective.use_margin))(step)
-    shares: Shares = itertools.repeat(None)
-    alone: list[MicroBatch] = []
-    if objective.whole:
-        micros = list(micros)
-        alone = micros if len(micros) == 1 else []
-        shares = _first_pass(prepared, objective, step, micros, result, stop)
-        torch.manual_seed(int(seed[0]))  # both passes drop the same units
-        _head_pass(prepared, objective, step, micros, result, only)
-    for micro, share in zip(micros, shares, strict=False):
-        if stop():
+    def forward(self, micro: MicroBatch) -> Outputs:
+        if self.stop():
             raise Abandoned
-        outputs = forward(prepared, objective, micro)
-        terms, metrics = terms_of(objective, outputs, micro, totals)
-        if alone:
-            compared = outputs.scores[micro.labels.pairs]
-            more, told = whole_terms(objective, compared, _lengths(objective, alone, compared))
-            terms, metrics = {**terms, **more}, {**metrics, **told}
-        _check_finite(terms, step, micro.where)
-        chosen = [term for name, term in terms.items() if only in (None, _rows_of(name))]
-        if share is not None and only in (None, "preference"):
-            chosen.append((outputs.scores[micro.labels.pairs] * share).sum())
-        if chosen:
-            torch.stack(chosen).sum().backward()
-        result.add({f"loss/{name}": term for name, term in terms.items()})
-        result.add(metrics)
-        result.tokens += micro.batch.num_tokens
-        result.micro_batches += 1
-    result.values["loss"] = sum(v for k, v in result.values.items() if k.startswith("loss/"))
-    return result
+        with self.autocast():
+            return self.method.forward(self.network, micro)
 
+    def losses(self, terms: Terms, metrics: Metrics, where: Sequence[str]) -> list[torch.Tensor]:
+        """Report terms and metrics; returns the values to back-propagate."""
+        _check_finite(terms, self.step, where)
+        self.result.add(terms, metrics)
+        return [term.value for term in terms.values() if self.only in (None, term.rows)]
 
-def _rows_of(term: str) -> str:
-    """Which of the head's rows a term trains: all but the regression act on the preference's."""
-    return "regression" if term == "regression" else "preference"
+    def without_gradient(self, micros: Sequence[MicroBatch]) -> Iterable[torch.Tensor | None]:
+        """Compute the terms over all pairs of the step; returns, for each micro-batch, their
+        gradient by the scores of its pairs, [P, 2, 1 + K]."""
+        scores = []
+        with torch.no_grad():
+            for micro in micros:
+                scores.append(self.forward(micro).scores[micro.labels.pairs])
+                self.result.first_pass_tokens += micro.batch.num_tokens
+        compared = torch.cat(scores).requires_grad_()
+        terms, metrics = self.method.step_terms(compared, micros)
+        losses = self.losses(terms, metrics, [where for micro in micros for where in micro.where])
+        if not losses:
+            return itertools.repeat(None)
+        (gradient,) = torch.autograd.grad(torch.stack(losses).sum(), compared)
+        sizes = [len(pairs) for pairs in scores]
+        score_gradients: tuple[torch.Tensor, ...] = gradient.split(sizes)
+        return score_gradients
 
-
-def _first_pass(
-    prepared: Prepared,
-    objective: Objective,
-    step: int,
-    micros: Sequence[MicroBatch],
-    result: StepResult,
-    stop: Callable[[], bool],
-) -> Shares:
-    """The terms over all pairs of the step: their values go into `result`; returned is, for each
-    micro-batch, their gradient by the scores of its pairs, [P, 2, 1 + K]. One micro-batch alone is
-    the whole step, and needs no pass of its own."""
-    if len(micros) == 1 or not set(objective.whole or ()) - {"orthogonality"}:
-        return itertools.repeat(None)
-    found = []
-    with torch.no_grad():
-        for micro in micros:
-            if stop():
-                raise Abandoned
-            scores = forward(prepared, objective, micro).scores
-            found.append(scores[micro.labels.pairs])
-            result.first_pass_tokens += micro.batch.num_tokens
-    compared = torch.cat(found).requires_grad_()
-    terms, metrics = whole_terms(objective, compared, _lengths(objective, micros, compared))
-    _check_finite(terms, step, [where for micro in micros for where in micro.where])
-    result.add({f"loss/{name}": term for name, term in terms.items()})
-    result.add(metrics)
-    (gradient,) = torch.autograd.grad(torch.stack(list(terms.values())).sum(), compared)
-    shares: Sequence[torch.Tensor] = gradient.split([len(part) for part in found])
-    return shares
-
-
-def _lengths(
-    objective: Objective, micros: Sequence[MicroBatch], compared: torch.Tensor
-) -> torch.Tensor | None:
-    if objective.starts is None:
-        return None
-    return lengths_of(objective, micros).to(compared.device)
-
-
-def _head_pass(
-    prepared: Prepared,
-    objective: Objective,
-    step: int,
-    micros: Sequence[MicroBatch],
-    result: StepResult,
-    only: str | None,
-) -> None:
-    """The terms over the head's rows, once a step."""
-    if "orthogonality" not in (objective.whole or {}):
-        return
-    terms = head_terms(objective, prepared.network.head.rows())
-    _check_finite(terms, step, [where for micro in micros for where in micro.where])
-    result.add({f"loss/{name}": term for name, term in terms.items()})
-    if only in (None, "preference"):
-        torch.stack(list(terms.values())).sum().backward()
+    def head(self) -> None:
+        """The terms over the head's weights, once a step."""
+        losses = self.losses(self.method.head_terms(self.network), {}, [])
+        if losses:
+            torch.stack(losses).sum().backward()
 
 
 def _check_finite(terms: Terms, step: int, where: Sequence[str]) -> None:
     for name, term in terms.items():
-        if not torch.isfinite(term):
-            records = ", ".join(where[:8]) + (" ..." if len(where) > 8 else "")
+        if not torch.isfinite(term.value):
+            message = f"step {step + 1}: the {name} term is {float(term.value.detach())}. "
+            if where:
+                message += f"Records of this micro-batch: {some_records(where)}. "
             raise NonFiniteLossError(
-                f"step {step + 1}: the {name} term is {float(term.detach())}. Records of this "
-                f"micro-batch: {records}. Lower training.learning_rate, or look at the records."
+                f"{message}Lower training.learning_rate, or look at the records."
             )
+
+
+def some_records(where: Sequence[str]) -> str:
+    """The first of these records, for an error."""
+    listed = ", ".join(where[:8])
+    if len(where) > 8:
+        listed += " ..."
+    return listed
 
 
 def diagnose_step(
     prepared: Prepared,
-    objective: Objective,
+    method: Method,
     step: int,
-    named: dict[str, torch.nn.Parameter],
+    named: Mapping[str, torch.nn.Parameter],
     *,
     batches: Batches | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> StepResult:
-    """`run_step`, one term at a time, to see how the two terms' gradients on the backbone relate.
+    """`run_step`, first for the preference row and then for the attribute rows, to compare the
+    gradients on the backbone of their terms.
 
     The parameters end with the sum of both gradients, so this is a step like any other (it costs
     twice the time). Adds `gradient/preference`, `gradient/regression` (norms) and
     `gradient/cosine`.
     """
-    found: dict[str, Gradients] = {}
-    twice = list((batches or batches_of(prepared, objective.use_margin))(step))
-    for term in ("preference", "regression"):
+    micros = list((batches or prepared.batches)(step))
+    gradients: dict[Rows, Gradients] = {}
+    for rows in Rows:
         result = run_step(
-            prepared, objective, step, batches=lambda _: iter(twice), stop=stop, only=term
+            prepared, method, step, batches=lambda _: iter(micros), stop=stop, only=rows
         )
-        found[term] = {
-            name: p.grad.detach().clone() for name, p in named.items() if p.grad is not None
-        }
-        for parameter in named.values():
-            parameter.grad = None
+        gradients[rows] = _taken(named)
+    preference, attributes = gradients[Rows.PREFERENCE], gradients[Rows.ATTRIBUTES]
+    dot = 0.0
     for name, parameter in named.items():
-        parts = [found[term][name] for term in found if name in found[term]]
-        parameter.grad = sum(parts[1:], parts[0]) if parts else None
-    preference, regression = found["preference"], found["regression"]
-    shared = [n for n in preference if n.startswith("backbone.") and n in regression]
-    norms = {term: _norm(gradients) for term, gradients in found.items()}
-    dot = sum(float((preference[n] * regression[n]).double().sum()) for n in shared)
-    for term, norm in norms.items():
-        result.values[f"gradient/{term}"] = norm
-    product = norms["preference"] * norms["regression"]
+        first, second = preference.get(name), attributes.get(name)
+        if first is None or second is None:
+            parameter.grad = second if first is None else first
+            continue
+        parameter.grad = first + second
+        if name.startswith("backbone."):
+            dot += float((first * second).double().sum())
+    product = 1.0
+    for rows in Rows:
+        norm = _backbone_norm(gradients[rows])
+        result.values[f"gradient/{rows.value}"] = norm
+        product *= norm
     if product > 0:
         result.values["gradient/cosine"] = dot / product
     return result
 
 
-def _norm(gradients: Gradients) -> float:
+def _taken(named: Mapping[str, torch.nn.Parameter]) -> Gradients:
+    """The gradients of the parameters, which are left without any."""
+    gradients = {}
+    for name, parameter in named.items():
+        if parameter.grad is not None:
+            gradients[name] = parameter.grad.detach()
+            parameter.grad = None
+    return gradients
+
+
+def _backbone_norm(gradients: Gradients) -> float:
     """L2 norm over the backbone's parameters."""
-    squares = [g.double().square().sum() for n, g in gradients.items() if n.startswith("backbone.")]
-    return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+    squares = 0.0
+    for name, gradient in gradients.items():
+        if name.startswith("backbone."):
+            squares += float(gradient.double().square().sum())
+    return math.sqrt(squares)

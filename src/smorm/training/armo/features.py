@@ -16,9 +16,9 @@ from smorm.arrays import Floats
 from smorm.data.encode import Tokens
 from smorm.errors import ConfigError, DataError
 from smorm.model.inference import Prompted, prompted_units
-from smorm.text.chat import Renderer
 from smorm.training.armo.ridge import RidgeRow, held_out_prompts, ridge_rows
 from smorm.training.cost import Cost
+from smorm.training.methods.armo import ArmoSection
 from smorm.training.responses import assistant_header
 from smorm.training.setup import Prepared
 from smorm.trees.search import end_of_last
@@ -78,7 +78,7 @@ class Reader:
         Raises:
             ConfigError: the template writes nothing before a response.
         """
-        header = assistant_header(Renderer(prepared.tokenizer, prepared.card.chat_template))
+        header = assistant_header(prepared.renderer)
         if not len(header):
             raise ConfigError(
                 "model.chat_template: objective.kind armo reads the end of the prompt, and this "
@@ -119,7 +119,7 @@ def fit_rows(reader: Reader) -> Stage1:
         DataError: an attribute that too few prompts have, or none that varies.
     """
     prepared, data = reader.prepared, reader.prepared.train
-    chosen, names = prepared.config.objective.armo, list(prepared.card.attributes)
+    chosen, names = prepared.config.objective.settings(ArmoSection), list(prepared.card.attributes)
     if chosen.debias not in (None, LENGTH, *names):
         raise ConfigError(
             f"objective.armo.debias: {chosen.debias!r}: expected length, null or one of "

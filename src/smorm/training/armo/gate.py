@@ -15,9 +15,11 @@ import torch
 
 from smorm.errors import NonFiniteLossError
 from smorm.model.heads import GatedHead, gate_network
-from smorm.objectives.bradley_terry import Metrics, bradley_terry
+from smorm.objectives.bradley_terry import bradley_terry
+from smorm.objectives.terms import Metrics
 from smorm.training.armo.debias import Debiased, debias
 from smorm.training.armo.features import Pairs, Reader, Stage1
+from smorm.training.methods.armo import ArmoSection
 from smorm.training.optim import (
     clip_gradients,
     learning_rate_factor,
@@ -37,7 +39,7 @@ def find_multiples(prepared: Prepared, stage1: Stage1, pairs: Pairs) -> list[Deb
     of it, as in the public code. Where nothing is debiased the correlations are NaN."""
     if stage1.verbosity is None:
         return [Debiased(0.0, math.nan, math.nan) for _ in stage1.rows]
-    limit, found = prepared.config.objective.armo.correlation, []
+    limit, found = prepared.config.objective.settings(ArmoSection).correlation, []
     verbosity = pairs.verbosity.double().numpy().ravel()
     for at, (name, row) in enumerate(zip(prepared.card.attributes, stage1.rows, strict=True)):
         reward = pairs.ratings[..., at].double().numpy().ravel()
@@ -54,7 +56,8 @@ def find_multiples(prepared: Prepared, stage1: Stage1, pairs: Pairs) -> list[Deb
 
 def make_head(reader: Reader, stage1: Stage1, multiples: Sequence[Debiased]) -> GatedHead:
     """The head with its fitted rows and an untrained gate."""
-    chosen, training = reader.prepared.config.objective.armo, reader.prepared.config.training
+    config = reader.prepared.config
+    chosen, training = config.objective.settings(ArmoSection), config.training
     attributes = torch.from_numpy(np.stack([row.weights for row in stage1.rows])).float()
     verbosity = torch.zeros(attributes.shape[1])
     if stage1.verbosity is not None:
@@ -85,7 +88,7 @@ def train_gate(reader: Reader, head: GatedHead, pairs: Pairs) -> None:
     debiased = pairs.ratings - pairs.verbosity[..., None] * head.multiples.cpu()
     network.head = head.train().to(network.device)
     total = training.max_steps or prepared.order.num_steps(training.epochs)
-    optimizer = make_optimizer(prepared.config, network, None)
+    optimizer = make_optimizer(training, network, {})
     folder, devices = prepared.config.output.folder, [network.device]
     with (
         closing(Tracker(folder, tensorboard=training.tensorboard)) as tracker,
@@ -101,7 +104,7 @@ def train_gate(reader: Reader, head: GatedHead, pairs: Pairs) -> None:
             cost.steps, cost.passes = cost.steps + 1, cost.passes + 1
             measured = due(step + 1, training.evaluate_every) or step + 1 == total
             if measured:
-                values |= validate(prepared)
+                values |= validate(network, prepared.card, prepared.dev, prepared.batch_tokens)
             if measured or due(step + 1, training.log_every) or step == 0:
                 tracker.log(step + 1, values)
             bar.update(step + 1, values)
@@ -116,7 +119,7 @@ def _update(
     optimizer: torch.optim.Optimizer,
 ) -> dict[str, float]:
     """One update of the gate; its numbers."""
-    named = named_trainable(prepared.network, None)
+    named = named_trainable(prepared.network, {})
     optimizer.zero_grad(set_to_none=True)
     loss, metrics = gate_loss(prepared, head, pairs, debiased, step)
     loss.backward()

@@ -26,10 +26,10 @@ from smorm.model.store import save_model
 from smorm.training.armo.debias import Debiased
 from smorm.training.armo.features import Pairs, Reader, Stage1, fit_rows, read_pairs
 from smorm.training.armo.gate import find_multiples, make_head, train_gate
-from smorm.training.auto_batch import settle
+from smorm.training.auto_batch import resolve_batch_tokens
 from smorm.training.cost import Cost, write_cost
 from smorm.training.folder import refuse_another_run, write_beginnings
-from smorm.training.methods import make_objective
+from smorm.training.methods.armo import ArmoSection
 from smorm.training.setup import Prepared, prepare
 
 FILE = "armo.json"
@@ -57,7 +57,7 @@ def train_armo(config: Config, *, resume: bool = False) -> Path:
     if config.training.threads is not None:
         torch.set_num_threads(config.training.threads)
     refuse_another_run(folder, folder / "checkpoints", resume=False)
-    prepared = settle(prepare(config), resume=False)
+    prepared = resolve_batch_tokens(prepare(config), resume=False)
     reader = Reader.of(prepared, Cost())
     write_beginnings(prepared, folder)
     stage1 = fit_rows(reader)
@@ -67,7 +67,7 @@ def train_armo(config: Config, *, resume: bool = False) -> Path:
     train_gate(reader, head, pairs)
     head.eval()
     files.write_json(folder / FILE, _report(prepared, head, stage1, multiples, pairs))
-    write_cost(folder, prepared, make_objective(prepared), reader.cost)
+    write_cost(folder, prepared.network, config.objective.kind, reader.cost)
     save_model(folder / "model", prepared.network, prepared.tokenizer, prepared.card)
     return folder / "model"
 
@@ -79,7 +79,7 @@ def _report(
     with torch.inference_mode():
         shares = head.gate_weights(pairs.prompts.to(head.scale.device)).mean(0).tolist()
     return {
-        "debias": prepared.config.objective.armo.debias,
+        "debias": prepared.config.objective.settings(ArmoSection).debias,
         "scale": float(head.scale.detach()),
         "attributes": {
             name: {

@@ -1,0 +1,58 @@
+"""What objectives are made of: labels, totals of a step, and terms that know which rows they train.
+
+Shapes: P pairs, R rated responses, K attributes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+
+
+class Rows(Enum):
+    """The rows of the head that a term trains. The value names them in metrics
+    (`gradient/preference`)."""
+
+    PREFERENCE = "preference"
+    ATTRIBUTES = "regression"
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A weighted term of the loss, a scalar, and the rows that it trains."""
+
+    value: torch.Tensor
+    rows: Rows = Rows.PREFERENCE
+
+
+Terms = dict[str, Term]
+"""Terms by name. The loss is the sum of their values."""
+Metrics = dict[str, torch.Tensor]
+"""Scalars to report. Those of micro-batches add up to the value of the step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What a batch of scored sequences is compared with.
+
+    `pairs` [P, 2] are rows of (chosen, rejected) in the scores; `rated` [R] rows of the rated
+    responses; `targets` [R, K] with NaN where not rated; `margins` [P] or None.
+    """
+
+    pairs: torch.Tensor
+    rated: torch.Tensor
+    targets: torch.Tensor
+    margins: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Counts of the whole step. Every micro-batch divides by them, so that the losses of the
+    micro-batches add up to the mean of the step. `ratings` [K] are the observed ratings of each
+    attribute."""
+
+    pairs: int
+    rated: int
+    ratings: torch.Tensor

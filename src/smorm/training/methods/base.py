@@ -1,0 +1,159 @@
+"""What a training method is: everything that differs between one and another.
+
+The class says what the method needs: its section of the configuration, the data, the rows of the
+head, the backbone. An object of it belongs to one run and computes the terms of each step.
+
+Most terms are sums over pairs and ratings, and micro-batches add up to them. Terms that are
+functions of a statistic over all pairs of the step (a mean, a correlation) are `step_terms`: a
+first pass without gradient computes the scores of the step, autograd the gradient of these terms
+by the scores, and the second pass back-propagates it beside the other terms. So the gradient is
+exact whatever the micro-batches (Gao et al., 2021, arXiv 2101.06983, section 3).
+
+Shapes: S scored sequences, P pairs, K attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
+
+import torch
+
+from smorm.config import Config, ObjectiveSection
+from smorm.config.base import Section
+from smorm.data.scaling import AttributeScale
+from smorm.model.network import RewardNetwork
+from smorm.objectives.terms import Metrics, Rows, Terms, Totals
+from smorm.training.batches import MicroBatch
+
+if TYPE_CHECKING:
+    from smorm.training.setup import Prepared
+
+
+View = Literal["F", "L", "M"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What a forward pass gives: all rows of the head [S, 1 + K], and where a method asks for them
+    the log-probabilities of each sequence's response [S]."""
+
+    scores: torch.Tensor
+    log_probs: torch.Tensor | None = None
+
+
+class Method:
+    """A training method: the base class, with Bradley–Terry's answers to every question.
+
+    Class attributes:
+        section: its settings, `objective.NAME` in the configuration; None where it has none.
+        uses_pairs, uses_ratings: the data that it trains on.
+        trains: the rows of the head that its terms train.
+        default_view: the view that a trained model gives where none is asked for.
+        regularised: whether it understands the regularisers of the preference row.
+        heads: the values of `model.head` that it can train.
+        card_head: the kind of head in the model card, where it is not `model.head`.
+        keeps_language_head: whether the backbone is loaded with its language head.
+        freezes_backbone: whether the backbone stays as it comes, and no head starts from it.
+
+    Attributes:
+        parameters: what is trained beside the network, by name (of checkpoints too).
+        parameter_learning_rate: their peak learning rate.
+        reference_tokens: tokens that were computed before the first step, for `cost.json`.
+    """
+
+    section: ClassVar[type[Section] | None] = None
+    uses_pairs: ClassVar[bool] = True
+    uses_ratings: ClassVar[bool] = False
+    trains: ClassVar[tuple[Rows, ...]] = (Rows.PREFERENCE,)
+    default_view: ClassVar[View] = "F"
+    regularised: ClassVar[bool] = False
+    heads: ClassVar[tuple[str, ...]] = ("linear",)
+    card_head: ClassVar[str | None] = None
+    keeps_language_head: ClassVar[bool] = False
+    freezes_backbone: ClassVar[bool] = False
+
+    # Before a run: asked of the class
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Refuse what the method cannot train: ValueError with `key: what is wrong`."""
+
+    @classmethod
+    def label(cls, objective: ObjectiveSection) -> str:
+        """Its name in tables, with the settings that make it another method."""
+        return objective.kind
+
+    @classmethod
+    def rows(cls, scales: list[AttributeScale]) -> list[AttributeScale]:
+        """The rows of the head behind the preference row.
+
+        Args:
+            scales: of the attributes in the data.
+        """
+        return scales
+
+    @classmethod
+    def init_head(cls, network: RewardNetwork) -> None:
+        """Change the head before training begins."""
+
+    @classmethod
+    def train(cls, config: Config, *, resume: bool) -> Path:
+        """Train, and return the model folder. By default with gradient steps over the network."""
+        from smorm.training.loop import train_by_steps
+
+        return train_by_steps(config, resume=resume)
+
+    # During a run
+
+    def __init__(self, run: Prepared) -> None:
+        """Get ready for a run; the network's weights are those that training begins with."""
+        self.objective = run.config.objective
+        self.parameters: dict[str, torch.nn.Parameter] = {}
+        self.parameter_learning_rate = 0.0
+        self.reference_tokens = 0
+
+    @property
+    def needs_step_scores(self) -> bool:
+        """Whether there are `step_terms`: then a step of several micro-batches takes two passes."""
+        return False
+
+    def forward(self, network: RewardNetwork, micro: MicroBatch) -> Outputs:
+        """One pass through the network."""
+        return Outputs(network(micro.batch))
+
+    def terms(self, outputs: Outputs, micro: MicroBatch, totals: Totals) -> tuple[Terms, Metrics]:
+        """The terms that micro-batches add up to, divided by the totals of the step."""
+        raise NotImplementedError
+
+    def step_terms(
+        self, compared: torch.Tensor, micros: Sequence[MicroBatch]
+    ) -> tuple[Terms, Metrics]:
+        """The terms over the scores of all pairs of the step.
+
+        Args:
+            compared: all rows of both sides, [P, 2, 1 + K].
+            micros: the micro-batches that hold these pairs, in order.
+        """
+        return {}, {}
+
+    def head_terms(self, network: RewardNetwork) -> Terms:
+        """The terms over the head's weights, once a step."""
+        return {}
+
+    def state_metrics(self) -> dict[str, float]:
+        """What `metrics.jsonl` gets of `parameters` after each update."""
+        return {}
+
+
+def method_class(config: Config) -> type[Method]:
+    """The method that a configuration names."""
+    return cast("type[Method]", config.objective.method)
+
+
+def make_method(run: Prepared) -> Method:
+    """The method of a run. Make it before any weight changes: a method may need the outputs of the
+    model that training begins with."""
+    return method_class(run.config)(run)

@@ -1,0 +1,119 @@
+"""GRM: Bradley–Terry, regularised by the language head, as docs/rivals.md describes it."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+
+from smorm.config import Architecture, Config, ObjectiveSection
+from smorm.config.base import Section
+from smorm.model.language import LanguageHead, predicted_tokens
+from smorm.model.network import RewardNetwork, leaf_rows
+from smorm.objectives.grm import Likelihoods, Mixture, Regulariser, grm
+from smorm.objectives.terms import Metrics, Terms, Totals
+from smorm.training.batches import MicroBatch
+from smorm.training.methods.base import Method, Outputs
+from smorm.training.responses import response_starts
+
+if TYPE_CHECKING:
+    from smorm.training.setup import Prepared
+
+log = logging.getLogger(__name__)
+
+REFERENCE_PAIRS = 4096
+"""Pairs that are split into micro-batches at once for the reference."""
+
+
+class GrmSection(Section):
+    """GRM's regulariser of the language head, its `share` of the loss and the scale `beta` of its
+    log-probabilities."""
+
+    regulariser: Regulariser = "sft"
+    share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.01
+    beta: Annotated[float, Field(gt=0.0)] = 0.1
+
+
+class Grm(Method):
+    """The language head reads the same hidden states, and the loss holds its log-probabilities of
+    the responses.
+
+    Attributes:
+        starts: the first response token of every training pair, [P].
+        reference: log-probabilities of both responses under the model that training began with,
+            [P, 2], NaN for pairs that no step has; None where the regulariser does not use it.
+    """
+
+    section = GrmSection
+    heads = ("linear", "mlp")
+    keeps_language_head = True
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        if isinstance(config.model.backbone, Architecture):
+            raise ValueError("model.backbone: objective.kind grm needs a pretrained language model")
+        if config.model.freeze:
+            raise ValueError("model.freeze: objective.kind grm regularises a backbone that trains")
+
+    @classmethod
+    def label(cls, objective: ObjectiveSection) -> str:
+        return "GRM"
+
+    def __init__(self, run: Prepared) -> None:
+        super().__init__(run)
+        settings = self.objective.settings(GrmSection)
+        self.mixture = Mixture(settings.regulariser, settings.share, settings.beta)
+        self.starts = response_starts(run.train.pairs, run.renderer)
+        self.reference: NDArray[np.float32] | None = None
+        if settings.regulariser == "dpo":
+            self.reference = self._reference(run)
+
+    def forward(self, network: RewardNetwork, micro: MicroBatch) -> Outputs:
+        """One pass for both heads: the score head reads the last token of each sequence, the
+        language head every token before a response token."""
+        assert isinstance(network.language, LanguageHead)
+        lengths = [len(tokens) for tokens in micro.sequences]
+        # Both sides of a pair stand side by side, in the pairs' order.
+        starts = self.starts[micro.pair_indices].repeat(2).tolist()
+        predicted = predicted_tokens(micro.batch, lengths, starts)
+        states = network.states(micro.batch)
+        scores = network.head(states.index_select(0, leaf_rows(micro.batch)))
+        return Outputs(scores, network.language.responses(states, predicted, len(lengths)))
+
+    def terms(self, outputs: Outputs, micro: MicroBatch, totals: Totals) -> tuple[Terms, Metrics]:
+        assert outputs.log_probs is not None
+        reference = None
+        if self.reference is not None:
+            reference = torch.from_numpy(self.reference[micro.pair_indices])
+            reference = reference.to(outputs.scores.device)
+        likelihoods = Likelihoods(outputs.log_probs[micro.labels.pairs], reference)
+        smoothing = self.objective.label_smoothing
+        return grm(outputs.scores, micro.labels, totals, likelihoods, self.mixture, smoothing)
+
+    def _reference(self, run: Prepared) -> NDArray[np.float32]:
+        """Log-probabilities of the responses of all pairs that the run will see, computed once
+        before the first update, so that no second model stays in memory."""
+        training, network = run.config.training, run.network
+        order = copy.deepcopy(run.order)  # an order remembers the epoch that it drew last
+        steps = range(training.max_steps or order.num_steps(training.epochs))
+        used = np.unique(np.concatenate([order.step(step)[0] for step in steps]))
+        reference = np.full((len(run.train.pairs), 2), np.nan, dtype=np.float32)
+        no_ratings = np.zeros(0, dtype=np.int64)
+        log.info("reference: log-probabilities of %d pairs under the starting model", len(used))
+        was_training = network.training
+        network.eval()
+        with torch.no_grad(), run.autocast():
+            for first in range(0, len(used), REFERENCE_PAIRS):
+                pairs = used[first : first + REFERENCE_PAIRS]
+                for micro in run.batcher.split(pairs, no_ratings):
+                    log_probs = self.forward(network, micro).log_probs
+                    assert log_probs is not None
+                    reference[micro.pair_indices] = log_probs.reshape(-1, 2).cpu().numpy()
+                    self.reference_tokens += micro.batch.num_tokens
+        network.train(was_training)
+        return reference

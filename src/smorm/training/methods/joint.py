@@ -1,0 +1,94 @@
+"""SMORM: a preference row and attribute rows on one hidden state, trained jointly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+
+from smorm.config import ObjectiveSection
+from smorm.objectives.joint import JointWeights, joint
+from smorm.objectives.regression import Reduction
+from smorm.objectives.regularisers import batch_sum, positive
+from smorm.objectives.terms import Metrics, Rows, Term, Terms, Totals
+from smorm.training.batches import MicroBatch
+from smorm.training.methods.base import Method, Outputs, View
+
+if TYPE_CHECKING:
+    from smorm.training.setup import Prepared
+
+
+class Joint(Method):
+    """Bradley–Terry on pairs and regression on ratings; either term is absent without its data.
+
+    Attributes:
+        log_variance: the learned noise of each attribute [K], with `weighting: learned`.
+    """
+
+    uses_ratings = True
+    trains: ClassVar[tuple[Rows, ...]] = (Rows.PREFERENCE, Rows.ATTRIBUTES)
+    default_view: ClassVar[View] = "M"
+    regularised = True
+
+    @classmethod
+    def label(cls, objective: ObjectiveSection) -> str:
+        """The weighting tells runs of the method apart."""
+        if objective.weighting == "fixed":
+            return f"SMORM {objective.weight:g} {objective.reduction}"
+        return f"SMORM {objective.weighting}"
+
+    def __init__(self, run: Prepared) -> None:
+        super().__init__(run)
+        objective, device = self.objective, run.network.device
+        self.attributes = run.card.attributes
+        self.log_variance: torch.nn.Parameter | None = None
+        scale = None
+        if objective.weighting == "learned" and run.train.rated:
+            # Ratings of each attribute per pair: with this scale, and the mean over pairs, the sum
+            # of both terms is the likelihood of both data sets.
+            counts = (~np.isnan(run.train.targets)).sum(0)
+            base = len(run.train.pairs) or len(run.train.rated)
+            scale = torch.tensor(counts / base, dtype=torch.float32, device=device)
+            self.log_variance = torch.nn.Parameter(torch.zeros(len(counts), device=device))
+            self.parameters = {"log_variance": self.log_variance}
+            self.parameter_learning_rate = objective.noise_learning_rate
+        weight, reduction = _regression_weight(objective)
+        self.weights = JointWeights(
+            objective.label_smoothing, weight, reduction, scale, objective.centering
+        )
+
+    @property
+    def needs_step_scores(self) -> bool:
+        return bool(self.objective.positive_regularisation or self.objective.bsr)
+
+    def terms(self, outputs: Outputs, micro: MicroBatch, totals: Totals) -> tuple[Terms, Metrics]:
+        return joint(outputs.scores, micro.labels, totals, self.weights, self.log_variance)
+
+    def step_terms(
+        self, compared: torch.Tensor, micros: Sequence[MicroBatch]
+    ) -> tuple[Terms, Metrics]:
+        chosen, rejected = compared[:, 0, 0], compared[:, 1, 0]
+        objective = self.objective
+        terms: Terms = {}
+        if objective.positive_regularisation:
+            terms["positive"] = Term(objective.positive_regularisation * positive(chosen))
+        if objective.bsr:
+            terms["bsr"] = Term(objective.bsr * batch_sum(chosen, rejected))
+        return terms, {}
+
+    def state_metrics(self) -> dict[str, float]:
+        """The noise of each attribute, as a standard deviation on the training scale."""
+        if self.log_variance is None:
+            return {}
+        std = torch.exp(self.log_variance.detach() / 2).tolist()
+        return {f"noise/{name}": value for name, value in zip(self.attributes, std, strict=True)}
+
+
+def _regression_weight(objective: ObjectiveSection) -> tuple[float, Reduction]:
+    if objective.weighting == "official":
+        return 1.0, "mean"
+    if objective.weighting == "fixed":
+        return objective.weight, objective.reduction
+    return 1.0, "sum"

@@ -1,0 +1,75 @@
+"""ODIN: a length row beside the quality row, as docs/rivals.md describes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from smorm.config import ObjectiveSection
+from smorm.config.base import Section
+from smorm.config.objective import Weight
+from smorm.data.scaling import AttributeScale
+from smorm.model.network import RewardNetwork
+from smorm.objectives import odin
+from smorm.objectives.terms import Metrics, Term, Terms, Totals
+from smorm.training.batches import MicroBatch
+from smorm.training.methods.base import Method, Outputs
+from smorm.training.responses import response_lengths, response_starts
+
+if TYPE_CHECKING:
+    from smorm.training.setup import Prepared
+
+
+class OdinSection(Section):
+    """ODIN's weights: of the `length` term (both correlations) and the rows' `orthogonality`."""
+
+    length: Weight = 1.0
+    orthogonality: Weight = 1.0
+
+
+class Odin(Method):
+    """Pairs are ranked by the sum of both rows; the reward is the quality row alone."""
+
+    section = OdinSection
+
+    @classmethod
+    def label(cls, objective: ObjectiveSection) -> str:
+        return "ODIN"
+
+    @classmethod
+    def rows(cls, scales: list[AttributeScale]) -> list[AttributeScale]:
+        """The length row is on no scale of ratings: its correlation alone is trained."""
+        return [AttributeScale("length")]
+
+    @classmethod
+    def init_head(cls, network: RewardNetwork) -> None:
+        """As in the official code, each row is used without its mean and at length one."""
+        network.head.unit_rows = True
+
+    def __init__(self, run: Prepared) -> None:
+        super().__init__(run)
+        self.settings = self.objective.settings(OdinSection)
+        self.starts = response_starts(run.train.pairs, run.renderer)
+
+    @property
+    def needs_step_scores(self) -> bool:
+        return self.settings.length > 0
+
+    def terms(self, outputs: Outputs, micro: MicroBatch, totals: Totals) -> tuple[Terms, Metrics]:
+        smoothing = self.objective.label_smoothing
+        return odin.ranking(outputs.scores, micro.labels, totals, smoothing)
+
+    def step_terms(
+        self, compared: torch.Tensor, micros: Sequence[MicroBatch]
+    ) -> tuple[Terms, Metrics]:
+        lengths = response_lengths(micros, self.starts).to(compared.device)
+        length, metrics = odin.length_term(compared, lengths)
+        return {"length": Term(self.settings.length * length)}, metrics
+
+    def head_terms(self, network: RewardNetwork) -> Terms:
+        if not self.settings.orthogonality:
+            return {}
+        cosine = odin.orthogonality(network.head.rows())
+        return {"orthogonality": Term(self.settings.orthogonality * cosine)}

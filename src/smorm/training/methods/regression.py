@@ -1,0 +1,27 @@
+"""Multi: the attribute rows alone, by regression."""
+
+from __future__ import annotations
+
+from smorm.config import ObjectiveSection
+from smorm.model.network import RewardNetwork
+from smorm.objectives.terms import Rows
+from smorm.training.methods.joint import Joint
+
+
+class Regression(Joint):
+    """The joint objective without pairs."""
+
+    uses_pairs = False
+    trains = (Rows.ATTRIBUTES,)
+    default_view = "L"
+    regularised = False
+
+    @classmethod
+    def label(cls, objective: ObjectiveSection) -> str:
+        return "Multi"
+
+    @classmethod
+    def init_head(cls, network: RewardNetwork) -> None:
+        """The preference row is never trained: zeros say so, random weights would pass for a
+        score."""
+        network.head.weight.data[0] = 0.0
