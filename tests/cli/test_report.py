@@ -22,7 +22,7 @@ def test_a_page_and_its_figures_lie_side_by_side(smorm, results, tmp_path):
     code, out, _ = smorm("report", results, "--output", tmp_path / "page.html")
     assert code == 0
     assert "page.html" in out
-    assert "picked answers of higher gold" in (tmp_path / "page.html").read_text()
+    assert "compared with Single: higher for SMORM" in (tmp_path / "page.html").read_text()
     names = {path.name for path in (tmp_path / "page-figures").iterdir()}
     assert names == {
         "best-of-n-gold-and-proxy-by-kl.svg",

@@ -17,8 +17,8 @@ from smorm.errors import ConfigError, DataError, ModelError
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.result import Result
 from smorm.report.card import CardOptions, model_card
-from smorm.report.card_facts import hub_ids, read_facts
 from smorm.report.markdown import code, fenced, plain
+from smorm.report.model_facts import hub_ids, read_facts
 from tests.report.made_up import hacked, near, rising, runs
 from tests.tiny import trained
 
@@ -48,7 +48,7 @@ def card(run, results=(), **wishes):
 
 def test_the_front_matter_is_read_by_the_hubs_own_library(run):
     text = card(
-        run, own_results(read_facts(run)), license_id="apache-2.0", language="en", place="me/reward"
+        run, own_results(read_facts(run)), license_id="apache-2.0", language="en", repo="me/reward"
     )
     data = ModelCard(text).data
     assert data.library_name == "transformers"
@@ -119,7 +119,7 @@ def test_an_export_is_told_as_one_row(run, monkeypatch):
     monkeypatch.chdir(run.parent)
     text = card("exported")
     assert "the view `M` is folded" in text
-    assert "No run lies beside this model" in text
+    assert "No run is beside this model" in text
     assert text.count("```python") == 1
 
 
@@ -148,8 +148,8 @@ def test_over_optimisation_is_told_beside_the_baseline(run):
         ("SMORM", "F"): {"OODtopic": hacked(0.7, 0.6)},
     }
     text = card(run, runs(methods), name="SMORM")
-    assert "SMORM picked answers of lower gold out of 256 than Single" in text
-    assert "SMORM from n = 16 by 0.1" in text
+    assert "gold of the best of 256 compared with Single: lower for SMORM −0.2" in text
+    assert "gold under best-of-n after its peak: it drops for SMORM by 0.1" in text
     assert "| Single" not in text
 
 
@@ -202,7 +202,7 @@ HOSTILE = "a|b `c` <script>\n# d ``` --- [x](y) & 名前"
 def test_hostile_names_are_shown_and_never_become_markup(run):
     result = Result("eval", f"pairs/{HOSTILE}", HOSTILE, HOSTILE, {"accuracy": near(0.7)}, [],
                     {"data": HOSTILE})  # fmt: skip
-    text = card(run, [result], place=HOSTILE)
+    text = card(run, [result], repo=HOSTILE)
     assert ModelCard(text).data.eval_results[0].metric_value == 0.7
     tokens = MarkdownIt("commonmark").enable("table").parse(text.split("\n---\n", 1)[1])
     markup = [one for token in tokens for one in [token, *(token.children or [])]]

@@ -11,8 +11,7 @@ import pytest
 from smorm.errors import DataError
 from smorm.evaluation.metrics import Metric, mean_over_seeds
 from smorm.evaluation.result import Result
-from smorm.report.curves import curves_of, sets_in_order
-from smorm.report.peaks import peak_of
+from smorm.report.curves import curves_of, id_first, peak_of
 from tests.report.made_up import (
     SIZES,
     hacked,
@@ -49,12 +48,12 @@ def test_points_that_a_seed_lacks_are_left_out_and_counted():
     short = replace(results[1], items=results[1].items[:-2])
     (curve,) = curves_of([results[0], short])
     assert curve.at == SIZES[:-2]
-    assert curve.left_out == 2
+    assert curve.dropped_points == 2
 
 
 def test_in_distribution_comes_first_and_the_others_as_they_are():
     results = runs({("a", "F"): {s: rising(0.8) for s in ("far", "OODtopic", "ID")}}, range(1))
-    assert sets_in_order(curves_of(results)) == ["ID", "far", "OODtopic"]
+    assert id_first(curve.prompts for curve in curves_of(results)) == ["ID", "far", "OODtopic"]
 
 
 def test_policies_and_losses_have_curves_along_steps():
@@ -96,8 +95,8 @@ def test_a_planted_peak_and_fall_are_found():
     (curve,) = curves_of(runs({("a", "F"): {"ID": hacked(0.7, 0.6)}}, range(5)))
     peak = peak_of(curve)
     assert (peak.at, peak.last) == (16, 256)
-    assert peak.falls
-    assert peak.fall.low < 0.1 < peak.fall.high
+    assert peak.drops
+    assert peak.drop.low < 0.1 < peak.drop.high
 
 
 def test_noise_on_a_flat_curve_is_no_fall():
@@ -111,22 +110,22 @@ def test_noise_on_a_flat_curve_is_no_fall():
         ]
         (curve,) = curves_of(results)
         found.append(peak_of(curve))
-    assert sum(peak.falls for peak in found) <= 9  # 2.5 % one-sided: 1.5 of 60; own peaks: all
-    assert abs(np.mean([peak.fall.value for peak in found])) < 0.02
+    assert sum(peak.drops for peak in found) <= 9  # 2.5 % one-sided: 1.5 of 60; own peaks: all
+    assert abs(np.mean([peak.drop.value for peak in found])) < 0.02
 
 
 def test_a_rising_curve_has_its_peak_at_the_end():
     (curve,) = curves_of(runs({("a", "F"): {"ID": rising(0.9)}}, range(3)))
     peak = peak_of(curve)
-    assert (peak.at, peak.falls) == (256, False)
+    assert (peak.at, peak.drops) == (256, False)
 
 
 def test_a_single_run_takes_the_fall_that_it_measured():
     (curve,) = curves_of([stress_result("a", "F", "ID", None, hacked(0.7, 0.6))])
     measured = Metric(0.1, 40, 0.06, 0.14)
-    assert peak_of(curve, measured).fall == measured
-    assert math.isnan(peak_of(curve).fall.low)
-    assert not peak_of(curve).falls
+    assert peak_of(curve, measured).drop == measured
+    assert math.isnan(peak_of(curve).drop.low)
+    assert not peak_of(curve).drops
 
 
 def test_a_curve_without_finite_gold_has_no_peak():

@@ -12,10 +12,10 @@ from smorm.errors import ConfigError
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.result import Result
 from smorm.report.curves import curves_of
-from smorm.report.heat import heat_table
-from smorm.report.page import PageOptions, page, write_page
+from smorm.report.page import PageOptions, page_html, write_page
 from smorm.report.rows import rows_of
-from smorm.report.training import cost_section, count, training_section
+from smorm.report.sections import cost_section, training_section
+from smorm.report.tables import correlation_table, show_count
 from tests.report.made_up import (
     cost_result,
     hacked,
@@ -36,7 +36,7 @@ def rated(model, seed):
 def test_a_caption_names_grey_lines_only_where_they_are_drawn():
     for many, drawn in ((9, True), (14, False)):
         methods = {(f"m{place}", "F"): {"ID": rising(0.7)} for place in range(many)}
-        text = page(runs(methods, range(2)), "t")
+        text = page_html(runs(methods, range(2)), "t")
         assert ("Dashed: m0; grey: the others." in text) == drawn
         assert ("Dashed: m0. Bands" in text) != drawn
 
@@ -59,18 +59,18 @@ def results():
 
 @pytest.fixture(scope="module")
 def text(results):
-    return page(results, "Rivals")
+    return page_html(results, "Rivals")
 
 
 def test_the_page_has_conclusions_curves_tables_costs_and_fingerprints(text):
     words = " ".join(Reader(text).words)
     for expected in (
-        "What follows from the numbers",
-        "comparisons over seeds were made",
-        "picked answers of higher gold out of 256 than Single",
+        "What the numbers show",
+        "comparisons over seeds",
+        "gold of the best of 256 compared with Single: higher for SMORM",
         "best-of-n: gold and proxy against KL",
         "ppo: traced over steps",
-        "gold lost after it",
+        "gold lost after its peak",
         "All 6 paired differences",
         "Unseen topics (OODtopic)",
         "Training loss of each method",
@@ -95,7 +95,7 @@ def test_the_page_is_self_contained_and_its_ids_are_unique(text):
 
 
 def test_the_same_results_give_the_same_page(results, text):
-    assert page(results, "Rivals") == text
+    assert page_html(results, "Rivals") == text
 
 
 def test_every_figure_is_written_as_svg_and_png_under_a_plain_name(results, tmp_path):
@@ -123,11 +123,11 @@ def test_figures_of_one_name_do_not_overwrite_each_other(tmp_path):
 
 def test_a_baseline_and_a_highlight_can_be_chosen_and_must_exist(results, tmp_path):
     plain = [one.as_dict() for one in results]
-    write_page(plain, tmp_path / "p.html", "t", choices=PageOptions(("SMORM",), ("Single",)))
-    assert "than SMORM: −" in (tmp_path / "p.html").read_text()
-    for choices in (PageOptions(("x",)), PageOptions((), ("x",))):
+    write_page(plain, tmp_path / "p.html", "t", options=PageOptions(("SMORM",), ("Single",)))
+    assert "compared with SMORM: lower for Single −" in (tmp_path / "p.html").read_text()
+    for options in (PageOptions(("x",)), PageOptions((), ("x",))):
         with pytest.raises(ConfigError, match="x: no"):
-            write_page(plain, tmp_path / "q.html", "t", choices=choices)
+            write_page(plain, tmp_path / "q.html", "t", options=options)
     assert not (tmp_path / "q.html").exists()
 
 
@@ -135,41 +135,43 @@ def test_hostile_names_in_curves_never_become_markup():
     hostile = "<script>alert(1)</script>"
     found = runs({(hostile, "F"): {hostile: rising(0.7)}}, range(2))
     found += runs({("other", "F"): {hostile: rising(0.8)}}, range(2))
-    text = page(found, hostile)
+    text = page_html(found, hostile)
     assert "script" not in Reader(text).tags
 
 
 def test_a_heat_table_needs_two_attributes_and_colours_by_sign():
     rows = rows_of([rated("SMORM", None)])
-    text = heat_table(rows)
-    assert "var(--above) 43%" in text  # 0.6 of 72
-    assert "var(--below) 14%" in text
-    assert "clarity" in text
+    table = correlation_table(rows)
+    shades = " ".join(cell.shade for cell in table.rows[0].cells)
+    assert "var(--above) 43%" in shades  # 0.6 of 72
+    assert "var(--below) 14%" in shades
+    assert "clarity" in table.headings
+    assert "var(--above) 43%" in page_html([rated("SMORM", None)], "t")
     one = {"spearman": near(0.5), "spearman/x": near(0.5)}
-    assert heat_table(rows_of([Result("eval", "rated/x", "m", "F", one)])) == ""
+    assert correlation_table(rows_of([Result("eval", "rated/x", "m", "F", one)])) is None
 
 
 def test_long_training_curves_are_averaged_and_say_so():
     curves = curves_of([training_result("m", 0, [float(x) for x in range(240)])])
-    section = training_section(curves, "training")
-    assert "at most 60 points" in section.blocks[0].caption
-    assert training_section([], "training") is None
+    section = training_section(curves)
+    assert "at most 60 points" in section.figures[0].caption
+    assert training_section([]) is None
     short = curves_of([training_result("m", 0, [1.0, 0.5])])
-    assert "averaged" not in training_section(short, "training").blocks[0].caption
+    assert "averaged" not in training_section(short).figures[0].caption
 
 
 def test_costs_show_passes_of_an_ensemble_and_unknown_numbers_too():
     base = cost_result("SM", "mean", 0, passes=2)
     more = replace(base, model="x", metrics={**base.metrics, "first_pass_tokens": Metric(7.0, 1)})
-    text = cost_section(rows_of([base, more]), "cost").html()
+    text = page_html([base, more], "t")
     assert "<td>2</td>" in text
     assert "326,000" in text
     assert "first pass tokens" in text
-    assert cost_section([], "cost") is None
+    assert cost_section([]) is None
 
 
 @pytest.mark.parametrize(
     ("value", "shown"), [(2.0, "2"), (1.5, "1.5"), (1234567.4, "1,234,567"), (float("nan"), "–")]
 )
 def test_counts_have_their_thousands_apart(value, shown):
-    assert count(Metric(value, 1)) == shown
+    assert show_count(Metric(value, 1)) == shown

@@ -13,9 +13,9 @@ import pytest
 from smorm.errors import DataError
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.result import Result, parse_result
-from smorm.report.names import clean, show, style_of
-from smorm.report.page import page, write_page
+from smorm.report.page import page_html, write_page
 from smorm.report.rows import method_labels, rows_of, separated_best
+from smorm.report.style import clean, show, style_of
 
 HOSTILE = "<script>alert('x')</script> \"$\\frac\" & \x00\ud800 名前 </style><!-- -->"
 VOID = {"meta", "br", "use"}
@@ -83,7 +83,7 @@ def test_the_page_is_one_file_without_an_address_or_a_script(tmp_path):
 
 
 def test_tags_nest_and_no_two_parts_of_the_page_share_an_id():
-    reader = Reader(page(sample(), "A title"))
+    reader = Reader(page_html(sample(), "A title"))
     drawn = [name for name in reader.ids if re.fullmatch(r"[mph][0-9a-f]{10}", name)]
     named = [name for name in reader.ids if name not in drawn]
     assert len(named) == len(set(named))
@@ -91,7 +91,7 @@ def test_tags_nest_and_no_two_parts_of_the_page_share_an_id():
 
 
 def test_the_page_shows_value_interval_n_notes_and_fingerprints():
-    words = " ".join(Reader(page(sample(), "A title", "One.\n\nTwo.")).words)
+    words = " ".join(Reader(page_html(sample(), "A title", "One.\n\nTwo.")).words)
     for expected in (
         "A title",
         "One.",
@@ -124,7 +124,7 @@ def test_hostile_names_are_shown_and_never_become_markup():
         notes=(HOSTILE,),
     )
     other = parse_result({**one.as_dict(), "suite": "pairs/far", "view": "L"}, "here")
-    text = page([one, other], HOSTILE, HOSTILE)
+    text = page_html([one, other], HOSTILE, HOSTILE)
     reader = Reader(text)
     assert "script" not in reader.tags
     assert "<script" not in text
@@ -139,7 +139,7 @@ def test_a_hostile_name_is_written_to_a_file(tmp_path):
 
 
 def test_the_same_results_give_the_same_bytes():
-    assert page(sample(), "A title") == page(sample(), "A title")
+    assert page_html(sample(), "A title") == page_html(sample(), "A title")
 
 
 def test_no_results_or_a_wrong_one_is_an_error(tmp_path):
@@ -160,7 +160,7 @@ def test_results_of_several_seeds_become_their_mean_with_students_interval():
     assert (accuracy.low, accuracy.high) == pytest.approx((0.73 - reach, 0.73 + reach), abs=1e-6)
     assert (rows[0].seeds, rows[0].sources) == (3, (1, 2, 3))
     assert "Mean over 3 seeds" in rows[0].notes[0]
-    text = page([result(value=v, fingerprint={"seed": s}) for s, v in enumerate(values)], "t")
+    text = page_html([result(value=v, fingerprint={"seed": s}) for s, v in enumerate(values)], "t")
     assert "mean of 3 seeds" in text
     assert "n = 400 × 3 seeds" in text
 
@@ -168,7 +168,7 @@ def test_results_of_several_seeds_become_their_mean_with_students_interval():
 def test_seeds_of_different_size_show_the_range_of_n_and_what_is_missing():
     small = {"accuracy": Metric(0.5, 300, 0.4, 0.6)}
     results = [result(fingerprint={"seed": 0}), result(fingerprint={"seed": 1}, metrics=small)]
-    assert "n = 300–400 × 2 seeds" in page(results, "t")
+    assert "n = 300–400 × 2 seeds" in page_html(results, "t")
     assert "mean margin, score units: 1 of 2 seeds have it." in rows_of(results)[0].notes
 
 
@@ -207,8 +207,8 @@ def test_only_a_best_row_whose_interval_is_apart_is_bold():
 
 def test_bold_is_on_the_page_where_it_is_due():
     apart = [result(low=0.65, high=0.75), result(model="Single", value=0.5, low=0.4, high=0.6)]
-    assert '<td class="best">70.0' in page(apart, "t")
-    assert 'class="best"' not in page([apart[0], result(model="Single")], "t")
+    assert '<td class="best">70.0' in page_html(apart, "t")
+    assert 'class="best"' not in page_html([apart[0], result(model="Single")], "t")
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_a_stress_test_shows_gold_by_the_size_of_best_of_n():
                {f"gold@{n}": Metric(0.1 * n, 20, 0.0, 1.0) for n in (1, 4)})
         for model in ("a", "b")
     ]  # fmt: skip
-    text = page(found, "t")
+    text = page_html(found, "t")
     assert "gold, best of 4" in text
     for label in ("best of 1", "best of 4"):
         assert label in re.sub(r"<table.*?</table>", "", text, flags=re.S)

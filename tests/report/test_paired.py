@@ -13,8 +13,13 @@ from scipy import stats
 from smorm.errors import ConfigError
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.result import Result
-from smorm.report.paired import larger_shift, paired_differences, sizes_shown
-from smorm.report.student import holm, two_sided
+from smorm.report.paired import (
+    growth_of,
+    holm,
+    paired_differences,
+    representative_sizes,
+    two_sided,
+)
 from tests.report.made_up import rising, runs, stress_result
 
 numbers = st.floats(-5, 5).map(lambda x: round(x, 3))
@@ -69,7 +74,7 @@ def test_pairing_takes_out_what_the_seeds_share():
     values = [0.01 + 0.001 * seed for seed in range(5)]
     expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert (one.difference.low, one.difference.high) == pytest.approx(tuple(expected), abs=1e-6)
-    assert one.chance == pytest.approx(stats.ttest_1samp(values, 0).pvalue, abs=1e-9)
+    assert one.p_value == pytest.approx(stats.ttest_1samp(values, 0).pvalue, abs=1e-9)
 
 
 @given(st.randoms(use_true_random=False))
@@ -102,7 +107,7 @@ def test_one_run_each_takes_the_difference_over_prompts_that_was_measured():
     apart = Result("difference", other.suite, "SMORM − Single", "M − F", measured, [], told)
     one = only(paired_differences([base, other, apart]))
     assert (one.over, one.difference) == ("prompts", measured["gold@256"])
-    assert math.isnan(one.chance)
+    assert math.isnan(one.p_value)
     wrong = replace(apart, fingerprint={"of": {"model": "other"}, "less": told["less"]})
     assert paired_differences([base, other, wrong]) == []
 
@@ -139,17 +144,17 @@ def test_a_larger_gain_out_of_distribution_is_found_over_common_seeds():
     found = paired_differences(results)
     inside = only(found, suite="best-of-n/ID")
     outside = only(found, suite="best-of-n/OODtopic")
-    shift = larger_shift(outside, inside)
+    shift = growth_of(outside, inside)
     assert shift is not None
     assert shift.low < 0.06 < shift.high
     assert shift.low > 0
 
 
-def test_the_sizes_shown_are_the_largest_and_its_roots():
+def test_the_representative_sizes_are_the_largest_and_its_roots():
     names = [f"gold@{2**power}" for power in range(9)]
-    assert sizes_shown(names) == ["gold@16", "gold@64", "gold@256"]
-    assert sizes_shown(["gold@1", "gold@4"]) == ["gold@4"]
-    assert sizes_shown(["gold@last", "accuracy"]) == []
+    assert representative_sizes(names) == ["gold@16", "gold@64", "gold@256"]
+    assert representative_sizes(["gold@1", "gold@4"]) == ["gold@4"]
+    assert representative_sizes(["gold@last", "accuracy"]) == []
 
 
 @given(st.lists(numbers, min_size=2, max_size=12))

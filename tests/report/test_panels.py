@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from smorm.evaluation.metrics import Metric
-from smorm.report.canvas import PALETTE
 from smorm.report.curves import curves_of
-from smorm.report.line_names import apart
-from smorm.report.looks import BASE, HIGHLIGHTED, looks_of
-from smorm.report.panels import alone, overview
+from smorm.report.drawing import PALETTE
+from smorm.report.line_styles import BASE, HIGHLIGHTED, line_styles, separate
+from smorm.report.panels import side_by_side, small_multiples
 from tests.report.made_up import SETS, hacked, rising, runs
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -39,12 +38,12 @@ def some(count, sets=SETS[:2], seeds=range(2)):
 
 def test_the_overview_has_a_column_for_each_set_and_names_each_line():
     curves = some(3)
-    drawing = overview(curves, ("gold", "proxy"), "kl", "t", looks=looks_of(curves, ["m0"]))
+    drawing = side_by_side(curves, ("gold", "proxy"), "kl", "t", styles=line_styles(curves, ["m0"]))
     words = texts(drawing)
     assert words.index("ID") < words.index("OODtopic")
     for label in ("m0", "m1", "m2"):
         assert words.count(label) == 4  # two sets, two quantities
-    for expected in ("gold", "proxy's gain, spreads", "n = 1", "256"):
+    for expected in ("gold", "proxy gain, std", "n = 1", "256"):
         assert expected in words
     assert any("nats" in word for word in words)
     assert PALETTE[0].lower() in drawing.svg()
@@ -52,25 +51,25 @@ def test_the_overview_has_a_column_for_each_set_and_names_each_line():
 
 def test_more_methods_than_can_be_told_apart_are_grey_and_unnamed():
     curves = some(9)
-    looks = looks_of(curves, ["m3"], ["m4"])
-    assert len(looks) == HIGHLIGHTED
-    assert looks["m3"] == BASE
-    assert {"m3", "m4", "m8", "m7", "m6", "m5", "m2"} == set(looks)  # most gold at the end
-    assert len(set(looks.values())) == HIGHLIGHTED
-    words = texts(overview(curves, ("gold",), "kl", "t", looks=looks))
+    styles = line_styles(curves, ["m3"], ["m4"])
+    assert len(styles) == HIGHLIGHTED
+    assert styles["m3"] == BASE
+    assert {"m3", "m4", "m8", "m7", "m6", "m5", "m2"} == set(styles)  # most gold at the end
+    assert len(set(styles.values())) == HIGHLIGHTED
+    words = texts(side_by_side(curves, ("gold",), "kl", "t", styles=styles))
     assert "m8" in words
     assert "m0" not in words
 
 
 def test_every_method_has_a_panel_of_its_own():
     curves = [curve for curve in some(9) if curve.prompts == "ID"]
-    words = texts(alone(curves, "gold", "kl", "t", base="m0"))
+    words = texts(small_multiples(curves, "gold", "kl", "t", base="m0"))
     assert [word for word in words if word.startswith("m")] == [f"m{at}" for at in range(9)]
 
 
 def test_losses_are_drawn_each_on_its_own_scale():
     curves = [replace(curve, kind="training") for curve in some(2, ("ID",))]
-    assert "gold" in texts(alone(curves, "gold", "step", "t", shared=False))
+    assert "gold" in texts(small_multiples(curves, "gold", "step", "t", shared=False))
 
 
 def test_missing_numbers_and_single_points_can_be_drawn():
@@ -82,16 +81,16 @@ def test_missing_numbers_and_single_points_can_be_drawn():
         {"kl": curve.values["kl"]},
     ):
         empty = replace(curve, values=values)
-        drawing = overview([empty], ("gold",), "kl", "t", looks={empty.label: 0})
+        drawing = side_by_side([empty], ("gold",), "kl", "t", styles={empty.label: 0})
         assert "<svg" in drawing.svg()
-        assert "<svg" in alone([empty], "gold", "kl", "u").svg()
+        assert "<svg" in small_multiples([empty], "gold", "kl", "u").svg()
     point = replace(curve, at=curve.at[:1], values={k: v[:1] for k, v in curve.values.items()})
-    assert "<svg" in overview([point], ("gold",), "kl", "v", looks={point.label: 0}).svg()
+    assert "<svg" in side_by_side([point], ("gold",), "kl", "v", styles={point.label: 0}).svg()
 
 
 def test_a_png_is_white_and_as_large_as_it_says():
     (curve,) = curves_of(runs({("a", "F"): {"ID": hacked(0.7, 0.6)}}, range(2)))
-    drawing = alone([curve], "gold", "kl", "t")
+    drawing = small_multiples([curve], "gold", "kl", "t")
     image = Image.open(io.BytesIO(drawing.png()))
     assert image.size == pytest.approx([side * 160 for side in drawing.size], abs=1)
     assert image.convert("RGB").getpixel((1, image.size[1] - 2)) == (255, 255, 255)
@@ -101,8 +100,8 @@ def test_a_png_is_white_and_as_large_as_it_says():
 @pytest.mark.parametrize("name", ["$x^{", "a<b>&\"'", "名前", "x" * 80, "_m", "a\x00b"])
 def test_any_name_can_stand_beside_a_line(name):
     curves = curves_of(runs({(name, "F"): {name: rising(0.7)}}, range(2)))
-    looks = looks_of(curves, [name])
-    assert "<svg" in overview(curves, ("gold",), "kl", name, looks=looks).svg()
+    styles = line_styles(curves, [name])
+    assert "<svg" in side_by_side(curves, ("gold",), "kl", name, styles=styles).svg()
 
 
 def test_a_way_back_in_kl_has_bars_for_a_band():
@@ -110,14 +109,16 @@ def test_a_way_back_in_kl_has_bars_for_a_band():
     kl = curve.values["kl"]
     forth = replace(curve, kind="rl")
     back = replace(forth, values={**curve.values, "kl": (*kl[:-1], kl[3])})
-    drawn = [overview([c], ("gold",), "kl", "t", looks={c.label: 0}).svg() for c in (forth, back)]
+    drawn = [
+        side_by_side([c], ("gold",), "kl", "t", styles={c.label: 0}).svg() for c in (forth, back)
+    ]
     assert ["fill-opacity: 0.13" in svg for svg in drawn] == [True, False]
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_names_at_line_ends_keep_their_order_and_their_distance(values):
     values.sort()
-    placed = apart(values, 0.1, 0.0, 1.0)
+    placed = separate(values, 0.1, 0.0, 1.0)
     assert len(placed) == len(values)
     gaps = [after - before for before, after in pairwise(placed)]
     assert all(gap >= 0.1 - 1e-9 for gap in gaps)
@@ -125,6 +126,6 @@ def test_names_at_line_ends_keep_their_order_and_their_distance(values):
 
 
 def test_a_lone_name_stands_at_its_line():
-    assert apart([0.4], 0.1, 0.0, 1.0) == [0.4]
-    assert apart([0.2, 0.8], 0.1, 0.0, 1.0) == pytest.approx([0.2, 0.8])
-    assert apart([0.5, 0.5], 0.1, 0.0, 1.0) == pytest.approx([0.45, 0.55])
+    assert separate([0.4], 0.1, 0.0, 1.0) == [0.4]
+    assert separate([0.2, 0.8], 0.1, 0.0, 1.0) == pytest.approx([0.2, 0.8])
+    assert separate([0.5, 0.5], 0.1, 0.0, 1.0) == pytest.approx([0.45, 0.55])

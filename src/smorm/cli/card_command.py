@@ -19,7 +19,7 @@ def run(
         str | None, typer.Option("--license", help="As the hub names it, e.g. apache-2.0.")
     ] = None,
     language: Annotated[str | None, typer.Option(help="Of the data, e.g. en.")] = None,
-    place: Annotated[
+    repo: Annotated[
         str | None,
         typer.Option("--repo", help="Where readers find it, e.g. a hub id; default: its name."),
     ] = None,
@@ -28,12 +28,14 @@ def run(
 
     Nothing is loaded or run. The front matter is what the hub reads.
     """
-    from smorm.evaluation.result import read_results
+    from smorm.evaluation.result import Result, read_results
     from smorm.files import write_text
     from smorm.report.card import CardOptions, model_card
-    from smorm.report.card_facts import read_facts
+    from smorm.report.model_facts import read_facts
 
-    found = [result for path in results or () for result in read_results(path)]
-    wishes = CardOptions(name, license_id, language, place)
-    write_text(output, model_card(read_facts(model), found, wishes))
+    measured: list[Result] = []
+    for path in results or ():
+        measured += read_results(path)
+    options = CardOptions(name, license_id, language, repo)
+    write_text(output, model_card(read_facts(model), measured, options))
     typer.echo(f"card: {output}")

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from smorm.cli.tables import brief
 from smorm.evaluation.result import Result
-from smorm.report.canvas import short
+from smorm.report.drawing import short
 from smorm.report.rows import Row, rows_of
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,10 +36,14 @@ def run(
 
     if no_figures and figures is not None:
         raise ConfigError("report: give either --figures or --no-figures")
-    found = [result.as_dict() for path in results for result in read_results(path)]
-    folder = None if no_figures else figures or output.with_name(f"{output.stem}-figures")
-    choices = PageOptions(tuple(baseline or ()), tuple(highlight or ()))
-    written = write_page(found, output, title, figures=folder, choices=choices)
+    measured: list[dict[str, Any]] = []
+    for path in results:
+        measured += [result.as_dict() for result in read_results(path)]
+    folder = figures or output.with_name(f"{output.stem}-figures")
+    options = PageOptions(tuple(baseline or ()), tuple(highlight or ()))
+    written = write_page(
+        measured, output, title, figures=None if no_figures else folder, options=options
+    )
     typer.echo(f"page: {output}")
     if written:
         typer.echo(f"figures: {len(written)} files in {folder}")

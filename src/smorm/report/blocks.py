@@ -1,88 +1,134 @@
-"""What a page is made of: sections of HTML and figures, in order."""
+"""What a page is made of: sections of tables, figures and notes, which the templates render."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from smorm.files import write_bytes, write_text
-from smorm.report.canvas import Drawing
-from smorm.report.figures import standalone
-from smorm.report.tables import escape
+from smorm.report.drawing import Drawing
 
-_LONGEST_NAME = 60
-_REM = 16.0 / 96.0  # inches
-_SMALLEST_SCALE = 0.72  # below it the text of a figure is too small to read
+_MAX_FILE_NAME = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A value and what stands in small print below it; `shade` is a CSS background."""
+
+    text: str
+    small: tuple[str, ...] = ()
+    best: bool = False
+    failed: bool = False
+    shade: str = ""
+
+
+MISSING = Cell("–")
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """A row with its heading; `sources` are links to the fingerprints of results."""
+
+    heading: str
+    small: str
+    cells: Sequence[Cell]
+    sources: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table whose first column holds the headings of its rows.
+
+    `wide` tables scroll in their own box; all others have to fit a phone.
+    """
+
+    template: ClassVar[str] = "table"
+    headings: Sequence[str]
+    rows: Sequence[TableRow]
+    note: str = ""
+    wide: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A figure, the name of its files, and what stands below it."""
+    """A figure, the name of its files, and its caption.
 
+    A page shows `panels` (by default the drawing itself), which stack where it is narrow.
+    """
+
+    template: ClassVar[str] = "figure"
     name: str
     drawing: Drawing
     caption: str
+    panels: tuple[Drawing, ...] = ()
 
-    def html(self) -> str:
-        """The figure for a page: it scrolls rather than shrinks until nobody can read it."""
-        svg = self.drawing.svg()
-        # Inside HTML an SVG needs no namespaces, and so the page holds no address at all.
-        for name in (
-            ' xmlns="http://www.w3.org/2000/svg"',
-            ' xmlns:xlink="http://www.w3.org/1999/xlink"',
-        ):
-            svg = svg.replace(name, "")
-        least = min(self.drawing.size[0] * _SMALLEST_SCALE / _REM, 60.0)
-        return (
-            f'<figure><div class="wide" tabindex="0" style="--least:{least:.0f}rem">{svg}</div>'
-            f"<figcaption>{escape(self.caption)}</figcaption></figure>"
-        )
+    @property
+    def stacked(self) -> tuple[Drawing, ...]:
+        """The drawings that the page shows."""
+        return self.panels or (self.drawing,)
 
 
 @dataclass(frozen=True, slots=True)
-class PageSection:
-    """A part of the page with a heading; a block is HTML or a figure."""
+class Notes:
+    """A list of texts, each with the label of what it is about, or ""."""
 
-    identity: str
+    template: ClassVar[str] = "notes"
+    items: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A heading inside a section."""
+
+    template: ClassVar[str] = "heading"
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Blocks that are opened by a click."""
+
+    template: ClassVar[str] = "fold"
+    summary: str
+    blocks: Sequence[Block]
+
+
+Block = Table | Figure | Notes | Heading | Fold
+
+
+@dataclass(slots=True)
+class Section:
+    """A section of the page: narrow tables in sight, then figures and wide tables, folded."""
+
+    anchor: str
     title: str
     remark: str = ""
-    blocks: list[str | Figure] = field(default_factory=list)
-
-    def html(self) -> str:
-        """The section's HTML."""
-        small = f" <small>{escape(self.remark)}</small>" if self.remark else ""
-        parts = [block.html() if isinstance(block, Figure) else block for block in self.blocks]
-        heading = f'<section><h2 id="{self.identity}">{escape(self.title)}{small}</h2>'
-        return "\n".join([heading, *(part for part in parts if part), "</section>"])
+    blocks: list[Block] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+    folds: list[Fold] = field(default_factory=list)
 
 
-def folded(summary: str, html: str) -> str:
-    """What is opened by a click."""
-    return f"<details><summary>{escape(summary)}</summary>{html}</details>"
-
-
-def write_figures(folder: Path, figures: Sequence[Figure]) -> list[Path]:
+def write_figures(folder: Path, figures: Iterable[Figure]) -> list[Path]:
     """Write every figure as SVG and PNG, on white, and return the paths.
 
     Raises:
         OutputError: a file could not be written.
     """
-    written: list[Path] = []
-    for name, figure in zip(_file_names(figures), figures, strict=True):
-        write_text(folder / f"{name}.svg", standalone(figure.drawing))
-        write_bytes(folder / f"{name}.png", figure.drawing.png())
-        written += [folder / f"{name}.svg", folder / f"{name}.png"]
-    return written
-
-
-def _file_names(figures: Sequence[Figure]) -> list[str]:
-    """Names that any file system takes, each once."""
-    names: list[str] = []
+    paths: list[Path] = []
+    times_used: Counter[str] = Counter()
     for figure in figures:
-        plain = re.sub(r"[^A-Za-z0-9]+", "-", figure.name).strip("-").lower()[:_LONGEST_NAME]
-        plain = plain or "figure"
-        number = sum(name == plain or name.startswith(f"{plain}--") for name in names)
-        names.append(f"{plain}--{number + 1}" if number else plain)
-    return names
+        # A name that any file system accepts, each once.
+        name = re.sub(r"[^A-Za-z0-9]+", "-", figure.name).strip("-").lower()
+        name = name[:_MAX_FILE_NAME] or "figure"
+        times_used[name] += 1
+        if times_used[name] > 1:
+            name = f"{name}--{times_used[name]}"
+        svg, png = folder / f"{name}.svg", folder / f"{name}.png"
+        write_text(svg, figure.drawing.standalone_svg())
+        write_bytes(png, figure.drawing.png())
+        paths += [svg, png]
+    return paths

@@ -12,14 +12,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from smorm.errors import DataError
+from smorm.evaluation.metric_names import SuiteName
 from smorm.evaluation.metrics import Metric, mean_over_seeds
 from smorm.evaluation.result import Result
 from smorm.report.rows import Group, groups_of
 
-ALONG = {"stress": "n", "rl": "step", "training": "step"}
-"""What tells the points of a kind of result apart."""
-_LEAST_SEEDS = 2
+POINT_KEYS = {"stress": "n", "rl": "step", "training": "step"}
+"""The field that numbers the points of a kind of result."""
+OPTIMISED = ("stress", "rl")
+"""Kinds of results in which responses or policies are optimised against a reward."""
+_MIN_SEEDS = 2
+Points = dict[float, dict[str, Metric]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +34,14 @@ class Curve:
 
     Attributes:
         kind: of the results.
-        family: what pushed, the suite's first part: "best-of-n", "ppo".
+        family: the optimiser, the suite's first part: "best-of-n", "ppo".
         prompts: the set of prompts, the suite's second part; "" where there is none.
         label: the method, as in the tables.
         seeds: how many runs the points are the mean of (1: none).
         at: the points' n or step, ascending [C].
         values: each quantity's value at every point [C].
         runs: by seed the same curve of that run alone, without intervals; empty for one run.
-        left_out: points that not every seed has.
+        dropped_points: how many points not every seed has.
     """
 
     kind: str
@@ -46,98 +52,165 @@ class Curve:
     at: tuple[float, ...]
     values: Mapping[str, tuple[Metric, ...]]
     runs: Mapping[str, Mapping[str, tuple[float, ...]]]
-    left_out: int = 0
+    dropped_points: int = 0
+
+    @property
+    def suite(self) -> str:
+        """The suite that the curve's results are of."""
+        return str(SuiteName(self.family, self.prompts))
+
+    def along(self, axis: str) -> tuple[float, ...]:
+        """The points' positions on an axis: a quantity such as "kl", or their n or step."""
+        if axis in self.values:
+            return tuple(metric.value for metric in self.values[axis])
+        return self.at
+
+    def table(self, quantity: str) -> np.ndarray:
+        """Value, low and high of a quantity [3, C]."""
+        return np.array([[m.value, m.low, m.high] for m in self.values[quantity]]).T
+
+    def final(self, quantity: str) -> float:
+        """The value at the last point; NaN without the quantity."""
+        return self.values[quantity][-1].value if quantity in self.values else math.nan
 
 
-def curves_of(results: Sequence[Result], kinds: Iterable[str] = tuple(ALONG)) -> list[Curve]:
+def curves_of(results: Sequence[Result], kinds: Iterable[str] = tuple(POINT_KEYS)) -> list[Curve]:
     """The curves of all results that have points, in order of first appearance.
 
     Raises:
         DataError: a point is not of the contract.
     """
-    wanted = set(kinds)
-    curves = [_curve(group) for group in groups_of(results) if group.kind in wanted]
+    requested = set(kinds)
+    curves = [_curve(group) for group in groups_of(results) if group.kind in requested]
     return [curve for curve in curves if curve.at]
 
 
-def sets_in_order(curves: Iterable[Curve]) -> list[str]:
-    """The sets of prompts: in distribution (ID) first, the others as they come."""
-    found = list(dict.fromkeys(curve.prompts for curve in curves))
-    return sorted(found, key=lambda name: name.upper() != "ID")
+def id_first(names: Iterable[str]) -> list[str]:
+    """Sets of prompts, each once: in distribution (ID) first, the others as they come."""
+    return sorted(dict.fromkeys(names), key=lambda name: name.upper() != "ID")
 
 
 def _curve(group: Group) -> Curve:
-    tables = [_points(one) for one in group.members]
-    shared = [at for at in tables[0] if all(at in table for table in tables)]
-    everything = {at for table in tables for at in table}
-    at = tuple(sorted(shared))
-    names = [
-        name
-        for name in (tables[0][at[0]] if at else {})
-        if all(name in table[place] for table in tables for place in at)
-    ]
-    several = len(tables) >= _LEAST_SEEDS
-    family, _, prompts = group.suite.partition("/")
-    return Curve(
-        group.kind,
-        family,
-        prompts,
-        group.label,
-        len(tables),
-        at,
-        {name: tuple(_mean([t[place][name] for t in tables]) for place in at) for name in names},
-        {
-            seed: {name: tuple(table[place][name].value for place in at) for name in names}
-            for seed, table in zip(group.seeds, tables, strict=False)
-            if several
-        },
-        len(everything) - len(at),
-    )
+    tables = [_points(result) for result in group.members]
+    every_point = set().union(*tables)
+    at = tuple(sorted(set.intersection(*map(set, tables))))
+    names = _shared_quantities(tables, at)
+    values, runs = {}, {}
+    for name in names:
+        values[name] = tuple(_mean([table[x][name] for table in tables]) for x in at)
+    # A single run has no spread over seeds: consumers read the empty mapping as "one run".
+    if len(tables) >= _MIN_SEEDS:
+        for seed, table in zip(group.seeds, tables, strict=True):
+            runs[seed] = {name: tuple(table[x][name].value for x in at) for name in names}
+    suite = SuiteName.parse(group.suite)
+    dropped = len(every_point) - len(at)
+    key = (group.kind, suite.kind, suite.label, group.label)
+    return Curve(*key, len(tables), at, values, runs, dropped)
+
+
+def _shared_quantities(tables: Sequence[Points], at: Sequence[float]) -> list[str]:
+    """The quantities that every run has at every shared point."""
+    if not at:
+        return []
+    names = list(tables[0][at[0]])
+    for table in tables:
+        for x in at:
+            names = [name for name in names if name in table[x]]
+    return names
 
 
 def _mean(members: Sequence[Metric]) -> Metric:
     """One number over seeds; a single run's number as it is."""
-    if len(members) < _LEAST_SEEDS:
+    if len(members) < _MIN_SEEDS:
         return members[0]
     values = [metric.value for metric in members]
-    if not all(map(math.isfinite, values)):
+    if not np.isfinite(values).all():
         return Metric(math.nan, 0)
     return mean_over_seeds(values, min(metric.n for metric in members))
 
 
-def _points(result: Result) -> dict[float, dict[str, Metric]]:
+def _points(result: Result) -> Points:
     """Every point's numbers by its n or step; nothing where the items are a path."""
-    if isinstance(result.items, str):
-        return {}
-    name = ALONG[result.kind]
-    points: dict[float, dict[str, Metric]] = {}
-    for number, item in enumerate(result.items):
-        where = f"{result.suite}, {result.model}: items[{number}]"
-        if not isinstance(item, Mapping) or not _is_number(item.get(name)):
-            raise DataError(f"{where}: expected an object with the number {name!r}")
-        points[float(item[name])] = {
-            str(key): _metric(value, f"{where}.{key}")
-            for key, value in item.items()
-            if key != name and not isinstance(value, str | bool)
-        }
+    points: Points = {}
+    if not isinstance(result.items, list):
+        return points
+    key = POINT_KEYS[result.kind]
+    for index, item in enumerate(result.items):
+        where = f"{result.suite}, {result.model}: items[{index}]"
+        if not isinstance(item, Mapping) or not _is_number(item.get(key)):
+            raise DataError(f"{where}: expected an object with the number {key!r}")
+        numbers = points.setdefault(float(item[key]), {})
+        for name, value in item.items():
+            if name != key and not isinstance(value, str | bool):
+                numbers[str(name)] = _metric(value, f"{where}.{name}")
     return points
 
 
 def _metric(value: Any, where: str) -> Metric:
-    """A plain number, or {value, n, low, high}; null is no number."""
+    """A plain number, or {value, n, low, high}; null is NaN."""
     if value is None:
         return Metric(math.nan, 0)
     if _is_number(value):
         return Metric(float(value), 1)
     if not isinstance(value, Mapping) or "value" not in value:
         raise DataError(f"{where}: expected a number or {{value, n, low, high}}")
-    ends = [value.get(key) for key in ("value", "low", "high")]
-    if not all(end is None or _is_number(end) for end in ends):
-        raise DataError(f"{where}: value, low and high: expected numbers or null")
-    numbers = [math.nan if end is None else float(end) for end in ends]
+    numbers = []
+    for key in ("value", "low", "high"):
+        number = value.get(key)
+        if number is not None and not _is_number(number):
+            raise DataError(f"{where}: value, low and high: expected numbers or null")
+        numbers.append(math.nan if number is None else float(number))
     count = value.get("n", 1)
-    return Metric(numbers[0], count if isinstance(count, int) else 1, *numbers[1:])
+    if not isinstance(count, int):
+        count = 1
+    return Metric(numbers[0], count, *numbers[1:])
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """The n or step of the largest mean gold, and gold there less gold at the end.
+
+    Attributes:
+        at, last: n or step of the peak and of the last point.
+        drop: gold at the peak less gold at the last point.
+        runs_at: the n or step of each run's own peak; empty for one run.
+    """
+
+    at: float
+    last: float
+    drop: Metric
+    runs_at: tuple[float, ...] = ()
+
+    @property
+    def drops(self) -> bool:
+        """Whether the interval of the drop lies above 0."""
+        return self.drop.low > 0
+
+
+def peak_of(curve: Curve, measured_drop: Metric | None = None) -> Peak | None:
+    """The peak of a curve of gold; None where it has no finite gold.
+
+    Args:
+        curve: with the quantity "gold".
+        measured_drop: of a single run, with its interval over prompts.
+    """
+    means = np.array([metric.value for metric in curve.values.get("gold", ())])
+    if means.size == 0 or not np.isfinite(means).all():
+        return None
+    top = int(means.argmax())
+    if len(curve.runs) < _MIN_SEEDS:
+        drop = measured_drop or Metric(float(means[top] - means[-1]), curve.values["gold"][top].n)
+        return Peak(curve.at[top], curve.at[-1], drop)
+    golds = np.array([run["gold"] for run in curve.runs.values()])
+    # Each seed's drop is measured at the peak of the other seeds' mean. At its own peak it could
+    # not be below 0, and would be found in pure noise.
+    mean_of_rest = (golds.sum(axis=0) - golds) / (len(golds) - 1)
+    drops = golds[np.arange(len(golds)), mean_of_rest.argmax(axis=1)] - golds[:, -1]
+    finite = drops[np.isfinite(drops)].tolist()
+    runs_at = np.array(curve.at)[golds.argmax(axis=1)]
+    drop = mean_over_seeds(finite, len(golds))
+    return Peak(curve.at[top], curve.at[-1], drop, tuple(runs_at.tolist()))

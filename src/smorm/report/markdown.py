@@ -1,4 +1,4 @@
-"""Markdown of a model card: text from outside is shown, never markup; tables have intervals."""
+"""Markdown of a model card: text from outside is shown as text, never as markup."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 
 from smorm.evaluation.metrics import Metric
-from smorm.report.names import clean, show, show_interval, style_of
 from smorm.report.rows import Row
+from smorm.report.style import clean, show, show_interval, style_of
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~])")
 
@@ -21,41 +21,44 @@ def plain(text: object) -> str:
 def code(text: object) -> str:
     """Inline code, whatever it holds."""
     words = " ".join(clean(text).split()).replace("|", "¦")
-    longest = max((len(run) for run in re.findall(r"`+", words)), default=0)
+    longest = max(map(len, re.findall(r"`+", words)), default=0)
     fence = "`" * (longest + 1)
     return f"{fence} {words} {fence}" if longest else f"`{words}`"
 
 
 def fenced(text: str, language: str = "") -> str:
     """A code block that its own text cannot close."""
-    longest = max((len(run) for run in re.findall(r"`{3,}", text)), default=2)
-    fence = "`" * max(3, longest + 1)
+    longest = max(map(len, re.findall(r"`{3,}", text)), default=2)
+    fence = "`" * (longest + 1)
     return f"{fence}{language}\n{clean(text).rstrip()}\n{fence}"
 
 
-def table(headings: Sequence[str], lines: Sequence[Sequence[str]], words: int = 1) -> str:
-    """A table; headings and cells are Markdown already, the first `words` columns are text."""
-    rule = ["---" if place < words else "---:" for place in range(len(headings))]
+def table(headings: Sequence[str], lines: Sequence[Sequence[str]], text_columns: int = 1) -> str:
+    """A table; headings and cells are Markdown already, numbers are aligned to the right."""
+    rule = ["---"] * text_columns + ["---:"] * (len(headings) - text_columns)
     return "\n".join(f"| {' | '.join(line)} |" for line in (headings, rule, *lines))
-
-
-def number(metric: Metric | None, name: str) -> str:
-    """Value and interval for a cell."""
-    if metric is None:
-        return "–"
-    style = style_of(name)
-    reach = show_interval(metric, style)
-    return show(metric.value, style) + (f" ({reach})" if reach else "")
 
 
 def results_table(rows: Sequence[Row], names: Sequence[str]) -> str:
     """Methods as lines and numbers as columns, with n once for each line."""
     lines = []
     for row in rows:
-        counts = [row.metrics[name].n for name in names if name in row.metrics]
-        size = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)}–{max(counts)}"
-        seeds = f" × {row.seeds} seeds" if row.seeds > 1 else ""
-        numbers = [number(row.metrics.get(name), name) for name in names]
-        lines.append([plain(row.label), plain(row.view), *numbers, f"{size}{seeds}"])
+        counts = sorted(row.metrics[name].n for name in names if name in row.metrics)
+        size = f"{counts[0]}"
+        if counts[-1] > counts[0]:
+            size += f"–{counts[-1]}"
+        if row.seeds > 1:
+            size += f" × {row.seeds} seeds"
+        numbers = [_number(row.metrics.get(name), name) for name in names]
+        lines.append([plain(row.label), plain(row.view), *numbers, size])
     headings = ["model", "view", *(plain(style_of(name).heading) for name in names), "n"]
     return table(headings, lines, 2)
+
+
+def _number(metric: Metric | None, name: str) -> str:
+    """Value and interval for a cell."""
+    if metric is None:
+        return "–"
+    style = style_of(name)
+    interval = show_interval(metric, style)
+    return show(metric.value, style) + f" ({interval})" * bool(interval)

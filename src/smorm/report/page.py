@@ -1,40 +1,39 @@
-"""One HTML file from result files: conclusions, curves, tables, notes and fingerprints.
+"""One HTML file from result files: the answer first, then tables, the rest folded.
 
 The file carries its style and its figures, runs no script, and forbids the browser to load more.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from smorm.errors import ConfigError, DataError
 from smorm.evaluation.result import Result, parse_result
 from smorm.files import write_text
-from smorm.report.blocks import Figure, PageSection, folded, write_figures
-from smorm.report.canvas import PALETTE
-from smorm.report.conclusions import conclusions
-from smorm.report.curves import Curve, curves_of
-from smorm.report.figures import comparison
-from smorm.report.optimisation import KINDS, optimisation_sections, suite_of
-from smorm.report.paired import paired_differences
-from smorm.report.rows import Row, rows_of
-from smorm.report.suites import APART, suite_section
-from smorm.report.tables import escape
-from smorm.report.theme import CSS
-from smorm.report.training import COST, TRAINING, cost_section, training_section
-
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-_READING = (
-    "Each cell shows the value, its 95 % interval and n. Bold: the best of its column, and only "
-    "where its interval is apart from every other's; in columns of differences, those whose "
-    "interval leaves 0 out. A number in brackets leads to the fingerprint."
+from smorm.report.blocks import Figure, Section, write_figures
+from smorm.report.curves import OPTIMISED, Curve, curves_of
+from smorm.report.drawing import PALETTE
+from smorm.report.findings import Findings, findings_of
+from smorm.report.paired import Paired, paired_differences
+from smorm.report.rows import SEPARATE, Row, rows_of
+from smorm.report.sections import (
+    accuracy_section,
+    cost_section,
+    optimisation_sections,
+    suite_section,
+    training_section,
 )
-_SOURCES_SHOWN = 24
-_SENTENCES_SHOWN = 8
+from smorm.report.style import clean
+
+_MAX_SOURCES = 24
+"""How many fingerprints are in sight; more are folded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +49,34 @@ class PageOptions:
     highlighted: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A result that numbers come from: its name and its fingerprint as text."""
+
+    number: int
+    name: str
+    facts: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """All that the template renders; `figure` is the first one, which no section repeats."""
+
+    findings: Findings
+    failures: Sequence[tuple[str, str]]
+    figure: Figure | None
+    sections: Sequence[Section]
+    sources: Sequence[Source]
+
+    @property
+    def figures(self) -> list[Figure]:
+        """All figures, in the page's order."""
+        figures = [self.figure] if self.figure else []
+        for section in self.sections:
+            figures += section.figures
+        return figures
+
+
 def write_page(
     results: Sequence[Mapping[str, Any]],
     output: Path | str,
@@ -57,7 +84,7 @@ def write_page(
     intro: str = "",
     *,
     figures: Path | str | None = None,
-    choices: PageOptions | None = None,
+    options: PageOptions | None = None,
 ) -> list[Path]:
     """Write the report of any list of results (objects of the result file's contract).
 
@@ -70,136 +97,125 @@ def write_page(
         ConfigError: a baseline or method that was chosen is in no result.
         OutputError: a file could not be written.
     """
-    parsed = [parse_result(one, f"result {place}") for place, one in enumerate(results, start=1)]
+    parsed = [parse_result(value, f"result {n}") for n, value in enumerate(results, start=1)]
     if not parsed:
         raise DataError("no results to report: give at least one result file")
-    sections, summary = _contents(parsed, choices or PageOptions())
-    write_text(output, _html(parsed, sections, summary, title, intro))
-    return [] if figures is None else write_figures(Path(figures), figures_of(sections))
+    page = _page(parsed, options or PageOptions())
+    write_text(output, _rendered(page, title, intro))
+    return [] if figures is None else write_figures(Path(figures), page.figures)
 
 
-def page(results: Sequence[Result], title: str, intro: str = "") -> str:
+def page_html(results: Sequence[Result], title: str, intro: str = "") -> str:
     """The HTML text of the report."""
-    return _html(results, *_contents(results, PageOptions()), title, intro)
+    return _rendered(_page(results, PageOptions()), title, intro)
 
 
-def figures_of(sections: Sequence[PageSection]) -> list[Figure]:
-    """All figures, in the page's order."""
-    return [block for one in sections for block in one.blocks if isinstance(block, Figure)]
-
-
-def _contents(
-    results: Sequence[Result], choices: PageOptions
-) -> tuple[list[PageSection], list[str]]:
-    """The page's sections, and what follows from the numbers."""
+def _page(results: Sequence[Result], options: PageOptions) -> Page:
     rows, curves = rows_of(results), curves_of(results)
-    paired = paired_differences(results, choices.baselines)
-    whole = [row for row in rows if row.kind not in APART]
-    labels = dict.fromkeys(row.label for row in [*whole, *rows])
-    drawn = list(dict.fromkeys(curve.label for curve in curves if curve.kind in KINDS))
-    for asked in choices.highlighted:
-        if asked not in drawn:
-            raise ConfigError(f"highlight {asked}: no curve has this name; there are {drawn}")
-    colours = {label: place for place, label in enumerate(labels)}
-    overview = comparison([row for row in whole if row.suite.startswith("pairs")], colours=colours)
-    sections = optimisation_sections(rows, curves, paired, choices.highlighted)
-    if overview:
-        figure = Figure("accuracy", overview, "Accuracy by method and regime.")
-        sections.append(PageSection("accuracy", "Accuracy", "", [figure]))
-    # the overview's bars again, of many methods a megabyte for each suite
-    shown = {row.suite for row in whole if overview and len(labels) > len(PALETTE)}
-    sections += _suites(rows, curves, colours, {one for one in shown if one.startswith("pairs")})
-    for one in (training_section(curves, "training"), cost_section(rows, "cost")):
-        sections += [one] if one else []
-    return sections, conclusions(rows, curves, paired)
+    paired = paired_differences(results, options.baselines)
+    _check_highlighted(options.highlighted, curves)
+    sections = _sections(rows, curves, paired, options.highlighted)
+    figure = next((figure for section in sections for figure in section.figures), None)
+    shown = []
+    for section in sections:
+        remaining = [drawn for drawn in section.figures if drawn is not figure]
+        section = replace(section, figures=remaining)
+        if remaining or section.blocks or section.folds:
+            shown.append(section)
+    failures = []
+    for row in rows:
+        failures += [(f"{row.label}, {row.suite}", str(failure)) for failure in row.failures]
+    return Page(findings_of(rows, curves, paired), failures, figure, shown, _sources(results))
+
+
+def _check_highlighted(highlighted: Sequence[str], curves: Sequence[Curve]) -> None:
+    drawn = list(dict.fromkeys(curve.label for curve in curves if curve.kind in OPTIMISED))
+    for label in highlighted:
+        if label not in drawn:
+            raise ConfigError(f"highlight {label}: no curve has this name; there are {drawn}")
+
+
+def _sections(
+    rows: Sequence[Row],
+    curves: Sequence[Curve],
+    paired: Sequence[Paired],
+    highlighted: Sequence[str],
+) -> list[Section]:
+    measured = [row for row in rows if row.kind not in SEPARATE]
+    labels = dict.fromkeys(row.label for row in [*measured, *rows])
+    colours = {label: index for index, label in enumerate(labels)}
+    sections: list[Section | None] = list(optimisation_sections(rows, curves, paired, highlighted))
+    pairs = [row for row in measured if row.suite.startswith("pairs")]
+    accuracy = accuracy_section(pairs, colours)
+    drawn = {curve.suite for curve in curves if curve.kind in OPTIMISED}
+    if accuracy and len(labels) > len(PALETTE):
+        # The overview's bars once more: of many methods a megabyte for each suite.
+        drawn |= {row.suite for row in pairs}
+    sections += [accuracy, *_suites(rows, curves, paired, colours, drawn)]
+    sections += [training_section(curves), cost_section(rows)]
+    return [section for section in sections if section]
 
 
 def _suites(
-    rows: Sequence[Row], curves: Sequence[Curve], colours: Mapping[str, int], shown: Set[str]
-) -> list[PageSection]:
+    rows: Sequence[Row],
+    curves: Sequence[Curve],
+    paired: Sequence[Paired],
+    colours: Mapping[str, int],
+    drawn: Set[str],
+) -> list[Section]:
+    """A section for each suite that no section on over-optimisation holds."""
+    optimised = {(curve.kind, curve.suite) for curve in curves if curve.kind in OPTIMISED}
     suites: dict[str, list[Row]] = {}
     for row in rows:
-        apart = f"{row.suite}: {APART[row.kind]}" if row.kind in APART else row.suite
-        if row.kind not in (TRAINING, COST):
-            suites.setdefault(apart, []).append(row)
-    drawn = shown | {suite_of(curve) for curve in curves if curve.kind in KINDS}
-    return [
-        suite_section(number, suite, members, colours, drawn=members[0].suite in drawn)
-        for number, (suite, members) in enumerate(suites.items(), start=1)
-    ]
-
-
-def _html(
-    results: Sequence[Result],
-    sections: Sequence[PageSection],
-    summary: Sequence[str],
-    title: str,
-    intro: str,
-) -> str:
-    paragraphs = [f"<p>{escape(part.strip())}</p>" for part in intro.split("\n\n") if part.strip()]
-    body = [
-        f"<header><h1>{escape(title)}</h1>",
-        *paragraphs,
-        _summary(summary),
-        f'<p class="soft">{_READING}</p>',
-        _links(sections),
-        "</header><main>",
-        *(section.html() for section in sections),
-        "</main>",
-        _footer(results),
-    ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{CSS}</style></head>\n<body>\n"
-        + "\n".join(part for part in body if part)
-        + "\n</body></html>\n"
-    )
-
-
-def _summary(sentences: Sequence[str]) -> str:
-    if not sentences:
-        return ""
-    first, *rest = (escape(sentence) for sentence in sentences)
-    items = [f"<li>{sentence}</li>" for sentence in rest]
-    listed = f"<ul>{''.join(items[:_SENTENCES_SHOWN])}</ul>"
-    if more := items[_SENTENCES_SHOWN:]:
-        listed += folded(f"{len(more)} more sentences", f"<ul>{''.join(more)}</ul>")
-    heading = '<h2 id="conclusions">What follows from the numbers</h2>'
-    return f'<section class="summary">{heading}<p class="soft">{first}</p>{listed}</section>'
-
-
-def _links(sections: Sequence[PageSection]) -> str:
-    if len(sections) < 2:
-        return ""
-    links = "".join(
-        f'<li><a href="#{one.identity}">{escape(one.title)}</a></li>' for one in sections
-    )
-    return f'<nav aria-label="Sections"><ul>{links}</ul></nav>'
-
-
-def _footer(results: Sequence[Result]) -> str:
-    """Where every number comes from."""
-    blocks = []
-    for number, one in enumerate(results, start=1):
-        facts = dict(one.fingerprint)
-        if isinstance(one.items, str) and one.items:
-            facts["items"] = one.items
-        pairs = "".join(
-            f"<dt>{escape(name)}</dt><dd>{escape(_plain(value))}</dd>"
-            for name, value in facts.items()
+        if row.kind in ("training", "cost") or (row.kind, row.suite) in optimised:
+            continue
+        title = row.suite
+        if row.kind in SEPARATE and row.suite != row.kind:
+            title = f"{row.suite}: {SEPARATE[row.kind]}"
+        suites.setdefault(title, []).append(row)
+    sections = []
+    for number, (suite, members) in enumerate(suites.items(), start=1):
+        name = members[0].suite
+        of_suite = [pair for pair in paired if pair.suite == name]
+        sections.append(
+            suite_section(number, suite, members, of_suite, colours, drawn=name in drawn)
         )
-        name = " · ".join(part for part in (one.suite, one.model, one.view) if part)
-        listing = f"<dl>{pairs}</dl>" if pairs else "<p>No fingerprint was recorded.</p>"
-        blocks.append(f'<div id="source-{number}"><b>[{number}] {escape(name)}</b>{listing}</div>')
-    text = "".join(blocks)
-    if len(blocks) > _SOURCES_SHOWN:
-        text = folded(f"All {len(blocks)} results", text)
-    return f"<footer><h2>Fingerprints</h2>{text}</footer>"
+    return sections
 
 
-def _plain(value: Any) -> str:
+def _sources(results: Sequence[Result]) -> list[Source]:
+    sources = []
+    for number, result in enumerate(results, start=1):
+        facts = [(str(name), _as_text(value)) for name, value in result.fingerprint.items()]
+        if isinstance(result.items, str) and result.items:
+            facts.append(("items", result.items))
+        name = " · ".join(filter(None, (result.suite, result.model, result.view)))
+        sources.append(Source(number, name, facts))
+    return sources
+
+
+def _as_text(value: Any) -> str:
     if isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
+
+
+def _rendered(page: Page, title: str, intro: str) -> str:
+    paragraphs = [text.strip() for text in intro.split("\n\n") if text.strip()]
+    return templates().get_template("page.html.j2").render(
+        page=page, title=title, paragraphs=paragraphs, max_sources=_MAX_SOURCES
+    )  # fmt: skip
+
+
+@functools.cache
+def templates() -> Environment:
+    """The templates of pages; all text is escaped, and freed of control characters."""
+    return Environment(
+        loader=PackageLoader("smorm.report"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, finalize=_printable,
+    )  # fmt: skip
+
+
+def _printable(value: Any) -> Any:
+    """What templates write: text without control characters; markup as it is."""
+    return value if hasattr(value, "__html__") else clean(value)

@@ -1,6 +1,6 @@
 """Differences between methods, paired seed by seed.
 
-Two methods that were trained with the same seeds on the same data share much of their luck. The
+Two methods that were trained with the same seeds on the same data share much of their noise. The
 mean over common seeds of one's number less the other's has a far narrower interval than the two
 numbers side by side. Where there is one run each, the paired difference over prompts that the
 stress test or evaluation took is used instead: it is about those two models, not about methods.
@@ -13,19 +13,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
+
 from smorm.errors import ConfigError
-from smorm.evaluation.compare import KIND as DIFFERENCE
+from smorm.evaluation.metric_names import MetricName
 from smorm.evaluation.metrics import Metric, mean_over_seeds
 from smorm.evaluation.result import Result
-from smorm.report.rows import Group, groups_of
-from smorm.report.student import holm, two_sided
+from smorm.report.rows import SEPARATE, Group, groups_of
 
 Over = Literal["seeds", "prompts"]
-_NOT_COMPARED = (DIFFERENCE, "sanity", "training", "cost")
-_LEADS = ("accuracy", "overall", "spearman")
-_OF_POLICIES = ("gold@last", "gold@peak", "fall")
-_SIZES_SHOWN = 3
-_LEAST_SEEDS = 2
+SIGNIFICANCE = 0.05
+_NOT_COMPARED = (*SEPARATE, "training", "cost")
+_HEADLINES = ("accuracy", "overall", "spearman")
+_POLICY_HEADLINES = ("gold@last", "gold@peak", "fall")
+_MAX_SIZES = 3
+_MIN_SEEDS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +39,9 @@ class Paired:
         label, base: the method and what it is compared with.
         difference: the mean difference; over seeds its n is the number of common seeds.
         over: what the interval is over.
-        unpaired: how many seeds only one of the two has; they are left out.
-        chance: two-sided p value of Student's t test over seeds (NaN without one).
-        corrected: the same after Holm's correction for all comparisons of a report.
+        unpaired: how many seeds only one of the two has; they are not used.
+        p_value: two-sided, of Student's t test over seeds (NaN without one).
+        adjusted: the same after Holm's correction for all comparisons of a report.
         by_seed: the differences of the common seeds.
     """
 
@@ -51,8 +53,8 @@ class Paired:
     difference: Metric
     over: Over
     unpaired: int = 0
-    chance: float = math.nan
-    corrected: float = math.nan
+    p_value: float = math.nan
+    adjusted: float = math.nan
     by_seed: tuple[tuple[str, float], ...] = ()
 
     @property
@@ -64,6 +66,13 @@ class Paired:
     def worse(self) -> bool:
         """Whether the interval lies below 0."""
         return self.difference.high < 0
+
+    @property
+    def symbol(self) -> str:
+        """* where the interval excludes 0, † where it does so after Holm's correction too."""
+        if not (self.better or self.worse):
+            return ""
+        return "†" if self.adjusted < SIGNIFICANCE else "*"
 
 
 def paired_differences(results: Sequence[Result], baselines: Sequence[str] = ()) -> list[Paired]:
@@ -77,114 +86,169 @@ def paired_differences(results: Sequence[Result], baselines: Sequence[str] = ())
     Raises:
         ConfigError: no result is of a baseline that was named.
     """
-    groups = [group for group in groups_of(results) if group.kind not in _NOT_COMPARED]
-    bases = _baselines(groups, baselines)
-    found: list[Paired] = []
-    for suite in dict.fromkeys((group.kind, group.suite) for group in groups):
-        members = [group for group in groups if (group.kind, group.suite) == suite]
-        for one, base in _couples(members, bases):
-            found += _differences(one, base, results)
-    corrected = holm([one.chance for one in found])
-    return [replace(one, corrected=p) for one, p in zip(found, corrected, strict=True)]
+    by_suite: dict[tuple[str, str], list[Group]] = {}
+    for group in groups_of(results):
+        if group.kind not in _NOT_COMPARED:
+            by_suite.setdefault((group.kind, group.suite), []).append(group)
+    names = _baseline_names(by_suite.values(), baselines)
+    paired: list[Paired] = []
+    for members in by_suite.values():
+        for method, base in _couples(members, names):
+            paired += _differences(method, base, results)
+    adjusted = holm([difference.p_value for difference in paired])
+    return [replace(pair, adjusted=p) for pair, p in zip(paired, adjusted, strict=True)]
 
 
 def leading(kind: str, names: Iterable[str]) -> list[str]:
     """The numbers of a suite that are compared: gold at up to three sizes n, or accuracy."""
     present = list(names)
     if kind == "rl":
-        return [name for name in _OF_POLICIES if name in present]
-    sizes = sizes_shown([name for name in present if name.startswith("gold@")])
-    return sizes or [name for name in _LEADS if name in present][:1]
+        return [name for name in _POLICY_HEADLINES if name in present]
+    return representative_sizes(present) or [n for n in _HEADLINES if n in present][:1]
 
 
-def sizes_shown(names: Sequence[str]) -> list[str]:
+def representative_sizes(names: Iterable[str]) -> list[str]:
     """Of `gold@n` for many n the largest, and those nearest its roots: 16, 64 and 256 of 256."""
-    by_size = {float(name.partition("@")[2]): name for name in names if _is_size(name)}
-    sizes = sorted(size for size in by_size if size > 1)
-    if len(sizes) <= _SIZES_SHOWN:
+    by_size: dict[int, str] = {}
+    for name in names:
+        parsed = MetricName.parse(name)
+        if parsed.name == "gold" and parsed.n is not None and parsed.n > 1:
+            by_size[parsed.n] = name
+    sizes = np.array(sorted(by_size))
+    if len(sizes) <= _MAX_SIZES:
         return [by_size[size] for size in sizes]
-    top = math.log(sizes[-1])
-    wanted = (top / 2, top * 3 / 4, top)
-    chosen = {min(sizes, key=lambda size: abs(math.log(size) - want)) for want in wanted}
-    return [by_size[size] for size in sorted(chosen)]
+    logs = np.log(sizes)
+    targets = logs[-1] * np.array([0.5, 0.75, 1.0])
+    nearest = np.abs(logs[None] - targets[:, None]).argmin(axis=1)
+    return [by_size[size] for size in sizes[np.unique(nearest)]]
 
 
-def larger_shift(ours: Paired, other: Paired) -> Metric | None:
+def growth_of(difference: Paired, reference: Paired) -> Metric | None:
     """How much larger one difference is than another of the same methods, over common seeds."""
-    there = dict(other.by_seed)
-    both = [value - there[seed] for seed, value in ours.by_seed if seed in there]
-    return mean_over_seeds(both, len(both)) if len(both) >= _LEAST_SEEDS else None
+    reference_by_seed = dict(reference.by_seed)
+    growths = []
+    for seed, value in difference.by_seed:
+        if seed in reference_by_seed:
+            growths.append(value - reference_by_seed[seed])
+    return mean_over_seeds(growths, len(growths)) if len(growths) >= _MIN_SEEDS else None
 
 
-def _is_size(name: str) -> bool:
-    return name.partition("@")[2].isdigit()
+def two_sided(values: Sequence[float]) -> float:
+    """The p value of Student's t test of a zero mean; NaN with fewer than two finite values.
+
+    Args:
+        values: paired differences, one for each seed, taken as normal.
+    """
+    from scipy.special import stdtr  # scipy.stats takes seconds to import
+
+    count = len(values)
+    if count < _MIN_SEEDS or not np.isfinite(values).all():
+        return math.nan
+    mean, std = np.mean(values), np.std(values, ddof=1)
+    # Equal differences leave rounding noise in the standard deviation, which is no evidence.
+    if std <= 1e-15 * abs(mean) * count:
+        return float(mean == 0)
+    statistic = abs(mean) / (std / math.sqrt(count))
+    return float(2 * stdtr(count - 1, -statistic))
 
 
-def _baselines(groups: Sequence[Group], asked: Sequence[str]) -> list[str]:
-    names = list(dict.fromkeys(group.key[2] for group in groups))
-    labels = {group.label for group in groups}
-    for one in asked:
-        if one not in labels and one not in names:
-            raise ConfigError(f"baseline {one}: no result is of it; there are {', '.join(names)}")
-    return list(asked) or [*names[:1], *(name for name in names[1:] if name == "SM")]
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p values in the given order; NaN (no test) stays NaN and is not counted.
+
+    Source: Holm (1979), "A simple sequentially rejective multiple test procedure".
+    """
+    raw = np.asarray(p_values, dtype=np.float64)
+    tests = int(np.isfinite(raw).sum())
+    order = np.argsort(raw, kind="stable")[:tests]  # NaN sorts last
+    scaled = np.minimum(1.0, raw[order] * np.arange(tests, 0, -1))
+    adjusted = np.full_like(raw, np.nan)
+    # The running maximum keeps adjusted values in the order of the raw ones.
+    adjusted[order] = np.maximum.accumulate(scaled)
+    return [float(value) for value in adjusted]
 
 
-def _couples(members: Sequence[Group], bases: Sequence[str]) -> list[tuple[Group, Group]]:
-    """Who is compared with whom in one suite; nobody twice, and no two both ways."""
-    chosen: list[Group] = []
-    for name in bases:
-        chosen += [group for group in members if name in (group.label, group.key[2])][:1]
+def _baseline_names(suites: Iterable[Sequence[Group]], requested: Sequence[str]) -> list[str]:
+    models: dict[str, None] = {}
+    labels: dict[str, None] = {}
+    for groups in suites:
+        for group in groups:
+            models[group.model] = None
+            labels[group.label] = None
+    for name in requested:
+        if name not in labels and name not in models:
+            raise ConfigError(f"baseline {name}: no result is of it; there are {', '.join(models)}")
+    if requested:
+        return list(requested)
+    first, *rest = models or [""]
+    return [first, "SM"] if "SM" in rest else [first]
+
+
+def _couples(members: Sequence[Group], names: Sequence[str]) -> list[tuple[Group, Group]]:
+    """Each method with each baseline in one suite; no method with itself, no two both ways."""
+    baselines: list[Group] = []
+    for name in names:
+        named = [group for group in members if name in (group.label, group.model)]
+        baselines += named[:1]
+    first_views: dict[str, Group] = {}
+    for group in members:
+        first_views.setdefault(group.model, group)
     couples: list[tuple[Group, Group]] = []
-    for one in members:
-        first = next(group for group in members if group.key[2] == one.key[2])
-        before = chosen[: chosen.index(one)] if one in chosen else chosen or members[:1]
-        others = before if first in before else [*before, first]
-        couples += [(one, other) for other in others if other is not one]
+    for method in members:
+        opponents = baselines or list(members[:1])
+        if method in baselines:  # a baseline meets the earlier ones only
+            opponents = baselines[: baselines.index(method)]
+        if first_views[method.model] not in opponents:
+            opponents = [*opponents, first_views[method.model]]
+        couples += [(method, opponent) for opponent in opponents if opponent is not method]
     return couples
 
 
-def _differences(one: Group, base: Group, results: Sequence[Result]) -> list[Paired]:
-    names = [name for name in one.members[0].metrics if name in base.members[0].metrics]
-    found = []
-    for name in leading(one.kind, names):
-        pair = _over_seeds(one, base, name) or _over_prompts(one, base, name, results)
-        found += [pair] if pair else []
-    return found
+def _differences(method: Group, base: Group, results: Sequence[Result]) -> list[Paired]:
+    shared = [name for name in method.members[0].metrics if name in base.members[0].metrics]
+    paired = []
+    for name in leading(method.kind, shared):
+        pair = _over_seeds(method, base, name) or _over_prompts(method, base, name, results)
+        if pair is not None:
+            paired.append(pair)
+    return paired
 
 
-def _over_seeds(one: Group, base: Group, name: str) -> Paired | None:
+def _over_seeds(method: Group, base: Group, name: str) -> Paired | None:
     """The difference over common seeds, or None where there are not two of them."""
-    mine, theirs = _by_seed(one, name), _by_seed(base, name)
-    common = sorted(set(mine) & set(theirs), key=lambda seed: (len(seed), seed))
-    if len(common) < _LEAST_SEEDS:
+    values, base_values = _by_seed(method, name), _by_seed(base, name)
+    common = sorted(values.keys() & base_values.keys(), key=lambda seed: (len(seed), seed))
+    if len(common) < _MIN_SEEDS:
         return None
-    values = [mine[seed] - theirs[seed] for seed in common]
+    differences = [values[seed] - base_values[seed] for seed in common]
     return Paired(
-        one.kind, one.suite, name, one.label, base.label,
-        mean_over_seeds(values, len(values)), "seeds", len(set(mine) ^ set(theirs)),
-        two_sided(values), by_seed=tuple(zip(common, values, strict=True)),
+        method.kind, method.suite, name, method.label, base.label,
+        mean_over_seeds(differences, len(common)), "seeds",
+        unpaired=len(values.keys() ^ base_values.keys()), p_value=two_sided(differences),
+        by_seed=tuple(zip(common, differences, strict=True)),
     )  # fmt: skip
 
 
 def _by_seed(group: Group, name: str) -> dict[str, float]:
-    found = {
-        seed: member.metrics[name].value
-        for seed, member in zip(group.seeds, group.members, strict=False)
-        if name in member.metrics
-    }
-    return {seed: value for seed, value in found.items() if math.isfinite(value)}
+    values = {}
+    # A group without seeds of its own has members all the same: nothing pairs them.
+    for seed, member in zip(group.seeds, group.members, strict=False):
+        if name in member.metrics and math.isfinite(member.metrics[name].value):
+            values[seed] = member.metrics[name].value
+    return values
 
 
-def _over_prompts(one: Group, base: Group, name: str, results: Sequence[Result]) -> Paired | None:
-    """The difference that was taken item by item of the only runs that there are."""
-    if len(one.members) > 1 or len(base.members) > 1:
+def _over_prompts(
+    method: Group, base: Group, name: str, results: Sequence[Result]
+) -> Paired | None:
+    """The difference that was measured item by item of the only runs that there are."""
+    if len(method.members) > 1 or len(base.members) > 1:
         return None
-    marks = (dict(one.members[0].fingerprint), dict(base.members[0].fingerprint))
+    fingerprints = dict(method.members[0].fingerprint), dict(base.members[0].fingerprint)
     for result in results:
-        told = result.fingerprint
-        fits = result.kind == DIFFERENCE and result.suite == one.suite and name in result.metrics
-        if fits and (told.get("of"), told.get("less")) == marks:
-            return Paired(
-                one.kind, one.suite, name, one.label, base.label, result.metrics[name], "prompts"
-            )
+        compared = result.fingerprint.get("of"), result.fingerprint.get("less")
+        if (result.kind, result.suite) != ("difference", method.suite):
+            continue
+        if name in result.metrics and compared == fingerprints:
+            key = (method.kind, method.suite, name, method.label, base.label)
+            return Paired(*key, result.metrics[name], "prompts")
     return None

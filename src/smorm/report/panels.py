@@ -1,9 +1,4 @@
-"""Curves in panels: sets of prompts side by side, or every method alone before all others.
-
-Lines are told apart by colour, dash and mark at once, and carry their names at their ends, so that
-a grey print and a colour-blind reader lose nothing. More methods than that bears are grey, and
-have a panel each in a second figure.
-"""
+"""Curves in panels: sets of prompts side by side, or each method alone in front of all others."""
 
 from __future__ import annotations
 
@@ -13,198 +8,208 @@ from typing import Any
 
 import numpy as np
 
-from smorm.report.canvas import INK, Drawing, short
-from smorm.report.curves import Curve, sets_in_order
-from smorm.report.line_names import HEIGHT, along_of, name_ends, span_of
-from smorm.report.looks import BASE, COLOURS, DASHES, HIGHLIGHTED, MARKS
+from smorm.report.curves import Curve, id_first
+from smorm.report.drawing import INK, Drawing, short
+from smorm.report.line_styles import (
+    BASE,
+    COLOURS,
+    DASHES,
+    HIGHLIGHTED,
+    MARKERS,
+    PANEL_HEIGHT,
+    axis_range,
+    name_line_ends,
+)
 
+MAX_BACKGROUND = 12
+"""How many grey lines a small panel can have; each of n panels with n lines also makes a page of
+megabytes."""
 _FEW = 4
 _GREY = "#8d949c"
-_NAMES = {
-    "gold": "gold",
-    "proxy": "proxy's gain, spreads",
+_QUANTITIES = {
+    "proxy": "proxy gain, std",
     "kl": "KL, nats",
     "length": "length, words",
-    "loss": "loss",
 }
-_AXES = {"kl": "KL from the starting policy, nats", "step": "step", "n": "n"}
-_PLOT, _CHARACTER = 2.7, 0.073  # inches: a panel's width, a character
+_AXES = {"kl": "KL from the starting policy, nats"}
+_PANEL_WIDTH, _CHARACTER_WIDTH = 2.7, 0.073  # inches
 
 
-def overview(
+def side_by_side(
     curves: Sequence[Curve],
     quantities: Sequence[str],
-    along: str,
+    axis: str,
     title: str,
     *,
-    looks: Mapping[str, int],
+    styles: Mapping[str, int],
+    prompts: Sequence[str] | None = None,
 ) -> Drawing:
     """A row of panels for each quantity, a column for each set of prompts, axes shared in a row.
 
     Args:
         curves: of one family.
         quantities: names of values, such as "gold" and "proxy".
-        along: "kl", "n" or "step".
-        title: what is shown.
-        looks: the look of each method that is named (see `looks_of`); the others are grey.
+        axis: "kl", "n" or "step".
+        title: what is drawn.
+        styles: the style of each method that is named (see `line_styles`); the others are grey.
+        prompts: the sets that are drawn; axes are those of all curves, so that drawings of single
+            sets can stand below each other and be compared.
     """
-    sets = sets_in_order(curves)
-    longest = max([len(short(label)) for label in looks], default=4)
-    margin = 0.25 + _CHARACTER * longest  # inches at the right of each panel, for the names
+    columns = id_first(curve.prompts for curve in curves) if prompts is None else list(prompts)
+    longest = max((len(short(label)) for label in styles), default=4)
+    margin = 0.25 + _CHARACTER_WIDTH * longest  # inches at the right of each panel, for the names
+    named = [curve for curve in curves if curve.label in styles]
+    by_size = axis == "kl" and all(curve.kind == "stress" for curve in curves)
 
     def draw(figure: Any) -> None:
-        table = figure.subplots(
-            len(quantities), len(sets), sharex=True, sharey="row", squeeze=False
-        )
+        shape = (len(quantities), len(columns))
+        table = figure.subplots(*shape, sharex=True, sharey="row", squeeze=False)
         for line, quantity in zip(table, quantities, strict=True):
-            for axes, name in zip(line, sets, strict=True):
+            line[0].set_ylabel(_QUANTITIES.get(quantity, quantity.replace("_", " ")))
+            for axes, name in zip(line, columns, strict=True):
                 inside = [curve for curve in curves if curve.prompts == name]
-                _lines(axes, inside, quantity, along, looks)
-            _bound(line[0], [c for c in curves if c.label in looks] or curves, quantity)
-            line[0].set_ylabel(_NAMES.get(quantity, quantity.replace("_", " ")))
-            for axes, name in zip(line, sets, strict=True):
-                inside = [c for c in curves if c.prompts == name and c.label in looks]
-                name_ends(axes, inside, quantity, along, looks)
-        for axes, name in zip(table[0], sets, strict=True):
-            sized = along == "kl" and all(curve.kind == "stress" for curve in curves)
-            axes.set_title(short(name) or "all prompts", fontsize=10, pad=16 if sized else 6)
-            if sized:
-                _mark_sizes(axes, curves)
+                _draw_lines(axes, inside, quantity, axis, styles)
+            # Names are placed within the limits, which therefore have to be final.
+            _set_y_limits(line[0], named or curves, quantity)
+            for axes, name in zip(line, columns, strict=True):
+                inside = [curve for curve in named if curve.prompts == name]
+                name_line_ends(axes, inside, quantity, axis, styles)
+        for axes, name in zip(table[0], columns, strict=True):
+            axes.set_title(short(name or "all prompts"), fontsize=10, pad=16 if by_size else 6)
+            if by_size:
+                _add_size_axis(axes, curves)
         for axes in table[-1]:
-            _widen(axes, curves, along, margin)
-        figure.supxlabel(_AXES.get(along, along), fontsize=9.5)
+            _make_room_for_names(axes, curves, axis, margin)
+        figure.supxlabel(_AXES.get(axis, axis), fontsize=9.5)
 
-    width = 0.7 + len(sets) * (_PLOT + margin)
-    return Drawing(draw, (width, 1.1 + (HEIGHT + 0.5) * len(quantities)), title)
+    width = 0.7 + len(columns) * (_PANEL_WIDTH + margin)
+    return Drawing(draw, (width, 1.1 + (PANEL_HEIGHT + 0.5) * len(quantities)), title)
 
 
-def alone(
+def small_multiples(
     curves: Sequence[Curve],
     quantity: str,
-    along: str,
+    axis: str,
     title: str,
     *,
     base: str | None = None,
     shared: bool = True,
 ) -> Drawing:
-    """A panel for each method, its line with its band; all others grey behind it, of many methods
-    the base alone.
+    """A panel for each method, its line with its band; the others grey behind it.
 
     Args:
-        curves: of one set of prompts.
+        curves: of one set of prompts. Of more than `MAX_BACKGROUND`, only the base is behind.
         quantity: the name of a value.
-        along: "kl", "n" or "step".
-        title: what is shown.
+        axis: "kl", "n" or "step".
+        title: what is drawn.
         base: the method that is drawn dashed in every panel.
         shared: the same axes for all, with the others behind; otherwise each by itself.
     """
     across = min(4, len(curves))
     down = math.ceil(len(curves) / across)
-    few = len(curves) <= BEHIND
-    behind = [one for one in curves if shared and (few or one.label == base)]
+    background: list[Curve] = []
+    for curve in curves:
+        few = len(curves) <= MAX_BACKGROUND
+        if shared and quantity in curve.values and (few or curve.label == base):
+            background.append(curve)
 
     def draw(figure: Any) -> None:
         table = figure.subplots(down, across, sharex=shared, sharey=shared, squeeze=False)
+        for axes, curve in zip(table.flat, curves, strict=False):
+            for behind in background:
+                if behind is not curve:
+                    _draw_behind(axes, behind, quantity, axis, dashed=behind.label == base)
+            style = BASE if curve.label == base else 0
+            _draw_lines(axes, [curve], quantity, axis, {curve.label: style})
+            axes.set_title(short(curve.label), fontsize=9.5, loc="left")
         for axes in table.flat[len(curves) :]:
             axes.set_visible(False)
+        # The lowest visible panel of each column has the numbers of the shared axis.
         for axes in table.flat[max(0, len(curves) - across) : len(curves)]:
             axes.tick_params(labelbottom=True)
-        for axes, own in zip(table.flat, curves, strict=False):
-            for other in behind:
-                if other is not own and quantity in other.values:
-                    _background(axes, other, quantity, along, dashed=other.label == base)
-            _lines(axes, [own], quantity, along, {own.label: BASE if own.label == base else 0})
-            axes.set_title(short(own.label), fontsize=9.5, loc="left")
-            axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
         if shared:
-            _bound(table[0][0], curves, quantity)
-        figure.supxlabel(_AXES.get(along, along), fontsize=9.5)
-        figure.supylabel(_NAMES.get(quantity, quantity), fontsize=9.5)
+            _set_y_limits(table[0][0], curves, quantity)
+        figure.supxlabel(_AXES.get(axis, axis), fontsize=9.5)
+        figure.supylabel(_QUANTITIES.get(quantity, quantity), fontsize=9.5)
 
     return Drawing(draw, (0.6 + 2.3 * max(across, 2), 0.9 + 1.75 * down), title)
 
 
-BEHIND = 12
-"""How many lines a small panel bears; each of n panels with n lines also makes a page of
-megabytes."""
-
-
-def _series(curve: Curve, quantity: str) -> Any:
-    return np.array([[m.value, m.low, m.high] for m in curve.values[quantity]]).T
-
-
-def _lines(
-    axes: Any, curves: Sequence[Curve], quantity: str, along: str, places: Mapping[str, int]
+def _draw_lines(
+    axes: Any, curves: Sequence[Curve], quantity: str, axis: str, styles: Mapping[str, int]
 ) -> None:
     """Grey ones first, then the highlighted with their bands."""
-    faint = 0.13 if len(places) <= _FEW else 0.07
+    alpha = 0.13 if len(styles) <= _FEW else 0.07
     axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
-    for curve in sorted(curves, key=lambda one: -places.get(one.label, HIGHLIGHTED)):
+    for curve in sorted(curves, key=lambda curve: -styles.get(curve.label, HIGHLIGHTED)):
         if quantity not in curve.values:
             continue
-        if curve.label not in places:
-            _background(axes, curve, quantity, along)
+        if curve.label not in styles:
+            _draw_behind(axes, curve, quantity, axis)
             continue
-        x, (value, low, high) = along_of(curve, along), _series(curve, quantity)
-        place = places[curve.label] % HIGHLIGHTED
+        style = styles[curve.label]
+        colour = COLOURS[style]
+        x, (value, low, high) = curve.along(axis), curve.table(quantity)
         if np.all(np.diff(x) >= 0):
-            axes.fill_between(x, low, high, color=COLOURS[place], alpha=faint, linewidth=0)
-        else:  # KL went back: a band would fold over itself
-            axes.vlines(x, low, high, color=COLOURS[place], alpha=0.5, linewidth=0.8)
+            axes.fill_between(x, low, high, color=colour, alpha=alpha, linewidth=0)
+        else:  # a policy's KL can shrink: a band would fold over itself
+            axes.vlines(x, low, high, color=colour, alpha=0.5, linewidth=0.8)
         axes.plot(
-            x, value, color=COLOURS[place], linestyle=DASHES[place], linewidth=1.5,
-            marker=MARKS[place], markersize=3.4, markevery=max(1, len(x) // 9),
+            x, value, color=colour, linestyle=DASHES[style], linewidth=1.5,
+            marker=MARKERS[style], markersize=3.4, markevery=max(1, len(x) // 9),
         )  # fmt: skip
 
 
-def _background(
-    axes: Any, curve: Curve, quantity: str, along: str, *, dashed: bool = False
+def _draw_behind(
+    axes: Any, curve: Curve, quantity: str, axis: str, *, dashed: bool = False
 ) -> None:
-    look = {"color": INK, "linestyle": "--"} if dashed else {"color": _GREY, "alpha": 0.45}
-    values = _series(curve, quantity)[0]
-    axes.plot(along_of(curve, along), values, linewidth=1.0 if dashed else 0.8, zorder=1, **look)
+    look: dict[str, Any] = {"color": _GREY, "alpha": 0.45, "linewidth": 0.8}
+    if dashed:
+        look = {"color": INK, "linestyle": "--", "linewidth": 1.0}
+    axes.plot(curve.along(axis), curve.table(quantity)[0], zorder=1, **look)
 
 
-def _bound(axes: Any, curves: Sequence[Curve], quantity: str) -> None:
+def _set_y_limits(axes: Any, curves: Sequence[Curve], quantity: str) -> None:
     """Limits from the values, with room for bands but not for a band that dwarfs everything."""
-    tables = [_series(curve, quantity) for curve in curves if quantity in curve.values]
+    tables = [curve.table(quantity) for curve in curves if quantity in curve.values]
     if not tables:
         return
-    value, low, high = (np.concatenate([table[row] for table in tables]) for row in range(3))
-    value = value[np.isfinite(value)]
-    if value.size == 0:
+    value, low, high = np.concatenate(tables, axis=1)
+    finite = value[np.isfinite(value)]
+    if finite.size == 0:
         return
-    bottom, top = float(value.min()), float(value.max())
-    spread = top - bottom
-    room = 0.6 * spread or 0.1 * max(abs(top), 1.0)
-    ends = (float(np.nanmin([bottom, *low])), float(np.nanmax([top, *high])))
-    if spread > 0:  # otherwise the band, or a little room, is all there is to see
-        bottom, top = max(ends[0], bottom - room), min(ends[1], top + room)
-    else:
+    bottom, top = finite.min(), finite.max()
+    height = top - bottom
+    if height > 0:
+        bottom = max(np.nanmin([bottom, *low]), bottom - 0.6 * height)
+        top = min(np.nanmax([top, *high]), top + 0.6 * height)
+    else:  # a single value: a little room on either side
+        room = 0.1 * max(abs(top), 1.0)
         bottom, top = bottom - room, top + room
-    pad = 0.06 * (top - bottom)
-    axes.set_ylim(bottom - pad, top + pad)
+    padding = 0.06 * (top - bottom)
+    axes.set_ylim(float(bottom - padding), float(top + padding))
 
 
-def _widen(axes: Any, curves: Sequence[Curve], along: str, margin: float) -> None:
-    """Room for the names at the right end."""
-    x = [value for curve in curves for value in along_of(curve, along) if math.isfinite(value)]
-    span = span_of(curves, along)
-    if span > 0:
-        ticks = [tick for tick in axes.get_xticks() if min(x) <= tick <= max(x)]
-        axes.set_xlim(min(x) - 0.03 * span, max(x) + span * margin / _PLOT)
+def _make_room_for_names(axes: Any, curves: Sequence[Curve], axis: str, margin: float) -> None:
+    first, last = axis_range(curves, axis)
+    width = last - first
+    if width > 0:
+        ticks = [tick for tick in axes.get_xticks() if first <= tick <= last]
+        axes.set_xlim(first - 0.03 * width, last + width * margin / _PANEL_WIDTH)
         axes.set_xticks(ticks)
 
 
-def _mark_sizes(axes: Any, curves: Sequence[Curve]) -> None:
+def _add_size_axis(axes: Any, curves: Sequence[Curve]) -> None:
     """n at the top of a panel along KL: 1, 4, 16, ..."""
-    sizes = {
-        at: kl for curve in curves for at, kl in zip(curve.at, along_of(curve, "kl"), strict=True)
-    }
-    chosen = sorted(sizes)[::2] if len(sizes) > 5 else sorted(sizes)
+    kl_by_size: dict[float, float] = {}
+    for curve in curves:
+        kl_by_size.update(zip(curve.at, curve.along("kl"), strict=True))
+    sizes = sorted(kl_by_size)
+    if len(sizes) > 5:
+        sizes = sizes[::2]
+    labels = [f"{size:g}" for size in sizes]
+    labels[0] = f"n = {labels[0]}"
     top = axes.secondary_xaxis("top")
-    top.set_ticks(
-        [sizes[n] for n in chosen], [f"n = {chosen[0]:g}", *(f"{n:g}" for n in chosen[1:])]
-    )
+    top.set_ticks([kl_by_size[size] for size in sizes], labels)
     top.tick_params(length=2, labelsize=7.5, pad=1)
     top.spines["top"].set_visible(False)

@@ -11,19 +11,27 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from smorm.evaluation.failures import Failure
 from smorm.evaluation.metrics import Metric, mean_over_seeds
 from smorm.evaluation.result import Result
-from smorm.report.names import style_of
+from smorm.report.style import style_of
 
-_WHOLE = ("", "attributes")
-"""Views that are all of a model."""
+SEPARATE = {"difference": "differences", "sanity": "sanity tests", "parity": "parity"}
+"""Kinds of results that have a section of their own beside the suite that they are about."""
+_UNNAMED_VIEWS = ("", "attributes")
+"""Views that hold all of a model's rows: they add nothing to its name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A model's view on one suite; `seeds` is how many results were averaged (1: none).
+    """A model's view on one suite.
 
-    `sizes` holds the smallest and largest n over seeds where they differ.
+    Attributes:
+        label: the method's name on the page (see `method_labels`).
+        sources: the positions, from 1, of the results that the row stands for.
+        seeds: how many results were averaged (1: none).
+        n_ranges: the smallest and largest n over seeds, of metrics where they differ.
+        failures: of sanity tests and parity checks.
     """
 
     kind: str
@@ -35,31 +43,25 @@ class Row:
     notes: tuple[str, ...]
     sources: tuple[int, ...]
     seeds: int = 1
-    sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    n_ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    failures: tuple[Failure, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Results of one (kind, suite, model, view): its seeds, or what cannot be told apart by them.
+    """The results of one (kind, suite, model, view): its runs with different seeds.
 
-    `places` counts results from 1; `seeds` is empty unless every member has one, each its own.
+    `seeds` is empty unless every member has a seed of its own.
     """
 
-    key: tuple[str, str, str, str]
+    kind: str
+    suite: str
+    model: str
+    view: str
     label: str
     members: tuple[Result, ...]
-    places: tuple[int, ...]
+    sources: tuple[int, ...]
     seeds: tuple[str, ...]
-
-    @property
-    def kind(self) -> str:
-        """The members' kind."""
-        return self.key[0]
-
-    @property
-    def suite(self) -> str:
-        """The members' suite."""
-        return self.key[1]
 
 
 def groups_of(results: Sequence[Result]) -> list[Group]:
@@ -68,104 +70,123 @@ def groups_of(results: Sequence[Result]) -> list[Group]:
     Results of one name that seeds do not tell apart become groups of their own, numbered.
     """
     labels = method_labels(results)
-    found: dict[tuple[str, str, str, str], list[int]] = {}
-    for place, one in enumerate(results):
-        found.setdefault((one.kind, one.suite, one.model, one.view), []).append(place)
-    groups: list[Group] = []
-    for key, places in found.items():
+    sources_by_key: dict[tuple[str, str, str, str], list[int]] = {}
+    for source, result in enumerate(results, start=1):
+        key = (result.kind, result.suite, result.model, result.view)
+        sources_by_key.setdefault(key, []).append(source)
+    groups = []
+    for key, sources in sources_by_key.items():
+        members = tuple(results[source - 1] for source in sources)
         label = labels[key[2], key[3]]
-        members = tuple(results[place] for place in places)
-        seeds = tuple(str(one.fingerprint.get("seed")) for one in members)
-        if _seeds_differ(members):
-            groups.append(Group(key, label, members, tuple(p + 1 for p in places), seeds))
+        seeds = _distinct_seeds(members)
+        if seeds:
+            groups.append(Group(*key, label, members, tuple(sources), seeds))
             continue
-        for number, (one, place) in enumerate(zip(members, places, strict=True), start=1):
-            name = label if len(places) == 1 else f"{label} ({number})"
-            groups.append(Group(key, name, (one,), (place + 1,), ()))
+        for number, (result, source) in enumerate(zip(members, sources, strict=True), start=1):
+            suffix = f" ({number})" * (len(members) > 1)
+            groups.append(Group(*key, f"{label}{suffix}", (result,), (source,), ()))
     return groups
 
 
+def _distinct_seeds(members: Sequence[Result]) -> tuple[str, ...]:
+    """The seed of every result; empty where one has none or two have the same."""
+    seeds = [str(result.fingerprint.get("seed")) for result in members]
+    if "None" in seeds or len(set(seeds)) < len(seeds):
+        return ()
+    return tuple(seeds)
+
+
+def method_labels(results: Iterable[Result]) -> dict[tuple[str, str], str]:
+    """A short name for each (model, view): the view is added where a model shows several."""
+    views: dict[str, dict[str, None]] = {}
+    for result in results:
+        views.setdefault(result.model, {})[result.view] = None
+    labels = {}
+    for model, of_model in views.items():
+        named = set(of_model) - set(_UNNAMED_VIEWS)
+        for view in of_model:
+            shows_view = view in named and len(named) > 1
+            labels[model, view] = f"{model}-{view}" if shows_view else model
+    return labels
+
+
 def rows_of(results: Sequence[Result]) -> list[Row]:
-    """Rows in order of first appearance; `sources` counts results from 1."""
+    """Rows in order of first appearance."""
     return [_row(group) for group in groups_of(results)]
 
 
 def _row(group: Group) -> Row:
-    if len(group.members) > 1:
-        return _over_seeds(group)
-    one = group.members[0]
-    return Row(*group.key, group.label, dict(one.metrics), one.reported, group.places)
-
-
-def method_labels(results: Iterable[Result]) -> dict[tuple[str, str], str]:
-    """A short name for each (model, view): the view is added where a model shows several.
-
-    No view (a training curve) and all attribute rows ("attributes") are the model itself.
-    """
-    views: dict[str, list[str]] = {}
-    for one in results:
-        seen = views.setdefault(one.model, [])
-        if one.view not in seen:
-            seen.append(one.view)
-    return {
-        (model, view): f"{model}-{view}"
-        if view not in _WHOLE and sum(other not in _WHOLE for other in seen) > 1
-        else model
-        for model, seen in views.items()
-        for view in seen
-    }
-
-
-def _seeds_differ(members: Sequence[Result]) -> bool:
-    """Whether every result has a seed and no two have the same."""
-    seeds = [one.fingerprint.get("seed") for one in members]
-    return None not in seeds and len({str(seed) for seed in seeds}) == len(seeds)
-
-
-def _over_seeds(group: Group) -> Row:
-    members = group.members
-    names = list(dict.fromkeys(name for one in members for name in one.metrics))
+    key = (group.kind, group.suite, group.model, group.view, group.label)
+    first = group.members[0]
+    if len(group.members) == 1:
+        return Row(
+            *key, dict(first.metrics), first.notes, group.sources, failures=first.failures
+        )  # fmt: skip
     metrics: dict[str, Metric] = {}
+    n_ranges: dict[str, tuple[int, int]] = {}
+    seeds = len(group.members)
     notes = [
-        f"Mean over {len(members)} seeds; intervals are Student's t over seeds: they hold the "
+        f"Mean over {seeds} seeds; intervals are Student's t over seeds: they hold the "
         "noise of training, and that of sampling items only where each seed has items of its own."
     ]
-    sizes: dict[str, tuple[int, int]] = {}
-    for name in names:
-        found = [one.metrics[name] for one in members if name in one.metrics]
-        found = [metric for metric in found if math.isfinite(metric.value)]
-        if len(found) < len(members):
-            notes.append(f"{style_of(name).label}: {len(found)} of {len(members)} seeds have it.")
-        smallest, largest = _range([metric.n for metric in found])
-        if smallest != largest:
-            sizes[name] = (smallest, largest)
-        values = [metric.value for metric in found]
-        metrics[name] = mean_over_seeds(values, smallest) if values else Metric(math.nan, 0)
-    told = dict.fromkeys([*notes, *(note for one in members for note in one.reported)])
-    return Row(*group.key, group.label, metrics, tuple(told), group.places, len(members), sizes)
+    for name in metric_names(group.members):
+        values, counts = _finite_values(group.members, name)
+        if len(values) < seeds:
+            notes.append(f"{style_of(name).label}: {len(values)} of {seeds} seeds have it.")
+        if not values:
+            metrics[name] = Metric(math.nan, 0)
+            continue
+        if min(counts) != max(counts):
+            n_ranges[name] = (min(counts), max(counts))
+        metrics[name] = mean_over_seeds(values, min(counts))
+    failures: list[Failure] = []
+    for result in group.members:
+        notes += result.notes
+        failures += result.failures
+    return Row(
+        *key, metrics, tuple(dict.fromkeys(notes)), group.sources, seeds, n_ranges,
+        tuple(dict.fromkeys(failures)),
+    )  # fmt: skip
 
 
-def _range(counts: Sequence[int]) -> tuple[int, int]:
-    return min(counts, default=0), max(counts, default=0)
+def _finite_values(members: Sequence[Result], name: str) -> tuple[list[float], list[int]]:
+    """Values and their n of the runs that measured a metric."""
+    values, counts = [], []
+    for result in members:
+        metric = result.metrics.get(name)
+        if metric is not None and math.isfinite(metric.value):
+            values.append(metric.value)
+            counts.append(metric.n)
+    return values, counts
+
+
+def metric_names(rows: Iterable[Row | Result]) -> list[str]:
+    """The names of all metrics, in order of first appearance."""
+    names: dict[str, None] = {}
+    for row in rows:
+        names.update(dict.fromkeys(row.metrics))
+    return list(names)
 
 
 def separated_best(rows: Sequence[Row], name: str) -> int | None:
-    """The row that is best in a metric with its interval apart from all others', or None.
+    """The index of the row that is best in a metric, its interval disjoint from all others'.
 
-    None too where a metric has no better way, only one row has it, an interval is missing, or rows
-    are differences.
+    None where there is none: also where a metric has no better direction, only one row has it, an
+    interval is missing, or rows are differences.
     """
-    if any(row.kind == "difference" for row in rows):
-        return None
     better = style_of(name).better
-    found = [(place, row.metrics[name]) for place, row in enumerate(rows) if name in row.metrics]
-    ends = [(metric.low, metric.high) for _, metric in found]
-    if not better or len(found) < 2 or any(math.isnan(end) for pair in ends for end in pair):
+    with_metric = [index for index, row in enumerate(rows) if name in row.metrics]
+    if not better or len(with_metric) < 2 or rows[0].kind == "difference":
         return None
+    # As lower bounds where higher is better: negating turns "lower is better" into the same case.
     sign = 1.0 if better == "higher" else -1.0
-    best, metric = max(found, key=lambda one: sign * one[1].value)
-    for place, other in found:
-        apart = metric.low > other.high if better == "higher" else metric.high < other.low
-        if place != best and not apart:
+    worst_case, best_case = {}, {}
+    for index in with_metric:
+        metric = rows[index].metrics[name]
+        ends = sorted((sign * metric.low, sign * metric.high))
+        worst_case[index], best_case[index] = ends
+        if math.isnan(sum(ends)):
             return None
-    return best
+    best = max(with_metric, key=lambda index: sign * rows[index].metrics[name].value)
+    highest_rival = max(best_case[index] for index in with_metric if index != best)
+    return best if worst_case[best] > highest_rival else None

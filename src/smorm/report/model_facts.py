@@ -15,18 +15,17 @@ from smorm.files import read_json
 
 CARD = "smorm.json"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_FILES = (".jsonl", ".json", ".gz", ".parquet", ".yaml", ".csv")
+_DATA_FILES = (".jsonl", ".json", ".gz", ".parquet", ".yaml", ".csv")
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class ModelFacts:
     """A model as its files describe it.
 
     Attributes:
         name: the run's folder name, or the model folder's.
         card: the content of `smorm.json`.
         model_type: the backbone's architecture, of `config.json`.
-        adapters: whether the folder holds LoRA adapters instead of whole weights.
         config: `config.yaml` beside the model; empty without one.
         data: `data.json` beside it.
         cost: `cost.json` beside it.
@@ -35,7 +34,6 @@ class Facts:
     name: str
     card: Mapping[str, Any]
     model_type: str
-    adapters: bool
     config: Mapping[str, Any]
     data: Mapping[str, Any]
     cost: Mapping[str, Any]
@@ -47,12 +45,12 @@ class Facts:
 
     @property
     def hashes(self) -> dict[str, str]:
-        """Of configuration and data: what tells runs apart."""
+        """Of configuration and data: they identify a run."""
         return {str(key): str(value) for key, value in self.card.get("hashes", {}).items()}
 
     @property
     def default_view(self) -> str:
-        """The view that is served unless another is asked for."""
+        """The view that is used unless another is requested."""
         view = self.card.get("view") or self.card.get("default_view", "F")
         return str(view.get("name", "own")) if isinstance(view, Mapping) else str(view)
 
@@ -62,12 +60,12 @@ class Facts:
         return str(self.card.get("head", "linear"))
 
     @property
-    def by_length(self) -> bool:
+    def has_length_row(self) -> bool:
         """Whether its further row is ODIN's of length, which no ratings trained."""
         return self.attributes == ["length"] and not self.card.get("means")
 
     @property
-    def folded(self) -> bool:
+    def is_export(self) -> bool:
         """Whether the folder is an export: one row that holds a view."""
         return bool(self.card.get("view"))
 
@@ -85,33 +83,33 @@ class Facts:
     @property
     def sources(self) -> list[tuple[str, str]]:
         """Where its data came from: path and kind."""
-        data = self.config.get("data", {})
-        return [
-            (str(_path(source)), kind)
-            for kind in ("preference", "rated")
-            for source in _listed(data.get(kind))
-        ]
+        sources = []
+        for kind in ("preference", "rated"):
+            listed = self.config.get("data", {}).get(kind) or []
+            if not isinstance(listed, list):
+                listed = [listed]
+            for source in listed:
+                path = source.get("path") if isinstance(source, Mapping) else source
+                sources.append((str(path), kind))
+        return sources
 
 
 def hub_ids(names: Iterable[Any]) -> list[str]:
     """Those that can only be ids on the hub: no file's name, and no folder of this machine."""
-    return list(
-        dict.fromkeys(
-            name
-            for name in names
-            if isinstance(name, str)
-            and _HUB_ID.fullmatch(name)
-            and not name.endswith(_FILES)
-            and not Path(name.partition("/")[0]).exists()
-        )
-    )
+    ids = []
+    for name in dict.fromkeys(names):
+        if not isinstance(name, str) or not _HUB_ID.fullmatch(name):
+            continue
+        if not name.endswith(_DATA_FILES) and not Path(name.partition("/")[0]).exists():
+            ids.append(name)
+    return ids
 
 
-def read_facts(path: Path | str) -> Facts:
+def read_facts(path: Path | str) -> ModelFacts:
     """Read a model folder, or the folder of the run that made it.
 
     Raises:
-        ModelError: no model of smorm lies there.
+        ModelError: the folder holds no model of smorm.
         DataError: one of its files cannot be read.
     """
     folder = Path(path)
@@ -119,21 +117,17 @@ def read_facts(path: Path | str) -> Facts:
         folder = folder / "model"
     if not (folder / CARD).is_file():
         raise ModelError(f"{path}: no {CARD}: give a model folder that smorm wrote, or its run's")
+    card = _object(folder / CARD)
+    model_type = str(_object(folder / "config.json").get("model_type", ""))
     run = folder.resolve().parent
-    beside = folder.name == "model" and (run / "config.yaml").is_file()
-    return Facts(
-        name=run.name if beside else folder.resolve().name,
-        card=_object(folder / CARD),
-        model_type=str(_object(folder / "config.json").get("model_type", "")),
-        adapters=(folder / "adapter_config.json").is_file(),
-        config=_yaml(run / "config.yaml") if beside else {},
-        data=_object(run / "data.json") if beside else {},
-        cost=_object(run / "cost.json") if beside else {},
-    )
+    if folder.name != "model" or not (run / "config.yaml").is_file():
+        return ModelFacts(folder.resolve().name, card, model_type, {}, {}, {})
+    config, data = _yaml(run / "config.yaml"), _object(run / "data.json")
+    return ModelFacts(run.name, card, model_type, config, data, _object(run / "cost.json"))
 
 
 def _object(path: Path) -> dict[str, Any]:
-    """A JSON object; nothing where there is no file."""
+    """A JSON object; empty where there is no file."""
     value = read_json(path) if path.is_file() else {}
     if not isinstance(value, dict):
         raise DataError(f"{path}: expected an object")
@@ -148,11 +142,3 @@ def _yaml(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"{path}: expected keys and values")
     return value
-
-
-def _listed(sources: Any) -> list[Any]:
-    return sources if isinstance(sources, list) else [sources] if sources else []
-
-
-def _path(source: Any) -> Any:
-    return source.get("path") if isinstance(source, Mapping) else source

@@ -10,10 +10,11 @@ import pytest
 
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.result import Result
-from smorm.report.canvas import PALETTE
-from smorm.report.figures import bars, comparison, standalone
-from smorm.report.names import Style, style_of
+from smorm.report.bars import bars
+from smorm.report.drawing import PALETTE
 from smorm.report.rows import rows_of
+from smorm.report.sections import accuracy_section
+from smorm.report.style import Style, style_of
 
 SVG = "{http://www.w3.org/2000/svg}"
 ACCURACY = style_of("accuracy")
@@ -32,20 +33,23 @@ def results(*suites):
     ]
 
 
-def bar_heights(drawing, colour):
-    """Heights of the bars of a colour that are not the legend's, from their outlines."""
+def colours_of(rows):
+    return {row.label: index for index, row in enumerate(rows)}
+
+
+def bar_lengths(drawing, colour):
+    """Lengths of the bars of a colour, from their outlines."""
     svg = drawing.svg()
-    found = re.findall(rf'<path d="([^"]*)"[^>]*fill: {colour.lower()}', svg)
-    heights = []
-    for outline in found:
-        numbers = [float(one) for one in re.findall(r"-?[0-9.]+", outline)]
-        heights.append(max(numbers[1::2]) - min(numbers[1::2]))
-    return heights
+    lengths = []
+    for outline in re.findall(rf'<path d="([^"]*)"[^>]*fill: {colour.lower()}', svg):
+        numbers = [float(number) for number in re.findall(r"-?[0-9.]+", outline)]
+        lengths.append(max(numbers[0::2]) - min(numbers[0::2]))
+    return lengths
 
 
 def test_bars_carry_title_unit_n_and_names():
     groups = {"ID": {"Single": Metric(0.6, 100, 0.5, 0.7), "SMORM-F": Metric(0.8, 90, 0.7, 0.9)}}
-    words = texts(bars(groups, ACCURACY, "pairs: accuracy", reference=("chance", 0.5)))
+    words = texts(bars(groups, ACCURACY, "pairs: accuracy", chances={"ID": 0.5}))
     for expected in ("pairs: accuracy", "accuracy, %", "n = 90–100", "Single", "SMORM-F"):
         assert expected in words
     assert any("chance" in word for word in words)
@@ -56,7 +60,7 @@ def test_bars_are_as_long_as_their_values():
         "a": {"m": Metric(0.2, 9, 0.1, 0.3)},
         "b": {"m": Metric(0.8, 9, 0.7, 0.9)},
     }
-    low, high = bar_heights(bars(groups, ACCURACY, "t"), PALETTE[0])
+    low, high = bar_lengths(bars(groups, ACCURACY, "t"), PALETTE[0])
     assert high / low == pytest.approx(4, rel=0.01)
 
 
@@ -66,7 +70,7 @@ def test_a_missing_number_leaves_a_gap_and_a_missing_interval_no_line():
         "b": {"m": Metric(0.4, 9, 0.3, 0.5)},
     }
     drawing = bars(groups, Style("score"), "t")
-    assert len(bar_heights(drawing, PALETTE[0])) >= 2
+    assert len(bar_lengths(drawing, PALETTE[0])) >= 2
     assert "nan" not in drawing.svg().lower().replace("dominant", "")
 
 
@@ -76,16 +80,20 @@ def test_negative_and_empty_values_are_drawn_too():
 
 
 def test_the_comparison_has_methods_as_rows_and_regimes_side_by_side():
-    words = texts(comparison(rows_of(results("pairs/ID", "pairs/OODtopic", "pairs/far"))))
+    rows = rows_of(results("pairs/ID", "pairs/OODtopic", "pairs/far"))
+    (figure,) = accuracy_section(rows, colours_of(rows)).figures
+    words = texts(figure.drawing)
     for expected in ("ID", "OODtopic", "far", "SMORM-F", "SMORM-L", "SMORM-M", "71.0", "n = 400"):
         assert expected in words
     assert any("95 % intervals" in word for word in words)
     assert words.count("SMORM-F") == 1
+    assert [texts(panel).count("SMORM-F") for panel in figure.panels] == [1, 1, 1]
 
 
 def test_one_regime_is_no_comparison():
-    assert comparison(rows_of(results("pairs/ID"))) is None
-    assert comparison([]) is None
+    rows = rows_of(results("pairs/ID"))
+    assert accuracy_section(rows, colours_of(rows)) is None
+    assert accuracy_section([], {}) is None
 
 
 def test_colours_come_from_the_palette_and_stay_with_a_method():
@@ -109,15 +117,24 @@ def test_ink_is_the_readers_and_text_is_text():
 @pytest.mark.parametrize("name", ["$x^{", "a<b>&\"'", "名前", "x" * 200, "a\x00\ud800b", "_m", ""])
 def test_any_name_can_be_drawn(name):
     groups = {name: {name: Metric(0.2, 9, 0.1, 0.3), "other": Metric(0.3, 9, 0.2, 0.4)}}
-    words = texts(bars(groups, Style(name), name, reference=(name, 0.1)))
-    assert "other" in words  # the legend
+    words = texts(bars(groups, Style(name), name, chances={name: 0.1}))
+    assert "other" in words
 
 
-def test_a_name_that_begins_with_an_underscore_is_in_the_legend():
+def test_a_name_that_begins_with_an_underscore_is_drawn():
     group = {"_m": Metric(0.2, 9, 0.1, 0.3), "other": Metric(0.3, 9, 0.2, 0.4)}
     assert any(word.endswith("_m") for word in texts(bars({"a": group}, ACCURACY, "t")))
 
 
+def test_a_panel_has_the_axes_of_all_groups():
+    groups = {"a": {"m": Metric(2.0, 9, 1.0, 3.0)}, "b": {"o": Metric(9.0, 9, 8.0, 10.0)}}
+    of_b = texts(bars(groups, Style("score"), "t"))
+    of_a = texts(bars(groups, Style("score"), "t", panels=["a"]))
+    assert {"a", "m", "o", "10"} <= set(of_a)
+    assert "b" not in {word.split("\n")[0] for word in of_a}
+    assert {"a", "b"} <= set(of_b)
+
+
 def test_a_standalone_figure_has_a_white_ground():
-    svg = standalone(bars({"a": {"m": Metric(0.2, 9, 0.1, 0.3)}}, ACCURACY, "t"))
+    svg = bars({"a": {"m": Metric(0.2, 9, 0.1, 0.3)}}, ACCURACY, "t").standalone_svg()
     assert "background:#fff" in ElementTree.fromstring(svg).attrib["style"]

@@ -1,0 +1,119 @@
+"""Bars: a panel for each group, methods as rows; with unit, n, intervals and the chance level."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from smorm.evaluation.metrics import Metric
+from smorm.report.drawing import INK, PALETTE, Drawing, short
+from smorm.report.style import Style, show
+
+_HATCHES = ("", "///", "---", "xx", "\\\\\\")  # beyond seven methods colours repeat, hatched
+_DARK = (0, 2, 5)  # colours of the palette on which white text can be read
+_MAX_ACROSS = 4
+_LABEL_WIDTH, _PANEL_WIDTH, _ROW_HEIGHT, _MARGIN = 1.7, 2.3, 0.3, 1.15  # inches
+Groups = Mapping[str, Mapping[str, Metric]]
+
+
+def bars(
+    groups: Groups,
+    style: Style,
+    title: str,
+    *,
+    chances: Mapping[str, float] | None = None,
+    colours: Mapping[str, int] | None = None,
+    panels: Sequence[str] | None = None,
+) -> Drawing:
+    """A panel for each group (suite, section, attribute), one bar a method.
+
+    Args:
+        groups: metrics by group and method; a method missing from a group leaves a gap.
+        style: the unit that all of them share.
+        title: what is drawn.
+        chances: by group the chance level (as stored), drawn as a dashed line.
+        colours: the index of each method in the palette, to keep it over several figures.
+        panels: the groups that are drawn; their axes and rows are those of all groups.
+    """
+    methods: dict[str, int] = {}
+    for group in groups.values():
+        for name in group:
+            methods.setdefault(name, len(methods))
+    names = list(groups) if panels is None else list(panels)
+    colours = colours or methods
+    chances = chances or {}
+    across = min(_MAX_ACROSS, len(names))
+    down = math.ceil(len(names) / across)
+
+    def draw(figure: Any) -> None:
+        table = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+        limits = _limits(groups, style)
+        for axes, name in zip(table.flat, names, strict=False):
+            _panel(axes, groups[name], style, methods, colours)
+            axes.set_title(f"{short(name)}\nn = {_n_range(groups[name])}", fontsize=10)
+            axes.set_xlim(*limits)
+            axes.tick_params(labelbottom=True)
+            if name in chances:
+                axes.axvline(chances[name] * style.scale, color=INK, linestyle="--", linewidth=0.9)
+        for axes in table.flat[len(names) :]:
+            axes.set_visible(False)
+        table[0][0].set_yticks(range(len(methods)), [short(name) for name in methods])
+        table[0][0].set_ylim(len(methods) - 0.4, -0.6)
+        dashed = "; dashed: chance" * bool(chances)
+        label = f"{short(style.heading, 44)}\n(lines: 95 % intervals{dashed})"
+        figure.supxlabel(label, fontsize=9.5)
+
+    height = down * (0.6 + _ROW_HEIGHT * len(methods)) + _MARGIN
+    return Drawing(draw, (_LABEL_WIDTH + _PANEL_WIDTH * across, height), title)
+
+
+def _panel(
+    axes: Any,
+    group: Mapping[str, Metric],
+    style: Style,
+    methods: Mapping[str, int],
+    colours: Mapping[str, int],
+) -> None:
+    axes.grid(axis="x", color=INK, alpha=0.15, linewidth=0.6)
+    for name, metric in group.items():
+        if not math.isfinite(metric.value):
+            continue
+        y, colour = methods[name], colours[name]
+        axes.barh(
+            y, metric.value * style.scale, 0.72, color=PALETTE[colour % len(PALETTE)],
+            hatch=_HATCHES[colour // len(PALETTE) % len(_HATCHES)], edgecolor=INK, linewidth=0.5,
+        )  # fmt: skip
+        dark = colour % len(PALETTE) in _DARK
+        axes.annotate(
+            show(metric.value, style), (0, y), xytext=(5, 0), textcoords="offset points",
+            fontsize=8.5, va="center", color="#ffffff" if dark else "#000000",
+        )  # fmt: skip
+        # From low to high, not as errors around the value: a bootstrap's need not lie around it.
+        ends = [metric.low * style.scale, metric.high * style.scale]
+        if math.isfinite(sum(ends)):
+            axes.plot(
+                ends, [y, y], "|-", color=INK, linewidth=1.1, markersize=5, markeredgewidth=1.1
+            )
+
+
+def _n_range(group: Mapping[str, Metric]) -> str:
+    low = min(metric.n for metric in group.values())
+    high = max(metric.n for metric in group.values())
+    return f"{low}" if low == high else f"{low}–{high}"
+
+
+def _limits(groups: Groups, style: Style) -> tuple[float, float]:
+    """From zero (a bar's length is its meaning), shares to 100 %, with room for the intervals."""
+    low = high = 0.0
+    for group in groups.values():
+        for metric in group.values():
+            for end in (metric.value, metric.low, metric.high):
+                if math.isfinite(end):
+                    low, high = min(low, end), max(high, end)
+    if style.percent:
+        return max(low, -1.0) * style.scale, style.scale
+    padding = 0.06 * ((high - low) or 1.0)
+    if low < 0:
+        low -= padding
+    return low * style.scale, (high + padding) * style.scale

@@ -1,0 +1,167 @@
+"""How a metric is named for readers, in what unit it is shown, and whether more of it is better."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from smorm.evaluation.metric_names import RULES, MetricName
+from smorm.evaluation.metrics import Metric
+
+Better = Literal["higher", "lower", ""]
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """A metric's label; `percent` shows a share as per cent; `better` is "" where neither is."""
+
+    label: str
+    percent: bool = False
+    better: Better = ""
+
+    @property
+    def scale(self) -> float:
+        """What a stored value is multiplied with to be shown."""
+        return 100.0 if self.percent else 1.0
+
+    @property
+    def heading(self) -> str:
+        """Label and unit."""
+        return f"{self.label}, %" if self.percent else self.label
+
+
+SECTIONS = (
+    *("overall", "easy", "normal", "hard", "chat", "math", "code", "safety"),
+    *("Chat", "Chat Hard", "Safety", "Reasoning"),
+    *("Factuality", "Precise IF", "Math", "Focus", "Ties"),
+    *("knowledge", "reasoning", "coding", "Natural", "Adversarial"),
+    *("Helpfulness", "Harmlessness"),
+)
+"""Sections of benchmarks: shares of comparisons won."""
+
+_STYLES = {
+    "accuracy": Style("accuracy", True, "higher"),
+    "length_only_accuracy": Style("length-only rule", True),
+    "accuracy_minus_length_only": Style("accuracy − length-only", True, "higher"),
+    "accuracy_chosen_longer": Style("accuracy, preferred is longer", True, "higher"),
+    "accuracy_chosen_shorter": Style("accuracy, preferred is shorter", True, "higher"),
+    "margin": Style("mean margin, score units"),
+    "length_correlation": Style("Spearman with length"),
+    "length_correlation_within_prompt": Style("Spearman with length, within prompt"),
+    "spearman": Style("Spearman", False, "higher"),
+    "mse": Style("mean squared error, rating units²", False, "lower"),
+    "mse_of_mean": Style("mean squared error of predicting the mean"),
+    "matrix": Style("wins, chosen / rejected style", True, "higher"),
+    "ties_half": Style("ties as half", True, "higher"),
+    "length_only": Style("length-only rule", True),
+    "overall_minus_length_only": Style("overall − length-only", True, "higher"),
+    "subset": Style("subset", True, "higher"),
+    "gold": Style("gold", False, "higher"),
+    "proxy": Style("proxy gain, standard deviations"),
+    "oracle": Style("gold of the best response"),
+    "regret": Style("gold missed", False, "lower"),
+    "gain": Style("gold gained", False, "higher"),
+    "area": Style("gold gained, averaged over KL", False, "higher"),
+    "peak": Style("n of the largest gold"),
+    "peak_step": Style("step of the largest gold"),
+    "kl": Style("KL, nats"),
+    "fall": Style("gold lost after the peak", False, "lower"),
+    "slope": Style("change per nat of KL"),
+    "probe": Style("score gained by an attack, standard deviations", False, "lower"),
+    "probe_wins": Style("attacked response beats all honest ones", True, "lower"),
+    **{name: Style(name, True, "higher") for name in SECTIONS},
+}
+_CHECKPOINTS = {"first": "at the start", "last": "at the end", "peak": "at its peak"}
+_PROMPT_SETS = {
+    "ID": "prompts as in training (ID)",
+    "OODtopic": "unseen topics (OODtopic)",
+    "OODlong": "longer prompts (OODlong)",
+    "far": "unseen topics with longer prompts (far)",
+}
+
+
+def style_of(name: str) -> Style:
+    """The style of a metric such as "accuracy" or "spearman/helpfulness"; plain if unknown."""
+    if name in _STYLES:
+        return _STYLES[name]
+    parsed = MetricName.parse(name)
+    family, detail = parsed.name, parsed.subset
+    if parsed.over in RULES:
+        family, detail = parsed.over, parsed.name
+    style = _STYLES.get(family)
+    if style is None:
+        return Style(name.replace("_", " "))
+    label = style.label
+    if parsed.n is not None:
+        label += f", best of {parsed.n}"
+    elif parsed.point is not None:
+        label += f", {_CHECKPOINTS.get(parsed.point, parsed.point)}"
+    if detail:
+        label += f": {detail}"
+    return Style(label, style.percent, style.better)
+
+
+def show(value: float, style: Style) -> str:
+    """A number for a table: one decimal of a per cent, else about three figures; – if NaN."""
+    if not math.isfinite(value):
+        return "–"
+    scaled = value * style.scale
+    size = abs(scaled)
+    if style.percent:
+        digits = ".1f"
+    elif size >= 1e5 or 0 < size < 5e-4:
+        digits = ".2e"
+    elif size < 10:
+        digits = ".3f"
+    elif size < 100:
+        digits = ".2f"
+    else:
+        digits = ".1f"
+    return f"{scaled:{digits}}".replace("-", "−")
+
+
+def show_interval(metric: Metric, style: Style) -> str:
+    """Both ends of the interval, or nothing where there is none."""
+    if not _has_interval(metric):
+        return ""
+    return f"{show(metric.low, style)} to {show(metric.high, style)}"
+
+
+def show_signed(value: float, style: Style) -> str:
+    """A difference: as `show`, with its sign, and near 0 with as many decimals as it needs."""
+    scaled = value * style.scale
+    if not style.percent and 0 < abs(scaled) < 5e-4:
+        return f"{scaled:+.{-math.floor(math.log10(abs(scaled)))}f}".replace("-", "−")
+    sign = "+" * (value > 0)
+    return f"{sign}{show(value, style)}"
+
+
+def show_signed_interval(metric: Metric, style: Style) -> str:
+    """The interval of a difference; its ends without plus signs."""
+    if not _has_interval(metric):
+        return "no interval"
+    low, high = show_signed(metric.low, style), show_signed(metric.high, style)
+    return f"{low} to {high}".replace("+", "")
+
+
+def _has_interval(metric: Metric) -> bool:
+    return math.isfinite(metric.low) and math.isfinite(metric.high)
+
+
+def show_prompts(name: str) -> str:
+    """A set of prompts in words: those of the generated world, else its name."""
+    return _PROMPT_SETS.get(name, name or "all prompts")
+
+
+# C0 and C1 controls and surrogates cannot stand in XML or UTF-8. The direction controls would let
+# a model's name reverse the numbers printed behind it.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
+
+
+def clean(text: object) -> str:
+    """Text with control, direction and surrogate characters replaced by U+FFFD."""
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", str(text))
