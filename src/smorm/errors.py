@@ -32,6 +32,10 @@ class ModelError(SmormError):
     exit_code = 2
 
 
+class NonFiniteScoreError(ModelError):
+    """A model gave a score or hidden state that is NaN or infinite: its weights are broken."""
+
+
 class CheckpointError(ModelError):
     """A training checkpoint is damaged, or belongs to another run."""
 

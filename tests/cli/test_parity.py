@@ -79,7 +79,7 @@ def test_the_gate_is_the_users_to_choose(smorm, good, few):
     assert "weights or precision" in error_of(err)
     code, out, _ = smorm("parity", trained(), good, *few, "--dtype", "bfloat16", "--gate", "0.5")
     assert code == 0
-    assert "bfloat16, gate 0.5 of the spread" in out
+    assert "bfloat16, gate 0.5 of the standard deviation" in out
 
 
 def test_a_server_is_compared_by_its_address_with_its_token(smorm, good, few, tmp_path):

@@ -16,8 +16,9 @@ from transformers import GPT2ForSequenceClassification as Gpt2
 from smorm import RewardModel
 from smorm.data.census import Census
 from smorm.errors import ConfigError, ModelError, SmormError
-from smorm.evaluation.conversations import COUNT, built_in, from_file
-from smorm.evaluation.parity import Ours, against_folder, measure_ours
+from smorm.evaluation.parity.check import against_folder, measure_model
+from smorm.evaluation.parity.comparison import ModelPaths
+from smorm.evaluation.parity.conversations import COUNT, built_in, from_file
 from smorm.evaluation.result import Result
 from smorm.model.export import export_all_rows, export_view
 from smorm.text.chat import Renderer
@@ -27,15 +28,15 @@ from tests.tiny import trained, world
 
 
 @pytest.fixture(scope="module")
-def ours() -> Ours:
+def ours() -> ModelPaths:
     return measured(trained())
 
 
-def measured(folder: Path, *, dtype: str = "float32", whole: bool = False) -> Ours:
+def measured(folder: Path, *, dtype: str = "float32", whole: bool = False) -> ModelPaths:
     """Our own paths; of every third conversation in one layout, or `whole`."""
     model = RewardModel.load(folder, dtype=dtype)
     conversations = built_in(model.renderer, Census(), longest=256)
-    return measure_ours(model, conversations if whole else conversations[::3], quick=not whole)
+    return measure_model(model, conversations if whole else conversations[::3], quick=not whole)
 
 
 def exported(folder: Path, view: str | None = "F", source: Path | None = None) -> Path:
@@ -62,7 +63,7 @@ def change(path: Path, **values: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
-def only_cause(ours: Ours, folder: Path, view: str | None = None) -> str:
+def only_cause(ours: ModelPaths, folder: Path, view: str | None = None) -> str:
     found = against_folder(ours, str(folder), view, quick=True)
     assert not found.passed
     assert len(found.failures) == 1, found.failures
@@ -83,15 +84,15 @@ def test_every_layout_batch_and_padding_side_of_an_export_agrees(good):
     )
     assert all(row.same_tokens for row in found.rows)
     assert 0 < found.largest < 1e-5
-    assert found.spread > 0.05
+    assert found.std > 0.05
 
 
 @pytest.mark.parametrize("view", ["L", "M", {"name": "w", "weights": {"style": -2}, "offset": 3}])
 def test_the_views_constant_is_accounted_for_and_said(tmp_path, ours, view):
     found = against_folder(ours, str(exported(tmp_path / "out", view)), quick=True)
     assert found.passed, found.failures
-    assert found.comparison.lens.view.name == (view if isinstance(view, str) else "w")
-    assert found.comparison.lens.constant != 0
+    assert found.comparison.view.view.name == (view if isinstance(view, str) else "w")
+    assert found.comparison.view.constant != 0
     assert any("constant" in note and "left out" in note for note in found.notes)
 
 
@@ -100,7 +101,7 @@ def test_an_export_is_compared_with_itself_and_all_rows_row_by_row(tmp_path, our
     assert against_folder(measured(folder), str(folder), quick=True).passed
     found = against_folder(ours, str(exported(tmp_path / "rows", None)), quick=True)
     assert found.passed, found.failures
-    assert found.comparison.lens.view is None
+    assert found.comparison.view.view is None
     assert found.as_result().view == "all rows"
 
 
@@ -111,8 +112,8 @@ def test_text_with_control_tokens_is_told_apart_and_not_in_the_gate(ours, good):
     assert any(f"{held} conversations hold control tokens" in note for note in found.notes)
     plain = next(row for row in found.rows if row.path.kind == "plain")
     by_ids = next(row for row in found.rows if row.path.kind == "ids")
-    assert plain.apart > 0.01
-    assert by_ids.apart == 0
+    assert plain.outside_gate > 0.01
+    assert by_ids.outside_gate == 0
 
 
 def test_the_result_file_says_what_was_compared(tmp_path, ours, good):

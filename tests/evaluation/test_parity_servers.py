@@ -9,8 +9,9 @@ import pytest
 from smorm import RewardModel
 from smorm.data.census import Census
 from smorm.errors import SmormError
-from smorm.evaluation.conversations import built_in
-from smorm.evaluation.parity import Ours, Parity, against_server, measure_ours
+from smorm.evaluation.parity.check import Parity, against_server, measure_model
+from smorm.evaluation.parity.comparison import ModelPaths
+from smorm.evaluation.parity.conversations import built_in
 from smorm.model.export import export_all_rows, export_view
 from smorm.scoring.remote import RemoteReward
 from tests.scoring.reward_servers import (
@@ -28,9 +29,9 @@ from tests.tiny import trained
 
 
 @pytest.fixture(scope="module")
-def ours() -> Ours:
+def ours() -> ModelPaths:
     model = RewardModel.load(trained())
-    return measure_ours(model, built_in(model.renderer, Census(), longest=128)[::4], quick=True)
+    return measure_model(model, built_in(model.renderer, Census(), longest=128)[::4], quick=True)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def whole(tmp_path_factory) -> Engine:
     return Engine(export_all_rows(folder, model.network, model.tokenizer, model.card).folder)
 
 
-def against(ours: Ours, reply, view: str = "L") -> Parity:
+def against(ours: ModelPaths, reply, view: str = "L") -> Parity:
     with RewardServer(reply) as server:
         given = {"view": view, "renderer": ours.model.renderer, "timeout": 5.0, "pause": 0.01}
         with RemoteReward(server.url, **given) as remote:
@@ -74,7 +75,7 @@ def test_sglang_agrees_and_its_text_has_one_bos(ours, engine):
 def test_our_own_server_agrees_with_the_views_constant_and_keeps_control_tokens(ours):
     found = against(ours, smorm(ours.model))
     assert found.passed, found.failures
-    assert found.comparison.lens.constant != 0
+    assert found.comparison.view.constant != 0
     served = next(row for row in found.rows if row.path.kind == "server")
     assert found.comparison.gated(served.path).all()
     assert served.same_tokens
@@ -83,7 +84,7 @@ def test_our_own_server_agrees_with_the_views_constant_and_keeps_control_tokens(
 def test_all_rows_of_a_server_are_compared_row_by_row(ours, whole):
     found = against(ours, vllm(whole))
     assert found.passed, found.failures
-    assert found.comparison.lens.view is None
+    assert found.comparison.view.view is None
 
 
 def last_of(rows: Rows) -> Rows:
@@ -128,7 +129,7 @@ def test_the_last_row_in_place_of_the_view_is_named(ours, whole):
 
 
 def test_the_constant_that_a_server_adds_or_lacks_is_named(ours, engine):
-    constant = against(ours, sglang(engine)).comparison.lens.constant
+    constant = against(ours, sglang(engine)).comparison.view.constant
     (adds,) = map(str, against(ours, sglang(engine, shifted(constant))).failures)
     assert "the target adds the view's constant" in adds
     (lacks,) = map(str, against(ours, smorm(ours.model, shifted(-constant))).failures)

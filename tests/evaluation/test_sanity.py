@@ -19,9 +19,9 @@ from smorm.data.census import Census
 from smorm.data.reading import Source, read_preferences
 from smorm.data.records import Item
 from smorm.errors import DataError
+from smorm.evaluation.inspector import head_notes
 from smorm.evaluation.result import Result
 from smorm.evaluation.sanity import check_sanity
-from smorm.evaluation.sanity_causes import head_notes
 from smorm.model.export import export_view
 from smorm.model.network import Batch, RewardNetwork
 from smorm.text.chat import Message
@@ -70,7 +70,7 @@ def spoiled(tmp_path) -> Callable[..., RewardModel]:
 def test_a_trained_model_passes_every_test(items, view):
     result = check_sanity(model(), items, view)
     assert result.failures == ()
-    assert not any("nobody" in note for note in result.notes)
+    assert not any("untrained" in note for note in result.notes)
     values = {name: metric.value for name, metric in result.metrics.items()}
     assert values["finite"] == values["raw"] == 1.0
     assert values["swapped"] == 0.0
@@ -143,7 +143,7 @@ def test_pad_as_eos_is_named_on_a_model_of_others_and_gone_once_exported(
     cause = failed(found)["plain_difference"]
     assert "pad token '</s>', which is also the EOS" in cause
     assert "35352" in cause
-    assert any("as if nobody had trained them: preference" in note for note in found.notes)
+    assert any("look untrained: preference" in note for note in found.notes)
     parts = (loaded.network, loaded.tokenizer, loaded.card, loaded.view("F"))
     folder = export_view(tmp_path / "ours", *parts).folder
     assert check_sanity(RewardModel.load(folder), items[:10]).failures == ()
@@ -265,7 +265,7 @@ def test_a_fresh_head_is_suspected_and_a_trained_one_is_not(seed, width):
     uniform = torch.nn.Linear(width, 1, bias=False).weight
     for row in (normal, uniform):
         (note,) = head_notes(row, ["preference"], LlamaConfig())
-        assert "nobody had trained" in note
+        assert "look untrained" in note
         assert head_notes(row, ["preference"], None) == []  # known to be trained
     grown = torch.randn(1, width) * 0.035 + 0.02
     assert head_notes(grown, ["preference"], LlamaConfig()) == []

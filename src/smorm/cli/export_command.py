@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from smorm.evaluation.parity import Parity
+    from smorm.evaluation.parity.check import Parity
 
 LONGEST = 256
 """Tokens of the longest conversations of its check; `smorm parity` takes longer ones."""
@@ -28,13 +28,13 @@ def run(
 
     With --view, an ordinary one-label ...ForSequenceClassification for TRL, verl, OpenRLHF, vLLM,
     SGLang or RewardBench. The folder is loaded again by plain transformers and must give the same
-    scores (`smorm parity` shows every path and asks a running server too).
+    scores (`smorm parity` shows every path, and compares a running server too).
     """
     from smorm.cli.options import view_of
     from smorm.data.census import Census
     from smorm.errors import ConfigError
-    from smorm.evaluation.conversations import built_in
-    from smorm.evaluation.parity import against_folder, measure_ours
+    from smorm.evaluation.parity.check import against_folder, measure_model
+    from smorm.evaluation.parity.conversations import built_in
     from smorm.model.export import export_all_rows, export_view
     from smorm.model.views import fold
     from smorm.scoring.reward_model import RewardModel
@@ -44,47 +44,51 @@ def run(
     if output.exists():
         raise ConfigError(f"--output {output}: exists already; name a new folder")
     loaded = RewardModel.load(model)
-    parts = (output, loaded.network, loaded.tokenizer, loaded.card)
     chosen = None if all_rows else loaded.view(view_of(view))
     if chosen is not None:
-        fold(chosen, loaded.network.head.weight, loaded.card.scales)  # refused before any work
+        # A view that does not fold is refused before any work.
+        fold(chosen, loaded.network.head.weight, loaded.card.scales)
     census = Census()
     conversations = built_in(loaded.renderer, census, longest=LONGEST)
-    ours = measure_ours(loaded, conversations, census.lines(), quick=True)
-    done = export_all_rows(*parts) if chosen is None else export_view(*parts, chosen)
-    found = against_folder(ours, str(output), chosen, quick=True)
-    _tell(found, output)
-    if done.new_pad is not None:
+    # Before the export, which merges adapters in place: the check then covers the merge.
+    ours = measure_model(loaded, conversations, census.lines(), quick=True)
+    network, tokenizer, card = loaded.network, loaded.tokenizer, loaded.card
+    if chosen is None:
+        exported = export_all_rows(output, network, tokenizer, card)
+    else:
+        exported = export_view(output, network, tokenizer, card, chosen)
+    _report(against_folder(ours, str(output), chosen, quick=True), output)
+    if exported.new_pad is not None:
         typer.echo(
-            f"The pad token is now {done.new_pad}: conversations could end with the one before, "
-            "and plain transformers would have scored an earlier token."
+            f"The pad token is now {exported.new_pad}: conversations could end with the one "
+            "before, and plain transformers would have scored an earlier token."
         )
-    if done.offset:
+    if exported.offset:
         typer.echo(
-            f"The view's constant {done.offset:+.6g} is not in the folder's one row (its head has "
-            "no bias; it cancels in every comparison). smorm adds it; other programs do not."
+            f"The view's constant {exported.offset:+.6g} is not in the folder's one row (its head "
+            "has no bias; it cancels in every comparison). smorm adds it; other programs do not."
         )
 
 
-def _tell(found: Parity, folder: Path) -> None:
-    """Say how near plain transformers is.
+def _report(parity: Parity, folder: Path) -> None:
+    """Print how near plain transformers is.
 
     Raises:
         SmormError: it gives other scores, by the weights and not only by other tokens of text.
     """
     from smorm.errors import SmormError
 
-    if not found.passed and not found.only_tokens_differ:
+    if not parity.passed and not parity.only_tokens_differ:
         raise SmormError(
             f"{folder}: plain transformers gives other scores: do not use it. "
-            + "; ".join(map(str, found.failures))
+            + "; ".join(map(str, parity.failures))
         )
-    agreeing = [row.difference for row in found.rows if row.passed]
+    largest = max(row.difference for row in parity.rows if row.passed)
     typer.echo(
-        f"{folder}: plain transformers gives the same scores "
-        f"(largest difference {max(agreeing):.1e}, where scores spread by {found.spread:.2f})"
+        f"{folder}: plain transformers gives the same scores (largest difference {largest:.1e}, "
+        f"standard deviation of the scores {parity.std:.2f})"
     )
-    if found.only_tokens_differ:
+    if parity.only_tokens_differ:
         typer.echo(
             "warning: that holds for the model's token ids. Of text, AutoTokenizer makes other "
             "tokens than the model was trained on (it prefers a class of its own for this model "

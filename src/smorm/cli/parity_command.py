@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,11 +12,12 @@ import typer
 from smorm.cli.options import DeviceOption
 
 if TYPE_CHECKING:
-    from smorm.evaluation.parity import Parity
-    from smorm.scoring.remote import RemoteReward
+    from smorm.evaluation.parity.check import Parity
+    from smorm.evaluation.parity.comparison import PathResult
     from smorm.scoring.reward_model import RewardModel
 
 DTYPES = ("float32", "bfloat16")
+_SAME_TOKENS = {True: "equal", False: "differ", None: "–"}
 
 
 def run(
@@ -33,7 +33,10 @@ def run(
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16, for both sides.")] = "float32",
     gate: Annotated[
         float | None,
-        typer.Option(help="Largest difference, in spreads; default: 1e-5, or 0.02 in bfloat16."),
+        typer.Option(
+            help="Largest difference, in standard deviations of the scores; default: 1e-5, or "
+            "0.02 in bfloat16."
+        ),
     ] = None,
     token_file: Annotated[
         Path | None, typer.Option(help="File that holds the server's bearer token.")
@@ -53,59 +56,54 @@ def run(
     from smorm.errors import ConfigError, SmormError
     from smorm.scoring.reward_model import RewardModel
 
-    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells every request
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs every request
     kind: Any = choice("--dtype", dtype, DTYPES)
     for name, number in (("--gate", gate), ("--timeout", timeout)):
         if number is not None and not 0 < number < math.inf:
             raise ConfigError(f"{name} {number:g}: expected a number above 0")
-    asked_view, token = view_of(view), _token(token_file)
+    requested, token = view_of(view), _token(token_file)
     loaded = RewardModel.load(model, device=device, dtype=kind)
-    with ExitStack() as stack:
-        remote = None
-        if "://" in target:
-            from smorm.scoring.remote import RemoteReward
+    if "://" in target:
+        from smorm.evaluation.parity.check import against_server
+        from smorm.scoring.remote import RemoteReward
 
-            given = {"view": loaded.view(asked_view).name, "renderer": loaded.renderer}
-            remote = RemoteReward(target, protocol, token, timeout, **given)  # type: ignore[arg-type]
-            stack.enter_context(remote)
-        found = _compare(loaded, target, remote, asked_view, conversations, gate)
-    print_parity(found)
+        with RemoteReward(
+            target, protocol, token, timeout,
+            view=loaded.view(requested).name, renderer=loaded.renderer,
+        ) as remote:  # fmt: skip
+            ours = _measured(loaded, conversations)
+            parity = against_server(ours, remote, requested, gate=gate)
+    else:
+        from smorm.evaluation.parity.check import against_folder
+        from smorm.model.store import resolve
+
+        resolve(target)  # refused before our own paths, which take a while
+        ours = _measured(loaded, conversations)
+        parity = against_folder(ours, target, requested, gate=gate)
+    print_parity(parity)
     if output is not None:
-        found.as_result().write(output)
+        parity.as_result().write(output)
         typer.echo(f"result: {output}")
-    if not found.passed:
-        raise SmormError("\n  ".join(["parity fails:", *map(str, found.failures)]))
+    if not parity.passed:
+        raise SmormError("\n  ".join(["parity fails:", *map(str, parity.failures)]))
 
 
-def _compare(
-    model: RewardModel,
-    target: str,
-    remote: RemoteReward | None,
-    view: Any,
-    conversations: str | None,
-    gate: float | None,
-) -> Parity:
+def _measured(model: RewardModel, conversations: str | None) -> Any:
+    """The model's own paths over the conversations of a file, or the committed ones."""
     from smorm.data.census import Census
-    from smorm.evaluation.conversations import built_in, from_file
-    from smorm.evaluation.parity import against_folder, against_server, measure_ours
-    from smorm.model.store import resolve
+    from smorm.evaluation.parity.check import measure_model
+    from smorm.evaluation.parity.conversations import built_in, from_file
 
-    if remote is None:
-        resolve(target)  # before our own paths, which take a while
-    census, renderer = Census(), model.renderer
-    asked = (
-        built_in(renderer, census)
-        if conversations is None
-        else from_file(conversations, renderer, census)
-    )
-    ours = measure_ours(model, asked, census.lines())
-    if remote is None:
-        return against_folder(ours, target, view, gate=gate)
-    return against_server(ours, remote, view, gate=gate)
+    census = Census()
+    if conversations is None:
+        compared = built_in(model.renderer, census)
+    else:
+        compared = from_file(conversations, model.renderer, census)
+    return measure_model(model, compared, census.lines())
 
 
 def _token(path: Path | None) -> str | None:
-    """A token from its file, so that it stands in no list of processes."""
+    """A token from its file: as an option it would stand in lists of processes."""
     from smorm.errors import ConfigError
 
     if path is None:
@@ -116,30 +114,31 @@ def _token(path: Path | None) -> str | None:
         raise ConfigError(f"--token-file {path}: cannot be read: {error}") from error
 
 
-def print_parity(found: Parity) -> None:
-    """A row a path (its largest difference, the same in units of the scores' spread, the
+def print_parity(parity: Parity) -> None:
+    """A row a path (its largest difference, the same in standard deviations of the scores, the
     conversation that differs most), then what was counted."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     console = Console(soft_wrap=not Console().is_terminal, markup=False)
-    title = f"{found.comparison.ours.model.name} against {found.target}"
+    title = f"{parity.comparison.ours.model.name} against {parity.target}"
     table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE)
-    for heading in ("path", "difference", "spreads", "worst", "tokens", ""):
+    for heading in ("path", "difference", "in std", "worst", "tokens", ""):
         table.add_column(heading, overflow="fold")
-    known = {True: "equal", False: "differ", None: "–"}
-    for row in found.rows:
-        gave = row.worst is not None
-        table.add_row(
-            row.path.name,
-            f"{row.difference:.1e}" if gave else "–",
-            f"{row.in_spreads:.1e}" if gave else "–",
-            str(row.worst + 1) if row.worst is not None and row.difference else "–",
-            known[row.same_tokens],
-            "ok" if row.passed else "FAILS",
-            style=None if row.passed else "red",
-        )
+    for row in parity.rows:
+        if row.passed:
+            table.add_row(*_cells(row), "ok")
+        else:
+            table.add_row(*_cells(row), "FAILS", style="red")
     console.print(table)
-    for note in found.notes:
+    for note in parity.notes:
         console.print(f"  {note}", style="dim", markup=False, highlight=False)
+
+
+def _cells(row: PathResult) -> tuple[str, str, str, str, str]:
+    tokens = _SAME_TOKENS[row.same_tokens]
+    if row.worst is None:
+        return row.path.name, "–", "–", "–", tokens
+    worst = str(row.worst + 1) if row.difference else "–"
+    return row.path.name, f"{row.difference:.1e}", f"{row.in_stds:.1e}", worst, tokens

@@ -17,6 +17,7 @@ class CauseKind(StrEnum):
     OFFSET = "offset"
     ORDER = "order"
     PADDING = "padding"
+    PADDING_OR_PRECISION = "padding or precision"
     PAD_TOKEN = "pad token"
     POOLING = "pooling"
     PRECISION = "precision"

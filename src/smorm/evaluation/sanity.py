@@ -1,37 +1,57 @@
 """Sanity tests of a model on a suite's pairs: what must hold of any reward model.
 
-They find what an accuracy does not show: scores that hang on the place in a batch, on nothing, or
-on another token than the last; heads that nobody trained; activations on the score. A failure names
-its likely cause by looking at the folder, the head and the rendered tokens.
+They find what an accuracy does not show: scores that depend on the place in a batch, on nothing, or
+on another token than the last; untrained heads; activations on the score. A failure names its
+likely cause (`inspector`).
 
-Shapes: P pairs, K attributes.
+Shapes: P pairs, K attributes; `rows` [P, 2, 1 + K] and `values` [P, 2] hold chosen, rejected.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 
-from smorm.arrays import Floats
+from smorm.arrays import Floats, Tokens
 from smorm.data.records import Item
-from smorm.errors import DataError, ModelError
-from smorm.evaluation.failures import Cause, CauseKind
+from smorm.errors import DataError, NonFiniteScoreError, SmormError
+from smorm.evaluation.failures import Cause, CauseKind, Failure
+from smorm.evaluation.inspector import Inspector, head_notes, pad_token
+from smorm.evaluation.metrics import Metric
+from smorm.evaluation.parity.comparison import GATES, allowed_difference
 from smorm.evaluation.result import Result
-from smorm.evaluation.sanity_causes import Inspector, head_notes
-from smorm.evaluation.sanity_tests import (
-    Bench,
-    Found,
-    run_tests,
-)
-from smorm.model.store import versions
+from smorm.model.export import PlainModel
+from smorm.model.head_file import read_head
+from smorm.model.inference import pooled_units
+from smorm.model.store import resolve, versions
+from smorm.model.views import View, apply_view
 from smorm.scoring.reward_model import RewardModel
-from smorm.scoring.scorer import Scorer
+from smorm.scoring.scorer import Scored, Scorer
+from smorm.text.chat import Message, Messages
+from smorm.text.limits import fit
 
 LIMIT = 200
 """Pairs that are tested: drawn at random from larger suites."""
+FEW = 32
+"""Pairs of the tests that cost more: alone, and through plain transformers."""
+MANY_EQUAL = 0.05
+"""Share of equal scores of different texts above which the model does not read them."""
+ROUNDING = {"float32": 1e-6, "bfloat16": 4e-3}
+"""Scores this near, relative to the largest, are equal but for rounding."""
+Z = 3.29
+"""Drawn labels may be this many standard errors from a half: one in 1000 is."""
+_EQUAL = {
+    "responses": "different responses have equal scores",
+    "prompts": "another prompt changes no score",
+    "last_word": "the response's last word changes no score",
+    "response": "leaving the response out changes no score",
+}
+
+Conversations = Sequence[tuple[Messages, Messages]]
 
 
 def check_sanity(
@@ -47,7 +67,7 @@ def check_sanity(
     the accuracy under labels drawn by a coin (both are scored anew); `equal/...`, the shares of
     equal scores of different responses, under different prompts, without the last word, without
     the response; `batch_difference` and `plain_difference` (plain transformers, padded on either
-    side) in units of the scores' spread; `raw`, whether the score is the head's own output.
+    side) in standard deviations of the scores; `raw`, whether the score is the head's own output.
 
     Raises:
         DataError: an item has fewer than two responses, or none can be scored.
@@ -55,25 +75,18 @@ def check_sanity(
     """
     if any(len(item.responses) < 2 for item in items):
         raise DataError("sanity tests need pairs: an item has fewer than two responses")
-    rng, found = np.random.default_rng(seed), Found()
-    drawn = _drawn(items, rng, found)
+    rng, chosen = np.random.default_rng(seed), model.view(view)
     scorer = Scorer(model.network, model.renderer, model.card.overlong)  # type: ignore[arg-type]
-    chosen = model.view(view)
-    bench = Bench(model, chosen, scorer, Inspector(model, chosen))
-    rows = _first_scores(bench, drawn, found)
-    if rows is not None:
-        kept = [item for item, own in zip(drawn, rows, strict=True) if own is not None]
-        if not kept:
-            raise DataError("sanity tests: no pair could be scored (too long, or not renderable)")
-        if len(kept) < len(drawn):
-            found.notes.append(f"{len(drawn) - len(kept)} pairs could not be scored: left out.")
-        own = np.array([one for one in rows if one is not None])
-        run_tests(bench, kept, own, found, rng)
-    config = model.network.backbone.config.get_text_config()
-    trained = bool(model.card.hashes)  # by `smorm train`
-    weight, names = model.network.head.weight, model.card.rows
-    found.notes += head_notes(weight, names, None if trained else config)
-    marks = {
+    tests = SanityTests(model, chosen, scorer, Inspector(model, chosen))
+    order = np.sort(rng.permutation(len(items))[:LIMIT])
+    drawn = [replace(items[index], responses=items[index].responses[:2]) for index in order]
+    if len(items) > LIMIT:
+        tests.notes.append(f"{LIMIT} of {len(items)} pairs were drawn.")
+    tests.run(drawn, rng)
+    # A model of `smorm train` has hashes: its head is known to have been trained.
+    config = None if model.card.hashes else model.network.backbone.config.get_text_config()
+    tests.notes += head_notes(model.network.head.weight, model.card.rows, config)
+    provenance = {
         "model": dict(model.card.hashes),
         "renderer": model.renderer.fingerprint,
         "seed": seed,
@@ -81,28 +94,258 @@ def check_sanity(
         "versions": versions(),
     }
     return Result(
-        "sanity", "sanity", model.name, chosen.name, found.metrics, fingerprint=marks,
-        notes=tuple(found.notes), failures=tuple(found.failures),
+        "sanity", "sanity", model.name, chosen.name, tests.metrics, fingerprint=provenance,
+        notes=tuple(tests.notes), failures=tuple(tests.failures),
     )  # fmt: skip
 
 
-def _drawn(items: Sequence[Item], rng: np.random.Generator, found: Found) -> list[Item]:
-    """At most `LIMIT` pairs, in their order."""
-    order = np.sort(rng.permutation(len(items))[:LIMIT])
-    if len(items) > LIMIT:
-        found.notes.append(f"{LIMIT} of {len(items)} pairs were drawn.")
-    return [replace(items[at], responses=items[at].responses[:2]) for at in order]
+@dataclass(slots=True)
+class SanityTests:
+    """The tests of one view of a model, and what they found."""
+
+    model: RewardModel
+    view: View
+    scorer: Scorer
+    inspector: Inspector
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def run(self, items: list[Item], rng: np.random.Generator) -> None:
+        """All tests; none but `finite` where a score is not finite."""
+        try:
+            results = self._rows(items)
+        except NonFiniteScoreError as error:
+            self._add("finite", 0.0, len(items), Cause(CauseKind.WEIGHTS, str(error)))
+            return
+        self._add("finite", 1.0, len(items), None)
+        pairs = zip(items, results, strict=True)
+        scored = [(item, rows) for item, rows in pairs if rows is not None]
+        if not scored:
+            raise DataError("sanity tests: no pair could be scored (too long, or not renderable)")
+        if len(scored) < len(items):
+            self.notes.append(f"{len(items) - len(scored)} pairs could not be scored: left out.")
+        usable = [item for item, _ in scored]
+        rows = np.array([pair_rows for _, pair_rows in scored])
+        values = np.array([self._values(pair_rows) for pair_rows in rows])
+        relative = ROUNDING.get(self._dtype, ROUNDING["bfloat16"])
+        rounding = relative * float(np.abs(values).max())
+        self._swapped(usable, values, rounding)
+        self._shuffled(usable, rounding, rng)
+        self._different(usable, values, rounding)
+        self._alone(usable[:FEW], values[:FEW])
+        self._raw(usable[:FEW], rows)
+        self._plain(usable[: FEW // 2], rows[: FEW // 2])
+
+    def _add(
+        self, name: str, value: float, n: int, cause: Cause | None, seen: str | None = None
+    ) -> None:
+        """A test's number, and the cause of its failure (None: it passed) with what was `seen`."""
+        self.metrics[name] = Metric(value, n)
+        if cause is not None:
+            text = f"{name}: {cause}" if seen is None else f"{name}: {seen}: {cause}"
+            self.failures.append(Failure(name, cause.kind, text))
+
+    # The tests
+
+    def _swapped(self, items: list[Item], values: Floats, rounding: float) -> None:
+        """Swapped sides, scored anew, have the accuracy 1 less the accuracy."""
+        swapped = self._pair_values([_swap(item) for item in items])
+        before, after = values[:, 0] - values[:, 1], swapped[:, 0] - swapped[:, 1]
+        gap = float(_wins(before, 0.0).mean() + _wins(after, 0.0).mean() - 1.0)
+        # Scores that are equal but for rounding may change their order: only clear winners count.
+        clear = np.maximum(np.abs(before), np.abs(after)) > 2 * rounding
+        wrong = int((clear & (np.sign(before) != -np.sign(after))).sum())
+        cause = Cause(CauseKind.POOLING, "the score depends on the place in the batch")
+        seen = (
+            f"the accuracy of the swapped sides is not 1 less the accuracy: {wrong} of "
+            f"{len(items)} pairs keep their winner"
+        )
+        self._add("swapped", gap, len(items), cause if wrong else None, seen)
+
+    def _shuffled(self, items: list[Item], rounding: float, rng: np.random.Generator) -> None:
+        """Labels drawn by a coin: whatever the model knows, it is right in half of them."""
+        heads = rng.random(len(items)) < 0.5
+        drawn = list(items)
+        for index in np.flatnonzero(heads):
+            drawn[index] = _swap(items[index])
+        values = self._pair_values(drawn)
+        wins = _wins(values[:, 0] - values[:, 1], rounding)
+        share, decided = float(wins.mean()), int((wins != 0.5).sum())
+        # Ties are a half for certain; the variance of the others is a quarter each.
+        half_width = Z * 0.5 * decided**0.5 / len(items)
+        cause = Cause(CauseKind.POOLING, "the score depends on the side that comes first")
+        seen = f"the accuracy under drawn labels is {share:.3f}, expected 0.5 ± {half_width:.3f}"
+        failed = abs(share - 0.5) > half_width
+        self._add("shuffled", share, len(items), cause if failed else None, seen)
+
+    def _different(self, items: list[Item], values: Floats, rounding: float) -> None:
+        """Different texts have different scores."""
+        first = [(item.prompt, item.responses[0]) for item in items]
+        prompts = [item.prompt for item in items]
+        responses = [response for _, response in first]
+        changed: dict[str, Conversations] = {
+            "responses": [(item.prompt, item.responses[1]) for item in items],
+            "prompts": list(zip([prompts[-1], *prompts[:-1]], responses, strict=True)),
+            "last_word": list(zip(prompts, map(_without_last_word, responses), strict=True)),
+            "response": list(zip(prompts, map(_emptied, responses), strict=True)),
+        }
+        for name, second in changed.items():
+            scores = values[:, 1] if name == "responses" else self._single_values(second)
+            self._equal(name, (first, second), (values[:, 0], scores), rounding)
+
+    def _equal(
+        self,
+        name: str,
+        texts: tuple[Conversations, Conversations],
+        scores: tuple[Floats, Floats],
+        rounding: float,
+    ) -> None:
+        first, second = texts
+        differ = np.array([one != two for one, two in zip(first, second, strict=True)])
+        usable = np.isfinite(scores[1]) & differ
+        if not usable.any():
+            self.notes.append(f"equal/{name} was not tested: no two texts differ in it.")
+            return
+        equal = usable & (np.abs(scores[0] - scores[1]) <= rounding)
+        share, count, cause = float(equal.sum() / usable.sum()), int(usable.sum()), None
+        if share > MANY_EQUAL:
+            indices = np.flatnonzero(equal).tolist()
+            pairs = [(_joined(first[index]), _joined(second[index])) for index in indices]
+            cause = self.inspector.equal_scores(pairs)
+        seen = f"{_EQUAL[name]} in {share:.0%} of {count} pairs"
+        self._add(f"equal/{name}", share, count, cause, seen)
+
+    def _alone(self, items: list[Item], values: Floats) -> None:
+        """The score of a pair that is alone is that of the pair among others."""
+        alone = np.concatenate([self._pair_values([item]) for item in items])
+        gap, failed = self._difference(alone.reshape(-1, 1), values.reshape(-1, 1))
+        cause = Cause(CauseKind.PADDING, "neighbours leak in")
+        seen = f"single and batched scores differ by {gap:.1e} standard deviations"
+        self._add("batch_difference", gap, 2 * len(items), cause if failed else None, seen)
+
+    def _raw(self, items: list[Item], rows: Floats) -> None:
+        """The score is the head's output, without an activation behind it."""
+        network = self.model.network
+        units = [[tokens] for tokens in self._sequences(items)]
+        hidden = np.concatenate(pooled_units(network, units, self.scorer.max_batch_tokens))
+        outputs = hidden @ network.head.weight.detach().double().cpu().numpy().T
+        gap, failed = self._difference(rows[: len(items)].reshape(len(outputs), -1), outputs)
+        inside = bool(((rows > 0) & (rows < 1)).all())
+        where = f"other numbers (by {gap:.1e} standard deviations)"
+        if inside:
+            where = "between 0 and 1"
+        cause = Cause(CauseKind.ACTIVATION, f"the scores are not the head's output but {where}")
+        self._add("raw", float(not failed), len(outputs), cause if failed else None)
+        if inside and not failed:
+            self.notes.append(
+                "All scores lie between 0 and 1, though no activation makes them: ratings of 0 to "
+                "1, or little training."
+            )
+
+    def _plain(self, items: list[Item], rows: Floats) -> None:
+        """Plain transformers gives the same scores of the same tokens, padded on either side."""
+        try:
+            plain = self._plain_model()
+        except SmormError as error:
+            self.notes.append(f"plain_difference was not tested: {error}")
+            return
+        ids = [tokens.tolist() for tokens in self._sequences(items)]
+        expected = rows.reshape(len(ids), -1)
+        try:
+            right, left = (plain.logits(ids, batch=8, side=side) for side in ("right", "left"))
+        except ValueError as error:
+            missing = Cause(CauseKind.PAD_TOKEN, f"none is named: {error}")
+            self._add("plain_difference", np.nan, len(ids), missing)
+            return
+        differences = [self._difference(right, expected), self._difference(left, expected)]
+        gap = max(gap for gap, _ in differences)
+        failed = any(failed for _, failed in differences)
+        cause = pad_token(plain, ids) if failed else None
+        seen = f"plain transformers differs by {gap:.1e} standard deviations"
+        self._add("plain_difference", gap, len(ids), cause, seen)
+
+    # What the tests score
+
+    def _rows(self, items: Sequence[Item]) -> list[Floats | None]:
+        """Rows [N, 1 + K] of each item; None where it does not fit or cannot be rendered."""
+        results = self.scorer.score(items)
+        return [result.rows if isinstance(result, Scored) else None for result in results]
+
+    def _values(self, rows: Floats) -> Floats:
+        return apply_view(self.view, rows, self.model.card.scales)
+
+    def _single_values(self, conversations: Conversations) -> Floats:
+        """The view's values [N] of a prompt and a response each; NaN where there is none."""
+        results = self._rows([Item(prompt, (response,)) for prompt, response in conversations])
+        values = np.full(len(results), np.nan)
+        for index, rows in enumerate(results):
+            if rows is not None:
+                values[index] = self._values(rows)[0]
+        return values
+
+    def _pair_values(self, items: Sequence[Item]) -> Floats:
+        """The view's values [P, 2] of pairs that were scored before."""
+        return np.array([self._values(rows) for rows in self._rows(items) if rows is not None])
+
+    def _sequences(self, items: Sequence[Item]) -> list[Tokens]:
+        """Token ids as they are scored, both sides of each pair."""
+        renderer, sequences = self.model.renderer, list[Tokens]()
+        for item in items:
+            fitted = fit(
+                renderer, item.prompt, item.responses, renderer.max_tokens, self.scorer.overlong
+            )
+            sequences += [np.asarray(tokens, dtype=np.int32) for tokens in fitted.tokens or []]
+        return sequences
+
+    def _plain_model(self) -> PlainModel:
+        """The model's folder as plain transformers loads it.
+
+        Raises:
+            SmormError: it is not on the disk, or not loadable so.
+        """
+        folder, network = resolve(self.model.name), self.model.network
+        if not torch.equal(read_head(folder).float(), network.head.weight.detach().cpu()):
+            raise SmormError(f"{folder} holds another head than the model in memory")
+        dtype = getattr(torch, self._dtype)
+        return PlainModel.load(folder, dtype=dtype, device=network.device)
+
+    @property
+    def _dtype(self) -> str:
+        """The backbone's, as torch names it."""
+        return str(next(self.model.network.backbone.parameters()).dtype).removeprefix("torch.")
+
+    def _difference(self, scores: Floats, expected: Floats) -> tuple[float, bool]:
+        """The largest difference of scores [N, C] in standard deviations, and whether parity's
+        gate forbids it."""
+        std, dtype = expected.std(axis=0), self._dtype
+        differences = np.abs(scores - expected)
+        allowed = allowed_difference(std, GATES.get(dtype, GATES["bfloat16"]), dtype)
+        largest = float((differences / np.maximum(std, 1e-12)).max())
+        return largest, not bool((differences <= allowed).all())
 
 
-def _first_scores(bench: Bench, items: list[Item], found: Found) -> list[Floats | None] | None:
-    """Rows of each pair; None where a score is not finite, which ends all tests."""
-    try:
-        rows = bench.rows(items)
-    except ModelError as error:
-        if "not finite" not in str(error):
-            raise
-        broken = Cause(CauseKind.WEIGHTS, str(error))
-        found.add("finite", 0.0, len(items), broken)
-        return None
-    found.add("finite", 1.0, len(items), None)
-    return rows
+def _swap(item: Item) -> Item:
+    return replace(item, responses=item.responses[::-1])
+
+
+def _without_last_word(response: Messages) -> Messages:
+    """Without its last word; with one more where it has but one."""
+    *before, last = response
+    words = last.content.rstrip().rpartition(" ")[0]
+    return (*before, Message(last.role, words or f"{last.content} indeed"))
+
+
+def _joined(conversation: tuple[Messages, Messages]) -> Messages:
+    prompt, response = conversation
+    return prompt + response
+
+
+def _emptied(response: Messages) -> Messages:
+    return tuple(Message(message.role, "") for message in response)
+
+
+def _wins(margins: Floats, rounding: float) -> Floats:
+    """1 where the margin is above 0, 0.5 where it is 0 but for rounding, else 0."""
+    near = np.abs(margins) <= rounding
+    return np.where(near, 0.5, (margins > 0).astype(np.float64))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from smorm.errors import DataError, ModelError
+from smorm.errors import DataError, NonFiniteScoreError
 from smorm.model.heads import GatedHead
 from smorm.model.network import Batch, RewardNetwork
 from smorm.text.limits import Unscored, UnscoredReason
@@ -139,7 +139,9 @@ def _gated_units(
         )
         rows = head(hidden, prompts[which]).double().cpu().numpy()
         if not np.isfinite(rows).all():
-            raise ModelError("the model gave a score that is not finite: its head is broken")
+            raise NonFiniteScoreError(
+                "the model gave a score that is not finite: its head is broken"
+            )
         return np.asarray(rows)
 
     together = [[*unit, *prompts] for unit, (prompts, _) in zip(units, own, strict=True)]
@@ -191,7 +193,7 @@ def _of_units(
             sequences = [tokens for index in batch for tokens in units[index]]
             rows = forward(network.arrange(sequences)).double().cpu().numpy()
             if not np.isfinite(rows).all():
-                raise ModelError(
+                raise NonFiniteScoreError(
                     f"the model gave a {what} that is not finite: its weights are broken"
                 )
             start = 0

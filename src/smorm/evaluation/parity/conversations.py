@@ -1,43 +1,46 @@
-"""The conversations that every path of a parity check scores: 64 of them, as unlike as users' are.
+"""The conversations that every path of a parity check scores: 64 of many kinds.
 
-Several share a prompt, so that a forest has something to share. The last two are near the token
+Several share a prompt, so that a forest has something to share. The last two nearly fill the token
 limit, so that one batch is mostly padding.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from smorm.arrays import Tokens
 from smorm.data.census import Census, DropReason
 from smorm.data.quarantine import BadRecord
 from smorm.data.reading import Source, read_each
 from smorm.errors import DataError
-from smorm.evaluation.conversation_texts import GROUPS, LONG
 from smorm.text.chat import Message, Messages, Renderer
 from smorm.text.limits import fit
 
 COUNT = 64
 LONGEST = 1024
-READ: Messages = (Message("assistant", "I have read it."),)
+ACKNOWLEDGED: Messages = (Message("assistant", "I have read it."),)
+
+PromptAndResponse = tuple[Messages, Messages]
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
     """A prompt and a response that fit the model, and their token ids by our renderer.
 
-    `control` tells that a message holds a control token as text, which most programs take for a
-    real one.
+    `control`: a message holds the text of a control token, which most programs take for the token.
     """
 
     prompt: Messages
     response: Messages
-    tokens: NDArray[np.int32]
+    tokens: Tokens
     control: bool
 
     @property
@@ -56,9 +59,11 @@ def built_in(renderer: Renderer, census: Census, *, longest: int = LONGEST) -> l
     Raises:
         DataError: the template takes none of them.
     """
+    file = resources.files("smorm.evaluation.parity") / "conversations.json"
+    committed = json.loads(file.read_text(encoding="utf-8"))
     limit = min(renderer.max_tokens, longest)
-    pairs = [(prompt, response) for prompt, answers in _groups(renderer) for response in answers]
-    pairs += [(_long(renderer, limit, sentence), READ) for sentence in LONG]
+    long = [(_long_prompt(renderer, limit, text), ACKNOWLEDGED) for text in committed["long"]]
+    pairs = [*_committed(committed["groups"]), *_control_tokens(renderer), *long]
     return _fitted(renderer, pairs, census)
 
 
@@ -74,44 +79,47 @@ def from_file(path: Path | str, renderer: Renderer, census: Census) -> list[Conv
     return _fitted(renderer, pairs[:COUNT], census)
 
 
-def _read(source: Source, census: Census) -> Iterator[tuple[Messages, Messages]]:
-    for _, found in read_each(source, census):
-        if isinstance(found, BadRecord):
-            raise found
-        for record in found:
-            item = record.item
-            for response in item.responses:
-                yield item.prompt, response
+def _read(source: Source, census: Census) -> Iterator[PromptAndResponse]:
+    for _, records in read_each(source, census):
+        if isinstance(records, BadRecord):
+            raise records
+        for record in records:
+            for response in record.item.responses:
+                yield record.item.prompt, response
 
 
-def _groups(renderer: Renderer) -> Iterator[tuple[Messages, list[Messages]]]:
-    for turns, responses in GROUPS:
-        prompt = tuple(Message(role, text) for role, text in turns)
-        yield prompt, [(Message("assistant", text),) for text in responses]
-    # This tokenizer's own control tokens, written by a user.
-    own = list(renderer.control.ids)[:8]
-    said = " ".join(own) or "nothing"
-    answers = [(Message("assistant", f"{said} is what you wrote."),), READ]
-    yield (Message("user", f"What does {said} mean?"),), answers
+def _committed(groups: list[dict[str, Any]]) -> Iterator[PromptAndResponse]:
+    for group in groups:
+        prompt = tuple(Message(role, text) for role, text in group["prompt"])
+        for response in group["responses"]:
+            yield prompt, (Message("assistant", response),)
 
 
-def _long(renderer: Renderer, limit: int, sentence: str) -> Messages:
+def _control_tokens(renderer: Renderer) -> Iterator[PromptAndResponse]:
+    """This tokenizer's control tokens, as a user would write them."""
+    text = " ".join(list(renderer.control.ids)[:8]) or "nothing"
+    prompt = (Message("user", f"What does {text} mean?"),)
+    yield prompt, (Message("assistant", f"{text} is what you wrote."),)
+    yield prompt, ACKNOWLEDGED
+
+
+def _long_prompt(renderer: Renderer, limit: int, sentence: str) -> Messages:
     """A question that fills the limit but for the last few tokens."""
-    each = max(1, len(renderer.token_starts(sentence + " ")))
-    repeats = max(1, limit // each)
+    repeats = max(1, limit // max(1, len(renderer.token_starts(sentence + " "))))
     while True:
         prompt = (Message("user", (sentence + " ") * repeats),)
-        whole = renderer.render(prompt + READ)
-        if len(whole) <= limit or repeats == 1:
+        length = len(renderer.render(prompt + ACKNOWLEDGED))
+        if length <= limit or repeats == 1:
             return prompt
-        repeats = min(repeats - 1, repeats * limit // len(whole))
+        # The template's own tokens come on top of the sentences, so the first guess is too long.
+        repeats = min(repeats - 1, repeats * limit // length)
 
 
 def _fitted(
-    renderer: Renderer, pairs: list[tuple[Messages, Messages]], census: Census
+    renderer: Renderer, pairs: list[PromptAndResponse], census: Census
 ) -> list[Conversation]:
     """Those that the template takes, prompts shortened to the model's limit, counted."""
-    kept: list[Conversation] = []
+    conversations: list[Conversation] = []
     for prompt, response in pairs:
         try:
             fitted = fit(renderer, prompt, [response], renderer.max_tokens, "truncate_prompt")
@@ -123,9 +131,10 @@ def _fitted(
             continue
         if fitted.truncated:
             census.add(DropReason.CONVERSATION_SHORTENED)
-        control = any(renderer.control.found_in(m.content) for m in fitted.prompt + response)
+        messages = fitted.prompt + response
+        control = any(renderer.control.found_in(message.content) for message in messages)
         ids = np.asarray(fitted.tokens[0], dtype=np.int32)
-        kept.append(Conversation(fitted.prompt, response, ids, control))
-    if not kept:
+        conversations.append(Conversation(fitted.prompt, response, ids, control))
+    if not conversations:
         raise DataError("no conversation can be rendered: " + "; ".join(census.lines()))
-    return kept
+    return conversations

@@ -1,9 +1,7 @@
-"""Parity: the same conversations by every way to a score, and how far the scores are apart.
+"""A model against an export of it or a running server.
 
 Training's path is the reference. A path passes where no score differs from it by more than the
-gate, in units of the scores' spread over the conversations (their standard deviation, each row of
-the head on its own); in fp32 the gate also holds as an absolute difference, since rounding does not
-shrink with the spread.
+gate, in standard deviations of the scores over the conversations (each row of the head on its own).
 
 The head of an export has no bias, so its scores lack the view's constant, and so do those of vLLM
 and SGLang that serve it: the constant is left out of ours before they are compared.
@@ -13,20 +11,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path as Folder
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from smorm.errors import ConfigError, SmormError
-from smorm.evaluation.conversations import Conversation
 from smorm.evaluation.failures import Cause, CauseKind, Failure
 from smorm.evaluation.metrics import Metric
-from smorm.evaluation.parity_compare import GATES, Compared, Comparison, Lens, Ours
-from smorm.evaluation.parity_paths import (
+from smorm.evaluation.parity.comparison import (
+    GATES,
+    ComparedView,
+    Comparison,
+    ModelPaths,
+    PathResult,
+)
+from smorm.evaluation.parity.conversations import Conversation
+from smorm.evaluation.parity.paths import (
     BATCHES,
-    Path,
+    ScorePath,
     plain_paths,
     scoring_paths,
     server_paths,
@@ -47,17 +51,17 @@ QUICK = (1, 8)
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """What was compared, and what came of it."""
+    """What was compared, and the result of each path."""
 
     target: str
     comparison: Comparison
-    rows: Sequence[Compared]
+    rows: Sequence[PathResult]
     failures: tuple[Failure, ...]
     notes: Sequence[str]
 
     @property
     def passed(self) -> bool:
-        """Whether every path passes, and the scores differ enough to tell."""
+        """Whether every path passes, and the scores differ enough to say so."""
         return not self.failures and all(row.passed for row in self.rows)
 
     @property
@@ -74,43 +78,43 @@ class Parity:
         return max((row.difference for row in self.rows if row.path.rows is not None), default=0.0)
 
     @property
-    def spread(self) -> float:
-        """The smallest spread of the scores that are compared."""
-        return float(self.comparison.spread.min())
+    def std(self) -> float:
+        """The smallest standard deviation of the scores that are compared."""
+        return float(self.comparison.std.min())
 
     def as_result(self) -> Result:
-        """The result file: each path an item."""
-        ours, lens = self.comparison.ours, self.comparison.lens
+        """The result file: each path is an item."""
+        ours, view = self.comparison.ours, self.comparison.view
         count = len(ours.conversations)
         metrics = {
             "largest_difference": Metric(self.largest, count),
-            "spread": Metric(self.spread, count),
+            "spread": Metric(self.std, count),
             "passed": Metric(float(self.passed), len(self.rows)),
         }
-        marks = {
+        provenance = {
             "dtype": ours.dtype,
             "gate": self.comparison.gate,
-            "constant": lens.constant,
-            "conversations": fingerprint([one.tokens for one in ours.conversations]),
+            "constant": view.constant,
+            "conversations": fingerprint([each.tokens for each in ours.conversations]),
             "renderer": ours.model.renderer.fingerprint,
             "versions": versions(),
         }
-        view = "all rows" if lens.view is None else lens.view.name
+        name = "all rows" if view.view is None else view.view.name
         return Result(
-            "parity", self.target, ours.model.name, view, metrics,
-            items=[row.as_dict() for row in self.rows], fingerprint=marks,
+            "parity", self.target, ours.model.name, name, metrics,
+            items=[row.as_dict() for row in self.rows], fingerprint=provenance,
             notes=tuple(self.notes), failures=self.failures,
         )  # fmt: skip
 
 
-def measure_ours(
+def measure_model(
     model: RewardModel,
     conversations: Sequence[Conversation],
     notes: Sequence[str] = (),
     *,
     quick: bool = False,
-) -> Ours:
-    """Our own paths: training's, then scoring's in each layout and batch (`quick`: in one).
+) -> ModelPaths:
+    """A model's own paths: training's, then scoring's in each layout and batch (`quick`: in one).
 
     Args:
         notes: what was counted when the conversations were made.
@@ -119,18 +123,23 @@ def measure_ours(
     paths = [training_path(model, conversations)]
     paths += scoring_paths(model, conversations, batches, every_layout=not quick)
     dtype = str(next(model.network.backbone.parameters()).dtype).removeprefix("torch.")
-    return Ours(model, conversations, paths, dtype, notes)
+    return ModelPaths(model, conversations, paths, dtype, notes)
 
 
 def against_folder(
-    ours: Ours, target: str, view: Any = None, *, gate: float | None = None, quick: bool = False
+    ours: ModelPaths,
+    target: str,
+    view: Any = None,
+    *,
+    gate: float | None = None,
+    quick: bool = False,
 ) -> Parity:
-    """Ours against what plain transformers makes of a folder.
+    """A model against what plain transformers makes of a folder.
 
     Args:
         view: which view a one-row folder holds; None takes what its card says, else the model's
             own. A folder with as many rows as the model is compared row by row.
-        gate: in units of the spread; None takes the one for the dtype.
+        gate: in standard deviations of the scores; None takes the one for the dtype.
 
     Raises:
         ModelError: the folder cannot be loaded.
@@ -138,12 +147,14 @@ def against_folder(
         ConfigError: the view is not linear, or unknown.
     """
     folder, model = resolve(target), ours.model
-    rows, own = len(read_head(folder)), len(model.card.rows)
-    if rows not in (1, own):
+    rows, expected_rows = len(read_head(folder)), len(model.card.rows)
+    if rows not in (1, expected_rows):
         raise SmormError(
-            f"{folder}: head: it has {rows} rows, the model's has {own}: not an export of it"
+            f"{folder}: head: it has {rows} rows, the model's has {expected_rows}: not an export "
+            "of it"
         )
-    lens = _lens(model, _view_in(model, folder, view) if rows == 1 else None)
+    held = _view_of_folder(model, folder, view) if rows == 1 else None
+    compared = _compared_view(model, held, must_fold=True)
     plain = PlainModel.load(
         folder,
         dtype=getattr(torch, ours.dtype),
@@ -157,13 +168,14 @@ def against_folder(
             "programs need one too; an export has it."
         )
     paths = plain_paths(plain, ours.conversations, QUICK if quick else BATCHES)
-    return _parity(str(target), Comparison(ours, lens, _gate(ours, gate), plain), paths, notes)
+    comparison = Comparison(ours, compared, _gate(ours, gate), plain)
+    return _parity(str(target), comparison, paths, notes)
 
 
 def against_server(
-    ours: Ours, remote: RemoteReward, view: Any = None, *, gate: float | None = None
+    ours: ModelPaths, remote: RemoteReward, view: Any = None, *, gate: float | None = None
 ) -> Parity:
-    """Ours against a running server.
+    """A model against a running server.
 
     Args:
         view: which view a one-label server gives; None is the model's own.
@@ -174,17 +186,17 @@ def against_server(
         ConfigError: the view is not linear and the server is not ours, or it is unknown.
     """
     paths = list(server_paths(remote, ours.conversations))
-    one = all(path.rows is None or path.rows.shape[1] == 1 for path in paths)
-    chosen = ours.model.view(view) if one else None
-    lens = _lens(ours.model, chosen, folded=remote.protocol != "smorm")
-    return _parity(remote.url, Comparison(ours, lens, _gate(ours, gate)), paths, [])
+    one_label = all(path.rows is None or path.rows.shape[1] == 1 for path in paths)
+    held = ours.model.view(view) if one_label else None
+    compared = _compared_view(ours.model, held, must_fold=remote.protocol != "smorm")
+    return _parity(remote.url, Comparison(ours, compared, _gate(ours, gate)), paths, [])
 
 
-def _gate(ours: Ours, gate: float | None) -> float:
+def _gate(ours: ModelPaths, gate: float | None) -> float:
     return GATES[ours.dtype] if gate is None else gate
 
 
-def _view_in(model: RewardModel, folder: Folder, view: Any) -> View:
+def _view_of_folder(model: RewardModel, folder: Path, view: Any) -> View:
     """The view that a one-row folder holds."""
     if view is None and (folder / CARD).is_file():
         held = read_card(folder).view
@@ -193,71 +205,81 @@ def _view_in(model: RewardModel, folder: Folder, view: Any) -> View:
     return model.view(view)
 
 
-def _lens(model: RewardModel, view: View | None, *, folded: bool = True) -> Lens:
-    """`folded`: the target holds the view as one row, so it must be linear."""
+def _compared_view(model: RewardModel, view: View | None, *, must_fold: bool) -> ComparedView:
+    """`must_fold`: the target holds the view as one row, so it must be linear."""
     if view is None:
-        return Lens(model, None)
+        return ComparedView(model, None)
     try:
-        return Lens(model, view, fold(view, model.network.head.weight, model.card.scales)[1])
+        constant = fold(view, model.network.head.weight, model.card.scales)[1]
     except ConfigError:
-        if folded:
+        if must_fold:
             raise
-        return Lens(model, view)
+        return ComparedView(model, view)
+    return ComparedView(model, view, constant)
 
 
 def _parity(
-    target: str, comparison: Comparison, paths: Iterable[Path], notes: Sequence[str]
+    target: str, comparison: Comparison, paths: Iterable[ScorePath], notes: Sequence[str]
 ) -> Parity:
     ours = comparison.ours
     rows = [comparison.compare(path) for path in (*ours.paths[1:], *paths)]
-    places: dict[Cause, list[str]] = {}
-    for row in rows:
-        for cause in [] if row.passed else comparison.explain(row, rows):
-            places.setdefault(cause, []).append(row.path.name)
-    failures = [_failure(cause, _listed(names)) for cause, names in places.items()]
-    largest = float(np.abs(comparison.lens(comparison.reference)).max())
-    if comparison.spread.max() <= 1e-9 * max(1.0, largest):
-        same = (
+    failures = _failures(comparison, rows)
+    values = comparison.view.values(comparison.reference)
+    if comparison.std.max() <= 1e-9 * max(1.0, float(np.abs(values).max())):
+        detail = (
             "the scores of all conversations are the same, so there is nothing to compare "
             "(rows of zeros, or a template that drops the messages)"
         )
-        failures.insert(0, _failure(Cause(CauseKind.HEAD, same), "every path"))
-    reported = [*_told(comparison, rows), *notes, *ours.notes]
+        failures.insert(0, _failure(Cause(CauseKind.HEAD, detail), "every path"))
+    reported = [*_reported(comparison, rows), *notes, *ours.notes]
     return Parity(target, comparison, rows, tuple(failures), reported)
+
+
+def _failures(comparison: Comparison, rows: Sequence[PathResult]) -> list[Failure]:
+    """One failure a cause: many paths usually fail of the same."""
+    paths_of: dict[Cause, list[str]] = {}
+    for row in rows:
+        if not row.passed:
+            for cause in comparison.explain(row, rows):
+                paths_of.setdefault(cause, []).append(row.path.name)
+    failures = []
+    for cause, names in paths_of.items():
+        paths = names[0]
+        if len(names) > 1:
+            paths += f", and {len(names) - 1} more paths"
+        failures.append(_failure(cause, paths))
+    return failures
 
 
 def _failure(cause: Cause, paths: str) -> Failure:
     return Failure(paths, cause.kind, f"{cause} [{paths}]")
 
 
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]}, and {len(names) - 1} more paths"
-
-
-def _told(comparison: Comparison, rows: Sequence[Compared]) -> list[str]:
+def _reported(comparison: Comparison, rows: Sequence[PathResult]) -> list[str]:
     """What a reader of the table must know."""
-    ours, lens = comparison.ours, comparison.lens
+    ours, view = comparison.ours, comparison.view
     count = len(ours.conversations)
-    what = "all rows of the head, each" if lens.view is None else f"view {lens.view.name},"
-    told = [
+    what = "all rows of the head, each" if view.view is None else f"view {view.view.name},"
+    notes = [
         f"{count} conversations; {what} against training's path; {ours.dtype}, gate "
-        f"{comparison.gate:g} of the spread."
+        f"{comparison.gate:g} of the standard deviation."
     ]
-    if lens.constant and any(row.path.kind != "ours" and not row.path.constant for row in rows):
-        told.append(
-            f"The view's constant {lens.constant:+.6g} is left out: a head without a bias cannot "
+    if view.constant and any(row.path.kind != "ours" and not row.path.constant for row in rows):
+        notes.append(
+            f"The view's constant {view.constant:+.6g} is left out: a head without a bias cannot "
             "hold it (it cancels in every comparison)."
         )
-    apart = [row for row in rows if not comparison.gated(row.path).all()]
-    if apart:
-        number = count - int(comparison.gated(apart[0].path).sum())
-        told.append(
+    outside = [row for row in rows if not comparison.gated(row.path).all()]
+    if outside:
+        number = count - int(comparison.gated(outside[0].path).sum())
+        largest = max(row.outside_gate for row in outside)
+        notes.append(
             f"{number} conversations hold control tokens in their text. We keep them as text; "
             "the target takes them for real ones, so they are outside the gate (largest "
-            f"difference there: {max(row.apart for row in apart):.2g} spreads)."
+            f"difference there: {largest:.2g} standard deviations)."
         )
-    failed = [row.worst for row in rows if not row.passed and row.worst is not None]
-    for at in dict.fromkeys(failed[:3]):
-        text = " → ".join(message.content for message in ours.conversations[at].messages)
-        told.append(f"Conversation {at + 1} is {text[:160]!r}.")
-    return told
+    worst = [row.worst for row in rows if not row.passed and row.worst is not None]
+    for index in dict.fromkeys(worst[:3]):
+        text = " → ".join(message.content for message in ours.conversations[index].messages)
+        notes.append(f"Conversation {index + 1} is {text[:160]!r}.")
+    return notes

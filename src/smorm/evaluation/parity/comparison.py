@@ -1,0 +1,216 @@
+"""One path's scores against the reference, training's path.
+
+Shapes: N conversations, M of them within the gate, C scores of each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from smorm.arrays import Bools, Floats
+from smorm.evaluation.failures import Cause, CauseKind
+from smorm.evaluation.parity.causes import FailureContext, likely_causes
+from smorm.evaluation.parity.conversations import Conversation
+from smorm.evaluation.parity.paths import ScorePath
+from smorm.model.export import PlainModel
+from smorm.model.views import View, apply_view
+from smorm.scoring.reward_model import RewardModel
+
+GATES = {"float32": 1e-5, "bfloat16": 0.02}
+"""Largest difference allowed, in standard deviations of the scores."""
+
+
+def allowed_difference(std: Floats, gate: float, dtype: str) -> Floats:
+    """The largest difference allowed of scores with these standard deviations [C]."""
+    # In fp32 the gate holds as an absolute number too: rounding does not shrink with the std.
+    return np.maximum(gate * std, gate if dtype == "float32" else 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPaths:
+    """A model's own paths, training's first. Taken before an export merges adapters, they check
+    that too."""
+
+    model: RewardModel
+    conversations: Sequence[Conversation]
+    paths: Sequence[ScorePath]
+    dtype: str
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedView:
+    """What of the head's rows is compared: a view, or (None) all of them.
+
+    `constant` is what a folded view's head, which has no bias, cannot hold.
+    """
+
+    model: RewardModel
+    view: View | None
+    constant: float = 0.0
+
+    def values(self, rows: Floats, *, constant: bool = False) -> Floats:
+        """Rows [N, 1 + K] -> what is compared [N, C], with the constant or without."""
+        if self.view is None:
+            return rows
+        values = apply_view(self.view, rows, self.model.card.scales)
+        if not constant:
+            values = values - self.constant
+        return values[:, None]
+
+
+@dataclass(frozen=True, slots=True)
+class PathResult:
+    """One path against the reference.
+
+    Attributes:
+        difference: the largest, in units of the score; NaN where the path gave no scores.
+        in_stds: the largest, in standard deviations of the scores.
+        worst: the conversation (from 0) that differs most.
+        same_tokens: whether token ids (or, of a server, their numbers) agree; None if not known.
+        outside_gate: the largest difference, in standard deviations, of conversations outside the
+            gate: those with control tokens in their text, on a path that takes them for real ones.
+    """
+
+    path: ScorePath
+    difference: float
+    in_stds: float
+    worst: int | None
+    same_tokens: bool | None
+    passed: bool
+    outside_gate: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """An item of the result file."""
+        item = {
+            "path": self.path.name,
+            "difference": self.difference,
+            "in_spreads": self.in_stds,
+            "worst": self.worst,
+            "same_tokens": self.same_tokens,
+            "passed": self.passed,
+        }
+        return item if self.path.error is None else {**item, "error": self.path.error}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What every path is compared with, and how.
+
+    Attributes:
+        ours: the model's own paths.
+        view: what of the rows is compared.
+        gate: the largest difference allowed, in standard deviations of the scores.
+        plain: the target as plain transformers loads it, where it is a folder.
+    """
+
+    ours: ModelPaths
+    view: ComparedView
+    gate: float
+    plain: PlainModel | None = None
+
+    @property
+    def reference(self) -> Floats:
+        """Rows of training's path [N, 1 + K]."""
+        rows = self.ours.paths[0].rows
+        assert rows is not None
+        return rows
+
+    @property
+    def std(self) -> Floats:
+        """Standard deviation over the conversations, of each score [C]."""
+        return np.asarray(self.view.values(self.reference).std(axis=0))
+
+    @property
+    def allowed(self) -> Floats:
+        """The largest difference allowed [C]."""
+        return allowed_difference(self.std, self.gate, self.ours.dtype)
+
+    def gated(self, path: ScorePath) -> Bools:
+        """Which conversations [N] the gate holds for on a path."""
+        without_control = np.array([not each.control for each in self.ours.conversations])
+        if path.control_is_text or not without_control.any():
+            return np.ones_like(without_control)
+        return without_control
+
+    def values(self, path: ScorePath) -> tuple[Floats, Floats]:
+        """What is expected of a path, and what it gave: [N, C] both."""
+        assert path.rows is not None
+        expected = self.view.values(self.reference, constant=path.constant)
+        # Our own paths give the head's rows; a target gives what is compared.
+        return expected, self.view.values(path.rows) if path.kind == "ours" else path.rows
+
+    def compare(self, path: ScorePath) -> PathResult:
+        """A path against the reference."""
+        gated = self.gated(path)
+        same_tokens = self._same_tokens(path, gated)
+        if path.rows is None:
+            return PathResult(path, math.nan, math.nan, None, same_tokens, False)
+        expected, scores = self.values(path)
+        if scores.shape != expected.shape:
+            wrong = f"gives {scores.shape[1]} scores a conversation, expected {expected.shape[1]}"
+            failed = replace(path, rows=None, error=wrong, cause=CauseKind.HEAD)
+            return PathResult(failed, math.nan, math.nan, None, same_tokens, False)
+        differences = np.abs(scores - expected)
+        in_stds = (differences / np.maximum(self.std, 1e-12)).max(axis=1)
+        # A score that is NaN fails: as a plain maximum it would hide behind the comparison.
+        over = np.nan_to_num((differences / self.allowed).max(axis=1), nan=np.inf)
+        worst = int(np.argmax(np.where(gated, over, -1.0)))
+        return PathResult(
+            path,
+            difference=float(differences[gated].max()),
+            in_stds=float(in_stds[gated].max()),
+            worst=worst,
+            same_tokens=same_tokens,
+            passed=bool(over[worst] <= 1.0),
+            outside_gate=float(in_stds[~gated].max(initial=0.0)),
+        )
+
+    def _same_tokens(self, path: ScorePath, gated: Bools) -> bool | None:
+        ours = [conversation.tokens for conversation in self.ours.conversations]
+        indices = np.flatnonzero(gated).tolist()
+        if path.tokens is not None:
+            return all(ours[index].tolist() == path.tokens[index] for index in indices)
+        if path.counts is None or all(count is None for count in path.counts):
+            return None
+        return all(path.counts[index] in (None, len(ours[index])) for index in indices)
+
+    def explain(self, result: PathResult, results: Sequence[PathResult]) -> list[Cause]:
+        """Likely causes of a path's failure, given the results of all paths."""
+        path = result.path
+        indices = np.flatnonzero(self.gated(path)).tolist()
+        conversations = [self.ours.conversations[index] for index in indices]
+        context = FailureContext(
+            path=path,
+            allowed=self.allowed,
+            expected_ids=[conversation.tokens.tolist() for conversation in conversations],
+            same_tokens=result.same_tokens,
+            constant=self.view.constant,
+            single_passes=path.batch > 1 and _singles_pass(path, results),
+            bfloat16=self.ours.dtype != "float32",
+            plain=self.plain,
+            messages=[conversation.messages for conversation in conversations],
+            renderer=self.ours.model.renderer,
+        )
+        if path.tokens is not None:
+            context.target_ids = [path.tokens[index] for index in indices]
+        if path.counts is not None:
+            context.target_counts = [path.counts[index] for index in indices]
+        if path.rows is not None:
+            expected, scores = self.values(path)
+            context.expected, context.scores = expected[indices], scores[indices]
+        if self.view.view is not None:
+            names = self.ours.model.card.rows
+            context.head_rows = dict(zip(names, self.reference[indices].T, strict=True))
+        return likely_causes(context)
+
+
+def _singles_pass(path: ScorePath, results: Sequence[PathResult]) -> bool:
+    """Whether the same kind of path passes with one conversation a batch."""
+    singles = [each for each in results if each.path.kind == path.kind and each.path.batch == 1]
+    return bool(singles) and all(single.passed for single in singles)

@@ -1,0 +1,200 @@
+"""The paths from a conversation to a score: training, scoring, plain transformers, a server.
+
+Shapes: N conversations, C scores of each (the 1 + K rows of our head, or what a target gives).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+
+from smorm.arrays import Floats
+from smorm.data.encode import Encoder
+from smorm.data.records import Item
+from smorm.errors import DataError, SmormError
+from smorm.evaluation.failures import CauseKind
+from smorm.evaluation.parity.conversations import Conversation
+from smorm.model.export import PlainModel, Side
+from smorm.model.network import Layout
+from smorm.scoring.protocols import SglangText, VllmText, Wire
+from smorm.scoring.remote import RemoteReward
+from smorm.scoring.reward_model import RewardModel
+from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scored, Scorer
+from smorm.training.batches import moved
+
+BATCHES = (1, 2, 8, 32)
+TRAINING_TOKENS = 2048
+"""Tokens of a forward pass that keeps what a backward pass would need."""
+_LAYOUTS: tuple[Layout, ...] = ("forest", "packed", "padded")
+
+
+@dataclass(frozen=True, slots=True)
+class ScorePath:
+    """The scores of one path.
+
+    Attributes:
+        kind: ours; plain transformers given our token ids, or its own; a server.
+        rows: scores [N, C]; None where the path failed, with `error` and its `cause`.
+        tokens: token ids of each conversation, where the path shows them.
+        counts: how many tokens each had, where it reports no more than that.
+        batch: conversations a batch.
+        side: which side is padded.
+        constant: whether the scores include the view's constant.
+        control_is_text: whether control tokens in messages stay text on this path.
+    """
+
+    name: str
+    kind: Literal["ours", "ids", "plain", "server"]
+    rows: Floats | None
+    tokens: list[list[int]] | None = None
+    counts: list[int | None] | None = None
+    error: str | None = None
+    cause: CauseKind = CauseKind.NO_SCORES
+    batch: int = 1
+    side: Side | None = None
+    constant: bool = False
+    control_is_text: bool = True
+
+
+def training_path(model: RewardModel, conversations: Sequence[Conversation]) -> ScorePath:
+    """Scores as a training step computes them, gradients recorded.
+
+    Two things of a step are left out: LoRA's dropout, and autocast (in bfloat16 the weights
+    themselves are rounded, on every path alike).
+    """
+    network, encoder = model.network, Encoder(model.renderer, model.renderer.max_tokens, "error")
+    sequences = []
+    for conversation in conversations:
+        encoded = encoder.encode(conversation.prompt, [conversation.response])
+        if encoded.error is not None:
+            raise encoded.error
+        sequences.append(encoded.tokens[0])
+    rows = np.zeros((len(sequences), len(model.card.rows)))
+    was_training = network.training
+    network.eval()
+    for members in network.micro_batches([[tokens] for tokens in sequences], TRAINING_TOKENS):
+        batch = moved(network.arrange([sequences[index] for index in members]), network.device)
+        with torch.enable_grad():
+            rows[members] = network(batch).detach().double().cpu().numpy()
+    network.train(was_training)
+    tokens = [np.asarray(sequence).tolist() for sequence in sequences]
+    return ScorePath(f"training, {network.layout}", "ours", rows, tokens)
+
+
+def scoring_paths(
+    model: RewardModel,
+    conversations: Sequence[Conversation],
+    batches: Sequence[int] = BATCHES,
+    *,
+    every_layout: bool = True,
+) -> Iterator[ScorePath]:
+    """Scores as `smorm score` computes them, in each layout that is right for the architecture."""
+    network = model.network
+    layout_before, shorten = network.layout, network.shorten
+    # A model verified for a layout is verified for the plainer ones that follow it too.
+    layouts = _LAYOUTS[_LAYOUTS.index(layout_before) :]
+    if not every_layout:
+        layouts = layouts[:1]
+    items = [Item(each.prompt, (each.response,)) for each in conversations]
+    scorer = Scorer(network, model.renderer, "error", DEFAULT_BATCH_TOKENS)
+    try:
+        for layout in layouts:
+            network.use_layout(layout, shorten=shorten)
+            for size in batches:
+                rows, counts = _scored(scorer, items, size)
+                name = f"scoring, {layout}, batch {size}"
+                yield ScorePath(name, "ours", rows, counts=counts, batch=size)
+    finally:
+        network.use_layout(layout_before, shorten=shorten)
+
+
+def _scored(scorer: Scorer, items: list[Item], size: int) -> tuple[Floats, list[int | None]]:
+    rows: list[Floats] = []
+    counts: list[int | None] = []
+    for start in range(0, len(items), size):
+        for scored in scorer.score(items[start : start + size]):
+            if not isinstance(scored, Scored):
+                raise DataError(str(scored))
+            rows.append(scored.rows)
+            counts.extend(scored.tokens)
+    return np.concatenate(rows), counts
+
+
+def plain_paths(
+    plain: PlainModel, conversations: Sequence[Conversation], batches: Sequence[int] = BATCHES
+) -> Iterator[ScorePath]:
+    """Scores of plain transformers: of our token ids one by one, then of its own, padded."""
+    our_ids = [conversation.tokens.tolist() for conversation in conversations]
+    yield ScorePath("plain, our ids, batch 1", "ids", plain.logits(our_ids, batch=1), our_ids)
+    own_ids = [plain.tokens(conversation.messages) for conversation in conversations]
+    for size in batches:
+        path = ScorePath(
+            f"plain, batch {size}", "plain", None, own_ids, batch=size, control_is_text=False
+        )
+        if size == 1:
+            yield _with_logits(path, plain, own_ids)
+            continue
+        sides: tuple[Side, ...] = ("right", "left")
+        for side in sides:
+            padded = replace(path, name=f"{path.name}, pad {side}", side=side)
+            yield _with_logits(padded, plain, own_ids)
+
+
+def _with_logits(path: ScorePath, plain: PlainModel, sequences: list[list[int]]) -> ScorePath:
+    """With scores, or with the error of plain transformers: without a pad token it cannot pad."""
+    try:
+        rows = plain.logits(sequences, batch=path.batch, side=path.side or "right")
+    except (ValueError, RuntimeError, IndexError) as error:
+        path = replace(path, error=str(error).splitlines()[0][:200])
+        needs_pad = path.batch > 1 and None in (plain.pad_id, plain.tokenizer.pad_token_id)
+        return replace(path, cause=CauseKind.PAD_TOKEN) if needs_pad else path
+    return replace(path, rows=rows)
+
+
+def server_paths(
+    remote: RemoteReward, conversations: Sequence[Conversation], batches: Sequence[int] = BATCHES
+) -> Iterator[ScorePath]:
+    """Scores of a server by each of its endpoints, alone and with neighbours.
+
+    Raises:
+        SmormError: the first endpoint does not answer. The failure of another is in its path.
+    """
+    for wire in remote.wires:
+        # An endpoint of one conversation a request is batched by the server: there the neighbours
+        # are the other requests under way.
+        sizes = (1, max(batches)) if wire.batch == 1 else batches
+        for size in sizes:
+            path = _server_path(remote, wire, conversations, size)
+            yield path
+            if path.rows is None:
+                break
+
+
+def _server_path(
+    remote: RemoteReward, wire: Wire, conversations: Sequence[Conversation], size: int
+) -> ScorePath:
+    name = f"{remote.protocol} {wire.path}"
+    if isinstance(wire, VllmText | SglangText):
+        name += " of text"
+    concurrency = 1
+    if wire.batch == 1:
+        concurrency = size
+        name += f", {size} at a time"
+    else:
+        name += f", batch {size}"
+    path = ScorePath(
+        name, "server", None, batch=size,
+        constant=wire.keeps_constant, control_is_text=wire.control_is_text,
+    )  # fmt: skip
+    messages = [conversation.messages for conversation in conversations]
+    try:
+        answer = remote.answer(messages, wire, batch=size, concurrency=concurrency)
+    except SmormError as error:
+        if wire is remote.wires[0]:
+            raise
+        return replace(path, error=str(error))
+    return replace(path, rows=answer.rows, counts=answer.tokens)
