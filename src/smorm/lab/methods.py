@@ -11,6 +11,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from smorm.config import METHODS
 from smorm.errors import ConfigError
 from smorm.lab.config import ArmSection, LabConfig, SystemSection
 from smorm.world import ATTRIBUTES
@@ -161,15 +162,16 @@ def _check(name: str, system: SystemSection, arms: Mapping[str, ArmSection]) -> 
 
 
 def _lacking(name: str, view: str, arms: Mapping[str, ArmSection]) -> str:
-    """What a view reads and an arm's data cannot have taught it; "" where it is there."""
+    """What a view reads and an arm's method and data do not train; "" where they do."""
     arm = arms[name]
     if arm.merge:
         return _lacking(arm.merge[0], view, arms)
     if arm.start:  # rows may come with the model that it starts from
         return ""
-    if view != "F" and arm.data not in _RATINGS:
+    method = METHODS[arm.objective.get("kind", "joint")]
+    if view != "F" and not (method.uses_ratings and arm.data in _RATINGS):
         return f"attribute rows, and {name} is trained on no ratings (data: {arm.data})"
-    if view in ("F", "M") and arm.data not in _PAIRS:
+    if view in ("F", "M") and not (method.uses_pairs and arm.data in _PAIRS):
         return f"a preference row, and {name} is trained on no pairs (data: {arm.data})"
     return ""
 
