@@ -28,9 +28,8 @@ from bench.machine import describe
 from smorm import files
 from smorm.data.encode import Encoder
 from smorm.data.reading import Source
-from smorm.data.token_building import Wanted
-from smorm.data.token_cache import tokens_of
-from smorm.data.tokenising import Tokeniser
+from smorm.data.token_cache import TokenRequest, tokens_of
+from smorm.data.tokeniser import Tokeniser
 from smorm.text.bpe import train_bpe
 from smorm.text.chat import Renderer
 
@@ -75,7 +74,7 @@ def one_start(folder: Path, source: Path, cache: str | None, workers: int) -> di
 
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
     encoder = Encoder(Renderer(tokenizer, None, 2048), 2048, "error")
-    wanted = Wanted(Source(source), "preference", "stop", folder / "quarantine.jsonl")
+    wanted = TokenRequest(Source(source), "preference", "stop", folder / "quarantine.jsonl")
     before = _peak(resource.RUSAGE_SELF)
     started, used = time.monotonic(), _cpu()
     with Tokeniser(encoder, workers) as tokeniser:

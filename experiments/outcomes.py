@@ -15,8 +15,8 @@ from experiments.runs import Finished
 from experiments.tasks import Files
 from smorm.arrays import Floats as Floats
 from smorm.data.census import Census
-from smorm.data.encode import prompt_key
 from smorm.data.reading import Source, read_preferences, read_rated
+from smorm.data.records import prompt_key
 from smorm.data.scaling import rating_matrix
 from smorm.errors import DataError
 from smorm.evaluation.metrics import pair_outcomes

@@ -18,8 +18,7 @@ import numpy as np
 from experiments.text_rewards import Reward
 from experiments.text_runs import METHODS, Kept, Sets, records_of
 from smorm.data.census import Census
-from smorm.data.encode import prompt_key
-from smorm.data.records import Preference, Rated
+from smorm.data.records import Preference, Rated, prompt_key
 from smorm.data.scaling import apply_scales, fit_scales, rating_matrix
 from smorm.evaluation.attributes import RatedOutcomes, measure_rated
 from smorm.evaluation.correlation import centred, spearman_metric

@@ -8,13 +8,12 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from smorm.data.contents import contents_of
 from smorm.data.encode import Encoder
+from smorm.data.readers import contents_of
 from smorm.data.reading import Source
-from smorm.data.token_building import Wanted, write_tokens
-from smorm.data.token_cache import tokens_of
+from smorm.data.token_cache import TokenRequest, tokens_of, write_tokens
 from smorm.data.token_store import TokenStore
-from smorm.data.tokenising import Tokeniser
+from smorm.data.tokeniser import Tokeniser
 from smorm.text.chat import Renderer
 from smorm.world import backbone_path
 from tests.data.sources import jsonl
@@ -72,19 +71,21 @@ def wanted(path: Path, kind: str = "preference", run: Path | None = None, **opti
     """A request for a source, bad records skipped into the run's folder."""
     folder = path.parent / "run" if run is None else run
     source = Source(path, **options)  # type: ignore[arg-type]
-    return Wanted(source, kind, "skip", folder / "quarantine.jsonl")  # type: ignore[arg-type]
+    return TokenRequest(source, kind, "skip", folder / "quarantine.jsonl")  # type: ignore[arg-type]
 
 
-def stored(want: Wanted, cache: str | None, workers: int = 1) -> TokenStore:
+def stored(want: TokenRequest, cache: str | None, workers: int = 1) -> TokenStore:
     with Tokeniser(encoder(), workers) as tokeniser:
         return tokens_of(want, tokeniser, cache)
 
 
-def written(folder: Path, want: Wanted, workers: int) -> dict[str, bytes]:
+def written(folder: Path, want: TokenRequest, workers: int) -> dict[str, bytes]:
     """Every file of a store that is written to `folder`."""
     folder.mkdir()
     with Tokeniser(encoder(), workers) as tokeniser:
-        write_tokens(folder, want, contents_of(want.source), tokeniser)
+        source = want.source
+        contents = contents_of(source.path, source.split, source.subset)
+        write_tokens(folder, want, contents, tokeniser)
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 

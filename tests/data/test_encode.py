@@ -7,7 +7,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from smorm.data.census import Census
-from smorm.data.encode import Encoder, prompt_hash, prompt_key, settle
+from smorm.data.encode import Encoder
+from smorm.data.records import prompt_hash, prompt_key
 from smorm.errors import DataError, ModelError
 from smorm.text.chat import Message, Renderer
 from smorm.world import backbone_path
@@ -28,7 +29,7 @@ def encoded(renderer, prompt=PROMPT, *, limit=64, overlong="error", on_bad="stop
     """What is left of a record at f:1, and the census."""
     census = Census()
     outcome = Encoder(renderer, limit, overlong).encode(prompt, ANSWERS)
-    return settle(outcome, "f:1", census, on_bad), " ".join(census.lines())
+    return outcome.resolve("f:1", census, on_bad), " ".join(census.lines())
 
 
 def test_all_responses_are_the_renderers_ids(renderer):
@@ -71,7 +72,7 @@ def test_a_template_that_is_wrong_stops_even_where_bad_records_are_skipped(rende
     assert outcome.error is None
     broken = type(outcome)([], error=ModelError("two BOS"))
     with pytest.raises(ModelError):
-        settle(broken, "f:1", Census(), "skip")
+        broken.resolve("f:1", Census(), "skip")
 
 
 def test_the_key_of_a_prompt_tells_roles_and_turns_apart():

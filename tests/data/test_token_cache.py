@@ -20,7 +20,7 @@ from transformers import AutoTokenizer
 from smorm.data.encode import Encoder
 from smorm.data.reading import Source
 from smorm.data.token_cache import default_cache, tokens_of
-from smorm.data.tokenising import Tokeniser
+from smorm.data.tokeniser import Tokeniser
 from smorm.errors import DataError, OutputError, SmormError
 from smorm.files import verify_folder
 from smorm.text.chat import Message, Renderer

@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smorm.data.census import Census, DropReason, Reason
-from smorm.data.encode import prompt_hash
 from smorm.data.reading import read_preferences, read_rated
-from smorm.data.token_store import StoreWriter, open_store
-from smorm.data.token_views import pairs_of, prompt_ids, rated_of
+from smorm.data.records import prompt_hash
+from smorm.data.token_store import StoreWriter, open_store, pairs_of, prompt_ids, rated_of
 from smorm.errors import DataError
 from tests.data.sources import jsonl, law
 from tests.data.stores import encoder, pairs, ratings, stored, wanted, written

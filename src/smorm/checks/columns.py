@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from smorm.checks.findings import PLACES
 from smorm.checks.shingles import Hashes, Ints
-from smorm.data.encode import prompt_hash
-from smorm.data.records import Candidates, Kind, Messages, Preference, Rated, Record
+from smorm.data.records import Candidates, Kind, Messages, Preference, Rated, Record, prompt_hash
 
 Flags = NDArray[np.bool_]
 KINDS: tuple[Kind, ...] = ("preference", "rated", "candidates")

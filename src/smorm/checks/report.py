@@ -34,7 +34,7 @@ from smorm.data.census import Census
 from smorm.data.encode import Encoder
 from smorm.data.reading import Source, read_records
 from smorm.data.records import Record
-from smorm.data.tokenising import Tokeniser
+from smorm.data.tokeniser import Tokeniser
 from smorm.errors import ModelError
 from smorm.text.chat import Renderer
 from smorm.text.padding import ensure_pad_token

@@ -16,8 +16,8 @@ from smorm.checks.shingles import Ints, Words, grams, shingles, words_of
 from smorm.checks.sketches import SketchFile, sketch
 from smorm.checks.tokens import TokenCheck, whole_conversations
 from smorm.data.census import Census
-from smorm.data.contents import contents_of
 from smorm.data.encode import Outcome
+from smorm.data.readers import contents_of
 from smorm.data.reading import Source, read_records
 from smorm.data.records import Kind, Record
 from smorm.errors import DataError
@@ -101,7 +101,8 @@ def _records(
         for record in records:
             yield record, None
     else:
-        size = contents_of(reading.source).size
+        source = reading.source
+        size = contents_of(source.path, source.split, source.subset).size
         yield from tokens.tokeniser.tokenised(records, whole_conversations, size)
 
 

@@ -6,12 +6,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from smorm.arrays import Tokens
 from smorm.checks.columns import UNKNOWN, responses_of
 from smorm.checks.findings import Tally
 from smorm.data.census import DropReason, Reason
-from smorm.data.encode import Encoder, Outcome, Tokens
+from smorm.data.encode import Conversation, Encoder, Outcome
 from smorm.data.records import Messages, Preference, Record
-from smorm.data.tokenising import Conversation, Tokeniser
+from smorm.data.tokeniser import Tokeniser
 from smorm.text.chat import Renderer
 from smorm.text.limits import Overlong
 

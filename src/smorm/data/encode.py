@@ -1,34 +1,77 @@
-"""A record becomes token ids here; what cannot be used is named, and counted by who asked.
+"""A record becomes token ids here, in this process or in another one.
 
-A pair whose sides are the same tokens teaches nothing, whether they were equal from the start or
-became so (7 % of UltraFeedback at 512 tokens): it is dropped and counted.
+The other process is a program of its own (`python -m smorm.data.encode`): nothing of the main
+process is copied by a fork, no script is imported again, nothing is unpickled. Both talk over pipes
+in frames, each a length (8 bytes) and as many bytes. The first frame is JSON and names the
+tokenizer, the template and the limits; its answer proves that both sides have the same. After that
+each chunk of conversations (JSON) is answered by what became of each (JSON) and all ids (int32).
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from smorm.arrays import Tokens as Tokens
+from smorm import errors
+from smorm.arrays import Tokens
 from smorm.data.census import Census, Defect, DropReason, Reason
 from smorm.data.records import Messages
 from smorm.errors import DataError, ModelError, SmormError
-from smorm.text.chat import Renderer
+from smorm.text.chat import Message, Renderer
 from smorm.text.limits import Overlong, fit
+
+Conversation = tuple[Messages, Sequence[Messages]]
+"""A prompt and its responses."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one record: tokens of each response (none when it was dropped), what is to be
-    counted, and the error that stopped it."""
+    """What became of one record.
+
+    Attributes:
+        tokens: of each response; none when the record was dropped.
+        counted: why it was dropped or shortened.
+        error: what stopped it.
+    """
 
     tokens: list[Tokens]
     counted: Reason | None = None
     error: SmormError | None = None
+
+    def resolve(
+        self, where: str, census: Census, on_bad_record: Literal["stop", "skip"]
+    ) -> list[Tokens]:
+        """The tokens, or none of them; what happened to the record at `where` is counted.
+
+        Raises:
+            DataError: over-long under `error`, or not renderable; with `skip` it is counted.
+            ModelError: the chat template makes what no model should see.
+        """
+        if isinstance(self.error, DataError):
+            if on_bad_record == "stop":
+                message = f"{where}: {self.error}" if where else str(self.error)
+                raise DataError(message) from self.error
+            census.add(DropReason.BAD_RECORD, where, detail=Defect.NOT_RENDERED)
+        elif self.error is not None:
+            raise self.error
+        if self.counted is not None:
+            census.add(self.counted.kind, where, detail=self.counted.detail)
+        return self.tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,37 +95,201 @@ class Encoder:
             return Outcome([], error=error)
         if fitted.tokens is None:
             return Outcome([], Reason(DropReason.DROPPED, str(fitted.dropped)))
-        tokens = [np.asarray(one, dtype=np.int32) for one in fitted.tokens]
+        tokens = [np.asarray(ids, dtype=np.int32) for ids in fitted.tokens]
         return Outcome(tokens, Reason(DropReason.SHORTENED) if fitted.truncated else None)
 
 
-def settle(
-    outcome: Outcome, where: str, census: Census, on_bad_record: Literal["stop", "skip"]
-) -> list[Tokens]:
-    """The outcome's tokens, or none of them; what happened to the record is counted.
-
-    Raises:
-        DataError: over-long under `error`, or not renderable; with `skip` it is counted instead.
-        ModelError: the chat template makes what no model should see.
-    """
-    error = outcome.error
-    if isinstance(error, DataError):
-        if on_bad_record == "stop":
-            raise DataError(f"{where}: {error}" if where else str(error)) from error
-        census.add(DropReason.BAD_RECORD, where, detail=Defect.NOT_RENDERED)
-    elif error is not None:
-        raise error
-    if outcome.counted is not None:
-        census.add(outcome.counted.kind, where, detail=outcome.counted.detail)
-    return outcome.tokens
+class WorkerRefused(Exception):  # noqa: N818  (a state: the work is done in one process instead)
+    """A process could not build the same tokenizer from its saved files."""
 
 
-def prompt_key(prompt: Messages) -> str:
-    """What makes two prompts the same one."""
-    return "\x1e".join(f"{message.role}\x1f{message.content}" for message in prompt)
+class Worker:
+    """One other process. It ends when `close` is called, or when this process ends in any way."""
+
+    def __init__(self, hello: dict[str, Any]) -> None:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "TOKENIZERS_PARALLELISM": "false",
+            "OMP_NUM_THREADS": "1",
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "smorm.data.encode"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            # Ctrl-C goes to the main process alone, which ends this one.
+            process_group=0 if os.name == "posix" else -1,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._out: Any = self._process.stdin
+        self._in: Any = self._process.stdout
+        self._hello = hello
+
+    def greet(self) -> None:
+        """Wait until the process is ready.
+
+        Raises:
+            WorkerRefused: its tokenizer is another one.
+        """
+        answer = json.loads(self._exchange(json.dumps(self._hello).encode()))
+        if answer["proof"] != self._hello["proof"]:
+            reason = answer["reason"] or "the saved tokenizer is not the same as this one"
+            raise WorkerRefused(f"a tokenising process cannot be used: {reason}")
+
+    def encode(self, chunk: Sequence[Conversation]) -> list[Outcome]:
+        """Outcomes of a chunk, in its order.
+
+        Raises:
+            SmormError: the process has ended.
+        """
+        # json, not orjson: a text may hold lone surrogates
+        facts = json.loads(self._exchange(json.dumps(chunk, default=_message_values).encode()))
+        ids = np.frombuffer(self._receive(), dtype=np.int32)
+        outcomes, start = [], 0
+        for counted, failure, sizes in facts:
+            tokens = []
+            for size in sizes:
+                tokens.append(ids[start : start + size])
+                start += size
+            reason = None if counted is None else Reason.from_plain(counted)
+            error = None if failure is None else getattr(errors, failure[0])(failure[1])
+            outcomes.append(Outcome(tokens, reason, error))
+        return outcomes
+
+    def close(self) -> None:
+        """End the process at once: it holds nothing that would be lost."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._out, self._in):
+            with contextlib.suppress(OSError):  # what it did not read cannot be flushed any more
+                stream.close()
+
+    def _exchange(self, content: bytes) -> bytes:
+        with contextlib.suppress(BrokenPipeError):  # the missing answer gives the better error
+            _write_frame(self._out, content)
+        return self._receive()
+
+    def _receive(self) -> bytes:
+        content = _read_frame(self._in)
+        if content is None:
+            raise SmormError(
+                f"a tokenising process ended in the middle (exit code {self._process.wait()}; "
+                "-9 is most often a lack of memory): lower data.workers"
+            )
+        return content
 
 
-def prompt_hash(prompt: Messages) -> int:
-    """64 bits of the key's BLAKE2b: among a million prompts two meet with a chance of 3e-8."""
-    key = prompt_key(prompt).encode("utf-8", errors="surrogatepass")
-    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
+_message_values = attrgetter(*(field.name for field in dataclasses.fields(Message)))
+
+
+def _write_frame(stream: BinaryIO, content: bytes) -> None:
+    stream.write(struct.pack("<Q", len(content)))
+    stream.write(content)
+    stream.flush()
+
+
+def _read_frame(stream: BinaryIO) -> bytes | None:
+    """The next frame; None where the other side has ended."""
+    head = stream.read(8)
+    if len(head) < 8:
+        return None
+    (size,) = struct.unpack("<Q", head)
+    content = stream.read(size)
+    return content if len(content) == size else None
+
+
+def hello_of(encoder: Encoder, folder: Path) -> dict[str, Any]:
+    """The first message to a worker; its tokenizer is saved to the folder."""
+    encoder.renderer.tokenizer.save_pretrained(folder)
+    return {
+        "tokenizer": str(folder),
+        "template": encoder.renderer.chat_template,
+        "max_tokens": encoder.max_tokens,
+        "overlong": encoder.overlong,
+        "proof": _proof(encoder.renderer),
+    }
+
+
+def _proof(renderer: Renderer) -> list[str]:
+    return [renderer.fingerprint, tokenizer_digest(renderer.tokenizer)]
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """SHA-256 of all that a tokenizer is: its serialised form, or the files that it saves."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        return hashlib.sha256(backend.to_str().encode()).hexdigest()
+    digest = hashlib.sha256()
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        for path in sorted(Path(folder).rglob("*")):
+            if path.is_file():
+                digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def serve(source: BinaryIO, target: BinaryIO) -> None:
+    """The work of the other process: answer frames until there are none."""
+    first = _read_frame(source)
+    if first is None:
+        return
+    hello = json.loads(first)
+    answer: dict[str, Any] = {"proof": None, "reason": ""}
+    try:
+        tokenizer = _load_tokenizer(Path(hello["tokenizer"]))
+        renderer = Renderer(tokenizer, hello["template"], hello["max_tokens"])
+        answer["proof"] = _proof(renderer)
+    except (OSError, ValueError, KeyError, TypeError, DataError, ModelError) as error:
+        answer["reason"] = " ".join(str(error).split())
+    _write_frame(target, json.dumps(answer).encode())
+    if answer["proof"] != hello["proof"]:
+        return
+    encoder = Encoder(renderer, hello["max_tokens"], hello["overlong"])
+    while (chunk := _read_frame(source)) is not None:
+        facts: list[Any] = []
+        ids = bytearray()
+        for prompt, responses in json.loads(chunk):
+            outcome = encoder.encode(_messages(prompt), list(map(_messages, responses)))
+            facts.append(_facts(outcome))
+            for tokens in outcome.tokens:
+                ids += tokens.tobytes()
+        _write_frame(target, json.dumps(facts).encode())
+        _write_frame(target, bytes(ids))
+
+
+def _messages(values: list[list[Any]]) -> Messages:
+    return tuple(Message(*fields) for fields in values)
+
+
+def _facts(outcome: Outcome) -> list[Any]:
+    """All of an outcome but its ids: what is counted, the error, and how many ids each has."""
+    counted = None if outcome.counted is None else outcome.counted.plain()
+    failure = None
+    if outcome.error is not None:
+        failure = [type(outcome.error).__name__, str(outcome.error)]
+    return [counted, failure, list(map(len, outcome.tokens))]
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    """The tokenizer by the class that was written down, as `smorm.model` loads it."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    values = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    complete = values.get("tokenizer_class") == "TokenizersBackend"
+    return (PreTrainedTokenizerFast if complete else AutoTokenizer).from_pretrained(folder)
+
+
+def main() -> None:
+    """Serve over the pipes. Ctrl-C is the main process's to answer: it ends this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Whatever a library prints must not end up between two frames.
+    target = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    with contextlib.suppress(BrokenPipeError):
+        serve(sys.stdin.buffer, target)
+
+
+if __name__ == "__main__":
+    main()

@@ -28,9 +28,8 @@ import orjson
 
 from smorm import files
 from smorm.data.census import Census, DropReason
-from smorm.data.encode import prompt_key
 from smorm.data.reading import Source, read_rated
-from smorm.data.records import Messages, Preference, Rated
+from smorm.data.records import Messages, Preference, Rated, prompt_key
 from smorm.data.scaling import AttributeScale
 from smorm.errors import ConfigError, DataError
 

@@ -1,16 +1,25 @@
-"""From a path or a dataset id to rows, each with the place it came from."""
+"""From a path or a dataset id to rows, each with where it stands, and to the bytes behind them."""
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from smorm.data.jsonlines import Row, Scanned, scan_json
 from smorm.data.quarantine import BadRecord
-from smorm.data.tables import is_saved_dataset, scan_hub, scan_parquet, scan_saved_dataset
+from smorm.data.tables import (
+    is_saved_dataset,
+    load_hub,
+    scan_hub,
+    scan_parquet,
+    scan_saved_dataset,
+)
 from smorm.errors import DataError
+from smorm.files import fingerprint, sha256
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".json", ".json.gz", ".parquet")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -154,3 +163,84 @@ def _only_file(folder: Path, split: str) -> list[Path]:
     raise DataError(
         f"{folder}: no file for split {split!r} (such as {split}.jsonl); it has {there}"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a source holds, known by its bytes and not by its path.
+
+    Attributes:
+        names: what the `where` of its records begins with, in the order of reading.
+        files: the files whose bytes decide its rows; none where it has no files to know it by.
+        detail: what else decides them (a data set's features and number of rows).
+        stamps: size and modification time of each file when it was looked at.
+    """
+
+    names: tuple[str, ...]
+    files: tuple[Path, ...]
+    detail: str
+    stamps: tuple[tuple[int, int], ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(size for size, _ in self.stamps)
+
+    def digest(self) -> str:
+        """Hash of every file's size and bytes; the same wherever they lie.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        sums: list[list[str | int]] = []
+        for path, (size, _) in zip(self.files, self.stamps, strict=True):
+            try:
+                # the suffix decides how the bytes are read
+                sums.append([path.suffix, size, sha256(path)])
+            except OSError as error:
+                raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        return hashlib.sha256(f"{self.detail} {fingerprint(sums)}".encode()).hexdigest()
+
+    def refuse_change(self) -> None:
+        """Whatever is stored under the digest of the files must have been made of them.
+
+        Raises:
+            DataError: a file was written to meanwhile.
+        """
+        for path, stamp in zip(self.files, self.stamps, strict=True):
+            if _stamp(path) != stamp:
+                raise DataError(f"{path}: was changed while it was read: start again")
+
+
+def contents_of(
+    path_or_id: str | Path, split: str = "train", subset: str | None = None
+) -> Contents:
+    """Find the files behind a source.
+
+    Raises:
+        DataError: there is no such file, folder, data set or split.
+    """
+    path = Path(path_or_id)
+    names, files, detail = [str(path)], [], ""
+    if path.is_dir() and is_saved_dataset(path):
+        folder = path / split if (path / "dataset_dict.json").is_file() else path
+        names, detail = [f"{path}[{split}]"], split
+        files = sorted(file for file in folder.rglob("*") if file.is_file())
+    elif path.is_dir():
+        files = files_of(path, split, subset)
+        names = list(map(str, files))
+    elif path.is_file():
+        files = [path]
+    elif may_be_hub_id(str(path_or_id)):
+        dataset = load_hub(str(path_or_id), split, subset)
+        names, detail = [f"{path_or_id}[{split}]"], f"{split} {len(dataset)} {dataset.features}"
+        files = [Path(file["filename"]) for file in dataset.cache_files]
+    return Contents(tuple(names), tuple(files), detail, tuple(map(_stamp, files)))
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    return status.st_size, status.st_mtime_ns

@@ -1,9 +1,9 @@
-"""Tokens of a source, kept under the fingerprint of all that decides them.
+"""A source becomes tokens, stored under the fingerprint of all that decides them.
 
 An entry of the cache is a sealed folder (`smorm.files.whole_folder`): a killed writer leaves
 nothing that looks like one, every byte is checked before it is used, and a damaged entry is written
 anew. Two runs that write the same entry at once both end with a whole one. The key knows no path:
-data that was moved is found again, and its places are told by the names of today.
+data that was moved is found again, and its records stand under the names of today.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,91 +26,111 @@ import orjson
 import smorm.data
 import smorm.text
 from smorm import files
-from smorm.data.contents import Contents, contents_of
-from smorm.data.encode import Encoder
+from smorm.arrays import Tokens
+from smorm.data.census import Census, DropReason
+from smorm.data.encode import Conversation, Encoder, tokenizer_digest
 from smorm.data.formats import FORMATS
-from smorm.data.token_building import Wanted, pass_on_quarantine, write_tokens
-from smorm.data.token_store import TokenStore, open_store
-from smorm.data.token_worker import tokenizer_digest
-from smorm.data.tokenising import Tokeniser
+from smorm.data.readers import Contents, contents_of
+from smorm.data.reading import OnBad, Source, read_records
+from smorm.data.records import Preference, Rated, Record, prompt_hash
+from smorm.data.token_store import QUARANTINE, StoreKind, StoreWriter, TokenStore, open_store
+from smorm.data.tokeniser import Tokeniser
 from smorm.errors import CheckpointError, DataError, OutputError
 
 log = logging.getLogger(__name__)
 
-WORTH_KEEPING = 8 << 20
-"""Bytes of a source from which `auto` keeps its tokens: less than that takes a few seconds."""
-_BEHIND_TOKENS = {"mixing", "grouping", "scaling", "token_views"}
+PROGRESS_EVERY = 100_000
+CACHED_FROM = 8 << 20
+"""Bytes of a source from which `auto` caches its tokens: less than that takes a few seconds."""
+_AFTER_TOKENS = {"mixing", "grouping", "scaling", "pairing"}
 """Modules that work on tokens or ratings: a change of theirs leaves the tokens as they are."""
 _TORN_AFTER = 24 * 3600.0
 
 
-def tokens_of(wanted: Wanted, tokeniser: Tokeniser, cache: str | None) -> TokenStore:
+@dataclass(frozen=True, slots=True)
+class TokenRequest:
+    """A source as tokens: what decides the result, and where its bad records go.
+
+    Attributes:
+        kind: what its records must be.
+        on_bad_record: `stop`, or `skip` into `quarantine`.
+        quarantine: the run's file of bad records, appended to from a cached source as well.
+    """
+
+    source: Source
+    kind: StoreKind
+    on_bad_record: OnBad
+    quarantine: Path
+
+
+def tokens_of(request: TokenRequest, tokeniser: Tokeniser, cache: str | None) -> TokenStore:
     """The source's tokens: mapped from the cache, or made now.
 
     Args:
         cache: a folder; `auto` for the user's cache folder and large sources only; None for
-            tokens that are kept for this run alone.
+            tokens that last for this run alone.
 
     Raises:
-        DataError, ConfigError: as `read_preferences` and `read_rated`; over-long or not renderable.
+        DataError, ConfigError: as `read_records`; over-long or not renderable.
         OutputError: the tokens or the quarantine file could not be written.
     """
-    contents = contents_of(wanted.source)
+    source = request.source
+    contents = contents_of(source.path, source.split, source.subset)
     folder = _cache_folder(cache, contents)
     if folder is None:
-        return _for_this_run(wanted, contents, tokeniser)
-    target = folder / f"tokens-{_key(wanted, contents, tokeniser.encoder)}"
+        return _for_this_run(request, contents, tokeniser)
+    target = folder / f"tokens-{_key(request, contents, tokeniser.encoder)}"
     store = _cached(target, contents.names)
     if store is not None:
-        path, count = wanted.source.path, store.records
-        log.info("tokens: read from cache %s: %s, %d records", target, path, count)
-        pass_on_quarantine(target, wanted.quarantine, store.renamed)
+        log.info("tokens: read from cache %s: %s, %d records", target, source.path, store.records)
+        copy_quarantine(target, request.quarantine, store.renamed)
         return store
     _remove_torn(folder)
-    return _made(target, wanted, contents, tokeniser)
+    return _made(target, request, contents, tokeniser)
 
 
 def _cache_folder(cache: str | None, contents: Contents) -> Path | None:
-    """Where this source's tokens are kept, if they are."""
+    """Where this source's tokens are cached, if they are."""
     if cache is None or not contents.files:
         return None
     if cache != "auto":
         return Path(cache).expanduser()
-    if contents.size < WORTH_KEEPING:
+    if contents.size < CACHED_FROM:
         return None
     folder = default_cache()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        log.warning("tokens: %s: %s: nothing is kept for the next run", folder, error.strerror)
+        log.warning("tokens: %s: %s: nothing is cached for the next run", folder, error.strerror)
         return None
     return folder
 
 
 def default_cache() -> Path:
     """`$SMORM_CACHE`, or `smorm` in the user's cache folder."""
-    if own := os.environ.get("SMORM_CACHE"):
-        return Path(own).expanduser()
+    if folder := os.environ.get("SMORM_CACHE"):
+        return Path(folder).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "smorm"
 
 
-def _key(wanted: Wanted, contents: Contents, encoder: Encoder) -> str:
+def _key(request: TokenRequest, contents: Contents, encoder: Encoder) -> str:
     """Fingerprint of all that decides the tokens, and of nothing else."""
-    options = asdict(wanted.source)
+    options = asdict(request.source)
     del options["path"]
-    columns = options["attributes"]  # the order of names is the order of the model's rows
+    # as a list: the order of names is the order of the model's rows, and keys are sorted below
+    columns = options["attributes"]
     options["attributes"] = [*columns.items()] if isinstance(columns, dict) else columns
     decisive = {
         "contents": contents.digest(),
         "options": options,
-        "kind": wanted.kind,
-        "on_bad_record": wanted.on_bad_record,
+        "kind": request.kind,
+        "on_bad_record": request.on_bad_record,
         "renderer": encoder.renderer.fingerprint,
         "tokenizer": tokenizer_digest(encoder.renderer.tokenizer),
         "max_tokens": encoder.max_tokens,
         "overlong": encoder.overlong,
         "code": _code(),
-        "format": _format_code(wanted.source.format),
+        "format": _format_code(request.source.format),
     }
     return hashlib.sha256(orjson.dumps(decisive, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
 
@@ -121,9 +141,8 @@ def _code() -> str:
     digest = hashlib.sha256()
     for package in (smorm.data, smorm.text):
         for path in sorted(Path(str(package.__file__)).parent.rglob("*.py")):
-            if path.stem in _BEHIND_TOKENS:
-                continue
-            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+            if path.stem not in _AFTER_TOKENS:
+                digest.update(path.name.encode() + b"\0" + path.read_bytes())
     for library in ("tokenizers", "transformers", "jinja2"):
         digest.update(f"{library} {version(library)}\n".encode())
     return digest.hexdigest()
@@ -141,7 +160,7 @@ def _format_code(name: str) -> str:
 
 
 def _cached(target: Path, names: Sequence[str]) -> TokenStore | None:
-    """The entry if every byte of it is as it was written; a damaged one is told."""
+    """The entry if every byte of it is as it was written; a damaged one is reported."""
     if not target.exists():
         return None
     try:
@@ -156,24 +175,27 @@ class _AlreadyThere(Exception):  # noqa: N818  (a state: another run was quicker
     pass
 
 
-def _made(target: Path, wanted: Wanted, contents: Contents, tokeniser: Tokeniser) -> TokenStore:
+def _made(
+    target: Path, request: TokenRequest, contents: Contents, tokeniser: Tokeniser
+) -> TokenStore:
     try:
         with files.whole_folder(target) as scratch:
-            write_tokens(scratch, wanted, contents, tokeniser)
+            write_tokens(scratch, request, contents, tokeniser)
             contents.refuse_change()
-            if _whole(target):
+            if _verifies(target):
+                # leaving by an error discards the scratch folder: the entry may be mapped already
                 raise _AlreadyThere
     except _AlreadyThere:
         pass
     except OutputError:
-        if not _whole(target):  # else another run published in the very same moment
+        if not _verifies(target):  # else another run published in the very same moment
             raise
     store = open_store(target, contents.names)
     log.info("tokens: kept in cache %s", target)
     return store
 
 
-def _whole(target: Path) -> bool:
+def _verifies(target: Path) -> bool:
     try:
         files.verify_folder(target)
     except CheckpointError:
@@ -181,12 +203,12 @@ def _whole(target: Path) -> bool:
     return True
 
 
-def _for_this_run(wanted: Wanted, contents: Contents, tokeniser: Tokeniser) -> TokenStore:
+def _for_this_run(request: TokenRequest, contents: Contents, tokeniser: Tokeniser) -> TokenStore:
     """Tokens in a temporary folder, which is unlinked as soon as it is mapped."""
     scratch = Path(tempfile.mkdtemp(prefix="smorm-tokens-"))
     try:
         with files.named_errors(scratch):
-            write_tokens(scratch, wanted, contents, tokeniser)
+            write_tokens(scratch, request, contents, tokeniser)
         return open_store(scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -201,3 +223,82 @@ def _remove_torn(folder: Path) -> None:
             continue
         if time.time() - latest > _TORN_AFTER:
             shutil.rmtree(torn, ignore_errors=True)
+
+
+def write_tokens(
+    folder: Path, request: TokenRequest, contents: Contents, tokeniser: Tokeniser
+) -> None:
+    """Read, tokenise and write the source; in memory are a few chunks of its records.
+
+    Raises:
+        DataError, ConfigError: as `read_records`; over-long or not renderable.
+        OutputError: the quarantine file could not be written.
+    """
+    started, count = time.monotonic(), 0
+    path, on_bad = request.source.path, request.on_bad_record
+    # Two censuses: the reader runs ahead by as many chunks as there are processes, and the order
+    # of what is counted must not depend on their number.
+    reading, encoding = Census(), Census()
+    records = read_records(request.source, request.kind, reading, on_bad, folder / QUARANTINE)
+    try:
+        with StoreWriter(folder, request.kind, contents.names) as writer:
+            for record, outcome in tokeniser.tokenised(records, _conversation, contents.size):
+                count += 1
+                if count % PROGRESS_EVERY == 0:
+                    log.info("tokens: %s: %d records so far", path, count)
+                tokens = outcome.resolve(record.where, encoding, on_bad)
+                _append(writer, record, tokens, encoding)
+            reading.merge(encoding)
+            writer.finish(reading, count)
+    finally:  # bad records are there to be repaired, above all when the run stops
+        copy_quarantine(folder, request.quarantine, {})
+    seconds, workers = time.monotonic() - started, tokeniser.workers_for(contents.size)
+    noun = "process" if workers == 1 else "processes"
+    log.info("tokens: %s: %d records in %.1f s, %d %s", path, count, seconds, workers, noun)
+
+
+def _conversation(record: Record) -> Conversation:
+    return record.prompt, record.item.responses
+
+
+def _append(writer: StoreWriter, record: Record, tokens: list[Tokens], census: Census) -> None:
+    prompt = prompt_hash(record.prompt)
+    match record:
+        case Rated():
+            # of a response that does not fit, the ratings alone
+            sequence = tokens[0] if tokens else None
+            writer.add_rated(sequence, record.scores, prompt, record.where)
+        case Preference() if tokens:
+            chosen, rejected = tokens
+            # A pair of equal sides teaches nothing, whether they were equal from the start or
+            # became so by the limit (7 % of UltraFeedback at 512 tokens).
+            if chosen.tobytes() == rejected.tobytes():
+                census.add(DropReason.SAME_TOKENS, record.where)
+            else:
+                writer.add_pair(chosen, rejected, record.margin or 0.0, prompt, record.where)
+
+
+def copy_quarantine(folder: Path, target: Path, names: Mapping[str, str]) -> None:
+    """Append a store's bad records to the run's file, under the source's names of today.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    quarantine = folder / QUARANTINE
+    if not quarantine.is_file():
+        return
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with quarantine.open("rb") as source, target.open("ab") as out:
+            for line in source:
+                out.write(_renamed(line, names) if names else line)
+    except OSError as error:
+        raise OutputError(f"{target}: quarantine could not be written: {error.strerror}") from error
+
+
+def _renamed(line: bytes, names: Mapping[str, str]) -> bytes:
+    entry = orjson.loads(line)
+    name, _, row = entry["where"].rpartition(":")
+    where = f"{names.get(name, name)}:{row}"
+    reason = where + entry["reason"].removeprefix(entry["where"])
+    return orjson.dumps({**entry, "where": where, "reason": reason}) + b"\n"

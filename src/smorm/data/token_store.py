@@ -1,36 +1,37 @@
-"""One source as tokens: flat arrays in a folder, memory-mapped, written while records stream by.
+"""Sources as tokens: flat arrays in a folder, memory-mapped, written while records stream by.
 
 A sequence is `ids[offsets[i]:offsets[i + 1]]`. A preference source has two a record (chosen, then
 rejected), a rated source one, which is empty where the record was dropped: its ratings still count
-for the scales. Ratings are kept as cells (column, value), so that names may appear late.
+for the scales. Ratings are stored as cells (column, value), so that names may appear late.
 
-Shapes: N records, S sequences, T tokens, K attributes.
+Shapes: N records, S sequences, T tokens, K attributes; P pairs and R rated responses over all
+stores.
 """
 
 from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smorm import files
-from smorm.arrays import Floats
+from smorm.arrays import Floats, Ints, Tokens
 from smorm.data.census import Census
-from smorm.data.encode import Tokens
 from smorm.errors import DataError
 
+T = TypeVar("T")
 StoreKind = Literal["preference", "rated"]
 
 META, QUARANTINE = "store.json", "quarantine.jsonl"
-_FLUSH = 4096
+_FLUSH_ROWS = 4096
 _COLUMNS = {
     "offsets": "q",
     "margins": "d",
@@ -41,7 +42,8 @@ _COLUMNS = {
     "rating_columns": "i",
     "rating_values": "d",
 }
-_DECISIVE = ("ids", "offsets", "margins", "prompts")
+_HASHED = ("ids", "offsets", "margins", "prompts")
+"""Arrays that decide the content's hash: all that training sees but the ratings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +51,14 @@ class TokenStore:
     """A source's tokens, read where they lie on the disk.
 
     Attributes:
-        names: files or data sets that the records' places begin with.
+        names: files or data sets that the records' `where` begins with.
         renamed: what those were called when the store was written, to what they are now.
         attributes: names of the ratings, in order of appearance [K].
-        census: what was dropped, shortened or skipped on the way.
+        census: what was dropped, shortened or skipped.
         records: how many the source gave, those included that were dropped as tokens.
         content: SHA-256 of tokens, margins and prompts.
-        arrays: ids [T], offsets [S + 1], margins [N], prompts [N] (hashes), files and rows [N] (a
-            record's place), rating_counts [N], rating_columns and rating_values (cells).
+        arrays: ids [T], offsets [S + 1], margins [N], prompts [N] (hashes), files and rows [N] (the
+            two halves of `where`), rating_counts [N], rating_columns and rating_values (cells).
     """
 
     kind: StoreKind
@@ -76,26 +78,23 @@ class TokenStore:
         first, last = self.arrays["offsets"][index : index + 2].tolist()
         return self.arrays["ids"][first:last]
 
-    def lengths(self) -> NDArray[np.int64]:
+    def lengths(self) -> Ints:
         """Tokens of every sequence, [S]."""
         return np.diff(self.arrays["offsets"])
 
     def where(self, index: int) -> str:
-        """The place of a record, `file:line`."""
+        """Where a record stands, `file:line`."""
         name, row = self.names[self.arrays["files"][index]], int(self.arrays["rows"][index])
         return f"{name}:{row}" if row >= 0 else name
 
     def ratings(self, names: Sequence[str]) -> Floats:
         """Ratings [N, len(names)]; NaN where a record does not rate the attribute."""
-        counts = self.arrays["rating_counts"]
-        dense = np.full((len(self), len(self.attributes)), np.nan)
-        rows = np.repeat(np.arange(len(self)), counts)
+        # one column more than there are attributes: it stays NaN and stands for unknown names
+        dense = np.full((len(self), len(self.attributes) + 1), np.nan)
+        rows = np.repeat(np.arange(len(self)), self.arrays["rating_counts"])
         dense[rows, self.arrays["rating_columns"]] = self.arrays["rating_values"]
-        found = np.full((len(self), len(names)), np.nan)
-        for column, name in enumerate(names):
-            if name in self.attributes:
-                found[:, column] = dense[:, self.attributes.index(name)]
-        return found
+        columns = dict(zip(self.attributes, range(len(self.attributes)), strict=True))
+        return dense[:, [columns.get(name, -1) for name in names]]
 
 
 class StoreWriter:
@@ -104,17 +103,19 @@ class StoreWriter:
     def __init__(self, folder: Path, kind: StoreKind, names: Sequence[str]) -> None:
         self.folder, self.kind = folder, kind
         self.attributes: dict[str, int] = {}
-        self._names = {name: index for index, name in enumerate(names)}
-        self._buffers: dict[str, array[Any]] = {
-            name: array(code) for name, code in _COLUMNS.items()
-        }
-        self._buffers["offsets"].append(0)
-        self._tokens = 0
+        self._names = dict(zip(names, range(len(names)), strict=True))
+        self._num_tokens = 0
+        self._buffers: dict[str, array[Any]] = {}
+        self._streams: dict[str, Any] = {}
         self._closing = ExitStack()
-        self._streams = {
-            name: self._closing.enter_context((folder / f"{name}.bin").open("wb", 1 << 20))
-            for name in ("ids", *_COLUMNS)
-        }
+        for name, code in _COLUMNS.items():
+            self._buffers[name] = array(code)
+            self._streams[name] = self._open(name)
+        self._ids = self._open("ids")
+        self._buffers["offsets"].append(0)
+
+    def _open(self, name: str) -> Any:
+        return self._closing.enter_context((self.folder / f"{name}.bin").open("wb", 1 << 20))
 
     def __enter__(self) -> StoreWriter:
         return self
@@ -123,7 +124,7 @@ class StoreWriter:
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        at: TracebackType | None,
+        trace: TracebackType | None,
     ) -> None:
         self._closing.close()
 
@@ -131,32 +132,33 @@ class StoreWriter:
         self, chosen: Tokens, rejected: Tokens, margin: float, prompt: int, where: str
     ) -> None:
         """Append a preference; `prompt` is its hash."""
-        self._sequence(chosen)
-        self._sequence(rejected)
+        self._add_sequence(chosen)
+        self._add_sequence(rejected)
         self._buffers["margins"].append(margin)
-        self._record(prompt, where)
+        self._end_record(prompt, where)
 
     def add_rated(
         self, tokens: Tokens | None, scores: Mapping[str, float | None], prompt: int, where: str
     ) -> None:
-        """Append a rated response; None where it was dropped and only its ratings are kept."""
-        self._sequence(tokens)
-        known = 0
+        """Append a rated response; None where it was dropped and only its ratings count."""
+        self._add_sequence(tokens)
+        num_ratings = 0
         for name, value in scores.items():
+            # a name that is never rated is an attribute of the source all the same
             column = self.attributes.setdefault(name, len(self.attributes))
             if value is not None:
                 self._buffers["rating_columns"].append(column)
                 self._buffers["rating_values"].append(value)
-                known += 1
-        self._buffers["rating_counts"].append(known)
-        self._record(prompt, where)
+                num_ratings += 1
+        self._buffers["rating_counts"].append(num_ratings)
+        self._end_record(prompt, where)
 
     def finish(self, census: Census, records: int) -> None:
         """Write everything out, and last what `open_store` begins with."""
         self._flush()
         self._closing.close()
         digest = hashlib.sha256()
-        for name in _DECISIVE:
+        for name in _HASHED:
             digest.update(f"{name} {files.sha256(self.folder / f'{name}.bin')}\n".encode())
         meta = {
             "kind": self.kind,
@@ -168,20 +170,20 @@ class StoreWriter:
         }
         files.write_json(self.folder / META, meta)
 
-    def _sequence(self, tokens: Tokens | None) -> None:
+    def _add_sequence(self, tokens: Tokens | None) -> None:
         if tokens is not None:
-            self._streams["ids"].write(tokens.tobytes())
-            self._tokens += len(tokens)
-        self._buffers["offsets"].append(self._tokens)
+            self._ids.write(tokens.tobytes())
+            self._num_tokens += len(tokens)
+        self._buffers["offsets"].append(self._num_tokens)
 
-    def _record(self, prompt: int, where: str) -> None:
+    def _end_record(self, prompt: int, where: str) -> None:
         name, _, row = where.rpartition(":")
         if not (row.isascii() and row.isdigit()):
             name, row = where, "-1"
         self._buffers["files"].append(self._names.setdefault(name, len(self._names)))
         self._buffers["rows"].append(int(row))
         self._buffers["prompts"].append(prompt)
-        if len(self._buffers["prompts"]) >= _FLUSH:
+        if len(self._buffers["prompts"]) >= _FLUSH_ROWS:
             self._flush()
 
     def _flush(self) -> None:
@@ -200,29 +202,28 @@ def open_store(folder: Path, names: Sequence[str] = ()) -> TokenStore:
         DataError: a file is missing, or the arrays do not fit together.
     """
     meta = files.read_json(folder / META)
-    then = [str(name) for name in meta["names"]]
-    now = [*names, *then[len(names) :]]
+    written_names = [str(name) for name in meta["names"]]
+    current_names = [*names, *written_names[len(names) :]]
+    renamed = dict(zip(written_names, current_names, strict=True))
+    arrays: dict[str, NDArray[Any]] = {}
     try:
-        arrays = {"ids": _mapped(folder / "ids.bin", np.dtype(np.int32))}
-        for name, code in _COLUMNS.items():
+        for name, code in {"ids": "i", **_COLUMNS}.items():
             arrays[name] = _mapped(folder / f"{name}.bin", np.dtype(code))
     except (OSError, ValueError) as error:
         raise DataError(f"{folder}: cannot be mapped: {error}") from error
-    renamed = dict(zip(then, now, strict=True))
-    census = Census.from_plain(meta["census"], renamed)
     store = TokenStore(
         kind=meta["kind"],
-        names=tuple(now),
+        names=tuple(current_names),
         renamed=renamed,
         attributes=tuple(meta["attributes"]),
-        census=census,
+        census=Census.from_plain(meta["census"], renamed),
         records=int(meta["records"]),
         content=str(meta["content"]),
         arrays=arrays,
     )
-    sequences = len(store) * (2 if store.kind == "preference" else 1)
+    num_sequences = len(store) * (2 if store.kind == "preference" else 1)
     offsets = arrays["offsets"]
-    if len(offsets) != sequences + 1 or int(offsets[-1]) != len(arrays["ids"]):
+    if len(offsets) != num_sequences + 1 or int(offsets[-1]) != len(arrays["ids"]):
         raise DataError(f"{folder}: its arrays do not fit together")
     return store
 
@@ -231,3 +232,101 @@ def _mapped(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
     if path.stat().st_size == 0:  # the system maps no empty file
         return np.empty(0, dtype=dtype)
     return np.asarray(np.memmap(path, dtype=dtype, mode="r"))
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPair:
+    """A preference as tokens; `prompt` is the same number for pairs over one prompt."""
+
+    chosen: Tokens
+    rejected: Tokens
+    margin: float
+    prompt: int
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRated:
+    """A rated response as tokens; its ratings are the set's `targets`."""
+
+    tokens: Tokens
+    prompt: int
+    where: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Joined(Sequence[T], Generic[T]):
+    """Records of several stores behind one another, each made when it is read.
+
+    Attributes:
+        rows: record numbers, counted over all stores, in the order of this sequence.
+        make: (store, row in the store, index in this sequence) to a record.
+    """
+
+    stores: tuple[TokenStore, ...]
+    rows: Ints
+    make: Callable[[TokenStore, int, int], T]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        if isinstance(index, slice):
+            return [self[position] for position in range(*index.indices(len(self)))]
+        row = int(self.rows[index])
+        for store in self.stores:
+            if row < len(store):
+                return self.make(store, row, index % len(self))
+            row -= len(store)
+        raise IndexError(index)
+
+
+def pairs_of(stores: Sequence[TokenStore], prompts: Ints) -> Joined[TokenPair]:
+    """All pairs of preference stores; `prompts` [P] are their prompt ids."""
+
+    def make(store: TokenStore, row: int, index: int) -> TokenPair:
+        chosen, rejected = store.sequence(2 * row), store.sequence(2 * row + 1)
+        margin = float(store.arrays["margins"][row])
+        return TokenPair(chosen, rejected, margin, int(prompts[index]), store.where(row))
+
+    return Joined(tuple(stores), np.arange(len(prompts)), make)
+
+
+def rated_of(stores: Sequence[TokenStore], rows: Ints, prompts: Ints) -> Joined[TokenRated]:
+    """The rated responses `rows` [R] of rated stores; `prompts` [R] are their prompt ids."""
+
+    def make(store: TokenStore, row: int, index: int) -> TokenRated:
+        return TokenRated(store.sequence(row), int(prompts[index]), store.where(row))
+
+    return Joined(tuple(stores), rows, make)
+
+
+def where_of(stores: Sequence[TokenStore], rows: Ints) -> list[str]:
+    """`file:line` of records, numbered over all stores."""
+    return list(Joined(tuple(stores), rows, lambda store, row, _: store.where(row)))
+
+
+def prompt_ids(
+    pairs: Sequence[TokenStore], rated: Sequence[TokenStore], rated_rows: Ints
+) -> tuple[Ints, Ints]:
+    """Ids of the distinct prompts, from 0 in order of first appearance: of every pair [P], and of
+    the rated responses `rated_rows` [R]. A prompt has one id for both."""
+    pair_hashes = _hashes(pairs)
+    hashes = np.concatenate([pair_hashes, _hashes(rated)[rated_rows]])
+    # `unique` numbers by the hash's size; ids by first appearance are the same for any hash
+    _, first_seen, by_hash = np.unique(hashes, return_index=True, return_inverse=True)
+    rank = np.empty(len(first_seen), dtype=np.int64)
+    rank[np.argsort(first_seen)] = np.arange(len(first_seen))
+    ids = rank[by_hash]
+    return ids[: len(pair_hashes)], ids[len(pair_hashes) :]
+
+
+def _hashes(stores: Sequence[TokenStore]) -> NDArray[np.uint64]:
+    none = np.empty(0, dtype=np.uint64)
+    return np.concatenate([none, *(store.arrays["prompts"] for store in stores)])

@@ -10,9 +10,8 @@ import numpy as np
 
 from smorm.arrays import Floats
 from smorm.data.census import Census, DropReason
-from smorm.data.encode import prompt_key
 from smorm.data.reading import OnBad, Source, read_records
-from smorm.data.records import Candidates, Item, Kind, Messages, Preference, Record
+from smorm.data.records import Candidates, Item, Kind, Messages, Preference, Record, prompt_key
 from smorm.errors import DataError
 from smorm.evaluation.judged import Judged
 from smorm.files import fingerprint

@@ -15,9 +15,8 @@ import numpy as np
 import orjson
 
 from smorm.data.census import Census
-from smorm.data.encode import prompt_key
 from smorm.data.reading import Source, read_records
-from smorm.data.records import Rated
+from smorm.data.records import Rated, prompt_key
 from smorm.evaluation.attributes import measure_rated
 from smorm.evaluation.metrics import Floats, Metric
 from smorm.evaluation.pairs import measure_pairs

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from smorm.data.census import Census, DropReason
-from smorm.data.encode import prompt_key
+from smorm.data.records import prompt_key
 from smorm.errors import ConfigError, DataError
 from smorm.evaluation.metrics import Floats
 from smorm.files import fingerprint

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from smorm.data.census import Census, DropReason
-from smorm.data.encode import prompt_key
 from smorm.data.fields import Context
 from smorm.data.formats import FORMATS
 from smorm.data.quarantine import BadRecord
 from smorm.data.readers import scan_rows
 from smorm.data.reading import OnBad, Source, parse_row
-from smorm.data.records import Item, Messages, Record
+from smorm.data.records import Item, Messages, Record, prompt_key
 from smorm.errors import DataError
 from smorm.files import fingerprint
 

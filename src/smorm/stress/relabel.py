@@ -23,10 +23,9 @@ import orjson
 
 from smorm import files
 from smorm.data.census import Census, DropReason
-from smorm.data.encode import prompt_key
 from smorm.data.quarantine import BadRecord
 from smorm.data.reading import OnBad, Source
-from smorm.data.records import Preference
+from smorm.data.records import Preference, prompt_key
 from smorm.errors import ConfigError, DataError
 from smorm.evaluation.metrics import Floats
 from smorm.stress.gold import scored_pools

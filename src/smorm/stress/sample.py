@@ -16,12 +16,11 @@ from jinja2.exceptions import TemplateError
 
 from smorm import files
 from smorm.data.census import Census, DropReason
-from smorm.data.encode import prompt_key
 from smorm.data.fields import Context
 from smorm.data.formats.generic import prompt_of
 from smorm.data.readers import read_rows
 from smorm.data.reading import Source
-from smorm.data.records import Messages
+from smorm.data.records import Messages, prompt_key
 from smorm.errors import DataError, ModelError
 from smorm.model.backbone import load_tokenizer, position_limit, quiet, refuse_remote_code
 from smorm.model.device import pick_device

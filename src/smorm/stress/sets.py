@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from smorm.data.census import Census, DropReason
-from smorm.data.encode import prompt_key
 from smorm.data.reading import Source
-from smorm.data.records import Item
+from smorm.data.records import Item, prompt_key
 from smorm.errors import DataError
 from smorm.evaluation.metrics import Floats
 from smorm.files import fingerprint

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from smorm.data.census import Census, DropReason
-from smorm.data.encode import prompt_key
 from smorm.data.reading import OnBad, Source, read_records
-from smorm.data.records import Item, Kind, Record
+from smorm.data.records import Item, Kind, Record, prompt_key
 from smorm.data.scaling import restore_scales
 from smorm.errors import DataError
 from smorm.evaluation.metrics import Floats, Ints

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from smorm.data.encode import Tokens
-from smorm.data.token_views import TokenPair, TokenRated
+from smorm.arrays import Tokens
+from smorm.data.token_store import TokenPair, TokenRated
 from smorm.model.network import Batch, RewardNetwork
 from smorm.objectives.terms import Labels
 from smorm.training.sources import TokenSet

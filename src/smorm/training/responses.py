@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from smorm.data.encode import Tokens
-from smorm.data.token_views import TokenPair
+from smorm.arrays import Tokens
+from smorm.data.token_store import TokenPair
 from smorm.errors import DataError
 from smorm.text.chat import Message, Renderer
 from smorm.training.batches import MicroBatch

@@ -16,7 +16,7 @@ from smorm.data.encode import Encoder
 from smorm.data.mixing import DataOrder
 from smorm.data.reading import Source
 from smorm.data.scaling import AttributeScale
-from smorm.data.tokenising import Tokeniser
+from smorm.data.tokeniser import Tokeniser
 from smorm.errors import ConfigError, DataError, ModelError
 from smorm.model.backbone import (
     build_backbone,

@@ -20,18 +20,18 @@ from smorm.data.census import Census, DropReason
 from smorm.data.reading import Source, read_preferences, read_rated
 from smorm.data.records import Messages
 from smorm.data.scaling import AttributeScale, apply_scales, fit_scales, restore_scales
-from smorm.data.token_building import Wanted
-from smorm.data.token_cache import tokens_of
-from smorm.data.token_store import StoreKind, TokenStore
-from smorm.data.token_views import (
+from smorm.data.token_cache import TokenRequest, tokens_of
+from smorm.data.token_store import (
+    StoreKind,
     TokenPair,
     TokenRated,
+    TokenStore,
     pairs_of,
-    places_of,
     prompt_ids,
     rated_of,
+    where_of,
 )
-from smorm.data.tokenising import Tokeniser
+from smorm.data.tokeniser import Tokeniser
 from smorm.errors import ConfigError
 
 Ids = NDArray[np.int64]
@@ -122,7 +122,7 @@ def tokenised_sources(
                     break
                 source = replace(source, limit=min(left, source.limit or left))
             quarantine = config.output.folder / "quarantine.jsonl"
-            wanted = Wanted(source, kind, config.data.on_bad_record, quarantine)
+            wanted = TokenRequest(source, kind, config.data.on_bad_record, quarantine)
             found.append(tokens_of(wanted, tokeniser, config.data.cache))
             census.merge(found[-1].census)
         return tuple(found)
@@ -156,7 +156,7 @@ def token_set(stores: Stores, scales: list[AttributeScale], census: Census) -> T
     ratings = stores.ratings([scale.name for scale in scales])
     rates_one = ~np.isnan(ratings).all(axis=1)
     fits = np.concatenate([[], *(store.lengths() > 0 for store in stores.rated)]).astype(bool)
-    for where in places_of(stores.rated, np.flatnonzero(fits & ~rates_one)):
+    for where in where_of(stores.rated, np.flatnonzero(fits & ~rates_one)):
         census.add(DropReason.UNKNOWN_ATTRIBUTES, where)
     kept = np.flatnonzero(fits & rates_one)
     pair_prompts, rated_prompts = prompt_ids(stores.pairs, stores.rated, kept)

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from smorm.data.census import Census, DropReason
-from smorm.data.encode import prompt_key
 from smorm.data.reading import Source
-from smorm.data.records import Item, Messages
+from smorm.data.records import Item, Messages, prompt_key
 from smorm.errors import ConfigError, DataError
 from smorm.files import fingerprint
 from smorm.stress.config import PromptsSection

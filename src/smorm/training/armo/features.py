@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from smorm.arrays import Floats
-from smorm.data.encode import Tokens
+from smorm.arrays import Floats, Tokens
 from smorm.errors import ConfigError, DataError
 from smorm.model.inference import Prompted, prompted_units
 from smorm.training.armo.ridge import RidgeRow, held_out_prompts, ridge_rows

@@ -1,8 +1,4 @@
-"""Records to tokens in this process or in several, in the records' order and with equal results.
-
-The processes are started as programs of their own and talk in JSON and plain integers over pipes:
-nothing of this process is copied by a fork, no script is imported again, nothing is unpickled.
-"""
+"""Records to token ids, in this process or in several, in their order and with equal results."""
 
 from __future__ import annotations
 
@@ -12,29 +8,28 @@ import queue
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, TypeVar
 
-from smorm.data.encode import Encoder, Outcome
-from smorm.data.records import Messages
-from smorm.data.token_worker import Worker, WorkerRefused, hand_over
+from smorm.data.encode import Conversation, Encoder, Outcome, Worker, WorkerRefused, hello_of
 
 log = logging.getLogger(__name__)
 
 R = TypeVar("R")
-Conversation = tuple[Messages, Sequence[Messages]]
-Start = Callable[[list[Conversation]], Callable[[], list[Outcome]]]
 
 CHUNK = 256
-"""Records sent to a process at once: about 50 ms of work, so that neither waits for the pipe."""
-WORTH_A_PROCESS = 8 << 20
+"""Records sent to a process at once: about 50 ms of work, so that no side waits for the pipe."""
+BYTES_PER_PROCESS = 8 << 20
 """Bytes of a source for each process under `auto`: starting one costs 2 to 4 seconds, about as
 much as tokenising this much text."""
+
+Finish = Callable[[], list[Outcome]]
+Submit = Callable[[list[Conversation]], Finish]
+"""Begins a chunk; the call of what it returns waits for the outcomes."""
 
 
 class Tokeniser:
@@ -44,7 +39,7 @@ class Tokeniser:
     def __init__(self, encoder: Encoder, workers: int | Literal["auto"] = "auto") -> None:
         self.encoder = encoder
         self._workers = workers
-        self._start: Start | None = None
+        self._submit: Submit | None = None
         self._count = 1
         self._closing = ExitStack()
 
@@ -55,7 +50,7 @@ class Tokeniser:
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        at: TracebackType | None,
+        trace: TracebackType | None,
     ) -> None:
         self._closing.close()
 
@@ -63,7 +58,7 @@ class Tokeniser:
         """Processes for a source of `size` bytes; 1 is this one."""
         if self._workers != "auto":
             return self._workers
-        return max(1, min(_cores(), size // WORTH_A_PROCESS))
+        return max(1, min(_cores(), size // BYTES_PER_PROCESS))
 
     def tokenised(
         self, records: Iterable[R], conversation: Callable[[R], Conversation], size: int
@@ -73,46 +68,43 @@ class Tokeniser:
         An error of the reader is raised where it stands among the records: after the outcomes of
         those before it, for any number of processes.
         """
-        start, count = self._starter(self.workers_for(size))
-        waiting: deque[tuple[list[R], Callable[[], list[Outcome]]]] = deque()
-        source, failure, done = iter(records), None, False
-        while True:
-            while not done and len(waiting) < 2 * count:
-                chunk, failure, done = _take(source)
-                if chunk:
-                    waiting.append((chunk, start([conversation(record) for record in chunk])))
-            if not waiting:
-                break
-            chunk, result = waiting.popleft()
-            yield from zip(chunk, result(), strict=True)
-        if failure is not None:
-            raise failure
+        submit, count = self._start(self.workers_for(size))
+        ahead: deque[tuple[list[R], Finish, Exception | None]] = deque()
+        for chunk, failure in _chunks(records):
+            ahead.append((chunk, submit([conversation(record) for record in chunk]), failure))
+            # two chunks for each process: one in work, one on its way
+            if len(ahead) == 2 * count:
+                yield from _finished(*ahead.popleft())
+        while ahead:
+            yield from _finished(*ahead.popleft())
 
-    def _starter(self, count: int) -> tuple[Start, int]:
+    def _start(self, count: int) -> tuple[Submit, int]:
         if count == 1:
-            return self._here, 1
-        if self._start is None:
+            return self._in_this_process, 1
+        if self._submit is None:
             try:
-                self._start, self._count = self._processes(count), count
+                self._submit, self._count = self._start_processes(count), count
             except WorkerRefused as refused:
                 log.warning("tokens: %s; tokenising in one process", refused)
-                self._start, self._count = self._here, 1
-        return self._start, self._count
+                self._submit, self._count = self._in_this_process, 1
+        return self._submit, self._count
 
-    def _here(self, chunk: list[Conversation]) -> Callable[[], list[Outcome]]:
+    def _in_this_process(self, chunk: list[Conversation]) -> Finish:
         return lambda: [self.encoder.encode(prompt, responses) for prompt, responses in chunk]
 
-    def _processes(self, count: int) -> Start:
+    def _start_processes(self, count: int) -> Submit:
         folder = Path(tempfile.mkdtemp(prefix="smorm-tokenizer-"))
         self._closing.callback(shutil.rmtree, folder, ignore_errors=True)
-        hello = hand_over(self.encoder, folder)
-        # Threads only carry chunks to the processes and back; they end because those end first.
+        hello = hello_of(self.encoder, folder)
+        # The threads only carry chunks to the processes and back. They are closed after the
+        # processes (an exit stack closes backwards), without which they would wait for ever.
         threads = ThreadPoolExecutor(count, thread_name_prefix="smorm-tokens")
         self._closing.callback(threads.shutdown, cancel_futures=True)
         workers: list[Worker] = []
         for _ in range(count):
             workers.append(Worker(hello))
             self._closing.callback(workers[-1].close)
+        # All are started before the first is waited for: they load their tokenizers side by side.
         idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         for worker in workers:
             worker.greet()
@@ -128,20 +120,32 @@ class Tokeniser:
         return lambda chunk: threads.submit(encode, chunk).result
 
 
-def _take(source: Iterator[R]) -> tuple[list[R], Exception | None, bool]:
-    """The next chunk, the error that cut it short, and whether nothing comes after it."""
+def _chunks(records: Iterable[R]) -> Iterator[tuple[list[R], Exception | None]]:
+    """Chunks of records; where the reader fails, its error stands beside what came before it."""
     chunk: list[R] = []
     try:
-        for record in islice(source, CHUNK):
-            chunk.append(record)  # noqa: PERF402  (what came before an error is kept)
+        for record in records:
+            chunk.append(record)
+            if len(chunk) == CHUNK:
+                yield chunk, None
+                chunk = []
     except Exception as error:
-        return chunk, error, True
-    return chunk, None, len(chunk) < CHUNK
+        yield chunk, error
+    else:
+        yield chunk, None
+
+
+def _finished(
+    chunk: list[R], finish: Finish, failure: Exception | None
+) -> Iterator[tuple[R, Outcome]]:
+    yield from zip(chunk, finish(), strict=True)
+    if failure is not None:
+        raise failure
 
 
 def _cores() -> int:
     """Cores that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
-    except AttributeError:
+    except AttributeError:  # not on macOS or Windows
         return os.cpu_count() or 1
