@@ -191,7 +191,8 @@ def best(name, *intervals):
             for place, (low, high) in enumerate(intervals)
         ]
     )
-    return separated_best(rows, name)
+    row = separated_best(rows, name)
+    return None if row is None else rows.index(row)
 
 
 def test_only_a_best_row_whose_interval_is_apart_is_bold():

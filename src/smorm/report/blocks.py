@@ -111,6 +111,11 @@ class Section:
     figures: list[Figure] = field(default_factory=list)
     folds: list[Fold] = field(default_factory=list)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing below the heading."""
+        return not (self.blocks or self.figures or self.folds)
+
 
 def write_figures(folder: Path, figures: Iterable[Figure]) -> list[Path]:
     """Write every figure as SVG and PNG, on white, and return the paths.

@@ -17,11 +17,11 @@ from smorm.evaluation.metric_names import MetricName, SuiteName
 from smorm.evaluation.result import Result
 from smorm.report.curves import OPTIMISED, curves_of
 from smorm.report.findings import Findings, findings_of
-from smorm.report.markdown import code, fenced, plain, results_table, table
+from smorm.report.markdown import code, fenced, number, plain, results_table
 from smorm.report.model_facts import ModelFacts
 from smorm.report.paired import leading, paired_differences, representative_sizes
 from smorm.report.rows import SEPARATE, Row, method_labels, metric_names, rows_of
-from smorm.report.style import clean, show, show_interval, style_of
+from smorm.report.style import clean, show, style_of
 from smorm.report.tables import split_names
 
 _TEMPLATE = Path(__file__).with_name("templates") / "card.md.j2"
@@ -29,34 +29,6 @@ _TASK = "text-classification"
 _TAGS = ["reward-model", "smorm", "rlhf", "preference-model"]
 _MAX_COLUMNS = 6
 _SUMMARIES = ("gain", "regret", "gold@first", "gold@peak", "gold@last", "fall", "kl@last")
-_PREFERENCE = (
-    "Bradley–Terry reward; differences between responses to one prompt have a meaning, its zero "
-    "has none"
-)
-_RATING = "prediction of its rating, on the ratings' scale"
-_LENGTH = "ODIN's length row: the part of the preference that goes along with length; no rating"
-_HEADS = {
-    "mlp": "an MLP as its head",
-    "gated": "a gated head (a row for each attribute, mixed by a gate that reads the prompt)",
-}
-_OVERLONG = {
-    "error": "longer ones are refused",
-    "drop": "longer ones are left out and counted",
-    "truncate_prompt": "the prompt of longer ones is cut from the left",
-}
-_SETTINGS = {
-    "objective": ("kind", "weighting", "weight", "label_smoothing"),
-    "training": ("seed", "epochs", "max_steps", "batch_size", "learning_rate", "precision"),
-}
-_LOAD = """\
-from smorm import RewardModel
-
-model = RewardModel.load({source!r})
-scores = model.score([("What is 2 + 2?", "4."), ("What is 2 + 2?", "Five, I think.")])
-"""
-_LENGTH_LIMIT = (
-    "On {suite} ({label}), the scores' rank correlation with length is {value} ({interval})."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,23 +63,21 @@ def model_card(facts: ModelFacts, results: Sequence[Result], options: CardOption
     used = of_run or of_method
     rows, method_rows = _measured(rows_of(used)), _measured(rows_of(of_method))
     title = options.repo or facts.name
+    config = without_folders(facts.config)
+    view = "F" if facts.is_export else facts.default_view
     card = ModelCard.from_template(
         _metadata(facts, title, rows, options),
         template_path=str(_TEMPLATE),
         facts=facts,
         title=title,
-        **_description(facts),
-        **_usage(facts, title),
-        **_training(facts),
+        view=view if view in ("F", "L", "M") else None,
+        config_text=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
         result_groups=_result_groups(rows, method_rows, of_this_run=bool(of_run)),
         findings=_findings(results, of_method),
         limits=_limits(rows, facts),
+        length_metrics=_length_metrics(rows),
         fingerprints=_fingerprints(facts, used),
-        plain=plain,
-        code=code,
-        fenced=fenced,
-        table=table,
-        without_folders=without_folders,
+        **_FUNCTIONS,
     )
     return f"{card}\n"
 
@@ -183,96 +153,6 @@ def _slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower() or "results"
 
 
-def _description(facts: ModelFacts) -> dict[str, Any]:
-    """Rows of the head, and what goes in."""
-    rows = len(facts.attributes) + 1
-    limit = facts.card.get("max_tokens")
-    return {
-        "head": _HEADS.get(facts.head, f"one linear head of {rows} row{'s' * (rows > 1)}"),
-        "objective": facts.config.get("objective", {}).get("kind"),
-        "row_lines": _row_lines(facts),
-        "length": f"up to {limit:,} tokens" if isinstance(limit, int) else "of any length",
-        "overlong": _OVERLONG.get(str(facts.card.get("overlong")), ""),
-    }
-
-
-def _row_lines(facts: ModelFacts) -> list[list[str]]:
-    means = facts.card.get("means", {})
-    scales = {str(scale.get("name")): scale for scale in facts.card.get("scales", [])}
-    trained = facts.card.get("preference_trained", True)
-    lines = [["`preference`", _PREFERENCE if trained else "not trained: all zeros", "–", "–"]]
-    for name in facts.attributes:
-        scale = scales.get(name, {})
-        stored = f"(value − {_figure(scale, 'offset')}) / {_figure(scale, 'scale')}"
-        meaning = [_LENGTH, "–"] if facts.has_length_row else [_RATING, stored]
-        mean = _figure(means, name) if name in means else "–"
-        lines.append([code(name), *meaning, mean])
-    return lines
-
-
-def _figure(values: Mapping[str, Any], name: str) -> str:
-    value = values.get(name)
-    return show(float(value), style_of("")) if isinstance(value, int | float) else "?"
-
-
-def _usage(facts: ModelFacts, source: str) -> dict[str, str]:
-    """Code that loads and scores, and the command that exports."""
-    view = "F" if facts.is_export else facts.default_view
-    named = view in ("F", "L", "M")
-    rewards = f"rewards = scores.view({view!r})" * named
-    file = view if named else "VIEW.json"
-    return {
-        "load_code": _LOAD.format(source=source) + rewards,
-        "export_command": f"smorm export {shlex.quote(source)} --view {file} --output exported",
-    }
-
-
-def _training(facts: ModelFacts) -> dict[str, Any]:
-    """Data, settings and cost."""
-    data_counts, counted, setting_lines = [], [], []
-    for key, noun in (("pairs", "preference pairs"), ("rated", "rated responses")):
-        if isinstance(facts.data.get(key), int):
-            data_counts.append(f"{facts.data[key]:,} {noun}")
-    for reason, entry in facts.data.get("counted", {}).items():
-        if isinstance(entry, Mapping):
-            counted.append((reason, entry.get("count", "?")))
-    for section, keys in _SETTINGS.items():
-        values = facts.config.get(section, {})
-        present = [key for key in keys if values.get(key) is not None]
-        setting_lines += [[f"`{section}.{key}`", plain(values[key])] for key in present]
-    config = without_folders(facts.config)
-    return {
-        "data_counts": data_counts,
-        "counted": counted,
-        "setting_lines": setting_lines,
-        "cost_lines": _cost_lines(facts.cost),
-        "config_text": yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
-    }
-
-
-def _cost_lines(cost: Mapping[str, Any]) -> list[list[str]]:
-    parameters, tokens = cost.get("parameters", {}), cost.get("tokens", {})
-    numbers = {
-        "parameters": parameters.get("model"),
-        "of these trained": parameters.get("trained"),
-        "forward passes for a score": cost.get("passes_per_score"),
-        "optimizer steps": cost.get("steps"),
-        "training tokens (as computed)": tokens.get("trained"),
-    }
-    return [[name, f"{value:,}"] for name, value in numbers.items() if isinstance(value, int)]
-
-
-def without_folders(value: Any) -> Any:
-    """A configuration's value with the folders of this machine left out of its paths."""
-    if isinstance(value, Mapping):
-        return {key: without_folders(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return list(map(without_folders, value))
-    if isinstance(value, str) and value.startswith(("/", "~", "../")):
-        return f"…/{Path(value).name}"
-    return value
-
-
 def _result_groups(
     rows: Sequence[Row], method_rows: Sequence[Row], *, of_this_run: bool
 ) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -326,31 +206,23 @@ def _findings(results: Sequence[Result], of_method: Sequence[Result]) -> Finding
 
 
 def _limits(rows: Sequence[Row], facts: ModelFacts) -> list[str]:
-    """What these results leave open."""
+    """What these results leave open, as keys of the template's sentences."""
     kinds = {row.kind for row in rows}
     regimes = {SuiteName.parse(row.suite).label for row in rows}
-    limits = []
-    if kinds.isdisjoint(OPTIMISED):
-        limits.append("Over-optimisation (best-of-n, RL) was not measured here.")
     rated = facts.attributes and not facts.has_length_row
-    if rated and "spearman" not in metric_names(rows):
-        limits.append("How well its attributes predict ratings was not measured here.")
-    if regimes <= {"ID"}:
-        limits.append("It was not measured on prompts unlike those of its training.")
-    if all(row.seeds == 1 for row in rows):
-        limits.append(
-            "Intervals are over prompts of one training run: another seed may do otherwise."
-        )
-    style = style_of("length_correlation")
-    for row in rows:
-        metric = row.metrics.get("length_correlation")
-        if metric is not None:
-            text = _LENGTH_LIMIT.format(
-                suite=plain(row.suite), label=plain(row.label), value=show(metric.value, style),
-                interval=show_interval(metric, style),
-            )  # fmt: skip
-            limits.append(text)
-    return limits
+    open_questions = {
+        "optimisation": kinds.isdisjoint(OPTIMISED),
+        "attributes": rated and "spearman" not in metric_names(rows),
+        "prompts": regimes <= {"", "ID"},
+        "seeds": all(row.seeds == 1 for row in rows),
+    }
+    return [key for key, is_open in open_questions.items() if is_open]
+
+
+def _length_metrics(rows: Sequence[Row]) -> list[tuple[Row, str]]:
+    """Rows with the rank correlation of their scores with length, and its interval."""
+    name = "length_correlation"
+    return [(row, number(row.metrics[name], name)) for row in rows if name in row.metrics]
 
 
 def _fingerprints(facts: ModelFacts, results: Sequence[Result]) -> list[tuple[str, str]]:
@@ -360,3 +232,30 @@ def _fingerprints(facts: ModelFacts, results: Sequence[Result]) -> list[tuple[st
         if result.kind not in SEPARATE:
             entries.append((f"data of {result.suite}", str(result.fingerprint.get("data", ""))))
     return [(name, str(value)) for name, value in dict.fromkeys(entries) if value]
+
+
+def without_folders(value: Any) -> Any:
+    """A configuration's value with the folders of this machine left out of its paths."""
+    if isinstance(value, Mapping):
+        return {key: without_folders(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return list(map(without_folders, value))
+    if isinstance(value, str) and value.startswith(("/", "~", "../")):
+        return f"…/{Path(value).name}"
+    return value
+
+
+def _figure(value: Any) -> str:
+    return show(float(value), style_of("")) if isinstance(value, int | float) else "?"
+
+
+_FUNCTIONS: dict[str, Any] = {
+    "plain": plain,
+    "code": code,
+    "fenced": fenced,
+    "quote": shlex.quote,
+    "repr": repr,
+    "figure": _figure,
+    "without_folders": without_folders,
+}
+"""What the template calls."""

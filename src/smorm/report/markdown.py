@@ -33,12 +33,6 @@ def fenced(text: str, language: str = "") -> str:
     return f"{fence}{language}\n{clean(text).rstrip()}\n{fence}"
 
 
-def table(headings: Sequence[str], lines: Sequence[Sequence[str]], text_columns: int = 1) -> str:
-    """A table; headings and cells are Markdown already, numbers are aligned to the right."""
-    rule = ["---"] * text_columns + ["---:"] * (len(headings) - text_columns)
-    return "\n".join(f"| {' | '.join(line)} |" for line in (headings, rule, *lines))
-
-
 def results_table(rows: Sequence[Row], names: Sequence[str]) -> str:
     """Methods as lines and numbers as columns, with n once for each line."""
     lines = []
@@ -49,14 +43,15 @@ def results_table(rows: Sequence[Row], names: Sequence[str]) -> str:
             size += f"–{counts[-1]}"
         if row.seeds > 1:
             size += f" × {row.seeds} seeds"
-        numbers = [_number(row.metrics.get(name), name) for name in names]
+        numbers = [number(row.metrics.get(name), name) for name in names]
         lines.append([plain(row.label), plain(row.view), *numbers, size])
     headings = ["model", "view", *(plain(style_of(name).heading) for name in names), "n"]
-    return table(headings, lines, 2)
+    rule = ["---", "---", *["---:"] * (len(headings) - 2)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (headings, rule, *lines))
 
 
-def _number(metric: Metric | None, name: str) -> str:
-    """Value and interval for a cell."""
+def number(metric: Metric | None, name: str) -> str:
+    """Value and interval."""
     if metric is None:
         return "–"
     style = style_of(name)

@@ -93,6 +93,40 @@ class ModelFacts:
                 sources.append((str(path), kind))
         return sources
 
+    @property
+    def data_counts(self) -> list[str]:
+        """How many pairs and ratings it was trained on."""
+        nouns = {"pairs": "preference pairs", "rated": "rated responses"}
+        counts = {key: self.data[key] for key in nouns if isinstance(self.data.get(key), int)}
+        return [f"{count:,} {nouns[key]}" for key, count in counts.items()]
+
+    @property
+    def counted(self) -> list[tuple[str, Any]]:
+        """What was counted while its data was read: reasons and how many."""
+        counted = []
+        for reason, entry in self.data.get("counted", {}).items():
+            if isinstance(entry, Mapping):
+                counted.append((str(reason), entry.get("count", "?")))
+        return counted
+
+    @property
+    def costs(self) -> dict[str, int]:
+        """What it cost, of the numbers that are known."""
+        parameters, tokens = self.cost.get("parameters", {}), self.cost.get("tokens", {})
+        numbers = {
+            "parameters": parameters.get("model"),
+            "of these trained": parameters.get("trained"),
+            "forward passes for a score": self.cost.get("passes_per_score"),
+            "optimizer steps": self.cost.get("steps"),
+            "training tokens (as computed)": tokens.get("trained"),
+        }
+        return {name: value for name, value in numbers.items() if isinstance(value, int)}
+
+    def scale_of(self, attribute: str) -> Mapping[str, Any]:
+        """Offset and scale between an attribute's ratings and what its row predicts."""
+        scales = self.card.get("scales", [])
+        return next((scale for scale in scales if scale.get("name") == attribute), {})
+
 
 def hub_ids(names: Iterable[Any]) -> list[str]:
     """Those that can only be ids on the hub: no file's name, and no folder of this machine."""

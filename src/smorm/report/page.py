@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from smorm.errors import ConfigError, DataError
+from smorm.evaluation.metric_names import SuiteName
 from smorm.evaluation.result import Result, parse_result
 from smorm.files import write_text
 from smorm.report.blocks import Figure, Section, write_figures
@@ -22,11 +23,11 @@ from smorm.report.curves import OPTIMISED, Curve, curves_of
 from smorm.report.drawing import PALETTE
 from smorm.report.findings import Findings, findings_of
 from smorm.report.paired import Paired, paired_differences
-from smorm.report.rows import SEPARATE, Row, rows_of
+from smorm.report.rows import SEPARATE, Row, grouped, rows_of
 from smorm.report.sections import (
     accuracy_section,
     cost_section,
-    optimisation_sections,
+    optimisation_section,
     suite_section,
     training_section,
 )
@@ -50,23 +51,14 @@ class PageOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """A result that numbers come from: its name and its fingerprint as text."""
-
-    number: int
-    name: str
-    facts: Sequence[tuple[str, str]]
-
-
-@dataclass(frozen=True, slots=True)
 class Page:
     """All that the template renders; `figure` is the first one, which no section repeats."""
 
+    results: Sequence[Result]
+    rows: Sequence[Row]
     findings: Findings
-    failures: Sequence[tuple[str, str]]
     figure: Figure | None
     sections: Sequence[Section]
-    sources: Sequence[Source]
 
     @property
     def figures(self) -> list[Figure]:
@@ -116,16 +108,12 @@ def _page(results: Sequence[Result], options: PageOptions) -> Page:
     _check_highlighted(options.highlighted, curves)
     sections = _sections(rows, curves, paired, options.highlighted)
     figure = next((figure for section in sections for figure in section.figures), None)
-    shown = []
     for section in sections:
-        remaining = [drawn for drawn in section.figures if drawn is not figure]
-        section = replace(section, figures=remaining)
-        if remaining or section.blocks or section.folds:
-            shown.append(section)
-    failures = []
-    for row in rows:
-        failures += [(f"{row.label}, {row.suite}", str(failure)) for failure in row.failures]
-    return Page(findings_of(rows, curves, paired), failures, figure, shown, _sources(results))
+        if section.figures[:1] == [figure]:
+            section.figures.pop(0)
+            break
+    shown = [section for section in sections if not section.is_empty]
+    return Page(results, rows, findings_of(rows, curves, paired), figure, shown)
 
 
 def _check_highlighted(highlighted: Sequence[str], curves: Sequence[Curve]) -> None:
@@ -144,76 +132,57 @@ def _sections(
     measured = [row for row in rows if row.kind not in SEPARATE]
     labels = dict.fromkeys(row.label for row in [*measured, *rows])
     colours = {label: index for index, label in enumerate(labels)}
-    sections: list[Section | None] = list(optimisation_sections(rows, curves, paired, highlighted))
-    pairs = [row for row in measured if row.suite.startswith("pairs")]
+    sections: list[Section | None] = []
+    optimised = [curve for curve in curves if curve.kind in OPTIMISED]
+    families = grouped(optimised, lambda curve: (curve.kind, curve.family))
+    for number, of_family in enumerate(families.values(), start=1):
+        suites = {(curve.kind, curve.suite) for curve in of_family}
+        members = [row for row in rows if (row.kind, row.suite) in suites]
+        differences = [pair for pair in paired if (pair.kind, pair.suite) in suites]
+        sections.append(optimisation_section(number, members, of_family, differences, highlighted))
+    pairs = [row for row in measured if SuiteName.parse(row.suite).kind == "pairs"]
     accuracy = accuracy_section(pairs, colours)
-    drawn = {curve.suite for curve in curves if curve.kind in OPTIMISED}
-    if accuracy and len(labels) > len(PALETTE):
-        # The overview's bars once more: of many methods a megabyte for each suite.
-        drawn |= {row.suite for row in pairs}
-    sections += [accuracy, *_suites(rows, curves, paired, colours, drawn)]
+    sections.append(accuracy)
+    # The overview's bars once more would be, of many methods, a megabyte for each suite.
+    drawn = {row.suite for row in pairs if accuracy and len(labels) > len(PALETTE)}
+    shown = {(curve.kind, curve.suite) for curve in optimised}
+    shown |= {(row.kind, row.suite) for row in rows if row.kind in ("training", "cost")}
+    others = [row for row in rows if (row.kind, row.suite) not in shown]
+    paired_by_suite = grouped(paired, lambda pair: pair.suite)
+    # A suite's sanity tests and differences have its name, and sections of their own.
+    by_suite = grouped(others, lambda row: (row.suite, SEPARATE.get(row.kind)))
+    for number, ((suite, _), members) in enumerate(by_suite.items(), start=1):
+        differences = paired_by_suite.get(suite, [])
+        section = suite_section(number, members, differences, colours, drawn=suite in drawn)
+        sections.append(section)
     sections += [training_section(curves), cost_section(rows)]
     return [section for section in sections if section]
 
 
-def _suites(
-    rows: Sequence[Row],
-    curves: Sequence[Curve],
-    paired: Sequence[Paired],
-    colours: Mapping[str, int],
-    drawn: Set[str],
-) -> list[Section]:
-    """A section for each suite that no section on over-optimisation holds."""
-    optimised = {(curve.kind, curve.suite) for curve in curves if curve.kind in OPTIMISED}
-    suites: dict[str, list[Row]] = {}
-    for row in rows:
-        if row.kind in ("training", "cost") or (row.kind, row.suite) in optimised:
-            continue
-        title = row.suite
-        if row.kind in SEPARATE and row.suite != row.kind:
-            title = f"{row.suite}: {SEPARATE[row.kind]}"
-        suites.setdefault(title, []).append(row)
-    sections = []
-    for number, (suite, members) in enumerate(suites.items(), start=1):
-        name = members[0].suite
-        of_suite = [pair for pair in paired if pair.suite == name]
-        sections.append(
-            suite_section(number, suite, members, of_suite, colours, drawn=name in drawn)
-        )
-    return sections
-
-
-def _sources(results: Sequence[Result]) -> list[Source]:
-    sources = []
-    for number, result in enumerate(results, start=1):
-        facts = [(str(name), _as_text(value)) for name, value in result.fingerprint.items()]
-        if isinstance(result.items, str) and result.items:
-            facts.append(("items", result.items))
-        name = " · ".join(filter(None, (result.suite, result.model, result.view)))
-        sources.append(Source(number, name, facts))
-    return sources
-
-
-def _as_text(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
-
-
 def _rendered(page: Page, title: str, intro: str) -> str:
     paragraphs = [text.strip() for text in intro.split("\n\n") if text.strip()]
-    return templates().get_template("page.html.j2").render(
+    template = _templates().get_template("page.html.j2")
+    return template.render(
         page=page, title=title, paragraphs=paragraphs, max_sources=_MAX_SOURCES
     )  # fmt: skip
 
 
 @functools.cache
-def templates() -> Environment:
+def _templates() -> Environment:
     """The templates of pages; all text is escaped, and freed of control characters."""
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("smorm.report"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, finalize=_printable,
     )  # fmt: skip
+    environment.filters["fact"] = _fact
+    return environment
+
+
+def _fact(value: Any) -> str:
+    """A value of a fingerprint: text as it is, all else as JSON."""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
 
 
 def _printable(value: Any) -> Any:

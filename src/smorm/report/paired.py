@@ -19,7 +19,7 @@ from smorm.errors import ConfigError
 from smorm.evaluation.metric_names import MetricName
 from smorm.evaluation.metrics import Metric, mean_over_seeds
 from smorm.evaluation.result import Result
-from smorm.report.rows import SEPARATE, Group, groups_of
+from smorm.report.rows import SEPARATE, Group, grouped, groups_of, present_in
 
 Over = Literal["seeds", "prompts"]
 SIGNIFICANCE = 0.05
@@ -86,13 +86,10 @@ def paired_differences(results: Sequence[Result], baselines: Sequence[str] = ())
     Raises:
         ConfigError: no result is of a baseline that was named.
     """
-    by_suite: dict[tuple[str, str], list[Group]] = {}
-    for group in groups_of(results):
-        if group.kind not in _NOT_COMPARED:
-            by_suite.setdefault((group.kind, group.suite), []).append(group)
-    names = _baseline_names(by_suite.values(), baselines)
+    groups = [group for group in groups_of(results) if group.kind not in _NOT_COMPARED]
+    names = _baseline_names(groups, baselines)
     paired: list[Paired] = []
-    for members in by_suite.values():
+    for members in grouped(groups, lambda group: (group.kind, group.suite)).values():
         for method, base in _couples(members, names):
             paired += _differences(method, base, results)
     adjusted = holm([difference.p_value for difference in paired])
@@ -103,8 +100,8 @@ def leading(kind: str, names: Iterable[str]) -> list[str]:
     """The numbers of a suite that are compared: gold at up to three sizes n, or accuracy."""
     present = list(names)
     if kind == "rl":
-        return [name for name in _POLICY_HEADLINES if name in present]
-    return representative_sizes(present) or [n for n in _HEADLINES if n in present][:1]
+        return present_in(_POLICY_HEADLINES, present)
+    return representative_sizes(present) or present_in(_HEADLINES, present)[:1]
 
 
 def representative_sizes(names: Iterable[str]) -> list[str]:
@@ -167,19 +164,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def _baseline_names(suites: Iterable[Sequence[Group]], requested: Sequence[str]) -> list[str]:
-    models: dict[str, None] = {}
-    labels: dict[str, None] = {}
-    for groups in suites:
-        for group in groups:
-            models[group.model] = None
-            labels[group.label] = None
+def _baseline_names(groups: Sequence[Group], requested: Sequence[str]) -> list[str]:
+    models = grouped(groups, lambda group: group.model)
+    labels = grouped(groups, lambda group: group.label)
     for name in requested:
         if name not in labels and name not in models:
             raise ConfigError(f"baseline {name}: no result is of it; there are {', '.join(models)}")
-    if requested:
+    if requested or not models:
         return list(requested)
-    first, *rest = models or [""]
+    first, *rest = models
     return [first, "SM"] if "SM" in rest else [first]
 
 
@@ -187,24 +180,22 @@ def _couples(members: Sequence[Group], names: Sequence[str]) -> list[tuple[Group
     """Each method with each baseline in one suite; no method with itself, no two both ways."""
     baselines: list[Group] = []
     for name in names:
-        named = [group for group in members if name in (group.label, group.model)]
-        baselines += named[:1]
-    first_views: dict[str, Group] = {}
-    for group in members:
-        first_views.setdefault(group.model, group)
+        baselines += [group for group in members if name in (group.label, group.model)][:1]
+    of_model = grouped(members, lambda group: group.model)
     couples: list[tuple[Group, Group]] = []
     for method in members:
         opponents = baselines or list(members[:1])
         if method in baselines:  # a baseline meets the earlier ones only
             opponents = baselines[: baselines.index(method)]
-        if first_views[method.model] not in opponents:
-            opponents = [*opponents, first_views[method.model]]
+        first_view = of_model[method.model][0]
+        if first_view not in opponents:
+            opponents = [*opponents, first_view]
         couples += [(method, opponent) for opponent in opponents if opponent is not method]
     return couples
 
 
 def _differences(method: Group, base: Group, results: Sequence[Result]) -> list[Paired]:
-    shared = [name for name in method.members[0].metrics if name in base.members[0].metrics]
+    shared = present_in(method.members[0].metrics, base.members[0].metrics)
     paired = []
     for name in leading(method.kind, shared):
         pair = _over_seeds(method, base, name) or _over_prompts(method, base, name, results)

@@ -8,14 +8,19 @@ the items where each seed has its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
 
 from smorm.evaluation.failures import Failure
 from smorm.evaluation.metrics import Metric, mean_over_seeds
 from smorm.evaluation.result import Result
 from smorm.report.style import style_of
 
+Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
 SEPARATE = {"difference": "differences", "sanity": "sanity tests", "parity": "parity"}
 """Kinds of results that have a section of their own beside the suite that they are about."""
 _UNNAMED_VIEWS = ("", "attributes")
@@ -70,19 +75,19 @@ def groups_of(results: Sequence[Result]) -> list[Group]:
     Results of one name that seeds do not tell apart become groups of their own, numbered.
     """
     labels = method_labels(results)
-    sources_by_key: dict[tuple[str, str, str, str], list[int]] = {}
-    for source, result in enumerate(results, start=1):
-        key = (result.kind, result.suite, result.model, result.view)
-        sources_by_key.setdefault(key, []).append(source)
+    numbered = grouped(
+        enumerate(results, start=1),
+        lambda item: (item[1].kind, item[1].suite, item[1].model, item[1].view),
+    )
     groups = []
-    for key, sources in sources_by_key.items():
-        members = tuple(results[source - 1] for source in sources)
+    for key, members in numbered.items():
         label = labels[key[2], key[3]]
-        seeds = _distinct_seeds(members)
+        sources, runs = zip(*members, strict=True)
+        seeds = _distinct_seeds(runs)
         if seeds:
-            groups.append(Group(*key, label, members, tuple(sources), seeds))
+            groups.append(Group(*key, label, runs, sources, seeds))
             continue
-        for number, (result, source) in enumerate(zip(members, sources, strict=True), start=1):
+        for number, (source, result) in enumerate(members, start=1):
             suffix = f" ({number})" * (len(members) > 1)
             groups.append(Group(*key, f"{label}{suffix}", (result,), (source,), ()))
     return groups
@@ -98,15 +103,13 @@ def _distinct_seeds(members: Sequence[Result]) -> tuple[str, ...]:
 
 def method_labels(results: Iterable[Result]) -> dict[tuple[str, str], str]:
     """A short name for each (model, view): the view is added where a model shows several."""
-    views: dict[str, dict[str, None]] = {}
-    for result in results:
-        views.setdefault(result.model, {})[result.view] = None
-    labels = {}
-    for model, of_model in views.items():
-        named = set(of_model) - set(_UNNAMED_VIEWS)
-        for view in of_model:
-            shows_view = view in named and len(named) > 1
-            labels[model, view] = f"{model}-{view}" if shows_view else model
+    labels: dict[tuple[str, str], str] = {}
+    for model, members in grouped(results, lambda result: result.model).items():
+        views = dict.fromkeys(result.view for result in members)
+        named = [view for view in views if view not in _UNNAMED_VIEWS]
+        labels |= {(model, view): model for view in views}
+        if len(named) > 1:
+            labels |= {(model, view): f"{model}-{view}" for view in named}
     return labels
 
 
@@ -124,6 +127,7 @@ def _row(group: Group) -> Row:
         )  # fmt: skip
     metrics: dict[str, Metric] = {}
     n_ranges: dict[str, tuple[int, int]] = {}
+    failures: list[Failure] = []
     seeds = len(group.members)
     notes = [
         f"Mean over {seeds} seeds; intervals are Student's t over seeds: they hold the "
@@ -139,7 +143,6 @@ def _row(group: Group) -> Row:
         if min(counts) != max(counts):
             n_ranges[name] = (min(counts), max(counts))
         metrics[name] = mean_over_seeds(values, min(counts))
-    failures: list[Failure] = []
     for result in group.members:
         notes += result.notes
         failures += result.failures
@@ -168,25 +171,35 @@ def metric_names(rows: Iterable[Row | Result]) -> list[str]:
     return list(names)
 
 
-def separated_best(rows: Sequence[Row], name: str) -> int | None:
-    """The index of the row that is best in a metric, its interval disjoint from all others'.
+def present_in(candidates: Iterable[str], names: Collection[str]) -> list[str]:
+    """The candidates that are among the names, in the candidates' order."""
+    return [name for name in candidates if name in names]
+
+
+def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """Items by a key, keys in order of first appearance."""
+    groups: dict[Key, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+def separated_best(rows: Sequence[Row], name: str) -> Row | None:
+    """The row that is best in a metric, its interval disjoint from all others'.
 
     None where there is none: also where a metric has no better direction, only one row has it, an
     interval is missing, or rows are differences.
     """
     better = style_of(name).better
-    with_metric = [index for index, row in enumerate(rows) if name in row.metrics]
-    if not better or len(with_metric) < 2 or rows[0].kind == "difference":
+    candidates = [row for row in rows if name in row.metrics]
+    if not better or len(candidates) < 2 or rows[0].kind == "difference":
         return None
-    # As lower bounds where higher is better: negating turns "lower is better" into the same case.
-    sign = 1.0 if better == "higher" else -1.0
-    worst_case, best_case = {}, {}
-    for index in with_metric:
-        metric = rows[index].metrics[name]
-        ends = sorted((sign * metric.low, sign * metric.high))
-        worst_case[index], best_case[index] = ends
-        if math.isnan(sum(ends)):
-            return None
-    best = max(with_metric, key=lambda index: sign * rows[index].metrics[name].value)
-    highest_rival = max(best_case[index] for index in with_metric if index != best)
-    return best if worst_case[best] > highest_rival else None
+    table = np.array([[m.value, m.low, m.high] for m in (row.metrics[name] for row in candidates)])
+    if better == "lower":
+        # Negated, with the ends of the interval exchanged, it is the case of "higher is better".
+        table = -table[:, [0, 2, 1]]
+    value, low, high = table.T
+    best = int(value.argmax())
+    # A missing end is NaN, which makes the comparison false.
+    is_separated = low[best] > np.delete(high, best).max() and np.isfinite(low).all()
+    return candidates[best] if is_separated else None

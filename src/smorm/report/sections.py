@@ -8,16 +8,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from smorm.evaluation.metric_names import MetricName
+from smorm.evaluation.metric_names import MetricName, SuiteName
 from smorm.evaluation.metrics import Metric
-from smorm.report.bars import bars
+from smorm.report.bars import Groups, bars
 from smorm.report.blocks import Block, Cell, Figure, Fold, Heading, Notes, Section, Table, TableRow
-from smorm.report.curves import OPTIMISED, Curve, id_first
-from smorm.report.drawing import Drawing
+from smorm.report.curves import Curve, id_first
 from smorm.report.line_styles import HIGHLIGHTED, line_styles
 from smorm.report.paired import Paired, leading
 from smorm.report.panels import MAX_BACKGROUND, side_by_side, small_multiples
-from smorm.report.rows import SEPARATE, Row, metric_names
+from smorm.report.rows import SEPARATE, Row, grouped, metric_names, present_in
 from smorm.report.style import SECTIONS, Style, show, show_prompts, style_of
 from smorm.report.tables import (
     SYMBOLS,
@@ -57,111 +56,92 @@ _PAIR_GROUPS = {
     "length_only_accuracy": "length-only rule",
 }
 _CHANCE = {"accuracy": 0.5, "overall": 0.5}
+Colours = Mapping[str, int]
 
 
-def optimisation_sections(
+def optimisation_section(
+    number: int,
     rows: Sequence[Row],
     curves: Sequence[Curve],
     paired: Sequence[Paired],
     highlighted: Sequence[str] = (),
-) -> list[Section]:
-    """A section for best-of-n and one for each algorithm, where there are curves.
+) -> Section:
+    """The section on best-of-n, or on an algorithm of RL.
 
     Args:
-        rows, curves, paired: of all results.
+        number: of its anchor.
+        rows, curves, paired: of one family.
         highlighted: labels that are drawn in colour in any case.
     """
-    families: dict[tuple[str, str], list[Curve]] = {}
-    for curve in curves:
-        if curve.kind in OPTIMISED:
-            families.setdefault((curve.kind, curve.family), []).append(curve)
-    sections = []
-    for number, ((kind, family), of_family) in enumerate(families.items(), start=1):
-        suites = {curve.suite for curve in of_family}
-        of_suites = [pair for pair in paired if pair.suite in suites]
-        title = f"Over-optimisation: {family}"
-        section = Section(f"optimised-{number}", title, _REMARKS[kind])
-        section.figures += _curve_figures(of_family, of_suites, highlighted)
-        _add_prompt_sets(section, rows, of_family, of_suites)
-        sections.append(section)
-    return sections
-
-
-def _add_prompt_sets(
-    section: Section, rows: Sequence[Row], curves: Sequence[Curve], paired: Sequence[Paired]
-) -> None:
-    """A narrow table for each set of prompts; all numbers, differences and notes folded."""
-    for prompts in id_first(curve.prompts for curve in curves):
-        by_label = {curve.label: curve for curve in curves if curve.prompts == prompts}
-        suites = {curve.suite for curve in by_label.values()}
-        members = [row for row in rows if row.suite in suites and row.kind in OPTIMISED]
-        of_suite = [pair for pair in paired if pair.suite in suites]
-        name = show_prompts(prompts)
-        totals, subsets = split_names(members)
+    kind, family = curves[0].kind, curves[0].family
+    section = Section(f"optimised-{number}", f"Over-optimisation: {family}", _REMARKS[kind])
+    section.figures += _curve_figures(curves, paired, highlighted)
+    by_prompts = grouped(curves, lambda curve: curve.prompts)
+    rows_by_suite = grouped(rows, lambda row: row.suite)
+    paired_by_suite = grouped(paired, lambda pair: pair.suite)
+    for prompts in id_first(by_prompts):
+        by_label = {curve.label: curve for curve in by_prompts[prompts]}
+        suite, name = by_prompts[prompts][0].suite, show_prompts(prompts)
+        members, differences = rows_by_suite[suite], paired_by_suite.get(suite, [])
         section.blocks.append(Heading(name[:1].upper() + name[1:]))
-        table = narrow_table(members, of_suite, by_label)
-        section.blocks += [table] if table else []
-        blocks: list[Block] = [
-            optimisation_table(members, by_label, of_suite),
-            summary_table(members, totals),
-        ]
-        if subsets:
-            blocks.append(subset_table(members, subsets))
-        section.folds.append(Fold(f"All numbers: {name}", [*blocks, *_notes(members)]))
+        section.blocks.append(narrow_table(members, differences, by_label))
+        tables: list[Block] = [optimisation_table(members, by_label, differences)]
+        tables += _full_tables(members)
+        section.folds.append(Fold(f"All numbers: {name}", [*tables, *_notes(members)]))
     if paired:
         over = "seeds" if any(pair.over == "seeds" for pair in paired) else "prompts"
         text = f"Differences (−) are paired over {over}. {SYMBOLS} {_PEAKS}"
         section.blocks.append(Notes([("", text)]))
         section.folds.append(Fold(f"All {len(paired)} paired differences", [paired_table(paired)]))
+    return section
 
 
 def _curve_figures(
     curves: Sequence[Curve], paired: Sequence[Paired], highlighted: Sequence[str]
 ) -> list[Figure]:
     family, kind = curves[0].family, curves[0].kind
-    bases = list(dict.fromkeys(pair.base for pair in paired)) or [curves[0].label]
+    bases = [pair.base for pair in paired] or [curves[0].label]
     styles = line_styles(curves, bases, highlighted)
-    labels = {curve.label for curve in curves}
+    by_prompts = grouped(curves, lambda curve: curve.prompts)
+    methods = len(grouped(curves, lambda curve: curve.label))
     caption = _BANDS
-    if len(labels) > len(styles):
-        caption += _GREY.format(grey=len(labels) - len(styles))
+    if methods > len(styles):
+        caption += _GREY.format(grey=methods - len(styles))
     if kind == "rl":
         caption += " KL and gold are means over seeds at equal steps."
     if dropped := sum(curve.dropped_points for curve in curves):
         caption += f" {dropped} points that not every seed has are left out."
-    sets = id_first(curve.prompts for curve in curves)
 
     def figure(name: str, quantities: Sequence[str], axis: str, title: str) -> Figure:
         drawing = side_by_side(curves, quantities, axis, title, styles=styles)
         panels = []
-        for prompts in sets:
-            panel = f"{title}, {prompts}"
-            panels.append(
-                side_by_side(curves, quantities, axis, panel, styles=styles, prompts=[prompts])
-            )
-        return Figure(name, drawing, caption, tuple(panels))
+        for prompts in id_first(by_prompts):
+            text = f"{title}, {prompts}"
+            panel = side_by_side(curves, quantities, axis, text, styles=styles, prompts=[prompts])
+            panels.append(panel)
+        return Figure(f"{family}-{name}", drawing, caption, tuple(panels))
 
-    by_kl = f"{family}: gold and proxy against KL"
-    figures = [figure(f"{family}-gold-and-proxy-by-kl", ("gold", "proxy"), "kl", by_kl)]
+    title = f"{family}: gold and proxy against KL"
+    figures = [figure("gold-and-proxy-by-kl", ("gold", "proxy"), "kl", title)]
     if kind == "rl":
-        traced = [name for name in _TRACED if all(name in curve.values for curve in curves)]
-        figures.append(figure(f"{family}-by-step", traced, "step", f"{family}: traced over steps"))
-    if len(labels) > HIGHLIGHTED:
-        for prompts in sets:
-            members = [curve for curve in curves if curve.prompts == prompts]
-            figures.append(_each_method(members, prompts, next(iter(styles))))
+        shared = set(curves[0].values).intersection(*(curve.values for curve in curves))
+        traced = present_in(_TRACED, shared)
+        figures.append(figure("by-step", traced, "step", f"{family}: traced over steps"))
+    if methods > HIGHLIGHTED:
+        base = next(iter(styles))
+        figures += [_each_method(by_prompts[prompts], base) for prompts in id_first(by_prompts)]
     return figures
 
 
-def _each_method(curves: Sequence[Curve], prompts: str, base: str) -> Figure:
-    family = curves[0].family
+def _each_method(curves: Sequence[Curve], base: str) -> Figure:
+    family, prompts = curves[0].family, curves[0].prompts
     title = f"{family} on {prompts or 'all prompts'}: gold, a panel for each method"
     drawing = small_multiples(curves, "gold", "kl", title, base=base)
     grey = "; grey: the others" * (len(curves) <= MAX_BACKGROUND)
     return Figure(f"{family}-{prompts}-each-method", drawing, f"Dashed: {base}{grey}. {_BANDS}")
 
 
-def accuracy_section(rows: Sequence[Row], colours: Mapping[str, int]) -> Section | None:
+def accuracy_section(rows: Sequence[Row], colours: Colours) -> Section | None:
     """Accuracy on suites of pairs, regimes ("ID" of "pairs/ID") side by side.
 
     None unless at least two suites have it.
@@ -169,84 +149,86 @@ def accuracy_section(rows: Sequence[Row], colours: Mapping[str, int]) -> Section
     groups: dict[str, dict[str, Metric]] = {}
     for row in rows:
         if "accuracy" in row.metrics and math.isfinite(row.metrics["accuracy"].value):
-            groups.setdefault(_regime(row.suite), {})[row.label] = row.metrics["accuracy"]
+            regime = SuiteName.parse(row.suite).shown
+            groups.setdefault(regime, {})[row.label] = row.metrics["accuracy"]
     if len(groups) < 2:
         return None
     section = Section("accuracy", "Accuracy", "by method and regime")
     chances = dict.fromkeys(groups, _CHANCE["accuracy"])
-    section.figures.append(
-        bar_figure("accuracy", groups, style_of("accuracy"), "Accuracy by method and regime",
-                   chances, colours)
-    )  # fmt: skip
+    title = "Accuracy by method and regime"
+    section.figures.append(_bars("accuracy", groups, "accuracy", title, chances, colours))
     return section
 
 
-def bar_figure(
+def _bars(
     name: str,
-    groups: Mapping[str, Mapping[str, Metric]],
-    style: Style,
+    groups: Groups,
+    metric: str,
     title: str,
     chances: Mapping[str, float],
-    colours: Mapping[str, int],
+    colours: Colours,
 ) -> Figure:
     """Bars of several groups, which stack where the page is narrow."""
+    style = style_of(metric)
+    if metric == "overall":
+        style = Style("comparisons won", percent=True)
     drawing = bars(groups, style, title, chances=chances, colours=colours)
-    panels: list[Drawing] = []
+    panels = []
     for group in groups:
-        panel = f"{title}: {group}"
-        panels.append(
-            bars(groups, style, panel, chances=chances, colours=colours, panels=[group])
-        )  # fmt: skip
+        text = f"{title}: {group}"
+        panel = bars(groups, style, text, chances=chances, colours=colours, panels=[group])
+        panels.append(panel)
     caption = f"{title}; lines are 95 % intervals."
     if chances:
-        levels = sorted(set(chances.values()))
-        listed = ", ".join(show(level, style) for level in levels)
-        caption += f" Dashed: chance ({listed}{' %' * style.percent})."
+        levels = ", ".join(show(level, style) for level in sorted(set(chances.values())))
+        caption += f" Dashed: chance ({levels}{' %' * style.percent})."
     return Figure(name, drawing, caption, tuple(panels))
 
 
 def suite_section(
-    number: int,
-    suite: str,
-    rows: Sequence[Row],
-    paired: Sequence[Paired],
-    colours: Mapping[str, int],
-    *,
-    drawn: bool,
+    number: int, rows: Sequence[Row], paired: Sequence[Paired], colours: Colours, *, drawn: bool
 ) -> Section:
     """A suite's section.
 
     Args:
         number: of its anchor.
-        suite: its name as shown.
         rows: its models and views.
         paired: differences of the suite.
         colours: the index of each method in the palette.
         drawn: whether another figure shows it already.
     """
-    kind = rows[0].kind
-    totals, subsets = split_names(rows)
-    section = Section(f"suite-{number}", suite, ", ".join(dict.fromkeys(row.kind for row in rows)))
+    kind, suite = rows[0].kind, rows[0].suite
+    title = suite
+    if kind in SEPARATE and suite != kind:
+        title = f"{suite}: {SEPARATE[kind]}"
+    section = Section(f"suite-{number}", title, ", ".join(grouped(rows, lambda row: row.kind)))
     if kind in SEPARATE:
         section.blocks += _check_tables(rows)
-    elif totals:
-        table = narrow_table(rows, paired)
-        section.blocks += [table] if table else []
+    elif metric_names(rows):
+        section.blocks.append(narrow_table(rows, paired))
         if not drawn:
             section.figures.append(_suite_bars(suite, rows, colours))
         correlations = correlation_table(rows)
         if correlations:
             section.folds.append(Fold("Correlations by attribute", [correlations]))
-    if totals:
-        title = f"All {len(totals)} numbers of each method"
-        section.folds.append(Fold(title, [summary_table(rows, totals)]))
-    if subsets:
-        title = f"All {len(subsets)} subsets"
-        section.folds.append(Fold(title, [subset_table(rows, subsets)]))
+    for table in _full_tables(rows):
+        count = f"All {len(table.rows)} rows" if table.headings[0] == "metric" else "All numbers"
+        section.folds.append(Fold(count, [table]))
     notes = _notes(rows)
     if notes:
         section.folds.append(Fold("Notes", notes))
     return section
+
+
+def _full_tables(rows: Sequence[Row]) -> list[Table]:
+    """All numbers of a suite, and those of its subsets."""
+    totals, subsets = split_names(rows)
+    tables = []
+    if totals:
+        tables.append(summary_table(rows, totals))
+    if subsets:
+        tables.append(subset_table(rows, subsets))
+    return tables
 
 
 def _check_tables(rows: Sequence[Row]) -> list[Block]:
@@ -263,19 +245,18 @@ def _check_tables(rows: Sequence[Row]) -> list[Block]:
     return [*blocks, Notes(failed)] if failed else blocks
 
 
-def _suite_bars(suite: str, rows: Sequence[Row], colours: Mapping[str, int]) -> Figure:
+def _suite_bars(suite: str, rows: Sequence[Row], colours: Colours) -> Figure:
     """Bars of a suite's leading metric and its sections; of an unknown suite, its first metric."""
-    names = metric_names(rows)
-    lead, labels = _bar_labels(suite, rows[0].kind, names)
+    kind = rows[0].kind
+    lead, labels = _bar_labels(suite, kind, metric_names(rows))
     groups: dict[str, dict[str, Metric]] = {}
     for name, label in labels.items():
-        for row in rows:
-            if name in row.metrics:
-                groups.setdefault(label, {})[row.label] = row.metrics[name]
-    style = Style("comparisons won", True) if lead == "overall" else style_of(lead)
+        members = [row for row in rows if name in row.metrics]
+        if members:
+            groups[label] = {row.label: row.metrics[name] for row in members}
     chances = dict.fromkeys(groups, _CHANCE[lead]) if lead in _CHANCE else {}
-    title = f"{suite}: {style.label}"
-    return bar_figure(f"{suite}-{rows[0].kind}", groups, style, title, chances, colours)
+    title = f"{suite}: {style_of(lead).label}"
+    return _bars(f"{suite}-{kind}", groups, lead, title, chances, colours)
 
 
 def _bar_labels(suite: str, kind: str, names: Sequence[str]) -> tuple[str, dict[str, str]]:
@@ -285,7 +266,7 @@ def _bar_labels(suite: str, kind: str, names: Sequence[str]) -> tuple[str, dict[
     if "overall" in names:
         return "overall", {name: name for name in SECTIONS}
     sizes, subsets = {}, {}
-    lead = (leading(kind, names) or list(names))[0]
+    lead = (leading(kind, names) or names)[0]
     for name in names:
         parsed = MetricName.parse(name)
         if parsed.name == "gold" and parsed.n is not None:
@@ -297,14 +278,10 @@ def _bar_labels(suite: str, kind: str, names: Sequence[str]) -> tuple[str, dict[
     return lead, subsets or {lead: suite}
 
 
-def _regime(suite: str) -> str:
-    return suite.partition("/")[2] or suite
-
-
 def _notes(rows: Sequence[Row]) -> list[Block]:
     """What was counted; a note that all rows share is listed once."""
-    shared = [note for note in rows[0].notes if all(note in row.notes for row in rows)]
-    items = [("", note) for note in shared]
+    shared = set(rows[0].notes).intersection(*(row.notes for row in rows))
+    items = [("", note) for note in rows[0].notes if note in shared]
     for row in rows:
         items += [(row.label, note) for note in row.notes if note not in shared]
     return [Notes(items)] if items else []
@@ -315,7 +292,7 @@ def training_section(curves: Sequence[Curve]) -> Section | None:
     measured = [curve for curve in curves if curve.kind == "training" and "loss" in curve.values]
     if not measured:
         return None
-    thinned = [_thinned(curve) for curve in measured]
+    thinned = list(map(_thinned, measured))
     caption = _LOSS
     if thinned != measured:
         caption += f" Neighbouring steps are averaged to at most {_MAX_POINTS} points."
