@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from smorm.data.census import Census
-from smorm.data.reading import Source, read_candidates, read_preferences, read_rated
+from smorm.data.reading import Source, read_preferences, read_rated, read_records
 from smorm.data.scaling import apply_scales, attribute_names, fit_scales, rating_matrix
 
 DATA = Path(os.environ.get("SMORM_DATA") or Path(__file__).parents[3] / "shared" / "data")
@@ -53,6 +53,8 @@ def test_rated_sets_with_different_attributes_join_into_one_masked_matrix():
 
 
 def test_best_of_n_responses_are_candidates():
-    found = list(read_candidates(Source(DATA / "alpaca_eval_bon", split="dev"), census=Census()))
+    found = list(
+        read_records(Source(DATA / "alpaca_eval_bon", split="dev"), "candidates", Census())
+    )
     assert len(found) == 51
     assert min(len(one.responses) for one in found) > 40

@@ -13,7 +13,6 @@ from smorm.data.census import Census, Defect, DropReason, Reason
 from smorm.data.formats.generic import split_common
 from smorm.data.reading import (
     Source,
-    read_candidates,
     read_preferences,
     read_rated,
     read_records,
@@ -202,7 +201,7 @@ def test_plain_scoring_takes_a_prompt_with_one_response_or_a_conversation(path):
             {"prompt": "p", "response": "r", "scores": {"a": 1}},
         ],
     )
-    found = list(read_candidates(Source(path), census=Census()))
+    found = list(read_records(Source(path), "candidates", Census()))
     assert [(one.prompt, one.responses) for one in found] == [
         (turns((U, "p")), (turns((A, "r")),))
     ] * 3

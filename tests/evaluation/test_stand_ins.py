@@ -4,7 +4,7 @@ import pytest
 
 from experiments.stand_ins import MARK, write_stand_in
 from smorm.data.census import Census, DropReason, Reason
-from smorm.data.reading import read_candidates
+from smorm.data.reading import read_records
 from smorm.evaluation.benchmarks import BENCHMARKS
 from tests.data.sources import records
 
@@ -18,7 +18,7 @@ def test_every_stand_in_is_read_as_its_benchmark_with_the_good_ones_first(tmp_pa
     place = write_stand_in(name, tmp_path)
     subsets, census = set(), Census()
     for label, source in BENCHMARKS[name].sources(str(place)):
-        for record in read_candidates(source, census=census):
+        for record in read_records(source, "candidates", census):
             subsets.add(record.source or label)
             marked = [any(MARK in m.content for m in r) for r in record.responses]
             good = record.chosen or 0

@@ -1,9 +1,9 @@
-"""Checked fields of a row: each function returns the asked type or raises `BadRecord`."""
+"""Checked fields of a row: each function returns its type or raises `BadRecord`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -16,7 +16,7 @@ from smorm.text.chat import RAW, ROLES, Message
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a parser knows besides the row: its place, the census, and attribute → column."""
+    """What a parser knows besides the row: where it stands, the census, attribute → column."""
 
     where: str
     census: Census
@@ -40,10 +40,14 @@ def describe(value: object) -> str:
     match value:
         case None:
             return "null"
-        case bool() | int() | float():
-            return repr(value).lower() if isinstance(value, bool) else repr(value)
+        case bool():
+            return repr(value).lower()
+        case int() | float():
+            return repr(value)
+        case str() if len(value) <= 40:
+            return f"text {value!r}"
         case str():
-            return f"text {value!r}" if len(value) <= 40 else f"text of {len(value):,} characters"
+            return f"text of {len(value):,} characters"
         case list() | tuple():
             return f"a list of {len(value)}"
         case dict():
@@ -52,11 +56,16 @@ def describe(value: object) -> str:
             return f"a value of type {type(value).__name__}"
 
 
+def names_of(row: Mapping[str, Any]) -> str:
+    """The row's first fields, for a message."""
+    return ", ".join(map(str, list(row)[:12])) or "nothing"
+
+
 def required(row: Mapping[str, Any], name: str, context: Context) -> Any:
     """The field, which must be there and not null."""
     if name not in row:
-        have = ", ".join(str(key) for key in list(row)[:12])
-        raise context.bad(name, Defect.MISSING_FIELD, f"missing; the row has: {have or 'nothing'}")
+        problem = f"missing; the row has: {names_of(row)}"
+        raise context.bad(name, Defect.MISSING_FIELD, problem)
     if row[name] is None:
         raise context.bad(name, Defect.MISSING_FIELD, "null, expected a value")
     return row[name]
@@ -72,9 +81,11 @@ def text(value: object, field: str, context: Context) -> str:
 def optional_text(row: Mapping[str, Any], name: str, context: Context) -> str | None:
     """Text, or a whole number as text (ids), or None where absent or null."""
     value = row.get(name)
+    if value is None:
+        return None
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    return None if value is None else text(value, name, context)
+    return text(value, name, context)
 
 
 def number(value: object, field: str, context: Context) -> float:
@@ -106,7 +117,7 @@ def messages(value: object, field: str, context: Context) -> Messages:
         empty_prompt = field.startswith("prompt")
         defect = Defect.EMPTY_PROMPT if empty_prompt else Defect.EMPTY_RESPONSE
         raise context.bad(field, defect, "an empty list, expected at least one message")
-    return tuple(_message(item, f"{field}[{at}]", context) for at, item in enumerate(value))
+    return tuple(_message(item, f"{field}[{index}]", context) for index, item in enumerate(value))
 
 
 def _message(value: object, field: str, context: Context) -> Message:
@@ -126,9 +137,8 @@ def _message(value: object, field: str, context: Context) -> Message:
 def required_in(value: Mapping[str, Any], name: str, field: str, context: Context) -> Any:
     """`required`, for an object inside a row."""
     if value.get(name) is None:
-        what = "null" if name in value else "missing"
-        have = ", ".join(str(key) for key in list(value)[:12])
-        problem = f"{what}, expected a value; the object has: {have or 'nothing'}"
+        state = "null" if name in value else "missing"
+        problem = f"{state}, expected a value; the object has: {names_of(value)}"
         raise context.bad(f"{field}.{name}", Defect.MISSING_FIELD, problem)
     return value[name]
 
@@ -154,12 +164,3 @@ def filled_response(response: Messages, field: str, context: Context) -> Message
     if not response[-1].content.strip():
         raise context.bad(field, Defect.EMPTY_RESPONSE, "empty, expected some text")
     return response
-
-
-def names_to_columns(
-    attributes: Mapping[str, str] | Sequence[str] | None,
-) -> dict[str, str] | None:
-    """Attribute name to column: a mapping as it is, a list as names that are also columns."""
-    if attributes is None or isinstance(attributes, Mapping):
-        return None if attributes is None else dict(attributes)
-    return {name: name for name in attributes}

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from smorm.data.census import Census, DropReason
-from smorm.data.fields import Context, names_to_columns
-from smorm.data.formats import FORMATS, Parsed, format_of_row
+from smorm.data.fields import Context
+from smorm.data.formats import FORMATS, Row, format_of_row
 from smorm.data.formats.generic import RESERVED
 from smorm.data.quarantine import BadRecord, quarantine_record
 from smorm.data.readers import scan_rows
-from smorm.data.records import Candidates, Kind, Preference, Rated, Record
+from smorm.data.records import Kind, Preference, Rated, Record
 from smorm.errors import ConfigError, DataError
 
 OnBad = Literal["stop", "skip"]
-Row = Mapping[str, Any]
 TakeBad = Callable[[BadRecord, Row | None], None]
 
 
@@ -46,60 +46,31 @@ class Source:
             FORMATS[self.format]  # raises the error that names the nearest format
         if self.stride < 1 or (self.limit is not None and self.limit < 1):
             raise ConfigError(f"{self.path}: stride and limit must be at least 1")
-        for name in names_to_columns(self.attributes) or ():
+        for name in self.columns or ():
             if not name.strip() or name in RESERVED:
                 raise ConfigError(f"attributes: {name!r} cannot be the name of an attribute")
 
+    @property
+    def columns(self) -> dict[str, str] | None:
+        """Attribute name to column; names that are listed are their own columns."""
+        if self.attributes is None or isinstance(self.attributes, Mapping):
+            return None if self.attributes is None else dict(self.attributes)
+        return dict(zip(self.attributes, self.attributes, strict=True))
+
 
 def read_preferences(
-    source: Source,
-    *,
-    census: Census,
-    on_bad_record: OnBad = "stop",
-    quarantine: Path | None = None,
+    source: Source, census: Census, on_bad_record: OnBad = "stop", quarantine: Path | None = None
 ) -> Iterator[Preference]:
-    """Pairs of a source, in its order. Ties are dropped and counted, never an error.
-
-    Raises:
-        ConfigError: the source's format is of another kind.
-        DataError: a bad record (with `skip` it is counted and quarantined), or none usable.
-    """
-    found = read_records(source, "preference", census, on_bad_record, quarantine)
-    return cast("Iterator[Preference]", found)
+    """Pairs of a source, as `read_records` reads them."""
+    records = read_records(source, "preference", census, on_bad_record, quarantine)
+    return cast("Iterator[Preference]", records)
 
 
 def read_rated(
-    source: Source,
-    *,
-    census: Census,
-    on_bad_record: OnBad = "stop",
-    quarantine: Path | None = None,
+    source: Source, census: Census, on_bad_record: OnBad = "stop", quarantine: Path | None = None
 ) -> Iterator[Rated]:
-    """Rated responses of a source. Those with no rating at all are dropped and counted.
-
-    Raises:
-        ConfigError: the source's format is of another kind.
-        DataError: a bad record, none usable, or a configured attribute that no row has.
-    """
-    found = read_records(source, "rated", census, on_bad_record, quarantine)
-    return cast("Iterator[Rated]", found)
-
-
-def read_candidates(
-    source: Source,
-    *,
-    census: Census,
-    on_bad_record: OnBad = "stop",
-    quarantine: Path | None = None,
-) -> Iterator[Candidates]:
-    """Prompts with responses to score.
-
-    Raises:
-        ConfigError: the source's format is of another kind.
-        DataError: a bad record (with `skip` it is counted and quarantined), or none usable.
-    """
-    found = read_records(source, "candidates", census, on_bad_record, quarantine)
-    return cast("Iterator[Candidates]", found)
+    """Rated responses of a source, as `read_records` reads them."""
+    return cast("Iterator[Rated]", read_records(source, "rated", census, on_bad_record, quarantine))
 
 
 def read_records(
@@ -109,85 +80,91 @@ def read_records(
     on_bad_record: OnBad = "stop",
     quarantine: Path | None = None,
 ) -> Iterator[Record]:
-    """Records of one kind, or with `kind=None` of whatever kind each row shows itself to be.
+    """Records of one kind in the source's order, or with `kind=None` of whatever kind each row is.
+
+    Ties and records without any rating are dropped and counted, never an error.
 
     Raises:
         ConfigError: the source's format gives records of another kind.
-        DataError: see `read_preferences` and `read_rated`.
+        DataError: a bad record (with `skip` it is counted and quarantined), none usable, or a
+            configured attribute that no row has.
     """
     if on_bad_record not in ("stop", "skip"):
         raise ConfigError(f"on_bad_record: {on_bad_record!r}, expected 'stop' or 'skip'")
-    if source.format != "auto":
-        has = FORMATS[source.format].kind
-        if kind is not None and has != kind:
-            of_kind = ", ".join(name for name in FORMATS if FORMATS[name].kind == kind)
-            raise ConfigError(
-                f"{source.path}: format {source.format!r} gives {has} records where {kind} "
-                f"records are expected; formats of that kind: {of_kind}"
-            )
+    if source.format != "auto" and kind not in (None, FORMATS[source.format].kind):
+        of_kind = ", ".join(name for name in FORMATS if FORMATS[name].kind == kind)
+        raise ConfigError(
+            f"{source.path}: format {source.format!r} gives {FORMATS[source.format].kind} records "
+            f"where {kind} records are expected; formats of that kind: {of_kind}"
+        )
 
-    def take_bad(bad: BadRecord, row: Mapping[str, Any] | None) -> None:
+    def take_bad(bad: BadRecord, row: Row | None) -> None:
         if on_bad_record == "stop":
             raise bad
         census.add(DropReason.BAD_RECORD, bad.where, detail=bad.defect)
         if quarantine is not None:
             quarantine_record(quarantine, bad, row)
 
+    # Checked here rather than in the generator below, so that it is raised at the call.
     return _read(source, kind, census, take_bad)
 
 
 def _read(source: Source, kind: Kind | None, census: Census, take_bad: TakeBad) -> Iterator[Record]:
-    columns = names_to_columns(source.attributes)
-    unseen, rows, taken = set((columns or {}).values()), 0, 0
+    columns = source.columns
+    unseen, num_rows, num_records = set((columns or {}).values()), 0, 0
     for where, row in _strided(source, census, take_bad):
-        rows += 1
-        unseen -= _keys(row) if unseen else set()
-        for record in _parsed(source, kind, row, Context(where, census, columns), take_bad):
-            if (why := _dropped(record)) is not None:
-                census.add(why, where)
+        num_rows += 1
+        if unseen:
+            unseen -= _keys(row)
+        context = Context(where, census, columns)
+        for record in _parsed(source.format, kind, row, context, take_bad):
+            if (reason := _no_evidence(record)) is not None:
+                census.add(reason, where)
                 continue
-            taken += 1
+            num_records += 1
             yield record
-            if taken == source.limit:
+            if num_records == source.limit:
                 census.add(DropReason.LIMIT, where)
                 return
-    if source.format in ("auto", "rated") and unseen and rows:
+    if source.format in ("auto", "rated") and unseen and num_rows:
         names = ", ".join(sorted(unseen))
         raise DataError(f"{source.path}: attributes: no row has {names}; check the spelling")
-    if not taken:
-        counted = "; ".join(f"{name} {n:,}" for name, n in census.totals().items())
-        raise DataError(f"{source.path}: no usable record in it ({counted or 'it is empty'})")
+    if not num_records:
+        counts = "; ".join(f"{reason} {count:,}" for reason, count in census.totals().items())
+        raise DataError(f"{source.path}: no usable record in it ({counts or 'it is empty'})")
 
 
 def _strided(source: Source, census: Census, take_bad: TakeBad) -> Iterator[tuple[str, Row]]:
     """Rows after the format's own dropping and the stride, in that order (as GRM and SMORM do)."""
-    drop_row = FORMATS[source.format].drop_row if source.format != "auto" else None
-    kept = 0
+    drop_row = None if source.format == "auto" else FORMATS[source.format].drop_row
+    count = 0
     for where, row in scan_rows(source.path, source.split, source.subset):
         if isinstance(row, BadRecord):
             take_bad(row, None)
-        elif drop_row is not None and (why := drop_row(row)) is not None:
-            census.add(why, where)
+            continue
+        reason: StrEnum | None = None if drop_row is None else drop_row(row)
+        if reason is None:
+            count += 1
+            if (count - 1) % source.stride:
+                reason = DropReason.STRIDE
+        if reason is None:
+            yield where, row
         else:
-            if kept % source.stride == 0:
-                yield where, row
-            else:
-                census.add(DropReason.STRIDE, where)
-            kept += 1
+            census.add(reason, where)
 
 
 def _parsed(
-    source: Source, kind: Kind | None, row: Row, context: Context, take_bad: TakeBad
+    name: str, kind: Kind | None, row: Row, context: Context, take_bad: TakeBad
 ) -> list[Record]:
+    """The row's records in the format `name`; what is bad in it goes to `take_bad`."""
     try:
-        auto = source.format == "auto"
-        form = format_of_row(row, kind, context) if auto else FORMATS[source.format]
-        found: Parsed = form.parse(row, context)
+        form = format_of_row(row, kind, context) if name == "auto" else FORMATS[name]
+        parsed = form.parse(row, context)
     except BadRecord as bad:
         take_bad(bad, row)
         return []
     records: list[Record] = []
-    for record in found:
+    for record in parsed:
         if isinstance(record, BadRecord):
             take_bad(record, row)
         else:
@@ -195,18 +172,18 @@ def _parsed(
     return records
 
 
-def _dropped(record: Record) -> DropReason | None:
-    """Why a valid record is no evidence: a tie prefers nothing, no rating rates nothing."""
+def _no_evidence(record: Record) -> DropReason | None:
+    """Why a valid record is dropped: a tie prefers nothing, no rating rates nothing."""
     if isinstance(record, Preference) and record.chosen == record.rejected:
         return DropReason.TIE
-    if isinstance(record, Rated) and all(value is None for value in record.scores.values()):
+    if isinstance(record, Rated) and set(record.scores.values()) <= {None}:
         return DropReason.NO_RATING
     return None
 
 
 def _keys(row: Row) -> set[str]:
     nested = row.get("scores")
-    return {*row, *(nested if isinstance(nested, dict) else ())}
+    return {*row, *nested} if isinstance(nested, dict) else set(row)
 
 
 def read_each(source: Source, census: Census) -> Iterator[tuple[str, list[Record] | BadRecord]]:
@@ -217,18 +194,16 @@ def read_each(source: Source, census: Census) -> Iterator[tuple[str, list[Record
     Raises:
         DataError: no such file, or the whole file cannot be read.
     """
-    columns = names_to_columns(source.attributes)
     for where, row in scan_rows(source.path, source.split, source.subset):
         if isinstance(row, BadRecord):
             yield where, row
-        else:
-            yield where, _all_or_bad(source, row, Context(where, census, columns))
-
-
-def _all_or_bad(source: Source, row: Row, context: Context) -> list[Record] | BadRecord:
-    bad: list[BadRecord] = []
-    records = _parsed(source, None, row, context, lambda found, _: bad.append(found))
-    return bad[0] if bad else records
+            continue
+        try:
+            context = Context(where, census, source.columns)
+            parsed: list[Record] | BadRecord = _parsed(source.format, None, row, context, _refuse)
+        except BadRecord as bad:
+            parsed = bad
+        yield where, parsed
 
 
 def parse_row(row: Row, where: str, census: Census) -> list[Record]:
@@ -237,9 +212,8 @@ def parse_row(row: Row, where: str, census: Census) -> list[Record]:
     Raises:
         DataError: `where: field: what is wrong, what was expected`.
     """
-    context = Context(where, census)
-    found = format_of_row(row, None, context).parse(row, context)
-    for record in found:
-        if isinstance(record, BadRecord):
-            raise record
-    return [record for record in found if not isinstance(record, BadRecord)]
+    return _parsed("auto", None, row, Context(where, census), _refuse)
+
+
+def _refuse(bad: BadRecord, row: Row | None) -> None:
+    raise bad

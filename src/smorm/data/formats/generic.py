@@ -1,4 +1,4 @@
-"""The project's own record shapes: preference (as TRL's), rated, candidates."""
+"""The project's own shapes (preference as TRL's, rated, candidates) and what they are built of."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from smorm.text.chat import RAW, Message
 
 RESERVED = ("preference",)
 _SPEAKERS = {"User": "user", "Human": "user", "Assistant": "assistant"}
+_REFUSED_ORDERS = {("user", "user"), ("user", "system"), ("assistant", "assistant")}
 
 
 def preference(row: Mapping[str, Any], context: Context) -> list[Preference]:
@@ -25,12 +26,13 @@ def preference(row: Mapping[str, Any], context: Context) -> list[Preference]:
     message lists the longest common beginning is the prompt; texts are raw text with no chat
     structure.
     """
-    chosen, rejected = (fields.required(row, name, context) for name in ("chosen", "rejected"))
+    chosen = fields.required(row, "chosen", context)
+    rejected = fields.required(row, "rejected", context)
     if has_prompt(row):
         prompt = prompt_of(row, context)
         sides = (side_of(chosen, "chosen", context), side_of(rejected, "rejected", context))
-        chosen, rejected = without_prompt(prompt, sides, ("chosen", "rejected"), context)
-        pair = (prompt, chosen, rejected)
+        good, bad = without_prompt(prompt, sides, ("chosen", "rejected"), context)
+        pair = (prompt, good, bad)
     elif isinstance(chosen, str) and isinstance(rejected, str):
         pair = ((), (Message(RAW, chosen),), (Message(RAW, rejected),))
     else:
@@ -45,10 +47,13 @@ def preference_of(
     row: Mapping[str, Any],
     pair: tuple[Messages, Messages, Messages],
     context: Context,
-    strength: float | None = None,
+    margin: float | None = None,
 ) -> Preference:
-    """A checked pair of (prompt, chosen, rejected) with the row's margin, id and source."""
-    note_tools(row, context)
+    """A checked pair of (prompt, chosen, rejected) with the row's id, source and margin (or
+    another margin)."""
+    note_ignored(row, context)
+    if margin is None:
+        margin = fields.margin(row, context)
     prompt, chosen, rejected = pair
     if prompt:  # whole conversations may share nothing
         fields.filled_prompt(prompt, "prompt", context)
@@ -56,7 +61,7 @@ def preference_of(
         prompt,
         fields.filled_response(chosen, "chosen", context),
         fields.filled_response(rejected, "rejected", context),
-        fields.margin(row, context) if strength is None else strength,
+        margin,
         fields.optional_text(row, "id", context),
         fields.optional_text(row, "source", context),
         context.where,
@@ -79,42 +84,45 @@ def rated(row: Mapping[str, Any], context: Context) -> list[Rated]:
     the row itself. Null or absent means not rated.
     """
     prompt, response = prompt_and_response(row, context)
-    note_tools(row, context)
-    return [
-        Rated(
-            prompt,
-            fields.filled_response(response, "response", context),
-            scores_of(row, context),
-            fields.optional_text(row, "id", context),
-            fields.optional_text(row, "source", context),
-            context.where,
-        )
-    ]
+    note_ignored(row, context)
+    response = fields.filled_response(response, "response", context)
+    return [rated_of(row, prompt, response, scores_of(row, context), context)]
+
+
+def rated_of(
+    row: Mapping[str, Any],
+    prompt: Messages,
+    response: Messages,
+    scores: dict[str, float | None],
+    context: Context,
+) -> Rated:
+    """A rated response with the row's id and source."""
+    identity = fields.optional_text(row, "id", context)
+    source = fields.optional_text(row, "source", context)
+    return Rated(prompt, response, scores, identity, source, context.where)
 
 
 def scores_of(row: Mapping[str, Any], context: Context) -> dict[str, float | None]:
     """The ratings of a row, nested or flat; None where not rated."""
     nested = row.get("scores")
     if nested is None and context.columns is None:
-        raise context.bad(
-            "scores",
-            Defect.MISSING_FIELD,
-            "missing, expected {name: number or null}; for flat columns name them as attributes",
+        problem = (
+            "missing, expected {name: number or null}; for flat columns name them as attributes"
         )
+        raise context.bad("scores", Defect.MISSING_FIELD, problem)
     if nested is not None and not isinstance(nested, dict):
         raise context.wrong("scores", nested, "an object {name: number or null}")
     values, prefix = (row, "") if nested is None else (nested, "scores.")
-    columns = context.columns or {name: name for name in values}
-    for name in columns:
+    columns = context.columns or dict(zip(values, values, strict=True))
+    scores: dict[str, float | None] = {}
+    for name, column in columns.items():
         if not isinstance(name, str) or not name.strip() or name in RESERVED:
             problem = f"{name!r} cannot be the name of an attribute"
             raise context.bad("scores", Defect.BAD_ATTRIBUTE_NAME, problem)
-    return {
-        name: None
-        if values.get(column) is None
-        else fields.number(values[column], f"{prefix}{column}", context)
-        for name, column in columns.items()
-    }
+        scores[name] = None
+        if values.get(column) is not None:
+            scores[name] = fields.number(values[column], f"{prefix}{column}", context)
+    return scores
 
 
 def candidates(row: Mapping[str, Any], context: Context) -> list[Candidates]:
@@ -123,18 +131,19 @@ def candidates(row: Mapping[str, Any], context: Context) -> list[Candidates]:
     A response is text, a message list, or an object that holds it as `response`. An empty one is
     scored like any other, and counted: policies do write them.
     """
-    if row.get("responses") is not None:
-        values = row["responses"]
-        if not isinstance(values, list) or not values:
-            raise context.wrong("responses", values, "a list of at least one response")
-        prompt = prompt_of(row, context)
-        names = tuple(f"responses[{at}]" for at in range(len(values)))
-        given = zip(values, names, strict=True)
-        sides = tuple(side_of(_inner(value), name, context) for value, name in given)
-        responses = without_prompt(prompt, sides, names, context)
-    else:
+    values = row.get("responses")
+    if values is None:
         prompt, response = prompt_and_response(row, context)
-        responses = (response,)
+        return [candidates_of(row, prompt, (response,), context)]
+    if not isinstance(values, list) or not values:
+        raise context.wrong("responses", values, "a list of at least one response")
+    prompt = prompt_of(row, context)
+    names, sides = [], []
+    for index, value in enumerate(values):
+        names.append(f"responses[{index}]")
+        answer = value.get("response") if isinstance(value, dict) else value
+        sides.append(side_of(answer, names[-1], context))
+    responses = without_prompt(prompt, tuple(sides), tuple(names), context)
     return [candidates_of(row, prompt, responses, context)]
 
 
@@ -142,8 +151,8 @@ def candidates_of(
     row: Mapping[str, Any], prompt: Messages, responses: tuple[Messages, ...], context: Context
 ) -> Candidates:
     """Checked candidates with the row's id and source."""
-    for at, response in enumerate(responses):
-        fields.ends_in_answer(response, f"responses[{at}]", context)
+    for index, response in enumerate(responses):
+        fields.ends_in_answer(response, f"responses[{index}]", context)
         if not response[-1].content.strip():
             context.count(DropReason.EMPTY_RESPONSE)
     identity = fields.optional_text(row, "id", context)
@@ -151,32 +160,26 @@ def candidates_of(
     return Candidates(prompt, responses, identity, source, context.where)
 
 
-def _inner(value: object) -> object:
-    return value.get("response") if isinstance(value, dict) else value
-
-
 def has_prompt(row: Mapping[str, Any]) -> bool:
-    """Whether the row gives its prompt apart from its sides."""
+    """Whether the row gives its prompt in a field of its own."""
     return "prompt" in row or row.get("prompt_messages") is not None
 
 
 def prompt_of(row: Mapping[str, Any], context: Context) -> Messages:
     """The prompt: `prompt_messages` where the row has it, else `prompt` as text or messages."""
     name = "prompt_messages" if row.get("prompt_messages") is not None else "prompt"
-    value = fields.required(row, name, context)
-    if isinstance(value, str):
-        prompt: Messages = (Message("user", value),)
-    elif isinstance(value, list):
-        prompt = fields.messages(value, name, context)
-    else:
-        raise context.wrong(name, value, "text or a list of messages")
+    prompt = _conversation(fields.required(row, name, context), "user", name, context)
     return fields.filled_prompt(prompt, name, context)
 
 
 def side_of(value: object, field: str, context: Context) -> Messages:
     """What follows the prompt: text becomes one assistant message."""
+    return _conversation(value, "assistant", field, context)
+
+
+def _conversation(value: object, role: str, field: str, context: Context) -> Messages:
     if isinstance(value, str):
-        return (Message("assistant", value),)
+        return (Message(role, value),)
     if isinstance(value, list):
         return fields.messages(value, field, context)
     raise context.wrong(field, value, "text or a list of messages")
@@ -185,12 +188,12 @@ def side_of(value: object, field: str, context: Context) -> Messages:
 def prompt_and_response(row: Mapping[str, Any], context: Context) -> tuple[Messages, Messages]:
     """One prompt and one response; `messages` holds both, the last message is the response."""
     if not has_prompt(row) and row.get("messages") is not None:
-        whole = fields.messages(row["messages"], "messages", context)
-        if len(whole) < 2:
-            raise context.bad(
-                "messages", Defect.MISSING_FIELD, "one message, expected prompt and answer"
-            )
-        return fields.filled_prompt(whole[:-1], "messages", context), whole[-1:]
+        conversation = fields.messages(row["messages"], "messages", context)
+        if len(conversation) < 2:
+            problem = "one message, expected prompt and answer"
+            raise context.bad("messages", Defect.MISSING_FIELD, problem)
+        prompt = fields.filled_prompt(conversation[:-1], "messages", context)
+        return prompt, conversation[-1:]
     prompt = prompt_of(row, context)
     response = side_of(fields.required(row, "response", context), "response", context)
     return prompt, without_prompt(prompt, (response,), ("response",), context)[0]
@@ -210,13 +213,13 @@ def without_prompt(
         sides = tuple(side[size:] for side in sides)
     for side, name in zip(sides, names, strict=True):
         before, after = prompt[-1].role, side[0].role
-        if (before, after) in {("user", "user"), ("user", "system"), ("assistant", "assistant")}:
+        if (before, after) in _REFUSED_ORDERS:
             problem = f"its first message is of {after!r} while the prompt ends with {before!r}"
             raise context.bad(name, Defect.ROLE_ORDER, problem)
     return sides
 
 
-def note_tools(row: Mapping[str, Any], context: Context) -> None:
+def note_ignored(row: Mapping[str, Any], context: Context) -> None:
     """Count what TRL would have rendered and this project does not."""
     for name in ("tools", "chat_template_kwargs"):
         if row.get(name):
@@ -226,7 +229,9 @@ def note_tools(row: Mapping[str, Any], context: Context) -> None:
 def split_turns(text: str, marker: re.Pattern[str]) -> Messages:
     """Text cut at markers that name a speaker; text before the first one is the user's."""
     before, *rest = marker.split(text)
-    turns = [Message("user", before)] if before.strip() or not rest else []
+    turns = []
+    if before.strip() or not rest:
+        turns.append(Message("user", before))
     for speaker, content in zip(rest[::2], rest[1::2], strict=True):
         turns.append(Message(_SPEAKERS[speaker], content.removeprefix("\n")))
     return tuple(turns)

@@ -17,8 +17,9 @@ _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 
 
 def parse(row: Mapping[str, Any], context: Context) -> list[Preference]:
-    """`Anthropic/hh-rlhf`: whole transcripts; the turns both sides share are the prompt."""
-    chosen, rejected = (_transcript(row, name, context) for name in ("chosen", "rejected"))
+    """The turns both sides share are the prompt."""
+    chosen = _transcript(row, "chosen", context)
+    rejected = _transcript(row, "rejected", context)
     return [generic.preference_of(row, generic.split_common(chosen, rejected), context)]
 
 

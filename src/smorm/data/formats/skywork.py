@@ -12,11 +12,9 @@ from smorm.data.records import Preference
 
 
 def parse(row: Mapping[str, Any], context: Context) -> list[Preference]:
-    """`Skywork/Skywork-Reward-Preference-80K`: whole conversations as chosen and rejected."""
-    chosen, rejected = (
-        fields.messages(fields.required(row, name, context), name, context)
-        for name in ("chosen", "rejected")
-    )
+    """The messages both sides share are the prompt."""
+    chosen = fields.messages(fields.required(row, "chosen", context), "chosen", context)
+    rejected = fields.messages(fields.required(row, "rejected", context), "rejected", context)
     return [generic.preference_of(row, generic.split_common(chosen, rejected), context)]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from smorm.data import fields
 from smorm.data.census import DropReason
 from smorm.data.fields import Context
-from smorm.data.formats import Format
+from smorm.data.formats import Format, generic
 from smorm.data.quarantine import BadRecord
 from smorm.data.records import Messages, Rated
 from smorm.text.chat import Message
@@ -18,20 +18,16 @@ ASPECTS = ("instruction_following", "honesty", "truthfulness", "helpfulness")
 
 
 def parse(row: Mapping[str, Any], context: Context) -> list[Rated | BadRecord]:
-    """`openbmb/UltraFeedback`: each completion one record, four aspects rated by GPT-4.
-
-    A rating is a number as text. `N/A`, absent or unreadable is missing (never 0), and counted.
-    A bad completion does not take its siblings with it.
-    """
+    """Each completion is one record; a bad one does not take its siblings with it."""
     instruction = fields.text(fields.required(row, "instruction", context), "instruction", context)
     prompt = fields.filled_prompt((Message("user", instruction),), "instruction", context)
     completions = fields.required(row, "completions", context)
     if not isinstance(completions, list) or not completions:
         raise context.wrong("completions", completions, "a list of completions")
     records: list[Rated | BadRecord] = []
-    for at, completion in enumerate(completions):
+    for index, completion in enumerate(completions):
         try:
-            records.append(_completion(row, prompt, completion, f"completions[{at}]", context))
+            records.append(_completion(row, prompt, completion, f"completions[{index}]", context))
         except BadRecord as bad:
             records.append(bad)
     return records
@@ -43,24 +39,19 @@ def _completion(
     if not isinstance(completion, dict):
         raise context.wrong(name, completion, "an object with response and annotations")
     field = f"{name}.response"
-    response = fields.text(
-        fields.required_in(completion, "response", name, context), field, context
-    )
+    response = fields.required_in(completion, "response", name, context)
+    answer = (Message("assistant", fields.text(response, field, context)),)
     annotations = fields.required_in(completion, "annotations", name, context)
     if not isinstance(annotations, dict):
         raise context.wrong(f"{name}.annotations", annotations, "an object")
-    columns = context.columns or {aspect: aspect for aspect in ASPECTS}
-    return Rated(
-        prompt,
-        fields.filled_response((Message("assistant", response),), field, context),
-        {key: _aspect(annotations.get(column), context) for key, column in columns.items()},
-        fields.optional_text(row, "id", context),
-        fields.optional_text(row, "source", context),
-        context.where,
-    )
+    columns = context.columns or dict(zip(ASPECTS, ASPECTS, strict=True))
+    fields.filled_response(answer, field, context)
+    scores = {key: _rating(annotations.get(column), context) for key, column in columns.items()}
+    return generic.rated_of(row, prompt, answer, scores, context)
 
 
-def _aspect(annotation: object, context: Context) -> float | None:
+def _rating(annotation: object, context: Context) -> float | None:
+    """A number, often as text; `N/A`, absent or unreadable is missing (never 0), and counted."""
     rating = annotation.get("Rating") if isinstance(annotation, dict) else annotation
     if rating is None or rating == "N/A":
         context.count(DropReason.RATING_ABSENT)

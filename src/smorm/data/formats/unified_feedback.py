@@ -16,26 +16,27 @@ SUMMARIZE = "Generate one-sentence summary for the following post: "
 
 
 def equal_ratings(row: Mapping[str, Any]) -> DropReason | None:
-    """Unified-Feedback's first step: rows whose ratings are equal are dropped before the stride."""
-    a, b = row.get("conv_A_rating"), row.get("conv_B_rating")
-    numbers = all(isinstance(value, int | float) and type(value) is not bool for value in (a, b))
-    return DropReason.EQUAL_RATINGS if numbers and a == b else None
+    """Rows whose ratings are equal are dropped before the stride, as GRM and SMORM do."""
+    ratings = (row.get("conv_A_rating"), row.get("conv_B_rating"))
+    for rating in ratings:
+        if isinstance(rating, bool) or not isinstance(rating, int | float):
+            return None
+    return DropReason.EQUAL_RATINGS if ratings[0] == ratings[1] else None
 
 
 def parse(row: Mapping[str, Any], context: Context) -> list[Preference]:
-    """`llm-blender/Unified-Feedback`: two conversations and their ratings.
-
-    Chosen is the higher rated, margin the difference. Of sources that summarize, the bare post is
-    given its instruction, as GRM and SMORM do.
-    """
-    rating_a, rating_b = (
-        fields.number(fields.required(row, name, context), name, context)
-        for name in ("conv_A_rating", "conv_B_rating")
-    )
+    """Chosen is the higher rated, margin the difference. Of sources that summarize, the bare post
+    is given its instruction, as GRM and SMORM do."""
+    lead = _rating(row, "conv_A_rating", context) - _rating(row, "conv_B_rating", context)
     source = fields.optional_text(row, "source", context) or ""
-    a, b = (_conversation(row, name, source, context) for name in ("conv_A", "conv_B"))
-    pair = generic.split_common(*((a, b) if rating_a > rating_b else (b, a)))
-    return [generic.preference_of(row, pair, context, strength=abs(rating_a - rating_b))]
+    first = _conversation(row, "conv_A", source, context)
+    second = _conversation(row, "conv_B", source, context)
+    pair = generic.split_common(first, second) if lead > 0 else generic.split_common(second, first)
+    return [generic.preference_of(row, pair, context, margin=abs(lead))]
+
+
+def _rating(row: Mapping[str, Any], name: str, context: Context) -> float:
+    return fields.number(fields.required(row, name, context), name, context)
 
 
 def _conversation(row: Mapping[str, Any], name: str, source: str, context: Context) -> Messages:
