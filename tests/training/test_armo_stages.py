@@ -12,10 +12,8 @@ from hypothesis import strategies as st
 
 from smorm.errors import DataError
 from smorm.model.heads import GatedHead, gate_network
-from smorm.training.armo.debias import debias, rank_correlation
-from smorm.training.armo.features import Pairs, Reader
-from smorm.training.armo.gate import gate_loss, train_gate
-from smorm.training.armo.ridge import ALPHAS, held_out_prompts, ridge_rows
+from smorm.training.armo.attributes import ALPHAS, PairFeatures, held_out_prompts, ridge_rows
+from smorm.training.armo.gate import debias, gate_loss, rank_correlation, train_gate
 from smorm.training.cost import Cost
 from smorm.training.setup import prepare
 from tests.training.runs import LAB, config_of
@@ -133,7 +131,7 @@ def ready(tmp_path_factory):
     return prepare(config_of(folder, model=LAB, **changes))
 
 
-def made_up_pairs(count: int) -> Pairs:
+def made_up_pairs(count: int) -> PairFeatures:
     """Two kinds of prompts: of one the first attribute decides, of the other the second, reversed
     where the first is high. No fixed mixture is right about both."""
     generator = torch.Generator().manual_seed(0)
@@ -144,7 +142,7 @@ def made_up_pairs(count: int) -> Pairs:
     ratings = torch.where((decides > 0)[:, None, None], ratings, ratings.flip(1))
     prompts = torch.nn.functional.one_hot(kind, WIDTH).float() * 3
     which = torch.arange(count)[:, None].repeat(1, 2)
-    return Pairs(ratings, torch.zeros(count, 2), prompts, which, torch.zeros(count))
+    return PairFeatures(ratings, torch.zeros(count, 2), prompts, which, torch.zeros(count))
 
 
 def untrained(dropout: float = 0.2, width: int = 32) -> GatedHead:
@@ -154,11 +152,15 @@ def untrained(dropout: float = 0.2, width: int = 32) -> GatedHead:
                      gate, torch.tensor([1]), temperature=1.0)  # fmt: skip
 
 
+def first_step(ready) -> torch.Tensor:
+    return torch.from_numpy(ready.order.step(0)[0])
+
+
 def test_a_gate_learns_which_attribute_counts_under_which_prompt(ready):
     pairs = made_up_pairs(len(ready.train.pairs))
     head, cost = untrained(), Cost()
     before = [one.clone() for one in (head.attributes, head.verbosity, head.multiples)]
-    train_gate(Reader(ready, np.array([1], np.int32), cost), head, pairs)
+    train_gate(ready, head, pairs, cost)
     head.eval()
     shares = head.gate_weights(pairs.prompts).detach()
     assert float(shares[0::2, 0].min()) > 0.8
@@ -179,8 +181,9 @@ def test_the_gates_loss_is_the_few_lines_of_the_paper_and_its_gradient_is_right(
     pairs = made_up_pairs(len(ready.train.pairs))
     pairs = replace(pairs, prompts=pairs.prompts.double())
     debiased = pairs.ratings.double()
-    chosen = ready.order.step(0)[0]
-    loss, metrics = gate_loss(ready, head, pairs, debiased, 0)
+    chosen = first_step(ready)
+    section = ready.config.objective
+    loss, metrics = gate_loss(section, head, pairs, debiased, chosen)
     shares = torch.softmax(head.gate(pairs.prompts[chosen]), dim=1)
     gap = head.scale * (shares * (debiased[chosen, 0] - debiased[chosen, 1])).sum(1)
     want = -(0.9 * gap.sigmoid().log() + 0.1 * (-gap).sigmoid().log()).mean()
@@ -193,7 +196,7 @@ def test_the_gates_loss_is_the_few_lines_of_the_paper_and_its_gradient_is_right(
         for step in (1e-6, -1e-6):
             with torch.no_grad():
                 weight[place] += step
-                ends.append(gate_loss(ready, head, pairs, debiased, 0)[0].item())
+                ends.append(gate_loss(section, head, pairs, debiased, chosen)[0].item())
                 weight[place] -= step
         assert weight.grad[place].item() == pytest.approx(
             (ends[0] - ends[1]) / 2e-6, rel=1e-3, abs=1e-9
@@ -203,6 +206,7 @@ def test_the_gates_loss_is_the_few_lines_of_the_paper_and_its_gradient_is_right(
 def test_both_sides_of_a_pair_get_one_draw_of_the_dropout(ready):
     pairs = made_up_pairs(len(ready.train.pairs))
     equal = pairs.ratings[:, :1].repeat(1, 2, 1)
-    loss, metrics = gate_loss(ready, untrained(dropout=0.5).train(), pairs, equal, 0)
+    head, chosen = untrained(dropout=0.5).train(), first_step(ready)
+    loss, metrics = gate_loss(ready.config.objective, head, pairs, equal, chosen)
     assert float(metrics["reward_gap"]) == 0.0
     assert loss.item() == pytest.approx(np.log(2))

@@ -1,6 +1,14 @@
 """ArmoRM's second stage: what is subtracted from the rewards, and the gate that mixes them.
 
-Shapes: P pairs, K attributes, D hidden size.
+Debiasing (Wang et al., 2024, arXiv 2406.12845, section 3.2):
+
+    r'_k = r_k - m_k v,    m_k nearest to 0 with |Spearman(r'_k, v)| <= limit over a reference set
+
+In the paper the correlation is to be 0; the public code stops at 0.03 and tries multiples of 0 to
+0.95. Each pair of responses that changes its order as m grows lowers the correlation, so that it
+falls in m and bisection finds the multiple.
+
+Shapes: N responses, P pairs, K attributes.
 """
 
 from __future__ import annotations
@@ -9,22 +17,25 @@ import logging
 import math
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.stats import rankdata
 
+from smorm.arrays import Floats
+from smorm.config import ObjectiveSection
 from smorm.errors import NonFiniteLossError
 from smorm.model.heads import GatedHead, gate_network
 from smorm.objectives.bradley_terry import bradley_terry
 from smorm.objectives.terms import Metrics
-from smorm.training.armo.debias import Debiased, debias
-from smorm.training.armo.features import Pairs, Reader, Stage1
+from smorm.training.armo.attributes import PairFeatures, Stage1, StateReader
+from smorm.training.cost import Cost
 from smorm.training.methods.armo import ArmoSection
 from smorm.training.optim import (
     clip_gradients,
     learning_rate_factor,
     make_optimizer,
-    named_trainable,
     set_learning_rate,
 )
 from smorm.training.setup import Prepared
@@ -33,48 +44,103 @@ from smorm.training.validation import validate
 
 log = logging.getLogger(__name__)
 
+_DOUBLINGS = 60
+_HALVINGS = 60
 
-def find_multiples(prepared: Prepared, stage1: Stage1, pairs: Pairs) -> list[Debiased]:
-    """Of each attribute the multiple of verbosity that is subtracted; of verbosity's own row all
-    of it, as in the public code. Where nothing is debiased the correlations are NaN."""
+
+@dataclass(frozen=True, slots=True)
+class Debiased:
+    """An attribute's multiple of verbosity, and its rank correlation with verbosity before and
+    after. With few responses the correlation goes down in steps, and one may jump the limit."""
+
+    multiple: float
+    before: float
+    after: float
+
+
+def rank_correlation(x: Floats, y: Floats) -> float:
+    """Spearman's, ties by average rank; 0 where either is constant."""
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return 0.0
+    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+
+
+def debias(reward: Floats, verbosity: Floats, limit: float) -> Debiased:
+    """The multiple of `verbosity` [N] that, subtracted, frees `reward` [N] from it.
+
+    A reward that is a multiple of verbosity itself is reduced to nothing.
+    """
+    before = rank_correlation(reward, verbosity)
+    if abs(before) <= limit:
+        return Debiased(0.0, before, before)
+    sign = math.copysign(1.0, before)
+
+    def correlation(multiple: float) -> float:
+        """Times its sign at first: falls as the multiple grows."""
+        return sign * rank_correlation(reward - sign * multiple * verbosity, verbosity)
+
+    low, high = 0.0, float(reward.std() / verbosity.std())
+    for _ in range(_DOUBLINGS):
+        if correlation(high) <= limit:
+            break
+        low, high = high, 2 * high
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        if middle in (low, high):  # no number is between them
+            break
+        if correlation(middle) <= limit:
+            high = middle
+        else:
+            low = middle
+    return Debiased(sign * high, before, sign * correlation(high))
+
+
+def find_multiples(
+    names: Sequence[str], stage1: Stage1, pairs: PairFeatures, limit: float
+) -> list[Debiased]:
+    """Of each attribute the multiple of verbosity that is subtracted; of verbosity's row all of it,
+    as in the public code. Where nothing is debiased the correlations are NaN."""
     if stage1.verbosity is None:
-        return [Debiased(0.0, math.nan, math.nan) for _ in stage1.rows]
-    limit, found = prepared.config.objective.settings(ArmoSection).correlation, []
+        return [Debiased(0.0, math.nan, math.nan)] * len(stage1.rows)
+    multiples = []
     verbosity = pairs.verbosity.double().numpy().ravel()
-    for at, (name, row) in enumerate(zip(prepared.card.attributes, stage1.rows, strict=True)):
-        reward = pairs.ratings[..., at].double().numpy().ravel()
-        own = row is stage1.verbosity
-        one = Debiased(1.0, 1.0, 0.0) if own else debias(reward, verbosity, limit)
-        found.append(one)
+    for index, (name, row) in enumerate(zip(names, stage1.rows, strict=True)):
+        reward = pairs.ratings[..., index].double().numpy().ravel()
+        debiased = Debiased(1.0, 1.0, 0.0)
+        if row is not stage1.verbosity:
+            debiased = debias(reward, verbosity, limit)
+        multiples.append(debiased)
         log.info("%s: correlation with verbosity %.3f, %.3f after subtracting %.3g of it",
-                 name, one.before, one.after, one.multiple)  # fmt: skip
-        if abs(one.after) > limit:
+                 name, debiased.before, debiased.after, debiased.multiple)  # fmt: skip
+        if abs(debiased.after) > limit:
             log.warning("%s: warning: no multiple brings it to %g or less over these %d responses",
                         name, limit, len(reward))  # fmt: skip
-    return found
+    return multiples
 
 
-def make_head(reader: Reader, stage1: Stage1, multiples: Sequence[Debiased]) -> GatedHead:
+def make_head(
+    reader: StateReader,
+    stage1: Stage1,
+    multiples: Sequence[Debiased],
+    settings: ArmoSection,
+    seed: int,
+) -> GatedHead:
     """The head with its fitted rows and an untrained gate."""
-    config = reader.prepared.config
-    chosen, training = config.objective.settings(ArmoSection), config.training
     attributes = torch.from_numpy(np.stack([row.weights for row in stage1.rows])).float()
-    verbosity = torch.zeros(attributes.shape[1])
+    count, width = attributes.shape
+    verbosity = torch.zeros(width)
     if stage1.verbosity is not None:
         verbosity = torch.from_numpy(stage1.verbosity.weights).float()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(training.seed)
-        gate = gate_network(
-            attributes.shape[1], len(attributes), width=chosen.width, layers=chosen.layers,
-            dropout=chosen.dropout,
-        )  # fmt: skip
-    return GatedHead(
-        attributes, verbosity, torch.tensor([one.multiple for one in multiples]), gate,
-        torch.from_numpy(np.array(reader.header)), chosen.temperature,
-    )  # fmt: skip
+        torch.manual_seed(seed)
+        gate = gate_network(width, count, width=settings.width, layers=settings.layers,
+                            dropout=settings.dropout)  # fmt: skip
+    subtracted = torch.tensor([debiased.multiple for debiased in multiples])
+    header = torch.from_numpy(np.array(reader.header))
+    return GatedHead(attributes, verbosity, subtracted, gate, header, settings.temperature)
 
 
-def train_gate(reader: Reader, head: GatedHead, pairs: Pairs) -> None:
+def train_gate(prepared: Prepared, head: GatedHead, pairs: PairFeatures, cost: Cost) -> None:
     """Put the head in its place and train its gate by Bradley–Terry on the pairs.
 
     Order, batch size, rates and schedule are those of `training`; both sides of a pair get one draw
@@ -83,69 +149,71 @@ def train_gate(reader: Reader, head: GatedHead, pairs: Pairs) -> None:
     Raises:
         NonFiniteLossError: the loss or its gradient became NaN or infinite.
     """
-    prepared, cost = reader.prepared, reader.cost
     training, network = prepared.config.training, prepared.network
+    objective = prepared.config.objective
+    # The gate trains on the rewards that it will mix; the public code trains it on r, not on r'.
     debiased = pairs.ratings - pairs.verbosity[..., None] * head.multiples.cpu()
     network.head = head.train().to(network.device)
     total = training.max_steps or prepared.order.num_steps(training.epochs)
     optimizer = make_optimizer(training, network, {})
-    folder, devices = prepared.config.output.folder, [network.device]
+    folder, devices = prepared.config.output.folder, []
+    if network.device.type == "cuda":
+        devices.append(network.device)
     with (
         closing(Tracker(folder, tensorboard=training.tensorboard)) as tracker,
         progress(total, 0, training.log_every) as bar,
-        torch.random.fork_rng(devices=devices if network.device.type == "cuda" else []),
+        torch.random.fork_rng(devices=devices),
     ):
         torch.manual_seed(training.seed)
-        for step in range(total):
-            factor = learning_rate_factor(step, total, training.warmup, training.schedule)
+        for step in range(1, total + 1):
+            factor = learning_rate_factor(step - 1, total, training.warmup, training.schedule)
             set_learning_rate(optimizer, factor)
-            values = _update(prepared, head, pairs, debiased, step, optimizer)
-            values["learning_rate_factor"] = factor
+            optimizer.zero_grad(set_to_none=True)
+            chosen = torch.from_numpy(prepared.order.step(step - 1)[0])
+            loss, metrics = gate_loss(objective, head, pairs, debiased, chosen)
+            loss.backward()
+            norm = clip_gradients(network.head.parameters(), training.max_grad_norm)
+            value = loss.item()
+            if not math.isfinite(value) or not math.isfinite(norm):
+                raise NonFiniteLossError(
+                    f"step {step}: the gate's loss is {value}, its gradient {norm}. "
+                    "Lower training.learning_rate."
+                )
+            optimizer.step()
             cost.steps, cost.passes = cost.steps + 1, cost.passes + 1
-            measured = due(step + 1, training.evaluate_every) or step + 1 == total
+            values = {name: metric.item() for name, metric in metrics.items()}
+            values |= {"loss": value, "gradient_norm": norm}
+            values |= {"scale": head.scale.item(), "learning_rate_factor": factor}
+            measured = due(step, training.evaluate_every) or step == total
             if measured:
                 values |= validate(network, prepared.card, prepared.dev, prepared.batch_tokens)
-            if measured or due(step + 1, training.log_every) or step == 0:
-                tracker.log(step + 1, values)
-            bar.update(step + 1, values)
-
-
-def _update(
-    prepared: Prepared,
-    head: GatedHead,
-    pairs: Pairs,
-    debiased: torch.Tensor,
-    step: int,
-    optimizer: torch.optim.Optimizer,
-) -> dict[str, float]:
-    """One update of the gate; its numbers."""
-    named = named_trainable(prepared.network, {})
-    optimizer.zero_grad(set_to_none=True)
-    loss, metrics = gate_loss(prepared, head, pairs, debiased, step)
-    loss.backward()
-    norm = clip_gradients(named.values(), prepared.config.training.max_grad_norm)
-    value = float(loss.detach())
-    if not math.isfinite(value) or not math.isfinite(norm):
-        raise NonFiniteLossError(
-            f"step {step + 1}: the gate's loss is {value}, its gradient {norm}. "
-            "Lower training.learning_rate."
-        )
-    optimizer.step()
-    numbers = {name: float(one) for name, one in metrics.items()}
-    return numbers | {"loss": value, "gradient_norm": norm, "scale": float(head.scale.detach())}
+            if measured or due(step, training.log_every) or step == 1:
+                tracker.log(step, values)
+            bar.update(step, values)
 
 
 def gate_loss(
-    prepared: Prepared, head: GatedHead, pairs: Pairs, debiased: torch.Tensor, step: int
+    objective: ObjectiveSection,
+    head: GatedHead,
+    pairs: PairFeatures,
+    debiased: torch.Tensor,
+    chosen: torch.Tensor,
 ) -> tuple[torch.Tensor, Metrics]:
-    """The preference loss of a step's pairs."""
-    device, objective = prepared.network.device, prepared.config.objective
-    chosen = torch.from_numpy(prepared.order.step(step)[0])
-    used, place = torch.unique(pairs.which[chosen], return_inverse=True)
-    shares = head.gate_weights(pairs.prompts[used].to(device))[place.to(device)]
+    """The preference loss of a step.
+
+    Args:
+        debiased: the rewards that are mixed, [all pairs, 2, K].
+        chosen: the pairs of the step, [P].
+    """
+    device = head.scale.device
+    # A prompt goes through the gate once, so that its two responses get one draw of the dropout.
+    used, index = torch.unique(pairs.which[chosen], return_inverse=True)
+    shares = head.gate_weights(pairs.prompts[used].to(device))[index.to(device)]
     scores = head.mix(shares.flatten(0, 1), debiased[chosen].to(device).flatten(0, 1))
     sides = scores.unflatten(0, (-1, 2))
-    margin = pairs.margins[chosen].to(device) if objective.use_margin else None
+    margin = None
+    if objective.use_margin:
+        margin = pairs.margins[chosen].to(device)
     return bradley_terry(
         sides[:, 0], sides[:, 1], total=len(chosen), margin=margin,
         label_smoothing=objective.label_smoothing,

@@ -2,12 +2,9 @@
 
 The backbone stays as it comes, so its hidden states are computed once. Then follow
 
-1. a ridge row for each attribute (`ridge.py`),
-2. multiples of verbosity to subtract from them (`debias.py`), over the responses of all pairs,
-3. a gate on the state at the end of the prompt, by Bradley–Terry on the pairs (`gate.py`).
-
-The public code computes the second, but trains its gate on rewards without it; here, as in the
-paper, the gate sees what it will mix.
+1. a ridge row for each attribute,
+2. multiples of verbosity to subtract from them, over the responses of all pairs,
+3. a gate on the state at the end of the prompt, by Bradley–Terry on the pairs.
 """
 
 from __future__ import annotations
@@ -23,14 +20,13 @@ from smorm.config import Config
 from smorm.errors import ConfigError
 from smorm.model.heads import GatedHead
 from smorm.model.store import save_model
-from smorm.training.armo.debias import Debiased
-from smorm.training.armo.features import Pairs, Reader, Stage1, fit_rows, read_pairs
-from smorm.training.armo.gate import find_multiples, make_head, train_gate
+from smorm.training.armo.attributes import PairFeatures, Stage1, StateReader, fit_rows, read_pairs
+from smorm.training.armo.gate import Debiased, find_multiples, make_head, train_gate
 from smorm.training.auto_batch import resolve_batch_tokens
 from smorm.training.cost import Cost, write_cost
 from smorm.training.folder import refuse_another_run, write_beginnings
 from smorm.training.methods.armo import ArmoSection
-from smorm.training.setup import Prepared, prepare
+from smorm.training.setup import prepare
 
 FILE = "armo.json"
 
@@ -58,42 +54,49 @@ def train_armo(config: Config, *, resume: bool = False) -> Path:
         torch.set_num_threads(config.training.threads)
     refuse_another_run(folder, folder / "checkpoints", resume=False)
     prepared = resolve_batch_tokens(prepare(config), resume=False)
-    reader = Reader.of(prepared, Cost())
+    settings, seed = config.objective.settings(ArmoSection), config.training.seed
+    data, names = prepared.train, prepared.card.attributes
+    cost = Cost()
+    reader = StateReader.of(prepared, cost)
     write_beginnings(prepared, folder)
-    stage1 = fit_rows(reader)
-    pairs = read_pairs(reader, stage1)
-    multiples = find_multiples(prepared, stage1, pairs)
-    head = make_head(reader, stage1, multiples)
-    train_gate(reader, head, pairs)
+    stage1 = fit_rows(reader, data, names, settings, seed)
+    pairs = read_pairs(reader, data, stage1)
+    multiples = find_multiples(names, stage1, pairs, settings.correlation)
+    head = make_head(reader, stage1, multiples, settings, seed)
+    train_gate(prepared, head, pairs, cost)
     head.eval()
-    files.write_json(folder / FILE, _report(prepared, head, stage1, multiples, pairs))
-    write_cost(folder, prepared.network, config.objective.kind, reader.cost)
+    report = {
+        "debias": settings.debias,
+        "scale": float(head.scale.detach()),
+        "attributes": _attributes(names, head, stage1, multiples, pairs),
+    }
+    files.write_json(folder / FILE, report)
+    write_cost(folder, prepared.network, config.objective.kind, cost)
     save_model(folder / "model", prepared.network, prepared.tokenizer, prepared.card)
     return folder / "model"
 
 
-def _report(
-    prepared: Prepared, head: GatedHead, stage1: Stage1, multiples: Sequence[Debiased], pairs: Pairs
+def _attributes(
+    names: Sequence[str],
+    head: GatedHead,
+    stage1: Stage1,
+    multiples: Sequence[Debiased],
+    pairs: PairFeatures,
 ) -> dict[str, Any]:
     """What was chosen for each attribute, and how much the gate uses it."""
     with torch.inference_mode():
         shares = head.gate_weights(pairs.prompts.to(head.scale.device)).mean(0).tolist()
-    return {
-        "debias": prepared.config.objective.settings(ArmoSection).debias,
-        "scale": float(head.scale.detach()),
-        "attributes": {
-            name: {
-                "alpha": row.alpha,
-                "held_out_error": {f"{alpha:g}": error for alpha, error in row.errors.items()},
-                "held_out_ratings": row.held_out,
-                "multiple": one.multiple,
-                "correlation": None
-                if stage1.verbosity is None
-                else {"before": one.before, "after": one.after},
-                "mean_share": share,
-            }
-            for name, row, one, share in zip(
-                prepared.card.attributes, stage1.rows, multiples, shares, strict=True
-            )
-        },
-    }
+    report: dict[str, Any] = {}
+    for name, row, debiased, share in zip(names, stage1.rows, multiples, shares, strict=True):
+        correlation = None
+        if stage1.verbosity is not None:
+            correlation = {"before": debiased.before, "after": debiased.after}
+        report[name] = {
+            "alpha": row.alpha,
+            "held_out_error": {f"{alpha:g}": error for alpha, error in row.errors.items()},
+            "held_out_ratings": row.held_out,
+            "multiple": debiased.multiple,
+            "correlation": correlation,
+            "mean_share": share,
+        }
+    return report

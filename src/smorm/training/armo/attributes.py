@@ -1,0 +1,284 @@
+"""ArmoRM's first stage: ridge rows of the attributes on hidden states that stay as they are.
+
+    w = argmin |X w - y|^2 + alpha |w|^2,    alpha by squared error on held-out prompts
+
+Without intercept, and over the ratings that there are (Wang et al., 2024, arXiv 2406.12845, section
+3.1). The chosen penalty is then used on all of the ratings.
+
+Shapes: P pairs, R rated responses, K attributes, D hidden size, U different prompts.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from smorm.arrays import Bools, Floats, Ints, Tokens
+from smorm.errors import ConfigError, DataError
+from smorm.model.inference import Prompted, prompted_units
+from smorm.model.network import RewardNetwork
+from smorm.training.cost import Cost
+from smorm.training.methods.armo import ArmoSection
+from smorm.training.responses import assistant_header
+from smorm.training.setup import Prepared
+from smorm.training.sources import TokenSet
+from smorm.trees.search import end_of_last
+
+log = logging.getLogger(__name__)
+
+ALPHAS = tuple(10.0**power for power in range(-4, 5))
+"""The published penalties."""
+RECORDS = 2048
+"""Records whose hidden states are computed at a time."""
+LENGTH = "length"
+_BLOCK = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class StateReader:
+    """Reads hidden states at the ends of sequences and of their prompts.
+
+    Attributes:
+        header: the tokens that the chat template writes before a response.
+        budget: tokens of a forward pass.
+        cost: gets the tokens that were computed.
+    """
+
+    network: RewardNetwork
+    header: Tokens
+    budget: int
+    cost: Cost
+
+    @classmethod
+    def of(cls, prepared: Prepared, cost: Cost) -> StateReader:
+        """A reader for the run's chat template.
+
+        Raises:
+            ConfigError: the template writes nothing before a response.
+        """
+        header = assistant_header(prepared.renderer)
+        if not len(header):
+            raise ConfigError(
+                "model.chat_template: objective.kind armo reads the end of the prompt, and this "
+                "template writes nothing between a prompt and its response"
+            )
+        return cls(prepared.network, header, prepared.batch_tokens, cost)
+
+    def states(self, units: Sequence[list[Tokens]]) -> Iterator[Prompted]:
+        """Hidden states of units, in order."""
+        for first in range(0, len(units), RECORDS):
+            block = units[first : first + RECORDS]
+            # Planned a second time, to count the tokens that `prompted_units` computes.
+            for members in self.network.micro_batches(block, self.budget):
+                sequences = [tokens for member in members for tokens in block[member]]
+                self.cost.first_pass_tokens += self.network.arrange(sequences).num_tokens
+            yield from prompted_units(self.network, block, self.header, self.budget)
+
+    def prompt_end(self, tokens: Tokens, where: str) -> int:
+        """Where the response begins.
+
+        Raises:
+            DataError: there is no turn of an assistant.
+        """
+        end = end_of_last(tokens, self.header)
+        if end is None:
+            raise DataError(
+                f"{where}: no turn of an assistant begins in it: objective.kind armo reads the end "
+                "of the prompt, so give messages or a prompt and a response"
+            )
+        return end
+
+
+@dataclass(frozen=True, slots=True)
+class RidgeRow:
+    """One attribute's row: its weights [D], the penalty that was chosen, the mean squared error of
+    each penalty on the held-out prompts, and over how many ratings that is."""
+
+    weights: Floats
+    alpha: float
+    errors: dict[float, float]
+    held_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stage1:
+    """What is fitted to the ratings: a row for each attribute, and the row of verbosity (None
+    where nothing is debiased)."""
+
+    rows: list[RidgeRow]
+    verbosity: RidgeRow | None
+
+
+def fit_rows(
+    reader: StateReader, data: TokenSet, names: Sequence[str], settings: ArmoSection, seed: int
+) -> Stage1:
+    """Ridge rows of the attributes and of verbosity.
+
+    Raises:
+        ConfigError: `debias` names no attribute.
+        DataError: an attribute that too few prompts have, or none that varies.
+    """
+    debias = settings.debias
+    if debias not in (None, LENGTH, *names):
+        raise ConfigError(
+            f"objective.armo.debias: {debias!r}: expected length, null or one of {', '.join(names)}"
+        )
+    lengths = _lengths(reader, data)
+    targets, fitted = data.targets, list(names)
+    if debias == LENGTH and LENGTH not in names:
+        # Length is predicted from the states like an attribute: the reward sees no tokens.
+        targets, fitted = np.column_stack([targets, lengths]), [*names, LENGTH]
+    units = [[response.tokens] for response in data.rated]
+    states = np.concatenate([unit.hidden.astype(np.float32) for unit in reader.states(units)])
+    held_out = held_out_prompts(data.rated_prompts, settings.held_out, seed)
+    rows = ridge_rows(states, targets, held_out, fitted)
+    if not any(row.weights.any() for row in rows[: len(names)]):
+        raise DataError(
+            f"no rating varies ({', '.join(names)}): there is nothing for a gate to mix"
+        )
+    for name, row in zip(fitted, rows, strict=True):
+        log.info("ridge, %s: alpha %g, squared error %.4f over %d held-out ratings",
+                 name, row.alpha, row.errors[row.alpha], row.held_out)  # fmt: skip
+    verbosity = None
+    if debias is not None:
+        verbosity = rows[fitted.index(debias)]
+    return Stage1(rows[: len(names)], verbosity)
+
+
+def _lengths(reader: StateReader, data: TokenSet) -> Floats:
+    """Tokens of the rated responses, standardised, [R]."""
+    lengths = np.zeros(len(data.rated))
+    for index, response in enumerate(data.rated):
+        start = reader.prompt_end(response.tokens, response.where)
+        lengths[index] = len(response.tokens) - start
+    return np.asarray((lengths - lengths.mean()) / (lengths.std() or 1.0))
+
+
+def held_out_prompts(prompts: Ints, share: float, seed: int) -> Bools:
+    """Which responses [R] have one of the held-out prompts, a `share` of all."""
+    names = np.unique(prompts)
+    count = max(1, round(share * len(names)))
+    chosen = np.random.default_rng(seed).permutation(names)[:count]
+    return np.isin(prompts, chosen)
+
+
+def ridge_rows(
+    states: NDArray[np.floating[Any]], targets: Floats, held_out: Bools, names: Sequence[str]
+) -> list[RidgeRow]:
+    """A row for each attribute.
+
+    Args:
+        states: hidden states, [R, D].
+        targets: [R, K], NaN where not rated.
+        held_out: the responses that choose the penalty, [R].
+        names: of the attributes, for errors.
+
+    Raises:
+        DataError: an attribute that is rated under no held-out prompt, or under no other.
+    """
+    ridge = _Ridge(states)
+    rows = []
+    for target, name in zip(targets.T, names, strict=True):
+        rated = ~np.isnan(target)
+        tried, test = rated & ~held_out, rated & held_out
+        if not test.any() or not tried.any():
+            raise DataError(
+                f"attribute {name!r} is rated under too few prompts to choose a ridge penalty: "
+                "leave it out (data.attributes), or rate more"
+            )
+        errors = {}
+        for alpha, weights in ridge.fits(target, tried).items():
+            errors[alpha] = float(np.mean((states[test] @ weights - target[test]) ** 2))
+        # Of equally good penalties the largest.
+        alpha = min(errors, key=lambda penalty: (errors[penalty], -penalty))
+        weights = ridge.fits(target, rated)[alpha]
+        rows.append(RidgeRow(weights, alpha, errors, int(test.sum())))
+    return rows
+
+
+class _Ridge:
+    """Ridge regressions on the same states, [R, D].
+
+    The eigenvectors of X^T X give the solution of every penalty, and attributes that are rated
+    together share them: scikit-learn would decompose X for each penalty and attribute again.
+    """
+
+    def __init__(self, states: NDArray[np.floating[Any]]) -> None:
+        self._states = states
+        self._spectra: dict[bytes, tuple[Floats, Floats]] = {}
+
+    def fits(self, target: Floats, rows: Bools) -> dict[float, Floats]:
+        """Weights [D] by penalty, fitted to these rows."""
+        values, vectors = self._spectrum(rows)
+        moment = np.asarray(self._states[rows].T @ target[rows], dtype=np.float64)
+        rotated = vectors.T @ moment
+        return {alpha: vectors @ (rotated / (values + alpha)) for alpha in ALPHAS}
+
+    def _spectrum(self, rows: Bools) -> tuple[Floats, Floats]:
+        key = rows.tobytes()
+        if key not in self._spectra:
+            states = self._states[rows]
+            gram = np.zeros((states.shape[1], states.shape[1]))
+            # In blocks: a copy of all states in double precision may not fit beside them.
+            for start in range(0, len(states), _BLOCK):
+                block = states[start : start + _BLOCK].astype(np.float64)
+                gram += block.T @ block
+            values, vectors = np.linalg.eigh(gram)
+            # Rounding makes the smallest eigenvalues of a singular matrix negative.
+            self._spectra[key] = (values.clip(min=0.0), vectors)
+        return self._spectra[key]
+
+
+@dataclass(frozen=True, slots=True)
+class PairFeatures:
+    """What the gate reads of the pairs.
+
+    Attributes:
+        ratings: the attribute rows of both sides, [P, 2, K].
+        verbosity: the row of verbosity of both, [P, 2].
+        prompts: states at the ends of prompts, [U, D].
+        which: prompt of either side, [P, 2].
+        margins: [P].
+    """
+
+    ratings: torch.Tensor
+    verbosity: torch.Tensor
+    prompts: torch.Tensor
+    which: torch.Tensor
+    margins: torch.Tensor
+
+
+def read_pairs(reader: StateReader, data: TokenSet, stage1: Stage1) -> PairFeatures:
+    """The rows on all pairs, and the states at the ends of their prompts."""
+    weights = np.stack([row.weights for row in stage1.rows], axis=1)
+    verbosity = np.zeros(len(weights))
+    if stage1.verbosity is not None:
+        verbosity = stage1.verbosity.weights
+    rows = np.column_stack([weights, verbosity])
+    units, margins = [], []
+    for pair in data.pairs:
+        for side in (pair.chosen, pair.rejected):
+            reader.prompt_end(side, pair.where)  # refuses a pair before any state is computed
+        units.append([pair.chosen, pair.rejected])
+        margins.append(pair.margin)
+    scores, which, prompts = [], [], []
+    num_prompts = 0
+    for unit in reader.states(units):
+        scores.append(unit.hidden @ rows)
+        which.append(num_prompts + np.array(unit.which))
+        prompts.append(unit.prompts.astype(np.float32))
+        num_prompts += len(unit.prompts)
+    table = torch.from_numpy(np.stack(scores)).float()
+    return PairFeatures(
+        table[..., :-1],
+        table[..., -1],
+        torch.from_numpy(np.concatenate(prompts)),
+        torch.from_numpy(np.stack(which)),
+        torch.tensor(margins),
+    )
