@@ -25,7 +25,7 @@ from typing import Any
 from smorm import files
 from smorm.checks.plan import Plan
 from smorm.checks.report import check
-from smorm.checks.scan import Reading
+from smorm.checks.scan import CheckedSource
 from smorm.data.reading import Source
 
 MIB = 1 << 20
@@ -34,14 +34,14 @@ SMALL = 1000
 
 def one_check(data: Path, held_out: Path) -> dict[str, Any]:
     """One check in this process: seconds, records, memory in MiB, findings by code."""
-    readings = (Reading(Source(data)), Reading(Source(held_out), held_out=True))
+    readings = (CheckedSource(Source(data)), CheckedSource(Source(held_out), held_out=True))
     started = time.monotonic()
     report = check(Plan(readings, against=((held_out.name, (Source(held_out),)),)))
     return {
         "seconds": time.monotonic() - started,
         "pairs": report.records["train"]["preference"],
         "peak_rss_mib": _peak(),
-        "findings": {finding.code: finding.count for finding in report.findings},
+        "findings": {finding.kind: finding.count for finding in report.findings},
     }
 
 

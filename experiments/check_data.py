@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.entry import carried_out, parser_of, say
-from smorm.checks.columns import kind_of
-from smorm.checks.plan import Plan, parse_against, readings_of_config, tokens_of_config
+from smorm.checks.plan import Plan, parse_against, sources_of_config, tokens_of_config
 from smorm.checks.report import Report, check
-from smorm.checks.scan import Reading
+from smorm.checks.scan import CheckedSource
+from smorm.checks.table import kind_of
+from smorm.checks.wording import meaning as meaning_of
 from smorm.config import parse_config
 from smorm.data.census import Census
 from smorm.data.reading import Source, read_records
@@ -73,7 +74,7 @@ def plan_of(name: str) -> Plan:
         }
     )
     against = [parse_against(str(path)) for path in evaluation_files(Path())]
-    return Plan(readings_of_config(config), tuple(against), tokens=tokens_of_config(config))
+    return Plan(sources_of_config(config), tuple(against), tokens=tokens_of_config(config))
 
 
 def _kind(path: Path) -> str:
@@ -87,8 +88,8 @@ def reports(data: Path) -> Iterator[tuple[str, Report]]:
         for name in names:
             yield name, check(plan_of(name))
         for path in evaluation_files(Path()):
-            report = check(Plan((Reading(Source(path)),)))
-            told = [one for one in report.findings if one.code != "no_token_checks"]
+            report = check(Plan((CheckedSource(Source(path)),)))
+            told = [one for one in report.findings if one.kind != "no_token_checks"]
             yield path.parent.name, replace(report, findings=told)
 
 
@@ -112,8 +113,8 @@ def readme(found: Sequence[tuple[str, Report]]) -> str:
         for one in report.findings:
             if one.severity != "fine":
                 many = "" if one.share is None else f"{one.count:,} of {one.of} ({one.share:.1%})"
-                meaning = one.meaning.replace("|", "\\|")
-                lines.append(f"| {name} | {one.severity} | `{one.code}` | {many} | {meaning} |")
+                meaning = meaning_of(one).replace("|", "\\|")
+                lines.append(f"| {name} | {one.severity} | `{one.kind}` | {many} | {meaning} |")
     return "\n".join([*lines, ""])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from smorm.checks.findings import Finding
 from smorm.checks.plan import Plan
 from smorm.checks.report import Report, check
-from smorm.checks.scan import Reading
+from smorm.checks.scan import CheckedSource
 from smorm.data.reading import Source
 from tests.data.sources import jsonl
 
@@ -64,10 +64,10 @@ def checked(
     **settings: Any,
 ) -> Report:
     """The report on rows written to files."""
-    readings = [Reading(Source(jsonl(folder / "data.jsonl", rows)))]
+    readings = [CheckedSource(Source(jsonl(folder / "data.jsonl", rows)))]
     if held_out:
         dev = jsonl(folder / "dev.jsonl", held_out)
-        readings.append(Reading(Source(dev), held_out=True))
+        readings.append(CheckedSource(Source(dev), held_out=True))
     named = ()
     if against:
         named = (("bench", (Source(jsonl(folder / "bench.jsonl", against)),)),)
@@ -76,13 +76,13 @@ def checked(
 
 def found(report: Report, code: str) -> Finding:
     """The one finding of a code."""
-    (one,) = [finding for finding in report.findings if finding.code == code]
+    (one,) = [finding for finding in report.findings if finding.kind == code]
     return one
 
 
 def codes(report: Report) -> set[str]:
     """The codes of all findings."""
-    return {finding.code for finding in report.findings}
+    return {finding.kind for finding in report.findings}
 
 
 VOCABULARY = vocabulary()

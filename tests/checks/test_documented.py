@@ -1,51 +1,32 @@
-"""docs/check.md says what every finding means."""
+"""docs/check.md says what every finding means, and every finding has its sentences."""
 
 from __future__ import annotations
 
-import ast
+import re
+import string
 
 import pytest
 
-from smorm.checks.findings import Thresholds
+from smorm.checks.findings import FindingKind, Thresholds
+from smorm.checks.wording import WORDING
 from tests.conftest import ROOT
 
-SOURCES = [
-    *(ROOT / "src/smorm/data/checks").glob("*.py"),
-    *(ROOT / "src/smorm/checks").glob("*.py"),
-    ROOT / "src/smorm/checks/template.py",
-]
-MAKERS = {"Finding", "TemplateFault", "_one"}
 PAGE = (ROOT / "docs/check.md").read_text()
 
 
-def codes() -> set[str]:
-    """Every text in the code that has the form of a finding's code and is told as one."""
-    found: set[str] = set()
-    for path in SOURCES:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in MAKERS and node.args:
-                found |= constants(node.args[0])
-            if isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple):
-                found |= constants(node.value.elts[0])
-            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "code":
-                found |= constants(node.value)
-    return found
+@pytest.mark.parametrize("kind", FindingKind)
+def test_every_finding_is_documented_and_worded(kind):
+    assert f"`{kind}`" in PAGE
+    assert any(key.partition("/")[0] == kind for key in WORDING)
 
 
-def constants(node: ast.AST) -> set[str]:
-    """The text itself, or both texts of a choice."""
-    choice = [node.body, node.orelse] if isinstance(node, ast.IfExp) else [node]
-    return {one.value for one in choice if isinstance(one, ast.Constant)}
-
-
-def test_the_codes_are_found_in_the_code():
-    assert {"bad_records", "prompt_leakage", "double_bos", "length_bias"} <= codes()
-    assert len(codes()) > 35
-
-
-@pytest.mark.parametrize("code", sorted(codes()))
-def test_every_finding_is_documented(code):
-    assert f"`{code}`" in PAGE
+def test_the_sentences_end_as_sentences_do_and_name_their_numbers():
+    for key, wording in WORDING.items():
+        assert list(wording) in (["meaning"], ["meaning", "remedy"]), key
+        for text in wording.values():
+            fields = [name for _, name, _, _ in string.Formatter().parse(text) if name]
+            assert text.endswith((".", "}")), key
+            assert all(re.fullmatch("[a-z_]+", name) for name in fields), key
 
 
 def test_every_threshold_is_documented_where_it_is_kept():

@@ -9,7 +9,8 @@ import pytest
 
 from smorm.checks.plan import Plan
 from smorm.checks.report import check
-from smorm.checks.scan import Reading
+from smorm.checks.scan import CheckedSource
+from smorm.checks.wording import meaning
 from smorm.data.formats.helpsteer2 import ATTRIBUTES as HELPSTEER2
 from smorm.data.reading import Source
 from smorm.errors import DataError
@@ -26,7 +27,7 @@ def test_clean_pairs_and_ratings_have_no_fault(tmp_path):
     assert report.must_fix == 0
     assert report.records["train"] == {"preference": 200, "rated": 200}
     assert report.records["held_out"] == {"preference": 50, "rated": 50}
-    assert {f.severity for f in report.findings if f.code != "no_token_checks"} == {"fine"}
+    assert {f.severity for f in report.findings if f.kind != "no_token_checks"} == {"fine"}
 
 
 @pytest.mark.parametrize(
@@ -45,9 +46,9 @@ def test_bad_empty_and_equal_records_are_found_at_their_lines(tmp_path, row, cod
     finding = found(report, code)
     assert finding.severity == "must fix"
     assert finding.count == 1
-    assert reason in finding.meaning
+    assert reason in meaning(finding)
     assert finding.share == pytest.approx(1 / 21)
-    assert finding.places == (f"{tmp_path / 'data.jsonl'}:21",)
+    assert finding.locations == (f"{tmp_path / 'data.jsonl'}:21",)
 
 
 def test_a_nan_in_a_file_is_a_bad_record(tmp_path):
@@ -56,8 +57,8 @@ def test_a_nan_in_a_file_is_a_bad_record(tmp_path):
     assert report.must_fix == 0
     line = json.dumps({"prompt": "p", "response": "r", "scores": {"x": float("nan")}})
     path.write_text(path.read_text() + line + "\n")
-    report = check(Plan((Reading(Source(path)),)))
-    assert "not valid JSON" in found(report, "bad_records").meaning
+    report = check(Plan((CheckedSource(Source(path)),)))
+    assert "not valid JSON" in meaning(found(report, "bad_records"))
 
 
 def test_a_source_of_bad_records_alone_is_a_finding_and_not_an_error(tmp_path):
@@ -77,7 +78,7 @@ def test_copies_are_counted_beyond_the_first(tmp_path):
     finding = found(checked(tmp_path, [*rows, rows[7], rows[7], rows[8]]), "duplicate_records")
     assert finding.count == 3
     assert finding.severity == "look"
-    assert [place.rpartition(":")[2] for place in finding.places] == ["51", "52", "53"]
+    assert [place.rpartition(":")[2] for place in finding.locations] == ["51", "52", "53"]
 
 
 def test_the_same_texts_with_another_label_or_rating_are_no_copies(tmp_path):
@@ -93,7 +94,7 @@ def test_records_that_are_nearly_the_same_are_found(tmp_path):
     report = checked(tmp_path, [*rows, twin])
     finding = found(report, "near_duplicate_records")
     assert finding.count == 2
-    assert [place.rpartition(":")[2] for place in finding.places] == ["31", "101"]
+    assert [place.rpartition(":")[2] for place in finding.locations] == ["31", "101"]
     assert found(report, "near_duplicate_prompts").count == 2
 
 
@@ -120,7 +121,7 @@ def test_one_response_rated_differently_is_found(tmp_path):
     other["scores"]["helpful"] += other["scores"]["helpful"] == 2
     finding = found(checked(tmp_path, [*rows, other]), "conflicting_ratings")
     assert (finding.count, finding.severity) == (1, "look")
-    assert [place.rpartition(":")[2] for place in finding.places] == ["4", "101"]
+    assert [place.rpartition(":")[2] for place in finding.locations] == ["4", "101"]
     many = [{**row, "scores": {"helpful": 9.0}} for row in rows[:10]]
     assert found(checked(tmp_path, rows + many), "conflicting_ratings").severity == "must fix"
 
@@ -132,12 +133,12 @@ def test_attributes_that_are_constant_rarely_rated_or_out_of_range_are_found(tmp
         row["scores"]["rare"] = 0.5 + at if at < 10 else None
     rows[4]["scores"]["helpful"] = 5
     report = checked(tmp_path, rows, ranges={"helpful": (0, 4), "honest": (0, 1)})
-    assert "dull is always 3" in found(report, "constant_attribute").meaning
+    assert "dull is always 3" in meaning(found(report, "constant_attribute"))
     rare = found(report, "missing_ratings")
     assert (rare.count, rare.share) == (50, 50 / 60)
     outside = found(report, "out_of_range")
     assert (outside.count, outside.severity) == (1, "must fix")
-    assert outside.places == (f"{tmp_path / 'data.jsonl'}:5",)
+    assert outside.locations == (f"{tmp_path / 'data.jsonl'}:5",)
     table = report.attributes
     assert table["helpful"]["integers"] == 1.0
     assert table["honest"]["integers"] < 0.1
@@ -150,8 +151,8 @@ def test_a_published_scale_is_known_by_the_format(tmp_path):
             for at in range(20)]  # fmt: skip
     rows[11]["verbosity"] = 5
     path = jsonl(tmp_path / "h.jsonl", rows)
-    report = check(Plan((Reading(Source(path, format="helpsteer2")),)))
-    assert "verbosity" in found(report, "out_of_range").meaning
+    report = check(Plan((CheckedSource(Source(path, format="helpsteer2")),)))
+    assert "verbosity" in meaning(found(report, "out_of_range"))
 
 
 def test_a_set_whose_longer_side_wins_is_told_with_its_interval(tmp_path):
@@ -166,7 +167,7 @@ def test_a_set_whose_longer_side_wins_is_told_with_its_interval(tmp_path):
     ]
     finding = found(checked(tmp_path, rows), "length_bias")
     assert (finding.severity, finding.count) == ("look", 80)
-    assert "0.800 [0.7" in finding.meaning
+    assert "0.800 [0.7" in meaning(finding)
 
 
 def test_an_attribute_that_goes_with_length_is_told(tmp_path):
@@ -175,8 +176,8 @@ def test_an_attribute_that_goes_with_length_is_told(tmp_path):
         row["scores"]["verbosity"] = len(row["response"].split())
     report = checked(tmp_path, rows)
     finding = found(report, "attribute_length")
-    assert "verbosity goes with length" in finding.meaning
-    assert "Spearman 1.000" in finding.meaning
+    assert "verbosity correlates with length" in meaning(finding)
+    assert "Spearman 1.000" in meaning(finding)
 
 
 def test_held_out_prompts_in_training_must_be_fixed_exact_or_near(tmp_path):
@@ -186,9 +187,9 @@ def test_held_out_prompts_in_training_must_be_fixed_exact_or_near(tmp_path):
     report = checked(tmp_path, rows, [*held_out[2:], exact, near])
     leak, nearly = found(report, "prompt_leakage"), found(report, "near_prompt_leakage")
     assert (leak.count, leak.severity) == (1, "must fix")
-    assert leak.places == (f"{tmp_path / 'dev.jsonl'}:29",)
+    assert leak.locations == (f"{tmp_path / 'dev.jsonl'}:29",)
     assert (nearly.count, nearly.severity) == (1, "must fix")
-    assert nearly.places == (f"{tmp_path / 'dev.jsonl'}:30",)
+    assert nearly.locations == (f"{tmp_path / 'dev.jsonl'}:30",)
 
 
 def test_a_benchmarks_items_are_found_by_prompt_and_by_response(tmp_path):
@@ -201,7 +202,7 @@ def test_a_benchmarks_items_are_found_by_prompt_and_by_response(tmp_path):
     finding = found(report, "benchmark_overlap")
     assert (finding.count, finding.severity) == (2, "must fix")
     assert report.benchmarks["bench"] == {"items": 50, "prompts": 1, "responses": 1, "either": 2}
-    assert [place.rpartition(":")[2] for place in finding.places] == ["101", "102"]
+    assert [place.rpartition(":")[2] for place in finding.locations] == ["101", "102"]
     alone = found(checked(tmp_path, [*rows, stolen[1]], against=bench), "benchmark_overlap")
     assert (alone.count, alone.severity) == (1, "look")  # a response may be a stock phrase
 
@@ -241,7 +242,7 @@ def test_prompts_in_several_sources_are_told_by_kind(tmp_path):
         jsonl(tmp_path / f"{name}.jsonl", content)
         for name, content in (("a", rows), ("b", other), ("c", ratings))
     ]
-    report = check(Plan(tuple(Reading(Source(path)) for path in paths)))
+    report = check(Plan(tuple(CheckedSource(Source(path)) for path in paths)))
     same = found(report, "prompts_in_several_sources")
     assert (same.count, same.severity) == (1, "look")
     mixed = found(report, "prompts_of_several_kinds")

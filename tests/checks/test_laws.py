@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from smorm.checks.plan import Plan
 from smorm.checks.report import check
-from smorm.checks.scan import Reading
+from smorm.checks.scan import CheckedSource
 from smorm.data.reading import Source
 from tests.checks.made import checked, pairs, rated
 from tests.data.sources import jsonl
@@ -41,7 +41,7 @@ def told(report) -> dict:
     """All of a report but the places, which name lines."""
     values = report.as_dict()
     values["findings"] = sorted(
-        (replace(one, places=()) for one in report.findings), key=lambda one: str(one)
+        (replace(one, locations=()) for one in report.findings), key=lambda one: str(one)
     )
     del values["sources"]
     return values
@@ -68,11 +68,11 @@ def test_cutting_a_file_in_two_changes_no_total(tmp_path_factory, seed, share):
     whole = [jsonl(folder / "all.jsonl", rows)]
     halves = [jsonl(folder / "a.jsonl", rows[:cut]), jsonl(folder / "b.jsonl", rows[cut:])]
     one, two = (
-        told(check(Plan(tuple(Reading(Source(path)) for path in paths))))
+        told(check(Plan(tuple(CheckedSource(Source(path)) for path in paths))))
         for paths in (whole, halves)
     )
     several = {"prompts_in_several_sources"}  # of course
-    two["findings"] = [f for f in two["findings"] if f.code not in several]
+    two["findings"] = [f for f in two["findings"] if f.kind not in several]
     assert one == two
 
 

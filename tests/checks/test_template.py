@@ -9,6 +9,7 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 
 from smorm.checks.template import audit_template, clock_macro
+from smorm.checks.wording import meaning
 from smorm.errors import ModelError
 from tests.text.styles import CHATML, LLAMA3, STYLES, TEMPLATES, build, shared, stories
 
@@ -23,7 +24,7 @@ LLAMA31 = (
 
 def faults(style: str, template: str, **settings) -> dict[str, str]:
     """Severity of each fault of a template under a style's tokenizer."""
-    return {f.code: f.severity for f in audit_template(shared(style), template, **settings)}
+    return {f.kind: f.severity for f in audit_template(shared(style), template, **settings)}
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -125,14 +126,14 @@ def test_a_conversation_that_ends_with_a_word_of_its_answer_is_told():
 def test_pad_equal_to_eos_does_harm_only_where_a_conversation_ends_with_it():
     tokenizer = build("mistral")
     tokenizer.pad_token = tokenizer.eos_token
-    (pad,) = [f for f in audit_template(tokenizer) if f.code == "pad_is_eos"]
+    (pad,) = [f for f in audit_template(tokenizer) if f.kind == "pad_is_eos"]
     assert pad.severity == "must fix"
-    assert "'<unk>'" in pad.meaning
-    (pad,) = [f for f in audit_template(tokenizer, pad_is_settled=True) if f.code == "pad_is_eos"]
+    assert "'<unk>'" in meaning(pad)
+    (pad,) = [f for f in audit_template(tokenizer, pad_is_settled=True) if f.kind == "pad_is_eos"]
     assert pad.severity == "look"
     tokenizer = build("chatml")  # ends with a newline after <|im_end|>
     tokenizer.pad_token = tokenizer.eos_token
-    (pad,) = [f for f in audit_template(tokenizer) if f.code == "pad_is_eos"]
+    (pad,) = [f for f in audit_template(tokenizer) if f.kind == "pad_is_eos"]
     assert pad.severity == "fine"
 
 
@@ -149,7 +150,7 @@ def test_a_template_that_cannot_be_parsed_is_an_error_in_one_line():
 def test_a_tokenizer_without_a_template_is_asked_about_the_plain_one():
     tokenizer = build("llama3")
     tokenizer.chat_template = None
-    found = {f.code: f.severity for f in audit_template(tokenizer)}
+    found = {f.kind: f.severity for f in audit_template(tokenizer)}
     assert "must fix" not in found.values()
 
 
@@ -160,11 +161,11 @@ def test_a_tokenizer_that_adds_bos_only_by_its_processor_is_seen_as_such():
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", begin)]
     )
-    assert "bos_left_out" in {f.code for f in audit_template(tokenizer)}
+    assert "bos_left_out" in {f.kind for f in audit_template(tokenizer)}
 
 
 @pytest.mark.data
 def test_the_stories_tokenizer_pads_with_the_eos_that_the_plain_template_ends_with(data_folder):
     tokenizer = stories(data_folder / "stories260k" / "hf")
-    found = {f.code: f.severity for f in audit_template(tokenizer)}
+    found = {f.kind: f.severity for f in audit_template(tokenizer)}
     assert found["pad_is_eos"] == "must fix"

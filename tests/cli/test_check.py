@@ -54,7 +54,7 @@ def test_a_clean_file_gives_a_page_and_exit_code_0(check, tmp_path):
     assert content["must_fix"] == 0
     assert content["records"]["train"] == {"preference": 40, "rated": 40}
     assert f"data: {data}: 40 preference, 40 rated" in page
-    assert "no tokenizer was named" in page
+    assert "No tokenizer was named" in page
     assert "lengths in words" in page
     assert "0 must fix" in page
     assert findings["no_token_checks"]["severity"] == "look"
@@ -132,7 +132,7 @@ def test_a_models_tokenizer_counts_tokens_and_finds_what_the_limit_does(check, t
     assert findings["over_limit"]["count"] == 2
     assert findings["over_limit"]["places"] == [f"{data}:5", f"{data}:6"]
     assert (
-        "1 would fit with a shorter prompt, 1 have responses" in findings["over_limit"]["meaning"]
+        "1 would fit with a shorter prompt; 1 have responses" in findings["over_limit"]["meaning"]
     )
     assert findings["equal_if_cut"]["count"] == 2  # a prompt over the limit leaves nothing either
     assert findings["control_tokens"]["places"] == [f"{data}:7"]
@@ -161,7 +161,7 @@ def test_a_faulty_template_of_a_model_gives_exit_code_1(check, tmp_path, model, 
     assert left == 1
     assert findings[code]["severity"] == "must fix"
     if code == "double_bos":  # such a template cannot count tokens: said, and done in words
-        assert "lengths are in words" in findings["template_unusable"]["meaning"]
+        assert "Lengths are in words" in findings["template_unusable"]["meaning"]
         assert content["unit"] == "words"
 
 
@@ -194,7 +194,7 @@ def test_a_runs_config_says_what_is_checked_and_how(check, tmp_path):
     ]  # fmt: skip
     code, _, findings, _, _ = check("--config", path, "--max-tokens", 8)
     assert code == 1
-    assert "the run would stop at the first" in findings["over_limit"]["meaning"]
+    assert "The run would stop at the first" in findings["over_limit"]["meaning"]
 
 
 def test_a_config_that_trains_its_tokenizer_is_checked_with_that_one(check, tmp_path):
@@ -215,7 +215,7 @@ def test_a_config_that_trains_its_tokenizer_is_checked_with_that_one(check, tmp_
     code, _, findings, content, _ = check("--config", path, "--max-tokens", 200)
     assert code == 1  # the bad record is a finding, and ends nothing
     assert findings["bad_records"]["count"] == 1
-    assert "the run leaves them out" in findings["over_limit"]["meaning"]
+    assert "The run drops them" in findings["over_limit"]["meaning"]
     assert not (tmp_path / "run").exists()
 
 

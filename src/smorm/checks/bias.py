@@ -1,23 +1,23 @@
-"""How labels go with length: the shortcut that a reward model learns first."""
+"""How labels correlate with length: the shortcut that a reward model learns first."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from smorm.checks.columns import Table
-from smorm.checks.findings import Finding, Thresholds, among
-from smorm.checks.labels import ratings_of
-from smorm.checks.lengths import response_lengths
-from smorm.checks.shingles import Hashes, Ints
+from smorm.arrays import Ints
+from smorm.checks.findings import FINE, LOOK, Finding, FindingKind, Thresholds
+from smorm.checks.shingles import Hashes
+from smorm.checks.table import Table
 from smorm.evaluation.baselines import longer_wins
 from smorm.evaluation.correlation import spearman_metric
 from smorm.evaluation.metrics import Metric, share_metric
 
 MOST_RATINGS = 20_000
-"""Ratings of an attribute that its correlation is taken of: those with the smallest hashes where
+"""Ratings of an attribute that its correlation is computed of: those with the smallest hashes where
 there are more, so that the order of records has no influence."""
 
 
@@ -35,77 +35,74 @@ class Bias:
     ties: int = 0
     correlations: Mapping[str, Metric] = field(default_factory=dict)
 
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON object."""
+        longer_wins = None
+        if self.longer_wins is not None:
+            longer_wins = self.longer_wins.as_dict()
+        return {
+            "unit": self.unit,
+            "longer_wins": longer_wins,
+            "ties": self.ties,
+            "attributes": {name: metric.as_dict() for name, metric in self.correlations.items()},
+        }
+
 
 def measure_bias(table: Table, unit: str) -> Bias:
     """Over training records; lengths in `words` or `tokens`."""
     rows = table.rows("preference")
-    chosen, rejected = (response_lengths(table, rows, side, unit) for side in (0, 1))
+    chosen, rejected = (table.response_lengths(rows, side, unit) for side in (0, 1))
     known = (chosen >= 0) & (rejected >= 0)
-    wins, ties = None, 0
-    if known.any():
-        outcomes, ties = longer_wins(
-            chosen[known].astype(np.float64), rejected[known].astype(np.float64)
-        )
-        wins = share_metric(outcomes, _clusters(table, rows[known]))
-    return Bias(unit, wins, ties, _correlations(table, unit))
+    correlations = _correlations(table, unit)
+    if not known.any():
+        return Bias(unit, correlations=correlations)
+    outcomes, ties = longer_wins(
+        chosen[known].astype(np.float64), rejected[known].astype(np.float64)
+    )
+    share = share_metric(outcomes, _clusters(table, rows[known]))
+    return Bias(unit, share, ties, correlations)
 
 
 def _clusters(table: Table, rows: Ints) -> Hashes:
-    """The prompt's hash; of records without a prompt each is a cluster of its own."""
+    """The prompt's hash; a record without a prompt is a cluster of its own."""
     records = table.records
-    alone = records["has_prompt"][rows] == 0
-    return np.where(alone, records["texts"][rows], records["prompt"][rows])
+    unprompted = records["has_prompt"][rows] == 0
+    return np.where(unprompted, records["texts"][rows], records["prompt"][rows])
 
 
 def _correlations(table: Table, unit: str) -> dict[str, Metric]:
-    found = {}
+    correlations = {}
     for column, name in enumerate(table.attributes):
-        values, rows = ratings_of(table, column)
-        lengths = response_lengths(table, rows, 0, unit)
+        values, rows = table.ratings_of(column)
+        lengths = table.response_lengths(rows, 0, unit)
         known = np.flatnonzero(lengths >= 0)
         order = np.lexsort((values[known], table.records["record"][rows[known]]))
-        kept = known[order[:MOST_RATINGS]]
-        if len(kept):
-            length = lengths[kept].astype(np.float64)
-            found[name] = spearman_metric(values[kept], length, _clusters(table, rows[kept]))
-    return found
+        sample = known[order[:MOST_RATINGS]]
+        if len(sample):
+            length = lengths[sample].astype(np.float64)
+            clusters = _clusters(table, rows[sample])
+            correlations[name] = spearman_metric(values[sample], length, clusters)
+    return correlations
 
 
 def bias_findings(bias: Bias, limits: Thresholds) -> list[Finding]:
-    """Where length says more about the label than it should."""
-    found = []
-    if bias.longer_wins is not None:
-        found.append(_wins(bias.longer_wins, bias, limits))
+    """The share of longer sides, and attributes that correlate with length too much."""
+    findings = []
+    wins = bias.longer_wins
+    if wins is not None:
+        far = abs(wins.value - 0.5) > limits.length_wins
+        significant = not wins.low <= 0.5 <= wins.high
+        case, severity = "", FINE
+        if far and significant:
+            case, severity = "longer", LOOK
+            if wins.value < 0.5:
+                case = "shorter"
+        kind = FindingKind.LENGTH_BIAS
+        numbers: dict[str, Any] = {"share_longer": wins}
+        count = round(wins.value * wins.n)
+        findings.append(Finding(kind, severity, count, wins.n, "training pairs", numbers, case))
     for name, metric in bias.correlations.items():
         if abs(metric.value) > limits.length_correlation:
-            meaning = (
-                f"{name} goes with length in {bias.unit} (Spearman {_told(metric)}): its row can "
-                "be had from length alone; compare with the length-only number of smorm eval"
-            )
-            found.append(Finding("attribute_length", "look", metric.n, meaning))
-    return found
-
-
-def _wins(metric: Metric, bias: Bias, limits: Thresholds) -> Finding:
-    away = abs(metric.value - 0.5) > limits.length_wins
-    sure = not metric.low <= 0.5 <= metric.high
-    which = "longer" if metric.value >= 0.5 else "shorter"
-    meaning = f"the longer side is chosen in {_told(metric)} of the pairs, ties half"
-    if away and sure:
-        meaning += (
-            f": a model can win by preferring {which} answers; balance the pairs, or watch "
-            "length_only_accuracy and add a rated attribute that does not go with length"
-        )
-    return Finding(
-        "length_bias",
-        "look" if away and sure else "fine",
-        round(metric.value * metric.n),
-        meaning,
-        **among(round(metric.value * metric.n), metric.n, "training pairs"),
-    )
-
-
-def _told(metric: Metric) -> str:
-    if np.isnan(metric.low):
-        return f"{metric.value:.3f}"
-    return f"{metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}]"
+            numbers = {"attribute": name, "unit": bias.unit, "correlation": metric}
+            findings.append(Finding(FindingKind.ATTRIBUTE_LENGTH, LOOK, metric.n, numbers=numbers))
+    return findings

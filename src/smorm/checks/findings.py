@@ -1,14 +1,76 @@
-"""A finding, and the table of thresholds that decides how bad it is."""
+"""A finding of a check, and the thresholds that decide its severity. Its text is in `wording`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
 
-Severity = Literal["must fix", "look", "fine"]
-SEVERITIES: tuple[Severity, ...] = ("must fix", "look", "fine")
-PLACES = 5
+MAX_LOCATIONS = 5
+
+
+class Severity(StrEnum):
+    """What a finding asks for; the value is its spelling in files."""
+
+    MUST_FIX = "must fix"
+    LOOK = "look"
+    FINE = "fine"
+
+
+MUST_FIX, LOOK, FINE = Severity
+
+
+class FindingKind(StrEnum):
+    """Everything that a check can find; the value is its spelling in files."""
+
+    # of the sources and what the readers counted
+    NO_USABLE_RECORD = "no_usable_record"
+    BAD_RECORDS = "bad_records"
+    EMPTY_SIDES = "empty_sides"
+    EQUAL_SIDES = "equal_sides"
+    COUNTED = "counted"
+    BENCHMARK_COUNTED = "benchmark_counted"
+    # of tokens and the limit
+    NO_TOKEN_CHECKS = "no_token_checks"
+    NOT_RENDERED = "not_rendered"
+    CONTROL_TOKENS = "control_tokens"
+    OVER_LIMIT = "over_limit"
+    EQUAL_TOKENS = "equal_tokens"
+    EQUAL_IF_CUT = "equal_if_cut"
+    # of copies
+    DUPLICATE_RECORDS = "duplicate_records"
+    NEAR_DUPLICATE_RECORDS = "near_duplicate_records"
+    NEAR_DUPLICATE_PROMPTS = "near_duplicate_prompts"
+    PROMPT_LEAKAGE = "prompt_leakage"
+    NEAR_PROMPT_LEAKAGE = "near_prompt_leakage"
+    PROMPTS_IN_SEVERAL_SOURCES = "prompts_in_several_sources"
+    PROMPTS_OF_SEVERAL_KINDS = "prompts_of_several_kinds"
+    BENCHMARK_OVERLAP = "benchmark_overlap"
+    # of labels
+    CONFLICTING_PAIRS = "conflicting_pairs"
+    CONFLICTING_RATINGS = "conflicting_ratings"
+    CONSTANT_ATTRIBUTE = "constant_attribute"
+    MISSING_RATINGS = "missing_ratings"
+    OUT_OF_RANGE = "out_of_range"
+    LENGTH_BIAS = "length_bias"
+    ATTRIBUTE_LENGTH = "attribute_length"
+    # of the chat template
+    TEMPLATE_UNUSABLE = "template_unusable"
+    TEMPLATE_REFUSES = "template_refuses"
+    TEMPLATE_RANDOM = "template_random"
+    TEMPLATE_DATE = "template_date"
+    TEMPLATE_DROPS_RESPONSE = "template_drops_response"
+    TEMPLATE_DROPS_TURN = "template_drops_turn"
+    TEMPLATE_DROPS_SYSTEM = "template_drops_system"
+    TEMPLATE_DROPS_ROLE = "template_drops_role"
+    TEMPLATE_GENERATION_PROMPT = "template_generation_prompt"
+    DOUBLE_BOS = "double_bos"
+    DOUBLE_BOS_ELSEWHERE = "double_bos_elsewhere"
+    BOS_LEFT_OUT = "bos_left_out"
+    NO_END_TOKEN = "no_end_token"
+    END_IS_PLAIN = "end_is_plain"
+    PAD_IS_EOS = "pad_is_eos"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +84,7 @@ class Thresholds:
         near_leakage: share of held-out prompts with a near twin in training that must be fixed. An
             exact twin must always be.
         conflicts: share of pairs whose opposite is in the data too that must be fixed.
-        rating_spread: part of an attribute's range by which two ratings of one response differ
+        rating_spread: fraction of an attribute's range by which two ratings of one response differ
             before they are called conflicting.
         rating_conflicts: share of rated responses with conflicting ratings that must be fixed.
         overlap: share of a benchmark's items whose prompt is in the data that must be fixed; fewer,
@@ -53,57 +115,43 @@ THRESHOLDS = Thresholds()
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing found.
+    """One finding.
 
     Attributes:
-        code: a short name that does not change.
-        count: how many.
-        of: what they are counted among, in words ("7,550 pairs"); "" where there is no such thing.
-        share: `count` as a share of those, or None.
-        meaning: what it means and what to do, in one sentence.
-        places: up to five of them, as `file:line`, in the order of reading.
+        count: number of things found, of `total` things of a `unit` ("training pairs").
+        numbers: what its sentence names: counts, attributes, tokens, metrics.
+        case: which of the kind's sentences applies, where it has several.
+        locations: up to five of them, as `file:line`, in the order of reading.
     """
 
-    code: str
+    kind: FindingKind
     severity: Severity
-    count: int
-    meaning: str
-    of: str = ""
-    share: float | None = None
-    places: tuple[str, ...] = ()
+    count: int = 1
+    total: int | None = None
+    unit: str = ""
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    case: str = ""
+    locations: tuple[str, ...] = ()
 
-    def as_dict(self) -> dict[str, Any]:
-        """The JSON object."""
-        return asdict(self)
+    @property
+    def of(self) -> str:
+        """The total in words ("7,550 pairs"), or "" where there is none."""
+        return self.unit if self.total is None else f"{self.total:,} {self.unit}"
 
-
-def among(count: int, total: int, noun: str) -> dict[str, Any]:
-    """`of` and `share` of a finding: so many of so many things."""
-    return {"of": f"{total:,} {noun}", "share": count / total if total else None}
+    @property
+    def share(self) -> float | None:
+        """The count as a share of the total, or None."""
+        return self.count / self.total if self.total else None
 
 
 def severest_first(findings: Iterable[Finding]) -> list[Finding]:
-    """Sorted by severity; within one, as they came."""
-    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+    """Sorted by severity; findings of one severity keep their order."""
+    order = list(Severity)
+    return sorted(findings, key=lambda finding: order.index(finding.severity))
 
 
-@dataclass(slots=True)
-class Tally:
-    """Counts by code, each with the first few places."""
-
-    counts: dict[str, int] = field(default_factory=dict)
-    places: dict[str, list[str]] = field(default_factory=dict)
-
-    def add(self, code: str, where: str) -> None:
-        """Count one more, seen at `where`."""
-        self.counts[code] = self.counts.get(code, 0) + 1
-        kept = self.places.setdefault(code, [])
-        if len(kept) < PLACES:
-            kept.append(where)
-
-    def __getitem__(self, code: str) -> int:
-        return self.counts.get(code, 0)
-
-    def where(self, code: str) -> tuple[str, ...]:
-        """The first places of a code."""
-        return tuple(self.places.get(code, ()))
+def above(share: float, threshold: float, worse: Severity, better: Severity) -> Severity:
+    """The worse severity for a share above the threshold."""
+    if share > threshold:
+        return worse
+    return better

@@ -1,93 +1,164 @@
-"""Labels that contradict each other: a pair and its opposite, one response with two ratings."""
+"""Labels and ratings: contradictions, ranges, missing, constant and out-of-range attributes."""
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Mapping
+from typing import Any
 
-from smorm.checks.columns import Flags, Table
-from smorm.checks.findings import Finding, Thresholds, among
-from smorm.checks.shingles import Ints
+import numpy as np
+
+from smorm.arrays import Floats, Ints
+from smorm.checks.findings import LOOK, MUST_FIX, Finding, FindingKind, Thresholds, above
+from smorm.checks.shingles import Hashes
+from smorm.checks.table import Table
+
+Range = tuple[float, float]
+
+PUBLISHED: dict[str, Range] = {"helpsteer2": (0.0, 4.0), "ultrafeedback": (1.0, 5.0)}
+"""Scales of formats whose publishers state one."""
 
 
 def label_findings(table: Table, limits: Thresholds) -> list[Finding]:
-    """Conflicts among training records."""
+    """Contradictions among training records."""
     return [*_opposite_pairs(table, limits), *_conflicting_ratings(table, limits)]
 
 
 def _opposite_pairs(table: Table, limits: Thresholds) -> list[Finding]:
-    """Pairs over the same prompt and the same two responses, of which some prefer each one."""
+    """Pairs over the same prompt and the same two responses, labelled both ways."""
     rows = table.rows("preference")
     if not len(rows):
         return []
     group, groups = _grouped(table.records["texts"][rows])
     flipped = np.bincount(group, table.records["flipped"][rows], groups)
-    both = (flipped > 0) & (flipped < np.bincount(group, minlength=groups))
-    found = rows[both[group]]
-    if not len(found):
+    sizes = np.bincount(group, minlength=groups)
+    contradictory = (flipped > 0) & (flipped < sizes)
+    opposite = rows[contradictory[group]]
+    if not len(opposite):
         return []
-    share = len(found) / len(rows)
+    severity = above(len(opposite) / len(rows), limits.conflicts, MUST_FIX, LOOK)
+    kind, locations = FindingKind.CONFLICTING_PAIRS, table.locations(opposite)
     return [
-        Finding(
-            "conflicting_pairs",
-            "must fix" if share > limits.conflicts else "look",
-            len(found),
-            "pairs of the same two responses with opposite labels: they pull against each other; "
-            "keep the majority's label, or none",
-            places=table.places(found),
-            **among(len(found), len(rows), "training pairs"),
-        )
+        Finding(kind, severity, len(opposite), len(rows), "training pairs", locations=locations)
     ]
 
 
-def _grouped(keys: NDArray[np.uint64]) -> tuple[Ints, int]:
-    """Number of each key's group, and how many groups there are."""
-    distinct, group = np.unique(keys, return_inverse=True)
-    return group.astype(np.int64), len(distinct)
-
-
 def _conflicting_ratings(table: Table, limits: Thresholds) -> list[Finding]:
-    """One prompt and response rated more than once, by ratings that lie far apart."""
+    """One prompt and response rated more than once and differently."""
     rows = table.rows("rated")
     if not len(rows):
         return []
     responses, total = _grouped(table.responses["text"][table.first_response()[rows]])
-    number = np.full(len(table), -1)
-    number[rows] = responses
+    group_of_row = np.full(len(table), -1)
+    group_of_row[rows] = responses
     differing, far = np.zeros(total, dtype=bool), np.zeros(total, dtype=bool)
     for column in range(len(table.attributes)):
-        values, at = ratings_of(table, column)
-        if not len(values):
-            continue
-        width = _widths(number[at], values, total)
-        differing |= width > 0
-        far |= width > limits.rating_spread * float(np.ptp(values))
+        values, rated = table.ratings_of(column)
+        if len(values):
+            widths = _widths(group_of_row[rated], values, total)
+            differing |= widths > 0
+            far |= widths > limits.rating_spread * float(np.ptp(values))
     if not differing.any():
         return []
-    found = rows[differing[responses]]
-    share = float(far.sum()) / total
-    return [
-        Finding(
-            "conflicting_ratings",
-            "must fix" if share > limits.rating_conflicts else "look",
-            int(differing.sum()),
-            f"a response rated more than once and differently, {int(far.sum())} of them by more "
-            f"than {limits.rating_spread:.0%} of the attribute's range: average the raters",
-            places=table.places(found),
-            **among(int(differing.sum()), total, "rated responses"),
-        )
-    ]
+    severity = above(float(far.sum()) / total, limits.rating_conflicts, MUST_FIX, LOOK)
+    numbers = {"far": int(far.sum()), "fraction": limits.rating_spread}
+    count, locations = int(differing.sum()), table.locations(rows[differing[responses]])
+    kind = FindingKind.CONFLICTING_RATINGS
+    return [Finding(kind, severity, count, total, "rated responses", numbers, locations=locations)]
 
 
-def ratings_of(table: Table, column: int) -> tuple[NDArray[np.float64], Ints]:
-    """An attribute's training ratings and the records that they are of."""
-    own: Flags = (table.ratings["column"] == column) & table.train[table.ratings["row"]]
-    return table.ratings["value"][own], table.ratings["row"][own]
+def _grouped(keys: Hashes) -> tuple[Ints, int]:
+    """Number of each key's group, and the number of groups."""
+    distinct, group = np.unique(keys, return_inverse=True)
+    return group.astype(np.int64), len(distinct)
 
 
-def _widths(groups: Ints, values: NDArray[np.float64], total: int) -> NDArray[np.float64]:
+def _widths(groups: Ints, values: Floats, total: int) -> Floats:
     """Largest less smallest value of each group, 0 for a group without one."""
     low, high = np.full(total, np.inf), np.full(total, -np.inf)
     np.minimum.at(low, groups, values)
     np.maximum.at(high, groups, values)
     return np.where(high >= low, high - low, 0.0)
+
+
+def summarise(table: Table) -> dict[str, dict[str, Any]]:
+    """Every attribute that some training record rates, in order of appearance.
+
+    `missing` is the number of rated records without it, `integers` the share of ratings that are
+    whole numbers, `distinct` the number of different values.
+    """
+    rated = len(table.rows("rated"))
+    summaries = {}
+    for column, name in enumerate(table.attributes):
+        # Sorted, so that the order of records cannot change the rounding of the mean.
+        values = np.sort(table.ratings_of(column)[0])
+        if len(values):
+            summaries[name] = {
+                "n": len(values),
+                "missing": rated - len(values),
+                "min": float(values[0]),
+                "max": float(values[-1]),
+                "mean": float(values.mean()),
+                "deviation": float(values.std()),
+                "integers": float((values == np.round(values)).mean()),
+                "distinct": len(np.unique(values)),
+            }
+    return summaries
+
+
+def attribute_findings(
+    table: Table, ranges: Mapping[str, Range], by_source: Mapping[int, Range], limits: Thresholds
+) -> list[Finding]:
+    """Constant, mostly missing and out-of-range attributes.
+
+    Args:
+        ranges: lowest and highest value of attributes, as the user states them.
+        by_source: those of all attributes of a source, by its index; `ranges` take precedence.
+    """
+    findings: list[Finding] = []
+    for name, summary in summarise(table).items():
+        count, missing = summary["n"], summary["missing"]
+        numbers = {"attribute": name, "value": summary["min"]}
+        if summary["min"] == summary["max"]:
+            kind = FindingKind.CONSTANT_ATTRIBUTE
+            findings.append(Finding(kind, LOOK, count, count, "ratings", numbers))
+        if missing / (missing + count) > limits.missing:
+            kind, total = FindingKind.MISSING_RATINGS, missing + count
+            findings.append(Finding(kind, LOOK, missing, total, "rated records", numbers))
+    return [*findings, *_out_of_range(table, ranges, by_source)]
+
+
+def _out_of_range(
+    table: Table, ranges: Mapping[str, Range], by_source: Mapping[int, Range]
+) -> list[Finding]:
+    findings = []
+    for column, name in enumerate(table.attributes):
+        selected = table.ratings["column"] == column
+        rows, values = table.ratings["row"][selected], table.ratings["value"][selected]
+        if name in ranges:
+            low, high = np.full((2, len(rows)), np.array(ranges[name])[:, None])
+        else:
+            low, high = _published_limits(table, rows, by_source)
+        outside: Ints = rows[(values < low) | (values > high)]
+        if not len(outside):
+            continue
+        numbers = {"attribute": name, "low": values.min(), "high": values.max()}
+        case = "published"
+        if name in ranges:
+            case = "stated"
+            numbers["stated_low"], numbers["stated_high"] = ranges[name]
+        kind, count, locations = FindingKind.OUT_OF_RANGE, len(outside), table.locations(outside)
+        findings.append(
+            Finding(kind, MUST_FIX, count, len(values), "ratings", numbers, case, locations)
+        )
+    return findings
+
+
+def _published_limits(
+    table: Table, rows: Ints, by_source: Mapping[int, Range]
+) -> tuple[Floats, Floats]:
+    """Lowest and highest value of each rating; infinite where its source states none."""
+    sources = table.records["source"][rows]
+    low, high = np.full(len(rows), -np.inf), np.full(len(rows), np.inf)
+    for source, (least, most) in by_source.items():
+        low[sources == source], high[sources == source] = least, most
+    return low, high

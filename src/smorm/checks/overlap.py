@@ -2,9 +2,9 @@
 
 The rule is that of GPT-3's contamination study (Brown et al., 2020, appendix C), without its
 removal of runs that are in many documents: a boilerplate instruction that data and benchmark
-share is told as an overlap. A text of 5 to 12 words must stand whole in the data, as a text of its
-own; a shorter one is never told. Runs are compared by 64-bit hashes: a billion runs of data against
-a million of a benchmark give a false hit with a chance of 5e-5.
+share counts as an overlap. A text of 5 to 12 words must stand whole in the data, as a text of its
+own; a shorter one never counts. Runs are compared by 64-bit hashes: a billion runs of data against
+a million of a benchmark give a false hit with a probability of 5e-5.
 
 Shapes: G runs of all benchmarks, U distinct ones, I items.
 """
@@ -18,9 +18,10 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from smorm.checks.columns import Table, responses_of
-from smorm.checks.findings import Finding, Thresholds, among
-from smorm.checks.shingles import Hashes, Ints, grams, words_of
+from smorm.arrays import Bools, Ints
+from smorm.checks.findings import FINE, LOOK, MUST_FIX, Finding, FindingKind, Thresholds
+from smorm.checks.shingles import Hashes, grams, words_of
+from smorm.checks.table import Table, responses_of
 from smorm.data.records import Messages, Record
 
 _NEVER = np.iinfo(np.int64).max
@@ -29,18 +30,18 @@ PROMPT, RESPONSE = 0, 1
 
 
 def text_of(messages: Messages) -> str:
-    """The texts of a conversation's part, one after the other."""
+    """The texts of messages, one after the other."""
     return "\n".join(message.content for message in messages)
 
 
 @dataclass(slots=True)
 class Benchmarks:
-    """The runs of words of named benchmarks, and which of them were met in the data.
+    """The runs of words of named benchmarks, and which of them are in the data.
 
     Attributes:
         names: of the benchmarks, and `sizes` their numbers of items.
         hashes: distinct runs [U], sorted.
-        runs, items, sides: of each run of an item, its place in `hashes`, the item (counted over
+        runs, items, sides: of each run of an item its index in `hashes`, the item (counted over
             all benchmarks) and whether it is of a prompt or a response, [G] each.
         met: the first record that holds a run [U], or a number above all records.
     """
@@ -52,10 +53,10 @@ class Benchmarks:
     items: Ints
     sides: NDArray[np.int8]
     met: Ints
-    _filter: NDArray[np.bool_] = field(init=False, repr=False)
+    _filter: Bools = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        # Most runs of the data are in no benchmark: one look into a table of flags says so.
+        # Most runs of the data are in no benchmark: one lookup in a table of flags excludes them.
         self._filter = np.zeros(1 << max(16, min(27, len(self.hashes).bit_length() + 3)), bool)
         self._filter[self._slots(self.hashes)] = True
 
@@ -63,104 +64,99 @@ class Benchmarks:
         return hashes & np.uint64(len(self._filter) - 1)
 
     def meet(self, hashes: Hashes, rows: Ints) -> None:
-        """Runs of the data and the records that hold them."""
+        """Note which runs of the data, held by records `rows`, are in a benchmark."""
         maybe = self._filter[self._slots(hashes)]
         hashes, rows = hashes[maybe], rows[maybe]
         if not len(hashes):
             return
-        at = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
-        same = self.hashes[at] == hashes
-        np.minimum.at(self.met, at[same], rows[same])
+        nearest = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
+        same = self.hashes[nearest] == hashes
+        np.minimum.at(self.met, nearest[same], rows[same])
+
+    def selections(self) -> Iterator[tuple[str, int, Bools]]:
+        """Each benchmark's name, number of items and which runs are its own [G]."""
+        first = 0
+        for name, size in zip(self.names, self.sizes, strict=True):
+            yield name, size, (self.items >= first) & (self.items < first + size)
+            first += size
 
 
 def read_benchmarks(named: Sequence[tuple[str, Iterable[Record]]]) -> Benchmarks:
     """The runs of all items of benchmarks, given as names with records."""
-    found: list[tuple[Hashes, Ints, NDArray[np.int8]]] = []
+    # An empty first part: there may be no benchmark with any run.
+    hash_parts, item_parts = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
+    side_parts = [np.zeros(0, np.int8)]
     sizes: list[int] = []
     for _, records in named:
-        size = 0
-        for batch in _batches(records):
+        size, source = 0, iter(records)
+        while batch := list(islice(source, _BATCH)):
             for side, texts, owners in _sides(batch):
-                hashes, at = grams(words_of(texts))
-                items = sum(sizes) + size + np.asarray(owners, dtype=np.int64)[at]
-                found.append((hashes, items, np.full(len(items), side, dtype=np.int8)))
+                hashes, text_indices = grams(words_of(texts))
+                items = sum(sizes) + size + np.asarray(owners, dtype=np.int64)[text_indices]
+                hash_parts.append(hashes)
+                item_parts.append(items)
+                side_parts.append(np.full(len(items), side, dtype=np.int8))
             size += len(batch)
         sizes.append(size)
-    none = (np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0, np.int8))
-    hashes, items, sides = (np.concatenate(parts) for parts in zip(none, *found, strict=True))
-    distinct, runs = np.unique(hashes, return_inverse=True)
-    met = np.full(len(distinct), _NEVER)
-    return Benchmarks([name for name, _ in named], sizes, distinct, runs, items, sides, met)
-
-
-def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:
-    source = iter(records)
-    while batch := list(islice(source, _BATCH)):
-        yield batch
+    distinct, runs = np.unique(np.concatenate(hash_parts), return_inverse=True)
+    return Benchmarks(
+        [name for name, _ in named],
+        sizes,
+        distinct,
+        runs,
+        np.concatenate(item_parts),
+        np.concatenate(side_parts),
+        np.full(len(distinct), _NEVER),
+    )
 
 
 def _sides(batch: Sequence[Record]) -> Iterator[tuple[int, list[str], list[int]]]:
     """Texts of a batch's prompts and then of its responses, with the item of each."""
     yield PROMPT, [text_of(record.prompt) for record in batch], list(range(len(batch)))
-    pairs = [(text_of(one), at) for at, r in enumerate(batch) for one in responses_of(r)]
-    yield RESPONSE, [text for text, _ in pairs], [at for _, at in pairs]
+    texts, owners = [], []
+    for item, record in enumerate(batch):
+        for response in responses_of(record):
+            texts.append(text_of(response))
+            owners.append(item)
+    yield RESPONSE, texts, owners
 
 
 def overlap_table(benchmarks: Benchmarks) -> dict[str, dict[str, int]]:
     """Of each benchmark: its items, and those whose prompt, response or either is in the data."""
     hit = benchmarks.met[benchmarks.runs] != _NEVER
-    table, first = {}, 0
-    for name, size in zip(benchmarks.names, benchmarks.sizes, strict=True):
-        own = hit & (benchmarks.items >= first) & (benchmarks.items < first + size)
+    table = {}
+    for name, size, selected in benchmarks.selections():
+        hits = hit & selected
         table[name] = {
             "items": size,
-            "prompts": _items(benchmarks, own & (benchmarks.sides == PROMPT)),
-            "responses": _items(benchmarks, own & (benchmarks.sides == RESPONSE)),
-            "either": _items(benchmarks, own),
+            "prompts": _num_items(benchmarks, hits & (benchmarks.sides == PROMPT)),
+            "responses": _num_items(benchmarks, hits & (benchmarks.sides == RESPONSE)),
+            "either": _num_items(benchmarks, hits),
         }
-        first += size
     return table
 
 
-def _items(benchmarks: Benchmarks, hits: NDArray[np.bool_]) -> int:
+def _num_items(benchmarks: Benchmarks, hits: Bools) -> int:
     return len(np.unique(benchmarks.items[hits]))
 
 
 def overlap_findings(benchmarks: Benchmarks, table: Table, limits: Thresholds) -> list[Finding]:
-    """One finding a benchmark; the places are those of records in the data.
+    """One finding a benchmark; the locations are those of records in the data.
 
-    Shared prompts are what must be fixed. Responses share stock phrases ("I'm sorry, but as an AI
-    language model I cannot ..."), so that theirs are only to be looked at.
+    Shared prompts must be fixed. Responses share stock phrases ("I'm sorry, but as an AI language
+    model I cannot ..."), so they are only to be looked at.
     """
-    findings, first = [], 0
-    for name, counts in overlap_table(benchmarks).items():
-        size, either = counts["items"], counts["either"]
-        own = (benchmarks.items >= first) & (benchmarks.items < first + size)
-        rows = benchmarks.met[benchmarks.runs[own]]
-        first += size
-        seen = counts["prompts"] > limits.overlap * size
-        findings.append(
-            Finding(
-                "benchmark_overlap",
-                "must fix" if seen else "look" if either else "fine",
-                either,
-                _meaning(name, counts, seen),
-                places=table.places(rows[rows != _NEVER]),
-                **among(either, size, "items"),
-            )
-        )
+    findings = []
+    counts_by_name = overlap_table(benchmarks)
+    for name, size, selected in benchmarks.selections():
+        counts = counts_by_name[name]
+        case, severity = "none", FINE
+        if counts["prompts"] > limits.overlap * size:
+            case, severity = "prompts", MUST_FIX
+        elif counts["either"]:
+            case, severity = "responses", LOOK
+        rows = benchmarks.met[benchmarks.runs[selected]]
+        numbers, locations = {"benchmark": name, **counts}, table.locations(rows[rows != _NEVER])
+        kind, count = FindingKind.BENCHMARK_OVERLAP, counts["either"]
+        findings.append(Finding(kind, severity, count, size, "items", numbers, case, locations))
     return findings
-
-
-def _meaning(name: str, counts: dict[str, int], seen: bool) -> str:
-    if not counts["either"]:
-        return f"{name}: no item shares 13 words in a row with the data"
-    advice = (
-        "take those records out, or do not report this benchmark"
-        if seen
-        else "see whether it is more than a stock phrase"
-    )
-    return (
-        f"{name}: the prompts of {counts['prompts']} items and responses of {counts['responses']} "
-        f"share 13 words in a row with the data: {advice}"
-    )

@@ -1,4 +1,4 @@
-"""What is checked: from the words of a command line, or a run's configuration, to sources."""
+"""What is checked: from a command line, or a run's configuration, to sources and a tokenizer."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smorm.checks.attributes import Range
-from smorm.checks.scan import Reading
+from smorm.checks.labels import Range
+from smorm.checks.scan import CheckedSource
 from smorm.data.formats import FORMATS
 from smorm.data.reading import Source
 from smorm.errors import ConfigError
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from smorm.config import Config
 
 DEFAULT_MAX_TOKENS = 2048
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"
+_RANGE = re.compile(rf"(.+)=({_NUMBER})\.\.({_NUMBER})")
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class TokenPlan:
     """How conversations become tokens.
 
     Attributes:
@@ -48,10 +50,10 @@ class Plan:
         ranges: lowest and highest value of attributes.
     """
 
-    readings: tuple[Reading, ...]
+    sources: tuple[CheckedSource, ...]
     against: tuple[tuple[str, tuple[Source, ...]], ...] = ()
     ranges: dict[str, Range] = field(default_factory=dict)
-    tokens: Tokens | None = None
+    tokens: TokenPlan | None = None
 
 
 def parse_against(text: str) -> tuple[str, tuple[Source, ...]]:
@@ -83,38 +85,49 @@ def parse_range(text: str) -> tuple[str, Range]:
     Raises:
         ConfigError: another form, or LOW above HIGH.
     """
-    number = r"[-+]?(?:\d+\.?\d*|\.\d+)"
-    found = re.fullmatch(rf"(.+)=({number})\.\.({number})", text)
-    if found is None or float(found[2]) > float(found[3]):
+    match = _RANGE.fullmatch(text)
+    if match is None or float(match[2]) > float(match[3]):
         raise ConfigError(f"--range {text}: expected NAME=LOW..HIGH, e.g. helpfulness=0..4")
-    return found[1], (float(found[2]), float(found[3]))
+    return match[1], (float(match[2]), float(match[3]))
 
 
-def readings_of_config(config: Config, limit: int | None = None) -> tuple[Reading, ...]:
+def sources_of_arguments(
+    paths: Sequence[str], held_out: Sequence[str], options: dict[str, Any]
+) -> tuple[CheckedSource, ...]:
+    """Sources named on the command line; `options` are those of `Source`."""
+    return (
+        *(CheckedSource(Source(path, **options)) for path in paths),
+        *(CheckedSource(Source(path, **options), held_out=True) for path in held_out),
+    )
+
+
+def sources_of_config(config: Config, limit: int | None = None) -> tuple[CheckedSource, ...]:
     """The sources that a run would read, training first; at most `limit` records of each."""
     from smorm.training.sources import to_source
 
-    objective, data, held_out = config.objective, config.data, config.evaluation
-    found = [
-        *(Reading(to_source(s), "preference") for s in data.preference if objective.uses_pairs),
-        *(Reading(to_source(s), "rated") for s in data.rated if objective.uses_ratings),
-        *(Reading(to_source(s), "preference", held_out=True) for s in held_out.preference),
-        *(Reading(to_source(s), "rated", held_out=True) for s in held_out.rated),
-    ]
-    if limit is None:
-        return tuple(found)
-    return tuple(replace(one, source=_at_most(one.source, limit)) for one in found)
+    objective, data, evaluation = config.objective, config.data, config.evaluation
+    groups: list[tuple[Any, Any, bool]] = []
+    if objective.uses_pairs:
+        groups.append((data.preference, "preference", False))
+    if objective.uses_ratings:
+        groups.append((data.rated, "rated", False))
+    groups.append((evaluation.preference, "preference", True))
+    groups.append((evaluation.rated, "rated", True))
+    sources = []
+    for sections, kind, held_out in groups:
+        for section in sections:
+            source = to_source(section)
+            if limit is not None:
+                source = replace(source, limit=min(limit, source.limit or limit))
+            sources.append(CheckedSource(source, kind, held_out))
+    return tuple(sources)
 
 
-def _at_most(source: Source, limit: int) -> Source:
-    return replace(source, limit=min(limit, source.limit or limit))
-
-
-def tokens_of_config(config: Config, max_tokens: int | None = None) -> Tokens:
+def tokens_of_config(config: Config, max_tokens: int | None = None) -> TokenPlan:
     """The tokenizer, template and limit of a run. One that is trained on the data is trained here.
 
     Raises:
-        ModelError, ConfigError: the tokenizer or the template cannot be had.
+        ModelError, ConfigError: the tokenizer or the template cannot be loaded.
     """
     from smorm.config import TrainedTokenizer
     from smorm.model.backbone import load_tokenizer
@@ -123,7 +136,7 @@ def tokens_of_config(config: Config, max_tokens: int | None = None) -> Tokens:
     if isinstance(spec, TrainedTokenizer):
         tokenizer = _trained(config, spec.vocab_size)
     else:
-        tokenizer = load_tokenizer(spec if spec is not None else str(config.model.backbone))
+        tokenizer = load_tokenizer(str(config.model.backbone) if spec is None else spec)
     template = None
     if path is not None:
         try:
@@ -132,7 +145,7 @@ def tokens_of_config(config: Config, max_tokens: int | None = None) -> Tokens:
             raise ConfigError(f"model.chat_template: {path}: {error.strerror}") from error
     data = config.data
     limit = max_tokens or data.max_tokens
-    return Tokens(tokenizer, template, limit, data.overlong, True, data.workers)
+    return TokenPlan(tokenizer, template, limit, data.overlong, True, data.workers)
 
 
 def _trained(config: Config, vocab_size: int) -> Any:
@@ -140,17 +153,17 @@ def _trained(config: Config, vocab_size: int) -> Any:
     from smorm.training.sources import training_texts
 
     # A bad record is one of the findings, and must not end the check here.
-    skipping = config.data.model_copy(update={"on_bad_record": "skip"})
-    readings = [reading for reading in readings_of_config(config) if not reading.held_out]
-    pairs, rated = (
-        [reading.source for reading in readings if reading.kind == kind]
-        for kind in ("preference", "rated")
-    )
-    whole = config.model_copy(update={"data": skipping})
-    return train_bpe(training_texts(whole, pairs, rated), vocab_size)
+    data = config.data.model_copy(update={"on_bad_record": "skip"})
+    sources: dict[str | None, list[Source]] = {"preference": [], "rated": []}
+    for checked in sources_of_config(config):
+        if not checked.held_out:
+            sources[checked.kind].append(checked.source)
+    skipping = config.model_copy(update={"data": data})
+    texts = training_texts(skipping, sources["preference"], sources["rated"])
+    return train_bpe(texts, vocab_size)
 
 
-def tokens_of_model(path: str, max_tokens: int | None = None) -> Tokens:
+def tokens_of_model(path: str, max_tokens: int | None = None) -> TokenPlan:
     """The tokenizer of a model folder or hub id, with the limit it was trained under if it says so.
 
     Raises:
@@ -159,20 +172,12 @@ def tokens_of_model(path: str, max_tokens: int | None = None) -> Tokens:
     from smorm.model.backbone import load_tokenizer
     from smorm.model.store import CARD, read_card
 
-    folder = Path(path) / "model" if (Path(path) / "model" / CARD).is_file() else Path(path)
+    folder = Path(path)
+    if (folder / "model" / CARD).is_file():
+        folder = folder / "model"
     if not (folder / CARD).is_file():
         limit = max_tokens or DEFAULT_MAX_TOKENS
-        return Tokens(load_tokenizer(str(folder)), None, limit, None, False)
+        return TokenPlan(load_tokenizer(str(folder)), None, limit, None, False)
     card = read_card(folder)
     tokenizer = load_tokenizer(str(folder))
-    return Tokens(tokenizer, card.chat_template, max_tokens or card.max_tokens, None, False)
-
-
-def readings_of(
-    paths: Sequence[str], held_out: Sequence[str], options: dict[str, Any]
-) -> tuple[Reading, ...]:
-    """Sources named on the command line; `options` are those of `Source`."""
-    return (
-        *(Reading(Source(path, **options)) for path in paths),
-        *(Reading(Source(path, **options), held_out=True) for path in held_out),
-    )
+    return TokenPlan(tokenizer, card.chat_template, max_tokens or card.max_tokens, None, False)

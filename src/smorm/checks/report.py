@@ -1,4 +1,4 @@
-"""From a plan to a report: one pass over the data, then every check on what was kept of it."""
+"""From a plan to a report: one pass over the data, then every check on its columns."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from smorm.checks.attributes import PUBLISHED, attribute_findings, summarise
 from smorm.checks.bias import Bias, bias_findings, measure_bias
-from smorm.checks.counted import counted_findings
-from smorm.checks.duplicates import (
-    duplicate_findings,
-    leakage_findings,
-    shared_prompt_findings,
+from smorm.checks.dropped import dropped_findings
+from smorm.checks.duplicates import duplicate_findings, leakage_findings, shared_prompt_findings
+from smorm.checks.findings import (
+    FINE,
+    LOOK,
+    MUST_FIX,
+    THRESHOLDS,
+    Finding,
+    FindingKind,
+    Severity,
+    Thresholds,
+    severest_first,
 )
-from smorm.checks.findings import THRESHOLDS, Finding, Thresholds, severest_first
-from smorm.checks.labels import label_findings
-from smorm.checks.lengths import kinds_of, length_table, limit_findings, unit_of
-from smorm.checks.overlap import (
-    Benchmarks,
-    overlap_findings,
-    overlap_table,
-    read_benchmarks,
-)
-from smorm.checks.plan import Plan, Tokens
-from smorm.checks.scan import Scan, scan
+from smorm.checks.labels import PUBLISHED, attribute_findings, label_findings, summarise
+from smorm.checks.lengths import length_table
+from smorm.checks.overlap import Benchmarks, overlap_findings, overlap_table, read_benchmarks
+from smorm.checks.plan import Plan, TokenPlan
+from smorm.checks.scan import CheckedSource, Scan, scan
 from smorm.checks.template import audit_template
-from smorm.checks.tokens import NO_LIMIT, TokenCheck
+from smorm.checks.tokens import NO_LIMIT, TokenCheck, limit_findings, render_findings
+from smorm.checks.wording import as_dict
 from smorm.data.census import Census
 from smorm.data.encode import Encoder
 from smorm.data.reading import Source, read_records
@@ -43,12 +44,12 @@ from smorm.version import __version__
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a check found.
+    """Result of a check.
 
     Attributes:
         sources: of each its path, kind, whether it is held out.
         records: records by kind, of training and held-out sources.
-        unit: what lengths are in: `tokens`, or `words` where no tokenizer was named.
+        unit: of lengths: `tokens`, or `words` where no tokenizer was named.
         lengths, attributes, benchmarks: the tables, as they are written.
         findings: the severest first.
     """
@@ -66,12 +67,15 @@ class Report:
 
     @property
     def must_fix(self) -> int:
-        """How many findings must be fixed."""
-        return sum(finding.severity == "must fix" for finding in self.findings)
+        """Number of findings that must be fixed."""
+        return self.num_findings(MUST_FIX)
+
+    def num_findings(self, severity: Severity) -> int:
+        """Number of findings of a severity."""
+        return sum(finding.severity is severity for finding in self.findings)
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON object."""
-        wins = self.bias.longer_wins
         return {
             "kind": "check",
             "must_fix": self.must_fix,
@@ -79,14 +83,9 @@ class Report:
             "records": self.records,
             "unit": self.unit,
             "max_tokens": self.max_tokens,
-            "findings": [finding.as_dict() for finding in self.findings],
+            "findings": [as_dict(finding) for finding in self.findings],
             "lengths": self.lengths,
-            "length_bias": {
-                "unit": self.bias.unit,
-                "longer_wins": None if wins is None else wins.as_dict(),
-                "ties": self.bias.ties,
-                "attributes": {n: m.as_dict() for n, m in self.bias.correlations.items()},
-            },
+            "length_bias": self.bias.as_dict(),
             "attributes": self.attributes,
             "benchmarks": self.benchmarks,
             "thresholds": asdict(self.thresholds),
@@ -103,39 +102,40 @@ def check(plan: Plan, limits: Thresholds = THRESHOLDS) -> Report:
     """
     with ExitStack() as closing:
         folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="smorm-check-")))
-        template, tokens = _token_check(plan.tokens, closing)
-        census = Census()
-        benchmarks = _benchmarks(plan, census)
-        found = scan(plan.readings, folder, tokens, benchmarks)
-        benchmark_findings = [_left_out(line) for line in census.lines()]
-        return _report(plan, found, benchmarks, [*template, *benchmark_findings], limits)
+        findings, tokens = _token_check(plan.tokens, closing)
+        benchmarks = None
+        if plan.against:
+            census = Census()
+            benchmarks = read_benchmarks(
+                [(name, _items(sources, census)) for name, sources in plan.against]
+            )
+            for line in census.lines():
+                kind, numbers = FindingKind.BENCHMARK_COUNTED, {"line": line}
+                findings.append(Finding(kind, FINE, 0, numbers=numbers))
+        scanned = scan(plan.sources, folder, tokens, benchmarks)
+        # The sketches are read from the folder, so findings must be made before it is removed.
+        return _report(plan, scanned, benchmarks, findings, limits)
 
 
 def _token_check(
-    tokens: Tokens | None, closing: ExitStack
+    tokens: TokenPlan | None, closing: ExitStack
 ) -> tuple[list[Finding], TokenCheck | None]:
     """The template's faults, and what examines records as tokens where the template can be used."""
     if tokens is None:
-        meaning = "no tokenizer was named (--config or --model): lengths are in words, and the "
-        meaning += "template, the token limit and control tokens were not checked"
-        return [Finding("no_token_checks", "look", 0, meaning)], None
-    faults = audit_template(tokens.tokenizer, tokens.template, pad_is_settled=tokens.pad_is_settled)
-    findings = [Finding(f.code, f.severity, 1, f.meaning, of="templates") for f in faults]
+        return [Finding(FindingKind.NO_TOKEN_CHECKS, LOOK, 0)], None
+    findings = audit_template(
+        tokens.tokenizer, tokens.template, pad_is_settled=tokens.pad_is_settled
+    )
     ensure_pad_token(tokens.tokenizer, tokens.template)
     try:
         renderer = Renderer(tokens.tokenizer, tokens.template, tokens.max_tokens)
     except ModelError as error:
-        meaning = f"lengths are in words, since {error}"
-        return [*findings, Finding("template_unusable", "must fix", 1, meaning)], None
+        kind, numbers = FindingKind.TEMPLATE_UNUSABLE, {"error": error}
+        return [*findings, Finding(kind, MUST_FIX, numbers=numbers)], None
+    # No limit: the uncut lengths are what is reported, and the run's limit is tried afterwards.
     encoder = Encoder(renderer, NO_LIMIT, "error")
     tokeniser = closing.enter_context(Tokeniser(encoder, tokens.workers))
     return findings, TokenCheck(tokeniser, tokens.max_tokens, tokens.overlong)
-
-
-def _benchmarks(plan: Plan, census: Census) -> Benchmarks | None:
-    if not plan.against:
-        return None
-    return read_benchmarks([(name, _items(sources, census)) for name, sources in plan.against])
 
 
 def _items(sources: tuple[Source, ...], census: Census) -> Iterator[Record]:
@@ -143,52 +143,53 @@ def _items(sources: tuple[Source, ...], census: Census) -> Iterator[Record]:
         yield from read_records(source, None, census, "skip")
 
 
-def _left_out(line: str) -> Finding:
-    return Finding("benchmark_counted", "fine", 0, f"in a benchmark: {line}")
-
-
 def _report(
     plan: Plan,
-    found: Scan,
+    scanned: Scan,
     benchmarks: Benchmarks | None,
-    before: list[Finding],
+    findings: list[Finding],
     limits: Thresholds,
 ) -> Report:
-    table = found.table
-    unit = unit_of(table)
+    table, tokens = scanned.table, plan.tokens
+    unit = table.unit()
     bias = measure_bias(table, unit)
-    tokens = plan.tokens
-    published = {
-        index: PUBLISHED[reading.source.format]
-        for index, reading in enumerate(found.readings)
-        if reading.source.format in PUBLISHED
-    }
-    findings = [*before, *counted_findings(found)]
+    published = {}
+    for index, checked in enumerate(scanned.sources):
+        if checked.source.format in PUBLISHED:
+            published[index] = PUBLISHED[checked.source.format]
+    findings += dropped_findings(scanned)
+    findings += render_findings(table, scanned.tally)
+    max_tokens = None
     if tokens is not None:
-        findings += limit_findings(table, found.tally, tokens.max_tokens, tokens.overlong, limits)
-    findings += leakage_findings(found, limits)
+        max_tokens = tokens.max_tokens
+        findings += limit_findings(table, scanned.tally, max_tokens, tokens.overlong, limits)
+    findings += leakage_findings(scanned, limits)
     findings += label_findings(table, limits)
     findings += attribute_findings(table, plan.ranges, published, limits)
+    overlaps = {}
     if benchmarks is not None:
         findings += overlap_findings(benchmarks, table, limits)
-    findings += duplicate_findings(found, limits)
-    findings += shared_prompt_findings(found)
+        overlaps = overlap_table(benchmarks)
+    findings += duplicate_findings(scanned, limits)
+    findings += shared_prompt_findings(scanned)
     findings += bias_findings(bias, limits)
     return Report(
-        sources=[_source(reading) for reading in found.readings],
-        records=kinds_of(table),
+        sources=[_source(checked) for checked in scanned.sources],
+        records=table.num_records(),
         unit=unit,
-        max_tokens=None if tokens is None else tokens.max_tokens,
+        max_tokens=max_tokens,
         lengths=length_table(table, unit),
         bias=bias,
-        attributes={one.name: one.as_dict() for one in summarise(table)},
-        benchmarks={} if benchmarks is None else overlap_table(benchmarks),
+        attributes=summarise(table),
+        benchmarks=overlaps,
         findings=severest_first(findings),
         thresholds=limits,
     )
 
 
-def _source(reading: Any) -> dict[str, Any]:
-    source = reading.source
-    told = {"path": str(source.path), "format": source.format, "held_out": reading.held_out}
-    return told if reading.kind is None else {**told, "kind": reading.kind}
+def _source(checked: CheckedSource) -> dict[str, Any]:
+    source = checked.source
+    values = {"path": str(source.path), "format": source.format, "held_out": checked.held_out}
+    if checked.kind is not None:
+        values["kind"] = checked.kind
+    return values

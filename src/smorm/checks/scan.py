@@ -1,4 +1,4 @@
-"""One pass over the sources: a record becomes a row of columns and two sketches, then is gone."""
+"""One pass over the sources: each record becomes a row of columns and two sketches."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from smorm.checks.columns import Columns, Flags, Table, responses_of
-from smorm.checks.findings import Tally
+from smorm.arrays import Bools, Ints
 from smorm.checks.overlap import Benchmarks, text_of
-from smorm.checks.shingles import Ints, Words, grams, shingles, words_of
+from smorm.checks.shingles import Words, grams, shingles, words_of
 from smorm.checks.sketches import SketchFile, sketch
-from smorm.checks.tokens import TokenCheck, whole_conversations
+from smorm.checks.table import Table, TableBuilder, responses_of
+from smorm.checks.tokens import Tally, TokenCheck, whole_conversations
 from smorm.data.census import Census
 from smorm.data.encode import Outcome
 from smorm.data.readers import contents_of
@@ -27,8 +27,8 @@ BATCH_CHARACTERS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """A source, the kind its records must be of (None: whatever they are), and what it is for."""
+class CheckedSource:
+    """A source, the kind its records must be of (None: any), and whether it is held out."""
 
     source: Source
     kind: Kind | None = None
@@ -37,16 +37,16 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What one pass over the sources found.
+    """Result of one pass over the sources.
 
     Attributes:
         census: what the readers dropped, skipped or repaired.
         tally: what the tokens showed.
-        unusable: sources that gave no record at all, each with the reason.
+        unusable: errors of sources without a single usable record.
         prompts, texts: sketches of each record's prompt, and of its responses together.
     """
 
-    readings: tuple[Reading, ...]
+    sources: tuple[CheckedSource, ...]
     table: Table
     census: Census
     tally: Tally
@@ -56,7 +56,7 @@ class Scan:
 
 
 def scan(
-    readings: Sequence[Reading],
+    sources: Sequence[CheckedSource],
     folder: Path,
     tokens: TokenCheck | None = None,
     benchmarks: Benchmarks | None = None,
@@ -64,44 +64,46 @@ def scan(
     """Read every source once.
 
     Args:
-        folder: where the sketches are kept, about 640 bytes a record.
-        tokens: examines what becomes of each record as tokens; None leaves tokens out.
+        folder: where the sketches are stored, about 640 bytes a record.
+        tokens: examines the tokens of each record; None omits token checks.
         benchmarks: gets the runs of words that it shares with the training records.
 
     Raises:
         DataError: a file or folder as a whole cannot be read.
-        ConfigError: a format of another kind than asked for.
+        ConfigError: a format of another kind than required.
     """
     census, tally, unusable = Census(), Tally(), []
-    files = SketchFile(folder, "prompts"), SketchFile(folder, "texts")
-    writer = _Writer(files, benchmarks)
-    with closing(files[0]), closing(files[1]):
-        for index, reading in enumerate(readings):
+    prompts, texts = SketchFile(folder, "prompts"), SketchFile(folder, "texts")
+    writer = _Writer(prompts, texts, benchmarks)
+    with closing(prompts), closing(texts):
+        for index, checked in enumerate(sources):
             counted, rows = census.total, writer.rows
-            writer.start(reading)
+            writer.start(checked)
             try:
-                for record, outcome in _records(reading, census, tokens):
-                    lengths = tokens.examine(record, outcome, tally) if tokens and outcome else []
+                for record, outcome in _records(checked, census, tokens):
+                    lengths: list[int] = []
+                    if tokens is not None and outcome is not None:
+                        lengths = tokens.examine(record, outcome, tally)
                     writer.add(record, index, lengths)
             except DataError as error:
-                # Of a source in which every record is bad we tell what is bad in it.
+                # A source in which every record is bad is a finding: its faults are in the census.
                 if writer.rows > rows or census.total == counted:
                     raise
                 unusable.append(str(error))
         writer.flush()
-    table = writer.columns.arrays([reading.held_out for reading in readings])
-    return Scan(tuple(readings), table, census, tally, tuple(unusable), *files)
+    table = writer.builder.table([checked.held_out for checked in sources])
+    return Scan(tuple(sources), table, census, tally, tuple(unusable), prompts, texts)
 
 
 def _records(
-    reading: Reading, census: Census, tokens: TokenCheck | None
+    checked: CheckedSource, census: Census, tokens: TokenCheck | None
 ) -> Iterator[tuple[Record, Outcome | None]]:
-    records = read_records(reading.source, reading.kind, census, "skip")
+    records = read_records(checked.source, checked.kind, census, "skip")
     if tokens is None:
         for record in records:
             yield record, None
     else:
-        source = reading.source
+        source = checked.source
         size = contents_of(source.path, source.split, source.subset).size
         yield from tokens.tokeniser.tokenised(records, whole_conversations, size)
 
@@ -110,9 +112,10 @@ def _records(
 class _Writer:
     """Gathers records into batches, whose words are hashed together."""
 
-    files: tuple[SketchFile, SketchFile]
+    prompt_sketches: SketchFile
+    text_sketches: SketchFile
     benchmarks: Benchmarks | None
-    columns: Columns = field(default_factory=Columns)
+    builder: TableBuilder = field(default_factory=TableBuilder)
     rows: int = 0
     _train: bool = True
     _prompts: list[str] = field(default_factory=list)
@@ -120,14 +123,14 @@ class _Writer:
     _owners: list[int] = field(default_factory=list)
     _characters: int = 0
 
-    def start(self, reading: Reading) -> None:
-        """The records of another source come now."""
+    def start(self, checked: CheckedSource) -> None:
+        """Begin another source: a batch holds records of training or of held-out data only."""
         self.flush()
-        self._train = not reading.held_out
+        self._train = not checked.held_out
 
     def add(self, record: Record, source: int, tokens: Sequence[int]) -> None:
-        self.columns.add(record, source, tokens)
-        texts = [text_of(one) for one in responses_of(record)]
+        self.builder.add(record, source, tokens)
+        texts = [text_of(response) for response in responses_of(record)]
         self._owners.extend([len(self._prompts)] * len(texts))
         self._prompts.append(text_of(record.prompt))
         self._responses.extend(texts)
@@ -142,22 +145,24 @@ class _Writer:
         if not count:
             return
         prompts, responses = words_of(self._prompts), words_of(self._responses)
-        owners = np.array(self._owners, dtype=np.int64)
+        prompt_owners = np.arange(count)
+        response_owners = np.array(self._owners, dtype=np.int64)
         filled = (
-            self._sketch(self.files[0], prompts, np.arange(count), count),
-            self._sketch(self.files[1], responses, owners, count),
+            _write_sketch(self.prompt_sketches, prompts, prompt_owners, count),
+            _write_sketch(self.text_sketches, responses, response_owners, count),
         )
-        self.columns.add_words(prompts.lengths, responses.lengths, filled)
+        self.builder.add_words(prompts.lengths, responses.lengths, filled)
         if self.benchmarks is not None and self._train:
             first = self.rows - count
-            for words, of in ((prompts, np.arange(count)), (responses, owners)):
+            for words, owners in ((prompts, prompt_owners), (responses, response_owners)):
                 hashes, texts = grams(words)
-                self.benchmarks.meet(hashes, first + of[texts])
+                self.benchmarks.meet(hashes, first + owners[texts])
         self._prompts, self._responses, self._owners = [], [], []
         self._characters = 0
 
-    def _sketch(self, file: SketchFile, words: Words, owners: Ints, count: int) -> Flags:
-        """Write the sketches of a batch; returns which records have a word at all."""
-        hashes, texts = shingles(words)
-        file.append(*sketch(hashes, owners[texts], count))
-        return np.bincount(owners[texts], minlength=count) > 0
+
+def _write_sketch(file: SketchFile, words: Words, owners: Ints, count: int) -> Bools:
+    """Write the sketches of a batch; returns which records have a word at all."""
+    hashes, texts = shingles(words)
+    file.append(*sketch(hashes, owners[texts], count))
+    return np.bincount(owners[texts], minlength=count) > 0

@@ -2,8 +2,8 @@
 
 A word is a run of letters and digits of the lower-cased text; a character of a script that is
 written without spaces (Chinese, Japanese, Korean syllables) is a word of its own. Everything else
-separates. Two different words, or runs of words, share a hash with a chance of about 2⁻⁶⁴: among
-ten million distinct runs there is such a pair with a chance of 3e-6.
+separates. Two different words, or runs of words, share a hash with a probability of about 2⁻⁶⁴:
+among ten million distinct runs there is such a pair with a probability of 3e-6.
 
 Shapes: B bytes, W words, T texts, G runs of words.
 """
@@ -16,14 +16,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from smorm.arrays import Ints as Ints
+from smorm.arrays import Bools, Ints
 
 Hashes = NDArray[np.uint64]
 
 SHINGLE = 5
 """Words of a shingle, of which near duplicates are found."""
 GRAM = 13
-"""Words of a run that two texts do not share by chance (Brown et al., 2020, appendix C)."""
+"""Words of a run that two texts do not share by accident (Brown et al., 2020, appendix C)."""
 SHORTEST_WHOLE = 5
 """Texts of fewer words than GRAM are compared whole, from so many words on."""
 
@@ -65,7 +65,7 @@ class Words:
 
 
 def mix(values: Hashes) -> Hashes:
-    """Spread the bits of hashes (the last step of splitmix64; Steele et al., 2014)."""
+    """Mix the bits of hashes (the last step of splitmix64; Steele et al., 2014)."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
@@ -73,24 +73,27 @@ def mix(values: Hashes) -> Hashes:
 
 def words_of(texts: Sequence[str]) -> Words:
     """Hash the words of texts [T]."""
-    parts = [text.lower().encode("utf-8", "surrogatepass") for text in texts]
-    content = np.frombuffer(b"\0".join([b"", *parts, b""]), dtype=np.uint8)
-    ends = np.cumsum([len(part) + 1 for part in parts])
-    letters, starts = _starts(content)
-    # Only bytes of words are hashed; `at` says where each word begins among them.
+    encoded = [text.lower().encode("utf-8", "surrogatepass") for text in texts]
+    content = np.frombuffer(b"\0".join([b"", *encoded, b""]), dtype=np.uint8)
+    ends = np.cumsum([len(text) + 1 for text in encoded])
+    letters, starts = _letters_and_starts(content)
+    # Only bytes of words are hashed; `first` is where each word begins among them.
     inside = np.flatnonzero(letters)
-    at = np.flatnonzero(starts[inside])
-    sizes = np.diff(np.append(at, len(inside)))
-    offset = np.arange(len(inside)) - np.repeat(at, sizes)
+    first = np.flatnonzero(starts[inside])
+    sizes = np.diff(np.append(first, len(inside)))
+    offset = np.arange(len(inside)) - np.repeat(first, sizes)
     values = _BYTE[content[inside]] * _POWERS[offset & 255]
     if len(sizes) and sizes.max() > 256:
+        # Beyond 256 bytes the table of powers repeats: a second factor says which block it is.
         values *= _BLOCKS[(offset >> 8) & 0xFFFF]
-    hashes = np.add.reduceat(values, at) if len(at) else np.zeros(0, dtype=np.uint64)
-    owners = np.searchsorted(ends, inside[at], side="left")
+    hashes = np.zeros(0, dtype=np.uint64)
+    if len(first):
+        hashes = np.add.reduceat(values, first)
+    owners = np.searchsorted(ends, inside[first], side="left")
     return Words(mix(hashes + sizes.astype(np.uint64)), owners, _lengths(content, ends))
 
 
-def _starts(content: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _letters_and_starts(content: NDArray[np.uint8]) -> tuple[Bools, Bools]:
     """Which bytes belong to words, and which of them begin one, [B] each."""
     kinds = _KINDS[content]
     letters = kinds != _SEPARATOR
@@ -101,6 +104,7 @@ def _starts(content: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.b
     before = np.zeros_like(letters)
     before[1:] = letters[:-1]
     starts = letters & (~before | (kinds == _IDEOGRAPH))
+    # After the three bytes of an ideograph a word begins, unless they are continued.
     after = np.zeros_like(letters)
     after[3:] = kinds[:-3] == _IDEOGRAPH
     starts |= letters & after & (content & 0xC0 != 0x80)
@@ -127,13 +131,14 @@ def _runs(words: Words, size: int, shortest: int) -> tuple[Hashes, Ints]:
     hashes, texts = words.hashes, words.texts
     count = max(0, len(hashes) - size + 1)
     value = np.zeros(count, dtype=np.uint64)
-    for place in range(size):
-        value = value * _STEP + hashes[place : place + count]
+    for step in range(size):
+        value = value * _STEP + hashes[step : step + count]
+    # A run that crosses from one text into the next is none.
     within = texts[:count] == texts[size - 1 : size - 1 + count]
-    whole, owners = _short_texts(words, size, shortest)
+    short_hashes, short_texts = _short_texts(words, size, shortest)
     return (
-        np.concatenate([mix(value[within]), whole]),
-        np.concatenate([texts[:count][within], owners]),
+        np.concatenate([mix(value[within]), short_hashes]),
+        np.concatenate([texts[:count][within], short_texts]),
     )
 
 

@@ -1,18 +1,20 @@
 """Which documents are nearly the same: MinHash sketches, and bands that bring candidates together.
 
-Of each document two things are kept, both of fixed width:
+Two things of fixed width are stored of each document:
 
 * the 64 smallest hashes of its shingles ("bottom-k": Broder, 1997). Two documents of at most 64
   shingles each are compared exactly; of longer ones the Jaccard similarity J is estimated without
   bias, with a standard deviation of sqrt(J (1 - J) / 64), at most 0.063.
 * 16 bands of 4 values of a one-permutation MinHash (Li, Owen and Zhang, 2012), whose empty bins
   borrow from the next full one (Shrivastava and Li, 2014). Documents that share a band are
-  candidates: a chance of 1 - (1 - J⁴)¹⁶, which is 0.9998 for J = 0.8 and 0.34 for J = 0.4.
+  candidates, with a probability of 1 - (1 - J⁴)¹⁶: 0.9998 for J = 0.8 and 0.34 for J = 0.4.
 
-So a pair with J = 0.6 passes for 0.8 with a chance of about 5e-4, and one with J = 0.9 is missed
-with about 5e-3; among short documents neither happens to pairs that were compared. A candidate is
+So a pair with J = 0.6 passes for 0.8 with a probability of about 5e-4, and one with J = 0.9 is
+missed with about 5e-3; short documents that are compared have neither error. A candidate is
 compared with its next four neighbours in each band only, so that thousands of documents in one band
-stay thousands of comparisons: of a very large group some members may not be seen.
+stay thousands of comparisons: of a very large group some members may be missed.
+
+Libraries (datasketch, rensa) hold the whole index in memory; here it lies in temporary files.
 
 Shapes: D documents, G shingles, N rows, P pairs.
 """
@@ -27,10 +29,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smorm.checks.shingles import Hashes, Ints, mix
+from smorm.arrays import Bools, Floats, Ints
+from smorm.checks.shingles import Hashes, mix
 
 Values = NDArray[np.uint32]
-Flags = NDArray[np.bool_]
 
 WIDTH = 64
 BANDS, ROWS = 16, 4
@@ -57,45 +59,46 @@ def sketch(hashes: Hashes, documents: Ints, count: int) -> tuple[Values, Values]
     value = np.minimum(value, _EMPTY - np.uint32(1))
     rank = np.arange(len(codes)) - np.searchsorted(owner, owner)
     smallest = np.full((count, WIDTH), _EMPTY, dtype=np.uint32)
-    kept = rank < WIDTH
-    smallest[owner[kept], rank[kept]] = value[kept]
+    fits = rank < WIDTH
+    smallest[owner[fits], rank[fits]] = value[fits]
     bins = np.full((count, BANDS * ROWS), _EMPTY, dtype=np.uint32)
-    place = (codes & np.uint64(BANDS * ROWS - 1)).astype(np.int64)
-    # backwards: of several values for one bin the last that is written counts, the smallest
-    bins[owner[::-1], place[::-1]] = value[::-1]
+    bin_index = (codes & np.uint64(BANDS * ROWS - 1)).astype(np.int64)
+    # Backwards: of several values for one bin the last that is written counts, the smallest.
+    bins[owner[::-1], bin_index[::-1]] = value[::-1]
     return smallest, _bands(_filled(bins))
 
 
 def _filled(bins: Values) -> Values:
     """Empty bins take the next full one's value, moved by how far away that is."""
     width = bins.shape[1]
-    at = np.arange(width)
-    full = np.where(bins != _EMPTY, at, 2 * width)
+    index = np.arange(width)
+    full = np.where(bins != _EMPTY, index, 2 * width)
     twice = np.concatenate([full, np.minimum(full + width, 2 * width)], axis=1)
     following = np.minimum.accumulate(twice[:, ::-1], axis=1)[:, ::-1][:, :width]
-    distance = (following - at).astype(np.uint32)
+    distance = (following - index).astype(np.uint32)
     return np.take_along_axis(bins, following % width, axis=1) + distance * _BORROWED
 
 
 def _bands(bins: Values) -> Values:
-    parts = bins.astype(np.uint64).reshape(len(bins), BANDS, ROWS)
-    key = np.zeros(parts.shape[:2], dtype=np.uint64)
+    values = bins.astype(np.uint64).reshape(len(bins), BANDS, ROWS)
+    key = np.zeros(values.shape[:2], dtype=np.uint64)
     for row in range(ROWS):
-        key = mix(key + parts[:, :, row] + np.uint64(row + 1))
+        key = mix(key + values[:, :, row] + np.uint64(row + 1))
     return (key >> np.uint64(32)).astype(np.uint32)
 
 
-def similarity(a: Values, b: Values) -> NDArray[np.float64]:
+def similarity(a: Values, b: Values) -> Floats:
     """Jaccard similarity [P] of sketches [P, 64]: exact where neither is full, else estimated.
 
     Two empty documents count as the same one.
     """
-    both = np.sort(np.concatenate([a, b], axis=1), axis=1)
-    real = both != _EMPTY
+    merged = np.sort(np.concatenate([a, b], axis=1), axis=1)
+    real = merged != _EMPTY
     fresh = real.copy()
-    fresh[:, 1:] &= both[:, 1:] != both[:, :-1]
+    fresh[:, 1:] &= merged[:, 1:] != merged[:, :-1]
     shared = real[:, 1:] & ~fresh[:, 1:]
     rank = np.cumsum(fresh, axis=1, dtype=np.uint8)  # at most 128; twenty times as fast
+    # Of full sketches only the 64 smallest hashes of the union are an unbiased sample of it.
     full = (a[:, -1] != _EMPTY) | (b[:, -1] != _EMPTY)
     within = rank <= np.where(full, WIDTH, 2 * WIDTH).astype(np.uint8)[:, None]
     union = (fresh & within).sum(axis=1)
@@ -107,7 +110,7 @@ class SketchFile:
     """Sketches and bands of N rows in temporary files of one folder: 320 bytes a row."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        self._paths = [folder / f"{name}.{part}" for part in ("sketch", *range(BANDS))]
+        self._paths = [folder / f"{name}.{end}" for end in ("sketch", *range(BANDS))]
         self._streams = [path.open("wb", 1 << 18) for path in self._paths]
         self._mapped: mmap.mmap | None = None
 
@@ -118,7 +121,7 @@ class SketchFile:
             stream.write(column.tobytes())
 
     def close(self) -> None:
-        """No more rows: from now on it can be read."""
+        """End writing; afterwards the file can be read."""
         for stream in self._streams:
             stream.close()
 
@@ -135,11 +138,11 @@ class SketchFile:
             with self._paths[0].open("rb") as stream:
                 self._mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         table = np.frombuffer(self._mapped, dtype=np.uint32).reshape(-1, WIDTH)
-        found: Values = table[rows]
+        sketches: Values = table[rows]
         # Candidates lie scattered over the file, and each brings its neighbourhood into memory.
         if hasattr(self._mapped, "madvise"):
             self._mapped.madvise(mmap.MADV_DONTNEED)
-        return found
+        return sketches
 
 
 def candidates(
@@ -156,20 +159,22 @@ def candidates(
     """
     for band in range(BANDS):
         key = files[0].band(band, rows)
+        # Most rows share a band with none: only crowded rows pay for the sort by several keys.
         order = np.argsort(key, kind="stable")
         equal = key[order][1:] == key[order][:-1]
         crowded = np.zeros(len(rows), dtype=bool)
         crowded[1:] |= equal
         crowded[:-1] |= equal
-        some = order[crowded]
-        if not len(some):
+        members = order[crowded]
+        if not len(members):
             continue
-        order_by: list[NDArray[Any]] = [keys[some]]
-        order_by += [file.band(band + step, rows[some]) for file in files for step in (2, 1)]
-        some = some[np.lexsort([*order_by, key[some]])]
+        order_by: list[NDArray[Any]] = [keys[members]]
+        for file in files:
+            order_by += [file.band(band + 2, rows[members]), file.band(band + 1, rows[members])]
+        members = members[np.lexsort([*order_by, key[members]])]
         for step in range(1, NEIGHBOURS + 1):
-            same = key[some][step:] == key[some][:-step]
-            yield rows[some[:-step][same]], rows[some[step:][same]]
+            same = key[members][step:] == key[members][:-step]
+            yield rows[members[:-step][same]], rows[members[step:][same]]
 
 
 def near_rows(
@@ -177,21 +182,21 @@ def near_rows(
     rows: Ints,
     keys: Hashes,
     threshold: float,
-    related: Callable[[Ints, Ints], Flags] | None = None,
-) -> Flags:
+    related: Callable[[Ints, Ints], Bools] | None = None,
+) -> Bools:
     """Which of all N rows have a near twin among `rows`: similar in each of the files.
 
     Args:
         related: which pairs of rows count at all; by default all of them.
     """
     near = np.zeros(len(files[0]), dtype=bool)
-    for one, other in candidates(files, rows, keys):
-        useful = ~(near[one] & near[other])
+    for first, second in candidates(files, rows, keys):
+        useful = ~(near[first] & near[second])
         if related is not None:
-            useful &= related(one, other)
-        one, other = one[useful], other[useful]
-        for start in range(0, len(one), _CHUNK):
-            a, b = one[start : start + _CHUNK], other[start : start + _CHUNK]
+            useful &= related(first, second)
+        first, second = first[useful], second[useful]
+        for start in range(0, len(first), _CHUNK):
+            a, b = first[start : start + _CHUNK], second[start : start + _CHUNK]
             alike = np.ones(len(a), dtype=bool)
             for file in files:
                 alike &= similarity(file.sketches(a), file.sketches(b)) >= threshold

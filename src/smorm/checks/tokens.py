@@ -1,22 +1,62 @@
-"""What a record's tokens show: lengths, what the limit does to it, sides that become the same."""
+"""Checks on tokens: what the template refuses, what the limit does, sides that become the same."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter, defaultdict
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from smorm.arrays import Tokens
-from smorm.checks.columns import UNKNOWN, responses_of
-from smorm.checks.findings import Tally
+from smorm.checks.findings import (
+    FINE,
+    LOOK,
+    MAX_LOCATIONS,
+    MUST_FIX,
+    Finding,
+    FindingKind,
+    Thresholds,
+    above,
+)
+from smorm.checks.table import UNKNOWN, Table, responses_of
 from smorm.data.census import DropReason, Reason
 from smorm.data.encode import Conversation, Encoder, Outcome
-from smorm.data.records import Messages, Preference, Record
+from smorm.data.records import Preference, Record
 from smorm.data.tokeniser import Tokeniser
 from smorm.text.chat import Renderer
 from smorm.text.limits import Overlong
 
 NO_LIMIT = 1 << 40
+
+
+class TokenEvent(Enum):
+    """What the tokens of a record can show."""
+
+    CONTROL_TOKENS = auto()
+    NOT_RENDERED = auto()
+    SAME_TOKENS = auto()
+    OVER_LIMIT = auto()
+    SAME_IF_CUT = auto()
+    SHORTENED = auto()
+    UNUSABLE_AT_LIMIT = auto()
+
+
+class Tally:
+    """Events counted by kind and detail, each with the first few locations."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[TokenEvent, str]] = Counter()
+        self._locations: dict[tuple[TokenEvent, str], list[str]] = defaultdict(list)
+
+    def add(self, event: TokenEvent, where: str, detail: str = "") -> None:
+        """Count one more, seen at `where`."""
+        self.counts[event, detail] += 1
+        if self.counts[event, detail] <= MAX_LOCATIONS:
+            self._locations[event, detail].append(where)
+
+    def locations(self, event: TokenEvent, detail: str = "") -> tuple[str, ...]:
+        """The first locations of an event."""
+        return tuple(self._locations[event, detail])
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +65,7 @@ class TokenCheck:
 
     Attributes:
         tokeniser: gives the tokens of whole conversations, uncut.
-        max_tokens, overlong: the run's; None where no run says what becomes of long records.
+        max_tokens, overlong: the run's; `overlong` is None where no run was named.
     """
 
     tokeniser: Tokeniser
@@ -34,60 +74,124 @@ class TokenCheck:
 
     @property
     def renderer(self) -> Renderer:
-        """The one that renders all of them."""
+        """The renderer of all conversations."""
         return self.tokeniser.encoder.renderer
 
     def examine(self, record: Record, outcome: Outcome, tally: Tally) -> list[int]:
-        """Tokens of the prompt (0 where there is none), then of each whole conversation.
+        """Count what the tokens show; returns lengths of the prompt and of each conversation.
 
-        Empty where the record cannot be rendered; the prompt's is -1 where the template takes no
-        prompt without an answer. What was found is counted.
+        Empty where the record cannot be rendered. The prompt's length is 0 where there is none, and
+        -1 where the template takes no prompt without an answer.
         """
         responses = responses_of(record)
-        texts = [message.content for part in (record.prompt, *responses) for message in part]
-        if any(self.renderer.control.found_in(text) for text in texts):
-            tally.add("control_tokens", record.where)
-        if outcome.error is not None:  # perhaps only a prompt without its answer was refused
+        if self._holds_control_token(record):
+            tally.add(TokenEvent.CONTROL_TOKENS, record.where)
+        if outcome.error is not None:
+            # Perhaps only the prompt without its answer was refused: try without it.
             outcome = self.tokeniser.encoder.encode(record.prompt, responses)
         if outcome.error is not None:
-            tally.add(f"cannot be rendered: {_reason(outcome)}", record.where)
+            tally.add(TokenEvent.NOT_RENDERED, record.where, _without_numbers(str(outcome.error)))
             return []
         tokens = outcome.tokens[: len(responses)]
         prompt = outcome.tokens[len(responses) :]
-        lengths = [len(one) for one in tokens]
-        alone = len(prompt[0]) if prompt else UNKNOWN if record.prompt else 0
+        prompt_length = 0
+        if record.prompt:
+            prompt_length = len(prompt[0]) if prompt else UNKNOWN
+        lengths = [len(conversation) for conversation in tokens]
         if max(lengths) > self.max_tokens:
-            tokens = self._limited(record, tokens, tally)
+            tokens = self._within_limit(record, tokens, tally)
         if isinstance(record, Preference) and tokens and _equal(*tokens):
-            tally.add("same_tokens", record.where)
-        return [alone, *lengths]
+            tally.add(TokenEvent.SAME_TOKENS, record.where)
+        return [prompt_length, *lengths]
 
-    def _limited(self, record: Record, tokens: list[Tokens], tally: Tally) -> list[Tokens]:
-        """What the run's policy leaves of a record over the limit."""
-        tally.add("over_limit", record.where)
+    def _holds_control_token(self, record: Record) -> bool:
+        for messages in (record.prompt, *responses_of(record)):
+            for message in messages:
+                if self.renderer.control.found_in(message.content):
+                    return True
+        return False
+
+    def _within_limit(self, record: Record, tokens: list[Tokens], tally: Tally) -> list[Tokens]:
+        """What the run's policy makes of a record over the limit."""
+        tally.add(TokenEvent.OVER_LIMIT, record.where)
         cut = [side[: self.max_tokens] for side in tokens]
         if isinstance(record, Preference) and _equal(*cut):
-            tally.add("same_if_cut", record.where)
+            tally.add(TokenEvent.SAME_IF_CUT, record.where)
         policy: Overlong = self.overlong or "truncate_prompt"
         run = Encoder(self.renderer, self.max_tokens, policy)
         outcome = run.encode(record.prompt, responses_of(record))
         if outcome.counted == Reason(DropReason.SHORTENED):
-            tally.add("shortened", record.where)
+            tally.add(TokenEvent.SHORTENED, record.where)
         elif not outcome.tokens:
-            tally.add("unusable_at_limit", record.where)
+            tally.add(TokenEvent.UNUSABLE_AT_LIMIT, record.where)
         return outcome.tokens
 
 
 def whole_conversations(record: Record) -> Conversation:
-    """A record's conversations, and last its prompt alone where it has one."""
-    responses: Sequence[Messages] = responses_of(record)
-    return record.prompt, [*responses, ()] if record.prompt else list(responses)
+    """A record's conversations, and last its prompt without an answer where it has one."""
+    responses = list(responses_of(record))
+    if record.prompt:
+        responses.append(())
+    return record.prompt, responses
 
 
-def _equal(one: Tokens, other: Tokens) -> bool:
-    return one.tobytes() == other.tobytes()
+def _equal(first: Tokens, second: Tokens) -> bool:
+    return first.tobytes() == second.tobytes()
 
 
-def _reason(outcome: Outcome) -> str:
-    """The error in one line, with numbers left out: they would make each record's its own."""
-    return re.sub(r"\d+", "N", " ".join(str(outcome.error).split()))[:160]
+def _without_numbers(error: str) -> str:
+    """An error in one line, numbers replaced, so that equal faults of records count together."""
+    return re.sub(r"\d+", "N", " ".join(error.split()))[:160]
+
+
+def render_findings(table: Table, tally: Tally) -> list[Finding]:
+    """Records that the template refuses, by reason, and texts with control tokens."""
+    findings = []
+    total, unit = len(table), "records"
+    for (event, detail), count in tally.counts.items():
+        if event is TokenEvent.NOT_RENDERED:
+            kind, locations = FindingKind.NOT_RENDERED, tally.locations(event, detail)
+            numbers = {"reason": detail}
+            findings.append(
+                Finding(kind, MUST_FIX, count, total, unit, numbers, locations=locations)
+            )
+    count = tally.counts[TokenEvent.CONTROL_TOKENS, ""]
+    if count:
+        kind, locations = FindingKind.CONTROL_TOKENS, tally.locations(TokenEvent.CONTROL_TOKENS)
+        findings.append(Finding(kind, LOOK, count, total, unit, locations=locations))
+    return findings
+
+
+def limit_findings(
+    table: Table, tally: Tally, max_tokens: int, overlong: Overlong | None, limits: Thresholds
+) -> list[Finding]:
+    """Records over the token limit, and sides that are the same tokens within it.
+
+    Args:
+        overlong: the run's policy; None where no run was named.
+    """
+    findings = []
+    numbers = {
+        "max_tokens": max_tokens,
+        "shortened": tally.counts[TokenEvent.SHORTENED, ""],
+        "unusable": tally.counts[TokenEvent.UNUSABLE_AT_LIMIT, ""],
+    }
+    total, count = len(table), tally.counts[TokenEvent.OVER_LIMIT, ""]
+    if count:
+        severity = above(count / total, limits.over_limit, LOOK, FINE)
+        if overlong == "error":
+            severity = MUST_FIX
+        kind, case = FindingKind.OVER_LIMIT, overlong or ""
+        locations = tally.locations(TokenEvent.OVER_LIMIT)
+        findings.append(Finding(kind, severity, count, total, "records", numbers, case, locations))
+    pairs = len(table.rows("preference", train=True)) + len(table.rows("preference", train=False))
+    for event, kind, severity in (
+        (TokenEvent.SAME_TOKENS, FindingKind.EQUAL_TOKENS, MUST_FIX),
+        (TokenEvent.SAME_IF_CUT, FindingKind.EQUAL_IF_CUT, LOOK),
+    ):
+        if count := tally.counts[event, ""]:
+            locations = tally.locations(event)
+            findings.append(
+                Finding(kind, severity, count, pairs, "pairs", numbers, locations=locations)
+            )
+    return findings

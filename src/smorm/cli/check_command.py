@@ -1,11 +1,23 @@
-"""`smorm check`."""
+"""`smorm check`: the command and its page on the terminal; plain text where it is none."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from smorm.checks.findings import Finding
+    from smorm.checks.report import Report
+
+PLAIN_WIDTH = 160
+INDENT = 9
+LEVELS = ("50", "95", "99")
+STYLES = {"must fix": "bold red", "look": "yellow", "fine": "green"}
+BARS = "▁▂▃▄▅▆▇█"
 
 
 def run(
@@ -42,7 +54,6 @@ def run(
     """
     from smorm.checks import plan as planning
     from smorm.checks.report import check
-    from smorm.cli.check_page import print_report
     from smorm.errors import ConfigError
     from smorm.files import write_json
 
@@ -53,18 +64,18 @@ def run(
     if max_tokens is not None and config is None and model is None:
         raise ConfigError("--max-tokens: needs a tokenizer: give --config or --model")
     options = {"format": format, "split": split, "limit": limit}
-    readings = planning.readings_of(data or [], dev or [], options)
+    sources = planning.sources_of_arguments(data or [], dev or [], options)
     tokens = None
     if config is not None:
         from smorm.config import load_config
 
         loaded = load_config(config)
-        readings = (*planning.readings_of_config(loaded, limit), *readings)
+        sources = (*planning.sources_of_config(loaded, limit), *sources)
         tokens = planning.tokens_of_config(loaded, max_tokens)
     elif model is not None:
         tokens = planning.tokens_of_model(model, max_tokens)
     plan = planning.Plan(
-        readings,
+        sources,
         tuple(planning.parse_against(text) for text in against or []),
         dict(planning.parse_range(text) for text in value_range or []),
         tokens,
@@ -72,8 +83,142 @@ def run(
     report = check(plan)
     if output is not None:
         write_json(output, report.as_dict())
-    print_report(report)
+    _print_report(report)
     if output is not None:
         typer.echo(f"findings: {output}")
     if report.must_fix:
         raise typer.Exit(1)
+
+
+def _print_report(report: Report) -> None:
+    """What was read, every finding, the tables, and how many must be fixed."""
+    from rich.console import Console
+
+    from smorm.checks.findings import Severity
+
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, width=PLAIN_WIDTH)
+    _print_sources(console, report)
+    for finding in report.findings:
+        _print_finding(console, finding)
+    console.print()
+    if report.lengths:
+        console.print(_length_table(report))
+    if report.attributes:
+        console.print(_attribute_table(report))
+    if report.benchmarks:
+        console.print(_benchmark_table(report))
+    counts = ", ".join(f"{report.num_findings(severity)} {severity}" for severity in Severity)
+    style = "bold red" if report.must_fix else "bold green"
+    console.print(f"{counts}.", style=style)
+
+
+def _print_sources(console: Console, report: Report) -> None:
+    for name, title in (("train", "data"), ("held_out", "held out")):
+        held_out = name == "held_out"
+        paths = [source["path"] for source in report.sources if source["held_out"] == held_out]
+        if paths:
+            kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.records[name].items())
+            text = f"{title}: {', '.join(paths)}: {kinds or 'no usable record'}"
+            console.print(text, style="bold", markup=False, soft_wrap=not console.is_terminal)
+    console.print()
+
+
+def _print_finding(console: Console, finding: Finding) -> None:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    from smorm.checks.wording import meaning
+
+    head = Text(f"{finding.severity.value:<{INDENT}}", style=STYLES[finding.severity])
+    head.append(finding.kind.value, style="bold")
+    if finding.share is not None:
+        head.append(f"  {finding.count:,} of {finding.of} ({finding.share:.1%})")
+    elif finding.count and not finding.of:
+        head.append(f"  {finding.count:,}")
+    console.print(head, soft_wrap=True)
+    lines = [Text(meaning(finding))]
+    if finding.locations:
+        lines.append(Text(", ".join(finding.locations), style="dim"))
+    for line in lines:
+        if console.is_terminal:
+            console.print(Padding(line, (0, 0, 0, INDENT)))
+        else:  # whole lines, for grep
+            console.print(Text(" " * INDENT).append(line), soft_wrap=True)
+
+
+def _length_table(report: Report) -> Any:
+    title = f"lengths in {report.unit}"
+    if report.max_tokens is not None:
+        title += f", limit {report.max_tokens}"
+    levels = [f"{level} %" for level in LEVELS]
+    table = _table(title, "", "n", "mean", *levels, "most", "histogram")
+    table.columns[-1].justify = "left"
+    for name, lengths in report.lengths.items():
+        percentiles = [f"{lengths['percentiles'][level]:,}" for level in LEVELS]
+        table.add_row(
+            name,
+            f"{lengths['n']:,}",
+            f"{lengths['mean']:.1f}",
+            *percentiles,
+            f"{lengths['max']:,}",
+            _bars(lengths["histogram"]),
+        )
+    return table
+
+
+def _bars(histogram: list[list[int]]) -> str:
+    """One bar for each power of two, from the first that is not empty to the last."""
+    counts = {low: count for low, _, count in histogram}
+    highest = max(counts.values())
+    low, last, below = histogram[0][0], histogram[-1][0], histogram[-1][1]
+    bars, step = "", low
+    while step <= last:
+        share = counts.get(step, 0) / highest
+        if share:
+            bars += BARS[min(7, int(share * 8))]
+        else:
+            bars += " "
+        step = max(1, 2 * step)
+    return f"{low:,} {bars} {below:,}"
+
+
+def _attribute_table(report: Report) -> Any:
+    title = "attributes: whole numbers, distinct values, rank correlation with length"
+    headings = ("", "n", "missing", "min", "max", "mean", "whole", "values", "length")
+    table = _table(title, *headings)
+    for name, summary in report.attributes.items():
+        correlation = "–"
+        if name in report.bias.correlations:
+            correlation = f"{report.bias.correlations[name].value:+.2f}"
+        table.add_row(
+            name,
+            f"{summary['n']:,}",
+            f"{summary['missing']:,}",
+            *(f"{summary[key]:.3g}" for key in ("min", "max", "mean")),
+            f"{summary['integers']:.0%}",
+            f"{summary['distinct']:,}",
+            correlation,
+        )
+    return table
+
+
+def _benchmark_table(report: Report) -> Any:
+    headings = ("items", "prompts", "responses", "either")
+    table = _table("items of benchmarks that share 13 words in a row with the data", "", *headings)
+    for name, counts in report.benchmarks.items():
+        table.add_row(name, *(f"{counts[heading]:,}" for heading in headings))
+    return table
+
+
+def _table(title: str, first: str, *headings: str) -> Any:
+    """A table whose first column is of names and whose others are of numbers."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
+    table.add_column(first)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table

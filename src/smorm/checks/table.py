@@ -1,4 +1,4 @@
-"""What is kept of each record, response and rating: columns of fixed width, no text.
+"""What is stored of each record, response and rating: columns of fixed width, no text.
 
 Shapes: N records, R responses, C rating cells.
 """
@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smorm.checks.findings import PLACES
-from smorm.checks.shingles import Hashes, Ints
+from smorm.arrays import Bools, Floats, Ints
+from smorm.checks.findings import MAX_LOCATIONS
+from smorm.checks.shingles import Hashes
 from smorm.data.records import Candidates, Kind, Messages, Preference, Rated, Record, prompt_hash
 
-Flags = NDArray[np.bool_]
 KINDS: tuple[Kind, ...] = ("preference", "rated", "candidates")
 UNKNOWN = -1
 
@@ -54,22 +54,27 @@ def responses_of(record: Record) -> tuple[Messages, ...]:
             return record.responses
 
 
-def combined(*hashes: int) -> int:
-    """One hash of 64 bits for several in their order."""
-    packed = struct.pack(f"<{len(hashes)}Q", *hashes)
-    return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little")
+def kind_of(record: Record) -> Kind:
+    """The kind that a record's class stands for."""
+    match record:
+        case Preference():
+            return "preference"
+        case Rated():
+            return "rated"
+        case Candidates():
+            return "candidates"
 
 
 @dataclass(slots=True)
-class Columns:
-    """Grows record by record; `arrays` then gives each column as an array.
+class TableBuilder:
+    """Grows record by record; `table` then gives each column as an array.
 
     Columns of records: `kind` (index into KINDS), `source` and `file` (indices), `line`, `prompt`
     (hash), `texts` (hash of prompt and responses whatever their order), `record` (hash of these
     with order and ratings), `flipped` (whether the chosen side's hash is the larger one),
-    `responses` (how many), lengths of the prompt, and whether prompt and responses hold a word.
-    Of responses: `text` (hash with the prompt), `words`, and `tokens` of the whole conversation.
-    Lengths in tokens are -1 where they are not known.
+    `responses` (number of them), lengths of the prompt, and whether prompt and responses hold a
+    word. Of responses: `text` (hash with the prompt), `words`, and `tokens` of the whole
+    conversation. Unknown lengths in tokens are -1.
     """
 
     records: dict[str, array[Any]] = field(default_factory=lambda: _empty(_RECORDS))
@@ -79,48 +84,51 @@ class Columns:
     attributes: dict[str, int] = field(default_factory=dict)
 
     def add(self, record: Record, source: int, tokens: Sequence[int]) -> None:
-        """One record; the lengths in words and what is filled follow with `add_words`.
+        """Add one record; lengths in words follow batch by batch with `add_words`.
 
         Args:
-            tokens: of the prompt and of each whole conversation; none where they are not known.
+            tokens: lengths of the prompt and of each whole conversation; empty where unknown.
         """
         prompt = prompt_hash(record.prompt)
-        sides = [combined(prompt, prompt_hash(one)) for one in responses_of(record)]
+        sides = [_combined(prompt, prompt_hash(response)) for response in responses_of(record)]
         file, _, line = record.where.rpartition(":")
-        row = len(self.records["kind"])
+        if not tokens:
+            tokens = [UNKNOWN] * (1 + len(sides))
         values = {
             "kind": KINDS.index(kind_of(record)),
             "source": source,
             "file": self.files.setdefault(file, len(self.files)),
             "line": int(line) if line.isdecimal() else 0,
             "prompt": prompt,
-            "texts": combined(*sorted(sides)),
-            "record": combined(*sides, *self._rate(record, row)),
+            "texts": _combined(*sorted(sides)),
+            "record": _combined(*sides, *self._add_ratings(record)),
             "flipped": int(sides[0] > sides[-1]),
             "has_prompt": int(bool(record.prompt)),
             "responses": len(sides),
-            "prompt_tokens": tokens[0] if tokens else UNKNOWN,
+            "prompt_tokens": tokens[0],
         }
         for name, value in values.items():
             self.records[name].append(value)
         self.responses["text"].extend(sides)
-        self.responses["tokens"].extend(tokens[1:] if tokens else [UNKNOWN] * len(sides))
+        self.responses["tokens"].extend(tokens[1:])
 
-    def _rate(self, record: Record, row: int) -> list[int]:
-        """Keep the ratings as cells; returns them as integers for the record's hash."""
+    def _add_ratings(self, record: Record) -> list[int]:
+        """Store the ratings as cells; returns their hashes for the record's hash."""
         if not isinstance(record, Rated):
             return []
-        told: list[tuple[str, float]] = []
+        row = len(self.records["kind"])
+        hashes = {}
         for name, value in record.scores.items():
             column = self.attributes.setdefault(name, len(self.attributes))
             if value is not None:
                 self.ratings["row"].append(row)
                 self.ratings["column"].append(column)
                 self.ratings["value"].append(value)
-                told.append((name, value))
-        return [rating_hash(name, value) for name, value in sorted(told)]
+                packed = name.encode("utf-8", "surrogatepass") + struct.pack("<d", value)
+                hashes[name] = _hash(packed)
+        return [hashes[name] for name in sorted(hashes)]
 
-    def add_words(self, prompts: Ints, responses: Ints, filled: tuple[Flags, Flags]) -> None:
+    def add_words(self, prompts: Ints, responses: Ints, filled: tuple[Bools, Bools]) -> None:
         """Lengths in words of the prompts and responses added since the last call, and whether each
         record's prompt and responses hold a word."""
         self.records["prompt_words"].frombytes(prompts.astype(np.intc).tobytes())
@@ -128,23 +136,27 @@ class Columns:
         for name, flags in zip(("prompt_filled", "texts_filled"), filled, strict=True):
             self.records[name].frombytes(flags.astype(np.int8).tobytes())
 
-    def arrays(self, held_out: Sequence[bool]) -> Table:
+    def table(self, held_out: Sequence[bool]) -> Table:
         """The columns as arrays that share their memory; nothing can be added while they live.
 
         Args:
             held_out: of each source, whether its records are not for training.
         """
-        records, responses, ratings = (
-            {name: np.frombuffer(values, dtype=values.typecode) for name, values in group.items()}
-            for group in (self.records, self.responses, self.ratings)
-        )
+        records = _arrays(self.records)
         train = ~np.array(held_out, dtype=bool)[records["source"]]
-        return Table(records, responses, ratings, list(self.files), list(self.attributes), train)
+        return Table(
+            records,
+            _arrays(self.responses),
+            _arrays(self.ratings),
+            list(self.files),
+            list(self.attributes),
+            train,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The columns of `Columns`, with names of files and attributes.
+    """The columns of `TableBuilder`, with names of files and attributes.
 
     Attributes:
         train: whether a record is for training [N].
@@ -155,7 +167,7 @@ class Table:
     ratings: dict[str, NDArray[Any]]
     files: list[str]
     attributes: list[str]
-    train: Flags
+    train: Bools
 
     def __len__(self) -> int:
         return len(self.train)
@@ -170,12 +182,45 @@ class Table:
         first: Ints = np.cumsum(counts, dtype=np.int64) - counts
         return first
 
-    def places(self, rows: Ints) -> tuple[str, ...]:
+    def locations(self, rows: Ints) -> tuple[str, ...]:
         """The first few of some records, as `file:line`, in the order of reading."""
-        return tuple(
-            f"{self.files[self.records['file'][row]]}:{self.records['line'][row]}"
-            for row in np.unique(rows)[:PLACES].tolist()
-        )
+        locations = []
+        for row in np.unique(rows)[:MAX_LOCATIONS].tolist():
+            file = self.files[self.records["file"][row]]
+            locations.append(f"{file}:{self.records['line'][row]}")
+        return tuple(locations)
+
+    def ratings_of(self, column: int) -> tuple[Floats, Ints]:
+        """An attribute's training ratings and the records that they are of."""
+        rows = self.ratings["row"]
+        selected = (self.ratings["column"] == column) & self.train[rows]
+        return self.ratings["value"][selected], rows[selected]
+
+    def response_lengths(self, rows: Ints, index: int, unit: str) -> Ints:
+        """Length of response number `index` of each record, in `words` or `tokens`; -1: unknown.
+
+        In tokens it is what the conversation has beyond its prompt.
+        """
+        lengths = self.responses[unit][self.first_response()[rows] + index].astype(np.int64)
+        if unit == "words":
+            return lengths
+        prompt = self.records["prompt_tokens"][rows]
+        return np.where((lengths < 0) | (prompt < 0), UNKNOWN, np.maximum(0, lengths - prompt))
+
+    def unit(self) -> str:
+        """`tokens` where they were counted, else `words`."""
+        counted = bool((self.responses["tokens"] >= 0).any())
+        return "tokens" if counted else "words"
+
+    def num_records(self) -> dict[str, dict[str, int]]:
+        """Records by kind, for training and held out."""
+        counts: dict[str, dict[str, int]] = {"train": {}, "held_out": {}}
+        for kind in KINDS:
+            for name, train in (("train", True), ("held_out", False)):
+                count = len(self.rows(kind, train=train))
+                if count:
+                    counts[name][kind] = count
+        return counts
 
 
 def first_rows(keys: Hashes, rows: Ints) -> Ints:
@@ -183,22 +228,18 @@ def first_rows(keys: Hashes, rows: Ints) -> Ints:
     return rows[np.unique(keys[rows], return_index=True)[1]]
 
 
-def kind_of(record: Record) -> Kind:
-    """The kind that a record's class stands for."""
-    match record:
-        case Preference():
-            return "preference"
-        case Rated():
-            return "rated"
-        case Candidates():
-            return "candidates"
+def _hash(content: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
-def rating_hash(name: str, value: float) -> int:
-    """One hash of an attribute's name and a rating."""
-    packed = name.encode("utf-8", "surrogatepass") + struct.pack("<d", value)
-    return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little")
+def _combined(*hashes: int) -> int:
+    """One hash of 64 bits for several in their order."""
+    return _hash(struct.pack(f"<{len(hashes)}Q", *hashes))
 
 
 def _empty(columns: dict[str, str]) -> dict[str, array[Any]]:
     return {name: array(code) for name, code in columns.items()}
+
+
+def _arrays(columns: dict[str, array[Any]]) -> dict[str, NDArray[Any]]:
+    return {name: np.frombuffer(cells, dtype=cells.typecode) for name, cells in columns.items()}

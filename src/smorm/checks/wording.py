@@ -1,0 +1,45 @@
+"""Findings as sentences and as JSON; the sentences themselves are in `wording.toml`."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from importlib.resources import files
+from typing import Any
+
+from smorm.checks.findings import Finding
+from smorm.evaluation.metrics import Metric
+
+WORDING: dict[str, dict[str, str]] = tomllib.loads(
+    files("smorm.checks").joinpath("wording.toml").read_text(encoding="utf-8")
+)
+
+
+def meaning(finding: Finding) -> str:
+    """What a finding means and what to do, in a sentence or two."""
+    key = finding.kind.value
+    if finding.case:
+        key += f"/{finding.case}"
+    values = {name: _text_if_metric(number) for name, number in finding.numbers.items()}
+    return " ".join(WORDING[key].values()).format(**values)
+
+
+def as_dict(finding: Finding) -> dict[str, Any]:
+    """The JSON object of a finding."""
+    return {
+        "code": finding.kind.value,
+        "severity": finding.severity.value,
+        "count": finding.count,
+        "meaning": meaning(finding),
+        "of": finding.of,
+        "share": finding.share,
+        "places": list(finding.locations),
+    }
+
+
+def _text_if_metric(number: Any) -> Any:
+    if not isinstance(number, Metric):
+        return number
+    if math.isnan(number.low):
+        return f"{number.value:.3f}"
+    return f"{number.value:.3f} [{number.low:.3f}, {number.high:.3f}]"
