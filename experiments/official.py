@@ -32,8 +32,8 @@ import numpy as np
 
 from experiments.tasks import read_lines
 from smorm.errors import SmormError
+from smorm.evaluation.benchmarks.rewardbench import SECTIONS
 from smorm.evaluation.result import Result
-from smorm.evaluation.rewardbench import SECTIONS
 from smorm.evaluation.suite import parse_suite
 from smorm.evaluation.suites import run_suite
 from smorm.files import read_json, write_json

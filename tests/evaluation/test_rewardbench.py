@@ -10,13 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smorm.errors import DataError
-from smorm.evaluation.rewardbench import (
-    SECTIONS,
-    prior_sets,
-    rewardbench,
-    rewardbench2,
-)
-from tests.evaluation.judging import judged, values
+from smorm.evaluation.benchmarks import prior_sets, rewardbench, rewardbench_2
+from smorm.evaluation.benchmarks.rewardbench import SECTIONS
+from tests.evaluation.scoring import scored, values
 
 WON, LOST, TIED = ([2], [1]), ([1], [2]), ([1], [1])
 
@@ -32,8 +28,8 @@ def test_the_published_sections_hold_23_subsets_and_2985_items_but_for_math():
 def test_sections_by_hand():
     """Chat (100 * 3/4 + 40 * 1/2) / 140; Reasoning (984 * 1/2 + 164 * 1) / 1148; Safety 0."""
     found = values(
-        rewardbench(
-            judged(
+        rewardbench.rule(
+            scored(
                 *(("alpacaeval-easy", *one) for one in (WON, WON, WON, LOST)),
                 *(("mt-bench-med", *one) for one in (WON, LOST)),
                 *(("math-prm", *one) for one in (WON, TIED)),
@@ -66,7 +62,7 @@ def test_sections_are_the_reference_arithmetic_on_every_subset(seed):
         for name in names
         for _ in range(int(generator.integers(1, 4)))
     ]
-    found = values(rewardbench(judged(*items)))
+    found = values(rewardbench.rule(scored(*items)))
     accuracy = {
         name: np.mean([good[0] > other[0] for subset, good, other in items if subset == name])
         for name in names
@@ -82,13 +78,13 @@ def test_sections_are_the_reference_arithmetic_on_every_subset(seed):
 
 def test_subsets_of_another_benchmark_are_refused():
     with pytest.raises(DataError, match="none of the benchmark's subsets is here: found poetry"):
-        rewardbench(judged(("poetry", *WON)))
+        rewardbench.rule(scored(("poetry", *WON)))
 
 
 def test_prior_sets_are_a_plain_mean_of_four():
     found = values(
-        prior_sets(
-            judged(
+        prior_sets.rule(
+            scored(
                 *(("anthropic_helpful", *one) for one in (WON, WON, WON, LOST)),
                 ("anthropic_hhh", *WON),
                 ("shp", *LOST),
@@ -112,7 +108,7 @@ IDS = ["ref:0", "tied:0", "ref:1", "tied:1", "tied:2"]
 
 
 def test_the_ties_score_by_hand():
-    found = values(rewardbench2(judged(*TIES, ids=IDS)))
+    found = values(rewardbench_2.rule(scored(*TIES, ids=IDS)))
     assert found["Ties/tied_accuracy"] == pytest.approx(2 / 3)
     assert found["Ties/ref_accuracy"] == 0.5
     assert found["Ties/correctness_preferred"] == 0.5
@@ -127,7 +123,7 @@ def test_equal_right_answers_give_margins_of_one_minus_one_and_zero():
     """Spread 0: the margin is tanh of ±infinity, and 0 where the gap is 0 too."""
     for gap, expected in ((1.0, 1.0), (-1.0, -1.0), (0.0, 0.0)):
         items = (("Ties", [5], [0]), ("Ties", [2, 2], [2 - gap]))
-        found = values(rewardbench2(judged(*items, ids=["ref:7", "tied:7"])))
+        found = values(rewardbench_2.rule(scored(*items, ids=["ref:7", "tied:7"])))
         assert found["Ties/correctness_margin"] == expected
 
 
@@ -139,7 +135,7 @@ def test_the_best_of_four_shares_a_tie_at_the_top_and_domains_are_averaged():
         ("Precise IF", [1], [1, 1, 1]),
         *TIES,
     )
-    found = values(rewardbench2(judged(*items, ids=["", "", "", "", *IDS])))
+    found = values(rewardbench_2.rule(scored(*items, ids=["", "", "", "", *IDS])))
     assert found["Factuality"] == 0.75
     assert found["Math"] == 0
     assert found["Precise IF"] == 0.25
@@ -148,7 +144,7 @@ def test_the_best_of_four_shares_a_tie_at_the_top_and_domains_are_averaged():
 
 def test_a_ties_item_without_its_kind_is_named():
     with pytest.raises(DataError, match='expected an id "ref:N"'):
-        rewardbench2(judged(("Ties", [1], [0]), ids=["17"]))
+        rewardbench_2.rule(scored(("Ties", [1], [0]), ids=["17"]))
 
 
 def test_both_items_of_a_ties_question_are_resampled_together():
@@ -159,7 +155,7 @@ def test_both_items_of_a_ties_question_are_resampled_together():
         gap = float(rng.integers(0, 2)) * 2 - 1
         items += [("Ties", [gap], [0]), ("Ties", [gap, gap + 0.1], [0])]
         ids += [f"ref:{number}", f"tied:{number}"]
-    together = rewardbench2(judged(*items, ids=ids)).metrics()
+    together = rewardbench_2.rule(scored(*items, ids=ids)).metrics()
     parts = together["Ties/ref_accuracy"]
     whole = together["Ties"]
     # all parts of the score move together, so its interval is as wide as each part's

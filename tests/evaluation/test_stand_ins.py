@@ -13,7 +13,7 @@ SUBSETS = {"rewardbench": 23, "prior-sets": 4, "rewardbench-2": 6, "rm-bench": 5
            "best-of-k": 4}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", BENCHMARKS.names())
 def test_every_stand_in_is_read_as_its_benchmark_with_the_good_ones_first(tmp_path, name):
     place = write_stand_in(name, tmp_path)
     subsets, census = set(), Census()

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from smorm.errors import DataError
 from smorm.evaluation.attributes import measure_rated
+from smorm.evaluation.benchmarks.rm_bench import RM_BENCH, STYLES
 from smorm.evaluation.pairs import measure_pairs
-from smorm.evaluation.rmbench import STYLES, measure_rm_bench
+from tests.evaluation.scoring import measure_rm_bench, scored
 
 NAN = math.nan
 
@@ -309,7 +310,7 @@ def test_rm_bench_has_intervals_around_its_values_and_wider_ones_for_few_items()
 def test_bad_items_of_rm_bench_are_named():
     with pytest.raises(DataError, match="'poetry' is none of chat"):
         measure_rm_bench(np.ones((1, 3)), np.ones((1, 3)), ["poetry"])
-    with pytest.raises(DataError, match="expected any x 3"):
+    with pytest.raises(DataError, match="item 0: 2 of 4 responses chosen, expected 3 of 6"):
         measure_rm_bench(np.ones((1, 2)), np.ones((1, 2)), ["chat"])
-    with pytest.raises(DataError, match="1 for 2 items"):
-        measure_rm_bench(np.ones((2, 3)), np.ones((2, 3)), ["chat"])
+    with pytest.raises(DataError, match="item 1: 1 of 2 responses chosen, expected 3 of 6"):
+        RM_BENCH.measure(scored(("chat", [1, 2, 3], [1, 2, 3]), ("chat", [1], [2])))

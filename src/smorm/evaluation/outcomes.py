@@ -1,4 +1,4 @@
-"""What each item brought, in columns; every published number is a weighted sum of column means.
+"""Each item's outcomes, in columns; every published number is a weighted sum of column means.
 
 RewardBench's sections, RM-Bench's levels and domains, RewardBench 2's Ties score, plain accuracies
 and the rule "the longer one wins" are all of this form. One mechanism therefore gives the value,
@@ -11,7 +11,7 @@ Shapes: `N` items, `C` columns, `R` resamples.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,11 +35,12 @@ class Outcomes:
     """Columns of item outcomes, and the numbers made of them.
 
     Attributes:
-        columns: name to values [N]; NaN where the item has no part in the column.
+        columns: name to values [N]; NaN where the item is not of the column.
         clusters: what an interval resamples, a label for each item (its prompt) [N].
         sums: name of a number to the weights of the columns whose means it adds up.
-        keys: what tells an item apart from others, the same for every model [N].
+        keys: what identifies an item, the same for every model [N].
         differences: the numbers that are differences, not shares: no bound of 0 and 1.
+        chance: for columns that have one, what random scores are expected to get [N].
     """
 
     columns: Mapping[str, Floats]
@@ -47,12 +48,25 @@ class Outcomes:
     sums: Mapping[str, Weights]
     keys: Sequence[str]
     differences: frozenset[str] = field(default_factory=frozenset)
+    chance: Mapping[str, Floats] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, Metric]:
-        """Every number with its n (items with a part in it) and its 95 % interval."""
+        """Every number with its n (items that contribute) and its 95 % interval."""
         table = self._table()
         means, draws = _means(table), bootstrap_means(table, self.clusters)
         return {name: self._metric(name, table, means, draws) for name in self.sums}
+
+    def chance_levels(self) -> dict[str, float]:
+        """What random scores are expected to get, of each number whose columns all have it.
+
+        It is the same weighted sum, so it is exact for every section and mean of sections.
+        """
+        means = {name: float(np.nanmean(values)) for name, values in self.chance.items()}
+        return {
+            name: sum(weight * means[column] for column, weight in weights.items())
+            for name, weights in self.sums.items()
+            if name not in self.differences and weights.keys() <= means.keys()
+        }
 
     def minus(self, other: Outcomes) -> Outcomes:
         """Item by item this less the other, over the items that both have; for paired differences.
@@ -62,9 +76,7 @@ class Outcomes:
         """
         if set(self.columns) != set(other.columns):
             raise DataError("the two were measured on different suites: no difference to take")
-        place = {key: at for at, key in enumerate(other.keys)}
-        mine = [at for at, key in enumerate(self.keys) if key in place]
-        theirs = [place[self.keys[at]] for at in mine]
+        mine, theirs = common(self.keys, other.keys)
         if not mine:
             raise DataError("the two were measured on no common item: no difference to take")
         columns = {
@@ -72,10 +84,10 @@ class Outcomes:
             for name, values in self.columns.items()
         }
         clusters = cluster_codes(self.clusters, len(self.keys))[0][mine]
-        keys = [self.keys[at] for at in mine]
-        return replace(
-            self, columns=columns, clusters=clusters, keys=keys, differences=frozenset(self.sums)
-        )
+        keys = [self.keys[index] for index in mine]
+        # A difference of shares is no share: all lose the bounds of 0 and 1.
+        differences = frozenset(self.sums)
+        return Outcomes(columns, clusters, self.sums, keys, differences)
 
     def difference(self, other: Outcomes) -> dict[str, Metric]:
         """Every number of this less the other's, over the same items, its interval paired."""
@@ -85,17 +97,17 @@ class Outcomes:
         return np.stack(list(self.columns.values()), axis=1)
 
     def _metric(self, name: str, table: Floats, means: Floats, draws: Floats) -> Metric:
-        order = {column: at for at, column in enumerate(self.columns)}
+        order = {column: index for index, column in enumerate(self.columns)}
         weights = self.sums[name]
         used = [order[column] for column in weights]
         factors = np.array(list(weights.values()))
-        part = np.isfinite(table[:, used]).any(axis=1)
+        contributing = np.isfinite(table[:, used]).any(axis=1)
         value = float(means[used] @ factors)
         low, high = interval(draws[:, used] @ factors)
         if name not in self.differences:
             codes = np.asarray(cluster_codes(self.clusters, len(table))[0])
-            low, high = share_interval(value, low, high, len(np.unique(codes[part])))
-        return Metric(value, int(part.sum()), low, high)
+            low, high = share_interval(value, low, high, len(np.unique(codes[contributing])))
+        return Metric(value, int(contributing.sum()), low, high)
 
 
 def _means(table: Floats) -> Floats:
@@ -116,6 +128,18 @@ def split(
         prefix + str(label): np.where(of_item == label, values, np.nan)
         for label in sorted(set(of_item.tolist()) - {""})
     }
+
+
+def common(keys: Sequence[str], others: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Indices of the keys that both lists have, in the first one's order: in it, in the other."""
+    index_of = {key: index for index, key in enumerate(others)}
+    mine = [index for index, key in enumerate(keys) if key in index_of]
+    return mine, [index_of[keys[index]] for index in mine]
+
+
+def difference(weights: Weights, subtracted: Weights) -> dict[str, float]:
+    """Weights of one number less those of another, over other columns."""
+    return {**weights, **{name: -weight for name, weight in subtracted.items()}}
 
 
 def even(names: Sequence[str]) -> dict[str, float]:

@@ -17,7 +17,9 @@ from smorm.evaluation.metrics import (
     require_finite,
 )
 from smorm.evaluation.outcomes import Outcomes
-from smorm.evaluation.result import Measurement
+from smorm.evaluation.result import Measurement, chance_levels
+
+_SHARES = ("accuracy", "accuracy_chosen_longer", "accuracy_chosen_shorter")
 
 
 def measure_pairs(
@@ -73,7 +75,8 @@ def measure_pairs(
         prompts,
         {name: {name: 1.0} for name in columns},
         [str(at) for at in range(count)] if keys is None else keys,
-        frozenset({"accuracy_minus_length_only", "margin"}),
+        differences=frozenset({"accuracy_minus_length_only", "margin"}),
+        chance={name: np.full(count, 0.5) for name in _SHARES if name in columns},
     )
     codes, groups = cluster_codes(prompts, count)
     scores = np.concatenate([chosen, rejected])
@@ -88,4 +91,5 @@ def measure_pairs(
             "and count as half for the length-only rule.",
         ),
         table,
+        chance_levels(table),
     )

@@ -2,11 +2,12 @@
 
     {"kind", "suite", "model", "view", "metrics": {name: {"value", "n", "low", "high"}},
      "items": path or list, "fingerprint": {...}, "notes": [...],
-     "failures": [{"test", "cause", "text"}]}
+     "failures": [{"test", "cause", "text"}], "chance": {name: value}}
 
 A file holds one such object, or a list of them (several models or suites in one run). Numbers that
 do not exist are null. `notes` reports what was counted: ties, masked ratings, truncations.
-`failures` is there where a test failed. Files of earlier versions hold a failure as a note.
+`failures` is there where a test failed; files of earlier versions hold a failure as a note.
+`chance` is what random scores are expected to get, of the metrics that have such a level.
 """
 
 from __future__ import annotations
@@ -19,15 +20,17 @@ from typing import Any, Protocol
 
 from smorm.errors import DataError
 from smorm.evaluation.failures import Failure, failure_of, split_old_notes
+from smorm.evaluation.metric_names import MetricName
 from smorm.evaluation.metrics import Metric
+from smorm.evaluation.outcomes import Outcomes
 from smorm.files import read_json, write_json
 
 _NAMES = ("kind", "suite", "model", "view")
-_KEYS = (*_NAMES, "metrics", "items", "fingerprint", "notes", "failures")
+_KEYS = (*_NAMES, "metrics", "items", "fingerprint", "notes", "failures", "chance")
 
 
 class Comparable(Protocol):
-    """What each item brought, of which the difference of two models can be measured."""
+    """The outcomes of items, of which the difference of two models can be measured."""
 
     def difference(self, other: Any) -> dict[str, Metric]:
         """Numbers of this less those of the other, over the items that both have."""
@@ -36,12 +39,19 @@ class Comparable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What a suite hands back: metrics by name, notes for the reader, and the item outcomes that
-    a paired difference of two models is taken of."""
+    """What a suite measured: metrics by name, notes for the reader, the item outcomes that a
+    paired difference of two models needs, and the chance levels of metrics."""
 
     metrics: dict[str, Metric]
     notes: tuple[str, ...] = ()
     outcomes: Comparable | None = None
+    chance: Mapping[str, float] = field(default_factory=dict)
+
+
+def chance_levels(outcomes: Outcomes) -> dict[str, float]:
+    """Chance levels of the numbers that are the reward's, not those of a rule beside it."""
+    levels = outcomes.chance_levels()
+    return {name: level for name, level in levels.items() if MetricName.parse(name).over is None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +61,8 @@ class Result:
     `suite` is a name such as "pairs/OODlong"; `model` and `view` are shown to readers; `items` is
     the path of the per-item scores or the items themselves; `fingerprint` names config, data and
     code, and the `seed` where there were several; `failures` are of sanity tests and parity checks;
-    `outcomes` is what a paired difference is taken of, and is not written.
+    `chance` holds what random scores get, of metrics that have such a level; `outcomes` is what a
+    paired difference needs, and is not written.
     """
 
     kind: str
@@ -64,6 +75,7 @@ class Result:
     notes: tuple[str, ...] = ()
     outcomes: Comparable | None = field(default=None, compare=False, repr=False)
     failures: tuple[Failure, ...] = ()
+    chance: Mapping[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON object of the contract."""
@@ -79,6 +91,8 @@ class Result:
         }
         if self.failures:
             written["failures"] = [failure.as_dict() for failure in self.failures]
+        if self.chance:
+            written["chance"] = dict(self.chance)
         return written
 
     @property
@@ -154,7 +168,13 @@ def parse_result(value: Any, where: str) -> Result:
         fingerprint=dict(fingerprint),
         notes=notes,
         failures=failures,
+        chance=_chance(value.get("chance", {}), where),
     )
+
+
+def _chance(value: Any, where: str) -> dict[str, float]:
+    _expect(isinstance(value, Mapping), where, "chance", "an object", value)
+    return {str(name): _number(level, where, f"chance.{name}") for name, level in value.items()}
 
 
 def _failures(

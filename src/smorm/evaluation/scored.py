@@ -13,7 +13,7 @@ from smorm.data.census import Census, DropReason
 from smorm.data.reading import OnBad, Source, read_records
 from smorm.data.records import Candidates, Item, Kind, Messages, Preference, Record, prompt_key
 from smorm.errors import DataError
-from smorm.evaluation.judged import Judged
+from smorm.evaluation.accuracy import ScoredItems
 from smorm.files import fingerprint
 from smorm.scoring.scorer import Scored, Scorer
 from smorm.text.limits import Unscored
@@ -118,7 +118,7 @@ def words(messages: Messages) -> int:
     return sum(len(message.content.split()) for message in messages)
 
 
-def judged_of(data: ScoredSet, values: Sequence[Floats]) -> Judged:
+def scored_items(data: ScoredSet, values: Sequence[Floats]) -> ScoredItems:
     """A benchmark's records and a view's values of their responses, ready for its rule.
 
     Raises:
@@ -127,7 +127,7 @@ def judged_of(data: ScoredSet, values: Sequence[Floats]) -> Judged:
     unjudged = next((r.where for r in data.records if not r.chosen), None)
     if unjudged is not None:
         raise DataError(f"{unjudged}: says not which responses are good: nothing to measure")
-    judged = Judged(
+    items = ScoredItems(
         scores=values,
         lengths=[np.array([float(words(r)) for r in one.responses]) for one in data.records],
         chosen=[record.chosen for record in data.records],
@@ -136,5 +136,5 @@ def judged_of(data: ScoredSet, values: Sequence[Floats]) -> Judged:
         prompts=data.prompts,
         keys=data.keys,
     )
-    judged.check()
-    return judged
+    items.check()
+    return items

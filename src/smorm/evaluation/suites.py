@@ -15,15 +15,15 @@ from smorm.data.records import Item, Preference, Rated, Record
 from smorm.data.scaling import rating_matrix, restore_scales
 from smorm.errors import ConfigError, DataError
 from smorm.evaluation.attributes import measure_rated
-from smorm.evaluation.benchmarks import measure_benchmark
+from smorm.evaluation.benchmarks import BENCHMARKS
 from smorm.evaluation.pairs import measure_pairs
 from smorm.evaluation.result import Measurement, Result
 from smorm.evaluation.scored import (
     ScoredSet,
-    judged_of,
     pair_items,
     read_labelled,
     score_records,
+    scored_items,
     words,
 )
 from smorm.evaluation.suite import PLAIN, Suite
@@ -168,7 +168,7 @@ def measure_values(
 def _measured(suite: Suite, data: ScoredSet, values: list[Floats]) -> Measurement:
     if suite.kind == "pairs":
         return _pairs(data, values)
-    return measure_benchmark(suite.kind, judged_of(data, values))
+    return BENCHMARKS[suite.kind].measure(scored_items(data, values))
 
 
 def _result(
@@ -183,7 +183,7 @@ def _result(
     return Result(
         "eval", suite.name, title, view, measured.metrics,
         items=items, fingerprint=marks, notes=(*measured.notes, *data.notes),
-        outcomes=measured.outcomes,
+        outcomes=measured.outcomes, chance=measured.chance,
     )  # fmt: skip
 
 

@@ -42,6 +42,7 @@ class Format:
 
 
 _ROOM = "smorm.data.formats"
+_BENCHMARKS = "smorm.evaluation.benchmarks"
 FORMATS: Registry[Format] = Registry(
     "format",
     "smorm.formats",
@@ -54,18 +55,18 @@ FORMATS: Registry[Format] = Registry(
         "unified_feedback": f"{_ROOM}.unified_feedback:FORMAT",
         "skywork": f"{_ROOM}.skywork:FORMAT",
         "hh_rlhf": f"{_ROOM}.hh_rlhf:FORMAT",
-        "rm_bench": "smorm.data.benchmark_formats:RM_BENCH",
-        "best_of_k": "smorm.data.benchmark_formats:BEST_OF_K",
-        "rewardbench": "smorm.data.benchmark_formats:REWARDBENCH",
-        "pref_sets": "smorm.data.benchmark_formats:PREF_SETS_FORMAT",
-        "rewardbench2": "smorm.data.benchmark_formats:REWARDBENCH2",
-        "rmb": "smorm.data.benchmark_formats:RMB",
-        "judgebench": "smorm.data.judge_formats:JUDGEBENCH",
-        "ppe_human": "smorm.data.judge_formats:PPE_HUMAN",
-        "ppe_correctness": "smorm.data.judge_formats:PPE_CORRECTNESS",
-        "hhh": "smorm.data.judge_formats:HHH",
-        "llmbar": "smorm.data.judge_formats:LLMBAR",
-        "mt_bench": "smorm.data.judge_formats:MT_BENCH",
+        "rm_bench": f"{_BENCHMARKS}.rm_bench:FORMAT",
+        "best_of_k": f"{_BENCHMARKS}.best_of_k:FORMAT",
+        "rewardbench": f"{_BENCHMARKS}.rewardbench:FORMAT",
+        "pref_sets": f"{_BENCHMARKS}.prior_sets:FORMAT",
+        "rewardbench2": f"{_BENCHMARKS}.rewardbench_2:FORMAT",
+        "rmb": f"{_BENCHMARKS}.rmb:FORMAT",
+        "judgebench": f"{_BENCHMARKS}.judgebench:FORMAT",
+        "ppe_human": f"{_BENCHMARKS}.ppe:HUMAN_FORMAT",
+        "ppe_correctness": f"{_BENCHMARKS}.ppe:CORRECTNESS_FORMAT",
+        "hhh": f"{_BENCHMARKS}.hhh:FORMAT",
+        "llmbar": f"{_BENCHMARKS}.llmbar:FORMAT",
+        "mt_bench": f"{_BENCHMARKS}.mt_bench:FORMAT",
     },
 )
 """All formats by name. A benchmark's is found in a higher room, when it is first used."""

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smorm.errors import DataError
-from smorm.evaluation.judged import expected, wins
-from smorm.evaluation.rules import judgebench, llmbar, micro, rmb
-from tests.evaluation.judging import judged, values
+from smorm.evaluation.accuracy import expected_wins, wins
+from smorm.evaluation.benchmarks import best_of_k, judgebench, llmbar, rmb
+from tests.evaluation.scoring import scored, values
 
 WON, LOST, TIED = ([2], [1]), ([1], [2]), ([1], [1])
 
@@ -27,36 +27,36 @@ def test_a_tie_at_the_top_is_shared_and_a_loss_under_the_strict_rule():
     for scores, chosen, strict, shared in cases:
         array = np.array(scores, dtype=float)
         assert wins(array, chosen) == strict
-        assert expected(array, chosen) == pytest.approx(shared)
+        assert expected_wins(array, chosen) == pytest.approx(shared)
 
 
 @given(st.lists(st.integers(0, 3), min_size=2, max_size=6), st.data())
 def test_a_rule_sees_only_the_order_of_scores(scores, data):
     chosen = data.draw(st.integers(1, len(scores) - 1))
     plain = np.array(scores, dtype=float)
-    for rule in (wins, expected):
+    for rule in (wins, expected_wins):
         assert rule(plain * 7.0 - 3.0, chosen) == rule(plain, chosen)
         assert 0.0 <= rule(plain, chosen) <= 1.0
-    assert wins(plain, chosen) <= expected(plain, chosen)
+    assert wins(plain, chosen) <= expected_wins(plain, chosen)
 
 
-def test_micro_is_the_mean_over_items_with_each_subset_beside():
-    found = values(micro(judged(("a", *WON), ("a", *WON), ("a", *TIED), ("b", *LOST))))
+def test_best_of_k_is_the_mean_over_items_with_each_subset_beside():
+    found = values(best_of_k.rule(scored(("a", *WON), ("a", *WON), ("a", *TIED), ("b", *LOST))))
     assert found["overall"] == pytest.approx(2.5 / 4)
     assert found["subset/a"] == pytest.approx(2.5 / 3)
     assert found["subset/b"] == 0
 
 
 def test_items_without_a_subset_have_only_the_overall_number():
-    found = values(micro(judged(("", *WON), ("", *LOST))))
+    found = values(best_of_k.rule(scored(("", *WON), ("", *LOST))))
     assert found["overall"] == 0.5
     assert not [name for name in found if name.startswith("subset/")]
 
 
 def test_judgebench_pools_subjects_into_categories_and_counts_pairs():
     found = values(
-        judgebench(
-            judged(
+        judgebench.rule(
+            scored(
                 ("mmlu-pro-law", *WON), ("mmlu-pro-law", *LOST), ("mmlu-pro-physics", *WON),
                 ("livebench-math", *LOST), ("livecodebench", *TIED),
             )
@@ -70,8 +70,8 @@ def test_judgebench_pools_subjects_into_categories_and_counts_pairs():
 
 def test_llmbar_averages_its_four_adversarial_sets():
     found = values(
-        llmbar(
-            judged(
+        llmbar.rule(
+            scored(
                 ("Natural", *WON), ("Adversarial/GPTInst", *WON), ("Adversarial/GPTInst", *WON),
                 ("Adversarial/GPTInst", *WON), ("Adversarial/Manual", *LOST),
             )
@@ -84,8 +84,8 @@ def test_llmbar_averages_its_four_adversarial_sets():
 
 def test_rmb_averages_goals_and_ways():
     found = values(
-        rmb(
-            judged(
+        rmb.rule(
+            scored(
                 ("best-of-n/Helpfulness/Chat", [3], [1, 2]),
                 ("best-of-n/Helpfulness/Code", [1], [1, 0]),
                 ("pairs/Helpfulness/Chat", *WON),
@@ -101,6 +101,6 @@ def test_rmb_averages_goals_and_ways():
 
 def test_items_that_compare_nothing_or_are_not_finite_are_named():
     with pytest.raises(DataError, match="item 0: 2 good of 2 responses"):
-        judged(("a", [1, 2], [])).check()
+        scored(("a", [1, 2], [])).check()
     with pytest.raises(DataError, match="NaN or infinite"):
-        judged(("a", [1], [np.nan])).check()
+        scored(("a", [1], [np.nan])).check()

@@ -1,0 +1,177 @@
+"""Does a good response score best? Scored responses with labels, and accuracies over them.
+
+Shapes: `N` items; an item has `n_i` responses, of which the first `chosen[i]` are the good ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from smorm.arrays import Floats
+from smorm.errors import DataError
+from smorm.evaluation.correlation import length_correlations
+from smorm.evaluation.metrics import Clusters, Metric, cluster_codes, require_finite
+from smorm.evaluation.outcomes import Outcomes, Weights, difference, even, split
+
+TIES = "ties_half"
+LENGTH = "length_only"
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredItems:
+    """Items in one order: scores and lengths of their responses, and what they belong to.
+
+    Attributes:
+        scores: per item the scores of its responses [n_i].
+        lengths: per item their lengths, in words [n_i].
+        chosen: per item how many of them, from the first, are good [N].
+        subsets: per item the benchmark's subset, domain or category [N].
+        ids: per item the published id, "" where it has none [N].
+        prompts: a label of the prompt of each item, which intervals resample [N].
+        keys: what identifies an item, the same for every model [N].
+    """
+
+    scores: Sequence[Floats]
+    lengths: Sequence[Floats]
+    chosen: Sequence[int]
+    subsets: Sequence[str]
+    ids: Sequence[str]
+    prompts: Clusters
+    keys: Sequence[str]
+
+    def check(self) -> None:
+        """Raises DataError where a score is not finite, or an item has nothing to compare."""
+        require_finite("scores", np.concatenate(list(self.scores)))
+        for index, (scores, chosen) in enumerate(zip(self.scores, self.chosen, strict=True)):
+            if not 0 < chosen < len(scores):
+                raise DataError(
+                    f"item {index}: {chosen} good of {len(scores)} responses: a comparison needs "
+                    "both"
+                )
+
+    def by_length(self) -> ScoredItems:
+        """The same items scored by the rule "the longer response wins"."""
+        return replace(self, scores=self.lengths)
+
+    def chance(self) -> Floats:
+        """The probability [N] that random scores without ties put a good response first."""
+        sizes = np.array([len(scores) for scores in self.scores], dtype=np.float64)
+        return np.asarray(np.array(self.chosen) / sizes)
+
+
+Rule = Callable[[Floats, int], float]
+
+
+def wins(scores: Floats, chosen: int) -> float:
+    """1 where the best good response beats every other strictly, else 0: a tie is a loss.
+
+    With one good response this is RewardBench's and RMB's rule (`chosen > rejected`, of all).
+    """
+    return float(scores[:chosen].max() > scores[chosen:].max())
+
+
+def expected_wins(scores: Floats, chosen: int) -> float:
+    """The probability that the best is a good one when ties are broken at random.
+
+    A tie of two counts half; RewardBench 2 counts so (one over the number tied at the top).
+    """
+    top = scores == scores.max()
+    return float(top[:chosen].sum() / top.sum())
+
+
+def outcomes(items: ScoredItems, rule: Rule) -> Floats:
+    """A rule's outcome of each item [N]."""
+    pairs = zip(items.scores, items.chosen, strict=True)
+    return np.array([rule(scores, chosen) for scores, chosen in pairs])
+
+
+def tied(items: ScoredItems) -> int:
+    """How many items have a good and another response that share the top score."""
+    return int((outcomes(items, wins) != outcomes(items, expected_wins)).sum())
+
+
+def accuracies(
+    items: ScoredItems,
+    rule: Rule,
+    sections: Mapping[str, Weights],
+    overall: Weights | None = None,
+) -> Outcomes:
+    """Accuracies by subset, by section and overall, with ties broken at random and by length.
+
+    Args:
+        rule: the published rule for an item.
+        sections: weights over subsets (they sum to 1) for each section; a section is left out
+            where it has no subset here.
+        overall: weights over sections; None is the plain mean over all items.
+
+    Numbers: `overall`, each section, `subset/NAME`, all by `rule`; `ties_half/...` of overall and
+    sections where ties count as broken at random (where `rule` does not); `length_only/...`, the
+    same for the rule that the longer one wins.
+    """
+    columns: dict[str, Floats] = {}
+    sums: dict[str, Weights] = {}
+    scorings = [("", items, rule)]
+    if rule is not expected_wins:
+        scorings.append((f"{TIES}/", items, expected_wins))
+    scorings.append((f"{LENGTH}/", items.by_length(), expected_wins))
+    for prefix, scored, scoring_rule in scorings:
+        columns |= _columns(prefix, outcomes(scored, scoring_rule), items.subsets)
+        sums |= _sums(prefix, sections, overall)
+    sums |= {name: {name: 1.0} for name in columns if name.startswith("subset/")}
+    sums["overall_minus_length_only"] = difference(sums["overall"], sums[f"{LENGTH}/overall"])
+    return Outcomes(
+        columns,
+        items.prompts,
+        sums,
+        items.keys,
+        differences=frozenset({"overall_minus_length_only"}),
+        chance=_columns("", items.chance(), items.subsets),
+    )
+
+
+def _columns(prefix: str, values: Floats, subsets: Sequence[str]) -> dict[str, Floats]:
+    return {f"{prefix}all": values, **split(values, subsets, f"{prefix}subset/")}
+
+
+def _sums(
+    prefix: str, sections: Mapping[str, Weights], overall: Weights | None
+) -> dict[str, Weights]:
+    """Overall and the sections as weights over the columns `PREFIXsubset/NAME`."""
+    sums: dict[str, Weights] = {f"{prefix}overall": {f"{prefix}all": 1.0}}
+    for name, weights in sections.items():
+        sums[prefix + name] = {f"{prefix}subset/{subset}": w for subset, w in weights.items()}
+    if overall:
+        total: dict[str, float] = {}
+        for section, share in overall.items():
+            for column, weight in sums[prefix + section].items():
+                total[column] = total.get(column, 0.0) + share * weight
+        sums[f"{prefix}overall"] = total
+    return sums
+
+
+def present(subsets: Sequence[str], sections: Mapping[str, Weights]) -> dict[str, dict[str, float]]:
+    """Sections cut to the subsets that occur, each with weights that sum to 1 again."""
+    occurring = set(subsets)
+    cut = {}
+    for section, weights in sections.items():
+        kept_weights = {name: weights[name] for name in weights if name in occurring}
+        if total := sum(kept_weights.values()):
+            cut[section] = {name: weight / total for name, weight in kept_weights.items()}
+    return cut
+
+
+def mean_of(sections: Mapping[str, Weights]) -> dict[str, float]:
+    """Weights of a plain mean over sections."""
+    return even(list(sections))
+
+
+def length_correlations_of(items: ScoredItems) -> dict[str, Metric]:
+    """Spearman of score with length over all responses, plain and within each prompt."""
+    sizes = [len(scores) for scores in items.scores]
+    item_of_response = np.repeat(np.arange(len(sizes)), sizes)
+    codes = cluster_codes(items.prompts, len(sizes))[0][item_of_response]
+    scores, lengths = np.concatenate(list(items.scores)), np.concatenate(list(items.lengths))
+    return length_correlations(scores, lengths, codes)

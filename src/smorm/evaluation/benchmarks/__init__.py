@@ -1,0 +1,160 @@
+"""Benchmarks: one object and one file each, registered once.
+
+A benchmark knows its row format, the rule by which it is scored, the numbers that a short table
+shows, and where its data is. Another package adds its own by the entry-point group
+`smorm.benchmarks`, a program by `BENCHMARKS.register`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from smorm.data.formats import FORMATS, Format
+from smorm.data.reading import Source
+from smorm.errors import ConfigError
+from smorm.evaluation.accuracy import TIES, ScoredItems, length_correlations_of, tied
+from smorm.evaluation.benchmarks.folders import data_files, is_copy
+from smorm.evaluation.metrics import cluster_codes
+from smorm.evaluation.outcomes import Outcomes
+from smorm.evaluation.result import Measurement, chance_levels
+from smorm.registry import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of a benchmark on the hub; `label` is its subset where the rows name none."""
+
+    label: str
+    split: str
+    subset: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """One benchmark.
+
+    Attributes:
+        name: what suites, files and the command line call it.
+        rows: how its published rows become `Candidates`, the good responses first.
+        rule: numbers and chance levels of scored items (`accuracy.accuracies` makes most of them).
+        shown: the numbers of the short table, the leading one first.
+        hub: dataset id, or None where it is published elsewhere and has to be given as a path.
+        parts: the pieces of the hub's data set.
+        format_name: the format's name in a configuration, where it is not the benchmark's.
+        about: a note of every result.
+        describe: the notes on items and ties, where they are not the usual ones.
+    """
+
+    name: str
+    title: str
+    rows: Format
+    rule: Callable[[ScoredItems], Outcomes]
+    shown: tuple[str, ...]
+    hub: str | None = None
+    parts: tuple[Part, ...] = ()
+    format_name: str = ""
+    about: str = ""
+    describe: Callable[[ScoredItems, Outcomes], list[str]] | None = None
+
+    @property
+    def format(self) -> str:
+        """The name of its format, registered if it is not yet.
+
+        Raises:
+            ConfigError: another format has that name.
+        """
+        name = self.format_name or self.name.replace("-", "_")
+        if name not in FORMATS:
+            FORMATS.register(name, self.rows)
+        elif FORMATS[name] is not self.rows:
+            raise ConfigError(f"benchmark {self.name}: another format has the name {name!r}")
+        return name
+
+    def sources(self, path: str | None = None) -> list[tuple[str, Source]]:
+        """Labels and sources: of the hub's data set, or of a file or folder.
+
+        A folder is a saved dataset or a copy of the hub's (its splits and subsets are found as
+        there), or any tree of data files, of which each is labelled by its path.
+
+        Raises:
+            ConfigError: no path for a benchmark that the hub does not have.
+        """
+        if path is None and self.hub is None:
+            raise ConfigError(f"{self.title}: not on the hub as one data set: give NAME=PATH")
+        if path is not None and Path(path).is_file():
+            return [("", Source(path, self.format))]
+        if path is not None and Path(path).is_dir():
+            names = [part.subset or part.split for part in self.parts]
+            if not is_copy(Path(path), names):
+                files = data_files(Path(path))
+                return [(label, Source(str(file), self.format)) for label, file in files]
+        place = str(path or self.hub)
+        if not self.parts:
+            return [("", Source(place, self.format))]
+        sources = []
+        for part in self.parts:
+            source = Source(place, self.format, split=part.split, subset=part.subset)
+            sources.append((part.label, source))
+        return sources
+
+    def measure(self, items: ScoredItems) -> Measurement:
+        """Its numbers, what the longer response wins, and how scores correlate with length.
+
+        Raises:
+            DataError: scores or items that its rule cannot take.
+        """
+        table = self.rule(items)
+        describe = self.describe or _describe
+        notes = describe(items, table)
+        if self.about:
+            notes.append(self.about)
+        if absent := [name for name in self.shown if name not in table.sums]:
+            notes.append(f"Absent: {', '.join(absent)}; overall is over what is here.")
+        metrics = table.metrics() | length_correlations_of(items)
+        return Measurement(metrics, tuple(notes), table, chance_levels(table))
+
+
+def _describe(items: ScoredItems, table: Outcomes) -> list[str]:
+    """How many items, prompts, subsets and ties there are."""
+    count = len(items.scores)
+    prompts = cluster_codes(items.prompts, count)[1]
+    ties = "shared equally"
+    if any(name.startswith(f"{TIES}/") for name in table.sums):
+        ties = "losses by the published rule, half in ties_half"
+    return [
+        f"{count} items over {prompts} prompts in {len(set(items.subsets))} subsets; intervals "
+        "resample prompts.",
+        f"{tied(items)} items have a good and another response tied at the top: {ties}.",
+    ]
+
+
+_ROOM = "smorm.evaluation.benchmarks"
+BENCHMARKS: Registry[Benchmark] = Registry(
+    "benchmark",
+    "smorm.benchmarks",
+    {
+        "rewardbench": f"{_ROOM}.rewardbench:REWARDBENCH",
+        "prior-sets": f"{_ROOM}.prior_sets:PRIOR_SETS",
+        "rewardbench-2": f"{_ROOM}.rewardbench_2:REWARDBENCH_2",
+        "rm-bench": f"{_ROOM}.rm_bench:RM_BENCH",
+        "judgebench": f"{_ROOM}.judgebench:JUDGEBENCH",
+        "ppe": f"{_ROOM}.ppe:PPE",
+        "ppe-correctness": f"{_ROOM}.ppe:PPE_CORRECTNESS",
+        "rmb": f"{_ROOM}.rmb:RMB",
+        "hhh": f"{_ROOM}.hhh:HHH",
+        "llmbar": f"{_ROOM}.llmbar:LLMBAR",
+        "mt-bench": f"{_ROOM}.mt_bench:MT_BENCH",
+        "best-of-k": f"{_ROOM}.best_of_k:BEST_OF_K",
+    },
+)
+
+
+def benchmark_sources(name: str, path: str | None = None) -> list[Source]:
+    """Where a benchmark's records are, on the hub or under a path.
+
+    Raises:
+        ConfigError: no such benchmark, or one that needs a path.
+    """
+    return [source for _, source in BENCHMARKS[name].sources(path)]

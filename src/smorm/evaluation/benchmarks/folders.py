@@ -1,0 +1,49 @@
+"""Data files below a folder that somebody downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from smorm.data.readers import SUFFIXES
+from smorm.data.tables import is_saved_dataset
+from smorm.errors import ConfigError
+
+
+def is_copy(folder: Path, names: Sequence[str]) -> bool:
+    """Whether a folder is laid out as a hub's data set with these splits and subsets is."""
+    if is_saved_dataset(folder):
+        return True
+    return bool(names) and all(any(folder.glob(f"**/{name}*")) for name in names)
+
+
+def data_files(folder: Path) -> list[tuple[str, Path]]:
+    """Every data file below a folder, labelled by its path ("Adversarial/GPTInst").
+
+    Raises:
+        ConfigError: there is none.
+    """
+    files = sorted(file for file in folder.rglob("*") if _is_data(file))
+    if not files:
+        raise ConfigError(f"{folder}: no data file in it or below ({', '.join(SUFFIXES)})")
+    # In published repositories RM-Bench's full set lies beside its pieces, and LLMBar's sets lie
+    # beside results of models: where a file has such a name, it is the data.
+    for name in ("total_dataset", "dataset"):
+        files = [file for file in files if _stem(file) == name] or files
+    return [(_label(file.relative_to(folder)), file) for file in files]
+
+
+def _is_data(file: Path) -> bool:
+    return file.is_file() and file.name.endswith(SUFFIXES)
+
+
+def _stem(path: Path) -> str:
+    suffixes = [suffix for suffix in SUFFIXES if path.name.endswith(suffix)]
+    return path.name.removesuffix(max(suffixes, key=len))
+
+
+def _label(path: Path) -> str:
+    stem = _stem(path)
+    if stem in ("dataset", "test", "data") and path.parent.name:
+        return path.parent.as_posix()
+    return (path.parent / stem).as_posix()

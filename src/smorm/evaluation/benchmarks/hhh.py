@@ -1,0 +1,75 @@
+"""HHH alignment (HuggingFaceH4/hhh_alignment): helpful, honest, harmless and other choices."""
+
+from __future__ import annotations
+
+from smorm.data import fields
+from smorm.data.fields import Context
+from smorm.data.formats import Format
+from smorm.data.formats.hh_rlhf import transcript_turns
+from smorm.data.records import Candidates, Messages
+from smorm.evaluation.benchmarks import Benchmark, Part
+from smorm.evaluation.benchmarks.best_of_k import rule
+from smorm.evaluation.benchmarks.rows import (
+    Row,
+    comparison,
+    flags,
+    good_first,
+    is_converted,
+    names_of,
+    text_responses,
+    unlabelled,
+)
+from smorm.text.chat import Message
+
+
+def parse(row: Row, context: Context) -> list[Candidates]:
+    """`{input, targets: {choices, labels}}`, label 1 is the best.
+
+    The input opens with the user's bare text; later turns carry "Assistant:" and "Human:" after an
+    empty line. They become messages.
+    """
+    if is_converted(row):
+        return comparison(_with_turns(row, context), context)
+    text = fields.text(fields.required(row, "input", context), "input", context)
+    targets = fields.required(row, "targets", context)
+    if not isinstance(targets, dict):
+        raise context.wrong("targets", targets, "an object {choices, labels}")
+    choices = fields.required_in(targets, "choices", "targets", context)
+    labels = fields.required_in(targets, "labels", "targets", context)
+    responses = text_responses(choices, "targets.choices", context)
+    prompt = _dialogue(text, "input", context)
+    record = unlabelled(prompt, responses, context, *names_of(row, "id", context))
+    good = flags(labels, "targets.labels", context)
+    return good_first(record, good, "targets.labels", context)
+
+
+def _with_turns(row: Row, context: Context) -> Row:
+    """A converted row whose prompt is a transcript, with its turns."""
+    if not isinstance(row.get("prompt"), str):
+        return row
+    turns = _dialogue(row["prompt"], "prompt", context)
+    return {**row, "prompt": [{"role": turn.role, "content": turn.content} for turn in turns]}
+
+
+def _dialogue(text: str, name: str, context: Context) -> Messages:
+    turns = transcript_turns(text)
+    if len(turns) > 1 and turns[-1] == Message("assistant", ""):
+        turns = turns[:-1]  # the marker that invites the answer
+    return fields.filled_prompt(turns, name, context)
+
+
+FORMAT = Format(
+    "candidates",
+    parse,
+    "{input, targets: {choices, labels}}",
+    signs=frozenset({"input", "targets"}),
+)
+HHH = Benchmark(
+    "hhh",
+    "HHH alignment",
+    FORMAT,
+    rule,
+    ("overall",),
+    hub="HuggingFaceH4/hhh_alignment",
+    parts=tuple(Part(name, "test", name) for name in ("helpful", "honest", "harmless", "other")),
+)

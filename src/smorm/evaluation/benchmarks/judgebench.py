@@ -1,0 +1,81 @@
+"""JudgeBench (ScalerLab/JudgeBench): objective labels, one response is correct.
+
+The official number is the mean over all pairs; its code counts a tie as a loss.
+"""
+
+from __future__ import annotations
+
+from smorm.data import fields
+from smorm.data.fields import Context
+from smorm.data.formats import Format
+from smorm.data.records import Candidates
+from smorm.evaluation.accuracy import ScoredItems, accuracies, wins
+from smorm.evaluation.benchmarks import Benchmark, Part
+from smorm.evaluation.benchmarks.rows import (
+    Row,
+    comparison,
+    is_converted,
+    labelled,
+    names_of,
+    question,
+    response,
+)
+from smorm.evaluation.outcomes import Outcomes, weighted
+
+CATEGORIES = {
+    "mmlu-pro": "knowledge",
+    "livebench-reasoning": "reasoning",
+    "livebench-math": "math",
+    "livecodebench": "coding",
+}
+"""Beginnings of sources, and their category: the subjects of MMLU-Pro are one."""
+
+
+def parse(row: Row, context: Context) -> list[Candidates]:
+    """Question, response_A, response_B and label "A>B" or "B>A".
+
+    Further columns: pair_id, original_id, source, response_model.
+    """
+    if is_converted(row):
+        return comparison(row, context)
+    prompt = question(row, "question", context)
+    first, second = response(row, "response_A", context), response(row, "response_B", context)
+    label = fields.required(row, "label", context)
+    if label not in ("A>B", "B>A"):
+        raise context.wrong("label", label, "'A>B' or 'B>A'")
+    good, bad = (first, second) if label == "A>B" else (second, first)
+    return labelled(prompt, good, bad, context, *names_of(row, "pair_id", context))
+
+
+def rule(items: ScoredItems) -> Outcomes:
+    """`overall` over all pairs, the categories, and `subset/NAME`."""
+    counts: dict[str, dict[str, float]] = {}
+    for name in dict.fromkeys(items.subsets):
+        of_category = counts.setdefault(_category(name), {})
+        of_category[name] = items.subsets.count(name)
+    sections = {category: weighted(counts[category]) for category in sorted(counts)}
+    return accuracies(items, wins, sections)
+
+
+def _category(subset: str) -> str:
+    for beginning, category in CATEGORIES.items():
+        if subset.startswith(beginning):
+            return category
+    return subset
+
+
+FORMAT = Format(
+    "candidates",
+    parse,
+    "{question, response_A, response_B, label}",
+    signs=frozenset({"question", "response_A", "response_B"}),
+)
+JUDGEBENCH = Benchmark(
+    "judgebench",
+    "JudgeBench",
+    FORMAT,
+    rule,
+    ("overall", *CATEGORIES.values()),
+    hub="ScalerLab/JudgeBench",
+    parts=(Part("gpt", "gpt"), Part("claude", "claude")),
+)

@@ -1,0 +1,104 @@
+"""PPE (lmarena-ai): human preference between two answers, and correctness among many."""
+
+from __future__ import annotations
+
+from smorm.data import fields
+from smorm.data.census import Defect
+from smorm.data.fields import Context
+from smorm.data.formats import Format, generic
+from smorm.data.records import Candidates
+from smorm.evaluation.benchmarks import Benchmark, Part
+from smorm.evaluation.benchmarks.best_of_k import rule
+from smorm.evaluation.benchmarks.mt_bench import conversations, tie, winner_of
+from smorm.evaluation.benchmarks.rows import (
+    SUBSET_FIELDS,
+    Responses,
+    Row,
+    comparison,
+    first_text,
+    flags,
+    good_first,
+    is_converted,
+    labelled,
+    names_of,
+    response,
+    unlabelled,
+)
+
+
+def parse_preference(row: Row, context: Context) -> list[Candidates]:
+    """`lmarena-ai/PPE-Human-Preference-V1` and other arena sets: two answers and a winner.
+
+    Columns as public code reads them: question_id, prompt (text), response_1, response_2,
+    model_a, model_b, winner ("model_a", "model_b", or a tie), language, is_code, is_refusal,
+    hard_prompt, easy_prompt, if_prompt, math_prompt, length_a, length_b, conv_metadata. The
+    flags overlap, so they are no subset, and a row has no source unless it names one. Also read:
+    response_a and response_b, and full conversations in conversation_a and conversation_b
+    (`lmsys/chatbot_arena_conversations`).
+    """
+    if is_converted(row):
+        return comparison(row, context)
+    if row.get("conversation_a") is not None:
+        return conversations(row, None, context)
+    first, second = "response_1", "response_2"
+    if second not in row and "response_b" in row:
+        first, second = "response_a", "response_b"
+    prompt = generic.prompt_of(row, context)
+    good, bad = response(row, first, context), response(row, second, context)
+    if winner_of(row, context) == "model_b":
+        good, bad = bad, good
+    return labelled(prompt, good, bad, context, *names_of(row, "question_id", context))
+
+
+def parse_correctness(row: Row, context: Context) -> list[Candidates]:
+    """PPE's correctness sets (`lmarena-ai/PPE-MMLU-Pro-Best-of-K` and four more): best of k.
+
+    Columns as public code reads them: question_id, prompt, model_name, response_1 to response_32,
+    scores (whether each is correct), sampled_conflict_pairs, and columns of the benchmark. All
+    responses are read, the correct ones first; the sampled pairs are not. The published rows do
+    not name their benchmark; where a row has `benchmark` (or `subset`, `source`, `domain`) it is
+    the source.
+    """
+    if is_converted(row):
+        return comparison(row, context)
+    prompt = generic.prompt_of(row, context)
+    correct = flags(fields.required(row, "scores", context), "scores", context)
+    responses: Responses = {}
+    for number in range(1, len(correct) + 1):
+        responses |= response(row, f"response_{number}", context)
+    next_name = f"response_{len(correct) + 1}"
+    if row.get(next_name) is not None:
+        problem = f"{len(correct)} scores, but the row has {next_name} as well"
+        raise context.bad("scores", Defect.WRONG_COUNT, problem)
+    identity = first_text(row, ("question_id", "id"), context)
+    subset = first_text(row, ("benchmark", *SUBSET_FIELDS), context)
+    record = unlabelled(prompt, responses, context, identity, subset)
+    return good_first(record, correct, "scores", context)
+
+
+HUMAN_FORMAT = Format(
+    "candidates",
+    parse_preference,
+    "{prompt, response_1, response_2, winner}",
+    signs=frozenset({"response_1", "response_2", "winner"}),
+    drop_row=tie,
+)
+CORRECTNESS_FORMAT = Format(
+    "candidates",
+    parse_correctness,
+    "{prompt, response_1, ..., scores: [...]}",
+    signs=frozenset({"response_1", "scores"}),
+)
+PPE = Benchmark(
+    "ppe",
+    "PPE human preference",
+    HUMAN_FORMAT,
+    rule,
+    ("overall",),
+    hub="lmarena-ai/PPE-Human-Preference-V1",
+    parts=(Part("", "test"),),
+    format_name="ppe_human",
+)
+PPE_CORRECTNESS = Benchmark(
+    "ppe-correctness", "PPE correctness", CORRECTNESS_FORMAT, rule, ("overall",)
+)

@@ -1,0 +1,62 @@
+"""RewardBench's prior sets (allenai/pref-test-sets): a plain mean of four, apart from its score."""
+
+from __future__ import annotations
+
+from smorm.data.fields import Context
+from smorm.data.formats import Format
+from smorm.data.records import Candidates
+from smorm.evaluation.accuracy import ScoredItems, accuracies, mean_of, present, wins
+from smorm.evaluation.benchmarks import Benchmark, Part
+from smorm.evaluation.benchmarks.rewardbench import unknown_subsets
+from smorm.evaluation.benchmarks.rows import Row, comparison_of, first_text
+from smorm.evaluation.outcomes import Outcomes
+
+SCORED = ("anthropic_helpful", "anthropic_hhh", "shp", "summarize")
+PUBLISHED = (
+    "anthropic", "anthropic_harmless", *SCORED, "mtbench_gpt4", "mtbench_human", "pku_better",
+    "pku_safer", "summarize_prompted",
+)  # fmt: skip
+
+
+def parse(row: Row, context: Context) -> list[Candidates]:
+    """Prompt as turns, chosen and rejected as text; a split is a subset.
+
+    The roles of the turns are taken by their index, user first, whatever the rows call them, as
+    `rewardbench/utils.py` does. A row's own `subset` is a piece of its split and no source, unless
+    it names one of the sets (`PUBLISHED`), as in a file that was put together from several.
+    """
+    if isinstance(row.get("prompt"), list):
+        turns = [_turn(line, index) for index, line in enumerate(row["prompt"])]
+        row = {**row, "prompt": turns}
+    subset = first_text(row, ("subset",), context)
+    return comparison_of(row, context, subset if subset in PUBLISHED else None)
+
+
+def _turn(line: object, index: int) -> object:
+    role = "assistant" if index % 2 else "user"
+    if isinstance(line, str):  # early versions of the set have bare texts
+        return {"role": role, "content": line}
+    if isinstance(line, dict):
+        return {**line, "role": role}
+    return line  # refused with its place by the reader of messages
+
+
+def rule(items: ScoredItems) -> Outcomes:
+    """`overall`, the plain mean of the four prior sets that are here, and `subset/NAME`."""
+    sections = present(items.subsets, {name: {name: 1.0} for name in SCORED})
+    if not sections:
+        raise unknown_subsets(items, SCORED)
+    return accuracies(items, wins, sections, mean_of(sections))
+
+
+FORMAT = Format("candidates", parse, "{prompt: [...], chosen, rejected}")
+PRIOR_SETS = Benchmark(
+    "prior-sets",
+    "RewardBench's prior sets",
+    FORMAT,
+    rule,
+    ("overall",),
+    hub="allenai/pref-test-sets",
+    parts=tuple(Part(name, name) for name in SCORED),
+    format_name="pref_sets",
+)

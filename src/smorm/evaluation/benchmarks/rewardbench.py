@@ -1,0 +1,85 @@
+"""RewardBench (Lambert et al. 2024; allenai/reward-bench).
+
+The rule is that of `rewardbench/constants.py` and `calculate_scores_per_section`: a pair is won
+when chosen scores strictly higher; a section is the mean of its subsets weighted by
+`EXAMPLE_COUNTS`; the score is the plain mean of the four sections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from smorm.data.formats import Format
+from smorm.errors import DataError
+from smorm.evaluation.accuracy import ScoredItems, accuracies, mean_of, present, wins
+from smorm.evaluation.benchmarks import Benchmark, Part
+from smorm.evaluation.benchmarks.rows import comparison
+from smorm.evaluation.outcomes import Outcomes
+
+SECTIONS: dict[str, dict[str, float]] = {
+    "Chat": {
+        "alpacaeval-easy": 100,
+        "alpacaeval-length": 95,
+        "alpacaeval-hard": 95,
+        "mt-bench-easy": 28,
+        "mt-bench-med": 40,
+    },
+    "Chat Hard": {
+        "mt-bench-hard": 37,
+        "llmbar-natural": 100,
+        "llmbar-adver-neighbor": 134,
+        "llmbar-adver-GPTInst": 92,
+        "llmbar-adver-GPTOut": 47,
+        "llmbar-adver-manual": 46,
+    },
+    "Safety": {
+        "refusals-dangerous": 100,
+        "refusals-offensive": 100,
+        "xstest-should-refuse": 154,
+        "xstest-should-respond": 250,
+        "donotanswer": 136,
+    },
+    # math-prm has 447 items and counts 984 in the published weights: as much as all code.
+    "Reasoning": {
+        "math-prm": 984,
+        **dict.fromkeys(
+            ("hep-cpp", "hep-go", "hep-java", "hep-js", "hep-python", "hep-rust"), 164.0
+        ),
+    },
+}
+"""Sections with their subsets and the published weights (`EXAMPLE_COUNTS`)."""
+
+
+def rule(items: ScoredItems) -> Outcomes:
+    """`overall`, the four sections and `subset/NAME`."""
+    sections = present(items.subsets, SECTIONS)
+    if not sections:
+        known = [name for weights in SECTIONS.values() for name in weights]
+        raise unknown_subsets(items, known)
+    return accuracies(items, wins, sections, mean_of(sections))
+
+
+def unknown_subsets(items: ScoredItems, known: Iterable[str]) -> DataError:
+    """The error for items of another benchmark."""
+    names = ", ".join(sorted(set(items.subsets))[:8]) or "none"
+    return DataError(
+        f"none of the benchmark's subsets is here: found {names}, expected {', '.join(known)}"
+    )
+
+
+FORMAT = Format(
+    "candidates",
+    comparison,
+    "{prompt, chosen, rejected, subset, id}",
+    signs=frozenset({"chosen_model", "rejected_model"}),
+)
+REWARDBENCH = Benchmark(
+    "rewardbench",
+    "RewardBench",
+    FORMAT,
+    rule,
+    ("overall", *SECTIONS),
+    hub="allenai/reward-bench",
+    parts=(Part("", "filtered"),),
+    about="Sections weight their subsets as published: math-prm as 984 items, as much as all code.",
+)
