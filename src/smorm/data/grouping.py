@@ -13,15 +13,13 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-from numpy.typing import NDArray
 
-Indices = NDArray[np.int64]
+from smorm.arrays import Ints
+
 _Range = tuple[int, int, bool]  # items first..last-1 of a group, and whether that is all of it
 
 
-def grouped_permutation(
-    groups: Indices, capacities: Indices, generator: np.random.Generator
-) -> Indices:
+def grouped_permutation(groups: Ints, capacities: Ints, generator: np.random.Generator) -> Ints:
     """Items 0..N-1, each once, so that those of a group stand in one step.
 
     Args:
@@ -30,38 +28,38 @@ def grouped_permutation(
 
     Returns:
         The items, step after step, [N]. A group larger than the largest step is first cut into
-        pieces of that size, and the pieces are dealt out apart from each other.
+        pieces of that size, and each piece is dealt out by itself.
     """
     items, sizes = _shuffled_pieces(groups, int(capacities.max(initial=1)), generator)
-    step = deal(sizes, capacities)
-    dealt: Indices = items[np.argsort(step, kind="stable")]
-    return dealt
+    steps = deal(sizes, capacities)
+    return np.asarray(items[np.argsort(steps, kind="stable")])
 
 
 def _shuffled_pieces(
-    groups: Indices, largest: int, generator: np.random.Generator
-) -> tuple[Indices, Indices]:
+    groups: Ints, largest: int, generator: np.random.Generator
+) -> tuple[Ints, Ints]:
     """Items in random order of groups and within them, [N], and the groups' sizes in that order."""
     size = len(groups)
+    # The stable sort leaves the items of a group in the random order of the permutation.
     shuffled = generator.permutation(size)
     shuffled = shuffled[np.argsort(groups[shuffled], kind="stable")]
     ordered = groups[shuffled]
-    fresh = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])[:size])
-    within = np.arange(size) - np.repeat(fresh, np.diff(np.append(fresh, size)))
+    group_starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])[:size])
+    within = np.arange(size) - np.repeat(group_starts, np.diff(np.append(group_starts, size)))
     starts = np.flatnonzero(within % largest == 0)
     sizes = np.diff(np.append(starts, size))
-    turn = generator.permutation(len(starts))
-    return shuffled[_spread(starts[turn], sizes[turn])], sizes[turn]
+    order = generator.permutation(len(starts))
+    return shuffled[_ranges(starts[order], sizes[order])], sizes[order]
 
 
-def _spread(starts: Indices, sizes: Indices) -> Indices:
+def _ranges(starts: Ints, sizes: Ints) -> Ints:
     """The ranges start..start+size-1 laid end to end."""
     ends = np.cumsum(sizes)
     total = int(ends[-1]) if len(ends) else 0
     return np.repeat(starts - (ends - sizes), sizes) + np.arange(total)
 
 
-def deal(sizes: Indices, capacities: Indices) -> Indices:
+def deal(sizes: Ints, capacities: Ints) -> Ints:
     """The step of each item, [N], for groups that lie end to end.
 
     Args:
@@ -70,61 +68,67 @@ def deal(sizes: Indices, capacities: Indices) -> Indices:
     """
     ends, borders = np.cumsum(sizes), np.cumsum(capacities)
     starts = ends - sizes
-    step = np.repeat(np.searchsorted(borders, starts, side="right"), sizes)
+    steps = np.repeat(np.searchsorted(borders, starts, side="right"), sizes)
     begun = np.searchsorted(starts, borders, side="left")  # groups that begin before each border
-    overhang = ends[begun - 1] - borders if len(ends) else borders
-    waiting: list[_Range] = []
-    following = -1
+    overhang = borders
+    if len(ends):
+        overhang = ends[begun - 1] - borders
     ranges = list(zip(starts.tolist(), ends.tolist(), itertools.repeat(True)))
-    first_of, overhangs = [0, *begun.tolist()], overhang.tolist()
+    firsts, overhangs = [0, *begun.tolist()], overhang.tolist()
+    postponed: list[_Range] = []
+    following = -1
+    # Only where a group crosses the end of a step is there anything to decide.
     for index in np.flatnonzero(overhang > 0).tolist():
-        fresh = ranges[first_of[index] : first_of[index + 1]]
-        carried = waiting if index == following else []
-        waiting = _left_out([*carried, *fresh], overhangs[index])
+        candidates = ranges[firsts[index] : firsts[index + 1]]
+        if index == following:
+            candidates = [*postponed, *candidates]
+        postponed = _postponed(candidates, overhangs[index])
         following = index + 1
-        for a, b, _ in waiting:
-            step[a:b] = following
-    return step
+        for first, last, _ in postponed:
+            steps[first:last] = following
+    return steps
 
 
-def _left_out(ranges: list[_Range], amount: int) -> list[_Range]:
+def _postponed(ranges: list[_Range], amount: int) -> list[_Range]:
     """Whole groups that add up to `amount`, the latest first; else the latest are cut to it.
 
-    What is left of a group that was cut before is not put off a second time.
+    What remains of a group that was cut before is not put off a second time.
     """
-    whole = [one for one in reversed(ranges) if one[2]]
-    reached, before = 1, []  # bit s: some of the groups so far add up to s
-    for first, last, _ in whole:
-        before.append(reached)
-        reached |= reached << (last - first)
-        if reached >> amount & 1:
-            return _chosen(whole, before, amount)
-    left: list[_Range] = []
-    for first, last, all_of_it in reversed(ranges):
+    uncut = [group for group in reversed(ranges) if group[2]]
+    # Subset sum over bits: bit s of `sums` is set where some of the groups so far add up to s.
+    sums = 1
+    sums_before: list[int] = []
+    for first, last, _ in uncut:
+        sums_before.append(sums)
+        sums |= sums << (last - first)
+        if sums >> amount & 1:
+            return _subset(uncut[: len(sums_before)], sums_before, amount)
+    cut: list[_Range] = []
+    for first, last, complete in reversed(ranges):
         if last - first >= amount:
-            left.append((last - amount, last, all_of_it and last - first == amount))
+            cut.append((last - amount, last, complete and last - first == amount))
             break
-        left.append((first, last, all_of_it))
+        cut.append((first, last, complete))
         amount -= last - first
-    return left[::-1]
+    return cut[::-1]
 
 
-def _chosen(whole: list[_Range], before: list[int], amount: int) -> list[_Range]:
-    """Walk back through the sums that could be reached."""
-    found = []
-    for one, reached in zip(reversed(whole[: len(before)]), reversed(before), strict=True):
-        if not reached >> amount & 1:
-            found.append(one)
-            amount -= one[1] - one[0]
-    return found
+def _subset(groups: list[_Range], sums_before: list[int], amount: int) -> list[_Range]:
+    """Walk back through the sums: a group is in the subset where it was needed to reach one."""
+    subset = []
+    for group, sums in zip(reversed(groups), reversed(sums_before), strict=True):
+        if not sums >> amount & 1:
+            subset.append(group)
+            amount -= group[1] - group[0]
+    return subset
 
 
 def ratings_beside(
-    rated_groups: Indices,
-    pairs: tuple[Indices, Indices],
-    capacities: Indices,
+    rated_groups: Ints,
+    pairs: tuple[Ints, Ints],
+    capacities: Ints,
     generator: np.random.Generator,
-) -> Indices:
+) -> Ints:
     """Ratings 0..R-1, each once, in steps in which their prompt has a pair where there is room.
 
     A prompt that has pairs in several of the steps gets one of them at random, so that ratings
@@ -136,52 +140,56 @@ def ratings_beside(
         capacities: ratings that each step takes, [C]; they add up to R.
 
     Returns:
-        The ratings, step after step, [R]. Those without a place beside a pair fill the rest,
+        The ratings, step after step, [R]. Those that find no room beside a pair fill the rest,
         grouped by prompt among themselves.
     """
     largest = int(capacities.max(initial=1))
     order = generator.permutation(len(rated_groups))
     order = order[np.argsort(rated_groups[order], kind="stable")]
-    step = np.empty_like(order)
-    step[order], room = _match(rated_groups[order], pairs, capacities, generator)
-    free, open_steps = np.flatnonzero(step < 0), np.flatnonzero(room)
-    items, sizes = _shuffled_pieces(rated_groups[free], largest, generator)
-    step[free[items]] = open_steps[deal(sizes, room[open_steps])]
-    return np.argsort(step, kind="stable")
+    steps = np.empty_like(order)
+    steps[order], room = _match(rated_groups[order], pairs, capacities, generator)
+    unmatched, open_steps = np.flatnonzero(steps < 0), np.flatnonzero(room)
+    items, sizes = _shuffled_pieces(rated_groups[unmatched], largest, generator)
+    steps[unmatched[items]] = open_steps[deal(sizes, room[open_steps])]
+    return np.argsort(steps, kind="stable")
 
 
 def _match(
-    prompts: Indices,
-    pairs: tuple[Indices, Indices],
-    capacities: Indices,
+    prompts: Ints,
+    pairs: tuple[Ints, Ints],
+    capacities: Ints,
     generator: np.random.Generator,
-) -> tuple[Indices, Indices]:
-    """The step of each rating, -1 where it finds no place, [R], and the room left, [C].
+) -> tuple[Ints, Ints]:
+    """The step of each rating, -1 where it finds no room, [R], and the room that remains, [C].
 
     Args:
         prompts: of the ratings, sorted, [R].
     """
-    steps, names = len(capacities), int(prompts[-1]) + 1 if len(prompts) else 0
-    rated = np.bincount(prompts, minlength=names)
-    prompt, at = (part[pairs[0] < names] for part in pairs)
-    useful = rated[prompt] > 0
-    # Each (prompt, step) once, sorted: the places of a prompt lie side by side.
-    places = np.unique(prompt[useful] * steps + at[useful])
-    count = np.bincount(places // steps, minlength=names)
-    first = np.cumsum(count) - count
-    turn = (generator.random(names) * count).astype(np.int64)
-    within = np.arange(len(prompts)) - np.repeat(np.cumsum(rated) - rated, rated)
-    turns = turn[prompts] + within // max(1, int(capacities.max(initial=1)))
-    step, room = np.full(len(prompts), -1), capacities.copy()
-    for attempt in range(2):  # the place of its turn, and the one after it
-        wanting = np.flatnonzero((step < 0) & (count[prompts] > attempt))
-        wanted = prompts[wanting]
-        place = places[first[wanted] + (turns[wanting] + attempt) % count[wanted]] % steps
-        by_step = np.argsort(place, kind="stable")
-        wanting, place = wanting[by_step], place[by_step]
-        asking = np.bincount(place, minlength=steps)
-        rank = np.arange(len(place)) - np.repeat(np.cumsum(asking) - asking, asking)
-        taken = rank < room[place]
-        step[wanting[taken]] = place[taken]
-        room -= np.bincount(place[taken], minlength=steps)
-    return step, room
+    num_steps, num_prompts = len(capacities), int(prompts.max(initial=-1)) + 1
+    num_rated = np.bincount(prompts, minlength=num_prompts)
+    pair_prompts, pair_steps = pairs
+    rated = pair_prompts < num_prompts
+    rated[rated] = num_rated[pair_prompts[rated]] > 0
+    # Each (prompt, step) once, sorted: the steps of a prompt lie side by side.
+    options = np.unique(pair_prompts[rated] * num_steps + pair_steps[rated])
+    num_options = np.bincount(options // num_steps, minlength=num_prompts)
+    first_option = np.cumsum(num_options) - num_options
+    # A prompt's ratings go to a random one of its steps; more than a step takes go to the next.
+    random_turn = (generator.random(num_prompts) * num_options).astype(np.int64)
+    within = np.arange(len(prompts)) - np.repeat(np.cumsum(num_rated) - num_rated, num_rated)
+    turns = random_turn[prompts] + within // max(1, int(capacities.max(initial=1)))
+    steps, room = np.full(len(prompts), -1), capacities.copy()
+    for attempt in range(2):  # the step of its turn, and the one after it
+        ratings = np.flatnonzero((steps < 0) & (num_options[prompts] > attempt))
+        rating_prompts = prompts[ratings]
+        turn = (turns[ratings] + attempt) % num_options[rating_prompts]
+        step = options[first_option[rating_prompts] + turn] % num_steps
+        by_step = np.argsort(step, kind="stable")
+        ratings, step = ratings[by_step], step[by_step]
+        # First come, first served: the rank of a rating among those that want the same step.
+        demand = np.bincount(step, minlength=num_steps)
+        rank = np.arange(len(step)) - np.repeat(np.cumsum(demand) - demand, demand)
+        fits = rank < room[step]
+        steps[ratings[fits]] = step[fits]
+        room -= np.bincount(step[fits], minlength=num_steps)
+    return steps, room

@@ -16,7 +16,8 @@ from typing import Literal
 
 import numpy as np
 
-from smorm.data.grouping import Indices, grouped_permutation, ratings_beside
+from smorm.arrays import Ints
+from smorm.data.grouping import grouped_permutation, ratings_beside
 
 _STREAMS = {"preference": 1, "rated": 2, "zip": 3}
 
@@ -34,52 +35,51 @@ class Stream:
     size: int
     seed: int
     name: str
-    groups: Indices | None = None
+    groups: Ints | None = None
     per_step: int = 1
     beside: tuple[Stream, int] | None = None
-    _drawn: dict[int, Indices] = field(default_factory=dict)
+    _drawn: dict[int, Ints] = field(default_factory=dict)
 
-    def permutation(self, epoch: int) -> Indices:
+    def permutation(self, epoch: int) -> Ints:
         """The order of one epoch, [size]."""
-        found = self._drawn.get(epoch)
-        if found is None:
+        order = self._drawn.get(epoch)
+        if order is None:
             key = [self.seed, _STREAMS[self.name], epoch]
-            found = self._draw(epoch, np.random.Generator(np.random.PCG64(key)))
+            order = self._draw(epoch, np.random.Generator(np.random.PCG64(key)))
             # A step, and a look ahead, touch two epochs. One assignment, as a thread that prepares
             # batches reads here too.
             newest = sorted(self._drawn.items())[-1:]
-            self._drawn = dict([*newest, (epoch, found)])
-        return found
+            self._drawn = dict([*newest, (epoch, order)])
+        return order
 
-    def _draw(self, epoch: int, generator: np.random.Generator) -> Indices:
+    def _draw(self, epoch: int, generator: np.random.Generator) -> Ints:
         if self.groups is None:
             return generator.permutation(self.size)
         capacities = self._capacities(epoch)
         if self.beside is None:
             return grouped_permutation(self.groups, capacities, generator)
-        other, count = self.beside
-        assert other.groups is not None
+        pairs, count = self.beside
+        assert pairs.groups is not None
         first_step = epoch * self.size // self.per_step
-        found = other.take(first_step * count, len(capacities) * count)
+        indices = pairs.take(first_step * count, len(capacities) * count)
         steps = np.repeat(np.arange(len(capacities)), count)
-        return ratings_beside(self.groups, (other.groups[found], steps), capacities, generator)
+        return ratings_beside(self.groups, (pairs.groups[indices], steps), capacities, generator)
 
-    def _capacities(self, epoch: int) -> Indices:
+    def _capacities(self, epoch: int) -> Ints:
         """How many of the epoch's items each step takes: the first and last may be shared ones."""
         start, end = epoch * self.size, (epoch + 1) * self.size
         first, last = start // self.per_step, -(-end // self.per_step)
         borders = np.arange(first, last + 1) * self.per_step
         return np.diff(borders.clip(start, end))
 
-    def take(self, start: int, count: int) -> Indices:
+    def take(self, start: int, count: int) -> Ints:
         """Items at positions start..start+count-1 of the endless stream."""
-        parts: list[Indices] = []
+        slices = [np.zeros(0, dtype=np.int64)]
         while count > 0:
             epoch, offset = divmod(start, self.size)
-            part = self.permutation(epoch)[offset : offset + count]
-            parts.append(part)
-            start, count = start + len(part), count - len(part)
-        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+            slices.append(self.permutation(epoch)[offset : offset + count])
+            start, count = start + len(slices[-1]), count - len(slices[-1])
+        return np.concatenate(slices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +101,8 @@ class DataOrder:
     rated_per_pair: float = 1.0
     mode: Literal["ratio", "zip"] = "ratio"
     seed: int = 0
-    pair_groups: Indices | None = field(default=None, compare=False, repr=False)
-    rated_groups: Indices | None = field(default=None, compare=False, repr=False)
+    pair_groups: Ints | None = field(default=None, compare=False, repr=False)
+    rated_groups: Ints | None = field(default=None, compare=False, repr=False)
     _streams: dict[str, Stream] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -111,8 +111,8 @@ class DataOrder:
         Raises:
             ValueError: an array has another length than its set, or the mode is `zip`.
         """
-        given = ((self.pair_groups, self.num_pairs), (self.rated_groups, self.num_rated))
-        for groups, size in given:
+        sets = ((self.pair_groups, self.num_pairs), (self.rated_groups, self.num_rated))
+        for groups, size in sets:
             if groups is not None and len(groups) != size:
                 raise ValueError(f"{len(groups)} group ids for {size} items")
             if groups is not None and self.mode == "zip":
@@ -139,17 +139,15 @@ class DataOrder:
         steps = epochs * self.epoch_size / self.batch_size
         return max(1, math.ceil(round(steps, 6)))  # 0.07 * 100 is 7.000000000000001
 
-    def step(self, index: int) -> tuple[Indices, Indices]:
+    def step(self, index: int) -> tuple[Ints, Ints]:
         """Indices of the pairs and of the rated responses of step `index` (from 0)."""
-        none = np.zeros(0, dtype=np.int64)
         if self.mode == "zip" and self.num_pairs and self.num_rated:
             items = self._take("zip", self.epoch_size, index, self.batch_size)
             return items % self.num_pairs, items % self.num_rated
         pairs = self._take("preference", self.num_pairs, index, self.batch_size)
-        rated = self._take("rated", self.num_rated, index, self.rated_per_step)
-        return (pairs if self.num_pairs else none), (rated if self.num_rated else none)
+        return pairs, self._take("rated", self.num_rated, index, self.rated_per_step)
 
-    def _take(self, name: str, size: int, index: int, count: int) -> Indices:
+    def _take(self, name: str, size: int, index: int, count: int) -> Ints:
         if size == 0:
             return np.zeros(0, dtype=np.int64)
         return self._stream(name, size, count).take(index * count, count)
@@ -158,8 +156,9 @@ class DataOrder:
         if name not in self._streams:
             groups = {"preference": self.pair_groups, "rated": self.rated_groups}.get(name)
             beside = None
-            if name == "rated" and groups is not None and self.pair_groups is not None:
+            grouped_pairs = self.num_pairs and self.pair_groups is not None
+            if name == "rated" and groups is not None and grouped_pairs:
                 pairs = self._stream("preference", self.num_pairs, self.batch_size)
-                beside = (pairs, self.batch_size) if self.num_pairs else None
+                beside = (pairs, self.batch_size)
             self._streams[name] = Stream(size, self.seed, name, groups, count, beside)
         return self._streams[name]

@@ -1,4 +1,4 @@
-"""Rated responses as pairs: controls that tell the data apart from the method.
+"""Rated responses as pairs: controls that separate the effect of the data from the method's.
 
 * **Union**: the rated responses become pairs by rule, which are added to the preference data. A
   model trained on both kinds of pairs has seen what joint training has, without its second head.
@@ -6,7 +6,7 @@
   methods then learn from the same texts and the same judgements.
 
 The rule. Every two responses to one prompt are compared by the mean of their ratings, taken over
-the attributes that both have: a missing rating is never 0, and speaks for neither. The one with the
+the attributes that both have: a missing rating is never 0, and counts for neither. The one with the
 higher mean is chosen. No pair is made where they have no attribute in common, or where the means
 differ by no more than `gap` (a tie; by default equal means); each case is counted. A text that is
 rated several times under a prompt is one response, with the mean of each attribute's ratings.
@@ -29,11 +29,11 @@ import orjson
 from smorm import files
 from smorm.data.census import Census, DropReason
 from smorm.data.reading import Source, read_rated
-from smorm.data.records import Messages, Preference, Rated, prompt_key
+from smorm.data.records import Messages, Preference, Rated, Record, prompt_key
 from smorm.data.scaling import AttributeScale
 from smorm.errors import ConfigError, DataError
 
-MADE = "ratings"
+MADE_OF_RATINGS = "ratings"
 """The `source` of a pair made here."""
 _ROUNDING = 1e-9
 """Means that differ by less are equal: 0.1 - 0.3 and 0.2 do not quite cancel."""
@@ -64,14 +64,14 @@ class Pairing:
 
     def ratings(self, record: Rated) -> dict[str, float]:
         """What counts of a record's ratings, on one unit."""
-        known = {name: value for name, value in record.scores.items() if value is not None}
-        names = known if self.attributes is None else self.attributes
-        by_name = {scale.name: scale for scale in self.scales}
-        return {
-            name: float(by_name.get(name, AttributeScale(name)).apply(known[name]))
-            for name in names
-            if name in known
-        }
+        scales = {scale.name: scale for scale in self.scales}
+        ratings: dict[str, float] = {}
+        for name in record.scores if self.attributes is None else self.attributes:
+            value = record.scores.get(name)
+            if value is not None:
+                scale = scales.get(name, AttributeScale(name))
+                ratings[name] = float(scale.apply(value))
+        return ratings
 
     def refuse_unknown(self, present: Sequence[str]) -> None:
         """Refuse a name that no record rates: left out in silence, it would turn pairs around.
@@ -86,15 +86,15 @@ class Pairing:
                 f"pairing: no record rates {', '.join(unknown)}; rated are {', '.join(present)}"
             )
 
-    def advantage(self, one: Mapping[str, float], other: Mapping[str, float]) -> float | None:
-        """Mean of one's ratings less the other's over what both have; None where that is nothing.
+    def advantage(self, first: Mapping[str, float], second: Mapping[str, float]) -> float | None:
+        """Mean of the first's ratings less the second's over what both have; None without any.
 
         Swapping the two changes the sign and nothing else.
         """
-        common = [name for name in one if name in other]
+        common = [name for name in first if name in second]
         if not common:
             return None
-        return math.fsum(one[name] - other[name] for name in common) / len(common)
+        return math.fsum(first[name] - second[name] for name in common) / len(common)
 
 
 def pair_ratings(
@@ -118,38 +118,39 @@ def pair_ratings(
         responses.setdefault(record.response, []).append(record)
     rule.refuse_unknown(list(present))
     for responses in prompts.values():
-        merged = [_once(group, rule, census) for group in responses.values()]
+        merged = [_merged(group, rule, census) for group in responses.values()]
         if len(merged) == 1:
             census.add(DropReason.ONE_RESPONSE, merged[0][0].where)
-        for (one, mine), (other, theirs) in itertools.combinations(merged, 2):
-            advantage = rule.advantage(mine, theirs)
+        for (first, ratings), (second, other_ratings) in itertools.combinations(merged, 2):
+            advantage = rule.advantage(ratings, other_ratings)
             if advantage is None:
-                census.add(DropReason.NO_COMMON_ATTRIBUTE, one.where)
+                census.add(DropReason.NO_COMMON_ATTRIBUTE, first.where)
             elif abs(advantage) <= rule.gap + _ROUNDING:
-                census.add(DropReason.MEAN_TIE, one.where)
+                census.add(DropReason.MEAN_TIE, first.where)
             elif advantage > 0:
-                yield _pair(one, other)
+                yield _pair(first, second)
             else:
-                yield _pair(other, one)
+                yield _pair(second, first)
 
 
-def _once(group: list[Rated], rule: Pairing, census: Census) -> tuple[Rated, dict[str, float]]:
-    """A response and its ratings, each the mean of those that it got."""
+def _merged(group: list[Rated], rule: Pairing, census: Census) -> tuple[Rated, dict[str, float]]:
+    """A response and its ratings, each the mean over the times that it was rated."""
     for record in group[1:]:
         census.add(DropReason.RATED_AGAIN, record.where)
-    found: dict[str, list[float]] = {}
+    values: dict[str, list[float]] = {}
     for record in group:
         for name, value in rule.ratings(record).items():
-            found.setdefault(name, []).append(value)
-    return group[0], {name: sum(values) / len(values) for name, values in found.items()}
+            values.setdefault(name, []).append(value)
+    return group[0], {name: sum(ratings) / len(ratings) for name, ratings in values.items()}
 
 
 def _pair(chosen: Rated, rejected: Rated) -> Preference:
-    both = chosen.id is not None and rejected.id is not None
-    identity = f"{chosen.id}>{rejected.id}" if both else None
+    identity = None
+    if chosen.id is not None and rejected.id is not None:
+        identity = f"{chosen.id}>{rejected.id}"
     return Preference(
         chosen.prompt, chosen.response, rejected.response,
-        id=identity, source=MADE, where=chosen.where,
+        id=identity, source=MADE_OF_RATINGS, where=chosen.where,
     )  # fmt: skip
 
 
@@ -177,44 +178,38 @@ def write_paired(source: Source, folder: Path | str, rule: Pairing | None = None
         OutputError: a file could not be written; an older one is untouched.
     """
     census = Census()
-    records = list(read_rated(source, census=census))
+    records = list(read_rated(source, census))
     pairs = list(pair_ratings(records, rule, census=census))
     if not pairs:
-        told = "; ".join(census.lines())
-        raise DataError(f"{source.path}: no pair can be made of its ratings ({told})")
-    used = {
-        (prompt_key(pair.prompt), side) for pair in pairs for side in (pair.chosen, pair.rejected)
-    }
-    kept = [one for one in records if (prompt_key(one.prompt), one.response) in used]
-    if len(kept) < len(records):
-        census.add(DropReason.IN_NO_PAIR, count=len(records) - len(kept))
-    folder = Path(folder)
-    rows = ([_pair_row(pair) for pair in pairs], [_rated_row(one) for one in kept])
-    places = (folder / "pairs.jsonl", folder / "rated.jsonl")
-    for place, found in zip(places, rows, strict=True):
-        files.write_bytes(place, b"".join(orjson.dumps(row) + b"\n" for row in found))
-    return PairedData(*places, len(pairs), len(kept), census)
+        counts = "; ".join(census.lines())
+        raise DataError(f"{source.path}: no pair can be made of its ratings ({counts})")
+    used: set[tuple[str, Messages]] = set()
+    for pair in pairs:
+        key = prompt_key(pair.prompt)
+        used |= {(key, pair.chosen), (key, pair.rejected)}
+    rated = [record for record in records if (prompt_key(record.prompt), record.response) in used]
+    if len(rated) < len(records):
+        census.add(DropReason.IN_NO_PAIR, count=len(records) - len(rated))
+    pairs_path, rated_path = Path(folder) / "pairs.jsonl", Path(folder) / "rated.jsonl"
+    files.write_bytes(pairs_path, b"".join(map(_line, pairs)))
+    files.write_bytes(rated_path, b"".join(map(_line, rated)))
+    return PairedData(pairs_path, rated_path, len(pairs), len(rated), census)
 
 
-def _pair_row(pair: Preference) -> dict[str, Any]:
-    sides = {"chosen": _content(pair.chosen), "rejected": _content(pair.rejected)}
-    return _row(pair.prompt, sides, pair.id, pair.source)
-
-
-def _rated_row(one: Rated) -> dict[str, Any]:
-    fields = {"response": _content(one.response), "scores": dict(one.scores)}
-    return _row(one.prompt, fields, one.id, one.source)
-
-
-def _row(
-    prompt: Messages, fields: dict[str, Any], identity: str | None, source: str | None
-) -> dict[str, Any]:
-    row = {"prompt": _content(prompt, "user"), **fields, "id": identity, "source": source}
-    return {name: value for name, value in row.items() if value is not None}
+def _line(record: Record) -> bytes:
+    """A record as one JSON line, without the fields that it does not have."""
+    row: dict[str, Any] = {"prompt": _content(record.prompt, "user")}
+    match record:
+        case Preference():
+            row |= {"chosen": _content(record.chosen), "rejected": _content(record.rejected)}
+        case Rated():
+            row |= {"response": _content(record.response), "scores": dict(record.scores)}
+    row |= {"id": record.id, "source": record.source}
+    return orjson.dumps({name: value for name, value in row.items() if value is not None}) + b"\n"
 
 
 def _content(messages: Messages, role: str = "assistant") -> Any:
     """One message of the usual role as text, anything else as a list of messages."""
     if len(messages) == 1 and messages[0].role == role:
         return messages[0].content
-    return [{"role": message.role, "content": message.content} for message in messages]
+    return messages  # orjson writes each message as an object of its fields

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,11 +10,11 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from smorm.arrays import Floats
 from smorm.data.census import Census, DropReason
 from smorm.data.records import Rated
 from smorm.errors import DataError
 
-Floats = npt.NDArray[np.float64]
 Method = Literal["standardize", "unit", "none"]
 
 
@@ -37,9 +38,8 @@ class AttributeScale:
 def attribute_names(*sources: Iterable[Rated]) -> list[str]:
     """The union of attribute names over records of one or more sources, in order of appearance."""
     names: dict[str, None] = {}
-    for records in sources:
-        for record in records:
-            names.update(dict.fromkeys(record.scores))
+    for record in itertools.chain(*sources):
+        names.update(dict.fromkeys(record.scores))
     return list(names)
 
 
@@ -79,14 +79,17 @@ def restore_scales(scales: Sequence[AttributeScale], scaled: Floats) -> Floats:
 
 
 def _vectors(scales: Sequence[AttributeScale]) -> tuple[Floats, Floats]:
-    return np.array([one.offset for one in scales]), np.array([one.scale for one in scales])
+    pairs = [(scale.offset, scale.scale) for scale in scales]
+    offsets, widths = np.array(pairs, np.float64).reshape(-1, 2).T
+    return offsets, widths
 
 
-def _fit(name: str, known: Floats, method: Method, census: Census) -> AttributeScale:
-    if not len(known):
+def _fit(name: str, ratings: Floats, method: Method, census: Census) -> AttributeScale:
+    if not len(ratings):
         raise DataError(f"attribute {name!r}: no training record rates it: leave it out")
-    low, high = float(known.min()), float(known.max())
-    if low == high:  # not the deviation, which rounding leaves at 1e-17
+    low, high = float(ratings.min()), float(ratings.max())
+    # not by the standard deviation, which rounding leaves at 1e-17
+    if low == high:
         census.add(DropReason.CONSTANT_ATTRIBUTE, detail=repr(name))
     if method == "none":
         return AttributeScale(name)
@@ -94,9 +97,10 @@ def _fit(name: str, known: Floats, method: Method, census: Census) -> AttributeS
         if method == "unit":
             offset, scale = low, float(np.subtract(high, low))
         else:
-            offset, scale = float(known.mean()), float(known.std())
+            offset, scale = float(ratings.mean()), float(ratings.std())
     if not (np.isfinite(offset) and np.isfinite(scale)):
         raise DataError(f"attribute {name!r}: ratings from {low:g} to {high:g} are too large")
     # a range below the smallest normal number cannot be divided by without overflow
-    usable = low < high and scale > np.finfo(np.float64).tiny
-    return AttributeScale(name, offset, scale if usable else 1.0)
+    if low == high or scale <= np.finfo(np.float64).tiny:
+        scale = 1.0
+    return AttributeScale(name, offset, scale)
