@@ -196,9 +196,7 @@ def step_gradients(
 def lay_out(network: RewardNetwork, layout: Any) -> None:
     """Set the layout; padded batches attend through transformers' default, not the slow reference
     that smorm verifies against."""
-    network.use_layout(layout)
-    if layout == "padded":
-        network.backbone.set_attn_implementation("sdpa")
+    network.use_layout(layout, padded_attention="sdpa")
 
 
 def rates(

@@ -46,6 +46,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 OUTSIDERS: dict[str, dict[str, Any]] = {
     "bloom": {"n_head": 4, "n_layer": 3},
     "mamba": {"state_size": 8, "conv_kernel": 4, "time_step_rank": 4},
+    "lfm2": {"layer_types": ["conv", "full_attention", "conv"]},
 }
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from smorm.model.attention import choose_backend, forest_attention
-from smorm.model.gathered import gathered
+from smorm.model.gathered import gather_plan, gathered
+from smorm.model.plan import AttentionPlan
 from smorm.trees.forest import Forest, grow
 from tests.trees.sequences import random_family
 
@@ -68,6 +69,12 @@ def assert_equal_forward_and_backward(
         )
 
 
+def attended(forest: Forest, *inputs: torch.Tensor) -> torch.Tensor:
+    """Through the interface, [1, T, H, D]."""
+    module = torch.nn.Identity()
+    return forest_attention(module, *inputs, None, SCALE, plan=AttentionPlan(forest))[0]
+
+
 def small_shares(seed: int) -> Forest:
     """A forest with many short forks: deeper nesting than a real batch has."""
     return grow(random_family(seed, vocabulary=3), min_share=1)
@@ -82,9 +89,9 @@ def test_the_flash_chains_and_rectangles_are_exact(
     forest = build(seed)
     assert forest.rectangles
     assert_equal_forward_and_backward(
-        lambda q, k, v: forest_attention(torch.nn.Identity(), q, k, v, None, SCALE, forest=forest)[
-            0
-        ],
+        lambda q, k, v: forest_attention(
+            torch.nn.Identity(), q, k, v, None, SCALE, plan=AttentionPlan(forest)
+        )[0],
         lambda q, k, v: reference(q, k, v, forest),
         tensors(forest, heads, groups, seed),
     )
@@ -106,7 +113,7 @@ CALLS: dict[str, dict[str, Any]] = {
 def test_gathered_chains_are_exact(groups: int, call: str, seed: int) -> None:
     forest, settings = small_shares(seed), CALLS[call]
     assert_equal_forward_and_backward(
-        lambda q, k, v: gathered(q, k, v, forest, SCALE, **settings),
+        lambda q, k, v: gathered(q, k, v, gather_plan(forest), SCALE, **settings),
         lambda q, k, v: reference(q, k, v, forest, **settings),
         tensors(forest, 4, groups, seed),
     )
@@ -116,7 +123,7 @@ def test_a_sink_learns_too() -> None:
     forest = small_shares(0)
     inputs = (*tensors(forest, 4, 2), torch.linspace(-1, 2, 4).requires_grad_())
     assert_equal_forward_and_backward(
-        lambda q, k, v, s: gathered(q, k, v, forest, SCALE, sinks=s),
+        lambda q, k, v, s: gathered(q, k, v, gather_plan(forest), SCALE, sinks=s),
         lambda q, k, v, s: reference(q, k, v, forest, sinks=s),
         inputs,
     )
@@ -126,9 +133,9 @@ def test_packing_without_sharing_is_a_row_of_strangers() -> None:
     forest = grow(random_family(1), share=False)
     assert forest.rectangles == []
     assert_equal_forward_and_backward(
-        lambda q, k, v: forest_attention(torch.nn.Identity(), q, k, v, None, SCALE, forest=forest)[
-            0
-        ],
+        lambda q, k, v: forest_attention(
+            torch.nn.Identity(), q, k, v, None, SCALE, plan=AttentionPlan(forest)
+        )[0],
         lambda q, k, v: reference(q, k, v, forest),
         tensors(forest, 4, 2),
     )
@@ -141,7 +148,7 @@ def test_half_precision_stays_close_and_comes_back_in_its_own(backend: str) -> N
     settings = {} if backend == "cpu_blocks" else {"softcap": 50.0}
     assert choose_backend(inputs[0], None, settings.get("softcap"), None) == backend
     found, _ = forest_attention(
-        torch.nn.Identity(), *inputs, None, SCALE, forest=forest, **settings
+        torch.nn.Identity(), *inputs, None, SCALE, plan=AttentionPlan(forest), **settings
     )
     assert found.dtype == torch.bfloat16
     expected = reference(*inputs, forest, **settings)
@@ -182,7 +189,7 @@ def test_the_kernel_follows_device_precision_and_what_is_asked(
 def test_a_window_longer_than_the_text_is_no_window() -> None:
     forest = grow(random_family(0))
     inputs = tensors(forest, 4, 2)
-    call = {"module": torch.nn.Identity(), "scaling": SCALE, "forest": forest}
+    call = {"module": torch.nn.Identity(), "scaling": SCALE, "plan": AttentionPlan(forest)}
     wide, _ = forest_attention(
         query=inputs[0],
         key=inputs[1],
@@ -202,8 +209,10 @@ def test_the_scale_is_the_usual_one_where_none_is_given() -> None:
     forest = grow(random_family(0))
     query, key, value = tensors(forest, 4, 2)
     module = torch.nn.Identity()
-    usual, _ = forest_attention(module, query, key, value, forest=forest)
-    given, _ = forest_attention(module, query, key, value, scaling=HEAD**-0.5, forest=forest)
+    usual, _ = forest_attention(module, query, key, value, plan=AttentionPlan(forest))
+    given, _ = forest_attention(
+        module, query, key, value, scaling=HEAD**-0.5, plan=AttentionPlan(forest)
+    )
     assert torch.equal(usual, given)
 
 
@@ -214,6 +223,6 @@ def test_a_call_that_lost_the_forest_or_drops_out_is_refused() -> None:
     with pytest.raises(RuntimeError, match="did not reach this attention call"):
         forest_attention(module, query, key, value)
     with pytest.raises(RuntimeError, match="did not reach this attention call"):
-        forest_attention(module, query[:, :, :-1], key, value, forest=forest)
+        forest_attention(module, query[:, :, :-1], key, value, plan=AttentionPlan(forest))
     with pytest.raises(RuntimeError, match="attention dropout is not possible"):
-        forest_attention(module, query, key, value, dropout=0.1, forest=forest)
+        forest_attention(module, query, key, value, dropout=0.1, plan=AttentionPlan(forest))

@@ -11,9 +11,9 @@ import torch
 from smorm.model.cpu import attention as cpu
 from smorm.model.cpu import blocks as planning
 from smorm.model.cpu.attention import attend, attend_backward, cpu_blocks, fold, unfold
-from smorm.model.cpu.blocks import blocks
+from smorm.model.cpu.blocks import cut_blocks
 from smorm.trees.forest import Forest, grow
-from smorm.trees.leaves import Leaves, leaves_of
+from smorm.trees.leaves import Leaves, find_leaves
 from tests.trees.sequences import random_family
 
 SIZE = 8
@@ -33,9 +33,9 @@ def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     """Whether blocks are small in this test."""
     for name, value in zip(("ROWS", "WIDE", "KEEP", "FEW"), request.param, strict=True):
         monkeypatch.setattr(cpu if name == "KEEP" else planning, name, value)
-    cpu._above.cache_clear()  # it holds masks of ROWS rows
+    cpu._causal_bias.cache_clear()  # it holds masks of ROWS rows
     yield request.param != REAL
-    cpu._above.cache_clear()
+    cpu._causal_bias.cache_clear()
 
 
 def nested(seed: int) -> Forest:
@@ -79,7 +79,7 @@ def assert_exact(forest: Forest, plan: Forest | Leaves, inputs: tuple[torch.Tens
     expected = reference(*inputs, visible(forest, plan))
     direction = torch.randn(expected.shape, generator=torch.Generator().manual_seed(9))
     wanted = torch.autograd.grad((expected * direction).sum(), inputs)
-    found = cpu_blocks(*inputs, plan, SCALE)
+    found = cpu_blocks(*inputs, cut_blocks(plan), SCALE)
     assert_near(found, expected)
     gradients = torch.autograd.grad((found * direction).sum(), inputs)
     for one, other in zip(gradients, wanted, strict=True):
@@ -100,20 +100,20 @@ def test_output_and_gradients_are_those_of_the_dense_softmax(
     cut: bool, whole: bool, heads: int, groups: int, seed: int
 ) -> None:
     forest = nested(seed)
-    plan = forest if whole else leaves_of(forest)
+    plan = forest if whole else find_leaves(forest)
     assert_exact(forest, plan, operands(plan, heads, groups, seed))
 
 
 @pytest.mark.parametrize("cut", [SMALL, MIXED], indirect=True)
 def test_the_families_above_reach_every_kind_of_block(cut: bool) -> None:
-    plan = [block for seed in SEEDS for block in blocks(nested(seed))]
+    plan = [block for seed in SEEDS for block in cut_blocks(nested(seed))]
     assert any(block.causal and block.b - block.a < block.length for block in plan)
     assert any(block.merge and block.b - block.a == planning.WIDE for block in plan)
-    assert {block.alone for block in plan} == {True, False}
+    assert {block.complete for block in plan} == {True, False}
     assert {block.length > cpu.KEEP for block in plan if block.causal} == {True, False}
     assert {block.length > cpu.KEEP for block in plan if block.merge} == {True, False}
-    leaves = [block for seed in SEEDS for block in blocks(leaves_of(nested(seed)))]
-    assert {block.alone for block in leaves} == {True, False}
+    leaves = [block for seed in SEEDS for block in cut_blocks(find_leaves(nested(seed)))]
+    assert {block.complete for block in leaves} == {True, False}
     assert {block.merge for block in leaves} == {True, False}
     beside = any(len(block.ranges) > 1 for block in plan + leaves)
     assert beside == (planning.FEW > 0), "keys of a prompt beside a chain's own"
@@ -123,10 +123,10 @@ def test_the_families_above_reach_every_kind_of_block(cut: bool) -> None:
 def test_blocks_cover_each_visible_cell_once(cut: bool, whole: bool) -> None:
     for seed in SEEDS:
         forest = nested(seed)
-        plan = forest if whole else leaves_of(forest)
+        plan = forest if whole else find_leaves(forest)
         mask = visible(forest, plan)
         count = torch.zeros(mask.shape, dtype=torch.int64)
-        for block in blocks(plan):
+        for block in cut_blocks(plan):
             own = block.b - block.a
             part = torch.ones(own, block.length, dtype=torch.int64)
             if block.causal:
@@ -145,11 +145,11 @@ def test_chains_longer_than_a_real_block_and_rectangles_wider_than_one() -> None
     prompt = draw(cpu.KEEP + 30)
     tails = [draw(n) for n in (planning.WIDE, planning.WIDE, 9, *[3] * planning.FEW)]
     forest = grow([np.concatenate([prompt, tail]) for tail in tails])
-    plan = blocks(forest)
+    plan = cut_blocks(forest)
     assert any(block.causal and block.length > cpu.KEEP for block in plan)
     assert sum(block.merge for block in plan) > 1, "a rectangle in several blocks"
     assert_exact(forest, forest, operands(forest, 2, 1, 0))
-    leaves = leaves_of(forest)
+    leaves = find_leaves(forest)
     assert_exact(forest, leaves, operands(leaves, 2, 1, 0))
 
 
@@ -157,12 +157,12 @@ def test_chains_longer_than_a_real_block_and_rectangles_wider_than_one() -> None
 def test_extreme_scores_stay_finite_and_right(cut: bool, whole: bool) -> None:
     """Logits of +-80 and beyond: exp of their differences under- and overflows in fp32."""
     forest = nested(1)
-    plan = forest if whole else leaves_of(forest)
+    plan = forest if whole else find_leaves(forest)
     query, key, value = operands(plan, 4, 2, 1, spread=10.0)
     logits = (query[:, :2] @ key.transpose(2, 3)) * SCALE
     assert float(logits.detach().abs().max()) > 80
     expected = reference(query, key, value, visible(forest, plan))
-    found = cpu_blocks(query, key, value, plan, SCALE)
+    found = cpu_blocks(query, key, value, cut_blocks(plan), SCALE)
     assert_near(found, expected, 1e-4)
     inputs = (query, key, value)
     for one, other in zip(
@@ -178,21 +178,21 @@ def test_a_constant_of_eighty_in_all_scores_changes_nothing(cut: bool, sign: int
     forest = nested(0)
     query, key, value = (t.detach() for t in operands(forest, 2, 2, 0))
     query[..., 0], key[..., 0] = 0.0, 0.0
-    plain = cpu_blocks(query, key, value, forest, SCALE)
+    plain = cpu_blocks(query, key, value, cut_blocks(forest), SCALE)
     query[..., 0], key[..., 0] = 1.0, sign * 80 / SCALE
-    assert_near(cpu_blocks(query, key, value, forest, SCALE), plain, 1e-4)
+    assert_near(cpu_blocks(query, key, value, cut_blocks(forest), SCALE), plain, 1e-4)
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["every row", "leaves"])
 def test_half_precision_is_as_close_as_its_operands(cut: bool, whole: bool) -> None:
     forest = nested(2)
-    plan = forest if whole else leaves_of(forest)
+    plan = forest if whole else find_leaves(forest)
     exact = operands(plan, 4, 2, 2)
     inputs = tuple(t.detach().bfloat16().requires_grad_() for t in exact)
     mask = visible(forest, plan)
     expected = reference(*inputs, mask)
-    found = cpu_blocks(*inputs, plan, SCALE)
-    merged = any(block.merge for block in blocks(plan))
+    found = cpu_blocks(*inputs, cut_blocks(plan), SCALE)
+    merged = any(block.merge for block in cut_blocks(plan))
     assert found.dtype == (torch.float32 if merged else torch.bfloat16)
     assert_near(found.float(), expected, 0.02)
     direction = torch.randn(expected.shape, generator=torch.Generator().manual_seed(9))
@@ -207,17 +207,17 @@ def test_half_precision_is_as_close_as_its_operands(cut: bool, whole: bool) -> N
 def test_what_is_remembered_changes_no_bit_of_the_output(cut: bool) -> None:
     forest = nested(3)
     query, key, value = (t.detach() for t in operands(forest, 4, 2, 3))
-    arguments = (fold(query[0], 2), key[0], value[0], blocks(forest))
-    with_memory, memory = attend(*arguments, remember=True)
+    arguments = (fold(query[0], 2), key[0], value[0], cut_blocks(forest))
+    saving, saved = attend(*arguments, save=True)
     without, nothing = attend(*arguments)
-    assert torch.equal(with_memory, without)
+    assert torch.equal(saving, without)
     assert nothing is None
-    assert memory is not None
-    assert [kept is None for kept in memory.kept] == [
-        block.length > cpu.KEEP for block in blocks(forest)
+    assert saved is not None
+    assert [kept is None for kept in saved.operands] == [
+        block.length > cpu.KEEP for block in cut_blocks(forest)
     ]
-    assert (None in memory.kept) == cut
-    again = attend_backward(with_memory, *arguments, memory)
+    assert (None in saved.operands) == cut
+    again = attend_backward(saving, *arguments, saved)
     assert all(g.dtype == torch.float32 for g in again)
     assert [g.shape for g in again] == [t.shape for t in arguments[:3]]
 
@@ -226,7 +226,7 @@ def test_the_operands_are_left_as_they_were(cut: bool) -> None:
     forest = nested(0)
     inputs = operands(forest, 4, 4, 0)
     before = [t.detach().clone() for t in inputs]
-    cpu_blocks(*inputs, forest, SCALE).sum().backward()
+    cpu_blocks(*inputs, cut_blocks(forest), SCALE).sum().backward()
     assert all(torch.equal(t, old) for t, old in zip(inputs, before, strict=True))
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch._dynamo.utils import counters
 from torch.utils.checkpoint import checkpoint
 
-from smorm.model.cuda import dispatch as cuda
+from smorm.model import attention
 from smorm.model.cuda.flex import (
     BLOCK,
     BlockLists,
@@ -25,7 +25,9 @@ from smorm.model.cuda.flex import (
     flex,
     padded_rule,
 )
-from smorm.model.cuda.varlen import STEP, GatherRows, missing, varlen, varlen_arguments
+from smorm.model.cuda.varlen import STEP, GatherRows, missing, varlen, varlen_plan
+from smorm.model.gathered import gather_plan
+from smorm.model.plan import AttentionPlan
 from smorm.trees.forest import Forest, grow
 from tests.model.test_attention import (
     SCALE,
@@ -104,7 +106,7 @@ def test_a_long_prompt_has_full_blocks_and_strangers_leave_most_empty() -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_rule_inside_a_block_is_the_mask_for_every_cell(seed: int, window: int | None) -> None:
     forest = small_shares(seed)
-    mask = block_mask(forest, window, torch.device("cpu"))
+    mask = block_mask(forest, window)
     rows = torch.arange(bucket(forest.num_tokens))
     query, key = torch.meshgrid(rows, rows, indexing="ij")
     found = mask.mask_mod(None, None, query, key)
@@ -113,8 +115,10 @@ def test_the_rule_inside_a_block_is_the_mask_for_every_cell(seed: int, window: i
 
 def test_the_mask_keeps_its_lists_and_is_made_once() -> None:
     forest = big_forest(3, 1500)
-    mask = block_mask(forest, None, torch.device("cpu"))
-    assert block_mask(forest, None, torch.device("cpu")) is mask
+    plan = AttentionPlan(forest)
+    mask = plan.block_mask(None)
+    assert plan.block_mask(None) is mask
+    assert plan.block_mask(4) is not mask
     lists = block_lists(forest)
     listed = np.zeros_like(lists.full)
     for row, count in enumerate(mask.full_kv_num_blocks[0, 0].tolist()):
@@ -168,7 +172,8 @@ def test_compiled_flex_gives_what_the_mask_gives(call: str) -> None:
         forest = big_forest(seed, rows)
         inputs = tuple(t.detach() for t in tensors(forest, 4, 2))
         with torch.no_grad():
-            found = flex(*inputs, forest, SCALE, **CALLS[call])
+            mask = block_mask(forest, CALLS[call]["window"])
+            found = flex(*inputs, mask, SCALE, CALLS[call]["softcap"])
             expected = reference(*inputs, forest, **CALLS[call])
         torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
 
@@ -182,7 +187,7 @@ def test_forty_forests_compile_no_more_than_their_sizes() -> None:
     with torch.no_grad():
         for forest in forests:
             query, key, value = (t.detach() for t in tensors(forest, 2, 1))
-            flex(query, key, value, forest, SCALE, None, None)
+            flex(query, key, value, block_mask(forest, None), SCALE, None)
     sizes = {bucket(forest.num_tokens) for forest in forests}
     assert len({forest.num_tokens for forest in forests}) > 30
     assert len(sizes) >= 3
@@ -197,10 +202,11 @@ def test_forty_forests_compile_no_more_than_their_sizes() -> None:
 def test_the_gathered_plan_is_the_mask_cell_by_cell(seed: int, window: int | None) -> None:
     """Simulates the kernel: query i of a run of n sees the keys that end with it, causally."""
     forest = small_shares(seed)
-    index, cu_query, cu_key, max_query, max_key = varlen_arguments(forest)
+    plan = varlen_plan(gather_plan(forest))
+    index, cu_query, cu_key = plan.index, plan.cu_query, plan.cu_key
     assert cu_query.dtype == cu_key.dtype == torch.int32
     assert (int(cu_query[-1]), int(cu_key[-1])) == (forest.num_tokens, len(index))
-    for bound, cumulative in ((max_query, cu_query), (max_key, cu_key)):
+    for bound, cumulative in ((plan.max_query, cu_query), (plan.max_key, cu_key)):
         assert type(bound) is int
         assert bound % STEP == 0
         assert 0 <= bound - int(cumulative.diff().max()) < STEP
@@ -265,7 +271,9 @@ def test_varlen_calls_give_output_and_gradients_of_the_mask(
     for seed in SEEDS:
         forest = small_shares(seed)
         assert_equal_forward_and_backward(
-            lambda q, k, v, forest=forest: varlen(q, k, v, forest, SCALE, window, kernel),
+            lambda q, k, v, forest=forest: varlen(
+                q, k, v, varlen_plan(gather_plan(forest)), SCALE, window, kernel
+            ),
             lambda q, k, v, forest=forest: reference(q, k, v, forest, window),
             tensors(forest, 4, groups, seed),
         )
@@ -277,9 +285,10 @@ def test_recomputed_in_the_backward_pass_varlen_gives_the_same_gradients(
 ) -> None:
     forest = small_shares(2)
     inputs = tensors(forest, 4, 2)
+    plan = varlen_plan(gather_plan(forest))
 
     def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return varlen(q, k, v, forest, SCALE, window, by_the_book)
+        return varlen(q, k, v, plan, SCALE, window, by_the_book)
 
     plain = torch.autograd.grad(run(*inputs).square().sum(), inputs)
     again = checkpoint(run, *inputs, use_reentrant=False)
@@ -331,16 +340,18 @@ def test_the_torch_that_is_here_can() -> None:
 
 
 def test_where_flex_cannot_be_computed_the_plain_products_are_and_it_is_said_once(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A CPU has no backward of FlexAttention: with gradients the call fails by itself."""
     forest = grow(random_family(1))
-    cuda._refused.clear()
+    plan = AttentionPlan(forest)
+    monkeypatch.setattr(attention, "choose_backend", lambda *_: "flex")
+    attention._refused.clear()
     try:
         with caplog.at_level(logging.WARNING):
             for _ in range(2):
                 assert_equal_forward_and_backward(
-                    lambda q, k, v: cuda.attend("flex", q, k, v, forest, SCALE, None, 1.5),
+                    lambda q, k, v: attention.compute(q, k, v, plan, SCALE, None, 1.5),
                     lambda q, k, v: reference(q, k, v, forest, softcap=1.5),
                     tensors(forest, 4, 2),
                 )
@@ -349,4 +360,4 @@ def test_where_flex_cannot_be_computed_the_plain_products_are_and_it_is_said_onc
         assert "flex" in told[0]
         assert "plain products" in told[0]
     finally:
-        cuda._refused.clear()
+        attention._refused.clear()

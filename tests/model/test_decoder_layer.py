@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from smorm.model.cpu.fuse import decoder_layers, fusible, run_fused
 from smorm.model.network import RewardNetwork
+from smorm.model.plan import AttentionPlan
 from smorm.trees.forest import Forest, grow
-from smorm.trees.leaves import leaves_of
+from smorm.trees.leaves import find_leaves
 from tests.model.architectures import ARCHITECTURES, tiny
 from tests.model.test_forest_equals_padded import adapted, scores_and_gradients, sequences_of
 from tests.trees.sequences import random_family
@@ -121,7 +122,7 @@ def test_layers_of_the_family_run_as_one_function(name: str, changes: dict[str, 
     assert all(fusible(module) for module in decoder_layers(net.backbone, LAYERS))
     net.use_layout("forest")
     assert fused_layers(net, sequences_of("pairs")) == LAYERS
-    net.use_layout("forest", shorten=False)
+    net.use_layout("forest", fast_layers=False)
     assert fused_layers(net, sequences_of("pairs")) == 0
     net.use_layout("packed")
     assert fused_layers(net, sequences_of("pairs")) == LAYERS
@@ -200,9 +201,9 @@ def test_output_and_every_gradient_are_the_plain_layers(
     hidden.requires_grad_()
     expected = plain_layer(module, hidden, forest, rotary)
     if only_leaves:
-        expected = expected[:, leaves_of(forest).rows]
+        expected = expected[:, find_leaves(forest).rows]
     wanted = gradients_of(expected, module, hidden)
-    found = run_fused(module, hidden, forest, rotary, only_leaves=only_leaves)
+    found = run_fused(module, hidden, AttentionPlan(forest), rotary, only_leaves=only_leaves)
     assert found.shape == expected.shape
     assert_all_near({"out": found}, {"out": expected})
     assert_all_near(gradients_of(found, module, hidden), wanted)
@@ -214,11 +215,13 @@ def test_without_gradients_the_output_is_the_same(only_leaves: bool) -> None:
     module: Any = backbone.layers[1]
     forest = grow(random_family(0))
     hidden, rotary = layer_inputs(backbone, forest)
-    expected = run_fused(module, hidden, forest, rotary, only_leaves=only_leaves)
+    expected = run_fused(module, hidden, AttentionPlan(forest), rotary, only_leaves=only_leaves)
     before = hidden.clone()
     for context in (torch.no_grad(), torch.inference_mode()):
         with context:
-            found = run_fused(module, hidden, forest, rotary, only_leaves=only_leaves)
+            found = run_fused(
+                module, hidden, AttentionPlan(forest), rotary, only_leaves=only_leaves
+            )
         assert not found.requires_grad
         torch.testing.assert_close(found, expected.detach(), atol=1e-6, rtol=0)
     assert torch.equal(hidden, before)
@@ -277,7 +280,7 @@ def saved_bytes(net: RewardNetwork, batch: Any) -> int:
 
 def test_less_is_kept_for_the_backward_pass_than_by_modules() -> None:
     net = network("llama")
-    net.use_layout("forest", shorten=False)
+    net.use_layout("forest", fast_layers=False)
     whole = saved_bytes(net, net.arrange(sequences_of("tree of 16")))
     net.use_layout("forest")
     assert saved_bytes(net, net.arrange(sequences_of("tree of 16"))) < 0.8 * whole

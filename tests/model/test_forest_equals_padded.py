@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from smorm.model.lora import add_lora
-from smorm.model.network import Layout, RewardNetwork
+from smorm.model.network import REFERENCE, Layout, RewardNetwork
 from smorm.model.verify import verify
 from tests.model.architectures import ARCHITECTURES, OUTSIDERS, tiny
 
@@ -35,9 +35,12 @@ def sequences_of(shape: str) -> list[np.ndarray]:
 
 
 def scores_and_gradients(
-    network: RewardNetwork, layout: Layout, sequences: list[np.ndarray]
+    network: RewardNetwork,
+    layout: Layout,
+    sequences: list[np.ndarray],
+    padded_attention: str = REFERENCE,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    network.use_layout(layout)
+    network.use_layout(layout, padded_attention=padded_attention)
     network.zero_grad()
     scores = network(network.arrange(sequences))
     # A pairwise and a squared term, so that every row of the head takes part.

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from smorm.model.attention import choose_backend
-from smorm.model.cuda import dispatch as cuda
+from smorm.model import attention
 from smorm.model.cuda.flex import bucket
-from smorm.model.gathered import gathered
+from smorm.model.gathered import gather_plan, gathered
 from smorm.model.network import Layout, RewardNetwork
+from smorm.model.plan import AttentionPlan
 from smorm.model.verify import choose_layout, verify
 from smorm.training.probe import measure
 from smorm.trees.forest import Tokens
@@ -119,13 +119,12 @@ def test_kernels_agree_with_plain_products_over_many_blocks(call: str, dtype: to
         kind = torch.float32 if backend == "plain products" else dtype
         leaves = [x.to(dtype).to(kind).requires_grad_() for x in inputs]
         if backend == "plain products":
-            out = gathered(*leaves, forest, 0.125, window, softcap)
+            out = gathered(*leaves, gather_plan(forest), 0.125, window, softcap)
         else:
-            query = leaves[0]
-            backend = choose_backend(query, window, softcap, None)
-            out = cuda.attend(backend, *leaves, forest, 0.125, window, softcap)
+            plan = AttentionPlan(forest)
+            out = attention.compute(*leaves, plan, 0.125, window, softcap)
         found.append([out, *torch.autograd.grad((out.float() * weight).sum(), leaves)])
-    assert not cuda._refused
+    assert not attention._refused
     for one, other in zip(*found, strict=True):
         assert relative_gap(other, one) <= TOLERANCE[dtype]
 
@@ -138,9 +137,9 @@ def test_recompilation_is_bounded_by_the_sizes() -> None:
         moved = forest.to("cuda")
         inputs = [torch.randn(1, n, forest.num_tokens, 32, device="cuda") for n in (4, 2, 2)]
         leaves = [x.requires_grad_() for x in inputs]
-        cuda.attend("flex", *leaves, moved, 0.2, None, 3.0).sum().backward()
+        attention.compute(*leaves, AttentionPlan(moved), 0.2, None, 3.0).sum().backward()
     assert counters["stats"]["unique_graphs"] <= len({bucket(f.num_tokens) for f in forests})
-    assert not cuda._refused
+    assert not attention._refused
 
 
 def test_a_step_takes_the_memory_that_was_promised() -> None:

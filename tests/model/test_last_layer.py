@@ -17,10 +17,10 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from smorm.model import last_layer
 from smorm.model.cpu.fuse import decoder_layers
 from smorm.model.network import RewardNetwork
+from smorm.model.plan import AttentionPlan
 from smorm.model.verify import choose_layout, verify
 from smorm.training.probe import LiveBytes
 from smorm.trees.forest import Forest, grow
-from smorm.trees.leaves import leaves_of
 from tests.model.architectures import ARCHITECTURES, tiny
 from tests.model.test_forest_equals_padded import adapted, sequences_of
 
@@ -41,8 +41,8 @@ def network(name: str, lora: bool = False, **overrides: Any) -> RewardNetwork:
 
 
 def set_ways(net: RewardNetwork, *, fuse: bool, pruned: bool) -> None:
-    net.use_layout("forest", shorten=False)
-    last_layer.shorten(net.backbone, LAYERS, fuse=fuse, prune=pruned)
+    net.use_layout("forest", fast_layers=False)
+    last_layer.set_layer_forwards(net.backbone, LAYERS, fuse=fuse, prune=pruned)
 
 
 def run(net: RewardNetwork) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -101,7 +101,7 @@ def test_attention_sinks_and_windows_are_pruned_exactly(sinks: str) -> None:
     assert float(expected[1]["backbone.layers.2.self_attn.sinks"].abs().max()) > 1e-6
     set_ways(net, fuse=False, pruned=True)
     assert_same(run(net), expected)
-    assert verify(net).shorten
+    assert verify(net).fast_layers
 
 
 @pytest.mark.parametrize("name", NOT_FUSED)
@@ -126,12 +126,11 @@ def test_every_layer_is_counted_once_as_one_that_attends(name: str) -> None:
     net = network(name).eval()
     net.use_layout("forest")
     batch = net.arrange(family())
-    with torch.no_grad():
-        net(batch)
     assert isinstance(batch, Forest)
-    assert batch.cache["calls"] == LAYERS
-    assert "pruned" not in batch.cache, "a second pass must not take the first one's word"
-    assert "keys" not in leaves_of(batch).cache, "keys and values are not kept with the batch"
+    plan = AttentionPlan(batch)
+    with torch.no_grad():
+        net.pooled_forest(plan)
+    assert plan.calls == LAYERS
 
 
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
@@ -141,7 +140,7 @@ def test_a_batch_may_go_through_again_the_other_way(name: str) -> None:
         net.use_layout("forest")
         batch = net.arrange(family())
         first, second = net(batch), net(batch)
-        net.use_layout("forest", shorten=False)
+        net.use_layout("forest", fast_layers=False)
         whole = net(batch)
     assert torch.equal(first, second)
     torch.testing.assert_close(first, whole, atol=TOLERANCE, rtol=0)
@@ -164,7 +163,7 @@ def test_whole_layers_leave_nothing_behind(name: str) -> None:
     net = network(name)
     net.use_layout("forest")
     assert any("forward" in vars(m) for m in decoder_layers(net.backbone, LAYERS))
-    net.use_layout("forest", shorten=False)
+    net.use_layout("forest", fast_layers=False)
     assert not any("forward" in vars(m) for m in net.modules())
 
 
@@ -223,8 +222,6 @@ def test_no_cycle_keeps_a_tensor_alive(name: str, checkpointing: bool) -> None:
         with LiveBytes() as live:
             net(batch).square().sum().backward()
             net.zero_grad()
-            batch.cache.clear()
-            del batch
             assert live.peak > 0
             assert live.live == 0
     finally:
@@ -282,10 +279,10 @@ def test_a_layer_that_attends_by_itself_is_refused_by_name() -> None:
 
     holder = torch.nn.Module()
     holder.layers = torch.nn.ModuleList([Ignoring()])
-    last_layer.shorten(holder, 1, fuse=True, prune=True)
+    last_layer.set_layer_forwards(holder, 1, fuse=True, prune=True)
     batch = grow(family())
     with pytest.raises(RuntimeError, match="does not attend through transformers' interface"):
-        holder.layers[0](torch.zeros(1, batch.num_tokens, 32), forest=batch)
+        holder.layers[0](torch.zeros(1, batch.num_tokens, 32), plan=AttentionPlan(batch))
 
 
 def test_a_decoder_that_needs_all_rows_runs_whole_and_it_is_told(
@@ -295,9 +292,9 @@ def test_a_decoder_that_needs_all_rows_runs_whole_and_it_is_told(
     net = RewardNetwork(gpt2(), rows=4, pad_id=0).train()
     with caplog.at_level(logging.INFO, logger="smorm"):
         verdict = choose_layout(net)
-    assert (verdict.layout, verdict.shorten, verdict.refused) == ("forest", False, ())
+    assert (verdict.layout, verdict.fast_layers, verdict.refused) == ("forest", False, ())
     told = [r.getMessage() for r in caplog.records if r.name.startswith("smorm")]
-    assert any("layers run whole in the forest layout: run shorter, it fails" in t for t in told)
+    assert any("layers run whole in the forest layout: run faster, it fails" in t for t in told)
     forest = run(net)
     net.use_layout("padded")
     assert_same(forest, run(net))
@@ -321,12 +318,14 @@ class Smeared(LlamaDecoderLayer):
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         out = super().forward(hidden_states, *args, **kwargs)
-        return out + 0.5 * torch.tanh(out[:, parents(kwargs.get("forest"), out.shape[1])])
+        return out + 0.5 * torch.tanh(out[:, parents(kwargs.get("plan"), out.shape[1])])
 
 
-def parents(forest: Any, rows: int) -> torch.Tensor:
+def parents(plan: Any, rows: int) -> torch.Tensor:
     before = torch.arange(rows).sub(1).clamp_min(0)
-    if isinstance(forest, Forest):
+    if isinstance(plan, AttentionPlan):
+        forest = plan.batch
+        assert isinstance(forest, Forest)
         for (first, _), ancestors in zip(forest.chains, forest.ancestors, strict=True):
             before[first] = ancestors[-1][1] - 1 if ancestors else first
     return before
@@ -339,12 +338,12 @@ def test_where_the_leaves_alone_do_not_suffice_layers_run_whole(
     net.backbone.layers[-1].__class__ = Smeared
     with caplog.at_level(logging.INFO, logger="smorm"):
         verdict = choose_layout(net)
-    assert (verdict.layout, verdict.shorten, verdict.refused) == ("forest", False, ())
-    assert (net.layout, net.shorten) == ("forest", False)
+    assert (verdict.layout, verdict.fast_layers, verdict.refused) == ("forest", False, ())
+    assert (net.layout, net.fast_layers) == ("forest", False)
     told = [r.getMessage() for r in caplog.records if r.name.startswith("smorm")]
-    assert any("run shorter, its hidden states differ" in t for t in told)
+    assert any("run faster, its hidden states differ" in t for t in told)
     forest = run(net)
     net.use_layout("padded")
     assert_same(forest, run(net))
-    net.use_layout("forest", shorten=True)
+    net.use_layout("forest", fast_layers=True)
     assert (run(net)[0] - forest[0]).abs().max() > 0.01, "the shorter way is wrong here indeed"

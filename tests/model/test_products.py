@@ -139,7 +139,7 @@ def test_networks_keep_their_scores_and_gradients(
     assert gradients.keys() == expected[1].keys()
     for key, gradient in gradients.items():
         torch.testing.assert_close(gradient, expected[1][key], atol=1e-5, rtol=1e-5)
-    net.use_layout("forest", shorten=False)
+    net.use_layout("forest", fast_layers=False)
     assert installed(net) == 0
 
 

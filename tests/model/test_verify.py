@@ -1,4 +1,4 @@
-"""What cannot share tokens is found out by trying, told, and never used in silence."""
+"""What cannot share tokens is found out by trying, reported, and never used in silence."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from smorm.model.verify import Verdict, choose_layout, probe_sequences, verify
 from smorm.trees.forest import grow
 from tests.model.architectures import ARCHITECTURES, OUTSIDERS, tiny
 
+FALLBACKS = {"bloom": "eager", "mamba": "eager", "lfm2": "sdpa"}
+"""Bloom has no other attention and Mamba has none; LFM2 mixes convolutions with attention."""
+
 
 def network(name: str) -> RewardNetwork:
     return RewardNetwork(tiny(name), rows=3, pad_id=0)
@@ -28,11 +31,13 @@ def test_an_outsider_falls_back_and_the_log_says_why(
         verdict = choose_layout(outsider)
     assert verdict.layout == outsider.layout == "padded"
     (record,) = (r for r in caplog.records if r.name.startswith("smorm"))
-    told = record.getMessage()
-    assert f"{name} cannot share tokens" in told
-    assert "using the padded layout" in told
-    assert "forest: " in told
-    assert "packed: " in told
+    message = record.getMessage()
+    assert f"{name} cannot share tokens" in message
+    assert f"using the padded layout with {FALLBACKS[name]} attention" in message
+    assert "forest: " in message
+    assert "packed: " in message
+    assert verdict.padded_attention == FALLBACKS[name]
+    assert outsider.backbone.config._attn_implementation == FALLBACKS[name]
 
 
 @pytest.mark.parametrize("layout", ["forest", "packed"])
@@ -71,12 +76,12 @@ def test_verification_leaves_the_network_as_it_was(
     layout: str, shorten: bool, training: bool
 ) -> None:
     llama = network("llama").train(training)
-    llama.use_layout(layout, shorten=shorten)  # type: ignore[arg-type]
+    llama.use_layout(layout, fast_layers=shorten)  # type: ignore[arg-type]
     before = {name: value.clone() for name, value in llama.state_dict().items()}
     ways = [forward_of(module) for module in llama.modules()]
     random = torch.get_rng_state()
-    assert verify(llama) == Verdict("forest", shorten=True)
-    assert (llama.layout, llama.shorten, llama.training) == (layout, shorten, training)
+    assert verify(llama) == Verdict("forest", fast_layers=True)
+    assert (llama.layout, llama.fast_layers, llama.training) == (layout, shorten, training)
     assert [forward_of(module) for module in llama.modules()] == ways
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(value, before[name]) for name, value in llama.state_dict().items())
@@ -89,15 +94,15 @@ def test_the_choice_takes_the_shorter_ways_where_they_are_right(
 ) -> None:
     chosen = network(name)
     verdict = choose_layout(chosen, layout)  # type: ignore[arg-type]
-    assert verdict == Verdict("forest", shorten=True)
-    assert (chosen.layout, chosen.shorten) == (layout or "forest", True)
+    assert verdict == Verdict("forest", fast_layers=True)
+    assert (chosen.layout, chosen.fast_layers) == (layout or "forest", True)
 
 
 @pytest.mark.parametrize("name", list(OUTSIDERS))
 def test_an_outsider_is_left_without_shorter_ways(name: str) -> None:
     outsider = network(name)
     choose_layout(outsider)
-    assert not outsider.shorten
+    assert not outsider.fast_layers
     assert not any("forward" in vars(module) for module in outsider.modules())
 
 

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smorm.model.gathered import gather_plan
 from smorm.trees.forest import MIN_SHARE, common_prefix, grow, sort_key
 from smorm.trees.padded import pad
 from tests.trees.sequences import (
@@ -116,7 +117,8 @@ def test_the_dense_mask_is_the_rule_and_the_window(sequences, setting, window):
 @given(any_family, shares)
 def test_key_i_of_a_gathered_chain_has_position_i(sequences, setting):
     forest = built(sequences, setting)
-    index, query_lengths, key_lengths = forest.gather_plan()
+    plan = gather_plan(forest)
+    index, query_lengths, key_lengths = plan.index, plan.query_lengths, plan.key_lengths
     assert query_lengths == [last - first for first, last in forest.chains]
     for rows, length, queries in zip(
         index.split(key_lengths), key_lengths, query_lengths, strict=True
@@ -210,12 +212,12 @@ def test_the_sort_key_sorts_like_the_ids_a_prefix_first(two):
     assert shared in (len(one), len(other)) or one[shared] != other[shared]
 
 
-def test_moving_to_the_same_device_keeps_what_was_worked_out():
+def test_moving_moves_every_tensor_and_nothing_to_the_same_device():
     forest = grow(random_family(0))
     assert forest.to("cpu") is forest
     moved = forest.to("meta")
-    assert moved.cache == {}
-    assert moved.leaves.device.type == "meta"
+    tensors = (moved.input_ids, moved.positions, moved.end, moved.leaves)
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
 
 
 @law

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smorm.trees.search import end_of_last
+from smorm.trees.forest import end_of_last
 
 FEW = st.lists(st.integers(0, 2), max_size=12)
 

@@ -1,53 +1,70 @@
-"""The forest in transformers' attention interface.
+"""Forest attention in transformers' attention interface, and which kernel computes a call.
 
 `AttentionInterface.register` makes `smorm_forest` an attention implementation that any decoder can
 be switched to. No mask function is registered under that name, so transformers builds no mask; the
-batch itself travels as the model keyword argument `forest`, which reaches every attention call,
-gradient checkpointing's recomputation and wrapped models alike.
+batch travels as the model keyword argument `plan`, which reaches every attention call, gradient
+checkpointing's recomputation and wrapped models alike.
 
 Four kernels compute the same rule (see `smorm.trees.forest`):
 
 - `cpu_blocks`: chains (causal) and rectangles (no mask) as batched products, merged by their
-  their log-sum-exp; its backward is the kernel's own, fed the merged output.
-- `gathered`: every chain against its gathered ancestors, plain matrix products; handles sliding
-  windows, soft-capping and attention sinks on any device.
-- `varlen`: the same gather through `torch.nn.attention.varlen` (CUDA, half precision).
+  log-sum-exp; its backward is the kernel's own, fed the merged output.
+- `varlen`: every chain against its gathered ancestors through `torch.nn.attention.varlen` (CUDA,
+  half precision).
 - `flex`: FlexAttention with the rule as its block mask (CUDA; soft-capping as its score function).
+- `gathered`: as `varlen`, in plain matrix products; handles sliding windows, soft-capping and
+  attention sinks on any device, and is slow.
 
 Shapes: T packed tokens, H query heads, G key heads, D head size.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from smorm.model.backbone import first_line
 from smorm.model.cpu.attention import cpu_blocks
-from smorm.model.cuda import dispatch as cuda
+from smorm.model.cuda import varlen as varlen_kernel
+from smorm.model.cuda.flex import flex
+from smorm.model.cuda.varlen import varlen
 from smorm.model.gathered import gathered
+from smorm.model.plan import AttentionPlan
 from smorm.trees.forest import Forest
-from smorm.trees.leaves import Leaves
+
+log = logging.getLogger(__name__)
 
 NAME = "smorm_forest"
+Backend = Literal["cpu_blocks", "varlen", "flex", "gathered"]
 
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """Given instead of a forest: end the layer at its attention call, by `Captured`."""
+    """Passed instead of a plan: end the layer at its attention call, by `Captured`."""
 
-    forest: Forest
+    plan: AttentionPlan
 
 
 class Captured(Exception):  # noqa: N818  (a state, not an error)
-    """Keys and values [1, G, T, D] of a layer that was to be run up to there."""
+    """Keys and values [1, G, T, D] of a layer that was run up to its attention call."""
 
     def __init__(self, key: torch.Tensor, value: torch.Tensor) -> None:
         super().__init__("captured")
         self.key, self.value = key, value
+
+
+@dataclass(frozen=True, slots=True)
+class LeafQueries:
+    """Passed instead of a plan: the queries are the leaves, keys and values were captured."""
+
+    plan: AttentionPlan
+    key: torch.Tensor
+    value: torch.Tensor
 
 
 def register() -> None:
@@ -68,37 +85,72 @@ def forest_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
-    forest: Forest | Leaves | Capture | None = None,
+    plan: AttentionPlan | LeafQueries | Capture | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention call: query [1, H, T, D], key and value [1, G, T, D] -> [1, T, H, D].
 
     Raises:
-        RuntimeError: the call did not bring the forest, or asks for attention dropout.
+        RuntimeError: the plan did not reach the call, or the call asks for attention dropout.
     """
-    if isinstance(forest, Capture):
-        forest.forest.cache["calls"] = forest.forest.cache.get("calls", 0) + 1
+    if isinstance(plan, Capture):
+        plan.plan.calls += 1
         raise Captured(key, value)
-    if isinstance(forest, Leaves) and "keys" in forest.cache:
-        key, value = forest.cache["keys"]
-    if forest is None or query.shape[2] != forest.num_tokens:
+    if isinstance(plan, LeafQueries):
+        key, value, plan = plan.key, plan.value, plan.plan
+    if plan is None or query.shape[2] != plan.batch.num_tokens:
         raise RuntimeError("the forest did not reach this attention call: use another layout")
     if dropout:
         raise RuntimeError("attention dropout is not possible in a forest: set it to 0")
-    forest.cache["calls"] = forest.cache.get("calls", 0) + 1
-    scale = scaling if scaling is not None else 1.0 / math.sqrt(query.shape[-1])
-    window = sliding_window if sliding_window and forest.max_position >= sliding_window else None
+    plan.calls += 1
     if query.device.type == "cuda" and query.dtype != value.dtype:
         # Under autocast the rotary embedding leaves queries and keys in fp32.
         query, key = query.to(value.dtype), key.to(value.dtype)
-    backend = choose_backend(query, window, softcap, s_aux)
-    if backend == "cpu_blocks":
-        out = cpu_blocks(query, key, value, forest, scale)
-    elif backend in ("varlen", "flex"):
-        out = cuda.attend(backend, query, key, value, forest, scale, window, softcap)
-    else:
-        out = gathered(query, key, value, forest, scale, window, softcap, s_aux)
+    scale = scaling if scaling is not None else 1.0 / math.sqrt(query.shape[-1])
+    # A window that is longer than every sequence masks nothing, and every kernel can take that.
+    window = sliding_window
+    if window and plan.batch.max_position < window:
+        window = None
+    out = compute(query, key, value, plan, scale, window or None, softcap, s_aux)
     return out.to(query.dtype), None
+
+
+def compute(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    plan: AttentionPlan,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """query [1, H, T, D], key and value [1, G, T, D] -> [1, T, H, D], by the fastest kernel.
+
+    A CUDA kernel that is missing, or that cannot be compiled, is replaced by the next one; a
+    warning says so once.
+
+    Raises:
+        torch.OutOfMemoryError: no kernel needs less memory than the one that was tried.
+    """
+    backend = choose_backend(query, window, softcap, sinks)
+    if backend == "cpu_blocks":
+        return cpu_blocks(query, key, value, plan.blocks, scale)
+    if backend == "varlen":
+        reason = varlen_kernel.unfit(query)
+        if reason is None:
+            return varlen(query, key, value, plan.varlen, scale, window)
+        refuse("varlen", reason, "FlexAttention")
+        backend = "flex"
+    # The leaves are some dozens of rows, once a forward pass: not worth a block mask.
+    if backend == "flex" and isinstance(plan.batch, Forest) and "flex" not in _refused:
+        try:
+            return flex(query, key, value, plan.block_mask(window), scale, softcap)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ImportError, NotImplementedError) as error:  # dynamo's are the first
+            refuse("flex", first_line(error, 200), "plain products, slowly")
+    return gathered(query, key, value, plan.gather, scale, window, softcap, sinks)
 
 
 def choose_backend(
@@ -106,8 +158,8 @@ def choose_backend(
     window: int | None,
     softcap: float | None,
     sinks: torch.Tensor | None,
-) -> str:
-    """Which kernel computes this call; a window counts only where it is shorter than the text."""
+) -> Backend:
+    """The fastest kernel for a call; a window counts only where it is shorter than the text."""
     if sinks is not None:
         return "gathered"
     if query.device.type == "cuda":
@@ -115,3 +167,16 @@ def choose_backend(
         return "varlen" if half and softcap is None else "flex"
     plain = query.device.type == "cpu" and window is None and softcap is None
     return "cpu_blocks" if plain else "gathered"
+
+
+_refused: dict[str, str] = {}
+"""Kernels that failed in this process, and why: they are not tried again."""
+
+
+def refuse(kernel: str, reason: str, replacement: str) -> None:
+    """Warn once per kernel and reason that another one is used."""
+    if _refused.get(kernel) != reason:
+        log.warning(
+            "attention kernel %s is passed over (%s): using %s", kernel, reason, replacement
+        )
+        _refused[kernel] = reason

@@ -1,54 +1,86 @@
 """Forest attention in plain matrix products: any device, windows, soft-capping, sinks.
 
-Shapes: T packed tokens, H query heads, G key heads, D head size.
+Shapes: T packed tokens, K gathered keys, C runs of queries, H query heads, G key heads, D head
+size.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from smorm.trees.forest import Forest
 from smorm.trees.leaves import Leaves
 
 
+@dataclass(frozen=True, slots=True)
+class GatherPlan:
+    """The keys of every run of queries laid end to end.
+
+    A run's keys are its ancestors, root first, and itself, so that key i of a run has position i.
+
+    Attributes:
+        index: key rows, [K].
+        query_lengths, key_lengths: of each run, [C].
+    """
+
+    index: torch.Tensor
+    query_lengths: list[int]
+    key_lengths: list[int]
+
+
+def gather_plan(batch: Forest | Leaves) -> GatherPlan:
+    """The plan of a batch, on its device."""
+    rows = []
+    key_lengths = []
+    for ranges in batch.keys:
+        rows += [np.arange(first, past) for first, past in ranges]
+        key_lengths.append(sum(past - first for first, past in ranges))
+    index = torch.from_numpy(np.concatenate(rows)).to(batch.device)
+    query_lengths = [past - first for first, past in batch.queries]
+    return GatherPlan(index, query_lengths, key_lengths)
+
+
 def gathered(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    forest: Forest | Leaves,
+    plan: GatherPlan,
     scale: float,
     window: int | None = None,
     softcap: float | None = None,
     sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Each chain against its own ancestors; softmax in fp32 -> [1, T, H, D].
-
-    A chain's keys stand in depth order, so key i has position i and the mask is the ordinary
-    causal (and window) mask of a sequence, cut to the chain's rows.
-    """
-    index, query_lengths, key_lengths = forest.gather_plan()
+    """query [1, H, T, D], key and value [1, G, T, D] -> [1, T, H, D]; softmax in fp32."""
     groups = query.shape[1] // key.shape[1]
-    keys = key.index_select(2, index).repeat_interleave(groups, dim=1).split(key_lengths, dim=2)
-    values = value.index_select(2, index).repeat_interleave(groups, dim=1).split(key_lengths, dim=2)
-    parts = []
-    for q, k, v in zip(query.split(query_lengths, dim=2), keys, values, strict=True):
+    key = key.index_select(2, plan.index).repeat_interleave(groups, dim=1)
+    value = value.index_select(2, plan.index).repeat_interleave(groups, dim=1)
+    outputs = []
+    for q, k, v in zip(
+        query.split(plan.query_lengths, dim=2),
+        key.split(plan.key_lengths, dim=2),
+        value.split(plan.key_lengths, dim=2),
+        strict=True,
+    ):
         scores = (q @ k.transpose(2, 3)).float() * scale
         if softcap is not None:
             scores = softcap * torch.tanh(scores / softcap)
-        scores = scores.masked_fill(
-            ~_chain_mask(q.shape[2], k.shape[2], window, q.device), -math.inf
-        )
+        allowed = _causal_mask(q.shape[2], k.shape[2], window, q.device)
+        scores = scores.masked_fill(~allowed, -math.inf)
         if sinks is not None:
+            # A sink takes probability and gives no value: its column is cut off after the softmax.
             sink = sinks.float().view(1, -1, 1, 1).expand(1, -1, q.shape[2], 1)
             scores = torch.cat([scores, sink], dim=-1)
         weights = scores.softmax(-1)[..., : k.shape[2]].to(v.dtype)
-        parts.append(weights @ v)
-    return torch.cat(parts, dim=2).transpose(1, 2)
+        outputs.append(weights @ v)
+    return torch.cat(outputs, dim=2).transpose(1, 2)
 
 
-def _chain_mask(rows: int, keys: int, window: int | None, device: torch.device) -> torch.Tensor:
+def _causal_mask(rows: int, keys: int, window: int | None, device: torch.device) -> torch.Tensor:
+    """[rows, keys]: the queries are the last rows of an ordinary sequence of `keys` tokens."""
     query_position = torch.arange(keys - rows, keys, device=device)[:, None]
     key_position = torch.arange(keys, device=device)[None, :]
     allowed = key_position <= query_position

@@ -13,8 +13,7 @@ from smorm.errors import DataError, NonFiniteScoreError
 from smorm.model.heads import GatedHead
 from smorm.model.network import Batch, RewardNetwork
 from smorm.text.limits import Unscored, UnscoredReason
-from smorm.trees.forest import Tokens
-from smorm.trees.search import end_of_last
+from smorm.trees.forest import Tokens, end_of_last
 
 Rows = NDArray[np.float64]
 Advance = Callable[[int], None]

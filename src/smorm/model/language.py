@@ -24,7 +24,7 @@ from smorm.errors import ModelError
 from smorm.model.backbone import fit_embeddings, quiet, refuse_remote_code
 from smorm.model.network import Batch
 from smorm.trees.forest import Forest
-from smorm.trees.leaves import leaves_of
+from smorm.trees.leaves import find_leaves
 
 LOGITS = 1 << 24
 """So many logits are computed at once; where there are more, they are computed again in the
@@ -125,11 +125,11 @@ def _paths(batch: Batch, lengths: Sequence[int]) -> list[NDArray[np.int64]]:
     if not isinstance(batch, Forest):
         width = batch.input_ids.shape[1]
         return [np.arange(n, dtype=np.int64) + i * width for i, n in enumerate(lengths)]
-    leaves = leaves_of(batch)
-    paths = [
-        np.concatenate([np.arange(a, b, dtype=np.int64) for a, b in ranges])
-        for ranges in leaves.ranges
-    ]
+    leaves = find_leaves(batch)
+    paths = []
+    for ranges in leaves.keys:
+        rows = [np.arange(first, past, dtype=np.int64) for first, past in ranges]
+        paths.append(np.concatenate(rows))
     return [paths[leaf] for leaf in leaves.inverse.tolist()]
 
 

@@ -1,10 +1,10 @@
-"""Layers' shorter ways: fused where they can be, and the last one for the leaves alone.
+"""Faster ways through decoder layers: fused where possible, and the last one for the leaves alone.
 
-Only the hidden state at each sequence's last token is read. So the last layer runs in two parts:
-up to its attention call for all rows, to get keys and values, then whole for the leaf rows against
-these. This needs no knowledge of the architecture: the attention interface ends the first part by
-an exception and gives the second part the captured keys and values. It is exact, and saves nearly
-a layer.
+Only the hidden state at each sequence's last token is read. So the last layer runs in two steps: up
+to its attention call for all rows, to get keys and values, then in full for the leaf rows against
+these. This needs no knowledge of the architecture: the attention interface ends the first step by
+an exception and gives the second step the captured keys and values. It is exact, and saves nearly a
+layer.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from smorm.model.attention import Capture, Captured
+from smorm.model.attention import Capture, Captured, LeafQueries
 from smorm.model.cpu.fuse import can_run, decoder_layers, fusible, run_fused
 from smorm.model.cpu.matmul import use_fast_linears, use_plain_linears
 from smorm.model.instance_forward import forward_of, set_forward
-from smorm.trees.forest import Forest
-from smorm.trees.leaves import leaves_of
+from smorm.model.plan import AttentionPlan
+from smorm.trees.leaves import Leaves
 
 
-def shorten(backbone: nn.Module, layers: int, *, fuse: bool, prune: bool) -> None:
-    """Set how the backbone's layers run on forests; padded batches pass them as they are.
+def set_layer_forwards(backbone: nn.Module, layers: int, *, fuse: bool, prune: bool) -> None:
+    """Choose how the backbone's layers run on forests; padded batches are run as transformers does.
 
     Args:
         layers: how many the decoder has.
@@ -40,89 +40,85 @@ def shorten(backbone: nn.Module, layers: int, *, fuse: bool, prune: bool) -> Non
         use_plain_linears(backbone)
     module: Any
     for index, module in enumerate(decoder_layers(backbone, layers)):
-        if forward_of(module) not in (None, *_WAYS.values()):
+        if forward_of(module) not in (None, *_FORWARDS.values()):
             continue  # someone else's hook: it must go on seeing every call
         module.__dict__.pop("forward", None)
-        last = prune and index == layers - 1
-        own = fuse and fusible(module)
-        if own or last:
-            set_forward(module, _WAYS[own, last])
+        fused = fuse and fusible(module)
+        pruned = prune and index == layers - 1
+        if fused or pruned:
+            set_forward(module, _FORWARDS[fused, pruned])
 
 
-def _shorter(fuse: bool, prune: bool) -> Callable[..., Any]:
+def _make_forward(fuse: bool, prune: bool) -> Callable[..., Any]:
     def forward(self: Any, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        whole = partial(type(self).forward, self)
-        forest = kwargs.get("forest")
-        if not isinstance(forest, Forest):
-            return whole(hidden_states, *args, **kwargs)
-        if prune:
-            forest.cache["pruned"] = True
+        usual = partial(type(self).forward, self)
+        plan = kwargs.get("plan")
+        if not isinstance(plan, AttentionPlan):
+            return usual(hidden_states, *args, **kwargs)
         rotary: Any = kwargs.get("position_embeddings")
-        if fuse and can_run(self, hidden_states, forest, rotary):
-            own = partial(run_fused, self, forest=forest, rotary=rotary, only_leaves=prune)
+        if fuse and can_run(self, hidden_states, plan, rotary):
+            fused = partial(run_fused, self, plan=plan, rotary=rotary, only_leaves=prune)
             if _checkpointed(self) and not prune:
-                return self._gradient_checkpointing_func(own, hidden_states)
-            return own(hidden_states)
+                return self._gradient_checkpointing_func(fused, hidden_states)
+            return fused(hidden_states)
         if prune:
             with _not_checkpointed(self):
-                return _leaves_alone(whole, forest, hidden_states, args, kwargs)
-        return whole(hidden_states, *args, **kwargs)
+                return _run_for_leaves(usual, plan, hidden_states, args, kwargs)
+        return usual(hidden_states, *args, **kwargs)
 
     return forward
 
 
-_WAYS = {(fuse, prune): _shorter(fuse, prune) for fuse in (False, True) for prune in (False, True)}
+# One function per combination, so that `set_layer_forwards` knows its own from other people's.
+_FORWARDS = {
+    (fuse, prune): _make_forward(fuse, prune) for fuse in (False, True) for prune in (False, True)
+}
 
 
 def _checkpointed(module: Any) -> bool:
-    """Whether the class's forward, which a shorter way passes by, would have been checkpointed."""
-    asked = getattr(module, "gradient_checkpointing", False) and module.training
-    # transformers before 5.20 does it around the call, so around the shorter way as well.
-    return bool(asked and type(module).__call__ is nn.Module.__call__)
+    """Whether the class's forward, which ours replaces, would have been checkpointed."""
+    enabled = getattr(module, "gradient_checkpointing", False) and module.training
+    # transformers before 5.20 does it around the call, so around our forward as well.
+    return bool(enabled and type(module).__call__ is nn.Module.__call__)
 
 
 @contextmanager
 def _not_checkpointed(module: Any) -> Iterator[None]:
     """The last layer is not computed again: its backward pass comes first, when memory is least
-    needed, and the exception that ends its first part must not be raised once more there."""
-    asked = module.__dict__.pop("gradient_checkpointing", None)
+    needed, and the exception that ends its first step must not be raised once more there."""
+    enabled = module.__dict__.pop("gradient_checkpointing", None)
     try:
         yield
     finally:
-        if asked is not None:
-            module.gradient_checkpointing = asked
+        if enabled is not None:
+            module.gradient_checkpointing = enabled
 
 
-def _leaves_alone(
-    whole: Callable[..., Any],
-    forest: Forest,
+def _run_for_leaves(
+    usual: Callable[..., Any],
+    plan: AttentionPlan,
     hidden: torch.Tensor,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
-    leaves = leaves_of(forest)
     try:
-        whole(hidden, *args, **{**kwargs, "forest": Capture(forest)})
+        usual(hidden, *args, **{**kwargs, "plan": Capture(plan)})
     except Captured as captured:
-        leaves.cache["keys"] = (captured.key, captured.value)
+        queries = LeafQueries(plan.leaves, captured.key, captured.value)
     else:
         raise RuntimeError("the last layer does not attend through transformers' interface")
-    select = partial(_selected, length=forest.num_tokens, rows=leaves.rows)
-    try:
-        return whole(
-            select(hidden),
-            *(select(value) for value in args),
-            **{name: select(value) for name, value in kwargs.items() if name != "forest"},
-            forest=leaves,
-        )
-    finally:
-        del leaves.cache["keys"]
+    leaves = plan.leaves.batch
+    assert isinstance(leaves, Leaves)
+    # Whatever has a row per token (positions, rotary embeddings, masks) gets the leaves' rows.
+    select = partial(_select_rows, length=plan.batch.num_tokens, rows=leaves.rows)
+    options = {name: select(value) for name, value in kwargs.items() if name != "plan"}
+    return usual(select(hidden), *map(select, args), **options, plan=queries)
 
 
-def _selected(value: Any, length: int, rows: torch.Tensor) -> Any:
-    """Of a tensor with `length` rows [1, T, ...] the given ones; of a tuple, each of its parts."""
+def _select_rows(value: Any, length: int, rows: torch.Tensor) -> Any:
+    """The rows of a tensor that has `length` of them [1, T, ...]; of a tuple, of each element."""
     if isinstance(value, tuple):
-        return tuple(_selected(one, length, rows) for one in value)
+        return tuple(_select_rows(element, length, rows) for element in value)
     if isinstance(value, torch.Tensor) and value.ndim > 1 and value.shape[1] == length:
         return value.index_select(1, rows)
     return value

@@ -1,15 +1,17 @@
-"""The network: a decoder without its language head, and one linear head (or a rival's other one).
+"""The network: a decoder without its language head, and a head on its last hidden states.
 
 One forward pass takes a batch of sequences and gives all rows of the head at each sequence's last
-real token. The batch comes in one of three layouts: `forest` (shared tokens once), `packed` (side
-by side, nothing shared) and `padded` (one row a sequence, the reference).
+real token. A batch has one of three layouts: `forest` (shared tokens once), `packed` (side by side,
+nothing shared) and `padded` (one row per sequence).
 
-Shapes: S sequences, D hidden size, K attributes.
+Shapes: S sequences, L padded length, T rows of a forest, U of its leaves, D hidden size, K
+attributes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -17,22 +19,26 @@ from torch import nn
 
 from smorm.model import attention, last_layer
 from smorm.model.heads import GatedHead, NonlinearHead, ScoreHead
+from smorm.model.plan import AttentionPlan
 from smorm.trees import budget
 from smorm.trees.forest import Forest, Tokens, grow
-from smorm.trees.leaves import leaves_of
+from smorm.trees.leaves import Leaves
 from smorm.trees.padded import Padded, pad
 
 Layout = Literal["forest", "packed", "padded"]
 Batch = Forest | Padded
+REFERENCE = "eager"
+"""The attention of padded batches that everything else is verified against."""
 
 
 class RewardNetwork(nn.Module):
     """Backbone and head; `forward` gives scores [S, 1 + K] in fp32, in the sequences' order.
 
     Attributes:
-        language: a language head that is trained along (`smorm.model.language`); it has no part in
-            any score, and is not saved.
-        whole_last_layer: `use_layout` leaves the last layer whole, so that `states` can be read.
+        layout, fast_layers, padded_attention: see `use_layout`.
+        language: a language head that is trained along (`smorm.model.language`); it takes no part
+            in any score, and is not saved.
+        whole_last_layer: `use_layout` keeps all rows in the last layer, for `states`.
     """
 
     def __init__(self, backbone: Any, rows: int, *, pad_id: int) -> None:
@@ -42,35 +48,51 @@ class RewardNetwork(nn.Module):
         self.head: ScoreHead | NonlinearHead = ScoreHead(width, rows)
         self.pad_id = pad_id
         self.layout: Layout = "padded"
-        self.shorten = False
+        self.fast_layers = False
+        self.padded_attention = REFERENCE
         self.whole_last_layer = False
         self.language: nn.Module | None = None
         switch_off_dropout(backbone)
 
     @property
     def device(self) -> torch.device:
-        """Where the head is, and so where batches go."""
+        """The head's device; batches are moved to it."""
         return next(self.head.parameters()).device
 
-    def use_layout(self, layout: Layout, *, shorten: bool = True) -> None:
+    def use_layout(
+        self, layout: Layout, *, fast_layers: bool = True, padded_attention: str = REFERENCE
+    ) -> None:
         """Choose how sequences are laid out. `smorm.model.verify` decides what may be used.
 
         Args:
-            shorten: take the shorter ways through the layers (`smorm.model.last_layer`).
+            fast_layers: in forests, the faster ways through layers (`smorm.model.last_layer`).
+            padded_attention: transformers' attention implementation for padded batches.
 
         The choice is kept in the backbone's config and not in a context, because gradient
         checkpointing calls attention again after a context would have ended.
         """
         attention.register()
-        implementation = "eager" if layout == "padded" else attention.NAME
-        self.backbone.set_attn_implementation(implementation)
+        padded = layout == "padded"
+        self.backbone.set_attn_implementation(padded_attention if padded else attention.NAME)
         self.layout = layout
-        self.shorten = shorten
+        self.fast_layers = fast_layers
+        self.padded_attention = padded_attention
         layers = self.backbone.config.get_text_config().num_hidden_layers
-        # The reference stays as transformers has it, to the last bit.
-        shorten = shorten and layout != "padded"
-        last = shorten and not self.whole_last_layer
-        last_layer.shorten(self.backbone, layers, fuse=shorten, prune=last)
+        # Padded batches are computed as transformers does, to the last bit.
+        fast = fast_layers and not padded
+        prune = fast and not self.whole_last_layer
+        last_layer.set_layer_forwards(self.backbone, layers, fuse=fast, prune=prune)
+
+    @contextmanager
+    def restore_layout(self) -> Iterator[None]:
+        """Come back to the present layout and mode, whatever is tried inside."""
+        layout, training = self.layout, self.training
+        fast_layers, padded_attention = self.fast_layers, self.padded_attention
+        try:
+            yield
+        finally:
+            self.train(training)
+            self.use_layout(layout, fast_layers=fast_layers, padded_attention=padded_attention)
 
     def checkpoint_activations(self) -> None:
         """Recompute activations in the backward pass: less memory, about a third more work."""
@@ -96,7 +118,7 @@ class RewardNetwork(nn.Module):
         """Scores [S, 1 + K] at each sequence's last token.
 
         Raises:
-            ModelError: the head reads prompts' ends too, which `smorm.model.inference` finds.
+            ModelError: the head reads prompts' ends too: score by `smorm.model.inference`.
         """
         if isinstance(self.head, GatedHead):
             raise self.head.refusal()
@@ -109,34 +131,50 @@ class RewardNetwork(nn.Module):
         sequence behind another. `leaf_rows` says which of them are pooled.
 
         Raises:
-            RuntimeError: the last layer was run for the leaves alone.
+            RuntimeError: the last layer computes the leaves alone.
         """
-        hidden = self._last_states(batch)
-        if isinstance(batch, Forest) and batch.cache.pop("pruned", False):
-            raise RuntimeError("every row's state was asked for, and whole_last_layer is not set")
-        return hidden.flatten(0, 1)
+        if isinstance(batch, Padded):
+            return self._padded_states(batch).flatten(0, 1)
+        states = self._forest_states(AttentionPlan(batch))
+        if len(states) != batch.num_tokens:
+            raise RuntimeError("the states of all rows are needed: set whole_last_layer first")
+        return states
 
     def pooled(self, batch: Batch) -> torch.Tensor:
         """Hidden state at each sequence's last token, [S, D]."""
-        hidden = self._last_states(batch)
-        if isinstance(batch, Forest):
-            if batch.cache.pop("pruned", False):
-                return hidden[0].index_select(0, leaves_of(batch).inverse)
-            return hidden[0].index_select(0, batch.leaves)
-        return hidden[torch.arange(len(batch.last), device=hidden.device), batch.last]
+        if isinstance(batch, Padded):
+            states = self._padded_states(batch)
+            return states[torch.arange(len(batch.last), device=states.device), batch.last]
+        return self.pooled_forest(AttentionPlan(batch))
 
-    def _last_states(self, batch: Batch) -> torch.Tensor:
-        """The backbone's output: [1, T or U, D] of a forest, [S, L, D] of padded rows."""
-        inputs: dict[str, Any]
-        if isinstance(batch, Forest):
-            inputs = {
-                "input_ids": batch.input_ids[None],
-                "position_ids": batch.positions[None],
-                "forest": batch,
-            }
-        else:
-            inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        hidden: torch.Tensor = self.backbone(use_cache=False, **inputs).last_hidden_state
+    def pooled_forest(self, plan: AttentionPlan) -> torch.Tensor:
+        """As `pooled`, with the plan of a forest."""
+        batch = plan.batch
+        assert isinstance(batch, Forest)
+        states = self._forest_states(plan)
+        # With as many leaves as rows both indices are the same.
+        if len(states) == batch.num_tokens:
+            return states.index_select(0, batch.leaves)
+        leaves = plan.leaves.batch
+        assert isinstance(leaves, Leaves)
+        return states.index_select(0, leaves.inverse)
+
+    def _forest_states(self, plan: AttentionPlan) -> torch.Tensor:
+        """Of all rows [T, D], or of the leaves [U, D] where the last layer computes no others."""
+        assert isinstance(plan.batch, Forest)
+        hidden: torch.Tensor = self.backbone(
+            input_ids=plan.batch.input_ids[None],
+            position_ids=plan.batch.positions[None],
+            plan=plan,
+            use_cache=False,
+        ).last_hidden_state
+        return hidden[0]
+
+    def _padded_states(self, batch: Padded) -> torch.Tensor:
+        """[S, L, D]."""
+        hidden: torch.Tensor = self.backbone(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+        ).last_hidden_state
         return hidden
 
 

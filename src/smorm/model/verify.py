@@ -1,9 +1,14 @@
 """Whether an architecture may be fed a forest: tried, not assumed.
 
-A decoder whose attention goes through transformers' interface can share; one with its own attention
-(Bloom) would run and give wrong scores without a word, and a recurrent one cannot share at all. So
-the first time a model is used, a few short sequences go through each layout and are compared with
-the padded eager reference, and the calls of the interface are counted.
+A decoder whose attention goes through transformers' interface can share tokens; one with its own
+attention (Bloom) would run and give wrong scores without a warning, and one with recurrent or
+convolutional layers (Mamba, LFM2) cannot share at all. So before a model is used, a few short
+sequences go through each layout and are compared with the reference: padded batches with eager
+attention. The calls of the interface are counted, because a layer that attends by itself might
+agree on short texts by accident.
+
+What cannot share falls back to padded batches, with the fastest of transformers' attention
+implementations that agrees with the reference: flash, then SDPA, then eager itself.
 """
 
 from __future__ import annotations
@@ -15,7 +20,9 @@ import numpy as np
 import torch
 
 from smorm.errors import ModelError
-from smorm.model.network import Layout, RewardNetwork
+from smorm.model.backbone import first_line, quiet
+from smorm.model.network import REFERENCE, Layout, RewardNetwork
+from smorm.model.plan import AttentionPlan
 from smorm.trees.forest import Forest, Tokens
 
 log = logging.getLogger(__name__)
@@ -23,28 +30,29 @@ log = logging.getLogger(__name__)
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest difference of a hidden state, relative to the largest entry of the reference."""
 
-
-WAYS: tuple[tuple[Layout, bool], ...] = (
-    ("forest", True),
-    ("forest", False),
-    ("packed", True),
-    ("packed", False),
-)
-"""Layouts from the fastest on, with and without the shorter ways through the layers."""
+LAYOUTS: tuple[Layout, ...] = ("forest", "packed", "padded")
+"""The fastest first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The layout that passed, whether with the shorter ways through its layers (`prune.py`), and
-    why each one before it did not."""
+    """What passed.
+
+    Attributes:
+        layout: the fastest one that agrees with the reference.
+        refused: why each faster layout does not.
+        fast_layers: whether the faster ways through layers agree too (`smorm.model.last_layer`).
+        padded_attention: transformers' attention implementation for padded batches.
+    """
 
     layout: Layout
     refused: tuple[str, ...] = ()
-    shorten: bool = False
+    fast_layers: bool = False
+    padded_attention: str = REFERENCE
 
 
 def probe_sequences(vocabulary: int, seed: int = 0) -> list[Tokens]:
-    """A tree with nested forks, a sequence of its own, and an equal pair."""
+    """A tree with nested forks, a sequence that shares nothing, and an equal pair."""
     rng = np.random.default_rng(seed)
 
     def draw(length: int) -> Tokens:
@@ -62,83 +70,123 @@ def verify(network: RewardNetwork) -> Verdict:
 
     The network's layout is left as it was.
     """
-    sequences = probe_sequences(network.backbone.get_input_embeddings().weight.shape[0])
-    dtype = next(network.backbone.parameters()).dtype
-    before, training = (network.layout, network.shorten), network.training
-    network.eval()
-    with torch.no_grad():
-        reference = _pooled(network, "padded", sequences)
-        verdict = _first_that_agrees(network, sequences, reference, TOLERANCE.get(dtype, 1e-4))
-    network.train(training)
-    network.use_layout(before[0], shorten=before[1])
-    return verdict
-
-
-def _first_that_agrees(
-    network: RewardNetwork, sequences: list[Tokens], reference: torch.Tensor, tolerance: float
-) -> Verdict:
-    refused: list[str] = []
-    for layout, shorten in WAYS:
-        reason = _differs(network, layout, shorten, sequences, reference, tolerance)
-        if reason is None:
-            return Verdict(layout, tuple(refused), shorten)
-        if shorten:
-            log.info("layers run whole in the %s layout: run shorter, %s", layout, reason)
-        else:
+    with network.restore_layout(), torch.no_grad():
+        network.eval()
+        trial = _Trial(network)
+        refused: list[str] = []
+        for layout in LAYOUTS[:2]:
+            reason = trial.refuses_layout(layout, fast_layers=True)
+            if reason is None:
+                return Verdict(layout, tuple(refused), fast_layers=True)
+            log.info("layers run whole in the %s layout: run faster, %s", layout, reason)
+            reason = trial.refuses_layout(layout, fast_layers=False)
+            if reason is None:
+                return Verdict(layout, tuple(refused), fast_layers=False)
             refused.append(f"{layout}: {reason}")
-    return Verdict("padded", tuple(refused))
+        return Verdict("padded", tuple(refused), padded_attention=trial.padded_attention())
 
 
-def choose_layout(network: RewardNetwork, asked: Layout | None = None) -> Verdict:
-    """Set the network's layout: the one asked for if it is right, else the best that is, told.
+def verify_padded(network: RewardNetwork) -> Verdict:
+    """The fastest attention for padded batches, where that layout is asked for."""
+    with network.restore_layout(), torch.no_grad():
+        network.eval()
+        return Verdict("padded", padded_attention=_Trial(network).padded_attention())
+
+
+def choose_layout(network: RewardNetwork, requested: Layout | None = None) -> Verdict:
+    """Set the network's layout: the requested one if it is right, else the fastest that is, with a
+    warning where that shares nothing.
 
     Raises:
-        ModelError: the layout asked for by name gives other scores than the reference.
+        ModelError: the requested layout gives other scores than the reference.
     """
-    verdict = Verdict("padded") if asked == "padded" else verify(network)
-    order = ("forest", "packed", "padded")
-    if asked is not None and order.index(asked) < order.index(verdict.layout):
+    verdict = verify_padded(network) if requested == "padded" else verify(network)
+    layout = requested or verdict.layout
+    model_type = network.backbone.config.model_type
+    if LAYOUTS.index(layout) < LAYOUTS.index(verdict.layout):
         raise ModelError(
-            f"layout {asked} is not right for {network.backbone.config.model_type}: "
-            f"{'; '.join(verdict.refused)}. Leave it out, or ask for {verdict.layout}."
+            f"layout {layout} is not right for {model_type}: {'; '.join(verdict.refused)}. "
+            f"Leave it out, or ask for {verdict.layout}."
         )
-    if asked is None and verdict.refused:
+    if requested is None and verdict.refused:
+        suffix = f" with {verdict.padded_attention} attention" if layout == "padded" else ""
         log.warning(
-            "%s cannot share tokens (%s): using the %s layout",
-            network.backbone.config.model_type,
+            "%s cannot share tokens (%s): using the %s layout%s",
+            model_type,
             "; ".join(verdict.refused),
-            verdict.layout,
+            layout,
+            suffix,
         )
-    network.use_layout(asked or verdict.layout, shorten=verdict.shorten)
+    network.use_layout(
+        layout,
+        fast_layers=verdict.fast_layers,
+        padded_attention=verdict.padded_attention,
+    )
     return verdict
 
 
-def _pooled(network: RewardNetwork, layout: Layout, sequences: list[Tokens]) -> torch.Tensor:
-    network.use_layout(layout)
-    return network.pooled(network.arrange(sequences).to(network.device)).float()
+class _Trial:
+    """A network's probe sequences, and the reference's hidden states of them."""
 
+    def __init__(self, network: RewardNetwork) -> None:
+        self.network = network
+        vocabulary = network.backbone.get_input_embeddings().weight.shape[0]
+        self.sequences = probe_sequences(vocabulary)
+        self.dtype = next(network.backbone.parameters()).dtype
+        network.use_layout("padded")
+        self.reference = self._padded_states()
 
-def _differs(
-    network: RewardNetwork,
-    layout: Layout,
-    shorten: bool,
-    sequences: list[Tokens],
-    reference: torch.Tensor,
-    tolerance: float,
-) -> str | None:
-    """Why a layout is refused, or None."""
-    network.use_layout(layout, shorten=shorten)
-    batch = network.arrange(sequences).to(network.device)
-    assert isinstance(batch, Forest)
-    layers = network.backbone.config.get_text_config().num_hidden_layers
-    try:
-        pooled = network.pooled(batch).float()
-    except (RuntimeError, TypeError, ValueError) as error:
-        return f"it fails: {str(error).splitlines()[0]}"
-    calls = batch.cache.get("calls", 0)
-    if calls != layers:
-        return f"{calls} of {layers} layers attend through transformers' interface"
-    gap = float((pooled - reference).abs().max() / reference.abs().max().clamp_min(1e-6))
-    if not gap <= tolerance:
-        return f"its hidden states differ from the padded reference by {gap:.1e}"
-    return None
+    def refuses_layout(self, layout: Layout, *, fast_layers: bool) -> str | None:
+        """Why a layout that packs is not right, or None."""
+        network = self.network
+        network.use_layout(layout, fast_layers=fast_layers)
+        batch = network.arrange(self.sequences).to(network.device)
+        assert isinstance(batch, Forest)
+        plan = AttentionPlan(batch)
+        try:
+            states = network.pooled_forest(plan)
+        except (RuntimeError, TypeError, ValueError) as error:
+            return f"it fails: {first_line(error)}"
+        layers = network.backbone.config.get_text_config().num_hidden_layers
+        if plan.calls != layers:
+            return f"{plan.calls} of {layers} layers attend through transformers' interface"
+        return self._differs(states)
+
+    def padded_attention(self) -> str:
+        """The fastest attention implementation for padded batches that agrees."""
+        for implementation in self._candidates():
+            reason = self._refuses_attention(implementation)
+            if reason is None:
+                return implementation
+            log.info("padded batches are not computed by %s: %s", implementation, reason)
+        return REFERENCE
+
+    def _candidates(self) -> list[str]:
+        from transformers.utils import is_flash_attn_2_available
+
+        half = self.dtype in (torch.float16, torch.bfloat16)
+        if self.network.device.type == "cuda" and half and is_flash_attn_2_available():
+            return ["flash_attention_2", "sdpa"]
+        return ["sdpa"]
+
+    def _refuses_attention(self, implementation: str) -> str | None:
+        try:
+            with quiet():  # transformers warns where it keeps the old implementation
+                self.network.use_layout("padded", padded_attention=implementation)
+            if self.network.backbone.config._attn_implementation != implementation:
+                return "its attention cannot be exchanged"
+            return self._differs(self._padded_states())
+        except (RuntimeError, TypeError, ValueError, ImportError) as error:
+            return f"it fails: {first_line(error)}"
+
+    def _padded_states(self) -> torch.Tensor:
+        batch = self.network.arrange(self.sequences).to(self.network.device)
+        return self.network.pooled(batch).float()
+
+    def _differs(self, states: torch.Tensor) -> str | None:
+        scale = self.reference.abs().max().clamp_min(1e-6)
+        gap = float((states.float() - self.reference).abs().max() / scale)
+        # Written so that NaN differs too.
+        if not gap <= TOLERANCE.get(self.dtype, 1e-4):
+            return f"its hidden states differ from the padded reference by {gap:.1e}"
+        return None

@@ -124,6 +124,4 @@ def moved(holder: T, device: torch.device) -> T:
         if isinstance(value, torch.Tensor):
             source = value.pin_memory() if pinned else value
             values[entry.name] = source.to(device, non_blocking=pinned)
-        elif entry.name == "cache":
-            values["cache"] = {}  # plans made for another device
     return replace(holder, **values)  # type: ignore[type-var]

@@ -23,8 +23,7 @@ from smorm.data.token_store import TokenPair
 from smorm.errors import DataError
 from smorm.text.chat import Message, Renderer
 from smorm.training.batches import MicroBatch
-from smorm.trees.forest import common_prefix
-from smorm.trees.search import end_of_last
+from smorm.trees.forest import common_prefix, end_of_last
 
 log = logging.getLogger(__name__)
 

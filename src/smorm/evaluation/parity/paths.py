@@ -94,22 +94,22 @@ def scoring_paths(
 ) -> Iterator[ScorePath]:
     """Scores as `smorm score` computes them, in each layout that is right for the architecture."""
     network = model.network
-    layout_before, shorten = network.layout, network.shorten
+    fast_layers, padded_attention = network.fast_layers, network.padded_attention
     # A model verified for a layout is verified for the plainer ones that follow it too.
-    layouts = _LAYOUTS[_LAYOUTS.index(layout_before) :]
+    layouts = _LAYOUTS[_LAYOUTS.index(network.layout) :]
     if not every_layout:
         layouts = layouts[:1]
     items = [Item(each.prompt, (each.response,)) for each in conversations]
     scorer = Scorer(network, model.renderer, "error", DEFAULT_BATCH_TOKENS)
-    try:
+    with network.restore_layout():
         for layout in layouts:
-            network.use_layout(layout, shorten=shorten)
+            network.use_layout(
+                layout, fast_layers=fast_layers, padded_attention=padded_attention
+            )
             for size in batches:
                 rows, counts = _scored(scorer, items, size)
                 name = f"scoring, {layout}, batch {size}"
                 yield ScorePath(name, "ours", rows, counts=counts, batch=size)
-    finally:
-        network.use_layout(layout_before, shorten=shorten)
 
 
 def _scored(scorer: Scorer, items: list[Item], size: int) -> tuple[Floats, list[int | None]]:

@@ -20,40 +20,52 @@ from typing import Any
 
 import torch
 
-from smorm.model.cpu import blocks as planning
-from smorm.model.cpu.blocks import Block, blocks
-from smorm.trees.forest import Forest
-from smorm.trees.leaves import Leaves
+from smorm.model.cpu import blocks
+from smorm.model.cpu.blocks import Block
 
 KEEP = 1024
 """Blocks with at most so many keys keep what they computed for the backward pass."""
 
+Operands = tuple[torch.Tensor, ...]
+"""A block's probabilities, queries, keys and values."""
+
 
 @dataclass(slots=True)
-class Memory:
-    """What the backward pass needs: the output where blocks are merged; per block its probabilities
-    with its queries, keys and values (None: take and compute them again) and, where rows are
-    merged, the block's share of each row [G, rows * r, 1]."""
+class SavedBlocks:
+    """What the backward pass needs.
+
+    Attributes:
+        out: the output, where blocks are merged.
+        operands: per block; None: take and compute them again.
+        fractions: per block, where rows are merged, which fraction of each row's probability is the
+            block's, [G, rows * r, 1].
+    """
 
     out: torch.Tensor | None
-    kept: list[tuple[torch.Tensor, ...] | None]
-    shares: list[torch.Tensor | None]
+    operands: list[Operands | None]
+    fractions: list[torch.Tensor | None]
 
     def tensors(self) -> list[torch.Tensor | None]:
-        """Everything, for `save_for_backward`: on its own it would make a cycle with the output."""
-        found: list[torch.Tensor | None] = [self.out, *self.shares]
-        for kept in self.kept:
-            found += [None] * 4 if kept is None else kept
-        return found
+        """A flat list for `save_for_backward`.
+
+        Kept on the context instead, the output would make a reference cycle with its own node: the
+        tensors would stay in memory until the garbage collector runs.
+        """
+        flat: list[torch.Tensor | None] = [self.out, *self.fractions]
+        for operands in self.operands:
+            flat += operands if operands is not None else [None] * 4
+        return flat
 
     @classmethod
-    def of(cls, tensors: Sequence[torch.Tensor | None]) -> Memory:
-        """What `tensors` gave."""
+    def from_tensors(cls, tensors: Sequence[torch.Tensor | None]) -> SavedBlocks:
+        """The reverse of `tensors`: the output, one fraction and four operands per block."""
         out, *rest = tensors
         count = len(rest) // 5
-        quads = [rest[i : i + 4] for i in range(count, len(rest), 4)]
-        kept: Any = [None if quad[0] is None else tuple(quad) for quad in quads]
-        return cls(out, kept, rest[:count])
+        operands: Any = []
+        for start in range(count, len(rest), 4):
+            four = tuple(rest[start : start + 4])
+            operands.append(four if four[0] is not None else None)
+        return cls(out, operands, rest[:count])
 
 
 def attend(
@@ -62,52 +74,54 @@ def attend(
     value: torch.Tensor,
     plan: list[Block],
     *,
-    remember: bool = False,
-) -> tuple[torch.Tensor, Memory | None]:
+    save: bool = False,
+) -> tuple[torch.Tensor, SavedBlocks | None]:
     """Attention of scaled queries [G, Q * r, D] over key and value [G, T, D], all of one dtype.
 
     Returns:
         [G, Q * r, D], in fp32 where blocks are merged and in the operands' precision elsewhere; and
-        what `attend_backward` takes.
+        with `save` what `attend_backward` takes.
     """
     heads = _heads(query, plan)
-    merged = not all(block.alone for block in plan)
+    merged = not all(block.complete for block in plan)
+    # Merging scales and adds: in half precision each merge would round the output again.
     out = query.new_empty(query.shape, dtype=torch.float32 if merged else query.dtype)
     total = query.new_empty(query.shape[:2] if merged else 0, dtype=torch.float32)
-    kept: list[tuple[torch.Tensor, ...] | None] = []
+    operands: list[Operands | None] = []
     normalisers: list[torch.Tensor | None] = []
     for block in plan:
         rows = slice(block.a * heads, block.b * heads)
-        parts = _take(query[:, rows], block.take(key), block.take(value))
-        weights, normaliser = _weights(parts[0], parts[1], block, heads)
-        part = torch.bmm(weights, parts[2])
+        q, k, v = _contiguous(query[:, rows], block.take(key), block.take(value))
+        weights, normaliser = _weights(q, k, block, heads)
+        block_out = torch.bmm(weights, v)
         if block.merge:
             assert normaliser is not None
-            _merge(out[:, rows], total[:, rows], part, normaliser)
+            _merge(out[:, rows], total[:, rows], block_out, normaliser)
         else:
-            out[:, rows] = part
+            out[:, rows] = block_out
             if normaliser is not None:
                 total[:, rows] = normaliser
-        if remember:
-            kept.append((weights, *parts) if block.length <= KEEP else None)
+        if save:
+            operands.append((weights, q, k, v) if block.length <= KEEP else None)
             normalisers.append(normaliser)
-    if not remember:
+    if not save:
         return out, None
-    shares = [
-        None
-        if own is None
-        else (own - total[:, block.a * heads : block.b * heads]).exp_()[..., None]
-        for own, block in zip(normalisers, plan, strict=True)
-    ]
-    return out, Memory(out if merged else None, kept, shares)
+    fractions: list[torch.Tensor | None] = []
+    for normaliser, block in zip(normalisers, plan, strict=True):
+        if normaliser is not None:
+            rows = slice(block.a * heads, block.b * heads)
+            fractions.append((normaliser - total[:, rows]).exp_()[..., None])
+        else:
+            fractions.append(None)
+    return out, SavedBlocks(out if merged else None, operands, fractions)
 
 
-def _take(*parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Operands of a block's products. Half-precision products copy operands that do not lie in one
-    piece, each time: here they are copied once for forward and backward."""
-    if parts[0].dtype == torch.float32:
-        return parts
-    return tuple(part.contiguous() for part in parts)
+def _contiguous(*operands: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Half-precision products copy operands that are not contiguous, each time: here they are
+    copied once for forward and backward."""
+    if operands[0].dtype == torch.float32:
+        return operands
+    return tuple(operand.contiguous() for operand in operands)
 
 
 def _heads(query: torch.Tensor, plan: list[Block]) -> int:
@@ -115,36 +129,37 @@ def _heads(query: torch.Tensor, plan: list[Block]) -> int:
 
 
 @cache
-def _above(heads: int, dtype: torch.dtype) -> torch.Tensor:
-    """What a causal block must not see, as -inf to be added, [ROWS * r, ROWS]."""
-    upper = torch.full((planning.ROWS, planning.ROWS), -torch.inf).triu(1)
+def _causal_bias(heads: int, dtype: torch.dtype) -> torch.Tensor:
+    """-inf above the diagonal, to be added to a causal block's scores, [ROWS * r, ROWS]."""
+    upper = torch.full((blocks.ROWS, blocks.ROWS), -torch.inf).triu(1)
     return upper.repeat_interleave(heads, dim=0).to(dtype)
 
 
 def _weights(
     query: torch.Tensor, key: torch.Tensor, block: Block, heads: int
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Softmax of a block [G, rows * r, keys]; log-sum-exp of its rows in fp32 where not alone."""
+    """Softmax of a block [G, rows * r, keys]; log-sum-exp of its rows in fp32 if not complete."""
     scores = torch.bmm(query, key.transpose(1, 2))
     if block.causal:
-        own = block.b - block.a
-        scores[:, :, scores.shape[2] - own :].add_(_above(heads, key.dtype)[: own * heads, :own])
-    if block.alone:
+        rows = block.b - block.a
+        diagonal = scores[:, :, scores.shape[2] - rows :]
+        diagonal.add_(_causal_bias(heads, key.dtype)[: rows * heads, :rows])
+    if block.complete:
         return torch.softmax(scores, -1), None
     scores = scores.float()
     weights = torch.softmax(scores, -1)
-    # The largest probability is exp(largest score - log-sum-exp).
+    # The largest probability is exp(largest score - log-sum-exp): no second pass over all scores.
     normaliser = scores.amax(-1) - weights.amax(-1).log_()
     return weights.to(key.dtype), normaliser
 
 
 def _merge(
-    out: torch.Tensor, total: torch.Tensor, part: torch.Tensor, normaliser: torch.Tensor
+    out: torch.Tensor, total: torch.Tensor, block_out: torch.Tensor, normaliser: torch.Tensor
 ) -> None:
-    """The softmax over a union is the parts' softmaxes, weighted by exp(lse_part - lse_union)."""
+    """The softmax over a union is the softmaxes over its sets, weighted by exp(lse - lse_union)."""
     union = torch.logaddexp(total, normaliser)
     out.mul_((total - union).exp_()[..., None])
-    out.addcmul_(part, (normaliser - union).exp_()[..., None])
+    out.addcmul_(block_out, (normaliser - union).exp_()[..., None])
     total.copy_(union)
 
 
@@ -154,40 +169,44 @@ def attend_backward(
     key: torch.Tensor,
     value: torch.Tensor,
     plan: list[Block],
-    memory: Memory,
+    saved: SavedBlocks,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of query, key and value (fp32, shaped like them) from `grad` [G, Q * r, D], which
     is best in fp32 where blocks are merged.
 
     With P a row's probabilities over all of its keys: dV = P' dO, dS = P * (dO V' - sum(dO * O)).
-    A block's P is its own softmax times the share w of the block in the row, so w scales dO and the
-    sum instead of P.
+    A block's P is its own softmax times the block's fraction of the row, so the fraction scales dO
+    and the sum instead of P.
     """
     heads = _heads(query, plan)
     grad_query = torch.empty_like(query, dtype=torch.float32)
-    grad_key, grad_value = (torch.zeros_like(t, dtype=torch.float32) for t in (key, value))
+    grad_key = torch.zeros_like(key, dtype=torch.float32)
+    grad_value = torch.zeros_like(value, dtype=torch.float32)
     low = grad.to(value.dtype)
-    delta = None if memory.out is None else (grad * memory.out).sum(-1, True)
-    for block, kept, share in zip(plan, memory.kept, memory.shares, strict=True):
+    delta = None if saved.out is None else (grad * saved.out).sum(-1, True)
+    for block, operands, fraction in zip(plan, saved.operands, saved.fractions, strict=True):
         rows = slice(block.a * heads, block.b * heads)
-        if kept is None:
-            parts = _take(query[:, rows], block.take(key), block.take(value))
-            kept = (_weights(parts[0], parts[1], block, heads)[0], *parts)
-        weights, own_query, own_key, own_value = kept
-        own = low[:, rows] if share is None else (grad[:, rows] * share).to(value.dtype)
-        (own,) = _take(own)
-        slope = torch.bmm(own, own_value.transpose(1, 2))
-        if share is None:
+        if operands is None:
+            q, k, v = _contiguous(query[:, rows], block.take(key), block.take(value))
+            operands = (_weights(q, k, block, heads)[0], q, k, v)
+        weights, q, k, v = operands
+        if fraction is None:
+            (grad_out,) = _contiguous(low[:, rows])
+        else:
+            (grad_out,) = _contiguous((grad[:, rows] * fraction).to(value.dtype))
+        slope = torch.bmm(grad_out, v.transpose(1, 2))
+        if fraction is None:
             slope = torch._softmax_backward_data(slope, weights, -1, weights.dtype)
         else:
+            # The softmax's own backward sums over the block's keys; the sum is over the whole row.
             assert delta is not None
-            slope.sub_(delta[:, rows] * share).mul_(weights)
+            slope.sub_(delta[:, rows] * fraction).mul_(weights)
         if block.merge:
-            grad_query[:, rows] += torch.bmm(slope, own_key)
+            grad_query[:, rows] += torch.bmm(slope, k)
         else:
-            grad_query[:, rows] = torch.bmm(slope, own_key)
-        block.give(grad_value, torch.bmm(weights.transpose(1, 2), own))
-        block.give(grad_key, torch.bmm(slope.transpose(1, 2), own_query))
+            grad_query[:, rows] = torch.bmm(slope, k)
+        block.add_to(grad_value, torch.bmm(weights.transpose(1, 2), grad_out))
+        block.add_to(grad_key, torch.bmm(slope.transpose(1, 2), q))
     return grad_query, grad_key, grad_value
 
 
@@ -196,34 +215,36 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, plan: list[Block]
     ) -> torch.Tensor:
-        out, memory = attend(query, key, value, plan, remember=True)
-        assert memory is not None
-        ctx.save_for_backward(query, key, value, *memory.tensors())
+        out, saved = attend(query, key, value, plan, save=True)
+        assert saved is not None
+        ctx.save_for_backward(query, key, value, *saved.tensors())
         ctx.plan = plan
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value, *rest = ctx.saved_tensors
-        memory = Memory.of(rest)
-        found = attend_backward(grads[0], query, key, value, ctx.plan, memory)
-        return *(grad.to(value.dtype) for grad in found), None
+        saved = SavedBlocks.from_tensors(rest)
+        gradients = attend_backward(grads[0], query, key, value, ctx.plan, saved)
+        return *(gradient.to(value.dtype) for gradient in gradients), None
 
 
 def cpu_blocks(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    forest: Forest | Leaves,
+    plan: list[Block],
     scale: float,
 ) -> torch.Tensor:
     """query [1, H, Q, D], key and value [1, G, T, D] -> [1, Q, H, D]."""
     dtype = value.dtype
     heads = query.shape[1] // key.shape[1]
     folded = fold(query[0], key.shape[1]) * scale
-    arguments = (folded.to(dtype), key[0].to(dtype), value[0], blocks(forest))
-    learning = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
-    out: torch.Tensor = _Attention.apply(*arguments) if learning else attend(*arguments)[0]
+    arguments = (folded.to(dtype), key[0].to(dtype), value[0], plan)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value)):
+        out: torch.Tensor = _Attention.apply(*arguments)
+    else:
+        out, _ = attend(*arguments)
     return unfold(out, heads).unsqueeze(0)
 
 

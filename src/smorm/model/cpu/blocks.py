@@ -1,4 +1,4 @@
-"""A forest's attention cut into blocks: queries of one chain or rectangle against runs of keys.
+"""A batch's attention cut into blocks for the CPU: a few query rows against runs of keys.
 
 Shapes: G key heads, T key rows, D head size.
 """
@@ -6,12 +6,11 @@ Shapes: G key heads, T key rows, D head size.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
-from smorm.trees.forest import Forest
+from smorm.trees.forest import Forest, Range, Rectangle
 from smorm.trees.leaves import Leaves
 
 ROWS = 128
@@ -22,17 +21,15 @@ FEW = 4
 """Up to so many chains under one stretch of a prompt take its keys beside their own; more of them
 meet it in one rectangle, whose products are larger, and are merged with it."""
 
-Range = tuple[int, int]
-
 
 @dataclass(frozen=True, slots=True)
 class Block:
     """Query rows a..b against the key rows of some ranges.
 
     Attributes:
-        ranges: (first, past last) of each run of keys, laid end to end.
+        ranges: the runs of keys, laid end to end.
         causal: the last b - a keys are the queries' own rows.
-        alone: these queries see no other keys than those.
+        complete: these queries see no other keys than those.
         merge: the queries' own chain was computed before; this is added to it.
     """
 
@@ -40,59 +37,67 @@ class Block:
     b: int
     ranges: tuple[Range, ...]
     causal: bool
-    alone: bool
+    complete: bool
     merge: bool
 
     @property
     def length(self) -> int:
         """Keys."""
-        return sum(d - c for c, d in self.ranges)
+        return sum(past - first for first, past in self.ranges)
 
     def take(self, rows: torch.Tensor) -> torch.Tensor:
         """The keys' rows of [G, T, D] -> [G, keys, D]."""
-        parts = [rows[:, c:d] for c, d in self.ranges]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        pieces = [rows[:, first:past] for first, past in self.ranges]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
 
-    def give(self, total: torch.Tensor, part: torch.Tensor) -> None:
-        """Add [G, keys, D] to the keys' rows of `total`: the reverse of `take`."""
+    def add_to(self, total: torch.Tensor, values: torch.Tensor) -> None:
+        """Add values [G, keys, D] to the keys' rows of `total`: the transpose of `take`."""
         start = 0
-        for c, d in self.ranges:
-            total[:, c:d] += part[:, start : start + d - c]
-            start += d - c
+        for first, past in self.ranges:
+            total[:, first:past] += values[:, start : start + past - first]
+            start += past - first
 
 
-def blocks(forest: Forest | Leaves) -> list[Block]:
-    """Chains (or leaves), then rectangles, cut into blocks; made once per forest."""
-    if "blocks" not in forest.cache:
-        forest.cache["blocks"] = list(_plan(forest))
-    plan: list[Block] = forest.cache["blocks"]
-    return plan
+def cut_blocks(batch: Forest | Leaves) -> list[Block]:
+    """Runs of queries against their own chains, then rectangles, cut into blocks.
 
-
-def _plan(forest: Forest | Leaves) -> Iterator[Block]:
-    if isinstance(forest, Leaves):
-        runs = [(query, query + 1, first, last) for query, first, last in forest.own]
-    else:
-        runs = [(first, last, first, last) for first, last in forest.chains]
-    starts = [run[0] for run in runs]
-    beside: list[list[Range]] = [[] for _ in runs]
-    merged = [False] * len(runs)
-    rectangles = []
-    for a, b, c, d in forest.rectangles:
-        inside = range(bisect_left(starts, a), bisect_left(starts, b))
-        if len(inside) <= FEW:
-            for run in inside:
-                beside[run].append((c, d))
-            continue
-        rectangles.append((a, b, c, d))
-        for run in inside:
-            merged[run] = True
-    for (a, b, c, d), more, merge in zip(runs, beside, merged, strict=True):
-        causal = not isinstance(forest, Leaves)
+    The order matters: a block that merges adds to rows that an earlier one has written.
+    """
+    queries = batch.queries
+    beside, merged, rectangles = _assign_rectangles(queries, batch.rectangles)
+    causal = isinstance(batch, Forest)
+    blocks = []
+    for run, (a, b) in enumerate(queries):
+        first, past = batch.chains[run]
         for i in range(a, b, ROWS):
             j = min(i + ROWS, b)
-            own = (c, j) if causal else (c, d)
-            yield Block(i, j, (*more, own), causal, not merge, False)
-    for a, b, c, d in rectangles:
+            # A causal block sees its chain up to its own last row.
+            chain = (first, j) if causal else (first, past)
+            ranges = (*beside[run], chain)
+            blocks.append(Block(i, j, ranges, causal, complete=not merged[run], merge=False))
+    for a, b, first, past in rectangles:
         for i in range(a, b, WIDE):
-            yield Block(i, min(i + WIDE, b), ((c, d),), False, False, True)
+            j = min(i + WIDE, b)
+            blocks.append(Block(i, j, ((first, past),), False, complete=False, merge=True))
+    return blocks
+
+
+def _assign_rectangles(
+    queries: list[Range], rectangles: list[Rectangle]
+) -> tuple[list[list[Range]], list[bool], list[Rectangle]]:
+    """The keys that each run of queries takes beside its own chain; whether it is merged with a
+    rectangle; and the rectangles that are computed by themselves."""
+    starts = [first for first, _ in queries]
+    beside: list[list[Range]] = [[] for _ in queries]
+    merged = [False] * len(queries)
+    wide = []
+    for a, b, first, past in rectangles:
+        runs = range(bisect_left(starts, a), bisect_left(starts, b))
+        if len(runs) <= FEW:
+            for run in runs:
+                beside[run].append((first, past))
+        else:
+            wide.append((a, b, first, past))
+            for run in runs:
+                merged[run] = True
+    return beside, merged, wide

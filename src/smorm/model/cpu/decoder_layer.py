@@ -5,12 +5,12 @@
 
 What it saves against the same layer as some sixty autograd nodes: every activation is converted to
 the computing precision once, elementwise passes work in place, attention reads and writes the
-layout that its products want, fp32 products go to the faster library (`smorm.model.cpu.matmul`)
+layout that its products need, fp32 products go to the faster library (`smorm.model.cpu.matmul`)
 and only what the backward pass needs is kept. The order of roundings is that of transformers'
 modules (bf16 under autocast included): residual stream and norms in fp32, products in the computing
 precision.
 
-With `rows` given only those rows go beyond the keys and values: the last layer's way.
+With `rows` only those rows go beyond the keys and values: the last layer needs no others.
 
 Shapes: T rows, U rows that go on (T without `rows`), M hidden size, H query and G key heads of size
 D, F feed-forward size.
@@ -25,19 +25,20 @@ from typing import Any
 import torch
 from torch.nn.functional import silu
 
-from smorm.model.cpu.attention import Memory, attend, attend_backward
+from smorm.model.cpu.attention import SavedBlocks, attend, attend_backward
 from smorm.model.cpu.blocks import Block
 from smorm.model.cpu.matmul import linear, product, transposed_product
 
 CHUNK = 1024
 """Rows of a feed-forward pass when nothing is kept: its wide middle then stays in the cache."""
 Tensor = torch.Tensor
-Learn = Callable[[str, Tensor, Tensor], None]
+AddGradient = Callable[[str, Tensor, Tensor], None]
+"""Of a parameter by its name, as the product of an outer and an inner factor."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """What the tensors do not tell: heads, head size, the norms' epsilons, the scores' scale."""
+class LayerShape:
+    """What the tensors do not say: heads, head size, the norms' epsilons, the scores' scale."""
 
     heads: int
     groups: int
@@ -47,7 +48,7 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class LayerCall:
     """How a layer is run.
 
     Attributes:
@@ -56,14 +57,14 @@ class Call:
         dtype: precision of the matrix products.
     """
 
-    shape: Shape
+    shape: LayerShape
     plan: list[Block]
     rows: Tensor | None
     dtype: torch.dtype
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
+class LayerWeights:
     """Parameters of a layer, in the order that `layer` takes them; q, k, v may have no biases."""
 
     norm1: Tensor
@@ -81,7 +82,7 @@ class Weights:
 
 
 def normalise(x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """RMS norm of fp32 x [T, M] -> the same, and 1 / rms [T, 1]."""
+    """RMS norm of fp32 x [T, M] -> the normalised x, and 1 / rms [T, 1]."""
     inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
     inverse.div_(x.shape[-1]).add_(epsilon).rsqrt_()
     return (x * inverse).mul_(weight), inverse
@@ -121,54 +122,55 @@ def rotate_backward(grad: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x
 
 
-def _split(rows: Tensor, shape: Shape) -> Tensor:
+def _split(rows: Tensor, shape: LayerShape) -> Tensor:
     """[T, heads * D] -> a view [G, T, r, D]."""
     return rows.view(rows.shape[0], shape.groups, -1, shape.size).transpose(0, 1)
 
 
 def _joined(x: Tensor, dtype: torch.dtype) -> Tensor:
     """[G, T, r, D] -> [T, heads * D]."""
-    found = torch.empty(
-        x.shape[1], x.shape[0] * x.shape[2] * x.shape[3], dtype=dtype, device=x.device
-    )
-    found.view(x.shape[1], x.shape[0], x.shape[2], x.shape[3]).copy_(x.transpose(0, 1))
-    return found
+    groups, rows, heads, size = x.shape
+    joined = torch.empty(rows, groups * heads * size, dtype=dtype, device=x.device)
+    # One pass over memory: transposed and converted together.
+    joined.view(rows, groups, heads, size).copy_(x.transpose(0, 1))
+    return joined
 
 
-def _turned(rows: Tensor, shape: Shape, cos: Tensor, sin: Tensor) -> Tensor:
+def _rotated(rows: Tensor, shape: LayerShape, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotated heads, [T, heads * D] -> fp32 [G, T * r, D]."""
     return rotate(_split(rows, shape).float(), cos, sin).flatten(1, 2)
 
 
 class _Layer(torch.autograd.Function):
-    """Arguments: x, cos, sin, the call, then the fields of `Weights`."""
+    """Arguments: x, cos, sin, the call, then the fields of `LayerWeights`."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         saved: dict[str, Any] = {}
         x, cos, sin, ctx.call, *weights = arguments
-        y = run(x, cos, sin, ctx.call, Weights(*weights), saved)
-        memory: Memory = saved.pop("memory")
+        y = run(x, cos, sin, ctx.call, LayerWeights(*weights), saved)
+        saved_blocks: SavedBlocks = saved.pop("blocks")
+        # Tensors go through `save_for_backward` so that autograd frees them after the pass.
         ctx.names = list(saved)
-        ctx.save_for_backward(*saved.values(), *memory.tensors())
+        ctx.save_for_backward(*saved.values(), *saved_blocks.tensors())
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         tensors = list(ctx.saved_tensors)
         saved = dict(zip(ctx.names, tensors, strict=False))
-        saved["memory"] = Memory.of(tensors[len(ctx.names) :])
-        wanted = dict(zip(Weights.__slots__, ctx.needs_input_grad[4:], strict=True))
-        grad_x, weights = run_backward(grads[0], saved, ctx.call, wanted)
-        return (grad_x, None, None, None, *(weights.get(name) for name in Weights.__slots__))
+        saved["blocks"] = SavedBlocks.from_tensors(tensors[len(ctx.names) :])
+        needed = dict(zip(LayerWeights.__slots__, ctx.needs_input_grad[4:], strict=True))
+        grad_x, gradients = run_backward(grads[0], saved, ctx.call, needed)
+        return (grad_x, None, None, None, *map(gradients.get, LayerWeights.__slots__))
 
 
-def layer(x: Tensor, cos: Tensor, sin: Tensor, call: Call, weights: Weights) -> Tensor:
-    """One layer on fp32 x [T, M] -> [U, M] in fp32; cos and sin [T, D] turn each row."""
+def layer(x: Tensor, cos: Tensor, sin: Tensor, call: LayerCall, weights: LayerWeights) -> Tensor:
+    """One layer on fp32 x [T, M] -> [U, M] in fp32; cos and sin [T, D] rotate each row."""
     with torch.autocast(x.device.type, enabled=False):
         if not torch.is_grad_enabled():
             return run(x, cos, sin, call, weights, None)
-        fields = (getattr(weights, name) for name in Weights.__slots__)
+        fields = (getattr(weights, name) for name in LayerWeights.__slots__)
         y: Tensor = _Layer.apply(x, cos, sin, call, *fields)
         return y
 
@@ -177,40 +179,40 @@ def run(
     x: Tensor,
     cos: Tensor,
     sin: Tensor,
-    call: Call,
-    weights: Weights,
+    call: LayerCall,
+    weights: LayerWeights,
     saved: dict[str, Any] | None,
 ) -> Tensor:
     """The forward pass; fills `saved` with what `run_backward` takes."""
     shape, rows, dtype = call.shape, call.rows, call.dtype
-    w = _low(weights, dtype)
+    w = _cast(weights, dtype)
     n, inverse1 = normalise(x, w.norm1, shape.epsilons[0])
     n = n.to(dtype)
-    own, residual = (n, x) if rows is None else (n[rows], x[rows])
     cos, sin = cos[:, None], sin[:, None]
-    turn = _query_turn(cos, sin, rows, shape)
-    query = _turned(linear(own, w.query, w.query_bias), shape, *turn).to(dtype)
-    key = _turned(linear(n, w.key, w.key_bias), shape, cos, sin).to(dtype)
+    rotation = _query_rotation(cos, sin, rows, shape)
+    query = linear(_rows(n, rows), w.query, w.query_bias)
+    query = _rotated(query, shape, *rotation).to(dtype)
+    key = _rotated(linear(n, w.key, w.key_bias), shape, cos, sin).to(dtype)
     value = _split(linear(n, w.value, w.value_bias), shape).flatten(1, 2).contiguous()
-    seen, memory = attend(query, key, value, call.plan, remember=saved is not None)
-    seen = _joined(seen.unflatten(1, (-1, shape.heads // shape.groups)), dtype)
-    h = _plus(linear(seen, w.output), residual)
+    mixed, saved_blocks = attend(query, key, value, call.plan, save=saved is not None)
+    mixed = _joined(mixed.unflatten(1, (-1, shape.heads // shape.groups)), dtype)
+    h = _plus(linear(mixed, w.output), _rows(x, rows))
     m, inverse2 = normalise(h, w.norm2, shape.epsilons[1])
     m = m.to(dtype)
     if saved is None:
-        return _plus(torch.cat([_feed_forward(part, w) for part in m.split(CHUNK)]), h)
+        return _plus(torch.cat([_feed_forward(chunk, w) for chunk in m.split(CHUNK)]), h)
     gate, up = linear(m, w.gate), linear(m, w.up)
     active = silu(gate)
     wide = active * up
     saved.update(
         x=x, n=n, inverse1=inverse1, cos=cos, sin=sin, query=query, key=key, value=value,
-        seen=seen, h=h, m=m, inverse2=inverse2, gate=gate, up=up, active=active, wide=wide,
-        **{f"w.{name}": getattr(w, name) for name in Weights.__slots__}, memory=memory,
+        mixed=mixed, h=h, m=m, inverse2=inverse2, gate=gate, up=up, active=active, wide=wide,
+        **{f"w.{name}": getattr(w, name) for name in LayerWeights.__slots__}, blocks=saved_blocks,
     )  # fmt: skip
     return _plus(linear(wide, w.down), h)
 
 
-def _feed_forward(m: Tensor, w: Weights) -> Tensor:
+def _feed_forward(m: Tensor, w: LayerWeights) -> Tensor:
     return linear(silu(linear(m, w.gate), inplace=True).mul_(linear(m, w.up)), w.down)
 
 
@@ -219,84 +221,90 @@ def _plus(y: Tensor, residual: Tensor) -> Tensor:
     return y.add_(residual) if y.dtype == residual.dtype else y.add(residual)
 
 
-def _query_turn(cos: Tensor, sin: Tensor, rows: Tensor | None, shape: Shape) -> tuple[Tensor, ...]:
+def _rows(x: Tensor, rows: Tensor | None) -> Tensor:
+    """The rows that go on: all of them where `rows` is None."""
+    return x if rows is None else x[rows]
+
+
+def _query_rotation(
+    cos: Tensor, sin: Tensor, rows: Tensor | None, shape: LayerShape
+) -> tuple[Tensor, Tensor]:
     """The queries' rotation, with the scores' scale in it: one pass less."""
-    own = (cos, sin) if rows is None else (cos[rows], sin[rows])
-    return tuple(part * shape.scale for part in own)
+    return _rows(cos, rows) * shape.scale, _rows(sin, rows) * shape.scale
 
 
-def _low(weights: Weights, dtype: torch.dtype) -> Weights:
+def _cast(weights: LayerWeights, dtype: torch.dtype) -> LayerWeights:
     """Matrices and biases in the precision of the products, norms in fp32."""
-
-    def cast(name: str, weight: Tensor | None) -> Tensor | None:
-        if weight is None:
-            return None
-        return weight.float() if name.startswith("norm") else weight.to(dtype)
-
-    fields: Any = {name: cast(name, getattr(weights, name)) for name in Weights.__slots__}
-    return Weights(**fields)
+    fields: Any = {}
+    for name in LayerWeights.__slots__:
+        weight = getattr(weights, name)
+        precision = torch.float32 if name.startswith("norm") else dtype
+        fields[name] = None if weight is None else weight.to(precision)
+    return LayerWeights(**fields)
 
 
 def run_backward(
-    grad: Tensor, saved: dict[str, Any], call: Call, wanted: dict[str, bool]
+    grad: Tensor, saved: dict[str, Any], call: LayerCall, needed: dict[str, bool]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Gradients of x [T, M] and of the weights that are `wanted`, fp32, from `grad` [U, M]."""
+    """Gradients of x [T, M] and of the weights that are `needed`, fp32, from `grad` [U, M]."""
     shape, rows, dtype = call.shape, call.rows, call.dtype
-    found: dict[str, Tensor] = {}
+    gradients: dict[str, Tensor] = {}
 
-    def learn(name: str, outer: Tensor, inner: Tensor) -> None:
-        if wanted[name]:
-            found[name] = transposed_product(outer, inner).float()
+    def add(name: str, outer: Tensor, inner: Tensor) -> None:
+        if needed[name]:
+            gradients[name] = transposed_product(outer, inner).float()
 
-    grad_h, found["norm2"] = _feed_forward_backward(grad, saved, dtype, learn)
+    grad_h, gradients["norm2"] = _feed_forward_backward(grad, saved, dtype, add)
     low = grad_h.to(dtype)
-    learn("output", low, saved["seen"])
-    grad_seen = _split(product(low, saved["w.output"]), shape).flatten(1, 2)
-    if saved["memory"].out is not None:  # blocks are merged in fp32
-        grad_seen = grad_seen.float()
-    grads = attend_backward(
-        grad_seen, saved["query"], saved["key"], saved["value"], call.plan, saved["memory"]
+    add("output", low, saved["mixed"])
+    grad_mixed = _split(product(low, saved["w.output"]), shape).flatten(1, 2)
+    if saved["blocks"].out is not None:  # blocks are merged in fp32
+        grad_mixed = grad_mixed.float()
+    grad_query, grad_key, grad_value = attend_backward(
+        grad_mixed, saved["query"], saved["key"], saved["value"], call.plan, saved["blocks"]
     )
     cos, sin, n = saved["cos"], saved["sin"], saved["n"]
-    turn, own = _query_turn(cos, sin, rows, shape), n if rows is None else n[rows]
-    grad_query = grads[0].unflatten(1, (-1, shape.heads // shape.groups))
-    query = _joined(rotate_backward(grad_query, *turn), dtype)
-    key = _joined(rotate_backward(grads[1][:, :, None], cos, sin), dtype)
-    value = _joined(grads[2][:, :, None], dtype)
-    for name, outer, inner in (("query", query, own), ("key", key, n), ("value", value, n)):
-        learn(name, outer, inner)
-        if wanted[f"{name}_bias"]:
-            found[f"{name}_bias"] = outer.sum(0, dtype=torch.float32)
+    rotation = _query_rotation(cos, sin, rows, shape)
+    grad_query = grad_query.unflatten(1, (-1, shape.heads // shape.groups))
+    query = _joined(rotate_backward(grad_query, *rotation), dtype)
+    key = _joined(rotate_backward(grad_key[:, :, None], cos, sin), dtype)
+    value = _joined(grad_value[:, :, None], dtype)
+    add("query", query, _rows(n, rows))
+    add("key", key, n)
+    add("value", value, n)
+    for name, outer in (("query_bias", query), ("key_bias", key), ("value_bias", value)):
+        if needed[name]:
+            gradients[name] = outer.sum(0, dtype=torch.float32)
     grad_n = product(key, saved["w.key"]).float()
     grad_n += product(value, saved["w.value"])
     _add(grad_n, product(query, saved["w.query"]), rows)
-    grad_x, found["norm1"] = normalise_backward(
+    grad_x, gradients["norm1"] = normalise_backward(
         grad_n, saved["x"], saved["inverse1"], saved["w.norm1"]
     )
     _add(grad_x, grad_h, rows)
-    return grad_x, found
+    return grad_x, gradients
 
 
-def _add(total: Tensor, part: Tensor, rows: Tensor | None) -> None:
-    """Add to `total` [T, M] in place what belongs to its `rows`."""
+def _add(total: Tensor, values: Tensor, rows: Tensor | None) -> None:
+    """Add values [U, M] to the `rows` of `total` [T, M], in place."""
     if rows is None:
-        total += part
+        total += values
     else:
-        total.index_add_(0, rows, part.float())
+        total.index_add_(0, rows, values.float())
 
 
 def _feed_forward_backward(
-    grad: Tensor, saved: dict[str, Any], dtype: torch.dtype, learn: Learn
+    grad: Tensor, saved: dict[str, Any], dtype: torch.dtype, add: AddGradient
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of h [U, M] and of norm2's weight; the matrices' go to `learn`."""
+    """Gradients of h [U, M] and of norm2's weight; the matrices' go to `add`."""
     gate, up, active, m = saved["gate"], saved["up"], saved["active"], saved["m"]
     low = grad.to(dtype)
-    learn("down", low, saved["wide"])
+    add("down", low, saved["wide"])
     wide = product(low, saved["w.down"])
     grad_up = wide * active
     grad_gate = torch.ops.aten.silu_backward(wide.mul_(up), gate)
-    learn("gate", grad_gate, m)
-    learn("up", grad_up, m)
+    add("gate", grad_gate, m)
+    add("up", grad_up, m)
     grad_m = product(grad_gate, saved["w.gate"]).float()
     grad_m += product(grad_up, saved["w.up"])
     grad_h, norm2 = normalise_backward(grad_m, saved["h"], saved["inverse2"], saved["w.norm2"])

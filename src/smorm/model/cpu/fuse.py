@@ -1,10 +1,10 @@
-"""Layers of the Llama family on the CPU: found by their structure, run as one function.
+"""Layers of the Llama family on the CPU: recognised by their structure, run as one function.
 
-A layer is taken when its class is known to compute what `smorm.model.cpu.decoder_layer` writes
-out (Llama and SmolLM2, Mistral, Qwen2) and when it is built of exactly those parts: no adapters, no
-biases elsewhere. Anything else runs as transformers has it. Looks alone do not decide, because what
-a class does to long texts only (windows, scaled queries) does not show in the short ones by which
-`smorm.model.verify` compares both ways.
+A layer is fused when its class is known to compute what `smorm.model.cpu.decoder_layer` computes
+(Llama and SmolLM2, Mistral, Qwen2) and when it is built of exactly those modules: no adapters, no
+other biases. Anything else runs as transformers has it. Structure alone does not decide, because
+what a class does to long texts only (windows, scaled queries) does not show in the short ones by
+which `smorm.model.verify` compares both.
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from smorm.model.cpu.blocks import blocks
-from smorm.model.cpu.decoder_layer import Call, Shape, Weights, layer
-from smorm.trees.forest import Forest
-from smorm.trees.leaves import leaves_of
+from smorm.model.cpu.decoder_layer import LayerCall, LayerShape, LayerWeights, layer
+from smorm.model.plan import AttentionPlan
+from smorm.trees.leaves import Leaves
 
 _FAMILIES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2"}
 _CLASSES = {
     f"transformers.models.{name}.modeling_{name}": prefix for name, prefix in _FAMILIES.items()
 }
-_PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+_CHILDREN = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 _FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
 
@@ -37,85 +36,94 @@ def decoder_layers(backbone: nn.Module, count: int) -> list[nn.Module]:
 
 
 def fusible(module: nn.Module) -> bool:
-    """Whether a decoder layer is built of exactly the parts that the fused one computes."""
-    if not _known(module, "DecoderLayer"):
-        return False
-    if {name for name, _ in module.named_children()} != _PARTS:
+    """Whether a decoder layer is built of exactly the modules that the fused one computes."""
+    if not _is_known(module, "DecoderLayer") or _child_names(module) != _CHILDREN:
         return False
     attention: Any = module.self_attn
     mlp: Any = module.mlp
-    if not _known(attention, "Attention") or not _known(mlp, "MLP"):
+    if not _is_known(attention, "Attention") or _child_names(attention) != set(_PROJECTIONS):
         return False
-    if {name for name, _ in attention.named_children()} != set(_PROJECTIONS):
-        return False
-    if {name for name, _ in mlp.named_children()} != {*_FEED_FORWARD, "act_fn"}:
+    if not _is_known(mlp, "MLP") or _child_names(mlp) != {*_FEED_FORWARD, "act_fn"}:
         return False
     linears = [getattr(attention, name) for name in _PROJECTIONS]
     linears += [getattr(mlp, name) for name in _FEED_FORWARD]
-    plain = all(type(one) is nn.Linear for one in linears)
-    norms: Any = (module.input_layernorm, module.post_attention_layernorm)
+    # Adapters replace linear modules by a class of their own. Query, key and value may have biases.
+    if any(type(linear) is not nn.Linear for linear in linears):
+        return False
+    if any(linear.bias is not None for linear in linears[3:]):
+        return False
     return (
-        plain
-        and all(one.bias is None for one in linears[3:])
-        and type(mlp.act_fn).__name__ in ("SiLU", "SiLUActivation")
-        and all(_is_norm(norm) for norm in norms)
+        type(mlp.act_fn).__name__ in ("SiLU", "SiLUActivation")
+        and _is_rms_norm(module.input_layernorm)
+        and _is_rms_norm(module.post_attention_layernorm)
         and linears[0].out_features % linears[1].out_features == 0
         and isinstance(getattr(attention, "head_dim", None), int)
     )
 
 
-def _known(module: nn.Module, part: str) -> bool:
+def _child_names(module: nn.Module) -> set[str]:
+    return {name for name, _ in module.named_children()}
+
+
+def _is_known(module: nn.Module, suffix: str) -> bool:
     family = _CLASSES.get(type(module).__module__)
-    return family is not None and type(module).__name__ == family + part
+    return family is not None and type(module).__name__ == family + suffix
 
 
-def _is_norm(module: nn.Module) -> bool:
+def _is_rms_norm(module: Any) -> bool:
     names = [name for name, _ in module.named_parameters()]
     return names == ["weight"] and hasattr(module, "variance_epsilon")
 
 
-def can_run(module: Any, hidden: torch.Tensor, forest: Any, rotary: Any) -> bool:
-    """Whether this call may go the fused way."""
-    if not isinstance(forest, Forest) or hidden.device.type != "cpu" or hidden.shape[0] != 1:
+def can_run(module: Any, hidden: torch.Tensor, plan: AttentionPlan, rotary: Any) -> bool:
+    """Whether this call may be computed by the fused layer."""
+    if hidden.device.type != "cpu" or hidden.shape[0] != 1:
         return False
-    # Adapters may have come since the way was chosen, or hooks on a part that would not be called.
-    if not fusible(module) or any(_watched(part) for part in module.children()):
+    # Adapters may have been added since the forward was set, or hooks on a module that the fused
+    # layer would not call.
+    if not fusible(module) or any(_has_hooks(child) for child in module.children()):
         return False
     if hidden.dtype not in (torch.float32, torch.bfloat16):
         return False
     window = _window(module.self_attn)
-    turned = isinstance(rotary, tuple) and len(rotary) == 2
-    if not turned or (window and forest.max_position >= window):
+    if window and plan.batch.max_position >= window:
+        return False
+    if not isinstance(rotary, tuple) or len(rotary) != 2:
         return False
     return bool(rotary[0].shape[-1] == module.self_attn.head_dim)
 
 
-def _watched(part: nn.Module) -> bool:
+def _has_hooks(module: nn.Module) -> bool:
     """Whether somebody's hook waits for a call of this module or of one within it."""
     return any(
-        one._forward_hooks or one._forward_pre_hooks or one._backward_hooks
-        or one._backward_pre_hooks
-        for one in part.modules()
+        inner._forward_hooks or inner._forward_pre_hooks or inner._backward_hooks
+        or inner._backward_pre_hooks
+        for inner in module.modules()
     )  # fmt: skip
 
 
 def _window(attention: Any) -> int | None:
-    """The sliding window: the attention's own (Qwen2: None where full), else the config's."""
+    """The sliding window: the attention's own (Qwen2: None in its full layers), else the
+    config's."""
     config = getattr(attention, "config", None)
-    found: int | None = getattr(
+    window: int | None = getattr(
         attention, "sliding_window", getattr(config, "sliding_window", None)
     )
-    return found
+    return window
 
 
 def run_fused(
-    module: Any, hidden: torch.Tensor, forest: Forest, rotary: tuple[torch.Tensor, torch.Tensor],
-    *, only_leaves: bool,
-) -> torch.Tensor:  # fmt: skip
+    module: Any,
+    hidden: torch.Tensor,
+    plan: AttentionPlan,
+    rotary: tuple[torch.Tensor, torch.Tensor],
+    *,
+    only_leaves: bool,
+) -> torch.Tensor:
     """The layer on hidden [1, T, M] -> [1, T, M], or [1, U, M] for the forest's leaves alone."""
-    forest.cache["calls"] = forest.cache.get("calls", 0) + 1
+    plan.calls += 1
     attention, mlp = module.self_attn, module.mlp
-    weights = Weights(
+    weights = LayerWeights(
         module.input_layernorm.weight,
         attention.q_proj.weight,
         attention.k_proj.weight,
@@ -130,18 +138,22 @@ def run_fused(
         mlp.down_proj.weight,
     )
     size = attention.head_dim
-    shape = Shape(
+    shape = LayerShape(
         weights.query.shape[0] // size,
         weights.key.shape[0] // size,
         size,
         (module.input_layernorm.variance_epsilon, module.post_attention_layernorm.variance_epsilon),
         attention.scaling,
     )
-    half = torch.is_autocast_enabled("cpu")
-    dtype = torch.get_autocast_dtype("cpu") if half else weights.query.dtype
-    leaves = leaves_of(forest) if only_leaves else None
-    plan = blocks(forest if leaves is None else leaves)
-    cos, sin = (part[0].float() for part in rotary)
-    rows = None if leaves is None else leaves.rows
-    out = layer(hidden[0].float(), cos, sin, Call(shape, plan, rows, dtype), weights)
+    dtype = weights.query.dtype
+    if torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+    rows = None
+    if only_leaves:
+        plan = plan.leaves
+        assert isinstance(plan.batch, Leaves)
+        rows = plan.batch.rows
+    call = LayerCall(shape, plan.blocks, rows, dtype)
+    cos, sin = rotary[0][0].float(), rotary[1][0].float()
+    out = layer(hidden[0].float(), cos, sin, call, weights)
     return out.to(hidden.dtype)[None]

@@ -1,9 +1,9 @@
-"""The C heap of a CPU process: keep what is freed.
+"""The C heap of a CPU process: keep freed memory.
 
-A training step frees some hundred megabytes and takes them again. glibc gives large freed pieces
-back to the system, and the system hands them out page by page, each filled with zeros: some twenty
-thousand page faults a step, a fifth of a step's time. Told to keep them, the process holds on to
-its peak, which it reaches every step anyway.
+A training step frees some hundred megabytes and allocates them again. glibc returns large freed
+blocks to the system, and the system hands them out page by page, each filled with zeros: some
+twenty thousand page faults a step, a fifth of a step's time. With these settings the process holds
+on to its peak, which it reaches every step anyway.
 """
 
 from __future__ import annotations
@@ -16,23 +16,24 @@ import platform
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # M_... of malloc.h
 _GROWTH = 64 << 20
 """Bytes that the heap grows by at least."""
+_GLIBC_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX_")
 
 
 @functools.cache
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep freed memory in this process; returns whether it was told.
+    """Let glibc keep freed memory in this process; returns whether it does.
 
-    It is not told where there is no glibc, or where the environment says otherwise:
-    `SMORM_KEEP_MEMORY=0`, or any of glibc's own settings (`MALLOC_..._`).
+    Nothing is set where there is no glibc, or where the environment decides: `SMORM_KEEP_MEMORY=0`,
+    or any of glibc's own settings (`MALLOC_..._`).
     """
-    settings = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX_")
-    own = any(name in os.environ for name in settings)
-    if own or os.environ.get("SMORM_KEEP_MEMORY") == "0" or platform.libc_ver()[0] != "glibc":
+    if os.environ.get("SMORM_KEEP_MEMORY") == "0" or platform.libc_ver()[0] != "glibc":
+        return False
+    if any(name in os.environ for name in _GLIBC_SETTINGS):
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    told = [
+    accepted = [
         mallopt(_MMAP_MAX, 0),
         mallopt(_TRIM_THRESHOLD, 2**31 - 1),
         mallopt(_TOP_PAD, _GROWTH),
     ]
-    return all(told)
+    return all(accepted)

@@ -52,30 +52,33 @@ def bucket(rows: int) -> int:
 def block_lists(forest: Forest, window: int | None = None) -> BlockLists:
     """The blocks of the padded mask: exactly those with an allowed cell, split by being full."""
     blocks = bucket(forest.num_tokens) // BLOCK
-    seen = np.eye(blocks, dtype=np.bool_)
-    for query, first, last in _seen_ranges(forest, window):
-        seen[query, first // BLOCK : (last - 1) // BLOCK + 1] = True
+    # A padded row sees itself, so every block on the diagonal has an allowed cell.
+    visible = np.eye(blocks, dtype=np.bool_)
+    for query, first, past in _visible_ranges(forest, window):
+        visible[query, first // BLOCK : (past - 1) // BLOCK + 1] = True
     full = _full_blocks(forest, blocks, window)
-    return BlockLists(seen & ~full, full)
+    return BlockLists(visible & ~full, full)
 
 
-def _seen_ranges(forest: Forest, window: int | None) -> Iterator[tuple[int, int, int]]:
+def _visible_ranges(forest: Forest, window: int | None) -> Iterator[tuple[int, int, int]]:
     """(query block, first key row, past last key row) for every stretch that a block sees.
 
     Of the rows of one chain in one block the first sees farthest back, in positions; positions
     grow by one along a chain and along each stretch of its ancestors.
     """
     for (begin, end), ancestors in zip(forest.chains, forest.ancestors, strict=True):
-        depth = sum(last - first for first, last in ancestors)
+        depth = sum(past - first for first, past in ancestors)
         for block in range(begin // BLOCK, (end - 1) // BLOCK + 1):
-            top, past = max(begin, block * BLOCK), min(end, (block + 1) * BLOCK)
-            nearest = 0 if window is None else max(0, depth + top - begin - window + 1)
+            top, bottom = max(begin, block * BLOCK), min(end, (block + 1) * BLOCK)
+            farthest = 0
+            if window is not None:
+                farthest = max(0, depth + top - begin - window + 1)
             position = 0
-            for first, last in (*ancestors, (begin, past)):
-                skipped = max(0, nearest - position)
-                position += last - first
-                if first + skipped < last:
-                    yield block, first + skipped, last
+            for first, past in (*ancestors, (begin, bottom)):
+                skipped = max(0, farthest - position)
+                position += past - first
+                if first + skipped < past:
+                    yield block, first + skipped, past
 
 
 def _full_blocks(forest: Forest, blocks: int, window: int | None) -> Bools:
@@ -125,21 +128,20 @@ def _windowed(
     return windowed
 
 
-def block_mask(forest: Forest, window: int | None, device: torch.device) -> Any:
-    """The forest's `BlockMask` on a device, built on the host once per forest and window."""
+def block_mask(forest: Forest, window: int | None) -> Any:
+    """The forest's `BlockMask` on its device, built on the host."""
     from torch.nn.attention.flex_attention import BlockMask
 
-    if ("blocks", window) not in forest.cache:
-        lists = block_lists(forest, window)
-        end, positions = (torch.from_numpy(array) for array in padded_rule(forest))
-        mask = BlockMask.from_kv_blocks(
-            *_ordered(lists.partial), *_ordered(lists.full), BLOCK_SIZE=BLOCK
-        ).to(device)
-        mask.mask_mod = _rule(
-            end.to(device, non_blocking=True), positions.to(device, non_blocking=True), window
-        )
-        forest.cache["blocks", window] = mask
-    return forest.cache["blocks", window]
+    device = forest.device
+    lists = block_lists(forest, window)
+    mask = BlockMask.from_kv_blocks(
+        *_ordered(lists.partial), *_ordered(lists.full), BLOCK_SIZE=BLOCK
+    ).to(device)
+    end, positions = (torch.from_numpy(array) for array in padded_rule(forest))
+    mask.mask_mod = _rule(
+        end.to(device, non_blocking=True), positions.to(device, non_blocking=True), window
+    )
+    return mask
 
 
 def _ordered(blocks: Bools) -> tuple[torch.Tensor, torch.Tensor]:
@@ -197,18 +199,15 @@ def flex(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    forest: Forest,
+    mask: Any,
     scale: float,
-    window: int | None,
     softcap: float | None,
 ) -> torch.Tensor:
-    """query [1, H, T, D], key and value [1, G, T, D] -> [1, T, H, D]."""
+    """query [1, H, T, D], key and value [1, G, T, D], a `block_mask` -> [1, T, H, D]."""
     rows = query.shape[2]
-    more = bucket(rows) - rows
+    padding = bucket(rows) - rows
     # Contiguous with and without padding: strides are part of what is compiled.
-    padded = [nn.functional.pad(x, (0, 0, 0, more)).contiguous() for x in (query, key, value)]
+    padded = [nn.functional.pad(x, (0, 0, 0, padding)).contiguous() for x in (query, key, value)]
     score_mod = None if softcap is None else _cap(softcap)
-    out: torch.Tensor = _compiled()(
-        *padded, score_mod, block_mask(forest, window, query.device), scale
-    )
+    out: torch.Tensor = _compiled()(*padded, score_mod, mask, scale)
     return out[:, :, :rows].transpose(1, 2)

@@ -12,24 +12,24 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from smorm.trees.forest import Forest
-from smorm.trees.leaves import Leaves
+from smorm.model.gathered import GatherPlan
 
 STEP = 128
-"""Longest runs are rounded up to this, the kernel's own tile: it costs nothing there, and code
-that is compiled around the kernel meets few values."""
+"""Bounds of the longest runs are rounded up to this, the kernel's own tile: it costs nothing there,
+and code that is compiled around the kernel meets few values."""
 
 
 class GatherRows(torch.autograd.Function):
     """`rows[index]` whose gradient is summed in fp32.
 
-    A shared prompt's keys are gathered once per answer. The usual gradient would add those shares
-    up in half precision, one after another; here they are rounded once, at the end.
+    A shared prompt's keys are gathered once per answer. The usual gradient would add up the
+    answers' terms in half precision, one after another; here they are rounded once, at the end.
     """
 
     @staticmethod
@@ -45,28 +45,38 @@ class GatherRows(torch.autograd.Function):
         return total.index_add_(0, index, grads[0].float()).to(grads[0].dtype), None
 
 
-def varlen_arguments(
-    forest: Forest | Leaves,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int, int]:
-    """Key rows [K], cumulative query and key lengths [C + 1] (int32), and bounds of the longest
-    query and key run. Made once per forest."""
-    if "varlen" not in forest.cache:
-        index, query_lengths, key_lengths = forest.gather_plan()
-        lengths = np.array([query_lengths, key_lengths])
-        cumulative = np.zeros((2, lengths.shape[1] + 1), dtype=np.int32)
-        cumulative[:, 1:] = lengths.cumsum(1)
-        moved = torch.from_numpy(cumulative).to(index.device, non_blocking=True)
-        longest = [-(-int(most) // STEP) * STEP for most in lengths.max(1)]
-        forest.cache["varlen"] = (index, moved[0], moved[1], *longest)
-    arguments: tuple[torch.Tensor, torch.Tensor, torch.Tensor, int, int] = forest.cache["varlen"]
-    return arguments
+@dataclass(frozen=True, slots=True)
+class VarlenPlan:
+    """The kernel's arguments beside query, key and value.
+
+    Attributes:
+        index: key rows, [K].
+        cu_query, cu_key: cumulative lengths, int32, [C + 1].
+        max_query, max_key: bounds of the longest runs.
+    """
+
+    index: torch.Tensor
+    cu_query: torch.Tensor
+    cu_key: torch.Tensor
+    max_query: int
+    max_key: int
+
+
+def varlen_plan(gather: GatherPlan) -> VarlenPlan:
+    """The plan of a batch, on its device."""
+    lengths = np.array([gather.query_lengths, gather.key_lengths])
+    cumulative = np.zeros((2, lengths.shape[1] + 1), dtype=np.int32)
+    cumulative[:, 1:] = lengths.cumsum(1)
+    cu_query, cu_key = torch.from_numpy(cumulative).to(gather.index.device, non_blocking=True)
+    max_query, max_key = (-(-int(longest) // STEP) * STEP for longest in lengths.max(1))
+    return VarlenPlan(gather.index, cu_query, cu_key, max_query, max_key)
 
 
 def varlen(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    forest: Forest | Leaves,
+    plan: VarlenPlan,
     scale: float,
     window: int | None,
     kernel: Callable[..., Any] | None = None,
@@ -77,20 +87,21 @@ def varlen(
         kernel: what is called in place of `torch.nn.attention.varlen.varlen_attn`.
     """
     run = kernel if kernel is not None else _kernel()
-    index, cu_query, cu_key, max_query, max_key = varlen_arguments(forest)
+    options: dict[str, Any] = {"scale": scale, "window_size": (-1, 0)}
+    if window is not None:  # the kernel's windows count the keys before the query
+        options["window_size"] = (window - 1, 0)
     # Releases of torch that have no `enable_gqa` take fewer key heads as they are.
-    shared = query.shape[1] != key.shape[1] and "enable_gqa" in _parameters(run)
+    if query.shape[1] != key.shape[1] and "enable_gqa" in _parameters(run):
+        options["enable_gqa"] = True
     out: torch.Tensor = run(
         query[0].transpose(0, 1),
-        GatherRows.apply(key[0].transpose(0, 1), index),
-        GatherRows.apply(value[0].transpose(0, 1), index),
-        cu_query,
-        cu_key,
-        max_query,
-        max_key,
-        scale=scale,
-        window_size=(-1 if window is None else window - 1, 0),
-        **({"enable_gqa": True} if shared else {}),
+        GatherRows.apply(key[0].transpose(0, 1), plan.index),
+        GatherRows.apply(value[0].transpose(0, 1), plan.index),
+        plan.cu_query,
+        plan.cu_key,
+        plan.max_query,
+        plan.max_key,
+        **options,
     )
     return out[None]
 

@@ -28,7 +28,7 @@ from smorm.training.methods.armo import ArmoSection
 from smorm.training.responses import assistant_header
 from smorm.training.setup import Prepared
 from smorm.training.sources import TokenSet
-from smorm.trees.search import end_of_last
+from smorm.trees.forest import end_of_last
 
 log = logging.getLogger(__name__)
 
