@@ -59,13 +59,13 @@ def test_every_layout_gives_the_gradient_of_the_forest(kind: str, layout: Any) -
     ready = prepared(**KINDS[kind])
     method = make_method(ready)
     assert ready.network.layout == "forest"
-    shorten = ready.network.shorten
+    fast_layers = ready.network.fast_layers
     forest = gradients(ready, method)
     try:
         ready.network.use_layout(layout)
         other = gradients(ready, method)
     finally:
-        ready.network.use_layout("forest", shorten=shorten)
+        ready.network.use_layout("forest", fast_layers=fast_layers)
     assert_same_step(other, forest, tolerance=1e-5)
 
 

@@ -103,9 +103,7 @@ def scoring_paths(
     scorer = Scorer(network, model.renderer, "error", DEFAULT_BATCH_TOKENS)
     with network.restore_layout():
         for layout in layouts:
-            network.use_layout(
-                layout, fast_layers=fast_layers, padded_attention=padded_attention
-            )
+            network.use_layout(layout, fast_layers=fast_layers, padded_attention=padded_attention)
             for size in batches:
                 rows, counts = _scored(scorer, items, size)
                 name = f"scoring, {layout}, batch {size}"
