@@ -27,7 +27,7 @@ from smorm.evaluation.metrics import Metric, mean_over_seeds
 from smorm.evaluation.result import Result, read_results, write_results
 from smorm.files import write_text
 from smorm.lab.config import LabConfig
-from smorm.lab.run import artifact_store
+from smorm.lab.world_artifacts import WorldArtifacts
 from smorm.report.page import write_page
 from smorm.stress.config import StressConfig
 from smorm.stress.run import run_stress
@@ -48,10 +48,10 @@ topics that no reward model has seen (OODtopic)."""
 
 def rewards(seed: int) -> dict[str, dict[str, Any]]:
     """The six rewards of a seed, as `smorm stress` takes them."""
-    store = artifact_store(load_section(LabConfig, GRID))
+    artifacts = WorldArtifacts(load_section(LabConfig, GRID))
 
     def model(arm: str) -> str:
-        return str(store.arm(arm, seed) / "model")
+        return str(artifacts.arm(arm, seed) / "model")
 
     members = [{"model": model("Single"), "view": "F", "name": "Single"},
                {"model": model("Multi"), "view": "L", "name": "Multi"}]  # fmt: skip
@@ -66,12 +66,12 @@ def rewards(seed: int) -> dict[str, dict[str, Any]]:
 
 def configuration(algorithm: str, seed: int, output: Path) -> StressConfig:
     """A seed's runs by one algorithm."""
-    store = artifact_store(load_section(LabConfig, GRID))
+    artifacts = WorldArtifacts(load_section(LabConfig, GRID))
     recipe = yaml.safe_load(Path(f"recipes/lab-{algorithm}.yaml").read_text(encoding="utf-8"))
-    data = store.data(seed)
+    data = artifacts.data(seed)
     prompts = {name: {"path": str(data[f"eval-pairs-{name}"]), "limit": 24} for name in SETS}
     own = {
-        "policy": str(store.policy(seed)),
+        "policy": str(artifacts.policy(seed)),
         "prompts": str(data["train-pairs"]),
         "seeds": [seed],
     }

@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from smorm.lab.artifacts import ArtifactStore
 from smorm.lab.config import LabConfig
+from smorm.lab.world_artifacts import WorldArtifacts
 
 WORK = Path(tempfile.mkdtemp(prefix="smorm-study-"))
 
@@ -35,8 +35,8 @@ def small(**changes: Any) -> LabConfig:
 
 
 @functools.cache
-def store() -> ArtifactStore:
+def store() -> WorldArtifacts:
     """Where the parts of `small()` are."""
     config = small()
     assert config.work is not None
-    return ArtifactStore(config, config.work)
+    return WorldArtifacts(config)

@@ -7,8 +7,17 @@ import orjson
 import pytest
 
 from smorm import files
-from smorm.lab.artifacts import ArtifactStore
+from smorm.errors import DataError
+from smorm.lab.artifacts import (
+    RECORD,
+    ArtifactStore,
+    describe_other_versions,
+    recorded_versions,
+)
+from smorm.lab.measure import Run
 from smorm.lab.scores import read_items
+from smorm.lab.world_artifacts import WorldArtifacts
+from smorm.model.store import versions
 from smorm.scoring.reward_model import RewardModel
 from smorm.world import backbone_path, parse_prompt
 from tests.lab.small import WORK, small, store
@@ -20,7 +29,106 @@ def rows(path):
 
 def of(**changes):
     config = small(**changes)
-    return ArtifactStore(config, config.work)
+    return WorldArtifacts(config)
+
+
+def test_an_artifact_is_made_once_and_found_by_its_recipe(tmp_path):
+    made = []
+
+    def make(scratch):
+        made.append(scratch)
+        (scratch / "content").write_text("x")
+
+    for recipe in ({"rate": 1}, {"rate": 1}, {"rate": 2}):
+        here = ArtifactStore(tmp_path)
+        folder = here.folder(here.path("runs", recipe, label="a/b"), recipe, make)
+        assert folder.name == f"a-b-{files.fingerprint(recipe)}"
+        assert (folder / "content").read_text() == "x"
+        assert files.read_json(folder / RECORD) == {"recipe": recipe, "versions": versions()}
+        assert here.other_versions() == []
+        files.verify_folder(folder)
+    assert len(made) == 2
+
+
+def test_a_file_is_made_once_with_its_record_beside_it(tmp_path):
+    here = ArtifactStore(tmp_path)
+    path = here.path("pools", [1], ending=".jsonl")
+    for content in ("first", "second"):
+        here.file(path, [1], lambda path, text=content: files.write_text(path, text))
+    assert path.read_text() == "first"
+    assert recorded_versions(path) == versions()
+
+
+def test_what_fails_while_it_is_made_is_not_found(tmp_path):
+    def fail(scratch):
+        (scratch / "half").write_text("x")
+        raise DataError("no")
+
+    here = ArtifactStore(tmp_path)
+    with pytest.raises(DataError):
+        here.folder(here.path("runs", 1), 1, fail)
+    assert not list((tmp_path / "runs").iterdir())
+    assert not here.used
+
+
+def test_artifacts_of_other_versions_are_used_and_said_to_be_theirs_in_a_line(tmp_path):
+    """As before versions were recorded: a folder whose record is its recipe alone, and a file."""
+    here = ArtifactStore(tmp_path)
+    old, older, now = (here.path("runs", recipe) for recipe in (1, 2, 3))
+    for path, record in ((old, {"recipe": 1, "versions": {"smorm": "0.0.1"}}), (older, {"a": 2})):
+        with files.whole_folder(path) as scratch:
+            files.write_json(scratch / RECORD, record)
+    files.write_text(here.path("pools", 4), "x")
+
+    def fail(path):
+        raise AssertionError(f"{path} is there")
+
+    for recipe, path in enumerate((old, older), 1):
+        here.folder(path, recipe, fail)
+    here.folder(now, 3, lambda scratch: None)
+    here.file(here.path("pools", 4), 4, fail)
+    groups = here.other_versions()
+    assert groups == [{"versions": {"smorm": "0.0.1"}, "count": 1}, {"versions": None, "count": 2}]
+    line = describe_other_versions(tmp_path, groups)
+    assert "(1 by smorm 0.0.1; 2 before versions were recorded)" in line
+    assert "\n" not in line
+    assert describe_other_versions(tmp_path, []) == ""
+
+
+def test_what_studies_made_before_is_found_under_the_same_names():
+    """Pinned names: a changed recipe would make every study under an old `work` train anew."""
+    here = store()
+    other = of(policy={"seeds": [5]})
+    paths = {
+        other.store.path("policies", asdict(other._pretraining(0))).name: "ccb6e70e971950ae",
+        here.data(0)["dev-pairs"].parent.name: "7bc01ef208fbbfa8",
+        here.pools(0, "ID").name: "30501d4263282f04.jsonl",
+        here.arm_path("Single", 0).name: "Single-0-934e21049f7ff22a",
+        here.arm_path("Multi", 0).name: "Multi-0-20535160d1b2cb8e",
+        here.arm_path("SMORM", 0).name: "SMORM-0-f2d6cbc230b787e8",
+        here.arm_path("WARM", 0).name: "WARM-0-df033b3139600c56",
+    }
+    assert list(paths) == list(paths.values())
+    here.rows("Single", 0)
+    assert (here.store.root / "arms/Single-0-934e21049f7ff22a.4cac42cb66df769d.npz").is_file()
+
+
+def test_results_say_which_artifacts_other_versions_made(tmp_path):
+    """A study of before goes on, when only arms had a record, of their recipe: nothing is made
+    again."""
+    config = small(work=tmp_path, methods=["Single"], regimes=["ID"])
+    assert "artifacts" not in Run(WorldArtifacts(config), 0).provenance
+    for record in tmp_path.rglob(f"*{RECORD}"):
+        if record.name == RECORD and record.parent.parent.name == "arms":
+            files.write_json(record, files.read_json(record)["recipe"])
+        else:
+            record.unlink()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    run = Run(WorldArtifacts(config), 0)
+    assert run.provenance["artifacts"] == [{"versions": None, "count": 4}]
+    assert {result.fingerprint["artifacts"][0]["count"] for result in run.results()} == {4}
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    assert after == before
 
 
 def test_seed_0_of_the_shipped_size_is_the_shipped_policy():
@@ -57,11 +165,11 @@ def test_a_model_is_found_again_where_nothing_that_decides_it_has_changed():
     fewer = {**small().data.model_dump(), "rated": 20}
     single = store().arm("Single", 0)
     assert of(data=fewer).arm("Single", 0) == single, "Single sees no ratings"
-    assert of(data=fewer)._place("SMORM", 0) != store()._place("SMORM", 0)
+    assert of(data=fewer).arm_path("SMORM", 0) != store().arm_path("SMORM", 0)
     assert not list(single.glob("**/checkpoints")), "optimizer states are not kept"
     longer = of(training={"max_steps": 6, "batch_size": 16})
-    assert longer._place("Single", 0) != single
-    assert store()._place("Single", 1) != single
+    assert longer.arm_path("Single", 0) != single
+    assert store().arm_path("Single", 1) != single
 
 
 def test_what_another_device_makes_is_not_taken_for_this_ones():
@@ -79,12 +187,12 @@ def test_no_name_of_an_arm_leaves_the_folder_or_is_too_long_for_it():
     objective = {"objective": {"kind": "preference"}}
     names = ["../../up", "</b>", "a\x00b", "模" * 300, "."]
     here = of(arms=dict.fromkeys(names, objective))
-    places = [here._place(name, 0) for name in names]
+    places = [here.arm_path(name, 0) for name in names]
     for place in places:
-        assert place.parent == here.root / "arms"
+        assert place.parent == here.store.root / "arms"
         assert len(place.name.encode()) < 200
         assert "\x00" not in place.name
-    assert here._place("Single-b", 0).name.startswith("Single-b-0-")
+    assert here.arm_path("Single-b", 0).name.startswith("Single-b-0-")
 
 
 def test_rows_are_the_models_scores_of_every_answer_in_order():
@@ -148,7 +256,7 @@ def test_the_average_of_weights_is_that_of_its_arms():
 
 def _train_slowly(values):
     config = small(**values)
-    ArtifactStore(config, config.work).arm("Single", 0)
+    WorldArtifacts(config).arm("Single", 0)
 
 
 def test_a_process_killed_in_training_leaves_nothing_that_is_taken_for_a_model():
@@ -164,6 +272,6 @@ def test_a_process_killed_in_training_leaves_nothing_that_is_taken_for_a_model()
     process.kill()
     process.join()
     assert began
-    assert not of(**values)._place("Single", 0).exists()
+    assert not of(**values).arm_path("Single", 0).exists()
     quick = {**values, "training": {"max_steps": 2, "batch_size": 16}}
     assert (of(**quick).arm("Single", 0) / "model" / "config.json").exists()

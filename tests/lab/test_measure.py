@@ -95,10 +95,8 @@ def test_costs_count_every_member_and_an_average_of_weights_once(run, results):
         parts = [cost[model][name].value for model in ("Single", "Multi")]
         assert cost["SM"][name].value == sum(parts)
     config = small(methods=["WARM", "Ens-mean"])
-    of_both = Run(type(store())(config, config.work), 0)
-    found = {
-        r.model: r.metrics for r in of_both._costs({n: SYSTEMS[n] for n in ("WARM", "Ens-mean")})
-    }
+    of_both = Run(type(store())(config), 0)
+    found = {name: of_both._cost(SYSTEMS[name]) for name in ("WARM", "Ens-mean")}
     assert found["WARM"]["passes_per_score"].value == 1
     assert found["Ens-mean"]["passes_per_score"].value == 3
     assert found["WARM"]["parameters"].value * 3 == found["Ens-mean"]["parameters"].value
@@ -110,9 +108,9 @@ def test_answers_that_had_no_room_to_end_are_counted(results):
     assert not any(told in note for one in results for note in one.notes)
     pools = {**small().pools.model_dump(), "max_new_tokens": 4}
     config = small(pools=pools, methods=["Single"], regimes=["ID"])
-    run = Run(type(store())(config, config.work), 0)
+    run = Run(type(store())(config), 0)
     (note,) = one(list(run.results()), kind="stress").notes[-1:]
-    rows = [orjson.loads(line) for line in run.store.pools(0, "ID").read_bytes().splitlines()]
+    rows = [orjson.loads(line) for line in run.artifacts.pools(0, "ID").read_bytes().splitlines()]
     cut = sum(not answer["finished"] for row in rows for answer in row["responses"])
     assert cut > 0
     assert note == f"{cut} of 24 {told}."

@@ -1,11 +1,18 @@
 import pytest
 
-from smorm.config import parse_config
+from smorm.config import METHODS, parse_config
 from smorm.config.reading import parse_section
 from smorm.errors import ConfigError
-from smorm.lab.artifacts import training_config
 from smorm.lab.config import LabConfig
-from smorm.lab.methods import ARMS, SYSTEMS, arms_of, label_of, needed_arms, systems_of
+from smorm.lab.methods import (
+    ARMS,
+    SYSTEMS,
+    arms_of,
+    label_of,
+    needed_arms,
+    systems_of,
+    training_config,
+)
 from smorm.lab.run import plan
 from tests.lab.small import small
 
@@ -53,6 +60,19 @@ def test_a_configuration_changes_an_arm_and_adds_a_system():
     assert arms_of(config)["GRM"].training == ARMS["GRM"].training
     assert needed_arms(config) == [["GRM", "Own"]]
     assert label_of("Pessimist", systems_of(config)["Pessimist"]) == ("Pessimist", "min")
+
+
+def test_a_registered_method_is_an_arm_and_a_system_by_its_name():
+    METHODS.register("mine", METHODS["odin"])
+    try:
+        config = small(methods=["Single", "mine", "regression"])
+        assert list(systems_of(config)) == ["Single", "mine", "regression"]
+        assert systems_of(config)["regression"].members == ["regression:L"]
+        assert arms_of(config)["mine"].objective == {"kind": "mine"}
+        assert arms_of(config)["mine"].data == "pairs"
+        assert needed_arms(config) == [["Single", "mine", "regression"]]
+    finally:
+        METHODS.remove("mine")
 
 
 def test_an_arm_says_how_many_ratings_stand_beside_a_pair():

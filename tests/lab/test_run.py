@@ -63,6 +63,11 @@ if __name__ == "__main__":
     run_lab(small(training={"max_steps": 4000}, workers=2, work=sys.argv[1]))
 """
 
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]),
+}
+
 
 def children_of(pid):
     found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
@@ -71,11 +76,10 @@ def children_of(pid):
 
 def test_a_killed_study_leaves_no_process_behind_and_goes_on(tmp_path):
     (tmp_path / "study.py").write_text(STUDY)
-    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
     command = [sys.executable, str(tmp_path / "study.py"), str(tmp_path / "work")]
-    study = subprocess.Popen(command, env=environment)
+    study = subprocess.Popen(command, env=ENVIRONMENT)
     deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and not list((tmp_path / "work").rglob("data.json")):
+    while study.poll() is None and not list((tmp_path / "work").rglob("data.json")):
         time.sleep(0.2)
     children = children_of(study.pid)
     study.kill()
@@ -90,10 +94,9 @@ def test_a_killed_study_leaves_no_process_behind_and_goes_on(tmp_path):
 @pytest.mark.parametrize("whole_group", [True, False])
 def test_ctrl_c_stops_a_study_at_once_and_leaves_nothing_half_made(tmp_path, whole_group):
     (tmp_path / "study.py").write_text(STUDY)
-    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
     command = [sys.executable, str(tmp_path / "study.py"), str(tmp_path / "work")]
     study = subprocess.Popen(
-        command, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True
+        command, env=ENVIRONMENT, start_new_session=True, stderr=subprocess.PIPE, text=True
     )
     arms = tmp_path / "work" / "arms"
     while study.poll() is None and not list(arms.rglob("data.json")):
@@ -136,10 +139,10 @@ def test_progress_counts_every_job_and_ends_with_nothing_left():
     for job in jobs:
         progress.done(job)
     assert [step.count for step in told] == list(range(1, len(jobs) + 1))
-    assert told[-1].left == 0
-    assert "Single, seed 0" in {step.what for step in told}
+    assert told[-1].remaining == 0
+    assert "Single, seed 0" in {step.title for step in told}
     assert str(told[-1]).startswith(f"{len(jobs)}/{len(jobs)}  ")
-    assert Job("pool", "far", 1).told == "answers to far, seed 1"
+    assert Job("pool", "far", 1).title == "answers to far, seed 1"
 
 
 def test_the_first_guess_knows_that_a_policy_must_be_pretrained():
@@ -148,5 +151,5 @@ def test_the_first_guess_knows_that_a_policy_must_be_pretrained():
         told = []
         jobs = [job for stage in plan(small(policy={"seeds": seeds})) for job in stage]
         Progress(jobs, 1, told.append).done(jobs[-1])
-        guesses.append(told[0].left)
+        guesses.append(told[0].remaining)
     assert 100 < guesses[1] - guesses[0] < 280

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from smorm.lab.artifacts import ArtifactStore
+    from smorm.lab.world_artifacts import WorldArtifacts
 
 METHODS = ["Single", "Multi", "SM", "GRM", "ODIN", "SMORM-F", "SMORM-L", "SMORM-M"]
 
@@ -48,35 +48,35 @@ def run(
     Trains Single, Multi, GRM, ODIN and SMORM from one small pretrained policy, lets each pick the
     best of many answers of that policy, in and out of distribution, and writes models, results and
     a page that shows the true quality of what they pick. Needs no download; takes about three
-    minutes on two cores. One that was stopped goes on when the command is given again.
+    minutes on two cores. A demo that was stopped goes on when the command is given again.
     """
     from smorm.cli.lab_command import study
     from smorm.config.reading import parse_section
     from smorm.errors import ConfigError
     from smorm.lab.config import LabConfig
-    from smorm.lab.run import artifact_store
+    from smorm.lab.world_artifacts import WorldArtifacts
 
-    if output.exists() and not output.is_dir():
+    if output.is_file():
         raise ConfigError(f"--output {output}: is a file; name a new folder")
-    # A demo that was stopped left its parts there, and goes on from them.
+    # A demo that was stopped left its artifacts in `work`, and goes on from them.
     if output.exists() and {path.name for path in output.iterdir()} - {"work"}:
         raise ConfigError(f"--output {output}: is not empty; name a new folder, or remove it")
     started = time.monotonic()
     config = parse_section(LabConfig, demo_values(output, seed, seeds), "demo")
     study(config, "smorm demo", ABOUT)
-    publish(artifact_store(config), output, seed)
+    publish(WorldArtifacts(config), output, seed)
     typer.echo(
         f"models:  {output / 'models'}\ndata:    {output / 'data'}\n"
         f"({time.monotonic() - started:.0f} s)"
     )
 
 
-def publish(store: ArtifactStore, output: Path, seed: int) -> None:
+def publish(artifacts: WorldArtifacts, output: Path, seed: int) -> None:
     """Copy the first run's models and data to where recipes and readers look for them."""
     from smorm.lab.methods import needed_arms
 
-    for name in chain.from_iterable(needed_arms(store.config)):
-        shutil.copytree(store.arm(name, seed) / "model", output / "models" / name)
-    for name, path in store.data(seed).items():
+    for name in chain.from_iterable(needed_arms(artifacts.config)):
+        shutil.copytree(artifacts.arm(name, seed) / "model", output / "models" / name)
+    for name, path in artifacts.data(seed).items():
         (output / "data").mkdir(exist_ok=True)
         shutil.copyfile(path, output / "data" / f"{name}.jsonl")

@@ -1,13 +1,21 @@
-"""`smorm lab`."""
+"""`smorm lab`, how far it is, and its tables."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from smorm.evaluation.result import Result
+    from smorm.lab.config import LabConfig
+    from smorm.lab.run import Step
+    from smorm.report.rows import Row
 
 INTRO = """\
 A generated world with known true quality: prompts ask for facts about entities, simulated \
@@ -25,10 +33,11 @@ REGIMES = {
 
 
 def introduction(regimes: Sequence[str]) -> str:
-    """What a study's page says first."""
-    told = [f"{REGIMES[name]} ({name})" for name in regimes]
-    listed = " and ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told)
-    return INTRO.format(regimes=listed)
+    """The first paragraph of a study's page."""
+    *first, last = [f"{REGIMES[name]} ({name})" for name in regimes]
+    if first:
+        last = f"{', '.join(first)} and {last}"
+    return INTRO.format(regimes=last)
 
 
 def run(
@@ -49,52 +58,128 @@ def run(
 
     Pretrains policies where they are missing, trains every method on the same data, measures
     accuracy and best-of-n against the true quality in and out of distribution, and writes
-    results, a table and a page. What is made is kept: a call that was stopped goes on, and a
+    results, a table and a page. What is made stays: a call that was stopped goes on, and a
     study with other settings trains only what differs.
     """
     from smorm.config.reading import load_section, overridden, parse_section
     from smorm.lab.config import LabConfig
 
-    given = list(config or ())
-    overrides = [one for one in given if "=" in one]
-    named = [one for one in given if "=" not in one]
-    if len(named) > 1:
-        raise typer.BadParameter(f"expected one configuration, got {' and '.join(named)}")
-    names = None if methods is None else [m.strip() for m in methods.split(",")]
-    chosen = {
-        "methods": "all" if names == ["all"] else names,
-        "seeds": seeds,
-        "output": None if output is None else str(output),
-    }
-    overrides += [f"{key}={json.dumps(value)}" for key, value in chosen.items() if value]
-    if named:
-        asked = load_section(LabConfig, named[0], overrides)
+    arguments = config or []
+    overrides = [argument for argument in arguments if "=" in argument]
+    paths = [argument for argument in arguments if "=" not in argument]
+    if len(paths) > 1:
+        raise typer.BadParameter(f"expected one configuration, got {' and '.join(paths)}")
+    overrides += _as_overrides(methods, seeds, output)
+    if paths:
+        values = load_section(LabConfig, paths[0], overrides)
     else:
-        asked = parse_section(LabConfig, overridden({"output": "lab"}, overrides), "smorm lab")
-    study(asked, "smorm lab")
+        values = parse_section(LabConfig, overridden({"output": "lab"}, overrides), "smorm lab")
+    study(values, "smorm lab")
 
 
-def study(config: Any, title: str, about: str = "") -> list[Any]:
-    """Run a study, write what it found, and print it."""
-    from smorm.cli.lab_tables import print_study, shown_progress
+def _as_overrides(methods: str | None, seeds: int | None, output: Path | None) -> list[str]:
+    """Options as `key=value`, in JSON, which YAML reads."""
+    overrides = []
+    if methods is not None:
+        names: Any = [name.strip() for name in methods.split(",")]
+        if names == ["all"]:
+            names = "all"
+        overrides.append(f"methods={json.dumps(names)}")
+    if seeds is not None:
+        overrides.append(f"seeds={seeds}")
+    if output is not None:
+        overrides.append(f"output={json.dumps(str(output))}")
+    return overrides
+
+
+def study(config: LabConfig, title: str, about: str = "") -> list[Result]:
+    """Run a study, write its results, and print its tables."""
     from smorm.evaluation.result import write_results
+    from smorm.lab.artifacts import describe_other_versions
     from smorm.lab.run import run_lab, write_config
     from smorm.lab.table import write_table
     from smorm.report.page import write_page
 
-    folder: Path = config.output
-    with shown_progress() as tell:
-        results = run_lab(config, tell)
+    folder = config.output
+    with progress_bar() as on_step:
+        results = run_lab(config, on_step)
     write_config(config, folder / "config.yaml")
     write_results(folder / "results.json", results)
     write_table(folder / "numbers.csv", results)
-    # development pairs are for tuning: they say nothing that the evaluation pairs do not
-    page = [one.as_dict() for one in results if one.suite != "pairs/development"]
+    # Development pairs are for tuning: they say nothing that the evaluation pairs do not.
+    page = [result.as_dict() for result in results if result.suite != "pairs/development"]
     intro = introduction(config.regimes) + about
     write_page(page, folder / "report.html", title, intro, figures=folder / "figures")
     print_study(results, config)
+    of_seeds = {one.fingerprint["seed"]: one.fingerprint.get("artifacts", []) for one in results}
+    if notice := describe_other_versions(config.work_folder, chain(*of_seeds.values())):
+        typer.echo(notice, err=True)
     typer.echo(
         f"\nresults: {folder / 'results.json'}\nnumbers: {folder / 'numbers.csv'}\n"
         f"page:    {folder / 'report.html'}"
     )
     return results
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[Step], None]]:
+    """A bar with the last job and the remaining time; in a log, a line for each job."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda step: console.print(str(step), markup=False, highlight=False, soft_wrap=True)
+        return
+    columns = (
+        TextColumn("{task.completed}/{task.total}"),
+        BarColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("starting", total=None)
+        yield lambda step: bar.update(
+            task, completed=step.count, total=step.total, description=escape(step.text)
+        )
+
+
+def print_study(results: Sequence[Result], config: LabConfig) -> None:
+    """For each regime a row for each method: accuracy, and gold under best-of-n."""
+    from rich.console import Console
+
+    from smorm.report.rows import rows_of
+
+    console = Console(soft_wrap=not Console().is_terminal, markup=False)
+    rows = rows_of([result for result in results if result.kind in ("pairs", "stress")])
+    for regime in config.regimes:
+        console.print(_table(rows, regime, columns_of(config.sizes)))
+    what = "over prompts; one seed is an illustration, not a measurement"
+    if config.seeds > 1:
+        what = "Student's t over seeds: data, prompts and training all differ between them"
+    console.print(f"± is half a 95 % interval, {what}.", style="dim", markup=False, highlight=False)
+
+
+def columns_of(sizes: Sequence[int]) -> list[str]:
+    """The metrics that a terminal has room for: a few sizes n, not 1, where all are alike."""
+    chosen = sorted({sizes[len(sizes) // 2], sizes[(3 * len(sizes)) // 4], sizes[-1]})
+    return ["accuracy", *(f"gold@{size}" for size in chosen)]
+
+
+def _table(rows: Sequence[Row], regime: str, columns: Sequence[str]) -> Any:
+    from rich.table import Table
+
+    from smorm.cli.tables import brief
+    from smorm.report.drawing import short
+
+    by_label: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row.suite in (f"pairs/{regime}", f"best-of-n/{regime}"):
+            by_label.setdefault(row.label, {}).update(row.metrics)
+    title = f"{regime}: accuracy on pairs, and gold of the best of n answers"
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for name in ("method", *columns):
+        table.add_column(name, no_wrap=True)
+    for label, metrics in by_label.items():
+        table.add_row(short(label), *(brief(metrics.get(name)) for name in columns))
+    return table

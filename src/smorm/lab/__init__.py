@@ -1,6 +1,7 @@
-"""Studies in the lab: methods x seeds x regimes, trained, pushed by best-of-n and compared.
+"""The lab: a study of methods x seeds x regimes on the generated world (`smorm.world`).
 
-`methods` names what is trained and what is compared, `store` makes and keeps the parts
-(policies, data, pools, models, scores), `measure` turns scores into results, `run` does all of it
-with several processes. Nothing below `methods` knows which method is which.
+`methods` names what is trained and what is compared, `artifacts` finds or makes anything by a
+fingerprint, `world_artifacts` makes policies, data, pools, models and scores with it, `measure`
+turns scores into results, and `run` does all of it in several processes. Nothing below `methods`
+knows which method is which.
 """

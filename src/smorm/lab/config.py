@@ -1,4 +1,4 @@
-"""The configuration of a study in the lab: all its knobs."""
+"""The configuration of a study in the lab."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ USUAL_REGIMES: Final[tuple[Regime, ...]] = ("ID", "OODtopic", "far")
 
 
 class WorldSection(Section):
-    """What is true, who writes and who judges.
+    """The world's facts, its writers and its annotators.
 
     `facts` is the seed of the world; `style_correlation` how far wordiness follows ability (0: not
     at all, 1: wholly); `temperature` the noise of preferences, in units of gold; `rating_noise`
@@ -31,8 +31,8 @@ class WorldSection(Section):
 
 
 class LabDataSection(Section):
-    """How much is seen: training pairs and ratings (`answers_per_prompt` to a prompt), development
-    pairs, and true pairs and ratings of each regime to evaluate on."""
+    """Numbers of records: pairs and ratings to train on (`answers_per_prompt` to a prompt),
+    development pairs, and true pairs and ratings of each regime to evaluate on."""
 
     pairs: Positive = 3000
     rated: Positive = 1000
@@ -45,8 +45,8 @@ class LabDataSection(Section):
 class PolicySection(Section):
     """The pretrained policy, which reward models start from.
 
-    Run `i` takes seed `seeds[i mod len(seeds)]`; seed 0 of world 0 at the shipped size is the
-    shipped one, others are pretrained and kept (`hidden`, `layers`, `steps`, `batch`, `rate`).
+    Run `i` takes seed `seeds[i mod len(seeds)]`. Seed 0 of world 0 at the shipped size is the
+    shipped policy; others are pretrained with `hidden`, `layers`, `steps`, `batch` and `rate`.
     """
 
     seeds: Annotated[list[Seed], Field(min_length=1)] = Field(default_factory=lambda: [0])
@@ -92,8 +92,10 @@ class ArmSection(Section):
 
     @model_validator(mode="after")
     def _trained_or_merged(self) -> ArmSection:
-        own = (self.objective, self.training, self.model, self.mixing, self.twin, self.start)
-        if self.merge and any(own):
+        of_training = (
+            self.objective, self.training, self.model, self.mixing, self.twin, self.start
+        )  # fmt: skip
+        if self.merge and any(of_training):
             raise ValueError("merge: an average of arms is not trained; leave out the rest")
         if len(self.merge) == 1:
             raise ValueError("merge: name two arms or more")
@@ -102,7 +104,9 @@ class ArmSection(Section):
     @property
     def needs(self) -> list[str]:
         """The arms that must be there first."""
-        return [*self.merge, *([self.start] if self.start else [])]
+        if self.start:
+            return [*self.merge, self.start]
+        return self.merge
 
 
 class SystemSection(Section):
@@ -121,24 +125,28 @@ class SystemSection(Section):
     view: str | None = None
 
     @property
-    def parts(self) -> list[tuple[str, str]]:
+    def arm_views(self) -> list[tuple[str, str]]:
         """Arm and view of each member."""
-        return [(arm, view or "F") for arm, _, view in (one.partition(":") for one in self.members)]
+        pairs = []
+        for member in self.members:
+            arm, _, view = member.partition(":")
+            pairs.append((arm, view or "F"))
+        return pairs
 
     @property
     def arms(self) -> list[str]:
         """The arms that it needs, each once: a score costs a pass of each."""
-        return list(dict.fromkeys(arm for arm, _ in self.parts))
+        return list(dict(self.arm_views))
 
 
 class LabConfig(Section):
-    """The whole configuration of `smorm lab`.
+    """The configuration of `smorm lab`.
 
-    `seeds` runs from `first_seed`: each has its own data, prompts and order. `methods`: names of
-    systems, built in (`smorm.lab.methods`) or of `systems`; those may use arms of `arms`, which
-    also may change built-in ones. `regimes`: ID is in distribution. `n`: sizes of best-of-n.
-    `training` goes into every arm's section of that name. `work` keeps policies, data, pools and
-    models for other studies to find (by default a folder in the output).
+    There are `seeds` runs from `first_seed` on, each with its own data, prompts and order.
+    `methods`: names of systems, built in (`smorm.lab.methods`) or of `systems`. `arms` adds models
+    to train, or changes built-in ones. `regimes`: ID is in distribution. `n`: sizes of best-of-n.
+    `training` goes into every arm's section of that name. `work` holds policies, data, pools and
+    models, where other studies find them (by default a folder in the output).
     """
 
     output: Path
@@ -179,7 +187,9 @@ class LabConfig(Section):
     @property
     def sizes(self) -> tuple[int, ...]:
         """Sizes of best-of-n, ascending."""
-        return tuple(sorted(set(self.n))) if self.n else doubling_sizes(self.pools.answers)
+        if self.n:
+            return tuple(sorted(set(self.n)))
+        return doubling_sizes(self.pools.answers)
 
     @property
     def runs(self) -> range:
@@ -187,8 +197,13 @@ class LabConfig(Section):
         return range(self.first_seed, self.first_seed + self.seeds)
 
     @property
+    def work_folder(self) -> Path:
+        """Where artifacts are made and found."""
+        return self.work or self.output / "work"
+
+    @property
     def annotation(self) -> Annotation:
-        """Noise and habits, as the lab takes them."""
+        """Noise and habits, as the world takes them."""
         world = self.world
         habits = Habits(wordiness_follows_ability=world.style_correlation)
         return Annotation(

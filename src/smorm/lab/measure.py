@@ -1,13 +1,14 @@
-"""From scores to results: accuracy, ratings and best-of-n of every system of a run.
+"""From scores to results: accuracy, ratings and best-of-n of every system of one seed's run.
 
 Shapes: `M` answers of a set, `K` attributes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ from smorm.evaluation.metrics import Floats, Metric
 from smorm.evaluation.pairs import measure_pairs
 from smorm.evaluation.result import Measurement, Result
 from smorm.files import fingerprint, read_json
-from smorm.lab.artifacts import ArtifactStore
-from smorm.lab.config import ArmSection, SystemSection
-from smorm.lab.methods import label_of, systems_of
+from smorm.lab.config import SystemSection
+from smorm.lab.methods import arm_stages, label_of, systems_of
 from smorm.lab.scores import SetRows, read_items
+from smorm.lab.world_artifacts import WorldArtifacts
 from smorm.model.store import versions
 from smorm.scoring.ensemble import OWN_SCALE, Rule, Standard, standard_of
 from smorm.stress.curves import Pushed, measure
@@ -35,73 +36,88 @@ from smorm.stress.symptoms import detection, disagreement, text_measures
 from smorm.text.limits import Unscored
 from smorm.world import ATTRIBUTES
 
+_LOGGED = ("step", "loss", "accuracy", "mse", "gradient_norm")
+_LAST_LOGGED = ("loss", "accuracy", "mse")
+
 
 @dataclass(frozen=True)
 class Run:
     """One seed of a study, whose arms have their scores."""
 
-    store: ArtifactStore
+    artifacts: WorldArtifacts
     seed: int
 
     @cached_property
-    def rows(self) -> dict[str, dict[str, SetRows]]:
-        """What every arm gave to every set."""
-        systems = systems_of(self.store.config).values()
-        arms = dict.fromkeys(arm for system in systems for arm in system.arms)
-        return {arm: self.store.rows(arm, self.seed) for arm in arms}
+    def systems(self) -> dict[str, SystemSection]:
+        """What is compared."""
+        return systems_of(self.artifacts.config)
 
     @cached_property
-    def marks(self) -> dict[str, Any]:
-        """Of every result of the run."""
-        config = self.store.config
-        return {
+    def rows(self) -> dict[str, dict[str, SetRows]]:
+        """What every arm of a system gave to every set."""
+        arms = dict.fromkeys(arm for system in self.systems.values() for arm in system.arms)
+        return {arm: self.artifacts.rows(arm, self.seed) for arm in arms}
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """The fingerprint of every result of the run; `artifacts` says which were made by other
+        versions than these (`ArtifactStore.other_versions`), if any were."""
+        config = self.artifacts.config
+        provenance = {
             "seed": self.seed,
             "policy": config.policy_seed(self.seed),
             "config": fingerprint(config.as_dict()),
             "versions": versions(),
         }
+        # Every artifact is looked up first: the store knows the versions of those in use only.
+        for arm in self._trained_arms:
+            self.artifacts.arm(arm, self.seed)
+        others = self.artifacts.store.other_versions()
+        if others:
+            provenance["artifacts"] = others
+        return provenance
 
-    def values(self, system: SystemSection, name: str) -> Floats:
+    def values(self, system: SystemSection, set_name: str) -> Floats:
         """A system's reward of every answer of a set, [M]."""
         rule = Rule(system.combine, system.kappa)
-        members = [
-            self._standard(arm, view, rule, system.standardise).apply(
-                self.rows[arm][name].view(view)
-            )
-            for arm, view in system.parts
-        ]
-        return members[0] if len(members) == 1 else rule.combine(np.stack(members))
+        members = []
+        for arm, view in system.arm_views:
+            standard = OWN_SCALE
+            if system.standardise:
+                standard = self._standard(arm, view, rule)
+            members.append(standard.apply(self.rows[arm][set_name].view(view)))
+        if len(members) == 1:
+            return members[0]
+        return rule.combine(np.stack(members))
 
-    def _standard(self, arm: str, view: str, rule: Rule, wanted: bool) -> Standard:
-        if not wanted:
-            return OWN_SCALE
+    def _standard(self, arm: str, view: str, rule: Rule) -> Standard:
         values = self.rows[arm]["dev"].view(view)
         return standard_of(values, self._dev_prompts, f"{arm}:{view}", rule)
 
     @cached_property
     def _dev_prompts(self) -> list[str]:
-        items = read_items(self.store.sets(self.seed)["dev"])
+        items = read_items(self.artifacts.sets(self.seed)["dev"])
         return [prompt_key(item.prompt) for item in items for _ in item.responses]
 
     def results(self) -> Iterator[Result]:
-        """Every result of the run: pairs, ratings and best-of-n of each regime."""
-        config, sets = self.store.config, self.store.sets(self.seed)
-        systems = systems_of(config)
-        yield from self._of_pairs(systems, "dev", sets["dev"])
-        for regime in config.regimes:
-            yield from self._of_pairs(systems, f"pairs/{regime}", sets[f"pairs/{regime}"])
-            yield from self._of_ratings(systems, f"rated/{regime}", sets[f"rated/{regime}"])
-            yield from self._of_pools(systems, regime, sets[f"pools/{regime}"])
-        yield from self._costs(systems)
+        """Every result of the run: pairs, ratings and best-of-n of each regime, and costs."""
+        sets = self.artifacts.sets(self.seed)
+        yield from self._of_pairs("dev", sets["dev"])
+        for regime in self.artifacts.config.regimes:
+            yield from self._of_pairs(f"pairs/{regime}", sets[f"pairs/{regime}"])
+            yield from self._of_ratings(f"rated/{regime}", sets[f"rated/{regime}"])
+            yield from self._of_pools(regime, sets[f"pools/{regime}"])
+        for name, system in self.systems.items():
+            measurement = Measurement(self._cost(system))
+            yield self._result("cost", "cost", label_of(name, system), measurement)
 
-    def _of_pairs(
-        self, systems: Mapping[str, SystemSection], name: str, path: Path
-    ) -> Iterator[Result]:
-        items = read_items(path)
-        prompts = [prompt_key(item.prompt) for item in items]
-        for key, system in systems.items():
-            values = self.values(system, name)
-            lengths = self.rows[system.arms[0]][name].tokens.astype(np.float64)
+    def _of_pairs(self, set_name: str, path: Path) -> Iterator[Result]:
+        prompts = [prompt_key(item.prompt) for item in read_items(path)]
+        suite = {"dev": "pairs/development"}.get(set_name, set_name)
+        for name, system in self.systems.items():
+            values = self.values(system, set_name)
+            lengths = self.rows[system.arms[0]][set_name].tokens.astype(np.float64)
+            # The answers of a pair are neighbours, the chosen one first.
             measurement = measure_pairs(
                 values[0::2],
                 values[1::2],
@@ -110,51 +126,49 @@ class Run:
                 rejected_lengths=lengths[1::2],
                 length_unit="tokens",
             )
-            suite = "pairs/development" if name == "dev" else name
-            yield self._result("pairs", suite, label_of(key, system), measurement)
+            yield self._result("pairs", suite, label_of(name, system), measurement)
 
-    def _of_ratings(
-        self, systems: Mapping[str, SystemSection], name: str, path: Path
-    ) -> Iterator[Result]:
-        """Of every arm that has attribute rows, under the name of its systems."""
+    def _of_ratings(self, set_name: str, path: Path) -> Iterator[Result]:
+        """Of every arm that has attribute rows, under the name of its first system."""
         records = [r for r in read_records(Source(path), None, Census()) if isinstance(r, Rated)]
         prompts = [prompt_key(record.prompt) for record in records]
         done: set[str] = set()
-        for key, system in systems.items():
+        for name, system in self.systems.items():
             arm = system.arms[0]
-            attributes = _rated_rows(self.rows[arm][name])
+            rows = self.rows[arm][set_name]
+            attributes = _rated_rows(rows)
             if len(system.arms) > 1 or not attributes or arm in done:
                 continue
             done.add(arm)
-            predicted = np.column_stack([self.rows[arm][name].view(row) for row in attributes])
+            predicted = np.column_stack([rows.view(row) for row in attributes])
             ratings = np.array([[record.scores[row] for row in attributes] for record in records])
             measurement = measure_rated(predicted, ratings.astype(np.float64), attributes, prompts)
-            yield self._result("rated", name, (label_of(key, system)[0], "attributes"), measurement)
+            model, _ = label_of(name, system)
+            yield self._result("rated", set_name, (model, "attributes"), measurement)
 
-    def _of_pools(
-        self, systems: Mapping[str, SystemSection], regime: str, path: Path
-    ) -> Iterator[Result]:
+    def _of_pools(self, regime: str, path: Path) -> Iterator[Result]:
         pools = read_pools(Source(path), Census())
+        prompts = [pool.prompt for pool in pools]
         gold = self._gold(pools)
         texts = [text_measures(pool.texts) for pool in pools]
-        cut = _told_cut(pools)
+        notes = _unfinished_note(pools)
         ends = np.cumsum([len(pool) for pool in pools])[:-1]
-        sizes = self.store.config.sizes
-        for key, system in systems.items():
+        sizes = self.artifacts.config.sizes
+        for name, system in self.systems.items():
             proxy = np.split(self.values(system, f"pools/{regime}"), ends)
             measurement, points = measure(Pushed(pools, proxy, gold, texts, sizes))
             metrics = dict(measurement.metrics)
             heads = self._heads(system, regime)
             if heads is not None:
-                one, other = (np.split(head, ends) for head in heads)
-                prompts = [pool.prompt for pool in pools]
-                metrics |= detection(disagreement(one, other), proxy, gold, sizes, prompts)
-            told = Measurement(metrics, (*measurement.notes, *cut))
-            yield self._result("stress", f"best-of-n/{regime}", label_of(key, system), told, points)
+                first, second = (np.split(head, ends) for head in heads)
+                metrics |= detection(disagreement(first, second), proxy, gold, sizes, prompts)
+            measurement = Measurement(metrics, (*measurement.notes, *notes))
+            label = label_of(name, system)
+            yield self._result("stress", f"best-of-n/{regime}", label, measurement, points)
 
     def _gold(self, pools: Sequence[Pool]) -> list[Floats]:
-        found = LabReward(self.store.config.world.facts).score(pools, Census())
-        return [one for one in found if not isinstance(one, Unscored)]
+        scores = LabReward(self.artifacts.config.world.facts).score(pools, Census())
+        return [score for score in scores if not isinstance(score, Unscored)]
 
     def _heads(self, system: SystemSection, regime: str) -> tuple[Floats, Floats] | None:
         """Both heads of a system that is one model with two."""
@@ -163,35 +177,42 @@ class Run:
             return None
         return rows.view("F"), rows.view("L")
 
-    def _costs(self, systems: Mapping[str, SystemSection]) -> Iterator[Result]:
-        for key, system in systems.items():
-            measurement = Measurement(self._cost(system))
-            yield self._result("cost", "cost", label_of(key, system), measurement)
-
     def _cost(self, system: SystemSection) -> dict[str, Metric]:
         """Of training all its members, and of one score."""
-        total = dict.fromkeys(("parameters", "trained_parameters", "training_passes"), 0)
-        total["training_tokens"] = 0
-        arms = self.store.arms
+        total = {
+            "parameters": 0,
+            "trained_parameters": 0,
+            "training_passes": 0,
+            "training_tokens": 0,
+            "passes_per_score": len(system.arms),
+        }
         for arm in system.arms:
-            trained = _trained_for(arm, arms)
-            costs = [read_json(self.store.arm(one, self.seed) / "cost.json") for one in trained]
+            # Each member is counted with all that it was made of, even where two share some of it.
+            folders = [self.artifacts.arm(name, self.seed) for name in self._trained_for(arm)]
+            costs = [read_json(folder / "cost.json") for folder in folders]
             total["parameters"] += costs[-1]["parameters"]["model"]
             for cost in costs:
                 total["trained_parameters"] += cost["parameters"]["trained"]
                 total["training_passes"] += cost["passes"]
                 total["training_tokens"] += sum(cost["tokens"].values())
-        total["passes_per_score"] = len(system.arms)
         return {name: Metric(float(value), 1) for name, value in total.items()}
+
+    def _trained_for(self, arm: str) -> list[str]:
+        """The trainings that an arm's model takes; the last of them has its size."""
+        names = chain.from_iterable(arm_stages([arm], self.artifacts.arms))
+        return [name for name in names if not self.artifacts.arms[name].merge]
+
+    @cached_property
+    def _trained_arms(self) -> list[str]:
+        return list(dict.fromkeys(chain.from_iterable(map(self._trained_for, self.rows))))
 
     def curves(self) -> Iterator[Result]:
         """What every trained arm logged while it trained."""
-        arms = dict.fromkeys(one for arm in self.rows for one in _trained_for(arm, self.store.arms))
-        for arm in arms:
-            points = read_log(self.store.arm(arm, self.seed) / "metrics.jsonl")
+        for arm in self._trained_arms:
+            points = read_log(self.artifacts.arm(arm, self.seed) / "metrics.jsonl")
             last = points[-1]
-            told = {n: Metric(v, 1) for n, v in last.items() if n in ("loss", "accuracy", "mse")}
-            yield self._result("training", "training", (arm, ""), Measurement(told), points)
+            metrics = {name: Metric(last[name], 1) for name in _LAST_LOGGED if name in last}
+            yield self._result("training", "training", (arm, ""), Measurement(metrics), points)
 
     def _result(
         self,
@@ -201,18 +222,8 @@ class Run:
         measurement: Measurement,
         items: Sequence[Any] = (),
     ) -> Result:
-        return Result(
-            kind, suite, *label, measurement.metrics, list(items), self.marks, measurement.notes
-        )
-
-
-def _trained_for(arm: str, arms: Mapping[str, ArmSection]) -> list[str]:
-    """The trainings that an arm's model takes: the last of them gives its size."""
-    own = [] if arms[arm].merge else [arm]
-    return [*(deep for one in arms[arm].needs for deep in _trained_for(one, arms)), *own]
-
-
-_LOGGED = ("step", "loss", "accuracy", "mse", "gradient_norm")
+        metrics, notes = measurement.metrics, measurement.notes
+        return Result(kind, suite, *label, metrics, list(items), self.provenance, notes)
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
@@ -221,11 +232,13 @@ def read_log(path: Path) -> list[dict[str, float]]:
     return [{name: row[name] for name in _LOGGED if row.get(name) is not None} for row in rows]
 
 
-def _told_cut(pools: Sequence[Pool]) -> tuple[str, ...]:
+def _unfinished_note(pools: Sequence[Pool]) -> tuple[str, ...]:
     """A note on answers that the policy had no room to end."""
-    cut = sum(one.get("finished") is False for pool in pools for one in pool.given)
-    total = sum(map(len, pools))
-    return (f"{cut} of {total} answers did not end within pools.max_new_tokens.",) if cut else ()
+    answers = [answer for pool in pools for answer in pool.given]
+    cut = sum(answer.get("finished") is False for answer in answers)
+    if not cut:
+        return ()
+    return (f"{cut} of {len(answers)} answers did not end within pools.max_new_tokens.",)
 
 
 def _rated_rows(rows: SetRows) -> list[str]:

@@ -1,14 +1,15 @@
-"""The methods: models to train (arms) and rewards to compare (systems).
+"""The methods of a study: models to train (arms) and rewards to compare (systems).
 
-Definitions are those of docs/rivals.md and docs/ensembles.md; all start from one policy and see the
-same pairs in the same order. Epochs are each arm's own, chosen on development pairs of other seeds
+docs/rivals.md and docs/ensembles.md define them. All start from one policy and see the same pairs
+in the same order. Each arm has its own number of epochs, chosen on development pairs of other seeds
 (results/lab/tuning).
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, Final
 
 from smorm.config import METHODS
@@ -98,24 +99,89 @@ SYSTEMS: Final[dict[str, SystemSection]] = {
 """Name to what is compared. SM is the paper's naive ensemble: the mean of two models' scores."""
 
 
-_RATINGS: Final = ("ratings", "both", "rated_ratings", "rated_both")
-_PAIRS: Final = ("pairs", "both", "union", "rated_pairs", "rated_both")
+MAX_TOKENS: Final = 256
+_FILES: Final[dict[str, tuple[list[str], list[str]]]] = {
+    "pairs": (["train-pairs"], []),
+    "ratings": ([], ["train-rated"]),
+    "both": (["train-pairs"], ["train-rated"]),
+    "union": (["train-pairs", "rated-pairs"], []),
+    "rated_pairs": (["rated-pairs"], []),
+    "rated_ratings": ([], ["rated-in-pairs"]),
+    "rated_both": (["rated-pairs"], ["rated-in-pairs"]),
+}
+"""`ArmSection.data` to the names of its files of pairs and of ratings."""
 
 
 def arms_of(config: LabConfig) -> dict[str, ArmSection]:
-    """All arms that a configuration knows: its own changes lie over the built-in ones."""
-    found = dict(ARMS)
-    for name, own in config.arms.items():
-        found[name] = _over(found[name], own) if name in found else own
-    return found
+    """All arms that a configuration knows: its changes lie over the built-in ones."""
+    arms = {**ARMS, **{name: _arm_of_method(name) for name in _registered(config)}}
+    for name, section in config.arms.items():
+        arms[name] = _changed(arms[name], section) if name in arms else section
+    return arms
 
 
-def _over(built_in: ArmSection, own: ArmSection) -> ArmSection:
-    given = own.model_dump(exclude_unset=True)
+def _registered(config: LabConfig) -> list[str]:
+    """The names in `methods` that are of no system but of a registered training method, such as
+    another package's: each is an arm and a system of its usual view."""
+    if config.methods == "all":
+        return []
+    systems = {*SYSTEMS, *config.systems}
+    return [name for name in config.methods if name not in systems and name in METHODS]
+
+
+def _arm_of_method(name: str) -> ArmSection:
+    method = METHODS[name]
+    if not method.uses_ratings:
+        return _arm("pairs", name, 2)
+    if not method.uses_pairs:
+        return _arm("ratings", name, 8)
+    return _arm("both", name, 2)
+
+
+def _system_of_method(name: str) -> SystemSection:
+    if METHODS[name].uses_pairs:
+        return SystemSection(members=[f"{name}:F"])
+    return SystemSection(members=[f"{name}:L"])
+
+
+def _changed(built_in: ArmSection, changes: ArmSection) -> ArmSection:
     values = built_in.model_dump()
-    for key, value in given.items():
-        values[key] = {**values[key], **value} if isinstance(value, dict) else value
+    for key, value in changes.model_dump(exclude_unset=True).items():
+        if isinstance(value, dict):
+            value = {**values[key], **value}
+        values[key] = value
     return ArmSection(**values)
+
+
+def training_config(arm: ArmSection, config: LabConfig, seed: int) -> dict[str, Any]:
+    """An arm's configuration of `smorm train`; its data by names, its backbone left open."""
+    preference, rated = _FILES[arm.data]
+    data: dict[str, Any] = {
+        "preference": list(preference),
+        "rated": list(rated),
+        "max_tokens": MAX_TOKENS,
+        "workers": 1,
+        "cache": None,
+    }
+    # Only where it is set: an empty section would give every arm another recipe than before.
+    if arm.mixing:
+        data["mixing"] = dict(arm.mixing)
+    return {
+        "model": dict(arm.model),
+        "data": data,
+        "objective": dict(arm.objective),
+        "training": {
+            "batch_size": 32,
+            "learning_rate": 1e-3,
+            "threads": 1,
+            "log_every": 25,
+            "device": config.device,
+            **config.training,
+            **arm.training,
+            # Twins see the same data in another order; no two seeds of a study share a training.
+            "seed": 1000 * arm.twin + seed,
+        },
+    }
 
 
 def systems_of(config: LabConfig) -> dict[str, SystemSection]:
@@ -126,35 +192,35 @@ def systems_of(config: LabConfig) -> dict[str, SystemSection]:
             two systems of one name in results.
     """
     known = {**SYSTEMS, **config.systems}
+    known |= {name: _system_of_method(name) for name in _registered(config)}
     names = list(known) if config.methods == "all" else config.methods
     if not names:
         raise ConfigError("methods: name at least one")
-    found = {}
+    arms = arms_of(config)
+    systems: dict[str, SystemSection] = {}
+    labels: set[tuple[str, str]] = set()
     for name in names:
         if name not in known:
-            raise ConfigError(f"methods: {name!r} is unknown{_near(name, list(known))}")
-        found[name] = known[name]
-    arms = arms_of(config)
-    for name, system in found.items():
-        _check(name, system, arms)
-    labels = [label_of(name, system) for name, system in found.items()]
-    twice = next((label for label in labels if labels.count(label) > 1), None)
-    if twice is not None:
-        raise ConfigError(f"methods: two of them are called {' '.join(twice)} in results")
-    return found
+            raise ConfigError(f"methods: {name!r} is unknown{_nearest(name, list(known))}")
+        systems[name] = known[name]
+        _check(name, known[name], arms)
+    for name, system in systems.items():
+        label = label_of(name, system)
+        if label in labels:
+            raise ConfigError(f"methods: two of them are called {' '.join(label)} in results")
+        labels.add(label)
+    return systems
 
 
 def _check(name: str, system: SystemSection, arms: Mapping[str, ArmSection]) -> None:
     where = f"systems.{name}"
-    for arm, view in system.parts:
+    views = ("F", "L", "M", *ATTRIBUTES)
+    for arm, view in system.arm_views:
         if arm not in arms:
-            raise ConfigError(f"{where}: no arm {arm!r}{_near(arm, list(arms))}")
-        if view not in ("F", "L", "M", *ATTRIBUTES):
-            expected = ", ".join(("F", "L", "M", *ATTRIBUTES))
-            raise ConfigError(f"{where}: unknown view {view!r}; expected one of {expected}")
-        for source in _all_needed(arm, arms):
-            if source not in arms:
-                raise ConfigError(f"arms: {source!r}, which {arm} needs, is no arm")
+            raise ConfigError(f"{where}: no arm {arm!r}{_nearest(arm, list(arms))}")
+        if view not in views:
+            raise ConfigError(f"{where}: unknown view {view!r}; expected one of {', '.join(views)}")
+        arm_stages([arm], arms)  # refuses arms that are missing and arms in a circle
         if lacking := _lacking(arm, view, arms):
             raise ConfigError(f"{where}: {arm}:{view} needs {lacking}")
     if system.kappa and system.combine != "uwo":
@@ -162,26 +228,27 @@ def _check(name: str, system: SystemSection, arms: Mapping[str, ArmSection]) -> 
 
 
 def _lacking(name: str, view: str, arms: Mapping[str, ArmSection]) -> str:
-    """What a view reads and an arm's method and data do not train; "" where they do."""
+    """The rows that a view reads and an arm's method and data do not train; "" if they do."""
     arm = arms[name]
     if arm.merge:
         return _lacking(arm.merge[0], view, arms)
     if arm.start:  # rows may come with the model that it starts from
         return ""
     method = METHODS[arm.objective.get("kind", "joint")]
-    if view != "F" and not (method.uses_ratings and arm.data in _RATINGS):
+    pairs, ratings = _FILES[arm.data]
+    if view != "F" and not (method.uses_ratings and ratings):
         return f"attribute rows, and {name} is trained on no ratings (data: {arm.data})"
-    if view in ("F", "M") and not (method.uses_pairs and arm.data in _PAIRS):
+    if view in ("F", "M") and not (method.uses_pairs and pairs):
         return f"a preference row, and {name} is trained on no pairs (data: {arm.data})"
     return ""
 
 
 def label_of(name: str, system: SystemSection) -> tuple[str, str]:
     """Model and view, as results name them."""
-    if system.view is not None:
-        return system.model or name, system.view
-    views = [view for _, view in system.parts]
-    return system.model or name, views[0] if len(views) == 1 else system.combine
+    view = system.view
+    if view is None and len(system.members) == 1:
+        view = system.arm_views[0][1]
+    return system.model or name, view or system.combine
 
 
 def needed_arms(config: LabConfig) -> list[list[str]]:
@@ -190,30 +257,40 @@ def needed_arms(config: LabConfig) -> list[list[str]]:
     Raises:
         ConfigError: an unknown name, or arms that need each other.
     """
-    arms = arms_of(config)
-    asked = [arm for system in systems_of(config).values() for arm in system.arms]
-    needed = dict.fromkeys(one for arm in asked for one in (arm, *_all_needed(arm, arms)))
-    stages: list[list[str]] = []
-    done: set[str] = set()
-    while len(done) < len(needed):
-        ready = [one for one in needed if one not in done and done.issuperset(arms[one].needs)]
-        stages.append(ready)
-        done.update(ready)
+    systems = systems_of(config).values()
+    return arm_stages([arm for system in systems for arm in system.arms], arms_of(config))
+
+
+def arm_stages(names: Iterable[str], arms: Mapping[str, ArmSection]) -> list[list[str]]:
+    """These arms and all that they are made of, in stages that can be made one after another.
+
+    Raises:
+        ConfigError: an arm that is missing, or arms that need each other.
+    """
+    needs: dict[str, list[str]] = {}
+    pending = list(dict.fromkeys(names))
+    while pending:
+        name = pending.pop(0)
+        if name not in needs:
+            needs[name] = arms[name].needs
+            for source in needs[name]:
+                if source not in arms:
+                    raise ConfigError(f"arms: {source!r}, which {name} needs, is no arm")
+            pending = [*needs[name], *pending]  # what an arm is made of stands next to it
+    sorter = TopologicalSorter(needs)
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        raise ConfigError(f"arms: {' needs '.join(reversed(error.args[1]))}") from error
+    stages = []
+    while sorter.is_active():
+        stages.append(sorted(sorter.get_ready(), key=list(needs).index))
+        sorter.done(*stages[-1])
     return stages
 
 
-def _all_needed(arm: str, arms: Mapping[str, ArmSection], above: tuple[str, ...] = ()) -> list[str]:
-    """What an arm is made of, directly or not; unknown names too.
-
-    Raises:
-        ConfigError: arms that need each other.
-    """
-    if arm in above:
-        raise ConfigError(f"arms: {' needs '.join((*above, arm))}")
-    found = arms[arm].needs if arm in arms else []
-    return [*found, *(deep for one in found for deep in _all_needed(one, arms, (*above, arm)))]
-
-
-def _near(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
+def _nearest(name: str, known: Sequence[str]) -> str:
+    nearest = difflib.get_close_matches(name, known, n=1)
+    if nearest:
+        return f"; did you mean {nearest[0]!r}?"
+    return f"; there are {', '.join(known)}"

@@ -1,11 +1,12 @@
-"""A study from its configuration to results, with several processes and a word on how it goes."""
+"""A study from its configuration to results, with several processes, and how far it is."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -21,166 +22,167 @@ from smorm import files
 from smorm.config import parse_config
 from smorm.errors import Interrupted, SmormError
 from smorm.evaluation.result import Result
-from smorm.lab.artifacts import ArtifactStore, training_config
 from smorm.lab.config import LabConfig
 from smorm.lab.measure import Run
-from smorm.lab.methods import arms_of, needed_arms
+from smorm.lab.methods import arms_of, needed_arms, training_config
+from smorm.lab.world_artifacts import WorldArtifacts
 from smorm.model.device import pick_device
 from smorm.processes import end_with_parent
 
 _SECONDS = {"policy": 240, "data": 1, "pool": 4, "arm": 15, "measure": 10}
 """About how long a job takes a core, by its kind."""
-_BELIEF = 30
-"""Seconds of a study after which what was seen counts as much as the table above."""
+_PRIOR_SECONDS = 30
+"""Seconds of a study after which the jobs' own times count as much as the table above."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What was just done, how many of all jobs are, and about how many seconds are left."""
+    """The job that was just done, how many of all jobs are, and about how many seconds remain."""
 
-    what: str
+    title: str
     count: int
     total: int
-    left: float
+    remaining: float
+
+    @property
+    def text(self) -> str:
+        """For the reader, without the counts."""
+        remaining = f"{self.remaining / 60:.0f} min"
+        if self.remaining < 90:
+            remaining = f"{self.remaining:.0f} s"
+        return f"{self.title}  (about {remaining} left)"
 
     def __str__(self) -> str:
-        left = f"{self.left:.0f} s" if self.left < 90 else f"{self.left / 60:.0f} min"
-        return f"{self.count}/{self.total}  {self.what}  (about {left} left)"
+        return f"{self.count}/{self.total}  {self.text}"
 
 
-Tell = Callable[[Step], None]
+OnStep = Callable[[Step], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One part to make: its kind, the arm or regime it is about, and the run."""
+    """One artifact to make, or a run to measure: its kind, the arm or regime, and the seed."""
 
     kind: str
     name: str
     seed: int
 
     @property
-    def told(self) -> str:
+    def title(self) -> str:
         """For the reader."""
-        what = {"policy": "policy", "data": "data", "pool": f"answers to {self.name}"}
-        return f"{what.get(self.kind, self.name)}, seed {self.seed}"
+        titles = {"policy": "policy", "data": "data", "pool": f"answers to {self.name}"}
+        return f"{titles.get(self.kind, self.name)}, seed {self.seed}"
 
     @property
     def seconds(self) -> float:
         """About how long it takes."""
-        return 0.0 if self.name == "shipped" else _SECONDS[self.kind]
+        if self.name == "shipped":
+            return 0.0
+        return _SECONDS[self.kind]
 
 
-def run_lab(config: LabConfig, tell: Tell = lambda step: None) -> list[Result]:
-    """Make all parts and measure every system of every run.
+def run_lab(config: LabConfig, on_step: OnStep = lambda step: None) -> list[Result]:
+    """Make all artifacts and measure every system of every run.
 
     Args:
-        tell: gets a word on each part that is done, and how long is left.
+        on_step: is called after each job.
 
     Raises:
         ConfigError: an unknown method, arm or view, or no such device.
         SmormError: a process was killed, or what training, sampling and scoring raise.
-        Interrupted: Ctrl-C; parts that are whole are kept.
+        Interrupted: Ctrl-C; artifacts that are whole stay.
     """
     stages = plan(config)  # first: it also checks the names
     pick_device(config.device)
     jobs = [Job("measure", "results", seed) for seed in config.runs]
-    progress = Progress([*chain.from_iterable(stages), *jobs], _workers(config), tell)
+    progress = Progress([*chain.from_iterable(stages), *jobs], _workers(config), on_step)
+    # Workers get plain values: they are spawned, and read the configuration anew.
     values = config.model_dump(mode="json")
-    with _one_thread_each(), _processes(config) as pool:
+    with _single_threaded_children(), _processes(config) as pool:
         for stage in stages:
-            _all(pool, [(pool.submit(_do, values, job), job) for job in stage], progress)
-        found = _all(
-            pool, [(pool.submit(_measure, values, job.seed), job) for job in jobs], progress
-        )
-    return [result for job in jobs for result in found[job]]
+            _finish(pool, {pool.submit(_do, values, job): job for job in stage}, progress)
+        futures = {pool.submit(_measure, values, job.seed): job for job in jobs}
+        _finish(pool, futures, progress)
+    return [result for future in futures for result in future.result()]
 
 
 def plan(config: LabConfig) -> list[list[Job]]:
     """Stages of jobs; those of one stage do not need each other.
 
     Raises:
-        ConfigError: an unknown method, arm or view, or an arm that cannot be trained as asked.
+        ConfigError: an unknown method, arm or view, or a configuration of an arm that is refused.
     """
     arms = needed_arms(config)
     _check_trainings(config, chain.from_iterable(arms))
-    policies = {config.policy_seed(seed): seed for seed in reversed(config.runs)}
-    return [
-        [Job("policy", _begin(config, seed), seed) for seed in sorted(policies.values())],
-        [Job("data", "", seed) for seed in config.runs]
-        + [Job("pool", regime, seed) for seed in config.runs for regime in config.regimes],
-        *([Job("arm", arm, seed) for seed in config.runs for arm in stage] for stage in arms),
-    ]
+    # One job for each policy, under the first run that starts from it.
+    first_runs = {config.policy_seed(seed): seed for seed in reversed(config.runs)}
+    artifacts = WorldArtifacts(config)
+    policies = []
+    for seed in sorted(first_runs.values()):
+        name = ""
+        if artifacts.is_shipped(seed):
+            name = "shipped"
+        policies.append(Job("policy", name, seed))
+    data = [Job("data", "", seed) for seed in config.runs]
+    pools = [Job("pool", regime, seed) for seed in config.runs for regime in config.regimes]
+    trainings = [[Job("arm", arm, seed) for seed in config.runs for arm in stage] for stage in arms]
+    return [policies, data + pools, *trainings]
 
 
 def _check_trainings(config: LabConfig, names: Iterable[str]) -> None:
     """Read every arm's configuration now, not when its turn comes."""
-    known = arms_of(config)
+    arms = arms_of(config)
     for name in names:
-        if not known[name].merge:
-            values = training_config(known[name], config, config.first_seed)
+        if not arms[name].merge:
+            values = training_config(arms[name], config, config.first_seed)
             values["model"]["backbone"] = "made later"
             values["output"] = {"folder": "made later"}
             parse_config(values, where=f"arms.{name}")
 
 
-def _begin(config: LabConfig, seed: int) -> str:
-    return "shipped" if artifact_store(config).ships(seed) else ""
-
-
-def artifact_store(config: LabConfig) -> ArtifactStore:
-    """Where the parts of a configuration are made and kept."""
-    return ArtifactStore(config, config.work or config.output / "work")
-
-
 @contextmanager
 def _processes(config: LabConfig) -> Iterator[ProcessPoolExecutor]:
     """The pool; Ctrl-C ends its processes at once, not when their queue is empty."""
-    others = set(active_children())
+    before = set(active_children())
     with ProcessPoolExecutor(
-        _workers(config), mp_context=get_context("spawn"), initializer=_start
+        _workers(config), mp_context=get_context("spawn"), initializer=_begin_worker
     ) as pool:
         try:
             yield pool
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
-            for child in set(active_children()) - others:
+            for child in set(active_children()) - before:
                 child.terminate()
-            kept = artifact_store(config).root
             raise Interrupted(
-                f"stopped; what was made stays in {kept}, and the same study goes on from there"
+                f"stopped; what was made stays in {config.work_folder}, and the same study goes on "
+                "from there"
             ) from None
 
 
 def _do(values: dict[str, Any], job: Job) -> None:
-    """Make a part, in a process of its own, which ends when it is asked to stop."""
+    """Make an artifact, in a worker."""
+    artifacts = WorldArtifacts(LabConfig(**values))
     try:
-        _make(artifact_store(LabConfig(**values)), job)
-    except Interrupted:  # by a training, which cleans up behind itself
+        if job.kind == "policy":
+            artifacts.policy(job.seed)
+        elif job.kind == "data":
+            artifacts.data(job.seed)
+        elif job.kind == "pool":
+            artifacts.pools(job.seed, job.name)  # type: ignore[arg-type]
+        else:
+            artifacts.rows(job.name, job.seed)
+    except Interrupted:
+        # The training has cleaned up. A worker that is terminated must not take another job.
         os._exit(1)
 
 
-def _make(store: ArtifactStore, job: Job) -> None:
-    if job.kind == "policy":
-        store.policy(job.seed)
-    elif job.kind == "data":
-        store.data(job.seed)
-    elif job.kind == "pool":
-        store.pools(job.seed, job.name)  # type: ignore[arg-type]
-    else:
-        store.rows(job.name, job.seed)
-
-
 def _measure(values: dict[str, Any], seed: int) -> list[Result]:
-    run = Run(artifact_store(LabConfig(**values)), seed)
+    run = Run(WorldArtifacts(LabConfig(**values)), seed)
     return [*run.results(), *run.curves()]
 
 
-def _start() -> None:
-    """Begin a process: one thread, no chatter, and no life without the one that began it, which
-    alone is told of Ctrl-C."""
-    import logging
-
+def _begin_worker() -> None:
+    """One thread, no logging, and an end with the parent, which alone handles Ctrl-C."""
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -189,37 +191,37 @@ def _start() -> None:
     end_with_parent()
 
 
-def _all(
-    pool: ProcessPoolExecutor, asked: list[tuple[Future[Any], Job]], progress: Progress
-) -> dict[Job, Any]:
-    """The values of all jobs; the first error stops those that wait."""
-    jobs = dict(asked)
+def _finish(
+    pool: ProcessPoolExecutor, futures: Mapping[Future[Any], Job], progress: Progress
+) -> None:
+    """Wait for all jobs; the first error cancels those that wait."""
     try:
-        for future in as_completed(jobs):
+        for future in as_completed(futures):
             future.result()
-            progress.done(jobs[future])
+            progress.done(futures[future])
     except BrokenProcessPool as error:
         raise SmormError("a process of the study was killed; call again to go on") from error
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         raise
-    return {job: future.result() for future, job in asked}
 
 
 def _workers(config: LabConfig) -> int:
-    return (os.cpu_count() or 1) if config.workers == "auto" else config.workers
+    if config.workers == "auto":
+        return os.cpu_count() or 1
+    return config.workers
 
 
 @contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Children read it when they start."""
-    own = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    old = {name: os.environ.get(name) for name in own}
-    os.environ.update(own)
+def _single_threaded_children() -> Iterator[None]:
+    """Set the variables that native libraries read when a child starts: too late in the child."""
+    variables = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
-        for name, value in old.items():
+        for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
@@ -227,25 +229,28 @@ def _one_thread_each() -> Iterator[None]:
 
 
 class Progress:
-    """Guesses how long is left: from what jobs usually take, and more and more from how they went.
+    """Guesses the remaining time: from what jobs usually take, and more and more from this study.
 
     Args:
         jobs: all that will be done.
         workers: how many at a time.
     """
 
-    def __init__(self, jobs: Sequence[Job], workers: int, tell: Tell) -> None:
-        self.left, self.workers = list(jobs), workers
-        self.total, self.tell, self.began = len(jobs), tell, time.monotonic()
+    def __init__(self, jobs: Sequence[Job], workers: int, on_step: OnStep) -> None:
+        self.pending, self.workers = list(jobs), workers
+        self.total, self.on_step, self.started = len(jobs), on_step, time.monotonic()
         self.expected = 0.0
 
     def done(self, job: Job) -> None:
-        """Tell that one more is done."""
-        self.left.remove(job)
+        """Report that one more is done."""
+        self.pending.remove(job)
         self.expected += job.seconds / self.workers
-        slower = (time.monotonic() - self.began + _BELIEF) / (self.expected + _BELIEF)
-        left = slower * sum(one.seconds for one in self.left) / self.workers
-        self.tell(Step(job.told, self.total - len(self.left), self.total, left))
+        # A ratio of real to usual time that starts at 1: the prior weighs down the first jobs.
+        elapsed = time.monotonic() - self.started
+        slowdown = (elapsed + _PRIOR_SECONDS) / (self.expected + _PRIOR_SECONDS)
+        usual = sum(pending.seconds for pending in self.pending) / self.workers
+        count = self.total - len(self.pending)
+        self.on_step(Step(job.title, count, self.total, slowdown * usual))
 
 
 def write_config(config: LabConfig, path: Path) -> None:

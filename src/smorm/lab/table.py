@@ -11,7 +11,7 @@ from smorm import files
 from smorm.evaluation.result import Result
 
 COLUMNS = ("kind", "set", "model", "view", "seed", "metric", "value")
-_KEPT = {
+_PREFIXES = {
     "pairs": ("accuracy", "length_correlation"),
     "rated": ("spearman", "mse"),
     "stress": (
@@ -43,10 +43,10 @@ def write_table(path: Path | str, results: Sequence[Result]) -> None:
 
 
 def _rows(results: Sequence[Result]) -> Iterator[tuple[str, ...]]:
-    for one in results:
-        for name, metric in one.metrics.items():
-            if name.startswith(_KEPT.get(one.kind, ())):
-                seed = str(one.fingerprint.get("seed", ""))
-                where = one.suite.partition("/")[2] or one.suite
-                value = f"{metric.value:.6g}"
-                yield one.kind, where, one.model, one.view, seed, name, value
+    for result in results:
+        seed = str(result.fingerprint.get("seed", ""))
+        set_name = result.suite.partition("/")[2] or result.suite
+        head = (result.kind, set_name, result.model, result.view, seed)
+        for name, metric in result.metrics.items():
+            if name.startswith(_PREFIXES.get(result.kind, ())):
+                yield *head, name, f"{metric.value:.6g}"

@@ -179,20 +179,26 @@ def pretrain(
     return model.eval(), tokenizer
 
 
-def write_policy(output: Path | str, how: Pretraining, device: str = "cpu") -> dict[str, float]:
-    """Pretrain and write a Hugging Face folder, with `pretraining.json`; whole or not at all.
+def make_policy(folder: Path, how: Pretraining, device: str = "cpu") -> dict[str, float]:
+    """Pretrain and write a Hugging Face folder's files, with `pretraining.json`, into `folder`.
 
     Returns its loss per token on fresh text, and that of the word frequencies alone.
+    """
+    model, tokenizer = pretrain(how, device)
+    measured = held_out(model, tokenizer, make_world(how.world), how.seed)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_json(folder / "pretraining.json", {**asdict(how), "held_out": measured})
+    for path in folder.iterdir():
+        path.chmod(0o644)
+    return measured
+
+
+def write_policy(output: Path | str, how: Pretraining, device: str = "cpu") -> dict[str, float]:
+    """As `make_policy`, into a new folder; whole or not at all.
 
     Raises:
         OutputError: the folder could not be written.
     """
-    model, tokenizer = pretrain(how, device)
-    measured = held_out(model, tokenizer, make_world(how.world), how.seed)
     with whole_folder(output) as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        write_json(folder / "pretraining.json", {**asdict(how), "held_out": measured})
-        for path in folder.iterdir():
-            path.chmod(0o644)
-    return measured
+        return make_policy(folder, how, device)

@@ -1,0 +1,234 @@
+"""What a study of the generated world makes: policies, data, pools, arms, and scores of the arms.
+
+Each is an artifact of `smorm.lab.artifacts`, with the recipe that decides it. Everything is a
+function of the configuration and a run's seed; another study under the same `work` finds it again.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from smorm import files
+from smorm.config import parse_config
+from smorm.data.census import Census
+from smorm.data.pairing import write_paired
+from smorm.data.reading import Source
+from smorm.lab.artifacts import MAX_LABEL, ArtifactStore
+from smorm.lab.config import ArmSection, LabConfig
+from smorm.lab.methods import arms_of, training_config
+from smorm.lab.scores import SetRows, read_rows, score_sets, write_rows
+from smorm.scoring.merge import merge_models
+from smorm.stress.config import SampleSection
+from smorm.stress.sample import sample_file
+from smorm.world import Regime, backbone_path, make_world, sample_prompt, write_dataset
+from smorm.world.pretrain import Pretraining, make_policy
+
+_SHIPPED = Pretraining()
+_LONGEST_NAME = MAX_LABEL - 8
+_OF_A_RUN = ("model", "config.yaml", "cost.json", "data.json", "metrics.jsonl")
+"""What an arm keeps of a training's output folder."""
+
+
+class WorldArtifacts:
+    """Finds or makes all that a configuration needs, under its work folder.
+
+    Attributes:
+        arms: the arms that the configuration knows, by name.
+    """
+
+    def __init__(self, config: LabConfig) -> None:
+        self.config, self.store = config, ArtifactStore(config.work_folder)
+        self.arms: Mapping[str, ArmSection] = arms_of(config)
+
+    @property
+    def _device(self) -> dict[str, str]:
+        """What the device adds to a recipe: another device has another generator and rounds
+        differently. The CPU adds nothing, so that recipes of before there was a choice still hold.
+        """
+        device = self.config.device
+        return {} if device == "cpu" else {"device": device}
+
+    def policy(self, seed: int) -> Path:
+        """The folder of a run's policy, which its reward models start from."""
+        if self.is_shipped(seed):
+            return backbone_path()
+        pretraining = self._pretraining(seed)
+        recipe = {**asdict(pretraining), **self._device}
+        return self.store.folder(
+            self.store.path("policies", recipe),
+            recipe,
+            lambda scratch: make_policy(scratch, pretraining, self.config.device),
+        )
+
+    def is_shipped(self, seed: int) -> bool:
+        """Whether a run's policy is the one that comes with the package."""
+        return self._pretraining(seed) == _SHIPPED
+
+    def _pretraining(self, seed: int) -> Pretraining:
+        policy = self.config.policy
+        return Pretraining(
+            seed=self.config.policy_seed(seed),
+            world=self.config.world.facts,
+            hidden=policy.hidden,
+            layers=policy.layers,
+            steps=policy.steps,
+            batch=policy.batch,
+            rate=policy.rate,
+        )
+
+    def data(self, seed: int) -> dict[str, Path]:
+        """A run's files by name (`smorm.world.write_dataset`)."""
+        data, annotation = self.config.data, self.config.annotation
+        facts = self.config.world.facts
+
+        def make(scratch: Path) -> None:
+            write_dataset(
+                scratch,
+                seed=seed,
+                num_pairs=data.pairs,
+                num_rated=data.rated,
+                num_dev_pairs=data.dev_pairs,
+                num_eval_pairs=data.eval_pairs,
+                num_eval_rated=data.eval_rated,
+                world=make_world(facts),
+                annotation=annotation,
+            )
+
+        recipe = [seed, facts, data.model_dump(), asdict(annotation)]
+        folder = self.store.folder(self.store.path("data", recipe), recipe, make)
+        return {path.stem: path for path in sorted(folder.glob("*.jsonl"))}
+
+    def rated_as_pairs(self, seed: int) -> dict[str, Path]:
+        """A run's rated answers as pairs, and those of them that are in one."""
+        rated = self.data(seed)["train-rated"]
+        path = rated.parent.with_name(f"{rated.parent.name}-paired")
+
+        def make(scratch: Path) -> None:
+            write_paired(Source(rated), scratch)
+
+        folder = self.store.folder(path, {"pairs of": rated.parent.name}, make)
+        return {"rated-pairs": folder / "pairs.jsonl", "rated-in-pairs": folder / "rated.jsonl"}
+
+    def pools(self, seed: int, regime: Regime) -> Path:
+        """A file of answers that the run's policy gives to prompts of a regime."""
+        pools, policy = self.config.pools, self.policy(seed)
+        recipe = [seed, regime, pools.model_dump() | self._device, _weights_hash(policy)]
+
+        def make(path: Path) -> None:
+            prompts = self.store.path("pools", recipe, ending=".prompts.jsonl")
+            _write_prompts(prompts, seed, regime, pools.prompts)
+            section = SampleSection(
+                policy=str(policy),
+                answers=pools.answers,
+                temperature=pools.temperature,
+                top_p=pools.top_p,
+                max_new_tokens=pools.max_new_tokens,
+                seed=seed,
+                batch=256,
+            )
+            sample_file(Source(prompts), section, path, Census(), device=self.config.device)
+
+        return self.store.file(self.store.path("pools", recipe, ending=".jsonl"), recipe, make)
+
+    def arm(self, name: str, seed: int) -> Path:
+        """The run's folder of an arm, trained or merged, with its model in `model`."""
+
+        def make(scratch: Path) -> None:
+            if self.arms[name].merge:
+                models = [self.arm(source, seed) / "model" for source in self.arms[name].merge]
+                merge_models(models, scratch / "model")
+            else:
+                self._train(name, seed, scratch)
+
+        return self.store.folder(self.arm_path(name, seed), self._arm_recipe(name, seed), make)
+
+    def arm_path(self, name: str, seed: int) -> Path:
+        """Where an arm is, made or not."""
+        label = f"{name[:_LONGEST_NAME]}-{seed}"  # a long name must not cut the seed off
+        return self.store.path("arms", self._arm_recipe(name, seed), label=label)
+
+    def rows(self, name: str, seed: int) -> dict[str, SetRows]:
+        """What an arm gives to every set of a run, by name."""
+        sets = self.sets(seed)
+        recipe = [[key, path.name, path.parent.name] for key, path in sets.items()]
+        arm = self.arm_path(name, seed)
+
+        def make(path: Path) -> None:
+            model = self.arm(name, seed) / "model"
+            write_rows(path, score_sets(model, sets, device=self.config.device))
+
+        path = arm.with_name(f"{arm.name}.{files.fingerprint(recipe)}.npz")
+        return read_rows(self.store.file(path, recipe, make))
+
+    def sets(self, seed: int) -> dict[str, Path]:
+        """What is scored: development pairs, and of each regime pairs, ratings and pools."""
+        data = self.data(seed)
+        sets = {"dev": data["dev-pairs"]}
+        for regime in self.config.regimes:
+            sets[f"pairs/{regime}"] = data[f"eval-pairs-{regime}"]
+            sets[f"rated/{regime}"] = data[f"eval-rated-{regime}"]
+            sets[f"pools/{regime}"] = self.pools(seed, regime)
+        return sets
+
+    def _train(self, name: str, seed: int, scratch: Path) -> None:
+        from smorm.training.loop import train
+
+        arm, run = self.arms[name], scratch / "run"
+        values = training_config(arm, self.config, seed)
+        values["output"] = {"folder": str(run)}
+        values["model"]["backbone"] = str(
+            self.policy(seed) if arm.start is None else self.arm(arm.start, seed) / "model"
+        )
+        paths = self._training_files(name, seed)
+        for kind in ("preference", "rated"):
+            values["data"][kind] = [str(paths[file]) for file in values["data"][kind]]
+        train(parse_config(values, where=f"arms.{name}"))
+        for entry in _OF_A_RUN:
+            (run / entry).rename(scratch / entry)
+        # Optimizer states are three times a model, and a finished arm never goes on from them.
+        shutil.rmtree(run / "checkpoints", ignore_errors=True)
+
+    def _arm_recipe(self, name: str, seed: int) -> dict[str, Any]:
+        """All that decides an arm's model: its configuration, its data's content, its policy."""
+        arm = self.arms[name]
+        if arm.merge:
+            return {"merge": [self._arm_recipe(source, seed) for source in arm.merge]}
+        paths = self._training_files(name, seed)
+        recipe = {
+            "config": training_config(arm, self.config, seed),
+            "data": {file: files.sha256(path) for file, path in paths.items()},
+            "policy": _weights_hash(self.policy(seed)),
+        }
+        if arm.start:
+            recipe["start"] = self._arm_recipe(arm.start, seed)
+        return recipe
+
+    def _training_files(self, name: str, seed: int) -> dict[str, Path]:
+        """The files that an arm is trained on."""
+        data = training_config(self.arms[name], self.config, seed)["data"]
+        names = [*data["preference"], *data["rated"]]
+        available = self.data(seed)
+        if not available.keys() >= set(names):
+            available = available | self.rated_as_pairs(seed)
+        return {file: available[file] for file in names}
+
+
+def _weights_hash(folder: Path) -> str:
+    return files.sha256(folder / "model.safetensors")
+
+
+def _write_prompts(path: Path, seed: int, regime: Regime, count: int) -> None:
+    """Different prompts of the `eval` split, a function of seed and regime."""
+    rng = np.random.default_rng([seed, *regime.encode()])
+    prompts: dict[str, None] = {}
+    while len(prompts) < count:
+        prompts[sample_prompt(rng, regime, "eval").text] = None
+    lines = [orjson.dumps({"prompt": prompt}) + b"\n" for prompt in prompts]
+    files.write_bytes(path, b"".join(lines))
