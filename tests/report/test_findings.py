@@ -166,7 +166,7 @@ def test_without_a_comparison_the_leading_number_of_each_suite_is_reported():
         for model, value in (("a", 0.5), ("b", 0.625))
     ]
     report = findings(results)
-    assert report.leading[0] == "On pairs/ID, b: accuracy, % 62.5 (40.0 to 90.0), n = 9."
+    assert report.leading[0] == "On pairs/ID, b: accuracy 62.5 % (40.0 to 90.0), n = 9."
     assert (len(report.leading), len(report.further)) == (3, 1)
     assert report.reading == ""
 

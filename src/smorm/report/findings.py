@@ -34,7 +34,7 @@ _SEVERAL_RUNS = "In brackets: 95 % intervals over seeds. * excludes 0, † after
 _COMPARISON = "On {where} ({runs}), {quantity} compared with {base}: {outcome}."
 _DROP = "On {where} ({runs}), gold under {family} after its peak: {outcome}."
 _GROWTH = "On {where}, gold gained over {base} compared with ID: {outcome}."
-_MEASUREMENT = "On {suite}, {label}: {metric} {value}{interval}, n = {n}."
+_MEASUREMENT = "On {suite}, {label}: {metric} {value}{unit}{interval}, n = {n}."
 _COUNT = (
     "{tested} comparisons over seeds; {excluding} intervals exclude 0, where about {expected:.1f} "
     "would by chance; {adjusted} remain after Holm's correction (†). Drops after a peak, and gains "
@@ -89,7 +89,7 @@ def findings_of(rows: Sequence[Row], curves: Sequence[Curve], paired: Sequence[P
     """The findings of a report.
 
     Gold against the first baseline comes before drops of gold, other baselines, and other numbers.
-    Where nothing was compared, the best method's leading number of each suite is all there is.
+    The best method's leading number of each suite comes last.
     """
     headlines: list[Paired] = []
     for members in grouped(paired, lambda pair: pair.suite).values():
@@ -106,7 +106,8 @@ def findings_of(rows: Sequence[Row], curves: Sequence[Curve], paired: Sequence[P
         *_comparisons(later), *_growths(later), *_comparisons(others),
     ]  # fmt: skip
     reading = _reading(rows, paired) if findings else ""
-    findings = findings or _measurements(rows)
+    compared = {*SEPARATE, *OPTIMISED} if findings else set(SEPARATE)
+    findings += _measurements([row for row in rows if row.kind not in compared])
     lead = _leading(findings)
     further = [finding.text for finding in findings if finding not in lead]
     return Findings(reading, _count(paired), tuple(f.text for f in lead), tuple(further))
@@ -262,17 +263,15 @@ def _growths(paired: Sequence[Paired]) -> list[Finding]:
 
 def _measurements(rows: Sequence[Row]) -> list[Finding]:
     """The best method's leading number of each suite."""
-    unmeasured = (*SEPARATE, "training", "cost")
-    measured = [row for row in rows if row.kind not in unmeasured]
     findings = []
-    for suite, members in grouped(measured, lambda row: row.suite).items():
+    for suite, members in grouped(rows, lambda row: row.suite).items():
         for name in leading(members[0].kind, members[0].metrics)[-1:]:
             present = [row for row in members if name in row.metrics]
             best = max(present, key=lambda row: _or_least(row.metrics[name]))
             metric, style = best.metrics[name], style_of(name)
             ends = show_interval(metric, style)
             text = _MEASUREMENT.format(
-                suite=suite, label=best.label, metric=style.heading, n=metric.n,
+                suite=suite, label=best.label, metric=style.label, unit=" %" * style.percent, n=metric.n,
                 value=show(metric.value, style), interval=f" ({ends})" * bool(ends),
             )  # fmt: skip
             findings.append(Finding(FindingKind.MEASUREMENT, text))

@@ -86,7 +86,7 @@ def optimisation_section(
         section.blocks.append(Heading(name[:1].upper() + name[1:]))
         section.blocks.append(narrow_table(members, differences, by_label))
         tables: list[Block] = [optimisation_table(members, by_label, differences)]
-        tables += _full_tables(members)
+        tables += _full_tables(members).values()
         section.folds.append(Fold(f"All numbers: {name}", [*tables, *_notes(members)]))
     if paired:
         over = "seeds" if any(pair.over == "seeds" for pair in paired) else "prompts"
@@ -156,22 +156,19 @@ def accuracy_section(rows: Sequence[Row], colours: Colours) -> Section | None:
     section = Section("accuracy", "Accuracy", "by method and regime")
     chances = dict.fromkeys(groups, _CHANCE["accuracy"])
     title = "Accuracy by method and regime"
-    section.figures.append(_bars("accuracy", groups, "accuracy", title, chances, colours))
+    section.figures.append(_bars("accuracy", groups, style_of("accuracy"), title, chances, colours))
     return section
 
 
 def _bars(
     name: str,
     groups: Groups,
-    metric: str,
+    style: Style,
     title: str,
     chances: Mapping[str, float],
     colours: Colours,
 ) -> Figure:
     """Bars of several groups, which stack where the page is narrow."""
-    style = style_of(metric)
-    if metric == "overall":
-        style = Style("comparisons won", percent=True)
     drawing = bars(groups, style, title, chances=chances, colours=colours)
     panels = []
     for group in groups:
@@ -211,23 +208,21 @@ def suite_section(
         correlations = correlation_table(rows)
         if correlations:
             section.folds.append(Fold("Correlations by attribute", [correlations]))
-    for table in _full_tables(rows):
-        count = f"All {len(table.rows)} rows" if table.headings[0] == "metric" else "All numbers"
-        section.folds.append(Fold(count, [table]))
+    section.folds += [Fold(heading, [table]) for heading, table in _full_tables(rows).items()]
     notes = _notes(rows)
     if notes:
         section.folds.append(Fold("Notes", notes))
     return section
 
 
-def _full_tables(rows: Sequence[Row]) -> list[Table]:
-    """All numbers of a suite, and those of its subsets."""
+def _full_tables(rows: Sequence[Row]) -> dict[str, Table]:
+    """All numbers of a suite, and those of its subsets, by what they hold."""
     totals, subsets = split_names(rows)
-    tables = []
+    tables = {}
     if totals:
-        tables.append(summary_table(rows, totals))
+        tables["All numbers"] = summary_table(rows, totals)
     if subsets:
-        tables.append(subset_table(rows, subsets))
+        tables[f"All {len(subsets)} subsets"] = subset_table(rows, subsets)
     return tables
 
 
@@ -255,8 +250,8 @@ def _suite_bars(suite: str, rows: Sequence[Row], colours: Colours) -> Figure:
         if members:
             groups[label] = {row.label: row.metrics[name] for row in members}
     chances = dict.fromkeys(groups, _CHANCE[lead]) if lead in _CHANCE else {}
-    title = f"{suite}: {style_of(lead).label}"
-    return _bars(f"{suite}-{kind}", groups, lead, title, chances, colours)
+    style = Style("comparisons won", percent=True) if lead == "overall" else style_of(lead)
+    return _bars(f"{suite}-{kind}", groups, style, f"{suite}: {style.label}", chances, colours)
 
 
 def _bar_labels(suite: str, kind: str, names: Sequence[str]) -> tuple[str, dict[str, str]]:

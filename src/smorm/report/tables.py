@@ -68,7 +68,7 @@ def narrow_table(
         columns.append(_drop_column(curves))
     elif len(columns) == 1:
         # Nothing to compare with: the room goes to further numbers of the suite.
-        extra = list(dict.fromkeys([*totals, *extra]))
+        extra = list(dict.fromkeys([*extra, *totals]))
         extra.remove(lead)
     columns += [_metric_column(rows, name) for name in extra]
     # A phone has no room for links to fingerprints either: the wide tables have them.
