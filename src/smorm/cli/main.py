@@ -29,16 +29,19 @@ VERBS = {
     "merge": "Average the weights of models trained from one start.",
     "parity": "Compare a model's scores with an export's or a server's.",
     "diagnose": "Measure the method's theory on a trained model, and what to do about it.",
-    "stress": "Push rewards by best-of-n against a gold; look for symptoms.",
+    "stress": "Optimise against rewards (best-of-n, RL), measure by a gold reward.",
     "relabel": "Swap the labels of pairs where a gold reward disagrees.",
     "lab": "Compare methods on a generated world with known truth.",
     "report": "Make one HTML page of result files.",
     "card": "Write a Hugging Face model card of a model and its results.",
 }
+_VERBOSE_LIBRARIES = (
+    "httpx", "httpx2", "datasets", "transformers", "filelock", "matplotlib", "fontTools"
+)  # fmt: skip
 
 
 class _Verbs(TyperGroup):
-    """Knows the verbs' names and loads one only when it is called: help stays quick."""
+    """Knows the verbs' names and imports only the one that is called, so that help is fast."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(VERBS)
@@ -46,16 +49,13 @@ class _Verbs(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in VERBS:
             return None
-        if ctx.resilient_parsing or not _is_called(cmd_name):
+        if ctx.resilient_parsing or cmd_name not in sys.argv[1:]:
+            # The list of verbs needs their names and summaries only.
             return TyperCommand(cmd_name, short_help=VERBS[cmd_name], help=VERBS[cmd_name])
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
         module = import_module(f"smorm.cli.{cmd_name}_command")
         app.command(cmd_name, help=module.run.__doc__)(module.run)
         return typer.main.get_command(app)
-
-
-def _is_called(name: str) -> bool:
-    return name in sys.argv[1:]
 
 
 app = typer.Typer(
@@ -64,8 +64,8 @@ app = typer.Typer(
 )  # fmt: skip
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(f"smorm {__version__}")
         raise typer.Exit
 
@@ -81,23 +81,15 @@ def _root(
     logging.basicConfig(
         level=logging.WARNING if quiet else logging.INFO, format="%(message)s", stream=sys.stderr
     )
-    # Its retries are told line by line; what came of them is one error of ours.
+    # The hub logs each of its retries; their outcome is one error of ours.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    for noisy in (
-        "httpx",
-        "httpx2",
-        "datasets",
-        "transformers",
-        "filelock",
-        "matplotlib",
-        "fontTools",
-    ):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for library in _VERBOSE_LIBRARIES:
+        logging.getLogger(library).setLevel(logging.WARNING)
 
 
 def main() -> None:
     """Run, and turn errors that a user can repair into a line and an exit code."""
-    # Spinning threads cost a factor of 4 on a shared machine; torch reads these when imported.
+    # Spinning threads cost a factor of 4 on a shared machine. torch reads these when imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -14,7 +14,7 @@ OVERLONG = ("error", "drop", "truncate_prompt")
 OverlongOption = Annotated[
     str | None, typer.Option(help="error, drop or truncate_prompt; default: as in training.")
 ]
-SkipBadOption = Annotated[bool, typer.Option("--skip-bad", help="Leave bad records out, counted.")]
+SkipBadOption = Annotated[bool, typer.Option("--skip-bad", help="Drop bad records and count them.")]
 BatchTokensOption = Annotated[int, typer.Option(min=1, help="Tokens a forward pass.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu or cuda.")]
 
@@ -23,28 +23,27 @@ def view_of(text: str | None) -> Any:
     """A view from the command line: F, L, M, a published set of weights, or a JSON file's content.
 
     Raises:
-        ConfigError: none of them.
+        ConfigError: it is none of these.
         DataError: the file is not JSON.
     """
+    from smorm.files import read_json
     from smorm.model.views import NAMED_VIEWS
 
     if text is None or text in NAMED_VIEWS:
         return text
     if not Path(text).is_file():
         raise ConfigError(f"--view {text}: expected {', '.join(NAMED_VIEWS)} or a JSON file")
-    from smorm.files import read_json
-
-    found = read_json(text)
-    if not isinstance(found, dict):
+    view = read_json(text)
+    if not isinstance(view, dict):
         raise ConfigError(f"--view {text}: expected a JSON object, as `smorm view` writes it")
-    return found
+    return view
 
 
 def choice(name: str, value: str | None, allowed: tuple[str, ...]) -> Any:
-    """A value out of a few.
+    """The value if it is allowed or None.
 
     Raises:
-        ConfigError: another one.
+        ConfigError: it is not allowed.
     """
     if value is not None and value not in allowed:
         raise ConfigError(f"{name} {value}: expected one of {', '.join(allowed)}")

@@ -25,7 +25,7 @@ def run(
         list[str] | None, typer.Option(help="Draw this method in colour (repeatable).")
     ] = None,
 ) -> None:
-    """Make one HTML page of result files: conclusions, curves, tables, fingerprints.
+    """Make one HTML page of result files: findings, curves, tables, fingerprints.
 
     The page loads nothing from elsewhere. Results that differ in their seed only become one row,
     and methods are compared over the seeds that they have in common.

@@ -271,8 +271,9 @@ def _measurements(rows: Sequence[Row]) -> list[Finding]:
             metric, style = best.metrics[name], style_of(name)
             ends = show_interval(metric, style)
             text = _MEASUREMENT.format(
-                suite=suite, label=best.label, metric=style.label, unit=" %" * style.percent, n=metric.n,
-                value=show(metric.value, style), interval=f" ({ends})" * bool(ends),
+                suite=suite, label=best.label, metric=style.label, n=metric.n,
+                value=show(metric.value, style), unit=" %" * style.percent,
+                interval=f" ({ends})" * bool(ends),
             )  # fmt: skip
             findings.append(Finding(FindingKind.MEASUREMENT, text))
     return findings
