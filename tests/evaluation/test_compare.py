@@ -12,7 +12,7 @@ from smorm.data.readers import read_rows
 from smorm.data.reading import Source
 from smorm.errors import ConfigError
 from smorm.evaluation.benchmarks import BENCHMARKS, benchmark_sources
-from smorm.evaluation.compare import differences, holds
+from smorm.evaluation.compare import differences
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.result import read_results, write_results
 from smorm.evaluation.suite import Suite, parse_suite
@@ -54,7 +54,7 @@ def test_the_same_model_twice_differs_by_nothing(joint):
     results = [r for name in "ab" for r in run_suite(joint, suite, ["M"], name=name)]
     (found,) = differences(results)
     assert {m.value for m in found.metrics.values() if not np.isnan(m.value)} == {0.0}
-    assert not any(holds(metric) for metric in found.metrics.values())
+    assert not any(metric.excludes_zero for metric in found.metrics.values())
 
 
 def test_rated_suites_compare_errors_and_rank_correlations(joint):
@@ -77,10 +77,10 @@ def test_a_difference_survives_its_file(joint, single, tmp_path):
 
 
 def test_an_interval_without_zero_holds():
-    assert holds(Metric(0.2, 9, 0.1, 0.3))
-    assert holds(Metric(-0.2, 9, -0.3, -0.1))
-    assert not holds(Metric(0.2, 9, -0.1, 0.3))
-    assert not holds(Metric(0.2, 9))
+    assert Metric(0.2, 9, 0.1, 0.3).excludes_zero
+    assert Metric(-0.2, 9, -0.3, -0.1).excludes_zero
+    assert not Metric(0.2, 9, -0.1, 0.3).excludes_zero
+    assert not Metric(0.2, 9).excludes_zero
 
 
 @pytest.mark.parametrize("name", sorted(BENCHMARKS))

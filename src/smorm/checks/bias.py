@@ -12,9 +12,9 @@ from smorm.arrays import Ints
 from smorm.checks.findings import FINE, LOOK, Finding, FindingKind, Thresholds
 from smorm.checks.shingles import Hashes
 from smorm.checks.table import Table
-from smorm.evaluation.baselines import longer_wins
 from smorm.evaluation.correlation import spearman_metric
 from smorm.evaluation.metrics import Metric, share_metric
+from smorm.evaluation.pairs import longer_wins
 
 MOST_RATINGS = 20_000
 """Ratings of an attribute that its correlation is computed of: those with the smallest hashes where

@@ -1,4 +1,7 @@
-"""The `rated` suite: how well the attribute rows predict ratings, on the ratings' own scale."""
+"""The `rated` suite: how well the attribute rows predict ratings, on the ratings' own scale.
+
+Shapes: N responses, K attributes.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from smorm.arrays import Floats
+from smorm.arrays import Bools, Floats
 from smorm.errors import DataError
-from smorm.evaluation.baselines import constants
 from smorm.evaluation.correlation import spearman, spearman_draws, spearman_metric
 from smorm.evaluation.metrics import (
     Clusters,
@@ -22,7 +23,7 @@ from smorm.evaluation.metrics import (
     mean_metric,
     require_finite,
 )
-from smorm.evaluation.outcomes import Outcomes, even
+from smorm.evaluation.outcomes import Outcomes, common, even
 from smorm.evaluation.result import Measurement
 
 
@@ -44,12 +45,12 @@ def measure_rated(
         prompts: a label of the prompt for each response [N]; intervals resample prompts.
         training_means: each attribute's mean rating in training, the constant of the baseline;
             by default the mean of these ratings.
-        keys: what tells a response apart, the same for every model [N]; by default its place.
+        keys: what identifies a response, the same for every model [N]; by default its index.
 
     Metrics: `spearman/NAME`, `mse/NAME` and the baseline `mse_of_mean/NAME` for each attribute,
     and their plain means over attributes `spearman`, `mse`, `mse_of_mean` (n: responses with any
     rating). An attribute whose ratings or predictions are constant has no Spearman and is left
-    out of that mean; a note says so.
+    out of that mean; a note reports it.
 
     Raises:
         DataError: shapes differ, nothing is rated, or a prediction is NaN or infinite.
@@ -61,36 +62,70 @@ def measure_rated(
         raise DataError("ratings: a rating is infinite; one that is missing is NaN")
     codes, groups = cluster_codes(prompts, len(predicted))
     rated = np.isfinite(ratings)
-    columns = [column for column in range(len(names)) if rated[:, column].any()]
+    columns = np.flatnonzero(rated.any(axis=0)).tolist()
     if not columns:
         raise DataError(f"ratings: none of {len(ratings)} responses has a rating of {list(names)}")
 
     means = training_means or {}
     errors = {
         "mse": (predicted - ratings) ** 2,
-        "mse_of_mean": (ratings - constants(ratings, names, means)) ** 2,
+        "mse_of_mean": (ratings - _constants(ratings, names, means)) ** 2,
     }
     metrics: dict[str, Metric] = {}
+    ranked = []
     for column in columns:
-        name, keep = names[column], rated[:, column]
-        x, y = predicted[keep, column], ratings[keep, column]
-        metrics[f"spearman/{name}"] = spearman_metric(x, y, codes[keep])
+        name, known = names[column], rated[:, column]
+        correlation = spearman_metric(
+            predicted[known, column], ratings[known, column], codes[known]
+        )
+        metrics[f"spearman/{name}"] = correlation
+        if not np.isnan(correlation.value):
+            ranked.append(column)
         for family, error in errors.items():
-            metrics[f"{family}/{name}"] = mean_metric(error[keep, column], codes[keep])
-    ranked = [x for x in columns if not np.isnan(metrics[f"spearman/{names[x]}"].value)]
+            metrics[f"{family}/{name}"] = mean_metric(error[known, column], codes[known])
 
-    # Every attribute sees the same resampled prompts: what happens to one happens to all.
+    # Every attribute sees the same resampled prompts, so that their mean has a right interval.
     draws = {family: bootstrap_means(error[:, columns], codes) for family, error in errors.items()}
     if ranked:
-        each = [spearman_draws(predicted[:, x], ratings[:, x], codes) for x in ranked]
-        draws["spearman"] = np.stack(each, axis=1)
-    known, with_rank = [names[x] for x in columns], [names[x] for x in ranked]
-    macro = _macro(metrics, draws, known, with_rank, int(rated.any(axis=1).sum()))
-    heading = f"{len(predicted)} responses over {groups} prompts; intervals resample prompts."
-    told = (heading, *_notes(rated, names, known, with_rank, means))
-    places = [str(at) for at in range(len(predicted))] if keys is None else list(keys)
-    table = RatedOutcomes(predicted[:, columns], ratings[:, columns], known, list(codes), places)
-    return Measurement(macro | metrics, told, table)
+        of_each = [spearman_draws(predicted[:, c], ratings[:, c], codes) for c in ranked]
+        draws["spearman"] = np.stack(of_each, axis=1)
+    rated_names, ranked_names = [names[c] for c in columns], [names[c] for c in ranked]
+    count = int(rated.any(axis=1).sum())
+    over_attributes: dict[str, Metric] = {}
+    for family in ("spearman", "mse", "mse_of_mean"):
+        members = ranked_names if family == "spearman" else rated_names
+        if members:
+            value = np.mean([metrics[f"{family}/{name}"].value for name in members])
+            low, high = interval(draws[family].mean(axis=1))
+            over_attributes[family] = Metric(float(value), count, low, high)
+    notes = [
+        f"{len(predicted)} responses over {groups} prompts; intervals resample prompts.",
+        *_notes(rated, names, rated_names, ranked_names, means),
+    ]
+    table = RatedOutcomes(
+        predicted[:, columns],
+        ratings[:, columns],
+        rated_names,
+        list(codes),
+        keys or [str(index) for index in range(len(predicted))],
+    )
+    return Measurement(over_attributes | metrics, tuple(notes), table)
+
+
+def _constants(
+    ratings: Floats, names: Sequence[str], training_means: Mapping[str, float]
+) -> Floats:
+    """One number to predict for each attribute [K], from ratings [N, K] with NaN for missing.
+
+    It is the training set's mean where that is known, else the mean of these very ratings, which no
+    constant beats: the hardest baseline of its kind. NaN for an attribute that has neither.
+    """
+    present = np.isfinite(ratings)
+    sums = np.where(present, ratings, 0.0).sum(axis=0)
+    constants = sums / np.where(present.any(axis=0), present.sum(axis=0), np.nan)
+    for column, name in enumerate(names):
+        constants[column] = training_means.get(name, constants[column])
+    return np.asarray(constants)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,97 +144,78 @@ class RatedOutcomes:
         Raises:
             DataError: no attribute or no response in common.
         """
-        place = {key: at for at, key in enumerate(other.keys)}
-        mine = [at for at, key in enumerate(self.keys) if key in place]
-        theirs = [place[self.keys[at]] for at in mine]
+        mine, theirs = common(self.keys, other.keys)
         shared = [name for name in self.names if name in other.names]
         if not mine or not shared:
             raise DataError("the two predict no common attribute of a common response")
         codes = np.array(self.clusters)[mine]
-        pairs = {
-            name: (
-                self.predicted[mine, self.names.index(name)],
+        predictions = {}
+        for name in shared:
+            column = self.names.index(name)
+            predictions[name] = (
+                self.predicted[mine, column],
                 other.predicted[theirs, other.names.index(name)],
-                self.ratings[mine, self.names.index(name)],
+                self.ratings[mine, column],
             )
-            for name in shared
-        }
+        keys = [self.keys[index] for index in mine]
         return {
-            **_mse_differences(pairs, codes, [self.keys[at] for at in mine]),
-            **_spearman_differences(pairs, codes),
+            **_mse_differences(predictions, codes, keys),
+            **_spearman_differences(predictions, codes),
         }
 
 
 Predictions = Mapping[str, tuple[Floats, Floats, Floats]]
+"""By attribute: two models' predictions and the ratings [N] each."""
 
 
-def _mse_differences(pairs: Predictions, codes: Clusters, keys: list[str]) -> dict[str, Metric]:
-    columns = {f"mse/{name}": (a - y) ** 2 - (b - y) ** 2 for name, (a, b, y) in pairs.items()}
+def _mse_differences(
+    predictions: Predictions, codes: Clusters, keys: list[str]
+) -> dict[str, Metric]:
+    columns = {}
+    for name, (first, second, ratings) in predictions.items():
+        columns[f"mse/{name}"] = (first - ratings) ** 2 - (second - ratings) ** 2
     sums = {"mse": even(list(columns)), **{name: {name: 1.0} for name in columns}}
     return Outcomes(columns, codes, sums, keys, frozenset(sums)).metrics()
 
 
-def _spearman_differences(pairs: Predictions, codes: Clusters) -> dict[str, Metric]:
+def _spearman_differences(predictions: Predictions, codes: Clusters) -> dict[str, Metric]:
     """Every attribute sees the same resampled prompts, and so do both models."""
-    found: dict[str, Metric] = {}
+    metrics: dict[str, Metric] = {}
     draws = []
-    for name, (a, b, y) in pairs.items():
-        rated = np.isfinite(y)
-        value = spearman(a[rated], y[rated]) - spearman(b[rated], y[rated])
+    for name, (first, second, ratings) in predictions.items():
+        rated = np.isfinite(ratings)
+        value = spearman(first[rated], ratings[rated]) - spearman(second[rated], ratings[rated])
         if np.isnan(value):
             continue
-        draws.append(spearman_draws(a, y, codes) - spearman_draws(b, y, codes))
-        found[f"spearman/{name}"] = Metric(value, int(rated.sum()), *interval(draws[-1]))
-    if not found:
+        draws.append(spearman_draws(first, ratings, codes) - spearman_draws(second, ratings, codes))
+        metrics[f"spearman/{name}"] = Metric(value, int(rated.sum()), *interval(draws[-1]))
+    if not metrics:
         return {}
-    mean = float(np.mean([one.value for one in found.values()]))
-    count = max(one.n for one in found.values())
-    return {"spearman": Metric(mean, count, *interval(np.mean(draws, axis=0))), **found}
-
-
-def _macro(
-    metrics: Mapping[str, Metric],
-    draws: Mapping[str, Floats],
-    known: Sequence[str],
-    ranked: Sequence[str],
-    count: int,
-) -> dict[str, Metric]:
-    """Plain means over the attributes that have the number; draws [R, attributes] likewise."""
-    parts = {"spearman": ranked, "mse": known, "mse_of_mean": known}
-    return {
-        family: Metric(
-            float(np.mean([metrics[f"{family}/{name}"].value for name in part])),
-            count,
-            *interval(draws[family].mean(axis=1)),
-        )
-        for family, part in parts.items()
-        if part
-    }
+    mean = float(np.mean([metric.value for metric in metrics.values()]))
+    count = max(metric.n for metric in metrics.values())
+    return {"spearman": Metric(mean, count, *interval(np.mean(draws, axis=0))), **metrics}
 
 
 def _notes(
-    rated: NDArray[np.bool_],
+    rated: Bools,
     names: Sequence[str],
-    known: Sequence[str],
-    ranked: Sequence[str],
+    rated_names: Sequence[str],
+    ranked_names: Sequence[str],
     means: Mapping[str, float],
 ) -> list[str]:
     """What was left out, and which constant the baseline predicts."""
-    notes = [
-        f"{name}: {missing} of {len(rated)} responses have no rating and are left out."
-        for name, missing in zip(names, (~rated).sum(axis=0).tolist(), strict=True)
-        if missing
-    ]
-    constant = [name for name in known if name not in ranked]
-    if constant:
+    notes = []
+    for name, missing in zip(names, (~rated).sum(axis=0).tolist(), strict=True):
+        if missing:
+            notes.append(
+                f"{name}: {missing} of {len(rated)} responses have no rating and are left out."
+            )
+    if constant := [name for name in rated_names if name not in ranked_names]:
         notes.append(
             f"No Spearman for {', '.join(constant)}: the ratings or predictions are all equal."
         )
-    here = [name for name in known if name not in means]
-    for source, part in (
-        ("training's mean", set(known) - set(here)),
-        ("these ratings' mean", here),
-    ):
-        if part:
-            notes.append(f"mse_of_mean predicts {source} for {', '.join(sorted(part))}.")
+    if from_training := sorted(name for name in rated_names if name in means):
+        notes.append(f"mse_of_mean predicts training's mean for {', '.join(from_training)}.")
+    if from_ratings := sorted(name for name in rated_names if name not in means):
+        notes.append(f"mse_of_mean predicts these ratings' mean for {', '.join(from_ratings)}.")
     return notes

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from smorm.evaluation.metrics import Metric
 from smorm.evaluation.result import Result
 
 KIND = "difference"
@@ -22,47 +19,39 @@ def differences(results: Sequence[Result]) -> list[Result]:
     Raises:
         DataError: two results of a suite have no item in common.
     """
-    found = []
+    compared = []
     for suite in dict.fromkeys(result.suite for result in results):
-        members = [one for one in results if one.suite == suite and one.outcomes is not None]
-        for one in members:
-            base = _baseline(one, members)
+        members = [each for each in results if each.suite == suite and each.outcomes is not None]
+        for result in members:
+            base = _baseline(result, members)
             if base is not None:
-                found.append(_difference(one, base))
-    return found
+                compared.append(_difference(result, base))
+    return compared
 
 
-def _baseline(one: Result, members: Sequence[Result]) -> Result | None:
+def _baseline(result: Result, members: Sequence[Result]) -> Result | None:
     first = members[0]
-    if one.model == first.model:
-        return None if one is first or one.view == first.view else first
-    same = [m for m in members if m.model == first.model and m.view == one.view]
-    return same[0] if same else first
+    if result.model == first.model:
+        return None if result is first or result.view == first.view else first
+    for member in members:
+        if member.model == first.model and member.view == result.view:
+            return member
+    return first
 
 
-def _difference(one: Result, base: Result) -> Result:
-    assert one.outcomes is not None and base.outcomes is not None  # noqa: PT018
-    metrics = one.outcomes.difference(base.outcomes)
-    same_model = one.model == base.model
+def _difference(result: Result, base: Result) -> Result:
+    assert result.outcomes is not None and base.outcomes is not None  # noqa: PT018
+    metrics = result.outcomes.difference(base.outcomes)
+    model, view = result.model, result.view
+    if model != base.model:
+        model = f"{model} − {base.model}"
+    if view != base.view:
+        view = f"{view} − {base.view}"
+    notes = ["Differences are paired item by item; an interval without 0 is one that holds."]
+    if result.fingerprint.get("data") != base.fingerprint.get("data"):
+        count = max(metric.n for metric in metrics.values())
+        notes.append(f"The two scored different records: the common ones count (n {count}).")
+    provenance = {"of": dict(result.fingerprint), "less": dict(base.fingerprint)}
     return Result(
-        KIND,
-        one.suite,
-        one.model if same_model else f"{one.model} − {base.model}",
-        one.view if one.view == base.view else f"{one.view} − {base.view}",
-        metrics,
-        fingerprint={"of": dict(one.fingerprint), "less": dict(base.fingerprint)},
-        notes=_notes(one, base, metrics),
+        KIND, result.suite, model, view, metrics, fingerprint=provenance, notes=tuple(notes)
     )
-
-
-def _notes(one: Result, base: Result, metrics: dict[str, Metric]) -> tuple[str, ...]:
-    told = ["Differences are paired item by item; an interval without 0 is one that holds."]
-    if one.fingerprint.get("data") != base.fingerprint.get("data"):
-        counts = {metric.n for metric in metrics.values()}
-        told.append(f"The two scored different records: the common ones count (n {max(counts)}).")
-    return tuple(told)
-
-
-def holds(metric: Metric) -> bool:
-    """Whether a difference's interval leaves 0 out."""
-    return bool(np.isfinite(metric.low)) and not metric.low <= 0 <= metric.high

@@ -1,7 +1,8 @@
 """Pearson and Spearman correlation, the latter with an interval over clusters.
 
 Ties share their average rank. A resample is a weight for each item, and ranks are recomputed under
-those weights from one sorting, so that hundreds of resamples of 100 000 items take seconds.
+those weights from one sorting, so that hundreds of resamples of 100 000 items take seconds;
+scipy's correlations know neither weights nor clusters (tests compare with it).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def spearman(x: Floats, y: Floats) -> float:
     Source: Spearman (1904); equals the Pearson correlation of the ranks.
     """
     ones = np.ones(len(x))
-    return _weighted_pearson(_ranks(_places(x), ones), _ranks(_places(y), ones), ones)
+    return _weighted_pearson(_ranks(_value_codes(x), ones), _ranks(_value_codes(y), ones), ones)
 
 
 def spearman_draws(
@@ -42,32 +43,32 @@ def spearman_draws(
     belong together and may be averaged draw by draw. All NaN with fewer than two clusters left.
     """
     codes, groups = cluster_codes(clusters, len(x))
-    keep = np.isfinite(x) & np.isfinite(y)
+    known = np.isfinite(x) & np.isfinite(y)
     draws = np.full(resamples, np.nan)
-    if len(np.unique(codes[keep])) < 2:
+    if len(np.unique(codes[known])) < 2:
         return draws
-    codes, x, y = codes[keep], x[keep], y[keep]
-    x_places, y_places = _places(x), _places(y)
+    # Clusters without any known item are drawn too: that keeps columns' draws comparable.
+    codes, x_codes, y_codes = codes[known], _value_codes(x[known]), _value_codes(y[known])
     generator = np.random.default_rng(seed)
     for draw in range(resamples):
-        chosen = np.bincount(generator.integers(groups, size=groups), minlength=groups)
-        weight = chosen[codes].astype(np.float64)
-        draws[draw] = _weighted_pearson(_ranks(x_places, weight), _ranks(y_places, weight), weight)
+        times = np.bincount(generator.integers(groups, size=groups), minlength=groups)
+        weight = times[codes].astype(np.float64)
+        draws[draw] = _weighted_pearson(_ranks(x_codes, weight), _ranks(y_codes, weight), weight)
     return draws
 
 
 def spearman_metric(x: Floats, y: Floats, clusters: Clusters) -> Metric:
     """Rank correlation over the items that have both numbers, with the interval over clusters."""
-    keep = np.isfinite(x) & np.isfinite(y)
-    value = spearman(x[keep], y[keep])
+    known = np.isfinite(x) & np.isfinite(y)
+    value = spearman(x[known], y[known])
     if math.isnan(value):
-        return Metric(value, int(keep.sum()))
-    return Metric(value, int(keep.sum()), *interval(spearman_draws(x, y, clusters)))
+        return Metric(value, int(known.sum()))
+    return Metric(value, int(known.sum()), *interval(spearman_draws(x, y, clusters)))
 
 
 def length_correlations(scores: Floats, lengths: Floats, prompts: Clusters) -> dict[str, Metric]:
-    """How a score goes with length over all responses [N], plain and centred within each prompt
-    (Bradley–Terry fixes no offset between prompts)."""
+    """Rank correlation of score and length over all responses [N], plain and centred within each
+    prompt (Bradley–Terry fixes no offset between prompts)."""
     return {
         "length_correlation": spearman_metric(scores, lengths, prompts),
         "length_correlation_within_prompt": spearman_metric(
@@ -85,15 +86,16 @@ def centred(values: Floats, clusters: Clusters) -> Floats:
     return np.asarray(np.round((values - means[codes]) / scale, 12) * scale)
 
 
-def _places(x: Floats) -> Ints:
-    """For each item, the place of its value among the sorted distinct values."""
+def _value_codes(x: Floats) -> Ints:
+    """For each item, the index of its value among the sorted distinct values."""
     return np.asarray(np.unique(x, return_inverse=True)[1], dtype=np.int64)
 
 
-def _ranks(places: Ints, weight: Floats) -> Floats:
+def _ranks(codes: Ints, weight: Floats) -> Floats:
     """Average rank of each item when item i is present `weight[i]` times."""
-    present = np.bincount(places, weight)
-    return np.asarray((np.cumsum(present) - (present - 1) / 2)[places])
+    times = np.bincount(codes, weight)
+    # Of t equal values that end at rank c, the average rank is c - (t - 1) / 2.
+    return np.asarray((np.cumsum(times) - (times - 1) / 2)[codes])
 
 
 def _weighted_pearson(x: Floats, y: Floats, weight: Floats) -> float:
@@ -102,7 +104,8 @@ def _weighted_pearson(x: Floats, y: Floats, weight: Floats) -> float:
         return math.nan
     x = x - np.average(x, weights=weight)
     y = y - np.average(y, weights=weight)
-    spread = math.sqrt(float(weight @ (x * x))) * math.sqrt(float(weight @ (y * y)))
-    if spread == 0.0:  # squares below the smallest float
+    # Two roots, not one of the product, which could overflow.
+    scale = math.sqrt(float(weight @ (x * x))) * math.sqrt(float(weight @ (y * y)))
+    if scale == 0.0:  # squares below the smallest float
         return math.nan
-    return max(-1.0, min(1.0, float(weight @ (x * y)) / spread))
+    return max(-1.0, min(1.0, float(weight @ (x * y)) / scale))

@@ -1,9 +1,7 @@
 """Numbers with their n and their interval.
 
-Items that share a prompt are not independent, so an interval resamples whole clusters (prompts),
-never single items. Two guards are documented behaviour: with fewer than two clusters there is no
-interval (NaN, written as null), and a share of exactly 0 or 1, of which a bootstrap would be quite
-sure, gets the Wilson interval of its number of clusters instead.
+Items that share a prompt are not independent, so an interval resamples clusters (prompts), never
+single items. With fewer than two clusters there is no interval (NaN, written as null).
 
 Shapes: `N` items, `C` columns, `G` clusters, `R` resamples. Arrays are float64.
 """
@@ -17,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 from smorm.arrays import Floats as Floats
 from smorm.arrays import Ints as Ints
@@ -26,17 +25,22 @@ Clusters = Sequence[str] | Sequence[int] | NDArray[Any]
 
 LEVEL = 0.95
 _Z = 1.959963984540054  # the normal quantile that belongs to LEVEL
-_MAX_ROWS = 4096  # how many different clusters are resampled one by one
+_MAX_ROWS = 4096  # up to so many clusters are resampled one by one
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A value, how many items it stands on, and its 95 % interval (NaN where there is none)."""
+    """A value, its number of items, and its 95 % interval (NaN where there is none)."""
 
     value: float
     n: int
     low: float = math.nan
     high: float = math.nan
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether there is an interval and 0 is outside it: a difference that holds."""
+        return math.isfinite(self.low) and not self.low <= 0 <= self.high
 
     def as_dict(self) -> dict[str, float | int | None]:
         """As in a result file: NaN and infinity become None."""
@@ -60,11 +64,11 @@ def as_floats(name: str, values: Any, *shape: int | None) -> Floats:
     """
     array = np.asarray(values, dtype=np.float64)
     fits = array.ndim == len(shape) and all(
-        want in (None, got) for want, got in zip(shape, array.shape, strict=True)
+        expected in (None, length) for expected, length in zip(shape, array.shape, strict=True)
     )
     if not fits or array.size == 0:
-        wanted = " x ".join("any" if want is None else str(want) for want in shape)
-        raise DataError(f"{name}: expected {wanted} numbers, none empty, got shape {array.shape}")
+        sizes = " x ".join(str(expected or "any") for expected in shape)
+        raise DataError(f"{name}: expected {sizes} numbers, none empty, got shape {array.shape}")
     return array
 
 
@@ -84,12 +88,12 @@ def cluster_codes(clusters: Clusters, items: int) -> tuple[Ints, int]:
     Raises:
         DataError: not one cluster for each item.
     """
-    # Through a set, not an array of strings: a long prompt would pad every row to its length.
+    # Not through an array of strings: there a long prompt would pad every label to its length.
     labels: list[Any] = clusters.tolist() if isinstance(clusters, np.ndarray) else list(clusters)
     if len(labels) != items:
         raise DataError(f"clusters: {len(labels)} for {items} items: give one (a prompt) for each")
     number = {label: code for code, label in enumerate(sorted(set(labels)))}
-    return np.fromiter((number[x] for x in labels), np.int64, items), len(number)
+    return np.fromiter(map(number.__getitem__, labels), np.int64, items), len(number)
 
 
 def bootstrap_means(
@@ -98,10 +102,8 @@ def bootstrap_means(
     """Column means [R, C] of `values` [N] or [N, C] (NaN: missing) when clusters are resampled.
 
     The draws of up to 4096 clusters depend on their labels and the seed alone, so that columns
-    measured apart (two models' on one suite) are resampled alike. Beyond, clusters with equal sums
-    and counts are drawn as one kind (0/1 outcomes stay exact at any size), and what is still more
-    than 4096 kinds is first joined at random into 4096 groups, which estimates the same variance.
-    The order of items has no influence. All NaN with fewer than two clusters.
+    measured separately (two models' on one suite) are resampled alike. The order of items has no
+    influence. All NaN with fewer than two clusters.
     """
     columns = values.reshape(len(values), -1)
     codes, groups = cluster_codes(clusters, len(columns))
@@ -112,6 +114,8 @@ def bootstrap_means(
     times = np.ones(groups)
     if groups > _MAX_ROWS:
         table, times = _kinds(table, generator)
+    # How often each cluster is drawn in a resample is multinomial: no index is ever drawn, and all
+    # resamples of all columns are one matrix product.
     total = int(times.sum())
     weights = generator.multinomial(total, times / total, size=resamples)
     sums, counts = np.hsplit(weights.astype(np.float64) @ table, 2)
@@ -120,9 +124,11 @@ def bootstrap_means(
 
 
 def _kinds(table: Floats, generator: np.random.Generator) -> tuple[Floats, Floats]:
-    """At most 4096 different rows of a table of clusters, and how often each is there."""
+    """At most 4096 different rows of a table of clusters, and how often each occurs."""
+    # Clusters with equal sums and counts are one kind, so 0/1 outcomes stay exact at any size.
     kinds, times = np.unique(table, axis=0, return_counts=True)
     if len(kinds) > _MAX_ROWS:
+        # Clusters joined at random into groups: the mean over groups has the same variance.
         joined = generator.permutation(len(table)) % _MAX_ROWS
         kinds, times = np.unique(_sum_by(table, joined, _MAX_ROWS), axis=0, return_counts=True)
     return kinds, times.astype(np.float64)
@@ -130,12 +136,12 @@ def _kinds(table: Floats, generator: np.random.Generator) -> tuple[Floats, Float
 
 def _cluster_table(columns: Floats, codes: Ints, groups: int) -> Floats:
     """Sums and counts of each cluster: [G, 2C]."""
-    # Summed in an order that depends on the values only: rounding cannot tell two orders apart.
+    # Summed in an order that depends on the values only: the order of items changes no rounding.
     order = np.lexsort((*columns.T, codes))
     columns, codes = columns[order], codes[order]
     present = np.isfinite(columns)
-    both = np.hstack([np.where(present, columns, 0.0), present.astype(np.float64)])
-    return _sum_by(both, codes, groups)
+    sums_and_counts = np.hstack([np.where(present, columns, 0.0), present.astype(np.float64)])
+    return _sum_by(sums_and_counts, codes, groups)
 
 
 def _sum_by(table: Floats, codes: Ints, groups: int) -> Floats:
@@ -166,7 +172,9 @@ def cluster_bootstrap(
     are NaN with fewer than two clusters.
     """
     means = bootstrap_means(values, clusters, resamples=resamples, seed=seed)
-    return interval(means.mean(axis=1) if statistic is None else statistic(means), level)
+    if statistic is None:
+        return interval(means.mean(axis=1), level)
+    return interval(statistic(means), level)
 
 
 def mean_metric(values: Floats, clusters: Clusters) -> Metric:
@@ -186,18 +194,15 @@ def share_interval(value: float, low: float, high: float, groups: int) -> tuple[
     rounding = 1e-12
     if math.isnan(low) or rounding < value < 1.0 - rounding:
         return low, high
-    reach = _Z**2 / (groups + _Z**2)
-    return (0.0, reach) if value <= rounding else (1.0 - reach, 1.0)
+    # Every resample of equal outcomes is equal to them: the bootstrap would be certain after three
+    # items. Of no failure in n, Wilson's score interval is z²/(n + z²) wide.
+    width = _Z**2 / (groups + _Z**2)
+    return (0.0, width) if value <= rounding else (1.0 - width, 1.0)
 
 
 def paired_difference(values_a: Floats, values_b: Floats, clusters: Clusters) -> Metric:
     """Mean of a − b over the same items [N], its interval resampling both together."""
     return mean_metric(values_a - values_b, clusters)
-
-
-def mse(predicted: Floats, true: Floats, clusters: Clusters) -> Metric:
-    """Mean squared error over items [N], in squared units of the rating."""
-    return mean_metric((predicted - true) ** 2, clusters)
 
 
 def pair_outcomes(chosen: Floats, rejected: Floats) -> tuple[Floats, int]:
@@ -219,19 +224,7 @@ def mean_over_seeds(values: Sequence[float], n: int) -> Metric:
     if count < 2:
         return Metric(mean, n)
     variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
-    reach = _t_quantile(count - 1) * math.sqrt(variance / count)
-    return Metric(mean, n, mean - reach, mean + reach)
-
-
-_T = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
-
-
-def _t_quantile(freedom: int) -> float:
-    """Student's t at 97.5 %: a table up to 10 degrees, then the Cornish–Fisher expansion."""
-    if freedom <= len(_T):
-        return _T[freedom - 1]
-    z = _Z
-    first = (z**3 + z) / 4
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + first / freedom + second / freedom**2 + third / freedom**3
+    # Four decimals, as in printed tables: results committed before were computed with one.
+    quantile = round(float(stdtrit(count - 1, (1 + LEVEL) / 2)), 4)
+    half_width = quantile * math.sqrt(variance / count)
+    return Metric(mean, n, mean - half_width, mean + half_width)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from smorm.arrays import Floats
-from smorm.evaluation.baselines import longer_wins
 from smorm.evaluation.correlation import length_correlations
 from smorm.evaluation.metrics import (
     Clusters,
@@ -32,7 +31,7 @@ def measure_pairs(
     length_unit: str,
     keys: Sequence[str] | None = None,
 ) -> Measurement:
-    """Accuracy with ties as half, the length-only rule beside it, and the score's tie to length.
+    """Accuracy with ties as half, the length-only rule beside it, and correlation with length.
 
     Args:
         chosen: scores of the preferred responses [N].
@@ -40,8 +39,8 @@ def measure_pairs(
         prompts: a label of the prompt for each pair [N]; intervals resample prompts.
         chosen_lengths: lengths of the preferred responses [N].
         rejected_lengths: lengths of the others [N].
-        length_unit: the lengths' unit, such as "tokens" or "characters"; it is told in a note.
-        keys: what tells a pair apart, the same for every model [N]; by default its place.
+        length_unit: the lengths' unit, such as "tokens" or "characters", for a note.
+        keys: what identifies a pair, the same for every model [N]; by default its index.
 
     Metrics: `accuracy`, `length_only_accuracy` (the longer response wins), their difference
     `accuracy_minus_length_only`, the accuracy where the preferred response is the longer or the
@@ -57,8 +56,8 @@ def measure_pairs(
     rejected = as_floats("scores of rejected responses", rejected, count)
     chosen_lengths = as_floats("lengths of chosen responses", chosen_lengths, count)
     rejected_lengths = as_floats("lengths of rejected responses", rejected_lengths, count)
-    for name, lengths in (("chosen", chosen_lengths), ("rejected", rejected_lengths)):
-        require_finite(f"lengths of {name} responses", lengths)
+    require_finite("lengths of chosen responses", chosen_lengths)
+    require_finite("lengths of rejected responses", rejected_lengths)
     outcomes, ties = pair_outcomes(chosen, rejected)
     by_length, length_ties = longer_wins(chosen_lengths, rejected_lengths)
     columns = {
@@ -69,27 +68,29 @@ def measure_pairs(
         "accuracy_chosen_shorter": np.where(by_length == 0.0, outcomes, np.nan),
         "margin": chosen - rejected,
     }
-    columns = {name: values for name, values in columns.items() if np.isfinite(values).any()}
+    for name in [name for name, values in columns.items() if np.isnan(values).all()]:
+        del columns[name]
     table = Outcomes(
         columns,
         prompts,
         {name: {name: 1.0} for name in columns},
-        [str(at) for at in range(count)] if keys is None else keys,
+        keys or [str(index) for index in range(count)],
         differences=frozenset({"accuracy_minus_length_only", "margin"}),
         chance={name: np.full(count, 0.5) for name in _SHARES if name in columns},
     )
     codes, groups = cluster_codes(prompts, count)
     scores = np.concatenate([chosen, rejected])
     lengths = np.concatenate([chosen_lengths, rejected_lengths])
-    tied_to_length = length_correlations(scores, lengths, np.concatenate([codes, codes]))
-    return Measurement(
-        table.metrics() | tied_to_length,
-        (
-            f"{count} pairs over {groups} prompts; intervals resample prompts.",
-            f"{ties} pairs with equal scores count as half.",
-            f"Length is in {length_unit}; {length_ties} pairs have two responses of equal length "
-            "and count as half for the length-only rule.",
-        ),
-        table,
-        chance_levels(table),
+    with_length = length_correlations(scores, lengths, np.concatenate([codes, codes]))
+    notes = (
+        f"{count} pairs over {groups} prompts; intervals resample prompts.",
+        f"{ties} pairs with equal scores count as half.",
+        f"Length is in {length_unit}; {length_ties} pairs have two responses of equal length "
+        "and count as half for the length-only rule.",
     )
+    return Measurement(table.metrics() | with_length, notes, table, chance_levels(table))
+
+
+def longer_wins(chosen_lengths: Floats, rejected_lengths: Floats) -> tuple[Floats, int]:
+    """Outcomes [N] of preferring the longer response (a tie is half), and the number of ties."""
+    return pair_outcomes(chosen_lengths, rejected_lengths)

@@ -132,7 +132,7 @@ def read_results(path: Path | str) -> list[Result]:
     value = read_json(path)
     if not isinstance(value, list):
         return [parse_result(value, str(path))]
-    return [parse_result(one, f"{path}[{place}]") for place, one in enumerate(value)]
+    return [parse_result(item, f"{path}[{index}]") for index, item in enumerate(value)]
 
 
 def parse_result(value: Any, where: str) -> Result:
@@ -142,7 +142,7 @@ def parse_result(value: Any, where: str) -> Result:
         DataError: `where: field: what is wrong, what was expected`.
     """
     if not isinstance(value, Mapping):
-        raise DataError(f"{where}: not a result: expected an object, got {_kind(value)}")
+        raise DataError(f"{where}: not a result: expected an object, got {_describe(value)}")
     missing = [key for key in (*_NAMES, "metrics") if key not in value]
     if missing:
         raise DataError(f"{where}: not a result: {', '.join(missing)} missing")
@@ -195,7 +195,7 @@ def _failures(
 
 def _metrics(value: Any, where: str) -> dict[str, Metric]:
     _expect(isinstance(value, Mapping), where, "metrics", "an object", value)
-    return {str(name): _metric(one, where, f"metrics.{name}") for name, one in value.items()}
+    return {str(name): _metric(item, where, f"metrics.{name}") for name, item in value.items()}
 
 
 def _metric(value: Any, where: str, name: str) -> Metric:
@@ -220,11 +220,11 @@ def _number(value: Any, where: str, name: str) -> float:
     return math.nan if value is None else float(value)
 
 
-def _expect(holds: bool, where: str, name: str, wanted: str, value: Any) -> None:
-    if not holds:
-        raise DataError(f"{where}: {name}: expected {wanted}, got {_kind(value)}")
+def _expect(fits: bool, where: str, name: str, expected: str, value: Any) -> None:
+    if not fits:
+        raise DataError(f"{where}: {name}: expected {expected}, got {_describe(value)}")
 
 
-def _kind(value: Any) -> str:
+def _describe(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
