@@ -12,19 +12,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 
 from experiments.text_rewards import Reward
+from smorm.arrays import Floats
 from smorm.config import parse_section
 from smorm.data.census import Census
 from smorm.data.reading import Source
+from smorm.data.records import Item
 from smorm.evaluation.result import Result
 from smorm.files import write_bytes, write_json
 from smorm.model.backbone import load_tokenizer
+from smorm.rewards import protocol
+from smorm.rewards.protocol import ScoringOptions
+from smorm.scoring.scorer import Scored
 from smorm.stress.config import StressConfig
-from smorm.stress.pools import Pool, read_pools
+from smorm.stress.pools import read_pools
 from smorm.stress.proxies import ProxyReward
-from smorm.stress.rewards import Reading
 from smorm.stress.run import push, run_stress
 from smorm.stress.sets import PromptSet, read_sets
 from smorm.text.chat import Renderer
@@ -46,8 +51,8 @@ def write_pools(path: Path, backbone: Path, width: int, sizes: Sequence[int], ta
     for pool in pools:
         kept = [
             at
-            for at, response in enumerate(pool.item.responses)
-            if len(renderer.render(pool.item.prompt + response)) <= width
+            for at, response in enumerate(pool.responses)
+            if len(renderer.render(pool.prompt + response)) <= width
         ]
         answers += len(pool)
         if len(kept) >= max(sizes):
@@ -64,9 +69,9 @@ def write_pools(path: Path, backbone: Path, width: int, sizes: Sequence[int], ta
     return target
 
 
-def _row(pool: Pool, kept: Sequence[int]) -> dict[str, Any]:
-    responses = [{"response": pool.texts[at], "gold": pool.given[at]["gold"]} for at in kept]
-    return {"prompt": pool.item.prompt[0].content, "responses": responses}
+def _row(pool: Item, kept: Sequence[int]) -> dict[str, Any]:
+    responses = [{"response": pool.texts[at], "gold": pool.fields[at]["gold"]} for at in kept]
+    return {"prompt": pool.prompt[0].content, "responses": responses}
 
 
 def words(prompts: Any, completions: Sequence[Sequence[dict[str, str]]], **_: Any) -> list[float]:
@@ -91,7 +96,7 @@ def stress_config(pools: Path, sizes: Sequence[int], output: Path) -> StressConf
 
 def read_set(config: StressConfig) -> PromptSet:
     """The pools with their gold."""
-    return read_sets(config, Reading(), lambda view: view, lambda line: None)[0]
+    return read_sets(config, ScoringOptions(), lambda line: None)[0]
 
 
 def push_longest(config: StressConfig) -> Result:
@@ -99,23 +104,50 @@ def push_longest(config: StressConfig) -> Result:
     return run_stress(config)[0]
 
 
+class KeptReward(protocol.Reward):
+    """What finished runs have kept of a set: a column of values [N] of each pool for each view."""
+
+    kind = "kept"
+    reads_text = False
+    cacheable = False
+
+    def __init__(self, columns: Sequence[list[Floats]], members: list[dict[str, Any]]) -> None:
+        self.columns, self.members = columns, members
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The runs."""
+        return {"members": self.members}
+
+    def score(
+        self, items: Sequence[Item], *, advance: protocol.Advance | None = None
+    ) -> protocol.Results:
+        """The kept values, in the order of the set."""
+        return [
+            Scored(np.stack(values, axis=1), [None] * len(item), False)
+            for item, *values in zip(items, *self.columns, strict=True)
+        ]
+
+
+def _column(index: int, name: str) -> protocol.RewardView:
+    return protocol.RewardView(name, lambda rows: rows[:, index])
+
+
 def push_reward(
-    reward: Reward, one: PromptSet, config: StressConfig, *, set_name: str, pools_key: str
+    reward: Reward, prompts: PromptSet, config: StressConfig, *, set_name: str, pools_key: str
 ) -> Result:
     """A reward's curve, from the values that its runs have kept."""
-    columns: list[Any] = [reward.values(pools_key)]
-    heads = reward.name == "SMORM"
-    if heads:  # the two heads' disagreement is measured as a detector of harmful picks
+    columns: list[list[Floats]] = [reward.values(pools_key)]
+    heads = []
+    if reward.name == "SMORM":  # the two heads' disagreement is a detector of harmful picks
         kept = reward.parts[0].kept
         columns += [kept.values[view][pools_key] for view in ("F", "L")]
-    marks = {
-        "members": [
-            {"seed": part.kept.run.seed, "view": part.view, "hashes": part.kept.hashes}
-            for part in reward.parts
-        ]
-    }
-    pusher = ProxyReward(
-        reward.name, [reward.view], [marks], reward.seed, False, heads,
-        lambda pools, census: columns,
-    )  # fmt: skip
-    return push(pusher, replace(one, name=set_name), tuple(config.n or ()), config)[0]
+        heads = [_column(1, "F"), _column(2, "L")]
+    members = [
+        {"seed": part.kept.run.seed, "view": part.view, "hashes": part.kept.hashes}
+        for part in reward.parts
+    ]
+    proxy = ProxyReward(
+        reward.name, KeptReward(columns, members), [_column(0, reward.view)], reward.seed, heads
+    )
+    return push(proxy, replace(prompts, name=set_name), tuple(config.n or ()), config)[0]

@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.text_runs import METHODS, Kept
 from smorm.evaluation.metrics import Floats
-from smorm.scoring.ensemble import OWN_SCALE, SIMPLE_MEAN, Rule, Standard, standard_of
+from smorm.rewards.ensemble import SIMPLE_MEAN, UNCHANGED, Rule, Standard, standard_of
 
 REFERENCE = "reference"
 """The set of training responses on which the members of an ensemble are standardised."""
@@ -30,7 +30,7 @@ class Part:
 
     kept: Kept
     view: str
-    standard: Standard = OWN_SCALE
+    standard: Standard = UNCHANGED
 
     def values(self, name: str) -> list[Floats]:
         """Of each record of a set the values [N] on the common scale."""

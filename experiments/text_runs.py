@@ -176,7 +176,7 @@ def _score(run: Run, model: RewardModel) -> dict[str, Any]:
 def items_of(kind: str, path: str, stride: int, limit: int) -> list[Item]:
     """What is scored of a set."""
     if kind == "pools":
-        return [pool.item for pool in read_pools(Source(path), Census())]
+        return read_pools(Source(path), Census())
     return [record.item for record in records_of(kind, path, stride, limit)]
 
 

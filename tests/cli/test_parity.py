@@ -9,7 +9,7 @@ import pytest
 
 from smorm.config import parse_config
 from smorm.training.loop import train
-from tests.scoring.reward_servers import Engine, RewardServer, shifted, vllm
+from tests.rewards.reward_servers import Engine, RewardServer, shifted, vllm
 from tests.tiny import config_values, trained, world
 
 

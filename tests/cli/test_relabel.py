@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from smorm import RewardModel
-from tests.scoring.reward_servers import RewardServer
-from tests.scoring.reward_servers import smorm as serving
+from tests.rewards.reward_servers import RewardServer
+from tests.rewards.reward_servers import smorm as serving
 from tests.stress.made_up import read_lines, write_rows
 from tests.tiny import trained, world
 

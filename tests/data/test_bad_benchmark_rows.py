@@ -92,7 +92,7 @@ def test_a_row_without_its_fields_is_told_what_is_missing(path, form):
 @pytest.mark.parametrize("form", ["judgebench", "llmbar", "hhh", "ppe_human", "ppe_correctness",
                                   "mt_bench"])  # fmt: skip
 def test_a_file_read_without_its_format_is_recognised(path, form):
-    ((_, bad),) = read_each(Source(jsonl(path, [GOOD[form]])), Census())
+    ((_, _, bad),) = read_each(Source(jsonl(path, [GOOD[form]])), Census())
     assert f"it looks like format '{form}'" in str(bad)
     with pytest.raises(DataError) as caught:  # a pair is wanted: a benchmark's format is no help
         records(path, "preference")

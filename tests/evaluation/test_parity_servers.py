@@ -13,8 +13,8 @@ from smorm.evaluation.parity.check import Parity, against_server, measure_model
 from smorm.evaluation.parity.comparison import ModelPaths
 from smorm.evaluation.parity.conversations import built_in
 from smorm.model.export import export_all_rows, export_view
-from smorm.scoring.remote import RemoteReward
-from tests.scoring.reward_servers import (
+from smorm.rewards.server import RewardClient
+from tests.rewards.reward_servers import (
     Engine,
     RewardServer,
     Rows,
@@ -51,8 +51,8 @@ def whole(tmp_path_factory) -> Engine:
 
 def against(ours: ModelPaths, reply, view: str = "L") -> Parity:
     with RewardServer(reply) as server:
-        given = {"view": view, "renderer": ours.model.renderer, "timeout": 5.0, "pause": 0.01}
-        with RemoteReward(server.url, **given) as remote:
+        given = {"views": [view], "renderer": ours.model.renderer, "timeout": 5.0, "pause": 0.01}
+        with RewardClient(server.url, **given) as remote:
             return against_server(ours, remote, view)
 
 

@@ -10,14 +10,12 @@ import numpy as np
 import orjson
 
 from smorm.data.records import Item
-from smorm.stress.pools import Pool
 from smorm.text.chat import Message
 
 
-def pool(prompt: str, answers: list[str], given: list[dict[str, Any]] | None = None) -> Pool:
+def pool(prompt: str, answers: list[str], given: list[dict[str, Any]] | None = None) -> Item:
     responses = tuple((Message("assistant", text),) for text in answers)
-    item = Item((Message("user", prompt),), responses, f"{prompt}:1")
-    return Pool(item, tuple(given or [{}] * len(answers)))
+    return Item((Message("user", prompt),), responses, f"{prompt}:1", fields=tuple(given or ()))
 
 
 def enumerated(proxy: np.ndarray, gold: np.ndarray, size: int) -> float:

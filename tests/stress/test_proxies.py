@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 from smorm import RewardModel
-from smorm.data.census import Census, DropReason, Reason
+from smorm.data.census import Census, DropReason
 from smorm.errors import ConfigError, ModelError
 from smorm.model.export import export_view
-from smorm.scoring.ensemble import Ensemble, Member, Rule
-from smorm.stress.config import ProxySection, RewardSection
-from smorm.stress.gold import open_reward
+from smorm.rewards.protocol import ScoringOptions, open_reward, score_all
+from smorm.rewards.section import RewardSection
+from smorm.stress.config import ProxySection
 from smorm.stress.probes import ATTACKS, attacked
-from smorm.stress.proxies import names_of, open_pusher
-from smorm.stress.rewards import Reading
-from tests.scoring.reward_servers import Engine, RewardServer, sglang
+from smorm.stress.proxies import names_of, open_proxy
+from tests.rewards.reward_servers import Engine, RewardServer, sglang
+from tests.rewards.values import values
 from tests.stress.made_up import pool, write_rows
 from tests.tiny import trained
 
@@ -32,12 +32,12 @@ def members():
 
 def pusher_of(**section):
     asked = ProxySection.model_validate({"ensemble": members(), **section})
-    return open_pusher(asked, names_of([asked])[0], Reading(), lambda value: value)
+    return open_proxy(asked, names_of([asked])[0], ScoringOptions())
 
 
 def own_rewards():
     """Rewards of all answers by each member alone, [M, N]."""
-    records = [{"prompt": p.item.prompt[0].content, "response": text}
+    records = [{"prompt": p.prompt[0].content, "response": text}
                for p in POOLS for text in p.texts]  # fmt: skip
     return np.stack([RewardModel.load(m["model"]).score(records).view(m["view"])
                      for m in members()])  # fmt: skip
@@ -59,19 +59,20 @@ def test_an_ensemble_is_pushed_by_the_combination_of_its_members(asked, combined
     np.testing.assert_allclose(np.concatenate(column), want, atol=1e-5)
     assert [len(one) for one in column] == [3, 2]
     assert pusher.name == "ensemble (Single, SMORM)"
-    assert pusher.views == [{"min": "min", "uwo": f"uwo {asked.get('kappa', 0.5):g}"}.get(
-        asked.get("combine", "mean"), "mean")]  # fmt: skip
-    assert [one["view"] for one in pusher.marks[0]["members"]] == ["F", "L"]
+    names = {"min": "min", "uwo": f"uwo {asked.get('kappa', 0.5):g}"}
+    (view,) = pusher.views
+    assert view.name == names.get(asked.get("combine", "mean"), "mean")
+    assert [one["view"] for one in pusher.reward.provenance["members"]] == ["F", "L"]
 
 
 def test_an_ensemble_is_a_gold_too_and_judges_attacks():
     asked = {"ensemble": members(), "combine": "min"}
     gold = open_reward(RewardSection.model_validate(asked))
     np.testing.assert_allclose(
-        np.concatenate(gold.score(POOLS, Census())), own_rewards().min(axis=0), atol=1e-5
+        np.concatenate(values(gold, POOLS)), own_rewards().min(axis=0), atol=1e-5
     )
     pusher = pusher_of(combine="min")
-    assert pusher.reads_text
+    assert pusher.reward.reads_text
     (column,) = pusher.score([attacked(one) for one in POOLS], Census())
     assert [len(one) for one in column] == [1 + len(ATTACKS)] * 2
 
@@ -80,7 +81,7 @@ def test_members_are_standardised_on_the_reference_file(tmp_path):
     rows = [{"prompt": f"metals full {'tin ' * at}", "responses": ["tin", "iron tin", "zinc " * at]}
             for at in range(1, 13)]  # fmt: skip
     pusher = pusher_of(standardise=str(write_rows(tmp_path / "ref.jsonl", rows)), combine="min")
-    facts = pusher.marks[0]["members"]
+    facts = pusher.reward.provenance["members"]
     own = own_rewards()
     want = [(v - one["centre"]) / one["spread"] for v, one in zip(own, facts, strict=True)]
     (column,) = pusher.score(POOLS, Census())
@@ -94,11 +95,10 @@ def test_a_pool_that_one_member_cannot_score_names_it_and_a_shortened_prompt_is_
     assert str(column[0]).startswith("Single: ")
     assert isinstance(column[1], np.ndarray)
     census = Census()
-    models = [RewardModel.load(one["model"]) for one in members()]
-    both = Ensemble(tuple(Member(n, m) for n, m in zip("ab", models, strict=True)), Rule("min"))
-    wordy = pool("metals full " + "tin " * 400, ["tin", "iron"])
-    both.score_items([wordy.item], overlong="truncate_prompt", census=census)
-    assert census.totals() == {Reason(DropReason.SHORTENED_BY, name): 1 for name in "ab"}
+    asked = RewardSection.model_validate({"ensemble": members(), "combine": "min"})
+    both = open_reward(asked, ScoringOptions(overlong="truncate_prompt"))
+    score_all(both, [pool("metals full " + "tin " * 400, ["tin", "iron"])], census, skip=False)
+    assert census[DropReason.SHORTENED] == 1
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_pool_that_one_member_cannot_score_names_it_and_a_shortened_prompt_is_
         ({"ensemble": []}, "at least 1"),
         ({"ensemble": ["a"], "kappa": 1.0}, "kappa: is for combine uwo"),
         ({"ensemble": ["a"], "combine": "max"}, "combine"),
-        ({"ensemble": ["x/a/model", "y/a"]}, "a is there twice"),
+        ({"ensemble": ["x/a/model", "y/a"]}, "a is named twice"),
         ({"ensemble": ["a"], "view": "F"}, "give each member its own"),
         ({"ensemble": ["a"], "views": ["F"]}, "only a model has several"),
         ({"model": "a", "combine": "min"}, "only with ensemble"),
@@ -139,7 +139,7 @@ def exported(tmp_path_factory):
     """View M of a trained model as a plain folder, and its own scores of all answers."""
     model = RewardModel.load(trained())
     folder = tmp_path_factory.mktemp("export") / "M"
-    records = [{"prompt": p.item.prompt[0].content, "response": text}
+    records = [{"prompt": p.prompt[0].content, "response": text}
                for p in POOLS for text in p.texts]  # fmt: skip
     own = model.score(records).view("M")
     done = export_view(folder, model.network, model.tokenizer, model.card, model.view("M"))
@@ -152,7 +152,7 @@ def test_sglang_gives_what_the_folder_that_it_serves_gives(exported, protocol):
     with RewardServer(sglang(Engine(folder))) as server:
         asked = {"url": server.url, "protocol": protocol, "tokenizer": str(folder)}
         gold = open_reward(RewardSection.model_validate(asked))
-        found = np.concatenate(gold.score(POOLS, Census()))
+        found = np.concatenate(values(gold, POOLS))
         assert {one.path for one in server.posts()} == {"/classify"}
     np.testing.assert_allclose(found, own, atol=1e-4)
 

@@ -13,8 +13,10 @@ from smorm.data.census import Census, DropReason
 from smorm.data.readers import read_rows
 from smorm.data.reading import Source, read_preferences
 from smorm.errors import ConfigError, DataError
+from smorm.rewards.field import FieldReward
+from smorm.rewards.function import FunctionReward
+from smorm.rewards.truth import TruthReward
 from smorm.stress.relabel import relabel_file
-from smorm.stress.rewards import FieldReward, FunctionReward, LabReward
 from tests.stress.made_up import read_lines, write_rows
 from tests.tiny import world
 
@@ -115,7 +117,7 @@ def test_little_noise_is_no_noise_and_a_tie_is_a_coin(tmp_path):
 
 
 def test_the_labs_gold_gives_its_true_labels_to_noisy_pairs(tmp_path):
-    report = relabel_file(Source(world()["train-pairs"]), LabReward(), tmp_path / "out.jsonl")
+    report = relabel_file(Source(world()["train-pairs"]), TruthReward(), tmp_path / "out.jsonl")
     for row in read_lines(tmp_path / "out.jsonl"):
         assert row["gold_chosen"] > row["gold_rejected"]
         assert (row["meta"]["gold_chosen"], row["meta"]["gold_rejected"]) == pytest.approx(
@@ -128,7 +130,7 @@ def test_the_labs_gold_gives_its_true_labels_to_noisy_pairs(tmp_path):
     kept = list(read_preferences(Source(tmp_path / "out.jsonl"), census=census))
     assert len(kept) == report.pairs
     # a second time nothing is left to swap
-    again = relabel_file(Source(tmp_path / "out.jsonl"), LabReward(), tmp_path / "again.jsonl")
+    again = relabel_file(Source(tmp_path / "out.jsonl"), TruthReward(), tmp_path / "again.jsonl")
     assert (again.pairs, again.swapped) == (report.pairs, 0)
 
 

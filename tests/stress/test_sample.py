@@ -10,8 +10,9 @@ import pytest
 from smorm.data.census import Census, DropReason, Reason
 from smorm.data.reading import Source
 from smorm.errors import DataError, ModelError
-from smorm.stress.config import RewardSection, SampleSection
-from smorm.stress.gold import open_reward
+from smorm.rewards.protocol import values_of
+from smorm.rewards.truth import TruthReward
+from smorm.stress.config import SampleSection
 from smorm.stress.pools import read_pools
 from smorm.stress.sample import Policy, sample_file
 from smorm.text.chat import Message
@@ -47,7 +48,7 @@ def test_a_trained_policy_answers_its_prompt_and_the_pool_is_read_back(tmp_path)
     sampled(tmp_path, PROMPTS)
     pools = read_pools(Source(tmp_path / "out.jsonl"), Census())
     assert [len(pool) for pool in pools] == [6, 6]
-    scores = open_reward(RewardSection(lab=0)).score(pools, Census())
+    scores = values_of(TruthReward(), pools)
     assert max(scores[0]) > 0.5
     assert all(answer.split()[0] != "metals" for answer in pools[0].texts)  # not the prompt again
 

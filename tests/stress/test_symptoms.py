@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from smorm.data.census import Census
+from smorm.rewards.function import FunctionReward
+from smorm.rewards.protocol import values_of
 from smorm.stress.probes import ATTACKS, attacked, measure_probes
-from smorm.stress.rewards import FunctionReward
 from smorm.stress.symptoms import detection, disagreement, roc_area, text_measures
 from tests.stress.made_up import pool
 
@@ -79,8 +79,8 @@ def test_no_harmful_pick_gives_no_area():
 def test_a_reward_of_length_is_gained_by_every_attack_that_adds_words():
     pools = [pool(f"ask {at}", ["a b", "a b c d", "a"]) for at in range(6)]
     reward = FunctionReward("tests.stress.made_up:half_length")
-    proxy = reward.score(pools, Census())
-    probed = reward.score([attacked(one) for one in pools], Census())
+    proxy = values_of(reward, pools)
+    probed = values_of(reward, [attacked(one) for one in pools])
     found = measure_probes(pools, proxy, probed)
     spread = math.sqrt(sum((v - 7 / 6) ** 2 for v in (1, 2, 0.5)) / 2)
     assert found["probe/praise"].value == pytest.approx(5.5 / spread)  # eleven words more

@@ -7,17 +7,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from smorm.cli.ensemble_options import CombineOption, KappaOption, StandardiseOption
 from smorm.cli.options import BatchTokensOption, DeviceOption, OverlongOption, SkipBadOption
+from smorm.cli.reward_options import (
+    REWARD_HELP,
+    CombineOption,
+    KappaOption,
+    StandardiseOption,
+    TokenFileOption,
+)
 
 if TYPE_CHECKING:
     from smorm.evaluation.result import Result
     from smorm.evaluation.suite import Suite
-    from smorm.scoring.ensemble import Rule
+    from smorm.rewards.protocol import Reward
+    from smorm.rewards.section import RewardSection
 
 
 def run(
-    models: Annotated[list[str], typer.Argument(help="Model folders or hub ids, ours or any.")],
+    rewards: Annotated[list[str], typer.Argument(help=REWARD_HELP)],
     suite: Annotated[
         list[str],
         typer.Option(
@@ -42,37 +49,40 @@ def run(
     sanity: Annotated[
         bool, typer.Option("--sanity", help="Test the model itself first: swaps, ties, padding.")
     ] = False,
+    token_file: TokenFileOption = None,
     max_batch_tokens: BatchTokensOption = 8192,
     device: DeviceOption = "cpu",
 ) -> None:
-    """Measure models on benchmarks, pairs or ratings.
+    """Measure rewards on benchmarks, pairs or ratings.
 
     Every number has its count and a 95 % interval that resamples prompts; ties are told; the rule
-    "the longer response wins" stands beside each accuracy. Of several models, or views of one, the
-    paired differences to the first are given with their intervals. With --combine the models are
-    also measured as one, which stands first: each member is compared with it.
+    "the longer response wins" stands beside each accuracy. Of several rewards, or views of one, the
+    paired differences to the first are given with their intervals. With --combine they are also
+    measured as one, which stands first: each member is compared with it.
     """
-    from smorm.cli.ensemble_options import rule_of
     from smorm.cli.options import OVERLONG, choice
+    from smorm.cli.reward_options import combined, sections_of
     from smorm.cli.tables import print_results
     from smorm.errors import ConfigError
     from smorm.evaluation.compare import differences
     from smorm.evaluation.result import write_results
     from smorm.evaluation.suite import parse_suite
+    from smorm.rewards.protocol import ScoringOptions
 
-    rule = rule_of(combine, kappa, standardise)
-    options: dict[str, Any] = {
-        "overlong": choice("--overlong", overlong, OVERLONG),
-        "on_bad_record": "skip" if skip_bad else "stop",
-        "max_batch_tokens": max_batch_tokens,
-    }
+    sections = sections_of(rewards, token_file)
+    together = combined(sections, view, combine, kappa, standardise)
+    if together is not None:
+        if sanity:
+            raise ConfigError("--sanity tests one model's own parts: run it without --combine")
+        sections, view = [together], None
+    options = ScoringOptions(device, max_batch_tokens, choice("--overlong", overlong, OVERLONG))
+    on_bad_record = "skip" if skip_bad else "stop"
     suites = [parse_suite(text) for text in suite]
-    if rule is None:
-        results = _apart(models, view, suites, sanity, device, options)
-    elif sanity:
-        raise ConfigError("--sanity tests one model's own parts: run it without --combine")
-    else:
-        results = _together(models, view, rule, standardise, suites, device, options)
+    results: list[Result] = []
+    for section in sections:
+        results += _measure(
+            section, view, suites, sanity, options=options, on_bad_record=on_bad_record
+        )
     results += differences(results)
     write_results(output, results)
     print_results(results)
@@ -83,54 +93,43 @@ def run(
         raise typer.Exit(1)
 
 
-def _apart(
-    paths: list[str],
-    view: list[str] | None,
-    suites: list[Suite],
-    sanity: bool,
-    device: str,
-    options: dict[str, Any],
+def _measure(
+    section: RewardSection, view: list[str] | None, suites: list[Suite], sanity: bool, **common: Any
 ) -> list[Result]:
-    """Each model's results by each view."""
-    from smorm.cli.options import view_of
-    from smorm.evaluation.suites import display_names, run_suite
-    from smorm.scoring.reward_model import RewardModel
+    """A reward's results by each view; an ensemble's own, then its members'."""
+    from smorm.cli.reward_options import open_section, view_for
+    from smorm.evaluation.ensembles import run_ensemble
+    from smorm.evaluation.suites import run_suite
+    from smorm.rewards.ensemble import Ensemble
 
-    views = [view_of(text) for text in view or [None]]  # type: ignore[list-item]
+    on_bad_record = common["on_bad_record"]
+    views = [view_for(section, text) for text in view or [None]]  # type: ignore[list-item]
+    named = [one for one in views if one is not None]
+    reward = open_section(section, common["options"], views=named, on_bad_record=on_bad_record)
+    if isinstance(reward, Ensemble):
+        return run_ensemble(reward, suites, on_bad_record=on_bad_record)
     results: list[Result] = []
-    for path, name in zip(paths, display_names(paths), strict=True):
-        model = RewardModel.load(path, device=device)
-        for one in suites:
-            if sanity:
-                results.append(_sanity(model, one, views[0], name, options["on_bad_record"]))
-            results += run_suite(model, one, views, name=name, **options)
+    for suite in suites:
+        if sanity:
+            results.append(_sanity(reward, suite, views[0], on_bad_record))
+        results += run_suite(reward, suite, views, name=reward.name, on_bad_record=on_bad_record)
     return results
 
 
-def _together(
-    paths: list[str],
-    view: list[str] | None,
-    rule: Rule,
-    standardise: str | None,
-    suites: list[Suite],
-    device: str,
-    options: dict[str, Any],
-) -> list[Result]:
-    """The results of the models as one, then each one's by its own view."""
-    from smorm.cli.ensemble_options import members_of, standard_of_file
-    from smorm.evaluation.ensembles import run_ensemble
+def _sanity(reward: Reward, suite: Suite, view: Any, on_bad_record: Any) -> Result:
+    """The sanity tests on a suite's comparisons.
 
-    standard = standard_of_file(standardise, rule, **options)
-    specs = members_of(paths, view)
-    return run_ensemble(specs, rule, suites, device=device, standardise=standard, **options)
-
-
-def _sanity(model: Any, suite: Suite, view: Any, name: str, on_bad_record: Any) -> Result:
-    """The sanity tests on a suite's comparisons."""
+    Raises:
+        ConfigError: not a model, whose parts alone can be tested.
+    """
     from dataclasses import replace
 
+    from smorm.errors import ConfigError
     from smorm.evaluation.sanity import check_sanity
     from smorm.evaluation.suites import suite_pairs
+    from smorm.rewards.model import ModelReward
 
+    if not isinstance(reward, ModelReward):
+        raise ConfigError(f"--sanity tests a model's own parts: {reward.name} is a {reward.kind}")
     items = suite_pairs(suite, on_bad_record)
-    return replace(check_sanity(model, items, view), suite=suite.name, model=name)
+    return replace(check_sanity(reward.model, items, view), suite=suite.name, model=reward.name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -26,17 +25,12 @@ def view_of(text: str | None) -> Any:
         ConfigError: it is none of these.
         DataError: the file is not JSON.
     """
-    from smorm.files import read_json
-    from smorm.model.views import NAMED_VIEWS
+    from smorm.rewards.model import read_view
 
-    if text is None or text in NAMED_VIEWS:
-        return text
-    if not Path(text).is_file():
-        raise ConfigError(f"--view {text}: expected {', '.join(NAMED_VIEWS)} or a JSON file")
-    view = read_json(text)
-    if not isinstance(view, dict):
-        raise ConfigError(f"--view {text}: expected a JSON object, as `smorm view` writes it")
-    return view
+    try:
+        return read_view(text)
+    except ConfigError as error:
+        raise ConfigError(f"--{error}") from error
 
 
 def choice(name: str, value: str | None, allowed: tuple[str, ...]) -> Any:

@@ -65,11 +65,11 @@ def run(
     loaded = RewardModel.load(model, device=device, dtype=kind)
     if "://" in target:
         from smorm.evaluation.parity.check import against_server
-        from smorm.scoring.remote import RemoteReward
+        from smorm.rewards.server import RewardClient
 
-        with RemoteReward(
+        with RewardClient(
             target, protocol, token, timeout,
-            view=loaded.view(requested).name, renderer=loaded.renderer,
+            views=[loaded.view(requested).name], renderer=loaded.renderer,
         ) as remote:  # fmt: skip
             ours = _measured(loaded, conversations)
             parity = against_server(ours, remote, requested, gate=gate)

@@ -8,16 +8,12 @@ from typing import Annotated
 import typer
 
 from smorm.cli.options import BatchTokensOption, DeviceOption, OverlongOption, SkipBadOption
+from smorm.cli.reward_options import REWARD_HELP, TokenFileOption
 
 
 def run(
     file: Annotated[str, typer.Argument(help="Preference pairs: a file or data set id.")],
-    gold: Annotated[
-        str,
-        typer.Option(
-            help="Model folder, http address, module:function, field:NAME of the file, or lab."
-        ),
-    ],
+    gold: Annotated[str, typer.Option(help=REWARD_HELP)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Pairs, JSON lines.")],
     view: Annotated[str | None, typer.Option(help="Of the gold model, or server.")] = None,
     temperature: Annotated[
@@ -27,7 +23,7 @@ def run(
     ties: Annotated[str, typer.Option(help="Pairs of equal gold: drop, or keep the label.")] = (
         "drop"
     ),
-    token_file: Annotated[Path | None, typer.Option(help="Holds the server's token.")] = None,
+    token_file: TokenFileOption = None,
     format: Annotated[str, typer.Option("--format", help="Shape of the rows.")] = "auto",
     split: Annotated[str, typer.Option(help="Of a data set.")] = "train",
     overlong: OverlongOption = None,
@@ -40,32 +36,31 @@ def run(
     Every field of a row is kept; gold_chosen, gold_rejected and swapped are added. With a
     temperature labels are drawn by Bradley-Terry, the same ones for the same seed and texts.
     """
-    from smorm.cli.options import OVERLONG, choice, view_of
-    from smorm.config import parse_section
+    from smorm.cli.options import OVERLONG, choice
     from smorm.data.reading import Source
-    from smorm.stress.config import RewardSection, reward_of_text
-    from smorm.stress.gold import open_reward
+    from smorm.rewards.protocol import ScoringOptions
+    from smorm.rewards.section import parse_reward
+    from smorm.stress.proxies import open_gold
     from smorm.stress.relabel import relabel_file
-    from smorm.stress.rewards import Reading
 
-    asked = {**reward_of_text(gold), "view": view, "token_file": token_file}
-    section = parse_section(RewardSection, asked, where="--gold")
-    reading = Reading(device, max_batch_tokens, choice("--overlong", overlong, OVERLONG))
+    section = parse_reward(gold, "--gold", view=view, token_file=token_file)
+    options = ScoringOptions(device, max_batch_tokens, choice("--overlong", overlong, OVERLONG))
+    reward = open_gold(section, options)
     report = relabel_file(
         Source(file, format=format, split=split),
-        open_reward(section, reading, view_of if section.model is not None else str),
+        reward,
         output,
         temperature=temperature,
         seed=seed,
         ties=choice("--ties", ties, ("drop", "keep")),
         on_bad_record="skip" if skip_bad else "stop",
-        skip_unscored=overlong == "drop" and section.kind == "model",
+        skip_unscored=overlong == "drop" and reward.drops_overlong,
     )
     for line in report.census.lines():
         typer.echo(line, err=True)
-    dropped = report.ties if temperature is None and ties == "drop" else 0
-    typer.echo(
-        f"{output}: {report.pairs} pairs, {report.swapped} swapped; {report.ties} ties"
-        + (f" ({dropped} left out)" if dropped else "")
-        + (f"; noise set {report.overturned} against the gold" if temperature is not None else "")
-    )
+    summary = f"{output}: {report.pairs} pairs, {report.swapped} swapped; {report.ties} ties"
+    if temperature is not None:
+        summary += f"; noise set {report.overturned} against the gold"
+    elif ties == "drop" and report.ties:
+        summary += f" ({report.ties} left out)"
+    typer.echo(summary)

@@ -34,23 +34,10 @@ def run(
     place = [] if output is None else [f"output={json.dumps(str(output))}"]
     asked = load_section(StressConfig, config, [*(overrides or ()), *place])
     refuse_unwritable(asked.output)
-    results = run_stress(asked, view_of=_view, tell=lambda line: typer.echo(line, err=True))
+    results = run_stress(asked, tell=lambda line: typer.echo(line, err=True))
     write_results(asked.output, results)
     print_results(summary(results))
     typer.echo(f"results: {asked.output}")
-
-
-def _view(value: Any) -> Any:
-    """A view of the configuration: a name, the path of a JSON file, or the view itself."""
-    from smorm.cli.options import view_of
-    from smorm.errors import ConfigError
-
-    if not isinstance(value, str):
-        return value
-    try:
-        return view_of(value)
-    except ConfigError as error:
-        raise ConfigError(str(error).removeprefix("--")) from error
 
 
 def summary(results: list[Any]) -> list[Any]:

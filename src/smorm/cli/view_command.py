@@ -154,14 +154,14 @@ def _score(
     from smorm.data.census import Census
     from smorm.data.reading import read_records
     from smorm.evaluation.scored import score_records
-    from smorm.scoring.scorer import Scorer
+    from smorm.rewards.model import ModelReward
+    from smorm.rewards.protocol import ScoringOptions
 
     census = Census()
     record_kind: Any = "preference" if kind == "learned" else None
     records = list(read_records(source, record_kind, census, on_bad))
-    limit: Any = policy or model.card.overlong
-    scorer = Scorer(model.network, model.renderer, limit, batch_tokens)
-    return score_records(scorer, records, census, on_bad)
+    options = ScoringOptions(overlong=policy, max_batch_tokens=batch_tokens)
+    return score_records(ModelReward(model, options=options), records, census, on_bad)
 
 
 def _held_out(model: RewardModel, scored_set: ScoredSet) -> HeldOut:

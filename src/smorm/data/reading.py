@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal, cast
 
+from smorm.data.beside import fields_beside
 from smorm.data.census import Census, DropReason
 from smorm.data.fields import Context
 from smorm.data.formats import FORMATS, Row, format_of_row
@@ -28,6 +29,7 @@ class Source:
     `attributes` maps attribute name to column, or lists columns that name attributes; None takes
     every name in `scores`. `stride` keeps the first of every n rows (Unified-Feedback's "40K" is
     20, its "400K" is 2), counted after the rows that the format drops; `limit` is the most records.
+    `keep_fields` keeps what a row says of each response beside its text, as `Item.fields`.
 
     Raises:
         ConfigError: an unknown format, or a stride or limit below 1.
@@ -40,6 +42,7 @@ class Source:
     attributes: Mapping[str, str] | Sequence[str] | None = None
     limit: int | None = None
     stride: int = 1
+    keep_fields: bool = False
 
     def __post_init__(self) -> None:
         if self.format != "auto" and self.format not in FORMATS:
@@ -117,7 +120,10 @@ def _read(source: Source, kind: Kind | None, census: Census, take_bad: TakeBad) 
         if unseen:
             unseen -= _keys(row)
         context = Context(where, census, columns)
-        for record in _parsed(source.format, kind, row, context, take_bad):
+        records = _parsed(source.format, kind, row, context, take_bad)
+        if source.keep_fields:
+            records = _with_fields(records, row)
+        for record in records:
             if (reason := _no_evidence(record)) is not None:
                 census.add(reason, where)
                 continue
@@ -172,6 +178,18 @@ def _parsed(
     return records
 
 
+def _with_fields(records: list[Record], row: Row) -> list[Record]:
+    """Each record with what its row says of its own responses."""
+    fields = fields_beside(row, sum(len(record.item) for record in records))
+    kept: list[Record] = []
+    start = 0
+    for record in records:
+        end = start + len(record.item)
+        kept.append(replace(record, fields=fields[start:end]))
+        start = end
+    return kept
+
+
 def _no_evidence(record: Record) -> DropReason | None:
     """Why a valid record is dropped: a tie prefers nothing, no rating rates nothing."""
     if isinstance(record, Preference) and record.chosen == record.rejected:
@@ -186,24 +204,29 @@ def _keys(row: Row) -> set[str]:
     return {*row, *nested} if isinstance(nested, dict) else set(row)
 
 
-def read_each(source: Source, census: Census) -> Iterator[tuple[str, list[Record] | BadRecord]]:
-    """Every row of a source with its records, nothing dropped: for scoring line by line.
+def read_each(
+    source: Source, census: Census
+) -> Iterator[tuple[str, Row, list[Record] | BadRecord]]:
+    """Every row of a source as it is and with its records, nothing dropped.
 
-    A row that is not usable comes as the `BadRecord` that says why.
+    A row that is not usable comes as the `BadRecord` that says why, {} where it is no row at all.
 
     Raises:
         DataError: no such file, or the whole file cannot be read.
     """
     for where, row in scan_rows(source.path, source.split, source.subset):
         if isinstance(row, BadRecord):
-            yield where, row
+            yield where, {}, row
             continue
         try:
             context = Context(where, census, source.columns)
-            parsed: list[Record] | BadRecord = _parsed(source.format, None, row, context, _refuse)
+            records = _parsed(source.format, None, row, context, _refuse)
         except BadRecord as bad:
-            parsed = bad
-        yield where, parsed
+            yield where, row, bad
+            continue
+        if source.keep_fields:
+            records = _with_fields(records, row)
+        yield where, row, records
 
 
 def parse_row(row: Row, where: str, census: Census) -> list[Record]:

@@ -9,23 +9,55 @@ continuations need no special case.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from smorm.text.chat import Message
 
 Messages = tuple[Message, ...]
+Fields = tuple[Mapping[str, Any], ...]
+"""What a source says of each response beside its text [N]; () where that was not read."""
 Kind = Literal["preference", "rated", "candidates"]
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """N responses to one prompt, to be scored."""
+    """N responses to one prompt, to be scored.
+
+    Attributes:
+        where: its place in its source, as `file:line`.
+        fields: what the source says of each response beside its text [N], where that was read.
+    """
 
     prompt: Messages
     responses: tuple[Messages, ...]
     where: str = ""
+    id: str | None = None
+    fields: Fields = field(default=(), compare=False)
+
+    @property
+    def texts(self) -> list[str]:
+        """The responses as text [N]."""
+        return [text_of(response) for response in self.responses]
+
+    def __len__(self) -> int:
+        return len(self.responses)
+
+    def only(self, indices: Sequence[int]) -> Item:
+        """The item with some of its responses, in the order of `indices`."""
+        responses = tuple(self.responses[index] for index in indices)
+        fields = self.fields and tuple(self.fields[index] for index in indices)
+        return replace(self, responses=responses, fields=fields)
+
+    def having(self, responses: Sequence[Messages]) -> Item:
+        """Other responses to the same prompt, of which no source says anything."""
+        return replace(self, responses=tuple(responses), fields=())
+
+
+def text_of(messages: Messages) -> str:
+    """The text of a response or a prompt."""
+    return "\n".join(message.content for message in messages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +75,12 @@ class Preference:
     id: str | None = None
     source: str | None = None
     where: str = ""
+    fields: Fields = field(default=(), compare=False)
 
     @property
     def item(self) -> Item:
         """Its prompt and responses: chosen, rejected."""
-        return Item(self.prompt, (self.chosen, self.rejected), _place(self.where, self.id))
+        return _item(self, (self.chosen, self.rejected))
 
     def swap(self) -> Preference:
         """The same pair with the opposite label."""
@@ -66,11 +99,12 @@ class Rated:
     id: str | None = None
     source: str | None = None
     where: str = ""
+    fields: Fields = field(default=(), compare=False)
 
     @property
     def item(self) -> Item:
         """Its prompt and the one response."""
-        return Item(self.prompt, (self.response,), _place(self.where, self.id))
+        return _item(self, (self.response,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +120,28 @@ class Candidates:
     source: str | None = None
     where: str = ""
     chosen: int | None = None
+    fields: Fields = field(default=(), compare=False)
 
     @property
     def item(self) -> Item:
         """Its prompt and all responses."""
-        return Item(self.prompt, self.responses, _place(self.where, self.id))
+        return _item(self, self.responses)
 
 
-def _place(where: str, identity: str | None) -> str:
-    return where or identity or "record"
+def _item(record: Record, responses: tuple[Messages, ...]) -> Item:
+    where = record.where or record.id or "record"
+    return Item(record.prompt, responses, where, record.id, record.fields)
+
+
+def joined_item(records: Sequence[Record], where: str) -> Item:
+    """All responses of records that one row made, which have one prompt."""
+    first = records[0].item
+    responses: tuple[Messages, ...] = ()
+    fields: Fields = ()
+    for record in records:
+        responses += record.item.responses
+        fields += record.fields
+    return Item(first.prompt, responses, where, first.id, fields)
 
 
 Record = Preference | Rated | Candidates

@@ -15,7 +15,7 @@ from smorm.errors import ConfigError
 from smorm.evaluation.failures import Cause, CauseKind
 from smorm.model.export import PlainModel
 from smorm.model.views import View, fold
-from smorm.scoring.protocols import chat_text
+from smorm.rewards.wires import chat_text
 from smorm.scoring.reward_model import RewardModel
 from smorm.text.chat import Messages
 

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from smorm.arrays import Floats
-from smorm.data.census import Census, DropReason
+from smorm.data.census import Census
 from smorm.data.reading import OnBad, Source, read_records
 from smorm.data.records import Candidates, Item, Kind, Messages, Preference, Record, prompt_key
 from smorm.errors import DataError
 from smorm.evaluation.accuracy import ScoredItems
 from smorm.files import fingerprint
-from smorm.scoring.scorer import Scored, Scorer
-from smorm.text.limits import Unscored
+from smorm.rewards.protocol import Reward, score_all
+from smorm.scoring.scorer import Scored
 
 Advance = Callable[[int], None]
 
@@ -41,13 +41,14 @@ class ScoredSet:
         """What tells a record apart from others: its place in its source."""
         return [record.where or f"record {at}" for at, record in enumerate(self.records)]
 
-    def first_rows(self) -> Floats:
-        """Attribute rows [N, K] of single responses."""
-        return np.array([one.rows[0, 1:] for one in self.scored])
-
 
 def read_labelled(
-    sources: Sequence[tuple[str, Source]], kind: Kind, census: Census, on_bad: OnBad
+    sources: Sequence[tuple[str, Source]],
+    kind: Kind,
+    census: Census,
+    on_bad: OnBad,
+    *,
+    keep_fields: bool = False,
 ) -> list[Record]:
     """Records of all sources in order; a source's label is the subset of rows that name none.
 
@@ -55,7 +56,8 @@ def read_labelled(
         DataError: a record that is not usable (under `stop`), or a source that cannot be read.
     """
     records: list[Record] = []
-    for label, source in sources:
+    for label, place in sources:
+        source = replace(place, keep_fields=keep_fields)
         for record in read_records(source, kind, census, on_bad):
             unnamed = isinstance(record, Candidates) and not record.source and label
             records.append(replace(record, source=label) if unnamed else record)
@@ -63,7 +65,7 @@ def read_labelled(
 
 
 def score_records(
-    scorer: Scorer,
+    reward: Reward,
     records: Sequence[Record],
     census: Census,
     on_bad_record: OnBad,
@@ -74,21 +76,15 @@ def score_records(
     Raises:
         DataError: a record that does not fit, or none that could be scored.
     """
-    results = scorer.score([record.item for record in records], advance=advance)
+    skip = on_bad_record == "skip" or reward.drops_overlong
+    items = [record.item for record in records]
     kept: list[Record] = []
     scored: list[Scored] = []
+    results = score_all(reward, items, census, skip=skip, advance=advance)
     for record, result in zip(records, results, strict=True):
-        if isinstance(result, Unscored):
-            if on_bad_record == "stop" and scorer.overlong != "drop":
-                raise DataError(
-                    f"{record.where}: {result}. Skipping bad records leaves it out, counted."
-                )
-            census.add(DropReason.UNSCORED_RECORD, record.where)
-            continue
-        if result.truncated:
-            census.add(DropReason.SHORTENED, record.where)
-        kept.append(record)
-        scored.append(result)
+        if result is not None:
+            kept.append(record)
+            scored.append(result)
     if not kept:
         raise DataError("no record could be scored")
     data = fingerprint([hash_of(record) for record in kept])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -12,7 +11,7 @@ from smorm.arrays import Floats
 from smorm.data.census import Census
 from smorm.data.reading import OnBad
 from smorm.data.records import Item, Preference, Rated, Record
-from smorm.data.scaling import rating_matrix, restore_scales
+from smorm.data.scaling import rating_matrix
 from smorm.errors import ConfigError, DataError
 from smorm.evaluation.attributes import measure_rated
 from smorm.evaluation.benchmarks import BENCHMARKS
@@ -28,28 +27,16 @@ from smorm.evaluation.scored import (
 )
 from smorm.evaluation.suite import PLAIN, Suite
 from smorm.model.store import versions
-from smorm.model.views import apply_view
+from smorm.rewards.model import as_reward
+from smorm.rewards.protocol import Reward, ScoringOptions
+from smorm.rewards.section import display_names
 from smorm.scoring.reward_model import RewardModel
-from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scorer
+from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS
 from smorm.text.limits import Overlong
 
 
-def display_names(paths: Sequence[str]) -> list[str]:
-    """Names that tell models apart: the folder's (of `runs/x/model` it is `x`), or the whole path
-    where two would be called the same."""
-    places = [Path(path) for path in paths]
-    short = [
-        place.parent.name if place.name == "model" and place.parent.name else place.name
-        for place in places
-    ]
-    return [
-        name if name and short.count(name) == 1 else path
-        for name, path in zip(short, paths, strict=True)
-    ]
-
-
 def score_suite(
-    model: RewardModel,
+    model: RewardModel | Reward,
     suite: Suite,
     *,
     overlong: Overlong | None = None,
@@ -62,21 +49,22 @@ def score_suite(
     Raises:
         DataError: records that are not usable, or none that can be scored.
     """
-    policy: Any = overlong or model.card.overlong
-    scorer = Scorer(model.network, model.renderer, policy, max_batch_tokens)
+    reward = as_reward(model, ScoringOptions(overlong=overlong, max_batch_tokens=max_batch_tokens))
     census = Census()
-    records = read_suite(suite, census, on_bad_record)
-    return score_records(scorer, records, census, on_bad_record, advance)
+    records = read_suite(suite, census, on_bad_record, keep_fields=not reward.reads_text)
+    return score_records(reward, records, census, on_bad_record, advance)
 
 
-def read_suite(suite: Suite, census: Census, on_bad_record: OnBad) -> list[Record]:
+def read_suite(
+    suite: Suite, census: Census, on_bad_record: OnBad, *, keep_fields: bool = False
+) -> list[Record]:
     """A suite's records.
 
     Raises:
         DataError: a record that is not usable, or none at all.
     """
     kind = PLAIN.get(suite.kind, "candidates")
-    records = read_labelled(suite.sources, kind, census, on_bad_record)
+    records = read_labelled(suite.sources, kind, census, on_bad_record, keep_fields=keep_fields)
     if not records:
         raise DataError(f"suite {suite.name}: no record in {_places(suite)}")
     return records
@@ -100,7 +88,7 @@ def _places(suite: Suite) -> str:
 
 
 def run_suite(
-    model: RewardModel,
+    model: RewardModel | Reward,
     suite: Suite,
     views: Sequence[Any] = (None,),
     *,
@@ -129,7 +117,7 @@ def run_suite(
 
 
 def measure_suite(
-    model: RewardModel,
+    model: RewardModel | Reward,
     suite: Suite,
     data: ScoredSet,
     views: Sequence[Any] = (None,),
@@ -138,16 +126,17 @@ def measure_suite(
     seed: int | None = None,
 ) -> list[Result]:
     """The results of records that are scored already; all else is as for `run_suite`."""
-    marks = _fingerprint(model, data, seed)
-    title = name or display_names([model.name])[0]
+    reward = as_reward(model)
+    marks = _fingerprint(reward, data, seed)
+    title = name or display_names([reward.name])[0]
     if suite.kind == "rated":
-        names, measured = _rated(model, data)
-        items = _items(data, restore_scales(model.card.scales, data.first_rows()), names)
+        names, predicted, measured = _rated(reward, data)
+        items = _items(data, predicted, names)
         return [_result(suite, title, "attributes", measured, data, items, marks)]
     results = []
-    for view in (model.view(value) for value in views):
-        values = [apply_view(view, one.rows, model.card.scales) for one in data.scored]
-        seen = {**marks, "view": view.as_dict()}
+    for view in (reward.view(value) for value in views):
+        values = [view.read(scored.rows) for scored in data.scored]
+        seen = {**marks, "view": dict(view.definition)}
         results.append(measure_values(suite, data, values, title, view.name, seen))
     return results
 
@@ -187,14 +176,8 @@ def _result(
     )  # fmt: skip
 
 
-def _fingerprint(model: RewardModel, data: ScoredSet, seed: int | None) -> dict[str, Any]:
-    marks: dict[str, Any] = {
-        "model": dict(model.card.hashes),
-        "renderer": model.renderer.fingerprint,
-        "data": data.data,
-        "layout": model.network.layout,
-        "versions": versions(),
-    }
+def _fingerprint(reward: Reward, data: ScoredSet, seed: int | None) -> dict[str, Any]:
+    marks = {**reward.provenance, "data": data.data, "versions": versions()}
     return marks if seed is None else {**marks, "seed": seed}
 
 
@@ -211,18 +194,19 @@ def _pairs(data: ScoredSet, values: list[Floats]) -> Measurement:
     )
 
 
-def _rated(model: RewardModel, data: ScoredSet) -> tuple[list[str], Measurement]:
-    names = list(model.attributes)
+def _rated(reward: Reward, data: ScoredSet) -> tuple[list[str], Floats, Measurement]:
+    names = list(reward.attributes)
     if not names:
-        raise ConfigError(f"{model.name}: has no attribute rows: a rated suite cannot be run")
+        raise ConfigError(f"{reward.name}: has no attribute rows: a rated suite cannot be run")
     ratings = rating_matrix(cast("list[Rated]", data.records), names)
     if np.isnan(ratings).all():
         raise DataError(f"no record rates any of the model's attributes: {', '.join(names)}")
-    predicted = restore_scales(model.card.scales, data.first_rows())
-    return names, measure_rated(
+    predicted = np.concatenate([reward.ratings(scored.rows) for scored in data.scored])
+    measured = measure_rated(
         predicted, ratings, names, data.prompts,
-        training_means=model.card.means, keys=data.keys,
+        training_means=reward.training_means, keys=data.keys,
     )  # fmt: skip
+    return names, predicted, measured
 
 
 def _view_items(data: ScoredSet, values: list[Floats]) -> list[Any]:

@@ -17,7 +17,7 @@ import orjson
 
 from smorm.data.census import Census
 from smorm.data.reading import Source, read_records
-from smorm.data.records import Rated, prompt_key
+from smorm.data.records import Item, Rated, prompt_key
 from smorm.evaluation.attributes import measure_rated
 from smorm.evaluation.metrics import Floats, Metric
 from smorm.evaluation.pairs import measure_pairs
@@ -28,12 +28,12 @@ from smorm.lab.methods import arm_stages, label_of, systems_of
 from smorm.lab.scores import SetRows, read_items
 from smorm.lab.world_artifacts import WorldArtifacts
 from smorm.model.store import versions
-from smorm.scoring.ensemble import OWN_SCALE, Rule, Standard, standard_of
+from smorm.rewards.ensemble import UNCHANGED, Rule, Standard, standard_of
+from smorm.rewards.protocol import values_of
+from smorm.rewards.truth import TruthReward
 from smorm.stress.curves import Pushed, measure
-from smorm.stress.pools import Pool, read_pools
-from smorm.stress.rewards import LabReward
+from smorm.stress.pools import prompt_label, read_pools
 from smorm.stress.symptoms import detection, disagreement, text_measures
-from smorm.text.limits import Unscored
 from smorm.world import ATTRIBUTES
 
 _LOGGED = ("step", "loss", "accuracy", "mse", "gradient_norm")
@@ -82,7 +82,7 @@ class Run:
         rule = Rule(system.combine, system.kappa)
         members = []
         for arm, view in system.arm_views:
-            standard = OWN_SCALE
+            standard = UNCHANGED
             if system.standardise:
                 standard = self._standard(arm, view, rule)
             members.append(standard.apply(self.rows[arm][set_name].view(view)))
@@ -148,8 +148,8 @@ class Run:
 
     def _of_pools(self, regime: str, path: Path) -> Iterator[Result]:
         pools = read_pools(Source(path), Census())
-        prompts = [pool.prompt for pool in pools]
-        gold = self._gold(pools)
+        prompts = [prompt_label(pool) for pool in pools]
+        gold = values_of(TruthReward(self.artifacts.config.world.facts), pools)
         texts = [text_measures(pool.texts) for pool in pools]
         notes = _unfinished_note(pools)
         ends = np.cumsum([len(pool) for pool in pools])[:-1]
@@ -165,10 +165,6 @@ class Run:
             measurement = Measurement(metrics, (*measurement.notes, *notes))
             label = label_of(name, system)
             yield self._result("stress", f"best-of-n/{regime}", label, measurement, points)
-
-    def _gold(self, pools: Sequence[Pool]) -> list[Floats]:
-        scores = LabReward(self.artifacts.config.world.facts).score(pools, Census())
-        return [score for score in scores if not isinstance(score, Unscored)]
 
     def _heads(self, system: SystemSection, regime: str) -> tuple[Floats, Floats] | None:
         """Both heads of a system that is one model with two."""
@@ -232,9 +228,9 @@ def read_log(path: Path) -> list[dict[str, float]]:
     return [{name: row[name] for name in _LOGGED if row.get(name) is not None} for row in rows]
 
 
-def _unfinished_note(pools: Sequence[Pool]) -> tuple[str, ...]:
+def _unfinished_note(pools: Sequence[Item]) -> tuple[str, ...]:
     """A note on answers that the policy had no room to end."""
-    answers = [answer for pool in pools for answer in pool.given]
+    answers = [answer for pool in pools for answer in pool.fields]
     cut = sum(answer.get("finished") is False for answer in answers)
     if not cut:
         return ()

@@ -23,11 +23,12 @@ DEFAULT_BATCH_TOKENS = 8192
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Rows [N, 1 + K] of an item's responses, their lengths in tokens, and whether the prompt was
+    """Rows [N, 1 + K] of an item's responses, their lengths in tokens (None where they are not
+    known), and whether the prompt was
     shortened."""
 
     rows: Rows
-    tokens: list[int]
+    tokens: list[int | None]
     truncated: bool
 
 
@@ -52,7 +53,7 @@ class Scorer:
             if isinstance(one, Unscored):
                 results.append(one)
                 continue
-            lengths = [len(tokens) for tokens in one.tokens or []]
+            lengths: list[int | None] = [len(tokens) for tokens in one.tokens or []]
             results.append(Scored(next(rows), lengths, one.truncated))
         return results
 

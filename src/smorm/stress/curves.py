@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from smorm.data.records import Item
 from smorm.evaluation.metrics import Floats, Metric, bootstrap_means, interval
 from smorm.evaluation.outcomes import Outcomes
 from smorm.evaluation.result import Measurement
@@ -26,7 +27,7 @@ from smorm.stress.best_of_n import (
     slope_weights,
     spread_within,
 )
-from smorm.stress.pools import Pool
+from smorm.stress.pools import prompt_label
 from smorm.stress.symptoms import TEXT_MEASURES, standardised
 
 QUANTITIES = ("gold", "proxy", "raw_proxy", "oracle", *TEXT_MEASURES)
@@ -43,7 +44,7 @@ class Pushed:
         sizes: sizes n, ascending, with 1 [C].
     """
 
-    pools: Sequence[Pool]
+    pools: Sequence[Item]
     proxy: Sequence[Floats]
     gold: Sequence[Floats]
     texts: Sequence[Mapping[str, Floats]]
@@ -52,7 +53,7 @@ class Pushed:
     @property
     def prompts(self) -> list[str]:
         """A label of each pool's prompt."""
-        return [pool.prompt for pool in self.pools]
+        return [prompt_label(pool) for pool in self.pools]
 
 
 def columns_of(pushed: Pushed) -> dict[str, Floats]:
@@ -98,7 +99,7 @@ def measure(pushed: Pushed) -> tuple[Measurement, list[dict[str, Any]]]:
         DataError: a proxy or a gold without any spread.
     """
     columns = columns_of(pushed)
-    keys = [pool.item.where for pool in pushed.pools]
+    keys = [pool.where for pool in pushed.pools]
     sums = _sums(pushed.sizes, spread_within("gold", pushed.gold))
     outcomes = Outcomes(columns, pushed.prompts, sums, keys, frozenset(sums))
     single = {name: {name: 1.0} for name in columns}

@@ -1,29 +1,27 @@
-"""The rewards that are pushed: of a model every view that was asked for, of all else one.
+"""The rewards that are optimised against: of a model every requested view, of all else one.
 
 Shapes: `V` views, `N` answers of a pool.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from smorm.data.census import Census
+from smorm.arrays import Floats
+from smorm.data.census import Census, DropReason
+from smorm.data.records import Item
 from smorm.errors import ConfigError
-from smorm.evaluation.metrics import Floats
-from smorm.evaluation.suites import display_names
-from smorm.model.store import resolve
-from smorm.model.views import View
-from smorm.scoring.reward_model import RewardModel
+from smorm.rewards.cache import CachedReward
+from smorm.rewards.model import ModelReward
+from smorm.rewards.protocol import Reward, RewardView, ScoringOptions, find_reward, open_reward
+from smorm.rewards.section import RewardSection, display_names
+from smorm.scoring.scorer import Scored
 from smorm.stress.config import ProxySection
-from smorm.stress.ensemble import open_ensemble
-from smorm.stress.gold import open_reward
-from smorm.stress.pools import Pool
-from smorm.stress.rewards import FunctionReward, ModelReward, Reading, Reward
 from smorm.text.limits import Unscored
 
-ViewOf = Callable[[Any], Any]
 Values = list[list[Floats | Unscored]]
 
 
@@ -32,24 +30,48 @@ class ProxyReward:
     """One entry of `models`, ready to score.
 
     Attributes:
-        name: shown to readers.
-        views: a name for each view [V].
-        marks: what each view is, for a fingerprint [V].
+        name: as results call it.
+        views: that are optimised against [V].
         seed: tells runs of one name apart.
-        reads_text: whether it can judge answers that no file holds.
-        heads: whether `score` gives the views F and L besides, after the V that were asked for.
-        score: maps pools and a census to the values of each view, pool by pool.
-        kind: which of `smorm.stress.config.KINDS` it is.
+        heads: the views F and L of a model that has both, else none.
     """
 
     name: str
-    views: list[str]
-    marks: list[Mapping[str, Any]]
-    seed: int | None
-    reads_text: bool
-    heads: bool
-    score: Callable[[Sequence[Pool], Census], Values]
-    kind: str = "model"
+    reward: Reward
+    views: list[RewardView]
+    seed: int | None = None
+    heads: list[RewardView] = field(default_factory=list)
+
+    def score(self, pools: Sequence[Item], census: Census) -> Values:
+        """The values of each view, pool by pool, or why a pool has none; then those of the heads.
+        Shortened prompts are counted."""
+        results = self.reward.score(pools)
+        for pool, result in zip(pools, results, strict=True):
+            if isinstance(result, Scored) and result.truncated:
+                census.add(DropReason.SHORTENED, pool.where)
+        return [_column(view, results) for view in (*self.views, *self.heads)]
+
+    def provenance(self, view: RewardView) -> dict[str, Any]:
+        """What a view of it is, for a fingerprint."""
+        return provenance_of(self.reward, view)
+
+
+def _column(view: RewardView, results: Sequence[Scored | Unscored]) -> list[Floats | Unscored]:
+    return [_value(view, result) for result in results]
+
+
+def _value(view: RewardView, result: Scored | Unscored) -> Floats | Unscored:
+    if isinstance(result, Unscored):
+        return result
+    return view.read(result.rows)
+
+
+def provenance_of(reward: Reward, view: RewardView) -> dict[str, Any]:
+    """What a view of a reward is, for a fingerprint."""
+    provenance = dict(reward.provenance)
+    if view.definition:
+        provenance["view"] = dict(view.definition)
+    return provenance
 
 
 def names_of(sections: Sequence[ProxySection]) -> list[str]:
@@ -58,19 +80,20 @@ def names_of(sections: Sequence[ProxySection]) -> list[str]:
     Raises:
         ConfigError: two entries cannot be told apart.
     """
-    shown = display_names([section.place for section in sections])
-    names = [section.name or short for section, short in zip(sections, shown, strict=True)]
-    keys = [(name, section.seed) for name, section in zip(names, sections, strict=True)]
-    twice = next((key for key in keys if keys.count(key) > 1), None)
-    if twice is not None:
-        raise ConfigError(
-            f"models: {twice[0]} is there twice: give each its own name, or a seed where they are "
-            "runs of one method"
-        )
+    names = display_names([section.place for section in sections])
+    for index, section in enumerate(sections):
+        names[index] = section.name or names[index]
+    keys = Counter((name, section.seed) for name, section in zip(names, sections, strict=True))
+    for (name, _), count in keys.items():
+        if count > 1:
+            raise ConfigError(
+                f"models: {name} is there twice: give each its own name, or a seed where they are "
+                "runs of one method"
+            )
     return names
 
 
-def find_all(sections: Sequence[ProxySection], view_of: ViewOf) -> None:
+def find_all(sections: Sequence[ProxySection]) -> None:
     """Look for every folder, function and view, before anything that takes long.
 
     Raises:
@@ -78,18 +101,11 @@ def find_all(sections: Sequence[ProxySection], view_of: ViewOf) -> None:
         ModelError: a folder that is not there.
     """
     for section in sections:
-        if section.function is not None:
-            FunctionReward(section.function)
-        if section.model is not None:
-            resolve(section.model)
-            for value in section.views or [section.view]:
-                view_of(value)
-        for member in section.ensemble or ():
-            resolve(member.model)
-            view_of(member.view)
+        for view in section.views or [section.view]:
+            find_reward(section.model_copy(update={"view": view}))
 
 
-def open_pusher(section: ProxySection, name: str, reading: Reading, view_of: ViewOf) -> ProxyReward:
+def open_proxy(section: ProxySection, name: str, options: ScoringOptions) -> ProxyReward:
     """Load what an entry names.
 
     Raises:
@@ -98,35 +114,24 @@ def open_pusher(section: ProxySection, name: str, reading: Reading, view_of: Vie
         ModelError: a folder that is not a reward model.
         SmormError: a server that does not answer.
     """
-    if section.model is not None:
-        return _of_model(section, name, reading, view_of)
-    if section.ensemble is not None:
-        together = open_ensemble(section, reading, view_of)
-        return _of_one(together, together.shown, section, name)
-    shown = str(section.view) if section.view is not None else section.kind
-    return _of_one(open_reward(section, reading, view_of), shown, section, name)
+    requested = section.views or [None]
+    reward = open_reward(section, options, section.views or ())
+    views = [reward.view(view) for view in requested]
+    heads = []
+    if isinstance(reward, ModelReward) and reward.attributes and reward.has_preference:
+        heads = [reward.view("F"), reward.view("L")]
+    # What is computed here is cheaper to repeat than to keep; a server or function may not be.
+    if reward.cacheable and not reward.cost.passes:
+        reward = CachedReward(reward)
+    return ProxyReward(name, reward, views, section.seed, heads)
 
 
-def _of_one(reward: Reward, shown: str, section: ProxySection, name: str) -> ProxyReward:
-    """What gives one value for each answer."""
-    return ProxyReward(
-        name, [shown], [reward.marks], section.seed, reward.reads_text, False,
-        lambda pools, census: [reward.score(pools, census)], section.kind,
-    )  # fmt: skip
+def open_gold(section: RewardSection, options: ScoringOptions) -> Reward:
+    """The gold that a section names; one that costs something keeps what it has scored.
 
-
-def _of_model(section: ProxySection, name: str, reading: Reading, view_of: ViewOf) -> ProxyReward:
-    model = RewardModel.load(str(section.model), device=reading.device)
-    asked = [section.view] if section.views is None else section.views
-    views = [model.view(view_of(value)) for value in asked]
-    heads = bool(model.attributes) and model.card.preference_trained
-    rewards = [ModelReward(model, view, reading) for view in views]
-
-    def score(pools: Sequence[Pool], census: Census) -> Values:
-        rows = rewards[0].rows(pools, census)
-        also: list[View] = [model.view("F"), model.view("L")] if heads else []
-        return [rewards[0].values(view, rows) for view in (*views, *also)]
-
-    marks = [reward.marks for reward in rewards]
-    shown = [view.name for view in views]
-    return ProxyReward(name, shown, marks, section.seed, True, heads, score)
+    Raises:
+        ConfigError, DataError, ModelError, SmormError: as `open_proxy`.
+    """
+    gold = open_reward(section, options)
+    gold.view()
+    return CachedReward(gold) if gold.cacheable else gold

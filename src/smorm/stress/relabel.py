@@ -22,21 +22,21 @@ from typing import Any, Literal
 import orjson
 
 from smorm import files
+from smorm.data.beside import SIDES
 from smorm.data.census import Census, DropReason
-from smorm.data.quarantine import BadRecord
+from smorm.data.formats import Row
 from smorm.data.reading import OnBad, Source
 from smorm.data.records import Preference, prompt_key
 from smorm.errors import ConfigError, DataError
 from smorm.evaluation.metrics import Floats
-from smorm.stress.gold import scored_pools
-from smorm.stress.pools import SIDES, Given, Pool, given_of, parsed_rows
-from smorm.stress.rewards import Reward
+from smorm.rewards.protocol import Reward, score_all
+from smorm.stress.pools import usable_rows
 
 CHUNK = 1024
 """Pairs held in memory at a time."""
 
 Ties = Literal["drop", "keep"]
-_Pair = tuple[Given, Preference]
+_Pair = tuple[Row, Preference]
 
 
 @dataclass(slots=True)
@@ -109,9 +109,7 @@ def relabel_file(
 
 
 def _pairs(source: Source, census: Census, on_bad_record: OnBad) -> Iterator[_Pair]:
-    for where, row, records in parsed_rows(source, census, on_bad_record):
-        if isinstance(records, BadRecord):
-            continue
+    for where, row, records in usable_rows(source, census, on_bad_record):
         for record in records:
             if not isinstance(record, Preference) or any(side not in row for side in SIDES):
                 raise DataError(
@@ -129,12 +127,16 @@ def _relabelled(
     seed: int,
     ties: Ties,
     skip: bool,
-) -> Iterator[Given]:
-    pools = [Pool(pair.item, given_of(row, 2)) for row, pair in chunk]
-    found = scored_pools(gold, pools, report.census, "gold", skip=skip)
-    for (row, pair), scores in zip(chunk, found, strict=True):
-        if scores is None:
+) -> Iterator[Row]:
+    read = gold.view().read
+    items = [pair.item for _, pair in chunk]
+    results = score_all(
+        gold, items, report.census, skip=skip, reason=DropReason.NO_REWARD, what="gold"
+    )
+    for (row, pair), result in zip(chunk, results, strict=True):
+        if result is None:
             continue
+        scores = read(result.rows)
         tied = scores[0] == scores[1]
         report.ties += bool(tied)
         if tied and temperature is None and ties == "drop":
@@ -170,7 +172,7 @@ def _uniform(seed: int, *texts: str) -> float:
     return int.from_bytes(hashlib.blake2b(content, digest_size=7).digest(), "little") / 2**56
 
 
-def _row(row: Given, scores: Floats, swap: bool) -> dict[str, Any]:
+def _row(row: Row, scores: Floats, swap: bool) -> dict[str, Any]:
     kept = dict(row)
     if swap:
         kept = _exchanged(row)
@@ -181,12 +183,12 @@ def _row(row: Given, scores: Floats, swap: bool) -> dict[str, Any]:
     return {**kept, "gold_chosen": chosen, "gold_rejected": rejected, "swapped": swap}
 
 
-def _exchanged(fields: Given) -> dict[str, Any]:
+def _exchanged(fields: Row) -> dict[str, Any]:
     """Fields with those of the two sides exchanged, in their order."""
     return {name: fields.get(_partner(name, fields), value) for name, value in fields.items()}
 
 
-def _partner(name: str, fields: Given) -> str:
+def _partner(name: str, fields: Row) -> str:
     """The other side's field of the same kind; the field itself where there is none."""
     for side, other in (SIDES, SIDES[::-1]):
         found = re.fullmatch(rf"{side}|{side}_.+|.+_{side}", name)

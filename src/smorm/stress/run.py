@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from smorm.data.census import Census, DropReason
+from smorm.data.records import Item
 from smorm.errors import DataError
 from smorm.evaluation.compare import differences
 from smorm.evaluation.metrics import Floats
@@ -14,13 +15,12 @@ from smorm.evaluation.result import Measurement, Result
 from smorm.files import fingerprint
 from smorm.model.device import pick_device
 from smorm.model.store import versions
+from smorm.rewards.protocol import ScoringOptions
 from smorm.stress.best_of_n import doubling_sizes
 from smorm.stress.config import StressConfig
 from smorm.stress.curves import Pushed, measure
-from smorm.stress.pools import Pool
 from smorm.stress.probes import attacked, measure_probes
-from smorm.stress.proxies import ProxyReward, Values, ViewOf, find_all, names_of, open_pusher
-from smorm.stress.rewards import Reading
+from smorm.stress.proxies import ProxyReward, Values, find_all, names_of, open_proxy
 from smorm.stress.sets import PromptSet, Tell, data_of, read_sets, skips
 from smorm.stress.symptoms import detection, disagreement
 from smorm.text.limits import Unscored
@@ -28,37 +28,31 @@ from smorm.text.limits import Unscored
 KIND = "stress"
 
 
-def run_stress(
-    config: StressConfig,
-    *,
-    view_of: ViewOf = lambda value: value,
-    tell: Tell = lambda line: None,
-) -> list[Result]:
+def run_stress(config: StressConfig, *, tell: Tell = lambda line: None) -> list[Result]:
     """Push every reward on every set of prompts, or with `rl` optimise a policy against each; then
     the paired differences to the first one.
 
     Args:
-        view_of: reads a view as the configuration states it.
         tell: is called with a line about what begins.
 
     Raises:
         ConfigError, ModelError, DataError, SmormError: what was asked for cannot be had.
     """
     names = names_of(config.models)
-    find_all(config.models, view_of)
+    find_all(config.models)
     pick_device(config.device)
     if config.rl is not None:
         from smorm.stress.rl.run import run_rl
 
-        results = run_rl(config, view_of=view_of, tell=tell)
+        results = run_rl(config, tell=tell)
         return results + paired_by_seed(results)
-    reading = Reading(config.device, config.max_batch_tokens, config.overlong)
-    sets = read_sets(config, reading, view_of, tell)
+    options = ScoringOptions(config.device, config.max_batch_tokens, config.overlong)
+    sets = read_sets(config, options, tell)
     sizes = tuple(config.n or doubling_sizes(min(len(p) for one in sets for p in one.pools)))
     results = []
     for section, name in zip(config.models, names, strict=True):
         tell(f"scoring with {name}" + ("" if section.seed is None else f", seed {section.seed}"))
-        pusher = open_pusher(section, name, reading, view_of)
+        pusher = open_proxy(section, name, options)
         for one in sets:
             results += push(pusher, one, sizes, config)
     return results + paired_by_seed(results)
@@ -75,7 +69,7 @@ def push(
     scored = _score(pusher, one, config)
     marks = {
         "data": data_of(scored.pools),
-        "gold": dict(one.gold_marks),
+        "gold": dict(one.provenance),
         "config": fingerprint(_decisive(config)),
         "versions": versions(),
         **({} if pusher.seed is None else {"seed": pusher.seed}),
@@ -85,14 +79,16 @@ def push(
         try:
             measurement, points = _measure(scored, place, sizes)
         except DataError as error:
-            raise DataError(f"{pusher.name}, view {view}, prompts {one.name}: {error}") from error
-        own = {**pusher.marks[place], **marks}
+            raise DataError(
+                f"{pusher.name}, view {view.name}, prompts {one.name}: {error}"
+            ) from error
+        own = {**pusher.provenance(view), **marks}
         results.append(
             Result(
                 KIND,
                 f"best-of-n/{one.name}",
                 pusher.name,
-                view,
+                view.name,
                 measurement.metrics,
                 points,
                 own,
@@ -115,7 +111,7 @@ class _Scored:
         notes: what was counted.
     """
 
-    pools: list[Pool]
+    pools: list[Item]
     gold: list[Floats]
     texts: list[Mapping[str, Floats]]
     values: list[list[Floats]]
@@ -128,7 +124,7 @@ class _Scored:
 def _score(pusher: ProxyReward, one: PromptSet, config: StressConfig) -> _Scored:
     census, of_probes = Census(), Census()
     found = pusher.score(one.pools, census)
-    kept = _kept(one.pools, found, census, skip=skips(config, pusher.kind))
+    kept = _kept(one.pools, found, census, skip=skips(config, pusher.reward))
     if not kept:
         raise DataError(f"prompts {one.name}: {pusher.name} scores no pool")
     pools = [one.pools[at] for at in kept]
@@ -137,7 +133,7 @@ def _score(pusher: ProxyReward, one: PromptSet, config: StressConfig) -> _Scored
     count = len(pusher.views)
     probed: list[int] = []
     probes: list[list[Floats]] = []
-    if config.probes and pusher.reads_text:
+    if config.probes and pusher.reward.reads_text:
         attacks = pusher.score([attacked(pool) for pool in pools], of_probes)
         probed = _kept(pools, attacks, of_probes, skip=True)
         probes = [_at(column, probed) for column in attacks[:count]]
@@ -164,7 +160,7 @@ def _measure(
     return replace(measurement, metrics=metrics), points
 
 
-def _kept(pools: Sequence[Pool], values: Values, census: Census, *, skip: bool) -> list[int]:
+def _kept(pools: Sequence[Item], values: Values, census: Census, *, skip: bool) -> list[int]:
     """Places of the pools that have scores."""
     kept = []
     for at, pool in enumerate(pools):
@@ -172,11 +168,9 @@ def _kept(pools: Sequence[Pool], values: Values, census: Census, *, skip: bool) 
         if reason is None:
             kept.append(at)
         elif skip:
-            census.add(DropReason.NO_REWARD, pool.item.where, detail="score")
+            census.add(DropReason.NO_REWARD, pool.where, detail="score")
         else:
-            raise DataError(
-                f"{pool.item.where}: {reason}. Skipping bad records leaves it out, counted."
-            )
+            raise DataError(f"{pool.where}: {reason}. Skipping bad records leaves it out, counted.")
     return kept
 
 

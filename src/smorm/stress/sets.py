@@ -6,18 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from smorm.arrays import Floats
 from smorm.data.census import Census, DropReason
 from smorm.data.reading import Source
 from smorm.data.records import Item, prompt_key
 from smorm.errors import DataError
-from smorm.evaluation.metrics import Floats
 from smorm.files import fingerprint
+from smorm.rewards.cache import CachedReward
+from smorm.rewards.protocol import Reward, ScoringOptions, score_all
 from smorm.stress.best_of_n import spread_within
 from smorm.stress.config import PromptsSection, StressConfig
-from smorm.stress.gold import Remembering, open_reward, scored_pools
-from smorm.stress.pools import Pool, read_pools
-from smorm.stress.proxies import ViewOf
-from smorm.stress.rewards import Reading, Reward
+from smorm.stress.pools import prompt_label, read_pools
+from smorm.stress.proxies import open_gold, provenance_of
 from smorm.stress.sample import sample_file
 from smorm.stress.symptoms import text_measures
 
@@ -29,36 +29,39 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class PromptSet:
-    """A named set of pools with their gold, what their answers look like, what the gold is, and
-    what was counted."""
+    """A named set of pools.
+
+    Attributes:
+        gold: of each pool's answers [N].
+        texts: what they look like, by measure, [N] each.
+        provenance: what the gold is.
+        notes: what was counted.
+    """
 
     name: str
-    pools: list[Pool]
+    pools: list[Item]
     gold: list[Floats]
     texts: list[Mapping[str, Floats]]
-    gold_marks: Mapping[str, Any]
+    provenance: Mapping[str, Any]
     notes: tuple[str, ...]
 
 
-def data_of(pools: Sequence[Pool]) -> str:
+def data_of(pools: Sequence[Item]) -> str:
     """Fingerprint of the texts."""
-    return fingerprint(
-        [
-            [pool.prompt, *(prompt_key(response) for response in pool.item.responses)]
-            for pool in pools
-        ]
-    )
+    texts = []
+    for pool in pools:
+        responses = [prompt_key(response) for response in pool.responses]
+        texts.append([prompt_label(pool), *responses])
+    return fingerprint(texts)
 
 
-def read_sets(
-    config: StressConfig, reading: Reading, view_of: ViewOf, tell: Tell
-) -> list[PromptSet]:
+def read_sets(config: StressConfig, options: ScoringOptions, tell: Tell) -> list[PromptSet]:
     """All sets of prompts with their gold.
 
     Raises:
         DataError: a set without a usable pool, or an answer without gold.
     """
-    gold = open_reward(config.gold, reading, view_of)
+    gold = open_gold(config.gold, options)
     smallest = max(config.n or [FEWEST_ANSWERS])
     return [_read_set(section, gold, config, smallest, tell) for section in config.prompts]
 
@@ -69,42 +72,53 @@ def _read_set(
     census = Census()
     source = _source(section, config, census, tell)
     pools = []
-    for whole in read_pools(source, census, config.on_bad_record):
-        pool = _shorter(whole, section.max_words, census)
+    for pool in read_pools(source, census, config.on_bad_record):
+        pool = _without_long(pool, section.max_words, census)
         if len(pool) >= smallest:
             pools.append(pool)
         else:
-            census.add(DropReason.SMALL_POOL, pool.item.where, detail=str(smallest))
+            census.add(DropReason.SMALL_POOL, pool.where, detail=str(smallest))
     tell(f"gold of {section.name} by {config.gold.place}")
-    scores = scored_pools(gold, pools, census, "gold", skip=skips(config, config.gold.kind))
-    kept = [(pool, one) for pool, one in zip(pools, scores, strict=True) if one is not None]
-    if not kept:
+    pools, values = _with_gold(pools, gold, census, skip=skips(config, gold))
+    if not pools:
         counted = "; ".join(census.lines())
         raise DataError(f"{section.path}: prompts {section.name}: no pool is left: {counted}")
-    found = [pool for pool, _ in kept]
-    scores_kept = [one for _, one in kept]
-    spread_within(f"prompts {section.name}: gold", scores_kept)  # told before anything is pushed
-    notes = [_counts([len(pool) for pool in found]), *census.lines()]
-    if isinstance(gold, Remembering):
-        notes.append(f"gold: asked for {gold.asked:,} answers so far, {gold.reused:,} were known.")
-    texts: list[Mapping[str, Floats]] = [text_measures(pool.texts) for pool in found]
-    return PromptSet(section.name, found, scores_kept, texts, gold.marks, tuple(notes))
+    # A gold that chooses nothing is refused before anything is optimised.
+    spread_within(f"prompts {section.name}: gold", values)
+    notes = [_counts([len(pool) for pool in pools]), *census.lines()]
+    if isinstance(gold, CachedReward):
+        notes.append(
+            f"gold: asked for {gold.requested:,} answers so far, {gold.reused:,} were known."
+        )
+    texts: list[Mapping[str, Floats]] = [text_measures(pool.texts) for pool in pools]
+    provenance = {"name": gold.name, **provenance_of(gold, gold.view())}
+    return PromptSet(section.name, pools, values, texts, provenance, tuple(notes))
 
 
-def _shorter(pool: Pool, max_words: int | None, census: Census) -> Pool:
+def _with_gold(
+    pools: Sequence[Item], gold: Reward, census: Census, *, skip: bool
+) -> tuple[list[Item], list[Floats]]:
+    """The pools that have gold, and the gold."""
+    read = gold.view().read
+    kept, values = [], []
+    scored = score_all(gold, pools, census, skip=skip, reason=DropReason.NO_REWARD, what="gold")
+    for pool, result in zip(pools, scored, strict=True):
+        if result is not None:
+            kept.append(pool)
+            values.append(read(result.rows))
+    return kept, values
+
+
+def _without_long(pool: Item, max_words: int | None, census: Census) -> Item:
     """The pool without its answers of more words."""
-    kept = [
-        at
-        for at, text in enumerate(pool.texts)
-        if max_words is None or len(text.split()) <= max_words
-    ]
-    if len(kept) == len(pool):
+    if max_words is None:
         return pool
-    left = len(pool) - len(kept)
-    census.add(DropReason.LONG_ANSWER, pool.item.where, left, str(max_words))
-    responses = tuple(pool.item.responses[at] for at in kept)
-    item = Item(pool.item.prompt, responses, pool.item.where)
-    return Pool(item, tuple(pool.given[at] for at in kept))
+    short = [i for i, text in enumerate(pool.texts) if len(text.split()) <= max_words]
+    dropped = len(pool) - len(short)
+    if not dropped:
+        return pool
+    census.add(DropReason.LONG_ANSWER, pool.where, dropped, str(max_words))
+    return pool.only(short)
 
 
 def _source(section: PromptsSection, config: StressConfig, census: Census, tell: Tell) -> Source:
@@ -112,28 +126,29 @@ def _source(section: PromptsSection, config: StressConfig, census: Census, tell:
     source = Source(
         section.path, section.format, section.split, section.subset, limit=section.limit
     )
-    if section.sample is None:
+    sample = section.sample
+    if sample is None:
         return source
     output = config.output.with_name(f"{config.output.stem}-{section.name}.pools.jsonl")
-    sample = section.sample
     tell(f"sampling {sample.answers} answers to each prompt of {section.name} from {sample.policy}")
-    count = sample_file(source, section.sample, output, census, device=config.device)
+    count = sample_file(source, sample, output, census, device=config.device)
     census.add(DropReason.SAMPLED, count=count, detail=output.name)
     return Source(output)
 
 
-def skips(config: StressConfig, kind: str = "model") -> bool:
-    """Whether a pool that a kind of reward cannot score is left out, counted, or stops the test.
+def skips(config: StressConfig, reward: Reward | None = None) -> bool:
+    """Whether a pool that a reward (by default some model) cannot score is left out, counted, or
+    stops the test.
 
     `overlong: drop` is about models: nothing is too long for another reward.
     """
-    dropped = config.overlong == "drop" and kind in ("model", "ensemble")
+    dropped = config.overlong == "drop" and (reward is None or reward.drops_overlong)
     return config.on_bad_record == "skip" or dropped
 
 
 def _counts(answers: Sequence[int]) -> str:
     low, high = min(answers), max(answers)
-    shown = str(low) if low == high else f"{low} to {high}"
+    sizes = str(low) if low == high else f"{low} to {high}"
     if len(answers) == 1:
-        return f"1 prompt with {shown} answers; intervals resample prompts, so that there is none."
-    return f"{len(answers)} prompts with {shown} answers each; intervals resample prompts."
+        return f"1 prompt with {sizes} answers; intervals resample prompts, so that there is none."
+    return f"{len(answers)} prompts with {sizes} answers each; intervals resample prompts."

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from smorm.data.reading import Source
 from smorm.evaluation.metrics import Floats
 from smorm.evaluation.result import Result
-from smorm.evaluation.suites import display_names
 from smorm.model.store import versions
 from smorm.model.views import View
+from smorm.rewards.section import display_names
 from smorm.scoring.reward_model import RewardModel
 from smorm.theory.advice import advise
 from smorm.theory.features import Featured, Reading, featured, head_of
@@ -41,7 +41,7 @@ class DiagnosisInputs:
         preference: pairs.
         rated: rated responses.
         ood: name to a source of pairs or candidates.
-        gold: a model folder, or a file (`smorm.theory.gold.SHAPES`), for the pairs.
+        gold: any reward (`smorm.theory.gold`), for the pairs.
         compare: run folders of a matched comparison.
     """
 
@@ -83,7 +83,7 @@ def diagnose(
     if question.ood and not both:
         found.notes.append("The files out of distribution were not read: they need both rewards.")
     tell("pairs")
-    sets = {"preference": featured(model, question.preference, "preference", reading)}
+    sets = {"preference": featured(model, _with_fields(question), "preference", reading)}
     pairs, view = sets["preference"], None
     differences = differences_of(pairs)
     found.merge(preference_section(model, head, pairs, differences))
@@ -111,6 +111,11 @@ def diagnose(
         found.merge(section)
     advice = (*advise(found.metrics, head.names), *found.said)
     return Diagnosis(_result(model, question, found, sets, advice), advice, view)
+
+
+def _with_fields(question: DiagnosisInputs) -> Source:
+    """The pairs, with their fields where a gold may read one."""
+    return replace(question.preference, keep_fields=question.gold is not None)
 
 
 def _gold(question: DiagnosisInputs, pairs: Featured, tell: Tell) -> Floats | None:

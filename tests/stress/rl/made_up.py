@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from smorm.rewards.protocol import ScoringOptions
 from smorm.stress.config import ProxySection
-from smorm.stress.proxies import open_pusher
-from smorm.stress.rewards import Reading
+from smorm.stress.proxies import open_proxy
 from smorm.stress.rl.actor import Actor
 from smorm.stress.rl.config import RLSection
 from smorm.stress.rl.prompts import training_prompts
@@ -44,7 +44,7 @@ def actor_and_prompts(folder: Path, **changes: Any) -> tuple[Actor, list[Any]]:
 
 def signal(function: str, constraint: Multiplier | None = None, kind: Any = "first") -> Signal:
     asked = ProxySection.model_validate({"function": f"tests.stress.rl.made_up:{function}"})
-    pusher = open_pusher(asked, function, Reading(), lambda value: value)
+    pusher = open_proxy(asked, function, ScoringOptions())
     return Signal(Proxy(pusher, 0), Normaliser(kind), constraint)
 
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from smorm.data.census import DropReason
 from smorm.errors import DataError
+from smorm.rewards.protocol import ScoringOptions
 from smorm.stress.config import ProxySection
-from smorm.stress.proxies import open_pusher
-from smorm.stress.rewards import Reading
+from smorm.stress.proxies import open_proxy
 from smorm.stress.rl.prompts import Asked
 from smorm.stress.rl.reward_signal import Multiplier, Normaliser, Proxy
 from smorm.text.chat import Message
@@ -86,14 +86,14 @@ def test_damping_answers_to_the_present_gap_alone():
 
 def test_scores_are_the_models_in_the_order_of_the_answers_and_an_overlong_one_is_left_out():
     section = ProxySection.model_validate({"model": str(trained()), "views": ["F", "L"]})
-    pusher = open_pusher(section, "x", Reading(overlong="drop"), lambda value: value)
+    pusher = open_proxy(section, "x", ScoringOptions(overlong="drop"))
     proxy = Proxy(pusher, 1)
     texts = ["tin soft .", "tin " * 400, "owl calm .", "iron grey ."]
     found = proxy.each([ONE, ONE, TWO, ONE], texts)
     assert np.isnan(found).tolist() == [False, True, False, False]
     assert proxy.census[DropReason.UNSCORED_SAMPLE] == 1
     for asked, at in ((ONE, 0), (TWO, 2), (ONE, 3)):
-        (alone,) = Proxy(pusher, 1).values([asked.pool([texts[at]])])
+        (alone,) = Proxy(pusher, 1).values([asked.item([texts[at]])])
         assert found[at] == pytest.approx(alone[0], abs=1e-5)
     with pytest.raises(DataError, match="scores none of the 1"):
         proxy.each([ONE], [texts[1]])

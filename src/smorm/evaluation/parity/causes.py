@@ -15,7 +15,7 @@ from smorm.evaluation.correlation import spearman
 from smorm.evaluation.failures import Cause, CauseKind
 from smorm.evaluation.parity.paths import ScorePath
 from smorm.model.export import PlainModel
-from smorm.scoring.protocols import chat_text
+from smorm.rewards.wires import chat_text
 from smorm.text.chat import Messages, Renderer
 
 Ids = Sequence[int]

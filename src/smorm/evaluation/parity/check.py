@@ -42,7 +42,7 @@ from smorm.model.export import PlainModel
 from smorm.model.head_file import read_head
 from smorm.model.store import CARD, read_card, resolve, versions
 from smorm.model.views import PREFERENCE, View, fold
-from smorm.scoring.remote import RemoteReward
+from smorm.rewards.server import RewardClient
 from smorm.scoring.reward_model import RewardModel
 
 QUICK = (1, 8)
@@ -173,7 +173,7 @@ def against_folder(
 
 
 def against_server(
-    ours: ModelPaths, remote: RemoteReward, view: Any = None, *, gate: float | None = None
+    ours: ModelPaths, remote: RewardClient, view: Any = None, *, gate: float | None = None
 ) -> Parity:
     """A model against a running server.
 

@@ -80,7 +80,7 @@ def from_file(path: Path | str, renderer: Renderer, census: Census) -> list[Conv
 
 
 def _read(source: Source, census: Census) -> Iterator[PromptAndResponse]:
-    for _, records in read_each(source, census):
+    for _, _, records in read_each(source, census):
         if isinstance(records, BadRecord):
             raise records
         for record in records:

@@ -20,8 +20,8 @@ from smorm.evaluation.failures import CauseKind
 from smorm.evaluation.parity.conversations import Conversation
 from smorm.model.export import PlainModel, Side
 from smorm.model.network import Layout
-from smorm.scoring.protocols import SglangText, VllmText, Wire
-from smorm.scoring.remote import RemoteReward
+from smorm.rewards.server import RewardClient
+from smorm.rewards.wires import SglangText, VllmText, Wire
 from smorm.scoring.reward_model import RewardModel
 from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scored, Scorer
 from smorm.training.batches import moved
@@ -154,7 +154,7 @@ def _with_logits(path: ScorePath, plain: PlainModel, sequences: list[list[int]])
 
 
 def server_paths(
-    remote: RemoteReward, conversations: Sequence[Conversation], batches: Sequence[int] = BATCHES
+    remote: RewardClient, conversations: Sequence[Conversation], batches: Sequence[int] = BATCHES
 ) -> Iterator[ScorePath]:
     """Scores of a server by each of its endpoints, alone and with neighbours.
 
@@ -173,7 +173,7 @@ def server_paths(
 
 
 def _server_path(
-    remote: RemoteReward, wire: Wire, conversations: Sequence[Conversation], size: int
+    remote: RewardClient, wire: Wire, conversations: Sequence[Conversation], size: int
 ) -> ScorePath:
     name = f"{remote.protocol} {wire.path}"
     if isinstance(wire, VllmText | SglangText):

@@ -11,7 +11,6 @@ from smorm.data.records import Item, Messages, prompt_key
 from smorm.errors import ConfigError, DataError
 from smorm.files import fingerprint
 from smorm.stress.config import PromptsSection
-from smorm.stress.pools import Pool
 from smorm.stress.rl.actor import Actor
 from smorm.stress.rl.config import RLSection
 from smorm.stress.sample import read_prompts
@@ -26,10 +25,10 @@ class Asked:
     where: str
     ids: list[int]
 
-    def pool(self, texts: Sequence[str]) -> Pool:
+    def item(self, texts: Sequence[str]) -> Item:
         """The prompt with these answers."""
         responses = tuple((Message("assistant", text),) for text in texts)
-        return Pool(Item(self.prompt, responses, self.where), ({},) * len(texts))
+        return Item(self.prompt, responses, self.where)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ from typing import Literal
 import numpy as np
 
 from smorm.data.census import Census, DropReason
+from smorm.data.records import Item
 from smorm.errors import DataError
 from smorm.evaluation.metrics import Floats
-from smorm.stress.pools import Pool
 from smorm.stress.proxies import ProxyReward
 from smorm.stress.rl.prompts import Asked
 from smorm.text.limits import Unscored
@@ -30,7 +30,7 @@ class Proxy:
     place: int
     census: Census = field(default_factory=Census)
 
-    def values(self, pools: Sequence[Pool]) -> list[Floats | Unscored]:
+    def values(self, pools: Sequence[Item]) -> list[Floats | Unscored]:
         """Scores of pools, or why one has none."""
         return self.pusher.score(pools, self.census)[self.place]
 
@@ -42,7 +42,7 @@ class Proxy:
             DataError: no answer has a score.
         """
         rows = list(zip(asked, texts, strict=True))
-        pools = [one.pool([text for _, text in run]) for one, run in _runs(rows)]
+        pools = [one.item([text for _, text in run]) for one, run in _runs(rows)]
         found: list[float] = []
         for pool, scores in zip(pools, self.values(pools), strict=True):
             # one answer that does not fit takes its pool with it: one by one then
@@ -51,11 +51,11 @@ class Proxy:
             raise DataError(f"{self.pusher.name}: scores none of the {len(found)} sampled answers")
         return np.array(found)
 
-    def _alone(self, pool: Pool) -> list[float]:
+    def _alone(self, pool: Item) -> list[float]:
         found = []
-        for scores in self.values([pool.of([one]) for one in pool.item.responses]):
+        for scores in self.values([pool.having([one]) for one in pool.responses]):
             if isinstance(scores, Unscored):
-                self.census.add(DropReason.UNSCORED_SAMPLE, pool.item.where)
+                self.census.add(DropReason.UNSCORED_SAMPLE, pool.where)
             found.append(math.nan if isinstance(scores, Unscored) else float(scores[0]))
         return found
 

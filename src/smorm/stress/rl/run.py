@@ -13,10 +13,10 @@ from smorm.errors import ConfigError, DataError, NonFiniteLossError
 from smorm.evaluation.result import Result, read_results, write_results
 from smorm.files import fingerprint
 from smorm.model.store import versions
+from smorm.rewards.protocol import Reward, ScoringOptions
 from smorm.stress.config import ProxySection, StressConfig
-from smorm.stress.gold import open_reward
-from smorm.stress.proxies import ProxyReward, ViewOf, names_of, open_pusher
-from smorm.stress.rewards import Reading, Reward
+from smorm.stress.pools import prompt_label
+from smorm.stress.proxies import ProxyReward, names_of, open_gold, open_proxy, provenance_of
 from smorm.stress.rl.actor import Actor
 from smorm.stress.rl.config import ConstraintSection, RLSection
 from smorm.stress.rl.measure import measure, spreads
@@ -45,7 +45,7 @@ class RunContext:
     tell: Tell
 
 
-def run_rl(config: StressConfig, *, view_of: ViewOf, tell: Tell) -> list[Result]:
+def run_rl(config: StressConfig, *, tell: Tell) -> list[Result]:
     """Optimise the policy against every reward and view, with every seed. Until all runs are done,
     the results of those that are stand in a file beside the output, named `.part`.
 
@@ -54,16 +54,16 @@ def run_rl(config: StressConfig, *, view_of: ViewOf, tell: Tell) -> list[Result]
         NonFiniteLossError: a policy's chances became NaN or infinite.
     """
     rewards = list(zip(config.models, names_of(config.models), strict=True))
-    reading = Reading(config.device, config.max_batch_tokens, config.overlong)
-    ground = _ground(config, reading, view_of, tell)
+    options = ScoringOptions(config.device, config.max_batch_tokens, config.overlong)
+    ground = _ground(config, options, tell)
     # Whatever is wrong with a later reward is found now, not after hours with those before it.
     for section, name in rewards[1:]:
-        _opened(ground, section, name, reading, view_of)
+        _opened(ground, section, name, options)
     results: list[Result] = []
     kept = config.output.with_name(f"{config.output.name}.part")
     try:
         for section, name in rewards:
-            pusher = _opened(ground, section, name, reading, view_of)
+            pusher = _opened(ground, section, name, options)
             for place in range(len(pusher.views)):
                 for seed, label in seeds_of(section, ground.rl):
                     results += optimise(ground, pusher, place, seed, label)
@@ -77,20 +77,20 @@ def run_rl(config: StressConfig, *, view_of: ViewOf, tell: Tell) -> list[Result]
 
 
 def _opened(
-    ground: RunContext, section: ProxySection, name: str, reading: Reading, view_of: ViewOf
+    ground: RunContext, section: ProxySection, name: str, options: ScoringOptions
 ) -> ProxyReward:
     """A reward that can judge new text, and whose thresholds are there."""
-    pusher = open_pusher(section, name, reading, view_of)
-    _needs_text(pusher.reads_text, f"models: {name}")
+    pusher = open_proxy(section, name, options)
+    _needs_text(pusher.reward.reads_text, f"models: {name}")
     for view in pusher.views:
         for _, label in seeds_of(section, ground.rl):
-            _multiplier(ground.rl.constraint, name, view, label)
+            _multiplier(ground.rl.constraint, name, view.name, label)
     return pusher
 
 
-def _ground(config: StressConfig, reading: Reading, view_of: ViewOf, tell: Tell) -> RunContext:
+def _ground(config: StressConfig, options: ScoringOptions, tell: Tell) -> RunContext:
     assert config.rl is not None
-    gold = open_reward(config.gold, reading, view_of)
+    gold = open_gold(config.gold, options)
     _needs_text(gold.reads_text, "gold")
     actor = Actor(config.rl, config.device)
     sets = [evaluation_set(section, actor) for section in config.prompts]
@@ -124,7 +124,7 @@ def optimise(
     ground: RunContext, pusher: ProxyReward, place: int, seed: int, label: int | str
 ) -> list[Result]:
     """One run from the starting policy, and its results on every set."""
-    rl, view = ground.rl, pusher.views[place]
+    rl, view = ground.rl, pusher.views[place].name
     constraint = _multiplier(rl.constraint, pusher.name, view, label)
     held = "" if constraint is None else f", proxy held at {constraint.threshold:.3f}"
     ground.tell(f"{rl.algorithm} against {pusher.name} ({view}), seed {label}{held}")
@@ -147,7 +147,7 @@ def optimise(
         else:
             train_with_trl(ground.actor, signal, ground.training.prompts, seed, tracer.after)
     ground.tell(f"  done in {time.monotonic() - started:.0f} s")
-    marks = {**pusher.marks[place], **_marks(ground), "seed": label}
+    marks = {**pusher.provenance(pusher.views[place]), **_marks(ground), "seed": label}
     return [_result(ground, pusher.name, view, one, tracer, marks) for one in ground.sets]
 
 
@@ -173,11 +173,11 @@ def _require_spread(one: AskedSet, tracer: Tracer) -> None:
 def _result(
     ground: RunContext, name: str, view: str, one: AskedSet, tracer: Tracer, marks: dict[str, Any]
 ) -> Result:
-    pools = [asked.pool([]) for asked in one.prompts]
+    pools = [asked.item([]) for asked in one.prompts]
     measurement, points = measure(
         tracer.found[one.name],
-        [pool.prompt for pool in pools],
-        [pool.item.where for pool in pools],
+        [prompt_label(pool) for pool in pools],
+        [pool.where for pool in pools],
     )
     rl = ground.rl
     count, times = len(pools), len(tracer.found[one.name])
@@ -213,7 +213,7 @@ def _marks(ground: RunContext) -> dict[str, Any]:
     values = ground.config.as_dict()
     decisive = {key: value for key, value in values.items() if key not in ("output", "device")}
     return {
-        "gold": dict(ground.gold.marks),
+        "gold": {"name": ground.gold.name, **provenance_of(ground.gold, ground.gold.view())},
         "policy": ground.rl.policy,
         "training_prompts": ground.training.data,
         "config": fingerprint(decisive),

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 
 from smorm.data.census import Census, DropReason
+from smorm.data.records import Item
 from smorm.errors import DataError
 from smorm.evaluation.metrics import Floats
-from smorm.stress.pools import Pool
-from smorm.stress.rewards import Reward
+from smorm.rewards.protocol import Reward
+from smorm.stress.proxies import ProxyReward
 from smorm.stress.rl.actor import Actor, Answers, kl_to
 from smorm.stress.rl.prompts import AskedSet
-from smorm.stress.rl.reward_signal import Signal
+from smorm.stress.rl.reward_signal import Proxy, Signal
 from smorm.stress.sets import Tell
 from smorm.stress.symptoms import text_measures
 from smorm.text.limits import Unscored
@@ -85,12 +86,13 @@ class Tracer:
             torch.manual_seed(self.seed)
             answers = self.actor.answer([asked.ids for asked in one.prompts], count)
         texts = [answers.texts[at : at + count] for at in range(0, len(answers), count)]
-        pools = [asked.pool(own) for asked, own in zip(one.prompts, texts, strict=True)]
+        pools = [asked.item(own) for asked, own in zip(one.prompts, texts, strict=True)]
         cut = len(answers) - sum(answers.finished)
         if cut:
             census.add(DropReason.UNFINISHED_EVALUATION, count=cut)
+        gold = Proxy(ProxyReward("gold", self.gold, [self.gold.view()]), 0, census)
         values = {
-            "gold": self._scored("gold", pools, self.gold.score(pools, census), census),
+            "gold": self._scored("gold", pools, gold.values(pools), census),
             "raw_proxy": self._scored("proxy", pools, self.signal.proxy.values(pools), census),
             "kl": list(self._kl(answers).reshape(-1, count)),
         }
@@ -99,7 +101,7 @@ class Tracer:
         return Snapshot(step, values, self.signal.multiplier)
 
     def _scored(
-        self, what: str, pools: Sequence[Pool], scores: Sequence[Floats | Unscored], census: Census
+        self, what: str, pools: Sequence[Item], scores: Sequence[Floats | Unscored], census: Census
     ) -> list[Floats]:
         """Scores, with NaN for a pool that has none under `skip`.
 
@@ -107,16 +109,16 @@ class Tracer:
             DataError: a pool has none, or under `skip` none has any.
         """
         if self.skip and all(isinstance(one, Unscored) for one in scores):
-            raise DataError(f"{pools[0].item.where}: no {what} for any prompt: {scores[0]}")
+            raise DataError(f"{pools[0].where}: no {what} for any prompt: {scores[0]}")
         found = []
         for pool, one in zip(pools, scores, strict=True):
             if isinstance(one, Unscored):
                 if not self.skip:
                     raise DataError(
-                        f"{pool.item.where}: no {what} of a sampled answer: {one}. Skipping bad "
+                        f"{pool.where}: no {what} of a sampled answer: {one}. Skipping bad "
                         "records leaves its prompt out of that step, counted."
                     )
-                census.add(DropReason.UNSCORED_STEP, pool.item.where, detail=what)
+                census.add(DropReason.UNSCORED_STEP, pool.where, detail=what)
             found.append(np.full(len(pool), np.nan) if isinstance(one, Unscored) else one)
         return found
 

@@ -10,20 +10,27 @@ from smorm.data.census import Census, DropReason
 from smorm.data.readers import read_rows
 from smorm.data.reading import Source
 from smorm.errors import ConfigError, DataError, SmormError
-from smorm.stress.config import RewardSection
-from smorm.stress.gold import Remembering, open_reward, scored_pools
+from smorm.rewards.cache import CachedReward
+from smorm.rewards.model import ModelReward
+from smorm.rewards.protocol import ScoringOptions, score_all
+from smorm.rewards.section import RewardSection
 from smorm.stress.pools import read_pools
-from smorm.stress.rewards import ModelReward, Reading
+from smorm.stress.proxies import open_gold
 from smorm.text.limits import Unscored
 from smorm.world import gold as lab_gold
 from smorm.world import make_world, parse_prompt
-from tests.scoring.reward_servers import Reply, RewardServer, counting
+from tests.rewards.reward_servers import Reply, RewardServer, counting
+from tests.rewards.values import values
 from tests.stress.made_up import pool, write_rows
 from tests.tiny import trained, world
 
 
+def opened(section, options=None):
+    return open_gold(section, options or ScoringOptions())
+
+
 def gold_of(text):
-    return open_reward(RewardSection.model_validate(text))
+    return opened(RewardSection.model_validate(text))
 
 
 def lab_pools(count=3):
@@ -33,7 +40,7 @@ def lab_pools(count=3):
 
 def test_the_labs_gold_is_its_true_quality():
     rows, pools = lab_pools()
-    for row, scores in zip(rows, gold_of("lab").score(pools, Census()), strict=True):
+    for row, scores in zip(rows, values(gold_of("lab"), pools), strict=True):
         want = [lab_gold(make_world(0), parse_prompt(row["prompt"]), row[side])
                 for side in ("chosen", "rejected")]  # fmt: skip
         np.testing.assert_array_equal(scores, want)
@@ -45,9 +52,11 @@ def test_the_labs_gold_is_its_true_quality():
 def test_a_prompt_that_is_not_the_labs_is_told_and_stops_or_is_counted():
     pools = [*lab_pools(1)[1], pool("What is 2 + 2?", ["4", "5"])]
     with pytest.raises(DataError, match=r"no gold.*not a prompt of the lab"):
-        scored_pools(gold_of("lab"), pools, Census(), "gold", skip=False)
+        score_all(gold_of("lab"), pools, Census(), skip=False, what="gold")
     census = Census()
-    found = scored_pools(gold_of("lab"), pools, census, "gold", skip=True)
+    found = score_all(
+        gold_of("lab"), pools, census, skip=True, reason=DropReason.NO_REWARD, what="gold"
+    )
     assert found[0] is not None
     assert found[1] is None
     assert census[DropReason.NO_REWARD] == 1
@@ -56,15 +65,15 @@ def test_a_prompt_that_is_not_the_labs_is_told_and_stops_or_is_counted():
 @pytest.mark.parametrize("view", ["F", "L", "M"])
 def test_a_models_gold_is_its_view_and_equal_answers_are_asked_about_once(view):
     rows, pools = lab_pools()
-    gold = open_reward(RewardSection(model=str(trained()), view=view))
+    gold = opened(RewardSection(model=str(trained()), view=view))
     model = RewardModel.load(trained())
     want = model.score(rows, view=view).view().reshape(-1, 2)
-    first = gold.score([*pools, pools[0]], Census())
+    first = values(gold, [*pools, pools[0]])
     np.testing.assert_allclose(np.stack(first), [*want, want[0]], atol=1e-5)
-    assert (gold.asked, gold.reused) == (6, 2)
-    again = gold.score(pools[::-1], Census())
+    assert (gold.requested, gold.reused) == (6, 2)
+    again = values(gold, pools[::-1])
     np.testing.assert_array_equal(np.stack(again), np.stack(first[:3])[::-1])
-    assert gold.asked == 6
+    assert gold.requested == 6
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -72,10 +81,10 @@ def test_a_models_gold_is_its_view_and_equal_answers_are_asked_about_once(view):
 def test_an_answer_is_not_lost_with_a_long_one_beside_which_it_stood(overlong, order):
     ask, fine = "metals full tin iron", ["tin hot .", "iron cold ."]
     pools = [pool(ask, [fine[0], "tin " * 400]), pool(ask, fine)][::order]
-    gold = open_reward(RewardSection(model=str(trained())), Reading(overlong=overlong))
-    found = gold.score(pools, Census())[::order]
+    gold = opened(RewardSection(model=str(trained())), ScoringOptions(overlong=overlong))
+    found = values(gold, pools)[::order]
     assert isinstance(found[0], Unscored)
-    (want,) = open_reward(RewardSection(model=str(trained()))).score([pool(ask, fine)], Census())
+    (want,) = values(opened(RewardSection(model=str(trained()))), [pool(ask, fine)])
     np.testing.assert_allclose(found[1], want, atol=1e-5)
 
 
@@ -84,8 +93,8 @@ def test_answers_are_read_under_one_prompt_where_a_long_one_shortens_it(order):
     ask = "metals full " + "tin iron " * 100
     pools = [pool(ask, ["tin hot .", "iron ."]), pool(ask, ["tin hot .", "tin " * 150])][::order]
     model = RewardModel.load(trained())
-    plain = ModelReward(model, model.view("F"), Reading(overlong="truncate_prompt"))
-    want, found = plain.score(pools, Census()), Remembering(plain).score(pools, Census())
+    plain = ModelReward(model, "F", ScoringOptions(overlong="truncate_prompt"))
+    want, found = values(plain, pools), values(CachedReward(plain), pools)
     for one, other in zip(found, want, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
     assert abs(want[0][0] - want[1][0]) > 1e-3  # the prompt does make a difference
@@ -94,24 +103,22 @@ def test_answers_are_read_under_one_prompt_where_a_long_one_shortens_it(order):
 def test_a_field_may_lie_under_others_and_is_never_guessed():
     given = [{"gold": 1, "meta": {"deep": 2.5}}, {"gold": True, "meta": {}}]
     one = pool("ask", ["a", "b"], given)
-    assert gold_of("field:gold").score([pool("ask", ["a"], given[:1])], Census())[0] == [1.0]
-    assert gold_of("field:meta.deep").score([pool("ask", ["a"], given[:1])], Census())[0] == [2.5]
-    assert "answer 2: gold: True" in str(gold_of("field:gold").score([one], Census())[0])
-    assert "answer 2: meta.deep: missing" in str(
-        gold_of("field:meta.deep").score([one], Census())[0]
-    )
+    assert values(gold_of("field:gold"), [pool("ask", ["a"], given[:1])])[0] == [1.0]
+    assert values(gold_of("field:meta.deep"), [pool("ask", ["a"], given[:1])])[0] == [2.5]
+    assert "answer 2: gold: True" in str(values(gold_of("field:gold"), [one])[0])
+    assert "answer 2: meta.deep: missing" in str(values(gold_of("field:meta.deep"), [one])[0])
 
 
 def test_a_function_is_called_as_trl_calls_one_and_must_answer_for_all():
     pools = [pool("ask", ["a b", "a"]), pool("more", ["a b c d"])]
-    found = gold_of("tests.stress.made_up:half_length").score(pools, Census())
+    found = values(gold_of("tests.stress.made_up:half_length"), pools)
     np.testing.assert_array_equal(np.concatenate(found), [1.0, 0.5, 2.0])
     with pytest.raises(DataError, match="no list of numbers"):
-        gold_of("tests.stress.made_up:broken").score(pools, Census())
+        values(gold_of("tests.stress.made_up:broken"), pools)
     with pytest.raises(DataError, match="2 numbers"):
-        gold_of("tests.stress.made_up:one_short").score(pools, Census())
+        values(gold_of("tests.stress.made_up:one_short"), pools)
     with pytest.raises(SmormError, match=r"raised RuntimeError: no such luck .*made_up.py:\d+"):
-        gold_of("tests.stress.made_up:raising").score(pools, Census())
+        values(gold_of("tests.stress.made_up:raising"), pools)
     for name in ("tests.stress.nowhere:f", "tests.stress.made_up:nothing"):
         with pytest.raises(ConfigError, match="cannot be imported"):
             gold_of(name)
@@ -128,17 +135,17 @@ def test_a_module_that_cannot_be_imported_is_named(tmp_path, monkeypatch, text):
 def test_a_servers_gold_is_what_it_answers_and_a_dead_one_is_an_error():
     pools = [pool("ask", ["abc", "a", "abc"]), pool("more", ["ab"])]
     with RewardServer(counting) as server:
-        gold = open_reward(RewardSection(url=server.url, protocol="smorm", timeout=5.0))
-        found = gold.score(pools, Census())
+        gold = opened(RewardSection(url=server.url, protocol="smorm", timeout=5.0))
+        found = values(gold, pools)
         np.testing.assert_array_equal(np.concatenate(found), [3.0, 1.0, 3.0, 2.0])
         sent = [len(asked.body["items"]) for asked in server.posts()]
         assert sum(sent) == 3  # the answer that stands twice was sent once
-        assert gold.score(pools, Census())[1] == [2.0]
+        assert values(gold, pools)[1] == [2.0]
         assert len(server.posts()) == len(sent)
     with RewardServer(lambda asked: Reply(500, {"detail": "out of memory"})) as server:
-        gold = open_reward(RewardSection(url=server.url, protocol="smorm", timeout=0.5))
+        gold = opened(RewardSection(url=server.url, protocol="smorm", timeout=0.5))
         with pytest.raises(SmormError, match="out of memory"):
-            gold.score(pools, Census())
+            values(gold, pools)
 
 
 def test_pools_of_a_file_with_objects_lists_and_lines(tmp_path):
@@ -152,7 +159,7 @@ def test_pools_of_a_file_with_objects_lists_and_lines(tmp_path):
     census = Census()
     pools = read_pools(Source(write_rows(tmp_path / "x.jsonl", rows)), census)
     assert [one.texts for one in pools] == [["a", "b", "f"], ["c", "d", "e"], ["g", "h"]]
-    found = gold_of("field:gold").score(pools, census)
+    found = values(gold_of("field:gold"), pools)
     assert [list(one) for one in found] == [[1, 2, 6], [3, 4, 5], [7, 8]]
     assert census[DropReason.JOINED_POOL] == 1
     counted = Census()
@@ -175,7 +182,7 @@ def test_a_bad_row_is_named_or_counted(tmp_path):
     ("value", "said"),
     [({}, "none is given"), ({"model": "a", "lab": 0}, "model and lab are given"),
      ({"field": "x", "view": "F"}, "has no views"),
-     ({"lab": 0, "token_file": "t"}, "only a server")],
+     ({"lab": 0, "token_file": "t"}, "only for a server")],
 )  # fmt: skip
 def test_a_gold_is_exactly_one_thing(value, said):
     with pytest.raises(ValueError, match=said):

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from smorm import RewardModel
 from smorm.errors import ConfigError, DataError, SmormError
 from smorm.model.export import export_all_rows, export_view
-from smorm.scoring import remote
-from smorm.scoring.remote import RemoteReward
+from smorm.rewards import server as client_module
+from smorm.rewards.server import RewardClient
 from smorm.text.chat import Message
-from tests.scoring.reward_servers import (
+from tests.rewards.reward_servers import (
     Asked,
     Engine,
     Reply,
@@ -68,15 +68,15 @@ def expected(model: RewardModel, view: str = "F") -> np.ndarray:
     return model.score(records, view).view()
 
 
-def quick(server: RewardServer, protocol: str = "smorm", **options) -> RemoteReward:
+def quick(server: RewardServer, protocol: str = "smorm", **options) -> RewardClient:
     """A client that waits for little."""
-    return RemoteReward(server.url, protocol, timeout=5.0, **{"pause": 0.01, **options})
+    return RewardClient(server.url, protocol, timeout=5.0, **{"pause": 0.01, **options})
 
 
 @pytest.mark.parametrize("kind", ["vllm", "sglang", "smorm"])
 def test_a_server_of_each_kind_is_known_by_itself_and_gives_the_models_scores(model, folded, kind):
     reply = {"vllm": vllm(folded), "sglang": sglang(folded), "smorm": smorm(model)}[kind]
-    with RewardServer(reply) as server, quick(server, "auto", view="F",
+    with RewardServer(reply) as server, quick(server, "auto", views=["F"],
                                               renderer=model.renderer) as reward:  # fmt: skip
         assert reward.protocol == kind
         np.testing.assert_allclose(reward.score(TALKS), expected(model), atol=1e-5)
@@ -194,7 +194,7 @@ def test_a_server_that_hangs_is_left_at_the_deadline():
     with RewardServer(reply) as server:
         start = time.monotonic()
         with (
-            RemoteReward(server.url, "smorm", timeout=0.4) as reward,
+            RewardClient(server.url, "smorm", timeout=0.4) as reward,
             pytest.raises(SmormError, match=r"no score \(tried once in 0.4 s\): ReadTimeout"),
         ):
             reward.score(said("abc"))
@@ -228,7 +228,7 @@ def test_an_answer_without_a_score_is_an_error_and_never_a_number(name):
     content, told = ITEMS[name]
     with (
         RewardServer(lambda _: Reply(content=content)) as server,
-        quick(server, view="F") as reward,
+        quick(server, views=["F"]) as reward,
         pytest.raises(SmormError, match=told),
     ):
         reward.score(said("abc"))
@@ -298,7 +298,7 @@ def test_another_address_is_not_followed_with_the_token():
 
 
 def test_an_answer_without_an_end_is_not_read(monkeypatch):
-    monkeypatch.setattr(remote, "ANSWER_BYTES", 1000)
+    monkeypatch.setattr(client_module, "ANSWER_BYTES", 1000)
     with (
         RewardServer(lambda _: Reply(content=b"[" * 5000)) as server,
         quick(server) as reward,
@@ -328,19 +328,19 @@ def test_text_protocols_need_a_renderer():
 )
 def test_what_is_no_address_is_refused_without_its_password(url):
     with pytest.raises(ConfigError) as told:
-        RemoteReward(url, "smorm")
+        RewardClient(url, "smorm")
     assert "pw" not in str(told.value)
 
 
 @pytest.mark.parametrize("token", ["", "two words", "line\nbreak", "naïve"])
 def test_a_token_that_no_header_can_hold_is_refused(token):
     with pytest.raises(ConfigError, match="token"):
-        RemoteReward("http://localhost", "smorm", token)
+        RewardClient("http://localhost", "smorm", token)
 
 
 def test_an_unknown_protocol_is_refused():
     with pytest.raises(ConfigError, match="expected one of auto, smorm, vllm, sglang"):
-        RemoteReward("http://localhost", "tei")
+        RewardClient("http://localhost", "tei")
 
 
 def test_a_lone_surrogate_is_bad_data(echo):

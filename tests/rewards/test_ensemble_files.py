@@ -4,45 +4,57 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import orjson
 import pytest
 
-from smorm import RewardModel
 from smorm.data.reading import Source
 from smorm.errors import ConfigError, DataError
-from smorm.evaluation.ensembles import run_ensemble, standard_from
+from smorm.evaluation.ensembles import run_ensemble
 from smorm.evaluation.suite import Suite
 from smorm.files import read_json
-from smorm.scoring.ensemble import OWN_SCALE, Rule
-from smorm.scoring.ensemble_jobs import MemberSpec, cost_of, refuse_specs, score_file_together
-from smorm.scoring.jobs import score_file
+from smorm.rewards.ensemble import UNCHANGED, Ensemble, Member, Rule, standard_from
+from smorm.rewards.protocol import ScoringOptions, find_reward, open_reward
+from smorm.rewards.scores_file import score_file
+from smorm.rewards.section import RewardSection
 from tests.tiny import trained, world
 
 
-def specs() -> list[MemberSpec]:
-    single, multi = str(trained("preference")), str(trained("regression"))
-    return [MemberSpec("Single", single), MemberSpec("Multi", multi)]
+def specs() -> dict[str, str]:
+    """Name to folder of each member."""
+    return {"Single": str(trained("preference")), "Multi": str(trained("regression"))}
+
+
+def ensemble(
+    members: dict[str, str], rule: Rule, standardise=None, overlong: str | None = None
+) -> Ensemble:
+    """One member in memory at a time, as the verbs open it."""
+    options = ScoringOptions(overlong=overlong)
+    opened = [
+        Member(name, partial(open_reward, RewardSection(model=path, name=name), options))
+        for name, path in members.items()
+    ]
+    return Ensemble(opened, rule, standardise, resident=False)
 
 
 def lines_of(path: Path) -> list[dict]:
     return [orjson.loads(line) for line in path.read_bytes().splitlines()]
 
 
-def alone(spec: MemberSpec, source: Source, folder: Path) -> np.ndarray:
+def alone(path: str, source: Source, folder: Path) -> np.ndarray:
     """What a member gives by itself [lines, responses]."""
-    score_file(RewardModel.load(spec.path), source, folder / "alone", view=spec.view)
+    score_file(open_reward(RewardSection(model=path)), source, folder / "alone")
     return np.array([[r["view"] for r in line["responses"]] for line in lines_of(folder / "alone")])
 
 
 @pytest.mark.parametrize("rule", [Rule(), Rule("min"), Rule("uwo", 0.5)], ids=lambda r: r.name)
 def test_each_line_holds_the_reward_and_what_it_was_made_of(tmp_path, rule):
     source = Source(world()["eval-pairs-ID"])
-    report = score_file_together(specs(), rule, source, tmp_path / "out")
-    own = np.stack([alone(spec, source, tmp_path) for spec in specs()])
+    report = score_file(ensemble(specs(), rule), source, tmp_path / "out")
+    own = np.stack([alone(path, source, tmp_path) for path in specs().values()])
     found = lines_of(tmp_path / "out")
     for at, line in enumerate(found):
         assert set(line) == {"id", "responses"}
@@ -64,27 +76,26 @@ def test_each_line_holds_the_reward_and_what_it_was_made_of(tmp_path, rule):
 
 def test_one_member_scores_as_it_does_alone(tmp_path):
     source = Source(world()["eval-pairs-ID"])
-    score_file_together(specs()[:1], Rule("uwo", 0.5), source, tmp_path / "out")
+    score_file(ensemble({"Single": specs()["Single"]}, Rule("uwo", 0.5)), source, tmp_path / "out")
     found = [[r["view"] for r in line["responses"]] for line in lines_of(tmp_path / "out")]
-    assert found == alone(specs()[0], source, tmp_path).tolist()
+    assert found == alone(specs()["Single"], source, tmp_path).tolist()
 
 
 def test_members_on_one_scale_have_mean_0_and_spread_1_over_the_reference(tmp_path):
     source = Source(world()["eval-pairs-ID"])
     rule = Rule("min")
-    report = score_file_together(
-        specs(), rule, source, tmp_path / "out", standardise=standard_from(source, rule)
-    )
+    together = ensemble(specs(), rule, standard_from(source, rule))
+    score_file(together, source, tmp_path / "out")
     values = np.array([list(r["members"].values()) for line in lines_of(tmp_path / "out")
                        for r in line["responses"]])  # fmt: skip
     np.testing.assert_allclose(values.mean(axis=0), 0, atol=1e-9)
     np.testing.assert_allclose(values.std(axis=0), 1, atol=1e-9)
-    own = alone(specs()[1], source, tmp_path)
-    assert report.members[1].standard.centre == pytest.approx(own.mean())
-    assert report.members[1].standard.spread == pytest.approx(own.std())
+    own = alone(specs()["Multi"], source, tmp_path)
+    assert together.facts[1].standard.mean == pytest.approx(own.mean())
+    assert together.facts[1].standard.std == pytest.approx(own.std())
 
 
-def shorter(folder: Path, limit: int) -> MemberSpec:
+def shorter(folder: Path, limit: int) -> dict[str, str]:
     """Multi as if it had been trained with a smaller limit."""
     target = folder / "Short"
     target.mkdir()
@@ -93,16 +104,16 @@ def shorter(folder: Path, limit: int) -> MemberSpec:
             (target / path.name).write_bytes(path.read_bytes())
     card = {**read_json(target / "smorm.json"), "max_tokens": limit}
     (target / "smorm.json").write_bytes(orjson.dumps(card))
-    return MemberSpec("Short", str(target))
+    return {"Short": str(target)}
 
 
 def test_a_line_that_one_member_cannot_score_names_it_and_has_no_score(tmp_path):
     rows = [{"prompt": "word " * n, "response": "r"} for n in (1, 60, 500)]
     path = tmp_path / "in.jsonl"
     path.write_bytes(b"\n".join(map(orjson.dumps, rows)) + b"\n{broken\n")
-    members = [specs()[0], shorter(tmp_path, 40)]
-    report = score_file_together(
-        members, Rule(), Source(path), tmp_path / "out", on_bad_record="skip"
+    members = {"Single": specs()["Single"], **shorter(tmp_path, 40)}
+    report = score_file(
+        ensemble(members, Rule()), Source(path), tmp_path / "out", on_bad_record="skip"
     )
     one, two, three, four = lines_of(tmp_path / "out")
     assert set(one["members"]) == {"Single", "Short"}
@@ -111,7 +122,9 @@ def test_a_line_that_one_member_cannot_score_names_it_and_has_no_score(tmp_path)
     assert four["error"].startswith(f"{path}:4")
     assert (report.lines, report.responses, report.errors) == (4, 1, 3)
     with pytest.raises(DataError, match=r"in\.jsonl:2: .*limit is 40.*\(scored by Short\)"):
-        score_file_together(members[::-1], Rule(), Source(path), tmp_path / "other")
+        score_file(
+            ensemble(dict(reversed(members.items())), Rule()), Source(path), tmp_path / "other"
+        )
     assert not (tmp_path / "other").exists()
 
 
@@ -125,10 +138,10 @@ def test_an_input_that_changes_between_two_members_is_told(tmp_path, change):
         if name == "Multi":
             more = [*rows, rows[0]] if change == "longer" else rows[::-1]
             path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in more))
-        return OWN_SCALE
+        return UNCHANGED
 
     with pytest.raises(DataError, match=r"in\.jsonl: changed while it was scored"):
-        score_file_together(specs(), Rule(), Source(path), tmp_path / "out", standardise=meanwhile)
+        score_file(ensemble(specs(), Rule(), meanwhile), Source(path), tmp_path / "out")
     assert [one.name for one in tmp_path.iterdir()] == ["in.jsonl"]
 
 
@@ -141,7 +154,7 @@ def test_a_full_disk_names_the_output_and_leaves_nothing_there(tmp_path):
         "from smorm.cli.main import main\n"
         "main()\n"
     )
-    words = ["score", *(one.path for one in specs()), "--combine", "mean", "--input",
+    words = ["score", *specs().values(), "--combine", "mean", "--input",
              str(world()["eval-pairs-ID"]), "--output", str(tmp_path / "out")]  # fmt: skip
     left = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
     assert left.returncode == 1
@@ -153,15 +166,17 @@ def test_an_output_that_is_a_folder_is_told_before_anything_is_scored(tmp_path):
     missing = Source(tmp_path / "none.jsonl")
     (tmp_path / "folder").mkdir()
     with pytest.raises(ConfigError, match=r"folder: is a folder; name a file"):
-        score_file_together(specs(), Rule(), missing, tmp_path / "folder")
+        score_file(ensemble(specs(), Rule()), missing, tmp_path / "folder")
 
 
 def test_one_folder_under_two_names_is_not_two_members(tmp_path):
-    (tmp_path / "link").symlink_to(specs()[0].path)
-    twice = [specs()[0], MemberSpec("Link", str(tmp_path / "link"))]
+    single = specs()["Single"]
+    (tmp_path / "link").symlink_to(single)
+    twice = [{"model": single, "name": "Single"}, {"model": str(tmp_path / "link"), "name": "Link"}]
     with pytest.raises(ConfigError, match="Single and Link are one folder"):
-        refuse_specs(twice)
-    refuse_specs([replace(one, view=view) for one, view in zip(twice, "FL", strict=True)])
+        find_reward(RewardSection.model_validate({"ensemble": twice}))
+    named = [{**one, "view": view} for one, view in zip(twice, ("F", "L"), strict=True)]
+    find_reward(RewardSection.model_validate({"ensemble": named}))
 
 
 def test_a_suite_counts_the_records_that_all_members_could_score(tmp_path):
@@ -169,9 +184,9 @@ def test_a_suite_counts_the_records_that_all_members_could_score(tmp_path):
             for n in (1, 2, 3, 60, 61)]  # fmt: skip
     path = tmp_path / "in.jsonl"
     path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
-    members = [specs()[0], shorter(tmp_path, 40)]
+    members = {"Single": specs()["Single"], **shorter(tmp_path, 40)}
     together, single, short = run_ensemble(
-        members, Rule(), [Suite("pairs", Source(path))], overlong="drop"
+        ensemble(members, Rule(), overlong="drop"), [Suite("pairs", Source(path))]
     )
     assert [r.metrics["accuracy"].n for r in (together, single, short)] == [3, 5, 3]
     assert "3 records that all members could score." in together.notes
@@ -184,7 +199,7 @@ def test_a_suite_counts_the_records_that_all_members_could_score(tmp_path):
 def test_a_suite_is_measured_on_standardised_members(tmp_path):
     source, rule = Source(world()["eval-pairs-ID"]), Rule("uwo", 0.5)
     together, *members = run_ensemble(
-        specs(), rule, [Suite("pairs", source)], standardise=standard_from(source, rule)
+        ensemble(specs(), rule, standard_from(source, rule)), [Suite("pairs", source)]
     )
     own = np.array([[item["scores"] for item in one.items] for one in members])
     centres, spreads = own.mean(axis=(1, 2)), own.std(axis=(1, 2))
@@ -196,14 +211,4 @@ def test_a_suite_is_measured_on_standardised_members(tmp_path):
 
 def test_attribute_ratings_cannot_be_asked_of_an_ensemble():
     with pytest.raises(ConfigError, match="an ensemble has one reward only"):
-        run_ensemble(specs(), Rule(), [Suite("rated", Source(world()["eval-rated-ID"]))])
-
-
-def test_the_cost_tells_passes_and_parameters(tmp_path):
-    report = score_file_together(
-        specs(), Rule(), Source(world()["eval-pairs-ID"]), tmp_path / "out"
-    )
-    one, two = (member.parameters for member in report.members)
-    assert cost_of(report.members) == (
-        f"cost: 2 forward passes a response, {one + two:,} parameters ({one:,} + {two:,})"
-    )
+        run_ensemble(ensemble(specs(), Rule()), [Suite("rated", Source(world()["eval-rated-ID"]))])

@@ -11,7 +11,9 @@ from smorm import RewardModel
 from smorm.data.census import DropReason
 from smorm.data.reading import Source
 from smorm.errors import DataError
-from smorm.scoring.jobs import score_file
+from smorm.rewards.model import ModelReward
+from smorm.rewards.protocol import ScoringOptions
+from smorm.rewards.scores_file import score_file
 from tests.tiny import trained, world
 
 
@@ -31,7 +33,9 @@ def lines_of(path: Path) -> list[dict]:
 
 def test_each_line_gives_a_line_with_the_fields_of_the_contract(model, tmp_path):
     rows = [{"id": f"r{i}", "prompt": f"p{i}", "response": "word " * (i + 1)} for i in range(7)]
-    report = score_file(model, Source(write(tmp_path / "in.jsonl", rows)), tmp_path / "out.jsonl")
+    report = score_file(
+        ModelReward(model), Source(write(tmp_path / "in.jsonl", rows)), tmp_path / "out.jsonl"
+    )
     found = lines_of(tmp_path / "out.jsonl")
     assert [line["id"] for line in found] == [row["id"] for row in rows]
     assert all(
@@ -51,7 +55,9 @@ def test_lines_with_several_responses_list_them_in_order(model, tmp_path):
         {"prompt": "p", "chosen": "same", "rejected": "same"},
         {"prompt": "p", "response": "z", "scores": {"style": 1}},
     ]
-    score_file(model, Source(write(tmp_path / "in.jsonl", rows)), tmp_path / "out", view="F")
+    score_file(
+        ModelReward(model), Source(write(tmp_path / "in.jsonl", rows)), tmp_path / "out", view="F"
+    )
     found = lines_of(tmp_path / "out")
     assert [len(line.get("responses", [0])) for line in found] == [3, 2, 2, 1]
     expected = model.score([("p", "x"), ("p", "y")], "F").view().tolist()
@@ -62,7 +68,7 @@ def test_a_bad_line_stops_and_leaves_the_older_output_as_it_was(model, tmp_path)
     source = write(tmp_path / "in.jsonl", [{"prompt": "p", "response": "r"}, {"prompt": "p"}])
     (tmp_path / "out").write_text("older")
     with pytest.raises(DataError, match=r"in\.jsonl:2: "):
-        score_file(model, Source(source), tmp_path / "out")
+        score_file(ModelReward(model), Source(source), tmp_path / "out")
     assert (tmp_path / "out").read_text() == "older"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.jsonl", "out"]
 
@@ -74,7 +80,7 @@ def test_under_skip_a_bad_line_gets_an_error_object_in_its_place(model, tmp_path
         orjson.dumps(good) + b"\n{broken\n" + orjson.dumps({"prompt": 3, "response": "r"}) + b"\n"
         + orjson.dumps({"prompt": "word " * 500, "response": "r"}) + b"\n" + orjson.dumps(good)
     )  # fmt: skip
-    report = score_file(model, Source(source), tmp_path / "out", on_bad_record="skip")
+    report = score_file(ModelReward(model), Source(source), tmp_path / "out", on_bad_record="skip")
     found = lines_of(tmp_path / "out")
     assert ["error" in line for line in found] == [False, True, True, True, False]
     assert "in.jsonl:2" in found[1]["error"]
@@ -84,24 +90,30 @@ def test_under_skip_a_bad_line_gets_an_error_object_in_its_place(model, tmp_path
 
 def test_a_shortened_prompt_is_told_in_its_line_and_counted(model, tmp_path):
     source = write(tmp_path / "in.jsonl", [{"prompt": "word " * 500, "response": "r"}])
-    report = score_file(model, Source(source), tmp_path / "out", overlong="truncate_prompt")
+    report = score_file(
+        ModelReward(model, options=ScoringOptions(overlong="truncate_prompt")), Source(source),
+        tmp_path / "out",
+    )  # fmt: skip
     assert lines_of(tmp_path / "out")[0]["truncated"] is True
     assert report.census[DropReason.SHORTENED] == 1
 
 
 def test_more_lines_than_a_chunk_keep_their_order(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("smorm.scoring.jobs.CHUNK", 3)
+    monkeypatch.setattr("smorm.rewards.scores_file.CHUNK", 3)
     rows = [{"id": str(i), "prompt": "p", "response": f"answer {i}"} for i in range(10)]
     done: list[int] = []
     score_file(
-        model, Source(write(tmp_path / "in.jsonl", rows)), tmp_path / "out", advance=done.append
+        ModelReward(model),
+        Source(write(tmp_path / "in.jsonl", rows)),
+        tmp_path / "out",
+        advance=done.append,
     )
     assert [line["id"] for line in lines_of(tmp_path / "out")] == [str(i) for i in range(10)]
     assert done == [3, 3, 3, 1]
 
 
 def test_pairs_of_the_world_score_like_the_python_interface(model, tmp_path):
-    score_file(model, Source(world()["eval-pairs-ID"]), tmp_path / "out", view="M")
+    score_file(ModelReward(model), Source(world()["eval-pairs-ID"]), tmp_path / "out", view="M")
     rows = [orjson.loads(line) for line in world()["eval-pairs-ID"].read_bytes().splitlines()]
     expected = model.score(rows, "M").view().reshape(-1, 2)
     found = [[r["view"] for r in line["responses"]] for line in lines_of(tmp_path / "out")]

@@ -1,6 +1,6 @@
-"""What reward servers are asked, and what they answer: one small class a protocol.
+"""What reward servers are sent, and what they answer: one small class per protocol.
 
-Raw scores are asked for always: vLLM's default activation makes every score of a one-label model
+Raw scores are requested always: vLLM's default activation makes every score of a one-label model
 1.0 under a softmax (vllm#12910). Messages are sent where the protocol takes them, so that the
 server renders them; where it takes text, the text comes without a BOS that the server would double.
 
@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from smorm.arrays import Floats as Floats
+from smorm.arrays import Floats
 from smorm.errors import ConfigError, SmormError
 from smorm.text.chat import RAW, Messages, Renderer
 
@@ -26,7 +26,8 @@ ToText = Callable[[Messages], str]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Scores [N, C], and how many tokens the server counted in each conversation, where it says."""
+    """Scores [N, C], and the tokens that the server counted in each conversation (None: it does
+    not say)."""
 
     rows: Floats
     tokens: list[int | None]
@@ -37,10 +38,10 @@ class Wire(Protocol):
 
     Attributes:
         path: where requests are posted to.
-        batch: the most conversations of a request.
-        keeps_constant: whether scores come with the view's constant (which a head without a bias
+        batch: the most conversations of a request; 0 for any number.
+        keeps_constant: whether scores include the view's constant (which a head without a bias
             cannot hold).
-        control_is_text: whether control tokens in messages are kept as text.
+        control_is_text: whether control tokens in messages stay text.
     """
 
     path: ClassVar[str]
@@ -49,7 +50,7 @@ class Wire(Protocol):
 
     @property
     def batch(self) -> int:
-        """The most conversations of a request; 0 for any number."""
+        """The most conversations of a request."""
         ...
 
     def body(self, conversations: Sequence[Messages], model: str | None) -> Body:
@@ -75,8 +76,7 @@ def chat_text(renderer: Renderer, *, begin: bool) -> ToText:
     Control tokens in a message become real ones on the way: text cannot tell them apart.
     """
     tokenizer = renderer.tokenizer
-    adds = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
-    cut = str(tokenizer.bos_token) if adds and not begin else ""
+    adds_bos = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
 
     def text(messages: Messages) -> str:
         if messages[0].role == RAW:
@@ -84,16 +84,19 @@ def chat_text(renderer: Renderer, *, begin: bool) -> ToText:
         rendered: str = tokenizer.apply_chat_template(
             chat(messages), chat_template=renderer.chat_template, tokenize=False
         )
-        return rendered.removeprefix(cut)
+        if adds_bos and not begin:
+            return rendered.removeprefix(str(tokenizer.bos_token))
+        return rendered
 
     return text
 
 
 @dataclass(frozen=True, slots=True)
 class SmormScore:
-    """Our own server: `POST /v1/score`. `view` is the name of the view (None: the server's)."""
+    """Our own server: `POST /v1/score`. `views` are the requested views, one column each; without
+    any it is the server's own."""
 
-    view: str | None = None
+    views: tuple[str, ...] = ()
     path: ClassVar[str] = "/v1/score"
     keeps_constant: ClassVar[bool] = True
     control_is_text: ClassVar[bool] = True
@@ -102,24 +105,27 @@ class SmormScore:
     def body(self, conversations: Sequence[Messages], model: str | None) -> Body:
         """`{"items": [{"messages"}], "views"}`."""
         items = [{"messages": chat(messages)} for messages in conversations]
-        asked = {} if self.view is None else {"views": [self.view]}
-        return {"items": items, "truncation": "refuse", **asked}
+        body: Body = {"items": items, "truncation": "refuse"}
+        if self.views:
+            body["views"] = list(self.views)
+        return body
 
     def read(self, answer: Any, count: int) -> Answer:
         """`{"items": [{"views": {name: value}, "tokens"}]}`."""
         items = _entries(answer, "items", count)
-        values = [self._value(item) for item in items]
-        return Answer(_matrix([[value] for value in values]), [_count(i, "tokens") for i in items])
+        rows = [self._row(item) for item in items]
+        return Answer(_matrix(rows), [_token_count(item, "tokens") for item in items])
 
-    def _value(self, item: Mapping[str, Any]) -> Any:
-        views = item.get("views")
-        if not isinstance(views, Mapping):
+    def _row(self, item: Mapping[str, Any]) -> list[Any]:
+        values = item.get("views")
+        if not isinstance(values, Mapping):
             raise SmormError(f"the server gave no views for an item: {_short(item)}")
-        if self.view is None and len(views) == 1:
-            return next(iter(views.values()))
-        if self.view not in views:
-            raise SmormError(f"the server gave no view {self.view!r}, but {', '.join(views)}")
-        return views[self.view]
+        if not self.views and len(values) == 1:
+            return list(values.values())
+        for view in self.views or (None,):
+            if view not in values:
+                raise SmormError(f"the server gave no view {view!r}, but {', '.join(values)}")
+        return [values[view] for view in self.views]
 
 
 class _Vllm:
@@ -133,9 +139,10 @@ class _Vllm:
         """`{"data": [{"index", "probs" or "data": [numbers]}], "usage": {"prompt_tokens"}}`."""
         entries = _in_order(_entries(answer, "data", count))
         usage = answer.get("usage")
-        # The usage counts the whole request: it tells one conversation's tokens if it is alone.
-        alone = count == 1 and isinstance(usage, Mapping)
-        tokens = [_count(usage, "prompt_tokens") if alone else None] * count
+        tokens: list[int | None] = [None] * count
+        # The usage counts the whole request: only of one conversation it tells its tokens.
+        if count == 1:
+            tokens = [_token_count(usage, "prompt_tokens")]
         return Answer(_matrix([entry.get(self.field) for entry in entries]), tokens)
 
 
@@ -194,21 +201,23 @@ class SglangText:
     def read(self, answer: Any, count: int) -> Answer:
         """`[{"embedding": [numbers], "meta_info": {"prompt_tokens"}}]`."""
         entries = _entries({"answer": answer}, "answer", count)
-        tokens = [_count(entry.get("meta_info"), "prompt_tokens") for entry in entries]
+        tokens = [_token_count(entry.get("meta_info"), "prompt_tokens") for entry in entries]
         return Answer(_matrix([entry.get("embedding") for entry in entries]), tokens)
 
 
-def wires_of(protocol: str, renderer: Renderer | None, view: str | None) -> list[Wire]:
+def wires_of(protocol: str, renderer: Renderer | None, views: Sequence[str] = ()) -> list[Wire]:
     """Every way to ask a server of a kind (smorm, vllm or sglang), the one to score with first.
 
     Raises:
         ConfigError: it takes text, and there is no renderer to make it.
     """
     if protocol == "smorm":
-        return [SmormScore(view)]
+        return [SmormScore(tuple(views))]
     if protocol == "vllm":
-        with_text = [VllmText(chat_text(renderer, begin=True))] if renderer is not None else []
-        return [VllmMessages(), VllmPooling(), *with_text]
+        wires: list[Wire] = [VllmMessages(), VllmPooling()]
+        if renderer is not None:
+            wires.append(VllmText(chat_text(renderer, begin=True)))
+        return wires
     if renderer is None:
         raise ConfigError(
             "SGLang takes text: name the tokenizer, or give the renderer, that makes it"
@@ -222,30 +231,30 @@ def _named(model: str | None) -> Body:
 
 def _entries(answer: Any, name: str, count: int) -> list[Any]:
     """The answer's list of `count` objects."""
-    found = answer.get(name) if isinstance(answer, Mapping) else None
-    if not isinstance(found, list) or not all(isinstance(entry, Mapping) for entry in found):
+    entries = answer.get(name) if isinstance(answer, Mapping) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
         raise SmormError(f"the server's answer has no list {name!r}: {_short(answer)}")
-    if len(found) != count:
-        raise SmormError(f"the server gave {len(found)} scores for {count} conversations")
-    return found
+    if len(entries) != count:
+        raise SmormError(f"the server gave {len(entries)} scores for {count} conversations")
+    return entries
 
 
 def _in_order(entries: list[Any]) -> list[Any]:
-    """Entries by their `index`, which must name each place once; as they are without any."""
-    places = [entry.get("index") for entry in entries]
-    if all(place is None for place in places):
+    """Entries by their `index`, which must name each position once; as they are without any."""
+    indices = [entry.get("index") for entry in entries]
+    if all(index is None for index in indices):
         return entries
-    if sorted(map(repr, places)) != sorted(map(repr, range(len(entries)))):
-        raise SmormError(f"the server's answer has the indices {_short(places)}: not one for each")
+    # By their text: what a server sends here may be of any type.
+    if sorted(map(repr, indices)) != sorted(map(repr, range(len(entries)))):
+        raise SmormError(f"the server's answer has the indices {_short(indices)}: not one for each")
     return sorted(entries, key=lambda entry: int(entry["index"]))
 
 
 def _matrix(rows: list[Any]) -> Floats:
     """Rows of numbers as [N, C]: all of one length, all finite."""
-    width = len(rows[0]) if rows and isinstance(rows[0], list) else 0
     for row in rows:
-        if not isinstance(row, list) or not row or len(row) != width:
-            raise SmormError(f"the server gave {_short(row)} where scores of one number were due")
+        if not isinstance(row, list) or not row or len(row) != len(rows[0]):
+            raise SmormError(f"the server gave {_short(row)} where scores of one number belong")
         for value in row:
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not math.isfinite(value):
@@ -253,7 +262,7 @@ def _matrix(rows: list[Any]) -> Floats:
     return np.array(rows, dtype=np.float64)
 
 
-def _count(entry: Any, name: str) -> int | None:
+def _token_count(entry: Any, name: str) -> int | None:
     value = entry.get(name) if isinstance(entry, Mapping) else None
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from functools import partial
+
 import numpy as np
 import orjson
 import pytest
@@ -11,7 +15,9 @@ from hypothesis.extra import numpy as npst
 
 from smorm import RewardModel
 from smorm.errors import ConfigError, DataError
-from smorm.scoring.ensemble import Ensemble, Member, Rule, Standard, standard_of
+from smorm.rewards.ensemble import Ensemble, Member, Rule, Standard, standard_of
+from smorm.rewards.model import ModelReward
+from smorm.scoring.reward_model import as_items
 from tests.tiny import trained, world
 
 law = settings(deadline=None)
@@ -89,9 +95,9 @@ def test_the_mean_pools_spreads_within_prompts_and_the_others_do_not():
     generator = np.random.default_rng(0)
     prompts = np.repeat(np.arange(200), 2)
     values = 10.0 * generator.normal(size=200)[prompts] + generator.normal(size=400)
-    assert standard_of(values, prompts, "a", Rule("mean")).spread == pytest.approx(1, rel=0.2)
+    assert standard_of(values, prompts, "a", Rule("mean")).std == pytest.approx(1, rel=0.2)
     for rule in (Rule("min"), Rule("uwo", 0.5)):
-        assert standard_of(values, prompts, "a", rule).spread == pytest.approx(values.std())
+        assert standard_of(values, prompts, "a", rule).std == pytest.approx(values.std())
 
 
 def test_what_cannot_be_standardised_is_told():
@@ -112,11 +118,19 @@ def test_a_rule_that_cannot_be_is_told(how, kappa, said):
         Rule(how, kappa)
 
 
+def member(name: str, model: RewardModel, view: str | None = None) -> Member:
+    return Member(name, partial(ModelReward, model), view)
+
+
 @pytest.fixture(scope="module")
-def members() -> tuple[Member, Member]:
+def models() -> tuple[RewardModel, RewardModel]:
+    return RewardModel.load(trained("preference")), RewardModel.load(trained("regression"))
+
+
+@pytest.fixture(scope="module")
+def members(models) -> tuple[Member, Member]:
     """Single's F and Multi's L: the naive ensemble SM."""
-    single, multi = (RewardModel.load(trained(kind)) for kind in ("preference", "regression"))
-    return Member("Single", single, "F"), Member("Multi", multi)
+    return member("Single", models[0], "F"), member("Multi", models[1])
 
 
 def records() -> list[dict]:
@@ -124,31 +138,39 @@ def records() -> list[dict]:
     return [orjson.loads(line) for line in world()["eval-pairs-ID"].read_bytes().splitlines()[:4]]
 
 
-def test_models_held_together_score_as_their_members_do(members):
-    single, multi = (m.model.score(records(), m.view).view() for m in members)
+def columns(ensemble: Ensemble) -> np.ndarray:
+    """The members' rewards of the records' responses [M, N]."""
+    items = [item for record in records() for item in as_items(record)]
+    return np.concatenate([one.rows for one in ensemble.score(items)]).T
+
+
+def test_models_held_together_score_as_their_members_do(models, members):
+    single, multi = models[0].score(records(), "F").view(), models[1].score(records()).view()
     for rule, expected in (
         (Rule(), (single + multi) / 2),
         (Rule("min"), np.minimum(single, multi)),
     ):
-        scores = Ensemble(members, rule).score(records())
-        assert len(scores) == 8
-        np.testing.assert_allclose(scores.view(), expected, atol=1e-9)
-        np.testing.assert_array_equal(scores.members, [single, multi])
+        ensemble = Ensemble(members, rule)
+        np.testing.assert_allclose(ensemble.score_records(records()), expected, atol=1e-9)
+        np.testing.assert_array_equal(columns(ensemble), [single, multi])
 
 
 def test_a_members_standard_is_applied_before_its_reward_counts(members):
-    moved = Member("Multi", members[1].model, "L", Standard(centre=2.0, spread=0.5))
-    (plain,) = Ensemble((members[1],)).score(records()).members
-    (found,) = Ensemble((moved,)).score(records()).members
-    np.testing.assert_allclose(found, (plain - 2.0) / 0.5)
+    (plain,) = columns(Ensemble(members[1:]))
+    moved = Ensemble(members[1:], standardise=lambda *_: Standard(mean=2.0, std=0.5))
+    np.testing.assert_allclose(columns(moved)[0], (plain - 2.0) / 0.5)
 
 
-def test_members_keep_their_own_limit_and_the_cost_is_theirs_together(members):
-    assert Ensemble(members).parameters == sum(
-        weight.numel() for member in members for weight in member.model.network.parameters()
+def test_members_keep_their_own_limit_and_the_cost_is_theirs_together(models, members):
+    ensemble = Ensemble(members)
+    weights = [sum(weight.numel() for weight in model.network.parameters()) for model in models]
+    assert ensemble.cost.parameters == tuple(weights)
+    assert str(ensemble.cost) == (
+        f"cost: 2 forward passes a response, {sum(weights):,} parameters "
+        f"({weights[0]:,} + {weights[1]:,})"
     )
     with pytest.raises(DataError, match=r"record 1: Single: .*tokens"):
-        Ensemble(members).score([("word " * 500, "r")])
+        ensemble.score_records([("word " * 500, "r")])
 
 
 def test_an_ensemble_needs_members_that_can_be_told_apart(members):
@@ -160,5 +182,25 @@ def test_an_ensemble_needs_members_that_can_be_told_apart(members):
 
 def test_a_mean_of_one_models_F_and_L_is_its_M():
     joint = RewardModel.load(trained())
-    both = Ensemble((Member("a", joint, "F"), Member("b", joint, "L"))).score(records())
-    np.testing.assert_allclose(both.view(), joint.score(records(), "M").view(), atol=1e-9)
+    both = Ensemble((member("a", joint, "F"), member("b", joint, "L")))
+    found, expected = both.score_records(records()), joint.score(records(), "M").view()
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+def test_members_that_are_not_resident_are_in_memory_one_at_a_time():
+    loaded: list[weakref.ref] = []
+
+    def load(kind: str) -> ModelReward:
+        gc.collect()
+        assert not any(ref() is not None for ref in loaded)
+        reward = ModelReward(RewardModel.load(trained(kind)))
+        loaded.append(weakref.ref(reward.model.network))
+        return reward
+
+    members = [Member(kind, partial(load, kind)) for kind in ("preference", "regression", "joint")]
+    ensemble = Ensemble(members, resident=False)
+    found = ensemble.score_records(records())
+    assert len(loaded) == 3
+    resident = Ensemble([member(kind, RewardModel.load(trained(kind)))
+                         for kind in ("preference", "regression", "joint")])  # fmt: skip
+    np.testing.assert_array_equal(found, resident.score_records(records()))

@@ -1,0 +1,136 @@
+"""A reward model as a reward: every view of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+from smorm.arrays import Floats
+from smorm.data.records import Item
+from smorm.data.scaling import restore_scales
+from smorm.errors import ConfigError
+from smorm.files import read_json
+from smorm.model.store import resolve
+from smorm.model.views import NAMED_VIEWS, apply_view
+from smorm.rewards.protocol import (
+    Advance,
+    Cost,
+    Results,
+    Reward,
+    RewardView,
+    ScoringOptions,
+)
+from smorm.rewards.section import RewardSection
+from smorm.scoring.reward_model import RewardModel
+from smorm.scoring.scorer import Scorer
+
+
+class ModelReward(Reward):
+    """A reward model. Its columns are the head's rows, on the training scale [N, 1 + K].
+
+    Args:
+        view: the view that counts unless another is named; None is the model's own.
+    """
+
+    kind = "model"
+
+    def __init__(
+        self, model: RewardModel, view: Any = None, options: ScoringOptions | None = None
+    ) -> None:
+        options = options or ScoringOptions()
+        self.model, self.name, self.default_view = model, model.name, view
+        self.attributes, self.training_means = model.attributes, model.card.means
+        self.overlong: Any = options.overlong or model.card.overlong
+        self.shares_prompt = self.overlong == "truncate_prompt"
+        self.drops_overlong = self.overlong == "drop"
+        self.max_batch_tokens = options.max_batch_tokens
+
+    @classmethod
+    def open(cls, section: RewardSection, options: ScoringOptions, views: Sequence[Any]) -> Self:
+        """Load the folder."""
+        model = RewardModel.load(str(section.model), device=options.device)
+        reward = cls(model, read_view(section.view), options)
+        reward.view()
+        return reward
+
+    @classmethod
+    def find(cls, section: RewardSection) -> None:
+        """Look for the folder, and for the view's file."""
+        resolve(str(section.model))
+        read_view(section.view)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The model's hashes, how it renders, and how it computes."""
+        return {
+            "model": dict(self.model.card.hashes),
+            "renderer": self.model.renderer.fingerprint,
+            "layout": self.model.network.layout,
+        }
+
+    @property
+    def cost(self) -> Cost:
+        """One pass; head and adapters are counted."""
+        return Cost((sum(weight.numel() for weight in self.model.network.parameters()),))
+
+    @property
+    def has_preference(self) -> bool:
+        """Whether the preference row was trained."""
+        return self.model.card.preference_trained
+
+    def score(self, items: Sequence[Item], *, advance: Advance | None = None) -> Results:
+        """All rows of the head; the responses of an item share their prompt's computation."""
+        model = self.model
+        scorer = Scorer(model.network, model.renderer, self.overlong, self.max_batch_tokens)
+        return scorer.score(items, advance=advance)
+
+    def view(self, value: Any = None) -> RewardView:
+        """Any view that the model has: a name, a definition, or a JSON file with one."""
+        view = self.model.view(self.default_view if value is None else read_view(value))
+        scales = self.model.card.scales
+        read = partial(_apply, view, scales)
+        return RewardView(view.name, read, view.as_dict())
+
+    def ratings(self, rows: Floats) -> Floats:
+        """The attribute rows on the attributes' own scales."""
+        return restore_scales(self.model.card.scales, rows[:, 1:])
+
+    def fields(self, rows: Floats) -> list[dict[str, Any]]:
+        """The preference row, and the attributes on their own scales."""
+        ratings = self.ratings(rows).tolist()
+        return [
+            {
+                "preference": float(row[0]),
+                "attributes": dict(zip(self.attributes, own, strict=True)),
+            }
+            for row, own in zip(rows, ratings, strict=True)
+        ]
+
+
+def as_reward(reward: Reward | RewardModel, options: ScoringOptions | None = None) -> Reward:
+    """A model as a reward; any other reward as it is."""
+    return ModelReward(reward, options=options) if isinstance(reward, RewardModel) else reward
+
+
+def _apply(view: Any, scales: Any, rows: Floats) -> Floats:
+    return apply_view(view, rows, scales)
+
+
+def read_view(value: Any) -> Any:
+    """A view as a person names it: F, L, M, a published set of weights, or a JSON file's content;
+    anything but a text is a view already.
+
+    Raises:
+        ConfigError: none of them.
+        DataError: the file is not JSON.
+    """
+    if not isinstance(value, str) or value in NAMED_VIEWS:
+        return value
+    if not Path(value).is_file():
+        raise ConfigError(f"view {value}: expected {', '.join(NAMED_VIEWS)} or a JSON file")
+    definition = read_json(value)
+    if not isinstance(definition, dict):
+        raise ConfigError(f"view {value}: expected a JSON object, as `smorm view` writes it")
+    return definition

@@ -1,0 +1,238 @@
+"""Which reward is meant: its section of a configuration, and its spelling on a command line."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from smorm.config import load_section, parse_section
+from smorm.config.base import Section
+from smorm.registry import Registry
+
+if TYPE_CHECKING:
+    from smorm.rewards.protocol import Reward
+
+REWARDS: Registry[type[Reward]] = Registry(
+    "reward",
+    "smorm.rewards",
+    {
+        "model": "smorm.rewards.model:ModelReward",
+        "ensemble": "smorm.rewards.ensemble:Ensemble",
+        "url": "smorm.rewards.server:ServerReward",
+        "function": "smorm.rewards.function:FunctionReward",
+        "field": "smorm.rewards.field:FieldReward",
+        "file": "smorm.rewards.field:FileReward",
+        "lab": "smorm.rewards.truth:TruthReward",
+    },
+)
+"""Kinds of rewards by name, each a subclass of `smorm.rewards.protocol.Reward`."""
+
+KINDS = REWARDS.names()
+"""The kinds that have a key of their own in a section."""
+
+_SERVER_KEYS = ("token_file", "tokenizer")
+_TRUTH = ("lab", "truth", "world")
+_FUNCTION = re.compile(r"([A-Za-z_][\w.]*|.+\.py):[A-Za-z_]\w*")
+_DATA_FILES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".ndjson", ".parquet")
+
+
+def reward_of_text(text: str) -> dict[str, Any]:
+    """The section that a short form stands for.
+
+    `KIND:argument` of a built-in or registered kind; `truth` (or `lab`, with `:SEED` for a world of
+    another seed); an http address; `module:function` or `file.py:function`; a file of rewards; a
+    YAML file with a section; else the folder or hub id of a reward model. A folder that is there
+    is a model, whatever its name.
+    """
+    kind, separator, argument = text.partition(":")
+    if text in _TRUTH:
+        return {"lab": 0}
+    if Path(text).is_dir():
+        return {"model": text}
+    if text.startswith(("http://", "https://")):
+        return {"url": text}
+    if separator and kind in _TRUTH:
+        return {"lab": int(argument) if argument.isdecimal() else argument}
+    if separator and kind in KINDS:
+        return {kind: argument}
+    if kind in REWARDS:
+        return {"reward": text}
+    if _FUNCTION.fullmatch(text):
+        return {"function": text}
+    if text.endswith(_DATA_FILES):
+        return {"file": text}
+    return {"model": text}
+
+
+def parse_reward(text: str, where: str = "reward", **options: Any) -> RewardSection:
+    """The section of a reward on the command line; `options` are further keys of it.
+
+    Raises:
+        ConfigError: an option that the reward has no use for, or a broken section file.
+    """
+    given = {key: value for key, value in options.items() if value is not None}
+    if text.endswith((".yaml", ".yml")):
+        overrides = load_section(RewardSection, text).model_dump(exclude_unset=True)
+        return parse_section(RewardSection, {**overrides, **given}, where)
+    return parse_section(RewardSection, {**reward_of_text(text), **given}, where)
+
+
+def listed(value: Any, section_of_text: Callable[[str], dict[str, Any]]) -> Any:
+    """A list of sections from a text, a list, or `NAME: section`; a section may be a text."""
+    if isinstance(value, str):
+        return [section_of_text(value)]
+    if isinstance(value, Mapping):
+        sections = [_expanded(section, section_of_text) for section in value.values()]
+        for name, (index, section) in zip(value, enumerate(sections), strict=True):
+            if isinstance(section, Mapping):
+                sections[index] = {**section, "name": str(name)}
+        return sections
+    if isinstance(value, list):
+        return [_expanded(section, section_of_text) for section in value]
+    return value
+
+
+def _expanded(section: Any, section_of_text: Callable[[str], dict[str, Any]]) -> Any:
+    return section_of_text(section) if isinstance(section, str) else section
+
+
+class RewardSection(Section):
+    """Where rewards come from: exactly one of
+
+    - `model`: a folder or hub id, read by `view`;
+    - `ensemble`: several rewards as one, by `combine` and `kappa`, after `standardise` (a file of
+      responses);
+    - `url`: a server of `protocol`, with `view`, `token_file`, `timeout` (seconds a request) and
+      `tokenizer` (a folder whose chat template makes text, where the server takes only text);
+    - `function`: `module:name` or `file.py:name`;
+    - `field`: of the records; `file`: scores of the records, by id or place;
+    - `lab`: the true quality in the generated world of that seed;
+    - `reward`: `NAME:argument` of a registered kind.
+    """
+
+    name: str | None = None
+    model: str | None = None
+    ensemble: Annotated[list[RewardSection], Field(min_length=1)] | None = None
+    combine: Literal["mean", "min", "uwo"] = "mean"
+    kappa: Annotated[float, Field(ge=0)] | None = None
+    standardise: str | None = None
+    url: str | None = None
+    function: str | None = None
+    field: str | None = None
+    file: str | None = None
+    lab: Annotated[int, Field(ge=0)] | None = None
+    reward: str | None = None
+    view: Any = None
+    protocol: Literal["auto", "smorm", "vllm", "sglang"] = "auto"
+    token_file: Path | None = None
+    tokenizer: str | None = None
+    timeout: Annotated[float, Field(gt=0)] = 60.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return _expanded(value, reward_of_text)
+
+    @field_validator("ensemble", mode="before")
+    @classmethod
+    def _members(cls, value: Any) -> Any:
+        return listed(value, reward_of_text)
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> RewardSection:
+        keys = (*KINDS, "reward")
+        given = [key for key in keys if getattr(self, key) is not None]
+        if len(given) != 1:
+            said = f"{' and '.join(given)} are given" if given else "none is given"
+            raise ValueError(
+                f"exactly one of {', '.join(keys)} says where rewards come from; {said}"
+            )
+        if self.reward is not None and self.kind not in REWARDS:
+            names = ", ".join(REWARDS.names())
+            raise ValueError(f"reward: {self.kind!r} is no kind of reward; there are {names}")
+        return self
+
+    @model_validator(mode="after")
+    def _keys_of_its_kind(self) -> RewardSection:
+        if self.kind == "ensemble" and self.view is not None:
+            raise ValueError("view: an ensemble has no views: give each member its own")
+        if self.kind in ("field", "file", "function", "lab") and self.view is not None:
+            raise ValueError(f"view: a {self.kind} has no views")
+        for key in _SERVER_KEYS:
+            if self.kind != "url" and getattr(self, key) is not None:
+                raise ValueError(f"{key}: only for a server (url)")
+        if self.protocol == "sglang" and self.tokenizer is None:
+            raise ValueError(
+                "protocol sglang takes text: name under tokenizer the folder that is served"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _keys_of_an_ensemble(self) -> RewardSection:
+        defaults = (self.combine, self.kappa, self.standardise) == ("mean", None, None)
+        if self.kind != "ensemble" and not defaults:
+            raise ValueError("combine, kappa, standardise: only with ensemble")
+        if self.kappa is not None and self.combine != "uwo":
+            raise ValueError(f"kappa: is for combine uwo, not for {self.combine}")
+        for name, count in Counter(member.title for member in self.ensemble or ()).items():
+            if count > 1:
+                raise ValueError(
+                    f"ensemble: {name} is named twice: give each its own name; to combine rows of "
+                    "one model use a view (smorm view)"
+                )
+        if any(member.kind == "ensemble" for member in self.ensemble or ()):
+            raise ValueError("ensemble: a member cannot be an ensemble itself")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """Its name in the registry."""
+        for kind in KINDS:
+            if getattr(self, kind) is not None:
+                return kind
+        return str(self.reward).partition(":")[0]
+
+    @property
+    def argument(self) -> str:
+        """Of a registered kind: what stands behind the colon."""
+        return str(self.reward).partition(":")[2]
+
+    @property
+    def place(self) -> str:
+        """What it is, for a reader: a path, an address, or `KIND:argument`."""
+        if self.ensemble is not None:
+            return f"ensemble ({', '.join(member.title for member in self.ensemble)})"
+        if self.kind in ("field", "lab"):
+            return f"{self.kind}:{getattr(self, self.kind)}"
+        return str(self.reward or getattr(self, self.kind))
+
+    @property
+    def title(self) -> str:
+        """Its name, else its folder's (of `runs/x/model` it is `x`), else its place."""
+        if self.name is not None or self.model is None:
+            return self.name or self.place
+        return short_name(self.model) or self.model
+
+
+def short_name(path: str) -> str:
+    """A folder's name; of `runs/x/model` it is `x`."""
+    folder = Path(path)
+    if folder.name == "model" and folder.parent.name:
+        folder = folder.parent
+    return folder.name
+
+
+def display_names(places: list[str]) -> list[str]:
+    """Names that tell rewards apart: a folder's, or the whole path where two would be called the
+    same."""
+    counts = Counter(short_name(place) for place in places)
+    names = []
+    for place in places:
+        name = short_name(place)
+        names.append(name if name and counts[name] == 1 else place)
+    return names

@@ -1,0 +1,379 @@
+"""Rewards from a running server: ours, vLLM or SGLang.
+
+A failure is an error that quotes the server, never a number: a reward of 0 or None in its place
+trains a policy on noise. Only what may pass is tried again (408, 425, 429, 5xx and broken
+connections), with a random pause that grows, and only until the deadline.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Self
+
+import httpx2
+import numpy as np
+import orjson
+
+from smorm.arrays import Floats
+from smorm.data.records import Item
+from smorm.errors import ConfigError, DataError, SmormError
+from smorm.model.backbone import load_tokenizer
+from smorm.model.store import resolve
+from smorm.rewards.protocol import (
+    Advance,
+    Results,
+    Reward,
+    RewardView,
+    ScoringOptions,
+    first_column,
+)
+from smorm.rewards.section import RewardSection
+from smorm.rewards.wires import Answer, Wire, wires_of
+from smorm.scoring.scorer import Scored
+from smorm.text.chat import Messages, Renderer
+
+PROTOCOLS = ("auto", "smorm", "vllm", "sglang")
+RETRIED = frozenset({408, 425, 429})
+ANSWER_BYTES = 64 << 20
+"""An answer larger than this is refused while it is read."""
+_HINTS = {
+    401: " (is the token right?)",
+    403: " (is the token right?)",
+    404: " (is this the address of a server of that kind?)",
+}
+
+
+class RewardClient:
+    """A reward server as a function from conversations to scores.
+
+    >>> client = RewardClient("http://localhost:8000", "vllm")             # doctest: +SKIP
+    >>> client.score([(Message("user", "Hi"), Message("assistant", "Hello!"))])  # doctest: +SKIP
+
+    Args:
+        url: the server's address, without an endpoint's path.
+        protocol: smorm, vllm or sglang; `auto` asks the server which it is.
+        token: sent as `Authorization: Bearer`.
+        timeout: seconds that one request may take, all its tries and pauses together.
+        views: of a server of ours, the views to score by; without any the server's own.
+        renderer: makes text of conversations where the protocol takes only text (SGLang).
+        batch: conversations a request, where the protocol takes several.
+        concurrency: requests under way at a time.
+        tries: how often a request is sent at most.
+        pause: seconds before the second try, about doubled for each further one.
+
+    Raises:
+        ConfigError: not an http address, a token that no header can hold, or an unknown protocol.
+        SmormError: the server does not say what it is (`protocol="auto"`).
+    """
+
+    def __init__(
+        self,
+        url: str,
+        protocol: str = "auto",
+        token: str | None = None,
+        timeout: float = 60.0,
+        *,
+        views: Sequence[str] = (),
+        renderer: Renderer | None = None,
+        batch: int = 32,
+        concurrency: int = 8,
+        tries: int = 5,
+        pause: float = 0.5,
+    ) -> None:
+        if protocol not in PROTOCOLS:
+            raise ConfigError(f"protocol {protocol!r}: expected one of {', '.join(PROTOCOLS)}")
+        self.url = _address(url)
+        self.timeout, self.batch, self.concurrency = timeout, batch, concurrency
+        self.tries, self.pause = tries, pause
+        headers = {}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {_header(token)}"
+        self._client = httpx2.Client(headers=headers, follow_redirects=False)
+        self.protocol, self.model_id = self._introduce(protocol)
+        self.wires = wires_of(self.protocol, renderer, views)
+
+    def score(self, conversations: Sequence[Messages]) -> Floats:
+        """Scores [N], or [N, C] of C > 1 views or labels, in the conversations' order.
+
+        Raises:
+            SmormError: the server refused, failed until the deadline, or gave anything but one
+                finite score (or C) for each conversation.
+            DataError: a conversation is not valid Unicode.
+        """
+        rows = self.answer(conversations).rows
+        return rows[:, 0] if rows.shape[1] == 1 else rows
+
+    def answer(
+        self,
+        conversations: Sequence[Messages],
+        wire: Wire | None = None,
+        *,
+        batch: int | None = None,
+        concurrency: int | None = None,
+    ) -> Answer:
+        """As `score`, with the tokens that the server counted, by one of its `wires`."""
+        wire = wire or self.wires[0]
+        size = wire.batch or batch or self.batch
+        starts = range(0, len(conversations), size)
+        if not starts:
+            return Answer(np.zeros((0, 1)), [])
+        with ThreadPoolExecutor(concurrency or self.concurrency) as pool:
+            requests = [
+                pool.submit(self._post, wire, conversations[start : start + size])
+                for start in starts
+            ]
+            try:
+                answers = [request.result() for request in requests]
+            except BaseException:
+                # The first failure decides: requests that have not begun are never sent.
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        widths = sorted({answer.rows.shape[1] for answer in answers})
+        if len(widths) > 1:
+            raise SmormError(f"{self.url}: some answers have {widths} scores a conversation")
+        tokens: list[int | None] = []
+        for answer in answers:
+            tokens += answer.tokens
+        return Answer(np.concatenate([answer.rows for answer in answers]), tokens)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._client.close()
+
+    def __enter__(self) -> RewardClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _post(self, wire: Wire, conversations: Sequence[Messages]) -> Answer:
+        try:
+            body = orjson.dumps(wire.body(conversations, self.model_id))
+        except TypeError as error:  # a lone surrogate
+            raise DataError(f"a conversation cannot be sent: {error}") from error
+        answer = self._request("POST", wire.path, body)
+        try:
+            return wire.read(answer, len(conversations))
+        except SmormError as error:
+            raise SmormError(f"{self.url}{wire.path}: {error}") from error
+
+    def _introduce(self, protocol: str) -> tuple[str, str | None]:
+        """Which protocol the server speaks, and its model's name: by `/v1/info`, `/v1/models`."""
+        if protocol == "smorm":
+            return protocol, None
+        if protocol == "auto" and isinstance(self._page("/v1/info"), Mapping):
+            return "smorm", None
+        listed = self._page("/v1/models")
+        models = listed.get("data") if isinstance(listed, Mapping) else None
+        first: Any = models[0] if isinstance(models, list) and models else {}
+        if not isinstance(first, Mapping):
+            first = {}
+        if protocol != "auto":
+            return protocol, first.get("id")
+        owner = str(first.get("owned_by", "")).lower()
+        if owner not in ("vllm", "sglang"):
+            raise SmormError(
+                f"{self.url}: neither /v1/info nor /v1/models says what server this is: name its "
+                "protocol (smorm, vllm or sglang)"
+            )
+        return owner, first.get("id")
+
+    def _page(self, path: str) -> Any:
+        """The answer of a page that not every server has, or None."""
+        with contextlib.suppress(_NoSuchPageError):
+            return self._request("GET", path, None)
+        return None
+
+    def _request(self, method: str, path: str, body: bytes | None) -> Any:
+        """The JSON that the server answers, within the deadline."""
+        url, deadline = f"{self.url}{path}", time.monotonic() + self.timeout
+        reason, tried = "the time was over before it was sent", 0
+        while tried < self.tries and time.monotonic() < deadline:
+            tried += 1
+            wait = 0.0
+            try:
+                status, headers, content = self._send(method, url, body, deadline)
+            except httpx2.TransportError as error:
+                reason = f"{type(error).__name__}: {error}".rstrip(": ")
+            else:
+                if status == 200:
+                    return _parsed(content, url)
+                reason = f"{status}: {_shown(content)}"
+                if status not in RETRIED and status < 500:
+                    raise _refusal(status, url, reason, headers)
+                wait = _retry_after(headers)
+            # Random, so that clients whom one failure hit do not all come back at one time.
+            wait = max(wait, self.pause * 2 ** (tried - 1) * random.uniform(0.5, 1.5))
+            if time.monotonic() + wait >= deadline:
+                break
+            if tried < self.tries:
+                time.sleep(wait)
+        times = "once" if tried == 1 else f"{tried} times"
+        raise SmormError(f"{url}: no score (tried {times} in {self.timeout:g} s): {reason}")
+
+    def _send(
+        self, method: str, url: str, body: bytes | None, deadline: float
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """One try: status, headers and content.
+
+        The client's timeout is between two pieces of an answer; the deadline is for all of it.
+        """
+        remaining = max(deadline - time.monotonic(), 0.001)
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        content = bytearray()
+        with self._client.stream(
+            method, url, content=body, headers=headers, timeout=remaining
+        ) as response:
+            for piece in response.iter_bytes():
+                content += piece
+                if time.monotonic() > deadline:
+                    raise httpx2.ReadTimeout("the answer did not end in time")
+                if len(content) > ANSWER_BYTES:
+                    raise SmormError(f"{url}: an answer of more than {ANSWER_BYTES:,} bytes")
+            return response.status_code, response.headers, bytes(content)
+
+
+class ServerReward(Reward):
+    """A server as a reward: a column for each view that was requested when it was opened."""
+
+    kind = "url"
+
+    def __init__(self, client: RewardClient, views: Sequence[str] = ()) -> None:
+        self.client, self.views, self.name = client, tuple(views), client.url
+
+    @classmethod
+    def open(cls, section: RewardSection, options: ScoringOptions, views: Sequence[Any]) -> Self:
+        """Find the server, and what it speaks."""
+        names = [str(view) for view in views or [section.view] if view is not None]
+        token = None if section.token_file is None else read_token(section.token_file)
+        renderer = None
+        if section.tokenizer is not None:
+            renderer = Renderer(load_tokenizer(str(resolve(section.tokenizer))))
+        client = RewardClient(
+            str(section.url),
+            section.protocol,
+            token,
+            section.timeout,
+            views=names,
+            renderer=renderer,
+        )
+        for key, protocol in (("view", "smorm"), ("tokenizer", "sglang")):
+            named = names if key == "view" else section.tokenizer
+            if named and client.protocol != protocol:
+                raise ConfigError(
+                    f"{key}: {section.url} is a server of {client.protocol}, which has no use for "
+                    "it: leave it out"
+                )
+        return cls(client, names)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The server's address, and its model as it names it."""
+        return {"url": self.client.url, "model": self.client.model_id}
+
+    def score(self, items: Sequence[Item], *, advance: Advance | None = None) -> Results:
+        """The server's scores; a failure of the server stops everything.
+
+        Raises:
+            SmormError: no score, or several of each response that are no views.
+        """
+        conversations = []
+        for item in items:
+            conversations += [item.prompt + response for response in item.responses]
+        answer = self.client.answer(conversations)
+        width = answer.rows.shape[1]
+        if width != max(1, len(self.views)):
+            raise SmormError(
+                f"{self.client.url}: gives {width} scores an answer: serve a model with one row, "
+                "such as an exported view"
+            )
+        results: Results = []
+        start = 0
+        for item in items:
+            end = start + len(item.responses)
+            results.append(Scored(answer.rows[start:end], answer.tokens[start:end], False))
+            start = end
+        if advance is not None:
+            advance(len(items))
+        return results
+
+    def view(self, value: Any = None) -> RewardView:
+        """One of the views that it was opened with; None is the first, or the server's own."""
+        if value is None:
+            name = self.views[0] if self.views else self.kind
+            return RewardView(name, first_column, {"name": self.views[0] if self.views else None})
+        if value not in self.views:
+            raise ConfigError(f"view {value}: {self.client.url} was not asked for it")
+        index = self.views.index(value)
+        return RewardView(str(value), lambda rows: rows[:, index], {"name": value})
+
+
+class _NoSuchPageError(SmormError):
+    """The server has no such page."""
+
+
+def read_token(path: Path) -> str:
+    """A bearer token from its file.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"token_file {path}: cannot be read: {error}") from error
+
+
+def _refusal(status: int, url: str, reason: str, headers: Mapping[str, str]) -> SmormError:
+    """The error for an answer that no further try would change."""
+    if 300 <= status < 400:
+        return SmormError(
+            f"{url}: moved to {headers.get('location', 'another address')}: name that address "
+            "(the token is not sent to another one by itself)"
+        )
+    error = _NoSuchPageError if status in (404, 405) else SmormError
+    return error(f"{url}: the server refused: {reason}{_HINTS.get(status, '')}")
+
+
+def _address(url: str) -> str:
+    try:
+        parsed = httpx2.URL(url)
+    except httpx2.InvalidURL as error:
+        raise ConfigError(f"{url}: not an address: {error}") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise ConfigError(f"{url}: expected an address such as http://localhost:8000")
+    if parsed.userinfo:
+        raise ConfigError("the address holds a user or password: put a token into a file instead")
+    return str(parsed.copy_with(query=None, fragment=None)).rstrip("/")
+
+
+def _header(token: str) -> str:
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigError("the token is empty, or holds characters that no header can hold")
+    return token
+
+
+def _parsed(content: bytes, url: str) -> Any:
+    try:
+        return orjson.loads(content)  # refuses NaN and infinity
+    except orjson.JSONDecodeError as error:
+        raise SmormError(f"{url}: the answer is not JSON ({error}): {_shown(content)}") from error
+
+
+def _shown(content: bytes) -> str:
+    """What an answer says, short enough for a line."""
+    text = " ".join(content.decode("utf-8", errors="replace").split())
+    if len(text) > 300:
+        text = f"{text[:297]}..."
+    return text or "(nothing)"
+
+
+def _retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds that the server asks to wait; 0 where it names none (or a date)."""
+    value = headers.get("retry-after", "")
+    return float(value) if value.isdecimal() else 0.0

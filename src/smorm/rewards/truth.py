@@ -1,0 +1,45 @@
+"""The true quality of answers in the generated world."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from smorm.arrays import Floats
+from smorm.data.records import Item, text_of
+from smorm.errors import DataError
+from smorm.rewards.protocol import ScoringOptions, SingleReward
+from smorm.rewards.section import RewardSection
+from smorm.text.limits import Unscored, UnscoredReason
+from smorm.world import gold, make_world, parse_prompt
+
+
+class TruthReward(SingleReward):
+    """True quality, 0 to 1, in the world whose facts `seed` draws."""
+
+    kind = "lab"
+    cacheable = False
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__(str(seed))
+        self.name, self.seed, self.world = f"lab:{seed}", seed, make_world(seed)
+
+    @classmethod
+    def open(cls, section: RewardSection, options: ScoringOptions, views: Sequence[Any]) -> Self:
+        """The world of the section's seed."""
+        return cls(section.lab or 0)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The world's seed."""
+        return {"lab": self.seed}
+
+    def values(self, item: Item) -> Floats | Unscored:
+        """Gold of each response; none where the prompt is not of the world."""
+        try:
+            prompt = parse_prompt(text_of(item.prompt))
+        except DataError as error:
+            return Unscored(UnscoredReason.OTHER_WORLD, str(error))
+        return np.array([gold(self.world, prompt, text) for text in item.texts])
