@@ -24,7 +24,8 @@ Row = dict[str, Any]
 Scanned = tuple[str, Row | BadRecord]
 
 BOM = b"\xef\xbb\xbf"
-RAW_KEPT = 1000
+MAX_RAW = 1000
+"""Bytes of an overlong line that go into the quarantine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class _Stream:
 
     def __init__(self, path: Path, limits: Limits):
         self.path, self.limits, self.unpacked = path, limits, 0
+        # by its first bytes: a name can be wrong
         with path.open("rb") as head:
             self.packed = head.read(2) == b"\x1f\x8b"
         self.size = path.stat().st_size
@@ -54,26 +56,25 @@ class _Stream:
     def line(self, at_most: int) -> bytes:
         return self._counted(self.stream.readline(at_most))
 
-    def all(self, at_most: int) -> bytes:
-        parts: list[bytes] = []
-        while len(part := self._counted(self.stream.read(1 << 20))) > 0:
-            parts.append(part)
-            if self.unpacked > at_most:
-                break
-        return b"".join(parts)
+    def read_all(self, at_most: int) -> bytes:
+        """All bytes, or some more than `at_most` where there are more."""
+        content = bytearray()
+        while len(content) <= at_most and (block := self.stream.read(1 << 20)):
+            content += self._counted(block)
+        return bytes(content)
 
     def close(self) -> None:
         self.stream.close()
 
-    def _counted(self, part: bytes) -> bytes:
-        self.unpacked += len(part)
+    def _counted(self, block: bytes) -> bytes:
+        self.unpacked += len(block)
         most = max(self.limits.gzip_free_bytes, self.size * self.limits.gzip_ratio)
         if self.packed and self.unpacked > most:
             raise DataError(
                 f"{self.path}: unpacks to more than {self.limits.gzip_ratio} times its size: "
                 "refused as a gzip bomb; unpack it yourself if you trust it"
             )
-        return part
+        return block
 
 
 def scan_json(path: Path, limits: Limits = LIMITS) -> Iterator[Scanned]:
@@ -108,7 +109,7 @@ def _is_array(path: Path, limits: Limits) -> bool:
 
 
 def _array(path: Path, stream: _Stream, limits: Limits) -> Iterator[Scanned]:
-    content = stream.all(limits.array_bytes).removeprefix(BOM)
+    content = stream.read_all(limits.array_bytes).removeprefix(BOM)
     if len(content) > limits.array_bytes:
         raise DataError(
             f"{path}: a JSON array of over {limits.array_bytes:,} bytes: write it as JSON lines"
@@ -123,19 +124,24 @@ def _array(path: Path, stream: _Stream, limits: Limits) -> Iterator[Scanned]:
 
 def _lines(path: Path, stream: _Stream, limits: Limits) -> Iterator[Scanned]:
     number = 0
+    # one byte over the limit shows that a line is longer
     while line := stream.line(limits.line_bytes + 1):
         number += 1
         where = f"{path}:{number}"
         if len(line) > limits.line_bytes:
-            start = line
+            raw = line[:MAX_RAW].decode("utf-8", errors="replace")
+            # the rest of it is passed over in pieces, never held
             while line and not line.endswith(b"\n"):
                 line = stream.line(limits.line_bytes)
-            yield where, _too_long(where, start, limits)
-        else:
-            if number == 1:
-                line = line.removeprefix(BOM)
-            if line.strip():
-                yield _parsed(where, line)
+            problem = (
+                f"longer than {limits.line_bytes:,} bytes, the most that is read of one record"
+            )
+            yield where, BadRecord(where, "line", Defect.LINE_TOO_LONG, problem, raw)
+            continue
+        if number == 1:
+            line = line.removeprefix(BOM)
+        if line.strip():
+            yield _parsed(where, line)
 
 
 def _parsed(where: str, line: bytes) -> Scanned:
@@ -156,9 +162,3 @@ def _checked(where: str, row: object) -> Scanned:
     raw = orjson.dumps(row).decode()
     problem = f"{type(row).__name__}, expected an object with named fields"
     return where, BadRecord(where, "line", Defect.NOT_AN_OBJECT, problem, raw)
-
-
-def _too_long(where: str, start: bytes, limits: Limits) -> BadRecord:
-    problem = f"longer than {limits.line_bytes:,} bytes, the most that is read of one record"
-    raw = start[:RAW_KEPT].decode("utf-8", errors="replace")
-    return BadRecord(where, "line", Defect.LINE_TOO_LONG, problem, raw)

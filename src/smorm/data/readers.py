@@ -78,16 +78,12 @@ def files_of(path: Path, split: str, subset: str | None) -> list[Path]:
 
 
 def _scan_file(path: Path) -> Iterator[Scanned]:
-    if not _has_known_suffix(path):
+    if not path.name.endswith(SUFFIXES):
         raise DataError(f"{path}: unknown kind of file; accepted are {', '.join(SUFFIXES)}")
     if path.name.endswith(".parquet"):
         yield from scan_parquet(path)
     else:
         yield from scan_json(path)
-
-
-def _has_known_suffix(path: Path) -> bool:
-    return path.name.endswith(SUFFIXES)
 
 
 def may_be_hub_id(name: str) -> bool:
@@ -120,49 +116,54 @@ def _split_files(folder: Path, split: str, subset: str | None) -> list[Path]:
         folder = folder / subset
         if not folder.is_dir():
             raise DataError(f"{folder}: no such subset folder{_hint(folder)}")
-    for place in (folder, folder / "data", folder / split):
-        files = _data_files(place)
-        named = [file for file in files if _stem(file) == split]
-        shards = [file for file in files if re.fullmatch(rf"{re.escape(split)}-\d+.*", _stem(file))]
+    for candidate in (folder, folder / "data", folder / split):
+        files = _data_files(candidate)
+        named = [file for file in files if stem_of(file) == split]
+        shard = re.compile(rf"{re.escape(split)}-\d+.*")
+        shards = [file for file in files if shard.fullmatch(stem_of(file))]
         if len(named) > 1:
             names = ", ".join(file.name for file in named)
-            raise DataError(f"{place}: several files for split {split!r}: {names}; name one")
+            raise DataError(f"{candidate}: several files for split {split!r}: {names}; name one")
         if named:
             return named
         if shards:
-            return _all_shards(place, shards)
+            _refuse_missing(candidate, shards)
+            return shards
     if files:  # a folder that is called after the split holds nothing but that split
         return files
-    return _only_file(folder, split)
-
-
-def _data_files(place: Path) -> list[Path]:
-    if not place.is_dir():
-        return []
-    return sorted(file for file in place.iterdir() if file.is_file() and _has_known_suffix(file))
-
-
-def _stem(file: Path) -> str:
-    suffix = max((end for end in SUFFIXES if file.name.endswith(end)), key=len)
-    return file.name.removesuffix(suffix)
-
-
-def _all_shards(place: Path, shards: list[Path]) -> list[Path]:
-    counts = {int(found[1]) for file in shards if (found := re.search(r"-of-(\d+)$", _stem(file)))}
-    if counts and counts != {len(shards)}:
-        expected = " or ".join(str(count) for count in sorted(counts))
-        raise DataError(f"{place}: {len(shards)} shards of {expected}: some are missing or mixed")
-    return shards
-
-
-def _only_file(folder: Path, split: str) -> list[Path]:
     files = _data_files(folder)
-    if split == "train" and len(files) == 1 and not _stem(files[0]).startswith(("test", "val")):
+    # a single file is the training data, unless its name says another thing
+    if split == "train" and len(files) == 1 and not stem_of(files[0]).startswith(("test", "val")):
         return files
-    there = ", ".join(file.name for file in files[:10]) or "no data files"
+    names = ", ".join(file.name for file in files[:10]) or "no data files"
     raise DataError(
-        f"{folder}: no file for split {split!r} (such as {split}.jsonl); it has {there}"
+        f"{folder}: no file for split {split!r} (such as {split}.jsonl); it has {names}"
     )
+
+
+def _data_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(f for f in folder.iterdir() if f.is_file() and f.name.endswith(SUFFIXES))
+
+
+def stem_of(file: Path) -> str:
+    """The name without the suffix of its kind, `.jsonl.gz` included."""
+    endings = filter(file.name.endswith, SUFFIXES)
+    return file.name.removesuffix(max(endings, key=len))
+
+
+def _refuse_missing(folder: Path, shards: list[Path]) -> None:
+    """Shards that are named `…-of-N` must be N.
+
+    Raises:
+        DataError: some are missing, or of another set.
+    """
+    matches = filter(None, (re.search(r"-of-(\d+)$", stem_of(file)) for file in shards))
+    counts = {int(match[1]) for match in matches}
+    if counts and counts != {len(shards)}:
+        expected = " or ".join(map(str, sorted(counts)))
+        raise DataError(f"{folder}: {len(shards)} shards of {expected}: some are missing or mixed")
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ def scan_saved_dataset(folder: Path, split: str) -> Iterator[tuple[str, Row]]:
 
     try:
         loaded = datasets.load_from_disk(str(folder))
-    except Exception as error:  # a library's many errors for a damaged folder, told as one line
+    except Exception as error:  # a library's many errors for a damaged folder, as one line
         raise DataError(f"{folder}: cannot be loaded: {_first_line(error)}") from error
     if isinstance(loaded, dict):
         if split not in loaded:
@@ -117,5 +117,5 @@ def _dataset_rows(name: str, dataset: Any) -> Iterator[tuple[str, Row]]:
 
 
 def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
