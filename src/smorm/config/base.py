@@ -13,13 +13,14 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Section(BaseModel):
-    """A part of the configuration: no unknown keys, no silent conversions of kind."""
+    """A section of the configuration: no unknown keys, no silent conversions of type."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
-    def _truth_where_it_belongs(cls, value: Any, info: ValidationInfo) -> Any:
+    def _refuse_misplaced_booleans(cls, value: Any, info: ValidationInfo) -> Any:
+        # pydantic would take true for 1
         field = cls.model_fields[str(info.field_name)]
         if isinstance(value, bool) and field.annotation is not bool:
             raise ValueError("true and false are no values of this key")
@@ -32,7 +33,7 @@ class Section(BaseModel):
 
 
 def plain_number(value: Any) -> Any:
-    """YAML 1.1 reads `1e-5` as text. Where a key says its type that is mended already."""
+    """`1e-5`, which YAML 1.1 reads as text, as a number. Typed keys convert it themselves."""
     if isinstance(value, dict):
         return {key: plain_number(child) for key, child in value.items()}
     if isinstance(value, str) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+", value):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,18 +16,17 @@ from smorm.errors import ConfigError
 
 S = TypeVar("S", bound=Section)
 
+# What pydantic adds to the location of a problem where a key takes one of several types.
+_BRANCHES = {"str", "Architecture", "TrainedTokenizer", "list[str]", "dict[str,str]"}
+
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
-    """Read and validate a YAML file with `dotted.key=value` overrides.
-
-    Raises:
-        ConfigError: missing file, broken YAML, unknown key, wrong value; one line each.
-    """
+    """Read and validate a training run's YAML file; see `load_section`."""
     return load_section(Config, path, overrides)
 
 
 def load_section(section: type[S], path: Path | str, overrides: Sequence[str] = ()) -> S:
-    """As `load_config`, for any configuration that is made of sections.
+    """Read and validate a YAML file with `dotted.key=value` overrides.
 
     Raises:
         ConfigError: missing file, broken YAML, unknown key, wrong value; one line each.
@@ -42,22 +41,18 @@ def load_section(section: type[S], path: Path | str, overrides: Sequence[str] = 
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
-        needed = [name for name, key in section.model_fields.items() if key.is_required()]
-        raise ConfigError(f"{path}: expected a mapping with the keys {', '.join(needed)}, ...")
+        required = [name for name, key in section.model_fields.items() if key.is_required()]
+        raise ConfigError(f"{path}: expected a mapping with the keys {', '.join(required)}, ...")
     return parse_section(section, overridden(values, overrides), where=str(path))
 
 
 def parse_config(values: dict[str, Any], where: str = "config") -> Config:
-    """Validate plain values.
-
-    Raises:
-        ConfigError: every problem on a line of its own: `where: key: what is wrong`.
-    """
+    """Validate plain values of a training run; see `parse_section`."""
     return parse_section(Config, values, where)
 
 
 def parse_section(section: type[S], values: dict[str, Any], where: str = "config") -> S:
-    """As `parse_config`, for any configuration that is made of sections.
+    """Validate plain values.
 
     Raises:
         ConfigError: every problem on a line of its own: `where: key: what is wrong`.
@@ -66,8 +61,11 @@ def parse_section(section: type[S], values: dict[str, Any], where: str = "config
         return section.model_validate(values)
     except ValidationError as error:
         problems = error.errors()
-        told = [item for item in problems if not _beside_the_point(item, problems)]
-        lines = dict.fromkeys(f"{where}: {_explain(item, section)}" for item in told)
+        # a dict keeps the order and drops what two branches of a type complain about alike
+        lines: dict[str, None] = {}
+        for problem in problems:
+            if not _is_of_another_branch(problem, problems):
+                lines[f"{where}: {_explain(problem, section)}"] = None
         raise ConfigError("\n".join(lines)) from error
 
 
@@ -78,92 +76,89 @@ def overridden(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, An
         ConfigError: an override that is none, or whose value is not YAML.
     """
     for override in overrides:
-        _override(values, override)
+        key, separator, text = override.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"override {override!r}: expected dotted.key=value")
+        *parents, last = key.split(".")
+        node = values
+        for name in parents:
+            # a section that the file leaves empty is null in YAML
+            if node.get(name) is None:
+                node[name] = {}
+            node = node[name]
+            if not isinstance(node, dict):
+                raise ConfigError(f"override {override!r}: {name} is not a section")
+        try:
+            node[last] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"override {override!r}: the value is not valid YAML") from error
     return values
 
 
-def _override(values: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise ConfigError(f"override {override!r}: expected dotted.key=value")
-    *parents, last = key.split(".")
-    node: Any = values
-    for name in parents:
-        child = node.setdefault(name, {}) if isinstance(node, dict) else None
-        if child is None and isinstance(node, dict):
-            child = node[name] = {}
-        if not isinstance(child, dict):
-            raise ConfigError(f"override {override!r}: {name} is not a section")
-        node = child
-    try:
-        node[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: the value is not valid YAML") from error
+def _is_of_another_branch(problem: Mapping[str, Any], problems: Sequence[Any]) -> bool:
+    """Whether the value was meant as another of the types that its key takes.
+
+    pydantic reports every type. The one that was meant has a problem inside the value, at a longer
+    location.
+    """
+    *outer, last = problem["loc"] or ("",)
+    if last not in _BRANCHES:
+        return False
+    for location in (list(candidate["loc"]) for candidate in problems):
+        if location[: len(outer)] == outer and len(location) > len(problem["loc"]):
+            return True
+    return False
 
 
-_BRANCHES = {"str", "Architecture", "TrainedTokenizer", "list[str]", "dict[str,str]"}
-"""What pydantic adds to the place of a problem where a key takes one of several types."""
-
-
-def _beside_the_point(item: Any, problems: Sequence[Any]) -> bool:
-    """A complaint about a type that was not meant: that of another type goes into the value."""
-    *outer, last = item["loc"] or ("",)
-    return last in _BRANCHES and any(
-        list(other["loc"][: len(outer)]) == outer and len(other["loc"]) > len(item["loc"])
-        for other in problems
-    )
-
-
-def _explain(item: Any, section: type[Section]) -> str:
+def _explain(problem: Mapping[str, Any], section: type[Section]) -> str:
     """One pydantic problem in the user's words."""
-    place = [str(part) for part in item["loc"] if part not in _BRANCHES]
-    key = ".".join(place)
-    if item["type"] == "extra_forbidden":
-        return f"unknown key {key}{_nearest(place, section)}"
-    if item["type"] == "missing":
+    path = [str(name) for name in problem["loc"] if name not in _BRANCHES]
+    key = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {key}{_nearest(path, section)}"
+    if problem["type"] == "missing":
         return f"{key}: missing"
-    message = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "value_error":
-        return message if not key else f"{key}: {message}"
-    return f"{key}: {message[0].lower()}{message[1:]}, got {item['input']!r}"
+    message: str = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] != "value_error":
+        return f"{key}: {message[0].lower()}{message[1:]}, got {problem['input']!r}"
+    return f"{key}: {message}" if key else message
 
 
-def _nearest(place: list[str], section: type[Section]) -> str:
-    known = _known_keys(section, place[:-1])
-    near = difflib.get_close_matches(place[-1], known, n=1, cutoff=0.5)
+def _nearest(path: list[str], section: type[Section]) -> str:
+    keys = _known_keys(section, path[:-1])
+    near = difflib.get_close_matches(path[-1], keys, n=1, cutoff=0.5)
     if near:
-        return f": did you mean {'.'.join([*place[:-1], near[0]])}?"
-    return f": expected one of {', '.join(known)}" if known else ""
+        return f": did you mean {'.'.join([*path[:-1], near[0]])}?"
+    return f": expected one of {', '.join(keys)}" if keys else ""
 
 
-def _known_keys(section: type[Section], place: list[str]) -> list[str]:
-    for name in place:
+def _known_keys(section: type[Section], path: list[str]) -> list[str]:
+    """The keys of the section at a path; none where there is no section."""
+    current: type[Section] | None = section
+    for name in path:
+        # an index of a list says nothing of the section's type
         if name.isdigit():
             continue
-        field = section.known_fields().get(name)
-        if field is None:
-            return []
-        found = _section_of(field.annotation)
-        if found is None:
-            return []
-        section = found
-    return list(section.known_fields())
+        field = current.known_fields().get(name) if current else None
+        current = _section_of(field.annotation) if field else None
+    return list(current.known_fields()) if current else []
 
 
 def _section_of(annotation: Any) -> type[Section] | None:
     """The section type inside an annotation such as `list[SourceConfig]` or `LoraConfig | None`."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
-    for part in getattr(annotation, "__args__", ()):
-        if (found := _section_of(part)) is not None:
-            return found
+    for argument in getattr(annotation, "__args__", ()):
+        if (section := _section_of(argument)) is not None:
+            return section
     return None
 
 
 def _near_file(path: Path) -> str:
     if not path.parent.is_dir():
         return ""
-    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir()], n=1)
+    names = [entry.name for entry in path.parent.iterdir()]
+    near = difflib.get_close_matches(path.name, names, n=1)
     return f": did you mean {path.with_name(near[0])}?" if near else ""
 
 

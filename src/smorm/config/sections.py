@@ -6,12 +6,13 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from smorm.config.base import Fraction, Positive, Section, plain_number
 from smorm.config.objective import Objective, kinds_with, parse_objective
 from smorm.files import fingerprint
 
+# Keys that may change between a run and its resumption: they do not touch the result.
 BOOKKEEPING = (
     "output.folder",
     "data.workers",
@@ -23,18 +24,20 @@ BOOKKEEPING = (
     "training.keep_checkpoints",
     "training.tensorboard",
 )
-"""Keys that may change between a run and its resumption: they do not touch the result."""
 
 
 def _listed(value: Any) -> Any:
     """Let a single source stand for a list of one."""
-    if not isinstance(value, dict):
+    return [value] if isinstance(value, str | dict) else value
+
+
+def _positive_or_auto(noun: str) -> BeforeValidator:
+    def check(value: Any) -> Any:
+        if value != "auto" and not (isinstance(value, int) and value > 0):
+            raise ValueError(f"a number of {noun} above 0, or auto, got {value!r}")
         return value
-    sources = ("preference", "rated")
-    return {
-        key: [item] if key in sources and isinstance(item, str | dict) else item
-        for key, item in value.items()
-    }
+
+    return BeforeValidator(check)
 
 
 class Architecture(Section):
@@ -105,7 +108,7 @@ class SourceConfig(Section):
         return {"path": value} if isinstance(value, str) else value
 
 
-Sources = list[SourceConfig]
+Sources = Annotated[list[SourceConfig], BeforeValidator(_listed)]
 
 
 class MixingConfig(Section):
@@ -146,15 +149,8 @@ class DataSection(Section):
     max_tokens: Annotated[int, Field(ge=8)] = 2048
     overlong: Literal["error", "drop", "truncate_prompt"] = "error"
     on_bad_record: Literal["stop", "skip"] = "stop"
-    workers: int | Literal["auto"] = "auto"
+    workers: Annotated[int | Literal["auto"], _positive_or_auto("processes")] = "auto"
     cache: str | None = "auto"
-
-    @field_validator("workers", mode="before")
-    @classmethod
-    def _processes(cls, value: Any) -> Any:
-        if value != "auto" and not (isinstance(value, int) and value > 0):
-            raise ValueError(f"a number of processes above 0, or auto, got {value!r}")
-        return value
 
     @field_validator("cache", mode="after")
     @classmethod
@@ -162,11 +158,6 @@ class DataSection(Section):
         if value is not None and not value.strip():
             raise ValueError("a folder, auto or null, got nothing")
         return value
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_source(cls, value: Any) -> Any:
-        return _listed(value)
 
 
 class TrainingSection(Section):
@@ -180,7 +171,7 @@ class TrainingSection(Section):
     epochs: Annotated[float, Field(gt=0)] = 1.0
     max_steps: Positive | None = None
     batch_size: Positive = 32
-    max_batch_tokens: int | Literal["auto"] = 4096
+    max_batch_tokens: Annotated[int | Literal["auto"], _positive_or_auto("tokens")] = 4096
     memory_budget: str | None = None
     learning_rate: Annotated[float, Field(gt=0)] = 1e-5
     head_learning_rate: Annotated[float, Field(gt=0)] | None = None
@@ -201,21 +192,16 @@ class TrainingSection(Section):
     diagnose_every: Positive | None = None
     tensorboard: bool = False
 
-    @field_validator("max_batch_tokens", mode="before")
-    @classmethod
-    def _tokens(cls, value: Any) -> Any:
-        if value != "auto" and not (isinstance(value, int) and value > 0):
-            raise ValueError(f"a number of tokens above 0, or auto, got {value!r}")
-        return value
-
     @field_validator("memory_budget", mode="before")
     @classmethod
     def _memory(cls, value: Any) -> Any:
-        text = str(value) if isinstance(value, int) else value
-        found = isinstance(text, str) and re.fullmatch(r"\s*[\d.]+\s*([kmgt]i?b)?\s*", text, re.I)
-        if value is not None and not found:
+        if value is None:
+            return None
+        # a bare number is bytes; YAML reads it as one
+        pattern = r"\s*[\d.]+\s*([kmgt]i?b)?\s*"
+        if not isinstance(value, int | str) or not re.fullmatch(pattern, str(value), re.I):
             raise ValueError(f"expected memory such as 8GB or 500MB, got {value!r}")
-        return text
+        return str(value)
 
 
 class EvaluationSection(Section):
@@ -224,11 +210,6 @@ class EvaluationSection(Section):
     preference: Sources = Field(default_factory=list)
     rated: Sources = Field(default_factory=list)
     limit: Positive | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_source(cls, value: Any) -> Any:
-        return _listed(value)
 
 
 class OutputSection(Section):

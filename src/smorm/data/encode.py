@@ -109,7 +109,9 @@ class Worker:
     def __init__(self, hello: dict[str, Any]) -> None:
         environment = {
             **os.environ,
+            # the same modules as here; `-P` keeps the current folder out
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            # one core each: the processes are the parallelism
             "TOKENIZERS_PARALLELISM": "false",
             "OMP_NUM_THREADS": "1",
         }
@@ -144,8 +146,9 @@ class Worker:
         Raises:
             SmormError: the process has ended.
         """
-        # json, not orjson: a text may hold lone surrogates
+        # json, not orjson: a text may hold lone surrogates, which only its escapes carry
         facts = json.loads(self._exchange(json.dumps(chunk, default=_message_values).encode()))
+        # the ids in one piece: as JSON they would cost more than the tokenising
         ids = np.frombuffer(self._receive(), dtype=np.int32)
         outcomes, start = [], 0
         for counted, failure, sizes in facts:
@@ -237,6 +240,7 @@ def serve(source: BinaryIO, target: BinaryIO) -> None:
         return
     hello = json.loads(first)
     answer: dict[str, Any] = {"proof": None, "reason": ""}
+    # Whatever goes wrong is sent back: the main process then does the work itself.
     try:
         tokenizer = _load_tokenizer(Path(hello["tokenizer"]))
         renderer = Renderer(tokenizer, hello["template"], hello["max_tokens"])
@@ -276,6 +280,7 @@ def _load_tokenizer(folder: Path) -> Any:
     """The tokenizer by the class that was written down, as `smorm.model` loads it."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    # `AutoTokenizer` guesses another class for a tokenizer that was trained here.
     values = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     complete = values.get("tokenizer_class") == "TokenizersBackend"
     return (PreTrainedTokenizerFast if complete else AutoTokenizer).from_pretrained(folder)

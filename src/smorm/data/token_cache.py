@@ -40,10 +40,10 @@ from smorm.errors import CheckpointError, DataError, OutputError
 log = logging.getLogger(__name__)
 
 PROGRESS_EVERY = 100_000
+# Bytes of a source from which `auto` caches its tokens: less than that takes a few seconds.
 CACHED_FROM = 8 << 20
-"""Bytes of a source from which `auto` caches its tokens: less than that takes a few seconds."""
+# Modules that work on tokens or ratings: a change of theirs leaves the tokens as they are.
 _AFTER_TOKENS = {"mixing", "grouping", "scaling", "pairing"}
-"""Modules that work on tokens or ratings: a change of theirs leaves the tokens as they are."""
 _TORN_AFTER = 24 * 3600.0
 
 
@@ -91,6 +91,7 @@ def tokens_of(request: TokenRequest, tokeniser: Tokeniser, cache: str | None) ->
 
 def _cache_folder(cache: str | None, contents: Contents) -> Path | None:
     """Where this source's tokens are cached, if they are."""
+    # A data set without files (streamed, or in memory) has no bytes to know it by.
     if cache is None or not contents.files:
         return None
     if cache != "auto":
@@ -181,6 +182,7 @@ def _made(
     try:
         with files.whole_folder(target) as scratch:
             write_tokens(scratch, request, contents, tokeniser)
+            # the key was computed from the bytes at the start
             contents.refuse_change()
             if _verifies(target):
                 # leaving by an error discards the scratch folder: the entry may be mapped already

@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Generic, Literal, TypeVar, overload
 
 import numpy as np
@@ -32,6 +31,7 @@ StoreKind = Literal["preference", "rated"]
 
 META, QUARANTINE = "store.json", "quarantine.jsonl"
 _FLUSH_ROWS = 4096
+# One flat file each; the codes are those of `array` and of NumPy.
 _COLUMNS = {
     "offsets": "q",
     "margins": "d",
@@ -42,8 +42,8 @@ _COLUMNS = {
     "rating_columns": "i",
     "rating_values": "d",
 }
+# What decides the content's hash: all that training sees but the ratings, which it scales itself.
 _HASHED = ("ids", "offsets", "margins", "prompts")
-"""Arrays that decide the content's hash: all that training sees but the ratings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +120,7 @@ class StoreWriter:
     def __enter__(self) -> StoreWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._closing.close()
 
     def add_pair(
@@ -177,6 +172,7 @@ class StoreWriter:
         self._buffers["offsets"].append(self._num_tokens)
 
     def _end_record(self, prompt: int, where: str) -> None:
+        # A place is a name of a few and a number: as text, a million of them would outweigh tokens.
         name, _, row = where.rpartition(":")
         if not (row.isascii() and row.isdigit()):
             name, row = where, "-1"
@@ -202,6 +198,7 @@ def open_store(folder: Path, names: Sequence[str] = ()) -> TokenStore:
         DataError: a file is missing, or the arrays do not fit together.
     """
     meta = files.read_json(folder / META)
+    # Files are matched by their order: the fingerprint has made sure that their bytes are the same.
     written_names = [str(name) for name in meta["names"]]
     current_names = [*names, *written_names[len(names) :]]
     renamed = dict(zip(written_names, current_names, strict=True))
@@ -279,6 +276,7 @@ class Joined(Sequence[T], Generic[T]):
     def __getitem__(self, index: int | slice) -> T | list[T]:
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
+        # a handful of stores: a walk is quicker than a search
         row = int(self.rows[index])
         for store in self.stores:
             if row < len(store):

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Literal, TypeVar
 
 from smorm.data.encode import Conversation, Encoder, Outcome, Worker, WorkerRefused, hello_of
@@ -21,15 +20,15 @@ log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
+# Records sent to a process at once: about 50 ms of work, so that no side waits for the pipe.
 CHUNK = 256
-"""Records sent to a process at once: about 50 ms of work, so that no side waits for the pipe."""
+# Under `auto`, bytes of a source for each process: starting one costs 2 to 4 seconds, about as much
+# as tokenising this much text.
 BYTES_PER_PROCESS = 8 << 20
-"""Bytes of a source for each process under `auto`: starting one costs 2 to 4 seconds, about as
-much as tokenising this much text."""
 
+# `Submit` begins a chunk; the call of what it returns waits for the outcomes.
 Finish = Callable[[], list[Outcome]]
 Submit = Callable[[list[Conversation]], Finish]
-"""Begins a chunk; the call of what it returns waits for the outcomes."""
 
 
 class Tokeniser:
@@ -46,12 +45,7 @@ class Tokeniser:
     def __enter__(self) -> Tokeniser:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._closing.close()
 
     def workers_for(self, size: int) -> int:
@@ -71,7 +65,7 @@ class Tokeniser:
         submit, count = self._start(self.workers_for(size))
         ahead: deque[tuple[list[R], Finish, Exception | None]] = deque()
         for chunk, failure in _chunks(records):
-            ahead.append((chunk, submit([conversation(record) for record in chunk]), failure))
+            ahead.append((chunk, submit(list(map(conversation, chunk))), failure))
             # two chunks for each process: one in work, one on its way
             if len(ahead) == 2 * count:
                 yield from _finished(*ahead.popleft())
@@ -81,6 +75,7 @@ class Tokeniser:
     def _start(self, count: int) -> tuple[Submit, int]:
         if count == 1:
             return self._in_this_process, 1
+        # The processes of the first large source serve the later ones, whatever their size.
         if self._submit is None:
             try:
                 self._submit, self._count = self._start_processes(count), count
@@ -90,6 +85,7 @@ class Tokeniser:
         return self._submit, self._count
 
     def _in_this_process(self, chunk: list[Conversation]) -> Finish:
+        # nothing is done before the outcomes are read, so that the reader is not ahead for nothing
         return lambda: [self.encoder.encode(prompt, responses) for prompt, responses in chunk]
 
     def _start_processes(self, count: int) -> Submit:
