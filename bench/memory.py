@@ -45,7 +45,7 @@ def measured(
     from bench.measure import pin
     from bench.ours import config_of
     from bench.texts import pairs_file
-    from smorm.training.auto_batch import resolve_batch_tokens
+    from smorm.training.memory import resolve_batch_tokens
     from smorm.training.setup import prepare
 
     pin(1)

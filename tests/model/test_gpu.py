@@ -14,7 +14,7 @@ from smorm.model.gathered import gather_plan, gathered
 from smorm.model.network import Layout, RewardNetwork
 from smorm.model.plan import AttentionPlan
 from smorm.model.verify import choose_layout, verify
-from smorm.training.probe import measure
+from smorm.training.memory import measure
 from smorm.trees.forest import Tokens
 from tests.model.architectures import tiny
 from tests.model.test_cuda_plans import big_forest

@@ -19,7 +19,7 @@ from smorm.model.cpu.fuse import decoder_layers
 from smorm.model.network import RewardNetwork
 from smorm.model.plan import AttentionPlan
 from smorm.model.verify import choose_layout, verify
-from smorm.training.probe import LiveBytes
+from smorm.training.memory import LiveBytes
 from smorm.trees.forest import Forest, grow
 from tests.model.architectures import ARCHITECTURES, tiny
 from tests.model.test_forest_equals_padded import adapted, sequences_of

@@ -21,18 +21,20 @@ from smorm.config import Config
 from smorm.errors import CheckpointError, ConfigError, Interrupted
 from smorm.model.network import RewardNetwork
 from smorm.model.verify import choose_layout
-from smorm.training.auto_batch import longest_units, resolve_batch_tokens
 from smorm.training.loop import train
 from smorm.training.memory import (
     CPU_MOST,
     CUDA_MOST,
+    LiveBytes,
     MemoryModel,
     free_bytes,
     largest_batch,
+    longest_units,
+    measure,
     parse_bytes,
     resident_bytes,
+    resolve_batch_tokens,
 )
-from smorm.training.probe import LiveBytes, measure
 from smorm.training.setup import prepare
 from tests.model.architectures import tiny
 from tests.training.runs import bits, config_of
@@ -69,7 +71,7 @@ def test_a_budget_that_says_nothing_is_an_error(text: str) -> None:
 
 needs = st.builds(
     MemoryModel,
-    there=st.integers(0, 10**10),
+    base=st.integers(0, 10**10),
     state=st.integers(0, 10**10),
     constant=st.floats(0, 1e9),
     per_token=st.floats(1e3, 1e7),
@@ -93,13 +95,13 @@ def test_a_larger_budget_never_gives_fewer_tokens_and_all_fit(
 
 
 def test_a_cpu_gets_no_more_than_makes_it_faster() -> None:
-    need = MemoryModel(there=10**9, state=10**9, constant=0.0, per_token=1e3)
+    need = MemoryModel(base=10**9, state=10**9, constant=0.0, per_token=1e3)
     assert largest_batch(need, 10**12, CPU) == CPU_MOST
     assert largest_batch(need, 10**12, CUDA) == CUDA_MOST
 
 
 def test_a_budget_that_holds_nothing_says_what_is_needed() -> None:
-    need = MemoryModel(there=4 * 10**9, state=3 * 10**9, constant=0.0, per_token=1e6)
+    need = MemoryModel(base=4 * 10**9, state=3 * 10**9, constant=0.0, per_token=1e6)
     with pytest.raises(ConfigError, match=r"6\.00 GB do not hold .* needs 7\.07 GB: give more"):
         largest_batch(need, 6 * 10**9, CPU)
 
@@ -194,7 +196,7 @@ import torch
 from transformers import AutoConfig, AutoModel
 from smorm.model.network import RewardNetwork
 from smorm.training.memory import largest_batch
-from smorm.training.probe import measure
+from smorm.training.memory import measure
 
 torch.set_num_threads(1)
 share = float(sys.argv[1])
@@ -209,7 +211,7 @@ for _ in range(60):
     prompt = draw(120)
     units.append([np.concatenate([prompt, draw(40)]) for _ in range(2)])
 need = measure(network, units, half=False)
-budget = need.there + int(share * 1e6)
+budget = need.base + int(share * 1e6)
 tokens = largest_batch(need, budget, network.device)
 optimizer = torch.optim.AdamW(network.parameters(), fused=True)
 with open("/proc/self/clear_refs", "w") as reset:
@@ -221,7 +223,7 @@ for step in range(2):
         network(forest).square().sum().backward()
     optimizer.step()
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
-print(json.dumps({"tokens": tokens, "there": need.there, "promised": need.of(tokens),
+print(json.dumps({"tokens": tokens, "there": need.base, "promised": need.of(tokens),
     "budget": budget, "peak": int(peak.split()[1]) * 1024}))
 """
 

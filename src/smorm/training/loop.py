@@ -12,11 +12,11 @@ import torch
 from smorm.config import Config, decisive
 from smorm.errors import Interrupted, NonFiniteLossError
 from smorm.model.store import save_model
-from smorm.training.auto_batch import resolve_batch_tokens
 from smorm.training.batches import Batches
 from smorm.training.checkpoint import Named, save_checkpoint
 from smorm.training.cost import cost_until, write_cost
 from smorm.training.folder import refuse_another_run, resume_run, write_beginnings
+from smorm.training.memory import resolve_batch_tokens
 from smorm.training.methods import Method, make_method, method_class
 from smorm.training.optim import (
     clip_gradients,

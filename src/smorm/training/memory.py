@@ -1,17 +1,50 @@
-"""How many tokens of a micro-batch fit a memory budget, and the budget that there is."""
+"""`max_batch_tokens: auto`: the largest micro-batch that fits the memory that may be used.
+
+A step needs what is in use before it (on a CPU the process with its data; on CUDA the weights),
+gradients and AdamW's moments, and then, while one micro-batch is computed, a constant and a share
+per token: activations, temporaries, the gradient of one parameter at a time. The constant and the
+share are measured by running forward and backward at two sizes, on the longest training records and
+with the network as it will be trained, and counting the bytes that are alive.
+
+On CUDA the allocator counts. On a CPU every tensor that an operator returns is followed until it is
+freed; buffers inside an operator are not counted, and no allocator uses all of its memory, so a
+share is added.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import heapq
+import itertools
+import logging
 import os
 import re
-from dataclasses import dataclass
+import resource
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from smorm.arrays import Tokens
 from smorm.errors import ConfigError
+from smorm.model.network import Batch, RewardNetwork
+from smorm.training.setup import Prepared
+from smorm.training.sources import TokenSet
 
-KEPT_BACK = {"cpu": 0.45, "cuda": 0.1}
+log = logging.getLogger(__name__)
+
+LONGEST = 16
+"""So many of the longest records are what is measured."""
+PROBE = (512, 1024)
+"""Tokens of the two micro-batches that are measured (at least; a sequence is never cut)."""
+RESERVE = {"cpu": 0.45, "cuda": 0.1}
 """Share of a micro-batch's bytes that is added for what the count cannot see: an allocator keeps
 freed memory in pieces that the next tensor does not fit. glibc keeps up to half as much again of
 tensors below 32 MB, and nothing of larger ones; with `MALLOC_MMAP_THRESHOLD_=65536` it keeps
@@ -25,45 +58,118 @@ FEWEST = 64
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
+Unit = Sequence[Tokens]
+"""What stays in one forward pass."""
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryModel:
-    """Bytes of a training step: `there` before it, `state` (gradients and moments), and
-    `constant + per_token x tokens` while a micro-batch is computed, and a `spare` share of that."""
+    """Bytes of a training step: `base` before it, `state` (gradients and moments), and
+    `constant + per_token x tokens` while a micro-batch is computed, and a `reserve` share of that.
+    """
 
-    there: int
+    base: int
     state: int
     constant: float
     per_token: float
-    spare: float = KEPT_BACK["cuda"]
+    reserve: float = RESERVE["cuda"]
 
     def of(self, tokens: int) -> int:
         """Bytes with micro-batches of so many tokens."""
-        batch = (self.constant + self.per_token * tokens) * (1 + self.spare)
-        return int(self.there + self.state + batch)
+        batch = (self.constant + self.per_token * tokens) * (1 + self.reserve)
+        return int(self.base + self.state + batch)
 
     def tokens_within(self, budget: int) -> int:
         """The largest number of tokens that `budget` bytes hold; negative where none do."""
-        left = (budget - self.there - self.state) / (1 + self.spare) - self.constant
-        return int(left // self.per_token)
+        for_batch = (budget - self.base - self.state) / (1 + self.reserve) - self.constant
+        return int(for_batch // self.per_token)
 
 
-def largest_batch(need: MemoryModel, budget: int, device: torch.device) -> int:
+def resolve_batch_tokens(prepared: Prepared, *, resume: bool) -> Prepared:
+    """The same with a number in place of `max_batch_tokens: auto`; the log says which and why.
+
+    A resumed run takes the number of its beginning, which its `config.yaml` holds: another one
+    would split the steps in another way and change the last bits.
+
+    Raises:
+        ConfigError: the budget does not even hold what is needed without any token.
+    """
+    training = prepared.config.training
+    if training.max_batch_tokens != "auto":
+        return prepared
+    tokens = _recorded(prepared.config.output.folder) if resume else None
+    if tokens is None:
+        tokens = _choose(prepared)
+    else:
+        log.info("max_batch_tokens: auto is %d, as when this run began", tokens)
+    training = training.model_copy(update={"max_batch_tokens": tokens})
+    return replace(prepared, config=prepared.config.model_copy(update={"training": training}))
+
+
+def _recorded(folder: Path) -> int | None:
+    try:
+        values = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        tokens = values["training"]["max_batch_tokens"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return None
+    return tokens if isinstance(tokens, int) else None
+
+
+def _choose(prepared: Prepared) -> int:
+    """Measure, solve, and log the result."""
+    network, training = prepared.network, prepared.config.training
+    units = longest_units(prepared.train)
+    model = measure(network, units, half=training.precision == "bf16")
+    if training.memory_budget is not None:
+        budget = parse_bytes(training.memory_budget)
+    else:
+        budget = model.base + int(FREE_SHARE * free_bytes(network.device))
+    tokens = largest_batch(model, budget, network.device)
+    log.info(
+        "max_batch_tokens: auto is %d: a step takes about %s of %s (%s before it, %s gradients and "
+        "moments, %.0f kB a token)",
+        tokens,
+        in_words(model.of(tokens)),
+        in_words(budget),
+        in_words(model.base),
+        in_words(model.state),
+        model.per_token * (1 + model.reserve) / 1e3,
+    )
+    longest = max(network.arrange(unit).num_tokens for unit in units)
+    if longest > tokens:
+        log.warning(
+            "the longest record has %d tokens, more than max_batch_tokens: it is a batch of its "
+            "own and takes about %s",
+            longest,
+            in_words(model.of(longest)),
+        )
+    return tokens
+
+
+def longest_units(data: TokenSet, most: int = LONGEST) -> list[list[Tokens]]:
+    """The longest training records, each as what stays in one forward pass, longest first."""
+    pairs = ([pair.chosen, pair.rejected] for pair in data.pairs)
+    rated = ([response.tokens] for response in data.rated)
+    return heapq.nlargest(most, itertools.chain(pairs, rated), key=lambda unit: max(map(len, unit)))
+
+
+def largest_batch(model: MemoryModel, budget: int, device: torch.device) -> int:
     """Tokens that fit, at most what is of use, rounded down by up to an eighth, so that budgets
     that differ by a little give one number.
 
     Raises:
         ConfigError: fewer than 64 tokens fit.
     """
-    fit = need.tokens_within(budget)
+    fit = model.tokens_within(budget)
     if fit < FEWEST:
         raise ConfigError(
-            f"training.memory_budget: {told(budget)} do not hold a micro-batch of {FEWEST} tokens, "
-            f"which needs {told(need.of(FEWEST))}: give more, or use gradient_checkpointing, LoRA, "
-            "or a smaller backbone"
+            f"training.memory_budget: {in_words(budget)} do not hold a micro-batch of {FEWEST} "
+            f"tokens, which needs {in_words(model.of(FEWEST))}: give more, or use "
+            "gradient_checkpointing, LoRA, or a smaller backbone"
         )
     step = max(8, 1 << (fit.bit_length() - 4))
-    return min(fit // step * step, CPU_MOST if device.type == "cpu" else CUDA_MOST)
+    most = CPU_MOST if device.type == "cpu" else CUDA_MOST
+    return min(fit // step * step, most)
 
 
 def parse_bytes(text: str) -> int:
@@ -72,16 +178,145 @@ def parse_bytes(text: str) -> int:
     Raises:
         ConfigError: it is none of these, or nothing.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
-    unit = _UNITS.get(found[2].lower()) if found else None
-    if found is None or unit is None or float(found[1]) <= 0:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
+    if match is None or match[2].lower() not in _UNITS or float(match[1]) <= 0:
         raise ConfigError(f"training.memory_budget: {text!r}: expected e.g. 8GB, 7.5GiB or 500MB")
-    return int(float(found[1]) * unit)
+    return int(float(match[1]) * _UNITS[match[2].lower()])
 
 
-def told(count: float) -> str:
-    """Bytes in the user's words."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+def in_words(count: float) -> str:
+    """Bytes for the log: `1.25 GB`."""
+    if count >= 1e8:
+        return f"{count / 1e9:.2f} GB"
+    return f"{count / 1e6:.1f} MB"
+
+
+def measure(network: RewardNetwork, units: Sequence[Unit], *, half: bool) -> MemoryModel:
+    """What a training step of this network needs, by running two small ones.
+
+    Gradients are dropped again and the random numbers put back; weights are only read.
+
+    Args:
+        units: what stays in one forward pass, as for `RewardNetwork.micro_batches`. Give the
+            longest: some attention kernels need more for longer sequences.
+        half: under bf16 autocast.
+    """
+    device = network.device
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    gradients = sum(parameter.numel() * parameter.element_size() for parameter in trained)
+    before = [parameter.grad for parameter in trained]
+    small, large = (_probe_batch(network, units, tokens) for tokens in PROBE)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        # The first run makes the gradients, and loads what libraries load late.
+        _run(network, small, half)
+        base = _bytes_in_use(device) - gradients
+        small_peak, large_peak = _peak(network, small, half), _peak(network, large, half)
+    for parameter, gradient in zip(trained, before, strict=True):
+        parameter.grad = gradient
+    per_token = (large_peak - small_peak) / (large.num_tokens - small.num_tokens)
+    constant = max(0.0, small_peak - per_token * small.num_tokens)
+    state = gradients + 2 * gradients  # AdamW's two moments have the parameters' type
+    reserve = RESERVE.get(device.type, RESERVE["cuda"])
+    return MemoryModel(base, state, constant, max(1.0, per_token), reserve)
+
+
+def _probe_batch(network: RewardNetwork, units: Sequence[Unit], tokens: int) -> Batch:
+    """A batch of at least `tokens` rows: the units, over and over, with other first tokens so that
+    nothing is shared between them."""
+    vocabulary = int(network.backbone.get_input_embeddings().weight.shape[0])
+    sequences: list[Tokens] = []
+    for turn, unit in enumerate(itertools.cycle(units)):
+        for sequence in unit:
+            changed = sequence.copy()
+            changed[0] = turn % vocabulary
+            sequences.append(changed)
+        batch = network.arrange(sequences)
+        if batch.num_tokens >= tokens:
+            return batch
+    raise AssertionError("no records")
+
+
+def _run(network: RewardNetwork, batch: Batch, half: bool) -> None:
+    with torch.autocast(network.device.type, dtype=torch.bfloat16, enabled=half):
+        scores = network(batch)
+    scores.square().mean().backward()
+
+
+def _peak(network: RewardNetwork, batch: Batch, half: bool) -> int:
+    """Most bytes alive at once during forward and backward, beyond what was alive before."""
+    gc.collect()  # earlier garbage must not end within the count
+    device = network.device
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        _run(network, batch, half)
+        torch.cuda.synchronize(device)
+        return int(torch.cuda.max_memory_allocated(device)) - before
+    with LiveBytes() as live:
+        _run(network, batch, half)
+    peak: int = live.peak
+    return peak
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of tensors that operators made and that are still alive; `peak` is the most.
+
+    A storage counts once, however many tensors are views of it, from the operator that made it
+    until it is freed. What was alive before, and what an operator uses within itself, is not
+    counted.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = 0
+        self.peak = 0
+        self._alive: dict[int, weakref.ref[Any]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        inputs = {storage._cdata for storage in _storages((args, kwargs))}
+        out = func(*args, **(kwargs or {}))
+        for storage in _storages(out):
+            if storage._cdata not in inputs:
+                self._follow(storage)
+        return out
+
+    def _follow(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._alive:
+            return
+
+        def freed(_: Any) -> None:
+            self.live -= size
+            self._alive.pop(key, None)
+
+        self._alive[key] = weakref.ref(storage, freed)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+
+def _storages(tree: Any) -> list[torch.UntypedStorage]:
+    tensors = (leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor))
+    return [tensor.untyped_storage() for tensor in tensors]
+
+
+def _bytes_in_use(device: torch.device) -> int:
+    """Bytes in use now; on a CPU those of the whole process, without free memory in its heap."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
+    return resident_bytes()
+
+
+def resident_bytes() -> int:
+    """What this process holds in memory (RSS)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    except OSError:  # not Linux: the most that it ever held
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def free_bytes(device: torch.device) -> int:
@@ -90,44 +325,33 @@ def free_bytes(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(free + cached)
-    free = _available()
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        (
-            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        ),
+    free = _available_bytes()
+    groups = Path("/sys/fs/cgroup")
+    for limit, usage in (
+        (groups / "memory.max", groups / "memory.current"),  # version 2 of control groups, then 1
+        (groups / "memory/memory.limit_in_bytes", groups / "memory/memory.usage_in_bytes"),
     ):
-        most, now = _number_in(limit), _number_in(used)
-        if most is not None and now is not None:
-            free = min(free, max(0, most - now))
+        most, used = _number_in(limit), _number_in(usage)
+        if most is not None and used is not None:
+            free = min(free, max(0, most - used))
     return free
 
 
-def _available() -> int:
+def _available_bytes() -> int:
     try:
-        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text("ascii"))
+        text = Path("/proc/meminfo").read_text("ascii")
     except OSError:
-        found = None
-    if found:
-        return int(found[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2  # no Linux: be careful
+        text = ""
+    match = re.search(r"MemAvailable:\s+(\d+) kB", text)
+    if match:
+        return int(match[1]) * 1024
+    # Not Linux: what other programs use is not known, so half of the machine's memory is assumed.
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def _number_in(path: str) -> int | None:
+def _number_in(path: Path) -> int | None:
     try:
-        text = Path(path).read_text("ascii").strip()
+        text = path.read_text("ascii").strip()
     except OSError:
         return None
-    return int(text) if text.isdigit() else None
-
-
-def resident_bytes() -> int:
-    """What this process holds in memory (RSS)."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
-    except OSError:
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    return int(text) if text.isdigit() else None  # `max` is no limit

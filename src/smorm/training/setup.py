@@ -70,7 +70,7 @@ class Prepared:
 
     @property
     def batch_tokens(self) -> int:
-        """Tokens of a forward pass. `auto` is a number by now: see `smorm.training.auto_batch`."""
+        """Tokens of a forward pass. `auto` is a number by now: see `smorm.training.memory`."""
         tokens = self.config.training.max_batch_tokens
         assert isinstance(tokens, int), tokens
         return tokens
