@@ -35,8 +35,8 @@ def save_checkpoint(
 ) -> Path:
     """Write `folder/step-N` whole, then remove all but the newest `keep`.
 
-    A whole one of this step stays as it is: the same run at the same step has the same bits, and
-    replacing it would leave a moment without it. What a killed save left behind is removed.
+    A whole checkpoint of this step is not replaced: the same run at the same step has the same
+    bits, and during the replacement there would be none. What a killed save wrote is removed.
 
     Args:
         state: JSON values; `state["step"]` is the number of steps done.
@@ -68,11 +68,12 @@ def _verified(path: Path) -> bool:
 
 
 def _moments(named: Named, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    return {
-        f"{name}/{key}": value.detach().contiguous()
-        for name, parameter in named.items()
-        for key, value in optimizer.state[parameter].items()
-    }
+    """AdamW's state by the parameter's name: its order of parameters may change."""
+    moments = {}
+    for name, parameter in named.items():
+        for key, value in optimizer.state[parameter].items():
+            moments[f"{name}/{key}"] = value.detach().contiguous()
+    return moments
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -83,7 +84,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint whose every byte is as it was written; None when there is none at all.
 
-    A damaged one is passed over, told.
+    A damaged one is passed over, with a warning.
 
     Raises:
         CheckpointError: there are checkpoints, but all are damaged.
@@ -130,6 +131,6 @@ def load_checkpoint(path: Path, named: Named, optimizer: torch.optim.Optimizer) 
     for key, value in moments.items():
         name, _, moment = key.rpartition("/")
         # AdamW keeps its step count on the CPU unless it is fused, the moments beside the weights.
-        count = moment == "step" and not optimizer.defaults.get("fused")
-        device = "cpu" if count else named[name].device
-        optimizer.state[named[name]][moment] = value.to(device)
+        if moment != "step" or optimizer.defaults.get("fused"):
+            value = value.to(named[name].device)
+        optimizer.state[named[name]][moment] = value

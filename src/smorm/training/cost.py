@@ -71,20 +71,16 @@ def write_cost(
         OutputError: it could not be written.
     """
     scoring = [*network.backbone.parameters(), *network.head.parameters()]
-    counted = {id(parameter) for parameter in scoring}
-    trained = language_head = 0
+    counts = {"model": 0, "trained": 0, "language_head": 0}
+    counts["model"] = sum(parameter.numel() for parameter in scoring)
+    # `parameters` lists a shared tensor once: a tied language head is the embedding.
     for parameter in network.parameters():
-        if parameter.requires_grad:
-            trained += parameter.numel()
-        if id(parameter) not in counted:
-            language_head += parameter.numel()
+        counts["trained"] += parameter.numel() * parameter.requires_grad
+        counts["language_head"] += parameter.numel()
+    counts["language_head"] -= counts["model"]
     report = {
         "kind": kind,
-        "parameters": {
-            "model": sum(parameter.numel() for parameter in scoring),
-            "trained": trained,
-            "language_head": language_head,
-        },
+        "parameters": counts,
         "passes_per_score": 1,
         "steps": cost.steps,
         "passes": cost.passes,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+
+import torch
 
 from smorm import files
-from smorm.config import decisive, dump_config
+from smorm.config import Config, decisive, dump_config
 from smorm.errors import CheckpointError, ConfigError
 from smorm.training.checkpoint import (
+    Named,
     list_checkpoints,
     load_checkpoint,
     newest_checkpoint,
@@ -21,17 +23,18 @@ log = logging.getLogger(__name__)
 
 
 def refuse_another_run(folder: Path, checkpoints: Path, resume: bool) -> None:
-    """Without `resume`, a folder that holds a run is left alone (ConfigError)."""
+    """Without `resume`, a folder that holds a run is refused (ConfigError)."""
     if resume:
         return
-    saved = bool(list_checkpoints(checkpoints))
-    if saved or (folder / "model").exists():
-        way = "add --resume to go on with it, or name" if saved else "name"
-        raise ConfigError(f"output.folder: {folder} holds a run already: {way} another folder")
+    problem = f"output.folder: {folder} holds a run already"
+    if list_checkpoints(checkpoints):
+        raise ConfigError(f"{problem}: add --resume to go on with it, or name another folder")
+    if (folder / "model").exists():
+        raise ConfigError(f"{problem}: name another folder")
 
 
 def write_beginnings(prepared: Prepared, folder: Path) -> None:
-    """Write the resolved configuration and what was counted; tell it on the terminal.
+    """Write the resolved configuration and what was counted, and log it.
 
     Raises:
         ConfigError: margins are to be used, and no pair has one.
@@ -63,27 +66,33 @@ def _margins(prepared: Prepared) -> int | None:
     pairs = prepared.train.pairs
     if not prepared.config.objective.use_margin or not pairs:
         return None
-    found = sum(pair.margin > 0 for pair in pairs)
-    if not found:
+    count = sum(pair.margin > 0 for pair in pairs)
+    if not count:
         raise ConfigError(
             f"objective.use_margin: none of the {len(pairs)} pairs has a margin above 0, so that "
             "it would change nothing: give records a `margin`, or leave it out"
         )
-    return found
+    return count
 
 
-def resume_run(prepared: Prepared, folder: Path, named: dict[str, Any], optimizer: Any) -> int:
-    """Steps done: from the newest whole checkpoint, or 0 when there is none."""
+def resume_run(
+    config: Config, data_hash: str, folder: Path, named: Named, optimizer: torch.optim.Optimizer
+) -> int:
+    """Load the newest whole checkpoint; returns the steps done, or 0 when there is none.
+
+    Raises:
+        CheckpointError: it is of another configuration or of other data.
+    """
     path = newest_checkpoint(folder)
     if path is None:
         log.info("no checkpoint in %s: starting from the beginning", folder)
         return 0
     state = read_state(path)
-    now = decisive(prepared.config.as_dict())
-    changed = sorted(k for k in {*now, *state["config"]} if now.get(k) != state["config"].get(k))
+    now, before = decisive(config.as_dict()), state["config"]
+    changed = sorted(key for key in {*now, *before} if now.get(key) != before.get(key))
     if changed:
         raise CheckpointError(f"{path}: was written with another {', '.join(changed)}")
-    if state["data"] != prepared.data_hash:
+    if state["data"] != data_hash:
         raise CheckpointError(f"{path}: was written with other data (or another tokenizer)")
     load_checkpoint(path, named, optimizer)
     log.info("resumed after step %d from %s", state["step"], path)

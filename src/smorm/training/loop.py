@@ -65,7 +65,9 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
     named = named_trainable(network, method.parameters)
     optimizer = make_optimizer(training, network, method.parameters, method.parameter_learning_rate)
     total = training.max_steps or prepared.order.num_steps(training.epochs)
-    done = resume_run(prepared, checkpoints, named, optimizer) if resume else 0
+    done = 0
+    if resume:
+        done = resume_run(config, prepared.data_hash, checkpoints, named, optimizer)
     cost = cost_until(checkpoints, done)
     write_beginnings(prepared, folder)
 

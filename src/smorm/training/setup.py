@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from smorm.config import Architecture, Config, SourceConfig, TrainedTokenizer
+from smorm.config import Architecture, Config, TrainedTokenizer
 from smorm.data.census import Census
 from smorm.data.encode import Encoder
 from smorm.data.mixing import DataOrder
@@ -45,7 +45,7 @@ from smorm.training.sources import (
     attribute_means,
     data_fingerprint,
     fit_attributes,
-    to_source,
+    sources_of,
     token_set,
     tokenised_sources,
     training_texts,
@@ -104,71 +104,60 @@ def prepare(config: Config) -> Prepared:
         ConfigError, ModelError: tokenizer, template or backbone are not usable.
     """
     config = with_precision(config)
-    method, census, held_out = method_class(config), Census(), Census()
-    preference = _sources(config.data.preference, method.uses_pairs)
-    rated = _sources(config.data.rated, method.uses_ratings)
-    tokenizer = _tokenizer(config, preference, rated)
-    renderer = _renderer(config, tokenizer)
-    encoder = Encoder(renderer, config.data.max_tokens, config.data.overlong)
-    with Tokeniser(encoder, config.data.workers) as tokeniser:
-        stores = tokenised_sources(config, preference, rated, tokeniser, census)
-        names, scales = fit_attributes(config, stores, census)
+    method, data, held = method_class(config), config.data, config.evaluation
+    census, held_census = Census(), Census()
+    pairs = sources_of(data.preference, method.uses_pairs)
+    rated = sources_of(data.rated, method.uses_ratings)
+    template = _template(config)
+    tokenizer = _tokenizer(config, pairs, rated)
+    ensure_pad_token(tokenizer, template)
+    renderer = Renderer(tokenizer, template, data.max_tokens)
+    # Any other program that loads the model renders the same ids.
+    tokenizer.chat_template = renderer.chat_template
+    encoder = Encoder(renderer, data.max_tokens, data.overlong)
+    with Tokeniser(encoder, data.workers) as tokeniser:
+        stores = tokenised_sources(config, pairs, rated, tokeniser, census)
+        scales = fit_attributes(config, stores, census)
         train = token_set(stores, scales, census)
         no_pairs = method.uses_pairs and not train.pairs
         if no_pairs or (method.uses_ratings and not train.rated):
             raise DataError("no usable training record is left: " + "; ".join(census.lines()))
-        held = config.evaluation
-        dev_stores = tokenised_sources(
-            config,
-            _sources(held.preference, method.uses_pairs),
-            _sources(held.rated, bool(names)),
-            tokeniser,
-            held_out,
-            limit=held.limit,
+        held_pairs = sources_of(held.preference, method.uses_pairs)
+        held_rated = sources_of(held.rated, bool(scales))
+        stores = tokenised_sources(
+            config, held_pairs, held_rated, tokeniser, held_census, limit=held.limit
         )
         # Held-out ratings are on the scales of the training ratings.
-        dev = token_set(dev_stores, scales, held_out)
-    for line in [*_unmeasured(config), *held_out.lines()]:
+        dev = token_set(stores, scales, held_census)
+    for line in [*_unmeasured(config), *held_census.lines()]:
         log.info("held-out data: %s", line)
     scales = method.rows(scales)
     network = _network(config, tokenizer, len(scales))
     data_hash = data_fingerprint(train)
     card = _card(config, renderer, scales, train, data_hash)
-    return Prepared(
-        config, network, tokenizer, card, train, dev, _order(config, train), census, data_hash
-    )
-
-
-def _sources(configured: Sequence[SourceConfig], used: bool) -> list[Source]:
-    if not used:
-        return []
-    return [to_source(source) for source in configured]
+    order = _order(config, train)
+    return Prepared(config, network, tokenizer, card, train, dev, order, census, data_hash)
 
 
 def _unmeasured(config: Config) -> list[str]:
     """Held-out sources for which the method trains no rows."""
-    objective, held = config.objective, config.evaluation
-    lines = []
-    for name, sources, used, rows in (
-        ("preference", held.preference, objective.uses_pairs, "preference row"),
-        ("rated", held.rated, objective.uses_ratings, "attribute rows"),
-    ):
-        if sources and not used:
-            lines.append(
-                f"evaluation.{name}: not measured: objective.kind {objective.kind} trains no {rows}"
-            )
+    objective, held, lines = config.objective, config.evaluation, []
+    without = f"not measured: objective.kind {objective.kind} trains no"
+    if held.preference and not objective.uses_pairs:
+        lines.append(f"evaluation.preference: {without} preference row")
+    if held.rated and not objective.uses_ratings:
+        lines.append(f"evaluation.rated: {without} attribute rows")
     return lines
 
 
-def _tokenizer(config: Config, preference: Sequence[Source], rated: Sequence[Source]) -> Any:
+def _tokenizer(config: Config, pairs: Sequence[Source], rated: Sequence[Source]) -> Any:
     spec = config.model.tokenizer
     if isinstance(spec, TrainedTokenizer):
-        tokenizer = train_bpe(training_texts(config, preference, rated), spec.vocab_size)
-    else:
-        assert spec is not None or isinstance(config.model.backbone, str)
-        tokenizer = load_tokenizer(spec if spec is not None else str(config.model.backbone))
-    ensure_pad_token(tokenizer, _template(config))
-    return tokenizer
+        return train_bpe(training_texts(config, pairs, rated), spec.vocab_size)
+    if spec is None:
+        assert isinstance(config.model.backbone, str)
+        spec = config.model.backbone
+    return load_tokenizer(spec)
 
 
 def _template(config: Config) -> str | None:
@@ -179,13 +168,6 @@ def _template(config: Config) -> str | None:
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"model.chat_template: {path}: {error.strerror}") from error
-
-
-def _renderer(config: Config, tokenizer: Any) -> Renderer:
-    renderer = Renderer(tokenizer, _template(config), config.data.max_tokens)
-    # What is exported renders the same ids in any other program.
-    tokenizer.chat_template = renderer.chat_template
-    return renderer
 
 
 def _network(config: Config, tokenizer: Any, attributes: int) -> RewardNetwork:
@@ -234,9 +216,9 @@ def _backbone(config: Config, tokenizer: Any) -> tuple[Any, LanguageHead | None]
     # A language head that is tied to the embedding is in every folder, a reward model's too: only
     # the score head tells the two apart.
     if Path(spec).is_dir() and find_head(Path(spec)) is not None:
-        kind = config.objective.kind
         raise ModelError(
-            f"{spec}: objective.kind {kind} needs a language model, not a reward model"
+            f"{spec}: objective.kind {config.objective.kind} needs a language model, not a reward "
+            "model"
         )
     return load_language_model(spec, len(tokenizer))
 
@@ -275,17 +257,17 @@ def with_precision(config: Config) -> Config:
 
 def _order(config: Config, train: TokenSet) -> DataOrder:
     mixing = config.data.mixing
-    grouped = mixing.group_by_prompt
-    return DataOrder(
+    order = DataOrder(
         num_pairs=len(train.pairs),
         num_rated=len(train.rated),
         batch_size=config.training.batch_size,
         rated_per_pair=mixing.rated_per_pair,
         mode=mixing.mode,
         seed=config.training.seed,
-        pair_groups=train.pair_prompts if grouped else None,
-        rated_groups=train.rated_prompts if grouped else None,
     )
+    if mixing.group_by_prompt:
+        order = replace(order, pair_groups=train.pair_prompts, rated_groups=train.rated_prompts)
+    return order
 
 
 def _card(
@@ -295,8 +277,13 @@ def _card(
     train: TokenSet,
     data_hash: str,
 ) -> ModelCard:
-    method, backbone = method_class(config), config.model.backbone
-    means = attribute_means(scales, train) if method.uses_ratings else {}
+    method, means, base = method_class(config), {}, None
+    if method.uses_ratings:
+        means = attribute_means(scales, train)
+    if config.model.lora is not None:
+        base = str(config.model.backbone)
+        if Path(base).is_dir():
+            base = str(Path(base).resolve())
     return ModelCard(
         attributes=tuple(scale.name for scale in scales),
         scales=tuple(scales),
@@ -308,12 +295,7 @@ def _card(
         overlong=config.data.overlong,
         chat_template=renderer.chat_template,
         renderer=renderer.fingerprint,
-        base=_base(backbone) if config.model.lora is not None else None,
+        base=base,
         hashes={"config": config.hash, "data": data_hash},
         versions=versions(),
     )
-
-
-def _base(backbone: str | Architecture) -> str:
-    path = Path(str(backbone))
-    return str(path.resolve()) if path.is_dir() else str(backbone)

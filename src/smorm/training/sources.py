@@ -6,19 +6,16 @@ Shapes: P pairs, R rated responses, K attributes.
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from smorm.arrays import Floats
+from smorm.arrays import Floats, Ints
 from smorm.config import Config, SourceConfig
 from smorm.data.census import Census, DropReason
 from smorm.data.reading import Source, read_preferences, read_rated
-from smorm.data.records import Messages
 from smorm.data.scaling import AttributeScale, apply_scales, fit_scales, restore_scales
 from smorm.data.token_cache import TokenRequest, tokens_of
 from smorm.data.token_store import (
@@ -34,12 +31,10 @@ from smorm.data.token_store import (
 from smorm.data.tokeniser import Tokeniser
 from smorm.errors import ConfigError
 
-Ids = NDArray[np.int64]
-
 
 @dataclass(frozen=True, slots=True)
 class TokenSet:
-    """Pairs and rated responses as tokens, read from the stores as they are asked for.
+    """Pairs and rated responses as tokens, read from the stores on access.
 
     Attributes:
         targets: scaled ratings [R, K], NaN where not rated.
@@ -51,8 +46,8 @@ class TokenSet:
     pairs: Sequence[TokenPair]
     rated: Sequence[TokenRated]
     targets: Floats
-    pair_prompts: Ids
-    rated_prompts: Ids
+    pair_prompts: Ints
+    rated_prompts: Ints
     contents: tuple[str, ...] = ()
 
 
@@ -63,19 +58,22 @@ class Stores:
     pairs: tuple[TokenStore, ...]
     rated: tuple[TokenStore, ...]
 
-    def attributes(self) -> list[str]:
-        """The union of the attributes' names, in order of appearance."""
-        return list(dict.fromkeys(name for store in self.rated for name in store.attributes))
-
     def ratings(self, names: Sequence[str]) -> Floats:
-        """Ratings of all rated records, those that were dropped included, [R', len(names)]."""
-        parts = [store.ratings(names) for store in self.rated]
-        return np.concatenate(parts) if parts else np.zeros((0, len(names)))
+        """Ratings of all rated records, dropped ones too, [R', len(names)]."""
+        tables = [np.zeros((0, len(names))), *(store.ratings(names) for store in self.rated)]
+        return np.concatenate(tables)
 
 
 def to_source(source: SourceConfig) -> Source:
     """The reader's source from the configuration's."""
     return Source(**source.model_dump())
+
+
+def sources_of(configured: Sequence[SourceConfig], used: bool) -> list[Source]:
+    """All of these sources, or none where they are not used."""
+    if not used:
+        return []
+    return [to_source(source) for source in configured]
 
 
 def training_texts(
@@ -86,14 +84,12 @@ def training_texts(
     options: Any = {"census": Census(), "on_bad_record": config.data.on_bad_record}
     for source in preference:
         for pair in read_preferences(source, **options):
-            yield from _contents(pair.prompt, pair.chosen, pair.rejected)
+            for message in (*pair.prompt, *pair.chosen, *pair.rejected):
+                yield message.content
     for source in rated:
-        for one in read_rated(source, **options):
-            yield from _contents(one.prompt, one.response)
-
-
-def _contents(*conversations: Messages) -> Iterator[str]:
-    return (message.content for message in itertools.chain(*conversations))
+        for response in read_rated(source, **options):
+            for message in (*response.prompt, *response.response):
+                yield message.content
 
 
 def tokenised_sources(
@@ -112,58 +108,62 @@ def tokenised_sources(
             to `quarantine.jsonl` in the output folder.
         limit: the most records of each kind.
     """
+    quarantine = config.output.folder / "quarantine.jsonl"
 
-    def stores(sources: Sequence[Source], kind: StoreKind) -> tuple[TokenStore, ...]:
-        found: list[TokenStore] = []
+    def tokens(sources: Sequence[Source], kind: StoreKind) -> tuple[TokenStore, ...]:
+        stores: list[TokenStore] = []
+        room = limit
         for source in sources:
-            if limit is not None:
-                left = limit - sum(store.records for store in found)
-                if left == 0:
+            if room is not None:
+                source = replace(source, limit=min(room, source.limit or room))
+            request = TokenRequest(source, kind, config.data.on_bad_record, quarantine)
+            store = tokens_of(request, tokeniser, config.data.cache)
+            stores.append(store)
+            census.merge(store.census)
+            if room is not None:
+                room -= store.records
+                if room == 0:
                     break
-                source = replace(source, limit=min(left, source.limit or left))
-            quarantine = config.output.folder / "quarantine.jsonl"
-            wanted = TokenRequest(source, kind, config.data.on_bad_record, quarantine)
-            found.append(tokens_of(wanted, tokeniser, config.data.cache))
-            census.merge(found[-1].census)
-        return tuple(found)
+        return tuple(stores)
 
-    return Stores(stores(preference, "preference"), stores(rated, "rated"))
+    return Stores(tokens(preference, "preference"), tokens(rated, "rated"))
 
 
-def fit_attributes(
-    config: Config, stores: Stores, census: Census
-) -> tuple[list[str], list[AttributeScale]]:
-    """Names of the attributes in use, and their scales from all training ratings.
+def fit_attributes(config: Config, stores: Stores, census: Census) -> list[AttributeScale]:
+    """The attributes in use, with their scales from all training ratings.
 
     Raises:
         ConfigError: `data.attributes` names one that no record rates.
     """
     if not stores.rated:
-        return [], []
-    present = stores.attributes()
-    names = config.data.attributes or present
-    unknown = sorted(set(names) - set(present))
+        return []
+    rated = list(dict.fromkeys(name for store in stores.rated for name in store.attributes))
+    names = config.data.attributes or rated
+    unknown = sorted(set(names) - set(rated))
     if unknown:
         raise ConfigError(
-            f"data.attributes: no record rates {', '.join(unknown)}; rated are {', '.join(present)}"
+            f"data.attributes: no record rates {', '.join(unknown)}; rated are {', '.join(rated)}"
         )
-    scales = fit_scales(names, stores.ratings(names), config.data.scaling, census)
-    return list(names), scales
+    return fit_scales(names, stores.ratings(names), config.data.scaling, census)
 
 
 def token_set(stores: Stores, scales: list[AttributeScale], census: Census) -> TokenSet:
     """The stores as one set; a response that rates none of the attributes is dropped, counted."""
     ratings = stores.ratings([scale.name for scale in scales])
-    rates_one = ~np.isnan(ratings).all(axis=1)
-    fits = np.concatenate([[], *(store.lengths() > 0 for store in stores.rated)]).astype(bool)
-    for where in where_of(stores.rated, np.flatnonzero(fits & ~rates_one)):
+    has_rating = ~np.isnan(ratings).all(axis=1)
+    # A record that was dropped when it became tokens has no tokens, and was counted then.
+    has_tokens = np.concatenate([[], *(store.lengths() > 0 for store in stores.rated)]).astype(bool)
+    for where in where_of(stores.rated, np.flatnonzero(has_tokens & ~has_rating)):
         census.add(DropReason.UNKNOWN_ATTRIBUTES, where)
-    kept = np.flatnonzero(fits & rates_one)
-    pair_prompts, rated_prompts = prompt_ids(stores.pairs, stores.rated, kept)
+    usable = np.flatnonzero(has_tokens & has_rating)
+    targets = ratings[usable]
+    if len(usable):
+        targets = apply_scales(scales, targets)
+    pair_prompts, rated_prompts = prompt_ids(stores.pairs, stores.rated, usable)
     return TokenSet(
         pairs=pairs_of(stores.pairs, pair_prompts),
-        rated=rated_of(stores.rated, kept, rated_prompts),
-        targets=apply_scales(scales, ratings[kept]) if len(kept) else ratings[kept],
+        rated=rated_of(stores.rated, usable, rated_prompts),
+        targets=targets,
         pair_prompts=pair_prompts,
         rated_prompts=rated_prompts,
         contents=tuple(store.content for store in (*stores.pairs, *stores.rated)),
@@ -179,8 +179,8 @@ def data_fingerprint(train: TokenSet) -> str:
 
 
 def attribute_means(scales: list[AttributeScale], train: TokenSet) -> dict[str, float]:
-    """Each attribute's mean rating in training, on its own scale."""
+    """Each attribute's mean rating in training, on the scale of its ratings."""
     if not scales:
         return {}
-    means = np.nanmean(restore_scales(scales, train.targets), axis=0)
-    return {scale.name: float(mean) for scale, mean in zip(scales, means, strict=True)}
+    means = np.nanmean(restore_scales(scales, train.targets), axis=0).tolist()
+    return dict(zip([scale.name for scale in scales], means, strict=True))

@@ -1,4 +1,4 @@
-"""What a run says while it runs: `metrics.jsonl`, TensorBoard, the terminal."""
+"""What a run reports while it runs: `metrics.jsonl`, TensorBoard, the terminal."""
 
 from __future__ import annotations
 
@@ -20,19 +20,24 @@ log = logging.getLogger(__name__)
 
 
 class Tracker:
-    """Appends one JSON object a line, behind those of the first `done` steps: what a killed run
-    wrote of later ones, a torn line too, comes again or belongs to another run. TensorBoard mirrors
-    it."""
+    """Appends one JSON object a line to `metrics.jsonl`; TensorBoard gets the same numbers.
+
+    Lines of steps after the first `done` are removed: a run that was killed wrote them, perhaps not
+    to the end, and they come again.
+    """
 
     def __init__(self, folder: Path, done: int = 0, *, tensorboard: bool) -> None:
         self.path = folder / "metrics.jsonl"
         with named_errors(self.path):
-            found = self.path.read_bytes() if self.path.exists() else b""
-            kept = b"".join(line for line in found.splitlines(True) if _is_of(line, done))
-            if kept != found:
-                write_bytes(self.path, kept)
+            if self.path.exists():
+                lines = self.path.read_bytes().splitlines(keepends=True)
+                earlier = [line for line in lines if _is_of(line, done)]
+                if len(earlier) < len(lines):
+                    write_bytes(self.path, b"".join(earlier))
             self._stream = self.path.open("ab")
-        self._board = _board(folder, done) if tensorboard else None
+        self._board: Any = None
+        if tensorboard:
+            self._board = _board(folder, done)
 
     def log(self, step: int, values: dict[str, Any]) -> None:
         """Append a record. A value that is not finite is written as null."""
@@ -63,8 +68,8 @@ def _is_of(line: bytes, done: int) -> bool:
 
 
 def due(step: int, every: int | None) -> bool:
-    """Whether something that is done every so many steps is done at this one (from 1)."""
-    return bool(every) and step % (every or 1) == 0
+    """Whether something that is done `every` so many steps is done at this one (from 1)."""
+    return every is not None and step % every == 0
 
 
 def _board(folder: Path, done: int) -> Any:
@@ -78,7 +83,7 @@ def _board(folder: Path, done: int) -> Any:
 
 
 class Progress(Protocol):
-    """What the loop tells about each step."""
+    """What is shown of each step."""
 
     def update(self, step: int, values: dict[str, float]) -> None:
         """Step `step` (from 1) is done."""
@@ -95,8 +100,8 @@ class _Lines:
         if step % self.every and step != self.total:
             return
         elapsed = time.monotonic() - self.start
-        left = elapsed / max(1, step - self.first) * (self.total - step)
-        log.info("step %d/%d  %s  %.0f s left", step, self.total, describe(values), left)
+        remaining = elapsed / max(1, step - self.first) * (self.total - step)
+        log.info("step %d/%d  %s  %.0f s left", step, self.total, describe(values), remaining)
 
 
 class _Bar:
@@ -109,8 +114,8 @@ class _Bar:
         self.bar.update(self.task, completed=step, numbers=describe(values, brief=True))
 
 
-# What a person watches: its name in the metrics, how a line says it, and how a bar does that must
-# fit into 80 columns.
+# What a person watches: its name in the metrics, its form in a line, and in a bar, which must fit
+# into 80 columns.
 _WATCHED = (
     ("loss", "loss {:.4f}", "loss {:.3f}"),
     ("accuracy", "accuracy {:.3f}", "acc {:.2f}"),
@@ -121,10 +126,13 @@ _WATCHED = (
 
 
 def describe(values: dict[str, float], *, brief: bool = False) -> str:
-    """The few numbers that a person watches, those that there are."""
-    forms = [(name, short if brief else long) for name, long, short in _WATCHED]
-    shown = [form.format(values[name]) for name, form in forms if form and name in values]
-    return (" " if brief else "  ").join(shown)
+    """The few numbers that a person watches, as far as there are any."""
+    texts = []
+    for name, line, bar in _WATCHED:
+        form = bar if brief else line
+        if form and name in values:
+            texts.append(form.format(values[name]))
+    return " ".join(texts) if brief else "  ".join(texts)
 
 
 @contextmanager
