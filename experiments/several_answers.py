@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from smorm.files import write_text
-from smorm.world import judge, make_world, sample_prompt, write_answer
+from smorm.world import make_world, measure_quality, sample_prompt, write_answer
 
 ANSWERS = 4
 """A prompt, as UltraFeedback has them."""
@@ -34,7 +34,7 @@ def lab_answers(prompts: int = 160) -> list[Answered]:
     while len(found) < prompts:
         prompt = sample_prompt(rng, "ID", "train")
         texts = {write_answer(world, prompt, rng) for _ in range(ANSWERS)}
-        judged = [(text, judge(world, prompt, text)) for text in sorted(texts)]
+        judged = [(text, measure_quality(world, prompt, text)) for text in sorted(texts)]
         answers = [(text, dict(quality.attributes), quality.gold) for text, quality in judged]
         if len(answers) == ANSWERS:
             found[prompt.text] = Answered(prompt.text, answers)

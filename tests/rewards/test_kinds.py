@@ -51,7 +51,7 @@ def test_the_labs_gold_is_its_true_quality():
 
 def test_a_prompt_that_is_not_the_labs_is_told_and_stops_or_is_counted():
     pools = [*lab_pools(1)[1], pool("What is 2 + 2?", ["4", "5"])]
-    with pytest.raises(DataError, match=r"no gold.*not a prompt of the lab"):
+    with pytest.raises(DataError, match=r"no gold.*not a prompt of the generated world"):
         score_all(gold_of("lab"), pools, Census(), skip=False, what="gold")
     census = Census()
     found = score_all(

@@ -3,7 +3,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from smorm.files import verify_folder
+from smorm.files import sha256, verify_folder
 from smorm.world import backbone_path, make_world, perfect_answer, sample_prompt, write_answer
 from smorm.world.words import REASONS, SPECIAL_TOKENS, TOPICS, VALUES, WORDS
 
@@ -28,6 +28,12 @@ def test_the_shipped_folder_is_whole_and_under_a_megabyte():
     verify_folder(backbone_path())
     assert sum(path.stat().st_size for path in backbone_path().rglob("*")) < 1_000_000
     assert all(path.is_file() for path in backbone_path().iterdir()), "package data is flat"
+
+
+def test_the_shipped_weights_are_these_bytes():
+    """Every study and recipe of the world starts from them."""
+    weights = backbone_path() / "model.safetensors"
+    assert sha256(weights)[:12] == "119c42043f2d"
 
 
 def test_the_backbone_loads_without_a_missing_or_unexpected_weight():

@@ -10,8 +10,8 @@ from smorm.world import (
     REGIMES,
     Prompt,
     gold,
-    judge,
     make_world,
+    measure_quality,
     perfect_answer,
     sample_prompt,
     write_answer,
@@ -46,18 +46,20 @@ def assert_bounded(quality):
 
 @given(prompts, word_strings)
 def test_every_string_of_words_has_a_gold_between_0_and_1(prompt, answer):
-    assert_bounded(judge(world, prompt, answer))
+    assert_bounded(measure_quality(world, prompt, answer))
 
 
 @given(prompts, st.text(max_size=200))
 def test_text_of_no_world_has_a_gold_between_0_and_1(prompt, answer):
-    assert_bounded(judge(world, prompt, answer))
+    assert_bounded(measure_quality(world, prompt, answer))
 
 
 @given(prompts, st.lists(st.sampled_from(["piece", *FILLERS[:2], "because", "."]), max_size=30))
 def test_parts_of_good_answers_put_together_at_random_are_bounded(prompt, parts):
     perfect = perfect_answer(world, prompt)
-    assert_bounded(judge(world, prompt, " ".join(perfect if p == "piece" else p for p in parts)))
+    assert_bounded(
+        measure_quality(world, prompt, " ".join(perfect if p == "piece" else p for p in parts))
+    )
 
 
 @pytest.mark.parametrize("text", ["", "   ", "\n", ".", ". . .", "<eos>", "because", "metals"])
@@ -82,7 +84,7 @@ def test_repeating_a_perfect_answer_makes_it_worse_each_time():
 
 @given(prompts)
 def test_a_perfect_answer_has_every_attribute_at_1(prompt):
-    quality = judge(world, prompt, perfect_answer(world, prompt))
+    quality = measure_quality(world, prompt, perfect_answer(world, prompt))
     assert [*quality.attributes.values(), quality.helpful] == [1.0] * 6
     assert quality.gold == pytest.approx(1.0)
 
@@ -107,7 +109,7 @@ def test_every_corruption_of_a_perfect_answer_is_worse_in_the_attribute_it_touch
         "style": replaced(other_style),
     }
     for attribute, answer in corrupted.items():
-        quality = judge(world, prompt, answer)
+        quality = measure_quality(world, prompt, answer)
         assert quality.attributes[attribute] < 1.0, attribute
         assert quality.gold < 0.999, attribute
 
@@ -146,15 +148,15 @@ def test_adding_a_filler_an_opener_or_a_closer_never_makes_an_answer_better(prom
 def test_the_first_clause_about_an_entity_is_the_one_that_helps():
     prompt = Prompt("metals", "brief", ("tin", "zinc"))
     right, wrong = world.facts["tin"].value, world.facts["zinc"].value
-    first_right = judge(world, prompt, f"tin {right} . tin {wrong} .")
-    first_wrong = judge(world, prompt, f"tin {wrong} . tin {right} .")
+    first_right = measure_quality(world, prompt, f"tin {right} . tin {wrong} .")
+    first_wrong = measure_quality(world, prompt, f"tin {wrong} . tin {right} .")
     assert (first_right.helpful, first_wrong.helpful) == (0.5, 0.0)
     assert first_right.correctness == first_wrong.correctness == 0.5
 
 
 def test_gold_has_the_documented_weights():
     prompt = Prompt("metals", "brief", ("tin", "zinc"))
-    quality = judge(world, prompt, f"really tin {world.facts['tin'].value} . uh")
+    quality = measure_quality(world, prompt, f"really tin {world.facts['tin'].value} . uh")
     assert quality.helpful == 0.5
     assert quality.coherence == 3 / 4
     assert quality.conciseness == 3 / 5
@@ -177,5 +179,5 @@ def test_a_hundred_thousand_answers_are_judged_within_seconds():
     answers = [write_answer(world, prompt, rng) for _ in range(2000)]
     began = time.process_time()
     for answer in answers:
-        judge(world, prompt, answer)
+        measure_quality(world, prompt, answer)
     assert (time.process_time() - began) * 50 < 15

@@ -3,14 +3,15 @@ import orjson
 import pytest
 
 from smorm.errors import ConfigError, OutputError
+from smorm.files import sha256
 from smorm.world import (
     ATTRIBUTES,
     REGIMES,
     Annotation,
     Habits,
     gold,
-    judge,
     make_world,
+    measure_quality,
     parse_prompt,
     write_dataset,
 )
@@ -132,13 +133,13 @@ def test_length_alone_says_something_about_preference_but_not_much(dataset):
 def test_training_ratings_are_noisy_whole_numbers_and_evaluation_ratings_are_true(dataset):
     errors = []
     for row in rows(dataset["train-rated"]):
-        true = judge(world, parse_prompt(row["prompt"]), row["response"]).attributes
+        true = measure_quality(world, parse_prompt(row["prompt"]), row["response"]).attributes
         assert set(row["scores"].values()) <= {0.0, 1.0, 2.0, 3.0, 4.0}
         errors += [row["scores"][name] / 4 - true[name] for name in ATTRIBUTES]
     assert 0.08 < np.std(errors) < 0.2
     for regime in REGIMES:
         for row in rows(dataset[f"eval-rated-{regime}"]):
-            true = judge(world, parse_prompt(row["prompt"]), row["response"])
+            true = measure_quality(world, parse_prompt(row["prompt"]), row["response"])
             assert row["scores"] == {name: 4 * value for name, value in true.attributes.items()}
 
 
@@ -158,7 +159,7 @@ def test_more_noise_makes_more_labels_wrong_and_no_other_answers(tmp_path):
 def test_ratings_without_noise_are_the_rounded_truth(tmp_path):
     how = Annotation(rating_noise=0.0)
     for row in rows(write_dataset(tmp_path, seed=0, annotation=how, **SIZES)["train-rated"]):
-        true = judge(world, parse_prompt(row["prompt"]), row["response"]).attributes
+        true = measure_quality(world, parse_prompt(row["prompt"]), row["response"]).attributes
         assert row["scores"] == {name: float(round(4 * true[name])) for name in ATTRIBUTES}
 
 
@@ -192,3 +193,26 @@ def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path):
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(OutputError, match="could not be written"):
         write_dataset(tmp_path / "taken", seed=0, num_pairs=1, num_rated=1)
+
+
+def test_the_data_of_a_seed_are_these_bytes(tmp_path):
+    """Results and cached studies rest on them: another order of draws is another data set."""
+    how = Annotation(answers_per_prompt=2)
+    written = write_dataset(
+        tmp_path, seed=3, num_pairs=200, num_rated=100, num_dev_pairs=50, num_eval_pairs=60,
+        num_eval_rated=40, annotation=how,
+    )  # fmt: skip
+    sums = {name: sha256(path)[:12] for name, path in written.items()}
+    assert sums == {
+        "train-pairs": "d63ce3e11688",
+        "train-rated": "fc13784eae12",
+        "dev-pairs": "685810031b9c",
+        "eval-pairs-ID": "25eca68e5b77",
+        "eval-rated-ID": "e24e23c36468",
+        "eval-pairs-OODtopic": "dd1201c3405f",
+        "eval-rated-OODtopic": "c0a6b126c235",
+        "eval-pairs-OODlong": "5342bf03d3ed",
+        "eval-rated-OODlong": "c5c4fc8bbaf8",
+        "eval-pairs-far": "d47dfbcb57cc",
+        "eval-rated-far": "6c359d42015e",
+    }

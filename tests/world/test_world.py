@@ -82,7 +82,9 @@ def test_every_topic_style_and_size_of_a_regime_is_asked():
     ],
 )
 def test_what_is_no_prompt_is_refused_in_one_line(text):
-    with pytest.raises(DataError, match="is not a prompt of the lab; expected a topic") as caught:
+    with pytest.raises(
+        DataError, match="is not a prompt of the generated world; expected"
+    ) as caught:
         parse_prompt(text)
     assert "\n" not in str(caught.value)
 

@@ -3,7 +3,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smorm.world import REGIMES, Habits, gold, judge, make_world, sample_prompt, write_answer
+from smorm.world import (
+    REGIMES,
+    Habits,
+    gold,
+    make_world,
+    measure_quality,
+    sample_prompt,
+    write_answer,
+)
 from smorm.world.words import FILLERS, HELD_OUT_TOPICS, TOPICS, WORDS
 
 world = make_world()
@@ -32,7 +40,9 @@ def test_the_same_chance_writes_the_same_answer():
 
 def test_every_true_attribute_rises_with_ability():
     means = [
-        np.mean([[*judge(world, *pair).attributes.values()] for pair in answers(a)], axis=0)
+        np.mean(
+            [[*measure_quality(world, *pair).attributes.values()] for pair in answers(a)], axis=0
+        )
         for a in (0.0, 0.5, 1.0)
     ]
     assert (np.diff(means, axis=0) > 0).all()

@@ -1,7 +1,7 @@
-"""The lab: a small generated world with known true quality, and a backbone that speaks it.
+"""The generated world: text whose true quality is known, and a backbone that speaks it.
 
 world = make_world()
-prompt = sample_prompt(rng, "OODtopic")     what is asked, in a regime
+prompt = sample_prompt(rng, "OODtopic")     a request, of a regime
 answer = write_answer(world, prompt, rng)   by a simulated writer
 gold(world, prompt, answer)                 true quality of any string, 0..1
 write_dataset(folder, seed=0)               pairs and ratings as ordinary JSONL records
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from smorm.world.gold import ATTRIBUTES, Quality, gold, judge
+from smorm.world.gold import ATTRIBUTES, Quality, gold, measure_quality
 from smorm.world.records import TOP_RATING, Annotation, write_dataset
 from smorm.world.world import (
     REGIMES,
@@ -39,8 +39,8 @@ __all__ = [
     "World",
     "backbone_path",
     "gold",
-    "judge",
     "make_world",
+    "measure_quality",
     "parse_prompt",
     "perfect_answer",
     "sample_prompt",

@@ -1,14 +1,14 @@
-"""True quality of any string of words: a fixed function that no method is told.
+"""True quality of any string of words: a fixed function that no method sees.
 
-A *clause* is `entity value .` or `entity value because reason .`. Everything is read from the
-clauses that an answer contains and from the words around them, so every string has a quality,
-degenerate ones too. All attributes lie in 0..1:
+A *clause* is `entity value .` or `entity value because reason .`. Quality is read from the clauses
+of an answer and the words around them, so every string has one, degenerate strings too. All
+attributes lie in 0..1:
 
 - correctness: of the values and reasons stated, the share that is right (0 with no clause);
 - coverage: of the requested entities, the share with a clause, right or wrong;
 - coherence: the share of words in clauses, leaving out a first opener, a last closer and up to two
-  fillers before a clause, times an order factor (1 when the requested entities come in the order
-  asked, down to 0.6 when every neighbouring pair is the wrong way round);
+  fillers before a clause, times an order factor (1 when the requested entities come in the order of
+  the prompt, down to 0.6 when every neighbouring pair is the wrong way round);
 - conciseness: the share of words in the first clause of a requested entity (0 for an empty answer);
 - style: of the clauses, the share with a reason (`full`) or without (`brief`).
 
@@ -63,7 +63,7 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """A clause found in an answer: where it begins, how many words it has and what it states."""
+    """A clause of an answer: its first word's index, its number of words and what it states."""
 
     start: int
     size: int
@@ -74,10 +74,10 @@ class Clause:
 
 def gold(world: World, prompt: Prompt, answer: str) -> float:
     """True quality of any answer, in 0..1."""
-    return judge(world, prompt, answer).gold
+    return measure_quality(world, prompt, answer).gold
 
 
-def judge(world: World, prompt: Prompt, answer: str) -> Quality:
+def measure_quality(world: World, prompt: Prompt, answer: str) -> Quality:
     """True attributes of any answer: words separated by white space, of this world or not."""
     words = answer.split()
     clauses = find_clauses(world, words)
@@ -86,47 +86,48 @@ def judge(world: World, prompt: Prompt, answer: str) -> Quality:
         if clause.entity in prompt.entities:
             first.setdefault(clause.entity, clause)
     requested = len(prompt.entities)
-    wanted = prompt.style == FULL
+    with_reasons = prompt.style == FULL
+    in_style = sum((clause.reason is not None) == with_reasons for clause in clauses)
     return Quality(
         correctness=_correctness(world, clauses),
         coverage=_share(len(first), requested),
         coherence=_well_formed(words, clauses) * _order(prompt, tuple(first)),
         conciseness=_share(sum(clause.size for clause in first.values()), len(words)),
-        style=_share(sum((c.reason is not None) == wanted for c in clauses), len(clauses)),
+        style=_share(in_style, len(clauses)),
         helpful=_share(sum(_worth(world, clause) for clause in first.values()), requested),
     )
 
 
 def find_clauses(world: World, words: Sequence[str]) -> list[Clause]:
     """All clauses of an answer, from left to right, without overlap."""
-    found: list[Clause] = []
-    at = 0
-    while at < len(words):
-        clause = _clause_at(world, words, at)
-        if clause is not None:
-            found.append(clause)
-        at += 1 if clause is None else clause.size
-    return found
+    clauses: list[Clause] = []
+    start = 0
+    while start < len(words):
+        clause = _clause_at(world, words, start)
+        if clause is None:
+            start += 1
+        else:
+            clauses.append(clause)
+            start += clause.size
+    return clauses
 
 
-def _clause_at(world: World, words: Sequence[str], at: int) -> Clause | None:
-    if words[at] not in world.facts or len(words) < at + 3 or words[at + 1] not in _VALUES:
+def _clause_at(world: World, words: Sequence[str], start: int) -> Clause | None:
+    entity, value, *rest = (*words[start : start + 5], "", "")  # so that there are always two
+    if entity not in world.facts or value not in _VALUES:
         return None
-    if words[at + 2] == STOP:
-        return Clause(at, 3, words[at], words[at + 1], None)
-    tail = words[at + 2 : at + 5]
-    if len(tail) == 3 and tail[0] == BECAUSE and tail[1] in _REASONS and tail[2] == STOP:
-        return Clause(at, 5, words[at], words[at + 1], tail[1])
+    if rest[0] == STOP:
+        return Clause(start, 3, entity, value, None)
+    if rest[:3:2] == [BECAUSE, STOP] and rest[1] in _REASONS:
+        return Clause(start, 5, entity, value, rest[1])
     return None
 
 
 def _well_formed(words: Sequence[str], clauses: Sequence[Clause]) -> float:
-    """The share of clause words once an opener, a closer and fillers in place are left out.
-
-    They are left out, not counted as good, so that adding one never makes an answer better.
-    """
+    """The share of clause words, an opener, a closer and fillers before clauses left out."""
     if not words:
         return 0.0
+    # Left out, not counted as good: adding one must never make an answer better.
     neutral = int(words[0] in OPENERS) + int(len(words) > 1 and words[-1] in CLOSERS)
     for clause in clauses:
         before = clause.start - 1
@@ -137,12 +138,11 @@ def _well_formed(words: Sequence[str], clauses: Sequence[Clause]) -> float:
 
 
 def _order(prompt: Prompt, mentioned: Sequence[str]) -> float:
-    """1 when the requested entities come in the order asked, 0.6 when every step goes back."""
-    places = [prompt.entities.index(entity) for entity in mentioned]
-    steps = list(pairwise(places))
+    """1 when the requested entities come in the prompt's order, 0.6 when every step goes back."""
+    steps = list(pairwise(prompt.entities.index(entity) for entity in mentioned))
     if not steps:
         return 1.0
-    forward = sum(a < b for a, b in steps) / len(steps)
+    forward = sum(before < after for before, after in steps) / len(steps)
     return _WORST_ORDER + (1 - _WORST_ORDER) * forward
 
 
@@ -159,8 +159,12 @@ def _worth(world: World, clause: Clause) -> float:
     fact = world.facts[clause.entity]
     if clause.value != fact.value:
         return 0.0
-    return 1.0 if clause.reason in (None, fact.reason) else 0.5
+    if clause.reason in (None, fact.reason):
+        return 1.0
+    return 0.5
 
 
-def _share(part: float, whole: int) -> float:
-    return part / whole if whole else 0.0
+def _share(count: float, total: int) -> float:
+    if total == 0:
+        return 0.0
+    return count / total

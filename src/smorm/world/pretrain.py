@@ -1,8 +1,8 @@
-"""The lab's policies: tiny Llamas, language models of the world's own text.
+"""The world's policies: tiny Llamas, language models of the world's own text.
 
 Every text is a prompt with one answer of a simulated writer, of all topics and lengths and of mixed
-quality, rendered as the chat template renders it. No text is seen twice. The shipped backbone is
-one of them; other seeds, worlds and widths are made here, in about four minutes on one core at the
+quality, rendered as the chat template renders it, and is drawn anew for each batch. The shipped
+backbone is one of them; other seeds, worlds and widths take about four minutes on one core at the
 shipped size.
 """
 
@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -44,14 +45,14 @@ HEAD_SIZE = 16
 
 @dataclass(frozen=True, slots=True)
 class Pretraining:
-    """How a policy is made. The defaults made the shipped one.
+    """The settings of a policy. The defaults made the shipped one.
 
     Attributes:
         seed: of weights and text.
-        world: seed of the facts, which it learns.
+        world: seed of the facts, which the policy learns.
         hidden: hidden size, a multiple of 16 (the size of an attention head).
-        layers: how many.
-        steps, batch: optimizer steps, texts a step.
+        layers: number of layers.
+        steps, batch: optimizer steps, texts of a step.
         rate: peak learning rate.
     """
 
@@ -102,7 +103,9 @@ def build_model(tokenizer: PreTrainedTokenizerFast, how: Pretraining) -> LlamaFo
     return LlamaForCausalLM(config)
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, world: World, rng: np.random.Generator) -> list[int]:
+def sample_text(
+    tokenizer: PreTrainedTokenizerFast, world: World, rng: np.random.Generator
+) -> list[int]:
     """Token ids of one prompt with one answer, as the chat template renders them."""
     prompt = sample_prompt(rng, pick(rng, REGIMES))
     text = f"{BOS} {prompt.text} {SEP} {write_answer(world, prompt, rng)} {EOS}"
@@ -116,14 +119,15 @@ def batches(
     """Endless batches [size, longest] of similar length, padded on the right."""
     pad = tokenizer.pad_token_id
     while True:
-        texts = sorted((encode(tokenizer, world, rng) for _ in range(POOL * size)), key=len)
-        for at in rng.permutation(POOL) * size:
-            rows = texts[at : at + size]
+        # Sorted by length within a pool of batches: little padding, and batches in random order.
+        texts = sorted((sample_text(tokenizer, world, rng) for _ in range(POOL * size)), key=len)
+        for start in rng.permutation(POOL) * size:
+            rows = texts[start : start + size]
             longest = len(rows[-1])
             yield torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
 
 
-def loss_of(model: LlamaForCausalLM, ids: Tensor, reduction: str = "mean") -> Tensor:
+def next_token_loss(model: LlamaForCausalLM, ids: Tensor, reduction: str = "mean") -> Tensor:
     """Cross-entropy of the next token, padding left out."""
     pad = model.config.pad_token_id
     logits = model(input_ids=ids, attention_mask=(ids != pad).long()).logits[:, :-1]
@@ -135,24 +139,23 @@ def loss_of(model: LlamaForCausalLM, ids: Tensor, reduction: str = "mean") -> Te
 def held_out(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world: World, seed: int
 ) -> dict[str, float]:
-    """Loss per token on fresh text, beside that of the text's own word frequencies."""
+    """Loss per token on fresh text, and that of the text's own word frequencies."""
     stream = batches(tokenizer, world, np.random.default_rng([seed, 1]), size=64)
-    some = [next(stream) for _ in range(POOL)]
     counts = torch.zeros(len(tokenizer), dtype=torch.float64)
     total = 0.0
-    for ids in some:
+    for ids in islice(stream, POOL):
         targets = ids[:, 1:][ids[:, 1:] != tokenizer.pad_token_id]
         counts += torch.bincount(targets, minlength=len(tokenizer))
-        total += float(loss_of(model, ids.to(model.device), "sum"))
-    share = counts[counts > 0] / counts.sum()
-    unigram = -float((share * share.log()).sum())
+        total += float(next_token_loss(model, ids.to(model.device), "sum"))
+    frequencies = counts[counts > 0] / counts.sum()
+    unigram = -float((frequencies * frequencies.log()).sum())
     return {"loss": total / float(counts.sum()), "unigram": unigram, "tokens": float(counts.sum())}
 
 
 def pretrain(
     how: Pretraining, device: str = "cpu"
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """The whole training: AdamW, linear warm-up over 2 % of the steps, cosine to zero."""
+    """Train with AdamW, a linear warm-up over 2 % of the steps, and a cosine to zero."""
     tokenizer = build_tokenizer()
     model = build_model(tokenizer, how).to(device)
     optimizer = torch.optim.AdamW(
@@ -161,21 +164,22 @@ def pretrain(
     stream = batches(
         tokenizer, make_world(how.world), np.random.default_rng([how.seed, 0]), how.batch
     )
-    warm = max(1, how.steps // 50)
-    began, mean = time.monotonic(), 0.0
+    warmup = max(1, how.steps // 50)
+    started, mean = time.monotonic(), 0.0
     for step in range(how.steps):
-        for group in optimizer.param_groups:
-            cosine = 0.5 * (1 + math.cos(math.pi * step / how.steps))
-            group["lr"] = how.rate * min(1.0, (step + 1) / warm) * cosine
-        loss = loss_of(model, next(stream).to(device))
+        cosine = 0.5 * (1 + math.cos(math.pi * step / how.steps))
+        optimizer.param_groups[0]["lr"] = how.rate * min(1.0, (step + 1) / warmup) * cosine
+        loss = next_token_loss(model, next(stream).to(device))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        mean += (float(loss.detach()) - mean) / min(step + 1, 50)
+        mean += (float(loss.detach()) - mean) / min(step + 1, 50)  # over about 50 steps
         if (step + 1) % 500 == 0:
-            left = (time.monotonic() - began) / (step + 1) * (how.steps - step - 1)
-            log.info("policy: step %d/%d  loss %.3f  %.0f s left", step + 1, how.steps, mean, left)
+            elapsed = time.monotonic() - started
+            remaining = elapsed / (step + 1) * (how.steps - step - 1)
+            log.info("policy: step %d/%d  loss %.3f  %.0f s left",
+                     step + 1, how.steps, mean, remaining)  # fmt: skip
     return model.eval(), tokenizer
 
 

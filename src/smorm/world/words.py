@@ -1,4 +1,4 @@
-"""The vocabulary of the small world: every word it can say, by the part that it plays."""
+"""The vocabulary of the world: every word, by its role."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""The world: which facts hold, what a prompt is, and which prompts a regime asks.
+"""The world's facts, its prompts, and the prompts of each regime.
 
 A prompt names a topic, a style and some of the topic's entities, as in
 
     metals full tin iron zinc
 
-and a perfect answer states each entity's fact in the order asked, with its reason in the style
+and a perfect answer states each entity's fact in the prompt's order, with its reason in the style
 `full` and without in `brief`:
 
     tin soft because age . iron grey because heat . zinc cold because salt .
@@ -46,6 +46,7 @@ _SIZES_OF: Final[dict[Regime, tuple[int, ...]]] = {
     "OODlong": (5, 6),
     "far": (5, 6),
 }
+_SPLIT_OF_BUCKET: Final[dict[int, Split]] = {0: "dev", 1: "eval", 2: "eval"}
 _TOPIC_OF: Final = {entity: topic for topic, entities in TOPICS.items() for entity in entities}
 
 T = TypeVar("T")
@@ -69,7 +70,7 @@ class World:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A question: `entities` of one `topic`, to be answered in `style` and in this order."""
+    """A request: `entities` of one `topic`, to be answered in `style` and in this order."""
 
     topic: str
     style: str
@@ -83,16 +84,19 @@ class Prompt:
     @property
     def split(self) -> Split:
         """The split that the prompt belongs to, a fixed function of its text: 70/10/20 %."""
+        # A hash of the text, not a draw: a prompt that is sampled again is in the same split.
         bucket = zlib.crc32(self.text.encode()) % 10
-        return "dev" if bucket == 0 else "eval" if bucket <= 2 else "train"
+        return _SPLIT_OF_BUCKET.get(bucket, "train")
 
     @property
     def regime(self) -> Regime:
-        """The regime that asks such prompts."""
-        long = len(self.entities) > max(_SIZES_OF["ID"])
+        """The regime that has such prompts."""
+        trained: tuple[Regime, Regime] = ("ID", "OODlong")
+        held_out: tuple[Regime, Regime] = ("OODtopic", "far")
+        is_long = len(self.entities) > max(_SIZES_OF["ID"])
         if self.topic in HELD_OUT_TOPICS:
-            return "far" if long else "OODtopic"
-        return "OODlong" if long else "ID"
+            return held_out[is_long]
+        return trained[is_long]
 
 
 @cache
@@ -112,20 +116,20 @@ def make_world(seed: int = 0) -> World:
 
 
 def topic_of(entity: str) -> str:
-    """The topic that an entity belongs to; KeyError for a word that is no entity."""
+    """The topic of an entity; KeyError for a word that is no entity."""
     return _TOPIC_OF[entity]
 
 
 def fellow_topics(topic: str) -> tuple[str, ...]:
-    """The topics of the same group (trained or held out), `topic` among them.
-
-    Digressions stay inside a group, so that no held-out word reaches a training file.
-    """
-    return HELD_OUT_TOPICS if topic in HELD_OUT_TOPICS else TRAINED_TOPICS
+    """The topics of the same group (trained or held out), `topic` among them."""
+    if topic in HELD_OUT_TOPICS:
+        return HELD_OUT_TOPICS
+    return TRAINED_TOPICS
 
 
 def pick(rng: np.random.Generator, options: Sequence[T]) -> T:
     """One of the options, each as likely."""
+    # Not `rng.choice`: one draw of `random` an option keeps the data of before bit by bit.
     return options[int(rng.random() * len(options))]
 
 
@@ -134,8 +138,8 @@ def sample_prompt(
 ) -> Prompt:
     """Draw a prompt of a regime; with `split`, one that belongs to that split.
 
-    Every regime's prompts are split, so that a method may also train or tune on out-of-distribution
-    prompts without meeting the ones that it is evaluated on.
+    Every regime's prompts are split, so that a method may train or tune on out-of-distribution
+    prompts too, and not on those that it is evaluated on.
     """
     while True:
         topic = pick(rng, _TOPICS_OF[regime])
@@ -153,11 +157,13 @@ def parse_prompt(text: str) -> Prompt:
         DataError: the text is not a prompt of the world.
     """
     words = text.split()
-    topic, style, entities = "".join(words[:1]), "".join(words[1:2]), tuple(words[2:])
-    known = topic in TOPICS and style in STYLES and set(entities) <= set(TOPICS[topic])
-    if not known or len(entities) < 2 or len(set(entities)) < len(entities):
-        raise DataError(
-            f"prompt: {text!r} is not a prompt of the lab; expected a topic, one of"
-            f" {'|'.join(STYLES)}, and two to six different entities of that topic"
-        )
-    return Prompt(topic, style, entities)
+    if len(words) >= 4:
+        topic, style, *entities = words
+        distinct = set(entities)
+        known = topic in TOPICS and style in STYLES and distinct <= set(TOPICS[topic])
+        if known and len(distinct) == len(entities):
+            return Prompt(topic, style, tuple(entities))
+    raise DataError(
+        f"prompt: {text!r} is not a prompt of the generated world; expected a topic, one of"
+        f" {'|'.join(STYLES)}, and two to six different entities of that topic"
+    )

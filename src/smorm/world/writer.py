@@ -1,14 +1,17 @@
 """The simulated writer: answers of mixed quality.
 
 A writer has an ability a ~ U(0, 1). It drives what makes an answer good: right values, coverage,
-order, the style asked, fewer repeats, fewer digressions, fewer glitches. A second latent,
+order, the requested style, fewer repeats, fewer digressions, fewer glitches. A second latent,
 ρ·a + (1 − ρ)·u with u ~ U(0, 1), drives what only looks like quality: fillers, an opener, a closer.
 Able writers are thus a little wordier, and length goes along with quality in the data without being
-quality, as in human data. The writer never looks at gold.
+quality, as in human data. The writer never sees gold.
+
+The order of the draws decides the data of a seed: another order would be another data set.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -35,7 +38,7 @@ _PLAUSIBLE: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Habits:
-    """What a writer does how often; all probabilities, at ability 0 and at ability 1.
+    """How often a writer does what: probabilities at ability 0 and at ability 1.
 
     `wordiness_follows_ability` is ρ of the module's text; the last three follow that latent.
     """
@@ -65,8 +68,9 @@ class Statement:
     @property
     def words(self) -> tuple[str, ...]:
         """The clause's words."""
-        because = () if self.reason is None else (BECAUSE, self.reason)
-        return (*self.fillers, self.entity, self.value, *because, STOP)
+        if self.reason is None:
+            return (*self.fillers, self.entity, self.value, STOP)
+        return (*self.fillers, self.entity, self.value, BECAUSE, self.reason, STOP)
 
 
 def perfect_answer(world: World, prompt: Prompt) -> str:
@@ -74,8 +78,10 @@ def perfect_answer(world: World, prompt: Prompt) -> str:
     words: list[str] = []
     for entity in prompt.entities:
         fact = world.facts[entity]
-        reason = fact.reason if prompt.style == FULL else None
-        words.extend(Statement(entity, fact.value, reason).words)
+        statement = Statement(entity, fact.value)
+        if prompt.style == FULL:
+            statement = Statement(entity, fact.value, fact.reason)
+        words.extend(statement.words)
     return " ".join(words)
 
 
@@ -87,56 +93,53 @@ def write_answer(
     ability: float | None = None,
     habits: Habits = Habits(),
 ) -> str:
-    """Write one answer (never empty).
-
-    Args:
-        world: Its facts.
-        prompt: The question.
-        rng: Source of all chance.
-        ability: The writer's, in 0..1; drawn uniformly when None.
-        habits: How ability shows.
-    """
-    a = float(rng.random()) if ability is None else ability
+    """Write one answer (never empty) of a writer whose ability, in 0..1, is drawn when None."""
+    if ability is None:
+        ability = float(rng.random())
     rho = habits.wordiness_follows_ability
-    wordy = rho * a + (1 - rho) * float(rng.random())
-    statements = _plan(world, prompt, rng, a, habits)
-    statements = [_with_fillers(item, rng, _at(habits.filler, wordy)) for item in statements]
-    words = [word for statement in statements for word in statement.words]
-    if rng.random() < _at(habits.opener, wordy):
+    wordiness = rho * ability + (1 - rho) * float(rng.random())
+    words: list[str] = []
+    for statement in _plan(world, prompt, rng, ability, habits):
+        words += _with_fillers(statement, rng, _between(habits.filler, wordiness)).words
+    if rng.random() < _between(habits.opener, wordiness):
         words.insert(0, pick(rng, OPENERS))
-    if rng.random() < _at(habits.closer, wordy):
+    if rng.random() < _between(habits.closer, wordiness):
         words.append(pick(rng, CLOSERS))
-    return " ".join(_glitch(words, rng, _at(habits.glitches, a)) or words)
+    # A short answer may lose its last word to a glitch; an answer is never empty.
+    return " ".join(_glitch(words, rng, _between(habits.glitches, ability)) or words)
 
 
-def _at(ends: tuple[float, float], level: float) -> float:
+def _between(ends: tuple[float, float], level: float) -> float:
     return ends[0] + (ends[1] - ends[0]) * level
 
 
 def _plan(
     world: World, prompt: Prompt, rng: np.random.Generator, ability: float, habits: Habits
 ) -> list[Statement]:
-    """Which clauses to write, in which order."""
-    mentions = _at(habits.mentions, ability)
-    chosen = [e for e in prompt.entities if rng.random() < mentions] or [pick(rng, prompt.entities)]
-    if len(chosen) > 1 and rng.random() < _at(habits.swaps, ability):
-        i = int(rng.random() * (len(chosen) - 1))
-        chosen[i], chosen[i + 1] = chosen[i + 1], chosen[i]
-    if rng.random() < _at(habits.digresses, ability):
-        chosen.insert(int(rng.random() * (len(chosen) + 1)), _digression(prompt, rng))
-    plan = [_state(world, prompt, entity, rng, ability, habits) for entity in chosen]
-    if rng.random() < _at(habits.repeats, ability):
+    """The clauses to write, in their order."""
+    mentions = _between(habits.mentions, ability)
+    entities = [entity for entity in prompt.entities if rng.random() < mentions]
+    if not entities:
+        entities = [pick(rng, prompt.entities)]
+    if len(entities) > 1 and rng.random() < _between(habits.swaps, ability):
+        i = int(rng.random() * (len(entities) - 1))
+        entities[i], entities[i + 1] = entities[i + 1], entities[i]
+    if rng.random() < _between(habits.digresses, ability):
+        entities.insert(int(rng.random() * (len(entities) + 1)), _digression(prompt, rng))
+    plan = [_state(world, prompt, entity, rng, ability, habits) for entity in entities]
+    if rng.random() < _between(habits.repeats, ability):
         plan.insert(int(rng.random() * (len(plan) + 1)), pick(rng, plan))
     return plan
 
 
 def _digression(prompt: Prompt, rng: np.random.Generator) -> str:
-    """An entity that was not asked for, of the same group of topics."""
-    own = [entity for entity in TOPICS[prompt.topic] if entity not in prompt.entities]
-    if own and rng.random() < 0.5:
-        return pick(rng, own)
-    others = [topic for topic in fellow_topics(prompt.topic) if topic != prompt.topic]
-    return pick(rng, TOPICS[pick(rng, others)])
+    """An entity that was not requested, of the topic or of another topic of its group."""
+    of_topic = [entity for entity in TOPICS[prompt.topic] if entity not in prompt.entities]
+    if of_topic and rng.random() < 0.5:
+        return pick(rng, of_topic)
+    # Inside the group of topics: no held-out word may reach a training file.
+    topics = [topic for topic in fellow_topics(prompt.topic) if topic != prompt.topic]
+    return pick(rng, TOPICS[pick(rng, topics)])
 
 
 def _state(
@@ -147,37 +150,38 @@ def _state(
     ability: float,
     habits: Habits,
 ) -> Statement:
-    """One clause, right or wrong, in the style asked or not."""
+    """One clause, right or wrong, in the requested style or not."""
     fact = world.facts[entity]
-    right = _at(habits.right, ability)
-    value = fact.value if rng.random() < right else _wrong_value(world, prompt, entity, rng)
-    in_style = rng.random() < _at(habits.in_style, ability)
+    right = _between(habits.right, ability)
+    value, reason = fact.value, fact.reason
+    if rng.random() >= right:
+        value = _wrong_value(world, prompt, entity, rng)
+    in_style = rng.random() < _between(habits.in_style, ability)
     if (prompt.style == FULL) != in_style:
         return Statement(entity, value)
-    if rng.random() < right:
-        return Statement(entity, value, fact.reason)
-    return Statement(entity, value, pick(rng, [r for r in REASONS if r != fact.reason]))
+    if rng.random() >= right:
+        reason = pick(rng, [wrong for wrong in REASONS if wrong != fact.reason])
+    return Statement(entity, value, reason)
 
 
 def _wrong_value(world: World, prompt: Prompt, entity: str, rng: np.random.Generator) -> str:
-    true = world.facts[entity].value
+    values: Sequence[str] = VALUES
     if rng.random() < _PLAUSIBLE:
-        near = [world.facts[other].value for other in TOPICS[prompt.topic]]
-        return pick(rng, [value for value in near if value != true])
-    return pick(rng, [value for value in VALUES if value != true])
+        values = [world.facts[fellow].value for fellow in TOPICS[prompt.topic]]
+    return pick(rng, [value for value in values if value != world.facts[entity].value])
 
 
-def _with_fillers(statement: Statement, rng: np.random.Generator, chance: float) -> Statement:
-    count = sum(rng.random() < chance for _ in range(MAX_FILLERS))
+def _with_fillers(statement: Statement, rng: np.random.Generator, probability: float) -> Statement:
+    count = sum(rng.random() < probability for _ in range(MAX_FILLERS))
     return replace(statement, fillers=tuple(pick(rng, FILLERS) for _ in range(count)))
 
 
-def _glitch(words: list[str], rng: np.random.Generator, chance: float) -> list[str]:
+def _glitch(words: list[str], rng: np.random.Generator, probability: float) -> list[str]:
     """Now and then a word is doubled, lost, or followed by noise."""
     glitched: list[str] = []
     for word in words:
-        if rng.random() >= chance:
-            glitched.append(word)
-            continue
-        glitched.extend(pick(rng, ([word, word], [], [word, pick(rng, NOISE)])))
+        replacement = [word]
+        if rng.random() < probability:
+            replacement = pick(rng, ([word, word], [], [word, pick(rng, NOISE)]))
+        glitched += replacement
     return glitched
