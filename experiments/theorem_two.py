@@ -23,10 +23,10 @@ from smorm.data.scaling import apply_scales, rating_matrix
 from smorm.evaluation.metrics import Metric
 from smorm.files import fingerprint, write_json, write_text
 from smorm.scoring.reward_model import RewardModel
-from smorm.theory.advice import side
+from smorm.theory.advice import sign_of
 from smorm.theory.features import Reading, featured
 from smorm.theory.gold import gold_of
-from smorm.theory.matched import BASES, HeldOut, compare, read_run, unmatched
+from smorm.theory.matched import BASES, ComparisonData, compare, read_run, unmatched
 from smorm.theory.suggest import Counts, weights
 from smorm.training.loop import train
 from smorm.version import __version__
@@ -80,7 +80,7 @@ def trained(arm: str, seed: int, files: Mapping[str, Path], work: Path) -> Path:
     return folder
 
 
-def held_out(regime: str, work: Path, reader: RewardModel) -> HeldOut:
+def held_out(regime: str, work: Path, reader: RewardModel) -> ComparisonData:
     """Pairs with their gold and truly rated responses of a regime, the same for every run."""
     sizes = {**SIZES, "num_pairs": 1, "num_rated": 1}
     files = write_dataset(work / "held-out", seed=1000, **sizes)
@@ -88,10 +88,10 @@ def held_out(regime: str, work: Path, reader: RewardModel) -> HeldOut:
     pairs = featured(reader, Source(pairs_file), "preference", Reading())
     rated = featured(reader, Source(rated_file), "rated", Reading())
     gold = gold_of(str(pairs_file), pairs.records, Reading())
-    return HeldOut(pairs.records, pairs.prompts, gold, rated.records, rated.prompts)
+    return ComparisonData(pairs.records, pairs.prompts, gold, rated.records, rated.prompts)
 
 
-def likelihood_weight(folder: Path, held: HeldOut) -> Metric:
+def likelihood_weight(folder: Path, held: ComparisonData) -> Metric:
     """The weight that a run's residuals on held-out ratings suggest (`reduction: mean`)."""
     model = RewardModel.load(folder)
     ratings = rating_matrix(held.rated, model.attributes)
@@ -124,7 +124,7 @@ def table(found: Mapping[str, Metric]) -> str:
 def _cell(own: Metric, gap: Metric | None, seeds: Metric | None) -> str:
     if gap is None or seeds is None:
         return f"{own.value:.4f}"
-    marks = "".join(mark for mark, one in (("*", gap), ("†", seeds)) if side(one))
+    marks = "".join(mark for mark, one in (("*", gap), ("†", seeds)) if sign_of(one))
     return f"{own.value:.4f}<br>{gap.value:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]{marks}"
 
 
@@ -174,9 +174,9 @@ def reading(found: Mapping[str, Mapping[str, Metric]]) -> str:
 
 def verdict(gap: Metric, seeds: Metric) -> str:
     """What a difference of squared errors shows, over prompts and over seeds."""
-    if side(gap) != side(seeds):
+    if sign_of(gap) != sign_of(seeds):
         return "undecided"
-    return {-1: "better", 0: "undecided", 1: "worse"}[side(gap)]
+    return {-1: "better", 0: "undecided", 1: "worse"}[sign_of(gap)]
 
 
 def grid(work: Path) -> dict[tuple[str, int], Path]:

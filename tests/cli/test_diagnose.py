@@ -19,7 +19,7 @@ def test_it_prints_a_page_that_ends_in_advice_and_writes_result_and_view(smorm, 
         tmp_path / "r.json", "--suggest", tmp_path / "view.json",
     )  # fmt: skip
     assert code == 0
-    assert "What follows" in out
+    assert "Advice" in out
     assert "Theorem 2: matched runs" in out
     assert "Theorem 1 ..." in err
     result = json.loads((tmp_path / "r.json").read_text())

@@ -7,14 +7,14 @@ import math
 import pytest
 
 from smorm.evaluation.metrics import Metric
-from smorm.theory.advice import advise, side
+from smorm.theory.advice import SENTENCES, advise, sign_of
 
 YES, NO, OPEN = Metric(0.5, 100, 0.4, 0.6), Metric(-0.5, 100, -0.6, -0.4), Metric(0.1, 9, -0.2, 0.4)
 
 
-def test_an_interval_that_holds_0_or_is_missing_takes_no_side():
-    assert [side(one) for one in (YES, NO, OPEN, None, Metric(3.0, 5))] == [1, -1, 0, 0, 0]
-    assert side(Metric(0.0, 9, 0.0, 0.0)) == 0
+def test_an_interval_that_holds_0_or_is_missing_has_no_sign():
+    assert [sign_of(one) for one in (YES, NO, OPEN, None, Metric(3.0, 5))] == [1, -1, 0, 0, 0]
+    assert sign_of(Metric(0.0, 9, 0.0, 0.0)) == 0
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_a_conflict_of_gradients_is_told_only_beyond_doubt():
 
     assert "pull the trunk apart" in said(NO)
     assert "in one direction" in said(YES)
-    assert "neither" in said(OPEN)
+    assert "undecided" in said(OPEN)
 
 
 def test_a_relation_that_weakens_out_of_distribution_is_told():
@@ -56,6 +56,12 @@ def test_a_gain_over_prompts_but_not_over_seeds_is_told_as_such():
     assert "over prompts but not over seeds" in one[0]
     accuracy = name.replace("mse", "accuracy")
     assert "worse" in advise({accuracy: better}, [])[0]
+
+
+def test_every_verdict_has_its_sentence():
+    for section in ("alpha", "alpha_total", "within_prompt", "gradient"):
+        assert {f"{section}/{word}" for word in ("above", "below", "undecided")} <= set(SENTENCES)
+    assert all(text.endswith(".") for text in SENTENCES.values())
 
 
 def test_nothing_measured_gives_no_advice():

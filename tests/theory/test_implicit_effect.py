@@ -134,5 +134,5 @@ def test_the_regression_c_ignores_offsets_of_prompts_and_equals_the_projection_o
 
 
 def test_only_responses_with_another_under_their_prompt_count_as_several():
-    found = effect.several_responses(["a", "b", "a", "c"], 4)
+    found = effect.in_shared_prompt(["a", "b", "a", "c"], 4)
     assert found.tolist() == [True, False, True, False]

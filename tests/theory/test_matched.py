@@ -10,10 +10,19 @@ from smorm import RewardModel
 from smorm.config import parse_config
 from smorm.data.reading import Source
 from smorm.errors import ConfigError
-from smorm.theory.calibrated import affine_errors, centred_errors, pair_errors
 from smorm.theory.features import Reading, featured
 from smorm.theory.gold import gold_of
-from smorm.theory.matched import HeldOut, Run, arm_of, compare, read_run, unmatched
+from smorm.theory.matched import (
+    ComparisonData,
+    Run,
+    affine_errors,
+    arm_of,
+    centred_errors,
+    compare,
+    pair_errors,
+    read_run,
+    unmatched,
+)
 from tests.tiny import config_values, trained, world
 
 
@@ -28,7 +37,7 @@ def held():
     pairs = featured(model, Source(world()["eval-pairs-ID"]), "preference", Reading())
     rated = featured(model, Source(world()["eval-rated-ID"]), "rated", Reading())
     gold = gold_of(str(world()["eval-pairs-ID"]), pairs.records, Reading())
-    return HeldOut(pairs.records, pairs.prompts, gold, rated.records, rated.prompts)
+    return ComparisonData(pairs.records, pairs.prompts, gold, rated.records, rated.prompts)
 
 
 def test_arms_are_named_by_what_was_minimised(tmp_path):

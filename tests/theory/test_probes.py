@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from smorm.errors import DataError
-from smorm.theory.probes import Features, explained, folds_of, held_out, probe
+from smorm.theory.probes import explained, folds_of, held_out_predictions, probe, ridge_predictions
 
 
 def planted(seed=0, count=200, dimension=30, noise=0.3):
@@ -30,18 +30,18 @@ def test_a_planted_attribute_is_found_and_noise_is_not():
 
 def test_ridge_is_the_solution_of_its_normal_equations():
     hidden, target, _ = planted(count=40, dimension=6)
-    found = Features.of(hidden).fit(np.column_stack([target, -target]), np.array([0.1, 10.0]))
+    targets, levels = np.column_stack([target, -target]), np.array([0.1, 10.0])
+    predicted = ridge_predictions(hidden, targets, levels, hidden)
     x, y = hidden - hidden.mean(axis=0), target - target.mean()
-    level = 0.1 * np.trace(x.T @ x) / 6
-    expected = np.linalg.solve(x.T @ x + level * np.eye(6), x.T @ y)
-    assert found.weight[:, 0] == pytest.approx(expected)
-    assert np.linalg.norm(found.weight[:, 1]) < np.linalg.norm(expected)
-    assert found.predict(hidden).mean(axis=0) == pytest.approx([target.mean(), -target.mean()])
+    for column, level, sign in ((0, 0.1, 1), (1, 10.0, -1)):
+        penalty = level * np.trace(x.T @ x) / 6 * np.eye(6)
+        expected = x @ np.linalg.solve(x.T @ x + penalty, x.T @ y) + target.mean()
+        assert predicted[:, column] == pytest.approx(sign * expected)
 
 
 def test_more_dimensions_than_responses_are_no_obstacle():
     hidden, target, _ = planted(count=60, dimension=200, noise=0.0)
-    predicted = held_out(hidden, target[:, None], list(range(60)))[:, 0]
+    predicted = held_out_predictions(hidden, target[:, None], list(range(60)))[:, 0]
     assert np.corrcoef(predicted, target)[0, 1] > 0.3
 
 
@@ -49,7 +49,7 @@ def test_what_only_tells_prompts_apart_does_not_help_on_other_prompts():
     rng = np.random.default_rng(1)
     prompts = np.repeat(np.arange(40), 5)
     target = rng.standard_normal(40)[prompts]
-    predicted = held_out(np.eye(40)[prompts], target[:, None], prompts.tolist())[:, 0]
+    predicted = held_out_predictions(np.eye(40)[prompts], target[:, None], prompts.tolist())[:, 0]
     assert explained(predicted, target, prompts).value < 0.05
 
 
@@ -80,7 +80,7 @@ def test_missing_and_constant_ratings_are_left_out_and_told():
     ratings = np.column_stack([target, np.ones(60)])
     found = probe(hidden, ratings, ["some", "flat"], list(range(60)), {})
     assert found.metrics["probe/r2/some"].n == 40
-    alone = held_out(hidden[20:], target[20:, None], list(range(20, 60)))[:, 0]
+    alone = held_out_predictions(hidden[20:], target[20:, None], list(range(20, 60)))[:, 0]
     assert found.predicted["some"][20:] == pytest.approx(alone)
     assert np.isnan(found.predicted["some"][:20]).all()
     assert found.left_out["flat"] == "its ratings are all equal"

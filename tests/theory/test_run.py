@@ -92,7 +92,7 @@ def test_an_attribute_planted_with_or_against_preference_is_named(tmp_path, sign
     word = "goes with preference" if sign > 0 else "conflicts with preference"
     for name in model.attributes:
         assert metrics[f"alpha/{name}"].value * sign > 0
-        assert any(line.startswith(f"{name} {word}") for line in found.advice)
+        assert any(line.startswith(f"{name}: {word}") for line in found.advice)
 
 
 def test_a_one_row_model_gets_what_applies_and_is_told_the_rest():
@@ -135,7 +135,7 @@ def test_a_model_that_was_not_trained_here_is_diagnosed_as_it_is(data_folder, tm
     assert metrics["epsilon/projection/violations"].value == 0
     assert "alpha/LABEL_1" in metrics
     assert "probe/spearman/coverage" in metrics
-    assert any("nobody rates the model's rows LABEL_1" in note for note in found.result.notes)
+    assert any("the model's rows LABEL_1" in note for note in found.result.notes)
     assert any("as in the files given here" in line for line in found.advice)
 
 
@@ -148,4 +148,4 @@ def test_ratings_of_other_attributes_than_the_models_are_probed_and_told(tmp_pat
     found = diagnose(RewardModel.load(trained()), asked)
     assert found.result.metrics["probe/spearman/words"].low > 0
     assert "gradient/cosine" not in found.result.metrics
-    assert any("nobody rates the model's rows correctness" in note for note in found.result.notes)
+    assert any("the model's rows correctness" in note for note in found.result.notes)

@@ -1,13 +1,44 @@
-"""`smorm diagnose`."""
+"""`smorm diagnose`: the command, and a table for each section of its result."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from smorm.cli.options import BatchTokensOption, DeviceOption, OverlongOption, SkipBadOption
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from smorm.data.reading import Source
+    from smorm.evaluation.metrics import Metric
+    from smorm.theory.run import Diagnosis
+
+TITLES = {
+    "preference": "Preference on these pairs",
+    "spectrum": "Second moment of the pairs' differences, Sigma_S",
+    "alpha": "alpha: attribute margins on preference pairs",
+    "alpha_accuracy": "Share of pairs whose chosen response has more of it",
+    "alpha_total": "Sum of the alphas",
+    "c": "Theorem 1: the constant c, four ways",
+    "epsilon": "Theorem 1: the inequality with each c",
+    "within_prompt": "Preference and mean attribute within a prompt",
+    "ood": "Preference and mean attribute out of distribution",
+    "probe": "Linear probes of the hidden state, on prompts not fitted on",
+    "rows": "The model's attribute rows",
+    "probe_minus_rows": "Probe less attribute row",
+    "weight": "Regression weight by maximum likelihood",
+    "gradient": "Gradients of the two losses on the trunk, over batches",
+    "lemma": "Lemma 1 against the gold",
+    "theorem_2": "Theorem 2: matched runs",
+    "view": "Views on pairs that weights did not see",
+}
+GRIDS = {"epsilon": 1, "ood": 0, "probe": 1, "rows": 1, "probe_minus_rows": 1}
+"""Sections printed as a grid, and which segment of a metric's name is the row."""
 
 
 def run(
@@ -45,7 +76,6 @@ def run(
     view the data suggest. Every number has its n, and an interval that resamples prompts where one
     exists; the advice says only what the intervals settle.
     """
-    from smorm.cli.diagnose_tables import print_diagnosis
     from smorm.cli.options import OVERLONG, choice
     from smorm.data.reading import Source
     from smorm.errors import ConfigError, DataError
@@ -58,10 +88,10 @@ def run(
     policy = choice("--overlong", overlong, OVERLONG)
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit {limit}: expected at least 1")
-    question = DiagnosisInputs(
+    inputs = DiagnosisInputs(
         preference=Source(preference),
         rated=Source(rated) if rated else None,
-        ood=_named(ood or []),
+        ood=_ood_sources(ood or []),
         gold=gold,
         compare=compare or (),
         reading=Reading(policy, "skip" if skip_bad else "stop", limit, max_batch_tokens),
@@ -69,28 +99,100 @@ def run(
     loaded = RewardModel.load(model, device=device)
     if suggest is not None and not (loaded.attributes and loaded.card.preference_trained):
         raise ConfigError("--suggest: this model has one trained reward only: there is no choice")
-    found = diagnose(loaded, question, tell=lambda part: typer.echo(f"{part} ...", err=True))
+    diagnosis = diagnose(
+        loaded, inputs, progress=lambda section: typer.echo(f"{section} ...", err=True)
+    )
     if output is not None:
-        write_results(output, [found.result])
-    print_diagnosis(found)
+        write_results(output, [diagnosis.result])
+    _print_diagnosis(diagnosis)
     if output is not None:
         typer.echo(f"result: {output}")
     if suggest is not None:
-        if found.view is None:
+        if diagnosis.view is None:
             raise DataError("--suggest: no view could be suggested; the notes say why")
-        write_json(suggest, found.view.as_dict())
+        write_json(suggest, diagnosis.view.as_dict())
         typer.echo(f"view: {suggest}")
 
 
-def _named(values: list[str]) -> dict[str, Any]:
+def _ood_sources(values: list[str]) -> dict[str, Source]:
     """`NAME=FILE` options as sources."""
     from smorm.data.reading import Source
     from smorm.errors import ConfigError
 
-    found: dict[str, Any] = {}
+    sources: dict[str, Source] = {}
     for value in values:
         name, _, path = value.partition("=")
-        if not name or not path or "/" in name or name in found:
+        if not name or not path or "/" in name or name in sources:
             raise ConfigError(f"--ood {value}: expected NAME=FILE, each name once and without /")
-        found[name] = Source(path)
-    return found
+        sources[name] = Source(path)
+    return sources
+
+
+def _print_diagnosis(diagnosis: Diagnosis) -> None:
+    """A table for each section, the notes, and the advice last."""
+    from rich.console import Console
+
+    console = Console(soft_wrap=not Console().is_terminal, markup=False)
+    result = diagnosis.result
+    sections: dict[str, dict[str, Metric]] = {}
+    for name, metric in result.metrics.items():
+        section, _, rest = name.partition("/")
+        sections.setdefault(section, {})[rest or name] = metric
+    for section, metrics in sections.items():
+        if section in GRIDS:
+            console.print(_grid(section, metrics))
+        else:
+            console.print(_list(section, metrics))
+    for note in result.notes[: len(result.notes) - len(diagnosis.advice)]:
+        console.print(f"  {note}", style="dim", markup=False, highlight=False)
+    console.print("\nAdvice", style="bold")
+    for line in diagnosis.advice:
+        console.print(f"- {line}", markup=False, highlight=False)
+
+
+def _list(section: str, metrics: Mapping[str, Metric]) -> Table:
+    from rich.table import Table
+
+    table = Table("", "value", "95 % interval", "n", title=TITLES[section], title_justify="left")
+    for name, metric in metrics.items():
+        label = name.replace("_", " ")
+        table.add_row(label, _number(metric.value), _interval(metric), str(metric.n))
+    return table
+
+
+def _grid(section: str, metrics: Mapping[str, Metric]) -> Table:
+    """Rows and columns by the two segments of each metric's name."""
+    from rich.table import Table
+
+    cells: dict[str, dict[str, Metric]] = {}
+    columns: dict[str, None] = {}
+    for name, metric in metrics.items():
+        first, second = name.split("/", 1)
+        row, column = (first, second) if GRIDS[section] == 0 else (second, first)
+        cells.setdefault(row, {})[column] = metric
+        columns[column] = None
+    headings = [name.replace("_", " ") for name in columns]
+    table = Table("", *headings, "n", title=TITLES[section], title_justify="left")
+    for row, by_column in cells.items():
+        texts = [_cell(by_column.get(column)) for column in columns]
+        most = max(metric.n for metric in by_column.values())
+        table.add_row(row.replace("_", " "), *texts, str(most))
+    return table
+
+
+def _cell(metric: Metric | None) -> str:
+    if metric is None:
+        return "–"
+    if math.isnan(metric.low):
+        return _number(metric.value)
+    return f"{_number(metric.value)}\n{_interval(metric)}"
+
+
+def _number(value: float) -> str:
+    if math.isnan(value):
+        return "–"
+    return "infinite" if math.isinf(value) else f"{value:.4g}"
+
+
+def _interval(metric: Metric) -> str:
+    return "–" if math.isnan(metric.low) else f"[{metric.low:.4g}, {metric.high:.4g}]"

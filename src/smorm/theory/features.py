@@ -1,4 +1,4 @@
-"""Records to what the measures read: hidden states, rows on the attributes' own scale, prompts.
+"""From records to hidden states, rows on the attributes' own scale, and prompts.
 
 Shapes: `N` responses, `D` hidden size, `K` attributes.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -61,8 +62,8 @@ class Featured:
     @property
     def response_prompts(self) -> list[str]:
         """A label of each response's prompt [N]."""
-        labels = zip(self.prompts, self.units, strict=True)
-        return [label for label, unit in labels for _ in unit]
+        sizes = list(map(len, self.units))
+        return np.repeat(np.array(self.prompts, dtype=object), sizes).tolist()
 
     @property
     def data(self) -> str:
@@ -71,11 +72,10 @@ class Featured:
 
     def distinct(self) -> Ints:
         """Responses [N'] that differ in their tokens: one in many pairs counts once."""
-        seen: dict[bytes, int] = {}
-        everything = (tokens for unit in self.units for tokens in unit)
-        for at, tokens in enumerate(everything):
-            seen.setdefault(tokens.tobytes(), at)
-        return np.array(list(seen.values()), dtype=np.int64)
+        first: dict[bytes, int] = {}
+        for index, tokens in enumerate(chain.from_iterable(self.units)):
+            first.setdefault(tokens.tobytes(), index)
+        return np.array(list(first.values()), dtype=np.int64)
 
     def deltas(self) -> Floats:
         """Of pairs: chosen less rejected hidden states [P, D]."""
@@ -94,18 +94,18 @@ def featured(model: RewardModel, source: Source, kind: Kind | None, reading: Rea
     census = Census()
     if reading.limit is not None:
         source = replace(source, limit=min(reading.limit, source.limit or reading.limit))
-    kept: list[Record] = []
+    records: list[Record] = []
     units: list[list[Tokens]] = []
     for record in read_records(source, kind, census, reading.on_bad_record):
         unit = _tokens(model, record.item, reading, census)
         if unit is not None:
-            kept.append(record)
+            records.append(record)
             units.append(unit)
-    if not kept:
+    if not records:
         raise DataError(f"{source.path}: no record fits the model's limit")
     hidden = pooled_units(model.network, units, reading.max_batch_tokens)
-    first = np.cumsum([0, *(len(unit) for unit in units[:-1])])
-    return Featured(kept, units, np.concatenate(hidden), first, census)
+    first = np.cumsum([0, *map(len, units[:-1])])
+    return Featured(records, units, np.concatenate(hidden), first, census)
 
 
 def _tokens(
@@ -152,8 +152,8 @@ class Head:
 def head_of(model: RewardModel) -> Head:
     """The model's rows as the measures use them."""
     weight = model.network.head.weight.detach().double().cpu().numpy()
-    scales = np.array([one.scale for one in model.card.scales]).reshape(-1, 1)
-    offsets = np.array([one.offset for one in model.card.scales])
+    scales = np.array([scale.scale for scale in model.card.scales]).reshape(-1, 1)
+    offsets = np.array([scale.offset for scale in model.card.scales])
     return Head(weight[0], weight[1:] * scales, offsets, model.attributes)
 
 

@@ -1,8 +1,8 @@
 """Gradient conflict: do the two losses pull the shared trunk in one direction?
 
-The gradients of Bradley–Terry and of the regression on the backbone's weights, at the weights as
-they are, over several batches with prompts of their own. A cosine near −1 says that what helps one
-loss hurts the other; the norms' ratio says which of them moves the trunk.
+The gradients of Bradley–Terry and of the regression on the backbone's weights, at the current
+weights, over several batches with separate prompts. A cosine near −1 says that what helps one loss
+hurts the other; the norms' ratio says which of them moves the trunk.
 
 Shapes: B batches, K attributes.
 """
@@ -17,17 +17,19 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from smorm.arrays import Floats, Tokens
 from smorm.errors import DataError
-from smorm.evaluation.metrics import Clusters, Floats, Metric, cluster_codes, mean_metric
+from smorm.evaluation.metrics import Clusters, Metric, cluster_codes, mean_metric
 from smorm.model.network import RewardNetwork
 from smorm.objectives.bradley_terry import bradley_terry
 from smorm.objectives.regression import regression
-from smorm.trees.forest import Tokens
 
 Unit = Sequence[Tokens]
 Gradients = dict[str, torch.Tensor]
+Products = dict[str, Floats]
 BATCHES, BATCH_SIZE = 8, 16
 _LAYER = re.compile(r"\.(\d+)\.")
+_NO_LAYER = "embedding and norm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ def conflict(
     """Cosine and norm ratio of the two gradients, over batches that share no prompt.
 
     Args:
-        batches: at most so many; each has its own prompts, so fewer where there are few.
+        batches: the most batches; fewer where there are few prompts.
         batch_size: pairs, and rated responses, in a batch.
 
     Metrics, n being batches: `cosine`, `norm_ratio` (preference over regression; the regression
@@ -66,49 +68,47 @@ def conflict(
     Raises:
         DataError: too few prompts for two batches.
     """
-    compared = list(_batches(data.pair_prompts, len(data.pairs), batches, batch_size, seed))
-    alone = list(_batches(data.rated_prompts, len(data.rated), batches, batch_size, seed))
-    count = min(len(compared), len(alone))
+    pair_batches = list(_batches(data.pair_prompts, len(data.pairs), batches, batch_size, seed))
+    rated_batches = list(_batches(data.rated_prompts, len(data.rated), batches, batch_size, seed))
+    count = min(len(pair_batches), len(rated_batches))
     if count < 2:
         raise DataError("gradients: too few prompts for two batches of their own")
-    rows: list[dict[str, tuple[float, float, float]]] = []
+    products: list[Products] = []
     with _all_trainable(network):
-        for pairs, rated in zip(compared[:count], alone[:count], strict=True):
-            left = _preference(network, data, pairs, max_batch_tokens)
-            right = _regression(network, data, rated, max_batch_tokens)
-            rows.append(_products(left, right))
-    return _summary(rows)
+        for pairs, rated in zip(pair_batches[:count], rated_batches[:count], strict=True):
+            preference = _preference(network, data, pairs, max_batch_tokens)
+            products.append(
+                _products(preference, _regression(network, data, rated, max_batch_tokens))
+            )
+    return _summary(products)
 
 
 def _batches(
     prompts: Clusters, count: int, batches: int, size: int, seed: int
 ) -> Iterator[list[int]]:
-    """Batches with prompts of their own, in a random order. A prompt gives at most one batch's
-    worth; the last batch may be small, but not below half."""
+    """Batches of indices with separate prompts, in a random order. A prompt gives at most one
+    batch's worth; the last batch may be small, but not below half."""
     if count == 0:
         return
     codes, groups = cluster_codes(prompts, count)
-    members: list[list[int]] = [[] for _ in range(groups)]
-    for item, code in enumerate(codes.tolist()):
-        members[code].append(item)
-    taken: list[int] = []
-    made = 0
     # With few prompts a batch takes fewer items, so that there are several batches.
     size = max(1, min(size, count // batches))
+    batch: list[int] = []
+    num_batches = 0
     for group in np.random.default_rng(seed).permutation(groups).tolist():
-        taken += members[group][:size]
-        if len(taken) >= size:
-            yield taken
-            taken, made = [], made + 1
-            if made == batches:
+        batch += np.flatnonzero(codes == group)[:size].tolist()
+        if len(batch) >= size:
+            yield batch
+            batch, num_batches = [], num_batches + 1
+            if num_batches == batches:
                 return
-    if 2 * len(taken) >= size:
-        yield taken
+    if 2 * len(batch) >= size:
+        yield batch
 
 
 @contextmanager
 def _all_trainable(network: RewardNetwork) -> Iterator[None]:
-    """Every weight gets a gradient; afterwards all is as it was."""
+    """Every weight gets a gradient; afterwards flags, gradients and mode are restored."""
     before = [(p, p.requires_grad, p.grad) for p in network.parameters()]
     training = network.training
     network.eval()
@@ -125,80 +125,82 @@ def _all_trainable(network: RewardNetwork) -> Iterator[None]:
 
 
 def _preference(
-    network: RewardNetwork, data: TermData, chosen: Sequence[int], max_batch_tokens: int
+    network: RewardNetwork, data: TermData, indices: Sequence[int], max_batch_tokens: int
 ) -> Gradients:
-    units = [data.pairs[at] for at in chosen]
-    for batch in network.micro_batches(units, max_batch_tokens):
-        scores = network(network.arrange([tokens for at in batch for tokens in units[at]]))[:, 0]
+    units = [data.pairs[index] for index in indices]
+    for micro_batch in network.micro_batches(units, max_batch_tokens):
+        sequences: list[Tokens] = []
+        for index in micro_batch:
+            sequences += units[index]
+        scores = network(network.arrange(sequences))[:, 0]
+        # By the whole batch's total, so that micro-batches add up to the batch's mean.
         loss, _ = bradley_terry(scores[0::2], scores[1::2], total=len(units))
         loss.backward()
-    return _taken(network)
+    return _take_gradients(network)
 
 
 def _regression(
-    network: RewardNetwork, data: TermData, chosen: Sequence[int], max_batch_tokens: int
+    network: RewardNetwork, data: TermData, indices: Sequence[int], max_batch_tokens: int
 ) -> Gradients:
-    units = [data.rated[at] for at in chosen]
-    targets = torch.from_numpy(data.targets[list(chosen)]).float().to(network.device)
+    units = [data.rated[index] for index in indices]
+    targets = torch.from_numpy(data.targets[list(indices)]).float().to(network.device)
     observed = ~targets.isnan()
-    for batch in network.micro_batches(units, max_batch_tokens):
-        scores = network(network.arrange([units[at][0] for at in batch]))
+    for micro_batch in network.micro_batches(units, max_batch_tokens):
+        scores = network(network.arrange([units[index][0] for index in micro_batch]))
         loss, _ = regression(
             scores[:, 1:],
-            targets[batch],
-            observed[batch],
+            targets[micro_batch],
+            observed[micro_batch],
             total_rated=len(units),
             total_ratings=float(observed.sum()),
             reduction="mean",
         )
         loss.backward()
-    return _taken(network)
+    return _take_gradients(network)
 
 
-def _taken(network: RewardNetwork) -> Gradients:
-    """The trunk's gradients, which are then cleared."""
-    found = {
-        name: parameter.grad
-        for name, parameter in network.backbone.named_parameters()
-        if parameter.grad is not None
-    }
+def _take_gradients(network: RewardNetwork) -> Gradients:
+    """The trunk's gradients; all gradients are cleared."""
+    gradients = {}
+    for name, parameter in network.backbone.named_parameters():
+        if parameter.grad is not None:
+            gradients[name] = parameter.grad
     for parameter in network.parameters():
         parameter.grad = None
-    return found
+    return gradients
 
 
 def layer_of(name: str) -> str:
     """The layer that a parameter belongs to: its number, or `embedding and norm`."""
-    found = _LAYER.search(name)
-    return found.group(1) if found else "embedding and norm"
+    match = _LAYER.search(name)
+    return match.group(1) if match else _NO_LAYER
 
 
-def _products(left: Gradients, right: Gradients) -> dict[str, tuple[float, float, float]]:
-    """(dot, left squared, right squared) of each layer, and of all under "" ."""
-    sums: dict[str, list[float]] = {"": [0.0, 0.0, 0.0]}
-    for name in left:
-        if name not in right:
-            continue
-        a, b = left[name].double(), right[name].double()
-        parts = (float((a * b).sum()), float(a.square().sum()), float(b.square().sum()))
-        for place in ("", layer_of(name)):
-            kept = sums.setdefault(place, [0.0, 0.0, 0.0])
-            for at, part in enumerate(parts):
-                kept[at] += part
-    return {place: (kept[0], kept[1], kept[2]) for place, kept in sums.items()}
+def _products(preference: Gradients, ratings: Gradients) -> Products:
+    """(dot product, squared norm, squared norm) of each layer, and of the trunk under ""."""
+    sums: Products = {"": np.zeros(3)}
+    for name in preference.keys() & ratings.keys():
+        a, b = preference[name].double(), ratings[name].double()
+        terms = np.array([float((a * b).sum()), float(a.square().sum()), float(b.square().sum())])
+        for layer in ("", layer_of(name)):
+            sums[layer] = sums.get(layer, 0.0) + terms
+    return sums
 
 
-def _summary(rows: Sequence[dict[str, tuple[float, float, float]]]) -> dict[str, Metric]:
-    found: dict[str, Metric] = {}
-    # All first, then the layers by number, then what is in none of them.
-    order = sorted(rows[0], key=lambda name: (bool(name) and not name.isdigit(), len(name), name))
-    for place in order:
-        table = np.array([row[place] for row in rows])
-        dot, left, right = table.T
-        if (left * right == 0).any():
+def _summary(products: Sequence[Products]) -> dict[str, Metric]:
+    metrics: dict[str, Metric] = {}
+    numbers = np.arange(len(products))
+    for layer in sorted(products[0], key=_layer_order):
+        dot, preference, ratings = np.array([sums[layer] for sums in products]).T
+        if (preference * ratings == 0).any():
             continue  # a layer that one of the losses does not reach
-        prefix = f"layer/{place}/" if place else ""
-        numbers = np.arange(len(rows))
-        found[f"{prefix}cosine"] = mean_metric(dot / np.sqrt(left * right), numbers)
-        found[f"{prefix}norm_ratio"] = mean_metric(np.sqrt(left / right), numbers)
-    return found
+        prefix = f"layer/{layer}/" if layer else ""
+        cosine = dot / np.sqrt(preference * ratings)
+        metrics[f"{prefix}cosine"] = mean_metric(cosine, numbers)
+        metrics[f"{prefix}norm_ratio"] = mean_metric(np.sqrt(preference / ratings), numbers)
+    return metrics
+
+
+def _layer_order(name: str) -> tuple[bool, int, str]:
+    """The whole trunk first, then the layers by number, then what is in none of them."""
+    return name == _NO_LAYER, len(name), name

@@ -1,4 +1,4 @@
-r"""Theorem 1 (implicit multi-attribute effect): how far preference speaks for the mean attribute.
+r"""Theorem 1 (implicit multi-attribute effect): how preference implies the mean attribute.
 
 Published (SMORM, Theorem 1): with $c = 1^\top\alpha / (K \mu_S^\top \Sigma_S^{-1} \mu_S)$, for
 every response $r_m \ge c\,r_s - \epsilon$. The definitions that fit the published constant to the
@@ -7,9 +7,8 @@ $\Sigma_S = E\,\delta\delta^\top$ (the second moment, not the covariance: then $
 range and a pseudo-inverse is enough), $\alpha_i = w_{M,i}^\top \mu_S$, and
 $\epsilon = B \lVert \bar w - c\,w_S \rVert$ by Cauchy–Schwarz with $B = \max \lVert f \rVert$.
 
-The inequality then holds for any two vectors and any c. What is worth measuring is how small
-epsilon is, what the shortfall $(c\,r_s - r_m)_+$ really is, and whether the two rewards agree
-within a prompt.
+The inequality then holds for any two vectors and any c. Informative are the size of epsilon, the
+observed shortfall $(c\,r_s - r_m)_+$, and whether the two rewards agree within a prompt.
 
 Shapes: `P` pairs, `N` responses, `D` hidden size, `K` attributes.
 """
@@ -22,10 +21,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from smorm.arrays import Bools, Floats
 from smorm.evaluation.correlation import centred
 from smorm.evaluation.metrics import (
     Clusters,
-    Floats,
     Metric,
     cluster_codes,
     mean_metric,
@@ -37,11 +36,12 @@ from smorm.theory.intervals import of_means, quantile_metric, ratio
 RIDGE = 1e-2
 """Ridge level, in units of the mean eigenvalue of the second moment."""
 _ROUNDING = 1e-9
+_SINGULAR = 1e-14  # times D: eigenvalues below this share of the largest are rounding
 
 
 @dataclass(frozen=True, slots=True)
 class Solved:
-    """The linearised Bradley–Terry direction and the spectrum that it was found with.
+    """The linearised Bradley–Terry direction and the spectrum of the second moment.
 
     Attributes:
         direction: $(\\Sigma_S + \\rho I)^{-1} \\mu_S$ [D]; of the pseudo-inverse where ridge is 0.
@@ -65,34 +65,39 @@ class Solved:
     @property
     def rank(self) -> int:
         """Eigenvalues above rounding."""
-        return int((self.eigenvalues > self.eigenvalues[0] * self.dimensions * 1e-14).sum())
+        return int((self.eigenvalues > self.eigenvalues[0] * self.dimensions * _SINGULAR).sum())
 
     def condition(self, ridge: float = 0.0) -> float:
         """Largest eigenvalue over the smallest, each plus `ridge`; infinite where singular."""
-        smallest = self.eigenvalues[-1] if self.rank == self.dimensions else 0.0
-        bottom = smallest + ridge
-        return float((self.eigenvalues[0] + ridge) / bottom) if bottom > 0 else math.inf
+        smallest = ridge
+        if self.rank == self.dimensions:
+            smallest += self.eigenvalues[-1]
+        if smallest <= 0:
+            return math.inf
+        return float((self.eigenvalues[0] + ridge) / smallest)
 
 
 def solve(deltas: Floats, *relative_ridges: float) -> list[Solved]:
-    """The minimiser of the quadratic that Bradley–Terry's loss is near 0 (up to a factor of 2), for
-    each ridge level.
+    """The minimiser of the quadratic approximation of Bradley–Terry's loss at 0 (up to a factor of
+    2), for each ridge level.
 
     Args:
         deltas: chosen less rejected hidden states [P, D], not all zero.
         relative_ridges: in units of the mean eigenvalue; 0 takes the pseudo-inverse.
     """
     count, dimensions = deltas.shape
+    # By the SVD of the differences: the second moment itself would square the condition number.
     _, singular, basis = np.linalg.svd(deltas / math.sqrt(count), full_matrices=False)
     eigenvalues = singular**2
-    along = basis @ deltas.mean(axis=0)
-    used = eigenvalues > eigenvalues[0] * dimensions * 1e-14
-    found = []
+    coordinates = basis @ deltas.mean(axis=0)
+    used = eigenvalues > eigenvalues[0] * dimensions * _SINGULAR
+    solutions = []
     for relative in relative_ridges:
         ridge = relative * float(eigenvalues.sum()) / dimensions
         inverse = np.where(used, 1.0, 0.0) / np.where(used, eigenvalues + ridge, 1.0)
-        found.append(Solved(basis.T @ (inverse * along), eigenvalues, dimensions, ridge))
-    return found
+        direction = basis.T @ (inverse * coordinates)
+        solutions.append(Solved(direction, eigenvalues, dimensions, ridge))
+    return solutions
 
 
 def alphas(margins: Floats, names: Sequence[str], prompts: Clusters) -> dict[str, Metric]:
@@ -102,13 +107,13 @@ def alphas(margins: Floats, names: Sequence[str], prompts: Clusters) -> dict[str
     margins' scale); `alpha_accuracy/NAME`, the share of pairs whose chosen response has more of it
     (ties count half); `alpha_total`, their sum, which Theorem 1 assumes to be at least 0.
     """
-    found: dict[str, Metric] = {}
+    metrics: dict[str, Metric] = {}
     for name, column in zip(names, margins.T, strict=True):
-        found[f"alpha/{name}"] = mean_metric(column, prompts)
+        metrics[f"alpha/{name}"] = mean_metric(column, prompts)
         outcomes, _ = pair_outcomes(column, np.zeros_like(column))
-        found[f"alpha_accuracy/{name}"] = share_metric(outcomes, prompts)
-    found["alpha_total"] = mean_metric(margins.sum(axis=1), prompts)
-    return found
+        metrics[f"alpha_accuracy/{name}"] = share_metric(outcomes, prompts)
+    metrics["alpha_total"] = mean_metric(margins.sum(axis=1), prompts)
+    return metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,18 +125,22 @@ class PairMargins:
     linearised: Floats
     solved: Solved
 
+    @property
+    def penalty(self) -> float:
+        """The ridge's part of q."""
+        return self.solved.ridge * float(self.solved.direction @ self.solved.direction)
+
 
 def strength(pairs: PairMargins, prompts: Clusters) -> dict[str, Metric]:
-    r"""How well a linear preference is found: $q = \mu^\top(\Sigma + \rho I)^{-1}\mu$, in 0..1, and
+    r"""Separability by a linear preference: $q = \mu^\top(\Sigma + \rho I)^{-1}\mu$, in 0..1, and
     the correlation of the preference row's margins with the linearised direction's.
 
     q resampled is $2 v^\top\mu - v^\top(\Sigma + \rho I) v$ at the direction v of all pairs, of
-    which q is the maximum over v: right to first order.
+    which q is the maximum over v: correct to first order.
     """
     s, z = pairs.preference, pairs.linearised
-    penalty = pairs.solved.ridge * float(pairs.solved.direction @ pairs.solved.direction)
     return {
-        "mu_sigma_mu": of_means([z, z * z], prompts, lambda m: _q(m.T, penalty)),
+        "mu_sigma_mu": of_means([z, z * z], prompts, lambda m: _q(m.T, pairs.penalty)),
         "like_linearised": of_means(
             [s * z, s * s, z * z], prompts, lambda m: m[:, 0] / np.sqrt(m[:, 1] * m[:, 2])
         ),
@@ -145,8 +154,7 @@ def _q(means: Floats, penalty: float) -> Floats:
 def formula(pairs: PairMargins, prompts: Clusters) -> Metric:
     """c as published: mean attribute margin over q."""
     m, z = pairs.mean_attribute, pairs.linearised
-    penalty = pairs.solved.ridge * float(pairs.solved.direction @ pairs.solved.direction)
-    return of_means([m, z, z * z], prompts, lambda t: t[:, 0] / _q(t.T[1:], penalty))
+    return of_means([m, z, z * z], prompts, lambda t: t[:, 0] / _q(t.T[1:], pairs.penalty))
 
 
 def projection(pairs: PairMargins, prompts: Clusters) -> Metric:
@@ -183,7 +191,7 @@ class Responses:
 
 
 def bound(responses: Responses, c: Metric, deltas: Floats, pairs: Clusters) -> dict[str, Metric]:
-    """How much the inequality says with one c.
+    """How informative the inequality is with one c.
 
     Args:
         responses: all responses that B and the shortfall are taken over.
@@ -191,49 +199,54 @@ def bound(responses: Responses, c: Metric, deltas: Floats, pairs: Clusters) -> d
         deltas: hidden states of pairs, chosen less rejected [P, D].
         pairs: the prompt of each pair [P].
 
-    Metrics: `cauchy_schwarz`, the epsilon of the proof; `largest`, the largest shortfall
-    (c r_s − r_m)₊ seen; `q95`, what 95 % of the responses do not exceed; `largest_within_prompt`,
-    the largest when both rewards are centred within their prompt; `tightness`, Cauchy–Schwarz over
-    the range of c r_s (above 1 the floor lies below everything); `violations`, how many responses
-    fall short of the proof's floor, which must be none; `order_guaranteed`, the share of pairs
-    whose order by r_m the bound settles. A largest value has no bootstrap interval.
+    Metrics: `cauchy_schwarz`, the epsilon of the proof; `largest`, the largest observed shortfall
+    (c r_s − r_m)₊; `q95`, what 95 % of the responses do not exceed; `largest_within_prompt`, the
+    largest when both rewards are centred within their prompt; `tightness`, Cauchy–Schwarz over the
+    range of c r_s (above 1 the floor lies below every response); `violations`, the number of
+    responses below the proof's floor, which must be 0; `order_guaranteed`, the share of pairs whose
+    order by r_m follows from the bound. A largest value has no bootstrap interval.
     """
     r_s, r_m = responses.preference, responses.mean_attribute
-    rest = responses.mean_row - c.value * responses.preference_row
-    reach = float(np.linalg.norm(responses.hidden, axis=1).max())
-    epsilon = reach * float(np.linalg.norm(rest))
-    short = np.maximum(c.value * r_s - r_m, 0.0)
-    centred_short = centred(c.value * r_s - r_m, responses.prompts)
-    low, high = _epsilon_interval(responses, c, reach)
-    spread = abs(c.value) * float(np.ptp(r_s))
-    count = len(r_s)
+    residual_row = responses.mean_row - c.value * responses.preference_row
+    max_norm = float(np.linalg.norm(responses.hidden, axis=1).max())
+    residual_norm = float(np.linalg.norm(residual_row))
+    epsilon = max_norm * residual_norm
+    shortfall = np.maximum(c.value * r_s - r_m, 0.0)
+    centred_shortfall = centred(c.value * r_s - r_m, responses.prompts)
+    low, high = _epsilon_interval(responses, c, max_norm)
+    score_range = abs(c.value) * float(np.ptp(r_s))
+    tightness = math.inf
+    if score_range:
+        tightness = epsilon / score_range
     slack = _ROUNDING * max(1.0, epsilon, float(np.abs(r_m).max()))
-    settled = c.value * (deltas @ responses.preference_row) > np.linalg.norm(rest) * np.linalg.norm(
-        deltas, axis=1
-    )
+    gaps = c.value * (deltas @ responses.preference_row)
+    guaranteed = gaps > residual_norm * np.linalg.norm(deltas, axis=1)
+    count = len(r_s)
     return {
         "cauchy_schwarz": Metric(epsilon, count, low, high),
-        "largest": Metric(float(short.max()), count),
-        "q95": quantile_metric(short, 0.95, responses.prompts),
-        "largest_within_prompt": Metric(max(0.0, float(centred_short.max())), count),
-        "tightness": Metric(epsilon / spread if spread else math.inf, count),
-        "violations": Metric(float((short > epsilon + slack).sum()), count),
-        "order_guaranteed": share_metric(settled.astype(np.float64), pairs),
+        "largest": Metric(float(shortfall.max()), count),
+        "q95": quantile_metric(shortfall, 0.95, responses.prompts),
+        "largest_within_prompt": Metric(max(0.0, float(centred_shortfall.max())), count),
+        "tightness": Metric(tightness, count),
+        "violations": Metric(float((shortfall > epsilon + slack).sum()), count),
+        "order_guaranteed": share_metric(guaranteed.astype(np.float64), pairs),
     }
 
 
-def _epsilon_interval(responses: Responses, c: Metric, reach: float) -> tuple[float, float]:
+def _epsilon_interval(responses: Responses, c: Metric, max_norm: float) -> tuple[float, float]:
     """Epsilon over the interval of c: convex in c, so its least value may lie inside."""
     if not (math.isfinite(c.low) and math.isfinite(c.high)):
         return math.nan, math.nan
     w, m = responses.preference_row, responses.mean_row
-    least = float(w @ m) / float(w @ w) if w.any() else c.value
-    tried = [c.low, c.high, min(max(least, c.low), c.high), c.value]
-    sizes = [reach * float(np.linalg.norm(m - one * w)) for one in tried]
-    return min(sizes), max(sizes)
+    minimiser = c.value
+    if w.any():
+        minimiser = float(w @ m) / float(w @ w)
+    constants = np.array([c.low, c.high, min(max(minimiser, c.low), c.high), c.value])
+    sizes = max_norm * np.linalg.norm(m - constants[:, None] * w, axis=1)
+    return float(sizes.min()), float(sizes.max())
 
 
-def several_responses(prompts: Clusters, count: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Which of `count` responses have another one beside them under their prompt [count]."""
+def in_shared_prompt(prompts: Clusters, count: int) -> Bools:
+    """Which of `count` responses have another response under their prompt [count]."""
     codes, groups = cluster_codes(prompts, count)
     return np.asarray(np.bincount(codes, minlength=groups)[codes] > 1)

@@ -26,7 +26,7 @@ def of_means(columns: Sequence[Floats], clusters: Clusters, statistic: Statistic
     """A function of the columns' means, with its interval when clusters are resampled.
 
     Args:
-        columns: C arrays [N]; NaN where an item has no part in the column.
+        columns: C arrays [N]; NaN where an item does not count in the column.
         clusters: what is resampled, a label for each item [N].
         statistic: maps means [R, C] to numbers [R]; a mean that divides by 0 gives no number.
     """
@@ -49,21 +49,22 @@ def quantile_metric(
     codes, groups = cluster_codes(clusters, len(values))
     order = np.argsort(values, kind="stable")
     values, codes = values[order], codes[order]
-    value = values[_place(np.ones(len(values)), level)]
+    value = values[_quantile_index(np.ones(len(values)), level)]
     if groups < 2:
         return Metric(float(value), len(values))
     generator = np.random.default_rng(seed)
     draws = np.empty(resamples)
     for draw in range(resamples):
         times = np.bincount(generator.integers(groups, size=groups), minlength=groups)
-        draws[draw] = values[_place(times[codes].astype(np.float64), level)]
+        draws[draw] = values[_quantile_index(times[codes].astype(np.float64), level)]
     return Metric(float(value), len(values), *interval(draws))
 
 
-def _place(weight: Floats, level: float) -> int:
-    """Where the weights up to and with an item first reach the level's share of all."""
-    reached = np.cumsum(weight)
-    return int(np.searchsorted(reached, level * reached[-1] * (1 - 1e-12)))
+def _quantile_index(weight: Floats, level: float) -> int:
+    """The first item at which the cumulated weights reach the level's share of all."""
+    cumulated = np.cumsum(weight)
+    # Slightly less than the level: rounding of the product must not skip an item.
+    return int(np.searchsorted(cumulated, level * cumulated[-1] * (1 - 1e-12)))
 
 
 def pearson_metric(x: Floats, y: Floats, clusters: Clusters) -> Metric:
@@ -75,8 +76,9 @@ def pearson_metric(x: Floats, y: Floats, clusters: Clusters) -> Metric:
             (xy - x_mean * y_mean) / np.sqrt((xx - x_mean**2) * (yy - y_mean**2))
         ).clip(-1.0, 1.0)
 
-    found = of_means([x * x, y * y, x * y, x, y], clusters, correlation)
-    return Metric(pearson(x, y), found.n, found.low, found.high)
+    resampled = of_means([x * x, y * y, x * y, x, y], clusters, correlation)
+    # The value itself by centred sums, which lose fewer digits than differences of moments.
+    return Metric(pearson(x, y), resampled.n, resampled.low, resampled.high)
 
 
 def within_prompt(x: Floats, y: Floats, prompts: Clusters) -> dict[str, Metric]:

@@ -10,7 +10,7 @@ $\tfrac14 E|e_A - e_B|$. From there:
 - sharp, by Jensen: $\tfrac14\sqrt{2\,MSE\,(1 - \rho)}$ with $\rho = E[e_A e_B] / MSE$.
 
 Bradley–Terry fixes no offset of a prompt, so e is taken after the shift of each prompt that makes
-it least; the gold is put on the reward's scale by the ratio of the root mean squares of their
+it smallest; the gold is put on the reward's scale by the ratio of the root mean squares of their
 margins.
 
 Shapes: `P` pairs; columns are chosen, rejected.
@@ -40,7 +40,7 @@ _ROUNDING = 1e-11
 
 
 def matched_scale(reward: Floats, gold: Floats) -> float:
-    """What the gold is multiplied with, so that its margins spread like the reward's.
+    """The factor that gives the gold's margins the root mean square of the reward's margins.
 
     Raises:
         DataError: all margins of the gold are 0.
@@ -80,12 +80,12 @@ def lemma(reward: Floats, gold: Floats, prompts: Clusters) -> dict[str, Metric]:
     require_finite("gold", gold)
     scaled = matched_scale(reward, gold) * gold
     errors = shifted_errors(reward, gold, prompts)
-    left = preference_errors(reward, scaled)
+    observed = preference_errors(reward, scaled)
     sides = readings(errors)
     squares, gaps = (errors**2).mean(axis=1), errors[:, 0] - errors[:, 1]
     slack = _ROUNDING * max(1.0, float(np.abs(errors).max()))
-    return {
-        "preference_error": mean_metric(left, prompts),
+    metrics = {
+        "preference_error": mean_metric(observed, prompts),
         "quarter_gap": mean_metric(sides["quarter_gap"], prompts),
         "published_pair_sum": mean_metric(sides["pair_sum"], prompts),
         "published_per_response": mean_metric(sides["per_response"], prompts),
@@ -94,21 +94,21 @@ def lemma(reward: Floats, gold: Floats, prompts: Clusters) -> dict[str, Metric]:
         "error_correlation": of_means(
             [errors[:, 0] * errors[:, 1], squares], prompts, lambda m: m[:, 0] / m[:, 1]
         ),
-        **{
-            f"fails/{name}": share_metric((left > side + slack).astype(np.float64), prompts)
-            for name, side in sides.items()
-        },
     }
+    for name, side in sides.items():
+        exceeds = (observed > side + slack).astype(np.float64)
+        metrics[f"fails/{name}"] = share_metric(exceeds, prompts)
+    return metrics
 
 
 def preference_errors(reward: Floats, gold: Floats) -> Floats:
     """|P(A ≻ B) − P*(A ≻ B)| of pairs [P], from rewards and gold on one scale [P, 2]."""
-    return np.abs(_chance(reward) - _chance(gold))
+    return np.abs(_win_probability(reward) - _win_probability(gold))
 
 
 def readings(errors: Floats) -> dict[str, Floats]:
     """Right sides of single pairs [P] from reward − gold [P, 2]: the Lipschitz step, and "MSE" read
-    as the pair's sum and as a response's own (mean of the two)."""
+    as the pair's sum and as that of each response (mean of the two)."""
     squares = errors**2
     return {
         "quarter_gap": np.abs(errors[:, 0] - errors[:, 1]) / 4,
@@ -117,6 +117,6 @@ def readings(errors: Floats) -> dict[str, Floats]:
     }
 
 
-def _chance(rewards: Floats) -> Floats:
+def _win_probability(rewards: Floats) -> Floats:
     """Bradley–Terry's probability that the first of two wins, from rewards [P, 2]."""
     return np.asarray(np.exp(-np.logaddexp(0.0, rewards[:, 1] - rewards[:, 0])))

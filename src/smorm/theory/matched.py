@@ -4,7 +4,12 @@ Published (SMORM, Theorem 2): joint training has a strictly lower asymptotic squ
 either head alone. What can be shown: not a higher one, for a well-specified shared representation
 and the maximum-likelihood weight of the two losses. So runs at several weights are compared.
 
-Shapes: `S` seeds, `P` pairs, `R` rated responses, `K` attributes.
+Squared errors are taken after calibration. Bradley–Terry fixes neither a prompt's offset nor,
+without its noise model, the scale, so reward and truth are centred within each prompt and the
+reward is put on the truth's scale by least squares, with a slope of at least 0: a reward that
+orders the wrong way is no better than a constant.
+
+Shapes: `S` seeds, `N` responses, `P` pairs, `R` rated responses, `K` attributes.
 """
 
 from __future__ import annotations
@@ -12,29 +17,34 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from smorm.arrays import Floats
 from smorm.config import Config, decisive, load_config
 from smorm.config.objective import REGULARISERS
 from smorm.data.records import Preference, Rated
 from smorm.data.scaling import rating_matrix
 from smorm.errors import ConfigError
+from smorm.evaluation.correlation import centred
 from smorm.evaluation.metrics import (
     Clusters,
-    Floats,
     Metric,
+    cluster_codes,
     mean_metric,
     mean_over_seeds,
     pair_outcomes,
 )
 from smorm.scoring.reward_model import RewardModel
-from smorm.theory.calibrated import affine_errors, pair_errors
 from smorm.theory.features import Reading
 
 BASES = {"F": "Single", "L": "Multi", "attributes": "Multi"}
-"""What a joint run is compared with, by the head that is measured."""
+"""The arm that a joint run is compared with, by the head that is measured."""
 _MAY_DIFFER = ("objective.", "training.seed", "output.", "evaluation.")
+
+Outcomes = dict[tuple[str, str], Floats]
+"""Numbers of each item by head and quantity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +63,12 @@ def read_run(folder: str) -> Run:
     Raises:
         ConfigError: it has no resolved configuration or no model.
     """
-    place = Path(folder)
-    config_file = place / "config.yaml"
-    if not config_file.is_file() or not (place / "model").is_dir():
+    path = Path(folder)
+    config_file = path / "config.yaml"
+    if not config_file.is_file() or not (path / "model").is_dir():
         raise ConfigError(f"--compare {folder}: expected a run's folder with config.yaml and model")
     config = load_config(config_file)
-    return Run(place, arm_of(config), config.training.seed, config)
+    return Run(path, arm_of(config), config.training.seed, config)
 
 
 def arm_of(config: Config) -> str:
@@ -75,38 +85,42 @@ def arm_of(config: Config) -> str:
 
 
 def unmatched(runs: Sequence[Run]) -> list[str]:
-    """Sentences about settings in which two arms of one seed differ beside the objective."""
-    told: list[str] = []
+    """Sentences about settings, other than the objective, in which arms of one seed differ."""
+    sentences: list[str] = []
     for seed in dict.fromkeys(run.seed for run in runs):
         group = [run for run in runs if run.seed == seed]
-        first = next((run for run in group if run.arm.startswith("SMORM")), group[0])
+        first = max(group, key=_num_sets)  # a joint run, whose settings both sets concern
         for run in group:
-            keys = _differing(first, run)
+            keys = _differing_keys(first, run)
             if keys:
-                told.append(f"seed {seed}: {run.arm} and {first.arm} differ in {', '.join(keys)}.")
-    return told
+                sentences.append(
+                    f"seed {seed}: {run.arm} and {first.arm} differ in {', '.join(keys)}."
+                )
+    return sentences
 
 
-def _differing(one: Run, other: Run) -> list[str]:
-    left, right = (decisive(run.config.as_dict()) for run in (one, other))
-    unused = set()
-    for run in (one, other):
-        objective = run.config.objective
-        if not objective.uses_ratings:
-            unused.add("data.rated")
-        if not objective.uses_pairs:
-            unused.add("data.preference")
-    return sorted(
-        key
-        for key in left.keys() | right.keys()
-        if left.get(key) != right.get(key) and not key.startswith(_MAY_DIFFER) and key not in unused
-    )
+def _num_sets(run: Run) -> int:
+    objective = run.config.objective
+    return int(objective.uses_pairs) + int(objective.uses_ratings)
+
+
+def _differing_keys(first: Run, second: Run) -> list[str]:
+    ignored = set()
+    for run in (first, second):
+        # A set that one of the runs does not train on may be named or not.
+        if not run.config.objective.uses_ratings:
+            ignored.add("data.rated")
+        if not run.config.objective.uses_pairs:
+            ignored.add("data.preference")
+    a, b = decisive(first.config.as_dict()), decisive(second.config.as_dict())
+    differing = {key for key in a.keys() | b.keys() if a.get(key) != b.get(key)} - ignored
+    return sorted(key for key in differing if not key.startswith(_MAY_DIFFER))
 
 
 @dataclass(frozen=True, slots=True)
-class HeldOut:
-    """What all runs are measured on: pairs with their prompts [P] and perhaps a gold [P, 2], and
-    perhaps rated responses with theirs [R]."""
+class ComparisonData:
+    """Items that all runs are measured on: pairs with their prompts [P] and perhaps a gold [P, 2],
+    and perhaps rated responses with theirs [R]."""
 
     pairs: Sequence[Preference]
     pair_prompts: Clusters
@@ -115,31 +129,32 @@ class HeldOut:
     rated_prompts: Clusters = ()
 
 
-def measure(run: Run, held: HeldOut, reading: Reading) -> dict[tuple[str, str], Floats]:
+def measure(run: Run, data: ComparisonData, reading: Reading) -> Outcomes:
     """A run's item outcomes: accuracy and, with a gold, squared error of each trained head on the
-    pairs; squared error of the attributes, averaged over them, on the rated responses."""
+    pairs; squared errors of the attributes [R, K] on the rated responses."""
     model = RewardModel.load(run.folder)
-    options = {"max_batch_tokens": reading.max_batch_tokens, "overlong": reading.overlong}
-    found: dict[tuple[str, str], Floats] = {}
-    scores = model.score(held.pairs, **options)  # type: ignore[arg-type]
-    for head in _heads(model):
+    options: Any = {"max_batch_tokens": reading.max_batch_tokens, "overlong": reading.overlong}
+    outcomes: Outcomes = {}
+    scores = model.score(data.pairs, **options)
+    heads = []
+    if model.card.preference_trained:
+        heads.append("F")
+    if model.attributes:
+        heads.append("L")
+    for head in heads:
         values = scores.view(head).reshape(-1, 2)
-        found[head, "accuracy"] = pair_outcomes(values[:, 0], values[:, 1])[0]
-        if held.gold is not None:
-            found[head, "mse"] = pair_errors(values, held.gold, held.pair_prompts)
-    if held.rated and model.attributes:
-        predicted = model.score(held.rated, **options).attributes  # type: ignore[arg-type]
-        errors = affine_errors(predicted, rating_matrix(held.rated, model.attributes))
+        outcomes[head, "accuracy"] = pair_outcomes(values[:, 0], values[:, 1])[0]
+        if data.gold is not None:
+            outcomes[head, "mse"] = pair_errors(values, data.gold, data.pair_prompts)
+    if data.rated and model.attributes:
+        predicted = model.score(data.rated, **options).attributes
+        errors = affine_errors(predicted, rating_matrix(data.rated, model.attributes))
         if np.isfinite(errors).any():
-            found["attributes", "mse"] = errors
-    return found
+            outcomes["attributes", "mse"] = errors
+    return outcomes
 
 
-def _heads(model: RewardModel) -> list[str]:
-    return ["F"] * model.card.preference_trained + ["L"] * bool(model.attributes)
-
-
-def compare(runs: Sequence[Run], held: HeldOut, reading: Reading) -> dict[str, Metric]:
+def compare(runs: Sequence[Run], data: ComparisonData, reading: Reading) -> dict[str, Metric]:
     """Every arm's numbers, and every joint arm's paired differences from its base.
 
     Metrics: `HEAD/QUANTITY/ARM` over the seeds that all arms have, and for a joint ARM
@@ -157,41 +172,39 @@ def compare(runs: Sequence[Run], held: HeldOut, reading: Reading) -> dict[str, M
     seeds = sorted(set.intersection(*(set(arm) for arm in table.values())))
     if not seeds:
         raise ConfigError("--compare: the runs have no seed in common: nothing is matched")
-    outcomes = {
-        arm: [measure(by_seed[seed], held, reading) for seed in seeds]
-        for arm, by_seed in table.items()
-    }
-    return _numbers(outcomes, held)
+    outcomes = {}
+    for arm, by_seed in table.items():
+        outcomes[arm] = [measure(by_seed[seed], data, reading) for seed in seeds]
+    return _metrics(outcomes, data)
 
 
-def _numbers(
-    outcomes: Mapping[str, list[dict[tuple[str, str], Floats]]], held: HeldOut
-) -> dict[str, Metric]:
-    found: dict[str, Metric] = {}
+def _metrics(outcomes: Mapping[str, list[Outcomes]], data: ComparisonData) -> dict[str, Metric]:
+    metrics: dict[str, Metric] = {}
     for arm, rows in outcomes.items():
-        for head, quantity in rows[0]:
-            prompts = held.rated_prompts if head == "attributes" else held.pair_prompts
-            mine = _stacked(rows, head, quantity)
+        for key in rows[0]:
+            head, quantity = key
+            prompts = data.rated_prompts if head == "attributes" else data.pair_prompts
+            values = _by_seed(rows, key)
             name = f"{head}/{quantity}/{arm}"
-            found[name] = _over_prompts(mine, prompts)
+            metrics[name] = _over_prompts(values, prompts)
             base = BASES[head]
-            if base not in outcomes or arm == base or (head, quantity) not in outcomes[base][0]:
+            if base not in outcomes or arm == base or key not in outcomes[base][0]:
                 continue
-            gaps = mine - _stacked(outcomes[base], head, quantity)
-            found[f"{name} − {base}"] = _over_prompts(gaps, prompts)
-            values = [float(np.nanmean(gap)) for gap in gaps]
-            found[f"{name} − {base} over seeds"] = mean_over_seeds(values, len(values))
-    return found
+            gaps = values - _by_seed(outcomes[base], key)
+            metrics[f"{name} − {base}"] = _over_prompts(gaps, prompts)
+            means = np.nanmean(gaps, axis=1).tolist()
+            metrics[f"{name} − {base} over seeds"] = mean_over_seeds(means, len(means))
+    return metrics
 
 
-def _stacked(rows: Sequence[Mapping[tuple[str, str], Floats]], head: str, quantity: str) -> Floats:
-    """Seeds by items [S, items]; an item's attributes are averaged over those it has."""
-    table = np.stack([row[head, quantity] for row in rows])
+def _by_seed(rows: Sequence[Outcomes], key: tuple[str, str]) -> Floats:
+    """Seeds by items [S, items]; an item's attributes are averaged over those that it has."""
+    table = np.stack([row[key] for row in rows])
     if table.ndim == 2:
         return table
-    kept = np.isfinite(table)
+    known = np.isfinite(table)
     with np.errstate(invalid="ignore"):
-        return np.asarray(np.where(kept, table, 0.0).sum(axis=2) / kept.sum(axis=2))
+        return np.asarray(np.where(known, table, 0.0).sum(axis=2) / known.sum(axis=2))
 
 
 def _over_prompts(table: Floats, prompts: Clusters) -> Metric:
@@ -200,3 +213,37 @@ def _over_prompts(table: Floats, prompts: Clusters) -> Metric:
     known = np.isfinite(values)
     codes = np.asarray(prompts, dtype=object)[known].tolist()
     return mean_metric(values[known], codes)
+
+
+def centred_errors(reward: Floats, truth: Floats, prompts: Clusters) -> Floats:
+    """Squared errors [N] of reward [N], both centred within their prompt, after the best slope."""
+    x, y = centred(reward, prompts), centred(truth, prompts)
+    return np.asarray((y - _slope(x, y) * x) ** 2)
+
+
+def pair_errors(reward: Floats, truth: Floats, prompts: Clusters) -> Floats:
+    """The same for pairs [P, 2], the mean of the two sides [P]; `prompts` has one label a pair."""
+    codes = np.repeat(cluster_codes(prompts, len(reward))[0], 2)
+    errors = centred_errors(reward.reshape(-1), truth.reshape(-1), codes)
+    return np.asarray(errors.reshape(-1, 2).mean(axis=1))
+
+
+def affine_errors(predicted: Floats, ratings: Floats) -> Floats:
+    """Squared errors [N, K] of attribute predictions after the best line, in units of the ratings'
+    variance: a constant has 1. NaN where not rated, or where all ratings are equal."""
+    errors = np.full(ratings.shape, np.nan)
+    for column, (x, y) in enumerate(zip(predicted.T, ratings.T, strict=True)):
+        known = np.isfinite(y)
+        if known.sum() < 2 or np.ptp(y[known]) == 0:
+            continue
+        a, b = x[known] - x[known].mean(), y[known] - y[known].mean()
+        errors[known, column] = (b - _slope(a, b) * a) ** 2 / float((b * b).mean())
+    return errors
+
+
+def _slope(x: Floats, y: Floats) -> float:
+    """Least-squares slope of centred y on centred x, not below 0."""
+    power = float(x @ x)
+    if power == 0:
+        return 0.0
+    return max(0.0, float(x @ y) / power)

@@ -1,9 +1,9 @@
 """Linear probes: what the hidden state that the head reads says about an attribute.
 
-Ridge regression in closed form, predicting prompts that it was not fitted on. On a model trained on
-pairs alone they tell whether Bradley–Terry has put the attributes into the features already.
+Ridge regression on prompts that the predicted ones are not among. On a model trained on pairs alone
+they show whether Bradley–Terry has put the attributes into the features already.
 
-Shapes: `N` responses, `D` hidden size, `K` attributes.
+Shapes: `N` responses, `D` hidden size, `K` attributes, `C` targets.
 """
 
 from __future__ import annotations
@@ -13,17 +13,31 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from smorm.arrays import Floats, Ints
 from smorm.errors import DataError
 from smorm.evaluation.correlation import spearman, spearman_draws, spearman_metric
-from smorm.evaluation.metrics import Clusters, Floats, Ints, Metric, cluster_codes, interval
+from smorm.evaluation.metrics import Clusters, Metric, cluster_codes, interval
 from smorm.theory.intervals import of_means
 
 FOLDS = 5
 RIDGES = tuple(10.0**power for power in range(-4, 5))
-"""Ridge levels tried, in units of the mean eigenvalue of the features' covariance."""
+"""Candidate ridge levels, in units of the mean eigenvalue of the features' covariance."""
 
 
-def folds_of(clusters: Clusters, count: int, folds: int = FOLDS, seed: int = 0) -> Ints:
+def ridge_predictions(hidden: Floats, targets: Floats, levels: Floats, unseen: Floats) -> Floats:
+    """Predictions [M, C] for unseen hidden states [M, D], by ridge regressions of targets [N, C].
+
+    `levels` [C] are in units of the mean eigenvalue of the features' covariance; the intercept is
+    not penalised.
+    """
+    from sklearn.linear_model import Ridge
+
+    unit = float(hidden.var(axis=0).sum()) * len(hidden) / hidden.shape[1] or 1.0
+    fitted = Ridge(alpha=levels * unit).fit(hidden, targets)
+    return np.asarray(fitted.predict(unseen)).reshape(len(unseen), -1)
+
+
+def folds_of(clusters: Clusters, count: int, seed: int = 0) -> Ints:
     """A fold for each of `count` items, whole clusters in one fold.
 
     Raises:
@@ -33,63 +47,21 @@ def folds_of(clusters: Clusters, count: int, folds: int = FOLDS, seed: int = 0) 
     if groups < 2:
         raise DataError("all records have one prompt: nothing can be held out")
     order = np.random.default_rng(seed).permutation(groups)
-    return np.asarray((order % min(folds, groups))[codes])
+    return np.asarray((order % min(FOLDS, groups))[codes])
 
 
-@dataclass(frozen=True, slots=True)
-class Features:
-    """Hidden states [N, D] less their means, as `left * singular @ basis`; one serves any number of
-    targets and ridge levels."""
+def held_out_predictions(hidden: Floats, targets: Floats, clusters: Clusters) -> Floats:
+    """Predictions [N, C] of targets [N, C], each by a probe that has not seen its cluster.
 
-    means: Floats
-    left: Floats
-    singular: Floats
-    basis: Floats
-
-    @classmethod
-    def of(cls, hidden: Floats) -> Features:
-        """Decompose hidden states [N, D]."""
-        means = hidden.mean(axis=0)
-        return cls(means, *np.linalg.svd(hidden - means, full_matrices=False))
-
-    def fit(self, targets: Floats, levels: Floats) -> Ridge:
-        """Ridge regressions of targets [N, C], with an offset that is not penalised.
-
-        `levels` [C] are in units of the mean eigenvalue of the features' covariance.
-        """
-        centre = targets.mean(axis=0)
-        unit = float((self.singular**2).sum()) / len(self.means) or 1.0
-        column = self.singular[:, None]
-        shrunk = column / (column**2 + levels * unit) * (self.left.T @ (targets - centre))
-        weight = self.basis.T @ shrunk
-        return Ridge(weight, centre - self.means @ weight)
-
-
-@dataclass(frozen=True, slots=True)
-class Ridge:
-    """Fitted regressions: `hidden @ weight + offset` predicts C targets."""
-
-    weight: Floats
-    offset: Floats
-
-    def predict(self, hidden: Floats) -> Floats:
-        """Predictions [N, C] for hidden states [N, D]."""
-        return np.asarray(hidden @ self.weight + self.offset)
-
-
-def held_out(hidden: Floats, targets: Floats, clusters: Clusters) -> Floats:
-    """Predictions [N, C] of targets [N, C], each by a probe that did not see its cluster.
-
-    Each target's ridge level is chosen inside the training part, on a fifth of its clusters.
+    Each target's ridge level is chosen inside the training folds, on a fifth of their clusters.
     """
     codes = cluster_codes(clusters, len(targets))[0]
     folds = folds_of(codes, len(targets))
     predicted = np.empty(targets.shape)
     for fold in range(int(folds.max()) + 1):
-        inside = folds != fold
-        levels = _best_levels(hidden[inside], targets[inside], codes[inside])
-        ridge = Features.of(hidden[inside]).fit(targets[inside], levels)
-        predicted[~inside] = ridge.predict(hidden[~inside])
+        train, test = folds != fold, folds == fold
+        levels = _best_levels(hidden[train], targets[train], codes[train])
+        predicted[test] = ridge_predictions(hidden[train], targets[train], levels, hidden[test])
     return predicted
 
 
@@ -97,12 +69,12 @@ def _best_levels(hidden: Floats, targets: Floats, clusters: Ints) -> Floats:
     """The level of each target [C] with the least squared error on a fifth of the clusters."""
     if len(np.unique(clusters)) < 2:
         return np.ones(targets.shape[1])
-    kept = folds_of(clusters, len(targets), seed=1) != 0
-    features = Features.of(hidden[kept])
+    test = folds_of(clusters, len(targets), seed=1) == 0
     errors = []
     for level in RIDGES:
-        ridge = features.fit(targets[kept], np.full(targets.shape[1], level))
-        errors.append(((ridge.predict(hidden[~kept]) - targets[~kept]) ** 2).mean(axis=0))
+        levels = np.full(targets.shape[1], level)
+        predicted = ridge_predictions(hidden[~test], targets[~test], levels, hidden[test])
+        errors.append(((predicted - targets[test]) ** 2).mean(axis=0))
     return np.asarray(np.array(RIDGES)[np.argmin(errors, axis=0)], dtype=np.float64)
 
 
@@ -118,8 +90,8 @@ def explained(predicted: Floats, true: Floats, clusters: Clusters) -> Metric:
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """Metrics of the probes, their predictions and squared errors by attribute (NaN: not rated),
-    and the attributes left out, with the reason."""
+    """Metrics of the probes, their predictions by attribute (NaN: not rated), and the attributes
+    without a probe, with the reason."""
 
     metrics: Mapping[str, Metric]
     predicted: Mapping[str, Floats]
@@ -133,73 +105,71 @@ def probe(
     prompts: Clusters,
     rows: Mapping[str, Floats],
 ) -> Probed:
-    """Probes of each attribute, and of the mean of all, beside the model's own rows.
+    """Probes of each attribute, and of the mean of all, beside the model's attribute rows.
 
     Args:
         hidden: hidden states of rated responses [N, D].
         ratings: ratings [N, K]; NaN is not rated.
         names: the K attributes.
         prompts: a label of each response's prompt [N]; folds and intervals keep prompts whole.
-        rows: the model's own predictions of an attribute [N], where it has them.
+        rows: the model's predictions of an attribute [N], where it has a row for it.
 
     Metrics: `probe/spearman/NAME` and `probe/r2/NAME`; where the model has the row,
     `rows/spearman/NAME`, `rows/r2/NAME` and the paired difference
     `probe_minus_rows/spearman/NAME`. NAME `mean` is the mean of the K ratings, where all are known.
     """
-    columns = {name: ratings[:, at] for at, name in enumerate(names)}
+    columns = dict(zip(names, ratings.T, strict=True))
     if len(names) > 1 and "mean" not in columns:
         columns["mean"] = ratings.mean(axis=1)
     codes = cluster_codes(prompts, len(ratings))[0]
-    left_out = {name: why for name, one in columns.items() if (why := _unusable(one, codes))}
-    usable = {name: one for name, one in columns.items() if name not in left_out}
-    predicted = _predicted(hidden, usable, codes)
+    usable: dict[str, Floats] = {}
+    left_out: dict[str, str] = {}
+    for name, column in columns.items():
+        known = np.isfinite(column)
+        if len(np.unique(codes[known])) < 2:
+            left_out[name] = "rated under fewer than two prompts"
+        elif np.ptp(column[known]) == 0:
+            left_out[name] = "its ratings are all equal"
+        else:
+            usable[name] = column
+    predicted = _predictions(hidden, usable, codes)
     metrics: dict[str, Metric] = {}
     for name, column in usable.items():
-        metrics |= _measured(name, column, predicted[name], codes, rows.get(name))
+        metrics |= _measure(name, column, predicted[name], codes, rows.get(name))
     return Probed(metrics, predicted, left_out)
 
 
-def _predicted(hidden: Floats, columns: Mapping[str, Floats], codes: Ints) -> dict[str, Floats]:
+def _predictions(hidden: Floats, columns: Mapping[str, Floats], codes: Ints) -> dict[str, Floats]:
     """Held-out predictions [N] of every column, NaN where it is; columns that are known of the same
-    responses share their decompositions."""
+    responses share their fits."""
     together: dict[bytes, list[str]] = {}
     for name, column in columns.items():
         together.setdefault(np.isfinite(column).tobytes(), []).append(name)
-    found: dict[str, Floats] = {}
+    predicted = {name: np.full(len(column), np.nan) for name, column in columns.items()}
     for names in together.values():
         known = np.isfinite(columns[names[0]])
         targets = np.stack([columns[name][known] for name in names], axis=1)
-        part = held_out(hidden[known], targets, codes[known])
-        for at, name in enumerate(names):
-            found[name] = np.full(len(known), np.nan)
-            found[name][known] = part[:, at]
-    return {name: found[name] for name in columns}
+        values = held_out_predictions(hidden[known], targets, codes[known])
+        for name, column in zip(names, values.T, strict=True):
+            predicted[name][known] = column
+    return predicted
 
 
-def _unusable(ratings: Floats, codes: Ints) -> str:
-    known = np.isfinite(ratings)
-    if len(np.unique(codes[known])) < 2:
-        return "rated under fewer than two prompts"
-    return "its ratings are all equal" if np.ptp(ratings[known]) == 0 else ""
-
-
-def _measured(
-    name: str, ratings: Floats, predicted: Floats, codes: Ints, own: Floats | None
+def _measure(
+    name: str, ratings: Floats, predicted: Floats, codes: Ints, row: Floats | None
 ) -> dict[str, Metric]:
     known = np.isfinite(ratings)
     y, p, groups = ratings[known], predicted[known], codes[known]
-    found = {
+    metrics = {
         f"probe/spearman/{name}": spearman_metric(p, y, groups),
         f"probe/r2/{name}": explained(p, y, groups),
     }
-    if own is not None:
-        row = own[known]
-        found[f"rows/spearman/{name}"] = spearman_metric(row, y, groups)
-        found[f"rows/r2/{name}"] = explained(row, y, groups)
-        # The same resampled prompts on both sides: what happens to one happens to the other.
-        draws = spearman_draws(p, y, groups) - spearman_draws(row, y, groups)
-        value = spearman(p, y) - spearman(row, y)
-        found[f"probe_minus_rows/spearman/{name}"] = Metric(
-            value, int(known.sum()), *interval(draws)
-        )
-    return found
+    if row is not None:
+        r = row[known]
+        metrics[f"rows/spearman/{name}"] = spearman_metric(r, y, groups)
+        metrics[f"rows/r2/{name}"] = explained(r, y, groups)
+        # The same resampled prompts on both sides, so that the difference is paired.
+        draws = spearman_draws(p, y, groups) - spearman_draws(r, y, groups)
+        gain = Metric(spearman(p, y) - spearman(r, y), len(y), *interval(draws))
+        metrics[f"probe_minus_rows/spearman/{name}"] = gain
+    return metrics

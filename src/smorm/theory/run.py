@@ -17,20 +17,29 @@ from smorm.scoring.reward_model import RewardModel
 from smorm.theory.advice import advise
 from smorm.theory.features import Featured, Reading, featured, head_of
 from smorm.theory.gold import gold_of
-from smorm.theory.matched import HeldOut, Run, compare, read_run, unmatched
-from smorm.theory.paired_sections import (
+from smorm.theory.matched import ComparisonData, Run, compare, read_run, unmatched
+from smorm.theory.sections import (
+    DiagnosisSection,
     differences_of,
     effect_section,
     lemma_section,
     ood_section,
     preference_section,
+    rated_section,
     view_section,
 )
-from smorm.theory.rated_section import rated_section
-from smorm.theory.section import DiagnosisSection
 
 KIND, SUITE = "diagnose", "theory"
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
+
+_ONE_ROW = (
+    "One row: alpha, c, epsilon, agreement within a prompt, gradient conflict and a view do not "
+    "apply; preference statistics, probes, the weight and Lemma 1 do."
+)
+_RATINGS_ALONE = (
+    "Trained on ratings alone: c, epsilon, agreement within a prompt, gradient conflict, Lemma 1 "
+    "and a view do not apply; alpha, the spectrum, probes and the weight do."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +64,7 @@ class DiagnosisInputs:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """The result, the advice that ends its notes, and the view suggested, if any."""
+    """The result, the advice at the end of its notes, and the suggested view, if any."""
 
     result: Result
     advice: tuple[str, ...]
@@ -63,114 +72,101 @@ class Diagnosis:
 
 
 def diagnose(
-    model: RewardModel, question: DiagnosisInputs, *, tell: Tell = lambda _: None
+    model: RewardModel, inputs: DiagnosisInputs, *, progress: Progress = lambda _: None
 ) -> Diagnosis:
     """Measure everything that applies to the model and that there is data for.
 
     Args:
-        tell: gets a few words as each part begins.
+        progress: gets the name of each section as it begins.
 
     Raises:
         DataError: records or a gold that are not usable.
         ConfigError: a folder to compare that is no run.
         ModelError: a folder that is no reward model.
     """
-    runs = [read_run(folder) for folder in question.compare]
-    head, reading = head_of(model), question.reading
+    # Runs first: a wrong folder is reported before minutes of computation.
+    runs = [read_run(folder) for folder in inputs.compare]
+    head, reading = head_of(model), inputs.reading
     trained = model.card.preference_trained
-    both = trained and bool(head.names)
-    found = DiagnosisSection(notes=_what_applies(model))
-    if question.ood and not both:
-        found.notes.append("The files out of distribution were not read: they need both rewards.")
-    tell("pairs")
-    sets = {"preference": featured(model, _with_fields(question), "preference", reading)}
+    has_two_rewards = trained and bool(head.names)
+    diagnosis = DiagnosisSection()
+    if not model.attributes:
+        diagnosis.notes.append(_ONE_ROW)
+    elif not trained:
+        diagnosis.notes.append(_RATINGS_ALONE)
+    if inputs.ood and not has_two_rewards:
+        diagnosis.notes.append("The out-of-distribution files were not read: no second reward.")
+    progress("pairs")
+    # A gold may read a field of the pairs.
+    preference = replace(inputs.preference, keep_fields=inputs.gold is not None)
+    sets = {"preference": featured(model, preference, "preference", reading)}
     pairs, view = sets["preference"], None
     differences = differences_of(pairs)
-    found.merge(preference_section(model, head, pairs, differences))
-    if both:
-        tell("Theorem 1")
-        found.merge(effect_section(head, pairs, differences))
-    for name, source in question.ood.items() if both else ():
-        tell(f"out of distribution: {name}")
-        sets[f"ood/{name}"] = featured(model, source, None, reading)
-        c = found.metrics["c/projection"].value
-        found.merge(ood_section(head, name, sets[f"ood/{name}"], c))
-    if question.rated is not None:
-        tell("ratings")
-        sets["rated"] = featured(model, question.rated, "rated", reading)
-        found.merge(rated_section(model, head, pairs, sets["rated"], reading.max_batch_tokens))
-    gold = _gold(question, pairs, tell)
+    diagnosis.merge(preference_section(model, head, pairs, differences))
+    if has_two_rewards:
+        progress("Theorem 1")
+        diagnosis.merge(effect_section(head, pairs, differences))
+        c = diagnosis.metrics["c/projection"].value
+        for name, source in inputs.ood.items():
+            progress(f"out of distribution: {name}")
+            sets[f"ood/{name}"] = featured(model, source, None, reading)
+            diagnosis.merge(ood_section(head, name, sets[f"ood/{name}"], c))
+    if inputs.rated is not None:
+        progress("ratings")
+        sets["rated"] = featured(model, inputs.rated, "rated", reading)
+        diagnosis.merge(rated_section(model, head, pairs, sets["rated"], reading.max_batch_tokens))
+    gold = None
+    if inputs.gold is not None:
+        progress("gold")
+        gold = gold_of(inputs.gold, pairs.records, reading)
     if gold is not None and trained:
-        found.merge(lemma_section(head, pairs, gold))
+        diagnosis.merge(lemma_section(head, pairs, gold))
     if runs:
-        tell("Theorem 2")
-        found.merge(_compared(runs, pairs, sets.get("rated"), gold, reading))
-    if both:
-        tell("view")
+        progress("Theorem 2")
+        diagnosis.merge(_comparison(runs, pairs, sets.get("rated"), gold, reading))
+    if has_two_rewards:
+        progress("view")
         section, view = view_section(model, pairs)
-        found.merge(section)
-    advice = (*advise(found.metrics, head.names), *found.said)
-    return Diagnosis(_result(model, question, found, sets, advice), advice, view)
+        diagnosis.merge(section)
+    advice = (*advise(diagnosis.metrics, head.names), *diagnosis.advice)
+    return Diagnosis(_result(model, inputs, diagnosis, sets, advice), advice, view)
 
 
-def _with_fields(question: DiagnosisInputs) -> Source:
-    """The pairs, with their fields where a gold may read one."""
-    return replace(question.preference, keep_fields=question.gold is not None)
-
-
-def _gold(question: DiagnosisInputs, pairs: Featured, tell: Tell) -> Floats | None:
-    if question.gold is None:
-        return None
-    tell("gold")
-    return gold_of(question.gold, pairs.records, question.reading)
-
-
-def _compared(
+def _comparison(
     runs: Sequence[Run],
     pairs: Featured,
     rated: Featured | None,
     gold: Floats | None,
     reading: Reading,
 ) -> DiagnosisSection:
-    responses = (rated.records, rated.prompts) if rated else ((), ())
-    held = HeldOut(pairs.records, pairs.prompts, gold, *responses)
+    data = ComparisonData(pairs.records, pairs.prompts, gold)
+    if rated is not None:
+        data = replace(data, rated=rated.records, rated_prompts=rated.prompts)
     section = DiagnosisSection(notes=[f"not matched: {line}" for line in unmatched(runs)])
-    section.add("theorem_2", compare(runs, held, reading))
+    section.add("theorem_2", compare(runs, data, reading))
     return section
-
-
-def _what_applies(model: RewardModel) -> list[str]:
-    if not model.attributes:
-        return [
-            "One row: alpha, c, epsilon, agreement within a prompt, gradient conflict and a view "
-            "do not apply; preference statistics, probes, the weight and Lemma 1 do."
-        ]
-    if not model.card.preference_trained:
-        return [
-            "Trained on ratings alone: c, epsilon, agreement within a prompt, gradient conflict, "
-            "Lemma 1 and a view do not apply; alpha, the spectrum, probes and the weight do."
-        ]
-    return []
 
 
 def _result(
     model: RewardModel,
-    question: DiagnosisInputs,
-    found: DiagnosisSection,
+    inputs: DiagnosisInputs,
+    diagnosis: DiagnosisSection,
     sets: Mapping[str, Featured],
     advice: Sequence[str],
 ) -> Result:
-    counted = [f"{name}: {line}" for name, one in sets.items() for line in one.census.lines()]
-    marks: dict[str, Any] = {
+    notes = []
+    for name, features in sets.items():
+        notes += [f"{name}: {line}" for line in features.census.lines()]
+    provenance: dict[str, Any] = {
         "model": dict(model.card.hashes),
         "renderer": model.renderer.fingerprint,
-        "data": {name: one.data for name, one in sets.items()},
+        "data": {name: features.data for name, features in sets.items()},
         "layout": model.network.layout,
         "versions": versions(),
     }
-    if question.gold is not None:
-        marks["gold"] = Path(question.gold).name
+    if inputs.gold is not None:
+        provenance["gold"] = Path(inputs.gold).name
     return Result(
-        KIND, SUITE, display_names([model.name])[0], "rows", found.metrics,
-        fingerprint=marks, notes=(*counted, *found.notes, *advice),
+        KIND, SUITE, display_names([model.name])[0], "rows", diagnosis.metrics,
+        fingerprint=provenance, notes=(*notes, *diagnosis.notes, *advice),
     )  # fmt: skip

@@ -2,9 +2,8 @@ r"""What follows for training and use: the weight of the regression term, and a 
 
 The weight: with mean Bradley–Terry loss plus $\lambda \sum_k mse_k$, the joint likelihood of both
 sets has $\lambda_k = n_k / (2 \sigma_k^2 n_S)$ for $n_k$ ratings of noise $\sigma_k$ and $n_S$
-pairs.
-The residual on held-out ratings is the noise plus what the model misses, so the weight comes out
-somewhat low rather than high.
+pairs. The residual on held-out ratings is the noise plus the model's error, so the weight is
+somewhat too low rather than too high.
 
 Shapes: `P` pairs, `R` rated responses, `K` attributes.
 """
@@ -17,14 +16,9 @@ from functools import partial
 
 import numpy as np
 
-from smorm.evaluation.metrics import (
-    Clusters,
-    Floats,
-    Metric,
-    pair_outcomes,
-    paired_difference,
-    share_metric,
-)
+from smorm.arrays import Floats
+from smorm.evaluation.fitted_views import outcomes_of
+from smorm.evaluation.metrics import Clusters, Metric, paired_difference, share_metric
 from smorm.model.views import PREFERENCE, View
 from smorm.scoring.fit_views import fit_learned, learn_view
 from smorm.scoring.held_out import held_out, held_out_values
@@ -33,7 +27,7 @@ from smorm.theory.intervals import of_means
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Pairs and rated responses that a run trains on, and where the two numbers are from."""
+    """Pairs and rated responses that a run trains on, and the source of the two numbers."""
 
     pairs: int
     rated: int
@@ -45,7 +39,7 @@ def weights(residuals: Floats, counts: Counts, prompts: Clusters) -> dict[str, M
 
     Args:
         residuals: squared errors of held-out ratings on the training scale [R, K]; NaN where not
-            rated. The share of responses that rate an attribute is taken to be as in training.
+            rated. The share of responses that rate an attribute is assumed as in training.
         counts: of the training data.
         prompts: a label of each rated response's prompt [R].
 
@@ -54,8 +48,7 @@ def weights(residuals: Floats, counts: Counts, prompts: Clusters) -> dict[str, M
     """
     shares = np.isfinite(residuals).mean(axis=0)
     factors = counts.rated * shares / (2 * counts.pairs)
-    columns = [residuals[:, at] for at in range(residuals.shape[1])]
-    total = of_means(columns, prompts, lambda means: (factors / means).sum(axis=1))
+    total = of_means(list(residuals.T), prompts, lambda means: (factors / means).sum(axis=1))
     each = 1.0 / residuals.shape[1]
     single = Metric(total.value * each, total.n, total.low * each, total.high * each)
     return {"sum": single, "mean": total}
@@ -63,8 +56,7 @@ def weights(residuals: Floats, counts: Counts, prompts: Clusters) -> dict[str, M
 
 @dataclass(frozen=True, slots=True)
 class Suggested:
-    """The view that the pairs support, what was measured for it, and whether it beats the default
-    view beyond doubt."""
+    """The view that the pairs support, its metrics, and whether it clearly beats the default."""
 
     view: View
     metrics: dict[str, Metric]
@@ -74,14 +66,14 @@ class Suggested:
 def suggest_view(
     rows: Floats, prompts: Sequence[str], attributes: Sequence[str], default: View
 ) -> Suggested:
-    """Weights learned on pairs, if on pairs that they did not see they beat the default view.
+    """Weights learned on pairs, if on unseen pairs they beat the default view; else the default.
 
     Args:
         rows: rows on the attributes' own scale, preference first, of responses 2i (chosen) and
             2i + 1 (rejected) of pair i [2P, 1 + K].
         prompts: a label of each pair's prompt [P]; folds and intervals keep prompts whole.
 
-    Metrics: `accuracy/learned` (each pair judged by weights learned without its prompt),
+    Metrics: `accuracy/learned` (each pair by weights learned without its prompt),
     `accuracy/DEFAULT`, `accuracy/learned − DEFAULT`; and `weight/ROW` of the view suggested.
 
     Raises:
@@ -89,24 +81,17 @@ def suggest_view(
     """
     names = (PREFERENCE, *attributes)
     data = held_out(rows, names, np.repeat(prompts, 2), paired=True)
-    learned = _outcomes(held_out_values(data, partial(fit_learned, rows=names)))
-    before = _outcomes(data.values(default))
+    learned = outcomes_of(held_out_values(data, partial(fit_learned, rows=names)))
+    before = outcomes_of(data.values(default))
     gain = paired_difference(learned, before, prompts)
-    decided = bool(gain.low > 0)
-    view = default
+    decided, view = bool(gain.low > 0), default
     if decided:
         view = learn_view(rows[0::2], rows[1::2], attributes, prompts=prompts)
-    return Suggested(
-        view,
-        {
-            "accuracy/learned": share_metric(learned, prompts),
-            f"accuracy/{default.name}": share_metric(before, prompts),
-            f"accuracy/learned − {default.name}": gain,
-            **{f"weight/{row}": Metric(one, len(learned)) for row, one in view.weights.items()},
-        },
-        decided,
-    )
-
-
-def _outcomes(values: Floats) -> Floats:
-    return pair_outcomes(values[0::2], values[1::2])[0]
+    metrics = {
+        "accuracy/learned": share_metric(learned, prompts),
+        f"accuracy/{default.name}": share_metric(before, prompts),
+        f"accuracy/learned − {default.name}": gain,
+    }
+    for row, weight in view.weights.items():
+        metrics[f"weight/{row}"] = Metric(weight, len(learned))
+    return Suggested(view, metrics, decided)

@@ -1,0 +1,281 @@
+"""Sections of a diagnosis: pairs, Theorem 1, out of distribution, Lemma 1, the view, ratings.
+
+Shapes: `P` pairs, `N` responses, `R` rated responses, `K` attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from smorm.arrays import Floats
+from smorm.data.scaling import apply_scales, attribute_names, rating_matrix
+from smorm.errors import DataError
+from smorm.evaluation.correlation import spearman_metric
+from smorm.evaluation.metrics import Metric, mean_metric, pair_outcomes, share_metric
+from smorm.files import read_json
+from smorm.model.store import resolve
+from smorm.model.views import View
+from smorm.scoring.reward_model import RewardModel
+from smorm.theory import implicit_effect as effect
+from smorm.theory.advice import sentence
+from smorm.theory.features import Featured, Head, own_rows
+from smorm.theory.gradients import TermData, conflict
+from smorm.theory.intervals import within_prompt
+from smorm.theory.lemma import lemma
+from smorm.theory.probes import probe
+from smorm.theory.suggest import Counts, suggest_view, weights
+
+
+@dataclass(slots=True)
+class DiagnosisSection:
+    """Metrics by name, notes of what was counted or left out, and advice of this section."""
+
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    advice: list[str] = field(default_factory=list)
+
+    def add(self, prefix: str, metrics: Mapping[str, Metric]) -> None:
+        """Add metrics under `prefix/`."""
+        self.metrics |= {f"{prefix}/{name}": metric for name, metric in metrics.items()}
+
+    def merge(self, section: DiagnosisSection) -> None:
+        """Add all of another section."""
+        self.metrics |= section.metrics
+        self.notes += section.notes
+        self.advice += section.advice
+
+
+@dataclass(frozen=True, slots=True)
+class Differences:
+    """Differences of pairs [P, D], chosen less rejected, and the solutions with their second
+    moment, with the ridge and with the pseudo-inverse."""
+
+    deltas: Floats
+    ridge: effect.Solved
+    inverse: effect.Solved
+
+
+def differences_of(pairs: Featured) -> Differences:
+    """Differences of the pairs' hidden states.
+
+    Raises:
+        DataError: both sides of every pair have the same hidden state.
+    """
+    deltas = pairs.deltas()
+    if not deltas.any():
+        raise DataError("preference: both sides of every pair have the same hidden state")
+    return Differences(deltas, *effect.solve(deltas, effect.RIDGE, 0.0))
+
+
+def preference_section(
+    model: RewardModel, head: Head, pairs: Featured, differences: Differences
+) -> DiagnosisSection:
+    """Pair statistics, the spectrum of Sigma_S, and alpha."""
+    deltas, prompts, section = differences.deltas, pairs.prompts, DiagnosisSection()
+    solved = differences.ridge
+    spectrum = {
+        "dimensions": float(solved.dimensions),
+        "rank": float(solved.rank),
+        "effective_rank": solved.effective_rank,
+        "condition": solved.condition(),
+        "ridge": solved.ridge,
+        "condition_with_ridge": solved.condition(solved.ridge),
+    }
+    for name, number in spectrum.items():
+        section.metrics[f"spectrum/{name}"] = Metric(number, len(deltas))
+    if model.card.preference_trained:
+        margins = deltas @ head.preference
+        outcomes, ties = pair_outcomes(margins, np.zeros_like(margins))
+        section.metrics["preference/accuracy"] = share_metric(outcomes, prompts)
+        section.metrics["preference/margin"] = mean_metric(margins, prompts)
+        section.add("preference", effect.strength(_margins(head, deltas, solved), prompts))
+        section.notes.append(f"preference: {ties} of {len(deltas)} pairs are tied and count half.")
+    if head.names:
+        section.metrics |= effect.alphas(deltas @ head.attributes.T, head.names, prompts)
+    return section
+
+
+def _margins(head: Head, deltas: Floats, solved: effect.Solved) -> effect.PairMargins:
+    mean = np.zeros(len(deltas))
+    if head.names:
+        mean = deltas @ head.mean
+    return effect.PairMargins(deltas @ head.preference, mean, deltas @ solved.direction, solved)
+
+
+def effect_section(head: Head, pairs: Featured, differences: Differences) -> DiagnosisSection:
+    """Theorem 1: c in four ways, the inequality with each, agreement within a prompt."""
+    deltas, prompts, section = differences.deltas, pairs.prompts, DiagnosisSection()
+    responses = responses_of(head, pairs)
+    r_s, r_m = responses.preference, responses.mean_attribute
+    ridge = _margins(head, deltas, differences.ridge)
+    inverse = _margins(head, deltas, differences.inverse)
+    constants = {
+        "formula": effect.formula(ridge, prompts),
+        "formula_pseudo_inverse": effect.formula(inverse, prompts),
+        "projection": effect.projection(ridge, prompts),
+        "regression": effect.regression(r_s, r_m, responses.prompts),
+    }
+    section.add("c", constants)
+    for name, c in constants.items():
+        section.add(f"epsilon/{name}", effect.bound(responses, c, deltas, prompts))
+    section.add("within_prompt", within_prompt(r_s, r_m, responses.prompts))
+    return section
+
+
+def responses_of(head: Head, featured: Featured) -> effect.Responses:
+    """Distinct responses: a response in several pairs counts once."""
+    distinct = featured.distinct()
+    prompts = np.array(featured.response_prompts)[distinct].tolist()
+    return effect.Responses(featured.hidden[distinct], head.preference, head.mean, prompts)
+
+
+def ood_section(head: Head, name: str, featured: Featured, c: float) -> DiagnosisSection:
+    """The relation of the two rewards on other responses, under prompts that have several.
+
+    Raises:
+        DataError: no prompt has two different responses.
+    """
+    responses, section = responses_of(head, featured), DiagnosisSection()
+    shared = effect.in_shared_prompt(responses.prompts, len(responses.hidden))
+    if not shared.any():
+        raise DataError(f"--ood {name}: no prompt has two different responses to compare")
+    prompts = np.array(responses.prompts)[shared].tolist()
+    r_s, r_m = responses.preference[shared], responses.mean_attribute[shared]
+    section.add(f"ood/{name}", within_prompt(r_s, r_m, prompts))
+    shortfall = np.maximum(c * r_s - r_m, 0.0)
+    metric = Metric(float(shortfall.max()), len(shortfall))
+    section.metrics[f"ood/{name}/largest_shortfall"] = metric
+    return section
+
+
+def lemma_section(head: Head, pairs: Featured, gold: Floats) -> DiagnosisSection:
+    """Lemma 1 against a gold [P, 2]."""
+    section = DiagnosisSection()
+    rewards = (pairs.hidden @ head.preference).reshape(-1, 2)
+    section.add("lemma", lemma(rewards, gold, pairs.prompts))
+    return section
+
+
+def view_section(model: RewardModel, pairs: Featured) -> tuple[DiagnosisSection, View | None]:
+    """The view that the pairs support; None where there are too few."""
+    default, section = model.view(), DiagnosisSection()
+    rows = own_rows(model, pairs.hidden)
+    try:
+        suggested = suggest_view(rows, pairs.prompts, model.attributes, default)
+    except DataError as error:
+        section.notes.append(f"no view suggested: {error}")
+        return section, None
+    section.add("view", suggested.metrics)
+    gain = suggested.metrics[f"accuracy/learned − {default.name}"]
+    key = "view/learned" if suggested.decided else "view/default"
+    section.advice.append(sentence(key, default=default.name, gain=gain))
+    return section, suggested.view
+
+
+def rated_section(
+    model: RewardModel, head: Head, pairs: Featured, rated: Featured, max_batch_tokens: int
+) -> DiagnosisSection:
+    """Probes, the suggested weight, gradient conflict."""
+    section = DiagnosisSection()
+    names = attribute_names(rated.records)
+    # Ratings of other attributes than the model's rows still allow probes, and only these.
+    has_rows = not set(names).isdisjoint(head.names)
+    if has_rows:
+        names = list(head.names)
+    elif head.names:
+        section.notes.append(
+            f"rated: the model's rows {', '.join(head.names)} are not rated: probes of "
+            f"{', '.join(names)} only, and no gradient conflict."
+        )
+    ratings = rating_matrix(rated.records, names)
+    rows = own_rows(model, rated.hidden)[:, 1:]
+    predictions: dict[str, Floats] = {}
+    if has_rows:
+        predictions = dict(zip(names, rows.T, strict=True))
+        if len(names) > 1:
+            predictions["mean"] = rows.mean(axis=1)
+    probed = probe(rated.hidden, ratings, names, rated.prompts, predictions)
+    section.metrics |= probed.metrics
+    for name, reason in probed.left_out.items():
+        section.notes.append(f"probe of {name}: left out, {reason}.")
+    trained = model.card.preference_trained
+    mean = ratings.mean(axis=1)
+    if trained and np.isfinite(mean).sum() >= 2:
+        scores = rated.hidden @ head.preference
+        correlation = spearman_metric(scores, mean, rated.prompts)
+        section.metrics["preference/spearman_with_mean_rating"] = correlation
+    residuals = _probe_residuals(names, ratings, probed.predicted)
+    if has_rows:
+        residuals = _row_residuals(model, ratings, rows)
+    if residuals.shape[1]:
+        section.merge(_weight_section(_counts(model, pairs, rated), rated, residuals))
+    if trained and has_rows:
+        section.merge(_gradient_section(model, pairs, rated, ratings, max_batch_tokens))
+    return section
+
+
+def _row_residuals(model: RewardModel, ratings: Floats, rows: Floats) -> Floats:
+    """Squared errors of the rows on the training scale [R, K'], of the attributes rated here."""
+    scales = model.card.scales
+    errors = apply_scales(scales, rows) - apply_scales(scales, ratings)
+    return np.asarray(errors[:, np.isfinite(errors).any(axis=0)] ** 2)
+
+
+def _probe_residuals(
+    names: Sequence[str], ratings: Floats, predicted: Mapping[str, Floats]
+) -> Floats:
+    """Squared errors of probes [R, K'], in units of each attribute's variance, as in training."""
+    columns = [np.zeros((len(ratings), 0))]
+    for name, truth in zip(names, ratings.T, strict=True):
+        if name in predicted:
+            errors = (predicted[name] - truth) / np.nanstd(truth)
+            columns.append(errors[:, None] ** 2)
+    return np.hstack(columns)
+
+
+def _weight_section(counts: Counts, rated: Featured, residuals: Floats) -> DiagnosisSection:
+    section = DiagnosisSection()
+    metrics = weights(residuals, counts, rated.prompts)
+    section.add("weight", metrics)
+    text = sentence(
+        "weight",
+        pairs=counts.pairs,
+        rated=counts.rated,
+        source=counts.source,
+        mean=metrics["mean"],
+        sum=metrics["sum"].value,
+    )
+    section.advice.append(text)
+    return section
+
+
+def _counts(model: RewardModel, pairs: Featured, rated: Featured) -> Counts:
+    """The counts of the run's `data.json`, where there is one; else those of the files here."""
+    record = resolve(model.name).parent / "data.json"
+    if record.is_file():
+        values = read_json(record)
+        if isinstance(values, dict) and values.get("pairs") and values.get("rated"):
+            return Counts(int(values["pairs"]), int(values["rated"]), "the run's data.json")
+    return Counts(len(pairs.records), len(rated.records), "as in the files given here")
+
+
+def _gradient_section(
+    model: RewardModel, pairs: Featured, rated: Featured, ratings: Floats, max_batch_tokens: int
+) -> DiagnosisSection:
+    targets, section = apply_scales(model.card.scales, ratings), DiagnosisSection()
+    known = np.flatnonzero(np.isfinite(targets).any(axis=1)).tolist()
+    data = TermData(
+        pairs=pairs.units,
+        pair_prompts=pairs.prompts,
+        rated=[rated.units[index] for index in known],
+        rated_prompts=np.array(rated.prompts)[known].tolist(),
+        targets=targets[known],
+    )
+    try:
+        section.add("gradient", conflict(model.network, data, max_batch_tokens))
+    except DataError as error:
+        section.notes.append(f"not measured: {error}")
+    return section
