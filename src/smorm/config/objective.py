@@ -101,6 +101,7 @@ class ObjectiveSection(Section):
     @model_validator(mode="after")
     def _acts_on_the_method(self) -> ObjectiveSection:
         """A setting that would change nothing is refused."""
+        # Compared with defaults, not with what was written: resolved configurations hold all keys.
         for name in REGULARISERS:
             if getattr(self, name) and not self.method.regularised:
                 kinds = kinds_with(lambda method: method.regularised)

@@ -66,6 +66,7 @@ def grm(
         label_smoothing=label_smoothing,
     )
     text_loss = text_losses(likelihoods, mixture.regulariser, mixture.beta).sum() / totals.pairs
+    # Detached: a metric must not keep the graph of the language head alive.
     metrics["log_likelihood"] = likelihoods.policy[:, 0].detach().sum() / totals.pairs
     terms = {
         "preference": Term((1 - mixture.share) * loss),
@@ -84,6 +85,7 @@ def text_losses(likelihoods: Likelihoods, regulariser: Regulariser, beta: float)
     Raises:
         ValueError: `dpo` without a reference.
     """
+    # beta scales sums over tokens, which may be hundreds: without it the sigmoid is saturated.
     policy = likelihoods.policy
     if regulariser == "sft":
         return -functional.logsigmoid(beta * policy[:, 0])

@@ -73,6 +73,7 @@ def _regression(
     log_variance: torch.Tensor | None,
 ) -> tuple[torch.Tensor, Metrics]:
     observed = ~labels.targets.isnan()
+    # The totals are those of the step: micro-batches divide by ratings that others hold.
     if log_variance is None:
         return regression(
             predicted,

@@ -53,6 +53,7 @@ def length_term(compared: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Te
         compared: quality and length of both sides of the whole step's pairs, [P, 2, 2].
         lengths: tokens of these responses, [P, 2].
     """
+    # Both sides of every pair: 2P responses.
     rows, tokens = compared.flatten(0, 1), lengths.flatten().to(compared.dtype)
     quality = correlation(rows[:, QUALITY], tokens)
     length = correlation(rows[:, LENGTH], tokens)
@@ -70,6 +71,8 @@ def orthogonality(rows: torch.Tensor) -> torch.Tensor:
 
 def correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Pearson's correlation of two vectors; 0, without gradient, where one of them is constant."""
+    # A constant vector has no correlation: 0 / 0 would put NaN into every gradient, so that the
+    # denominator is replaced before the division, not the quotient after it.
     a, b = a - a.mean(), b - b.mean()
     power = a.square().sum() * b.square().sum()
     varies = power > torch.finfo(power.dtype).tiny

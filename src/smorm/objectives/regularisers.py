@@ -31,6 +31,7 @@ def batch_sum(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:
     Args:
         chosen, rejected: scores of the two sides of the whole step's pairs, [P].
     """
+    # Squared after the mean: single rewards are free, their average is not.
     return torch.cat([chosen, rejected]).mean().square()
 
 
@@ -41,4 +42,5 @@ def positive(chosen: torch.Tensor) -> torch.Tensor:
     Args:
         chosen: scores of the preferred responses of the whole step, [P].
     """
+    # logsigmoid, not log(sigmoid): finite for large negative means.
     return -functional.logsigmoid(chosen.mean())

@@ -61,6 +61,7 @@ class Batcher:
 
     def split(self, pairs: Indices, rated: Indices) -> Iterator[MicroBatch]:
         """Micro-batches of these pairs and ratings, each record in one of them."""
+        # Read once each: a record is made from the memory-mapped store on every access.
         records: list[TokenPair | TokenRated] = [self.data.pairs[index] for index in pairs]
         records += [self.data.rated[index] for index in rated]
         indices = np.concatenate([pairs, rated])
@@ -94,6 +95,7 @@ class Batcher:
                 targets.append(self.data.targets[index])
                 sequences.append(record.tokens)
         num_attributes = self.data.targets.shape[1]
+        # The shapes hold for micro-batches without pairs or without ratings too.
         labels = Labels(
             pairs=torch.tensor(pair_rows, dtype=torch.long).reshape(-1, 2),
             rated=torch.tensor(rated_rows, dtype=torch.long),

@@ -49,11 +49,13 @@ def save_checkpoint(
         shutil.rmtree(torn, ignore_errors=True)
     if _verified(target):
         return target
+    # As safetensors, nothing that could run code when it is read.
     with files.whole_folder(target) as scratch:
         weights = {name: p.detach().contiguous() for name, p in named.items()}
         save_file(weights, scratch / "weights.safetensors")
         save_file(_moments(named, optimizer), scratch / "optimizer.safetensors")
         files.write_json(scratch / "state.json", state)
+    # Only now: until the new one is whole, the old ones are all that there is.
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return target
@@ -122,6 +124,7 @@ def load_checkpoint(path: Path, named: Named, optimizer: torch.optim.Optimizer) 
         moments = load_file(path / "optimizer.safetensors")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    # Compared before anything is copied: a model that is half loaded must not train on.
     if weights.keys() != named.keys():
         raise CheckpointError(f"{path}: holds other parameters than this model has")
     for name, parameter in named.items():

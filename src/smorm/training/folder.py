@@ -39,7 +39,7 @@ def write_beginnings(prepared: Prepared, folder: Path) -> None:
     Raises:
         ConfigError: margins are to be used, and no pair has one.
     """
-    margins = _margins(prepared)
+    margins = _margins(prepared)  # refuses the run before anything is written
     files.write_text(folder / "config.yaml", dump_config(prepared.config))
     report = {
         "pairs": len(prepared.train.pairs),
@@ -89,6 +89,7 @@ def resume_run(
         return 0
     state = read_state(path)
     now, before = decisive(config.as_dict()), state["config"]
+    # Keys that decide nothing (threads, log_every) may differ between a run and its resumption.
     changed = sorted(key for key in {*now, *before} if now.get(key) != before.get(key))
     if changed:
         raise CheckpointError(f"{path}: was written with another {', '.join(changed)}")

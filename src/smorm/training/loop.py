@@ -84,6 +84,7 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
     ):
         for step in range(done, total):
             started = time.monotonic()
+            # The rate is a function of the step: no scheduler has a state to be saved.
             factor = learning_rate_factor(step, total, training.warmup, training.schedule)
             set_learning_rate(optimizer, factor)
             optimizer.zero_grad(set_to_none=True)
@@ -94,6 +95,7 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
                 save(step)
                 raise Interrupted(f"stopped after step {step}; go on with --resume") from None
             norm = clip_gradients(named.values(), training.max_grad_norm)
+            # Before the update: weights and moments stay as they were in the last checkpoint.
             if not math.isfinite(norm):
                 raise _overflow(prepared, step, norm)
             optimizer.step()
@@ -116,9 +118,11 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
             bar.update(done, values)
             if due(done, training.save_every) and done < total:
                 save(done)
+    # The last checkpoint comes before the model: a run that is killed here goes on from it, with
+    # nothing to train, and writes the model again.
     save(total)
     write_cost(folder, network, config.objective.kind, cost, method.reference_tokens)
-    network.head.finalize()
+    network.head.finalize()  # ODIN's rows as they were applied: a plain linear head
     save_model(folder / "model", network, prepared.tokenizer, prepared.card)
     return folder / "model"
 

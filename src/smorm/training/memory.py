@@ -135,6 +135,7 @@ def _choose(prepared: Prepared) -> int:
         in_words(model.state),
         model.per_token * (1 + model.reserve) / 1e3,
     )
+    # A pair is never split, whatever the budget.
     longest = max(network.arrange(unit).num_tokens for unit in units)
     if longest > tokens:
         log.warning(
@@ -167,6 +168,7 @@ def largest_batch(model: MemoryModel, budget: int, device: torch.device) -> int:
             f"tokens, which needs {in_words(model.of(FEWEST))}: give more, or use "
             "gradient_checkpointing, LoRA, or a smaller backbone"
         )
+    # A power of two of at most an eighth of it.
     step = max(8, 1 << (fit.bit_length() - 4))
     most = CPU_MOST if device.type == "cpu" else CUDA_MOST
     return min(fit // step * step, most)
@@ -214,6 +216,7 @@ def measure(network: RewardNetwork, units: Sequence[Unit], *, half: bool) -> Mem
     for parameter, gradient in zip(trained, before, strict=True):
         parameter.grad = gradient
     per_token = (large_peak - small_peak) / (large.num_tokens - small.num_tokens)
+    # A line through two points; noise may give it a negative constant.
     constant = max(0.0, small_peak - per_token * small.num_tokens)
     state = gradients + 2 * gradients  # AdamW's two moments have the parameters' type
     reserve = RESERVE.get(device.type, RESERVE["cuda"])
@@ -227,6 +230,7 @@ def _probe_batch(network: RewardNetwork, units: Sequence[Unit], tokens: int) -> 
     sequences: list[Tokens] = []
     for turn, unit in enumerate(itertools.cycle(units)):
         for sequence in unit:
+            # The first token decides whether a prefix is shared at all.
             changed = sequence.copy()
             changed[0] = turn % vocabulary
             sequences.append(changed)
@@ -290,6 +294,7 @@ class LiveBytes(TorchDispatchMode):
             self.live -= size
             self._alive.pop(key, None)
 
+        # A weak reference dies with the storage, not with one of the tensors that are views of it.
         self._alive[key] = weakref.ref(storage, freed)
         self.live += size
         self.peak = max(self.peak, self.live)

@@ -17,6 +17,7 @@ def learning_rate_factor(step: int, total: int, warmup: float, schedule: str) ->
     Linear warm-up over the first `warmup` share of the steps, then `cosine` or `linear` decay to 0
     behind the last step, or `constant`.
     """
+    # From 1 / warmup_steps, not from 0: no step is without effect.
     warmup_steps = math.ceil(warmup * total)
     if step < warmup_steps:
         return (step + 1) / warmup_steps
@@ -54,6 +55,8 @@ def make_optimizer(
     Args:
         parameters: what a method trains beside the network, with a peak rate of their own.
     """
+    # Decay pulls weights towards zero. That is meant for matrices; it would shrink the scale of
+    # norms, and the head's rows, whose length is the scale of the reward.
     matrices, vectors, head = [], [], []
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:
@@ -105,7 +108,7 @@ def clip_gradients(parameters: Iterable[torch.nn.Parameter], limit: float) -> fl
             trained.append(parameter)
             gradients.append(parameter.grad)
     total = torch.nn.utils.get_total_norm(gradients)
-    norm = float(total)
+    norm = float(total)  # waits for the device, once a step
     if limit < norm < math.inf:
         torch.nn.utils.clip_grads_with_norm_(trained, limit, total)
     return norm

@@ -28,7 +28,8 @@ from smorm.trees.forest import common_prefix, end_of_last
 log = logging.getLogger(__name__)
 
 _TEXTS = ("one", "six!", "end.", "x\n", "1", "yes", "No", "- x")
-"""They begin and end in many ways, so that no token of theirs is taken for the template's."""
+"""They begin and end in different ways, so that none of their tokens is taken for the template's.
+"""
 _ENOUGH = 5
 
 
@@ -41,39 +42,46 @@ def assistant_header(renderer: Renderer) -> Tokens:
         return np.empty(0, dtype=np.int32)
     if len(ends) < 2:
         return np.empty(0, dtype=np.int32)
+    # What comes between the user's text and the response is the same after every user's text: the
+    # header is what all of these beginnings end with.
     length = min(common_prefix(ends[0][::-1], end[::-1]) for end in ends[1:])
     return ends[0][len(ends[0]) - length :]
 
 
 def _until_response(renderer: Renderer, prompt: str, responses: Sequence[str]) -> Tokens:
     """What conversations with one prompt and different responses share."""
-    chats = [(Message("user", prompt), Message("assistant", one)) for one in responses]
-    whole = [np.asarray(renderer.render(chat), dtype=np.int32) for chat in chats]
-    return whole[0][: min(common_prefix(whole[0], other) for other in whole)]
+    rendered = []
+    for response in responses:
+        chat = (Message("user", prompt), Message("assistant", response))
+        rendered.append(np.asarray(renderer.render(chat), dtype=np.int32))
+    shared = min(common_prefix(rendered[0], tokens) for tokens in rendered)
+    return rendered[0][:shared]
 
 
 def _probe_texts(tokenizer: Any) -> list[str]:
     """Texts that the tokenizer knows, no two of which begin or end with the same token."""
-    found: list[str] = []
+    texts: list[str] = []
     first: set[int] = set()
     last: set[int] = set()
     special = set(tokenizer.all_special_ids)
     vocabulary = (tokenizer.decode([i]).strip() for i in range(len(tokenizer)) if i not in special)
+    # A tokenizer may know few of our texts (one of characters, or of another script): then texts
+    # from its vocabulary follow.
     for text in itertools.chain(_TEXTS, vocabulary):
-        ids = tokenizer.encode(text, add_special_tokens=False) if text else []
-        if not ids or special & set(ids) or ids[0] in first or ids[-1] in last:
-            continue
-        found.append(text)
-        first.add(ids[0])
-        last.add(ids[-1])
-        if len(found) >= _ENOUGH and text not in _TEXTS:
+        if len(texts) >= _ENOUGH and text not in _TEXTS:
             break
-    return found
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        if ids and not special & set(ids) and ids[0] not in first and ids[-1] not in last:
+            texts.append(text)
+            first.add(ids[0])
+            last.add(ids[-1])
+    return texts
 
 
 def response_start(chosen: Tokens, rejected: Tokens, header: Tokens) -> tuple[int, bool]:
     """The first token of both responses, and whether it is the one behind the header."""
     shared = common_prefix(chosen, rejected)
+    # Within the shared tokens: a response may itself hold what looks like a header.
     end = end_of_last(chosen[:shared], header)
     if end is None:
         return shared, False

@@ -106,6 +106,7 @@ def prepare(config: Config) -> Prepared:
     config = with_precision(config)
     method, data, held = method_class(config), config.data, config.evaluation
     census, held_census = Census(), Census()
+    # Sources that the method does not use are not even opened.
     pairs = sources_of(data.preference, method.uses_pairs)
     rated = sources_of(data.rated, method.uses_ratings)
     template = _template(config)
@@ -131,6 +132,7 @@ def prepare(config: Config) -> Prepared:
         dev = token_set(stores, scales, held_census)
     for line in [*_unmeasured(config), *held_census.lines()]:
         log.info("held-out data: %s", line)
+    # From here on the scales are those of the head's rows, which a method may change.
     scales = method.rows(scales)
     network = _network(config, tokenizer, len(scales))
     data_hash = data_fingerprint(train)
@@ -179,6 +181,7 @@ def _network(config: Config, tokenizer: Any, attributes: int) -> RewardNetwork:
     limit = position_limit(backbone)
     if limit is not None and max_tokens > limit:
         raise ConfigError(f"data.max_tokens: {max_tokens}, the backbone has {limit}")
+    # The order of the random draws decides the bits of a run: backbone, adapters, head.
     if config.model.lora is not None:
         backbone = add_lora(backbone, **config.model.lora.model_dump())
         if language is not None:
@@ -186,6 +189,7 @@ def _network(config: Config, tokenizer: Any, attributes: int) -> RewardNetwork:
     if config.model.freeze or method.freezes_backbone:
         backbone.requires_grad_(False)
     network = RewardNetwork(backbone, 1 + attributes, pad_id=tokenizer.pad_token_id)
+    # A language head reads every row of the last layer, a score head only the leaves.
     network.language, network.whole_last_layer = language, language is not None
     _start_head(network, config)
     network.to(pick_device(config.training.device, "training.device"))
@@ -244,7 +248,7 @@ def with_precision(config: Config) -> Config:
     if config.training.precision != "auto":
         return config
     if pick_device(config.training.device, "training.device").type == "cuda":
-        half = torch.cuda.is_bf16_supported()
+        half = torch.cuda.is_bf16_supported()  # older devices emulate it, slower than fp32
     else:
         probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
         # torch has these under private names only: one that is gone counts as no.
@@ -280,6 +284,7 @@ def _card(
     method, means, base = method_class(config), {}, None
     if method.uses_ratings:
         means = attribute_means(scales, train)
+    # Adapters are saved without their backbone: the card says where it is.
     if config.model.lora is not None:
         base = str(config.model.backbone)
         if Path(base).is_dir():

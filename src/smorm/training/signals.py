@@ -26,6 +26,7 @@ def stop_signals() -> Iterator[StopFlag]:
     flag = StopFlag()
 
     def ask(number: int, frame: FrameType | None) -> None:
+        # A second SIGTERM changes nothing: a scheduler may send several while we save.
         if flag.raised and number == signal.SIGINT:
             raise KeyboardInterrupt
         flag.raised = True

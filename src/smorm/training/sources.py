@@ -81,6 +81,7 @@ def training_texts(
 ) -> Iterator[str]:
     """Every text of the sources, streamed, for training a tokenizer. What is left out is counted
     later, when the records become tokens."""
+    # A census of its own: the run counts each dropped record once, when it becomes tokens.
     options: Any = {"census": Census(), "on_bad_record": config.data.on_bad_record}
     for source in preference:
         for pair in read_preferences(source, **options):
@@ -114,6 +115,7 @@ def tokenised_sources(
         stores: list[TokenStore] = []
         room = limit
         for source in sources:
+            # The limit goes to the reader: what is beyond it is never read or tokenised.
             if room is not None:
                 source = replace(source, limit=min(room, source.limit or room))
             request = TokenRequest(source, kind, config.data.on_bad_record, quarantine)
@@ -172,6 +174,7 @@ def token_set(stores: Stores, scales: list[AttributeScale], census: Census) -> T
 
 def data_fingerprint(train: TokenSet) -> str:
     """Hash of all training tokens, margins, prompts and targets, in their order."""
+    # The stores' own hashes stand for their tokens: reading a million pairs again takes seconds.
     digest = hashlib.sha256("|".join(train.contents).encode())
     for array in (train.pair_prompts, train.rated_prompts, train.targets):
         digest.update(np.ascontiguousarray(array).tobytes())

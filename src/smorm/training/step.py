@@ -80,21 +80,25 @@ def run_step(
     passes = _Passes(prepared.network, prepared.autocast, method, step, stop, only)
     if method.needs_step_scores:
         micros = list(micros)
-        one_pass = len(micros) == 1  # its scores are the scores of the whole step
+        one_pass = len(micros) == 1
         if not one_pass:
             score_gradients = passes.without_gradient(micros)
-            torch.manual_seed(int(seed[0]))  # both passes must drop the same units
+            # Both passes must drop the same units, or the gradient is not that of these scores.
+            torch.manual_seed(int(seed[0]))
     passes.head()
+    # Each micro-batch is back-propagated at once: only its activations are in memory.
     for micro, score_gradient in zip(micros, score_gradients, strict=False):
         outputs = passes.forward(micro)
         terms, metrics = method.terms(outputs, micro, totals)
         compared = outputs.scores[micro.labels.pairs]
         if one_pass and method.needs_step_scores:
+            # Its scores are those of the whole step: no pass before it was needed.
             step_terms, step_metrics = method.step_terms(compared, [micro])
             terms, metrics = {**terms, **step_terms}, {**metrics, **step_metrics}
         losses = passes.losses(terms, metrics, micro.where)
         if score_gradient is not None:
-            # A scalar whose gradient by these scores is that of the step's terms.
+            # A number whose gradient by these scores is that of the step's terms, so that one
+            # backward pass carries both kinds of terms. Its value means nothing.
             losses.append((compared * score_gradient).sum())
         if losses:
             torch.stack(losses).sum().backward()
@@ -144,10 +148,11 @@ class _Passes:
             for micro in micros:
                 scores.append(self.forward(micro).scores[micro.labels.pairs])
                 self.result.first_pass_tokens += micro.batch.num_tokens
+        # The scores of the step as a leaf of autograd: the graph behind them was never built.
         compared = torch.cat(scores).requires_grad_()
         terms, metrics = self.method.step_terms(compared, micros)
         losses = self.losses(terms, metrics, [where for micro in micros for where in micro.where])
-        if not losses:
+        if not losses:  # `only` excludes them all
             return itertools.repeat(None)
         (gradient,) = torch.autograd.grad(torch.stack(losses).sum(), compared)
         sizes = [len(pairs) for pairs in scores]
@@ -163,6 +168,7 @@ class _Passes:
 
 def _check_finite(terms: Terms, step: int, where: Sequence[str]) -> None:
     for name, term in terms.items():
+        # Checked before the backward pass: behind it every gradient would be NaN.
         if not torch.isfinite(term.value):
             message = f"step {step + 1}: the {name} term is {float(term.value.detach())}. "
             if where:
@@ -196,23 +202,25 @@ def diagnose_step(
     twice the time). Adds `gradient/preference`, `gradient/regression` (norms) and
     `gradient/cosine`.
     """
+    # Batches that are prepared ahead can be read once.
     micros = list((batches or prepared.batches)(step))
     gradients: dict[Rows, Gradients] = {}
     for rows in Rows:
         result = run_step(
             prepared, method, step, batches=lambda _: iter(micros), stop=stop, only=rows
         )
-        gradients[rows] = _taken(named)
+        gradients[rows] = _pop_gradients(named)
     preference, attributes = gradients[Rows.PREFERENCE], gradients[Rows.ATTRIBUTES]
     dot = 0.0
     for name, parameter in named.items():
         first, second = preference.get(name), attributes.get(name)
-        if first is None or second is None:
-            parameter.grad = second if first is None else first
-            continue
-        parameter.grad = first + second
-        if name.startswith("backbone."):
-            dot += float((first * second).double().sum())
+        # What neither kind of terms trains keeps no gradient at all: AdamW would still decay its
+        # moments by one of zeros.
+        parameter.grad = first if second is None else second
+        if first is not None and second is not None:
+            parameter.grad = first + second
+            if name.startswith("backbone."):  # each row of the head belongs to one of them
+                dot += float((first * second).double().sum())
     product = 1.0
     for rows in Rows:
         norm = _backbone_norm(gradients[rows])
@@ -223,7 +231,7 @@ def diagnose_step(
     return result
 
 
-def _taken(named: Mapping[str, torch.nn.Parameter]) -> Gradients:
+def _pop_gradients(named: Mapping[str, torch.nn.Parameter]) -> Gradients:
     """The gradients of the parameters, which are left without any."""
     gradients = {}
     for name, parameter in named.items():

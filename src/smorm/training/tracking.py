@@ -32,6 +32,7 @@ class Tracker:
             if self.path.exists():
                 lines = self.path.read_bytes().splitlines(keepends=True)
                 earlier = [line for line in lines if _is_of(line, done)]
+                # Replaced whole: a run that is killed now still has its file.
                 if len(earlier) < len(lines):
                     write_bytes(self.path, b"".join(earlier))
             self._stream = self.path.open("ab")
@@ -53,6 +54,7 @@ class Tracker:
         """Flush to the disk."""
         with named_errors(self.path):
             self._stream.flush()
+            # The model is only called done once its numbers are on the disk too.
             os.fsync(self._stream.fileno())
             self._stream.close()
         if self._board is not None:

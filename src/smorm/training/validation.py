@@ -22,6 +22,7 @@ def validate(
     values = {}
     if dev.pairs and card.preference_trained:
         scores = score_units(network, [[pair.chosen, pair.rejected] for pair in dev.pairs], budget)
+        # The training loss has margins and label smoothing; this one is the same for all methods.
         gaps = np.array([rows[0, 0] - rows[1, 0] for rows in scores])
         values["dev/accuracy"] = float(((gaps > 0) + 0.5 * (gaps == 0)).mean())
         values["dev/preference_loss"] = float(np.logaddexp(0.0, -gaps).mean())

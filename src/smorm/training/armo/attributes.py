@@ -129,6 +129,7 @@ def fit_rows(
         raise ConfigError(
             f"objective.armo.debias: {debias!r}: expected length, null or one of {', '.join(names)}"
         )
+    # Also without debiasing: this refuses records that have no turn of an assistant.
     lengths = _lengths(reader, data)
     targets, fitted = data.targets, list(names)
     if debias == LENGTH and LENGTH not in names:
@@ -274,6 +275,7 @@ def read_pairs(reader: StateReader, data: TokenSet, stage1: Stage1) -> PairFeatu
         which.append(num_prompts + np.array(unit.which))
         prompts.append(unit.prompts.astype(np.float32))
         num_prompts += len(unit.prompts)
+    # The states themselves are dropped batch by batch; only their products with the rows are kept.
     table = torch.from_numpy(np.stack(scores)).float()
     return PairFeatures(
         table[..., :-1],

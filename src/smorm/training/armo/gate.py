@@ -79,6 +79,7 @@ def debias(reward: Floats, verbosity: Floats, limit: float) -> Debiased:
         """Times its sign at first: falls as the multiple grows."""
         return sign * rank_correlation(reward - sign * multiple * verbosity, verbosity)
 
+    # The multiple at which both have the same spread is a first upper bound; it may be too low.
     low, high = 0.0, float(reward.std() / verbosity.std())
     for _ in range(_DOUBLINGS):
         if correlation(high) <= limit:
@@ -131,6 +132,7 @@ def make_head(
     verbosity = torch.zeros(width)
     if stage1.verbosity is not None:
         verbosity = torch.from_numpy(stage1.verbosity.weights).float()
+    # Drawn from the run's seed, and the caller's random state is left as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         gate = gate_network(width, count, width=settings.width, layers=settings.layers,
@@ -153,6 +155,7 @@ def train_gate(prepared: Prepared, head: GatedHead, pairs: PairFeatures, cost: C
     objective = prepared.config.objective
     # The gate trains on the rewards that it will mix; the public code trains it on r, not on r'.
     debiased = pairs.ratings - pairs.verbosity[..., None] * head.multiples.cpu()
+    # In its place before training, so that `validate` scores with it.
     network.head = head.train().to(network.device)
     total = training.max_steps or prepared.order.num_steps(training.epochs)
     optimizer = make_optimizer(training, network, {})

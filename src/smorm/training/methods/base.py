@@ -102,6 +102,7 @@ class Method:
     @classmethod
     def train(cls, config: Config, *, resume: bool) -> Path:
         """Train, and return the model folder. By default with gradient steps over the network."""
+        # The loop imports the methods.
         from smorm.training.loop import train_by_steps
 
         return train_by_steps(config, resume=resume)

@@ -70,6 +70,7 @@ class Grm(Method):
         self.mixture = Mixture(settings.regulariser, settings.share, settings.beta)
         self.starts = response_starts(run.train.pairs, run.renderer)
         self.reference: NDArray[np.float32] | None = None
+        # The others compare nothing with the model that training began with.
         if settings.regulariser == "dpo":
             self.reference = self._reference(run)
 
@@ -106,7 +107,7 @@ class Grm(Method):
         no_ratings = np.zeros(0, dtype=np.int64)
         log.info("reference: log-probabilities of %d pairs under the starting model", len(used))
         was_training = network.training
-        network.eval()
+        network.eval()  # the reference is without dropout
         with torch.no_grad(), run.autocast():
             for first in range(0, len(used), REFERENCE_PAIRS):
                 pairs = used[first : first + REFERENCE_PAIRS]

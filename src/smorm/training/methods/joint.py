@@ -69,6 +69,7 @@ class Joint(Method):
     def step_terms(
         self, compared: torch.Tensor, micros: Sequence[MicroBatch]
     ) -> tuple[Terms, Metrics]:
+        # The last index is the row of the head: both regularisers are of the preference row.
         chosen, rejected = compared[:, 0, 0], compared[:, 1, 0]
         objective = self.objective
         terms: Terms = {}
@@ -82,11 +83,13 @@ class Joint(Method):
         """The noise of each attribute, as a standard deviation on the training scale."""
         if self.log_variance is None:
             return {}
+        # The variance is learned as a logarithm, so that it stays positive.
         std = torch.exp(self.log_variance.detach() / 2).tolist()
         return {f"noise/{name}": value for name, value in zip(self.attributes, std, strict=True)}
 
 
 def _regression_weight(objective: ObjectiveSection) -> tuple[float, Reduction]:
+    # `paper` and `learned` sum over attributes: with learned noise each has a weight already.
     if objective.weighting == "official":
         return 1.0, "mean"
     if objective.weighting == "fixed":

@@ -51,6 +51,7 @@ class Odin(Method):
     def __init__(self, run: Prepared) -> None:
         super().__init__(run)
         self.settings = self.objective.settings(OdinSection)
+        # Length is that of the response: the prompt is the same on both sides.
         self.starts = response_starts(run.train.pairs, run.renderer)
 
     @property
