@@ -51,7 +51,8 @@ def test_ratings_come_back_in_any_order_of_names(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("store")
     with StoreWriter(folder, "rated", ["f"]) as writer:
         for line, (tokens, scores, prompt) in enumerate(rows, start=1):
-            writer.add_rated(tokens, scores, prompt, f"f:{line}")
+            sequences = [] if tokens is None else [tokens]
+            writer.add_rated(sequences, scores, prompt, f"f:{line}")
         writer.finish(Census(), len(rows))
     store = open_store(folder)
     assert store.attributes == tuple(dict.fromkeys(n for _, scores, _ in rows for n in scores))

@@ -121,7 +121,7 @@ def _explain(problem: Mapping[str, Any], section: type[Section]) -> str:
     message: str = problem["msg"].removeprefix("Value error, ")
     if problem["type"] != "value_error":
         return f"{key}: {message[0].lower()}{message[1:]}, got {problem['input']!r}"
-    return f"{key}: {message}" if key else message
+    return f"{key}: {message}".removeprefix(": ")
 
 
 def _nearest(path: list[str], section: type[Section]) -> str:
@@ -139,8 +139,9 @@ def _known_keys(section: type[Section], path: list[str]) -> list[str]:
         # an index of a list says nothing of the section's type
         if name.isdigit():
             continue
-        field = current.known_fields().get(name) if current else None
-        current = _section_of(field.annotation) if field else None
+        if current is None or name not in current.known_fields():
+            return []
+        current = _section_of(current.known_fields()[name].annotation)
     return list(current.known_fields()) if current else []
 
 

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -64,8 +64,7 @@ class Outcome:
         """
         if isinstance(self.error, DataError):
             if on_bad_record == "stop":
-                message = f"{where}: {self.error}" if where else str(self.error)
-                raise DataError(message) from self.error
+                raise DataError(f"{where}: {self.error}".removeprefix(": ")) from self.error
             census.add(DropReason.BAD_RECORD, where, detail=Defect.NOT_RENDERED)
         elif self.error is not None:
             raise self.error
@@ -96,7 +95,9 @@ class Encoder:
         if fitted.tokens is None:
             return Outcome([], Reason(DropReason.DROPPED, str(fitted.dropped)))
         tokens = [np.asarray(ids, dtype=np.int32) for ids in fitted.tokens]
-        return Outcome(tokens, Reason(DropReason.SHORTENED) if fitted.truncated else None)
+        if fitted.truncated:
+            return Outcome(tokens, Reason(DropReason.SHORTENED))
+        return Outcome(tokens)
 
 
 class WorkerRefused(Exception):  # noqa: N818  (a state: the work is done in one process instead)
@@ -156,9 +157,13 @@ class Worker:
             for size in sizes:
                 tokens.append(ids[start : start + size])
                 start += size
-            reason = None if counted is None else Reason.from_plain(counted)
-            error = None if failure is None else getattr(errors, failure[0])(failure[1])
-            outcomes.append(Outcome(tokens, reason, error))
+            outcome = Outcome(tokens)
+            if counted is not None:
+                outcome = replace(outcome, counted=Reason.from_plain(counted))
+            if failure is not None:
+                name, message = failure
+                outcome = replace(outcome, error=getattr(errors, name)(message))
+            outcomes.append(outcome)
         return outcomes
 
     def close(self) -> None:
@@ -200,7 +205,9 @@ def _read_frame(stream: BinaryIO) -> bytes | None:
         return None
     (size,) = struct.unpack("<Q", head)
     content = stream.read(size)
-    return content if len(content) == size else None
+    if len(content) < size:
+        return None
+    return content
 
 
 def hello_of(encoder: Encoder, folder: Path) -> dict[str, Any]:
@@ -269,8 +276,9 @@ def _messages(values: list[list[Any]]) -> Messages:
 
 def _facts(outcome: Outcome) -> list[Any]:
     """All of an outcome but its ids: what is counted, the error, and how many ids each has."""
-    counted = None if outcome.counted is None else outcome.counted.plain()
-    failure = None
+    counted = failure = None
+    if outcome.counted is not None:
+        counted = outcome.counted.plain()
     if outcome.error is not None:
         failure = [type(outcome.error).__name__, str(outcome.error)]
     return [counted, failure, list(map(len, outcome.tokens))]
@@ -282,8 +290,9 @@ def _load_tokenizer(folder: Path) -> Any:
 
     # `AutoTokenizer` guesses another class for a tokenizer that was trained here.
     values = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    complete = values.get("tokenizer_class") == "TokenizersBackend"
-    return (PreTrainedTokenizerFast if complete else AutoTokenizer).from_pretrained(folder)
+    if values.get("tokenizer_class") == "TokenizersBackend":
+        return PreTrainedTokenizerFast.from_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder)
 
 
 def main() -> None:

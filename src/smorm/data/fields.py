@@ -114,8 +114,9 @@ def messages(value: object, field: str, context: Context) -> Messages:
     if not isinstance(value, list):
         raise context.wrong(field, value, "a list of messages {role, content}")
     if not value:
-        empty_prompt = field.startswith("prompt")
-        defect = Defect.EMPTY_PROMPT if empty_prompt else Defect.EMPTY_RESPONSE
+        defect = Defect.EMPTY_RESPONSE
+        if field.startswith("prompt"):
+            defect = Defect.EMPTY_PROMPT
         raise context.bad(field, defect, "an empty list, expected at least one message")
     return tuple(_message(item, f"{field}[{index}]", context) for index, item in enumerate(value))
 
@@ -135,7 +136,7 @@ def _message(value: object, field: str, context: Context) -> Message:
 
 
 def required_in(value: Mapping[str, Any], name: str, field: str, context: Context) -> Any:
-    """`required`, for an object inside a row."""
+    """`required`, for an object inside a row: the error names it by its path."""
     if value.get(name) is None:
         state = "null" if name in value else "missing"
         problem = f"{state}, expected a value; the object has: {names_of(value)}"

@@ -60,7 +60,7 @@ def scan_rows(
         if is_saved_dataset(path):
             yield from scan_saved_dataset(path, split)
         else:
-            for file in files_of(path, split, subset):
+            for file in _split_files(path, split, subset):
                 yield from _scan_file(file)
     elif path.is_file():
         yield from _scan_file(path)
@@ -70,11 +70,6 @@ def scan_rows(
         yield from scan_hub(str(path_or_id), split, subset)
     else:
         raise DataError(f"{path}: no such file or folder{_hint(path)}")
-
-
-def files_of(path: Path, split: str, subset: str | None) -> list[Path]:
-    """The files that `scan_rows` reads of a file or a folder of data files, in its order."""
-    return _split_files(path, split, subset) if path.is_dir() else [path]
 
 
 def _scan_file(path: Path) -> Iterator[Scanned]:
@@ -224,11 +219,13 @@ def contents_of(
     path = Path(path_or_id)
     names, files, detail = [str(path)], [], ""
     if path.is_dir() and is_saved_dataset(path):
-        folder = path / split if (path / "dataset_dict.json").is_file() else path
+        folder = path
+        if (path / "dataset_dict.json").is_file():
+            folder = path / split
         names, detail = [f"{path}[{split}]"], split
         files = sorted(file for file in folder.rglob("*") if file.is_file())
     elif path.is_dir():
-        files = files_of(path, split, subset)
+        files = _split_files(path, split, subset)
         names = list(map(str, files))
     elif path.is_file():
         files = [path]

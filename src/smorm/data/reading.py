@@ -56,8 +56,10 @@ class Source:
     @property
     def columns(self) -> dict[str, str] | None:
         """Attribute name to column; names that are listed are their own columns."""
-        if self.attributes is None or isinstance(self.attributes, Mapping):
-            return None if self.attributes is None else dict(self.attributes)
+        if self.attributes is None:
+            return None
+        if isinstance(self.attributes, Mapping):
+            return dict(self.attributes)
         return dict(zip(self.attributes, self.attributes, strict=True))
 
 
@@ -148,11 +150,13 @@ def _strided(source: Source, census: Census, take_bad: TakeBad) -> Iterator[tupl
         if isinstance(row, BadRecord):
             take_bad(row, None)
             continue
-        reason: StrEnum | None = None if drop_row is None else drop_row(row)
+        reason: StrEnum | None = None
+        if drop_row is not None:
+            reason = drop_row(row)
         if reason is None:
-            count += 1
-            if (count - 1) % source.stride:
+            if count % source.stride:
                 reason = DropReason.STRIDE
+            count += 1
         if reason is None:
             yield where, row
         else:
@@ -181,13 +185,13 @@ def _parsed(
 def _with_fields(records: list[Record], row: Row) -> list[Record]:
     """Each record with what its row says of its own responses."""
     fields = fields_beside(row, sum(len(record.item) for record in records))
-    kept: list[Record] = []
+    complete: list[Record] = []
     start = 0
     for record in records:
         end = start + len(record.item)
-        kept.append(replace(record, fields=fields[start:end]))
+        complete.append(replace(record, fields=fields[start:end]))
         start = end
-    return kept
+    return complete
 
 
 def _no_evidence(record: Record) -> DropReason | None:
@@ -200,8 +204,10 @@ def _no_evidence(record: Record) -> DropReason | None:
 
 
 def _keys(row: Row) -> set[str]:
-    nested = row.get("scores")
-    return {*row, *nested} if isinstance(nested, dict) else set(row)
+    keys = set(row)
+    if isinstance(row.get("scores"), dict):
+        keys |= row["scores"].keys()
+    return keys
 
 
 def read_each(

@@ -117,5 +117,4 @@ def _dataset_rows(name: str, dataset: Any) -> Iterator[tuple[str, Row]]:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

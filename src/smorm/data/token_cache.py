@@ -119,8 +119,8 @@ def _key(request: TokenRequest, contents: Contents, encoder: Encoder) -> str:
     options = asdict(request.source)
     del options["path"]
     # as a list: the order of names is the order of the model's rows, and keys are sorted below
-    columns = options["attributes"]
-    options["attributes"] = [*columns.items()] if isinstance(columns, dict) else columns
+    if isinstance(options["attributes"], dict):
+        options["attributes"] = list(options["attributes"].items())
     decisive = {
         "contents": contents.digest(),
         "options": options,
@@ -255,8 +255,7 @@ def write_tokens(
     finally:  # bad records are there to be repaired, above all when the run stops
         copy_quarantine(folder, request.quarantine, {})
     seconds, workers = time.monotonic() - started, tokeniser.workers_for(contents.size)
-    noun = "process" if workers == 1 else "processes"
-    log.info("tokens: %s: %d records in %.1f s, %d %s", path, count, seconds, workers, noun)
+    log.info("tokens: %s: %d records in %.1f s, %d process(es)", path, count, seconds, workers)
 
 
 def _conversation(record: Record) -> Conversation:
@@ -268,8 +267,7 @@ def _append(writer: StoreWriter, record: Record, tokens: list[Tokens], census: C
     match record:
         case Rated():
             # of a response that does not fit, the ratings alone
-            sequence = tokens[0] if tokens else None
-            writer.add_rated(sequence, record.scores, prompt, record.where)
+            writer.add_rated(tokens, record.scores, prompt, record.where)
         case Preference() if tokens:
             chosen, rejected = tokens
             # A pair of equal sides teaches nothing, whether they were equal from the start or
@@ -293,12 +291,14 @@ def copy_quarantine(folder: Path, target: Path, names: Mapping[str, str]) -> Non
         target.parent.mkdir(parents=True, exist_ok=True)
         with quarantine.open("rb") as source, target.open("ab") as out:
             for line in source:
-                out.write(_renamed(line, names) if names else line)
+                out.write(_renamed(line, names))
     except OSError as error:
         raise OutputError(f"{target}: quarantine could not be written: {error.strerror}") from error
 
 
 def _renamed(line: bytes, names: Mapping[str, str]) -> bytes:
+    if not names:
+        return line
     entry = orjson.loads(line)
     name, _, row = entry["where"].rpartition(":")
     where = f"{names.get(name, name)}:{row}"

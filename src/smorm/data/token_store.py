@@ -133,10 +133,10 @@ class StoreWriter:
         self._end_record(prompt, where)
 
     def add_rated(
-        self, tokens: Tokens | None, scores: Mapping[str, float | None], prompt: int, where: str
+        self, tokens: list[Tokens], scores: Mapping[str, float | None], prompt: int, where: str
     ) -> None:
-        """Append a rated response; None where it was dropped and only its ratings count."""
-        self._add_sequence(tokens)
+        """Append a rated response; no tokens where it was dropped and only its ratings count."""
+        self._add_sequence(*tokens)
         num_ratings = 0
         for name, value in scores.items():
             # a name that is never rated is an attribute of the source all the same
@@ -165,10 +165,10 @@ class StoreWriter:
         }
         files.write_json(self.folder / META, meta)
 
-    def _add_sequence(self, tokens: Tokens | None) -> None:
-        if tokens is not None:
-            self._ids.write(tokens.tobytes())
-            self._num_tokens += len(tokens)
+    def _add_sequence(self, *tokens: Tokens) -> None:
+        for ids in tokens:
+            self._ids.write(ids.tobytes())
+            self._num_tokens += len(ids)
         self._buffers["offsets"].append(self._num_tokens)
 
     def _end_record(self, prompt: int, where: str) -> None:

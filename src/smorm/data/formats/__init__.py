@@ -108,15 +108,16 @@ def format_of_row(row: Row, kind: Kind | None, context: Context) -> Format:
 
 
 def _unknown_shape(row: Row, kind: Kind | None, matches: Sequence[str]) -> str:
-    expected = [FORMATS[kind]] if kind else [FORMATS[name] for name in _GENERIC]
-    shapes = " or ".join(form.shape for form in expected)
+    shapes = " or ".join(FORMATS[name].shape for name in _GENERIC if kind in (None, name))
     fields = ", ".join(str(key) for key in list(row)[:12])
     problem = f"expected {shapes}; the row has: {fields}"
     for name in FORMATS:
         form = FORMATS[name]
         if form.signs and form.signs <= row.keys() and kind in (None, form.kind):
             return f"{problem}; it looks like format {name!r}: name it as the source's format"
-    return f"{problem}; it looks like a {matches[0]} record" if matches else problem
+    if matches:
+        return f"{problem}; it looks like a {matches[0]} record"
+    return problem
 
 
 def _is_preference(row: Row, context: Context) -> bool:

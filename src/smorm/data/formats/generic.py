@@ -112,7 +112,9 @@ def scores_of(row: Mapping[str, Any], context: Context) -> dict[str, float | Non
         raise context.bad("scores", Defect.MISSING_FIELD, problem)
     if nested is not None and not isinstance(nested, dict):
         raise context.wrong("scores", nested, "an object {name: number or null}")
-    values, prefix = (row, "") if nested is None else (nested, "scores.")
+    values, prefix = row, ""
+    if nested is not None:
+        values, prefix = nested, "scores."
     columns = context.columns or dict(zip(values, values, strict=True))
     scores: dict[str, float | None] = {}
     for name, column in columns.items():
@@ -141,8 +143,9 @@ def candidates(row: Mapping[str, Any], context: Context) -> list[Candidates]:
     names, sides = [], []
     for index, value in enumerate(values):
         names.append(f"responses[{index}]")
-        answer = value.get("response") if isinstance(value, dict) else value
-        sides.append(side_of(answer, names[-1], context))
+        if isinstance(value, dict):
+            value = value.get("response")
+        sides.append(side_of(value, names[-1], context))
     responses = without_prompt(prompt, tuple(sides), tuple(names), context)
     return [candidates_of(row, prompt, responses, context)]
 

@@ -52,7 +52,9 @@ def _completion(
 
 def _rating(annotation: object, context: Context) -> float | None:
     """A number, often as text; `N/A`, absent or unreadable is missing (never 0), and counted."""
-    rating = annotation.get("Rating") if isinstance(annotation, dict) else annotation
+    rating = annotation
+    if isinstance(annotation, dict):
+        rating = annotation.get("Rating")
     if rating is None or rating == "N/A":
         context.count(DropReason.RATING_ABSENT)
         return None

@@ -31,7 +31,9 @@ def parse(row: Mapping[str, Any], context: Context) -> list[Preference]:
     source = fields.optional_text(row, "source", context) or ""
     first = _conversation(row, "conv_A", source, context)
     second = _conversation(row, "conv_B", source, context)
-    pair = generic.split_common(first, second) if lead > 0 else generic.split_common(second, first)
+    if lead < 0:
+        first, second = second, first
+    pair = generic.split_common(first, second)
     return [generic.preference_of(row, pair, context, margin=abs(lead))]
 
 
