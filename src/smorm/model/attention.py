@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from smorm.model.backbone import first_line
 from smorm.model.cpu.attention import cpu_blocks
@@ -53,7 +53,7 @@ class Capture:
 class Captured(Exception):  # noqa: N818  (a state, not an error)
     """Keys and values [1, G, T, D] of a layer that was run up to its attention call."""
 
-    def __init__(self, key: torch.Tensor, value: torch.Tensor) -> None:
+    def __init__(self, key: Tensor, value: Tensor) -> None:
         super().__init__("captured")
         self.key, self.value = key, value
 
@@ -63,8 +63,8 @@ class LeafQueries:
     """Passed instead of a plan: the queries are the leaves, keys and values were captured."""
 
     plan: AttentionPlan
-    key: torch.Tensor
-    value: torch.Tensor
+    key: Tensor
+    value: Tensor
 
 
 def register() -> None:
@@ -76,18 +76,18 @@ def register() -> None:
 
 def forest_attention(
     module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None = None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    s_aux: torch.Tensor | None = None,
+    s_aux: Tensor | None = None,
     plan: AttentionPlan | LeafQueries | Capture | None = None,
     **_: Any,
-) -> tuple[torch.Tensor, None]:
+) -> tuple[Tensor, None]:
     """transformers' attention call: query [1, H, T, D], key and value [1, G, T, D] -> [1, T, H, D].
 
     Raises:
@@ -116,15 +116,15 @@ def forest_attention(
 
 
 def compute(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
     plan: AttentionPlan,
     scale: float,
     window: int | None = None,
     softcap: float | None = None,
-    sinks: torch.Tensor | None = None,
-) -> torch.Tensor:
+    sinks: Tensor | None = None,
+) -> Tensor:
     """query [1, H, T, D], key and value [1, G, T, D] -> [1, T, H, D], by the fastest kernel.
 
     A CUDA kernel that is missing, or that cannot be compiled, is replaced by the next one; a
@@ -154,10 +154,7 @@ def compute(
 
 
 def choose_backend(
-    query: torch.Tensor,
-    window: int | None,
-    softcap: float | None,
-    sinks: torch.Tensor | None,
+    query: Tensor, window: int | None, softcap: float | None, sinks: Tensor | None
 ) -> Backend:
     """The fastest kernel for a call; a window counts only where it is shorter than the text."""
     if sinks is not None:

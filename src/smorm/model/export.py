@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from smorm.errors import ModelError, SmormError
 from smorm.model import lora
@@ -181,7 +182,7 @@ class PlainModel:
             found = [self.model(**self._padded(part, side)).logits.double().cpu() for part in parts]
         return np.asarray(torch.cat(found).numpy())
 
-    def _padded(self, sequences: Sequence[Sequence[int]], side: Side) -> dict[str, torch.Tensor]:
+    def _padded(self, sequences: Sequence[Sequence[int]], side: Side) -> dict[str, Tensor]:
         if len(sequences) == 1:
             ids = torch.tensor([list(sequences[0])])
             inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

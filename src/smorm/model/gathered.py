@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from smorm.trees.forest import Forest
 from smorm.trees.leaves import Leaves
@@ -27,7 +28,7 @@ class GatherPlan:
         query_lengths, key_lengths: of each run, [C].
     """
 
-    index: torch.Tensor
+    index: Tensor
     query_lengths: list[int]
     key_lengths: list[int]
 
@@ -45,15 +46,15 @@ def gather_plan(batch: Forest | Leaves) -> GatherPlan:
 
 
 def gathered(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
     plan: GatherPlan,
     scale: float,
     window: int | None = None,
     softcap: float | None = None,
-    sinks: torch.Tensor | None = None,
-) -> torch.Tensor:
+    sinks: Tensor | None = None,
+) -> Tensor:
     """query [1, H, T, D], key and value [1, G, T, D] -> [1, T, H, D]; softmax in fp32."""
     groups = query.shape[1] // key.shape[1]
     key = key.index_select(2, plan.index).repeat_interleave(groups, dim=1)
@@ -79,7 +80,7 @@ def gathered(
     return torch.cat(outputs, dim=2).transpose(1, 2)
 
 
-def _causal_mask(rows: int, keys: int, window: int | None, device: torch.device) -> torch.Tensor:
+def _causal_mask(rows: int, keys: int, window: int | None, device: torch.device) -> Tensor:
     """[rows, keys]: the queries are the last rows of an ordinary sequence of `keys` tokens."""
     query_position = torch.arange(keys - rows, keys, device=device)[:, None]
     key_position = torch.arange(keys, device=device)[None, :]

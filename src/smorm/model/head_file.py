@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from smorm import files
 from smorm.errors import DataError, ModelError
@@ -47,7 +47,7 @@ def read_nonlinear_head(folder: Path, kind: str) -> NonlinearHead:
         ) from error
 
 
-def read_head(folder: Path) -> torch.Tensor:
+def read_head(folder: Path) -> Tensor:
     """`score.weight` [rows, D] of a folder.
 
     Raises:
@@ -67,7 +67,7 @@ def read_head(folder: Path) -> torch.Tensor:
     )
 
 
-def find_head(folder: Path) -> torch.Tensor | None:
+def find_head(folder: Path) -> Tensor | None:
     """As `read_head`, or None where the folder has no head.
 
     Raises:
@@ -77,7 +77,7 @@ def find_head(folder: Path) -> torch.Tensor | None:
         try:
             with safe_open(path, framework="pt") as stored:
                 if WEIGHT in stored.keys():  # noqa: SIM118  (a safetensors handle is no mapping)
-                    weight: torch.Tensor = stored.get_tensor(WEIGHT)
+                    weight: Tensor = stored.get_tensor(WEIGHT)
                     return weight
         except FileNotFoundError as error:
             raise ModelError(f"{path}: no such file, but the index names it") from error

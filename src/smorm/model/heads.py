@@ -18,11 +18,11 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from smorm.errors import ModelError
 
-HeadWeights = Mapping[str, torch.Tensor]
+HeadWeights = Mapping[str, Tensor]
 MLP_WIDTH = 1024
 """Width of the published hidden layer."""
 
@@ -36,7 +36,7 @@ class ScoreHead(nn.Module):
         nn.init.normal_(self.weight, std=1.0 / (hidden_size + 1) ** 0.5)
         self.unit_rows = False
 
-    def rows(self) -> torch.Tensor:
+    def rows(self) -> Tensor:
         """The weights that are applied, [1 + K, D] in fp32: with `unit_rows` (ODIN) each row is
         centred and scaled to length one."""
         weight = self.weight.float()
@@ -49,7 +49,7 @@ class ScoreHead(nn.Module):
         self.weight.data = self.rows().detach()
         self.unit_rows = False
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden: Tensor) -> Tensor:
         """Hidden states [S, D] in any precision -> scores [S, 1 + K] in fp32."""
         with torch.autocast(hidden.device.type, enabled=False):
             return nn.functional.linear(hidden.float(), self.rows())
@@ -68,7 +68,7 @@ class NonlinearHead(nn.Module):
     unit_rows = False
 
     @property
-    def weight(self) -> torch.Tensor:
+    def weight(self) -> Tensor:
         """Always raises: code that reads a linear head's weight gets the reason.
 
         Raises:
@@ -84,7 +84,7 @@ class NonlinearHead(nn.Module):
             "evaluate and stress it with smorm."
         )
 
-    def rows(self) -> torch.Tensor:
+    def rows(self) -> Tensor:
         """As `weight`."""
         return self.weight
 
@@ -112,10 +112,10 @@ class MlpHead(NonlinearHead):
         head.load_state_dict(dict(weights))
         return head
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden: Tensor) -> Tensor:
         """Hidden states [S, D] in any precision -> scores [S, 1] in fp32."""
         with torch.autocast(hidden.device.type, enabled=False):
-            scores: torch.Tensor = self.layers(hidden.float())
+            scores: Tensor = self.layers(hidden.float())
             return scores
 
 
@@ -152,11 +152,11 @@ class GatedHead(NonlinearHead):
 
     def __init__(
         self,
-        attributes: torch.Tensor,
-        verbosity: torch.Tensor,
-        multiples: torch.Tensor,
+        attributes: Tensor,
+        verbosity: Tensor,
+        multiples: Tensor,
         gate: nn.Sequential,
-        header: torch.Tensor,
+        header: Tensor,
         temperature: float = 10.0,
     ) -> None:
         super().__init__()
@@ -186,24 +186,24 @@ class GatedHead(NonlinearHead):
         head.load_state_dict(dict(weights))
         return head
 
-    def gate_weights(self, prompts: torch.Tensor) -> torch.Tensor:
+    def gate_weights(self, prompts: Tensor) -> Tensor:
         """Weights of the attributes [S, K], which sum to 1, for states at prompts' ends [S, D]."""
         return torch.softmax(self.gate(prompts.to(self.scale.dtype)) / self.temperature, dim=1)
 
-    def debiased(self, hidden: torch.Tensor) -> torch.Tensor:
+    def debiased(self, hidden: Tensor) -> Tensor:
         """Attribute rewards minus their multiples of the verbosity row, [S, K]."""
         verbosity = hidden.to(self.verbosity.dtype) @ self.verbosity
         return self.attribute_scores(hidden) - verbosity[:, None] * self.multiples
 
-    def attribute_scores(self, hidden: torch.Tensor) -> torch.Tensor:
+    def attribute_scores(self, hidden: Tensor) -> Tensor:
         """The attribute rows, [S, K], on the training scale."""
         return nn.functional.linear(hidden.to(self.attributes.dtype), self.attributes)
 
-    def mix(self, gate_weights: torch.Tensor, debiased: torch.Tensor) -> torch.Tensor:
+    def mix(self, gate_weights: Tensor, debiased: Tensor) -> Tensor:
         """Row 0, [S], from gate weights and debiased rewards, both [S, K]."""
         return self.scale * (gate_weights * debiased).sum(dim=1)
 
-    def forward(self, hidden: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden: Tensor, prompts: Tensor) -> Tensor:
         """States at the ends of responses and of their prompts [S, D] -> scores [S, 1 + K]."""
         with torch.autocast(hidden.device.type, enabled=False):
             preference = self.mix(self.gate_weights(prompts), self.debiased(hidden))

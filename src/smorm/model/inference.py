@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from smorm.errors import DataError, NonFiniteScoreError
 from smorm.model.heads import GatedHead
@@ -170,13 +171,13 @@ def pooled_units(
     return _of_units(network, _pooled(network), "hidden state", units, max_batch_tokens, advance)
 
 
-def _pooled(network: RewardNetwork) -> Callable[[Batch], torch.Tensor]:
+def _pooled(network: RewardNetwork) -> Callable[[Batch], Tensor]:
     return lambda batch: network.pooled(batch.to(network.device))
 
 
 def _of_units(
     network: RewardNetwork,
-    forward: Callable[[Batch], torch.Tensor],
+    forward: Callable[[Batch], Tensor],
     what: str,
     units: Sequence[Sequence[Tokens]],
     max_batch_tokens: int,

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from smorm.errors import ModelError
@@ -44,10 +44,10 @@ class Predicted:
         owners: which sequence's, [E].
     """
 
-    rows: torch.Tensor
-    tokens: torch.Tensor
-    entries: torch.Tensor
-    owners: torch.Tensor
+    rows: Tensor
+    tokens: Tensor
+    entries: Tensor
+    owners: Tensor
 
 
 class LanguageHead(nn.Module):
@@ -60,14 +60,14 @@ class LanguageHead(nn.Module):
         self.linear = linear
         self.softcap = softcap
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+    def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states [M, D] -> logits [M, V] in fp32."""
-        logits: torch.Tensor = self.linear(hidden).float()
+        logits: Tensor = self.linear(hidden).float()
         if self.softcap is None:
             return logits
         return self.softcap * torch.tanh(logits / self.softcap)
 
-    def forward(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """Log-probabilities of `tokens` [M] at hidden states [M, D], in fp32."""
         size = max(1, LOGITS // int(self.linear.weight.shape[0]))
         if len(tokens) <= size:
@@ -78,11 +78,11 @@ class LanguageHead(nn.Module):
         ]
         return torch.cat(parts)
 
-    def _log_probabilities(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    def _log_probabilities(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         logits = self.logits(hidden)
         return logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(1)
 
-    def responses(self, states: torch.Tensor, predicted: Predicted, sequences: int) -> torch.Tensor:
+    def responses(self, states: Tensor, predicted: Predicted, sequences: int) -> Tensor:
         """Log-probability of each sequence's response, summed over its tokens, [S].
 
         Args:
@@ -113,7 +113,7 @@ def predicted_tokens(batch: Batch, lengths: Sequence[int], starts: Sequence[int]
     )
     rows = np.concatenate(parents)[index]
 
-    def placed(values: NDArray[np.int64]) -> torch.Tensor:
+    def placed(values: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(ids.device)
 
     tokens = ids.index_select(0, placed(target))

@@ -14,8 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from smorm.model.attention import Capture, Captured, LeafQueries
 from smorm.model.cpu.fuse import can_run, decoder_layers, fusible, run_fused
@@ -50,7 +49,7 @@ def set_layer_forwards(backbone: nn.Module, layers: int, *, fuse: bool, prune: b
 
 
 def _make_forward(fuse: bool, prune: bool) -> Callable[..., Any]:
-    def forward(self: Any, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def forward(self: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         usual = partial(type(self).forward, self)
         plan = kwargs.get("plan")
         if not isinstance(plan, AttentionPlan):
@@ -97,7 +96,7 @@ def _not_checkpointed(module: Any) -> Iterator[None]:
 def _run_for_leaves(
     usual: Callable[..., Any],
     plan: AttentionPlan,
-    hidden: torch.Tensor,
+    hidden: Tensor,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
@@ -115,10 +114,10 @@ def _run_for_leaves(
     return usual(select(hidden), *map(select, args), **options, plan=queries)
 
 
-def _select_rows(value: Any, length: int, rows: torch.Tensor) -> Any:
+def _select_rows(value: Any, length: int, rows: Tensor) -> Any:
     """The rows of a tensor that has `length` of them [1, T, ...]; of a tuple, of each element."""
     if isinstance(value, tuple):
         return tuple(_select_rows(element, length, rows) for element in value)
-    if isinstance(value, torch.Tensor) and value.ndim > 1 and value.shape[1] == length:
+    if isinstance(value, Tensor) and value.ndim > 1 and value.shape[1] == length:
         return value.index_select(1, rows)
     return value

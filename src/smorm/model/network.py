@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from smorm.model import attention, last_layer
 from smorm.model.heads import GatedHead, NonlinearHead, ScoreHead
@@ -114,7 +114,7 @@ class RewardNetwork(nn.Module):
         cost = budget.forest_cost if self.layout == "forest" else budget.packed_cost
         return budget.micro_batches(units, max_tokens, cost)
 
-    def forward(self, batch: Batch) -> torch.Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         """Scores [S, 1 + K] at each sequence's last token.
 
         Raises:
@@ -123,10 +123,10 @@ class RewardNetwork(nn.Module):
         if isinstance(self.head, GatedHead):
             raise self.head.refusal()
         batch = batch.to(self.device)
-        scores: torch.Tensor = self.head(self.pooled(batch))
+        scores: Tensor = self.head(self.pooled(batch))
         return scores
 
-    def states(self, batch: Batch) -> torch.Tensor:
+    def states(self, batch: Batch) -> Tensor:
         """Hidden state of every row of a batch on the network's device, [T, D]; padded rows one
         sequence behind another. `leaf_rows` says which of them are pooled.
 
@@ -140,14 +140,14 @@ class RewardNetwork(nn.Module):
             raise RuntimeError("the states of all rows are needed: set whole_last_layer first")
         return states
 
-    def pooled(self, batch: Batch) -> torch.Tensor:
+    def pooled(self, batch: Batch) -> Tensor:
         """Hidden state at each sequence's last token, [S, D]."""
         if isinstance(batch, Padded):
             states = self._padded_states(batch)
             return states[torch.arange(len(batch.last), device=states.device), batch.last]
         return self.pooled_forest(AttentionPlan(batch))
 
-    def pooled_forest(self, plan: AttentionPlan) -> torch.Tensor:
+    def pooled_forest(self, plan: AttentionPlan) -> Tensor:
         """As `pooled`, with the plan of a forest."""
         batch = plan.batch
         assert isinstance(batch, Forest)
@@ -159,10 +159,10 @@ class RewardNetwork(nn.Module):
         assert isinstance(leaves, Leaves)
         return states.index_select(0, leaves.inverse)
 
-    def _forest_states(self, plan: AttentionPlan) -> torch.Tensor:
+    def _forest_states(self, plan: AttentionPlan) -> Tensor:
         """Of all rows [T, D], or of the leaves [U, D] where the last layer computes no others."""
         assert isinstance(plan.batch, Forest)
-        hidden: torch.Tensor = self.backbone(
+        hidden: Tensor = self.backbone(
             input_ids=plan.batch.input_ids[None],
             position_ids=plan.batch.positions[None],
             plan=plan,
@@ -170,15 +170,15 @@ class RewardNetwork(nn.Module):
         ).last_hidden_state
         return hidden[0]
 
-    def _padded_states(self, batch: Padded) -> torch.Tensor:
+    def _padded_states(self, batch: Padded) -> Tensor:
         """[S, L, D]."""
-        hidden: torch.Tensor = self.backbone(
+        hidden: Tensor = self.backbone(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
         ).last_hidden_state
         return hidden
 
 
-def leaf_rows(batch: Batch) -> torch.Tensor:
+def leaf_rows(batch: Batch) -> Tensor:
     """Which rows of `RewardNetwork.states` are the sequences' last tokens, [S]."""
     if isinstance(batch, Forest):
         return batch.leaves

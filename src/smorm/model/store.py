@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from smorm import files
 from smorm.data.scaling import AttributeScale
@@ -136,11 +137,7 @@ def save_model(folder: Path | str, network: RewardNetwork, tokenizer: Any, card:
 
 
 def save_view(
-    folder: Path | str,
-    network: RewardNetwork,
-    tokenizer: Any,
-    card: ModelCard,
-    row: torch.Tensor,
+    folder: Path | str, network: RewardNetwork, tokenizer: Any, card: ModelCard, row: Tensor
 ) -> None:
     """Write a plain one-label folder whose head is `row` [1, D]. LoRA must be merged before.
 
@@ -269,7 +266,7 @@ def load_model(path: Path | str, *, dtype: torch.dtype = torch.float32) -> Any:
     return network.eval(), tokenizer, card
 
 
-def _card_and_head(folder: Path) -> tuple[ModelCard, torch.Tensor | NonlinearHead]:
+def _card_and_head(folder: Path) -> tuple[ModelCard, Tensor | NonlinearHead]:
     """What the rows mean, and the linear head's weight or the nonlinear head."""
     if not (folder / CARD).is_file():
         weight = read_head(folder)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from smorm.errors import ModelError
 from smorm.model.backbone import first_line, quiet
@@ -118,9 +119,7 @@ def choose_layout(network: RewardNetwork, requested: Layout | None = None) -> Ve
             suffix,
         )
     network.use_layout(
-        layout,
-        fast_layers=verdict.fast_layers,
-        padded_attention=verdict.padded_attention,
+        layout, fast_layers=verdict.fast_layers, padded_attention=verdict.padded_attention
     )
     return verdict
 
@@ -179,11 +178,11 @@ class _Trial:
         except (RuntimeError, TypeError, ValueError, ImportError) as error:
             return f"it fails: {first_line(error)}"
 
-    def _padded_states(self) -> torch.Tensor:
+    def _padded_states(self) -> Tensor:
         batch = self.network.arrange(self.sequences).to(self.network.device)
         return self.network.pooled(batch).float()
 
-    def _differs(self, states: torch.Tensor) -> str | None:
+    def _differs(self, states: Tensor) -> str | None:
         scale = self.reference.abs().max().clamp_min(1e-6)
         gap = float((states.float() - self.reference).abs().max() / scale)
         # Written so that NaN differs too.

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from smorm.data.scaling import AttributeScale, restore_scales
 from smorm.errors import ConfigError
@@ -318,9 +319,7 @@ def _apply_pessimistic(
     return np.asarray(standard.mean(axis=1) - view.kappa * standard.std(axis=1))
 
 
-def fold(
-    view: View, weight: torch.Tensor, scales: Sequence[AttributeScale]
-) -> tuple[torch.Tensor, float]:
+def fold(view: View, weight: Tensor, scales: Sequence[AttributeScale]) -> tuple[Tensor, float]:
     """Head weight [1 + K, D] -> one row [1, D] in fp32, and the constant that a bias-free head
     cannot hold (it cancels in every comparison).
 

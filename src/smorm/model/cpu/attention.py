@@ -19,6 +19,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from smorm.model.cpu import blocks
 from smorm.model.cpu.blocks import Block
@@ -26,7 +27,7 @@ from smorm.model.cpu.blocks import Block
 KEEP = 1024
 """Blocks with at most so many keys keep what they computed for the backward pass."""
 
-Operands = tuple[torch.Tensor, ...]
+Operands = tuple[Tensor, ...]
 """A block's probabilities, queries, keys and values."""
 
 
@@ -41,23 +42,23 @@ class SavedBlocks:
             block's, [G, rows * r, 1].
     """
 
-    out: torch.Tensor | None
+    out: Tensor | None
     operands: list[Operands | None]
-    fractions: list[torch.Tensor | None]
+    fractions: list[Tensor | None]
 
-    def tensors(self) -> list[torch.Tensor | None]:
+    def tensors(self) -> list[Tensor | None]:
         """A flat list for `save_for_backward`.
 
         Kept on the context instead, the output would make a reference cycle with its own node: the
         tensors would stay in memory until the garbage collector runs.
         """
-        flat: list[torch.Tensor | None] = [self.out, *self.fractions]
+        flat: list[Tensor | None] = [self.out, *self.fractions]
         for operands in self.operands:
             flat += operands if operands is not None else [None] * 4
         return flat
 
     @classmethod
-    def from_tensors(cls, tensors: Sequence[torch.Tensor | None]) -> SavedBlocks:
+    def from_tensors(cls, tensors: Sequence[Tensor | None]) -> SavedBlocks:
         """The reverse of `tensors`: the output, one fraction and four operands per block."""
         out, *rest = tensors
         count = len(rest) // 5
@@ -69,13 +70,8 @@ class SavedBlocks:
 
 
 def attend(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    plan: list[Block],
-    *,
-    save: bool = False,
-) -> tuple[torch.Tensor, SavedBlocks | None]:
+    query: Tensor, key: Tensor, value: Tensor, plan: list[Block], *, save: bool = False
+) -> tuple[Tensor, SavedBlocks | None]:
     """Attention of scaled queries [G, Q * r, D] over key and value [G, T, D], all of one dtype.
 
     Returns:
@@ -88,7 +84,7 @@ def attend(
     out = query.new_empty(query.shape, dtype=torch.float32 if merged else query.dtype)
     total = query.new_empty(query.shape[:2] if merged else 0, dtype=torch.float32)
     operands: list[Operands | None] = []
-    normalisers: list[torch.Tensor | None] = []
+    normalisers: list[Tensor | None] = []
     for block in plan:
         rows = slice(block.a * heads, block.b * heads)
         q, k, v = _contiguous(query[:, rows], block.take(key), block.take(value))
@@ -106,7 +102,7 @@ def attend(
             normalisers.append(normaliser)
     if not save:
         return out, None
-    fractions: list[torch.Tensor | None] = []
+    fractions: list[Tensor | None] = []
     for normaliser, block in zip(normalisers, plan, strict=True):
         if normaliser is not None:
             rows = slice(block.a * heads, block.b * heads)
@@ -116,7 +112,7 @@ def attend(
     return out, SavedBlocks(out if merged else None, operands, fractions)
 
 
-def _contiguous(*operands: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def _contiguous(*operands: Tensor) -> tuple[Tensor, ...]:
     """Half-precision products copy operands that are not contiguous, each time: here they are
     copied once for forward and backward."""
     if operands[0].dtype == torch.float32:
@@ -124,20 +120,18 @@ def _contiguous(*operands: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return tuple(operand.contiguous() for operand in operands)
 
 
-def _heads(query: torch.Tensor, plan: list[Block]) -> int:
+def _heads(query: Tensor, plan: list[Block]) -> int:
     return query.shape[1] // max(block.b for block in plan)
 
 
 @cache
-def _causal_bias(heads: int, dtype: torch.dtype) -> torch.Tensor:
+def _causal_bias(heads: int, dtype: torch.dtype) -> Tensor:
     """-inf above the diagonal, to be added to a causal block's scores, [ROWS * r, ROWS]."""
     upper = torch.full((blocks.ROWS, blocks.ROWS), -torch.inf).triu(1)
     return upper.repeat_interleave(heads, dim=0).to(dtype)
 
 
-def _weights(
-    query: torch.Tensor, key: torch.Tensor, block: Block, heads: int
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _weights(query: Tensor, key: Tensor, block: Block, heads: int) -> tuple[Tensor, Tensor | None]:
     """Softmax of a block [G, rows * r, keys]; log-sum-exp of its rows in fp32 if not complete."""
     scores = torch.bmm(query, key.transpose(1, 2))
     if block.causal:
@@ -153,9 +147,7 @@ def _weights(
     return weights.to(key.dtype), normaliser
 
 
-def _merge(
-    out: torch.Tensor, total: torch.Tensor, block_out: torch.Tensor, normaliser: torch.Tensor
-) -> None:
+def _merge(out: Tensor, total: Tensor, block_out: Tensor, normaliser: Tensor) -> None:
     """The softmax over a union is the softmaxes over its sets, weighted by exp(lse - lse_union)."""
     union = torch.logaddexp(total, normaliser)
     out.mul_((total - union).exp_()[..., None])
@@ -164,13 +156,8 @@ def _merge(
 
 
 def attend_backward(
-    grad: torch.Tensor,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    plan: list[Block],
-    saved: SavedBlocks,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, plan: list[Block], saved: SavedBlocks
+) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value (fp32, shaped like them) from `grad` [G, Q * r, D], which
     is best in fp32 where blocks are merged.
 
@@ -212,9 +199,7 @@ def attend_backward(
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, plan: list[Block]
-    ) -> torch.Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: list[Block]) -> Tensor:
         out, saved = attend(query, key, value, plan, save=True)
         assert saved is not None
         ctx.save_for_backward(query, key, value, *saved.tensors())
@@ -222,7 +207,7 @@ class _Attention(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, *rest = ctx.saved_tensors
         saved = SavedBlocks.from_tensors(rest)
         gradients = attend_backward(grads[0], query, key, value, ctx.plan, saved)
@@ -230,32 +215,28 @@ class _Attention(torch.autograd.Function):
 
 
 def cpu_blocks(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    plan: list[Block],
-    scale: float,
-) -> torch.Tensor:
+    query: Tensor, key: Tensor, value: Tensor, plan: list[Block], scale: float
+) -> Tensor:
     """query [1, H, Q, D], key and value [1, G, T, D] -> [1, Q, H, D]."""
     dtype = value.dtype
     heads = query.shape[1] // key.shape[1]
     folded = fold(query[0], key.shape[1]) * scale
     arguments = (folded.to(dtype), key[0].to(dtype), value[0], plan)
     if torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value)):
-        out: torch.Tensor = _Attention.apply(*arguments)
+        out: Tensor = _Attention.apply(*arguments)
     else:
         out, _ = attend(*arguments)
     return unfold(out, heads).unsqueeze(0)
 
 
-def fold(query: torch.Tensor, groups: int) -> torch.Tensor:
+def fold(query: Tensor, groups: int) -> Tensor:
     """[H, Q, D] -> [G, Q * r, D]: a query row's heads of one key head lie side by side."""
     heads, rows, size = query.shape
     split = query.reshape(groups, heads // groups, rows, size).transpose(1, 2)
     return split.reshape(groups, rows * (heads // groups), size)
 
 
-def unfold(out: torch.Tensor, heads: int) -> torch.Tensor:
+def unfold(out: Tensor, heads: int) -> Tensor:
     """[G, Q * r, D] -> [Q, H, D]."""
     groups, rows, size = out.shape
     split = out.view(groups, rows // heads, heads, size).transpose(0, 1)

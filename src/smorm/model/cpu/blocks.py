@@ -9,6 +9,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from smorm.trees.forest import Forest, Range, Rectangle
 from smorm.trees.leaves import Leaves
@@ -45,12 +46,12 @@ class Block:
         """Keys."""
         return sum(past - first for first, past in self.ranges)
 
-    def take(self, rows: torch.Tensor) -> torch.Tensor:
+    def take(self, rows: Tensor) -> Tensor:
         """The keys' rows of [G, T, D] -> [G, keys, D]."""
         pieces = [rows[:, first:past] for first, past in self.ranges]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
 
-    def add_to(self, total: torch.Tensor, values: torch.Tensor) -> None:
+    def add_to(self, total: Tensor, values: Tensor) -> None:
         """Add values [G, keys, D] to the keys' rows of `total`: the transpose of `take`."""
         start = 0
         for first, past in self.ranges:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.functional import silu
 
 from smorm.model.cpu.attention import SavedBlocks, attend, attend_backward
@@ -31,7 +32,6 @@ from smorm.model.cpu.matmul import linear, product, transposed_product
 
 CHUNK = 1024
 """Rows of a feed-forward pass when nothing is kept: its wide middle then stays in the cache."""
-Tensor = torch.Tensor
 AddGradient = Callable[[str, Tensor, Tensor], None]
 """Of a parameter by its name, as the product of an outer and an inner factor."""
 

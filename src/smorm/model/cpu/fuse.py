@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from smorm.model.cpu.decoder_layer import LayerCall, LayerShape, LayerWeights, layer
 from smorm.model.plan import AttentionPlan
@@ -75,7 +75,7 @@ def _is_rms_norm(module: Any) -> bool:
     return names == ["weight"] and hasattr(module, "variance_epsilon")
 
 
-def can_run(module: Any, hidden: torch.Tensor, plan: AttentionPlan, rotary: Any) -> bool:
+def can_run(module: Any, hidden: Tensor, plan: AttentionPlan, rotary: Any) -> bool:
     """Whether this call may be computed by the fused layer."""
     if hidden.device.type != "cpu" or hidden.shape[0] != 1:
         return False
@@ -114,12 +114,12 @@ def _window(attention: Any) -> int | None:
 
 def run_fused(
     module: Any,
-    hidden: torch.Tensor,
+    hidden: Tensor,
     plan: AttentionPlan,
-    rotary: tuple[torch.Tensor, torch.Tensor],
+    rotary: tuple[Tensor, Tensor],
     *,
     only_leaves: bool,
-) -> torch.Tensor:
+) -> Tensor:
     """The layer on hidden [1, T, M] -> [1, T, M], or [1, U, M] for the forest's leaves alone."""
     plan.calls += 1
     attention, mlp = module.self_attn, module.mlp

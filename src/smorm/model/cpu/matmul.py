@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from smorm.model.instance_forward import forward_of, set_forward
@@ -41,40 +41,38 @@ def onednn_wins() -> bool:
     return "GenuineIntel" not in description and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def _use_onednn(x: torch.Tensor) -> bool:
+def _use_onednn(x: Tensor) -> bool:
     return x.dtype == torch.float32 and x.device.type == "cpu" and onednn_wins()
 
 
-def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [..., K] times weight [N, K] transposed, plus bias [N] -> [..., N]."""
     if _use_onednn(x):
-        y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return y
     return nn.functional.linear(x, weight, bias)
 
 
-def product(a: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def product(a: Tensor, weight: Tensor) -> Tensor:
     """a [M, N] times weight [N, K] -> [M, K]: the gradient of a linear layer's input."""
     return linear(a, weight.t()) if _use_onednn(a) else a @ weight
 
 
-def transposed_product(a: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+def transposed_product(a: Tensor, x: Tensor) -> Tensor:
     """a [M, N] transposed times x [M, K] -> [N, K]: the gradient of a linear layer's weight."""
     return linear(a.t(), x.t()) if _use_onednn(a) else a.t() @ x
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
-    ) -> torch.Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         # The input is kept for the weight's gradient alone: a frozen layer keeps nothing.
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
         return linear(x, weight, bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         flat = grad.reshape(-1, grad.shape[-1])
@@ -88,13 +86,13 @@ class _Linear(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias
 
 
-def _fast_forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+def _fast_forward(self: Any, x: Tensor) -> Tensor:
     """`nn.Linear.forward`: x [..., K] -> [..., N]."""
     if self.weight.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or not _use_onednn(x):
         return nn.Linear.forward(self, x)
     if not torch.is_grad_enabled():
         return linear(x, self.weight, self.bias)
-    y: torch.Tensor = _Linear.apply(x, self.weight, self.bias)
+    y: Tensor = _Linear.apply(x, self.weight, self.bias)
     return y
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from smorm.arrays import Bools
 from smorm.trees.forest import Forest
@@ -106,23 +106,23 @@ def padded_rule(forest: Forest) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
 
 
 def _rule(
-    end: torch.Tensor, positions: torch.Tensor, window: int | None
-) -> Callable[[Any, Any, torch.Tensor, torch.Tensor], torch.Tensor]:
+    end: Tensor, positions: Tensor, window: int | None
+) -> Callable[[Any, Any, Tensor, Tensor], Tensor]:
     """The forest's rule as a mask function of (batch, head, query row, key row)."""
 
     if window is not None:
         return _windowed(end, positions, window)
 
-    def plain(b: Any, h: Any, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    def plain(b: Any, h: Any, q: Tensor, k: Tensor) -> Tensor:
         return (k <= q) & (q < end[k])
 
     return plain
 
 
 def _windowed(
-    end: torch.Tensor, positions: torch.Tensor, window: int
-) -> Callable[[Any, Any, torch.Tensor, torch.Tensor], torch.Tensor]:
-    def windowed(b: Any, h: Any, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    end: Tensor, positions: Tensor, window: int
+) -> Callable[[Any, Any, Tensor, Tensor], Tensor]:
+    def windowed(b: Any, h: Any, q: Tensor, k: Tensor) -> Tensor:
         return (k <= q) & (q < end[k]) & (positions[q] - positions[k] < window)
 
     return windowed
@@ -144,7 +144,7 @@ def block_mask(forest: Forest, window: int | None) -> Any:
     return mask
 
 
-def _ordered(blocks: Bools) -> tuple[torch.Tensor, torch.Tensor]:
+def _ordered(blocks: Bools) -> tuple[Tensor, Tensor]:
     """How many key blocks each query block has [1, 1, B], and which, those first [1, 1, B, B]."""
     count = blocks.sum(1, dtype=np.int32)
     order = np.argsort(~blocks, axis=1, kind="stable").astype(np.int32)
@@ -155,20 +155,15 @@ def _ordered(blocks: Bools) -> tuple[torch.Tensor, torch.Tensor]:
 def _cap(softcap: float) -> Any:
     """Soft-capping as a score function: one object per value, so that it is compiled once."""
 
-    def cap(score: torch.Tensor, b: Any, h: Any, q: Any, k: Any) -> torch.Tensor:
+    def cap(score: Tensor, b: Any, h: Any, q: Any, k: Any) -> Tensor:
         return softcap * torch.tanh(score / softcap)
 
     return cap
 
 
 def _attend(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    score_mod: Any,
-    mask: Any,
-    scale: float,
-) -> torch.Tensor:
+    query: Tensor, key: Tensor, value: Tensor, score_mod: Any, mask: Any, scale: float
+) -> Tensor:
     from torch.nn.attention.flex_attention import flex_attention
 
     out = flex_attention(
@@ -180,7 +175,7 @@ def _attend(
         scale=scale,
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    assert isinstance(out, torch.Tensor)  # without return_aux
+    assert isinstance(out, Tensor)  # without return_aux
     return out
 
 
@@ -196,18 +191,13 @@ def _compiled() -> Any:
 
 
 def flex(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: Any,
-    scale: float,
-    softcap: float | None,
-) -> torch.Tensor:
+    query: Tensor, key: Tensor, value: Tensor, mask: Any, scale: float, softcap: float | None
+) -> Tensor:
     """query [1, H, T, D], key and value [1, G, T, D], a `block_mask` -> [1, T, H, D]."""
     rows = query.shape[2]
     padding = bucket(rows) - rows
     # Contiguous with and without padding: strides are part of what is compiled.
     padded = [nn.functional.pad(x, (0, 0, 0, padding)).contiguous() for x in (query, key, value)]
     score_mod = None if softcap is None else _cap(softcap)
-    out: torch.Tensor = _compiled()(*padded, score_mod, mask, scale)
+    out: Tensor = _compiled()(*padded, score_mod, mask, scale)
     return out[:, :, :rows].transpose(1, 2)

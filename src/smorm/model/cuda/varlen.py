@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from smorm.model.gathered import GatherPlan
 
@@ -33,13 +34,13 @@ class GatherRows(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, rows: Tensor, index: Tensor) -> Tensor:
         ctx.save_for_backward(index)
         ctx.shape = rows.shape
         return rows.index_select(0, index)
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (index,) = ctx.saved_tensors
         total = torch.zeros(ctx.shape, dtype=torch.float32, device=grads[0].device)
         return total.index_add_(0, index, grads[0].float()).to(grads[0].dtype), None
@@ -55,9 +56,9 @@ class VarlenPlan:
         max_query, max_key: bounds of the longest runs.
     """
 
-    index: torch.Tensor
-    cu_query: torch.Tensor
-    cu_key: torch.Tensor
+    index: Tensor
+    cu_query: Tensor
+    cu_key: Tensor
     max_query: int
     max_key: int
 
@@ -73,14 +74,14 @@ def varlen_plan(gather: GatherPlan) -> VarlenPlan:
 
 
 def varlen(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
     plan: VarlenPlan,
     scale: float,
     window: int | None,
     kernel: Callable[..., Any] | None = None,
-) -> torch.Tensor:
+) -> Tensor:
     """query [1, H, T, D], key and value [1, G, T, D] -> [1, T, H, D].
 
     Args:
@@ -93,7 +94,7 @@ def varlen(
     # Releases of torch that have no `enable_gqa` take fewer key heads as they are.
     if query.shape[1] != key.shape[1] and "enable_gqa" in _parameters(run):
         options["enable_gqa"] = True
-    out: torch.Tensor = run(
+    out: Tensor = run(
         query[0].transpose(0, 1),
         GatherRows.apply(key[0].transpose(0, 1), plan.index),
         GatherRows.apply(value[0].transpose(0, 1), plan.index),
@@ -117,7 +118,7 @@ def _kernel() -> Callable[..., Any]:
     return varlen_attn
 
 
-def unfit(query: torch.Tensor) -> str | None:
+def unfit(query: Tensor) -> str | None:
     """Why this kernel cannot take the call, or None. query [1, H, T, D] on CUDA."""
     head = query.shape[-1]
     if head % 8 or head > 256:
