@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smorm.trees.budget import forest_cost, micro_batches, packed_cost, padded_batches
+from smorm.trees.budget import Costs, micro_batches, padded_batches
 from smorm.trees.forest import grow
 from tests.trees.sequences import arrays, grown, tokens
 
@@ -34,8 +34,8 @@ def units_of(draw):
 
 budgets = st.integers(1, 60)
 KINDS = {
-    "forest": lambda units, budget: micro_batches(units, budget, forest_cost),
-    "packed": lambda units, budget: micro_batches(units, budget, packed_cost),
+    "forest": lambda units, budget: micro_batches(units, budget),
+    "packed": lambda units, budget: micro_batches(units, budget, share=False),
     "padded": padded_batches,
 }
 
@@ -76,8 +76,8 @@ def test_the_order_of_the_units_does_not_change_the_batches(units, budget, seed)
 @law
 @given(units=units_of(), choice=st.randoms(use_true_random=False))
 def test_the_cost_of_any_units_is_exactly_the_rows_that_are_computed(units, choice):
-    for kind, cost in (("forest", forest_cost), ("packed", packed_cost)):
-        costs = cost(units)
+    for kind in ("forest", "packed"):
+        costs = Costs.of(units, share=kind == "forest")
         some = choice.sample(range(len(units)), choice.randint(1, len(units)))
         for members in (some, some[:1], list(range(len(units)))):
             assert costs.rows(members) == rows_of(kind, [units[costs.order[i]] for i in members])
@@ -175,7 +175,7 @@ def test_batches_of_real_lengths_are_filled_to_95_percent(lengths, count, budget
     assert max(rows) <= budget
     assert len(rows) > 9
     assert np.mean(rows[:-1]) >= 0.95 * budget
-    packed = micro_batches(units, budget, packed_cost)
+    packed = micro_batches(units, budget, share=False)
     rows = [rows_of("packed", [units[i] for i in batch]) for batch in packed]
     assert np.mean(rows[:-1]) >= (0.95 if lengths is HH else 0.9) * budget
 
@@ -224,7 +224,7 @@ def test_ten_thousand_pairs_are_split_in_well_under_a_second():
 def test_a_short_sequence_is_not_taken_for_free_behind_one_that_begins_with_it():
     """Fewer than the least number of common tokens is not shared, not even a whole sequence."""
     units = [[tokens(*range(12))], [tokens(0, 1, 2)], [tokens(*range(12))]]
-    costs = forest_cost(units)
+    costs = Costs.of(units, share=True)
     assert costs.rows([0, 1, 2]) == grow([unit[0] for unit in units]).num_tokens == 15
     assert [costs.rows([i]) for i in range(3)] == [len(units[i][0]) for i in costs.order]
 

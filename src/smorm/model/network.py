@@ -111,8 +111,7 @@ class RewardNetwork(nn.Module):
         """Split units into batches of at most `max_tokens` rows in this network's layout."""
         if self.layout == "padded":
             return budget.padded_batches(units, max_tokens)
-        cost = budget.forest_cost if self.layout == "forest" else budget.packed_cost
-        return budget.micro_batches(units, max_tokens, cost)
+        return budget.micro_batches(units, max_tokens, share=self.layout == "forest")
 
     def forward(self, batch: Batch) -> Tensor:
         """Scores [S, 1 + K] at each sequence's last token.

@@ -1,49 +1,128 @@
-"""Token-budget micro-batches: full ones, and what begins alike stays together.
+"""Token-budget micro-batches: full ones, in which sequences that begin alike stay together.
 
 A unit is what must stay in one forward pass: the two sides of a pair, one rated response, the N
 responses of a best-of-N record. Units that share a beginning form a family, a family is packed
-whole (best fit, largest first), and only one that is larger than the budget is taken apart, at the
+as one (best fit, largest first), and only one that is larger than the budget is split, at the
 fork nearest to its root. So packing loses sharing only where the budget leaves no choice. A unit
 larger than the budget gets a batch of its own.
+
+Shapes: U units, S sequences.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from smorm.trees.costs import Cost, Costs, Integers, Members, Unit, forest_cost, packed_cost
-from smorm.trees.filling import Pack, put_together
+from smorm.arrays import Bools, Ints, Tokens
+from smorm.trees.bin_packing import Pack, fill_batches
+from smorm.trees.forest import MIN_SHARE, common_prefix, sort_key
 
-__all__ = ["Cost", "Unit", "forest_cost", "micro_batches", "packed_cost", "padded_batches"]
+Unit = Sequence[Tokens]
+Members = list[int]
 _LEVELS = 48
-"""Nested forks that a family is taken apart at; behind that it is cut in its order."""
+"""Nested forks at which a family is split; below them it is cut in its order."""
 _FEW = 8
 """Up to so many batches are made equally full; among more it would not lower the peak by much."""
 
 
-def micro_batches(units: Sequence[Unit], budget: int, cost: Cost = forest_cost) -> list[list[int]]:
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What any set of units costs in one forward pass: exactly the rows of a forest of them.
+
+    Attributes:
+        order: the units, sorted by their tokens; members are indices into it, [U].
+        unit: member of each sequence, the sequences in the forest's order, [S].
+        lengths: tokens of each sequence, [S].
+        common: tokens that each has in common with the sequence before it, and a 0 behind, [S + 1].
+        positions: the sequences of each member, [U].
+    """
+
+    order: list[int]
+    unit: Ints
+    lengths: Ints
+    common: Ints
+    positions: list[Ints]
+
+    @classmethod
+    def of(cls, units: Sequence[Unit], *, share: bool) -> Costs:
+        """Costs of units; without `share`, nothing is in common."""
+        flat = list(itertools.chain.from_iterable(units))
+        keys = list(map(sort_key, flat))
+        ordered = sorted(range(len(flat)), key=keys.__getitem__)
+        lengths = np.array(list(map(len, flat)))
+        common, rank = np.zeros(len(flat) + 1, dtype=np.int64), [0] * len(flat)
+        for position, (before, index) in enumerate(itertools.pairwise(ordered), start=1):
+            equal = keys[before] == keys[index]
+            # Equal sequences have one rank, so that the order of the units decides nothing else.
+            rank[index] = rank[before] + (not equal)
+            if share and equal:
+                common[position] = lengths[index]
+            elif share:
+                common[position] = common_prefix(flat[before], flat[index])
+        ends = list(itertools.accumulate(map(len, units)))
+        ranks = [rank[start:end] for start, end in itertools.pairwise([0, *ends])]
+        order = sorted(range(len(units)), key=ranks.__getitem__)
+        positions = np.split(np.argsort(ordered), ends[:-1])
+        return cls(
+            order=order,
+            unit=np.repeat(np.argsort(order), list(map(len, units)))[ordered],
+            lengths=lengths[ordered],
+            common=common,
+            positions=[positions[unit] for unit in order],
+        )
+
+    def sequences(self, members: Members) -> Ints:
+        """The members' sequences, in the forest's order."""
+        sequences = np.concatenate([self.positions[member] for member in members])
+        sequences.sort()
+        return sequences
+
+    def shared(self, sequences: Ints) -> tuple[Ints, Bools]:
+        """Tokens that a forest of these shares between each and the one before it (0 for the
+        first), and where the two are equal. Few in common are not shared, equal ones always."""
+        lengths = self.lengths[sequences]
+        # What two sequences have in common is the least that neighbours between them have.
+        links = np.concatenate([[0], np.minimum.reduceat(self.common, sequences + 1)[:-1]])
+        equal = (links == lengths) & (lengths == np.concatenate([[0], lengths[:-1]]))
+        return np.where((links >= MIN_SHARE) | equal, links, 0), equal
+
+    def rows(self, members: Members) -> int:
+        """Rows of the forest that `grow` makes of these units, exactly."""
+        sequences = self.sequences(members)
+        shared, _ = self.shared(sequences)
+        return int(self.lengths[sequences].sum() - shared.sum())
+
+
+def micro_batches(units: Sequence[Unit], budget: int, *, share: bool = True) -> list[list[int]]:
     """Split units into batches of at most `budget` rows; returns the units' indices per batch.
 
     A pure function of its arguments. Every unit is in exactly one batch. The fullest batch comes
-    first, so that memory that does not suffice is seen at once; a few batches are made nearly
-    equal, which lowers their peak.
+    first, so that too little memory shows at once; a few batches are made nearly equal, which
+    lowers their peak.
+
+    Args:
+        share: equal beginnings are computed once.
     """
     if not units:
         return []
-    costs = cost(units)
+    costs = Costs.of(units, share=share)
     everything = list(range(len(units)))
-    packs = _packs(costs, everything, budget)
+    packs = _split(costs, everything, budget)
     if 1 < len(packs) <= _FEW:
-        packs = _levelled(costs, packs, everything, budget)
-    packs = sorted((-costs.rows(members), sorted(members)) for _, members in packs)
-    return [[costs.order[i] for i in members] for _, members in packs]
+        packs = _level(costs, packs, everything, budget)
+    batches = []
+    for _, members in packs:
+        batches.append((-costs.rows(members), sorted(members)))
+    batches.sort()
+    return [[costs.order[member] for member in members] for _, members in batches]
 
 
-def _packs(costs: Costs, members: Members, budget: int, level: int = 0) -> list[Pack]:
-    """Batches of these units, each family whole where it fits."""
+def _split(costs: Costs, members: Members, budget: int, level: int = 0) -> list[Pack]:
+    """Batches of these units, each family in one where it fits."""
     rows = costs.rows(members)
     if rows <= budget or len(members) == 1:
         return [(rows, members)]
@@ -52,121 +131,129 @@ def _packs(costs: Costs, members: Members, budget: int, level: int = 0) -> list[
         return _cut(costs, members, budget)
     packs: list[Pack] = []
     for rows, family in families:
-        fits = rows <= budget or len(family) == 1
-        packs += [(rows, family)] if fits else _packs(costs, family, budget, level + 1)
-    return put_together(packs, stem, budget)
+        if rows <= budget or len(family) == 1:
+            packs.append((rows, family))
+        else:
+            packs += _split(costs, family, budget, level + 1)
+    return fill_batches(packs, stem, budget)
 
 
 def _families(costs: Costs, members: Members) -> tuple[list[Pack], int]:
-    """The units apart at their first fork, each part with its rows, and the stem before the fork.
+    """The units separated at their first fork, each family with its rows, and the stem before it.
 
-    A unit whose sequences lie in several parts holds these together; where that leaves one part,
-    the next forks are tried.
+    A unit whose sequences lie in several branches holds these together; where that leaves one
+    family, the next forks are tried.
     """
     sequences = costs.sequences(members)
     shared, equal = costs.shared(sequences)
     units = costs.unit[sequences]
     forks = np.unique(shared[1:][~equal[1:]])
     low, high = 0, len(forks)
-    parts = [(costs.rows(members), members)]
-    while low < high:  # the first fork is nearly always it
+    families = [(costs.rows(members), members)]
+    while low < high:
+        # The first fork nearly always separates: it is tried before halving.
         middle = low if low == 0 else (low + high) // 2
-        apart = (shared <= forks[middle]) & ~equal
-        apart[0] = True
-        labels = _united(np.cumsum(apart) - 1, units)
+        begins = (shared <= forks[middle]) & ~equal
+        begins[0] = True
+        labels = _unite(np.cumsum(begins) - 1, units)
         if labels.any():
-            parts, high = _parts(costs, sequences, shared, labels), middle
+            families, high = _group(costs, sequences, shared, labels), middle
         else:
             low = middle + 1
-    return parts, int(forks[0]) if len(forks) else 0
+    return families, int(forks[0]) if len(forks) else 0
 
 
-def _united(labels: Integers, units: Integers) -> Integers:
+def _unite(labels: Ints, units: Ints) -> Ints:
     """Labels of the sequences, made equal for all that a unit holds together."""
     by_unit = np.argsort(units, kind="stable")
-    labels_of, units_of = labels[by_unit], units[by_unit]
-    same = units_of[1:] == units_of[:-1]
-    bridges = np.unique(np.stack([labels_of[:-1][same], labels_of[1:][same]], 1), axis=0)
+    same = np.diff(units[by_unit]) == 0
+    edges = np.stack([labels[by_unit][:-1][same], labels[by_unit][1:][same]], 1)
+    edges = np.unique(edges[edges[:, 0] != edges[:, 1]], axis=0)
+    # Union-find by hand: scipy's graph of the few edges takes longer to build than this.
     root = np.arange(labels[-1] + 1)
-    for one, other in bridges[bridges[:, 0] != bridges[:, 1]].tolist():
-        low, high = sorted((_root(root, one), _root(root, other)))
+    for edge in edges.tolist():
+        low, high = sorted((_root(root, edge[0]), _root(root, edge[1])))
         root[high] = low
     while (root[root] != root).any():
         root = root[root]
     return root[labels]
 
 
-def _root(root: Integers, label: int) -> int:
+def _root(root: Ints, label: int) -> int:
     while root[label] != label:
         label = int(root[label])
     return label
 
 
-def _parts(costs: Costs, sequences: Integers, shared: Integers, labels: Integers) -> list[Pack]:
+def _group(costs: Costs, sequences: Ints, shared: Ints, labels: Ints) -> list[Pack]:
     """Units of each label, and the rows of the forest that they make by themselves."""
     by_label = np.argsort(labels, kind="stable")
-    first = _fresh(labels[by_label])
+    first = _run_starts(labels[by_label])
     lengths = costs.lengths[sequences][by_label]
-    own = lengths - shared[by_label]
-    own[first] = lengths[first]
-    rows = np.add.reduceat(own, first).tolist()
-    units, at = np.unique(costs.unit[sequences], return_index=True)
-    by_label = np.argsort(labels[at], kind="stable")
-    ordered = labels[at][by_label]
-    borders = [*_fresh(ordered).tolist(), len(units)]
+    added = lengths - shared[by_label]
+    added[first] = lengths[first]
+    rows = np.add.reduceat(added, first).tolist()
+    units, position = np.unique(costs.unit[sequences], return_index=True)
+    by_label = np.argsort(labels[position], kind="stable")
+    ordered = labels[position][by_label]
+    borders = [*_run_starts(ordered).tolist(), len(units)]
     listed = units[by_label].tolist()
-    members = [listed[a:b] for a, b in itertools.pairwise(borders)]
-    # Behind a gap, what a sequence shares with its own part is not what it shares with its
-    # neighbour: such parts (made by units that bridge others) are counted by themselves.
-    gaps = np.bincount(labels[_fresh(labels)])[ordered[borders[:-1]]] > 1
+    members = [listed[start:end] for start, end in itertools.pairwise(borders)]
+    # Behind a gap, what a sequence shares with its own label is not what it shares with its
+    # neighbour: such families (made by units that hold branches together) are counted exactly.
+    gaps = np.bincount(labels[_run_starts(labels)])[ordered[borders[:-1]]] > 1
     for index in np.flatnonzero(gaps).tolist():
         rows[index] = costs.rows(members[index])
     return list(zip(rows, members, strict=True))
 
 
-def _fresh(labels: Integers) -> Integers:
+def _run_starts(labels: Ints) -> Ints:
     """Where each run of equal labels begins."""
     return np.flatnonzero(np.concatenate([[True], labels[1:] != labels[:-1]]))
 
 
 def _cut(costs: Costs, members: Members, budget: int) -> list[Pack]:
-    """Units that cannot be told apart by a fork (pairs over the same few responses), in order."""
+    """Units that no fork separates (pairs over the same few responses), in order."""
     packs: list[Pack] = []
     for member in members:
+        longer = [member]
         if packs:
-            rows = costs.rows([*packs[-1][1], member])
-            if rows <= budget:
-                packs[-1] = (rows, [*packs[-1][1], member])
-                continue
-        packs.append((costs.rows([member]), [member]))
+            longer = [*packs[-1][1], member]
+        rows = costs.rows(longer)
+        if packs and rows <= budget:
+            packs[-1] = (rows, longer)
+        else:
+            packs.append((costs.rows([member]), [member]))
     return packs
 
 
-def _levelled(costs: Costs, packs: list[Pack], members: Members, budget: int) -> list[Pack]:
+def _level(costs: Costs, packs: list[Pack], members: Members, budget: int) -> list[Pack]:
     """As many batches, nearly equal, where that shares no less."""
-    total = sum(rows for rows, _ in packs)
-    low, high = -(-total // len(packs)), min(budget, max(rows for rows, _ in packs))
+    sizes, _ = zip(*packs, strict=True)
+    total = sum(sizes)
+    low, high = -(-total // len(packs)), min(budget, max(sizes))
     while high - low > budget // 64:
         middle = (low + high) // 2
-        tried = _packs(costs, members, middle)
-        if len(tried) <= len(packs) and sum(rows for rows, _ in tried) <= total:
-            packs, high = tried, middle
+        smaller = _split(costs, members, middle)
+        sizes, _ = zip(*smaller, strict=True)
+        if len(smaller) <= len(packs) and sum(sizes) <= total:
+            packs, high = smaller, middle
         else:
             low = middle + 1
     return packs
 
 
 def padded_batches(units: Sequence[Unit], budget: int) -> list[list[int]]:
-    """The same for padded rows: the area (sequences x longest) stays within the budget."""
+    """As `micro_batches` for padded rows: the area (sequences x longest) is within the budget."""
     longest = [max(map(len, unit)) for unit in units]
-    order = sorted(range(len(units)), key=lambda i: (longest[i], i))
+    order = sorted(range(len(units)), key=lambda index: (longest[index], index))
     batches: list[list[int]] = []
-    rows = 0
+    sequences = 0
     for index in order:
-        size = rows + len(units[index])
-        if not batches or size * longest[index] > budget:
+        # In ascending order the newest unit's length is the width of its batch.
+        sequences += len(units[index])
+        if not batches or sequences * longest[index] > budget:
             batches.append([])
-            size = len(units[index])
+            sequences = len(units[index])
         batches[-1].append(index)
-        rows = size
     return batches

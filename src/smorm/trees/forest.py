@@ -22,9 +22,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-Tokens = NDArray[np.int32]
+from smorm.arrays import Ints
+from smorm.arrays import Tokens as Tokens
+
 Range = tuple[int, int]
 """Rows: the first, and the one past the last."""
 Rectangle = tuple[int, int, int, int]
@@ -74,8 +75,10 @@ class Forest:
     @property
     def keys(self) -> list[list[Range]]:
         """Per chain, its ancestors and itself. Laid end to end, key i has position i."""
-        pairs = zip(self.ancestors, self.chains, strict=True)
-        return [[*ancestors, chain] for ancestors, chain in pairs]
+        keys = []
+        for ancestors, chain in zip(self.ancestors, self.chains, strict=True):
+            keys.append([*ancestors, chain])
+        return keys
 
     def to(self, device: torch.device | str) -> Forest:
         """The same forest with its tensors on a device."""
@@ -137,7 +140,7 @@ def grow(sequences: Sequence[Tokens], *, share: bool = True, min_share: int = MI
     Raises:
         ValueError: there is no sequence, or one is empty.
     """
-    if not sequences or any(len(tokens) == 0 for tokens in sequences):
+    if not sequences or not all(map(len, sequences)):
         raise ValueError("a forest needs at least one sequence, and none may be empty")
     order: Iterable[int] = range(len(sequences))
     if share:
@@ -214,14 +217,13 @@ class _Builder:
             if rest:
                 self.path.append((first, first + rest))
 
-    def finish(self, leaves: NDArray[np.int64]) -> Forest:
+    def finish(self, leaves: Ints) -> Forest:
         """Close all subtrees and make the forest; the arrays were allocated for no sharing."""
         positions = self.positions[: self.size]
         self._cut_path(0)
-        rectangles = [
-            (query_first, query_past, *stretch)
-            for stretch, (query_first, query_past) in self.spans.items()
-        ]
+        rectangles = []
+        for stretch, (query_first, query_past) in self.spans.items():
+            rectangles.append((query_first, query_past, *stretch))
         return Forest(
             input_ids=torch.from_numpy(self.ids[: self.size].copy()),
             positions=torch.from_numpy(positions.copy()),

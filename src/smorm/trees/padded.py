@@ -1,4 +1,4 @@
-"""The padded batch: one row a sequence. The reference that the forest is verified against."""
+"""The padded batch, one row per sequence: the forest is verified against it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from smorm.trees.forest import Tokens
+from smorm.arrays import Tokens
 
 
 @dataclass(slots=True)
@@ -31,12 +31,17 @@ class Padded:
 
 
 def pad(sequences: Sequence[Tokens], pad_id: int) -> Padded:
-    """Pad to the longest sequence. The pooled row is the last real one, by length."""
-    lengths = torch.tensor([len(tokens) for tokens in sequences])
+    """Pad to the longest sequence.
+
+    Raises:
+        ValueError: there is no sequence, or one is empty.
+    """
+    lengths = torch.tensor(list(map(len, sequences)))
     if not len(sequences) or int(lengths.min()) == 0:
         raise ValueError("a batch needs at least one sequence, and none may be empty")
     ids = torch.full((len(sequences), int(lengths.max())), pad_id, dtype=torch.long)
     for row, tokens in enumerate(sequences):
         ids[row, : len(tokens)] = torch.from_numpy(tokens.astype("int64"))
+    # The last token by length: the pad token may occur in a text too.
     mask = torch.arange(ids.shape[1])[None, :] < lengths[:, None]
     return Padded(ids, mask.long(), lengths - 1)
