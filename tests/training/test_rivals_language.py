@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from smorm.errors import ModelError
-from smorm.model.language import LanguageHead, load_language_model, predicted_tokens
+from smorm.model.language import LanguageHead, load_language_model, response_tokens
 from smorm.model.network import leaf_rows
 from smorm.text.bpe import train_bpe
 from smorm.text.chat import Message, Renderer
@@ -71,18 +71,18 @@ def test_every_response_token_is_predicted_once_in_a_forest() -> None:
     assert isinstance(method, Grm)
     starts = method.starts[micro.pair_indices].repeat(2).tolist()
     lengths = [len(tokens) for tokens in micro.sequences]
-    predicted = predicted_tokens(micro.batch, lengths, starts)
-    assert len(predicted.entries) == sum(n - s for n, s in zip(lengths, starts, strict=True))
-    assert len(predicted.tokens) <= len(predicted.entries)
+    predicted = response_tokens(micro.batch, lengths, starts)
+    assert len(predicted.index) == sum(n - s for n, s in zip(lengths, starts, strict=True))
+    assert len(predicted.tokens) <= len(predicted.index)
     # Each sequence reads back its own response.
     for sequence, tokens in enumerate(micro.sequences):
-        own = predicted.entries[predicted.owners == sequence]
+        own = predicted.index[predicted.sequences == sequence]
         assert predicted.tokens[own].tolist() == tokens[starts[sequence] :].tolist()
     twins = [*micro.sequences, micro.sequences[0]]
     batch = ready.network.arrange(twins)
-    more = predicted_tokens(batch, [*lengths, lengths[0]], [*starts, starts[0]])
+    more = response_tokens(batch, [*lengths, lengths[0]], [*starts, starts[0]])
     assert len(more.tokens) == len(predicted.tokens)
-    assert len(more.entries) == len(predicted.entries) + lengths[0] - starts[0]
+    assert len(more.index) == len(predicted.index) + lengths[0] - starts[0]
 
 
 def test_many_logits_are_computed_in_parts_to_the_same_values(

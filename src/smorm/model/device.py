@@ -1,4 +1,4 @@
-"""Where tensors live: a device by name, or a word on why not."""
+"""A torch device by its name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ def pick_device(name: str, key: str = "device") -> torch.device:
     """The device of that name; `auto` is CUDA where there is one.
 
     Raises:
-        ConfigError: torch does not know the device, or it is not there; `key` says who asked.
+        ConfigError: torch does not know the device, or the machine has none; the message names
+            `key`.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -19,6 +20,7 @@ def pick_device(name: str, key: str = "device") -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        told = str(error).splitlines()[0].partition(". This could be")[0]
-        raise ConfigError(f"{key}: {name!r} cannot be used: {told}") from error
+        # The first sentence; torch goes on with a page about compilation.
+        reason = str(error).splitlines()[0].partition(". This could be")[0]
+        raise ConfigError(f"{key}: {name!r} cannot be used: {reason}") from error
     return device

@@ -1,4 +1,4 @@
-"""Export: a plain model folder that other programs load with no code of ours.
+"""Export: a plain model folder that other programs load without smorm.
 
 A view folds into one row; the folder is then an ordinary one-label `...ForSequenceClassification`.
 `PlainModel` is such a folder as those programs load it; `smorm.evaluation.parity` compares the two.
@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from smorm.arrays import Floats
 from smorm.errors import ModelError, SmormError
 from smorm.model import lora
-from smorm.model.backbone import fit_embeddings, quiet, refuse_remote_code
+from smorm.model.backbone import first_line, fit_embeddings, quiet, refuse_remote_code
 from smorm.model.device import pick_device
 from smorm.model.network import RewardNetwork
 from smorm.model.store import ModelCard, save_model, save_view
@@ -31,8 +31,12 @@ Side = Literal["left", "right"]
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """Where the folder is, the constant that its head cannot hold, and the pad token that it was
-    given where its own could end a conversation (else None)."""
+    """An exported folder.
+
+    Attributes:
+        offset: the view's constant, which a bias-free head cannot hold.
+        new_pad: the pad token that replaced one that could end a conversation (else None).
+    """
 
     folder: Path
     offset: float = 0.0
@@ -95,7 +99,9 @@ def _make_plain(network: RewardNetwork, tokenizer: Any, card: ModelCard) -> str 
     before = network.pad_id
     network.pad_id = ensure_pad_token(tokenizer, renderer.chat_template)
     fit_embeddings(network.backbone, len(tokenizer))
-    return None if network.pad_id == before else str(tokenizer.pad_token)
+    if network.pad_id == before:
+        return None
+    return str(tokenizer.pad_token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +135,7 @@ class PlainModel:
         """
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        place = pick_device(str(device))
+        target = pick_device(str(device))
         refuse_remote_code(str(folder))
         if (folder / "adapter_config.json").is_file():
             raise ModelError(f"{folder}: adapters, not a whole model: export it first")
@@ -140,24 +146,23 @@ class PlainModel:
                     folder, output_loading_info=True, dtype=dtype, use_safetensors=True
                 )
             except (OSError, ValueError, KeyError, RuntimeError) as error:
-                reason = str(error).splitlines()[0][:300]
-                raise ModelError(
-                    f"{folder}: plain transformers cannot load it: {reason}"
-                ) from error
+                reason = f"plain transformers cannot load it: {first_line(error)}"
+                raise ModelError(f"{folder}: {reason}") from error
         random = sorted(info["missing_keys"]) + sorted(str(k) for k in info["mismatched_keys"])
         if random:
             raise SmormError(
                 f"{folder}: plain transformers finds no {random[0]} in it and draws it at random: "
                 "do not use it"
             )
-        own = tokenizer.chat_template is not None
-        return cls(model.eval().to(place), tokenizer, None if own else template)
+        if tokenizer.chat_template is not None:
+            template = None
+        return cls(model.eval().to(target), tokenizer, template)
 
     @property
     def pad_id(self) -> int | None:
-        """The token that is looked for to find a conversation's end; None where none is named."""
-        found: int | None = self.model.config.get_text_config().pad_token_id
-        return found
+        """The token by which the classifier finds a conversation's end; None without one."""
+        pad_id: int | None = self.model.config.get_text_config().pad_token_id
+        return pad_id
 
     def tokens(self, messages: Messages) -> list[int]:
         """Token ids of a conversation, as `apply_chat_template` makes them."""
@@ -171,27 +176,24 @@ class PlainModel:
 
     def logits(
         self, sequences: Sequence[Sequence[int]], *, batch: int, side: Side = "right"
-    ) -> NDArray[np.float64]:
+    ) -> Floats:
         """Scores [N, labels] of token ids, in padded batches.
 
         Raises:
             ValueError: there is no pad token, and a batch needs one.
         """
-        parts = [sequences[at : at + batch] for at in range(0, len(sequences), batch)]
+        logits = []
         with torch.inference_mode(), quiet():
-            found = [self.model(**self._padded(part, side)).logits.double().cpu() for part in parts]
-        return np.asarray(torch.cat(found).numpy())
+            for start in range(0, len(sequences), batch):
+                inputs = self._padded(sequences[start : start + batch], side)
+                logits.append(self.model(**inputs).logits.double().cpu())
+        return np.asarray(torch.cat(logits).numpy())
 
     def _padded(self, sequences: Sequence[Sequence[int]], side: Side) -> dict[str, Tensor]:
-        if len(sequences) == 1:
-            ids = torch.tensor([list(sequences[0])])
-            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        else:
-            inputs = self.tokenizer.pad(
-                {"input_ids": [list(ids) for ids in sequences]},
-                padding_side=side,
-                return_tensors="pt",
-            )
-        return {
-            name: inputs[name].to(self.model.device) for name in ("input_ids", "attention_mask")
-        }
+        device = self.model.device
+        if len(sequences) == 1:  # needs no pad token, and a tokenizer may have none
+            ids = torch.tensor([list(sequences[0])], device=device)
+            return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        batch = {"input_ids": list(map(list, sequences))}
+        inputs = self.tokenizer.pad(batch, padding_side=side, return_tensors="pt").to(device)
+        return {name: inputs[name] for name in ("input_ids", "attention_mask")}

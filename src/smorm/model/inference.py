@@ -2,66 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from smorm.arrays import Floats, Tokens
 from smorm.errors import DataError, NonFiniteScoreError
 from smorm.model.heads import GatedHead
 from smorm.model.network import Batch, RewardNetwork
 from smorm.text.limits import Unscored, UnscoredReason
-from smorm.trees.forest import Tokens, end_of_last
+from smorm.trees.forest import end_of_last
 
-Rows = NDArray[np.float64]
 Advance = Callable[[int], None]
+Units = Sequence[Sequence[Tokens]]
+"""Sequences that belong together (a record's responses)."""
+
+_NO_PROMPT = (
+    "no turn of an assistant begins in it, so that the head cannot read the end of the prompt: "
+    "give messages, not raw text"
+)
 
 
 def score_units(
     network: RewardNetwork,
-    units: Sequence[Sequence[Tokens]],
+    units: Units,
     max_batch_tokens: int,
     *,
     advance: Advance | None = None,
-) -> list[Rows]:
+) -> list[Floats]:
     """All rows of the head for every sequence of every unit.
 
     Args:
-        units: sequences that belong together (a record's responses); their order is kept.
-        max_batch_tokens: rows a forward pass.
+        units: their order, and that of their sequences, is kept.
+        max_batch_tokens: rows per forward pass.
         advance: called with the number of units done, for a progress bar.
 
     Returns:
         Per unit an array [sequences, 1 + K], on the training scale.
 
     Raises:
-        ModelError: a score is NaN or infinite.
+        NonFiniteScoreError: a score is NaN or infinite.
         DataError: the head reads prompts' ends, and a sequence has none (`unscorable`).
     """
-    head = network.head
-    if isinstance(head, GatedHead):
-        return _gated_units(network, head, units, max_batch_tokens, advance)
-    return _of_units(network, network, "score", units, max_batch_tokens, advance)
+    if isinstance(network.head, GatedHead):
+        return _gated_scores(network, network.head, units, max_batch_tokens, advance)
+    return _in_order(_run(network, network, "score", units, max_batch_tokens, advance))
+
+
+def pooled_units(
+    network: RewardNetwork,
+    units: Units,
+    max_batch_tokens: int,
+    *,
+    advance: Advance | None = None,
+) -> list[Floats]:
+    """The hidden state that the head reads, for every sequence of every unit: [sequences, D].
+
+    Times the head's weight transposed it gives the scores. Arguments and errors are those of
+    `score_units`.
+    """
+    return _in_order(_run_pooled(network, units, max_batch_tokens, advance))
 
 
 def unscorable(network: RewardNetwork, sequences: Sequence[Sequence[int]]) -> Unscored | None:
     """Why the network's head cannot score sequences, or None."""
     head = network.head
-    if not isinstance(head, GatedHead):
-        return None
-    ends = [end_of_last(np.asarray(tokens), head.header_tokens) for tokens in sequences]
-    if None not in ends:
-        return None
-    return Unscored(UnscoredReason.NO_ASSISTANT_TURN, _NO_PROMPT)
-
-
-_NO_PROMPT = (
-    "no turn of an assistant begins in it, so that the head cannot read the end of the prompt: "
-    "give messages, not raw text"
-)
+    if isinstance(head, GatedHead):
+        for tokens in sequences:
+            if end_of_last(np.asarray(tokens), head.header_tokens) is None:
+                return Unscored(UnscoredReason.NO_ASSISTANT_TURN, _NO_PROMPT)
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +87,14 @@ class Prompted:
         which: each sequence's prompt [sequences].
     """
 
-    hidden: Rows
-    prompts: Rows
+    hidden: Floats
+    prompts: Floats
     which: list[int]
 
 
 def prompted_units(
     network: RewardNetwork,
-    units: Sequence[Sequence[Tokens]],
+    units: Units,
     header: Tokens,
     max_batch_tokens: int,
     *,
@@ -89,118 +102,108 @@ def prompted_units(
 ) -> list[Prompted]:
     """Hidden states at sequences' ends and at their prompts' ends: behind the last `header`.
 
-    A prompt goes along as a sequence of its own, which costs nothing where its tokens are shared.
-
     Raises:
         DataError: a sequence without a header.
-        ModelError: a hidden state is NaN or infinite.
+        NonFiniteScoreError: a hidden state is NaN or infinite.
     """
-    own = [_prompts(unit, header) for unit in units]
-    together = [[*unit, *prompts] for unit, (prompts, _) in zip(units, own, strict=True)]
-    found = pooled_units(network, together, max_batch_tokens, advance=advance)
-    return [
-        Prompted(rows[: len(which)], rows[len(which) :], which)
-        for rows, (_, which) in zip(found, own, strict=True)
-    ]
+    extended, which = _with_prompts(units, header)
+    states = pooled_units(network, extended, max_batch_tokens, advance=advance)
+    prompted = []
+    for rows, prompt_of in zip(states, which, strict=True):
+        count = len(prompt_of)
+        prompted.append(Prompted(rows[:count], rows[count:], prompt_of))
+    return prompted
 
 
-def _prompts(unit: Sequence[Tokens], header: Tokens) -> tuple[list[Tokens], list[int]]:
-    """The different prompts of a unit's sequences, and which of them is each one's."""
-    places: dict[bytes, int] = {}
-    prompts: list[Tokens] = []
-    which: list[int] = []
-    for tokens in unit:
-        end = end_of_last(tokens, header)
-        if end is None:
-            raise DataError(_NO_PROMPT)
-        prompt = np.asarray(tokens[:end])
-        place = places.setdefault(prompt.tobytes(), len(prompts))
-        if place == len(prompts):
-            prompts.append(prompt)
-        which.append(place)
-    return prompts, which
+def _with_prompts(units: Units, header: Tokens) -> tuple[list[list[Tokens]], list[list[int]]]:
+    """Units with their different prompts behind their sequences, and each sequence's prompt.
+
+    A prompt as a sequence of its own costs nothing where its tokens are shared.
+    """
+    extended, which = [], []
+    for unit in units:
+        prompts: dict[bytes, Tokens] = {}
+        keys = []
+        for tokens in unit:
+            end = end_of_last(tokens, header)
+            if end is None:
+                raise DataError(_NO_PROMPT)
+            prompt = np.asarray(tokens[:end])
+            keys.append(prompt.tobytes())
+            prompts.setdefault(keys[-1], prompt)
+        extended.append([*unit, *prompts.values()])
+        index = {key: position for position, key in enumerate(prompts)}
+        which.append([index[key] for key in keys])
+    return extended, which
 
 
-def _gated_units(
+def _gated_scores(
     network: RewardNetwork,
     head: GatedHead,
-    units: Sequence[Sequence[Tokens]],
+    units: Units,
     max_batch_tokens: int,
     advance: Advance | None,
-) -> list[Rows]:
-    """Rows of a head that reads prompts' ends; hidden states are kept no longer than a batch."""
-    own = [_prompts(unit, head.header_tokens) for unit in units]
+) -> list[Floats]:
+    """Scores of a head that reads prompts' ends; hidden states are kept no longer than a batch."""
+    extended, which = _with_prompts(units, head.header_tokens)
 
-    def scores(index: int, states: Rows) -> Rows:
-        which = own[index][1]
-        hidden, prompts = (
-            torch.from_numpy(part).to(network.device)
-            for part in (states[: len(which)], states[len(which) :])
-        )
-        rows = head(hidden, prompts[which]).double().cpu().numpy()
-        if not np.isfinite(rows).all():
-            raise NonFiniteScoreError(
-                "the model gave a score that is not finite: its head is broken"
-            )
-        return np.asarray(rows)
+    def scores() -> Iterator[tuple[int, Floats]]:
+        for index, rows in _run_pooled(network, extended, max_batch_tokens, advance):
+            states = torch.from_numpy(rows).to(network.device)
+            hidden, prompts = states[: len(which[index])], states[len(which[index]) :]
+            with torch.inference_mode():
+                rows = _checked(head(hidden, prompts[which[index]]), "score", "head is")
+            yield index, rows
 
-    together = [[*unit, *prompts] for unit, (prompts, _) in zip(units, own, strict=True)]
-    return _of_units(
-        network, _pooled(network), "hidden state", together, max_batch_tokens, advance, scores
-    )
+    return _in_order(scores())
 
 
-def pooled_units(
-    network: RewardNetwork,
-    units: Sequence[Sequence[Tokens]],
-    max_batch_tokens: int,
-    *,
-    advance: Advance | None = None,
-) -> list[Rows]:
-    """The hidden state that the head reads, for every sequence of every unit.
+def _run_pooled(
+    network: RewardNetwork, units: Units, max_batch_tokens: int, advance: Advance | None
+) -> Iterator[tuple[int, Floats]]:
+    def pooled(batch: Batch) -> Tensor:
+        return network.pooled(batch.to(network.device))
 
-    Args:
-        units, max_batch_tokens, advance: as for `score_units`.
-
-    Returns:
-        Per unit an array [sequences, D]; times the head's weight transposed it gives the scores.
-
-    Raises:
-        ModelError: a hidden state is NaN or infinite.
-    """
-    return _of_units(network, _pooled(network), "hidden state", units, max_batch_tokens, advance)
+    return _run(network, pooled, "hidden state", units, max_batch_tokens, advance)
 
 
-def _pooled(network: RewardNetwork) -> Callable[[Batch], Tensor]:
-    return lambda batch: network.pooled(batch.to(network.device))
-
-
-def _of_units(
+def _run(
     network: RewardNetwork,
     forward: Callable[[Batch], Tensor],
     what: str,
-    units: Sequence[Sequence[Tokens]],
+    units: Units,
     max_batch_tokens: int,
     advance: Advance | None,
-    finish: Callable[[int, Rows], Rows] = lambda _, rows: rows,
-) -> list[Rows]:
-    """What `forward` gives for every sequence, unit by unit, and `finish` makes of a unit's."""
-    results: list[Rows | None] = [None] * len(units)
+) -> Iterator[tuple[int, Floats]]:
+    """Index and rows of each unit, batch by batch: `forward`'s result for every sequence."""
     training = network.training
     network.eval()
-    with torch.inference_mode():
-        for batch in network.micro_batches(units, max_batch_tokens):
-            sequences = [tokens for index in batch for tokens in units[index]]
-            rows = forward(network.arrange(sequences)).double().cpu().numpy()
-            if not np.isfinite(rows).all():
-                raise NonFiniteScoreError(
-                    f"the model gave a {what} that is not finite: its weights are broken"
-                )
-            start = 0
-            for index in batch:
-                results[index] = finish(index, rows[start : start + len(units[index])])
-                start += len(units[index])
-            if advance is not None:
-                advance(len(batch))
+    for batch in network.micro_batches(units, max_batch_tokens):
+        sequences: list[Tokens] = []
+        for index in batch:
+            sequences += units[index]
+        # Not around the loop: the mode would hold for the consumer of a suspended generator too.
+        with torch.inference_mode():
+            rows = _checked(forward(network.arrange(sequences)), what, "weights are")
+        start = 0
+        for index in batch:
+            yield index, rows[start : start + len(units[index])]
+            start += len(units[index])
+        if advance is not None:
+            advance(len(batch))
     network.train(training)
-    return [rows for rows in results if rows is not None]
+
+
+def _checked(rows: Tensor, what: str, culprit: str) -> Floats:
+    values: Floats = rows.double().cpu().numpy()
+    if not np.isfinite(values).all():
+        raise NonFiniteScoreError(
+            f"the model gave a {what} that is not finite: its {culprit} broken"
+        )
+    return values
+
+
+def _in_order(results: Iterator[tuple[int, Floats]]) -> list[Floats]:
+    """Batches come by length; units are wanted in their order."""
+    by_index = dict(results)
+    return [by_index[index] for index in sorted(by_index)]

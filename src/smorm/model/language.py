@@ -1,4 +1,4 @@
-"""The language head, kept beside the score head while GRM trains.
+"""The language head, trained beside the score head by GRM.
 
 It reads the last layer's hidden states and gives log-probabilities of response tokens. In a forest
 each token stands once, so its log-probability is computed once, however many responses contain it.
@@ -15,39 +15,39 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from smorm.arrays import Ints
 from smorm.errors import ModelError
-from smorm.model.backbone import fit_embeddings, quiet, refuse_remote_code
+from smorm.model.backbone import first_line, fit_embeddings, quiet, refuse_remote_code
 from smorm.model.network import Batch
-from smorm.trees.forest import Forest
 from smorm.trees.leaves import find_leaves
+from smorm.trees.padded import Padded
 
 LOGITS = 1 << 24
-"""So many logits are computed at once; where there are more, they are computed again in the
-backward pass and not kept."""
+"""Logits that are computed at once; more of them are computed in chunks, and again in the backward
+pass instead of being kept."""
 TOLERANCE = 1e-3
 """Largest difference to the model's own logits, relative to the largest one."""
 
 
 @dataclass(frozen=True, slots=True)
-class Predicted:
-    """The response tokens of a batch.
+class ResponseTokens:
+    """The response tokens of a batch, and which rows predict them.
 
     Attributes:
         rows: row of `RewardNetwork.states` that predicts each distinct token, [M].
         tokens: its id, [M].
-        entries: which of the M each token of each response is, [E].
-        owners: which sequence's, [E].
+        index: which of the M each token of each response is, [E].
+        sequences: the sequence of each token of each response, [E].
     """
 
     rows: Tensor
     tokens: Tensor
-    entries: Tensor
-    owners: Tensor
+    index: Tensor
+    sequences: Tensor
 
 
 class LanguageHead(nn.Module):
@@ -71,62 +71,68 @@ class LanguageHead(nn.Module):
         """Log-probabilities of `tokens` [M] at hidden states [M, D], in fp32."""
         size = max(1, LOGITS // int(self.linear.weight.shape[0]))
         if len(tokens) <= size:
-            return self._log_probabilities(hidden, tokens)
-        parts = [
-            checkpoint(self._log_probabilities, h, t, use_reentrant=False)
-            for h, t in zip(hidden.split(size), tokens.split(size), strict=True)
-        ]
-        return torch.cat(parts)
+            return self._log_probs(hidden, tokens)
+        chunks = []
+        for h, t in zip(hidden.split(size), tokens.split(size), strict=True):
+            chunks.append(checkpoint(self._log_probs, h, t, use_reentrant=False))
+        return torch.cat(chunks)
 
-    def _log_probabilities(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+    def _log_probs(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         logits = self.logits(hidden)
         return logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(1)
 
-    def responses(self, states: Tensor, predicted: Predicted, sequences: int) -> Tensor:
-        """Log-probability of each sequence's response, summed over its tokens, [S].
+    def response_log_probs(self, states: Tensor, responses: ResponseTokens, count: int) -> Tensor:
+        """Log-probability of each of `count` sequences' responses, summed over its tokens, [S].
 
         Args:
             states: of all rows, [T, D].
         """
-        found = self(states.index_select(0, predicted.rows), predicted.tokens)
-        total = torch.zeros(sequences, dtype=found.dtype, device=found.device)
-        return total.index_add(0, predicted.owners, found.index_select(0, predicted.entries))
+        log_probs = self(states.index_select(0, responses.rows), responses.tokens)
+        total = torch.zeros(count, dtype=log_probs.dtype, device=log_probs.device)
+        return total.index_add(0, responses.sequences, log_probs.index_select(0, responses.index))
 
 
-def predicted_tokens(batch: Batch, lengths: Sequence[int], starts: Sequence[int]) -> Predicted:
-    """Where a batch's response tokens are predicted.
+def response_tokens(batch: Batch, lengths: Sequence[int], starts: Sequence[int]) -> ResponseTokens:
+    """The response tokens of a batch on its device.
 
     Args:
         lengths: tokens of each sequence, [S].
         starts: the first token of each sequence's response, [S]; the very first token of a sequence
             is predicted by nothing and left out.
     """
-    targets, parents, owners = [], [], []
+    targets, parents, sequences = [], [], []
     for sequence, (path, start) in enumerate(zip(_paths(batch, lengths), starts, strict=True)):
         first = max(1, start)
         targets.append(path[first:])
         parents.append(path[first - 1 : -1])
-        owners.append(np.full(len(path) - first, sequence, dtype=np.int64))
-    ids = batch.input_ids.flatten()
-    target, index, entries = np.unique(
+        sequences.append(np.full(len(path) - first, sequence, dtype=np.int64))
+    # A row of a forest is one token however many sequences contain it: each is predicted once.
+    target, first_use, index = np.unique(
         np.concatenate(targets), return_index=True, return_inverse=True
     )
-    rows = np.concatenate(parents)[index]
+    rows = np.concatenate(parents)[first_use]
+    ids = batch.input_ids.flatten()
 
-    def placed(values: NDArray[np.int64]) -> Tensor:
+    def on_device(values: Ints) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(ids.device)
 
-    tokens = ids.index_select(0, placed(target))
-    return Predicted(placed(rows), tokens, placed(entries), placed(np.concatenate(owners)))
+    return ResponseTokens(
+        on_device(rows),
+        ids.index_select(0, on_device(target)),
+        on_device(index),
+        on_device(np.concatenate(sequences)),
+    )
 
 
-def _paths(batch: Batch, lengths: Sequence[int]) -> list[NDArray[np.int64]]:
+def _paths(batch: Batch, lengths: Sequence[int]) -> list[Ints]:
     """The row of each token of each sequence, in order."""
-    if not isinstance(batch, Forest):
-        width = batch.input_ids.shape[1]
-        return [np.arange(n, dtype=np.int64) + i * width for i, n in enumerate(lengths)]
-    leaves = find_leaves(batch)
     paths = []
+    if isinstance(batch, Padded):
+        width = batch.input_ids.shape[1]
+        for sequence, length in enumerate(lengths):
+            paths.append(np.arange(length, dtype=np.int64) + sequence * width)
+        return paths
+    leaves = find_leaves(batch)
     for ranges in leaves.keys:
         rows = [np.arange(first, past, dtype=np.int64) for first, past in ranges]
         paths.append(np.concatenate(rows))
@@ -152,8 +158,9 @@ def load_language_model(path: str, vocab_size: int) -> tuple[Any, LanguageHead]:
                 path, dtype=torch.float32, use_safetensors=True, output_loading_info=True
             )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0][:300]
-        raise ModelError(f"{path}: cannot be loaded as a language model: {reason}") from error
+        raise ModelError(
+            f"{path}: cannot be loaded as a language model: {first_line(error)}"
+        ) from error
     missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if missing:
         raise ModelError(
@@ -171,12 +178,12 @@ def load_language_model(path: str, vocab_size: int) -> tuple[Any, LanguageHead]:
 
 
 def _refuse_other_logits(path: str, model: Any, backbone: Any, head: LanguageHead) -> None:
-    """Some architectures scale their logits; tried on a few tokens, not assumed."""
+    """Some architectures scale their logits: tried on a few tokens, not assumed."""
     probe = torch.arange(8)[None] % model.get_input_embeddings().weight.shape[0]
     with torch.no_grad():
-        own = model.eval()(input_ids=probe, use_cache=False).logits[0].float()
-        ours = head.logits(backbone(input_ids=probe, use_cache=False).last_hidden_state[0])
-    gap = float((own - ours).abs().max() / own.abs().max().clamp_min(1e-6))
+        expected = model.eval()(input_ids=probe, use_cache=False).logits[0].float()
+        logits = head.logits(backbone(input_ids=probe, use_cache=False).last_hidden_state[0])
+    gap = float((expected - logits).abs().max() / expected.abs().max().clamp_min(1e-6))
     if not gap <= TOLERANCE:
         raise ModelError(
             f"{path}: its logits are not those of a linear head (off by {gap:.1e}): GRM is not "

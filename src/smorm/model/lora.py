@@ -1,4 +1,4 @@
-"""Low-rank adapters through peft. The score head stays outside of them: always trained, saved."""
+"""Low-rank adapters through peft. The score head stays outside: always trained and saved."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from smorm.errors import ConfigError, ModelError
+from smorm.model.backbone import first_line
 
 
 @contextmanager
 def _peft() -> Iterator[Any]:
-    """Import peft, and keep its notes on transformers' newer names away from the user."""
+    """Import peft, and silence its warnings about transformers' newer names."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", message=".*keys did not match any targeted module.*")
@@ -39,7 +40,7 @@ def add_lora(
         try:
             return peft.get_peft_model(backbone, config)
         except ValueError as error:
-            raise ConfigError(f"model.lora.targets: {str(error).splitlines()[0]}") from error
+            raise ConfigError(f"model.lora.targets: {first_line(error)}") from error
 
 
 def load_lora(backbone: Any, folder: Path, *, trainable: bool = False) -> Any:
@@ -52,8 +53,8 @@ def load_lora(backbone: Any, folder: Path, *, trainable: bool = False) -> Any:
         try:
             return peft.PeftModel.from_pretrained(backbone, folder, is_trainable=trainable)
         except (ValueError, RuntimeError, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise ModelError(f"{folder}: the adapters could not be loaded: {reason}") from error
+            reason = f"the adapters could not be loaded: {first_line(error)}"
+            raise ModelError(f"{folder}: {reason}") from error
 
 
 def save_lora(backbone: Any, folder: Path) -> None:

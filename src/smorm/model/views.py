@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from smorm.arrays import Floats
 from smorm.data.scaling import AttributeScale, restore_scales
 from smorm.errors import ConfigError
 
@@ -280,9 +281,7 @@ def _number(what: str, value: Any) -> float:
     return float(value)
 
 
-def _coefficients(
-    view: View, scales: Sequence[AttributeScale]
-) -> tuple[NDArray[np.float64], float]:
+def _coefficients(view: View, scales: Sequence[AttributeScale]) -> tuple[Floats, float]:
     """Weights over the raw rows [1 + K], and the offset that undoing the scaling leaves."""
     weights = [view.weights.get(PREFERENCE, 0.0)]
     offset = view.offset
@@ -295,19 +294,19 @@ def _coefficients(
 
 def apply_view(
     view: View, rows: NDArray[np.floating[Any]], scales: Sequence[AttributeScale]
-) -> NDArray[np.float64]:
+) -> Floats:
     """Raw rows [N, 1 + K] -> the view's values [N]."""
     exact = rows.astype(np.float64)
     if isinstance(view, PessimisticView):
         return _apply_pessimistic(view, exact, scales)
     weights, offset = _coefficients(view, scales)
-    values: NDArray[np.float64] = exact @ weights + offset
+    values: Floats = exact @ weights + offset
     return values
 
 
 def _apply_pessimistic(
-    view: PessimisticView, rows: NDArray[np.float64], scales: Sequence[AttributeScale]
-) -> NDArray[np.float64]:
+    view: PessimisticView, rows: Floats, scales: Sequence[AttributeScale]
+) -> Floats:
     restored = np.column_stack([rows[:, 0], restore_scales(scales, rows[:, 1:])])
     names = [PREFERENCE, *(scale.name for scale in scales)]
     columns = [names.index(row) for row in view.rows]

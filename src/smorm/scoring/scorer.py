@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from smorm.arrays import Floats
 from smorm.data.records import Item
 from smorm.errors import DataError
-from smorm.model.inference import Rows, score_units, unscorable
+from smorm.model.inference import score_units, unscorable
 from smorm.model.network import RewardNetwork
 from smorm.text.chat import Renderer
 from smorm.text.limits import Fitted, Overlong, Unscored, UnscoredReason, fit
@@ -27,7 +28,7 @@ class Scored:
     known), and whether the prompt was
     shortened."""
 
-    rows: Rows
+    rows: Floats
     tokens: list[int | None]
     truncated: bool
 

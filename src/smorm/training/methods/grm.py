@@ -13,7 +13,7 @@ from pydantic import Field
 
 from smorm.config import Architecture, Config, ObjectiveSection
 from smorm.config.base import Section
-from smorm.model.language import LanguageHead, predicted_tokens
+from smorm.model.language import LanguageHead, response_tokens
 from smorm.model.network import RewardNetwork, leaf_rows
 from smorm.objectives.grm import Likelihoods, Mixture, Regulariser, grm
 from smorm.objectives.terms import Metrics, Terms, Totals
@@ -81,10 +81,10 @@ class Grm(Method):
         lengths = [len(tokens) for tokens in micro.sequences]
         # Both sides of a pair stand side by side, in the pairs' order.
         starts = self.starts[micro.pair_indices].repeat(2).tolist()
-        predicted = predicted_tokens(micro.batch, lengths, starts)
+        responses = response_tokens(micro.batch, lengths, starts)
         states = network.states(micro.batch)
         scores = network.head(states.index_select(0, leaf_rows(micro.batch)))
-        return Outputs(scores, network.language.responses(states, predicted, len(lengths)))
+        return Outputs(scores, network.language.response_log_probs(states, responses, len(lengths)))
 
     def terms(self, outputs: Outputs, micro: MicroBatch, totals: Totals) -> tuple[Terms, Metrics]:
         assert outputs.log_probs is not None
