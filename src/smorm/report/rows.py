@@ -15,6 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from smorm.evaluation.failures import Failure
+from smorm.evaluation.metric_names import SuiteName
 from smorm.evaluation.metrics import Metric, mean_over_seeds
 from smorm.evaluation.result import Result
 from smorm.report.style import style_of
@@ -23,6 +24,14 @@ Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
 SEPARATE = {"difference": "differences", "sanity": "sanity tests", "parity": "parity"}
 """Kinds of results that have a section of their own beside the suite that they are about."""
+_SEEDS_NOTE = (
+    "Mean over {seeds} seeds; intervals are Student's t over seeds: they hold the noise of "
+    "training, and that of sampling items only where each seed has items of its own."
+)
+_PAIRS_CHANCE = dict.fromkeys(
+    ("accuracy", "accuracy_chosen_longer", "accuracy_chosen_shorter"), 0.5
+)  # fmt: skip
+"""Of result files of pairs that were written before files had chance levels."""
 _UNNAMED_VIEWS = ("", "attributes")
 """Views that hold all of a model's rows: they add nothing to its name."""
 
@@ -37,6 +46,7 @@ class Row:
         seeds: how many results were averaged (1: none).
         n_ranges: the smallest and largest n over seeds, of metrics where they differ.
         failures: of sanity tests and parity checks.
+        chance: what random scores get, of the metrics that have such a level.
     """
 
     kind: str
@@ -50,6 +60,7 @@ class Row:
     seeds: int = 1
     n_ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     failures: tuple[Failure, ...] = ()
+    chance: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,20 +130,35 @@ def rows_of(results: Sequence[Result]) -> list[Row]:
 
 
 def _row(group: Group) -> Row:
-    key = (group.kind, group.suite, group.model, group.view, group.label)
-    first = group.members[0]
-    if len(group.members) == 1:
-        return Row(
-            *key, dict(first.metrics), first.notes, group.sources, failures=first.failures
-        )  # fmt: skip
+    seeds = len(group.members)
+    metrics = dict(group.members[0].metrics)
+    n_ranges: dict[str, tuple[int, int]] = {}
+    notes: list[str] = []
+    if seeds > 1:
+        metrics, n_ranges, notes = _over_seeds(group)
+    failures: list[Failure] = []
+    chance: dict[str, float] = {}
+    for result in group.members:
+        notes += result.notes
+        failures += result.failures
+        chance |= result.chance
+    if not chance and SuiteName.parse(group.suite).kind == "pairs":
+        chance = _PAIRS_CHANCE
+    return Row(
+        group.kind, group.suite, group.model, group.view, group.label, metrics,
+        tuple(dict.fromkeys(notes)), group.sources, seeds, n_ranges,
+        tuple(dict.fromkeys(failures)), chance,
+    )  # fmt: skip
+
+
+def _over_seeds(
+    group: Group,
+) -> tuple[dict[str, Metric], dict[str, tuple[int, int]], list[str]]:
+    """Means over seeds, the ranges of n that differ, and notes on both."""
     metrics: dict[str, Metric] = {}
     n_ranges: dict[str, tuple[int, int]] = {}
-    failures: list[Failure] = []
     seeds = len(group.members)
-    notes = [
-        f"Mean over {seeds} seeds; intervals are Student's t over seeds: they hold the "
-        "noise of training, and that of sampling items only where each seed has items of its own."
-    ]
+    notes = [_SEEDS_NOTE.format(seeds=seeds)]
     for name in metric_names(group.members):
         values, counts = _finite_values(group.members, name)
         if len(values) < seeds:
@@ -143,13 +169,7 @@ def _row(group: Group) -> Row:
         if min(counts) != max(counts):
             n_ranges[name] = (min(counts), max(counts))
         metrics[name] = mean_over_seeds(values, min(counts))
-    for result in group.members:
-        notes += result.notes
-        failures += result.failures
-    return Row(
-        *key, metrics, tuple(dict.fromkeys(notes)), group.sources, seeds, n_ranges,
-        tuple(dict.fromkeys(failures)),
-    )  # fmt: skip
+    return metrics, n_ranges, notes
 
 
 def _finite_values(members: Sequence[Result], name: str) -> tuple[list[float], list[int]]:

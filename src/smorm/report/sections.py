@@ -55,7 +55,6 @@ _PAIR_GROUPS = {
     "accuracy_chosen_shorter": "preferred is shorter",
     "length_only_accuracy": "length-only rule",
 }
-_CHANCE = {"accuracy": 0.5, "overall": 0.5}
 Colours = Mapping[str, int]
 
 
@@ -147,14 +146,15 @@ def accuracy_section(rows: Sequence[Row], colours: Colours) -> Section | None:
     None unless at least two suites have it.
     """
     groups: dict[str, dict[str, Metric]] = {}
+    chances = {}
     for row in rows:
         if "accuracy" in row.metrics and math.isfinite(row.metrics["accuracy"].value):
             regime = SuiteName.parse(row.suite).shown
             groups.setdefault(regime, {})[row.label] = row.metrics["accuracy"]
+            chances[regime] = row.chance["accuracy"]
     if len(groups) < 2:
         return None
     section = Section("accuracy", "Accuracy", "by method and regime")
-    chances = dict.fromkeys(groups, _CHANCE["accuracy"])
     title = "Accuracy by method and regime"
     section.figures.append(_bars("accuracy", groups, style_of("accuracy"), title, chances, colours))
     return section
@@ -245,11 +245,13 @@ def _suite_bars(suite: str, rows: Sequence[Row], colours: Colours) -> Figure:
     kind = rows[0].kind
     lead, labels = _bar_labels(suite, kind, metric_names(rows))
     groups: dict[str, dict[str, Metric]] = {}
+    chances = {}
     for name, label in labels.items():
-        members = [row for row in rows if name in row.metrics]
-        if members:
-            groups[label] = {row.label: row.metrics[name] for row in members}
-    chances = dict.fromkeys(groups, _CHANCE[lead]) if lead in _CHANCE else {}
+        for row in rows:
+            if name in row.metrics:
+                groups.setdefault(label, {})[row.label] = row.metrics[name]
+            if name in row.metrics and name in row.chance:
+                chances[label] = row.chance[name]
     style = Style("comparisons won", percent=True) if lead == "overall" else style_of(lead)
     return _bars(f"{suite}-{kind}", groups, style, f"{suite}: {style.label}", chances, colours)
 

@@ -74,7 +74,11 @@ def narrow_table(
     # A phone has no room for links to fingerprints either: the wide tables have them.
     table = _table(rows, columns[:_NARROW_COLUMNS])
     lines = [TableRow(row.heading, "", row.cells) for row in table.rows]
-    return Table(table.headings, lines, wide=False)
+    note = ""
+    if lead in rows[0].chance:
+        style = style_of(lead)
+        note = f"Chance level of {style.heading}: {show(rows[0].chance[lead], style)}."
+    return Table(table.headings, lines, note, wide=False)
 
 
 def optimisation_table(rows: Sequence[Row], curves: Curves, paired: Sequence[Paired]) -> Table:
