@@ -156,7 +156,7 @@ def test_how_many_comparisons_were_made_is_told():
 def test_the_same_results_give_the_same_sentences_and_none_give_none():
     results = of_two(hacked(0.7, 0.6), rising(0.73))
     assert findings(results) == findings(list(results))
-    assert findings([]).sentences == ()
+    assert findings([]).sentences == []
 
 
 def test_without_a_comparison_the_leading_number_of_each_suite_is_reported():

@@ -8,6 +8,7 @@ from typing import Any
 
 from smorm.evaluation.metrics import Metric
 from smorm.report.drawing import INK, PALETTE, Drawing, short
+from smorm.report.selection import distinct
 from smorm.report.style import Style, show
 
 _HATCHES = ("", "///", "---", "xx", "\\\\\\")  # beyond seven methods colours repeat, hatched
@@ -58,7 +59,7 @@ def bars(
                 axes.axvline(chances[name] * style.scale, color=INK, linestyle="--", linewidth=0.9)
         for axes in table.flat[len(names) :]:
             axes.set_visible(False)
-        table[0][0].set_yticks(range(len(methods)), [short(name) for name in methods])
+        table[0][0].set_yticks(range(len(methods)), list(map(short, methods)))
         table[0][0].set_ylim(len(methods) - 0.4, -0.6)
         dashed = "; dashed: chance" * bool(chances)
         label = f"{short(style.heading, 44)}\n(lines: 95 % intervals{dashed})"
@@ -98,9 +99,8 @@ def _panel(
 
 
 def _n_range(group: Mapping[str, Metric]) -> str:
-    low = min(metric.n for metric in group.values())
-    high = max(metric.n for metric in group.values())
-    return f"{low}" if low == high else f"{low}–{high}"
+    counts = sorted(distinct(group.values(), "n"))
+    return "–".join(map(str, dict.fromkeys([counts[0], counts[-1]])))
 
 
 def _limits(groups: Groups, style: Style) -> tuple[float, float]:

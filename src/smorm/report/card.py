@@ -20,7 +20,8 @@ from smorm.report.findings import Findings, findings_of
 from smorm.report.markdown import code, fenced, number, plain, results_table
 from smorm.report.model_facts import ModelFacts
 from smorm.report.paired import leading, paired_differences, representative_sizes
-from smorm.report.rows import SEPARATE, Row, method_labels, metric_names, rows_of
+from smorm.report.rows import SEPARATE, UNMEASURED, Row, method_labels, metric_names, rows_of
+from smorm.report.selection import by_attribute, distinct, present_in, reject, select
 from smorm.report.style import clean, show, style_of
 from smorm.report.tables import split_names
 
@@ -58,10 +59,10 @@ def model_card(facts: ModelFacts, results: Sequence[Result], options: CardOption
     from huggingface_hub import ModelCard
 
     names = names_in(results, facts, options.name)
-    of_method = [result for result in results if result.model in names]
-    of_run = [result for result in of_method if facts.hashes and _hashes(result) == facts.hashes]
+    of_method = select(results, model=names)
+    of_run = [result for result in of_method if _is_of(result, facts)]
     used = of_run or of_method
-    rows, method_rows = _measured(rows_of(used)), _measured(rows_of(of_method))
+    rows, method_rows = _measured(used), _measured(of_method)
     title = options.repo or facts.name
     config = without_folders(facts.config)
     view = "F" if facts.is_export else facts.default_view
@@ -88,33 +89,29 @@ def names_in(results: Sequence[Result], facts: ModelFacts, requested: str | None
     Raises:
         ConfigError: neither says which it is.
     """
-    names: dict[str, bool] = {}  # whether a result of the name has this model's hashes
-    for result in results:
-        if result.kind not in SEPARATE:
-            same = bool(facts.hashes) and _hashes(result) == facts.hashes
-            names[result.model] = names.get(result.model, False) or same
+    candidates = reject(results, kind=SEPARATE)
+    names = distinct(candidates, "model")
+    if requested is not None and requested not in names:
+        raise ConfigError(f"--name {requested}: no result is of it; there are {', '.join(names)}")
     if requested is not None:
-        if requested not in names:
-            raise ConfigError(
-                f"--name {requested}: no result is of it; there are {', '.join(names)}"
-            )
         return [requested]
-    matching = [name for name, same in names.items() if same]
+    matching = distinct((result for result in candidates if _is_of(result, facts)), "model")
     if not matching and len(names) > 1:
         raise ConfigError(
             f"results are of {', '.join(names)}, and none has this model's hashes: "
             "say with --name which is its method"
         )
-    return matching or list(names)
+    return matching or names
 
 
-def _hashes(result: Result) -> object:
-    """The model's hashes as `smorm eval` and `smorm stress` record them."""
-    return result.fingerprint.get("hashes") or result.fingerprint.get("model")
+def _is_of(result: Result, facts: ModelFacts) -> bool:
+    """Whether a result has the model's hashes, as `smorm eval` and `smorm stress` record them."""
+    recorded = result.fingerprint.get("hashes") or result.fingerprint.get("model")
+    return bool(facts.hashes) and recorded == facts.hashes
 
 
-def _measured(rows: Sequence[Row]) -> list[Row]:
-    return [row for row in rows if row.kind not in (*SEPARATE, "training", "cost")]
+def _measured(results: Sequence[Result]) -> list[Row]:
+    return reject(rows_of(results), kind=(*SEPARATE, *UNMEASURED))
 
 
 def _metadata(facts: ModelFacts, title: str, rows: Sequence[Row], options: CardOptions) -> Any:
@@ -159,7 +156,7 @@ def _result_groups(
     """Headings with the tables below them, each with its suite."""
     if not rows:
         return []
-    seeds = max(row.seeds for row in method_rows)
+    seeds = max(distinct(method_rows, "seeds"))
     if not of_this_run:
         heading = f"Means over {seeds} training runs of the method with different seeds."
         return [(heading * (seeds > 1), _result_tables(rows))]
@@ -171,11 +168,8 @@ def _result_groups(
 
 
 def _result_tables(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    by_suite: dict[str, list[Row]] = {}
-    for row in rows:
-        by_suite.setdefault(row.suite, []).append(row)
     tables = []
-    for suite, members in by_suite.items():
+    for suite, members in by_attribute(rows, "suite").items():
         names = _columns(members)
         with_numbers = [row for row in members if not row.metrics.keys().isdisjoint(names)]
         if with_numbers:
@@ -186,8 +180,7 @@ def _result_tables(rows: Sequence[Row]) -> list[tuple[str, str]]:
 def _columns(rows: Sequence[Row]) -> list[str]:
     present = metric_names(rows)
     if rows[0].kind in OPTIMISED:
-        summaries = [name for name in _SUMMARIES if name in present]
-        return [*representative_sizes(present), *summaries]
+        return [*representative_sizes(present), *present_in(_SUMMARIES, present)]
     totals, subsets = split_names(rows)
     attributes = [name for name in subsets if MetricName.parse(name).name == "spearman"]
     return [*totals[:_MAX_COLUMNS], *attributes]
@@ -196,25 +189,23 @@ def _columns(rows: Sequence[Row]) -> list[str]:
 def _findings(results: Sequence[Result], of_method: Sequence[Result]) -> Findings:
     """What optimisation pressure does to it, beside the other methods of the results."""
     labels = method_labels(results)
-    own = {labels[result.model, result.view] for result in of_method}
-    curves = [c for c in curves_of(results) if c.label in own and c.kind in OPTIMISED]
-    rows = [row for row in rows_of(results) if row.label in own and row.kind in OPTIMISED]
-    paired = [pair for pair in paired_differences(results) if pair.label in own]
-    if not curves and not paired:
-        return Findings("", "", (), ())
-    return findings_of(rows, curves, paired)
+    names = {labels[result.model, result.view] for result in of_method}
+    curves = select(curves_of(results), label=names, kind=OPTIMISED)
+    rows = select(rows_of(results), label=names, kind=OPTIMISED)
+    paired = select(paired_differences(results), label=names)
+    return findings_of(rows, curves, paired) if curves or paired else Findings()
 
 
 def _limits(rows: Sequence[Row], facts: ModelFacts) -> list[str]:
     """What these results leave open, as keys of the template's sentences."""
-    kinds = {row.kind for row in rows}
-    regimes = {SuiteName.parse(row.suite).label for row in rows}
+    kinds = set(distinct(rows, "kind"))
+    regimes = {SuiteName.parse(suite).label for suite in distinct(rows, "suite")}
     rated = facts.attributes and not facts.has_length_row
     open_questions = {
         "optimisation": kinds.isdisjoint(OPTIMISED),
         "attributes": rated and "spearman" not in metric_names(rows),
         "prompts": regimes <= {"", "ID"},
-        "seeds": all(row.seeds == 1 for row in rows),
+        "seeds": set(distinct(rows, "seeds")) <= {1},
     }
     return [key for key, is_open in open_questions.items() if is_open]
 

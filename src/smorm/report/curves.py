@@ -10,15 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import numpy as np
 
+from smorm.arrays import Floats
 from smorm.errors import DataError
 from smorm.evaluation.metric_names import SuiteName
 from smorm.evaluation.metrics import Metric, mean_over_seeds
 from smorm.evaluation.result import Result
-from smorm.report.rows import Group, groups_of
+from smorm.report.rows import Group, as_table, groups_of
+from smorm.report.selection import present_in, select
 
 POINT_KEYS = {"stress": "n", "rl": "step", "training": "step"}
 """The field that numbers the points of a kind of result."""
@@ -62,12 +65,12 @@ class Curve:
     def along(self, axis: str) -> tuple[float, ...]:
         """The points' positions on an axis: a quantity such as "kl", or their n or step."""
         if axis in self.values:
-            return tuple(metric.value for metric in self.values[axis])
+            return tuple(self.table(axis)[0].tolist())
         return self.at
 
-    def table(self, quantity: str) -> np.ndarray:
+    def table(self, quantity: str) -> Floats:
         """Value, low and high of a quantity [3, C]."""
-        return np.array([[m.value, m.low, m.high] for m in self.values[quantity]]).T
+        return as_table(self.values[quantity]).T
 
     def final(self, quantity: str) -> float:
         """The value at the last point; NaN without the quantity."""
@@ -80,8 +83,7 @@ def curves_of(results: Sequence[Result], kinds: Iterable[str] = tuple(POINT_KEYS
     Raises:
         DataError: a point is not of the contract.
     """
-    requested = set(kinds)
-    curves = [_curve(group) for group in groups_of(results) if group.kind in requested]
+    curves = map(_curve, select(groups_of(results), kind=tuple(kinds)))
     return [curve for curve in curves if curve.at]
 
 
@@ -91,21 +93,25 @@ def id_first(names: Iterable[str]) -> list[str]:
 
 
 def _curve(group: Group) -> Curve:
-    tables = [_points(result) for result in group.members]
+    tables = list(map(_points, group.members))
     every_point = set().union(*tables)
     at = tuple(sorted(set.intersection(*map(set, tables))))
-    names = _shared_quantities(tables, at)
-    values, runs = {}, {}
-    for name in names:
-        values[name] = tuple(_mean([table[x][name] for table in tables]) for x in at)
-    # A single run has no spread over seeds: consumers read the empty mapping as "one run".
-    if len(tables) >= _MIN_SEEDS:
-        for seed, table in zip(group.seeds, tables, strict=True):
-            runs[seed] = {name: tuple(table[x][name].value for x in at) for name in names}
+    values: dict[str, tuple[Metric, ...]] = {}
+    runs: dict[str, dict[str, tuple[float, ...]]] = {}
+    for name in _shared_quantities(tables, at):
+        traces = [_trace(table, at, name) for table in tables]
+        values[name] = tuple(map(_mean, zip(*traces, strict=True)))
+        # A single run has no standard deviation over seeds: an empty mapping means "one run".
+        if len(tables) >= _MIN_SEEDS:
+            for seed, trace in zip(group.seeds, traces, strict=True):
+                runs.setdefault(seed, {})[name] = tuple(map(attrgetter("value"), trace))
     suite = SuiteName.parse(group.suite)
-    dropped = len(every_point) - len(at)
     key = (group.kind, suite.kind, suite.label, group.label)
-    return Curve(*key, len(tables), at, values, runs, dropped)
+    return Curve(*key, len(tables), at, values, runs, len(every_point) - len(at))
+
+
+def _trace(table: Points, at: Sequence[float], name: str) -> list[Metric]:
+    return [table[x][name] for x in at]
 
 
 def _shared_quantities(tables: Sequence[Points], at: Sequence[float]) -> list[str]:
@@ -115,7 +121,7 @@ def _shared_quantities(tables: Sequence[Points], at: Sequence[float]) -> list[st
     names = list(tables[0][at[0]])
     for table in tables:
         for x in at:
-            names = [name for name in names if name in table[x]]
+            names = present_in(names, table[x])
     return names
 
 
@@ -123,10 +129,10 @@ def _mean(members: Sequence[Metric]) -> Metric:
     """One number over seeds; a single run's number as it is."""
     if len(members) < _MIN_SEEDS:
         return members[0]
-    values = [metric.value for metric in members]
+    values = as_table(members)[:, 0]
     if not np.isfinite(values).all():
         return Metric(math.nan, 0)
-    return mean_over_seeds(values, min(metric.n for metric in members))
+    return mean_over_seeds(values.tolist(), min(map(attrgetter("n"), members)))
 
 
 def _points(result: Result) -> Points:
@@ -198,14 +204,14 @@ def peak_of(curve: Curve, measured_drop: Metric | None = None) -> Peak | None:
         curve: with the quantity "gold".
         measured_drop: of a single run, with its interval over prompts.
     """
-    means = np.array([metric.value for metric in curve.values.get("gold", ())])
-    if means.size == 0 or not np.isfinite(means).all():
+    if "gold" not in curve.values or not np.isfinite(curve.along("gold")).all():
         return None
+    means = np.array(curve.along("gold"))
     top = int(means.argmax())
     if len(curve.runs) < _MIN_SEEDS:
         drop = measured_drop or Metric(float(means[top] - means[-1]), curve.values["gold"][top].n)
         return Peak(curve.at[top], curve.at[-1], drop)
-    golds = np.array([run["gold"] for run in curve.runs.values()])
+    golds = np.array(list(map(itemgetter("gold"), curve.runs.values())))
     # Each seed's drop is measured at the peak of the other seeds' mean. At its own peak it could
     # not be below 0, and would be found in pure noise.
     mean_of_rest = (golds.sum(axis=0) - golds) / (len(golds) - 1)

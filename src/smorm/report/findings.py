@@ -10,12 +10,21 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from operator import attrgetter, itemgetter
 
 from smorm.evaluation.metric_names import MetricName, SuiteName
 from smorm.evaluation.metrics import Metric
 from smorm.report.curves import OPTIMISED, Curve, Peak
 from smorm.report.paired import Paired, growth_of, leading
-from smorm.report.rows import SEPARATE, Row, grouped
+from smorm.report.rows import SEPARATE, UNMEASURED, Row
+from smorm.report.selection import (
+    by_attribute,
+    by_label_of,
+    distinct,
+    grouped,
+    reject,
+    select,
+)
 from smorm.report.style import (
     show,
     show_interval,
@@ -76,13 +85,13 @@ class Findings:
 
     reading: str = ""
     count: str = ""
-    leading: tuple[str, ...] = ()
-    further: tuple[str, ...] = ()
+    leading: Sequence[str] = ()
+    further: Sequence[str] = ()
 
     @property
-    def sentences(self) -> tuple[str, ...]:
+    def sentences(self) -> list[str]:
         """All findings."""
-        return self.leading + self.further
+        return [*self.leading, *self.further]
 
 
 def findings_of(rows: Sequence[Row], curves: Sequence[Curve], paired: Sequence[Paired]) -> Findings:
@@ -92,39 +101,40 @@ def findings_of(rows: Sequence[Row], curves: Sequence[Curve], paired: Sequence[P
     The best method's leading number of each suite comes last.
     """
     headlines: list[Paired] = []
-    for members in grouped(paired, lambda pair: pair.suite).values():
+    for members in by_attribute(paired, "suite").values():
         # What sums a suite up: gold of the trained policy, or at the largest n.
-        metrics = [pair.metric for pair in members]
-        headline = "gold@last" if "gold@last" in metrics else metrics[-1]
-        headlines += [pair for pair in members if pair.metric == headline]
-    optimised = [pair for pair in headlines if pair.kind in OPTIMISED]
-    first = [pair for pair in optimised if pair.base == optimised[0].base]
-    later = [pair for pair in optimised if pair.base != optimised[0].base]
-    others = [pair for pair in headlines if pair.kind not in OPTIMISED]
+        metrics = distinct(members, "metric")
+        headlines += select(
+            members, metric=["gold@last" if "gold@last" in metrics else metrics[-1]]
+        )
+    optimised = select(headlines, kind=OPTIMISED)
+    first_base = distinct(optimised, "base")[:1]
+    first, later = select(optimised, base=first_base), reject(optimised, base=first_base)
+    others = reject(headlines, kind=OPTIMISED)
     findings = [
         *_comparisons(first), *_drops(rows, curves), *_growths(first),
         *_comparisons(later), *_growths(later), *_comparisons(others),
     ]  # fmt: skip
     reading = _reading(rows, paired) if findings else ""
-    compared = {*SEPARATE, *OPTIMISED} if findings else set(SEPARATE)
-    findings += _measurements([row for row in rows if row.kind not in compared])
+    # Where methods were compared under optimisation, their numbers are in the comparison.
+    compared = [*SEPARATE, *UNMEASURED, *(OPTIMISED if findings else ())]
+    findings += _measurements(reject(rows, kind=compared))
     lead = _leading(findings)
-    further = [finding.text for finding in findings if finding not in lead]
-    return Findings(reading, _count(paired), tuple(f.text for f in lead), tuple(further))
+    texts = distinct([*lead, *findings], "text")
+    return Findings(reading, _count(paired), texts[: len(lead)], texts[len(lead) :])
 
 
 def _reading(rows: Iterable[Row], paired: Iterable[Paired]) -> str:
-    compared = {*OPTIMISED, *(pair.kind for pair in paired)}
-    runs = max((row.seeds for row in rows if row.kind in compared), default=1)
-    return _SEVERAL_RUNS if runs > 1 else _ONE_RUN
+    compared = select(rows, kind=[*OPTIMISED, *distinct(paired, "kind")])
+    return _ONE_RUN if distinct(compared, "seeds") == [1] else _SEVERAL_RUNS
 
 
 def _leading(findings: Sequence[Finding]) -> list[Finding]:
     """The first claim of each kind, then the next findings, three in all."""
     claims_first = sorted(findings, key=lambda finding: not finding.claims)
-    by_kind = grouped(claims_first, lambda finding: finding.kind)
+    by_kind = by_attribute(claims_first, "kind")
     # In the order of the findings: the first kind is the page's main question.
-    of_kinds = [by_kind[kind][0] for kind in grouped(findings, lambda finding: finding.kind)]
+    of_kinds = [by_kind[kind][0] for kind in distinct(findings, "kind")]
     return list(dict.fromkeys([*of_kinds, *findings]))[:_LEADING]
 
 
@@ -135,15 +145,14 @@ def _comparisons(paired: Sequence[Paired]) -> list[Finding]:
     for suite, base in _in_order(by_suite):
         members = by_suite[suite, base]
         ranked = sorted(members, key=lambda pair: -pair.difference.value)
-        higher = [_amount(pair) for pair in ranked if pair.better]
-        lower = [_amount(pair) for pair in reversed(ranked) if pair.worse]
-        similar = [_amount(pair) for pair in ranked if not (pair.better or pair.worse)]
+        higher, lower = select(ranked, better=[True]), select(ranked, worse=[True])
         outcome = _outcome(
-            ("higher for", higher), ("lower for", lower), ("no difference found for", similar)
+            ("higher for", map(_amount, higher)),
+            ("lower for", map(_amount, reversed(lower))),
+            ("no difference found for", map(_amount, reject(ranked, better=[True], worse=[True]))),
         )
-        counts = [pair.difference.n if pair.over == "seeds" else 1 for pair in members]
         text = _COMPARISON.format(
-            where=_where(suite, members[0].kind), runs=_runs(counts),
+            where=_where(suite, members[0].kind), runs=_runs(distinct(members, "runs")),
             quantity=_quantity(members[0], suite), base=base, outcome=outcome,
         )  # fmt: skip
         findings.append(Finding(FindingKind.COMPARISON, text, claims=bool(higher or lower)))
@@ -153,14 +162,15 @@ def _comparisons(paired: Sequence[Paired]) -> list[Finding]:
 def _in_order(suites: Iterable[tuple[SuiteName, str]]) -> list[tuple[SuiteName, str]]:
     """Families as they come, in each of them ID first."""
     keys = list(suites)
-    families = list(dict.fromkeys(suite.kind for suite, _ in keys))
+    families = distinct(map(itemgetter(0), keys), "kind")
     return sorted(keys, key=lambda key: (families.index(key[0].kind), key[0].label.upper() != "ID"))
 
 
-def _outcome(*clauses: tuple[str, Sequence[str]]) -> str:
+def _outcome(*clauses: tuple[str, Iterable[str]]) -> str:
     """Each clause with the methods that it holds for; of many claims the largest."""
     texts = []
-    for clause, methods in clauses:
+    for clause, named in clauses:
+        methods = list(named)
         listed = ", ".join(methods)
         if len(methods) > _MAX_LISTED:
             listed = f"{len(methods)} methods"
@@ -202,27 +212,30 @@ def _where(suite: SuiteName, kind: str) -> str:
 
 def _drops(rows: Sequence[Row], curves: Sequence[Curve]) -> list[Finding]:
     """For each set of prompts: whose gold dropped after its peak, and of whom no drop was found."""
-    optimised = [curve for curve in curves if curve.kind in OPTIMISED]
+    optimised = select(curves, kind=OPTIMISED)
     by_suite = grouped(optimised, lambda curve: (SuiteName.parse(curve.suite), curve.kind))
     rows_by_suite = grouped(rows, lambda row: (SuiteName.parse(row.suite), row.kind))
     findings = []
     for suite, kind in _in_order(by_suite):
         members = by_suite[suite, kind]
-        by_label = {curve.label: curve for curve in members}
-        peaks: list[tuple[str, Peak]] = []
+        by_label = by_label_of(members)
+        peaks: dict[str, Peak] = {}
         for row in rows_by_suite.get((suite, kind), ()):
             peak = peak_for(row, by_label)
             if peak is not None:
-                peaks.append((row.label, peak))
+                peaks[row.label] = peak
         if not peaks:
             continue
-        peaks.sort(key=lambda entry: -entry[1].drop.value)
-        dropping = [_dropping(label, peak, kind) for label, peak in peaks if peak.drops]
-        steady = [label for label, peak in peaks if not peak.drops]
+        dropping, steady = [], []
+        for label, peak in sorted(peaks.items(), key=lambda entry: -entry[1].drop.value):
+            if peak.drops:
+                dropping.append(_dropping(label, peak, kind))
+            else:
+                steady.append(label)
         outcome = _outcome(("it drops for", dropping), ("no drop found for", steady))
-        runs = _runs([curve.seeds for curve in members])
         text = _DROP.format(
-            where=show_prompts(suite.label), runs=runs, family=suite.kind, outcome=outcome
+            where=show_prompts(suite.label), runs=_runs(distinct(members, "seeds")),
+            family=suite.kind, outcome=outcome,
         )  # fmt: skip
         findings.append(Finding(FindingKind.DROP, text, claims=bool(dropping)))
     return findings
@@ -241,7 +254,7 @@ def _growths(paired: Sequence[Paired]) -> list[Finding]:
     findings = []
     for (suite, base), members in by_suite.items():
         references = by_suite.get((SuiteName(suite.kind, "ID"), base), ())
-        by_label = {pair.label: pair for pair in references}
+        by_label = by_label_of(references)
         larger, smaller = [], []
         for pair in members:
             growth = growth_of(pair, by_label[pair.label]) if pair.label in by_label else None
@@ -264,10 +277,9 @@ def _growths(paired: Sequence[Paired]) -> list[Finding]:
 def _measurements(rows: Sequence[Row]) -> list[Finding]:
     """The best method's leading number of each suite."""
     findings = []
-    for suite, members in grouped(rows, lambda row: row.suite).items():
+    for suite, members in by_attribute(rows, "suite").items():
         for name in leading(members[0].kind, members[0].metrics)[-1:]:
-            present = [row for row in members if name in row.metrics]
-            best = max(present, key=lambda row: _or_least(row.metrics[name]))
+            best = max(members, key=lambda row: _or_least(row.metrics.get(name)))
             metric, style = best.metrics[name], style_of(name)
             ends = show_interval(metric, style)
             text = _MEASUREMENT.format(
@@ -279,17 +291,17 @@ def _measurements(rows: Sequence[Row]) -> list[Finding]:
     return findings
 
 
-def _or_least(metric: Metric) -> float:
-    return -math.inf if math.isnan(metric.value) else metric.value
+def _or_least(metric: Metric | None) -> float:
+    return -math.inf if metric is None or math.isnan(metric.value) else metric.value
 
 
 def _count(paired: Sequence[Paired]) -> str:
     """How many comparisons were made, so that chance findings can be allowed for."""
-    tested = [pair for pair in paired if pair.over == "seeds"]
+    tested = select(paired, over=["seeds"])
     if not tested:
         return ""
-    symbols = [pair.symbol for pair in tested]
-    unpaired = max(pair.unpaired for pair in tested)
+    symbols = list(map(attrgetter("symbol"), tested))
+    unpaired = max(distinct(tested, "unpaired"))
     return _COUNT.format(
         tested=len(tested), excluding=len(tested) - symbols.count(""), expected=len(tested) / 20,
         adjusted=symbols.count("†"), unpaired=_UNPAIRED.format(unpaired=unpaired) * (unpaired > 0),

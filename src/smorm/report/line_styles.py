@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
 from smorm.report.curves import Curve
 from smorm.report.drawing import INK, PALETTE, short
+from smorm.report.selection import present_in
 
 HIGHLIGHTED = 7
 """How many methods a panel can have in colour."""
@@ -39,7 +41,7 @@ def line_styles(
     final_gold: dict[str, list[float]] = {}
     for curve in curves:
         final_gold.setdefault(curve.label, []).append(curve.final("gold"))
-    first = [label for label in dict.fromkeys([*bases, *requested]) if label in final_gold]
+    first = present_in(dict.fromkeys([*bases, *requested]), final_gold)
     ranked = sorted(final_gold, key=lambda label: -_finite_mean(final_gold[label]))
     chosen = list(dict.fromkeys([*first, *ranked]))[:HIGHLIGHTED]
     styles = dict.fromkeys(first[:1], BASE)
@@ -50,7 +52,7 @@ def line_styles(
 
 
 def _finite_mean(values: Sequence[float]) -> float:
-    finite = [value for value in values if math.isfinite(value)]
+    finite = list(filter(math.isfinite, values))
     return math.fsum(finite) / len(finite) if finite else -math.inf
 
 
@@ -59,7 +61,7 @@ def axis_range(curves: Sequence[Curve], axis: str) -> tuple[float, float]:
     positions: list[float] = []
     for curve in curves:
         positions += curve.along(axis)
-    finite = [x for x in positions if math.isfinite(x)]
+    finite = list(filter(math.isfinite, positions))
     return min(finite, default=0.0), max(finite, default=0.0)
 
 
@@ -73,7 +75,7 @@ def name_line_ends(
     offset = 0.06 * max(last - first, 1e-9)
     low, high = axes.get_ylim()
     gap = _LINE_HEIGHT / PANEL_HEIGHT * (high - low)
-    positions = separate([y for y, _, _ in ends], gap, low, high)
+    positions = separate(list(map(itemgetter(0), ends)), gap, low, high)
     for (y, x, label), position in zip(ends, positions, strict=True):
         arrow = {
             "arrowstyle": "-", "color": COLOURS[styles[label]], "linewidth": 1.0, "shrinkA": 1,
@@ -103,4 +105,4 @@ def separate(values: Sequence[float], gap: float, low: float, high: float) -> li
         starts += [total / count] * int(count)
     highest = max(low, high - gap * (len(starts) - 1))
     positions = np.clip(starts, low, highest) + gap * np.arange(len(starts))
-    return [float(position) for position in positions]
+    return list(map(float, positions))

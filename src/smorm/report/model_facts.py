@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class ModelFacts:
     @property
     def attributes(self) -> list[str]:
         """Names of the attribute rows."""
-        return [str(name) for name in self.card.get("attributes", [])]
+        return list(map(str, self.card.get("attributes", [])))
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -78,7 +79,7 @@ class ModelFacts:
     @property
     def datasets(self) -> list[str]:
         """Ids on the Hugging Face hub of what it was trained on."""
-        return hub_ids(path for path, _ in self.sources)
+        return hub_ids(map(itemgetter(0), self.sources))
 
     @property
     def sources(self) -> list[tuple[str, str]]:
@@ -96,9 +97,11 @@ class ModelFacts:
     @property
     def data_counts(self) -> list[str]:
         """How many pairs and ratings it was trained on."""
-        nouns = {"pairs": "preference pairs", "rated": "rated responses"}
-        counts = {key: self.data[key] for key in nouns if isinstance(self.data.get(key), int)}
-        return [f"{count:,} {nouns[key]}" for key, count in counts.items()]
+        counts = []
+        for key, noun in (("pairs", "preference pairs"), ("rated", "rated responses")):
+            if isinstance(self.data.get(key), int):
+                counts.append(f"{self.data[key]:,} {noun}")
+        return counts
 
     @property
     def counted(self) -> list[tuple[str, Any]]:

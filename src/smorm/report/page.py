@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from smorm.errors import ConfigError, DataError
-from smorm.evaluation.metric_names import SuiteName
 from smorm.evaluation.result import Result, parse_result
 from smorm.files import write_text
 from smorm.report.blocks import Figure, Section, write_figures
@@ -23,7 +24,7 @@ from smorm.report.curves import OPTIMISED, Curve, curves_of
 from smorm.report.drawing import PALETTE
 from smorm.report.findings import Findings, findings_of
 from smorm.report.paired import Paired, paired_differences
-from smorm.report.rows import SEPARATE, Row, grouped, rows_of
+from smorm.report.rows import SEPARATE, UNMEASURED, Row, rows_of
 from smorm.report.sections import (
     accuracy_section,
     cost_section,
@@ -31,6 +32,7 @@ from smorm.report.sections import (
     suite_section,
     training_section,
 )
+from smorm.report.selection import distinct, grouped, reject, select
 from smorm.report.style import clean
 
 _MAX_SOURCES = 24
@@ -107,17 +109,16 @@ def _page(results: Sequence[Result], options: PageOptions) -> Page:
     paired = paired_differences(results, options.baselines)
     _check_highlighted(options.highlighted, curves)
     sections = _sections(rows, curves, paired, options.highlighted)
-    figure = next((figure for section in sections for figure in section.figures), None)
+    figure = None
     for section in sections:
-        if section.figures[:1] == [figure]:
-            section.figures.pop(0)
-            break
-    shown = [section for section in sections if not section.is_empty]
+        if section.figures and figure is None:
+            figure = section.figures.pop(0)
+    shown = select(sections, is_empty=[False])
     return Page(results, rows, findings_of(rows, curves, paired), figure, shown)
 
 
 def _check_highlighted(highlighted: Sequence[str], curves: Sequence[Curve]) -> None:
-    drawn = list(dict.fromkeys(curve.label for curve in curves if curve.kind in OPTIMISED))
+    drawn = distinct(select(curves, kind=OPTIMISED), "label")
     for label in highlighted:
         if label not in drawn:
             raise ConfigError(f"highlight {label}: no curve has this name; there are {drawn}")
@@ -129,38 +130,37 @@ def _sections(
     paired: Sequence[Paired],
     highlighted: Sequence[str],
 ) -> list[Section]:
-    measured = [row for row in rows if row.kind not in SEPARATE]
-    labels = dict.fromkeys(row.label for row in [*measured, *rows])
-    colours = {label: index for index, label in enumerate(labels)}
+    measured = reject(rows, kind=SEPARATE)
+    labels = distinct([*measured, *rows], "label")
+    colours = dict(zip(labels, range(len(labels)), strict=True))
     sections: list[Section | None] = []
-    optimised = [curve for curve in curves if curve.kind in OPTIMISED]
-    families = grouped(optimised, lambda curve: (curve.kind, curve.family))
+    optimised = select(curves, kind=OPTIMISED)
+    families = grouped(optimised, attrgetter("kind", "family"))
     for number, of_family in enumerate(families.values(), start=1):
-        suites = {(curve.kind, curve.suite) for curve in of_family}
-        members = [row for row in rows if (row.kind, row.suite) in suites]
-        differences = [pair for pair in paired if (pair.kind, pair.suite) in suites]
-        sections.append(optimisation_section(number, members, of_family, differences, highlighted))
-    pairs = [row for row in measured if SuiteName.parse(row.suite).kind == "pairs"]
-    accuracy = accuracy_section(pairs, colours)
-    sections.append(accuracy)
-    # The overview's bars once more would be, of many methods, a megabyte for each suite.
-    drawn = {row.suite for row in pairs if accuracy and len(labels) > len(PALETTE)}
-    shown = {(curve.kind, curve.suite) for curve in optimised}
-    shown |= {(row.kind, row.suite) for row in rows if row.kind in ("training", "cost")}
-    others = [row for row in rows if (row.kind, row.suite) not in shown]
-    paired_by_suite = grouped(paired, lambda pair: pair.suite)
-    # A suite's sanity tests and differences have its name, and sections of their own.
-    by_suite = grouped(others, lambda row: (row.suite, SEPARATE.get(row.kind)))
-    for number, ((suite, _), members) in enumerate(by_suite.items(), start=1):
-        differences = paired_by_suite.get(suite, [])
-        section = suite_section(number, members, differences, colours, drawn=suite in drawn)
+        suites = {"kind": distinct(of_family, "kind"), "suite": distinct(of_family, "suite")}
+        members, differences = select(rows, **suites), select(paired, **suites)
+        section = optimisation_section(number, members, of_family, differences, highlighted)
         sections.append(section)
+    pairs = select(measured, family=["pairs"])
+    sections.append(accuracy_section(pairs, colours))
+    # The overview's bars once more would be, of many methods, a megabyte for each suite.
+    repeated = bool(sections[-1]) and len(labels) > len(PALETTE)
+    # A suite's sanity tests and differences have its name, and sections of their own.
+    by_suite = grouped(
+        reject(rows, kind=UNMEASURED), lambda row: (row.suite, SEPARATE.get(row.kind))
+    )
+    for suite in distinct(optimised, "suite"):
+        by_suite.pop((suite, None), None)
+    for number, ((suite, _), in_suite) in enumerate(by_suite.items(), start=1):
+        differences = select(paired, suite=[suite])
+        drawn = repeated and in_suite[0] in pairs
+        sections.append(suite_section(number, in_suite, differences, colours, drawn=drawn))
     sections += [training_section(curves), cost_section(rows)]
-    return [section for section in sections if section]
+    return list(filter(None, sections))
 
 
 def _rendered(page: Page, title: str, intro: str) -> str:
-    paragraphs = [text.strip() for text in intro.split("\n\n") if text.strip()]
+    paragraphs = re.split(r"\n\s*\n", intro.strip()) if intro.strip() else []
     template = _templates().get_template("page.html.j2")
     return template.render(
         page=page, title=title, paragraphs=paragraphs, max_sources=_MAX_SOURCES

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Literal
 
 import numpy as np
@@ -19,11 +20,12 @@ from smorm.errors import ConfigError
 from smorm.evaluation.metric_names import MetricName
 from smorm.evaluation.metrics import Metric, mean_over_seeds
 from smorm.evaluation.result import Result
-from smorm.report.rows import SEPARATE, Group, grouped, groups_of, present_in
+from smorm.report.rows import SEPARATE, UNMEASURED, Group, groups_of
+from smorm.report.selection import by_attribute, distinct, grouped, present_in, reject, select
 
 Over = Literal["seeds", "prompts"]
 SIGNIFICANCE = 0.05
-_NOT_COMPARED = (*SEPARATE, "training", "cost")
+_NOT_COMPARED = (*SEPARATE, *UNMEASURED)
 _HEADLINES = ("accuracy", "overall", "spearman")
 _POLICY_HEADLINES = ("gold@last", "gold@peak", "fall")
 _MAX_SIZES = 3
@@ -58,6 +60,11 @@ class Paired:
     by_seed: tuple[tuple[str, float], ...] = ()
 
     @property
+    def runs(self) -> int:
+        """How many runs of each method the difference is over."""
+        return self.difference.n if self.over == "seeds" else 1
+
+    @property
     def better(self) -> bool:
         """Whether the interval lies above 0."""
         return self.difference.low > 0
@@ -86,13 +93,13 @@ def paired_differences(results: Sequence[Result], baselines: Sequence[str] = ())
     Raises:
         ConfigError: no result is of a baseline that was named.
     """
-    groups = [group for group in groups_of(results) if group.kind not in _NOT_COMPARED]
+    groups = reject(groups_of(results), kind=_NOT_COMPARED)
     names = _baseline_names(groups, baselines)
     paired: list[Paired] = []
     for members in grouped(groups, lambda group: (group.kind, group.suite)).values():
         for method, base in _couples(members, names):
             paired += _differences(method, base, results)
-    adjusted = holm([difference.p_value for difference in paired])
+    adjusted = holm(list(map(attrgetter("p_value"), paired)))
     return [replace(pair, adjusted=p) for pair, p in zip(paired, adjusted, strict=True)]
 
 
@@ -112,12 +119,12 @@ def representative_sizes(names: Iterable[str]) -> list[str]:
         if parsed.name == "gold" and parsed.n is not None and parsed.n > 1:
             by_size[parsed.n] = name
     sizes = np.array(sorted(by_size))
-    if len(sizes) <= _MAX_SIZES:
-        return [by_size[size] for size in sizes]
-    logs = np.log(sizes)
-    targets = logs[-1] * np.array([0.5, 0.75, 1.0])
-    nearest = np.abs(logs[None] - targets[:, None]).argmin(axis=1)
-    return [by_size[size] for size in sizes[np.unique(nearest)]]
+    if len(sizes) > _MAX_SIZES:
+        logs = np.log(sizes)
+        targets = logs[-1] * np.array([0.5, 0.75, 1.0])
+        nearest = np.abs(logs[None] - targets[:, None]).argmin(axis=1)
+        sizes = sizes[np.unique(nearest)]
+    return [by_size[size] for size in sizes]
 
 
 def growth_of(difference: Paired, reference: Paired) -> Metric | None:
@@ -161,12 +168,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.full_like(raw, np.nan)
     # The running maximum keeps adjusted values in the order of the raw ones.
     adjusted[order] = np.maximum.accumulate(scaled)
-    return [float(value) for value in adjusted]
+    return list(map(float, adjusted))
 
 
 def _baseline_names(groups: Sequence[Group], requested: Sequence[str]) -> list[str]:
-    models = grouped(groups, lambda group: group.model)
-    labels = grouped(groups, lambda group: group.label)
+    models, labels = distinct(groups, "model"), distinct(groups, "label")
     for name in requested:
         if name not in labels and name not in models:
             raise ConfigError(f"baseline {name}: no result is of it; there are {', '.join(models)}")
@@ -180,8 +186,9 @@ def _couples(members: Sequence[Group], names: Sequence[str]) -> list[tuple[Group
     """Each method with each baseline in one suite; no method with itself, no two both ways."""
     baselines: list[Group] = []
     for name in names:
-        baselines += [group for group in members if name in (group.label, group.model)][:1]
-    of_model = grouped(members, lambda group: group.model)
+        named = select(members, label=[name]) + select(members, model=[name])
+        baselines += sorted(named, key=members.index)[:1]
+    of_model = by_attribute(members, "model")
     couples: list[tuple[Group, Group]] = []
     for method in members:
         opponents = baselines or list(members[:1])

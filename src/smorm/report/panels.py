@@ -20,6 +20,7 @@ from smorm.report.line_styles import (
     axis_range,
     name_line_ends,
 )
+from smorm.report.selection import distinct, select
 
 MAX_BACKGROUND = 12
 """How many grey lines a small panel can have; each of n panels with n lines also makes a page of
@@ -55,11 +56,11 @@ def side_by_side(
         prompts: the sets that are drawn; axes are those of all curves, so that drawings of single
             sets can stand below each other and be compared.
     """
-    columns = id_first(curve.prompts for curve in curves) if prompts is None else list(prompts)
-    longest = max((len(short(label)) for label in styles), default=4)
+    columns = id_first(distinct(curves, "prompts")) if prompts is None else list(prompts)
+    longest = max(map(len, map(short, styles)), default=4)
     margin = 0.25 + _CHARACTER_WIDTH * longest  # inches at the right of each panel, for the names
-    named = [curve for curve in curves if curve.label in styles]
-    by_size = axis == "kl" and all(curve.kind == "stress" for curve in curves)
+    named = select(curves, label=styles)
+    by_size = axis == "kl" and distinct(curves, "kind") == ["stress"]
 
     def draw(figure: Any) -> None:
         shape = (len(quantities), len(columns))
@@ -67,13 +68,11 @@ def side_by_side(
         for line, quantity in zip(table, quantities, strict=True):
             line[0].set_ylabel(_QUANTITIES.get(quantity, quantity.replace("_", " ")))
             for axes, name in zip(line, columns, strict=True):
-                inside = [curve for curve in curves if curve.prompts == name]
-                _draw_lines(axes, inside, quantity, axis, styles)
+                _draw_lines(axes, select(curves, prompts=[name]), quantity, axis, styles)
             # Names are placed within the limits, which therefore have to be final.
             _set_y_limits(line[0], named or curves, quantity)
             for axes, name in zip(line, columns, strict=True):
-                inside = [curve for curve in named if curve.prompts == name]
-                name_line_ends(axes, inside, quantity, axis, styles)
+                name_line_ends(axes, select(named, prompts=[name]), quantity, axis, styles)
         for axes, name in zip(table[0], columns, strict=True):
             axes.set_title(short(name or "all prompts"), fontsize=10, pad=16 if by_size else 6)
             if by_size:

@@ -8,22 +8,24 @@ the items where each seed has its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from operator import attrgetter
 
 import numpy as np
 
+from smorm.arrays import Floats
 from smorm.evaluation.failures import Failure
 from smorm.evaluation.metric_names import SuiteName
 from smorm.evaluation.metrics import Metric, mean_over_seeds
 from smorm.evaluation.result import Result
+from smorm.report.selection import by_attribute, distinct, grouped
 from smorm.report.style import style_of
 
-Item = TypeVar("Item")
-Key = TypeVar("Key", bound=Hashable)
 SEPARATE = {"difference": "differences", "sanity": "sanity tests", "parity": "parity"}
 """Kinds of results that have a section of their own beside the suite that they are about."""
+UNMEASURED = ("training", "cost")
+"""Kinds of results that say how a model was made."""
 _SEEDS_NOTE = (
     "Mean over {seeds} seeds; intervals are Student's t over seeds: they hold the noise of "
     "training, and that of sampling items only where each seed has items of its own."
@@ -61,6 +63,11 @@ class Row:
     n_ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     failures: tuple[Failure, ...] = ()
     chance: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def family(self) -> str:
+        """The first part of the suite's name, such as "pairs"."""
+        return SuiteName.parse(self.suite).kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,18 +122,18 @@ def _distinct_seeds(members: Sequence[Result]) -> tuple[str, ...]:
 def method_labels(results: Iterable[Result]) -> dict[tuple[str, str], str]:
     """A short name for each (model, view): the view is added where a model shows several."""
     labels: dict[tuple[str, str], str] = {}
-    for model, members in grouped(results, lambda result: result.model).items():
-        views = dict.fromkeys(result.view for result in members)
-        named = [view for view in views if view not in _UNNAMED_VIEWS]
-        labels |= {(model, view): model for view in views}
-        if len(named) > 1:
-            labels |= {(model, view): f"{model}-{view}" for view in named}
+    for model, members in by_attribute(results, "model").items():
+        views = distinct(members, "view")
+        several = len(set(views).difference(_UNNAMED_VIEWS)) > 1
+        for view in views:
+            shows_view = several and view not in _UNNAMED_VIEWS
+            labels[model, view] = f"{model}-{view}" if shows_view else model
     return labels
 
 
 def rows_of(results: Sequence[Result]) -> list[Row]:
     """Rows in order of first appearance."""
-    return [_row(group) for group in groups_of(results)]
+    return list(map(_row, groups_of(results)))
 
 
 def _row(group: Group) -> Row:
@@ -183,25 +190,17 @@ def _finite_values(members: Sequence[Result], name: str) -> tuple[list[float], l
     return values, counts
 
 
+def as_table(metrics: Iterable[Metric]) -> Floats:
+    """Value, low and high of each metric [N, 3]."""
+    return np.array(list(map(attrgetter("value", "low", "high"), metrics)), dtype=np.float64)
+
+
 def metric_names(rows: Iterable[Row | Result]) -> list[str]:
     """The names of all metrics, in order of first appearance."""
     names: dict[str, None] = {}
     for row in rows:
         names.update(dict.fromkeys(row.metrics))
     return list(names)
-
-
-def present_in(candidates: Iterable[str], names: Collection[str]) -> list[str]:
-    """The candidates that are among the names, in the candidates' order."""
-    return [name for name in candidates if name in names]
-
-
-def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
-    """Items by a key, keys in order of first appearance."""
-    groups: dict[Key, list[Item]] = {}
-    for item in items:
-        groups.setdefault(key(item), []).append(item)
-    return groups
 
 
 def separated_best(rows: Sequence[Row], name: str) -> Row | None:
@@ -214,7 +213,7 @@ def separated_best(rows: Sequence[Row], name: str) -> Row | None:
     candidates = [row for row in rows if name in row.metrics]
     if not better or len(candidates) < 2 or rows[0].kind == "difference":
         return None
-    table = np.array([[m.value, m.low, m.high] for m in (row.metrics[name] for row in candidates)])
+    table = as_table(row.metrics[name] for row in candidates)
     if better == "lower":
         # Negated, with the ends of the interval exchanged, it is the case of "higher is better".
         table = -table[:, [0, 2, 1]]

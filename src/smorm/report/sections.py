@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from operator import attrgetter
 
 import numpy as np
 
@@ -16,7 +17,8 @@ from smorm.report.curves import Curve, id_first
 from smorm.report.line_styles import HIGHLIGHTED, line_styles
 from smorm.report.paired import Paired, leading
 from smorm.report.panels import MAX_BACKGROUND, side_by_side, small_multiples
-from smorm.report.rows import SEPARATE, Row, grouped, metric_names, present_in
+from smorm.report.rows import SEPARATE, Row, metric_names
+from smorm.report.selection import by_attribute, by_label_of, distinct, present_in, select
 from smorm.report.style import SECTIONS, Style, show, show_prompts, style_of
 from smorm.report.tables import (
     SYMBOLS,
@@ -75,20 +77,18 @@ def optimisation_section(
     kind, family = curves[0].kind, curves[0].family
     section = Section(f"optimised-{number}", f"Over-optimisation: {family}", _REMARKS[kind])
     section.figures += _curve_figures(curves, paired, highlighted)
-    by_prompts = grouped(curves, lambda curve: curve.prompts)
-    rows_by_suite = grouped(rows, lambda row: row.suite)
-    paired_by_suite = grouped(paired, lambda pair: pair.suite)
+    by_prompts = by_attribute(curves, "prompts")
     for prompts in id_first(by_prompts):
-        by_label = {curve.label: curve for curve in by_prompts[prompts]}
-        suite, name = by_prompts[prompts][0].suite, show_prompts(prompts)
-        members, differences = rows_by_suite[suite], paired_by_suite.get(suite, [])
+        by_label = by_label_of(by_prompts[prompts])
+        suite, name = distinct(by_prompts[prompts], "suite"), show_prompts(prompts)
+        members, differences = select(rows, suite=suite), select(paired, suite=suite)
         section.blocks.append(Heading(name[:1].upper() + name[1:]))
         section.blocks.append(narrow_table(members, differences, by_label))
         tables: list[Block] = [optimisation_table(members, by_label, differences)]
         tables += _full_tables(members).values()
         section.folds.append(Fold(f"All numbers: {name}", [*tables, *_notes(members)]))
     if paired:
-        over = "seeds" if any(pair.over == "seeds" for pair in paired) else "prompts"
+        over = " and ".join(distinct(paired, "over"))
         text = f"Differences (−) are paired over {over}. {SYMBOLS} {_PEAKS}"
         section.blocks.append(Notes([("", text)]))
         section.folds.append(Fold(f"All {len(paired)} paired differences", [paired_table(paired)]))
@@ -99,16 +99,16 @@ def _curve_figures(
     curves: Sequence[Curve], paired: Sequence[Paired], highlighted: Sequence[str]
 ) -> list[Figure]:
     family, kind = curves[0].family, curves[0].kind
-    bases = [pair.base for pair in paired] or [curves[0].label]
+    bases = distinct(paired, "base") or [curves[0].label]
     styles = line_styles(curves, bases, highlighted)
-    by_prompts = grouped(curves, lambda curve: curve.prompts)
-    methods = len(grouped(curves, lambda curve: curve.label))
+    by_prompts = by_attribute(curves, "prompts")
+    methods = len(distinct(curves, "label"))
     caption = _BANDS
     if methods > len(styles):
         caption += _GREY.format(grey=methods - len(styles))
     if kind == "rl":
         caption += " KL and gold are means over seeds at equal steps."
-    if dropped := sum(curve.dropped_points for curve in curves):
+    if dropped := sum(map(attrgetter("dropped_points"), curves)):
         caption += f" {dropped} points that not every seed has are left out."
 
     def figure(name: str, quantities: Sequence[str], axis: str, title: str) -> Figure:
@@ -123,7 +123,7 @@ def _curve_figures(
     title = f"{family}: gold and proxy against KL"
     figures = [figure("gold-and-proxy-by-kl", ("gold", "proxy"), "kl", title)]
     if kind == "rl":
-        shared = set(curves[0].values).intersection(*(curve.values for curve in curves))
+        shared = set.intersection(*map(set, map(attrgetter("values"), curves)))
         traced = present_in(_TRACED, shared)
         figures.append(figure("by-step", traced, "step", f"{family}: traced over steps"))
     if methods > HIGHLIGHTED:
@@ -198,7 +198,7 @@ def suite_section(
     title = suite
     if kind in SEPARATE and suite != kind:
         title = f"{suite}: {SEPARATE[kind]}"
-    section = Section(f"suite-{number}", title, ", ".join(grouped(rows, lambda row: row.kind)))
+    section = Section(f"suite-{number}", title, ", ".join(distinct(rows, "kind")))
     if kind in SEPARATE:
         section.blocks += _check_tables(rows)
     elif metric_names(rows):
@@ -208,7 +208,8 @@ def suite_section(
         correlations = correlation_table(rows)
         if correlations:
             section.folds.append(Fold("Correlations by attribute", [correlations]))
-    section.folds += [Fold(heading, [table]) for heading, table in _full_tables(rows).items()]
+    for heading, table in _full_tables(rows).items():
+        section.folds.append(Fold(heading, [table]))
     notes = _notes(rows)
     if notes:
         section.folds.append(Fold("Notes", notes))
@@ -261,7 +262,7 @@ def _bar_labels(suite: str, kind: str, names: Sequence[str]) -> tuple[str, dict[
     if "accuracy" in names:
         return "accuracy", _PAIR_GROUPS
     if "overall" in names:
-        return "overall", {name: name for name in SECTIONS}
+        return "overall", dict(zip(SECTIONS, SECTIONS, strict=True))
     sizes, subsets = {}, {}
     lead = (leading(kind, names) or names)[0]
     for name in names:
@@ -277,16 +278,17 @@ def _bar_labels(suite: str, kind: str, names: Sequence[str]) -> tuple[str, dict[
 
 def _notes(rows: Sequence[Row]) -> list[Block]:
     """What was counted; a note that all rows share is listed once."""
-    shared = set(rows[0].notes).intersection(*(row.notes for row in rows))
-    items = [("", note) for note in rows[0].notes if note in shared]
+    shared = set.intersection(*map(set, map(attrgetter("notes"), rows)))
+    items: dict[tuple[str, str], None] = {}
     for row in rows:
-        items += [(row.label, note) for note in row.notes if note not in shared]
-    return [Notes(items)] if items else []
+        for note in row.notes:
+            items["" if note in shared else row.label, note] = None
+    return [Notes(list(items))] if items else []
 
 
 def training_section(curves: Sequence[Curve]) -> Section | None:
     """Loss over steps, a panel for each method; None without training curves."""
-    measured = [curve for curve in curves if curve.kind == "training" and "loss" in curve.values]
+    measured = [curve for curve in select(curves, kind=["training"]) if "loss" in curve.values]
     if not measured:
         return None
     thinned = list(map(_thinned, measured))
@@ -317,7 +319,7 @@ def _thinned(curve: Curve) -> Curve:
 
 def cost_section(rows: Sequence[Row]) -> Section | None:
     """What each method costs; None without results of kind "cost"."""
-    costs = [row for row in rows if row.kind == "cost"]
+    costs = select(rows, kind=["cost"])
     if not costs:
         return None
     section = Section("cost", "Cost")

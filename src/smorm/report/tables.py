@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from operator import attrgetter, itemgetter
 
 from smorm.evaluation.metric_names import MetricName
 from smorm.evaluation.metrics import Metric
 from smorm.report.blocks import MISSING, Cell, Table, TableRow
 from smorm.report.curves import Curve, Peak, peak_of
 from smorm.report.paired import Paired, leading, representative_sizes
-from smorm.report.rows import Row, metric_names, present_in, separated_best
+from smorm.report.rows import Row, metric_names, separated_best
+from smorm.report.selection import by_attribute, by_label_of, distinct, present_in, select
 from smorm.report.style import show, show_interval, show_signed, show_signed_interval, style_of
 
 SYMBOLS = (
@@ -70,10 +73,10 @@ def narrow_table(
         # Nothing to compare with: the room goes to further numbers of the suite.
         extra = list(dict.fromkeys([*extra, *totals]))
         extra.remove(lead)
-    columns += [_metric_column(rows, name) for name in extra]
+    columns += _metric_columns(rows, extra)
     # A phone has no room for links to fingerprints either: the wide tables have them.
     table = _table(rows, columns[:_NARROW_COLUMNS])
-    lines = [TableRow(row.heading, "", row.cells) for row in table.rows]
+    lines = [replace(line, small="", sources=()) for line in table.rows]
     note = ""
     if lead in rows[0].chance:
         style = style_of(lead)
@@ -90,8 +93,8 @@ def optimisation_table(rows: Sequence[Row], curves: Curves, paired: Sequence[Pai
         paired: differences of the same suite; those of its last number become columns.
     """
     kind, present = rows[0].kind, metric_names(rows)
-    compared = dict.fromkeys(pair.metric for pair in paired)
-    last = "gold@last" if "gold@last" in compared else next(reversed(compared), "")
+    compared = distinct(paired, "metric") or [""]
+    last = "gold@last" if "gold@last" in compared else compared[-1]
     columns = _metric_columns(rows, representative_sizes(present))
     columns += _difference_columns(rows, paired, last)
     columns += _metric_columns(rows, present_in(_SUMMARIES[kind], present))
@@ -102,7 +105,7 @@ def optimisation_table(rows: Sequence[Row], curves: Curves, paired: Sequence[Pai
 
 def paired_table(paired: Sequence[Paired]) -> Table:
     """Every comparison of some suites: a row for two methods, a column for each number."""
-    names = list(dict.fromkeys(pair.metric for pair in paired))
+    names = distinct(paired, "metric")
     couples: dict[tuple[str, str, str], dict[str, Cell]] = {}
     for pair in paired:
         cells = couples.setdefault((pair.suite, pair.label, pair.base), {})
@@ -122,11 +125,11 @@ def summary_table(rows: Sequence[Row], names: Sequence[str]) -> Table:
 def subset_table(rows: Sequence[Row], names: Sequence[str]) -> Table:
     """Metrics as rows, models and views as columns: for suites with many subsets."""
     by_model = summary_table(rows, names)
-    columns = zip(*(row.cells for row in by_model.rows), strict=True)
+    columns = zip(*map(attrgetter("cells"), by_model.rows), strict=True)
     lines = []
     for heading, cells in zip(_headings(names), columns, strict=True):
         lines.append(TableRow(heading, "", cells))
-    return Table(["metric", *(row.heading for row in by_model.rows)], lines)
+    return Table(["metric", *map(attrgetter("heading"), by_model.rows)], lines)
 
 
 def correlation_table(rows: Sequence[Row]) -> Table | None:
@@ -179,11 +182,11 @@ def show_count(metric: Metric | None) -> str:
 
 def _table(rows: Sequence[Row], columns: Sequence[Column], note: str = "") -> Table:
     """Methods as rows; what says nothing in any of the columns is left out."""
-    headings = ["method", *(heading for heading, _ in columns)]
+    headings = ["method", *map(itemgetter(0), columns)]
     lines = []
     for row in rows:
         cells = [cell_of(row) for _, cell_of in columns]
-        if any(cell is not MISSING for cell in cells):
+        if set(cells) != {MISSING}:
             lines.append(TableRow(row.label, _small_print(row), cells, row.sources))
     return Table(headings, lines, note)
 
@@ -231,22 +234,21 @@ def _difference_columns(rows: Sequence[Row], paired: Sequence[Paired], metric: s
 
     The others are first views, which the further views of one model are compared with.
     """
-    by_base: dict[str, dict[str, Paired]] = {}
-    for pair in paired:
-        if pair.metric == metric:
-            by_base.setdefault(pair.base, {})[pair.label] = pair
+    columns = []
+    for base, members in by_attribute(select(paired, metric=[metric]), "base").items():
+        if len(members) >= (len(rows) - 1) / 2:
+            columns.append(_difference_column(base, metric, by_label_of(members)))
+    return columns
 
-    def column(base: str) -> Column:
-        def cell(row: Row) -> Cell:
-            if row.label == base:
-                return Cell("baseline")
-            pair = by_base[base].get(row.label)
-            return _paired_cell(pair, row.seeds) if pair else MISSING
 
-        return f"{style_of(metric).label} − {base}", cell
+def _difference_column(base: str, metric: str, by_label: Mapping[str, Paired]) -> Column:
+    def cell(row: Row) -> Cell:
+        if row.label == base:
+            return Cell("baseline")
+        pair = by_label.get(row.label)
+        return _paired_cell(pair, row.seeds) if pair else MISSING
 
-    least = (len(rows) - 1) / 2
-    return [column(base) for base, members in by_base.items() if len(members) >= least]
+    return f"{style_of(metric).label} − {base}", cell
 
 
 def _paired_cell(pair: Paired, seeds: int | None = None) -> Cell:
