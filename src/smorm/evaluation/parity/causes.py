@@ -13,10 +13,11 @@ import numpy as np
 from smorm.arrays import Floats
 from smorm.evaluation.correlation import spearman
 from smorm.evaluation.failures import Cause, CauseKind
+from smorm.evaluation.parity.conversations import Conversation
 from smorm.evaluation.parity.paths import ScorePath
 from smorm.model.export import PlainModel
 from smorm.rewards.wires import chat_text
-from smorm.text.chat import Messages, Renderer
+from smorm.text.chat import Renderer
 
 Ids = Sequence[int]
 
@@ -36,7 +37,7 @@ class FailureContext:
         constant: the view's constant.
         single_passes: the same kind of path passes with one conversation a batch.
         plain: the target as plain transformers loads it.
-        messages, renderer: the conversations, and what made `expected_ids` of them.
+        conversations, renderer: what was rendered, and what made `expected_ids` of it.
         expected, scores: what was expected and what the path gave [M, C]; None where it gave none.
         target_ids: the path's token ids; `target_counts` where a server reports only their numbers.
         head_rows: scores [M] of each row of our head, for a target that gives one score.
@@ -50,7 +51,7 @@ class FailureContext:
     single_passes: bool
     bfloat16: bool
     plain: PlainModel | None
-    messages: Sequence[Messages]
+    conversations: Sequence[Conversation]
     renderer: Renderer
     expected: Floats | None = None
     scores: Floats | None = None
@@ -142,7 +143,7 @@ def _tokenizer_class(context: FailureContext, index: int) -> str | None:
     if context.plain is None:
         return None
     tokenizer = context.plain.tokenizer
-    text = chat_text(context.renderer, begin=True)(context.messages[index])
+    text = chat_text(context.renderer, begin=True)(context.conversations[index].messages)
     ours = context.renderer.tokenizer(text, add_special_tokens=False)["input_ids"]
     if ours == tokenizer(text, add_special_tokens=False)["input_ids"]:
         return None
@@ -165,6 +166,7 @@ def _first_difference(context: FailureContext, ours: list[int], theirs: list[int
 
 def _counts(context: FailureContext) -> Cause:
     pairs = zip(context.expected_ids, context.target_counts or [], strict=True)
+    # Of every conversation the same number more or less: a token that is always there.
     more = {count - len(ids) for ids, count in pairs if count is not None}
     detail = "another chat template, tokenizer or truncation"
     if more == {1}:
@@ -175,6 +177,7 @@ def _counts(context: FailureContext) -> Cause:
 
 
 def _activation(expected: Floats, scores: Floats) -> Cause | None:
+    # Clipped, since the exponential of a large negative score overflows.
     if _close(scores, 1 / (1 + np.exp(-np.clip(expected, -500, 500)))):
         return Cause(CauseKind.ACTIVATION, f"the scores are the sigmoid of ours: {_ASK}")
     powers = np.exp(expected - expected.max(axis=1, keepdims=True))
@@ -189,12 +192,14 @@ def _close(scores: Floats, values: Floats) -> bool:
 
 
 def _shift(context: FailureContext, expected: Floats, scores: Floats) -> Cause | None:
+    # The median: a few conversations may differ for another reason.
     differences = scores - expected
     shift = np.median(differences, axis=0)
     uneven = (np.abs(differences - shift) > 10 * context.allowed).any()
     if uneven or (np.abs(shift) <= context.allowed).all():
         return None
     shown = ", ".join(f"{value:+.6g}" for value in shift)
+    # A server of ours adds the constant itself, so there a fault takes it away.
     verb, constant = "adds", context.constant
     if context.path.constant:
         verb, constant = "lacks", -context.constant

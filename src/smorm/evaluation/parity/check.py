@@ -67,15 +67,17 @@ class Parity:
     @property
     def only_tokens_differ(self) -> bool:
         """Whether all that fails is plain transformers on tokens of its own: the weights agree."""
-        failed = [row for row in self.rows if not row.passed]
-        return bool(failed) and all(
-            row.path.kind == "plain" and row.same_tokens is False for row in failed
-        )
+        kinds = set()
+        for row in self.rows:
+            if not row.passed:
+                kinds.add((row.path.kind, row.same_tokens))
+        return kinds == {("plain", False)}
 
     @property
     def largest(self) -> float:
         """The largest difference of all paths that gave scores, in units of the score."""
-        return max((row.difference for row in self.rows if row.path.rows is not None), default=0.0)
+        # A path without scores has NaN, which `fmax` ignores.
+        return float(np.fmax.reduce([row.difference for row in self.rows], initial=0.0))
 
     @property
     def std(self) -> float:
@@ -120,8 +122,8 @@ def measure_model(
         notes: what was counted when the conversations were made.
     """
     batches = QUICK[-1:] if quick else BATCHES
-    paths = [training_path(model, conversations)]
-    paths += scoring_paths(model, conversations, batches, every_layout=not quick)
+    scoring = scoring_paths(model, conversations, batches, every_layout=not quick)
+    paths = [training_path(model, conversations), *scoring]
     dtype = str(next(model.network.backbone.parameters()).dtype).removeprefix("torch.")
     return ModelPaths(model, conversations, paths, dtype, notes)
 
@@ -185,6 +187,7 @@ def against_server(
         SmormError: the server does not answer, or not with scores.
         ConfigError: the view is not linear and the server is not ours, or it is unknown.
     """
+    # All paths first: whether it gives one label or all rows is seen in its answers.
     paths = list(server_paths(remote, ours.conversations))
     one_label = all(path.rows is None or path.rows.shape[1] == 1 for path in paths)
     held = ours.model.view(view) if one_label else None
@@ -198,6 +201,7 @@ def _gate(ours: ModelPaths, gate: float | None) -> float:
 
 def _view_of_folder(model: RewardModel, folder: Path, view: Any) -> View:
     """The view that a one-row folder holds."""
+    # A card of another model may name rows that this one does not have: it says nothing here.
     if view is None and (folder / CARD).is_file():
         held = read_card(folder).view
         if held is not None and set(held.get("weights", ())) <= {PREFERENCE, *model.attributes}:
@@ -222,6 +226,7 @@ def _parity(
     target: str, comparison: Comparison, paths: Iterable[ScorePath], notes: Sequence[str]
 ) -> Parity:
     ours = comparison.ours
+    # The first of our paths is the reference itself.
     rows = [comparison.compare(path) for path in (*ours.paths[1:], *paths)]
     failures = _failures(comparison, rows)
     values = comparison.view.values(comparison.reference)
@@ -269,17 +274,23 @@ def _reported(comparison: Comparison, rows: Sequence[PathResult]) -> list[str]:
             f"The view's constant {view.constant:+.6g} is left out: a head without a bias cannot "
             "hold it (it cancels in every comparison)."
         )
-    outside = [row for row in rows if not comparison.gated(row.path).all()]
-    if outside:
-        number = count - int(comparison.gated(outside[0].path).sum())
-        largest = max(row.outside_gate for row in outside)
+    gated = np.array([comparison.gated(row.path).sum() for row in rows])
+    if (gated < count).any():
+        number = count - int(gated.min())
+        largest = max(row.outside_gate for row in rows)
         notes.append(
             f"{number} conversations hold control tokens in their text. We keep them as text; "
             "the target takes them for real ones, so they are outside the gate (largest "
             f"difference there: {largest:.2g} standard deviations)."
         )
+    return notes + _worst(ours.conversations, rows)
+
+
+def _worst(conversations: Sequence[Conversation], rows: Sequence[PathResult]) -> list[str]:
+    """The conversations that differ most on the first paths that fail."""
     worst = [row.worst for row in rows if not row.passed and row.worst is not None]
+    notes = []
     for index in dict.fromkeys(worst[:3]):
-        text = " → ".join(message.content for message in ours.conversations[index].messages)
+        text = " → ".join(message.content for message in conversations[index].messages)
         notes.append(f"Conversation {index + 1} is {text[:160]!r}.")
     return notes

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,16 @@ class ModelPaths:
     paths: Sequence[ScorePath]
     dtype: str
     notes: Sequence[str] = ()
+
+    @property
+    def ids(self) -> list[list[int]]:
+        """Our token ids of each conversation."""
+        return [conversation.tokens.tolist() for conversation in self.conversations]
+
+    @property
+    def without_control(self) -> Bools:
+        """Which conversations [N] hold no control token in their text."""
+        return np.array([not conversation.control for conversation in self.conversations])
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +98,7 @@ class PathResult:
 
     def as_dict(self) -> dict[str, Any]:
         """An item of the result file."""
+        # The keys are those of the first result files: "spreads" are standard deviations.
         item = {
             "path": self.path.name,
             "difference": self.difference,
@@ -133,7 +145,8 @@ class Comparison:
 
     def gated(self, path: ScorePath) -> Bools:
         """Which conversations [N] the gate holds for on a path."""
-        without_control = np.array([not each.control for each in self.ours.conversations])
+        without_control = self.ours.without_control
+        # Where every conversation has control tokens, there would be nothing left to compare.
         if path.control_is_text or not without_control.any():
             return np.ones_like(without_control)
         return without_control
@@ -152,11 +165,13 @@ class Comparison:
         if path.rows is None:
             return PathResult(path, math.nan, math.nan, None, same_tokens, False)
         expected, scores = self.values(path)
+        # One label where all rows were due, or the reverse: nothing can be subtracted.
         if scores.shape != expected.shape:
             wrong = f"gives {scores.shape[1]} scores a conversation, expected {expected.shape[1]}"
             failed = replace(path, rows=None, error=wrong, cause=CauseKind.HEAD)
             return PathResult(failed, math.nan, math.nan, None, same_tokens, False)
         differences = np.abs(scores - expected)
+        # Scores that are all equal have no std: any difference is then many of them.
         in_stds = (differences / np.maximum(self.std, 1e-12)).max(axis=1)
         # A score that is NaN fails: as a plain maximum it would hide behind the comparison.
         over = np.nan_to_num((differences / self.allowed).max(axis=1), nan=np.inf)
@@ -172,45 +187,49 @@ class Comparison:
         )
 
     def _same_tokens(self, path: ScorePath, gated: Bools) -> bool | None:
-        ours = [conversation.tokens for conversation in self.ours.conversations]
-        indices = np.flatnonzero(gated).tolist()
+        ours = list(compress(self.ours.ids, gated))
         if path.tokens is not None:
-            return all(ours[index].tolist() == path.tokens[index] for index in indices)
-        if path.counts is None or all(count is None for count in path.counts):
+            return ours == list(compress(path.tokens, gated))
+        if path.counts is None or set(path.counts) == {None}:
             return None
-        return all(path.counts[index] in (None, len(ours[index])) for index in indices)
+        # A server may report some counts only: those it leaves out agree with any.
+        counts = zip(ours, compress(path.counts, gated), strict=True)
+        return all(count in (None, len(ids)) for ids, count in counts)
 
     def explain(self, result: PathResult, results: Sequence[PathResult]) -> list[Cause]:
         """Likely causes of a path's failure, given the results of all paths."""
         path = result.path
-        indices = np.flatnonzero(self.gated(path)).tolist()
-        conversations = [self.ours.conversations[index] for index in indices]
+        gated = self.gated(path)
         context = FailureContext(
             path=path,
             allowed=self.allowed,
-            expected_ids=[conversation.tokens.tolist() for conversation in conversations],
+            expected_ids=list(compress(self.ours.ids, gated)),
             same_tokens=result.same_tokens,
             constant=self.view.constant,
             single_passes=path.batch > 1 and _singles_pass(path, results),
             bfloat16=self.ours.dtype != "float32",
             plain=self.plain,
-            messages=[conversation.messages for conversation in conversations],
+            conversations=list(compress(self.ours.conversations, gated)),
             renderer=self.ours.model.renderer,
         )
         if path.tokens is not None:
-            context.target_ids = [path.tokens[index] for index in indices]
+            context.target_ids = list(compress(path.tokens, gated))
         if path.counts is not None:
-            context.target_counts = [path.counts[index] for index in indices]
+            context.target_counts = list(compress(path.counts, gated))
         if path.rows is not None:
             expected, scores = self.values(path)
-            context.expected, context.scores = expected[indices], scores[indices]
+            context.expected, context.scores = expected[gated], scores[gated]
+        # A target that gives all rows is compared row by row: no row can stand for another.
         if self.view.view is not None:
             names = self.ours.model.card.rows
-            context.head_rows = dict(zip(names, self.reference[indices].T, strict=True))
+            context.head_rows = dict(zip(names, self.reference[gated].T, strict=True))
         return likely_causes(context)
 
 
 def _singles_pass(path: ScorePath, results: Sequence[PathResult]) -> bool:
     """Whether the same kind of path passes with one conversation a batch."""
-    singles = [each for each in results if each.path.kind == path.kind and each.path.batch == 1]
-    return bool(singles) and all(single.passed for single in singles)
+    passed = set()
+    for result in results:
+        if result.path.kind == path.kind and result.path.batch == 1:
+            passed.add(result.passed)
+    return passed == {True}

@@ -74,6 +74,7 @@ def training_path(model: RewardModel, conversations: Sequence[Conversation]) -> 
             raise encoded.error
         sequences.append(encoded.tokens[0])
     rows = np.zeros((len(sequences), len(model.card.rows)))
+    # Evaluation mode leaves dropout out, which no other path has.
     was_training = network.training
     network.eval()
     for members in network.micro_batches([[tokens] for tokens in sequences], TRAINING_TOKENS):
@@ -148,6 +149,7 @@ def _with_logits(path: ScorePath, plain: PlainModel, sequences: list[list[int]])
         rows = plain.logits(sequences, batch=path.batch, side=path.side or "right")
     except (ValueError, RuntimeError, IndexError) as error:
         path = replace(path, error=str(error).splitlines()[0][:200])
+        # transformers raises only when a batch is padded, with a sentence that changes by version.
         needs_pad = path.batch > 1 and None in (plain.pad_id, plain.tokenizer.pad_token_id)
         return replace(path, cause=CauseKind.PAD_TOKEN) if needs_pad else path
     return replace(path, rows=rows)
@@ -192,6 +194,7 @@ def _server_path(
     try:
         answer = remote.answer(messages, wire, batch=size, concurrency=concurrency)
     except SmormError as error:
+        # A server whose main endpoint fails is no server; of the others one may be turned off.
         if wire is remote.wires[0]:
             raise
         return replace(path, error=str(error))
