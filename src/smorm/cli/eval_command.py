@@ -29,8 +29,8 @@ def run(
         list[str],
         typer.Option(
             help="NAME=PATH, or NAME alone for a benchmark's own data on the hub. NAME is pairs, "
-            "rated, rewardbench, rewardbench-2, prior-sets, rm-bench, judgebench, ppe, "
-            "ppe-correctness, rmb, hhh, llmbar, mt-bench or best-of-k, or one with /LABEL."
+            "rated or a benchmark (rewardbench, rm-bench, best-of-k, ...; an unknown one is "
+            "answered with the list), or one with /LABEL."
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Results, JSON.")],
@@ -55,10 +55,10 @@ def run(
 ) -> None:
     """Measure rewards on benchmarks, pairs or ratings.
 
-    Every number has its count and a 95 % interval that resamples prompts; ties are told; the rule
-    "the longer response wins" stands beside each accuracy. Of several rewards, or views of one, the
-    paired differences to the first are given with their intervals. With --combine they are also
-    measured as one, which stands first: each member is compared with it.
+    Every number has its count and a 95 % interval that resamples prompts. Ties are counted, and
+    the rule "the longer response wins" stands beside each accuracy. Of several rewards, or views of
+    one, the paired differences to the first are given with their intervals. With --combine they are
+    also measured as one, which stands first: each member is compared with it.
     """
     from smorm.cli.options import OVERLONG, choice
     from smorm.cli.reward_options import combined, sections_of
@@ -87,7 +87,9 @@ def run(
     write_results(output, results)
     print_results(results)
     typer.echo(f"results: {output}")
-    failed = [f"{one.model}, {one.suite}: {failure}" for one in results for failure in one.failures]
+    failed = []
+    for result in results:
+        failed += [f"{result.model}, {result.suite}: {failure}" for failure in result.failures]
     if failed:
         typer.echo("\n".join(["sanity tests failed:", *failed]), err=True)
         raise typer.Exit(1)
@@ -104,7 +106,7 @@ def _measure(
 
     on_bad_record = common["on_bad_record"]
     views = [view_for(section, text) for text in view or [None]]  # type: ignore[list-item]
-    named = [one for one in views if one is not None]
+    named = [value for value in views if value is not None]
     reward = open_section(section, common["options"], views=named, on_bad_record=on_bad_record)
     if isinstance(reward, Ensemble):
         return run_ensemble(reward, suites, on_bad_record=on_bad_record)

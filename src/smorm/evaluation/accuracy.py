@@ -58,8 +58,7 @@ class ScoredItems:
 
     def chance(self) -> Floats:
         """The probability [N] that random scores without ties put a good response first."""
-        sizes = np.array([len(scores) for scores in self.scores], dtype=np.float64)
-        return np.asarray(np.array(self.chosen) / sizes)
+        return np.asarray(np.array(self.chosen) / np.array(list(map(len, self.scores))))
 
 
 Rule = Callable[[Floats, int], float]
@@ -120,7 +119,9 @@ def accuracies(
     for prefix, scored, scoring_rule in scorings:
         columns |= _columns(prefix, outcomes(scored, scoring_rule), items.subsets)
         sums |= _sums(prefix, sections, overall)
-    sums |= {name: {name: 1.0} for name in columns if name.startswith("subset/")}
+    for name in columns:
+        if name.startswith("subset/"):
+            sums[name] = {name: 1.0}
     sums["overall_minus_length_only"] = difference(sums["overall"], sums[f"{LENGTH}/overall"])
     return Outcomes(
         columns,
@@ -156,6 +157,7 @@ def present(subsets: Sequence[str], sections: Mapping[str, Weights]) -> dict[str
     """Sections cut to the subsets that occur, each with weights that sum to 1 again."""
     occurring = set(subsets)
     cut = {}
+    # A file may hold only some subsets: the others' weights go to those of their section.
     for section, weights in sections.items():
         kept_weights = {name: weights[name] for name in weights if name in occurring}
         if total := sum(kept_weights.values()):
@@ -170,7 +172,7 @@ def mean_of(sections: Mapping[str, Weights]) -> dict[str, float]:
 
 def length_correlations_of(items: ScoredItems) -> dict[str, Metric]:
     """Spearman of score with length over all responses, plain and within each prompt."""
-    sizes = [len(scores) for scores in items.scores]
+    sizes = list(map(len, items.scores))
     item_of_response = np.repeat(np.arange(len(sizes)), sizes)
     codes = cluster_codes(items.prompts, len(sizes))[0][item_of_response]
     scores, lengths = np.concatenate(list(items.scores)), np.concatenate(list(items.lengths))

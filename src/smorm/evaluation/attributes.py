@@ -13,6 +13,7 @@ import numpy as np
 from smorm.arrays import Bools, Floats
 from smorm.errors import DataError
 from smorm.evaluation.correlation import spearman, spearman_draws, spearman_metric
+from smorm.evaluation.metric_names import MetricName
 from smorm.evaluation.metrics import (
     Clusters,
     Metric,
@@ -67,6 +68,7 @@ def measure_rated(
         raise DataError(f"ratings: none of {len(ratings)} responses has a rating of {list(names)}")
 
     means = training_means or {}
+    # NaN where a response is not rated: the bootstrap leaves such cells out of their column.
     errors = {
         "mse": (predicted - ratings) ** 2,
         "mse_of_mean": (ratings - _constants(ratings, names, means)) ** 2,
@@ -85,19 +87,17 @@ def measure_rated(
             metrics[f"{family}/{name}"] = mean_metric(error[known, column], codes[known])
 
     # Every attribute sees the same resampled prompts, so that their mean has a right interval.
-    draws = {family: bootstrap_means(error[:, columns], codes) for family, error in errors.items()}
-    if ranked:
-        of_each = [spearman_draws(predicted[:, c], ratings[:, c], codes) for c in ranked]
-        draws["spearman"] = np.stack(of_each, axis=1)
-    rated_names, ranked_names = [names[c] for c in columns], [names[c] for c in ranked]
     count = int(rated.any(axis=1).sum())
     over_attributes: dict[str, Metric] = {}
-    for family in ("spearman", "mse", "mse_of_mean"):
-        members = ranked_names if family == "spearman" else rated_names
-        if members:
-            value = np.mean([metrics[f"{family}/{name}"].value for name in members])
-            low, high = interval(draws[family].mean(axis=1))
-            over_attributes[family] = Metric(float(value), count, low, high)
+    if ranked:
+        of_each = [spearman_draws(predicted[:, c], ratings[:, c], codes) for c in ranked]
+        draws = np.stack(of_each, axis=1)
+        over_attributes["spearman"] = _mean("spearman", metrics, draws, count)
+    for family, error in errors.items():
+        draws = bootstrap_means(error[:, columns], codes)
+        over_attributes[family] = _mean(family, metrics, draws, count)
+    rated_names = list(map(names.__getitem__, columns))
+    ranked_names = list(map(names.__getitem__, ranked))
     notes = [
         f"{len(predicted)} responses over {groups} prompts; intervals resample prompts.",
         *_notes(rated, names, rated_names, ranked_names, means),
@@ -107,9 +107,18 @@ def measure_rated(
         ratings[:, columns],
         rated_names,
         list(codes),
-        keys or [str(index) for index in range(len(predicted))],
+        keys or list(map(str, range(len(predicted)))),
     )
     return Measurement(over_attributes | metrics, tuple(notes), table)
+
+
+def _mean(family: str, metrics: Mapping[str, Metric], draws: Floats, count: int) -> Metric:
+    """The plain mean over the attributes that have the number; draws [R, attributes] likewise."""
+    values = []
+    for name, metric in metrics.items():
+        if MetricName.parse(name).name == family and not np.isnan(metric.value):
+            values.append(metric.value)
+    return Metric(float(np.mean(values)), count, *interval(draws.mean(axis=1)))
 
 
 def _constants(
@@ -157,7 +166,7 @@ class RatedOutcomes:
                 other.predicted[theirs, other.names.index(name)],
                 self.ratings[mine, column],
             )
-        keys = [self.keys[index] for index in mine]
+        keys = list(map(self.keys.__getitem__, mine))
         return {
             **_mse_differences(predictions, codes, keys),
             **_spearman_differences(predictions, codes),
@@ -174,7 +183,9 @@ def _mse_differences(
     columns = {}
     for name, (first, second, ratings) in predictions.items():
         columns[f"mse/{name}"] = (first - ratings) ** 2 - (second - ratings) ** 2
-    sums = {"mse": even(list(columns)), **{name: {name: 1.0} for name in columns}}
+    sums = {"mse": even(list(columns))}
+    for name in columns:
+        sums[name] = {name: 1.0}
     return Outcomes(columns, codes, sums, keys, frozenset(sums)).metrics()
 
 

@@ -69,14 +69,12 @@ _OLD_PREFIX = "failed: "
 
 def failure_of(value: Mapping[str, str]) -> Failure:
     """A failure as a result file has it; a cause that this version does not know is `UNKNOWN`."""
-    return Failure(value["test"], _kind_of(value["cause"]), value["text"])
-
-
-def _kind_of(name: str) -> CauseKind:
     try:
-        return CauseKind(name)
+        kind = CauseKind(value["cause"])
     except ValueError:
-        return CauseKind.UNKNOWN
+        # Written by a later version: the failure counts all the same.
+        kind = CauseKind.UNKNOWN
+    return Failure(str(value["test"]), kind, str(value["text"]))
 
 
 def split_old_notes(notes: tuple[str, ...]) -> tuple[tuple[Failure, ...], tuple[str, ...]]:

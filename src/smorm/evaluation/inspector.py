@@ -31,6 +31,7 @@ class Inspector:
 
     def equal_scores(self, pairs: Sequence[ConversationPair]) -> Cause:
         """Why different conversations get equal scores."""
+        # In the order of a score's way back: the head first, the text last.
         cause = self.head() or self.template(pairs) or self.truncation(pairs)
         return cause or Cause(
             CauseKind.POOLING,
@@ -51,11 +52,13 @@ class Inspector:
     def template(self, pairs: Sequence[ConversationPair]) -> Cause | None:
         """Whether different conversations become the same tokens."""
         renderer = self.model.renderer
+        # Only what the template drops makes different conversations the same tokens.
         same = [pair for pair in pairs if renderer.render(pair[0]) == renderer.render(pair[1])]
         if not same:
             return None
         count = f"{len(same)} of {len(pairs)} different texts become the same tokens"
         text = chat_text(renderer, begin=True)
+        # The rendered texts still differ: then it is the tokenizer that makes them the same.
         if all(text(first) != text(second) for first, second in same):
             unknown = f"{count}: words that its vocabulary does not know?"
             return Cause(CauseKind.TOKENIZER, unknown)

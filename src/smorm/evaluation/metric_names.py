@@ -51,30 +51,26 @@ class MetricName:
     def parse(cls, text: str) -> MetricName:
         """The parts of a spelling; a spelling of no known form is a name as it is."""
         parsed = cls._parse(text)
+        # A spelling that would not come back, such as `gold@007`, is kept as a name.
         return parsed if str(parsed) == text else cls(text)
 
     @classmethod
     def _parse(cls, text: str) -> MetricName:
         if text == _LENGTH_ONLY_ACCURACY:
             return cls("accuracy", over="length_only")
-        over, text = _rule_before(text)
-        if over is None:
-            over, text = _mean_behind(text)
+        over, text = _split_over(text)
         head, separator, tail = text.partition("/")
-        head, _, base = head.partition(_MINUS)
+        subset = tail if separator else None
+        # Two ways of writing a difference: of quantities in the head, of arms behind the subset.
+        name, _, base = head.partition(_MINUS)
         if base not in _BASES:
-            head, _, tail = text.partition("/")
-            tail, _, base = tail.partition(_LESS)
-        name, _, place = head.partition("@")
-        is_size = _SIZE.fullmatch(place) is not None
-        return cls(
-            name,
-            n=int(place) if is_size else None,
-            subset=tail if separator else None,
-            over=over,
-            base=base or None,
-            point=None if is_size else place or None,
-        )
+            name, base = head, ""
+            if subset is not None:
+                subset, _, base = subset.partition(_LESS)
+        name, _, point = name.partition("@")
+        if _SIZE.fullmatch(point):
+            return cls(name, int(point), subset, over, base or None)
+        return cls(name, None, subset, over, base or None, point or None)
 
     def __str__(self) -> str:
         if self == MetricName("accuracy", over="length_only"):
@@ -105,14 +101,15 @@ class MetricName:
         return "/" in str(self)
 
 
-def _rule_before(text: str) -> tuple[str | None, str]:
+def _split_over(text: str) -> tuple[str | None, str]:
+    """The rule before a name, or what is averaged behind it, and the rest."""
     rule, separator, rest = text.partition("/")
-    return (rule, rest) if separator and rule in RULES else (None, text)
-
-
-def _mean_behind(text: str) -> tuple[str | None, str]:
-    before, _, over = text.rpartition(_OVER)
-    return (over, before) if before and over in _AVERAGED else (None, text)
+    if separator and rule in RULES:
+        return rule, rest
+    rest, _, averaged = text.rpartition(_OVER)
+    if rest and averaged in _AVERAGED:
+        return averaged, rest
+    return None, text
 
 
 @dataclass(frozen=True, slots=True)

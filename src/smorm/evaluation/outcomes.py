@@ -52,7 +52,8 @@ class Outcomes:
 
     def metrics(self) -> dict[str, Metric]:
         """Every number with its n (items that contribute) and its 95 % interval."""
-        table = self._table()
+        table = np.stack(list(self.columns.values()), axis=1)
+        # One resampling for all columns: numbers that share columns move together.
         means, draws = _means(table), bootstrap_means(table, self.clusters)
         return {name: self._metric(name, table, means, draws) for name in self.sums}
 
@@ -61,12 +62,12 @@ class Outcomes:
 
         It is the same weighted sum, so it is exact for every section and mean of sections.
         """
-        means = {name: float(np.nanmean(values)) for name, values in self.chance.items()}
-        return {
-            name: sum(weight * means[column] for column, weight in weights.items())
-            for name, weights in self.sums.items()
-            if name not in self.differences and weights.keys() <= means.keys()
-        }
+        levels = {}
+        for name, weights in self.sums.items():
+            if name not in self.differences and weights.keys() <= self.chance.keys():
+                columns = np.stack(list(map(self.chance.__getitem__, weights)), axis=1)
+                levels[name] = float(_means(columns) @ list(weights.values()))
+        return levels
 
     def minus(self, other: Outcomes) -> Outcomes:
         """Item by item this less the other, over the items that both have; for paired differences.
@@ -79,12 +80,12 @@ class Outcomes:
         mine, theirs = common(self.keys, other.keys)
         if not mine:
             raise DataError("the two were measured on no common item: no difference to take")
-        columns = {
-            name: values[mine] - other.columns[name][theirs]
-            for name, values in self.columns.items()
-        }
+        # Before any mean is taken: what both models find hard cancels out of each item.
+        columns = {}
+        for name, values in self.columns.items():
+            columns[name] = values[mine] - other.columns[name][theirs]
         clusters = cluster_codes(self.clusters, len(self.keys))[0][mine]
-        keys = [self.keys[index] for index in mine]
+        keys = list(map(self.keys.__getitem__, mine))
         # A difference of shares is no share: all lose the bounds of 0 and 1.
         differences = frozenset(self.sums)
         return Outcomes(columns, clusters, self.sums, keys, differences)
@@ -93,17 +94,14 @@ class Outcomes:
         """Every number of this less the other's, over the same items, its interval paired."""
         return self.minus(other).metrics()
 
-    def _table(self) -> Floats:
-        return np.stack(list(self.columns.values()), axis=1)
-
     def _metric(self, name: str, table: Floats, means: Floats, draws: Floats) -> Metric:
-        order = {column: index for index, column in enumerate(self.columns)}
         weights = self.sums[name]
-        used = [order[column] for column in weights]
+        used = list(map(list(self.columns).index, weights))
         factors = np.array(list(weights.values()))
         contributing = np.isfinite(table[:, used]).any(axis=1)
         value = float(means[used] @ factors)
         low, high = interval(draws[:, used] @ factors)
+        # The clusters that contribute, not all: a subset may have only a few of them.
         if name not in self.differences:
             codes = np.asarray(cluster_codes(self.clusters, len(table))[0])
             low, high = share_interval(value, low, high, len(np.unique(codes[contributing])))
@@ -124,27 +122,32 @@ def split(
     Items without a label ("") are in none.
     """
     of_item = np.asarray(labels)
-    return {
-        prefix + str(label): np.where(of_item == label, values, np.nan)
-        for label in sorted(set(of_item.tolist()) - {""})
-    }
+    columns = {}
+    for label in sorted(set(of_item.tolist()) - {""}):
+        columns[f"{prefix}{label}"] = np.where(of_item == label, values, np.nan)
+    return columns
 
 
 def common(keys: Sequence[str], others: Sequence[str]) -> tuple[list[int], list[int]]:
     """Indices of the keys that both lists have, in the first one's order: in it, in the other."""
-    index_of = {key: index for index, key in enumerate(others)}
-    mine = [index for index, key in enumerate(keys) if key in index_of]
-    return mine, [index_of[keys[index]] for index in mine]
+    index_of = dict(zip(others, range(len(others)), strict=True))
+    mine, theirs = [], []
+    for index, key in enumerate(keys):
+        if key in index_of:
+            mine.append(index)
+            theirs.append(index_of[key])
+    return mine, theirs
 
 
 def difference(weights: Weights, subtracted: Weights) -> dict[str, float]:
     """Weights of one number less those of another, over other columns."""
-    return {**weights, **{name: -weight for name, weight in subtracted.items()}}
+    less = {name: -weight for name, weight in subtracted.items()}
+    return {**weights, **less}
 
 
 def even(names: Sequence[str]) -> dict[str, float]:
     """Weights of a plain mean over columns."""
-    return {name: 1.0 / len(names) for name in names}
+    return dict.fromkeys(names, 1.0 / max(1, len(names)))
 
 
 def weighted(shares: Mapping[str, float]) -> dict[str, float]:

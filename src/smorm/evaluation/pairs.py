@@ -68,13 +68,15 @@ def measure_pairs(
         "accuracy_chosen_shorter": np.where(by_length == 0.0, outcomes, np.nan),
         "margin": chosen - rejected,
     }
-    for name in [name for name, values in columns.items() if np.isnan(values).all()]:
-        del columns[name]
+    # Where no preferred response is the longer one, there is no accuracy of those.
+    for name in ("accuracy_chosen_longer", "accuracy_chosen_shorter"):
+        if np.isnan(columns[name]).all():
+            del columns[name]
     table = Outcomes(
         columns,
         prompts,
         {name: {name: 1.0} for name in columns},
-        keys or [str(index) for index in range(count)],
+        keys or list(map(str, range(count))),
         differences=frozenset({"accuracy_minus_length_only", "margin"}),
         chance={name: np.full(count, 0.5) for name in _SHARES if name in columns},
     )

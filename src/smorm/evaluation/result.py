@@ -51,7 +51,10 @@ class Measurement:
 def chance_levels(outcomes: Outcomes) -> dict[str, float]:
     """Chance levels of the numbers that are the reward's, not those of a rule beside it."""
     levels = outcomes.chance_levels()
-    return {name: level for name, level in levels.items() if MetricName.parse(name).over is None}
+    for name in list(levels):
+        if MetricName.parse(name).over is not None:
+            del levels[name]
+    return levels
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +87,15 @@ class Result:
             "suite": self.suite,
             "model": self.model,
             "view": self.view,
-            "metrics": {name: metric.as_dict() for name, metric in self.metrics.items()},
+            "metrics": dict(
+                zip(self.metrics, map(Metric.as_dict, self.metrics.values()), strict=True)
+            ),
             "items": self.items,
             "fingerprint": dict(self.fingerprint),
             "notes": list(self.notes),
         }
         if self.failures:
-            written["failures"] = [failure.as_dict() for failure in self.failures]
+            written["failures"] = list(map(Failure.as_dict, self.failures))
         if self.chance:
             written["chance"] = dict(self.chance)
         return written
@@ -119,7 +124,7 @@ class Result:
 
 def write_results(path: Path | str, results: Sequence[Result]) -> None:
     """Write one result as an object, any other number as a list; whole or not at all."""
-    objects = [result.as_dict() for result in results]
+    objects = list(map(Result.as_dict, results))
     write_json(path, objects[0] if len(objects) == 1 else objects)
 
 
@@ -146,17 +151,20 @@ def parse_result(value: Any, where: str) -> Result:
     missing = [key for key in (*_NAMES, "metrics") if key not in value]
     if missing:
         raise DataError(f"{where}: not a result: {', '.join(missing)} missing")
-    unknown = sorted(str(key) for key in value if key not in _KEYS)
+    # A field of a later version could change what the others mean: not read is not ignored.
+    unknown = sorted(map(str, value.keys() - set(_KEYS)))
     if unknown:
         raise DataError(f"{where}: {unknown[0]}: unknown field; a result has {', '.join(_KEYS)}")
     for key in _NAMES:
         _expect(isinstance(value[key], str), where, key, "text", value[key])
     items, fingerprint = value.get("items", []), value.get("fingerprint", {})
     notes = value.get("notes", [])
-    _expect(isinstance(items, str | Path | list), where, "items", "a path or a list", items)
+    if isinstance(items, Path):
+        items = str(items)
+    _expect(isinstance(items, str | list), where, "items", "a path or a list", items)
     _expect(isinstance(fingerprint, Mapping), where, "fingerprint", "an object", fingerprint)
-    plain = isinstance(notes, list | tuple) and all(isinstance(note, str) for note in notes)
-    _expect(plain, where, "notes", "a list of texts", notes)
+    texts = isinstance(notes, list | tuple) and set(map(type, notes)) <= {str}
+    _expect(texts, where, "notes", "a list of texts", notes)
     failures, notes = _failures(value, tuple(notes), where)
     return Result(
         kind=value["kind"],
@@ -164,7 +172,7 @@ def parse_result(value: Any, where: str) -> Result:
         model=value["model"],
         view=value["view"],
         metrics=_metrics(value["metrics"], where),
-        items=str(items) if isinstance(items, Path) else items,
+        items=items,
         fingerprint=dict(fingerprint),
         notes=notes,
         failures=failures,
@@ -186,11 +194,9 @@ def _failures(
     listed = value["failures"]
     _expect(isinstance(listed, list), where, "failures", "a list", listed)
     for index, item in enumerate(listed):
-        fits = isinstance(item, Mapping) and all(
-            isinstance(item.get(key), str) for key in ("test", "cause", "text")
-        )
+        fits = isinstance(item, Mapping) and {"test", "cause", "text"} <= item.keys()
         _expect(fits, where, f"failures[{index}]", "an object {test, cause, text}", item)
-    return tuple(failure_of(item) for item in listed), notes
+    return tuple(map(failure_of, listed)), notes
 
 
 def _metrics(value: Any, where: str) -> dict[str, Metric]:
@@ -206,15 +212,16 @@ def _metric(value: Any, where: str, name: str) -> Metric:
     n = value["n"]
     counts = isinstance(n, int) and not isinstance(n, bool) and n >= 0
     _expect(counts, where, f"{name}.n", "a whole number from 0", n)
-    number = {
-        key: _number(value.get(key), where, f"{name}.{key}") for key in ("value", "low", "high")
-    }
-    if number["low"] > number["high"]:
-        raise DataError(f"{where}: {name}: low {value['low']} is above high {value['high']}")
-    return Metric(number["value"], n, number["low"], number["high"])
+    number = _number(value["value"], where, f"{name}.value")
+    low = _number(value.get("low"), where, f"{name}.low")
+    high = _number(value.get("high"), where, f"{name}.high")
+    if low > high:
+        raise DataError(f"{where}: {name}: low {low} is above high {high}")
+    return Metric(number, n, low, high)
 
 
 def _number(value: Any, where: str, name: str) -> float:
+    # A bool is an int to Python; numbers that do not exist are null in JSON.
     numeric = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
     _expect(numeric, where, name, "a number or null", value)
     return math.nan if value is None else float(value)

@@ -38,8 +38,8 @@ class ScoredSet:
 
     @property
     def keys(self) -> list[str]:
-        """What tells a record apart from others: its place in its source."""
-        return [record.where or f"record {at}" for at, record in enumerate(self.records)]
+        """What identifies a record: its line in its source, the same for every model."""
+        return [record.where or f"record {index}" for index, record in enumerate(self.records)]
 
 
 def read_labelled(
@@ -56,11 +56,13 @@ def read_labelled(
         DataError: a record that is not usable (under `stop`), or a source that cannot be read.
     """
     records: list[Record] = []
-    for label, place in sources:
-        source = replace(place, keep_fields=keep_fields)
-        for record in read_records(source, kind, census, on_bad):
-            unnamed = isinstance(record, Candidates) and not record.source and label
-            records.append(replace(record, source=label) if unnamed else record)
+    for label, source in sources:
+        with_fields = replace(source, keep_fields=keep_fields)
+        for record in read_records(with_fields, kind, census, on_bad):
+            if label and isinstance(record, Candidates) and not record.source:
+                records.append(replace(record, source=label))
+            else:
+                records.append(record)
     return records
 
 
@@ -78,23 +80,24 @@ def score_records(
     """
     skip = on_bad_record == "skip" or reward.drops_overlong
     items = [record.item for record in records]
-    kept: list[Record] = []
+    usable: list[Record] = []
     scored: list[Scored] = []
     results = score_all(reward, items, census, skip=skip, advance=advance)
     for record, result in zip(records, results, strict=True):
         if result is not None:
-            kept.append(record)
+            usable.append(record)
             scored.append(result)
-    if not kept:
+    if not usable:
         raise DataError("no record could be scored")
-    data = fingerprint([hash_of(record) for record in kept])
-    return ScoredSet(kept, scored, census, data, census.lines())
+    # Of the records that were scored: two models that leave out different ones differ in it.
+    data = fingerprint([hash_of(record) for record in usable])
+    return ScoredSet(usable, scored, census, data, census.lines())
 
 
 def hash_of(record: Record) -> str:
     """Fingerprint of a record's texts."""
     item = record.item
-    return fingerprint([prompt_key(item.prompt), [prompt_key(r) for r in item.responses]])
+    return fingerprint([prompt_key(item.prompt), list(map(prompt_key, item.responses))])
 
 
 def pair_items(records: Sequence[Record]) -> list[Item]:
@@ -104,8 +107,8 @@ def pair_items(records: Sequence[Record]) -> list[Item]:
         if isinstance(record, Preference):
             items.append(record.item)
         elif isinstance(record, Candidates) and 0 < (record.chosen or 0) < len(record.responses):
-            two = (record.responses[0], record.responses[record.chosen or 1])
-            items.append(Item(record.prompt, two, record.where))
+            responses = (record.responses[0], record.responses[record.chosen or 1])
+            items.append(Item(record.prompt, responses, record.where))
     return items
 
 
@@ -114,23 +117,28 @@ def words(messages: Messages) -> int:
     return sum(len(message.content.split()) for message in messages)
 
 
+def lengths_of(records: Sequence[Record]) -> list[Floats]:
+    """Lengths of each record's responses, in words [n_i]."""
+    return [np.array(list(map(words, record.item.responses)), dtype=float) for record in records]
+
+
 def scored_items(data: ScoredSet, values: Sequence[Floats]) -> ScoredItems:
     """A benchmark's records and a view's values of their responses, ready for its rule.
 
     Raises:
-        DataError: a record says not which of its responses are good.
+        DataError: a record that does not say which of its responses are good.
     """
-    unjudged = next((r.where for r in data.records if not r.chosen), None)
-    if unjudged is not None:
-        raise DataError(f"{unjudged}: says not which responses are good: nothing to measure")
+    chosen, subsets, ids = [], [], []
+    for record in data.records:
+        if not record.chosen:
+            raise DataError(
+                f"{record.where}: says not which responses are good: nothing to measure"
+            )
+        chosen.append(record.chosen)
+        subsets.append(record.source or "")
+        ids.append(record.id or "")
     items = ScoredItems(
-        scores=values,
-        lengths=[np.array([float(words(r)) for r in one.responses]) for one in data.records],
-        chosen=[record.chosen for record in data.records],
-        subsets=[record.source or "" for record in data.records],
-        ids=[record.id or "" for record in data.records],
-        prompts=data.prompts,
-        keys=data.keys,
+        values, lengths_of(data.records), chosen, subsets, ids, data.prompts, data.keys
     )
     items.check()
     return items

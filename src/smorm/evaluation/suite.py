@@ -11,6 +11,7 @@ from smorm.data.reading import Source
 from smorm.data.records import Kind
 from smorm.errors import ConfigError
 from smorm.evaluation.benchmarks import BENCHMARKS
+from smorm.evaluation.metric_names import SuiteName
 
 PLAIN: dict[str, Kind] = {"pairs": "preference", "rated": "rated"}
 
@@ -30,12 +31,12 @@ class Suite:
 
     @property
     def kind(self) -> str:
-        """The part before the slash.
+        """The kind in its name.
 
         Raises:
             ConfigError: it is not a known kind.
         """
-        kind = self.name.partition("/")[0]
+        kind = SuiteName.parse(self.name).kind
         if kind not in PLAIN and kind not in BENCHMARKS:
             kinds = ", ".join((*PLAIN, *BENCHMARKS))
             raise ConfigError(f"suite {self.name!r}: expected KIND or KIND/LABEL of {kinds}")

@@ -10,7 +10,7 @@ import numpy as np
 from smorm.arrays import Floats
 from smorm.data.census import Census
 from smorm.data.reading import OnBad
-from smorm.data.records import Item, Preference, Rated, Record
+from smorm.data.records import Item, Rated, Record
 from smorm.data.scaling import rating_matrix
 from smorm.errors import ConfigError, DataError
 from smorm.evaluation.attributes import measure_rated
@@ -19,11 +19,11 @@ from smorm.evaluation.pairs import measure_pairs
 from smorm.evaluation.result import Measurement, Result
 from smorm.evaluation.scored import (
     ScoredSet,
+    lengths_of,
     pair_items,
     read_labelled,
     score_records,
     scored_items,
-    words,
 )
 from smorm.evaluation.suite import PLAIN, Suite
 from smorm.model.store import versions
@@ -33,6 +33,35 @@ from smorm.rewards.section import display_names
 from smorm.scoring.reward_model import RewardModel
 from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS
 from smorm.text.limits import Overlong
+
+
+def run_suite(
+    model: RewardModel | Reward,
+    suite: Suite,
+    views: Sequence[Any] = (None,),
+    *,
+    name: str | None = None,
+    seed: int | None = None,
+    overlong: Overlong | None = None,
+    on_bad_record: OnBad = "stop",
+    max_batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    advance: Callable[[int], None] | None = None,
+) -> list[Result]:
+    """One result per view; for `rated` one result, since attributes have no view.
+
+    Args:
+        name: the model's name in results; by default its folder's (see `display_names`).
+        seed: put into the fingerprint, where results of several seeds are to be put together.
+
+    Raises:
+        DataError: records that are not usable, or none that can be scored.
+        ConfigError: an unknown view or kind of suite, or a `rated` suite without attribute rows.
+    """
+    data = score_suite(
+        model, suite, overlong=overlong, on_bad_record=on_bad_record,
+        max_batch_tokens=max_batch_tokens, advance=advance,
+    )  # fmt: skip
+    return measure_suite(model, suite, data, views, name=name, seed=seed)
 
 
 def score_suite(
@@ -66,7 +95,8 @@ def read_suite(
     kind = PLAIN.get(suite.kind, "candidates")
     records = read_labelled(suite.sources, kind, census, on_bad_record, keep_fields=keep_fields)
     if not records:
-        raise DataError(f"suite {suite.name}: no record in {_places(suite)}")
+        paths = dict.fromkeys(str(source.path) for _, source in suite.sources)
+        raise DataError(f"suite {suite.name}: no record in {', '.join(paths)}")
     return records
 
 
@@ -83,39 +113,6 @@ def suite_pairs(suite: Suite, on_bad_record: OnBad = "stop") -> list[Item]:
     return items
 
 
-def _places(suite: Suite) -> str:
-    return ", ".join(dict.fromkeys(str(source.path) for _, source in suite.sources))
-
-
-def run_suite(
-    model: RewardModel | Reward,
-    suite: Suite,
-    views: Sequence[Any] = (None,),
-    *,
-    name: str | None = None,
-    seed: int | None = None,
-    overlong: Overlong | None = None,
-    on_bad_record: OnBad = "stop",
-    max_batch_tokens: int = DEFAULT_BATCH_TOKENS,
-    advance: Callable[[int], None] | None = None,
-) -> list[Result]:
-    """One result per view; for `rated` one result, since attributes have no view.
-
-    Args:
-        name: the model's name in results; by default its folder's (see `display_names`).
-        seed: put into the fingerprint, where results of several seeds are to be put together.
-
-    Raises:
-        DataError: records that are not usable, or none that can be scored.
-        ConfigError: an unknown view or kind of suite, or a `rated` suite without attribute rows.
-    """
-    data = score_suite(
-        model, suite, overlong=overlong, on_bad_record=on_bad_record,
-        max_batch_tokens=max_batch_tokens, advance=advance,
-    )  # fmt: skip
-    return measure_suite(model, suite, data, views, name=name, seed=seed)
-
-
 def measure_suite(
     model: RewardModel | Reward,
     suite: Suite,
@@ -127,17 +124,19 @@ def measure_suite(
 ) -> list[Result]:
     """The results of records that are scored already; all else is as for `run_suite`."""
     reward = as_reward(model)
-    marks = _fingerprint(reward, data, seed)
     title = name or display_names([reward.name])[0]
+    provenance = {**reward.provenance, "data": data.data, "versions": versions()}
+    if seed is not None:
+        provenance["seed"] = seed
     if suite.kind == "rated":
-        names, predicted, measured = _rated(reward, data)
-        items = _items(data, predicted, names)
-        return [_result(suite, title, "attributes", measured, data, items, marks)]
+        measured, items = _measure_attributes(reward, data)
+        return [_result(suite, title, "attributes", measured, data, items, provenance)]
     results = []
-    for view in (reward.view(value) for value in views):
+    for view in [reward.view(value) for value in views]:
         values = [view.read(scored.rows) for scored in data.scored]
-        seen = {**marks, "view": dict(view.definition)}
-        results.append(measure_values(suite, data, values, title, view.name, seen))
+        # The view's weights too: a view of the same name may have been changed since.
+        of_view = {**provenance, "view": dict(view.definition)}
+        results.append(measure_values(suite, data, values, title, view.name, of_view))
     return results
 
 
@@ -147,17 +146,20 @@ def measure_values(
     values: list[Floats],
     title: str,
     view: str,
-    marks: dict[str, Any],
+    provenance: dict[str, Any],
 ) -> Result:
     """The result of any reward, given its values of each record's responses."""
-    measured = _measured(suite, data, values)
-    return _result(suite, title, view, measured, data, _view_items(data, values), marks)
-
-
-def _measured(suite: Suite, data: ScoredSet, values: list[Floats]) -> Measurement:
     if suite.kind == "pairs":
-        return _pairs(data, values)
-    return BENCHMARKS[suite.kind].measure(scored_items(data, values))
+        measured = _measure_pairs(data, values)
+    else:
+        measured = BENCHMARKS[suite.kind].measure(scored_items(data, values))
+    items = []
+    for record, scores in zip(data.records, values, strict=True):
+        item: dict[str, Any] = {"id": record.id, "where": record.where}
+        if record.source:
+            item["subset"] = record.source
+        items.append({**item, "scores": scores.tolist()})
+    return _result(suite, title, view, measured, data, items, provenance)
 
 
 def _result(
@@ -167,34 +169,31 @@ def _result(
     measured: Measurement,
     data: ScoredSet,
     items: list[Any],
-    marks: dict[str, Any],
+    provenance: dict[str, Any],
 ) -> Result:
     return Result(
         "eval", suite.name, title, view, measured.metrics,
-        items=items, fingerprint=marks, notes=(*measured.notes, *data.notes),
+        items=items, fingerprint=provenance, notes=(*measured.notes, *data.notes),
         outcomes=measured.outcomes, chance=measured.chance,
     )  # fmt: skip
 
 
-def _fingerprint(reward: Reward, data: ScoredSet, seed: int | None) -> dict[str, Any]:
-    marks = {**reward.provenance, "data": data.data, "versions": versions()}
-    return marks if seed is None else {**marks, "seed": seed}
-
-
-def _pairs(data: ScoredSet, values: list[Floats]) -> Measurement:
-    records = cast("list[Preference]", data.records)
+def _measure_pairs(data: ScoredSet, values: list[Floats]) -> Measurement:
+    chosen, rejected = np.stack(values).T
+    chosen_lengths, rejected_lengths = np.stack(lengths_of(data.records)).T
     return measure_pairs(
-        np.array([v[0] for v in values]),
-        np.array([v[1] for v in values]),
+        chosen,
+        rejected,
         data.prompts,
-        chosen_lengths=np.array([float(words(record.chosen)) for record in records]),
-        rejected_lengths=np.array([float(words(record.rejected)) for record in records]),
+        chosen_lengths=chosen_lengths,
+        rejected_lengths=rejected_lengths,
         length_unit="words",
         keys=data.keys,
     )
 
 
-def _rated(reward: Reward, data: ScoredSet) -> tuple[list[str], Floats, Measurement]:
+def _measure_attributes(reward: Reward, data: ScoredSet) -> tuple[Measurement, list[Any]]:
+    """Predicted against given ratings, and the predictions of each record."""
     names = list(reward.attributes)
     if not names:
         raise ConfigError(f"{reward.name}: has no attribute rows: a rated suite cannot be run")
@@ -206,23 +205,8 @@ def _rated(reward: Reward, data: ScoredSet) -> tuple[list[str], Floats, Measurem
         predicted, ratings, names, data.prompts,
         training_means=reward.training_means, keys=data.keys,
     )  # fmt: skip
-    return names, predicted, measured
-
-
-def _view_items(data: ScoredSet, values: list[Floats]) -> list[Any]:
-    return [
-        {
-            "id": record.id,
-            "where": record.where,
-            **({"subset": record.source} if record.source else {}),
-            "scores": [float(v) for v in scores],
-        }
-        for record, scores in zip(data.records, values, strict=True)
-    ]
-
-
-def _items(data: ScoredSet, predicted: Floats, names: list[str]) -> list[Any]:
-    return [
-        {"id": r.id, "where": r.where, "attributes": dict(zip(names, map(float, row), strict=True))}
-        for r, row in zip(data.records, predicted, strict=True)
-    ]
+    items = []
+    for record, row in zip(data.records, predicted.tolist(), strict=True):
+        attributes = dict(zip(names, row, strict=True))
+        items.append({"id": record.id, "where": record.where, "attributes": attributes})
+    return measured, items

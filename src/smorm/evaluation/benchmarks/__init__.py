@@ -66,6 +66,7 @@ class Benchmark:
             ConfigError: another format has that name.
         """
         name = self.format_name or self.name.replace("-", "_")
+        # A benchmark of another package brings its format along; sources find it by this name.
         if name not in FORMATS:
             FORMATS.register(name, self.rows)
         elif FORMATS[name] is not self.rows:
@@ -87,6 +88,7 @@ class Benchmark:
             return [("", Source(path, self.format))]
         if path is not None and Path(path).is_dir():
             names = [part.subset or part.split for part in self.parts]
+            # Somebody's clone of the hub's repository is read as the hub's data set is.
             if not is_copy(Path(path), names):
                 files = data_files(Path(path))
                 return [(label, Source(str(file), self.format)) for label, file in files]
@@ -105,6 +107,7 @@ class Benchmark:
         Raises:
             DataError: scores or items that its rule cannot take.
         """
+        # Not the published number alone: what length alone would get stands beside it.
         table = self.rule(items)
         describe = self.describe or _describe
         notes = describe(items, table)
@@ -121,7 +124,7 @@ def _describe(items: ScoredItems, table: Outcomes) -> list[str]:
     count = len(items.scores)
     prompts = cluster_codes(items.prompts, count)[1]
     ties = "shared equally"
-    if any(name.startswith(f"{TIES}/") for name in table.sums):
+    if f"{TIES}/overall" in table.sums:
         ties = "losses by the published rule, half in ties_half"
     return [
         f"{count} items over {prompts} prompts in {len(set(items.subsets))} subsets; intervals "

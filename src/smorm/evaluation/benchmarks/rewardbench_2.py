@@ -86,9 +86,13 @@ def _with_ties(table: Outcomes, items: ScoredItems, domains: list[str]) -> Outco
     for prefix, scored in (("", items), (f"{LENGTH}/", items.by_length())):
         for name, values in ties_columns(scored).items():
             columns[f"{prefix}{TIES}/{name}"] = values
-        score = {f"{prefix}{TIES}/{name}": weight for name, weight in TIES_WEIGHTS.items()}
-        overall = {f"{prefix}subset/{name}": share for name in domains if name != TIES}
-        overall |= {name: share * weight for name, weight in score.items()}
+        score, overall = {}, {}
+        for name in domains:
+            if name != TIES:
+                overall[f"{prefix}subset/{name}"] = share
+        for name, weight in TIES_WEIGHTS.items():
+            score[f"{prefix}{TIES}/{name}"] = weight
+            overall[f"{prefix}{TIES}/{name}"] = share * weight
         sums |= {f"{prefix}{TIES}": score, f"{prefix}overall": overall}
     sums[f"subset/{TIES}"] = sums[TIES]
     sums |= {name: {name: 1.0} for name in sums[TIES]}
@@ -96,8 +100,8 @@ def _with_ties(table: Outcomes, items: ScoredItems, domains: list[str]) -> Outco
     # A margin lies between -1 and 1: it is no share.
     margins = {f"{TIES}/correctness_margin", f"{LENGTH}/{TIES}/correctness_margin"}
     # How often random scores prefer correctness depends on their distribution: no chance level.
-    chance = {name: values for name, values in table.chance.items() if name != f"subset/{TIES}"}
-    chance.pop("all")
+    chance = dict(table.chance)
+    del chance["all"], chance[f"subset/{TIES}"]
     return Outcomes(
         columns, _clusters(items), sums, table.keys, table.differences | margins, chance
     )

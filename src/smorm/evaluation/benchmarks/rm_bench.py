@@ -10,6 +10,7 @@ mean of the domains.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,18 +25,19 @@ from smorm.evaluation.accuracy import LENGTH, TIES, ScoredItems
 from smorm.evaluation.benchmarks import Benchmark, Part
 from smorm.evaluation.benchmarks.rows import Row, good_first, text_responses
 from smorm.evaluation.metrics import require_finite
-from smorm.evaluation.outcomes import Outcomes, Weights, difference, split
+from smorm.evaluation.outcomes import Outcomes, Weights, difference, even, split
 
 STYLES = ("concise", "detailed", "markdown")
 LEVELS = ("easy", "normal", "hard")
 DOMAINS = ("chat", "math", "code", "safety")
 
 Cells = Sequence[tuple[int, int]]
-_CELLS = [(row, column) for row in range(3) for column in range(3)]
+_CELLS = list(itertools.product(range(3), range(3)))
+# Rows are chosen styles: below the diagonal the chosen response has more style than the rejected.
 _CELLS_OF_LEVEL = {
-    "easy": [(row, column) for row, column in _CELLS if row > column],
-    "normal": [(row, column) for row, column in _CELLS if row == column],
-    "hard": [(row, column) for row, column in _CELLS if row < column],
+    "easy": [(1, 0), (2, 0), (2, 1)],
+    "normal": [(0, 0), (1, 1), (2, 2)],
+    "hard": [(0, 1), (0, 2), (1, 2)],
 }
 
 
@@ -75,7 +77,7 @@ def rule(items: ScoredItems) -> Outcomes:
     Raises:
         DataError: an item has not 3 and 3 responses, a domain is unknown, a score is not finite.
     """
-    domains = [_domain(name) for name in items.subsets]
+    domains = list(map(_domain, items.subsets))
     present = [name for name in DOMAINS if name in domains]
     published = _sums("", present)
     columns = _columns("", _wins(items, tie=0.0), domains)
@@ -84,7 +86,8 @@ def rule(items: ScoredItems) -> Outcomes:
     for prefix, scored in ((f"{TIES}/", items), (f"{LENGTH}/", items.by_length())):
         columns |= _columns(prefix, _wins(scored, tie=0.5), domains)
         by_rule = _sums(prefix, present)
-        sums |= {prefix + name: by_rule[name] for name in (*LEVELS, "overall", *present)}
+        for name in (*LEVELS, "overall", *present):
+            sums[prefix + name] = by_rule[name]
     sums["overall_minus_length_only"] = difference(sums["overall"], sums[f"{LENGTH}/overall"])
     differences = frozenset({"overall_minus_length_only"})
     return Outcomes(columns, items.prompts, sums, items.keys, differences, chance)
@@ -125,9 +128,9 @@ def _columns(prefix: str, won: Floats, domains: Sequence[str]) -> dict[str, Floa
 
 def _sums(prefix: str, domains: Sequence[str]) -> dict[str, Weights]:
     """Every number as weights over `_columns`."""
-    sums: dict[str, Weights] = {
-        name: _mean(prefix, cells, domains) for name, cells in _CELLS_OF_LEVEL.items()
-    }
+    sums: dict[str, Weights] = {}
+    for level, cells in _CELLS_OF_LEVEL.items():
+        sums[level] = _mean(prefix, cells, domains)
     sums["overall"] = _mean(prefix, _CELLS, domains)
     for domain in domains:
         for level, cells in _CELLS_OF_LEVEL.items():
@@ -140,23 +143,24 @@ def _sums(prefix: str, domains: Sequence[str]) -> dict[str, Weights]:
 
 
 def _mean(prefix: str, cells: Cells, domains: Sequence[str]) -> Weights:
-    share = 1.0 / (len(cells) * len(domains))
-    return {f"{prefix}{row}{column}/{name}": share for name in domains for row, column in cells}
+    """The plain mean over domains of the mean over cells."""
+    columns = [f"{prefix}{row}{column}/{name}" for name in domains for row, column in cells]
+    return even(columns)
 
 
 def describe(items: ScoredItems, table: Outcomes) -> list[str]:
     """How many items of each domain, and how many of their comparisons are ties."""
-    domains = [_domain(name) for name in items.subsets]
-    counts = [f"{name} {domains.count(name)}" for name in DOMAINS if name in domains]
+    domains = list(map(_domain, items.subsets))
+    present = [name for name in DOMAINS if name in domains]
+    counts = ", ".join(f"{name} {domains.count(name)}" for name in present)
     ties = int((_margins(items) == 0).sum())
     notes = [
-        f"{len(domains)} items ({', '.join(counts)}), 9 comparisons each; intervals resample "
-        "prompts.",
+        f"{len(domains)} items ({counts}), 9 comparisons each; intervals resample prompts.",
         f"{ties} comparisons are ties: losses by the published rule, half in ties_half.",
     ]
     if absent := [name for name in DOMAINS if name not in domains]:
-        present = ", ".join(name for name in DOMAINS if name in domains)
-        notes.append(f"Absent: {', '.join(absent)}; overall numbers are over {present}.")
+        over = ", ".join(present)
+        notes.append(f"Absent: {', '.join(absent)}; overall numbers are over {over}.")
     return notes
 
 

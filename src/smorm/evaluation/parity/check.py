@@ -104,7 +104,7 @@ class Parity:
         name = "all rows" if view.view is None else view.view.name
         return Result(
             "parity", self.target, ours.model.name, name, metrics,
-            items=[row.as_dict() for row in self.rows], fingerprint=provenance,
+            items=list(map(PathResult.as_dict, self.rows)), fingerprint=provenance,
             notes=tuple(self.notes), failures=self.failures,
         )  # fmt: skip
 
