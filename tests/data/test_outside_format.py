@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from enum import StrEnum
 
@@ -18,6 +19,7 @@ from smorm.data.records import Preference
 from smorm.errors import ConfigError
 from smorm.text.chat import Message
 from tests.cli.conftest import smorm  # noqa: F401  (a fixture)
+from tests.conftest import ROOT
 from tests.tiny import config_values, trained, world
 
 MODULE = '''
@@ -128,3 +130,14 @@ def test_its_own_reasons_are_counted_and_a_name_is_given_once(tmp_path, decorate
     census = Census()
     assert len(list(read_records(Source(path, format="jokes"), None, census))) == 1
     assert [str(reason) for reason in census.totals()] == ["a joke, left out"]
+
+
+def test_the_shape_of_the_documents_is_read(tmp_path):
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "data.md").read_text(), re.S)
+    exec(block, {})
+    try:
+        source = Source(toy_rows(tmp_path / "toy.jsonl"), format="questions", limit=3)
+        pairs = list(read_records(source, "preference", Census()))
+        assert [pair.where for pair in pairs] == [f"{source.path}:{line}" for line in (1, 2, 3)]
+    finally:
+        FORMATS.remove("questions")
