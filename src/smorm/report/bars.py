@@ -12,7 +12,7 @@ from smorm.report.selection import distinct
 from smorm.report.style import Style, show
 
 _HATCHES = ("", "///", "---", "xx", "\\\\\\")  # beyond seven methods colours repeat, hatched
-_DARK = (0, 2, 5)  # colours of the palette on which white text can be read
+_TEXT = ("#fff", "#000", "#fff", "#000", "#000", "#fff", "#000")  # readable on each colour
 _MAX_ACROSS = 4
 _LABEL_WIDTH, _PANEL_WIDTH, _ROW_HEIGHT, _MARGIN = 1.7, 2.3, 0.3, 1.15  # inches
 Groups = Mapping[str, Mapping[str, Metric]]
@@ -25,7 +25,7 @@ def bars(
     *,
     chances: Mapping[str, float] | None = None,
     colours: Mapping[str, int] | None = None,
-    panels: Sequence[str] | None = None,
+    panels: Sequence[str] = (),
 ) -> Drawing:
     """A panel for each group (suite, section, attribute), one bar a method.
 
@@ -35,13 +35,13 @@ def bars(
         title: what is drawn.
         chances: by group the chance level (as stored), drawn as a dashed line.
         colours: the index of each method in the palette, to keep it over several figures.
-        panels: the groups that are drawn; their axes and rows are those of all groups.
+        panels: the groups that are drawn, by default all; axes and rows are those of all groups.
     """
     methods: dict[str, int] = {}
     for group in groups.values():
         for name in group:
             methods.setdefault(name, len(methods))
-    names = list(groups) if panels is None else list(panels)
+    names = list(panels or groups)
     colours = colours or methods
     chances = chances or {}
     across = min(_MAX_ACROSS, len(names))
@@ -85,10 +85,9 @@ def _panel(
             y, metric.value * style.scale, 0.72, color=PALETTE[colour % len(PALETTE)],
             hatch=_HATCHES[colour // len(PALETTE) % len(_HATCHES)], edgecolor=INK, linewidth=0.5,
         )  # fmt: skip
-        dark = colour % len(PALETTE) in _DARK
         axes.annotate(
             show(metric.value, style), (0, y), xytext=(5, 0), textcoords="offset points",
-            fontsize=8.5, va="center", color="#ffffff" if dark else "#000000",
+            fontsize=8.5, va="center", color=_TEXT[colour % len(PALETTE)],
         )  # fmt: skip
         # From low to high, not as errors around the value: a bootstrap's need not lie around it.
         ends = [metric.low * style.scale, metric.high * style.scale]

@@ -65,13 +65,12 @@ def model_card(facts: ModelFacts, results: Sequence[Result], options: CardOption
     rows, method_rows = _measured(used), _measured(of_method)
     title = options.repo or facts.name
     config = without_folders(facts.config)
-    view = "F" if facts.is_export else facts.default_view
     card = ModelCard.from_template(
         _metadata(facts, title, rows, options),
         template_path=str(_TEMPLATE),
         facts=facts,
         title=title,
-        view=view if view in ("F", "L", "M") else None,
+        view=facts.standard_view,
         config_text=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
         result_groups=_result_groups(rows, method_rows, of_this_run=bool(of_run)),
         findings=_findings(results, of_method),
@@ -193,7 +192,9 @@ def _findings(results: Sequence[Result], of_method: Sequence[Result]) -> Finding
     curves = select(curves_of(results), label=names, kind=OPTIMISED)
     rows = select(rows_of(results), label=names, kind=OPTIMISED)
     paired = select(paired_differences(results), label=names)
-    return findings_of(rows, curves, paired) if curves or paired else Findings()
+    if not curves and not paired:
+        return Findings()
+    return findings_of(rows, curves, paired)
 
 
 def _limits(rows: Sequence[Row], facts: ModelFacts) -> list[str]:

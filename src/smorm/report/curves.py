@@ -74,7 +74,9 @@ class Curve:
 
     def final(self, quantity: str) -> float:
         """The value at the last point; NaN without the quantity."""
-        return self.values[quantity][-1].value if quantity in self.values else math.nan
+        if quantity not in self.values:
+            return math.nan
+        return self.values[quantity][-1].value
 
 
 def curves_of(results: Sequence[Result], kinds: Iterable[str] = tuple(POINT_KEYS)) -> list[Curve]:
@@ -163,9 +165,11 @@ def _metric(value: Any, where: str) -> Metric:
     numbers = []
     for key in ("value", "low", "high"):
         number = value.get(key)
-        if number is not None and not _is_number(number):
+        if number is None:
+            number = math.nan
+        if not _is_number(number):
             raise DataError(f"{where}: value, low and high: expected numbers or null")
-        numbers.append(math.nan if number is None else float(number))
+        numbers.append(float(number))
     count = value.get("n", 1)
     if not isinstance(count, int):
         count = 1

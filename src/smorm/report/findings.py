@@ -22,6 +22,7 @@ from smorm.report.selection import (
     by_label_of,
     distinct,
     grouped,
+    present_in,
     reject,
     select,
 )
@@ -104,9 +105,7 @@ def findings_of(rows: Sequence[Row], curves: Sequence[Curve], paired: Sequence[P
     for members in by_attribute(paired, "suite").values():
         # What sums a suite up: gold of the trained policy, or at the largest n.
         metrics = distinct(members, "metric")
-        headlines += select(
-            members, metric=["gold@last" if "gold@last" in metrics else metrics[-1]]
-        )
+        headlines += select(members, metric=present_in(["gold@last"], metrics) or metrics[-1:])
     optimised = select(headlines, kind=OPTIMISED)
     first_base = distinct(optimised, "base")[:1]
     first, later = select(optimised, base=first_base), reject(optimised, base=first_base)
@@ -115,10 +114,11 @@ def findings_of(rows: Sequence[Row], curves: Sequence[Curve], paired: Sequence[P
         *_comparisons(first), *_drops(rows, curves), *_growths(first),
         *_comparisons(later), *_growths(later), *_comparisons(others),
     ]  # fmt: skip
-    reading = _reading(rows, paired) if findings else ""
-    # Where methods were compared under optimisation, their numbers are in the comparison.
-    compared = [*SEPARATE, *UNMEASURED, *(OPTIMISED if findings else ())]
-    findings += _measurements(reject(rows, kind=compared))
+    reading, reported = "", [*SEPARATE, *UNMEASURED]
+    if findings:
+        # What was optimised against is compared above: its numbers alone would say less.
+        reading, reported = _reading(rows, paired), [*reported, *OPTIMISED]
+    findings += _measurements(reject(rows, kind=reported))
     lead = _leading(findings)
     texts = distinct([*lead, *findings], "text")
     return Findings(reading, _count(paired), texts[: len(lead)], texts[len(lead) :])
@@ -190,17 +190,18 @@ def _amount(pair: Paired) -> str:
 
 
 def _runs(counts: Sequence[int]) -> str:
-    low, high = min(counts), max(counts)
-    if high == 1:
+    if max(counts) == 1:
         return "one run each"
-    return f"{low} seeds" if low == high else f"{low} to {high} seeds"
+    return f"{' to '.join(map(str, sorted({min(counts), max(counts)})))} seeds"
 
 
 def _quantity(pair: Paired, suite: SuiteName) -> str:
     """What is compared."""
     if pair.kind == "stress":
         return f"gold of the best of {MetricName.parse(pair.metric).n}"
-    return f"gold after {suite.kind}" if pair.kind == "rl" else style_of(pair.metric).label
+    if pair.kind == "rl":
+        return f"gold after {suite.kind}"
+    return style_of(pair.metric).label
 
 
 def _where(suite: SuiteName, kind: str) -> str:
@@ -257,8 +258,10 @@ def _growths(paired: Sequence[Paired]) -> list[Finding]:
         by_label = by_label_of(references)
         larger, smaller = [], []
         for pair in members:
-            growth = growth_of(pair, by_label[pair.label]) if pair.label in by_label else None
-            if growth is None or suite.label == "ID":
+            if pair.label not in by_label or suite.label == "ID":
+                continue
+            growth = growth_of(pair, by_label[pair.label])
+            if growth is None:
                 continue
             style = style_of(pair.metric)
             interval = show_signed_interval(growth, style)
@@ -292,7 +295,9 @@ def _measurements(rows: Sequence[Row]) -> list[Finding]:
 
 
 def _or_least(metric: Metric | None) -> float:
-    return -math.inf if metric is None or math.isnan(metric.value) else metric.value
+    if metric is None or math.isnan(metric.value):
+        return -math.inf
+    return metric.value
 
 
 def _count(paired: Sequence[Paired]) -> str:

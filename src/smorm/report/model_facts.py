@@ -56,6 +56,12 @@ class ModelFacts:
         return str(view.get("name", "own")) if isinstance(view, Mapping) else str(view)
 
     @property
+    def standard_view(self) -> str | None:
+        """The default view where it is F, L or M; an export's one row is F."""
+        view = "F" if self.is_export else self.default_view
+        return view if view in ("F", "L", "M") else None
+
+    @property
     def head(self) -> str:
         """Its kind: `linear`, `mlp` or `gated`."""
         return str(self.card.get("head", "linear"))
@@ -165,7 +171,9 @@ def read_facts(path: Path | str) -> ModelFacts:
 
 def _object(path: Path) -> dict[str, Any]:
     """A JSON object; empty where there is no file."""
-    value = read_json(path) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    value = read_json(path)
     if not isinstance(value, dict):
         raise DataError(f"{path}: expected an object")
     return value

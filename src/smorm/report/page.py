@@ -65,7 +65,7 @@ class Page:
     @property
     def figures(self) -> list[Figure]:
         """All figures, in the page's order."""
-        figures = [self.figure] if self.figure else []
+        figures = list(filter(None, [self.figure]))
         for section in self.sections:
             figures += section.figures
         return figures
@@ -96,7 +96,9 @@ def write_page(
         raise DataError("no results to report: give at least one result file")
     page = _page(parsed, options or PageOptions())
     write_text(output, _rendered(page, title, intro))
-    return [] if figures is None else write_figures(Path(figures), page.figures)
+    if figures is None:
+        return []
+    return write_figures(Path(figures), page.figures)
 
 
 def page_html(results: Sequence[Result], title: str, intro: str = "") -> str:
@@ -160,7 +162,7 @@ def _sections(
 
 
 def _rendered(page: Page, title: str, intro: str) -> str:
-    paragraphs = re.split(r"\n\s*\n", intro.strip()) if intro.strip() else []
+    paragraphs = list(filter(None, re.split(r"\n\s*\n", intro.strip())))
     template = _templates().get_template("page.html.j2")
     return template.render(
         page=page, title=title, paragraphs=paragraphs, max_sources=_MAX_SOURCES

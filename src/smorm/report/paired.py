@@ -134,7 +134,9 @@ def growth_of(difference: Paired, reference: Paired) -> Metric | None:
     for seed, value in difference.by_seed:
         if seed in reference_by_seed:
             growths.append(value - reference_by_seed[seed])
-    return mean_over_seeds(growths, len(growths)) if len(growths) >= _MIN_SEEDS else None
+    if len(growths) < _MIN_SEEDS:
+        return None
+    return mean_over_seeds(growths, len(growths))
 
 
 def two_sided(values: Sequence[float]) -> float:
@@ -178,8 +180,7 @@ def _baseline_names(groups: Sequence[Group], requested: Sequence[str]) -> list[s
             raise ConfigError(f"baseline {name}: no result is of it; there are {', '.join(models)}")
     if requested or not models:
         return list(requested)
-    first, *rest = models
-    return [first, "SM"] if "SM" in rest else [first]
+    return [models[0], *present_in(["SM"], models[1:])]
 
 
 def _couples(members: Sequence[Group], names: Sequence[str]) -> list[tuple[Group, Group]]:

@@ -43,7 +43,7 @@ def side_by_side(
     title: str,
     *,
     styles: Mapping[str, int],
-    prompts: Sequence[str] | None = None,
+    prompts: Sequence[str] = (),
 ) -> Drawing:
     """A row of panels for each quantity, a column for each set of prompts, axes shared in a row.
 
@@ -53,10 +53,10 @@ def side_by_side(
         axis: "kl", "n" or "step".
         title: what is drawn.
         styles: the style of each method that is named (see `line_styles`); the others are grey.
-        prompts: the sets that are drawn; axes are those of all curves, so that drawings of single
-            sets can stand below each other and be compared.
+        prompts: the sets that are drawn, by default all; axes are those of all curves, so that
+            drawings of single sets can be compared.
     """
-    columns = id_first(distinct(curves, "prompts")) if prompts is None else list(prompts)
+    columns = list(prompts) or id_first(distinct(curves, "prompts"))
     longest = max(map(len, map(short, styles)), default=4)
     margin = 0.25 + _CHARACTER_WIDTH * longest  # inches at the right of each panel, for the names
     named = select(curves, label=styles)
@@ -74,7 +74,7 @@ def side_by_side(
             for axes, name in zip(line, columns, strict=True):
                 name_line_ends(axes, select(named, prompts=[name]), quantity, axis, styles)
         for axes, name in zip(table[0], columns, strict=True):
-            axes.set_title(short(name or "all prompts"), fontsize=10, pad=16 if by_size else 6)
+            axes.set_title(short(name or "all prompts"), fontsize=10, pad=6 + 10 * by_size)
             if by_size:
                 _add_size_axis(axes, curves)
         for axes in table[-1]:
@@ -118,7 +118,7 @@ def small_multiples(
             for behind in background:
                 if behind is not curve:
                     _draw_behind(axes, behind, quantity, axis, dashed=behind.label == base)
-            style = BASE if curve.label == base else 0
+            style = BASE * (curve.label == base)
             _draw_lines(axes, [curve], quantity, axis, {curve.label: style})
             axes.set_title(short(curve.label), fontsize=9.5, loc="left")
         for axes in table.flat[len(curves) :]:

@@ -124,10 +124,10 @@ def method_labels(results: Iterable[Result]) -> dict[tuple[str, str], str]:
     labels: dict[tuple[str, str], str] = {}
     for model, members in by_attribute(results, "model").items():
         views = distinct(members, "view")
-        several = len(set(views).difference(_UNNAMED_VIEWS)) > 1
+        named = set(views).difference(_UNNAMED_VIEWS)
         for view in views:
-            shows_view = several and view not in _UNNAMED_VIEWS
-            labels[model, view] = f"{model}-{view}" if shows_view else model
+            suffix = f"-{view}" * (len(named) > 1 and view in named)
+            labels[model, view] = f"{model}{suffix}"
     return labels
 
 
@@ -221,4 +221,6 @@ def separated_best(rows: Sequence[Row], name: str) -> Row | None:
     best = int(value.argmax())
     # A missing end is NaN, which makes the comparison false.
     is_separated = low[best] > np.delete(high, best).max() and np.isfinite(low).all()
-    return candidates[best] if is_separated else None
+    if not is_separated:
+        return None
+    return candidates[best]

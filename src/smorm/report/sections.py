@@ -238,7 +238,9 @@ def _check_tables(rows: Sequence[Row]) -> list[Block]:
         lines.append(TableRow(row.label, "", [cell], row.sources))
         failed += [(f"{row.label}: failed", str(failure)) for failure in row.failures]
     blocks: list[Block] = [Table(["model", "tests"], lines, wide=False)]
-    return [*blocks, Notes(failed)] if failed else blocks
+    if failed:
+        blocks.append(Notes(failed))
+    return blocks
 
 
 def _suite_bars(suite: str, rows: Sequence[Row], colours: Colours) -> Figure:
@@ -253,7 +255,9 @@ def _suite_bars(suite: str, rows: Sequence[Row], colours: Colours) -> Figure:
                 groups.setdefault(label, {})[row.label] = row.metrics[name]
             if name in row.metrics and name in row.chance:
                 chances[label] = row.chance[name]
-    style = Style("comparisons won", percent=True) if lead == "overall" else style_of(lead)
+    style = style_of(lead)
+    if lead == "overall":
+        style = Style("comparisons won", percent=True)
     return _bars(f"{suite}-{kind}", groups, style, f"{suite}: {style.label}", chances, colours)
 
 
@@ -282,7 +286,7 @@ def _notes(rows: Sequence[Row]) -> list[Block]:
     items: dict[tuple[str, str], None] = {}
     for row in rows:
         for note in row.notes:
-            items["" if note in shared else row.label, note] = None
+            items[row.label * (note not in shared), note] = None
     return [Notes(list(items))] if items else []
 
 

@@ -16,7 +16,7 @@ from smorm.report.blocks import MISSING, Cell, Table, TableRow
 from smorm.report.curves import Curve, Peak, peak_of
 from smorm.report.paired import Paired, leading, representative_sizes
 from smorm.report.rows import Row, metric_names, separated_best
-from smorm.report.selection import by_attribute, by_label_of, distinct, present_in, select
+from smorm.report.selection import by_attribute, by_label_of, distinct, grouped, present_in, select
 from smorm.report.style import show, show_interval, show_signed, show_signed_interval, style_of
 
 SYMBOLS = (
@@ -94,7 +94,7 @@ def optimisation_table(rows: Sequence[Row], curves: Curves, paired: Sequence[Pai
     """
     kind, present = rows[0].kind, metric_names(rows)
     compared = distinct(paired, "metric") or [""]
-    last = "gold@last" if "gold@last" in compared else compared[-1]
+    last = (present_in(["gold@last"], compared) or compared)[-1]
     columns = _metric_columns(rows, representative_sizes(present))
     columns += _difference_columns(rows, paired, last)
     columns += _metric_columns(rows, present_in(_SUMMARIES[kind], present))
@@ -157,11 +157,11 @@ def split_names(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
 
     A suite that has subsets only shows them as its totals.
     """
-    totals: list[str] = []
-    subsets: list[str] = []
-    for name in metric_names(rows):
-        (subsets if MetricName.parse(name).is_detail else totals).append(name)
-    return (totals, subsets) if totals else (subsets, [])
+    names = grouped(metric_names(rows), lambda name: MetricName.parse(name).is_detail)
+    totals, subsets = names.get(False, []), names.get(True, [])
+    if not totals:
+        return subsets, []
+    return totals, subsets
 
 
 def peak_for(row: Row, curves: Curves) -> Peak | None:
