@@ -116,6 +116,7 @@ def accuracies(
     if rule is not expected_wins:
         scorings.append((f"{TIES}/", items, expected_wins))
     scorings.append((f"{LENGTH}/", items.by_length(), expected_wins))
+    # The same arithmetic for each way of scoring, so that they differ in nothing else.
     for prefix, scored, scoring_rule in scorings:
         columns |= _columns(prefix, outcomes(scored, scoring_rule), items.subsets)
         sums |= _sums(prefix, sections, overall)
@@ -144,6 +145,7 @@ def _sums(
     sums: dict[str, Weights] = {f"{prefix}overall": {f"{prefix}all": 1.0}}
     for name, weights in sections.items():
         sums[prefix + name] = {f"{prefix}subset/{subset}": w for subset, w in weights.items()}
+    # A mean of sections is again a weighted sum of subsets; a subset may be in two sections.
     if overall:
         total: dict[str, float] = {}
         for section, share in overall.items():
@@ -174,6 +176,7 @@ def length_correlations_of(items: ScoredItems) -> dict[str, Metric]:
     """Spearman of score with length over all responses, plain and within each prompt."""
     sizes = list(map(len, items.scores))
     item_of_response = np.repeat(np.arange(len(sizes)), sizes)
+    # Responses of one item share its prompt, and items may share prompts among each other.
     codes = cluster_codes(items.prompts, len(sizes))[0][item_of_response]
     scores, lengths = np.concatenate(list(items.scores)), np.concatenate(list(items.lengths))
     return length_correlations(scores, lengths, codes)

@@ -76,6 +76,7 @@ def measure_rated(
     metrics: dict[str, Metric] = {}
     ranked = []
     for column in columns:
+        # By itself an attribute is resampled over its own rated responses only.
         name, known = names[column], rated[:, column]
         correlation = spearman_metric(
             predicted[known, column], ratings[known, column], codes[known]
@@ -131,6 +132,7 @@ def _constants(
     """
     present = np.isfinite(ratings)
     sums = np.where(present, ratings, 0.0).sum(axis=0)
+    # An attribute that nobody rated has no mean: divided by NaN, not by 0.
     constants = sums / np.where(present.any(axis=0), present.sum(axis=0), np.nan)
     for column, name in enumerate(names):
         constants[column] = training_means.get(name, constants[column])
@@ -196,6 +198,7 @@ def _spearman_differences(predictions: Predictions, codes: Clusters) -> dict[str
     for name, (first, second, ratings) in predictions.items():
         rated = np.isfinite(ratings)
         value = spearman(first[rated], ratings[rated]) - spearman(second[rated], ratings[rated])
+        # Constant predictions have no ranks; the mean is over the attributes that have.
         if np.isnan(value):
             continue
         draws.append(spearman_draws(first, ratings, codes) - spearman_draws(second, ratings, codes))

@@ -31,6 +31,7 @@ def differences(results: Sequence[Result]) -> list[Result]:
 
 def _baseline(result: Result, members: Sequence[Result]) -> Result | None:
     first = members[0]
+    # A second view of the baseline model is compared with its first one, not with itself.
     if result.model == first.model:
         return None if result is first or result.view == first.view else first
     for member in members:
@@ -48,6 +49,7 @@ def _difference(result: Result, base: Result) -> Result:
     if view != base.view:
         view = f"{view} − {base.view}"
     notes = ["Differences are paired item by item; an interval without 0 is one that holds."]
+    # Models may leave out different records, the ones too long for each.
     if result.fingerprint.get("data") != base.fingerprint.get("data"):
         count = max(metric.n for metric in metrics.values())
         notes.append(f"The two scored different records: the common ones count (n {count}).")

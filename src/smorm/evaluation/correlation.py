@@ -80,6 +80,7 @@ def length_correlations(scores: Floats, lengths: Floats, prompts: Clusters) -> d
 def centred(values: Floats, clusters: Clusters) -> Floats:
     """Values [N] less the mean of their cluster."""
     codes, groups = cluster_codes(clusters, len(values))
+    # Every cluster has at least one value, so nothing is divided by 0.
     means = np.bincount(codes, values, groups) / np.bincount(codes, minlength=groups)
     # Rounded, so that values equal but for rounding stay tied in a rank correlation.
     scale = float(np.abs(values).max()) or 1.0
@@ -99,6 +100,7 @@ def _ranks(codes: Ints, weight: Floats) -> Floats:
 
 
 def _weighted_pearson(x: Floats, y: Floats, weight: Floats) -> float:
+    # An item of weight 0 was not drawn: what remains may be constant, and then has no correlation.
     present = weight > 0
     if present.sum() < 2 or np.ptp(x[present]) == 0 or np.ptp(y[present]) == 0:
         return math.nan

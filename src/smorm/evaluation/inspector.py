@@ -80,6 +80,7 @@ class Inspector:
 def pad_token(plain: PlainModel, sequences: Sequence[Sequence[int]]) -> Cause:
     """Why plain transformers gives other scores than we do, of the same token ids."""
     pad, tokenizer = plain.pad_id, plain.tokenizer
+    # The first suspect: pad = EOS is the usual default, and silent (transformers#35352).
     ending = sum(sequence[-1] == pad for sequence in sequences)
     if ending:
         name = repr(tokenizer.convert_ids_to_tokens(pad))
@@ -109,6 +110,7 @@ def head_notes(weight: torch.Tensor, names: Sequence[str], config: Any) -> list[
     constant, fresh = [], []
     initializer_range = float(getattr(config, "initializer_range", 0.02))
     for name, row in zip(names, weight.detach().double().cpu(), strict=True):
+        # Zeros are an initialisation too, but one that gives every text the same score.
         if float(row.std()) == 0:
             constant.append(name)
         elif _looks_fresh(row, initializer_range):

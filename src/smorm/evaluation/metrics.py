@@ -107,6 +107,7 @@ def bootstrap_means(
     """
     columns = values.reshape(len(values), -1)
     codes, groups = cluster_codes(clusters, len(columns))
+    # One prompt resampled is itself: an interval of no width would be a lie.
     if groups < 2:
         return np.full((resamples, columns.shape[1]), np.nan)
     generator = np.random.default_rng(seed)
@@ -150,6 +151,7 @@ def _sum_by(table: Floats, codes: Ints, groups: int) -> Floats:
 
 def interval(draws: Floats, level: float = LEVEL) -> tuple[float, float]:
     """The middle `level` of bootstrap draws [R]; NaN where no draw has a value."""
+    # A resample without any item of a column has no mean; the others decide.
     usable = draws[np.isfinite(draws)]
     if usable.size == 0:
         return math.nan, math.nan
@@ -213,6 +215,7 @@ def pair_outcomes(chosen: Floats, rejected: Floats) -> tuple[Floats, int]:
     """
     require_finite("scores of chosen responses", chosen)
     require_finite("scores of rejected responses", rejected)
+    # Exact equality: scores that differ by rounding are different scores everywhere.
     tied = chosen == rejected
     return np.where(tied, 0.5, (chosen > rejected).astype(np.float64)), int(tied.sum())
 
@@ -220,6 +223,7 @@ def pair_outcomes(chosen: Floats, rejected: Floats) -> tuple[Floats, int]:
 def mean_over_seeds(values: Sequence[float], n: int) -> Metric:
     """Mean of one number per seed, with Student's t interval over the seeds (NaN with one)."""
     count = len(values)
+    # fsum: the mean of equal values is that value exactly, whatever their number.
     mean = math.fsum(values) / count
     if count < 2:
         return Metric(mean, n)

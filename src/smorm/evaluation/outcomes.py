@@ -109,6 +109,7 @@ class Outcomes:
 
 
 def _means(table: Floats) -> Floats:
+    # As the bootstrap does it, so that value and interval are of the same items.
     present = np.isfinite(table)
     with np.errstate(invalid="ignore"):
         return np.asarray(np.where(present, table, 0.0).sum(axis=0) / present.sum(axis=0))

@@ -58,6 +58,7 @@ def measure_pairs(
     rejected_lengths = as_floats("lengths of rejected responses", rejected_lengths, count)
     require_finite("lengths of chosen responses", chosen_lengths)
     require_finite("lengths of rejected responses", rejected_lengths)
+    # Ties as half: a score that is constant is then worth chance, not zero.
     outcomes, ties = pair_outcomes(chosen, rejected)
     by_length, length_ties = longer_wins(chosen_lengths, rejected_lengths)
     columns = {
@@ -80,6 +81,7 @@ def measure_pairs(
         differences=frozenset({"accuracy_minus_length_only", "margin"}),
         chance={name: np.full(count, 0.5) for name in _SHARES if name in columns},
     )
+    # Both responses of a pair belong to its prompt, so both are resampled with it.
     codes, groups = cluster_codes(prompts, count)
     scores = np.concatenate([chosen, rejected])
     lengths = np.concatenate([chosen_lengths, rejected_lengths])

@@ -124,6 +124,7 @@ class Result:
 
 def write_results(path: Path | str, results: Sequence[Result]) -> None:
     """Write one result as an object, any other number as a list; whole or not at all."""
+    # One result stands alone, so that a file of one is the contract's object and not a list.
     objects = list(map(Result.as_dict, results))
     write_json(path, objects[0] if len(objects) == 1 else objects)
 
@@ -189,6 +190,7 @@ def _failures(
     value: Mapping[str, Any], notes: tuple[str, ...], where: str
 ) -> tuple[tuple[Failure, ...], tuple[str, ...]]:
     """Failures and notes; of a file without the key, failures are among its notes."""
+    # The sentence is parsed here and nowhere else: for files that have nothing better.
     if "failures" not in value:
         return split_old_notes(notes)
     listed = value["failures"]
@@ -206,6 +208,7 @@ def _metrics(value: Any, where: str) -> dict[str, Metric]:
 
 def _metric(value: Any, where: str, name: str) -> Metric:
     _expect(isinstance(value, Mapping), where, name, "an object", value)
+    # Intervals may be missing, a value without its count may not.
     for key in ("value", "n"):
         if key not in value:
             raise DataError(f"{where}: {name}.{key}: missing")
@@ -216,7 +219,7 @@ def _metric(value: Any, where: str, name: str) -> Metric:
     low = _number(value.get("low"), where, f"{name}.low")
     high = _number(value.get("high"), where, f"{name}.high")
     if low > high:
-        raise DataError(f"{where}: {name}: low {low} is above high {high}")
+        raise DataError(f"{where}: {name}: low {low:g} is above high {high:g}")
     return Metric(number, n, low, high)
 
 

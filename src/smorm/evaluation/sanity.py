@@ -79,6 +79,7 @@ def check_sanity(
     rng, chosen = np.random.default_rng(seed), model.view(view)
     scorer = Scorer(model.network, model.renderer, model.card.overlong)  # type: ignore[arg-type]
     tests = SanityTests(model, chosen, scorer, Inspector(model, chosen))
+    # In the file's order: neighbours stay neighbours, as in an evaluation.
     order = np.sort(rng.permutation(len(items))[:LIMIT])
     drawn = [replace(items[index], responses=items[index].responses[:2]) for index in order]
     if len(items) > LIMIT:
@@ -138,6 +139,7 @@ class SanityTests:
         self._swapped(usable, values, rounding)
         self._shuffled(usable, rounding, rng)
         self._different(usable, values, rounding)
+        # The last tests take many small batches, so they see fewer pairs.
         self._alone(usable[:FEW], values[:FEW])
         self._raw(usable[:FEW], rows)
         self._plain(usable[: FEW // 2], rows[: FEW // 2])
@@ -163,6 +165,7 @@ class SanityTests:
     def _swapped(self, items: list[Item], values: Floats, rounding: float) -> None:
         """Swapped sides, scored anew, have the accuracy 1 less the accuracy."""
         swapped = self._pair_values(list(map(_swap, items)))
+        # Margins of the same sides before and after, of opposite sign if nothing else matters.
         before, after = values[:, 0] - values[:, 1], swapped[:, 0] - swapped[:, 1]
         gap = float(_wins(before, 0.0).mean() + _wins(after, 0.0).mean() - 1.0)
         # Scores that are equal but for rounding may change their order: only clear winners count.

@@ -59,6 +59,7 @@ def read_labelled(
     for label, source in sources:
         with_fields = replace(source, keep_fields=keep_fields)
         for record in read_records(with_fields, kind, census, on_bad):
+            # A row's own subset wins over the file's label.
             if label and isinstance(record, Candidates) and not record.source:
                 records.append(replace(record, source=label))
             else:
@@ -78,6 +79,7 @@ def score_records(
     Raises:
         DataError: a record that does not fit, or none that could be scored.
     """
+    # A model trained with `overlong: drop` left such records out itself.
     skip = on_bad_record == "skip" or reward.drops_overlong
     items = [record.item for record in records]
     usable: list[Record] = []

@@ -57,6 +57,7 @@ def parse_suite(text: str) -> Suite:
     name, separator, path = text.partition("=")
     if not name or (separator and not path):
         raise ConfigError(f"suite {text!r}: expected NAME=PATH, e.g. pairs/dev=dev.jsonl")
+    # The kind is checked before the path: a misspelt name should not be looked for on the hub.
     kind = Suite(name).kind
     if kind in BENCHMARKS:
         return Suite(name, parts=tuple(BENCHMARKS[kind].sources(path or None)))

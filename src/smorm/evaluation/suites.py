@@ -92,6 +92,7 @@ def read_suite(
     Raises:
         DataError: a record that is not usable, or none at all.
     """
+    # Every benchmark's rows are candidates, whatever they look like in its files.
     kind = PLAIN.get(suite.kind, "candidates")
     records = read_labelled(suite.sources, kind, census, on_bad_record, keep_fields=keep_fields)
     if not records:
@@ -125,9 +126,11 @@ def measure_suite(
     """The results of records that are scored already; all else is as for `run_suite`."""
     reward = as_reward(model)
     title = name or display_names([reward.name])[0]
+    # What two results must share to be comparable; seeds of one model differ in `seed` alone.
     provenance = {**reward.provenance, "data": data.data, "versions": versions()}
     if seed is not None:
         provenance["seed"] = seed
+    # Attribute rows predict ratings directly: no view of them would.
     if suite.kind == "rated":
         measured, items = _measure_attributes(reward, data)
         return [_result(suite, title, "attributes", measured, data, items, provenance)]

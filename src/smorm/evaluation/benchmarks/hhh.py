@@ -7,44 +7,36 @@ from smorm.data.fields import Context
 from smorm.data.formats import Format
 from smorm.data.formats.hh_rlhf import transcript_turns
 from smorm.data.records import Candidates, Messages
-from smorm.evaluation.benchmarks import Benchmark, Part
+from smorm.evaluation.benchmarks import Benchmark, Part, rows
 from smorm.evaluation.benchmarks.best_of_k import rule
-from smorm.evaluation.benchmarks.rows import (
-    Row,
-    comparison,
-    flags,
-    good_first,
-    is_converted,
-    names_of,
-    text_responses,
-    unlabelled,
-)
 from smorm.text.chat import Message
 
 
-def parse(row: Row, context: Context) -> list[Candidates]:
+def parse(row: rows.Row, context: Context) -> list[Candidates]:
     """`{input, targets: {choices, labels}}`, label 1 is the best.
 
     The input opens with the user's bare text; later turns carry "Assistant:" and "Human:" after an
     empty line. They become messages.
     """
-    if is_converted(row):
-        return comparison(_with_turns(row, context), context)
+    if rows.is_converted(row):
+        return rows.comparison(_with_turns(row, context), context)
     text = fields.text(fields.required(row, "input", context), "input", context)
     targets = fields.required(row, "targets", context)
     if not isinstance(targets, dict):
         raise context.wrong("targets", targets, "an object {choices, labels}")
     choices = fields.required_in(targets, "choices", "targets", context)
     labels = fields.required_in(targets, "labels", "targets", context)
-    responses = text_responses(choices, "targets.choices", context)
+    # The labels are of the choices in their published order, so both are read before any sorting.
+    responses = rows.text_responses(choices, "targets.choices", context)
     prompt = _dialogue(text, "input", context)
-    record = unlabelled(prompt, responses, context, *names_of(row, "id", context))
-    good = flags(labels, "targets.labels", context)
-    return good_first(record, good, "targets.labels", context)
+    record = rows.unlabelled(prompt, responses, context, *rows.names_of(row, "id", context))
+    good = rows.flags(labels, "targets.labels", context)
+    return rows.good_first(record, good, "targets.labels", context)
 
 
-def _with_turns(row: Row, context: Context) -> Row:
+def _with_turns(row: rows.Row, context: Context) -> rows.Row:
     """A converted row whose prompt is a transcript, with its turns."""
+    # A prompt in messages needs nothing; one in text may hold several turns.
     if not isinstance(row.get("prompt"), str):
         return row
     turns = _dialogue(row["prompt"], "prompt", context)

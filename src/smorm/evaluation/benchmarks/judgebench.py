@@ -10,16 +10,7 @@ from smorm.data.fields import Context
 from smorm.data.formats import Format
 from smorm.data.records import Candidates
 from smorm.evaluation.accuracy import ScoredItems, accuracies, wins
-from smorm.evaluation.benchmarks import Benchmark, Part
-from smorm.evaluation.benchmarks.rows import (
-    Row,
-    comparison,
-    is_converted,
-    labelled,
-    names_of,
-    question,
-    response,
-)
+from smorm.evaluation.benchmarks import Benchmark, Part, rows
 from smorm.evaluation.outcomes import Outcomes, weighted
 
 CATEGORIES = {
@@ -31,24 +22,24 @@ CATEGORIES = {
 """Beginnings of sources, and their category: the subjects of MMLU-Pro are one."""
 
 
-def parse(row: Row, context: Context) -> list[Candidates]:
+def parse(row: rows.Row, context: Context) -> list[Candidates]:
     """Question, response_A, response_B and label "A>B" or "B>A".
 
     Further columns: pair_id, original_id, source, response_model.
     """
-    if is_converted(row):
-        return comparison(row, context)
-    prompt = question(row, "question", context)
-    first, second = response(row, "response_A", context), response(row, "response_B", context)
+    if rows.is_converted(row):
+        return rows.comparison(row, context)
+    prompt = rows.question(row, "question", context)
     label = fields.required(row, "label", context)
     if label not in ("A>B", "B>A"):
         raise context.wrong("label", label, "'A>B' or 'B>A'")
-    good, bad = (first, second) if label == "A>B" else (second, first)
-    return labelled(prompt, good, bad, context, *names_of(row, "pair_id", context))
+    names = ("response_A", "response_B")
+    return rows.of_two(row, prompt, names, label == "A>B", "pair_id", context)
 
 
 def rule(items: ScoredItems) -> Outcomes:
     """`overall` over all pairs, the categories, and `subset/NAME`."""
+    # Within a category pairs are pooled, so a subject of MMLU-Pro weighs as many as it has.
     counts: dict[str, dict[str, float]] = {}
     for name in dict.fromkeys(items.subsets):
         of_category = counts.setdefault(_category(name), {})

@@ -7,34 +7,25 @@ from smorm.data.fields import Context
 from smorm.data.formats import Format
 from smorm.data.records import Candidates
 from smorm.evaluation.accuracy import ScoredItems, accuracies, expected_wins, present
-from smorm.evaluation.benchmarks import Benchmark, Part
-from smorm.evaluation.benchmarks.rows import (
-    Row,
-    comparison,
-    is_converted,
-    labelled,
-    names_of,
-    question,
-    response,
-)
+from smorm.evaluation.benchmarks import Benchmark, Part, rows
 from smorm.evaluation.outcomes import Outcomes
 
 
-def parse(row: Row, context: Context) -> list[Candidates]:
+def parse(row: rows.Row, context: Context) -> list[Candidates]:
     """Input, output_1, output_2 and label 1 or 2, the better output."""
-    if is_converted(row):
-        return comparison(row, context)
-    prompt = question(row, "input", context)
-    first, second = response(row, "output_1", context), response(row, "output_2", context)
+    if rows.is_converted(row):
+        return rows.comparison(row, context)
+    prompt = rows.question(row, "input", context)
     label = fields.required(row, "label", context)
+    # True equals 1 in Python, but says nothing of which output is meant.
     if isinstance(label, bool) or label not in (1, 2):
         raise context.wrong("label", label, "1 or 2")
-    good, bad = (first, second) if label == 1 else (second, first)
-    return labelled(prompt, good, bad, context, *names_of(row, "id", context))
+    return rows.of_two(row, prompt, ("output_1", "output_2"), label == 1, "id", context)
 
 
 def rule(items: ScoredItems) -> Outcomes:
     """`Natural`, and `Adversarial` as the plain mean of its four sets; `overall` over all items."""
+    # Natural by its name in any spelling; every other labelled set is adversarial.
     subsets = sorted(set(items.subsets))
     natural = [name for name in subsets if "natural" in name.lower()]
     adversarial = [name for name in subsets if name and name not in natural]

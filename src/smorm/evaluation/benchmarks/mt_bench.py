@@ -10,44 +10,37 @@ from smorm.data.census import Defect, DropReason
 from smorm.data.fields import Context
 from smorm.data.formats import Format
 from smorm.data.records import Candidates, Messages
-from smorm.evaluation.benchmarks import Benchmark, Part
+from smorm.evaluation.benchmarks import Benchmark, Part, rows
 from smorm.evaluation.benchmarks.best_of_k import rule
-from smorm.evaluation.benchmarks.rows import (
-    Row,
-    comparison,
-    is_converted,
-    labelled,
-    names_of,
-    split,
-)
 
 WINNERS = ("model_a", "model_b")
 
 
-def parse(row: Row, context: Context) -> list[Candidates]:
+def parse(row: rows.Row, context: Context) -> list[Candidates]:
     """Two conversations, the turn judged, and the winner.
 
     Columns: question_id, model_a, model_b, winner ("model_a", "model_b", "tie", or in the split
     of GPT-4 "tie (inconsistent)"), judge, conversation_a, conversation_b, turn. A conversation
     counts up to the turn that was judged; the common beginning is the prompt.
     """
-    if is_converted(row):
-        return comparison(row, context)
+    if rows.is_converted(row):
+        return rows.comparison(row, context)
     turn = fields.required(row, "turn", context)
     if not isinstance(turn, int) or isinstance(turn, bool) or turn < 1:
         raise context.wrong("turn", turn, "a whole number from 1")
     return conversations(row, turn, context)
 
 
-def tie(row: Row) -> DropReason | None:
+def tie(row: rows.Row) -> DropReason | None:
     """Why a row with a winner prefers nothing, or None; an arena's "both bad" is a tie too."""
+    # Arenas write "tie", "tie (bothbad)", "tie (inconsistent)" and more.
     winner = str(row.get("winner"))
     if winner.startswith("tie") or winner == "both_bad":
         return DropReason.JUDGED_TIE
     return None
 
 
-def winner_of(row: Row, context: Context) -> str:
+def winner_of(row: rows.Row, context: Context) -> str:
     """`model_a` or `model_b`."""
     winner = fields.required(row, "winner", context)
     if winner not in WINNERS:
@@ -55,20 +48,24 @@ def winner_of(row: Row, context: Context) -> str:
     return str(winner)
 
 
-def conversations(row: Row, turn: int | None, context: Context) -> list[Candidates]:
+def conversations(row: rows.Row, turn: int | None, context: Context) -> list[Candidates]:
     """`conversation_a` and `conversation_b` up to the answer of a turn (from 1), or entire."""
     good_name, bad_name = "conversation_a", "conversation_b"
     good, bad = _until(row, good_name, turn, context), _until(row, bad_name, turn, context)
+    # A judgement compares answers to one question; later turns may differ, the first may not.
     if good[0] != bad[0]:
         problem = "its first message is not conversation_a's, expected one question for both"
         raise context.bad(bad_name, Defect.OTHER_PROMPT, problem)
     if winner_of(row, context) == "model_b":
         good, bad, good_name, bad_name = bad, good, bad_name, good_name
-    prompt, chosen, rejected = split(good, bad, (good_name, bad_name), context)
-    return labelled(prompt, chosen, rejected, context, *names_of(row, "question_id", context))
+    prompt, chosen, rejected = rows.split(good, bad, (good_name, bad_name), context)
+    return rows.labelled(
+        prompt, chosen, rejected, context, *rows.names_of(row, "question_id", context)
+    )
 
 
-def _until(row: Row, name: str, turn: int | None, context: Context) -> Messages:
+def _until(row: rows.Row, name: str, turn: int | None, context: Context) -> Messages:
+    # A turn is a question and its answer; what was said after it was not judged.
     messages = fields.messages(fields.required(row, name, context), name, context)
     if turn is None:
         size, of_turn = len(messages), ""

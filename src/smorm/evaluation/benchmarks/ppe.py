@@ -7,26 +7,12 @@ from smorm.data.census import Defect
 from smorm.data.fields import Context
 from smorm.data.formats import Format, generic
 from smorm.data.records import Candidates
-from smorm.evaluation.benchmarks import Benchmark, Part
+from smorm.evaluation.benchmarks import Benchmark, Part, rows
 from smorm.evaluation.benchmarks.best_of_k import rule
 from smorm.evaluation.benchmarks.mt_bench import conversations, tie, winner_of
-from smorm.evaluation.benchmarks.rows import (
-    SUBSET_FIELDS,
-    Responses,
-    Row,
-    comparison,
-    first_text,
-    flags,
-    good_first,
-    is_converted,
-    labelled,
-    names_of,
-    response,
-    unlabelled,
-)
 
 
-def parse_preference(row: Row, context: Context) -> list[Candidates]:
+def parse_preference(row: rows.Row, context: Context) -> list[Candidates]:
     """`lmarena-ai/PPE-Human-Preference-V1` and other arena sets: two answers and a winner.
 
     Columns as public code reads them: question_id, prompt (text), response_1, response_2,
@@ -36,21 +22,20 @@ def parse_preference(row: Row, context: Context) -> list[Candidates]:
     response_a and response_b, and full conversations in conversation_a and conversation_b
     (`lmsys/chatbot_arena_conversations`).
     """
-    if is_converted(row):
-        return comparison(row, context)
+    if rows.is_converted(row):
+        return rows.comparison(row, context)
+    # Arena sets before PPE hold both conversations in full, not two answers.
     if row.get("conversation_a") is not None:
         return conversations(row, None, context)
-    first, second = "response_1", "response_2"
-    if second not in row and "response_b" in row:
-        first, second = "response_a", "response_b"
+    names = ("response_1", "response_2")
+    if "response_2" not in row and "response_b" in row:
+        names = ("response_a", "response_b")
     prompt = generic.prompt_of(row, context)
-    good, bad = response(row, first, context), response(row, second, context)
-    if winner_of(row, context) == "model_b":
-        good, bad = bad, good
-    return labelled(prompt, good, bad, context, *names_of(row, "question_id", context))
+    first_is_good = winner_of(row, context) == "model_a"
+    return rows.of_two(row, prompt, names, first_is_good, "question_id", context)
 
 
-def parse_correctness(row: Row, context: Context) -> list[Candidates]:
+def parse_correctness(row: rows.Row, context: Context) -> list[Candidates]:
     """PPE's correctness sets (`lmarena-ai/PPE-MMLU-Pro-Best-of-K` and four more): best of k.
 
     Columns as public code reads them: question_id, prompt, model_name, response_1 to response_32,
@@ -59,21 +44,22 @@ def parse_correctness(row: Row, context: Context) -> list[Candidates]:
     not name their benchmark; where a row has `benchmark` (or `subset`, `source`, `domain`) it is
     the source.
     """
-    if is_converted(row):
-        return comparison(row, context)
+    if rows.is_converted(row):
+        return rows.comparison(row, context)
     prompt = generic.prompt_of(row, context)
-    correct = flags(fields.required(row, "scores", context), "scores", context)
-    responses: Responses = {}
+    correct = rows.flags(fields.required(row, "scores", context), "scores", context)
+    responses: rows.Responses = {}
     for number in range(1, len(correct) + 1):
-        responses |= response(row, f"response_{number}", context)
+        responses |= rows.response(row, f"response_{number}", context)
+    # Fewer scores than responses: then it is unknown which response each score belongs to.
     next_name = f"response_{len(correct) + 1}"
     if row.get(next_name) is not None:
         problem = f"{len(correct)} scores, but the row has {next_name} as well"
         raise context.bad("scores", Defect.WRONG_COUNT, problem)
-    identity = first_text(row, ("question_id", "id"), context)
-    subset = first_text(row, ("benchmark", *SUBSET_FIELDS), context)
-    record = unlabelled(prompt, responses, context, identity, subset)
-    return good_first(record, correct, "scores", context)
+    identity = rows.first_text(row, ("question_id", "id"), context)
+    subset = rows.first_text(row, ("benchmark", *rows.SUBSET_FIELDS), context)
+    record = rows.unlabelled(prompt, responses, context, identity, subset)
+    return rows.good_first(record, correct, "scores", context)
 
 
 HUMAN_FORMAT = Format(

@@ -28,6 +28,7 @@ def parse(row: Row, context: Context) -> list[Candidates]:
     if isinstance(row.get("prompt"), list):
         turns = [_turn(line, index) for index, line in enumerate(row["prompt"])]
         row = {**row, "prompt": turns}
+    # The split names the set, so the row's own subset is read only where it names one itself.
     subset = first_text(row, ("subset",), context)
     return comparison_of(row, context, subset if subset in PUBLISHED else None)
 

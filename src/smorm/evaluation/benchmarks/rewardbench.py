@@ -52,6 +52,8 @@ SECTIONS: dict[str, dict[str, float]] = {
 
 def rule(items: ScoredItems) -> Outcomes:
     """`overall`, the four sections and `subset/NAME`."""
+    # The weights are the published counts, not those of the file: scores stay comparable where a
+    # subset is incomplete.
     sections = present(items.subsets, SECTIONS)
     if not sections:
         known = [name for weights in SECTIONS.values() for name in weights]

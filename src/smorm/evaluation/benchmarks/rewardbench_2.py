@@ -55,6 +55,7 @@ def parse(row: Row, context: Context) -> list[Candidates]:
     records = comparison(row, context)
     for record in records:
         good, size = record.chosen or 0, len(record.responses)
+        # A disagreement means that a list was cut on the way: the score would not be comparable.
         counts = {"num_correct": good, "num_incorrect": size - good, "total_completions": size}
         for name, count in counts.items():
             if row.get(name) is not None and row[name] != count:
@@ -69,6 +70,7 @@ def parse(row: Row, context: Context) -> list[Candidates]:
 
 def rule(items: ScoredItems) -> Outcomes:
     """`overall`, the domains, and the terms of the Ties score as `Ties/TERM`."""
+    # Copies of the set differ in the case of "Precise IF".
     spelling = {name.lower(): name for name in DOMAINS}
     subsets = [spelling.get(name.lower(), name) for name in items.subsets]
     sections = present(subsets, {name: {name: 1.0} for name in DOMAINS})
@@ -142,6 +144,7 @@ def ties_columns(items: ScoredItems) -> dict[str, Floats]:
             questions.setdefault(number, {})[kind] = index
             columns[f"{kind}_accuracy"][index] = float(_gap(items, index) > 0)
     for question in questions.values():
+        # Without its pendant an item has an accuracy, but nothing to prefer.
         if len(question) == 2:
             _compare(items, columns, question["ref"], question["tied"])
     return columns

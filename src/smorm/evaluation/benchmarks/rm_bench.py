@@ -61,6 +61,7 @@ def parse(row: Row, context: Context) -> list[Candidates]:
 
 
 def _source(row: Row, context: Context) -> str | None:
+    # The full set has domains such as "safety-refuse"; `_domain` pools them item by item.
     if "domain" in row:
         return fields.text(fields.required(row, "domain", context), "domain", context)
     subset = fields.optional_text(row, "subset", context) or ""
@@ -80,6 +81,7 @@ def rule(items: ScoredItems) -> Outcomes:
     domains = list(map(_domain, items.subsets))
     present = [name for name in DOMAINS if name in domains]
     published = _sums("", present)
+    # Published: a tie is a loss. Beside it, and by length, a tie is half.
     columns = _columns("", _wins(items, tie=0.0), domains)
     chance = _columns("", np.full((len(domains), 3, 3), 0.5), domains)
     sums = dict(published)

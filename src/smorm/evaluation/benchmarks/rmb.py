@@ -9,21 +9,13 @@ from smorm.data.fields import Context
 from smorm.data.formats import Format
 from smorm.data.records import Candidates
 from smorm.evaluation.accuracy import ScoredItems, accuracies, mean_of, wins
-from smorm.evaluation.benchmarks import Benchmark
-from smorm.evaluation.benchmarks.rows import (
-    Responses,
-    Row,
-    comparison,
-    first_text,
-    labelled,
-    text_response,
-)
+from smorm.evaluation.benchmarks import Benchmark, rows
 from smorm.evaluation.outcomes import Outcomes, weighted
 
 _FOLDER = re.compile(r"^(BoN_set|Pairwise_set)/")
 
 
-def parse(row: Row, context: Context) -> list[Candidates]:
+def parse(row: rows.Row, context: Context) -> list[Candidates]:
     """Pairs and best-of-n alike, which differ in their fields.
 
     Pairs: {pair_uid, conversation_input, chosen: {llm_name, answer}, reject (or rejected): {...},
@@ -32,19 +24,21 @@ def parse(row: Row, context: Context) -> list[Candidates]:
     such as "best-of-n/Helpfulness/Chat/Discussion".
     """
     if row.get("conversation_input") is None and "chosen" in row:
-        return comparison(row, context)
+        return rows.comparison(row, context)
     value = fields.required(row, "conversation_input", context)
     prompt = fields.messages(value, "conversation_input", context)
     prompt = fields.filled_prompt(prompt, "conversation_input", context)
     protocol, good, bad = _responses(row, context)
-    path = _FOLDER.sub("", first_text(row, ("category_path",), context) or "")
-    identity = first_text(row, ("pair_uid", "bon_uid", "id"), context)
+    # The folder says pairs or best-of-n once more; the rest is the goal and the category.
+    path = _FOLDER.sub("", rows.first_text(row, ("category_path",), context) or "")
+    identity = rows.first_text(row, ("pair_uid", "bon_uid", "id"), context)
     subset = f"{protocol}/{path}" if path else protocol
-    return labelled(prompt, good, bad, context, identity, subset)
+    return rows.labelled(prompt, good, bad, context, identity, subset)
 
 
-def _responses(row: Row, context: Context) -> tuple[str, Responses, Responses]:
+def _responses(row: rows.Row, context: Context) -> tuple[str, rows.Responses, rows.Responses]:
     if row.get("bon_best") is None and row.get("loser_list") is None:
+        # The published files say "reject", their converted copies "rejected".
         name = "rejected" if row.get("rejected") is not None else "reject"
         chosen = _answer(fields.required(row, "chosen", context), "chosen", context)
         return "pairs", chosen, _answer(fields.required(row, name, context), name, context)
@@ -52,17 +46,17 @@ def _responses(row: Row, context: Context) -> tuple[str, Responses, Responses]:
     losers = fields.required(row, "loser_list", context)
     if not isinstance(losers, list) or not losers:
         raise context.wrong("loser_list", losers, "a list of at least one {llm_name, answer}")
-    bad: Responses = {}
+    bad: rows.Responses = {}
     for index, loser in enumerate(losers):
         bad |= _answer(loser, f"loser_list[{index}]", context)
     return "best-of-n", best, bad
 
 
-def _answer(value: object, name: str, context: Context) -> Responses:
+def _answer(value: object, name: str, context: Context) -> rows.Responses:
     if not isinstance(value, dict):
         raise context.wrong(name, value, "an object {llm_name, answer}")
     answer = fields.required_in(value, "answer", name, context)
-    return text_response(answer, f"{name}.answer", context)
+    return rows.text_response(answer, f"{name}.answer", context)
 
 
 def rule(items: ScoredItems) -> Outcomes:
@@ -70,6 +64,7 @@ def rule(items: ScoredItems) -> Outcomes:
     sections = {}
     for goal in ("Helpfulness", "Harmlessness"):
         for protocol in ("best-of-n", "pairs"):
+            # Items are pooled over categories: a category counts by its size.
             counts: dict[str, float] = {}
             for name in sorted(set(items.subsets)):
                 if name.startswith(protocol) and goal in name:

@@ -43,6 +43,7 @@ def comparison(row: Row, context: Context) -> list[Candidates]:
 
 def comparison_of(row: Row, context: Context, subset: str | None) -> list[Candidates]:
     """As `comparison`, of a subset that is known."""
+    # The row's own "source" may mean where the prompt is from: only the subset's fields are asked.
     identity = first_text(row, ("id",), context)
     if row.get("responses") is not None:
         record = generic.candidates({**row, "id": identity, "source": subset}, context)[0]
@@ -50,6 +51,7 @@ def comparison_of(row: Row, context: Context, subset: str | None) -> list[Candid
         return good_first(record, correct, "correct", context)
     chosen = fields.required(row, "chosen", context)
     rejected = fields.required(row, "rejected", context)
+    # Without a prompt it is what two conversations share, which only messages show.
     if not generic.has_prompt(row):
         return labelled(*_without_prompt(chosen, rejected, context), context, identity, subset)
     prompt = generic.prompt_of(row, context)
@@ -87,6 +89,20 @@ def _responses(value: object, name: str, context: Context) -> Responses:
 def _is_messages(value: object) -> bool:
     """Whether a value is meant as one message list rather than as a list of responses."""
     return isinstance(value, list) and any(isinstance(item, dict) for item in value)
+
+
+def of_two(
+    row: Row,
+    prompt: Messages,
+    names: tuple[str, str],
+    first_is_good: bool,
+    identity: str,
+    context: Context,
+) -> list[Candidates]:
+    """Two responses from fields of text, of which one is good; `identity` is the id's field."""
+    good, bad = names if first_is_good else names[::-1]
+    responses = response(row, good, context), response(row, bad, context)
+    return labelled(prompt, *responses, context, *names_of(row, identity, context))
 
 
 def question(row: Row, name: str, context: Context) -> Messages:
@@ -129,6 +145,7 @@ def flags(values: object, name: str, context: Context) -> list[bool]:
     """Which responses are right: true or false, or 1 and 0."""
     if not isinstance(values, list):
         raise context.wrong(name, values, "a list of true and false")
+    # 1.0 and 0.0 too: tables with gaps hold flags as floats.
     for index, value in enumerate(values):
         if not isinstance(value, int | float) or value not in (0, 1):
             raise context.wrong(f"{name}[{index}]", value, "true or false (or 1 or 0)")
@@ -157,6 +174,7 @@ def unlabelled(
 ) -> Candidates:
     """Checked candidates, not yet labelled; a problem is reported by the field's own name."""
     names, texts = tuple(responses), tuple(responses.values())
+    # Raw texts have no prompt that could stand at their beginning once more.
     if prompt:
         texts = generic.without_prompt(prompt, texts, names, context)
     for name, messages in zip(names, texts, strict=True):
@@ -179,9 +197,11 @@ def good_first(
     rejected: list[Messages] = []
     for messages, is_good in zip(record.responses, good, strict=True):
         (chosen if is_good else rejected).append(messages)
+    # Nothing to compare: with all good or all bad, any score would be right or wrong.
     if not chosen or not rejected:
         context.count(DropReason.JUDGED_ALIKE)
         return []
+    # Such a pair cannot be won. It stays, as in the published numbers, but the reader is told.
     if not set(chosen).isdisjoint(rejected):
         context.count(DropReason.EQUAL_RESPONSES)
     return [replace(record, responses=(*chosen, *rejected), chosen=len(chosen))]
@@ -199,6 +219,7 @@ def first_text(row: Row, names: Sequence[str], context: Context) -> str | None:
     """
     for name in names:
         value = row.get(name)
+        # NaN is how a table of numbers says that a cell is empty.
         if isinstance(value, float) and value.is_integer():
             return str(int(value))
         if value is not None and not (isinstance(value, float) and math.isnan(value)):

@@ -62,6 +62,7 @@ class FailureContext:
 
 def likely_causes(context: FailureContext) -> list[Cause]:
     """Likely causes, the surest first; never none."""
+    # Differing tokens explain a refusal better than its text does.
     expected, scores = context.expected, context.scores
     if expected is None or scores is None:
         return [_tokens(context) or _no_scores(context.path)]
@@ -91,6 +92,7 @@ def _pad_token(context: FailureContext) -> Cause | None:
     plain, ids = context.plain, context.target_ids
     if plain is None or ids is None or context.path.kind not in ("ids", "plain"):
         return None
+    # With its pad token at the end, a conversation is one token short for plain transformers.
     pad, tokenizer_pad = plain.pad_id, plain.tokenizer.pad_token_id
     if any(len(sequence) > 0 and sequence[-1] == pad for sequence in ids):
         token = plain.tokenizer.convert_ids_to_tokens(pad)
@@ -143,6 +145,7 @@ def _tokenizer_class(context: FailureContext, index: int) -> str | None:
     if context.plain is None:
         return None
     tokenizer = context.plain.tokenizer
+    # Our text through both tokenizers: if that differs, the template is not to blame.
     text = chat_text(context.renderer, begin=True)(context.conversations[index].messages)
     ours = context.renderer.tokenizer(text, add_special_tokens=False)["input_ids"]
     if ours == tokenizer(text, add_special_tokens=False)["input_ids"]:
@@ -180,6 +183,7 @@ def _activation(expected: Floats, scores: Floats) -> Cause | None:
     # Clipped, since the exponential of a large negative score overflows.
     if _close(scores, 1 / (1 + np.exp(-np.clip(expected, -500, 500)))):
         return Cause(CauseKind.ACTIVATION, f"the scores are the sigmoid of ours: {_ASK}")
+    # Less the largest, which changes no softmax and keeps the exponential finite.
     powers = np.exp(expected - expected.max(axis=1, keepdims=True))
     if _close(scores, powers / powers.sum(axis=1, keepdims=True)):
         of = "of one label, which is always 1" if expected.shape[1] == 1 else "of ours"
@@ -195,6 +199,7 @@ def _shift(context: FailureContext, expected: Floats, scores: Floats) -> Cause |
     # The median: a few conversations may differ for another reason.
     differences = scores - expected
     shift = np.median(differences, axis=0)
+    # Ten times the gate: a shifted score is rounded at another place than ours.
     uneven = (np.abs(differences - shift) > 10 * context.allowed).any()
     if uneven or (np.abs(shift) <= context.allowed).all():
         return None
@@ -212,6 +217,7 @@ def _shift(context: FailureContext, expected: Floats, scores: Floats) -> Cause |
 
 def _exchanged(context: FailureContext, expected: Floats, scores: Floats) -> Cause | None:
     """The right numbers of another row, or of another conversation."""
+    # Nearly right scores are no others' scores, even where a gate is narrow.
     if (np.abs(scores - expected) <= 10 * context.allowed).all():
         return None
     if expected.shape[1] == 1:
@@ -231,6 +237,7 @@ def _guess(context: FailureContext, expected: Floats, scores: Floats) -> Cause:
     """What it may be, where no cause is certain."""
     if context.single_passes:
         return _only_batches(context.path)
+    # The worst of all columns: one wrong row is enough.
     ranks = min(spearman(ours, theirs) for ours, theirs in zip(expected.T, scores.T, strict=True))
     if context.bfloat16 and ranks > 0.9:
         return Cause(

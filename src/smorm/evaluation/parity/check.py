@@ -148,6 +148,7 @@ def against_folder(
         SmormError: plain transformers would draw a weight at random, or the rows do not fit.
         ConfigError: the view is not linear, or unknown.
     """
+    # The head tells without loading anything whether the folder can be an export of this model.
     folder, model = resolve(target), ours.model
     rows, expected_rows = len(read_head(folder)), len(model.card.rows)
     if rows not in (1, expected_rows):
@@ -214,6 +215,7 @@ def _compared_view(model: RewardModel, view: View | None, *, must_fold: bool) ->
     if view is None:
         return ComparedView(model, None)
     try:
+        # A view that is not linear has no row; a server of ours computes it all the same.
         constant = fold(view, model.network.head.weight, model.card.scales)[1]
     except ConfigError:
         if must_fold:
@@ -229,6 +231,7 @@ def _parity(
     # The first of our paths is the reference itself.
     rows = [comparison.compare(path) for path in (*ours.paths[1:], *paths)]
     failures = _failures(comparison, rows)
+    # Equal scores pass every gate, and show nothing: a head of zeros is no parity.
     values = comparison.view.values(comparison.reference)
     if comparison.std.max() <= 1e-9 * max(1.0, float(np.abs(values).max())):
         detail = (
@@ -247,6 +250,7 @@ def _failures(comparison: Comparison, rows: Sequence[PathResult]) -> list[Failur
         if not row.passed:
             for cause in comparison.explain(row, rows):
                 paths_of.setdefault(cause, []).append(row.path.name)
+    # Many paths fail of one cause: it is named once, with the first of them.
     failures = []
     for cause, names in paths_of.items():
         paths = names[0]

@@ -61,6 +61,7 @@ def built_in(renderer: Renderer, census: Census, *, longest: int = LONGEST) -> l
     """
     file = resources.files("smorm.evaluation.parity") / "conversations.json"
     committed = json.loads(file.read_text(encoding="utf-8"))
+    # The long ones fill the model's limit, but not a context of 100 000 tokens.
     limit = min(renderer.max_tokens, longest)
     long = [(_long_prompt(renderer, limit, text), ACKNOWLEDGED) for text in committed["long"]]
     pairs = [*_committed(committed["groups"]), *_control_tokens(renderer), *long]
@@ -73,6 +74,7 @@ def from_file(path: Path | str, renderer: Renderer, census: Census) -> list[Conv
     Raises:
         DataError: a bad record, or none that fits.
     """
+    # One more than is used, to know whether the file has more.
     pairs = list(itertools.islice(_read(Source(path), census), COUNT + 1))
     if len(pairs) > COUNT:
         census.add(DropReason.CONVERSATIONS_BEYOND, str(path), detail=str(COUNT))
@@ -132,6 +134,7 @@ def _fitted(
         if fitted.truncated:
             census.add(DropReason.CONVERSATION_SHORTENED)
         messages = fitted.prompt + response
+        # In the response too: an answer can close its own turn.
         control = any(renderer.control.found_in(message.content) for message in messages)
         ids = np.asarray(fitted.tokens[0], dtype=np.int32)
         conversations.append(Conversation(fitted.prompt, response, ids, control))

@@ -114,6 +114,7 @@ def scoring_paths(
 def _scored(scorer: Scorer, items: list[Item], size: int) -> tuple[Floats, list[int | None]]:
     rows: list[Floats] = []
     counts: list[int | None] = []
+    # A call scores what it is given as one set: batches of a size are calls of that size.
     for start in range(0, len(items), size):
         for scored in scorer.score(items[start : start + size]):
             if not isinstance(scored, Scored):
@@ -129,6 +130,7 @@ def plain_paths(
     """Scores of plain transformers: of our token ids one by one, then of its own, padded."""
     our_ids = [conversation.tokens.tolist() for conversation in conversations]
     yield ScorePath("plain, our ids, batch 1", "ids", plain.logits(our_ids, batch=1), our_ids)
+    # Our ids isolate the weights; its own ids show what a user of the folder gets from text.
     own_ids = [plain.tokens(conversation.messages) for conversation in conversations]
     for size in batches:
         path = ScorePath(
