@@ -93,10 +93,7 @@ def tied(items: ScoredItems) -> int:
 
 
 def accuracies(
-    items: ScoredItems,
-    rule: Rule,
-    sections: Mapping[str, Weights],
-    overall: Weights | None = None,
+    items: ScoredItems, rule: Rule, sections: Mapping[str, Weights], overall: Weights | None = None
 ) -> Outcomes:
     """Accuracies by subset, by section and overall, with ties broken at random and by length.
 

@@ -12,12 +12,7 @@ import math
 import numpy as np
 
 from smorm.arrays import Floats, Ints
-from smorm.evaluation.metrics import (
-    Clusters,
-    Metric,
-    cluster_codes,
-    interval,
-)
+from smorm.evaluation.metrics import Clusters, Metric, cluster_codes, interval
 
 
 def pearson(x: Floats, y: Floats) -> float:

@@ -81,9 +81,5 @@ FORMAT = Format(
     signs=frozenset({"conversation_input"}),
 )
 RMB = Benchmark(
-    "rmb",
-    "RMB",
-    FORMAT,
-    rule,
-    ("overall", "Helpfulness/best-of-n", "Harmlessness/best-of-n"),
+    "rmb", "RMB", FORMAT, rule, ("overall", "Helpfulness/best-of-n", "Harmlessness/best-of-n")
 )
