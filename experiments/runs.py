@@ -21,7 +21,7 @@ from smorm.data.reading import Source
 from smorm.evaluation.result import Result, read_results, write_results
 from smorm.evaluation.suite import Suite
 from smorm.evaluation.suites import run_suite
-from smorm.files import fingerprint, is_whole, read_json, whole_folder, write_json
+from smorm.files import atomic_folder, fingerprint, is_sealed, read_json, write_json
 from smorm.model.store import versions
 from smorm.processes import end_with_parent
 from smorm.scoring.reward_model import RewardModel
@@ -91,11 +91,11 @@ def shared_tokenizer(task: Task, files: Files, work: Path) -> Path:
     spec: Any = draft.model.tokenizer
     name = fingerprint([files.hashes(), draft.as_dict()["data"], spec.vocab_size, versions()])[:8]
     folder = work / task.name / f"tokenizer-{name}"
-    if is_whole(folder):
+    if is_sealed(folder):
         return folder
     preference = [to_source(source) for source in draft.data.preference]
     rated = [to_source(source) for source in draft.data.rated]
-    with whole_folder(folder) as scratch:
+    with atomic_folder(folder) as scratch:
         texts = training_texts(draft, preference, rated)
         train_bpe(texts, spec.vocab_size).save_pretrained(scratch)
     return folder

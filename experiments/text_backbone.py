@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from experiments.text_corpus import Corpus, Ids, facts, read_corpus, texts_of, windows
-from smorm.files import fingerprint, is_whole, read_json, whole_folder, write_json
+from smorm.files import atomic_folder, fingerprint, is_sealed, read_json, write_json
 from smorm.model.store import versions
 from smorm.text.bpe import train_bpe
 from smorm.text.chat import Renderer
@@ -56,8 +56,8 @@ def backbone_folder(
     """
     content = [asdict(backbone), [_hash(text), *(_hash(path) for _, path in tests)], versions()]
     folder = work / f"backbone-{fingerprint(content)[:8]}"
-    if not is_whole(folder):
-        with whole_folder(folder) as scratch:
+    if not is_sealed(folder):
+        with atomic_folder(folder) as scratch:
             _make(read_corpus(text, tests), backbone, scratch)
     return folder
 

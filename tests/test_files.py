@@ -36,7 +36,7 @@ def names(folder: Path) -> list[str]:
 
 
 def sealed(folder: Path, **contents: bytes) -> Path:
-    with files.whole_folder(folder) as scratch:
+    with files.atomic_folder(folder) as scratch:
         for name, content in contents.items():
             files.write_bytes(scratch / name, content)
     return folder
@@ -94,7 +94,7 @@ def test_a_folder_in_the_place_of_a_file_is_told_before_the_work(tmp_path):
     (tmp_path / "out").mkdir()
     with (
         pytest.raises(ConfigError, match=r"out: is a folder; name a file"),
-        files.whole_file(tmp_path / "out"),
+        files.atomic_file(tmp_path / "out"),
     ):
         pytest.fail("the work began")
     assert names(tmp_path) == ["out"]
@@ -119,7 +119,7 @@ def test_an_error_while_writing_leaves_the_older_folder(tmp_path):
     folder = sealed(tmp_path / "f", a=b"1")
 
     def half(error):
-        with files.whole_folder(folder) as scratch:
+        with files.atomic_folder(folder) as scratch:
             (scratch / "a").write_bytes(b"half")
             raise error
 
@@ -153,11 +153,11 @@ def test_a_folder_that_is_replaced_is_never_missing(tmp_path):
 
 def test_where_folders_cannot_be_swapped_they_are_moved(tmp_path):
     target, scratch = sealed(tmp_path / "f", a=b"old"), sealed(tmp_path / "s", a=b"new")
-    old = files._move_aside(scratch, target)
+    old = files._replace_in_two_steps(scratch, target)
     assert (target / "a").read_bytes() == b"new"
     assert (old / "old" / "a").read_bytes() == b"old"
     with pytest.raises(OSError, match="No such file"):
-        files._move_aside(tmp_path / "none", target)
+        files._replace_in_two_steps(tmp_path / "none", target)
     assert (target / "a").read_bytes() == b"new"
 
 
@@ -287,7 +287,7 @@ def content(n):
 
 def write_whole(root, n):
     for name in (f"step-{n:08d}", "model"):
-        with files.whole_folder(root / name) as scratch:
+        with files.atomic_folder(root / name) as scratch:
             for part in "ab":
                 files.write_bytes(scratch / part, content(n))
     files.write_json(root / "latest.json", {"n": n, "pad": "x" * SIZE})

@@ -14,7 +14,7 @@ from smorm.version import __version__
 
 __all__ = ["Config", "RewardModel", "Scores", "__version__", "load_config", "train"]
 
-_PLACES = {
+_MODULES = {
     "Config": "smorm.config",
     "load_config": "smorm.config",
     "RewardModel": "smorm.scoring.reward_model",
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'smorm' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_PLACES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)

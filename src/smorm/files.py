@@ -1,8 +1,8 @@
 """The one place that writes files: whole, or not at all.
 
 A file or folder is written under a temporary name beside its target, flushed to the disk, and
-renamed. A reader therefore sees the old one or the new one, never a part. A folder is sealed by a
-manifest of SHA-256 sums, written last.
+renamed. A reader therefore sees the old one or the new one, never a half-written one. A folder is
+sealed by a manifest of SHA-256 sums, written last.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from smorm.errors import CheckpointError, ConfigError, DataError, OutputError
 
 MANIFEST = "manifest.json"
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of fcntl.h and linux/fs.h
 
 
 def fsync_path(path: Path) -> None:
@@ -44,19 +45,18 @@ def named_errors(path: Path) -> Iterator[None]:
     """
     try:
         yield
+        return
     except OSError as error:
         reason = error.strerror or str(error)
     except SafetensorError as error:
         reason = str(error)
-    else:
-        return
     raise OutputError(
         f"{path}: could not be written: {reason}. What was there before is untouched."
     )
 
 
 def refuse_unwritable(path: Path) -> None:
-    """Find out before work that takes long whether a file can be written there.
+    """Find out before long work whether a file can be written there.
 
     Raises:
         ConfigError: it is a folder.
@@ -70,7 +70,7 @@ def refuse_unwritable(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path | str) -> Iterator[BinaryIO]:
+def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
     """Give a stream to write into; its content becomes `path` only when all went well.
 
     Raises:
@@ -78,7 +78,7 @@ def whole_file(path: Path | str) -> Iterator[BinaryIO]:
         OutputError: the file could not be written; an older one is untouched.
     """
     path = Path(path)
-    refuse_unwritable(path)  # not when the finished file is to take its place
+    refuse_unwritable(path)  # now, and not when the finished file is to take its name
     with named_errors(path):
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
@@ -86,6 +86,7 @@ def whole_file(path: Path | str) -> Iterator[BinaryIO]:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
+            # A temporary file is readable by its owner alone.
             os.chmod(name, 0o644)
             os.replace(name, path)
         except BaseException:
@@ -96,12 +97,8 @@ def whole_file(path: Path | str) -> Iterator[BinaryIO]:
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        OutputError: the file could not be written; an older one is untouched.
-    """
-    with whole_file(path) as stream:
+    """Write a file whole or not at all; errors are those of `atomic_file`."""
+    with atomic_file(path) as stream:
         stream.write(content)
 
 
@@ -142,11 +139,8 @@ def read_json(path: Path | str) -> Any:
 
 def sha256(path: Path | str) -> str:
     """SHA-256 of a file, as hex."""
-    digest = hashlib.sha256()
     with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def fingerprint(value: Any) -> str:
@@ -156,7 +150,7 @@ def fingerprint(value: Any) -> str:
 
 
 @contextlib.contextmanager
-def whole_folder(target: Path | str) -> Iterator[Path]:
+def atomic_folder(target: Path | str) -> Iterator[Path]:
     """Give a temporary sibling to write into; publish it as `target` only when all went well.
 
     On success every file is flushed, `manifest.json` with the sums is written last, and the folder
@@ -197,53 +191,49 @@ def _publish(scratch: Path, target: Path) -> None:
     if not target.exists():
         os.rename(scratch, target)
     elif not _exchange(scratch, target):
-        old = _move_aside(scratch, target)
+        old = _replace_in_two_steps(scratch, target)
     fsync_path(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _exchange(one: Path, other: Path) -> bool:
+def _exchange(first: Path, second: Path) -> bool:
     """Swap two folders in one step, so that neither is ever missing; False where the system or
     the file system cannot (Linux's renameat2 can)."""
-    swap = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
-    here, exchange = -100, 2
-    return swap is not None and swap(here, bytes(one), here, bytes(other), exchange) == 0
+    if sys.platform != "linux":
+        return False
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    if renameat2 is None:
+        return False
+    paths = (_AT_FDCWD, bytes(first), _AT_FDCWD, bytes(second))
+    return bool(renameat2(*paths, _RENAME_EXCHANGE) == 0)
 
 
-def _move_aside(scratch: Path, target: Path) -> Path:
-    """The same in two steps: `target` is missing between them. Returns what held the old one."""
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    os.rename(target, old / "old")
+def _replace_in_two_steps(scratch: Path, target: Path) -> Path:
+    """`target` is missing between them. Returns the folder that holds the old one."""
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    os.rename(target, aside / "old")
     try:
         os.rename(scratch, target)
     except OSError:
-        os.rename(old / "old", target)
+        os.rename(aside / "old", target)
         raise
-    return old
+    return aside
 
 
-def is_whole(folder: Path | str) -> bool:
-    """Whether a sealed folder has its manifest (its sums are not computed)."""
+def is_sealed(folder: Path | str) -> bool:
+    """Whether a folder has its manifest, and so was written whole (no sum is computed)."""
     return (Path(folder) / MANIFEST).is_file()
-
-
-def _sums(folder: Path) -> dict[str, str]:
-    """What the manifest lists; it may be damaged itself."""
-    try:
-        sums = read_json(folder / MANIFEST)["sha256"]
-        return {str(name): str(expected) for name, expected in sums.items()}
-    except (DataError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{folder / MANIFEST}: it is damaged") from error
 
 
 def verify_folder(folder: Path | str) -> None:
     """Check every file of a sealed folder against its manifest.
 
     Raises:
-        CheckpointError: the manifest is missing, or a file is missing or has another sum.
+        CheckpointError: the manifest is missing or damaged, or a file is missing or has another
+            sum.
     """
     folder = Path(folder)
-    if not is_whole(folder):
+    if not is_sealed(folder):
         raise CheckpointError(f"{folder}: {MANIFEST} is missing: it was never written whole")
     for name, expected in _sums(folder).items():
         path = folder / name
@@ -251,3 +241,11 @@ def verify_folder(folder: Path | str) -> None:
             raise CheckpointError(f"{path}: listed in {MANIFEST} but missing")
         if sha256(path) != expected:
             raise CheckpointError(f"{path}: its SHA-256 differs from {MANIFEST}: it is damaged")
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    try:
+        sums = read_json(folder / MANIFEST)["sha256"]
+        return {str(name): str(expected) for name, expected in sums.items()}
+    except (DataError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{folder / MANIFEST}: it is damaged") from error

@@ -1,4 +1,4 @@
-"""Worker processes that do not outlive the one that began them."""
+"""Worker processes that end with the process that started them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from multiprocessing import parent_process
 
 
 def end_with_parent() -> None:
-    """Let this process end when the one that began it does; an initializer of process pools.
+    """Let this process end when its parent does; an initializer of process pools.
 
-    A killed parent closes nothing that its other children hold: they would wait for jobs forever.
+    A killed parent closes no pipe that its other children hold too, so a worker would wait for jobs
+    forever.
     """
     parent = parent_process()
+    if parent is None:
+        return
 
     def watch() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
+        parent.join()
+        os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

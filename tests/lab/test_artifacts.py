@@ -76,7 +76,7 @@ def test_artifacts_of_other_versions_are_used_and_said_to_be_theirs_in_a_line(tm
     here = ArtifactStore(tmp_path)
     old, older, now = (here.path("runs", recipe) for recipe in (1, 2, 3))
     for path, record in ((old, {"recipe": 1, "versions": {"smorm": "0.0.1"}}), (older, {"a": 2})):
-        with files.whole_folder(path) as scratch:
+        with files.atomic_folder(path) as scratch:
             files.write_json(scratch / RECORD, record)
     files.write_text(here.path("pools", 4), "x")
 

@@ -1,6 +1,6 @@
 """A source becomes tokens, stored under the fingerprint of all that decides them.
 
-An entry of the cache is a sealed folder (`smorm.files.whole_folder`): a killed writer leaves
+An entry of the cache is a sealed folder (`smorm.files.atomic_folder`): a killed writer leaves
 nothing that looks like one, every byte is checked before it is used, and a damaged entry is written
 anew. Two runs that write the same entry at once both end with a whole one. The key knows no path:
 data that was moved is found again, and its records stand under the names of today.
@@ -180,7 +180,7 @@ def _made(
     target: Path, request: TokenRequest, contents: Contents, tokeniser: Tokeniser
 ) -> TokenStore:
     try:
-        with files.whole_folder(target) as scratch:
+        with files.atomic_folder(target) as scratch:
             write_tokens(scratch, request, contents, tokeniser)
             # the key was computed from the bytes at the start
             contents.refuse_change()

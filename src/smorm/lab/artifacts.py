@@ -59,8 +59,8 @@ class ArtifactStore:
 
     def folder(self, path: Path, recipe: Any, make: Callable[[Path], object]) -> Path:
         """A folder; `make` gets a scratch folder to write into, which then becomes `path`."""
-        if not files.is_whole(path):
-            with files.whole_folder(path) as scratch:
+        if not files.is_sealed(path):
+            with files.atomic_folder(path) as scratch:
                 make(scratch)
                 _write_record(scratch / RECORD, recipe)
         self.used[path] = None

@@ -94,7 +94,7 @@ def write_rows(path: Path, rows: Mapping[str, SetRows]) -> None:
         arrays[f"{name}:values"] = one.values
         arrays[f"{name}:tokens"] = one.tokens
         arrays[f"{name}:names"] = np.array(one.names)
-    with files.whole_file(path) as stream:
+    with files.atomic_file(path) as stream:
         np.savez_compressed(stream, **arrays)
 
 

@@ -124,7 +124,7 @@ def save_model(folder: Path | str, network: RewardNetwork, tokenizer: Any, card:
     Raises:
         OutputError: the disk is full or another operating system error.
     """
-    with files.whole_folder(folder) as scratch, quiet():
+    with files.atomic_folder(folder) as scratch, quiet():
         if lora.is_lora(network.backbone):
             lora.save_lora(network.backbone, scratch)
             save_head(network.head, scratch)
@@ -147,7 +147,7 @@ def save_view(
     """
     folded = RewardNetwork(network.backbone, 1, pad_id=network.pad_id)
     folded.head.weight.data = row.clone()
-    with files.whole_folder(folder) as scratch, quiet():
+    with files.atomic_folder(folder) as scratch, quiet():
         _save_classifier(folded, scratch, (PREFERENCE,))
         if (scratch / HEAD).exists():
             kind = network.backbone.config.model_type
@@ -247,7 +247,7 @@ def load_model(path: Path | str, *, dtype: torch.dtype = torch.float32) -> Any:
         ModelError: no such folder, no head, other rows than the card names, damaged weights.
     """
     folder = resolve(path)
-    if files.is_whole(folder):
+    if files.is_sealed(folder):
         files.verify_folder(folder)
     # The head first: a folder that has none is refused before gigabytes of weights are read.
     card, head = _card_and_head(folder)

@@ -97,7 +97,7 @@ def score_file(
         return _score_by_members(reward, source, output, on_bad_record, advance)
     counted = Census()
     line_of = _lines_of(reward, reward.view(view))
-    with files.whole_file(output) as stream:
+    with files.atomic_file(output) as stream:
         lines = _score(reward, line_of, source, on_bad_record, counted, advance)
         return _written(lines, stream, {reward.name: counted})
 
@@ -207,7 +207,7 @@ def _score_by_members(
             _write_member(member.name, lines, paths[-1], output)
             # Not kept while the next one is loaded.
             del member, lines
-        with files.whole_file(output) as stream:
+        with files.atomic_file(output) as stream:
             return _written(_merged(ensemble, paths, str(source.path)), stream, counted)
 
 
@@ -224,7 +224,7 @@ def _values_of(member: OpenMember) -> _LineOf:
 
 def _write_member(name: str, lines: Iterator[Line], path: Path, output: Path) -> None:
     try:
-        with files.whole_file(path) as stream:
+        with files.atomic_file(path) as stream:
             for line in lines:
                 stream.write(orjson.dumps(line) + b"\n")
     except OutputError as error:  # the user knows the output, not what lies beside it

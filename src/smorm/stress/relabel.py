@@ -94,7 +94,7 @@ def relabel_file(
         raise ConfigError(f"temperature {temperature:g}: expected a number above 0")
     report = RelabelReport()
     skip = skip_unscored or on_bad_record == "skip"
-    with files.whole_file(output) as stream:
+    with files.atomic_file(output) as stream:
         rows = _pairs(source, report.census, on_bad_record)
         while chunk := list(itertools.islice(rows, CHUNK)):
             for row in _relabelled(chunk, gold, report, temperature, seed, ties, skip):

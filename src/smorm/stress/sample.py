@@ -58,7 +58,7 @@ def sample_file(
     if not prompts:
         raise DataError(f"{source.path}: no prompt in it")
     policy = Policy(section, device)
-    with files.whole_file(output) as stream:
+    with files.atomic_file(output) as stream:
         for where, prompt in prompts:
             answers = policy.sample(prompt, where, census)
             row = {"prompt": _plain(prompt), "responses": answers}

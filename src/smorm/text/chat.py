@@ -1,19 +1,19 @@
 """The one renderer: the only place where a conversation becomes token ids.
 
 Training, evaluation, reinforcement learning and serving all call `Renderer.render`, so that a model
-is asked about the text that it was trained on, token for token.
+scores the text that it was trained on, token for token.
 
 * **Control tokens in messages stay text**, always (`smorm.text.control`).
 * **One BOS.** A template that makes two is refused. Where the template writes none but the
-  tokenizer adds one to plain text, `{{ bos_token }}` is put at the head of the template; export
+  tokenizer adds one to plain text, `{{ bos_token }}` is put at the start of the template; export
   `Renderer.chat_template`, which has it, and every other program renders the same ids.
-* **Nothing is cut.** `smorm.text.limits` shortens prompts, and counts what it does.
+* **Nothing is cut.** `smorm.text.limits` shortens prompts, and counts it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,9 +47,9 @@ class Renderer:
     """Renders conversations with one tokenizer and one chat template.
 
     `chat_template` (Jinja source) wins over the tokenizer's own; without either it is
-    `PLAIN_TEMPLATE`. `max_tokens` is the limit that callers hold renders to; `render` itself never
-    cuts. `sanitizer` chooses who keeps control tokens of messages as text: transformers ("auto":
-    where the installed one can) or the built-in code; both give the same ids.
+    `PLAIN_TEMPLATE`. `max_tokens` is the limit that callers apply; `render` itself never cuts.
+    `sanitizer` chooses what keeps control tokens of messages as text: transformers ("auto": where
+    the installed version can) or the built-in code; both give the same ids.
 
     Raises:
         ModelError: the template cannot be parsed, refuses every probe, or makes two BOS.
@@ -69,7 +69,7 @@ class Renderer:
         self._native = control.use_transformers(tokenizer, sanitizer)
         try:
             self.control = control.control_tokens(tokenizer, self.chat_template)
-            self._settle_bos()
+            self._ensure_one_bos()
         except _template_errors() as error:
             raise ModelError(f"the chat template cannot be used: {error}") from error
         self._guarded = templates.texts_touch(self._probe_text, self.control.ids)
@@ -78,8 +78,8 @@ class Renderer:
     def pad_id(self) -> int:
         """An id to fill masked positions with; see `smorm.text.padding.find_pad_token`.
 
-        Where no token is fit to pad, the EOS (or 0): harmless under a mask, since we pool by index.
-        Before a model is trained or exported, `ensure_pad_token` gives a token that is fit.
+        Where no token can pad, the EOS (or 0): harmless under a mask, since pooling is by index.
+        Before a model is trained or exported, `ensure_pad_token` gives a token that can.
         """
         token = padding.find_pad_token(self.tokenizer, self.chat_template)
         if token is not None:
@@ -125,24 +125,23 @@ class Renderer:
         return control.token_starts(self.tokenizer, self.control, text)
 
     def _encode(self, messages: Sequence[Message]) -> list[int]:
-        chat = [{"role": message.role, "content": message.content} for message in messages]
+        texts = [message.content for message in messages]
         if self._guarded:
             return self._built_in(messages)
-        if not any(self.control.found_in(message.content) for message in messages):
-            return self._ids(chat)  # same ids as below, several times quicker
-        hidden = any(self.control.hidden_in(message.content) for message in messages)
-        if self._native and not hidden:
+        if not any(map(self.control.found_in, texts)):
+            return self._ids(_chat(messages))  # same ids as below, several times faster
+        if self._native and not any(map(self.control.hidden_in, texts)):
             try:
-                return self._ids(chat, sanitize_control_tokens=True)
+                return self._ids(_chat(messages), sanitize_control_tokens=True)
             except DataError:
                 raise
             except ValueError:
-                pass  # the vocabulary makes the token from plain text: ours breaks it apart
+                pass  # the vocabulary makes the token from plain text: ours splits it
         return self._built_in(messages)
 
     def _built_in(self, messages: Sequence[Message]) -> list[int]:
-        chat = [{"role": m.role, "content": self._marked(m.content)} for m in messages]
-        rendered = self._apply(chat, tokenize=False)
+        marked = [Message(message.role, self._marked(message.content)) for message in messages]
+        rendered = self._apply(_chat(marked), tokenize=False)
         return control.encode_marked(self.tokenizer, self.control, rendered)
 
     def _marked(self, text: str) -> str:
@@ -151,22 +150,27 @@ class Renderer:
         core = marked.strip()
         if not self._guarded or not core:
             return marked
+        # The marks go inside of the spaces, because many templates trim a message.
         begin = marked.index(core)
         lead, trail = marked[:begin], marked[begin + len(core) :]
         return f"{lead}{control.END}{core}{control.END}{trail}"
 
     def _raw(self, text: str) -> list[int]:
         """BOS (if the tokenizer has one), the text's tokens, EOS (if it has one)."""
-        marked = self.control.mark(text) if self.control.found_in(text) else text
-        ids = control.encode_marked(self.tokenizer, self.control, marked)
+        if self.control.found_in(text):
+            text = self.control.mark(text)
+        ids = control.encode_marked(self.tokenizer, self.control, text)
         begin, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-        ids = ([] if begin is None else [begin]) + ids + ([] if end is None else [end])
+        if begin is not None:
+            ids.insert(0, begin)
+        if end is not None:
+            ids.append(end)
         if not ids:
             raise DataError("an empty text makes no token with this tokenizer")
         return ids
 
     def _ids(self, chat: list[dict[str, str]], **options: Any) -> list[int]:
-        quiet = {"verbose": False}  # whose limit a text exceeds is our callers' business
+        quiet = {"verbose": False}  # no warning about the tokenizer's own limit: callers have one
         ids: list[int] = self._apply(
             chat, tokenize=True, return_dict=False, tokenizer_kwargs=quiet, **options
         )
@@ -187,31 +191,31 @@ class Renderer:
 
     def _probe_text(self, texts: Sequence[str]) -> str | None:
         """The string a probe with these texts renders to, or None if the template refuses it."""
-        roles = next(probe for probe in templates.PROBES if len(probe) == len(texts))
-        chat = [{"role": r, "content": t} for r, t in zip(roles, texts, strict=True)]
+        roles = {len(probe): probe for probe in templates.PROBES}[len(texts)]
         try:
-            return str(self._apply(chat, tokenize=False))
+            return str(self._apply(_chat(map(Message, roles, texts)), tokenize=False))
         except DataError:
             return None
 
-    def _settle_bos(self) -> None:
-        """Find out who writes the BOS, and make it exactly one."""
-        ids, reason = None, ""
-        for probe in templates.PROBES:
-            chat = [{"role": role, "content": "a"} for role in probe]
-            try:
-                ids = self._ids(chat)
-                break
-            except DataError as error:
-                reason = str(error)
-        if ids is None:
-            raise ModelError(f"the chat template takes no conversation: {reason}")
+    def _ensure_one_bos(self) -> None:
+        """Find out whether template or tokenizer writes the BOS, and make it exactly one."""
+        ids = self._probe_ids()
         self._refuse_double_bos(ids)
         begin = self.tokenizer.bos_token_id
         added = self.tokenizer("a")["input_ids"][:1] == [begin]
         if begin is not None and added and ids[:1] != [begin]:
             self.chat_template = "{{ bos_token }}" + self.chat_template
             self.control = control.control_tokens(self.tokenizer, self.chat_template)
+
+    def _probe_ids(self) -> list[int]:
+        """Token ids of the first probe that the template takes."""
+        reason = ""
+        for roles in templates.PROBES:
+            try:
+                return self._ids(_chat(Message(role, "a") for role in roles))
+            except DataError as error:
+                reason = str(error)
+        raise ModelError(f"the chat template takes no conversation: {reason}")
 
     def _refuse_double_bos(self, ids: list[int]) -> None:
         begin = self.tokenizer.bos_token_id
@@ -222,8 +226,13 @@ class Renderer:
             )
 
 
+def _chat(messages: Iterable[Message]) -> list[dict[str, str]]:
+    """As transformers takes it."""
+    return [{"role": message.role, "content": message.content} for message in messages]
+
+
 def _check(messages: Sequence[Message]) -> None:
-    """Refuse what no template should see; cheap, since it runs on every conversation."""
+    """Refuse what no template should get; cheap, since it runs on every conversation."""
     if not messages:
         raise DataError("a conversation needs at least one message")
     for message in messages:
@@ -245,7 +254,7 @@ def _roles(messages: Sequence[Message]) -> str:
 
 
 def _template_errors() -> tuple[type[Exception], ...]:
-    """What a refusing or broken template raises (imported late: `smorm --help` must stay quick)."""
+    """What a refusing or broken template raises (imported late: `smorm --help` must be fast)."""
     from jinja2.exceptions import TemplateError
 
     return (TemplateError, OverflowError)

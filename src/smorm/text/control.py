@@ -7,14 +7,14 @@ is the same idea for versions that lack it: each control token in a message is w
 private-use characters, the template is rendered as a string, the string is cut at the marks, and
 the wrapped pieces are encoded with the added tokens switched off.
 
-It goes further in three places. Text that only *becomes* a control token under the tokenizer's
+It goes further in three cases. Text that only *becomes* a control token under the tokenizer's
 normalizer (full-width `＜s＞` under NFKC, `[inst]` under lower-casing) is caught. A token that the
-vocabulary itself makes from plain text is broken apart rather than refused. And where a template
-writes two texts side by side, the edges of each text are marked too, so that a token cannot be
-split over two messages.
+vocabulary itself makes from plain text is split rather than refused. And where a template writes
+two texts side by side, the edges of each text are marked too, so that two messages cannot make a
+token together.
 
-U+F0000 and U+F0001 are the marks. They are removed from every message, which changes nothing for
-real text: Unicode assigns them no meaning.
+U+F0000 and U+F0001 are the marks. They are removed from every message, which changes no real text:
+Unicode assigns them no meaning.
 """
 
 from __future__ import annotations
@@ -78,23 +78,25 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase, template: str) -> Control
     """The control tokens of `tokenizer` when it renders with `template` (Jinja source)."""
     named = getattr(tokenizer, "chat_control_tokens", None)
     literals = "" if named is not None else template_literals(template)
-    found: dict[str, int] = {}
+    ids: dict[str, int] = {}
     variants: set[str] = set()
-    normalizer = _backend_part(tokenizer, "normalizer")
+    # Of the Rust pipeline; a tokenizer written in Python has none.
+    normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
     late = False  # whether some control token is matched in normalized text
     for index, token in tokenizer.added_tokens_decoder.items():
         text = token.content
         if not text or not (token.special or _is_structural(text, named, literals)):
             continue
-        found[text] = index
+        ids[text] = index
         variants.add(text)
         if token.normalized and normalizer is not None:
             late = True
             variants.add(normalizer.normalize_str(text).strip("▁ "))
-    longest_first = "|".join(map(re.escape, sorted(variants - {""}, key=lambda v: (-len(v), v))))
-    pattern = longest_first or "(?!)"
+    longest_first = sorted(variants - {""}, key=lambda variant: (-len(variant), variant))
+    # Without control tokens a pattern that matches nothing.
+    pattern = "|".join(map(re.escape, longest_first)) or "(?!)"
     return ControlTokens(
-        ids=found,
+        ids=ids,
         pattern=re.compile(pattern),
         whole_mark=re.compile(f"{START}({pattern}){END}|[{START}{END}]"),
         normalizer=normalizer if late else None,
@@ -103,7 +105,9 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase, template: str) -> Control
 
 def _is_structural(text: str, named: list[str] | None, literals: str) -> bool:
     """Whether an added token that is not special is one of control (Gemma's "\\n" is not)."""
-    return text in named if named is not None else (text in literals and not text.isspace())
+    if named is not None:
+        return text in named
+    return text in literals and not text.isspace()
 
 
 def use_transformers(tokenizer: PreTrainedTokenizerBase, sanitizer: Sanitizer) -> bool:
@@ -126,19 +130,15 @@ def template_literals(template: str) -> str:
     """The text and string constants of a Jinja template, joined by NUL so none run together."""
     from jinja2 import Environment
 
-    parts = []
+    literals = []
     for _, kind, value in Environment().lex(template):
         if kind == "data":
-            parts.append(value)
+            literals.append(value)
         elif kind == "string":
+            # As Jinja reads a string constant: without quotes, escapes resolved.
             escaped = value[1:-1].encode("ascii", "backslashreplace")
-            parts.append(escaped.decode("unicode-escape"))
-    return "\0".join(parts)
-
-
-def _backend_part(tokenizer: PreTrainedTokenizerBase, name: str) -> Any | None:
-    """A part of the Rust pipeline, or None for a tokenizer written in Python."""
-    return getattr(getattr(tokenizer, "backend_tokenizer", None), name, None)
+            literals.append(escaped.decode("unicode-escape"))
+    return "\0".join(literals)
 
 
 def encode_marked(
@@ -146,7 +146,8 @@ def encode_marked(
 ) -> list[int]:
     """Token ids of a rendered conversation whose control tokens from users are marked.
 
-    A lone mark (a template's `split` or slice can part a pair) is dropped but still parts the text.
+    A lone mark (a template's `split` or slice can separate a pair) is dropped but still splits the
+    text.
 
     Raises:
         DataError: a control token that the vocabulary cannot write in any other way.
@@ -169,8 +170,10 @@ def _as_text(
     tokenizer: PreTrainedTokenizerBase, control: ControlTokens, piece: str, newline: list[int]
 ) -> list[int]:
     ids = _after_newline(tokenizer, piece, newline, plain_text=True)
+    # The unknown token is special, and harmless unless it is what the piece spells.
     forbidden = set(control.ids.values()) - {tokenizer.unk_token_id}
-    forbidden |= {control.ids[piece]} if piece in control.ids else set()
+    if piece in control.ids:
+        forbidden.add(control.ids[piece])
     if not forbidden.intersection(ids):
         return ids
     if len(piece) == 1:
@@ -179,9 +182,8 @@ def _as_text(
             "other way to write it: remove it from the record"
         )
     middle = len(piece) // 2
-    return _as_text(tokenizer, control, piece[:middle], newline) + _as_text(
-        tokenizer, control, piece[middle:], newline
-    )
+    first = _as_text(tokenizer, control, piece[:middle], newline)
+    return first + _as_text(tokenizer, control, piece[middle:], newline)
 
 
 def _after_newline(
@@ -190,7 +192,7 @@ def _after_newline(
     """Encode a piece from the middle of a text.
 
     SentencePiece puts a space before the start of a string. The piece is encoded behind a newline,
-    which is then taken off again, so that it gets none (transformers does the same).
+    which is then removed, so that it gets none (transformers does the same).
     """
     ids = _encode(tokenizer, "\n" + piece, plain_text)
     if ids[: len(newline)] == newline:
@@ -205,7 +207,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str, plain_text: bool) -> 
         return list(tokenizer.encode(text, add_special_tokens=False))
     if backend is None:
         return list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
-    # split_special_tokens spares added tokens that are not special, so run the parts by hand
+    # `split_special_tokens` keeps added tokens that are not special: run the pipeline by hand.
     if backend.normalizer is not None:
         text = backend.normalizer.normalize_str(text)
     words = [text]
@@ -219,7 +221,7 @@ def token_starts(
 ) -> list[int]:
     """Character offset at which each token of `text` begins, control tokens counted as text.
 
-    Exact for text without control tokens; inside one, its tokens are spread evenly.
+    Exact for text without control tokens; inside one, its tokens are distributed evenly.
     """
     starts: list[int] = []
     newline = tokenizer.encode("\n", add_special_tokens=False)

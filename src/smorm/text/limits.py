@@ -47,10 +47,12 @@ class Unscored:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A record's conversations as token ids: one list per response, each within the limit.
+    """A record's conversations as token ids, one list per response, each within the limit.
 
-    `tokens` is None when the record was dropped, and `dropped` then says why. `truncated` tells
-    that text was taken from the prompt; `prompt` is the prompt as rendered (as given, if dropped).
+    Attributes:
+        tokens: None when the record was dropped; `dropped` then says why.
+        prompt: as rendered (as it came, if dropped).
+        truncated: text was taken from the prompt.
     """
 
     tokens: list[list[int]] | None
@@ -75,17 +77,17 @@ def fit(
         DataError: a conversation is over-long under "error", or cannot be rendered.
     """
     tokens = [renderer.render(prompt + response) for response in responses]
-    longest = max(range(len(tokens)), key=lambda index: len(tokens[index]), default=None)
-    if longest is None or len(tokens[longest]) <= limit:
+    lengths = list(map(len, tokens))
+    if not lengths or max(lengths) <= limit:
         return Fitted(tokens, prompt)
     if policy == "error":
         raise DataError(
-            f"the conversation has {len(tokens[longest])} tokens and the limit is {limit}: raise "
-            'the limit, or set overlong to "drop" or "truncate_prompt"'
+            f"the conversation has {max(lengths)} tokens and the limit is {limit}: raise the "
+            'limit, or set overlong to "drop" or "truncate_prompt"'
         )
     if policy == "drop":
         return Fitted(None, prompt, dropped=UnscoredReason.TOO_LONG)
-    return _truncate(renderer, prompt, responses, limit, longest, len(tokens[longest]))
+    return _truncate(renderer, prompt, responses, limit, lengths)
 
 
 def _truncate(
@@ -93,8 +95,7 @@ def _truncate(
     prompt: Messages,
     responses: Sequence[Messages],
     limit: int,
-    longest: int,
-    length: int,
+    lengths: list[int],
 ) -> Fitted:
     """Shorten the prompt until the longest conversation fits, then render them all.
 
@@ -103,34 +104,39 @@ def _truncate(
     """
     shorter = prompt
     while True:
+        # First for the longest alone: rendering all N responses in every round would be slow.
+        length = max(lengths)
+        longest = responses[lengths.index(length)]
         while length > limit:
             before, shorter = shorter, _shorten(renderer, shorter, length - limit)
             if shorter == before:
                 return Fitted(None, prompt, dropped=UnscoredReason.RESPONSE_TOO_LONG)
-            fitting = renderer.render(shorter + responses[longest])
+            fitting = renderer.render(shorter + longest)
             length = len(fitting)
-        tokens = [
-            fitting if index == longest else renderer.render(shorter + response)
-            for index, response in enumerate(responses)
-        ]
-        longest = max(range(len(tokens)), key=lambda index: len(tokens[index]))
-        length = len(tokens[longest])
-        if length <= limit:
+        tokens = []
+        for response in responses:
+            rendered = response is longest
+            tokens.append(fitting if rendered else renderer.render(shorter + response))
+        lengths = list(map(len, tokens))
+        if max(lengths) <= limit:
             return Fitted(tokens, shorter, truncated=True)
 
 
 def _shorten(renderer: Renderer, prompt: Messages, excess: int) -> Messages:
     """The prompt with `excess` tokens less text, or as it is when no text is left to take."""
     messages = list(prompt)
-    oldest_first = [i for i, message in enumerate(messages) if message.role not in ("system", RAW)]
-    systems = [i for i, message in enumerate(messages) if message.role == "system"]
-    for index in oldest_first + systems:
+    candidates = [index for index, message in enumerate(prompt) if message.role != RAW]
+    # Oldest first, and system messages last: sorting is stable.
+    candidates.sort(key=lambda index: prompt[index].role == "system")
+    for index in candidates:
+        text = prompt[index].content
+        starts = renderer.token_starts(text)
+        # A cut inside of one character's bytes takes the character as well.
+        cut = next((start for start in starts[excess:] if start > 0), len(text))
+        messages[index] = Message(prompt[index].role, text[cut:])
+        if cut < len(text):
+            break
+        excess -= len(starts)
         if excess <= 0:
             break
-        message = messages[index]
-        starts = renderer.token_starts(message.content)
-        # a cut that falls inside one character's bytes takes the whole character
-        cut = next((s for s in starts[excess:] if s > 0), len(message.content))
-        messages[index] = Message(message.role, message.content[cut:])
-        excess -= len(starts) if cut == len(message.content) else excess
     return tuple(messages)

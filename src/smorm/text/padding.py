@@ -1,9 +1,9 @@
 """Which token pads.
 
-Our own models pool by index and never look for it, but the plain Hugging Face classifier that we
-export to pools at the last token that is not the pad token. If the pad token can end a conversation
-(the common `pad = eos`), that classifier reads one token too early, without a warning. So the pad
-token is one that no rendered conversation ends with.
+smorm pools by index, but the plain Hugging Face classifier of an export pools at the last token
+that is not the pad token. If the pad token can end a conversation (the common `pad = eos`), that
+classifier reads one token too early, without a warning. So the pad token is one that no rendered
+conversation ends with.
 """
 
 from __future__ import annotations

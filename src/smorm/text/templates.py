@@ -1,4 +1,4 @@
-"""Chat templates: the plain one, and what is asked of any other before it is used."""
+"""Chat templates: the plain one, and what any other is tested for before it is used."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def own_template(tokenizer: PreTrainedTokenizerBase) -> str:
 def texts_touch(render: Callable[[Sequence[str]], str | None], control: Collection[str]) -> bool:
     """Whether a control token could be put together across the edge of a message.
 
-    That is so where nothing, or only a part of a control token, is written between two texts, or
+    That is so where nothing, or only a piece of a control token, is written between two texts, or
     where what the template writes beside a text could begin or end one. `render` turns the texts of
     a probe into a string, or None where the template refuses that many.
     """

@@ -1,6 +1,6 @@
 """Checkpoints: whole or invisible, verified before they are used.
 
-A checkpoint is a sealed folder (see `smorm.files.whole_folder`) with the trainable weights and the
+A checkpoint is a sealed folder (see `smorm.files.atomic_folder`) with the trainable weights and the
 optimizer's moments as safetensors, and a small JSON state. Data order and dropout are functions of
 (seed, step), so the step is all that resumption needs besides.
 """
@@ -50,7 +50,7 @@ def save_checkpoint(
     if _verified(target):
         return target
     # As safetensors, nothing that could run code when it is read.
-    with files.whole_folder(target) as scratch:
+    with files.atomic_folder(target) as scratch:
         weights = {name: p.detach().contiguous() for name, p in named.items()}
         save_file(weights, scratch / "weights.safetensors")
         save_file(_moments(named, optimizer), scratch / "optimizer.safetensors")
@@ -80,7 +80,7 @@ def _moments(named: Named, optimizer: torch.optim.Optimizer) -> dict[str, torch.
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Sealed checkpoints, oldest first."""
-    return sorted(path for path in folder.glob(f"{_PREFIX}*") if files.is_whole(path))
+    return sorted(path for path in folder.glob(f"{_PREFIX}*") if files.is_sealed(path))
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

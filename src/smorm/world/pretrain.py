@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from smorm.files import whole_folder, write_json
+from smorm.files import atomic_folder, write_json
 from smorm.world.words import SPECIAL_TOKENS, WORDS
 from smorm.world.world import REGIMES, World, make_world, pick, sample_prompt
 from smorm.world.writer import write_answer
@@ -204,5 +204,5 @@ def write_policy(output: Path | str, how: Pretraining, device: str = "cpu") -> d
     Raises:
         OutputError: the folder could not be written.
     """
-    with whole_folder(output) as folder:
+    with atomic_folder(output) as folder:
         return make_policy(folder, how, device)
