@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 NUM_EXAMPLES = 3
+# Where a reason's detail stands in its text.
 UNNAMED = "{}"
 
 
@@ -111,6 +112,7 @@ class Reason:
     detail: str = ""
 
     def __str__(self) -> str:
+        # not `format`: the text of another package's enum may hold braces
         return self.kind.value.replace(UNNAMED, self.detail)
 
     def plain(self) -> list[str]:

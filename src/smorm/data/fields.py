@@ -83,6 +83,7 @@ def optional_text(row: Mapping[str, Any], name: str, context: Context) -> str | 
     value = row.get(name)
     if value is None:
         return None
+    # true and false are ints to Python
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return text(value, name, context)
@@ -128,6 +129,7 @@ def _message(value: object, field: str, context: Context) -> Message:
     if role not in ROLES:
         problem = f"{role!r}, expected one of {', '.join(sorted(ROLES))}"
         raise context.bad(f"{field}.role", Defect.UNKNOWN_ROLE, problem)
+    # many data sets have the key on every message, null or empty
     if value.get("tool_calls"):
         problem = "tool calls would be lost: write them into the content"
         raise context.bad(f"{field}.tool_calls", Defect.TOOL_CALLS, problem)
@@ -146,6 +148,7 @@ def required_in(value: Mapping[str, Any], name: str, field: str, context: Contex
 
 def filled_prompt(prompt: Messages, field: str, context: Context) -> Messages:
     """The prompt, which must hold some text."""
+    # one empty turn among others is the data's own; no text at all is a lost column
     if not any(message.content.strip() for message in prompt):
         raise context.bad(field, Defect.EMPTY_PROMPT, "empty, expected some text")
     return prompt
@@ -153,6 +156,7 @@ def filled_prompt(prompt: Messages, field: str, context: Context) -> Messages:
 
 def ends_in_answer(response: Messages, field: str, context: Context) -> None:
     """Refuse a response whose last message is not the assistant's (or raw text)."""
+    # the score is read at the end of it
     role = response[-1].role
     if role not in ("assistant", RAW):
         problem = f"its last message is of {role!r}, expected 'assistant'"

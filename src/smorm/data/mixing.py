@@ -19,6 +19,7 @@ import numpy as np
 from smorm.arrays import Ints
 from smorm.data.grouping import grouped_permutation, ratings_beside
 
+# Part of each stream's seed: another number would be another order, and break resuming.
 _STREAMS = {"preference": 1, "rated": 2, "zip": 3}
 
 
@@ -60,6 +61,7 @@ class Stream:
             return grouped_permutation(self.groups, capacities, generator)
         pairs, count = self.beside
         assert pairs.groups is not None
+        # A step at the border of two epochs belongs to both: its pairs are looked at twice.
         first_step = epoch * self.size // self.per_step
         indices = pairs.take(first_step * count, len(capacities) * count)
         steps = np.repeat(np.arange(len(capacities)), count)
@@ -141,6 +143,7 @@ class DataOrder:
 
     def step(self, index: int) -> tuple[Ints, Ints]:
         """Indices of the pairs and of the rated responses of step `index` (from 0)."""
+        # where one set is empty, zip is the plain order of the other
         if self.mode == "zip" and self.num_pairs and self.num_rated:
             items = self._take("zip", self.epoch_size, index, self.batch_size)
             return items % self.num_pairs, items % self.num_rated

@@ -33,10 +33,10 @@ from smorm.data.records import Messages, Preference, Rated, Record, prompt_key
 from smorm.data.scaling import AttributeScale
 from smorm.errors import ConfigError, DataError
 
+# The `source` of a pair made here.
 MADE_OF_RATINGS = "ratings"
-"""The `source` of a pair made here."""
+# Means that differ by less are equal: 0.1 - 0.3 and 0.2 do not quite cancel.
 _ROUNDING = 1e-9
-"""Means that differ by less are equal: 0.1 - 0.3 and 0.2 do not quite cancel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +94,7 @@ class Pairing:
         common = [name for name in first if name in second]
         if not common:
             return None
+        # fsum is exact: the sign does not depend on the order of the attributes
         return math.fsum(first[name] - second[name] for name in common) / len(common)
 
 
@@ -148,10 +149,8 @@ def _pair(chosen: Rated, rejected: Rated) -> Preference:
     identity = None
     if chosen.id is not None and rejected.id is not None:
         identity = f"{chosen.id}>{rejected.id}"
-    return Preference(
-        chosen.prompt, chosen.response, rejected.response,
-        id=identity, source=MADE_OF_RATINGS, where=chosen.where,
-    )  # fmt: skip
+    texts = (chosen.prompt, chosen.response, rejected.response)
+    return Preference(*texts, id=identity, source=MADE_OF_RATINGS, where=chosen.where)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +182,7 @@ def write_paired(source: Source, folder: Path | str, rule: Pairing | None = None
     if not pairs:
         counts = "; ".join(census.lines())
         raise DataError(f"{source.path}: no pair can be made of its ratings ({counts})")
+    # by prompt and text, as the rule merges responses: a text may stand under several prompts
     used: set[tuple[str, Messages]] = set()
     for pair in pairs:
         key = prompt_key(pair.prompt)

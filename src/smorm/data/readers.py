@@ -53,6 +53,7 @@ def scan_rows(
     Raises:
         DataError: the file or folder as a whole cannot be read.
     """
+    # What is there on the disk wins over the hub: a folder may be called as a data set is.
     path = Path(path_or_id)
     if subset is not None and (path.is_file() or (path.is_dir() and is_saved_dataset(path))):
         raise DataError(f"{path}: subset {subset!r} is for a folder or a dataset id: leave it out")
@@ -94,6 +95,7 @@ def may_be_hub_id(name: str) -> bool:
 
 def _hint(path: Path) -> str:
     """The nearest existing name beside a missing path, as the end of a sentence."""
+    # up to the first folder that is there: any name of the path may be the misspelt one
     folder = path.parent
     while not folder.is_dir() and folder != folder.parent:
         path, folder = folder, folder.parent
@@ -111,6 +113,7 @@ def _split_files(folder: Path, split: str, subset: str | None) -> list[Path]:
         folder = folder / subset
         if not folder.is_dir():
             raise DataError(f"{folder}: no such subset folder{_hint(folder)}")
+    # beside each other, as on the hub (`data/`), or in a folder per split
     for candidate in (folder, folder / "data", folder / split):
         files = _data_files(candidate)
         named = [file for file in files if stem_of(file) == split]

@@ -45,8 +45,10 @@ class Source:
     keep_fields: bool = False
 
     def __post_init__(self) -> None:
+        # A lookup raises the error that names the nearest format; of a known one it would import
+        # the module, for which there is time when the source is read.
         if self.format != "auto" and self.format not in FORMATS:
-            FORMATS[self.format]  # raises the error that names the nearest format
+            FORMATS[self.format]
         if self.stride < 1 or (self.limit is not None and self.limit < 1):
             raise ConfigError(f"{self.path}: stride and limit must be at least 1")
         for name in self.columns or ():
@@ -129,11 +131,13 @@ def _read(source: Source, kind: Kind | None, census: Census, take_bad: TakeBad) 
             if (reason := _no_evidence(record)) is not None:
                 census.add(reason, where)
                 continue
+            # counted here, after all dropping: a limit of 100 is 100 usable records
             num_records += 1
             yield record
             if num_records == source.limit:
                 census.add(DropReason.LIMIT, where)
                 return
+    # The named formats refuse a row without the column; here each row may lack some of them.
     if source.format in ("auto", "rated") and unseen and num_rows:
         names = ", ".join(sorted(unseen))
         raise DataError(f"{source.path}: attributes: no row has {names}; check the spelling")

@@ -16,8 +16,8 @@ from typing import Any, Literal
 from smorm.text.chat import Message
 
 Messages = tuple[Message, ...]
+# What a source says of each response beside its text [N]; () where that was not read.
 Fields = tuple[Mapping[str, Any], ...]
-"""What a source says of each response beside its text [N]; () where that was not read."""
 Kind = Literal["preference", "rated", "candidates"]
 
 
@@ -60,55 +60,58 @@ def text_of(messages: Messages) -> str:
     return "\n".join(message.content for message in messages)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Record:
+    """What every record may say of itself: `where` it stands, as `file:line`, and its `fields`."""
+
+    id: str | None = None
+    source: str | None = None
+    where: str = ""
+    fields: Fields = field(default=(), compare=False)
+
+    def _item(self, prompt: Messages, responses: tuple[Messages, ...]) -> Item:
+        return Item(prompt, responses, self.where or self.id or "record", self.id, self.fields)
+
+
 @dataclass(frozen=True, slots=True)
-class Preference:
+class Preference(_Record):
     """A pair: under `prompt`, `chosen` was preferred to `rejected`.
 
     `margin` is the strength of the preference in units of the reward (Bradley–Terry with margin).
-    `where` names the source as `file:line`.
     """
 
     prompt: Messages
     chosen: Messages
     rejected: Messages
     margin: float | None = None
-    id: str | None = None
-    source: str | None = None
-    where: str = ""
-    fields: Fields = field(default=(), compare=False)
 
     @property
     def item(self) -> Item:
         """Its prompt and responses: chosen, rejected."""
-        return _item(self, (self.chosen, self.rejected))
+        return self._item(self.prompt, (self.chosen, self.rejected))
 
     def swap(self) -> Preference:
         """The same pair with the opposite label."""
-        return Preference(
-            self.prompt, self.rejected, self.chosen, self.margin, self.id, self.source, self.where
-        )
+        fields = self.fields[::-1]
+        return replace(self, chosen=self.rejected, rejected=self.chosen, fields=fields)
 
 
 @dataclass(frozen=True, slots=True)
-class Rated:
+class Rated(_Record):
     """A response with scores; an attribute that is absent or None was not rated."""
 
     prompt: Messages
     response: Messages
     scores: Mapping[str, float | None] = field(default_factory=dict)
-    id: str | None = None
-    source: str | None = None
-    where: str = ""
-    fields: Fields = field(default=(), compare=False)
 
     @property
     def item(self) -> Item:
         """Its prompt and the one response."""
-        return _item(self, (self.response,))
+        return self._item(self.prompt, (self.response,))
 
 
 @dataclass(frozen=True, slots=True)
-class Candidates:
+class Candidates(_Record):
     """N responses to one prompt, to be scored (best-of-N, benchmarks, plain scoring).
 
     The first `chosen` responses are the good ones, all others are not; None where nobody judged.
@@ -116,21 +119,15 @@ class Candidates:
 
     prompt: Messages
     responses: tuple[Messages, ...]
-    id: str | None = None
-    source: str | None = None
-    where: str = ""
     chosen: int | None = None
-    fields: Fields = field(default=(), compare=False)
 
     @property
     def item(self) -> Item:
         """Its prompt and all responses."""
-        return _item(self, self.responses)
+        return self._item(self.prompt, self.responses)
 
 
-def _item(record: Record, responses: tuple[Messages, ...]) -> Item:
-    where = record.where or record.id or "record"
-    return Item(record.prompt, responses, where, record.id, record.fields)
+Record = Preference | Rated | Candidates
 
 
 def joined_item(records: Sequence[Record], where: str) -> Item:
@@ -144,15 +141,14 @@ def joined_item(records: Sequence[Record], where: str) -> Item:
     return Item(first.prompt, responses, where, first.id, fields)
 
 
-Record = Preference | Rated | Candidates
-
-
 def prompt_key(prompt: Messages) -> str:
     """What makes two prompts the same one."""
+    # control characters as separators: no text can pose as the end of a turn
     return "\x1e".join(f"{message.role}\x1f{message.content}" for message in prompt)
 
 
 def prompt_hash(prompt: Messages) -> int:
     """64 bits of the key's BLAKE2b: among a million prompts two collide with probability 3e-8."""
+    # lone surrogates can stand in a text from Python, and UTF-8 has none
     key = prompt_key(prompt).encode("utf-8", errors="surrogatepass")
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")

@@ -93,6 +93,7 @@ def _fit(name: str, ratings: Floats, method: Method, census: Census) -> Attribut
         census.add(DropReason.CONSTANT_ATTRIBUTE, detail=repr(name))
     if method == "none":
         return AttributeScale(name)
+    # an overflow becomes infinity, which is refused below with the range in the message
     with np.errstate(over="ignore"):
         if method == "unit":
             offset, scale = low, float(np.subtract(high, low))

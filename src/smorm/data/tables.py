@@ -11,8 +11,8 @@ from smorm.errors import DataError
 
 BATCH_ROWS = 256
 MAX_COLUMNS = 1000
+# The branch on which the hub has each of its data sets as Parquet files.
 CONVERTED = "refs/convert/parquet"
-"""The branch on which the hub keeps each of its data sets as Parquet files."""
 
 
 def scan_parquet(path: Path) -> Iterator[tuple[str, Row]]:
@@ -26,6 +26,7 @@ def scan_parquet(path: Path) -> Iterator[tuple[str, Row]]:
 
     try:
         with parquet.ParquetFile(path) as table:
+            # each row becomes a dict: a matrix of features is no table of records
             if table.metadata.num_columns > MAX_COLUMNS:
                 raise DataError(f"{path}: {table.metadata.num_columns:,} columns: refused")
             number = 0
@@ -86,6 +87,7 @@ def load_hub(name: str, split: str, subset: str | None) -> Any:
         try:
             return datasets.load_dataset(name, subset, split=split)
         except RuntimeError as error:
+            # `datasets` has no class of its own for this
             if "script" not in str(error):
                 raise
         return load_converted(name, split, subset)

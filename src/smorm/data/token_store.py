@@ -152,6 +152,7 @@ class StoreWriter:
         """Write everything out, and last what `open_store` begins with."""
         self._flush()
         self._closing.close()
+        # of the written bytes, so that the hash is the same however the buffers were flushed
         digest = hashlib.sha256()
         for name in _HASHED:
             digest.update(f"{name} {files.sha256(self.folder / f'{name}.bin')}\n".encode())

@@ -99,6 +99,7 @@ def format_of_row(row: Row, kind: Kind | None, context: Context) -> Format:
     Raises:
         BadRecord: the row has the fields of none of them, or of another kind than requested.
     """
+    # a pair wins over ratings, ratings over candidates: the order of `_GENERIC`
     matches = [name for name, fits in _GENERIC.items() if fits(row, context)]
     if kind is None and matches:
         return FORMATS[matches[0]]
@@ -111,6 +112,7 @@ def _unknown_shape(row: Row, kind: Kind | None, matches: Sequence[str]) -> str:
     shapes = " or ".join(FORMATS[name].shape for name in _GENERIC if kind in (None, name))
     fields = ", ".join(str(key) for key in list(row)[:12])
     problem = f"expected {shapes}; the row has: {fields}"
+    # a named format is never guessed: its rules (ties, turns, N/A) would apply in silence
     for name in FORMATS:
         form = FORMATS[name]
         if form.signs and form.signs <= row.keys() and kind in (None, form.kind):

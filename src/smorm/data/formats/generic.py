@@ -13,8 +13,11 @@ from smorm.data.formats import Format
 from smorm.data.records import Candidates, Messages, Preference, Rated
 from smorm.text.chat import RAW, Message
 
+# The head's own row: an attribute of that name could not be told from it.
 RESERVED = ("preference",)
 _SPEAKERS = {"User": "user", "Human": "user", "Assistant": "assistant"}
+# (end of the prompt, start of a response): two turns of one role are two halves of another split,
+# and a template may drop one of them.
 _REFUSED_ORDERS = {("user", "user"), ("user", "system"), ("assistant", "assistant")}
 
 
@@ -28,6 +31,7 @@ def preference(row: Mapping[str, Any], context: Context) -> list[Preference]:
     """
     chosen = fields.required(row, "chosen", context)
     rejected = fields.required(row, "rejected", context)
+    # "prompt" in the row but null is a damaged row, and no pair of whole conversations
     if has_prompt(row):
         prompt = prompt_of(row, context)
         sides = (side_of(chosen, "chosen", context), side_of(rejected, "rejected", context))
@@ -52,24 +56,25 @@ def preference_of(
     """A checked pair of (prompt, chosen, rejected) with the row's id, source and margin (or
     another margin)."""
     note_ignored(row, context)
-    if margin is None:
-        margin = fields.margin(row, context)
     prompt, chosen, rejected = pair
     if prompt:  # whole conversations may share nothing
         fields.filled_prompt(prompt, "prompt", context)
-    return Preference(
-        prompt,
-        fields.filled_response(chosen, "chosen", context),
-        fields.filled_response(rejected, "rejected", context),
-        margin,
-        fields.optional_text(row, "id", context),
-        fields.optional_text(row, "source", context),
-        context.where,
-    )
+    fields.filled_response(chosen, "chosen", context)
+    fields.filled_response(rejected, "rejected", context)
+    if margin is None:
+        margin = fields.margin(row, context)
+    return Preference(prompt, chosen, rejected, margin, **_identity(row, context))
+
+
+def _identity(row: Mapping[str, Any], context: Context) -> dict[str, Any]:
+    identity = fields.optional_text(row, "id", context)
+    source = fields.optional_text(row, "source", context)
+    return {"id": identity, "source": source, "where": context.where}
 
 
 def split_common(chosen: Messages, rejected: Messages) -> tuple[Messages, Messages, Messages]:
     """Two conversations as (common beginning, rest, rest); each rest keeps at least one message."""
+    # a response needs at least one message, also where one conversation begins the other
     most = min(len(chosen), len(rejected)) - 1
     shared = 0
     while shared < most and chosen[shared] == rejected[shared]:
@@ -97,9 +102,7 @@ def rated_of(
     context: Context,
 ) -> Rated:
     """A rated response with the row's id and source."""
-    identity = fields.optional_text(row, "id", context)
-    source = fields.optional_text(row, "source", context)
-    return Rated(prompt, response, scores, identity, source, context.where)
+    return Rated(prompt, response, scores, **_identity(row, context))
 
 
 def scores_of(row: Mapping[str, Any], context: Context) -> dict[str, float | None]:
@@ -112,6 +115,7 @@ def scores_of(row: Mapping[str, Any], context: Context) -> dict[str, float | Non
         raise context.bad("scores", Defect.MISSING_FIELD, problem)
     if nested is not None and not isinstance(nested, dict):
         raise context.wrong("scores", nested, "an object {name: number or null}")
+    # nested scores win over flat columns of the same names
     values, prefix = row, ""
     if nested is not None:
         values, prefix = nested, "scores."
@@ -140,6 +144,7 @@ def candidates(row: Mapping[str, Any], context: Context) -> list[Candidates]:
     if not isinstance(values, list) or not values:
         raise context.wrong("responses", values, "a list of at least one response")
     prompt = prompt_of(row, context)
+    # the names go into errors: which of the responses is wrong
     names, sides = [], []
     for index, value in enumerate(values):
         names.append(f"responses[{index}]")
@@ -158,9 +163,7 @@ def candidates_of(
         fields.ends_in_answer(response, f"responses[{index}]", context)
         if not response[-1].content.strip():
             context.count(DropReason.EMPTY_RESPONSE)
-    identity = fields.optional_text(row, "id", context)
-    source = fields.optional_text(row, "source", context)
-    return Candidates(prompt, responses, identity, source, context.where)
+    return Candidates(prompt, responses, **_identity(row, context))
 
 
 def has_prompt(row: Mapping[str, Any]) -> bool:
@@ -211,6 +214,7 @@ def without_prompt(
     `ultrafeedback_binarized`), the prompt is taken once, and counted.
     """
     size = len(prompt)
+    # of every side, or it is what the answer says
     if all(len(side) > size and side[:size] == prompt for side in sides):
         context.count(DropReason.REPEATED_PROMPT)
         sides = tuple(side[size:] for side in sides)

@@ -27,6 +27,7 @@ def _transcript(row: Mapping[str, Any], name: str, context: Context) -> Messages
     text = fields.text(fields.required(row, name, context), name, context)
     if not text.strip():
         raise context.bad(name, Defect.EMPTY_RESPONSE, "empty, expected a transcript")
+    # split by its markers, any text would be one turn of the user's: a file of another shape
     if _TURN.match(text.strip()) is None:
         raise context.bad(name, Defect.NO_TURNS, "expected a transcript that begins with 'Human:'")
     turns = transcript_turns(text)

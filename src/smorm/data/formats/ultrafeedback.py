@@ -52,6 +52,7 @@ def _completion(
 
 def _rating(annotation: object, context: Context) -> float | None:
     """A number, often as text; `N/A`, absent or unreadable is missing (never 0), and counted."""
+    # of the aspects each is an object; a flattened copy has the rating itself
     rating = annotation
     if isinstance(annotation, dict):
         rating = annotation.get("Rating")

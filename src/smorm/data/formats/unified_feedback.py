@@ -17,6 +17,7 @@ SUMMARIZE = "Generate one-sentence summary for the following post: "
 
 def equal_ratings(row: Mapping[str, Any]) -> DropReason | None:
     """Rows whose ratings are equal are dropped before the stride, as GRM and SMORM do."""
+    # before `parse` has checked them: what is no number is left to it
     ratings = (row.get("conv_A_rating"), row.get("conv_B_rating"))
     for rating in ratings:
         if isinstance(rating, bool) or not isinstance(rating, int | float):
