@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smorm.objectives.bradley_terry import bradley_terry
 from smorm.objectives.joint import JointWeights, joint
+from smorm.objectives.preference import bradley_terry
 from smorm.objectives.regression import homoscedastic, regression, squared_errors
 from smorm.objectives.terms import Labels, Rows, Totals
 

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from smorm.model.heads import ScoreHead
 from smorm.objectives import odin
-from smorm.objectives.bradley_terry import bradley_terry
 from smorm.objectives.grm import Likelihoods, Mixture, grm, text_losses
 from smorm.objectives.joint import JointWeights, joint
-from smorm.objectives.regularisers import batch_sum, centering, positive
+from smorm.objectives.preference import batch_sum, bradley_terry, centering, positive
 from smorm.objectives.terms import Labels, Totals
 
 law = settings(deadline=None, max_examples=40)

@@ -14,7 +14,7 @@ from smorm.errors import DataError
 from smorm.model.heads import GatedHead, gate_network
 from smorm.training.armo.attributes import ALPHAS, PairFeatures, held_out_prompts, ridge_rows
 from smorm.training.armo.gate import debias, gate_loss, rank_correlation, train_gate
-from smorm.training.cost import Cost
+from smorm.training.folder import Cost
 from smorm.training.setup import prepare
 from tests.training.runs import LAB, config_of
 

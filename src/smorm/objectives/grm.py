@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch.nn import functional
 
-from smorm.objectives.bradley_terry import bradley_terry
+from smorm.objectives.preference import bradley_terry
 from smorm.objectives.terms import Labels, Metrics, Term, Terms, Totals
 
 Regulariser = Literal["sft", "dpo", "dpo_noref"]

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from smorm.objectives.bradley_terry import bradley_terry
+from smorm.objectives.preference import bradley_terry, centering
 from smorm.objectives.regression import Reduction, homoscedastic, regression
-from smorm.objectives.regularisers import centering
 from smorm.objectives.terms import Labels, Metrics, Rows, Term, Terms, Totals
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 
-from smorm.objectives.bradley_terry import bradley_terry
+from smorm.objectives.preference import bradley_terry
 from smorm.objectives.terms import Labels, Metrics, Term, Terms, Totals
 
 QUALITY, LENGTH = 0, 1

@@ -21,7 +21,7 @@ from smorm.arrays import Floats, Tokens
 from smorm.errors import DataError
 from smorm.evaluation.metrics import Clusters, Metric, cluster_codes, mean_metric
 from smorm.model.network import RewardNetwork
-from smorm.objectives.bradley_terry import bradley_terry
+from smorm.objectives.preference import bradley_terry
 from smorm.objectives.regression import regression
 
 Unit = Sequence[Tokens]

@@ -14,8 +14,13 @@ from smorm.errors import Interrupted, NonFiniteLossError
 from smorm.model.store import save_model
 from smorm.training.batches import Batches
 from smorm.training.checkpoint import Named, save_checkpoint
-from smorm.training.cost import cost_until, write_cost
-from smorm.training.folder import refuse_another_run, resume_run, write_beginnings
+from smorm.training.folder import (
+    cost_until,
+    refuse_another_run,
+    resume_run,
+    write_beginnings,
+    write_cost,
+)
 from smorm.training.memory import resolve_batch_tokens
 from smorm.training.methods import Method, make_method, method_class
 from smorm.training.optim import (
@@ -29,8 +34,7 @@ from smorm.training.prefetch import prefetched
 from smorm.training.setup import Prepared, prepare
 from smorm.training.signals import StopFlag, stop_signals
 from smorm.training.step import Abandoned, StepResult, diagnose_step, run_step, some_records
-from smorm.training.tracking import Tracker, due, progress
-from smorm.training.validation import validate
+from smorm.training.tracking import Tracker, due, progress, validate
 
 
 def train(config: Config, *, resume: bool = False) -> Path:

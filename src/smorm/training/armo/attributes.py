@@ -23,7 +23,7 @@ from smorm.arrays import Bools, Floats, Ints, Tokens
 from smorm.errors import ConfigError, DataError
 from smorm.model.inference import Prompted, prompted_units
 from smorm.model.network import RewardNetwork
-from smorm.training.cost import Cost
+from smorm.training.folder import Cost
 from smorm.training.methods.armo import ArmoSection
 from smorm.training.responses import assistant_header
 from smorm.training.setup import Prepared

@@ -27,10 +27,10 @@ from smorm.arrays import Floats
 from smorm.config import ObjectiveSection
 from smorm.errors import NonFiniteLossError
 from smorm.model.heads import GatedHead, gate_network
-from smorm.objectives.bradley_terry import bradley_terry
+from smorm.objectives.preference import bradley_terry
 from smorm.objectives.terms import Metrics
 from smorm.training.armo.attributes import PairFeatures, Stage1, StateReader
-from smorm.training.cost import Cost
+from smorm.training.folder import Cost
 from smorm.training.methods.armo import ArmoSection
 from smorm.training.optim import (
     clip_gradients,
@@ -39,8 +39,7 @@ from smorm.training.optim import (
     set_learning_rate,
 )
 from smorm.training.setup import Prepared
-from smorm.training.tracking import Tracker, due, progress
-from smorm.training.validation import validate
+from smorm.training.tracking import Tracker, due, progress, validate
 
 log = logging.getLogger(__name__)
 

@@ -22,8 +22,7 @@ from smorm.model.heads import GatedHead
 from smorm.model.store import save_model
 from smorm.training.armo.attributes import PairFeatures, Stage1, StateReader, fit_rows, read_pairs
 from smorm.training.armo.gate import Debiased, find_multiples, make_head, train_gate
-from smorm.training.cost import Cost, write_cost
-from smorm.training.folder import refuse_another_run, write_beginnings
+from smorm.training.folder import Cost, refuse_another_run, write_beginnings, write_cost
 from smorm.training.memory import resolve_batch_tokens
 from smorm.training.methods.armo import ArmoSection
 from smorm.training.setup import prepare

@@ -10,8 +10,8 @@ import torch
 
 from smorm.config import ObjectiveSection
 from smorm.objectives.joint import JointWeights, joint
+from smorm.objectives.preference import batch_sum, positive
 from smorm.objectives.regression import Reduction
-from smorm.objectives.regularisers import batch_sum, positive
 from smorm.objectives.terms import Metrics, Rows, Term, Terms, Totals
 from smorm.training.batches import MicroBatch
 from smorm.training.methods.base import Method, Outputs, View
