@@ -167,7 +167,7 @@ def test_a_policy_that_diverges_is_told(smorm, tmp_path, prompts, algorithm):
 def test_a_starting_policy_that_is_not_finite_is_told(smorm, tmp_path, prompts):
     code, _, err = smorm("stress", config(tmp_path, prompts, {"temperature": 1e-40}))
     assert code == 1
-    assert "the starting policy's chances became NaN or infinite" in err
+    assert "the starting policy's probabilities became NaN or infinite" in err
 
 
 def test_what_could_not_be_measured_is_told_before_training(smorm, tmp_path, prompts):

@@ -14,7 +14,7 @@ from smorm.stress.proxies import open_proxy
 from smorm.stress.rl.actor import Actor
 from smorm.stress.rl.config import RLSection
 from smorm.stress.rl.prompts import training_prompts
-from smorm.stress.rl.reward_signal import Multiplier, Normaliser, Proxy, Signal
+from smorm.stress.rl.reward_signal import Multiplier, Normaliser, Proxy, RewardSignal
 from smorm.world import backbone_path, sample_prompt
 from tests.stress.made_up import write_rows
 
@@ -42,10 +42,12 @@ def actor_and_prompts(folder: Path, **changes: Any) -> tuple[Actor, list[Any]]:
     return actor, training_prompts(actor.rl, actor).prompts
 
 
-def signal(function: str, constraint: Multiplier | None = None, kind: Any = "first") -> Signal:
+def signal(
+    function: str, constraint: Multiplier | None = None, kind: Any = "first"
+) -> RewardSignal:
     asked = ProxySection.model_validate({"function": f"tests.stress.rl.made_up:{function}"})
-    pusher = open_proxy(asked, function, ScoringOptions())
-    return Signal(Proxy(pusher, 0), Normaliser(kind), constraint)
+    proxy = open_proxy(asked, function, ScoringOptions())
+    return RewardSignal(Proxy(proxy, 0), Normaliser(kind), constraint)
 
 
 def words_of(completions: list[Any]) -> list[list[str]]:

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from smorm.errors import DataError
-from smorm.stress.rl.actor import Answers, chosen, kl_to
+from smorm.stress.rl.actor import Answers, kl_from_start, sampled_log_probs
 from smorm.world import backbone_path
 from tests.stress.rl.made_up import actor_and_prompts
 
@@ -56,20 +56,20 @@ def test_padding_on_the_left_changes_no_chance(request, kind):
     answers = actor.answer([one.ids for one in prompts], 4)
     assert len({len(one.ids) for one in prompts}) > 1  # otherwise there is nothing to test
     with torch.no_grad():
-        together = chosen(actor.distribution(actor.start, answers)[0], answers)
+        together = sampled_log_probs(actor.distribution(actor.start, answers)[0], answers)
         for row in range(0, len(answers), 5):
-            alone = next(iter(answers.parts(torch.tensor([row]), 1)))[1]
-            assert alone.seen.all()
-            log_probs = chosen(actor.distribution(actor.start, alone)[0], alone)
+            alone = next(iter(answers.batches(torch.tensor([row]), 1)))[1]
+            assert alone.attention.all()
+            log_probs = sampled_log_probs(actor.distribution(actor.start, alone)[0], alone)
             width = alone.mask.shape[1]
             torch.testing.assert_close(log_probs[0], together[row, :width], atol=1e-4, rtol=0)
 
 
 def test_an_answer_is_its_prompt_and_then_what_was_sampled_up_to_its_end(policy, answers):
     actor, prompts = policy
-    (end,) = actor.ends
+    (end,) = actor.end_ids
     for row in range(len(answers)):
-        tokens = answers.ids[row][answers.seen[row]].tolist()
+        tokens = answers.ids[row][answers.attention[row]].tolist()
         asked = prompts[row // 4].ids
         assert tokens[: len(asked)] == asked
         new = tokens[len(asked) :]
@@ -96,11 +96,11 @@ def test_first_words_are_sampled_as_often_as_their_chances_say(tmp_path):
 def test_parts_hold_every_row_once_as_it_was(answers):
     rows = torch.randperm(len(answers))[:13]
     met = []
-    for at, part in answers.parts(rows, 4):
+    for at, part in answers.batches(rows, 4):
         met += at.tolist()
-        for row, text, ids, seen in zip(at, part.texts, part.ids, part.seen, strict=True):
+        for row, text, ids, seen in zip(at, part.texts, part.ids, part.attention, strict=True):
             assert text == answers.texts[row]
-            assert ids[seen].tolist() == answers.ids[row][answers.seen[row]].tolist()
+            assert ids[seen].tolist() == answers.ids[row][answers.attention[row]].tolist()
     assert sorted(met) == sorted(rows.tolist())
 
 
@@ -110,7 +110,7 @@ def test_batches_are_framed_alike(tmp_path):
     found = actor.answer([one.ids for one in prompts], 4)
     assert found.ids.shape[0] == 64
     for row in range(64):
-        tokens = found.ids[row][found.seen[row]].tolist()
+        tokens = found.ids[row][found.attention[row]].tolist()
         asked = prompts[row // 4].ids
         assert tokens[: len(asked)] == asked
 
@@ -127,7 +127,7 @@ def test_no_more_answers_than_a_batch_are_sampled_at_a_time(tmp_path, monkeypatc
     found = actor.answer([one.ids for one in prompts[:3]], 4)
     assert sizes == [3, 1] * 3
     for row in range(12):
-        tokens = found.ids[row][found.seen[row]].tolist()
+        tokens = found.ids[row][found.attention[row]].tolist()
         asked = prompts[row // 4].ids
         assert tokens[: len(asked)] == asked
 
@@ -151,7 +151,7 @@ def test_the_kl_of_the_start_from_itself_is_exactly_0(policy, answers):
     with torch.no_grad():
         now, _ = actor.distribution(actor.model, answers)
         start, _ = actor.distribution(actor.start, answers)
-    assert not kl_to(now, start, answers.mask).any()
+    assert not kl_from_start(now, start, answers.mask).any()
 
 
 def test_the_kl_agrees_with_the_mean_log_ratio_and_varies_less(policy):
@@ -162,8 +162,8 @@ def test_the_kl_agrees_with_the_mean_log_ratio_and_varies_less(policy):
     with torch.no_grad():
         now, _ = actor.distribution(actor.model, found)
         start, _ = actor.distribution(actor.start, found)
-    exact = kl_to(now, start, found.mask)
-    ratios = (chosen(now, found) - chosen(start, found)).sum(dim=1)
+    exact = kl_from_start(now, start, found.mask)
+    ratios = (sampled_log_probs(now, found) - sampled_log_probs(start, found)).sum(dim=1)
     assert exact.min() >= 0
     assert float(exact.mean()) > 0.1
     error = float((exact - ratios).std() / len(found) ** 0.5)

@@ -11,7 +11,7 @@ from smorm.stress.rl.objective import (
     advantages,
     clipped_objective,
     clipped_value_loss,
-    mixed,
+    mix_advantages,
     token_rewards,
 )
 
@@ -94,13 +94,13 @@ def test_without_a_constraint_the_advantage_is_the_whitened_sum_of_both():
     found = drawn(0, 2, 6, 2)
     total = found.sum(-1)[mask]
     expected = (total - total.mean()) / total.std(correction=0)
-    torch.testing.assert_close(mixed(found, 1.0, mask)[mask], expected)
-    assert not mixed(found, 1.0, mask)[~mask].any()
+    torch.testing.assert_close(mix_advantages(found, 1.0, mask)[mask], expected)
+    assert not mix_advantages(found, 1.0, mask)[~mask].any()
 
 
 def test_the_multiplier_is_not_cancelled_by_the_whitening():
     mask = lengths_to_mask([4, 4], 4)
     found = drawn(0, 2, 4, 2) * torch.tensor([1.0, 0.0])  # no penalty at all
-    whole, half, turned = (mixed(found, value, mask) for value in (1.0, 0.5, -1.0))
+    whole, half, turned = (mix_advantages(found, value, mask) for value in (1.0, 0.5, -1.0))
     torch.testing.assert_close(half, whole / 2)
     torch.testing.assert_close(turned, -whole)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from smorm.errors import NonFiniteLossError
-from smorm.stress.rl.actor import kl_to
+from smorm.stress.rl.actor import kl_from_start
 from smorm.stress.rl.ppo import PPO
 from smorm.stress.rl.reward_signal import Multiplier
 from tests.stress.rl.made_up import actor_and_prompts, signal
@@ -23,11 +23,11 @@ def worth(ppo, prompts):
     with torch.random.fork_rng():
         torch.manual_seed(7)
         answers = ppo.actor.answer([one.ids for one in prompts], 4)
-    raw = ppo.signal.proxy.each([one for one in prompts for _ in range(4)], answers.texts)
+    raw = ppo.signal.proxy.score_answers([one for one in prompts for _ in range(4)], answers.texts)
     with torch.no_grad():
         now, _ = ppo.actor.distribution(ppo.actor.model, answers)
         start, _ = ppo.actor.distribution(ppo.actor.start, answers)
-    return float(np.mean(raw)), float(kl_to(now, start, answers.mask).mean())
+    return float(np.mean(raw)), float(kl_from_start(now, start, answers.mask).mean())
 
 
 def test_it_makes_a_known_reward_large_and_leaves_its_start_alone(tmp_path):
@@ -61,9 +61,9 @@ def test_in_the_first_pass_every_ratio_is_1_and_the_penalty_is_0(tmp_path):
     ppo, prompts = trainer(tmp_path, kl_coefficient=0.5)
     torch.manual_seed(0)
     experience = ppo.experience(prompts[:8])
-    for rows, part in experience.answers.parts(torch.arange(32), 8):
+    for rows, part in experience.answers.batches(torch.arange(32), 8):
         width = part.mask.shape[1]
-        log_probs, values = ppo._evaluated(part)
+        log_probs, values = ppo._evaluate(part)
         ratio = (log_probs - experience.log_probs[rows, :width]).exp()
         torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=1e-4, rtol=0)
         assert not values.any()  # heads that begin at 0

@@ -14,13 +14,13 @@ from smorm.errors import DataError
 from smorm.rewards.protocol import ScoringOptions
 from smorm.stress.config import ProxySection
 from smorm.stress.proxies import open_proxy
-from smorm.stress.rl.prompts import Asked
+from smorm.stress.rl.prompts import TokenisedPrompt
 from smorm.stress.rl.reward_signal import Multiplier, Normaliser, Proxy
 from smorm.text.chat import Message
 from tests.stress.rl.made_up import signal
 from tests.tiny import trained
 
-ONE, TWO = (Asked((Message("user", text),), f"file:{at}", [1]) for at, text in
+ONE, TWO = (TokenisedPrompt((Message("user", text),), f"file:{at}", [1]) for at, text in
             enumerate(["metals full tin iron", "birds brief owl swan"]))  # fmt: skip
 numbers = st.lists(st.floats(-100, 100), min_size=2, max_size=8)
 
@@ -44,7 +44,7 @@ def test_running_moments_are_those_of_everything(batches):
         normaliser._add(np.array(batch))
     whole = np.concatenate(batches)
     assert normaliser.mean == pytest.approx(whole.mean(), abs=1e-9)
-    assert normaliser.spread == pytest.approx(whole.std(), abs=1e-6)
+    assert normaliser.std == pytest.approx(whole.std(), abs=1e-6)
 
 
 def test_a_missing_reward_stays_missing_and_moves_nothing():
@@ -86,14 +86,14 @@ def test_damping_answers_to_the_present_gap_alone():
 
 def test_scores_are_the_models_in_the_order_of_the_answers_and_an_overlong_one_is_left_out():
     section = ProxySection.model_validate({"model": str(trained()), "views": ["F", "L"]})
-    pusher = open_proxy(section, "x", ScoringOptions(overlong="drop"))
-    proxy = Proxy(pusher, 1)
+    reward = open_proxy(section, "x", ScoringOptions(overlong="drop"))
+    proxy = Proxy(reward, 1)
     texts = ["tin soft .", "tin " * 400, "owl calm .", "iron grey ."]
-    found = proxy.each([ONE, ONE, TWO, ONE], texts)
+    found = proxy.score_answers([ONE, ONE, TWO, ONE], texts)
     assert np.isnan(found).tolist() == [False, True, False, False]
     assert proxy.census[DropReason.UNSCORED_SAMPLE] == 1
     for asked, at in ((ONE, 0), (TWO, 2), (ONE, 3)):
-        (alone,) = Proxy(pusher, 1).values([asked.item([texts[at]])])
+        (alone,) = Proxy(reward, 1).values([asked.item([texts[at]])])
         assert found[at] == pytest.approx(alone[0], abs=1e-5)
     with pytest.raises(DataError, match="scores none of the 1"):
-        proxy.each([ONE], [texts[1]])
+        proxy.score_answers([ONE], [texts[1]])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from smorm.stress.rl.actor import kl_to
+from smorm.stress.rl.actor import kl_from_start
 from smorm.stress.rl.reward_signal import Multiplier
 from smorm.stress.rl.trl_trainers import train_with_trl, trl_arguments, updates_per_step
 from tests.stress.rl.made_up import actor_and_prompts, section, signal
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def worth(actor, source, prompts):
     torch.manual_seed(7)
     answers = actor.answer([one.ids for one in prompts], 4)
-    raw = source.proxy.each([one for one in prompts for _ in range(4)], answers.texts)
+    raw = source.proxy.score_answers([one for one in prompts for _ in range(4)], answers.texts)
     return float(np.mean(raw))
 
 
@@ -42,7 +42,7 @@ def test_nothing_moves_without_a_learning_signal(tmp_path):
     with torch.no_grad():
         now, _ = actor.distribution(actor.model, answers)
         start, _ = actor.distribution(actor.start, answers)
-    assert float(kl_to(now, start, answers.mask).max()) == pytest.approx(0, abs=1e-6)
+    assert float(kl_from_start(now, start, answers.mask).max()) == pytest.approx(0, abs=1e-6)
 
 
 def test_it_is_rewarded_for_its_own_answers_to_its_own_prompts(tmp_path):

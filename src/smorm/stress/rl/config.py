@@ -23,10 +23,11 @@ class TrainingPrompts(Section):
 
 
 class ConstraintSection(Section):
-    """Where the proxy is to be held, in its raw units: at `threshold`, or where the gold peaked in
-    an earlier run, `from` its result file on the set `prompts` (by default the file's first).
+    """The value that the proxy is held at, in its raw units: `threshold`, or the value at the
+    gold's peak of an earlier run, `from` its result file on the set `prompts` (by default the
+    file's first).
 
-    `rate` is how fast the multiplier moves, `damping` how much it answers to the present gap.
+    `rate` is the multiplier's learning rate, `damping` the weight of the present gap.
     """
 
     model_config = ConfigDict(populate_by_name=True)
@@ -38,7 +39,7 @@ class ConstraintSection(Section):
     damping: Annotated[float, Field(ge=0)] = 1.0
 
     @model_validator(mode="after")
-    def _one_of_them(self) -> ConstraintSection:
+    def _threshold_or_file(self) -> ConstraintSection:
         if (self.threshold is None) == (self.from_result is None):
             raise ValueError("give either threshold (a number) or from (a result file)")
         if self.prompts is not None and self.from_result is None:
@@ -47,15 +48,12 @@ class ConstraintSection(Section):
 
 
 class RLSection(Section):
-    """Policy optimisation in place of best-of-n, of a folder's policy, a hub id's, or `lab`'s.
+    """Policy optimisation in place of best-of-n, of the policy of a folder or hub id, or of `lab`.
 
     A step samples `answers_per_prompt` answers to each of `prompts_per_step` prompts and makes
-    `passes` over them, in gradient steps of `minibatch` answers (by default all). `batch` is how
-    many answers at a time go through the policy. The rest is named after the symbols of docs/rl.md.
-
-    Defaults of `learning_rate`, `kl_coefficient`, `temperature`, `max_new_tokens`,
-    `normalise_rewards`, `max_grad_norm` and PPO's own are those of the published protocol; sizes
-    are small ones.
+    `passes` over them, in gradient steps of `minibatch` answers (by default all). `batch` is the
+    number of answers that go through the policy at a time. docs/rl.md has the other keys and their
+    symbols. Defaults that are no sizes are those of the published protocol.
     """
 
     policy: str
@@ -102,8 +100,8 @@ class RLSection(Section):
             )
         if self.constraint is not None and self.kl_coefficient == 0:
             raise ValueError(
-                "kl_coefficient: expected above 0 with a constraint: the KL to the start is what "
-                "is kept small while the proxy is held"
+                "kl_coefficient: expected above 0 with a constraint: the KL to the start is "
+                "minimised while the proxy is held"
             )
         if self.answers % self.gradient_step:
             raise ValueError(
@@ -125,4 +123,8 @@ class RLSection(Section):
     @property
     def all_passes(self) -> int:
         """Passes over the answers of a step: 4 for PPO, 1 for the others, unless given."""
-        return self.passes or (4 if self.algorithm == "ppo" else 1)
+        if self.passes is not None:
+            return self.passes
+        if self.algorithm == "ppo":
+            return 4
+        return 1

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from smorm.evaluation.metrics import Floats, Metric, bootstrap_means, interval
+from smorm.arrays import Floats
+from smorm.evaluation.metrics import Metric, bootstrap_means, interval
 from smorm.evaluation.outcomes import Outcomes
 from smorm.evaluation.result import Measurement
 from smorm.stress.best_of_n import spread_within
@@ -38,86 +39,87 @@ def measure(
     Args:
         snapshots: in the order of their steps [E]; the first is of the starting policy.
         prompts: a label of each prompt, which intervals resample [P].
-        keys: where each prompt stands [P].
+        keys: each prompt's place in its file [P].
 
     Raises:
         DataError: the proxy or the gold gives one score to all answers of the starting policy.
     """
-    steps = [one.step for one in snapshots]
-    columns, gold_spread = _columns(snapshots)
-    peak = _peak(columns, steps)
-    sums = _sums(steps, gold_spread)
+    steps = [snapshot.step for snapshot in snapshots]
+    gold_std, proxy_std = initial_stds(snapshots[0])
+    columns = _columns(snapshots, proxy_std)
     single = {name: {name: 1.0} for name in columns}
-    everything = single | sums | _at_peak(peak) | _slopes(columns, steps)
-    found = Outcomes(columns, prompts, everything, keys, frozenset(everything)).metrics()
-    metrics = {name: found[name] for name in everything if name not in single}
+    comparable = _comparable(steps, gold_std)
+    of_run = {**comparable, **_at_peak(columns, steps), **_slopes(columns, steps)}
+    weights = {**single, **of_run}
+    measured = Outcomes(columns, prompts, weights, keys, frozenset(weights)).metrics()
+    metrics = {name: measured[name] for name in of_run}
     metrics |= _shape(columns, steps, prompts)
     metrics = {name: metrics[name] for name in (*LEADING, *metrics)}
-    outcomes = Outcomes(columns, prompts, sums, keys, frozenset(sums))
-    points = [
-        {
-            "step": one.step,
-            "multiplier": one.multiplier,
-            **{name: found[f"{name}@{one.step}"].as_dict() for name in QUANTITIES},
-        }
-        for one in snapshots
-    ]
+    points = []
+    for snapshot in snapshots:
+        point: dict[str, Any] = {"step": snapshot.step, "multiplier": snapshot.multiplier}
+        for name in QUANTITIES:
+            point[name] = measured[f"{name}@{snapshot.step}"].as_dict()
+        points.append(point)
+    # Only numbers that mean the same in every run may be compared: the peak is at another step.
+    outcomes = Outcomes(columns, prompts, comparable, keys, frozenset(comparable))
     return Measurement(metrics, outcomes=outcomes), points
 
 
-def spreads(first: Snapshot) -> tuple[float, float]:
-    """The spread of gold and of the raw proxy within the starting policy's answers to a prompt.
+def initial_stds(first: Snapshot) -> tuple[float, float]:
+    """The standard deviation of gold and of the raw proxy within the starting policy's answers to a
+    prompt.
 
     Raises:
         DataError: one of them gives one score to all answers.
     """
-    gold, proxy = (
-        spread_within(what, [one for one in first.values[name] if np.isfinite(one).all()])
-        for what, name in (("gold", "gold"), ("proxy", "raw_proxy"))
-    )
-    return gold, proxy
+    stds = []
+    for what, name in (("gold", "gold"), ("proxy", "raw_proxy")):
+        scored = [values for values in first.values[name] if np.isfinite(values).all()]
+        stds.append(spread_within(what, scored))
+    return stds[0], stds[1]
 
 
-def _columns(snapshots: Sequence[Snapshot]) -> tuple[dict[str, Floats], float]:
-    """`QUANTITY@step` to the mean of each prompt's answers [P], and the spread of the gold.
+def _columns(snapshots: Sequence[Snapshot], proxy_std: float) -> dict[str, Floats]:
+    """`QUANTITY@step` to the mean of each prompt's answers [P].
 
-    `proxy` is the gain over the starting policy, in units of the proxy's spread within its answers
-    to a prompt.
+    `proxy` is the gain over the starting policy, in units of the proxy's standard deviation within
+    its answers to a prompt: so rewards of any scale can be compared.
     """
-    first = snapshots[0]
-    gold_spread, proxy_spread = spreads(first)
+    start = snapshots[0].means("raw_proxy")
     columns: dict[str, Floats] = {}
-    for one in snapshots:
-        values = {name: one.means(name) for name in one.values}
-        values["proxy"] = (values["raw_proxy"] - first.means("raw_proxy")) / proxy_spread
-        columns |= {f"{name}@{one.step}": values[name] for name in QUANTITIES}
-    return columns, gold_spread
+    for snapshot in snapshots:
+        means = {name: snapshot.means(name) for name in snapshot.values}
+        means["proxy"] = (means["raw_proxy"] - start) / proxy_std
+        for name in QUANTITIES:
+            columns[f"{name}@{snapshot.step}"] = means[name]
+    return columns
 
 
 def _table(columns: Mapping[str, Floats], name: str, steps: Sequence[int]) -> Floats:
+    """A quantity at every step, [P, E]."""
     return np.stack([columns[f"{name}@{step}"] for step in steps], axis=1)
 
 
-def _peak(columns: Mapping[str, Floats], steps: Sequence[int]) -> int:
-    """The step of the largest mean gold."""
-    return steps[int(np.nanmean(_table(columns, "gold", steps), axis=0).argmax())]
-
-
-def _sums(steps: Sequence[int], gold_spread: float) -> Weights:
-    """Numbers that mean the same in every run of these steps, so that two can be compared."""
+def _comparable(steps: Sequence[int], gold_std: float) -> Weights:
+    """Numbers that mean the same in every run of these steps."""
     first, last = steps[0], steps[-1]
-    ends: Weights = {
-        f"{name}@{word}": {f"{name}@{step}": 1.0}
-        for name in ("gold", "raw_proxy")
-        for word, step in (("first", first), ("last", last))
-    }
-    ends |= {f"{name}@last": {f"{name}@{last}": 1.0} for name in ("proxy", "kl", *TEXT_MEASURES)}
-    gain = {f"gold@{last}": 1.0, f"gold@{first}": -1.0}
-    divergence = {name: -weight / gold_spread for name, weight in gain.items()}
-    return ends | {"gain": gain, "divergence": {f"proxy@{last}": 1.0, **divergence}}
+    weights: Weights = {}
+    for name in ("gold", "raw_proxy"):
+        weights[f"{name}@first"] = {f"{name}@{first}": 1.0}
+        weights[f"{name}@last"] = {f"{name}@{last}": 1.0}
+    for name in ("proxy", "kl", *TEXT_MEASURES):
+        weights[f"{name}@last"] = {f"{name}@{last}": 1.0}
+    weights["gain"] = {f"gold@{last}": 1.0, f"gold@{first}": -1.0}
+    weights["divergence"] = {
+        f"proxy@{last}": 1.0, f"gold@{last}": -1.0 / gold_std, f"gold@{first}": 1.0 / gold_std
+    }  # fmt: skip
+    return weights
 
 
-def _at_peak(peak: int) -> Weights:
+def _at_peak(columns: Mapping[str, Floats], steps: Sequence[int]) -> Weights:
+    """Of the step of the largest mean gold."""
+    peak = steps[int(np.nanmean(_table(columns, "gold", steps), axis=0).argmax())]
     return {f"{name}@peak": {f"{name}@{peak}": 1.0} for name in ("gold", "raw_proxy", "kl")}
 
 
@@ -130,13 +132,13 @@ def _slopes(columns: Mapping[str, Floats], steps: Sequence[int]) -> Weights:
     centred = nats - nats.mean()
     if not centred @ centred > 1e-12:
         return {}
-    weights = centred / (centred @ centred)
-    return {
-        f"slope/{name}": {
-            f"{name}@{step}": float(w) for step, w in zip(steps, weights, strict=True)
-        }
-        for name in TEXT_MEASURES
-    }
+    # The least-squares slope is a weighted sum of the values: Σ (x − x̄) y / Σ (x − x̄)².
+    weights = (centred / (centred @ centred)).tolist()
+    slopes: Weights = {}
+    for name in TEXT_MEASURES:
+        at_steps = [f"{name}@{step}" for step in steps]
+        slopes[f"slope/{name}"] = dict(zip(at_steps, weights, strict=True))
+    return slopes
 
 
 def _shape(
@@ -147,14 +149,17 @@ def _shape(
     means, draws = np.nanmean(table, axis=0), bootstrap_means(table, prompts)
     top = int(means.argmax())
     falls = draws[:, [top]] - draws
-    onset = next(
-        (steps[at] for at in range(top + 1, len(steps)) if interval(falls[:, at])[0] > 0), math.nan
-    )
+    # Paired over prompts within each draw, so that what prompts have in common cancels.
+    onset = math.nan
+    for index in range(top + 1, len(steps)):
+        if interval(falls[:, index])[0] > 0:
+            onset = float(steps[index])
+            break
     peaks = np.array(steps, dtype=np.float64)[draws.argmax(axis=1)]
-    peaks[~np.isfinite(draws).all(axis=1)] = np.nan
+    peaks[~np.isfinite(draws).all(axis=1)] = np.nan  # argmax takes NaN for the largest
     count = len(table)
     return {
         "peak_step": Metric(float(steps[top]), count, *interval(peaks)),
         "fall": Metric(float(means[top] - means[-1]), count, *interval(falls[:, -1])),
-        "onset_step": Metric(float(onset), count),
+        "onset_step": Metric(onset, count),
     }

@@ -1,8 +1,8 @@
-"""Proximal policy optimisation: a step samples, scores, and makes a few passes.
+"""Proximal policy optimisation: a step samples answers, scores them, and makes a few passes.
 
-TRL has no PPO any more (see docs/rl.md); this is the algorithm of the published protocol.
-Two value heads on the policy's own last hidden state, one for the proxy and one for the KL penalty,
-so that a multiplier can weigh the two advantages (Moskovitz et al. 2023).
+TRL has no PPO any more (see docs/rl.md); this is the algorithm of the published protocol. Two value
+heads on the policy's own last hidden state, one for the proxy and one for the KL penalty, let a
+multiplier weigh the two advantages (Moskovitz et al. 2023).
 
 Shapes: `B` answers, `T` tokens of the longest one.
 """
@@ -10,22 +10,22 @@ Shapes: `B` answers, `T` tokens of the longest one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from smorm.errors import NonFiniteLossError
-from smorm.stress.rl.actor import Actor, Answers, chosen
+from smorm.stress.rl.actor import Actor, Answers, sampled_log_probs
 from smorm.stress.rl.objective import (
     advantages,
     clipped_objective,
     clipped_value_loss,
-    mixed,
+    mix_advantages,
     token_rewards,
 )
-from smorm.stress.rl.prompts import Asked
-from smorm.stress.rl.reward_signal import Signal
+from smorm.stress.rl.prompts import TokenisedPrompt
+from smorm.stress.rl.reward_signal import RewardSignal
 
 STREAMS = 2
 """Streams of reward with a value each: the proxy and the KL penalty."""
@@ -33,13 +33,13 @@ STREAMS = 2
 
 @dataclass(frozen=True, slots=True)
 class Experience:
-    """What a step learns from, as the policy was when it sampled.
+    """The data of a step, as the policy was when it sampled.
 
     Attributes:
         log_probs: of the sampled tokens [B, T].
         values: of both streams [B, T, 2].
         advantage: what is followed [B, T].
-        returns: what the values are to learn [B, T, 2].
+        returns: targets of the values [B, T, 2].
     """
 
     answers: Answers
@@ -52,27 +52,29 @@ class Experience:
 class PPO:
     """The trainer; `step` makes one step, and `train` all of them."""
 
-    def __init__(self, actor: Actor, signal: Signal, seed: int) -> None:
+    def __init__(self, actor: Actor, signal: RewardSignal, seed: int) -> None:
         self.actor, self.signal, self.settings = actor, signal, actor.rl
         self.generator = torch.Generator().manual_seed(seed)
-        self.value = nn.Linear(_hidden_size(actor), STREAMS).to(actor.model.device)
+        hidden_size = int(actor.model.config.get_text_config().hidden_size)
+        self.value = nn.Linear(hidden_size, STREAMS).to(actor.model.device)
+        # From zero: random values would be noise in the first steps' advantages.
         nn.init.zeros_(self.value.weight)
         nn.init.zeros_(self.value.bias)
         self.parameters = [*actor.model.parameters(), *self.value.parameters()]
-        self.optimiser = torch.optim.AdamW(
+        self.optimizer = torch.optim.AdamW(
             self.parameters, lr=self.settings.learning_rate, weight_decay=0.0
         )
 
-    def train(self, prompts: Sequence[Asked], after: Callable[[int], None]) -> None:
+    def train(self, prompts: Sequence[TokenisedPrompt], after: Callable[[int], None]) -> None:
         """All steps; `after` is called with the number of each when it is done."""
-        batches = self._batches(prompts)
+        batches = self._prompt_batches(prompts)
         with torch.random.fork_rng(devices=self.actor.devices):
             torch.manual_seed(int(torch.randint(2**31, (), generator=self.generator)))
             for step in range(1, self.settings.steps + 1):
                 self.step(next(batches))
                 after(step)
 
-    def step(self, prompts: Sequence[Asked]) -> None:
+    def step(self, prompts: Sequence[TokenisedPrompt]) -> None:
         """Sample answers, score them, and make the passes.
 
         Raises:
@@ -85,82 +87,78 @@ class PPO:
             for minibatch in order.split(self.settings.gradient_step):
                 self._descend(experience, minibatch)
 
-    def experience(self, prompts: Sequence[Asked]) -> Experience:
-        """Answers to prompts with all that is learnt from them."""
+    def experience(self, prompts: Sequence[TokenisedPrompt]) -> Experience:
+        """Answers to prompts, with their rewards, values and advantages."""
         count = self.settings.answers_per_prompt
-        answers = self.actor.answer([one.ids for one in prompts], count)
-        scores = self.signal([one for one in prompts for _ in range(count)], answers.texts)
+        answers = self.actor.answer([prompt.ids for prompt in prompts], count)
+        repeated = [prompt for prompt in prompts for _ in range(count)]
+        scores = self.signal(repeated, answers.texts)
         score = torch.tensor(scores, dtype=torch.float32, device=answers.mask.device)
-        answers = _only(answers, score.isfinite())
-        log_probs, start, values = self._as_sampled(answers)
+        # An answer without a score gets an empty mask: no term below sees its tokens.
+        answers = replace(answers, mask=answers.mask & score.isfinite().unsqueeze(-1))
+        log_probs, start, values = self._before_update(answers)
         rewards = token_rewards(
             score.nan_to_num(), log_probs - start, answers.mask, self.settings.kl_coefficient
         )
-        found = advantages(rewards, values, answers.mask, self.settings.gae_lambda)
-        advantage = mixed(found, self.signal.multiplier, answers.mask)
-        return Experience(answers, log_probs, values, advantage, found + values)
+        estimates = advantages(rewards, values, answers.mask, self.settings.gae_lambda)
+        advantage = mix_advantages(estimates, self.signal.multiplier, answers.mask)
+        return Experience(answers, log_probs, values, advantage, returns=estimates + values)
 
-    def _as_sampled(self, answers: Answers) -> tuple[Tensor, Tensor, Tensor]:
+    def _before_update(self, answers: Answers) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities under the policy and its start [B, T], and values [B, T, 2]."""
+        # Computed anew, not taken from `generate`: its numerics (a cache, other shapes) differ from
+        # those of the passes, and the first ratio must be 1.
         mask = answers.mask
         log_probs, start = torch.zeros(2, *mask.shape, device=mask.device)
         values = torch.zeros(*mask.shape, STREAMS, device=mask.device)
         with torch.no_grad():
-            for rows, part in answers.parts(torch.arange(len(answers)), self.settings.batch):
-                width = part.mask.shape[1]
-                log_probs[rows, :width], values[rows, :width] = self._evaluated(part)
-                first, _ = self.actor.distribution(self.actor.start, part)
-                start[rows, :width] = chosen(first, part)
+            for rows, batch in answers.batches(torch.arange(len(answers)), self.settings.batch):
+                width = batch.mask.shape[1]
+                log_probs[rows, :width], values[rows, :width] = self._evaluate(batch)
+                of_start, _ = self.actor.distribution(self.actor.start, batch)
+                start[rows, :width] = sampled_log_probs(of_start, batch)
         return log_probs, start, values
 
-    def _evaluated(self, part: Answers) -> tuple[Tensor, Tensor]:
-        found, states = self.actor.distribution(self.actor.model, part, hidden=True)
-        return chosen(found, part), self.value(states) * part.mask.unsqueeze(-1)
+    def _evaluate(self, answers: Answers) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of the sampled tokens [B, T] and values [B, T, 2] as they are now."""
+        log_probs, states = self.actor.distribution(self.actor.model, answers, hidden=True)
+        values = self.value(states) * answers.mask.unsqueeze(-1)
+        return sampled_log_probs(log_probs, answers), values
 
     def losses(self, experience: Experience, rows: Tensor) -> Iterator[Tensor]:
-        """The loss of a minibatch, a mean over its tokens, in parts that add up to it."""
+        """The loss of a minibatch, a mean over its tokens, as terms that add up to it."""
+        # Divided by the tokens of the whole minibatch, so that the split into batches does not
+        # change the gradient.
         tokens = experience.answers.mask[rows].sum().clamp(min=1)
-        for at, part in experience.answers.parts(rows, self.settings.batch):
-            width = part.mask.shape[1]
-            log_probs, values = self._evaluated(part)
-            gain = clipped_objective(
-                log_probs - experience.log_probs[at, :width],
-                experience.advantage[at, :width],
-                self.settings.clip,
-            )
-            error = clipped_value_loss(
-                values,
-                experience.values[at, :width],
-                experience.returns[at, :width],
-                self.settings.clip,
-            ).sum(dim=-1)
+        clip = self.settings.clip
+        for index, batch in experience.answers.batches(rows, self.settings.batch):
+            width = batch.mask.shape[1]
+            log_probs, values = self._evaluate(batch)
+            log_ratio = log_probs - experience.log_probs[index, :width]
+            gain = clipped_objective(log_ratio, experience.advantage[index, :width], clip)
+            old = experience.values[index, :width]
+            returns = experience.returns[index, :width]
+            error = clipped_value_loss(values, old, returns, clip).sum(dim=-1)
             loss = self.settings.value_coefficient * error - gain
-            yield (loss * part.mask).sum() / tokens
+            yield (loss * batch.mask).sum() / tokens
 
     def _descend(self, experience: Experience, rows: Tensor) -> None:
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         for loss in self.losses(experience, rows):
             loss.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
+        # Before the step: a policy with NaN weights could not be reported on any more.
         if not norm.isfinite():
             raise NonFiniteLossError("PPO's gradient is NaN or infinite")
-        self.optimiser.step()
+        self.optimizer.step()
 
-    def _batches(self, prompts: Sequence[Asked]) -> Iterator[list[Asked]]:
-        """Prompts of each step: the file's in random order, then in another; those at the end of
+    def _prompt_batches(
+        self, prompts: Sequence[TokenisedPrompt]
+    ) -> Iterator[list[TokenisedPrompt]]:
+        """Prompts of each step: the file's in one random order after another; those at the end of
         an order that are too few for a step are passed over."""
         size = self.settings.prompts_per_step
         while True:
             order = torch.randperm(len(prompts), generator=self.generator).tolist()
-            for at in range(0, len(order) - size + 1, size):
-                yield [prompts[place] for place in order[at : at + size]]
-
-
-def _only(answers: Answers, kept: Tensor) -> Answers:
-    """The answers with an empty mask where there is no score: nothing is learnt from them."""
-    mask = answers.mask & kept.unsqueeze(-1)
-    return Answers(answers.ids, answers.seen, mask, answers.texts, answers.finished)
-
-
-def _hidden_size(actor: Actor) -> int:
-    return int(actor.model.config.get_text_config().hidden_size)
+            for start in range(0, len(order) - size + 1, size):
+                yield [prompts[index] for index in order[start : start + size]]

@@ -18,7 +18,7 @@ from smorm.text.chat import Message
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class TokenisedPrompt:
     """A prompt, its place in its file, and its tokens as the policy reads them."""
 
     prompt: Messages
@@ -32,39 +32,39 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class AskedSet:
-    """A named set of prompts, and what was counted."""
+class TokenisedSet:
+    """A named set of prompts, and notes on those that were left out."""
 
     name: str
-    prompts: list[Asked]
+    prompts: list[TokenisedPrompt]
     notes: tuple[str, ...]
 
     @property
     def data(self) -> str:
         """Fingerprint of the prompts."""
-        return fingerprint([prompt_key(one.prompt) for one in self.prompts])
+        return fingerprint([prompt_key(prompt.prompt) for prompt in self.prompts])
 
 
-def training_prompts(section: RLSection, actor: Actor) -> AskedSet:
+def training_prompts(section: RLSection, actor: Actor) -> TokenisedSet:
     """The prompts to learn on.
 
     Raises:
         DataError: a row without a prompt, one that the policy's template refuses, or none that is
             short enough.
-        ConfigError: fewer prompts than a step asks.
+        ConfigError: fewer prompts than a step samples for.
     """
-    given = section.prompts
-    source = Source(given.path, split=given.split, subset=given.subset, limit=given.limit)
-    found = _read("training", source, actor)
-    if len(found.prompts) < section.prompts_per_step:
+    file = section.prompts
+    source = Source(file.path, split=file.split, subset=file.subset, limit=file.limit)
+    training = _read("training", source, actor)
+    if len(training.prompts) < section.prompts_per_step:
         raise ConfigError(
-            f"{given.path}: {len(found.prompts)} different prompts, fewer than "
+            f"{file.path}: {len(training.prompts)} different prompts, fewer than "
             f"rl.prompts_per_step ({section.prompts_per_step})"
         )
-    return found
+    return training
 
 
-def evaluation_set(section: PromptsSection, actor: Actor) -> AskedSet:
+def evaluation_set(section: PromptsSection, actor: Actor) -> TokenisedSet:
     """A set of prompts to evaluate on; answers that stand beside them are passed over.
 
     Raises:
@@ -77,18 +77,19 @@ def evaluation_set(section: PromptsSection, actor: Actor) -> AskedSet:
     return _read(section.name, source, actor)
 
 
-def _read(name: str, source: Source, actor: Actor) -> AskedSet:
+def _read(name: str, source: Source, actor: Actor) -> TokenisedSet:
     census = Census()
-    kept = []
+    prompts = []
     for where, prompt in read_prompts(source, census):
         ids = actor.prompt_ids(prompt, where)
+        # Left out, not cut: a cut prompt is another task, and the policy would learn that one.
         if len(ids) > actor.rl.prompt_tokens:
             census.add(DropReason.LONG_PROMPT, where)
-        elif actor.room is not None and len(ids) > actor.room:
+        elif actor.longest_prompt is not None and len(ids) > actor.longest_prompt:
             census.add(DropReason.NO_ROOM, where)
         else:
-            kept.append(Asked(prompt, where, ids))
-    if not kept:
+            prompts.append(TokenisedPrompt(prompt, where, ids))
+    if not prompts:
         why = "; ".join(census.lines()) or "it holds none"
         raise DataError(f"{source.path}: no usable prompt in it: {why}")
-    return AskedSet(name, kept, tuple(f"{name}: {line}" for line in census.lines()))
+    return TokenisedSet(name, prompts, tuple(f"{name}: {line}" for line in census.lines()))

@@ -1,4 +1,4 @@
-"""What the policy is rewarded with: the proxy's score, normalised, times a multiplier.
+"""What the policy is rewarded with: the proxy's score, normalised, and a multiplier.
 
 Shapes: `B` answers of a step.
 """
@@ -13,56 +13,59 @@ from typing import Literal
 
 import numpy as np
 
+from smorm.arrays import Floats
 from smorm.data.census import Census, DropReason
 from smorm.data.records import Item
 from smorm.errors import DataError
-from smorm.evaluation.metrics import Floats
 from smorm.stress.proxies import ProxyReward
-from smorm.stress.rl.prompts import Asked
+from smorm.stress.rl.prompts import TokenisedPrompt
 from smorm.text.limits import Unscored
 
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """One view of a reward, and what was counted while it scored."""
+    """One view of a reward, and a census of what it did not score."""
 
-    pusher: ProxyReward
-    place: int
+    reward: ProxyReward
+    view_index: int
     census: Census = field(default_factory=Census)
 
-    def values(self, pools: Sequence[Item]) -> list[Floats | Unscored]:
-        """Scores of pools, or why one has none."""
-        return self.pusher.score(pools, self.census)[self.place]
+    def values(self, items: Sequence[Item]) -> list[Floats | Unscored]:
+        """Scores of each item's answers, or why it has none."""
+        return self.reward.score(items, self.census)[self.view_index]
 
-    def each(self, asked: Sequence[Asked], texts: Sequence[str]) -> Floats:
-        """Scores of answers [B]; NaN, and counted, where there is none. Neighbouring answers to one
-        prompt are scored together.
+    def score_answers(self, prompts: Sequence[TokenisedPrompt], texts: Sequence[str]) -> Floats:
+        """Scores of answers [B]; NaN, and counted, where there is none.
 
         Raises:
             DataError: no answer has a score.
         """
-        rows = list(zip(asked, texts, strict=True))
-        pools = [one.item([text for _, text in run]) for one, run in _runs(rows)]
-        found: list[float] = []
-        for pool, scores in zip(pools, self.values(pools), strict=True):
-            # one answer that does not fit takes its pool with it: one by one then
-            found += self._alone(pool) if isinstance(scores, Unscored) else scores.tolist()
-        if all(map(math.isnan, found)):
-            raise DataError(f"{self.pusher.name}: scores none of the {len(found)} sampled answers")
-        return np.array(found)
+        # Neighbouring answers to one prompt go together: a model scores them in one tree.
+        items = []
+        rows = zip(prompts, texts, strict=True)
+        for _, group in groupby(rows, key=lambda row: id(row[0])):
+            of_prompt, of_texts = zip(*group, strict=True)
+            items.append(of_prompt[0].item(of_texts))
+        scores: list[float] = []
+        for item, values in zip(items, self.values(items), strict=True):
+            if isinstance(values, Unscored):
+                # One answer that does not fit takes its whole item with it.
+                scores += self._score_separately(item)
+            else:
+                scores += values.tolist()
+        if all(map(math.isnan, scores)):
+            raise DataError(f"{self.reward.name}: scores none of the {len(scores)} sampled answers")
+        return np.array(scores)
 
-    def _alone(self, pool: Item) -> list[float]:
-        found = []
-        for scores in self.values([pool.having([one]) for one in pool.responses]):
-            if isinstance(scores, Unscored):
-                self.census.add(DropReason.UNSCORED_SAMPLE, pool.where)
-            found.append(math.nan if isinstance(scores, Unscored) else float(scores[0]))
-        return found
-
-
-def _runs(rows: Sequence[tuple[Asked, str]]) -> list[tuple[Asked, list[tuple[Asked, str]]]]:
-    grouped = [list(run) for _, run in groupby(rows, key=lambda row: id(row[0]))]
-    return [(run[0][0], run) for run in grouped]
+    def _score_separately(self, item: Item) -> list[float]:
+        scores = []
+        for values in self.values([item.having([response]) for response in item.responses]):
+            if isinstance(values, Unscored):
+                self.census.add(DropReason.UNSCORED_SAMPLE, item.where)
+                scores.append(math.nan)
+            else:
+                scores.append(float(values[0]))
+        return scores
 
 
 @dataclass(slots=True)
@@ -76,9 +79,11 @@ class Normaliser:
     squares: float = 0.0
 
     @property
-    def spread(self) -> float:
+    def std(self) -> float:
         """The standard deviation so far."""
-        return math.sqrt(self.squares / self.count) if self.count else math.nan
+        if not self.count:
+            return math.nan
+        return math.sqrt(self.squares / self.count)
 
     def __call__(self, raw: Floats) -> Floats:
         """Normalised scores [B]; NaN stays.
@@ -90,15 +95,17 @@ class Normaliser:
             self._add(raw[np.isfinite(raw)])
         if self.kind == "none":
             return raw
-        if not self.spread > 1e-12 * abs(self.mean):
+        # Relative to the mean: equal scores of 1e6 differ by rounding. `not >` refuses NaN too.
+        if not self.std > 1e-12 * abs(self.mean):
             raise DataError(
                 "all answers of the first step have the same reward: there is nothing to learn "
-                "from, and no spread to normalise by (normalise_rewards: none goes on regardless)"
+                "from, and no standard deviation to normalise by (normalise_rewards: none goes on "
+                "regardless)"
             )
-        return np.asarray((raw - self.mean) / self.spread)
+        return np.asarray((raw - self.mean) / self.std)
 
     def _add(self, values: Floats) -> None:
-        """Chan's update of a mean and a sum of squares by another batch's."""
+        """Chan's update of a mean and a sum of squared deviations by another batch's."""
         total = self.count + len(values)
         gap = float(values.mean()) - self.mean
         self.squares += float(((values - values.mean()) ** 2).sum())
@@ -109,38 +116,43 @@ class Normaliser:
 
 @dataclass(slots=True)
 class Multiplier:
-    """Lagrange's multiplier of E[proxy] = threshold, within −1 and 1; it begins at 1.
+    """The Lagrange multiplier λ of E[proxy] = threshold, within −1 and 1; it begins at 1.
 
-    After each step's sampling, with gap = (threshold − mean proxy) / spread (that of the first
-    step): Λ ← clip(Λ + rate · gap, −1, 1), the gradient step of Moskovitz et al. 2023 (arXiv
-    2310.04373), and λ = clip(Λ + damping · gap, −1, 1), without which λ and the proxy swing against
-    each other (the proportional term of Stooke et al. 2020, arXiv 2007.03964).
+    After each step's sampling, with gap = (threshold − mean proxy) / std (that of the first step):
+    Λ ← clip(Λ + rate · gap, −1, 1), the gradient step of Moskovitz et al. 2023 (arXiv 2310.04373),
+    and λ = clip(Λ + damping · gap, −1, 1) (the proportional term of Stooke et al. 2020, arXiv
+    2007.03964).
+
+    Attributes:
+        value: λ.
+        integral: Λ.
     """
 
     threshold: float
     rate: float
     damping: float = 1.0
     value: float = 1.0
-    total: float = 1.0
-    spread: float = math.nan
+    integral: float = 1.0
+    std: float = math.nan
 
     def update(self, raw: Floats) -> None:
         """Move by the raw scores of a step [B]."""
-        if math.isnan(self.spread):
-            self.spread = float(np.nanstd(raw)) or 1.0
-        gap = (self.threshold - float(np.nanmean(raw))) / self.spread
-        self.total = _clipped(self.total + self.rate * gap)
-        self.value = _clipped(self.total + self.damping * gap)
+        if math.isnan(self.std):
+            self.std = float(np.nanstd(raw)) or 1.0
+        gap = (self.threshold - float(np.nanmean(raw))) / self.std
+        # The integral alone reacts one step late for ever, so that λ and the proxy swing against
+        # each other; the term in the present gap damps that.
+        self.integral = _clip(self.integral + self.rate * gap)
+        self.value = _clip(self.integral + self.damping * gap)
 
 
-def _clipped(value: float) -> float:
+def _clip(value: float) -> float:
     return min(1.0, max(-1.0, value))
 
 
 @dataclass(slots=True)
-class Signal:
-    """Rewards of a step's answers: the proxy through the normaliser; the multiplier stands apart,
-    1 without a constraint."""
+class RewardSignal:
+    """Rewards of a step's answers: the proxy through the normaliser, without the multiplier."""
 
     proxy: Proxy
     normaliser: Normaliser
@@ -148,12 +160,14 @@ class Signal:
 
     @property
     def multiplier(self) -> float:
-        """What the rewards are to be multiplied by."""
-        return 1.0 if self.constraint is None else self.constraint.value
+        """What the rewards are to be multiplied by, 1 without a constraint."""
+        if self.constraint is None:
+            return 1.0
+        return self.constraint.value
 
-    def __call__(self, asked: Sequence[Asked], texts: Sequence[str]) -> Floats:
+    def __call__(self, prompts: Sequence[TokenisedPrompt], texts: Sequence[str]) -> Floats:
         """Normalised rewards [B], NaN where there is none; the multiplier moves."""
-        raw = self.proxy.each(asked, texts)
+        raw = self.proxy.score_answers(prompts, texts)
         if self.constraint is not None:
             self.constraint.update(raw)
         return self.normaliser(raw)

@@ -19,17 +19,17 @@ from smorm.stress.pools import prompt_label
 from smorm.stress.proxies import ProxyReward, names_of, open_gold, open_proxy, provenance_of
 from smorm.stress.rl.actor import Actor
 from smorm.stress.rl.config import ConstraintSection, RLSection
-from smorm.stress.rl.measure import measure, spreads
+from smorm.stress.rl.measure import initial_stds, measure
 from smorm.stress.rl.ppo import PPO
-from smorm.stress.rl.prompts import AskedSet, evaluation_set, training_prompts
-from smorm.stress.rl.reward_signal import Multiplier, Normaliser, Proxy, Signal
+from smorm.stress.rl.prompts import TokenisedSet, evaluation_set, training_prompts
+from smorm.stress.rl.reward_signal import Multiplier, Normaliser, Proxy, RewardSignal
 from smorm.stress.rl.trace import Tracer
 from smorm.stress.rl.trl_trainers import train_with_trl
 from smorm.stress.sets import Tell, skips
 
 KIND = "rl"
-NO_CHANCES = "probability tensor contains"
-"""What torch says of chances that are NaN or infinite."""
+_BAD_PROBABILITIES = "probability tensor contains"
+"""torch's message where probabilities to sample from are NaN or infinite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,69 +38,81 @@ class RunContext:
 
     config: StressConfig
     rl: RLSection
+    options: ScoringOptions
     actor: Actor
     gold: Reward
-    training: AskedSet
-    sets: list[AskedSet]
-    tell: Tell
+    training: TokenisedSet
+    sets: list[TokenisedSet]
+    report: Tell
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """For the fingerprint of every result."""
+        config = self.config.as_dict()
+        # Where it is written and on which device says nothing of what was optimised.
+        del config["output"], config["device"]
+        return {
+            "gold": {"name": self.gold.name, **provenance_of(self.gold, self.gold.view())},
+            "policy": self.rl.policy,
+            "training_prompts": self.training.data,
+            "config": fingerprint(config),
+            "versions": versions(),
+        }
 
 
 def run_rl(config: StressConfig, *, tell: Tell) -> list[Result]:
     """Optimise the policy against every reward and view, with every seed. Until all runs are done,
-    the results of those that are stand in a file beside the output, named `.part`.
+    the results of finished runs stand in a file beside the output, named `.part`.
 
     Raises:
-        ConfigError, ModelError, DataError, SmormError: what was asked for cannot be had.
-        NonFiniteLossError: a policy's chances became NaN or infinite.
+        ConfigError, ModelError, DataError, SmormError: a reward, policy or file cannot be used.
+        NonFiniteLossError: a policy's probabilities became NaN or infinite.
     """
     rewards = list(zip(config.models, names_of(config.models), strict=True))
-    options = ScoringOptions(config.device, config.max_batch_tokens, config.overlong)
-    ground = _ground(config, options, tell)
+    context = _context(config, tell)
     # Whatever is wrong with a later reward is found now, not after hours with those before it.
     for section, name in rewards[1:]:
-        _opened(ground, section, name, options)
+        _open(context, section, name)
     results: list[Result] = []
-    kept = config.output.with_name(f"{config.output.name}.part")
+    unfinished = config.output.with_name(f"{config.output.name}.part")
     try:
         for section, name in rewards:
-            pusher = _opened(ground, section, name, options)
-            for place in range(len(pusher.views)):
-                for seed, label in seeds_of(section, ground.rl):
-                    results += optimise(ground, pusher, place, seed, label)
-                    write_results(kept, results)
+            reward = _open(context, section, name)
+            for view_index in range(len(reward.views)):
+                for seed, label in seeds_of(section, context.rl):
+                    results += optimise(context, reward, view_index, seed, label)
+                    write_results(unfinished, results)
     except BaseException:
         if results:
-            tell(f"stopped: the results of finished runs are in {kept}")
+            tell(f"stopped: the results of finished runs are in {unfinished}")
         raise
-    kept.unlink(missing_ok=True)
+    unfinished.unlink(missing_ok=True)
     return results
 
 
-def _opened(
-    ground: RunContext, section: ProxySection, name: str, options: ScoringOptions
-) -> ProxyReward:
-    """A reward that can judge new text, and whose thresholds are there."""
-    pusher = open_proxy(section, name, options)
-    _needs_text(pusher.reward.reads_text, f"models: {name}")
-    for view in pusher.views:
-        for _, label in seeds_of(section, ground.rl):
-            _multiplier(ground.rl.constraint, name, view.name, label)
-    return pusher
-
-
-def _ground(config: StressConfig, options: ScoringOptions, tell: Tell) -> RunContext:
+def _context(config: StressConfig, tell: Tell) -> RunContext:
     assert config.rl is not None
+    options = ScoringOptions(config.device, config.max_batch_tokens, config.overlong)
     gold = open_gold(config.gold, options)
-    _needs_text(gold.reads_text, "gold")
+    _require_text(gold, "gold")
     actor = Actor(config.rl, config.device)
     sets = [evaluation_set(section, actor) for section in config.prompts]
-    return RunContext(
-        config, config.rl, actor, gold, training_prompts(config.rl, actor), sets, tell
-    )
+    training = training_prompts(config.rl, actor)
+    return RunContext(config, config.rl, options, actor, gold, training, sets, tell)
 
 
-def _needs_text(reads_text: bool, what: str) -> None:
-    if not reads_text:
+def _open(context: RunContext, section: ProxySection, name: str) -> ProxyReward:
+    """A reward that can score new text, and whose thresholds are there."""
+    reward = open_proxy(section, name, context.options)
+    _require_text(reward.reward, f"models: {name}")
+    for view in reward.views:
+        for _, label in seeds_of(section, context.rl):
+            _multiplier(context.rl.constraint, name, view.name, label)
+    return reward
+
+
+def _require_text(reward: Reward, what: str) -> None:
+    if not reward.reads_text:
         raise ConfigError(f"{what}: a field of a file cannot judge answers that are newly sampled")
 
 
@@ -111,8 +123,8 @@ def seeds_of(section: ProxySection, rl: RLSection) -> list[tuple[int, int | str]
     too is labelled by both, unless there is only one.
     """
     if rl.seeds is None:
-        own = section.seed or 0
-        return [(own, own)]
+        seed = section.seed or 0
+        return [(seed, seed)]
     if section.seed is None:
         return [(seed, seed) for seed in rl.seeds]
     if len(rl.seeds) == 1:
@@ -121,104 +133,99 @@ def seeds_of(section: ProxySection, rl: RLSection) -> list[tuple[int, int | str]
 
 
 def optimise(
-    ground: RunContext, pusher: ProxyReward, place: int, seed: int, label: int | str
+    context: RunContext, reward: ProxyReward, view_index: int, seed: int, label: int | str
 ) -> list[Result]:
     """One run from the starting policy, and its results on every set."""
-    rl, view = ground.rl, pusher.views[place].name
-    constraint = _multiplier(rl.constraint, pusher.name, view, label)
-    held = "" if constraint is None else f", proxy held at {constraint.threshold:.3f}"
-    ground.tell(f"{rl.algorithm} against {pusher.name} ({view}), seed {label}{held}")
+    rl, view = context.rl, reward.views[view_index]
+    constraint = _multiplier(rl.constraint, reward.name, view.name, label)
+    title = f"{rl.algorithm} against {reward.name} ({view.name}), seed {label}"
+    if constraint is None:
+        context.report(title)
+    else:
+        context.report(f"{title}, proxy held at {constraint.threshold:.3f}")
     started = time.monotonic()
-    signal = Signal(Proxy(pusher, place), Normaliser(rl.normalise_rewards), constraint)
-    ground.actor.restart()
+    signal = RewardSignal(Proxy(reward, view_index), Normaliser(rl.normalise_rewards), constraint)
+    context.actor.restart()
     tracer = Tracer(
-        ground.actor, signal, ground.sets, ground.gold, seed, skips(ground.config), ground.tell
-    )
-    with _finite(
-        f"{rl.policy}: the starting policy's chances", "look at its weights and at rl.temperature"
-    ):
+        context.actor, signal, context.sets, context.gold, seed, skips(context.config),
+        context.report,
+    )  # fmt: skip
+    start = f"{rl.policy}: the starting policy's probabilities"
+    with _named_non_finite(start, "look at its weights and at rl.temperature"):
         tracer.after(0)
-    for one in ground.sets:
-        _require_spread(one, tracer)
-    what = f"{rl.algorithm} against {pusher.name} ({view}), seed {label}: the policy's chances"
-    with _finite(what, f"take a smaller rl.learning_rate than {rl.learning_rate:g}"):
+    for prompts in context.sets:
+        _require_variation(prompts, tracer)
+    advice = f"take a smaller rl.learning_rate than {rl.learning_rate:g}"
+    with _named_non_finite(f"{title}: the policy's probabilities", advice):
         if rl.algorithm == "ppo":
-            PPO(ground.actor, signal, seed).train(ground.training.prompts, tracer.after)
+            PPO(context.actor, signal, seed).train(context.training.prompts, tracer.after)
         else:
-            train_with_trl(ground.actor, signal, ground.training.prompts, seed, tracer.after)
-    ground.tell(f"  done in {time.monotonic() - started:.0f} s")
-    marks = {**pusher.provenance(pusher.views[place]), **_marks(ground), "seed": label}
-    return [_result(ground, pusher.name, view, one, tracer, marks) for one in ground.sets]
+            train_with_trl(context.actor, signal, context.training.prompts, seed, tracer.after)
+    context.report(f"  done in {time.monotonic() - started:.0f} s")
+    provenance = {**reward.provenance(view), **context.provenance, "seed": label}
+    name = reward.name
+    return [
+        _result(context, name, view.name, prompts, tracer, provenance) for prompts in context.sets
+    ]
 
 
 @contextlib.contextmanager
-def _finite(what: str, advice: str) -> Iterator[None]:
-    """Tell of NaN and infinity, in a gradient or where answers are sampled, in one line."""
+def _named_non_finite(what: str, advice: str) -> Iterator[None]:
+    """One line for NaN and infinity, in a gradient or where answers are sampled."""
     try:
         yield
     except (NonFiniteLossError, RuntimeError) as error:
-        if not isinstance(error, NonFiniteLossError) and NO_CHANCES not in str(error):
+        if not isinstance(error, NonFiniteLossError) and _BAD_PROBABILITIES not in str(error):
             raise
         raise NonFiniteLossError(f"{what} became NaN or infinite: {advice}") from error
 
 
-def _require_spread(one: AskedSet, tracer: Tracer) -> None:
+def _require_variation(prompts: TokenisedSet, tracer: Tracer) -> None:
     """Refuse at the start what could not be measured at the end."""
     try:
-        spreads(tracer.found[one.name][0])
+        initial_stds(tracer.snapshots[prompts.name][0])
     except DataError as error:
-        raise DataError(f"prompts {one.name}: starting policy: {error}") from error
+        raise DataError(f"prompts {prompts.name}: starting policy: {error}") from error
 
 
 def _result(
-    ground: RunContext, name: str, view: str, one: AskedSet, tracer: Tracer, marks: dict[str, Any]
+    context: RunContext,
+    name: str,
+    view: str,
+    prompts: TokenisedSet,
+    tracer: Tracer,
+    provenance: dict[str, Any],
 ) -> Result:
-    pools = [asked.item([]) for asked in one.prompts]
+    rl, snapshots = context.rl, tracer.snapshots[prompts.name]
+    items = [prompt.item([]) for prompt in prompts.prompts]
     measurement, points = measure(
-        tracer.found[one.name],
-        [prompt_label(pool) for pool in pools],
-        [pool.where for pool in pools],
+        snapshots, [prompt_label(item) for item in items], [item.where for item in items]
     )
-    rl = ground.rl
-    count, times = len(pools), len(tracer.found[one.name])
     notes = [
-        f"{count} prompt{'s' * (count > 1)} with {rl.evaluation_answers} sampled answers each at "
-        f"{times} evaluations; intervals resample prompts.",
-        *one.notes,
-        *ground.training.notes,
-        *tracer.censuses[one.name].lines(),
+        f"{len(items)} prompt{'s' * (len(items) > 1)} with {rl.evaluation_answers} sampled answers "
+        f"each at {len(snapshots)} evaluations; intervals resample prompts.",
+        *prompts.notes,
+        *context.training.notes,
+        *tracer.censuses[prompts.name].lines(),
         *tracer.signal.proxy.census.lines(),
     ]
-    held = tracer.signal.constraint
-    if held is not None:
-        unscaled = ", and advantages not divided by their group's spread"
-        notes.append(
-            f"Constrained: the raw proxy held at {held.threshold:.3f}"
-            f"{unscaled if rl.algorithm == 'grpo' else ''}."
-        )
+    constraint = tracer.signal.constraint
+    if constraint is not None:
+        note = f"Constrained: the raw proxy held at {constraint.threshold:.3f}"
+        if rl.algorithm == "grpo":
+            note += ", and advantages not divided by their group's standard deviation"
+        notes.append(f"{note}.")
     return Result(
         KIND,
-        f"{rl.algorithm}/{one.name}",
+        f"{rl.algorithm}/{prompts.name}",
         name,
         view,
         measurement.metrics,
         points,
-        {**marks, "data": one.data},
+        {**provenance, "data": prompts.data},
         tuple(notes),
         measurement.outcomes,
     )
-
-
-def _marks(ground: RunContext) -> dict[str, Any]:
-    values = ground.config.as_dict()
-    decisive = {key: value for key, value in values.items() if key not in ("output", "device")}
-    return {
-        "gold": {"name": ground.gold.name, **provenance_of(ground.gold, ground.gold.view())},
-        "policy": ground.rl.policy,
-        "training_prompts": ground.training.data,
-        "config": fingerprint(decisive),
-        "versions": versions(),
-    }
 
 
 def _multiplier(
@@ -226,9 +233,9 @@ def _multiplier(
 ) -> Multiplier | None:
     if section is None:
         return None
-    if section.threshold is not None:
-        return Multiplier(section.threshold, section.rate, section.damping)
-    threshold = threshold_from(section, name, view, label)
+    threshold = section.threshold
+    if threshold is None:
+        threshold = threshold_from(section, name, view, label)
     return Multiplier(threshold, section.rate, section.damping)
 
 
@@ -239,18 +246,21 @@ def threshold_from(section: ConstraintSection, name: str, view: str, label: int 
     Raises:
         DataError: the file has no such run.
     """
-    runs = [
-        one for one in read_results(str(section.from_result))
-        if one.kind == KIND and (one.model, one.view) == (name, view)
-    ]  # fmt: skip
-    wanted = section.prompts or next((one.suite.partition("/")[2] for one in runs), "")
-    runs = [one for one in runs if one.suite.partition("/")[2] == wanted]
-    runs = [one for one in runs if "raw_proxy@peak" in one.metrics]
-    if not runs:
-        of = f" on prompts {section.prompts}" if section.prompts else ""
+    prompts = section.prompts
+    of_seed: dict[Any, list[float]] = {}
+    for result in read_results(str(section.from_result)):
+        if (result.kind, result.model, result.view) != (KIND, name, view):
+            continue
+        _, _, of_prompts = result.suite.partition("/")
+        prompts = prompts or of_prompts  # by default the file's first set
+        if of_prompts == prompts and "raw_proxy@peak" in result.metrics:
+            peak = result.metrics["raw_proxy@peak"].value
+            of_seed.setdefault(result.fingerprint.get("seed"), []).append(peak)
+    if not of_seed:
+        where = f" on prompts {section.prompts}" if section.prompts else ""
         raise DataError(
-            f"{section.from_result}: has no policy optimisation against {name} ({view}){of}: run "
-            "it without a constraint first"
+            f"{section.from_result}: has no policy optimisation against {name} ({view}){where}: "
+            "run it without a constraint first"
         )
-    same = [one for one in runs if one.fingerprint.get("seed") == label] or runs
-    return sum(one.metrics["raw_proxy@peak"].value for one in same) / len(same)
+    peaks = of_seed.get(label) or [peak for peaks in of_seed.values() for peak in peaks]
+    return sum(peaks) / len(peaks)

@@ -1,5 +1,4 @@
-"""A policy on sets of prompts while it is optimised: gold, proxy, KL, and what its answers look
-like.
+"""A policy on sets of prompts while it is optimised: gold, proxy, KL, and measures of its answers.
 
 Shapes: `P` prompts, `N` answers to one, `E` evaluations.
 """
@@ -13,25 +12,23 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from smorm.arrays import Floats
 from smorm.data.census import Census, DropReason
 from smorm.data.records import Item
 from smorm.errors import DataError
-from smorm.evaluation.metrics import Floats
 from smorm.rewards.protocol import Reward
 from smorm.stress.proxies import ProxyReward
-from smorm.stress.rl.actor import Actor, Answers, kl_to
-from smorm.stress.rl.prompts import AskedSet
-from smorm.stress.rl.reward_signal import Proxy, Signal
+from smorm.stress.rl.actor import Actor, Answers, kl_from_start
+from smorm.stress.rl.prompts import TokenisedSet
+from smorm.stress.rl.reward_signal import Proxy, RewardSignal
 from smorm.stress.sets import Tell
 from smorm.stress.symptoms import text_measures
 from smorm.text.limits import Unscored
 
-QUANTITIES = ("gold", "raw_proxy", "kl")
-
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a policy's answers to one set were worth after a step.
+    """The values of a policy's answers to one set after a step.
 
     Attributes:
         values: gold, raw proxy, KL and text measures by name, [N] for each prompt; NaN throughout
@@ -45,26 +42,27 @@ class Snapshot:
 
     def means(self, name: str) -> Floats:
         """A quantity's mean over each prompt's answers [P]."""
-        return np.array([one.mean() for one in self.values[name]])
+        return np.array([values.mean() for values in self.values[name]])
 
 
 @dataclass(slots=True)
 class Tracer:
-    """Evaluates the actor on every set after a step, and tells how it goes.
+    """Evaluates the actor on every set after a step, and reports it.
 
-    Answers are drawn with the same seed each time, so that steps differ by the policy and by little
-    chance besides; the training's own chance is left alone.
+    Attributes:
+        skip: whether a prompt whose answers cannot be scored is left out of that step.
+        snapshots: by set, in the order of steps [E].
     """
 
     actor: Actor
-    signal: Signal
-    sets: Sequence[AskedSet]
+    signal: RewardSignal
+    sets: Sequence[TokenisedSet]
     gold: Reward
     seed: int
     skip: bool
-    tell: Tell
+    report: Tell
     censuses: dict[str, Census] = field(default_factory=dict)
-    found: dict[str, list[Snapshot]] = field(default_factory=dict)
+    snapshots: dict[str, list[Snapshot]] = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
 
     def after(self, step: int) -> None:
@@ -74,72 +72,84 @@ class Tracer:
             return
         training = self.actor.model.training
         self.actor.model.eval()
-        for one in self.sets:
-            self.found.setdefault(one.name, []).append(self._snapshot(one, step))
+        for prompts in self.sets:
+            self.snapshots.setdefault(prompts.name, []).append(self._snapshot(prompts, step))
         self.actor.model.train(training)
-        self.tell(self._line(step))
+        self.report(self._line(step))
 
-    def _snapshot(self, one: AskedSet, step: int) -> Snapshot:
+    def _snapshot(self, prompts: TokenisedSet, step: int) -> Snapshot:
         count = self.actor.rl.evaluation_answers
-        census = self.censuses.setdefault(one.name, Census())
+        census = self.censuses.setdefault(prompts.name, Census())
+        # The same seed at each step: differences between steps are the policy's, hardly the
+        # sampling's. The training's own generator is left as it is.
         with torch.random.fork_rng(devices=self.actor.devices):
             torch.manual_seed(self.seed)
-            answers = self.actor.answer([asked.ids for asked in one.prompts], count)
-        texts = [answers.texts[at : at + count] for at in range(0, len(answers), count)]
-        pools = [asked.item(own) for asked, own in zip(one.prompts, texts, strict=True)]
-        cut = len(answers) - sum(answers.finished)
-        if cut:
-            census.add(DropReason.UNFINISHED_EVALUATION, count=cut)
+            answers = self.actor.answer([prompt.ids for prompt in prompts.prompts], count)
+        items, measures = [], []
+        for index, prompt in enumerate(prompts.prompts):
+            texts = answers.texts[index * count : (index + 1) * count]
+            items.append(prompt.item(texts))
+            measures.append(text_measures(texts))
+        unfinished = len(answers) - sum(answers.finished)
+        if unfinished:
+            census.add(DropReason.UNFINISHED_EVALUATION, count=unfinished)
         gold = Proxy(ProxyReward("gold", self.gold, [self.gold.view()]), 0, census)
         values = {
-            "gold": self._scored("gold", pools, gold.values(pools), census),
-            "raw_proxy": self._scored("proxy", pools, self.signal.proxy.values(pools), census),
+            "gold": self._scored("gold", items, gold.values(items), census),
+            "raw_proxy": self._scored("proxy", items, self.signal.proxy.values(items), census),
             "kl": list(self._kl(answers).reshape(-1, count)),
         }
-        measures = [text_measures(own) for own in texts]
-        values |= {name: [of[name] for of in measures] for name in measures[0]}
+        for name in measures[0]:
+            values[name] = [measure[name] for measure in measures]
         return Snapshot(step, values, self.signal.multiplier)
 
     def _scored(
-        self, what: str, pools: Sequence[Item], scores: Sequence[Floats | Unscored], census: Census
+        self, what: str, items: Sequence[Item], scores: Sequence[Floats | Unscored], census: Census
     ) -> list[Floats]:
-        """Scores, with NaN for a pool that has none under `skip`.
+        """Scores, with NaN for an item that has none under `skip`.
 
         Raises:
-            DataError: a pool has none, or under `skip` none has any.
+            DataError: an item has none, or under `skip` none has any.
         """
-        if self.skip and all(isinstance(one, Unscored) for one in scores):
-            raise DataError(f"{pools[0].where}: no {what} for any prompt: {scores[0]}")
-        found = []
-        for pool, one in zip(pools, scores, strict=True):
-            if isinstance(one, Unscored):
-                if not self.skip:
-                    raise DataError(
-                        f"{pool.where}: no {what} of a sampled answer: {one}. Skipping bad "
-                        "records leaves its prompt out of that step, counted."
-                    )
-                census.add(DropReason.UNSCORED_STEP, pool.where, detail=what)
-            found.append(np.full(len(pool), np.nan) if isinstance(one, Unscored) else one)
-        return found
+        if self.skip and all(isinstance(score, Unscored) for score in scores):
+            raise DataError(f"{items[0].where}: no {what} for any prompt: {scores[0]}")
+        values = []
+        for item, score in zip(items, scores, strict=True):
+            if not isinstance(score, Unscored):
+                values.append(score)
+                continue
+            if not self.skip:
+                raise DataError(
+                    f"{item.where}: no {what} of a sampled answer: {score}. Skipping bad "
+                    "records leaves its prompt out of that step, counted."
+                )
+            census.add(DropReason.UNSCORED_STEP, item.where, detail=what)
+            values.append(np.full(len(item), np.nan))
+        return values
 
     def _kl(self, answers: Answers) -> Floats:
         """KL divergence from the starting policy, in nats, of each answer."""
-        found = np.empty(len(answers))
+        divergences = np.empty(len(answers))
         with torch.no_grad():
-            for rows, part in answers.parts(torch.arange(len(answers)), self.actor.rl.batch):
-                now, _ = self.actor.distribution(self.actor.model, part)
-                start, _ = self.actor.distribution(self.actor.start, part)
-                found[rows.numpy()] = kl_to(now, start, part.mask).cpu().numpy()
-        return found
+            for rows, batch in answers.batches(torch.arange(len(answers)), self.actor.rl.batch):
+                now, _ = self.actor.distribution(self.actor.model, batch)
+                start, _ = self.actor.distribution(self.actor.start, batch)
+                divergences[rows.numpy()] = kl_from_start(now, start, batch.mask).cpu().numpy()
+        return divergences
 
     def _line(self, step: int) -> str:
-        """Where every set stands, and how long it will take."""
+        """Every set's means, and the remaining time."""
         steps = self.actor.rl.steps
-        told = []
-        for name, snapshots in self.found.items():
-            last = snapshots[-1]
-            gold, proxy, nats = (float(np.nanmean(last.means(what))) for what in QUANTITIES)
-            told.append(f"{name} gold {gold:.3f}, proxy {proxy:.2f}, KL {nats:.1f}")
-        spent = time.monotonic() - self._started
-        left = f"; about {spent / step * (steps - step):.0f} s left" if 0 < step < steps else ""
-        return f"  step {step}/{steps}: {'; '.join(told)}{left}"
+        of_sets = []
+        for name, snapshots in self.snapshots.items():
+            means = {what: float(np.nanmean(snapshots[-1].means(what)))
+                     for what in ("gold", "raw_proxy", "kl")}  # fmt: skip
+            of_sets.append(
+                f"{name} gold {means['gold']:.3f}, proxy {means['raw_proxy']:.2f}, "
+                f"KL {means['kl']:.1f}"
+            )
+        line = f"  step {step}/{steps}: {'; '.join(of_sets)}"
+        if 0 < step < steps:
+            elapsed = time.monotonic() - self._started
+            line += f"; about {elapsed / step * (steps - step):.0f} s left"
+        return line

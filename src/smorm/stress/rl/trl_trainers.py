@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from smorm.errors import ConfigError
 from smorm.model.backbone import quiet
 from smorm.stress.rl.actor import Actor
 from smorm.stress.rl.config import RLSection
-from smorm.stress.rl.prompts import Asked
-from smorm.stress.rl.reward_signal import Signal
+from smorm.stress.rl.prompts import TokenisedPrompt
+from smorm.stress.rl.reward_signal import RewardSignal
 
 
 def train_with_trl(
-    actor: Actor, signal: Signal, prompts: Sequence[Asked], seed: int, after: Callable[[int], None]
+    actor: Actor,
+    signal: RewardSignal,
+    prompts: Sequence[TokenisedPrompt],
+    seed: int,
+    after: Callable[[int], None],
 ) -> None:
     """All steps of GRPO or RLOO; `after` is called with the number of each when it is done.
 
@@ -35,10 +39,10 @@ def train_with_trl(
     from transformers import PrinterCallback
 
     name = actor.rl.algorithm.upper()
-    rows = [
-        {"prompt": [{"role": m.role, "content": m.content} for m in one.prompt], "place": place}
-        for place, one in enumerate(prompts)
-    ]
+    rows = []
+    for index, prompt in enumerate(prompts):
+        messages = [{"role": turn.role, "content": turn.content} for turn in prompt.prompt]
+        rows.append({"prompt": messages, "prompt_index": index})
     with (
         tempfile.TemporaryDirectory() as folder,
         torch.random.fork_rng(devices=actor.devices),
@@ -46,6 +50,8 @@ def train_with_trl(
     ):
         arguments = trl_arguments(actor.rl, folder, seed, actor.start.device.type == "cpu")
         if signal.constraint is not None and actor.rl.algorithm == "grpo":
+            # Divided by the group's standard deviation, the multiplier would cancel but for its
+            # sign, and nothing would hold the proxy.
             arguments["scale_rewards"] = "none"
         try:
             trainer = getattr(trl, f"{name}Trainer")(
@@ -67,10 +73,10 @@ def trl_arguments(section: RLSection, folder: str, seed: int, on_cpu: bool) -> d
 
     TRL counts gradient steps, we count samplings: one of ours is `updates_per_step` of its.
     """
-    micro = next(
-        size for size in range(section.gradient_step, 0, -1)
-        if section.gradient_step % size == 0 and size <= section.batch
-    )  # fmt: skip
+    # The largest divisor of a gradient step that fits a batch: TRL accumulates whole ones only.
+    micro = min(section.gradient_step, section.batch)
+    while section.gradient_step % micro:
+        micro -= 1
     return {
         "output_dir": folder,
         "seed": seed,
@@ -105,14 +111,20 @@ def updates_per_step(section: RLSection) -> int:
 
 
 def _reward(
-    actor: Actor, signal: Signal, prompts: Sequence[Asked]
+    actor: Actor, signal: RewardSignal, prompts: Sequence[TokenisedPrompt]
 ) -> Callable[..., list[float | None]]:
     """Our rewards in the shape that TRL calls; None is an answer without one."""
 
-    def reward(completion_ids: Sequence[Any], place: Sequence[int], **_: Any) -> list[float | None]:
+    def reward(
+        completion_ids: Sequence[Any], prompt_index: Sequence[int], **_: Any
+    ) -> list[float | None]:
+        # From the ids, not from TRL's text: the same decoding as in evaluation.
         texts = [actor.text_of(ids) for ids in completion_ids]
-        found = signal([prompts[at] for at in place], texts) * signal.multiplier
-        return [None if math.isnan(value) else float(value) for value in found]
+        normalised = signal([prompts[index] for index in prompt_index], texts)
+        rewards: list[float | None] = (normalised * signal.multiplier).tolist()
+        for index in np.flatnonzero(np.isnan(normalised)):
+            rewards[index] = None  # TRL's word for an answer that has no reward
+        return rewards
 
     reward.__name__ = "proxy"
     return reward
