@@ -158,7 +158,7 @@ def page(results: Sequence[Result], told: Sequence[str], stand_ins: Sequence[Res
     lines = [INTRO]
     for suite in dict.fromkeys(one.suite for one in results):
         rows = [one for one in results if one.suite == suite]
-        shown = [n for n in BENCHMARKS[suite.partition("/")[0]].shown if n in rows[0].metrics]
+        shown = [n for n in BENCHMARKS[suite.partition("/")[0]].columns if n in rows[0].metrics]
         lines += [
             f"\n## {suite}\n",
             *table([r for r in rows if r.kind == "eval"], [*shown, *BESIDE]),
@@ -170,7 +170,7 @@ def page(results: Sequence[Result], told: Sequence[str], stand_ins: Sequence[Res
     lines += ["\n## Stand-ins of the hub's benchmarks\n", STAND_INS]
     for suite in dict.fromkeys(one.suite for one in stand_ins):
         rows = [one for one in stand_ins if one.suite == suite and one.kind == "eval"]
-        shown = [n for n in BENCHMARKS[suite.partition("/")[0]].shown if n in rows[0].metrics]
+        shown = [n for n in BENCHMARKS[suite.partition("/")[0]].columns if n in rows[0].metrics]
         lines += [f"\n### {suite}\n", *table(rows, shown)]
     return "\n".join(lines) + "\n"
 

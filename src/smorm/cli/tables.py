@@ -66,7 +66,7 @@ def _names(rows: Sequence[Result]) -> list[str]:
     suite = SuiteName.parse(rows[0].suite).kind
     shown: Iterable[str] = _SHOWN.get(suite, present)
     if suite in BENCHMARKS:
-        shown = (*BENCHMARKS[suite].shown, *_LENGTH_NUMBERS)
+        shown = (*BENCHMARKS[suite].columns, *_LENGTH_NUMBERS)
     if rows[0].kind == "sanity":
         shown = present
     names = [name for name in shown if name in present]

@@ -14,7 +14,7 @@ from smorm.arrays import Floats
 from smorm.errors import DataError
 from smorm.evaluation.correlation import length_correlations
 from smorm.evaluation.metrics import Clusters, Metric, cluster_codes, require_finite
-from smorm.evaluation.outcomes import Outcomes, Weights, difference, even, split
+from smorm.evaluation.outcomes import Outcomes, Weights, difference, even, single, split, weighted
 
 TIES = "ties_half"
 LENGTH = "length_only"
@@ -117,9 +117,7 @@ def accuracies(
     for prefix, scored, scoring_rule in scorings:
         columns |= _columns(prefix, outcomes(scored, scoring_rule), items.subsets)
         sums |= _sums(prefix, sections, overall)
-    for name in columns:
-        if name.startswith("subset/"):
-            sums[name] = {name: 1.0}
+    sums |= single(split(items.chance(), items.subsets, "subset/"))
     sums["overall_minus_length_only"] = difference(sums["overall"], sums[f"{LENGTH}/overall"])
     return Outcomes(
         columns,
@@ -127,7 +125,7 @@ def accuracies(
         sums,
         items.keys,
         differences=frozenset({"overall_minus_length_only"}),
-        chance=_columns("", items.chance(), items.subsets),
+        chance_columns=_columns("", items.chance(), items.subsets),
     )
 
 
@@ -158,9 +156,8 @@ def present(subsets: Sequence[str], sections: Mapping[str, Weights]) -> dict[str
     cut = {}
     # A file may hold only some subsets: the others' weights go to those of their section.
     for section, weights in sections.items():
-        kept_weights = {name: weights[name] for name in weights if name in occurring}
-        if total := sum(kept_weights.values()):
-            cut[section] = {name: weight / total for name, weight in kept_weights.items()}
+        if of_section := {name: weights[name] for name in weights if name in occurring}:
+            cut[section] = weighted(of_section)
     return cut
 
 

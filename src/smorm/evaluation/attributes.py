@@ -24,7 +24,7 @@ from smorm.evaluation.metrics import (
     mean_metric,
     require_finite,
 )
-from smorm.evaluation.outcomes import Outcomes, common, even
+from smorm.evaluation.outcomes import Outcomes, common, even, single
 from smorm.evaluation.result import Measurement
 
 
@@ -149,14 +149,14 @@ class RatedOutcomes:
     clusters: Sequence[int]
     keys: Sequence[str]
 
-    def difference(self, other: RatedOutcomes) -> dict[str, Metric]:
+    def difference(self, base: RatedOutcomes) -> dict[str, Metric]:
         """`mse` and `spearman`, of each attribute that both predict and over all of them.
 
         Raises:
             DataError: no attribute or no response in common.
         """
-        mine, theirs = common(self.keys, other.keys)
-        shared = [name for name in self.names if name in other.names]
+        mine, theirs = common(self.keys, base.keys)
+        shared = [name for name in self.names if name in base.names]
         if not mine or not shared:
             raise DataError("the two predict no common attribute of a common response")
         codes = np.array(self.clusters)[mine]
@@ -165,7 +165,7 @@ class RatedOutcomes:
             column = self.names.index(name)
             predictions[name] = (
                 self.predicted[mine, column],
-                other.predicted[theirs, other.names.index(name)],
+                base.predicted[theirs, base.names.index(name)],
                 self.ratings[mine, column],
             )
         keys = list(map(self.keys.__getitem__, mine))
@@ -185,9 +185,7 @@ def _mse_differences(
     columns = {}
     for name, (first, second, ratings) in predictions.items():
         columns[f"mse/{name}"] = (first - ratings) ** 2 - (second - ratings) ** 2
-    sums = {"mse": even(list(columns))}
-    for name in columns:
-        sums[name] = {name: 1.0}
+    sums = {"mse": even(list(columns)), **single(columns)}
     return Outcomes(columns, codes, sums, keys, frozenset(sums)).metrics()
 
 

@@ -10,7 +10,7 @@ Shapes: `N` items, `C` columns, `R` resamples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,7 +40,7 @@ class Outcomes:
         sums: name of a number to the weights of the columns whose means it adds up.
         keys: what identifies an item, the same for every model [N].
         differences: the numbers that are differences, not shares: no bound of 0 and 1.
-        chance: for columns that have one, what random scores are expected to get [N].
+        chance_columns: for columns that have one, what random scores are expected to get [N].
     """
 
     columns: Mapping[str, Floats]
@@ -48,7 +48,7 @@ class Outcomes:
     sums: Mapping[str, Weights]
     keys: Sequence[str]
     differences: frozenset[str] = field(default_factory=frozenset)
-    chance: Mapping[str, Floats] = field(default_factory=dict)
+    chance_columns: Mapping[str, Floats] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, Metric]:
         """Every number with its n (items that contribute) and its 95 % interval."""
@@ -64,35 +64,35 @@ class Outcomes:
         """
         levels = {}
         for name, weights in self.sums.items():
-            if name not in self.differences and weights.keys() <= self.chance.keys():
-                columns = np.stack(list(map(self.chance.__getitem__, weights)), axis=1)
+            if name not in self.differences and weights.keys() <= self.chance_columns.keys():
+                columns = np.stack(list(map(self.chance_columns.__getitem__, weights)), axis=1)
                 levels[name] = float(_means(columns) @ list(weights.values()))
         return levels
 
-    def minus(self, other: Outcomes) -> Outcomes:
-        """Item by item this less the other, over the items that both have; for paired differences.
+    def minus(self, base: Outcomes) -> Outcomes:
+        """Item by item this less the base, over the items that both have; for paired differences.
 
         Raises:
             DataError: the two have no item in common, or are of different suites.
         """
-        if set(self.columns) != set(other.columns):
+        if set(self.columns) != set(base.columns):
             raise DataError("the two were measured on different suites: no difference to take")
-        mine, theirs = common(self.keys, other.keys)
+        mine, theirs = common(self.keys, base.keys)
         if not mine:
             raise DataError("the two were measured on no common item: no difference to take")
         # Before any mean is taken: what both models find hard cancels out of each item.
         columns = {}
         for name, values in self.columns.items():
-            columns[name] = values[mine] - other.columns[name][theirs]
+            columns[name] = values[mine] - base.columns[name][theirs]
         clusters = cluster_codes(self.clusters, len(self.keys))[0][mine]
         keys = list(map(self.keys.__getitem__, mine))
         # A difference of shares is no share: all lose the bounds of 0 and 1.
         differences = frozenset(self.sums)
         return Outcomes(columns, clusters, self.sums, keys, differences)
 
-    def difference(self, other: Outcomes) -> dict[str, Metric]:
-        """Every number of this less the other's, over the same items, its interval paired."""
-        return self.minus(other).metrics()
+    def difference(self, base: Outcomes) -> dict[str, Metric]:
+        """Every number of this less the base's, over the same items, its interval paired."""
+        return self.minus(base).metrics()
 
     def _metric(self, name: str, table: Floats, means: Floats, draws: Floats) -> Metric:
         weights = self.sums[name]
@@ -144,6 +144,11 @@ def difference(weights: Weights, subtracted: Weights) -> dict[str, float]:
     """Weights of one number less those of another, over other columns."""
     less = {name: -weight for name, weight in subtracted.items()}
     return {**weights, **less}
+
+
+def single(names: Iterable[str]) -> dict[str, Weights]:
+    """A number for each column: its mean."""
+    return {name: {name: 1.0} for name in names}
 
 
 def even(names: Sequence[str]) -> dict[str, float]:

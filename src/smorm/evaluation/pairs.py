@@ -15,7 +15,7 @@ from smorm.evaluation.metrics import (
     pair_outcomes,
     require_finite,
 )
-from smorm.evaluation.outcomes import Outcomes
+from smorm.evaluation.outcomes import Outcomes, single
 from smorm.evaluation.result import Measurement, chance_levels
 
 _SHARES = ("accuracy", "accuracy_chosen_longer", "accuracy_chosen_shorter")
@@ -76,10 +76,10 @@ def measure_pairs(
     table = Outcomes(
         columns,
         prompts,
-        {name: {name: 1.0} for name in columns},
+        single(columns),
         keys or list(map(str, range(count))),
         differences=frozenset({"accuracy_minus_length_only", "margin"}),
-        chance={name: np.full(count, 0.5) for name in _SHARES if name in columns},
+        chance_columns={name: np.full(count, 0.5) for name in _SHARES if name in columns},
     )
     # Both responses of a pair belong to its prompt, so both are resampled with it.
     codes, groups = cluster_codes(prompts, count)

@@ -32,8 +32,8 @@ _KEYS = (*_NAMES, "metrics", "items", "fingerprint", "notes", "failures", "chanc
 class Comparable(Protocol):
     """The outcomes of items, of which the difference of two models can be measured."""
 
-    def difference(self, other: Any) -> dict[str, Metric]:
-        """Numbers of this less those of the other, over the items that both have."""
+    def difference(self, base: Any) -> dict[str, Metric]:
+        """Numbers of this less those of the base, over the items that both have."""
         ...
 
 

@@ -1,7 +1,7 @@
 """Sanity tests of a model on a suite's pairs: what must hold of any reward model.
 
-They find what an accuracy does not show: scores that depend on the place in a batch, on nothing, or
-on another token than the last; untrained heads; activations on the score. A failure names its
+They find what an accuracy does not show: scores that depend on the position in a batch, on nothing,
+or on another token than the last; untrained heads; activations on the score. A failure names its
 likely cause (`inspector`).
 
 Shapes: P pairs, K attributes; `rows` [P, 2, 1 + K] and `values` [P, 2] hold chosen, rejected.
@@ -9,6 +9,7 @@ Shapes: P pairs, K attributes; `rows` [P, 2, 1 + K] and `values` [P, 2] hold cho
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
@@ -224,7 +225,7 @@ class SanityTests:
         scores: tuple[Floats, Floats],
         rounding: float,
     ) -> None:
-        differ = np.array([one != two for one, two in zip(first, second, strict=True)])
+        differ = np.fromiter(map(operator.ne, first, second), bool)
         # Texts that are equal to begin with, or that were not scored, say nothing.
         usable = np.isfinite(scores[1]) & differ
         if not usable.any():
@@ -244,8 +245,8 @@ class SanityTests:
 
     def _alone(self, items: list[Item], values: Floats) -> None:
         """The score of a pair that is alone is that of the pair among others."""
-        alone = np.concatenate([self._pair_values([item]) for item in items])
-        gap, failed = self._difference(alone.reshape(-1, 1), values.reshape(-1, 1))
+        singles = np.concatenate([self._pair_values([item]) for item in items])
+        gap, failed = self._difference(singles.reshape(-1, 1), values.reshape(-1, 1))
         cause = Cause(CauseKind.PADDING, "neighbours leak in")
         observed = f"single and batched scores differ by {gap:.1e} standard deviations"
         self._add("batch_difference", gap, 2 * len(items), cause, observed, failed=failed)
@@ -277,16 +278,19 @@ class SanityTests:
         except SmormError as error:
             self.notes.append(f"plain_difference was not tested: {error}")
             return
-        ids = [tokens.tolist() for tokens in self._sequences(items)]
+        ids = list(map(np.ndarray.tolist, self._sequences(items)))
         expected = rows.reshape(len(ids), -1)
         try:
-            right = plain.logits(ids, batch=8, side="right")
-            left = plain.logits(ids, batch=8, side="left")
+            padded_right = plain.logits(ids, batch=8, side="right")
+            padded_left = plain.logits(ids, batch=8, side="left")
         except ValueError as error:
             missing = Cause(CauseKind.PAD_TOKEN, f"none is named: {error}")
             self._add("plain_difference", np.nan, len(ids), missing)
             return
-        scores, expected = np.concatenate([right, left]), np.concatenate([expected, expected])
+        scores, expected = (
+            np.concatenate([padded_right, padded_left]),
+            np.concatenate([expected, expected]),
+        )
         gap, failed = self._difference(scores, expected)
         observed = f"plain transformers differs by {gap:.1e} standard deviations"
         cause = pad_token(plain, ids)

@@ -22,12 +22,12 @@ class Suite:
 
     Attributes:
         source: the one source of records, or None.
-        parts: a benchmark's sources with their labels, where it has several.
+        labelled: a benchmark's sources with their labels, where it has several.
     """
 
     name: str
     source: Source | None = None
-    parts: tuple[tuple[str, Source], ...] = ()
+    labelled: tuple[tuple[str, Source], ...] = ()
 
     @property
     def kind(self) -> str:
@@ -45,7 +45,7 @@ class Suite:
     @property
     def sources(self) -> tuple[tuple[str, Source], ...]:
         """Every source with the label of its records."""
-        return self.parts if self.source is None else (("", self.source), *self.parts)
+        return self.labelled if self.source is None else (("", self.source), *self.labelled)
 
 
 def parse_suite(text: str) -> Suite:
@@ -60,7 +60,7 @@ def parse_suite(text: str) -> Suite:
     # The kind is checked before the path: a misspelt name should not be looked for on the hub.
     kind = Suite(name).kind
     if kind in BENCHMARKS:
-        return Suite(name, parts=tuple(BENCHMARKS[kind].sources(path or None)))
+        return Suite(name, labelled=tuple(BENCHMARKS[kind].sources(path or None)))
     if not path:
         raise ConfigError(f"suite {text!r}: expected NAME=PATH, e.g. {kind}/dev=dev.jsonl")
     return Suite(name, Source(path))

@@ -23,7 +23,7 @@ from smorm.registry import Registry
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Piece:
     """A piece of a benchmark on the hub; `label` is its subset where the rows name none."""
 
     label: str
@@ -39,9 +39,9 @@ class Benchmark:
         name: what suites, files and the command line call it.
         rows: how its published rows become `Candidates`, the good responses first.
         rule: numbers and chance levels of scored items (`accuracy.accuracies` makes most of them).
-        shown: the numbers of the short table, the leading one first.
+        columns: the numbers of the short table, the leading one first.
         hub: dataset id, or None where it is published elsewhere and has to be given as a path.
-        parts: the pieces of the hub's data set.
+        pieces: those of the hub's data set.
         format_name: the format's name in a configuration, where it is not the benchmark's.
         about: a note of every result.
         describe: the notes on items and ties, where they are not the usual ones.
@@ -51,9 +51,9 @@ class Benchmark:
     title: str
     rows: Format
     rule: Callable[[ScoredItems], Outcomes]
-    shown: tuple[str, ...]
+    columns: tuple[str, ...]
     hub: str | None = None
-    parts: tuple[Part, ...] = ()
+    pieces: tuple[Piece, ...] = ()
     format_name: str = ""
     about: str = ""
     describe: Callable[[ScoredItems, Outcomes], list[str]] | None = None
@@ -87,18 +87,18 @@ class Benchmark:
         if path is not None and Path(path).is_file():
             return [("", Source(path, self.format))]
         if path is not None and Path(path).is_dir():
-            names = [part.subset or part.split for part in self.parts]
+            names = [piece.subset or piece.split for piece in self.pieces]
             # Somebody's clone of the hub's repository is read as the hub's data set is.
             if not is_copy(Path(path), names):
                 files = data_files(Path(path))
                 return [(label, Source(str(file), self.format)) for label, file in files]
-        place = str(path or self.hub)
-        if not self.parts:
-            return [("", Source(place, self.format))]
+        address = str(path or self.hub)
+        if not self.pieces:
+            return [("", Source(address, self.format))]
         sources = []
-        for part in self.parts:
-            source = Source(place, self.format, split=part.split, subset=part.subset)
-            sources.append((part.label, source))
+        for piece in self.pieces:
+            source = Source(address, self.format, split=piece.split, subset=piece.subset)
+            sources.append((piece.label, source))
         return sources
 
     def measure(self, items: ScoredItems) -> Measurement:
@@ -113,7 +113,7 @@ class Benchmark:
         notes = describe(items, table)
         if self.about:
             notes.append(self.about)
-        if absent := [name for name in self.shown if name not in table.sums]:
+        if absent := [name for name in self.columns if name not in table.sums]:
             notes.append(f"Absent: {', '.join(absent)}; overall is over what is here.")
         metrics = table.metrics() | length_correlations_of(items)
         return Measurement(metrics, tuple(notes), table, chance_levels(table))

@@ -7,7 +7,7 @@ from smorm.data.fields import Context
 from smorm.data.formats import Format
 from smorm.data.formats.hh_rlhf import transcript_turns
 from smorm.data.records import Candidates, Messages
-from smorm.evaluation.benchmarks import Benchmark, Part, rows
+from smorm.evaluation.benchmarks import Benchmark, Piece, rows
 from smorm.evaluation.benchmarks.best_of_k import rule
 from smorm.text.chat import Message
 
@@ -63,5 +63,5 @@ HHH = Benchmark(
     rule,
     ("overall",),
     hub="HuggingFaceH4/hhh_alignment",
-    parts=tuple(Part(name, "test", name) for name in ("helpful", "honest", "harmless", "other")),
+    pieces=tuple(Piece(name, "test", name) for name in ("helpful", "honest", "harmless", "other")),
 )

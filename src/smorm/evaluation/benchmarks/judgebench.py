@@ -10,7 +10,7 @@ from smorm.data.fields import Context
 from smorm.data.formats import Format
 from smorm.data.records import Candidates
 from smorm.evaluation.accuracy import ScoredItems, accuracies, wins
-from smorm.evaluation.benchmarks import Benchmark, Part, rows
+from smorm.evaluation.benchmarks import Benchmark, Piece, rows
 from smorm.evaluation.outcomes import Outcomes, weighted
 
 CATEGORIES = {
@@ -68,5 +68,5 @@ JUDGEBENCH = Benchmark(
     rule,
     ("overall", *CATEGORIES.values()),
     hub="ScalerLab/JudgeBench",
-    parts=(Part("gpt", "gpt"), Part("claude", "claude")),
+    pieces=(Piece("gpt", "gpt"), Piece("claude", "claude")),
 )

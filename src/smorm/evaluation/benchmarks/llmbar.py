@@ -7,7 +7,7 @@ from smorm.data.fields import Context
 from smorm.data.formats import Format
 from smorm.data.records import Candidates
 from smorm.evaluation.accuracy import ScoredItems, accuracies, expected_wins, present
-from smorm.evaluation.benchmarks import Benchmark, Part, rows
+from smorm.evaluation.benchmarks import Benchmark, Piece, rows
 from smorm.evaluation.outcomes import Outcomes
 
 
@@ -49,8 +49,8 @@ LLMBAR = Benchmark(
     rule,
     ("overall", "Natural", "Adversarial"),
     hub="princeton-nlp/LLMBar",
-    parts=tuple(
-        Part(name, name, "LLMBar")
+    pieces=tuple(
+        Piece(name, name, "LLMBar")
         for name in ("Natural", "GPTInst", "GPTOut", "Manual", "Neighbor")
     ),
 )

@@ -10,7 +10,7 @@ from smorm.data.census import Defect, DropReason
 from smorm.data.fields import Context
 from smorm.data.formats import Format
 from smorm.data.records import Candidates, Messages
-from smorm.evaluation.benchmarks import Benchmark, Part, rows
+from smorm.evaluation.benchmarks import Benchmark, Piece, rows
 from smorm.evaluation.benchmarks.best_of_k import rule
 
 WINNERS = ("model_a", "model_b")
@@ -91,5 +91,5 @@ MT_BENCH = Benchmark(
     rule,
     ("overall",),
     hub="lmsys/mt_bench_human_judgments",
-    parts=(Part("human", "human"), Part("gpt4", "gpt4_pair")),
+    pieces=(Piece("human", "human"), Piece("gpt4", "gpt4_pair")),
 )

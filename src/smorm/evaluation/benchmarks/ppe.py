@@ -7,7 +7,7 @@ from smorm.data.census import Defect
 from smorm.data.fields import Context
 from smorm.data.formats import Format, generic
 from smorm.data.records import Candidates
-from smorm.evaluation.benchmarks import Benchmark, Part, rows
+from smorm.evaluation.benchmarks import Benchmark, Piece, rows
 from smorm.evaluation.benchmarks.best_of_k import rule
 from smorm.evaluation.benchmarks.mt_bench import conversations, tie, winner_of
 
@@ -82,7 +82,7 @@ PPE = Benchmark(
     rule,
     ("overall",),
     hub="lmarena-ai/PPE-Human-Preference-V1",
-    parts=(Part("", "test"),),
+    pieces=(Piece("", "test"),),
     format_name="ppe_human",
 )
 PPE_CORRECTNESS = Benchmark(

@@ -6,10 +6,10 @@ from smorm.data.fields import Context
 from smorm.data.formats import Format
 from smorm.data.records import Candidates
 from smorm.evaluation.accuracy import ScoredItems, accuracies, mean_of, present, wins
-from smorm.evaluation.benchmarks import Benchmark, Part
+from smorm.evaluation.benchmarks import Benchmark, Piece
 from smorm.evaluation.benchmarks.rewardbench import unknown_subsets
 from smorm.evaluation.benchmarks.rows import Row, comparison_of, first_text
-from smorm.evaluation.outcomes import Outcomes
+from smorm.evaluation.outcomes import Outcomes, single
 
 SCORED = ("anthropic_helpful", "anthropic_hhh", "shp", "summarize")
 PUBLISHED = (
@@ -44,7 +44,7 @@ def _turn(line: object, index: int) -> object:
 
 def rule(items: ScoredItems) -> Outcomes:
     """`overall`, the plain mean of the four prior sets that are here, and `subset/NAME`."""
-    sections = present(items.subsets, {name: {name: 1.0} for name in SCORED})
+    sections = present(items.subsets, single(SCORED))
     if not sections:
         raise unknown_subsets(items, SCORED)
     return accuracies(items, wins, sections, mean_of(sections))
@@ -58,6 +58,6 @@ PRIOR_SETS = Benchmark(
     rule,
     ("overall",),
     hub="allenai/pref-test-sets",
-    parts=tuple(Part(name, name) for name in SCORED),
+    pieces=tuple(Piece(name, name) for name in SCORED),
     format_name="pref_sets",
 )

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from smorm.data.formats import Format
 from smorm.errors import DataError
 from smorm.evaluation.accuracy import ScoredItems, accuracies, mean_of, present, wins
-from smorm.evaluation.benchmarks import Benchmark, Part
+from smorm.evaluation.benchmarks import Benchmark, Piece
 from smorm.evaluation.benchmarks.rows import comparison
 from smorm.evaluation.outcomes import Outcomes
 
@@ -82,6 +82,6 @@ REWARDBENCH = Benchmark(
     rule,
     ("overall", *SECTIONS),
     hub="allenai/reward-bench",
-    parts=(Part("", "filtered"),),
+    pieces=(Piece("", "filtered"),),
     about="Sections weight their subsets as published: math-prm as 984 items, as much as all code.",
 )

@@ -26,10 +26,10 @@ from smorm.evaluation.accuracy import (
     mean_of,
     present,
 )
-from smorm.evaluation.benchmarks import Benchmark, Part
+from smorm.evaluation.benchmarks import Benchmark, Piece
 from smorm.evaluation.benchmarks.rewardbench import unknown_subsets
 from smorm.evaluation.benchmarks.rows import Row, comparison
-from smorm.evaluation.outcomes import Outcomes, difference
+from smorm.evaluation.outcomes import Outcomes, difference, single
 
 TIES = "Ties"
 DOMAINS = ("Factuality", "Precise IF", "Math", "Safety", "Focus", TIES)
@@ -73,7 +73,7 @@ def rule(items: ScoredItems) -> Outcomes:
     # Copies of the set differ in the case of "Precise IF".
     spelling = {name.lower(): name for name in DOMAINS}
     subsets = [spelling.get(name.lower(), name) for name in items.subsets]
-    sections = present(subsets, {name: {name: 1.0} for name in DOMAINS})
+    sections = present(subsets, single(DOMAINS))
     if not sections:
         raise unknown_subsets(items, DOMAINS)
     items = replace(items, subsets=subsets)
@@ -97,15 +97,15 @@ def _with_ties(table: Outcomes, items: ScoredItems, domains: list[str]) -> Outco
             overall[f"{prefix}{TIES}/{name}"] = share * weight
         sums |= {f"{prefix}{TIES}": score, f"{prefix}overall": overall}
     sums[f"subset/{TIES}"] = sums[TIES]
-    sums |= {name: {name: 1.0} for name in sums[TIES]}
+    sums |= single(sums[TIES])
     sums["overall_minus_length_only"] = difference(sums["overall"], sums[f"{LENGTH}/overall"])
     # A margin lies between -1 and 1: it is no share.
     margins = {f"{TIES}/correctness_margin", f"{LENGTH}/{TIES}/correctness_margin"}
     # How often random scores prefer correctness depends on their distribution: no chance level.
-    chance = dict(table.chance)
-    del chance["all"], chance[f"subset/{TIES}"]
+    chance_columns = dict(table.chance_columns)
+    del chance_columns["all"], chance_columns[f"subset/{TIES}"]
     return Outcomes(
-        columns, _clusters(items), sums, table.keys, table.differences | margins, chance
+        columns, _clusters(items), sums, table.keys, table.differences | margins, chance_columns
     )
 
 
@@ -181,7 +181,7 @@ REWARDBENCH_2 = Benchmark(
     rule,
     ("overall", *DOMAINS),
     hub="allenai/reward-bench-2",
-    parts=(Part("", "test"),),
+    pieces=(Piece("", "test"),),
     format_name="rewardbench2",
     about="overall is the plain mean of the domains; Ties has a score of its own, as published.",
 )

@@ -22,7 +22,7 @@ from smorm.data.formats import Format, generic
 from smorm.data.records import Candidates, Messages
 from smorm.errors import DataError
 from smorm.evaluation.accuracy import LENGTH, TIES, ScoredItems
-from smorm.evaluation.benchmarks import Benchmark, Part
+from smorm.evaluation.benchmarks import Benchmark, Piece
 from smorm.evaluation.benchmarks.rows import Row, good_first, text_responses
 from smorm.evaluation.metrics import require_finite
 from smorm.evaluation.outcomes import Outcomes, Weights, difference, even, split
@@ -79,11 +79,11 @@ def rule(items: ScoredItems) -> Outcomes:
         DataError: an item has not 3 and 3 responses, a domain is unknown, a score is not finite.
     """
     domains = list(map(_domain, items.subsets))
-    present = [name for name in DOMAINS if name in domains]
+    present = _present(domains)
     published = _sums("", present)
     # Published: a tie is a loss. Beside it, and by length, a tie is half.
     columns = _columns("", _wins(items, tie=0.0), domains)
-    chance = _columns("", np.full((len(domains), 3, 3), 0.5), domains)
+    chance_columns = _columns("", np.full((len(domains), 3, 3), 0.5), domains)
     sums = dict(published)
     for prefix, scored in ((f"{TIES}/", items), (f"{LENGTH}/", items.by_length())):
         columns |= _columns(prefix, _wins(scored, tie=0.5), domains)
@@ -92,7 +92,7 @@ def rule(items: ScoredItems) -> Outcomes:
             sums[prefix + name] = by_rule[name]
     sums["overall_minus_length_only"] = difference(sums["overall"], sums[f"{LENGTH}/overall"])
     differences = frozenset({"overall_minus_length_only"})
-    return Outcomes(columns, items.prompts, sums, items.keys, differences, chance)
+    return Outcomes(columns, items.prompts, sums, items.keys, differences, chance_columns)
 
 
 def _wins(items: ScoredItems, *, tie: float) -> Floats:
@@ -118,6 +118,10 @@ def _domain(name: str) -> str:
         if name.startswith(domain):
             return domain
     raise DataError(f"domain: {name!r} is none of {', '.join(DOMAINS)} (or begins with one)")
+
+
+def _present(domains: Sequence[str]) -> list[str]:
+    return [name for name in DOMAINS if name in domains]
 
 
 def _columns(prefix: str, won: Floats, domains: Sequence[str]) -> dict[str, Floats]:
@@ -153,16 +157,16 @@ def _mean(prefix: str, cells: Cells, domains: Sequence[str]) -> Weights:
 def describe(items: ScoredItems, table: Outcomes) -> list[str]:
     """How many items of each domain, and how many of their comparisons are ties."""
     domains = list(map(_domain, items.subsets))
-    present = [name for name in DOMAINS if name in domains]
+    present = _present(domains)
     counts = ", ".join(f"{name} {domains.count(name)}" for name in present)
     ties = int((_margins(items) == 0).sum())
     notes = [
         f"{len(domains)} items ({counts}), 9 comparisons each; intervals resample prompts.",
         f"{ties} comparisons are ties: losses by the published rule, half in ties_half.",
     ]
-    if absent := [name for name in DOMAINS if name not in domains]:
-        over = ", ".join(present)
-        notes.append(f"Absent: {', '.join(absent)}; overall numbers are over {over}.")
+    if len(present) < len(DOMAINS):
+        absent = ", ".join(name for name in DOMAINS if name not in present)
+        notes.append(f"Absent: {absent}; overall numbers are over {', '.join(present)}.")
     return notes
 
 
@@ -179,6 +183,6 @@ RM_BENCH = Benchmark(
     rule,
     ("overall", *LEVELS),
     hub="THU-KEG/RM-Bench",
-    parts=(Part("", "train"),),
+    pieces=(Piece("", "train"),),
     describe=describe,
 )

@@ -149,7 +149,7 @@ def flags(values: object, name: str, context: Context) -> list[bool]:
     for index, value in enumerate(values):
         if not isinstance(value, int | float) or value not in (0, 1):
             raise context.wrong(f"{name}[{index}]", value, "true or false (or 1 or 0)")
-    return [bool(value) for value in values]
+    return list(map(bool, values))
 
 
 def labelled(

@@ -5,6 +5,7 @@ Shapes: M conversations, C scores of each.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -76,7 +77,7 @@ def likely_causes(context: FailureContext) -> list[Cause]:
         _shift(context, expected, scores),
         _exchanged(context, expected, scores),
     ]
-    causes = [cause for cause in recognised if cause is not None]
+    causes = list(filter(None, recognised))
     return causes or [_guess(context, expected, scores)]
 
 
@@ -113,12 +114,9 @@ def _tokens(context: FailureContext) -> Cause | None:
         return None
     if context.target_ids is None:
         return _counts(context)
-    pairs = zip(context.expected_ids, context.target_ids, strict=True)
-    index, ours, theirs = next(
-        (index, list(ours), list(theirs))
-        for index, (ours, theirs) in enumerate(pairs)
-        if list(ours) != list(theirs)
-    )
+    # The first conversation whose ids differ shows what differs in all of them.
+    index = list(map(operator.eq, context.expected_ids, context.target_ids)).index(False)
+    ours, theirs = list(context.expected_ids[index]), list(context.target_ids[index])
     return Cause(
         CauseKind.TOKEN_IDS,
         _end_tokens(ours, theirs)
@@ -161,8 +159,9 @@ def _first_difference(context: FailureContext, ours: list[int], theirs: list[int
     tokenizer = context.renderer.tokenizer
     if context.plain is not None:
         tokenizer = context.plain.tokenizer
-    pairs = enumerate(zip(ours, theirs, strict=False))
-    first = next((at for at, (mine, other) in pairs if mine != other), len(ours))
+    first, shorter = 0, min(len(ours), len(theirs))
+    while first < shorter and ours[first] == theirs[first]:
+        first += 1
     around = tokenizer.decode(theirs[max(0, first - 4) : first + 4])
     return f"another chat template (first at token {first}, in {around!r})"
 
@@ -203,15 +202,15 @@ def _shift(context: FailureContext, expected: Floats, scores: Floats) -> Cause |
     uneven = (np.abs(differences - shift) > 10 * context.allowed).any()
     if uneven or (np.abs(shift) <= context.allowed).all():
         return None
-    shown = ", ".join(f"{value:+.6g}" for value in shift)
+    amounts = ", ".join(f"{value:+.6g}" for value in shift)
     # A server of ours adds the constant itself, so there a fault takes it away.
     verb, constant = "adds", context.constant
     if context.path.constant:
         verb, constant = "lacks", -context.constant
     if context.constant and (np.abs(shift - constant) <= 10 * context.allowed).all():
-        detail = f"all scores are shifted by {shown}: the target {verb} the view's constant"
+        detail = f"all scores are shifted by {amounts}: the target {verb} the view's constant"
     else:
-        detail = f"all scores are shifted by the same constant {shown}: another view's offset"
+        detail = f"all scores are shifted by the same constant {amounts}: another view's offset"
     return Cause(CauseKind.OFFSET, detail)
 
 

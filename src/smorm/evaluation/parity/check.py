@@ -62,7 +62,8 @@ class Parity:
     @property
     def passed(self) -> bool:
         """Whether every path passes, and the scores differ enough to say so."""
-        return not self.failures and all(row.passed for row in self.rows)
+        # A failed path always has a cause, and equal scores are a failure of their own.
+        return not self.failures
 
     @property
     def only_tokens_differ(self) -> bool:
@@ -190,7 +191,8 @@ def against_server(
     """
     # All paths first: whether it gives one label or all rows is seen in its answers.
     paths = list(server_paths(remote, ours.conversations))
-    one_label = all(path.rows is None or path.rows.shape[1] == 1 for path in paths)
+    labels = {path.rows.shape[1] for path in paths if path.rows is not None}
+    one_label = labels <= {1}
     held = ours.model.view(view) if one_label else None
     compared = _compared_view(ours.model, held, must_fold=remote.protocol != "smorm")
     return _parity(remote.url, Comparison(ours, compared, _gate(ours, gate)), paths, [])
@@ -268,19 +270,22 @@ def _reported(comparison: Comparison, rows: Sequence[PathResult]) -> list[str]:
     """What a reader of the table must know."""
     ours, view = comparison.ours, comparison.view
     count = len(ours.conversations)
-    what = "all rows of the head, each" if view.view is None else f"view {view.view.name},"
+    what = "all rows of the head, each"
+    if view.view is not None:
+        what = f"view {view.view.name},"
     notes = [
         f"{count} conversations; {what} against training's path; {ours.dtype}, gate "
         f"{comparison.gate:g} of the standard deviation."
     ]
-    if view.constant and any(row.path.kind != "ours" and not row.path.constant for row in rows):
+    without_constant = {row.path.kind for row in rows if not row.path.constant} - {"ours"}
+    if view.constant and without_constant:
         notes.append(
             f"The view's constant {view.constant:+.6g} is left out: a head without a bias cannot "
             "hold it (it cancels in every comparison)."
         )
-    gated = np.array([comparison.gated(row.path).sum() for row in rows])
-    if (gated < count).any():
-        number = count - int(gated.min())
+    # A path with conversations outside the gate is one that takes control tokens for real ones.
+    number = count - min(int(comparison.gated(row.path).sum()) for row in rows)
+    if number:
         largest = max(row.outside_gate for row in rows)
         notes.append(
             f"{number} conversations hold control tokens in their text. We keep them as text; "
