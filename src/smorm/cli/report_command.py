@@ -39,6 +39,7 @@ def run(
     measured: list[dict[str, Any]] = []
     for path in results:
         measured += [result.as_dict() for result in read_results(path)]
+    # Beside the page, under its name: several pages in one folder keep their figures apart.
     folder = figures or output.with_name(f"{output.stem}-figures")
     options = PageOptions(tuple(baseline or ()), tuple(highlight or ()))
     written = write_page(

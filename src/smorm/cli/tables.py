@@ -19,7 +19,8 @@ _SHOWN = {
 _LENGTH_NUMBERS = ("length_only/overall", "length_correlation")
 """What is shown beside every benchmark's own numbers."""
 _TITLES = {"difference": "paired differences", "sanity": "sanity tests"}
-_NAME_WIDTH, _CELL_WIDTH = 26, 27  # characters, borders included
+# Characters, borders included.
+_NAME_WIDTH, _CELL_WIDTH = 26, 27
 
 
 def print_results(results: Sequence[Result]) -> None:
@@ -64,12 +65,13 @@ def _names(rows: Sequence[Result]) -> list[str]:
     for result in rows:
         present.update(dict.fromkeys(result.metrics))
     suite = SuiteName.parse(rows[0].suite).kind
-    shown: Iterable[str] = _SHOWN.get(suite, present)
+    columns: Iterable[str] = _SHOWN.get(suite, present)
     if suite in BENCHMARKS:
-        shown = (*BENCHMARKS[suite].columns, *_LENGTH_NUMBERS)
+        columns = (*BENCHMARKS[suite].columns, *_LENGTH_NUMBERS)
+    # Sanity tests have the name of the suite that they were made on.
     if rows[0].kind == "sanity":
-        shown = present
-    names = [name for name in shown if name in present]
+        columns = present
+    names = [name for name in columns if name in present]
     if rows[0].kind == "difference":
         # How the longer response fares is the same for all models.
         names = [name for name in names if not name.startswith("length_")]
@@ -80,7 +82,8 @@ def _number(metric: Metric | None, *, signed: bool) -> str:
     """The value and its interval; with signs, and a star where it excludes 0."""
     if metric is None or math.isnan(metric.value):
         return "–"
-    form = "+z.3f" if signed else "z.3f"  # z: no -0.000
+    # "z" writes a rounded -0.0001 as 0.000.
+    form = "+z.3f" if signed else "z.3f"
     if math.isnan(metric.low):
         return f"{metric.value:{form}}"
     star = " *" * (signed and not metric.low <= 0 <= metric.high)

@@ -11,10 +11,13 @@ from smorm.report.drawing import INK, PALETTE, Drawing, short
 from smorm.report.selection import distinct
 from smorm.report.style import Style, show
 
-_HATCHES = ("", "///", "---", "xx", "\\\\\\")  # beyond seven methods colours repeat, hatched
-_TEXT = ("#fff", "#000", "#fff", "#000", "#000", "#fff", "#000")  # readable on each colour
+# Beyond seven methods the palette repeats: the hatch keeps them apart, on a grey print too.
+_HATCHES = ("", "///", "---", "xx", "\\\\\\")
+# The colour of the number on each bar, with enough contrast to the palette's colour.
+_TEXT = ("#fff", "#000", "#fff", "#000", "#000", "#fff", "#000")
 _MAX_ACROSS = 4
-_LABEL_WIDTH, _PANEL_WIDTH, _ROW_HEIGHT, _MARGIN = 1.7, 2.3, 0.3, 1.15  # inches
+# Inches, as matplotlib counts.
+_LABEL_WIDTH, _PANEL_WIDTH, _ROW_HEIGHT, _MARGIN = 1.7, 2.3, 0.3, 1.15
 Groups = Mapping[str, Mapping[str, Metric]]
 
 
@@ -42,8 +45,7 @@ def bars(
         for name in group:
             methods.setdefault(name, len(methods))
     names = list(panels or groups)
-    colours = colours or methods
-    chances = chances or {}
+    colours, chances = colours or methods, chances or {}
     across = min(_MAX_ACROSS, len(names))
     down = math.ceil(len(names) / across)
 
@@ -54,12 +56,14 @@ def bars(
             _panel(axes, groups[name], style, methods, colours)
             axes.set_title(f"{short(name)}\nn = {_n_range(groups[name])}", fontsize=10)
             axes.set_xlim(*limits)
+            # Shared axes hide the numbers of all but the lowest row.
             axes.tick_params(labelbottom=True)
             if name in chances:
                 axes.axvline(chances[name] * style.scale, color=INK, linestyle="--", linewidth=0.9)
         for axes in table.flat[len(names) :]:
             axes.set_visible(False)
         table[0][0].set_yticks(range(len(methods)), list(map(short, methods)))
+        # Reversed: the first method is on top.
         table[0][0].set_ylim(len(methods) - 0.4, -0.6)
         dashed = "; dashed: chance" * bool(chances)
         label = f"{short(style.heading, 44)}\n(lines: 95 % intervals{dashed})"

@@ -61,6 +61,7 @@ def model_card(facts: ModelFacts, results: Sequence[Result], options: CardOption
     names = names_in(results, facts, options.name)
     of_method = select(results, model=names)
     of_run = [result for result in of_method if _is_of(result, facts)]
+    # Without a result of this very run the method's results are the best there is.
     used = of_run or of_method
     rows, method_rows = _measured(used), _measured(of_method)
     title = options.repo or facts.name
@@ -140,6 +141,7 @@ def _metadata(facts: ModelFacts, title: str, rows: Sequence[Row], options: CardO
         base_model=facts.base_model,
         datasets=facts.datasets or None,
         tags=_TAGS,
+        # Without results the library writes the name under a key that the hub does not know.
         model_name=clean(title) if evaluations else None,
         eval_results=evaluations or None,
     )
@@ -192,6 +194,7 @@ def _findings(results: Sequence[Result], of_method: Sequence[Result]) -> Finding
     curves = select(curves_of(results), label=names, kind=OPTIMISED)
     rows = select(rows_of(results), label=names, kind=OPTIMISED)
     paired = select(paired_differences(results), label=names)
+    # Else every card would begin with a number that its tables have anyway.
     if not curves and not paired:
         return Findings()
     return findings_of(rows, curves, paired)
@@ -232,6 +235,7 @@ def without_folders(value: Any) -> Any:
         return {key: without_folders(item) for key, item in value.items()}
     if isinstance(value, list):
         return list(map(without_folders, value))
+    # A home folder holds a user's name, which is nobody's business on a hub.
     if isinstance(value, str) and value.startswith(("/", "~", "../")):
         return f"…/{Path(value).name}"
     return value

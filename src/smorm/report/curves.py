@@ -97,6 +97,7 @@ def id_first(names: Iterable[str]) -> list[str]:
 def _curve(group: Group) -> Curve:
     tables = list(map(_points, group.members))
     every_point = set().union(*tables)
+    # Means over different seeds at neighbouring points would look like a step of the curve.
     at = tuple(sorted(set.intersection(*map(set, tables))))
     values: dict[str, tuple[Metric, ...]] = {}
     runs: dict[str, dict[str, tuple[float, ...]]] = {}
@@ -132,6 +133,7 @@ def _mean(members: Sequence[Metric]) -> Metric:
     if len(members) < _MIN_SEEDS:
         return members[0]
     values = as_table(members)[:, 0]
+    # A mean over the finite ones only would change its seeds from point to point.
     if not np.isfinite(values).all():
         return Metric(math.nan, 0)
     return mean_over_seeds(values.tolist(), min(map(attrgetter("n"), members)))
@@ -149,6 +151,7 @@ def _points(result: Result) -> Points:
             raise DataError(f"{where}: expected an object with the number {key!r}")
         numbers = points.setdefault(float(item[key]), {})
         for name, value in item.items():
+            # Texts and flags say what a point is; all else is a number that can be drawn.
             if name != key and not isinstance(value, str | bool):
                 numbers[str(name)] = _metric(value, f"{where}.{name}")
     return points
@@ -171,6 +174,7 @@ def _metric(value: Any, where: str) -> Metric:
             raise DataError(f"{where}: value, low and high: expected numbers or null")
         numbers.append(float(number))
     count = value.get("n", 1)
+    # n is for the tables, which have their own: a curve does not fail for it.
     if not isinstance(count, int):
         count = 1
     return Metric(numbers[0], count, *numbers[1:])

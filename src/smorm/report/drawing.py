@@ -19,7 +19,8 @@ from typing import Any
 from smorm.report.style import clean
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
-INK = "#010203"  # stands for the reader's text colour until the SVG is written
+# matplotlib knows no `currentColor`: this colour, used nowhere else, stands for it until then.
+INK = "#010203"
 _FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 _MAX_LABEL, _MAX_TITLE = 26, 90  # characters
 _DOTS_PER_INCH = 160
@@ -96,9 +97,12 @@ def short(text: str, longest: int = _MAX_LABEL) -> str:
 
 def _options(title: str) -> dict[str, Any]:
     options: dict[str, Any] = {
-        "svg.fonttype": "none",  # text stays text: sharp, selectable, in the reader's fonts
-        "svg.hashsalt": title,  # the same figure gives the same bytes
-        "text.parse_math": False,  # a dollar sign in a model's name is a dollar sign
+        # Text stays text: sharp, selectable, in the reader's fonts.
+        "svg.fonttype": "none",
+        # Without a fixed salt ids are random, and the same figure would give other bytes.
+        "svg.hashsalt": title,
+        # A dollar sign in a model's name is a dollar sign.
+        "text.parse_math": False,
         "font.size": 9.5,
         "hatch.linewidth": 0.6,
         "hatch.color": INK,
@@ -115,9 +119,12 @@ def _tidy(svg: str, title: str) -> str:
     """Only the drawing: no prologue, no metadata, the reader's ink and fonts, a title to hear."""
     svg = svg[svg.index("<svg ") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    # matplotlib repeats labels as comments: they would double the page's text.
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    # Every figure names its groups alike, and ids have to be unique in a page.
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(r"(\d\.\d\d)\d+", r"\1", svg)  # a hundredth of a point cannot be seen
+    # A hundredth of a point cannot be seen, and digits are half of a figure's size.
+    svg = re.sub(r"(\d\.\d\d)\d+", r"\1", svg)
     svg = re.sub(r"font-family: [^;\"<]*", f"font-family: {_FONT}", svg)
     svg = svg.replace(INK, "currentColor")
     return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)

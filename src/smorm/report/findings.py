@@ -118,6 +118,7 @@ def findings_of(rows: Sequence[Row], curves: Sequence[Curve], paired: Sequence[P
     if findings:
         # What was optimised against is compared above: its numbers alone would say less.
         reading, reported = _reading(rows, paired), [*reported, *OPTIMISED]
+    # One number of each suite comes last: a page with a single model has findings too.
     findings += _measurements(reject(rows, kind=reported))
     lead = _leading(findings)
     texts = distinct([*lead, *findings], "text")
@@ -131,6 +132,7 @@ def _reading(rows: Iterable[Row], paired: Iterable[Paired]) -> str:
 
 def _leading(findings: Sequence[Finding]) -> list[Finding]:
     """The first claim of each kind, then the next findings, three in all."""
+    # Stable: within claims, and within the rest, the order of the findings stays.
     claims_first = sorted(findings, key=lambda finding: not finding.claims)
     by_kind = by_attribute(claims_first, "kind")
     # In the order of the findings: the first kind is the page's main question.
@@ -174,6 +176,7 @@ def _outcome(*clauses: tuple[str, Iterable[str]]) -> str:
         listed = ", ".join(methods)
         if len(methods) > _MAX_LISTED:
             listed = f"{len(methods)} methods"
+            # Of methods without a finding, which come first would mean nothing.
             if not clause.startswith("no "):
                 listed += f", most for {', '.join(methods[: _MAX_LISTED - 1])}"
         if methods:
@@ -266,6 +269,7 @@ def _growths(paired: Sequence[Paired]) -> list[Finding]:
             style = style_of(pair.metric)
             interval = show_signed_interval(growth, style)
             amount = f"{pair.label} by {show(abs(growth.value), style)} ({interval})"
+            # Without a claim there is no sentence: most gains differ by less than their noise.
             if growth.low > 0:
                 larger.append(amount)
             elif growth.high < 0:

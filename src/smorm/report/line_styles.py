@@ -21,11 +21,13 @@ HIGHLIGHTED = 7
 """How many methods a panel can have in colour."""
 BASE = 6
 """The style of the baseline: the reader's ink, dashed."""
-COLOURS = (*PALETTE[:6], INK)  # the palette's yellow is too light for a line
+# The palette's yellow is too light for a line: ink takes its place.
+COLOURS = (*PALETTE[:6], INK)
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), "-", (0, (3, 1)), "--")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-PANEL_HEIGHT = 1.95  # inches
-_LINE_HEIGHT = 0.155  # inches of a line of text
+# Inches: of a panel, and of a line of text in it.
+PANEL_HEIGHT = 1.95
+_LINE_HEIGHT = 0.155
 
 
 def line_styles(
@@ -44,6 +46,7 @@ def line_styles(
     first = present_in(dict.fromkeys([*bases, *requested]), final_gold)
     ranked = sorted(final_gold, key=lambda label: -_finite_mean(final_gold[label]))
     chosen = list(dict.fromkeys([*first, *ranked]))[:HIGHLIGHTED]
+    # The order of first appearance, not of rank: a method keeps its colour when numbers change.
     styles = dict.fromkeys(first[:1], BASE)
     for label in final_gold:
         if label in chosen and label not in styles:
@@ -72,6 +75,7 @@ def name_line_ends(
     named = [curve for curve in curves if math.isfinite(curve.final(quantity))]
     ends = sorted((curve.final(quantity), curve.along(axis)[-1], curve.label) for curve in named)
     first, last = axis_range(curves, axis)
+    # A single point has no width: the name then stands on the point.
     offset = 0.06 * max(last - first, 1e-9)
     low, high = axes.get_ylim()
     gap = _LINE_HEIGHT / PANEL_HEIGHT * (high - low)
@@ -93,7 +97,8 @@ def separate(values: Sequence[float], gap: float, low: float, high: float) -> li
     Isotonic regression of `value − index · gap` by pooling adjacent violators: the positions with
     the least squared distance from the values.
     """
-    blocks: list[list[float]] = []  # of values that would overlap: their sum and count
+    # Sum and count of values that would overlap; all of a block get its mean.
+    blocks: list[list[float]] = []
     for index, value in enumerate(values):
         blocks.append([value - index * gap, 1])
         while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] > blocks[-1][0] / blocks[-1][1]:
@@ -103,6 +108,7 @@ def separate(values: Sequence[float], gap: float, low: float, high: float) -> li
     starts: list[float] = []
     for total, count in blocks:
         starts += [total / count] * int(count)
+    # More names than fit run over the top: they stay readable there, inside they would not.
     highest = max(low, high - gap * (len(starts) - 1))
     positions = np.clip(starts, low, highest) + gap * np.arange(len(starts))
     return list(map(float, positions))

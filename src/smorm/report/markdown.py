@@ -20,6 +20,7 @@ def plain(text: object) -> str:
 
 def code(text: object) -> str:
     """Inline code, whatever it holds."""
+    # A bar ends a table's cell even inside code, and cannot be escaped there.
     words = " ".join(clean(text).split()).replace("|", "¦")
     longest = max(map(len, re.findall(r"`+", words)), default=0)
     fence = "`" * (longest + 1)

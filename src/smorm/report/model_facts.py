@@ -143,6 +143,7 @@ def hub_ids(names: Iterable[Any]) -> list[str]:
     for name in dict.fromkeys(names):
         if not isinstance(name, str) or not _HUB_ID.fullmatch(name):
             continue
+        # "data/pairs" has the form of an id: a folder of that name says that it is none.
         if not name.endswith(_DATA_FILES) and not Path(name.partition("/")[0]).exists():
             ids.append(name)
     return ids
@@ -162,6 +163,7 @@ def read_facts(path: Path | str) -> ModelFacts:
         raise ModelError(f"{path}: no {CARD}: give a model folder that smorm wrote, or its run's")
     card = _object(folder / CARD)
     model_type = str(_object(folder / "config.json").get("model_type", ""))
+    # Only a folder called "model" belongs to the run around it: an export can lie anywhere.
     run = folder.resolve().parent
     if folder.name != "model" or not (run / "config.yaml").is_file():
         return ModelFacts(folder.resolve().name, card, model_type, {}, {}, {})

@@ -91,10 +91,12 @@ def write_page(
         ConfigError: a baseline or method that was chosen is in no result.
         OutputError: a file could not be written.
     """
+    # Checked before anything is drawn: drawing takes seconds.
     parsed = [parse_result(value, f"result {n}") for n, value in enumerate(results, start=1)]
     if not parsed:
         raise DataError("no results to report: give at least one result file")
     page = _page(parsed, options or PageOptions())
+    # The page first: figures without it would have no captions.
     write_text(output, _rendered(page, title, intro))
     if figures is None:
         return []
@@ -111,6 +113,7 @@ def _page(results: Sequence[Result], options: PageOptions) -> Page:
     paired = paired_differences(results, options.baselines)
     _check_highlighted(options.highlighted, curves)
     sections = _sections(rows, curves, paired, options.highlighted)
+    # The first figure stands above all sections, and no section repeats it.
     figure = None
     for section in sections:
         if section.figures and figure is None:
@@ -151,6 +154,7 @@ def _sections(
     by_suite = grouped(
         reject(rows, kind=UNMEASURED), lambda row: (row.suite, SEPARATE.get(row.kind))
     )
+    # Suites with curves have their tables in the sections on over-optimisation.
     for suite in distinct(optimised, "suite"):
         by_suite.pop((suite, None), None)
     for number, ((suite, _), in_suite) in enumerate(by_suite.items(), start=1):
@@ -189,4 +193,5 @@ def _fact(value: Any) -> str:
 
 def _printable(value: Any) -> Any:
     """What templates write: text without control characters; markup as it is."""
+    # Markup marks itself by `__html__`: the output of a macro, or an SVG.
     return value if hasattr(value, "__html__") else clean(value)

@@ -122,6 +122,7 @@ def representative_sizes(names: Iterable[str]) -> list[str]:
     if len(sizes) > _MAX_SIZES:
         logs = np.log(sizes)
         targets = logs[-1] * np.array([0.5, 0.75, 1.0])
+        # On a log scale, since gold grows with the log of n.
         nearest = np.abs(logs[None] - targets[:, None]).argmin(axis=1)
         sizes = sizes[np.unique(nearest)]
     return [by_size[size] for size in sizes]
@@ -145,7 +146,8 @@ def two_sided(values: Sequence[float]) -> float:
     Args:
         values: paired differences, one for each seed, taken as normal.
     """
-    from scipy.special import stdtr  # scipy.stats takes seconds to import
+    # The CDF behind scipy.stats.t, whose package takes seconds to import.
+    from scipy.special import stdtr
 
     count = len(values)
     if count < _MIN_SEEDS or not np.isfinite(values).all():
@@ -165,7 +167,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """
     raw = np.asarray(p_values, dtype=np.float64)
     tests = int(np.isfinite(raw).sum())
-    order = np.argsort(raw, kind="stable")[:tests]  # NaN sorts last
+    # NaN sorts last, and so is cut off here.
+    order = np.argsort(raw, kind="stable")[:tests]
     scaled = np.minimum(1.0, raw[order] * np.arange(tests, 0, -1))
     adjusted = np.full_like(raw, np.nan)
     # The running maximum keeps adjusted values in the order of the raw ones.
@@ -193,7 +196,8 @@ def _couples(members: Sequence[Group], names: Sequence[str]) -> list[tuple[Group
     couples: list[tuple[Group, Group]] = []
     for method in members:
         opponents = baselines or list(members[:1])
-        if method in baselines:  # a baseline meets the earlier ones only
+        # A baseline meets the earlier ones only: each two are compared once.
+        if method in baselines:
             opponents = baselines[: baselines.index(method)]
         first_view = of_model[method.model][0]
         if first_view not in opponents:
@@ -205,6 +209,7 @@ def _couples(members: Sequence[Group], names: Sequence[str]) -> list[tuple[Group
 def _differences(method: Group, base: Group, results: Sequence[Result]) -> list[Paired]:
     shared = present_in(method.members[0].metrics, base.members[0].metrics)
     paired = []
+    # Over seeds where there are two or more: one run says nothing about a method.
     for name in leading(method.kind, shared):
         pair = _over_seeds(method, base, name) or _over_prompts(method, base, name, results)
         if pair is not None:
@@ -215,6 +220,7 @@ def _differences(method: Group, base: Group, results: Sequence[Result]) -> list[
 def _over_seeds(method: Group, base: Group, name: str) -> Paired | None:
     """The difference over common seeds, or None where there are not two of them."""
     values, base_values = _by_seed(method, name), _by_seed(base, name)
+    # Seeds are text: by length first, so that 10 comes after 9.
     common = sorted(values.keys() & base_values.keys(), key=lambda seed: (len(seed), seed))
     if len(common) < _MIN_SEEDS:
         return None
@@ -242,6 +248,7 @@ def _over_prompts(
     """The difference that was measured item by item of the only runs that there are."""
     if len(method.members) > 1 or len(base.members) > 1:
         return None
+    # The names of a difference are for readers; its fingerprint says which two runs it is of.
     fingerprints = dict(method.members[0].fingerprint), dict(base.members[0].fingerprint)
     for result in results:
         compared = result.fingerprint.get("of"), result.fingerprint.get("less")

@@ -33,7 +33,8 @@ _QUANTITIES = {
     "length": "length, words",
 }
 _AXES = {"kl": "KL from the starting policy, nats"}
-_PANEL_WIDTH, _CHARACTER_WIDTH = 2.7, 0.073  # inches
+# Inches: of a panel without names, and of a character of a name.
+_PANEL_WIDTH, _CHARACTER_WIDTH = 2.7, 0.073
 
 
 def side_by_side(
@@ -58,7 +59,8 @@ def side_by_side(
     """
     columns = list(prompts) or id_first(distinct(curves, "prompts"))
     longest = max(map(len, map(short, styles)), default=4)
-    margin = 0.25 + _CHARACTER_WIDTH * longest  # inches at the right of each panel, for the names
+    # Room for the names at the right of each panel, in inches.
+    margin = 0.25 + _CHARACTER_WIDTH * longest
     named = select(curves, label=styles)
     by_size = axis == "kl" and distinct(curves, "kind") == ["stress"]
 
@@ -138,6 +140,7 @@ def _draw_lines(
     axes: Any, curves: Sequence[Curve], quantity: str, axis: str, styles: Mapping[str, int]
 ) -> None:
     """Grey ones first, then the highlighted with their bands."""
+    # Bands of many methods lie over each other: each has to be fainter.
     alpha = 0.13 if len(styles) <= _FEW else 0.07
     axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
     for curve in sorted(curves, key=lambda curve: -styles.get(curve.label, HIGHLIGHTED)):
@@ -151,7 +154,8 @@ def _draw_lines(
         x, (value, low, high) = curve.along(axis), curve.table(quantity)
         if np.all(np.diff(x) >= 0):
             axes.fill_between(x, low, high, color=colour, alpha=alpha, linewidth=0)
-        else:  # a policy's KL can shrink: a band would fold over itself
+        else:
+            # A policy's KL can shrink, and a band would fold over itself.
             axes.vlines(x, low, high, color=colour, alpha=0.5, linewidth=0.8)
         axes.plot(
             x, value, color=colour, linestyle=DASHES[style], linewidth=1.5,
@@ -180,9 +184,11 @@ def _set_y_limits(axes: Any, curves: Sequence[Curve], quantity: str) -> None:
     bottom, top = finite.min(), finite.max()
     height = top - bottom
     if height > 0:
+        # Few seeds make bands that are many times as high as the differences between lines.
         bottom = max(np.nanmin([bottom, *low]), bottom - 0.6 * height)
         top = min(np.nanmax([top, *high]), top + 0.6 * height)
-    else:  # a single value: a little room on either side
+    else:
+        # A flat line: without room it would lie on the frame.
         room = 0.1 * max(abs(top), 1.0)
         bottom, top = bottom - room, top + room
     padding = 0.06 * (top - bottom)
@@ -193,6 +199,7 @@ def _make_room_for_names(axes: Any, curves: Sequence[Curve], axis: str, margin: 
     first, last = axis_range(curves, axis)
     width = last - first
     if width > 0:
+        # Ticks are fixed before the axis grows: there is no data below the names.
         ticks = [tick for tick in axes.get_xticks() if first <= tick <= last]
         axes.set_xlim(first - 0.03 * width, last + width * margin / _PANEL_WIDTH)
         axes.set_xticks(ticks)
@@ -204,6 +211,7 @@ def _add_size_axis(axes: Any, curves: Sequence[Curve]) -> None:
     for curve in curves:
         kl_by_size.update(zip(curve.at, curve.along("kl"), strict=True))
     sizes = sorted(kl_by_size)
+    # Labels of neighbouring sizes would touch at the left, where KL grows slowly.
     if len(sizes) > 5:
         sizes = sizes[::2]
     labels = [f"{size:g}" for size in sizes]

@@ -48,7 +48,7 @@ class Row:
         seeds: how many results were averaged (1: none).
         n_ranges: the smallest and largest n over seeds, of metrics where they differ.
         failures: of sanity tests and parity checks.
-        chance: what random scores get, of the metrics that have such a level.
+        chance_levels: what random scores get, of the metrics that have such a level.
     """
 
     kind: str
@@ -62,7 +62,7 @@ class Row:
     seeds: int = 1
     n_ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     failures: tuple[Failure, ...] = ()
-    chance: Mapping[str, float] = field(default_factory=dict)
+    chance_levels: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def family(self) -> str:
@@ -102,6 +102,7 @@ def groups_of(results: Sequence[Result]) -> list[Group]:
         label = labels[key[2], key[3]]
         sources, runs = zip(*members, strict=True)
         seeds = _distinct_seeds(runs)
+        # A single run with a seed is a group as well: other methods may be paired with it.
         if seeds:
             groups.append(Group(*key, label, runs, sources, seeds))
             continue
@@ -114,6 +115,7 @@ def groups_of(results: Sequence[Result]) -> list[Group]:
 def _distinct_seeds(members: Sequence[Result]) -> tuple[str, ...]:
     """The seed of every result; empty where one has none or two have the same."""
     seeds = [str(result.fingerprint.get("seed")) for result in members]
+    # Results that seeds do not tell apart may be one run twice: a mean would hide that.
     if "None" in seeds or len(set(seeds)) < len(seeds):
         return ()
     return tuple(seeds)
@@ -144,17 +146,17 @@ def _row(group: Group) -> Row:
     if seeds > 1:
         metrics, n_ranges, notes = _over_seeds(group)
     failures: list[Failure] = []
-    chance: dict[str, float] = {}
+    chance_levels: dict[str, float] = {}
     for result in group.members:
         notes += result.notes
         failures += result.failures
-        chance |= result.chance
-    if not chance and SuiteName.parse(group.suite).kind == "pairs":
-        chance = _PAIRS_CHANCE
+        chance_levels |= result.chance
+    if not chance_levels and SuiteName.parse(group.suite).kind == "pairs":
+        chance_levels = _PAIRS_CHANCE
     return Row(
         group.kind, group.suite, group.model, group.view, group.label, metrics,
         tuple(dict.fromkeys(notes)), group.sources, seeds, n_ranges,
-        tuple(dict.fromkeys(failures)), chance,
+        tuple(dict.fromkeys(failures)), chance_levels,
     )  # fmt: skip
 
 
@@ -166,6 +168,7 @@ def _over_seeds(
     n_ranges: dict[str, tuple[int, int]] = {}
     seeds = len(group.members)
     notes = [_SEEDS_NOTE.format(seeds=seeds)]
+    # A seed can lack a number: the mean is over the others, and a note says so.
     for name in metric_names(group.members):
         values, counts = _finite_values(group.members, name)
         if len(values) < seeds:

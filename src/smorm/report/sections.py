@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 
 import numpy as np
 
 from smorm.evaluation.metric_names import MetricName, SuiteName
 from smorm.evaluation.metrics import Metric
-from smorm.report.bars import Groups, bars
+from smorm.report.bars import bars
 from smorm.report.blocks import Block, Cell, Figure, Fold, Heading, Notes, Section, Table, TableRow
 from smorm.report.curves import Curve, id_first
 from smorm.report.line_styles import HIGHLIGHTED, line_styles
@@ -100,6 +100,7 @@ def _curve_figures(
 ) -> list[Figure]:
     family, kind = curves[0].family, curves[0].kind
     bases = distinct(paired, "base") or [curves[0].label]
+    # One style for a method in all figures of the family.
     styles = line_styles(curves, bases, highlighted)
     by_prompts = by_attribute(curves, "prompts")
     methods = len(distinct(curves, "label"))
@@ -140,46 +141,52 @@ def _each_method(curves: Sequence[Curve], base: str) -> Figure:
     return Figure(f"{family}-{prompts}-each-method", drawing, f"Dashed: {base}{grey}. {_BANDS}")
 
 
+@dataclass(slots=True)
+class _BarGroups:
+    """What a figure of bars shows: metrics and chance levels by group."""
+
+    metrics: dict[str, dict[str, Metric]] = field(default_factory=dict)
+    chance_levels: dict[str, float] = field(default_factory=dict)
+
+    def add(self, group: str, row: Row, name: str) -> None:
+        """Add a row's metric to a group, where it has it."""
+        if name not in row.metrics:
+            return
+        self.metrics.setdefault(group, {})[row.label] = row.metrics[name]
+        if name in row.chance_levels:
+            self.chance_levels[group] = row.chance_levels[name]
+
+    def figure(self, name: str, style: Style, title: str, colours: Colours) -> Figure:
+        """A panel for each group; panels stack where the page is narrow."""
+        chances = self.chance_levels
+        drawing = bars(self.metrics, style, title, chances=chances, colours=colours)
+        panels = []
+        for group in self.metrics:
+            text = f"{title}: {group}"
+            panel = bars(
+                self.metrics, style, text, chances=chances, colours=colours, panels=[group]
+            )  # fmt: skip
+            panels.append(panel)
+        caption = f"{title}; lines are 95 % intervals."
+        if chances:
+            levels = ", ".join(show(level, style) for level in sorted(set(chances.values())))
+            caption += f" Dashed: chance ({levels}{' %' * style.percent})."
+        return Figure(name, drawing, caption, tuple(panels))
+
+
 def accuracy_section(rows: Sequence[Row], colours: Colours) -> Section | None:
     """Accuracy on suites of pairs, regimes ("ID" of "pairs/ID") side by side.
 
     None unless at least two suites have it.
     """
-    groups: dict[str, dict[str, Metric]] = {}
-    chances = {}
+    groups = _BarGroups()
     for row in rows:
-        if "accuracy" in row.metrics and math.isfinite(row.metrics["accuracy"].value):
-            regime = SuiteName.parse(row.suite).shown
-            groups.setdefault(regime, {})[row.label] = row.metrics["accuracy"]
-            chances[regime] = row.chance["accuracy"]
-    if len(groups) < 2:
+        groups.add(SuiteName.parse(row.suite).shown, row, "accuracy")
+    if len(groups.metrics) < 2:
         return None
-    section = Section("accuracy", "Accuracy", "by method and regime")
     title = "Accuracy by method and regime"
-    section.figures.append(_bars("accuracy", groups, style_of("accuracy"), title, chances, colours))
-    return section
-
-
-def _bars(
-    name: str,
-    groups: Groups,
-    style: Style,
-    title: str,
-    chances: Mapping[str, float],
-    colours: Colours,
-) -> Figure:
-    """Bars of several groups, which stack where the page is narrow."""
-    drawing = bars(groups, style, title, chances=chances, colours=colours)
-    panels = []
-    for group in groups:
-        text = f"{title}: {group}"
-        panel = bars(groups, style, text, chances=chances, colours=colours, panels=[group])
-        panels.append(panel)
-    caption = f"{title}; lines are 95 % intervals."
-    if chances:
-        levels = ", ".join(show(level, style) for level in sorted(set(chances.values())))
-        caption += f" Dashed: chance ({levels}{' %' * style.percent})."
-    return Figure(name, drawing, caption, tuple(panels))
+    figure = groups.figure("accuracy", style_of("accuracy"), title, colours)
+    return Section("accuracy", "Accuracy", "by method and regime", figures=[figure])
 
 
 def suite_section(
@@ -196,6 +203,7 @@ def suite_section(
     """
     kind, suite = rows[0].kind, rows[0].suite
     title = suite
+    # Sanity tests and differences have the name of the suite that they were made on.
     if kind in SEPARATE and suite != kind:
         title = f"{suite}: {SEPARATE[kind]}"
     section = Section(f"suite-{number}", title, ", ".join(distinct(rows, "kind")))
@@ -247,18 +255,14 @@ def _suite_bars(suite: str, rows: Sequence[Row], colours: Colours) -> Figure:
     """Bars of a suite's leading metric and its sections; of an unknown suite, its first metric."""
     kind = rows[0].kind
     lead, labels = _bar_labels(suite, kind, metric_names(rows))
-    groups: dict[str, dict[str, Metric]] = {}
-    chances = {}
+    groups = _BarGroups()
     for name, label in labels.items():
         for row in rows:
-            if name in row.metrics:
-                groups.setdefault(label, {})[row.label] = row.metrics[name]
-            if name in row.metrics and name in row.chance:
-                chances[label] = row.chance[name]
+            groups.add(label, row, name)
     style = style_of(lead)
     if lead == "overall":
         style = Style("comparisons won", percent=True)
-    return _bars(f"{suite}-{kind}", groups, style, f"{suite}: {style.label}", chances, colours)
+    return groups.figure(f"{suite}-{kind}", style, f"{suite}: {style.label}", colours)
 
 
 def _bar_labels(suite: str, kind: str, names: Sequence[str]) -> tuple[str, dict[str, str]]:
@@ -267,6 +271,7 @@ def _bar_labels(suite: str, kind: str, names: Sequence[str]) -> tuple[str, dict[
         return "accuracy", _PAIR_GROUPS
     if "overall" in names:
         return "overall", dict(zip(SECTIONS, SECTIONS, strict=True))
+    # A suite that this version does not know: best-of-n sizes, else the parts of its first number.
     sizes, subsets = {}, {}
     lead = (leading(kind, names) or names)[0]
     for name in names:
@@ -301,9 +306,8 @@ def training_section(curves: Sequence[Curve]) -> Section | None:
         caption += f" Neighbouring steps are averaged to at most {_MAX_POINTS} points."
     title = "Training loss of each method"
     drawing = small_multiples(thinned, "loss", "step", title, shared=False)
-    section = Section("training", "Training", "loss by step")
-    section.figures.append(Figure("training-loss", drawing, caption))
-    return section
+    figure = Figure("training-loss", drawing, caption)
+    return Section("training", "Training", "loss by step", figures=[figure])
 
 
 def _thinned(curve: Curve) -> Curve:
@@ -311,6 +315,7 @@ def _thinned(curve: Curve) -> Curve:
     width = math.ceil(len(curve.at) / _MAX_POINTS)
     if width <= 1:
         return curve
+    # The last bin may be shorter: its own count divides it.
     starts = np.arange(0, len(curve.at), width)
     counts = np.diff([*starts, len(curve.at)])
     at = np.add.reduceat(np.array(curve.at), starts) / counts
@@ -326,6 +331,5 @@ def cost_section(rows: Sequence[Row]) -> Section | None:
     costs = select(rows, kind=["cost"])
     if not costs:
         return None
-    section = Section("cost", "Cost")
-    section.folds.append(Fold("Parameters, passes and tokens", [cost_table(costs)]))
-    return section
+    fold = Fold("Parameters, passes and tokens", [cost_table(costs)])
+    return Section("cost", "Cost", folds=[fold])

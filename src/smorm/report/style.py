@@ -84,6 +84,7 @@ _PROMPT_SETS = {
 
 def style_of(name: str) -> Style:
     """The style of a metric such as "accuracy" or "spearman/helpfulness"; plain if unknown."""
+    # Whole names first: "accuracy_minus_length_only" has a label of its own.
     if name in _STYLES:
         return _STYLES[name]
     parsed = MetricName.parse(name)

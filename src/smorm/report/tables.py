@@ -30,7 +30,8 @@ _SUMMARIES = {
     "rl": ("gold@first", "gold@peak", "gold@last", "kl@last"),
 }
 _CORRELATION = "spearman"
-_MAX_SHADE = 72  # per cent of colour at a correlation of 1: text stays readable on it
+# Per cent of colour at a correlation of 1: text stays readable on it.
+_MAX_SHADE = 72
 _SHADES_NOTE = (
     "Spearman's rank correlation of each attribute row with the ratings. The stronger the colour, "
     "the farther from 0: blue above, orange below."
@@ -63,6 +64,7 @@ def narrow_table(
     present = metric_names(rows)
     totals, _ = split_names(rows)
     lead = (leading(rows[0].kind, present) or totals)[-1]
+    # A policy's gold at its peak cannot be known without the gold: its end is what one gets.
     if "gold@last" in present:
         lead = "gold@last"
     columns = [_metric_column(rows, lead), *_difference_columns(rows, paired, lead)[:1]]
@@ -78,9 +80,9 @@ def narrow_table(
     table = _table(rows, columns[:_NARROW_COLUMNS])
     lines = [replace(line, small="", sources=()) for line in table.rows]
     note = ""
-    if lead in rows[0].chance:
+    if lead in rows[0].chance_levels:
         style = style_of(lead)
-        note = f"Chance level of {style.heading}: {show(rows[0].chance[lead], style)}."
+        note = f"Chance level of {style.heading}: {show(rows[0].chance_levels[lead], style)}."
     return Table(table.headings, lines, note, wide=False)
 
 
@@ -255,6 +257,7 @@ def _paired_cell(pair: Paired, seeds: int | None = None) -> Cell:
     """A difference; how many seeds it has where they are not those of the row."""
     style, difference = style_of(pair.metric), pair.difference
     small = [show_signed_interval(difference, style)]
+    # Where all seeds were paired, the row's own number of seeds says it.
     if pair.over != "seeds" or seeds != difference.n:
         small.append(f"{difference.n} {pair.over}")
     text = f"{show_signed(difference.value, style)} {pair.symbol}".rstrip()
@@ -276,6 +279,7 @@ def _drop_column(curves: Curves) -> Column:
         peak = peak_for(row, curves)
         if peak is None:
             return MISSING
+        # At the last point the drop is 0 by definition; an interval would be of nothing.
         if peak.at == peak.last and peak.drop.value == 0:
             return Cell("none")
         star = " *" * peak.drops
