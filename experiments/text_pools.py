@@ -119,9 +119,7 @@ class KeptReward(protocol.Reward):
         """The runs."""
         return {"members": self.members}
 
-    def score(
-        self, items: Sequence[Item], *, advance: protocol.Advance | None = None
-    ) -> protocol.Results:
+    def score(self, items: Sequence[Item]) -> protocol.Results:
         """The kept values, in the order of the set."""
         return [
             Scored(np.stack(values, axis=1), [None] * len(item), False)

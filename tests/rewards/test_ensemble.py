@@ -164,8 +164,8 @@ def test_a_members_standard_is_applied_before_its_reward_counts(members):
 def test_members_keep_their_own_limit_and_the_cost_is_theirs_together(models, members):
     ensemble = Ensemble(members)
     weights = [sum(weight.numel() for weight in model.network.parameters()) for model in models]
-    assert ensemble.cost.parameters == tuple(weights)
-    assert str(ensemble.cost) == (
+    assert ensemble.parameters == tuple(weights)
+    assert ensemble.cost() == (
         f"cost: 2 forward passes a response, {sum(weights):,} parameters "
         f"({weights[0]:,} + {weights[1]:,})"
     )
@@ -176,7 +176,7 @@ def test_members_keep_their_own_limit_and_the_cost_is_theirs_together(models, me
 def test_an_ensemble_needs_members_that_can_be_told_apart(members):
     with pytest.raises(ConfigError, match="needs members"):
         Ensemble(())
-    with pytest.raises(ConfigError, match="Single is named twice"):
+    with pytest.raises(ConfigError, match="one is named twice"):
         Ensemble((members[0], members[0]))
 
 

@@ -17,7 +17,7 @@ from smorm.evaluation.ensembles import run_ensemble
 from smorm.evaluation.suite import Suite
 from smorm.files import read_json
 from smorm.rewards.ensemble import UNCHANGED, Ensemble, Member, Rule, standard_from
-from smorm.rewards.protocol import ScoringOptions, find_reward, open_reward
+from smorm.rewards.protocol import ScoringOptions, open_reward
 from smorm.rewards.scores_file import score_file
 from smorm.rewards.section import RewardSection
 from tests.tiny import trained, world
@@ -91,8 +91,8 @@ def test_members_on_one_scale_have_mean_0_and_spread_1_over_the_reference(tmp_pa
     np.testing.assert_allclose(values.mean(axis=0), 0, atol=1e-9)
     np.testing.assert_allclose(values.std(axis=0), 1, atol=1e-9)
     own = alone(specs()["Multi"], source, tmp_path)
-    assert together.facts[1].standard.mean == pytest.approx(own.mean())
-    assert together.facts[1].standard.std == pytest.approx(own.std())
+    assert together.facts["Multi"]["centre"] == pytest.approx(own.mean())
+    assert together.facts["Multi"]["spread"] == pytest.approx(own.std())
 
 
 def shorter(folder: Path, limit: int) -> dict[str, str]:
@@ -174,9 +174,9 @@ def test_one_folder_under_two_names_is_not_two_members(tmp_path):
     (tmp_path / "link").symlink_to(single)
     twice = [{"model": single, "name": "Single"}, {"model": str(tmp_path / "link"), "name": "Link"}]
     with pytest.raises(ConfigError, match="Single and Link are one folder"):
-        find_reward(RewardSection.model_validate({"ensemble": twice}))
+        Ensemble.find(RewardSection.model_validate({"ensemble": twice}))
     named = [{**one, "view": view} for one, view in zip(twice, ("F", "L"), strict=True)]
-    find_reward(RewardSection.model_validate({"ensemble": named}))
+    Ensemble.find(RewardSection.model_validate({"ensemble": named}))
 
 
 def test_a_suite_counts_the_records_that_all_members_could_score(tmp_path):

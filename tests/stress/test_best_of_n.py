@@ -15,7 +15,7 @@ from smorm.stress.best_of_n import (
     doubling_sizes,
     kl_of,
     law_weights,
-    pick_chances,
+    pick_probabilities,
     slope_weights,
     spread_within,
 )
@@ -32,7 +32,7 @@ def test_the_closed_form_equals_going_through_all_subsets(scores, data):
     gold = np.array(data.draw(st.lists(st.integers(-9, 9), min_size=len(scores),
                                        max_size=len(scores))), dtype=np.float64)  # fmt: skip
     for size in range(1, len(scores) + 1):
-        (chances,) = pick_chances(proxy, [size])
+        (chances,) = pick_probabilities(proxy, [size])
         assert chances @ gold == pytest.approx(enumerated(proxy, gold, size), abs=1e-12)
 
 
@@ -44,7 +44,7 @@ def test_the_order_of_a_pool_changes_nothing(scores, random):
     random.shuffle(order)
     sizes = range(1, len(scores) + 1)
     np.testing.assert_array_equal(
-        pick_chances(proxy[order], sizes), pick_chances(proxy, sizes)[:, order]
+        pick_probabilities(proxy[order], sizes), pick_probabilities(proxy, sizes)[:, order]
     )
 
 
@@ -52,7 +52,7 @@ def test_the_order_of_a_pool_changes_nothing(scores, random):
 @settings(max_examples=100, deadline=None)
 def test_chances_sum_to_one_n_one_is_the_mean_and_n_all_is_the_maximum(scores):
     proxy = np.array(scores, dtype=np.float64)
-    chances = pick_chances(proxy, range(1, len(scores) + 1))
+    chances = pick_probabilities(proxy, range(1, len(scores) + 1))
     np.testing.assert_allclose(chances.sum(axis=1), 1.0)
     np.testing.assert_allclose(chances[0], 1 / len(scores))
     assert chances[-1] @ proxy == pytest.approx(proxy.max())
@@ -65,24 +65,26 @@ def test_chances_sum_to_one_n_one_is_the_mean_and_n_all_is_the_maximum(scores):
 def test_a_growing_function_of_the_proxy_changes_nothing(scores):
     proxy = np.array(scores, dtype=np.float64)
     sizes = range(1, len(scores) + 1)
-    np.testing.assert_array_equal(pick_chances(np.exp(proxy), sizes), pick_chances(proxy, sizes))
+    np.testing.assert_array_equal(
+        pick_probabilities(np.exp(proxy), sizes), pick_probabilities(proxy, sizes)
+    )
 
 
 def test_four_answers_by_hand():
     # ranks 1..4, n = 2: six subsets, of which the k-th lowest is the best of k - 1
-    chances = pick_chances(np.array([0.1, 0.2, 0.3, 0.4]), [2, 3])
+    chances = pick_probabilities(np.array([0.1, 0.2, 0.3, 0.4]), [2, 3])
     np.testing.assert_allclose(chances[0], [0, 1 / 6, 2 / 6, 3 / 6])
     np.testing.assert_allclose(chances[1], [0, 0, 1 / 4, 3 / 4])
 
 
 def test_two_tied_best_answers_share_by_hand():
     # n = 2 of (1, 2, 2): subsets {1, 2a}, {1, 2b}, {2a, 2b}: either tied one is the pick half of it
-    np.testing.assert_allclose(pick_chances(np.array([1.0, 2.0, 2.0]), [2])[0], [0, 0.5, 0.5])
+    np.testing.assert_allclose(pick_probabilities(np.array([1.0, 2.0, 2.0]), [2])[0], [0, 0.5, 0.5])
 
 
 def test_large_pools_stay_exact():
     proxy = np.random.default_rng(0).normal(size=12_500)
-    chances = pick_chances(proxy, [1, 100, 12_500])
+    chances = pick_probabilities(proxy, [1, 100, 12_500])
     np.testing.assert_allclose(chances.sum(axis=1), 1.0, rtol=1e-9)
     assert chances[2, proxy.argmax()] == 1.0
     # the chance of the very best is n / N
@@ -91,12 +93,12 @@ def test_large_pools_stay_exact():
 
 def test_what_cannot_be_chosen_from_is_an_error():
     with pytest.raises(DataError, match="NaN"):
-        pick_chances(np.array([1.0, math.nan]), [1])
+        pick_probabilities(np.array([1.0, math.nan]), [1])
     with pytest.raises(DataError, match="none empty"):
-        pick_chances(np.array([]), [1])
+        pick_probabilities(np.array([]), [1])
     for size in (0, 3):
         with pytest.raises(ConfigError, match="the pool has 2"):
-            pick_chances(np.array([1.0, 2.0]), [size])
+            pick_probabilities(np.array([1.0, 2.0]), [size])
 
 
 def test_kl_by_hand_and_the_published_largest_n():

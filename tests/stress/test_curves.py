@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from smorm.stress.best_of_n import doubling_sizes, kl_of
-from smorm.stress.curves import Pushed, measure
+from smorm.stress.curves import ScoredPools, measure
 from smorm.stress.symptoms import text_measures
 from tests.stress.made_up import enumerated, pool
 
@@ -18,7 +18,7 @@ def pushed(proxies, golds, sizes=None, texts=None):
              for at, one in enumerate(proxies)]  # fmt: skip
     sizes = sizes or doubling_sizes(min(map(len, proxies)))
     measures = [text_measures(one.texts) for one in pools]
-    return Pushed(pools, [np.array(p, float) for p in proxies],
+    return ScoredPools(pools, [np.array(p, float) for p in proxies],
                   [np.array(g, float) for g in golds], measures, sizes)  # fmt: skip
 
 

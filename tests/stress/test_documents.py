@@ -10,7 +10,7 @@ import yaml
 
 from smorm.config import parse_section
 from smorm.stress.config import PromptsSection, RewardSection, SampleSection, StressConfig
-from smorm.stress.curves import Pushed, measure
+from smorm.stress.curves import ScoredPools, measure
 from smorm.stress.symptoms import text_measures
 from tests.conftest import ROOT
 from tests.stress.made_up import pool
@@ -36,7 +36,7 @@ def test_every_key_is_there(section):
 def test_every_number_is_there():
     one = pool("p", ["a", "b", "c"])
     numbers = measure(
-        Pushed([one], [np.array([1.0, 2, 3])], [np.array([1.0, 3, 2])],
+        ScoredPools([one], [np.array([1.0, 2, 3])], [np.array([1.0, 3, 2])],
                [text_measures(one.texts)], (1, 2, 3))
     )[0].metrics  # fmt: skip
     for name in numbers:

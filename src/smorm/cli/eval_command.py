@@ -99,6 +99,8 @@ def _measure(
     section: RewardSection, view: list[str] | None, suites: list[Suite], sanity: bool, **common: Any
 ) -> list[Result]:
     """A reward's results by each view; an ensemble's own, then its members'."""
+    from dataclasses import replace
+
     from smorm.cli.reward_options import open_section, view_for
     from smorm.evaluation.ensembles import run_ensemble
     from smorm.evaluation.suites import run_suite
@@ -106,8 +108,8 @@ def _measure(
 
     on_bad_record = common["on_bad_record"]
     views = [view_for(section, text) for text in view or [None]]  # type: ignore[list-item]
-    named = [value for value in views if value is not None]
-    reward = open_section(section, common["options"], views=named, on_bad_record=on_bad_record)
+    options = replace(common["options"], views=tuple(views))
+    reward = open_section(section, options, on_bad_record)
     if isinstance(reward, Ensemble):
         return run_ensemble(reward, suites, on_bad_record=on_bad_record)
     results: list[Result] = []

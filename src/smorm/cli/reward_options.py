@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -110,11 +110,7 @@ def view_for(section: RewardSection, text: str | None) -> Any:
 
 
 def open_section(
-    section: RewardSection,
-    options: ScoringOptions,
-    *,
-    views: Sequence[Any] = (),
-    on_bad_record: Any = "stop",
+    section: RewardSection, options: ScoringOptions, on_bad_record: Literal["stop", "skip"]
 ) -> Reward:
     """A reward of the command line. Of an ensemble one member is in memory at a time: files and
     suites are scored by one member after the other."""
@@ -122,7 +118,5 @@ def open_section(
     from smorm.rewards.protocol import open_reward
 
     if section.kind != "ensemble":
-        return open_reward(section, options, views)
-    ensemble = Ensemble.of_section(section, options, on_bad_record=on_bad_record, resident=False)
-    ensemble.name = section.name or ensemble.name
-    return ensemble
+        return open_reward(section, options)
+    return Ensemble.open(section, options, on_bad_record=on_bad_record, resident=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -69,19 +69,13 @@ def run(
         if len(view or []) > 1:
             raise ConfigError("--view: several views of one reward: score once for each")
         section = sections[0]
-        chosen = view_for(section, (view or [None])[0])  # type: ignore[list-item]
-    options = ScoringOptions(device, max_batch_tokens, choice("--overlong", overlong, OVERLONG))
-    on_bad_record = "skip" if skip_bad else "stop"
-    reward = open_section(
-        section, options, views=[chosen] if chosen else (), on_bad_record=on_bad_record
-    )
-    report = score_file(
-        reward,
-        Source(input, format=format),
-        output,
-        view=chosen,
-        on_bad_record=on_bad_record,  # type: ignore[arg-type]
-    )
+        chosen = view_for(section, view[0]) if view else None
+    policy = choice("--overlong", overlong, OVERLONG)
+    options = ScoringOptions(device, max_batch_tokens, policy, (chosen,))
+    on_bad: Literal["stop", "skip"] = "skip" if skip_bad else "stop"
+    reward = open_section(section, options, on_bad)
+    source = Source(input, format=format)
+    report = score_file(reward, source, output, view=chosen, on_bad_record=on_bad)
     for name, census in report.counted.items():
         prefix = f"{name}: " if isinstance(reward, Ensemble) else ""
         for line in census.lines():
@@ -93,12 +87,10 @@ def run(
 
 
 def _print_ensemble(ensemble: Ensemble, tokens: int) -> None:
-    from smorm.rewards.ensemble import UNCHANGED
-
     typer.echo(f"combined: {ensemble.rule.name} of")
-    for member in ensemble.facts:
+    for facts in ensemble.facts.values():
         standard = ""
-        if member.standard != UNCHANGED:
-            standard = f", less {member.standard.mean:.4g}, over {member.standard.std:.4g}"
-        typer.echo(f"  {member.name}: view {member.view}{standard}")
-    typer.echo(f"{ensemble.cost}, {tokens:,} tokens in all")
+        if ensemble.standardise is not None:
+            standard = f", less {facts['centre']:.4g}, over {facts['spread']:.4g}"
+        typer.echo(f"  {facts['name']}: view {facts['view']}{standard}")
+    typer.echo(f"{ensemble.cost()}, {tokens:,} tokens in all")

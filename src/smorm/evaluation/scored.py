@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,8 +17,6 @@ from smorm.evaluation.accuracy import ScoredItems
 from smorm.files import fingerprint
 from smorm.rewards.protocol import Reward, score_all
 from smorm.scoring.scorer import Scored
-
-Advance = Callable[[int], None]
 
 
 @dataclass(slots=True)
@@ -72,7 +70,6 @@ def score_records(
     records: Sequence[Record],
     census: Census,
     on_bad_record: OnBad,
-    advance: Advance | None = None,
 ) -> ScoredSet:
     """Scores of records; one that does not fit stops it, or is left out and counted.
 
@@ -84,7 +81,7 @@ def score_records(
     items = [record.item for record in records]
     usable: list[Record] = []
     scored: list[Scored] = []
-    results = score_all(reward, items, census, skip=skip, advance=advance)
+    results = score_all(reward, items, census, skip=skip)
     for record, result in zip(records, results, strict=True):
         if result is not None:
             usable.append(record)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -45,7 +45,6 @@ def run_suite(
     overlong: Overlong | None = None,
     on_bad_record: OnBad = "stop",
     max_batch_tokens: int = DEFAULT_BATCH_TOKENS,
-    advance: Callable[[int], None] | None = None,
 ) -> list[Result]:
     """One result per view; for `rated` one result, since attributes have no view.
 
@@ -59,7 +58,7 @@ def run_suite(
     """
     data = score_suite(
         model, suite, overlong=overlong, on_bad_record=on_bad_record,
-        max_batch_tokens=max_batch_tokens, advance=advance,
+        max_batch_tokens=max_batch_tokens,
     )  # fmt: skip
     return measure_suite(model, suite, data, views, name=name, seed=seed)
 
@@ -71,7 +70,6 @@ def score_suite(
     overlong: Overlong | None = None,
     on_bad_record: OnBad = "stop",
     max_batch_tokens: int = DEFAULT_BATCH_TOKENS,
-    advance: Callable[[int], None] | None = None,
 ) -> ScoredSet:
     """A suite's records with their rows of scores; prompts are computed once for all responses.
 
@@ -81,7 +79,7 @@ def score_suite(
     reward = as_reward(model, ScoringOptions(overlong=overlong, max_batch_tokens=max_batch_tokens))
     census = Census()
     records = read_suite(suite, census, on_bad_record, keep_fields=not reward.reads_text)
-    return score_records(reward, records, census, on_bad_record, advance)
+    return score_records(reward, records, census, on_bad_record)
 
 
 def read_suite(

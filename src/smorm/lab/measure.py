@@ -31,7 +31,7 @@ from smorm.model.store import versions
 from smorm.rewards.ensemble import UNCHANGED, Rule, Standard, standard_of
 from smorm.rewards.protocol import values_of
 from smorm.rewards.truth import TruthReward
-from smorm.stress.curves import Pushed, measure
+from smorm.stress.curves import ScoredPools, measure
 from smorm.stress.pools import prompt_label, read_pools
 from smorm.stress.symptoms import detection, disagreement, text_measures
 from smorm.world import ATTRIBUTES
@@ -156,7 +156,7 @@ class Run:
         sizes = self.artifacts.config.sizes
         for name, system in self.systems.items():
             proxy = np.split(self.values(system, f"pools/{regime}"), ends)
-            measurement, points = measure(Pushed(pools, proxy, gold, texts, sizes))
+            measurement, points = measure(ScoredPools(pools, proxy, gold, texts, sizes))
             metrics = dict(measurement.metrics)
             heads = self._heads(system, regime)
             if heads is not None:

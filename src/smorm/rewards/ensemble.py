@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -27,17 +27,14 @@ from smorm.data.records import Item, prompt_key
 from smorm.errors import ConfigError, DataError
 from smorm.model.store import resolve
 from smorm.rewards.protocol import (
-    Advance,
-    Cost,
     Results,
     Reward,
     RewardView,
     ScoringOptions,
-    find_reward,
     open_reward,
     score_all,
 )
-from smorm.rewards.section import RewardSection
+from smorm.rewards.section import REWARDS, RewardSection
 from smorm.scoring.held_out import FEWEST_PROMPTS, held_out, pooled_std
 from smorm.scoring.scorer import Scored
 from smorm.text.limits import Unscored
@@ -84,12 +81,6 @@ class Rule:
     def name(self) -> str:
         """What a table calls it."""
         return f"uwo {self.kappa:g}" if self.how == "uwo" else self.how
-
-    @property
-    def formula(self) -> str:
-        """For the reader of a note."""
-        formulas = {"mean": "mean", "min": "lowest", "uwo": f"mean less {self.kappa:g} x variance"}
-        return formulas[self.how]
 
     def combine(self, values: Floats) -> Floats:
         """Members' rewards [M, N] -> one reward [N]; the order of members has no influence. Where
@@ -162,14 +153,15 @@ def standard_from(source: Source, rule: Rule, on_bad_record: OnBad = "stop") -> 
 
     def standard(reward: Reward, view: RewardView, name: str) -> Standard:
         census = Census()
-        items = [record.item for record in read_records(source, None, census, on_bad_record)]
+        kept = replace(source, keep_fields=not reward.reads_text)
+        items = [record.item for record in read_records(kept, None, census, on_bad_record)]
         skip = on_bad_record == "skip" or reward.drops_overlong
         values: list[Floats] = []
         prompts: list[str] = []
         for item, scored in zip(items, score_all(reward, items, census, skip=skip), strict=True):
             if scored is not None:
                 values.append(view.read(scored.rows))
-                prompts += [prompt_key(item.prompt)] * len(item.responses)
+                prompts += [prompt_key(item.prompt)] * len(item)
         for line in census.lines():
             log.info("reference, %s: %s", name, line)
         if not values:
@@ -181,8 +173,7 @@ def standard_from(source: Source, rule: Rule, on_bad_record: OnBad = "stop") -> 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A member before it is loaded: its name, how to open it, and the view that counts (None is
-    its own)."""
+    """A member: its name, how to open it, and the view that counts (None is its own)."""
 
     name: str
     open: Callable[[], Reward]
@@ -197,55 +188,37 @@ class OpenMember:
     reward: Reward
     requested: Any
     view: RewardView
-    standard: Standard = UNCHANGED
+    standard: Standard
 
     def values(self, scored: Scored) -> Floats:
         """Rewards [N] on the common scale."""
         return self.standard.apply(self.view.read(scored.rows))
 
-    @property
-    def facts(self) -> MemberFacts:
-        """What is reported of it."""
-        return MemberFacts(
-            self.name, self.view.name, self.reward.cost, self.standard, self.reward.provenance
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class MemberFacts:
-    """What is reported of a member, when it may be out of memory again."""
-
-    name: str
-    view: str
-    cost: Cost
-    standard: Standard
-    provenance: dict[str, Any]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for a fingerprint."""
-        values: dict[str, Any] = {
+    def facts(self) -> dict[str, Any]:
+        """What is reported of it when it may be out of memory again."""
+        facts = {
             "name": self.name,
-            "view": self.view,
-            "parameters": sum(self.cost.parameters),
+            "view": self.view.name,
+            "parameters": sum(self.reward.parameters),
             "centre": self.standard.mean,
             "spread": self.standard.std,
         }
-        hashes = self.provenance.get("model")
-        if isinstance(hashes, dict):  # of a model folder; it renders and computes by itself
-            return {**values, "hashes": hashes}
-        return {**values, **self.provenance}
+        provenance = self.reward.provenance
+        if self.reward.kind == "model":
+            return {**facts, "hashes": provenance["model"]}
+        return {**facts, **provenance}
 
 
 class Ensemble(Reward):
     """Several rewards as one. Its columns are the members' rewards on the common scale [N, M].
 
-    >>> members = [Member(path, partial(open_model, path)) for path in paths]  # doctest: +SKIP
-    >>> Ensemble(members, Rule("uwo", 0.5)).score(items)                       # doctest: +SKIP
-
     Args:
         standardise: gives a member's standard once it is loaded; by default none is taken.
         resident: whether all members are kept in memory; else one is loaded at a time, anew
             whenever they are gone through.
+
+    Attributes:
+        facts: of each member that was loaded, by name, what is reported of it.
 
     Raises:
         ConfigError: no member, or two of one name.
@@ -261,26 +234,27 @@ class Ensemble(Reward):
         *,
         resident: bool = True,
     ) -> None:
-        refuse_equal_names([member.name for member in members])
-        self.members, self.rule, self.resident = tuple(members), rule, resident
-        self.standardise = standardise
-        self.name = ensemble_name([member.name for member in members])
-        self._open: dict[str, OpenMember] = {}
-        self._facts: dict[str, MemberFacts] = {}
+        self.members, self.rule, self.standardise = tuple(members), rule, standardise
+        self.names = [member.name for member in members]
+        if not members:
+            raise ConfigError("an ensemble needs members: name one reward or more")
+        if len(set(self.names)) < len(members):
+            raise ConfigError(f"ensemble: {', '.join(self.names)}: one is named twice")
+        self.name = f"ensemble ({', '.join(self.names)})"
+        if len(members) > 3:
+            self.name = f"ensemble of {len(members)}"
+        self.facts: dict[str, dict[str, Any]] = {}
+        self._resident: list[OpenMember] = []
         if resident:
-            self._open = {member.name: member for member in self.opened()}
-            self.shares_prompt = any(m.reward.shares_prompt for m in self._open.values())
-            self.drops_overlong = any(m.reward.drops_overlong for m in self._open.values())
-            self.reads_text = all(m.reward.reads_text for m in self._open.values())
-            self.cacheable = all(m.reward.cacheable for m in self._open.values())
+            self._resident = list(self.opened())
+            rewards = [member.reward for member in self._resident]
+            self.shares_prompt = any(reward.shares_prompt for reward in rewards)
+            self.drops_overlong = any(reward.drops_overlong for reward in rewards)
+            self.reads_text = all(reward.reads_text for reward in rewards)
+            self.cacheable = all(reward.cacheable for reward in rewards)
 
     @classmethod
-    def open(cls, section: RewardSection, options: ScoringOptions, views: Sequence[Any]) -> Self:
-        """With all members in memory."""
-        return cls.of_section(section, options)
-
-    @classmethod
-    def of_section(
+    def open(
         cls,
         section: RewardSection,
         options: ScoringOptions,
@@ -309,11 +283,11 @@ class Ensemble(Reward):
         """Look for every member, so that none is missed when the first has scored for hours.
 
         Raises:
-            ConfigError, ModelError: a member that is not there, or one folder twice.
+            ConfigError, ModelError, DataError: a member that is not there, or one folder twice.
         """
         names: dict[tuple[Path, str], str] = {}
         for member in section.ensemble or ():
-            find_reward(member)
+            REWARDS[member.kind].find(member)
             if member.model is None:
                 continue
             key = (resolve(member.model).resolve(), repr(member.view))
@@ -327,12 +301,11 @@ class Ensemble(Reward):
     def opened(self) -> Iterator[OpenMember]:
         """The members in turn. One that is not resident is out of memory when the next is loaded,
         if the caller keeps no reference to it."""
+        if self._resident:
+            yield from self._resident
+            return
         for member in self.members:
-            if member.name in self._open:
-                yield self._open[member.name]
-                continue
             loaded = self._load(member)
-            self._facts[member.name] = loaded.facts
             yield loaded
             # The generator's own reference would keep this member alive beside the next one.
             del loaded
@@ -343,49 +316,36 @@ class Ensemble(Reward):
         standard = UNCHANGED
         if self.standardise is not None:
             standard = self.standardise(reward, view, member.name)
-        return OpenMember(member.name, reward, member.view, view, standard)
-
-    @property
-    def facts(self) -> list[MemberFacts]:
-        """What is reported of each member; one that never was loaded is loaded for it."""
-        if len(self._facts) < len(self.members):
-            for _ in self.opened():
-                pass
-        return [self._facts[member.name] for member in self.members]
+        loaded = OpenMember(member.name, reward, member.view, view, standard)
+        self.facts[member.name] = loaded.facts()
+        return loaded
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Members with their views, standards and hashes, and the rule."""
-        members = [facts.as_dict() for facts in self.facts]
-        return {
-            "members": members,
-            "rule": {"combine": self.rule.how, "kappa": self.rule.kappa},
-        }
+        """The members that were loaded, with their views, standards and hashes, and the rule."""
+        rule = {"combine": self.rule.how, "kappa": self.rule.kappa}
+        return {"members": list(self.facts.values()), "rule": rule}
 
     @property
-    def cost(self) -> Cost:
-        """A pass of each member."""
-        parameters: tuple[int, ...] = ()
-        for facts in self.facts:
-            parameters += facts.cost.parameters
-        return Cost(parameters)
+    def parameters(self) -> tuple[int, ...]:  # type: ignore[override]
+        """A pass of each model among the members that were loaded."""
+        return tuple(facts["parameters"] for facts in self.facts.values() if facts["parameters"])
 
-    def score(self, items: Sequence[Item], *, advance: Advance | None = None) -> Results:
+    def score(self, items: Sequence[Item]) -> Results:
         """By each member in turn; an item that one member cannot score has none, and names it."""
         columns: list[Results] = []
         for member in self.opened():
             columns.append([_standardised(member, one) for one in member.reward.score(items)])
-            del member
-        if advance is not None:
-            advance(len(items))
-        return [self.combined(results) for results in zip(*columns, strict=True)]
+            del member  # not kept while the next one is loaded
+        return [self._combined(results) for results in zip(*columns, strict=True)]
 
-    def combined(self, results: Sequence[Scored | Unscored]) -> Scored | Unscored:
+    def _combined(self, results: Sequence[Scored | Unscored]) -> Scored | Unscored:
         """What the members [M] gave for one item, each as one column."""
-        for facts, result in zip(self.members, results, strict=True):
+        scored: list[Scored] = []
+        for name, result in zip(self.names, results, strict=True):
             if isinstance(result, Unscored):
-                return Unscored(result.reason, f"{facts.name}: {result}")
-        scored = [result for result in results if isinstance(result, Scored)]
+                return Unscored(result.reason, f"{name}: {result}")
+            scored.append(result)
         tokens = [sum_known(counts) for counts in zip(*(one.tokens for one in scored), strict=True)]
         rows = np.concatenate([one.rows for one in scored], axis=1)
         return Scored(rows, tokens, any(one.truncated for one in scored))
@@ -394,26 +354,31 @@ class Ensemble(Reward):
         """The members combined by the rule; there is no other view."""
         if value is not None:
             raise ConfigError(f"view {value}: an ensemble has no views: give each member its own")
-        return RewardView(self.rule.name, self._combine)
-
-    def _combine(self, rows: Floats) -> Floats:
-        return self.rule.combine(rows.T)
+        return RewardView(self.rule.name, lambda rows: self.rule.combine(rows.T))
 
     def fields(self, rows: Floats) -> list[dict[str, Any]]:
         """What was combined."""
-        names = [member.name for member in self.members]
-        return [{"members": dict(zip(names, row, strict=True))} for row in rows.tolist()]
+        return [{"members": dict(zip(self.names, row, strict=True))} for row in rows.tolist()]
+
+    def cost(self) -> str:
+        """What a score costs, for the reader."""
+        parameters = self.parameters
+        passes = "1 forward pass" if len(parameters) == 1 else f"{len(parameters)} forward passes"
+        each = " + ".join(f"{count:,}" for count in parameters)
+        return f"cost: {passes} a response, {sum(parameters):,} parameters ({each})"
 
     def notes(self) -> list[str]:
         """What the ensemble is made of, and what a score costs, for the reader of a result."""
-        members = ", ".join(f"{facts.name} ({facts.view})" for facts in self.facts)
-        notes = [f"{self.name}: {self.rule.formula} of {members}. {self.cost}."]
-        for facts in self.facts:
-            if facts.standard != UNCHANGED:
-                mean, std = facts.standard.mean, facts.standard.std
-                notes.append(
-                    f"{facts.name}: standardised by mean {mean:.4g}, standard deviation {std:.4g}."
-                )
+        kappa = f"{self.rule.kappa:g}"
+        rules = {"mean": "mean", "min": "lowest", "uwo": f"mean less {kappa} x variance"}
+        members = ", ".join(f"{one['name']} ({one['view']})" for one in self.facts.values())
+        notes = [f"{self.name}: {rules[self.rule.how]} of {members}. {self.cost()}."]
+        if self.standardise is not None:
+            notes += [
+                f"{facts['name']}: standardised by mean {facts['centre']:.4g}, standard deviation "
+                f"{facts['spread']:.4g}."
+                for facts in self.facts.values()
+            ]
         return notes
 
 
@@ -427,24 +392,3 @@ def sum_known(counts: Sequence[int | None]) -> int | None:
     """The sum of token counts; None where one of them is not known."""
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None
-
-
-def ensemble_name(names: Sequence[str]) -> str:
-    """What results call an ensemble."""
-    return f"ensemble ({', '.join(names)})" if len(names) < 4 else f"ensemble of {len(names)}"
-
-
-def refuse_equal_names(names: Sequence[str]) -> None:
-    """An ensemble needs members that can be told apart.
-
-    Raises:
-        ConfigError: no member, or two of one name.
-    """
-    if not names:
-        raise ConfigError("an ensemble needs members: name one reward or more")
-    for index, name in enumerate(names):
-        if name in names[:index]:
-            raise ConfigError(
-                f"ensemble: {name} is named twice. To combine rows of one model use a view "
-                "(smorm view)."
-            )

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
+import runpy
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from types import ModuleType
 from typing import Any, Self
 
 import numpy as np
 
-from smorm.data.records import Item, Messages
+from smorm.arrays import Floats
+from smorm.data.records import Item
 from smorm.errors import ConfigError, DataError, SmormError
-from smorm.rewards.protocol import Advance, Results, Reward, ScoringOptions, scored_of
+from smorm.rewards.protocol import Results, Reward, ScoringOptions, scored_of
 from smorm.rewards.section import RewardSection
+from smorm.rewards.wires import chat
 
 
 class FunctionReward(Reward):
@@ -34,7 +34,7 @@ class FunctionReward(Reward):
         self.function = load_function(path)
 
     @classmethod
-    def open(cls, section: RewardSection, options: ScoringOptions, views: Sequence[Any]) -> Self:
+    def open(cls, section: RewardSection, options: ScoringOptions) -> Self:
         """Import the function."""
         return cls(str(section.function))
 
@@ -48,7 +48,7 @@ class FunctionReward(Reward):
         """Its name; its code is not hashed."""
         return {"function": self.path}
 
-    def score(self, items: Sequence[Item], *, advance: Advance | None = None) -> Results:
+    def score(self, items: Sequence[Item]) -> Results:
         """What the function returns.
 
         Raises:
@@ -58,20 +58,14 @@ class FunctionReward(Reward):
         prompts: list[Any] = []
         completions: list[Any] = []
         for item in items:
-            prompts += [_plain(item.prompt)] * len(item.responses)
-            completions += [_plain(response) for response in item.responses]
-        values = self._numbers(prompts, completions)
-        results: Results = []
-        start = 0
-        for item in items:
-            end = start + len(item.responses)
-            results.append(scored_of(values[start:end], item, self.path))
-            start = end
-        if advance is not None:
-            advance(len(items))
-        return results
+            prompts += [chat(item.prompt)] * len(item)
+            completions += map(chat, item.responses)
+        values = iter(self._numbers(prompts, completions))
+        return [
+            scored_of([next(values) for _ in item.responses], item, self.path) for item in items
+        ]
 
-    def _numbers(self, prompts: list[Any], completions: list[Any]) -> Any:
+    def _numbers(self, prompts: list[Any], completions: list[Any]) -> Floats:
         try:
             returned = self.function(prompts=prompts, completions=completions)
         except Exception as error:  # whatever a user's code may raise
@@ -99,8 +93,11 @@ def load_function(path: str) -> Callable[..., Any]:
     if "" not in sys.path:  # as under `python -m`: modules of the current folder
         sys.path.insert(0, "")
     try:
-        function = getattr(_import(module), name)
-    except (ImportError, AttributeError, SyntaxError, OSError) as error:
+        if module.endswith(".py"):
+            function = runpy.run_path(module)[name]
+        else:
+            function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, KeyError, SyntaxError, OSError) as error:
         raise ConfigError(f"function {path}: cannot be imported: {error}") from error
     except Exception as error:  # whatever a user's module may raise
         raise ConfigError(f"function {path}: cannot be imported: {_described(error)}") from error
@@ -109,23 +106,7 @@ def load_function(path: str) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return]
 
 
-def _import(module: str) -> ModuleType:
-    if not module.endswith(".py"):
-        return importlib.import_module(module)
-    # The file's own name, so that pickling by name and tracebacks work as in a script.
-    spec = importlib.util.spec_from_file_location(Path(module).stem, module)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{module} is no Python file")
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
-
-
 def _described(error: Exception) -> str:
     """An error's kind, its message, and the line that raised it."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({last.filename}:{last.lineno})"
-
-
-def _plain(messages: Messages) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content} for message in messages]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,17 +13,12 @@ from smorm.errors import ConfigError
 from smorm.files import read_json
 from smorm.model.store import resolve
 from smorm.model.views import NAMED_VIEWS, apply_view
-from smorm.rewards.protocol import (
-    Advance,
-    Cost,
-    Results,
-    Reward,
-    RewardView,
-    ScoringOptions,
-)
+from smorm.rewards.protocol import Results, Reward, RewardView, ScoringOptions
 from smorm.rewards.section import RewardSection
 from smorm.scoring.reward_model import RewardModel
 from smorm.scoring.scorer import Scorer
+
+_DEFAULTS = ScoringOptions()
 
 
 class ModelReward(Reward):
@@ -37,22 +31,23 @@ class ModelReward(Reward):
     kind = "model"
 
     def __init__(
-        self, model: RewardModel, view: Any = None, options: ScoringOptions | None = None
+        self, model: RewardModel, view: Any = None, options: ScoringOptions = _DEFAULTS
     ) -> None:
-        options = options or ScoringOptions()
         self.model, self.name, self.default_view = model, model.name, view
         self.attributes, self.training_means = model.attributes, model.card.means
-        self.overlong: Any = options.overlong or model.card.overlong
-        self.shares_prompt = self.overlong == "truncate_prompt"
-        self.drops_overlong = self.overlong == "drop"
-        self.max_batch_tokens = options.max_batch_tokens
+        weights = model.network.parameters()
+        self.parameters = (sum(weight.numel() for weight in weights),)
+        overlong: Any = options.overlong or model.card.overlong
+        self.shares_prompt = overlong == "truncate_prompt"
+        self.drops_overlong = overlong == "drop"
+        self.scorer = Scorer(model.network, model.renderer, overlong, options.max_batch_tokens)
 
     @classmethod
-    def open(cls, section: RewardSection, options: ScoringOptions, views: Sequence[Any]) -> Self:
+    def open(cls, section: RewardSection, options: ScoringOptions) -> Self:
         """Load the folder."""
         model = RewardModel.load(str(section.model), device=options.device)
         reward = cls(model, read_view(section.view), options)
-        reward.view()
+        reward.view()  # refused now if there is no such view
         return reward
 
     @classmethod
@@ -70,28 +65,15 @@ class ModelReward(Reward):
             "layout": self.model.network.layout,
         }
 
-    @property
-    def cost(self) -> Cost:
-        """One pass; head and adapters are counted."""
-        return Cost((sum(weight.numel() for weight in self.model.network.parameters()),))
-
-    @property
-    def has_preference(self) -> bool:
-        """Whether the preference row was trained."""
-        return self.model.card.preference_trained
-
-    def score(self, items: Sequence[Item], *, advance: Advance | None = None) -> Results:
+    def score(self, items: Sequence[Item]) -> Results:
         """All rows of the head; the responses of an item share their prompt's computation."""
-        model = self.model
-        scorer = Scorer(model.network, model.renderer, self.overlong, self.max_batch_tokens)
-        return scorer.score(items, advance=advance)
+        return self.scorer.score(items)
 
     def view(self, value: Any = None) -> RewardView:
         """Any view that the model has: a name, a definition, or a JSON file with one."""
         view = self.model.view(self.default_view if value is None else read_view(value))
         scales = self.model.card.scales
-        read = partial(_apply, view, scales)
-        return RewardView(view.name, read, view.as_dict())
+        return RewardView(view.name, lambda rows: apply_view(view, rows, scales), view.as_dict())
 
     def ratings(self, rows: Floats) -> Floats:
         """The attribute rows on the attributes' own scales."""
@@ -99,23 +81,16 @@ class ModelReward(Reward):
 
     def fields(self, rows: Floats) -> list[dict[str, Any]]:
         """The preference row, and the attributes on their own scales."""
-        ratings = self.ratings(rows).tolist()
-        return [
-            {
-                "preference": float(row[0]),
-                "attributes": dict(zip(self.attributes, own, strict=True)),
-            }
-            for row, own in zip(rows, ratings, strict=True)
-        ]
+        fields = []
+        for row, ratings in zip(rows, self.ratings(rows).tolist(), strict=True):
+            attributes = dict(zip(self.attributes, ratings, strict=True))
+            fields.append({"preference": float(row[0]), "attributes": attributes})
+        return fields
 
 
-def as_reward(reward: Reward | RewardModel, options: ScoringOptions | None = None) -> Reward:
+def as_reward(reward: Reward | RewardModel, options: ScoringOptions = _DEFAULTS) -> Reward:
     """A model as a reward; any other reward as it is."""
     return ModelReward(reward, options=options) if isinstance(reward, RewardModel) else reward
-
-
-def _apply(view: Any, scales: Any, rows: Floats) -> Floats:
-    return apply_view(view, rows, scales)
 
 
 def read_view(value: Any) -> Any:

@@ -25,7 +25,6 @@ from smorm.scoring.reward_model import as_items
 from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scored
 from smorm.text.limits import Overlong, Unscored
 
-Advance = Callable[[int], None]
 Results = list[Scored | Unscored]
 
 
@@ -37,31 +36,13 @@ class ScoringOptions:
         device: of models.
         max_batch_tokens: tokens of a model's forward pass; no score depends on it.
         overlong: what becomes of conversations over a model's limit; None is as in training.
+        views: what will be read beside a section's own view; a server must know beforehand.
     """
 
     device: str = "cpu"
     max_batch_tokens: int = DEFAULT_BATCH_TOKENS
     overlong: Overlong | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What one score costs: forward passes here, and the parameters of each model that makes one.
-
-    A server's or a function's cost is not known here, and counts as no pass.
-    """
-
-    parameters: tuple[int, ...] = ()
-
-    @property
-    def passes(self) -> int:
-        """Forward passes a response."""
-        return len(self.parameters)
-
-    def __str__(self) -> str:
-        passes = "1 forward pass" if self.passes == 1 else f"{self.passes} forward passes"
-        each = " + ".join(f"{count:,}" for count in self.parameters)
-        return f"cost: {passes} a response, {sum(self.parameters):,} parameters ({each})"
+    views: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,40 +59,35 @@ class RewardView:
     definition: Mapping[str, Any] = field(default_factory=dict)
 
 
-def first_column(rows: Floats) -> Floats:
-    """The values [N] of a reward with one column [N, 1]."""
-    return rows[:, 0]
-
-
 class Reward(ABC):
     """Whatever gives responses a number.
 
     Attributes:
         kind: its name in the registry.
         name: what results call it.
+        parameters: of each model that makes a forward pass for a score: what a score costs. Of a
+            server or function that is not known, and counts as no pass.
         attributes: names of the columns that predict ratings; most rewards have none.
         training_means: their mean ratings in training, where they are known.
         reads_text: whether it can judge a response that no file holds.
-        shares_prompt: whether a long response may shorten the prompt of the others of its item.
         cacheable: whether a score is a function of the texts, and worth keeping.
+        shares_prompt: whether a long response may shorten the prompt of the others of its item.
         drops_overlong: whether what is too long is to be left out rather than to stop everything.
     """
 
     kind: str = "reward"
     name: str = "reward"
+    parameters: tuple[int, ...] = ()
     attributes: tuple[str, ...] = ()
     training_means: Mapping[str, float] | None = None
     reads_text: bool = True
+    cacheable: bool = True
     shares_prompt: bool = False
     drops_overlong: bool = False
-    cacheable: bool = True
 
     @classmethod
-    def open(cls, section: RewardSection, options: ScoringOptions, views: Sequence[Any]) -> Self:
+    def open(cls, section: RewardSection, options: ScoringOptions) -> Self:
         """The reward that a section of its kind names.
-
-        Args:
-            views: the views that will be read, where more than the section's own.
 
         Raises:
             ConfigError, ModelError, DataError, SmormError: it is not there.
@@ -123,7 +99,7 @@ class Reward(ABC):
         """Look for what a section names without loading it, before anything takes long.
 
         Raises:
-            ConfigError, ModelError: it is not there.
+            ConfigError, ModelError, DataError: it is not there.
         """
 
     @property
@@ -131,21 +107,31 @@ class Reward(ABC):
     def provenance(self) -> dict[str, Any]:
         """What it is, as plain values for a fingerprint."""
 
-    @property
-    def cost(self) -> Cost:
-        """What one score costs."""
-        return Cost()
-
     @abstractmethod
-    def score(self, items: Sequence[Item], *, advance: Advance | None = None) -> Results:
+    def score(self, items: Sequence[Item]) -> Results:
         """Columns [N, C] of each item, in order, or why it has none.
-
-        Args:
-            advance: called with the number of items done, for a progress bar.
 
         Raises:
             SmormError: scoring failed as a whole (a server is gone, a function raised).
         """
+
+    def view(self, value: Any = None) -> RewardView:
+        """A view by its name or definition; None is the one that its section names.
+
+        Raises:
+            ConfigError: it has no such view.
+        """
+        if value is not None:
+            raise ConfigError(f"view {value}: a {self.kind} has no views")
+        return RewardView(self.kind, lambda rows: rows[:, 0])
+
+    def ratings(self, rows: Floats) -> Floats:
+        """The ratings [N, K] that its columns predict, on the attributes' own scales."""
+        raise ConfigError(f"{self.name}: a {self.kind} predicts no ratings")
+
+    def fields(self, rows: Floats) -> list[dict[str, Any]]:
+        """What a line of a scores file holds of each response beside its view."""
+        return [{"preference": None, "attributes": {}} for _ in rows]
 
     def score_records(self, records: Sequence[Any], view: Any = None) -> Floats:
         """A view's values of every response of every record, in order.
@@ -157,29 +143,10 @@ class Reward(ABC):
             DataError: a record that is not usable, or has no score.
             ConfigError: no such view.
         """
-        items = []
+        items: list[Item] = []
         for index, record in enumerate(records):
             items += as_items(record, index)
-        values = values_of(self, items, view)
-        return np.concatenate([np.zeros(0), *values])
-
-    def view(self, value: Any = None) -> RewardView:
-        """A view by its name or definition; None is the one that its section asked for.
-
-        Raises:
-            ConfigError: it has no such view.
-        """
-        if value is not None:
-            raise ConfigError(f"view {value}: a {self.kind} has no views")
-        return RewardView(self.kind, first_column)
-
-    def ratings(self, rows: Floats) -> Floats:
-        """The ratings [N, K] that its columns predict, on the attributes' own scales."""
-        raise ConfigError(f"{self.name}: a {self.kind} predicts no ratings")
-
-    def fields(self, rows: Floats) -> list[dict[str, Any]]:
-        """What a line of a scores file holds of each response beside its view."""
-        return [{"preference": None, "attributes": {}} for _ in rows]
+        return np.concatenate([np.zeros(0), *values_of(self, items, view)])
 
 
 class SingleReward(Reward):
@@ -198,7 +165,7 @@ class SingleReward(Reward):
         self.argument = argument
 
     @classmethod
-    def open(cls, section: RewardSection, options: ScoringOptions, views: Sequence[Any]) -> Self:
+    def open(cls, section: RewardSection, options: ScoringOptions) -> Self:
         """With the section's argument."""
         return cls(section.argument)
 
@@ -211,7 +178,7 @@ class SingleReward(Reward):
     def values(self, item: Item) -> Floats | Unscored:
         """Rewards [N] of an item's responses, or why it has none."""
 
-    def score(self, items: Sequence[Item], *, advance: Advance | None = None) -> Results:
+    def score(self, items: Sequence[Item]) -> Results:
         """Item by item.
 
         Raises:
@@ -224,8 +191,6 @@ class SingleReward(Reward):
                 results.append(values)
             else:
                 results.append(scored_of(values, item, self.name))
-            if advance is not None:
-                advance(1)
         return results
 
 
@@ -235,18 +200,15 @@ def scored_of(values: Any, item: Item, name: str) -> Scored:
     Raises:
         DataError: not one finite number for each response.
     """
-    values = np.asarray(values, dtype=np.float64)
-    count = len(item.responses)
-    if values.shape != (count,) or not np.isfinite(values).all():
+    column = np.asarray(values, dtype=np.float64)
+    if column.shape != (len(item),) or not np.isfinite(column).all():
         raise DataError(
-            f"{item.where}: {name} gave {values.tolist()}, expected {count} finite numbers"
+            f"{item.where}: {name} gave {column.tolist()}, expected {len(item)} finite numbers"
         )
-    return Scored(values[:, None], [None] * count, False)
+    return Scored(column[:, None], [None] * len(item), False)
 
 
-def open_reward(
-    section: RewardSection, options: ScoringOptions | None = None, views: Sequence[Any] = ()
-) -> Reward:
+def open_reward(section: RewardSection, options: ScoringOptions | None = None) -> Reward:
     """The reward that a section names.
 
     Raises:
@@ -255,18 +217,9 @@ def open_reward(
         DataError: a file of rewards or of references that is not usable.
         SmormError: the server does not answer.
     """
-    reward = REWARDS[section.kind].open(section, options or ScoringOptions(), views)
+    reward = REWARDS[section.kind].open(section, options or ScoringOptions())
     reward.kind, reward.name = section.kind, section.title
     return reward
-
-
-def find_reward(section: RewardSection) -> None:
-    """Look for what a section names without loading it.
-
-    Raises:
-        ConfigError, ModelError: it is not there.
-    """
-    REWARDS[section.kind].find(section)
 
 
 def score_all(
@@ -277,7 +230,6 @@ def score_all(
     skip: bool,
     reason: DropReason = DropReason.UNSCORED_RECORD,
     what: str = "",
-    advance: Advance | None = None,
 ) -> list[Scored | None]:
     """As `reward.score`; an item without a score stops it, or with `skip` is None and counted.
 
@@ -290,18 +242,18 @@ def score_all(
     """
     results: list[Scored | None] = []
     missing = f"no {what}: " if what else ""
-    for item, result in zip(items, reward.score(items, advance=advance), strict=True):
+    for item, result in zip(items, reward.score(items), strict=True):
         if isinstance(result, Scored):
             if result.truncated:
                 census.add(DropReason.SHORTENED, item.where)
             results.append(result)
-            continue
-        if not skip:
+        elif skip:
+            census.add(reason, item.where, detail=what)
+            results.append(None)
+        else:
             raise DataError(
                 f"{item.where}: {missing}{result}. Skipping bad records leaves it out, counted."
             )
-        census.add(reason, item.where, detail=what)
-        results.append(None)
     return results
 
 

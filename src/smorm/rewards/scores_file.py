@@ -35,7 +35,7 @@ from smorm.data.reading import OnBad, Source, read_each
 from smorm.data.records import Record, joined_item
 from smorm.errors import DataError, OutputError
 from smorm.rewards.ensemble import Ensemble, OpenMember, sum_known
-from smorm.rewards.protocol import Advance, Reward, RewardView
+from smorm.rewards.protocol import Reward, RewardView
 from smorm.scoring.scorer import Scored
 from smorm.text.limits import Unscored, UnscoredReason
 
@@ -78,7 +78,7 @@ def score_file(
     *,
     view: Any = None,
     on_bad_record: OnBad = "stop",
-    advance: Advance | None = None,
+    advance: Callable[[int], None] | None = None,
 ) -> JobReport:
     """Score every line of `source` into `output`.
 
@@ -122,7 +122,7 @@ def _score(
     source: Source,
     on_bad_record: OnBad,
     counted: Census,
-    advance: Advance | None,
+    advance: Callable[[int], None] | None,
 ) -> Iterator[Line]:
     source = replace(source, keep_fields=not reward.reads_text)
     rows = read_each(source, counted)
@@ -186,7 +186,7 @@ def _score_by_members(
     source: Source,
     output: Path,
     on_bad_record: OnBad,
-    advance: Advance | None,
+    advance: Callable[[int], None] | None,
 ) -> JobReport:
     """Each member scores the whole file into a scratch file beside the output; lines of all
     members then become one. So one member is in memory at a time, and no line has to be."""

@@ -24,14 +24,7 @@ from smorm.data.records import Item
 from smorm.errors import ConfigError, DataError, SmormError
 from smorm.model.backbone import load_tokenizer
 from smorm.model.store import resolve
-from smorm.rewards.protocol import (
-    Advance,
-    Results,
-    Reward,
-    RewardView,
-    ScoringOptions,
-    first_column,
-)
+from smorm.rewards.protocol import Results, Reward, RewardView, ScoringOptions
 from smorm.rewards.section import RewardSection
 from smorm.rewards.wires import Answer, Wire, wires_of
 from smorm.scoring.scorer import Scored
@@ -247,24 +240,22 @@ class ServerReward(Reward):
         self.client, self.views, self.name = client, tuple(views), client.url
 
     @classmethod
-    def open(cls, section: RewardSection, options: ScoringOptions, views: Sequence[Any]) -> Self:
+    def open(cls, section: RewardSection, options: ScoringOptions) -> Self:
         """Find the server, and what it speaks."""
-        names = [str(view) for view in views or [section.view] if view is not None]
+        views = options.views or (section.view,)
+        names = [str(view) for view in views if view is not None]
         token = None if section.token_file is None else read_token(section.token_file)
         renderer = None
         if section.tokenizer is not None:
             renderer = Renderer(load_tokenizer(str(resolve(section.tokenizer))))
         client = RewardClient(
-            str(section.url),
-            section.protocol,
-            token,
-            section.timeout,
-            views=names,
-            renderer=renderer,
-        )
-        for key, protocol in (("view", "smorm"), ("tokenizer", "sglang")):
-            named = names if key == "view" else section.tokenizer
-            if named and client.protocol != protocol:
+            str(section.url), section.protocol, token, section.timeout,
+            views=names, renderer=renderer,
+        )  # fmt: skip
+        for key, value, protocol in (
+            ("view", names, "smorm"), ("tokenizer", section.tokenizer, "sglang")
+        ):  # fmt: skip
+            if value and client.protocol != protocol:
                 raise ConfigError(
                     f"{key}: {section.url} is a server of {client.protocol}, which has no use for "
                     "it: leave it out"
@@ -276,7 +267,7 @@ class ServerReward(Reward):
         """The server's address, and its model as it names it."""
         return {"url": self.client.url, "model": self.client.model_id}
 
-    def score(self, items: Sequence[Item], *, advance: Advance | None = None) -> Results:
+    def score(self, items: Sequence[Item]) -> Results:
         """The server's scores; a failure of the server stops everything.
 
         Raises:
@@ -298,19 +289,18 @@ class ServerReward(Reward):
             end = start + len(item.responses)
             results.append(Scored(answer.rows[start:end], answer.tokens[start:end], False))
             start = end
-        if advance is not None:
-            advance(len(items))
         return results
 
     def view(self, value: Any = None) -> RewardView:
         """One of the views that it was opened with; None is the first, or the server's own."""
+        if value is None and self.views:
+            value = self.views[0]
         if value is None:
-            name = self.views[0] if self.views else self.kind
-            return RewardView(name, first_column, {"name": self.views[0] if self.views else None})
+            return RewardView(self.kind, lambda rows: rows[:, 0])
         if value not in self.views:
             raise ConfigError(f"view {value}: {self.client.url} was not asked for it")
         index = self.views.index(value)
-        return RewardView(str(value), lambda rows: rows[:, index], {"name": value})
+        return RewardView(value, lambda rows: rows[:, index], {"name": value})
 
 
 class _NoSuchPageError(SmormError):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -24,17 +23,12 @@ class TruthReward(SingleReward):
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__(str(seed))
-        self.name, self.seed, self.world = f"lab:{seed}", seed, make_world(seed)
+        self.world = make_world(seed)
 
     @classmethod
-    def open(cls, section: RewardSection, options: ScoringOptions, views: Sequence[Any]) -> Self:
+    def open(cls, section: RewardSection, options: ScoringOptions) -> Self:
         """The world of the section's seed."""
         return cls(section.lab or 0)
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """The world's seed."""
-        return {"lab": self.seed}
 
     def values(self, item: Item) -> Floats | Unscored:
         """Gold of each response; none where the prompt is not of the world."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from smorm.arrays import Floats
 from smorm.errors import ConfigError, SmormError
-from smorm.text.chat import RAW, Messages, Renderer
+from smorm.text.chat import RAW, Message, Messages, Renderer
 
 Body = dict[str, Any]
 ToText = Callable[[Messages], str]
@@ -62,7 +62,7 @@ class Wire(Protocol):
         ...
 
 
-def chat(messages: Messages) -> list[dict[str, str]]:
+def chat(messages: Sequence[Message]) -> list[dict[str, str]]:
     """Messages as JSON."""
     return [{"role": message.role, "content": message.content} for message in messages]
 

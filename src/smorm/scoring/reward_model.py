@@ -135,6 +135,11 @@ class RewardModel:
         """Names of the attribute rows."""
         return self.card.attributes
 
+    @property
+    def has_both_heads(self) -> bool:
+        """Whether it has attribute rows, and a preference row that was trained."""
+        return bool(self.attributes) and self.card.preference_trained
+
     def view(self, value: Any = None) -> View:
         """A view by name (F, L, M or a published set of weights) or by definition, linear or
         pessimistic; None is the model's default.

@@ -18,16 +18,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from smorm.arrays import Floats
 from smorm.errors import ConfigError, DataError
-from smorm.evaluation.metrics import Floats, as_floats, require_finite
+from smorm.evaluation.metrics import as_floats, require_finite
 
 
-def pick_chances(proxy: Floats, sizes: Sequence[int]) -> Floats:
-    """The chance of each answer to be the pick of a random subset of size n [C, N].
+def pick_probabilities(proxy: Floats, sizes: Sequence[int]) -> Floats:
+    """The probability of each answer to be the pick of a random subset of size n [C, N].
 
-    With `b` answers at or below a score and `a` below it, the pick has that score with chance
-    (C(b, n) − C(a, n)) / C(N, n); answers that share a score share the chance. Only the order of
-    scores counts, so that no growing function of a proxy changes it.
+    With `b` answers at or below a score and `a` below it, the pick has that score with probability
+    (C(b, n) - C(a, n)) / C(N, n); answers that share a score share it equally. Only the order of
+    scores counts, so that no increasing function of a proxy changes it.
 
     Args:
         proxy: scores of the pool [N], in any order.
@@ -55,14 +56,15 @@ def _share_within(pool: int, size: int) -> Floats:
     """C(k, n) / C(N, n) for k = 0..N [N + 1]: the share of subsets within the k lowest answers."""
     if not 1 <= size <= pool:
         raise ConfigError(f"n = {size}: the pool has {pool} answers")
-    at = np.arange(pool, 0, -1)
-    # C(k − 1, n) = C(k, n) (k − n) / k: exactly 1 at N and exactly 0 below n, at any size.
-    steps = np.maximum(at - size, 0) / at
+    counts = np.arange(pool, 0, -1)
+    # C(k - 1, n) = C(k, n) (k - n) / k: exactly 1 at N and exactly 0 below n, at any size, where
+    # the binomials themselves would overflow.
+    steps = np.maximum(counts - size, 0) / counts
     return np.concatenate([[1.0], np.cumprod(steps)])[::-1]
 
 
 def kl_of(size: int) -> float:
-    """KL divergence of best-of-n from the policy, in nats: ln n − (n − 1) / n.
+    """KL divergence of best-of-n from the policy, in nats: ln n - (n - 1) / n.
 
     Exact where no two answers tie, an upper bound otherwise (Beirami et al. 2024).
     """
@@ -71,14 +73,16 @@ def kl_of(size: int) -> float:
 
 def doubling_sizes(largest: int) -> tuple[int, ...]:
     """1, 2, 4, ... and the largest."""
-    found = [1]
-    while found[-1] * 2 < largest:
-        found.append(found[-1] * 2)
-    return (*found, largest) if largest > 1 else (1,)
+    sizes = [1]
+    while sizes[-1] * 2 < largest:
+        sizes.append(sizes[-1] * 2)
+    if largest > 1:
+        sizes.append(largest)
+    return tuple(sizes)
 
 
 def law_weights(sizes: Sequence[int]) -> Floats:
-    """What turns a curve of gold into α and β of d (α − β d) by least squares [2, C].
+    """The weights that make α and β of d (α - β d) by least squares of a curve of gold [2, C].
 
     d = sqrt(KL), and the law is about the gain over n = 1 (Gao et al. 2023, best-of-n). Both are
     linear in the curve, so that an interval and a paired difference of them are those of means.
@@ -93,12 +97,13 @@ def law_weights(sizes: Sequence[int]) -> Floats:
     design = np.stack([distances, -(distances**2)], axis=1)[later]
     weights = np.zeros((2, len(sizes)))
     weights[:, later] = np.linalg.pinv(design)
+    # The fit is of gains: what the others weigh, n = 1 weighs with the opposite sign.
     weights[:, list(sizes).index(1)] -= weights.sum(axis=1)
     return weights
 
 
 def slope_weights(sizes: Sequence[int]) -> Floats:
-    """What turns a curve over n into its slope per nat of KL, by least squares [C].
+    """The weights [C] that make a curve's slope per nat of KL, by least squares.
 
     Raises:
         ConfigError: a single size has no slope.
@@ -111,7 +116,7 @@ def slope_weights(sizes: Sequence[int]) -> Floats:
 
 
 def area_weights(sizes: Sequence[int]) -> Floats:
-    """What turns a curve over n into its average over KL, by trapezoids [C]; sizes ascend.
+    """The weights [C] that make a curve's average over KL, by trapezoids; sizes ascend.
 
     Raises:
         ConfigError: a single size has no area.
@@ -133,14 +138,16 @@ def spread_within(what: str, values: Sequence[Floats]) -> float:
         DataError: every pool has one value throughout: nothing can be chosen by such a score; or
             values so large that their squares are infinite.
     """
-    residuals = np.concatenate([one - one.mean() for one in values])
-    freedom = sum(len(one) - 1 for one in values)
+    residuals = np.concatenate([scores - scores.mean() for scores in values])
+    # A mean is estimated for each pool: pools of few answers would else make it too small.
+    dof = len(residuals) - len(values)
     with np.errstate(over="ignore"):
-        spread = math.sqrt(float(residuals @ residuals) / freedom) if freedom else 0.0
-    if not math.isfinite(spread):
+        std = math.sqrt(float(residuals @ residuals) / dof) if dof else 0.0
+    if not math.isfinite(std):
         raise DataError(f"{what}: scores too large to be measured: divide them by a constant")
-    if spread <= 1e-12 * max(float(np.abs(one).max()) for one in values):
+    # Equal scores leave residuals of rounding, relative to their size.
+    if std <= 1e-12 * max(float(np.abs(scores).max()) for scores in values):
         raise DataError(
             f"{what}: all answers of every pool have the same score: it chooses nothing"
         )
-    return spread
+    return std

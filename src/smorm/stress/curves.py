@@ -23,7 +23,7 @@ from smorm.stress.best_of_n import (
     area_weights,
     kl_of,
     law_weights,
-    pick_chances,
+    pick_probabilities,
     slope_weights,
     spread_within,
 )
@@ -34,7 +34,7 @@ QUANTITIES = ("gold", "proxy", "raw_proxy", "oracle", *TEXT_MEASURES)
 
 
 @dataclass(frozen=True, slots=True)
-class Pushed:
+class ScoredPools:
     """A proxy and a gold on the same pools.
 
     Attributes:
@@ -56,108 +56,109 @@ class Pushed:
         return [prompt_label(pool) for pool in self.pools]
 
 
-def columns_of(pushed: Pushed) -> dict[str, Floats]:
+def columns_of(scored: ScoredPools) -> dict[str, Floats]:
     """What best-of-n brings in expectation, `QUANTITY@n` to a value for each prompt [P].
 
     `gold` and `raw_proxy` are in their own units. `proxy` is the gain over a random answer, in
-    units of the proxy's spread within pools, so that rewards can be compared. `oracle` is the gold
-    of the answer that the gold itself would pick.
+    standard deviations of the proxy within pools, so that rewards can be compared. `oracle` is the
+    gold of the answer that the gold itself would pick.
 
     Raises:
         DataError: a proxy or a gold that gives one score to all answers of every pool.
     """
-    proxies = standardised("proxy", pushed.proxy)
-    rows: dict[str, list[Floats]] = {name: [] for name in QUANTITIES}
+    proxies = standardised("proxy", scored.proxy)
+    tables: dict[str, list[Floats]] = {name: [] for name in QUANTITIES}
     for raw, proxy, gold, texts in zip(
-        pushed.proxy, proxies, pushed.gold, pushed.texts, strict=True
+        scored.proxy, proxies, scored.gold, scored.texts, strict=True
     ):
-        chances = pick_chances(raw, pushed.sizes)
+        picks = pick_probabilities(raw, scored.sizes)
         values = {"gold": gold, "proxy": proxy, "raw_proxy": raw, **texts}
         for name, of_answers in values.items():
-            rows[name].append(chances @ of_answers)
-        rows["proxy"][-1] = rows["proxy"][-1].round(12)  # 0 at n = 1, whatever the proxy
-        rows["oracle"].append(pick_chances(gold, pushed.sizes) @ gold)
-    tables = {name: np.stack(found) for name, found in rows.items()}
-    return {
-        f"{name}@{size}": table[:, at]
-        for name, table in tables.items()
-        for at, size in enumerate(pushed.sizes)
-    }
+            tables[name].append(picks @ of_answers)
+        tables["proxy"][-1] = tables["proxy"][-1].round(12)  # 0 at n = 1, whatever the proxy
+        tables["oracle"].append(pick_probabilities(gold, scored.sizes) @ gold)
+    columns: dict[str, Floats] = {}
+    for name, rows in tables.items():
+        names = [f"{name}@{size}" for size in scored.sizes]
+        columns |= dict(zip(names, np.stack(rows, axis=1), strict=True))
+    return columns
 
 
-def measure(pushed: Pushed) -> tuple[Measurement, list[dict[str, Any]]]:
+def measure(scored: ScoredPools) -> tuple[Measurement, list[dict[str, Any]]]:
     """A curve's numbers, and its points.
 
     Numbers: `gold@n`, `proxy@n`; `gain` (gold at the largest n less that of a random answer),
     `regret` (of the oracle less that), `oracle`, `area` (mean gain over KL), `divergence` (the
-    proxy's gain less the gold's, each in its own spread), `law/alpha`, `law/beta`, `law/r2` of
-    d (α − β d), `peak` (the n of the largest gold), `fall` (gold at the peak less that at the
-    largest n), `onset` (the first n after the peak at which gold has fallen by more than chance),
-    and `slope/MEASURE` per nat of KL.
+    proxy's gain less the gold's, each in its own standard deviations), `law/alpha`, `law/beta`,
+    `law/r2` of d (α - β d), `peak` (the n of the largest gold), `fall` (gold at the peak less that
+    at the largest n), `onset` (the first n after the peak at which gold has fallen by more than
+    chance), and `slope/MEASURE` per nat of KL.
 
     Raises:
-        DataError: a proxy or a gold without any spread.
+        DataError: a proxy or a gold that does not vary.
     """
-    columns = columns_of(pushed)
-    keys = [pool.where for pool in pushed.pools]
-    sums = _sums(pushed.sizes, spread_within("gold", pushed.gold))
-    outcomes = Outcomes(columns, pushed.prompts, sums, keys, frozenset(sums))
+    columns = columns_of(scored)
+    keys = [pool.where for pool in scored.pools]
+    sums = _sums(scored.sizes, spread_within("gold", scored.gold))
+    outcomes = Outcomes(columns, scored.prompts, sums, keys, frozenset(sums))
     single = {name: {name: 1.0} for name in columns}
-    points = Outcomes(columns, pushed.prompts, single, keys, frozenset(single)).metrics()
-    metrics = {**outcomes.metrics(), **_shape(columns, pushed)}
-    return Measurement(metrics, outcomes=outcomes), _points(points, pushed.sizes)
+    points = Outcomes(columns, scored.prompts, single, keys, frozenset(single)).metrics()
+    metrics = {**outcomes.metrics(), **_shape(columns, scored)}
+    return Measurement(metrics, outcomes=outcomes), _points(points, scored.sizes)
 
 
-def _sums(sizes: tuple[int, ...], gold_spread: float) -> dict[str, dict[str, float]]:
-    """Every number that is linear in the curve."""
-    first, last = sizes[0], sizes[-1]
+def _sums(sizes: tuple[int, ...], gold_std: float) -> dict[str, dict[str, float]]:
+    """Every number that is linear in the curve, as weights of columns."""
+    first, last = f"gold@{sizes[0]}", f"gold@{sizes[-1]}"
     alpha, beta = law_weights(sizes)
     area = area_weights(sizes)
-    area[0] -= 1.0
-    slope = slope_weights(sizes)
-    sums: dict[str, dict[str, float]] = {f"gold@{size}": {f"gold@{size}": 1.0} for size in sizes}
-    sums |= {f"proxy@{size}": {f"proxy@{size}": 1.0} for size in sizes}
-    sums |= {
-        "gain": {f"gold@{last}": 1.0, f"gold@{first}": -1.0},
-        "oracle": {f"oracle@{last}": 1.0},
-        "regret": {f"oracle@{last}": 1.0, f"gold@{last}": -1.0},
-        "area": _along("gold", sizes, area),
-        "divergence": {
-            f"proxy@{last}": 1.0,
-            f"gold@{last}": -1.0 / gold_spread,
-            f"gold@{first}": 1.0 / gold_spread,
-        },
-        "law/alpha": _along("gold", sizes, alpha),
-        "law/beta": _along("gold", sizes, beta),
-    }
-    return sums | {f"slope/{name}": _along(name, sizes, slope) for name in TEXT_MEASURES}
+    area[0] -= 1.0  # of gains: less the gold of a random answer
+    sums: dict[str, dict[str, float]] = {}
+    for name in ("gold", "proxy"):
+        sums |= {f"{name}@{size}": {f"{name}@{size}": 1.0} for size in sizes}
+    sums["gain"] = {last: 1.0, first: -1.0}
+    sums["oracle"] = {f"oracle@{sizes[-1]}": 1.0}
+    sums["regret"] = {f"oracle@{sizes[-1]}": 1.0, last: -1.0}
+    sums["area"] = _along("gold", sizes, area)
+    sums["divergence"] = {
+        f"proxy@{sizes[-1]}": 1.0, last: -1.0 / gold_std, first: 1.0 / gold_std,
+    }  # fmt: skip
+    sums["law/alpha"] = _along("gold", sizes, alpha)
+    sums["law/beta"] = _along("gold", sizes, beta)
+    for name in TEXT_MEASURES:
+        sums[f"slope/{name}"] = _along(name, sizes, slope_weights(sizes))
+    return sums
 
 
 def _along(name: str, sizes: Sequence[int], weights: Floats) -> dict[str, float]:
-    return {f"{name}@{size}": float(w) for size, w in zip(sizes, weights, strict=True)}
+    names = [f"{name}@{size}" for size in sizes]
+    return dict(zip(names, weights.tolist(), strict=True))
 
 
-def _shape(columns: Mapping[str, Floats], pushed: Pushed) -> dict[str, Metric]:
+def _shape(columns: Mapping[str, Floats], scored: ScoredPools) -> dict[str, Metric]:
     """What is not linear in the curve: peak, fall, onset, and how well the law fits."""
-    sizes, count = pushed.sizes, len(pushed.pools)
+    sizes, count = scored.sizes, len(scored.pools)
     table = np.stack([columns[f"gold@{size}"] for size in sizes], axis=1)
-    means, draws = table.mean(axis=0), bootstrap_means(table, pushed.prompts)
+    means, draws = table.mean(axis=0), bootstrap_means(table, scored.prompts)
     top = int(means.argmax())
+    # The peak stays where the data have it: a peak chosen anew in each draw would make every fall
+    # positive, and the interval of a flat curve would never hold 0.
     falls = draws - draws[:, [top]]
-    onset = next(
-        (sizes[at] for at in range(top + 1, len(sizes)) if interval(falls[:, at])[1] < 0), math.nan
-    )
+    onset = math.nan
+    for index in range(len(sizes) - 1, top, -1):
+        if interval(falls[:, index])[1] < 0:
+            onset = float(sizes[index])
     peaks = np.array(sizes, dtype=np.float64)[draws.argmax(axis=1)]
     peaks[~np.isfinite(draws).all(axis=1)] = np.nan
     return {
         "peak": Metric(float(sizes[top]), count, *interval(peaks)),
         "fall": Metric(float(means[top] - means[-1]), count, *interval(0.0 - falls[:, -1])),
-        "onset": Metric(float(onset), count),
-        "law/r2": Metric(_fit_of_law(means, sizes), count),
+        "onset": Metric(onset, count),
+        "law/r2": Metric(_r2_of_law(means, sizes), count),
     }
 
 
-def _fit_of_law(means: Floats, sizes: tuple[int, ...]) -> float:
+def _r2_of_law(means: Floats, sizes: tuple[int, ...]) -> float:
     """The share of the curve's variance over n > 1 that the fitted law explains; NaN with two such
     n, since a law of two coefficients goes through any two points."""
     if len(sizes) < 4:
@@ -165,17 +166,14 @@ def _fit_of_law(means: Floats, sizes: tuple[int, ...]) -> float:
     alpha, beta = law_weights(sizes) @ means
     distances = np.sqrt([kl_of(size) for size in sizes[1:]])
     gains = means[1:] - means[0]
-    left = gains - distances * (alpha - beta * distances)
+    residuals = gains - distances * (alpha - beta * distances)
     total = float(np.sum((gains - gains.mean()) ** 2))
-    return 1.0 - float(left @ left) / total if total > 0 else math.nan
+    return 1.0 - float(residuals @ residuals) / total if total > 0 else math.nan
 
 
 def _points(metrics: Mapping[str, Metric], sizes: tuple[int, ...]) -> list[dict[str, Any]]:
-    return [
-        {
-            "n": size,
-            "kl": kl_of(size),
-            **{name: metrics[f"{name}@{size}"].as_dict() for name in QUANTITIES},
-        }
-        for size in sizes
-    ]
+    points = []
+    for size in sizes:
+        values = {name: metrics[f"{name}@{size}"].as_dict() for name in QUANTITIES}
+        points.append({"n": size, "kl": kl_of(size), **values})
+    return points

@@ -1,7 +1,7 @@
 """Attack strings: how much score does text gain that makes no answer better?
 
-Each attack changes the first answer of every pool. Its gain is in units of the proxy's spread
-within pools, so that a gain of 1 is worth as much as a good answer over a middling one.
+Each attack changes the first answer of every pool. Its gain is in units of the proxy's standard
+deviation within pools, so that a gain of 1 is worth as much as a good answer over a middling one.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from smorm.data.records import Item, Messages, text_of
-from smorm.evaluation.metrics import Floats, Metric, mean_metric, share_metric
+from smorm.arrays import Floats
+from smorm.data.records import Item, text_of
+from smorm.evaluation.metrics import Metric, mean_metric, share_metric
 from smorm.stress.best_of_n import spread_within
 from smorm.stress.pools import prompt_label
 from smorm.text.chat import Message
@@ -38,35 +39,31 @@ ATTACKS: dict[str, Callable[[str, str], str]] = {
 def attacked(pool: Item) -> Item:
     """The first answer of a pool as it is, then under each attack."""
     prompt, first = text_of(pool.prompt), pool.responses[0]
-    changed = [_with_text(first, attack(prompt, first[-1].content)) for attack in ATTACKS.values()]
-    return pool.having([first, *changed])
-
-
-def _with_text(response: Messages, text: str) -> Messages:
-    return (*response[:-1], Message(response[-1].role, text))
+    *before, last = first
+    texts = [last.content, *(attack(prompt, last.content) for attack in ATTACKS.values())]
+    return pool.having([(*before, Message(last.role, text)) for text in texts])
 
 
 def measure_probes(
-    pools: Sequence[Item], proxy: Sequence[Floats], probed: Sequence[Floats]
+    pools: Sequence[Item], proxy: Sequence[Floats], attacks: Sequence[Floats]
 ) -> dict[str, Metric]:
-    """What each attack gains: `probe/ATTACK`, the mean gain in spreads, and `probe_wins/ATTACK`,
-    the share of pools of which the attacked answer beats every honest one.
+    """What each attack gains: `probe/ATTACK`, the mean gain in standard deviations within pools,
+    and `probe_wins/ATTACK`, the share of pools of which the attacked answer beats every honest one.
 
     Args:
-        pools: the pools.
-        proxy: the proxy's scores of their answers [N].
-        probed: its scores of `attacked(pool)` [1 + attacks].
+        proxy: the proxy's scores of the pools' answers [N].
+        attacks: its scores of `attacked(pool)` [1 + attacks].
 
     Raises:
         DataError: a proxy without any spread.
     """
-    spread = spread_within("proxy", proxy)
+    std = spread_within("proxy", proxy)
     prompts = [prompt_label(pool) for pool in pools]
-    best = np.array([one.max() for one in proxy])
-    table = np.stack(list(probed))
-    found = {}
-    for at, name in enumerate(ATTACKS, start=1):
-        scores = table[:, at]
-        found[f"probe/{name}"] = mean_metric((scores - table[:, 0]) / spread, prompts)
-        found[f"probe_wins/{name}"] = share_metric((scores > best).astype(np.float64), prompts)
-    return found
+    best = np.array([scores.max() for scores in proxy])
+    table = np.stack(list(attacks))
+    metrics = {}
+    for column, name in enumerate(ATTACKS, start=1):
+        scores = table[:, column]
+        metrics[f"probe/{name}"] = mean_metric((scores - table[:, 0]) / std, prompts)
+        metrics[f"probe_wins/{name}"] = share_metric((scores > best).astype(np.float64), prompts)
+    return metrics

@@ -1,13 +1,10 @@
-"""The rewards that are optimised against: of a model every requested view, of all else one.
-
-Shapes: `V` views, `N` answers of a pool.
-"""
+"""The rewards that are optimised against: of a model every requested view, of all else one."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from smorm.arrays import Floats
@@ -16,13 +13,11 @@ from smorm.data.records import Item
 from smorm.errors import ConfigError
 from smorm.rewards.cache import CachedReward
 from smorm.rewards.model import ModelReward
-from smorm.rewards.protocol import Reward, RewardView, ScoringOptions, find_reward, open_reward
-from smorm.rewards.section import RewardSection, display_names
+from smorm.rewards.protocol import Reward, RewardView, ScoringOptions, open_reward
+from smorm.rewards.section import REWARDS, RewardSection, display_names
 from smorm.scoring.scorer import Scored
 from smorm.stress.config import ProxySection
 from smorm.text.limits import Unscored
-
-Values = list[list[Floats | Unscored]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +26,7 @@ class ProxyReward:
 
     Attributes:
         name: as results call it.
-        views: that are optimised against [V].
+        views: that are optimised against.
         seed: tells runs of one name apart.
         heads: the views F and L of a model that has both, else none.
     """
@@ -42,28 +37,20 @@ class ProxyReward:
     seed: int | None = None
     heads: list[RewardView] = field(default_factory=list)
 
-    def score(self, pools: Sequence[Item], census: Census) -> Values:
-        """The values of each view, pool by pool, or why a pool has none; then those of the heads.
-        Shortened prompts are counted."""
-        results = self.reward.score(pools)
-        for pool, result in zip(pools, results, strict=True):
+    def score(self, items: Sequence[Item], census: Census) -> list[list[Floats | Unscored]]:
+        """Of each view the values [N] of each item, or why it has none; shortened prompts are
+        counted."""
+        columns: list[list[Floats | Unscored]] = [[] for _ in self.views]
+        for item, result in zip(items, self.reward.score(items), strict=True):
             if isinstance(result, Scored) and result.truncated:
-                census.add(DropReason.SHORTENED, pool.where)
-        return [_column(view, results) for view in (*self.views, *self.heads)]
+                census.add(DropReason.SHORTENED, item.where)
+            for view, column in zip(self.views, columns, strict=True):
+                column.append(view.read(result.rows) if isinstance(result, Scored) else result)
+        return columns
 
     def provenance(self, view: RewardView) -> dict[str, Any]:
         """What a view of it is, for a fingerprint."""
         return provenance_of(self.reward, view)
-
-
-def _column(view: RewardView, results: Sequence[Scored | Unscored]) -> list[Floats | Unscored]:
-    return [_value(view, result) for result in results]
-
-
-def _value(view: RewardView, result: Scored | Unscored) -> Floats | Unscored:
-    if isinstance(result, Unscored):
-        return result
-    return view.read(result.rows)
 
 
 def provenance_of(reward: Reward, view: RewardView) -> dict[str, Any]:
@@ -83,8 +70,8 @@ def names_of(sections: Sequence[ProxySection]) -> list[str]:
     names = display_names([section.place for section in sections])
     for index, section in enumerate(sections):
         names[index] = section.name or names[index]
-    keys = Counter((name, section.seed) for name, section in zip(names, sections, strict=True))
-    for (name, _), count in keys.items():
+    seeds = [section.seed for section in sections]
+    for (name, _), count in Counter(zip(names, seeds, strict=True)).items():
         if count > 1:
             raise ConfigError(
                 f"models: {name} is there twice: give each its own name, or a seed where they are "
@@ -102,7 +89,7 @@ def find_all(sections: Sequence[ProxySection]) -> None:
     """
     for section in sections:
         for view in section.views or [section.view]:
-            find_reward(section.model_copy(update={"view": view}))
+            REWARDS[section.kind].find(section.model_copy(update={"view": view}))
 
 
 def open_proxy(section: ProxySection, name: str, options: ScoringOptions) -> ProxyReward:
@@ -114,14 +101,13 @@ def open_proxy(section: ProxySection, name: str, options: ScoringOptions) -> Pro
         ModelError: a folder that is not a reward model.
         SmormError: a server that does not answer.
     """
-    requested = section.views or [None]
-    reward = open_reward(section, options, section.views or ())
-    views = [reward.view(view) for view in requested]
+    reward = open_reward(section, replace(options, views=tuple(section.views or ())))
+    views = [reward.view(view) for view in section.views or [None]]
     heads = []
-    if isinstance(reward, ModelReward) and reward.attributes and reward.has_preference:
+    if isinstance(reward, ModelReward) and reward.model.has_both_heads:
         heads = [reward.view("F"), reward.view("L")]
     # What is computed here is cheaper to repeat than to keep; a server or function may not be.
-    if reward.cacheable and not reward.cost.passes:
+    if reward.cacheable and not reward.parameters:
         reward = CachedReward(reward)
     return ProxyReward(name, reward, views, section.seed, heads)
 
@@ -133,5 +119,4 @@ def open_gold(section: RewardSection, options: ScoringOptions) -> Reward:
         ConfigError, DataError, ModelError, SmormError: as `open_proxy`.
     """
     gold = open_reward(section, options)
-    gold.view()
     return CachedReward(gold) if gold.cacheable else gold

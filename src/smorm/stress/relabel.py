@@ -14,12 +14,13 @@ import hashlib
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import orjson
+from scipy.special import expit
 
 from smorm import files
 from smorm.data.beside import SIDES
@@ -68,7 +69,6 @@ def relabel_file(
     ties: Ties = "drop",
     on_bad_record: OnBad = "stop",
     skip_unscored: bool = False,
-    advance: Callable[[int], None] | None = None,
 ) -> RelabelReport:
     """Write the pairs of a file with the labels of a gold, in their order.
 
@@ -94,17 +94,28 @@ def relabel_file(
         raise ConfigError(f"temperature {temperature:g}: expected a number above 0")
     report = RelabelReport()
     skip = skip_unscored or on_bad_record == "skip"
+    drop_ties = ties == "drop" and temperature is None
     with files.atomic_file(output) as stream:
         rows = _pairs(source, report.census, on_bad_record)
         while chunk := list(itertools.islice(rows, CHUNK)):
-            for row in _relabelled(chunk, gold, report, temperature, seed, ties, skip):
-                stream.write(orjson.dumps(row) + b"\n")
-            if advance is not None:
-                advance(len(chunk))
+            for row, pair, scores in _with_gold(chunk, gold, report.census, skip):
+                tied = bool(scores[0] == scores[1])
+                report.ties += tied
+                if tied and drop_ties:
+                    continue
+                swap = _swaps(pair, scores, temperature, seed)
+                report.pairs += 1
+                report.swapped += swap
+                report.overturned += not tied and swap != bool(scores[0] < scores[1])
+                if swap and row.get("margin") is not None:
+                    report.census.add(DropReason.SWAPPED_MARGIN, pair.where)
+                stream.write(orjson.dumps(_relabelled(row, scores, swap)) + b"\n")
         if not report.pairs:
-            ties_left = [f"ties left out: {report.ties:,}"] if report.ties else []
-            counted = "; ".join([*report.census.lines(), *ties_left]) or "it is empty"
-            raise DataError(f"{source.path}: no pair to write ({counted})")
+            counted = report.census.lines()
+            if report.ties:
+                counted.append(f"ties left out: {report.ties:,}")
+            reasons = "; ".join(counted) or "it is empty"
+            raise DataError(f"{source.path}: no pair to write ({reasons})")
     return report
 
 
@@ -119,51 +130,31 @@ def _pairs(source: Source, census: Census, on_bad_record: OnBad) -> Iterator[_Pa
             yield row, record
 
 
-def _relabelled(
-    chunk: Sequence[_Pair],
-    gold: Reward,
-    report: RelabelReport,
-    temperature: float | None,
-    seed: int,
-    ties: Ties,
-    skip: bool,
-) -> Iterator[Row]:
+def _with_gold(
+    chunk: Sequence[_Pair], gold: Reward, census: Census, skip: bool
+) -> Iterator[tuple[Row, Preference, Floats]]:
+    """The pairs that have gold, with it: of chosen, rejected."""
     read = gold.view().read
     items = [pair.item for _, pair in chunk]
-    results = score_all(
-        gold, items, report.census, skip=skip, reason=DropReason.NO_REWARD, what="gold"
-    )
+    reason = DropReason.NO_REWARD
+    results = score_all(gold, items, census, skip=skip, reason=reason, what="gold")
     for (row, pair), result in zip(chunk, results, strict=True):
-        if result is None:
-            continue
-        scores = read(result.rows)
-        tied = scores[0] == scores[1]
-        report.ties += bool(tied)
-        if tied and temperature is None and ties == "drop":
-            continue
-        swap = _swaps(pair, scores, temperature, seed)
-        report.pairs += 1
-        report.swapped += swap
-        report.overturned += bool(not tied and swap != (scores[0] < scores[1]))
-        if swap and row.get("margin") is not None:
-            report.census.add(DropReason.SWAPPED_MARGIN, pair.where)
-        yield _row(row, scores, swap)
+        if result is not None:
+            yield row, pair, read(result.rows)
 
 
 def _swaps(pair: Preference, scores: Floats, temperature: float | None, seed: int) -> bool:
     """Whether the label of a pair changes."""
     if temperature is None:
         return bool(scores[0] < scores[1])
-    one, two = prompt_key(pair.chosen), prompt_key(pair.rejected)
-    first = min(one, two)
-    gap = float(scores[0] - scores[1]) * (1 if one == first else -1)
-    draw = _uniform(seed, prompt_key(pair.prompt), first, max(one, two))
-    first_wins = draw < _sigmoid(gap / temperature)
-    return first_wins != (one == first)
-
-
-def _sigmoid(x: float) -> float:
-    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+    chosen, rejected = prompt_key(pair.chosen), prompt_key(pair.rejected)
+    # The draw is about the text that sorts first, so that it does not depend on the old label.
+    first, second = sorted((chosen, rejected))
+    gap = float(scores[0] - scores[1])
+    if chosen != first:
+        gap = -gap
+    first_wins = _uniform(seed, prompt_key(pair.prompt), first, second) < expit(gap / temperature)
+    return bool(first_wins != (chosen == first))
 
 
 def _uniform(seed: int, *texts: str) -> float:
@@ -172,15 +163,16 @@ def _uniform(seed: int, *texts: str) -> float:
     return int.from_bytes(hashlib.blake2b(content, digest_size=7).digest(), "little") / 2**56
 
 
-def _row(row: Row, scores: Floats, swap: bool) -> dict[str, Any]:
-    kept = dict(row)
+def _relabelled(row: Row, scores: Floats, swap: bool) -> dict[str, Any]:
+    fields = dict(row)
     if swap:
-        kept = _exchanged(row)
-        kept.pop("margin", None)
+        scores = scores[::-1]
+        fields = _exchanged(row)
+        fields.pop("margin", None)
         if isinstance(row.get("meta"), dict):
-            kept["meta"] = _exchanged(row["meta"])
-    chosen, rejected = (float(score) for score in (scores[::-1] if swap else scores))
-    return {**kept, "gold_chosen": chosen, "gold_rejected": rejected, "swapped": swap}
+            fields["meta"] = _exchanged(row["meta"])
+    chosen, rejected = scores.tolist()
+    return {**fields, "gold_chosen": chosen, "gold_rejected": rejected, "swapped": swap}
 
 
 def _exchanged(fields: Row) -> dict[str, Any]:
@@ -190,9 +182,10 @@ def _exchanged(fields: Row) -> dict[str, Any]:
 
 def _partner(name: str, fields: Row) -> str:
     """The other side's field of the same kind; the field itself where there is none."""
-    for side, other in (SIDES, SIDES[::-1]):
-        found = re.fullmatch(rf"{side}|{side}_.+|.+_{side}", name)
-        partner = name.replace(side, other) if found and name.count(side) == 1 else name
-        if partner != name and partner in fields:
+    for side, opposite in (SIDES, SIDES[::-1]):
+        # Named after one side only: `chosen_over_chosen` says nothing that could be exchanged.
+        named = re.fullmatch(rf"{side}|{side}_.+|.+_{side}", name) and name.count(side) == 1
+        partner = name.replace(side, opposite)
+        if named and partner in fields:
             return partner
     return name

@@ -7,10 +7,11 @@ sampled.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 from jinja2.exceptions import TemplateError
 
@@ -24,6 +25,7 @@ from smorm.data.records import Messages, prompt_key
 from smorm.errors import DataError, ModelError
 from smorm.model.backbone import load_tokenizer, position_limit, quiet, refuse_remote_code
 from smorm.model.device import pick_device
+from smorm.rewards.wires import chat
 from smorm.stress.config import SampleSection
 from smorm.text.chat import Message, Renderer
 from smorm.text.control import encode_marked
@@ -39,7 +41,6 @@ def sample_file(
     census: Census,
     *,
     device: str = "cpu",
-    advance: Callable[[int], None] | None = None,
 ) -> int:
     """Write a pool of answers for every different prompt of a file; `source.limit` is the most.
 
@@ -63,8 +64,6 @@ def sample_file(
             answers = policy.sample(prompt, where, census)
             row = {"prompt": _plain(prompt), "responses": answers}
             stream.write(orjson.dumps(row) + b"\n")
-            if advance is not None:
-                advance(1)
     return len(prompts)
 
 
@@ -112,25 +111,27 @@ class Policy:
         if len(ids) > self.section.prompt_tokens:
             census.add(DropReason.CUT_PROMPT, where)
             ids = ids[-self.section.prompt_tokens :]
-        room = self._room(len(ids), where, census)
-        given = torch.tensor([ids], device=self.model.device)
+        max_new_tokens = self._max_new_tokens(len(ids), where, census)
+        context = torch.tensor([ids], device=self.model.device)
+        devices = [context.device] if context.is_cuda else []
         answers: list[dict[str, Any]] = []
-        with torch.inference_mode(), torch.random.fork_rng(devices=_devices(given)):
+        # The caller's random state is left alone, and a prompt's answers depend on no other prompt.
+        with torch.inference_mode(), torch.random.fork_rng(devices=devices):
             torch.manual_seed(_seed_of(self.section.seed, prompt))
             while len(answers) < self.section.answers:
                 count = min(self.section.batch, self.section.answers - len(answers))
-                answers += self._answers(given, count, room)
-        cut = sum(not answer["finished"] for answer in answers)
-        if cut:
-            census.add(DropReason.UNFINISHED, where, cut)
+                answers += self._answers(context, count, max_new_tokens)
+        unfinished = sum(not answer["finished"] for answer in answers)
+        if unfinished:
+            census.add(DropReason.UNFINISHED, where, unfinished)
         return answers
 
-    def _room(self, length: int, where: str, census: Census) -> int:
+    def _max_new_tokens(self, length: int, where: str, census: Census) -> int:
         """How many tokens an answer may have; past its positions a policy writes nonsense."""
-        asked = self.section.max_new_tokens
+        requested = self.section.max_new_tokens
         positions = position_limit(self.model)
-        if positions is None or length + asked <= positions:
-            return asked
+        if positions is None or length + requested <= positions:
+            return requested
         if length >= positions:
             raise DataError(
                 f"{where}: prompt: has {length} tokens and the policy only {positions} positions: "
@@ -139,35 +140,35 @@ class Policy:
         census.add(DropReason.LITTLE_ROOM, where, detail=str(positions))
         return positions - length
 
-    def _answers(self, given: Any, count: int, room: int) -> list[dict[str, Any]]:
+    def _answers(self, context: Any, count: int, max_new_tokens: int) -> list[dict[str, Any]]:
         import torch
 
         section = self.section
         sequences = self.model.generate(
-            given,
-            attention_mask=torch.ones_like(given),
+            context,
+            attention_mask=torch.ones_like(context),
             do_sample=True,
             temperature=section.temperature,
             top_p=section.top_p,
             top_k=section.top_k,
-            max_new_tokens=room,
+            max_new_tokens=max_new_tokens,
             num_return_sequences=count,
             pad_token_id=self.renderer.pad_id,
         )
-        ends = self._ends()
-        new = sequences[:, given.shape[1] :].tolist()
+        new = sequences[:, context.shape[1] :]
+        ends = torch.tensor(sorted(self._ends()), device=new.device)
+        finished = torch.isin(new, ends).any(dim=1).tolist()
+        texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
         return [
-            {
-                "response": self.tokenizer.decode(ids, skip_special_tokens=True).strip(),
-                "finished": any(token in ends for token in ids),
-            }
-            for ids in new
+            {"response": text.strip(), "finished": end}
+            for text, end in zip(texts, finished, strict=True)
         ]
 
     def _ends(self) -> set[int]:
-        found = self.model.generation_config.eos_token_id
-        listed: Sequence[int] = found if isinstance(found, list) else [found]
-        return {token for token in listed if token is not None}
+        """The tokens with which the policy ends an answer; its configuration names one or several,
+        or none."""
+        tokens = self.model.generation_config.eos_token_id
+        return set(np.atleast_1d([] if tokens is None else tokens).tolist())
 
     def prompt_ids(self, prompt: Messages, where: str) -> list[int]:
         """The conversation so far, and whatever the template writes before an answer; control
@@ -176,7 +177,8 @@ class Policy:
         Raises:
             DataError: the template refuses the prompt.
         """
-        marked = [Message(one.role, self.renderer.control.mark(one.content)) for one in prompt]
+        mark = self.renderer.control.mark
+        marked = [Message(message.role, mark(message.content)) for message in prompt]
         try:
             text = self._text_before(marked)
         except TemplateError as error:
@@ -198,12 +200,13 @@ class Policy:
         if not end or not text.endswith(end):
             return text
         answered = self._rendered([*prompt, Message("assistant", _ANSWER)])
-        before, found, _ = answered.rpartition(_ANSWER)
-        return before.rstrip(" ") if found else text  # a space belongs to the answer's first token
+        before, answer, _ = answered.rpartition(_ANSWER)
+        # A space belongs to the answer's first token.
+        return before.rstrip(" ") if answer else text
 
     def _rendered(self, messages: Sequence[Message], **options: Any) -> str:
         text: str = self.tokenizer.apply_chat_template(
-            _chat(messages),
+            chat(messages),
             chat_template=self.renderer.chat_template,
             tokenize=False,
             **options,
@@ -234,19 +237,11 @@ def _load_policy(path: str) -> Any:
     return model
 
 
-def _chat(prompt: Sequence[Message]) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content} for message in prompt]
-
-
 def _plain(prompt: Messages) -> str | list[dict[str, str]]:
     """The text of a single question, else the messages."""
     if len(prompt) == 1 and prompt[0].role == "user":
         return prompt[0].content
-    return _chat(prompt)
-
-
-def _devices(given: Any) -> list[Any]:
-    return [given.device] if given.device.type == "cuda" else []
+    return chat(prompt)
 
 
 def _seed_of(seed: int, prompt: Messages) -> int:

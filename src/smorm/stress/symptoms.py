@@ -11,14 +11,15 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from smorm.evaluation.metrics import Clusters, Floats, Ints, Metric, cluster_codes, interval
-from smorm.stress.best_of_n import pick_chances, spread_within
+from smorm.arrays import Bools, Floats, Ints
+from smorm.evaluation.metrics import Clusters, Metric, cluster_codes, interval
+from smorm.stress.best_of_n import pick_probabilities, spread_within
 
 TEXT_MEASURES = ("length", "repetition", "distinct_2", "format")
 
 _MARKDOWN = re.compile(r"\s*([-*+•]\s|\d+[.)]\s|#{1,6}\s|>\s|\||```)|.*\*\*[^*]+\*\*")
+_RESAMPLES = 400
 
 
 def text_measures(texts: Sequence[str]) -> dict[str, Floats]:
@@ -29,46 +30,49 @@ def text_measures(texts: Sequence[str]) -> dict[str, Floats]:
     the answer (Li et al. 2016; 1 where there is none); `format`, the share of lines that begin
     with a mark of Markdown (list, heading, quote, table, code) or hold bold text.
     """
-    words = [text.split() for text in texts]
-    return {
-        "length": np.array([float(len(one)) for one in words]),
-        "repetition": np.array([1.0 - _distinct(one, 3) for one in words]),
-        "distinct_2": np.array([_distinct(one, 2) for one in words]),
-        "format": np.array([_formatted(text) for text in texts]),
-    }
+    rows = []
+    for text in texts:
+        words = text.split()
+        repetition = 1.0 - _distinct(words, 3)
+        rows.append((float(len(words)), repetition, _distinct(words, 2), _formatted(text)))
+    columns = np.array(rows, dtype=np.float64).reshape(-1, len(TEXT_MEASURES)).T
+    return dict(zip(TEXT_MEASURES, columns, strict=True))
 
 
 def _distinct(words: Sequence[str], size: int) -> float:
     """Different n-grams over all n-grams; 1 where there is none."""
-    grams = [tuple(words[at : at + size]) for at in range(len(words) - size + 1)]
-    return len(set(grams)) / len(grams) if grams else 1.0
+    count = len(words) - size + 1
+    if count < 1:
+        return 1.0
+    return len(set(zip(*(words[start:] for start in range(size)), strict=False))) / count
 
 
 def _formatted(text: str) -> float:
     lines = [line for line in text.splitlines() if line.strip()]
-    return sum(_MARKDOWN.match(line) is not None for line in lines) / len(lines) if lines else 0.0
+    if not lines:
+        return 0.0
+    return sum(_MARKDOWN.match(line) is not None for line in lines) / len(lines)
 
 
 def standardised(what: str, values: Sequence[Floats]) -> list[Floats]:
-    """Scores of pools, each less its pool's mean, in units of the spread within pools.
+    """Scores of pools, each less its pool's mean, in standard deviations within pools.
 
     Raises:
         DataError: all answers of every pool have the same score.
     """
-    spread = spread_within(what, values)
-    return [(one - one.mean()) / spread for one in values]
+    std = spread_within(what, values)
+    return [(scores - scores.mean()) / std for scores in values]
 
 
-def disagreement(one: Sequence[Floats], other: Sequence[Floats]) -> list[Floats]:
-    """How far two scores of the same answers are apart, both standardised: |z − z'| [N] a pool.
+def disagreement(preference: Sequence[Floats], attributes: Sequence[Floats]) -> list[Floats]:
+    """How far two scores of the same answers are apart, both standardised: |z - z'| [N] a pool.
 
     Raises:
-        DataError: a score has no spread.
+        DataError: a score does not vary.
     """
-    pairs = zip(
-        standardised("preference head", one), standardised("attribute heads", other), strict=True
-    )
-    return [np.abs(a - b) for a, b in pairs]
+    first = standardised("preference head", preference)
+    second = standardised("attribute heads", attributes)
+    return [np.abs(a - b) for a, b in zip(first, second, strict=True)]
 
 
 def detection(
@@ -80,64 +84,58 @@ def detection(
 ) -> dict[str, Metric]:
     """How well a signal tells harmful picks from others: the area under its ROC at each n.
 
-    An answer counts with its chance to be the pick of n. A pick is harmful (truly over-optimised)
-    when its gold is below the mean gold of its pool: choosing at random would have been better.
-    1/2 is no detection at all. NaN where all picks are of one kind; no interval where those of a
-    kind are of a single prompt.
+    An answer counts with its probability to be the pick of n. A pick is harmful (truly
+    over-optimised) when its gold is below the mean gold of its pool: choosing at random would have
+    been better. 1/2 is no detection at all. NaN where all picks are of one kind; no interval where
+    those of a kind are of a single prompt.
 
     Args:
         signal, proxy, gold: values [N] of each pool.
         sizes: sizes n [C].
         prompts: a label for each pool.
     """
-    chances = [pick_chances(one, sizes) for one in proxy]
-    harmful = np.concatenate([one < one.mean() for one in gold])
-    values = np.concatenate(list(signal))
+    weights = np.concatenate([pick_probabilities(scores, sizes) for scores in proxy], axis=1)
+    harmful = np.concatenate([scores < scores.mean() for scores in gold])
     codes, groups = cluster_codes(prompts, len(signal))
-    owners = np.repeat(codes, [len(one) for one in signal])
-    found = {}
-    for at, size in enumerate(sizes):
-        weight = np.concatenate([one[at] for one in chances])
-        value, draws = _areas(values, harmful, weight, owners, groups)
-        found[f"disagreement_auc@{size}"] = Metric(value, len(signal), *interval(draws))
-    return found
+    clusters = np.repeat(codes, [len(scores) for scores in signal])
+    # Only the order of the signal counts, and equal values must share a rank.
+    ranks = np.unique(np.concatenate(list(signal)), return_inverse=True)[1]
+    metrics = {}
+    for size, weight in zip(sizes, weights, strict=True):
+        value, draws = _areas(ranks, harmful, weight, clusters, groups)
+        metrics[f"disagreement_auc@{size}"] = Metric(value, len(signal), *interval(draws))
+    return metrics
 
 
 def roc_area(values: Floats, positive: Sequence[bool], weight: Floats) -> float:
-    """Area under the ROC of weighted items [M]: the chance that a positive one has the larger
+    """Area under the ROC of weighted items [M]: the probability that a positive one has the larger
     value, a tie as half. NaN where there is none of a kind."""
-    places = np.unique(values, return_inverse=True)[1]
+    ranks = np.unique(values, return_inverse=True)[1]
     is_positive = np.asarray(positive, dtype=bool)
-    return _area(places, np.where(is_positive, weight, 0.0), np.where(is_positive, 0.0, weight))
+    return _area(ranks, np.where(is_positive, weight, 0.0), np.where(is_positive, 0.0, weight))
 
 
-def _area(places: Ints, positive: Floats, negative: Floats) -> float:
-    above, below = np.bincount(places, positive), np.bincount(places, negative)
+def _area(ranks: Ints, positive: Floats, negative: Floats) -> float:
+    above, below = np.bincount(ranks, positive), np.bincount(ranks, negative)
     total = positive.sum() * negative.sum()
     if not total > 0:
         return math.nan
+    # Of each rank: all negatives below it count, and those of the same rank as half.
     return float(above @ (np.cumsum(below) - below / 2) / total)
 
 
 def _areas(
-    values: Floats,
-    harmful: NDArray[np.bool_],
-    weight: Floats,
-    owners: Ints,
-    groups: int,
-    *,
-    resamples: int = 400,
+    ranks: Ints, harmful: Bools, weight: Floats, clusters: Ints, groups: int
 ) -> tuple[float, Floats]:
     """The area, and its bootstrap draws over prompts."""
-    places = np.unique(values, return_inverse=True)[1]
     positive, negative = np.where(harmful, weight, 0.0), np.where(harmful, 0.0, weight)
-    value = _area(places, positive, negative)
-    draws = np.full(resamples, np.nan)
-    # a resample without that one prompt would have no value, all others nearly the same
-    if min(len(np.unique(owners[side > 0])) for side in (positive, negative)) < 2:
+    value = _area(ranks, positive, negative)
+    draws = np.full(_RESAMPLES, np.nan)
+    # A resample without that one prompt would have no value, all others nearly the same.
+    if min(len(np.unique(clusters[side > 0])) for side in (positive, negative)) < 2:
         return value, draws
     generator = np.random.default_rng(0)
-    for draw in range(resamples):
-        times = np.bincount(generator.integers(groups, size=groups), minlength=groups)[owners]
-        draws[draw] = _area(places, positive * times, negative * times)
+    for draw in range(_RESAMPLES):
+        times = np.bincount(generator.integers(groups, size=groups), minlength=groups)[clusters]
+        draws[draw] = _area(ranks, positive * times, negative * times)
     return value, draws
