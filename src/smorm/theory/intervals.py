@@ -87,7 +87,4 @@ def within_prompt(x: Floats, y: Floats, prompts: Clusters) -> dict[str, Metric]:
     Bradley–Terry fixes no offset between prompts, so two rewards may be compared only so.
     """
     x, y = centred(x, prompts), centred(y, prompts)
-    return {
-        "spearman": spearman_metric(x, y, prompts),
-        "pearson": pearson_metric(x, y, prompts),
-    }
+    return {"spearman": spearman_metric(x, y, prompts), "pearson": pearson_metric(x, y, prompts)}

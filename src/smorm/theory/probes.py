@@ -82,9 +82,7 @@ def explained(predicted: Floats, true: Floats, clusters: Clusters) -> Metric:
     """R²: 1 − squared error over the variance of the truth (below 0 where a mean does better)."""
     error = (predicted - true) ** 2
     return of_means(
-        [error, true, true**2],
-        clusters,
-        lambda m: 1.0 - m[:, 0] / (m[:, 2] - m[:, 1] ** 2),
+        [error, true, true**2], clusters, lambda m: 1.0 - m[:, 0] / (m[:, 2] - m[:, 1] ** 2)
     )
 
 
