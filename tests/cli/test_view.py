@@ -71,7 +71,7 @@ def test_a_fitted_view_scores_as_its_file_says(smorm, fitted, tmp_path, kind):
     assert "Few data: 58 prompts; 120 or more would be better" in shown
     metrics = view["fitted"]["metrics"]
     assert set(metrics[f"accuracy/{kind}"]) == {"value", "n", "low", "high"}
-    gap = metrics[f"accuracy/{kind} − M"]["value"]
+    gap = metrics["gain/M"]["value"]
     assert gap == pytest.approx(
         metrics[f"accuracy/{kind}"]["value"] - metrics["accuracy/M"]["value"]
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from smorm.model.views import PREFERENCE, View
+from smorm.scoring.fit_views import fit_learned
 from smorm.scoring.held_out import HeldOut, held_out
 
 ATTRIBUTES = ("clarity", "depth", "style")
@@ -27,3 +29,12 @@ def data_of(seed: int, count: int = 120, per_prompt: int = 1, true=TRUE) -> Held
     names = ROWS if len(true) == 4 else tuple(f"r{i}" for i in range(len(true)))
     prompts = np.repeat(np.arange(count) // per_prompt, 2)
     return held_out(rows, names, prompts, paired=True)
+
+
+def learn_view(chosen, rejected, attributes, *, prompts=None, free_sign=()) -> View:
+    """Learned weights of pairs, given as rows of the chosen and of the rejected responses."""
+    rows = np.stack([chosen, rejected], axis=1).reshape(2 * len(chosen), -1)
+    names = (PREFERENCE, *attributes)
+    labels = np.repeat(np.asarray(range(len(chosen)) if prompts is None else prompts, object), 2)
+    data = held_out(rows, names, labels, paired=True)
+    return fit_learned(data, data.everything, rows=names, free_sign=free_sign)

@@ -64,8 +64,9 @@ def measure_bias(table: Table, unit: str) -> Bias:
 
 
 def _clusters(table: Table, rows: Ints) -> Hashes:
-    """The prompt's hash; a record without a prompt is a cluster of its own."""
+    """The prompt's hash; without a prompt that of the record's texts."""
     records = table.records
+    # All records without a prompt share one prompt hash, but they are not alike.
     unprompted = records["has_prompt"][rows] == 0
     return np.where(unprompted, records["texts"][rows], records["prompt"][rows])
 
@@ -76,6 +77,7 @@ def _correlations(table: Table, unit: str) -> dict[str, Metric]:
         values, rows = table.ratings_of(column)
         lengths = table.response_lengths(rows, 0, unit)
         known = np.flatnonzero(lengths >= 0)
+        # By hash and not by position: the sample must not depend on the order of files.
         order = np.lexsort((values[known], table.records["record"][rows[known]]))
         sample = known[order[:MOST_RATINGS]]
         if len(sample):
@@ -91,6 +93,7 @@ def bias_findings(bias: Bias, limits: Thresholds) -> list[Finding]:
     wins = bias.longer_wins
     if wins is not None:
         far = abs(wins.value - 0.5) > limits.length_wins
+        # A small set can be far from one half by accident.
         significant = not wins.low <= 0.5 <= wins.high
         case, severity = "", FINE
         if far and significant:

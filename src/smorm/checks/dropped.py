@@ -27,16 +27,14 @@ _SEVERITIES: dict[StrEnum, Severity] = {
 
 
 def dropped_findings(scan: Scan) -> list[Finding]:
-    """Sources without a record, then bad, empty and equal records, and whatever else was counted.
-
-    The total is of all records that were there, with those that the readers refused.
-    """
+    """Sources without a record, then bad, empty and equal records, and all other counts."""
     findings = []
     for error in scan.unusable:
         numbers = {"reason": error}
         kind = FindingKind.NO_USABLE_RECORD
         findings.append(Finding(kind, MUST_FIX, unit="sources", numbers=numbers))
     census = scan.census
+    # Of all records that were there, so also of those that the readers refused.
     total = len(scan.table) + sum(census[kind] for kind in _REFUSED)
     for reason, count in census.totals().items():
         locations = tuple(census.examples.get(reason, [])[:MAX_LOCATIONS])

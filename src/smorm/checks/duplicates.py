@@ -44,6 +44,7 @@ def duplicate_findings(scan: Scan, limits: Thresholds) -> list[Finding]:
         findings.append(
             _finding(scan, FindingKind.NEAR_DUPLICATE_RECORDS, severity, near, len(distinct), unit)
         )
+    # Fine, never more: a prompt asked in several ways is usual, and harms only a split.
     prompts = _distinct_prompts(scan, train=True)
     rows = _with_words(scan, prompts)
     near = np.flatnonzero(near_rows([scan.prompts], rows, records["prompt"][rows], limits.near))
@@ -59,10 +60,12 @@ def leakage_findings(scan: Scan, limits: Thresholds) -> list[Finding]:
     train, held_out = _distinct_prompts(scan, train=True), _distinct_prompts(scan, train=False)
     if not len(held_out) or not len(train):
         return []
+    # Exact twins are excluded from the search for near ones, so each prompt is reported once.
     exact = np.isin(records["prompt"][held_out], records["prompt"][train])
     unseen = _with_words(scan, held_out[~exact])
     rows = np.concatenate([_with_words(scan, train), unseen])
 
+    # Near twins within one side are duplicates, not leakage.
     def across(first: Ints, second: Ints) -> Bools:
         crosses: Bools = is_train[first] != is_train[second]
         return crosses
@@ -86,6 +89,7 @@ def shared_prompt_findings(scan: Scan) -> list[Finding]:
     records = scan.table.records
     usable = np.flatnonzero(scan.table.train & (records["has_prompt"] != 0))
     kinds = records["kind"][usable]
+    # Within one kind only: pairs and ratings over one prompt are intended.
     by_kind = [usable[kinds == index] for index in range(len(KINDS))]
     in_sources = np.concatenate([_with_several(scan, rows, "source") for rows in by_kind])
     of_kinds = _with_several(scan, usable, "kind")
@@ -104,6 +108,7 @@ def _with_several(scan: Scan, rows: Ints, column: str) -> Ints:
     """A row of each prompt whose rows have several values in a column."""
     prompts = scan.table.records["prompt"][rows]
     values = scan.table.records[column][rows].astype(np.uint64)
+    # Distinct (prompt, value) pairs first: a prompt that is among them twice has two values.
     distinct = np.unique(np.stack([prompts, values], axis=1), axis=0)[:, 0]
     unique, times = np.unique(distinct, return_counts=True)
     shared = np.isin(prompts, unique[times > 1])
@@ -124,6 +129,6 @@ def _distinct_prompts(scan: Scan, *, train: bool) -> Ints:
 
 
 def _with_words(scan: Scan, rows: Ints) -> Ints:
-    """Rows whose prompt holds a word: a text without words has no sketch to compare."""
+    # A text without words has an empty sketch, which would equal every other empty one.
     filled: Ints = rows[scan.table.records["prompt_filled"][rows] != 0]
     return filled

@@ -28,6 +28,7 @@ def _opposite_pairs(table: Table, limits: Thresholds) -> list[Finding]:
     rows = table.rows("preference")
     if not len(rows):
         return []
+    # `texts` ignores the order of the two sides; `flipped` says which of them was chosen.
     group, groups = _grouped(table.records["texts"][rows])
     flipped = np.bincount(group, table.records["flipped"][rows], groups)
     sizes = np.bincount(group, minlength=groups)
@@ -54,6 +55,7 @@ def _conflicting_ratings(table: Table, limits: Thresholds) -> list[Finding]:
     for column in range(len(table.attributes)):
         values, rated = table.ratings_of(column)
         if len(values):
+            # Relative to the attribute's observed range, since its scale is seldom known.
             widths = _widths(group_of_row[rated], values, total)
             differing |= widths > 0
             far |= widths > limits.rating_spread * float(np.ptp(values))
@@ -74,6 +76,7 @@ def _grouped(keys: Hashes) -> tuple[Ints, int]:
 
 def _widths(groups: Ints, values: Floats, total: int) -> Floats:
     """Largest less smallest value of each group, 0 for a group without one."""
+    # Groups that stay empty keep high < low.
     low, high = np.full(total, np.inf), np.full(total, -np.inf)
     np.minimum.at(low, groups, values)
     np.maximum.at(high, groups, values)
@@ -121,6 +124,7 @@ def attribute_findings(
         if summary["min"] == summary["max"]:
             kind = FindingKind.CONSTANT_ATTRIBUTE
             findings.append(Finding(kind, LOOK, count, count, "ratings", numbers))
+        # Missing ratings are allowed; most of them missing is rarely intended.
         if missing / (missing + count) > limits.missing:
             kind, total = FindingKind.MISSING_RATINGS, missing + count
             findings.append(Finding(kind, LOOK, missing, total, "rated records", numbers))
@@ -134,6 +138,7 @@ def _out_of_range(
     for column, name in enumerate(table.attributes):
         selected = table.ratings["column"] == column
         rows, values = table.ratings["row"][selected], table.ratings["value"][selected]
+        # The user's range wins over the published one: a set may use a scale of its own.
         if name in ranges:
             low, high = np.full((2, len(rows)), np.array(ranges[name])[:, None])
         else:

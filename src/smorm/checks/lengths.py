@@ -21,6 +21,7 @@ def length_table(table: Table, unit: str) -> dict[str, Any]:
         "chosen": table.response_lengths(pairs, 0, unit),
         "rejected": table.response_lengths(pairs, 1, unit),
         "response": table.response_lengths(rated, 0, unit),
+        # Lists of candidates differ in length, so theirs are gathered index by index.
         "candidate": _candidate_lengths(table, unit),
     }
     if unit == "tokens":
@@ -49,6 +50,7 @@ def summary(values: Ints) -> dict[str, Any]:
 
     The histogram's borders are powers of two.
     """
+    # Lengths that occur, not interpolated ones: a limit is chosen from this table.
     levels = np.percentile(values, PERCENTILES, method="inverted_cdf").astype(int).tolist()
     bits = np.frexp(values.astype(np.float64))[1]  # 0 for 0, k for 2^(k-1) to 2^k - 1
     histogram = []

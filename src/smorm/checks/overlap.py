@@ -65,6 +65,7 @@ class Benchmarks:
 
     def meet(self, hashes: Hashes, rows: Ints) -> None:
         """Note which runs of the data, held by records `rows`, are in a benchmark."""
+        # The filter has false positives; the sorted hashes decide.
         maybe = self._filter[self._slots(hashes)]
         hashes, rows = hashes[maybe], rows[maybe]
         if not len(hashes):
@@ -83,7 +84,7 @@ class Benchmarks:
 
 def read_benchmarks(named: Sequence[tuple[str, Iterable[Record]]]) -> Benchmarks:
     """The runs of all items of benchmarks, given as names with records."""
-    # An empty first part: there may be no benchmark with any run.
+    # Empty first arrays: concatenation needs one, and a benchmark may have no run at all.
     hash_parts, item_parts = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
     side_parts = [np.zeros(0, np.int8)]
     sizes: list[int] = []
@@ -92,6 +93,7 @@ def read_benchmarks(named: Sequence[tuple[str, Iterable[Record]]]) -> Benchmarks
         while batch := list(islice(source, _BATCH)):
             for side, texts, owners in _sides(batch):
                 hashes, text_indices = grams(words_of(texts))
+                # Items are numbered over all benchmarks, so that one array holds all runs.
                 items = sum(sizes) + size + np.asarray(owners, dtype=np.int64)[text_indices]
                 hash_parts.append(hashes)
                 item_parts.append(items)
@@ -141,15 +143,12 @@ def _num_items(benchmarks: Benchmarks, hits: Bools) -> int:
 
 
 def overlap_findings(benchmarks: Benchmarks, table: Table, limits: Thresholds) -> list[Finding]:
-    """One finding a benchmark; the locations are those of records in the data.
-
-    Shared prompts must be fixed. Responses share stock phrases ("I'm sorry, but as an AI language
-    model I cannot ..."), so they are only to be looked at.
-    """
+    """One finding a benchmark; the locations are those of records in the data."""
     findings = []
     counts_by_name = overlap_table(benchmarks)
     for name, size, selected in benchmarks.selections():
         counts = counts_by_name[name]
+        # Prompts decide: shared responses are mostly stock phrases ("I'm sorry, but as an AI ...").
         case, severity = "none", FINE
         if counts["prompts"] > limits.overlap * size:
             case, severity = "prompts", MUST_FIX

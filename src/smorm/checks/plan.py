@@ -67,6 +67,7 @@ def parse_against(text: str) -> tuple[str, tuple[Source, ...]]:
     from smorm.evaluation.benchmarks import BENCHMARKS, benchmark_sources
 
     name, separator, path = text.partition("=")
+    # A file may be called `a=b.jsonl`: what exists is a path.
     if separator and not Path(text).exists():
         if name in BENCHMARKS:
             return name, tuple(benchmark_sources(name, path))
@@ -106,6 +107,7 @@ def sources_of_config(config: Config, limit: int | None = None) -> tuple[Checked
     from smorm.training.sources import to_source
 
     objective, data, evaluation = config.objective, config.data, config.evaluation
+    # Sets that the objective ignores are not read by the run, and not checked.
     groups: list[tuple[Any, Any, bool]] = []
     if objective.uses_pairs:
         groups.append((data.preference, "preference", False))
@@ -133,6 +135,7 @@ def tokens_of_config(config: Config, max_tokens: int | None = None) -> TokenPlan
     from smorm.model.backbone import load_tokenizer
 
     spec, path = config.model.tokenizer, config.model.chat_template
+    # Lengths must be those of the run, so its tokenizer is trained here as the run would.
     if isinstance(spec, TrainedTokenizer):
         tokenizer = _trained(config, spec.vocab_size)
     else:
@@ -172,6 +175,7 @@ def tokens_of_model(path: str, max_tokens: int | None = None) -> TokenPlan:
     from smorm.model.backbone import load_tokenizer
     from smorm.model.store import CARD, read_card
 
+    # A run's folder holds its model one level down.
     folder = Path(path)
     if (folder / "model" / CARD).is_file():
         folder = folder / "model"

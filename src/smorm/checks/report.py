@@ -109,6 +109,7 @@ def check(plan: Plan, limits: Thresholds = THRESHOLDS) -> Report:
             benchmarks = read_benchmarks(
                 [(name, _items(sources, census)) for name, sources in plan.against]
             )
+            # What a benchmark's reader dropped is no fault of the data, but it was not compared.
             for line in census.lines():
                 kind, numbers = FindingKind.BENCHMARK_COUNTED, {"line": line}
                 findings.append(Finding(kind, FINE, 0, numbers=numbers))
@@ -126,6 +127,7 @@ def _token_check(
     findings = audit_template(
         tokens.tokenizer, tokens.template, pad_is_settled=tokens.pad_is_settled
     )
+    # After the audit, which must see the tokenizer's own pad token.
     ensure_pad_token(tokens.tokenizer, tokens.template)
     try:
         renderer = Renderer(tokens.tokenizer, tokens.template, tokens.max_tokens)
@@ -153,10 +155,12 @@ def _report(
     table, tokens = scanned.table, plan.tokens
     unit = table.unit()
     bias = measure_bias(table, unit)
+    # By source, since files of several formats may rate attributes of one name.
     published = {}
     for index, checked in enumerate(scanned.sources):
         if checked.source.format in PUBLISHED:
             published[index] = PUBLISHED[checked.source.format]
+    # Within one severity findings keep this order: from what stops a run to what only misleads.
     findings += dropped_findings(scanned)
     findings += render_findings(table, scanned.tally)
     max_tokens = None

@@ -78,6 +78,7 @@ def scan(
     with closing(prompts), closing(texts):
         for index, checked in enumerate(sources):
             counted, rows = census.total, writer.rows
+            # Before its records: those of the last source may be for another side.
             writer.start(checked)
             try:
                 for record, outcome in _records(checked, census, tokens):
@@ -103,6 +104,7 @@ def _records(
         for record in records:
             yield record, None
     else:
+        # The size decides how many processes are worth starting.
         source = checked.source
         size = contents_of(source.path, source.split, source.subset).size
         yield from tokens.tokeniser.tokenised(records, whole_conversations, size)
@@ -136,6 +138,7 @@ class _Writer:
         self._responses.extend(texts)
         self._characters += sum(map(len, texts)) + len(self._prompts[-1])
         self.rows += 1
+        # Both limits bound memory: by many short records, and by few long ones.
         if len(self._prompts) >= BATCH_RECORDS or self._characters >= BATCH_CHARACTERS:
             self.flush()
 
@@ -147,6 +150,7 @@ class _Writer:
         prompts, responses = words_of(self._prompts), words_of(self._responses)
         prompt_owners = np.arange(count)
         response_owners = np.array(self._owners, dtype=np.int64)
+        # Prompts and responses separately: near records must be alike in both.
         filled = (
             _write_sketch(self.prompt_sketches, prompts, prompt_owners, count),
             _write_sketch(self.text_sketches, responses, response_owners, count),

@@ -27,6 +27,7 @@ GRAM = 13
 SHORTEST_WHOLE = 5
 """Texts of fewer words than GRAM are compared whole, from so many words on."""
 
+# Fixed random tables: hashes are equal from run to run and from machine to machine.
 _RANDOM = np.random.Generator(np.random.PCG64(20240131))
 _BYTE = _RANDOM.integers(0, 2**64, 256, dtype=np.uint64)
 _POWERS = np.cumprod(np.full(256, 0x9E3779B97F4A7C15, dtype=np.uint64))
@@ -39,12 +40,14 @@ _SEPARATOR, _LETTER, _IDEOGRAPH = 0, 1, 2
 def _byte_kinds() -> NDArray[np.uint8]:
     kinds = np.zeros(256, dtype=np.uint8)
     kinds[[*range(48, 58), *range(65, 91), *range(97, 123)]] = _LETTER
+    # Any byte of a multi-byte character counts as a letter, unless it is excluded later.
     kinds[0x80:] = _LETTER
     kinds[0xE3:0xEE] = _IDEOGRAPH  # first bytes of U+3000 to U+DFFF
     return kinds
 
 
 _KINDS = _byte_kinds()
+# As `str.split`; NUL is one more, since it separates the texts of a batch.
 _SPACE = np.zeros(256, dtype=bool)
 _SPACE[[0, *range(9, 14), *range(28, 33)]] = True
 
@@ -89,6 +92,7 @@ def words_of(texts: Sequence[str]) -> Words:
     hashes = np.zeros(0, dtype=np.uint64)
     if len(first):
         hashes = np.add.reduceat(values, first)
+    # A word belongs to the first text that ends behind it.
     owners = np.searchsorted(ends, inside[first], side="left")
     return Words(mix(hashes + sizes.astype(np.uint64)), owners, _lengths(content, ends))
 
@@ -131,6 +135,7 @@ def _runs(words: Words, size: int, shortest: int) -> tuple[Hashes, Ints]:
     hashes, texts = words.hashes, words.texts
     count = max(0, len(hashes) - size + 1)
     value = np.zeros(count, dtype=np.uint64)
+    # A polynomial in the words' hashes: order matters, and all runs are made at once.
     for step in range(size):
         value = value * _STEP + hashes[step : step + count]
     # A run that crosses from one text into the next is none.

@@ -56,6 +56,7 @@ def sketch(hashes: Hashes, documents: Ints, count: int) -> tuple[Values, Values]
     codes = np.unique(high | (hashes >> np.uint64(16)))
     owner = (codes >> np.uint64(48)).astype(np.int64)
     value = ((codes >> np.uint64(16)) & np.uint64(_EMPTY)).astype(np.uint32)
+    # The largest value marks an empty place, so no hash may have it.
     value = np.minimum(value, _EMPTY - np.uint32(1))
     rank = np.arange(len(codes)) - np.searchsorted(owner, owner)
     smallest = np.full((count, WIDTH), _EMPTY, dtype=np.uint32)
@@ -74,6 +75,7 @@ def _filled(bins: Values) -> Values:
     index = np.arange(width)
     full = np.where(bins != _EMPTY, index, 2 * width)
     twice = np.concatenate([full, np.minimum(full + width, 2 * width)], axis=1)
+    # The next full bin to the right, cyclically: the row stands there twice.
     following = np.minimum.accumulate(twice[:, ::-1], axis=1)[:, ::-1][:, :width]
     distance = (following - index).astype(np.uint32)
     return np.take_along_axis(bins, following % width, axis=1) + distance * _BORROWED
@@ -117,6 +119,7 @@ class SketchFile:
     def append(self, smallest: Values, bands: Values) -> None:
         """Add rows."""
         self._streams[0].write(smallest.tobytes())
+        # A file a band: a search reads one band of all rows at a time.
         for stream, column in zip(self._streams[1:], bands.T, strict=True):
             stream.write(column.tobytes())
 
@@ -191,10 +194,12 @@ def near_rows(
     """
     near = np.zeros(len(files[0]), dtype=bool)
     for first, second in candidates(files, rows, keys):
+        # Pairs of which both are known to be near add nothing.
         useful = ~(near[first] & near[second])
         if related is not None:
             useful &= related(first, second)
         first, second = first[useful], second[useful]
+        # In chunks: sketches of all candidates at once would not fit in bounded memory.
         for start in range(0, len(first), _CHUNK):
             a, b = first[start : start + _CHUNK], second[start : start + _CHUNK]
             alike = np.ones(len(a), dtype=bool)

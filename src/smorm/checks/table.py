@@ -23,21 +23,12 @@ from smorm.data.records import Candidates, Kind, Messages, Preference, Rated, Re
 KINDS: tuple[Kind, ...] = ("preference", "rated", "candidates")
 UNKNOWN = -1
 
+# Type codes of `array`: b a byte, i 4 bytes, q and Q 8 bytes, d a double.
 _RECORDS = {
-    "kind": "b",
-    "source": "i",
-    "file": "i",
+    **dict.fromkeys(("kind", "flipped", "has_prompt", "prompt_filled", "texts_filled"), "b"),
+    **dict.fromkeys(("source", "file", "responses", "prompt_words", "prompt_tokens"), "i"),
+    **dict.fromkeys(("prompt", "texts", "record"), "Q"),
     "line": "q",
-    "prompt": "Q",
-    "texts": "Q",
-    "record": "Q",
-    "flipped": "b",
-    "has_prompt": "b",
-    "responses": "i",
-    "prompt_words": "i",
-    "prompt_tokens": "i",
-    "prompt_filled": "b",
-    "texts_filled": "b",
 }
 _RESPONSES = {"text": "Q", "words": "i", "tokens": "i"}
 _RATINGS = {"row": "q", "column": "i", "value": "d"}
@@ -90,6 +81,7 @@ class TableBuilder:
             tokens: lengths of the prompt and of each whole conversation; empty where unknown.
         """
         prompt = prompt_hash(record.prompt)
+        # A response's hash includes its prompt: the same answer to two prompts is no copy.
         sides = [_combined(prompt, prompt_hash(response)) for response in responses_of(record)]
         file, _, line = record.where.rpartition(":")
         if not tokens:
@@ -124,6 +116,7 @@ class TableBuilder:
                 self.ratings["row"].append(row)
                 self.ratings["column"].append(column)
                 self.ratings["value"].append(value)
+                # The value's bits: 4 and 4.5 differ, while the order of attributes does not count.
                 packed = name.encode("utf-8", "surrogatepass") + struct.pack("<d", value)
                 hashes[name] = _hash(packed)
         return [hashes[name] for name in sorted(hashes)]
@@ -197,10 +190,8 @@ class Table:
         return self.ratings["value"][selected], rows[selected]
 
     def response_lengths(self, rows: Ints, index: int, unit: str) -> Ints:
-        """Length of response number `index` of each record, in `words` or `tokens`; -1: unknown.
-
-        In tokens it is what the conversation has beyond its prompt.
-        """
+        """Length of response number `index` of each record, in `words` or `tokens`; -1: unknown."""
+        # Conversations are tokenised whole: a response is what is beyond the prompt's tokens.
         lengths = self.responses[unit][self.first_response()[rows] + index].astype(np.int64)
         if unit == "words":
             return lengths

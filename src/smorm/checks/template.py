@@ -74,6 +74,7 @@ class _Probed:
         except TemplateSyntaxError as error:
             raise ModelError(f"the chat template cannot be parsed: {error}") from error
         except (TemplateError, OverflowError):
+            # The template raised by itself: it refuses these roles.
             return None
 
 
@@ -107,6 +108,7 @@ def audit_template(
 def clock_macro(day: datetime) -> str:
     """A Jinja macro `strftime_now(format)` that answers for one day."""
     answers = []
+    # Every directive with every flag: the macro can only replace what it lists.
     for flag in _FLAGS:
         directives = [f"%{flag}{letter}" for letter in _DIRECTIVES]
         answers += [(directive, day.strftime(directive)) for directive in directives]
@@ -124,6 +126,7 @@ def _finding(kind: FindingKind, severity: Severity, case: str = "", **numbers: A
 
 def _clock(probed: _Probed) -> list[Finding]:
     first_day, second_day = (clock_macro(day) for day in DAYS)
+    # With and without a system message: many templates write the date only into that.
     for roles in (_SHORT, _SYSTEM):
         today = probed.text(roles, clock=first_day)
         if probed.text(roles, clock=first_day) != today:
@@ -139,6 +142,7 @@ def _dropped(probed: _Probed) -> list[Finding]:
     if _MARKERS[1] not in (probed.text(_SHORT) or ""):
         findings.append(_finding(FindingKind.TEMPLATE_DROPS_RESPONSE, MUST_FIX))
     turns = probed.text(_TURNS)
+    # The last answer is not among them: without it no score could be read.
     if turns is not None:
         missing = [
             f"number {index + 1} ({_TURNS[index]})"
@@ -166,6 +170,7 @@ def _roles(probed: _Probed) -> list[Finding]:
     to_assistant = _between(text, _MARKERS[2], _MARKERS[3])
     if to_assistant == to_user:
         return [_finding(FindingKind.TEMPLATE_DROPS_ROLE, LOOK)]
+    # What opens an answer but not a question is the generation prompt.
     header = _beyond_common_start(to_assistant, to_user).strip()
     tail = text[text.rindex(_MARKERS[3]) + len(_MARKERS[3]) :].strip()
     if header and tail.endswith(header):
@@ -192,6 +197,7 @@ def _begin(probed: _Probed) -> list[Finding]:
     token = tokenizer.bos_token
     if ids[:2] == [bos, bos]:
         return [_finding(FindingKind.DOUBLE_BOS, MUST_FIX, token=token)]
+    # The tokenizer by itself: other programs render to text and tokenise that.
     tokenizer_adds = tokenizer("a")["input_ids"][:1] == [bos]
     if not tokenizer_adds:
         return []
@@ -202,6 +208,7 @@ def _begin(probed: _Probed) -> list[Finding]:
 
 def _end(probed: _Probed) -> list[Finding]:
     """The score is read at the last token, which should not be a word of the answer."""
+    # Answers that end in a letter and in a sign: an end token is the same after all of them.
     last_tokens = set()
     for answer in _ANSWERS:
         ids = probed.ids(_SHORT, (_MARKERS[0], answer))

@@ -51,6 +51,7 @@ class Tally:
     def add(self, event: TokenEvent, where: str, detail: str = "") -> None:
         """Count one more, seen at `where`."""
         self.counts[event, detail] += 1
+        # Counts are exact, places only the first few: memory stays bounded.
         if self.counts[event, detail] <= MAX_LOCATIONS:
             self._locations[event, detail].append(where)
 
@@ -97,6 +98,7 @@ class TokenCheck:
         prompt_length = 0
         if record.prompt:
             prompt_length = len(prompt[0]) if prompt else UNKNOWN
+        # Uncut lengths; what the limit does to them is counted below.
         lengths = [len(conversation) for conversation in tokens]
         if max(lengths) > self.max_tokens:
             tokens = self._within_limit(record, tokens, tally)
@@ -114,9 +116,11 @@ class TokenCheck:
     def _within_limit(self, record: Record, tokens: list[Tokens], tally: Tally) -> list[Tokens]:
         """What the run's policy makes of a record over the limit."""
         tally.add(TokenEvent.OVER_LIMIT, record.where)
+        # What other trainers do, smorm does not: cut the end of each side.
         cut = [side[: self.max_tokens] for side in tokens]
         if isinstance(record, Preference) and _equal(*cut):
             tally.add(TokenEvent.SAME_IF_CUT, record.where)
+        # Without a run the policy that keeps most is tried, to report what could fit.
         policy: Overlong = self.overlong or "truncate_prompt"
         run = Encoder(self.renderer, self.max_tokens, policy)
         outcome = run.encode(record.prompt, responses_of(record))
@@ -178,6 +182,7 @@ def limit_findings(
     }
     total, count = len(table), tally.counts[TokenEvent.OVER_LIMIT, ""]
     if count:
+        # Under `error` one such record stops the run, however few there are.
         severity = above(count / total, limits.over_limit, LOOK, FINE)
         if overlong == "error":
             severity = MUST_FIX

@@ -20,6 +20,7 @@ def meaning(finding: Finding) -> str:
     key = finding.kind.value
     if finding.case:
         key += f"/{finding.case}"
+    # Metrics are stored as numbers and get their interval as text here.
     values = {name: _text_if_metric(number) for name, number in finding.numbers.items()}
     return " ".join(WORDING[key].values()).format(**values)
 

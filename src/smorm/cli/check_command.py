@@ -66,6 +66,7 @@ def run(
     options = {"format": format, "split": split, "limit": limit}
     sources = planning.sources_of_arguments(data or [], dev or [], options)
     tokens = None
+    # A config brings its own sources, which are checked beside those of the command line.
     if config is not None:
         from smorm.config import load_config
 
@@ -96,6 +97,7 @@ def _print_report(report: Report) -> None:
 
     from smorm.checks.findings import Severity
 
+    # In a pipe or file a fixed width, so that tables do not depend on the caller's terminal.
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, width=PLAIN_WIDTH)
@@ -144,7 +146,8 @@ def _print_finding(console: Console, finding: Finding) -> None:
     for line in lines:
         if console.is_terminal:
             console.print(Padding(line, (0, 0, 0, INDENT)))
-        else:  # whole lines, for grep
+        else:
+            # Whole lines, for grep.
             console.print(Text(" " * INDENT).append(line), soft_wrap=True)
 
 
@@ -174,6 +177,7 @@ def _bars(histogram: list[list[int]]) -> str:
     highest = max(counts.values())
     low, last, below = histogram[0][0], histogram[-1][0], histogram[-1][1]
     bars, step = "", low
+    # Empty classes between full ones stay visible as gaps.
     while step <= last:
         share = counts.get(step, 0) / highest
         if share:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,8 +10,6 @@ import typer
 from smorm.cli.options import BatchTokensOption, DeviceOption, OverlongOption, SkipBadOption
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from smorm.data.reading import Source
     from smorm.evaluation.metrics import Metric
     from smorm.theory.run import Diagnosis
@@ -97,6 +93,7 @@ def run(
         reading=Reading(policy, "skip" if skip_bad else "stop", limit, max_batch_tokens),
     )
     loaded = RewardModel.load(model, device=device)
+    # Before minutes of measuring, not after them.
     if suggest is not None and not (loaded.attributes and loaded.card.preference_trained):
         raise ConfigError("--suggest: this model has one trained reward only: there is no choice")
     diagnosis = diagnose(
@@ -122,6 +119,7 @@ def _ood_sources(values: list[str]) -> dict[str, Source]:
     sources: dict[str, Source] = {}
     for value in values:
         name, _, path = value.partition("=")
+        # The name becomes a segment of metric names, which are split at slashes.
         if not name or not path or "/" in name or name in sources:
             raise ConfigError(f"--ood {value}: expected NAME=FILE, each name once and without /")
         sources[name] = Source(path)
@@ -132,6 +130,8 @@ def _print_diagnosis(diagnosis: Diagnosis) -> None:
     """A table for each section, the notes, and the advice last."""
     from rich.console import Console
 
+    from smorm.cli.metric_tables import metric_grid, metric_list
+
     console = Console(soft_wrap=not Console().is_terminal, markup=False)
     result = diagnosis.result
     sections: dict[str, dict[str, Metric]] = {}
@@ -140,59 +140,12 @@ def _print_diagnosis(diagnosis: Diagnosis) -> None:
         sections.setdefault(section, {})[rest or name] = metric
     for section, metrics in sections.items():
         if section in GRIDS:
-            console.print(_grid(section, metrics))
+            console.print(metric_grid(TITLES[section], metrics, rows=GRIDS[section]))
         else:
-            console.print(_list(section, metrics))
+            console.print(metric_list(TITLES[section], metrics))
+    # The advice ends the notes of the result; it is printed last, under its own heading.
     for note in result.notes[: len(result.notes) - len(diagnosis.advice)]:
         console.print(f"  {note}", style="dim", markup=False, highlight=False)
     console.print("\nAdvice", style="bold")
     for line in diagnosis.advice:
         console.print(f"- {line}", markup=False, highlight=False)
-
-
-def _list(section: str, metrics: Mapping[str, Metric]) -> Table:
-    from rich.table import Table
-
-    table = Table("", "value", "95 % interval", "n", title=TITLES[section], title_justify="left")
-    for name, metric in metrics.items():
-        label = name.replace("_", " ")
-        table.add_row(label, _number(metric.value), _interval(metric), str(metric.n))
-    return table
-
-
-def _grid(section: str, metrics: Mapping[str, Metric]) -> Table:
-    """Rows and columns by the two segments of each metric's name."""
-    from rich.table import Table
-
-    cells: dict[str, dict[str, Metric]] = {}
-    columns: dict[str, None] = {}
-    for name, metric in metrics.items():
-        first, second = name.split("/", 1)
-        row, column = (first, second) if GRIDS[section] == 0 else (second, first)
-        cells.setdefault(row, {})[column] = metric
-        columns[column] = None
-    headings = [name.replace("_", " ") for name in columns]
-    table = Table("", *headings, "n", title=TITLES[section], title_justify="left")
-    for row, by_column in cells.items():
-        texts = [_cell(by_column.get(column)) for column in columns]
-        most = max(metric.n for metric in by_column.values())
-        table.add_row(row.replace("_", " "), *texts, str(most))
-    return table
-
-
-def _cell(metric: Metric | None) -> str:
-    if metric is None:
-        return "–"
-    if math.isnan(metric.low):
-        return _number(metric.value)
-    return f"{_number(metric.value)}\n{_interval(metric)}"
-
-
-def _number(value: float) -> str:
-    if math.isnan(value):
-        return "–"
-    return "infinite" if math.isinf(value) else f"{value:.4g}"
-
-
-def _interval(metric: Metric) -> str:
-    return "–" if math.isnan(metric.low) else f"[{metric.low:.4g}, {metric.high:.4g}]"

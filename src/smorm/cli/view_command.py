@@ -12,10 +12,7 @@ import typer
 from smorm.cli.options import BatchTokensOption, DeviceOption, OverlongOption, SkipBadOption
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from smorm.evaluation.fitted_views import FitReport
-    from smorm.evaluation.metrics import Metric
     from smorm.evaluation.scored import ScoredSet
     from smorm.model.views import View
     from smorm.scoring.held_out import Fit, HeldOut
@@ -75,7 +72,8 @@ def run(
     held_out = _held_out(loaded, scored)
     fit = _fit(kind, {**options, "name": _name(output, kind)})
     view = fit(held_out, held_out.everything)
-    loaded.view(view)  # raises where this model cannot use it
+    # Refused here, before anything is written, where the model cannot use the view.
+    loaded.view(view)
     report = measure_fit(held_out, view, fit, _baselines(loaded))
     notes = [*scored.notes, *report.notes, *_calibration_notes(kind, held_out)]
     fitted = {
@@ -112,9 +110,11 @@ def _options(
     from smorm.errors import ConfigError
     from smorm.model.views import PREFERENCE, largest_monotone_kappa
 
+    # A preference row that nothing trained is noise: no view may read it.
     trained = model.attributes
     if model.card.preference_trained:
         trained = model.card.rows
+    # Calibrated takes the preference row always, so only attributes can be chosen.
     usable = trained
     if kind == "calibrated":
         usable = model.attributes
@@ -158,6 +158,7 @@ def _score(
     from smorm.rewards.protocol import ScoringOptions
 
     census = Census()
+    # Only learned weights need labels; the other kinds take responses of any record.
     record_kind: Any = "preference" if kind == "learned" else None
     records = list(read_records(source, record_kind, census, on_bad))
     options = ScoringOptions(overlong=policy, max_batch_tokens=batch_tokens)
@@ -173,6 +174,7 @@ def _held_out(model: RewardModel, scored_set: ScoredSet) -> HeldOut:
     from smorm.scoring.held_out import held_out
 
     rows = np.concatenate([scored.rows for scored in scored_set.scored]).astype(np.float64)
+    # The network's attribute rows are on the training scale; a view's weights are not.
     rows[:, 1:] = restore_scales(model.card.scales, rows[:, 1:])
     prompts: list[str] = []
     for prompt, scored in zip(scored_set.prompts, scored_set.scored, strict=True):
@@ -220,54 +222,27 @@ def _print_fit(view: View, report: FitReport, notes: list[str], *, within: bool)
     """The view's numbers by row, its accuracies beside those of F, L and M, and the notes."""
     from rich.console import Console
 
+    from smorm.cli.metric_tables import metric_grid
     from smorm.model.views import PessimisticView
 
     console = Console(soft_wrap=not Console().is_terminal, markup=False)
-    metrics = report.metrics
+    by_row, accuracies = {}, {}
+    for name, metric in report.metrics.items():
+        section = name.partition("/")[0]
+        if section in ("weight", "share", "centre", "spread"):
+            by_row[name] = metric
+        elif section in ("accuracy", "gain"):
+            accuracies[name.replace("gain/", f"{view.name} minus it/")] = metric
     if isinstance(view, PessimisticView):
         kind: str = view.kind
         if kind != "min":
             kind += f", kappa {view.kappa:.3g}"
-        table = _table(f"{view.name}: {kind} over standardised rows", "row", "centre", "spread")
-        for row in view.rows:
-            table.add_row(row, _cell(metrics[f"centre/{row}"]), _cell(metrics[f"spread/{row}"]))
-        console.print(table)
+        title = f"{view.name}: {kind} over standardised rows"
     else:
-        table = _table(
-            f"{view.name}: weights over rows on their own scales", "row", "weight", "share"
-        )
-        for row in view.weights:
-            share = metrics[f"share/{row}"].value
-            table.add_row(row, _cell(metrics[f"weight/{row}"]), f"{share:.0%}")
-        console.print(table)
-        where = "within a prompt" if within else "over all responses"
-        text = f"  share: of weight times standard deviation {where}"
-        console.print(text, style="dim", highlight=False)
-    if f"accuracy/{view.name}" in metrics:
-        console.print(_accuracy_table(view, metrics))
+        std = "std within a prompt" if within else "std over all responses"
+        title = f"{view.name}: weights over rows on their own scales; share of weight × {std}"
+    console.print(metric_grid(title, by_row, rows=1))
+    if accuracies:
+        console.print(metric_grid("accuracy on held-out folds", accuracies, rows=1))
     for note in notes:
         console.print(f"  {note}", style="dim", markup=False, highlight=False)
-
-
-def _accuracy_table(view: View, metrics: dict[str, Metric]) -> Table:
-    table = _table("accuracy on held-out folds", "view", "accuracy", f"{view.name} minus it")
-    for name, metric in metrics.items():
-        section, _, subset = name.partition("/")
-        if section != "accuracy" or " − " in subset:
-            continue
-        difference = metrics.get(f"accuracy/{view.name} − {subset}")
-        gain = "" if difference is None else _cell(difference, "+.3f")
-        table.add_row(subset, _cell(metric, ".3f"), gain)
-    return table
-
-
-def _cell(metric: Metric, form: str = ".4g") -> str:
-    if math.isnan(metric.low):
-        return f"{metric.value:{form}}"
-    return f"{metric.value:{form}} [{metric.low:{form}}, {metric.high:{form}}]"
-
-
-def _table(title: str, *headings: str) -> Table:
-    from rich.table import Table
-
-    return Table(*headings, title=title, title_justify="left", header_style="bold")

@@ -36,8 +36,8 @@ class FitReport:
     Metrics: of a linear view `weight/ROW` and `share/ROW` (of the sum of weight times standard
     deviation), of a pessimistic one `centre/ROW` and `spread/ROW`; intervals resample prompts and
     hold the L2 strength fixed. On pairs also `accuracy/VIEW` of the fitted view (on folds of
-    prompts that its fit has not seen) and of the views to compare with, `accuracy/VIEW − OLD`, and
-    `row_accuracy/ROW` of each row that the view counts as good.
+    prompts that its fit has not seen) and of the baselines, `gain/BASELINE` (the fitted view's less
+    the baseline's), and `row_accuracy/ROW` of each row that the view counts as good.
     """
 
     metrics: dict[str, Metric]
@@ -90,6 +90,7 @@ def _intervals(
 
 def _shares(data: HeldOut, view: View) -> dict[str, Metric]:
     rows = list(view.weights)
+    # A weight says little by itself: the row's variation decides how much it moves the view.
     ones = np.ones(len(data.rows))
     stds = pooled_std(data.columns(rows), data.prompts, ones, within=data.within)
     sizes = np.abs(list(view.weights.values())) * stds
@@ -105,6 +106,7 @@ def _accuracies(
 ) -> tuple[dict[str, Metric], list[str]]:
     """Accuracies, and the baselines that the view does not clearly beat."""
     prompts = data.prompts[0::2]
+    # By fits without the prompt, unlike the view itself: its own data would flatter it.
     fitted = outcomes_of(held_out_values(data, fit))
     metrics = {f"accuracy/{view.name}": share_metric(fitted, prompts)}
     close = []
@@ -112,7 +114,8 @@ def _accuracies(
         outcomes = outcomes_of(data.values(baseline))
         gain = paired_difference(fitted, outcomes, prompts)
         metrics[f"accuracy/{baseline.name}"] = share_metric(outcomes, prompts)
-        metrics[f"accuracy/{view.name} − {baseline.name}"] = gain
+        metrics[f"gain/{baseline.name}"] = gain
+        # Also without an interval: what is not shown to be better is reported.
         if not gain.low > 0:
             close.append(baseline.name)
     return metrics, close
@@ -122,6 +125,7 @@ def _row_accuracies(data: HeldOut, view: View) -> tuple[dict[str, Metric], list[
     """Accuracies of the rows that the view wants more of, and those clearly below one half."""
     metrics, reversed_rows = {}, []
     for row in view.weights or view.rows:
+        # A row with a negative weight is wanted low; that of preference is the accuracy of F.
         if row == PREFERENCE or view.weights.get(row, 0.0) < 0:
             continue
         outcomes = outcomes_of(data.columns([row])[:, 0])

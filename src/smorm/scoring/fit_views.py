@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
@@ -17,40 +16,10 @@ from scipy.optimize import minimize
 from smorm.arrays import Bools, Floats
 from smorm.errors import DataError, SmormError
 from smorm.model.views import PREFERENCE, Pessimism, PessimisticView, View
-from smorm.scoring.held_out import FOLDS, Fit, HeldOut, fold_of_prompts, held_out, pooled_std
+from smorm.scoring.held_out import FOLDS, Fit, HeldOut, fold_of_prompts, pooled_std
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """L2 strengths to choose from, of weights over rows standardised by their differences."""
-
-
-def learn_view(
-    chosen: Floats,
-    rejected: Floats,
-    attributes: Sequence[str],
-    *,
-    name: str = "learned",
-    prompts: Sequence[Any] | None = None,
-    free_sign: Sequence[str] = (),
-) -> View:
-    """Weights by non-negative logistic regression of preference on the rows' differences.
-
-    Args:
-        chosen: rows of the preferred responses, on their own scales [P, 1 + K].
-        rejected: rows of the rejected responses [P, 1 + K].
-        attributes: names of rows 1 to K.
-        prompts: a label of each pair's prompt [P]; by default every pair has its own.
-        free_sign: rows that may get a negative weight, such as verbosity.
-
-    Raises:
-        DataError: fewer than 10 prompts, no row favours the chosen responses, or bad numbers.
-        ConfigError: no such row.
-    """
-    rows = np.stack([chosen, rejected], axis=1).reshape(2 * len(chosen), -1)
-    if prompts is None:
-        prompts = range(len(chosen))
-    names = (PREFERENCE, *attributes)
-    data = held_out(rows, names, np.repeat(np.asarray(prompts, object), 2), paired=True)
-    return fit_learned(data, data.everything, rows=names, free_sign=free_sign, name=name)
 
 
 def fit_learned(
@@ -62,13 +31,19 @@ def fit_learned(
     l2: float | None = None,
     name: str = "learned",
 ) -> View:
-    """Learned weights (`learn_view`) where prompt g counts `weight[g]` times.
+    """Weights by non-negative logistic regression of preference on the rows' differences.
 
     Rows are divided by the root mean square of their differences before the penalty is applied, so
     that a row's units have no influence. The view's differences are log odds of preference.
 
+    Args:
+        weight: how often each prompt counts [G].
+        free_sign: rows that may get a negative weight, such as verbosity.
+        l2: strength of the penalty; by default the best on held-out folds of prompts.
+
     Raises:
         DataError: no row favours the chosen responses.
+        ConfigError: no such row.
     """
     differences, counts, scales = _scaled_differences(data, weight, rows)
     bounded = _bounded(rows, free_sign)
@@ -94,6 +69,7 @@ def choose_l2(
     losses = np.zeros(len(STRENGTHS))
     for fold in range(FOLDS):
         differences, counts, _ = _scaled_differences(data, weight * (folds != fold), rows)
+        # The loss is summed by counts, so that uneven folds weigh as they should.
         test_counts = (weight * (folds == fold))[data.prompts[0::2]]
         for index, strength in enumerate(STRENGTHS):
             margins = differences @ fit_weights(differences, counts, bounded, strength)
@@ -105,6 +81,7 @@ def with_fixed_l2(data: HeldOut, fit: Fit) -> Fit:
     """For the bootstrap: a learned fit with the L2 strength that all the data choose."""
     if not isinstance(fit, partial) or fit.func is not fit_learned:
         return fit
+    # Choosing it anew in each resample would cost 25 fits and measure another estimator.
     options = fit.keywords
     strength = choose_l2(
         data, data.everything, rows=options["rows"], free_sign=options["free_sign"]
@@ -142,6 +119,7 @@ def fit_weights(differences: Floats, counts: Floats, bounded: Bools, l2: float) 
     Raises:
         SmormError: no convergence (numbers that are not finite).
     """
+    # Shares and not counts: the strength of the penalty then does not depend on their number.
     shares = counts / counts.sum()
 
     def loss_and_gradient(weights: Floats) -> tuple[float, Floats]:
@@ -187,6 +165,7 @@ def fit_calibrated(
         DataError: one of them does not vary.
     """
     mean = data.columns(rows).mean(axis=1)
+    # Attributes are averaged first, in their common unit, then standardised as one column.
     columns = np.column_stack([data.rows[:, 0], mean])
     names = (PREFERENCE, "the mean attribute")
     centres, stds = _mean_and_std(columns, data, weight, names, within=data.within)
@@ -226,6 +205,7 @@ def _mean_and_std(
 ) -> tuple[Floats, Floats]:
     """Means and standard deviations of columns [N, C]; the latter pooled within prompts or not."""
     counts = weight[data.prompts]
+    # Centres over all responses: an offset cancels in comparisons but sets the view's zero.
     centres = np.average(columns, axis=0, weights=counts)
     stds = pooled_std(columns, data.prompts, counts, within=within)
     # Rounding leaves a constant column a deviation of about 1e-16 of its size.

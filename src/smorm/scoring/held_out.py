@@ -124,6 +124,7 @@ def pooled_std(columns: Floats, prompts: Ints, counts: Floats, *, within: bool) 
     if within:
         # One degree of freedom is lost for each prompt's mean, as often as the prompt counts.
         dof -= (totals / sizes).sum()
+    # No prompt with two responses: there is no deviation within prompts.
     if dof <= 0:
         return np.zeros(columns.shape[1])
     return np.asarray(np.sqrt(counts @ residuals**2 / dof))
@@ -131,6 +132,7 @@ def pooled_std(columns: Floats, prompts: Ints, counts: Floats, *, within: bool) 
 
 def fold_of_prompts(weight: Floats, *, seed: int = 0) -> Ints:
     """A fold for each prompt that counts, -1 for the rest [G]; sizes differ by one at most."""
+    # Only prompts of the resample are dealt out, else folds of a bootstrap would be uneven.
     present = np.flatnonzero(weight > 0)
     folds = np.full(len(weight), -1)
     folds[present] = np.random.default_rng(seed).permutation(len(present)) % FOLDS
@@ -158,6 +160,7 @@ def resampled_views(data: HeldOut, fit: Fit, *, resamples: int = 200, seed: int 
     count = data.num_prompts
     views = []
     for _ in range(resamples):
+        # Counts of prompts drawn with replacement.
         weight = generator.multinomial(count, np.full(count, 1.0 / count)).astype(np.float64)
         try:
             views.append(fit(data, weight))

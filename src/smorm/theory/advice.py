@@ -78,6 +78,7 @@ def _theorem_one(metrics: Metrics) -> list[str]:
         largest = metrics["epsilon/projection/largest_within_prompt"]
         key = "epsilon/informative" if tightness.value < 1 else "epsilon/vacuous"
         sentences.append(sentence(key, tightness=tightness.value, largest=largest.value))
+    # The published c inverts Sigma_S, whose error grows with dimensions over pairs.
     size = metrics.get("spectrum/dimensions")
     if "c/formula" in metrics and size is not None and size.n < _PAIRS_PER_DIMENSION * size.value:
         sentences.append(sentence("few_pairs", pairs=size.n, dimensions=size.value))
@@ -94,6 +95,7 @@ def _within_prompt(metrics: Metrics) -> list[str]:
         name = MetricName.parse(text)
         if name.name != "ood" or name.parts[-1] != "spearman":
             continue
+        # Overlapping intervals decide nothing, so only disjoint ones count as a change.
         key = "ood/same"
         if metric.high < inside.low:
             key = "ood/less"
@@ -131,6 +133,7 @@ def _probes(metrics: Metrics) -> list[str]:
             continue
         attribute = name.rpartition("/")[2]
         gain = metrics.get(f"probe_minus_rows/spearman/{attribute}")
+        # Without an attribute row there is nothing to compare: the probe itself is reported.
         if gain is None:
             key = "probe/linear" if sign_of(metric) > 0 else "probe/undecided"
             sentences.append(sentence(key, attribute=attribute, probe=metric))
@@ -147,6 +150,7 @@ def _theorem_two(metrics: Metrics) -> list[str]:
             continue
         head, quantity, arm = name.parts
         seeds = metrics.get(f"{text} over seeds")
+        # Less squared error is better, more accuracy is.
         better = sign_of(metric)
         if quantity == "mse":
             better = -better

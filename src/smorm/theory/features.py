@@ -73,6 +73,7 @@ class Featured:
     def distinct(self) -> Ints:
         """Responses [N'] that differ in their tokens: one in many pairs counts once."""
         first: dict[bytes, int] = {}
+        # By tokens and not by text: two texts of the same tokens have one hidden state.
         for index, tokens in enumerate(chain.from_iterable(self.units)):
             first.setdefault(tokens.tobytes(), index)
         return np.array(list(first.values()), dtype=np.int64)
@@ -103,6 +104,7 @@ def featured(model: RewardModel, source: Source, kind: Kind | None, reading: Rea
             units.append(unit)
     if not records:
         raise DataError(f"{source.path}: no record fits the model's limit")
+    # In one call: responses of different records are packed into full batches.
     hidden = pooled_units(model.network, units, reading.max_batch_tokens)
     first = np.cumsum([0, *map(len, units[:-1])])
     return Featured(records, units, np.concatenate(hidden), first, census)
@@ -112,6 +114,7 @@ def _tokens(
     model: RewardModel, item: Item, reading: Reading, census: Census
 ) -> list[Tokens] | None:
     """A record's responses as tokens, or None where it is left out, counted."""
+    # By default as in training, so that the same records are left out or shortened.
     policy: Any = reading.overlong or model.card.overlong
     try:
         fitted = fit(model.renderer, item.prompt, item.responses, model.renderer.max_tokens, policy)
@@ -151,6 +154,7 @@ class Head:
 
 def head_of(model: RewardModel) -> Head:
     """The model's rows as the measures use them."""
+    # In float64: differences of nearly equal scores lose digits in fp32.
     weight = model.network.head.weight.detach().double().cpu().numpy()
     scales = np.array([scale.scale for scale in model.card.scales]).reshape(-1, 1)
     offsets = np.array([scale.offset for scale in model.card.scales])

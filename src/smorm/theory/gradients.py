@@ -74,6 +74,7 @@ def conflict(
     if count < 2:
         raise DataError("gradients: too few prompts for two batches of their own")
     products: list[Products] = []
+    # A frozen or LoRA run would have no gradient of the trunk without this.
     with _all_trainable(network):
         for pairs, rated in zip(pair_batches[:count], rated_batches[:count], strict=True):
             preference = _preference(network, data, pairs, max_batch_tokens)
@@ -96,6 +97,7 @@ def _batches(
     batch: list[int] = []
     num_batches = 0
     for group in np.random.default_rng(seed).permutation(groups).tolist():
+        # Whole prompts: intervals resample batches, which must be independent.
         batch += np.flatnonzero(codes == group)[:size].tolist()
         if len(batch) >= size:
             yield batch
@@ -143,6 +145,7 @@ def _regression(
     network: RewardNetwork, data: TermData, indices: Sequence[int], max_batch_tokens: int
 ) -> Gradients:
     units = [data.rated[index] for index in indices]
+    # Missing ratings are masked, as in training.
     targets = torch.from_numpy(data.targets[list(indices)]).float().to(network.device)
     observed = ~targets.isnan()
     for micro_batch in network.micro_batches(units, max_batch_tokens):
@@ -179,6 +182,7 @@ def layer_of(name: str) -> str:
 def _products(preference: Gradients, ratings: Gradients) -> Products:
     """(dot product, squared norm, squared norm) of each layer, and of the trunk under ""."""
     sums: Products = {"": np.zeros(3)}
+    # In float64, tensor by tensor: the whole gradients need not be copied into one vector.
     for name in preference.keys() & ratings.keys():
         a, b = preference[name].double(), ratings[name].double()
         terms = np.array([float((a * b).sum()), float(a.square().sum()), float(b.square().sum())])

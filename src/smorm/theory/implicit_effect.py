@@ -69,6 +69,7 @@ class Solved:
 
     def condition(self, ridge: float = 0.0) -> float:
         """Largest eigenvalue over the smallest, each plus `ridge`; infinite where singular."""
+        # Eigenvalues at rounding are 0: their ratio would only be noise.
         smallest = ridge
         if self.rank == self.dimensions:
             smallest += self.eigenvalues[-1]
@@ -218,7 +219,9 @@ def bound(responses: Responses, c: Metric, deltas: Floats, pairs: Clusters) -> d
     tightness = math.inf
     if score_range:
         tightness = epsilon / score_range
+    # Rounding of sums over D terms must not count as a violation.
     slack = _ROUNDING * max(1.0, epsilon, float(np.abs(r_m).max()))
+    # r_m(a) - r_m(b) >= c (r_s(a) - r_s(b)) - |residual| |f(a) - f(b)|, so a larger gap decides.
     gaps = c.value * (deltas @ responses.preference_row)
     guaranteed = gaps > residual_norm * np.linalg.norm(deltas, axis=1)
     count = len(r_s)
@@ -241,6 +244,7 @@ def _epsilon_interval(responses: Responses, c: Metric, max_norm: float) -> tuple
     minimiser = c.value
     if w.any():
         minimiser = float(w @ m) / float(w @ w)
+    # A convex function has its extremes at the ends and at the minimiser inside.
     constants = np.array([c.low, c.high, min(max(minimiser, c.low), c.high), c.value])
     sizes = max_norm * np.linalg.norm(m - constants[:, None] * w, axis=1)
     return float(sizes.min()), float(sizes.max())

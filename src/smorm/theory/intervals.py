@@ -31,6 +31,7 @@ def of_means(columns: Sequence[Floats], clusters: Clusters, statistic: Statistic
         statistic: maps means [R, C] to numbers [R]; a mean that divides by 0 gives no number.
     """
     table = np.stack(list(columns), axis=1)
+    # Resamples whose denominator is 0 give NaN, which `interval` leaves out.
     with np.errstate(divide="ignore", invalid="ignore"):
         value = float(statistic(np.nanmean(table, axis=0)[None])[0])
         draws = statistic(bootstrap_means(table, clusters))
@@ -52,6 +53,7 @@ def quantile_metric(
     value = values[_quantile_index(np.ones(len(values)), level)]
     if groups < 2:
         return Metric(float(value), len(values))
+    # One sorting for all resamples: a resample only changes how often each item counts.
     generator = np.random.default_rng(seed)
     draws = np.empty(resamples)
     for draw in range(resamples):

@@ -54,6 +54,7 @@ def matched_scale(reward: Floats, gold: Floats) -> float:
 
 def shifted_errors(reward: Floats, gold: Floats, prompts: Clusters) -> Floats:
     """reward − scaled gold [P, 2], less its mean in each prompt (the shift of least squares)."""
+    # A prompt's offset cancels in every comparison, so the best one is granted.
     errors = reward - matched_scale(reward, gold) * gold
     codes = cluster_codes(prompts, len(errors))[0]
     return np.asarray(centred(errors.reshape(-1), np.repeat(codes, 2)).reshape(-1, 2))
@@ -78,6 +79,7 @@ def lemma(reward: Floats, gold: Floats, prompts: Clusters) -> dict[str, Metric]:
     reward = as_floats("rewards", reward, None, 2)
     gold = as_floats("gold", gold, len(reward), 2)
     require_finite("gold", gold)
+    # The gold's units are arbitrary, and Bradley–Terry's probabilities depend on the scale.
     scaled = matched_scale(reward, gold) * gold
     errors = shifted_errors(reward, gold, prompts)
     observed = preference_errors(reward, scaled)
@@ -119,4 +121,5 @@ def readings(errors: Floats) -> dict[str, Floats]:
 
 def _win_probability(rewards: Floats) -> Floats:
     """Bradley–Terry's probability that the first of two wins, from rewards [P, 2]."""
+    # By logaddexp: no overflow for large margins.
     return np.asarray(np.exp(-np.logaddexp(0.0, rewards[:, 1] - rewards[:, 0])))

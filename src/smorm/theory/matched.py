@@ -67,6 +67,7 @@ def read_run(folder: str) -> Run:
     config_file = path / "config.yaml"
     if not config_file.is_file() or not (path / "model").is_dir():
         raise ConfigError(f"--compare {folder}: expected a run's folder with config.yaml and model")
+    # The resolved configuration of the run, not the file that the user wrote.
     config = load_config(config_file)
     return Run(path, arm_of(config), config.training.seed, config)
 
@@ -169,6 +170,7 @@ def compare(runs: Sequence[Run], data: ComparisonData, reading: Reading) -> dict
         if run.seed in table.setdefault(run.arm, {}):
             raise ConfigError(f"--compare {run.folder}: {run.arm} with seed {run.seed} came before")
         table[run.arm][run.seed] = run
+    # Only seeds that all arms have: differences are paired seed by seed.
     seeds = sorted(set.intersection(*(set(arm) for arm in table.values())))
     if not seeds:
         raise ConfigError("--compare: the runs have no seed in common: nothing is matched")
@@ -187,6 +189,7 @@ def _metrics(outcomes: Mapping[str, list[Outcomes]], data: ComparisonData) -> di
             values = _by_seed(rows, key)
             name = f"{head}/{quantity}/{arm}"
             metrics[name] = _over_prompts(values, prompts)
+            # A difference only for heads that the base has trained too.
             base = BASES[head]
             if base not in outcomes or arm == base or key not in outcomes[base][0]:
                 continue
@@ -209,6 +212,7 @@ def _by_seed(rows: Sequence[Outcomes], key: tuple[str, str]) -> Floats:
 
 def _over_prompts(table: Floats, prompts: Clusters) -> Metric:
     """Mean over seeds, then over items that have the number, with the interval over prompts."""
+    # Over seeds first: the interval is that of prompts, at these seeds.
     values = table.mean(axis=0)
     known = np.isfinite(values)
     codes = np.asarray(prompts, dtype=object)[known].tolist()
@@ -223,6 +227,7 @@ def centred_errors(reward: Floats, truth: Floats, prompts: Clusters) -> Floats:
 
 def pair_errors(reward: Floats, truth: Floats, prompts: Clusters) -> Floats:
     """The same for pairs [P, 2], the mean of the two sides [P]; `prompts` has one label a pair."""
+    # Both sides of a pair, and all pairs of a prompt, share the prompt's offset.
     codes = np.repeat(cluster_codes(prompts, len(reward))[0], 2)
     errors = centred_errors(reward.reshape(-1), truth.reshape(-1), codes)
     return np.asarray(errors.reshape(-1, 2).mean(axis=1))
@@ -234,6 +239,7 @@ def affine_errors(predicted: Floats, ratings: Floats) -> Floats:
     errors = np.full(ratings.shape, np.nan)
     for column, (x, y) in enumerate(zip(predicted.T, ratings.T, strict=True)):
         known = np.isfinite(y)
+        # No line through one point, and no variance to divide by.
         if known.sum() < 2 or np.ptp(y[known]) == 0:
             continue
         a, b = x[known] - x[known].mean(), y[known] - y[known].mean()

@@ -32,8 +32,10 @@ def ridge_predictions(hidden: Floats, targets: Floats, levels: Floats, unseen: F
     """
     from sklearn.linear_model import Ridge
 
+    # The trace of the centred scatter matrix over D, without forming the matrix; 1 if all is equal.
     unit = float(hidden.var(axis=0).sum()) * len(hidden) / hidden.shape[1] or 1.0
     fitted = Ridge(alpha=levels * unit).fit(hidden, targets)
+    # scikit-learn drops the axis of a single target.
     return np.asarray(fitted.predict(unseen)).reshape(len(unseen), -1)
 
 
@@ -60,6 +62,7 @@ def held_out_predictions(hidden: Floats, targets: Floats, clusters: Clusters) ->
     predicted = np.empty(targets.shape)
     for fold in range(int(folds.max()) + 1):
         train, test = folds != fold, folds == fold
+        # Inside the training folds only: the test fold must not choose the level.
         levels = _best_levels(hidden[train], targets[train], codes[train])
         predicted[test] = ridge_predictions(hidden[train], targets[train], levels, hidden[test])
     return predicted
@@ -69,6 +72,7 @@ def _best_levels(hidden: Floats, targets: Floats, clusters: Ints) -> Floats:
     """The level of each target [C] with the least squared error on a fifth of the clusters."""
     if len(np.unique(clusters)) < 2:
         return np.ones(targets.shape[1])
+    # One split suffices to choose among powers of ten.
     test = folds_of(clusters, len(targets), seed=1) == 0
     errors = []
     for level in RIDGES:
@@ -124,6 +128,7 @@ def probe(
     left_out: dict[str, str] = {}
     for name, column in columns.items():
         known = np.isfinite(column)
+        # Neither can be predicted on prompts that a probe has not seen.
         if len(np.unique(codes[known])) < 2:
             left_out[name] = "rated under fewer than two prompts"
         elif np.ptp(column[known]) == 0:

@@ -111,6 +111,7 @@ def diagnose(
             progress(f"out of distribution: {name}")
             sets[f"ood/{name}"] = featured(model, source, None, reading)
             diagnosis.merge(ood_section(head, name, sets[f"ood/{name}"], c))
+    # Probes and the weight need no second reward, so ratings are read for every model.
     if inputs.rated is not None:
         progress("ratings")
         sets["rated"] = featured(model, inputs.rated, "rated", reading)
@@ -124,6 +125,7 @@ def diagnose(
     if runs:
         progress("Theorem 2")
         diagnosis.merge(_comparison(runs, pairs, sets.get("rated"), gold, reading))
+    # Last, since learning weights may fail for lack of prompts, which is only a note.
     if has_two_rewards:
         progress("view")
         section, view = view_section(model, pairs)

@@ -99,6 +99,7 @@ def preference_section(
 
 
 def _margins(head: Head, deltas: Floats, solved: effect.Solved) -> effect.PairMargins:
+    # Without attribute rows only the preference statistics are used.
     mean = np.zeros(len(deltas))
     if head.names:
         mean = deltas @ head.mean
@@ -118,6 +119,7 @@ def effect_section(head: Head, pairs: Featured, differences: Differences) -> Dia
         "projection": effect.projection(ridge, prompts),
         "regression": effect.regression(r_s, r_m, responses.prompts),
     }
+    # The inequality holds with any c: each way to compute c is judged by what it then says.
     section.add("c", constants)
     for name, c in constants.items():
         section.add(f"epsilon/{name}", effect.bound(responses, c, deltas, prompts))
@@ -139,6 +141,7 @@ def ood_section(head: Head, name: str, featured: Featured, c: float) -> Diagnosi
         DataError: no prompt has two different responses.
     """
     responses, section = responses_of(head, featured), DiagnosisSection()
+    # A response alone under its prompt is centred to 0 and says nothing about agreement.
     shared = effect.in_shared_prompt(responses.prompts, len(responses.hidden))
     if not shared.any():
         raise DataError(f"--ood {name}: no prompt has two different responses to compare")
@@ -207,6 +210,7 @@ def rated_section(
         scores = rated.hidden @ head.preference
         correlation = spearman_metric(scores, mean, rated.prompts)
         section.metrics["preference/spearman_with_mean_rating"] = correlation
+    # Residuals of the rows where the model has them; else a probe stands for the missing head.
     residuals = _probe_residuals(names, ratings, probed.predicted)
     if has_rows:
         residuals = _row_residuals(model, ratings, rows)
@@ -221,6 +225,7 @@ def _row_residuals(model: RewardModel, ratings: Floats, rows: Floats) -> Floats:
     """Squared errors of the rows on the training scale [R, K'], of the attributes rated here."""
     scales = model.card.scales
     errors = apply_scales(scales, rows) - apply_scales(scales, ratings)
+    # Attributes that nobody rates here have no residual.
     return np.asarray(errors[:, np.isfinite(errors).any(axis=0)] ** 2)
 
 
@@ -254,6 +259,7 @@ def _weight_section(counts: Counts, rated: Featured, residuals: Floats) -> Diagn
 
 def _counts(model: RewardModel, pairs: Featured, rated: Featured) -> Counts:
     """The counts of the run's `data.json`, where there is one; else those of the files here."""
+    # The weight depends on the sizes of the training sets, which held-out files do not show.
     record = resolve(model.name).parent / "data.json"
     if record.is_file():
         values = read_json(record)
@@ -266,6 +272,7 @@ def _gradient_section(
     model: RewardModel, pairs: Featured, rated: Featured, ratings: Floats, max_batch_tokens: int
 ) -> DiagnosisSection:
     targets, section = apply_scales(model.card.scales, ratings), DiagnosisSection()
+    # Unrated responses have no regression gradient and would only dilute a batch.
     known = np.flatnonzero(np.isfinite(targets).any(axis=1)).tolist()
     data = TermData(
         pairs=pairs.units,

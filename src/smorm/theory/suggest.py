@@ -20,7 +20,7 @@ from smorm.arrays import Floats
 from smorm.evaluation.fitted_views import outcomes_of
 from smorm.evaluation.metrics import Clusters, Metric, paired_difference, share_metric
 from smorm.model.views import PREFERENCE, View
-from smorm.scoring.fit_views import fit_learned, learn_view
+from smorm.scoring.fit_views import fit_learned
 from smorm.scoring.held_out import held_out, held_out_values
 from smorm.theory.intervals import of_means
 
@@ -47,6 +47,7 @@ def weights(residuals: Floats, counts: Counts, prompts: Clusters) -> dict[str, M
     `reduction: mean` (K times it).
     """
     shares = np.isfinite(residuals).mean(axis=0)
+    # n_k / (2 n_S) for each attribute, to be divided by its residual variance.
     factors = counts.rated * shares / (2 * counts.pairs)
     total = of_means(list(residuals.T), prompts, lambda means: (factors / means).sum(axis=1))
     each = 1.0 / residuals.shape[1]
@@ -84,9 +85,10 @@ def suggest_view(
     learned = outcomes_of(held_out_values(data, partial(fit_learned, rows=names)))
     before = outcomes_of(data.values(default))
     gain = paired_difference(learned, before, prompts)
+    # The default needs no fit, so only a clear gain on unseen prompts replaces it.
     decided, view = bool(gain.low > 0), default
     if decided:
-        view = learn_view(rows[0::2], rows[1::2], attributes, prompts=prompts)
+        view = fit_learned(data, data.everything, rows=names)
     metrics = {
         "accuracy/learned": share_metric(learned, prompts),
         f"accuracy/{default.name}": share_metric(before, prompts),
