@@ -154,7 +154,7 @@ def test_without_a_header_the_response_begins_where_the_sides_part(
     pair = ready.train.pairs[0]
     with caplog.at_level(logging.INFO, logger="smorm"):
         starts = response_starts(ready.train.pairs, renderer)
-    assert f"{len(starts)} of {len(starts)} pairs begin behind" in caplog.text
+    assert f"{len(starts)} of {len(starts)} pairs have the template's header" in caplog.text
     ids = np.arange(20, dtype=np.int32)
     other = np.concatenate([ids[:12], ids[:3]])
     assert response_start(ids, other, np.empty(0, np.int32)) == (12, False)

@@ -1,8 +1,8 @@
 """The section that says what is minimised, and the registry of the training methods.
 
-A method brings its own section under its own name (`objective.odin`). So the class of the section
-is made from the registry when a configuration is read; reading a configuration imports the methods
-that it names, importing this module imports none.
+A method has a section under its name (`objective.odin`). So the class of the objective section is
+made from the registry when a configuration is read. That imports the methods that it names;
+importing this module imports none.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ METHODS: Registry[MethodSpec] = Registry(
 
 _ALWAYS_WRITTEN = ("odin", "grm", "armo")
 """Sections that every resolved configuration holds. Hashes of configurations, by which runs are
-resumed and found again, were made with them; no further name is ever added."""
+resumed and found again, were computed with them; no name may be added."""
 
 
 class ObjectiveSection(Section):
     """What is minimised.
 
-    `kind`: the method: `joint` (SMORM), `preference` (Single: Bradley–Terry alone), `regression`
+    `kind`: the method: `joint` (SMORM), `preference` (Single: only Bradley–Terry), `regression`
     (Multi), `odin` (quality and length rows), `grm` (Bradley–Terry beside the language head),
     `armo` (ridge rows of attributes on frozen features, mixed by a gate on the prompt), or one that
     is registered. Settings of one method are in a section of its name.
@@ -111,6 +111,7 @@ class ObjectiveSection(Section):
                 raise ValueError(
                     f"{name}: of preference pairs, which kind {self.kind} does not use"
                 )
+        # Fields that this class does not have are sections of methods.
         for name, field in type(self).model_fields.items():
             is_section = name not in ObjectiveSection.model_fields
             if is_section and name != self.kind and getattr(self, name) != field.get_default():
@@ -133,7 +134,7 @@ class ObjectiveSection(Section):
         return self.method.uses_ratings
 
     def settings(self, section: type[S]) -> S:
-        """The section of this kind's method, which is of the given class."""
+        """The section of this method, an instance of the given class."""
         settings = getattr(self, self.kind)
         assert isinstance(settings, section)
         return settings
@@ -153,6 +154,7 @@ def _class_with(methods: Mapping[str, MethodSpec]) -> type[ObjectiveSection]:
     return _made_class(tuple(sections))
 
 
+# Cached: equal configurations must have sections of one class to compare equal.
 @functools.cache
 def _made_class(sections: tuple[tuple[str, type[Section]], ...]) -> type[ObjectiveSection]:
     fields: dict[str, Any] = {name: (section, section()) for name, section in sections}
@@ -160,7 +162,7 @@ def _made_class(sections: tuple[tuple[str, type[Section]], ...]) -> type[Objecti
 
 
 def parse_objective(values: Any) -> Any:
-    """The section from plain values; anything else is left for pydantic to refuse."""
+    """The section from plain values; pydantic refuses anything else."""
     if not isinstance(values, dict):
         return values
     # No more methods than are named: an installed one that cannot be imported must not stop a run

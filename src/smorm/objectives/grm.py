@@ -1,6 +1,6 @@
 r"""GRM (Yang et al., 2024, arXiv 2406.10216): the hidden states must still predict text.
 
-The language head stays beside the score head, and the loss is
+The language head is trained with the score head, and the loss is
 $(1 - a) L_{BT} + a L_{reg}$, with a regulariser on the responses' log-probabilities.
 
 Shapes: P pairs.

@@ -38,7 +38,7 @@ def ranking(
         margin=labels.margins,
         label_smoothing=label_smoothing,
     )
-    # The reward is the quality row alone, so accuracy is reported for it; the sum is only trained.
+    # Accuracy is that of the reward, which is the quality row; the sum is only trained.
     _, metrics = bradley_terry(
         chosen[:, QUALITY].detach(), rejected[:, QUALITY].detach(), total=totals.pairs
     )

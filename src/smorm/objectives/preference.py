@@ -50,6 +50,7 @@ def bradley_terry(
     if margin is not None:
         logit = gap - margin
     losses = -functional.logsigmoid(logit)
+    # The expected loss over flipped labels, exactly: no label is sampled.
     if label_smoothing:
         losses = (1 - label_smoothing) * losses - label_smoothing * functional.logsigmoid(-logit)
     # Accuracy ignores the margin, and a tie counts as half right.

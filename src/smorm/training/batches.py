@@ -30,7 +30,7 @@ class MicroBatch:
     """One forward pass.
 
     Attributes:
-        sequences: token ids, [S]; both sides of a pair stand side by side.
+        sequences: token ids, [S]; the two sides of a pair are neighbours.
         batch: the sequences as the network reads them.
         labels: what their scores are compared with.
         where: the records that they came from, for errors.

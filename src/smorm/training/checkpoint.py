@@ -1,4 +1,4 @@
-"""Checkpoints: whole or invisible, verified before they are used.
+"""Checkpoints: complete or invisible, verified before they are used.
 
 A checkpoint is a sealed folder (see `smorm.files.atomic_folder`) with the trainable weights and the
 optimizer's moments as safetensors, and a small JSON state. Data order and dropout are functions of
@@ -33,9 +33,9 @@ def save_checkpoint(
     *,
     keep: int,
 ) -> Path:
-    """Write `folder/step-N` whole, then remove all but the newest `keep`.
+    """Write `folder/step-N` atomically, then remove all but the newest `keep`.
 
-    A whole checkpoint of this step is not replaced: the same run at the same step has the same
+    A verified checkpoint of this step is not replaced: the same run at the same step has the same
     bits, and during the replacement there would be none. What a killed save wrote is removed.
 
     Args:
@@ -45,6 +45,7 @@ def save_checkpoint(
         OutputError: it could not be written; older checkpoints are untouched.
     """
     target = folder / f"{_PREFIX}{state['step']:08d}"
+    # Scratch folders of saves that were killed: their names begin with a dot.
     for torn in folder.glob(f".{_PREFIX}*"):
         shutil.rmtree(torn, ignore_errors=True)
     if _verified(target):
@@ -55,7 +56,7 @@ def save_checkpoint(
         save_file(weights, scratch / "weights.safetensors")
         save_file(_moments(named, optimizer), scratch / "optimizer.safetensors")
         files.write_json(scratch / "state.json", state)
-    # Only now: until the new one is whole, the old ones are all that there is.
+    # Only now: until the new one is complete, the older ones are needed.
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return target
@@ -92,6 +93,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
         CheckpointError: there are checkpoints, but all are damaged.
     """
     problems = []
+    # Sums are checked from the newest on: an older one is read only if a newer one is damaged.
     for path in reversed(list_checkpoints(folder)):
         try:
             files.verify_folder(path)

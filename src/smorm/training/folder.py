@@ -85,7 +85,7 @@ def _margins(prepared: Prepared) -> int | None:
 def resume_run(
     config: Config, data_hash: str, folder: Path, named: Named, optimizer: torch.optim.Optimizer
 ) -> int:
-    """Load the newest whole checkpoint; returns the steps done, or 0 when there is none.
+    """Load the newest undamaged checkpoint; returns the steps done, or 0 when there is none.
 
     Raises:
         CheckpointError: it is of another configuration or of other data.
@@ -131,7 +131,7 @@ class Cost:
         self.first_pass_tokens += result.first_pass_tokens
 
     def as_dict(self) -> dict[str, int]:
-        """JSON form, as it is kept in checkpoints."""
+        """JSON form, for checkpoints."""
         return asdict(self)
 
 
@@ -161,6 +161,7 @@ def write_cost(
     Raises:
         OutputError: it could not be written.
     """
+    # A language head is no part of the model that scores: it is dropped after training.
     scoring = [*network.backbone.parameters(), *network.head.parameters()]
     counts = {"model": 0, "trained": 0, "language_head": 0}
     counts["model"] = sum(parameter.numel() for parameter in scoring)

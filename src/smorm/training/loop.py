@@ -45,7 +45,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
 
     Raises:
         ConfigError: the folder holds a run and `resume` is False.
-        CheckpointError: no checkpoint is whole, or it is another run's.
+        CheckpointError: all checkpoints are damaged, or of another run.
         NonFiniteLossError: a loss term or its gradient became NaN or infinite.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
         DataError, ModelError, OutputError: see `prepare` and `save_model`.
@@ -69,6 +69,7 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
     named = named_trainable(network, method.parameters)
     optimizer = make_optimizer(training, network, method.parameters, method.parameter_learning_rate)
     total = training.max_steps or prepared.order.num_steps(training.epochs)
+    # Weights and moments come from the checkpoint; order, dropout and rate follow from the step.
     done = 0
     if resume:
         done = resume_run(config, prepared.data_hash, checkpoints, named, optimizer)
@@ -91,6 +92,7 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
             # The rate is a function of the step: no scheduler has a state to be saved.
             factor = learning_rate_factor(step, total, training.warmup, training.schedule)
             set_learning_rate(optimizer, factor)
+            # None, not zeros: AdamW skips parameters without a gradient.
             optimizer.zero_grad(set_to_none=True)
             try:
                 result = _gradients(prepared, method, step, named, batches, stop)

@@ -139,8 +139,8 @@ def _choose(prepared: Prepared) -> int:
     longest = max(network.arrange(unit).num_tokens for unit in units)
     if longest > tokens:
         log.warning(
-            "the longest record has %d tokens, more than max_batch_tokens: it is a batch of its "
-            "own and takes about %s",
+            "the longest record has %d tokens, more than max_batch_tokens: it is a batch by itself "
+            "and takes about %s",
             longest,
             in_words(model.of(longest)),
         )
@@ -194,7 +194,7 @@ def in_words(count: float) -> str:
 
 
 def measure(network: RewardNetwork, units: Sequence[Unit], *, half: bool) -> MemoryModel:
-    """What a training step of this network needs, by running two small ones.
+    """Measure what a training step of this network needs, by running two small ones.
 
     Gradients are dropped again and the random numbers put back; weights are only read.
 
@@ -206,6 +206,7 @@ def measure(network: RewardNetwork, units: Sequence[Unit], *, half: bool) -> Mem
     device = network.device
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     gradients = sum(parameter.numel() * parameter.element_size() for parameter in trained)
+    # The network is measured between preparing and training: its gradients must be as before.
     before = [parameter.grad for parameter in trained]
     small, large = (_probe_batch(network, units, tokens) for tokens in PROBE)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -309,6 +310,7 @@ def _bytes_in_use(device: torch.device) -> int:
     """Bytes in use now; on a CPU those of the whole process, without free memory in its heap."""
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated(device))
+    # The heap returns what it can, so that free memory in it is not counted as used.
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
     if trim is not None:
         trim(0)

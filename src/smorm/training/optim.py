@@ -15,7 +15,7 @@ def learning_rate_factor(step: int, total: int, warmup: float, schedule: str) ->
     """What the peak learning rate is multiplied with at step `step` (from 0) of `total`.
 
     Linear warm-up over the first `warmup` share of the steps, then `cosine` or `linear` decay to 0
-    behind the last step, or `constant`.
+    after the last step, or `constant`.
     """
     # From 1 / warmup_steps, not from 0: no step is without effect.
     warmup_steps = math.ceil(warmup * total)
@@ -53,7 +53,7 @@ def make_optimizer(
     Each group's `initial_lr` is its peak; `set_learning_rate` scales it.
 
     Args:
-        parameters: what a method trains beside the network, with a peak rate of their own.
+        parameters: what a method trains beside the network.
     """
     # Decay pulls weights towards zero. That is meant for matrices; it would shrink the scale of
     # norms, and the head's rows, whose length is the scale of the reward.
@@ -68,7 +68,7 @@ def make_optimizer(
         else:
             vectors.append(parameter)
     rate = training.learning_rate
-    # The order of the groups is part of no file: checkpoints hold moments by name.
+    # Checkpoints hold moments by parameter name: the order of groups may change between versions.
     groups = []
     for members, peak, decay in (
         (matrices, rate, training.weight_decay),
@@ -81,6 +81,7 @@ def make_optimizer(
                 {"params": members, "lr": peak, "initial_lr": peak, "weight_decay": decay}
             )
     trained = named_trainable(network, parameters).values()
+    # Fused or not decides the last bits of an update, so all groups must allow it.
     fused = all(_can_be_fused(parameter) for parameter in trained)
     return torch.optim.AdamW(groups, betas=training.betas, eps=training.epsilon, fused=fused)
 

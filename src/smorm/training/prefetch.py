@@ -1,7 +1,7 @@
 """The next micro-batch is prepared by a thread while this one computes.
 
 A thread is enough: torch's kernels release the interpreter. One micro-batch is ahead, never more;
-behind a step's last one that is the first of the next step, with the plan of that step. What is
+after the last of a step that is the first of the next step, with the plan of that step. What is
 prepared is a pure function of the step, so nothing but the time depends on the thread.
 """
 
@@ -53,6 +53,7 @@ class _Ahead:
             item = self._next.result()
             if item is None or item[0] != step:
                 raise RuntimeError(f"step {step} was read out of order")
+            # Submitted before this one is used: both are worked on at the same time.
             self._next = self._thread.submit(next, self._items, None)
             yield item[1]
             if item[1].last:

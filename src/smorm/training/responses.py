@@ -1,10 +1,10 @@
-"""Where the responses of a pair begin, found in its tokens.
+"""Where the responses of a pair begin, from its tokens.
 
 A chat template writes the same tokens between the last message of a prompt and the response: the
 header of an assistant's turn. What two sides of a pair share begins with their prompt, so the
-response begins behind the last header in it. Where there is no header (raw text, or a prompt that
-ends in an assistant's half-finished turn), it begins where the two sides part, as in TRL's implicit
-prompts.
+response begins after the last header in it. Where there is no header (raw text, or a prompt that
+ends in an unfinished turn of an assistant), it begins where the two sides differ, as in TRL's
+implicit prompts.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _probe_texts(tokenizer: Any) -> list[str]:
 
 
 def response_start(chosen: Tokens, rejected: Tokens, header: Tokens) -> tuple[int, bool]:
-    """The first token of both responses, and whether it is the one behind the header."""
+    """The first token of both responses, and whether a header is before it."""
     shared = common_prefix(chosen, rejected)
     # Within the shared tokens: a response may itself hold what looks like a header.
     end = end_of_last(chosen[:shared], header)
@@ -97,11 +97,11 @@ def response_starts(pairs: Sequence[TokenPair], renderer: Renderer) -> NDArray[n
         starts[index], by_header = response_start(pair.chosen, pair.rejected, header)
         with_header += by_header
     count = len(pairs)
-    log.info("responses: %d of %d pairs begin behind the template's header", with_header, count)
+    log.info("responses: %d of %d pairs have the template's header", with_header, count)
     if with_header < count:
         log.warning(
-            "responses: in %d of %d pairs there is no header of an assistant's turn: the response "
-            "is taken to begin where the two sides part",
+            "responses: %d of %d pairs have no header of an assistant's turn: the response "
+            "is taken to begin where the two sides differ",
             count - with_header,
             count,
         )

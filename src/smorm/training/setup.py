@@ -100,7 +100,7 @@ def prepare(config: Config) -> Prepared:
     """Read, encode and build.
 
     Raises:
-        DataError: a record or source is not usable, or none are left.
+        DataError: a record or source is not usable, or all were dropped.
         ConfigError, ModelError: tokenizer, template or backbone are not usable.
     """
     config = with_precision(config)
@@ -179,6 +179,7 @@ def _network(config: Config, tokenizer: Any, attributes: int) -> RewardNetwork:
     backbone, language = _backbone(config, tokenizer)
     fit_embeddings(backbone, len(tokenizer))
     limit = position_limit(backbone)
+    # Beyond it, backbones with a table of positions fail, and others were never pretrained.
     if limit is not None and max_tokens > limit:
         raise ConfigError(f"data.max_tokens: {max_tokens}, the backbone has {limit}")
     # The order of the random draws decides the bits of a run: backbone, adapters, head.
@@ -193,6 +194,7 @@ def _network(config: Config, tokenizer: Any, attributes: int) -> RewardNetwork:
     network.language, network.whole_last_layer = language, language is not None
     _start_head(network, config)
     network.to(pick_device(config.training.device, "training.device"))
+    # Once the weights are there: every step frees and allocates the same sizes again.
     if network.device.type == "cpu":
         keep_freed_memory()
     # The layout is verified on the device and with the head that will be trained.
@@ -218,7 +220,7 @@ def _backbone(config: Config, tokenizer: Any) -> tuple[Any, LanguageHead | None]
     if not method_class(config).keeps_language_head:
         return load_backbone(spec), None
     # A language head that is tied to the embedding is in every folder, a reward model's too: only
-    # the score head tells the two apart.
+    # the score head distinguishes the two.
     if Path(spec).is_dir() and find_head(Path(spec)) is not None:
         raise ModelError(
             f"{spec}: objective.kind {config.objective.kind} needs a language model, not a reward "
@@ -231,6 +233,7 @@ def _start_head(network: RewardNetwork, config: Config) -> None:
     """The head that training begins with: from the backbone's folder where that is a reward
     model's, else drawn."""
     method, spec = method_class(config), config.model.backbone
+    # An MLP has no row that could start from another model's.
     if config.model.head == "mlp":
         network.head = MlpHead(network.backbone.config.get_text_config().hidden_size)
     elif method.freezes_backbone or isinstance(spec, Architecture) or not Path(spec).is_dir():

@@ -79,9 +79,9 @@ def sources_of(configured: Sequence[SourceConfig], used: bool) -> list[Source]:
 def training_texts(
     config: Config, preference: Sequence[Source], rated: Sequence[Source]
 ) -> Iterator[str]:
-    """Every text of the sources, streamed, for training a tokenizer. What is left out is counted
-    later, when the records become tokens."""
-    # A census of its own: the run counts each dropped record once, when it becomes tokens.
+    """Every text of the sources, streamed, for training a tokenizer. Dropped records are
+    counted later, when records become tokens."""
+    # Counted in a census that is dropped: the run's census counts each record once.
     options: Any = {"census": Census(), "on_bad_record": config.data.on_bad_record}
     for source in preference:
         for pair in read_preferences(source, **options):
@@ -137,7 +137,7 @@ def fit_attributes(config: Config, stores: Stores, census: Census) -> list[Attri
     Raises:
         ConfigError: `data.attributes` names one that no record rates.
     """
-    if not stores.rated:
+    if not stores.rated:  # the method uses none
         return []
     rated = list(dict.fromkeys(name for store in stores.rated for name in store.attributes))
     names = config.data.attributes or rated
@@ -174,7 +174,7 @@ def token_set(stores: Stores, scales: list[AttributeScale], census: Census) -> T
 
 def data_fingerprint(train: TokenSet) -> str:
     """Hash of all training tokens, margins, prompts and targets, in their order."""
-    # The stores' own hashes stand for their tokens: reading a million pairs again takes seconds.
+    # Hashes of the stores, not the tokens again: reading a million pairs takes seconds.
     digest = hashlib.sha256("|".join(train.contents).encode())
     for array in (train.pair_prompts, train.rated_prompts, train.targets):
         digest.update(np.ascontiguousarray(array).tobytes())

@@ -104,6 +104,7 @@ def run_step(
             torch.stack(losses).sum().backward()
         passes.result.tokens += micro.batch.num_tokens
         passes.result.micro_batches += 1
+    # Micro-batches divided by the totals of the step, so that sums over them are means over it.
     values = passes.result.values
     values["loss"] = sum(value for name, value in values.items() if name.startswith("loss/"))
     return passes.result
@@ -111,6 +112,7 @@ def run_step(
 
 def step_totals(data: TokenSet, rated: np.ndarray, num_pairs: int, device: torch.device) -> Totals:
     """What every micro-batch of the step divides by."""
+    # From the data, before any micro-batch is prepared: the first one divides by them already.
     observed = (~np.isnan(data.targets[rated])).sum(0)
     ratings = torch.tensor(observed, dtype=torch.float32, device=device)
     return Totals(num_pairs, len(rated), ratings)
@@ -129,6 +131,7 @@ class _Passes:
     result: StepResult = field(default_factory=StepResult)
 
     def forward(self, micro: MicroBatch) -> Outputs:
+        # Before every pass, so that a signal need not wait for the end of a long step.
         if self.stop():
             raise Abandoned
         with self.autocast():
@@ -148,7 +151,7 @@ class _Passes:
             for micro in micros:
                 scores.append(self.forward(micro).scores[micro.labels.pairs])
                 self.result.first_pass_tokens += micro.batch.num_tokens
-        # The scores of the step as a leaf of autograd: the graph behind them was never built.
+        # The scores of the step as a leaf of autograd: no graph leads to the network.
         compared = torch.cat(scores).requires_grad_()
         terms, metrics = self.method.step_terms(compared, micros)
         losses = self.losses(terms, metrics, [where for micro in micros for where in micro.where])
@@ -168,7 +171,7 @@ class _Passes:
 
 def _check_finite(terms: Terms, step: int, where: Sequence[str]) -> None:
     for name, term in terms.items():
-        # Checked before the backward pass: behind it every gradient would be NaN.
+        # Checked before the backward pass, after which every gradient would be NaN.
         if not torch.isfinite(term.value):
             message = f"step {step + 1}: the {name} term is {float(term.value.detach())}. "
             if where:
@@ -232,7 +235,7 @@ def diagnose_step(
 
 
 def _pop_gradients(named: Mapping[str, torch.nn.Parameter]) -> Gradients:
-    """The gradients of the parameters, which are left without any."""
+    """Take the gradients off the parameters."""
     gradients = {}
     for name, parameter in named.items():
         if parameter.grad is not None:

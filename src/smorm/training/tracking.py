@@ -38,7 +38,7 @@ class Tracker:
             if self.path.exists():
                 lines = self.path.read_bytes().splitlines(keepends=True)
                 earlier = [line for line in lines if _is_of(line, done)]
-                # Replaced whole: a run that is killed now still has its file.
+                # Replaced atomically: a run that is killed now still has its file.
                 if len(earlier) < len(lines):
                     write_bytes(self.path, b"".join(earlier))
             self._stream = self.path.open("ab")
@@ -68,7 +68,7 @@ class Tracker:
 
 
 def _is_of(line: bytes, done: int) -> bool:
-    """Whether a line is whole and of one of the first `done` steps."""
+    """Whether a line is complete and of one of the first `done` steps."""
     try:
         return line.endswith(b"\n") and bool(orjson.loads(line)["step"] <= done)
     except (orjson.JSONDecodeError, KeyError, TypeError):
@@ -146,6 +146,7 @@ def describe(values: dict[str, float], *, brief: bool = False) -> str:
 @contextmanager
 def progress(total: int, first: int, every: int) -> Iterator[Progress]:
     """A bar on a terminal, lines elsewhere."""
+    # A bar writes control characters, which do not belong in a log file.
     if not sys.stderr.isatty():
         yield _Lines(total, every, first)
         return

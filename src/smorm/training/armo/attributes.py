@@ -163,6 +163,7 @@ def _lengths(reader: StateReader, data: TokenSet) -> Floats:
 
 def held_out_prompts(prompts: Ints, share: float, seed: int) -> Bools:
     """Which responses [R] have one of the held-out prompts, a `share` of all."""
+    # Prompts, not responses: answers to one prompt are alike, and would choose too small a penalty.
     names = np.unique(prompts)
     count = max(1, round(share * len(names)))
     chosen = np.random.default_rng(seed).permutation(names)[:count]
@@ -226,7 +227,7 @@ class _Ridge:
         if key not in self._spectra:
             states = self._states[rows]
             gram = np.zeros((states.shape[1], states.shape[1]))
-            # In blocks: a copy of all states in double precision may not fit beside them.
+            # In blocks: there may be no memory for a copy of all states in double precision.
             for start in range(0, len(states), _BLOCK):
                 block = states[start : start + _BLOCK].astype(np.float64)
                 gram += block.T @ block
@@ -275,7 +276,7 @@ def read_pairs(reader: StateReader, data: TokenSet, stage1: Stage1) -> PairFeatu
         which.append(num_prompts + np.array(unit.which))
         prompts.append(unit.prompts.astype(np.float32))
         num_prompts += len(unit.prompts)
-    # The states themselves are dropped batch by batch; only their products with the rows are kept.
+    # States are dropped batch by batch; only their products with the rows stay in memory.
     table = torch.from_numpy(np.stack(scores)).float()
     return PairFeatures(
         table[..., :-1],

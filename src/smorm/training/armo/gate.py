@@ -78,7 +78,7 @@ def debias(reward: Floats, verbosity: Floats, limit: float) -> Debiased:
         """Times its sign at first: falls as the multiple grows."""
         return sign * rank_correlation(reward - sign * multiple * verbosity, verbosity)
 
-    # The multiple at which both have the same spread is a first upper bound; it may be too low.
+    # At this multiple both have the same standard deviation: a first bound, which may be too low.
     low, high = 0.0, float(reward.std() / verbosity.std())
     for _ in range(_DOUBLINGS):
         if correlation(high) <= limit:
@@ -131,7 +131,7 @@ def make_head(
     verbosity = torch.zeros(width)
     if stage1.verbosity is not None:
         verbosity = torch.from_numpy(stage1.verbosity.weights).float()
-    # Drawn from the run's seed, and the caller's random state is left as it was.
+    # Drawn from the seed of the run; the random state of the caller does not change.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         gate = gate_network(width, count, width=settings.width, layers=settings.layers,

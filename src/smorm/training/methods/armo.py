@@ -18,7 +18,7 @@ class ArmoSection(Section):
     """ArmoRM's two stages on frozen features.
 
     `debias`: what rewards are made independent of: `length` (the response's tokens), the name of an
-    attribute, or null; `correlation`: the largest rank correlation with it that is left.
+    attribute, or null; `correlation`: the largest rank correlation with it that remains.
     `held_out`: share of the rated prompts that choose each ridge penalty. Of the gate: its hidden
     `layers`, their `width`, `dropout` and the `temperature` of its softmax.
     """
@@ -33,7 +33,7 @@ class ArmoSection(Section):
 
 
 class Armo(Method):
-    """No gradient steps over the backbone: `train` is a procedure of its own."""
+    """No gradient steps over the backbone, so `train` is overridden."""
 
     section = ArmoSection
     uses_ratings = True
@@ -54,6 +54,7 @@ class Armo(Method):
 
     @classmethod
     def train(cls, config: Config, *, resume: bool) -> Path:
+        # Its stages import the trainer, which reading a configuration must not.
         from smorm.training.armo.run import train_armo
 
         return train_armo(config, resume=resume)

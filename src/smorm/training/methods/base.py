@@ -51,7 +51,7 @@ class Method:
         section: its settings, `objective.NAME` in the configuration; None where it has none.
         uses_pairs, uses_ratings: the data that it trains on.
         trains: the rows of the head that its terms train.
-        default_view: the view that a trained model gives where none is asked for.
+        default_view: the view of a trained model where the configuration names none.
         regularised: whether it understands the regularisers of the preference row.
         heads: the values of `model.head` that it can train.
         card_head: the kind of head in the model card, where it is not `model.head`.
@@ -75,7 +75,7 @@ class Method:
     keeps_language_head: ClassVar[bool] = False
     freezes_backbone: ClassVar[bool] = False
 
-    # Before a run: asked of the class
+    # Before a run: the configuration, the data and the network are made for the class
 
     @classmethod
     def check(cls, config: Config) -> None:
@@ -88,7 +88,7 @@ class Method:
 
     @classmethod
     def rows(cls, scales: list[AttributeScale]) -> list[AttributeScale]:
-        """The rows of the head behind the preference row.
+        """The rows of the head after the preference row.
 
         Args:
             scales: of the attributes in the data.
@@ -107,7 +107,7 @@ class Method:
 
         return train_by_steps(config, resume=resume)
 
-    # During a run
+    # During a run: an object of the class
 
     def __init__(self, run: Prepared) -> None:
         """Get ready for a run; the network's weights are those that training begins with."""
@@ -151,6 +151,7 @@ class Method:
 
 def method_class(config: Config) -> type[Method]:
     """The method that a configuration names."""
+    # The registry is in a lower room, where the type of its objects is a protocol.
     return cast("type[Method]", config.objective.method)
 
 

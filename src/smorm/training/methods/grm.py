@@ -79,7 +79,7 @@ class Grm(Method):
         language head every token before a response token."""
         assert isinstance(network.language, LanguageHead)
         lengths = [len(tokens) for tokens in micro.sequences]
-        # Both sides of a pair stand side by side, in the pairs' order.
+        # Both sides of a pair are next to each other, in the order of the pairs.
         starts = self.starts[micro.pair_indices].repeat(2).tolist()
         responses = response_tokens(micro.batch, lengths, starts)
         states = network.states(micro.batch)
@@ -89,6 +89,7 @@ class Grm(Method):
     def terms(self, outputs: Outputs, micro: MicroBatch, totals: Totals) -> tuple[Terms, Metrics]:
         assert outputs.log_probs is not None
         reference = None
+        # Indexed by pair, so that it does not depend on how steps are split.
         if self.reference is not None:
             reference = torch.from_numpy(self.reference[micro.pair_indices])
             reference = reference.to(outputs.scores.device)

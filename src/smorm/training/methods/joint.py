@@ -34,7 +34,7 @@ class Joint(Method):
 
     @classmethod
     def label(cls, objective: ObjectiveSection) -> str:
-        """The weighting tells runs of the method apart."""
+        """Runs with different weightings are different arms of a comparison."""
         if objective.weighting == "fixed":
             return f"SMORM {objective.weight:g} {objective.reduction}"
         return f"SMORM {objective.weighting}"

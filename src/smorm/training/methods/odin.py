@@ -30,7 +30,7 @@ class OdinSection(Section):
 
 
 class Odin(Method):
-    """Pairs are ranked by the sum of both rows; the reward is the quality row alone."""
+    """Pairs are ranked by the sum of both rows; the reward is the quality row."""
 
     section = OdinSection
 
@@ -40,7 +40,7 @@ class Odin(Method):
 
     @classmethod
     def rows(cls, scales: list[AttributeScale]) -> list[AttributeScale]:
-        """The length row is on no scale of ratings: its correlation alone is trained."""
+        """The length row has no scale of ratings: only its correlation is trained."""
         return [AttributeScale("length")]
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Single: the preference row alone, by Bradley–Terry."""
+"""Single: only the preference row, by Bradley–Terry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Multi: the attribute rows alone, by regression."""
+"""Multi: only the attribute rows, by regression."""
 
 from __future__ import annotations
 
