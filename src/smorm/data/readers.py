@@ -12,9 +12,9 @@ from pathlib import Path
 from smorm.data.jsonlines import Row, Scanned, scan_json
 from smorm.data.quarantine import BadRecord
 from smorm.data.tables import (
+    dataset_rows,
     is_saved_dataset,
     load_hub,
-    scan_hub,
     scan_parquet,
     scan_saved_dataset,
 )
@@ -68,7 +68,8 @@ def scan_rows(
     elif path.exists():
         raise DataError(f"{path}: neither a file nor a folder")
     elif may_be_hub_id(str(path_or_id)):
-        yield from scan_hub(str(path_or_id), split, subset)
+        dataset = load_hub(str(path_or_id), split, subset)
+        yield from dataset_rows(f"{path_or_id}[{split}]", dataset)
     else:
         raise DataError(f"{path}: no such file or folder{_hint(path)}")
 

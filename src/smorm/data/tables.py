@@ -63,20 +63,11 @@ def scan_saved_dataset(folder: Path, split: str) -> Iterator[tuple[str, Row]]:
         raise DataError(
             f"{folder}: no split {split!r}; it is one saved split ({loaded.split or 'unnamed'})"
         )
-    yield from _dataset_rows(f"{folder}[{split}]", loaded)
-
-
-def scan_hub(name: str, split: str, subset: str | None) -> Iterator[tuple[str, Row]]:
-    """Rows of a Hugging Face dataset id as `(name[split]:row, row)`. Remote code is never run.
-
-    Raises:
-        DataError: there is no such dataset, subset or split, or the machine is offline.
-    """
-    yield from _dataset_rows(f"{name}[{split}]", load_hub(name, split, subset))
+    yield from dataset_rows(f"{folder}[{split}]", loaded)
 
 
 def load_hub(name: str, split: str, subset: str | None) -> Any:
-    """A Hugging Face dataset by its id, read from Arrow files in `datasets`' own cache.
+    """A Hugging Face dataset by its id, from `datasets`' own cache. Remote code is never run.
 
     Raises:
         DataError: there is no such dataset, subset or split, or the machine is offline.
@@ -106,7 +97,8 @@ def load_converted(name: str, split: str, subset: str | None) -> Any:
     return datasets.load_dataset(name, data_files=files, revision=CONVERTED, split=split)
 
 
-def _dataset_rows(name: str, dataset: Any) -> Iterator[tuple[str, Row]]:
+def dataset_rows(name: str, dataset: Any) -> Iterator[tuple[str, Row]]:
+    """Rows of a loaded data set as `(name:row, row)`, row numbers from 1."""
     plain = dataset.with_format(None)  # a saved dataset may ask for tensors
     for number in range(len(plain)):
         try:

@@ -172,10 +172,6 @@ def _cached(target: Path, names: Sequence[str]) -> TokenStore | None:
         return None
 
 
-class _AlreadyThere(Exception):  # noqa: N818  (a state: another run was quicker)
-    pass
-
-
 def _made(
     target: Path, request: TokenRequest, contents: Contents, tokeniser: Tokeniser
 ) -> TokenStore:
@@ -184,25 +180,13 @@ def _made(
             write_tokens(scratch, request, contents, tokeniser)
             # the key was computed from the bytes at the start
             contents.refuse_change()
-            if _verifies(target):
-                # leaving by an error discards the scratch folder: the entry may be mapped already
-                raise _AlreadyThere
-    except _AlreadyThere:
-        pass
     except OutputError:
-        if not _verifies(target):  # else another run published in the very same moment
+        # Another run that published the same entry in the very same moment does no harm. One that
+        # did so before is replaced by equal bytes, and keeps those that it has mapped.
+        if _cached(target, contents.names) is None:
             raise
-    store = open_store(target, contents.names)
     log.info("tokens: kept in cache %s", target)
-    return store
-
-
-def _verifies(target: Path) -> bool:
-    try:
-        files.verify_folder(target)
-    except CheckpointError:
-        return False
-    return True
+    return open_store(target, contents.names)
 
 
 def _for_this_run(request: TokenRequest, contents: Contents, tokeniser: Tokeniser) -> TokenStore:
