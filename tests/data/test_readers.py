@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from smorm.data.census import BadRecord
 from smorm.data.jsonlines import Limits, scan_json
-from smorm.data.quarantine import BadRecord
 from smorm.data.readers import read_rows, scan_rows
 from smorm.data.tables import load_converted, load_hub
 from smorm.errors import DataError

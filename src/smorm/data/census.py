@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from smorm.errors import DataError
+
 NUM_EXAMPLES = 3
 # Where a reason's detail stands in its text.
 UNNAMED = "{}"
@@ -35,6 +37,21 @@ class Defect(StrEnum):
     NOT_AN_OBJECT = "not an object"
     LINE_TOO_LONG = "line too long"
     NOT_RENDERED = "cannot be rendered"
+
+
+class BadRecord(DataError):  # noqa: N818  (also a value that stands for the row)
+    """One row that cannot be used; the rows after it can.
+
+    `defect` is what it is counted under (most often a `Defect`), `problem` says it in full. `raw`
+    is the text of a row that could not even be parsed.
+    """
+
+    def __init__(
+        self, where: str, field: str, defect: StrEnum, problem: str, raw: str | None = None
+    ):
+        super().__init__(f"{where}: {field}: {problem}")
+        self.where, self.field, self.defect, self.problem = where, field, defect, problem
+        self.raw = raw
 
 
 class DropReason(StrEnum):

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from smorm.data.census import Census, Defect
-from smorm.data.quarantine import BadRecord
+from smorm.data.census import BadRecord, Census, Defect
 from smorm.data.records import Messages
 from smorm.text.chat import RAW, ROLES, Message
 

@@ -16,8 +16,7 @@ from typing import IO, Any, cast
 
 import orjson
 
-from smorm.data.census import Defect
-from smorm.data.quarantine import BadRecord
+from smorm.data.census import BadRecord, Defect
 from smorm.errors import DataError
 
 Row = dict[str, Any]

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from smorm.data.census import BadRecord
 from smorm.data.jsonlines import Row, Scanned, scan_json
-from smorm.data.quarantine import BadRecord
 from smorm.data.tables import (
     dataset_rows,
     is_saved_dataset,

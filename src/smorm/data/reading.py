@@ -6,17 +6,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
+
+import orjson
 
 from smorm.data.beside import fields_beside
-from smorm.data.census import Census, DropReason
+from smorm.data.census import BadRecord, Census, DropReason
 from smorm.data.fields import Context
 from smorm.data.formats import FORMATS, Row, format_of_row
 from smorm.data.formats.generic import RESERVED
-from smorm.data.quarantine import BadRecord, quarantine_record
 from smorm.data.readers import scan_rows
 from smorm.data.records import Kind, Preference, Rated, Record
-from smorm.errors import ConfigError, DataError
+from smorm.errors import ConfigError, DataError, OutputError
 
 OnBad = Literal["stop", "skip"]
 TakeBad = Callable[[BadRecord, Row | None], None]
@@ -110,7 +111,7 @@ def read_records(
             raise bad
         census.add(DropReason.BAD_RECORD, bad.where, detail=bad.defect)
         if quarantine is not None:
-            quarantine_record(quarantine, bad, row)
+            _quarantine(quarantine, bad, row)
 
     # Checked here rather than in the generator below, so that it is raised at the call.
     return _read(source, kind, census, take_bad)
@@ -250,3 +251,22 @@ def parse_row(row: Row, where: str, census: Census) -> list[Record]:
 
 def _refuse(bad: BadRecord, row: Row | None) -> None:
     raise bad
+
+
+def _quarantine(path: Path, bad: BadRecord, row: Any) -> None:
+    """Append a bad row to a quarantine file as one JSON line: `where`, `reason`, `row`.
+
+    The file is appended to, never cleared, so that several sources of one run share it.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    entry = {"where": bad.where, "reason": str(bad), "row": bad.raw if row is None else row}
+    options = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as stream:
+            # repr: a Parquet row may hold values (bytes, decimals) that JSON does not know
+            stream.write(orjson.dumps(entry, option=options, default=repr))
+    except OSError as error:
+        raise OutputError(f"{path}: quarantine could not be written: {error.strerror}") from error

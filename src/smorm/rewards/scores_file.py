@@ -29,8 +29,7 @@ import numpy as np
 import orjson
 
 from smorm import files
-from smorm.data.census import Census, DropReason
-from smorm.data.quarantine import BadRecord
+from smorm.data.census import BadRecord, Census, DropReason
 from smorm.data.reading import OnBad, Source, read_each
 from smorm.data.records import Record, joined_item
 from smorm.errors import DataError, OutputError

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from smorm.data.census import Census, DropReason
+from smorm.data.census import BadRecord, Census, DropReason
 from smorm.data.formats import Row
-from smorm.data.quarantine import BadRecord
 from smorm.data.reading import OnBad, Source, read_each
 from smorm.data.records import Item, Record, joined_item, prompt_key
 from smorm.errors import DataError

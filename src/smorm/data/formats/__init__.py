@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from smorm.data.census import Defect
+from smorm.data.census import BadRecord, Defect
 from smorm.data.fields import Context
-from smorm.data.quarantine import BadRecord
 from smorm.data.records import Candidates, Kind, Preference, Rated
 from smorm.registry import Registry
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from smorm.data import fields
 from smorm.data.census import Defect, DropReason
 from smorm.data.fields import Context
-from smorm.data.formats import Format
+from smorm.data.formats import Format, Row
 from smorm.data.records import Candidates, Messages, Preference, Rated
 from smorm.text.chat import RAW, Message
 
@@ -21,7 +20,7 @@ _SPEAKERS = {"User": "user", "Human": "user", "Assistant": "assistant"}
 _REFUSED_ORDERS = {("user", "user"), ("user", "system"), ("assistant", "assistant")}
 
 
-def preference(row: Mapping[str, Any], context: Context) -> list[Preference]:
+def preference(row: Row, context: Context) -> list[Preference]:
     """`{prompt?, chosen, rejected, margin?, id?, source?}`, in text or in message lists.
 
     With a prompt (`prompt_messages` wins over `prompt` where a row has both), each side is what
@@ -48,7 +47,7 @@ def preference(row: Mapping[str, Any], context: Context) -> list[Preference]:
 
 
 def preference_of(
-    row: Mapping[str, Any],
+    row: Row,
     pair: tuple[Messages, Messages, Messages],
     context: Context,
     margin: float | None = None,
@@ -66,7 +65,7 @@ def preference_of(
     return Preference(prompt, chosen, rejected, margin, **_identity(row, context))
 
 
-def _identity(row: Mapping[str, Any], context: Context) -> dict[str, Any]:
+def _identity(row: Row, context: Context) -> dict[str, Any]:
     identity = fields.optional_text(row, "id", context)
     source = fields.optional_text(row, "source", context)
     return {"id": identity, "source": source, "where": context.where}
@@ -82,7 +81,7 @@ def split_common(chosen: Messages, rejected: Messages) -> tuple[Messages, Messag
     return chosen[:shared], chosen[shared:], rejected[shared:]
 
 
-def rated(row: Mapping[str, Any], context: Context) -> list[Rated]:
+def rated(row: Row, context: Context) -> list[Rated]:
     """`{prompt, response, scores: {name: number | null}}`, or flat columns named in the config.
 
     With attributes configured only those are taken, from `scores` where the row has it, else from
@@ -95,7 +94,7 @@ def rated(row: Mapping[str, Any], context: Context) -> list[Rated]:
 
 
 def rated_of(
-    row: Mapping[str, Any],
+    row: Row,
     prompt: Messages,
     response: Messages,
     scores: dict[str, float | None],
@@ -105,7 +104,7 @@ def rated_of(
     return Rated(prompt, response, scores, **_identity(row, context))
 
 
-def scores_of(row: Mapping[str, Any], context: Context) -> dict[str, float | None]:
+def scores_of(row: Row, context: Context) -> dict[str, float | None]:
     """The ratings of a row, nested or flat; None where not rated."""
     nested = row.get("scores")
     if nested is None and context.columns is None:
@@ -131,7 +130,7 @@ def scores_of(row: Mapping[str, Any], context: Context) -> dict[str, float | Non
     return scores
 
 
-def candidates(row: Mapping[str, Any], context: Context) -> list[Candidates]:
+def candidates(row: Row, context: Context) -> list[Candidates]:
     """`{prompt, responses: [...]}`, `{prompt, response}` or `{messages}`; other fields are ignored.
 
     A response is text, a message list, or an object that holds it as `response`. An empty one is
@@ -156,7 +155,7 @@ def candidates(row: Mapping[str, Any], context: Context) -> list[Candidates]:
 
 
 def candidates_of(
-    row: Mapping[str, Any], prompt: Messages, responses: tuple[Messages, ...], context: Context
+    row: Row, prompt: Messages, responses: tuple[Messages, ...], context: Context
 ) -> Candidates:
     """Checked candidates with the row's id and source."""
     for index, response in enumerate(responses):
@@ -166,12 +165,12 @@ def candidates_of(
     return Candidates(prompt, responses, **_identity(row, context))
 
 
-def has_prompt(row: Mapping[str, Any]) -> bool:
+def has_prompt(row: Row) -> bool:
     """Whether the row gives its prompt in a field of its own."""
     return "prompt" in row or row.get("prompt_messages") is not None
 
 
-def prompt_of(row: Mapping[str, Any], context: Context) -> Messages:
+def prompt_of(row: Row, context: Context) -> Messages:
     """The prompt: `prompt_messages` where the row has it, else `prompt` as text or messages."""
     name = "prompt_messages" if row.get("prompt_messages") is not None else "prompt"
     prompt = _conversation(fields.required(row, name, context), "user", name, context)
@@ -191,7 +190,7 @@ def _conversation(value: object, role: str, field: str, context: Context) -> Mes
     raise context.wrong(field, value, "text or a list of messages")
 
 
-def prompt_and_response(row: Mapping[str, Any], context: Context) -> tuple[Messages, Messages]:
+def prompt_and_response(row: Row, context: Context) -> tuple[Messages, Messages]:
     """One prompt and one response; `messages` holds both, the last message is the response."""
     if not has_prompt(row) and row.get("messages") is not None:
         conversation = fields.messages(row["messages"], "messages", context)
@@ -226,7 +225,7 @@ def without_prompt(
     return sides
 
 
-def note_ignored(row: Mapping[str, Any], context: Context) -> None:
+def note_ignored(row: Row, context: Context) -> None:
     """Count what TRL would have rendered and this project does not."""
     for name in ("tools", "chat_template_kwargs"):
         if row.get(name):

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from smorm.data import fields
 from smorm.data.census import Defect
 from smorm.data.fields import Context
-from smorm.data.formats import Format, generic
+from smorm.data.formats import Format, Row, generic
 from smorm.data.records import Rated
 from smorm.text.chat import Message
 
@@ -19,7 +17,7 @@ ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosit
 _TURN = re.compile(r"(?:^|\n)<extra_id_1>(User|Assistant)(?=\n|$)")
 
 
-def parse(row: Mapping[str, Any], context: Context) -> list[Rated]:
+def parse(row: Row, context: Context) -> list[Rated]:
     """One response with flat ratings."""
     text = fields.text(fields.required(row, "prompt", context), "prompt", context)
     turns = generic.split_turns(text, _TURN)

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from smorm.data import fields
 from smorm.data.census import Defect
 from smorm.data.fields import Context
-from smorm.data.formats import Format, generic
+from smorm.data.formats import Format, Row, generic
 from smorm.data.records import Messages, Preference
 
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 
 
-def parse(row: Mapping[str, Any], context: Context) -> list[Preference]:
+def parse(row: Row, context: Context) -> list[Preference]:
     """The turns both sides share are the prompt."""
     chosen = _transcript(row, "chosen", context)
     rejected = _transcript(row, "rejected", context)
     return [generic.preference_of(row, generic.split_common(chosen, rejected), context)]
 
 
-def _transcript(row: Mapping[str, Any], name: str, context: Context) -> Messages:
+def _transcript(row: Row, name: str, context: Context) -> Messages:
     text = fields.text(fields.required(row, name, context), name, context)
     if not text.strip():
         raise context.bad(name, Defect.EMPTY_RESPONSE, "empty, expected a transcript")

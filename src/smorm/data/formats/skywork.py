@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from smorm.data import fields
 from smorm.data.fields import Context
-from smorm.data.formats import Format, generic
+from smorm.data.formats import Format, Row, generic
 from smorm.data.records import Preference
 
 
-def parse(row: Mapping[str, Any], context: Context) -> list[Preference]:
+def parse(row: Row, context: Context) -> list[Preference]:
     """The messages both sides share are the prompt."""
     chosen = fields.messages(fields.required(row, "chosen", context), "chosen", context)
     rejected = fields.messages(fields.required(row, "rejected", context), "rejected", context)

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from smorm.data import fields
-from smorm.data.census import DropReason
+from smorm.data.census import BadRecord, DropReason
 from smorm.data.fields import Context
-from smorm.data.formats import Format, generic
-from smorm.data.quarantine import BadRecord
+from smorm.data.formats import Format, Row, generic
 from smorm.data.records import Messages, Rated
 from smorm.text.chat import Message
 
 ASPECTS = ("instruction_following", "honesty", "truthfulness", "helpfulness")
 
 
-def parse(row: Mapping[str, Any], context: Context) -> list[Rated | BadRecord]:
+def parse(row: Row, context: Context) -> list[Rated | BadRecord]:
     """Each completion is one record; a bad one does not take its siblings with it."""
     instruction = fields.text(fields.required(row, "instruction", context), "instruction", context)
     prompt = fields.filled_prompt((Message("user", instruction),), "instruction", context)
@@ -34,7 +31,7 @@ def parse(row: Mapping[str, Any], context: Context) -> list[Rated | BadRecord]:
 
 
 def _completion(
-    row: Mapping[str, Any], prompt: Messages, completion: object, name: str, context: Context
+    row: Row, prompt: Messages, completion: object, name: str, context: Context
 ) -> Rated:
     if not isinstance(completion, dict):
         raise context.wrong(name, completion, "an object with response and annotations")

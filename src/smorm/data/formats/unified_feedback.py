@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from smorm.data import fields
 from smorm.data.census import DropReason
 from smorm.data.fields import Context
-from smorm.data.formats import Format, generic
+from smorm.data.formats import Format, Row, generic
 from smorm.data.records import Messages, Preference
 from smorm.text.chat import Message
 
 SUMMARIZE = "Generate one-sentence summary for the following post: "
 
 
-def equal_ratings(row: Mapping[str, Any]) -> DropReason | None:
+def equal_ratings(row: Row) -> DropReason | None:
     """Rows whose ratings are equal are dropped before the stride, as GRM and SMORM do."""
     # before `parse` has checked them: what is no number is left to it
     ratings = (row.get("conv_A_rating"), row.get("conv_B_rating"))
@@ -25,7 +22,7 @@ def equal_ratings(row: Mapping[str, Any]) -> DropReason | None:
     return DropReason.EQUAL_RATINGS if ratings[0] == ratings[1] else None
 
 
-def parse(row: Mapping[str, Any], context: Context) -> list[Preference]:
+def parse(row: Row, context: Context) -> list[Preference]:
     """Chosen is the higher rated, margin the difference. Of sources that summarize, the bare post
     is given its instruction, as GRM and SMORM do."""
     lead = _rating(row, "conv_A_rating", context) - _rating(row, "conv_B_rating", context)
@@ -38,11 +35,11 @@ def parse(row: Mapping[str, Any], context: Context) -> list[Preference]:
     return [generic.preference_of(row, pair, context, margin=abs(lead))]
 
 
-def _rating(row: Mapping[str, Any], name: str, context: Context) -> float:
+def _rating(row: Row, name: str, context: Context) -> float:
     return fields.number(fields.required(row, name, context), name, context)
 
 
-def _conversation(row: Mapping[str, Any], name: str, source: str, context: Context) -> Messages:
+def _conversation(row: Row, name: str, source: str, context: Context) -> Messages:
     conversation = fields.messages(fields.required(row, name, context), name, context)
     fields.filled_response(conversation, name, context)
     if "summarize" not in source:

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from smorm.arrays import Tokens
-from smorm.data.census import Census, DropReason
-from smorm.data.quarantine import BadRecord
+from smorm.data.census import BadRecord, Census, DropReason
 from smorm.data.reading import Source, read_each
 from smorm.errors import DataError
 from smorm.text.chat import Message, Messages, Renderer
