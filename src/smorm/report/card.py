@@ -73,10 +73,11 @@ def model_card(facts: ModelFacts, results: Sequence[Result], options: CardOption
         title=title,
         view=facts.standard_view,
         config_text=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
-        result_groups=_result_groups(rows, method_rows, of_this_run=bool(of_run)),
+        rows=rows,
+        method_rows=method_rows,
+        of_this_run=bool(of_run),
         findings=_findings(results, of_method),
         limits=_limits(rows, facts),
-        length_metrics=_length_metrics(rows),
         fingerprints=_fingerprints(facts, used),
         **_FUNCTIONS,
     )
@@ -151,30 +152,14 @@ def _slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower() or "results"
 
 
-def _result_groups(
-    rows: Sequence[Row], method_rows: Sequence[Row], *, of_this_run: bool
-) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Headings with the tables below them, each with its suite."""
-    if not rows:
-        return []
-    seeds = max(distinct(method_rows, "seeds"))
-    if not of_this_run:
-        heading = f"Means over {seeds} training runs of the method with different seeds."
-        return [(heading * (seeds > 1), _result_tables(rows))]
-    groups = [("", _result_tables(rows))]
-    if seeds > 1:
-        heading = f"### The same method over {seeds} seeds"
-        groups.append((heading, _result_tables(method_rows)))
-    return groups
-
-
-def _result_tables(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    tables = []
+def suite_tables(rows: Sequence[Row]) -> dict[str, str]:
+    """A Markdown table of each suite that has numbers for it."""
+    tables = {}
     for suite, members in by_attribute(rows, "suite").items():
         names = _columns(members)
         with_numbers = [row for row in members if not row.metrics.keys().isdisjoint(names)]
         if with_numbers:
-            tables.append((suite, results_table(with_numbers, names)))
+            tables[suite] = results_table(with_numbers, names)
     return tables
 
 
@@ -214,12 +199,6 @@ def _limits(rows: Sequence[Row], facts: ModelFacts) -> list[str]:
     return [key for key, is_open in open_questions.items() if is_open]
 
 
-def _length_metrics(rows: Sequence[Row]) -> list[tuple[Row, str]]:
-    """Rows with the rank correlation of their scores with length, and its interval."""
-    name = "length_correlation"
-    return [(row, number(row.metrics[name], name)) for row in rows if name in row.metrics]
-
-
 def _fingerprints(facts: ModelFacts, results: Sequence[Result]) -> list[tuple[str, str]]:
     entries = [*facts.hashes.items(), ("renderer", facts.card.get("renderer"))]
     entries += facts.card.get("versions", {}).items()
@@ -252,6 +231,8 @@ _FUNCTIONS: dict[str, Any] = {
     "quote": shlex.quote,
     "repr": repr,
     "figure": _figure,
+    "number": number,
+    "suite_tables": suite_tables,
     "without_folders": without_folders,
 }
 """What the template calls."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from operator import attrgetter, itemgetter
 
 from smorm.evaluation.metric_names import MetricName, SuiteName
@@ -55,20 +54,11 @@ _MAX_LISTED = 4
 _LEADING = 3
 
 
-class FindingKind(Enum):
-    """What a finding is about."""
-
-    COMPARISON = "comparison"
-    DROP = "drop"
-    GROWTH = "growth"
-    MEASUREMENT = "measurement"
-
-
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A sentence, what it is about, and whether it claims more than that nothing was found."""
+    """A sentence, the form that it fills, and whether it claims that something was found."""
 
-    kind: FindingKind
+    form: str
     text: str
     claims: bool = True
 
@@ -80,7 +70,7 @@ class Findings:
     Attributes:
         reading: how to read the sentences; "" where nothing was compared.
         count: how many comparisons were made; "" without any over seeds.
-        leading: at most three sentences: the first claim of each kind, then the next ones.
+        leading: at most three sentences: the first claim of each form, then the next ones.
         further: all others.
     """
 
@@ -131,13 +121,13 @@ def _reading(rows: Iterable[Row], paired: Iterable[Paired]) -> str:
 
 
 def _leading(findings: Sequence[Finding]) -> list[Finding]:
-    """The first claim of each kind, then the next findings, three in all."""
+    """The first claim of each form, then the next findings, three in all."""
     # Stable: within claims, and within the rest, the order of the findings stays.
     claims_first = sorted(findings, key=lambda finding: not finding.claims)
-    by_kind = by_attribute(claims_first, "kind")
-    # In the order of the findings: the first kind is the page's main question.
-    of_kinds = [by_kind[kind][0] for kind in distinct(findings, "kind")]
-    return list(dict.fromkeys([*of_kinds, *findings]))[:_LEADING]
+    by_form = by_attribute(claims_first, "form")
+    # In the order of the findings: the first form answers the page's main question.
+    of_forms = [by_form[form][0] for form in distinct(findings, "form")]
+    return list(dict.fromkeys([*of_forms, *findings]))[:_LEADING]
 
 
 def _comparisons(paired: Sequence[Paired]) -> list[Finding]:
@@ -157,7 +147,7 @@ def _comparisons(paired: Sequence[Paired]) -> list[Finding]:
             where=_where(suite, members[0].kind), runs=_runs(distinct(members, "runs")),
             quantity=_quantity(members[0], suite), base=base, outcome=outcome,
         )  # fmt: skip
-        findings.append(Finding(FindingKind.COMPARISON, text, claims=bool(higher or lower)))
+        findings.append(Finding(_COMPARISON, text, claims=bool(higher or lower)))
     return findings
 
 
@@ -241,7 +231,7 @@ def _drops(rows: Sequence[Row], curves: Sequence[Curve]) -> list[Finding]:
             where=show_prompts(suite.label), runs=_runs(distinct(members, "seeds")),
             family=suite.kind, outcome=outcome,
         )  # fmt: skip
-        findings.append(Finding(FindingKind.DROP, text, claims=bool(dropping)))
+        findings.append(Finding(_DROP, text, claims=bool(dropping)))
     return findings
 
 
@@ -277,7 +267,7 @@ def _growths(paired: Sequence[Paired]) -> list[Finding]:
         if larger or smaller:
             outcome = _outcome(("larger for", larger), ("smaller for", smaller))
             text = _GROWTH.format(where=show_prompts(suite.label), base=base, outcome=outcome)
-            findings.append(Finding(FindingKind.GROWTH, text))
+            findings.append(Finding(_GROWTH, text))
     return findings
 
 
@@ -294,7 +284,7 @@ def _measurements(rows: Sequence[Row]) -> list[Finding]:
                 value=show(metric.value, style), unit=" %" * style.percent,
                 interval=f" ({ends})" * bool(ends),
             )  # fmt: skip
-            findings.append(Finding(FindingKind.MEASUREMENT, text))
+            findings.append(Finding(_MEASUREMENT, text))
     return findings
 
 

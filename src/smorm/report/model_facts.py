@@ -100,37 +100,6 @@ class ModelFacts:
                 sources.append((str(path), kind))
         return sources
 
-    @property
-    def data_counts(self) -> list[str]:
-        """How many pairs and ratings it was trained on."""
-        counts = []
-        for key, noun in (("pairs", "preference pairs"), ("rated", "rated responses")):
-            if isinstance(self.data.get(key), int):
-                counts.append(f"{self.data[key]:,} {noun}")
-        return counts
-
-    @property
-    def counted(self) -> list[tuple[str, Any]]:
-        """What was counted while its data was read: reasons and how many."""
-        counted = []
-        for reason, entry in self.data.get("counted", {}).items():
-            if isinstance(entry, Mapping):
-                counted.append((str(reason), entry.get("count", "?")))
-        return counted
-
-    @property
-    def costs(self) -> dict[str, int]:
-        """What it cost, of the numbers that are known."""
-        parameters, tokens = self.cost.get("parameters", {}), self.cost.get("tokens", {})
-        numbers = {
-            "parameters": parameters.get("model"),
-            "of these trained": parameters.get("trained"),
-            "forward passes for a score": self.cost.get("passes_per_score"),
-            "optimizer steps": self.cost.get("steps"),
-            "training tokens (as computed)": tokens.get("trained"),
-        }
-        return {name: value for name, value in numbers.items() if isinstance(value, int)}
-
     def scale_of(self, attribute: str) -> Mapping[str, Any]:
         """Offset and scale between an attribute's ratings and what its row predicts."""
         scales = self.card.get("scales", [])
