@@ -113,7 +113,7 @@ def accuracies(
     if rule is not expected_wins:
         scorings.append((f"{TIES}/", items, expected_wins))
     scorings.append((f"{LENGTH}/", items.by_length(), expected_wins))
-    # The same arithmetic for each way of scoring, so that they differ in nothing else.
+    # The same arithmetic for each scoring, so that they differ in nothing else.
     for prefix, scored, scoring_rule in scorings:
         columns |= _columns(prefix, outcomes(scored, scoring_rule), items.subsets)
         sums |= _sums(prefix, sections, overall)

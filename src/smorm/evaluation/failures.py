@@ -49,7 +49,7 @@ class Failure:
     Attributes:
         test: its name: a metric of the sanity tests, or the paths of a parity check.
         cause: the kind of its likely cause.
-        text: the whole sentence for a reader.
+        text: the full sentence for a reader.
     """
 
     test: str

@@ -31,7 +31,7 @@ class Inspector:
 
     def equal_scores(self, pairs: Sequence[ConversationPair]) -> Cause:
         """Why different conversations get equal scores."""
-        # In the order of a score's way back: the head first, the text last.
+        # From the score back to the text: the head first, the token limit last.
         cause = self.head() or self.template(pairs) or self.truncation(pairs)
         return cause or Cause(
             CauseKind.POOLING,

@@ -61,7 +61,7 @@ class MetricName:
         over, text = _split_over(text)
         head, separator, tail = text.partition("/")
         subset = tail if separator else None
-        # Two ways of writing a difference: of quantities in the head, of arms behind the subset.
+        # A difference of quantities is written in the head, one of arms behind the subset.
         name, _, base = head.partition(_MINUS)
         if base not in _BASES:
             name, base = head, ""

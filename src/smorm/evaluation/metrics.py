@@ -57,7 +57,7 @@ def _finite(number: float) -> float | None:
 
 
 def as_floats(name: str, values: Any, *shape: int | None) -> Floats:
-    """A float64 array of the given shape (None: any length).
+    """A float64 array of this shape (None: any length).
 
     Raises:
         DataError: the shape is another one, or an axis is empty.
@@ -168,7 +168,7 @@ def cluster_bootstrap(
     level: float = LEVEL,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval that resamples whole clusters.
+    """Percentile bootstrap interval that resamples clusters.
 
     `statistic` maps column means [R, C] to [R]; by default the mean over the columns. Both ends
     are NaN with fewer than two clusters.

@@ -2,7 +2,7 @@
 
 RewardBench's sections, RM-Bench's levels and domains, RewardBench 2's Ties score, plain accuracies
 and the rule "the longer one wins" are all of this form. One mechanism therefore gives the value,
-the interval that resamples whole prompts (a prompt's items in several subsets together), and the
+the interval that resamples prompts (a prompt's items in several subsets together), and the
 paired difference of two models, which is the same sum over the difference of their columns.
 
 Shapes: `N` items, `C` columns, `R` resamples.

@@ -1,4 +1,4 @@
-"""Records that got scores, and what was counted on the way."""
+"""Records with their scores, and what was counted while they were read and scored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RewardBench's prior sets (allenai/pref-test-sets): a plain mean of four, apart from its score."""
+"""RewardBench's prior sets (allenai/pref-test-sets): the plain mean of four."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def parse(row: Row, context: Context) -> list[Candidates]:
     records = comparison(row, context)
     for record in records:
         good, size = record.chosen or 0, len(record.responses)
-        # A disagreement means that a list was cut on the way: the score would not be comparable.
+        # A disagreement means that a list is not complete: the score would not be comparable.
         counts = {"num_correct": good, "num_incorrect": size - good, "total_completions": size}
         for name, count in counts.items():
             if row.get(name) is not None and row[name] != count:

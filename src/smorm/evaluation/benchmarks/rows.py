@@ -43,7 +43,6 @@ def comparison(row: Row, context: Context) -> list[Candidates]:
 
 def comparison_of(row: Row, context: Context, subset: str | None) -> list[Candidates]:
     """As `comparison`, of a subset that is known."""
-    # The row's own "source" may mean where the prompt is from: only the subset's fields are asked.
     identity = first_text(row, ("id",), context)
     if row.get("responses") is not None:
         record = generic.candidates({**row, "id": identity, "source": subset}, context)[0]
@@ -201,7 +200,7 @@ def good_first(
     if not chosen or not rejected:
         context.count(DropReason.JUDGED_ALIKE)
         return []
-    # Such a pair cannot be won. It stays, as in the published numbers, but the reader is told.
+    # Such a pair cannot be won. It stays, as in the published numbers, and is counted.
     if not set(chosen).isdisjoint(rejected):
         context.count(DropReason.EQUAL_RESPONSES)
     return [replace(record, responses=(*chosen, *rejected), chosen=len(chosen))]
