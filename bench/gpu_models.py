@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from smorm.arrays import Tokens
 from smorm.model.network import RewardNetwork
-from smorm.trees.forest import Tokens
 
 SHAPES: dict[str, dict[str, Any]] = {
     "llama-3.2-1b": {

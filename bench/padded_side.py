@@ -21,8 +21,8 @@ from torch.nn import functional
 
 from bench.ours import LEARNING_RATE, MAX_TOKENS, Batch, FixedOrder
 from bench.trl_side import classifier
+from smorm.arrays import Tokens
 from smorm.training.setup import Prepared
-from smorm.trees.forest import Tokens
 
 
 @dataclass(slots=True)

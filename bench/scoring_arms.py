@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from bench.workloads import BATCH, Unit, padded_positions
 from smorm import RewardModel
+from smorm.arrays import Tokens
 from smorm.data.records import Candidates, Messages
 from smorm.model.backbone import quiet
 from smorm.model.inference import score_units
 from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS
-from smorm.trees.forest import Tokens
 
 Scores = NDArray[np.float64]
 

@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from bench.texts import DATA, Source, answer, arena_answers, hh_pairs, pairs_file, styles, texts_of
+from smorm.arrays import Tokens
 from smorm.data.records import Candidates, Messages, Preference
 from smorm.text.chat import Renderer
-from smorm.trees.forest import MIN_SHARE, Tokens, common_prefix, sort_key
+from smorm.trees.forest import MIN_SHARE, common_prefix, sort_key
 
 __all__ = [
     "DATA",

@@ -12,7 +12,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from experiments.linear_fits import INPUTS, Floats, K
+from experiments.linear_fits import INPUTS, K
+from smorm.arrays import Floats
 from smorm.evaluation.correlation import pearson
 from smorm.theory import implicit_effect as effect
 

@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from smorm.arrays import Floats as Floats
+from smorm.arrays import Floats
 
 INPUTS, K = 20, 5
 Relation = Literal["aligned", "apart", "opposed"]

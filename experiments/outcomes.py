@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.runs import Finished
 from experiments.tasks import Files
-from smorm.arrays import Floats as Floats
+from smorm.arrays import Floats
 from smorm.data.census import Census
 from smorm.data.reading import Source, read_preferences, read_rated
 from smorm.data.records import prompt_key

@@ -13,16 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.outcomes import (
-    Floats,
-    PairOutcomes,
-    RatedOutcomes,
-    label_of,
-    pair_table,
-    rated_table,
-)
+from experiments.outcomes import PairOutcomes, RatedOutcomes, label_of, pair_table, rated_table
 from experiments.runs import METHODS, Finished
 from experiments.tasks import Files
+from smorm.arrays import Floats
 from smorm.evaluation.correlation import spearman, spearman_draws
 from smorm.evaluation.metrics import (
     Metric,

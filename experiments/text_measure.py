@@ -17,12 +17,13 @@ import numpy as np
 
 from experiments.text_rewards import Reward
 from experiments.text_runs import METHODS, Kept, Sets, records_of
+from smorm.arrays import Floats
 from smorm.data.census import Census
 from smorm.data.records import Preference, Rated, prompt_key
 from smorm.data.scaling import apply_scales, fit_scales, rating_matrix
 from smorm.evaluation.attributes import RatedOutcomes, measure_rated
 from smorm.evaluation.correlation import centred, spearman_metric
-from smorm.evaluation.metrics import Floats, Metric, cluster_codes
+from smorm.evaluation.metrics import Metric, cluster_codes
 from smorm.evaluation.pairs import measure_pairs
 from smorm.evaluation.result import Measurement, Result
 from smorm.evaluation.scored import hash_of, words

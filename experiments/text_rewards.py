@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from experiments.text_runs import METHODS, Kept
-from smorm.evaluation.metrics import Floats
+from smorm.arrays import Floats
 from smorm.rewards.ensemble import SIMPLE_MEAN, UNCHANGED, Rule, Standard, standard_of
 
 REFERENCE = "reference"

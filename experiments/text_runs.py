@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 
 from experiments.tasks import Files, Task
+from smorm.arrays import Floats
 from smorm.config import Config, load_config
 from smorm.data.census import Census
 from smorm.data.reading import Source, read_records
 from smorm.data.records import Item
 from smorm.data.scaling import restore_scales
 from smorm.errors import DataError
-from smorm.evaluation.metrics import Floats
 from smorm.files import fingerprint, read_json, sha256, write_json
 from smorm.model.store import versions
 from smorm.model.views import apply_view

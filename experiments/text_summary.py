@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from experiments.text_rewards import BASELINE, label_of
+from smorm.arrays import Floats
 from smorm.evaluation.attributes import RatedOutcomes
 from smorm.evaluation.correlation import spearman, spearman_draws
-from smorm.evaluation.metrics import Floats, bootstrap_means, interval, mean_over_seeds
+from smorm.evaluation.metrics import bootstrap_means, interval, mean_over_seeds
 from smorm.evaluation.outcomes import Outcomes
 from smorm.evaluation.result import Result
 

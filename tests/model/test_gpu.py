@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from smorm.arrays import Tokens
 from smorm.model import attention
 from smorm.model.cuda.flex import bucket
 from smorm.model.gathered import gather_plan, gathered
@@ -15,7 +16,6 @@ from smorm.model.network import Layout, RewardNetwork
 from smorm.model.plan import AttentionPlan
 from smorm.model.verify import choose_layout, verify
 from smorm.training.memory import measure
-from smorm.trees.forest import Tokens
 from tests.model.architectures import tiny
 from tests.model.test_cuda_plans import big_forest
 from tests.model.test_forest_equals_padded import scores_and_gradients, sequences_of

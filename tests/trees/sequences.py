@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from smorm.trees.forest import Forest, Tokens
+from smorm.arrays import Tokens
+from smorm.trees.forest import Forest
 
 
 def tokens(*numbers: int) -> Tokens:

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from smorm.arrays import Floats
 from smorm.evaluation.metrics import (
-    Floats,
     Metric,
     interval,
     pair_outcomes,

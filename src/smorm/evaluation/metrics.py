@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from smorm.arrays import Floats as Floats
-from smorm.arrays import Ints as Ints
+from smorm.arrays import Floats, Ints
 from smorm.errors import DataError
 
 Clusters = Sequence[str] | Sequence[int] | NDArray[Any]

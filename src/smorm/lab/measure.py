@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import orjson
 
+from smorm.arrays import Floats
 from smorm.data.census import Census
 from smorm.data.reading import Source, read_records
 from smorm.data.records import Item, Rated, prompt_key
 from smorm.evaluation.attributes import measure_rated
-from smorm.evaluation.metrics import Floats, Metric
+from smorm.evaluation.metrics import Metric
 from smorm.evaluation.pairs import measure_pairs
 from smorm.evaluation.result import Measurement, Result
 from smorm.files import fingerprint, read_json

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from smorm import files
+from smorm.arrays import Floats, Ints
 from smorm.data.census import Census
 from smorm.data.reading import Source, read_records
 from smorm.data.records import Item
 from smorm.errors import ConfigError, DataError
-from smorm.evaluation.metrics import Floats, Ints
 from smorm.scoring.reward_model import RewardModel
 
 

@@ -17,11 +17,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from smorm.arrays import Tokens
 from smorm.model import attention, last_layer
 from smorm.model.heads import GatedHead, NonlinearHead, ScoreHead
 from smorm.model.plan import AttentionPlan
 from smorm.trees import budget
-from smorm.trees.forest import Forest, Tokens, grow
+from smorm.trees.forest import Forest, grow
 from smorm.trees.leaves import Leaves
 from smorm.trees.padded import Padded, pad
 

@@ -20,11 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from smorm.arrays import Tokens
 from smorm.errors import ModelError
 from smorm.model.backbone import first_line, quiet
 from smorm.model.network import REFERENCE, Layout, RewardNetwork
 from smorm.model.plan import AttentionPlan
-from smorm.trees.forest import Forest, Tokens
+from smorm.trees.forest import Forest
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from smorm.arrays import Floats
 from smorm.data.records import Item
-from smorm.evaluation.metrics import Floats, Metric, bootstrap_means, interval
+from smorm.evaluation.metrics import Metric, bootstrap_means, interval
 from smorm.evaluation.outcomes import Outcomes
 from smorm.evaluation.result import Measurement
 from smorm.stress.best_of_n import (

@@ -23,13 +23,13 @@ import orjson
 from scipy.special import expit
 
 from smorm import files
+from smorm.arrays import Floats
 from smorm.data.beside import SIDES
 from smorm.data.census import Census, DropReason
 from smorm.data.formats import Row
 from smorm.data.reading import OnBad, Source
 from smorm.data.records import Preference, prompt_key
 from smorm.errors import ConfigError, DataError
-from smorm.evaluation.metrics import Floats
 from smorm.rewards.protocol import Reward, score_all
 from smorm.stress.pools import usable_rows
 

@@ -12,19 +12,18 @@ from typing import Any
 
 import numpy as np
 
+from smorm.arrays import Floats, Ints, Tokens
 from smorm.data.census import Census, DropReason
 from smorm.data.reading import OnBad, Source, read_records
 from smorm.data.records import Item, Kind, Record, prompt_key
 from smorm.data.scaling import restore_scales
 from smorm.errors import DataError
-from smorm.evaluation.metrics import Floats, Ints
 from smorm.evaluation.scored import hash_of
 from smorm.files import fingerprint
 from smorm.model.inference import pooled_units
 from smorm.scoring.reward_model import RewardModel
 from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS
 from smorm.text.limits import Overlong, fit
-from smorm.trees.forest import Tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,15 +9,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from smorm.arrays import Floats
 from smorm.evaluation.correlation import centred, pearson, spearman_metric
-from smorm.evaluation.metrics import (
-    Clusters,
-    Floats,
-    Metric,
-    bootstrap_means,
-    cluster_codes,
-    interval,
-)
+from smorm.evaluation.metrics import Clusters, Metric, bootstrap_means, cluster_codes, interval
 
 Statistic = Callable[[Floats], Floats]
 

@@ -22,11 +22,11 @@ import math
 
 import numpy as np
 
+from smorm.arrays import Floats
 from smorm.errors import DataError
 from smorm.evaluation.correlation import centred
 from smorm.evaluation.metrics import (
     Clusters,
-    Floats,
     Metric,
     as_floats,
     cluster_codes,

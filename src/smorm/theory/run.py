@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from smorm.arrays import Floats
 from smorm.data.reading import Source
-from smorm.evaluation.metrics import Floats
 from smorm.evaluation.result import Result
 from smorm.model.store import versions
 from smorm.model.views import View

@@ -23,8 +23,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from smorm.arrays import Ints
-from smorm.arrays import Tokens as Tokens
+from smorm.arrays import Ints, Tokens
 
 Range = tuple[int, int]
 """Rows: the first, and the one past the last."""
