@@ -1,9 +1,8 @@
 """Forest attention in transformers' attention interface, and which kernel computes a call.
 
 `AttentionInterface.register` makes `smorm_forest` an attention implementation that any decoder can
-be switched to. No mask function is registered under that name, so transformers builds no mask; the
-batch travels as the model keyword argument `plan`, which reaches every attention call, gradient
-checkpointing's recomputation and wrapped models alike.
+be switched to. The batch travels as the model keyword argument `plan`, which reaches every
+attention call, gradient checkpointing's recomputation and wrapped models alike.
 
 Four kernels compute the same rule (see `smorm.trees.forest`):
 
@@ -71,6 +70,7 @@ def register() -> None:
     """Make `smorm_forest` known to transformers. Calling it again changes nothing."""
     from transformers import AttentionInterface
 
+    # No mask function is registered under the name, so transformers builds no mask.
     AttentionInterface.register(NAME, forest_attention)
 
 
@@ -106,7 +106,9 @@ def forest_attention(
     if query.device.type == "cuda" and query.dtype != value.dtype:
         # Under autocast the rotary embedding leaves queries and keys in fp32.
         query, key = query.to(value.dtype), key.to(value.dtype)
-    scale = scaling if scaling is not None else 1.0 / math.sqrt(query.shape[-1])
+    scale = scaling
+    if scale is None:
+        scale = 1.0 / math.sqrt(query.shape[-1])
     # A window that is longer than every sequence masks nothing, and every kernel can take that.
     window = sliding_window
     if window and plan.batch.max_position < window:
@@ -160,10 +162,12 @@ def choose_backend(
     if sinks is not None:
         return "gathered"
     if query.device.type == "cuda":
+        # Flash attention takes no fp32 and has no soft-capping.
         half = query.dtype in (torch.float16, torch.bfloat16)
         return "varlen" if half and softcap is None else "flex"
-    plain = query.device.type == "cpu" and window is None and softcap is None
-    return "cpu_blocks" if plain else "gathered"
+    if query.device.type == "cpu" and window is None and softcap is None:
+        return "cpu_blocks"
+    return "gathered"
 
 
 _refused: dict[str, str] = {}

@@ -69,6 +69,7 @@ def build_backbone(
         if "max_position_embeddings" in known:
             settings["max_position_embeddings"] = max_tokens
         config = AutoConfig.for_model(architecture, **{**settings, **fields})
+        # Forked: building a model changes no other random number of the process.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return AutoModel.from_config(config, dtype=torch.float32)
@@ -85,8 +86,9 @@ def _refuse_unknown_fields(
     unknown = sorted(set(fields) - set(known))
     if not unknown:
         return
-    nearest = difflib.get_close_matches(unknown[0], list(known), n=1)
-    hint = f": did you mean {nearest[0]}?" if nearest else ""
+    hint = ""
+    for nearest in difflib.get_close_matches(unknown[0], list(known), n=1):
+        hint = f": did you mean {nearest}?"
     raise ConfigError(f"model.backbone: {architecture} has no field {', '.join(unknown)}{hint}")
 
 
@@ -161,7 +163,9 @@ def _tokenizer_class(folder: Path) -> str | None:
     if not file.is_file():
         return None
     values = json.loads(file.read_text(encoding="utf-8"))
-    return values.get("tokenizer_class") if isinstance(values, dict) else None
+    if not isinstance(values, dict):
+        return None
+    return values.get("tokenizer_class")
 
 
 def fit_embeddings(backbone: Any, vocab_size: int) -> None:
@@ -173,8 +177,7 @@ def fit_embeddings(backbone: Any, vocab_size: int) -> None:
 
 def position_limit(backbone: Any) -> int | None:
     """How many positions the backbone was built for, where its config says so."""
-    limit = getattr(backbone.config.get_text_config(), "max_position_embeddings", None)
-    return int(limit) if limit else None
+    return getattr(backbone.config.get_text_config(), "max_position_embeddings", None) or None
 
 
 def first_line(error: Exception, limit: int = 300) -> str:

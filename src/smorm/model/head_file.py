@@ -91,7 +91,7 @@ def _weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         mapping = read_model_json(index)["weight_map"]
-        return [folder / mapping[WEIGHT]] if WEIGHT in mapping else []
+        return [folder / name for key, name in mapping.items() if key == WEIGHT]
     candidates = (folder / HEAD, folder / "model.safetensors")
     return [path for path in candidates if path.is_file()]
 

@@ -68,13 +68,13 @@ class RewardNetwork(nn.Module):
         Args:
             fast_layers: in forests, the faster ways through layers (`smorm.model.last_layer`).
             padded_attention: transformers' attention implementation for padded batches.
-
-        The choice is kept in the backbone's config and not in a context, because gradient
-        checkpointing calls attention again after a context would have ended.
         """
         attention.register()
         padded = layout == "padded"
-        self.backbone.set_attn_implementation(padded_attention if padded else attention.NAME)
+        # In the config and not in a context: gradient checkpointing calls attention again after a
+        # context would have ended.
+        implementation = padded_attention if padded else attention.NAME
+        self.backbone.set_attn_implementation(implementation)
         self.layout = layout
         self.fast_layers = fast_layers
         self.padded_attention = padded_attention

@@ -4,8 +4,7 @@ A decoder whose attention goes through transformers' interface can share tokens;
 attention (Bloom) would run and give wrong scores without a warning, and one with recurrent or
 convolutional layers (Mamba, LFM2) cannot share at all. So before a model is used, a few short
 sequences go through each layout and are compared with the reference: padded batches with eager
-attention. The calls of the interface are counted, because a layer that attends by itself might
-agree on short texts by accident.
+attention.
 
 What cannot share falls back to padded batches, with the fastest of transformers' attention
 implementations that agrees with the reference: flash, then SDPA, then eager itself.
@@ -75,6 +74,7 @@ def verify(network: RewardNetwork) -> Verdict:
     with network.restore_layout(), torch.no_grad():
         network.eval()
         trial = _Trial(network)
+        # Without the faster ways too, which an architecture may not bear although it can share.
         refused: list[str] = []
         for layout in LAYOUTS[:2]:
             reason = trial.refuses_layout(layout, fast_layers=True)
@@ -111,13 +111,14 @@ def choose_layout(network: RewardNetwork, requested: Layout | None = None) -> Ve
             f"Leave it out, or ask for {verdict.layout}."
         )
     if requested is None and verdict.refused:
-        suffix = f" with {verdict.padded_attention} attention" if layout == "padded" else ""
+        choice = f"{layout} layout"
+        if layout == "padded":
+            choice += f" with {verdict.padded_attention} attention"
         log.warning(
-            "%s cannot share tokens (%s): using the %s layout%s",
+            "%s cannot share tokens (%s): using the %s",
             model_type,
             "; ".join(verdict.refused),
-            layout,
-            suffix,
+            choice,
         )
     network.use_layout(
         layout, fast_layers=verdict.fast_layers, padded_attention=verdict.padded_attention
@@ -148,6 +149,7 @@ class _Trial:
         except (RuntimeError, TypeError, ValueError) as error:
             return f"it fails: {first_line(error)}"
         layers = network.backbone.config.get_text_config().num_hidden_layers
+        # A layer that attends by itself might agree on short texts by accident.
         if plan.calls != layers:
             return f"{plan.calls} of {layers} layers attend through transformers' interface"
         return self._differs(states)
@@ -184,6 +186,8 @@ class _Trial:
         return self.network.pooled(batch).float()
 
     def _differs(self, states: Tensor) -> str | None:
+        # Relative to the largest entry: rounding grows with the entries, and that of a small one
+        # is an error of the sum that it came from.
         scale = self.reference.abs().max().clamp_min(1e-6)
         gap = float((states.float() - self.reference).abs().max() / scale)
         # Written so that NaN differs too.

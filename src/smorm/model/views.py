@@ -113,7 +113,7 @@ def largest_monotone_kappa(rows: int) -> float:
     The derivative with respect to row i is (1 - kappa * z_i) / R, with z_i the row's own z-score
     among the R rows, which is at most sqrt(R - 1) (Samuelson's inequality).
     """
-    return float((rows - 1) ** -0.5) if rows > 1 else 1.0
+    return float(max(rows - 1, 1) ** -0.5)
 
 
 def named_view(name: str, attributes: Sequence[str]) -> View:

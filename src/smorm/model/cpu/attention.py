@@ -3,8 +3,7 @@
 torch's flash kernel for the CPU spends most of its time outside of matrix products where sequences
 are short, and its bf16 backward is slower than its fp32 one. Here a block is two batched products
 and one softmax; query heads that share a key head are folded into its rows, so grouped heads cost
-no copies. Probabilities of blocks with few keys are kept for the backward pass, those of others are
-computed again, so that memory stays linear in length.
+no copies.
 
 Products take the operands' precision; every softmax is computed in fp32.
 
@@ -25,7 +24,8 @@ from smorm.model.cpu import blocks
 from smorm.model.cpu.blocks import Block
 
 KEEP = 1024
-"""Blocks with at most so many keys keep what they computed for the backward pass."""
+"""Blocks with at most so many keys keep what they computed for the backward pass; others compute it
+again, so that memory stays linear in length."""
 
 Operands = tuple[Tensor, ...]
 """A block's probabilities, queries, keys and values."""
@@ -47,14 +47,12 @@ class SavedBlocks:
     fractions: list[Tensor | None]
 
     def tensors(self) -> list[Tensor | None]:
-        """A flat list for `save_for_backward`.
-
-        Kept on the context instead, the output would make a reference cycle with its own node: the
-        tensors would stay in memory until the garbage collector runs.
-        """
+        """A flat list for `save_for_backward`."""
+        # Kept on the context instead, the output would make a reference cycle with its own node:
+        # the tensors would stay in memory until the garbage collector runs.
         flat: list[Tensor | None] = [self.out, *self.fractions]
         for operands in self.operands:
-            flat += operands if operands is not None else [None] * 4
+            flat += operands or [None] * 4
         return flat
 
     @classmethod
@@ -62,10 +60,11 @@ class SavedBlocks:
         """The reverse of `tensors`: the output, one fraction and four operands per block."""
         out, *rest = tensors
         count = len(rest) // 5
-        operands: Any = []
-        for start in range(count, len(rest), 4):
-            four = tuple(rest[start : start + 4])
-            operands.append(four if four[0] is not None else None)
+        operands: list[Any] = [None] * count
+        for block in range(count):
+            weights, q, k, v = rest[count + 4 * block : count + 4 * block + 4]
+            if weights is not None:
+                operands[block] = (weights, q, k, v)
         return cls(out, operands, rest[:count])
 
 
@@ -82,7 +81,8 @@ def attend(
     merged = not all(block.complete for block in plan)
     # Merging scales and adds: in half precision each merge would round the output again.
     out = query.new_empty(query.shape, dtype=torch.float32 if merged else query.dtype)
-    total = query.new_empty(query.shape[:2] if merged else 0, dtype=torch.float32)
+    # The log-sum-exp of each row over the blocks so far.
+    total = query.new_empty(query.shape[:2], dtype=torch.float32)
     operands: list[Operands | None] = []
     normalisers: list[Tensor | None] = []
     for block in plan:
@@ -102,19 +102,19 @@ def attend(
             normalisers.append(normaliser)
     if not save:
         return out, None
-    fractions: list[Tensor | None] = []
-    for normaliser, block in zip(normalisers, plan, strict=True):
+    # Only now, because a row's total is complete when all of its blocks are merged.
+    fractions: list[Tensor | None] = [None] * len(plan)
+    for index, (normaliser, block) in enumerate(zip(normalisers, plan, strict=True)):
         if normaliser is not None:
             rows = slice(block.a * heads, block.b * heads)
-            fractions.append((normaliser - total[:, rows]).exp_()[..., None])
-        else:
-            fractions.append(None)
+            fractions[index] = (normaliser - total[:, rows]).exp_()[..., None]
     return out, SavedBlocks(out if merged else None, operands, fractions)
 
 
 def _contiguous(*operands: Tensor) -> tuple[Tensor, ...]:
-    """Half-precision products copy operands that are not contiguous, each time: here they are
-    copied once for forward and backward."""
+    """Operands as their products take them."""
+    # Half-precision products copy operands that are not contiguous, each time: here they are copied
+    # once for forward and backward.
     if operands[0].dtype == torch.float32:
         return operands
     return tuple(operand.contiguous() for operand in operands)
@@ -166,11 +166,13 @@ def attend_backward(
     and the sum instead of P.
     """
     heads = _heads(query, plan)
+    # In fp32: a key's gradient is a sum over all blocks that see it.
     grad_query = torch.empty_like(query, dtype=torch.float32)
     grad_key = torch.zeros_like(key, dtype=torch.float32)
     grad_value = torch.zeros_like(value, dtype=torch.float32)
     low = grad.to(value.dtype)
-    delta = None if saved.out is None else (grad * saved.out).sum(-1, True)
+    if saved.out is not None:
+        delta = (grad * saved.out).sum(-1, True)
     for block, operands, fraction in zip(plan, saved.operands, saved.fractions, strict=True):
         rows = slice(block.a * heads, block.b * heads)
         if operands is None:
@@ -186,7 +188,6 @@ def attend_backward(
             slope = torch._softmax_backward_data(slope, weights, -1, weights.dtype)
         else:
             # The softmax's own backward sums over the block's keys; the sum is over the whole row.
-            assert delta is not None
             slope.sub_(delta[:, rows] * fraction).mul_(weights)
         if block.merge:
             grad_query[:, rows] += torch.bmm(slope, k)

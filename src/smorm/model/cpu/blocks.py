@@ -19,8 +19,8 @@ ROWS = 128
 WIDE = 512
 """Query rows of a rectangle's block, where nothing is masked."""
 FEW = 4
-"""Up to so many chains under one stretch of a prompt take its keys beside their own; more of them
-meet it in one rectangle, whose products are larger, and are merged with it."""
+"""Up to so many chains under one stretch of a prompt take its keys beside their own, which saves
+merging; more of them meet it in one rectangle, whose products are larger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ class Block:
     def take(self, rows: Tensor) -> Tensor:
         """The keys' rows of [G, T, D] -> [G, keys, D]."""
         pieces = [rows[:, first:past] for first, past in self.ranges]
+        # A single run stays a view: nothing is copied.
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
 
     def add_to(self, total: Tensor, values: Tensor) -> None:
@@ -72,9 +73,9 @@ def cut_blocks(batch: Forest | Leaves) -> list[Block]:
         first, past = batch.chains[run]
         for i in range(a, b, ROWS):
             j = min(i + ROWS, b)
-            # A causal block sees its chain up to its own last row.
-            chain = (first, j) if causal else (first, past)
-            ranges = (*beside[run], chain)
+            if causal:
+                past = j  # a causal block sees its chain up to its own last row
+            ranges = (*beside[run], (first, past))
             blocks.append(Block(i, j, ranges, causal, complete=not merged[run], merge=False))
     for a, b, first, past in rectangles:
         for i in range(a, b, WIDE):
@@ -95,6 +96,7 @@ def _assign_rectangles(
     for a, b, first, past in rectangles:
         runs = range(bisect_left(starts, a), bisect_left(starts, b))
         if len(runs) <= FEW:
+            # Before the chain's own keys: those come last in a causal block.
             for run in runs:
                 beside[run].append((first, past))
         else:

@@ -7,10 +7,7 @@ What it saves against the same layer as some sixty autograd nodes: every activat
 the computing precision once, elementwise passes work in place, attention reads and writes the
 layout that its products need, fp32 products go to the faster library (`smorm.model.cpu.matmul`)
 and only what the backward pass needs is kept. The order of roundings is that of transformers'
-modules (bf16 under autocast included): residual stream and norms in fp32, products in the computing
-precision.
-
-With `rows` only those rows go beyond the keys and values: the last layer needs no others.
+modules: residual stream and norms in fp32, products in the computing precision.
 
 Shapes: T rows, U rows that go on (T without `rows`), M hidden size, H query and G key heads of size
 D, F feed-forward size.
@@ -31,7 +28,7 @@ from smorm.model.cpu.blocks import Block
 from smorm.model.cpu.matmul import linear, product, transposed_product
 
 CHUNK = 1024
-"""Rows of a feed-forward pass when nothing is kept: its wide middle then stays in the cache."""
+"""Rows of a feed-forward pass when nothing is kept for a backward pass."""
 AddGradient = Callable[[str, Tensor, Tensor], None]
 """Of a parameter by its name, as the product of an outer and an inner factor."""
 
@@ -83,6 +80,7 @@ class LayerWeights:
 
 def normalise(x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """RMS norm of fp32 x [T, M] -> the normalised x, and 1 / rms [T, 1]."""
+    # A norm and its square are one pass; squaring x first would write a tensor of its size.
     inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
     inverse.div_(x.shape[-1]).add_(epsilon).rsqrt_()
     return (x * inverse).mul_(weight), inverse
@@ -91,11 +89,9 @@ def normalise(x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor
 def normalise_backward(
     grad: Tensor, x: Tensor, inverse: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of x [T, M] and of the norm's weight [M], fp32.
-
-    Layer norm's backward kernel with mean 0 gives all but the term that subtracts the mean of the
-    gradient: it is added again.
-    """
+    """Gradients of x [T, M] and of the norm's weight [M], fp32."""
+    # torch has a fused backward kernel of layer norm but none of RMS norm. With mean 0 it gives the
+    # same but for one term, which subtracts the mean of the gradient: that is added again.
     size = [x.shape[-1]]
     zero = torch.zeros_like(inverse)
     grad_x, grad_weight, _ = torch.ops.aten.native_layer_norm_backward(
@@ -107,6 +103,7 @@ def normalise_backward(
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding of fp32 x [G, T, r, D] by cos and sin [T, 1, D], in place on a copy."""
     half = x.shape[-1] // 2
+    # In place on the halves: transformers' `rotate_half` copies x twice.
     y = x * cos
     y[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
     y[..., half:].addcmul_(x[..., :half], sin[..., half:])
@@ -188,6 +185,7 @@ def run(
     w = _cast(weights, dtype)
     n, inverse1 = normalise(x, w.norm1, shape.epsilons[0])
     n = n.to(dtype)
+    # Keys and values of all rows, queries of those that go on: the last layer's leaves.
     cos, sin = cos[:, None], sin[:, None]
     rotation = _query_rotation(cos, sin, rows, shape)
     query = linear(_rows(n, rows), w.query, w.query_bias)
@@ -200,6 +198,7 @@ def run(
     m, inverse2 = normalise(h, w.norm2, shape.epsilons[1])
     m = m.to(dtype)
     if saved is None:
+        # In chunks, so that the wide middle of the feed-forward pass stays in the cache.
         return _plus(torch.cat([_feed_forward(chunk, w) for chunk in m.split(CHUNK)]), h)
     gate, up = linear(m, w.gate), linear(m, w.up)
     active = silu(gate)
@@ -217,8 +216,10 @@ def _feed_forward(m: Tensor, w: LayerWeights) -> Tensor:
 
 
 def _plus(y: Tensor, residual: Tensor) -> Tensor:
-    """y + residual in fp32, in place where y is."""
-    return y.add_(residual) if y.dtype == residual.dtype else y.add(residual)
+    """y + residual in fp32, in place where y is in fp32."""
+    if y.dtype == residual.dtype:
+        return y.add_(residual)
+    return y.add(residual)
 
 
 def _rows(x: Tensor, rows: Tensor | None) -> Tensor:
@@ -229,7 +230,8 @@ def _rows(x: Tensor, rows: Tensor | None) -> Tensor:
 def _query_rotation(
     cos: Tensor, sin: Tensor, rows: Tensor | None, shape: LayerShape
 ) -> tuple[Tensor, Tensor]:
-    """The queries' rotation, with the scores' scale in it: one pass less."""
+    """The queries' cos and sin."""
+    # With the scores' scale in them: a pass over the queries less.
     return _rows(cos, rows) * shape.scale, _rows(sin, rows) * shape.scale
 
 
@@ -275,6 +277,7 @@ def run_backward(
     for name, outer in (("query_bias", query), ("key_bias", key), ("value_bias", value)):
         if needed[name]:
             gradients[name] = outer.sum(0, dtype=torch.float32)
+    # Three gradients of n add up in fp32, as autograd would add those of three modules.
     grad_n = product(key, saved["w.key"]).float()
     grad_n += product(value, saved["w.value"])
     _add(grad_n, product(query, saved["w.query"]), rows)

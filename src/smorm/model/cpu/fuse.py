@@ -2,9 +2,7 @@
 
 A layer is fused when its class is known to compute what `smorm.model.cpu.decoder_layer` computes
 (Llama and SmolLM2, Mistral, Qwen2) and when it is built of exactly those modules: no adapters, no
-other biases. Anything else runs as transformers has it. Structure alone does not decide, because
-what a class does to long texts only (windows, scaled queries) does not show in the short ones by
-which `smorm.model.verify` compares both.
+other biases. Anything else runs as transformers has it.
 """
 
 from __future__ import annotations
@@ -66,6 +64,8 @@ def _child_names(module: nn.Module) -> set[str]:
 
 
 def _is_known(module: nn.Module, suffix: str) -> bool:
+    # Structure alone does not decide: what a class does to long texts only (windows, scaled
+    # queries) does not show in the short ones by which `smorm.model.verify` compares.
     family = _CLASSES.get(type(module).__module__)
     return family is not None and type(module).__name__ == family + suffix
 
@@ -85,6 +85,7 @@ def can_run(module: Any, hidden: Tensor, plan: AttentionPlan, rotary: Any) -> bo
         return False
     if hidden.dtype not in (torch.float32, torch.bfloat16):
         return False
+    # The fused attention knows no window: it is right where the window masks nothing.
     window = _window(module.self_attn)
     if window and plan.batch.max_position >= window:
         return False
@@ -154,6 +155,7 @@ def run_fused(
         assert isinstance(plan.batch, Leaves)
         rows = plan.batch.rows
     call = LayerCall(shape, plan.blocks, rows, dtype)
+    # The residual stream is fp32 inside, whatever the modules' precision.
     cos, sin = rotary[0][0].float(), rotary[1][0].float()
     out = layer(hidden[0].float(), cos, sin, call, weights)
     return out.to(hidden.dtype)[None]

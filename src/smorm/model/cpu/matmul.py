@@ -26,10 +26,8 @@ from smorm.model.instance_forward import forward_of, set_forward
 
 @functools.cache
 def onednn_wins() -> bool:
-    """Whether fp32 products go to oneDNN: AVX-512 on a processor that is not Intel's.
-
-    Decided by the processor and not by a stopwatch, so that two runs never differ.
-    """
+    """Whether fp32 products go to oneDNN: AVX-512 on a processor that is not Intel's."""
+    # Decided by the processor and not by a stopwatch, so that two runs never differ.
     if not torch.backends.mkldnn.is_available() or not torch.backends.mkl.is_available():
         return False
     if "AVX512" not in torch.backends.cpu.get_cpu_capability():
@@ -55,19 +53,24 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def product(a: Tensor, weight: Tensor) -> Tensor:
     """a [M, N] times weight [N, K] -> [M, K]: the gradient of a linear layer's input."""
-    return linear(a, weight.t()) if _use_onednn(a) else a @ weight
+    if _use_onednn(a):
+        return linear(a, weight.t())
+    return a @ weight
 
 
 def transposed_product(a: Tensor, x: Tensor) -> Tensor:
     """a [M, N] transposed times x [M, K] -> [N, K]: the gradient of a linear layer's weight."""
-    return linear(a.t(), x.t()) if _use_onednn(a) else a.t() @ x
+    if _use_onednn(a):
+        return linear(a.t(), x.t())
+    return a.t() @ x
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         # The input is kept for the weight's gradient alone: a frozen layer keeps nothing.
-        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
+        needs_weight = ctx.needs_input_grad[1]
+        ctx.save_for_backward(x if needs_weight else None, weight)
         return linear(x, weight, bias)
 
     @staticmethod
@@ -99,6 +102,7 @@ def _fast_forward(self: Any, x: Tensor) -> Tensor:
 def use_fast_linears(backbone: nn.Module) -> None:
     """Let the plain linear modules of a backbone use the faster library where there is one."""
     for module in backbone.modules():
+        # The exact type: a subclass (quantised, or an adapter) may compute something else.
         if type(module) is nn.Linear and forward_of(module) is None:
             set_forward(module, _fast_forward)
 

@@ -4,10 +4,6 @@ FlexAttention computes 128 x 128 blocks: those on the list of *full* blocks with
 the list of *partial* blocks with the rule as their mask, and no others. The lists follow from the
 chains and their ancestors, so nothing of size T x T is ever made.
 
-It is compiled for fixed shapes: block lists with dynamic shapes compile anew, or not at all, in
-some releases of torch. So that few shapes are met, rows are padded to one of a few sizes, here and
-not in the model: a padded row costs a share of a block of attention and nothing else.
-
 Shapes: T packed tokens, N padded rows, B blocks of rows, H query heads, G key heads, D head size.
 """
 
@@ -42,11 +38,16 @@ class BlockLists:
 
 def bucket(rows: int) -> int:
     """Rows after padding: 512, then 2^n or 1.5 x 2^n; 12 sizes up to 32,768 rows."""
+    # The kernel is compiled for fixed shapes, because block lists with dynamic shapes compile anew,
+    # or not at all, in some releases of torch. Few sizes keep the variants few, and a row that is
+    # padded here, and not in the model, costs attention alone.
     power = SMALLEST
     while power < rows:
         power *= 2
     between = power // 4 * 3
-    return between if rows <= between and between > 2 * SMALLEST else power
+    if rows <= between and between > 2 * SMALLEST:
+        return between
+    return power
 
 
 def block_lists(forest: Forest, window: int | None = None) -> BlockLists:
@@ -61,15 +62,13 @@ def block_lists(forest: Forest, window: int | None = None) -> BlockLists:
 
 
 def _visible_ranges(forest: Forest, window: int | None) -> Iterator[tuple[int, int, int]]:
-    """(query block, first key row, past last key row) for every stretch that a block sees.
-
-    Of the rows of one chain in one block the first sees farthest back, in positions; positions
-    grow by one along a chain and along each stretch of its ancestors.
-    """
+    """(query block, first key row, past last key row) for every stretch that a block sees."""
     for (begin, end), ancestors in zip(forest.chains, forest.ancestors, strict=True):
         depth = sum(past - first for first, past in ancestors)
         for block in range(begin // BLOCK, (end - 1) // BLOCK + 1):
             top, bottom = max(begin, block * BLOCK), min(end, (block + 1) * BLOCK)
+            # Of the chain's rows in this block the first sees farthest back. Positions grow by one
+            # along a chain and along each stretch of its ancestors.
             farthest = 0
             if window is not None:
                 farthest = max(0, depth + top - begin - window + 1)
@@ -82,11 +81,9 @@ def _visible_ranges(forest: Forest, window: int | None) -> Iterator[tuple[int, i
 
 
 def _full_blocks(forest: Forest, blocks: int, window: int | None) -> Bools:
-    """Blocks below the diagonal of which every cell is allowed, [B, B].
-
-    Every key's subtree ends behind the block's last query, and the deepest query is within the
-    window of the highest key.
-    """
+    """Blocks below the diagonal of which every cell is allowed, [B, B]."""
+    # Every key's subtree ends behind the block's last query, and the deepest query is within the
+    # window of the highest key.
     end, positions = (array.reshape(blocks, BLOCK) for array in padded_rule(forest))
     past_queries = np.arange(1, blocks + 1) * BLOCK
     full = end.min(1)[None, :] >= past_queries[:, None]
@@ -105,23 +102,16 @@ def padded_rule(forest: Forest) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     return end, positions
 
 
-def _rule(
-    end: Tensor, positions: Tensor, window: int | None
-) -> Callable[[Any, Any, Tensor, Tensor], Tensor]:
+def _rule(end: Tensor, positions: Tensor, window: int | None) -> Callable[..., Tensor]:
     """The forest's rule as a mask function of (batch, head, query row, key row)."""
-
-    if window is not None:
-        return _windowed(end, positions, window)
 
     def plain(b: Any, h: Any, q: Tensor, k: Tensor) -> Tensor:
         return (k <= q) & (q < end[k])
 
-    return plain
+    if window is None:
+        return plain
 
-
-def _windowed(
-    end: Tensor, positions: Tensor, window: int
-) -> Callable[[Any, Any, Tensor, Tensor], Tensor]:
+    # A function of its own: a test of `window` inside would become part of the compiled code.
     def windowed(b: Any, h: Any, q: Tensor, k: Tensor) -> Tensor:
         return (k <= q) & (q < end[k]) & (positions[q] - positions[k] < window)
 
@@ -137,7 +127,8 @@ def block_mask(forest: Forest, window: int | None) -> Any:
     mask = BlockMask.from_kv_blocks(
         *_ordered(lists.partial), *_ordered(lists.full), BLOCK_SIZE=BLOCK
     ).to(device)
-    end, positions = (torch.from_numpy(array) for array in padded_rule(forest))
+    end, positions = map(torch.from_numpy, padded_rule(forest))
+    # Set afterwards: the constructor would evaluate the rule for the whole mask.
     mask.mask_mod = _rule(
         end.to(device, non_blocking=True), positions.to(device, non_blocking=True), window
     )
@@ -147,6 +138,7 @@ def block_mask(forest: Forest, window: int | None) -> Any:
 def _ordered(blocks: Bools) -> tuple[Tensor, Tensor]:
     """How many key blocks each query block has [1, 1, B], and which, those first [1, 1, B, B]."""
     count = blocks.sum(1, dtype=np.int32)
+    # A stable sort of "not computed": computed blocks come first, in ascending order.
     order = np.argsort(~blocks, axis=1, kind="stable").astype(np.int32)
     return torch.from_numpy(count)[None, None], torch.from_numpy(order)[None, None]
 
@@ -181,10 +173,10 @@ def _attend(
 
 @functools.cache
 def _compiled() -> Any:
-    """`_attend` compiled, with room for all shapes: past its limit dynamo would run it eagerly,
-    which writes all scores out."""
+    """`_attend` compiled, with room for all shapes."""
     import torch._dynamo
 
+    # Past its limit dynamo would run the function eagerly, which writes all scores out.
     limit = torch._dynamo.config.recompile_limit
     torch._dynamo.config.recompile_limit = max(limit, SHAPES)
     return torch.compile(_attend, dynamic=False, fullgraph=True)

@@ -1,8 +1,8 @@
 """Forest attention through torch's variable-length flash attention (CUDA, half precision).
 
-Every chain is a run of queries; its keys are its ancestors and itself, gathered end to end. The
-kernel aligns causality and windows to the end of a run's keys, where the chain stands, and a
-chain's keys stand in depth order, so windows count positions.
+Every chain is a run of queries; its keys are its ancestors and itself, gathered end to end in depth
+order. The kernel aligns causality and windows to the end of a run's keys, where the chain stands,
+so windows count positions.
 
 Shapes: T packed tokens, K gathered key rows, H query heads, G key heads, D head size, C chains.
 """
@@ -27,11 +27,7 @@ and code that is compiled around the kernel meets few values."""
 
 
 class GatherRows(torch.autograd.Function):
-    """`rows[index]` whose gradient is summed in fp32.
-
-    A shared prompt's keys are gathered once per answer. The usual gradient would add up the
-    answers' terms in half precision, one after another; here they are rounded once, at the end.
-    """
+    """`rows[index]` whose gradient is summed in fp32."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, index: Tensor) -> Tensor:
@@ -42,6 +38,8 @@ class GatherRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (index,) = ctx.saved_tensors
+        # A shared prompt's keys are gathered once per answer. The usual gradient would add up the
+        # answers' terms in half precision, one after another; here they are rounded once.
         total = torch.zeros(ctx.shape, dtype=torch.float32, device=grads[0].device)
         return total.index_add_(0, index, grads[0].float()).to(grads[0].dtype), None
 
@@ -69,7 +67,7 @@ def varlen_plan(gather: GatherPlan) -> VarlenPlan:
     cumulative = np.zeros((2, lengths.shape[1] + 1), dtype=np.int32)
     cumulative[:, 1:] = lengths.cumsum(1)
     cu_query, cu_key = torch.from_numpy(cumulative).to(gather.index.device, non_blocking=True)
-    max_query, max_key = (-(-int(longest) // STEP) * STEP for longest in lengths.max(1))
+    max_query, max_key = (-(-lengths.max(1) // STEP) * STEP).tolist()
     return VarlenPlan(gather.index, cu_query, cu_key, max_query, max_key)
 
 
@@ -87,7 +85,7 @@ def varlen(
     Args:
         kernel: what is called in place of `torch.nn.attention.varlen.varlen_attn`.
     """
-    run = kernel if kernel is not None else _kernel()
+    run = kernel or _kernel()
     options: dict[str, Any] = {"scale": scale, "window_size": (-1, 0)}
     if window is not None:  # the kernel's windows count the keys before the query
         options["window_size"] = (window - 1, 0)
@@ -133,7 +131,9 @@ def missing(parameters: frozenset[str] | None) -> str | None:
     if parameters is None:
         return f"torch {torch.__version__} has no torch.nn.attention.varlen"
     lacking = sorted({"scale", "window_size"} - parameters)
-    return f"torch's varlen_attn has no {', '.join(lacking)}" if lacking else None
+    if lacking:
+        return f"torch's varlen_attn has no {', '.join(lacking)}"
+    return None
 
 
 def _parameters_or_none() -> frozenset[str] | None:
