@@ -67,3 +67,8 @@ def test_every_verdict_has_its_sentence():
 def test_nothing_measured_gives_no_advice():
     assert advise({}, ["x"]) == []
     assert math.isnan(Metric(1.0, 3).low)
+
+
+def test_a_metric_is_written_with_its_interval_where_it_has_one():
+    assert f"{YES:.1f}" == "0.5 [0.4, 0.6]"
+    assert f"{Metric(2.0, 3):.3g}" == "2"

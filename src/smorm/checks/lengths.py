@@ -1,15 +1,28 @@
-"""How long prompts and responses are: percentiles and histograms."""
+"""How long prompts and responses are, and how labels correlate with length.
+
+The correlation is the shortcut that a reward model learns first.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from smorm.arrays import Ints
+from smorm.checks.findings import FINE, LOOK, Finding, FindingKind, Thresholds
+from smorm.checks.shingles import Hashes
 from smorm.checks.table import Table
+from smorm.evaluation.correlation import spearman_metric
+from smorm.evaluation.metrics import Metric, share_metric
+from smorm.evaluation.pairs import longer_wins
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
+MOST_RATINGS = 20_000
+"""Ratings of an attribute that its correlation is computed of: those with the smallest hashes where
+there are more, so that the order of records has no influence."""
 
 
 def length_table(table: Table, unit: str) -> dict[str, Any]:
@@ -64,3 +77,93 @@ def summary(values: Ints) -> dict[str, Any]:
         "percentiles": dict(zip(map(str, PERCENTILES), levels, strict=True)),
         "histogram": histogram,
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Bias:
+    """Numbers with intervals that resample prompts.
+
+    Attributes:
+        longer_wins: share of pairs whose chosen side is the longer one, a tie half.
+        correlations: Spearman correlation of each attribute with the response's length.
+    """
+
+    unit: str
+    longer_wins: Metric | None = None
+    ties: int = 0
+    correlations: Mapping[str, Metric] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON object."""
+        longer_wins = None
+        if self.longer_wins is not None:
+            longer_wins = self.longer_wins.as_dict()
+        return {
+            "unit": self.unit,
+            "longer_wins": longer_wins,
+            "ties": self.ties,
+            "attributes": {name: metric.as_dict() for name, metric in self.correlations.items()},
+        }
+
+
+def measure_bias(table: Table, unit: str) -> Bias:
+    """Over training records; lengths in `words` or `tokens`."""
+    rows = table.rows("preference")
+    chosen, rejected = (table.response_lengths(rows, side, unit) for side in (0, 1))
+    known = (chosen >= 0) & (rejected >= 0)
+    correlations = _correlations(table, unit)
+    if not known.any():
+        return Bias(unit, correlations=correlations)
+    outcomes, ties = longer_wins(
+        chosen[known].astype(np.float64), rejected[known].astype(np.float64)
+    )
+    share = share_metric(outcomes, _clusters(table, rows[known]))
+    return Bias(unit, share, ties, correlations)
+
+
+def _clusters(table: Table, rows: Ints) -> Hashes:
+    """The prompt's hash; without a prompt that of the record's texts."""
+    records = table.records
+    # All records without a prompt share one prompt hash, but they are not alike.
+    unprompted = records["has_prompt"][rows] == 0
+    return np.where(unprompted, records["texts"][rows], records["prompt"][rows])
+
+
+def _correlations(table: Table, unit: str) -> dict[str, Metric]:
+    correlations = {}
+    for column, name in enumerate(table.attributes):
+        values, rows = table.ratings_of(column)
+        lengths = table.response_lengths(rows, 0, unit)
+        known = np.flatnonzero(lengths >= 0)
+        # By hash and not by position: the sample must not depend on the order of files.
+        order = np.lexsort((values[known], table.records["record"][rows[known]]))
+        sample = known[order[:MOST_RATINGS]]
+        if len(sample):
+            length = lengths[sample].astype(np.float64)
+            clusters = _clusters(table, rows[sample])
+            correlations[name] = spearman_metric(values[sample], length, clusters)
+    return correlations
+
+
+def bias_findings(bias: Bias, limits: Thresholds) -> list[Finding]:
+    """The share of longer sides, and attributes that correlate with length too much."""
+    findings = []
+    wins = bias.longer_wins
+    if wins is not None:
+        far = abs(wins.value - 0.5) > limits.length_wins
+        # A small set can be far from one half by accident.
+        significant = not wins.low <= 0.5 <= wins.high
+        case, severity = "", FINE
+        if far and significant:
+            case, severity = "longer", LOOK
+            if wins.value < 0.5:
+                case = "shorter"
+        kind = FindingKind.LENGTH_BIAS
+        numbers: dict[str, Any] = {"share_longer": wins}
+        count = round(wins.value * wins.n)
+        findings.append(Finding(kind, severity, count, wins.n, "training pairs", numbers, case))
+    for name, metric in bias.correlations.items():
+        if abs(metric.value) > limits.length_correlation:
+            numbers = {"attribute": name, "unit": bias.unit, "correlation": metric}
+            findings.append(Finding(FindingKind.ATTRIBUTE_LENGTH, LOOK, metric.n, numbers=numbers))
+    return findings

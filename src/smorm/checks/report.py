@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from smorm.checks.bias import Bias, bias_findings, measure_bias
 from smorm.checks.dropped import dropped_findings
 from smorm.checks.duplicates import duplicate_findings, leakage_findings, shared_prompt_findings
 from smorm.checks.findings import (
@@ -24,7 +23,7 @@ from smorm.checks.findings import (
     severest_first,
 )
 from smorm.checks.labels import PUBLISHED, attribute_findings, label_findings, summarise
-from smorm.checks.lengths import length_table
+from smorm.checks.lengths import Bias, bias_findings, length_table, measure_bias
 from smorm.checks.overlap import Benchmarks, overlap_findings, overlap_table, read_benchmarks
 from smorm.checks.plan import Plan, TokenPlan
 from smorm.checks.scan import CheckedSource, Scan, scan

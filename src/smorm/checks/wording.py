@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import tomllib
 from importlib.resources import files
 from typing import Any
 
 from smorm.checks.findings import Finding
-from smorm.evaluation.metrics import Metric
 
 WORDING: dict[str, dict[str, str]] = tomllib.loads(
     files("smorm.checks").joinpath("wording.toml").read_text(encoding="utf-8")
@@ -20,9 +18,7 @@ def meaning(finding: Finding) -> str:
     key = finding.kind.value
     if finding.case:
         key += f"/{finding.case}"
-    # Metrics are stored as numbers and get their interval as text here.
-    values = {name: _text_if_metric(number) for name, number in finding.numbers.items()}
-    return " ".join(WORDING[key].values()).format(**values)
+    return " ".join(WORDING[key].values()).format(**finding.numbers)
 
 
 def as_dict(finding: Finding) -> dict[str, Any]:
@@ -36,11 +32,3 @@ def as_dict(finding: Finding) -> dict[str, Any]:
         "share": finding.share,
         "places": list(finding.locations),
     }
-
-
-def _text_if_metric(number: Any) -> Any:
-    if not isinstance(number, Metric):
-        return number
-    if math.isnan(number.low):
-        return f"{number.value:.3f}"
-    return f"{number.value:.3f} [{number.low:.3f}, {number.high:.3f}]"

@@ -64,10 +64,9 @@ def measure_fit(data: HeldOut, view: View, fit: Fit, baselines: Sequence[View]) 
         metrics |= _shares(data, view)
     notes = _notes(data, view, len(draws))
     if data.paired:
-        accuracies, close = _accuracies(data, view, fit, baselines)
-        rows, reversed_rows = _row_accuracies(data, view)
-        metrics |= {**accuracies, **rows}
-        notes += [*_not_better(view, close), *_reversed(reversed_rows)]
+        for measure in (_accuracies(data, view, fit, baselines), _row_accuracies(data, view)):
+            metrics |= measure.metrics
+            notes += measure.notes
     return FitReport(metrics, tuple(notes))
 
 
@@ -101,15 +100,13 @@ def _shares(data: HeldOut, view: View) -> dict[str, Metric]:
     }
 
 
-def _accuracies(
-    data: HeldOut, view: View, fit: Fit, baselines: Sequence[View]
-) -> tuple[dict[str, Metric], list[str]]:
-    """Accuracies, and the baselines that the view does not clearly beat."""
+def _accuracies(data: HeldOut, view: View, fit: Fit, baselines: Sequence[View]) -> FitReport:
     prompts = data.prompts[0::2]
     # By fits without the prompt, unlike the view itself: its own data would flatter it.
     fitted = outcomes_of(held_out_values(data, fit))
     metrics = {f"accuracy/{view.name}": share_metric(fitted, prompts)}
-    close = []
+    close: list[str] = []
+    notes: tuple[str, ...] = ()
     for baseline in baselines:
         outcomes = outcomes_of(data.values(baseline))
         gain = paired_difference(fitted, outcomes, prompts)
@@ -118,12 +115,17 @@ def _accuracies(
         # Also without an interval: what is not shown to be better is reported.
         if not gain.low > 0:
             close.append(baseline.name)
-    return metrics, close
+    if close:
+        note = f"{view.name} is not clearly more accurate than {', '.join(close)}, which needed no "
+        notes = (f"{note}fit (the interval of the difference reaches 0).",)
+    return FitReport(metrics, notes)
 
 
-def _row_accuracies(data: HeldOut, view: View) -> tuple[dict[str, Metric], list[str]]:
-    """Accuracies of the rows that the view wants more of, and those clearly below one half."""
-    metrics, reversed_rows = {}, []
+def _row_accuracies(data: HeldOut, view: View) -> FitReport:
+    """Accuracies of the rows that the view wants more of, and a note of those below one half."""
+    metrics: dict[str, Metric] = {}
+    reversed_rows: list[str] = []
+    notes: tuple[str, ...] = ()
     for row in view.weights or view.rows:
         # A row with a negative weight is wanted low; that of preference is the accuracy of F.
         if row == PREFERENCE or view.weights.get(row, 0.0) < 0:
@@ -132,10 +134,14 @@ def _row_accuracies(data: HeldOut, view: View) -> tuple[dict[str, Metric], list[
         metric = share_metric(outcomes, data.prompts[0::2])
         metrics[f"row_accuracy/{row}"] = metric
         if metric.high < 0.5:
-            reversed_rows.append(
-                f"{row} ({metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}])"
-            )
-    return metrics, reversed_rows
+            reversed_rows.append(f"{row} ({metric:.3f})")
+    if reversed_rows:
+        note = f"Chosen responses score lower than rejected ones on {', '.join(reversed_rows)}: "
+        notes = (
+            f"{note}leave such a row out (--rows), or let a learned weight be negative "
+            "(--free-sign).",
+        )
+    return FitReport(metrics, notes)
 
 
 def _notes(data: HeldOut, view: View, draws: int) -> list[str]:
@@ -159,21 +165,3 @@ def _notes(data: HeldOut, view: View, draws: int) -> list[str]:
                 "one row, and equal on the others, can get a lower value."
             )
     return notes
-
-
-def _not_better(view: View, close: Sequence[str]) -> list[str]:
-    if not close:
-        return []
-    return [
-        f"{view.name} is not clearly more accurate than {', '.join(close)}, which needed no fit "
-        "(the interval of the difference reaches 0)."
-    ]
-
-
-def _reversed(rows: Sequence[str]) -> list[str]:
-    if not rows:
-        return []
-    return [
-        f"Chosen responses score lower than rejected ones on {', '.join(rows)}: leave such a row "
-        "out (--rows), or let a learned weight be negative (--free-sign)."
-    ]

@@ -41,6 +41,14 @@ class Metric:
         """Whether there is an interval and 0 is outside it: a difference that holds."""
         return math.isfinite(self.low) and not self.low <= 0 <= self.high
 
+    def __format__(self, form: str) -> str:
+        """`0.31 [0.22, 0.40]` with the value's format; without an interval the value alone."""
+        if not form:
+            return str(self)
+        if math.isnan(self.low):
+            return format(self.value, form)
+        return f"{self.value:{form}} [{self.low:{form}}, {self.high:{form}}]"
+
     def as_dict(self) -> dict[str, float | int | None]:
         """As in a result file: NaN and infinity become None."""
         return {

@@ -33,16 +33,8 @@ def sign_of(metric: Metric | None) -> int:
 
 
 def sentence(key: str, **values: Any) -> str:
-    """One of `SENTENCES` with its values; a metric is written as `0.31 [0.22, 0.40]`."""
-    return SENTENCES[key].format(**{name: _text(value) for name, value in values.items()})
-
-
-def _text(value: Any) -> Any:
-    if not isinstance(value, Metric):
-        return value
-    if math.isnan(value.low):
-        return f"{value.value:.3g}"
-    return f"{value.value:.3g} [{value.low:.3g}, {value.high:.3g}]"
+    """One of `SENTENCES` with its values; metrics are written with their intervals."""
+    return SENTENCES[key].format(**values)
 
 
 def advise(metrics: Metrics, attributes: Sequence[str]) -> list[str]:
