@@ -36,6 +36,7 @@ def plain_number(value: Any) -> Any:
     """`1e-5`, which YAML 1.1 reads as text, as a number. Typed keys convert it themselves."""
     if isinstance(value, dict):
         return {key: plain_number(child) for key, child in value.items()}
+    # YAML 1.1 wants a point and a sign in a float
     if isinstance(value, str) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+", value):
         return float(value)
     return value

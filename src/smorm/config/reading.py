@@ -40,6 +40,7 @@ def load_section(section: type[S], path: Path | str, overrides: Sequence[str] = 
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    # an empty file is null
     if not isinstance(values, dict):
         required = [name for name, key in section.model_fields.items() if key.is_required()]
         raise ConfigError(f"{path}: expected a mapping with the keys {', '.join(required)}, ...")
@@ -118,6 +119,7 @@ def _explain(problem: Mapping[str, Any], section: type[Section]) -> str:
         return f"unknown key {key}{_nearest(path, section)}"
     if problem["type"] == "missing":
         return f"{key}: missing"
+    # our own validators say all of it; pydantic's messages lack the value
     message: str = problem["msg"].removeprefix("Value error, ")
     if problem["type"] != "value_error":
         return f"{key}: {message[0].lower()}{message[1:]}, got {problem['input']!r}"
@@ -158,6 +160,7 @@ def _section_of(annotation: Any) -> type[Section] | None:
 def _near_file(path: Path) -> str:
     if not path.parent.is_dir():
         return ""
+    # any file: `train.yml` for `train.yaml` is a near name as well
     names = [entry.name for entry in path.parent.iterdir()]
     near = difflib.get_close_matches(path.name, names, n=1)
     return f": did you mean {path.with_name(near[0])}?" if near else ""

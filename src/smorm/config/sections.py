@@ -43,6 +43,7 @@ def _positive_or_auto(noun: str) -> BeforeValidator:
 class Architecture(Section):
     """A backbone built from scratch: a transformers model type and its config's fields."""
 
+    # transformers checks the fields: which there are depends on the model type
     model_config = ConfigDict(extra="allow", frozen=True)
     architecture: str
     seed: int | None = None
@@ -82,6 +83,7 @@ class ModelSection(Section):
 
     @model_validator(mode="after")
     def _tokenizer_for_scratch(self) -> ModelSection:
+        # a pretrained backbone brings its own, which the ids must fit
         if isinstance(self.backbone, Architecture) and self.tokenizer is None:
             raise ValueError("tokenizer: a backbone from scratch needs one, e.g. {train: bpe}")
         if isinstance(self.backbone, Architecture) and self.lora is not None:
@@ -231,6 +233,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _fits_the_method(self) -> Config:
+        # Here rather than in the sections, each of which sees only itself.
         objective, kind = self.objective, self.objective.kind
         if objective.uses_pairs and not self.data.preference:
             raise ValueError(f"data.preference: objective.kind {kind} needs preference pairs")
@@ -261,6 +264,7 @@ def decisive(values: dict[str, Any]) -> dict[str, Any]:
         if isinstance(node, dict) and node:
             for key, child in node.items():
                 walk(f"{prefix}.{key}" if prefix else str(key), child)
+        # an empty mapping is a value too
         elif prefix not in BOOKKEEPING:
             flat[prefix] = node
 

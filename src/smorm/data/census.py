@@ -158,6 +158,7 @@ class Census:
 
     def add(self, kind: StrEnum, where: str = "", count: int = 1, detail: str = "") -> None:
         """Count `count` more of `kind`, seen at `where`."""
+        # the last colon: Windows paths and data set ids have others
         reason, source = Reason(kind, detail), where.rpartition(":")[0]
         by_source = self.counts.setdefault(reason, {})
         by_source[source] = by_source.get(source, 0) + count
@@ -228,6 +229,7 @@ class Census:
     def _line(self, reason: Reason) -> str:
         by_source = {name: n for name, n in self.counts[reason].items() if name}
         details = []
+        # of a single source the examples name it
         if len(by_source) > 1:
             details.append("in " + ", ".join(f"{name} {n:,}" for name, n in by_source.items()))
         if examples := self.examples.get(reason):

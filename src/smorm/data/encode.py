@@ -88,6 +88,7 @@ class Encoder:
 
     def encode(self, prompt: Messages, responses: Sequence[Messages]) -> Outcome:
         """Tokens of each `prompt + response`."""
+        # The error is a value: in another process it could not be raised where the record stands.
         try:
             fitted = fit(self.renderer, prompt, responses, self.max_tokens, self.overlong)
         except (DataError, ModelError) as error:
@@ -137,6 +138,7 @@ class Worker:
             WorkerRefused: its tokenizer is another one.
         """
         answer = json.loads(self._exchange(json.dumps(self._hello).encode()))
+        # a tokenizer with code of its own may not survive saving and loading
         if answer["proof"] != self._hello["proof"]:
             reason = answer["reason"] or "the saved tokenizer is not the same as this one"
             raise WorkerRefused(f"a tokenising process cannot be used: {reason}")
@@ -228,6 +230,7 @@ def _proof(renderer: Renderer) -> list[str]:
 
 def tokenizer_digest(tokenizer: Any) -> str:
     """SHA-256 of all that a tokenizer is: its serialised form, or the files that it saves."""
+    # saved files of one tokenizer can differ in order and in versions that they name
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         return hashlib.sha256(backend.to_str().encode()).hexdigest()
@@ -242,6 +245,7 @@ def tokenizer_digest(tokenizer: Any) -> str:
 
 def serve(source: BinaryIO, target: BinaryIO) -> None:
     """The work of the other process: answer frames until there are none."""
+    # the main process may have ended before it sent anything
     first = _read_frame(source)
     if first is None:
         return
@@ -259,6 +263,7 @@ def serve(source: BinaryIO, target: BinaryIO) -> None:
         return
     encoder = Encoder(renderer, hello["max_tokens"], hello["overlong"])
     while (chunk := _read_frame(source)) is not None:
+        # ids are joined as bytes while the chunk is encoded: no list of arrays is copied at the end
         facts: list[Any] = []
         ids = bytearray()
         for prompt, responses in json.loads(chunk):

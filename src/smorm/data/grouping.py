@@ -66,6 +66,7 @@ def deal(sizes: Ints, capacities: Ints) -> Ints:
         sizes: items of each group, in the order of dealing, [G].
         capacities: items that each step takes, [C]; they add up to the sizes' sum.
     """
+    # At first as if groups could be cut; then whole groups are moved on where one crosses a border.
     ends, borders = np.cumsum(sizes), np.cumsum(capacities)
     starts = ends - sizes
     steps = np.repeat(np.searchsorted(borders, starts, side="right"), sizes)
@@ -143,6 +144,7 @@ def ratings_beside(
         The ratings, step after step, [R]. Those that find no room beside a pair fill the rest,
         grouped by prompt among themselves.
     """
+    # sorted by prompt, in random order within each
     largest = int(capacities.max(initial=1))
     order = generator.permutation(len(rated_groups))
     order = order[np.argsort(rated_groups[order], kind="stable")]

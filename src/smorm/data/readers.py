@@ -148,8 +148,8 @@ def _data_files(folder: Path) -> list[Path]:
 
 def stem_of(file: Path) -> str:
     """The name without the suffix of its kind, `.jsonl.gz` included."""
-    endings = filter(file.name.endswith, SUFFIXES)
-    return file.name.removesuffix(max(endings, key=len))
+    # a name has at most one of them: none of the suffixes is the end of another
+    return file.name.removesuffix(next(filter(file.name.endswith, SUFFIXES)))
 
 
 def _refuse_missing(folder: Path, shards: list[Path]) -> None:
@@ -224,6 +224,7 @@ def contents_of(
     names, files, detail = [str(path)], [], ""
     if path.is_dir() and is_saved_dataset(path):
         folder = path
+        # of several saved splits only the one that is read
         if (path / "dataset_dict.json").is_file():
             folder = path / split
         names, detail = [f"{path}[{split}]"], split
@@ -234,6 +235,7 @@ def contents_of(
     elif path.is_file():
         files = [path]
     elif may_be_hub_id(str(path_or_id)):
+        # its Arrow files may hold more splits than one: the number of rows says which
         dataset = load_hub(str(path_or_id), split, subset)
         names, detail = [f"{path_or_id}[{split}]"], f"{split} {len(dataset)} {dataset.features}"
         files = [Path(file["filename"]) for file in dataset.cache_files]

@@ -68,6 +68,7 @@ def fit_scales(
 
 def apply_scales(scales: Sequence[AttributeScale], ratings: Floats) -> Floats:
     """Ratings [R, K] to scaled values [R, K]."""
+    # NaN, a rating that is missing, stays NaN
     offsets, widths = _vectors(scales)
     return (ratings - offsets) / widths
 

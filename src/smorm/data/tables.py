@@ -29,6 +29,7 @@ def scan_parquet(path: Path) -> Iterator[tuple[str, Row]]:
             # each row becomes a dict: a matrix of features is no table of records
             if table.metadata.num_columns > MAX_COLUMNS:
                 raise DataError(f"{path}: {table.metadata.num_columns:,} columns: refused")
+            # in batches, since `to_pylist` of a whole file would hold all of its rows
             number = 0
             for batch in table.iter_batches(batch_size=BATCH_ROWS):
                 for row in batch.to_pylist():

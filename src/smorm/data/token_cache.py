@@ -98,6 +98,7 @@ def _cache_folder(cache: str | None, contents: Contents) -> Path | None:
         return Path(cache).expanduser()
     if contents.size < CACHED_FROM:
         return None
+    # nobody asked for this folder: where it cannot be written, the run goes on without
     folder = default_cache()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -130,6 +131,7 @@ def _key(request: TokenRequest, contents: Contents, encoder: Encoder) -> str:
         "tokenizer": tokenizer_digest(encoder.renderer.tokenizer),
         "max_tokens": encoder.max_tokens,
         "overlong": encoder.overlong,
+        # rather too much of the code than too little: a stale entry would be trained on unseen
         "code": _code(),
         "format": _format_code(request.source.format),
     }
@@ -191,6 +193,7 @@ def _made(
 
 def _for_this_run(request: TokenRequest, contents: Contents, tokeniser: Tokeniser) -> TokenStore:
     """Tokens in a temporary folder, which is unlinked as soon as it is mapped."""
+    # an unlinked file lives as long as it is mapped: nothing is left behind, however the run ends
     scratch = Path(tempfile.mkdtemp(prefix="smorm-tokens-"))
     try:
         with files.named_errors(scratch):
@@ -284,6 +287,7 @@ def _renamed(line: bytes, names: Mapping[str, str]) -> bytes:
     if not names:
         return line
     entry = orjson.loads(line)
+    # the reason begins with the place, which may have moved
     name, _, row = entry["where"].rpartition(":")
     where = f"{names.get(name, name)}:{row}"
     reason = where + entry["reason"].removeprefix(entry["where"])

@@ -113,6 +113,7 @@ class Tokeniser:
             finally:
                 idle.put(worker)
 
+        # any free process takes the next chunk; the order is that of the futures
         return lambda chunk: threads.submit(encode, chunk).result
 
 
