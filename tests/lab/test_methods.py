@@ -99,6 +99,14 @@ def test_an_arm_says_how_many_ratings_stand_beside_a_pair():
         ),
         ({"methods": ["x"], "systems": {"x": {"members": ["GRM:L"]}}}, "trained on no ratings"),
         ({"methods": ["x"], "systems": {"x": {"members": ["WARM:style"]}}}, "no ratings"),
+        (
+            {
+                "methods": ["x"],
+                "systems": {"x": {"members": ["Plain:L"]}},
+                "arms": {"Plain": {"data": "both", "objective": {"kind": "preference"}}},
+            },
+            "Plain is trained on no ratings",
+        ),
         ({"methods": ["x"], "systems": {"x": {"members": ["Multi:M"]}}}, "trained on no pairs"),
         (
             {"methods": ["WARM"], "arms": {"WARM": {"merge": ["Single", "Gone"]}}},

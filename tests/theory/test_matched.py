@@ -67,6 +67,16 @@ def test_runs_that_differ_beside_the_objective_are_told(runs, tmp_path):
     assert told == ["seed 0: Single and SMORM official differ in training.learning_rate."]
 
 
+def test_data_that_a_method_does_not_use_is_no_difference(tmp_path):
+    """Whichever method it is: ODIN reads no ratings, nor does a regularised Single."""
+    ratings = config_values(tmp_path)
+    for objective in ({"kind": "odin"}, {"kind": "preference", "bsr": 0.1}):
+        values = config_values(tmp_path, objective=objective)
+        values["data"] = {**values["data"], "rated": "other.jsonl"}
+        runs = [Run(tmp_path, "A", 0, parse_config(each)) for each in (ratings, values)]
+        assert unmatched(runs) == []
+
+
 def test_differences_are_those_of_the_numbers_and_paired(runs, held):
     found = compare(runs, held, Reading())
     for head, base in (("F", "Single"), ("L", "Multi")):

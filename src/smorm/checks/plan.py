@@ -131,29 +131,7 @@ def tokens_of_config(config: Config, max_tokens: int | None = None) -> TokenPlan
     Raises:
         ModelError, ConfigError: the tokenizer or the template cannot be loaded.
     """
-    from smorm.config import TrainedTokenizer
-    from smorm.model.backbone import load_tokenizer
-
-    spec, path = config.model.tokenizer, config.model.chat_template
-    # Lengths must be those of the run, so its tokenizer is trained here as the run would.
-    if isinstance(spec, TrainedTokenizer):
-        tokenizer = _trained(config, spec.vocab_size)
-    else:
-        tokenizer = load_tokenizer(str(config.model.backbone) if spec is None else spec)
-    template = None
-    if path is not None:
-        try:
-            template = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"model.chat_template: {path}: {error.strerror}") from error
-    data = config.data
-    limit = max_tokens or data.max_tokens
-    return TokenPlan(tokenizer, template, limit, data.overlong, True, data.workers)
-
-
-def _trained(config: Config, vocab_size: int) -> Any:
-    from smorm.text.bpe import train_bpe
-    from smorm.training.sources import training_texts
+    from smorm.training.sources import read_template, run_tokenizer
 
     # A bad record is one of the findings, and must not end the check here.
     data = config.data.model_copy(update={"on_bad_record": "skip"})
@@ -162,8 +140,10 @@ def _trained(config: Config, vocab_size: int) -> Any:
         if not checked.held_out:
             sources[checked.kind].append(checked.source)
     skipping = config.model_copy(update={"data": data})
-    texts = training_texts(skipping, sources["preference"], sources["rated"])
-    return train_bpe(texts, vocab_size)
+    tokenizer = run_tokenizer(skipping, sources["preference"], sources["rated"])
+    limit = max_tokens or data.max_tokens
+    template = read_template(config)
+    return TokenPlan(tokenizer, template, limit, data.overlong, True, data.workers)
 
 
 def tokens_of_model(path: str, max_tokens: int | None = None) -> TokenPlan:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from smorm.config import Architecture, Config, TrainedTokenizer
+from smorm.config import Architecture, Config
 from smorm.data.census import Census
 from smorm.data.encode import Encoder
 from smorm.data.mixing import DataOrder
-from smorm.data.reading import Source
 from smorm.data.scaling import AttributeScale
 from smorm.data.tokeniser import Tokeniser
 from smorm.errors import ConfigError, DataError, ModelError
@@ -22,7 +21,6 @@ from smorm.model.backbone import (
     build_backbone,
     fit_embeddings,
     load_backbone,
-    load_tokenizer,
     position_limit,
 )
 from smorm.model.cpu.malloc import keep_freed_memory
@@ -35,7 +33,6 @@ from smorm.model.network import RewardNetwork
 from smorm.model.store import ModelCard, versions
 from smorm.model.verify import choose_layout
 from smorm.objectives.terms import Rows
-from smorm.text.bpe import train_bpe
 from smorm.text.chat import Renderer
 from smorm.text.padding import ensure_pad_token
 from smorm.training.batches import Batcher, MicroBatch
@@ -45,10 +42,11 @@ from smorm.training.sources import (
     attribute_means,
     data_fingerprint,
     fit_attributes,
+    read_template,
+    run_tokenizer,
     sources_of,
     token_set,
     tokenised_sources,
-    training_texts,
 )
 
 log = logging.getLogger(__name__)
@@ -109,8 +107,8 @@ def prepare(config: Config) -> Prepared:
     # Sources that the method does not use are not even opened.
     pairs = sources_of(data.preference, method.uses_pairs)
     rated = sources_of(data.rated, method.uses_ratings)
-    template = _template(config)
-    tokenizer = _tokenizer(config, pairs, rated)
+    template = read_template(config)
+    tokenizer = run_tokenizer(config, pairs, rated)
     ensure_pad_token(tokenizer, template)
     renderer = Renderer(tokenizer, template, data.max_tokens)
     # Any other program that loads the model renders the same ids.
@@ -150,26 +148,6 @@ def _unmeasured(config: Config) -> list[str]:
     if held.rated and not objective.uses_ratings:
         lines.append(f"evaluation.rated: {without} attribute rows")
     return lines
-
-
-def _tokenizer(config: Config, pairs: Sequence[Source], rated: Sequence[Source]) -> Any:
-    spec = config.model.tokenizer
-    if isinstance(spec, TrainedTokenizer):
-        return train_bpe(training_texts(config, pairs, rated), spec.vocab_size)
-    if spec is None:
-        assert isinstance(config.model.backbone, str)
-        spec = config.model.backbone
-    return load_tokenizer(spec)
-
-
-def _template(config: Config) -> str | None:
-    path = config.model.chat_template
-    if path is None:
-        return None
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"model.chat_template: {path}: {error.strerror}") from error
 
 
 def _network(config: Config, tokenizer: Any, attributes: int) -> RewardNetwork:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from smorm.arrays import Floats, Ints
-from smorm.config import Config, SourceConfig
+from smorm.config import Config, SourceConfig, TrainedTokenizer
 from smorm.data.census import Census, DropReason
 from smorm.data.reading import Source, read_preferences, read_rated
 from smorm.data.scaling import AttributeScale, apply_scales, fit_scales, restore_scales
@@ -30,6 +30,8 @@ from smorm.data.token_store import (
 )
 from smorm.data.tokeniser import Tokeniser
 from smorm.errors import ConfigError
+from smorm.model.backbone import load_tokenizer
+from smorm.text.bpe import train_bpe
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,37 @@ def training_texts(
         for response in read_rated(source, **options):
             for message in (*response.prompt, *response.response):
                 yield message.content
+
+
+def run_tokenizer(config: Config, preference: Sequence[Source], rated: Sequence[Source]) -> Any:
+    """The tokenizer of a run, loaded or trained on the texts of these sources.
+
+    Raises:
+        ModelError: it cannot be loaded.
+        DataError: a record of the sources is not usable.
+    """
+    spec = config.model.tokenizer
+    if isinstance(spec, TrainedTokenizer):
+        return train_bpe(training_texts(config, preference, rated), spec.vocab_size)
+    if spec is None:
+        assert isinstance(config.model.backbone, str)
+        spec = config.model.backbone
+    return load_tokenizer(spec)
+
+
+def read_template(config: Config) -> str | None:
+    """The text of `model.chat_template`; None where the tokenizer's is used.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    path = config.model.chat_template
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"model.chat_template: {path}: {error.strerror}") from error
 
 
 def tokenised_sources(
