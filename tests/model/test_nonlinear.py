@@ -19,7 +19,7 @@ from smorm.model.inference import pooled_units, prompted_units, score_units
 from smorm.model.network import RewardNetwork
 from smorm.model.store import CARD, ModelCard, load_model, save_model
 from smorm.model.views import named_view
-from smorm.scoring.merge_parts import load_part
+from smorm.scoring.merge import load_linear
 from smorm.text.bpe import train_bpe
 from tests.model.architectures import tiny
 
@@ -165,7 +165,7 @@ def test_what_needs_one_linear_head_is_refused_with_the_reason(folders, kind, tm
     for refused in (
         lambda: export_view(*parts, named_view("F", ())),
         lambda: export_all_rows(*parts),
-        lambda: load_part(str(folders / kind)),
+        lambda: load_linear(str(folders / kind)),
     ):
         with pytest.raises(ModelError, match="not one linear layer"):
             refused()

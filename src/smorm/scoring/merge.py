@@ -17,18 +17,32 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from smorm.data.scaling import AttributeScale
-from smorm.errors import ConfigError
+from smorm.errors import ConfigError, ModelError
 from smorm.files import fingerprint
-from smorm.model.store import ModelCard, save_model, versions
-from smorm.scoring.merge_parts import Part, cosine, load_part, refuse_unlike
+from smorm.model import lora
+from smorm.model.heads import NonlinearHead
+from smorm.model.network import RewardNetwork
+from smorm.model.store import ModelCard, load_model, save_model, versions
+from smorm.text.chat import Renderer
 
 UNLIKE = 0.5
 """Cosine of two models' matrices below which they cannot come from one beginning: fine-tuning
 leaves it near 1, two random beginnings have about 0."""
+NEAR = 1.25
+"""Largest ratio of two models' scales of an attribute; their offsets may differ by a quarter of the
+scale."""
+_COSMETIC = frozenset({
+    "_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "id2label",
+    "label2id", "num_labels", "problem_type", "pad_token_id", "bos_token_id", "eos_token_id",
+    "use_cache",
+})  # fmt: skip
+"""Fields of a configuration that do not decide what the backbone computes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +62,18 @@ class Merged:
     cosines: tuple[float, ...]
     parameters: int
     notes: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class LoadedModel:
+    """A model in fp32 without adapters, and its head on the rows' own scales [1 + K, D] in fp64."""
+
+    name: str
+    network: RewardNetwork
+    tokenizer: Any
+    card: ModelCard
+    head: torch.Tensor
+    renderer: str
 
 
 def merge_models(
@@ -71,43 +97,49 @@ def merge_models(
     if len(names) < 2:
         raise ConfigError("merge: expected two models or more")
     shares = _shares(weights, len(names))
-    whole = load_part(names[0])
-    cards, cosines, total = [whole.card], [], shares[0]
+    mean = load_linear(names[0])
+    cards, cosines, total = [mean.card], [], shares[0]
     for name, share in zip(names[1:], shares[1:], strict=True):
         total += share
-        other = load_part(name)
-        refuse_unlike(whole, other)
-        cosines.append(cosine(whole.network, other.network))
-        _move(whole, other, share / total)
-        cards.append(other.card)
+        added = load_linear(name)
+        refuse_unlike(mean, added)
+        cosines.append(cosine(mean.network, added.network))
+        _move(mean, added, share / total)
+        cards.append(added.card)
     card = _card(names, cards, shares)
-    scales = torch.tensor([1.0, *(scale.scale for scale in card.scales)], dtype=torch.float64)
-    network = whole.network
-    network.head.weight.data = (whole.head / scales[:, None]).float()
-    save_model(output, network, whole.tokenizer, card)
+    network = mean.network
+    network.head.weight.data = (mean.head / _row_scales(card)).float()
+    save_model(output, network, mean.tokenizer, card)
     parameters = sum(weight.numel() for weight in network.parameters())
     notes = _notes(names, cards, cosines)
     return Merged(Path(output), tuple(names), shares, tuple(cosines), parameters, notes)
 
 
 def _shares(weights: Sequence[float] | None, count: int) -> tuple[float, ...]:
-    given = [1.0] * count if weights is None else [float(weight) for weight in weights]
-    if len(given) != count:
-        raise ConfigError(f"merge: {len(given)} weights for {count} models: give one for each")
-    if not all(0 < weight < math.inf for weight in given):
-        raise ConfigError(f"merge: weights {given}: expected numbers above 0")
-    return tuple(weight / sum(given) for weight in given)
+    values = np.ones(count) if weights is None else np.array(weights, dtype=np.float64)
+    if len(values) != count:
+        raise ConfigError(f"merge: {len(values)} weights for {count} models: give one for each")
+    if not ((values > 0) & np.isfinite(values)).all():
+        raise ConfigError(f"merge: weights {values.tolist()}: expected numbers above 0")
+    return tuple((values / values.sum()).tolist())
+
+
+def _row_scales(card: ModelCard) -> torch.Tensor:
+    """By what each row is multiplied to be on its own scale [1 + K, 1]; preference has none."""
+    scales = [1.0, *(scale.scale for scale in card.scales)]
+    return torch.tensor(scales, dtype=torch.float64)[:, None]
 
 
 @torch.no_grad()
-def _move(whole: Part, other: Part, step: float) -> None:
-    """Move the mean of the models before towards the next one; equal weights stay as they are."""
+def _move(mean: LoadedModel, added: LoadedModel, step: float) -> None:
+    """Move the mean of the models before towards the next one. Unlike a sum of weighted weights,
+    this leaves equal weights as they are, bit for bit."""
     pairs = zip(
-        whole.network.backbone.parameters(), other.network.backbone.parameters(), strict=True
+        mean.network.backbone.parameters(), added.network.backbone.parameters(), strict=True
     )
-    for mine, theirs in pairs:
-        mine.lerp_(theirs, step)
-    whole.head.lerp_(other.head, step)
+    for weight, target in pairs:
+        weight.lerp_(target, step)
+    mean.head.lerp_(added.head, step)
 
 
 def _card(names: Sequence[str], cards: Sequence[ModelCard], shares: Sequence[float]) -> ModelCard:
@@ -116,24 +148,23 @@ def _card(names: Sequence[str], cards: Sequence[ModelCard], shares: Sequence[flo
     configs = [[c.hashes.get("config"), s] for c, s in zip(cards, shares, strict=True)]
     data = [card.hashes.get("data") for card in cards]
     hashes = {"config": fingerprint(configs), "data": fingerprint(data)}
-    for at, (name, card, share) in enumerate(zip(names, cards, shares, strict=True), 1):
-        told = ", ".join(f"{key} {value}" for key, value in card.hashes.items())
-        hashes[f"merged {at}"] = f"{share:.6g} of {name} ({told or 'no hashes'})"
+    for number, (name, card, share) in enumerate(zip(names, cards, shares, strict=True), 1):
+        source = ", ".join(f"{key} {value}" for key, value in card.hashes.items()) or "no hashes"
+        hashes[f"merged {number}"] = f"{share:.6g} of {name} ({source})"
+    scales = []
+    for same in zip(*(card.scales for card in cards), strict=True):
+        offset = _mean([scale.offset for scale in same], shares)
+        scales.append(
+            AttributeScale(same[0].name, offset, _mean([scale.scale for scale in same], shares))
+        )
+    means = {}
+    for name in first.means:
+        if all(name in card.means for card in cards):
+            means[name] = _mean([card.means[name] for card in cards], shares)
     return replace(
         first,
-        scales=tuple(
-            AttributeScale(
-                scale.name,
-                _mean([card.scales[at].offset for card in cards], shares),
-                _mean([card.scales[at].scale for card in cards], shares),
-            )
-            for at, scale in enumerate(first.scales)
-        ),
-        means={
-            name: _mean([card.means[name] for card in cards], shares)
-            for name in first.means
-            if all(name in card.means for card in cards)
-        },
+        scales=tuple(scales),
+        means=means,
         offset=_mean([card.offset for card in cards], shares),
         max_tokens=min(card.max_tokens for card in cards),
         base=None,
@@ -151,22 +182,106 @@ def _mean(values: Sequence[float], shares: Sequence[float]) -> float:
 def _notes(
     names: Sequence[str], cards: Sequence[ModelCard], cosines: Sequence[float]
 ) -> tuple[str, ...]:
-    notes = [
-        f"warning: {name} is unlike the models before it (cosine of the matrices {alike:.3f}): it "
-        "was not trained from the same beginning, and an average of such weights is no model."
-        for name, alike in zip(names[1:], cosines, strict=True)
-        if not alike >= UNLIKE
-    ]
-    if any(card.default_view != cards[0].default_view for card in cards):
-        notes.append(f"The models' default views differ: {cards[0].default_view} is kept.")
-    if any(card.max_tokens != cards[0].max_tokens for card in cards):
-        notes.append("The models' token limits differ: the smallest is kept.")
-    if any(card.overlong != cards[0].overlong for card in cards):
-        notes.append(
-            f"The models treat prompts over their limit differently: {cards[0].overlong} is kept."
-        )
-    if any(card.scales != cards[0].scales for card in cards):
-        notes.append(
-            "The attributes' scales differ a little: rows are averaged on their own scale."
-        )
+    notes = []
+    for name, alike in zip(names[1:], cosines, strict=True):
+        if not alike >= UNLIKE:  # NaN is unlike too
+            notes.append(
+                f"warning: {name} is unlike the models before it (cosine of the matrices "
+                f"{alike:.3f}): it was not trained from the same beginning, and an average of such "
+                "weights is no model."
+            )
+    view, overlong = cards[0].default_view, cards[0].overlong
+    texts = {
+        "default_view": f"The models' default views differ: {view} is kept.",
+        "max_tokens": "The models' token limits differ: the smallest is kept.",
+        "overlong": f"The models treat prompts over their limit differently: {overlong} is kept.",
+        "scales": "The attributes' scales differ a little: rows are averaged on their own scale.",
+    }
+    for key, text in texts.items():
+        if any(getattr(card, key) != getattr(cards[0], key) for card in cards):
+            notes.append(text)
     return tuple(notes)
+
+
+def load_linear(path: str) -> LoadedModel:
+    """Load a model folder whose head is linear; adapters are merged into its backbone.
+
+    Raises:
+        ModelError: as for `load_model`, or a head that is not linear.
+    """
+    network, tokenizer, card = load_model(path)
+    if isinstance(network.head, NonlinearHead):
+        raise ModelError(f"{path}: {network.head.refusal()}")
+    if lora.is_lora(network.backbone):
+        network.backbone = lora.merge_lora(network.backbone)
+    head = network.head.weight.detach().double() * _row_scales(card)
+    renderer = Renderer(tokenizer, card.chat_template, card.max_tokens).fingerprint
+    return LoadedModel(path, network, tokenizer, card, head, renderer)
+
+
+def refuse_unlike(first: LoadedModel, second: LoadedModel) -> None:
+    """Models that differ in more than their weights have no average.
+
+    Raises:
+        ModelError: another architecture, tokenizer, template, set of rows or scale of ratings.
+    """
+    reason = (
+        _unlike_networks(first.network, second.network)
+        or _unlike_texts(first, second)
+        or _unlike_rows(first.card, second.card)
+    )
+    if reason is not None:
+        raise ModelError(f"merge: {first.name} and {second.name} {reason}")
+
+
+def _unlike_networks(first: RewardNetwork, second: RewardNetwork) -> str | None:
+    a, b = first.backbone.config.to_dict(), second.backbone.config.to_dict()
+    differ = [key for key in sorted((a.keys() | b.keys()) - _COSMETIC) if a.get(key) != b.get(key)]
+    if differ:
+        # Another model type brings many other fields along: it alone says enough.
+        key = "model_type" if "model_type" in differ else differ[0]
+        return f"are of different architectures: {key} is {a.get(key)!r} and {b.get(key)!r}"
+    shapes = {name: weight.shape for name, weight in first.backbone.named_parameters()}
+    for name, weight in second.backbone.named_parameters():
+        if shapes.pop(name, None) != weight.shape:
+            return f"have weights of different shapes: {name}"
+    return f"have weights of different shapes: {next(iter(shapes))}" if shapes else None
+
+
+def _unlike_texts(first: LoadedModel, second: LoadedModel) -> str | None:
+    if first.tokenizer.get_vocab() != second.tokenizer.get_vocab():
+        return "have different tokenizers"
+    if first.renderer != second.renderer:
+        return "render conversations to different tokens (another chat template or tokenizer)"
+    return None
+
+
+def _unlike_rows(first: ModelCard, second: ModelCard) -> str | None:
+    if first.rows != second.rows:
+        return f"have different rows: {', '.join(first.rows)} and {', '.join(second.rows)}"
+    if first.preference_trained != second.preference_trained:
+        return "have different rows: one was trained on ratings alone, without a preference row"
+    if first.view != second.view:
+        return "are exports of different views: merge the models that they were made of"
+    for a, b in zip(first.scales, second.scales, strict=True):
+        low, high = sorted((a.scale, b.scale))
+        if high > NEAR * low or abs(a.offset - b.offset) > (NEAR - 1) * low:
+            return (
+                f"hold {a.name} on different scales (offset {a.offset:.4g}, scale {a.scale:.4g}; "
+                f"offset {b.offset:.4g}, scale {b.scale:.4g}): train them with one scaling, on "
+                "ratings of one unit"
+            )
+    return None
+
+
+def cosine(first: RewardNetwork, second: RewardNetwork) -> float:
+    """Cosine of the backbones' matrices, all as one vector. Norms' weights are left out: they are
+    near 1 in every model."""
+    sums = torch.zeros(3, dtype=torch.float64)
+    pairs = zip(first.backbone.parameters(), second.backbone.parameters(), strict=True)
+    for a, b in pairs:
+        if a.dim() > 1:
+            products = [(a * b).detach(), (a * a).detach(), (b * b).detach()]
+            sums += torch.stack([product.sum(dtype=torch.float64) for product in products]).cpu()
+    dot, square_a, square_b = sums.tolist()
+    return dot / math.sqrt(square_a * square_b) if square_a and square_b else math.nan

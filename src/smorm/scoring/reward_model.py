@@ -35,7 +35,7 @@ from smorm.model.views import (
     doubt_of_scale,
     parse_view,
 )
-from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scored, Scorer
+from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scorer
 from smorm.text.chat import Message, Renderer
 from smorm.text.limits import Overlong, Unscored
 
@@ -113,9 +113,9 @@ class RewardModel:
             ConfigError: there is no such device.
             ModelError: no such folder, no head, damaged, or a renderer that differs from training.
         """
-        place = pick_device(device)
+        target = pick_device(device)
         network, tokenizer, card = load_model(path, dtype=getattr(torch, dtype))
-        network.to(place)
+        network.to(target)
         if network.device.type == "cpu":
             keep_freed_memory()
         choose_layout(network, layout)
@@ -148,8 +148,8 @@ class RewardModel:
             ConfigError: unknown view or row, a row that was not trained, ratings on another scale
                 than a published set is for, or a default that is not linear.
         """
-        asked = self.card.default_view if value is None else value
-        view = parse_view(asked, self.attributes)
+        requested = self.card.default_view if value is None else value
+        view = parse_view(requested, self.attributes)
         if PREFERENCE in view.rows and not self.card.preference_trained:
             raise ConfigError(
                 f"view {view.name}: this model was trained on ratings alone: its preference row "
@@ -160,11 +160,11 @@ class RewardModel:
                 f"{self.name}: its default view {view.name} is not linear: a model's own view must "
                 "be, so that it can be exported. Name one."
             )
-        if isinstance(asked, str) and asked in PUBLISHED:
-            doubt = doubt_of_scale(asked, self.card.scales, self.card.means)
+        if view.name in PUBLISHED and not isinstance(requested, View):
+            doubt = doubt_of_scale(view.name, self.card.scales, self.card.means)
             if doubt is not None:
                 log.warning("%s", doubt)
-        # one that was resolved before has the export's constant already
+        # One that was resolved before has the export's constant already.
         if view.name == "F" and self.card.offset and not isinstance(value, View):
             view = replace(view, offset=view.offset + self.card.offset)
         return view
@@ -195,13 +195,18 @@ class RewardModel:
         chosen = self.view(view)
         policy = overlong or self.card.overlong
         scorer = Scorer(self.network, self.renderer, policy, max_batch_tokens)  # type: ignore[arg-type]
-        items = [item for index, value in enumerate(records) for item in as_items(value, index)]
-        results = scorer.score(items)
-        scored = [_demand(result, item) for result, item in zip(results, items, strict=True)]
-        width = len(self.card.rows)
-        rows = [one.rows for one in scored] or [np.zeros((0, width))]
-        tokens = [count for one in scored for count in one.tokens]
-        truncated = [one.truncated for one in scored for _ in one.tokens]
+        items: list[Item] = []
+        for index, record in enumerate(records):
+            items += as_items(record, index)
+        rows = [np.zeros((0, len(self.card.rows)))]  # of no record: still as wide as the head
+        tokens: list[int | None] = []
+        truncated: list[bool] = []
+        for item, result in zip(items, scorer.score(items), strict=True):
+            if isinstance(result, Unscored):
+                raise DataError(f"{item.where}: {result}")
+            rows.append(result.rows)
+            tokens += result.tokens
+            truncated += [result.truncated] * len(item)
         return Scores(
             np.concatenate(rows),
             np.array(tokens, dtype=np.int64),
@@ -209,12 +214,6 @@ class RewardModel:
             self,
             chosen,
         )
-
-
-def _demand(result: Scored | Unscored, item: Item) -> Scored:
-    if isinstance(result, Unscored):
-        raise DataError(f"{item.where}: {result}")
-    return result
 
 
 def as_items(value: Any, index: int = 0) -> list[Item]:

@@ -46,16 +46,17 @@ class Scorer:
         self, items: Sequence[Item], *, advance: Callable[[int], None] | None = None
     ) -> list[Scored | Unscored]:
         """One result an item, in order: scores, or the reason why there are none."""
-        fitted = [self._fit(item) for item in items]
-        units = [_arrays(one) for one in fitted if isinstance(one, Fitted)]
+        fits = [self._fit(item) for item in items]
+        # All items in one call, so that batches are filled across them.
+        units = [_arrays(fitted) for fitted in fits if isinstance(fitted, Fitted)]
         rows = iter(score_units(self.network, units, self.max_batch_tokens, advance=advance))
         results: list[Scored | Unscored] = []
-        for one in fitted:
-            if isinstance(one, Unscored):
-                results.append(one)
+        for fitted in fits:
+            if isinstance(fitted, Unscored):
+                results.append(fitted)
                 continue
-            lengths: list[int | None] = [len(tokens) for tokens in one.tokens or []]
-            results.append(Scored(next(rows), lengths, one.truncated))
+            lengths: list[int | None] = [len(tokens) for tokens in fitted.tokens or []]
+            results.append(Scored(next(rows), lengths, fitted.truncated))
         return results
 
     def _fit(self, item: Item) -> Fitted | Unscored:
