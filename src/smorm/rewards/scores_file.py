@@ -34,7 +34,7 @@ from smorm.data.reading import OnBad, Source, read_each
 from smorm.data.records import Record, joined_item
 from smorm.errors import DataError, OutputError
 from smorm.rewards.ensemble import Ensemble, OpenMember, sum_known
-from smorm.rewards.protocol import Reward, RewardView
+from smorm.rewards.protocol import Reward
 from smorm.scoring.scorer import Scored
 from smorm.text.limits import Unscored, UnscoredReason
 
@@ -42,7 +42,7 @@ CHUNK = 2048
 """Lines held in memory at a time: responses to one prompt should stand near each other."""
 
 Line = dict[str, Any]
-_LineOf = Callable[[Scored], list[Line]]
+_ToLines = Callable[[Scored], list[Line]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,68 +92,96 @@ def score_file(
         OutputError: the output could not be written; an older one is untouched.
     """
     files.refuse_unwritable(output)
+    job = _Job(source, on_bad_record, advance)
     if isinstance(reward, Ensemble):
-        return _score_by_members(reward, source, output, on_bad_record, advance)
-    counted = Census()
-    line_of = _lines_of(reward, reward.view(view))
+        return job.score_ensemble(reward, output)
+    read = reward.view(view).read
+
+    def to_lines(scored: Scored) -> list[Line]:
+        lines = reward.fields(scored.rows)
+        for line, value, tokens in zip(lines, read(scored.rows), scored.tokens, strict=True):
+            line.update(view=float(value), tokens=tokens, truncated=scored.truncated)
+        return lines
+
+    census = Census()
     with files.atomic_file(output) as stream:
-        lines = _score(reward, line_of, source, on_bad_record, counted, advance)
-        return _written(lines, stream, {reward.name: counted})
+        return _write(job.lines(reward, to_lines, census), stream, {reward.name: census})
 
 
-def _lines_of(reward: Reward, view: RewardView) -> _LineOf:
-    def lines(scored: Scored) -> list[Line]:
-        values = view.read(scored.rows)
-        responses = []
-        for fields, value, tokens in zip(
-            reward.fields(scored.rows), values, scored.tokens, strict=True
-        ):
-            line = {"view": float(value), "tokens": tokens, "truncated": scored.truncated}
-            responses.append({**fields, **line})
-        return responses
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """How a file is scored, whatever scores it."""
 
-    return lines
+    source: Source
+    on_bad_record: OnBad
+    advance: Callable[[int], None] | None
+
+    def lines(self, reward: Reward, to_lines: _ToLines, census: Census) -> Iterator[Line]:
+        """A line for each line of the source."""
+        rows = read_each(replace(self.source, keep_fields=not reward.reads_text), census)
+        empty = True
+        while chunk := list(itertools.islice(rows, CHUNK)):
+            empty = False
+            for where, identity, result in _results(reward, chunk):
+                if isinstance(result, Scored):
+                    if result.truncated:
+                        census.add(DropReason.SHORTENED, where)
+                    yield {"id": identity, **_one_or_several(to_lines(result))}
+                    continue
+                if self.on_bad_record == "stop":
+                    raise DataError(str(result))
+                census.add(DropReason.UNSCORED_LINE, where)
+                yield {"id": identity, "error": str(result)}
+            if self.advance is not None:
+                self.advance(len(chunk))
+        if empty:
+            raise DataError(f"{self.source.path}: holds no record")
+
+    def score_ensemble(self, ensemble: Ensemble, output: Path) -> JobReport:
+        """Each member scores the whole file into a scratch file beside the output; lines of all
+        members then become one. So one member is in memory at a time, and no line has to be."""
+        counted: dict[str, Census] = {}
+        with ExitStack() as stack:
+            with files.named_errors(output):
+                output.parent.mkdir(parents=True, exist_ok=True)
+                scratch = tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent)
+            folder = Path(stack.enter_context(scratch))
+            for member in ensemble.opened():
+                counted[member.name] = Census()
+                self._score_member(member, folder / str(len(counted)), output, counted[member.name])
+                del member  # not kept while the next one is loaded
+            paths = [folder / str(number) for number in range(1, len(counted) + 1)]
+            with files.atomic_file(output) as stream:
+                return _write(_merged(ensemble, paths, self.source), stream, counted)
+
+    def _score_member(self, member: OpenMember, path: Path, output: Path, census: Census) -> None:
+        def to_lines(scored: Scored) -> list[Line]:
+            return [
+                {"view": value, "tokens": tokens, "truncated": scored.truncated}
+                for value, tokens in zip(member.values(scored).tolist(), scored.tokens, strict=True)
+            ]
+
+        try:
+            with files.atomic_file(path) as stream:
+                _write(self.lines(member.reward, to_lines, census), stream, {})
+        except OutputError as error:  # the user knows the output, not what lies beside it
+            raise OutputError(str(error).replace(str(path), str(output))) from error
+        except DataError as error:  # e.g. over the limit of this member alone
+            raise DataError(f"{error} (scored by {member.name})") from error
 
 
-def _score(
-    reward: Reward,
-    line_of: _LineOf,
-    source: Source,
-    on_bad_record: OnBad,
-    counted: Census,
-    advance: Callable[[int], None] | None,
-) -> Iterator[Line]:
-    source = replace(source, keep_fields=not reward.reads_text)
-    rows = read_each(source, counted)
-    empty = True
-    while chunk := list(itertools.islice(rows, CHUNK)):
-        empty = False
-        for where, identity, result in _results(reward, chunk):
-            if isinstance(result, Scored):
-                if result.truncated:
-                    counted.add(DropReason.SHORTENED, where)
-                responses = line_of(result)
-                content = responses[0] if len(responses) == 1 else {"responses": responses}
-                yield {"id": identity, **content}
-                continue
-            if on_bad_record == "stop":
-                raise DataError(str(result))
-            counted.add(DropReason.UNSCORED_LINE, where)
-            yield {"id": identity, "error": str(result)}
-        if advance is not None:
-            advance(len(chunk))
-    if empty:
-        raise DataError(f"{source.path}: holds no record")
+def _one_or_several(responses: list[Line]) -> Line:
+    return responses[0] if len(responses) == 1 else {"responses": responses}
 
 
 def _results(
     reward: Reward, chunk: Sequence[tuple[str, Any, list[Record] | BadRecord]]
 ) -> Iterator[tuple[str, str | None, Scored | Unscored]]:
     """Of each row of a chunk its place, its id and its scores, or a sentence that names it."""
-    items = [
-        joined_item(records, where) for where, _, records in chunk
-        if not isinstance(records, BadRecord)
-    ]  # fmt: skip
+    items = []
+    for where, _, records in chunk:
+        if not isinstance(records, BadRecord):
+            items.append(joined_item(records, where))
     scored = zip(items, reward.score(items), strict=True)
     for where, _, records in chunk:
         if isinstance(records, BadRecord):
@@ -165,7 +193,7 @@ def _results(
         yield where, item.id, result
 
 
-def _written(lines: Iterator[Line], stream: BinaryIO, counted: dict[str, Census]) -> JobReport:
+def _write(lines: Iterator[Line], stream: BinaryIO, counted: dict[str, Census]) -> JobReport:
     """Write lines, and count what they hold."""
     number = responses = errors = tokens = 0
     for line in lines:
@@ -180,59 +208,7 @@ def _written(lines: Iterator[Line], stream: BinaryIO, counted: dict[str, Census]
     return JobReport(number, responses, errors, tokens, counted)
 
 
-def _score_by_members(
-    ensemble: Ensemble,
-    source: Source,
-    output: Path,
-    on_bad_record: OnBad,
-    advance: Callable[[int], None] | None,
-) -> JobReport:
-    """Each member scores the whole file into a scratch file beside the output; lines of all
-    members then become one. So one member is in memory at a time, and no line has to be."""
-    counted: dict[str, Census] = {}
-    with ExitStack() as stack:
-        with files.named_errors(output):
-            output.parent.mkdir(parents=True, exist_ok=True)
-            scratch = tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent)
-        folder = Path(stack.enter_context(scratch))
-        paths: list[Path] = []
-        for member in ensemble.opened():
-            counted[member.name] = Census()
-            paths.append(folder / str(len(paths)))
-            lines = _score(
-                member.reward, _values_of(member), source, on_bad_record, counted[member.name],
-                advance,
-            )  # fmt: skip
-            _write_member(member.name, lines, paths[-1], output)
-            # Not kept while the next one is loaded.
-            del member, lines
-        with files.atomic_file(output) as stream:
-            return _written(_merged(ensemble, paths, str(source.path)), stream, counted)
-
-
-def _values_of(member: OpenMember) -> _LineOf:
-    def lines(scored: Scored) -> list[Line]:
-        values = member.values(scored).tolist()
-        return [
-            {"view": value, "tokens": tokens, "truncated": scored.truncated}
-            for value, tokens in zip(values, scored.tokens, strict=True)
-        ]
-
-    return lines
-
-
-def _write_member(name: str, lines: Iterator[Line], path: Path, output: Path) -> None:
-    try:
-        with files.atomic_file(path) as stream:
-            for line in lines:
-                stream.write(orjson.dumps(line) + b"\n")
-    except OutputError as error:  # the user knows the output, not what lies beside it
-        raise OutputError(str(error).replace(str(path), str(output))) from error
-    except DataError as error:  # e.g. over the limit of this member alone
-        raise DataError(f"{error} (scored by {name})") from error
-
-
-def _merged(ensemble: Ensemble, paths: Sequence[Path], source: str) -> Iterator[Line]:
+def _merged(ensemble: Ensemble, paths: Sequence[Path], source: Source) -> Iterator[Line]:
     """Lines of all members' files, made one. Each member reads the input anew: what it had of
     another input must not be put beside it."""
     with ExitStack() as stack:
@@ -241,29 +217,25 @@ def _merged(ensemble: Ensemble, paths: Sequence[Path], source: str) -> Iterator[
             lines = [orjson.loads(text) for text in texts]
             if None in lines or len({line["id"] for line in lines}) > 1:
                 raise DataError(
-                    f"{source}: changed while it was scored: record {number} is another one for "
-                    "one member than for the next. Score a copy that nothing writes to."
+                    f"{source.path}: changed while it was scored: record {number} is another one "
+                    "for one member than for the next. Score a copy that nothing writes to."
                 )
             yield _merged_line(ensemble, lines)
 
 
 def _merged_line(ensemble: Ensemble, lines: Sequence[Line]) -> Line:
     identity = lines[0]["id"]
-    names = [member.name for member in ensemble.members]
     errors = [line.get("error") for line in lines]
-    for name, error in zip(names, errors, strict=True):
+    if len(set(errors)) == 1 and errors[0] is not None:  # a bad line is bad for every member
+        return {"id": identity, "error": errors[0]}
+    for name, error in zip(ensemble.names, errors, strict=True):
         if error is not None:
-            # A bad line is bad for every member alike; only else it matters whose error it is.
-            same = len(set(errors)) == 1
-            return {"id": identity, "error": error if same else f"{name}: {error}"}
-    responses = []
+            return {"id": identity, "error": f"{name}: {error}"}
+    read, responses = ensemble.view().read, []
     for parts in zip(*(line.get("responses", [line]) for line in lines), strict=True):
         values = np.array([[part["view"] for part in parts]])
-        responses.append({
-            "view": float(ensemble.view().read(values)[0]),
-            **ensemble.fields(values)[0],
-            "tokens": sum_known([part["tokens"] for part in parts]),
-            "truncated": any(part["truncated"] for part in parts),
-        })  # fmt: skip
-    content = {"responses": responses} if "responses" in lines[0] else responses[0]
-    return {"id": identity, **content}
+        response = {"view": float(read(values)[0]), **ensemble.fields(values)[0]}
+        response["tokens"] = sum_known([part["tokens"] for part in parts])
+        response["truncated"] = any(part["truncated"] for part in parts)
+        responses.append(response)
+    return {"id": identity, **_one_or_several(responses)}

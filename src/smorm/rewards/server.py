@@ -161,11 +161,10 @@ class RewardClient:
             return protocol, None
         if protocol == "auto" and isinstance(self._page("/v1/info"), Mapping):
             return "smorm", None
-        listed = self._page("/v1/models")
-        models = listed.get("data") if isinstance(listed, Mapping) else None
-        first: Any = models[0] if isinstance(models, list) and models else {}
-        if not isinstance(first, Mapping):
-            first = {}
+        first: Mapping[str, Any] = {}
+        # Whatever else a page holds, it names no model: an unknown server may answer anything.
+        with contextlib.suppress(KeyError, IndexError, TypeError):
+            first = dict(self._page("/v1/models")["data"][0])
         if protocol != "auto":
             return protocol, first.get("id")
         owner = str(first.get("owned_by", "")).lower()
@@ -217,7 +216,7 @@ class RewardClient:
         The client's timeout is between two pieces of an answer; the deadline is for all of it.
         """
         remaining = max(deadline - time.monotonic(), 0.001)
-        headers = {} if body is None else {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json"}
         content = bytearray()
         with self._client.stream(
             method, url, content=body, headers=headers, timeout=remaining
@@ -244,8 +243,9 @@ class ServerReward(Reward):
         """Find the server, and what it speaks."""
         views = options.views or (section.view,)
         names = [str(view) for view in views if view is not None]
-        token = None if section.token_file is None else read_token(section.token_file)
-        renderer = None
+        token = renderer = None
+        if section.token_file is not None:
+            token = read_token(section.token_file)
         if section.tokenizer is not None:
             renderer = Renderer(load_tokenizer(str(resolve(section.tokenizer))))
         client = RewardClient(

@@ -25,8 +25,7 @@ DEFAULT_BATCH_TOKENS = 8192
 @dataclass(frozen=True, slots=True)
 class Scored:
     """Rows [N, 1 + K] of an item's responses, their lengths in tokens (None where they are not
-    known), and whether the prompt was
-    shortened."""
+    known), and whether the prompt was shortened."""
 
     rows: Floats
     tokens: list[int | None]
