@@ -47,11 +47,14 @@ class CachedReward(Reward):
         pending: set[str] = set()
         requests: list[tuple[Item, list[str]]] = []
         for item, item_keys in zip(items, keys, strict=True):
-            new = dict.fromkeys(item_keys)
-            new = {key: None for key in new if key not in self._known and key not in pending}
+            # A dictionary, so that a response that stands twice in an item is requested once.
+            new: dict[str, int] = {}
+            for index, key in enumerate(item_keys):
+                if key not in self._known and key not in pending:
+                    new.setdefault(key, index)
             if new:
                 pending.update(new)
-                requests.append((item.only([item_keys.index(key) for key in new]), list(new)))
+                requests.append((item.only(list(new.values())), list(new)))
         failed = self._request(requests)
         self.requested += len(pending)
         self.reused += sum(map(len, items)) - len(pending)
@@ -65,7 +68,9 @@ class CachedReward(Reward):
         """
         failed: dict[str, Unscored] = {}
         singles: list[tuple[Item, list[str]]] = []
-        results = self.inner.score([item for item, _ in requests]) if requests else []
+        if not requests:
+            return failed
+        results = self.inner.score([item for item, _ in requests])
         for (item, keys), result in zip(requests, results, strict=True):
             if isinstance(result, Scored):
                 for key, row, tokens in zip(keys, result.rows, result.tokens, strict=True):
@@ -74,7 +79,7 @@ class CachedReward(Reward):
                 failed |= dict.fromkeys(keys, result)
             else:
                 singles += [(item.only([index]), [key]) for index, key in enumerate(keys)]
-        return failed | self._request(singles) if singles else failed
+        return failed | self._request(singles)
 
     def _result(self, keys: Sequence[str], failed: dict[str, Unscored]) -> Scored | Unscored:
         for key in keys:
@@ -87,6 +92,7 @@ class CachedReward(Reward):
 def _keys(item: Item, *, together: bool) -> list[str]:
     responses = [prompt_key(response) for response in item.responses]
     context = [prompt_key(item.prompt)]
+    # What else stands in the item decides how much of the prompt is read.
     if together:
         context += sorted(set(responses))
     return [fingerprint([*context, response]) for response in responses]

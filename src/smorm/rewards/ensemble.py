@@ -85,8 +85,10 @@ class Rule:
     def combine(self, values: Floats) -> Floats:
         """Members' rewards [M, N] -> one reward [N]; the order of members has no influence. Where
         a member has none (NaN), the ensemble has none."""
+        # Sorted, so that sums are taken in one order whatever the order of the members.
         ordered = np.sort(np.asarray(values, dtype=np.float64), axis=0)
-        lowest = ordered.min(axis=0)  # not the first of them: NaN is sorted to the end
+        # Not the first of them: NaN is sorted to the end, and must not be passed over.
+        lowest = ordered.min(axis=0)
         if self.how == "min":
             return np.asarray(lowest)
         # Measured from the lowest, so that equal members give exactly their value.
@@ -132,10 +134,12 @@ def standard_of(values: Floats, prompts: Sequence[Any], name: str, rule: Rule) -
             f"{name}: it cannot be standardised: {count} prompts are too few. Give a file of "
             f"{FEWEST_PROMPTS} prompts or more, better some hundred."
         )
+    # The statistics of fitted views, of one column: views and members are standardised alike.
     data = held_out(np.asarray(values)[:, None], (name,), prompts, paired=False)
     within = rule.how == "mean" and data.within
     ones = np.ones(len(data.rows))
     std = float(pooled_std(data.rows, data.prompts, ones, within=within)[0])
+    # Equal rewards have a deviation of rounding, relative to their size.
     if std <= 1e-12 * float(np.abs(data.rows).max()):
         raise DataError(
             f"{name}: its reward does not vary over the reference set: it cannot be standardised. "
@@ -204,6 +208,7 @@ class OpenMember:
             "spread": self.standard.std,
         }
         provenance = self.reward.provenance
+        # Of a model the hashes say which weights; how it renders is a function of them.
         if self.reward.kind == "model":
             return {**facts, "hashes": provenance["model"]}
         return {**facts, **provenance}
@@ -246,12 +251,13 @@ class Ensemble(Reward):
         self.facts: dict[str, dict[str, Any]] = {}
         self._resident: list[OpenMember] = []
         if resident:
-            self._resident = list(self.opened())
-            rewards = [member.reward for member in self._resident]
-            self.shares_prompt = any(reward.shares_prompt for reward in rewards)
-            self.drops_overlong = any(reward.drops_overlong for reward in rewards)
-            self.reads_text = all(reward.reads_text for reward in rewards)
-            self.cacheable = all(reward.cacheable for reward in rewards)
+            for member in self.opened():
+                self._resident.append(member)
+                # One member that is limited so limits the ensemble.
+                self.shares_prompt |= member.reward.shares_prompt
+                self.drops_overlong |= member.reward.drops_overlong
+                self.reads_text &= member.reward.reads_text
+                self.cacheable &= member.reward.cacheable
 
     @classmethod
     def open(
@@ -290,6 +296,7 @@ class Ensemble(Reward):
             REWARDS[member.kind].find(member)
             if member.model is None:
                 continue
+                # By the real folder: a link under another name is the same model.
             key = (resolve(member.model).resolve(), repr(member.view))
             name = names.setdefault(key, member.title)
             if name != member.title:
@@ -301,7 +308,7 @@ class Ensemble(Reward):
     def opened(self) -> Iterator[OpenMember]:
         """The members in turn. One that is not resident is out of memory when the next is loaded,
         if the caller keeps no reference to it."""
-        if self._resident:
+        if len(self._resident) == len(self.members):
             yield from self._resident
             return
         for member in self.members:
@@ -324,12 +331,14 @@ class Ensemble(Reward):
     def provenance(self) -> dict[str, Any]:
         """The members that were loaded, with their views, standards and hashes, and the rule."""
         rule = {"combine": self.rule.how, "kappa": self.rule.kappa}
+        # After a pass over the members only: an ensemble is not loaded to say what it is.
         return {"members": list(self.facts.values()), "rule": rule}
 
     @property
     def parameters(self) -> tuple[int, ...]:  # type: ignore[override]
         """A pass of each model among the members that were loaded."""
-        return tuple(facts["parameters"] for facts in self.facts.values() if facts["parameters"])
+        counts = [facts["parameters"] for facts in self.facts.values()]
+        return tuple(filter(None, counts))
 
     def score(self, items: Sequence[Item]) -> Results:
         """By each member in turn; an item that one member cannot score has none, and names it."""
@@ -341,14 +350,17 @@ class Ensemble(Reward):
 
     def _combined(self, results: Sequence[Scored | Unscored]) -> Scored | Unscored:
         """What the members [M] gave for one item, each as one column."""
-        scored: list[Scored] = []
+        columns: list[Floats] = []
+        counts: list[list[int | None]] = []
+        truncated = False
         for name, result in zip(self.names, results, strict=True):
             if isinstance(result, Unscored):
                 return Unscored(result.reason, f"{name}: {result}")
-            scored.append(result)
-        tokens = [sum_known(counts) for counts in zip(*(one.tokens for one in scored), strict=True)]
-        rows = np.concatenate([one.rows for one in scored], axis=1)
-        return Scored(rows, tokens, any(one.truncated for one in scored))
+            columns.append(result.rows)
+            counts.append(result.tokens)
+            truncated |= result.truncated
+        tokens = list(map(sum_known, zip(*counts, strict=True)))
+        return Scored(np.concatenate(columns, axis=1), tokens, truncated)
 
     def view(self, value: Any = None) -> RewardView:
         """The members combined by the rule; there is no other view."""
@@ -373,12 +385,11 @@ class Ensemble(Reward):
         rules = {"mean": "mean", "min": "lowest", "uwo": f"mean less {kappa} x variance"}
         members = ", ".join(f"{one['name']} ({one['view']})" for one in self.facts.values())
         notes = [f"{self.name}: {rules[self.rule.how]} of {members}. {self.cost()}."]
-        if self.standardise is not None:
-            notes += [
-                f"{facts['name']}: standardised by mean {facts['centre']:.4g}, standard deviation "
-                f"{facts['spread']:.4g}."
-                for facts in self.facts.values()
-            ]
+        if self.standardise is None:
+            return notes
+        for name, facts in self.facts.items():
+            scale = f"mean {facts['centre']:.4g}, standard deviation {facts['spread']:.4g}"
+            notes.append(f"{name}: standardised by {scale}.")
         return notes
 
 
@@ -390,5 +401,9 @@ def _standardised(member: OpenMember, result: Scored | Unscored) -> Scored | Uns
 
 def sum_known(counts: Sequence[int | None]) -> int | None:
     """The sum of token counts; None where one of them is not known."""
-    known = [count for count in counts if count is not None]
-    return sum(known) if len(known) == len(counts) else None
+    total = 0
+    for count in counts:
+        if count is None:
+            return None
+        total += count
+    return total

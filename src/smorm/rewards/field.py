@@ -67,12 +67,19 @@ class FileReward(Reward):
 
     def __init__(self, path: str) -> None:
         self.path = self.name = path
-        rows = [(where, row.get("id"), _values(where, row)) for where, row in read_rows(path)]
-        self.by_line = {_line(where): values for where, _, values in rows}
-        self.by_id = {str(identity): values for _, identity, values in rows if identity}
-        self.all_named = all(identity for _, identity, _ in rows)
+        self.by_line: dict[str, list[float]] = {}
+        self.by_id: dict[str, list[float]] = {}
+        named = count = 0
+        for where, row in read_rows(path):
+            values = self.by_line[_line(where)] = _values(where, row)
+            count += 1
+            if row.get("id"):
+                named += 1
+                self.by_id[str(row["id"])] = values
+        # Ids count only where every row has one: else a row without it would be left out.
+        self.all_named = named == count
         # Two rows of one key: which of them is meant cannot be known.
-        self.ambiguous = len(self.by_id if self.all_named else self.by_line) < len(rows)
+        self.ambiguous = len(self.by_id if self.all_named else self.by_line) < count
 
     @classmethod
     def open(cls, section: RewardSection, options: ScoringOptions) -> Self:
@@ -119,6 +126,7 @@ def _line(where: str) -> str:
 
 def _values(where: str, row: Mapping[str, Any]) -> list[float]:
     values: list[Any] = []
+    # What `relabel` writes stands in the row itself, what the generated world writes under `meta`.
     responses = row.get("responses", [row])
     for holder in (row.get("meta"), row):
         if isinstance(holder, Mapping) and "gold_chosen" in holder:
@@ -134,6 +142,7 @@ def _values(where: str, row: Mapping[str, Any]) -> list[float]:
 
 
 def _is_number(value: Any) -> bool:
+    # JSON's true is an int in Python, and no reward.
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and math.isfinite(value)
 
@@ -142,9 +151,10 @@ def _look_up(fields: Any, name: str) -> Any:
     """A field by its name, or by its path with dots; `_MISSING` where there is none."""
     if isinstance(fields, Mapping) and name in fields:
         return fields[name]
+    # A field whose own name holds a dot comes first; a path is looked for only without it.
     value = fields
-    for part in name.split("."):
-        if not isinstance(value, Mapping) or part not in value:
+    for key in name.split("."):
+        if not isinstance(value, Mapping) or key not in value:
             return _MISSING
-        value = value[part]
+        value = value[key]
     return value

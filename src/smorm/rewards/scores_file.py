@@ -156,10 +156,10 @@ class _Job:
 
     def _score_member(self, member: OpenMember, path: Path, output: Path, census: Census) -> None:
         def to_lines(scored: Scored) -> list[Line]:
-            return [
-                {"view": value, "tokens": tokens, "truncated": scored.truncated}
-                for value, tokens in zip(member.values(scored).tolist(), scored.tokens, strict=True)
-            ]
+            lines: list[Line] = []
+            for value, tokens in zip(member.values(scored).tolist(), scored.tokens, strict=True):
+                lines.append({"view": value, "tokens": tokens, "truncated": scored.truncated})
+            return lines
 
         try:
             with files.atomic_file(path) as stream:
@@ -183,6 +183,7 @@ def _results(
         if not isinstance(records, BadRecord):
             items.append(joined_item(records, where))
     scored = zip(items, reward.score(items), strict=True)
+    # Bad rows stay in their places: a line is written for each line that was read.
     for where, _, records in chunk:
         if isinstance(records, BadRecord):
             yield where, None, Unscored(UnscoredReason.BAD_RECORD, str(records))

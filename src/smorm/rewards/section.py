@@ -50,6 +50,7 @@ def reward_of_text(text: str) -> dict[str, Any]:
     is a model, whatever its name.
     """
     kind, separator, argument = text.partition(":")
+    # The order decides where a text could be several things: see docs/rewards.md.
     if text in _TRUTH:
         return {"lab": 0}
     if Path(text).is_dir():
@@ -60,6 +61,7 @@ def reward_of_text(text: str) -> dict[str, Any]:
         return {"lab": int(argument) if argument.isdecimal() else argument}
     if separator and kind in KINDS:
         return {kind: argument}
+    # Before functions: `NAME:argument` of a registered kind looks like `module:name` too.
     if kind in REWARDS:
         return {"reward": text}
     if _FUNCTION.fullmatch(text):
@@ -75,26 +77,31 @@ def parse_reward(text: str, where: str = "reward", **options: Any) -> RewardSect
     Raises:
         ConfigError: an option that the reward has no use for, or a broken section file.
     """
-    given = {key: value for key, value in options.items() if value is not None}
+    values = reward_of_text(text)
     if text.endswith((".yaml", ".yml")):
-        overrides = load_section(RewardSection, text).model_dump(exclude_unset=True)
-        return parse_section(RewardSection, {**overrides, **given}, where)
-    return parse_section(RewardSection, {**reward_of_text(text), **given}, where)
+        values = load_section(RewardSection, text).model_dump(exclude_unset=True)
+    for key, value in options.items():
+        if value is not None:
+            values[key] = value
+    return parse_section(RewardSection, values, where)
 
 
 def listed(value: Any, section_of_text: Callable[[str], dict[str, Any]]) -> Any:
     """A list of sections from a text, a list, or `NAME: section`; a section may be a text."""
     if isinstance(value, str):
         return [section_of_text(value)]
+    names: list[Any] = []
     if isinstance(value, Mapping):
-        sections = [_expanded(section, section_of_text) for section in value.values()]
-        for name, (index, section) in zip(value, enumerate(sections), strict=True):
-            if isinstance(section, Mapping):
-                sections[index] = {**section, "name": str(name)}
-        return sections
-    if isinstance(value, list):
-        return [_expanded(section, section_of_text) for section in value]
-    return value
+        names, value = list(value), list(value.values())
+    if not isinstance(value, list):
+        return value  # refused by the section's own type
+    sections = []
+    for index, section in enumerate(value):
+        section = _expanded(section, section_of_text)
+        if names and isinstance(section, Mapping):
+            section = {**section, "name": str(names[index])}
+        sections.append(section)
+    return sections
 
 
 def _expanded(section: Any, section_of_text: Callable[[str], dict[str, Any]]) -> Any:
@@ -146,11 +153,11 @@ class RewardSection(Section):
     @model_validator(mode="after")
     def _exactly_one(self) -> RewardSection:
         keys = (*KINDS, "reward")
-        given = [key for key in keys if getattr(self, key) is not None]
-        if len(given) != 1:
-            said = f"{' and '.join(given)} are given" if given else "none is given"
+        named = [key for key in keys if getattr(self, key) is not None]
+        if len(named) != 1:
+            problem = f"{' and '.join(named) or 'none'} {'are' if named else 'is'} given"
             raise ValueError(
-                f"exactly one of {', '.join(keys)} says where rewards come from; {said}"
+                f"exactly one of {', '.join(keys)} says where rewards come from; {problem}"
             )
         if self.reward is not None and self.kind not in REWARDS:
             names = ", ".join(REWARDS.names())
@@ -179,19 +186,23 @@ class RewardSection(Section):
             raise ValueError("combine, kappa, standardise: only with ensemble")
         if self.kappa is not None and self.combine != "uwo":
             raise ValueError(f"kappa: is for combine uwo, not for {self.combine}")
-        for name, count in Counter(member.title for member in self.ensemble or ()).items():
-            if count > 1:
+        names: set[str] = set()
+        for member in self.ensemble or ():
+            name = member.title
+            if member.kind == "ensemble":
+                raise ValueError("ensemble: a member cannot be an ensemble itself")
+            if name in names:
                 raise ValueError(
                     f"ensemble: {name} is named twice: give each its own name; to combine rows of "
                     "one model use a view (smorm view)"
                 )
-        if any(member.kind == "ensemble" for member in self.ensemble or ()):
-            raise ValueError("ensemble: a member cannot be an ensemble itself")
+            names.add(name)
         return self
 
     @property
     def kind(self) -> str:
         """Its name in the registry."""
+        # Only a registered kind has no key of its own.
         for kind in KINDS:
             if getattr(self, kind) is not None:
                 return kind

@@ -83,6 +83,7 @@ class RewardClient:
         self.url = _address(url)
         self.timeout, self.batch, self.concurrency = timeout, batch, concurrency
         self.tries, self.pause = tries, pause
+        # In a header alone, which no log of addresses holds.
         headers = {}
         if token is not None:
             headers["Authorization"] = f"Bearer {_header(token)}"
@@ -113,6 +114,7 @@ class RewardClient:
         wire = wire or self.wires[0]
         size = wire.batch or batch or self.batch
         starts = range(0, len(conversations), size)
+        # No request at all, which a server could refuse as empty.
         if not starts:
             return Answer(np.zeros((0, 1)), [])
         with ThreadPoolExecutor(concurrency or self.concurrency) as pool:
@@ -126,13 +128,16 @@ class RewardClient:
                 # The first failure decides: requests that have not begun are never sent.
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        widths = sorted({answer.rows.shape[1] for answer in answers})
-        if len(widths) > 1:
-            raise SmormError(f"{self.url}: some answers have {widths} scores a conversation")
+        rows: dict[int, list[Floats]] = {}
         tokens: list[int | None] = []
         for answer in answers:
+            rows.setdefault(answer.rows.shape[1], []).append(answer.rows)
             tokens += answer.tokens
-        return Answer(np.concatenate([answer.rows for answer in answers]), tokens)
+        # Answers of two models would else be taken for those of one.
+        if len(rows) > 1:
+            raise SmormError(f"{self.url}: some answers have {sorted(rows)} scores a conversation")
+        (blocks,) = rows.values()
+        return Answer(np.concatenate(blocks), tokens)
 
     def close(self) -> None:
         """Close all connections."""
@@ -157,6 +162,7 @@ class RewardClient:
 
     def _introduce(self, protocol: str) -> tuple[str, str | None]:
         """Which protocol the server speaks, and its model's name: by `/v1/info`, `/v1/models`."""
+        # Ours serves one model, and needs no name of it.
         if protocol == "smorm":
             return protocol, None
         if protocol == "auto" and isinstance(self._page("/v1/info"), Mapping):
@@ -184,6 +190,7 @@ class RewardClient:
     def _request(self, method: str, path: str, body: bytes | None) -> Any:
         """The JSON that the server answers, within the deadline."""
         url, deadline = f"{self.url}{path}", time.monotonic() + self.timeout
+        # Monotonic: a clock that is set back must not prolong the wait.
         reason, tried = "the time was over before it was sent", 0
         while tried < self.tries and time.monotonic() < deadline:
             tried += 1
@@ -242,7 +249,7 @@ class ServerReward(Reward):
     def open(cls, section: RewardSection, options: ScoringOptions) -> Self:
         """Find the server, and what it speaks."""
         views = options.views or (section.view,)
-        names = [str(view) for view in views if view is not None]
+        names = list(map(str, filter(None, views)))
         token = renderer = None
         if section.token_file is not None:
             token = read_token(section.token_file)

@@ -76,9 +76,11 @@ def chat_text(renderer: Renderer, *, begin: bool) -> ToText:
     Control tokens in a message become real ones on the way: text cannot tell them apart.
     """
     tokenizer = renderer.tokenizer
+    # Not every tokenizer that has a BOS adds it: what it does to a text is tried.
     adds_bos = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
 
     def text(messages: Messages) -> str:
+        # Raw text has no template around it.
         if messages[0].role == RAW:
             return messages[0].content
         rendered: str = tokenizer.apply_chat_template(
@@ -112,9 +114,7 @@ class SmormScore:
 
     def read(self, answer: Any, count: int) -> Answer:
         """`{"items": [{"views": {name: value}, "tokens"}]}`."""
-        items = _entries(answer, "items", count)
-        rows = [self._row(item) for item in items]
-        return Answer(_matrix(rows), [_token_count(item, "tokens") for item in items])
+        return _answer(_entries(answer, "items", count), self._row)
 
     def _row(self, item: Mapping[str, Any]) -> list[Any]:
         values = item.get("views")
@@ -122,10 +122,13 @@ class SmormScore:
             raise SmormError(f"the server gave no views for an item: {_short(item)}")
         if not self.views and len(values) == 1:
             return list(values.values())
+        row = []
+        # Without a name there must be one view alone, which was read above.
         for view in self.views or (None,):
             if view not in values:
                 raise SmormError(f"the server gave no view {view!r}, but {', '.join(values)}")
-        return [values[view] for view in self.views]
+            row.append(values[view])
+        return row
 
 
 class _Vllm:
@@ -138,12 +141,11 @@ class _Vllm:
     def read(self, answer: Any, count: int) -> Answer:
         """`{"data": [{"index", "probs" or "data": [numbers]}], "usage": {"prompt_tokens"}}`."""
         entries = _in_order(_entries(answer, "data", count))
-        usage = answer.get("usage")
-        tokens: list[int | None] = [None] * count
+        scores = _answer(entries, lambda entry: entry.get(self.field))
         # The usage counts the whole request: only of one conversation it tells its tokens.
         if count == 1:
-            tokens = [_token_count(usage, "prompt_tokens")]
-        return Answer(_matrix([entry.get(self.field) for entry in entries]), tokens)
+            return Answer(scores.rows, [_token_count(answer.get("usage"), "prompt_tokens")])
+        return scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +203,9 @@ class SglangText:
     def read(self, answer: Any, count: int) -> Answer:
         """`[{"embedding": [numbers], "meta_info": {"prompt_tokens"}}]`."""
         entries = _entries({"answer": answer}, "answer", count)
+        scores = _answer(entries, lambda entry: entry.get("embedding"))
         tokens = [_token_count(entry.get("meta_info"), "prompt_tokens") for entry in entries]
-        return Answer(_matrix([entry.get("embedding") for entry in entries]), tokens)
+        return Answer(scores.rows, tokens)
 
 
 def wires_of(protocol: str, renderer: Renderer | None, views: Sequence[str] = ()) -> list[Wire]:
@@ -223,6 +226,14 @@ def wires_of(protocol: str, renderer: Renderer | None, views: Sequence[str] = ()
             "SGLang takes text: name the tokenizer, or give the renderer, that makes it"
         )
     return [SglangText(chat_text(renderer, begin=False))]
+
+
+def _answer(entries: list[Any], row_of: Callable[[Any], Any]) -> Answer:
+    rows, tokens = [], []
+    for entry in entries:
+        rows.append(row_of(entry))
+        tokens.append(_token_count(entry, "tokens"))
+    return Answer(_matrix(rows), tokens)
 
 
 def _named(model: str | None) -> Body:
