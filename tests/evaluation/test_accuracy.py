@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smorm.errors import DataError
 from smorm.evaluation.accuracy import expected_wins, wins
-from smorm.evaluation.benchmarks import best_of_k, judgebench, llmbar, rmb
+from smorm.evaluation.benchmarks import best_of_k, judgebench, llmbar, rewardbench_2, rmb
 from tests.evaluation.scoring import scored, values
 
 WON, LOST, TIED = ([2], [1]), ([1], [2]), ([1], [1])
@@ -104,3 +104,35 @@ def test_items_that_compare_nothing_or_are_not_finite_are_named():
         scored(("a", [1, 2], [])).check()
     with pytest.raises(DataError, match="NaN or infinite"):
         scored(("a", [1], [np.nan])).check()
+
+
+def test_chance_levels_are_the_share_of_good_responses_weighted_as_the_number():
+    items = scored(("a", [2], [1]), ("a", [2], [1, 1, 1]), ("b", [3, 2], [1]))
+    levels = best_of_k.rule(items).chance_levels()
+    assert levels["overall"] == pytest.approx((1 / 2 + 1 / 4 + 2 / 3) / 3)
+    assert levels["subset/a"] == pytest.approx(3 / 8)
+    assert "overall_minus_length_only" not in levels
+    sections = judgebench.rule(scored(("mmlu-pro-law", *WON), ("livecodebench", *LOST)))
+    assert sections.chance_levels()["knowledge"] == pytest.approx(0.5)
+
+
+@settings(deadline=None, max_examples=5)
+@given(st.integers(0, 2**32 - 1))
+def test_random_scores_get_about_the_chance_level(seed):
+    generator = np.random.default_rng(seed)
+    sizes = [(int(good), int(bad)) for good, bad in generator.integers(1, 5, (4000, 2))]
+    items = scored(
+        *(("a", generator.normal(size=good), generator.normal(size=bad)) for good, bad in sizes)
+    )
+    table = best_of_k.rule(items)
+    level = table.chance_levels()["overall"]
+    assert values(table)["overall"] == pytest.approx(level, abs=4 * 0.5 / 4000**0.5)
+
+
+def test_rewardbench_2_has_no_chance_level_where_ties_have_a_part():
+    plain = rewardbench_2.rule(scored(("Math", [1], [2, 0, 0]), ("Focus", [1], [2, 0, 0])))
+    assert plain.chance_levels()["overall"] == pytest.approx(0.25)
+    items = (("Math", [1], [2, 0, 0]), ("Ties", [5], [1, 0]), ("Ties", [4, 3], [1]))
+    with_ties = rewardbench_2.rule(scored(*items, ids=["", "ref:0", "tied:0"])).chance_levels()
+    assert with_ties["Math"] == pytest.approx(0.25)
+    assert not {"overall", "Ties"} & with_ties.keys()

@@ -64,6 +64,15 @@ def test_failures_are_written_and_read_and_old_notes_are_read_as_failures():
         parse_result(changed(failures=["swapped"]), "here")
 
 
+def test_chance_levels_are_written_and_read_and_may_be_missing():
+    result = replace(RESULT, chance={"accuracy": 0.5})
+    assert result.as_dict()["chance"] == {"accuracy": 0.5}
+    assert parse_result(result.as_dict(), "here").chance == {"accuracy": 0.5}
+    assert parse_result(changed(), "here").chance == {}
+    with pytest.raises(DataError, match=r"here: chance\.accuracy: expected a number"):
+        parse_result(changed(chance={"accuracy": "half"}), "here")
+
+
 def test_several_results_share_a_file(tmp_path):
     path = tmp_path / "result.json"
     other = parse_result(changed(view="F"), "here")

@@ -83,8 +83,7 @@ def expected_wins(scores: Floats, chosen: int) -> float:
 
 def outcomes(items: ScoredItems, rule: Rule) -> Floats:
     """A rule's outcome of each item [N]."""
-    pairs = zip(items.scores, items.chosen, strict=True)
-    return np.array([rule(scores, chosen) for scores, chosen in pairs])
+    return np.array(list(map(rule, items.scores, items.chosen)))
 
 
 def tied(items: ScoredItems) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 
@@ -203,9 +204,9 @@ def _spearman_differences(predictions: Predictions, codes: Clusters) -> dict[str
         metrics[f"spearman/{name}"] = Metric(value, int(rated.sum()), *interval(draws[-1]))
     if not metrics:
         return {}
-    mean = float(np.mean([metric.value for metric in metrics.values()]))
-    count = max(metric.n for metric in metrics.values())
-    return {"spearman": Metric(mean, count, *interval(np.mean(draws, axis=0))), **metrics}
+    values, counts = zip(*map(attrgetter("value", "n"), metrics.values()), strict=True)
+    low, high = interval(np.mean(draws, axis=0))
+    return {"spearman": Metric(float(np.mean(values)), max(counts), low, high), **metrics}
 
 
 def _notes(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -135,7 +136,7 @@ def _looks_fresh(row: torch.Tensor, initializer_range: float) -> bool:
     stds = [initializer_range, (width + 1) ** -0.5]
     if float(row.abs().max()) <= width**-0.5:
         stds.append((3 * width) ** -0.5)
-    return any(_within_four_errors(row, std) for std in stds)
+    return any(map(partial(_within_four_errors, row), stds))
 
 
 def _within_four_errors(row: torch.Tensor, std: float) -> bool:

@@ -99,8 +99,8 @@ def cluster_codes(clusters: Clusters, items: int) -> tuple[Ints, int]:
     labels: list[Any] = clusters.tolist() if isinstance(clusters, np.ndarray) else list(clusters)
     if len(labels) != items:
         raise DataError(f"clusters: {len(labels)} for {items} items: give one (a prompt) for each")
-    number = {label: code for code, label in enumerate(sorted(set(labels)))}
-    return np.fromiter(map(number.__getitem__, labels), np.int64, items), len(number)
+    code_of = dict(zip(sorted(set(labels)), range(items), strict=False))
+    return np.fromiter(map(code_of.__getitem__, labels), np.int64, items), len(code_of)
 
 
 def bootstrap_means(

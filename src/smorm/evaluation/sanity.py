@@ -13,6 +13,7 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -199,8 +200,8 @@ class SanityTests:
 
     def _different(self, items: list[Item], values: Floats, rounding: float) -> None:
         """Different texts have different scores."""
-        prompts = [item.prompt for item in items]
-        good, bad = zip(*[item.responses for item in items], strict=True)
+        prompts = list(map(attrgetter("prompt"), items))
+        good, bad = zip(*map(attrgetter("responses"), items), strict=True)
         first = list(zip(prompts, good, strict=True))
         self._equal(
             "responses", first, list(zip(prompts, bad, strict=True)), (values[:, 0], values[:, 1]),
@@ -307,9 +308,9 @@ class SanityTests:
 
     def _single_values(self, conversations: Conversations) -> Floats:
         """The view's values [N] of a prompt and a response each; NaN where there is none."""
-        results = self._rows([Item(prompt, (response,)) for prompt, response in conversations])
-        values = np.full(len(results), np.nan)
-        for index, rows in enumerate(results):
+        items = [Item(prompt, (response,)) for prompt, response in conversations]
+        values = np.full(len(items), np.nan)
+        for index, rows in enumerate(self._rows(items)):
             if rows is not None:
                 values[index] = self._values(rows)[0]
         return values

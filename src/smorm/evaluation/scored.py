@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,7 @@ def score_records(
     """
     # A model trained with `overlong: drop` left such records out itself.
     skip = on_bad_record == "skip" or reward.drops_overlong
-    items = [record.item for record in records]
+    items = list(map(attrgetter("item"), records))
     usable: list[Record] = []
     scored: list[Scored] = []
     results = score_all(reward, items, census, skip=skip)
@@ -89,7 +90,7 @@ def score_records(
     if not usable:
         raise DataError("no record could be scored")
     # Of the records that were scored: two models that leave out different ones differ in it.
-    data = fingerprint([hash_of(record) for record in usable])
+    data = fingerprint(list(map(hash_of, usable)))
     return ScoredSet(usable, scored, census, data, census.lines())
 
 

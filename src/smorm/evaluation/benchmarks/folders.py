@@ -23,7 +23,7 @@ def data_files(folder: Path) -> list[tuple[str, Path]]:
     Raises:
         ConfigError: there is none.
     """
-    files = sorted(file for file in folder.rglob("*") if _is_data(file))
+    files = sorted(filter(_is_data, folder.rglob("*")))
     if not files:
         raise ConfigError(f"{folder}: no data file in it or below ({', '.join(SUFFIXES)})")
     # In published repositories RM-Bench's full set lies beside its pieces, and LLMBar's sets lie
@@ -38,8 +38,8 @@ def _is_data(file: Path) -> bool:
 
 
 def _stem(path: Path) -> str:
-    suffixes = [suffix for suffix in SUFFIXES if path.name.endswith(suffix)]
-    return path.name.removesuffix(max(suffixes, key=len))
+    # The longest: a file may end in .jsonl.gz as well as in .gz.
+    return path.name.removesuffix(max(filter(path.name.endswith, SUFFIXES), key=len))
 
 
 def _label(path: Path) -> str:

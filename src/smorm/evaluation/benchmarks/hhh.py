@@ -63,5 +63,10 @@ HHH = Benchmark(
     rule,
     ("overall",),
     hub="HuggingFaceH4/hhh_alignment",
-    pieces=tuple(Piece(name, "test", name) for name in ("helpful", "honest", "harmless", "other")),
+    pieces=(
+        Piece("helpful", "test", "helpful"),
+        Piece("honest", "test", "honest"),
+        Piece("harmless", "test", "harmless"),
+        Piece("other", "test", "other"),
+    ),
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from smorm.data.fields import Context
 from smorm.data.formats import Format
 from smorm.data.records import Candidates
@@ -12,6 +14,7 @@ from smorm.evaluation.benchmarks.rows import Row, comparison_of, first_text
 from smorm.evaluation.outcomes import Outcomes, single
 
 SCORED = ("anthropic_helpful", "anthropic_hhh", "shp", "summarize")
+_ROLES = ("user", "assistant")
 PUBLISHED = (
     "anthropic", "anthropic_harmless", *SCORED, "mtbench_gpt4", "mtbench_human", "pku_better",
     "pku_safer", "summarize_prompted",
@@ -26,15 +29,13 @@ def parse(row: Row, context: Context) -> list[Candidates]:
     it names one of the sets (`PUBLISHED`), as in a file that was put together from several.
     """
     if isinstance(row.get("prompt"), list):
-        turns = [_turn(line, index) for index, line in enumerate(row["prompt"])]
-        row = {**row, "prompt": turns}
+        row = {**row, "prompt": list(map(_turn, row["prompt"], itertools.cycle(_ROLES)))}
     # The split names the set, so the row's own subset is read only where it names one itself.
     subset = first_text(row, ("subset",), context)
     return comparison_of(row, context, subset if subset in PUBLISHED else None)
 
 
-def _turn(line: object, index: int) -> object:
-    role = "assistant" if index % 2 else "user"
+def _turn(line: object, role: str) -> object:
     if isinstance(line, str):  # early versions of the set have bare texts
         return {"role": role, "content": line}
     if isinstance(line, dict):
@@ -58,6 +59,6 @@ PRIOR_SETS = Benchmark(
     rule,
     ("overall",),
     hub="allenai/pref-test-sets",
-    pieces=tuple(Piece(name, name) for name in SCORED),
+    pieces=tuple(map(Piece, SCORED, SCORED)),
     format_name="pref_sets",
 )

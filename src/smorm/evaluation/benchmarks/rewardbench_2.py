@@ -71,7 +71,7 @@ def parse(row: Row, context: Context) -> list[Candidates]:
 def rule(items: ScoredItems) -> Outcomes:
     """`overall`, the domains, and the terms of the Ties score as `Ties/TERM`."""
     # Copies of the set differ in the case of "Precise IF".
-    spelling = {name.lower(): name for name in DOMAINS}
+    spelling = dict(zip(map(str.lower, DOMAINS), DOMAINS, strict=True))
     subsets = [spelling.get(name.lower(), name) for name in items.subsets]
     sections = present(subsets, single(DOMAINS))
     if not sections:
@@ -136,7 +136,8 @@ def ties_columns(items: ScoredItems) -> dict[str, Floats]:
     Raises:
         DataError: an id of another form.
     """
-    columns = {name: np.full(len(items.scores), np.nan) for name in TIES_WEIGHTS}
+    empty = np.full((len(TIES_WEIGHTS), len(items.scores)), np.nan)
+    columns = dict(zip(TIES_WEIGHTS, empty, strict=True))
     questions: dict[str, dict[str, int]] = {}
     for index, identity in enumerate(items.ids):
         if items.subsets[index] == TIES:

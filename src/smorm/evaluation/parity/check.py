@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ class Parity:
     def largest(self) -> float:
         """The largest difference of all paths that gave scores, in units of the score."""
         # A path without scores has NaN, which `fmax` ignores.
-        return float(np.fmax.reduce([row.difference for row in self.rows], initial=0.0))
+        differences = list(map(attrgetter("difference"), self.rows))
+        return float(np.fmax.reduce(differences, initial=0.0))
 
     @property
     def std(self) -> float:
@@ -98,7 +100,7 @@ class Parity:
             "dtype": ours.dtype,
             "gate": self.comparison.gate,
             "constant": view.constant,
-            "conversations": fingerprint([each.tokens for each in ours.conversations]),
+            "conversations": fingerprint(list(map(attrgetter("tokens"), ours.conversations))),
             "renderer": ours.model.renderer.fingerprint,
             "versions": versions(),
         }
@@ -284,9 +286,12 @@ def _reported(comparison: Comparison, rows: Sequence[PathResult]) -> list[str]:
             "hold it (it cancels in every comparison)."
         )
     # A path with conversations outside the gate is one that takes control tokens for real ones.
-    number = count - min(int(comparison.gated(row.path).sum()) for row in rows)
+    number = 0
+    largest = 0.0
+    for row in rows:
+        number = max(number, count - int(comparison.gated(row.path).sum()))
+        largest = max(largest, row.outside_gate)
     if number:
-        largest = max(row.outside_gate for row in rows)
         notes.append(
             f"{number} conversations hold control tokens in their text. We keep them as text; "
             "the target takes them for real ones, so they are outside the gate (largest "
