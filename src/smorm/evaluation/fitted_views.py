@@ -55,6 +55,8 @@ def measure_fit(data: HeldOut, view: View, fit: Fit, baselines: Sequence[View]) 
     Args:
         baselines: views without a fit that it is compared with, where the data are pairs.
     """
+    # The L2 strength stays as fitted: chosen anew on each resample, it would be chosen on copies of
+    # the prompts that it is tested on.
     draws = resampled_views(data, with_fixed_l2(data, fit), resamples=RESAMPLES)
     if isinstance(view, PessimisticView):
         metrics = _intervals("centre", "centres", view, draws, data.num_prompts)
@@ -92,6 +94,7 @@ def _shares(data: HeldOut, view: View) -> dict[str, Metric]:
     # A weight says little by itself: the row's variation decides how much it moves the view.
     ones = np.ones(len(data.rows))
     stds = pooled_std(data.columns(rows), data.prompts, ones, within=data.within)
+    # A weight says little by itself: rows differ in scale, so it counts times the row's std.
     sizes = np.abs(list(view.weights.values())) * stds
     shares = (sizes / sizes.sum()).tolist()
     return {
@@ -103,6 +106,7 @@ def _shares(data: HeldOut, view: View) -> dict[str, Metric]:
 def _accuracies(data: HeldOut, view: View, fit: Fit, baselines: Sequence[View]) -> FitReport:
     prompts = data.prompts[0::2]
     # By fits without the prompt, unlike the view itself: its own data would flatter it.
+    # On folds of prompts that its fit has not seen; the baselines needed no fit and no folds.
     fitted = outcomes_of(held_out_values(data, fit))
     metrics = {f"accuracy/{view.name}": share_metric(fitted, prompts)}
     close: list[str] = []
@@ -113,6 +117,7 @@ def _accuracies(data: HeldOut, view: View, fit: Fit, baselines: Sequence[View]) 
         metrics[f"accuracy/{baseline.name}"] = share_metric(outcomes, prompts)
         metrics[f"gain/{baseline.name}"] = gain
         # Also without an interval: what is not shown to be better is reported.
+        # A NaN interval (one prompt) counts as not better too.
         if not gain.low > 0:
             close.append(baseline.name)
     if close:
@@ -128,6 +133,7 @@ def _row_accuracies(data: HeldOut, view: View) -> FitReport:
     notes: tuple[str, ...] = ()
     for row in view.weights or view.rows:
         # A row with a negative weight is wanted low; that of preference is the accuracy of F.
+        # The preference row is trained on pairs, and a negative weight wants less of its row.
         if row == PREFERENCE or view.weights.get(row, 0.0) < 0:
             continue
         outcomes = outcomes_of(data.columns([row])[:, 0])
@@ -152,6 +158,7 @@ def _notes(data: HeldOut, view: View, draws: int) -> list[str]:
         f"Fitted on {count} {unit} over {data.num_prompts} prompts; 95 % intervals by {draws} "
         "resamples of prompts."
     ]
+    # A resample may have no finite fit: it is left out of the intervals, and counted.
     if draws < RESAMPLES:
         notes.append(f"{RESAMPLES - draws} resamples allowed no fit and are missing.")
     enough = ENOUGH_PER_ROW * max(2, len(view.weights or view.rows))

@@ -58,6 +58,7 @@ class MetricName:
     def _parse(cls, text: str) -> MetricName:
         if text == _LENGTH_ONLY_ACCURACY:
             return cls("accuracy", over="length_only")
+        # From the outside in: the rule, the base, the size or point, the subset.
         over, text = _split_over(text)
         head, separator, tail = text.partition("/")
         subset = tail if separator else None
@@ -73,6 +74,7 @@ class MetricName:
         return cls(name, None, subset, over, base or None, point or None)
 
     def __str__(self) -> str:
+        # Result files of `pairs` had this spelling before rules were written as prefixes.
         if self == MetricName("accuracy", over="length_only"):
             return _LENGTH_ONLY_ACCURACY
         text = self.name

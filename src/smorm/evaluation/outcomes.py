@@ -75,6 +75,7 @@ class Outcomes:
         Raises:
             DataError: the two have no item in common, or are of different suites.
         """
+        # Other columns are other subsets: the same sum would be of something else.
         if set(self.columns) != set(base.columns):
             raise DataError("the two were measured on different suites: no difference to take")
         mine, theirs = common(self.keys, base.keys)
@@ -84,6 +85,7 @@ class Outcomes:
         columns = {}
         for name, values in self.columns.items():
             columns[name] = values[mine] - base.columns[name][theirs]
+        # This model's clusters: prompts are the same for both, by their keys.
         clusters = cluster_codes(self.clusters, len(self.keys))[0][mine]
         keys = list(map(self.keys.__getitem__, mine))
         # A difference of shares is no share: all lose the bounds of 0 and 1.

@@ -86,6 +86,7 @@ def check_sanity(
     drawn = [replace(items[index], responses=items[index].responses[:2]) for index in order]
     if len(items) > LIMIT:
         tests.notes.append(f"{LIMIT} of {len(items)} pairs were drawn.")
+    # One generator for both: the seed decides which pairs are drawn and how coins fall.
     tests.run(drawn, rng)
     # A model of `smorm train` has hashes: its head is known to have been trained.
     config = None if model.card.hashes else model.network.backbone.config.get_text_config()
@@ -274,6 +275,7 @@ class SanityTests:
 
     def _plain(self, items: list[Item], rows: Floats) -> None:
         """Plain transformers gives the same scores of the same tokens, padded on either side."""
+        # A model of the hub, or one changed in memory, cannot be loaded so: that is no failure.
         try:
             plain = self._plain_model()
         except SmormError as error:

@@ -201,6 +201,7 @@ def _measure_attributes(reward: Reward, data: ScoredSet) -> tuple[Measurement, l
     ratings = rating_matrix(cast("list[Rated]", data.records), names)
     if np.isnan(ratings).all():
         raise DataError(f"no record rates any of the model's attributes: {', '.join(names)}")
+    # On the ratings' own scale, as they were before training standardised them.
     predicted = np.concatenate([reward.ratings(scored.rows) for scored in data.scored])
     measured = measure_rated(
         predicted, ratings, names, data.prompts,

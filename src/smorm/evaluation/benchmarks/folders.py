@@ -14,6 +14,7 @@ def is_copy(folder: Path, names: Sequence[str]) -> bool:
     """Whether a folder is laid out as a hub's data set with these splits and subsets is."""
     if is_saved_dataset(folder):
         return True
+    # A piece may be a folder, or a file whose name only begins with the split's.
     return bool(names) and all(any(folder.glob(f"**/{name}*")) for name in names)
 
 
@@ -44,6 +45,7 @@ def _stem(path: Path) -> str:
 
 def _label(path: Path) -> str:
     stem = _stem(path)
+    # Such names say what every file is; the folder says which subset.
     if stem in ("dataset", "test", "data") and path.parent.name:
         return path.parent.as_posix()
     return (path.parent / stem).as_posix()

@@ -84,6 +84,7 @@ def rule(items: ScoredItems) -> Outcomes:
 def _with_ties(table: Outcomes, items: ScoredItems, domains: list[str]) -> Outcomes:
     """The Ties domain's accuracy replaced by its published score, in every sum."""
     columns, sums = dict(table.columns), dict(table.sums)
+    # Ties is one domain of those that are here, and its score replaces its accuracy as a term.
     share = 1.0 / len(domains)
     for prefix, scored in (("", items), (f"{LENGTH}/", items.by_length())):
         for name, values in ties_columns(scored).items():

@@ -107,6 +107,7 @@ def _margins(items: ScoredItems) -> Floats:
             raise DataError(
                 f"item {index}: {chosen} of {len(scores)} responses chosen, expected 3 of 6"
             )
+    # All nine differences at once; each is one comparison of the published matrix.
     scores = np.stack(list(items.scores))
     require_finite("scores of chosen responses", scores[:, :3])
     require_finite("scores of rejected responses", scores[:, 3:])
@@ -127,6 +128,7 @@ def _present(domains: Sequence[str]) -> list[str]:
 def _columns(prefix: str, won: Floats, domains: Sequence[str]) -> dict[str, Floats]:
     """One column a cell of the matrix and domain: `PREFIX ROW COLUMN / DOMAIN`."""
     columns: dict[str, Floats] = {}
+    # Pooled by domain before any mean: safety-refuse and safety-response are one domain.
     for row, column in _CELLS:
         columns |= split(won[:, row, column], domains, f"{prefix}{row}{column}/")
     return columns

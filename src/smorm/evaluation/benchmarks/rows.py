@@ -74,6 +74,7 @@ def _without_prompt(
 
 def _responses(value: object, name: str, context: Context) -> Responses:
     """One response (text or a message list), or a list of responses."""
+    # A list of texts is several responses, a list of objects is one response of several messages.
     if not isinstance(value, list) or _is_messages(value):
         return {name: generic.side_of(value, name, context)}
     if not value:
@@ -134,6 +135,7 @@ def split(
     good: Messages, bad: Messages, names: tuple[str, str], context: Context
 ) -> tuple[Messages, Responses, Responses]:
     """Two full conversations as their common beginning and what follows it in each."""
+    # Raw conversations may share nothing; what they share has to be a prompt that can be answered.
     prompt, good, bad = generic.split_common(good, bad)
     if prompt:
         fields.filled_prompt(prompt, "prompt", context)

@@ -69,6 +69,7 @@ class ComparedView:
         """Rows [N, 1 + K] -> what is compared [N, C], with the constant or without."""
         if self.view is None:
             return rows
+        # The constant cancels in every comparison, and a head without a bias cannot hold it.
         values = apply_view(self.view, rows, self.model.card.scales)
         if not constant:
             values = values - self.constant
