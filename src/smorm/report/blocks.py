@@ -51,6 +51,7 @@ class Table:
     rows: Sequence[TableRow]
     note: str = ""
     wide: bool = True
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +67,6 @@ class Figure:
     caption: str
     panels: tuple[Drawing, ...] = ()
 
-    @property
-    def stacked(self) -> tuple[Drawing, ...]:
-        """The drawings that the page shows."""
-        return self.panels or (self.drawing,)
-
 
 @dataclass(frozen=True, slots=True)
 class Notes:
@@ -78,14 +74,6 @@ class Notes:
 
     template: ClassVar[str] = "notes"
     items: Sequence[tuple[str, str]]
-
-
-@dataclass(frozen=True, slots=True)
-class Heading:
-    """A heading inside a section."""
-
-    template: ClassVar[str] = "heading"
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +85,7 @@ class Fold:
     blocks: Sequence[Block]
 
 
-Block = Table | Figure | Notes | Heading | Fold
+Block = Table | Figure | Notes | Fold
 
 
 @dataclass(slots=True)
@@ -110,11 +98,6 @@ class Section:
     blocks: list[Block] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
     folds: list[Fold] = field(default_factory=list)
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing below the heading."""
-        return not (self.blocks or self.figures or self.folds)
 
 
 def write_figures(folder: Path, figures: Iterable[Figure]) -> list[Path]:

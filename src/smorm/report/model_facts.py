@@ -130,31 +130,26 @@ def read_facts(path: Path | str) -> ModelFacts:
         folder = folder / "model"
     if not (folder / CARD).is_file():
         raise ModelError(f"{path}: no {CARD}: give a model folder that smorm wrote, or its run's")
-    card = _object(folder / CARD)
-    model_type = str(_object(folder / "config.json").get("model_type", ""))
+    card = _mapping(folder / CARD)
+    model_type = str(_mapping(folder / "config.json").get("model_type", ""))
     # Only a folder called "model" belongs to the run around it: an export can lie anywhere.
     run = folder.resolve().parent
     if folder.name != "model" or not (run / "config.yaml").is_file():
         return ModelFacts(folder.resolve().name, card, model_type, {}, {}, {})
-    config, data = _yaml(run / "config.yaml"), _object(run / "data.json")
-    return ModelFacts(run.name, card, model_type, config, data, _object(run / "cost.json"))
+    config, data = _mapping(run / "config.yaml"), _mapping(run / "data.json")
+    return ModelFacts(run.name, card, model_type, config, data, _mapping(run / "cost.json"))
 
 
-def _object(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is no file."""
+def _mapping(path: Path) -> dict[str, Any]:
+    """What a JSON or YAML file holds; empty where there is no file."""
     if not path.is_file():
         return {}
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise DataError(f"{path}: expected an object")
-    return value
-
-
-def _yaml(path: Path) -> dict[str, Any]:
     try:
-        value = yaml.safe_load(path.read_bytes()) or {}
+        value = yaml.safe_load(path.read_bytes()) if path.suffix == ".yaml" else read_json(path)
     except yaml.YAMLError as error:
         raise DataError(f"{path}: not valid YAML: {error}") from error
+    if value is None:
+        return {}
     if not isinstance(value, dict):
         raise DataError(f"{path}: expected keys and values")
     return value

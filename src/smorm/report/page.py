@@ -19,10 +19,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from smorm.errors import ConfigError, DataError
 from smorm.evaluation.result import Result, parse_result
 from smorm.files import write_text
-from smorm.report.blocks import Figure, Section, write_figures
+from smorm.report.blocks import Section, write_figures
 from smorm.report.curves import OPTIMISED, Curve, curves_of
 from smorm.report.drawing import PALETTE
-from smorm.report.findings import Findings, findings_of
+from smorm.report.findings import findings_of
 from smorm.report.paired import Paired, paired_differences
 from smorm.report.rows import SEPARATE, UNMEASURED, Row, rows_of
 from smorm.report.sections import (
@@ -52,25 +52,6 @@ class PageOptions:
     highlighted: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """All that the template renders; `figure` is the first one, which no section repeats."""
-
-    results: Sequence[Result]
-    rows: Sequence[Row]
-    findings: Findings
-    figure: Figure | None
-    sections: Sequence[Section]
-
-    @property
-    def figures(self) -> list[Figure]:
-        """All figures, in the page's order."""
-        figures = list(filter(None, [self.figure]))
-        for section in self.sections:
-            figures += section.figures
-        return figures
-
-
 def write_page(
     results: Sequence[Mapping[str, Any]],
     output: Path | str,
@@ -95,20 +76,22 @@ def write_page(
     parsed = [parse_result(value, f"result {n}") for n, value in enumerate(results, start=1)]
     if not parsed:
         raise DataError("no results to report: give at least one result file")
-    page = _page(parsed, options or PageOptions())
+    contents = _contents(parsed, options or PageOptions())
+    drawn = list(filter(None, [contents["figure"]]))
+    for section in contents["sections"]:
+        drawn += section.figures
     # The page first: figures without it would have no captions.
-    write_text(output, _rendered(page, title, intro))
-    if figures is None:
-        return []
-    return write_figures(Path(figures), page.figures)
+    write_text(output, _rendered(contents, title, intro))
+    return write_figures(Path(figures), drawn) if figures is not None else []
 
 
 def page_html(results: Sequence[Result], title: str, intro: str = "") -> str:
     """The HTML text of the report."""
-    return _rendered(_page(results, PageOptions()), title, intro)
+    return _rendered(_contents(results, PageOptions()), title, intro)
 
 
-def _page(results: Sequence[Result], options: PageOptions) -> Page:
+def _contents(results: Sequence[Result], options: PageOptions) -> dict[str, Any]:
+    """What the template renders."""
     rows, curves = rows_of(results), curves_of(results)
     paired = paired_differences(results, options.baselines)
     _check_highlighted(options.highlighted, curves)
@@ -118,8 +101,16 @@ def _page(results: Sequence[Result], options: PageOptions) -> Page:
     for section in sections:
         if section.figures and figure is None:
             figure = section.figures.pop(0)
-    shown = select(sections, is_empty=[False])
-    return Page(results, rows, findings_of(rows, curves, paired), figure, shown)
+    # Without its only figure a section can be empty.
+    shown = [section for section in sections if section.blocks or section.figures or section.folds]
+    return {
+        "results": results,
+        "failed": [row for row in rows if row.failures],
+        "findings": findings_of(rows, curves, paired),
+        "figure": figure,
+        "sections": shown,
+        "max_sources": _MAX_SOURCES,
+    }
 
 
 def _check_highlighted(highlighted: Sequence[str], curves: Sequence[Curve]) -> None:
@@ -165,12 +156,10 @@ def _sections(
     return list(filter(None, sections))
 
 
-def _rendered(page: Page, title: str, intro: str) -> str:
+def _rendered(contents: Mapping[str, Any], title: str, intro: str) -> str:
     paragraphs = list(filter(None, re.split(r"\n\s*\n", intro.strip())))
     template = _templates().get_template("page.html.j2")
-    return template.render(
-        page=page, title=title, paragraphs=paragraphs, max_sources=_MAX_SOURCES
-    )  # fmt: skip
+    return template.render(contents, title=title, paragraphs=paragraphs)
 
 
 @functools.cache

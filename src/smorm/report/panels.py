@@ -51,8 +51,6 @@ def side_by_side(
     Args:
         curves: of one family.
         quantities: names of values, such as "gold" and "proxy".
-        axis: "kl", "n" or "step".
-        title: what is drawn.
         styles: the style of each method that is named (see `line_styles`); the others are grey.
         prompts: the sets that are drawn, by default all; axes are those of all curves, so that
             drawings of single sets can be compared.
@@ -101,8 +99,6 @@ def small_multiples(
     Args:
         curves: of one set of prompts. Of more than `MAX_BACKGROUND`, only the base is behind.
         quantity: the name of a value.
-        axis: "kl", "n" or "step".
-        title: what is drawn.
         base: the method that is drawn dashed in every panel.
         shared: the same axes for all, with the others behind; otherwise each by itself.
     """

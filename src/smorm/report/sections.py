@@ -12,7 +12,7 @@ import numpy as np
 from smorm.evaluation.metric_names import MetricName, SuiteName
 from smorm.evaluation.metrics import Metric
 from smorm.report.bars import bars
-from smorm.report.blocks import Block, Cell, Figure, Fold, Heading, Notes, Section, Table, TableRow
+from smorm.report.blocks import Block, Cell, Figure, Fold, Notes, Section, Table, TableRow
 from smorm.report.curves import Curve, id_first
 from smorm.report.line_styles import HIGHLIGHTED, line_styles
 from smorm.report.paired import Paired, leading
@@ -82,8 +82,8 @@ def optimisation_section(
         by_label = by_label_of(by_prompts[prompts])
         suite, name = distinct(by_prompts[prompts], "suite"), show_prompts(prompts)
         members, differences = select(rows, suite=suite), select(paired, suite=suite)
-        section.blocks.append(Heading(name[:1].upper() + name[1:]))
-        section.blocks.append(narrow_table(members, differences, by_label))
+        table = narrow_table(members, differences, by_label)
+        section.blocks.append(replace(table, title=name[:1].upper() + name[1:]))
         tables: list[Block] = [optimisation_table(members, by_label, differences)]
         tables += _full_tables(members).values()
         section.folds.append(Fold(f"All numbers: {name}", [*tables, *_notes(members)]))
@@ -192,15 +192,7 @@ def accuracy_section(rows: Sequence[Row], colours: Colours) -> Section | None:
 def suite_section(
     number: int, rows: Sequence[Row], paired: Sequence[Paired], colours: Colours, *, drawn: bool
 ) -> Section:
-    """A suite's section.
-
-    Args:
-        number: of its anchor.
-        rows: its models and views.
-        paired: differences of the suite.
-        colours: the index of each method in the palette.
-        drawn: whether another figure shows it already.
-    """
+    """A suite's section; `drawn`: another figure shows it already."""
     kind, suite = rows[0].kind, rows[0].suite
     title = suite
     # Sanity tests and differences have the name of the suite that they were made on.
