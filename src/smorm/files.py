@@ -43,6 +43,7 @@ def named_errors(path: Path) -> Iterator[None]:
     Raises:
         OutputError: `path` could not be written.
     """
+    # Raised behind the handlers: the user gets one line, and no chain of tracebacks.
     try:
         yield
         return
@@ -109,6 +110,7 @@ def write_text(path: Path | str, content: str) -> None:
 
 def write_json(path: Path | str, value: Any) -> None:
     """Write indented JSON whole or not at all. NaN and infinity are written as null."""
+    # NumPy numbers as they are: nearly every result holds some.
     options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
     write_bytes(path, orjson.dumps(value, option=options, default=_plain))
 
@@ -182,6 +184,7 @@ def _seal(folder: Path) -> None:
         if path.is_file() and path.name != MANIFEST:
             fsync_path(path)
             sums[path.relative_to(folder).as_posix()] = sha256(path)
+    # Last: a folder that has its manifest has everything.
     write_json(folder / MANIFEST, {"sha256": sums})
     fsync_path(folder)
 
@@ -197,8 +200,8 @@ def _publish(scratch: Path, target: Path) -> None:
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Swap two folders in one step, so that neither is ever missing; False where the system or
-    the file system cannot (Linux's renameat2 can)."""
+    """Swap two folders in one step, so that neither is ever missing; False where that fails."""
+    # Python has no function for it. Linux has renameat2, and not every file system takes it.
     if sys.platform != "linux":
         return False
     renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)

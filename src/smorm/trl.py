@@ -82,6 +82,7 @@ def _items(prompts: Sequence[Any], completions: Sequence[Any]) -> list[Item]:
     if len(prompts) != len(completions):
         raise DataError(f"{len(prompts)} prompts for {len(completions)} completions")
     items: list[Item] = []
+    # In runs, not over all: TRL repeats a prompt for each of its generations, side by side.
     for number, (prompt, completion) in enumerate(zip(prompts, completions, strict=True), start=1):
         question = _messages(prompt, "user", f"prompt {number}")
         answer = _messages(completion, "assistant", f"completion {number}")

@@ -109,10 +109,12 @@ def load_backbone(path: str, *, dtype: torch.dtype = torch.float32) -> Any:
             )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{path}: cannot be loaded: {first_line(error)}") from error
+    # Of a local folder `start_head` takes the row over.
     if "score.weight" in info["unexpected_keys"] and not Path(path).is_dir():
         log.warning(
             "%s has a score head, which is not used: to start from it, give a local folder", path
         )
+    # transformers draws missing weights at random, and only logs it.
     missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if missing:
         raise ModelError(
@@ -170,6 +172,7 @@ def _tokenizer_class(folder: Path) -> str | None:
 
 def fit_embeddings(backbone: Any, vocab_size: int) -> None:
     """Enlarge the embedding for added tokens (new rows are drawn around the mean of the others)."""
+    # Never made smaller: many models have more rows than tokens, for the sake of the hardware.
     if backbone.get_input_embeddings().weight.shape[0] < vocab_size:
         with quiet():
             backbone.resize_token_embeddings(vocab_size, mean_resizing=True)

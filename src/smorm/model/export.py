@@ -87,15 +87,13 @@ def export_all_rows(
 
 
 def _make_plain(network: RewardNetwork, tokenizer: Any, card: ModelCard) -> str | None:
-    """Merge adapters, and put into the tokenizer what only our renderer knew; a new pad token.
-
-    Plain transformers pools at the last token that is not the pad token, so one that can end a
-    conversation (the common pad = EOS) would move every score (transformers#35352).
-    """
+    """Merge adapters, and give the tokenizer the renderer's template; returns a new pad token."""
     if lora.is_lora(network.backbone):
         network.backbone = lora.merge_lora(network.backbone)
     renderer = Renderer(tokenizer, card.chat_template, card.max_tokens)
     tokenizer.chat_template = renderer.chat_template
+    # Plain transformers pools at the last token that is not the pad token, so one that can end a
+    # conversation (the common pad = EOS) would move every score (transformers#35352).
     before = network.pad_id
     network.pad_id = ensure_pad_token(tokenizer, renderer.chat_template)
     fit_embeddings(network.backbone, len(tokenizer))
@@ -148,12 +146,14 @@ class PlainModel:
             except (OSError, ValueError, KeyError, RuntimeError) as error:
                 reason = f"plain transformers cannot load it: {first_line(error)}"
                 raise ModelError(f"{folder}: {reason}") from error
+        # transformers draws missing weights at random, and only logs it.
         random = sorted(info["missing_keys"]) + sorted(str(k) for k in info["mismatched_keys"])
         if random:
             raise SmormError(
                 f"{folder}: plain transformers finds no {random[0]} in it and draws it at random: "
                 "do not use it"
             )
+        # Its own template wins: other programs use no other.
         if tokenizer.chat_template is not None:
             template = None
         return cls(model.eval().to(target), tokenizer, template)

@@ -57,6 +57,7 @@ def gathered(
 ) -> Tensor:
     """query [1, H, T, D], key and value [1, G, T, D] -> [1, T, H, D]; softmax in fp32."""
     groups = query.shape[1] // key.shape[1]
+    # Key heads are repeated, which the other kernels avoid: this one is for what they cannot take.
     key = key.index_select(2, plan.index).repeat_interleave(groups, dim=1)
     value = value.index_select(2, plan.index).repeat_interleave(groups, dim=1)
     outputs = []

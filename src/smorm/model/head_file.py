@@ -24,6 +24,7 @@ def save_head(head: ScoreHead | NonlinearHead, folder: Path) -> None:
         weights = head.state_dict()
     else:
         weights = {WEIGHT: head.weight.detach()}
+    # safetensors refuses tensors that are not contiguous.
     stored = {name: weight.cpu().contiguous() for name, weight in weights.items()}
     save_file(stored, folder / HEAD)
 
@@ -73,6 +74,7 @@ def find_head(folder: Path) -> Tensor | None:
     Raises:
         ModelError: a file of weights is damaged or missing.
     """
+    # Only the head is read: the rest of a file may be gigabytes.
     for path in _weight_files(folder):
         try:
             with safe_open(path, framework="pt") as stored:
@@ -99,8 +101,6 @@ def _weight_files(folder: Path) -> list[Path]:
 def start_head(head: ScoreHead | NonlinearHead, folder: Path) -> bool:
     """Let the preference row start from a reward model's own, where `folder` has one.
 
-    Attribute rows start anew: they are on the scales of the ratings that they were trained on.
-
     Raises:
         ModelError: the folder's head is damaged, or has another width.
     """
@@ -109,6 +109,7 @@ def start_head(head: ScoreHead | NonlinearHead, folder: Path) -> bool:
         return False
     if weight.shape[1] != head.weight.shape[1]:
         raise ModelError(f"{folder}: {WEIGHT} is {weight.shape[1]} wide, the backbone is not")
+    # Attribute rows start anew: they are on the scales of the ratings that they were trained on.
     head.weight.data[0] = weight[0].float()
     return True
 

@@ -33,6 +33,7 @@ class ScoreHead(nn.Module):
     def __init__(self, hidden_size: int, rows: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(rows, hidden_size, dtype=torch.float32))
+        # Scores of a hidden state with entries of size one begin with a standard deviation of one.
         nn.init.normal_(self.weight, std=1.0 / (hidden_size + 1) ** 0.5)
         self.unit_rows = False
 
@@ -51,6 +52,7 @@ class ScoreHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Hidden states [S, D] in any precision -> scores [S, 1 + K] in fp32."""
+        # Under autocast the product would be in half precision, and ties would appear.
         with torch.autocast(hidden.device.type, enabled=False):
             return nn.functional.linear(hidden.float(), self.rows())
 
@@ -175,6 +177,7 @@ class GatedHead(NonlinearHead):
         """A head from its saved state."""
         width, hidden_size = weights["gate.0.weight"].shape
         attributes = weights["attributes"]
+        # The depth follows from the saved layers, so that a card need not hold it.
         matrices = [key for key in weights if key.startswith("gate.") and key.endswith("weight")]
         gate = gate_network(
             hidden_size, len(attributes), width=width, layers=len(matrices) - 1, dropout=0.0

@@ -116,10 +116,8 @@ def prompted_units(
 
 
 def _with_prompts(units: Units, header: Tokens) -> tuple[list[list[Tokens]], list[list[int]]]:
-    """Units with their different prompts behind their sequences, and each sequence's prompt.
-
-    A prompt as a sequence of its own costs nothing where its tokens are shared.
-    """
+    """Units with their different prompts behind their sequences, and each sequence's prompt."""
+    # A prompt as a sequence of its own costs nothing where its tokens are shared.
     extended, which = [], []
     for unit in units:
         prompts: dict[bytes, Tokens] = {}
@@ -144,9 +142,10 @@ def _gated_scores(
     max_batch_tokens: int,
     advance: Advance | None,
 ) -> list[Floats]:
-    """Scores of a head that reads prompts' ends; hidden states are kept no longer than a batch."""
+    """Scores of a head that reads prompts' ends."""
     extended, which = _with_prompts(units, head.header_tokens)
 
+    # Unit by unit: hidden states are kept no longer than a batch.
     def scores() -> Iterator[tuple[int, Floats]]:
         for index, rows in _run_pooled(network, extended, max_batch_tokens, advance):
             states = torch.from_numpy(rows).to(network.device)

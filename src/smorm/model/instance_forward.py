@@ -10,15 +10,12 @@ from torch import nn
 
 
 class InstanceForward:
-    """Calls `function(module, ...)`: a bound method that does not keep its module alive.
-
-    A bound method in the module's own dictionary would be a reference cycle: the weights of a model
-    that is no longer used would stay in memory until the garbage collector runs. A copy of the
-    module gets a forward of its own, and so runs its own weights.
-    """
+    """Calls `function(module, ...)`; a copy of the module runs the copy's weights."""
 
     def __init__(self, function: Callable[..., Any], module: nn.Module) -> None:
         self.function = function
+        # A bound method in the module's own dictionary would be a reference cycle: the weights of a
+        # model that is no longer used would stay in memory until the garbage collector runs.
         self._module = weakref.ref(module)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

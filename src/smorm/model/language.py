@@ -78,6 +78,7 @@ class LanguageHead(nn.Module):
         return torch.cat(chunks)
 
     def _log_probs(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        # Without a log-softmax over all V: only one entry of each row is needed.
         logits = self.logits(hidden)
         return logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(1)
 
@@ -179,6 +180,7 @@ def load_language_model(path: str, vocab_size: int) -> tuple[Any, LanguageHead]:
 
 def _refuse_other_logits(path: str, model: Any, backbone: Any, head: LanguageHead) -> None:
     """Some architectures scale their logits: tried on a few tokens, not assumed."""
+    # `logits_scaling` and the like are not in the head but in the model's forward.
     probe = torch.arange(8)[None] % model.get_input_embeddings().weight.shape[0]
     with torch.no_grad():
         expected = model.eval()(input_ids=probe, use_cache=False).logits[0].float()

@@ -41,6 +41,7 @@ def set_layer_forwards(backbone: nn.Module, layers: int, *, fuse: bool, prune: b
     for index, module in enumerate(decoder_layers(backbone, layers)):
         if forward_of(module) not in (None, *_FORWARDS.values()):
             continue  # someone else's hook: it must go on seeing every call
+        # First as the class has it, since another choice may have been set before.
         module.__dict__.pop("forward", None)
         fused = fuse and fusible(module)
         pruned = prune and index == layers - 1
@@ -83,8 +84,9 @@ def _checkpointed(module: Any) -> bool:
 
 @contextmanager
 def _not_checkpointed(module: Any) -> Iterator[None]:
-    """The last layer is not computed again: its backward pass comes first, when memory is least
-    needed, and the exception that ends its first step must not be raised once more there."""
+    """Compute the last layer without recomputing it in the backward pass."""
+    # Its backward pass comes first, when memory is least needed, and the exception that ends its
+    # first step must not be raised once more there.
     enabled = module.__dict__.pop("gradient_checkpointing", None)
     try:
         yield

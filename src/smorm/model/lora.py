@@ -70,6 +70,7 @@ def is_lora(backbone: Any) -> bool:
 
 
 def merge_lora(backbone: Any) -> Any:
-    """The backbone with its adapters added into its weights (a copy is not made)."""
+    """The backbone with its adapters added into its weights."""
+    # In place: a copy would double the memory of an export.
     with _peft():
         return backbone.merge_and_unload()

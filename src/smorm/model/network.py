@@ -122,6 +122,7 @@ class RewardNetwork(nn.Module):
         """
         if isinstance(self.head, GatedHead):
             raise self.head.refusal()
+        # Nothing to do where the caller has moved the batch ahead of time.
         batch = batch.to(self.device)
         scores: Tensor = self.head(self.pooled(batch))
         return scores
@@ -189,6 +190,7 @@ def leaf_rows(batch: Batch) -> Tensor:
 def switch_off_dropout(backbone: nn.Module) -> None:
     """Reward models are trained without dropout; attention dropout is not possible in a forest."""
     for name, module in backbone.named_modules():
+        # Adapters keep theirs: it is the user's setting.
         if isinstance(module, nn.Dropout) and "lora_" not in name:
             module.p = 0.0
         if isinstance(getattr(module, "attention_dropout", None), float):

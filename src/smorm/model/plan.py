@@ -1,8 +1,7 @@
 """What attention kernels derive from a packed batch, made once and shared by all layers.
 
-Each backend has a plan of its own, made when a layer first needs it: a forward pass on the CPU
-never makes block masks for FlexAttention. A plan belongs to one forward pass over a batch on its
-device; the batch itself stays a plain value that can be moved and used again.
+A plan belongs to one forward pass over a batch on its device; the batch itself stays a plain value
+that can be moved and used again.
 """
 
 from __future__ import annotations
@@ -31,6 +30,9 @@ class AttentionPlan:
     batch: Forest | Leaves
     calls: int = 0
     _block_masks: dict[int | None, Any] = field(default_factory=dict)
+
+    # Each backend's plan is made when a layer first needs it: a forward pass on the CPU never makes
+    # block masks for FlexAttention.
 
     @cached_property
     def blocks(self) -> list[Block]:

@@ -1,11 +1,9 @@
 """A model folder: a Hugging Face folder that says what its rows mean.
 
-Beside `config.json`, safetensors weights with `score.weight`, and the tokenizer, `smorm.json` holds
-the row names, each attribute's scale, the default view, the renderer's fingerprint, the token limit
-and the run's hashes. A LoRA run holds adapters and `head.safetensors` instead of weights, and names
-its base. A folder without its head is an error: a random head gives scores without a warning. A
-head that is not linear (`smorm.model.heads`) is saved in `head.safetensors` beside its backbone,
-and other programs cannot load it.
+Beside `config.json`, safetensors weights with `score.weight`, and the tokenizer, it holds
+`smorm.json` (`ModelCard`). A LoRA run holds adapters and `head.safetensors` instead of weights, and
+names its base. A head that is not linear is saved in `head.safetensors` beside its backbone, and
+other programs cannot load it.
 """
 
 from __future__ import annotations
@@ -145,6 +143,7 @@ def save_view(
         ModelError: transformers has no classification class for this architecture.
         OutputError: the folder could not be written.
     """
+    # A network of its own for the one row, on the same backbone: no weight is copied.
     folded = RewardNetwork(network.backbone, 1, pad_id=network.pad_id)
     folded.head.weight.data = row.clone()
     with files.atomic_folder(folder) as scratch, quiet():
@@ -183,6 +182,7 @@ def _save_classifier(network: RewardNetwork, folder: Path, rows: tuple[str, ...]
 
 def _classifier_config(network: RewardNetwork, rows: tuple[str, ...]) -> Any:
     """The backbone's config with the head's rows named."""
+    # A copy: the backbone goes on being used, in training for example.
     config = copy.deepcopy(network.backbone.config)
     config.num_labels = len(rows)
     config.id2label = dict(enumerate(rows))
@@ -194,12 +194,10 @@ def _classifier_config(network: RewardNetwork, rows: tuple[str, ...]) -> Any:
 
 
 def add_older_names(folder: Path) -> None:
-    """Let transformers before 5 read a folder: many tools for reward models are pinned to it.
-
-    Transformers 5 writes rotary settings and tokenizers under new names. An older release ignores
-    the first silently (every Llama 3 would be read with Llama 2's frequencies) and refuses the
-    second. The old names are written beside the new ones; transformers 5 reads both.
-    """
+    """Let transformers before 5 read a folder: many tools for reward models are pinned to it."""
+    # Transformers 5 writes rotary settings and tokenizers under new names. An older release ignores
+    # the first silently (every Llama 3 would be read with Llama 2's frequencies) and refuses the
+    # second. The old names are written beside the new ones; transformers 5 reads both.
     changes = {"config.json": _older_rotary, "tokenizer_config.json": _older_tokenizer}
     for name, change in changes.items():
         path = folder / name
@@ -247,6 +245,7 @@ def load_model(path: Path | str, *, dtype: torch.dtype = torch.float32) -> Any:
         ModelError: no such folder, no head, other rows than the card names, damaged weights.
     """
     folder = resolve(path)
+    # A folder of somebody else has no manifest.
     if files.is_sealed(folder):
         files.verify_folder(folder)
     # The head first: a folder that has none is refused before gigabytes of weights are read.
@@ -320,6 +319,7 @@ def load_lora_backbone(folder: Path, card: ModelCard, dtype: torch.dtype) -> Any
 
 
 def _pad_id(backbone: Any, tokenizer: Any) -> int:
+    # The config's first: a classifier of somebody else pools by it.
     for candidate in (backbone.config.get_text_config().pad_token_id, tokenizer.pad_token_id):
         if candidate is not None:
             return int(candidate)

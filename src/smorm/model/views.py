@@ -108,11 +108,9 @@ class PessimisticView(View):
 
 def largest_monotone_kappa(rows: int) -> float:
     """The largest kappa at which a better row never lowers the mean minus kappa times the standard
-    deviation.
-
-    The derivative with respect to row i is (1 - kappa * z_i) / R, with z_i the row's own z-score
-    among the R rows, which is at most sqrt(R - 1) (Samuelson's inequality).
-    """
+    deviation."""
+    # The derivative with respect to row i is (1 - kappa * z_i) / R, with z_i the row's own z-score
+    # among the R rows, which is at most sqrt(R - 1) (Samuelson's inequality).
     return float(max(rows - 1, 1) ** -0.5)
 
 
@@ -156,7 +154,7 @@ def doubt_of_scale(
 
     A card keeps the offset and scale that training subtracted and divided by (mean and standard
     deviation, minimum and range, or 0 and 1) and the mean rating. Ratings of 0 to 4 bound all of
-    them, so another scale can be refuted; only a minimum of 0 with a range of 4 confirms it.
+    them, so another scale can be refuted.
 
     Returns:
         What is in doubt, for a warning; None where every attribute is confirmed.
@@ -176,6 +174,7 @@ def doubt_of_scale(
                 f"another scale ({rating}offset {scale.offset:.4g}, scale {scale.scale:.4g}). "
                 "A JSON file gives weights of your own."
             )
+        # Possible, and proven only by a minimum of 0 with a range of 4.
         if (scale.offset, scale.scale) != (0.0, _HIGHEST_RATING):
             unsure.append(scale.name)
     if not unsure:
@@ -233,8 +232,8 @@ def _parse_pessimistic(value: Mapping[str, Any], known: Sequence[str]) -> Pessim
     rows = _row_names(value.get("rows"), kind)
     centres = _row_table(value, "centres", rows, known)
     spreads = _row_table(value, "spreads", rows, known)
-    for row, spread in spreads.items():
-        if spread <= 0:
+    for row in rows:
+        if spreads[row] <= 0:
             raise ConfigError(f"view: spread of {row!r} must be above 0")
     # `min` takes no kappa; the mean has no default, because its price is a choice.
     kappa = _number("kappa", value.get("kappa", 0.0 if kind == "min" else None))
@@ -276,6 +275,7 @@ def _check_rows(what: str, table: Mapping[str, Any], known: Iterable[str]) -> No
 
 
 def _number(what: str, value: Any) -> float:
+    # A bool is an int in Python, and no weight.
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         raise ConfigError(f"view: {what} is {value!r}; expected a number")
     return float(value)
@@ -296,6 +296,7 @@ def apply_view(
     view: View, rows: NDArray[np.floating[Any]], scales: Sequence[AttributeScale]
 ) -> Floats:
     """Raw rows [N, 1 + K] -> the view's values [N]."""
+    # In double precision, so that undoing a scale costs no digit of the fp32 rows.
     exact = rows.astype(np.float64)
     if isinstance(view, PessimisticView):
         return _apply_pessimistic(view, exact, scales)

@@ -72,6 +72,7 @@ class Renderer:
             self._ensure_one_bos()
         except _template_errors() as error:
             raise ModelError(f"the chat template cannot be used: {error}") from error
+        # Whether texts of two messages could join to a control token in this template.
         self._guarded = templates.texts_touch(self._probe_text, self.control.ids)
 
     @property
@@ -112,12 +113,14 @@ class Renderer:
             ModelError: the template makes two BOS for this conversation.
         """
         _check(messages)
+        # Raw text has no chat structure, so no template sees it.
         if messages[0].role == RAW:
             return self._raw(messages[0].content)
         ids = self._encode(messages)
+        # Checked for every conversation: a template may write a second BOS for some roles only.
         self._refuse_double_bos(ids)
         if not ids:
-            raise DataError(f"the chat template made no token of {_roles(messages)}")
+            raise DataError(f"the chat template made no token of {_roles(_chat(messages))}")
         return ids
 
     def token_starts(self, text: str) -> list[int]:
@@ -140,8 +143,10 @@ class Renderer:
         return self._built_in(messages)
 
     def _built_in(self, messages: Sequence[Message]) -> list[int]:
-        marked = [Message(message.role, self._marked(message.content)) for message in messages]
-        rendered = self._apply(_chat(marked), tokenize=False)
+        chat = _chat(messages)
+        for turn in chat:
+            turn["content"] = self._marked(turn["content"])
+        rendered = self._apply(chat, tokenize=False)
         return control.encode_marked(self.tokenizer, self.control, rendered)
 
     def _marked(self, text: str) -> str:
@@ -183,10 +188,9 @@ class Renderer:
                 chat, chat_template=self.chat_template, **options
             )
         except _template_errors() as error:
-            roles = " → ".join(message["role"] for message in chat)
             raise DataError(
-                f"the chat template refused the roles {roles}: {error}. Change the roles of the "
-                "record, or use a template that takes them"
+                f"the chat template refused the roles {_roles(chat)}: {error}. Change the roles of "
+                "the record, or use a template that takes them"
             ) from error
 
     def _probe_text(self, texts: Sequence[str]) -> str | None:
@@ -201,6 +205,7 @@ class Renderer:
         """Find out whether template or tokenizer writes the BOS, and make it exactly one."""
         ids = self._probe_ids()
         self._refuse_double_bos(ids)
+        # Tried, not read from a setting: a post-processor may add the BOS as well.
         begin = self.tokenizer.bos_token_id
         added = self.tokenizer("a")["input_ids"][:1] == [begin]
         if begin is not None and added and ids[:1] != [begin]:
@@ -249,8 +254,8 @@ def _check(messages: Sequence[Message]) -> None:
             )
 
 
-def _roles(messages: Sequence[Message]) -> str:
-    return " → ".join(message.role for message in messages)
+def _roles(chat: list[dict[str, str]]) -> str:
+    return " → ".join(turn["role"] for turn in chat)
 
 
 def _template_errors() -> tuple[type[Exception], ...]:

@@ -89,6 +89,7 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase, template: str) -> Control
             continue
         ids[text] = index
         variants.add(text)
+        # Such a token is looked for in normalized text, so its normalized form is one too.
         if token.normalized and normalizer is not None:
             late = True
             variants.add(normalizer.normalize_str(text).strip("▁ "))
@@ -195,6 +196,7 @@ def _after_newline(
     which is then removed, so that it gets none (transformers does the same).
     """
     ids = _encode(tokenizer, "\n" + piece, plain_text)
+    # Where the newline merges with the piece, it is encoded alone.
     if ids[: len(newline)] == newline:
         return ids[len(newline) :]
     return _encode(tokenizer, piece, plain_text)
@@ -210,10 +212,13 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str, plain_text: bool) -> 
     # `split_special_tokens` keeps added tokens that are not special: run the pipeline by hand.
     if backend.normalizer is not None:
         text = backend.normalizer.normalize_str(text)
-    words = [text]
+    words = [(text, None)]
     if backend.pre_tokenizer is not None:
-        words = [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(text)]
-    return [token.id for word in words for token in backend.model.tokenize(word)]
+        words = backend.pre_tokenizer.pre_tokenize_str(text)
+    ids = []
+    for word, _ in words:
+        ids += [token.id for token in backend.model.tokenize(word)]
+    return ids
 
 
 def token_starts(
@@ -230,7 +235,7 @@ def token_starts(
         starts += _plain_starts(tokenizer, text[position : match.start()], position)
         count = len(_as_text(tokenizer, control, match.group(), newline))
         length = match.end() - match.start()
-        starts += [match.start() + step * length // count for step in range(count)]
+        starts += _evenly(match.start(), length, count)
         position = match.end()
     return starts + _plain_starts(tokenizer, text[position:], position)
 
@@ -240,6 +245,11 @@ def _plain_starts(tokenizer: PreTrainedTokenizerBase, text: str, base: int) -> l
         return []
     if not tokenizer.is_fast:
         count = len(tokenizer.encode(text, add_special_tokens=False))
-        return [base + step * len(text) // count for step in range(count)]
+        return _evenly(base, len(text), count)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     return [base + begin for begin, _ in encoded["offset_mapping"]]
+
+
+def _evenly(base: int, length: int, count: int) -> list[int]:
+    """Where each of `count` tokens begins, as nobody knows better."""
+    return [base + step * length // count for step in range(count)]

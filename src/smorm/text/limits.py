@@ -109,6 +109,7 @@ def _truncate(
         longest = responses[lengths.index(length)]
         while length > limit:
             before, shorter = shorter, _shorten(renderer, shorter, length - limit)
+            # No text is left to take: the response alone is too long.
             if shorter == before:
                 return Fitted(None, prompt, dropped=UnscoredReason.RESPONSE_TOO_LONG)
             fitting = renderer.render(shorter + longest)

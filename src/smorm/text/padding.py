@@ -30,8 +30,7 @@ def find_pad_token(tokenizer: PreTrainedTokenizerBase, template: str | None = No
 
     In this order: the tokenizer's own pad token; one set aside for padding; a reserved or unused
     one, lowest id first; the unknown token. Each only if it is neither BOS nor EOS and is not
-    written by `template` (the tokenizer's own when None). The unknown token only where there is an
-    EOS, since without one a raw text could end in it.
+    written by `template` (the tokenizer's own when None).
     """
     text = template if template is not None else _own_template(tokenizer)
     written = {tokenizer.bos_token_id, tokenizer.eos_token_id}
@@ -48,6 +47,7 @@ def find_pad_token(tokenizer: PreTrainedTokenizerBase, template: str | None = No
         for token in added:
             if pattern.fullmatch(token) and free(token):
                 return str(token)
+    # Without an EOS a raw text could end in the unknown token.
     if tokenizer.eos_token_id is not None and free(tokenizer.unk_token):
         return str(tokenizer.unk_token)
     return None

@@ -58,6 +58,7 @@ def texts_touch(render: Callable[[Sequence[str]], str | None], control: Collecti
     where what the template writes beside a text could begin or end one. `render` turns the texts of
     a probe into a string, or None where the template refuses that many.
     """
+    # Every probe, because a template may write other separators for a system message.
     for probe in PROBES:
         rendered = render([_TEXT] * len(probe))
         if rendered is None:
@@ -66,18 +67,18 @@ def texts_touch(render: Callable[[Sequence[str]], str | None], control: Collecti
         if not between_and_after:
             continue
         between, after = between_and_after[:-1], between_and_after[-1]
-        if any(literal in token != literal for literal in between for token in control):
-            return True
         literals = [before, *between, after]
-        if any(_could_join(left, right, control) for left, right in pairwise(literals)):
-            return True
+        for token in control:
+            if any(literal in token != literal for literal in between):
+                return True
+            if any(_could_join(token, *borders) for borders in pairwise(literals)):
+                return True
     return False
 
 
-def _could_join(left: str, right: str, control: Collection[str]) -> bool:
-    """Whether `left` + a text + `right` could hold a control token across either border."""
-    return any(
-        left.endswith(token[:cut]) or right.startswith(token[cut:])
-        for token in control
-        for cut in range(1, len(token))
-    )
+def _could_join(token: str, before: str, after: str) -> bool:
+    """Whether `before` + a text + `after` could hold the token across either border."""
+    for cut in range(1, len(token)):
+        if before.endswith(token[:cut]) or after.startswith(token[cut:]):
+            return True
+    return False

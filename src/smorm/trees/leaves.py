@@ -64,6 +64,7 @@ def find_leaves(forest: Forest) -> Leaves:
             chains.append((first, row + 1))
             keys.append([*ancestors, (first, row + 1)])
     rectangles = []
+    # A rectangle without a leaf among its queries is not needed.
     for query_first, query_past, key_first, key_past in forest.rectangles:
         first, past = bisect_left(listed, query_first), bisect_left(listed, query_past)
         if first < past:

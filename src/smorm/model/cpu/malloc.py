@@ -30,6 +30,7 @@ def keep_freed_memory() -> bool:
         return False
     if any(name in os.environ for name in _GLIBC_SETTINGS):
         return False
+    # No mapped blocks, which are always returned; no trimming below 2 GiB; growth in large steps.
     mallopt = ctypes.CDLL(None).mallopt
     accepted = [
         mallopt(_MMAP_MAX, 0),

@@ -128,7 +128,7 @@ def block_mask(forest: Forest, window: int | None) -> Any:
         *_ordered(lists.partial), *_ordered(lists.full), BLOCK_SIZE=BLOCK
     ).to(device)
     end, positions = map(torch.from_numpy, padded_rule(forest))
-    # Set afterwards: the constructor would evaluate the rule for the whole mask.
+    # After the move: `to` moves the lists, not the tensors that the rule closes over.
     mask.mask_mod = _rule(
         end.to(device, non_blocking=True), positions.to(device, non_blocking=True), window
     )
