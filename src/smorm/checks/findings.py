@@ -18,6 +18,7 @@ class Severity(StrEnum):
     FINE = "fine"
 
 
+# In the order of severity, which is that of the definition.
 MUST_FIX, LOOK, FINE = Severity
 
 

@@ -87,6 +87,7 @@ def parse_range(text: str) -> tuple[str, Range]:
         ConfigError: another form, or LOW above HIGH.
     """
     match = _RANGE.fullmatch(text)
+    # An empty range would make every rating wrong.
     if match is None or float(match[2]) > float(match[3]):
         raise ConfigError(f"--range {text}: expected NAME=LOW..HIGH, e.g. helpfulness=0..4")
     return match[1], (float(match[2]), float(match[3]))

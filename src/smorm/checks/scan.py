@@ -81,6 +81,7 @@ def scan(
             # Before its records: those of the last source may be for another side.
             writer.start(checked)
             try:
+                # The readers skip bad records, counted; here only usable ones arrive.
                 for record, outcome in _records(checked, census, tokens):
                     lengths: list[int] = []
                     if tokens is not None and outcome is not None:

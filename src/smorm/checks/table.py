@@ -84,6 +84,7 @@ class TableBuilder:
         # A response's hash includes its prompt: the same answer to two prompts is no copy.
         sides = [_combined(prompt, prompt_hash(response)) for response in responses_of(record)]
         file, _, line = record.where.rpartition(":")
+        # One unknown length for the prompt and one for each conversation.
         if not tokens:
             tokens = [UNKNOWN] * (1 + len(sides))
         values = {
@@ -167,6 +168,7 @@ class Table:
 
     def rows(self, kind: Kind, *, train: bool = True) -> Ints:
         """Records of one kind, of the training or of the held-out sources."""
+        # Held-out records are in the same columns: one pass reads both.
         return np.flatnonzero((self.records["kind"] == KINDS.index(kind)) & (self.train == train))
 
     def first_response(self) -> Ints:
@@ -178,6 +180,7 @@ class Table:
     def locations(self, rows: Ints) -> tuple[str, ...]:
         """The first few of some records, as `file:line`, in the order of reading."""
         locations = []
+        # Rows are in the order of reading, so the first ones are the smallest.
         for row in np.unique(rows)[:MAX_LOCATIONS].tolist():
             file = self.files[self.records["file"][row]]
             locations.append(f"{file}:{self.records['line'][row]}")
@@ -200,6 +203,7 @@ class Table:
 
     def unit(self) -> str:
         """`tokens` where they were counted, else `words`."""
+        # One known length suffices: records that cannot be rendered have none.
         counted = bool((self.responses["tokens"] >= 0).any())
         return "tokens" if counted else "words"
 

@@ -15,6 +15,7 @@ WORDING: dict[str, dict[str, str]] = tomllib.loads(
 
 def meaning(finding: Finding) -> str:
     """What a finding means and what to do, in a sentence or two."""
+    # Most kinds have one sentence; a case selects among several.
     key = finding.kind.value
     if finding.case:
         key += f"/{finding.case}"

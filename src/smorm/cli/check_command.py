@@ -61,6 +61,7 @@ def run(
         raise ConfigError("nothing to check: give data, or --config with a run's YAML")
     if config is not None and model is not None:
         raise ConfigError("--config and --model: give one; the config names its own tokenizer")
+    # Nothing can be over a limit in tokens where tokens are not counted.
     if max_tokens is not None and config is None and model is None:
         raise ConfigError("--max-tokens: needs a tokenizer: give --config or --model")
     options = {"format": format, "split": split, "limit": limit}
@@ -82,6 +83,7 @@ def run(
         tokens,
     )
     report = check(plan)
+    # Written before it is printed: a closed pipe must not lose the findings.
     if output is not None:
         write_json(output, report.as_dict())
     _print_report(report)
@@ -193,6 +195,7 @@ def _attribute_table(report: Report) -> Any:
     headings = ("", "n", "missing", "min", "max", "mean", "whole", "values", "length")
     table = _table(title, *headings)
     for name, summary in report.attributes.items():
+        # Without lengths there is no correlation.
         correlation = "–"
         if name in report.bias.correlations:
             correlation = f"{report.bias.correlations[name].value:+.2f}"

@@ -22,8 +22,10 @@ def metric_list(title: str, metrics: Mapping[str, Metric]) -> Table:
 def metric_grid(title: str, metrics: Mapping[str, Metric], *, rows: int) -> Table:
     """Metrics by the two segments of their names; `rows` is the segment that makes the rows."""
     cells: dict[str, dict[str, Metric]] = {}
+    # A dict keeps the order of first appearance.
     columns: dict[str, None] = {}
     for name, metric in metrics.items():
+        # Only the first slash separates: names of attributes and arms may hold more.
         segments = name.split("/", 1)
         row, column = segments[rows], segments[1 - rows]
         cells.setdefault(row, {})[column] = metric

@@ -66,11 +66,10 @@ def run(
     policy = choice("--overlong", overlong, OVERLONG)
     source = Source(data, format=format)
     loaded = RewardModel.load(model, device=device)
-    options = _options(loaded, kind, rows, free_sign or [], kappa)
+    fit = _fit(loaded, kind, rows, free_sign or [], kappa, _name(output, kind))
     on_bad = "skip" if skip_bad else "stop"
     scored = _score(loaded, source, kind, policy, on_bad, max_batch_tokens)
     held_out = _held_out(loaded, scored)
-    fit = _fit(kind, {**options, "name": _name(output, kind)})
     view = fit(held_out, held_out.everything)
     # Refused here, before anything is written, where the model cannot use the view.
     loaded.view(view)
@@ -83,7 +82,7 @@ def run(
         "data": scored.data,
         "responses": len(held_out.rows),
         "prompts": held_out.num_prompts,
-        **_provenance(kind, options, held_out),
+        **_provenance(kind, free_sign or [], held_out),
         **report.as_dict(),
         "notes": notes,
     }
@@ -99,16 +98,22 @@ def _name(output: Path, kind: str) -> str:
     return kind if output.stem in NAMED_VIEWS else output.stem
 
 
-def _options(
-    model: RewardModel, kind: str, rows: list[str] | None, free: list[str], kappa: float | None
-) -> dict[str, Any]:
-    """Arguments of the fit of a kind.
+def _fit(
+    model: RewardModel,
+    kind: str,
+    rows: list[str] | None,
+    free: list[str],
+    kappa: float | None,
+    name: str,
+) -> Fit:
+    """The fit of a kind with its options.
 
     Raises:
         ConfigError: an option of another kind, an unknown row, or one that cannot be used.
     """
     from smorm.errors import ConfigError
     from smorm.model.views import PREFERENCE, largest_monotone_kappa
+    from smorm.scoring.fit_views import fit_calibrated, fit_learned, fit_pessimistic
 
     # A preference row that nothing trained is noise: no view may read it.
     trained = model.attributes
@@ -132,20 +137,22 @@ def _options(
         for name in free:
             if name not in chosen:
                 raise ConfigError(f"--free-sign {name}: is not among --rows")
-        return {"rows": chosen, "free_sign": free}
+        return partial(fit_learned, rows=chosen, free_sign=free, name=name)
     if kind == "calibrated":
+        # M is a mean of two rewards; without one of them there is nothing to calibrate.
         if PREFERENCE not in trained or not chosen:
             raise ConfigError("calibrated needs a trained preference row and attribute rows")
-        return {"rows": chosen}
+        return partial(fit_calibrated, rows=chosen, name=name)
+    # One standardised row is its own minimum and has no disagreement.
     if len(chosen) < 2:
         raise ConfigError(f"--kind {kind}: needs at least two rows, got {', '.join(chosen)}")
     if kind == "min":
-        return {"rows": chosen, "kind": "min"}
+        return partial(fit_pessimistic, rows=chosen, kind="min", name=name)
     if kappa is None:
         kappa = largest_monotone_kappa(len(chosen))
     if not 0 <= kappa < math.inf:
         raise ConfigError(f"--kappa {kappa}: expected 0 or more")
-    return {"rows": chosen, "kind": "mean_minus_spread", "kappa": kappa}
+    return partial(fit_pessimistic, rows=chosen, kind="mean_minus_spread", kappa=kappa, name=name)
 
 
 def _score(
@@ -183,17 +190,10 @@ def _held_out(model: RewardModel, scored_set: ScoredSet) -> HeldOut:
     return held_out(rows, model.card.rows, prompts, paired=paired)
 
 
-def _fit(kind: str, options: dict[str, Any]) -> Fit:
-    from smorm.scoring.fit_views import fit_calibrated, fit_learned, fit_pessimistic
-
-    fits: dict[str, Any] = {"learned": fit_learned, "calibrated": fit_calibrated}
-    return partial(fits.get(kind, fit_pessimistic), **options)
-
-
-def _provenance(kind: str, options: dict[str, Any], data: HeldOut) -> dict[str, Any]:
-    """What the file says of how the view was fitted."""
+def _provenance(kind: str, free_sign: list[str], data: HeldOut) -> dict[str, Any]:
+    """Which options or deviations the fit used, for the file."""
     if kind == "learned":
-        return {"free_sign": options["free_sign"]}
+        return {"free_sign": free_sign}
     within_prompts = kind == "calibrated" and data.within
     return {"spread": "prompt" if within_prompts else "all"}
 

@@ -65,6 +65,7 @@ def measure_fit(data: HeldOut, view: View, fit: Fit, baselines: Sequence[View]) 
         metrics = _intervals("weight", "weights", view, draws, data.num_prompts)
         metrics |= _shares(data, view)
     notes = _notes(data, view, len(draws))
+    # Without labels there is nothing to be accurate about.
     if data.paired:
         for measure in (_accuracies(data, view, fit, baselines), _row_accuracies(data, view)):
             metrics |= measure.metrics
@@ -94,7 +95,7 @@ def _shares(data: HeldOut, view: View) -> dict[str, Metric]:
     # A weight says little by itself: the row's variation decides how much it moves the view.
     ones = np.ones(len(data.rows))
     stds = pooled_std(data.columns(rows), data.prompts, ones, within=data.within)
-    # A weight says little by itself: rows differ in scale, so it counts times the row's std.
+    # Signs cancel in a sum of weights but not in their effect.
     sizes = np.abs(list(view.weights.values())) * stds
     shares = (sizes / sizes.sum()).tolist()
     return {

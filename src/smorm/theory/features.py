@@ -163,5 +163,6 @@ def head_of(model: RewardModel) -> Head:
 def own_rows(model: RewardModel, hidden: Floats) -> Floats:
     """Rows [N, 1 + K] of hidden states [N, D]: preference, then attributes on their own scale."""
     weight = model.network.head.weight.detach().double().cpu().numpy()
+    # Preference has no scale of its own; attributes get back what training divided by.
     rows = hidden @ weight.T
     return np.hstack([rows[:, :1], restore_scales(model.card.scales, rows[:, 1:])])

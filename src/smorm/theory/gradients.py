@@ -112,6 +112,7 @@ def _batches(
 def _all_trainable(network: RewardNetwork) -> Iterator[None]:
     """Every weight gets a gradient; afterwards flags, gradients and mode are restored."""
     before = [(p, p.requires_grad, p.grad) for p in network.parameters()]
+    # Without dropout: the cosine would measure its noise too.
     training = network.training
     network.eval()
     for parameter, _, _ in before:

@@ -91,6 +91,7 @@ def solve(deltas: Floats, *relative_ridges: float) -> list[Solved]:
     _, singular, basis = np.linalg.svd(deltas / math.sqrt(count), full_matrices=False)
     eigenvalues = singular**2
     coordinates = basis @ deltas.mean(axis=0)
+    # Directions without any difference are left out, also under a ridge.
     used = eigenvalues > eigenvalues[0] * dimensions * _SINGULAR
     solutions = []
     for relative in relative_ridges:
@@ -111,6 +112,7 @@ def alphas(margins: Floats, names: Sequence[str], prompts: Clusters) -> dict[str
     metrics: dict[str, Metric] = {}
     for name, column in zip(names, margins.T, strict=True):
         metrics[f"alpha/{name}"] = mean_metric(column, prompts)
+        # A share needs no scale, so it compares attributes in different units.
         outcomes, _ = pair_outcomes(column, np.zeros_like(column))
         metrics[f"alpha_accuracy/{name}"] = share_metric(outcomes, prompts)
     metrics["alpha_total"] = mean_metric(margins.sum(axis=1), prompts)
@@ -216,6 +218,7 @@ def bound(responses: Responses, c: Metric, deltas: Floats, pairs: Clusters) -> d
     centred_shortfall = centred(c.value * r_s - r_m, responses.prompts)
     low, high = _epsilon_interval(responses, c, max_norm)
     score_range = abs(c.value) * float(np.ptp(r_s))
+    # All scores equal: any floor lies below the range.
     tightness = math.inf
     if score_range:
         tightness = epsilon / score_range

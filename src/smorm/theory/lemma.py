@@ -85,6 +85,7 @@ def lemma(reward: Floats, gold: Floats, prompts: Clusters) -> dict[str, Metric]:
     observed = preference_errors(reward, scaled)
     sides = readings(errors)
     squares, gaps = (errors**2).mean(axis=1), errors[:, 0] - errors[:, 1]
+    # Rounding may exceed a bound that holds with equality.
     slack = _ROUNDING * max(1.0, float(np.abs(errors).max()))
     metrics = {
         "preference_error": mean_metric(observed, prompts),

@@ -75,6 +75,7 @@ def read_run(folder: str) -> Run:
 def arm_of(config: Config) -> str:
     """The method's label, with its regularisers and `frozen` behind it."""
     objective = config.objective
+    # Runs with equal labels are seeds of one arm, so all that sets arms apart must be in it.
     label = objective.method.label(objective)
     for name in REGULARISERS:
         weight = getattr(objective, name)
@@ -206,6 +207,7 @@ def _by_seed(rows: Sequence[Outcomes], key: tuple[str, str]) -> Floats:
     if table.ndim == 2:
         return table
     known = np.isfinite(table)
+    # Items without any rating give NaN, and are left out over prompts.
     with np.errstate(invalid="ignore"):
         return np.asarray(np.where(known, table, 0.0).sum(axis=2) / known.sum(axis=2))
 

@@ -89,13 +89,7 @@ def diagnose(
     head, reading = head_of(model), inputs.reading
     trained = model.card.preference_trained
     has_two_rewards = trained and bool(head.names)
-    diagnosis = DiagnosisSection()
-    if not model.attributes:
-        diagnosis.notes.append(_ONE_ROW)
-    elif not trained:
-        diagnosis.notes.append(_RATINGS_ALONE)
-    if inputs.ood and not has_two_rewards:
-        diagnosis.notes.append("The out-of-distribution files were not read: no second reward.")
+    diagnosis = DiagnosisSection(notes=_scope_notes(model, inputs))
     progress("pairs")
     # A gold may read a field of the pairs.
     preference = replace(inputs.preference, keep_fields=inputs.gold is not None)
@@ -123,6 +117,7 @@ def diagnose(
     if gold is not None and trained:
         diagnosis.merge(lemma_section(head, pairs, gold))
     if runs:
+        # Each run's model is loaded in turn, beside the diagnosed one.
         progress("Theorem 2")
         diagnosis.merge(_comparison(runs, pairs, sets.get("rated"), gold, reading))
     # Last, since learning weights may fail for lack of prompts, which is only a note.
@@ -132,6 +127,18 @@ def diagnose(
         diagnosis.merge(section)
     advice = (*advise(diagnosis.metrics, head.names), *diagnosis.advice)
     return Diagnosis(_result(model, inputs, diagnosis, sets, advice), advice, view)
+
+
+def _scope_notes(model: RewardModel, inputs: DiagnosisInputs) -> list[str]:
+    """What does not apply to a model without one of the two rewards."""
+    notes = []
+    if not model.attributes:
+        notes.append(_ONE_ROW)
+    elif not model.card.preference_trained:
+        notes.append(_RATINGS_ALONE)
+    if notes and inputs.ood:
+        notes.append("The out-of-distribution files were not read: no second reward.")
+    return notes
 
 
 def _comparison(

@@ -94,6 +94,7 @@ def preference_section(
         section.add("preference", effect.strength(_margins(head, deltas, solved), prompts))
         section.notes.append(f"preference: {ties} of {len(deltas)} pairs are tied and count half.")
     if head.names:
+        # On the attributes' own scales: alpha is in units of ratings.
         section.metrics |= effect.alphas(deltas @ head.attributes.T, head.names, prompts)
     return section
 
@@ -281,6 +282,7 @@ def _gradient_section(
         rated_prompts=np.array(rated.prompts)[known].tolist(),
         targets=targets[known],
     )
+    # Too few prompts for two batches is no error of the data: the rest is still measured.
     try:
         section.add("gradient", conflict(model.network, data, max_batch_tokens))
     except DataError as error:
