@@ -87,9 +87,7 @@ class Result:
             "suite": self.suite,
             "model": self.model,
             "view": self.view,
-            "metrics": dict(
-                zip(self.metrics, map(Metric.as_dict, self.metrics.values()), strict=True)
-            ),
+            "metrics": {name: metric.as_dict() for name, metric in self.metrics.items()},
             "items": self.items,
             "fingerprint": dict(self.fingerprint),
             "notes": list(self.notes),

@@ -100,7 +100,7 @@ class Parity:
             "dtype": ours.dtype,
             "gate": self.comparison.gate,
             "constant": view.constant,
-            "conversations": fingerprint(list(map(attrgetter("tokens"), ours.conversations))),
+            "conversations": fingerprint([each.tokens for each in ours.conversations]),
             "renderer": ours.model.renderer.fingerprint,
             "versions": versions(),
         }

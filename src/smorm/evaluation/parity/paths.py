@@ -82,7 +82,7 @@ def training_path(model: RewardModel, conversations: Sequence[Conversation]) -> 
         with torch.enable_grad():
             rows[members] = network(batch).detach().double().cpu().numpy()
     network.train(was_training)
-    tokens = list(map(np.ndarray.tolist, map(np.asarray, sequences)))
+    tokens = [np.asarray(sequence).tolist() for sequence in sequences]
     return ScorePath(f"training, {network.layout}", "ours", rows, tokens)
 
 
