@@ -128,3 +128,40 @@ def test_every_result_says_which_seed_it_is_of(results):
     assert {result.fingerprint["seed"] for result in results} == {0}
     golds = [result.metrics["gold@8"].value for result in results if result.kind == "stress"]
     assert mean_over_seeds(golds, 1).n == 1
+
+
+def words(prompts, completions, **_):
+    """A function as a reward: longer is better."""
+    return [float(len(completion[-1]["content"].split())) for completion in completions]
+
+
+def test_any_reward_is_an_arm(tmp_path):
+    model = str(store().arm("Single", 0) / "model")
+    config = small(
+        methods=["Single", "Truth", "Words", "Folder"],
+        regimes=["ID"],
+        arms={
+            "Truth": {"reward": "truth"},
+            "Words": {"reward": "tests.lab.test_measure:words"},
+            "Folder": {"reward": {"model": model, "view": "F"}},
+        },
+        systems={name: {"members": [f"{name}:F"]} for name in ("Truth", "Words", "Folder")},
+    )
+    run = Run(type(store())(config), 0)
+    results = list(run.results())
+    accuracy = {
+        name: one(results, suite="pairs/ID", model=name).metrics["accuracy"]
+        for name in config.methods
+    }
+    assert accuracy["Truth"].value == 1
+    assert accuracy["Folder"] == accuracy["Single"]
+    length = one(results, suite="best-of-n/ID", model="Words").metrics
+    assert (
+        length["gold@8"].value
+        < one(results, suite="best-of-n/ID", model="Truth").metrics["gold@8"].value
+    )
+    costs = {r.model: r.metrics for r in results if r.kind == "cost"}
+    assert costs["Words"]["passes_per_score"].value == 0
+    assert costs["Folder"]["passes_per_score"].value == 1
+    assert costs["Folder"]["parameters"] == costs["Single"]["parameters"]
+    assert [curve.model for curve in run.curves()] == ["Single"]

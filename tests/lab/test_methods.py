@@ -107,6 +107,18 @@ def test_an_arm_says_how_many_ratings_stand_beside_a_pair():
             },
             "Plain is trained on no ratings",
         ),
+        (
+            {
+                "methods": ["x"],
+                "arms": {"T": {"reward": "truth"}},
+                "systems": {"x": {"members": ["T:L"]}},
+            },
+            "needs its own view in the section of T's reward",
+        ),
+        (
+            {"methods": ["GRM"], "arms": {"GRM": {"start": "T"}, "T": {"reward": "truth"}}},
+            "'T', which GRM needs, is a reward, no model",
+        ),
         ({"methods": ["x"], "systems": {"x": {"members": ["Multi:M"]}}}, "trained on no pairs"),
         (
             {"methods": ["WARM"], "arms": {"WARM": {"merge": ["Single", "Gone"]}}},
@@ -136,6 +148,7 @@ def test_names_that_are_not_there_are_told(changes, told):
         ({"world": {"temperature": 0}}, "world.temperature"),
         ({"policy": {"hidden": 60}}, "policy.hidden"),
         ({"arms": {"x": {"merge": ["Single"]}}}, "two arms or more"),
+        ({"arms": {"x": {"reward": "truth", "twin": 1}}}, "not trained here"),
         (
             {"arms": {"x": {"merge": ["Single", "GRM"], "objective": {"kind": "grm"}}}},
             "not trained",

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, field_validator, model_validator
 
 from smorm.config.base import Fraction, Positive, Section
+from smorm.rewards.section import RewardSection
 from smorm.stress.best_of_n import doubling_sizes
 from smorm.world import REGIMES, Annotation, Habits, Regime
 
@@ -75,7 +76,8 @@ class ArmSection(Section):
     `rated_pairs` (those alone), `rated_ratings` (the ratings of the answers in them) or
     `rated_both`.
     `twin`: another training seed on the same data. `start`: begin from this arm's model, not from
-    the policy. `merge`: no training; the average of the weights of these arms. `objective`,
+    the policy. `merge`: no training; the average of the weights of these arms. `reward`: no
+    training; any reward of `smorm.rewards`, whose number is the arm's view F. `objective`,
     `training`, `model` and `mixing` (`data.mixing`) are sections of `smorm train`.
     """
 
@@ -85,6 +87,7 @@ class ArmSection(Section):
     twin: Seed = 0
     start: str | None = None
     merge: list[str] = Field(default_factory=list)
+    reward: RewardSection | None = None
     objective: dict[str, Any] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
     model: dict[str, Any] = Field(default_factory=dict)
@@ -95,6 +98,8 @@ class ArmSection(Section):
         of_training = (
             self.objective, self.training, self.model, self.mixing, self.twin, self.start
         )  # fmt: skip
+        if self.reward is not None and (self.merge or any(of_training)):
+            raise ValueError("reward: is not trained here; leave out the rest")
         if self.merge and any(of_training):
             raise ValueError("merge: an average of arms is not trained; leave out the rest")
         if len(self.merge) == 1:
@@ -216,4 +221,9 @@ class LabConfig(Section):
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values of all that decides the numbers."""
-        return self.model_dump(mode="json", exclude={"output", "work", "workers", "device"})
+        values = self.model_dump(mode="json", exclude={"output", "work", "workers", "device"})
+        # Configurations of before arms could be rewards keep their fingerprint.
+        for arm in values["arms"].values():
+            if arm["reward"] is None:
+                del arm["reward"]
+        return values

@@ -181,9 +181,15 @@ class Run:
             "trained_parameters": 0,
             "training_passes": 0,
             "training_tokens": 0,
-            "passes_per_score": len(system.arms),
+            "passes_per_score": 0,
         }
         for arm in system.arms:
+            if self.artifacts.arms[arm].reward is not None:
+                cost = self.artifacts.reward(arm).cost
+                total["parameters"] += sum(cost.parameters)
+                total["passes_per_score"] += cost.passes
+                continue
+            total["passes_per_score"] += 1
             # Each member is counted with all that it was made of, even where two share some of it.
             folders = [self.artifacts.arm(name, self.seed) for name in self._trained_for(arm)]
             costs = [read_json(folder / "cost.json") for folder in folders]
@@ -197,7 +203,8 @@ class Run:
     def _trained_for(self, arm: str) -> list[str]:
         """The trainings that an arm's model takes; the last of them has its size."""
         names = chain.from_iterable(arm_stages([arm], self.artifacts.arms))
-        return [name for name in names if not self.artifacts.arms[name].merge]
+        arms = self.artifacts.arms
+        return [name for name in names if not arms[name].merge and arms[name].reward is None]
 
     @cached_property
     def _trained_arms(self) -> list[str]:

@@ -232,6 +232,10 @@ def _lacking(name: str, view: str, arms: Mapping[str, ArmSection]) -> str:
     arm = arms[name]
     if arm.merge:
         return _lacking(arm.merge[0], view, arms)
+    if arm.reward is not None:
+        if view == "F":
+            return ""
+        return f"its own view in the section of {name}'s reward, whose number is F here"
     if arm.start:  # rows may come with the model that it starts from
         return ""
     method = METHODS[arm.objective.get("kind", "joint")]
@@ -276,6 +280,10 @@ def arm_stages(names: Iterable[str], arms: Mapping[str, ArmSection]) -> list[lis
             for source in needs[name]:
                 if source not in arms:
                     raise ConfigError(f"arms: {source!r}, which {name} needs, is no arm")
+                if arms[source].reward is not None:
+                    raise ConfigError(
+                        f"arms: {source!r}, which {name} needs, is a reward, no model"
+                    )
             pending = [*needs[name], *pending]  # what an arm is made of stands next to it
     sorter = TopologicalSorter(needs)
     try:

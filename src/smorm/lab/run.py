@@ -28,6 +28,7 @@ from smorm.lab.methods import arms_of, needed_arms, training_config
 from smorm.lab.world_artifacts import WorldArtifacts
 from smorm.model.device import pick_device
 from smorm.processes import end_with_parent
+from smorm.rewards.protocol import find_reward
 
 _SECONDS = {"policy": 240, "data": 1, "pool": 4, "arm": 15, "measure": 10}
 """About how long a job takes a core, by its kind."""
@@ -113,7 +114,7 @@ def plan(config: LabConfig) -> list[list[Job]]:
         ConfigError: an unknown method, arm or view, or a configuration of an arm that is refused.
     """
     arms = needed_arms(config)
-    _check_trainings(config, chain.from_iterable(arms))
+    _check_arms(config, chain.from_iterable(arms))
     # One job for each policy, under the first run that starts from it.
     first_runs = {config.policy_seed(seed): seed for seed in reversed(config.runs)}
     artifacts = WorldArtifacts(config)
@@ -129,11 +130,14 @@ def plan(config: LabConfig) -> list[list[Job]]:
     return [policies, data + pools, *trainings]
 
 
-def _check_trainings(config: LabConfig, names: Iterable[str]) -> None:
-    """Read every arm's configuration now, not when its turn comes."""
+def _check_arms(config: LabConfig, names: Iterable[str]) -> None:
+    """Read every arm's configuration and look for every reward now, not when its turn comes."""
     arms = arms_of(config)
     for name in names:
-        if not arms[name].merge:
+        reward = arms[name].reward
+        if reward is not None:
+            find_reward(reward)
+        elif not arms[name].merge:
             values = training_config(arms[name], config, config.first_seed)
             values["model"]["backbone"] = "made later"
             values["output"] = {"folder": "made later"}

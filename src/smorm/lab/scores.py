@@ -17,8 +17,9 @@ from smorm import files
 from smorm.arrays import Floats, Ints
 from smorm.data.census import Census
 from smorm.data.reading import Source, read_records
-from smorm.data.records import Item
+from smorm.data.records import Item, text_of
 from smorm.errors import ConfigError, DataError
+from smorm.rewards.protocol import Reward, values_of
 from smorm.scoring.reward_model import RewardModel
 
 
@@ -85,6 +86,24 @@ def score_sets(folder: Path, sets: Mapping[str, Path], *, device: str) -> dict[s
             raise DataError(f"{folder}: gives {name} scores that are not finite")
         found[name] = SetRows(names, values, scores.tokens)
     return found
+
+
+def reward_rows(reward: Reward, sets: Mapping[str, Path]) -> dict[str, SetRows]:
+    """Score every set with any reward, as one preference row, with lengths in words.
+
+    Raises:
+        DataError: an answer that cannot be scored.
+    """
+    rows = {}
+    for name, path in sets.items():
+        items = read_items(path)
+        lengths = []
+        for item in items:
+            prompt = text_of(item.prompt)
+            lengths += [len(f"{prompt} {text}".split()) for text in item.texts]
+        values = np.concatenate(values_of(reward, items))
+        rows[name] = SetRows(("preference",), values[:, None], np.array(lengths))
+    return rows
 
 
 def write_rows(path: Path, rows: Mapping[str, SetRows]) -> None:

@@ -23,7 +23,8 @@ from smorm.data.reading import Source
 from smorm.lab.artifacts import MAX_LABEL, ArtifactStore
 from smorm.lab.config import ArmSection, LabConfig
 from smorm.lab.methods import arms_of, training_config
-from smorm.lab.scores import SetRows, read_rows, score_sets, write_rows
+from smorm.lab.scores import SetRows, read_rows, reward_rows, score_sets, write_rows
+from smorm.rewards.protocol import Reward, ScoringOptions, open_reward
 from smorm.scoring.merge import merge_models
 from smorm.stress.config import SampleSection
 from smorm.stress.sample import sample_file
@@ -46,6 +47,7 @@ class WorldArtifacts:
     def __init__(self, config: LabConfig) -> None:
         self.config, self.store = config, ArtifactStore(config.work_folder)
         self.arms: Mapping[str, ArmSection] = arms_of(config)
+        self._rewards: dict[str, Reward] = {}
 
     @property
     def _device(self) -> dict[str, str]:
@@ -149,6 +151,14 @@ class WorldArtifacts:
 
         return self.store.folder(self.arm_path(name, seed), self._arm_recipe(name, seed), make)
 
+    def reward(self, name: str) -> Reward:
+        """The reward of an arm that is one and is not trained."""
+        section = self.arms[name].reward
+        assert section is not None
+        if name not in self._rewards:
+            self._rewards[name] = open_reward(section, ScoringOptions(self.config.device))
+        return self._rewards[name]
+
     def arm_path(self, name: str, seed: int) -> Path:
         """Where an arm is, made or not."""
         label = f"{name[:_LONGEST_NAME]}-{seed}"  # a long name must not cut the seed off
@@ -161,8 +171,11 @@ class WorldArtifacts:
         arm = self.arm_path(name, seed)
 
         def make(path: Path) -> None:
-            model = self.arm(name, seed) / "model"
-            write_rows(path, score_sets(model, sets, device=self.config.device))
+            if self.arms[name].reward is not None:
+                write_rows(path, reward_rows(self.reward(name), sets))
+            else:
+                model = self.arm(name, seed) / "model"
+                write_rows(path, score_sets(model, sets, device=self.config.device))
 
         path = arm.with_name(f"{arm.name}.{files.fingerprint(recipe)}.npz")
         return read_rows(self.store.file(path, recipe, make))
@@ -198,6 +211,9 @@ class WorldArtifacts:
     def _arm_recipe(self, name: str, seed: int) -> dict[str, Any]:
         """All that decides an arm's model: its configuration, its data's content, its policy."""
         arm = self.arms[name]
+        if arm.reward is not None:
+            reward = self.reward(name)
+            return {"reward": dict(reward.provenance), "view": dict(reward.view().definition)}
         if arm.merge:
             return {"merge": [self._arm_recipe(source, seed) for source in arm.merge]}
         paths = self._training_files(name, seed)
