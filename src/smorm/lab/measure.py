@@ -185,9 +185,9 @@ class Run:
         }
         for arm in system.arms:
             if self.artifacts.arms[arm].reward is not None:
-                cost = self.artifacts.reward(arm).cost
-                total["parameters"] += sum(cost.parameters)
-                total["passes_per_score"] += cost.passes
+                of_passes = self.artifacts.reward(arm).parameters
+                total["parameters"] += sum(of_passes)
+                total["passes_per_score"] += len(of_passes)
                 continue
             total["passes_per_score"] += 1
             # Each member is counted with all that it was made of, even where two share some of it.

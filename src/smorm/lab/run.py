@@ -28,7 +28,7 @@ from smorm.lab.methods import arms_of, needed_arms, training_config
 from smorm.lab.world_artifacts import WorldArtifacts
 from smorm.model.device import pick_device
 from smorm.processes import end_with_parent
-from smorm.rewards.protocol import find_reward
+from smorm.rewards.section import REWARDS
 
 _SECONDS = {"policy": 240, "data": 1, "pool": 4, "arm": 15, "measure": 10}
 """About how long a job takes a core, by its kind."""
@@ -136,7 +136,7 @@ def _check_arms(config: LabConfig, names: Iterable[str]) -> None:
     for name in names:
         reward = arms[name].reward
         if reward is not None:
-            find_reward(reward)
+            REWARDS[reward.kind].find(reward)
         elif not arms[name].merge:
             values = training_config(arms[name], config, config.first_seed)
             values["model"]["backbone"] = "made later"
