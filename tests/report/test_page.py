@@ -6,11 +6,13 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
 from smorm.errors import DataError
+from smorm.evaluation.failures import CauseKind, Failure
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.result import Result, parse_result
 from smorm.report.page import page_html, write_page
@@ -250,6 +252,32 @@ def test_the_report_imports_no_torch_no_transformers_and_matplotlib_only_to_draw
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stderr.strip() == ""
+
+
+def test_a_failed_test_is_on_top_of_the_page_and_marked_in_its_table():
+    failure = Failure("swapped", CauseKind.HEAD, "swapped: no score depends on the response")
+    sanity = [
+        result(kind="sanity", model=model, metrics={"swapped": Metric(1.0, 9)}, failures=failures)
+        for model, failures in (("SMORM", ()), ("Single", (failure,)))
+    ]
+    text = page_html([result(), *sanity], "t")
+    words = " ".join(Reader(text).words)
+    assert words.index("Failed tests") < words.index("Fingerprints")
+    assert "Single, pairs/ID: failed." in words
+    assert "swapped: no score depends on the response" in words
+    assert '<td class="failed">1 failed' in text
+    assert "<td>passed" in text
+    assert "Failed tests" not in page_html([result(), sanity[0]], "t")
+
+
+def test_the_chance_level_is_that_of_the_result_and_nothing_where_it_has_none():
+    metrics = {"overall": Metric(0.6, 90, 0.5, 0.7)}
+    with_level = result(suite="rewardbench-2", metrics=metrics, chance={"overall": 0.25})
+    text = page_html([with_level], "t")
+    assert "Dashed: chance (25.0 %)." in text
+    assert "Chance level of overall: 25.0 %." in text
+    assert "chance" not in page_html([replace(with_level, chance={})], "t").lower()
+    assert "Chance level of accuracy: 50.0 %." in page_html([result()], "t")  # pairs of any version
 
 
 def test_a_stress_test_shows_gold_by_the_size_of_best_of_n():

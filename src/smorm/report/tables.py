@@ -82,7 +82,8 @@ def narrow_table(
     note = ""
     if lead in rows[0].chance_levels:
         style = style_of(lead)
-        note = f"Chance level of {style.heading}: {show(rows[0].chance_levels[lead], style)}."
+        level = show(rows[0].chance_levels[lead], style)
+        note = f"Chance level of {style.label}: {level}{' %' * style.percent}."
     return Table(table.headings, lines, note, wide=False)
 
 
