@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,20 @@ def test_its_settings_are_checked_like_any_others(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         config_of(tmp_path, objective=objective)
+
+
+def test_a_method_that_cannot_be_imported_stops_only_runs_that_use_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = EntryPoint("broken", "no_such_module:Method", "smorm.methods")
+    monkeypatch.setattr(METHODS, "_installed", {"broken": point})
+    assert config_of(tmp_path, objective={"kind": "odin"}).objective.kind == "odin"
+    with pytest.raises(ConfigError, match="bsr: with kind joint or preference only, not odin"):
+        config_of(tmp_path, objective={"kind": "odin", "bsr": 0.1})
+    with pytest.raises(ConfigError, match=r"unknown key objective\.odn: did you mean"):
+        config_of(tmp_path, objective={"odn": {}})
+    with pytest.raises(ConfigError, match="'broken': no_such_module:Method cannot be loaded"):
+        config_of(tmp_path, objective={"kind": "broken"})
 
 
 def test_a_method_that_is_not_used_is_in_no_hash(hinge: Any, tmp_path: Path) -> None:

@@ -179,6 +179,7 @@ Objective = Annotated[SerializeAsAny[ObjectiveSection], BeforeValidator(parse_ob
 def _importable() -> dict[str, MethodSpec]:
     """All methods but installed ones that cannot be imported: an error about another key must not
     become an error about them."""
+    # The only place that imports methods which nobody named, and it writes an error text.
     methods = {}
     for name in METHODS:
         with contextlib.suppress(ConfigError):

@@ -56,6 +56,7 @@ def grm(
         The terms `preference` and `language`, and metrics (`log_likelihood`: mean over the step's
         preferred responses).
     """
+    # Every row of the loss comes from pairs, so that the mixture is of two means over pairs.
     if not len(labels.pairs):
         return {}, {}
     loss, metrics = bradley_terry(

@@ -43,6 +43,7 @@ def joint(
     """
     terms: Terms = {}
     metrics: Metrics = {}
+    # A micro-batch may hold pairs, ratings or both; a term without labels is absent, not 0.
     if len(labels.pairs):
         chosen, rejected = scores[labels.pairs[:, 0], 0], scores[labels.pairs[:, 1], 0]
         loss, metrics = bradley_terry(

@@ -88,6 +88,7 @@ def homoscedastic(
             this step adds nothing.
         likelihood_scale: lambda, [K].
     """
+    # Summed over responses first: the variance belongs to the attribute.
     errors = squared_errors(predicted, target, rated).sum(0)
     # The share of the step's ratings that are in this micro-batch: the shares add up to 1, so that
     # the log-variance counts once a step. An attribute without ratings adds 0, not 0 / 0.

@@ -27,6 +27,7 @@ class Term:
     rows: Rows = Rows.PREFERENCE
 
 
+# A term's name is for people (`loss/NAME` in metrics); what it trains is in its type.
 Terms = dict[str, Term]
 """Terms by name. The loss is the sum of their values."""
 Metrics = dict[str, torch.Tensor]

@@ -107,6 +107,7 @@ class Batcher:
             labels = replace(labels, margins=torch.tensor(margins))
         device = self.network.device
         batch = moved(self.network.arrange(sequences), device)
+        # Kept as text: an error may come long after the records were read.
         where = [record.where for record in records]
         return MicroBatch(sequences, batch, moved(labels, device), where, last, pair_indices)
 
@@ -119,6 +120,7 @@ def moved(holder: T, device: torch.device) -> T:
     """
     if device.type == "cpu":
         return holder
+    # Only CUDA has asynchronous copies, and they need pinned memory.
     pinned = device.type == "cuda"
     values: dict[str, Any] = {}
     for entry in fields(holder):  # type: ignore[arg-type]

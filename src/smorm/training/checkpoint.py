@@ -52,6 +52,7 @@ def save_checkpoint(
         return target
     # As safetensors, nothing that could run code when it is read.
     with files.atomic_folder(target) as scratch:
+        # Only what is trained: a frozen backbone comes from where the run's configuration says.
         weights = {name: p.detach().contiguous() for name, p in named.items()}
         save_file(weights, scratch / "weights.safetensors")
         save_file(_moments(named, optimizer), scratch / "optimizer.safetensors")

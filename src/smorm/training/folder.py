@@ -74,6 +74,7 @@ def _margins(prepared: Prepared) -> int | None:
     if not prepared.config.objective.use_margin or not pairs:
         return None
     count = sum(pair.margin > 0 for pair in pairs)
+    # A run that asks for margins and has none would silently be Single without them.
     if not count:
         raise ConfigError(
             f"objective.use_margin: none of the {len(pairs)} pairs has a margin above 0, so that "

@@ -87,6 +87,7 @@ def _board(folder: Path, done: int) -> Any:
         raise ConfigError(
             "training.tensorboard needs tensorboard: pip install 'smorm[track]'"
         ) from error
+    # Steps after the checkpoint come again: without the purge the curve would have both.
     return SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
 
 
@@ -173,6 +174,7 @@ def validate(
     Pair accuracy (ties count half) and log loss of row 0; squared error of each attribute on the
     scale of its ratings. Only what there is held-out data for.
     """
+    # The sets are scored in full every time: a sample would move the curve by its own noise.
     values = {}
     if dev.pairs and card.preference_trained:
         scores = score_units(network, [[pair.chosen, pair.rejected] for pair in dev.pairs], budget)
@@ -183,6 +185,7 @@ def validate(
     if dev.rated:
         scores = score_units(network, [[response.tokens] for response in dev.rated], budget)
         predicted = restore_scales(card.scales, np.array([rows[0, 1:] for rows in scores]))
+        # On the scale of the ratings, so that runs with other scalings can be compared.
         errors = (predicted - restore_scales(card.scales, dev.targets)) ** 2
         for scale, column in zip(card.scales, errors.T, strict=True):
             if not np.isnan(column).all():

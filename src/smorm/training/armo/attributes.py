@@ -189,6 +189,7 @@ def ridge_rows(
     for target, name in zip(targets.T, names, strict=True):
         rated = ~np.isnan(target)
         tried, test = rated & ~held_out, rated & held_out
+        # With too few prompts the held-out ones may hold all of an attribute's ratings, or none.
         if not test.any() or not tried.any():
             raise DataError(
                 f"attribute {name!r} is rated under too few prompts to choose a ridge penalty: "
@@ -270,6 +271,7 @@ def read_pairs(reader: StateReader, data: TokenSet, stage1: Stage1) -> PairFeatu
         units.append([pair.chosen, pair.rejected])
         margins.append(pair.margin)
     scores, which, prompts = [], [], []
+    # Each pair brings its prompts, so `which` counts through all that came before.
     num_prompts = 0
     for unit in reader.states(units):
         scores.append(unit.hidden @ rows)

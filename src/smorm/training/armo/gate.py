@@ -106,6 +106,7 @@ def find_multiples(
     verbosity = pairs.verbosity.double().numpy().ravel()
     for index, (name, row) in enumerate(zip(names, stage1.rows, strict=True)):
         reward = pairs.ratings[..., index].double().numpy().ravel()
+        # Verbosity correlates with itself perfectly, and nothing of it remains.
         debiased = Debiased(1.0, 1.0, 0.0)
         if row is not stage1.verbosity:
             debiased = debias(reward, verbosity, limit)

@@ -57,13 +57,14 @@ def train_armo(config: Config, *, resume: bool = False) -> Path:
     data, names = prepared.train, prepared.card.attributes
     cost = Cost()
     reader = StateReader.of(prepared, cost)
+    # After the reader: a template that cannot be used leaves no half-written folder.
     write_beginnings(prepared, folder)
     stage1 = fit_rows(reader, data, names, settings, seed)
     pairs = read_pairs(reader, data, stage1)
     multiples = find_multiples(names, stage1, pairs, settings.correlation)
     head = make_head(reader, stage1, multiples, settings, seed)
     train_gate(prepared, head, pairs, cost)
-    head.eval()
+    head.eval()  # the gate's dropout off, for the shares below and in the saved model
     report = {
         "debias": settings.debias,
         "scale": float(head.scale.detach()),
@@ -83,6 +84,7 @@ def _attributes(
     pairs: PairFeatures,
 ) -> dict[str, Any]:
     """What was chosen for each attribute, and how much the gate uses it."""
+    # Averaged over prompts, not over pairs: a prompt with many pairs counts once.
     with torch.inference_mode():
         shares = head.gate_weights(pairs.prompts.to(head.scale.device)).mean(0).tolist()
     report: dict[str, Any] = {}

@@ -43,6 +43,7 @@ class Armo(Method):
 
     @classmethod
     def check(cls, config: Config) -> None:
+        # On random hidden states a ridge row predicts nothing.
         if isinstance(config.model.backbone, Architecture):
             raise ValueError("model.backbone: objective.kind armo needs a trained (reward) model")
         if config.model.lora is not None:

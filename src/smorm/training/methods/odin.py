@@ -70,6 +70,7 @@ class Odin(Method):
         return {"length": Term(self.settings.length * length)}, metrics
 
     def head_terms(self, network: RewardNetwork) -> Terms:
+        # The rows as they are applied, without their means: a common offset is no similarity.
         if not self.settings.orthogonality:
             return {}
         cosine = odin.orthogonality(network.head.rows())

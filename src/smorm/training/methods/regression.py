@@ -24,4 +24,5 @@ class Regression(Joint):
     def init_head(cls, network: RewardNetwork) -> None:
         """The preference row is never trained: zeros say so, random weights would pass for a
         score."""
+        # No term reads this row, and the head has no weight decay: it stays zero.
         network.head.weight.data[0] = 0.0
