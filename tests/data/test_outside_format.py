@@ -64,7 +64,9 @@ def installed(tmp_path, monkeypatch):
     information = tmp_path / "toyshapes-1.0.dist-info"
     information.mkdir()
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: toyshapes\nVersion: 1.0\n")
-    (information / "entry_points.txt").write_text("[smorm.formats]\ntoy = toyshapes:PAIRS\n")
+    (information / "entry_points.txt").write_text(
+        "[smorm.formats]\nbroken = toyshapes:NONE\ntoy = toyshapes:PAIRS\n"
+    )
     (tmp_path / "toyshapes.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "toyshapes", raising=False)

@@ -237,6 +237,6 @@ class Census:
         line = f"{reason}: {self.count(reason):,}"
         return f"{line} ({'; '.join(details)})" if details else line
 
-    def _remember(self, reason: Reason, places: list[str]) -> None:
-        examples = self.examples.setdefault(reason, [])
-        examples.extend(places[: NUM_EXAMPLES - len(examples)])
+    def _remember(self, reason: Reason, examples: list[str]) -> None:
+        remembered = self.examples.setdefault(reason, [])
+        remembered.extend(examples[: NUM_EXAMPLES - len(remembered)])

@@ -13,7 +13,7 @@ import orjson
 from smorm.data.beside import fields_beside
 from smorm.data.census import BadRecord, Census, DropReason
 from smorm.data.fields import Context
-from smorm.data.formats import FORMATS, Row, format_of_row
+from smorm.data.formats import FORMATS, Row, format_of_row, importable
 from smorm.data.formats.generic import RESERVED
 from smorm.data.readers import scan_rows
 from smorm.data.records import Kind, Preference, Rated, Record
@@ -100,7 +100,7 @@ def read_records(
     if on_bad_record not in ("stop", "skip"):
         raise ConfigError(f"on_bad_record: {on_bad_record!r}, expected 'stop' or 'skip'")
     if source.format != "auto" and kind not in (None, FORMATS[source.format].kind):
-        of_kind = ", ".join(name for name in FORMATS if FORMATS[name].kind == kind)
+        of_kind = ", ".join(name for name, form in importable() if form.kind == kind)
         raise ConfigError(
             f"{source.path}: format {source.format!r} gives {FORMATS[source.format].kind} records "
             f"where {kind} records are expected; formats of that kind: {of_kind}"

@@ -6,7 +6,8 @@ program by the decorator `data_shape`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from smorm.data.census import BadRecord, Defect
 from smorm.data.fields import Context
 from smorm.data.records import Candidates, Kind, Preference, Rated
+from smorm.errors import ConfigError
 from smorm.registry import Registry
 
 Row = Mapping[str, Any]
@@ -92,6 +94,13 @@ def data_shape(
     return add
 
 
+def importable() -> Iterator[tuple[str, Format]]:
+    """Names and formats; an installed one that cannot be imported is of no concern to a hint."""
+    for name in FORMATS:
+        with contextlib.suppress(ConfigError):
+            yield name, FORMATS[name]
+
+
 def format_of_row(row: Row, kind: Kind | None, context: Context) -> Format:
     """What `auto` takes a row for: preference, rated or candidates by the fields it has.
 
@@ -112,8 +121,7 @@ def _unknown_shape(row: Row, kind: Kind | None, matches: Sequence[str]) -> str:
     fields = ", ".join(str(key) for key in list(row)[:12])
     problem = f"expected {shapes}; the row has: {fields}"
     # a named format is never guessed: its rules (ties, turns, N/A) would apply in silence
-    for name in FORMATS:
-        form = FORMATS[name]
+    for name, form in importable():
         if form.signs and form.signs <= row.keys() and kind in (None, form.kind):
             return f"{problem}; it looks like format {name!r}: name it as the source's format"
     if matches:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from smorm.data.readers import SUFFIXES
+from smorm.data.readers import SUFFIXES, stem_of
 from smorm.data.tables import is_saved_dataset
 from smorm.errors import ConfigError
 
@@ -30,7 +30,7 @@ def data_files(folder: Path) -> list[tuple[str, Path]]:
     # In published repositories RM-Bench's full set lies beside its pieces, and LLMBar's sets lie
     # beside results of models: where a file has such a name, it is the data.
     for name in ("total_dataset", "dataset"):
-        files = [file for file in files if _stem(file) == name] or files
+        files = [file for file in files if stem_of(file) == name] or files
     return [(_label(file.relative_to(folder)), file) for file in files]
 
 
@@ -38,13 +38,8 @@ def _is_data(file: Path) -> bool:
     return file.is_file() and file.name.endswith(SUFFIXES)
 
 
-def _stem(path: Path) -> str:
-    # The longest: a file may end in .jsonl.gz as well as in .gz.
-    return path.name.removesuffix(max(filter(path.name.endswith, SUFFIXES), key=len))
-
-
 def _label(path: Path) -> str:
-    stem = _stem(path)
+    stem = stem_of(path)
     # Such names say what every file is; the folder says which subset.
     if stem in ("dataset", "test", "data") and path.parent.name:
         return path.parent.as_posix()
