@@ -48,6 +48,7 @@ def _finding(reason: Reason, count: int, total: int, locations: tuple[str, ...])
         kind, severity = FindingKind.EQUAL_SIDES, MUST_FIX
     elif reason.kind is DropReason.BAD_RECORD:
         kind, severity = FindingKind.BAD_RECORDS, MUST_FIX
+        # Apart from other bad records: empty texts are common and have one obvious remedy.
         if reason.detail in _EMPTY:
             kind = FindingKind.EMPTY_SIDES
     elif reason.kind in _SEVERITIES:

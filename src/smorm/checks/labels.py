@@ -136,6 +136,7 @@ def _out_of_range(
 ) -> list[Finding]:
     findings = []
     for column, name in enumerate(table.attributes):
+        # Held-out ratings too: a wrong scale is wrong everywhere.
         selected = table.ratings["column"] == column
         rows, values = table.ratings["row"][selected], table.ratings["value"][selected]
         # The user's range wins over the published one: a set may use a scale of its own.

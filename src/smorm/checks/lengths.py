@@ -38,6 +38,7 @@ def length_table(table: Table, unit: str) -> dict[str, Any]:
         "candidate": _candidate_lengths(table, unit),
     }
     if unit == "tokens":
+        # Held-out conversations are left out here as everywhere in these tables.
         trained = np.repeat(table.train, table.records["responses"])
         lengths["conversation"] = table.responses["tokens"][trained].astype(np.int64)
     summaries = {}

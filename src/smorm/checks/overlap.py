@@ -154,6 +154,7 @@ def overlap_findings(benchmarks: Benchmarks, table: Table, limits: Thresholds) -
             case, severity = "prompts", MUST_FIX
         elif counts["either"]:
             case, severity = "responses", LOOK
+        # The records of the data are what must be removed, so these are named.
         rows = benchmarks.met[benchmarks.runs[selected]]
         numbers, locations = {"benchmark": name, **counts}, table.locations(rows[rows != _NEVER])
         kind, count = FindingKind.BENCHMARK_OVERLAP, counts["either"]

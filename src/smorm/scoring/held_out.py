@@ -110,6 +110,7 @@ def pooled_std(columns: Floats, prompts: Ints, counts: Floats, *, within: bool) 
 
     `counts` [N] say how often each response counts; they are equal within a prompt.
     """
+    # One group of everything is the plain standard deviation.
     groups = prompts
     if not within:
         groups = np.zeros_like(prompts)

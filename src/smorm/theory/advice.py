@@ -147,6 +147,7 @@ def _theorem_two(metrics: Metrics) -> list[str]:
         if quantity == "mse":
             better = -better
         verdict = {1: "better", -1: "worse", 0: "undecided"}[better]
+        # Prompts and seeds are two sources of chance; a gain should hold over each of them.
         if better:
             both = sign_of(seeds) == sign_of(metric)
             verdict += ", over prompts and over seeds" if both else ", over prompts only"

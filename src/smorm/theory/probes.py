@@ -122,6 +122,7 @@ def probe(
     """
     columns = dict(zip(names, ratings.T, strict=True))
     if len(names) > 1 and "mean" not in columns:
+        # NaN where an attribute is missing: a mean of some would be another quantity.
         columns["mean"] = ratings.mean(axis=1)
     codes = cluster_codes(prompts, len(ratings))[0]
     usable: dict[str, Floats] = {}

@@ -50,6 +50,7 @@ def weights(residuals: Floats, counts: Counts, prompts: Clusters) -> dict[str, M
     # n_k / (2 n_S) for each attribute, to be divided by its residual variance.
     factors = counts.rated * shares / (2 * counts.pairs)
     total = of_means(list(residuals.T), prompts, lambda means: (factors / means).sum(axis=1))
+    # `reduction: sum` adds K terms where `mean` averages them.
     each = 1.0 / residuals.shape[1]
     single = Metric(total.value * each, total.n, total.low * each, total.high * each)
     return {"sum": single, "mean": total}
