@@ -29,8 +29,8 @@ def run(
     merged = merge_models(models, output, weight or None)
     for note in merged.notes:
         typer.echo(note, err=True)
-    for at, (name, share) in enumerate(zip(merged.names, merged.shares, strict=True)):
-        told = f", cosine to those before {merged.cosines[at - 1]:.4f}" if at else ""
-        typer.echo(f"{share:.4g} of {name}{told}")
+    alike = ["", *(f", cosine to those before {cosine:.4f}" for cosine in merged.cosines)]
+    for name, share, note in zip(merged.names, merged.shares, alike, strict=True):
+        typer.echo(f"{share:.4g} of {name}{note}")
     typer.echo(f"cost: 1 forward pass a response, {merged.parameters:,} parameters")
     typer.echo(f"merged: {output}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -54,10 +55,9 @@ def sections_of(rewards: Sequence[str], token_file: Path | None) -> list[RewardS
             section = section.model_copy(update={"token_file": token_file})
         sections.append(section)
     names = display_names([section.place for section in sections])
-    return [
-        section.model_copy(update={"name": section.name or name})
-        for section, name in zip(sections, names, strict=True)
-    ]
+    for index, section in enumerate(sections):
+        sections[index] = section.model_copy(update={"name": section.name or names[index]})
+    return sections
 
 
 def combined(
@@ -88,16 +88,18 @@ def combined(
         raise ConfigError(f"--kappa is for --combine uwo, not for {combine}")
     if kappa is not None and not 0 <= kappa < float("inf"):
         raise ConfigError(f"--kappa {kappa:g}: expected 0 or more")
-    given = list(views or [])
-    if len(given) not in {0, 1, len(sections)}:
+    view_texts = list(views or [])
+    if len(view_texts) not in {0, 1, len(sections)}:
         raise ConfigError(
-            f"--view: {len(given)} given for {len(sections)} rewards; give one for all, or one for "
-            "each in the rewards' order"
+            f"--view: {len(view_texts)} given for {len(sections)} rewards; give one for all, or "
+            "one for each in the rewards' order"
         )
     members = [section.model_dump(exclude_unset=True) for section in sections]
-    for index, (member, section) in enumerate(zip(members, sections, strict=True)):
-        if given:
-            member["view"] = view_for(section, given[index % len(given)])
+    # One view is for all members.
+    texts = itertools.cycle(view_texts or [None])
+    for member, section, text in zip(members, sections, texts, strict=False):
+        if text is not None:
+            member["view"] = view_for(section, text)
     values = {"ensemble": members, "combine": combine, "kappa": kappa, "standardise": standardise}
     return parse_section(RewardSection, values, "--combine")
 

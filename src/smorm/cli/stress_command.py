@@ -18,7 +18,7 @@ def run(
         Path | None, typer.Option("--output", "-o", help="Results, JSON; else the config's.")
     ] = None,
 ) -> None:
-    """Over-optimise rewards by best-of-n against a gold, and look for symptoms.
+    """Over-optimise rewards by best-of-n, read a gold, and look for symptoms.
 
     Of pools of answers: gold and proxy as n grows, in closed form over all subsets; peak, fall and
     the law of over-optimisation; what the picks look like; what attack strings gain; paired
@@ -31,13 +31,16 @@ def run(
     from smorm.stress.config import StressConfig
     from smorm.stress.run import run_stress
 
-    place = [] if output is None else [f"output={json.dumps(str(output))}"]
-    asked = load_section(StressConfig, config, [*(overrides or ()), *place])
-    refuse_unwritable(asked.output)
-    results = run_stress(asked, tell=lambda line: typer.echo(line, err=True))
-    write_results(asked.output, results)
+    changes = list(overrides or ())
+    if output is not None:
+        # As JSON, which is YAML too: a path may hold what YAML would read as something else.
+        changes.append(f"output={json.dumps(str(output))}")
+    section = load_section(StressConfig, config, changes)
+    refuse_unwritable(section.output)
+    results = run_stress(section, tell=lambda line: typer.echo(line, err=True))
+    write_results(section.output, results)
     print_results(summary(results))
-    typer.echo(f"results: {asked.output}")
+    typer.echo(f"results: {section.output}")
 
 
 def summary(results: list[Any]) -> list[Any]:
@@ -45,17 +48,11 @@ def summary(results: list[Any]) -> list[Any]:
     from smorm.evaluation.result import Result
     from smorm.report.rows import rows_of
 
-    return [
-        Result(
-            row.kind,
-            row.suite,
-            row.model,
-            row.view,
-            _shown(row.metrics, row.seeds),
-            notes=row.notes,
-        )
-        for row in rows_of(results)
-    ]
+    summaries = []
+    for row in rows_of(results):
+        metrics = _shown(row.metrics, row.seeds)
+        summaries.append(Result(row.kind, row.suite, row.model, row.view, metrics, notes=row.notes))
+    return summaries
 
 
 def _shown(metrics: dict[str, Any], seeds: int) -> dict[str, Any]:
@@ -63,11 +60,13 @@ def _shown(metrics: dict[str, Any], seeds: int) -> dict[str, Any]:
 
     hidden = ("proxy@", "probe_wins/", "slope/distinct_2", "law/r2", "disagreement_auc@")
     sizes = [name.partition("@")[2] for name in metrics if name.startswith("gold@")]
-    kept = {f"proxy@{sizes[-1]}", f"disagreement_auc@{sizes[-1]}"} if sizes else set()
-    # Sizes n double: over seeds their mean says little, and Student's t nothing.
-    sizes_over_seeds = ("peak", "onset") if seeds > 1 else ()
-    return {
-        name: Metric(metric.value, metric.n) if name in sizes_over_seeds else metric
-        for name, metric in metrics.items()
-        if name in kept or not name.startswith(hidden)
-    }
+    metrics_shown = {}
+    for name, metric in metrics.items():
+        largest = bool(sizes) and name in (f"proxy@{sizes[-1]}", f"disagreement_auc@{sizes[-1]}")
+        if name.startswith(hidden) and not largest:
+            continue
+        # Sizes n double: over seeds their mean says little, and Student's t nothing.
+        if seeds > 1 and name in ("peak", "onset"):
+            metric = Metric(metric.value, metric.n)
+        metrics_shown[name] = metric
+    return metrics_shown

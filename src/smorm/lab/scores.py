@@ -19,7 +19,8 @@ from smorm.data.census import Census
 from smorm.data.reading import Source, read_records
 from smorm.data.records import Item, text_of
 from smorm.errors import ConfigError, DataError
-from smorm.rewards.protocol import Reward, values_of
+from smorm.rewards.model import ModelReward
+from smorm.rewards.protocol import Reward, score_all, values_of
 from smorm.scoring.reward_model import RewardModel
 
 
@@ -74,18 +75,20 @@ def score_sets(folder: Path, sets: Mapping[str, Path], *, device: str) -> dict[s
 
     torch.set_num_threads(1)
     model = RewardModel.load(folder, device=device)
-    trained = model.card.preference_trained
-    names = (*(("preference",) if trained else ()), *model.attributes)
-    found = {}
+    reward = ModelReward(model)
+    names = ("preference", *model.attributes)
+    # A preference row that was not trained is no reward: it is left out of what is kept.
+    first = 0 if model.card.preference_trained else 1
+    rows = {}
     for name, path in sets.items():
-        records = list(read_records(Source(path), None, Census()))
-        scores = model.score(records, "F" if trained else "L")
-        columns = [scores.preference] if trained else []
-        values = np.column_stack([*columns, *scores.attributes.T])
+        scored = score_all(reward, read_items(path), Census(), skip=False)
+        columns = [np.hstack([s.rows[:, :1], reward.ratings(s.rows)]) for s in scored if s]
+        tokens = [count for result in scored if result for count in result.tokens]
+        values = np.concatenate(columns)[:, first:]
         if not np.isfinite(values).all():
             raise DataError(f"{folder}: gives {name} scores that are not finite")
-        found[name] = SetRows(names, values, scores.tokens)
-    return found
+        rows[name] = SetRows(names[first:], values, np.array(tokens, dtype=np.int64))
+    return rows
 
 
 def reward_rows(reward: Reward, sets: Mapping[str, Path]) -> dict[str, SetRows]:
@@ -109,10 +112,10 @@ def reward_rows(reward: Reward, sets: Mapping[str, Path]) -> dict[str, SetRows]:
 def write_rows(path: Path, rows: Mapping[str, SetRows]) -> None:
     """Write one file of plain arrays, whole or not at all."""
     arrays: dict[str, Any] = {}
-    for name, one in rows.items():
-        arrays[f"{name}:values"] = one.values
-        arrays[f"{name}:tokens"] = one.tokens
-        arrays[f"{name}:names"] = np.array(one.names)
+    for name, set_rows in rows.items():
+        arrays[f"{name}:values"] = set_rows.values
+        arrays[f"{name}:tokens"] = set_rows.tokens
+        arrays[f"{name}:names"] = np.array(set_rows.names)
     with files.atomic_file(path) as stream:
         np.savez_compressed(stream, **arrays)
 

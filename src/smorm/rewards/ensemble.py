@@ -157,8 +157,9 @@ def standard_from(source: Source, rule: Rule, on_bad_record: OnBad = "stop") -> 
 
     def standard(reward: Reward, view: RewardView, name: str) -> Standard:
         census = Census()
-        kept = replace(source, keep_fields=not reward.reads_text)
-        items = [record.item for record in read_records(kept, None, census, on_bad_record)]
+        reference = replace(source, keep_fields=not reward.reads_text)
+        records = read_records(reference, None, census, on_bad_record)
+        items = [record.item for record in records]
         skip = on_bad_record == "skip" or reward.drops_overlong
         values: list[Floats] = []
         prompts: list[str] = []
@@ -344,7 +345,8 @@ class Ensemble(Reward):
         """By each member in turn; an item that one member cannot score has none, and names it."""
         columns: list[Results] = []
         for member in self.opened():
-            columns.append([_standardised(member, one) for one in member.reward.score(items)])
+            results = member.reward.score(items)
+            columns.append([_standardised(member, result) for result in results])
             del member  # not kept while the next one is loaded
         return [self._combined(results) for results in zip(*columns, strict=True)]
 
@@ -383,7 +385,7 @@ class Ensemble(Reward):
         """What the ensemble is made of, and what a score costs, for the reader of a result."""
         kappa = f"{self.rule.kappa:g}"
         rules = {"mean": "mean", "min": "lowest", "uwo": f"mean less {kappa} x variance"}
-        members = ", ".join(f"{one['name']} ({one['view']})" for one in self.facts.values())
+        members = ", ".join(f"{name} ({facts['view']})" for name, facts in self.facts.items())
         notes = [f"{self.name}: {rules[self.rule.how]} of {members}. {self.cost()}."]
         if self.standardise is None:
             return notes

@@ -136,8 +136,9 @@ def _values(where: str, row: Mapping[str, Any]) -> list[float]:
     if not values or _MISSING in values:
         raise DataError(f"{where}: no reward in it; expected {SHAPES}")
     if not all(map(_is_number, values)):
-        shown = ", ".join(map(repr, values))
-        raise DataError(f"{where}: reward: expected finite numbers, got {shown}")
+        raise DataError(
+            f"{where}: reward: expected finite numbers, got {', '.join(map(repr, values))}"
+        )
     return [float(value) for value in values]
 
 

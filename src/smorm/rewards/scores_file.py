@@ -22,6 +22,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,6 +43,7 @@ CHUNK = 2048
 """Lines held in memory at a time: responses to one prompt should stand near each other."""
 
 Line = dict[str, Any]
+_ENTRIES = itemgetter("view", "tokens", "truncated")
 _ToLines = Callable[[Scored], list[Line]]
 
 
@@ -233,10 +235,10 @@ def _merged_line(ensemble: Ensemble, lines: Sequence[Line]) -> Line:
         if error is not None:
             return {"id": identity, "error": f"{name}: {error}"}
     read, responses = ensemble.view().read, []
-    for parts in zip(*(line.get("responses", [line]) for line in lines), strict=True):
-        values = np.array([[part["view"] for part in parts]])
+    # By members, then by responses: what all members gave for one response stands together.
+    for by_member in zip(*(line.get("responses", [line]) for line in lines), strict=True):
+        views, tokens, truncated = zip(*map(_ENTRIES, by_member), strict=True)
+        values = np.array([views])
         response = {"view": float(read(values)[0]), **ensemble.fields(values)[0]}
-        response["tokens"] = sum_known([part["tokens"] for part in parts])
-        response["truncated"] = any(part["truncated"] for part in parts)
-        responses.append(response)
+        responses.append({**response, "tokens": sum_known(tokens), "truncated": any(truncated)})
     return {"id": identity, **_one_or_several(responses)}

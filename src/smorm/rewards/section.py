@@ -238,12 +238,12 @@ def short_name(path: str) -> str:
     return folder.name
 
 
-def display_names(places: list[str]) -> list[str]:
+def display_names(paths: list[str]) -> list[str]:
     """Names that tell rewards apart: a folder's, or the whole path where two would be called the
     same."""
-    counts = Counter(short_name(place) for place in places)
-    names = []
-    for place in places:
-        name = short_name(place)
-        names.append(name if name and counts[name] == 1 else place)
+    names = list(map(short_name, paths))
+    counts = Counter(names)
+    for index, path in enumerate(paths):
+        if not names[index] or counts[names[index]] > 1:
+            names[index] = path
     return names

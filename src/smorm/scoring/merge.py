@@ -97,10 +97,12 @@ def merge_models(
     if len(names) < 2:
         raise ConfigError("merge: expected two models or more")
     shares = _shares(weights, len(names))
+    # The mean moves from model to model, so that only it and the next one are in memory.
     mean = load_linear(names[0])
     cards, cosines, total = [mean.card], [], shares[0]
     for name, share in zip(names[1:], shares[1:], strict=True):
         total += share
+        # Compared with the mean so far, which has the first model's shapes, rows and tokenizer.
         added = load_linear(name)
         refuse_unlike(mean, added)
         cosines.append(cosine(mean.network, added.network))
@@ -145,8 +147,10 @@ def _move(mean: LoadedModel, added: LoadedModel, step: float) -> None:
 def _card(names: Sequence[str], cards: Sequence[ModelCard], shares: Sequence[float]) -> ModelCard:
     """The first model's card with what is averaged, and of what the model is made."""
     first = cards[0]
-    configs = [[c.hashes.get("config"), s] for c, s in zip(cards, shares, strict=True)]
-    data = [card.hashes.get("data") for card in cards]
+    configs, data = [], []
+    for card, share in zip(cards, shares, strict=True):
+        configs.append([card.hashes.get("config"), share])
+        data.append(card.hashes.get("data"))
     hashes = {"config": fingerprint(configs), "data": fingerprint(data)}
     for number, (name, card, share) in enumerate(zip(names, cards, shares, strict=True), 1):
         source = ", ".join(f"{key} {value}" for key, value in card.hashes.items()) or "no hashes"
@@ -212,6 +216,7 @@ def load_linear(path: str) -> LoadedModel:
     network, tokenizer, card = load_model(path)
     if isinstance(network.head, NonlinearHead):
         raise ModelError(f"{path}: {network.head.refusal()}")
+    # Adapters of two models may be over different backbones: only whole weights can be averaged.
     if lora.is_lora(network.backbone):
         network.backbone = lora.merge_lora(network.backbone)
     head = network.head.weight.detach().double() * _row_scales(card)

@@ -118,16 +118,19 @@ class StressConfig(Section):
 
     @model_validator(mode="after")
     def _one_kind_of_test(self) -> StressConfig:
-        pools = [one.name for one in self.prompts if one.sample or one.max_words]
-        if self.rl is not None and (self.n is not None or pools):
-            what = "n" if self.n is not None else f"prompts.{pools[0]}: sample and max_words"
-            raise ValueError(f"{what}: for best-of-n; with rl the policy itself answers")
+        if self.rl is None:
+            return self
+        answers = "for best-of-n; with rl the policy itself answers"
+        if self.n is not None:
+            raise ValueError(f"n: {answers}")
+        for section in self.prompts:
+            if section.sample or section.max_words:
+                raise ValueError(f"prompts.{section.name}: sample and max_words: {answers}")
         return self
 
     @model_validator(mode="after")
     def _distinct(self) -> StressConfig:
-        names = [one.name for one in self.prompts]
-        if len(set(names)) < len(names):
+        if len({section.name for section in self.prompts}) < len(self.prompts):
             raise ValueError("prompts: two sets have the same name")
         return self
 

@@ -73,16 +73,16 @@ def read_prompts(source: Source, census: Census) -> Iterator[tuple[str, Messages
     Raises:
         DataError: a row without a prompt.
     """
-    seen: set[str] = set()
+    keys: set[str] = set()
     for where, row in read_rows(source.path, source.split, source.subset):
         prompt = prompt_of(row, Context(where, census))
-        if prompt_key(prompt) in seen:
+        if prompt_key(prompt) in keys:
             census.add(DropReason.REPEATED_SAMPLE, where)
             continue
-        if source.limit is not None and len(seen) == source.limit:
+        if source.limit is not None and len(keys) == source.limit:
             census.add(DropReason.LIMIT, where)
             return
-        seen.add(prompt_key(prompt))
+        keys.add(prompt_key(prompt))
         yield where, prompt
 
 
@@ -177,8 +177,8 @@ class Policy:
         Raises:
             DataError: the template refuses the prompt.
         """
-        mark = self.renderer.control.mark
-        marked = [Message(message.role, mark(message.content)) for message in prompt]
+        control = self.renderer.control
+        marked = [Message(turn.role, control.mark(turn.content)) for turn in prompt]
         try:
             text = self._text_before(marked)
         except TemplateError as error:

@@ -100,13 +100,13 @@ def _with_gold(
 ) -> tuple[list[Item], list[Floats]]:
     """The pools that have gold, and the gold."""
     read = gold.view().read
-    kept, values = [], []
+    scored_pools, values = [], []
     scored = score_all(gold, pools, census, skip=skip, reason=DropReason.NO_REWARD, what="gold")
     for pool, result in zip(pools, scored, strict=True):
         if result is not None:
-            kept.append(pool)
+            scored_pools.append(pool)
             values.append(read(result.rows))
-    return kept, values
+    return scored_pools, values
 
 
 def _without_long(pool: Item, max_words: int | None, census: Census) -> Item:
