@@ -17,8 +17,8 @@ def kl_of(size: int) -> float:
     return float(np.log(size) - (size - 1) / size)
 
 
-def near(value: float, n: int = 40, reach: float = 0.02) -> Metric:
-    return Metric(value, n, value - reach, value + reach)
+def near(value: float, n: int = 40, half_width: float = 0.02) -> Metric:
+    return Metric(value, n, value - half_width, value + half_width)
 
 
 def stress_result(
@@ -54,10 +54,10 @@ def stress_result(
         "peak": near(float(SIZES[int(values.argmax())]), n),
         "fall": near(float(values.max() - values[-1]), n),
     }
-    marks = {"model": model, "view": {"name": view}, "data": prompts, "config": "c0ffee"}
+    fingerprint = {"model": model, "view": {"name": view}, "data": prompts, "config": "c0ffee"}
     seeds = {} if seed is None else {"seed": seed}
     return Result(
-        "stress", f"best-of-n/{prompts}", model, view, metrics, points, {**marks, **seeds}
+        "stress", f"best-of-n/{prompts}", model, view, metrics, points, {**fingerprint, **seeds}
     )
 
 
@@ -96,14 +96,14 @@ def policy_result(
     rng = np.random.default_rng([seed, *map(ord, model + view + prompts)])
     points = [
         {
-            "step": 5 * place,
-            "kl": near(0.3 * place * (1 + 0.1 * rng.random())).as_dict(),
+            "step": 5 * index,
+            "kl": near(0.3 * index * (1 + 0.1 * rng.random())).as_dict(),
             "gold": near(value + 0.004 * rng.standard_normal()).as_dict(),
-            "proxy": near(0.4 * place).as_dict(),
-            "raw_proxy": near(4.0 * place).as_dict(),
-            "length": near(20.0 + place).as_dict(),
+            "proxy": near(0.4 * index).as_dict(),
+            "raw_proxy": near(4.0 * index).as_dict(),
+            "length": near(20.0 + index).as_dict(),
         }
-        for place, value in enumerate(gold)
+        for index, value in enumerate(gold)
     ]
     values = [point["gold"]["value"] for point in points]
     metrics = {
@@ -143,26 +143,26 @@ METHODS = [
 
 def everything(seeds: Sequence[int] = range(5)) -> list[Result]:
     """All methods of a comparison on three sets of prompts, with policies, losses and costs."""
-    found: list[Result] = []
+    results: list[Result] = []
     table: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for place, method in enumerate(METHODS):
+    for index, method in enumerate(METHODS):
         table[method] = {
-            "ID": rising(0.74 + 0.012 * place),
-            "OODtopic": hacked(0.68 + 0.008 * place, 0.58 + 0.014 * place),
-            "OODlong": hacked(0.66 + 0.008 * place, 0.62 + 0.011 * place, peak=64),
+            "ID": rising(0.74 + 0.012 * index),
+            "OODtopic": hacked(0.68 + 0.008 * index, 0.58 + 0.014 * index),
+            "OODlong": hacked(0.66 + 0.008 * index, 0.62 + 0.011 * index, peak=64),
         }
-    found += runs(table, seeds, 0.012)
+    results += runs(table, seeds, 0.012)
     for seed in seeds:
-        for place, (model, view) in enumerate(METHODS):
+        for index, (model, view) in enumerate(METHODS):
             if model in ("Single", "SMORM", "GRM"):
                 steps = np.arange(12)
-                fall = 0.004 * (4 - place / 4)
+                fall = 0.004 * (4 - index / 4)
                 gold = 0.5 + 0.05 * steps - fall * np.maximum(0, steps - 4) ** 1.5
-                found += [
+                results += [
                     policy_result(model, view, s, seed, list(gold)) for s in ("ID", "OODtopic")
                 ]
-            found.append(cost_result(model, view, seed, 2 if model == "SM" else 1))
+            results.append(cost_result(model, view, seed, 2 if model == "SM" else 1))
             if view != "M" and view != "L":
                 losses = 0.7 * np.exp(-np.arange(60) / 20) + 0.3 + 0.01 * (seed - 2)
-                found.append(training_result(model, seed, [float(x) for x in losses]))
-    return found
+                results.append(training_result(model, seed, [float(x) for x in losses]))
+    return results

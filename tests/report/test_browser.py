@@ -73,20 +73,20 @@ def measured(page, folder, width):
 
 
 def test_on_a_phone_nothing_is_wider_than_the_page_and_panels_stack(page, tmp_path):
-    found = measured(page, tmp_path, 390)
-    assert found["closed"] <= 390
-    assert found["open"] <= 390
-    assert found["narrow"]
-    assert max(found["narrow"]) <= 390
-    (left, top), (left_below, below) = found["panels"]
-    assert left == left_below
+    measures = measured(page, tmp_path, 390)
+    assert measures["closed"] <= 390
+    assert measures["open"] <= 390
+    assert measures["narrow"]
+    assert max(measures["narrow"]) <= 390
+    (x, top), (left_below, below) = measures["panels"]
+    assert x == left_below
     assert below > top
 
 
 def test_on_a_desk_panels_stand_side_by_side_and_a_failure_has_its_colour(page, tmp_path):
-    found = measured(page, tmp_path, 1280)
-    assert found["open"] <= 1280
-    (left, top), (right, top_beside) = found["panels"]
+    measures = measured(page, tmp_path, 1280)
+    assert measures["open"] <= 1280
+    (x, top), (x_beside, top_beside) = measures["panels"]
     assert top == top_beside
-    assert right > left
-    assert found["alarm"] != found["ink"]
+    assert x_beside > x
+    assert measures["alarm"] != measures["ink"]

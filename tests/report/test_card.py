@@ -33,13 +33,13 @@ def run(tmp_path_factory):
 
 def own_results(facts):
     accuracy = {"accuracy": near(0.7), "length_correlation": near(0.1)}
-    found = [
+    results = [
         Result("eval", f"pairs/{name}", "SMORM", "F", accuracy, [], {"model": facts.hashes})
         for name in ("ID", "OODtopic")
     ]
     rated = {"spearman": near(0.4), "spearman/style": near(0.3), "mse": Metric(1.0, 40)}
     print_of = {"model": facts.hashes}
-    return [*found, Result("eval", "rated/ID", "SMORM", "attributes", rated, [], print_of)]
+    return [*results, Result("eval", "rated/ID", "SMORM", "attributes", rated, [], print_of)]
 
 
 def card(run, results=(), **wishes):
@@ -57,9 +57,12 @@ def test_the_front_matter_is_read_by_the_hubs_own_library(run):
     assert data.language == "en"
     assert "reward-model" in data.tags
     assert data.model_name == "me/reward"
-    found = {(one.dataset_name, one.metric_type): one.metric_value for one in data.eval_results}
-    assert found["pairs/ID", "accuracy"] == 0.7
-    assert found["rated/ID", "spearman"] == 0.4
+    results = {
+        (evaluation.dataset_name, evaluation.metric_type): evaluation.metric_value
+        for evaluation in data.eval_results
+    }
+    assert results["pairs/ID", "accuracy"] == 0.7
+    assert results["rated/ID", "spearman"] == 0.4
 
 
 def test_without_results_there_is_no_model_index_and_the_card_says_so(run):
@@ -125,10 +128,10 @@ def test_an_export_is_told_as_one_row(run, monkeypatch):
 
 def test_results_of_this_run_are_told_apart_from_those_of_the_method(run):
     facts = read_facts(run)
-    own, *_ = own_results(facts)
-    mine = replace(own, fingerprint={**own.fingerprint, "seed": 0})
+    result, *_ = own_results(facts)
+    mine = replace(result, fingerprint={**result.fingerprint, "seed": 0})
     others = [
-        replace(own, metrics={"accuracy": near(value)}, fingerprint={"model": {}, "seed": seed})
+        replace(result, metrics={"accuracy": near(value)}, fingerprint={"model": {}, "seed": seed})
         for seed, value in ((1, 0.6), (2, 0.5))
     ]
     text = card(run, [mine, *others])
@@ -205,15 +208,17 @@ def test_hostile_names_are_shown_and_never_become_markup(run):
     text = card(run, [result], repo=HOSTILE)
     assert ModelCard(text).data.eval_results[0].metric_value == 0.7
     tokens = MarkdownIt("commonmark").enable("table").parse(text.split("\n---\n", 1)[1])
-    markup = [one for token in tokens for one in [token, *(token.children or [])]]
-    raw = [one.content for one in markup if one.type in ("html_block", "html_inline")]
+    markup = [node for token in tokens for node in [token, *(token.children or [])]]
+    raw = [node.content for node in markup if node.type in ("html_block", "html_inline")]
     assert {text.strip() for text in raw} == {
         "<details><summary>The whole configuration</summary>",
         "</details>",
     }
-    titles = [tokens[at + 1].content for at, one in enumerate(tokens) if one.type == "heading_open"]
+    titles = [
+        tokens[at + 1].content for at, node in enumerate(tokens) if node.type == "heading_open"
+    ]
     assert titles[1:4] == ["What it scores", "What goes in", "Use"]
-    assert not any(one.type == "link_open" for one in markup)
+    assert not any(node.type == "link_open" for node in markup)
 
 
 def test_markdown_is_taken_as_text():
@@ -231,10 +236,12 @@ def as_head(run, tmp_path, **changes):
     return card(folder)
 
 
-@pytest.mark.parametrize(("head", "told"), [("mlp", "an MLP as its head"), ("gated", "gated head")])
-def test_a_head_that_is_not_linear_is_told_and_no_export_is_promised(run, tmp_path, head, told):
+@pytest.mark.parametrize(
+    ("head", "expected"), [("mlp", "an MLP as its head"), ("gated", "gated head")]
+)
+def test_a_head_that_is_not_linear_is_told_and_no_export_is_promised(run, tmp_path, head, expected):
     text = as_head(run, tmp_path, head=head)
-    assert told in text
+    assert expected in text
     assert "one linear head" not in text
     assert "cannot be exported" in text
     assert "smorm export" not in text

@@ -29,7 +29,7 @@ def test_a_curve_is_the_mean_over_seeds_with_students_interval_at_each_point():
     (curve,) = curves_of(results)
     assert (curve.family, curve.prompts, curve.label, curve.seeds) == ("best-of-n", "ID", "a", 4)
     assert curve.at == SIZES
-    values = [one.items[5]["gold"]["value"] for one in results]
+    values = [result.items[5]["gold"]["value"] for result in results]
     expected = mean_over_seeds(values, 40)
     assert curve.values["gold"][5] == expected
     assert curve.values["kl"][5].value == pytest.approx(kl_of(32))
@@ -86,9 +86,9 @@ def test_results_without_points_have_no_curve():
     ],
 )
 def test_a_point_that_is_not_of_the_contract_is_named(item):
-    one = Result("stress", "best-of-n/ID", "SMORM", "F", {}, [{"n": 1, "kl": 0}, item])
+    result = Result("stress", "best-of-n/ID", "SMORM", "F", {}, [{"n": 1, "kl": 0}, item])
     with pytest.raises(DataError, match=r"best-of-n/ID, SMORM: items\[1\]"):
-        curves_of([one])
+        curves_of([result])
 
 
 def test_a_planted_peak_and_fall_are_found():
@@ -102,16 +102,16 @@ def test_a_planted_peak_and_fall_are_found():
 def test_noise_on_a_flat_curve_is_no_fall():
     """At its own peak every seed falls; at the peak of the others it does so by chance only."""
     rng = np.random.default_rng(4)
-    found = []
+    peaks = []
     for _ in range(60):
         results = [
             stress_result("a", "F", "ID", seed, list(0.5 + 0.05 * rng.standard_normal(len(SIZES))))
             for seed in range(6)
         ]
         (curve,) = curves_of(results)
-        found.append(peak_of(curve))
-    assert sum(peak.drops for peak in found) <= 9  # 2.5 % one-sided: 1.5 of 60; own peaks: all
-    assert abs(np.mean([peak.drop.value for peak in found])) < 0.02
+        peaks.append(peak_of(curve))
+    assert sum(peak.drops for peak in peaks) <= 9  # 2.5 % one-sided: 1.5 of 60; own peaks: all
+    assert abs(np.mean([peak.drop.value for peak in peaks])) < 0.02
 
 
 def test_a_rising_curve_has_its_peak_at_the_end():
@@ -129,7 +129,7 @@ def test_a_single_run_takes_the_fall_that_it_measured():
 
 
 def test_a_curve_without_finite_gold_has_no_peak():
-    one = stress_result("a", "F", "ID", None, [math.nan] * len(SIZES))
-    (curve,) = curves_of([one])
+    result = stress_result("a", "F", "ID", None, [math.nan] * len(SIZES))
+    (curve,) = curves_of([result])
     assert peak_of(curve) is None
     assert peak_of(replace(curve, values={})) is None

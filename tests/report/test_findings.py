@@ -26,8 +26,8 @@ def about(results, *words):
     return [sentence for sentence in sentences if all(word in sentence for word in words)]
 
 
-def of_two(single, other, prompts="OODtopic", noise=0.003, seeds=range(6)):
-    methods = {("Single", "F"): {prompts: single}, ("SMORM", "F"): {prompts: other}}
+def of_two(single, smorm, prompts="OODtopic", noise=0.003, seeds=range(6)):
+    methods = {("Single", "F"): {prompts: single}, ("SMORM", "F"): {prompts: smorm}}
     return runs(methods, seeds, noise)
 
 
@@ -81,8 +81,8 @@ def test_a_planted_fall_is_told_with_its_peak_and_a_rise_is_none():
 
 def test_one_seed_is_called_an_illustration():
     single = stress_result("Single", "F", "ID", 0, rising(0.7))
-    other = stress_result("SMORM", "F", "ID", 0, rising(0.9))
-    report = findings([single, other])
+    smorm = stress_result("SMORM", "F", "ID", 0, rising(0.9))
+    report = findings([single, smorm])
     assert "One run of each method: an illustration" in report.reading
     # No paired difference was measured.
     assert not any("compared with" in sentence for sentence in report.sentences)
@@ -203,7 +203,7 @@ def test_accuracies_are_told_in_percentage_points(value, word):
 
 def test_of_many_methods_those_without_a_difference_are_counted_not_listed():
     methods = {("Single", "F"): {"ID": rising(0.7)}}
-    methods |= {(f"Same{place}", "F"): {"ID": rising(0.7)} for place in range(10)}
+    methods |= {(f"Same{number}", "F"): {"ID": rising(0.7)} for number in range(10)}
     methods |= {("Better", "F"): {"ID": rising(0.8)}, ("Fallen", "F"): {"ID": hacked(0.8, 0.6)}}
     (sentence,) = about(runs(methods, noise=0.0005), "best of 256 compared with Single")
     count = sentence.partition("no difference found for ")[2]

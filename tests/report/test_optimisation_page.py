@@ -35,7 +35,7 @@ def rated(model, seed):
 
 def test_a_caption_names_grey_lines_only_where_they_are_drawn():
     for many, drawn in ((9, True), (14, False)):
-        methods = {(f"m{place}", "F"): {"ID": rising(0.7)} for place in range(many)}
+        methods = {(f"m{index}", "F"): {"ID": rising(0.7)} for index in range(many)}
         text = page_html(runs(methods, range(2)), "t")
         assert ("Dashed: m0; grey: the others." in text) == drawn
         assert ("Dashed: m0. Bands" in text) != drawn
@@ -47,14 +47,14 @@ def results():
         ("Single", "F"): {"OODtopic": hacked(0.7, 0.6), "ID": rising(0.7)},
         ("SMORM", "F"): {"OODtopic": rising(0.75), "ID": rising(0.75)},
     }
-    found = runs(methods, range(3))
+    results = runs(methods, range(3))
     for seed in range(3):
-        found += [
+        results += [
             policy_result(name, "F", "ID", seed, [0.5, 0.6, 0.6]) for name in ("Single", "SMORM")
         ]
-        found += [cost_result(name, "F", seed) for name in ("Single", "SMORM")]
-        found += [training_result("SMORM", seed, [1.0, 0.6, 0.4]), rated("SMORM", seed)]
-    return found
+        results += [cost_result(name, "F", seed) for name in ("Single", "SMORM")]
+        results += [training_result("SMORM", seed, [1.0, 0.6, 0.4]), rated("SMORM", seed)]
+    return results
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_the_same_results_give_the_same_page(results, text):
 
 def test_every_figure_is_written_as_svg_and_png_under_a_plain_name(results, tmp_path):
     output, folder = tmp_path / "page.html", tmp_path / "figures"
-    written = write_page([one.as_dict() for one in results], output, "t", figures=folder)
+    written = write_page([result.as_dict() for result in results], output, "t", figures=folder)
     assert sorted(folder.iterdir()) == sorted(written)
     names = {path.stem for path in written}
     assert {"best-of-n-gold-and-proxy-by-kl", "ppo-by-step", "training-loss"} <= names
@@ -116,13 +116,13 @@ def test_figures_of_one_name_do_not_overwrite_each_other(tmp_path):
         Result("eval", name, "m", "F", {"accuracy": near(0.6)}) for name in ("hhh/a b", "hhh/a-b")
     ]
     written = write_page(
-        [one.as_dict() for one in pair], tmp_path / "p.html", "t", figures=tmp_path
+        [result.as_dict() for result in pair], tmp_path / "p.html", "t", figures=tmp_path
     )
     assert len({path.name for path in written}) == 4
 
 
 def test_a_baseline_and_a_highlight_can_be_chosen_and_must_exist(results, tmp_path):
-    plain = [one.as_dict() for one in results]
+    plain = [result.as_dict() for result in results]
     write_page(plain, tmp_path / "p.html", "t", options=PageOptions(("SMORM",), ("Single",)))
     assert "compared with SMORM: lower for Single −" in (tmp_path / "p.html").read_text()
     for options in (PageOptions(("x",)), PageOptions((), ("x",))):
@@ -133,9 +133,9 @@ def test_a_baseline_and_a_highlight_can_be_chosen_and_must_exist(results, tmp_pa
 
 def test_hostile_names_in_curves_never_become_markup():
     hostile = "<script>alert(1)</script>"
-    found = runs({(hostile, "F"): {hostile: rising(0.7)}}, range(2))
-    found += runs({("other", "F"): {hostile: rising(0.8)}}, range(2))
-    text = page_html(found, hostile)
+    results = runs({(hostile, "F"): {hostile: rising(0.7)}}, range(2))
+    results += runs({("other", "F"): {hostile: rising(0.8)}}, range(2))
+    text = page_html(results, hostile)
     assert "script" not in Reader(text).tags
 
 
@@ -147,8 +147,8 @@ def test_a_heat_table_needs_two_attributes_and_colours_by_sign():
     assert "var(--below) 14%" in shades
     assert "clarity" in table.headings
     assert "var(--above) 43%" in page_html([rated("SMORM", None)], "t")
-    one = {"spearman": near(0.5), "spearman/x": near(0.5)}
-    assert correlation_table(rows_of([Result("eval", "rated/x", "m", "F", one)])) is None
+    metrics = {"spearman": near(0.5), "spearman/x": near(0.5)}
+    assert correlation_table(rows_of([Result("eval", "rated/x", "m", "F", metrics)])) is None
 
 
 def test_long_training_curves_are_averaged_and_say_so():
@@ -171,7 +171,7 @@ def test_costs_show_passes_of_an_ensemble_and_unknown_numbers_too():
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"), [(2.0, "2"), (1.5, "1.5"), (1234567.4, "1,234,567"), (float("nan"), "–")]
+    ("value", "expected"), [(2.0, "2"), (1.5, "1.5"), (1234567.4, "1,234,567"), (float("nan"), "–")]
 )
-def test_counts_have_their_thousands_apart(value, shown):
-    assert show_count(Metric(value, 1)) == shown
+def test_counts_have_their_thousands_apart(value, expected):
+    assert show_count(Metric(value, 1)) == expected

@@ -74,7 +74,7 @@ def sample():
 
 def test_the_page_is_one_file_without_an_address_or_a_script(tmp_path):
     output = tmp_path / "deep" / "report.html"
-    write_page([one.as_dict() for one in sample()], output, "A title", "Hello.\n\nWorld.")
+    write_page([each.as_dict() for each in sample()], output, "A title", "Hello.\n\nWorld.")
     text = output.read_text(encoding="utf-8")
     assert [path.name for path in output.parent.iterdir()] == ["report.html"]
     assert not re.search(r"https?://|//[a-z]+\.|@import|url\(\s*['\"]?[^#'\")]", text)
@@ -115,7 +115,7 @@ def test_the_page_shows_value_interval_n_notes_and_fingerprints():
 
 
 def test_hostile_names_are_shown_and_never_become_markup():
-    one = Result(
+    hostile = Result(
         kind=HOSTILE,
         suite=f"pairs/{HOSTILE}",
         model=HOSTILE,
@@ -125,8 +125,8 @@ def test_hostile_names_are_shown_and_never_become_markup():
         fingerprint={HOSTILE: HOSTILE, "deep": {HOSTILE: [HOSTILE]}},
         notes=(HOSTILE,),
     )
-    other = parse_result({**one.as_dict(), "suite": "pairs/far", "view": "L"}, "here")
-    text = page_html([one, other], HOSTILE, HOSTILE)
+    elsewhere = parse_result({**hostile.as_dict(), "suite": "pairs/far", "view": "L"}, "here")
+    text = page_html([hostile, elsewhere], HOSTILE, HOSTILE)
     reader = Reader(text)
     assert "script" not in reader.tags
     assert "<script" not in text
@@ -157,9 +157,11 @@ def test_results_of_several_seeds_become_their_mean_with_students_interval():
     rows = rows_of([result(value=v, fingerprint={"seed": s}) for s, v in enumerate(values)])
     assert len(rows) == 1
     accuracy = rows[0].metrics["accuracy"]
-    reach = 4.3027 * math.sqrt(0.0013 / 3)  # sum of squares 0.0026, two degrees of freedom
+    half_width = 4.3027 * math.sqrt(0.0013 / 3)  # sum of squares 0.0026, two degrees of freedom
     assert accuracy.value == pytest.approx(0.73)
-    assert (accuracy.low, accuracy.high) == pytest.approx((0.73 - reach, 0.73 + reach), abs=1e-6)
+    assert (accuracy.low, accuracy.high) == pytest.approx(
+        (0.73 - half_width, 0.73 + half_width), abs=1e-6
+    )
     assert (rows[0].seeds, rows[0].sources) == (3, (1, 2, 3))
     assert "Mean over 3 seeds" in rows[0].notes[0]
     text = page_html([result(value=v, fingerprint={"seed": s}) for s, v in enumerate(values)], "t")
@@ -176,7 +178,7 @@ def test_seeds_of_different_size_show_the_range_of_n_and_what_is_missing():
 
 @pytest.mark.parametrize("prints", [({}, {}), ({"seed": 1}, {"seed": 1}), ({"seed": 1}, {})])
 def test_results_that_seeds_do_not_tell_apart_stay_apart(prints):
-    rows = rows_of([result(fingerprint=one) for one in prints])
+    rows = rows_of([result(fingerprint=fingerprint) for fingerprint in prints])
     assert [row.label for row in rows] == ["SMORM (1)", "SMORM (2)"]
     assert [row.sources for row in rows] == [(1,), (2,)]
 
@@ -189,8 +191,8 @@ def test_the_view_is_part_of_the_name_where_a_model_shows_several():
 def best(name, *intervals):
     rows = rows_of(
         [
-            result(model=str(place), metrics={name: Metric((low + high) / 2, 9, low, high)})
-            for place, (low, high) in enumerate(intervals)
+            result(model=str(index), metrics={name: Metric((low + high) / 2, 9, low, high)})
+            for index, (low, high) in enumerate(intervals)
         ]
     )
     row = separated_best(rows, name)
@@ -209,9 +211,9 @@ def test_only_a_best_row_whose_interval_is_apart_is_bold():
 
 
 def test_bold_is_on_the_page_where_it_is_due():
-    apart = [result(low=0.65, high=0.75), result(model="Single", value=0.5, low=0.4, high=0.6)]
-    assert '<td class="best">70.0' in page_html(apart, "t")
-    assert 'class="best"' not in page_html([apart[0], result(model="Single")], "t")
+    disjoint = [result(low=0.65, high=0.75), result(model="Single", value=0.5, low=0.4, high=0.6)]
+    assert '<td class="best">70.0' in page_html(disjoint, "t")
+    assert 'class="best"' not in page_html([disjoint[0], result(model="Single")], "t")
 
 
 @pytest.mark.parametrize(
@@ -281,12 +283,12 @@ def test_the_chance_level_is_that_of_the_result_and_nothing_where_it_has_none():
 
 
 def test_a_stress_test_shows_gold_by_the_size_of_best_of_n():
-    found = [
+    stressed = [
         Result("stress", "best-of-n/ID", model, "F",
                {f"gold@{n}": Metric(0.1 * n, 20, 0.0, 1.0) for n in (1, 4)})
         for model in ("a", "b")
     ]  # fmt: skip
-    text = page_html(found, "t")
+    text = page_html(stressed, "t")
     assert "gold, best of 4" in text
     for label in ("best of 1", "best of 4"):
         assert label in re.sub(r"<table.*?</table>", "", text, flags=re.S)

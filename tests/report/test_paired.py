@@ -36,23 +36,23 @@ def two(gap, noise=0.004, seeds=range(6)):
     )
 
 
-def only(found, metric="gold@256", **wanted):
+def only(pairs, metric="gold@256", **attributes):
     chosen = [
-        one
-        for one in found
-        if one.metric == metric and all(getattr(one, k) == v for k, v in wanted.items())
+        pair
+        for pair in pairs
+        if pair.metric == metric and all(getattr(pair, k) == v for k, v in attributes.items())
     ]
     assert len(chosen) == 1
     return chosen[0]
 
 
 def test_a_planted_difference_is_found_with_its_seeds():
-    one = only(paired_differences(two(0.03)))
-    assert (one.label, one.base, one.over) == ("SMORM", "Single", "seeds")
-    assert one.better
-    assert not one.worse
-    assert one.difference.n == 6
-    assert one.difference.low < 0.03 < one.difference.high
+    pair = only(paired_differences(two(0.03)))
+    assert (pair.label, pair.base, pair.over) == ("SMORM", "Single", "seeds")
+    assert pair.better
+    assert not pair.worse
+    assert pair.difference.n == 6
+    assert pair.difference.low < 0.03 < pair.difference.high
 
 
 def test_a_planted_loss_is_found_and_noise_alone_is_not():
@@ -70,11 +70,11 @@ def test_pairing_takes_out_what_the_seeds_share():
         for seed, luck in enumerate(shared)
         for model, gain in (("a", 0.0), ("b", 0.01 + 0.001 * seed))
     ]  # fmt: skip
-    one = only(paired_differences(results), "accuracy")
+    pair = only(paired_differences(results), "accuracy")
     values = [0.01 + 0.001 * seed for seed in range(5)]
     expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    assert (one.difference.low, one.difference.high) == pytest.approx(tuple(expected), abs=1e-6)
-    assert one.p_value == pytest.approx(stats.ttest_1samp(values, 0).pvalue, abs=1e-9)
+    assert (pair.difference.low, pair.difference.high) == pytest.approx(tuple(expected), abs=1e-6)
+    assert pair.p_value == pytest.approx(stats.ttest_1samp(values, 0).pvalue, abs=1e-9)
 
 
 @given(st.randoms(use_true_random=False))
@@ -83,40 +83,42 @@ def test_the_order_of_runs_changes_no_difference(random):
     expected = {(p.label, p.base, p.metric): p.difference for p in paired_differences(results)}
     shuffled = list(results)
     random.shuffle(shuffled)
-    found = paired_differences(shuffled, ["Single"])
-    assert {(p.label, p.base, p.metric): p.difference for p in found} == expected
+    pairs = paired_differences(shuffled, ["Single"])
+    assert {(p.label, p.base, p.metric): p.difference for p in pairs} == expected
 
 
 def test_unequal_seeds_are_compared_over_the_common_ones_and_counted():
-    results = [one for one in two(0.03) if one.model == "Single" or one.fingerprint["seed"] > 1]
-    one = only(paired_differences(results))
-    assert (one.difference.n, one.unpaired) == (4, 2)
-    assert [seed for seed, _ in one.by_seed] == ["2", "3", "4", "5"]
+    results = [r for r in two(0.03) if r.model == "Single" or r.fingerprint["seed"] > 1]
+    pair = only(paired_differences(results))
+    assert (pair.difference.n, pair.unpaired) == (4, 2)
+    assert [seed for seed, _ in pair.by_seed] == ["2", "3", "4", "5"]
 
 
 def test_without_two_common_seeds_nothing_is_compared():
-    results = [one for one in two(0.03) if (one.fingerprint["seed"] > 2) == (one.model == "SMORM")]
+    results = [r for r in two(0.03) if (r.fingerprint["seed"] > 2) == (r.model == "SMORM")]
     assert paired_differences(results) == []
 
 
 def test_one_run_each_takes_the_difference_over_prompts_that_was_measured():
     base = stress_result("Single", "F", "ID", None, rising(0.7))
-    other = stress_result("SMORM", "M", "ID", None, rising(0.8))
-    told = {"of": dict(other.fingerprint), "less": dict(base.fingerprint)}
+    method = stress_result("SMORM", "M", "ID", None, rising(0.8))
+    compared = {"of": dict(method.fingerprint), "less": dict(base.fingerprint)}
     measured = {"gold@256": Metric(0.1, 40, 0.05, 0.15)}
-    apart = Result("difference", other.suite, "SMORM − Single", "M − F", measured, [], told)
-    one = only(paired_differences([base, other, apart]))
-    assert (one.over, one.difference) == ("prompts", measured["gold@256"])
-    assert math.isnan(one.p_value)
-    wrong = replace(apart, fingerprint={"of": {"model": "other"}, "less": told["less"]})
-    assert paired_differences([base, other, wrong]) == []
+    difference = Result(
+        "difference", method.suite, "SMORM − Single", "M − F", measured, [], compared
+    )
+    pair = only(paired_differences([base, method, difference]))
+    assert (pair.over, pair.difference) == ("prompts", measured["gold@256"])
+    assert math.isnan(pair.p_value)
+    wrong = replace(difference, fingerprint={"of": {"model": "other"}, "less": compared["less"]})
+    assert paired_differences([base, method, wrong]) == []
 
 
 def test_baselines_are_the_first_model_and_the_naive_ensemble_and_views_meet_their_first():
     sets = {"ID": rising(0.7)}
     methods = [("Single", "F"), ("SM", "mean"), ("SMORM", "F"), ("SMORM", "M")]
-    found = paired_differences(runs(dict.fromkeys(methods, sets)))
-    couples = {(one.label, one.base) for one in found}
+    pairs = paired_differences(runs(dict.fromkeys(methods, sets)))
+    couples = {(pair.label, pair.base) for pair in pairs}
     assert couples == {
         ("SM", "Single"),
         ("SMORM-F", "Single"),
@@ -126,7 +128,7 @@ def test_baselines_are_the_first_model_and_the_naive_ensemble_and_views_meet_the
         ("SMORM-M", "SMORM-F"),
     }
     chosen = paired_differences(runs(dict.fromkeys(methods, sets)), ["SMORM-M"])
-    assert {one.base for one in chosen} == {"SMORM-M", "SMORM-F"}
+    assert {pair.base for pair in chosen} == {"SMORM-M", "SMORM-F"}
 
 
 def test_a_baseline_that_is_in_no_result_is_an_error_that_names_what_is_there():
@@ -141,9 +143,9 @@ def test_a_larger_gain_out_of_distribution_is_found_over_common_seeds():
             ("SMORM", "F"): {"ID": rising(0.72), "OODtopic": rising(0.68)},
         }
     )
-    found = paired_differences(results)
-    inside = only(found, suite="best-of-n/ID")
-    outside = only(found, suite="best-of-n/OODtopic")
+    pairs = paired_differences(results)
+    inside = only(pairs, suite="best-of-n/ID")
+    outside = only(pairs, suite="best-of-n/OODtopic")
     shift = growth_of(outside, inside)
     assert shift is not None
     assert shift.low < 0.06 < shift.high
@@ -160,11 +162,11 @@ def test_the_representative_sizes_are_the_largest_and_its_roots():
 @given(st.lists(numbers, min_size=2, max_size=12))
 def test_student_is_that_of_scipy(values):
     expected = stats.ttest_1samp(values, 0).pvalue if len(set(values)) > 1 else None
-    found = two_sided(values)
+    p_value = two_sided(values)
     if expected is None:
-        assert found == (1.0 if values[0] == 0 else found)
+        assert p_value == (1.0 if values[0] == 0 else p_value)
     else:
-        assert found == pytest.approx(expected, abs=1e-9)
+        assert p_value == pytest.approx(expected, abs=1e-9)
 
 
 def test_student_needs_two_finite_values():
@@ -174,18 +176,18 @@ def test_student_needs_two_finite_values():
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
-def test_holm_lies_between_no_correction_and_bonferroni_and_keeps_the_order(chances):
-    found = holm(chances)
-    for p, q in zip(chances, found, strict=True):
-        assert p <= q <= min(1.0, p * len(chances)) + 1e-12 or q == max(found)
-    order = sorted(range(len(chances)), key=lambda at: chances[at])
-    assert [found[at] for at in order] == sorted(found)
-    smallest = min(chances)
-    assert found[chances.index(smallest)] == pytest.approx(min(1.0, smallest * len(chances)))
+def test_holm_lies_between_no_correction_and_bonferroni_and_keeps_the_order(p_values):
+    adjusted = holm(p_values)
+    for p, q in zip(p_values, adjusted, strict=True):
+        assert p <= q <= min(1.0, p * len(p_values)) + 1e-12 or q == max(adjusted)
+    order = sorted(range(len(p_values)), key=lambda at: p_values[at])
+    assert [adjusted[at] for at in order] == sorted(adjusted)
+    smallest = min(p_values)
+    assert adjusted[p_values.index(smallest)] == pytest.approx(min(1.0, smallest * len(p_values)))
 
 
 def test_holm_of_a_worked_example_leaves_missing_tests_out():
-    found = holm([0.01, 0.04, math.nan, 0.03])
-    assert found[:2] == pytest.approx([0.03, 0.06])
-    assert math.isnan(found[2])
-    assert found[3] == pytest.approx(0.06)
+    adjusted = holm([0.01, 0.04, math.nan, 0.03])
+    assert adjusted[:2] == pytest.approx([0.03, 0.06])
+    assert math.isnan(adjusted[2])
+    assert adjusted[3] == pytest.approx(0.06)

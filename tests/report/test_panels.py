@@ -30,8 +30,8 @@ def texts(drawing):
 
 def some(count, sets=SETS[:2], seeds=range(2)):
     methods = {
-        (f"m{place}", "F"): {name: rising(0.6 + 0.01 * place) for name in sets}
-        for place in range(count)
+        (f"m{number}", "F"): {name: rising(0.6 + 0.01 * number) for name in sets}
+        for number in range(count)
     }
     return curves_of(runs(methods, seeds))
 
