@@ -11,7 +11,7 @@ from operator import attrgetter
 
 import numpy as np
 
-from smorm.arrays import Bools, Floats
+from smorm.arrays import Bools, Floats, Ints
 from smorm.errors import DataError
 from smorm.evaluation.correlation import spearman, spearman_draws, spearman_metric
 from smorm.evaluation.metric_names import MetricName
@@ -75,18 +75,11 @@ def measure_rated(
         "mse_of_mean": (ratings - _constants(ratings, names, means)) ** 2,
     }
     metrics: dict[str, Metric] = {}
-    ranked = []
     for column in columns:
-        # By itself an attribute is resampled over its own rated responses only.
-        name, known = names[column], rated[:, column]
-        correlation = spearman_metric(
-            predicted[known, column], ratings[known, column], codes[known]
-        )
-        metrics[f"spearman/{name}"] = correlation
-        if not np.isnan(correlation.value):
-            ranked.append(column)
-        for family, error in errors.items():
-            metrics[f"{family}/{name}"] = mean_metric(error[known, column], codes[known])
+        metrics |= _of_attribute(names[column], column, predicted, ratings, errors, codes)
+    # Constant ratings or predictions have no ranks.
+    rated_names = list(map(names.__getitem__, columns))
+    ranked = [c for c in columns if not np.isnan(metrics[f"spearman/{names[c]}"].value)]
 
     # Every attribute sees the same resampled prompts, so that their mean has a right interval.
     count = int(rated.any(axis=1).sum())
@@ -98,7 +91,6 @@ def measure_rated(
     for family, error in errors.items():
         draws = bootstrap_means(error[:, columns], codes)
         over_attributes[family] = _mean(family, metrics, draws, count)
-    rated_names = list(map(names.__getitem__, columns))
     ranked_names = list(map(names.__getitem__, ranked))
     notes = [
         f"{len(predicted)} responses over {groups} prompts; intervals resample prompts.",
@@ -112,6 +104,23 @@ def measure_rated(
         keys or list(map(str, range(len(predicted)))),
     )
     return Measurement(over_attributes | metrics, tuple(notes), table)
+
+
+def _of_attribute(
+    name: str,
+    column: int,
+    predicted: Floats,
+    ratings: Floats,
+    errors: Mapping[str, Floats],
+    codes: Ints,
+) -> dict[str, Metric]:
+    """An attribute's numbers, resampled over its own rated responses only."""
+    rated = np.isfinite(ratings[:, column])
+    predicted, ratings, codes = predicted[rated, column], ratings[rated, column], codes[rated]
+    metrics = {f"spearman/{name}": spearman_metric(predicted, ratings, codes)}
+    for family, error in errors.items():
+        metrics[f"{family}/{name}"] = mean_metric(error[rated, column], codes)
+    return metrics
 
 
 def _mean(family: str, metrics: Mapping[str, Metric], draws: Floats, count: int) -> Metric:
