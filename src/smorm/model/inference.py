@@ -27,11 +27,7 @@ _NO_PROMPT = (
 
 
 def score_units(
-    network: RewardNetwork,
-    units: Units,
-    max_batch_tokens: int,
-    *,
-    advance: Advance | None = None,
+    network: RewardNetwork, units: Units, max_batch_tokens: int, *, advance: Advance | None = None
 ) -> list[Floats]:
     """All rows of the head for every sequence of every unit.
 
@@ -53,11 +49,7 @@ def score_units(
 
 
 def pooled_units(
-    network: RewardNetwork,
-    units: Units,
-    max_batch_tokens: int,
-    *,
-    advance: Advance | None = None,
+    network: RewardNetwork, units: Units, max_batch_tokens: int, *, advance: Advance | None = None
 ) -> list[Floats]:
     """The hidden state that the head reads, for every sequence of every unit: [sequences, D].
 
