@@ -130,6 +130,7 @@ def refuse_remote_code(path: str) -> None:
     Raises:
         ModelError: `auto_map` is set in one of its JSON files, or a path leads nowhere.
     """
+    # Of a hub id transformers refuses code by itself: `trust_remote_code` is never set.
     folder = Path(path)
     if not folder.is_dir():
         if path.startswith(("/", ".", "~")) or path.count("/") > 1:

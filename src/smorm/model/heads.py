@@ -58,24 +58,16 @@ class ScoreHead(nn.Module):
 
 
 class NonlinearHead(nn.Module):
-    """Base of the heads that are not one linear layer.
+    """Base of the heads that are not one linear layer."""
 
-    Attributes:
-        kind: its name in a model card.
-        description: what it is, for the text of a refusal.
-    """
-
+    # Its name in a model card, and what it is for the text of a refusal.
     kind: ClassVar[str]
     description: ClassVar[str]
     unit_rows = False
 
     @property
     def weight(self) -> Tensor:
-        """Always raises: code that reads a linear head's weight gets the reason.
-
-        Raises:
-            ModelError: always.
-        """
+        """Raises ModelError, always: code that reads a linear head's weight gets the reason."""
         raise self.refusal()
 
     def refusal(self) -> ModelError:
@@ -162,6 +154,7 @@ class GatedHead(NonlinearHead):
         temperature: float = 10.0,
     ) -> None:
         super().__init__()
+        # Fitted by ridge regression beforehand: the gate and the scale alone are trained here.
         self.attributes = nn.Parameter(attributes.float().clone(), requires_grad=False)
         self.verbosity = nn.Parameter(verbosity.float().clone(), requires_grad=False)
         self.multiples = nn.Parameter(multiples.float().clone(), requires_grad=False)

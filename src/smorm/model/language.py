@@ -1,7 +1,6 @@
 """The language head, trained beside the score head by GRM.
 
-It reads the last layer's hidden states and gives log-probabilities of response tokens. In a forest
-each token stands once, so its log-probability is computed once, however many responses contain it.
+It reads the last layer's hidden states and gives log-probabilities of response tokens.
 
 Shapes: T rows of a batch, S sequences, M distinct response tokens, E tokens of all responses (a
 token that two responses share counts twice), D hidden size, V vocabulary.

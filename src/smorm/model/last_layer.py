@@ -1,10 +1,7 @@
 """Faster ways through decoder layers: fused where possible, and the last one for the leaves alone.
 
-Only the hidden state at each sequence's last token is read. So the last layer runs in two steps: up
-to its attention call for all rows, to get keys and values, then in full for the leaf rows against
-these. This needs no knowledge of the architecture: the attention interface ends the first step by
-an exception and gives the second step the captured keys and values. It is exact, and saves nearly a
-layer.
+Only the hidden state at each sequence's last token is read, so the last layer needs queries, output
+projection and feed-forward pass of the leaf rows alone. This is exact, and saves nearly a layer.
 """
 
 from __future__ import annotations
@@ -102,6 +99,9 @@ def _run_for_leaves(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
+    # Two steps, which need no knowledge of the architecture: up to the attention call for all rows,
+    # where the interface captures keys and values and ends the layer by an exception; then the
+    # layer in full for the leaf rows against these.
     try:
         usual(hidden, *args, **{**kwargs, "plan": Capture(plan)})
     except Captured as captured:

@@ -93,6 +93,7 @@ def read_card(folder: Path) -> ModelCard:
     """
     path = folder / CARD
     values = read_model_json(path)
+    # A key that this version does not know is an error: its meaning could change a score.
     try:
         fields = {**values}
         fields.pop("format", None)

@@ -4,10 +4,7 @@ A decoder whose attention goes through transformers' interface can share tokens;
 attention (Bloom) would run and give wrong scores without a warning, and one with recurrent or
 convolutional layers (Mamba, LFM2) cannot share at all. So before a model is used, a few short
 sequences go through each layout and are compared with the reference: padded batches with eager
-attention.
-
-What cannot share falls back to padded batches, with the fastest of transformers' attention
-implementations that agrees with the reference: flash, then SDPA, then eager itself.
+attention. What cannot share falls back to padded batches.
 """
 
 from __future__ import annotations
@@ -59,6 +56,7 @@ def probe_sequences(vocabulary: int, seed: int = 0) -> list[Tokens]:
     def draw(length: int) -> Tokens:
         return rng.integers(0, vocabulary, length).astype(np.int32)
 
+    # Longer than MIN_SHARE, so that it is shared.
     stem = draw(17)
     branch = np.concatenate([stem, draw(11)])
     family = [np.concatenate([branch, draw(n)]) for n in (5, 9)]
@@ -156,6 +154,7 @@ class _Trial:
 
     def padded_attention(self) -> str:
         """The fastest attention implementation for padded batches that agrees."""
+        # The reference itself comes last: eager attention writes out all scores, [S, H, L, L].
         for implementation in self._candidates():
             reason = self._refuses_attention(implementation)
             if reason is None:

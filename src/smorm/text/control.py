@@ -190,11 +190,9 @@ def _as_text(
 def _after_newline(
     tokenizer: PreTrainedTokenizerBase, piece: str, newline: list[int], *, plain_text: bool
 ) -> list[int]:
-    """Encode a piece from the middle of a text.
-
-    SentencePiece puts a space before the start of a string. The piece is encoded behind a newline,
-    which is then removed, so that it gets none (transformers does the same).
-    """
+    """Encode a piece from the middle of a text."""
+    # SentencePiece puts a space before the start of a string. The piece is encoded behind a
+    # newline, which is then removed, so that it gets none (transformers does the same).
     ids = _encode(tokenizer, "\n" + piece, plain_text)
     # Where the newline merges with the piece, it is encoded alone.
     if ids[: len(newline)] == newline:

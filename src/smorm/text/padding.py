@@ -42,6 +42,7 @@ def find_pad_token(tokenizer: PreTrainedTokenizerBase, template: str | None = No
 
     if free(tokenizer.pad_token):
         return str(tokenizer.pad_token)
+    # In the order of their ids, so that the choice does not depend on the file's order.
     added = [token.content for _, token in sorted(tokenizer.added_tokens_decoder.items())]
     for pattern in _SPARE:
         for token in added:

@@ -42,6 +42,7 @@ def own_template(tokenizer: PreTrainedTokenizerBase) -> str:
     Raises:
         ModelError: it has several and none is named "default".
     """
+    # Some tokenizers have a template for tool use and one for retrieval beside the default.
     template = tokenizer.chat_template
     if isinstance(template, Mapping):
         if "default" not in template:

@@ -109,6 +109,7 @@ def micro_batches(units: Sequence[Unit], budget: int, *, share: bool = True) -> 
     """
     if not units:
         return []
+    # Costs are computed once, by sorting; all that follows works on integers.
     costs = Costs.of(units, share=share)
     everything = list(range(len(units)))
     packs = _split(costs, everything, budget)
@@ -126,6 +127,7 @@ def _split(costs: Costs, members: Members, budget: int, level: int = 0) -> list[
     rows = costs.rows(members)
     if rows <= budget or len(members) == 1:
         return [(rows, members)]
+    # The stem stands once in a batch, however many families of it are put together there.
     families, stem = _families(costs, members)
     if len(families) == 1 or level == _LEVELS:
         return _cut(costs, members, budget)

@@ -210,6 +210,7 @@ class _Builder:
         """Leave everything on the path below `depth`: its subtrees end at the current size."""
         while self.depth > depth:
             first, past = self.path.pop()
+            # Of the deepest range only the rows below `depth` end; the others go on.
             rest = max(0, past - first - (self.depth - depth))
             self.ends[first + rest : past] = self.size
             self.depth -= past - first - rest
@@ -218,8 +219,9 @@ class _Builder:
 
     def finish(self, leaves: Ints) -> Forest:
         """Close all subtrees and make the forest; the arrays were allocated for no sharing."""
-        positions = self.positions[: self.size]
+        # What is on the path is open still, up to the last row.
         self._cut_path(0)
+        positions = self.positions[: self.size]
         rectangles = []
         for stretch, (query_first, query_past) in self.spans.items():
             rectangles.append((query_first, query_past, *stretch))

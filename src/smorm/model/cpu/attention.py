@@ -148,7 +148,8 @@ def _weights(query: Tensor, key: Tensor, block: Block, heads: int) -> tuple[Tens
 
 
 def _merge(out: Tensor, total: Tensor, block_out: Tensor, normaliser: Tensor) -> None:
-    """The softmax over a union is the softmaxes over its sets, weighted by exp(lse - lse_union)."""
+    """Add a block to what its rows have so far, in place."""
+    # The softmax over a union is the softmaxes over its sets, weighted by exp(lse - lse_union).
     union = torch.logaddexp(total, normaliser)
     out.mul_((total - union).exp_()[..., None])
     out.addcmul_(block_out, (normaliser - union).exp_()[..., None])
@@ -159,12 +160,10 @@ def attend_backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, plan: list[Block], saved: SavedBlocks
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value (fp32, shaped like them) from `grad` [G, Q * r, D], which
-    is best in fp32 where blocks are merged.
-
-    With P a row's probabilities over all of its keys: dV = P' dO, dS = P * (dO V' - sum(dO * O)).
-    A block's P is its own softmax times the block's fraction of the row, so the fraction scales dO
-    and the sum instead of P.
-    """
+    is best in fp32 where blocks are merged."""
+    # With P a row's probabilities over all of its keys: dV = P' dO, dS = P * (dO V' - sum(dO * O)).
+    # A block's P is its own softmax times the block's fraction of the row, so the fraction scales
+    # dO and the sum instead of P.
     heads = _heads(query, plan)
     # In fp32: a key's gradient is a sum over all blocks that see it.
     grad_query = torch.empty_like(query, dtype=torch.float32)

@@ -1,9 +1,5 @@
 """Matrix products on the CPU, by the faster of torch's own libraries.
 
-In fp32 torch multiplies with MKL, which uses no more than AVX2 on processors that Intel did not
-make. oneDNN, which torch ships as well, uses AVX-512 there: twice as fast, in the same precision
-(only the order of summation differs). In bf16 torch uses oneDNN by itself.
-
 The fused decoder layers call `linear`, `product` and `transposed_product`. Layers that run as
 transformers has them (other families, or with adapters) get the same products through
 `use_fast_linears`: the modules stay what they are, an instance's `forward` is set and taken away.
@@ -27,6 +23,9 @@ from smorm.model.instance_forward import forward_of, set_forward
 @functools.cache
 def onednn_wins() -> bool:
     """Whether fp32 products go to oneDNN: AVX-512 on a processor that is not Intel's."""
+    # In fp32 torch multiplies with MKL, which uses no more than AVX2 on processors that Intel did
+    # not make. oneDNN, which torch ships as well, uses AVX-512 there: twice as fast, in the same
+    # precision (only the order of summation differs). In bf16 torch uses oneDNN by itself.
     # Decided by the processor and not by a stopwatch, so that two runs never differ.
     if not torch.backends.mkldnn.is_available() or not torch.backends.mkl.is_available():
         return False
