@@ -23,35 +23,24 @@ from smorm.checks.table import KINDS, first_rows
 def duplicate_findings(scan: Scan, limits: Thresholds) -> list[Finding]:
     """Exact and near duplicates of training records, and near duplicates of their prompts."""
     records = scan.table.records
-    findings = []
     # Copies beyond the first of records with the same texts, label and ratings.
     train = np.flatnonzero(scan.table.train)
     copies = np.setdiff1d(train, first_rows(records["record"], train))
-    if len(copies):
-        severity = above(len(copies) / len(train), limits.duplicates, LOOK, FINE)
-        unit = "training records"
-        findings.append(
-            _finding(scan, FindingKind.DUPLICATE_RECORDS, severity, copies, len(train), unit)
-        )
+    kind, unit = FindingKind.DUPLICATE_RECORDS, "training records"
+    findings = _findings(scan, kind, copies, len(train), unit, LOOK, limits.duplicates)
     # Different records whose prompts are alike and whose responses, taken together, are too.
     usable = scan.table.train & (records["texts_filled"] != 0)
     distinct = first_rows(records["texts"], np.flatnonzero(usable))
     files = [scan.texts, scan.prompts]
     near = np.flatnonzero(near_rows(files, distinct, records["texts"][distinct], limits.near))
-    if len(near):
-        severity = above(len(near) / len(distinct), limits.duplicates, LOOK, FINE)
-        unit = "distinct training records"
-        findings.append(
-            _finding(scan, FindingKind.NEAR_DUPLICATE_RECORDS, severity, near, len(distinct), unit)
-        )
+    kind, unit = FindingKind.NEAR_DUPLICATE_RECORDS, "distinct training records"
+    findings += _findings(scan, kind, near, len(distinct), unit, LOOK, limits.duplicates)
     # Fine, never more: a prompt asked in several ways is usual, and harms only a split.
     prompts = _distinct_prompts(scan, train=True)
     rows = _with_words(scan, prompts)
     near = np.flatnonzero(near_rows([scan.prompts], rows, records["prompt"][rows], limits.near))
-    if len(near):
-        kind, unit = FindingKind.NEAR_DUPLICATE_PROMPTS, "distinct training prompts"
-        findings.append(_finding(scan, kind, FINE, near, len(prompts), unit))
-    return findings
+    kind, unit = FindingKind.NEAR_DUPLICATE_PROMPTS, "distinct training prompts"
+    return findings + _findings(scan, kind, near, len(prompts), unit, FINE)
 
 
 def leakage_findings(scan: Scan, limits: Thresholds) -> list[Finding]:
@@ -71,17 +60,12 @@ def leakage_findings(scan: Scan, limits: Thresholds) -> list[Finding]:
         return crosses
 
     near = near_rows([scan.prompts], rows, records["prompt"][rows], limits.near, related=across)
-    total, unit = len(held_out), "distinct held-out prompts"
-    findings = []
-    if exact.any():
-        kind, leaked = FindingKind.PROMPT_LEAKAGE, held_out[exact]
-        findings.append(_finding(scan, kind, MUST_FIX, leaked, total, unit))
-    nearly = unseen[near[unseen]]
-    if len(nearly):
-        severity = above(len(nearly) / total, limits.near_leakage, MUST_FIX, LOOK)
-        kind = FindingKind.NEAR_PROMPT_LEAKAGE
-        findings.append(_finding(scan, kind, severity, nearly, total, unit))
-    return findings
+    nearly, total, unit = unseen[near[unseen]], len(held_out), "distinct held-out prompts"
+    leaked, near_kind = FindingKind.PROMPT_LEAKAGE, FindingKind.NEAR_PROMPT_LEAKAGE
+    findings = _findings(scan, leaked, held_out[exact], total, unit, MUST_FIX)
+    # A few near twins may be accidents, such as greetings.
+    severe = above(len(nearly) / total, limits.near_leakage, MUST_FIX, LOOK)
+    return findings + _findings(scan, near_kind, nearly, total, unit, severe)
 
 
 def shared_prompt_findings(scan: Scan) -> list[Finding]:
@@ -94,14 +78,12 @@ def shared_prompt_findings(scan: Scan) -> list[Finding]:
     in_sources = np.concatenate([_with_several(scan, rows, "source") for rows in by_kind])
     of_kinds = _with_several(scan, usable, "kind")
     total, unit = len(first_rows(records["prompt"], usable)), "distinct training prompts"
-    findings = []
-    for kind, severity, shared in (
-        (FindingKind.PROMPTS_IN_SEVERAL_SOURCES, LOOK, in_sources),
-        (FindingKind.PROMPTS_OF_SEVERAL_KINDS, FINE, of_kinds),
-    ):
-        if len(shared):
-            findings.append(_finding(scan, kind, severity, shared, total, unit))
-    return findings
+    several_sources = FindingKind.PROMPTS_IN_SEVERAL_SOURCES
+    several_kinds = FindingKind.PROMPTS_OF_SEVERAL_KINDS
+    return [
+        *_findings(scan, several_sources, in_sources, total, unit, LOOK),
+        *_findings(scan, several_kinds, of_kinds, total, unit, FINE),
+    ]
 
 
 def _with_several(scan: Scan, rows: Ints, column: str) -> Ints:
@@ -115,10 +97,20 @@ def _with_several(scan: Scan, rows: Ints, column: str) -> Ints:
     return first_rows(scan.table.records["prompt"], rows[shared])
 
 
-def _finding(
-    scan: Scan, kind: FindingKind, severity: Severity, rows: Ints, total: int, unit: str
-) -> Finding:
-    return Finding(kind, severity, len(rows), total, unit, locations=scan.table.locations(rows))
+def _findings(
+    scan: Scan,
+    kind: FindingKind,
+    rows: Ints,
+    total: int,
+    unit: str,
+    severity: Severity,
+    threshold: float = 0.0,
+) -> list[Finding]:
+    """A finding where there is any row, fine up to the threshold; else none."""
+    if not len(rows):
+        return []
+    severity = above(len(rows) / total, threshold, severity, FINE)
+    return [Finding(kind, severity, len(rows), total, unit, locations=scan.table.locations(rows))]
 
 
 def _distinct_prompts(scan: Scan, *, train: bool) -> Ints:
