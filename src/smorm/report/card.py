@@ -122,6 +122,7 @@ def _metadata(facts: ModelFacts, title: str, rows: Sequence[Row], options: CardO
     evaluations = []
     for row in rows:
         for name in leading(row.kind, row.metrics):
+            # The hub's index holds plain numbers: one that does not exist is left out.
             if not math.isfinite(row.metrics[name].value):
                 continue
             evaluation = EvalResult(
@@ -167,6 +168,7 @@ def _columns(rows: Sequence[Row]) -> list[str]:
     present = metric_names(rows)
     if rows[0].kind in OPTIMISED:
         return [*representative_sizes(present), *present_in(_SUMMARIES, present)]
+    # More columns than these cannot be read on the hub; the page has all of them.
     totals, subsets = split_names(rows)
     attributes = [name for name in subsets if MetricName.parse(name).name == "spearman"]
     return [*totals[:_MAX_COLUMNS], *attributes]
@@ -205,6 +207,7 @@ def _fingerprints(facts: ModelFacts, results: Sequence[Result]) -> list[tuple[st
     for result in results:
         if result.kind not in SEPARATE:
             entries.append((f"data of {result.suite}", str(result.fingerprint.get("data", ""))))
+    # Runs with different seeds share their data: it is listed once.
     return [(name, str(value)) for name, value in dict.fromkeys(entries) if value]
 
 

@@ -153,6 +153,7 @@ def _comparisons(paired: Sequence[Paired]) -> list[Finding]:
 
 def _in_order(suites: Iterable[tuple[SuiteName, str]]) -> list[tuple[SuiteName, str]]:
     """Families as they come, in each of them ID first."""
+    # ID first: the other sets of prompts are read against it.
     keys = list(suites)
     families = distinct(map(itemgetter(0), keys), "kind")
     return sorted(keys, key=lambda key: (families.index(key[0].kind), key[0].label.upper() != "ID"))
@@ -296,6 +297,7 @@ def _or_least(metric: Metric | None) -> float:
 
 def _count(paired: Sequence[Paired]) -> str:
     """How many comparisons were made, so that chance findings can be allowed for."""
+    # A difference over prompts is of two models: it tests no method, and is not counted.
     tested = select(paired, over=["seeds"])
     if not tested:
         return ""

@@ -38,6 +38,7 @@ def results_table(rows: Sequence[Row], names: Sequence[str]) -> str:
     """Methods as lines and numbers as columns, with n once for each line."""
     lines = []
     for row in rows:
+        # n differs by column where few responses have a rating of an attribute.
         counts = sorted(row.metrics[name].n for name in names if name in row.metrics)
         size = f"{counts[0]}"
         if counts[-1] > counts[0]:

@@ -148,6 +148,7 @@ def _mapping(path: Path) -> dict[str, Any]:
         value = yaml.safe_load(path.read_bytes()) if path.suffix == ".yaml" else read_json(path)
     except yaml.YAMLError as error:
         raise DataError(f"{path}: not valid YAML: {error}") from error
+    # An empty YAML file is None.
     if value is None:
         return {}
     if not isinstance(value, dict):

@@ -128,6 +128,7 @@ def method_labels(results: Iterable[Result]) -> dict[tuple[str, str], str]:
         views = distinct(members, "view")
         named = set(views).difference(_UNNAMED_VIEWS)
         for view in views:
+            # A model with one view is known by its name alone.
             suffix = f"-{view}" * (len(named) > 1 and view in named)
             labels[model, view] = f"{model}{suffix}"
     return labels

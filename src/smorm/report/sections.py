@@ -127,6 +127,7 @@ def _curve_figures(
         shared = set.intersection(*map(set, map(attrgetter("values"), curves)))
         traced = present_in(_TRACED, shared)
         figures.append(figure("by-step", traced, "step", f"{family}: traced over steps"))
+    # Grey lines have no names: then each method has a panel of its own too.
     if methods > HIGHLIGHTED:
         base = next(iter(styles))
         figures += [_each_method(by_prompts[prompts], base) for prompts in id_first(by_prompts)]
@@ -279,6 +280,7 @@ def _bar_labels(suite: str, kind: str, names: Sequence[str]) -> tuple[str, dict[
 
 def _notes(rows: Sequence[Row]) -> list[Block]:
     """What was counted; a note that all rows share is listed once."""
+    # Most notes are about the suite: once for each of many methods they would hide the others.
     shared = set.intersection(*map(set, map(attrgetter("notes"), rows)))
     items: dict[tuple[str, str], None] = {}
     for row in rows:

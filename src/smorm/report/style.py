@@ -120,6 +120,7 @@ def show(value: float, style: Style) -> str:
         digits = ".2f"
     else:
         digits = ".1f"
+    # A minus sign is as wide as a digit: columns of numbers stay aligned.
     return f"{scaled:{digits}}".replace("-", "−")
 
 
@@ -133,6 +134,7 @@ def show_interval(metric: Metric, style: Style) -> str:
 def show_signed(value: float, style: Style) -> str:
     """A difference: as `show`, with its sign, and near 0 with as many decimals as it needs."""
     scaled = value * style.scale
+    # Three decimals would show 0 beside an interval that excludes it.
     if not style.percent and 0 < abs(scaled) < 5e-4:
         return f"{scaled:+.{-math.floor(math.log10(abs(scaled)))}f}".replace("-", "−")
     sign = "+" * (value > 0)

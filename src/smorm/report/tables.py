@@ -189,6 +189,7 @@ def _table(rows: Sequence[Row], columns: Sequence[Column], note: str = "") -> Ta
     lines = []
     for row in rows:
         cells = [cell_of(row) for _, cell_of in columns]
+        # A row of dashes only: the method is in another table of the suite.
         if set(cells) != {MISSING}:
             lines.append(TableRow(row.label, _small_print(row), cells, row.sources))
     return Table(headings, lines, note)
