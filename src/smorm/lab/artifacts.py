@@ -59,6 +59,7 @@ class ArtifactStore:
 
     def folder(self, path: Path, recipe: Any, make: Callable[[Path], object]) -> Path:
         """A folder; `make` gets a scratch folder to write into, which then becomes `path`."""
+        # No lock: two processes that make one artifact both finish, and the contents are the same.
         if not files.is_sealed(path):
             with files.atomic_folder(path) as scratch:
                 make(scratch)

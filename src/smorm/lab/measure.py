@@ -17,8 +17,9 @@ import orjson
 
 from smorm.arrays import Floats
 from smorm.data.census import Census
-from smorm.data.reading import Source, read_records
-from smorm.data.records import Item, Rated, prompt_key
+from smorm.data.reading import Source, read_rated
+from smorm.data.records import Item, prompt_key
+from smorm.data.scaling import rating_matrix
 from smorm.evaluation.attributes import measure_rated
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.pairs import measure_pairs
@@ -56,8 +57,12 @@ class Run:
     @cached_property
     def rows(self) -> dict[str, dict[str, SetRows]]:
         """What every arm of a system gave to every set."""
-        arms = dict.fromkeys(arm for system in self.systems.values() for arm in system.arms)
-        return {arm: self.artifacts.rows(arm, self.seed) for arm in arms}
+        rows: dict[str, dict[str, SetRows]] = {}
+        for system in self.systems.values():
+            for arm in system.arms:
+                if arm not in rows:
+                    rows[arm] = self.artifacts.rows(arm, self.seed)
+        return rows
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
@@ -83,6 +88,8 @@ class Run:
         rule = Rule(system.combine, system.kappa)
         members = []
         for arm, view in system.arm_views:
+            # Members of different units must be standardised to count alike; on the development
+            # pairs, so that no evaluation set decides it.
             standard = UNCHANGED
             if system.standardise:
                 standard = self._standard(arm, view, rule)
@@ -97,8 +104,10 @@ class Run:
 
     @cached_property
     def _dev_prompts(self) -> list[str]:
-        items = read_items(self.artifacts.sets(self.seed)["dev"])
-        return [prompt_key(item.prompt) for item in items for _ in item.responses]
+        prompts: list[str] = []
+        for item in read_items(self.artifacts.sets(self.seed)["dev"]):
+            prompts += [prompt_key(item.prompt)] * len(item)
+        return prompts
 
     def results(self) -> Iterator[Result]:
         """Every result of the run: pairs, ratings and best-of-n of each regime, and costs."""
@@ -131,25 +140,27 @@ class Run:
 
     def _of_ratings(self, set_name: str, path: Path) -> Iterator[Result]:
         """Of every arm that has attribute rows, under the name of its first system."""
-        records = [r for r in read_records(Source(path), None, Census()) if isinstance(r, Rated)]
+        records = list(read_rated(Source(path), Census()))
         prompts = [prompt_key(record.prompt) for record in records]
         done: set[str] = set()
         for name, system in self.systems.items():
             arm = system.arms[0]
             rows = self.rows[arm][set_name]
             attributes = _rated_rows(rows)
+            # Systems that read one model by several views would give the same numbers again.
             if len(system.arms) > 1 or not attributes or arm in done:
                 continue
             done.add(arm)
             predicted = np.column_stack([rows.view(row) for row in attributes])
-            ratings = np.array([[record.scores[row] for row in attributes] for record in records])
-            measurement = measure_rated(predicted, ratings.astype(np.float64), attributes, prompts)
+            ratings = rating_matrix(records, attributes)
+            measurement = measure_rated(predicted, ratings, attributes, prompts)
             model, _ = label_of(name, system)
             yield self._result("rated", set_name, (model, "attributes"), measurement)
 
     def _of_pools(self, regime: str, path: Path) -> Iterator[Result]:
         pools = read_pools(Source(path), Census())
         prompts = [prompt_label(pool) for pool in pools]
+        # Once for all systems: gold and texts are the pools', only the proxy is a system's.
         gold = values_of(TruthReward(self.artifacts.config.world.facts), pools)
         texts = [text_measures(pool.texts) for pool in pools]
         notes = _unfinished_note(pools)
@@ -176,29 +187,28 @@ class Run:
 
     def _cost(self, system: SystemSection) -> dict[str, Metric]:
         """Of training all its members, and of one score."""
-        total = {
-            "parameters": 0,
-            "trained_parameters": 0,
-            "training_passes": 0,
-            "training_tokens": 0,
-            "passes_per_score": 0,
-        }
+        parameters = trained = passes = tokens = passes_per_score = 0
         for arm in system.arms:
             if self.artifacts.arms[arm].reward is not None:
                 of_passes = self.artifacts.reward(arm).parameters
-                total["parameters"] += sum(of_passes)
-                total["passes_per_score"] += len(of_passes)
+                parameters += sum(of_passes)
+                passes_per_score += len(of_passes)
                 continue
-            total["passes_per_score"] += 1
+            passes_per_score += 1
             # Each member is counted with all that it was made of, even where two share some of it.
-            folders = [self.artifacts.arm(name, self.seed) for name in self._trained_for(arm)]
-            costs = [read_json(folder / "cost.json") for folder in folders]
-            total["parameters"] += costs[-1]["parameters"]["model"]
-            for cost in costs:
-                total["trained_parameters"] += cost["parameters"]["trained"]
-                total["training_passes"] += cost["passes"]
-                total["training_tokens"] += sum(cost["tokens"].values())
-        return {name: Metric(float(value), 1) for name, value in total.items()}
+            for name in self._trained_for(arm):
+                cost = read_json(self.artifacts.arm(name, self.seed) / "cost.json")
+                trained += cost["parameters"]["trained"]
+                passes += cost["passes"]
+                tokens += sum(cost["tokens"].values())
+            parameters += cost["parameters"]["model"]  # of the last, which has the arm's size
+        return {
+            "parameters": Metric(float(parameters), 1),
+            "trained_parameters": Metric(float(trained), 1),
+            "training_passes": Metric(float(passes), 1),
+            "training_tokens": Metric(float(tokens), 1),
+            "passes_per_score": Metric(float(passes_per_score), 1),
+        }
 
     def _trained_for(self, arm: str) -> list[str]:
         """The trainings that an arm's model takes; the last of them has its size."""
@@ -238,11 +248,13 @@ def read_log(path: Path) -> list[dict[str, float]]:
 
 def _unfinished_note(pools: Sequence[Item]) -> tuple[str, ...]:
     """A note on answers that the policy had no room to end."""
-    answers = [answer for pool in pools for answer in pool.fields]
-    cut = sum(answer.get("finished") is False for answer in answers)
+    total = cut = 0
+    for pool in pools:
+        total += len(pool)
+        cut += sum(answer.get("finished") is False for answer in pool.fields)
     if not cut:
         return ()
-    return (f"{cut} of {len(answers)} answers did not end within pools.max_new_tokens.",)
+    return (f"{cut} of {total} answers did not end within pools.max_new_tokens.",)
 
 
 def _rated_rows(rows: SetRows) -> list[str]:

@@ -65,21 +65,14 @@ ARMS: Final[dict[str, ArmSection]] = {
 }
 """Name to what is trained. BSR's weight is its source's: 0.001 times the batch size."""
 
+_PREFERENCE_ROWS: Final = (
+    "Single", "Smoothing", "PosReg", "Centering", "BSR", "Frozen", "Frozen-MLP", "GRM", "GRM-dpo",
+    "GRM-noref", "ODIN", "Union",
+)  # fmt: skip
 _SEEDS: Final = ["Single:F", "Single-b:F", "Single-c:F"]
 
 SYSTEMS: Final[dict[str, SystemSection]] = {
-    "Single": SystemSection(members=["Single:F"]),
-    "Smoothing": SystemSection(members=["Smoothing:F"]),
-    "PosReg": SystemSection(members=["PosReg:F"]),
-    "Centering": SystemSection(members=["Centering:F"]),
-    "BSR": SystemSection(members=["BSR:F"]),
-    "Frozen": SystemSection(members=["Frozen:F"]),
-    "Frozen-MLP": SystemSection(members=["Frozen-MLP:F"]),
-    "GRM": SystemSection(members=["GRM:F"]),
-    "GRM-dpo": SystemSection(members=["GRM-dpo:F"]),
-    "GRM-noref": SystemSection(members=["GRM-noref:F"]),
-    "ODIN": SystemSection(members=["ODIN:F"]),
-    "Union": SystemSection(members=["Union:F"]),
+    **{name: SystemSection(members=[f"{name}:F"]) for name in _PREFERENCE_ROWS},
     "Multi": SystemSection(members=["Multi:L"]),
     "SM": SystemSection(members=["Single:F", "Multi:L"]),
     "Ens-mean": SystemSection(members=_SEEDS),
@@ -147,6 +140,7 @@ def _system_of_method(name: str) -> SystemSection:
 def _changed(built_in: ArmSection, changes: ArmSection) -> ArmSection:
     values = built_in.model_dump()
     for key, value in changes.model_dump(exclude_unset=True).items():
+        # A section is changed key by key: another learning rate keeps the arm's epochs.
         if isinstance(value, dict):
             value = {**values[key], **value}
         values[key] = value
@@ -223,6 +217,7 @@ def _check(name: str, system: SystemSection, arms: Mapping[str, ArmSection]) -> 
         arm_stages([arm], arms)  # refuses arms that are missing and arms in a circle
         if lacking := _lacking(arm, view, arms):
             raise ConfigError(f"{where}: {arm}:{view} needs {lacking}")
+    # A setting without effect is refused: the reader of a result would believe in it.
     if system.kappa and system.combine != "uwo":
         raise ConfigError(f"{where}: kappa is for uwo, not for {system.combine}")
 
@@ -230,6 +225,7 @@ def _check(name: str, system: SystemSection, arms: Mapping[str, ArmSection]) -> 
 def _lacking(name: str, view: str, arms: Mapping[str, ArmSection]) -> str:
     """The rows that a view reads and an arm's method and data do not train; "" if they do."""
     arm = arms[name]
+    # An average has the rows of its arms, and merging refuses arms whose rows differ.
     if arm.merge:
         return _lacking(arm.merge[0], view, arms)
     if arm.reward is not None:
@@ -285,6 +281,7 @@ def arm_stages(names: Iterable[str], arms: Mapping[str, ArmSection]) -> list[lis
                         f"arms: {source!r}, which {name} needs, is a reward, no model"
                     )
             pending = [*needs[name], *pending]  # what an arm is made of stands next to it
+    # All that is ready at once is one stage: workers do not wait for each other within it.
     sorter = TopologicalSorter(needs)
     try:
         sorter.prepare()

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, product
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,7 @@ def plan(config: LabConfig) -> list[list[Job]]:
     # One job for each policy, under the first run that starts from it.
     first_runs = {config.policy_seed(seed): seed for seed in reversed(config.runs)}
     artifacts = WorldArtifacts(config)
+    # Policies stand alone in the first stage: pools and arms of every run need theirs.
     policies = []
     for seed in sorted(first_runs.values()):
         name = ""
@@ -125,9 +126,11 @@ def plan(config: LabConfig) -> list[list[Job]]:
             name = "shipped"
         policies.append(Job("policy", name, seed))
     data = [Job("data", "", seed) for seed in config.runs]
-    pools = [Job("pool", regime, seed) for seed in config.runs for regime in config.regimes]
-    trainings = [[Job("arm", arm, seed) for seed in config.runs for arm in stage] for stage in arms]
-    return [policies, data + pools, *trainings]
+    pools = [Job("pool", regime, seed) for seed, regime in product(config.runs, config.regimes)]
+    stages = [policies, data + pools]
+    for stage in arms:
+        stages.append([Job("arm", arm, seed) for seed, arm in product(config.runs, stage)])
+    return stages
 
 
 def _check_arms(config: LabConfig, names: Iterable[str]) -> None:
@@ -155,6 +158,8 @@ def _processes(config: LabConfig) -> Iterator[ProcessPoolExecutor]:
             yield pool
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
+            # The workers ignore SIGINT; SIGTERM lets a training clean up. Only the pool's own: the
+            # caller may have other children.
             for child in set(active_children()) - before:
                 child.terminate()
             raise Interrupted(
@@ -189,6 +194,7 @@ def _begin_worker() -> None:
     """One thread, no logging, and an end with the parent, which alone handles Ctrl-C."""
     import torch
 
+    # A terminal sends Ctrl-C to the whole process group; one process must decide what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     logging.getLogger().setLevel(logging.WARNING)
@@ -204,6 +210,7 @@ def _finish(
             future.result()
             progress.done(futures[future])
     except BrokenProcessPool as error:
+        # For lack of memory most often; nothing half made is left, so a second call goes on.
         raise SmormError("a process of the study was killed; call again to go on") from error
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)

@@ -109,6 +109,7 @@ class WorldArtifacts:
 
     def rated_as_pairs(self, seed: int) -> dict[str, Path]:
         """A run's rated answers as pairs, and those of them that are in one."""
+        # A folder beside the data's: it may be missing there, and `data` lists what is in it.
         rated = self.data(seed)["train-rated"]
         path = rated.parent.with_name(f"{rated.parent.name}-paired")
 
@@ -177,6 +178,7 @@ class WorldArtifacts:
                 model = self.arm(name, seed) / "model"
                 write_rows(path, score_sets(model, sets, device=self.config.device))
 
+        # Beside the arm, not in it: its folder is sealed, and other sets of it get other files.
         path = arm.with_name(f"{arm.name}.{files.fingerprint(recipe)}.npz")
         return read_rows(self.store.file(path, recipe, make))
 
@@ -199,6 +201,7 @@ class WorldArtifacts:
         values["model"]["backbone"] = str(
             self.policy(seed) if arm.start is None else self.arm(arm.start, seed) / "model"
         )
+        # By name until now, so that the recipe does not depend on where `work` is.
         paths = self._training_files(name, seed)
         for kind in ("preference", "rated"):
             values["data"][kind] = [str(paths[file]) for file in values["data"][kind]]
@@ -243,6 +246,7 @@ def _weights_hash(folder: Path) -> str:
 def _write_prompts(path: Path, seed: int, regime: Regime, count: int) -> None:
     """Different prompts of the `eval` split, a function of seed and regime."""
     rng = np.random.default_rng([seed, *regime.encode()])
+    # A dict in place of a set: it drops repeated prompts and keeps the order of the draws.
     prompts: dict[str, None] = {}
     while len(prompts) < count:
         prompts[sample_prompt(rng, regime, "eval").text] = None

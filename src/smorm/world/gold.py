@@ -81,6 +81,7 @@ def measure_quality(world: World, prompt: Prompt, answer: str) -> Quality:
     """True attributes of any answer: words separated by white space, of this world or not."""
     words = answer.split()
     clauses = find_clauses(world, words)
+    # Of each requested entity the first clause counts: repeating one with another value is no gain.
     first: dict[str, Clause] = {}
     for clause in clauses:
         if clause.entity in prompt.entities:

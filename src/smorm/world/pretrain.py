@@ -81,6 +81,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         padding_side="right",
         clean_up_tokenization_spaces=False,
     )
+    # Any reader of the folder renders a conversation as `sample_text` does, word by word.
     fast.chat_template = TEMPLATE
     return fast
 
@@ -129,6 +130,7 @@ def batches(
 
 def next_token_loss(model: LlamaForCausalLM, ids: Tensor, reduction: str = "mean") -> Tensor:
     """Cross-entropy of the next token, padding left out."""
+    # Padding is on the right, and attention is causal: no real token sees it.
     pad = model.config.pad_token_id
     logits = model(input_ids=ids, attention_mask=(ids != pad).long()).logits[:, :-1]
     flat = logits.reshape(-1, logits.shape[-1])
@@ -193,6 +195,7 @@ def make_policy(folder: Path, how: Pretraining, device: str = "cpu") -> dict[str
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     write_json(folder / "pretraining.json", {**asdict(how), "held_out": measured})
+    # safetensors writes 0600: a folder that others may read is the contract.
     for path in folder.iterdir():
         path.chmod(0o644)
     return measured

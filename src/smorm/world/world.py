@@ -105,6 +105,7 @@ def make_world(seed: int = 0) -> World:
 
     The shipped backbone knows the facts of seed 0 only.
     """
+    # Its own stream: the facts of world 0 must not follow the data of seed 0.
     rng = np.random.default_rng([seed, 0x736D6F])
     facts: dict[str, Fact] = {}
     for entities in TOPICS.values():

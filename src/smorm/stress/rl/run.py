@@ -73,6 +73,7 @@ def run_rl(config: StressConfig, *, tell: Tell) -> list[Result]:
     # Whatever is wrong with a later reward is found now, not after hours with those before it.
     for section, name in rewards[1:]:
         _open(context, section, name)
+    # Runs take hours: what is finished is on the disk before the next one begins.
     results: list[Result] = []
     unfinished = config.output.with_name(f"{config.output.name}.part")
     try:
@@ -145,6 +146,7 @@ def optimise(
         context.report(f"{title}, proxy held at {constraint.threshold:.3f}")
     started = time.monotonic()
     signal = RewardSignal(Proxy(reward, view_index), Normaliser(rl.normalise_rewards), constraint)
+    # One actor for all runs: a policy that is loaded once, put back to its start for each.
     context.actor.restart()
     tracer = Tracer(
         context.actor, signal, context.sets, context.gold, seed, skips(context.config),

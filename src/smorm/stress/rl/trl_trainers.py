@@ -43,6 +43,7 @@ def train_with_trl(
     for index, prompt in enumerate(prompts):
         messages = [{"role": turn.role, "content": turn.content} for turn in prompt.prompt]
         rows.append({"prompt": messages, "prompt_index": index})
+    # TRL wants a folder to write to; nothing is saved, and its seeding of torch ends with the fork.
     with (
         tempfile.TemporaryDirectory() as folder,
         torch.random.fork_rng(devices=actor.devices),
@@ -64,6 +65,7 @@ def train_with_trl(
             )
         except ValueError as error:
             raise ConfigError(f"TRL's {name}Trainer refuses: {error}") from error
+        # It prints a dictionary at the end, in the middle of our own lines.
         trainer.remove_callback(PrinterCallback)
         trainer.train()
 
