@@ -127,10 +127,9 @@ def plan(config: LabConfig) -> list[list[Job]]:
         policies.append(Job("policy", name, seed))
     data = [Job("data", "", seed) for seed in config.runs]
     pools = [Job("pool", regime, seed) for seed, regime in product(config.runs, config.regimes)]
-    stages = [policies, data + pools]
-    for stage in arms:
-        stages.append([Job("arm", arm, seed) for seed, arm in product(config.runs, stage)])
-    return stages
+    trainings = [[Job("arm", arm, seed) for seed, arm in product(config.runs, names)]
+                 for names in arms]  # fmt: skip
+    return [policies, data + pools, *trainings]
 
 
 def _check_arms(config: LabConfig, names: Iterable[str]) -> None:
