@@ -56,6 +56,7 @@ class CachedReward(Reward):
                 pending.update(new)
                 requests.append((item.only(list(new.values())), list(new)))
         failed = self._request(requests)
+        # Counted by response: how much the cache saved is told in a result's notes.
         self.requested += len(pending)
         self.reused += sum(map(len, items)) - len(pending)
         return [self._result(item_keys, failed) for item_keys in keys]

@@ -70,6 +70,7 @@ class FunctionReward(Reward):
             returned = self.function(prompts=prompts, completions=completions)
         except Exception as error:  # whatever a user's code may raise
             raise SmormError(f"{self.path}: raised {_described(error)}") from error
+        # Apart from the call: a wrong type is the data's fault, an exception the function's.
         try:
             values = np.array([float(value) for value in returned])
         except (TypeError, ValueError) as error:
@@ -90,9 +91,11 @@ def load_function(path: str) -> Callable[..., Any]:
         ConfigError: it cannot be imported, or called.
     """
     module, _, name = path.rpartition(":")
-    if "" not in sys.path:  # as under `python -m`: modules of the current folder
+    # As under `python -m`: modules of the current folder, which a console script does not see.
+    if "" not in sys.path:
         sys.path.insert(0, "")
     try:
+        # A file runs under a name of its own: it must not shadow an installed module.
         if module.endswith(".py"):
             function = runpy.run_path(module)[name]
         else:

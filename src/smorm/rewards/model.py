@@ -37,6 +37,7 @@ class ModelReward(Reward):
         self.attributes, self.training_means = model.attributes, model.card.means
         weights = model.network.parameters()
         self.parameters = (sum(weight.numel() for weight in weights),)
+        # As in training unless the caller says otherwise: scores are then those that were trained.
         overlong: Any = options.overlong or model.card.overlong
         self.shares_prompt = overlong == "truncate_prompt"
         self.drops_overlong = overlong == "drop"
@@ -47,7 +48,8 @@ class ModelReward(Reward):
         """Load the folder."""
         model = RewardModel.load(str(section.model), device=options.device)
         reward = cls(model, read_view(section.view), options)
-        reward.view()  # refused now if there is no such view
+        # A view that the model does not have is refused now, not after hours of scoring.
+        reward.view()
         return reward
 
     @classmethod

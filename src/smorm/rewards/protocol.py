@@ -146,6 +146,7 @@ class Reward(ABC):
         items: list[Item] = []
         for index, record in enumerate(records):
             items += as_items(record, index)
+        # Of no record there are no values, which concatenate alone would refuse.
         return np.concatenate([np.zeros(0), *values_of(self, items, view)])
 
 
@@ -200,6 +201,7 @@ def scored_of(values: Any, item: Item, name: str) -> Scored:
     Raises:
         DataError: not one finite number for each response.
     """
+    # NaN and infinity are what a broken reward gives most often, and what no mean survives.
     column = np.asarray(values, dtype=np.float64)
     if column.shape != (len(item),) or not np.isfinite(column).all():
         raise DataError(
@@ -218,6 +220,7 @@ def open_reward(section: RewardSection, options: ScoringOptions | None = None) -
         SmormError: the server does not answer.
     """
     reward = REWARDS[section.kind].open(section, options or ScoringOptions())
+    # A class may be registered under several names; the section says which one was meant.
     reward.kind, reward.name = section.kind, section.title
     return reward
 
@@ -242,6 +245,7 @@ def score_all(
     """
     results: list[Scored | None] = []
     missing = f"no {what}: " if what else ""
+    # All items in one call: a model fills its batches across them, a server its requests.
     for item, result in zip(items, reward.score(items), strict=True):
         if isinstance(result, Scored):
             if result.truncated:

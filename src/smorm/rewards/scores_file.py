@@ -93,6 +93,7 @@ def score_file(
             between two members.
         OutputError: the output could not be written; an older one is untouched.
     """
+    # Before hours of scoring, not after them.
     files.refuse_unwritable(output)
     job = _Job(source, on_bad_record, advance)
     if isinstance(reward, Ensemble):
@@ -122,6 +123,7 @@ class _Job:
         """A line for each line of the source."""
         rows = read_each(replace(self.source, keep_fields=not reward.reads_text), census)
         empty = True
+        # Line by line in chunks: a file may be larger than the memory.
         while chunk := list(itertools.islice(rows, CHUNK)):
             empty = False
             for where, identity, result in _results(reward, chunk):
@@ -133,6 +135,7 @@ class _Job:
                 if self.on_bad_record == "stop":
                     raise DataError(str(result))
                 census.add(DropReason.UNSCORED_LINE, where)
+                # In its place: the output has a line for each line of the input.
                 yield {"id": identity, "error": str(result)}
             if self.advance is not None:
                 self.advance(len(chunk))

@@ -37,6 +37,7 @@ KINDS = REWARDS.names()
 
 _SERVER_KEYS = ("token_file", "tokenizer")
 _TRUTH = ("lab", "truth", "world")
+# Of a file the path may hold anything, of a module only what a name may.
 _FUNCTION = re.compile(r"([A-Za-z_][\w.]*|.+\.py):[A-Za-z_]\w*")
 _DATA_FILES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".ndjson", ".parquet")
 
@@ -159,6 +160,7 @@ class RewardSection(Section):
             raise ValueError(
                 f"exactly one of {', '.join(keys)} says where rewards come from; {problem}"
             )
+        # Refused while the configuration is read, with the names that there are.
         if self.reward is not None and self.kind not in REWARDS:
             names = ", ".join(REWARDS.names())
             raise ValueError(f"reward: {self.kind!r} is no kind of reward; there are {names}")

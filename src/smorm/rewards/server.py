@@ -87,6 +87,7 @@ class RewardClient:
         headers = {}
         if token is not None:
             headers["Authorization"] = f"Bearer {_header(token)}"
+        # A redirect would take the token to another server.
         self._client = httpx2.Client(headers=headers, follow_redirects=False)
         self.protocol, self.model_id = self._introduce(protocol)
         self.wires = wires_of(self.protocol, renderer, views)
@@ -205,6 +206,7 @@ class RewardClient:
                 reason = f"{status}: {_shown(content)}"
                 if status not in RETRIED and status < 500:
                     raise _refusal(status, url, reason, headers)
+                # What the server asks for counts, but never beyond the deadline.
                 wait = _retry_after(headers)
             # Random, so that clients whom one failure hit do not all come back at one time.
             wait = max(wait, self.pause * 2 ** (tried - 1) * random.uniform(0.5, 1.5))
@@ -259,6 +261,7 @@ class ServerReward(Reward):
             str(section.url), section.protocol, token, section.timeout,
             views=names, renderer=renderer,
         )  # fmt: skip
+        # A key that nothing reads would be taken for one that works.
         for key, value, protocol in (
             ("view", names, "smorm"), ("tokenizer", section.tokenizer, "sglang")
         ):  # fmt: skip
@@ -280,6 +283,7 @@ class ServerReward(Reward):
         Raises:
             SmormError: no score, or several of each response that are no views.
         """
+        # Flat, so that requests are full whatever the number of responses of an item.
         conversations = []
         for item in items:
             conversations += [item.prompt + response for response in item.responses]

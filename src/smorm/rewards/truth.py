@@ -23,6 +23,7 @@ class TruthReward(SingleReward):
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__(str(seed))
+        # Drawn once: facts of a seed never change.
         self.world = make_world(seed)
 
     @classmethod

@@ -110,6 +110,7 @@ def merge_models(
         cards.append(added.card)
     card = _card(names, cards, shares)
     network = mean.network
+    # Rows were averaged on their own scale in fp64, and go back to the training scale.
     network.head.weight.data = (mean.head / _row_scales(card)).float()
     save_model(output, network, mean.tokenizer, card)
     parameters = sum(weight.numel() for weight in network.parameters())
@@ -155,6 +156,7 @@ def _card(names: Sequence[str], cards: Sequence[ModelCard], shares: Sequence[flo
     for number, (name, card, share) in enumerate(zip(names, cards, shares, strict=True), 1):
         source = ", ".join(f"{key} {value}" for key, value in card.hashes.items()) or "no hashes"
         hashes[f"merged {number}"] = f"{share:.6g} of {name} ({source})"
+    # Attribute by attribute: the same one of every model.
     scales = []
     for same in zip(*(card.scales for card in cards), strict=True):
         offset = _mean([scale.offset for scale in same], shares)
@@ -241,6 +243,7 @@ def refuse_unlike(first: LoadedModel, second: LoadedModel) -> None:
 
 def _unlike_networks(first: RewardNetwork, second: RewardNetwork) -> str | None:
     a, b = first.backbone.config.to_dict(), second.backbone.config.to_dict()
+    # Every field counts but the cosmetic ones: a new one may decide what a backbone computes.
     differ = [key for key in sorted((a.keys() | b.keys()) - _COSMETIC) if a.get(key) != b.get(key)]
     if differ:
         # Another model type brings many other fields along: it alone says enough.

@@ -69,6 +69,7 @@ class Scorer:
             )
         except DataError as error:
             return Unscored(UnscoredReason.REFUSED, str(error))
+        # A reason without a sentence: nothing is wrong with the record but its length.
         if fitted.dropped is not None:
             return Unscored(fitted.dropped)
         return unscorable(self.network, fitted.tokens or []) or fitted

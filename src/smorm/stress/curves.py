@@ -72,6 +72,7 @@ def columns_of(scored: ScoredPools) -> dict[str, Floats]:
     for raw, proxy, gold, texts in zip(
         scored.proxy, proxies, scored.gold, scored.texts, strict=True
     ):
+        # One matrix of picks serves every quantity: [C, N] times [N].
         picks = pick_probabilities(raw, scored.sizes)
         values = {"gold": gold, "proxy": proxy, "raw_proxy": raw, **texts}
         for name, of_answers in values.items():
@@ -102,6 +103,7 @@ def measure(scored: ScoredPools) -> tuple[Measurement, list[dict[str, Any]]]:
     keys = [pool.where for pool in scored.pools]
     sums = _sums(scored.sizes, spread_within("gold", scored.gold))
     outcomes = Outcomes(columns, scored.prompts, sums, keys, frozenset(sums))
+    # The same bootstrap draws for the points as for the sums: a curve and its gain agree.
     single = {name: {name: 1.0} for name in columns}
     points = Outcomes(columns, scored.prompts, single, keys, frozenset(single)).metrics()
     metrics = {**outcomes.metrics(), **_shape(columns, scored)}
@@ -150,6 +152,7 @@ def _shape(columns: Mapping[str, Floats], scored: ScoredPools) -> dict[str, Metr
         if interval(falls[:, index])[1] < 0:
             onset = float(sizes[index])
     peaks = np.array(sizes, dtype=np.float64)[draws.argmax(axis=1)]
+    # A draw without a gold for some prompt has no peak.
     peaks[~np.isfinite(draws).all(axis=1)] = np.nan
     return {
         "peak": Metric(float(sizes[top]), count, *interval(peaks)),
@@ -164,6 +167,7 @@ def _r2_of_law(means: Floats, sizes: tuple[int, ...]) -> float:
     n, since a law of two coefficients goes through any two points."""
     if len(sizes) < 4:
         return math.nan
+    # R² of the fit to the means alone: draws of it would measure the noise of prompts as misfit.
     alpha, beta = law_weights(sizes) @ means
     distances = np.sqrt([kl_of(size) for size in sizes[1:]])
     gains = means[1:] - means[0]

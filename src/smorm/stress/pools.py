@@ -36,6 +36,7 @@ def read_pools(source: Source, census: Census, on_bad_record: OnBad = "stop") ->
             census.add(DropReason.NO_ANSWER, where)
             continue
         item = joined_item(records, where)
+        # Lines of one prompt are one pool wherever they stand in the file.
         key = prompt_key(item.prompt)
         if key in pools:
             census.add(DropReason.JOINED_POOL, where)

@@ -99,6 +99,7 @@ def relabel_file(
         rows = _pairs(source, report.census, on_bad_record)
         while chunk := list(itertools.islice(rows, CHUNK)):
             for row, pair, scores in _with_gold(chunk, gold, report.census, skip):
+                # Only exact ties: how near is near is the temperature's question.
                 tied = bool(scores[0] == scores[1])
                 report.ties += tied
                 if tied and drop_ties:
@@ -168,6 +169,7 @@ def _relabelled(row: Row, scores: Floats, swap: bool) -> dict[str, Any]:
     if swap:
         scores = scores[::-1]
         fields = _exchanged(row)
+        # The strength of the old label says nothing of the new one.
         fields.pop("margin", None)
         if isinstance(row.get("meta"), dict):
             fields["meta"] = _exchanged(row["meta"])

@@ -39,6 +39,7 @@ def run_stress(config: StressConfig, *, tell: Tell = lambda line: None) -> list[
         ConfigError, ModelError, DataError, SmormError: what the configuration names is not usable.
     """
     names = names_of(config.models)
+    # What is missing is told now, not after the first reward has scored for hours.
     find_all(config.models)
     pick_device(config.device)
     if config.rl is not None:
@@ -153,6 +154,7 @@ def _score(proxy: ProxyReward, prompts: PromptSet, config: StressConfig) -> _Ans
     if not pools:
         raise DataError(f"prompts {prompts.name}: {proxy.name} scores no pool")
     attacks: list[Scored | None] = []
+    # A field or a file has no number for an answer that was changed.
     if config.probes and reward.reads_text:
         items = [attacked(pool) for pool in pools]
         attacks = score_all(reward, items, probe_census, skip=True, reason=reason, what="score")
@@ -170,6 +172,7 @@ def _disagreement(
     if not proxy.heads:
         return None
     preference, attributes = (_values(view, scored) for view in proxy.heads)
+    # A head that does not vary is a finding about the model, and stops no test of its views.
     try:
         return disagreement(preference, attributes)
     except DataError as error:

@@ -62,6 +62,7 @@ def read_sets(config: StressConfig, options: ScoringOptions, tell: Tell) -> list
         DataError: a set without a usable pool, or an answer without gold.
     """
     gold = open_gold(config.gold, options)
+    # Every n needs a pool that is as large: smaller pools would change the prompts along the curve.
     smallest = max(config.n or [FEWEST_ANSWERS])
     return [_read_set(section, gold, config, smallest, tell) for section in config.prompts]
 
@@ -132,6 +133,7 @@ def _source(section: PromptsSection, config: StressConfig, census: Census, tell:
     output = config.output.with_name(f"{config.output.stem}-{section.name}.pools.jsonl")
     tell(f"sampling {sample.answers} answers to each prompt of {section.name} from {sample.policy}")
     count = sample_file(source, sample, output, census, device=config.device)
+    # Written first: what was measured can be measured again without the policy.
     census.add(DropReason.SAMPLED, count=count, detail=output.name)
     return Source(output)
 
