@@ -177,7 +177,8 @@ class Worker:
                 stream.close()
 
     def _exchange(self, content: bytes) -> bytes:
-        with contextlib.suppress(BrokenPipeError):  # the missing answer gives the better error
+        # the missing answer gives the better error
+        with contextlib.suppress(BrokenPipeError):
             _write_frame(self._out, content)
         return self._receive()
 
@@ -303,7 +304,8 @@ def _load_tokenizer(folder: Path) -> Any:
 def main() -> None:
     """Serve over the pipes. Ctrl-C is the main process's to answer: it ends this one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Whatever a library prints must not end up between two frames.
+    # Whatever a library prints must not end up between two frames: the pipe gets another number,
+    # and number 1 goes where errors go.
     target = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     with contextlib.suppress(BrokenPipeError):

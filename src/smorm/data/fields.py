@@ -90,6 +90,7 @@ def optional_text(row: Mapping[str, Any], name: str, context: Context) -> str | 
 
 def number(value: object, field: str, context: Context) -> float:
     """A finite number. Text, true/false, NaN and infinity are refused."""
+    # text is refused, not parsed: "4,5" and "N/A" would become other ratings without a word
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise context.bad(field, Defect.BAD_RATING, f"{describe(value)}, expected a number")
     if not math.isfinite(value):

@@ -118,6 +118,7 @@ def pair_ratings(
         responses = prompts.setdefault(prompt_key(record.prompt), {})
         responses.setdefault(record.response, []).append(record)
     rule.refuse_unknown(list(present))
+    # only now, when all are read: the census counts each case once, prompt by prompt
     for responses in prompts.values():
         merged = [_merged(group, rule, census) for group in responses.values()]
         if len(merged) == 1:

@@ -149,6 +149,7 @@ def _read(source: Source, kind: Kind | None, census: Census, take_bad: TakeBad) 
 
 def _strided(source: Source, census: Census, take_bad: TakeBad) -> Iterator[tuple[str, Row]]:
     """Rows after the format's own dropping and the stride, in that order (as GRM and SMORM do)."""
+    # the own shapes drop nothing here: ties are found after parsing, behind the stride
     drop_row = None if source.format == "auto" else FORMATS[source.format].drop_row
     count = 0
     for where, row in scan_rows(source.path, source.split, source.subset):
@@ -189,6 +190,7 @@ def _parsed(
 
 def _with_fields(records: list[Record], row: Row) -> list[Record]:
     """Each record with what its row says of its own responses."""
+    # a row may make several records, whose responses stand in the row's order
     fields = fields_beside(row, sum(len(record.item) for record in records))
     complete: list[Record] = []
     start = 0
@@ -261,6 +263,7 @@ def _quarantine(path: Path, bad: BadRecord, row: Any) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
+    # a row that could not be parsed is there as its text
     entry = {"where": bad.where, "reason": str(bad), "row": bad.raw if row is None else row}
     options = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
     try:

@@ -208,7 +208,8 @@ def _remove_torn(folder: Path) -> None:
     for torn in folder.glob(".tokens-*"):
         try:
             latest = max(path.stat().st_mtime for path in (torn, *torn.rglob("*")))
-        except OSError:  # it was finished, or removed by another run
+        except OSError:
+            # it was finished, or removed by another run
             continue
         if time.time() - latest > _TORN_AFTER:
             shutil.rmtree(torn, ignore_errors=True)

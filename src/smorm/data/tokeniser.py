@@ -144,5 +144,6 @@ def _cores() -> int:
     """Cores that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS or Windows
+    except AttributeError:
+        # not on macOS or Windows
         return os.cpu_count() or 1
