@@ -78,10 +78,10 @@ def write_dataset(
     world: World | None = None,
     annotation: Annotation = _USUAL,
 ) -> dict[str, Path]:
-    """Write all files of one seed; the same arguments give the same bytes.
+    """Write all files of one seed, over those of the same names; the same arguments give the same
+    bytes.
 
     Args:
-        folder: made when missing; files of the same names are replaced.
         num_dev_pairs: pairs to tune on, noisy like the training pairs.
         num_eval_pairs, num_eval_rated: of each regime.
         world: by default the one that the shipped backbone knows.
@@ -104,23 +104,25 @@ def write_dataset(
         makers[f"eval-rated-{regime}"] = (true_rating, regime, "eval", num_eval_rated)
     written: dict[str, Path] = {}
     for name, (make, regime, split, count) in makers.items():
-        # A generator for each file: its first n records depend neither on how many it has nor on
-        # the other files.
+        # A generator a file: its first n records depend neither on its size nor on other files.
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        repeats = 1
-        if make in (noisy_rating, true_rating):
-            repeats = annotation.answers_per_prompt
+        repeats = annotation.answers_per_prompt if make in (noisy_rating, true_rating) else 1
         lines = []
         for index in range(count):
             if index % repeats == 0:
                 prompt = sample_prompt(rng, regime, split)
             row = make(world, annotation, prompt, rng)
-            meta = {**row.pop("meta"), "regime": regime}
-            identity = {"id": f"{name}-{index:05d}", "source": f"lab-{regime}", "meta": meta}
-            lines.append(orjson.dumps({"prompt": prompt.text, **row, **identity}) + b"\n")
+            lines.append(_line(prompt, row, f"{name}-{index:05d}", regime))
         written[name] = Path(folder) / f"{name}.jsonl"
         files.write_bytes(written[name], b"".join(lines))
     return written
+
+
+def _line(prompt: Prompt, row: _Row, identity: str, regime: Regime) -> bytes:
+    # The order of the keys is part of the bytes of a file.
+    meta = {**row.pop("meta"), "regime": regime}
+    record = {"prompt": prompt.text, **row, "id": identity, "source": f"lab-{regime}", "meta": meta}
+    return orjson.dumps(record) + b"\n"
 
 
 def labelled_pair(world: World, how: Annotation, prompt: Prompt, rng: np.random.Generator) -> _Row:

@@ -140,10 +140,8 @@ def optimise(
     rl, view = context.rl, reward.views[view_index]
     constraint = _multiplier(rl.constraint, reward.name, view.name, label)
     title = f"{rl.algorithm} against {reward.name} ({view.name}), seed {label}"
-    if constraint is None:
-        context.report(title)
-    else:
-        context.report(f"{title}, proxy held at {constraint.threshold:.3f}")
+    held = "" if constraint is None else f", proxy held at {constraint.threshold:.3f}"
+    context.report(f"{title}{held}")
     started = time.monotonic()
     signal = RewardSignal(Proxy(reward, view_index), Normaliser(rl.normalise_rewards), constraint)
     # One actor for all runs: a policy that is loaded once, put back to its start for each.

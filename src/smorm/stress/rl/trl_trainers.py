@@ -43,7 +43,7 @@ def train_with_trl(
     for index, prompt in enumerate(prompts):
         messages = [{"role": turn.role, "content": turn.content} for turn in prompt.prompt]
         rows.append({"prompt": messages, "prompt_index": index})
-    # TRL wants a folder to write to; nothing is saved, and its seeding of torch ends with the fork.
+    # TRL wants a folder, and saves nothing in it; its seeding of torch ends with the fork.
     with (
         tempfile.TemporaryDirectory() as folder,
         torch.random.fork_rng(devices=actor.devices),
