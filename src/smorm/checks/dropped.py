@@ -18,12 +18,12 @@ from smorm.data.census import Defect, DropReason, Reason
 
 _EMPTY = (Defect.EMPTY_PROMPT, Defect.EMPTY_RESPONSE)
 _REFUSED = (DropReason.BAD_RECORD, DropReason.TIE)
+# Reasons with a sentence of their own; the rest is reported as it is counted.
 _SEVERITIES: dict[StrEnum, Severity] = {
     DropReason.NO_RATING: LOOK,
     DropReason.EMPTY_RESPONSE: LOOK,
     DropReason.EQUAL_RATINGS: FINE,
 }
-"""Reasons with a sentence of their own; the rest is reported as it is counted."""
 
 
 def dropped_findings(scan: Scan) -> list[Finding]:

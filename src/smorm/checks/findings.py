@@ -116,23 +116,17 @@ THRESHOLDS = Thresholds()
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One finding.
-
-    Attributes:
-        count: number of things found, of `total` things of a `unit` ("training pairs").
-        numbers: what its sentence names: counts, attributes, tokens, metrics.
-        case: which of the kind's sentences applies, where it has several.
-        locations: up to five of them, as `file:line`, in the order of reading.
-    """
+    """One finding."""
 
     kind: FindingKind
     severity: Severity
-    count: int = 1
+    count: int = 1  # number of things found, of `total` things of a `unit` ("training pairs")
     total: int | None = None
     unit: str = ""
+    # what its sentence names: counts, attributes, tokens, metrics
     numbers: Mapping[str, Any] = field(default_factory=dict)
-    case: str = ""
-    locations: tuple[str, ...] = ()
+    case: str = ""  # which of the kind's sentences applies, where it has several
+    locations: tuple[str, ...] = ()  # up to five of them, as `file:line`, in the order of reading
 
     @property
     def of(self) -> str:

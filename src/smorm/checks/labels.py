@@ -14,8 +14,8 @@ from smorm.checks.table import Table
 
 Range = tuple[float, float]
 
+# Scales of formats whose publishers state one.
 PUBLISHED: dict[str, Range] = {"helpsteer2": (0.0, 4.0), "ultrafeedback": (1.0, 5.0)}
-"""Scales of formats whose publishers state one."""
 
 
 def label_findings(table: Table, limits: Thresholds) -> list[Finding]:

@@ -20,9 +20,9 @@ from smorm.evaluation.metrics import Metric, share_metric
 from smorm.evaluation.pairs import longer_wins
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
+# Ratings of an attribute that its correlation is computed of: those with the smallest hashes where
+# there are more, so that the order of records has no influence.
 MOST_RATINGS = 20_000
-"""Ratings of an attribute that its correlation is computed of: those with the smallest hashes where
-there are more, so that the order of records has no influence."""
 
 
 def length_table(table: Table, unit: str) -> dict[str, Any]:
@@ -82,16 +82,13 @@ def summary(values: Ints) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Bias:
-    """Numbers with intervals that resample prompts.
-
-    Attributes:
-        longer_wins: share of pairs whose chosen side is the longer one, a tie half.
-        correlations: Spearman correlation of each attribute with the response's length.
-    """
+    """Numbers with intervals that resample prompts."""
 
     unit: str
+    # share of pairs whose chosen side is the longer one, a tie half
     longer_wins: Metric | None = None
     ties: int = 0
+    # Spearman correlation of each attribute with the response's length
     correlations: Mapping[str, Metric] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:

@@ -36,23 +36,17 @@ def text_of(messages: Messages) -> str:
 
 @dataclass(slots=True)
 class Benchmarks:
-    """The runs of words of named benchmarks, and which of them are in the data.
+    """The runs of words of named benchmarks, and which of them are in the data."""
 
-    Attributes:
-        names: of the benchmarks, and `sizes` their numbers of items.
-        hashes: distinct runs [U], sorted.
-        runs, items, sides: of each run of an item its index in `hashes`, the item (counted over
-            all benchmarks) and whether it is of a prompt or a response, [G] each.
-        met: the first record that holds a run [U], or a number above all records.
-    """
-
-    names: list[str]
+    names: list[str]  # of the benchmarks, and `sizes` their numbers of items
     sizes: list[int]
-    hashes: Hashes
+    hashes: Hashes  # distinct runs [U], sorted
+    # runs, items, sides: of each run of an item its index in `hashes`, the item (counted over all
+    # benchmarks) and whether it is of a prompt or a response, [G] each
     runs: Ints
     items: Ints
     sides: NDArray[np.int8]
-    met: Ints
+    met: Ints  # the first record that holds a run [U], or a number above all records
     _filter: Bools = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

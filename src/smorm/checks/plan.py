@@ -25,34 +25,24 @@ _RANGE = re.compile(rf"(.+)=({_NUMBER})\.\.({_NUMBER})")
 
 @dataclass(frozen=True, slots=True)
 class TokenPlan:
-    """How conversations become tokens.
-
-    Attributes:
-        template: Jinja source, or None for the tokenizer's own.
-        overlong: the run's policy; None where no run was named.
-        pad_is_settled: the run chooses a fit pad token by itself.
-    """
+    """How conversations become tokens."""
 
     tokenizer: Any
-    template: str | None
+    template: str | None  # Jinja source, or None for the tokenizer's own
     max_tokens: int
-    overlong: Overlong | None
-    pad_is_settled: bool
+    overlong: Overlong | None  # the run's policy; None where no run was named
+    pad_is_settled: bool  # the run chooses a fit pad token by itself
     workers: Any = "auto"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that a check reads.
-
-    Attributes:
-        against: benchmarks as names with their sources.
-        ranges: lowest and highest value of attributes.
-    """
+    """All that a check reads."""
 
     sources: tuple[CheckedSource, ...]
+    # benchmarks as names with their sources
     against: tuple[tuple[str, tuple[Source, ...]], ...] = ()
-    ranges: dict[str, Range] = field(default_factory=dict)
+    ranges: dict[str, Range] = field(default_factory=dict)  # lowest and highest value of attributes
     tokens: TokenPlan | None = None
 
 
@@ -60,9 +50,6 @@ def parse_against(text: str) -> tuple[str, tuple[Source, ...]]:
     """A benchmark's name and sources: a path, `NAME=PATH`, or the name of one on the hub.
 
     In `NAME=PATH` the name is a suite's (`rewardbench`) or a format's (`hh_rlhf`).
-
-    Raises:
-        ConfigError: an unknown name.
     """
     from smorm.evaluation.benchmarks import BENCHMARKS, benchmark_sources
 
@@ -81,11 +68,7 @@ def parse_against(text: str) -> tuple[str, tuple[Source, ...]]:
 
 
 def parse_range(text: str) -> tuple[str, Range]:
-    """`NAME=LOW..HIGH`.
-
-    Raises:
-        ConfigError: another form, or LOW above HIGH.
-    """
+    """`NAME=LOW..HIGH`."""
     match = _RANGE.fullmatch(text)
     # An empty range would make every rating wrong.
     if match is None or float(match[2]) > float(match[3]):
@@ -127,11 +110,7 @@ def sources_of_config(config: Config, limit: int | None = None) -> tuple[Checked
 
 
 def tokens_of_config(config: Config, max_tokens: int | None = None) -> TokenPlan:
-    """The tokenizer, template and limit of a run. One that is trained on the data is trained here.
-
-    Raises:
-        ModelError, ConfigError: the tokenizer or the template cannot be loaded.
-    """
+    """Tokenizer, template and limit of a run. One that is trained on the data is trained here."""
     from smorm.training.sources import read_template, run_tokenizer
 
     # A bad record is one of the findings, and must not end the check here.
@@ -148,11 +127,7 @@ def tokens_of_config(config: Config, max_tokens: int | None = None) -> TokenPlan
 
 
 def tokens_of_model(path: str, max_tokens: int | None = None) -> TokenPlan:
-    """The tokenizer of a model folder or hub id, with the limit it was trained under if it says so.
-
-    Raises:
-        ModelError: there is none.
-    """
+    """The tokenizer of a model folder or hub id, with the limit that its card names, if any."""
     from smorm.model.backbone import load_tokenizer
     from smorm.model.store import CARD, read_card
 

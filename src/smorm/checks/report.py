@@ -43,25 +43,18 @@ from smorm.version import __version__
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Result of a check.
+    """Result of a check."""
 
-    Attributes:
-        sources: of each its path, kind, whether it is held out.
-        records: records by kind, of training and held-out sources.
-        unit: of lengths: `tokens`, or `words` where no tokenizer was named.
-        lengths, attributes, benchmarks: the tables, as they are written.
-        findings: the severest first.
-    """
-
-    sources: list[dict[str, Any]]
-    records: dict[str, dict[str, int]]
-    unit: str
+    sources: list[dict[str, Any]]  # of each its path, kind, whether it is held out
+    records: dict[str, dict[str, int]]  # records by kind, of training and held-out sources
+    unit: str  # of lengths: `tokens`, or `words` where no tokenizer was named
     max_tokens: int | None
+    # lengths, attributes, benchmarks: the tables, as they are written
     lengths: dict[str, Any]
     bias: Bias
     attributes: dict[str, Any]
     benchmarks: dict[str, dict[str, int]]
-    findings: list[Finding]
+    findings: list[Finding]  # the severest first
     thresholds: Thresholds = field(default_factory=lambda: THRESHOLDS)
 
     @property

@@ -37,20 +37,14 @@ class CheckedSource:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """Result of one pass over the sources.
-
-    Attributes:
-        census: what the readers dropped, skipped or repaired.
-        tally: what the tokens showed.
-        unusable: errors of sources without a single usable record.
-        prompts, texts: sketches of each record's prompt, and of its responses together.
-    """
+    """Result of one pass over the sources."""
 
     sources: tuple[CheckedSource, ...]
     table: Table
-    census: Census
-    tally: Tally
-    unusable: tuple[str, ...]
+    census: Census  # what the readers dropped, skipped or repaired
+    tally: Tally  # what the tokens showed
+    unusable: tuple[str, ...]  # errors of sources without a single usable record
+    # prompts, texts: sketches of each record's prompt, and of its responses together
     prompts: SketchFile
     texts: SketchFile
 

@@ -20,12 +20,9 @@ from smorm.arrays import Bools, Ints
 
 Hashes = NDArray[np.uint64]
 
-SHINGLE = 5
-"""Words of a shingle, of which near duplicates are found."""
-GRAM = 13
-"""Words of a run that two texts do not share by accident (Brown et al., 2020, appendix C)."""
-SHORTEST_WHOLE = 5
-"""Texts of fewer words than GRAM are compared whole, from so many words on."""
+SHINGLE = 5  # words of a shingle, of which near duplicates are found
+GRAM = 13  # words of a run that two texts do not share by accident (Brown et al., 2020, appendix C)
+SHORTEST_WHOLE = 5  # texts of fewer words than GRAM are compared whole, from so many words on
 
 # Fixed random tables: hashes are equal from run to run and from machine to machine.
 _RANDOM = np.random.Generator(np.random.PCG64(20240131))
@@ -54,17 +51,11 @@ _SPACE[[0, *range(9, 14), *range(28, 33)]] = True
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """The words of some texts, one after the other.
+    """The words of some texts, one after the other."""
 
-    Attributes:
-        hashes: of each word [W].
-        texts: which text it stands in [W], ascending.
-        lengths: of each text, in words between spaces as `str.split` counts them [T].
-    """
-
-    hashes: Hashes
-    texts: Ints
-    lengths: Ints
+    hashes: Hashes  # of each word [W]
+    texts: Ints  # which text it stands in [W], ascending
+    lengths: Ints  # of each text, in words between spaces as `str.split` counts them [T]
 
 
 def mix(values: Hashes) -> Hashes:

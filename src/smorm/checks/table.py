@@ -150,18 +150,14 @@ class TableBuilder:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The columns of `TableBuilder`, with names of files and attributes.
-
-    Attributes:
-        train: whether a record is for training [N].
-    """
+    """The columns of `TableBuilder`, with names of files and attributes."""
 
     records: dict[str, NDArray[Any]]
     responses: dict[str, NDArray[Any]]
     ratings: dict[str, NDArray[Any]]
     files: list[str]
     attributes: list[str]
-    train: Bools
+    train: Bools  # whether a record is for training [N]
 
     def __len__(self) -> int:
         return len(self.train)

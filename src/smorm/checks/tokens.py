@@ -62,14 +62,10 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class TokenCheck:
-    """Examines records as a run with this renderer, limit and policy would treat them.
+    """Examines records as a run with this renderer, limit and policy would treat them."""
 
-    Attributes:
-        tokeniser: gives the tokens of whole conversations, uncut.
-        max_tokens, overlong: the run's; `overlong` is None where no run was named.
-    """
-
-    tokeniser: Tokeniser
+    tokeniser: Tokeniser  # gives the tokens of whole conversations, uncut
+    # max_tokens, overlong: the run's; `overlong` is None where no run was named
     max_tokens: int
     overlong: Overlong | None
 

@@ -22,25 +22,15 @@ LENGTH = "length_only"
 
 @dataclass(frozen=True, slots=True)
 class ScoredItems:
-    """Items in one order: scores and lengths of their responses, and what they belong to.
+    """Items in one order: scores and lengths of their responses, and what they belong to."""
 
-    Attributes:
-        scores: per item the scores of its responses [n_i].
-        lengths: per item their lengths, in words [n_i].
-        chosen: per item how many of them, from the first, are good [N].
-        subsets: per item the benchmark's subset, domain or category [N].
-        ids: per item the published id, "" where it has none [N].
-        prompts: a label of the prompt of each item, which intervals resample [N].
-        keys: what identifies an item, the same for every model [N].
-    """
-
-    scores: Sequence[Floats]
-    lengths: Sequence[Floats]
-    chosen: Sequence[int]
-    subsets: Sequence[str]
-    ids: Sequence[str]
-    prompts: Clusters
-    keys: Sequence[str]
+    scores: Sequence[Floats]  # per item the scores of its responses [n_i]
+    lengths: Sequence[Floats]  # per item their lengths, in words [n_i]
+    chosen: Sequence[int]  # per item how many of them, from the first, are good [N]
+    subsets: Sequence[str]  # per item the benchmark's subset, domain or category [N]
+    ids: Sequence[str]  # per item the published id, "" where it has none [N]
+    prompts: Clusters  # a label of the prompt of each item, which intervals resample [N]
+    keys: Sequence[str]  # what identifies an item, the same for every model [N]
 
     def check(self) -> None:
         """Raises DataError where a score is not finite, or an item has nothing to compare."""

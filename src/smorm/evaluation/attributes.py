@@ -160,11 +160,7 @@ class RatedOutcomes:
     keys: Sequence[str]
 
     def difference(self, base: RatedOutcomes) -> dict[str, Metric]:
-        """`mse` and `spearman`, of each attribute that both predict and over all of them.
-
-        Raises:
-            DataError: no attribute or no response in common.
-        """
+        """`mse` and `spearman`, of each attribute that both predict and over all of them."""
         mine, theirs = common(self.keys, base.keys)
         shared = [name for name in self.names if name in base.names]
         if not mine or not shared:
@@ -185,8 +181,8 @@ class RatedOutcomes:
         }
 
 
+# By attribute: two models' predictions and the ratings [N] each.
 Predictions = Mapping[str, tuple[Floats, Floats, Floats]]
-"""By attribute: two models' predictions and the ratings [N] each."""
 
 
 def _mse_differences(

@@ -22,8 +22,7 @@ from smorm.files import fingerprint
 from smorm.model.store import versions
 from smorm.rewards.ensemble import Ensemble
 
-_Table = dict[str, Floats]
-"""A member's rewards on the common scale, by record."""
+_Table = dict[str, Floats]  # A member's rewards on the common scale, by record
 
 
 def run_ensemble(

@@ -44,17 +44,11 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A failed test of a model.
+    """A failed test of a model."""
 
-    Attributes:
-        test: its name: a metric of the sanity tests, or the paths of a parity check.
-        cause: the kind of its likely cause.
-        text: the full sentence for a reader.
-    """
-
-    test: str
-    cause: CauseKind
-    text: str
+    test: str  # its name: a metric of the sanity tests, or the paths of a parity check
+    cause: CauseKind  # the kind of its likely cause
+    text: str  # the full sentence for a reader
 
     def __str__(self) -> str:
         return self.text

@@ -25,8 +25,7 @@ from smorm.scoring.fit_views import with_fixed_l2
 from smorm.scoring.held_out import Fit, HeldOut, held_out_values, pooled_std, resampled_views
 
 RESAMPLES = 200
-ENOUGH_PER_ROW = 20
-"""Prompts for each weight or standard deviation below which data are called few."""
+ENOUGH_PER_ROW = 20  # prompts for each weight or standard deviation below which data are called few
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+# Ways of scoring that stand beside a number, as a prefix: `RULE/NAME`.
 RULES = ("length_only", "ties_half")
-"""Ways of scoring that stand beside a number, as a prefix: `RULE/NAME`."""
 _AVERAGED = ("seeds",)
 _BASES = ("length_only", "rows")
 _MINUS, _LESS, _OVER = "_minus_", " − ", " over "
@@ -29,23 +29,15 @@ _SIZE = re.compile(r"0|[1-9][0-9]*")
 
 @dataclass(frozen=True, slots=True)
 class MetricName:
-    """What a number measures.
+    """What a number measures."""
 
-    Attributes:
-        name: the quantity, such as `accuracy`, `gold` or `spearman`.
-        n: the size of best-of-n, or a policy's step.
-        subset: the attribute, benchmark subset, or section that it is measured on.
-        over: the rule that scores in place of the reward (`RULES`), or what it is a mean over.
-        base: what is subtracted.
-        point: `first`, `last` or `peak` of a policy's course.
-    """
-
-    name: str
-    n: int | None = None
-    subset: str | None = None
+    name: str  # the quantity, such as `accuracy`, `gold` or `spearman`
+    n: int | None = None  # the size of best-of-n, or a policy's step
+    subset: str | None = None  # the attribute, benchmark subset, or section that it is measured on
+    # the rule that scores in place of the reward (`RULES`), or what it is a mean over
     over: str | None = None
-    base: str | None = None
-    point: str | None = None
+    base: str | None = None  # what is subtracted
+    point: str | None = None  # `first`, `last` or `peak` of a policy's course
 
     @classmethod
     def parse(cls, text: str) -> MetricName:

@@ -64,11 +64,7 @@ def _finite(number: float) -> float | None:
 
 
 def as_floats(name: str, values: Any, *shape: int | None) -> Floats:
-    """A float64 array of this shape (None: any length).
-
-    Raises:
-        DataError: the shape is another one, or an axis is empty.
-    """
+    """A float64 array of this shape (None: any length)."""
     array = np.asarray(values, dtype=np.float64)
     fits = array.ndim == len(shape) and all(
         expected in (None, length) for expected, length in zip(shape, array.shape, strict=True)
@@ -90,11 +86,7 @@ def require_finite(name: str, values: Floats) -> None:
 
 
 def cluster_codes(clusters: Clusters, items: int) -> tuple[Ints, int]:
-    """Number the clusters from 0 in sorted order: codes [N] and how many there are.
-
-    Raises:
-        DataError: not one cluster for each item.
-    """
+    """Number the clusters from 0 in sorted order: codes [N] and how many there are."""
     # Not through an array of strings: there a long prompt would pad every label to its length.
     labels: list[Any] = clusters.tolist() if isinstance(clusters, np.ndarray) else list(clusters)
     if len(labels) != items:
@@ -215,11 +207,7 @@ def paired_difference(values_a: Floats, values_b: Floats, clusters: Clusters) ->
 
 
 def pair_outcomes(chosen: Floats, rejected: Floats) -> tuple[Floats, int]:
-    """1 where chosen scores higher, 0.5 for a tie, 0 otherwise; and the number of ties.
-
-    Raises:
-        DataError: a score is NaN or infinite.
-    """
+    """1 where chosen scores higher, 0.5 for a tie, 0 otherwise; and the number of ties."""
     require_finite("scores of chosen responses", chosen)
     require_finite("scores of rejected responses", rejected)
     # Exact equality: scores that differ by rounding are different scores everywhere.

@@ -32,22 +32,16 @@ Weights = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """Columns of item outcomes, and the numbers made of them.
+    """Columns of item outcomes, and the numbers made of them."""
 
-    Attributes:
-        columns: name to values [N]; NaN where the item is not of the column.
-        clusters: what an interval resamples, a label for each item (its prompt) [N].
-        sums: name of a number to the weights of the columns whose means it adds up.
-        keys: what identifies an item, the same for every model [N].
-        differences: the numbers that are differences, not shares: no bound of 0 and 1.
-        chance_columns: for columns that have one, what random scores are expected to get [N].
-    """
-
-    columns: Mapping[str, Floats]
-    clusters: Clusters
+    columns: Mapping[str, Floats]  # name to values [N]; NaN where the item is not of the column
+    clusters: Clusters  # what an interval resamples, a label for each item (its prompt) [N]
+    # name of a number to the weights of the columns whose means it adds up
     sums: Mapping[str, Weights]
-    keys: Sequence[str]
+    keys: Sequence[str]  # what identifies an item, the same for every model [N]
+    # the numbers that are differences, not shares: no bound of 0 and 1
     differences: frozenset[str] = field(default_factory=frozenset)
+    # for columns that have one, what random scores are expected to get [N]
     chance_columns: Mapping[str, Floats] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, Metric]:
@@ -70,11 +64,7 @@ class Outcomes:
         return levels
 
     def minus(self, base: Outcomes) -> Outcomes:
-        """Item by item this less the base, over the items that both have; for paired differences.
-
-        Raises:
-            DataError: the two have no item in common, or are of different suites.
-        """
+        """Item by item this less the base over their common items, for paired differences."""
         # Other columns are other subsets: the same sum would be of something else.
         if set(self.columns) != set(base.columns):
             raise DataError("the two were measured on different suites: no difference to take")

@@ -109,11 +109,7 @@ class Result:
 
     @classmethod
     def read(cls, path: Path | str) -> Result:
-        """Read a file with one result.
-
-        Raises:
-            DataError: no such file, not JSON, not a result, or several results.
-        """
+        """Read a file with one result."""
         results = read_results(path)
         if len(results) != 1:
             raise DataError(f"{path}: holds {len(results)} results, expected one")
@@ -128,11 +124,7 @@ def write_results(path: Path | str, results: Sequence[Result]) -> None:
 
 
 def read_results(path: Path | str) -> list[Result]:
-    """Read every result of a file (an object or a list).
-
-    Raises:
-        DataError: no such file, not JSON, or an object that is not a result.
-    """
+    """Read every result of a file (an object or a list)."""
     value = read_json(path)
     if not isinstance(value, list):
         return [parse_result(value, str(path))]

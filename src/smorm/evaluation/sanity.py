@@ -37,16 +37,13 @@ from smorm.scoring.scorer import Scored, Scorer
 from smorm.text.chat import Message, Messages
 from smorm.text.limits import Unscored, fit
 
-LIMIT = 200
-"""Pairs that are tested: drawn at random from larger suites."""
-FEW = 32
-"""Pairs of the tests that cost more: alone, and through plain transformers."""
+LIMIT = 200  # pairs that are tested: drawn at random from larger suites
+FEW = 32  # pairs of the tests that cost more: alone, and through plain transformers
+# Share of equal scores of different texts above which the model does not read them.
 MANY_EQUAL = 0.05
-"""Share of equal scores of different texts above which the model does not read them."""
+# Scores this near, relative to the largest, are equal but for rounding.
 ROUNDING = {"float32": 1e-6, "bfloat16": 4e-3}
-"""Scores this near, relative to the largest, are equal but for rounding."""
-Z = 3.29
-"""Drawn labels may be this many standard errors from a half: one in 1000 is."""
+Z = 3.29  # drawn labels may be this many standard errors from a half: one in 1000 is
 _EQUAL = {
     "responses": "different responses have equal scores",
     "prompts": "another prompt changes no score",
@@ -333,11 +330,7 @@ class SanityTests:
         return sequences
 
     def _plain_model(self) -> PlainModel:
-        """The model's folder as plain transformers loads it.
-
-        Raises:
-            SmormError: it is not on the disk, or not loadable so.
-        """
+        """The model's folder as plain transformers loads it."""
         folder, network = resolve(self.model.name), self.model.network
         # A model that was changed in memory is not what its folder holds.
         if not torch.equal(read_head(folder).float(), network.head.weight.detach().cpu()):

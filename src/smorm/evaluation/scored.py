@@ -49,11 +49,7 @@ def read_labelled(
     *,
     keep_fields: bool = False,
 ) -> list[Record]:
-    """Records of all sources in order; a source's label is the subset of rows that name none.
-
-    Raises:
-        DataError: a record that is not usable (under `stop`), or a source that cannot be read.
-    """
+    """Records of all sources in order; a source's label is the subset of rows that name none."""
     records: list[Record] = []
     for label, source in sources:
         with_fields = replace(source, keep_fields=keep_fields)
@@ -67,16 +63,9 @@ def read_labelled(
 
 
 def score_records(
-    reward: Reward,
-    records: Sequence[Record],
-    census: Census,
-    on_bad_record: OnBad,
+    reward: Reward, records: Sequence[Record], census: Census, on_bad_record: OnBad
 ) -> ScoredSet:
-    """Scores of records; one that does not fit stops it, or is left out and counted.
-
-    Raises:
-        DataError: a record that does not fit, or none that could be scored.
-    """
+    """Scores of records; one that does not fit stops it, or is left out and counted."""
     # A model trained with `overlong: drop` left such records out itself.
     skip = on_bad_record == "skip" or reward.drops_overlong
     items = list(map(attrgetter("item"), records))
@@ -123,11 +112,7 @@ def lengths_of(records: Sequence[Record]) -> list[Floats]:
 
 
 def scored_items(data: ScoredSet, values: Sequence[Floats]) -> ScoredItems:
-    """A benchmark's records and a view's values of their responses, ready for its rule.
-
-    Raises:
-        DataError: a record that does not say which of its responses are good.
-    """
+    """A benchmark's records and a view's values of their responses, ready for its rule."""
     chosen, subsets, ids = [], [], []
     for record in data.records:
         if not record.chosen:

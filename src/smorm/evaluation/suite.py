@@ -18,24 +18,16 @@ PLAIN: dict[str, Kind] = {"pairs": "preference", "rated": "rated"}
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """What to evaluate on: `name` as above, and where its records are.
-
-    Attributes:
-        source: the one source of records, or None.
-        labelled: a benchmark's sources with their labels, where it has several.
-    """
+    """What to evaluate on: `name` as above, and where its records are."""
 
     name: str
-    source: Source | None = None
+    source: Source | None = None  # the one source of records, or None
+    # a benchmark's sources with their labels, where it has several
     labelled: tuple[tuple[str, Source], ...] = ()
 
     @property
     def kind(self) -> str:
-        """The kind in its name.
-
-        Raises:
-            ConfigError: it is not a known kind.
-        """
+        """The kind in its name."""
         kind = SuiteName.parse(self.name).kind
         if kind not in PLAIN and kind not in BENCHMARKS:
             kinds = ", ".join((*PLAIN, *BENCHMARKS))
@@ -49,11 +41,7 @@ class Suite:
 
 
 def parse_suite(text: str) -> Suite:
-    """`NAME=PATH`, e.g. `pairs/dev=data/dev.jsonl`; a benchmark of the hub without a path.
-
-    Raises:
-        ConfigError: another form, an unknown kind, or one that needs a path.
-    """
+    """`NAME=PATH`, e.g. `pairs/dev=data/dev.jsonl`; a benchmark of the hub without a path."""
     name, separator, path = text.partition("=")
     if not name or (separator and not path):
         raise ConfigError(f"suite {text!r}: expected NAME=PATH, e.g. pairs/dev=dev.jsonl")

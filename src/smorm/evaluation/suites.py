@@ -71,11 +71,7 @@ def score_suite(
     on_bad_record: OnBad = "stop",
     max_batch_tokens: int = DEFAULT_BATCH_TOKENS,
 ) -> ScoredSet:
-    """A suite's records with their rows of scores; prompts are computed once for all responses.
-
-    Raises:
-        DataError: records that are not usable, or none that can be scored.
-    """
+    """A suite's records with their rows of scores; prompts are computed once for all responses."""
     reward = as_reward(model, ScoringOptions(overlong=overlong, max_batch_tokens=max_batch_tokens))
     census = Census()
     records = read_suite(suite, census, on_bad_record, keep_fields=not reward.reads_text)
@@ -85,11 +81,7 @@ def score_suite(
 def read_suite(
     suite: Suite, census: Census, on_bad_record: OnBad, *, keep_fields: bool = False
 ) -> list[Record]:
-    """A suite's records.
-
-    Raises:
-        DataError: a record that is not usable, or none at all.
-    """
+    """A suite's records."""
     # Every benchmark's rows are candidates, whatever they look like in its files.
     kind = PLAIN.get(suite.kind, "candidates")
     records = read_labelled(suite.sources, kind, census, on_bad_record, keep_fields=keep_fields)

@@ -20,8 +20,7 @@ SENTENCES: dict[str, str] = tomllib.loads(
     files("smorm.theory").joinpath("advice.toml").read_text(encoding="utf-8")
 )
 _QUANTITY = {"mse": "squared error", "accuracy": "accuracy"}
-_PAIRS_PER_DIMENSION = 10
-"""Pairs for each dimension below which Sigma_S is called poorly estimated."""
+_PAIRS_PER_DIMENSION = 10  # pairs for each dimension below which Sigma_S is called poorly estimated
 _WORD = {1: "above", -1: "below", 0: "undecided"}
 
 

@@ -38,20 +38,13 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Featured:
-    """Records with the hidden states that the head reads.
-
-    Attributes:
-        units: tokens of each record's responses.
-        hidden: hidden states of all responses, record after record [N, D].
-        first: where each record's responses begin in them.
-        census: what was left out or shortened.
-    """
+    """Records with the hidden states that the head reads."""
 
     records: list[Any]
-    units: list[list[Tokens]]
-    hidden: Floats
-    first: Ints
-    census: Census
+    units: list[list[Tokens]]  # tokens of each record's responses
+    hidden: Floats  # hidden states of all responses, record after record [N, D]
+    first: Ints  # where each record's responses begin in them
+    census: Census  # what was left out or shortened
 
     @property
     def prompts(self) -> list[str]:
@@ -87,9 +80,6 @@ def featured(model: RewardModel, source: Source, kind: Kind | None, reading: Rea
 
     Args:
         kind: of the records; None takes whatever kind each row is.
-
-    Raises:
-        DataError: a record that is not usable, or none that is.
     """
     census = Census()
     if reading.limit is not None:
@@ -132,17 +122,11 @@ def _tokens(
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The head in float64, attribute rows on the attributes' own scales.
+    """The head in float64, attribute rows on the attributes' own scales."""
 
-    Attributes:
-        preference: row 0 [D].
-        attributes: rows 1 to K [K, D].
-        offsets: what each attribute's own scale adds to its row [K].
-    """
-
-    preference: Floats
-    attributes: Floats
-    offsets: Floats
+    preference: Floats  # row 0 [D]
+    attributes: Floats  # rows 1 to K [K, D]
+    offsets: Floats  # what each attribute's own scale adds to its row [K]
     names: Sequence[str]
 
     @property

@@ -22,10 +22,6 @@ def gold_of(text: str, pairs: Sequence[Preference], reading: Reading) -> Floats:
     Args:
         text: a reward as the command line spells it (`smorm.rewards.section.reward_of_text`): a
             model folder, a file of scores or golds, a server, ...
-
-    Raises:
-        ConfigError, ModelError, SmormError: the reward is not there.
-        DataError: a row that is not usable, or a pair without gold.
     """
     options = ScoringOptions(max_batch_tokens=reading.max_batch_tokens, overlong=reading.overlong)
     reward = open_reward(parse_reward(text, "--gold"), options)

@@ -64,9 +64,6 @@ def conflict(
     Metrics, n being batches: `cosine`, `norm_ratio` (preference over regression; the regression
     term averages over ratings, weight 1), and both for each layer, `layer/NAME/...`. Intervals
     resample batches. Nothing in the network is changed.
-
-    Raises:
-        DataError: too few prompts for two batches.
     """
     pair_batches = list(_batches(data.pair_prompts, len(data.pairs), batches, batch_size, seed))
     rated_batches = list(_batches(data.rated_prompts, len(data.rated), batches, batch_size, seed))

@@ -33,27 +33,20 @@ from smorm.evaluation.metrics import (
 )
 from smorm.theory.intervals import of_means, quantile_metric, ratio
 
-RIDGE = 1e-2
-"""Ridge level, in units of the mean eigenvalue of the second moment."""
+RIDGE = 1e-2  # ridge level, in units of the mean eigenvalue of the second moment
 _ROUNDING = 1e-9
 _SINGULAR = 1e-14  # times D: eigenvalues below this share of the largest are rounding
 
 
 @dataclass(frozen=True, slots=True)
 class Solved:
-    """The linearised Bradley–Terry direction and the spectrum of the second moment.
+    """The linearised Bradley–Terry direction and the spectrum of the second moment."""
 
-    Attributes:
-        direction: $(\\Sigma_S + \\rho I)^{-1} \\mu_S$ [D]; of the pseudo-inverse where ridge is 0.
-        eigenvalues: of the second moment, the largest first [min(P, D)].
-        dimensions: D; eigenvalues that are not listed are 0.
-        ridge: rho, in squared units of the hidden state.
-    """
-
+    # $(\Sigma_S + \rho I)^{-1} \mu_S$ [D]; of the pseudo-inverse where ridge is 0
     direction: Floats
-    eigenvalues: Floats
-    dimensions: int
-    ridge: float
+    eigenvalues: Floats  # of the second moment, the largest first [min(P, D)]
+    dimensions: int  # D; eigenvalues that are not listed are 0
+    ridge: float  # rho, in squared units of the hidden state
 
     @property
     def effective_rank(self) -> float:

@@ -40,11 +40,7 @@ _ROUNDING = 1e-11
 
 
 def matched_scale(reward: Floats, gold: Floats) -> float:
-    """The factor that gives the gold's margins the root mean square of the reward's margins.
-
-    Raises:
-        DataError: all margins of the gold are 0.
-    """
+    """The factor that gives the gold's margins the root mean square of the reward's margins."""
     margins, gold_margins = reward[:, 0] - reward[:, 1], gold[:, 0] - gold[:, 1]
     size = math.sqrt(float((gold_margins**2).mean()))
     if size == 0.0:

@@ -39,12 +39,11 @@ from smorm.evaluation.metrics import (
 from smorm.scoring.reward_model import RewardModel
 from smorm.theory.features import Reading
 
+# The arm that a joint run is compared with, by the head that is measured.
 BASES = {"F": "Single", "L": "Multi", "attributes": "Multi"}
-"""The arm that a joint run is compared with, by the head that is measured."""
 _MAY_DIFFER = ("objective.", "training.seed", "output.", "evaluation.")
 
-Outcomes = dict[tuple[str, str], Floats]
-"""Numbers of each item by head and quantity."""
+Outcomes = dict[tuple[str, str], Floats]  # numbers of each item by head and quantity
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +161,6 @@ def compare(runs: Sequence[Run], data: ComparisonData, reading: Reading) -> dict
     Metrics: `HEAD/QUANTITY/ARM` over the seeds that all arms have, and for a joint ARM
     `HEAD/QUANTITY/ARM − BASE` with the interval over prompts (of the mean over these seeds) and the
     same with ` over seeds`, Student's t over the seeds' means. HEAD is F, L or attributes.
-
-    Raises:
-        ConfigError: two runs are the same arm and seed, or the arms have no seed in common.
     """
     table: dict[str, dict[int, Run]] = {}
     for run in runs:

@@ -20,8 +20,8 @@ from smorm.evaluation.metrics import Clusters, Metric, cluster_codes, interval
 from smorm.theory.intervals import of_means
 
 FOLDS = 5
+# Candidate ridge levels, in units of the mean eigenvalue of the features' covariance.
 RIDGES = tuple(10.0**power for power in range(-4, 5))
-"""Candidate ridge levels, in units of the mean eigenvalue of the features' covariance."""
 
 
 def ridge_predictions(hidden: Floats, targets: Floats, levels: Floats, unseen: Floats) -> Floats:
@@ -40,11 +40,7 @@ def ridge_predictions(hidden: Floats, targets: Floats, levels: Floats, unseen: F
 
 
 def folds_of(clusters: Clusters, count: int, seed: int = 0) -> Ints:
-    """A fold for each of `count` items, whole clusters in one fold.
-
-    Raises:
-        DataError: fewer than two clusters.
-    """
+    """A fold for each of `count` items, whole clusters in one fold."""
     codes, groups = cluster_codes(clusters, count)
     if groups < 2:
         raise DataError("all records have one prompt: nothing can be held out")

@@ -44,21 +44,14 @@ _RATINGS_ALONE = (
 
 @dataclass(frozen=True, slots=True)
 class DiagnosisInputs:
-    """What a model is measured on.
+    """What a model is measured on."""
 
-    Attributes:
-        preference: pairs.
-        rated: rated responses.
-        ood: name to a source of pairs or candidates.
-        gold: any reward (`smorm.theory.gold`), for the pairs.
-        compare: run folders of a matched comparison.
-    """
-
-    preference: Source
-    rated: Source | None = None
+    preference: Source  # pairs
+    rated: Source | None = None  # rated responses
+    # name to a source of pairs or candidates
     ood: Mapping[str, Source] = field(default_factory=dict)
-    gold: str | None = None
-    compare: Sequence[str] = ()
+    gold: str | None = None  # any reward (`smorm.theory.gold`), for the pairs
+    compare: Sequence[str] = ()  # run folders of a matched comparison
     reading: Reading = field(default_factory=Reading)
 
 

@@ -59,11 +59,7 @@ class Differences:
 
 
 def differences_of(pairs: Featured) -> Differences:
-    """Differences of the pairs' hidden states.
-
-    Raises:
-        DataError: both sides of every pair have the same hidden state.
-    """
+    """Differences of the pairs' hidden states."""
     deltas = pairs.deltas()
     if not deltas.any():
         raise DataError("preference: both sides of every pair have the same hidden state")
@@ -136,11 +132,7 @@ def responses_of(head: Head, featured: Featured) -> effect.Responses:
 
 
 def ood_section(head: Head, name: str, featured: Featured, c: float) -> DiagnosisSection:
-    """The relation of the two rewards on other responses, under prompts that have several.
-
-    Raises:
-        DataError: no prompt has two different responses.
-    """
+    """The relation of the two rewards on other responses, under prompts that have several."""
     responses, section = responses_of(head, featured), DiagnosisSection()
     # A response alone under its prompt is centred to 0 and says nothing about agreement.
     shared = effect.in_shared_prompt(responses.prompts, len(responses.hidden))

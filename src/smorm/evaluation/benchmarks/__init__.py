@@ -33,38 +33,25 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """One benchmark.
+    """One benchmark."""
 
-    Attributes:
-        name: what suites, files and the command line call it.
-        rows: how its published rows become `Candidates`, the good responses first.
-        rule: numbers and chance levels of scored items (`accuracy.accuracies` makes most of them).
-        columns: the numbers of the short table, the leading one first.
-        hub: dataset id, or None where it is published elsewhere and has to be given as a path.
-        pieces: those of the hub's data set.
-        format_name: the format's name in a configuration, where it is not the benchmark's.
-        about: a note of every result.
-        describe: the notes on items and ties, where they are not the usual ones.
-    """
-
-    name: str
+    name: str  # what suites, files and the command line call it
     title: str
-    rows: Format
+    rows: Format  # how its published rows become `Candidates`, the good responses first
+    # numbers and chance levels of scored items (`accuracy.accuracies` makes most of them)
     rule: Callable[[ScoredItems], Outcomes]
-    columns: tuple[str, ...]
+    columns: tuple[str, ...]  # the numbers of the short table, the leading one first
+    # dataset id, or None where it is published elsewhere and has to be given as a path
     hub: str | None = None
-    pieces: tuple[Piece, ...] = ()
-    format_name: str = ""
-    about: str = ""
+    pieces: tuple[Piece, ...] = ()  # those of the hub's data set
+    format_name: str = ""  # the format's name in a configuration, where it is not the benchmark's
+    about: str = ""  # a note of every result
+    # the notes on items and ties, where they are not the usual ones
     describe: Callable[[ScoredItems, Outcomes], list[str]] | None = None
 
     @property
     def format(self) -> str:
-        """The name of its format, registered if it is not yet.
-
-        Raises:
-            ConfigError: another format has that name.
-        """
+        """The name of its format, registered if it is not yet."""
         name = self.format_name or self.name.replace("-", "_")
         # A benchmark of another package brings its format along; sources find it by this name.
         if name not in FORMATS:
@@ -78,9 +65,6 @@ class Benchmark:
 
         A folder is a saved dataset or a copy of the hub's (its splits and subsets are found as
         there), or any tree of data files, of which each is labelled by its path.
-
-        Raises:
-            ConfigError: no path for a benchmark that the hub does not have.
         """
         if path is None and self.hub is None:
             raise ConfigError(f"{self.title}: not on the hub as one data set: give NAME=PATH")
@@ -102,11 +86,7 @@ class Benchmark:
         return sources
 
     def measure(self, items: ScoredItems) -> Measurement:
-        """Its numbers, what the longer response wins, and how scores correlate with length.
-
-        Raises:
-            DataError: scores or items that its rule cannot take.
-        """
+        """Its numbers, what the longer response wins, and how scores correlate with length."""
         # Not the published number alone: what length alone would get stands beside it.
         table = self.rule(items)
         describe = self.describe or _describe
@@ -155,9 +135,5 @@ BENCHMARKS: Registry[Benchmark] = Registry(
 
 
 def benchmark_sources(name: str, path: str | None = None) -> list[Source]:
-    """Where a benchmark's records are, on the hub or under a path.
-
-    Raises:
-        ConfigError: no such benchmark, or one that needs a path.
-    """
+    """Where a benchmark's records are, on the hub or under a path."""
     return [source for _, source in BENCHMARKS[name].sources(path)]

@@ -19,11 +19,7 @@ def is_copy(folder: Path, names: Sequence[str]) -> bool:
 
 
 def data_files(folder: Path) -> list[tuple[str, Path]]:
-    """Every data file below a folder, labelled by its path ("Adversarial/GPTInst").
-
-    Raises:
-        ConfigError: there is none.
-    """
+    """Every data file below a folder, labelled by its path ("Adversarial/GPTInst")."""
     files = sorted(filter(_is_data, folder.rglob("*")))
     if not files:
         raise ConfigError(f"{folder}: no data file in it or below ({', '.join(SUFFIXES)})")

@@ -13,13 +13,13 @@ from smorm.evaluation.accuracy import ScoredItems, accuracies, wins
 from smorm.evaluation.benchmarks import Benchmark, Piece, rows
 from smorm.evaluation.outcomes import Outcomes, weighted
 
+# Beginnings of sources, and their category: the subjects of MMLU-Pro are one.
 CATEGORIES = {
     "mmlu-pro": "knowledge",
     "livebench-reasoning": "reasoning",
     "livebench-math": "math",
     "livecodebench": "coding",
 }
-"""Beginnings of sources, and their category: the subjects of MMLU-Pro are one."""
 
 
 def parse(row: rows.Row, context: Context) -> list[Candidates]:

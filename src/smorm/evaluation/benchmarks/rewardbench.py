@@ -16,6 +16,7 @@ from smorm.evaluation.benchmarks import Benchmark, Piece
 from smorm.evaluation.benchmarks.rows import comparison
 from smorm.evaluation.outcomes import Outcomes
 
+# Sections with their subsets and the published weights (`EXAMPLE_COUNTS`).
 SECTIONS: dict[str, dict[str, float]] = {
     "Chat": {
         "alpacaeval-easy": 100,
@@ -47,7 +48,6 @@ SECTIONS: dict[str, dict[str, float]] = {
         ),
     },
 }
-"""Sections with their subsets and the published weights (`EXAMPLE_COUNTS`)."""
 
 
 def rule(items: ScoredItems) -> Outcomes:

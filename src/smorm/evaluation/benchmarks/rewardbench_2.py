@@ -33,6 +33,7 @@ from smorm.evaluation.outcomes import Outcomes, difference, single
 
 TIES = "Ties"
 DOMAINS = ("Factuality", "Precise IF", "Math", "Safety", "Focus", TIES)
+# The Ties score is their weighted sum; the last one breaks ties between models.
 TIES_WEIGHTS = {
     "tied_accuracy": 0.30,
     "ref_accuracy": 0.30,
@@ -40,7 +41,6 @@ TIES_WEIGHTS = {
     "correctness_preferred_hard": 0.20,
     "correctness_margin": 0.01,
 }
-"""The Ties score is their weighted sum; the last one breaks ties between models."""
 
 _TIES_ID = re.compile(r"(ref|tied):(\d+)")
 
@@ -133,9 +133,6 @@ def ties_columns(items: ScoredItems) -> dict[str, Floats]:
     closer to each other than the worst of them to the best wrong one, in the tied item
     (preferred), and in the harder of the two (preferred_hard); the margin is
     tanh(harder gap / range of the right ones − 1), and 0 where that is 0/0.
-
-    Raises:
-        DataError: an id of another form.
     """
     empty = np.full((len(TIES_WEIGHTS), len(items.scores)), np.nan)
     columns = dict(zip(TIES_WEIGHTS, empty, strict=True))

@@ -22,8 +22,7 @@ from smorm.text.chat import RAW, Message
 Row = Mapping[str, Any]
 SUBSET_FIELDS = ("subset", "source", "domain")
 
-Responses = dict[str, Messages]
-"""Responses by the name of the field that each stands in."""
+Responses = dict[str, Messages]  # responses by the name of the field that each stands in
 
 
 def is_converted(row: Row) -> bool:
@@ -186,11 +185,7 @@ def unlabelled(
 def good_first(
     record: Candidates, good: Sequence[bool], name: str, context: Context
 ) -> list[Candidates]:
-    """The good responses first, each group in its own order; none where all are judged alike.
-
-    Raises:
-        BadRecord: `good` (the field `name`) is not as long as the responses.
-    """
+    """The good responses first, each group in its own order; none where all are judged alike."""
     if len(good) != len(record.responses):
         problem = f"{len(good)} for {len(record.responses)} responses, expected one for each"
         raise context.bad(name, Defect.WRONG_COUNT, problem)

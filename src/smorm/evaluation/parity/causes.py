@@ -23,41 +23,31 @@ from smorm.text.chat import Renderer
 Ids = Sequence[int]
 
 _ASK = "ask for raw scores (problem_type regression in config.json, use_activation false)"
-_CLOSE = 1e-3
-"""How near scores must be to a function of ours to be taken for it."""
+_CLOSE = 1e-3  # how near scores must be to a function of ours to be taken for it
 
 
 @dataclass(slots=True)
 class FailureContext:
-    """What is known of a failed path, over the conversations that the gate holds for.
-
-    Attributes:
-        allowed: the largest difference allowed [C].
-        expected_ids: our token ids.
-        same_tokens: whether the path's are the same; None if not known.
-        constant: the view's constant.
-        single_passes: the same kind of path passes with one conversation a batch.
-        plain: the target as plain transformers loads it.
-        conversations, renderer: what was rendered, and what made `expected_ids` of it.
-        expected, scores: what was expected and what the path gave [M, C]; None where it gave none.
-        target_ids: the path's token ids; `target_counts` where a server reports only their numbers.
-        head_rows: scores [M] of each row of our head, for a target that gives one score.
-    """
+    """What is known of a failed path, over the conversations that the gate holds for."""
 
     path: ScorePath
-    allowed: Floats
-    expected_ids: Sequence[Ids]
-    same_tokens: bool | None
-    constant: float
-    single_passes: bool
+    allowed: Floats  # the largest difference allowed [C]
+    expected_ids: Sequence[Ids]  # our token ids
+    same_tokens: bool | None  # whether the path's are the same; None if not known
+    constant: float  # the view's constant
+    single_passes: bool  # the same kind of path passes with one conversation a batch
     bfloat16: bool
-    plain: PlainModel | None
+    plain: PlainModel | None  # the target as plain transformers loads it
+    # conversations, renderer: what was rendered, and what made `expected_ids` of it
     conversations: Sequence[Conversation]
     renderer: Renderer
+    # expected, scores: what was expected and what the path gave [M, C]; None where it gave none
     expected: Floats | None = None
     scores: Floats | None = None
+    # the path's token ids; `target_counts` where a server reports only their numbers
     target_ids: Sequence[Ids] | None = None
     target_counts: Sequence[int | None] | None = None
+    # scores [M] of each row of our head, for a target that gives one score
     head_rows: Mapping[str, Floats] = field(default_factory=dict)
 
 

@@ -46,8 +46,7 @@ from smorm.model.views import PREFERENCE, View, fold
 from smorm.rewards.server import RewardClient
 from smorm.scoring.reward_model import RewardModel
 
-QUICK = (1, 8)
-"""Batches of a quick check, which `smorm export` makes of what it wrote."""
+QUICK = (1, 8)  # batches of a quick check, which `smorm export` makes of what it wrote
 
 
 @dataclass(frozen=True, slots=True)

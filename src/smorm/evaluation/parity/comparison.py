@@ -22,8 +22,8 @@ from smorm.model.export import PlainModel
 from smorm.model.views import View, apply_view
 from smorm.scoring.reward_model import RewardModel
 
+# Largest difference allowed, in standard deviations of the scores.
 GATES = {"float32": 1e-5, "bfloat16": 0.02}
-"""Largest difference allowed, in standard deviations of the scores."""
 
 
 def allowed_difference(std: Floats, gate: float, dtype: str) -> Floats:
@@ -78,23 +78,17 @@ class ComparedView:
 
 @dataclass(frozen=True, slots=True)
 class PathResult:
-    """One path against the reference.
-
-    Attributes:
-        difference: the largest, in units of the score; NaN where the path gave no scores.
-        in_stds: the largest, in standard deviations of the scores.
-        worst: the conversation (from 0) that differs most.
-        same_tokens: whether token ids (or, of a server, their numbers) agree; None if not known.
-        outside_gate: the largest difference, in standard deviations, of conversations outside the
-            gate: those with control tokens in their text, on a path that takes them for real ones.
-    """
+    """One path against the reference."""
 
     path: ScorePath
-    difference: float
-    in_stds: float
-    worst: int | None
+    difference: float  # the largest, in units of the score; NaN where the path gave no scores
+    in_stds: float  # the largest, in standard deviations of the scores
+    worst: int | None  # the conversation (from 0) that differs most
+    # whether token ids (or, of a server, their numbers) agree; None if not known
     same_tokens: bool | None
     passed: bool
+    # the largest difference, in standard deviations, of conversations outside the gate: those with
+    # control tokens in their text, on a path that takes them for real ones
     outside_gate: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
@@ -113,18 +107,12 @@ class PathResult:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What every path is compared with, and how.
+    """What every path is compared with, and how."""
 
-    Attributes:
-        ours: the model's own paths.
-        view: what of the rows is compared.
-        gate: the largest difference allowed, in standard deviations of the scores.
-        plain: the target as plain transformers loads it, where it is a folder.
-    """
-
-    ours: ModelPaths
-    view: ComparedView
-    gate: float
+    ours: ModelPaths  # the model's own paths
+    view: ComparedView  # what of the rows is compared
+    gate: float  # the largest difference allowed, in standard deviations of the scores
+    # the target as plain transformers loads it, where it is a folder
     plain: PlainModel | None = None
 
     @property

@@ -54,9 +54,6 @@ def built_in(renderer: Renderer, census: Census, *, longest: int = LONGEST) -> l
     Args:
         census: gets what the template refused and what was shortened to the model's limit.
         longest: tokens of the two long ones; less where the model's limit is lower.
-
-    Raises:
-        DataError: the template takes none of them.
     """
     file = resources.files("smorm.evaluation.parity") / "conversations.json"
     committed = json.loads(file.read_text(encoding="utf-8"))

@@ -27,37 +27,28 @@ from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scored, Scorer
 from smorm.training.batches import moved
 
 BATCHES = (1, 2, 8, 32)
-TRAINING_TOKENS = 2048
-"""Tokens of a forward pass that keeps what a backward pass would need."""
+TRAINING_TOKENS = 2048  # tokens of a forward pass that keeps what a backward pass would need
 _LAYOUTS: tuple[Layout, ...] = ("forest", "packed", "padded")
 
 
 @dataclass(frozen=True, slots=True)
 class ScorePath:
-    """The scores of one path.
-
-    Attributes:
-        kind: ours; plain transformers given our token ids, or its own; a server.
-        rows: scores [N, C]; None where the path failed, with `error` and its `cause`.
-        tokens: token ids of each conversation, where the path shows them.
-        counts: how many tokens each had, where it reports no more than that.
-        batch: conversations a batch.
-        side: which side is padded.
-        constant: whether the scores include the view's constant.
-        control_is_text: whether control tokens in messages stay text on this path.
-    """
+    """The scores of one path."""
 
     name: str
+    # ours; plain transformers given our token ids, or its own; a server
     kind: Literal["ours", "ids", "plain", "server"]
-    rows: Floats | None
+    rows: Floats | None  # scores [N, C]; None where the path failed, with `error` and its `cause`
+    # token ids of each conversation, where the path shows them
     tokens: list[list[int]] | None = None
+    # how many tokens each had, where it reports no more than that
     counts: list[int | None] | None = None
     error: str | None = None
     cause: CauseKind = CauseKind.NO_SCORES
-    batch: int = 1
-    side: Side | None = None
-    constant: bool = False
-    control_is_text: bool = True
+    batch: int = 1  # conversations a batch
+    side: Side | None = None  # which side is padded
+    constant: bool = False  # whether the scores include the view's constant
+    control_is_text: bool = True  # whether control tokens in messages stay text on this path
 
 
 def training_path(model: RewardModel, conversations: Sequence[Conversation]) -> ScorePath:
