@@ -24,8 +24,7 @@ from smorm.evaluation.metrics import Metric
 from smorm.files import fingerprint, write_json, write_text
 from smorm.scoring.reward_model import RewardModel
 from smorm.theory.advice import sign_of
-from smorm.theory.features import Reading, featured
-from smorm.theory.gold import gold_of
+from smorm.theory.features import Reading, featured, gold_of
 from smorm.theory.matched import BASES, ComparisonData, compare, read_run, unmatched
 from smorm.theory.suggest import Counts, weights
 from smorm.training.loop import train

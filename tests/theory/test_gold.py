@@ -13,8 +13,7 @@ from smorm.errors import DataError
 from smorm.rewards.protocol import open_reward
 from smorm.rewards.scores_file import score_file
 from smorm.rewards.section import RewardSection
-from smorm.theory.features import Reading, featured
-from smorm.theory.gold import gold_of
+from smorm.theory.features import Reading, featured, gold_of
 from tests.tiny import trained, world
 
 

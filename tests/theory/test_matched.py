@@ -10,8 +10,7 @@ from smorm import RewardModel
 from smorm.config import parse_config
 from smorm.data.reading import Source
 from smorm.errors import ConfigError
-from smorm.theory.features import Reading, featured
-from smorm.theory.gold import gold_of
+from smorm.theory.features import Reading, featured, gold_of
 from smorm.theory.matched import (
     ComparisonData,
     Run,

@@ -1,7 +1,5 @@
 """The paper's theory, measured on a trained model (`smorm diagnose`), and advice drawn from it.
 
-The measures are pure functions of arrays (`implicit_effect`, `lemma`, `probes`, `suggest`); a
-network is needed in `features`, `gradients` and `matched`; `run` combines all of it into one
-result. Sources: SMORM (arXiv 2507.07375), Theorems 1 and 2 and Lemma 1. Where a published statement
-does not hold as written, docs/diagnose.md says what holds instead, and that is what is measured.
+Sources: SMORM (arXiv 2507.07375), Theorems 1 and 2 and Lemma 1. Where a published statement does
+not hold as written, docs/diagnose.md says what holds instead, and that is what is measured.
 """

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -38,50 +38,39 @@ def sentence(key: str, **values: Any) -> str:
 
 def advise(metrics: Metrics, attributes: Sequence[str]) -> list[str]:
     """Sentences in the order in which a user would act on them."""
-    return [
-        *_attributes(metrics, attributes),
-        *_theorem_one(metrics),
-        *_within_prompt(metrics),
-        *_lemma(metrics),
-        *_gradients(metrics),
-        *_probes(metrics),
-        *_theorem_two(metrics),
-    ]
-
-
-def _attributes(metrics: Metrics, attributes: Sequence[str]) -> list[str]:
-    sentences = []
-    for name in attributes:
-        alpha = metrics.get(f"alpha/{name}")
-        if alpha is not None:
-            key = f"alpha/{_WORD[sign_of(alpha)]}"
-            sentences.append(sentence(key, attribute=name, alpha=alpha))
-    total = metrics.get("alpha_total")
-    if total is not None:
-        sentences.append(sentence(f"alpha_total/{_WORD[sign_of(total)]}", total=total))
+    sentences = list(_attributes(metrics, attributes))
+    for section in (_theorem_one, _within_prompt, _lemma_and_gradients, _probes, _theorem_two):
+        sentences += section(metrics)
     return sentences
 
 
-def _theorem_one(metrics: Metrics) -> list[str]:
-    sentences = []
+def _attributes(metrics: Metrics, attributes: Sequence[str]) -> Iterator[str]:
+    for name in attributes:
+        alpha = metrics.get(f"alpha/{name}")
+        if alpha is not None:
+            yield sentence(f"alpha/{_WORD[sign_of(alpha)]}", attribute=name, alpha=alpha)
+    total = metrics.get("alpha_total")
+    if total is not None:
+        yield sentence(f"alpha_total/{_WORD[sign_of(total)]}", total=total)
+
+
+def _theorem_one(metrics: Metrics) -> Iterator[str]:
     tightness = metrics.get("epsilon/projection/tightness")
     if tightness is not None:
         largest = metrics["epsilon/projection/largest_within_prompt"]
         key = "epsilon/informative" if tightness.value < 1 else "epsilon/vacuous"
-        sentences.append(sentence(key, tightness=tightness.value, largest=largest.value))
+        yield sentence(key, tightness=tightness.value, largest=largest.value)
     # The published c inverts Sigma_S, whose error grows with dimensions over pairs.
     size = metrics.get("spectrum/dimensions")
     if "c/formula" in metrics and size is not None and size.n < _PAIRS_PER_DIMENSION * size.value:
-        sentences.append(sentence("few_pairs", pairs=size.n, dimensions=size.value))
-    return sentences
+        yield sentence("few_pairs", pairs=size.n, dimensions=size.value)
 
 
-def _within_prompt(metrics: Metrics) -> list[str]:
+def _within_prompt(metrics: Metrics) -> Iterator[str]:
     inside = metrics.get("within_prompt/spearman")
     if inside is None:
-        return []
-    key = f"within_prompt/{_WORD[sign_of(inside)]}"
-    sentences = [sentence(key, correlation=inside)]
+        return
+    yield sentence(f"within_prompt/{_WORD[sign_of(inside)]}", correlation=inside)
     for text, metric in metrics.items():
         name = MetricName.parse(text)
         if name.name != "ood" or name.parts[-1] != "spearman":
@@ -92,33 +81,21 @@ def _within_prompt(metrics: Metrics) -> list[str]:
             key = "ood/less"
         elif metric.low > inside.high:
             key = "ood/more"
-        sentences.append(sentence(key, set=name.parts[0], correlation=metric))
-    return sentences
+        yield sentence(key, set=name.parts[0], correlation=metric)
 
 
-def _lemma(metrics: Metrics) -> list[str]:
-    if "lemma/preference_error" not in metrics:
-        return []
-    return [
-        sentence(
-            "lemma",
-            error=metrics["lemma/preference_error"],
-            sharp=metrics["lemma/sharp"],
-            published=metrics["lemma/published_per_response"],
-            percent=100 * metrics["lemma/fails/per_response"].value,
-        )
-    ]
-
-
-def _gradients(metrics: Metrics) -> list[str]:
+def _lemma_and_gradients(metrics: Metrics) -> Iterator[str]:
+    if "lemma/preference_error" in metrics:
+        error, sharp = metrics["lemma/preference_error"], metrics["lemma/sharp"]
+        published = metrics["lemma/published_per_response"]
+        percent = 100 * metrics["lemma/fails/per_response"].value
+        yield sentence("lemma", error=error, sharp=sharp, published=published, percent=percent)
     cosine, ratio = metrics.get("gradient/cosine"), metrics.get("gradient/norm_ratio")
-    if cosine is None:
-        return []
-    return [sentence(f"gradient/{_WORD[sign_of(cosine)]}", cosine=cosine, ratio=ratio)]
+    if cosine is not None:
+        yield sentence(f"gradient/{_WORD[sign_of(cosine)]}", cosine=cosine, ratio=ratio)
 
 
-def _probes(metrics: Metrics) -> list[str]:
-    sentences = []
+def _probes(metrics: Metrics) -> Iterator[str]:
     for name, metric in metrics.items():
         if not name.startswith("probe/spearman/"):
             continue
@@ -127,36 +104,25 @@ def _probes(metrics: Metrics) -> list[str]:
         # Without an attribute row there is nothing to compare: the probe itself is reported.
         if gain is None:
             key = "probe/linear" if sign_of(metric) > 0 else "probe/undecided"
-            sentences.append(sentence(key, attribute=attribute, probe=metric))
+            yield sentence(key, attribute=attribute, probe=metric)
         elif sign_of(gain) > 0:
-            sentences.append(sentence("probe/refit", attribute=attribute, gain=gain))
-    return sentences
+            yield sentence("probe/refit", attribute=attribute, gain=gain)
 
 
-def _theorem_two(metrics: Metrics) -> list[str]:
-    sentences = []
+def _theorem_two(metrics: Metrics) -> Iterator[str]:
     for text, metric in metrics.items():
         name = MetricName.parse(text)
         if name.name != "theorem_2" or name.base is None or name.over is not None:
             continue
         head, quantity, arm = name.parts
-        seeds = metrics.get(f"{text} over seeds")
         # Less squared error is better, more accuracy is.
         better = sign_of(metric)
         if quantity == "mse":
             better = -better
-        verdict = {1: "better", -1: "worse", 0: "undecided"}[better]
+        key = "theorem_2/" + {1: "better", -1: "worse", 0: "undecided"}[better]
         # Prompts and seeds are two sources of chance; a gain should hold over each of them.
         if better:
-            both = sign_of(seeds) == sign_of(metric)
-            verdict += ", over prompts and over seeds" if both else ", over prompts only"
-        sentences.append(
-            sentence(
-                f"theorem_2/{verdict}",
-                arms=f"{arm} − {name.base}",
-                quantity=_QUANTITY[quantity],
-                head=head,
-                difference=metric,
-            )
-        )
-    return sentences
+            over_seeds = sign_of(metrics.get(f"{text} over seeds")) == sign_of(metric)
+            key += ", over prompts and over seeds" if over_seeds else ", over prompts only"
+        arms, quantity = f"{arm} − {name.base}", _QUANTITY[quantity]
+        yield sentence(key, arms=arms, quantity=quantity, head=head, difference=metric)

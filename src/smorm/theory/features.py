@@ -15,12 +15,14 @@ import numpy as np
 from smorm.arrays import Floats, Ints, Tokens
 from smorm.data.census import Census, DropReason
 from smorm.data.reading import OnBad, Source, read_records
-from smorm.data.records import Item, Kind, Record, prompt_key
+from smorm.data.records import Item, Kind, Preference, Record, prompt_key
 from smorm.data.scaling import restore_scales
 from smorm.errors import DataError
 from smorm.evaluation.scored import hash_of
 from smorm.files import fingerprint
 from smorm.model.inference import pooled_units
+from smorm.rewards.protocol import ScoringOptions, open_reward, values_of
+from smorm.rewards.section import parse_reward
 from smorm.scoring.reward_model import RewardModel
 from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS
 from smorm.text.limits import Overlong, fit
@@ -76,11 +78,7 @@ class Featured:
 
 
 def featured(model: RewardModel, source: Source, kind: Kind | None, reading: Reading) -> Featured:
-    """Read a source and compute what the head reads.
-
-    Args:
-        kind: of the records; None takes whatever kind each row is.
-    """
+    """Read a source and compute what the head reads; a `kind` of None takes what each row is."""
     census = Census()
     if reading.limit is not None:
         source = replace(source, limit=min(reading.limit, source.limit or reading.limit))
@@ -118,6 +116,17 @@ def _tokens(
     if fitted.truncated:
         census.add(DropReason.SHORTENED, item.where)
     return [np.asarray(tokens, dtype=np.int32) for tokens in fitted.tokens]
+
+
+def gold_of(text: str, pairs: Sequence[Preference], reading: Reading) -> Floats:
+    """The true reward of the sides of each pair, chosen then rejected [P, 2].
+
+    `text` is any reward as the command line spells it (`smorm.rewards.section.reward_of_text`): a
+    model folder, a file of scores or golds, a server, ...
+    """
+    options = ScoringOptions(max_batch_tokens=reading.max_batch_tokens, overlong=reading.overlong)
+    reward = open_reward(parse_reward(text, "--gold"), options)
+    return np.array(values_of(reward, [pair.item for pair in pairs]))
 
 
 @dataclass(frozen=True, slots=True)

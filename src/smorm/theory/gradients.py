@@ -26,7 +26,7 @@ from smorm.objectives.regression import regression
 
 Unit = Sequence[Tokens]
 Gradients = dict[str, torch.Tensor]
-Products = dict[str, Floats]
+Products = dict[str, Floats]  # of each layer (dot product, squared norm, squared norm) [3]
 BATCHES, BATCH_SIZE = 8, 16
 _LAYER = re.compile(r"\.(\d+)\.")
 _NO_LAYER = "embedding and norm"
@@ -34,16 +34,13 @@ _NO_LAYER = "embedding and norm"
 
 @dataclass(frozen=True, slots=True)
 class TermData:
-    """Pairs and rated responses as tokens, with a label of each one's prompt.
-
-    `targets` [R, K] are ratings on the training scale, NaN where not rated.
-    """
+    """Pairs and rated responses as tokens, with a label of each one's prompt."""
 
     pairs: Sequence[Unit]
     pair_prompts: Clusters
     rated: Sequence[Unit]
     rated_prompts: Clusters
-    targets: Floats
+    targets: Floats  # ratings on the training scale [R, K], NaN where not rated
 
 
 def conflict(
@@ -57,10 +54,7 @@ def conflict(
 ) -> dict[str, Metric]:
     """Cosine and norm ratio of the two gradients, over batches that share no prompt.
 
-    Args:
-        batches: the most batches; fewer where there are few prompts.
-        batch_size: pairs, and rated responses, in a batch.
-
+    A batch has `batch_size` pairs, and rated responses; with few prompts there are fewer batches.
     Metrics, n being batches: `cosine`, `norm_ratio` (preference over regression; the regression
     term averages over ratings, weight 1), and both for each layer, `layer/NAME/...`. Intervals
     resample batches. Nothing in the network is changed.
@@ -75,9 +69,8 @@ def conflict(
     with _all_trainable(network):
         for pairs, rated in zip(pair_batches[:count], rated_batches[:count], strict=True):
             preference = _preference(network, data, pairs, max_batch_tokens)
-            products.append(
-                _products(preference, _regression(network, data, rated, max_batch_tokens))
-            )
+            ratings = _regression(network, data, rated, max_batch_tokens)
+            products.append(_products(preference, ratings))
     return _summary(products)
 
 
@@ -178,7 +171,7 @@ def layer_of(name: str) -> str:
 
 
 def _products(preference: Gradients, ratings: Gradients) -> Products:
-    """(dot product, squared norm, squared norm) of each layer, and of the trunk under ""."""
+    """Products of each layer, and of the trunk under ""."""
     sums: Products = {"": np.zeros(3)}
     # In float64, tensor by tensor: the whole gradients need not be copied into one vector.
     for name in preference.keys() & ratings.keys():
@@ -192,7 +185,8 @@ def _products(preference: Gradients, ratings: Gradients) -> Products:
 def _summary(products: Sequence[Products]) -> dict[str, Metric]:
     metrics: dict[str, Metric] = {}
     numbers = np.arange(len(products))
-    for layer in sorted(products[0], key=_layer_order):
+    # The whole trunk first, then the layers by number, then what is in none of them.
+    for layer in sorted(products[0], key=lambda name: (name == _NO_LAYER, len(name), name)):
         dot, preference, ratings = np.array([sums[layer] for sums in products]).T
         if (preference * ratings == 0).any():
             continue  # a layer that one of the losses does not reach
@@ -201,8 +195,3 @@ def _summary(products: Sequence[Products]) -> dict[str, Metric]:
         metrics[f"{prefix}cosine"] = mean_metric(cosine, numbers)
         metrics[f"{prefix}norm_ratio"] = mean_metric(np.sqrt(preference / ratings), numbers)
     return metrics
-
-
-def _layer_order(name: str) -> tuple[bool, int, str]:
-    """The whole trunk first, then the layers by number, then what is in none of them."""
-    return name == _NO_LAYER, len(name), name

@@ -73,12 +73,8 @@ class Solved:
 
 def solve(deltas: Floats, *relative_ridges: float) -> list[Solved]:
     """The minimiser of the quadratic approximation of Bradley–Terry's loss at 0 (up to a factor of
-    2), for each ridge level.
-
-    Args:
-        deltas: chosen less rejected hidden states [P, D], not all zero.
-        relative_ridges: in units of the mean eigenvalue; 0 takes the pseudo-inverse.
-    """
+    2) over differences [P, D], not all zero, for each ridge level in units of the mean eigenvalue;
+    0 takes the pseudo-inverse."""
     count, dimensions = deltas.shape
     # By the SVD of the differences: the second moment itself would square the condition number.
     _, singular, basis = np.linalg.svd(deltas / math.sqrt(count), full_matrices=False)
@@ -135,12 +131,10 @@ def strength(pairs: PairMargins, prompts: Clusters) -> dict[str, Metric]:
     which q is the maximum over v: correct to first order.
     """
     s, z = pairs.preference, pairs.linearised
-    return {
-        "mu_sigma_mu": of_means([z, z * z], prompts, lambda m: _q(m.T, pairs.penalty)),
-        "like_linearised": of_means(
-            [s * z, s * s, z * z], prompts, lambda m: m[:, 0] / np.sqrt(m[:, 1] * m[:, 2])
-        ),
-    }
+    products = [s * z, s * s, z * z]
+    like = of_means(products, prompts, lambda m: m[:, 0] / np.sqrt(m[:, 1] * m[:, 2]))
+    separability = of_means([z, z * z], prompts, lambda m: _q(m.T, pairs.penalty))
+    return {"mu_sigma_mu": separability, "like_linearised": like}
 
 
 def _q(means: Floats, penalty: float) -> Floats:
@@ -187,14 +181,10 @@ class Responses:
 
 
 def bound(responses: Responses, c: Metric, deltas: Floats, pairs: Clusters) -> dict[str, Metric]:
-    """How informative the inequality is with one c.
+    """How informative the inequality is with one c, over all responses.
 
-    Args:
-        responses: all responses that B and the shortfall are taken over.
-        c: the constant; its interval gives that of the Cauchy–Schwarz epsilon, at the same B.
-        deltas: hidden states of pairs, chosen less rejected [P, D].
-        pairs: the prompt of each pair [P].
-
+    `deltas` are the pairs' differences of hidden states [P, D] and `pairs` their prompts [P]. The
+    interval of c gives that of the Cauchy–Schwarz epsilon, at the same B.
     Metrics: `cauchy_schwarz`, the epsilon of the proof; `largest`, the largest observed shortfall
     (c r_s − r_m)₊; `q95`, what 95 % of the responses do not exceed; `largest_within_prompt`, the
     largest when both rewards are centred within their prompt; `tightness`, Cauchy–Schwarz over the
@@ -212,9 +202,7 @@ def bound(responses: Responses, c: Metric, deltas: Floats, pairs: Clusters) -> d
     low, high = _epsilon_interval(responses, c, max_norm)
     score_range = abs(c.value) * float(np.ptp(r_s))
     # All scores equal: any floor lies below the range.
-    tightness = math.inf
-    if score_range:
-        tightness = epsilon / score_range
+    tightness = epsilon / score_range if score_range else math.inf
     # Rounding of sums over D terms must not count as a violation.
     slack = _ROUNDING * max(1.0, epsilon, float(np.abs(r_m).max()))
     # r_m(a) - r_m(b) >= c (r_s(a) - r_s(b)) - |residual| |f(a) - f(b)|, so a larger gap decides.

@@ -17,13 +17,8 @@ Statistic = Callable[[Floats], Floats]
 
 
 def of_means(columns: Sequence[Floats], clusters: Clusters, statistic: Statistic) -> Metric:
-    """A function of the columns' means, with its interval when clusters are resampled.
-
-    Args:
-        columns: C arrays [N]; NaN where an item does not count in the column.
-        clusters: what is resampled, a label for each item [N].
-        statistic: maps means [R, C] to numbers [R]; a mean that divides by 0 gives no number.
-    """
+    """A function of the means of C columns [N] (NaN: the item does not count in it), with its
+    interval over clusters; `statistic` maps means [R, C] to numbers [R]."""
     table = np.stack(list(columns), axis=1)
     # Resamples whose denominator is 0 give NaN, which `interval` leaves out.
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -68,9 +63,8 @@ def pearson_metric(x: Floats, y: Floats, clusters: Clusters) -> Metric:
 
     def correlation(means: Floats) -> Floats:
         xx, yy, xy, x_mean, y_mean = means.T
-        return np.asarray(
-            (xy - x_mean * y_mean) / np.sqrt((xx - x_mean**2) * (yy - y_mean**2))
-        ).clip(-1.0, 1.0)
+        scale = np.sqrt((xx - x_mean**2) * (yy - y_mean**2))
+        return np.asarray((xy - x_mean * y_mean) / scale).clip(-1.0, 1.0)
 
     resampled = of_means([x * x, y * y, x * y, x, y], clusters, correlation)
     # The value itself by centred sums, which lose fewer digits than differences of moments.

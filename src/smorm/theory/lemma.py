@@ -57,12 +57,7 @@ def shifted_errors(reward: Floats, gold: Floats, prompts: Clusters) -> Floats:
 
 
 def lemma(reward: Floats, gold: Floats, prompts: Clusters) -> dict[str, Metric]:
-    """Both sides of the lemma in every reading.
-
-    Args:
-        reward: r_s of pairs [P, 2].
-        gold: the true reward of the same [P, 2]; its own units.
-        prompts: a label of each pair's prompt [P].
+    """Both sides of the lemma in every reading, from r_s and the gold (in units of its own) [P, 2].
 
     Metrics: `preference_error` (the left side), `quarter_gap` (¼E|Δe|, never below it),
     `published_pair_sum`, `published_per_response`, `sharp`, `mse` (of e, in squared units of the
@@ -81,6 +76,7 @@ def lemma(reward: Floats, gold: Floats, prompts: Clusters) -> dict[str, Metric]:
     observed = preference_errors(reward, scaled)
     sides = readings(errors)
     squares, gaps = (errors**2).mean(axis=1), errors[:, 0] - errors[:, 1]
+    products = [errors[:, 0] * errors[:, 1], squares]
     # Rounding may exceed a bound that holds with equality.
     slack = _ROUNDING * max(1.0, float(np.abs(errors).max()))
     metrics = {
@@ -90,9 +86,7 @@ def lemma(reward: Floats, gold: Floats, prompts: Clusters) -> dict[str, Metric]:
         "published_per_response": mean_metric(sides["per_response"], prompts),
         "sharp": of_means([gaps**2], prompts, lambda m: np.sqrt(m[:, 0]) / 4),
         "mse": mean_metric(squares, prompts),
-        "error_correlation": of_means(
-            [errors[:, 0] * errors[:, 1], squares], prompts, lambda m: m[:, 0] / m[:, 1]
-        ),
+        "error_correlation": of_means(products, prompts, lambda m: m[:, 0] / m[:, 1]),
     }
     for name, side in sides.items():
         exceeds = (observed > side + slack).astype(np.float64)

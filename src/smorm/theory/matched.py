@@ -77,8 +77,7 @@ def arm_of(config: Config) -> str:
     # Runs with equal labels are seeds of one arm, so all that sets arms apart must be in it.
     label = objective.method.label(objective)
     for name in REGULARISERS:
-        weight = getattr(objective, name)
-        if weight:
+        if weight := getattr(objective, name):
             label += f" + {name} {weight:g}"
     if config.model.freeze:
         label += " + frozen"
@@ -90,31 +89,26 @@ def unmatched(runs: Sequence[Run]) -> list[str]:
     sentences: list[str] = []
     for seed in dict.fromkeys(run.seed for run in runs):
         group = [run for run in runs if run.seed == seed]
-        first = max(group, key=_num_sets)  # a joint run, whose settings both sets concern
+        # A joint run, whose settings both sets concern.
+        first = min(group, key=lambda run: len(_unused_sets(run)))
         for run in group:
-            keys = _differing_keys(first, run)
+            keys = ", ".join(_differing_keys(first, run))
             if keys:
-                sentences.append(
-                    f"seed {seed}: {run.arm} and {first.arm} differ in {', '.join(keys)}."
-                )
+                sentences.append(f"seed {seed}: {run.arm} and {first.arm} differ in {keys}.")
     return sentences
 
 
-def _num_sets(run: Run) -> int:
+def _unused_sets(run: Run) -> set[str]:
+    """Sections of sets that the run does not train on: they may be named or not."""
     objective = run.config.objective
-    return int(objective.uses_pairs) + int(objective.uses_ratings)
+    used = {"data.preference": objective.uses_pairs, "data.rated": objective.uses_ratings}
+    return {name for name in used if not used[name]}
 
 
 def _differing_keys(first: Run, second: Run) -> list[str]:
-    ignored = set()
-    for run in (first, second):
-        # A set that one of the runs does not train on may be named or not.
-        if not run.config.objective.uses_ratings:
-            ignored.add("data.rated")
-        if not run.config.objective.uses_pairs:
-            ignored.add("data.preference")
     a, b = decisive(first.config.as_dict()), decisive(second.config.as_dict())
-    differing = {key for key in a.keys() | b.keys() if a.get(key) != b.get(key)} - ignored
+    differing = {key for key in a.keys() | b.keys() if a.get(key) != b.get(key)}
+    differing -= _unused_sets(first) | _unused_sets(second)
     return sorted(key for key in differing if not key.startswith(_MAY_DIFFER))
 
 
@@ -137,12 +131,10 @@ def measure(run: Run, data: ComparisonData, reading: Reading) -> Outcomes:
     options: Any = {"max_batch_tokens": reading.max_batch_tokens, "overlong": reading.overlong}
     outcomes: Outcomes = {}
     scores = model.score(data.pairs, **options)
-    heads = []
-    if model.card.preference_trained:
-        heads.append("F")
-    if model.attributes:
-        heads.append("L")
-    for head in heads:
+    trained = {"F": model.card.preference_trained, "L": bool(model.attributes)}
+    for head in trained:
+        if not trained[head]:
+            continue
         values = scores.view(head).reshape(-1, 2)
         outcomes[head, "accuracy"] = pair_outcomes(values[:, 0], values[:, 1])[0]
         if data.gold is not None:
@@ -248,6 +240,4 @@ def affine_errors(predicted: Floats, ratings: Floats) -> Floats:
 def _slope(x: Floats, y: Floats) -> float:
     """Least-squares slope of centred y on centred x, not below 0."""
     power = float(x @ x)
-    if power == 0:
-        return 0.0
-    return max(0.0, float(x @ y) / power)
+    return max(0.0, float(x @ y) / power) if power else 0.0

@@ -25,11 +25,8 @@ RIDGES = tuple(10.0**power for power in range(-4, 5))
 
 
 def ridge_predictions(hidden: Floats, targets: Floats, levels: Floats, unseen: Floats) -> Floats:
-    """Predictions [M, C] for unseen hidden states [M, D], by ridge regressions of targets [N, C].
-
-    `levels` [C] are in units of the mean eigenvalue of the features' covariance; the intercept is
-    not penalised.
-    """
+    """Predictions [M, C] for unseen hidden states [M, D], by ridge regressions of targets [N, C] at
+    `levels` [C] (as `RIDGES`); the intercept is not penalised."""
     from sklearn.linear_model import Ridge
 
     # The trace of the centred scatter matrix over D, without forming the matrix; 1 if all is equal.
@@ -49,10 +46,8 @@ def folds_of(clusters: Clusters, count: int, seed: int = 0) -> Ints:
 
 
 def held_out_predictions(hidden: Floats, targets: Floats, clusters: Clusters) -> Floats:
-    """Predictions [N, C] of targets [N, C], each by a probe that has not seen its cluster.
-
-    Each target's ridge level is chosen inside the training folds, on a fifth of their clusters.
-    """
+    """Predictions [N, C] of targets [N, C], each by a probe that has not seen its cluster and whose
+    ridge level is chosen inside the training folds, on a fifth of their clusters."""
     codes = cluster_codes(clusters, len(targets))[0]
     folds = folds_of(codes, len(targets))
     predicted = np.empty(targets.shape)
@@ -80,20 +75,17 @@ def _best_levels(hidden: Floats, targets: Floats, clusters: Ints) -> Floats:
 
 def explained(predicted: Floats, true: Floats, clusters: Clusters) -> Metric:
     """R²: 1 − squared error over the variance of the truth (below 0 where a mean does better)."""
-    error = (predicted - true) ** 2
-    return of_means(
-        [error, true, true**2], clusters, lambda m: 1.0 - m[:, 0] / (m[:, 2] - m[:, 1] ** 2)
-    )
+    columns = [(predicted - true) ** 2, true, true**2]
+    return of_means(columns, clusters, lambda m: 1.0 - m[:, 0] / (m[:, 2] - m[:, 1] ** 2))
 
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """Metrics of the probes, their predictions by attribute (NaN: not rated), and the attributes
-    without a probe, with the reason."""
+    """Metrics of the probes."""
 
     metrics: Mapping[str, Metric]
-    predicted: Mapping[str, Floats]
-    left_out: Mapping[str, str]
+    predicted: Mapping[str, Floats]  # by attribute; NaN: not rated
+    left_out: Mapping[str, str]  # attributes without a probe, with the reason
 
 
 def probe(
@@ -105,13 +97,9 @@ def probe(
 ) -> Probed:
     """Probes of each attribute, and of the mean of all, beside the model's attribute rows.
 
-    Args:
-        hidden: hidden states of rated responses [N, D].
-        ratings: ratings [N, K]; NaN is not rated.
-        names: the K attributes.
-        prompts: a label of each response's prompt [N]; folds and intervals keep prompts whole.
-        rows: the model's predictions of an attribute [N], where it has a row for it.
-
+    From hidden states [N, D] and ratings [N, K] (NaN: not rated); `rows` has the model's
+    predictions [N] of an attribute, where it has a row for it. Folds and intervals keep prompts
+    whole.
     Metrics: `probe/spearman/NAME` and `probe/r2/NAME`; where the model has the row,
     `rows/spearman/NAME`, `rows/r2/NAME` and the paired difference
     `probe_minus_rows/spearman/NAME`. NAME `mean` is the mean of the K ratings, where all are known.

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from smorm.arrays import Floats
 from smorm.data.reading import Source
 from smorm.evaluation.result import Result
 from smorm.model.store import versions
@@ -15,14 +14,13 @@ from smorm.model.views import View
 from smorm.rewards.section import display_names
 from smorm.scoring.reward_model import RewardModel
 from smorm.theory.advice import advise
-from smorm.theory.features import Featured, Reading, featured, head_of
-from smorm.theory.gold import gold_of
-from smorm.theory.matched import ComparisonData, Run, compare, read_run, unmatched
+from smorm.theory.features import Featured, Reading, featured, gold_of, head_of
+from smorm.theory.lemma import lemma
+from smorm.theory.matched import ComparisonData, compare, read_run, unmatched
 from smorm.theory.sections import (
     DiagnosisSection,
     differences_of,
     effect_section,
-    lemma_section,
     ood_section,
     preference_section,
     rated_section,
@@ -48,9 +46,8 @@ class DiagnosisInputs:
 
     preference: Source  # pairs
     rated: Source | None = None  # rated responses
-    # name to a source of pairs or candidates
-    ood: Mapping[str, Source] = field(default_factory=dict)
-    gold: str | None = None  # any reward (`smorm.theory.gold`), for the pairs
+    ood: Mapping[str, Source] = field(default_factory=dict)  # sources of pairs or candidates
+    gold: str | None = None  # any reward (`features.gold_of`), for the pairs
     compare: Sequence[str] = ()  # run folders of a matched comparison
     reading: Reading = field(default_factory=Reading)
 
@@ -69,13 +66,8 @@ def diagnose(
 ) -> Diagnosis:
     """Measure everything that applies to the model and that there is data for.
 
-    Args:
-        progress: gets the name of each section as it begins.
-
     Raises:
-        DataError: records or a gold that are not usable.
-        ConfigError: a folder to compare that is no run.
-        ModelError: a folder that is no reward model.
+        DataError, ConfigError, ModelError: records, a gold or a folder that are not usable.
     """
     # Runs first: a wrong folder is reported before minutes of computation.
     runs = [read_run(folder) for folder in inputs.compare]
@@ -108,11 +100,17 @@ def diagnose(
         progress("gold")
         gold = gold_of(inputs.gold, pairs.records, reading)
     if gold is not None and trained:
-        diagnosis.merge(lemma_section(head, pairs, gold))
+        rewards = (pairs.hidden @ head.preference).reshape(-1, 2)
+        diagnosis.add("lemma", lemma(rewards, gold, pairs.prompts))
     if runs:
         # Each run's model is loaded in turn, beside the diagnosed one.
         progress("Theorem 2")
-        diagnosis.merge(_comparison(runs, pairs, sets.get("rated"), gold, reading))
+        data = ComparisonData(pairs.records, pairs.prompts, gold)
+        if "rated" in sets:
+            rated = sets["rated"]
+            data = replace(data, rated=rated.records, rated_prompts=rated.prompts)
+        diagnosis.notes += [f"not matched: {line}" for line in unmatched(runs)]
+        diagnosis.add("theorem_2", compare(runs, data, reading))
     # Last, since learning weights may fail for lack of prompts, which is only a note.
     if has_two_rewards:
         progress("view")
@@ -132,21 +130,6 @@ def _scope_notes(model: RewardModel, inputs: DiagnosisInputs) -> list[str]:
     if notes and inputs.ood:
         notes.append("The out-of-distribution files were not read: no second reward.")
     return notes
-
-
-def _comparison(
-    runs: Sequence[Run],
-    pairs: Featured,
-    rated: Featured | None,
-    gold: Floats | None,
-    reading: Reading,
-) -> DiagnosisSection:
-    data = ComparisonData(pairs.records, pairs.prompts, gold)
-    if rated is not None:
-        data = replace(data, rated=rated.records, rated_prompts=rated.prompts)
-    section = DiagnosisSection(notes=[f"not matched: {line}" for line in unmatched(runs)])
-    section.add("theorem_2", compare(runs, data, reading))
-    return section
 
 
 def _result(

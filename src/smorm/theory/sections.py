@@ -6,7 +6,7 @@ Shapes: `P` pairs, `N` responses, `R` rated responses, `K` attributes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -24,7 +24,6 @@ from smorm.theory.advice import sentence
 from smorm.theory.features import Featured, Head, own_rows
 from smorm.theory.gradients import TermData, conflict
 from smorm.theory.intervals import within_prompt
-from smorm.theory.lemma import lemma
 from smorm.theory.probes import probe
 from smorm.theory.suggest import Counts, suggest_view, weights
 
@@ -50,12 +49,11 @@ class DiagnosisSection:
 
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """Differences of pairs [P, D], chosen less rejected, and the solutions with their second
-    moment, with the ridge and with the pseudo-inverse."""
+    """Differences of pairs, and the solutions with their second moment."""
 
-    deltas: Floats
+    deltas: Floats  # chosen less rejected hidden states [P, D]
     ridge: effect.Solved
-    inverse: effect.Solved
+    inverse: effect.Solved  # with the pseudo-inverse
 
 
 def differences_of(pairs: Featured) -> Differences:
@@ -70,8 +68,8 @@ def preference_section(
     model: RewardModel, head: Head, pairs: Featured, differences: Differences
 ) -> DiagnosisSection:
     """Pair statistics, the spectrum of Sigma_S, and alpha."""
-    deltas, prompts, section = differences.deltas, pairs.prompts, DiagnosisSection()
-    solved = differences.ridge
+    deltas, solved = differences.deltas, differences.ridge
+    prompts, section = pairs.prompts, DiagnosisSection()
     spectrum = {
         "dimensions": float(solved.dimensions),
         "rank": float(solved.rank),
@@ -141,17 +139,8 @@ def ood_section(head: Head, name: str, featured: Featured, c: float) -> Diagnosi
     prompts = np.array(responses.prompts)[shared].tolist()
     r_s, r_m = responses.preference[shared], responses.mean_attribute[shared]
     section.add(f"ood/{name}", within_prompt(r_s, r_m, prompts))
-    shortfall = np.maximum(c * r_s - r_m, 0.0)
-    metric = Metric(float(shortfall.max()), len(shortfall))
-    section.metrics[f"ood/{name}/largest_shortfall"] = metric
-    return section
-
-
-def lemma_section(head: Head, pairs: Featured, gold: Floats) -> DiagnosisSection:
-    """Lemma 1 against a gold [P, 2]."""
-    section = DiagnosisSection()
-    rewards = (pairs.hidden @ head.preference).reshape(-1, 2)
-    section.add("lemma", lemma(rewards, gold, pairs.prompts))
+    shortfall = float(np.maximum(c * r_s - r_m, 0.0).max())
+    section.metrics[f"ood/{name}/largest_shortfall"] = Metric(shortfall, len(r_s))
     return section
 
 
@@ -208,9 +197,9 @@ def rated_section(
     if has_rows:
         residuals = _row_residuals(model, ratings, rows)
     if residuals.shape[1]:
-        section.merge(_weight_section(_counts(model, pairs, rated), rated, residuals))
+        _add_weight(section, _counts(model, pairs, rated), rated, residuals)
     if trained and has_rows:
-        section.merge(_gradient_section(model, pairs, rated, ratings, max_batch_tokens))
+        _add_gradients(section, model, pairs, rated, ratings, max_batch_tokens)
     return section
 
 
@@ -234,20 +223,13 @@ def _probe_residuals(
     return np.hstack(columns)
 
 
-def _weight_section(counts: Counts, rated: Featured, residuals: Floats) -> DiagnosisSection:
-    section = DiagnosisSection()
+def _add_weight(
+    section: DiagnosisSection, counts: Counts, rated: Featured, residuals: Floats
+) -> None:
     metrics = weights(residuals, counts, rated.prompts)
     section.add("weight", metrics)
-    text = sentence(
-        "weight",
-        pairs=counts.pairs,
-        rated=counts.rated,
-        source=counts.source,
-        mean=metrics["mean"],
-        sum=metrics["sum"].value,
-    )
-    section.advice.append(text)
-    return section
+    values = {"mean": metrics["mean"], "sum": metrics["sum"].value, **asdict(counts)}
+    section.advice.append(sentence("weight", **values))
 
 
 def _counts(model: RewardModel, pairs: Featured, rated: Featured) -> Counts:
@@ -261,22 +243,18 @@ def _counts(model: RewardModel, pairs: Featured, rated: Featured) -> Counts:
     return Counts(len(pairs.records), len(rated.records), "as in the files given here")
 
 
-def _gradient_section(
-    model: RewardModel, pairs: Featured, rated: Featured, ratings: Floats, max_batch_tokens: int
-) -> DiagnosisSection:
-    targets, section = apply_scales(model.card.scales, ratings), DiagnosisSection()
+def _add_gradients(
+    section: DiagnosisSection, model: RewardModel, pairs: Featured, rated: Featured,
+    ratings: Floats, max_batch_tokens: int,
+) -> None:  # fmt: skip
+    targets = apply_scales(model.card.scales, ratings)
     # Unrated responses have no regression gradient and would only dilute a batch.
     known = np.flatnonzero(np.isfinite(targets).any(axis=1)).tolist()
-    data = TermData(
-        pairs=pairs.units,
-        pair_prompts=pairs.prompts,
-        rated=[rated.units[index] for index in known],
-        rated_prompts=np.array(rated.prompts)[known].tolist(),
-        targets=targets[known],
-    )
+    units = [rated.units[index] for index in known]
+    prompts = np.array(rated.prompts)[known].tolist()
+    data = TermData(pairs.units, pairs.prompts, units, prompts, targets[known])
     # Too few prompts for two batches is no error of the data: the rest is still measured.
     try:
         section.add("gradient", conflict(model.network, data, max_batch_tokens))
     except DataError as error:
         section.notes.append(f"not measured: {error}")
-    return section

@@ -37,12 +37,8 @@ class Counts:
 def weights(residuals: Floats, counts: Counts, prompts: Clusters) -> dict[str, Metric]:
     """Regression weights of maximum likelihood.
 
-    Args:
-        residuals: squared errors of held-out ratings on the training scale [R, K]; NaN where not
-            rated. The share of responses that rate an attribute is assumed as in training.
-        counts: of the training data.
-        prompts: a label of each rated response's prompt [R].
-
+    `residuals` are squared errors of held-out ratings on the training scale [R, K], NaN where not
+    rated; the share of responses that rate an attribute is assumed as in training.
     Metrics: `sum`, one weight for all attributes under `reduction: sum`; `mean`, the same under
     `reduction: mean` (K times it).
     """
@@ -58,11 +54,11 @@ def weights(residuals: Floats, counts: Counts, prompts: Clusters) -> dict[str, M
 
 @dataclass(frozen=True, slots=True)
 class Suggested:
-    """The view that the pairs support, its metrics, and whether it clearly beats the default."""
+    """The view that the pairs support, and its metrics."""
 
     view: View
     metrics: dict[str, Metric]
-    decided: bool
+    decided: bool  # whether it clearly beats the default
 
 
 def suggest_view(
@@ -70,11 +66,8 @@ def suggest_view(
 ) -> Suggested:
     """Weights learned on pairs, if on unseen pairs they beat the default view; else the default.
 
-    Args:
-        rows: rows on the attributes' own scale, preference first, of responses 2i (chosen) and
-            2i + 1 (rejected) of pair i [2P, 1 + K].
-        prompts: a label of each pair's prompt [P]; folds and intervals keep prompts whole.
-
+    `rows` [2P, 1 + K] are on the attributes' own scale, preference first, of responses 2i (chosen)
+    and 2i + 1 (rejected) of pair i.
     Metrics: `accuracy/learned` (each pair by weights learned without its prompt),
     `accuracy/DEFAULT`, `accuracy/learned − DEFAULT`; and `weight/ROW` of the view suggested.
 
