@@ -1,6 +1,9 @@
-"""Names for the element types of NumPy arrays."""
+"""Names for the element types of NumPy arrays, and what counts as a number."""
 
 from __future__ import annotations
+
+import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,3 +13,10 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Tokens = NDArray[np.int32]
 """Token ids."""
+
+
+def is_finite_number(value: Any) -> bool:
+    """Whether a value of a JSON file is a finite number."""
+    # JSON's true is an int in Python, and no number.
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value)

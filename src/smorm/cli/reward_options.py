@@ -41,11 +41,7 @@ TokenFileOption = Annotated[
 
 
 def sections_of(rewards: Sequence[str], token_file: Path | None) -> list[RewardSection]:
-    """The section of each reward, with a name that tells it from the others.
-
-    Raises:
-        ConfigError: a reward that is none.
-    """
+    """The section of each reward, with a name that tells it from the others."""
     from smorm.rewards.section import display_names, parse_reward
 
     sections = []
@@ -69,10 +65,6 @@ def combined(
 ) -> RewardSection | None:
     """The rewards as one ensemble, each with its own view, all with one, or each with the one in
     its place; None without --combine.
-
-    Raises:
-        ConfigError: an option that nothing would use, another number of views, or a view that is
-            none.
     """
     from smorm.cli.options import choice
     from smorm.config import parse_section

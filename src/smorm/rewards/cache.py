@@ -34,11 +34,9 @@ class CachedReward(Reward):
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """That of the reward inside."""
         return self.inner.provenance
 
     def view(self, value: Any = None) -> RewardView:
-        """That of the reward inside."""
         return self.inner.view(value)
 
     def score(self, items: Sequence[Item]) -> Results:
@@ -91,7 +89,7 @@ class CachedReward(Reward):
 
 
 def _keys(item: Item, *, together: bool) -> list[str]:
-    responses = [prompt_key(response) for response in item.responses]
+    responses = list(map(prompt_key, item.responses))
     context = [prompt_key(item.prompt)]
     # What else stands in the item decides how much of the prompt is read.
     if together:

@@ -54,9 +54,6 @@ class Rule:
     Attributes:
         how: `mean`, `min`, or `uwo`: mean - kappa * variance over the members.
         kappa: the price of a unit of variance; 0 for `mean` and `min`.
-
-    Raises:
-        ConfigError: an unknown combination, a kappa below 0, or one that nothing uses.
     """
 
     how: Combination = "mean"
@@ -80,7 +77,9 @@ class Rule:
     @property
     def name(self) -> str:
         """What a table calls it."""
-        return f"uwo {self.kappa:g}" if self.how == "uwo" else self.how
+        if self.how == "uwo":
+            return f"uwo {self.kappa:g}"
+        return self.how
 
     def combine(self, values: Floats) -> Floats:
         """Members' rewards [M, N] -> one reward [N]; the order of members has no influence. Where
@@ -125,9 +124,6 @@ def standard_of(values: Floats, prompts: Sequence[Any], name: str, rule: Rule) -
     several responses: a mean compares responses to one prompt, and Bradley–Terry leaves an offset
     between prompts open. Which member is lowest, and how far members are apart, depends on their
     levels: there it is over all responses. Views are standardised by the same rule.
-
-    Raises:
-        DataError: fewer than 10 prompts, or a reward that does not vary.
     """
     if (count := len(set(prompts))) < FEWEST_PROMPTS:
         raise DataError(
@@ -149,11 +145,7 @@ def standard_of(values: Floats, prompts: Sequence[Any], name: str, rule: Rule) -
 
 
 def standard_from(source: Source, rule: Rule, on_bad_record: OnBad = "stop") -> Standardise:
-    """What gives a member's standard over the responses of `source` (`standard_of`).
-
-    Raises (when it is called):
-        DataError: records that are not usable, fewer than 10 prompts, or a constant reward.
-    """
+    """What gives a member's standard over the responses of `source` (`standard_of`)."""
 
     def standard(reward: Reward, view: RewardView, name: str) -> Standard:
         census = Census()
@@ -225,9 +217,6 @@ class Ensemble(Reward):
 
     Attributes:
         facts: of each member that was loaded, by name, what is reported of it.
-
-    Raises:
-        ConfigError: no member, or two of one name.
     """
 
     kind = "ensemble"
@@ -270,10 +259,7 @@ class Ensemble(Reward):
         resident: bool = True,
     ) -> Self:
         """The ensemble of a section; whether its members are there is seen before any is loaded.
-
-        Args:
-            on_bad_record: of the file of references.
-        """
+        `on_bad_record` is of the file of references."""
         cls.find(section)
         rule = Rule.of(section.combine, section.kappa)
         standardise = None
@@ -287,17 +273,13 @@ class Ensemble(Reward):
 
     @classmethod
     def find(cls, section: RewardSection) -> None:
-        """Look for every member, so that none is missed when the first has scored for hours.
-
-        Raises:
-            ConfigError, ModelError, DataError: a member that is not there, or one folder twice.
-        """
+        """Look for every member, so that none is missed when the first has scored for hours."""
         names: dict[tuple[Path, str], str] = {}
         for member in section.ensemble or ():
             REWARDS[member.kind].find(member)
             if member.model is None:
                 continue
-                # By the real folder: a link under another name is the same model.
+            # By the real folder: a link under another name is the same model.
             key = (resolve(member.model).resolve(), repr(member.view))
             name = names.setdefault(key, member.title)
             if name != member.title:
@@ -338,17 +320,20 @@ class Ensemble(Reward):
     @property
     def parameters(self) -> tuple[int, ...]:  # type: ignore[override]
         """A pass of each model among the members that were loaded."""
-        counts = [facts["parameters"] for facts in self.facts.values()]
-        return tuple(filter(None, counts))
+        return tuple(filter(None, (facts["parameters"] for facts in self.facts.values())))
 
     def score(self, items: Sequence[Item]) -> Results:
         """By each member in turn; an item that one member cannot score has none, and names it."""
-        columns: list[Results] = []
+        by_member: list[Results] = []
         for member in self.opened():
-            results = member.reward.score(items)
-            columns.append([_standardised(member, result) for result in results])
+            results: Results = []
+            for result in member.reward.score(items):
+                if isinstance(result, Scored):
+                    result = replace(result, rows=member.values(result)[:, None])
+                results.append(result)
+            by_member.append(results)
             del member  # not kept while the next one is loaded
-        return [self._combined(results) for results in zip(*columns, strict=True)]
+        return list(map(self._combined, zip(*by_member, strict=True)))
 
     def _combined(self, results: Sequence[Scored | Unscored]) -> Scored | Unscored:
         """What the members [M] gave for one item, each as one column."""
@@ -393,12 +378,6 @@ class Ensemble(Reward):
             scale = f"mean {facts['centre']:.4g}, standard deviation {facts['spread']:.4g}"
             notes.append(f"{name}: standardised by {scale}.")
         return notes
-
-
-def _standardised(member: OpenMember, result: Scored | Unscored) -> Scored | Unscored:
-    if isinstance(result, Unscored):
-        return result
-    return Scored(member.values(result)[:, None], result.tokens, result.truncated)
 
 
 def sum_known(counts: Sequence[int | None]) -> int | None:

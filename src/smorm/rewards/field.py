@@ -5,19 +5,18 @@ Shapes: N responses of an item.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
-from smorm.arrays import Floats
+from smorm.arrays import Floats, is_finite_number
 from smorm.data.readers import read_rows
 from smorm.data.records import Item
 from smorm.errors import DataError
 from smorm.files import sha256
-from smorm.rewards.protocol import Results, Reward, ScoringOptions, SingleReward, scored_of
+from smorm.rewards.protocol import Results, Reward, SingleReward, scored_of
 from smorm.rewards.section import RewardSection
 from smorm.text.limits import Unscored, UnscoredReason
 
@@ -34,18 +33,15 @@ class FieldReward(SingleReward):
     kind = "field"
     reads_text = cacheable = False
 
-    @classmethod
-    def open(cls, section: RewardSection, options: ScoringOptions) -> Self:
-        """The field of that name."""
-        return cls(str(section.field))
-
     def values(self, item: Item) -> Floats | Unscored:
         """The field's values; none where one response lacks it."""
         values = []
         for index, fields in enumerate(item.fields or ({},) * len(item), start=1):
             value = _look_up(fields, self.argument)
-            if not _is_number(value):
-                problem = "missing" if value is _MISSING else f"{value!r}, expected a finite number"
+            if not is_finite_number(value):
+                problem = f"{value!r}, expected a finite number"
+                if value is _MISSING:
+                    problem = "missing"
                 names = ", ".join(map(str, fields)) or "nothing"
                 detail = f"{self.argument}: {problem}; beside the answer stands: {names}"
                 return Unscored(UnscoredReason.NO_VALUE, f"answer {index}: {detail}")
@@ -57,9 +53,6 @@ class FileReward(Reward):
     """A file of rows in one of `SHAPES`, such as `smorm score` or `smorm relabel` writes.
 
     Rows meet items by their id where all of both have one, else by their place in the file.
-
-    Raises:
-        DataError: no such file, or a row that is not usable.
     """
 
     kind = "file"
@@ -82,29 +75,18 @@ class FileReward(Reward):
         self.ambiguous = len(self.by_id if self.all_named else self.by_line) < count
 
     @classmethod
-    def open(cls, section: RewardSection, options: ScoringOptions) -> Self:
-        """Read the file."""
-        return cls(str(section.file))
-
-    @classmethod
     def find(cls, section: RewardSection) -> None:
-        """Look for the file."""
-        next(read_rows(str(section.file)), None)
+        next(read_rows(section.argument), None)
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """The file's name and content."""
         return {"file": Path(self.path).name, "sha256": sha256(Path(self.path))}
 
     def score(self, items: Sequence[Item]) -> Results:
-        """The rows' values.
-
-        Raises:
-            DataError: rows or items that cannot be told apart, or another number of responses.
-        """
-        by_id = self.all_named and all(item.id for item in items)
-        table = self.by_id if by_id else self.by_line
-        keys = [str(item.id) if by_id else _line(item.where) for item in items]
+        """The rows' values."""
+        table, keys = self.by_line, [_line(item.where) for item in items]
+        if self.all_named and all(item.id for item in items):
+            table, keys = self.by_id, [str(item.id) for item in items]
         if self.ambiguous or len(set(keys)) < len(keys):
             raise DataError(
                 f"{self.path}: rows or records cannot be told apart: give each one an id of its own"
@@ -135,17 +117,11 @@ def _values(where: str, row: Mapping[str, Any]) -> list[float]:
         values = [_look_up(response, "view") for response in responses]
     if not values or _MISSING in values:
         raise DataError(f"{where}: no reward in it; expected {SHAPES}")
-    if not all(map(_is_number, values)):
+    if not all(map(is_finite_number, values)):
         raise DataError(
             f"{where}: reward: expected finite numbers, got {', '.join(map(repr, values))}"
         )
-    return [float(value) for value in values]
-
-
-def _is_number(value: Any) -> bool:
-    # JSON's true is an int in Python, and no reward.
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value)
+    return list(map(float, values))
 
 
 def _look_up(fields: Any, name: str) -> Any:

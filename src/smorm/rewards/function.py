@@ -7,14 +7,14 @@ import runpy
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from smorm.arrays import Floats
 from smorm.data.records import Item
 from smorm.errors import ConfigError, DataError, SmormError
-from smorm.rewards.protocol import Results, Reward, ScoringOptions, scored_of
+from smorm.rewards.protocol import Results, Reward, split_rows
 from smorm.rewards.section import RewardSection
 from smorm.rewards.wires import chat
 
@@ -22,9 +22,6 @@ from smorm.rewards.wires import chat
 class FunctionReward(Reward):
     """A callable `module:name` or `file.py:name`, called once for all responses:
     `function(prompts=[messages, ...], completions=[messages, ...])`, one number each.
-
-    Raises:
-        ConfigError: there is no such function.
     """
 
     kind = "function"
@@ -34,18 +31,12 @@ class FunctionReward(Reward):
         self.function = load_function(path)
 
     @classmethod
-    def open(cls, section: RewardSection, options: ScoringOptions) -> Self:
-        """Import the function."""
-        return cls(str(section.function))
-
-    @classmethod
     def find(cls, section: RewardSection) -> None:
-        """Import the function."""
-        load_function(str(section.function))
+        load_function(section.argument)
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Its name; its code is not hashed."""
+        # Its code is not hashed.
         return {"function": self.path}
 
     def score(self, items: Sequence[Item]) -> Results:
@@ -60,10 +51,8 @@ class FunctionReward(Reward):
         for item in items:
             prompts += [chat(item.prompt)] * len(item)
             completions += map(chat, item.responses)
-        values = iter(self._numbers(prompts, completions))
-        return [
-            scored_of([next(values) for _ in item.responses], item, self.path) for item in items
-        ]
+        values = self._numbers(prompts, completions)
+        return split_rows(values[:, None], [None] * len(values), items)
 
     def _numbers(self, prompts: list[Any], completions: list[Any]) -> Floats:
         try:
@@ -72,7 +61,7 @@ class FunctionReward(Reward):
             raise SmormError(f"{self.path}: raised {_described(error)}") from error
         # Apart from the call: a wrong type is the data's fault, an exception the function's.
         try:
-            values = np.array([float(value) for value in returned])
+            values = np.array(list(map(float, returned)))
         except (TypeError, ValueError) as error:
             raise DataError(f"{self.path}: returned what is no list of numbers: {error}") from error
         finite = np.isfinite(values)
@@ -85,11 +74,7 @@ class FunctionReward(Reward):
 
 
 def load_function(path: str) -> Callable[..., Any]:
-    """The callable that `module:name` or `file.py:name` names.
-
-    Raises:
-        ConfigError: it cannot be imported, or called.
-    """
+    """The callable that `module:name` or `file.py:name` names."""
     module, _, name = path.rpartition(":")
     # As under `python -m`: modules of the current folder, which a console script does not see.
     if "" not in sys.path:

@@ -35,8 +35,7 @@ class ModelReward(Reward):
     ) -> None:
         self.model, self.name, self.default_view = model, model.name, view
         self.attributes, self.training_means = model.attributes, model.card.means
-        weights = model.network.parameters()
-        self.parameters = (sum(weight.numel() for weight in weights),)
+        self.parameters = (sum(weight.numel() for weight in model.network.parameters()),)
         # As in training unless the caller says otherwise: scores are then those that were trained.
         overlong: Any = options.overlong or model.card.overlong
         self.shares_prompt = overlong == "truncate_prompt"
@@ -45,7 +44,6 @@ class ModelReward(Reward):
 
     @classmethod
     def open(cls, section: RewardSection, options: ScoringOptions) -> Self:
-        """Load the folder."""
         model = RewardModel.load(str(section.model), device=options.device)
         reward = cls(model, read_view(section.view), options)
         # A view that the model does not have is refused now, not after hours of scoring.
@@ -54,13 +52,11 @@ class ModelReward(Reward):
 
     @classmethod
     def find(cls, section: RewardSection) -> None:
-        """Look for the folder, and for the view's file."""
         resolve(str(section.model))
         read_view(section.view)
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """The model's hashes, how it renders, and how it computes."""
         return {
             "model": dict(self.model.card.hashes),
             "renderer": self.model.renderer.fingerprint,
@@ -78,7 +74,6 @@ class ModelReward(Reward):
         return RewardView(view.name, lambda rows: apply_view(view, rows, scales), view.as_dict())
 
     def ratings(self, rows: Floats) -> Floats:
-        """The attribute rows on the attributes' own scales."""
         return restore_scales(self.model.card.scales, rows[:, 1:])
 
     def fields(self, rows: Floats) -> list[dict[str, Any]]:
@@ -92,16 +87,14 @@ class ModelReward(Reward):
 
 def as_reward(reward: Reward | RewardModel, options: ScoringOptions = _DEFAULTS) -> Reward:
     """A model as a reward; any other reward as it is."""
-    return ModelReward(reward, options=options) if isinstance(reward, RewardModel) else reward
+    if isinstance(reward, RewardModel):
+        return ModelReward(reward, options=options)
+    return reward
 
 
 def read_view(value: Any) -> Any:
     """A view as a person names it: F, L, M, a published set of weights, or a JSON file's content;
     anything but a text is a view already.
-
-    Raises:
-        ConfigError: none of them.
-        DataError: the file is not JSON.
     """
     if not isinstance(value, str) or value in NAMED_VIEWS:
         return value

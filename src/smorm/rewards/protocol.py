@@ -1,8 +1,5 @@
-"""What a reward is: whatever gives responses a number.
-
-A reward has a name, says what it costs and what it is made of, and scores items: for each of their
-responses it gives columns of numbers, from which its views read one. Where there is no number it
-gives `Unscored` with the reason; no reward ever makes one up.
+"""What a reward is: it scores the responses of items by columns of numbers, of which its views read
+one. Where there is no number it gives `Unscored` with the reason; no reward ever makes one up.
 
 Shapes: N responses of an item, C columns of a reward.
 """
@@ -87,20 +84,12 @@ class Reward(ABC):
 
     @classmethod
     def open(cls, section: RewardSection, options: ScoringOptions) -> Self:
-        """The reward that a section of its kind names.
-
-        Raises:
-            ConfigError, ModelError, DataError, SmormError: it is not there.
-        """
-        raise ConfigError(f"a {cls.kind} cannot be opened from a configuration")
+        """The reward that a section of its kind names; by default by the section's argument."""
+        return cls(section.argument)  # type: ignore[call-arg]
 
     @classmethod  # noqa: B027 - most kinds have nothing to look for
     def find(cls, section: RewardSection) -> None:
-        """Look for what a section names without loading it, before anything takes long.
-
-        Raises:
-            ConfigError, ModelError, DataError: it is not there.
-        """
+        """Look for what a section names without loading it, before anything takes long."""
 
     @property
     @abstractmethod
@@ -109,18 +98,11 @@ class Reward(ABC):
 
     @abstractmethod
     def score(self, items: Sequence[Item]) -> Results:
-        """Columns [N, C] of each item, in order, or why it has none.
-
-        Raises:
-            SmormError: scoring failed as a whole (a server is gone, a function raised).
-        """
+        """Columns [N, C] of each item, in order, or why it has none; SmormError where scoring
+        failed as a whole (a server is gone, a function raised)."""
 
     def view(self, value: Any = None) -> RewardView:
-        """A view by its name or definition; None is the one that its section names.
-
-        Raises:
-            ConfigError: it has no such view.
-        """
+        """A view by its name or definition; None is the one that its section names."""
         if value is not None:
             raise ConfigError(f"view {value}: a {self.kind} has no views")
         return RewardView(self.kind, lambda rows: rows[:, 0])
@@ -134,15 +116,7 @@ class Reward(ABC):
         return [{"preference": None, "attributes": {}} for _ in rows]
 
     def score_records(self, records: Sequence[Any], view: Any = None) -> Floats:
-        """A view's values of every response of every record, in order.
-
-        Args:
-            records: as `RewardModel.score` takes them: `(prompt, response)`, rows or records.
-
-        Raises:
-            DataError: a record that is not usable, or has no score.
-            ConfigError: no such view.
-        """
+        """A view's values of every response of every record (`RewardModel.score`), in order."""
         items: list[Item] = []
         for index, record in enumerate(records):
             items += as_items(record, index)
@@ -164,11 +138,6 @@ class SingleReward(Reward):
 
     def __init__(self, argument: str = "") -> None:
         self.argument = argument
-
-    @classmethod
-    def open(cls, section: RewardSection, options: ScoringOptions) -> Self:
-        """With the section's argument."""
-        return cls(section.argument)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -196,11 +165,7 @@ class SingleReward(Reward):
 
 
 def scored_of(values: Any, item: Item, name: str) -> Scored:
-    """Numbers [N] that somebody gave for an item, checked.
-
-    Raises:
-        DataError: not one finite number for each response.
-    """
+    """Numbers [N] of an item's responses; DataError where one is not finite, or missing."""
     # NaN and infinity are what a broken reward gives most often, and what no mean survives.
     column = np.asarray(values, dtype=np.float64)
     if column.shape != (len(item),) or not np.isfinite(column).all():
@@ -211,18 +176,22 @@ def scored_of(values: Any, item: Item, name: str) -> Scored:
 
 
 def open_reward(section: RewardSection, options: ScoringOptions | None = None) -> Reward:
-    """The reward that a section names.
-
-    Raises:
-        ConfigError: a kind, function or view that is not there, or an address that is none.
-        ModelError: the folder is not a reward model, or has no tokenizer.
-        DataError: a file of rewards or of references that is not usable.
-        SmormError: the server does not answer.
-    """
+    """The reward that a section names."""
     reward = REWARDS[section.kind].open(section, options or ScoringOptions())
     # A class may be registered under several names; the section says which one was meant.
     reward.kind, reward.name = section.kind, section.title
     return reward
+
+
+def split_rows(rows: Floats, tokens: Sequence[int | None], items: Sequence[Item]) -> Results:
+    """Scores [N, C] of all responses of all items, one after the other, by item."""
+    results: Results = []
+    start = 0
+    for item in items:
+        end = start + len(item)
+        results.append(Scored(rows[start:end], list(tokens[start:end]), False))
+        start = end
+    return results
 
 
 def score_all(
@@ -234,15 +203,8 @@ def score_all(
     reason: DropReason = DropReason.UNSCORED_RECORD,
     what: str = "",
 ) -> list[Scored | None]:
-    """As `reward.score`; an item without a score stops it, or with `skip` is None and counted.
-
-    Args:
-        reason: what it is counted as.
-        what: what is missing (`gold`), for the error and the count.
-
-    Raises:
-        DataError: an item without a score, without `skip`.
-    """
+    """As `reward.score`; an item without a score stops it, or with `skip` is None and counted as
+    `reason`. `what` is missing (`gold`), for the error and the count."""
     results: list[Scored | None] = []
     missing = f"no {what}: " if what else ""
     # All items in one call: a model fills its batches across them, a server its requests.
@@ -262,12 +224,7 @@ def score_all(
 
 
 def values_of(reward: Reward, items: Sequence[Item], view: Any = None) -> list[Floats]:
-    """Values [N] of each item by a view.
-
-    Raises:
-        DataError: an item without a score.
-        ConfigError: no such view.
-    """
+    """Values [N] of each item by a view."""
     read = reward.view(view).read
     scored = score_all(reward, items, Census(), skip=False)
     return [read(result.rows) for result in scored if result is not None]

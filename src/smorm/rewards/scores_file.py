@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from operator import itemgetter
@@ -30,6 +30,7 @@ import numpy as np
 import orjson
 
 from smorm import files
+from smorm.arrays import Floats
 from smorm.data.census import BadRecord, Census, DropReason
 from smorm.data.reading import OnBad, Source, read_each
 from smorm.data.records import Record, joined_item
@@ -44,7 +45,6 @@ CHUNK = 2048
 
 Line = dict[str, Any]
 _ENTRIES = itemgetter("view", "tokens", "truncated")
-_ToLines = Callable[[Scored], list[Line]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +100,13 @@ def score_file(
         return job.score_ensemble(reward, output)
     read = reward.view(view).read
 
-    def to_lines(scored: Scored) -> list[Line]:
-        lines = reward.fields(scored.rows)
-        for line, value, tokens in zip(lines, read(scored.rows), scored.tokens, strict=True):
-            line.update(view=float(value), tokens=tokens, truncated=scored.truncated)
-        return lines
+    def to_line(scored: Scored) -> Line:
+        return _line(read(scored.rows), scored, reward.fields(scored.rows))
 
     census = Census()
     with files.atomic_file(output) as stream:
-        return _write(job.lines(reward, to_lines, census), stream, {reward.name: census})
+        lines = job.lines(reward, to_line, census)
+        return _write(lines, stream, {reward.name: census})
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +117,9 @@ class _Job:
     on_bad_record: OnBad
     advance: Callable[[int], None] | None
 
-    def lines(self, reward: Reward, to_lines: _ToLines, census: Census) -> Iterator[Line]:
+    def lines(
+        self, reward: Reward, to_line: Callable[[Scored], Line], census: Census
+    ) -> Iterator[Line]:
         """A line for each line of the source."""
         rows = read_each(replace(self.source, keep_fields=not reward.reads_text), census)
         empty = True
@@ -130,7 +130,7 @@ class _Job:
                 if isinstance(result, Scored):
                     if result.truncated:
                         census.add(DropReason.SHORTENED, where)
-                    yield {"id": identity, **_one_or_several(to_lines(result))}
+                    yield {"id": identity, **to_line(result)}
                     continue
                 if self.on_bad_record == "stop":
                     raise DataError(str(result))
@@ -146,6 +146,7 @@ class _Job:
         """Each member scores the whole file into a scratch file beside the output; lines of all
         members then become one. So one member is in memory at a time, and no line has to be."""
         counted: dict[str, Census] = {}
+        paths: list[Path] = []
         with ExitStack() as stack:
             with files.named_errors(output):
                 output.parent.mkdir(parents=True, exist_ok=True)
@@ -153,26 +154,32 @@ class _Job:
             folder = Path(stack.enter_context(scratch))
             for member in ensemble.opened():
                 counted[member.name] = Census()
-                self._score_member(member, folder / str(len(counted)), output, counted[member.name])
+                paths.append(folder / str(len(paths)))
+                self._score_member(member, paths[-1], output, counted[member.name])
                 del member  # not kept while the next one is loaded
-            paths = [folder / str(number) for number in range(1, len(counted) + 1)]
             with files.atomic_file(output) as stream:
                 return _write(_merged(ensemble, paths, self.source), stream, counted)
 
     def _score_member(self, member: OpenMember, path: Path, output: Path, census: Census) -> None:
-        def to_lines(scored: Scored) -> list[Line]:
-            lines: list[Line] = []
-            for value, tokens in zip(member.values(scored).tolist(), scored.tokens, strict=True):
-                lines.append({"view": value, "tokens": tokens, "truncated": scored.truncated})
-            return lines
+        def to_line(scored: Scored) -> Line:
+            return _line(member.values(scored), scored)
 
         try:
             with files.atomic_file(path) as stream:
-                _write(self.lines(member.reward, to_lines, census), stream, {})
+                _write(self.lines(member.reward, to_line, census), stream, {})
         except OutputError as error:  # the user knows the output, not what lies beside it
             raise OutputError(str(error).replace(str(path), str(output))) from error
         except DataError as error:  # e.g. over the limit of this member alone
             raise DataError(f"{error} (scored by {member.name})") from error
+
+
+def _line(values: Floats, scored: Scored, fields: Iterable[Line] = itertools.repeat({})) -> Line:
+    """The responses of a line with their values [N], and what else stands beside each."""
+    responses = []
+    for line, value, tokens in zip(fields, values.tolist(), scored.tokens, strict=False):
+        scores = {"view": value, "tokens": tokens, "truncated": scored.truncated}
+        responses.append({**line, **scores})
+    return _one_or_several(responses)
 
 
 def _one_or_several(responses: list[Line]) -> Line:

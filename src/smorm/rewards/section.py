@@ -35,7 +35,6 @@ REWARDS: Registry[type[Reward]] = Registry(
 KINDS = REWARDS.names()
 """The kinds that have a key of their own in a section."""
 
-_SERVER_KEYS = ("token_file", "tokenizer")
 _TRUTH = ("lab", "truth", "world")
 # Of a file the path may hold anything, of a module only what a name may.
 _FUNCTION = re.compile(r"([A-Za-z_][\w.]*|.+\.py):[A-Za-z_]\w*")
@@ -73,11 +72,7 @@ def reward_of_text(text: str) -> dict[str, Any]:
 
 
 def parse_reward(text: str, where: str = "reward", **options: Any) -> RewardSection:
-    """The section of a reward on the command line; `options` are further keys of it.
-
-    Raises:
-        ConfigError: an option that the reward has no use for, or a broken section file.
-    """
+    """The section of a reward on the command line; `options` are further keys of it."""
     values = reward_of_text(text)
     if text.endswith((".yaml", ".yml")):
         values = load_section(RewardSection, text).model_dump(exclude_unset=True)
@@ -98,15 +93,12 @@ def listed(value: Any, section_of_text: Callable[[str], dict[str, Any]]) -> Any:
         return value  # refused by the section's own type
     sections = []
     for index, section in enumerate(value):
-        section = _expanded(section, section_of_text)
+        if isinstance(section, str):
+            section = section_of_text(section)
         if names and isinstance(section, Mapping):
             section = {**section, "name": str(names[index])}
         sections.append(section)
     return sections
-
-
-def _expanded(section: Any, section_of_text: Callable[[str], dict[str, Any]]) -> Any:
-    return section_of_text(section) if isinstance(section, str) else section
 
 
 class RewardSection(Section):
@@ -144,7 +136,7 @@ class RewardSection(Section):
     @model_validator(mode="before")
     @classmethod
     def _from_text(cls, value: Any) -> Any:
-        return _expanded(value, reward_of_text)
+        return reward_of_text(value) if isinstance(value, str) else value
 
     @field_validator("ensemble", mode="before")
     @classmethod
@@ -156,7 +148,9 @@ class RewardSection(Section):
         keys = (*KINDS, "reward")
         named = [key for key in keys if getattr(self, key) is not None]
         if len(named) != 1:
-            problem = f"{' and '.join(named) or 'none'} {'are' if named else 'is'} given"
+            problem = f"{' and '.join(named)} are given"
+            if not named:
+                problem = "none is given"
             raise ValueError(
                 f"exactly one of {', '.join(keys)} says where rewards come from; {problem}"
             )
@@ -172,7 +166,7 @@ class RewardSection(Section):
             raise ValueError("view: an ensemble has no views: give each member its own")
         if self.kind in ("field", "file", "function", "lab") and self.view is not None:
             raise ValueError(f"view: a {self.kind} has no views")
-        for key in _SERVER_KEYS:
+        for key in ("token_file", "tokenizer"):
             if self.kind != "url" and getattr(self, key) is not None:
                 raise ValueError(f"{key}: only for a server (url)")
         if self.protocol == "sglang" and self.tokenizer is None:
@@ -212,8 +206,10 @@ class RewardSection(Section):
 
     @property
     def argument(self) -> str:
-        """Of a registered kind: what stands behind the colon."""
-        return str(self.reward).partition(":")[2]
+        """The value of its kind's key; of a registered kind what stands behind the colon."""
+        if self.reward is None:
+            return str(getattr(self, self.kind))
+        return self.reward.partition(":")[2]
 
     @property
     def place(self) -> str:
@@ -221,8 +217,8 @@ class RewardSection(Section):
         if self.ensemble is not None:
             return f"ensemble ({', '.join(member.title for member in self.ensemble)})"
         if self.kind in ("field", "lab"):
-            return f"{self.kind}:{getattr(self, self.kind)}"
-        return str(self.reward or getattr(self, self.kind))
+            return f"{self.kind}:{self.argument}"
+        return self.reward or self.argument
 
     @property
     def title(self) -> str:
@@ -241,8 +237,7 @@ def short_name(path: str) -> str:
 
 
 def display_names(paths: list[str]) -> list[str]:
-    """Names that tell rewards apart: a folder's, or the whole path where two would be called the
-    same."""
+    """Names that tell rewards apart: a folder's, or the whole path where two folders share one."""
     names = list(map(short_name, paths))
     counts = Counter(names)
     for index, path in enumerate(paths):

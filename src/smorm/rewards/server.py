@@ -24,10 +24,9 @@ from smorm.data.records import Item
 from smorm.errors import ConfigError, DataError, SmormError
 from smorm.model.backbone import load_tokenizer
 from smorm.model.store import resolve
-from smorm.rewards.protocol import Results, Reward, RewardView, ScoringOptions
+from smorm.rewards.protocol import Results, Reward, RewardView, ScoringOptions, split_rows
 from smorm.rewards.section import RewardSection
 from smorm.rewards.wires import Answer, Wire, wires_of
-from smorm.scoring.scorer import Scored
 from smorm.text.chat import Messages, Renderer
 
 PROTOCOLS = ("auto", "smorm", "vllm", "sglang")
@@ -86,7 +85,9 @@ class RewardClient:
         # In a header alone, which no log of addresses holds.
         headers = {}
         if token is not None:
-            headers["Authorization"] = f"Bearer {_header(token)}"
+            if not token or not token.isascii() or not token.isprintable() or " " in token:
+                raise ConfigError("the token is empty, or holds characters that no header can hold")
+            headers["Authorization"] = f"Bearer {token}"
         # A redirect would take the token to another server.
         self._client = httpx2.Client(headers=headers, follow_redirects=False)
         self.protocol, self.model_id = self._introduce(protocol)
@@ -141,7 +142,6 @@ class RewardClient:
         return Answer(np.concatenate(blocks), tokens)
 
     def close(self) -> None:
-        """Close all connections."""
         self._client.close()
 
     def __enter__(self) -> RewardClient:
@@ -206,8 +206,9 @@ class RewardClient:
                 reason = f"{status}: {_shown(content)}"
                 if status not in RETRIED and status < 500:
                     raise _refusal(status, url, reason, headers)
-                # What the server asks for counts, but never beyond the deadline.
-                wait = _retry_after(headers)
+                # What the server asks for counts (a number, not a date), up to the deadline.
+                if (pause := headers.get("retry-after", "")).isdecimal():
+                    wait = float(pause)
             # Random, so that clients whom one failure hit do not all come back at one time.
             wait = max(wait, self.pause * 2 ** (tried - 1) * random.uniform(0.5, 1.5))
             if time.monotonic() + wait >= deadline:
@@ -249,7 +250,6 @@ class ServerReward(Reward):
 
     @classmethod
     def open(cls, section: RewardSection, options: ScoringOptions) -> Self:
-        """Find the server, and what it speaks."""
         views = options.views or (section.view,)
         names = list(map(str, filter(None, views)))
         token = renderer = None
@@ -262,9 +262,8 @@ class ServerReward(Reward):
             views=names, renderer=renderer,
         )  # fmt: skip
         # A key that nothing reads would be taken for one that works.
-        for key, value, protocol in (
-            ("view", names, "smorm"), ("tokenizer", section.tokenizer, "sglang")
-        ):  # fmt: skip
+        uses = (("view", names, "smorm"), ("tokenizer", section.tokenizer, "sglang"))
+        for key, value, protocol in uses:
             if value and client.protocol != protocol:
                 raise ConfigError(
                     f"{key}: {section.url} is a server of {client.protocol}, which has no use for "
@@ -274,15 +273,10 @@ class ServerReward(Reward):
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """The server's address, and its model as it names it."""
         return {"url": self.client.url, "model": self.client.model_id}
 
     def score(self, items: Sequence[Item]) -> Results:
-        """The server's scores; a failure of the server stops everything.
-
-        Raises:
-            SmormError: no score, or several of each response that are no views.
-        """
+        """The server's scores; a failure of the server stops everything."""
         # Flat, so that requests are full whatever the number of responses of an item.
         conversations = []
         for item in items:
@@ -294,13 +288,7 @@ class ServerReward(Reward):
                 f"{self.client.url}: gives {width} scores an answer: serve a model with one row, "
                 "such as an exported view"
             )
-        results: Results = []
-        start = 0
-        for item in items:
-            end = start + len(item.responses)
-            results.append(Scored(answer.rows[start:end], answer.tokens[start:end], False))
-            start = end
-        return results
+        return split_rows(answer.rows, answer.tokens, items)
 
     def view(self, value: Any = None) -> RewardView:
         """One of the views that it was opened with; None is the first, or the server's own."""
@@ -319,11 +307,7 @@ class _NoSuchPageError(SmormError):
 
 
 def read_token(path: Path) -> str:
-    """A bearer token from its file.
-
-    Raises:
-        ConfigError: the file cannot be read.
-    """
+    """A bearer token from its file."""
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -353,12 +337,6 @@ def _address(url: str) -> str:
     return str(parsed.copy_with(query=None, fragment=None)).rstrip("/")
 
 
-def _header(token: str) -> str:
-    if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise ConfigError("the token is empty, or holds characters that no header can hold")
-    return token
-
-
 def _parsed(content: bytes, url: str) -> Any:
     try:
         return orjson.loads(content)  # refuses NaN and infinity
@@ -372,9 +350,3 @@ def _shown(content: bytes) -> str:
     if len(text) > 300:
         text = f"{text[:297]}..."
     return text or "(nothing)"
-
-
-def _retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds that the server asks to wait; 0 where it names none (or a date)."""
-    value = headers.get("retry-after", "")
-    return float(value) if value.isdecimal() else 0.0

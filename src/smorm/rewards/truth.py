@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Self
-
 import numpy as np
 
 from smorm.arrays import Floats
 from smorm.data.records import Item, text_of
 from smorm.errors import DataError
-from smorm.rewards.protocol import ScoringOptions, SingleReward
-from smorm.rewards.section import RewardSection
+from smorm.rewards.protocol import SingleReward
 from smorm.text.limits import Unscored, UnscoredReason
 from smorm.world import gold, make_world, parse_prompt
 
@@ -21,15 +18,10 @@ class TruthReward(SingleReward):
     kind = "lab"
     cacheable = False
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int | str = 0) -> None:
         super().__init__(str(seed))
         # Drawn once: facts of a seed never change.
-        self.world = make_world(seed)
-
-    @classmethod
-    def open(cls, section: RewardSection, options: ScoringOptions) -> Self:
-        """The world of the section's seed."""
-        return cls(section.lab or 0)
+        self.world = make_world(int(seed))
 
     def values(self, item: Item) -> Floats | Unscored:
         """Gold of each response; none where the prompt is not of the world."""

@@ -9,14 +9,13 @@ Shapes: N conversations of one request, C scores of each.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from smorm.arrays import Floats
+from smorm.arrays import Floats, is_finite_number
 from smorm.errors import ConfigError, SmormError
 from smorm.text.chat import RAW, Message, Messages, Renderer
 
@@ -38,7 +37,6 @@ class Wire(Protocol):
 
     Attributes:
         path: where requests are posted to.
-        batch: the most conversations of a request; 0 for any number.
         keeps_constant: whether scores include the view's constant (which a head without a bias
             cannot hold).
         control_is_text: whether control tokens in messages stay text.
@@ -50,7 +48,7 @@ class Wire(Protocol):
 
     @property
     def batch(self) -> int:
-        """The most conversations of a request."""
+        """The most conversations of a request; 0 for any number."""
         ...
 
     def body(self, conversations: Sequence[Messages], model: str | None) -> Body:
@@ -68,13 +66,8 @@ def chat(messages: Sequence[Message]) -> list[dict[str, str]]:
 
 
 def chat_text(renderer: Renderer, *, begin: bool) -> ToText:
-    """Conversations as the text that the chat template makes.
-
-    Args:
-        begin: False leaves out a BOS which the tokenizer, and so the server, adds to text itself.
-
-    Control tokens in a message become real ones on the way: text cannot tell them apart.
-    """
+    """Conversations as the text that the chat template makes; without `begin` less the BOS that
+    the tokenizer, and so the server, adds itself. Control tokens in a message become real ones."""
     tokenizer = renderer.tokenizer
     # Not every tokenizer that has a BOS adds it: what it does to a text is tried.
     adds_bos = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
@@ -209,11 +202,7 @@ class SglangText:
 
 
 def wires_of(protocol: str, renderer: Renderer | None, views: Sequence[str] = ()) -> list[Wire]:
-    """Every way to ask a server of a kind (smorm, vllm or sglang), the one to score with first.
-
-    Raises:
-        ConfigError: it takes text, and there is no renderer to make it.
-    """
+    """Every way to ask a server of a kind (smorm, vllm or sglang), the one to score with first."""
     if protocol == "smorm":
         return [SmormScore(tuple(views))]
     if protocol == "vllm":
@@ -237,7 +226,9 @@ def _answer(entries: list[Any], row_of: Callable[[Any], Any]) -> Answer:
 
 
 def _named(model: str | None) -> Body:
-    return {} if model is None else {"model": model}
+    if model is None:
+        return {}
+    return {"model": model}
 
 
 def _entries(answer: Any, name: str, count: int) -> list[Any]:
@@ -253,7 +244,7 @@ def _entries(answer: Any, name: str, count: int) -> list[Any]:
 def _in_order(entries: list[Any]) -> list[Any]:
     """Entries by their `index`, which must name each position once; as they are without any."""
     indices = [entry.get("index") for entry in entries]
-    if all(index is None for index in indices):
+    if indices == [None] * len(indices):
         return entries
     # By their text: what a server sends here may be of any type.
     if sorted(map(repr, indices)) != sorted(map(repr, range(len(entries)))):
@@ -267,8 +258,7 @@ def _matrix(rows: list[Any]) -> Floats:
         if not isinstance(row, list) or not row or len(row) != len(rows[0]):
             raise SmormError(f"the server gave {_short(row)} where scores of one number belong")
         for value in row:
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not math.isfinite(value):
+            if not is_finite_number(value):
                 raise SmormError(f"the server gave {_short(value)} as a score")
     return np.array(rows, dtype=np.float64)
 

@@ -160,9 +160,6 @@ def fit_calibrated(
 
     Standard deviations are taken within prompts: a view compares responses to one prompt, and
     Bradley–Terry leaves the preference row's offset between prompts open.
-
-    Raises:
-        DataError: one of them does not vary.
     """
     mean = data.columns(rows).mean(axis=1)
     # Attributes are averaged first, in their common unit, then standardised as one column.
@@ -186,9 +183,6 @@ def fit_pessimistic(
 ) -> PessimisticView:
     """A pessimistic view over rows standardised over all responses: which row is lowest depends on
     the rows' levels, so each is measured against responses in general.
-
-    Raises:
-        DataError: a row does not vary.
     """
     centres, stds = _mean_and_std(data.columns(rows), data, weight, rows, within=False)
     return PessimisticView(

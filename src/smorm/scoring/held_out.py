@@ -65,11 +65,7 @@ class HeldOut:
         return apply_view(view, self.rows, [AttributeScale(name) for name in self.names[1:]])
 
     def columns(self, rows: Sequence[str]) -> Floats:
-        """Some of the rows [N, len(rows)].
-
-        Raises:
-            ConfigError: no such row.
-        """
+        """Some of the rows [N, len(rows)]."""
         indices = []
         for row in rows:
             if row not in self.names:
@@ -141,11 +137,7 @@ def fold_of_prompts(weight: Floats, *, seed: int = 0) -> Ints:
 
 
 def held_out_values(data: HeldOut, fit: Fit) -> Floats:
-    """Values [N], each by a fit that has not seen its prompt.
-
-    Raises:
-        DataError: a fit fails.
-    """
+    """Values [N], each by a fit that has not seen its prompt."""
     folds = fold_of_prompts(data.everything)
     values = np.empty(len(data.rows))
     for fold in range(FOLDS):

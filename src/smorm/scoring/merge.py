@@ -77,9 +77,7 @@ class LoadedModel:
 
 
 def merge_models(
-    paths: Sequence[str | Path],
-    output: Path | str,
-    weights: Sequence[float] | None = None,
+    paths: Sequence[str | Path], output: Path | str, weights: Sequence[float] | None = None
 ) -> Merged:
     """Average models in their weights and write an ordinary model folder; two of them are in memory
     at a time.
@@ -210,11 +208,7 @@ def _notes(
 
 
 def load_linear(path: str) -> LoadedModel:
-    """Load a model folder whose head is linear; adapters are merged into its backbone.
-
-    Raises:
-        ModelError: as for `load_model`, or a head that is not linear.
-    """
+    """Load a model folder whose head is linear; adapters are merged into its backbone."""
     network, tokenizer, card = load_model(path)
     if isinstance(network.head, NonlinearHead):
         raise ModelError(f"{path}: {network.head.refusal()}")
@@ -227,11 +221,7 @@ def load_linear(path: str) -> LoadedModel:
 
 
 def refuse_unlike(first: LoadedModel, second: LoadedModel) -> None:
-    """Models that differ in more than their weights have no average.
-
-    Raises:
-        ModelError: another architecture, tokenizer, template, set of rows or scale of ratings.
-    """
+    """Models that differ in more than their weights have no average."""
     reason = (
         _unlike_networks(first.network, second.network)
         or _unlike_texts(first, second)

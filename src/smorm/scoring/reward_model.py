@@ -217,11 +217,7 @@ class RewardModel:
 
 
 def as_items(value: Any, index: int = 0) -> list[Item]:
-    """What a record of any accepted kind asks to be scored.
-
-    Raises:
-        DataError: it is none of them.
-    """
+    """What a record of any accepted kind asks to be scored."""
     where = f"record {index + 1}"
     if isinstance(value, Preference | Rated | Candidates):
         return [value.item]

@@ -61,11 +61,7 @@ class Scorer:
     def _fit(self, item: Item) -> Fitted | Unscored:
         try:
             fitted = fit(
-                self.renderer,
-                item.prompt,
-                item.responses,
-                self.renderer.max_tokens,
-                self.overlong,
+                self.renderer, item.prompt, item.responses, self.renderer.max_tokens, self.overlong
             )
         except DataError as error:
             return Unscored(UnscoredReason.REFUSED, str(error))

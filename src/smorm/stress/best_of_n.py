@@ -103,11 +103,7 @@ def law_weights(sizes: Sequence[int]) -> Floats:
 
 
 def slope_weights(sizes: Sequence[int]) -> Floats:
-    """The weights [C] that make a curve's slope per nat of KL, by least squares.
-
-    Raises:
-        ConfigError: a single size has no slope.
-    """
+    """The weights [C] that make a curve's slope per nat of KL, by least squares."""
     nats = np.array([kl_of(size) for size in sizes])
     centred = nats - nats.mean()
     if not (centred @ centred) > 0:
@@ -116,11 +112,7 @@ def slope_weights(sizes: Sequence[int]) -> Floats:
 
 
 def area_weights(sizes: Sequence[int]) -> Floats:
-    """The weights [C] that make a curve's average over KL, by trapezoids; sizes ascend.
-
-    Raises:
-        ConfigError: a single size has no area.
-    """
+    """The weights [C] that make a curve's average over KL, by trapezoids; sizes ascend."""
     nats = np.array([kl_of(size) for size in sizes])
     steps = np.diff(nats)
     if not steps.sum() > 0:

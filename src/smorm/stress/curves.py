@@ -63,9 +63,6 @@ def columns_of(scored: ScoredPools) -> dict[str, Floats]:
     `gold` and `raw_proxy` are in their own units. `proxy` is the gain over a random answer, in
     standard deviations of the proxy within pools, so that rewards can be compared. `oracle` is the
     gold of the answer that the gold itself would pick.
-
-    Raises:
-        DataError: a proxy or a gold that gives one score to all answers of every pool.
     """
     proxies = standardised("proxy", scored.proxy)
     tables: dict[str, list[Floats]] = {name: [] for name in QUANTITIES}
@@ -95,9 +92,6 @@ def measure(scored: ScoredPools) -> tuple[Measurement, list[dict[str, Any]]]:
     `law/r2` of d (α - β d), `peak` (the n of the largest gold), `fall` (gold at the peak less that
     at the largest n), `onset` (the first n after the peak at which gold has fallen by more than
     chance), and `slope/MEASURE` per nat of KL.
-
-    Raises:
-        DataError: a proxy or a gold that does not vary.
     """
     columns = columns_of(scored)
     keys = [pool.where for pool in scored.pools]

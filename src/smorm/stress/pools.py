@@ -26,9 +26,6 @@ def prompt_label(item: Item) -> str:
 def read_pools(source: Source, census: Census, on_bad_record: OnBad = "stop") -> list[Item]:
     """The pools of a file, in the order in which their prompts first appear; `source.limit` is the
     most prompts.
-
-    Raises:
-        DataError: a row that is not usable (with `skip` it is counted), or no pool at all.
     """
     pools: dict[str, Item] = {}
     for where, _, records in usable_rows(source, census, on_bad_record):
@@ -58,11 +55,7 @@ def _joined(pool: Item, item: Item) -> Item:
 def usable_rows(
     source: Source, census: Census, on_bad_record: OnBad
 ) -> Iterator[tuple[str, Row, Sequence[Record]]]:
-    """Rows of a file as they are, each with its records and their fields.
-
-    Raises:
-        DataError: a row that is not usable, under `stop`; with `skip` it is counted.
-    """
+    """Rows of a file as they are, each with its records and their fields."""
     for where, row, records in read_each(replace(source, keep_fields=True), census):
         if not isinstance(records, BadRecord):
             yield where, row, records

@@ -53,9 +53,6 @@ def measure_probes(
     Args:
         proxy: the proxy's scores of the pools' answers [N].
         attacks: its scores of `attacked(pool)` [1 + attacks].
-
-    Raises:
-        DataError: a proxy without any spread.
     """
     std = spread_within("proxy", proxy)
     prompts = [prompt_label(pool) for pool in pools]

@@ -62,11 +62,7 @@ def provenance_of(reward: Reward, view: RewardView) -> dict[str, Any]:
 
 
 def names_of(sections: Sequence[ProxySection]) -> list[str]:
-    """A name for each entry: its own, else its place's.
-
-    Raises:
-        ConfigError: two entries cannot be told apart.
-    """
+    """A name for each entry: its own, else its place's."""
     names = display_names([section.place for section in sections])
     for index, section in enumerate(sections):
         names[index] = section.name or names[index]
@@ -81,26 +77,14 @@ def names_of(sections: Sequence[ProxySection]) -> list[str]:
 
 
 def find_all(sections: Sequence[ProxySection]) -> None:
-    """Look for every folder, function and view, before anything that takes long.
-
-    Raises:
-        ConfigError: a function or view that is not there.
-        ModelError: a folder that is not there.
-    """
+    """Look for every folder, function and view, before anything that takes long."""
     for section in sections:
         for view in section.views or [section.view]:
             REWARDS[section.kind].find(section.model_copy(update={"view": view}))
 
 
 def open_proxy(section: ProxySection, name: str, options: ScoringOptions) -> ProxyReward:
-    """Load what an entry names.
-
-    Raises:
-        ConfigError: a view or function that is not there.
-        DataError: an ensemble's reference file that is not usable.
-        ModelError: a folder that is not a reward model.
-        SmormError: a server that does not answer.
-    """
+    """Load what an entry names."""
     reward = open_reward(section, replace(options, views=tuple(section.views or ())))
     views = [reward.view(view) for view in section.views or [None]]
     heads = []
@@ -113,10 +97,6 @@ def open_proxy(section: ProxySection, name: str, options: ScoringOptions) -> Pro
 
 
 def open_gold(section: RewardSection, options: ScoringOptions) -> Reward:
-    """The gold that a section names; one that costs something keeps what it has scored.
-
-    Raises:
-        ConfigError, DataError, ModelError, SmormError: as `open_proxy`.
-    """
+    """The gold that a section names; one that costs something keeps what it has scored."""
     gold = open_reward(section, options)
     return CachedReward(gold) if gold.cacheable else gold

@@ -34,9 +34,6 @@ def run_stress(config: StressConfig, *, tell: Tell = lambda line: None) -> list[
 
     Args:
         tell: is called with a line about what begins.
-
-    Raises:
-        ConfigError, ModelError, DataError, SmormError: what the configuration names is not usable.
     """
     names = names_of(config.models)
     # What is missing is told now, not after the first reward has scored for hours.
@@ -64,11 +61,7 @@ def run_stress(config: StressConfig, *, tell: Tell = lambda line: None) -> list[
 def push(
     proxy: ProxyReward, prompts: PromptSet, sizes: tuple[int, ...], config: StressConfig
 ) -> list[Result]:
-    """A result for each view of a reward on one set of prompts.
-
-    Raises:
-        DataError: an answer without a score (under `stop`), or a score that chooses nothing.
-    """
+    """A result for each view of a reward on one set of prompts."""
     answers = _score(proxy, prompts, config)
     provenance: dict[str, Any] = {
         "data": data_of(answers.pools),

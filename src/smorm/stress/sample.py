@@ -35,12 +35,7 @@ _ANSWER = "Forty-two"
 
 
 def sample_file(
-    source: Source,
-    section: SampleSection,
-    output: Path,
-    census: Census,
-    *,
-    device: str = "cpu",
+    source: Source, section: SampleSection, output: Path, census: Census, *, device: str = "cpu"
 ) -> int:
     """Write a pool of answers for every different prompt of a file; `source.limit` is the most.
 
@@ -68,11 +63,7 @@ def sample_file(
 
 
 def read_prompts(source: Source, census: Census) -> Iterator[tuple[str, Messages]]:
-    """The different prompts of a file, each with its place; other fields are passed over.
-
-    Raises:
-        DataError: a row without a prompt.
-    """
+    """The different prompts of a file, each with its place; other fields are passed over."""
     keys: set[str] = set()
     for where, row in read_rows(source.path, source.split, source.subset):
         prompt = prompt_of(row, Context(where, census))
@@ -87,11 +78,7 @@ def read_prompts(source: Source, census: Census) -> Iterator[tuple[str, Messages
 
 
 class Policy:
-    """A language model of a folder or hub id, ready to answer.
-
-    Raises:
-        ModelError: it cannot be loaded.
-    """
+    """A language model of a folder or hub id, ready to answer."""
 
     def __init__(self, section: SampleSection, device: str = "cpu") -> None:
         self.section = section
@@ -100,11 +87,7 @@ class Policy:
         self.model = _load_policy(section.policy).to(pick_device(device)).eval()
 
     def sample(self, prompt: Messages, where: str, census: Census) -> list[dict[str, Any]]:
-        """Answers to a prompt, each `{"response", "finished"}`.
-
-        Raises:
-            DataError: the template refuses the prompt, or it fills the policy's positions.
-        """
+        """Answers to a prompt, each `{"response", "finished"}`."""
         import torch
 
         ids = self.prompt_ids(prompt, where)
@@ -173,9 +156,6 @@ class Policy:
     def prompt_ids(self, prompt: Messages, where: str) -> list[int]:
         """The conversation so far, and whatever the template writes before an answer; control
         tokens in messages stay text, as in every render.
-
-        Raises:
-            DataError: the template refuses the prompt.
         """
         control = self.renderer.control
         marked = [Message(turn.role, control.mark(turn.content)) for turn in prompt]
@@ -206,10 +186,7 @@ class Policy:
 
     def _rendered(self, messages: Sequence[Message], **options: Any) -> str:
         text: str = self.tokenizer.apply_chat_template(
-            chat(messages),
-            chat_template=self.renderer.chat_template,
-            tokenize=False,
-            **options,
+            chat(messages), chat_template=self.renderer.chat_template, tokenize=False, **options
         )
         return text
 

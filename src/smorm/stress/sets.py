@@ -56,11 +56,7 @@ def data_of(pools: Sequence[Item]) -> str:
 
 
 def read_sets(config: StressConfig, options: ScoringOptions, tell: Tell) -> list[PromptSet]:
-    """All sets of prompts with their gold.
-
-    Raises:
-        DataError: a set without a usable pool, or an answer without gold.
-    """
+    """All sets of prompts with their gold."""
     gold = open_gold(config.gold, options)
     # Every n needs a pool that is as large: smaller pools would change the prompts along the curve.
     smallest = max(config.n or [FEWEST_ANSWERS])

@@ -55,21 +55,13 @@ def _formatted(text: str) -> float:
 
 
 def standardised(what: str, values: Sequence[Floats]) -> list[Floats]:
-    """Scores of pools, each less its pool's mean, in standard deviations within pools.
-
-    Raises:
-        DataError: all answers of every pool have the same score.
-    """
+    """Scores of pools, each less its pool's mean, in standard deviations within pools."""
     std = spread_within(what, values)
     return [(scores - scores.mean()) / std for scores in values]
 
 
 def disagreement(preference: Sequence[Floats], attributes: Sequence[Floats]) -> list[Floats]:
-    """How far two scores of the same answers are apart, both standardised: |z - z'| [N] a pool.
-
-    Raises:
-        DataError: a score does not vary.
-    """
+    """How far two scores of the same answers are apart, both standardised: |z - z'| [N] a pool."""
     first = standardised("preference head", preference)
     second = standardised("attribute heads", attributes)
     return [np.abs(a - b) for a, b in zip(first, second, strict=True)]
