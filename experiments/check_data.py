@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.entry import carried_out, parser_of, say
+from smorm.checks.findings import meaning as meaning_of
 from smorm.checks.plan import Plan, parse_against, sources_of_config, tokens_of_config
 from smorm.checks.report import Report, check
 from smorm.checks.scan import CheckedSource
 from smorm.checks.table import kind_of
-from smorm.checks.wording import meaning as meaning_of
 from smorm.config import parse_config
 from smorm.data.census import Census
 from smorm.data.reading import Source, read_records

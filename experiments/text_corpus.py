@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smorm.checks.overlap import Benchmarks, overlap_table, read_benchmarks, text_of
+from smorm.checks.overlap import Benchmarks, overlap_table, read_benchmarks
 from smorm.checks.shingles import grams, words_of
 from smorm.data.census import Census
 from smorm.data.reading import Source, read_records
+from smorm.data.records import text_of
 from smorm.errors import DataError
 from smorm.text.chat import RAW, Message, Messages, Renderer
 

@@ -7,8 +7,7 @@ import string
 
 import pytest
 
-from smorm.checks.findings import FindingKind, Thresholds
-from smorm.checks.wording import WORDING
+from smorm.checks.findings import WORDING, FindingKind, Thresholds
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs/check.md").read_text()

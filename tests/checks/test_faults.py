@@ -7,10 +7,10 @@ import random
 
 import pytest
 
+from smorm.checks.findings import meaning
 from smorm.checks.plan import Plan
 from smorm.checks.report import check
 from smorm.checks.scan import CheckedSource
-from smorm.checks.wording import meaning
 from smorm.data.formats.helpsteer2 import ATTRIBUTES as HELPSTEER2
 from smorm.data.reading import Source
 from smorm.errors import DataError

@@ -8,8 +8,8 @@ from datetime import datetime
 import pytest
 from tokenizers.processors import TemplateProcessing
 
+from smorm.checks.findings import meaning
 from smorm.checks.template import audit_template, clock_macro
-from smorm.checks.wording import meaning
 from smorm.errors import ModelError
 from tests.text.styles import CHATML, LLAMA3, STYLES, TEMPLATES, build, shared, stories
 

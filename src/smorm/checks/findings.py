@@ -1,13 +1,18 @@
-"""A finding of a check, and the thresholds that decide its severity. Its text is in `wording`."""
+"""A finding of a check, the thresholds that decide its severity, and its text (`wording.toml`)."""
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from importlib.resources import files
 from typing import Any
 
 MAX_LOCATIONS = 5
+WORDING: dict[str, dict[str, str]] = tomllib.loads(
+    files("smorm.checks").joinpath("wording.toml").read_text(encoding="utf-8")
+)
 
 
 class Severity(StrEnum):
@@ -150,3 +155,25 @@ def above(share: float, threshold: float, worse: Severity, better: Severity) -> 
     if share > threshold:
         return worse
     return better
+
+
+def meaning(finding: Finding) -> str:
+    """What a finding means and what to do, in a sentence or two."""
+    # Most kinds have one sentence; a case selects among several.
+    key = finding.kind.value
+    if finding.case:
+        key += f"/{finding.case}"
+    return " ".join(WORDING[key].values()).format(**finding.numbers)
+
+
+def as_dict(finding: Finding) -> dict[str, Any]:
+    """The JSON object of a finding."""
+    return {
+        "code": finding.kind.value,
+        "severity": finding.severity.value,
+        "count": finding.count,
+        "meaning": meaning(finding),
+        "of": finding.of,
+        "share": finding.share,
+        "places": list(finding.locations),
+    }

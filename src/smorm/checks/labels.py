@@ -37,10 +37,12 @@ def _opposite_pairs(table: Table, limits: Thresholds) -> list[Finding]:
     if not len(opposite):
         return []
     severity = above(len(opposite) / len(rows), limits.conflicts, MUST_FIX, LOOK)
-    kind, locations = FindingKind.CONFLICTING_PAIRS, table.locations(opposite)
-    return [
-        Finding(kind, severity, len(opposite), len(rows), "training pairs", locations=locations)
-    ]
+    kind, unit, locations = (
+        FindingKind.CONFLICTING_PAIRS,
+        "training pairs",
+        table.locations(opposite),
+    )
+    return [Finding(kind, severity, len(opposite), len(rows), unit, locations=locations)]
 
 
 def _conflicting_ratings(table: Table, limits: Thresholds) -> list[Finding]:
@@ -84,11 +86,8 @@ def _widths(groups: Ints, values: Floats, total: int) -> Floats:
 
 
 def summarise(table: Table) -> dict[str, dict[str, Any]]:
-    """Every attribute that some training record rates, in order of appearance.
-
-    `missing` is the number of rated records without it, `integers` the share of ratings that are
-    whole numbers, `distinct` the number of different values.
-    """
+    """Every attribute that some training record rates, in order of appearance; `missing` counts
+    rated records without it, `integers` is the share of ratings that are whole numbers."""
     rated = len(table.rows("rated"))
     summaries = {}
     for column, name in enumerate(table.attributes):
@@ -113,9 +112,8 @@ def attribute_findings(
 ) -> list[Finding]:
     """Constant, mostly missing and out-of-range attributes.
 
-    Args:
-        ranges: lowest and highest value of attributes, as the user states them.
-        by_source: those of all attributes of a source, by its index; `ranges` take precedence.
+    `ranges` are lowest and highest values of attributes, as the user states them, and take
+    precedence over those of all attributes of a source, by its index.
     """
     findings: list[Finding] = []
     for name, summary in summarise(table).items():
@@ -152,9 +150,9 @@ def _out_of_range(
         if name in ranges:
             case = "stated"
             numbers["stated_low"], numbers["stated_high"] = ranges[name]
-        kind, count, locations = FindingKind.OUT_OF_RANGE, len(outside), table.locations(outside)
+        kind, total, locations = FindingKind.OUT_OF_RANGE, len(values), table.locations(outside)
         findings.append(
-            Finding(kind, MUST_FIX, count, len(values), "ratings", numbers, case, locations)
+            Finding(kind, MUST_FIX, len(outside), total, "ratings", numbers, case, locations)
         )
     return findings
 

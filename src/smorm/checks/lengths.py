@@ -51,19 +51,16 @@ def length_table(table: Table, unit: str) -> dict[str, Any]:
 
 def _candidate_lengths(table: Table, unit: str) -> Ints:
     rows = table.rows("candidates")
-    counts = table.records["responses"][rows]
-    lengths = [
-        table.response_lengths(rows[counts > index], index, unit)
-        for index in range(max(counts, default=0))
-    ]
-    return np.concatenate([np.zeros(0, dtype=np.int64), *lengths])
+    counts, lengths = table.records["responses"][rows], np.zeros(0, dtype=np.int64)
+    for index in range(max(counts, default=0)):
+        of_index = table.response_lengths(rows[counts > index], index, unit)
+        lengths = np.concatenate([lengths, of_index])
+    return lengths
 
 
 def summary(values: Ints) -> dict[str, Any]:
-    """`{n, mean, max, percentiles: {"50": ...}, histogram: [[from, below, count], ...]}`.
-
-    The histogram's borders are powers of two.
-    """
+    """`{n, mean, max, percentiles: {"50": ...}, histogram: [[from, below, count], ...]}`, where the
+    borders are powers of two."""
     # Lengths that occur, not interpolated ones: a limit is chosen from this table.
     levels = np.percentile(values, PERCENTILES, method="inverted_cdf").astype(int).tolist()
     bits = np.frexp(values.astype(np.float64))[1]  # 0 for 0, k for 2^(k-1) to 2^k - 1
@@ -93,12 +90,9 @@ class Bias:
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON object."""
-        longer_wins = None
-        if self.longer_wins is not None:
-            longer_wins = self.longer_wins.as_dict()
         return {
             "unit": self.unit,
-            "longer_wins": longer_wins,
+            "longer_wins": self.longer_wins and self.longer_wins.as_dict(),
             "ties": self.ties,
             "attributes": {name: metric.as_dict() for name, metric in self.correlations.items()},
         }
@@ -112,9 +106,7 @@ def measure_bias(table: Table, unit: str) -> Bias:
     correlations = _correlations(table, unit)
     if not known.any():
         return Bias(unit, correlations=correlations)
-    outcomes, ties = longer_wins(
-        chosen[known].astype(np.float64), rejected[known].astype(np.float64)
-    )
+    outcomes, ties = longer_wins(chosen[known].astype(float), rejected[known].astype(float))
     share = share_metric(outcomes, _clusters(table, rows[known]))
     return Bias(unit, share, ties, correlations)
 
@@ -145,20 +137,15 @@ def _correlations(table: Table, unit: str) -> dict[str, Metric]:
 
 def bias_findings(bias: Bias, limits: Thresholds) -> list[Finding]:
     """The share of longer sides, and attributes that correlate with length too much."""
-    findings = []
-    wins = bias.longer_wins
+    findings, wins = [], bias.longer_wins
     if wins is not None:
         far = abs(wins.value - 0.5) > limits.length_wins
-        # A small set can be far from one half by accident.
-        significant = not wins.low <= 0.5 <= wins.high
         case, severity = "", FINE
-        if far and significant:
-            case, severity = "longer", LOOK
-            if wins.value < 0.5:
-                case = "shorter"
-        kind = FindingKind.LENGTH_BIAS
+        # A small set can be far from one half by accident.
+        if far and not wins.low <= 0.5 <= wins.high:
+            case, severity = "shorter" if wins.value < 0.5 else "longer", LOOK
+        kind, count = FindingKind.LENGTH_BIAS, round(wins.value * wins.n)
         numbers: dict[str, Any] = {"share_longer": wins}
-        count = round(wins.value * wins.n)
         findings.append(Finding(kind, severity, count, wins.n, "training pairs", numbers, case))
     for name, metric in bias.correlations.items():
         if abs(metric.value) > limits.length_correlation:

@@ -22,16 +22,11 @@ from smorm.arrays import Bools, Ints
 from smorm.checks.findings import FINE, LOOK, MUST_FIX, Finding, FindingKind, Thresholds
 from smorm.checks.shingles import Hashes, grams, words_of
 from smorm.checks.table import Table, responses_of
-from smorm.data.records import Messages, Record
+from smorm.data.records import Record, text_of
 
 _NEVER = np.iinfo(np.int64).max
 _BATCH = 512
 PROMPT, RESPONSE = 0, 1
-
-
-def text_of(messages: Messages) -> str:
-    """The texts of messages, one after the other."""
-    return "\n".join(message.content for message in messages)
 
 
 @dataclass(slots=True)
@@ -95,15 +90,10 @@ def read_benchmarks(named: Sequence[tuple[str, Iterable[Record]]]) -> Benchmarks
             size += len(batch)
         sizes.append(size)
     distinct, runs = np.unique(np.concatenate(hash_parts), return_inverse=True)
-    return Benchmarks(
-        [name for name, _ in named],
-        sizes,
-        distinct,
-        runs,
-        np.concatenate(item_parts),
-        np.concatenate(side_parts),
-        np.full(len(distinct), _NEVER),
-    )
+    names = [name for name, _ in named]
+    items, sides = np.concatenate(item_parts), np.concatenate(side_parts)
+    met = np.full(len(distinct), _NEVER)
+    return Benchmarks(names, sizes, distinct, runs, items, sides, met)
 
 
 def _sides(batch: Sequence[Record]) -> Iterator[tuple[int, list[str], list[int]]]:
@@ -138,8 +128,7 @@ def _num_items(benchmarks: Benchmarks, hits: Bools) -> int:
 
 def overlap_findings(benchmarks: Benchmarks, table: Table, limits: Thresholds) -> list[Finding]:
     """One finding a benchmark; the locations are those of records in the data."""
-    findings = []
-    counts_by_name = overlap_table(benchmarks)
+    findings, counts_by_name = [], overlap_table(benchmarks)
     for name, size, selected in benchmarks.selections():
         counts = counts_by_name[name]
         # Prompts decide: shared responses are mostly stock phrases ("I'm sorry, but as an AI ...").

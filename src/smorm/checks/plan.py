@@ -47,10 +47,8 @@ class Plan:
 
 
 def parse_against(text: str) -> tuple[str, tuple[Source, ...]]:
-    """A benchmark's name and sources: a path, `NAME=PATH`, or the name of one on the hub.
-
-    In `NAME=PATH` the name is a suite's (`rewardbench`) or a format's (`hh_rlhf`).
-    """
+    """A benchmark's name and sources: a path, the name of one on the hub, or `NAME=PATH` with the
+    name of a suite (`rewardbench`) or a format (`hh_rlhf`)."""
     from smorm.evaluation.benchmarks import BENCHMARKS, benchmark_sources
 
     name, separator, path = text.partition("=")
@@ -92,16 +90,15 @@ def sources_of_config(config: Config, limit: int | None = None) -> tuple[Checked
 
     objective, data, evaluation = config.objective, config.data, config.evaluation
     # Sets that the objective ignores are not read by the run, and not checked.
-    groups: list[tuple[Any, Any, bool]] = []
-    if objective.uses_pairs:
-        groups.append((data.preference, "preference", False))
-    if objective.uses_ratings:
-        groups.append((data.rated, "rated", False))
-    groups.append((evaluation.preference, "preference", True))
-    groups.append((evaluation.rated, "rated", True))
+    groups: list[tuple[Any, Any, bool, bool]] = [
+        (data.preference, "preference", False, objective.uses_pairs),
+        (data.rated, "rated", False, objective.uses_ratings),
+        (evaluation.preference, "preference", True, True),
+        (evaluation.rated, "rated", True, True),
+    ]
     sources = []
-    for sections, kind, held_out in groups:
-        for section in sections:
+    for sections, kind, held_out, used in groups:
+        for section in sections if used else ():
             source = to_source(section)
             if limit is not None:
                 source = replace(source, limit=min(limit, source.limit or limit))
@@ -121,8 +118,7 @@ def tokens_of_config(config: Config, max_tokens: int | None = None) -> TokenPlan
             sources[checked.kind].append(checked.source)
     skipping = config.model_copy(update={"data": data})
     tokenizer = run_tokenizer(skipping, sources["preference"], sources["rated"])
-    limit = max_tokens or data.max_tokens
-    template = read_template(config)
+    template, limit = read_template(config), max_tokens or data.max_tokens
     return TokenPlan(tokenizer, template, limit, data.overlong, True, data.workers)
 
 
@@ -135,9 +131,8 @@ def tokens_of_model(path: str, max_tokens: int | None = None) -> TokenPlan:
     folder = Path(path)
     if (folder / "model" / CARD).is_file():
         folder = folder / "model"
-    if not (folder / CARD).is_file():
-        limit = max_tokens or DEFAULT_MAX_TOKENS
-        return TokenPlan(load_tokenizer(str(folder)), None, limit, None, False)
-    card = read_card(folder)
-    tokenizer = load_tokenizer(str(folder))
-    return TokenPlan(tokenizer, card.chat_template, max_tokens or card.max_tokens, None, False)
+    template, limit = None, DEFAULT_MAX_TOKENS
+    if (folder / CARD).is_file():
+        card = read_card(folder)
+        template, limit = card.chat_template, card.max_tokens
+    return TokenPlan(load_tokenizer(str(folder)), template, max_tokens or limit, None, False)

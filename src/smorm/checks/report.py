@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from smorm.checks.dropped import dropped_findings
 from smorm.checks.duplicates import duplicate_findings, leakage_findings, shared_prompt_findings
 from smorm.checks.findings import (
     FINE,
@@ -20,20 +19,19 @@ from smorm.checks.findings import (
     FindingKind,
     Severity,
     Thresholds,
+    as_dict,
     severest_first,
 )
 from smorm.checks.labels import PUBLISHED, attribute_findings, label_findings, summarise
 from smorm.checks.lengths import Bias, bias_findings, length_table, measure_bias
 from smorm.checks.overlap import Benchmarks, overlap_findings, overlap_table, read_benchmarks
 from smorm.checks.plan import Plan, TokenPlan
-from smorm.checks.scan import CheckedSource, Scan, scan
+from smorm.checks.scan import CheckedSource, Scan, dropped_findings, scan
 from smorm.checks.template import audit_template
 from smorm.checks.tokens import NO_LIMIT, TokenCheck, limit_findings, render_findings
-from smorm.checks.wording import as_dict
 from smorm.data.census import Census
 from smorm.data.encode import Encoder
-from smorm.data.reading import Source, read_records
-from smorm.data.records import Record
+from smorm.data.reading import read_records
 from smorm.data.tokeniser import Tokeniser
 from smorm.errors import ModelError
 from smorm.text.chat import Renderer
@@ -55,7 +53,7 @@ class Report:
     attributes: dict[str, Any]
     benchmarks: dict[str, dict[str, int]]
     findings: list[Finding]  # the severest first
-    thresholds: Thresholds = field(default_factory=lambda: THRESHOLDS)
+    thresholds: Thresholds = THRESHOLDS
 
     @property
     def must_fix(self) -> int:
@@ -98,9 +96,11 @@ def check(plan: Plan, limits: Thresholds = THRESHOLDS) -> Report:
         benchmarks = None
         if plan.against:
             census = Census()
-            benchmarks = read_benchmarks(
-                [(name, _items(sources, census)) for name, sources in plan.against]
-            )
+            named = []
+            for name, sources in plan.against:
+                reads = [read_records(source, None, census, "skip") for source in sources]
+                named.append((name, chain.from_iterable(reads)))
+            benchmarks = read_benchmarks(named)
             # What a benchmark's reader dropped is no fault of the data, but it was not compared.
             for line in census.lines():
                 kind, numbers = FindingKind.BENCHMARK_COUNTED, {"line": line}
@@ -116,13 +116,12 @@ def _token_check(
     """The template's faults, and what examines records as tokens where the template can be used."""
     if tokens is None:
         return [Finding(FindingKind.NO_TOKEN_CHECKS, LOOK, 0)], None
-    findings = audit_template(
-        tokens.tokenizer, tokens.template, pad_is_settled=tokens.pad_is_settled
-    )
+    tokenizer, template = tokens.tokenizer, tokens.template
+    findings = audit_template(tokenizer, template, pad_is_settled=tokens.pad_is_settled)
     # After the audit, which must see the tokenizer's own pad token.
-    ensure_pad_token(tokens.tokenizer, tokens.template)
+    ensure_pad_token(tokenizer, template)
     try:
-        renderer = Renderer(tokens.tokenizer, tokens.template, tokens.max_tokens)
+        renderer = Renderer(tokenizer, template, tokens.max_tokens)
     except ModelError as error:
         kind, numbers = FindingKind.TEMPLATE_UNUSABLE, {"error": error}
         return [*findings, Finding(kind, MUST_FIX, numbers=numbers)], None
@@ -130,11 +129,6 @@ def _token_check(
     encoder = Encoder(renderer, NO_LIMIT, "error")
     tokeniser = closing.enter_context(Tokeniser(encoder, tokens.workers))
     return findings, TokenCheck(tokeniser, tokens.max_tokens, tokens.overlong)
-
-
-def _items(sources: tuple[Source, ...], census: Census) -> Iterator[Record]:
-    for source in sources:
-        yield from read_records(source, None, census, "skip")
 
 
 def _report(

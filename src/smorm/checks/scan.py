@@ -5,25 +5,43 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
 
 from smorm.arrays import Bools, Ints
-from smorm.checks.overlap import Benchmarks, text_of
+from smorm.checks.findings import (
+    FINE,
+    LOOK,
+    MAX_LOCATIONS,
+    MUST_FIX,
+    Finding,
+    FindingKind,
+    Severity,
+)
+from smorm.checks.overlap import Benchmarks
 from smorm.checks.shingles import Words, grams, shingles, words_of
 from smorm.checks.sketches import SketchFile, sketch
 from smorm.checks.table import Table, TableBuilder, responses_of
 from smorm.checks.tokens import Tally, TokenCheck, whole_conversations
-from smorm.data.census import Census
+from smorm.data.census import Census, Defect, DropReason, Reason
 from smorm.data.encode import Outcome
 from smorm.data.readers import contents_of
 from smorm.data.reading import Source, read_records
-from smorm.data.records import Kind, Record
+from smorm.data.records import Kind, Record, text_of
 from smorm.errors import DataError
 
 BATCH_RECORDS = 2048
 BATCH_CHARACTERS = 1 << 20
+_EMPTY = (Defect.EMPTY_PROMPT, Defect.EMPTY_RESPONSE)
+_REFUSED = (DropReason.BAD_RECORD, DropReason.TIE)
+# Reasons with a sentence of their own; the rest is reported as it is counted.
+_SEVERITIES: dict[StrEnum, Severity] = {
+    DropReason.NO_RATING: LOOK,
+    DropReason.EMPTY_RESPONSE: LOOK,
+    DropReason.EQUAL_RATINGS: FINE,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +75,8 @@ def scan(
 ) -> Scan:
     """Read every source once.
 
-    Args:
-        folder: where the sketches are stored, about 640 bytes a record.
-        tokens: examines the tokens of each record; None omits token checks.
-        benchmarks: gets the runs of words that it shares with the training records.
-
-    Raises:
-        DataError: a file or folder as a whole cannot be read.
-        ConfigError: a format of another kind than required.
+    The sketches are stored in the folder, about 640 bytes a record. `benchmarks` gets the runs of
+    words that it shares with the training records.
     """
     census, tally, unusable = Census(), Tally(), []
     prompts, texts = SketchFile(folder, "prompts"), SketchFile(folder, "texts")
@@ -163,5 +175,35 @@ class _Writer:
 def _write_sketch(file: SketchFile, words: Words, owners: Ints, count: int) -> Bools:
     """Write the sketches of a batch; returns which records have a word at all."""
     hashes, texts = shingles(words)
-    file.append(*sketch(hashes, owners[texts], count))
-    return np.bincount(owners[texts], minlength=count) > 0
+    documents = owners[texts]
+    file.append(*sketch(hashes, documents, count))
+    return np.bincount(documents, minlength=count) > 0
+
+
+def dropped_findings(scan: Scan) -> list[Finding]:
+    """Sources without a record, then bad, empty and equal records, and all other counts."""
+    findings, census = [], scan.census
+    for error in scan.unusable:
+        kind, numbers = FindingKind.NO_USABLE_RECORD, {"reason": error}
+        findings.append(Finding(kind, MUST_FIX, unit="sources", numbers=numbers))
+    # Of all records that were there, so also of those that the readers refused.
+    total = len(scan.table) + sum(census[kind] for kind in _REFUSED)
+    for reason, count in census.totals().items():
+        locations = tuple(census.examples.get(reason, [])[:MAX_LOCATIONS])
+        findings.append(_finding(reason, count, total, locations))
+    return findings
+
+
+def _finding(reason: Reason, count: int, total: int, locations: tuple[str, ...]) -> Finding:
+    kind, severity, case = FindingKind.COUNTED, FINE, ""
+    if reason.kind is DropReason.TIE:
+        kind, severity = FindingKind.EQUAL_SIDES, MUST_FIX
+    elif reason.kind is DropReason.BAD_RECORD:
+        kind, severity = FindingKind.BAD_RECORDS, MUST_FIX
+        # Apart from other bad records: empty texts are common and have one obvious remedy.
+        if reason.detail in _EMPTY:
+            kind = FindingKind.EMPTY_SIDES
+    elif reason.kind in _SEVERITIES:
+        severity, case = _SEVERITIES[reason.kind], reason.kind.name.lower()
+    numbers = {"reason": str(reason), "defect": reason.detail}
+    return Finding(kind, severity, count, total, "records", numbers, case, locations)

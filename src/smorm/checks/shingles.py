@@ -33,17 +33,11 @@ _STEP = np.uint64(0xD6E8FEB86659FD93)
 
 _SEPARATOR, _LETTER, _IDEOGRAPH = 0, 1, 2
 
-
-def _byte_kinds() -> NDArray[np.uint8]:
-    kinds = np.zeros(256, dtype=np.uint8)
-    kinds[[*range(48, 58), *range(65, 91), *range(97, 123)]] = _LETTER
-    # Any byte of a multi-byte character counts as a letter, unless it is excluded later.
-    kinds[0x80:] = _LETTER
-    kinds[0xE3:0xEE] = _IDEOGRAPH  # first bytes of U+3000 to U+DFFF
-    return kinds
-
-
-_KINDS = _byte_kinds()
+_KINDS = np.full(256, _SEPARATOR, dtype=np.uint8)
+_KINDS[[*range(48, 58), *range(65, 91), *range(97, 123)]] = _LETTER
+# Any byte of a multi-byte character counts as a letter, unless it is excluded later.
+_KINDS[0x80:] = _LETTER
+_KINDS[0xE3:0xEE] = _IDEOGRAPH  # first bytes of U+3000 to U+DFFF
 # As `str.split`; NUL is one more, since it separates the texts of a batch.
 _SPACE = np.zeros(256, dtype=bool)
 _SPACE[[0, *range(9, 14), *range(28, 33)]] = True

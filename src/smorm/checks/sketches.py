@@ -44,13 +44,8 @@ _CHUNK = 1024
 
 
 def sketch(hashes: Hashes, documents: Ints, count: int) -> tuple[Values, Values]:
-    """Bottom-64 sketches [D, 64], ascending and filled up with 2³² - 1, and band keys [D, 16].
-
-    Args:
-        hashes: of shingles [G].
-        documents: the document of each [G], from 0 to count - 1.
-        count: D, at most 65,536.
-    """
+    """Bottom-64 sketches [D, 64], ascending and filled up with 2³² - 1, and band keys [D, 16], from
+    hashes of shingles [G] and the document of each [G]; `count` is D, at most 65,536."""
     # One sort brings each document's shingles together, smallest first, and each of them once.
     high = documents.astype(np.uint64) << np.uint64(48)
     codes = np.unique(high | (hashes >> np.uint64(16)))
@@ -66,7 +61,11 @@ def sketch(hashes: Hashes, documents: Ints, count: int) -> tuple[Values, Values]
     bin_index = (codes & np.uint64(BANDS * ROWS - 1)).astype(np.int64)
     # Backwards: of several values for one bin the last that is written counts, the smallest.
     bins[owner[::-1], bin_index[::-1]] = value[::-1]
-    return smallest, _bands(_filled(bins))
+    values = _filled(bins).astype(np.uint64).reshape(count, BANDS, ROWS)
+    key = np.zeros((count, BANDS), dtype=np.uint64)
+    for row in range(ROWS):
+        key = mix(key + values[:, :, row] + np.uint64(row + 1))
+    return smallest, (key >> np.uint64(32)).astype(np.uint32)
 
 
 def _filled(bins: Values) -> Values:
@@ -79,14 +78,6 @@ def _filled(bins: Values) -> Values:
     following = np.minimum.accumulate(twice[:, ::-1], axis=1)[:, ::-1][:, :width]
     distance = (following - index).astype(np.uint32)
     return np.take_along_axis(bins, following % width, axis=1) + distance * _BORROWED
-
-
-def _bands(bins: Values) -> Values:
-    values = bins.astype(np.uint64).reshape(len(bins), BANDS, ROWS)
-    key = np.zeros(values.shape[:2], dtype=np.uint64)
-    for row in range(ROWS):
-        key = mix(key + values[:, :, row] + np.uint64(row + 1))
-    return (key >> np.uint64(32)).astype(np.uint32)
 
 
 def similarity(a: Values, b: Values) -> Floats:
@@ -153,12 +144,8 @@ def candidates(
 ) -> Iterator[tuple[Ints, Ints]]:
     """Pairs of rows that share a band of the first file, [P] and [P], band after band.
 
-    Neighbours in a band are those alike in the next two bands of each file, then by `keys`: the
-    order of `rows` has no influence on which pairs come.
-
-    Args:
-        rows: which rows take part [D].
-        keys: a hash of each row's content, all different [D].
+    Neighbours in a band are those alike in the next two bands of each file, then by `keys`, a hash
+    of each row's content [D]: the order of `rows` has no influence on which pairs come.
     """
     for band in range(BANDS):
         key = files[0].band(band, rows)
@@ -187,11 +174,8 @@ def near_rows(
     threshold: float,
     related: Callable[[Ints, Ints], Bools] | None = None,
 ) -> Bools:
-    """Which of all N rows have a near twin among `rows`: similar in each of the files.
-
-    Args:
-        related: which pairs of rows count at all; by default all of them.
-    """
+    """Which of all N rows have a near twin among `rows` to which they are `related`: similar in
+    each of the files."""
     near = np.zeros(len(files[0]), dtype=bool)
     for first, second in candidates(files, rows, keys):
         # Pairs of which both are known to be near add nothing.

@@ -47,13 +47,7 @@ def responses_of(record: Record) -> tuple[Messages, ...]:
 
 def kind_of(record: Record) -> Kind:
     """The kind that a record's class stands for."""
-    match record:
-        case Preference():
-            return "preference"
-        case Rated():
-            return "rated"
-        case Candidates():
-            return "candidates"
+    return KINDS[(Preference, Rated, Candidates).index(type(record))]
 
 
 @dataclass(slots=True)
@@ -75,11 +69,8 @@ class TableBuilder:
     attributes: dict[str, int] = field(default_factory=dict)
 
     def add(self, record: Record, source: int, tokens: Sequence[int]) -> None:
-        """Add one record; lengths in words follow batch by batch with `add_words`.
-
-        Args:
-            tokens: lengths of the prompt and of each whole conversation; empty where unknown.
-        """
+        """Add one record, with the tokens of its prompt and of each whole conversation, if known;
+        lengths in words follow batch by batch with `add_words`."""
         prompt = prompt_hash(record.prompt)
         # A response's hash includes its prompt: the same answer to two prompts is no copy.
         sides = [_combined(prompt, prompt_hash(response)) for response in responses_of(record)]
@@ -132,20 +123,10 @@ class TableBuilder:
 
     def table(self, held_out: Sequence[bool]) -> Table:
         """The columns as arrays that share their memory; nothing can be added while they live.
-
-        Args:
-            held_out: of each source, whether its records are not for training.
-        """
-        records = _arrays(self.records)
+        `held_out` says of each source whether its records are not for training."""
+        records, responses, ratings = map(_arrays, (self.records, self.responses, self.ratings))
         train = ~np.array(held_out, dtype=bool)[records["source"]]
-        return Table(
-            records,
-            _arrays(self.responses),
-            _arrays(self.ratings),
-            list(self.files),
-            list(self.attributes),
-            train,
-        )
+        return Table(records, responses, ratings, list(self.files), list(self.attributes), train)
 
 
 @dataclass(frozen=True, slots=True)

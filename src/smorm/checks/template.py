@@ -3,15 +3,15 @@
 A probe is a conversation of marker words. The string that the template makes shows what it does
 with them, so nothing here knows any family of models.
 
-The clock: transformers gives templates `strftime_now`, which reads the time of day. Here a Jinja
-macro of the same name is put before the template, and answers for two made-up days that differ in
-every field of a date. A template that renders differently under the two would give a conversation
-another score tomorrow. A template has no other clock: its sandbox holds no module.
+The clock: transformers gives templates `strftime_now`, and no other clock. A Jinja macro of that
+name before the template answers for two made-up days that differ in every field of a date: a
+template that renders differently under the two would give another score tomorrow.
 """
 
 from __future__ import annotations
 
 import json
+import os.path
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -64,13 +64,11 @@ class _Probed:
     def _apply(self, roles: Roles, words: Sequence[str], clock: str, **options: Any) -> Any:
         from jinja2.exceptions import TemplateError, TemplateSyntaxError
 
-        chat = []
-        for role, word in zip(roles, words, strict=False):
-            chat.append({"role": role, "content": word})
+        turns = zip(roles, words, strict=False)
+        chat = [{"role": role, "content": word} for role, word in turns]
+        template = clock + self.template
         try:
-            return self.tokenizer.apply_chat_template(
-                chat, chat_template=clock + self.template, **options
-            )
+            return self.tokenizer.apply_chat_template(chat, chat_template=template, **options)
         except TemplateSyntaxError as error:
             raise ModelError(f"the chat template cannot be parsed: {error}") from error
         except (TemplateError, OverflowError):
@@ -81,12 +79,10 @@ class _Probed:
 def audit_template(
     tokenizer: PreTrainedTokenizerBase, template: str | None = None, *, pad_is_settled: bool = False
 ) -> list[Finding]:
-    """All faults of a template, the severest first.
+    """All faults of a template (by default the tokenizer's own, or the plain one), severest first.
 
-    Args:
-        template: Jinja source; by default the tokenizer's own, or the plain one.
-        pad_is_settled: a fit pad token is chosen before this tokenizer is used (as training does),
-            so that its own does no harm.
+    `pad_is_settled`: a fit pad token is chosen before this tokenizer is used (as training does), so
+    that its own does no harm.
 
     Raises:
         ModelError: the template cannot be parsed, or the tokenizer has several and no default.
@@ -143,16 +139,11 @@ def _dropped(probed: _Probed) -> list[Finding]:
         findings.append(_finding(FindingKind.TEMPLATE_DROPS_RESPONSE, MUST_FIX))
     turns = probed.text(_TURNS)
     # The last answer is not among them: without it no score could be read.
-    if turns is not None:
-        missing = [
-            f"number {index + 1} ({_TURNS[index]})"
-            for index in range(3)
-            if _MARKERS[index] not in turns
-        ]
-        if missing:
-            findings.append(
-                _finding(FindingKind.TEMPLATE_DROPS_TURN, LOOK, messages=", ".join(missing))
-            )
+    markers = dict(zip(_MARKERS, ("1 (user)", "2 (assistant)", "3 (user)"), strict=False))
+    missing = [f"number {markers[word]}" for word in markers if turns and word not in turns]
+    if missing:
+        messages = ", ".join(missing)
+        findings.append(_finding(FindingKind.TEMPLATE_DROPS_TURN, LOOK, messages=messages))
     system = probed.text(_SYSTEM)
     if system is None:
         findings.append(_finding(FindingKind.TEMPLATE_DROPS_SYSTEM, LOOK, "refuses"))
@@ -171,18 +162,12 @@ def _roles(probed: _Probed) -> list[Finding]:
     if to_assistant == to_user:
         return [_finding(FindingKind.TEMPLATE_DROPS_ROLE, LOOK)]
     # What opens an answer but not a question is the generation prompt.
-    header = _beyond_common_start(to_assistant, to_user).strip()
+    common = os.path.commonprefix([to_assistant, to_user])  # noqa: RUF071  (texts, not paths)
+    header = to_assistant[len(common) :].strip()
     tail = text[text.rindex(_MARKERS[3]) + len(_MARKERS[3]) :].strip()
     if header and tail.endswith(header):
         return [_finding(FindingKind.TEMPLATE_GENERATION_PROMPT, LOOK)]
     return []
-
-
-def _beyond_common_start(text: str, reference: str) -> str:
-    length = 0
-    while length < min(len(text), len(reference)) and text[length] == reference[length]:
-        length += 1
-    return text[length:]
 
 
 def _between(text: str, first: str, second: str) -> str:
@@ -198,12 +183,12 @@ def _begin(probed: _Probed) -> list[Finding]:
     if ids[:2] == [bos, bos]:
         return [_finding(FindingKind.DOUBLE_BOS, MUST_FIX, token=token)]
     # The tokenizer by itself: other programs render to text and tokenise that.
-    tokenizer_adds = tokenizer("a")["input_ids"][:1] == [bos]
-    if not tokenizer_adds:
+    if tokenizer("a")["input_ids"][:1] != [bos]:
         return []
+    kind = FindingKind.BOS_LEFT_OUT
     if ids[:1] == [bos]:
-        return [_finding(FindingKind.DOUBLE_BOS_ELSEWHERE, LOOK, token=token)]
-    return [_finding(FindingKind.BOS_LEFT_OUT, LOOK, token=token)]
+        kind = FindingKind.DOUBLE_BOS_ELSEWHERE
+    return [_finding(kind, LOOK, token=token)]
 
 
 def _end(probed: _Probed) -> list[Finding]:
@@ -235,10 +220,5 @@ def _padding(probed: _Probed, settled: bool) -> list[Finding]:
     if not ids or ids[-1] != pad:
         return [_finding(FindingKind.PAD_IS_EOS, FINE, "harmless", token=eos)]
     replacement = padding.find_pad_token(tokenizer, probed.template) or padding.NEW_PAD_TOKEN
-    if settled:
-        return [
-            _finding(FindingKind.PAD_IS_EOS, LOOK, "replaced", token=eos, replacement=replacement)
-        ]
-    return [
-        _finding(FindingKind.PAD_IS_EOS, MUST_FIX, "harmful", token=eos, replacement=replacement)
-    ]
+    severity, case = (LOOK, "replaced") if settled else (MUST_FIX, "harmful")
+    return [_finding(FindingKind.PAD_IS_EOS, severity, case, token=eos, replacement=replacement)]

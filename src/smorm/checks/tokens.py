@@ -6,6 +6,7 @@ import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from enum import Enum, auto
+from itertools import chain
 
 from smorm.arrays import Tokens
 from smorm.checks.findings import (
@@ -81,13 +82,17 @@ class TokenCheck:
         -1 where the template takes no prompt without an answer.
         """
         responses = responses_of(record)
-        if self._holds_control_token(record):
+        control = self.renderer.control
+        messages = chain(record.prompt, *responses)
+        if any(control.found_in(message.content) for message in messages):
             tally.add(TokenEvent.CONTROL_TOKENS, record.where)
         if outcome.error is not None:
             # Perhaps only the prompt without its answer was refused: try without it.
             outcome = self.tokeniser.encoder.encode(record.prompt, responses)
         if outcome.error is not None:
-            tally.add(TokenEvent.NOT_RENDERED, record.where, _without_numbers(str(outcome.error)))
+            # In one line, numbers replaced: equal faults of records count together.
+            reason = re.sub(r"\d+", "N", " ".join(str(outcome.error).split()))[:160]
+            tally.add(TokenEvent.NOT_RENDERED, record.where, reason)
             return []
         tokens = outcome.tokens[: len(responses)]
         prompt = outcome.tokens[len(responses) :]
@@ -101,13 +106,6 @@ class TokenCheck:
         if isinstance(record, Preference) and tokens and _equal(*tokens):
             tally.add(TokenEvent.SAME_TOKENS, record.where)
         return [prompt_length, *lengths]
-
-    def _holds_control_token(self, record: Record) -> bool:
-        for messages in (record.prompt, *responses_of(record)):
-            for message in messages:
-                if self.renderer.control.found_in(message.content):
-                    return True
-        return False
 
     def _within_limit(self, record: Record, tokens: list[Tokens], tally: Tally) -> list[Tokens]:
         """What the run's policy makes of a record over the limit."""
@@ -129,47 +127,35 @@ class TokenCheck:
 
 def whole_conversations(record: Record) -> Conversation:
     """A record's conversations, and last its prompt without an answer where it has one."""
-    responses = list(responses_of(record))
-    if record.prompt:
-        responses.append(())
-    return record.prompt, responses
+    prompt_alone = [()] if record.prompt else []
+    return record.prompt, [*responses_of(record), *prompt_alone]
 
 
 def _equal(first: Tokens, second: Tokens) -> bool:
     return first.tobytes() == second.tobytes()
 
 
-def _without_numbers(error: str) -> str:
-    """An error in one line, numbers replaced, so that equal faults of records count together."""
-    return re.sub(r"\d+", "N", " ".join(error.split()))[:160]
-
-
 def render_findings(table: Table, tally: Tally) -> list[Finding]:
     """Records that the template refuses, by reason, and texts with control tokens."""
-    findings = []
-    total, unit = len(table), "records"
+    findings, total = [], len(table)
     for (event, detail), count in tally.counts.items():
         if event is TokenEvent.NOT_RENDERED:
             kind, locations = FindingKind.NOT_RENDERED, tally.locations(event, detail)
             numbers = {"reason": detail}
             findings.append(
-                Finding(kind, MUST_FIX, count, total, unit, numbers, locations=locations)
+                Finding(kind, MUST_FIX, count, total, "records", numbers, locations=locations)
             )
-    count = tally.counts[TokenEvent.CONTROL_TOKENS, ""]
-    if count:
+    if count := tally.counts[TokenEvent.CONTROL_TOKENS, ""]:
         kind, locations = FindingKind.CONTROL_TOKENS, tally.locations(TokenEvent.CONTROL_TOKENS)
-        findings.append(Finding(kind, LOOK, count, total, unit, locations=locations))
+        findings.append(Finding(kind, LOOK, count, total, "records", locations=locations))
     return findings
 
 
 def limit_findings(
     table: Table, tally: Tally, max_tokens: int, overlong: Overlong | None, limits: Thresholds
 ) -> list[Finding]:
-    """Records over the token limit, and sides that are the same tokens within it.
-
-    Args:
-        overlong: the run's policy; None where no run was named.
-    """
+    """Records over the token limit, and sides that are the same tokens within it; `overlong` is the
+    run's policy, if a run was named."""
     findings = []
     numbers = {
         "max_tokens": max_tokens,

@@ -133,7 +133,7 @@ def _print_finding(console: Console, finding: Finding) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
-    from smorm.checks.wording import meaning
+    from smorm.checks.findings import meaning
 
     head = Text(f"{finding.severity.value:<{INDENT}}", style=STYLES[finding.severity])
     head.append(finding.kind.value, style="bold")
