@@ -1,4 +1,4 @@
-"""Which pairs stand in a step, chosen by seeds and never by looking at a result.
+"""Which pairs are in a step, chosen by seeds and never by looking at a result.
 
 Shapes: P pairs of the set, B pairs a step.
 """
@@ -8,17 +8,30 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from bench.ours import Batch, Indices
+from bench.smorm_run import Batch
+from smorm.arrays import Ints, Tokens
 from smorm.training.setup import Prepared
 from smorm.trees.forest import grow
 
 SEEDS = 200
-NONE: Indices = np.zeros(0, dtype=np.int64)
+TOLERANCE = 0.03
+NO_RATED: Ints = np.zeros(0, dtype=np.int64)
+
+
+class Batches(NamedTuple):
+    """An epoch of either run: the same one, or each run's grouping of the same pairs."""
+
+    baseline: Sequence[Batch]
+    smorm: Sequence[Batch]
+
+    def span(self, first: int, last: int) -> Batches:
+        """Steps `first` to `last`, the last one excluded."""
+        return Batches(self.baseline[first:last], self.smorm[first:last])
 
 
 def random_batches(prepared: Prepared, seed: int = 0) -> list[Batch]:
@@ -28,31 +41,30 @@ def random_batches(prepared: Prepared, seed: int = 0) -> list[Batch]:
 
 
 def length_grouped_batches(
-    prepared: Prepared, size: int, seed: int = 0, among: Indices | None = None
+    prepared: Prepared, size: int, seed: int = 0, among: Ints | None = None
 ) -> list[Batch]:
     """An epoch of transformers' `group_by_length`, over the pairs `among`, in random order.
 
-    The sampler gives the longest batch of each stretch first; taking the first ones would time long
-    batches only. Lengths are the longer side's, which is what a pair is padded to.
+    Lengths are the longer response's, which is what a pair is padded to.
     """
     from transformers.trainer_pt_utils import get_length_grouped_indices
 
-    chosen = np.arange(len(prepared.train.pairs)) if among is None else among
-    pairs = [prepared.train.pairs[int(i)] for i in chosen]
-    lengths = [max(len(pair.chosen), len(pair.rejected)) for pair in pairs]
+    pairs = np.arange(len(prepared.train.pairs)) if among is None else among
+    lengths = _lengths(prepared, pairs).max(axis=1).tolist()
     draw = torch.Generator().manual_seed(seed)
     indices = np.array(get_length_grouped_indices(lengths, size, generator=draw), dtype=np.int64)
-    whole = chosen[indices[: len(indices) // size * size]].reshape(-1, size)
-    order = np.random.default_rng(seed).permutation(len(whole))
-    return [(whole[i], NONE) for i in order]
+    steps = pairs[indices[: len(indices) // size * size]].reshape(-1, size)
+    # The sampler gives the longest batch of each stretch first: the first ones in its order would
+    # time long batches only.
+    return [(step, NO_RATED) for step in np.random.default_rng(seed).permutation(steps)]
 
 
 def prompt_batches(
     prepared: Prepared, pairs_a_prompt: int, prompts: int, seed: int = 0
 ) -> list[Batch]:
-    """An epoch of steps of so many prompts, in random order, each with all of its pairs.
+    """An epoch of steps of `prompts` prompts, in random order, each with all of its pairs.
 
-    Prompts that lost a pair to the token limit are left out on both sides.
+    Prompts that lost a pair to the token limit are in no batch of either run.
 
     Raises:
         ValueError: fewer such prompts than one step takes.
@@ -60,95 +72,104 @@ def prompt_batches(
     groups: dict[Any, list[int]] = defaultdict(list)
     for index, pair in enumerate(prepared.train.pairs):
         groups[pair.prompt].append(index)
-    whole = [group for group in groups.values() if len(group) == pairs_a_prompt]
-    if len(whole) < prompts:
-        raise ValueError(f"{len(whole)} prompts have {pairs_a_prompt} pairs within the limit")
-    order = np.random.default_rng(seed).permutation(len(whole))
-    steps = [order[i : i + prompts] for i in range(0, len(order) - prompts + 1, prompts)]
-    return [(np.concatenate([np.array(whole[i]) for i in step]), NONE) for step in steps]
+    complete = np.array([group for group in groups.values() if len(group) == pairs_a_prompt])
+    if len(complete) < prompts:
+        raise ValueError(f"{len(complete)} prompts have {pairs_a_prompt} pairs within the limit")
+    drawn = np.random.default_rng(seed).permutation(complete)
+    steps = drawn[: len(drawn) // prompts * prompts].reshape(-1, prompts * pairs_a_prompt)
+    return [(step, NO_RATED) for step in steps]
 
 
 def typical(
     prepared: Prepared,
-    draw: Callable[[int], tuple[list[Batch], list[Batch]]],
+    draw: Callable[[int], Batches],
     timed: tuple[int, int],
     length: int | None = None,
-) -> tuple[list[Batch], list[Batch]]:
+) -> Batches:
     """The first drawn epochs whose timed batches have the whole set's token ratio to 3 %.
 
-    Twelve batches of one set save a fifth more or less than twelve others. Only token counts are
-    looked at.
+    Twelve batches of one set save a fifth more or less than twelve others. Only token counts
+    decide.
 
     Args:
-        draw: both sides' epochs from a seed.
+        draw: both runs' epochs from a seed.
         timed: first and past last of the batches that will be timed.
-        length: see `facts`.
+        length: see `token_statistics`.
 
     Raises:
         ValueError: none of 200 seeds gives such batches.
     """
     for seed in range(SEEDS):
-        theirs, ours = draw(seed)
-        last = min(timed[1], len(theirs), len(ours))
-        found = facts(prepared, theirs, ours, (min(timed[0], last - 1), last), length)
-        if abs(found["token ratio, timed"] / found["token ratio, whole set"] - 1) < 0.03:
-            return theirs, ours
+        batches = draw(seed)
+        # A set of few batches (in tests) is timed to its end.
+        last = min(timed[1], len(batches.baseline), len(batches.smorm))
+        statistics = token_statistics(prepared, batches, (min(timed[0], last - 1), last), length)
+        ratio = statistics["token ratio, timed"] / statistics["token ratio, whole set"]
+        if abs(ratio - 1) < TOLERANCE:
+            return batches
     raise ValueError(f"none of {SEEDS} seeds gives batches whose token ratio is the whole set's")
 
 
-def only_pairs(batches: Sequence[Batch]) -> Indices:
+def distinct_pairs(batches: Sequence[Batch]) -> Ints:
     """The pairs of these batches, each once, sorted."""
     return np.unique(np.concatenate([pairs for pairs, _ in batches]))
 
 
 def real_tokens(prepared: Prepared, batch: Batch) -> int:
     """Tokens of a batch's conversations, without padding and without sharing."""
-    rated = sum(len(prepared.train.rated[int(i)].tokens) for i in batch[1])
-    return rated + sum(len(pair.chosen) + len(pair.rejected) for pair in _pairs(prepared, batch))
+    return sum(map(len, sequences_of(prepared, batch)))
 
 
 def padded_tokens(prepared: Prepared, batch: Batch, length: int | None = None) -> int:
-    """Rows of the batch when all is padded to `length`, or to the longest of all."""
-    pairs = _pairs(prepared, batch)
+    """Positions of the batch when all is padded to `length`, or to the longest of all."""
     if length is not None:
-        return (2 * len(pairs) + len(batch[1])) * length
-    return 2 * len(pairs) * max(max(len(p.chosen), len(p.rejected)) for p in pairs)
+        return (2 * len(batch[0]) + len(batch[1])) * length
+    return 2 * len(batch[0]) * int(_lengths(prepared, batch[0]).max())
 
 
 def forest_tokens(prepared: Prepared, batch: Batch) -> int:
-    """Rows of the batch as one forest."""
-    sides = [side for p in _pairs(prepared, batch) for side in (p.chosen, p.rejected)]
-    return grow(sides + [prepared.train.rated[int(i)].tokens for i in batch[1]]).num_tokens
+    """Positions of the batch as one forest."""
+    return grow(sequences_of(prepared, batch)).num_tokens
 
 
-def _pairs(prepared: Prepared, batch: Batch) -> list[Any]:
-    return [prepared.train.pairs[int(i)] for i in batch[0]]
+def sequences_of(prepared: Prepared, batch: Batch) -> list[Tokens]:
+    """A batch's token ids: chosen and rejected of each pair, then the rated responses."""
+    sequences: list[Tokens] = []
+    for index in batch[0]:
+        pair = prepared.train.pairs[int(index)]
+        sequences += [pair.chosen, pair.rejected]
+    for index in batch[1]:
+        sequences.append(prepared.train.rated[int(index)].tokens)
+    return sequences
 
 
-def facts(
-    prepared: Prepared,
-    theirs: Sequence[Batch],
-    ours: Sequence[Batch],
-    timed: tuple[int, int],
-    length: int | None = None,
+def _lengths(prepared: Prepared, pairs: Ints) -> Ints:
+    """Tokens of chosen and rejected [P, 2]."""
+    lengths = list(map(len, sequences_of(prepared, (pairs, NO_RATED))))
+    return np.array(lengths).reshape(-1, 2)
+
+
+def token_statistics(
+    prepared: Prepared, batches: Batches, timed: tuple[int, int], length: int | None = None
 ) -> dict[str, float]:
     """Whether the timed batches are typical: token statistics of them and of the whole set.
 
     Args:
-        theirs, ours: each side's epoch.
         timed: first and past last of the timed batches.
         length: what the baseline pads to, where it is not the longest sequence.
     """
-    found: dict[str, float] = {}
-    for name, (first, last) in (("timed", timed), ("whole set", (0, len(theirs)))):
-        left, right = theirs[first:last], ours[first:last]
-        padded = sum(padded_tokens(prepared, batch, length) for batch in left)
-        real = [sum(real_tokens(prepared, batch) for batch in side) for side in (left, right)]
-        shared = sum(forest_tokens(prepared, batch) for batch in right)
-        # by real token, because the two sides need not hold the same pairs
-        found[f"token ratio, {name}"] = round(padded / real[0] * real[1] / shared, 3)
-        found[f"padded / real tokens, {name}"] = round(padded / real[0], 3)
-        found[f"real / forest tokens, {name}"] = round(real[1] / shared, 3)
-        pairs = sum(len(batch[0]) for batch in left)
-        found[f"real tokens a pair, {name}"] = round(real[0] / pairs, 1)
-    return found
+    statistics: dict[str, float] = {}
+    spans = {"timed": timed, "whole set": (0, len(batches.baseline))}
+    for name, (first, last) in spans.items():
+        baseline, smorm = batches.span(first, last)
+        padded = sum(padded_tokens(prepared, batch, length) for batch in baseline)
+        real = sum(real_tokens(prepared, batch) for batch in baseline)
+        ours = sum(real_tokens(prepared, batch) for batch in smorm)
+        shared = sum(forest_tokens(prepared, batch) for batch in smorm)
+        pairs = sum(len(batch[0]) for batch in baseline)
+        # by real token, because the two runs need not take the same pairs
+        statistics[f"token ratio, {name}"] = round(padded / real * ours / shared, 3)
+        statistics[f"padded / real tokens, {name}"] = round(padded / real, 3)
+        statistics[f"real / forest tokens, {name}"] = round(ours / shared, 3)
+        statistics[f"real tokens a pair, {name}"] = round(real / pairs, 1)
+    return statistics

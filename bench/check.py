@@ -4,7 +4,7 @@
 
 Pairs are generated as for `bench.tokens`. Another file of 1,000 pairs, of which half are in the
 data, is both the held-out data and the benchmark. Seconds are of the wall clock; memory is the peak
-of the resident set of a process of its own, also above what a check of 1,000 pairs takes.
+of the resident set of a separate process, also above what a check of 1,000 pairs takes.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,74 +20,62 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from bench.machine import MIB, describe, json_of_process, peak_rss
 from smorm import files
 from smorm.checks.plan import Plan
 from smorm.checks.report import check
 from smorm.checks.scan import CheckedSource
 from smorm.data.reading import Source
 
-MIB = 1 << 20
 SMALL = 1000
 
 
-def one_check(data: Path, held_out: Path) -> dict[str, Any]:
+def measure_check(data: Path, held_out: Path) -> dict[str, Any]:
     """One check in this process: seconds, records, memory in MiB, findings by code."""
-    readings = (CheckedSource(Source(data)), CheckedSource(Source(held_out), held_out=True))
+    sources = (CheckedSource(Source(data)), CheckedSource(Source(held_out), held_out=True))
     started = time.monotonic()
-    report = check(Plan(readings, against=((held_out.name, (Source(held_out),)),)))
+    report = check(Plan(sources, against=((held_out.name, (Source(held_out),)),)))
     return {
         "seconds": time.monotonic() - started,
         "pairs": report.records["train"]["preference"],
-        "peak_rss_mib": _peak(),
+        "peak_rss_mib": peak_rss() / MIB,
         "findings": {finding.kind: finding.count for finding in report.findings},
     }
 
 
-def _peak() -> float:
-    """Peak resident memory in MiB."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # getrusage counts what the parent had when it started this process
-        lines = status.read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / MIB if sys.platform == "darwin" else peak / 1024
-
-
-def in_a_process(data: Path, held_out: Path) -> dict[str, Any]:
-    """`one_check` in a process of its own, so that its peak is its own."""
-    command = [sys.executable, "-m", "bench.check", "--one", str(data), str(held_out)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+def measure_in_process(data: Path, held_out: Path) -> dict[str, Any]:
+    """`measure_check` in a process of its own, so that its peak is its own."""
+    return json_of_process("bench.check", "--one", str(data), str(held_out))
 
 
 def write_held_out(path: Path, count: int, most: int) -> None:
     """Pairs of which the first half are in the data and the others are not."""
     from bench.tokens import generated_pairs  # it imports torch, which is not measured here
 
-    known = islice(generated_pairs(count, most), count // 2)
-    new = islice(generated_pairs(count, most, seed=1), count // 2)
     with path.open("wb") as stream:
-        stream.writelines([*known, *new])
+        for seed in (0, 1):  # 0 is the data's
+            stream.writelines(islice(generated_pairs(count, most, seed), count // 2))
 
 
 def measure(pairs: int, most: int, folder: Path) -> dict[str, Any]:
     """All figures; the files are written to `folder`."""
-    from bench.machine import describe
     from bench.tokens import write_pairs
 
-    small, large, held_out = (folder / f"{name}.jsonl" for name in ("small", "large", "held_out"))
+    small, large = folder / "small.jsonl", folder / "large.jsonl"
+    held_out = folder / "held_out.jsonl"
     write_pairs(small, SMALL, most)
     write_pairs(large, pairs, most)
     write_held_out(held_out, SMALL, most)
-    least, found = in_a_process(small, held_out), in_a_process(large, held_out)
-    found["rss_added_mib"] = found["peak_rss_mib"] - least["peak_rss_mib"]
+    # A small check holds the interpreter and its libraries: the rest is what records cost.
+    least, content = measure_in_process(small, held_out), measure_in_process(large, held_out)
+    content["rss_added_mib"] = content["peak_rss_mib"] - least["peak_rss_mib"]
     print(
-        f"{found['pairs']:,} pairs in {found['seconds']:.1f} s, peak RSS "
-        f"{found['peak_rss_mib']:.0f} MiB ({found['rss_added_mib']:.0f} above {SMALL:,} pairs)"
+        f"{content['pairs']:,} pairs in {content['seconds']:.1f} s, peak RSS "
+        f"{content['peak_rss_mib']:.0f} MiB "
+        f"({content['rss_added_mib']:.0f} above {SMALL:,} pairs)"
     )
     sizes = {"text_mib": large.stat().st_size / MIB, "pairs": pairs, "words": most}
-    return {"machine": describe(), "sizes": sizes, "check": found, "small": least}
+    return {"machine": describe(), "sizes": sizes, "check": content, "small": least}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -102,14 +88,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if options.one:
-        print(json.dumps(one_check(*options.one)))
+        print(json.dumps(measure_check(*options.one)))
         return 0
     with tempfile.TemporaryDirectory(prefix="smorm-bench-") as name:
-        found = measure(options.pairs, options.words, Path(name))
+        content = measure(options.pairs, options.words, Path(name))
     if options.json:
-        files.write_json(options.json, found)
+        files.write_json(options.json, content)
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

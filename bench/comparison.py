@@ -1,34 +1,35 @@
-"""Two sides train the same model from the same weights, in turns; what each loses is compared.
+"""Two runs train the same model from the same weights, in turns; their losses are compared.
 
-Seconds: bf16, rounds of consecutive optimizer steps, each side in its own shape. Numbers: both
-sides again in fp32 and without checkpointing for a few steps on the same batches, where losses must
-agree step by step and the first step's gradients too; and the bf16 losses against these.
+Seconds: bf16, rounds of consecutive optimizer steps, each run in its own shape. Numbers: both runs
+again in fp32 and without checkpointing for a few steps on the same batches, where losses must agree
+step by step and the first step's gradients too; and the bf16 losses against these.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 
-from bench.apart import Apart, Facts
-from bench.batching import real_tokens
-from bench.equality import Truth, both, trl_truth
-from bench.flops import linear_weights
+from bench.batching import Batches, real_tokens
+from bench.forked_arm import ForkedArm, Report
+from bench.gemm_share import linear_weights
 from bench.measure import Arm, Ratio, Timing, interleave, ratio
-from bench.ours import Batch
-from bench.padded_side import begin_padded
+from bench.padded_run import start_padded
 from bench.results import arm_facts
-from bench.sides import Plan, Side, our_side, trl_side
+from bench.smorm_run import Batch, Plan, Run, SmormRun, start_smorm, stepped_arm
 from bench.training_data import TrainingSet
-from bench.trl_side import Setting
+from bench.trl_run import Setting, start_trl
 from smorm.training.setup import Prepared
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class Comparison:
     """One comparison's figures: `equality` and `gradients` are largest differences in fp32."""
 
     ratio: Ratio
@@ -37,169 +38,224 @@ class Compared:
     detail: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """fp32 losses of both runs and the largest differences of the first step's gradients.
+
+    `gradients` is absolute, after clipping; `largest` the largest entry of the reference's.
+    """
+
+    baseline: list[float]
+    smorm: list[float]
+    gradients: float
+    largest: float
+
+
+class ReferenceRun(Run, Protocol):
+    """A baseline that records its first step's gradients."""
+
+    @property
+    def gradients(self) -> dict[str, torch.Tensor]: ...
+
+
 def against_trl(
     setting: Setting,
     prepared: Callable[[str], Prepared],
     data: TrainingSet,
-    theirs: Sequence[Batch],
-    ours: Sequence[Batch],
+    batches: Batches,
     plan: Plan,
     peak: float,
-    parts: int = 1,
-) -> Compared:
+    accumulation: int = 1,
+) -> Comparison:
     """smorm against TRL.
 
     Args:
         prepared: gives a new run in a precision at each call.
-        parts: TRL's accumulation steps.
+        peak: FLOPs a CPU second of the machine's matrix multiply in bf16.
+        accumulation: TRL's passes for one step.
     """
     half = prepared("bf16")
-    theirs, ours = _first(theirs, plan.steps), _first(ours, plan.steps)
+    batches = _first_steps(batches, plan.steps)
 
-    def trl() -> tuple[Arm, Facts]:
-        side = trl_side(setting, half, data, theirs, plan.folder, parts=parts)
+    def trl() -> tuple[Arm, Report]:
+        run = start_trl(
+            setting, half, data, batches.baseline, plan.folder, accumulation=accumulation
+        )
 
-        def step() -> tuple[float, int]:
-            loss = side.step()
-            return loss, side.watch.positions[-1]
+        def report() -> dict[str, Any]:
+            passes = run.observed.forwards / len(run.observed.losses) / accumulation
+            return {"forwards": passes, "dtype": run.observed.dtype}
 
-        def facts() -> dict[str, Any]:
-            watch = side.watch
-            return {"forwards": watch.forwards / len(watch.losses) / parts, "dtype": watch.dtype}
+        return stepped_arm("trl", run, batches.baseline, plan), report
 
-        return Side("trl", step, theirs, []).arm(plan), facts
-
-    with Apart("trl", trl) as slow, Apart("smorm", _ours(half, ours, plan)) as fast:
-        timings = interleave([slow.arm(), fast.arm()], plan.rounds, warmup=plan.warmup)
-        told = slow.finish()
-        fast.finish()
+    timings, losses, report = _timed("trl", trl, half, batches, plan)
+    full, steps = prepared("fp32"), batches.smorm[: plan.equality_steps]
+    with start_trl("fp32", full, data, steps, plan.folder, record_gradients=True) as reference:
+        agreement = agree(reference, start_smorm(full, steps), len(steps))
+    # Where each run groups the pairs in its own way, their bf16 losses are of different pairs.
+    if not all(map(np.array_equal, *map(_pairs, batches))):
+        del losses["trl"]
     detail = {
         "trl_setting": setting,
-        "trl_computes_in": told["dtype"],
-        "trl_forward_passes_of_a_row": told["forwards"],
-        "trl_accumulation_steps": parts,
-        "arms": _facts(half, timings, peak, passes=2 + told["forwards"]),
+        "trl_computes_in": report["dtype"],
+        "trl_forward_passes_of_a_row": report["forwards"],
+        "trl_accumulation_steps": accumulation,
+        # a row's backward pass is two products more
+        "arms": _arm_facts(half, timings, peak, passes=2 + report["forwards"]),
     }
-    truth = trl_truth(prepared("fp32"), data, ours[: plan.equality_steps], plan.folder)
-    same = _flat(slow.values) if _equal(theirs, ours) else None
-    return _compared(truth, timings, same, _flat(fast.values), detail, plan, (half, theirs, ours))
-
-
-def _ours(
-    prepared: Prepared, batches: Sequence[Batch], plan: Plan
-) -> Callable[[], tuple[Arm, Facts]]:
-    def build() -> tuple[Arm, Facts]:
-        side, _ = our_side(prepared, batches)
-        return side.arm(plan), dict
-
-    return build
-
-
-def _flat(rounds: Sequence[Sequence[float]]) -> list[float]:
-    return [loss for losses in rounds for loss in losses]
+    return _comparison(agreement, timings, losses, detail, plan, half, batches)
 
 
 def against_padded(
-    prepared: Callable[[str], Prepared], batches: Sequence[Batch], plan: Plan, peak: float
-) -> Compared:
+    prepared: Callable[[str], Prepared], batches: Batches, plan: Plan, peak: float
+) -> Comparison:
     """smorm against the official code's shape, joint objective."""
-    half, batches = prepared("bf16"), _first(batches, plan.steps)
+    half = prepared("bf16")
+    batches = _first_steps(batches, plan.steps)
 
-    def official() -> tuple[Arm, Facts]:
-        side = begin_padded(half, tuple(batches))
+    def padded() -> tuple[Arm, Report]:
+        run = start_padded(half, batches.baseline)
+        return stepped_arm("padded", run, batches.baseline, plan), dict
 
-        def step() -> tuple[float, int]:
-            loss = side.step()
-            return loss, side.positions[-1]
+    timings, losses, _ = _timed("padded", padded, half, batches, plan)
+    full, steps = prepared("fp32"), batches.smorm[: plan.equality_steps]
+    agreement = agree(start_padded(full, steps), start_smorm(full, steps), len(steps))
+    detail = {"arms": _arm_facts(half, timings, peak, passes=3)}
+    return _comparison(agreement, timings, losses, detail, plan, half, batches)
 
-        return Side("padded", step, batches, []).arm(plan), dict
 
-    with Apart("padded", official) as slow, Apart("smorm", _ours(half, batches, plan)) as fast:
+def agree(reference: ReferenceRun, smorm: SmormRun, steps: int) -> Agreement:
+    """Take fp32 steps of both runs and compare."""
+    # In bf16 two correct programs differ by rounding alone; in fp32 what differs is a fault.
+    agreement = Agreement([], [], 0.0, 0.0)
+    for step in range(steps):
+        agreement.baseline.append(reference.step().loss)
+        agreement.smorm.append(smorm.step().loss)
+        if step == 0:
+            # AdamW's first update is a sign: later gradients amplify what rounding did here.
+            gap, largest = gradient_gap(smorm, reference.gradients)
+    return Agreement(agreement.baseline, agreement.smorm, gap, largest)
+
+
+def gradient_gap(run: SmormRun, reference: dict[str, torch.Tensor]) -> tuple[float, float]:
+    """Largest difference to the classifier's gradients, and their largest entry.
+
+    Raises:
+        RuntimeError: the two runs do not train the same parameters.
+    """
+    parameters = {}
+    for name, parameter in run.named.items():
+        # transformers' names of the same parameters
+        name = name.replace("backbone.", "model.", 1).replace("head.", "score.", 1)
+        parameters[name] = parameter
+    if parameters.keys() != reference.keys():
+        different = sorted(parameters.keys() ^ reference.keys())
+        raise RuntimeError(f"different parameters: {different[:4]}")
+    gap = largest = 0.0
+    for name, expected in reference.items():
+        gradient = parameters[name].grad
+        assert gradient is not None
+        gap = max(gap, float((gradient - expected).abs().max()))
+        largest = max(largest, float(expected.abs().max()))
+    return gap, largest
+
+
+def _timed(
+    name: str,
+    baseline: Callable[[], tuple[Arm, Report]],
+    prepared: Prepared,
+    batches: Batches,
+    plan: Plan,
+) -> tuple[dict[str, Timing], dict[str, list[float]], dict[str, Any]]:
+    """Timings and losses (warm-up included) of both runs, and the baseline's report."""
+
+    def ours() -> tuple[Arm, Report]:
+        run = start_smorm(prepared, batches.smorm)
+        return stepped_arm("smorm", run, batches.smorm, plan), dict
+
+    with ForkedArm(name, baseline) as slow, ForkedArm("smorm", ours) as fast:
         timings = interleave([slow.arm(), fast.arm()], plan.rounds, warmup=plan.warmup)
-        slow.finish()
+        report = slow.finish()
         fast.finish()
-    full = prepared("fp32")
-    reference = begin_padded(full, tuple(batches), keep_gradients=True)
-    truth = both(full, batches[: plan.equality_steps], reference.step,
-                   lambda: reference.gradients or {})  # fmt: skip
-    detail = {"arms": _facts(half, timings, peak, passes=3)}
-    return _compared(
-        truth,
-        timings,
-        _flat(slow.values),
-        _flat(fast.values),
-        detail,
-        plan,
-        (half, batches, batches),
-    )
+    # a round's values are the losses of its steps
+    losses: dict[str, list[float]] = {}
+    for arm in (slow, fast):
+        losses[arm.name] = list(itertools.chain.from_iterable(arm.values))
+    return timings, losses, report
 
 
-def _facts(
+def _arm_facts(
     prepared: Prepared, timings: dict[str, Timing], peak: float, *, passes: float
 ) -> dict[str, Any]:
-    """Each side's figures; `passes` are the baseline's products a row: forward ones and two."""
-    weights = linear_weights(prepared.network)
-    found = {}
+    """Each run's figures; `passes` are the products of a row in the baseline, in forward passes."""
+    facts = {}
     for name, timing in timings.items():
-        times = 3.0 if name == "smorm" else passes
-        flops = 2.0 * times * weights * sum(timing.tokens) / len(timing.tokens)
+        flops = 0.0
         # smorm's own share is `gemm_share_bf16`, where its pruned rows are counted
-        found[name] = arm_facts(timing, flops=0.0 if name == "smorm" else flops, peak=peak)
-    return found
+        if name != "smorm":
+            positions = sum(timing.tokens) / len(timing.tokens)
+            flops = 2.0 * passes * linear_weights(prepared.network) * positions
+        facts[name] = arm_facts(timing, flops=flops, peak=peak)
+    return facts
 
 
-def _first(batches: Sequence[Batch], steps: int) -> Sequence[Batch]:
-    if len(batches) < steps:
-        raise ValueError(f"the set has {len(batches)} batches, and {steps} are to be measured")
-    return batches[:steps]
+def _first_steps(batches: Batches, steps: int) -> Batches:
+    fewest = min(map(len, batches))
+    if fewest < steps:
+        raise ValueError(f"the set has {fewest} batches, and {steps} are to be measured")
+    return batches.span(0, steps)
 
 
-def _equal(left: Sequence[Batch], right: Sequence[Batch]) -> bool:
-    return all(np.array_equal(a[0], b[0]) for a, b in zip(left, right, strict=True))
+def _pairs(batches: Sequence[Batch]) -> list[Any]:
+    return [pairs for pairs, _ in batches]
 
 
-def _compared(
-    truth: Truth,
+def _comparison(
+    agreement: Agreement,
     timings: dict[str, Timing],
-    slow: list[float] | None,
-    fast: list[float],
+    losses: dict[str, list[float]],
     detail: dict[str, Any],
     plan: Plan,
-    worked: tuple[Prepared, Sequence[Batch], Sequence[Batch]],
-) -> Compared:
-    prepared, theirs, ours = worked
-    baseline = next(name for name in timings if name != "smorm")
-    work = {baseline: theirs, "smorm": ours}
-    scaled = {
-        name: _per_token(timing, prepared, work[name], plan) for name, timing in timings.items()
-    }
-    n = len(truth.theirs)
-    gaps = [abs(a - b) for a, b in zip(truth.theirs, truth.ours, strict=True)]
+    prepared: Prepared,
+    batches: Batches,
+) -> Comparison:
+    slow, fast = timings.values()
+    per_token = partial(_per_token, prepared=prepared, plan=plan)
+    measured = ratio(per_token(slow, batches.baseline), per_token(fast, batches.smorm))
+    gaps = np.abs(np.subtract(agreement.baseline, agreement.smorm)).tolist()
     detail |= {
-        "fp32_losses": {"theirs": truth.theirs, "smorm": truth.ours, "differences": gaps},
-        "fp32_gradients": {"largest difference": truth.gradients, "largest entry": truth.largest},
-        "bf16_error_against_fp32": {
-            "smorm": max(abs(a - b) for a, b in zip(fast[:n], truth.theirs, strict=True))
+        "fp32_losses": {
+            "theirs": agreement.baseline,
+            "smorm": agreement.smorm,
+            "differences": gaps,
+        },
+        "fp32_gradients": {
+            "largest difference": agreement.gradients,
+            "largest entry": agreement.largest,
         },
     }
-    if slow is not None:
-        detail["bf16_error_against_fp32"]["theirs"] = max(
-            abs(a - b) for a, b in zip(slow[:n], truth.theirs, strict=True)
-        )
-        detail["bf16_loss_difference"] = max(abs(a - b) for a, b in zip(slow, fast, strict=True))
-    return Compared(ratio(scaled[baseline], scaled["smorm"]), max(gaps), truth.gradients, detail)
+    errors = {"smorm": _largest_gap(losses["smorm"], agreement.baseline)}
+    for name in losses.keys() - {"smorm"}:
+        errors["theirs"] = _largest_gap(losses[name], agreement.baseline)
+        detail["bf16_loss_difference"] = _largest_gap(losses[name], losses["smorm"])
+    detail["bf16_error_against_fp32"] = errors
+    return Comparison(measured, max(gaps), agreement.gradients, detail)
 
 
-def _per_token(timing: Timing, prepared: Prepared, batches: Sequence[Batch], plan: Plan) -> Timing:
+def _largest_gap(losses: Sequence[float], reference: Sequence[float]) -> float:
+    """Over the steps that the reference has."""
+    return float(np.abs(np.subtract(losses[: len(reference)], reference)).max())
+
+
+def _per_token(
+    timing: Timing, batches: Sequence[Batch], *, prepared: Prepared, plan: Plan
+) -> Timing:
     """Seconds for each real token of the pairs of a round.
 
-    Where both sides hold the same batches this changes no ratio. Where each groups the same set in
-    its own way, a round's pairs differ, and what is compared is the time for equal work.
+    Where both runs take the same batches this changes no ratio. Where each groups the same set in
+    its own way, a round's pairs differ, and the time for equal work is compared.
     """
-    scaled = Timing(results=timing.results, tokens=timing.tokens, units=timing.units)
-    for number, (cpu, wall) in enumerate(zip(timing.cpu, timing.wall, strict=True)):
-        first = (number + plan.warmup) * plan.steps_a_round
-        work = sum(real_tokens(prepared, b) for b in batches[first : first + plan.steps_a_round])
-        scaled.cpu.append(cpu / work)
-        scaled.wall.append(wall / work)
-    return scaled
+    real = np.array([real_tokens(prepared, batch) for batch in batches])
+    work = real.reshape(-1, plan.steps_a_round).sum(axis=1)[plan.warmup :]
+    cpu, wall = np.divide(timing.cpu, work).tolist(), np.divide(timing.wall, work).tolist()
+    return Timing(cpu, wall, timing.values, timing.tokens, timing.units)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,30 +22,31 @@ FLOORS = Path(__file__).with_name("floors.json")
 
 
 def failures(results: Results, floors: dict[str, dict[str, float]]) -> list[str]:
-    """One line for each figure on the wrong side of its floor or limit."""
-    found = []
+    """One line for each figure below its floor or above its limit."""
+    lines = []
     for name, floor in floors["ratios"].items():
-        value = _number(results.ratios.get(name, {"median": math.inf})["median"])
-        if not value >= floor:
-            found.append(f"{name}: {value:.3g} is below its floor {floor:g}")
+        if name in results.ratios:
+            value = _number(results.ratios[name]["median"])
+            # `not >=` and not `<`: NaN must fail
+            if not value >= floor:
+                lines.append(f"{name}: {value:.3g} is below its floor {floor:g}")
     for name, limit in floors["equality"].items():
         gap = _number(results.equality.get(name, 0.0))
         if not gap <= limit:
-            found.append(f"{name}: numbers differ by {gap:.1e}, and {limit:.0e} is allowed")
-    return found
+            lines.append(f"{name}: numbers differ by {gap:.1e}, and {limit:.0e} is allowed")
+    return lines
 
 
 def _number(value: float | None) -> float:
-    """JSON has no NaN: it is written as null, and must fail."""
+    """JSON has no NaN: it is written as null."""
     return math.nan if value is None else value
 
 
 def unmeasured(results: Results, floors: dict[str, dict[str, float]]) -> list[str]:
     """Floors and limits for which no file has a figure."""
-    missing = [name for name in floors["ratios"] if name not in results.ratios]
-    return missing + [
-        name for name in floors["equality"] if name not in {*results.equality, *missing}
-    ]
+    ratios = [name for name in floors["ratios"] if name not in results.ratios]
+    measured = {*results.equality, *ratios}
+    return ratios + [name for name in floors["equality"] if name not in measured]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,4 +71,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

@@ -1,72 +1,76 @@
-"""What the figures were taken on: the processor, the versions, and its matrix-multiply peak."""
+"""The machine that figures are taken on, and processes whose memory is measured.
+
+Nothing here imports torch before it is needed: `bench.check` measures a process without it.
+"""
 
 from __future__ import annotations
 
-import math
+import json
 import os
 import platform
-import statistics
-import time
+import resource
+import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
+MIB = 1 << 20
 _PACKAGES = ("torch", "transformers", "trl", "smorm")
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "avx512_vnni")
-# The shapes of transformer layers of 512 to 1024 wide: what is measured is what is used.
-_WIDTHS = ((512, 512), (512, 1408), (1408, 512), (512, 2816), (1024, 2816), (2816, 1024))
-_ROWS = (512, 1024, 2048)
-_LARGEST = 2048 * 512 * 1408  # larger ones take seconds and are no faster
 
 
 def describe() -> dict[str, Any]:
     """Processor, versions and load at the start; no host names and no paths."""
+    import torch
+
     model, flags = _processor()
-    return {
+    machine: dict[str, Any] = {
         "cpu": model,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "cores": None,
         "flags": [flag for flag in _FLAGS if flag in flags],
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in _PACKAGES},
         "threads": torch.get_num_threads(),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
-        "load_at_start": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "load_at_start": None,
     }
+    if hasattr(os, "sched_getaffinity"):
+        machine["cores"] = len(os.sched_getaffinity(0))
+    if hasattr(os, "getloadavg"):
+        machine["load_at_start"] = round(os.getloadavg()[0], 2)
+    return machine
 
 
-def matmul_peak(dtype: torch.dtype, *, repeats: int = 5, seconds: float = 0.03) -> float:
-    """FLOP per CPU second of ``F.linear`` at its best shape, with torch's present threads.
+def peak_rss(children: bool = False) -> int:
+    """The most resident memory of this process in bytes, or of the largest child waited for."""
+    status = Path("/proc/self/status")
+    # getrusage counts what the parent had when it started this process; VmHWM does not.
+    if status.is_file() and not children:
+        for line in status.read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024
+    who = resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF
+    peak = resource.getrusage(who).ru_maxrss
+    # macOS counts bytes, Linux KiB
+    return peak if sys.platform == "darwin" else peak * 1024
 
-    For every shape (K and N from 512 to 2816, M from 512 to 2048) the median of ``repeats``
-    timings of at least ``seconds`` each; the largest of these medians is the peak. CPU seconds
-    count every thread, so the figure is per core used.
+
+def json_of_process(module: str, *arguments: str, **environment: str) -> dict[str, Any]:
+    """The JSON object that a module prints last, run as a command in a process of its own.
+
+    Raises:
+        RuntimeError: it failed; its messages are on stderr.
     """
-    shapes = [(rows, *width) for rows in _ROWS for width in _WIDTHS]
-    shapes = [shape for shape in shapes if math.prod(shape) <= _LARGEST]
-    return max(_speed(shape, dtype, repeats, seconds) for shape in shapes)
-
-
-def _speed(shape: tuple[int, int, int], dtype: torch.dtype, repeats: int, seconds: float) -> float:
-    rows, inner, outer = shape
-    draw = torch.Generator().manual_seed(0)
-    x = torch.randn(rows, inner, generator=draw).to(dtype)
-    weight = torch.randn(outer, inner, generator=draw).to(dtype)
-    flops = 2.0 * rows * inner * outer
-    with torch.inference_mode():
-        once = _seconds(x, weight, 1)
-        calls = max(1, int(seconds / max(_seconds(x, weight, 1), once * 0.1, 1e-6)))
-        times = [_seconds(x, weight, calls) / calls for _ in range(repeats)]
-    return flops / statistics.median(times)
-
-
-def _seconds(x: torch.Tensor, weight: torch.Tensor, calls: int) -> float:
-    start = time.process_time()
-    for _ in range(calls):
-        torch.nn.functional.linear(x, weight)
-    return time.process_time() - start
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command[1:])} ended with exit code {done.returncode}")
+    content: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return content
 
 
 def _processor() -> tuple[str, set[str]]:

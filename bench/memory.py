@@ -8,20 +8,19 @@ AdamW. Every measurement is a process of its own; its peak is the system's count
 pairs, and their losses are compared.
 
 - `ours`: micro-batches of 768 tokens, which cost a few per cent of time at most.
-- `ours, auto`: `max_batch_tokens: auto` with nothing said of the memory.
+- `ours, auto`: `max_batch_tokens: auto` without a budget.
 - `trl`: the whole batch at once, padded, no gradient checkpointing.
 
-`peak_memory_vs_trl` is TRL's peak in units of ours, whole processes with interpreter and libraries;
+`peak_memory_vs_trl` is TRL's peak divided by ours, of processes with interpreter and libraries;
 `detail` has the same above what the process held before the step.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
-import os
-import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,81 +29,71 @@ from typing import Any
 
 import numpy as np
 
-from bench.machine import describe
+from bench.machine import describe, json_of_process, peak_rss
 from smorm import files
 
 PAIRS = 16
 TOKENS: dict[str, int | str] = {"ours": 768, "ours, auto": "auto"}
+NAMES = {"ours": "peak_memory_vs_trl", "ours, auto": "peak_memory_auto_vs_trl"}
 ARMS = (*TOKENS, "trl")
 
+# Imports of torch are in the functions: the parent of the measured processes needs none of it.
 
-def measured(
+
+def measure_step(
     arm: str, model: str, run: int, data: Path | None, tokenizer: Path | None, folder: Path
 ) -> dict[str, Any]:
     """One step of one arm in this process: bytes before and at the peak, the loss, tokens."""
     from bench.measure import pin
-    from bench.ours import config_of
-    from bench.texts import pairs_file
+    from bench.smorm_run import run_config, start_smorm
+    from bench.texts import hh_pairs, write_preferences
     from smorm.training.memory import resolve_batch_tokens
     from smorm.training.setup import prepare
 
     pin(1)
-    config = config_of(
-        model, folder, pairs_file(data, folder), precision="fp32", batch_size=PAIRS,
-        tokenizer=tokenizer,
-    )  # fmt: skip
+    pairs = write_preferences(hh_pairs(data).records, folder / "pairs.jsonl")
+    config = run_config(
+        model, folder, pairs, precision="fp32", batch_size=PAIRS, tokenizer=tokenizer
+    )
     training = config.training.model_copy(update={"max_batch_tokens": TOKENS.get(arm, 768)})
     prepared = prepare(config.model_copy(update={"training": training}))
-    chosen, _ = prepared.order.step(run)
+    indices, _ = prepared.order.step(run)
     if arm == "trl":
-        return _trl_step(prepared, chosen, data, folder)
+        return _trl_step(prepared, indices, data, folder)
     prepared = resolve_batch_tokens(prepared, resume=False)
-    return _our_step(prepared, chosen)
+    smorm = start_smorm(prepared, [(indices, np.zeros(0, dtype=np.int64))])
+    step = _count_memory(smorm)
+    return step | {"max_batch_tokens": prepared.config.training.max_batch_tokens}
 
 
-def _our_step(prepared: Any, chosen: Any) -> dict[str, Any]:
-    from bench.ours import begin
-
-    ours = begin(prepared, ((chosen, np.zeros(0, dtype=np.int64)),))
-    before = start_counting()
-    result = ours.step()
-    return {
-        "before": before,
-        "peak": peak_bytes(),
-        "loss": result.values["loss"],
-        "tokens": result.tokens,
-        "max_batch_tokens": prepared.config.training.max_batch_tokens,
-    }
-
-
-def _trl_step(prepared: Any, chosen: Any, data: Path | None, folder: Path) -> dict[str, Any]:
+def _trl_step(prepared: Any, indices: Any, data: Path | None, folder: Path) -> dict[str, Any]:
     from bench.texts import hh_pairs
-    from bench.trl_side import TrlSide, classifier
+    from bench.trl_run import TrlRun, classifier
 
-    lines = [int(prepared.train.pairs[i].where.rpartition(":")[2]) for i in chosen]
-    every = hh_pairs(data).records
-    records, tokenizer = [every[line - 1] for line in lines], prepared.tokenizer
-    model = classifier(prepared.network)
-    del prepared, every
-    with TrlSide("fp32", model, tokenizer, records, PAIRS, folder) as side:
-        before = start_counting()
-        loss = side.step()
-        return {
-            "before": before,
-            "peak": peak_bytes(),
-            "loss": loss,
-            "tokens": side.watch.positions[0],
-        }
+    every_record, records = hh_pairs(data).records, []
+    for index in indices:
+        line = int(prepared.train.pairs[index].where.rpartition(":")[2])
+        records.append(every_record[line - 1])
+    model, tokenizer = classifier(prepared.network), prepared.tokenizer
+    # A user of TRL does not hold smorm's copy of the model and the data.
+    del prepared, every_record
+    with TrlRun("fp32", model, tokenizer, records, PAIRS, folder) as run:
+        return _count_memory(run)
 
 
-def start_counting() -> int:
-    """Give back what is free, set the system's peak to what is held now; returns that, in bytes."""
-    import ctypes
-    import gc
+def _count_memory(run: Any) -> dict[str, Any]:
+    """One step: bytes held before it and at its peak, its loss, positions computed."""
+    before = reset_peak()
+    step = run.step()
+    return {"before": before, "peak": peak_rss(), "loss": step.loss, "tokens": step.positions}
 
+
+def reset_peak() -> int:
+    """Free what is unused, set the system's peak to what is held now; returns that, in bytes."""
     from smorm.training.memory import resident_bytes
 
     gc.collect()
+    # What the C library keeps of set-up's freed memory would hide the step's first allocations.
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
@@ -112,82 +101,70 @@ def start_counting() -> int:
     return resident_bytes()
 
 
-def peak_bytes() -> int:
-    """The most memory that this process held since `start_counting`."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
-
-
-def fresh(
+def measure_in_process(
     arm: str, model: str, run: int, data: Path | None, tokenizer: Path | None
 ) -> dict[str, Any]:
-    """`measured` in a process of its own.
+    """`measure_step` in a process of its own.
 
     Raises:
-        RuntimeError: it failed; the message is the end of what it said.
+        RuntimeError: it failed.
     """
-    command = [sys.executable, "-m", "bench.memory", "--arm", arm, "--run", str(run)]
-    command += ["--model", model]
-    command += ["--data", str(data)] if data else []
-    command += ["--tokenizer", str(tokenizer)] if tokenizer else []
+    arguments = ["--arm", arm, "--run", str(run), "--model", model]
+    if data:
+        arguments += ["--data", str(data)]
+    if tokenizer:
+        arguments += ["--tokenizer", str(tokenizer)]
     # TRL users have the C library's settings; smorm keeps freed memory (`smorm.model.cpu.malloc`).
-    own = {"SMORM_KEEP_MEMORY": "0"} if arm == "trl" else {}
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, **own}, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(f"{arm}: {done.stderr.strip()[-2000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    environment = {"SMORM_KEEP_MEMORY": "0"} if arm == "trl" else {}
+    return json_of_process("bench.memory", *arguments, **environment)
 
 
-def compared(
-    model: str, data: Path | None, runs: int, arms: Sequence[str] = ARMS
-) -> dict[str, Any]:
-    """All arms, each in a fresh process, on the pairs of so many steps; see `summary`."""
-    found = []
-    with TemporaryDirectory() as folder:
-        tokenizer = _tokenizer(model, data, Path(folder))
-        for run in range(runs):
-            found.append({arm: fresh(arm, model, run, data, tokenizer) for arm in arms})
-            peaks = ", ".join(f"{arm} {one['peak'] / 1e9:.2f} GB" for arm, one in found[-1].items())
-            print(f"peak memory, run {run + 1} of {runs}: {peaks}", flush=True)
-    return summary(found)
-
-
-def _tokenizer(model: str, data: Path | None, folder: Path) -> Path:
-    """One for all processes: training it is most of what they would do."""
-    from bench.ours import VOCABULARY
+def compare(model: str, data: Path | None, runs: int, arms: Sequence[str] = ARMS) -> dict[str, Any]:
+    """All arms, each in a fresh process, on the pairs of `runs` steps; see `summary`."""
+    from bench.smorm_run import VOCABULARY
     from bench.training_data import hh_set, write_tokenizer
 
-    return write_tokenizer([hh_set(data, folder)], VOCABULARY[model], folder)
+    measured = []
+    with TemporaryDirectory() as folder:
+        # One for all processes: training it is most of what they would do.
+        records = hh_set(data, Path(folder))
+        tokenizer = write_tokenizer([records], VOCABULARY[model], Path(folder))
+        for run in range(runs):
+            steps, line = {}, []
+            for arm in arms:
+                steps[arm] = measure_in_process(arm, model, run, data, tokenizer)
+                line.append(f"{arm} {steps[arm]['peak'] / 1e9:.2f} GB")
+            measured.append(steps)
+            print(f"peak memory, run {run + 1} of {runs}: {', '.join(line)}", flush=True)
+    return summary(measured)
 
 
 def summary(runs: Sequence[dict[str, dict[str, Any]]]) -> dict[str, Any]:
     """Ratios, equality and detail of runs of all arms, in the shape of the other benchmarks."""
-    ratios, above = {}, {}
-    names = {"ours": "peak_memory_vs_trl", "ours, auto": "peak_memory_auto_vs_trl"}
-    ours = [arm for arm in names if arm in runs[0]]
-    for arm in ours:
-        name = names[arm]
-        ratios[name] = spread([run["trl"]["peak"] / run[arm]["peak"] for run in runs])
-        above[name] = spread([_above(run["trl"]) / _above(run[arm]) for run in runs])
-    gaps = [abs(run[arm]["loss"] - run["trl"]["loss"]) for run in runs for arm in ours]
+
+    def column(arm: str, field: str) -> Any:
+        return np.array([run[arm][field] for run in runs])
+
+    ratios, above, gaps = {}, {}, []
+    for arm, name in NAMES.items():
+        if arm not in runs[0]:
+            continue
+        peaks, smorm_peaks = column("trl", "peak"), column(arm, "peak")
+        ratios[name] = _over_runs(peaks / smorm_peaks)
+        above[name] = _over_runs(
+            (peaks - column("trl", "before")) / (smorm_peaks - column(arm, "before"))
+        )
+        gaps.append(np.abs(column(arm, "loss") - column("trl", "loss")).max())
     return {
         "ratios": ratios,
-        "equality": {"peak_memory_vs_trl": max(gaps)},
+        "equality": {"peak_memory_vs_trl": float(max(gaps))},
         "detail": {"above_before": above, "pairs": PAIRS, "runs": list(runs)},
     }
 
 
-def _above(found: dict[str, Any]) -> float:
-    return float(found["peak"] - found["before"])
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
+def _over_runs(values: Any) -> dict[str, float]:
     """Median, lowest, highest and how many."""
-    low, middle, high = (round(f(values), 4) for f in (min, statistics.median, max))
+    low, middle, high = np.round((np.min(values), np.median(values), np.max(values)), 4).tolist()
     return {"median": middle, "low": low, "high": high, "n": len(values)}
 
 
@@ -212,25 +189,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     if options.arm is not None:
         with TemporaryDirectory() as folder:
-            found = measured(
+            step = measure_step(
                 options.arm, options.model, options.run, options.data, options.tokenizer,
                 Path(folder),
             )  # fmt: skip
-        print(json.dumps(found))
+        print(json.dumps(step))
         return 0
-    found = with_machine(compared(options.model, options.data, options.runs))
+    content = compare(options.model, options.data, options.runs) | {"machine": describe()}
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    files.write_json(options.json, found)
-    for name, ratio in found["ratios"].items():
+    files.write_json(options.json, content)
+    for name, ratio in content["ratios"].items():
         print(f"{name}: {ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})")
-    gap = found["equality"]["peak_memory_vs_trl"]
+    gap = content["equality"]["peak_memory_vs_trl"]
     print(f"largest difference of losses: {gap:.1e}")
     return 0 if gap <= 1e-5 else 1
-
-
-def with_machine(found: dict[str, Any]) -> dict[str, Any]:
-    """With what it was measured on."""
-    return {**found, "machine": describe()}
 
 
 if __name__ == "__main__":

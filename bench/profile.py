@@ -2,8 +2,8 @@
 
     python -m bench.profile --precision bf16 [--model reference|small] [--steps N]
 
-The step is the product's own (`bench.ours`) on multi-turn pairs, 8 a batch, one thread. Operators'
-own time comes from `torch.profiler` and is grouped: the matrix products of linear layers, with
+The step is the product's (`bench.smorm_run`) on multi-turn pairs, 8 a batch, one thread. Operators'
+self time comes from `torch.profiler` and is grouped: the matrix products of linear layers, with
 their rate and its share of the measured peak; attention; casts and copies; other elementwise work;
 gathering of embeddings and leaves; clipping and optimizer; what no operator accounts for is Python
 and planning. The profiler's times are wall times and hold its own cost, so only their shares are
@@ -26,23 +26,24 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from bench.flops import peak as fastest
-from bench.flops import step_flops
+from bench.gemm_share import DTYPES, step_flops
+from bench.gemm_share import peak as matmul_peak
 from bench.measure import pin
-from bench.ours import MODELS, Ours, begin, config_of
-from bench.workloads import pairs_file
+from bench.smorm_run import MODELS, SmormRun, run_config, start_smorm
+from bench.texts import hh_pairs, write_preferences
 from smorm.training.setup import prepare
 from smorm.training.step import run_step
 
 MATMUL = ("mm", "addmm", "linear", "matmul", "_linear_pointwise", "mkldnn_linear", "_mkl_linear")
 COPIES = ("copy_", "clone", "_to_copy", "contiguous", "to", "cat", "_cat")
 GATHER = ("embedding", "embedding_dense_backward", "index_select", "index_add_", "index")
-_RANGES = {"clip": "optimizer", "zero_grad": "optimizer", "Optimizer.": "optimizer"}
+_GROUPS = {"matrix products": MATMUL, "casts and copies": COPIES, "gathering": GATHER}
+_RANGES = ("clip", "zero_grad", "Optimizer.")
 
 
 @dataclass(slots=True)
-class Share:
-    """Time of one group, microseconds of CPU, and its operators' parts."""
+class Group:
+    """Time of one group in microseconds of CPU, its operators' calls and times."""
 
     total: float = 0.0
     calls: int = 0
@@ -55,114 +56,100 @@ def group_of(event: Any) -> str:
     Linear layers multiply two matrices; products of batches of matrices are attention's.
     """
     enclosing = event
+    # What encloses an operator decides first: the optimizer and attention use all kinds of them.
     while enclosing is not None:
         name = enclosing.name
-        for prefix, group in _RANGES.items():
-            if name.startswith(prefix):
-                return group
-        if "Flash" in name or "flash" in name or "ttention" in name or name == "aten::bmm":
+        if name.startswith(_RANGES):
+            return "optimizer"
+        if "flash" in name.lower() or "ttention" in name or name == "aten::bmm":
             return "attention"
         enclosing = enclosing.cpu_parent
     short = event.name.rpartition("::")[2]
-    if short in MATMUL:
-        return "matrix products"
-    if short in COPIES:
-        return "casts and copies"
-    if short in GATHER:
-        return "gathering"
+    for group, names in _GROUPS.items():
+        if short in names:
+            return group
     if event.name.startswith("step"):
         return "python"
     return "elementwise and other"
 
 
-def profiled(ours: Ours, steps: int) -> tuple[dict[str, Share], float]:
+def profile_steps(run: SmormRun, steps: int) -> tuple[dict[str, Group], float]:
     """Groups of `steps` steps, and their CPU seconds under the profiler."""
-    names = list(ours.named.values())
-    with profile(activities=[ProfilerActivity.CPU]) as found:
+    parameters = list(run.named.values())
+    limit = run.prepared.config.training.max_grad_norm
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
         started = time.process_time()
         for _ in range(steps):
             with record_function("step"):
-                ours.optimizer.zero_grad(set_to_none=True)
-                run_step(ours.prepared, ours.method, ours.done)
+                run.optimizer.zero_grad(set_to_none=True)
+                run_step(run.prepared, run.method, run.done)
                 with record_function("clip"):
-                    limit = ours.prepared.config.training.max_grad_norm
-                    torch.nn.utils.clip_grad_norm_(names, limit)
-                ours.optimizer.step()
-                ours.done += 1
+                    torch.nn.utils.clip_grad_norm_(parameters, limit)
+                run.optimizer.step()
+                run.done += 1
         seconds = time.process_time() - started
-    return grouped(found.events()), seconds
+    groups: dict[str, Group] = {}
+    for event in profiler.events() or []:
+        group = groups.setdefault(group_of(event), Group())
+        # self time: what an operator calls is counted in its own group
+        group.total += event.self_cpu_time_total
+        group.calls += 1
+        group.operators[event.name] += event.self_cpu_time_total
+    return groups, seconds
 
 
-def grouped(events: Any) -> dict[str, Share]:
-    """Own time of every operator under its group."""
-    shares: dict[str, Share] = {}
-    for event in events:
-        share = shares.setdefault(group_of(event), Share())
-        share.total += event.self_cpu_time_total
-        share.calls += 1
-        share.operators[event.name] += event.self_cpu_time_total
-    return shares
-
-
-def planning_seconds(ours: Ours, steps: int) -> float:
+def planning_seconds(run: SmormRun, steps: int) -> float:
     """CPU seconds of splitting and packing `steps` steps, without any computing."""
     started = time.process_time()
-    batches = ours.prepared.batches
     for step in range(steps):
-        for _ in batches(step):
+        for _ in run.prepared.batches(step):
             pass
     return time.process_time() - started
 
 
-def table(ours: Ours, steps: int) -> list[str]:
+def table(run: SmormRun, steps: int) -> list[str]:
     """The lines to print."""
-    precision = ours.prepared.config.training.precision
-    peak = fastest(torch.bfloat16 if precision == "bf16" else torch.float32)
-    first = ours.done
-    ours.step()  # warms up
-    ours.done, started = first, time.process_time()
-    tokens = sum(ours.step().tokens for _ in range(steps))
-    plain = time.process_time() - started
-    ours.done = first
-    shares, seconds = profiled(ours, steps)
-    rate, found_by = step_flops(ours)
-    planning = planning_seconds(ours, steps)
-    python = shares.pop("python", Share())
-    whole = python.total + sum(share.total for share in shares.values())
-    scale = plain * 1e6 / whole
-    for share in (python, *shares.values()):
-        share.total *= scale
+    precision = run.prepared.config.training.precision
+    peak = matmul_peak(DTYPES[precision])
+    first = run.done
+    run.step()  # warms up
+    # The same steps without the profiler: it slows small operators more than large ones.
+    run.done, started = first, time.process_time()
+    tokens = sum(run.step().positions for _ in range(steps))
+    seconds = time.process_time() - started
+    run.done = first
+    groups, profiled_seconds = profile_steps(run, steps)
+    rate, source = step_flops(run)
+    planning = planning_seconds(run, steps)
+    profiled = sum(group.total for group in groups.values())
+    scale = seconds * 1e6 / profiled
+    for group in groups.values():
+        group.total *= scale
+    # What no operator accounts for contains the planning, which is measured separately.
+    python = groups.pop("python", Group())
     python.total -= planning * 1e6
-    shares |= {"planning": Share(planning * 1e6, steps), "Python, the rest": python}
+    groups |= {"planning": Group(planning * 1e6, steps), "Python, the rest": python}
     lines = [
-        f"{precision}, {steps} steps, {tokens / steps:.0f} tokens a step: "
-        f"{plain / steps:.3f} CPU-s a step ({seconds / steps:.3f} under the profiler)",
+        f"{precision}, {steps} steps, {tokens / steps:.0f} tokens a step: {seconds / steps:.3f} "
+        f"CPU-s a step ({profiled_seconds / steps:.3f} under the profiler)",
         f"{'group':24s}{'share':>8s}{'CPU-ms a step':>16s}{'calls':>8s}",
     ]
-    for name, share in sorted(shares.items(), key=lambda item: -item[1].total):
-        part = share.total / (plain * 1e6)
-        lines.append(f"{name:24s}{part:8.1%}{share.total / 1e3 / steps:16.1f}{share.calls:8d}")
-        for operator, time_ in share.operators.most_common(6):
-            if time_ > 0.004 * whole:
-                lines.append(
-                    f"    {operator:38s}{time_ / whole:6.1%}{time_ * scale / 1e3 / steps:10.1f}"
-                )
-    matmul = shares.get("matrix products", Share())
-    lines += rates(rate * tokens, found_by, matmul.total / 1e6, plain, peak)
-    return lines
-
-
-def rates(
-    flops: float, found_by: str, matmul_seconds: float, step_seconds: float, peak: float
-) -> list[str]:
-    """What the matrix products reach, alone and over the whole step."""
-    within = flops / max(matmul_seconds, 1e-9)
-    over = flops / step_seconds
-    return [
+    for name, group in sorted(groups.items(), key=lambda item: -item[1].total):
+        share, milliseconds = group.total / (seconds * 1e6), group.total / 1e3 / steps
+        lines.append(f"{name:24s}{share:8.1%}{milliseconds:16.1f}{group.calls:8d}")
+        for operator, microseconds in group.operators.most_common(6):
+            share = microseconds / profiled
+            if share > 0.004:
+                milliseconds = microseconds * scale / 1e3 / steps
+                lines.append(f"    {operator:38s}{share:6.1%}{milliseconds:10.1f}")
+    products = groups.get("matrix products", Group()).total / 1e6
+    within, over = rate * tokens / max(products, 1e-9), rate * tokens / seconds
+    lines.append(
         f"matrix products alone {within / 1e9:.0f} GF/s = {within / peak:.0%} of the measured peak "
         f"({peak / 1e9:.0f} GF/s); over the whole step {over / 1e9:.0f} GF/s = {over / peak:.0%}; "
-        f"FLOPs {found_by}",
-    ]
+        f"FLOPs {source}"
+    )
+    return lines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -174,11 +161,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=None)
     options = parser.parse_args(arguments)
     pin(1)
-    with TemporaryDirectory() as folder:
-        pairs = pairs_file(options.data, Path(folder))
-        config = config_of(options.model, Path(folder), pairs, precision=options.precision)
-        lines = table(begin(prepare(config)), options.steps)
-    sys.stdout.write("\n".join(lines) + "\n")
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        pairs = write_preferences(hh_pairs(options.data).records, folder / "pairs.jsonl")
+        config = run_config(options.model, folder, pairs, precision=options.precision)
+        lines = table(start_smorm(prepare(config)), options.steps)
+    print("\n".join(lines))
     return 0
 
 

@@ -10,10 +10,13 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from bench.measure import Ratio, Timing
 from smorm import files
@@ -43,9 +46,15 @@ LABELS = {
 class Results:
     """The figures of one or more files."""
 
-    ratios: dict[str, Entry]
-    equality: dict[str, float]
-    machine: dict[str, Any]
+    ratios: dict[str, Entry] = field(default_factory=dict)
+    equality: dict[str, float] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
+
+    def names(self) -> list[str]:
+        """The ratios' names in the order of `LABELS`, the others behind, by name."""
+        order = list(LABELS)
+        unknown = sorted(self.ratios.keys() - LABELS.keys())
+        return [name for name in order + unknown if name in self.ratios]
 
 
 def is_share(name: str) -> bool:
@@ -69,15 +78,16 @@ def save(
     Raises:
         OutputError: it could not be written.
     """
+    entries, details = {}, {}
+    for name, ratio in ratios.items():
+        entries[name] = entry(ratio)
+        details[name] = {"total": _short(ratio.total), "wall": _short(ratio.wall)}
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
-        "ratios": {name: entry(ratio) for name, ratio in ratios.items()},
-        "equality": {name: float(value) for name, value in equality.items()},
+        "ratios": entries,
+        "equality": dict(zip(equality, map(float, equality.values()), strict=True)),
         "machine": dict(machine),
-        "ratio_detail": {
-            name: {"total": _short(ratio.total), "wall": _short(ratio.wall)}
-            for name, ratio in ratios.items()
-        },
+        "ratio_detail": details,
         "detail": dict(detail),
     }
     files.write_json(path, content)
@@ -96,16 +106,16 @@ def entry(ratio: Ratio) -> dict[str, float]:
 def arm_facts(timing: Timing, *, flops: float = 0.0, peak: float = 0.0) -> dict[str, Any]:
     """One arm's figures: seconds of every round, units a CPU second, tokens a unit.
 
-    ``flops`` (a round's linear layers, from `bench.machine.linear_flops`) and ``peak`` (FLOP a
-    second, `matmul_peak`) give `peak_share`, the share of the machine's matrix-multiply peak.
+    ``flops`` (a round's linear layers) and ``peak`` (FLOP a second, `bench.gemm_share.peak`) give
+    `peak_share`, the share of the machine's matrix-multiply peak.
     """
-    seconds, units = sum(timing.cpu), sum(timing.units)
+    units = sum(timing.units)
     facts: dict[str, Any] = {
-        "cpu_seconds": [_short(value) for value in timing.cpu],
-        "wall_seconds": [_short(value) for value in timing.wall],
+        "cpu_seconds": list(map(_short, timing.cpu)),
+        "wall_seconds": list(map(_short, timing.wall)),
     }
     if units:
-        facts["units_per_cpu_second"] = _short(units / seconds)
+        facts["units_per_cpu_second"] = _short(units / sum(timing.cpu))
         facts["units_per_wall_second"] = _short(units / sum(timing.wall))
         facts["tokens_per_unit"] = _short(sum(timing.tokens) / units)
     if flops and peak:
@@ -119,15 +129,16 @@ def load(paths: Sequence[Path]) -> Results:
     Raises:
         DataError: a file is missing or is no JSON.
     """
-    found = Results({}, {}, {})
+    results = Results()
     for path in paths:
         content = files.read_json(path)
+        # `bench.tokens` and `bench.check` compare with nothing: their files hold no ratios.
         if "ratios" not in content:
             continue
-        found.ratios.update(content["ratios"])
-        found.equality.update(content.get("equality", {}))
-        found.machine.update(content.get("machine", {}))
-    return found
+        results.ratios.update(content["ratios"])
+        results.equality.update(content.get("equality", {}))
+        results.machine.update(content.get("machine", {}))
+    return results
 
 
 def table(results: Results) -> str:
@@ -136,14 +147,15 @@ def table(results: Results) -> str:
         "| work | against | times faster | low to high | n | largest difference |",
         "|---|---|---|---|---|---|",
     ]
-    for name in _ordered(results):
-        what, against = LABELS.get(name, (name, ""))
+    for name in results.names():
+        work, against = LABELS.get(name, (name, ""))
         value = results.ratios[name]
         middle, low, high = (_format(name, value[key]) for key in ("median", "low", "high"))
-        gap = f"{results.equality[name]:.1e}" if name in results.equality else "–"
-        lines.append(
-            f"| {what} | {against} | {middle} | {low} to {high} | {int(value['n'])} | {gap} |"
-        )
+        gap = "–"
+        if name in results.equality:
+            gap = f"{results.equality[name]:.1e}"
+        cells = (work, against, middle, f"{low} to {high}", str(int(value["n"])), gap)
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", _machine_line(results.machine), ""])
 
 
@@ -158,23 +170,24 @@ def plot(results: Results, folder: Path) -> list[Path]:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    names = [name for name in _ordered(results) if not is_share(name)][::-1]
+    # from the bottom of the plot upwards
+    names = [name for name in reversed(results.names()) if not is_share(name)]
     if not names:
         raise ValueError("there is no ratio to draw")
+    entries = [results.ratios[name] for name in names]
+    low, middle, high = np.array([(e["low"], e["median"], e["high"]) for e in entries]).T
+    labels = ["\nagainst ".join(LABELS.get(name, (name, "the baseline"))) for name in names]
     figure, axes = pyplot.subplots(figsize=(9, 0.62 * len(names) + 1.5), layout="constrained")
-    middles = [results.ratios[name]["median"] for name in names]
-    reach = [
-        [m - results.ratios[name]["low"] for name, m in zip(names, middles, strict=True)],
-        [results.ratios[name]["high"] - m for name, m in zip(names, middles, strict=True)],
-    ]
-    axes.barh(range(len(names)), middles, xerr=reach, color="#0b5cad", ecolor="#57606a", capsize=3)
-    axes.set_yticks(range(len(names)), ["\nagainst ".join(_label(name)) for name in names])
-    for place, (name, middle) in enumerate(zip(names, middles, strict=True)):
-        right = results.ratios[name]["high"]
-        axes.annotate(f"{middle:.1f}×", (right, place), (6, 0), textcoords="offset points",
+    axes.barh(
+        range(len(names)), middle, xerr=[middle - low, high - middle],
+        color="#0b5cad", ecolor="#57606a", capsize=3,
+    )  # fmt: skip
+    axes.set_yticks(range(len(names)), labels)
+    for row in range(len(names)):
+        axes.annotate(f"{middle[row]:.1f}×", (high[row], row), (6, 0), textcoords="offset points",
                       va="center")  # fmt: skip
     axes.axvline(1.0, color="#57606a", linewidth=0.8, linestyle="--")
-    axes.set_xlim(0, 1.12 * max(results.ratios[name]["high"] for name in names))
+    axes.set_xlim(0, 1.12 * high.max())
     axes.set_xlabel("times less CPU time (memory: times less), one thread, same numbers")
     axes.spines[["top", "right"]].set_visible(False)
     paths = [folder / "speed.svg", folder / "speed.png"]
@@ -200,34 +213,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _ordered(results: Results) -> list[str]:
-    known = [name for name in LABELS if name in results.ratios]
-    return known + sorted(set(results.ratios) - set(LABELS))
-
-
-def _label(name: str) -> tuple[str, str]:
-    return LABELS.get(name, (name, "the other"))
-
-
 def _format(name: str, value: float) -> str:
     return f"{100 * value:.0f} %" if is_share(name) else f"{value:.2f}"
 
 
 def _machine_line(machine: Mapping[str, Any]) -> str:
-    versions = ", ".join(f"{k} {v}" for k, v in machine.get("versions", {}).items() if v)
-    peaks = ", ".join(
-        f"{kind} {value / 1e9:.0f} GFLOP/s" for kind, value in machine.get("peak", {}).items()
-    )
-    known = [machine.get("cpu"), f"{machine.get('threads')} thread", versions, peaks]
-    return "; ".join(str(part) for part in known if part)
+    facts = [machine.get("cpu"), f"{machine.get('threads')} thread"]
+    versions = machine.get("versions", {}).items()
+    facts.append(", ".join(f"{package} {version}" for package, version in versions if version))
+    peaks = machine.get("peak", {}).items()
+    facts.append(", ".join(f"{dtype} {value / 1e9:.0f} GFLOP/s" for dtype, value in peaks))
+    return "; ".join(str(fact) for fact in facts if fact)
 
 
 def _short(value: float) -> float:
-    """Four digits that count: more is noise."""
+    """Four significant digits: more is noise."""
     if not math.isfinite(value) or value == 0:
         return float(value)
     return round(float(value), 3 - math.floor(math.log10(abs(value))))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

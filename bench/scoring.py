@@ -2,9 +2,9 @@
 
     python -m bench.scoring --json FILE [--rounds 5] [--model reference|small|tiny]
 
-Both sides load one folder (a plain `LlamaForSequenceClassification` with a seeded random
+Both arms load one folder (a plain `LlamaForSequenceClassification` with a seeded random
 initialisation) and score the same conversations in the same run. Best-of-N and pairs start from
-token ids on both sides; RM-Bench's script starts from conversations on both sides.
+token ids in both arms; RM-Bench's script starts from conversations in both arms.
 """
 
 from __future__ import annotations
@@ -19,29 +19,108 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from bench.flops import counted, peak
+from bench.gemm_share import count_flops, peak
 from bench.machine import describe
-from bench.measure import Arm, Ratio, Result, Timing, interleave, pin, ratio
-from bench.ours import MODELS
+from bench.measure import Arm, Ratio, RoundOutcome, Timing, interleave, pin, ratio
 from bench.results import arm_facts, entry, save
-from bench.scoring_arms import Padded, Pipeline, Whole, forest_scores, forest_tokens
-from bench.scoring_sets import make_workloads, write_folder
-from bench.workloads import (
-    BATCH,
-    Workload,
-    padded_positions,
-)
+from bench.smorm_run import MODELS
+from bench.workloads import BATCH, MAX_TOKENS, Workload, make_workloads, padded_positions
 from smorm import RewardModel
+from smorm.arrays import Floats, Tokens
+from smorm.data.records import Messages
+from smorm.model.backbone import build_backbone, quiet
+from smorm.model.inference import score_units
+from smorm.model.network import RewardNetwork
+from smorm.model.store import ModelCard, save_model
+from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS
 
 BF16_ROUNDS = 1
+SCRIPT_CALLS = 6
+"""RM-Bench's script calls the pipeline for rejected and chosen of each of three styles."""
 Dtype = Literal["float32", "bfloat16"]
-Scores = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Padded:
+    """RewardBench's loop: pad a batch of 8 with the tokenizer, run the classifier, read logits.
+
+    Attention is transformers' default (sdpa), weights are as loaded, gradients are off.
+    """
+
+    model: Any
+    tokenizer: Any
+
+    @classmethod
+    def load(cls, folder: Path, dtype: Dtype = "float32") -> Padded:
+        """Plain transformers on the folder."""
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        with quiet():
+            model = AutoModelForSequenceClassification.from_pretrained(
+                folder, dtype=getattr(torch, dtype)
+            )
+            return cls(model.eval(), AutoTokenizer.from_pretrained(folder))
+
+    def score(self, sequences: Sequence[Tokens]) -> Floats:
+        """Scores in the order of the sequences."""
+        scores = []
+        for start in range(0, len(sequences), BATCH):
+            ids = [tokens.tolist() for tokens in sequences[start : start + BATCH]]
+            inputs = self.tokenizer.pad({"input_ids": ids}, padding=True, return_tensors="pt")
+            with torch.no_grad():
+                scores.append(self.model(**inputs).logits[:, 0].double().numpy())
+        return np.concatenate(scores)
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """RM-Bench's script: transformers' `text-classification` pipeline on rendered texts."""
+
+    pipe: Any
+
+    @classmethod
+    def load(cls, folder: Path) -> Pipeline:
+        """The pipeline on plain transformers' model and tokenizer."""
+        from transformers import pipeline
+
+        padded = Padded.load(folder)
+        return cls(
+            pipeline(
+                "text-classification", model=padded.model, tokenizer=padded.tokenizer, device="cpu"
+            )
+        )
+
+    def score(self, conversations: Sequence[Messages]) -> Floats:
+        """One call over conversations: the chat template, then the pipeline with its options."""
+        template, texts = self.pipe.tokenizer.apply_chat_template, []
+        for messages in conversations:
+            turns = [{"role": m.role, "content": m.content} for m in messages]
+            texts.append(template(turns, tokenize=False))
+        outputs = self.pipe(
+            texts,
+            batch_size=BATCH,
+            truncation=True,
+            padding=True,
+            max_length=2048,
+            function_to_apply="none",
+            return_token_type_ids=False,
+        )
+        return np.array([output["score"] for output in outputs])
+
+
+def write_model(folder: Path, model: str, tokenizer: Any) -> None:
+    """A random reward model: one label, a pad token that is not the EOS."""
+    fields = {**MODELS[model], "max_position_embeddings": MAX_TOKENS}
+    backbone = build_backbone("llama", fields, seed=0, tokenizer=tokenizer, max_tokens=MAX_TOKENS)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        network = RewardNetwork(backbone, 1, pad_id=tokenizer.pad_token_id)
+    save_model(folder, network, tokenizer, ModelCard(max_tokens=MAX_TOKENS))
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
     """One workload's figures."""
 
     ratio: Ratio
@@ -49,138 +128,149 @@ class Measured:
     detail: dict[str, Any]
 
 
-def measure(workload: Workload, folder: Path, rounds: int, peaks: dict[str, float]) -> Measured:
+def measure(workload: Workload, folder: Path, rounds: int, peaks: dict[str, float]) -> Measurement:
     """One workload in fp32, and in bf16 once where it starts from token ids."""
     script = workload.name == "score_rmbench_script"
     arms = _script_arms(workload, folder) if script else _arms(workload, folder, "float32")
-    timings, flops = _timed(arms, rounds)
-    truth = timings["padded"].results[0]
-    gaps = {name: _gap(truth, timing) for name, timing in timings.items()}
+    timings, flops = _time(arms, rounds)
+    truth = timings["padded"].values[0]
+    gaps = {name: _largest_gap(truth, timing) for name, timing in timings.items()}
     detail = {
         **workload.facts,
-        "responses": workload.responses,
+        "responses": len(truth),
         "score_spread": float(np.std(truth)),
-        "arms": _facts(timings, flops, peaks["float32"]),
+        "arms": _all_arm_facts(timings, flops, peaks["float32"]),
         "largest_differences": gaps,
-        "ratios": _against(timings),
+        "ratios": _against_smorm(timings),
     }
     if not script:
         detail["bf16_weights"] = _bf16(workload, folder, truth, peaks["bfloat16"])
-    return Measured(ratio(timings["padded"], timings["smorm"]), gaps["smorm"], detail)
+    return Measurement(ratio(timings["padded"], timings["smorm"]), gaps["smorm"], detail)
 
 
 def _arms(workload: Workload, folder: Path, dtype: Dtype) -> list[Arm]:
     """From token ids: padded as given, padded by length, smorm."""
     model = RewardModel.load(folder, dtype=dtype)
     padded = Padded.load(folder, dtype)
-    units, order = workload.units, workload.order
-    flat = [units[record][response] for record, response in order]
-    by_length = sorted(range(len(flat)), key=lambda i: len(flat[i]))
-    back = _places(workload)
-    tokens = forest_tokens(model, units)
+    sequences = workload.sequences
+    by_length = workload.order[np.argsort(_lengths(sequences, workload.order), kind="stable")]
+    positions = forest_positions(model, workload)
 
-    def as_given(round_: int) -> Result:
-        if round_ < 0:
-            return Result(padded.score(flat[:BATCH]), padded.positions(flat[:BATCH]))
-        scores = padded.score(flat)
-        return Result(scores[back], padded.positions(flat), len(flat))
+    def padded_arm(name: str, order: Any) -> Arm:
+        def run(round_: int) -> RoundOutcome:
+            # Warm-up counts FLOPs a position (see `_time`): a batch as given is enough.
+            now = workload.order[:BATCH] if round_ < 0 else order
+            scores = np.empty(len(sequences))
+            scores[now] = padded.score([sequences[index] for index in now])
+            return RoundOutcome(scores, padded_positions(_lengths(sequences, now)), len(now))
 
-    def sorted_(round_: int) -> Result:
-        if round_ < 0:
-            return as_given(round_)
-        scores = np.empty(len(flat))
-        own = [flat[i] for i in by_length]
-        scores[by_length] = padded.score(own)
-        return Result(scores[back], padded.positions(own), len(flat))
+        return Arm(name, run)
 
-    def smorm(_: int) -> Result:
-        return Result(forest_scores(model, units), tokens, len(flat))
+    def smorm(_: int) -> RoundOutcome:
+        # what `RewardModel.score` does once texts are tokens
+        rows = score_units(model.network, workload.units, DEFAULT_BATCH_TOKENS)
+        return RoundOutcome(np.concatenate(rows)[:, 0], positions, len(sequences))
 
-    return [Arm("padded", as_given), Arm("padded_by_length", sorted_), Arm("smorm", smorm)]
+    return [
+        padded_arm("padded", workload.order),
+        padded_arm("padded_by_length", by_length),
+        Arm("smorm", smorm),
+    ]
 
 
 def _script_arms(workload: Workload, folder: Path) -> list[Arm]:
     """From conversations: transformers' pipeline in three passes, and smorm."""
     model, pipeline = RewardModel.load(folder), Pipeline.load(folder)
-    whole = Whole(model, workload.records)
-    conversations = [
-        workload.records[record].prompt + workload.records[record].responses[response]
-        for record, response in workload.order
-    ]
-    flat = [workload.units[record][response] for record, response in workload.order]
-    positions = pipeline.positions(flat)
-    tokens, back = forest_tokens(model, workload.units), _places(workload)
+    conversations = []
+    for record in workload.records:
+        conversations += [record.prompt + response for response in record.responses]
+    sequences = workload.sequences
+    smorm_positions = forest_positions(model, workload)
 
-    def script(round_: int) -> Result:
+    def script(round_: int) -> RoundOutcome:
+        calls = np.split(workload.order, SCRIPT_CALLS)
         if round_ < 0:
-            scores = pipeline.score(conversations[:BATCH])
-            return Result(scores, padded_positions([len(tokens) for tokens in flat[:BATCH]]))
-        size = len(conversations) // 6
-        passes = [conversations[i * size : (i + 1) * size] for i in range(6)]
-        scores = np.concatenate([pipeline.score(one) for one in passes])
-        return Result(scores[back], positions, len(flat))
+            calls = [workload.order[:BATCH]]
+        scores, positions = np.empty(len(conversations)), 0
+        for call in calls:
+            scores[call] = pipeline.score([conversations[index] for index in call])
+            positions += padded_positions(_lengths(sequences, call))
+        return RoundOutcome(scores, positions, len(conversations))
 
-    def smorm(_: int) -> Result:
-        return Result(whole.score(), tokens, len(flat))
+    def smorm(_: int) -> RoundOutcome:
+        scores = model.score(workload.records).preference
+        return RoundOutcome(scores, smorm_positions, len(conversations))
 
     return [Arm("padded", script), Arm("smorm", smorm)]
 
 
-def _places(workload: Workload) -> NDArray[np.int64]:
-    """For every response, record by record, its place in the baseline's order."""
-    place = {key: index for index, key in enumerate(workload.order)}
-    keys = [(r, i) for r, unit in enumerate(workload.units) for i in range(len(unit))]
-    return np.array([place[key] for key in keys])
+def _lengths(sequences: Sequence[Tokens], order: Any) -> list[int]:
+    return [len(sequences[index]) for index in order]
 
 
-def _gap(truth: Scores, timing: Timing) -> float:
-    return float(max(np.abs(scores - truth).max() for scores in timing.results))
+def forest_positions(model: RewardModel, workload: Workload) -> int:
+    """Positions that smorm's batches compute."""
+    network, positions = model.network, 0
+    for batch in network.micro_batches(workload.units, DEFAULT_BATCH_TOKENS):
+        sequences: list[Tokens] = []
+        for index in batch:
+            sequences += workload.units[index]
+        positions += network.arrange(sequences).num_tokens
+    return positions
 
 
-def _timed(arms: list[Arm], rounds: int) -> tuple[dict[str, Timing], dict[str, float]]:
-    """Timings and each arm's linear FLOP a round. Counting them is the warm-up; in it the padded
-    loops do one batch, and what they execute is the same for every position."""
-    per_token: dict[str, float] = {}
+def _largest_gap(truth: Floats, timing: Timing) -> float:
+    return float(np.abs(np.subtract(timing.values, truth)).max())
+
+
+def _time(arms: list[Arm], rounds: int) -> tuple[dict[str, Timing], dict[str, float]]:
+    """Timings and each arm's linear FLOP a round.
+
+    Counting them is the warm-up; in it the padded loops do one batch, and what they execute is the
+    same for every position.
+    """
+    per_position: dict[str, float] = {}
+    outcomes: list[RoundOutcome] = []
     for arm in arms:
-        did: list[Result] = []
-        flops = counted(lambda arm=arm, did=did: did.append(arm.run(-1)))  # type: ignore[misc]
-        per_token[arm.name] = flops / did[0].tokens
+        flops = count_flops(lambda arm=arm: outcomes.append(arm.run(-1)))  # type: ignore[misc]
+        per_position[arm.name] = flops / outcomes[-1].tokens
+    # The counter intercepts every operator: no timed round may run under it.
     timings = interleave(arms, rounds, warmup=0)
-    return timings, {name: per_token[name] * timings[name].tokens[0] for name in timings}
+    return timings, {name: per_position[name] * timings[name].tokens[0] for name in timings}
 
 
-def _facts(
-    timings: dict[str, Timing], flops: dict[str, float], peak: float
+def _all_arm_facts(
+    timings: dict[str, Timing], flops: dict[str, float], top: float
 ) -> dict[str, dict[str, Any]]:
-    return {
-        name: arm_facts(timing, flops=flops[name], peak=peak) for name, timing in timings.items()
-    }
+    facts = {}
+    for name, timing in timings.items():
+        facts[name] = arm_facts(timing, flops=flops[name], peak=top)
+    return facts
 
 
-def _against(timings: dict[str, Timing]) -> dict[str, dict[str, float]]:
-    ours = timings["smorm"]
-    return {
-        f"{name}_to_smorm": {**entry(ratio(timing, ours)), "wall": ratio(timing, ours).wall}
-        for name, timing in timings.items()
-        if timing is not ours
-    }
+def _against_smorm(timings: dict[str, Timing]) -> dict[str, dict[str, float]]:
+    ratios = {}
+    for name, timing in timings.items():
+        if name == "smorm":
+            continue
+        measured = ratio(timing, timings["smorm"])
+        ratios[f"{name}_to_smorm"] = {**entry(measured), "wall": measured.wall}
+    return ratios
 
 
-def _bf16(workload: Workload, folder: Path, truth: Scores, peak: float) -> dict[str, Any]:
-    """The same with bf16 weights: both sides' errors against the fp32 scores."""
+def _bf16(workload: Workload, folder: Path, truth: Floats, top: float) -> dict[str, Any]:
+    """The same with bf16 weights: both arms' errors against the fp32 scores."""
+    # Equality is not asked of bf16: both round, each in its own order. The errors are compared.
     arms = [arm for arm in _arms(workload, folder, "bfloat16") if arm.name != "padded_by_length"]
-    timings, flops = _timed(arms, BF16_ROUNDS)
-    errors = {
-        name: {
-            "rms": float(np.sqrt(np.mean((timing.results[0] - truth) ** 2))),
-            "largest": _gap(truth, timing),
-        }
-        for name, timing in timings.items()
-    }
+    timings, flops = _time(arms, BF16_ROUNDS)
+    errors = {}
+    for name, timing in timings.items():
+        rms = float(np.sqrt(np.mean((timing.values[0] - truth) ** 2)))
+        errors[name] = {"rms": rms, "largest": _largest_gap(truth, timing)}
     return {
-        "ratio": _against(timings)["padded_to_smorm"],
+        "ratio": _against_smorm(timings)["padded_to_smorm"],
         "error_against_fp32": errors,
-        "arms": _facts(timings, flops, peak),
+        "arms": _all_arm_facts(timings, flops, top),
     }
 
 
@@ -195,35 +285,27 @@ def run(
     """Measure every workload and write the JSON file."""
     pin(1)
     machine = describe()
-    tokenizer, work = make_workloads(model, data, limit)
+    tokenizer, workloads = make_workloads(model, data, limit)
     peaks = {"float32": peak(torch.float32), "bfloat16": peak(torch.bfloat16)}
-    found: dict[str, Measured] = {}
+    ratios: dict[str, Ratio] = {}
+    equality: dict[str, float] = {}
+    detail: dict[str, Any] = {"model": model, "records_limit": limit}
     with tempfile.TemporaryDirectory(prefix="smorm-bench-") as scratch:
         folder = Path(scratch) / "model"
-        write_folder(folder, model, tokenizer)
-        for workload in work:
-            found[workload.name] = measure(workload, folder, rounds, peaks)
-            _tell(workload.name, found[workload.name])
-    save(
-        path,
-        ratios={name: one.ratio for name, one in found.items()},
-        equality={name: one.equality for name, one in found.items()},
-        machine={**machine, "peak": peaks},
-        detail={
-            "model": model,
-            "records_limit": limit,
-            **{name: one.detail for name, one in found.items()},
-        },
-    )
-
-
-def _tell(name: str, one: Measured) -> None:
-    own = one.ratio
-    print(
-        f"{name}: {own.median:.2f} times ({own.low:.2f} to {own.high:.2f}, n = {own.n}); "
-        f"token ratio {one.detail['token_ratio']:.2f}; largest difference {one.equality:.1e}",
-        flush=True,
-    )
+        write_model(folder, model, tokenizer)
+        for workload in workloads:
+            name, measured = workload.name, measure(workload, folder, rounds, peaks)
+            ratios[name], equality[name] = measured.ratio, measured.equality
+            detail[name] = measured.detail
+            times = measured.ratio
+            print(
+                f"{name}: {times.median:.2f} times ({times.low:.2f} to {times.high:.2f}, "
+                f"n = {times.n}); token ratio {measured.detail['token_ratio']:.2f}; "
+                f"largest difference {measured.equality:.1e}",
+                flush=True,
+            )
+    machine["peak"] = peaks
+    save(path, ratios=ratios, equality=equality, machine=machine, detail=detail)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ import gzip
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -44,14 +44,10 @@ def hh_pairs(folder: Path | None = None) -> Source[Preference]:
     file = (folder or DATA) / "hh_harmless_test" / "train.jsonl.gz"
     if not file.is_file():
         return Source(_generated_pairs(1800), "generated, with the lengths of HH harmless-base")
-    pairs = [
-        Preference(
-            tuple(Message(turn["role"], turn["content"]) for turn in row["prompt_messages"]),
-            answer(row["chosen"]),
-            answer(row["rejected"]),
-        )
-        for row in _rows(file)
-    ]
+    pairs = []
+    for row in _rows(file):
+        prompt = tuple(Message(turn["role"], turn["content"]) for turn in row["prompt_messages"])
+        pairs.append(Preference(prompt, answer(row["chosen"]), answer(row["rejected"])))
     return Source(pairs, "HH harmless-base (hh_harmless_test)")
 
 
@@ -63,7 +59,7 @@ def arena_answers(folder: Path | None = None) -> Source[Candidates]:
     answers: dict[str, list[Messages]] = {}
     for row in _rows(file):
         answers.setdefault(row["prompt"], []).append(answer(row["response"]))
-    records = [Candidates(question(text), tuple(found)) for text, found in answers.items()]
+    records = [Candidates(question(text), tuple(sides)) for text, sides in answers.items()]
     return Source(records, "arena-bench v1 (arena_bench_v1)")
 
 
@@ -88,38 +84,40 @@ def styles(text: str, budget: int, tokens: Callable[[str], int]) -> tuple[str, s
     if not sentences:
         return None
     first, *rest = sentences
-    concise = [first, *rest[1::3]]
-    bullets = [_bold(sentence) for sentence in rest]
-    return " ".join(concise), " ".join([first, *rest]), "\n".join([f"{first}\n", *bullets])
+    markdown = "\n".join([f"{first}\n", *map(_bold, rest)])
+    return " ".join([first, *rest[1::3]]), " ".join(sentences), markdown
 
 
-def texts_of(records: list[Preference] | list[Candidates]) -> Iterator[str]:
+def texts_of(records: Iterable[Preference | Candidates]) -> Iterator[str]:
     """Every message's text, to train a tokenizer on."""
     for record in records:
-        sides = (
-            (record.chosen, record.rejected) if isinstance(record, Preference) else record.responses
-        )
-        for messages in (record.prompt, *sides):
-            yield from (message.content for message in messages)
+        if isinstance(record, Preference):
+            messages = record.prompt + record.chosen + record.rejected
+        else:
+            messages = sum(record.responses, record.prompt)
+        for message in messages:
+            yield message.content
 
 
-def pairs_file(data: Path | None, folder: Path) -> Path:
-    """The pairs as a file that `smorm train` and TRL both read, written into ``folder``.
+def preference_row(record: Preference) -> dict[str, Any]:
+    """A conversational preference as TRL documents it: message lists, an explicit prompt."""
+    row = {}
+    for name in ("prompt", "chosen", "rejected"):
+        row[name] = [asdict(message) for message in getattr(record, name)]
+    return row
 
-    ``data`` is the data folder, or None for the usual one.
-    One JSON object a line: `prompt`, `chosen` and `rejected` as message lists.
-    """
-    path = folder / "pairs.jsonl"
-    lines = (
-        {
-            "prompt": [asdict(message) for message in pair.prompt],
-            "chosen": [asdict(message) for message in pair.chosen],
-            "rejected": [asdict(message) for message in pair.rejected],
-        }
-        for pair in hh_pairs(data).records
-    )
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+def write_preferences(records: Iterable[Preference], path: Path) -> Path:
+    """A file that `smorm train` and TRL both read, one JSON object a line; returns its path."""
+    write_rows(map(preference_row, records), path)
     return path
+
+
+def write_rows(rows: Iterable[dict[str, Any]], path: Path) -> None:
+    """JSON lines."""
+    with path.open("w", encoding="utf-8") as stream:
+        for row in rows:
+            stream.write(json.dumps(row) + "\n")
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
@@ -134,16 +132,16 @@ def _sentences(text: str, budget: int, tokens: Callable[[str], int]) -> list[str
     What is longer than 60 tokens is no sentence (a table, a listing) and is left out.
     """
     plain = re.sub(r"```.*?```|[*#`|>]+", " ", text, flags=re.DOTALL)
-    found: list[str] = []
+    sentences: list[str] = []
     for sentence in re.split(r"(?<=[.!?:;])\s+|\n+", plain):
         clean = " ".join(re.sub(r"^(\s*[-•]|\s*\d+[.)])\s*", "", sentence).split())
         size = tokens(clean)
         if not 0 < size <= 60:
             continue
-        found.append(clean)
+        sentences.append(clean)
         budget -= size
         if budget <= 0:
-            return found
+            return sentences
     return []
 
 
@@ -159,9 +157,9 @@ class _Writer:
         self.rng = np.random.default_rng(seed)
         letters = self.rng.integers(97, 123, (_VOCABULARY, 9))
         sizes = self.rng.integers(2, 10, _VOCABULARY)
-        self.words = [
-            bytes(row[:size].tolist()).decode() for row, size in zip(letters, sizes, strict=True)
-        ]
+        self.words = []
+        for row, size in zip(letters, sizes, strict=True):
+            self.words.append(bytes(row[:size].tolist()).decode())
         weights = 1.0 / np.arange(1, _VOCABULARY + 1)
         self.weights = weights / weights.sum()
 
@@ -170,22 +168,25 @@ class _Writer:
 
     def text(self, count: int) -> str:
         drawn = self.rng.choice(_VOCABULARY, count, p=self.weights)
-        return " ".join(
-            self.words[index] + ("." if place % 18 == 17 else "")
-            for place, index in enumerate(drawn)
-        )
+        words = [self.words[index] for index in drawn]
+        # A sentence ends after every 18th word: RM-Bench's styles are made of sentences.
+        for last in range(17, count, 18):
+            words[last] += "."
+        return " ".join(words)
 
 
+# The order of draws decides the texts: it must not change, or figures of before do not compare.
 def _generated_pairs(count: int) -> list[Preference]:
     writer, pairs = _Writer(0), []
     for _ in range(count):
         turns = int(writer.rng.choice(_HH_TURNS))
         size = max(2, writer.length(_HH_PROMPT, 750) // turns)
-        prompt = tuple(
-            Message(("user", "assistant")[turn % 2], writer.text(size)) for turn in range(turns)
-        )
-        chosen, rejected = (writer.text(writer.length(_HH_RESPONSE, 500)) for _ in range(2))
-        pairs.append(Preference(prompt, answer(chosen), answer(rejected)))
+        prompt: Messages = ()
+        for turn in range(turns):
+            prompt += (Message(("user", "assistant")[turn % 2], writer.text(size)),)
+        chosen = answer(writer.text(writer.length(_HH_RESPONSE, 500)))
+        rejected = answer(writer.text(writer.length(_HH_RESPONSE, 500)))
+        pairs.append(Preference(prompt, chosen, rejected))
     return pairs
 
 
@@ -193,6 +194,6 @@ def _generated_answers(count: int) -> list[Candidates]:
     writer, records = _Writer(1), []
     for _ in range(count):
         prompt = question(writer.text(writer.length(_ARENA_PROMPT, 770)))
-        found = (answer(writer.text(writer.length(_ARENA_RESPONSE, 1500))) for _ in range(14))
-        records.append(Candidates(prompt, tuple(found)))
+        texts = [writer.text(writer.length(_ARENA_RESPONSE, 1500)) for _ in range(14)]
+        records.append(Candidates(prompt, tuple(map(answer, texts))))
     return records

@@ -3,7 +3,7 @@
     python -m bench.tokens --pairs 1000000 --words 8 --json results/bench/tokens.json
 
 Pairs are generated (texts of 5 to 50 words, four pairs over one prompt), the tokenizer is a
-byte-level BPE of 8,000 tokens. Every figure is of a process of its own: seconds of the wall clock
+byte-level BPE of 8,000 tokens. Every figure is of a separate process: seconds of the wall clock
 from the open file to mapped tokens, its CPU seconds, and the peak of its resident memory, also
 above what it had when all was imported.
 """
@@ -15,8 +15,6 @@ import json
 import logging
 import os
 import random
-import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.machine import describe
+from bench.machine import MIB, describe, json_of_process, peak_rss
 from smorm import files
 from smorm.data.encode import Encoder
 from smorm.data.reading import Source
@@ -33,7 +31,6 @@ from smorm.data.tokeniser import Tokeniser
 from smorm.text.bpe import train_bpe
 from smorm.text.chat import Renderer
 
-MIB = 1 << 20
 TIMED = 50_000
 VOCABULARY = 8000
 
@@ -63,52 +60,45 @@ def write_pairs(path: Path, count: int, most: int) -> None:
 
 def write_tokenizer(folder: Path) -> None:
     """Train the tokenizer on the first texts."""
-    rows = [json.loads(line) for line in generated_pairs(2000)]
-    tokenizer = train_bpe((text for row in rows for text in row.values()), VOCABULARY)
-    tokenizer.save_pretrained(folder)
+    texts: list[str] = []
+    for line in generated_pairs(2000):
+        texts += json.loads(line).values()
+    train_bpe(texts, VOCABULARY).save_pretrained(folder)
 
 
-def one_start(folder: Path, source: Path, cache: str | None, workers: int) -> dict[str, Any]:
+def measure_start(folder: Path, source: Path, cache: str | None, workers: int) -> dict[str, Any]:
     """Tokens of a source in this process: seconds, records, tokens, memory in MiB."""
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
     encoder = Encoder(Renderer(tokenizer, None, 2048), 2048, "error")
-    wanted = TokenRequest(Source(source), "preference", "stop", folder / "quarantine.jsonl")
-    before = _peak(resource.RUSAGE_SELF)
+    request = TokenRequest(Source(source), "preference", "stop", folder / "quarantine.jsonl")
+    before = peak_rss() / MIB
     started, used = time.monotonic(), _cpu()
     with Tokeniser(encoder, workers) as tokeniser:
-        store = tokens_of(wanted, tokeniser, cache)
+        store = tokens_of(request, tokeniser, cache)
     return {
         "seconds": time.monotonic() - started,
         "cpu_seconds": _cpu() - used,
         "pairs": len(store),
         "tokens": len(store.arrays["ids"]),
-        "peak_rss_mib": _peak(resource.RUSAGE_SELF),
-        "rss_added_mib": _peak(resource.RUSAGE_SELF) - before,
-        "worker_peak_rss_mib": _peak(resource.RUSAGE_CHILDREN),
+        "peak_rss_mib": peak_rss() / MIB,
+        "rss_added_mib": peak_rss() / MIB - before,
+        "worker_peak_rss_mib": peak_rss(children=True) / MIB,
     }
 
 
 def _cpu() -> float:
     """CPU seconds of this process and of those that it waited for."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    return sum(os.times()[:4])
 
 
-def _peak(whose: int) -> float:
-    """Peak resident memory in MiB (macOS counts bytes, Linux KiB)."""
-    found = resource.getrusage(whose).ru_maxrss
-    return found / MIB if sys.platform == "darwin" else found / 1024
-
-
-def in_a_process(folder: Path, source: Path, cache: str | None, workers: int) -> dict[str, Any]:
-    """`one_start` in a process of its own, so that its peak is its own."""
+def measure_in_process(
+    folder: Path, source: Path, cache: str | None, workers: int
+) -> dict[str, Any]:
+    """`measure_start` in a process of its own, so that its peak is its own."""
     arguments = json.dumps([str(folder), str(source), cache, workers])
-    command = [sys.executable, "-m", "bench.tokens", "--one", arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    return json_of_process("bench.tokens", "--one", arguments)
 
 
 def measure(pairs: int, timed: int, most: int, folder: Path) -> dict[str, Any]:
@@ -118,20 +108,21 @@ def measure(pairs: int, timed: int, most: int, folder: Path) -> dict[str, Any]:
     write_pairs(small, timed, most)
     speed = {}
     for workers in (1, 2):
-        found = in_a_process(folder, small, None, workers)
-        speed[str(workers)] = {**found, "pairs_per_second": timed / found["seconds"]}
+        start = measure_in_process(folder, small, None, workers)
+        speed[str(workers)] = {**start, "pairs_per_second": timed / start["seconds"]}
         print(
-            f"{workers} process(es): {timed / found['seconds']:,.0f} pairs/s, "
-            f"{1e3 * found['cpu_seconds'] / timed:.2f} ms of CPU a pair"
+            f"{workers} process(es): {timed / start['seconds']:,.0f} pairs/s, "
+            f"{1e3 * start['cpu_seconds'] / timed:.2f} ms of CPU a pair"
         )
     write_pairs(large, pairs, most)
-    first = in_a_process(folder, large, cache, min(2, os.cpu_count() or 1))
-    again = in_a_process(folder, large, cache, 1)
-    for name, found in (("first start", first), ("cached start", again)):
+    starts = {}
+    # The first start fills the cache that the second one reads: one process is enough for it.
+    for name, workers in (("first", min(2, os.cpu_count() or 1)), ("cached", 1)):
+        start = starts[name] = measure_in_process(folder, large, cache, workers)
         print(
-            f"{name}: {found['pairs']:,} pairs, {found['tokens']:,} tokens in "
-            f"{found['seconds']:.1f} s, peak RSS {found['peak_rss_mib']:.0f} MiB "
-            f"({found['rss_added_mib']:.0f} above the start)"
+            f"{name} start: {start['pairs']:,} pairs, {start['tokens']:,} tokens in "
+            f"{start['seconds']:.1f} s, peak RSS {start['peak_rss_mib']:.0f} MiB "
+            f"({start['rss_added_mib']:.0f} above the start)"
         )
     sizes = {
         "text_mib": large.stat().st_size / MIB,
@@ -143,8 +134,8 @@ def measure(pairs: int, timed: int, most: int, folder: Path) -> dict[str, Any]:
         "machine": describe(),
         "sizes": sizes,
         "speed": speed,
-        "first_start": first,
-        "cached_start": again,
+        "first_start": starts["first"],
+        "cached_start": starts["cached"],
     }
 
 
@@ -156,16 +147,16 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=50, help="most words of a text")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    if arguments.one:
-        folder, source, cache, workers = json.loads(arguments.one)
-        print(json.dumps(one_start(Path(folder), Path(source), cache, workers)))
+    if options.one:
+        folder, source, cache, workers = json.loads(options.one)
+        print(json.dumps(measure_start(Path(folder), Path(source), cache, workers)))
         return
     with tempfile.TemporaryDirectory(prefix="smorm-bench-") as name:
-        found = measure(arguments.pairs, arguments.timed, arguments.words, Path(name))
-    if arguments.json:
-        files.write_json(arguments.json, found)
+        content = measure(options.pairs, options.timed, options.words, Path(name))
+    if options.json:
+        files.write_json(options.json, content)
 
 
 if __name__ == "__main__":

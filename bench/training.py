@@ -2,27 +2,27 @@
 
     python -m bench.training --json FILE [--rounds N] [--model reference|small] [--only NAME,...]
 
-One thread, one process, sides in turns; random weights from a seed, AdamW at one constant learning
-rate. Batches are drawn by the first seed that makes the timed ones typical of the set
-(`bench.batching.typical`). smorm runs its own training path in bf16 (`bench.ours`), TRL its own
-`train()` (`bench.trl_side`). A round is two consecutive optimizer steps of each side.
+One thread, every run in a process of its own, in turns; random weights from a seed, AdamW at one
+constant learning rate. Batches are drawn by the first seed that makes the timed ones typical of the
+set (`bench.batching.typical`). smorm runs its own training path in bf16 (`bench.smorm_run`), TRL
+its own `train()` (`bench.trl_run`). A round is two consecutive optimizer steps of each run.
 
 - `train_vs_trl_default`: 8 multi-turn pairs a step in random order; TRL's defaults.
-- `train_vs_trl_tuned`: 8 pairs a step from transformers' own length grouping, the same batches on
-  both sides; TRL without gradient checkpointing, in two accumulation steps, which was its fastest
+- `train_vs_trl_tuned`: 8 pairs a step from transformers' own length grouping, the same batches for
+  both runs; TRL without gradient checkpointing, in two accumulation steps, which was its fastest
   setting of those tried.
 - `train_pairs_of_many_vs_trl_tuned`: 4 answers a prompt and all 6 pairs, 6 pairs a step, TRL as
-  above. Both sides draw from one set of pairs; TRL takes its length-grouped batches over that set,
+  above. Both runs draw from one set of pairs; TRL takes its length-grouped batches over that set,
   smorm one whole prompt a step, so each distinct response is computed once. A round's pairs differ
-  between the sides, so seconds are divided by the real tokens (unpadded, unshared) of the pairs
+  between the runs, so seconds are divided by the real tokens (unpadded, unshared) of the pairs
   worked off. A round is one step.
 - `joint_vs_padded_1024`: 8 pairs and 8 ratings a step against the official code's shape
-  (`bench.padded_side`), always on the small model (or the tiny one), since 24 sequences of 1024
+  (`bench.padded_run`), always on the small model (or the tiny one), since 24 sequences of 1024
   tokens are a lot of padding. A round is one step.
-- `gemm_share_bf16`, `gemm_share_fp32`: see `bench.flops`.
+- `gemm_share_bf16`, `gemm_share_fp32`: see `bench.gemm_share`.
 - `peak_memory_vs_trl`: see `bench.memory`.
 
-Equality: for each ratio the largest difference of a step's loss between the sides in fp32, without
+Equality: for each ratio the largest difference of a step's loss between the runs in fp32, without
 checkpointing, on smorm's batches; `gradients` is the largest absolute difference of any entry of
 any parameter's gradient, after clipping to norm 1, in the first steps of all of these.
 """
@@ -39,30 +39,21 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from bench import batching, memory, results, training_data
-from bench.comparison import Compared, against_padded, against_trl
-from bench.flops import peak
-from bench.gemm_share import DTYPES, gemm_shares
+from bench.batching import Batches
+from bench.comparison import Comparison, against_padded, against_trl
+from bench.gemm_share import DTYPES, gemm_shares, peak
 from bench.machine import describe
 from bench.measure import Ratio, pin
-from bench.ours import MAX_TOKENS, MODELS, VOCABULARY, Batch, config_of
-from bench.sides import Plan
+from bench.smorm_run import MAX_TOKENS, MODELS, VOCABULARY, Plan, run_config
 from bench.training_data import TrainingSet
+from bench.trl_run import Setting
 from smorm.training.setup import Prepared, prepare
 
-NAMES = (
-    "train_vs_trl_default",
-    "train_vs_trl_tuned",
-    "train_pairs_of_many_vs_trl_tuned",
-    "joint_vs_padded_1024",
-    "gemm_share_bf16",
-    "gemm_share_fp32",
-    "peak_memory_vs_trl",
-)
 PAIRS_A_STEP = 8
 PAIRS_OF_MANY = 6
-PARTS = 2
-"""Accumulation steps of the tuned TRL: all pairs in one forward pass took it longer, 12 pairs of
-long answers half as long again; smaller parts than 3 or 4 pairs were no faster."""
+ACCUMULATION = 2
+"""Passes for a step of the tuned TRL: all pairs in one forward pass took it longer, 12 pairs of
+long answers half as long again; fewer than 3 or 4 pairs in a pass were no faster."""
 LEAST_PIECES = 8000
 MEMORY_RUNS = 5
 
@@ -79,13 +70,13 @@ class Bench:
     limit: int | None = None
 
     def prepared(
-        self, one: TrainingSet, model: str | None = None, pairs: int = PAIRS_A_STEP
+        self, records: TrainingSet, model: str | None = None, pairs: int = PAIRS_A_STEP
     ) -> Callable[[str], Prepared]:
         """A new run on a set, always from the same weights, for each call with a precision."""
 
         def make(precision: str) -> Prepared:
-            config = config_of(
-                model or self.model, self.plan.folder, one.pairs, one.rated,
+            config = run_config(
+                model or self.model, self.plan.folder, records.pairs, records.rated,
                 precision=precision, batch_size=pairs, tokenizer=self.tokenizer,
             )  # fmt: skip
             return prepare(config)
@@ -93,82 +84,97 @@ class Bench:
         return make
 
 
-def hh(bench: Bench, tuned: bool) -> Compared:
+def hh(bench: Bench, setting: Setting) -> Comparison:
     """Multi-turn pairs against TRL."""
-    one = training_data.hh_set(bench.data, bench.plan.folder, bench.limit)
-    prepared = bench.prepared(one)
-    looked = prepared("bf16")
+    records = training_data.hh_set(bench.data, bench.plan.folder, bench.limit)
+    prepared = bench.prepared(records)
+    lengths = prepared("bf16")
 
-    def draw(seed: int) -> tuple[list[Batch], list[Batch]]:
-        if tuned:
-            grouped = batching.length_grouped_batches(looked, PAIRS_A_STEP, seed)
-            return grouped, grouped
-        return (batching.random_batches(looked, seed),) * 2
+    def draw(seed: int) -> Batches:
+        if setting == "tuned":
+            grouped = batching.length_grouped_batches(lengths, PAIRS_A_STEP, seed)
+            return Batches(grouped, grouped)
+        return _same_random_batches(lengths, seed)
 
-    batches, _ = batching.typical(looked, draw, _timed(bench.plan))
-    setting: Any = "tuned" if tuned else "default"
-    parts, top = PARTS if tuned else 1, bench.peaks["bf16"]
-    found = against_trl(setting, prepared, one, batches, batches, bench.plan, top, parts)
-    return _told(found, one, looked, batches, batches, bench.plan)
-
-
-def pairs_of_many(bench: Bench) -> Compared:
-    """Several answers a prompt, all their pairs, against TRL at its best."""
-    one = training_data.many_set(bench.data, bench.plan.folder, bench.limit)
-    plan = replace(bench.plan, steps_a_round=1, equality_steps=min(2, bench.plan.equality_steps))
-    prepared = bench.prepared(one, pairs=PAIRS_OF_MANY)
-    looked = prepared("bf16")
-
-    def draw(seed: int) -> tuple[list[Batch], list[Batch]]:
-        own = batching.prompt_batches(looked, PAIRS_OF_MANY, prompts=1, seed=seed)
-        among = batching.only_pairs(own)
-        return batching.length_grouped_batches(looked, PAIRS_OF_MANY, seed, among), own
-
-    theirs, ours = batching.typical(looked, draw, _timed(plan))
-    top = bench.peaks["bf16"]
-    found = against_trl("tuned", prepared, one, theirs, ours, plan, top, PARTS)
-    return _told(found, one, looked, theirs, ours, plan)
-
-
-def joint(bench: Bench) -> Compared:
-    """Pairs and ratings against the official code's shape."""
-    one = training_data.joint_set(bench.data, bench.plan.folder, bench.limit)
-    plan = replace(bench.plan, steps_a_round=1, equality_steps=min(2, bench.plan.equality_steps))
-    model = "small" if bench.model == "reference" else bench.model
-    prepared = bench.prepared(one, model)
-    looked = prepared("bf16")
-    batches, _ = batching.typical(
-        looked, lambda seed: (batching.random_batches(looked, seed),) * 2, _timed(plan), MAX_TOKENS
+    batches = batching.typical(lengths, draw, _timed(bench.plan))
+    accumulation = ACCUMULATION if setting == "tuned" else 1
+    comparison = against_trl(
+        setting, prepared, records, batches, bench.plan, bench.peaks["bf16"], accumulation
     )
-    found = against_padded(prepared, batches, plan, bench.peaks["bf16"])
-    found.detail["model"] = model
-    return _told(found, one, looked, batches, batches, plan, MAX_TOKENS)
+    return _with_texts(comparison, records, lengths, batches, bench.plan)
 
 
-def _told(
-    found: Compared,
-    one: TrainingSet,
+def pairs_of_many(bench: Bench) -> Comparison:
+    """Several answers a prompt, all their pairs, against TRL at its best."""
+    records = training_data.many_set(bench.data, bench.plan.folder, bench.limit)
+    plan = _one_step_a_round(bench.plan)
+    prepared = bench.prepared(records, pairs=PAIRS_OF_MANY)
+    lengths = prepared("bf16")
+
+    def draw(seed: int) -> Batches:
+        by_prompt = batching.prompt_batches(lengths, PAIRS_OF_MANY, prompts=1, seed=seed)
+        among = batching.distinct_pairs(by_prompt)
+        grouped = batching.length_grouped_batches(lengths, PAIRS_OF_MANY, seed, among)
+        return Batches(grouped, by_prompt)
+
+    batches = batching.typical(lengths, draw, _timed(plan))
+    comparison = against_trl(
+        "tuned", prepared, records, batches, plan, bench.peaks["bf16"], ACCUMULATION
+    )
+    return _with_texts(comparison, records, lengths, batches, plan)
+
+
+def joint(bench: Bench) -> Comparison:
+    """Pairs and ratings against the official code's shape."""
+    records = training_data.joint_set(bench.data, bench.plan.folder, bench.limit)
+    plan = _one_step_a_round(bench.plan)
+    model = "small" if bench.model == "reference" else bench.model
+    prepared = bench.prepared(records, model)
+    lengths = prepared("bf16")
+    batches = batching.typical(
+        lengths, lambda seed: _same_random_batches(lengths, seed), _timed(plan), MAX_TOKENS
+    )
+    comparison = against_padded(prepared, batches, plan, bench.peaks["bf16"])
+    comparison.detail["model"] = model
+    return _with_texts(comparison, records, lengths, batches, plan, MAX_TOKENS)
+
+
+def _same_random_batches(prepared: Prepared, seed: int) -> Batches:
+    batches = batching.random_batches(prepared, seed)
+    return Batches(batches, batches)
+
+
+def _one_step_a_round(plan: Plan) -> Plan:
+    """These steps are long: two of them a round would take many minutes."""
+    return replace(plan, steps_a_round=1, equality_steps=min(2, plan.equality_steps))
+
+
+def _with_texts(
+    comparison: Comparison,
+    records: TrainingSet,
     prepared: Prepared,
-    theirs: Sequence[Batch],
-    ours: Sequence[Batch],
+    batches: Batches,
     plan: Plan,
     length: int | None = None,
-) -> Compared:
-    found.detail["texts"] = one.origin
-    found.detail["tokens"] = batching.facts(prepared, theirs, ours, _timed(plan), length)
-    return found
+) -> Comparison:
+    """With the texts' origin and their token statistics in the detail."""
+    statistics = batching.token_statistics(prepared, batches, _timed(plan), length)
+    comparison.detail.update(texts=records.origin, tokens=statistics)
+    return comparison
 
 
 def _timed(plan: Plan) -> tuple[int, int]:
     return plan.warmup * plan.steps_a_round, plan.steps
 
 
-COMPARISONS: dict[str, Callable[[Bench], Compared]] = {
-    "train_vs_trl_default": lambda bench: hh(bench, tuned=False),
-    "train_vs_trl_tuned": lambda bench: hh(bench, tuned=True),
+COMPARISONS: dict[str, Callable[[Bench], Comparison]] = {
+    "train_vs_trl_default": lambda bench: hh(bench, "default"),
+    "train_vs_trl_tuned": lambda bench: hh(bench, "tuned"),
     "train_pairs_of_many_vs_trl_tuned": pairs_of_many,
     "joint_vs_padded_1024": joint,
 }
+SHARES = ("gemm_share_bf16", "gemm_share_fp32")
+NAMES = (*COMPARISONS, *SHARES, "peak_memory_vs_trl")
 
 
 def run(
@@ -181,12 +187,12 @@ def run(
 ) -> None:
     """Measure what is named, and write the JSON file; `limit` records of each set only."""
     machine = describe()
-    makers = (training_data.hh_set, training_data.many_set)
-    sets = [make(data, plan.folder, limit) for make in makers]
+    records = training_data.hh_set(data, plan.folder, limit)
+    many = training_data.many_set(data, plan.folder, limit)
     # never so few pieces that the long answers exceed the token limit
     pieces = max(LEAST_PIECES, VOCABULARY[model])
-    tokenizer = training_data.write_tokenizer(sets, pieces, plan.folder)
-    peaks = {name: peak(kind) for name, kind in DTYPES.items()}
+    tokenizer = training_data.write_tokenizer([records, many], pieces, plan.folder)
+    peaks = {name: peak(dtype) for name, dtype in DTYPES.items()}
     bench = Bench(model, data, plan, tokenizer, peaks, limit)
     ratios: dict[str, Ratio] = {}
     equality: dict[str, float] = {}
@@ -195,31 +201,30 @@ def run(
         if name not in names:
             continue
         started = time.monotonic()
-        found = compare(bench)
-        ratios[name], equality[name], detail[name] = found.ratio, found.equality, found.detail
-        equality["gradients"] = max(equality.get("gradients", 0.0), found.gradients)
+        comparison = compare(bench)
+        ratios[name], equality[name] = comparison.ratio, comparison.equality
+        detail[name] = comparison.detail
+        equality["gradients"] = max(equality.get("gradients", 0.0), comparison.gradients)
         detail["seconds"][name] = round(time.monotonic() - started, 1)
-        _say(f"{name}: {found.ratio.median:.2f} times, losses within {found.equality:.1e}")
-    shares = [name for name in names if name.startswith("gemm_share")]
+        print(
+            f"{name}: {comparison.ratio.median:.2f} times, losses within {comparison.equality:.1e}",
+            flush=True,
+        )
+    shares = [name for name in names if name in SHARES]
     if shares:
-        one = training_data.hh_set(data, plan.folder, limit)
-        runs = {precision: bench.prepared(one)(precision) for precision in DTYPES}
-        measured, detail["gemm_share"] = gemm_shares(runs, plan, bench.peaks)
-        ratios |= {name: measured[name] for name in shares}
+        runs = {precision: bench.prepared(records)(precision) for precision in DTYPES}
+        measured, detail["gemm_share"] = gemm_shares(runs, plan, peaks)
+        for name in shares:
+            ratios[name] = measured[name]
     if "peak_memory_vs_trl" in names:
-        held = memory.compared(model, data, MEMORY_RUNS, ("ours", "trl"))
-        for name, one in held["ratios"].items():
-            ratios[name] = Ratio(**one, total=one["median"], wall=one["median"])
-        equality |= held["equality"]
-        detail["peak_memory_vs_trl"] = held["detail"]
-    machine["peak"] = bench.peaks
+        peak_memory = memory.compare(model, data, MEMORY_RUNS, ("ours", "trl"))
+        for name, entry in peak_memory["ratios"].items():
+            ratios[name] = Ratio(**entry, total=entry["median"], wall=entry["median"])
+        equality |= peak_memory["equality"]
+        detail["peak_memory_vs_trl"] = peak_memory["detail"]
+    machine["peak"] = peaks
     results.save(path, ratios=ratios, equality=equality, machine=machine, detail=detail)
-    _say(results.table(results.load([path])))
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    print(results.table(results.load([path])), flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

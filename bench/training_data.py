@@ -2,7 +2,7 @@
 
 - `hh`: multi-turn pairs, each over a prompt of its own (HH harmless-base).
 - `many`: UltraFeedback's shape: 4 answers a prompt and all 6 pairs of them (answers of
-  arena-bench v1). Who wins is drawn: labels play no part in speed.
+  arena-bench v1). Who wins is drawn: labels do not change the speed.
 - `joint`: the same pairs as `hh`, and ratings of single responses (HANNA: stories of about 330
   tokens with 6 attributes, near HelpSteer2's length and number).
 
@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import gzip
 import itertools
-import json
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.texts import DATA, arena_answers, hh_pairs, texts_of
-from smorm.data.records import Candidates, Preference
+from bench.texts import DATA, arena_answers, hh_pairs, texts_of, write_preferences, write_rows
+from smorm.data.records import Preference
 from smorm.text.bpe import train_bpe
 from smorm.training.setup import Prepared
 
@@ -39,7 +39,8 @@ class TrainingSet:
     origin: str
 
     def record(self, prepared: Prepared, pair: int) -> Preference:
-        """The record of a pair that smorm kept, by its line in the file."""
+        """The record of a pair that smorm read, by its line in the file."""
+        # smorm drops what is over its token limit: positions do not agree, lines do
         line = int(prepared.train.pairs[pair].where.rpartition(":")[2])
         return self.records[line - 1]
 
@@ -48,23 +49,24 @@ def hh_set(data: Path | None, folder: Path, limit: int | None = None) -> Trainin
     """Multi-turn pairs."""
     source = hh_pairs(data)
     records = source.records[:limit]
-    return TrainingSet(records, _write(records, folder / "hh.jsonl"), None, source.origin)
+    path = write_preferences(records, folder / "hh.jsonl")
+    return TrainingSet(records, path, None, source.origin)
 
 
 def many_set(data: Path | None, folder: Path, limit: int | None = None) -> TrainingSet:
     """All pairs of four answers, drawn by a seed, to every prompt that has so many."""
     source, rng = arena_answers(data), np.random.default_rng(0)
     records: list[Preference] = []
-    for one in source.records:
-        distinct = list(dict.fromkeys(one.responses))
-        if len(distinct) >= ANSWERS:
-            records += _pairs(one, [distinct[i] for i in rng.permutation(len(distinct))[:ANSWERS]])
+    for candidates in source.records:
+        distinct = list(dict.fromkeys(candidates.responses))
+        if len(distinct) < ANSWERS:
+            continue
+        drawn = [distinct[index] for index in rng.permutation(len(distinct))[:ANSWERS]]
+        for chosen, rejected in itertools.combinations(drawn, 2):
+            records.append(Preference(candidates.prompt, chosen, rejected))
     records = records[:limit]
-    return TrainingSet(records, _write(records, folder / "many.jsonl"), None, source.origin)
-
-
-def _pairs(one: Candidates, answers: list[Any]) -> list[Preference]:
-    return [Preference(one.prompt, a, b) for a, b in itertools.combinations(answers, 2)]
+    path = write_preferences(records, folder / "many.jsonl")
+    return TrainingSet(records, path, None, source.origin)
 
 
 def joint_set(data: Path | None, folder: Path, limit: int | None = None) -> TrainingSet:
@@ -73,47 +75,32 @@ def joint_set(data: Path | None, folder: Path, limit: int | None = None) -> Trai
     file = (data or DATA) / "hanna_human" / "train.jsonl.gz"
     if file.is_file():
         rated.write_bytes(gzip.decompress(file.read_bytes()))
-        origin = f"{pairs.origin}; HANNA (hanna_human)"
-    else:
-        rated.write_text("".join(json.dumps(row) + "\n" for row in _stories()), encoding="utf-8")
-        origin = f"{pairs.origin}; generated ratings, with the lengths of HANNA"
+        return replace(pairs, rated=rated, origin=f"{pairs.origin}; HANNA (hanna_human)")
+    write_rows(_stories(), rated)
+    origin = f"{pairs.origin}; generated ratings, with the lengths of HANNA"
     return replace(pairs, rated=rated, origin=origin)
 
 
-def _stories() -> list[dict[str, Any]]:
+def _stories() -> Iterator[dict[str, Any]]:
     """Rated responses of HANNA's lengths, in the words of the generated answers."""
     rng = np.random.default_rng(2)
     words = " ".join(texts_of(arena_answers(Path("/nowhere")).records[:40])).split()
-    rows = []
     for number in range(800):
-        first = rng.integers(0, len(words) // 2, 2)
+        prompt, story = rng.integers(0, len(words) // 2, 2)
         size = int(np.clip(rng.lognormal(*_STORY), 20, 650))
-        rows.append(
-            {
-                "prompt": f"Write story {number}: " + " ".join(words[first[0] : first[0] + 24]),
-                "response": " ".join(words[first[1] : first[1] + size]),
-                "scores": {f"attribute {k}": float(rng.integers(1, 6)) for k in range(6)},
-            }
-        )
-    return rows
+        yield {
+            "prompt": f"Write story {number}: " + " ".join(words[prompt : prompt + 24]),
+            "response": " ".join(words[story : story + size]),
+            "scores": {f"attribute {k}": float(rng.integers(1, 6)) for k in range(6)},
+        }
 
 
 def write_tokenizer(sets: list[TrainingSet], vocabulary: int, folder: Path) -> Path:
     """One BPE tokenizer for all sets, trained on their texts; returns its folder."""
-    distinct = {id(record): record for one in sets for record in one.records}
+    # `hh` and `joint` share their records: each text counts once
+    distinct: dict[int, Preference] = {}
+    for data in sets:
+        distinct.update(zip(map(id, data.records), data.records, strict=True))
     path = folder / "tokenizer"
-    train_bpe(texts_of(list(distinct.values())), vocabulary).save_pretrained(path)
-    return path
-
-
-def _write(records: list[Preference], path: Path) -> Path:
-    """TRL's explicit-prompt conversational rows, one JSON object a line."""
-    rows = (
-        {
-            name: [asdict(message) for message in getattr(record, name)]
-            for name in ("prompt", "chosen", "rejected")
-        }
-        for record in records
-    )
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    train_bpe(texts_of(distinct.values()), vocabulary).save_pretrained(path)
     return path

@@ -2,44 +2,38 @@
 
 A round cannot hold a whole set, so it holds a sample whose *token ratio* (positions of the padded
 batches to positions of the forest) is that of the whole set to 3 %: every s-th record of the set
-sorted by length, from the first start that meets this. Only token counts are looked at.
+sorted by length, from the first start that meets this. Only token counts decide.
+
+Shapes: R records, N responses a record.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from bench.texts import DATA, Source, answer, arena_answers, hh_pairs, pairs_file, styles, texts_of
-from smorm.arrays import Tokens
+from bench.smorm_run import VOCABULARY
+from bench.texts import Source, answer, arena_answers, hh_pairs, styles, texts_of
+from smorm.arrays import Ints, Tokens
 from smorm.data.records import Candidates, Messages, Preference
+from smorm.text.bpe import train_bpe
 from smorm.text.chat import Renderer
 from smorm.trees.forest import MIN_SHARE, common_prefix, sort_key
-
-__all__ = [
-    "DATA",
-    "Source",
-    "answer",
-    "arena_answers",
-    "hh_pairs",
-    "pairs_file",
-    "styles",
-    "texts_of",
-]
 
 BATCH = 8
 """Sequences in a padded batch: RewardBench's command line default."""
 TOLERANCE = 0.03
-_LENGTH = float(np.log(300.0))
-_SPREAD = 0.22
+MAX_TOKENS = 4096
+_LENGTH, _DEVIATION = float(np.log(300.0)), 0.22  # of log(tokens) of an answer in RM-Bench's shape
 T = TypeVar("T")
 Unit = list[Tokens]
-Order = Callable[[int, int], list[tuple[int, int]]]
-"""(records, responses a record) -> the baseline's order as (record, response) places."""
+Order = Callable[[int, int], Ints]
+"""(R, N) -> the baseline's order [R N]; response n of record r is the number r N + n."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,33 +50,94 @@ class Workload:
     name: str
     records: list[Candidates]
     units: list[Unit]
-    order: list[tuple[int, int]]
+    order: Ints
     facts: dict[str, Any]
 
     @property
-    def responses(self) -> int:
-        """How many conversations are scored."""
-        return sum(map(len, self.units))
+    def sequences(self) -> list[Tokens]:
+        """All conversations, record by record."""
+        return list(itertools.chain.from_iterable(self.units))
 
 
-def by_record(records: int, responses: int) -> list[tuple[int, int]]:
+class TokenCounts(NamedTuple):
+    """Tokens of each conversation [R, N], and positions of each record's forest [R]."""
+
+    lengths: Ints
+    forest: Ints
+
+    @classmethod
+    def of(cls, units: Sequence[Unit]) -> TokenCounts:
+        """Of records with equally many responses."""
+        lengths = [list(map(len, unit)) for unit in units]
+        return cls(np.array(lengths), np.array(list(map(forest_positions, units))))
+
+    def of_records(self, index: Ints) -> TokenCounts:
+        """The counts of some records."""
+        return TokenCounts(self.lengths[index], self.forest[index])
+
+    def ratio(self, order: Order) -> float:
+        """Padded positions to forest positions."""
+        lengths = self.lengths.ravel()[order(*self.lengths.shape)]
+        return padded_positions(lengths) / int(self.forest.sum())
+
+    def mean_length(self) -> float:
+        """Tokens of a conversation."""
+        return round(float(self.lengths.mean()), 1)
+
+
+def by_record(records: int, responses: int) -> Ints:
     """One record's responses after the other's: how best-of-N sets are stored."""
-    return list(itertools.product(range(records), range(responses)))
+    return np.arange(records * responses)
 
 
-def by_side(records: int, responses: int) -> list[tuple[int, int]]:
+def by_side(records: int, responses: int) -> Ints:
     """All rejected, then all chosen: the order of RewardBench's script."""
-    return [(record, side) for side in (1, 0) for record in range(records)]
+    return np.arange(records * responses).reshape(records, responses)[:, [1, 0]].T.ravel()
 
 
-def by_pass(records: int, responses: int) -> list[tuple[int, int]]:
+def by_pass(records: int, responses: int) -> Ints:
     """RM-Bench's script: a pass for each style, in it all rejected, then all chosen.
 
     A record's responses are chosen concise, plain, markdown, then rejected in the same styles.
     """
-    return [
-        (record, style + side) for style in range(3) for side in (3, 0) for record in range(records)
-    ]
+    grid = np.arange(records * responses).reshape(records, responses)
+    return grid[:, [3, 0, 4, 1, 5, 2]].T.ravel()
+
+
+SIZES = {
+    "score_bon16_vs_padded": 3,
+    "score_bon64_vs_padded": 1,
+    "score_pairs_vs_padded": 16,
+    "score_rmbench_script": 8,
+}
+"""Records in a round."""
+
+
+def make_workloads(
+    model: str, data: Path | None, limit: int | None = None
+) -> tuple[Any, list[Workload]]:
+    """The tokenizer (trained on the workloads' texts) and the rounds' work.
+
+    ``limit`` takes only the first records of each set: a quick look, not a figure to report.
+    """
+    hh, arena = first_of(hh_pairs(data), limit), first_of(arena_answers(data), limit)
+    texts = itertools.chain(texts_of(hh.records), texts_of(arena.records))
+    tokenizer = train_bpe(texts, VOCABULARY[model])
+    renderer = Renderer(tokenizer, max_tokens=MAX_TOKENS)
+
+    def tokens(text: str) -> int:
+        return len(tokenizer(text)["input_ids"])
+
+    sets: dict[str, tuple[list[Candidates], Order, str]] = {
+        "score_bon16_vs_padded": (best_of(hh, 16), by_record, hh.origin),
+        "score_bon64_vs_padded": (best_of(hh, 64), by_record, hh.origin),
+        "score_pairs_vs_padded": (pairs(hh), by_side, hh.origin),
+        "score_rmbench_script": (rm_bench(arena, tokens), by_pass, arena.origin),
+    }
+    workloads = []
+    for name, (records, order, origin) in sets.items():
+        workloads.append(sample(name, records, SIZES[name], order, renderer, origin))
+    return tokenizer, workloads
 
 
 def first_of(source: Source[T], limit: int | None) -> Source[T]:
@@ -95,11 +150,14 @@ def first_of(source: Source[T], limit: int | None) -> Source[T]:
 def best_of(source: Source[Preference], count: int, seed: int = 0) -> list[Candidates]:
     """Every prompt with ``count`` real responses drawn without repetition from the whole set's."""
     rng = np.random.default_rng(seed)
-    pool = [side for pair in source.records for side in (pair.chosen, pair.rejected)]
-    return [
-        Candidates(pair.prompt, tuple(pool[i] for i in rng.choice(len(pool), count, replace=False)))
-        for pair in source.records
-    ]
+    pool: list[Messages] = []
+    for pair in source.records:
+        pool += [pair.chosen, pair.rejected]
+    records = []
+    for pair in source.records:
+        drawn = rng.choice(len(pool), count, replace=False)
+        records.append(Candidates(pair.prompt, tuple(pool[index] for index in drawn)))
+    return records
 
 
 def pairs(source: Source[Preference]) -> list[Candidates]:
@@ -118,14 +176,16 @@ def rm_bench(source: Source[Candidates], tokens: Callable[[str], int]) -> list[C
     for record in source.records:
         if tokens(record.prompt[0].content) > 60:
             continue
-        budget = rng.lognormal(_LENGTH, _SPREAD)
-        found = [
-            styles(side[0].content, int(budget * rng.uniform(0.9, 1.1)), tokens)
-            for side in record.responses
-        ]
-        sides = [three for three in found if three is not None][:2]
-        if len(sides) == 2:
-            responses = tuple(answer(text) for three in sides for text in three)
+        budget = rng.lognormal(_LENGTH, _DEVIATION)
+        styled = []
+        # Every answer draws its length, used or not: the draws of later records depend on it.
+        for response in record.responses:
+            length = int(budget * rng.uniform(0.9, 1.1))
+            texts = styles(response[0].content, length, tokens)
+            if texts is not None:
+                styled.append(texts)
+        if len(styled) >= 2:
+            responses = tuple(map(answer, styled[0] + styled[1]))
             records.append(Candidates(record.prompt, responses))
     return records
 
@@ -138,85 +198,84 @@ def sample(
     renderer: Renderer,
     origin: str,
 ) -> Workload:
-    """A round's records and what is known of their tokens; see the module's text for the rule."""
+    """A round's records and their token statistics; the module's docstring has the rule."""
     cache: dict[Messages, list[int]] = {}
     units = [_unit(record, renderer, cache) for record in records]
-    ratio = _ratio(units, order)
-    chosen = _stride(units, size, order, ratio)
+    counts = TokenCounts.of(units)
+    index = _sample(counts, size, order)
+    sampled = counts.of_records(index)
     facts = {
         "texts": origin,
-        "records": [len(chosen), len(records)],
-        "token_ratio": round(_ratio([units[i] for i in chosen], order), 3),
-        "token_ratio_of_whole_set": round(ratio, 3),
-        "tokens_per_response": _mean_length([units[i] for i in chosen]),
-        "tokens_per_response_of_whole_set": _mean_length(units),
-        "sharing": round(_sharing(units), 3),
+        "records": [len(index), len(records)],
+        "token_ratio": round(sampled.ratio(order), 3),
+        "token_ratio_of_whole_set": round(counts.ratio(order), 3),
+        "tokens_per_response": sampled.mean_length(),
+        "tokens_per_response_of_whole_set": counts.mean_length(),
+        "sharing": round(int(counts.lengths.sum()) / int(counts.forest.sum()), 3),
     }
-    own = [units[i] for i in chosen]
-    return Workload(name, [records[i] for i in chosen], own, order(len(own), len(own[0])), facts)
+    return Workload(
+        name,
+        [records[i] for i in index],
+        [units[i] for i in index],
+        order(*sampled.lengths.shape),
+        facts,
+    )
 
 
-def padded_positions(lengths: Sequence[int], batch: int = BATCH) -> int:
+def padded_positions(lengths: Iterable[int], batch: int = BATCH) -> int:
     """Positions that batches of ``batch`` sequences compute, each padded to its longest."""
-    parts = [lengths[start : start + batch] for start in range(0, len(lengths), batch)]
-    return sum(len(part) * max(part) for part in parts)
+    counts = np.fromiter(lengths, np.int64)
+    starts = np.arange(0, len(counts), batch)
+    sizes = np.diff(np.append(starts, len(counts)))
+    return int(np.maximum.reduceat(counts, starts) @ sizes)
 
 
 def forest_positions(unit: Unit) -> int:
     """Positions that a forest of these sequences computes: every shared token once."""
+    # Sorted, each sequence shares most with its neighbour: one comparison each is enough.
     ordered = sorted(unit, key=sort_key)
     total = len(ordered[0])
-    for before, tokens in itertools.pairwise(ordered):
-        shared = common_prefix(before, tokens)
-        kept = shared if shared >= MIN_SHARE or shared == len(tokens) else 0
-        total += len(tokens) - kept
+    for previous, tokens in itertools.pairwise(ordered):
+        shared = common_prefix(previous, tokens)
+        total += len(tokens)
+        # A forest does not branch for less.
+        if shared >= MIN_SHARE or shared == len(tokens):
+            total -= shared
     return total
 
 
 def _unit(record: Candidates, renderer: Renderer, cache: dict[Messages, list[int]]) -> Unit:
     """A record's conversations, put together from messages tokenised once.
 
-    A role token stands before every message and no token spans it, so the parts' tokens are the
-    whole's (a test compares them with the renderer's). Best-of-64 over a whole set is 100,000
-    conversations of 5,000 different messages.
+    A role token precedes every message and no token spans it, so the tokens of the messages are
+    those of the conversation (a test compares them with the renderer's). Best-of-64 over a whole
+    set is 100,000 conversations of 5,000 different messages.
     """
-
-    def part(messages: Messages) -> list[int]:
+    for messages in (record.prompt, *record.responses):
         if messages not in cache:
             cache[messages] = renderer.render(messages)
-        return cache[messages]
+    prompt = cache[record.prompt][:-1]  # without the EOS
+    # a response's first token is the BOS
+    rows = [prompt + cache[response][1:] for response in record.responses]
+    return [np.array(row, dtype=np.int32) for row in rows]
 
-    prompt = part(record.prompt)[:-1]  # without the EOS
-    return [np.array(prompt + part(response)[1:], dtype=np.int32) for response in record.responses]
 
-
-def _stride(units: list[Unit], size: int, order: Order, ratio: float) -> list[int]:
-    """Places of the sample, in the set's order."""
-    ranked = sorted(range(len(units)), key=lambda i: (sum(map(len, units[i])), i))
-    if size >= len(units):
-        return sorted(ranked)
-    step = len(ranked) / size
-    middle = step / 2
-    starts = sorted(np.arange(0.0, step, max(1.0, step / 200)), key=lambda s: abs(s - middle))
-    candidates = [[ranked[int(start + step * k)] for k in range(size)] for start in starts]
-    gaps = []
-    for candidate in candidates:
-        gap = abs(_ratio([units[i] for i in sorted(candidate)], order) / ratio - 1)
-        gaps.append(gap)
+def _sample(counts: TokenCounts, size: int, order: Order) -> Ints:
+    """Indices of the sampled records, in the set's order."""
+    total = len(counts.forest)
+    if size >= total:
+        return np.arange(total)
+    ratio = counts.ratio(order)
+    ranked = np.argsort(counts.lengths.sum(axis=1), kind="stable")
+    step = total / size
+    starts = np.arange(0.0, step, max(1.0, step / 200))
+    best, smallest = ranked[:size], np.inf
+    # From the middle outwards: the middle of each stretch is the most typical of it.
+    for start in starts[np.argsort(np.abs(starts - step / 2), kind="stable")]:
+        index = np.sort(ranked[(start + step * np.arange(size)).astype(np.int64)])
+        gap = abs(counts.of_records(index).ratio(order) / ratio - 1)
+        if gap < smallest:
+            best, smallest = index, gap
         if gap <= TOLERANCE:
             break
-    return sorted(candidates[int(np.argmin(gaps))])
-
-
-def _ratio(units: list[Unit], order: Order) -> float:
-    places = order(len(units), len(units[0]))
-    padded = padded_positions([len(units[record][response]) for record, response in places])
-    return padded / sum(map(forest_positions, units))
-
-
-def _sharing(units: list[Unit]) -> float:
-    return sum(len(tokens) for unit in units for tokens in unit) / sum(map(forest_positions, units))
-
-
-def _mean_length(units: list[Unit]) -> float:
-    return round(float(np.mean([len(tokens) for unit in units for tokens in unit])), 1)
+    return best

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.flops import counted
-from bench.machine import describe, matmul_peak
-from bench.measure import Arm, Result, Timing, interleave, ratio
+from bench.gemm_share import count_flops, peak
+from bench.machine import describe
+from bench.measure import Arm, RoundOutcome, Timing, interleave, ratio
 
 
 def burn(seconds: float) -> None:
@@ -25,11 +25,11 @@ def burn(seconds: float) -> None:
 def test_three_times_the_work_takes_three_times_the_cpu_seconds() -> None:
     arms = [Arm("slow", lambda _: burn(0.09)), Arm("fast", lambda _: burn(0.03))]
     timings = interleave(arms, 5)
-    found = ratio(timings["slow"], timings["fast"])
-    assert found.median == pytest.approx(3.0, rel=0.15)
-    assert found.low <= found.median <= found.high
-    assert found.total == pytest.approx(3.0, rel=0.15)
-    assert found.n == 5
+    times = ratio(timings["slow"], timings["fast"])
+    assert times.median == pytest.approx(3.0, rel=0.15)
+    assert times.low <= times.median <= times.high
+    assert times.total == pytest.approx(3.0, rel=0.15)
+    assert times.n == 5
 
 
 def test_sleep_counts_as_wall_time_and_not_as_cpu_time() -> None:
@@ -39,23 +39,23 @@ def test_sleep_counts_as_wall_time_and_not_as_cpu_time() -> None:
 
 
 def test_every_arm_runs_once_a_round_and_the_order_moves_on() -> None:
-    seen: list[tuple[int, str]] = []
+    order: list[tuple[int, str]] = []
     arms = [
-        Arm(name, lambda round_, name=name: seen.append((round_, name)))  # type: ignore[misc]
+        Arm(name, lambda round_, name=name: order.append((round_, name)))  # type: ignore[misc]
         for name in "abc"
     ]
     interleave(arms, 6, warmup=2, seed=3)
-    rounds = [seen[start : start + 3] for start in range(0, len(seen), 3)]
-    assert [one[0][0] for one in rounds] == [-2, -1, 0, 1, 2, 3, 4, 5]
-    assert all({name for _, name in one} == set("abc") for one in rounds)
-    firsts = [one[0][1] for one in rounds[2:]]
+    rounds = [order[start : start + 3] for start in range(0, len(order), 3)]
+    assert [runs[0][0] for runs in rounds] == [-2, -1, 0, 1, 2, 3, 4, 5]
+    assert all({name for _, name in runs} == set("abc") for runs in rounds)
+    firsts = [runs[0][1] for runs in rounds[2:]]
     assert sorted(firsts) == sorted("aabbcc")
 
 
-def test_results_tokens_and_units_are_kept_without_the_warm_up() -> None:
-    timings = interleave([Arm("a", lambda r: Result([r], tokens=7, units=2))], 3, warmup=1)
-    own = timings["a"]
-    assert (own.results, own.tokens, own.units) == ([[0], [1], [2]], [7, 7, 7], [2, 2, 2])
+def test_values_tokens_and_units_are_kept_without_the_warm_up() -> None:
+    timings = interleave([Arm("a", lambda r: RoundOutcome([r], tokens=7, units=2))], 3, warmup=1)
+    timing = timings["a"]
+    assert (timing.values, timing.tokens, timing.units) == ([[0], [1], [2]], [7, 7, 7], [2, 2, 2])
 
 
 def test_two_arms_of_one_name_and_no_rounds_are_refused() -> None:
@@ -75,8 +75,8 @@ def test_a_constant_factor_is_found_whatever_the_rounds_take(
 ) -> None:
     fast = Timing(cpu=seconds, wall=seconds)
     slow = Timing(cpu=[factor * s for s in seconds], wall=[factor * s for s in seconds])
-    found = ratio(slow, fast)
-    for value in (found.median, found.low, found.high, found.total, found.wall):
+    times = ratio(slow, fast)
+    for value in (times.median, times.low, times.high, times.total, times.wall):
         assert value == pytest.approx(factor)
 
 
@@ -88,20 +88,20 @@ def test_counted_flops_are_two_times_rows_times_weights() -> None:
         with torch.inference_mode():
             return layer(rows)
 
-    assert counted(forward) == 2 * 5 * (8 * 16 + 16 * 4)
+    assert count_flops(forward) == 2 * 5 * (8 * 16 + 16 * 4)
     attention = torch.randn(1, 2, 6, 8)
-    assert counted(lambda: torch.matmul(attention, attention.transpose(-1, -2))) == 0
+    assert count_flops(lambda: torch.matmul(attention, attention.transpose(-1, -2))) == 0
 
 
 def test_the_peak_is_a_speed_that_one_product_does_not_exceed_by_far() -> None:
-    peak = matmul_peak(torch.float32, repeats=1, seconds=0.001)
+    fastest = peak(torch.float32, repeats=1, seconds=0.001)
     x, weight = torch.randn(512, 512), torch.randn(512, 512)
     start = time.process_time()
     for _ in range(20):
         torch.nn.functional.linear(x, weight)
     speed = 20 * 2 * 512**3 / (time.process_time() - start)
-    assert peak > 1e8
-    assert speed < 3 * peak
+    assert fastest > 1e8
+    assert speed < 3 * fastest
 
 
 def test_the_machine_is_described_without_names_or_paths() -> None:

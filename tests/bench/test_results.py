@@ -17,10 +17,10 @@ from tests.conftest import ROOT
 
 
 def write(path: Path, median: float, gap: float = 1e-6) -> Path:
-    found = Ratio(median, median - 0.2, median + 0.3, 5, median, median)
+    ratio = Ratio(median, median - 0.2, median + 0.3, 5, median, median)
     save(
         path,
-        ratios={"score_bon16_vs_padded": found, "gemm_share_fp32": Ratio(0.7, 0.6, 0.8, 5, 0.7, 1)},
+        ratios={"score_bon16_vs_padded": ratio, "gemm_share_fp32": Ratio(0.7, 0.6, 0.8, 5, 0.7, 1)},
         equality={"score_bon16_vs_padded": gap},
         machine={"cpu": "a processor", "threads": 1},
         detail={"anything": [1, 2]},
@@ -82,16 +82,16 @@ def test_every_floor_has_a_label() -> None:
 
 
 def test_table_and_plot_show_what_was_measured(tmp_path: Path) -> None:
-    found = load([write(tmp_path / "a.json", 4.321)])
-    text = table(found)
+    results = load([write(tmp_path / "a.json", 4.321)])
+    text = table(results)
     assert "| scoring, best-of-16 | padded loop, batch 8 | 4.32 |" in text
     assert "70 %" in text
-    drawn = plot(found, tmp_path)
+    drawn = plot(results, tmp_path)
     svg = drawn[0].read_text(encoding="utf-8")
     assert all(path.stat().st_size > 1000 for path in drawn)
     assert svg.startswith("<?xml")
     before = drawn[0].read_bytes()
-    plot(found, tmp_path)
+    plot(results, tmp_path)
     assert drawn[0].read_bytes() == before
 
 

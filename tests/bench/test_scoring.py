@@ -13,20 +13,17 @@ import numpy as np
 import pytest
 
 from bench import workloads
-from bench.texts import pairs_file
+from bench.texts import arena_answers, hh_pairs, texts_of, write_preferences
 from bench.workloads import (
-    arena_answers,
     best_of,
     by_pass,
     by_record,
     by_side,
     first_of,
     forest_positions,
-    hh_pairs,
     padded_positions,
     rm_bench,
     sample,
-    texts_of,
 )
 from smorm.text.bpe import train_bpe
 from smorm.text.chat import Renderer
@@ -72,38 +69,43 @@ def test_hh_pairs_share_what_hh_pairs_share(folder: Path) -> None:
     work = sample("pairs", workloads.pairs(source), 16, by_side, renderer(folder), source.origin)
     assert work.facts["sharing"] == pytest.approx(1.55, rel=0.06)
     assert work.facts["tokens_per_response_of_whole_set"] == pytest.approx(160, rel=0.1)
-    ratio, whole = work.facts["token_ratio"], work.facts["token_ratio_of_whole_set"]
-    assert ratio == pytest.approx(whole, rel=0.03)
+    ratio = work.facts["token_ratio"]
+    assert ratio == pytest.approx(work.facts["token_ratio_of_whole_set"], rel=0.03)
     assert ("generated" in work.facts["texts"]) == (folder == NOWHERE)
 
 
-def test_parts_that_were_tokenised_once_are_the_renderers_tokens() -> None:
+def test_messages_that_were_tokenised_once_are_the_renderers_tokens() -> None:
     source = first_of(hh_pairs(NOWHERE), 20)
     work = sample("bon", best_of(source, 4), 20, by_record, renderer(), source.origin)
     for record, unit in zip(work.records, work.units, strict=True):
-        for response, found in zip(record.responses, unit, strict=True):
-            assert found.tolist() == renderer().render(record.prompt + response)
+        for response, ids in zip(record.responses, unit, strict=True):
+            assert ids.tolist() == renderer().render(record.prompt + response)
 
 
 def test_responses_are_drawn_without_repetition_and_from_the_seed() -> None:
     source = first_of(hh_pairs(NOWHERE), 40)
-    once, again, other = best_of(source, 16), best_of(source, 16), best_of(source, 16, seed=1)
-    assert once == again != other
+    once, again = best_of(source, 16), best_of(source, 16)
+    assert once == again != best_of(source, 16, seed=1)
     assert all(len({id(side) for side in record.responses}) == 16 for record in once)
 
 
 @pytest.mark.parametrize("order", [by_record, by_pass])
 def test_an_order_takes_every_response_once(order: Any) -> None:
-    places = order(5, 6)
-    assert sorted(places) == [(record, side) for record in range(5) for side in range(6)]
+    assert sorted(order(5, 6)) == list(range(30))
+
+
+def positions(order: Any, responses: int) -> list[tuple[int, int]]:
+    """Record and response of each number."""
+    return [divmod(int(number), responses) for number in order]
 
 
 def test_pairs_are_taken_rejected_first_as_in_rewardbench() -> None:
-    assert by_side(3, 2) == [(0, 1), (1, 1), (2, 1), (0, 0), (1, 0), (2, 0)]
+    assert positions(by_side(3, 2), 2) == [(0, 1), (1, 1), (2, 1), (0, 0), (1, 0), (2, 0)]
 
 
 def test_rm_benchs_passes_are_styles_and_in_each_the_rejected_come_first() -> None:
-    assert by_pass(1, 6) == [(0, 3), (0, 0), (0, 4), (0, 1), (0, 5), (0, 2)]
+    assert positions(by_pass(1, 6), 6) == [(0, 3), (0, 0), (0, 4), (0, 1), (0, 5), (0, 2)]
+    assert positions(by_pass(2, 6), 6)[:4] == [(0, 3), (1, 3), (0, 0), (1, 0)]
 
 
 def test_padding_is_counted_batch_by_batch() -> None:
@@ -126,9 +128,10 @@ def test_the_pairs_file_is_read_by_the_product(tmp_path: Path) -> None:
     from smorm.data.census import Census
     from smorm.data.reading import Source, read_preferences
 
-    file = pairs_file(NOWHERE, tmp_path)
-    found = read_preferences(Source(str(file)), census=Census())
-    assert len(list(found)) == len(hh_pairs(NOWHERE).records)
+    records = hh_pairs(NOWHERE).records
+    file = write_preferences(records, tmp_path / "pairs.jsonl")
+    rows = read_preferences(Source(str(file)), census=Census())
+    assert len(list(rows)) == len(records)
 
 
 @pytest.mark.slow

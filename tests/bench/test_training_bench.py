@@ -12,12 +12,17 @@ import pytest
 import torch
 
 from bench import batching, training, training_data
-from bench.equality import gradient_gap
-from bench.flops import attention_flops, counted, linear_weights, per_token, step_flops
-from bench.ours import begin, config_of
-from bench.padded_side import begin_padded, collate
-from bench.sides import our_side, trl_side
-from bench.trl_side import classifier, make_trainer
+from bench.comparison import gradient_gap
+from bench.gemm_share import (
+    attention_flops,
+    count_flops,
+    linear_weights,
+    plausible_flops,
+    step_flops,
+)
+from bench.padded_run import collate, start_padded
+from bench.smorm_run import run_config, start_smorm
+from bench.trl_run import classifier, make_trainer, start_trl
 from smorm.training.setup import Prepared, prepare
 from smorm.trees.forest import grow
 
@@ -33,41 +38,43 @@ def world(kind: str = "hh", precision: str = "fp32") -> tuple[training_data.Trai
         "many": training_data.many_set,
         "joint": training_data.joint_set,
     }
-    one = make[kind](NOWHERE, folder, 48)
-    tokenizer = training_data.write_tokenizer([one], 8000, folder)
-    config = config_of(
-        "tiny", folder, one.pairs, one.rated,
+    data = make[kind](NOWHERE, folder, 48)
+    tokenizer = training_data.write_tokenizer([data], 8000, folder)
+    config = run_config(
+        "tiny", folder, data.pairs, data.rated,
         precision=precision, batch_size=4, tokenizer=tokenizer,
     )  # fmt: skip
-    return one, prepare(config)
+    return data, prepare(config)
 
 
-def test_both_sides_train_on_the_same_token_ids_and_lose_the_same(tmp_path: Path) -> None:
+def test_both_runs_train_on_the_same_token_ids_and_lose_the_same(tmp_path: Path) -> None:
     data, prepared = world()
     batches = batching.random_batches(prepared)[:3]
-    with trl_side("fp32", prepared, data, batches, tmp_path, keep_gradients=True) as trl:
+    with start_trl("fp32", prepared, data, batches, tmp_path, record_gradients=True) as trl:
         for row, index in enumerate(i for pairs, _ in batches for i in pairs):
             pair = prepared.train.pairs[int(index)]
             chosen, rejected = trl.token_ids(row)
             assert chosen.tolist() == pair.chosen.tolist()
             assert rejected.tolist() == pair.rejected.tolist()
-        side, run = our_side(prepared, batches)
+        run = start_smorm(prepared, batches)
         for step in range(3):
-            assert abs(trl.step() - side.step()[0]) < 1e-6
+            assert abs(trl.step().loss - run.step().loss) < 1e-6
             if step == 0:
-                gap, largest = gradient_gap(run, trl.watch.gradients or {})
+                gap, largest = gradient_gap(run, trl.gradients)
                 assert gap < 1e-5 < largest
-        assert trl.watch.dtype == "float32"
-        assert trl.watch.forwards == 3
+        assert trl.observed.dtype == "float32"
+        assert trl.observed.forwards == 3
         padded = [batching.padded_tokens(prepared, batch) for batch in batches]
-        assert trl.watch.positions == padded
+        assert trl.observed.positions == padded
 
 
-def test_other_tokens_on_trls_side_are_refused(tmp_path: Path) -> None:
+def test_other_tokens_in_trls_run_are_refused(tmp_path: Path) -> None:
     data, prepared = world()
-    other = training_data.TrainingSet(data.records[::-1], data.pairs, None, data.origin)
+    reversed_records = training_data.TrainingSet(data.records[::-1], data.pairs, None, data.origin)
     with pytest.raises(RuntimeError, match="different token ids"):
-        trl_side("fp32", prepared, other, batching.random_batches(prepared)[:2], tmp_path)
+        start_trl(
+            "fp32", prepared, reversed_records, batching.random_batches(prepared)[:2], tmp_path
+        )
 
 
 def test_a_suspended_trl_run_loses_what_an_uninterrupted_one_does(tmp_path: Path) -> None:
@@ -79,24 +86,24 @@ def test_a_suspended_trl_run_loses_what_an_uninterrupted_one_does(tmp_path: Path
     )
     trainer.train()
     expected = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-    ours, _ = our_side(prepared, batches)
+    ours = start_smorm(prepared, batches)
     with (
-        trl_side("default", prepared, data, batches, tmp_path) as trl,
-        trl_side("default", prepared, data, batches, tmp_path) as second,
+        start_trl("default", prepared, data, batches, tmp_path) as trl,
+        start_trl("default", prepared, data, batches, tmp_path) as second,
     ):
-        found = []
+        losses = []
         for _ in batches:
-            found.append(trl.step())
+            losses.append(trl.step().loss)
             ours.step()
-            assert second.step() == found[-1]
+            assert second.step().loss == losses[-1]
         # what the default does: bf16, and every forward pass twice
-        assert trl.watch.dtype == "bfloat16"
-        assert trl.watch.forwards == 6
-    assert found == expected[:3]  # the other one goes on for three epochs
+        assert trl.observed.dtype == "bfloat16"
+        assert trl.observed.forwards == 6
+    assert losses == expected[:3]  # the other one goes on for three epochs
 
 
 @pytest.mark.parametrize("items", [1, 4])
-def test_the_padded_side_is_the_joint_objective_of_the_official_code(items: int) -> None:
+def test_the_padded_run_is_the_joint_objective_of_the_official_code(items: int) -> None:
     _, prepared = world("joint")
     batches = tuple(prepared.order.step(step) for step in range(2))
     inputs, targets = collate(prepared, batches[0], 1024)
@@ -104,19 +111,18 @@ def test_the_padded_side_is_the_joint_objective_of_the_official_code(items: int)
     assert targets.shape == (4, 6)
     lengths = [len(prepared.train.rated[int(i)].tokens) for i in batches[0][1]]
     assert inputs["attention_mask"].sum(1)[8:].tolist() == lengths
-    padded = begin_padded(prepared, batches, items=items, keep_gradients=True)
-    ours, run = our_side(prepared, batches)
-    assert abs(padded.step() - ours.step()[0]) < 1e-6
-    gap, largest = gradient_gap(run, padded.gradients or {})
+    padded, ours = start_padded(prepared, batches, items=items), start_smorm(prepared, batches)
+    assert abs(padded.step().loss - ours.step().loss) < 1e-6
+    gap, largest = gradient_gap(ours, padded.gradients)
     assert gap < 1e-5 < largest
-    assert abs(padded.step() - ours.step()[0]) < 1e-6
+    assert abs(padded.step().loss - ours.step().loss) < 1e-6
 
 
 def test_length_grouping_takes_every_pair_once_and_pads_less() -> None:
     _, prepared = world()
     grouped = batching.length_grouped_batches(prepared, 4)
-    taken = np.concatenate([pairs for pairs, _ in grouped])
-    assert sorted(taken.tolist()) == list(range(len(prepared.train.pairs)))
+    indices = np.concatenate([pairs for pairs, _ in grouped])
+    assert sorted(indices.tolist()) == list(range(len(prepared.train.pairs)))
     random = batching.random_batches(prepared)
     sizes = [
         sum(batching.padded_tokens(prepared, b) for b in batches) for batches in (grouped, random)
@@ -127,7 +133,7 @@ def test_length_grouping_takes_every_pair_once_and_pads_less() -> None:
 def test_steps_of_whole_prompts_compute_each_response_once() -> None:
     _, prepared = world("many")
     batches = batching.prompt_batches(prepared, 6, prompts=2)
-    among = batching.only_pairs(batches)
+    among = batching.distinct_pairs(batches)
     for pairs, _ in batches:
         prompts = [prepared.train.pairs[int(i)].prompt for i in pairs]
         assert len(pairs) == 12
@@ -139,37 +145,37 @@ def test_steps_of_whole_prompts_compute_each_response_once() -> None:
         }
         assert len(sides) == 8
         distinct = sum(len(side) // 4 for side in sides)
-        assert batching.forest_tokens(prepared, (pairs, batching.NONE)) <= distinct
-        assert begin(prepared, ((pairs, batching.NONE),)).step().tokens <= distinct
+        assert batching.forest_tokens(prepared, (pairs, batching.NO_RATED)) <= distinct
+        assert start_smorm(prepared, ((pairs, batching.NO_RATED),)).step().positions <= distinct
     grouped = batching.length_grouped_batches(prepared, 12, among=among)
-    assert set(batching.only_pairs(grouped)) <= set(among)
+    assert set(batching.distinct_pairs(grouped)) <= set(among)
 
 
 def test_flops_are_those_of_the_products_that_ran() -> None:
     layer = torch.nn.Linear(24, 40, bias=False)
     x = torch.randn(7, 24, requires_grad=True)
-    assert counted(lambda: layer(x).sum().backward()) == 3 * 2 * 7 * 24 * 40
+    assert count_flops(lambda: layer(x).sum().backward()) == 3 * 2 * 7 * 24 * 40
     _, prepared = world()
-    run = begin(prepared, tuple(batching.random_batches(prepared)[:1]))
-    rate, found_by = step_flops(run)
+    run = start_smorm(prepared, tuple(batching.random_batches(prepared)[:1]))
+    rate, source = step_flops(run)
     assert run.done == 0
-    assert found_by == "counted"
+    assert source == "counted"
     assert 0.5 * 6 * linear_weights(prepared.network) <= rate
     assert rate <= 1.01 * 6 * linear_weights(prepared.network)
 
 
 def test_flops_that_the_counter_cannot_see_are_taken_from_below() -> None:
     _, prepared = world()
-    rate, found_by = per_token(prepared.network, 100.0)
+    rate, source = plausible_flops(prepared.network, 100.0)
     assert rate == 6 * linear_weights(prepared.network) / 2
-    assert found_by.startswith("formula")
+    assert source.startswith("formula")
 
 
 def test_attention_is_counted_by_who_sees_whom() -> None:
     _, prepared = world()
     forest = grow([np.arange(n, dtype=np.int32) for n in (9, 17)])
-    seen = int(forest.dense_mask().sum())
-    assert attention_flops(prepared.network, [forest]) == seen * 2 * 6 * 32 * 2
+    attended = int(forest.dense_mask().sum())
+    assert attention_flops(prepared.network, [forest]) == attended * 2 * 6 * 32 * 2
 
 
 @pytest.mark.slow
@@ -180,17 +186,17 @@ def test_the_command_measures_and_writes_the_agreed_names(tmp_path: Path) -> Non
     options = ["--json", str(file), "--model", "tiny", "--data", str(NOWHERE), "--limit", "120"]
     options += ["--rounds", "2", "--steps", "1", "--equality-steps", "2", "--only", ",".join(names)]
     assert training.main(options) == 0
-    found = json.loads(file.read_text(encoding="utf-8"))
-    assert list(found["ratios"]) == names
-    assert all(set(one) == {"median", "low", "high", "n"} for one in found["ratios"].values())
-    assert all(one["n"] == 2 for one in found["ratios"].values())
-    assert set(found["equality"]) == {*names[:3], "gradients"}
-    assert max(found["equality"].values()) < 1e-5
-    assert 0 < found["ratios"]["gemm_share_bf16"]["median"] < 1
-    assert "generated" in found["detail"]["train_vs_trl_default"]["texts"]
-    assert found["detail"]["train_vs_trl_default"]["trl_computes_in"] == "bfloat16"
-    assert found["detail"]["train_vs_trl_default"]["trl_forward_passes_of_a_row"] == 2
-    assert found["machine"]["peak"].keys() == {"bf16", "fp32"}
+    content = json.loads(file.read_text(encoding="utf-8"))
+    assert list(content["ratios"]) == names
+    assert all(set(entry) == {"median", "low", "high", "n"} for entry in content["ratios"].values())
+    assert all(entry["n"] == 2 for entry in content["ratios"].values())
+    assert set(content["equality"]) == {*names[:3], "gradients"}
+    assert max(content["equality"].values()) < 1e-5
+    assert 0 < content["ratios"]["gemm_share_bf16"]["median"] < 1
+    assert "generated" in content["detail"]["train_vs_trl_default"]["texts"]
+    assert content["detail"]["train_vs_trl_default"]["trl_computes_in"] == "bfloat16"
+    assert content["detail"]["train_vs_trl_default"]["trl_forward_passes_of_a_row"] == 2
+    assert content["machine"]["peak"].keys() == {"bf16", "fp32"}
 
 
 def test_an_unknown_name_is_a_usage_error(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bench.check import MIB, in_a_process, write_held_out
+from bench.check import measure_in_process, write_held_out
+from bench.machine import MIB
 from bench.tokens import write_pairs
 
 
@@ -11,8 +12,9 @@ def test_long_pairs_take_less_memory_than_their_texts(tmp_path):
     write_pairs(small, 500, 400)
     write_pairs(large, 5000, 400)
     write_held_out(held_out, 100, 8)
-    least, found = in_a_process(small, held_out), in_a_process(large, held_out)
-    assert found["pairs"] == 5000
-    added = found["peak_rss_mib"] - least["peak_rss_mib"]
+    least = measure_in_process(small, held_out)
+    measured = measure_in_process(large, held_out)
+    assert measured["pairs"] == 5000
+    added = measured["peak_rss_mib"] - least["peak_rss_mib"]
     assert large.stat().st_size > 18 * MIB
     assert 0 < added < 25

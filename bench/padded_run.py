@@ -1,4 +1,4 @@
-"""The official SMORM code's side: every sequence padded to `max_length`, three an item.
+"""Training in the official code's shape: every sequence padded to `max_length`, three an item.
 
 What its trainer does, described and not copied: an item is a pair and a rated response; their
 three sequences are padded to `max_length` (1024 here) with an attention mask and go through
@@ -7,11 +7,12 @@ one item at a time with gradient accumulation (its script's batch size is 1); th
 Bradley–Terry loss plus the mean squared error over responses and attributes. As there: bf16.
 Kinder than there: weights stay in fp32 under autocast, there is no gradient checkpointing (it would
 recompute every forward pass), targets are standardised, and rated text goes through the same chat
-template as the pairs (so that both sides see the same tokens).
+template as the pairs (so that both runs train on the same tokens).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,63 +20,62 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from bench.ours import LEARNING_RATE, MAX_TOKENS, Batch, FixedOrder
-from bench.trl_side import classifier
+from bench.smorm_run import LEARNING_RATE, MAX_TOKENS, Batch, Step
+from bench.trl_run import classifier
 from smorm.arrays import Tokens
 from smorm.training.setup import Prepared
 
 
 @dataclass(slots=True)
-class PaddedSide:
-    """A joint run in the official code's shape; `step()` takes the next optimizer step."""
+class PaddedRun:
+    """A joint run in the official code's shape; `items` are in one forward pass.
+
+    Attributes:
+        gradients: of the first step, after clipping, by name.
+    """
 
     prepared: Prepared
-    order: FixedOrder
+    batches: Sequence[Batch]
     model: Any
     optimizer: torch.optim.Optimizer
     items: int
     done: int = 0
-    gradients: dict[str, torch.Tensor] | None = None
-    positions: list[int] = field(default_factory=list)
+    gradients: dict[str, torch.Tensor] = field(default_factory=dict)
 
-    def step(self) -> float:
-        """Collate, forward, backward, clip, update; returns the loss."""
-        batch = self.order.step(self.done)
+    def step(self) -> Step:
+        """Collate, forward, backward, clip, update."""
+        pairs, rated = self.batches[self.done]
         self.optimizer.zero_grad(set_to_none=True)
-        self.positions.append(0)
-        items = range(0, len(batch[0]), self.items)
-        whole = [self._part((batch[0][i : i + self.items], batch[1][i : i + self.items]))
-                 for i in items]  # fmt: skip
-        limit = self.prepared.config.training.max_grad_norm
+        losses, positions = [], 0
+        for first in range(0, len(pairs), self.items):
+            chunk = slice(first, first + self.items)
+            loss, computed = self._backward((pairs[chunk], rated[chunk]))
+            losses.append(loss)
+            positions += computed
+        # Every chunk's loss is a mean: the step's is the mean of them, and so are its gradients.
         for parameter in self.model.parameters():
-            parameter.grad /= len(items)
+            parameter.grad /= len(losses)
+        limit = self.prepared.config.training.max_grad_norm
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        if self.gradients is not None and not self.gradients:
-            named = self.model.named_parameters()
-            self.gradients.update({n: p.grad.detach().clone() for n, p in named})
+        if not self.gradients:
+            for name, parameter in self.model.named_parameters():
+                self.gradients[name] = parameter.grad.detach().clone()
         self.optimizer.step()
         self.done += 1
-        return sum(whole) / len(whole)
+        return Step(sum(losses) / len(losses), positions)
 
-    def _part(self, batch: Batch) -> float:
+    def _backward(self, batch: Batch) -> Step:
         inputs, targets = collate(self.prepared, batch)
         half = self.prepared.config.training.precision == "bf16"
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
             scores = self.model(**inputs, use_cache=False).logits.float()
         loss = official_loss(scores, len(batch[0]), targets)
         loss.backward()
-        self.positions[-1] += int(inputs["input_ids"].numel())
-        return float(loss.detach())
+        return Step(float(loss.detach()), int(inputs["input_ids"].numel()))
 
 
-def begin_padded(
-    prepared: Prepared,
-    batches: tuple[Batch, ...],
-    *,
-    items: int = 1,
-    keep_gradients: bool = False,
-) -> PaddedSide:
-    """Start from `prepared`'s weights; `items` stand in one forward pass (one, as in its script).
+def start_padded(prepared: Prepared, batches: Sequence[Batch], *, items: int = 1) -> PaddedRun:
+    """Start from `prepared`'s weights; `items` are in one forward pass (one, as in its script).
 
     With every attribute rated, the mean over items is the mean over the step.
     """
@@ -83,8 +83,7 @@ def begin_padded(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True
     )
-    gradients: dict[str, torch.Tensor] | None = {} if keep_gradients else None
-    return PaddedSide(prepared, FixedOrder(batches), model, optimizer, items, gradients=gradients)
+    return PaddedRun(prepared, batches, model, optimizer, items)
 
 
 def collate(

@@ -1,4 +1,4 @@
-"""Sides in processes of their own: they answer, time themselves, and fail loudly."""
+"""Arms in processes of their own: they answer, time themselves, and fail loudly."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from bench.apart import Apart
-from bench.measure import Arm, Result, interleave, ratio
+from bench.forked_arm import ForkedArm
+from bench.measure import Arm, RoundOutcome, interleave, ratio
 
 
 def burn(seconds: float) -> None:
@@ -18,21 +18,21 @@ def burn(seconds: float) -> None:
         sum(range(500))
 
 
-def side(seconds: float) -> Any:
+def burning_arm(seconds: float) -> Any:
     def build() -> Any:
-        def run(round_: int) -> Result:
+        def run(round_: int) -> RoundOutcome:
             burn(seconds)
-            return Result([float(round_), float(os.getpid())], tokens=3, units=2)
+            return RoundOutcome([float(round_), float(os.getpid())], tokens=3, units=2)
 
         return Arm("inside", run), lambda: {"pid": os.getpid()}
 
     return build
 
 
-def test_each_side_works_in_its_own_process_and_counts_its_own_seconds() -> None:
-    with Apart("slow", side(0.09)) as slow, Apart("fast", side(0.03)) as fast:
+def test_each_arm_works_in_its_own_process_and_counts_its_own_seconds() -> None:
+    with ForkedArm("slow", burning_arm(0.09)) as slow, ForkedArm("fast", burning_arm(0.03)) as fast:
         timings = interleave([slow.arm(), fast.arm()], 3, warmup=1)
-        pids = {one.finish()["pid"] for one in (slow, fast)}
+        pids = {arm.finish()["pid"] for arm in (slow, fast)}
     assert len(pids) == 2
     assert os.getpid() not in pids
     assert [values[0] for values in slow.values] == [-1.0, 0.0, 1.0, 2.0]  # warm-up included
@@ -41,20 +41,20 @@ def test_each_side_works_in_its_own_process_and_counts_its_own_seconds() -> None
     assert ratio(timings["slow"], timings["fast"]).median == pytest.approx(3, rel=0.3)
 
 
-def test_what_fails_in_a_side_is_told_by_its_name() -> None:
+def test_what_fails_in_an_arm_is_named() -> None:
     def build() -> Any:
         raise ValueError("no such model")
 
     with (
         pytest.raises(RuntimeError, match=r"(?s)broken: .*ValueError: no such model"),
-        Apart("broken", build) as broken,
+        ForkedArm("broken", build) as broken,
     ):
         broken.arm().run(0)
 
 
-def test_a_side_that_is_killed_is_told() -> None:
-    with Apart("killed", side(0.01)) as one:
-        pid = int(one.arm().run(0).values[1])
+def test_an_arm_that_is_killed_is_reported() -> None:
+    with ForkedArm("killed", burning_arm(0.01)) as killed:
+        pid = int(killed.arm().run(0).values[1])
         os.kill(pid, 9)
-        with pytest.raises(RuntimeError, match="killed: it died"):
-            one.arm().run(1)
+        with pytest.raises(RuntimeError, match="killed: the process died"):
+            killed.arm().run(1)
