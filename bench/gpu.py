@@ -5,8 +5,8 @@
 Random weights at true shapes; token batches with the lengths of HH harmless-base. Training is
 compared with TRL's `RewardTrainer` (where TRL can be imported; the file says where not) and with
 the padded loop, scoring with the padded loop of 8, as given and sorted by length. The file is
-written anew after every part, a part that fails leaves its traceback there, and no part begins
-behind the time limit. `--device cpu --tiny` runs the same code with small sizes.
+written again after every part, a part that fails leaves its traceback there, and no part begins
+after the time limit. `--device cpu --tiny` runs the same code with small sizes.
 """
 
 from __future__ import annotations
@@ -15,92 +15,87 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.gpu_models import SHAPES, shape_of
-from bench.gpu_parts import (
+from bench.gpu_measurements import (
+    Measured,
     Setting,
     attempt,
     equality,
     peak,
     release,
     scoring,
+    setting_for,
     trace,
     training,
+    trl_training,
 )
+from bench.gpu_models import SHAPES, shape_of
 from bench.machine import describe
 from smorm import files
 
-Part = tuple[str, Callable[[], dict[str, Any]]]
 
-
-def parts(setting: Setting, shapes: Sequence[str], rate: dict[str, float]) -> list[Part]:
-    """All parts in order of weight: what must not be lost comes first."""
-    known = [shape_of(name, setting.tiny) for name in shapes]
-    found: list[Part] = [(f"equality {s.name}", partial(equality, setting, s)) for s in known]
-    for s in known:
-        found.append((f"training {s.name}", partial(training, setting, s, rate)))
-        found.append((f"trl {s.name}", partial(_trl, setting, s, rate)))
-        found.append((f"scoring {s.name}", partial(scoring, setting, s, rate)))
-    return found + [(f"trace {s.name}", partial(trace, setting, s)) for s in known]
-
-
-def _trl(setting: Setting, shape: Any, rate: dict[str, float]) -> dict[str, Any]:
-    """TRL's step; where it is not installed the padded loop of `training` stands for it."""
-    try:
-        import trl  # noqa: F401
-    except ImportError as error:
-        return {"not_run": f"{error}: the padded arms of training are the same step without it"}
-    from bench.gpu_trl import trl_training
-
-    return trl_training(setting, shape, rate)
+def measurements(setting: Setting, names: Sequence[str]) -> dict[str, Callable[[], Measured]]:
+    """All measurements by name, the most important first: a later one may not be reached."""
+    shapes = [shape_of(name, setting.tiny) for name in names]
+    steps: dict[str, Callable[[], Measured]] = {}
+    for shape in shapes:
+        steps[f"equality {shape.name}"] = partial(equality, setting, shape)
+    for shape in shapes:
+        steps[f"training {shape.name}"] = partial(training, setting, shape)
+        steps[f"trl {shape.name}"] = partial(trl_training, setting, shape)
+        steps[f"scoring {shape.name}"] = partial(scoring, setting, shape)
+    for shape in shapes:
+        steps[f"trace {shape.name}"] = partial(trace, setting, shape)
+    return steps
 
 
 def run(setting: Setting, shapes: Sequence[str], path: Path, minutes: float) -> dict[str, Any]:
-    """Run all parts; returns what is in the file."""
+    """Run all measurements; returns what is in the file."""
     started = time.monotonic()
     machine = describe()
-    if setting.device.type == "cuda":
+    if setting.cuda:
         machine["device"] = torch.cuda.get_device_name(setting.device)
         machine["cuda"] = torch.version.cuda
     result: dict[str, Any] = {"machine": machine, "tiny": setting.tiny, "parts": {}}
-    rate = attempt(lambda: peak(setting))
-    result["peak_flops"] = rate
-    if "failed" in rate:
-        rate = {}
-    for name, work in parts(setting, shapes, rate):
+    peaks = result["peak_flops"] = attempt(partial(peak, setting))
+    if "failed" not in peaks:
+        setting = replace(setting, peaks=peaks)
+    for name, measure in measurements(setting, shapes).items():
         passed = time.monotonic() - started
         if passed > 60 * minutes:
             result["parts"][name] = {"not_run": f"{passed:.0f} s had passed"}
             continue
-        result["parts"][name] = attempt(work)
+        measured = result["parts"][name] = attempt(measure)
         release()
-        result["parts"][name]["part_seconds"] = time.monotonic() - started - passed
+        measured["part_seconds"] = time.monotonic() - started - passed
+        # Each time: a machine that is lent by the minute may end before the last measurement.
         files.write_json(path, result)
-        failed = " FAILED" if "failed" in result["parts"][name] else ""
+        failed = " FAILED" if "failed" in measured else ""
         print(f"{time.monotonic() - started:6.0f} s  {name}{failed}", flush=True)
     result["ratios"] = ratios(result["parts"])
     files.write_json(path, result)
     return result
 
 
-def ratios(found: dict[str, Any]) -> dict[str, float]:
-    """How many times longer the others take, of the medians."""
-    told: dict[str, float] = {}
+def ratios(parts: dict[str, Any]) -> dict[str, float]:
+    """How many times longer the baselines take, of the medians."""
+    times: dict[str, float] = {}
 
     def add(name: str, slow: Any, fast: Any) -> None:
         if slow and fast and "seconds" in slow and "seconds" in fast:
-            told[name] = slow["seconds"] / fast["seconds"]
+            times[name] = slow["seconds"] / fast["seconds"]
 
-    for part, values in found.items():
+    for part, values in parts.items():
         kind, _, shape = part.partition(" ")
-        ours = found.get(f"training {shape}", {}).get("forest")
+        forest = parts.get(f"training {shape}", {}).get("forest")
         if kind == "training":
-            add(f"{shape}: training vs padded", values.get("padded"), ours)
+            add(f"{shape}: training vs padded", values.get("padded"), forest)
             add(
                 f"{shape}: training vs padded, both checkpointed",
                 values.get("padded checkpointed"),
@@ -108,13 +103,13 @@ def ratios(found: dict[str, Any]) -> dict[str, float]:
             )
         elif kind == "trl":
             for setting in ("defaults", "no checkpointing"):
-                add(f"{shape}: training vs TRL, {setting}", values.get(setting), ours)
+                add(f"{shape}: training vs TRL, {setting}", values.get(setting), forest)
         elif kind == "scoring":
             for work in ("pairs", "best of 16", "best of 64"):
                 arms = values.get(work, {})
                 for arm in ("padded", "padded sorted"):
                     add(f"{shape}: scoring {work} vs {arm}", arms.get(arm), arms.get("forest"))
-    return told
+    return times
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -133,19 +128,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error("there is no CUDA device here: --device cpu --tiny tries the script")
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    setting = Setting(torch.device(options.device), options.tiny, options.repeats)
+    setting = setting_for(options.device, options.tiny, options.repeats)
     result = run(setting, shapes, options.json, options.minutes)
     for name, value in result["ratios"].items():
         print(f"{name}: {value:.2f} times")
-    return int(any(_failures(result["parts"])))
+    return int(_has_failed(result["parts"]))
 
 
-def _failures(node: Any) -> list[str]:
-    """Every recorded failure, however deep."""
+def _has_failed(node: Any) -> bool:
+    """Whether a failure is recorded, however deep."""
     if not isinstance(node, dict):
-        return []
-    own = [node["failed"]] if "failed" in node else []
-    return own + [failure for child in node.values() for failure in _failures(child)]
+        return False
+    return "failed" in node or any(map(_has_failed, node.values()))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,27 +12,11 @@ import torch
 from smorm.arrays import Tokens
 from smorm.model.network import RewardNetwork
 
+_FIELDS = ("architecture", "hidden_size", "num_hidden_layers", "num_attention_heads",
+           "num_key_value_heads", "head_dim", "intermediate_size", "vocab_size")  # fmt: skip
 SHAPES: dict[str, dict[str, Any]] = {
-    "llama-3.2-1b": {
-        "architecture": "llama",
-        "hidden_size": 2048,
-        "num_hidden_layers": 16,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "head_dim": 64,
-        "intermediate_size": 8192,
-        "vocab_size": 128_256,
-    },
-    "gemma-2b": {
-        "architecture": "gemma",
-        "hidden_size": 2048,
-        "num_hidden_layers": 18,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 1,
-        "head_dim": 256,
-        "intermediate_size": 16_384,
-        "vocab_size": 256_000,
-    },
+    "llama-3.2-1b": dict(zip(_FIELDS, ("llama", 2048, 16, 32, 8, 64, 8192, 128_256), strict=True)),
+    "gemma-2b": dict(zip(_FIELDS, ("gemma", 2048, 18, 8, 1, 256, 16_384, 256_000), strict=True)),
 }
 TINY = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128, "vocab_size": 997}
 TINY |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
@@ -52,9 +37,9 @@ class Shape:
         """transformers' config."""
         from transformers import AutoConfig
 
-        fields = {key: value for key, value in self.fields.items() if key != "architecture"}
+        fields = dict(self.fields)
         return AutoConfig.for_model(
-            self.fields["architecture"],
+            fields.pop("architecture"),
             **fields,
             max_position_embeddings=4096,
             pad_token_id=0,
@@ -72,7 +57,10 @@ class Shape:
 
 def shape_of(name: str, tiny: bool) -> Shape:
     """A shape by its name; `tiny` keeps the architecture and makes everything small."""
-    return Shape(name, {**SHAPES[name], **(TINY if tiny else {})})
+    fields = dict(SHAPES[name])
+    if tiny:
+        fields |= TINY
+    return Shape(name, fields)
 
 
 def build(shape: Shape, device: torch.device, dtype: torch.dtype, seed: int = 0) -> RewardNetwork:
@@ -80,6 +68,7 @@ def build(shape: Shape, device: torch.device, dtype: torch.dtype, seed: int = 0)
     from transformers import AutoModel
 
     torch.manual_seed(seed)
+    # made where it is used: copying gigabytes of random numbers would take a minute
     with device:
         backbone = AutoModel.from_config(shape.config(), dtype=dtype, attn_implementation="eager")
         network = RewardNetwork(backbone, rows=1, pad_id=0)
@@ -103,11 +92,11 @@ def best_of(size: int, prompts: int, vocabulary: int, seed: int, *, tiny: bool) 
     units = []
     for _ in range(prompts):
         prompt = draw(PROMPT, most * 3 // 4)
-        left = most - len(prompt)
-        units.append([np.concatenate([prompt, draw(RESPONSE, left)]) for _ in range(size)])
+        limit = most - len(prompt)
+        units.append([np.concatenate([prompt, draw(RESPONSE, limit)]) for _ in range(size)])
     return units
 
 
 def flat(units: list[Unit]) -> list[Tokens]:
     """All sequences, a unit's beside each other."""
-    return [sequence for unit in units for sequence in unit]
+    return list(itertools.chain.from_iterable(units))

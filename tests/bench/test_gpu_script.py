@@ -19,11 +19,15 @@ from bench.memory import summary
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def failures(node: Any, place: str = "") -> list[str]:
+def failures(node: Any, path: str = "") -> list[str]:
     if not isinstance(node, dict):
         return []
-    own = [f"{place}: {node['failed']}\n{node['traceback']}"] if "failed" in node else []
-    return own + [text for key, child in node.items() for text in failures(child, f"{place}/{key}")]
+    texts = []
+    if "failed" in node:
+        texts.append(f"{path}: {node['failed']}\n{node['traceback']}")
+    for key, child in node.items():
+        texts += failures(child, f"{path}/{key}")
+    return texts
 
 
 def run(folder: Path, *options: str) -> dict[str, Any]:
@@ -33,16 +37,16 @@ def run(folder: Path, *options: str) -> dict[str, Any]:
     done = subprocess.run(
         [*command, *options], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280
     )
-    found: dict[str, Any] = json.loads(path.read_text())
-    assert not failures(found["parts"]), failures(found["parts"])
+    result: dict[str, Any] = json.loads(path.read_text())
+    assert not failures(result["parts"]), failures(result["parts"])
     assert done.returncode == 0, done.stderr[-2000:]
-    return found
+    return result
 
 
 @pytest.mark.slow
 def test_every_part_runs_and_says_what_it_must(tmp_path: Path) -> None:
-    found = run(tmp_path, "--shapes", "llama-3.2-1b", "--repeats", "1")
-    parts = found["parts"]
+    result = run(tmp_path, "--shapes", "llama-3.2-1b", "--repeats", "1")
+    parts = result["parts"]
     assert {name.split()[0] for name in parts} == {
         "equality",
         "training",
@@ -60,10 +64,10 @@ def test_every_part_runs_and_says_what_it_must(tmp_path: Path) -> None:
     assert training["forest"]["tokens"] < training["padded"]["tokens"]
     assert parts["scoring llama-3.2-1b"]["best of 64"]["forest"]["responses_per_second"] > 0
     assert parts["trace llama-3.2-1b"]["top"][0]["share"] > 0
-    assert "llama-3.2-1b: training vs padded" in found["ratios"]
+    assert "llama-3.2-1b: training vs padded" in result["ratios"]
 
 
-def test_behind_its_time_no_part_begins(tmp_path: Path) -> None:
+def test_after_the_time_limit_no_part_begins(tmp_path: Path) -> None:
     parts = run(tmp_path, "--minutes", "0")["parts"]
     assert len(parts) == 5 * len(SHAPES)
     assert all("had passed" in part["not_run"] for part in parts.values())
@@ -89,24 +93,24 @@ def test_pairs_begin_alike_and_are_the_same_every_time() -> None:
 
 
 def test_ratios_are_of_what_was_measured_only() -> None:
-    found = {
+    parts = {
         "training x": {"forest": {"seconds": 2.0}, "padded": {"failed": "out of memory"}},
         "trl x": {"defaults": {"seconds": 9.0}, "no checkpointing": {"failed": "?"}},
     }
-    assert ratios(found) == {"x: training vs TRL, defaults": 4.5}
+    assert ratios(parts) == {"x: training vs TRL, defaults": 4.5}
 
 
-def test_memory_is_told_as_times_and_the_losses_are_compared() -> None:
-    def one(ours: int, trl: int, gap: float) -> dict[str, dict[str, Any]]:
+def test_memory_is_given_as_a_ratio_and_the_losses_are_compared() -> None:
+    def arms(ours: int, trl: int, gap: float) -> dict[str, dict[str, Any]]:
         return {
             "ours": {"before": 100, "peak": ours, "loss": 0.5},
             "ours, auto": {"before": 100, "peak": 2 * ours, "loss": 0.5},
             "trl": {"before": 200, "peak": trl, "loss": 0.5 + gap},
         }
 
-    found = summary([one(1000, 5000, 0.0), one(1000, 6000, 2e-6), one(1000, 4000, 1e-6)])
-    entry = found["ratios"]["peak_memory_vs_trl"]
+    content = summary([arms(1000, 5000, 0.0), arms(1000, 6000, 2e-6), arms(1000, 4000, 1e-6)])
+    entry = content["ratios"]["peak_memory_vs_trl"]
     assert entry == {"median": 5.0, "low": 4.0, "high": 6.0, "n": 3}
-    assert found["equality"]["peak_memory_vs_trl"] == pytest.approx(2e-6)
-    above = found["detail"]["above_before"]["peak_memory_vs_trl"]
+    assert content["equality"]["peak_memory_vs_trl"] == pytest.approx(2e-6)
+    above = content["detail"]["above_before"]["peak_memory_vs_trl"]
     assert above["median"] == pytest.approx(4800 / 900, abs=1e-4)
