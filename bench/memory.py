@@ -191,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with TemporaryDirectory() as folder:
             step = measure_step(
                 options.arm, options.model, options.run, options.data, options.tokenizer,
-                Path(folder),
+                Path(folder)
             )  # fmt: skip
         print(json.dumps(step))
         return 0

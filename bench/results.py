@@ -180,7 +180,7 @@ def plot(results: Results, folder: Path) -> list[Path]:
     figure, axes = pyplot.subplots(figsize=(9, 0.62 * len(names) + 1.5), layout="constrained")
     axes.barh(
         range(len(names)), middle, xerr=[middle - low, high - middle],
-        color="#0b5cad", ecolor="#57606a", capsize=3,
+        color="#0b5cad", ecolor="#57606a", capsize=3
     )  # fmt: skip
     axes.set_yticks(range(len(names)), labels)
     for row in range(len(names)):

@@ -77,7 +77,7 @@ class Bench:
         def make(precision: str) -> Prepared:
             config = run_config(
                 model or self.model, self.plan.folder, records.pairs, records.rated,
-                precision=precision, batch_size=pairs, tokenizer=self.tokenizer,
+                precision=precision, batch_size=pairs, tokenizer=self.tokenizer
             )  # fmt: skip
             return prepare(config)
 
@@ -251,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with TemporaryDirectory() as folder:
         plan = Plan(
             Path(folder), options.rounds, steps_a_round=options.steps,
-            equality_steps=options.equality_steps,
+            equality_steps=options.equality_steps
         )  # fmt: skip
         run(options.model, options.data, plan, names, options.json, options.limit)
     return 0

@@ -175,7 +175,7 @@ def start_trl(
     tokenizer = copy.deepcopy(prepared.tokenizer)
     run = TrlRun(
         setting, classifier(prepared.network), tokenizer, records, len(batches[0][0]), folder,
-        record_gradients=record_gradients, accumulation=accumulation,
+        record_gradients=record_gradients, accumulation=accumulation
     )  # fmt: skip
     for row, index in enumerate(indices):
         pair = prepared.train.pairs[index]

@@ -155,7 +155,8 @@ def best_of(source: Source[Preference], count: int, seed: int = 0) -> list[Candi
         pool += [pair.chosen, pair.rejected]
     records = []
     for pair in source.records:
-        drawn = rng.choice(len(pool), count, replace=False)
+        # a quick look at two records has fewer responses than best-of-64 takes
+        drawn = rng.choice(len(pool), count, replace=count > len(pool))
         records.append(Candidates(pair.prompt, tuple(pool[index] for index in drawn)))
     return records
 
