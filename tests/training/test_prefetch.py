@@ -11,10 +11,9 @@ import pytest
 import torch
 
 from smorm.errors import Interrupted, NonFiniteLossError
-from smorm.training.batches import MicroBatch
+from smorm.training.batches import MicroBatch, prefetched
 from smorm.training.loop import train
 from smorm.training.methods import make_method
-from smorm.training.prefetch import prefetched
 from smorm.training.step import run_step
 from tests.training.runs import LORA, config_of, prepared
 from tests.training.test_resume import stopping_in

@@ -121,11 +121,7 @@ def _measure(
 
 
 def _sanity(reward: Reward, suite: Suite, view: Any, on_bad_record: Any) -> Result:
-    """The sanity tests on a suite's comparisons.
-
-    Raises:
-        ConfigError: not a model, whose parts alone can be tested.
-    """
+    """The sanity tests on a suite's comparisons; only a model has parts that can be tested."""
     from dataclasses import replace
 
     from smorm.errors import ConfigError

@@ -71,11 +71,8 @@ def run(
 
 
 def _report(parity: Parity, folder: Path) -> None:
-    """Print how near plain transformers is.
-
-    Raises:
-        SmormError: it gives other scores, by the weights and not only by other tokens of text.
-    """
+    """Print how near plain transformers is, or fail where it gives other scores by the weights, and
+    not only by other tokens of text."""
     from smorm.errors import SmormError
 
     if not parity.passed and not parity.only_tokens_differ:

@@ -19,12 +19,7 @@ DeviceOption = Annotated[str, typer.Option(help="cpu or cuda.")]
 
 
 def view_of(text: str | None) -> Any:
-    """A view from the command line: F, L, M, a published set of weights, or a JSON file's content.
-
-    Raises:
-        ConfigError: it is none of these.
-        DataError: the file is not JSON.
-    """
+    """A view of the command line: F, L, M, a published set of weights, or a JSON file's content."""
     from smorm.rewards.model import read_view
 
     try:
@@ -34,11 +29,7 @@ def view_of(text: str | None) -> Any:
 
 
 def choice(name: str, value: str | None, allowed: tuple[str, ...]) -> Any:
-    """The value if it is allowed or None.
-
-    Raises:
-        ConfigError: it is not allowed.
-    """
+    """The value if it is allowed or None."""
     if value is not None and value not in allowed:
         raise ConfigError(f"{name} {value}: expected one of {', '.join(allowed)}")
     return value

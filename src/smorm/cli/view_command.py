@@ -106,11 +106,7 @@ def _fit(
     kappa: float | None,
     name: str,
 ) -> Fit:
-    """The fit of a kind with its options.
-
-    Raises:
-        ConfigError: an option of another kind, an unknown row, or one that cannot be used.
-    """
+    """The fit of a kind with its options, which are refused where it cannot use them."""
     from smorm.errors import ConfigError
     from smorm.model.views import PREFERENCE, largest_monotone_kappa
     from smorm.scoring.fit_views import fit_calibrated, fit_learned, fit_pessimistic

@@ -47,15 +47,8 @@ def grm(
     mixture: Mixture,
     label_smoothing: float = 0.0,
 ) -> tuple[Terms, Metrics]:
-    """Both terms, already weighted: the loss is their sum.
-
-    Args:
-        scores: row 0 is the reward, [S, 1].
-
-    Returns:
-        The terms `preference` and `language`, and metrics (`log_likelihood`: mean over the step's
-        preferred responses).
-    """
+    """The terms `preference` and `language`, already weighted, of scores [S, 1], and metrics
+    (`log_likelihood`: mean over the step's preferred responses)."""
     # Every row of the loss comes from pairs, so that the mixture is of two means over pairs.
     if not len(labels.pairs):
         return {}, {}
@@ -82,9 +75,6 @@ def text_losses(likelihoods: Likelihoods, regulariser: Regulariser, beta: float)
     `sft` is $-\log \sigma(\beta \log \pi(y_c))$; `dpo` $-\log \sigma(\beta [(\log \pi(y_c) - \log
     \pi(y_r)) - (\log \pi_0(y_c) - \log \pi_0(y_r))])$ (Rafailov et al., 2023); `dpo_noref` the same
     without the reference.
-
-    Raises:
-        ValueError: `dpo` without a reference.
     """
     # beta scales sums over tokens, which may be hundreds: without it the sigmoid is saturated.
     policy = likelihoods.policy

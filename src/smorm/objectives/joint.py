@@ -32,14 +32,10 @@ def joint(
     weights: JointWeights,
     log_variance: torch.Tensor | None = None,
 ) -> tuple[Terms, Metrics]:
-    """The terms that the batch has labels for, and metrics.
+    """The terms `preference`, `centering` (where it has a weight) and `regression`, as far as the
+    batch has labels for them, and metrics. Scores are all rows, [S, 1 + K].
 
-    Args:
-        scores: all rows, [S, 1 + K].
-        log_variance: [K]; with it the regression term is `homoscedastic`, without it `regression`.
-
-    Returns:
-        The terms `preference` (and `centering` where it has a weight) and `regression`.
+    With `log_variance` [K] the regression term is `homoscedastic`, without it `regression`.
     """
     terms: Terms = {}
     metrics: Metrics = {}

@@ -20,13 +20,9 @@ QUALITY, LENGTH = 0, 1
 def ranking(
     scores: torch.Tensor, labels: Labels, totals: Totals, label_smoothing: float = 0.0
 ) -> tuple[Terms, Metrics]:
-    r"""$-\log \sigma((q + l)_c - (q + l)_r)$, averaged over the pairs of the step.
+    r"""$-\log \sigma((q + l)_c - (q + l)_r)$ of scores [S, 2], averaged over the pairs of the step.
 
-    Args:
-        scores: quality and length, [S, 2].
-
-    Returns:
-        The term `preference`, and metrics of the quality row, with `ranking_accuracy` of the sum.
+    Metrics are of the quality row, and `ranking_accuracy` of the sum.
     """
     if not len(labels.pairs):
         return {}, {}
@@ -46,13 +42,8 @@ def ranking(
 
 
 def length_term(compared: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, Metrics]:
-    r"""$(1 - \rho(l, n)) + |\rho(q, n)|$, with Pearson's correlation to the numbers of tokens n
-    over all responses of the step.
-
-    Args:
-        compared: quality and length of both sides of the whole step's pairs, [P, 2, 2].
-        lengths: tokens of these responses, [P, 2].
-    """
+    r"""$(1 - \rho(l, n)) + |\rho(q, n)|$, with Pearson's correlation of the scores of the whole
+    step's pairs, [P, 2, 2], to their numbers of tokens n, [P, 2]."""
     # Both sides of every pair: 2P responses.
     rows, tokens = compared.flatten(0, 1), lengths.flatten().to(compared.dtype)
     quality = correlation(rows[:, QUALITY], tokens)

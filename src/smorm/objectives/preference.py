@@ -23,24 +23,17 @@ def bradley_terry(
     margin: torch.Tensor | None = None,
     label_smoothing: float = 0.0,
 ) -> tuple[torch.Tensor, Metrics]:
-    r"""Negative log likelihood of the preferences (Bradley and Terry, 1952).
+    r"""Negative log likelihood of the preferences (Bradley and Terry, 1952), and metrics.
 
     $$\frac{1}{N} \sum_p -(1 - \epsilon) \log \sigma(d_p) - \epsilon \log \sigma(-d_p),
     \qquad d_p = c_p - r_p - m_p$$
 
     Args:
-        chosen: scores of the preferred responses, [P].
-        rejected: scores of the others, [P].
-        total: N, the pairs of the whole step. The losses of its micro-batches then add up to the
-            exact mean.
+        chosen, rejected: scores of the two sides, [P].
+        total: N, the pairs of the whole step. The losses and metrics of its micro-batches then add
+            up to the exact mean.
         margin: how much better the preferred one should be (Llama 2, section 3.2.2), [P].
         label_smoothing: epsilon, the share of labels taken to be wrong.
-
-    Returns:
-        The loss, and metrics that also add up over micro-batches.
-
-    Raises:
-        ValueError: shapes differ, or an argument is not a vector.
     """
     if chosen.ndim != 1 or chosen.shape != rejected.shape:
         raise ValueError(f"scores of shapes {tuple(chosen.shape)} and {tuple(rejected.shape)}")
@@ -55,41 +48,25 @@ def bradley_terry(
         losses = (1 - label_smoothing) * losses - label_smoothing * functional.logsigmoid(-logit)
     # Accuracy ignores the margin, and a tie counts as half right.
     right = (gap > 0).double() + 0.5 * (gap == 0).double()
-    metrics = {
-        "accuracy": right.sum() / total,
-        "reward_gap": gap.detach().sum() / total,
-    }
+    metrics = {"accuracy": right.sum() / total, "reward_gap": gap.detach().sum() / total}
     return losses.sum() / total, metrics
 
 
 def centering(chosen: torch.Tensor, rejected: torch.Tensor, *, total: float) -> torch.Tensor:
-    r"""$\frac{1}{N} \sum_p (c_p + r_p)^2$ (Eisenstein et al., 2023, arXiv 2312.09244; TRL's
-    `center_rewards_coefficient`).
-
-    Args:
-        chosen, rejected: scores of the two sides, [P].
-        total: N, the pairs of the whole step (see `bradley_terry`).
-    """
+    r"""$\frac{1}{N} \sum_p (c_p + r_p)^2$ over scores [P] (Eisenstein et al., 2023, arXiv
+    2312.09244; TRL's `center_rewards_coefficient`); N, `total`, as in `bradley_terry`."""
     return (chosen + rejected).square().sum() / total
 
 
 def batch_sum(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:
     r"""Batch-wise sum-to-zero regularisation: $\left( \frac{1}{2P} \sum_p c_p + r_p \right)^2$ over
-    all pairs of the step (BSR; Hong et al., 2025).
-
-    Args:
-        chosen, rejected: scores of the two sides of the whole step's pairs, [P].
-    """
+    the scores [P] of all pairs of the step (BSR; Hong et al., 2025)."""
     # Squared after the mean: single rewards are free, their average is not.
     return torch.cat([chosen, rejected]).mean().square()
 
 
 def positive(chosen: torch.Tensor) -> torch.Tensor:
-    r"""$-\log \sigma \left( \frac{1}{P} \sum_p c_p \right)$ over all pairs of the step: the mean
-    reward of preferred responses is pushed above zero (the baseline of Yang et al., 2024, GRM).
-
-    Args:
-        chosen: scores of the preferred responses of the whole step, [P].
-    """
+    r"""$-\log \sigma \left( \frac{1}{P} \sum_p c_p \right)$ over the preferred scores [P] of the
+    step: their mean is pushed above zero (the baseline of Yang et al., 2024, GRM)."""
     # logsigmoid, not log(sigmoid): finite for large negative means.
     return -functional.logsigmoid(chosen.mean())

@@ -20,9 +20,6 @@ def squared_errors(
     """Squared errors [R, K], exactly 0 (and without gradient) where `rated` [R, K] is False.
 
     A missing target may hold anything, NaN too.
-
-    Raises:
-        ValueError: the three shapes are not one [R, K].
     """
     if predicted.ndim != 2 or not predicted.shape == target.shape == rated.shape:
         shapes = [tuple(predicted.shape), tuple(target.shape), tuple(rated.shape)]
@@ -49,12 +46,9 @@ def regression(
     observed.
 
     Args:
-        predicted: attribute rows, [R, K].
-        target: ratings on the training scale, [R, K].
+        predicted, target: attribute rows and ratings on the training scale, [R, K].
         rated: which ratings were observed, [R, K] booleans.
-        total_rated: responses of the whole step (see `bradley_terry`).
-        total_ratings: observed ratings of the whole step.
-        reduction: over attributes.
+        total_rated, total_ratings: responses and observed ratings of the whole step.
     """
     errors = squared_errors(predicted, target, rated)
     mean = errors.sum() / total_ratings
@@ -78,15 +72,10 @@ def homoscedastic(
     $$\sum_k \lambda_k \left[ \frac{\mathrm{mse}_k}{2 \sigma_k^2} + \tfrac12 \log \sigma_k^2
     \right]$$
 
-    With $\lambda_k = n_k / n_S$ (ratings of attribute k per preference pair in the whole data) the
-    sum with the Bradley–Terry mean is the joint likelihood of both sets: the maximum-likelihood
-    weight (Kendall, Gal and Cipolla, 2018, for the learned variance).
-
-    Args:
-        log_variance: log sigma squared, [K], trained with the model.
-        totals: observed ratings per attribute in the whole step, [K]; an attribute without any in
-            this step adds nothing.
-        likelihood_scale: lambda, [K].
+    With $\lambda_k = n_k / n_S$ (`likelihood_scale` [K]: ratings of attribute k per preference pair
+    in the whole data) the sum with the Bradley–Terry mean is the joint likelihood of both sets: the
+    maximum-likelihood weight (Kendall, Gal and Cipolla, 2018, for the learned `log_variance` [K]).
+    `totals` [K] are the observed ratings of the step: an attribute without any adds nothing.
     """
     # Summed over responses first: the variance belongs to the attribute.
     errors = squared_errors(predicted, target, rated).sum(0)

@@ -34,7 +34,6 @@ def bars(
 
     Args:
         groups: metrics by group and method; a method missing from a group leaves a gap.
-        style: the unit that all of them share.
         chances: by group the chance level (as stored), drawn as a dashed line.
         colours: the index of each method in the palette, to keep it over several figures.
         panels: the groups that are drawn, by default all; axes and rows are those of all groups.

@@ -101,11 +101,7 @@ class Section:
 
 
 def write_figures(folder: Path, figures: Iterable[Figure]) -> list[Path]:
-    """Write every figure as SVG and PNG, on white, and return the paths.
-
-    Raises:
-        OutputError: a file could not be written.
-    """
+    """Write every figure as SVG and PNG, on white, and return the paths."""
     paths: list[Path] = []
     times_used: Counter[str] = Counter()
     for figure in figures:

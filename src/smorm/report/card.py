@@ -34,14 +34,8 @@ _SUMMARIES = ("gain", "regret", "gold@first", "gold@peak", "gold@last", "fall", 
 
 @dataclass(frozen=True, slots=True)
 class CardOptions:
-    """What a user adds to a card.
-
-    Attributes:
-        name: the model's name in the results; by default found by its hashes.
-        license_id: as the hub names it, such as "apache-2.0".
-        language: of the data, such as "en".
-        repo: where readers find the model: a hub id or a folder.
-    """
+    """What a user adds to a card: the model's name in the results (by default found by its hashes),
+    license and language as the hub names them, and where readers find it (a hub id or a folder)."""
 
     name: str | None = None
     license_id: str | None = None
@@ -52,9 +46,7 @@ class CardOptions:
 def model_card(facts: ModelFacts, results: Sequence[Result], options: CardOptions) -> str:
     """The text of `README.md`: metadata for the hub, then what a reader needs to know.
 
-    Raises:
-        ConfigError: results are of several models, and neither hashes nor a name say which is it.
-        DataError: a result's points are not of the contract.
+    ConfigError: results are of several models, and neither hashes nor a name say which is it.
     """
     from huggingface_hub import ModelCard
 
@@ -85,11 +77,7 @@ def model_card(facts: ModelFacts, results: Sequence[Result], options: CardOption
 
 
 def names_in(results: Sequence[Result], facts: ModelFacts, requested: str | None) -> list[str]:
-    """What the results call this model: the requested name, or all with its hashes.
-
-    Raises:
-        ConfigError: neither says which it is.
-    """
+    """What the results call this model: the requested name, or all with its hashes."""
     candidates = reject(results, kind=SEPARATE)
     names = distinct(candidates, "model")
     if requested is not None and requested not in names:

@@ -36,10 +36,8 @@ class Curve:
     """A method's points on one set of prompts.
 
     Attributes:
-        kind: of the results.
-        family: the optimiser, the suite's first part: "best-of-n", "ppo".
-        prompts: the set of prompts, the suite's second part; "" where there is none.
-        label: the method, as in the tables.
+        family, prompts: the suite's two parts: the optimiser ("best-of-n", "ppo"), and "" or the
+            set of prompts.
         seeds: how many runs the points are the mean of (1: none).
         at: the points' n or step, ascending [C].
         values: each quantity's value at every point [C].
@@ -80,11 +78,7 @@ class Curve:
 
 
 def curves_of(results: Sequence[Result], kinds: Iterable[str] = tuple(POINT_KEYS)) -> list[Curve]:
-    """The curves of all results that have points, in order of first appearance.
-
-    Raises:
-        DataError: a point is not of the contract.
-    """
+    """The curves of all results that have points, in order of first appearance."""
     curves = map(_curve, select(groups_of(results), kind=tuple(kinds)))
     return [curve for curve in curves if curve.at]
 
@@ -186,13 +180,8 @@ def _is_number(value: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """The n or step of the largest mean gold, and gold there less gold at the end.
-
-    Attributes:
-        at, last: n or step of the peak and of the last point.
-        drop: gold at the peak less gold at the last point.
-        runs_at: the n or step of each run's own peak; empty for one run.
-    """
+    """The n or step of the largest mean gold and of the last point, and gold at the first less gold
+    at the last; `runs_at` holds the peak of each run, and is empty for one run."""
 
     at: float
     last: float
@@ -206,11 +195,9 @@ class Peak:
 
 
 def peak_of(curve: Curve, measured_drop: Metric | None = None) -> Peak | None:
-    """The peak of a curve of gold; None where it has no finite gold.
+    """The peak of a curve of gold, or None where it has no finite gold.
 
-    Args:
-        curve: with the quantity "gold".
-        measured_drop: of a single run, with its interval over prompts.
+    `measured_drop` is of a single run, with its interval over prompts.
     """
     if "gold" not in curve.values or not np.isfinite(curve.along("gold")).all():
         return None

@@ -30,13 +30,8 @@ _NAMESPACE = re.compile(r' xmlns(:xlink)?="[^"]*"')
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """A figure that is drawn on demand.
-
-    Attributes:
-        draw: puts everything on an empty matplotlib figure.
-        size: width and height in inches.
-        title: what is drawn; also what a screen reader says.
-    """
+    """A figure that is drawn on demand on an empty matplotlib figure; `size` is in inches, and a
+    screen reader says its title."""
 
     draw: Callable[[Any], None]
     size: tuple[float, float]

@@ -65,14 +65,9 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What a report found.
-
-    Attributes:
-        reading: how to read the sentences; "" where nothing was compared.
-        count: how many comparisons were made; "" without any over seeds.
-        leading: at most three sentences: the first claim of each form, then the next ones.
-        further: all others.
-    """
+    """What a report found: how to read it, how many comparisons were made over seeds (both may be
+    ""), at most three leading sentences (the first claim of each form, then the next), and all
+    others."""
 
     reading: str = ""
     count: str = ""

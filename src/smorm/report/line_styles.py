@@ -35,10 +35,8 @@ def line_styles(
 ) -> dict[str, int]:
     """The style of each method drawn in colour: all, or the baselines and the best at the end.
 
-    Args:
-        curves: all that share a figure.
-        bases: labels of the baselines; the first one has the style `BASE`.
-        requested: labels that are drawn in colour in any case.
+    The curves share a figure. The first of `bases` has the style `BASE`; methods that are
+    `requested` are drawn in colour in any case.
     """
     final_gold: dict[str, list[float]] = {}
     for curve in curves:

@@ -21,16 +21,8 @@ _DATA_FILES = (".jsonl", ".json", ".gz", ".parquet", ".yaml", ".csv")
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """A model as its files describe it.
-
-    Attributes:
-        name: the run's folder name, or the model folder's.
-        card: the content of `smorm.json`.
-        model_type: the backbone's architecture, of `config.json`.
-        config: `config.yaml` beside the model; empty without one.
-        data: `data.json` beside it.
-        cost: `cost.json` beside it.
-    """
+    """A model as its files describe it: `smorm.json`, the architecture in `config.json`, and beside
+    the model `config.yaml`, `data.json` and `cost.json` (empty without one)."""
 
     name: str
     card: Mapping[str, Any]
@@ -119,12 +111,7 @@ def hub_ids(names: Iterable[Any]) -> list[str]:
 
 
 def read_facts(path: Path | str) -> ModelFacts:
-    """Read a model folder, or the folder of the run that made it.
-
-    Raises:
-        ModelError: the folder holds no model of smorm.
-        DataError: one of its files cannot be read.
-    """
+    """Read a model folder, or the folder of the run that made it."""
     folder = Path(path)
     if not (folder / "config.json").is_file() and (folder / "model").is_dir():
         folder = folder / "model"

@@ -41,12 +41,8 @@ _MAX_SOURCES = 24
 
 @dataclass(frozen=True, slots=True)
 class PageOptions:
-    """What a reader of many methods may choose.
-
-    Attributes:
-        baselines: what methods are compared with; see `paired_differences`.
-        highlighted: labels that curves show in colour in any case.
-    """
+    """What a reader of many methods may choose: what methods are compared with (see
+    `paired_differences`), and labels that curves show in colour in any case."""
 
     baselines: tuple[str, ...] = ()
     highlighted: tuple[str, ...] = ()

@@ -37,8 +37,6 @@ class Paired:
     """A method's number less a baseline's.
 
     Attributes:
-        kind, suite, metric: what was measured.
-        label, base: the method and what it is compared with.
         difference: the mean difference; over seeds its n is the number of common seeds.
         over: what the interval is over.
         unpaired: how many seeds only one of the two has; they are not used.
@@ -85,13 +83,8 @@ class Paired:
 def paired_differences(results: Sequence[Result], baselines: Sequence[str] = ()) -> list[Paired]:
     """Every method less every baseline, and a model's further views less its first.
 
-    Args:
-        results: of any kind; the leading numbers of best-of-n, policies and evaluations count.
-        baselines: labels or names of models. By default the first model, and "SM" (the naive
-            ensemble of a preference and an attribute model) where there is one.
-
-    Raises:
-        ConfigError: no result is of a baseline that was named.
+    Baselines are labels or names of models. By default they are the first model, and "SM" (the
+    naive ensemble of a preference and an attribute model) where there is one.
     """
     groups = reject(groups_of(results), kind=_NOT_COMPARED)
     names = _baseline_names(groups, baselines)
@@ -141,11 +134,8 @@ def growth_of(difference: Paired, reference: Paired) -> Metric | None:
 
 
 def two_sided(values: Sequence[float]) -> float:
-    """The p value of Student's t test of a zero mean; NaN with fewer than two finite values.
-
-    Args:
-        values: paired differences, one for each seed, taken as normal.
-    """
+    """The p value of Student's t test of a zero mean of normal differences, one for each seed; NaN
+    with fewer than two finite ones."""
     # The CDF behind scipy.stats.t, whose package takes seconds to import.
     from scipy.special import stdtr
 

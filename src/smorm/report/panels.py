@@ -27,11 +27,7 @@ MAX_BACKGROUND = 12
 megabytes."""
 _FEW = 4
 _GREY = "#8d949c"
-_QUANTITIES = {
-    "proxy": "proxy gain, std",
-    "kl": "KL, nats",
-    "length": "length, words",
-}
+_QUANTITIES = {"proxy": "proxy gain, std", "kl": "KL, nats", "length": "length, words"}
 _AXES = {"kl": "KL from the starting policy, nats"}
 # Inches: of a panel without names, and of a character of a name.
 _PANEL_WIDTH, _CHARACTER_WIDTH = 2.7, 0.073
@@ -46,14 +42,11 @@ def side_by_side(
     styles: Mapping[str, int],
     prompts: Sequence[str] = (),
 ) -> Drawing:
-    """A row of panels for each quantity, a column for each set of prompts, axes shared in a row.
+    """A row of panels for each quantity ("gold"), a column for each set of prompts, axes shared in
+    a row.
 
-    Args:
-        curves: of one family.
-        quantities: names of values, such as "gold" and "proxy".
-        styles: the style of each method that is named (see `line_styles`); the others are grey.
-        prompts: the sets that are drawn, by default all; axes are those of all curves, so that
-            drawings of single sets can be compared.
+    Methods with a style (see `line_styles`) are named, the others grey. With `prompts` only these
+    sets are drawn, on the axes of all curves, so that drawings of single sets can be compared.
     """
     columns = list(prompts) or id_first(distinct(curves, "prompts"))
     longest = max(map(len, map(short, styles)), default=4)
@@ -96,11 +89,8 @@ def small_multiples(
 ) -> Drawing:
     """A panel for each method, its line with its band; the others grey behind it.
 
-    Args:
-        curves: of one set of prompts. Of more than `MAX_BACKGROUND`, only the base is behind.
-        quantity: the name of a value.
-        base: the method that is drawn dashed in every panel.
-        shared: the same axes for all, with the others behind; otherwise each by itself.
+    Of more than `MAX_BACKGROUND` curves only the base is behind, dashed. Axes are `shared` by all,
+    or each panel has its own, without others behind.
     """
     across = min(4, len(curves))
     down = math.ceil(len(curves) / across)

@@ -161,9 +161,7 @@ def _row(group: Group) -> Row:
     )  # fmt: skip
 
 
-def _over_seeds(
-    group: Group,
-) -> tuple[dict[str, Metric], dict[str, tuple[int, int]], list[str]]:
+def _over_seeds(group: Group) -> tuple[dict[str, Metric], dict[str, tuple[int, int]], list[str]]:
     """Means over seeds, the ranges of n that differ, and notes on both."""
     metrics: dict[str, Metric] = {}
     n_ranges: dict[str, tuple[int, int]] = {}

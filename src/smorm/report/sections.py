@@ -67,12 +67,10 @@ def optimisation_section(
     paired: Sequence[Paired],
     highlighted: Sequence[str] = (),
 ) -> Section:
-    """The section on best-of-n, or on an algorithm of RL.
+    """The section on best-of-n, or on an algorithm of RL: rows, curves and differences of one
+    family.
 
-    Args:
-        number: of its anchor.
-        rows, curves, paired: of one family.
-        highlighted: labels that are drawn in colour in any case.
+    Labels that are `highlighted` are drawn in colour in any case.
     """
     kind, family = curves[0].kind, curves[0].family
     section = Section(f"optimised-{number}", f"Over-optimisation: {family}", _REMARKS[kind])

@@ -56,10 +56,8 @@ def narrow_table(
 ) -> Table:
     """The leading number of each method, its difference from the baseline, and one more column.
 
-    Args:
-        rows: of one suite, with at least one metric.
-        paired: differences of the same suite.
-        curves: where methods were optimised against, by label: the third column is gold lost.
+    Rows and differences are of one suite. With `curves` by label, of methods that were optimised
+    against, the third column is gold lost.
     """
     present = metric_names(rows)
     totals, _ = split_names(rows)
@@ -88,13 +86,8 @@ def narrow_table(
 
 
 def optimisation_table(rows: Sequence[Row], curves: Curves, paired: Sequence[Paired]) -> Table:
-    """All that is known of each method on one set of prompts.
-
-    Args:
-        rows: of one suite of kind "stress" or "rl".
-        curves: of the same suite by label.
-        paired: differences of the same suite; those of its last number become columns.
-    """
+    """All that is known of each method on one suite of kind "stress" or "rl": curves by label, and
+    differences, of which those of the last number become columns."""
     kind, present = rows[0].kind, metric_names(rows)
     compared = distinct(paired, "metric") or [""]
     last = (present_in(["gold@last"], compared) or compared)[-1]

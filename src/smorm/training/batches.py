@@ -1,13 +1,17 @@
 """From a step's records to its micro-batches, arranged and on the network's device.
 
-Nothing here draws random numbers or changes anything, so that it can run ahead in a thread.
+Nothing here draws random numbers or changes anything, so that it can run ahead in a thread. A
+thread is enough: torch's kernels release the interpreter.
 
 Shapes: P pairs, R rated responses, K attributes, S sequences of a micro-batch.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
@@ -16,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from smorm.arrays import Tokens
+from smorm.data.mixing import DataOrder
 from smorm.data.token_store import TokenPair, TokenRated
 from smorm.model.network import Batch, RewardNetwork
 from smorm.objectives.terms import Labels
@@ -29,13 +34,9 @@ T = TypeVar("T")
 class MicroBatch:
     """One forward pass.
 
-    Attributes:
-        sequences: token ids, [S]; the two sides of a pair are neighbours.
-        batch: the sequences as the network reads them.
-        labels: what their scores are compared with.
-        where: the records that they came from, for errors.
-        last: whether the step ends with it.
-        pair_indices: its pairs in the training set, [P].
+    The two sides of a pair are neighbours among the `sequences` [S]. `where` are its records, for
+    errors, `last` is whether the step ends with it, and `pair_indices` [P] are its pairs in the
+    training set.
     """
 
     sequences: list[Tokens]
@@ -129,3 +130,41 @@ def moved(holder: T, device: torch.device) -> T:
             source = value.pin_memory() if pinned else value
             values[entry.name] = source.to(device, non_blocking=pinned)
     return replace(holder, **values)  # type: ignore[type-var]
+
+
+@contextmanager
+def prefetched(batcher: Batcher, order: DataOrder, steps: Sequence[int]) -> Iterator[Batches]:
+    """Micro-batches of `steps`, to be read in this order. The thread ends with the block.
+
+    One is prepared ahead, never more; after the last of a step that is the first of the next.
+    """
+    # An order remembers the epoch that it drew last: the thread gets a copy.
+    order = copy.deepcopy(order)
+
+    def prepare() -> Iterator[tuple[int, MicroBatch]]:
+        for step in steps:
+            for micro in batcher.split(*order.step(step)):
+                yield step, micro
+
+    items = prepare()
+    with ThreadPoolExecutor(1, thread_name_prefix="smorm-next-batch") as thread:
+        ahead: Future[tuple[int, MicroBatch] | None] = thread.submit(next, items, None)
+
+        def read(step: int) -> Iterator[MicroBatch]:
+            nonlocal ahead
+            last = False
+            while not last:
+                # An error of the preparation is raised here, where it belongs.
+                item = ahead.result()
+                if item is None or item[0] != step:
+                    raise RuntimeError(f"step {step} was read out of order")
+                # Submitted before this one is used: both are worked on at the same time.
+                ahead = thread.submit(next, items, None)
+                yield item[1]
+                last = item[1].last
+
+        try:
+            yield read
+        finally:
+            # Nothing more is prepared; what is being prepared now takes some milliseconds.
+            ahead.cancel()

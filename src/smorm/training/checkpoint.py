@@ -26,23 +26,12 @@ _PREFIX = "step-"
 
 
 def save_checkpoint(
-    folder: Path,
-    state: dict[str, Any],
-    named: Named,
-    optimizer: torch.optim.Optimizer,
-    *,
-    keep: int,
+    folder: Path, state: dict[str, Any], named: Named, optimizer: torch.optim.Optimizer, keep: int
 ) -> Path:
-    """Write `folder/step-N` atomically, then remove all but the newest `keep`.
+    """Write `folder/step-N` (`state["step"]`) atomically, then remove all but the newest `keep`.
 
     A verified checkpoint of this step is not replaced: the same run at the same step has the same
     bits, and during the replacement there would be none. What a killed save wrote is removed.
-
-    Args:
-        state: JSON values; `state["step"]` is the number of steps done.
-
-    Raises:
-        OutputError: it could not be written; older checkpoints are untouched.
     """
     target = folder / f"{_PREFIX}{state['step']:08d}"
     # Scratch folders of saves that were killed: their names begin with a dot.
@@ -53,9 +42,14 @@ def save_checkpoint(
     # As safetensors, nothing that could run code when it is read.
     with files.atomic_folder(target) as scratch:
         # Only what is trained: a frozen backbone comes from where the run's configuration says.
-        weights = {name: p.detach().contiguous() for name, p in named.items()}
+        weights, moments = {}, {}
+        for name, parameter in named.items():
+            weights[name] = parameter.detach().contiguous()
+            # By the parameter's name: AdamW's order of parameters may change.
+            for key, value in optimizer.state[parameter].items():
+                moments[f"{name}/{key}"] = value.detach().contiguous()
         save_file(weights, scratch / "weights.safetensors")
-        save_file(_moments(named, optimizer), scratch / "optimizer.safetensors")
+        save_file(moments, scratch / "optimizer.safetensors")
         files.write_json(scratch / "state.json", state)
     # Only now: until the new one is complete, the older ones are needed.
     for old in list_checkpoints(folder)[:-keep]:
@@ -71,15 +65,6 @@ def _verified(path: Path) -> bool:
     return True
 
 
-def _moments(named: Named, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """AdamW's state by the parameter's name: its order of parameters may change."""
-    moments = {}
-    for name, parameter in named.items():
-        for key, value in optimizer.state[parameter].items():
-            moments[f"{name}/{key}"] = value.detach().contiguous()
-    return moments
-
-
 def list_checkpoints(folder: Path) -> list[Path]:
     """Sealed checkpoints, oldest first."""
     return sorted(path for path in folder.glob(f"{_PREFIX}*") if files.is_sealed(path))
@@ -88,10 +73,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint whose every byte is as it was written; None when there is none at all.
 
-    A damaged one is passed over, with a warning.
-
-    Raises:
-        CheckpointError: there are checkpoints, but all are damaged.
+    A damaged one is passed over, with a warning; CheckpointError where all are damaged.
     """
     problems = []
     # Sums are checked from the newest on: an older one is read only if a newer one is damaged.
@@ -117,11 +99,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def load_checkpoint(path: Path, named: Named, optimizer: torch.optim.Optimizer) -> None:
-    """Put weights and moments back, bit for bit.
-
-    Raises:
-        CheckpointError: another model's, or unreadable.
-    """
+    """Put weights and moments back, bit for bit; CheckpointError for another model's."""
     try:
         weights = load_file(path / "weights.safetensors")
         moments = load_file(path / "optimizer.safetensors")

@@ -1,13 +1,12 @@
 """The run's folder: what is written at its beginning, where a stopped run goes on, and its cost.
 
-The cost lets methods be compared at equal cost. Counted are tokens as they are computed (shared
-ones once), not time, which depends on the machine.
+Cost is counted in tokens as they are computed (shared ones once): time depends on the machine.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -30,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def refuse_another_run(folder: Path, checkpoints: Path, resume: bool) -> None:
-    """Without `resume`, a folder that holds a run is refused (ConfigError)."""
+    """Without `resume`, a folder that holds a run is refused."""
     if resume:
         return
     problem = f"output.folder: {folder} holds a run already"
@@ -43,8 +42,7 @@ def refuse_another_run(folder: Path, checkpoints: Path, resume: bool) -> None:
 def write_beginnings(prepared: Prepared, folder: Path) -> None:
     """Write the resolved configuration and what was counted, and log it.
 
-    Raises:
-        ConfigError: margins are to be used, and no pair has one.
+    ConfigError where margins are to be used, and no pair has one.
     """
     margins = _margins(prepared)  # refuses the run before anything is written
     files.write_text(folder / "config.yaml", dump_config(prepared.config))
@@ -56,12 +54,8 @@ def write_beginnings(prepared: Prepared, folder: Path) -> None:
         "fingerprint": {"config": prepared.config.hash, "data": prepared.data_hash},
     }
     files.write_json(folder / "data.json", report)
-    log.info(
-        "%d pairs, %d rated responses, %s layout",
-        len(prepared.train.pairs),
-        len(prepared.train.rated),
-        prepared.network.layout,
-    )
+    counts = (report["pairs"], report["rated"], prepared.network.layout)
+    log.info("%d pairs, %d rated responses, %s layout", *counts)
     if margins is not None:
         log.info("use_margin: %d of %d pairs have a margin above 0", margins, report["pairs"])
     for line in prepared.census.lines():
@@ -88,8 +82,7 @@ def resume_run(
 ) -> int:
     """Load the newest undamaged checkpoint; returns the steps done, or 0 when there is none.
 
-    Raises:
-        CheckpointError: it is of another configuration or of other data.
+    CheckpointError where it is of another configuration or of other data.
     """
     path = newest_checkpoint(folder)
     if path is None:
@@ -110,14 +103,8 @@ def resume_run(
 
 @dataclass(slots=True)
 class Cost:
-    """Counted over the steps of a run, those before a resumption included.
-
-    Attributes:
-        steps: optimizer steps.
-        passes: forward passes with a gradient (micro-batches).
-        tokens: rows that they computed.
-        first_pass_tokens: rows computed without a gradient, for terms over a whole step.
-    """
+    """Counted over the steps of a run, those before a resumption included: forward passes with a
+    gradient, tokens that they computed, and tokens computed without one, for step terms."""
 
     steps: int = 0
     passes: int = 0
@@ -130,10 +117,6 @@ class Cost:
         self.passes += result.micro_batches
         self.tokens += result.tokens
         self.first_pass_tokens += result.first_pass_tokens
-
-    def as_dict(self) -> dict[str, int]:
-        """JSON form, for checkpoints."""
-        return asdict(self)
 
 
 def cost_until(checkpoints: Path, done: int) -> Cost:
@@ -153,34 +136,23 @@ def write_cost(
 
     `parameters`: of the model that scores; of those that were trained; and of a language head that
     is there for training only (none where it is the embedding). `passes_per_score`: forward passes
-    for the score of one response.
-
-    Args:
-        kind: the method.
-        reference_tokens: tokens that were computed before the first step.
-
-    Raises:
-        OutputError: it could not be written.
+    for the score of one response. `reference_tokens`: computed before the first step.
     """
     # A language head is no part of the model that scores: it is dropped after training.
     scoring = [*network.backbone.parameters(), *network.head.parameters()]
-    counts = {"model": 0, "trained": 0, "language_head": 0}
-    counts["model"] = sum(parameter.numel() for parameter in scoring)
+    model = sum(parameter.numel() for parameter in scoring)
+    counts = {"model": model, "trained": 0, "language_head": -model}
     # `parameters` lists a shared tensor once: a tied language head is the embedding.
     for parameter in network.parameters():
         counts["trained"] += parameter.numel() * parameter.requires_grad
         counts["language_head"] += parameter.numel()
-    counts["language_head"] -= counts["model"]
+    tokens = {"trained": cost.tokens, "first_pass": cost.first_pass_tokens}
     report = {
         "kind": kind,
         "parameters": counts,
         "passes_per_score": 1,
         "steps": cost.steps,
         "passes": cost.passes,
-        "tokens": {
-            "trained": cost.tokens,
-            "first_pass": cost.first_pass_tokens,
-            "reference": reference_tokens,
-        },
+        "tokens": {**tokens, "reference": reference_tokens},
     }
     files.write_json(folder / "cost.json", report)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import torch
 
 from smorm.config import Config, decisive
 from smorm.errors import Interrupted, NonFiniteLossError
 from smorm.model.store import save_model
-from smorm.training.batches import Batches
+from smorm.training.batches import Batches, prefetched
 from smorm.training.checkpoint import Named, save_checkpoint
 from smorm.training.folder import (
     cost_until,
@@ -30,9 +35,7 @@ from smorm.training.optim import (
     named_trainable,
     set_learning_rate,
 )
-from smorm.training.prefetch import prefetched
 from smorm.training.setup import Prepared, prepare
-from smorm.training.signals import StopFlag, stop_signals
 from smorm.training.step import Abandoned, StepResult, diagnose_step, run_step, some_records
 from smorm.training.tracking import Tracker, due, progress, validate
 
@@ -78,13 +81,13 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
 
     def save(step: int) -> None:
         state = {"step": step, "data": prepared.data_hash, "config": decisive(config.as_dict())}
-        state["cost"] = cost.as_dict()
+        state["cost"] = asdict(cost)
         save_checkpoint(checkpoints, state, named, optimizer, keep=training.keep_checkpoints)
 
     with (
         stop_signals() as stop,
         closing(Tracker(folder, done, tensorboard=training.tensorboard)) as tracker,
-        progress(total, done, training.log_every) as bar,
+        progress(total, done, training.log_every) as show,
         prefetched(prepared.batcher, prepared.order, range(done, total)) as batches,
     ):
         for step in range(done, total):
@@ -108,10 +111,8 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
             cost.add(result)
             seconds = max(time.monotonic() - started, 1e-9)
             values = result.values | method.state_metrics()
-            values["gradient_norm"] = norm
-            values["learning_rate_factor"] = factor
-            values["tokens"] = result.tokens
-            values["tokens_per_second"] = result.tokens / seconds
+            values |= {"gradient_norm": norm, "learning_rate_factor": factor}
+            values |= {"tokens": result.tokens, "tokens_per_second": result.tokens / seconds}
             done = step + 1
             measured: dict[str, float] = {}
             if due(done, training.evaluate_every) or done == total:
@@ -121,7 +122,7 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
             notable = bool(measured) or "gradient/cosine" in values or done in (1, total)
             if notable or due(done, training.log_every):
                 tracker.log(done, values)
-            bar.update(done, values)
+            show(done, values)
             if due(done, training.save_every) and done < total:
                 save(done)
     # The last checkpoint comes before the model: a run that is killed here goes on from it, with
@@ -133,8 +134,37 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
     return folder / "model"
 
 
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """While training, Ctrl-C and SIGTERM ask for a checkpoint. A second Ctrl-C stops at once."""
+    received: list[int] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        # A second SIGTERM changes nothing: a scheduler may send several while we save.
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    previous: dict[int, Any] = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, ask)
+    except ValueError:  # not in the main thread: signals stay with whoever has them
+        pass
+    try:
+        yield lambda: bool(received)
+    finally:
+        for restored, handler in previous.items():
+            signal.signal(restored, handler)
+
+
 def _gradients(
-    prepared: Prepared, method: Method, step: int, named: Named, batches: Batches, stop: StopFlag
+    prepared: Prepared,
+    method: Method,
+    step: int,
+    named: Named,
+    batches: Batches,
+    stop: Callable[[], bool],
 ) -> StepResult:
     """An ordinary step, or every `diagnose_every` steps one that compares two kinds of rows."""
     every = prepared.config.training.diagnose_every

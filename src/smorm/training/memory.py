@@ -90,9 +90,6 @@ def resolve_batch_tokens(prepared: Prepared, *, resume: bool) -> Prepared:
 
     A resumed run takes the number of its beginning, which its `config.yaml` holds: another one
     would split the steps in another way and change the last bits.
-
-    Raises:
-        ConfigError: the budget does not even hold what is needed without any token.
     """
     training = prepared.config.training
     if training.max_batch_tokens != "auto":
@@ -156,11 +153,7 @@ def longest_units(data: TokenSet, most: int = LONGEST) -> list[list[Tokens]]:
 
 def largest_batch(model: MemoryModel, budget: int, device: torch.device) -> int:
     """Tokens that fit, at most what is of use, rounded down by up to an eighth, so that budgets
-    that differ by a little give one number.
-
-    Raises:
-        ConfigError: fewer than 64 tokens fit.
-    """
+    that differ by a little give one number; ConfigError below 64."""
     fit = model.tokens_within(budget)
     if fit < FEWEST:
         raise ConfigError(
@@ -175,11 +168,7 @@ def largest_batch(model: MemoryModel, budget: int, device: torch.device) -> int:
 
 
 def parse_bytes(text: str) -> int:
-    """`8GB`, `8 GiB`, `500MB` or plain bytes as a number.
-
-    Raises:
-        ConfigError: it is none of these, or nothing.
-    """
+    """`8GB`, `8 GiB`, `500MB` or plain bytes as a number."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
     if match is None or match[2].lower() not in _UNITS or float(match[1]) <= 0:
         raise ConfigError(f"training.memory_budget: {text!r}: expected e.g. 8GB, 7.5GiB or 500MB")
@@ -196,12 +185,9 @@ def in_words(count: float) -> str:
 def measure(network: RewardNetwork, units: Sequence[Unit], *, half: bool) -> MemoryModel:
     """Measure what a training step of this network needs, by running two small ones.
 
-    Gradients are dropped again and the random numbers put back; weights are only read.
-
-    Args:
-        units: what stays in one forward pass, as for `RewardNetwork.micro_batches`. Give the
-            longest: some attention kernels need more for longer sequences.
-        half: under bf16 autocast.
+    Gradients are dropped again and the random numbers put back; weights are only read. `half`:
+    under bf16 autocast. Give the longest units: some attention kernels need more for longer
+    sequences.
     """
     device = network.device
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]

@@ -32,11 +32,7 @@ def learning_rate_factor(step: int, total: int, warmup: float, schedule: str) ->
 def named_trainable(
     network: RewardNetwork, parameters: Mapping[str, torch.nn.Parameter]
 ) -> dict[str, torch.nn.Parameter]:
-    """Everything that the optimizer changes, by a stable name.
-
-    Args:
-        parameters: what a method trains beside the network.
-    """
+    """Everything that the optimizer changes, `parameters` of a method too, by a stable name."""
     named = dict(network.named_parameters())
     named = {name: parameter for name, parameter in named.items() if parameter.requires_grad}
     return {**named, **parameters}
@@ -51,9 +47,6 @@ def make_optimizer(
     """AdamW over fp32 master weights. No weight decay on vectors, the head or `parameters`.
 
     Each group's `initial_lr` is its peak; `set_learning_rate` scales it.
-
-    Args:
-        parameters: what a method trains beside the network.
     """
     # Decay pulls weights towards zero. That is meant for matrices; it would shrink the scale of
     # norms, and the head's rows, whose length is the scale of the reward.
@@ -77,18 +70,13 @@ def make_optimizer(
         (list(parameters.values()), parameter_learning_rate, 0.0),
     ):
         if members:
-            groups.append(
-                {"params": members, "lr": peak, "initial_lr": peak, "weight_decay": decay}
-            )
+            rates = {"lr": peak, "initial_lr": peak, "weight_decay": decay}
+            groups.append({"params": members, **rates})
     trained = named_trainable(network, parameters).values()
     # Fused or not decides the last bits of an update, so all groups must allow it.
-    fused = all(_can_be_fused(parameter) for parameter in trained)
+    # One pass over weights, gradients and moments instead of a dozen.
+    fused = all(p.is_floating_point() and p.device.type in ("cuda", "cpu") for p in trained)
     return torch.optim.AdamW(groups, betas=training.betas, eps=training.epsilon, fused=fused)
-
-
-def _can_be_fused(parameter: torch.nn.Parameter) -> bool:
-    """One pass over weights, gradients and moments instead of a dozen."""
-    return parameter.device.type in ("cuda", "cpu") and parameter.is_floating_point()
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:

@@ -17,12 +17,7 @@ from smorm.data.mixing import DataOrder
 from smorm.data.scaling import AttributeScale
 from smorm.data.tokeniser import Tokeniser
 from smorm.errors import ConfigError, DataError, ModelError
-from smorm.model.backbone import (
-    build_backbone,
-    fit_embeddings,
-    load_backbone,
-    position_limit,
-)
+from smorm.model.backbone import build_backbone, fit_embeddings, load_backbone, position_limit
 from smorm.model.cpu.malloc import keep_freed_memory
 from smorm.model.device import pick_device
 from smorm.model.head_file import find_head, start_head
@@ -95,12 +90,7 @@ class Prepared:
 
 
 def prepare(config: Config) -> Prepared:
-    """Read, encode and build.
-
-    Raises:
-        DataError: a record or source is not usable, or all were dropped.
-        ConfigError, ModelError: tokenizer, template or backbone are not usable.
-    """
+    """Read, encode and build: DataError where a record is not usable or all were dropped."""
     config = with_precision(config)
     method, data, held = method_class(config), config.data, config.evaluation
     census, held_census = Census(), Census()

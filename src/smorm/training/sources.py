@@ -96,12 +96,7 @@ def training_texts(
 
 
 def run_tokenizer(config: Config, preference: Sequence[Source], rated: Sequence[Source]) -> Any:
-    """The tokenizer of a run, loaded or trained on the texts of these sources.
-
-    Raises:
-        ModelError: it cannot be loaded.
-        DataError: a record of the sources is not usable.
-    """
+    """The tokenizer of a run, loaded or trained on the texts of these sources."""
     spec = config.model.tokenizer
     if isinstance(spec, TrainedTokenizer):
         return train_bpe(training_texts(config, preference, rated), spec.vocab_size)
@@ -112,11 +107,7 @@ def run_tokenizer(config: Config, preference: Sequence[Source], rated: Sequence[
 
 
 def read_template(config: Config) -> str | None:
-    """The text of `model.chat_template`; None where the tokenizer's is used.
-
-    Raises:
-        ConfigError: the file cannot be read.
-    """
+    """The text of `model.chat_template`; None where the tokenizer's is used."""
     path = config.model.chat_template
     if path is None:
         return None
@@ -135,12 +126,10 @@ def tokenised_sources(
     *,
     limit: int | None = None,
 ) -> Stores:
-    """Both kinds as tokens, mapped from the cache or made now.
+    """Both kinds as tokens, mapped from the cache or made now, at most `limit` records of each.
 
-    Args:
-        census: gets what the sources dropped, shortened or skipped; bad records stop the run or go
-            to `quarantine.jsonl` in the output folder.
-        limit: the most records of each kind.
+    The census gets what the sources dropped, shortened or skipped; bad records stop the run or go
+    to `quarantine.jsonl` in the output folder.
     """
     quarantine = config.output.folder / "quarantine.jsonl"
 
@@ -165,11 +154,7 @@ def tokenised_sources(
 
 
 def fit_attributes(config: Config, stores: Stores, census: Census) -> list[AttributeScale]:
-    """The attributes in use, with their scales from all training ratings.
-
-    Raises:
-        ConfigError: `data.attributes` names one that no record rates.
-    """
+    """The attributes in use, with their scales from all training ratings."""
     if not stores.rated:  # the method uses none
         return []
     rated = list(dict.fromkeys(name for store in stores.rated for name in store.attributes))

@@ -40,13 +40,11 @@ class StepResult:
 
     def add(self, terms: Terms, metrics: Metrics) -> None:
         """Add the losses and metrics of a micro-batch, or of the whole step."""
+        scalars = dict(metrics)
         for name, term in terms.items():
-            self._add(f"loss/{name}", term.value)
-        for name, value in metrics.items():
-            self._add(name, value)
-
-    def _add(self, name: str, value: torch.Tensor) -> None:
-        self.values[name] = self.values.get(name, 0.0) + float(value.detach())
+            scalars[f"loss/{name}"] = term.value
+        for name, value in scalars.items():
+            self.values[name] = self.values.get(name, 0.0) + float(value.detach())
 
 
 def run_step(
@@ -60,10 +58,8 @@ def run_step(
 ) -> StepResult:
     """Forward and backward over the whole step: gradients are added to the parameters.
 
-    Args:
-        batches: where the step's micro-batches come from; None prepares them here.
-        stop: called before each micro-batch.
-        only: back-propagate only the terms that train these rows.
+    `batches` default to those of `prepared`, `stop` is called before each micro-batch, and `only`
+    back-propagates only the terms that train these rows.
 
     Raises:
         Abandoned: `stop` said so; gradients are partial and must be dropped.
@@ -205,14 +201,18 @@ def diagnose_step(
     twice the time). Adds `gradient/preference`, `gradient/regression` (norms) and
     `gradient/cosine`.
     """
-    # Batches that are prepared ahead can be read once.
+    # Batches that are prepared ahead can be read only once.
     micros = list((batches or prepared.batches)(step))
     gradients: dict[Rows, Gradients] = {}
     for rows in Rows:
         result = run_step(
             prepared, method, step, batches=lambda _: iter(micros), stop=stop, only=rows
         )
-        gradients[rows] = _pop_gradients(named)
+        # Taken off the parameters: the other kind of terms must not add to them.
+        gradients[rows] = {}
+        for name, parameter in named.items():
+            if parameter.grad is not None:
+                gradients[rows][name], parameter.grad = parameter.grad.detach(), None
     preference, attributes = gradients[Rows.PREFERENCE], gradients[Rows.ATTRIBUTES]
     dot = 0.0
     for name, parameter in named.items():
@@ -226,28 +226,12 @@ def diagnose_step(
                 dot += float((first * second).double().sum())
     product = 1.0
     for rows in Rows:
-        norm = _backbone_norm(gradients[rows])
-        result.values[f"gradient/{rows.value}"] = norm
-        product *= norm
+        squares = 0.0
+        for name, gradient in gradients[rows].items():
+            if name.startswith("backbone."):
+                squares += float(gradient.double().square().sum())
+        result.values[f"gradient/{rows.value}"] = math.sqrt(squares)
+        product *= math.sqrt(squares)
     if product > 0:
         result.values["gradient/cosine"] = dot / product
     return result
-
-
-def _pop_gradients(named: Mapping[str, torch.nn.Parameter]) -> Gradients:
-    """Take the gradients off the parameters."""
-    gradients = {}
-    for name, parameter in named.items():
-        if parameter.grad is not None:
-            gradients[name] = parameter.grad.detach()
-            parameter.grad = None
-    return gradients
-
-
-def _backbone_norm(gradients: Gradients) -> float:
-    """L2 norm over the backbone's parameters."""
-    squares = 0.0
-    for name, gradient in gradients.items():
-        if name.startswith("backbone."):
-            squares += float(gradient.double().square().sum())
-    return math.sqrt(squares)

@@ -6,10 +6,10 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import orjson
@@ -42,9 +42,7 @@ class Tracker:
                 if len(earlier) < len(lines):
                     write_bytes(self.path, b"".join(earlier))
             self._stream = self.path.open("ab")
-        self._board: Any = None
-        if tensorboard:
-            self._board = _board(folder, done)
+        self._board = _board(folder, done) if tensorboard else None
 
     def log(self, step: int, values: dict[str, Any]) -> None:
         """Append a record. A value that is not finite is written as null."""
@@ -91,38 +89,6 @@ def _board(folder: Path, done: int) -> Any:
     return SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
 
 
-class Progress(Protocol):
-    """What is shown of each step."""
-
-    def update(self, step: int, values: dict[str, float]) -> None:
-        """Step `step` (from 1) is done."""
-
-
-class _Lines:
-    """For logs and CI: a line now and then."""
-
-    def __init__(self, total: int, every: int, first: int) -> None:
-        self.total, self.every, self.first = total, every, first
-        self.start = time.monotonic()
-
-    def update(self, step: int, values: dict[str, float]) -> None:
-        if step % self.every and step != self.total:
-            return
-        elapsed = time.monotonic() - self.start
-        remaining = elapsed / max(1, step - self.first) * (self.total - step)
-        log.info("step %d/%d  %s  %.0f s left", step, self.total, describe(values), remaining)
-
-
-class _Bar:
-    """For a terminal: loss, accuracy, tokens per second, time left."""
-
-    def __init__(self, bar: Any, task: Any) -> None:
-        self.bar, self.task = bar, task
-
-    def update(self, step: int, values: dict[str, float]) -> None:
-        self.bar.update(self.task, completed=step, numbers=describe(values, brief=True))
-
-
 # What a person watches: its name in the metrics, its form in a line, and in a bar, which must fit
 # into 80 columns.
 _WATCHED = (
@@ -145,25 +111,35 @@ def describe(values: dict[str, float], *, brief: bool = False) -> str:
 
 
 @contextmanager
-def progress(total: int, first: int, every: int) -> Iterator[Progress]:
-    """A bar on a terminal, lines elsewhere."""
+def progress(
+    total: int, first: int, every: int
+) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """What shows the numbers of each step (from 1): a bar on a terminal, lines elsewhere."""
+    start = time.monotonic()
+
+    def write_line(step: int, values: dict[str, float]) -> None:
+        if step % every and step != total:
+            return
+        remaining = (time.monotonic() - start) / max(1, step - first) * (total - step)
+        log.info("step %d/%d  %s  %.0f s left", step, total, describe(values), remaining)
+
     # A bar writes control characters, which do not belong in a log file.
     if not sys.stderr.isatty():
-        yield _Lines(total, every, first)
+        yield write_line
         return
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress
 
-    columns = (
-        BarColumn(bar_width=12),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        TextColumn("{task.fields[numbers]}"),
-        TimeRemainingColumn(),
-    )
+    text = TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[numbers]}")
+    columns = (BarColumn(bar_width=12), text, TimeRemainingColumn())
     with RichProgress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("training", total=total, completed=first, numbers="")
-        yield _Bar(bar, task)
+
+        def advance(step: int, values: dict[str, float]) -> None:
+            bar.update(task, completed=step, numbers=describe(values, brief=True))
+
+        yield advance
 
 
 def validate(

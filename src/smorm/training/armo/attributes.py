@@ -44,10 +44,8 @@ _BLOCK = 1 << 16
 class StateReader:
     """Reads hidden states at the ends of sequences and of their prompts.
 
-    Attributes:
-        header: the tokens that the chat template writes before a response.
-        budget: tokens of a forward pass.
-        cost: gets the tokens that were computed.
+    `header`: the tokens that the chat template writes before a response; `budget`: tokens of a
+    forward pass; `cost` gets the tokens that were computed.
     """
 
     network: RewardNetwork
@@ -57,11 +55,8 @@ class StateReader:
 
     @classmethod
     def of(cls, prepared: Prepared, cost: Cost) -> StateReader:
-        """A reader for the run's chat template.
-
-        Raises:
-            ConfigError: the template writes nothing before a response.
-        """
+        """A reader for the run's chat template; ConfigError where it writes nothing before a
+        response."""
         header = assistant_header(prepared.renderer)
         if not len(header):
             raise ConfigError(
@@ -81,11 +76,7 @@ class StateReader:
             yield from prompted_units(self.network, block, self.header, self.budget)
 
     def prompt_end(self, tokens: Tokens, where: str) -> int:
-        """Where the response begins.
-
-        Raises:
-            DataError: there is no turn of an assistant.
-        """
+        """Where the response begins; DataError where no turn of an assistant does."""
         end = end_of_last(tokens, self.header)
         if end is None:
             raise DataError(
@@ -118,12 +109,7 @@ class Stage1:
 def fit_rows(
     reader: StateReader, data: TokenSet, names: Sequence[str], settings: ArmoSection, seed: int
 ) -> Stage1:
-    """Ridge rows of the attributes and of verbosity.
-
-    Raises:
-        ConfigError: `debias` names no attribute.
-        DataError: an attribute that too few prompts have, or none that varies.
-    """
+    """Ridge rows of the attributes and of verbosity."""
     debias = settings.debias
     if debias not in (None, LENGTH, *names):
         raise ConfigError(
@@ -173,16 +159,11 @@ def held_out_prompts(prompts: Ints, share: float, seed: int) -> Bools:
 def ridge_rows(
     states: NDArray[np.floating[Any]], targets: Floats, held_out: Bools, names: Sequence[str]
 ) -> list[RidgeRow]:
-    """A row for each attribute.
+    """A row for each attribute, from hidden states [R, D] and targets [R, K] with NaN where not
+    rated.
 
-    Args:
-        states: hidden states, [R, D].
-        targets: [R, K], NaN where not rated.
-        held_out: the responses that choose the penalty, [R].
-        names: of the attributes, for errors.
-
-    Raises:
-        DataError: an attribute that is rated under no held-out prompt, or under no other.
+    The `held_out` responses [R] choose the penalty. DataError: an attribute that is rated under no
+    held-out prompt, or under no other.
     """
     ridge = _Ridge(states)
     rows = []

@@ -146,10 +146,7 @@ def train_gate(prepared: Prepared, head: GatedHead, pairs: PairFeatures, cost: C
     """Put the head in its place and train its gate by Bradley–Terry on the pairs.
 
     Order, batch size, rates and schedule are those of `training`; both sides of a pair get one draw
-    of the gate's dropout.
-
-    Raises:
-        NonFiniteLossError: the loss or its gradient became NaN or infinite.
+    of the gate's dropout. NonFiniteLossError: the loss or its gradient became NaN or infinite.
     """
     training, network = prepared.config.training, prepared.network
     objective = prepared.config.objective
@@ -164,7 +161,7 @@ def train_gate(prepared: Prepared, head: GatedHead, pairs: PairFeatures, cost: C
         devices.append(network.device)
     with (
         closing(Tracker(folder, tensorboard=training.tensorboard)) as tracker,
-        progress(total, 0, training.log_every) as bar,
+        progress(total, 0, training.log_every) as show,
         torch.random.fork_rng(devices=devices),
     ):
         torch.manual_seed(training.seed)
@@ -192,7 +189,7 @@ def train_gate(prepared: Prepared, head: GatedHead, pairs: PairFeatures, cost: C
                 values |= validate(network, prepared.card, prepared.dev, prepared.batch_tokens)
             if measured or due(step, training.log_every) or step == 1:
                 tracker.log(step, values)
-            bar.update(step, values)
+            show(step, values)
 
 
 def gate_loss(
@@ -202,12 +199,8 @@ def gate_loss(
     debiased: torch.Tensor,
     chosen: torch.Tensor,
 ) -> tuple[torch.Tensor, Metrics]:
-    """The preference loss of a step.
-
-    Args:
-        debiased: the rewards that are mixed, [all pairs, 2, K].
-        chosen: the pairs of the step, [P].
-    """
+    """The preference loss of a step: of the rewards that are mixed, `debiased` [all pairs, 2, K],
+    those of the step's pairs, `chosen` [P]."""
     device = head.scale.device
     # A prompt goes through the gate once, so that its two responses get one draw of the dropout.
     used, index = torch.unique(pairs.which[chosen], return_inverse=True)

@@ -36,12 +36,6 @@ def train_armo(config: Config, *, resume: bool = False) -> Path:
     The run's folder is that of `smorm.training.loop.train` without checkpoints, and has
     `armo.json`: each attribute's penalty, held-out errors, multiple and correlations, and its mean
     share. Of `training`, batch size, steps, rates and schedule are the gate's.
-
-    Raises:
-        ConfigError: `resume`, a folder that holds a run, an unknown `debias`, or a chat template
-            that writes nothing before a response.
-        DataError: an attribute that too few prompts have, or a record without a response.
-        NonFiniteLossError: the gate's loss became NaN or infinite.
     """
     folder = config.output.folder
     if resume:

@@ -88,11 +88,7 @@ class Method:
 
     @classmethod
     def rows(cls, scales: list[AttributeScale]) -> list[AttributeScale]:
-        """The rows of the head after the preference row.
-
-        Args:
-            scales: of the attributes in the data.
-        """
+        """The rows of the head after the preference row, from the scales of the data."""
         return scales
 
     @classmethod
@@ -132,12 +128,8 @@ class Method:
     def step_terms(
         self, compared: torch.Tensor, micros: Sequence[MicroBatch]
     ) -> tuple[Terms, Metrics]:
-        """The terms over the scores of all pairs of the step.
-
-        Args:
-            compared: all rows of both sides, [P, 2, 1 + K].
-            micros: the micro-batches that hold these pairs, in order.
-        """
+        """The terms over the scores of all pairs of the step: all rows of both sides, [P, 2, 1 +
+        K], of the pairs of these micro-batches, in order."""
         return {}, {}
 
     def head_terms(self, network: RewardNetwork) -> Terms:

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 class Joint(Method):
     """Bradley–Terry on pairs and regression on ratings; either term is absent without its data.
 
-    Attributes:
-        log_variance: the learned noise of each attribute [K], with `weighting: learned`.
+    With `weighting: learned`, `log_variance` [K] is the learned noise of each attribute.
     """
 
     uses_ratings = True
