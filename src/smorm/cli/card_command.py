@@ -6,22 +6,24 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
+
+from smorm.cli.options import Text
 
 
 def run(
-    model: Annotated[Path, typer.Argument(help="Model folder, or its run's folder.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Markdown file: README.md.")],
-    results: Annotated[list[Path] | None, typer.Argument(help="Result files, JSON.")] = None,
+    model: Annotated[Path, Argument(help="Model folder, or its run's folder.")],
+    output: Annotated[Path, Option("--output", "-o", help="Markdown file: README.md.")],
+    results: Annotated[list[Path] | None, Argument(help="Result files, JSON.")] = None,
     name: Annotated[
-        str | None, typer.Option(help="What the results call it; default: found by its hashes.")
+        Text, Option(help="What the results call it; default: found by its hashes.")
     ] = None,
     license_id: Annotated[
-        str | None, typer.Option("--license", help="As the hub names it, e.g. apache-2.0.")
+        Text, Option("--license", help="As the hub names it, e.g. apache-2.0.")
     ] = None,
-    language: Annotated[str | None, typer.Option(help="Of the data, e.g. en.")] = None,
+    language: Annotated[Text, Option(help="Of the data, e.g. en.")] = None,
     repo: Annotated[
-        str | None,
-        typer.Option("--repo", help="Where readers find it, e.g. a hub id; default: its name."),
+        Text, Option(help="Where readers find it, e.g. a hub id; default: its name.")
     ] = None,
 ) -> None:
     """Write a Hugging Face model card with what the files say: rows, training, results, limits.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
+
+from smorm.cli.options import File, Text, Texts
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,31 +23,21 @@ BARS = "▁▂▃▄▅▆▇█"
 
 
 def run(
-    data: Annotated[
-        list[str] | None, typer.Argument(help="Files, folders or data set ids to train on.")
-    ] = None,
+    data: Annotated[Texts, Argument(help="Files, folders or data set ids to train on.")] = None,
     against: Annotated[
-        list[str] | None,
-        typer.Option(help="A benchmark: its name, a path, or NAME=PATH (suite or format)."),
+        Texts, Option(help="A benchmark: its name, a path, or NAME=PATH (suite or format).")
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="A run's YAML: its sources, tokenizer and limits.")
-    ] = None,
-    dev: Annotated[
-        list[str] | None, typer.Option(help="Held-out data, which must not be in the other.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Model folder whose tokenizer counts the tokens.")
-    ] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=8, help="Token limit to check.")] = None,
+    config: Annotated[File, Option(help="A run's YAML: its sources, tokenizer and limits.")] = None,
+    dev: Annotated[Texts, Option(help="Held-out data, which must not be in the other.")] = None,
+    model: Annotated[Text, Option(help="Model folder whose tokenizer counts the tokens.")] = None,
+    max_tokens: Annotated[int | None, Option(min=8, help="Token limit to check.")] = None,
     value_range: Annotated[
-        list[str] | None,
-        typer.Option("--range", help="NAME=LOW..HIGH: an attribute's lowest and highest value."),
+        Texts, Option("--range", help="NAME=LOW..HIGH: an attribute's lowest and highest value.")
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Findings, JSON.")] = None,
-    limit: Annotated[int | None, typer.Option(help="The most records of a source.")] = None,
-    format: Annotated[str, typer.Option("--format", help="Shape of the rows.")] = "auto",
-    split: Annotated[str, typer.Option(help="Of folders and data set ids.")] = "train",
+    output: Annotated[File, Option("--output", "-o", help="Findings, JSON.")] = None,
+    limit: Annotated[int | None, Option(help="The most records of a source.")] = None,
+    format: Annotated[str, Option(help="Shape of the rows.")] = "auto",
+    split: Annotated[str, Option(help="Of folders and data set ids.")] = "train",
 ) -> None:
     """Look for faults in data before training on it.
 
@@ -163,13 +155,9 @@ def _length_table(report: Report) -> Any:
     for name, lengths in report.lengths.items():
         percentiles = [f"{lengths['percentiles'][level]:,}" for level in LEVELS]
         table.add_row(
-            name,
-            f"{lengths['n']:,}",
-            f"{lengths['mean']:.1f}",
-            *percentiles,
-            f"{lengths['max']:,}",
-            _bars(lengths["histogram"]),
-        )
+            name, f"{lengths['n']:,}", f"{lengths['mean']:.1f}", *percentiles,
+            f"{lengths['max']:,}", _bars(lengths["histogram"]),
+        )  # fmt: skip
     return table
 
 
@@ -182,10 +170,7 @@ def _bars(histogram: list[list[int]]) -> str:
     # Empty classes between full ones stay visible as gaps.
     while step <= last:
         share = counts.get(step, 0) / highest
-        if share:
-            bars += BARS[min(7, int(share * 8))]
-        else:
-            bars += " "
+        bars += BARS[min(7, int(share * 8))] if share else " "
         step = max(1, 2 * step)
     return f"{low:,} {bars} {below:,}"
 
@@ -200,14 +185,10 @@ def _attribute_table(report: Report) -> Any:
         if name in report.bias.correlations:
             correlation = f"{report.bias.correlations[name].value:+.2f}"
         table.add_row(
-            name,
-            f"{summary['n']:,}",
-            f"{summary['missing']:,}",
-            *(f"{summary[key]:.3g}" for key in ("min", "max", "mean")),
-            f"{summary['integers']:.0%}",
-            f"{summary['distinct']:,}",
-            correlation,
-        )
+            name, f"{summary['n']:,}", f"{summary['missing']:,}", f"{summary['min']:.3g}",
+            f"{summary['max']:.3g}", f"{summary['mean']:.3g}", f"{summary['integers']:.0%}",
+            f"{summary['distinct']:,}", correlation,
+        )  # fmt: skip
     return table
 
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
-from smorm.cli.options import BatchTokensOption, DeviceOption, OverlongOption, SkipBadOption
+from smorm.cli.options import (
+    BatchTokensOption,
+    DeviceOption,
+    File,
+    OverlongOption,
+    ResultOption,
+    SkipBadOption,
+    Text,
+    Texts,
+)
 
 if TYPE_CHECKING:
     from smorm.data.reading import Source
@@ -38,28 +47,23 @@ GRIDS = {"epsilon": 1, "ood": 0, "probe": 1, "rows": 1, "probe_minus_rows": 1}
 
 
 def run(
-    model: Annotated[str, typer.Argument(help="Model folder, or a run's folder.")],
-    preference: Annotated[str, typer.Option(help="Held-out pairs.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Result, JSON.")] = None,
+    model: Annotated[str, Argument(help="Model folder, or a run's folder.")],
+    preference: Annotated[str, Option(help="Held-out pairs.")],
+    output: ResultOption = None,
     rated: Annotated[
-        str | None, typer.Option(help="Held-out rated responses: probes, weight, gradients.")
+        Text, Option(help="Held-out rated responses: probes, weight, gradients.")
     ] = None,
     ood: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=FILE: pairs or best-of-N from elsewhere; may be given again."),
+        Texts, Option(help="NAME=FILE: pairs or best-of-N from elsewhere; may be given again.")
     ] = None,
     gold: Annotated[
-        str | None,
-        typer.Option(help="A gold for the pairs: a model folder, or a file of scores or golds."),
+        Text, Option(help="A gold for the pairs: a model folder, or a file of scores or golds.")
     ] = None,
     compare: Annotated[
-        list[str] | None,
-        typer.Option(help="A run's folder for Theorem 2 (Single, Multi, joint); again for each."),
+        Texts, Option(help="A run's folder for Theorem 2 (Single, Multi, joint); again for each.")
     ] = None,
-    suggest: Annotated[
-        Path | None, typer.Option(help="Write the suggested view here, JSON for --view.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="At most so many records of a file.")] = None,
+    suggest: Annotated[File, Option(help="Write the suggested view here, JSON for --view.")] = None,
+    limit: Annotated[int | None, Option(help="At most so many records of a file.")] = None,
     overlong: OverlongOption = None,
     skip_bad: SkipBadOption = False,
     max_batch_tokens: BatchTokensOption = 8192,
@@ -130,7 +134,7 @@ def _print_diagnosis(diagnosis: Diagnosis) -> None:
     """A table for each section, the notes, and the advice last."""
     from rich.console import Console
 
-    from smorm.cli.metric_tables import metric_grid, metric_list
+    from smorm.cli.tables import metric_grid, metric_list
 
     console = Console(soft_wrap=not Console().is_terminal, markup=False)
     result = diagnosis.result
@@ -139,10 +143,10 @@ def _print_diagnosis(diagnosis: Diagnosis) -> None:
         section, _, rest = name.partition("/")
         sections.setdefault(section, {})[rest or name] = metric
     for section, metrics in sections.items():
+        table = metric_list(TITLES[section], metrics)
         if section in GRIDS:
-            console.print(metric_grid(TITLES[section], metrics, rows=GRIDS[section]))
-        else:
-            console.print(metric_list(TITLES[section], metrics))
+            table = metric_grid(TITLES[section], metrics, rows=GRIDS[section])
+        console.print(table)
     # The advice ends the notes of the result; it is printed last, under its own heading.
     for note in result.notes[: len(result.notes) - len(diagnosis.advice)]:
         console.print(f"  {note}", style="dim", markup=False, highlight=False)

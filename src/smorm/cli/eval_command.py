@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
-from smorm.cli.options import BatchTokensOption, DeviceOption, OverlongOption, SkipBadOption
+from smorm.cli.options import BatchTokensOption, DeviceOption, OverlongOption, SkipBadOption, Texts
 from smorm.cli.reward_options import (
     REWARD_HELP,
     CombineOption,
@@ -24,19 +25,19 @@ if TYPE_CHECKING:
 
 
 def run(
-    rewards: Annotated[list[str], typer.Argument(help=REWARD_HELP)],
+    rewards: Annotated[list[str], Argument(help=REWARD_HELP)],
     suite: Annotated[
         list[str],
-        typer.Option(
+        Option(
             help="NAME=PATH, or NAME alone for a benchmark's own data on the hub. NAME is pairs, "
             "rated or a benchmark (rewardbench, rm-bench, best-of-k, ...; an unknown one is "
             "answered with the list), or one with /LABEL."
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Results, JSON.")],
+    output: Annotated[Path, Option("--output", "-o", help="Results, JSON.")],
     view: Annotated[
-        list[str] | None,
-        typer.Option(
+        Texts,
+        Option(
             help="F, L, M, published weights (helpsteer2-...) or a JSON file; repeat it. With "
             "--combine one for all models or one for each."
         ),
@@ -47,7 +48,7 @@ def run(
     overlong: OverlongOption = None,
     skip_bad: SkipBadOption = False,
     sanity: Annotated[
-        bool, typer.Option("--sanity", help="Test the model itself first: swaps, ties, padding.")
+        bool, Option("--sanity", help="Test the model itself first: swaps, ties, padding.")
     ] = False,
     token_file: TokenFileOption = None,
     max_batch_tokens: BatchTokensOption = 8192,

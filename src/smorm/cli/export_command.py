@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
+
+from smorm.cli.options import Text
 
 if TYPE_CHECKING:
     from smorm.evaluation.parity.check import Parity
@@ -15,13 +18,11 @@ LONGEST = 256
 
 
 def run(
-    model: Annotated[str, typer.Argument(help="Model folder.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="New folder.")],
-    view: Annotated[
-        str | None, typer.Option(help="F, L, M or a JSON file: folded into one row.")
-    ] = None,
+    model: Annotated[str, Argument(help="Model folder.")],
+    output: Annotated[Path, Option("--output", "-o", help="New folder.")],
+    view: Annotated[Text, Option(help="F, L, M or a JSON file: folded into one row.")] = None,
     all_rows: Annotated[
-        bool, typer.Option("--all-rows", help="Keep every row (adapters are merged).")
+        bool, Option("--all-rows", help="Keep every row (adapters are merged).")
     ] = False,
 ) -> None:
     """Write a plain model folder that other programs load.

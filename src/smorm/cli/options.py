@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +11,12 @@ from smorm.errors import ConfigError
 
 OVERLONG = ("error", "drop", "truncate_prompt")
 
+Text = str | None
+Texts = list[str] | None
+"""An option that may be repeated."""
+File = Path | None
+ResultOption = Annotated[File, typer.Option("--output", "-o", help="Result, JSON.")]
+FormatOption = Annotated[str, typer.Option(help="Shape of the rows.")]
 OverlongOption = Annotated[
     str | None, typer.Option(help="error, drop or truncate_prompt; default: as in training.")
 ]
@@ -19,7 +26,7 @@ DeviceOption = Annotated[str, typer.Option(help="cpu or cuda.")]
 
 
 def view_of(text: str | None) -> Any:
-    """A view of the command line: F, L, M, a published set of weights, or a JSON file's content."""
+    """A view of the command line: F, L, M, published weights, or the content of a JSON file."""
     from smorm.rewards.model import read_view
 
     try:

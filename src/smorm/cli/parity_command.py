@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
-from smorm.cli.options import DeviceOption
+from smorm.cli.options import DeviceOption, File, ResultOption, Text
 
 if TYPE_CHECKING:
     from smorm.evaluation.parity.check import Parity
@@ -21,30 +21,27 @@ _SAME_TOKENS = {True: "equal", False: "differ", None: "–"}
 
 
 def run(
-    model: Annotated[str, typer.Argument(help="Model folder, ours or any reward model's.")],
-    target: Annotated[str, typer.Argument(help="Exported folder, or a server's http address.")],
+    model: Annotated[str, Argument(help="Model folder, ours or any reward model's.")],
+    target: Annotated[str, Argument(help="Exported folder, or a server's http address.")],
     view: Annotated[
-        str | None,
-        typer.Option(help="The view that the target gives; default: what it says, or the model's."),
+        Text, Option(help="The view that the target gives; default: what it says, or the model's.")
     ] = None,
     conversations: Annotated[
-        str | None, typer.Option(help="File of conversations; default: 64 that come with smorm.")
+        Text, Option(help="File of conversations; default: 64 that come with smorm.")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16, for both sides.")] = "float32",
+    dtype: Annotated[str, Option(help="float32 or bfloat16, for both sides.")] = "float32",
     gate: Annotated[
         float | None,
-        typer.Option(
+        Option(
             help="Largest difference, in standard deviations of the scores; default: 1e-5, or "
             "0.02 in bfloat16."
         ),
     ] = None,
-    token_file: Annotated[
-        Path | None, typer.Option(help="File that holds the server's bearer token.")
-    ] = None,
-    protocol: Annotated[str, typer.Option(help="auto, smorm, vllm or sglang.")] = "auto",
-    timeout: Annotated[float, typer.Option(help="Seconds that a request may take.")] = 60.0,
+    token_file: Annotated[File, Option(help="File that holds the server's bearer token.")] = None,
+    protocol: Annotated[str, Option(help="auto, smorm, vllm or sglang.")] = "auto",
+    timeout: Annotated[float, Option(help="Seconds that a request may take.")] = 60.0,
     device: DeviceOption = "cpu",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Result, JSON.")] = None,
+    output: ResultOption = None,
 ) -> None:
     """Compare a model's scores with an export's or a server's.
 
@@ -54,6 +51,7 @@ def run(
     """
     from smorm.cli.options import choice, view_of
     from smorm.errors import ConfigError, SmormError
+    from smorm.rewards.server import RewardClient, read_token
     from smorm.scoring.reward_model import RewardModel
 
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs every request
@@ -61,11 +59,12 @@ def run(
     for name, number in (("--gate", gate), ("--timeout", timeout)):
         if number is not None and not 0 < number < math.inf:
             raise ConfigError(f"{name} {number:g}: expected a number above 0")
-    requested, token = view_of(view), _token(token_file)
+    # From a file: as an option the token would stand in lists of processes.
+    token = read_token(token_file, "--token-file") if token_file else None
+    requested = view_of(view)
     loaded = RewardModel.load(model, device=device, dtype=kind)
     if "://" in target:
         from smorm.evaluation.parity.check import against_server
-        from smorm.rewards.server import RewardClient
 
         with RewardClient(
             target, protocol, token, timeout,
@@ -100,18 +99,6 @@ def _measured(model: RewardModel, conversations: str | None) -> Any:
     else:
         compared = from_file(conversations, model.renderer, census)
     return measure_model(model, compared, census.lines())
-
-
-def _token(path: Path | None) -> str | None:
-    """A token from its file: as an option it would stand in lists of processes."""
-    from smorm.errors import ConfigError
-
-    if path is None:
-        return None
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--token-file {path}: cannot be read: {error}") from error
 
 
 def print_parity(parity: Parity) -> None:

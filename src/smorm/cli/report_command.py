@@ -6,24 +6,23 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
+
+from smorm.cli.options import File, Texts
 
 
 def run(
-    results: Annotated[list[Path], typer.Argument(help="Result files, JSON.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="HTML file.")],
-    title: Annotated[str, typer.Option(help="Heading of the page.")] = "Reward model results",
+    results: Annotated[list[Path], Argument(help="Result files, JSON.")],
+    output: Annotated[Path, Option("--output", "-o", help="HTML file.")],
+    title: Annotated[str, Option(help="Heading of the page.")] = "Reward model results",
     figures: Annotated[
-        Path | None,
-        typer.Option(help="Folder for every figure as SVG and PNG; default: beside the page."),
+        File, Option(help="Folder for every figure as SVG and PNG; default: beside the page.")
     ] = None,
-    no_figures: Annotated[bool, typer.Option("--no-figures", help="Write the page only.")] = False,
+    no_figures: Annotated[bool, Option("--no-figures", help="Write the page only.")] = False,
     baseline: Annotated[
-        list[str] | None,
-        typer.Option(help="Compare with this method (repeatable); default: the first, and SM."),
+        Texts, Option(help="Compare with this method (repeatable); default: the first, and SM.")
     ] = None,
-    highlight: Annotated[
-        list[str] | None, typer.Option(help="Draw this method in colour (repeatable).")
-    ] = None,
+    highlight: Annotated[Texts, Option(help="Draw this method in colour (repeatable).")] = None,
 ) -> None:
     """Make one HTML page of result files: findings, curves, tables, fingerprints.
 

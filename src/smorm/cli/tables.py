@@ -1,9 +1,9 @@
-"""Results as tables on the terminal."""
+"""Results and their metrics as tables on the terminal."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -53,7 +53,11 @@ def _print_table(console: Console, title: str, rows: Sequence[Result]) -> None:
         for name in names:
             cells = [_number(result.metrics.get(name), signed=signed) for result in results]
             table.add_row(name.replace("_", " "), *cells)
-        table.add_row("n", *(_count(result, names) for result in results), style="dim")
+        counts = []
+        for result in results:
+            measured = [name for name in names if name in result.metrics]
+            counts.append(str(result.metrics[measured[0]].n) if measured else "0")
+        table.add_row("n", *counts, style="dim")
         console.print(table)
 
 
@@ -90,15 +94,51 @@ def _number(metric: Metric | None, *, signed: bool) -> str:
     return f"{metric.value:{form}} [{metric.low:{form}}, {metric.high:{form}}]{star}"
 
 
-def _count(result: Result, names: Sequence[str]) -> str:
-    for name in names:
-        if name in result.metrics:
-            return str(result.metrics[name].n)
-    return "0"
-
-
 def brief(metric: Metric | None) -> str:
     """`0.741 ± 0.029`: half the interval's width, for a table with many columns."""
     if metric is None or math.isnan(metric.value):
         return "–"
     return f"{metric.value:.3f} ± {(metric.high - metric.low) / 2:.3f}"
+
+
+def metric_list(title: str, metrics: Mapping[str, Metric]) -> Table:
+    """One metric a line, with interval and n."""
+    table = Table("", "value", "95 % interval", "n", title=title, title_justify="left")
+    for name, metric in metrics.items():
+        label = name.replace("_", " ")
+        table.add_row(label, _plain(metric.value), _interval(metric), str(metric.n))
+    return table
+
+
+def metric_grid(title: str, metrics: Mapping[str, Metric], *, rows: int) -> Table:
+    """Metrics by the two segments of their names; `rows` is the segment that makes the rows."""
+    cells: dict[str, dict[str, Metric]] = {}
+    # A dict keeps the order of first appearance.
+    columns: dict[str, None] = {}
+    for name, metric in metrics.items():
+        # Only the first slash separates: names of attributes and arms may hold more.
+        segments = name.split("/", 1)
+        row, column = segments[rows], segments[1 - rows]
+        cells.setdefault(row, {})[column] = metric
+        columns[column] = None
+    headings = [name.replace("_", " ") for name in columns]
+    table = Table("", *headings, "n", title=title, title_justify="left")
+    for row, by_column in cells.items():
+        texts = []
+        for column in columns:
+            metric = by_column.get(column, Metric(math.nan, 0))
+            interval = "" if math.isnan(metric.low) else f"\n{_interval(metric)}"
+            texts.append(f"{_plain(metric.value)}{interval}")
+        most = max(metric.n for metric in by_column.values())
+        table.add_row(row.replace("_", " "), *texts, str(most))
+    return table
+
+
+def _plain(value: float) -> str:
+    if math.isnan(value):
+        return "–"
+    return "infinite" if math.isinf(value) else f"{value:.4g}"
+
+
+def _interval(metric: Metric) -> str:
+    return "–" if math.isnan(metric.low) else f"[{metric.low:.4g}, {metric.high:.4g}]"

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
+
+from smorm.cli.options import Texts
 
 
 def run(
-    config: Annotated[Path, typer.Argument(help="YAML configuration.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="dotted.key=value, e.g. training.seed=1")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+    config: Annotated[Path, Argument(help="YAML configuration.")],
+    overrides: Annotated[Texts, Argument(help="dotted.key=value, e.g. training.seed=1")] = None,
+    resume: Annotated[bool, Option("--resume", help="Go on with a stopped run.")] = False,
 ) -> None:
     """Train a reward model from a YAML config.
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
-from smorm.cli.options import BatchTokensOption, DeviceOption, OverlongOption, SkipBadOption
+from smorm.cli.options import BatchTokensOption, DeviceOption, OverlongOption, SkipBadOption, Texts
 
 if TYPE_CHECKING:
     from smorm.evaluation.fitted_views import FitReport
@@ -19,31 +20,31 @@ if TYPE_CHECKING:
     from smorm.scoring.reward_model import RewardModel
 
 KINDS = ("learned", "calibrated", "min", "mean-minus-spread")
+_MIXED = (
+    "Only {prompts} prompts have several responses: standard deviations are over all responses, "
+    "which mixes in differences between prompts."
+)
 
 
 def run(
-    model: Annotated[str, typer.Argument(help="Model folder.")],
-    data: Annotated[
-        str, typer.Option("--data", help="Held-out pairs; for other kinds any responses.")
-    ],
-    kind: Annotated[str, typer.Option("--kind", help=f"One of {', '.join(KINDS)}.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The view, JSON.")],
+    model: Annotated[str, Argument(help="Model folder.")],
+    data: Annotated[str, Option(help="Held-out pairs; for other kinds any responses.")],
+    kind: Annotated[str, Option(help=f"One of {', '.join(KINDS)}.")],
+    output: Annotated[Path, Option("--output", "-o", help="The view, JSON.")],
     rows: Annotated[
-        list[str] | None,
-        typer.Option(help="A row to use; repeat it. Default: all; calibrated: all attributes."),
+        Texts, Option(help="A row to use; repeat it. Default: all; calibrated: all attributes.")
     ] = None,
     free_sign: Annotated[
-        list[str] | None,
-        typer.Option(help="A row whose learned weight may be negative; repeat it."),
+        Texts, Option(help="A row whose learned weight may be negative; repeat it.")
     ] = None,
     kappa: Annotated[
         float | None,
-        typer.Option(
+        Option(
             help="Price of disagreement for mean-minus-spread. Default: 1 / sqrt(rows - 1), the "
             "largest at which a better row never lowers the view."
         ),
     ] = None,
-    format: Annotated[str, typer.Option("--format", help="Shape of the data's rows.")] = "auto",
+    format: Annotated[str, Option(help="Shape of the data's rows.")] = "auto",
     overlong: OverlongOption = None,
     skip_bad: SkipBadOption = False,
     max_batch_tokens: BatchTokensOption = 8192,
@@ -60,21 +61,36 @@ def run(
     from smorm.data.reading import Source
     from smorm.evaluation.fitted_views import measure_fit
     from smorm.files import write_json
+    from smorm.model.views import NAMED_VIEWS
     from smorm.scoring.reward_model import RewardModel
 
     choice("--kind", kind, KINDS)
     policy = choice("--overlong", overlong, OVERLONG)
     source = Source(data, format=format)
     loaded = RewardModel.load(model, device=device)
-    fit = _fit(loaded, kind, rows, free_sign or [], kappa, _name(output, kind))
+    # A view is called as its file is, so that a table distinguishes two of them.
+    name = kind if output.stem in NAMED_VIEWS else output.stem
+    fit = _fit(loaded, kind, rows, free_sign or [], kappa, name)
     on_bad = "skip" if skip_bad else "stop"
     scored = _score(loaded, source, kind, policy, on_bad, max_batch_tokens)
     held_out = _held_out(loaded, scored)
     view = fit(held_out, held_out.everything)
     # Refused here, before anything is written, where the model cannot use the view.
     loaded.view(view)
-    report = measure_fit(held_out, view, fit, _baselines(loaded))
-    notes = [*scored.notes, *report.notes, *_calibration_notes(kind, held_out)]
+    # The views that need no fit.
+    baselines = ["F", "L", "M"]
+    if not loaded.attributes:
+        baselines = ["F"]
+    elif not loaded.card.preference_trained:
+        baselines = ["L"]
+    report = measure_fit(held_out, view, fit, list(map(loaded.view, baselines)))
+    notes = [*scored.notes, *report.notes]
+    if kind == "calibrated" and not held_out.within:
+        notes.append(_MIXED.format(prompts=held_out.num_repeated))
+    provenance: dict[str, Any] = {"free_sign": free_sign or []}
+    if kind != "learned":
+        within_prompts = kind == "calibrated" and held_out.within
+        provenance = {"spread": "prompt" if within_prompts else "all"}
     fitted = {
         "kind": kind,
         "model": loaded.name,
@@ -82,20 +98,13 @@ def run(
         "data": scored.data,
         "responses": len(held_out.rows),
         "prompts": held_out.num_prompts,
-        **_provenance(kind, free_sign or [], held_out),
+        **provenance,
         **report.as_dict(),
         "notes": notes,
     }
     write_json(output, {**view.as_dict(), "fitted": fitted})
     _print_fit(view, report, notes, within=held_out.within)
     typer.echo(f"view: {output}")
-
-
-def _name(output: Path, kind: str) -> str:
-    """A view is called as its file is, so that a table distinguishes two of them."""
-    from smorm.model.views import NAMED_VIEWS
-
-    return kind if output.stem in NAMED_VIEWS else output.stem
 
 
 def _fit(
@@ -112,13 +121,9 @@ def _fit(
     from smorm.scoring.fit_views import fit_calibrated, fit_learned, fit_pessimistic
 
     # A preference row that nothing trained is noise: no view may read it.
-    trained = model.attributes
-    if model.card.preference_trained:
-        trained = model.card.rows
+    trained = model.card.rows if model.card.preference_trained else model.attributes
     # Calibrated takes the preference row always, so only attributes can be chosen.
-    usable = trained
-    if kind == "calibrated":
-        usable = model.attributes
+    usable = model.attributes if kind == "calibrated" else trained
     for option, names in (("--rows", rows or []), ("--free-sign", free)):
         for name in names:
             if name not in usable:
@@ -186,39 +191,11 @@ def _held_out(model: RewardModel, scored_set: ScoredSet) -> HeldOut:
     return held_out(rows, model.card.rows, prompts, paired=paired)
 
 
-def _provenance(kind: str, free_sign: list[str], data: HeldOut) -> dict[str, Any]:
-    """Which options or deviations the fit used, for the file."""
-    if kind == "learned":
-        return {"free_sign": free_sign}
-    within_prompts = kind == "calibrated" and data.within
-    return {"spread": "prompt" if within_prompts else "all"}
-
-
-def _baselines(model: RewardModel) -> list[View]:
-    """The views that need no fit."""
-    if not model.attributes:
-        names = ["F"]
-    elif model.card.preference_trained:
-        names = ["F", "L", "M"]
-    else:
-        names = ["L"]
-    return [model.view(name) for name in names]
-
-
-def _calibration_notes(kind: str, data: HeldOut) -> list[str]:
-    if kind != "calibrated" or data.within:
-        return []
-    return [
-        f"Only {data.num_repeated} prompts have several responses: standard deviations are over "
-        "all responses, which mixes in differences between prompts."
-    ]
-
-
 def _print_fit(view: View, report: FitReport, notes: list[str], *, within: bool) -> None:
     """The view's numbers by row, its accuracies beside those of F, L and M, and the notes."""
     from rich.console import Console
 
-    from smorm.cli.metric_tables import metric_grid
+    from smorm.cli.tables import metric_grid
     from smorm.model.views import PessimisticView
 
     console = Console(soft_wrap=not Console().is_terminal, markup=False)

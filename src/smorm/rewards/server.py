@@ -306,12 +306,12 @@ class _NoSuchPageError(SmormError):
     """The server has no such page."""
 
 
-def read_token(path: Path) -> str:
-    """A bearer token from its file."""
+def read_token(path: Path, name: str = "token_file") -> str:
+    """A bearer token from the file that `name` gives."""
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"token_file {path}: cannot be read: {error}") from error
+        raise ConfigError(f"{name} {path}: cannot be read: {error}") from error
 
 
 def _refusal(status: int, url: str, reason: str, headers: Mapping[str, str]) -> SmormError:
