@@ -16,8 +16,7 @@ from markdown_it import MarkdownIt
 from smorm.errors import ConfigError, DataError, ModelError
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.result import Result
-from smorm.report.card import CardOptions, model_card
-from smorm.report.markdown import code, fenced, plain
+from smorm.report.card import CardOptions, code, fenced, model_card, plain
 from smorm.report.model_facts import hub_ids, read_facts
 from tests.report.made_up import hacked, near, rising, runs
 from tests.tiny import trained

@@ -16,8 +16,14 @@ from PIL import Image
 from smorm.evaluation.metrics import Metric
 from smorm.report.curves import curves_of
 from smorm.report.drawing import PALETTE
-from smorm.report.line_styles import BASE, HIGHLIGHTED, line_styles, separate
-from smorm.report.panels import side_by_side, small_multiples
+from smorm.report.panels import (
+    BASE,
+    HIGHLIGHTED,
+    line_styles,
+    separate,
+    side_by_side,
+    small_multiples,
+)
 from tests.report.made_up import SETS, hacked, rising, runs
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -169,8 +169,9 @@ def _bars(histogram: list[list[int]]) -> str:
     bars, step = "", low
     # Empty classes between full ones stay visible as gaps.
     while step <= last:
+        # A space, then bars of eight heights.
         share = counts.get(step, 0) / highest
-        bars += BARS[min(7, int(share * 8))] if share else " "
+        bars += f" {BARS}"[min(8, int(share * 8) + (share > 0))]
         step = max(1, 2 * step)
     return f"{low:,} {bars} {below:,}"
 

@@ -76,7 +76,7 @@ def run(
     view the data suggest. Every number has its n, and an interval that resamples prompts where one
     exists; the advice says only what the intervals settle.
     """
-    from smorm.cli.options import OVERLONG, choice
+    from smorm.cli.options import ON_BAD, OVERLONG, choice
     from smorm.data.reading import Source
     from smorm.errors import ConfigError, DataError
     from smorm.evaluation.result import write_results
@@ -94,7 +94,7 @@ def run(
         ood=_ood_sources(ood or []),
         gold=gold,
         compare=compare or (),
-        reading=Reading(policy, "skip" if skip_bad else "stop", limit, max_batch_tokens),
+        reading=Reading(policy, ON_BAD[skip_bad], limit, max_batch_tokens),
     )
     loaded = RewardModel.load(model, device=device)
     # Before minutes of measuring, not after them.

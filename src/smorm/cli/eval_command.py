@@ -61,7 +61,7 @@ def run(
     one, the paired differences to the first are given with their intervals. With --combine they are
     also measured as one, which stands first: each member is compared with it.
     """
-    from smorm.cli.options import OVERLONG, choice
+    from smorm.cli.options import ON_BAD, OVERLONG, choice
     from smorm.cli.reward_options import combined, sections_of
     from smorm.cli.tables import print_results
     from smorm.errors import ConfigError
@@ -77,13 +77,11 @@ def run(
             raise ConfigError("--sanity tests one model's own parts: run it without --combine")
         sections, view = [together], None
     options = ScoringOptions(device, max_batch_tokens, choice("--overlong", overlong, OVERLONG))
-    on_bad_record = "skip" if skip_bad else "stop"
     suites = [parse_suite(text) for text in suite]
     results: list[Result] = []
     for section in sections:
-        results += _measure(
-            section, view, suites, sanity, options=options, on_bad_record=on_bad_record
-        )
+        common = {"options": options, "on_bad_record": ON_BAD[skip_bad]}
+        results += _measure(section, view, suites, sanity, **common)
     results += differences(results)
     write_results(output, results)
     print_results(results)

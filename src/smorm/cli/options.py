@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from smorm.errors import ConfigError
 
 OVERLONG = ("error", "drop", "truncate_prompt")
+ON_BAD: dict[bool, Literal["stop", "skip"]] = {False: "stop", True: "skip"}
+"""What is done about a bad record, by `--skip-bad`."""
 
 Text = str | None
 Texts = list[str] | None

@@ -55,8 +55,9 @@ def _print_table(console: Console, title: str, rows: Sequence[Result]) -> None:
             table.add_row(name.replace("_", " "), *cells)
         counts = []
         for result in results:
-            measured = [name for name in names if name in result.metrics]
-            counts.append(str(result.metrics[measured[0]].n) if measured else "0")
+            # The n of the first of these numbers that a result has.
+            sizes = [str(result.metrics[name].n) for name in names if name in result.metrics]
+            counts += sizes[:1] or ["0"]
         table.add_row("n", *counts, style="dim")
         console.print(table)
 
@@ -127,8 +128,8 @@ def metric_grid(title: str, metrics: Mapping[str, Metric], *, rows: int) -> Tabl
         texts = []
         for column in columns:
             metric = by_column.get(column, Metric(math.nan, 0))
-            interval = "" if math.isnan(metric.low) else f"\n{_interval(metric)}"
-            texts.append(f"{_plain(metric.value)}{interval}")
+            text = f"{_plain(metric.value)}\n{_interval(metric)}"
+            texts.append(text.removesuffix("\n–"))
         most = max(metric.n for metric in by_column.values())
         table.add_row(row.replace("_", " "), *texts, str(most))
     return table

@@ -57,7 +57,7 @@ def run(
     data that the model was not trained on. Accuracies are of folds of prompts that the fit has not
     seen; intervals resample prompts.
     """
-    from smorm.cli.options import OVERLONG, choice
+    from smorm.cli.options import ON_BAD, OVERLONG, choice
     from smorm.data.reading import Source
     from smorm.evaluation.fitted_views import measure_fit
     from smorm.files import write_json
@@ -71,8 +71,7 @@ def run(
     # A view is called as its file is, so that a table distinguishes two of them.
     name = kind if output.stem in NAMED_VIEWS else output.stem
     fit = _fit(loaded, kind, rows, free_sign or [], kappa, name)
-    on_bad = "skip" if skip_bad else "stop"
-    scored = _score(loaded, source, kind, policy, on_bad, max_batch_tokens)
+    scored = _score(loaded, source, kind, policy, ON_BAD[skip_bad], max_batch_tokens)
     held_out = _held_out(loaded, scored)
     view = fit(held_out, held_out.everything)
     # Refused here, before anything is written, where the model cannot use the view.
@@ -87,10 +86,12 @@ def run(
     notes = [*scored.notes, *report.notes]
     if kind == "calibrated" and not held_out.within:
         notes.append(_MIXED.format(prompts=held_out.num_repeated))
-    provenance: dict[str, Any] = {"free_sign": free_sign or []}
-    if kind != "learned":
-        within_prompts = kind == "calibrated" and held_out.within
-        provenance = {"spread": "prompt" if within_prompts else "all"}
+    # What the fit used: signs that were free, or deviations within prompts or over all.
+    provenance: dict[str, Any] = {"spread": "all"}
+    if kind == "learned":
+        provenance = {"free_sign": free_sign or []}
+    elif kind == "calibrated" and held_out.within:
+        provenance = {"spread": "prompt"}
     fitted = {
         "kind": kind,
         "model": loaded.name,
@@ -121,9 +122,13 @@ def _fit(
     from smorm.scoring.fit_views import fit_calibrated, fit_learned, fit_pessimistic
 
     # A preference row that nothing trained is noise: no view may read it.
-    trained = model.card.rows if model.card.preference_trained else model.attributes
+    trained = model.attributes
+    if model.card.preference_trained:
+        trained = model.card.rows
     # Calibrated takes the preference row always, so only attributes can be chosen.
-    usable = model.attributes if kind == "calibrated" else trained
+    usable = trained
+    if kind == "calibrated":
+        usable = model.attributes
     for option, names in (("--rows", rows or []), ("--free-sign", free)):
         for name in names:
             if name not in usable:

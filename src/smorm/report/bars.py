@@ -18,7 +18,8 @@ _TEXT = ("#fff", "#000", "#fff", "#000", "#000", "#fff", "#000")
 _MAX_ACROSS = 4
 # Inches, as matplotlib counts.
 _LABEL_WIDTH, _PANEL_WIDTH, _ROW_HEIGHT, _MARGIN = 1.7, 2.3, 0.3, 1.15
-Groups = Mapping[str, Mapping[str, Metric]]
+Group = Mapping[str, Metric]
+Groups = Mapping[str, Group]
 
 
 def bars(
@@ -52,7 +53,9 @@ def bars(
         limits = _limits(groups, style)
         for axes, name in zip(table.flat, names, strict=False):
             _panel(axes, groups[name], style, methods, colours)
-            axes.set_title(f"{short(name)}\nn = {_n_range(groups[name])}", fontsize=10)
+            counts = sorted(distinct(groups[name].values(), "n"))
+            sizes = "–".join(map(str, dict.fromkeys([counts[0], counts[-1]])))
+            axes.set_title(f"{short(name)}\nn = {sizes}", fontsize=10)
             axes.set_xlim(*limits)
             # Shared axes hide the numbers of all but the lowest row.
             axes.tick_params(labelbottom=True)
@@ -72,11 +75,7 @@ def bars(
 
 
 def _panel(
-    axes: Any,
-    group: Mapping[str, Metric],
-    style: Style,
-    methods: Mapping[str, int],
-    colours: Mapping[str, int],
+    axes: Any, group: Group, style: Style, methods: Mapping[str, int], colours: Mapping[str, int]
 ) -> None:
     axes.grid(axis="x", color=INK, alpha=0.15, linewidth=0.6)
     for name, metric in group.items():
@@ -94,14 +93,8 @@ def _panel(
         # From low to high, not as errors around the value: a bootstrap's need not lie around it.
         ends = [metric.low * style.scale, metric.high * style.scale]
         if math.isfinite(sum(ends)):
-            axes.plot(
-                ends, [y, y], "|-", color=INK, linewidth=1.1, markersize=5, markeredgewidth=1.1
-            )
-
-
-def _n_range(group: Mapping[str, Metric]) -> str:
-    counts = sorted(distinct(group.values(), "n"))
-    return "–".join(map(str, dict.fromkeys([counts[0], counts[-1]])))
+            look = {"color": INK, "linewidth": 1.1, "markersize": 5, "markeredgewidth": 1.1}
+            axes.plot(ends, [y, y], "|-", **look)
 
 
 def _limits(groups: Groups, style: Style) -> tuple[float, float]:

@@ -1,4 +1,7 @@
-"""A Hugging Face model card from a model's folder and result files; nothing is loaded or run."""
+"""A Hugging Face model card from a model's folder and result files; nothing is loaded or run.
+
+Text from outside is shown as text, never as markup.
+"""
 
 from __future__ import annotations
 
@@ -14,21 +17,22 @@ import yaml
 
 from smorm.errors import ConfigError
 from smorm.evaluation.metric_names import MetricName, SuiteName
+from smorm.evaluation.metrics import Metric
 from smorm.evaluation.result import Result
 from smorm.report.curves import OPTIMISED, curves_of
 from smorm.report.findings import Findings, findings_of
-from smorm.report.markdown import code, fenced, number, plain, results_table
 from smorm.report.model_facts import ModelFacts
 from smorm.report.paired import leading, paired_differences, representative_sizes
 from smorm.report.rows import SEPARATE, UNMEASURED, Row, method_labels, metric_names, rows_of
 from smorm.report.selection import by_attribute, distinct, present_in, reject, select
-from smorm.report.style import clean, show, style_of
+from smorm.report.style import clean, show, show_interval, style_of
 from smorm.report.tables import split_names
 
 _TEMPLATE = Path(__file__).with_name("templates") / "card.md.j2"
 _TASK = "text-classification"
 _TAGS = ["reward-model", "smorm", "rlhf", "preference-model"]
 _MAX_COLUMNS = 6
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~])")
 _SUMMARIES = ("gain", "regret", "gold@first", "gold@peak", "gold@last", "fall", "kl@last")
 
 
@@ -145,21 +149,17 @@ def suite_tables(rows: Sequence[Row]) -> dict[str, str]:
     """A Markdown table of each suite that has numbers for it."""
     tables = {}
     for suite, members in by_attribute(rows, "suite").items():
-        names = _columns(members)
+        present = metric_names(members)
+        # More columns than these cannot be read on the hub; the page has all of them.
+        totals, subsets = split_names(members)
+        attributes = [name for name in subsets if MetricName.parse(name).name == "spearman"]
+        names = [*totals[:_MAX_COLUMNS], *attributes]
+        if members[0].kind in OPTIMISED:
+            names = [*representative_sizes(present), *present_in(_SUMMARIES, present)]
         with_numbers = [row for row in members if not row.metrics.keys().isdisjoint(names)]
         if with_numbers:
             tables[suite] = results_table(with_numbers, names)
     return tables
-
-
-def _columns(rows: Sequence[Row]) -> list[str]:
-    present = metric_names(rows)
-    if rows[0].kind in OPTIMISED:
-        return [*representative_sizes(present), *present_in(_SUMMARIES, present)]
-    # More columns than these cannot be read on the hub; the page has all of them.
-    totals, subsets = split_names(rows)
-    attributes = [name for name in subsets if MetricName.parse(name).name == "spearman"]
-    return [*totals[:_MAX_COLUMNS], *attributes]
 
 
 def _findings(results: Sequence[Result], of_method: Sequence[Result]) -> Findings:
@@ -209,6 +209,52 @@ def without_folders(value: Any) -> Any:
     if isinstance(value, str) and value.startswith(("/", "~", "../")):
         return f"…/{Path(value).name}"
     return value
+
+
+def plain(text: object) -> str:
+    """Text on one line in which no character means anything to Markdown or HTML."""
+    words = " ".join(clean(text).split())
+    return _SPECIAL.sub(r"\\\1", words).replace("&", "&amp;")
+
+
+def code(text: object) -> str:
+    """Inline code, whatever it holds."""
+    # A bar ends a table's cell even inside code, and cannot be escaped there.
+    words = " ".join(clean(text).split()).replace("|", "¦")
+    longest = max(map(len, re.findall(r"`+", words)), default=0)
+    fence = "`" * (longest + 1)
+    return f"{fence} {words} {fence}" if longest else f"`{words}`"
+
+
+def fenced(text: str, language: str = "") -> str:
+    """A code block that its own text cannot close."""
+    longest = max(map(len, re.findall(r"`{3,}", text)), default=2)
+    fence = "`" * (longest + 1)
+    return f"{fence}{language}\n{clean(text).rstrip()}\n{fence}"
+
+
+def results_table(rows: Sequence[Row], names: Sequence[str]) -> str:
+    """Methods as lines and numbers as columns, with n once for each line."""
+    lines = []
+    for row in rows:
+        # n differs by column where few responses have a rating of an attribute.
+        counts = sorted(row.metrics[name].n for name in names if name in row.metrics)
+        size = f"{counts[0]}" + f"–{counts[-1]}" * (counts[-1] > counts[0])
+        size += f" × {row.seeds} seeds" * (row.seeds > 1)
+        numbers = [number(row.metrics.get(name), name) for name in names]
+        lines.append([plain(row.label), plain(row.view), *numbers, size])
+    headings = ["model", "view", *(plain(style_of(name).heading) for name in names), "n"]
+    rule = ["---", "---", *["---:"] * (len(headings) - 2)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (headings, rule, *lines))
+
+
+def number(metric: Metric | None, name: str) -> str:
+    """Value and interval."""
+    if metric is None:
+        return "–"
+    style = style_of(name)
+    interval = show_interval(metric, style)
+    return show(metric.value, style) + f" ({interval})" * bool(interval)
 
 
 def _figure(value: Any) -> str:

@@ -95,8 +95,13 @@ def _curve(group: Group) -> Curve:
     at = tuple(sorted(set.intersection(*map(set, tables))))
     values: dict[str, tuple[Metric, ...]] = {}
     runs: dict[str, dict[str, tuple[float, ...]]] = {}
-    for name in _shared_quantities(tables, at):
-        traces = [_trace(table, at, name) for table in tables]
+    names = list(tables[0].get(min(at, default=math.nan), {}))
+    for table in tables:
+        for x in at:
+            names = present_in(names, table[x])
+    # The quantities that every run has at every shared point.
+    for name in names:
+        traces = [[table[x][name] for x in at] for table in tables]
         values[name] = tuple(map(_mean, zip(*traces, strict=True)))
         # A single run has no standard deviation over seeds: an empty mapping means "one run".
         if len(tables) >= _MIN_SEEDS:
@@ -105,21 +110,6 @@ def _curve(group: Group) -> Curve:
     suite = SuiteName.parse(group.suite)
     key = (group.kind, suite.kind, suite.label, group.label)
     return Curve(*key, len(tables), at, values, runs, len(every_point) - len(at))
-
-
-def _trace(table: Points, at: Sequence[float], name: str) -> list[Metric]:
-    return [table[x][name] for x in at]
-
-
-def _shared_quantities(tables: Sequence[Points], at: Sequence[float]) -> list[str]:
-    """The quantities that every run has at every shared point."""
-    if not at:
-        return []
-    names = list(tables[0][at[0]])
-    for table in tables:
-        for x in at:
-            names = present_in(names, table[x])
-    return names
 
 
 def _mean(members: Sequence[Metric]) -> Metric:
@@ -167,8 +157,8 @@ def _metric(value: Any, where: str) -> Metric:
         if not _is_number(number):
             raise DataError(f"{where}: value, low and high: expected numbers or null")
         numbers.append(float(number))
-    count = value.get("n", 1)
     # n is for the tables, which have their own: a curve does not fail for it.
+    count = value.get("n", 1)
     if not isinstance(count, int):
         count = 1
     return Metric(numbers[0], count, *numbers[1:])

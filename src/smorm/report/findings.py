@@ -6,13 +6,13 @@ was found, which is not that there is none. One run of each method is an illustr
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter, itemgetter
 
+import numpy as np
+
 from smorm.evaluation.metric_names import MetricName, SuiteName
-from smorm.evaluation.metrics import Metric
 from smorm.report.curves import OPTIMISED, Curve, Peak
 from smorm.report.paired import Paired, growth_of, leading
 from smorm.report.rows import SEPARATE, UNMEASURED, Row
@@ -102,27 +102,19 @@ def findings_of(rows: Sequence[Row], curves: Sequence[Curve], paired: Sequence[P
     reading, reported = "", [*SEPARATE, *UNMEASURED]
     if findings:
         # What was optimised against is compared above: its numbers alone would say less.
-        reading, reported = _reading(rows, paired), [*reported, *OPTIMISED]
+        compared = select(rows, kind=[*OPTIMISED, *distinct(paired, "kind")])
+        reading = _ONE_RUN if distinct(compared, "seeds") == [1] else _SEVERAL_RUNS
+        reported += OPTIMISED
     # One number of each suite comes last: a page with a single model has findings too.
     findings += _measurements(reject(rows, kind=reported))
-    lead = _leading(findings)
-    texts = distinct([*lead, *findings], "text")
-    return Findings(reading, _count(paired), texts[: len(lead)], texts[len(lead) :])
-
-
-def _reading(rows: Iterable[Row], paired: Iterable[Paired]) -> str:
-    compared = select(rows, kind=[*OPTIMISED, *distinct(paired, "kind")])
-    return _ONE_RUN if distinct(compared, "seeds") == [1] else _SEVERAL_RUNS
-
-
-def _leading(findings: Sequence[Finding]) -> list[Finding]:
-    """The first claim of each form, then the next findings, three in all."""
-    # Stable: within claims, and within the rest, the order of the findings stays.
+    # The first claim of each form comes first. Stable: within claims the order stays.
     claims_first = sorted(findings, key=lambda finding: not finding.claims)
     by_form = by_attribute(claims_first, "form")
     # In the order of the findings: the first form answers the page's main question.
     of_forms = [by_form[form][0] for form in distinct(findings, "form")]
-    return list(dict.fromkeys([*of_forms, *findings]))[:_LEADING]
+    lead = list(dict.fromkeys([*of_forms, *findings]))[:_LEADING]
+    texts = distinct([*lead, *findings], "text")
+    return Findings(reading, _count(paired), texts[: len(lead)], texts[len(lead) :])
 
 
 def _comparisons(paired: Sequence[Paired]) -> list[Finding]:
@@ -195,9 +187,9 @@ def _quantity(pair: Paired, suite: SuiteName) -> str:
 
 def _where(suite: SuiteName, kind: str) -> str:
     prompts = show_prompts(suite.label)
-    if kind in OPTIMISED:
-        return prompts
-    return f"{suite.kind}, {prompts}" if suite.label else suite.kind
+    if kind not in OPTIMISED:
+        return f"{suite.kind}, {prompts}" if suite.label else suite.kind
+    return prompts
 
 
 def _drops(rows: Sequence[Row], curves: Sequence[Curve]) -> list[Finding]:
@@ -217,9 +209,12 @@ def _drops(rows: Sequence[Row], curves: Sequence[Curve]) -> list[Finding]:
         if not peaks:
             continue
         dropping, steady = [], []
+        axis, style = {"stress": "n =", "rl": "step"}[kind], style_of("fall")
         for label, peak in sorted(peaks.items(), key=lambda entry: -entry[1].drop.value):
+            interval = show_signed_interval(peak.drop, style)
+            amount = f"{show(peak.drop.value, style)} ({interval})"
             if peak.drops:
-                dropping.append(_dropping(label, peak, kind))
+                dropping.append(f"{label} by {amount} from {axis} {peak.at:g} to {peak.last:g}")
             else:
                 steady.append(label)
         outcome = _outcome(("it drops for", dropping), ("no drop found for", steady))
@@ -229,13 +224,6 @@ def _drops(rows: Sequence[Row], curves: Sequence[Curve]) -> list[Finding]:
         )  # fmt: skip
         findings.append(Finding(_DROP, text, claims=bool(dropping)))
     return findings
-
-
-def _dropping(label: str, peak: Peak, kind: str) -> str:
-    style = style_of("fall")
-    axis = {"stress": "n =", "rl": "step"}[kind]
-    amount = f"{show(peak.drop.value, style)} ({show_signed_interval(peak.drop, style)})"
-    return f"{label} by {amount} from {axis} {peak.at:g} to {peak.last:g}"
 
 
 def _growths(paired: Sequence[Paired]) -> list[Finding]:
@@ -272,7 +260,10 @@ def _measurements(rows: Sequence[Row]) -> list[Finding]:
     findings = []
     for suite, members in by_attribute(rows, "suite").items():
         for name in leading(members[0].kind, members[0].metrics)[-1:]:
-            best = max(members, key=lambda row: _or_least(row.metrics.get(name)))
+            measured = [row for row in members if name in row.metrics]
+            # A mean that does not exist is never the best.
+            values = np.array([row.metrics[name].value for row in measured])
+            best = measured[int(np.nan_to_num(values, nan=-np.inf).argmax())]
             metric, style = best.metrics[name], style_of(name)
             ends = show_interval(metric, style)
             text = _MEASUREMENT.format(
@@ -282,12 +273,6 @@ def _measurements(rows: Sequence[Row]) -> list[Finding]:
             )  # fmt: skip
             findings.append(Finding(_MEASUREMENT, text))
     return findings
-
-
-def _or_least(metric: Metric | None) -> float:
-    if metric is None or math.isnan(metric.value):
-        return -math.inf
-    return metric.value
 
 
 def _count(paired: Sequence[Paired]) -> str:

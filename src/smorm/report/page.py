@@ -68,7 +68,7 @@ def write_page(
         ConfigError: a baseline or method that was chosen is in no result.
         OutputError: a file could not be written.
     """
-    # Checked before anything is drawn: drawing takes seconds.
+    # Checked before anything is drawn, which takes seconds.
     parsed = [parse_result(value, f"result {n}") for n, value in enumerate(results, start=1)]
     if not parsed:
         raise DataError("no results to report: give at least one result file")
@@ -90,7 +90,10 @@ def _contents(results: Sequence[Result], options: PageOptions) -> dict[str, Any]
     """What the template renders."""
     rows, curves = rows_of(results), curves_of(results)
     paired = paired_differences(results, options.baselines)
-    _check_highlighted(options.highlighted, curves)
+    drawn = distinct(select(curves, kind=OPTIMISED), "label")
+    for label in options.highlighted:
+        if label not in drawn:
+            raise ConfigError(f"highlight {label}: no curve has this name; there are {drawn}")
     sections = _sections(rows, curves, paired, options.highlighted)
     # The first figure stands above all sections, and no section repeats it.
     figure = None
@@ -109,18 +112,8 @@ def _contents(results: Sequence[Result], options: PageOptions) -> dict[str, Any]
     }
 
 
-def _check_highlighted(highlighted: Sequence[str], curves: Sequence[Curve]) -> None:
-    drawn = distinct(select(curves, kind=OPTIMISED), "label")
-    for label in highlighted:
-        if label not in drawn:
-            raise ConfigError(f"highlight {label}: no curve has this name; there are {drawn}")
-
-
 def _sections(
-    rows: Sequence[Row],
-    curves: Sequence[Curve],
-    paired: Sequence[Paired],
-    highlighted: Sequence[str],
+    rows: list[Row], curves: list[Curve], paired: list[Paired], highlighted: Sequence[str]
 ) -> list[Section]:
     measured = reject(rows, kind=SEPARATE)
     labels = distinct([*measured, *rows], "label")
@@ -138,9 +131,8 @@ def _sections(
     # The overview's bars once more would be, of many methods, a megabyte for each suite.
     repeated = bool(sections[-1]) and len(labels) > len(PALETTE)
     # A suite's sanity tests and differences have its name, and sections of their own.
-    by_suite = grouped(
-        reject(rows, kind=UNMEASURED), lambda row: (row.suite, SEPARATE.get(row.kind))
-    )
+    rows_of_suites = reject(rows, kind=UNMEASURED)
+    by_suite = grouped(rows_of_suites, lambda row: (row.suite, SEPARATE.get(row.kind)))
     # Suites with curves have their tables in the sections on over-optimisation.
     for suite in distinct(optimised, "suite"):
         by_suite.pop((suite, None), None)
@@ -163,7 +155,9 @@ def _templates() -> Environment:
     """The templates of pages; all text is escaped, and freed of control characters."""
     environment = Environment(
         loader=PackageLoader("smorm.report"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, finalize=_printable,
+        trim_blocks=True, lstrip_blocks=True,
+        # Markup is known by `__html__`: the output of a macro, or an SVG.
+        finalize=lambda value: value if hasattr(value, "__html__") else clean(value),
     )  # fmt: skip
     environment.filters["fact"] = _fact
     return environment
@@ -174,9 +168,3 @@ def _fact(value: Any) -> str:
     if isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
-
-
-def _printable(value: Any) -> Any:
-    """What templates write: text without control characters; markup as it is."""
-    # Markup marks itself by `__html__`: the output of a macro, or an SVG.
-    return value if hasattr(value, "__html__") else clean(value)

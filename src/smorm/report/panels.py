@@ -1,27 +1,33 @@
-"""Curves in panels: sets of prompts side by side, or each method alone in front of all others."""
+"""Curves in panels: sets of prompts side by side, or each method alone in front of all others.
+
+Lines differ by colour, dash and marker at once and carry their names at their ends, so that a grey
+print and a colour-blind reader lose nothing, and nobody looks from a legend to a curve and back.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
 from smorm.report.curves import Curve, id_first
-from smorm.report.drawing import INK, Drawing, short
-from smorm.report.line_styles import (
-    BASE,
-    COLOURS,
-    DASHES,
-    HIGHLIGHTED,
-    MARKERS,
-    PANEL_HEIGHT,
-    axis_range,
-    name_line_ends,
-)
-from smorm.report.selection import distinct, select
+from smorm.report.drawing import INK, PALETTE, Drawing, short
+from smorm.report.selection import distinct, present_in, select
 
+HIGHLIGHTED = 7
+"""How many methods a panel can have in colour."""
+BASE = 6
+"""The style of the baseline: the reader's ink, dashed."""
+# The palette's yellow is too light for a line: ink takes its place.
+COLOURS = (*PALETTE[:6], INK)
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), "-", (0, (3, 1)), "--")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+# Inches: of a panel, and of a line of text in it.
+PANEL_HEIGHT = 1.95
+_LINE_HEIGHT = 0.155
 MAX_BACKGROUND = 12
 """How many grey lines a small panel can have; each of n panels with n lines also makes a page of
 megabytes."""
@@ -70,8 +76,14 @@ def side_by_side(
             axes.set_title(short(name or "all prompts"), fontsize=10, pad=6 + 10 * by_size)
             if by_size:
                 _add_size_axis(axes, curves)
+        first, last = axis_range(curves, axis)
         for axes in table[-1]:
-            _make_room_for_names(axes, curves, axis, margin)
+            # Ticks are fixed before the axis grows: there is no data below the names.
+            ticks = [tick for tick in axes.get_xticks() if first <= tick <= last]
+            if first < last:
+                room = (last - first) * margin / _PANEL_WIDTH
+                axes.set_xlim(first - 0.03 * (last - first), last + room)
+                axes.set_xticks(ticks)
         figure.supxlabel(_AXES.get(axis, axis), fontsize=9.5)
 
     width = 0.7 + len(columns) * (_PANEL_WIDTH + margin)
@@ -181,16 +193,6 @@ def _set_y_limits(axes: Any, curves: Sequence[Curve], quantity: str) -> None:
     axes.set_ylim(float(bottom - padding), float(top + padding))
 
 
-def _make_room_for_names(axes: Any, curves: Sequence[Curve], axis: str, margin: float) -> None:
-    first, last = axis_range(curves, axis)
-    width = last - first
-    if width > 0:
-        # Ticks are fixed before the axis grows: there is no data below the names.
-        ticks = [tick for tick in axes.get_xticks() if first <= tick <= last]
-        axes.set_xlim(first - 0.03 * width, last + width * margin / _PANEL_WIDTH)
-        axes.set_xticks(ticks)
-
-
 def _add_size_axis(axes: Any, curves: Sequence[Curve]) -> None:
     """n at the top of a panel along KL: 1, 4, 16, ..."""
     kl_by_size: dict[float, float] = {}
@@ -206,3 +208,84 @@ def _add_size_axis(axes: Any, curves: Sequence[Curve]) -> None:
     top.set_ticks([kl_by_size[size] for size in sizes], labels)
     top.tick_params(length=2, labelsize=7.5, pad=1)
     top.spines["top"].set_visible(False)
+
+
+def line_styles(
+    curves: Sequence[Curve], bases: Sequence[str], requested: Sequence[str] = ()
+) -> dict[str, int]:
+    """The style of each method drawn in colour: all, or the baselines and the best at the end.
+
+    The curves share a figure. The first of `bases` has the style `BASE`; methods that are
+    `requested` are drawn in colour in any case.
+    """
+    final_gold: dict[str, list[float]] = {}
+    for curve in curves:
+        final_gold.setdefault(curve.label, []).append(curve.final("gold"))
+    first = present_in(dict.fromkeys([*bases, *requested]), final_gold)
+    means: dict[str, float] = {}
+    for label, values in final_gold.items():
+        finite = list(filter(math.isfinite, values))
+        means[label] = math.fsum(finite) / len(finite) if finite else -math.inf
+    ranked = sorted(means, key=lambda label: -means[label])
+    chosen = list(dict.fromkeys([*first, *ranked]))[:HIGHLIGHTED]
+    # The order of first appearance, not of rank: a method keeps its colour when numbers change.
+    styles = dict.fromkeys(first[:1], BASE)
+    for label in final_gold:
+        if label in chosen and label not in styles:
+            styles[label] = len(styles) - len(first[:1])
+    return styles
+
+
+def axis_range(curves: Sequence[Curve], axis: str) -> tuple[float, float]:
+    """The first and the last position of all curves on an axis; (0, 0) without any."""
+    positions: list[float] = []
+    for curve in curves:
+        positions += curve.along(axis)
+    finite = list(filter(math.isfinite, positions))
+    return min(finite, default=0.0), max(finite, default=0.0)
+
+
+def name_line_ends(
+    axes: Any, curves: Sequence[Curve], quantity: str, axis: str, styles: Mapping[str, int]
+) -> None:
+    """Each line's name beside its end, moved apart where ends are close."""
+    named = [curve for curve in curves if math.isfinite(curve.final(quantity))]
+    ends = sorted((curve.final(quantity), curve.along(axis)[-1], curve.label) for curve in named)
+    first, last = axis_range(curves, axis)
+    # A single point has no width: the name then stands on the point.
+    offset = 0.06 * max(last - first, 1e-9)
+    low, high = axes.get_ylim()
+    gap = _LINE_HEIGHT / PANEL_HEIGHT * (high - low)
+    positions = separate(list(map(itemgetter(0), ends)), gap, low, high)
+    for (y, x, label), position in zip(ends, positions, strict=True):
+        arrow = {
+            "arrowstyle": "-", "color": COLOURS[styles[label]], "linewidth": 1.0, "shrinkA": 1,
+            "shrinkB": 2, "relpos": (0, 0.5),
+        }  # fmt: skip
+        axes.annotate(
+            short(label), (x, y), xytext=(x + offset, position), va="center",
+            color=INK, fontsize=8.5, annotation_clip=False, arrowprops=arrow,
+        )  # fmt: skip
+
+
+def separate(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Ascending positions at least `gap` from each other, near the values, within the limits.
+
+    Isotonic regression of `value − index · gap` by pooling adjacent violators: the positions with
+    the least squared distance from the values.
+    """
+    # Sum and count of values that would overlap; all of a block get its mean.
+    blocks: list[list[float]] = []
+    for index, value in enumerate(values):
+        blocks.append([value - index * gap, 1])
+        while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] > blocks[-1][0] / blocks[-1][1]:
+            total, count = blocks.pop()
+            blocks[-1][0] += total
+            blocks[-1][1] += count
+    starts: list[float] = []
+    for total, count in blocks:
+        starts += [total / count] * int(count)
+    # More names than fit run over the top: they stay readable there, inside they would not.
+    highest = max(low, high - gap * (len(starts) - 1))
+    positions = np.clip(starts, low, highest) + gap * np.arange(len(starts))
+    return list(map(float, positions))

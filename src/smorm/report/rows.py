@@ -101,24 +101,16 @@ def groups_of(results: Sequence[Result]) -> list[Group]:
     for key, members in numbered.items():
         label = labels[key[2], key[3]]
         sources, runs = zip(*members, strict=True)
-        seeds = _distinct_seeds(runs)
-        # A single run with a seed is a group as well: other methods may be paired with it.
-        if seeds:
+        seeds = tuple(str(result.fingerprint.get("seed")) for result in runs)
+        # Results that seeds do not tell apart may be one run twice: a mean would hide that. A
+        # single run with a seed is a group as well: other methods may be paired with it.
+        if "None" not in seeds and len(set(seeds)) == len(seeds):
             groups.append(Group(*key, label, runs, sources, seeds))
             continue
         for number, (source, result) in enumerate(members, start=1):
             suffix = f" ({number})" * (len(members) > 1)
             groups.append(Group(*key, f"{label}{suffix}", (result,), (source,), ()))
     return groups
-
-
-def _distinct_seeds(members: Sequence[Result]) -> tuple[str, ...]:
-    """The seed of every result; empty where one has none or two have the same."""
-    seeds = [str(result.fingerprint.get("seed")) for result in members]
-    # Results that seeds do not tell apart may be one run twice: a mean would hide that.
-    if "None" in seeds or len(set(seeds)) < len(seeds):
-        return ()
-    return tuple(seeds)
 
 
 def method_labels(results: Iterable[Result]) -> dict[tuple[str, str], str]:
@@ -169,7 +161,9 @@ def _over_seeds(group: Group) -> tuple[dict[str, Metric], dict[str, tuple[int, i
     notes = [_SEEDS_NOTE.format(seeds=seeds)]
     # A seed can lack a number: the mean is over the others, and a note says so.
     for name in metric_names(group.members):
-        values, counts = _finite_values(group.members, name)
+        measured = [result.metrics[name] for result in group.members if name in result.metrics]
+        finite = [metric for metric in measured if math.isfinite(metric.value)]
+        values, counts = list(map(attrgetter("value"), finite)), list(map(attrgetter("n"), finite))
         if len(values) < seeds:
             notes.append(f"{style_of(name).label}: {len(values)} of {seeds} seeds have it.")
         if not values:
@@ -179,17 +173,6 @@ def _over_seeds(group: Group) -> tuple[dict[str, Metric], dict[str, tuple[int, i
             n_ranges[name] = (min(counts), max(counts))
         metrics[name] = mean_over_seeds(values, min(counts))
     return metrics, n_ranges, notes
-
-
-def _finite_values(members: Sequence[Result], name: str) -> tuple[list[float], list[int]]:
-    """Values and their n of the runs that measured a metric."""
-    values, counts = [], []
-    for result in members:
-        metric = result.metrics.get(name)
-        if metric is not None and math.isfinite(metric.value):
-            values.append(metric.value)
-            counts.append(metric.n)
-    return values, counts
 
 
 def as_table(metrics: Iterable[Metric]) -> Floats:

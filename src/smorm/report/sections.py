@@ -14,9 +14,14 @@ from smorm.evaluation.metrics import Metric
 from smorm.report.bars import bars
 from smorm.report.blocks import Block, Cell, Figure, Fold, Notes, Section, Table, TableRow
 from smorm.report.curves import Curve, id_first
-from smorm.report.line_styles import HIGHLIGHTED, line_styles
 from smorm.report.paired import Paired, leading
-from smorm.report.panels import MAX_BACKGROUND, side_by_side, small_multiples
+from smorm.report.panels import (
+    HIGHLIGHTED,
+    MAX_BACKGROUND,
+    line_styles,
+    side_by_side,
+    small_multiples,
+)
 from smorm.report.rows import SEPARATE, Row, metric_names
 from smorm.report.selection import by_attribute, by_label_of, distinct, present_in, select
 from smorm.report.style import SECTIONS, Style, show, show_prompts, style_of
@@ -128,16 +133,14 @@ def _curve_figures(
     # Grey lines have no names: then each method has a panel of its own too.
     if methods > HIGHLIGHTED:
         base = next(iter(styles))
-        figures += [_each_method(by_prompts[prompts], base) for prompts in id_first(by_prompts)]
+        for prompts in id_first(by_prompts):
+            members = by_prompts[prompts]
+            title = f"{family} on {prompts or 'all prompts'}: gold, a panel for each method"
+            drawing = small_multiples(members, "gold", "kl", title, base=base)
+            grey = "; grey: the others" * (len(members) <= MAX_BACKGROUND)
+            text = f"Dashed: {base}{grey}. {_BANDS}"
+            figures.append(Figure(f"{family}-{prompts}-each-method", drawing, text))
     return figures
-
-
-def _each_method(curves: Sequence[Curve], base: str) -> Figure:
-    family, prompts = curves[0].family, curves[0].prompts
-    title = f"{family} on {prompts or 'all prompts'}: gold, a panel for each method"
-    drawing = small_multiples(curves, "gold", "kl", title, base=base)
-    grey = "; grey: the others" * (len(curves) <= MAX_BACKGROUND)
-    return Figure(f"{family}-{prompts}-each-method", drawing, f"Dashed: {base}{grey}. {_BANDS}")
 
 
 @dataclass(slots=True)

@@ -95,8 +95,17 @@ def optimisation_table(rows: Sequence[Row], curves: Curves, paired: Sequence[Pai
     columns += _difference_columns(rows, paired, last)
     columns += _metric_columns(rows, present_in(_SUMMARIES[kind], present))
     axis = {"stress": "n", "rl": "step"}[kind]
-    columns.append((f"largest gold at {axis}", lambda row: _peak_cell(peak_for(row, curves))))
-    return _table(rows, [*columns, _drop_column(curves)])
+
+    def peak_cell(row: Row) -> Cell:
+        peak = peak_for(row, curves)
+        if peak is None:
+            return MISSING
+        if not peak.runs_at:
+            return Cell(f"{peak.at:g}")
+        return Cell(f"{peak.at:g}", (f"seeds: {min(peak.runs_at):g} to {max(peak.runs_at):g}",))
+
+    columns += [(f"largest gold at {axis}", peak_cell), _drop_column(curves)]
+    return _table(rows, columns)
 
 
 def paired_table(paired: Sequence[Paired]) -> Table:
@@ -122,9 +131,9 @@ def subset_table(rows: Sequence[Row], names: Sequence[str]) -> Table:
     """Metrics as rows, models and views as columns: for suites with many subsets."""
     by_model = summary_table(rows, names)
     columns = zip(*map(attrgetter("cells"), by_model.rows), strict=True)
-    lines = []
-    for heading, cells in zip(_headings(names), columns, strict=True):
-        lines.append(TableRow(heading, "", cells))
+    lines = [
+        TableRow(name, "", cells) for name, cells in zip(_headings(names), columns, strict=True)
+    ]
     return Table(["metric", *map(attrgetter("heading"), by_model.rows)], lines)
 
 
@@ -183,19 +192,15 @@ def _table(rows: Sequence[Row], columns: Sequence[Column], note: str = "") -> Ta
     for row in rows:
         cells = [cell_of(row) for _, cell_of in columns]
         # A row of dashes only: the method is in another table of the suite.
-        if set(cells) != {MISSING}:
-            lines.append(TableRow(row.label, _small_print(row), cells, row.sources))
+        if set(cells) == {MISSING}:
+            continue
+        small = []
+        if row.view and row.label == row.model:
+            small.append(f"view {row.view}")
+        if row.seeds > 1:
+            small.append(f"mean of {row.seeds} seeds")
+        lines.append(TableRow(row.label, " · ".join(small), cells, row.sources))
     return Table(headings, lines, note)
-
-
-def _small_print(row: Row) -> str:
-    """The view where the label does not hold it, and how many seeds."""
-    words = []
-    if row.view and row.label == row.model:
-        words.append(f"view {row.view}")
-    if row.seeds > 1:
-        words.append(f"mean of {row.seeds} seeds")
-    return " · ".join(words)
 
 
 def _headings(names: Iterable[str]) -> list[str]:
@@ -215,11 +220,8 @@ def _metric_column(rows: Sequence[Row], name: str) -> Column:
         if metric is None:
             return MISSING
         smallest, largest = row.n_ranges.get(name, (metric.n, metric.n))
-        size = f"n = {smallest}"
-        if largest > smallest:
-            size += f"–{largest}"
-        if row.seeds > 1:
-            size += f" × {row.seeds} seeds"
+        size = f"n = {smallest}" + f"–{largest}" * (largest > smallest)
+        size += f" × {row.seeds} seeds" * (row.seeds > 1)
         interval = show_interval(metric, style) or "no interval"
         return Cell(show(metric.value, style), (interval, size), best=row is best)
 
@@ -257,14 +259,6 @@ def _paired_cell(pair: Paired, seeds: int | None = None) -> Cell:
         small.append(f"{difference.n} {pair.over}")
     text = f"{show_signed(difference.value, style)} {pair.symbol}".rstrip()
     return Cell(text, tuple(small), best=pair.symbol != "")
-
-
-def _peak_cell(peak: Peak | None) -> Cell:
-    if peak is None:
-        return MISSING
-    if not peak.runs_at:
-        return Cell(f"{peak.at:g}")
-    return Cell(f"{peak.at:g}", (f"seeds: {min(peak.runs_at):g} to {max(peak.runs_at):g}",))
 
 
 def _drop_column(curves: Curves) -> Column:
