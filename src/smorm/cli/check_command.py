@@ -86,7 +86,6 @@ def run(
 
 
 def _print_report(report: Report) -> None:
-    """What was read, every finding, the tables, and how many must be fixed."""
     from rich.console import Console
 
     from smorm.checks.findings import Severity

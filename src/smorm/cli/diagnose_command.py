@@ -116,7 +116,6 @@ def run(
 
 
 def _ood_sources(values: list[str]) -> dict[str, Source]:
-    """`NAME=FILE` options as sources."""
     from smorm.data.reading import Source
     from smorm.errors import ConfigError
 
@@ -131,7 +130,6 @@ def _ood_sources(values: list[str]) -> dict[str, Source]:
 
 
 def _print_diagnosis(diagnosis: Diagnosis) -> None:
-    """A table for each section, the notes, and the advice last."""
     from rich.console import Console
 
     from smorm.cli.tables import metric_grid, metric_list

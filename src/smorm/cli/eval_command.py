@@ -120,7 +120,6 @@ def _measure(
 
 
 def _sanity(reward: Reward, suite: Suite, view: Any, on_bad_record: Any) -> Result:
-    """The sanity tests on a suite's comparisons; only a model has parts that can be tested."""
     from dataclasses import replace
 
     from smorm.errors import ConfigError

@@ -116,7 +116,6 @@ def _fit(
     kappa: float | None,
     name: str,
 ) -> Fit:
-    """The fit of a kind with its options, which are refused where it cannot use them."""
     from smorm.errors import ConfigError
     from smorm.model.views import PREFERENCE, largest_monotone_kappa
     from smorm.scoring.fit_views import fit_calibrated, fit_learned, fit_pessimistic

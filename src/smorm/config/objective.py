@@ -1,8 +1,8 @@
 """The section that says what is minimised, and the registry of the training methods.
 
-A method has a section under its name (`objective.odin`). So the class of the objective section is
-made from the registry when a configuration is read. That imports the methods that it names;
-importing this module imports none.
+A method has a section under its name (`objective.odin`), so the class of the objective section is
+made when a configuration is read. That imports the methods that it names; importing this module
+imports none.
 """
 
 from __future__ import annotations
@@ -120,17 +120,14 @@ class ObjectiveSection(Section):
 
     @property
     def method(self) -> MethodSpec:
-        """The method of this kind."""
         return METHODS[self.kind]
 
     @property
     def uses_pairs(self) -> bool:
-        """Whether preference pairs are trained on."""
         return self.method.uses_pairs
 
     @property
     def uses_ratings(self) -> bool:
-        """Whether rated responses are trained on."""
         return self.method.uses_ratings
 
     def settings(self, section: type[S]) -> S:
@@ -146,7 +143,6 @@ class ObjectiveSection(Section):
 
 
 def _class_with(methods: Mapping[str, MethodSpec]) -> type[ObjectiveSection]:
-    """`ObjectiveSection` with the sections of these methods."""
     sections = []
     for name, method in methods.items():
         if method.section is not None:

@@ -70,12 +70,9 @@ def grm(
 
 
 def text_losses(likelihoods: Likelihoods, regulariser: Regulariser, beta: float) -> torch.Tensor:
-    r"""The regulariser of each pair, [P].
-
-    `sft` is $-\log \sigma(\beta \log \pi(y_c))$; `dpo` $-\log \sigma(\beta [(\log \pi(y_c) - \log
-    \pi(y_r)) - (\log \pi_0(y_c) - \log \pi_0(y_r))])$ (Rafailov et al., 2023); `dpo_noref` the same
-    without the reference.
-    """
+    r"""The regulariser of each pair, [P]. `sft` is $-\log \sigma(\beta \log \pi(y_c))$; `dpo`
+    $-\log \sigma(\beta [(\log \pi(y_c) - \log \pi(y_r)) - (\log \pi_0(y_c) - \log \pi_0(y_r))])$
+    (Rafailov et al., 2023); `dpo_noref` the same without the reference."""
     # beta scales sums over tokens, which may be hundreds: without it the sigmoid is saturated.
     policy = likelihoods.policy
     if regulariser == "sft":

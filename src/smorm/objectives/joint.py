@@ -33,10 +33,8 @@ def joint(
     log_variance: torch.Tensor | None = None,
 ) -> tuple[Terms, Metrics]:
     """The terms `preference`, `centering` (where it has a weight) and `regression`, as far as the
-    batch has labels for them, and metrics. Scores are all rows, [S, 1 + K].
-
-    With `log_variance` [K] the regression term is `homoscedastic`, without it `regression`.
-    """
+    batch has labels for them, and metrics. Scores are all rows, [S, 1 + K]. With `log_variance` [K]
+    the regression term is `homoscedastic`, without it `regression`."""
     terms: Terms = {}
     metrics: Metrics = {}
     # A micro-batch may hold pairs, ratings or both; a term without labels is absent, not 0.

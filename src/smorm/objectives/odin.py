@@ -1,8 +1,8 @@
 r"""ODIN (Chen et al., 2024, arXiv 2402.07319): a second row learns length and is then discarded.
 
-Two rows read one hidden state: quality (row 0, the reward) and length (row 1). Pairs are ranked by
-the sum of both. The length row is pushed to correlate with the lengths of the responses, the
-quality row not to, and the two rows are pushed to be orthogonal.
+Pairs are ranked by the sum of quality (row 0, the reward) and length (row 1). The length row is
+pushed to correlate with the lengths of the responses, the quality row not to, and both to be
+orthogonal.
 
 Shapes: S scored sequences, P pairs, D hidden size.
 """
@@ -21,9 +21,7 @@ def ranking(
     scores: torch.Tensor, labels: Labels, totals: Totals, label_smoothing: float = 0.0
 ) -> tuple[Terms, Metrics]:
     r"""$-\log \sigma((q + l)_c - (q + l)_r)$ of scores [S, 2], averaged over the pairs of the step.
-
-    Metrics are of the quality row, and `ranking_accuracy` of the sum.
-    """
+    Metrics are of the quality row, and `ranking_accuracy` of the sum."""
     if not len(labels.pairs):
         return {}, {}
     chosen, rejected = scores[labels.pairs[:, 0]], scores[labels.pairs[:, 1]]

@@ -36,11 +36,9 @@ Metrics = dict[str, torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What a batch of scored sequences is compared with.
-
-    `pairs` [P, 2] are rows of (chosen, rejected) in the scores; `rated` [R] rows of the rated
-    responses; `targets` [R, K] with NaN where not rated; `margins` [P] or None.
-    """
+    """What a batch of scored sequences is compared with. `pairs` [P, 2] are rows of (chosen,
+    rejected) in the scores; `rated` [R] rows of the rated responses; `targets` [R, K] with NaN
+    where not rated; `margins` [P] or None."""
 
     pairs: torch.Tensor
     rated: torch.Tensor

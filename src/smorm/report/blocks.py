@@ -41,10 +41,8 @@ class TableRow:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table whose first column holds the headings of its rows.
-
-    `wide` tables scroll in their own box; all others have to fit a phone.
-    """
+    """A table whose first column holds the headings of its rows. `wide` tables scroll in their own
+    box; all others have to fit a phone."""
 
     template: ClassVar[str] = "table"
     headings: Sequence[str]
@@ -56,10 +54,8 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A figure, the name of its files, and its caption.
-
-    A page shows `panels` (by default the drawing itself), which stack where it is narrow.
-    """
+    """A figure, the name of its files, and its caption. A page shows `panels` (by default the
+    drawing itself), which stack where it is narrow."""
 
     template: ClassVar[str] = "figure"
     name: str

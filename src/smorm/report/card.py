@@ -1,7 +1,4 @@
-"""A Hugging Face model card from a model's folder and result files; nothing is loaded or run.
-
-Text from outside is shown as text, never as markup.
-"""
+"""A Hugging Face model card from a model's folder and result files; nothing is loaded or run."""
 
 from __future__ import annotations
 
@@ -48,10 +45,8 @@ class CardOptions:
 
 
 def model_card(facts: ModelFacts, results: Sequence[Result], options: CardOptions) -> str:
-    """The text of `README.md`: metadata for the hub, then what a reader needs to know.
-
-    ConfigError: results are of several models, and neither hashes nor a name say which is it.
-    """
+    """The text of `README.md`: metadata for the hub, then what a reader needs to know. ConfigError:
+    results are of several models, and neither hashes nor a name say which is it."""
     from huggingface_hub import ModelCard
 
     names = names_in(results, facts, options.name)
@@ -108,7 +103,6 @@ def _measured(results: Sequence[Result]) -> list[Row]:
 
 
 def _metadata(facts: ModelFacts, title: str, rows: Sequence[Row], options: CardOptions) -> Any:
-    """What the hub reads; the leading numbers become its model index."""
     from huggingface_hub import EvalResult, ModelCardData
 
     evaluations = []

@@ -57,7 +57,6 @@ class Curve:
 
     @property
     def suite(self) -> str:
-        """The suite that the curve's results are of."""
         return str(SuiteName(self.family, self.prompts))
 
     def along(self, axis: str) -> tuple[float, ...]:
@@ -113,7 +112,6 @@ def _curve(group: Group) -> Curve:
 
 
 def _mean(members: Sequence[Metric]) -> Metric:
-    """One number over seeds; a single run's number as it is."""
     if len(members) < _MIN_SEEDS:
         return members[0]
     values = as_table(members)[:, 0]
@@ -185,10 +183,8 @@ class Peak:
 
 
 def peak_of(curve: Curve, measured_drop: Metric | None = None) -> Peak | None:
-    """The peak of a curve of gold, or None where it has no finite gold.
-
-    `measured_drop` is of a single run, with its interval over prompts.
-    """
+    """The peak of a curve of gold, or None where it has no finite gold. `measured_drop` is of a
+    single run, with its interval over prompts."""
     if "gold" not in curve.values or not np.isfinite(curve.along("gold")).all():
         return None
     means = np.array(curve.along("gold"))

@@ -1,8 +1,7 @@
 """What every figure shares: its colours, the reader's ink, and how it becomes SVG or PNG.
 
-Colours are those of Okabe and Ito (2008), which colour-blind readers can distinguish; black is used
-for text and axes only, which take the reader's text colour (`currentColor`) and so suit light and
-dark pages. matplotlib is imported when a figure is drawn, never pyplot and never a display.
+Colours are those of Okabe and Ito (2008), which colour-blind readers can distinguish. Text and axes
+take the reader's text colour (`currentColor`) and so suit light and dark pages.
 """
 
 from __future__ import annotations

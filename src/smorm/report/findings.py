@@ -65,9 +65,8 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What a report found: how to read it, how many comparisons were made over seeds (both may be
-    ""), at most three leading sentences (the first claim of each form, then the next), and all
-    others."""
+    """How to read the findings, how many comparisons over seeds were made (both may be ""), at most
+    three leading sentences (the first claim of each form, then the next), and all others."""
 
     reading: str = ""
     count: str = ""
@@ -76,16 +75,12 @@ class Findings:
 
     @property
     def sentences(self) -> list[str]:
-        """All findings."""
         return [*self.leading, *self.further]
 
 
 def findings_of(rows: Sequence[Row], curves: Sequence[Curve], paired: Sequence[Paired]) -> Findings:
-    """The findings of a report.
-
-    Gold against the first baseline comes before drops of gold, other baselines, and other numbers.
-    The best method's leading number of each suite comes last.
-    """
+    """The findings of a report. Gold against the first baseline comes before drops of gold, other
+    baselines, and other numbers. The best method's leading number of each suite comes last."""
     headlines: list[Paired] = []
     for members in by_attribute(paired, "suite").values():
         # What sums a suite up: gold of the trained policy, or at the largest n.
@@ -177,7 +172,6 @@ def _runs(counts: Sequence[int]) -> str:
 
 
 def _quantity(pair: Paired, suite: SuiteName) -> str:
-    """What is compared."""
     if pair.kind == "stress":
         return f"gold of the best of {MetricName.parse(pair.metric).n}"
     if pair.kind == "rl":

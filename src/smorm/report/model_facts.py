@@ -33,7 +33,6 @@ class ModelFacts:
 
     @property
     def attributes(self) -> list[str]:
-        """Names of the attribute rows."""
         return list(map(str, self.card.get("attributes", [])))
 
     @property
@@ -76,12 +75,10 @@ class ModelFacts:
 
     @property
     def datasets(self) -> list[str]:
-        """Ids on the Hugging Face hub of what it was trained on."""
         return hub_ids(map(itemgetter(0), self.sources))
 
     @property
     def sources(self) -> list[tuple[str, str]]:
-        """Where its data came from: path and kind."""
         sources = []
         for kind in ("preference", "rated"):
             listed = self.config.get("data", {}).get(kind) or []
@@ -128,7 +125,6 @@ def read_facts(path: Path | str) -> ModelFacts:
 
 
 def _mapping(path: Path) -> dict[str, Any]:
-    """What a JSON or YAML file holds; empty where there is no file."""
     if not path.is_file():
         return {}
     try:

@@ -87,7 +87,6 @@ def page_html(results: Sequence[Result], title: str, intro: str = "") -> str:
 
 
 def _contents(results: Sequence[Result], options: PageOptions) -> dict[str, Any]:
-    """What the template renders."""
     rows, curves = rows_of(results), curves_of(results)
     paired = paired_differences(results, options.baselines)
     drawn = distinct(select(curves, kind=OPTIMISED), "label")

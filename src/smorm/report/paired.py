@@ -1,9 +1,9 @@
 """Differences between methods, paired seed by seed.
 
-Two methods that were trained with the same seeds on the same data share much of their noise. The
-mean over common seeds of one's number less the other's has a far narrower interval than the two
-numbers side by side. Where there is one run each, the paired difference over prompts that the
-stress test or evaluation took is used instead: it is about those two models, not about methods.
+Methods that were trained with the same seeds on the same data share much of their noise, so that
+the mean over common seeds of their differences has a far narrower interval. Where there is one run
+each, the paired difference over prompts that the stress test or evaluation took is used instead: it
+is about those two models, not about methods.
 """
 
 from __future__ import annotations
@@ -81,11 +81,9 @@ class Paired:
 
 
 def paired_differences(results: Sequence[Result], baselines: Sequence[str] = ()) -> list[Paired]:
-    """Every method less every baseline, and a model's further views less its first.
-
-    Baselines are labels or names of models. By default they are the first model, and "SM" (the
-    naive ensemble of a preference and an attribute model) where there is one.
-    """
+    """Every method less every baseline, and a model's further views less its first. Baselines are
+    labels or names of models. By default they are the first model, and "SM" (the naive ensemble of
+    a preference and an attribute model) where there is one."""
     groups = reject(groups_of(results), kind=_NOT_COMPARED)
     names = _baseline_names(groups, baselines)
     paired: list[Paired] = []

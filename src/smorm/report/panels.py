@@ -48,12 +48,9 @@ def side_by_side(
     styles: Mapping[str, int],
     prompts: Sequence[str] = (),
 ) -> Drawing:
-    """A row of panels for each quantity ("gold"), a column for each set of prompts, axes shared in
-    a row.
-
-    Methods with a style (see `line_styles`) are named, the others grey. With `prompts` only these
-    sets are drawn, on the axes of all curves, so that drawings of single sets can be compared.
-    """
+    """A row of panels for each quantity, a column for each set of prompts, axes shared in a row.
+    Methods without a style (see `line_styles`) are grey. With `prompts` only these sets are drawn,
+    on the axes of all curves, so that drawings of single sets can be compared."""
     columns = list(prompts) or id_first(distinct(curves, "prompts"))
     longest = max(map(len, map(short, styles)), default=4)
     # Room for the names at the right of each panel, in inches.
@@ -99,11 +96,9 @@ def small_multiples(
     base: str | None = None,
     shared: bool = True,
 ) -> Drawing:
-    """A panel for each method, its line with its band; the others grey behind it.
-
-    Of more than `MAX_BACKGROUND` curves only the base is behind, dashed. Axes are `shared` by all,
-    or each panel has its own, without others behind.
-    """
+    """A panel for each method, its line with its band; the others grey behind it. Of more than
+    `MAX_BACKGROUND` curves only the base is behind, dashed. Axes are `shared` by all, or each panel
+    has its own, without others behind."""
     across = min(4, len(curves))
     down = math.ceil(len(curves) / across)
     background: list[Curve] = []
@@ -213,11 +208,9 @@ def _add_size_axis(axes: Any, curves: Sequence[Curve]) -> None:
 def line_styles(
     curves: Sequence[Curve], bases: Sequence[str], requested: Sequence[str] = ()
 ) -> dict[str, int]:
-    """The style of each method drawn in colour: all, or the baselines and the best at the end.
-
-    The curves share a figure. The first of `bases` has the style `BASE`; methods that are
-    `requested` are drawn in colour in any case.
-    """
+    """The style of each method drawn in colour: all, or the baselines and the best at the end. The
+    curves share a figure. The first of `bases` has the style `BASE`; methods that are `requested`
+    are drawn in colour in any case."""
     final_gold: dict[str, list[float]] = {}
     for curve in curves:
         final_gold.setdefault(curve.label, []).append(curve.final("gold"))

@@ -1,8 +1,7 @@
 """From results to the rows of a report: one for each model and view of a suite.
 
 Results that differ in `fingerprint.seed` only become one row: the mean over seeds, with Student's t
-interval over them. That interval holds the noise of what differs between seeds: of training, and of
-the items where each seed has its own.
+interval over them, which holds the noise of whatever differs between seeds.
 """
 
 from __future__ import annotations
@@ -72,10 +71,8 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The results of one (kind, suite, model, view): its runs with different seeds.
-
-    `seeds` is empty unless every member has a seed of its own.
-    """
+    """The results of one (kind, suite, model, view): its runs with different seeds. `seeds` is
+    empty unless every member has a seed of its own."""
 
     kind: str
     suite: str
@@ -88,10 +85,8 @@ class Group:
 
 
 def groups_of(results: Sequence[Result]) -> list[Group]:
-    """Results put together that differ in their seed only, in order of first appearance.
-
-    Results of one name that seeds do not tell apart become groups of their own, numbered.
-    """
+    """Results put together that differ in their seed only, in order of first appearance. Results of
+    one name that seeds do not tell apart become groups of their own, numbered."""
     labels = method_labels(results)
     numbered = grouped(
         enumerate(results, start=1),
@@ -154,7 +149,6 @@ def _row(group: Group) -> Row:
 
 
 def _over_seeds(group: Group) -> tuple[dict[str, Metric], dict[str, tuple[int, int]], list[str]]:
-    """Means over seeds, the ranges of n that differ, and notes on both."""
     metrics: dict[str, Metric] = {}
     n_ranges: dict[str, tuple[int, int]] = {}
     seeds = len(group.members)
@@ -189,11 +183,9 @@ def metric_names(rows: Iterable[Row | Result]) -> list[str]:
 
 
 def separated_best(rows: Sequence[Row], name: str) -> Row | None:
-    """The row that is best in a metric, its interval disjoint from all others'.
-
-    None where there is none: also where a metric has no better direction, only one row has it, an
-    interval is missing, or rows are differences.
-    """
+    """The row that is best in a metric, its interval disjoint from all others'. None where there is
+    none: also where a metric has no better direction, only one row has it, an interval is missing,
+    or rows are differences."""
     better = style_of(name).better
     candidates = [row for row in rows if name in row.metrics]
     if not better or len(candidates) < 2 or rows[0].kind == "difference":

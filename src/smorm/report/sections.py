@@ -73,10 +73,7 @@ def optimisation_section(
     highlighted: Sequence[str] = (),
 ) -> Section:
     """The section on best-of-n, or on an algorithm of RL: rows, curves and differences of one
-    family.
-
-    Labels that are `highlighted` are drawn in colour in any case.
-    """
+    family, with `highlighted` labels drawn in colour in any case."""
     kind, family = curves[0].kind, curves[0].family
     section = Section(f"optimised-{number}", f"Over-optimisation: {family}", _REMARKS[kind])
     section.figures += _curve_figures(curves, paired, highlighted)
@@ -177,10 +174,8 @@ class _BarGroups:
 
 
 def accuracy_section(rows: Sequence[Row], colours: Colours) -> Section | None:
-    """Accuracy on suites of pairs, regimes ("ID" of "pairs/ID") side by side.
-
-    None unless at least two suites have it.
-    """
+    """Accuracy on suites of pairs, regimes ("ID" of "pairs/ID") side by side. None unless at least
+    two suites have it."""
     groups = _BarGroups()
     for row in rows:
         groups.add(SuiteName.parse(row.suite).shown, row, "accuracy")
@@ -219,7 +214,6 @@ def suite_section(
 
 
 def _full_tables(rows: Sequence[Row]) -> dict[str, Table]:
-    """All numbers of a suite, and those of its subsets, by what they hold."""
     totals, subsets = split_names(rows)
     tables = {}
     if totals:
@@ -230,7 +224,6 @@ def _full_tables(rows: Sequence[Row]) -> dict[str, Table]:
 
 
 def _check_tables(rows: Sequence[Row]) -> list[Block]:
-    """Which models passed the tests of their kind, and what failed."""
     if rows[0].kind == "difference":
         return []
     lines, failed = [], []

@@ -28,7 +28,6 @@ class Style:
 
     @property
     def heading(self) -> str:
-        """Label and unit."""
         return f"{self.label}, %" if self.percent else self.label
 
 

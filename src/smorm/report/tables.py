@@ -55,10 +55,8 @@ def narrow_table(
     rows: Sequence[Row], paired: Sequence[Paired], curves: Curves | None = None
 ) -> Table:
     """The leading number of each method, its difference from the baseline, and one more column.
-
     Rows and differences are of one suite. With `curves` by label, of methods that were optimised
-    against, the third column is gold lost.
-    """
+    against, the third column is gold lost."""
     present = metric_names(rows)
     totals, _ = split_names(rows)
     lead = (leading(rows[0].kind, present) or totals)[-1]
@@ -158,10 +156,8 @@ def cost_table(rows: Sequence[Row]) -> Table:
 
 
 def split_names(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
-    """The metrics of some rows: totals, and those of subsets ("spearman/clarity").
-
-    A suite that has subsets only shows them as its totals.
-    """
+    """The metrics of some rows: totals, and those of subsets ("spearman/clarity"). A suite that has
+    subsets only shows them as its totals."""
     names = grouped(metric_names(rows), lambda name: MetricName.parse(name).is_detail)
     totals, subsets = names.get(False, []), names.get(True, [])
     if not totals:
@@ -212,7 +208,6 @@ def _metric_columns(rows: Sequence[Row], names: Iterable[str]) -> list[Column]:
 
 
 def _metric_column(rows: Sequence[Row], name: str) -> Column:
-    """A metric's value, interval and n."""
     style, best = style_of(name), separated_best(rows, name)
 
     def cell(row: Row) -> Cell:
@@ -229,10 +224,8 @@ def _metric_column(rows: Sequence[Row], name: str) -> Column:
 
 
 def _difference_columns(rows: Sequence[Row], paired: Sequence[Paired], metric: str) -> list[Column]:
-    """A metric's difference from each baseline of at least half of all methods.
-
-    The others are first views, which the further views of one model are compared with.
-    """
+    """A metric's difference from each baseline of at least half of all methods. The others are
+    first views, which the further views of one model are compared with."""
     columns = []
     for base, members in by_attribute(select(paired, metric=[metric]), "base").items():
         if len(members) >= (len(rows) - 1) / 2:

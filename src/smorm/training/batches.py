@@ -32,12 +32,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """One forward pass.
-
-    The two sides of a pair are neighbours among the `sequences` [S]. `where` are its records, for
-    errors, `last` is whether the step ends with it, and `pair_indices` [P] are its pairs in the
-    training set.
-    """
+    """One forward pass. The two sides of a pair are neighbours among the `sequences` [S]. `where`
+    are its records, for errors, `last` is whether the step ends with it, and `pair_indices` [P] are
+    its pairs in the training set."""
 
     sequences: list[Tokens]
     batch: Batch
@@ -114,11 +111,9 @@ class Batcher:
 
 
 def moved(holder: T, device: torch.device) -> T:
-    """A dataclass with its tensors on the device.
-
-    To CUDA they go through pinned memory, so that this thread does not wait for what the device
-    still computes. The copies are queued before the kernels that read them, on the same stream.
-    """
+    """A dataclass with its tensors on the device. To CUDA they go through pinned memory, so that
+    this thread does not wait for what the device still computes. The copies are queued before the
+    kernels that read them, on the same stream."""
     if device.type == "cpu":
         return holder
     # Only CUDA has asynchronous copies, and they need pinned memory.
@@ -134,10 +129,8 @@ def moved(holder: T, device: torch.device) -> T:
 
 @contextmanager
 def prefetched(batcher: Batcher, order: DataOrder, steps: Sequence[int]) -> Iterator[Batches]:
-    """Micro-batches of `steps`, to be read in this order. The thread ends with the block.
-
-    One is prepared ahead, never more; after the last of a step that is the first of the next.
-    """
+    """Micro-batches of `steps`, to be read in this order. The thread ends with the block. One is
+    prepared ahead, never more; after the last of a step that is the first of the next."""
     # An order remembers the epoch that it drew last: the thread gets a copy.
     order = copy.deepcopy(order)
 

@@ -1,8 +1,8 @@
 """Checkpoints: complete or invisible, verified before they are used.
 
-A checkpoint is a sealed folder (see `smorm.files.atomic_folder`) with the trainable weights and the
-optimizer's moments as safetensors, and a small JSON state. Data order and dropout are functions of
-(seed, step), so the step is all that resumption needs besides.
+A sealed folder (see `smorm.files.atomic_folder`) holds trainable weights and the optimizer's
+moments as safetensors, and a small JSON state. Data order and dropout are functions of (seed,
+step).
 """
 
 from __future__ import annotations
@@ -28,11 +28,9 @@ _PREFIX = "step-"
 def save_checkpoint(
     folder: Path, state: dict[str, Any], named: Named, optimizer: torch.optim.Optimizer, keep: int
 ) -> Path:
-    """Write `folder/step-N` (`state["step"]`) atomically, then remove all but the newest `keep`.
-
-    A verified checkpoint of this step is not replaced: the same run at the same step has the same
-    bits, and during the replacement there would be none. What a killed save wrote is removed.
-    """
+    """Write `folder/step-N` (`state["step"]`) atomically, then remove all but the newest `keep`. A
+    verified checkpoint of this step is not replaced: the same run at the same step has the same
+    bits, and during the replacement there would be none. What a killed save wrote is removed."""
     target = folder / f"{_PREFIX}{state['step']:08d}"
     # Scratch folders of saves that were killed: their names begin with a dot.
     for torn in folder.glob(f".{_PREFIX}*"):
@@ -72,9 +70,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint whose every byte is as it was written; None when there is none at all.
-
-    A damaged one is passed over, with a warning; CheckpointError where all are damaged.
-    """
+    A damaged one is passed over, with a warning; CheckpointError where all are damaged."""
     problems = []
     # Sums are checked from the newest on: an older one is read only if a newer one is damaged.
     for path in reversed(list_checkpoints(folder)):

@@ -40,10 +40,8 @@ def refuse_another_run(folder: Path, checkpoints: Path, resume: bool) -> None:
 
 
 def write_beginnings(prepared: Prepared, folder: Path) -> None:
-    """Write the resolved configuration and what was counted, and log it.
-
-    ConfigError where margins are to be used, and no pair has one.
-    """
+    """Write the resolved configuration and what was counted, and log it. ConfigError where margins
+    are to be used, and no pair has one."""
     margins = _margins(prepared)  # refuses the run before anything is written
     files.write_text(folder / "config.yaml", dump_config(prepared.config))
     report = {
@@ -81,9 +79,7 @@ def resume_run(
     config: Config, data_hash: str, folder: Path, named: Named, optimizer: torch.optim.Optimizer
 ) -> int:
     """Load the newest undamaged checkpoint; returns the steps done, or 0 when there is none.
-
-    CheckpointError where it is of another configuration or of other data.
-    """
+    CheckpointError where it is of another configuration or of other data."""
     path = newest_checkpoint(folder)
     if path is None:
         log.info("no checkpoint in %s: starting from the beginning", folder)

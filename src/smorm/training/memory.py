@@ -1,14 +1,11 @@
 """`max_batch_tokens: auto`: the largest micro-batch that fits the memory that may be used.
 
-A step needs what is in use before it (on a CPU the process with its data; on CUDA the weights),
-gradients and AdamW's moments, and then, while one micro-batch is computed, a constant and a share
-per token: activations, temporaries, the gradient of one parameter at a time. The constant and the
-share are measured by running forward and backward at two sizes, on the longest training records and
-with the network as it will be trained, and counting the bytes that are alive.
-
-On CUDA the allocator counts. On a CPU every tensor that an operator returns is followed until it is
-freed; buffers inside an operator are not counted, and no allocator uses all of its memory, so a
-share is added.
+A step needs what is in use before it, gradients and AdamW's moments, and, while one micro-batch is
+computed, a constant and a share per token. Both are measured by running forward and backward at two
+sizes, on the longest training records and with the network as it will be trained. On CUDA the
+allocator counts. On a CPU every tensor that an operator returns is followed until it is freed;
+buffers inside an operator are not counted, and no allocator uses all of its memory, so a share is
+added.
 """
 
 from __future__ import annotations
@@ -86,11 +83,9 @@ class MemoryModel:
 
 
 def resolve_batch_tokens(prepared: Prepared, *, resume: bool) -> Prepared:
-    """The same with a number in place of `max_batch_tokens: auto`; the log says which and why.
-
-    A resumed run takes the number of its beginning, which its `config.yaml` holds: another one
-    would split the steps in another way and change the last bits.
-    """
+    """The same with a number in place of `max_batch_tokens: auto`; the log says which and why. A
+    resumed run takes the number of its beginning, which its `config.yaml` holds: another one would
+    split the steps in another way and change the last bits."""
     training = prepared.config.training
     if training.max_batch_tokens != "auto":
         return prepared
@@ -113,7 +108,6 @@ def _recorded(folder: Path) -> int | None:
 
 
 def _choose(prepared: Prepared) -> int:
-    """Measure, solve, and log the result."""
     network, training = prepared.network, prepared.config.training
     units = longest_units(prepared.train)
     model = measure(network, units, half=training.precision == "bf16")
@@ -183,12 +177,9 @@ def in_words(count: float) -> str:
 
 
 def measure(network: RewardNetwork, units: Sequence[Unit], *, half: bool) -> MemoryModel:
-    """Measure what a training step of this network needs, by running two small ones.
-
-    Gradients are dropped again and the random numbers put back; weights are only read. `half`:
-    under bf16 autocast. Give the longest units: some attention kernels need more for longer
-    sequences.
-    """
+    """Measure what a training step of this network needs (`half`: under bf16 autocast), by two
+    small ones. Gradients are dropped again and the random numbers put back; weights are only read.
+    Give the longest units: some attention kernels need more for longer sequences."""
     device = network.device
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     gradients = sum(parameter.numel() * parameter.element_size() for parameter in trained)
@@ -252,11 +243,8 @@ def _peak(network: RewardNetwork, batch: Batch, half: bool) -> int:
 
 class LiveBytes(TorchDispatchMode):
     """Counts the bytes of tensors that operators made and that are still alive; `peak` is the most.
-
-    A storage counts once, however many tensors are views of it, from the operator that made it
-    until it is freed. What was alive before, and what an operator uses within itself, is not
-    counted.
-    """
+    A storage counts once, however many tensors are views of it. What was alive before, and what an
+    operator uses within itself, is not counted."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -12,11 +12,9 @@ from smorm.model.network import RewardNetwork
 
 
 def learning_rate_factor(step: int, total: int, warmup: float, schedule: str) -> float:
-    """What the peak learning rate is multiplied with at step `step` (from 0) of `total`.
-
-    Linear warm-up over the first `warmup` share of the steps, then `cosine` or `linear` decay to 0
-    after the last step, or `constant`.
-    """
+    """What the peak learning rate is multiplied with at step `step` (from 0) of `total`. Linear
+    warm-up over the first `warmup` share of the steps, then `cosine` or `linear` decay to 0 after
+    the last step, or `constant`."""
     # From 1 / warmup_steps, not from 0: no step is without effect.
     warmup_steps = math.ceil(warmup * total)
     if step < warmup_steps:
@@ -44,10 +42,8 @@ def make_optimizer(
     parameters: Mapping[str, torch.nn.Parameter],
     parameter_learning_rate: float = 0.0,
 ) -> torch.optim.AdamW:
-    """AdamW over fp32 master weights. No weight decay on vectors, the head or `parameters`.
-
-    Each group's `initial_lr` is its peak; `set_learning_rate` scales it.
-    """
+    """AdamW over fp32 master weights. No weight decay on vectors, the head or `parameters`. Each
+    group's `initial_lr` is its peak; `set_learning_rate` scales it."""
     # Decay pulls weights towards zero. That is meant for matrices; it would shrink the scale of
     # norms, and the head's rows, whose length is the scale of the reward.
     matrices, vectors, head = [], [], []
@@ -86,11 +82,9 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
 
 
 def clip_gradients(parameters: Iterable[torch.nn.Parameter], limit: float) -> float:
-    """Scale all gradients so that their norm is at most `limit`; returns the norm before.
-
-    Gradients within the limit, or not finite, stay as they are: multiplying them by one would be a
-    pass over all of them.
-    """
+    """Scale all gradients so that their norm is at most `limit`; returns the norm before. Gradients
+    within the limit, or not finite, stay as they are: multiplying them by one would be a pass over
+    all of them."""
     trained, gradients = [], []
     for parameter in parameters:
         if parameter.grad is not None:

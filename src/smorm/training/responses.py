@@ -49,7 +49,6 @@ def assistant_header(renderer: Renderer) -> Tokens:
 
 
 def _until_response(renderer: Renderer, prompt: str, responses: Sequence[str]) -> Tokens:
-    """What conversations with one prompt and different responses share."""
     rendered = []
     for response in responses:
         chat = (Message("user", prompt), Message("assistant", response))

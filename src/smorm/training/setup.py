@@ -70,7 +70,6 @@ class Prepared:
 
     @property
     def batcher(self) -> Batcher:
-        """Splits training records into micro-batches."""
         use_margin = self.config.objective.use_margin
         return Batcher(self.network, self.train, self.batch_tokens, use_margin)
 
@@ -130,7 +129,6 @@ def prepare(config: Config) -> Prepared:
 
 
 def _unmeasured(config: Config) -> list[str]:
-    """Held-out sources for which the method trains no rows."""
     objective, held, lines = config.objective, config.evaluation, []
     without = f"not measured: objective.kind {objective.kind} trains no"
     if held.preference and not objective.uses_pairs:
@@ -174,7 +172,6 @@ def _network(config: Config, tokenizer: Any, attributes: int) -> RewardNetwork:
 
 
 def _backbone(config: Config, tokenizer: Any) -> tuple[Any, LanguageHead | None]:
-    """The backbone, with its language head where the method keeps it."""
     spec = config.model.backbone
     if isinstance(spec, Architecture):
         backbone = build_backbone(
@@ -212,10 +209,8 @@ def _start_head(network: RewardNetwork, config: Config) -> None:
 
 
 def with_precision(config: Config) -> Config:
-    """`precision: auto` is bf16 where the device multiplies it in hardware, else fp32.
-
-    The choice is logged, and written to the run's `config.yaml`.
-    """
+    """`precision: auto` is bf16 where the device multiplies it in hardware, else fp32. The choice
+    is logged, and written to the run's `config.yaml`."""
     if config.training.precision != "auto":
         return config
     if pick_device(config.training.device, "training.device").type == "cuda":

@@ -126,11 +126,9 @@ def tokenised_sources(
     *,
     limit: int | None = None,
 ) -> Stores:
-    """Both kinds as tokens, mapped from the cache or made now, at most `limit` records of each.
-
-    The census gets what the sources dropped, shortened or skipped; bad records stop the run or go
-    to `quarantine.jsonl` in the output folder.
-    """
+    """Both kinds as tokens, mapped from the cache or made now, at most `limit` records of each. The
+    census gets what the sources dropped, shortened or skipped; bad records stop the run or go to
+    `quarantine.jsonl` in the output folder."""
     quarantine = config.output.folder / "quarantine.jsonl"
 
     def tokens(sources: Sequence[Source], kind: StoreKind) -> tuple[TokenStore, ...]:

@@ -42,11 +42,9 @@ _BLOCK = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class StateReader:
-    """Reads hidden states at the ends of sequences and of their prompts.
-
-    `header`: the tokens that the chat template writes before a response; `budget`: tokens of a
-    forward pass; `cost` gets the tokens that were computed.
-    """
+    """Reads hidden states at the ends of sequences and of their prompts. `header`: the tokens that
+    the chat template writes before a response; `budget`: tokens of a forward pass; `cost` gets the
+    tokens that were computed."""
 
     network: RewardNetwork
     header: Tokens
@@ -55,8 +53,7 @@ class StateReader:
 
     @classmethod
     def of(cls, prepared: Prepared, cost: Cost) -> StateReader:
-        """A reader for the run's chat template; ConfigError where it writes nothing before a
-        response."""
+        """A reader for the run's chat template, which must write something before a response."""
         header = assistant_header(prepared.renderer)
         if not len(header):
             raise ConfigError(
@@ -159,12 +156,9 @@ def held_out_prompts(prompts: Ints, share: float, seed: int) -> Bools:
 def ridge_rows(
     states: NDArray[np.floating[Any]], targets: Floats, held_out: Bools, names: Sequence[str]
 ) -> list[RidgeRow]:
-    """A row for each attribute, from hidden states [R, D] and targets [R, K] with NaN where not
-    rated.
-
-    The `held_out` responses [R] choose the penalty. DataError: an attribute that is rated under no
-    held-out prompt, or under no other.
-    """
+    """A row for each attribute: states [R, D], targets [R, K] with NaN where not rated. The
+    `held_out` responses [R] choose the penalty: every attribute must be rated among them, and among
+    the others."""
     ridge = _Ridge(states)
     rows = []
     for target, name in zip(targets.T, names, strict=True):
@@ -187,11 +181,9 @@ def ridge_rows(
 
 
 class _Ridge:
-    """Ridge regressions on the same states, [R, D].
-
-    The eigenvectors of X^T X give the solution of every penalty, and attributes that are rated
-    together share them: scikit-learn would decompose X for each penalty and attribute again.
-    """
+    """Ridge regressions on the same states, [R, D]. The eigenvectors of X^T X give the solution of
+    every penalty, and attributes that are rated together share them: scikit-learn would decompose X
+    for each penalty and attribute again."""
 
     def __init__(self, states: NDArray[np.floating[Any]]) -> None:
         self._states = states

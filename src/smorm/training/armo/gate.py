@@ -65,10 +65,8 @@ def rank_correlation(x: Floats, y: Floats) -> float:
 
 
 def debias(reward: Floats, verbosity: Floats, limit: float) -> Debiased:
-    """The multiple of `verbosity` [N] that, subtracted, frees `reward` [N] from it.
-
-    A reward that is a multiple of verbosity itself is reduced to nothing.
-    """
+    """The multiple of `verbosity` [N] that, subtracted, frees `reward` [N] from it. A reward that
+    is a multiple of verbosity itself is reduced to nothing."""
     before = rank_correlation(reward, verbosity)
     if abs(before) <= limit:
         return Debiased(0.0, before, before)
@@ -143,11 +141,9 @@ def make_head(
 
 
 def train_gate(prepared: Prepared, head: GatedHead, pairs: PairFeatures, cost: Cost) -> None:
-    """Put the head in its place and train its gate by Bradley–Terry on the pairs.
-
-    Order, batch size, rates and schedule are those of `training`; both sides of a pair get one draw
-    of the gate's dropout. NonFiniteLossError: the loss or its gradient became NaN or infinite.
-    """
+    """Put the head in its place and train its gate by Bradley–Terry on the pairs. Order, batch
+    size, rates and schedule are those of `training`; both sides of a pair get one draw of the
+    gate's dropout. NonFiniteLossError: the loss or its gradient became NaN or infinite."""
     training, network = prepared.config.training, prepared.network
     objective = prepared.config.objective
     # The gate trains on the rewards that it will mix; the public code trains it on r, not on r'.

@@ -1,10 +1,8 @@
 """ArmoRM on the trainer's data and configuration (Wang et al., 2024, arXiv 2406.12845).
 
-The backbone stays as it comes, so its hidden states are computed once. Then follow
-
-1. a ridge row for each attribute,
-2. multiples of verbosity to subtract from them, over the responses of all pairs,
-3. a gate on the state at the end of the prompt, by Bradley–Terry on the pairs.
+The backbone stays as it comes, so its hidden states are computed once. Then follow a ridge row for
+each attribute, multiples of verbosity to subtract from them over the responses of all pairs, and a
+gate on the state at the end of the prompt, by Bradley–Terry on the pairs.
 """
 
 from __future__ import annotations

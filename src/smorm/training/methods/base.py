@@ -1,8 +1,5 @@
 """What a training method is: everything that differs between one and another.
 
-The class says what the method needs: its section of the configuration, the data, the rows of the
-head, the backbone. An object of it belongs to one run and computes the terms of each step.
-
 Most terms are sums over pairs and ratings, and micro-batches add up to them. Terms that are
 functions of a statistic over all pairs of the step (a mean, a correlation) are `step_terms`: a
 first pass without gradient computes the scores of the step, autograd the gradient of these terms
@@ -128,8 +125,7 @@ class Method:
     def step_terms(
         self, compared: torch.Tensor, micros: Sequence[MicroBatch]
     ) -> tuple[Terms, Metrics]:
-        """The terms over the scores of all pairs of the step: all rows of both sides, [P, 2, 1 +
-        K], of the pairs of these micro-batches, in order."""
+        """The terms over all pairs of the step, by all rows of both sides of them, [P, 2, 1 + K]."""
         return {}, {}
 
     def head_terms(self, network: RewardNetwork) -> Terms:

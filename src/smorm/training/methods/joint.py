@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 class Joint(Method):
     """Bradley–Terry on pairs and regression on ratings; either term is absent without its data.
-
-    With `weighting: learned`, `log_variance` [K] is the learned noise of each attribute.
-    """
+    With `weighting: learned`, `log_variance` [K] is the learned noise of each attribute."""
 
     uses_ratings = True
     trains: ClassVar[tuple[Rows, ...]] = (Rows.PREFERENCE, Rows.ATTRIBUTES)
