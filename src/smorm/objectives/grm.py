@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 
 from smorm.objectives.preference import bradley_terry
-from smorm.objectives.terms import Labels, Metrics, Term, Terms, Totals
+from smorm.objectives.terms import Labels, Losses, Term, Totals
 
 Regulariser = Literal["sft", "dpo", "dpo_noref"]
 
@@ -46,19 +46,17 @@ def grm(
     likelihoods: Likelihoods,
     mixture: Mixture,
     label_smoothing: float = 0.0,
-) -> tuple[Terms, Metrics]:
+) -> Losses:
     """The terms `preference` and `language`, already weighted, of scores [S, 1], and metrics
     (`log_likelihood`: mean over the step's preferred responses)."""
     # Every row of the loss comes from pairs, so that the mixture is of two means over pairs.
     if not len(labels.pairs):
         return {}, {}
+    chosen, rejected = scores[labels.pairs[:, 0], 0], scores[labels.pairs[:, 1], 0]
     loss, metrics = bradley_terry(
-        scores[labels.pairs[:, 0], 0],
-        scores[labels.pairs[:, 1], 0],
-        total=totals.pairs,
-        margin=labels.margins,
+        chosen, rejected, total=totals.pairs, margin=labels.margins,
         label_smoothing=label_smoothing,
-    )
+    )  # fmt: skip
     text_loss = text_losses(likelihoods, mixture.regulariser, mixture.beta).sum() / totals.pairs
     # Detached: a metric must not keep the graph of the language head alive.
     metrics["log_likelihood"] = likelihoods.policy[:, 0].detach().sum() / totals.pairs

@@ -11,7 +11,7 @@ import torch
 
 from smorm.objectives.preference import bradley_terry, centering
 from smorm.objectives.regression import Reduction, homoscedastic, regression
-from smorm.objectives.terms import Labels, Metrics, Rows, Term, Terms, Totals
+from smorm.objectives.terms import Labels, Losses, Metrics, Rows, Term, Terms, Totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ def joint(
     totals: Totals,
     weights: JointWeights,
     log_variance: torch.Tensor | None = None,
-) -> tuple[Terms, Metrics]:
+) -> Losses:
     """The terms `preference`, `centering` (where it has a weight) and `regression`, as far as the
     batch has labels for them, and metrics. Scores are all rows, [S, 1 + K]. With `log_variance` [K]
     the regression term is `homoscedastic`, without it `regression`."""
@@ -41,12 +41,9 @@ def joint(
     if len(labels.pairs):
         chosen, rejected = scores[labels.pairs[:, 0], 0], scores[labels.pairs[:, 1], 0]
         loss, metrics = bradley_terry(
-            chosen,
-            rejected,
-            total=totals.pairs,
-            margin=labels.margins,
+            chosen, rejected, total=totals.pairs, margin=labels.margins,
             label_smoothing=weights.label_smoothing,
-        )
+        )  # fmt: skip
         terms["preference"] = Term(loss)
         if weights.centering:
             penalty = centering(chosen, rejected, total=totals.pairs)
@@ -70,21 +67,13 @@ def _regression(
     # The totals are those of the step: micro-batches divide by ratings that others hold.
     if log_variance is None:
         return regression(
-            predicted,
-            labels.targets,
-            observed,
-            total_rated=totals.rated,
-            total_ratings=float(totals.ratings.sum()),
-            reduction=weights.reduction,
-        )
+            predicted, labels.targets, observed, total_rated=totals.rated,
+            total_ratings=float(totals.ratings.sum()), reduction=weights.reduction,
+        )  # fmt: skip
     scale = weights.likelihood_scale
     if scale is None:
         scale = torch.ones_like(log_variance)
     return homoscedastic(
-        predicted,
-        labels.targets,
-        observed,
-        log_variance,
-        totals=totals.ratings,
+        predicted, labels.targets, observed, log_variance, totals=totals.ratings,
         likelihood_scale=scale,
-    )
+    )  # fmt: skip

@@ -12,26 +12,23 @@ from __future__ import annotations
 import torch
 
 from smorm.objectives.preference import bradley_terry
-from smorm.objectives.terms import Labels, Metrics, Term, Terms, Totals
+from smorm.objectives.terms import Labels, Losses, Metrics, Term, Totals
 
 QUALITY, LENGTH = 0, 1
 
 
 def ranking(
     scores: torch.Tensor, labels: Labels, totals: Totals, label_smoothing: float = 0.0
-) -> tuple[Terms, Metrics]:
+) -> Losses:
     r"""$-\log \sigma((q + l)_c - (q + l)_r)$ of scores [S, 2], averaged over the pairs of the step.
     Metrics are of the quality row, and `ranking_accuracy` of the sum."""
     if not len(labels.pairs):
         return {}, {}
     chosen, rejected = scores[labels.pairs[:, 0]], scores[labels.pairs[:, 1]]
     loss, ranked = bradley_terry(
-        chosen.sum(-1),
-        rejected.sum(-1),
-        total=totals.pairs,
-        margin=labels.margins,
+        chosen.sum(-1), rejected.sum(-1), total=totals.pairs, margin=labels.margins,
         label_smoothing=label_smoothing,
-    )
+    )  # fmt: skip
     # Accuracy is that of the reward, which is the quality row; the sum is only trained.
     _, metrics = bradley_terry(
         chosen[:, QUALITY].detach(), rejected[:, QUALITY].detach(), total=totals.pairs

@@ -32,6 +32,7 @@ Terms = dict[str, Term]
 """Terms by name. The loss is the sum of their values."""
 Metrics = dict[str, torch.Tensor]
 """Scalars to report. Those of micro-batches add up to the value of the step."""
+Losses = tuple[Terms, Metrics]
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,9 +43,8 @@ PROBE = (512, 1024)
 """Tokens of the two micro-batches that are measured (at least; a sequence is never cut)."""
 RESERVE = {"cpu": 0.45, "cuda": 0.1}
 """Share of a micro-batch's bytes that is added for what the count cannot see: an allocator keeps
-freed memory in pieces that the next tensor does not fit. glibc keeps up to half as much again of
-tensors below 32 MB, and nothing of larger ones; with `MALLOC_MMAP_THRESHOLD_=65536` it keeps
-nothing at all, and the count is exact to 3 %, but every tensor costs its page faults."""
+freed memory in pieces that the next tensor does not fit, glibc up to half as much again of tensors
+below 32 MB."""
 FREE_SHARE = 0.8
 """Without `memory_budget`: this share of what is free when the run starts may be used."""
 CPU_MOST = 4096
@@ -119,22 +118,16 @@ def _choose(prepared: Prepared) -> int:
     log.info(
         "max_batch_tokens: auto is %d: a step takes about %s of %s (%s before it, %s gradients and "
         "moments, %.0f kB a token)",
-        tokens,
-        in_words(model.of(tokens)),
-        in_words(budget),
-        in_words(model.base),
-        in_words(model.state),
-        model.per_token * (1 + model.reserve) / 1e3,
-    )
+        tokens, in_words(model.of(tokens)), in_words(budget), in_words(model.base),
+        in_words(model.state), model.per_token * (1 + model.reserve) / 1e3,
+    )  # fmt: skip
     # A pair is never split, whatever the budget.
     longest = max(network.arrange(unit).num_tokens for unit in units)
     if longest > tokens:
         log.warning(
             "the longest record has %d tokens, more than max_batch_tokens: it is a batch by itself "
-            "and takes about %s",
-            longest,
-            in_words(model.of(longest)),
-        )
+            "and takes about %s", longest, in_words(model.of(longest)),
+        )  # fmt: skip
     return tokens
 
 
@@ -171,9 +164,7 @@ def parse_bytes(text: str) -> int:
 
 def in_words(count: float) -> str:
     """Bytes for the log: `1.25 GB`."""
-    if count >= 1e8:
-        return f"{count / 1e9:.2f} GB"
-    return f"{count / 1e6:.1f} MB"
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
 def measure(network: RewardNetwork, units: Sequence[Unit], *, half: bool) -> MemoryModel:

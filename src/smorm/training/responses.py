@@ -27,9 +27,8 @@ from smorm.trees.forest import common_prefix, end_of_last
 
 log = logging.getLogger(__name__)
 
+# They begin and end in different ways, so that none of their tokens is taken for the template's.
 _TEXTS = ("one", "six!", "end.", "x\n", "1", "yes", "No", "- x")
-"""They begin and end in different ways, so that none of their tokens is taken for the template's.
-"""
 _ENOUGH = 5
 
 
@@ -82,9 +81,7 @@ def response_start(chosen: Tokens, rejected: Tokens, header: Tokens) -> tuple[in
     shared = common_prefix(chosen, rejected)
     # Within the shared tokens: a response may itself hold what looks like a header.
     end = end_of_last(chosen[:shared], header)
-    if end is None:
-        return shared, False
-    return end, True
+    return (shared, False) if end is None else (end, True)
 
 
 def response_starts(pairs: Sequence[TokenPair], renderer: Renderer) -> NDArray[np.int64]:
@@ -100,10 +97,8 @@ def response_starts(pairs: Sequence[TokenPair], renderer: Renderer) -> NDArray[n
     if with_header < count:
         log.warning(
             "responses: %d of %d pairs have no header of an assistant's turn: the response "
-            "is taken to begin where the two sides differ",
-            count - with_header,
-            count,
-        )
+            "is taken to begin where the two sides differ", count - with_header, count,
+        )  # fmt: skip
     return starts
 
 

@@ -39,7 +39,7 @@ from smorm.training.sources import (
     fit_attributes,
     read_template,
     run_tokenizer,
-    sources_of,
+    to_source,
     token_set,
     tokenised_sources,
 )
@@ -94,8 +94,8 @@ def prepare(config: Config) -> Prepared:
     method, data, held = method_class(config), config.data, config.evaluation
     census, held_census = Census(), Census()
     # Sources that the method does not use are not even opened.
-    pairs = sources_of(data.preference, method.uses_pairs)
-    rated = sources_of(data.rated, method.uses_ratings)
+    pairs = list(map(to_source, data.preference)) * method.uses_pairs
+    rated = list(map(to_source, data.rated)) * method.uses_ratings
     template = read_template(config)
     tokenizer = run_tokenizer(config, pairs, rated)
     ensure_pad_token(tokenizer, template)
@@ -110,14 +110,20 @@ def prepare(config: Config) -> Prepared:
         no_pairs = method.uses_pairs and not train.pairs
         if no_pairs or (method.uses_ratings and not train.rated):
             raise DataError("no usable training record is left: " + "; ".join(census.lines()))
-        held_pairs = sources_of(held.preference, method.uses_pairs)
-        held_rated = sources_of(held.rated, bool(scales))
+        held_pairs = list(map(to_source, held.preference)) * method.uses_pairs
+        held_rated = list(map(to_source, held.rated)) * bool(scales)
         stores = tokenised_sources(
             config, held_pairs, held_rated, tokeniser, held_census, limit=held.limit
         )
         # Held-out ratings are on the scales of the training ratings.
         dev = token_set(stores, scales, held_census)
-    for line in [*_unmeasured(config), *held_census.lines()]:
+    lines = held_census.lines()
+    without = f"not measured: objective.kind {config.objective.kind} trains no"
+    if held.rated and not method.uses_ratings:
+        lines = [f"evaluation.rated: {without} attribute rows", *lines]
+    if held.preference and not method.uses_pairs:
+        lines = [f"evaluation.preference: {without} preference row", *lines]
+    for line in lines:
         log.info("held-out data: %s", line)
     # From here on the scales are those of the head's rows, which a method may change.
     scales = method.rows(scales)
@@ -126,16 +132,6 @@ def prepare(config: Config) -> Prepared:
     card = _card(config, renderer, scales, train, data_hash)
     order = _order(config, train)
     return Prepared(config, network, tokenizer, card, train, dev, order, census, data_hash)
-
-
-def _unmeasured(config: Config) -> list[str]:
-    objective, held, lines = config.objective, config.evaluation, []
-    without = f"not measured: objective.kind {objective.kind} trains no"
-    if held.preference and not objective.uses_pairs:
-        lines.append(f"evaluation.preference: {without} preference row")
-    if held.rated and not objective.uses_ratings:
-        lines.append(f"evaluation.rated: {without} attribute rows")
-    return lines
 
 
 def _network(config: Config, tokenizer: Any, attributes: int) -> RewardNetwork:
@@ -174,23 +170,16 @@ def _network(config: Config, tokenizer: Any, attributes: int) -> RewardNetwork:
 def _backbone(config: Config, tokenizer: Any) -> tuple[Any, LanguageHead | None]:
     spec = config.model.backbone
     if isinstance(spec, Architecture):
-        backbone = build_backbone(
-            spec.architecture,
-            spec.fields(),
-            seed=config.training.seed if spec.seed is None else spec.seed,
-            tokenizer=tokenizer,
-            max_tokens=config.data.max_tokens,
-        )
-        return backbone, None
+        seed = config.training.seed if spec.seed is None else spec.seed
+        options = {"tokenizer": tokenizer, "max_tokens": config.data.max_tokens}
+        return build_backbone(spec.architecture, spec.fields(), seed=seed, **options), None
     if not method_class(config).keeps_language_head:
         return load_backbone(spec), None
     # A language head that is tied to the embedding is in every folder, a reward model's too: only
     # the score head distinguishes the two.
     if Path(spec).is_dir() and find_head(Path(spec)) is not None:
-        raise ModelError(
-            f"{spec}: objective.kind {config.objective.kind} needs a language model, not a reward "
-            "model"
-        )
+        needed = f"objective.kind {config.objective.kind} needs a language model"
+        raise ModelError(f"{spec}: {needed}, not a reward model")
     return load_language_model(spec, len(tokenizer))
 
 
@@ -241,11 +230,7 @@ def _order(config: Config, train: TokenSet) -> DataOrder:
 
 
 def _card(
-    config: Config,
-    renderer: Renderer,
-    scales: list[AttributeScale],
-    train: TokenSet,
-    data_hash: str,
+    config: Config, renderer: Renderer, scales: list[AttributeScale], train: TokenSet, hashed: str
 ) -> ModelCard:
     method, means, base = method_class(config), {}, None
     if method.uses_ratings:
@@ -267,6 +252,6 @@ def _card(
         chat_template=renderer.chat_template,
         renderer=renderer.fingerprint,
         base=base,
-        hashes={"config": config.hash, "data": data_hash},
+        hashes={"config": config.hash, "data": hashed},
         versions=versions(),
     )

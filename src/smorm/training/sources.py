@@ -71,13 +71,6 @@ def to_source(source: SourceConfig) -> Source:
     return Source(**source.model_dump())
 
 
-def sources_of(configured: Sequence[SourceConfig], used: bool) -> list[Source]:
-    """All of these sources, or none where they are not used."""
-    if not used:
-        return []
-    return [to_source(source) for source in configured]
-
-
 def training_texts(
     config: Config, preference: Sequence[Source], rated: Sequence[Source]
 ) -> Iterator[str]:
@@ -100,19 +93,14 @@ def run_tokenizer(config: Config, preference: Sequence[Source], rated: Sequence[
     spec = config.model.tokenizer
     if isinstance(spec, TrainedTokenizer):
         return train_bpe(training_texts(config, preference, rated), spec.vocab_size)
-    if spec is None:
-        assert isinstance(config.model.backbone, str)
-        spec = config.model.backbone
-    return load_tokenizer(spec)
+    return load_tokenizer(spec or str(config.model.backbone))
 
 
 def read_template(config: Config) -> str | None:
     """The text of `model.chat_template`; None where the tokenizer's is used."""
     path = config.model.chat_template
-    if path is None:
-        return None
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8") if path else None
     except OSError as error:
         raise ConfigError(f"model.chat_template: {path}: {error.strerror}") from error
 
@@ -135,6 +123,8 @@ def tokenised_sources(
         stores: list[TokenStore] = []
         room = limit
         for source in sources:
+            if room == 0:
+                break
             # The limit goes to the reader: what is beyond it is never read or tokenised.
             if room is not None:
                 source = replace(source, limit=min(room, source.limit or room))
@@ -144,8 +134,6 @@ def tokenised_sources(
             census.merge(store.census)
             if room is not None:
                 room -= store.records
-                if room == 0:
-                    break
         return tuple(stores)
 
     return Stores(tokens(preference, "preference"), tokens(rated, "rated"))

@@ -80,9 +80,8 @@ def _board(folder: Path, done: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise ConfigError(
-            "training.tensorboard needs tensorboard: pip install 'smorm[track]'"
-        ) from error
+        needed = "training.tensorboard needs tensorboard: pip install 'smorm[track]'"
+        raise ConfigError(needed) from error
     # Steps after the checkpoint come again: without the purge the curve would have both.
     return SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
 

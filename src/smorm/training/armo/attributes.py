@@ -129,9 +129,7 @@ def fit_rows(
     for name, row in zip(fitted, rows, strict=True):
         log.info("ridge, %s: alpha %g, squared error %.4f over %d held-out ratings",
                  name, row.alpha, row.errors[row.alpha], row.held_out)  # fmt: skip
-    verbosity = None
-    if debias is not None:
-        verbosity = rows[fitted.index(debias)]
+    verbosity = rows[fitted.index(debias)] if debias is not None else None
     return Stage1(rows[: len(names)], verbosity)
 
 
@@ -213,15 +211,9 @@ class _Ridge:
 
 @dataclass(frozen=True, slots=True)
 class PairFeatures:
-    """What the gate reads of the pairs.
-
-    Attributes:
-        ratings: the attribute rows of both sides, [P, 2, K].
-        verbosity: the row of verbosity of both, [P, 2].
-        prompts: states at the ends of prompts, [U, D].
-        which: prompt of either side, [P, 2].
-        margins: [P].
-    """
+    """What the gate reads of the pairs: of both sides the attribute rows [P, 2, K] and the row of
+    verbosity [P, 2], states at the ends of prompts [U, D], which of these is either side's prompt
+    [P, 2], and margins [P]."""
 
     ratings: torch.Tensor
     verbosity: torch.Tensor
@@ -233,9 +225,7 @@ class PairFeatures:
 def read_pairs(reader: StateReader, data: TokenSet, stage1: Stage1) -> PairFeatures:
     """The rows on all pairs, and the states at the ends of their prompts."""
     weights = np.stack([row.weights for row in stage1.rows], axis=1)
-    verbosity = np.zeros(len(weights))
-    if stage1.verbosity is not None:
-        verbosity = stage1.verbosity.weights
+    verbosity = stage1.verbosity.weights if stage1.verbosity else np.zeros(len(weights))
     rows = np.column_stack([weights, verbosity])
     units, margins = [], []
     for pair in data.pairs:
@@ -254,9 +244,6 @@ def read_pairs(reader: StateReader, data: TokenSet, stage1: Stage1) -> PairFeatu
     # States are dropped batch by batch; only their products with the rows stay in memory.
     table = torch.from_numpy(np.stack(scores)).float()
     return PairFeatures(
-        table[..., :-1],
-        table[..., -1],
-        torch.from_numpy(np.concatenate(prompts)),
-        torch.from_numpy(np.stack(which)),
-        torch.tensor(margins),
-    )
+        table[..., :-1], table[..., -1], torch.from_numpy(np.concatenate(prompts)),
+        torch.from_numpy(np.stack(which)), torch.tensor(margins),
+    )  # fmt: skip

@@ -152,9 +152,8 @@ def train_gate(prepared: Prepared, head: GatedHead, pairs: PairFeatures, cost: C
     network.head = head.train().to(network.device)
     total = training.max_steps or prepared.order.num_steps(training.epochs)
     optimizer = make_optimizer(training, network, {})
-    folder, devices = prepared.config.output.folder, []
-    if network.device.type == "cuda":
-        devices.append(network.device)
+    folder = prepared.config.output.folder
+    devices = [network.device] if network.device.type == "cuda" else []
     with (
         closing(Tracker(folder, tensorboard=training.tensorboard)) as tracker,
         progress(total, 0, training.log_every) as show,
@@ -203,9 +202,7 @@ def gate_loss(
     shares = head.gate_weights(pairs.prompts[used].to(device))[index.to(device)]
     scores = head.mix(shares.flatten(0, 1), debiased[chosen].to(device).flatten(0, 1))
     sides = scores.unflatten(0, (-1, 2))
-    margin = None
-    if objective.use_margin:
-        margin = pairs.margins[chosen].to(device)
+    margin = pairs.margins[chosen].to(device) if objective.use_margin else None
     return bradley_terry(
         sides[:, 0], sides[:, 1], total=len(chosen), margin=margin,
         label_smoothing=objective.label_smoothing,

@@ -37,10 +37,8 @@ def train_armo(config: Config, *, resume: bool = False) -> Path:
     """
     folder = config.output.folder
     if resume:
-        raise ConfigError(
-            "--resume: objective.kind armo writes no checkpoints: leave out --resume, and it "
-            "starts from the beginning"
-        )
+        problem = "--resume: objective.kind armo writes no checkpoints"
+        raise ConfigError(f"{problem}: leave out --resume, and it starts from the beginning")
     if config.training.threads is not None:
         torch.set_num_threads(config.training.threads)
     refuse_another_run(folder, folder / "checkpoints", resume=False)

@@ -22,7 +22,7 @@ from smorm.config import Config, ObjectiveSection
 from smorm.config.base import Section
 from smorm.data.scaling import AttributeScale
 from smorm.model.network import RewardNetwork
-from smorm.objectives.terms import Metrics, Rows, Terms, Totals
+from smorm.objectives.terms import Losses, Rows, Terms, Totals
 from smorm.training.batches import MicroBatch
 
 if TYPE_CHECKING:
@@ -118,14 +118,12 @@ class Method:
         """One pass through the network."""
         return Outputs(network(micro.batch))
 
-    def terms(self, outputs: Outputs, micro: MicroBatch, totals: Totals) -> tuple[Terms, Metrics]:
+    def terms(self, outputs: Outputs, micro: MicroBatch, totals: Totals) -> Losses:
         """The terms that micro-batches add up to, divided by the totals of the step."""
         raise NotImplementedError
 
-    def step_terms(
-        self, compared: torch.Tensor, micros: Sequence[MicroBatch]
-    ) -> tuple[Terms, Metrics]:
-        """The terms over all pairs of the step, by all rows of both sides of them, [P, 2, 1 + K]."""
+    def step_terms(self, compared: torch.Tensor, micros: Sequence[MicroBatch]) -> Losses:
+        """The terms over all pairs of the step, by all rows of both sides, [P, 2, 1 + K]."""
         return {}, {}
 
     def head_terms(self, network: RewardNetwork) -> Terms:

@@ -16,7 +16,7 @@ from smorm.config.base import Section
 from smorm.model.language import LanguageHead, response_tokens
 from smorm.model.network import RewardNetwork, leaf_rows
 from smorm.objectives.grm import Likelihoods, Mixture, Regulariser, grm
-from smorm.objectives.terms import Metrics, Terms, Totals
+from smorm.objectives.terms import Losses, Totals
 from smorm.training.batches import MicroBatch
 from smorm.training.methods.base import Method, Outputs
 from smorm.training.responses import response_starts
@@ -86,7 +86,7 @@ class Grm(Method):
         scores = network.head(states.index_select(0, leaf_rows(micro.batch)))
         return Outputs(scores, network.language.response_log_probs(states, responses, len(lengths)))
 
-    def terms(self, outputs: Outputs, micro: MicroBatch, totals: Totals) -> tuple[Terms, Metrics]:
+    def terms(self, outputs: Outputs, micro: MicroBatch, totals: Totals) -> Losses:
         assert outputs.log_probs is not None
         reference = None
         # Indexed by pair, so that it does not depend on how steps are split.

@@ -11,8 +11,7 @@ import torch
 from smorm.config import ObjectiveSection
 from smorm.objectives.joint import JointWeights, joint
 from smorm.objectives.preference import batch_sum, positive
-from smorm.objectives.regression import Reduction
-from smorm.objectives.terms import Metrics, Rows, Term, Terms, Totals
+from smorm.objectives.terms import Losses, Rows, Term, Terms, Totals
 from smorm.training.batches import MicroBatch
 from smorm.training.methods.base import Method, Outputs, View
 
@@ -51,7 +50,12 @@ class Joint(Method):
             self.log_variance = torch.nn.Parameter(torch.zeros(len(counts), device=device))
             self.parameters = {"log_variance": self.log_variance}
             self.parameter_learning_rate = objective.noise_learning_rate
-        weight, reduction = _regression_weight(objective)
+        # `paper` and `learned` sum over attributes: with learned noise each has a weight already.
+        weight, reduction = 1.0, objective.reduction
+        if objective.weighting == "fixed":
+            weight = objective.weight
+        else:
+            reduction = "mean" if objective.weighting == "official" else "sum"
         self.weights = JointWeights(
             objective.label_smoothing, weight, reduction, scale, objective.centering
         )
@@ -60,12 +64,10 @@ class Joint(Method):
     def needs_step_scores(self) -> bool:
         return bool(self.objective.positive_regularisation or self.objective.bsr)
 
-    def terms(self, outputs: Outputs, micro: MicroBatch, totals: Totals) -> tuple[Terms, Metrics]:
+    def terms(self, outputs: Outputs, micro: MicroBatch, totals: Totals) -> Losses:
         return joint(outputs.scores, micro.labels, totals, self.weights, self.log_variance)
 
-    def step_terms(
-        self, compared: torch.Tensor, micros: Sequence[MicroBatch]
-    ) -> tuple[Terms, Metrics]:
+    def step_terms(self, compared: torch.Tensor, micros: Sequence[MicroBatch]) -> Losses:
         # The last index is the row of the head: both regularisers are of the preference row.
         chosen, rejected = compared[:, 0, 0], compared[:, 1, 0]
         objective = self.objective
@@ -83,12 +85,3 @@ class Joint(Method):
         # The variance is learned as a logarithm, so that it stays positive.
         std = torch.exp(self.log_variance.detach() / 2).tolist()
         return {f"noise/{name}": value for name, value in zip(self.attributes, std, strict=True)}
-
-
-def _regression_weight(objective: ObjectiveSection) -> tuple[float, Reduction]:
-    # `paper` and `learned` sum over attributes: with learned noise each has a weight already.
-    if objective.weighting == "official":
-        return 1.0, "mean"
-    if objective.weighting == "fixed":
-        return objective.weight, objective.reduction
-    return 1.0, "sum"

@@ -13,7 +13,7 @@ from smorm.config.objective import Weight
 from smorm.data.scaling import AttributeScale
 from smorm.model.network import RewardNetwork
 from smorm.objectives import odin
-from smorm.objectives.terms import Metrics, Term, Terms, Totals
+from smorm.objectives.terms import Losses, Term, Terms, Totals
 from smorm.training.batches import MicroBatch
 from smorm.training.methods.base import Method, Outputs
 from smorm.training.responses import response_lengths, response_starts
@@ -58,13 +58,11 @@ class Odin(Method):
     def needs_step_scores(self) -> bool:
         return self.settings.length > 0
 
-    def terms(self, outputs: Outputs, micro: MicroBatch, totals: Totals) -> tuple[Terms, Metrics]:
+    def terms(self, outputs: Outputs, micro: MicroBatch, totals: Totals) -> Losses:
         smoothing = self.objective.label_smoothing
         return odin.ranking(outputs.scores, micro.labels, totals, smoothing)
 
-    def step_terms(
-        self, compared: torch.Tensor, micros: Sequence[MicroBatch]
-    ) -> tuple[Terms, Metrics]:
+    def step_terms(self, compared: torch.Tensor, micros: Sequence[MicroBatch]) -> Losses:
         lengths = response_lengths(micros, self.starts).to(compared.device)
         length, metrics = odin.length_term(compared, lengths)
         return {"length": Term(self.settings.length * length)}, metrics
