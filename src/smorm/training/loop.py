@@ -17,6 +17,7 @@ import torch
 from smorm.config import Config, decisive
 from smorm.errors import Interrupted, NonFiniteLossError
 from smorm.model.store import save_model
+from smorm.training import optim
 from smorm.training.batches import Batches, prefetched
 from smorm.training.checkpoint import Named, save_checkpoint
 from smorm.training.folder import (
@@ -28,13 +29,6 @@ from smorm.training.folder import (
 )
 from smorm.training.memory import resolve_batch_tokens
 from smorm.training.methods import Method, make_method, method_class
-from smorm.training.optim import (
-    clip_gradients,
-    learning_rate_factor,
-    make_optimizer,
-    named_trainable,
-    set_learning_rate,
-)
 from smorm.training.setup import Prepared, prepare
 from smorm.training.step import Abandoned, StepResult, diagnose_step, run_step, some_records
 from smorm.training.tracking import Tracker, due, progress, validate
@@ -69,8 +63,10 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
     # The method comes before a checkpoint is loaded: it may need the outputs of the model that
     # training began with (GRM's reference), and computes the same again when a run goes on.
     method = make_method(prepared)
-    named = named_trainable(network, method.parameters)
-    optimizer = make_optimizer(training, network, method.parameters, method.parameter_learning_rate)
+    named = optim.named_trainable(network, method.parameters)
+    optimizer = optim.make_optimizer(
+        training, network, method.parameters, method.parameter_learning_rate
+    )
     total = training.max_steps or prepared.order.num_steps(training.epochs)
     # Weights and moments come from the checkpoint; order, dropout and rate follow from the step.
     done = 0
@@ -93,8 +89,8 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
         for step in range(done, total):
             started = time.monotonic()
             # The rate is a function of the step: no scheduler has a state to be saved.
-            factor = learning_rate_factor(step, total, training.warmup, training.schedule)
-            set_learning_rate(optimizer, factor)
+            factor = optim.learning_rate_factor(step, total, training.warmup, training.schedule)
+            optim.set_learning_rate(optimizer, factor)
             # None, not zeros: AdamW skips parameters without a gradient.
             optimizer.zero_grad(set_to_none=True)
             try:
@@ -103,7 +99,7 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
                 # Its gradients are partial: the checkpoint is of the step before it.
                 save(step)
                 raise Interrupted(f"stopped after step {step}; go on with --resume") from None
-            norm = clip_gradients(named.values(), training.max_grad_norm)
+            norm = optim.clip_gradients(named.values(), training.max_grad_norm)
             # Before the update: weights and moments stay as they were in the last checkpoint.
             if not math.isfinite(norm):
                 raise _overflow(prepared, step, norm)

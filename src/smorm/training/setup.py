@@ -30,19 +30,10 @@ from smorm.model.verify import choose_layout
 from smorm.objectives.terms import Rows
 from smorm.text.chat import Renderer
 from smorm.text.padding import ensure_pad_token
+from smorm.training import sources
 from smorm.training.batches import Batcher, MicroBatch
 from smorm.training.methods import method_class
-from smorm.training.sources import (
-    TokenSet,
-    attribute_means,
-    data_fingerprint,
-    fit_attributes,
-    read_template,
-    run_tokenizer,
-    to_source,
-    token_set,
-    tokenised_sources,
-)
+from smorm.training.sources import TokenSet
 
 log = logging.getLogger(__name__)
 
@@ -94,29 +85,29 @@ def prepare(config: Config) -> Prepared:
     method, data, held = method_class(config), config.data, config.evaluation
     census, held_census = Census(), Census()
     # Sources that the method does not use are not even opened.
-    pairs = list(map(to_source, data.preference)) * method.uses_pairs
-    rated = list(map(to_source, data.rated)) * method.uses_ratings
-    template = read_template(config)
-    tokenizer = run_tokenizer(config, pairs, rated)
+    pairs = list(map(sources.to_source, data.preference)) * method.uses_pairs
+    rated = list(map(sources.to_source, data.rated)) * method.uses_ratings
+    template = sources.read_template(config)
+    tokenizer = sources.run_tokenizer(config, pairs, rated)
     ensure_pad_token(tokenizer, template)
     renderer = Renderer(tokenizer, template, data.max_tokens)
     # Any other program that loads the model renders the same ids.
     tokenizer.chat_template = renderer.chat_template
     encoder = Encoder(renderer, data.max_tokens, data.overlong)
     with Tokeniser(encoder, data.workers) as tokeniser:
-        stores = tokenised_sources(config, pairs, rated, tokeniser, census)
-        scales = fit_attributes(config, stores, census)
-        train = token_set(stores, scales, census)
+        stores = sources.tokenised_sources(config, pairs, rated, tokeniser, census)
+        scales = sources.fit_attributes(config, stores, census)
+        train = sources.token_set(stores, scales, census)
         no_pairs = method.uses_pairs and not train.pairs
         if no_pairs or (method.uses_ratings and not train.rated):
             raise DataError("no usable training record is left: " + "; ".join(census.lines()))
-        held_pairs = list(map(to_source, held.preference)) * method.uses_pairs
-        held_rated = list(map(to_source, held.rated)) * bool(scales)
-        stores = tokenised_sources(
+        held_pairs = list(map(sources.to_source, held.preference)) * method.uses_pairs
+        held_rated = list(map(sources.to_source, held.rated)) * bool(scales)
+        stores = sources.tokenised_sources(
             config, held_pairs, held_rated, tokeniser, held_census, limit=held.limit
         )
         # Held-out ratings are on the scales of the training ratings.
-        dev = token_set(stores, scales, held_census)
+        dev = sources.token_set(stores, scales, held_census)
     lines = held_census.lines()
     without = f"not measured: objective.kind {config.objective.kind} trains no"
     if held.rated and not method.uses_ratings:
@@ -128,7 +119,7 @@ def prepare(config: Config) -> Prepared:
     # From here on the scales are those of the head's rows, which a method may change.
     scales = method.rows(scales)
     network = _network(config, tokenizer, len(scales))
-    data_hash = data_fingerprint(train)
+    data_hash = sources.data_fingerprint(train)
     card = _card(config, renderer, scales, train, data_hash)
     order = _order(config, train)
     return Prepared(config, network, tokenizer, card, train, dev, order, census, data_hash)
@@ -234,7 +225,7 @@ def _card(
 ) -> ModelCard:
     method, means, base = method_class(config), {}, None
     if method.uses_ratings:
-        means = attribute_means(scales, train)
+        means = sources.attribute_means(scales, train)
     # Adapters are saved without their backbone: the card says where it is.
     if config.model.lora is not None:
         base = str(config.model.backbone)

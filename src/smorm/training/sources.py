@@ -14,20 +14,12 @@ import numpy as np
 
 from smorm.arrays import Floats, Ints
 from smorm.config import Config, SourceConfig, TrainedTokenizer
+from smorm.data import token_store
 from smorm.data.census import Census, DropReason
 from smorm.data.reading import Source, read_preferences, read_rated
 from smorm.data.scaling import AttributeScale, apply_scales, fit_scales, restore_scales
 from smorm.data.token_cache import TokenRequest, tokens_of
-from smorm.data.token_store import (
-    StoreKind,
-    TokenPair,
-    TokenRated,
-    TokenStore,
-    pairs_of,
-    prompt_ids,
-    rated_of,
-    where_of,
-)
+from smorm.data.token_store import StoreKind, TokenPair, TokenRated, TokenStore
 from smorm.data.tokeniser import Tokeniser
 from smorm.errors import ConfigError
 from smorm.model.backbone import load_tokenizer
@@ -159,16 +151,16 @@ def token_set(stores: Stores, scales: list[AttributeScale], census: Census) -> T
     has_rating = ~np.isnan(ratings).all(axis=1)
     # A record that was dropped when it became tokens has no tokens, and was counted then.
     has_tokens = np.concatenate([[], *(store.lengths() > 0 for store in stores.rated)]).astype(bool)
-    for where in where_of(stores.rated, np.flatnonzero(has_tokens & ~has_rating)):
+    for where in token_store.where_of(stores.rated, np.flatnonzero(has_tokens & ~has_rating)):
         census.add(DropReason.UNKNOWN_ATTRIBUTES, where)
     usable = np.flatnonzero(has_tokens & has_rating)
     targets = ratings[usable]
     if len(usable):
         targets = apply_scales(scales, targets)
-    pair_prompts, rated_prompts = prompt_ids(stores.pairs, stores.rated, usable)
+    pair_prompts, rated_prompts = token_store.prompt_ids(stores.pairs, stores.rated, usable)
     return TokenSet(
-        pairs=pairs_of(stores.pairs, pair_prompts),
-        rated=rated_of(stores.rated, usable, rated_prompts),
+        pairs=token_store.pairs_of(stores.pairs, pair_prompts),
+        rated=token_store.rated_of(stores.rated, usable, rated_prompts),
         targets=targets,
         pair_prompts=pair_prompts,
         rated_prompts=rated_prompts,

@@ -29,15 +29,10 @@ from smorm.errors import NonFiniteLossError
 from smorm.model.heads import GatedHead, gate_network
 from smorm.objectives.preference import bradley_terry
 from smorm.objectives.terms import Metrics
+from smorm.training import optim
 from smorm.training.armo.attributes import PairFeatures, Stage1, StateReader
 from smorm.training.folder import Cost
 from smorm.training.methods.armo import ArmoSection
-from smorm.training.optim import (
-    clip_gradients,
-    learning_rate_factor,
-    make_optimizer,
-    set_learning_rate,
-)
 from smorm.training.setup import Prepared
 from smorm.training.tracking import Tracker, due, progress, validate
 
@@ -151,7 +146,7 @@ def train_gate(prepared: Prepared, head: GatedHead, pairs: PairFeatures, cost: C
     # In its place before training, so that `validate` scores with it.
     network.head = head.train().to(network.device)
     total = training.max_steps or prepared.order.num_steps(training.epochs)
-    optimizer = make_optimizer(training, network, {})
+    optimizer = optim.make_optimizer(training, network, {})
     folder = prepared.config.output.folder
     devices = [network.device] if network.device.type == "cuda" else []
     with (
@@ -161,13 +156,13 @@ def train_gate(prepared: Prepared, head: GatedHead, pairs: PairFeatures, cost: C
     ):
         torch.manual_seed(training.seed)
         for step in range(1, total + 1):
-            factor = learning_rate_factor(step - 1, total, training.warmup, training.schedule)
-            set_learning_rate(optimizer, factor)
+            factor = optim.learning_rate_factor(step - 1, total, training.warmup, training.schedule)
+            optim.set_learning_rate(optimizer, factor)
             optimizer.zero_grad(set_to_none=True)
             chosen = torch.from_numpy(prepared.order.step(step - 1)[0])
             loss, metrics = gate_loss(objective, head, pairs, debiased, chosen)
             loss.backward()
-            norm = clip_gradients(network.head.parameters(), training.max_grad_norm)
+            norm = optim.clip_gradients(network.head.parameters(), training.max_grad_norm)
             value = loss.item()
             if not math.isfinite(value) or not math.isfinite(norm):
                 raise NonFiniteLossError(
