@@ -232,8 +232,8 @@ def test_settings_that_mean_nothing_are_refused(tmp_path: Any, changes: Any, tol
 def test_ratings_may_be_absent_where_a_rival_needs_none() -> None:
     values = config_of(Path("x"), objective={"kind": "odin"}).as_dict()
     values["data"]["rated"] = []
-    assert parse_config(values).objective.uses_pairs
-    assert not parse_config(values).objective.uses_ratings
+    assert parse_config(values).objective.method.uses_pairs
+    assert not parse_config(values).objective.method.uses_ratings
 
 
 def test_forward_gives_what_the_network_gives() -> None:

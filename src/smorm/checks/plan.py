@@ -91,8 +91,8 @@ def sources_of_config(config: Config, limit: int | None = None) -> tuple[Checked
     objective, data, evaluation = config.objective, config.data, config.evaluation
     # Sets that the objective ignores are not read by the run, and not checked.
     groups: list[tuple[Any, Any, bool, bool]] = [
-        (data.preference, "preference", False, objective.uses_pairs),
-        (data.rated, "rated", False, objective.uses_ratings),
+        (data.preference, "preference", False, objective.method.uses_pairs),
+        (data.rated, "rated", False, objective.method.uses_ratings),
         (evaluation.preference, "preference", True, True),
         (evaluation.rated, "rated", True, True),
     ]

@@ -68,13 +68,9 @@ def run(
         tokens = planning.tokens_of_config(loaded, max_tokens)
     elif model is not None:
         tokens = planning.tokens_of_model(model, max_tokens)
-    plan = planning.Plan(
-        sources,
-        tuple(planning.parse_against(text) for text in against or []),
-        dict(planning.parse_range(text) for text in value_range or []),
-        tokens,
-    )
-    report = check(plan)
+    benchmarks = tuple(map(planning.parse_against, against or []))
+    ranges = dict(map(planning.parse_range, value_range or []))
+    report = check(planning.Plan(sources, benchmarks, ranges, tokens))
     # Written before it is printed: a closed pipe must not lose the findings.
     if output is not None:
         write_json(output, report.as_dict())

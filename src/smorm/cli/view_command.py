@@ -109,12 +109,7 @@ def run(
 
 
 def _fit(
-    model: RewardModel,
-    kind: str,
-    rows: list[str] | None,
-    free: list[str],
-    kappa: float | None,
-    name: str,
+    model: RewardModel, kind: str, rows: Texts, free: list[str], kappa: float | None, name: str
 ) -> Fit:
     from smorm.errors import ConfigError
     from smorm.model.views import PREFERENCE, largest_monotone_kappa

@@ -13,14 +13,8 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Protocol, TypeVar
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    SerializeAsAny,
-    create_model,
-    field_validator,
-    model_validator,
-)
+import pydantic
+from pydantic import Field
 from pydantic.fields import FieldInfo
 
 from smorm.config.base import Section
@@ -59,9 +53,9 @@ METHODS: Registry[MethodSpec] = Registry(
     },
 )
 
+# Every resolved configuration holds these sections. Hashes of configurations, by which runs are
+# resumed and found again, were computed with them; no name may be added.
 _ALWAYS_WRITTEN = ("odin", "grm", "armo")
-"""Sections that every resolved configuration holds. Hashes of configurations, by which runs are
-resumed and found again, were computed with them; no name may be added."""
 
 
 class ObjectiveSection(Section):
@@ -88,7 +82,7 @@ class ObjectiveSection(Section):
     reduction: Literal["sum", "mean"] = "mean"
     noise_learning_rate: Annotated[float, Field(gt=0)] = 0.01
 
-    @field_validator("kind", mode="after")
+    @pydantic.field_validator("kind", mode="after")
     @classmethod
     def _registered(cls, kind: str) -> str:
         if kind in METHODS:
@@ -98,7 +92,7 @@ class ObjectiveSection(Section):
         hint = "".join(f"; did you mean {name!r}?" for name in nearest)
         raise ValueError(f"expected one of {', '.join(known)}, got {kind!r}{hint}")
 
-    @model_validator(mode="after")
+    @pydantic.model_validator(mode="after")
     def _acts_on_the_method(self) -> ObjectiveSection:
         """A setting that would change nothing is refused."""
         # Compared with defaults, not with what was written: resolved configurations hold all keys.
@@ -107,7 +101,7 @@ class ObjectiveSection(Section):
                 kinds = kinds_with(lambda method: method.regularised)
                 raise ValueError(f"{name}: with kind {kinds} only, not {self.kind}")
         for name in ("label_smoothing", "use_margin"):
-            if getattr(self, name) and not self.uses_pairs:
+            if getattr(self, name) and not self.method.uses_pairs:
                 raise ValueError(
                     f"{name}: of preference pairs, which kind {self.kind} does not use"
                 )
@@ -121,14 +115,6 @@ class ObjectiveSection(Section):
     @property
     def method(self) -> MethodSpec:
         return METHODS[self.kind]
-
-    @property
-    def uses_pairs(self) -> bool:
-        return self.method.uses_pairs
-
-    @property
-    def uses_ratings(self) -> bool:
-        return self.method.uses_ratings
 
     def settings(self, section: type[S]) -> S:
         """The section of this method, an instance of the given class."""
@@ -154,7 +140,7 @@ def _class_with(methods: Mapping[str, MethodSpec]) -> type[ObjectiveSection]:
 @functools.cache
 def _made_class(sections: tuple[tuple[str, type[Section]], ...]) -> type[ObjectiveSection]:
     fields: dict[str, Any] = {name: (section, section()) for name, section in sections}
-    return create_model("ObjectiveSection", __base__=ObjectiveSection, **fields)
+    return pydantic.create_model("ObjectiveSection", __base__=ObjectiveSection, **fields)
 
 
 def parse_objective(values: Any) -> Any:
@@ -168,7 +154,9 @@ def parse_objective(values: Any) -> Any:
     return _class_with(methods).model_validate(values)
 
 
-Objective = Annotated[SerializeAsAny[ObjectiveSection], BeforeValidator(parse_objective)]
+Objective = Annotated[
+    pydantic.SerializeAsAny[ObjectiveSection], pydantic.BeforeValidator(parse_objective)
+]
 """The type of the key `objective`."""
 
 

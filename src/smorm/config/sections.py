@@ -235,9 +235,9 @@ class Config(Section):
     def _fits_the_method(self) -> Config:
         # Here rather than in the sections, each of which sees only itself.
         objective, kind = self.objective, self.objective.kind
-        if objective.uses_pairs and not self.data.preference:
+        if objective.method.uses_pairs and not self.data.preference:
             raise ValueError(f"data.preference: objective.kind {kind} needs preference pairs")
-        if objective.uses_ratings and not self.data.rated:
+        if objective.method.uses_ratings and not self.data.rated:
             raise ValueError(f"data.rated: objective.kind {kind} needs rated responses")
         head = self.model.head
         if head not in objective.method.heads:

@@ -58,20 +58,13 @@ def model_card(facts: ModelFacts, results: Sequence[Result], options: CardOption
     title = options.repo or facts.name
     config = without_folders(facts.config)
     card = ModelCard.from_template(
-        _metadata(facts, title, rows, options),
-        template_path=str(_TEMPLATE),
-        facts=facts,
-        title=title,
-        view=facts.standard_view,
+        _metadata(facts, title, rows, options), template_path=str(_TEMPLATE),
+        facts=facts, title=title, view=facts.standard_view,
         config_text=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
-        rows=rows,
-        method_rows=method_rows,
-        of_this_run=bool(of_run),
-        findings=_findings(results, of_method),
-        limits=_limits(rows, facts),
-        fingerprints=_fingerprints(facts, used),
-        **_FUNCTIONS,
-    )
+        rows=rows, method_rows=method_rows, of_this_run=bool(of_run),
+        findings=_findings(results, of_method), limits=_limits(rows, facts),
+        fingerprints=_fingerprints(facts, used), **_FUNCTIONS,
+    )  # fmt: skip
     return f"{card}\n"
 
 
@@ -111,28 +104,21 @@ def _metadata(facts: ModelFacts, title: str, rows: Sequence[Row], options: CardO
             # The hub's index holds plain numbers: one that does not exist is left out.
             if not math.isfinite(row.metrics[name].value):
                 continue
+            label = clean(f"{style_of(name).label}, {row.view or 'all rows'}")
             evaluation = EvalResult(
-                task_type=_TASK,
-                task_name="reward modelling",
-                dataset_type=_slug(row.suite),
-                dataset_name=clean(row.suite),
-                metric_type=_slug(name),
-                metric_name=clean(f"{style_of(name).label}, {row.view or 'all rows'}"),
+                task_type=_TASK, task_name="reward modelling", dataset_type=_slug(row.suite),
+                dataset_name=clean(row.suite), metric_type=_slug(name), metric_name=label,
                 metric_value=round(row.metrics[name].value, 6),
-            )
+            )  # fmt: skip
             evaluations.append(evaluation)
     return ModelCardData(
-        language=options.language,
-        license=options.license_id,
+        language=options.language, license=options.license_id,
         library_name="transformers" if facts.head == "linear" else "smorm",
-        pipeline_tag=_TASK,
-        base_model=facts.base_model,
-        datasets=facts.datasets or None,
+        pipeline_tag=_TASK, base_model=facts.base_model, datasets=facts.datasets or None,
         tags=_TAGS,
         # Without results the library writes the name under a key that the hub does not know.
-        model_name=clean(title) if evaluations else None,
-        eval_results=evaluations or None,
-    )
+        model_name=clean(title) if evaluations else None, eval_results=evaluations or None,
+    )  # fmt: skip
 
 
 def _slug(text: str) -> str:
@@ -256,14 +242,8 @@ def _figure(value: Any) -> str:
 
 
 _FUNCTIONS: dict[str, Any] = {
-    "plain": plain,
-    "code": code,
-    "fenced": fenced,
-    "quote": shlex.quote,
-    "repr": repr,
-    "figure": _figure,
-    "number": number,
-    "suite_tables": suite_tables,
+    "plain": plain, "code": code, "fenced": fenced, "quote": shlex.quote, "repr": repr,
+    "figure": _figure, "number": number, "suite_tables": suite_tables,
     "without_folders": without_folders,
-}
+}  # fmt: skip
 """What the template calls."""

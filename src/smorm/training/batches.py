@@ -94,13 +94,11 @@ class Batcher:
                 sequences.append(record.tokens)
         num_attributes = self.data.targets.shape[1]
         # The shapes hold for micro-batches without pairs or without ratings too.
+        table = np.array(targets).reshape(len(targets), num_attributes)
         labels = Labels(
-            pairs=torch.tensor(pair_rows, dtype=torch.long).reshape(-1, 2),
-            rated=torch.tensor(rated_rows, dtype=torch.long),
-            targets=torch.from_numpy(
-                np.array(targets).reshape(len(targets), num_attributes)
-            ).float(),
-        )
+            torch.tensor(pair_rows, dtype=torch.long).reshape(-1, 2),
+            torch.tensor(rated_rows, dtype=torch.long), torch.from_numpy(table).float(),
+        )  # fmt: skip
         if self.use_margin:
             labels = replace(labels, margins=torch.tensor(margins))
         device = self.network.device

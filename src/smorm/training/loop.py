@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +30,7 @@ from smorm.training.folder import (
 from smorm.training.memory import resolve_batch_tokens
 from smorm.training.methods import Method, make_method, method_class
 from smorm.training.setup import Prepared, prepare
-from smorm.training.step import Abandoned, StepResult, diagnose_step, run_step, some_records
+from smorm.training.step import Abandoned, StepResult, Stop, diagnose_step, run_step, some_records
 from smorm.training.tracking import Tracker, due, progress, validate
 
 
@@ -131,7 +131,7 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
 
 
 @contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
+def stop_signals() -> Iterator[Stop]:
     """While training, Ctrl-C and SIGTERM ask for a checkpoint. A second Ctrl-C stops at once."""
     received: list[int] = []
 
@@ -155,12 +155,7 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
 
 
 def _gradients(
-    prepared: Prepared,
-    method: Method,
-    step: int,
-    named: Named,
-    batches: Batches,
-    stop: Callable[[], bool],
+    prepared: Prepared, method: Method, step: int, named: Named, batches: Batches, stop: Stop
 ) -> StepResult:
     """An ordinary step, or every `diagnose_every` steps one that compares two kinds of rows."""
     every = prepared.config.training.diagnose_every

@@ -208,13 +208,9 @@ def with_precision(config: Config) -> Config:
 def _order(config: Config, train: TokenSet) -> DataOrder:
     mixing = config.data.mixing
     order = DataOrder(
-        num_pairs=len(train.pairs),
-        num_rated=len(train.rated),
-        batch_size=config.training.batch_size,
-        rated_per_pair=mixing.rated_per_pair,
-        mode=mixing.mode,
-        seed=config.training.seed,
-    )
+        len(train.pairs), len(train.rated), config.training.batch_size,
+        rated_per_pair=mixing.rated_per_pair, mode=mixing.mode, seed=config.training.seed,
+    )  # fmt: skip
     if mixing.group_by_prompt:
         order = replace(order, pair_groups=train.pair_prompts, rated_groups=train.rated_prompts)
     return order
@@ -229,20 +225,13 @@ def _card(
     # Adapters are saved without their backbone: the card says where it is.
     if config.model.lora is not None:
         base = str(config.model.backbone)
-        if Path(base).is_dir():
-            base = str(Path(base).resolve())
+        base = str(Path(base).resolve()) if Path(base).is_dir() else base
     return ModelCard(
-        attributes=tuple(scale.name for scale in scales),
-        scales=tuple(scales),
-        means=means,
+        attributes=tuple(scale.name for scale in scales), scales=tuple(scales), means=means,
         default_view=config.output.default_view or method.default_view,
         preference_trained=Rows.PREFERENCE in method.trains,
-        head=method.card_head or config.model.head,
-        max_tokens=config.data.max_tokens,
-        overlong=config.data.overlong,
-        chat_template=renderer.chat_template,
-        renderer=renderer.fingerprint,
-        base=base,
-        hashes={"config": config.hash, "data": hashed},
-        versions=versions(),
-    )
+        head=method.card_head or config.model.head, max_tokens=config.data.max_tokens,
+        overlong=config.data.overlong, chat_template=renderer.chat_template,
+        renderer=renderer.fingerprint, base=base,
+        hashes={"config": config.hash, "data": hashed}, versions=versions(),
+    )  # fmt: skip

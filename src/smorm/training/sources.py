@@ -158,14 +158,10 @@ def token_set(stores: Stores, scales: list[AttributeScale], census: Census) -> T
     if len(usable):
         targets = apply_scales(scales, targets)
     pair_prompts, rated_prompts = token_store.prompt_ids(stores.pairs, stores.rated, usable)
-    return TokenSet(
-        pairs=token_store.pairs_of(stores.pairs, pair_prompts),
-        rated=token_store.rated_of(stores.rated, usable, rated_prompts),
-        targets=targets,
-        pair_prompts=pair_prompts,
-        rated_prompts=rated_prompts,
-        contents=tuple(store.content for store in (*stores.pairs, *stores.rated)),
-    )
+    pairs = token_store.pairs_of(stores.pairs, pair_prompts)
+    rated = token_store.rated_of(stores.rated, usable, rated_prompts)
+    contents = tuple(store.content for store in (*stores.pairs, *stores.rated))
+    return TokenSet(pairs, rated, targets, pair_prompts, rated_prompts, contents)
 
 
 def data_fingerprint(train: TokenSet) -> str:

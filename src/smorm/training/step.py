@@ -22,6 +22,7 @@ from smorm.training.setup import Prepared
 from smorm.training.sources import TokenSet
 
 Gradients = dict[str, torch.Tensor]
+Stop = Callable[[], bool]
 
 
 class Abandoned(Exception):  # noqa: N818  (a state, not an error)
@@ -53,7 +54,7 @@ def run_step(
     step: int,
     *,
     batches: Batches | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Stop = lambda: False,
     only: Rows | None = None,
 ) -> StepResult:
     """Forward and backward over the whole step: gradients are added to the parameters.
@@ -122,7 +123,7 @@ class _Passes:
     autocast: Callable[[], torch.autocast]
     method: Method
     step: int
-    stop: Callable[[], bool]
+    stop: Stop
     only: Rows | None
     result: StepResult = field(default_factory=StepResult)
 
@@ -192,7 +193,7 @@ def diagnose_step(
     named: Mapping[str, torch.nn.Parameter],
     *,
     batches: Batches | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Stop = lambda: False,
 ) -> StepResult:
     """`run_step`, first for the preference row and then for the attribute rows, to compare the
     gradients on the backbone of their terms.
