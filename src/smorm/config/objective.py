@@ -63,12 +63,11 @@ class ObjectiveSection(Section):
 
     `kind`: the method: `joint` (SMORM), `preference` (Single: only Bradley–Terry), `regression`
     (Multi), `odin` (quality and length rows), `grm` (Bradley–Terry beside the language head),
-    `armo` (ridge rows of attributes on frozen features, mixed by a gate on the prompt), or one that
-    is registered. Settings of one method are in a section of its name.
-    `weighting` of the regression term: `paper` (sum over attributes, weight 1), `official` (mean
-    over attributes, weight 1), `fixed` (`weight` times the `reduction` over attributes) or
-    `learned` (maximum-likelihood noise per attribute).
-    `positive_regularisation`, `centering`, `bsr`: weights of regularisers of the preference row.
+    `armo` (ridge rows on frozen features, mixed by a gate), or one that is registered. Its settings
+    are in a section of its name. `weighting` of the regression term: `paper` (sum over attributes,
+    weight 1), `official` (mean, weight 1), `fixed` (`weight` times the `reduction` over attributes)
+    or `learned` (maximum-likelihood noise per attribute). `positive_regularisation`, `centering`,
+    `bsr`: weights of regularisers of the preference row.
     """
 
     kind: str = "joint"

@@ -37,7 +37,7 @@ def bars(
         groups: metrics by group and method; a method missing from a group leaves a gap.
         chances: by group the chance level (as stored), drawn as a dashed line.
         colours: the index of each method in the palette, to keep it over several figures.
-        panels: the groups that are drawn, by default all; axes and rows are those of all groups.
+        panels: the groups that are drawn, on the axes and rows of all.
     """
     methods: dict[str, int] = {}
     for group in groups.values():
@@ -108,6 +108,4 @@ def _limits(groups: Groups, style: Style) -> tuple[float, float]:
     if style.percent:
         return max(low, -1.0) * style.scale, style.scale
     padding = 0.06 * ((high - low) or 1.0)
-    if low < 0:
-        low -= padding
-    return low * style.scale, (high + padding) * style.scale
+    return (low - padding * (low < 0)) * style.scale, (high + padding) * style.scale

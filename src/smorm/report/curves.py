@@ -33,11 +33,10 @@ Points = dict[float, dict[str, Metric]]
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A method's points on one set of prompts.
+    """A method's points on one set of prompts, of one kind of results.
 
     Attributes:
-        family, prompts: the suite's two parts: the optimiser ("best-of-n", "ppo"), and "" or the
-            set of prompts.
+        family, prompts: the suite's two parts, such as "ppo" and "ID"; prompts may be "".
         seeds: how many runs the points are the mean of (1: none).
         at: the points' n or step, ascending [C].
         values: each quantity's value at every point [C].

@@ -62,11 +62,6 @@ def write_page(
     `intro` is plain text; an empty line begins a new paragraph. Results that differ in
     `fingerprint.seed` only become one row, the mean over seeds. With `figures` every figure is
     written to that folder too, as SVG and PNG; their paths are returned.
-
-    Raises:
-        DataError: no results, or an object that is not a result.
-        ConfigError: a baseline or method that was chosen is in no result.
-        OutputError: a file could not be written.
     """
     # Checked before anything is drawn, which takes seconds.
     parsed = [parse_result(value, f"result {n}") for n, value in enumerate(results, start=1)]

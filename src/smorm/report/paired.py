@@ -85,7 +85,11 @@ def paired_differences(results: Sequence[Result], baselines: Sequence[str] = ())
     labels or names of models. By default they are the first model, and "SM" (the naive ensemble of
     a preference and an attribute model) where there is one."""
     groups = reject(groups_of(results), kind=_NOT_COMPARED)
-    names = _baseline_names(groups, baselines)
+    models, labels = distinct(groups, "model"), distinct(groups, "label")
+    for name in baselines:
+        if name not in labels and name not in models:
+            raise ConfigError(f"baseline {name}: no result is of it; there are {', '.join(models)}")
+    names = baselines or [*models[:1], *present_in(["SM"], models[1:])]
     paired: list[Paired] = []
     for members in grouped(groups, lambda group: (group.kind, group.suite)).values():
         for method, base in _couples(members, names):
@@ -121,11 +125,9 @@ def representative_sizes(names: Iterable[str]) -> list[str]:
 
 def growth_of(difference: Paired, reference: Paired) -> Metric | None:
     """How much larger one difference is than another of the same methods, over common seeds."""
-    reference_by_seed = dict(reference.by_seed)
-    growths = []
-    for seed, value in difference.by_seed:
-        if seed in reference_by_seed:
-            growths.append(value - reference_by_seed[seed])
+    values, reference_values = dict(difference.by_seed), dict(reference.by_seed)
+    common = present_in(values, reference_values)
+    growths = [values[seed] - reference_values[seed] for seed in common]
     if len(growths) < _MIN_SEEDS:
         return None
     return mean_over_seeds(growths, len(growths))
@@ -162,16 +164,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     # The running maximum keeps adjusted values in the order of the raw ones.
     adjusted[order] = np.maximum.accumulate(scaled)
     return list(map(float, adjusted))
-
-
-def _baseline_names(groups: Sequence[Group], requested: Sequence[str]) -> list[str]:
-    models, labels = distinct(groups, "model"), distinct(groups, "label")
-    for name in requested:
-        if name not in labels and name not in models:
-            raise ConfigError(f"baseline {name}: no result is of it; there are {', '.join(models)}")
-    if requested or not models:
-        return list(requested)
-    return [models[0], *present_in(["SM"], models[1:])]
 
 
 def _couples(members: Sequence[Group], names: Sequence[str]) -> list[tuple[Group, Group]]:

@@ -29,8 +29,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 PANEL_HEIGHT = 1.95
 _LINE_HEIGHT = 0.155
 MAX_BACKGROUND = 12
-"""How many grey lines a small panel can have; each of n panels with n lines also makes a page of
-megabytes."""
+"""How many grey lines a small panel can have: n panels with n lines make a page of megabytes."""
 _FEW = 4
 _GREY = "#8d949c"
 _QUANTITIES = {"proxy": "proxy gain, std", "kl": "KL, nats", "length": "length, words"}

@@ -46,7 +46,6 @@ class Row:
         sources: the positions, from 1, of the results that the row stands for.
         seeds: how many results were averaged (1: none).
         n_ranges: the smallest and largest n over seeds, of metrics where they differ.
-        failures: of sanity tests and parity checks.
         chance_levels: what random scores get, of the metrics that have such a level.
     """
 

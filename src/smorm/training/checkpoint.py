@@ -7,6 +7,7 @@ step).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 from collections.abc import Mapping
@@ -35,7 +36,8 @@ def save_checkpoint(
     # Scratch folders of saves that were killed: their names begin with a dot.
     for torn in folder.glob(f".{_PREFIX}*"):
         shutil.rmtree(torn, ignore_errors=True)
-    if _verified(target):
+    with contextlib.suppress(CheckpointError):
+        files.verify_folder(target)
         return target
     # As safetensors, nothing that could run code when it is read.
     with files.atomic_folder(target) as scratch:
@@ -55,14 +57,6 @@ def save_checkpoint(
     return target
 
 
-def _verified(path: Path) -> bool:
-    try:
-        files.verify_folder(path)
-    except CheckpointError:
-        return False
-    return True
-
-
 def list_checkpoints(folder: Path) -> list[Path]:
     """Sealed checkpoints, oldest first."""
     return sorted(path for path in folder.glob(f"{_PREFIX}*") if files.is_sealed(path))
@@ -76,11 +70,10 @@ def newest_checkpoint(folder: Path) -> Path | None:
     for path in reversed(list_checkpoints(folder)):
         try:
             files.verify_folder(path)
+            return path
         except CheckpointError as error:
             log.warning("%s. Trying the one before it.", error)
             problems.append(str(error))
-            continue
-        return path
     if problems:
         raise CheckpointError(
             f"no checkpoint in {folder} is whole: {problems[0]}. Start anew in another folder."

@@ -45,7 +45,6 @@ def train(config: Config, *, resume: bool = False) -> Path:
         CheckpointError: all checkpoints are damaged, or of another run.
         NonFiniteLossError: a loss term or its gradient became NaN or infinite.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
-        DataError, ModelError, OutputError: see `prepare` and `save_model`.
     """
     return method_class(config).train(config, resume=resume)
 
@@ -121,8 +120,7 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
             show(done, values)
             if due(done, training.save_every) and done < total:
                 save(done)
-    # The last checkpoint comes before the model: a run that is killed here goes on from it, with
-    # nothing to train, and writes the model again.
+    # Before the model: a run that is killed here goes on from it, and writes the model again.
     save(total)
     write_cost(folder, network, config.objective.kind, cost, method.reference_tokens)
     network.head.finalize()  # ODIN's rows as they were applied: a plain linear head

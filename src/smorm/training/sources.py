@@ -30,11 +30,9 @@ from smorm.text.bpe import train_bpe
 class TokenSet:
     """Pairs and rated responses as tokens, read from the stores on access.
 
-    Attributes:
-        targets: scaled ratings [R, K], NaN where not rated.
-        pair_prompts, rated_prompts: which prompt each pair [P] and each rating [R] is over: ids
-            from 0, in order of first appearance, in one space for both.
-        contents: hash of each store's tokens, in order.
+    `targets` [R, K] are scaled ratings, NaN where not rated. `pair_prompts` [P] and `rated_prompts`
+    [R] are ids of prompts from 0, in order of first appearance, in one space for both. `contents`
+    are hashes of each store's tokens.
     """
 
     pairs: Sequence[TokenPair]

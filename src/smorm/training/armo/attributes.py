@@ -123,9 +123,8 @@ def fit_rows(
     held_out = held_out_prompts(data.rated_prompts, settings.held_out, seed)
     rows = ridge_rows(states, targets, held_out, fitted)
     if not any(row.weights.any() for row in rows[: len(names)]):
-        raise DataError(
-            f"no rating varies ({', '.join(names)}): there is nothing for a gate to mix"
-        )
+        listed = ", ".join(names)
+        raise DataError(f"no rating varies ({listed}): there is nothing for a gate to mix")
     for name, row in zip(fitted, rows, strict=True):
         log.info("ridge, %s: alpha %g, squared error %.4f over %d held-out ratings",
                  name, row.alpha, row.errors[row.alpha], row.held_out)  # fmt: skip

@@ -41,12 +41,10 @@ class GrmSection(Section):
 
 class Grm(Method):
     """The language head reads the same hidden states, and the loss holds its log-probabilities of
-    the responses.
+    the responses, which begin at `starts` [P].
 
-    Attributes:
-        starts: the first response token of every training pair, [P].
-        reference: log-probabilities of both responses under the model that training began with,
-            [P, 2], NaN for pairs that no step has; None where the regulariser does not use it.
+    `reference` [P, 2]: log-probabilities under the model that training began with, NaN for pairs
+    that no step has; None where the regulariser does not use it.
     """
 
     section = GrmSection
