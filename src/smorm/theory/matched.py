@@ -100,8 +100,8 @@ def unmatched(runs: Sequence[Run]) -> list[str]:
 
 def _unused_sets(run: Run) -> set[str]:
     """Sections of sets that the run does not train on: they may be named or not."""
-    objective = run.config.objective
-    used = {"data.preference": objective.method.uses_pairs, "data.rated": objective.method.uses_ratings}
+    method = run.config.objective.method
+    used = {"data.preference": method.uses_pairs, "data.rated": method.uses_ratings}
     return {name for name in used if not used[name]}
 
 
