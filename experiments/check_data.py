@@ -4,40 +4,50 @@
 
 Training sets are checked with their held-out records, against all evaluation sets, and with a
 tokenizer that is trained on them (BPE of 4,000 tokens, limit 2,048); evaluation sets in words. One
-JSON file for each set, and README.md with what is to be looked at. Where the data is absent it says
-so and does nothing.
+JSON file for each set, and README.md with the findings to look at. Without the data it says so and
+does nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from experiments.entry import carried_out, parser_of, say
-from smorm.checks.findings import meaning as meaning_of
+from experiments.command import make_parser, run_command, say
+from experiments.tables import interval, number, table
+from smorm.checks.findings import FINE, FindingKind, Severity
 from smorm.checks.plan import Plan, parse_against, sources_of_config, tokens_of_config
 from smorm.checks.report import Report, check
 from smorm.checks.scan import CheckedSource
 from smorm.checks.table import kind_of
-from smorm.config import parse_config
+from smorm.config import METHODS, parse_config
 from smorm.data.census import Census
 from smorm.data.reading import Source, read_records
-from smorm.files import write_json, write_text
+from smorm.files import read_json, write_json, write_text
 
 VOCABULARY = 4000
 FILES = "*.jsonl.gz"
+OBJECTIVES = ("joint", "preference", "regression")
+"""The methods of the comparisons: the first that trains on all of a set's records is its objective.
+"""
 
-INTRO = """\
+PAGE = """\
 # Checks of the data sets
 
 Written by `python -m experiments.check_data`; one JSON file a set holds all of it: the findings
 with their places, length tables, attributes, overlap. [docs/check.md](../../docs/check.md) says
 what each finding means. Lengths of training sets are in tokens of a BPE of {vocabulary:,} trained
 on the set.
+
+{sets}
+
+## Not fine
+
+{findings}
 """
 
 
@@ -47,34 +57,40 @@ def training_sets(data: Path) -> list[str]:
 
 
 def evaluation_files(data: Path) -> list[Path]:
-    """Files of sets that nothing is trained on, relative to the folder."""
-    found = [*sorted(data.glob("eval/*/" + FILES)), *sorted(data.glob("*_bon/" + FILES))]
-    return [path.relative_to(data) for path in found]
+    """Files of sets that are not for training, relative to the folder."""
+    paths = [*sorted(data.glob("eval/*/" + FILES)), *sorted(data.glob("*_bon/" + FILES))]
+    return [path.relative_to(data) for path in paths]
 
 
 def plan_of(name: str) -> Plan:
-    """The check of one training set, from the data folder; places are named from there."""
+    """The check of one training set, from the data folder; locations are named from there."""
     sources: dict[str, dict[str, list[str]]] = {"train": {}, "dev": {}}
     for path in sorted(Path(name).glob(FILES)):
         split = path.name.partition(".")[0].partition("_")[0]
         sources[split].setdefault(_kind(path), []).append(str(path))
-    train = sources["train"]
-    only = {"preference": "preference", "rated": "regression"}
-    objective = "joint" if len(train) == 2 else only[next(iter(train))]
     config = parse_config(
         {
             "model": {
                 "backbone": {"architecture": "llama"},
                 "tokenizer": {"train": "bpe", "vocab_size": VOCABULARY},
             },
-            "data": {**train, "overlong": "truncate_prompt"},
+            "data": {**sources["train"], "overlong": "truncate_prompt"},
             "evaluation": sources["dev"],
-            "objective": {"kind": objective},
+            "objective": {"kind": _objective(set(sources["train"]))},
             "output": {"folder": "unused"},
         }
     )
     against = [parse_against(str(path)) for path in evaluation_files(Path())]
     return Plan(sources_of_config(config), tuple(against), tokens=tokens_of_config(config))
+
+
+def _objective(kinds: set[str]) -> str:
+    """The method that trains on just these kinds of records."""
+    for name in OBJECTIVES:
+        uses = {"preference": METHODS[name].uses_pairs, "rated": METHODS[name].uses_ratings}
+        if {kind for kind, used in uses.items() if used} == kinds:
+            return name
+    raise ValueError(f"no method trains on {', '.join(sorted(kinds))}")
 
 
 def _kind(path: Path) -> str:
@@ -89,64 +105,68 @@ def reports(data: Path) -> Iterator[tuple[str, Report]]:
             yield name, check(plan_of(name))
         for path in evaluation_files(Path()):
             report = check(Plan((CheckedSource(Source(path)),)))
-            told = [one for one in report.findings if one.kind != "no_token_checks"]
-            yield path.parent.name, replace(report, findings=told)
+            # Evaluation sets have no run, and so no tokenizer to check with.
+            findings = [f for f in report.findings if f.kind is not FindingKind.NO_TOKEN_CHECKS]
+            yield path.parent.name, replace(report, findings=findings)
 
 
-def readme(found: Sequence[tuple[str, Report]]) -> str:
-    """A table of the sets, and one of all that is not fine."""
-    lines = [
-        INTRO.format(vocabulary=VOCABULARY),
-        "| set | records | held out | must fix | look | longer side chosen |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, report in found:
-        counts = [
-            str(sum(one.severity == severity for one in report.findings))
-            for severity in ("must fix", "look")
-        ]
-        cells = [name, _records(report, "train"), _records(report, "held_out"), *counts]
-        lines.append(f"| {' | '.join(cells)} | {_wins(report)} |")
-    lines += ["", "## Not fine", "", "| set | severity | finding | how many | what it means |",
-              "|---|---|---|---|---|"]  # fmt: skip
-    for name, report in found:
-        for one in report.findings:
-            if one.severity != "fine":
-                many = "" if one.share is None else f"{one.count:,} of {one.of} ({one.share:.1%})"
-                meaning = meaning_of(one).replace("|", "\\|")
-                lines.append(f"| {name} | {one.severity} | `{one.kind}` | {many} | {meaning} |")
-    return "\n".join([*lines, ""])
+def page(reported: Mapping[str, dict[str, Any]]) -> str:
+    """A table of the sets, and one of all findings that are not fine; from the sets' JSON."""
+    sets, findings = [], []
+    for name, report in reported.items():
+        severities = [finding["severity"] for finding in report["findings"]]
+        counts = [str(severities.count(level.value)) for level in Severity if level is not FINE]
+        records = [_records(report["records"][side]) for side in ("train", "held_out")]
+        sets.append([name, *records, *counts, _longer_wins(report)])
+        notable = [finding for finding in report["findings"] if finding["severity"] != FINE.value]
+        findings += [[name, *_finding_cells(finding)] for finding in notable]
+    return PAGE.format(
+        vocabulary=VOCABULARY,
+        sets=table(["set", "records", "held out", "must fix", "look", "longer side chosen"], sets),
+        findings=table(["set", "severity", "finding", "how many", "what it means"], findings),
+    )
 
 
-def _records(report: Report, which: str) -> str:
-    return ", ".join(f"{count:,} {kind}" for kind, count in report.records[which].items())
+def _finding_cells(finding: Mapping[str, Any]) -> list[str]:
+    count = ""
+    if finding["share"] is not None:
+        count = f"{finding['count']:,} of {finding['of']} ({finding['share']:.1%})"
+    # A bar would end the cell.
+    meaning = finding["meaning"].replace("|", "\\|")
+    return [finding["severity"], f"`{finding['code']}`", count, meaning]
 
 
-def _wins(report: Report) -> str:
-    metric = report.bias.longer_wins
-    if metric is None:
+def _records(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
+
+
+def _longer_wins(report: Mapping[str, Any]) -> str:
+    wins = report["length_bias"]["longer_wins"]
+    if wins is None:
         return ""
-    return f"{metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}]"
+    return f"{number(wins['value'])} {interval(wins['low'], wins['high'])}"
 
 
 def run(data: Path, output: Path) -> None:
     """Check and write everything."""
     target = output.resolve()
-    found = []
     for name, report in reports(data):
-        values: dict[str, Any] = report.as_dict()
-        write_json(target / f"{name}.json", values)
-        found.append((name, report))
+        write_json(target / f"{name}.json", report.as_dict())
         say(f"{name}: {report.must_fix} must fix")
-    write_text(target / "README.md", readme(found))
+    rewrite(target)
+
+
+def rewrite(output: Path) -> None:
+    """README.md, from the JSON files; sets with held-out records, which are for training, first."""
+    reported = {path.stem: read_json(path) for path in sorted(output.glob("*.json"))}
+    names = sorted(reported, key=lambda name: reported[name]["unit"] == "words")
+    write_text(output / "README.md", page({name: reported[name] for name in names}))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run; the exit code."""
-    parser = parser_of("check_data")
-    parser.set_defaults(output=Path("results/check"))
-    asked = parser.parse_args(arguments)
-    return carried_out(asked.data, lambda: run(asked.data, asked.output))
+    options = make_parser("check_data", "results/check").parse_args(arguments)
+    return run_command(options.data, lambda: run(options.data, options.output))
 
 
 if __name__ == "__main__":

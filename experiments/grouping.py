@@ -11,8 +11,8 @@ Shapes: B steps, W weights.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from experiments.command import make_parser, say
 from experiments.several_answers import (
     ANSWERS,
     Answered,
@@ -28,9 +29,10 @@ from experiments.several_answers import (
     lab_answers,
     write_records,
 )
-from smorm.arrays import Floats
+from experiments.tables import interval, table
+from smorm.arrays import Floats, Ints
 from smorm.config import parse_config
-from smorm.files import fingerprint, write_json, write_text
+from smorm.files import fingerprint, read_json, write_json, write_text
 from smorm.objectives.terms import Rows
 from smorm.training.methods import make_method
 from smorm.training.optim import make_optimizer, named_trainable
@@ -80,29 +82,32 @@ def step_gradients(prepared: Prepared, steps: int) -> tuple[dict[str, Floats], i
     """Inner products of the steps' gradients by term, [B, B], and the tokens of all steps."""
     method = make_method(prepared)
     named = named_trainable(prepared.network, {})
-    found: dict[str, list[NDArray[np.float32]]] = {term: [] for term in TERMS[:2]}
+    gradients: dict[str, list[NDArray[np.float32]]] = {"preference": [], "regression": []}
     tokens = 0
     for step in range(steps):
-        for term, rows in found.items():
+        for term, rows in gradients.items():
+            # Zeros and not None, so that a weight that a term does not reach has its columns too.
             for parameter in named.values():
                 parameter.grad = torch.zeros_like(parameter)
             result = run_step(prepared, method, step, only=Rows(term))
-            parts = [p.grad.flatten() for p in named.values() if p.grad is not None]
-            rows.append(torch.cat(parts).numpy())
+            flat = [p.grad.flatten() for p in named.values() if p.grad is not None]
+            rows.append(torch.cat(flat).numpy())
         tokens += result.tokens
-    preference, regression = (np.stack(rows) for rows in found.values())
+    preference, regression = map(np.stack, gradients.values())
     first, second = inner_products(preference, preference), inner_products(regression, regression)
     cross = inner_products(preference, regression)
+    # The gradient of the sum of both terms has the inner products of the sum of both gradients.
     joint = first + second + cross + cross.T
     return dict(zip(TERMS, (first, second, joint), strict=True)), tokens
 
 
-def inner_products(one: NDArray[np.float32], other: NDArray[np.float32]) -> Floats:
-    """[B, B] in double precision, some columns at a time."""
-    total = np.zeros((len(one), len(other)))
-    for start in range(0, one.shape[1], 65536):
-        part = slice(start, start + 65536)
-        total += one[:, part].astype(np.float64) @ other[:, part].astype(np.float64).T
+def inner_products(left: NDArray[np.float32], right: NDArray[np.float32]) -> Floats:
+    """[B, B] in double precision."""
+    total = np.zeros((len(left), len(right)))
+    # Some columns at a time: a copy of all gradients in double precision would not fit.
+    for start in range(0, left.shape[1], 65536):
+        columns = slice(start, start + 65536)
+        total += left[:, columns].astype(np.float64) @ right[:, columns].astype(np.float64).T
     return total
 
 
@@ -110,8 +115,8 @@ def variance(gram: Floats) -> tuple[float, float]:
     """Of gradients with these inner products [B, B]: trace of the covariance of a step's gradient,
     and the squared norm of the mean gradient without what the noise adds to it."""
     count = len(gram)
-    spread = float((np.trace(gram) - gram.sum() / count) / (count - 1))
-    return spread, float(gram.sum() / count**2) - spread / count
+    trace = float((np.trace(gram) - gram.sum() / count) / (count - 1))
+    return trace, float(gram.sum() / count**2) - trace / count
 
 
 def compare(grouped: Floats, ungrouped: Floats, size: float) -> Row:
@@ -126,14 +131,14 @@ def compare(grouped: Floats, ungrouped: Floats, size: float) -> Row:
     rng = np.random.default_rng(0)
     ratios = []
     for _ in range(RESAMPLES):
-        drawn = []
+        traces = []
         for gram in grams:
             index = rng.integers(0, len(gram), len(gram))
             # A step that is drawn twice has no distance to itself: correct for the ties.
             ties = (index[:, None] == index[None, :]).mean()
             inner = gram[np.ix_(index, index)]
-            drawn.append((np.trace(inner) / len(gram) - inner.mean()) / (1 - ties))
-        ratios.append(drawn[0] / drawn[1])
+            traces.append((np.trace(inner) / len(gram) - inner.mean()) / (1 - ties))
+        ratios.append(traces[0] / traces[1])
     ratio = high / low
     low_end, high_end = np.percentile(ratios, [2.5, 97.5])
     return {
@@ -150,34 +155,34 @@ def compare(grouped: Floats, ungrouped: Floats, size: float) -> Row:
     }
 
 
-def measure(name: str, found: list[Answered], model: Row, max_tokens: int) -> Row:
+def measure(name: str, answered: list[Answered], model: Row, max_tokens: int) -> Row:
     """Both orders at the same weights."""
     with tempfile.TemporaryDirectory() as scratch:
-        sources = write_records(found, Path(scratch))
+        sources = write_records(answered, Path(scratch))
         pairs = len(Path(sources["preference"]).read_text().splitlines())
-        ratio = ANSWERS * len(found) / pairs  # an epoch of pairs is one of ratings
+        ratio = ANSWERS * len(answered) / pairs  # an epoch of pairs is one of ratings
         data = {**sources, "max_tokens": max_tokens, "mixing": {"rated_per_pair": ratio}}
         prepared = warmed(model, data, Path(scratch) / "run")
     train, plain = prepared.train, prepared.order
     order = replace(plain, pair_groups=train.pair_prompts, rated_groups=train.rated_prompts)
     steps = order.num_steps(EPOCHS)
-    grouped, few = step_gradients(replace(prepared, order=order), steps)
-    ungrouped, many = step_gradients(prepared, steps)
-    counts = [np.bincount(ids) for ids in (train.pair_prompts, train.rated_prompts)]
-    sizes = [float((m**2).sum() / m.sum()) for m in counts]
+    grouped, grouped_tokens = step_gradients(replace(prepared, order=order), steps)
+    ungrouped, ungrouped_tokens = step_gradients(prepared, steps)
+    sizes = [_group_size(train.pair_prompts), _group_size(train.rated_prompts)]
     group_size = dict(zip(TERMS, [*sizes, sizes[0]], strict=True))
-    kind = "the lab's backbone" if model is LAB else model  # a path is no setting
+    # A path is no setting.
+    kind = "the lab's backbone" if model is LAB else model
     setting = {"model": kind, "batch": BATCH, "warm": WARM_STEPS, "epochs": EPOCHS}
     return {
         "name": name,
-        "prompts": len(found),
+        "prompts": len(answered),
         "pairs": plain.num_pairs,
         "rated": plain.num_rated,
         "batch": BATCH,
         "ratings_a_step": order.rated_per_step,
         "group_size": group_size,
-        "tokens_per_pair_grouped": few / (steps * BATCH),
-        "tokens_per_pair_ungrouped": many / (steps * BATCH),
+        "tokens_per_pair_grouped": grouped_tokens / (steps * BATCH),
+        "tokens_per_pair_ungrouped": ungrouped_tokens / (steps * BATCH),
         "terms": {
             term: compare(grouped[term], ungrouped[term], group_size[term]) for term in TERMS
         },
@@ -190,69 +195,91 @@ def measure(name: str, found: list[Answered], model: Row, max_tokens: int) -> Ro
     }
 
 
-def table(results: list[Row]) -> str:
+def _group_size(prompts: Ints) -> float:
+    """Items over an item's own prompt, itself included: sum m^2 / sum m over prompts."""
+    counts = np.bincount(prompts)
+    return float((counts**2).sum() / counts.sum())
+
+
+PAGE = """\
+# Pairs over one prompt in one step: what it saves and what it costs
+
+Written by `python -m experiments.grouping`; do not edit. `results.json` has the numbers with \
+their fingerprints. Prompts with 4 answers, all pairs of different score, all ratings; {batch} \
+pairs a step; gradients of every step of {epochs} epochs at one set of weights. The interval is a \
+bootstrap over steps (95 %).
+
+{tokens}
+
+{variances}
+
+m: items over an item's own prompt, itself included (sum of squares over sum). The variance of a \
+step's gradient grows by 1 + (m - 1) times the correlation of two items over one prompt; the \
+effective batch is the batch divided by that. Noise scale: trace of the covariance over the \
+squared norm of the mean gradient, in pairs. The last column is above 1 where grouping pays even \
+if the batch is enlarged until the gradient is as steady as without it.
+"""
+TOKEN_HEADINGS = ("data", "tokens a pair, ungrouped", "grouped", "saved")
+VARIANCE_HEADINGS = (
+    "data", "term", "m", "variance, grouped / ungrouped", "correlation", "effective batch",
+    "noise scale, ungrouped", "grouped", "tokens for equal variance, ungrouped / grouped",
+)  # fmt: skip
+
+
+def page(results: Sequence[Row]) -> str:
     """The results as Markdown."""
-    lines = [
-        "# Pairs over one prompt in one step: what it saves and what it costs",
-        "",
-        "Written by `python -m experiments.grouping`; do not edit. `results.json` has the numbers "
-        "with their fingerprints. Prompts with 4 answers, all pairs of different score, all "
-        f"ratings; {BATCH} pairs a step; gradients of every step of {EPOCHS} epochs at one set of "
-        "weights. The interval is a bootstrap over steps (95 %).",
-        "",
-        "| data | tokens a pair, ungrouped | grouped | saved |",
-        "| --- | --- | --- | --- |",
-    ]
-    for one in results:
-        few, many = one["tokens_per_pair_grouped"], one["tokens_per_pair_ungrouped"]
-        lines.append(f"| {one['name']} | {many:.0f} | {few:.0f} | {many / few:.2f} times |")
-    lines += [
-        "",
-        "| data | term | m | variance, grouped / ungrouped | correlation | effective batch "
-        "| noise scale, ungrouped | grouped | tokens for equal variance, ungrouped / grouped |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for one in results:
-        saved = one["tokens_per_pair_ungrouped"] / one["tokens_per_pair_grouped"]
-        for term, found in one["terms"].items():
-            ratio = found["variance_ratio"]
-            lines.append(
-                f"| {one['name']} | {term} | {one['group_size'][term]:.1f} "
-                f"| {ratio['value']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}] "
-                f"| {found['correlation']:+.2f} | {found['effective_batch']:.1f} "
-                f"| {found['noise_scale_ungrouped']:.0f} | {found['noise_scale_grouped']:.0f} "
-                f"| {saved / ratio['value']:.2f} |"
-            )
-    lines += [
-        "",
-        "m: items over an item's own prompt, itself included (sum of squares over sum). The "
-        "variance of a step's gradient grows by 1 + (m - 1) times the correlation of two items "
-        "over one prompt; the effective batch is the batch divided by that. Noise scale: trace of "
-        "the covariance over the squared norm of the mean gradient, in pairs. The last column is "
-        "above 1 where grouping pays even if the batch is enlarged until the gradient is as "
-        "steady as without it.",
-        "",
-    ]
-    return "\n".join(lines)
+    tokens, variances = [], []
+    for result in results:
+        name = result["name"]
+        grouped, ungrouped = (
+            result[f"tokens_per_pair_{order}"] for order in ("grouped", "ungrouped")
+        )
+        saved = ungrouped / grouped
+        tokens.append([name, f"{ungrouped:.0f}", f"{grouped:.0f}", f"{saved:.2f} times"])
+        for term, row in result["terms"].items():
+            ratio = row["variance_ratio"]
+            variances.append([
+                name,
+                term,
+                f"{result['group_size'][term]:.1f}",
+                f"{ratio['value']:.2f} {interval(ratio['low'], ratio['high'], '.2f')}",
+                f"{row['correlation']:+.2f}",
+                f"{row['effective_batch']:.1f}",
+                f"{row['noise_scale_ungrouped']:.0f}",
+                f"{row['noise_scale_grouped']:.0f}",
+                f"{saved / ratio['value']:.2f}",
+            ])  # fmt: skip
+    return PAGE.format(
+        batch=BATCH,
+        epochs=EPOCHS,
+        tokens=table(TOKEN_HEADINGS, tokens),
+        variances=table(VARIANCE_HEADINGS, variances),
+    )
 
 
-def main() -> None:
+def run(data: Path, output: Path) -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--output", type=Path, default=Path("results/grouping"))
-    arguments = parser.parse_args()
     torch.set_num_threads(1)
     results = [measure("lab", lab_answers(), LAB, 256)]
-    arena = arguments.data / "arena_bench_v1" / "train_scores.jsonl.gz"
+    arena = data / "arena_bench_v1" / "train_scores.jsonl.gz"
     if arena.is_file():
         results.append(measure("arena_bench_v1", arena_answers(arena), TINY, 1024))
     else:
-        print(f"{arena}: not there, so the lab alone is measured")
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    write_json(arguments.output / "results.json", {"kind": "grouping", "results": results})
-    write_text(arguments.output / "README.md", table(results))
-    print(table(results))
+        say(f"{arena}: not there, so only the lab is measured")
+    write_json(output / "results.json", {"kind": "grouping", "results": results})
+    rewrite(output)
+    say((output / "README.md").read_text(encoding="utf-8"))
+
+
+def rewrite(output: Path) -> None:
+    """README.md, from `results.json`."""
+    write_text(output / "README.md", page(read_json(output / "results.json")["results"]))
+
+
+def main() -> None:
+    """Parse and run."""
+    options = make_parser("grouping").parse_args()
+    run(options.data, options.output)
 
 
 if __name__ == "__main__":

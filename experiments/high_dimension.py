@@ -26,9 +26,12 @@ DECAY = 1e-2
 
 
 def measure(dimension: int, seeds: int = SEEDS) -> dict[str, float]:
-    """Mean over seeds of what `measure_once` finds."""
-    found = [measure_once(dimension, seed) for seed in range(seeds)]
-    return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+    """Mean over seeds of the numbers of `measure_once`."""
+    totals: dict[str, float] = {}
+    for seed in range(seeds):
+        for name, value in measure_once(dimension, seed).items():
+            totals[name] = totals.get(name, 0.0) + value
+    return {name: total / seeds for name, total in totals.items()}
 
 
 def measure_once(dimension: int, seed: int) -> dict[str, float]:
@@ -36,12 +39,13 @@ def measure_once(dimension: int, seed: int) -> dict[str, float]:
     rng = np.random.default_rng([seed, dimension])
     theta = rng.standard_normal((INPUTS, dimension)) / np.sqrt(INPUTS)
     preference = rng.standard_normal(INPUTS) / np.sqrt(INPUTS)
-    apart = rng.standard_normal((INPUTS, K)) / np.sqrt(INPUTS)
-    attributes = preference[:, None] + 0.5 * apart
+    independent = rng.standard_normal((INPUTS, K)) / np.sqrt(INPUTS)
+    attributes = preference[:, None] + 0.5 * independent
 
-    left, right = (rng.standard_normal((PAIRS, INPUTS)) for _ in range(2))
-    wins = rng.random(PAIRS) < 1 / (1 + np.exp(-2 * (left - right) @ preference))
-    deltas = np.tanh(left @ theta) - np.tanh(right @ theta)
+    first = rng.standard_normal((PAIRS, INPUTS))
+    second = rng.standard_normal((PAIRS, INPUTS))
+    wins = rng.random(PAIRS) < 1 / (1 + np.exp(-2 * (first - second) @ preference))
+    deltas = np.tanh(first @ theta) - np.tanh(second @ theta)
     deltas = np.where(wins[:, None], deltas, -deltas)
     inputs = rng.standard_normal((RATED, INPUTS))
     ratings = inputs @ attributes + 0.5 * rng.standard_normal((RATED, K))

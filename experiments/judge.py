@@ -11,28 +11,33 @@ that the whole way works and says nothing about the models.
 
 from __future__ import annotations
 
-import argparse
-import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from experiments.command import make_parser, run_command, say
+from experiments.runs import train_once
 from experiments.stand_ins import write_stand_in
-from smorm.config import parse_config
+from experiments.tables import table, with_interval
+from smorm.config import Config, parse_config
 from smorm.evaluation.benchmarks import BENCHMARKS
 from smorm.evaluation.compare import differences
-from smorm.evaluation.metrics import Metric
-from smorm.evaluation.result import Result
+from smorm.evaluation.metric_names import SuiteName
+from smorm.evaluation.result import Result, read_results
 from smorm.evaluation.sanity import check_sanity
 from smorm.evaluation.suite import Suite, parse_suite
 from smorm.evaluation.suites import run_suite, suite_pairs
-from smorm.files import write_json, write_text
+from smorm.files import read_json, sha256, write_json, write_text
+from smorm.lab.artifacts import ArtifactStore
+from smorm.model.store import versions
+from smorm.report.selection import by_attribute, present_in, reject, select
 from smorm.scoring.reward_model import RewardModel
-from smorm.training.loop import train
 
 REAL = {
     "llmbar": "llmbar/llmbar={data}/eval/llmbar/test.jsonl.gz",
@@ -48,12 +53,26 @@ PAIRS = {
 }
 RATED = {"hanna_human": 400, "truthfulqa_attributes": 1500}
 """Sets, and how many of their training records are used: minutes on one core."""
-TRAINED = {"Single": ("preference", ("F",)), "SMORM": ("joint", ("F", "L", "M"))}
+TRAINED: dict[str, tuple[str, tuple[str, ...]]] = {
+    "Single": ("preference", ("F",)),
+    "SMORM": ("joint", ("F", "L", "M")),
+}
+BESIDE = ("length_only/overall", "length_correlation_within_prompt")
+"""Numbers that stand beside every benchmark's own columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedModel:
+    """A model that is measured, and the views to measure."""
+
+    name: str
+    folder: Path
+    views: tuple[str, ...]
 
 
 def config(data: Path, folder: Path, kind: str, steps: int | None) -> dict[str, Any]:
     """A small Llama from random weights on four sets of pairs, and two of ratings."""
-    return {
+    values: dict[str, Any] = {
         "model": {
             "backbone": {
                 "architecture": "llama", "hidden_size": 192, "intermediate_size": 512,
@@ -62,8 +81,8 @@ def config(data: Path, folder: Path, kind: str, steps: int | None) -> dict[str, 
             "tokenizer": {"train": "bpe", "vocab_size": 8000},
         },
         "data": {
-            "preference": [_source(data, *one) for one in PAIRS.items()],
-            "rated": [_source(data, *one) for one in RATED.items()],
+            "preference": [_source(data, name, limit) for name, limit in PAIRS.items()],
+            "rated": [_source(data, name, limit) for name, limit in RATED.items()],
             "max_tokens": 2048,
             "overlong": "drop",
             "cache": None,
@@ -71,18 +90,21 @@ def config(data: Path, folder: Path, kind: str, steps: int | None) -> dict[str, 
         "objective": {"kind": kind},
         "training": {
             "epochs": 1.0, "batch_size": 32, "learning_rate": 1e-3, "warmup": 0.05,
-            "threads": 1, "precision": "auto", **({"max_steps": steps} if steps else {}),
+            "threads": 1, "precision": "auto",
         },
         "output": {"folder": str(folder)},
     }  # fmt: skip
+    if steps:
+        values["training"]["max_steps"] = steps
+    return values
 
 
 def _source(data: Path, name: str, limit: int) -> dict[str, Any]:
     return {"path": str(data / name / "train.jsonl.gz"), "limit": limit}
 
 
-def random_head(source: Path, folder: Path, rows: int) -> Path:
-    """A public decoder with a random head, as plain transformers writes it."""
+def random_head(source: Path, rows: int, folder: Path) -> None:
+    """Write a public decoder with a random head, as plain transformers does."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     torch.manual_seed(rows)
@@ -92,87 +114,76 @@ def random_head(source: Path, folder: Path, rows: int) -> Path:
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return folder
 
 
-def models_of(data: Path, work: Path, steps: int | None) -> list[tuple[str, Path, list[Any]]]:
-    """Name, folder and views of every model; finished ones are used again."""
-    found: list[tuple[str, Path, list[Any]]] = []
-    for name, (kind, views) in TRAINED.items():
-        folder = work / name
-        if not (folder / "model" / "config.json").is_file():
-            shutil.rmtree(folder, ignore_errors=True)
-            train(parse_config(config(data, folder, kind, steps)))
-        found.append((name, folder / "model", list(views)))
+def trained_model(data: Path, work: Path, name: str, steps: int | None) -> Path:
+    """The folder of one of `TRAINED`, trained now or found finished."""
+    kind, _ = TRAINED[name]
+
+    def configure(folder: Path) -> Config:
+        return parse_config(config(data, folder, kind, steps))
+
+    sets = [data / folder / "train.jsonl.gz" for folder in (*PAIRS, *RATED)]
+    recipe = [configure(work).hash, [sha256(path) for path in sets], versions()]
+    return train_once(ArtifactStore(work), "trained", name, recipe, configure) / "model"
+
+
+def models_of(data: Path, work: Path, steps: int | None) -> list[JudgedModel]:
+    """Every model; finished ones are used again."""
+    models = []
+    for name, (_, views) in TRAINED.items():
+        models.append(JudgedModel(name, trained_model(data, work, name, steps), views))
+    store, source = ArtifactStore(work), data / "stories260k" / "hf"
     for rows in (1, 6):
-        folder = work / f"stories260k-random-{rows}"
-        if not folder.is_dir():
-            random_head(data / "stories260k" / "hf", folder, rows)
-        found.append((folder.name, folder, ["F", "L"] if rows > 1 else ["F"]))
-    return found
+        name = f"stories260k-random-{rows}"
+        recipe = [sha256(source / "config.json"), rows, versions()]
+        path = store.path("random", recipe, label=name)
+        folder = store.folder(path, recipe, partial(random_head, source, rows))
+        models.append(JudgedModel(name, folder, ("F", "L") if rows > 1 else ("F",)))
+    return models
 
 
-def measure(
-    models: Sequence[tuple[str, Path, list[Any]]], suites: Sequence[Suite]
-) -> tuple[list[Result], list[str]]:
-    """Results, differences and what the sanity tests found."""
+def measure(models: Sequence[JudgedModel], suites: Sequence[Suite]) -> list[Result]:
+    """Results of every model on every suite."""
     results: list[Result] = []
-    told: list[str] = []
-    for name, folder, views in models:
-        model = RewardModel.load(folder)
+    for judged in models:
+        model = RewardModel.load(judged.folder)
         for suite in suites:
             started = time.monotonic()
+            views: list[Any] = list(judged.views)
             results += run_suite(
-                model, suite, views, name=name, overlong="truncate_prompt", on_bad_record="skip"
+                model,
+                suite,
+                views,
+                name=judged.name,
+                overlong="truncate_prompt",
+                on_bad_record="skip",
             )
-            print(f"{name} on {suite.name}: {time.monotonic() - started:.0f} s", flush=True)
-        pairs = suite_pairs(suites[0])[:64]
-        found = check_sanity(model, pairs, views[0])
-        told += [f"{name}: {line}" for line in found.failures or ["all sanity tests pass"]]
-    return results + differences(results), told
+            say(f"{judged.name} on {suite.name}: {time.monotonic() - started:.0f} s")
+    return results
 
 
-def table(results: Sequence[Result], names: Sequence[str]) -> list[str]:
-    """Markdown: models by numbers, with intervals."""
-    head = ["model", "view", *names, "n"]
-    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
-    for one in results:
-        cells = [_cell(one.metrics.get(name), one.kind == "difference") for name in names]
-        count = next((one.metrics[name].n for name in names if name in one.metrics), 0)
-        lines.append(f"| {one.model} | {one.view} | {' | '.join(cells)} | {count} |")
+def sanity_lines(models: Sequence[JudgedModel], suite: Suite) -> list[str]:
+    """The failed sanity tests of every model."""
+    pairs = suite_pairs(suite)[:64]
+    lines = []
+    for judged in models:
+        failures = check_sanity(RewardModel.load(judged.folder), pairs, judged.views[0]).failures
+        lines += [f"{judged.name}: {failure}" for failure in failures]
+        if not failures:
+            lines.append(f"{judged.name}: all sanity tests pass")
     return lines
 
 
-def _cell(metric: Metric | None, signed: bool) -> str:
-    if metric is None:
-        return "–"
-    form = "+.3f" if signed else ".3f"
-    return f"{metric.value:{form}} [{metric.low:{form}}, {metric.high:{form}}]"
-
-
-BESIDE = ("length_only/overall", "length_correlation_within_prompt")
-
-
-def page(results: Sequence[Result], told: Sequence[str], stand_ins: Sequence[Result]) -> str:
-    """The README of the results."""
-    lines = [INTRO]
-    for suite in dict.fromkeys(one.suite for one in results):
-        rows = [one for one in results if one.suite == suite]
-        shown = [n for n in BENCHMARKS[suite.partition("/")[0]].columns if n in rows[0].metrics]
-        lines += [
-            f"\n## {suite}\n",
-            *table([r for r in rows if r.kind == "eval"], [*shown, *BESIDE]),
-        ]
-        lines += ["\nPaired differences:\n", *table([r for r in rows if r.kind != "eval"], shown)]
-        notes = dict.fromkeys(n for r in rows if r.kind == "eval" for n in r.notes)
-        lines += ["", *(f"- {note}" for note in notes)]
-    lines += ["\n## Sanity tests, on 64 comparisons of LLMBar\n", *(f"- {line}" for line in told)]
-    lines += ["\n## Stand-ins of the hub's benchmarks\n", STAND_INS]
-    for suite in dict.fromkeys(one.suite for one in stand_ins):
-        rows = [one for one in stand_ins if one.suite == suite and one.kind == "eval"]
-        shown = [n for n in BENCHMARKS[suite.partition("/")[0]].columns if n in rows[0].metrics]
-        lines += [f"\n### {suite}\n", *table(rows, shown)]
-    return "\n".join(lines) + "\n"
+def models_table(results: Sequence[Result], names: Sequence[str]) -> str:
+    """Markdown: models by numbers, with intervals."""
+    rows = []
+    for result in results:
+        form = "+.3f" if result.kind == "difference" else ".3f"
+        cells = [with_interval(result.metrics.get(name), form) for name in names]
+        counts = [result.metrics[name].n for name in names if name in result.metrics]
+        rows.append([result.model, result.view, *cells, str(counts[0] if counts else 0)])
+    return table(["model", "view", *names, "n"], rows)
 
 
 INTRO = """# Benchmarks run through
@@ -193,40 +204,72 @@ STAND_INS = """A few made-up rows of each benchmark in its published schema: the
 file is read and the published rule applied from end to end, and say nothing about a model."""
 
 
+def page(results: Sequence[Result], sanity: Sequence[str], stand_ins: Sequence[Result]) -> str:
+    """The README of the results."""
+    blocks = [INTRO]
+    for suite, measured in by_attribute(results, "suite").items():
+        names = _columns(suite, measured[0])
+        scored, differing = select(measured, kind=["eval"]), reject(measured, kind=["eval"])
+        blocks += [f"## {suite}", models_table(scored, [*names, *BESIDE])]
+        blocks += ["Paired differences:", models_table(differing, names)]
+        notes: dict[str, None] = {}
+        for result in scored:
+            notes |= dict.fromkeys(result.notes)
+        blocks.append(_bullets(notes))
+    blocks += ["## Sanity tests, on 64 comparisons of LLMBar", _bullets(sanity)]
+    blocks += ["## Stand-ins of the hub's benchmarks", STAND_INS]
+    for suite, measured in by_attribute(stand_ins, "suite").items():
+        blocks += [f"### {suite}", models_table(measured, _columns(suite, measured[0]))]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _columns(suite: str, result: Result) -> list[str]:
+    """The benchmark's columns that a result has."""
+    return present_in(BENCHMARKS[SuiteName.parse(suite).kind].columns, result.metrics)
+
+
+def _bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def run(data: Path, output: Path, work: Path, steps: int | None) -> None:
+    """Train, measure and write."""
+    models = models_of(data, work, steps)
+    suites = [parse_suite(text.format(data=data)) for text in REAL.values()]
+    results = measure(models, suites)
+    _write(output / "results.json", results + differences(results))
+    write_json(output / "sanity.json", sanity_lines(models, suites[0]))
+    made_up = []
+    for name in BENCHMARKS:
+        path = write_stand_in(name, work / "stand-ins" / name)
+        made_up.append(parse_suite(f"{name}={path}"))
+    # A random head says no more about the reading of a file than a trained one.
+    _write(output / "stand_ins.json", measure(models[: len(TRAINED)], made_up))
+    rewrite(output)
+
+
+def _write(path: Path, results: Sequence[Result]) -> None:
+    """Results without their items, which are as large as the benchmarks."""
+    write_json(path, [{**result.as_dict(), "items": []} for result in results])
+
+
+def rewrite(output: Path) -> None:
+    """README.md, from `results.json`, `sanity.json` and `stand_ins.json`."""
+    results = read_results(output / "results.json")
+    stand_ins = read_results(output / "stand_ins.json")
+    text = page(results, read_json(output / "sanity.json"), stand_ins)
+    write_text(output / "README.md", text)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--output", type=Path, default=Path("results/benchmarks"))
+    """Parse, run; the exit code."""
+    parser = make_parser("judge", "results/benchmarks")
     parser.add_argument("--work", type=Path, default=Path("runs/judge"))
     parser.add_argument("--steps", type=int, help="training steps, for a quick look")
     options = parser.parse_args(arguments)
-    if not options.data.is_dir():
-        print(f"{options.data}: the real data is not here: nothing to do", file=sys.stderr)
-        return 0
-    models = models_of(options.data, options.work, options.steps)
-    suites = [parse_suite(text.format(data=options.data)) for text in REAL.values()]
-    results, told = measure(models, suites)
-    made_up = [parse_suite(f"{name}={path}") for name, path in stand_ins(options.work).items()]
-    on_stand_ins = [
-        one
-        for name, folder, views in models[:2]
-        for suite in made_up
-        for one in run_suite(
-            RewardModel.load(folder), suite, views, name=name, overlong="truncate_prompt"
-        )
-    ]
-    objects = [{**one.as_dict(), "items": []} for one in results]
-    write_json(options.output / "results.json", objects)
-    write_text(options.output / "README.md", page(results, told, on_stand_ins))
-    print(f"results: {options.output}")
-    return 0
-
-
-def stand_ins(work: Path) -> dict[str, Path]:
-    """Stand-ins of every benchmark, by name."""
-    folder = work / "stand-ins"
-    return {name: write_stand_in(name, folder / name) for name in BENCHMARKS}
+    return run_command(
+        options.data, lambda: run(options.data, options.output, options.work, options.steps)
+    )
 
 
 if __name__ == "__main__":

@@ -90,19 +90,20 @@ def make_problem(case: Case, seed: int) -> Problem:
 
 def bradley_terry_alone(deltas: Floats) -> Floats:
     """The maximum-likelihood preference [X], by Newton's method with halved steps."""
-    found = np.zeros(deltas.shape[1])
+    row = np.zeros(deltas.shape[1])
     for _ in range(100):
-        chance = 1 / (1 + np.exp(deltas @ found))
-        gradient = -deltas.T @ chance
-        curvature = (deltas * (chance * (1 - chance))[:, None]).T @ deltas
+        wrong = 1 / (1 + np.exp(deltas @ row))  # the modelled probability of the rejected
+        gradient = -deltas.T @ wrong
+        curvature = (deltas * (wrong * (1 - wrong))[:, None]).T @ deltas
         step = np.linalg.solve(curvature, gradient)
+        # A full Newton step can overshoot where the likelihood is nearly flat.
         size = 1.0
-        while _loss(deltas, found - size * step) > _loss(deltas, found) and size > 1e-9:
+        while _loss(deltas, row - size * step) > _loss(deltas, row) and size > 1e-9:
             size /= 2
-        found = found - size * step
+        row = row - size * step
         if np.abs(gradient).max() < 1e-9 * len(deltas):
             break
-    return found
+    return row
 
 
 def _loss(deltas: Floats, preference: Floats) -> float:
@@ -113,8 +114,8 @@ def regression_alone(inputs: Floats, ratings: Floats, rank: int) -> Floats:
     """Least squares [X, K] of at most this rank (reduced-rank regression; Izenman, 1975)."""
     full = np.linalg.lstsq(inputs, ratings, rcond=None)[0]
     _, _, basis = np.linalg.svd(inputs @ full, full_matrices=False)
-    kept = basis[:rank]
-    return np.asarray(full @ kept.T @ kept)
+    leading = basis[:rank]
+    return np.asarray(full @ leading.T @ leading)
 
 
 def minimise(
@@ -123,7 +124,7 @@ def minimise(
     """M [X, 1 + K] at the minimum over Θ and all rows, by L-BFGS from `start`'s balanced factors.
 
     Args:
-        start: [X, 1 + K], e.g. the two heads alone.
+        start: [X, 1 + K], e.g. the two heads fitted alone.
         pairs, rated: which of the two losses count.
     """
     left, singular, right = np.linalg.svd(start, full_matrices=False)
@@ -136,10 +137,9 @@ def minimise(
     # No entry may start at exactly 0: two factors that are both 0 have no gradient.
     theta += 1e-3 * rng.standard_normal(theta.shape)
     heads += 1e-3 * rng.standard_normal(heads.shape)
-    factors = [torch.tensor(one, requires_grad=True) for one in (theta, heads)]
-    deltas, inputs, ratings = (
-        torch.from_numpy(one) for one in (problem.deltas, problem.inputs, problem.ratings)
-    )
+    factors = [torch.tensor(theta, requires_grad=True), torch.tensor(heads, requires_grad=True)]
+    deltas, inputs = torch.from_numpy(problem.deltas), torch.from_numpy(problem.inputs)
+    ratings = torch.from_numpy(problem.ratings)
     optimizer = torch.optim.LBFGS(
         factors, max_iter=3000, tolerance_grad=1e-9, tolerance_change=1e-14, history_size=20,
         line_search_fn="strong_wolfe",
@@ -175,18 +175,16 @@ class Errors:
 def solve(case: Case, seed: int) -> Errors:
     """Train all three on one draw and measure them."""
     problem = make_problem(case, seed)
-    alone = np.column_stack(
-        [
-            bradley_terry_alone(problem.deltas),
-            regression_alone(problem.inputs, problem.ratings, case.rank),
-        ]
-    )
-    single, multi, joint = alone, alone, alone
+    preference = bradley_terry_alone(problem.deltas)
+    attributes = regression_alone(problem.inputs, problem.ratings, case.rank)
+    separate = np.column_stack([preference, attributes])
+    single, multi, joint = separate, separate, separate
+    # Closed forms hold without weight decay, and jointly only where the rank does not bind.
     if case.ridge:
-        single = minimise(problem, case, alone, rated=False)
-        multi = minimise(problem, case, alone, pairs=False)
+        single = minimise(problem, case, separate, rated=False)
+        multi = minimise(problem, case, separate, pairs=False)
     if case.ridge or case.rank <= K:
-        joint = minimise(problem, case, alone)
+        joint = minimise(problem, case, separate)
     return Errors(
         _preference_error(single, problem),
         _preference_error(joint, problem),

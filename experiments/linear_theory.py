@@ -10,21 +10,24 @@ many seeds it took, so sizes may differ; directions should not. Half a minute on
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from experiments.command import say
 from experiments.high_dimension import DIMENSIONS, EARLIER_FLOOR, measure
 from experiments.high_dimension import SEEDS as FLOOR_SEEDS
-from experiments.linear_fits import Case, Errors, solve
-from smorm.files import write_json, write_text
+from experiments.linear_fits import Case, solve
+from experiments.tables import number, table
+from smorm.files import read_json, write_json, write_text
 from smorm.version import __version__
 
 SEEDS = 40
+Row = Mapping[str, Any]
 
 
 def maximum_likelihood_weight(pairs: int, rated: int, noise: float) -> float:
@@ -85,121 +88,31 @@ EARLIER: dict[str, tuple[float, float, float, float]] = {
 """The earlier check: preference alone and joint, attributes alone and joint."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A case over seeds: means and standard errors of the four errors, and in how many seeds joint
-    training lowered each head's error."""
+NAMES = ("single", "joint_preference", "multi", "joint_attributes")
+"""The four errors of a case, in the order of `Errors` and of `EARLIER`."""
+CASE_HEADINGS = (
+    "case", "preference: alone → joint", "earlier", "attributes: alone → joint", "earlier",
+    "seeds where joint is better: preference, attributes", "what it shows",
+)  # fmt: skip
+FLOOR_HEADINGS = (
+    "d", "correlation of r_s and r_m", "highest floor, max(c r_s) − ε", "earlier", "lowest r_m",
+    "pairs whose order is guaranteed", "largest shortfall seen", "c published ÷ c projection",
+)  # fmt: skip
+PAGE = """\
+# The theory where the truth is known
 
-    case: Case
-    means: Errors
-    errors: Errors
-    seeds: int
-    preference_gains: int
-    attribute_gains: int
-
-
-def run_case(case: Case, seeds: Sequence[int]) -> Row:
-    """Solve one case for every seed."""
-    table = np.array([list(asdict(solve(case, seed)).values()) for seed in seeds])
-    spread = table.std(axis=0, ddof=1) / np.sqrt(len(seeds))
-    gains = table[:, [0, 2]] - table[:, [1, 3]] > 1e-9
-    return Row(
-        case,
-        Errors(*table.mean(axis=0).tolist()),
-        Errors(*spread.tolist()),
-        len(seeds),
-        int(gains[:, 0].sum()),
-        int(gains[:, 1].sum()),
-    )
-
-
-def case_table(rows: Sequence[Row]) -> str:
-    """Markdown: ours with standard errors, the earlier figures, and what the case shows."""
-    lines = [
-        "| case | preference: alone → joint | earlier | attributes: alone → joint | earlier "
-        "| seeds where joint is better: preference, attributes | what it shows |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        mean, error, earlier = row.means, row.errors, EARLIER[row.case.name]
-        lines.append(
-            f"| {row.case.name} "
-            f"| {_pm(mean.single, error.single)} → "
-            f"{_pm(mean.joint_preference, error.joint_preference)} "
-            f"| {earlier[0]:g} → {earlier[1]:g} "
-            f"| {_pm(mean.multi, error.multi)} → "
-            f"{_pm(mean.joint_attributes, error.joint_attributes)} "
-            f"| {earlier[2]:g} → {earlier[3]:g} "
-            f"| {row.preference_gains}, {row.attribute_gains} of {row.seeds} "
-            f"| {LESSONS[row.case.name]} |"
-        )
-    return "\n".join(lines)
-
-
-def _differing(rows: Sequence[Row]) -> str:
-    """Whether directions differ, and which figures are far from the earlier ones."""
-    told = []
-    for row in rows:
-        ours, errors = asdict(row.means), asdict(row.errors)
-        for name, earlier in zip(ours, EARLIER[row.case.name], strict=True):
-            if abs(ours[name] - earlier) > 2 * errors[name]:
-                told.append(f"{row.case.name}, {name.replace('_', ' ')}")
-    same = "No direction differs" if _same_directions(rows) else "Some directions differ"
-    return f"{same}; more than two standard errors apart: {'; '.join(told) or 'none'}."
-
-
-def _same_directions(rows: Sequence[Row]) -> bool:
-    """Whether joint training raises and lowers the same errors as in the earlier check."""
-    return all(
-        (a - b) * (c - d) >= 0
-        for row in rows
-        for a, b, c, d in (
-            (row.means.single, row.means.joint_preference, *EARLIER[row.case.name][:2]),
-            (row.means.multi, row.means.joint_attributes, *EARLIER[row.case.name][2:]),
-        )
-    )
-
-
-def _pm(value: float, error: float) -> str:
-    digits = 3 if value >= 0.1 else 4
-    return f"{value:.{digits}f} ± {error:.{digits}f}"
-
-
-def floor_table(rows: Sequence[dict[str, float]]) -> str:
-    """Markdown: what Theorem 1 guarantees as the features get wider."""
-    lines = [
-        "| d | correlation of r_s and r_m | highest floor, max(c r_s) − ε | earlier | lowest r_m "
-        "| pairs whose order is guaranteed | largest shortfall seen | c published ÷ c projection |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {row['dimension']:.0f} | {row['correlation']:.2f} | {row['floor']:+.2f} "
-        f"| {_earlier_floor(row['dimension'])} | {row['lowest']:.2f} "
-        f"| {row['guaranteed']:.3f} | {row['shortfall']:.2f} | {row['c_ratio']:.1f} |"
-        for row in rows
-    ]
-    return "\n".join(lines)
-
-
-def _earlier_floor(dimension: float) -> str:
-    found = EARLIER_FLOOR.get(int(dimension))
-    return "–" if found is None else f"{found:+g}"
-
-
-def page(rows: Sequence[Row], floors: Sequence[dict[str, float]]) -> str:
-    """The results as Markdown."""
-    return f"""# The theory where the truth is known
-
-`python -m experiments.linear_theory --output results/theory` (smorm {__version__}). Mean squared
-error to the truth, mean ± standard error over {rows[0].seeds} seeds; "earlier" is the check whose
-cases these are (its truth is not described, so sizes may differ). Formulas and how to read them:
+`python -m experiments.linear_theory --output results/theory` (smorm {version}). Mean squared
+error to the truth, mean ± standard error over {seeds} seeds; "earlier" is the check whose cases
+these are (its truth is not described, so sizes may differ). Formulas and how to read them:
 [docs/diagnose.md](../../docs/diagnose.md).
 
 ## Theorem 2: does joint training lower both errors?
 
-{case_table(rows)}
+{cases}
 
-{_differing(rows)} B and B2 are exact: without a rank that binds, the two problems are apart.
+Cases in which a direction differs from the earlier check: {directions}. More than two standard
+errors from it: {distant}. B and B2 are exact: without a rank that binds, the two problems are
+separate.
 
 So the strict claim is false as it stands: with no bottleneck there is no gain at all (B, B2), with
 the wrong weight one head is sacrificed (A2, C, D, G, G3), and with the maximum-likelihood weight
@@ -207,39 +120,127 @@ the wrong weight one head is sacrificed (A2, C, D, G, G3), and with the maximum-
 
 ## Theorem 1: what its floor guarantees
 
-{floor_table(floors)}
+{floors}
 
-Means over {FLOOR_SEEDS} seeds. The inequality is never violated; it is true for any two vectors.
+Means over {floor_seeds} seeds. The inequality is never violated; it is true for any two vectors.
 As the features get wider the floor falls to below every r_m observed, and the order of hardly any
 pair is guaranteed (by the sharper ‖w⊥‖‖f(a) − f(b)‖, not by 2ε), although the two rewards agree
 closely. The published c belongs to a linearised Bradley–Terry head, not to the trained one.
 """
 
 
+def run_case(case: Case, seeds: Sequence[int]) -> dict[str, Any]:
+    """One case over seeds: means and standard errors of the four errors, and in how many seeds
+    joint training lowered each head's error."""
+    errors = np.array([list(asdict(solve(case, seed)).values()) for seed in seeds])  # [S, 4]
+    standard_errors = errors.std(axis=0, ddof=1) / np.sqrt(len(seeds))
+    # Differences below this are those of the solvers.
+    gains = errors[:, [0, 2]] - errors[:, [1, 3]] > 1e-9
+    return {
+        "case": asdict(case),
+        "means": dict(zip(NAMES, errors.mean(axis=0).tolist(), strict=True)),
+        "errors": dict(zip(NAMES, standard_errors.tolist(), strict=True)),
+        "seeds": len(seeds),
+        "preference_gains": int(gains[:, 0].sum()),
+        "attribute_gains": int(gains[:, 1].sum()),
+        "earlier": dict(zip(NAMES, EARLIER[case.name], strict=True)),
+    }
+
+
+def case_table(rows: Sequence[Row]) -> str:
+    """Markdown: ours with standard errors, the earlier figures, and what the case shows."""
+    lines = []
+    for row in rows:
+        name, earlier = row["case"]["name"], row["earlier"]
+        ours = [_value_and_error(row["means"][key], row["errors"][key]) for key in NAMES]
+        before = [f"{earlier[key]:g}" for key in NAMES]
+        cells = []
+        for first in (0, 2):  # preference, attributes: alone and joint
+            cells.append(" → ".join(ours[first : first + 2]))
+            cells.append(" → ".join(before[first : first + 2]))
+        gains = f"{row['preference_gains']}, {row['attribute_gains']} of {row['seeds']}"
+        lines.append([name, *cells, gains, LESSONS[name]])
+    return table(CASE_HEADINGS, lines)
+
+
+def _value_and_error(value: float, error: float) -> str:
+    form = ".3f" if value >= 0.1 else ".4f"
+    return f"{value:{form}} ± {error:{form}}"
+
+
+def distant_errors(rows: Sequence[Row]) -> list[str]:
+    """The errors that are more than two standard errors from the earlier check's."""
+    names = []
+    for row in rows:
+        for key, earlier in row["earlier"].items():
+            distance = abs(row["means"][key] - earlier)
+            if distance > 2 * row["errors"][key]:
+                names.append(f"{row['case']['name']}, {key.replace('_', ' ')}")
+    return names
+
+
+def other_directions(rows: Sequence[Row]) -> list[str]:
+    """The cases in which joint training raises an error that it lowered in the earlier check, or
+    the other way round."""
+    names = []
+    for row in rows:
+        ours, earlier = row["means"], row["earlier"]
+        for single, joint in (NAMES[:2], NAMES[2:]):
+            if (ours[single] - ours[joint]) * (earlier[single] - earlier[joint]) < 0:
+                names.append(f"{row['case']['name']}, {joint.replace('_', ' ')}")
+    return names
+
+
+def floor_table(rows: Sequence[Row]) -> str:
+    """Markdown: what Theorem 1 guarantees as the features get wider."""
+    return table(FLOOR_HEADINGS, map(_floor_cells, rows))
+
+
+def _floor_cells(row: Row) -> list[str]:
+    return [
+        f"{row['dimension']:.0f}",
+        f"{row['correlation']:.2f}",
+        f"{row['floor']:+.2f}",
+        number(EARLIER_FLOOR.get(int(row["dimension"])), "+g"),
+        f"{row['lowest']:.2f}",
+        f"{row['guaranteed']:.3f}",
+        f"{row['shortfall']:.2f}",
+        f"{row['c_ratio']:.1f}",
+    ]
+
+
+def page(results: Row) -> str:
+    """The page, from `linear.json`."""
+    cases = results["cases"]
+    return PAGE.format(
+        version=results["version"],
+        seeds=cases[0]["seeds"],
+        cases=case_table(cases),
+        directions="; ".join(other_directions(cases)) or "none",
+        distant="; ".join(distant_errors(cases)) or "none",
+        floors=floor_table(results["floors"]),
+        floor_seeds=FLOOR_SEEDS,
+    )
+
+
+def rewrite(output: Path) -> None:
+    """linear.md, from `linear.json`."""
+    write_text(output / "linear.md", page(read_json(output / "linear.json")))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run every case and write `linear.json` and `linear.md`."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = argparse.ArgumentParser(prog="python -m experiments.linear_theory")
     parser.add_argument("--output", type=Path, default=Path("results/theory"))
     parser.add_argument("--seeds", type=int, default=SEEDS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    rows = [run_case(case, range(options.seeds)) for case in CASES]
+    cases = [run_case(case, range(options.seeds)) for case in CASES]
     floors = [measure(dimension) for dimension in DIMENSIONS]
-    write_json(options.output / "linear.json", _plain(rows, floors))
-    write_text(options.output / "linear.md", page(rows, floors))
-    print(case_table(rows), floor_table(floors), sep="\n\n")
-
-
-def _plain(rows: Sequence[Row], floors: Sequence[dict[str, float]]) -> dict[str, Any]:
-    names = ("single", "joint_preference", "multi", "joint_attributes")
-    return {
-        "version": __version__,
-        "cases": [
-            {**asdict(row), "earlier": dict(zip(names, EARLIER[row.case.name], strict=True))}
-            for row in rows
-        ],
-        "floors": list(floors),
-    }
+    results = {"version": __version__, "cases": cases, "floors": floors}
+    write_json(options.output / "linear.json", results)
+    rewrite(options.output)
+    say((options.output / "linear.md").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

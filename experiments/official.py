@@ -13,7 +13,6 @@ read the same exported folder, and their accuracies must be the same.
 
 from __future__ import annotations
 
-import argparse
 import ast
 import itertools
 import json
@@ -22,7 +21,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,9 +29,12 @@ from typing import Any
 import datasets
 import numpy as np
 
+from experiments.command import make_parser, say
+from experiments.tables import table
 from experiments.tasks import read_lines
 from smorm.errors import SmormError
 from smorm.evaluation.benchmarks.rewardbench import SECTIONS
+from smorm.evaluation.metric_names import MetricName
 from smorm.evaluation.result import Result
 from smorm.evaluation.suite import parse_suite
 from smorm.evaluation.suites import run_suite
@@ -68,23 +70,27 @@ def subsets(
     data: Path, fits: Callable[[dict[str, Any]], bool]
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Every subset of RewardBench with up to `ITEMS` real pairs that fit the model."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    rows_of: dict[str, list[dict[str, Any]]] = {}
     for name in ("llmbar", "humanevalpack", "xstest"):
         for row in read_lines(data / "eval" / name / "test.jsonl.gz"):
-            found.setdefault(NAMES.get(row["subset"], row["subset"]), []).append(row)
-    for name, wanted in FILLED.items():
-        rows = [r for r in read_lines(data / name / "dev.jsonl.gz") if isinstance(r["prompt"], str)]
-        for place, subset in enumerate(wanted):
-            found[subset] = rows[place :: len(wanted)]
-    for subset in (name for part in SECTIONS.values() for name in part):
-        yield subset, list(itertools.islice(filter(fits, found[subset]), ITEMS))
+            rows_of.setdefault(NAMES.get(row["subset"], row["subset"]), []).append(row)
+    for name, filled in FILLED.items():
+        rows = read_lines(data / name / "dev.jsonl.gz")
+        # A prompt of several turns is no prompt of the published schema.
+        rows = [row for row in rows if not isinstance(row["prompt"], list)]
+        for index, subset in enumerate(filled):
+            rows_of[subset] = rows[index :: len(filled)]
+    for subset in itertools.chain.from_iterable(SECTIONS.values()):
+        yield subset, list(itertools.islice(filter(fits, rows_of[subset]), ITEMS))
 
 
 def fits(model: RewardModel, row: dict[str, Any]) -> bool:
     """Whether both conversations are within the model's limit: the package would cut them."""
-    ask = Message("user", row["prompt"])
-    sides = [(ask, Message("assistant", row[side])) for side in ("chosen", "rejected")]
-    return all(len(model.renderer.render(side)) <= model.card.max_tokens for side in sides)
+    lengths = []
+    for side in ("chosen", "rejected"):
+        messages = (Message("user", row["prompt"]), Message("assistant", row[side]))
+        lengths.append(len(model.renderer.render(messages)))
+    return max(lengths) <= model.card.max_tokens
 
 
 def write_set(data: Path, folder: Path, model: RewardModel) -> Path:
@@ -111,7 +117,7 @@ def official(
     """The package's sections and subsets, and its scores of each item (chosen, rejected).
 
     Raises:
-        SmormError: it failed; the message holds the end of what it said.
+        SmormError: it failed; the message holds the end of its output.
     """
     # It writes beside the model's path, so the model lies in the scratch folder under a plain name.
     shutil.copytree(export, folder / "export")
@@ -123,10 +129,10 @@ def official(
     done = subprocess.run(
         command, cwd=folder, env={**os.environ, **settings}, capture_output=True, text=True
     )
-    said = done.stdout + done.stderr
-    printed = re.findall(r"Results: (\{.*?\})", said)
+    output = done.stdout + done.stderr
+    printed = re.findall(r"Results: (\{.*?\})", output)
     if done.returncode or not printed:
-        raise SmormError(f"the official package failed: {said[-3000:]}")
+        raise SmormError(f"the official package failed: {output[-3000:]}")
     lines = (folder / "out" / "export_outputs.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     scores = [(row["scores_chosen"], row["scores_rejected"]) for row in rows]
@@ -134,13 +140,13 @@ def official(
     return ast.literal_eval(printed[-1]), grouped, scores
 
 
-def table(ours: Result, theirs: dict[str, float]) -> list[str]:
+def sections_table(ours: Mapping[str, float], theirs: Mapping[str, float]) -> str:
     """Markdown of both sides' sections."""
-    lines = ["| section | smorm | official | difference |", "| --- | --- | --- | --- |"]
-    for section in SECTIONS:
-        mine, other = ours.metrics[section].value, theirs[section]
-        lines.append(f"| {section} | {mine:.6f} | {other:.6f} | {mine - other:+.1e} |")
-    return lines
+    rows = []
+    for section, value in ours.items():
+        reference = theirs[section]
+        rows.append([section, f"{value:.6f}", f"{reference:.6f}", f"{value - reference:+.1e}"])
+    return table(["section", "smorm", "official", "difference"], rows)
 
 
 def gaps(
@@ -151,22 +157,25 @@ def gaps(
 ) -> dict[str, float]:
     """Largest differences of sections, of subsets and of single scores."""
     items: list[Any] = list(ours.items)
-    mine = np.array([item["scores"] for item in items])
+    own_scores = np.array([item["scores"] for item in items])
+    subsets = {str(MetricName("subset", subset=name)): value for name, value in grouped.items()}
     return {
-        "sections": max(abs(ours.metrics[n].value - value) for n, value in sections.items()),
-        "subsets": max(abs(ours.metrics[f"subset/{n}"].value - v) for n, v in grouped.items()),
-        "scores": float(np.abs(mine - np.array(list(scores))).max()),
-        "spread of scores": float(mine.std()),
+        "sections": _largest_gap(ours, sections),
+        "subsets": _largest_gap(ours, subsets),
+        "scores": float(np.abs(own_scores - np.array(scores)).max()),
+        "spread of scores": float(own_scores.std()),
     }
+
+
+def _largest_gap(ours: Result, theirs: Mapping[str, float]) -> float:
+    return max(abs(ours.metrics[name].value - value) for name, value in theirs.items())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser("official", "results/benchmarks")
     parser.add_argument("--python", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True, help="an exported one-row folder")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--output", type=Path, default=Path("results/benchmarks"))
     options = parser.parse_args(arguments)
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -175,15 +184,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (ours,) = run_suite(model, parse_suite(f"rewardbench={path}"), ["F"], overlong="error")
         python = options.python.absolute()
         sections, grouped, scores = official(python, options.model, folder, model.card.max_tokens)
-    found = gaps(ours, sections, grouped, scores)
-    print("\n".join(table(ours, sections)))
-    print(found)
-    mine = {name: ours.metrics[name].value for name in SECTIONS}
-    write_json(
-        options.output / "official.json",
-        {"items": len(scores), "smorm": mine, "official": sections, "largest differences": found},
-    )
-    return 0 if found["sections"] < SAME and found["scores"] < SAME else 1
+    largest = gaps(ours, sections, grouped, scores)
+    values = {name: ours.metrics[name].value for name in SECTIONS}
+    say(sections_table(values, sections))
+    say(str(largest))
+    compared = {"smorm": values, "official": sections, "largest differences": largest}
+    write_json(options.output / "official.json", {"items": len(scores), **compared})
+    return int(max(largest["sections"], largest["scores"]) >= SAME)
 
 
 if __name__ == "__main__":

@@ -1,167 +1,183 @@
-"""One run: a method on a task with a seed, trained and measured, or found finished.
+"""Trained runs of all experiments: found by the fingerprint of what decides them, or trained now.
 
-A run's folder is named by everything that decides its numbers (configuration, content of the data,
-versions), so that a finished run is used again and a changed one is never taken for it.
+A run is an artifact of `smorm.lab.artifacts`: its recipe holds the configuration, the content of
+the data and the versions, so that a finished run is used again and a changed one is never taken for
+it. An interrupted training goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import json
 import multiprocessing
+import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from experiments.tasks import Files, Task
-from smorm.config import Config, load_config
-from smorm.data.reading import Source
-from smorm.evaluation.result import Result, read_results, write_results
-from smorm.evaluation.suite import Suite
-from smorm.evaluation.suites import run_suite
-from smorm.files import atomic_folder, fingerprint, is_sealed, read_json, write_json
+from smorm.config import METHODS, Config, load_config
+from smorm.files import read_json, write_json
+from smorm.lab.artifacts import ArtifactStore
 from smorm.model.store import versions
 from smorm.processes import end_with_parent
-from smorm.scoring.reward_model import RewardModel
-from smorm.text.bpe import train_bpe
 from smorm.training.loop import train
-from smorm.training.sources import to_source, training_texts
 
-METHODS = {
-    "Single": ("preference", ("F",)),
-    "Multi": ("regression", ("L",)),
-    "SMORM": ("joint", ("F", "L", "M")),
-}
-"""Objective and the views that are measured."""
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+KEPT_FILES = ("config.yaml", "cost.json", "data.json", "metrics.jsonl")
+MINUTES = "minutes.json"
+
+
+def train_once(
+    store: ArtifactStore,
+    room: str,
+    label: str,
+    recipe: Any,
+    configure: Callable[[Path], Config],
+) -> Path:
+    """The folder of a finished training, with `model`, `KEPT_FILES` and `minutes.json`.
+
+    Args:
+        recipe: all that decides the training.
+        configure: the configuration with this output folder.
+    """
+    path = store.path(room, recipe, label=label)
+    # A scratch folder is removed on an interruption, so the training has one of its own that stays
+    # and from which it is resumed.
+    unfinished = path.with_name(f"{path.name}.training")
+
+    def make(scratch: Path) -> None:
+        started = time.monotonic()
+        train(configure(unfinished), resume=True)
+        shutil.copytree(unfinished / "model", scratch / "model")
+        for name in KEPT_FILES:
+            shutil.copy(unfinished / name, scratch / name)
+        write_json(scratch / MINUTES, (time.monotonic() - started) / 60)
+
+    folder = store.folder(path, recipe, make)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method that is compared: its objective, the views to measure, overrides of the recipe."""
+
+    kind: str
+    views: tuple[str, ...] = ("F",)
+    settings: tuple[str, ...] = ()
+
+    @property
+    def predicts_ratings(self) -> bool:
+        """Whether its attribute rows are trained on ratings."""
+        return METHODS[self.kind].uses_ratings
+
+
+SINGLE = Method("preference")
+MULTI = Method("regression", ("L",))
+SMORM = Method("joint", ("F", "L", "M"))
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What is trained; `settings` are overrides of the recipe, `dotted.key=value`."""
+    """A method on a task with a seed.
+
+    Attributes:
+        work: the folder of all artifacts.
+        settings: further overrides of the task's recipe, `dotted.key=value`.
+    """
 
     task: Task
-    method: str
+    name: str
+    method: Method
     seed: int
     files: Files
-    tokenizer: Path
     work: Path
     settings: tuple[str, ...] = ()
 
-    def config(self) -> Config:
-        """The recipe with this run's data, method, seed and settings."""
-        folder = self.work / self.task.name / self.files.label
-        base = (
-            f"data.preference.path={json.dumps(str(self.files.train_pairs))}",
-            f"data.rated.path={json.dumps(str(self.files.train_rated))}",
-            f"model.tokenizer={json.dumps(str(self.tokenizer))}",
-            f"objective.kind={METHODS[self.method][0]}",
+    @property
+    def store(self) -> ArtifactStore:
+        """Where its artifacts are."""
+        return ArtifactStore(self.work)
+
+    @property
+    def room(self) -> str:
+        """The folder below `work` of the task's runs on these files."""
+        return f"{self.task.name}/{self.files.label}"
+
+    @property
+    def label(self) -> str:
+        """For people: the method and the seed."""
+        return f"{self.name}-seed{self.seed}"
+
+    def config(self, folder: Path) -> Config:
+        """The task's recipe with this run's data, method, seed and settings."""
+        overrides = (
+            *data_overrides(self.files),
+            f"objective.kind={self.method.kind}",
+            *self.method.settings,
             f"training.seed={self.seed}",
-            "training.log_every=1",
             *self.settings,
+            f"output.folder={json.dumps(str(folder))}",
         )
-        draft = load_config(self.task.recipe, (*base, f"output.folder={folder}"))
-        content = [draft.hash, self.files.hashes(), versions()]
-        name = f"{self.method}-seed{self.seed}-{fingerprint(content)[:8]}"
-        return load_config(self.task.recipe, (*base, f"output.folder={folder / name}"))
+        return load_config(self.task.recipe, overrides)
+
+    def recipe(self) -> list[Any]:
+        """All that decides the training; where its output goes does not."""
+        return [self.config(self.work).hash, self.files.hashes(), versions()]
+
+    def train(self) -> Path:
+        """The run's folder, trained now or found finished."""
+        return train_once(self.store, self.room, self.label, self.recipe(), self.config)
+
+    def path(self) -> Path:
+        """The run's folder, trained or not."""
+        return self.store.path(self.room, self.recipe(), label=self.label)
+
+    def derived(self, kind: str, recipe: Any, make: Callable[[Path], object]) -> Any:
+        """What is computed from the finished run and kept as JSON: read, or made by `make`."""
+        full = [self.recipe(), kind, recipe]
+        path = self.store.path(self.room, full, label=f"{self.label}-{kind}", ending=".json")
+        return read_json(self.store.file(path, full, make))
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """A run's results and what it cost."""
-
-    run: Run
-    results: list[Result]
-    cost: dict[str, float]
-
-
-def shared_tokenizer(task: Task, files: Files, work: Path) -> Path:
-    """One tokenizer for all methods, trained on the pairs' and the ratings' training texts.
-
-    A method alone would train its own on what it reads, and the comparison would not be matched.
-    """
-    draft = load_config(
-        task.recipe,
-        (
-            f"data.preference.path={json.dumps(str(files.train_pairs))}",
-            f"data.rated.path={json.dumps(str(files.train_rated))}",
-        ),
+def data_overrides(files: Files) -> tuple[str, str]:
+    """The overrides that name the training files."""
+    return (
+        f"data.preference.path={json.dumps(str(files.train_pairs))}",
+        f"data.rated.path={json.dumps(str(files.train_rated))}",
     )
-    spec: Any = draft.model.tokenizer
-    name = fingerprint([files.hashes(), draft.as_dict()["data"], spec.vocab_size, versions()])[:8]
-    folder = work / task.name / f"tokenizer-{name}"
-    if is_sealed(folder):
-        return folder
-    preference = [to_source(source) for source in draft.data.preference]
-    rated = [to_source(source) for source in draft.data.rated]
-    with atomic_folder(folder) as scratch:
-        texts = training_texts(draft, preference, rated)
-        train_bpe(texts, spec.vocab_size).save_pretrained(scratch)
-    return folder
 
 
-def execute(run: Run) -> Finished:
-    """Train and measure, or read what a finished run left. An interrupted run goes on."""
-    config = run.config()
-    folder = config.output.folder
-    results, cost = folder / "results.json", folder / "cost.json"
-    if not (results.is_file() and cost.is_file()):
-        started = time.monotonic()
-        model = RewardModel.load(train(config, resume=True))
-        minutes = (time.monotonic() - started) / 60
-        found = _measure(run, model)
-        write_json(cost, _cost(folder, model, config, minutes))
-        write_results(results, found)
-    return Finished(run, read_results(results), read_json(cost))
-
-
-def _measure(run: Run, model: RewardModel) -> list[Result]:
-    label = f"{run.task.name}-{run.files.label}"
-    pairs = Suite(f"pairs/{label}", Source(run.files.test_pairs))
-    found = run_suite(model, pairs, METHODS[run.method][1], name=run.method, seed=run.seed)
-    if model.attributes:
-        rated = Suite(f"rated/{label}", Source(run.files.test_rated))
-        found += run_suite(model, rated, name=run.method, seed=run.seed)
-    return found
-
-
-def _cost(folder: Path, model: RewardModel, config: Config, minutes: float) -> dict[str, float]:
-    """Parameters, steps, sequences read, tokens computed, minutes of training."""
-    steps: dict[int, float] = {}
+def read_metrics(folder: Path, key: str) -> dict[int, dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl` that have a key, by step; the last of a step counts."""
+    steps: dict[int, dict[str, Any]] = {}
     for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        if "tokens" in row:
-            steps[row["step"]] = row["tokens"]
-    counts = read_json(folder / "data.json")
-    kind, batch = config.objective.kind, config.training.batch_size
-    pairs = batch if kind != "regression" else 0
-    ratio = config.data.mixing.rated_per_pair if kind == "joint" else float(kind == "regression")
-    return {
-        "parameters": float(sum(p.numel() for p in model.network.parameters())),
-        "training_pairs": float(counts["pairs"]),
-        "training_rated": float(counts["rated"]),
-        "steps": float(len(steps)),
-        "pair_passes": float(len(steps) * pairs),
-        "rated_passes": float(len(steps) * round(batch * ratio)),
-        "tokens": float(sum(steps.values())),
-        "minutes": minutes,
-    }
+        if key in row:
+            # A resumed training writes the steps after its checkpoint again.
+            steps[row["step"]] = row
+    return steps
 
 
-def execute_all(runs: Sequence[Run], jobs: int) -> Iterator[Finished]:
-    """Every run, `jobs` at a time, each in a process of its own; in order of completion.
+def in_processes(
+    work: Callable[[Item], Result], items: Sequence[Item], jobs: int
+) -> Iterator[Result]:
+    """Results of every item, `jobs` at a time, each in a spawned process; in order of completion.
 
-    When this is interrupted, no further run is begun.
+    When this is interrupted, no further item is begun.
     """
     if jobs == 1:
-        yield from map(execute, runs)
+        yield from map(work, items)
         return
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=end_with_parent)
     try:
-        waiting = [pool.submit(execute, run) for run in runs]
-        for done in as_completed(waiting):
+        for done in as_completed([pool.submit(work, item) for item in items]):
             yield done.result()
     finally:
         pool.shutdown(cancel_futures=True)

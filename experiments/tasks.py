@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from smorm.errors import DataError
-from smorm.files import read_json, write_bytes, write_json
+from smorm.files import read_json, write_bytes
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
-PARTS = ("pairs", "rated")
 
 
 def _prompt(prompt: str) -> str:
@@ -66,7 +65,7 @@ TASKS = {
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """What a run trains on and what it is measured on."""
+    """The files that a run trains on and is measured on."""
 
     train_pairs: Path
     train_rated: Path
@@ -91,49 +90,45 @@ def dev_files(task: Task, data: Path) -> Files:
     Raises:
         DataError: a file is missing.
     """
-    found = Files(
-        data / task.pairs / "train.jsonl.gz",
-        data / task.rated / "train.jsonl.gz",
-        data / task.pairs / "dev.jsonl.gz",
-        data / task.rated / "dev.jsonl.gz",
-        label="dev",
-    )
-    for path in found.paths():
+    pairs, rated = data / task.pairs, data / task.rated
+    train, dev = "train.jsonl.gz", "dev.jsonl.gz"
+    files = Files(pairs / train, rated / train, pairs / dev, rated / dev, label="dev")
+    for path in files.paths():
         if not path.is_file():
             raise DataError(f"{path}: no such file; --data names the folder of the real data")
-    return found
+    return files
 
 
 def split_validation(task: Task, data: Path, folder: Path) -> Files:
-    """Split the training files by group; the parts are written to `folder` once.
+    """Split the training files by group, and write both sides to `folder`.
 
     The groups with the smallest SHA-256 become validation, so that the split depends on nothing
     but the prompts. No group is on both sides, in the pairs or in the ratings.
     """
     files = dev_files(task, data)
-    held = _held_groups(task, files.train_pairs)
-    paths = {}
-    for part, source in zip(PARTS, (files.train_pairs, files.train_rated), strict=True):
-        for side in ("train", "validation"):
-            paths[side, part] = folder / f"{side}-{part}.jsonl.gz"
-            _write_rows(paths[side, part], _side(task, source, held, side == "validation"))
-    return Files(
-        paths["train", "pairs"],
-        paths["train", "rated"],
-        paths["validation", "pairs"],
-        paths["validation", "rated"],
-        label="validation",
-    )
+    held_out = _held_out_groups(task, files.train_pairs)
+    paths: list[Path] = []
+    for side in ("train", "validation"):
+        for name, source in (("pairs", files.train_pairs), ("rated", files.train_rated)):
+            path = folder / f"{side}-{name}.jsonl.gz"
+            _write_rows(path, _rows_of_side(task, source, held_out, side == "validation"))
+            paths.append(path)
+    train_pairs, train_rated, test_pairs, test_rated = paths
+    return Files(train_pairs, train_rated, test_pairs, test_rated, label="validation")
 
 
-def _held_groups(task: Task, pairs: Path) -> set[str]:
+def _held_out_groups(task: Task, pairs: Path) -> set[str]:
     groups = {task.group(row["prompt"]) for row in read_lines(pairs)}
     ordered = sorted(groups, key=lambda group: hashlib.sha256(group.encode()).hexdigest())
     return set(ordered[: max(1, round(task.validation_share * len(ordered)))])
 
 
-def _side(task: Task, source: Path, held: set[str], wanted: bool) -> list[dict[str, Any]]:
-    return [row for row in read_lines(source) if (task.group(row["prompt"]) in held) == wanted]
+def _rows_of_side(
+    task: Task, source: Path, held_out: set[str], validation: bool
+) -> list[dict[str, Any]]:
+    return [
+        row for row in read_lines(source) if (task.group(row["prompt"]) in held_out) == validation
+    ]
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -144,18 +139,17 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    # No time in the header: the same rows are the same bytes.
+    # A time in the gzip header would give the same rows another hash.
     write_bytes(path, gzip.compress(text.encode("utf-8"), mtime=0))
 
 
 def readme_baseline(task: Task, data: Path) -> dict[str, float]:
-    """`dev` and `dev_longer` as the data's README prints them: TF-IDF with length, and the longer.
-
-    They are the README's figures, quoted; an empty dict where it does not have them.
-    """
+    """`dev` and `dev_longer` as the data's README prints them, or an empty mapping: the accuracies
+    of a linear model over TF-IDF and length, and of the longer response."""
     path = data / task.pairs / "README.md"
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    for line in text.splitlines():
+    if not path.is_file():
+        return {}
+    for line in path.read_text(encoding="utf-8").splitlines():
         if line.startswith("TF-IDF + length linear baseline"):
             numbers = json.loads(line.partition(":")[2])
             return {key: float(numbers[key]) for key in ("dev", "dev_longer") if key in numbers}
@@ -166,15 +160,6 @@ TUNED = Path(__file__).resolve().parent / "tuning.json"
 
 
 def read_tuning(path: Path = TUNED) -> dict[str, Any]:
-    """What was tried and chosen.
-
-    Raises:
-        DataError: it has not been run.
-    """
-    found: dict[str, Any] = read_json(path)
-    return found
-
-
-def write_tuning(value: dict[str, Any], path: Path = TUNED) -> None:
-    """Keep what was tried and chosen beside the code."""
-    write_json(path, value)
+    """The tries of `experiments.tuning` and its choices."""
+    tuning: dict[str, Any] = read_json(path)
+    return tuning

@@ -4,8 +4,8 @@
 
 Pretrains a small Llama on real text, chooses each method's epochs on a validation split, trains
 every method on two data sets with several seeds, and measures pairs, ratings and best-of-n, in
-distribution and out of it. Finished steps are used again. Where the data is absent it says so and
-does nothing.
+distribution and out of it. Finished steps are used again. Without the data it says so and does
+nothing.
 """
 
 from __future__ import annotations
@@ -17,147 +17,188 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from experiments.entry import carried_out, one_thread_each, parser_of_runs, say
+from experiments.command import make_run_parser, one_thread_each, run_command, say
+from experiments.runs import in_processes
 from experiments.tasks import TASKS, readme_baseline
 from experiments.text_backbone import backbone_facts, backbone_folder
 from experiments.text_measure import (
+    TextSuite,
     cost_of,
     curve_of,
-    has_ratings,
     measure_attributes,
     measure_reward,
     prompts_of,
     read_tests,
-    suite_name,
+    summarise,
 )
-from experiments.text_plan import POOLS, Plan, choose, files_of_tests, final_runs, tuning_runs
-from experiments.text_pools import (
+from experiments.text_page import Page
+from experiments.text_rewards import (
+    POOLS_FACTS,
+    POOLS_FILE,
     SET,
+    Finished,
+    pools_folder,
     push_longest,
     push_reward,
     read_set,
+    rewards_of,
     stress_config,
-    write_pools,
 )
-from experiments.text_readme import readme
-from experiments.text_rewards import REFERENCE, Finished, rewards_of
-from experiments.text_runs import METHODS, Kept, Run, Sets, execute_all, records_of
-from experiments.text_summary import summarise
-from smorm.evaluation.result import Result, parse_result, write_results
-from smorm.files import fingerprint, read_json, sha256, write_json, write_text
+from experiments.text_runs import (
+    METHODS,
+    REFERENCE,
+    Plan,
+    ScoredRun,
+    TextRun,
+    choose_epochs,
+    execute,
+    files_of_tests,
+    final_runs,
+    records_of,
+    tuning_runs,
+)
+from smorm.evaluation.metric_names import SuiteName
+from smorm.evaluation.result import Result, parse_result, read_results, write_results
+from smorm.files import read_json, write_json, write_text
 from smorm.stress.run import paired_by_seed
 
 
-def run_all(runs: Sequence[Run], jobs: int, what: str) -> list[Kept]:
-    """Execute, telling each as it is done."""
-    found: list[Kept] = []
-    for kept in execute_all(runs, jobs):
-        found.append(kept)
-        run = kept.run
-        say(f"{what} [{len(found)}/{len(runs)}] {run.task.name} {run.method} seed {run.seed}, "
-             f"{run.epochs:g} epochs: {kept.minutes:.2f} min of training, "
-             f"{kept.scoring_minutes:.2f} of scoring")  # fmt: skip
-    return found
+def run_all(runs: Sequence[TextRun], jobs: int, title: str) -> list[ScoredRun]:
+    """Execute, and report each when it is done."""
+    finished: list[ScoredRun] = []
+    for scored in in_processes(execute, runs, jobs):
+        finished.append(scored)
+        run = scored.run
+        say(
+            f"{title} [{len(finished)}/{len(runs)}] {run.task.name} {run.name} seed {run.seed}, "
+            f"{scored.epochs:g} epochs: {scored.minutes:.2f} min of training, "
+            f"{scored.scoring_minutes:.2f} of scoring"
+        )
+    return finished
 
 
-def measure_all(plan: Plan, kept: Sequence[Kept], pools: Path) -> list[Result]:
-    """Every result: pairs, ratings, best-of-n, curves and cost, and the paired differences."""
+def measure_all(plan: Plan, runs: Sequence[ScoredRun], pools: Path) -> list[Result]:
+    """Every result: pairs, ratings, best-of-n, curves and cost."""
     config = stress_config(pools, plan.sizes, plan.output / "results.json")
     answers, longest = read_set(config), push_longest(config)
-    training = {name: records_of("rated", str(plan.files(name).train_rated), 1, 0)
-                for name in TASKS}  # fmt: skip
+    training = {}
+    for name in TASKS:
+        training[name] = records_of("rated", str(plan.files(name).train_rated), 1, 0)
     results: list[Result] = []
-    for name in plan.tasks:
-        finished: Finished = {(k.run.method, k.run.seed): k for k in kept
-                              if k.run.task.name == name}  # fmt: skip
-        sets: Sets = next(iter(finished.values())).run.sets
+    for task in plan.tasks:
+        finished: Finished = {(s.run.name, s.run.seed): s for s in runs if s.run.task.name == task}
+        sets = finished["Single", 0].text_run.sets
         tests = read_tests(sets, training)
         labels = prompts_of(records_of(*sets[REFERENCE]))
-        suite = suite_name("best-of-n", name, SET)
+        suite = TextSuite("best-of-n", task, SET)
+        set_name = SuiteName.parse(str(suite)).label
         for seed in range(plan.seeds):
-            own = [finished[method, seed] for method in METHODS]
+            of_seed = [finished[method, seed] for method in METHODS]
             rewards = rewards_of(finished, seed, plan.members, labels)
-            results += [measure_reward(one, test) for one in rewards for test in tests]
-            results += [measure_attributes(one, test) for one in own for test in tests
-                        if has_ratings(one) and test.key == f"rated/{name}"]  # fmt: skip
-            results += [push_reward(one, answers, config, set_name=suite.partition("/")[2],
-                                    pools_key=POOLS) for one in rewards]  # fmt: skip
-            results += [curve_of(one) for one in own] + [cost_of(one) for one in rewards]
-        results.append(replace(longest, suite=suite))
+            for reward in rewards:
+                results += [measure_reward(reward, test) for test in tests]
+            rated = next(test for test in tests if test.key == f"rated/{task}")
+            for scored in of_seed:
+                if scored.run.method.predicts_ratings:
+                    results.append(measure_attributes(scored, rated))
+            results += [push_reward(reward, answers, config, set_name) for reward in rewards]
+            results += [*map(curve_of, of_seed), *map(cost_of, rewards)]
+        results.append(replace(longest, suite=str(suite)))
     return results
 
 
 def run_everything(plan: Plan) -> None:
     """Pretrain, tune, train, measure, write."""
     started = time.monotonic()
-    tests = files_of_tests(plan)
     text = plan.data / "pretrain_text" / "permissive.jsonl.gz"
-    backbone = backbone_folder(text, tests, plan.work, plan.backbone)
+    backbone = backbone_folder(text, files_of_tests(plan), plan.work, plan.backbone)
     facts = backbone_facts(backbone)
-    say(f"backbone: {facts['parameters']:,} parameters, held-out loss {facts['loss']:.3f}, "
-         f"{facts['minutes']:.1f} min")  # fmt: skip
-    grid = [run for name in plan.tasks for run in tuning_runs(plan, TASKS[name], backbone)]
+    say(
+        f"backbone: {facts['parameters']:,} parameters, held-out loss {facts['loss']:.3f}, "
+        f"{facts['minutes']:.1f} min"
+    )
+    grid: list[TextRun] = []
+    for name in plan.tasks:
+        grid += tuning_runs(plan, TASKS[name], backbone)
     tried = run_all(grid, plan.jobs, "tuning")
-    tuned = choose(tried)
-    key = fingerprint([backbone.name, sha256(plan.pools), list(plan.sizes)])[:8]
-    pools = plan.work / f"pools-{key}.jsonl"
-    if not pools.is_file():
-        write_pools(plan.pools, backbone, plan.backbone.width, plan.sizes, pools)
-    kept = run_all(final_runs(plan, tuned, backbone, pools), plan.jobs, "run")
+    tuned = choose_epochs(tried)
+    pools = pools_folder(plan, backbone)
+    final = final_runs(plan, tuned, backbone, pools / POOLS_FILE)
+    scored = run_all(final, plan.jobs, "run")
     measured = time.monotonic()
-    results = measure_all(plan, kept, pools)
-    compared = [one for one in results if one.kind == "stress" or one.suite.startswith("pairs/")]
-    written = [rounded(one) for one in results + paired_by_seed(compared)]
+    results = measure_all(plan, scored, pools / POOLS_FILE)
+    compared = [result for result in results if _is_compared(result)]
+    written = [rounded(result) for result in results + paired_by_seed(compared)]
     write_results(plan.output / "results.json", written)
     summary = {
         "backbone": facts,
         "tuning": tuned,
-        "pools": read_json(pools.with_suffix(".json")),
+        "pools": read_json(pools / POOLS_FACTS),
         "seeds": list(range(plan.seeds)),
         "members": plan.members,
+        "prompts": prompt_counts(plan),
         "suites": summarise(results),
         "baselines": {name: readme_baseline(TASKS[name], plan.data) for name in plan.tasks},
-        "minutes": _minutes(facts, tried, kept, measured),
+        "minutes": _minutes(facts, tried, scored, measured),
     }
     write_json(plan.output / "summary.json", summary)
-    write_text(plan.output / "README.md", readme(summary, results))
+    rewrite(plan.output)
     say(f"{plan.output}: written after {(time.monotonic() - started) / 60:.1f} min")
 
 
-def rounded(one: Result) -> Result:
-    """A result with numbers of six digits: what more is written is noise, and half the file."""
-    plain = _six_digits(one.as_dict())
-    return parse_result(plain, one.suite)
+def rewrite(output: Path) -> None:
+    """README.md, from `summary.json` and `results.json`."""
+    results = read_results(output / "results.json")
+    write_text(output / "README.md", Page(read_json(output / "summary.json"), results).text())
+
+
+def prompt_counts(plan: Plan) -> dict[str, int]:
+    """How many prompts each test set of pairs has."""
+    counts = {}
+    for name in TASKS:
+        records = records_of("preference", str(plan.files(name).test_pairs), 1, 0)
+        counts[name] = len(set(prompts_of(records)))
+    return counts
+
+
+def _is_compared(result: Result) -> bool:
+    """Whether the page of results has paired differences of it: of pairs and of best-of-n."""
+    return result.kind == "stress" or SuiteName.parse(result.suite).kind == "pairs"
+
+
+def rounded(result: Result) -> Result:
+    """A result with numbers of six digits: further ones are noise, and half the file."""
+    return parse_result(_six_digits(result.as_dict()), result.suite)
 
 
 def _six_digits(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _six_digits(one) for key, one in value.items()}
+        return {key: _six_digits(entry) for key, entry in value.items()}
     if isinstance(value, list):
-        return [_six_digits(one) for one in value]
+        return list(map(_six_digits, value))
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _minutes(
-    facts: dict[str, Any], tried: Sequence[Kept], kept: Sequence[Kept], measured: float
+    facts: dict[str, Any], tried: Sequence[ScoredRun], final: Sequence[ScoredRun], measured: float
 ) -> dict[str, float]:
     """Minutes of one process by part, whenever they were spent."""
-    found = {
+    minutes = {
         "pretraining": float(facts["minutes"]),
-        "choosing the epochs": sum(one.minutes + one.scoring_minutes for one in tried),
-        "training": sum(one.minutes for one in kept),
-        "scoring": sum(one.scoring_minutes for one in kept),
+        "choosing the epochs": sum(run.minutes + run.scoring_minutes for run in tried),
+        "training": sum(run.minutes for run in final),
+        "scoring": sum(run.scoring_minutes for run in final),
         "measuring": (time.monotonic() - measured) / 60,
     }
-    return {name: round(value, 1) for name, value in found.items()}
+    return {name: round(value, 1) for name, value in minutes.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run; the exit code."""
-    asked = parser_of_runs("text").parse_args(arguments)
+    options = make_run_parser("text").parse_args(arguments)
     one_thread_each()
-    plan = Plan(asked.data, asked.output, asked.work, asked.seeds, jobs=asked.jobs)
-    return carried_out(asked.data, lambda: run_everything(plan))
+    plan = Plan(options.data, options.output, options.work, options.seeds, jobs=options.jobs)
+    return run_command(options.data, lambda: run_everything(plan))
 
 
 if __name__ == "__main__":

@@ -1,33 +1,154 @@
-"""A small Llama pretrained on real text, as a causal language model: what all reward models of the
-comparison begin with.
+"""A small Llama pretrained on real text as a causal language model, from which all reward models of
+the comparison start, and the documents that it is pretrained on.
 
-It is made once: the folder is named by all that decides it. Text, tokenizer, order and weights
-depend on the seed alone; bf16 products keep it to minutes on one core.
+A document that shares a run of 13 words, or a whole short text, with a test item is left out; the
+rule is that of `smorm check --against`. The others are rendered by the one renderer, so that
+the reward models meet their chat template again. Text, tokenizer, order and weights depend only on
+the seed; bf16 products keep pretraining to minutes on one core.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from experiments.text_corpus import Corpus, Ids, facts, read_corpus, texts_of, windows
-from smorm.files import atomic_folder, fingerprint, is_sealed, read_json, write_json
+from experiments.command import say
+from smorm.checks.overlap import Benchmarks, overlap_table, read_benchmarks
+from smorm.checks.shingles import grams, words_of
+from smorm.data.census import Census
+from smorm.data.reading import Source, read_records
+from smorm.data.records import text_of
+from smorm.errors import DataError
+from smorm.files import read_json, sha256, write_json
+from smorm.lab.artifacts import ArtifactStore
 from smorm.model.store import versions
 from smorm.text.bpe import train_bpe
-from smorm.text.chat import Renderer
+from smorm.text.chat import RAW, Message, Messages, Renderer
+
+HELD_OUT = 50
+"""One document of so many is held out."""
+_USER, _ASSISTANT = "Human: ", "\n\nAssistant: "
+_BATCH = 512
+
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Documents to train on and held out, and what was left out.
+
+    Attributes:
+        overlap: of each test file its items, and those with text in common with the documents
+            before any was left out.
+        left_out: documents that held such text.
+    """
+
+    training: list[Messages]
+    held_out: list[Messages]
+    overlap: dict[str, dict[str, int]]
+    left_out: int
+
+
+def read_corpus(path: Path, tests: Sequence[tuple[str, Path]]) -> Corpus:
+    """The documents of a file of `{"text"}` lines that share no text with the named test files.
+
+    Raises:
+        DataError: a file is missing, or no document is left.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; --data names the folder of the real data")
+    with gzip.open(path, "rt", encoding="utf-8") as stream:
+        documents = [conversation(json.loads(line)["text"]) for line in stream]
+    records = []
+    for name, file in tests:
+        records.append((name, read_records(Source(file), None, Census(), "stop")))
+    benchmarks = read_benchmarks(records)
+    shared = overlapping(documents, benchmarks)
+    training: list[Messages] = []
+    held_out: list[Messages] = []
+    for index, document in enumerate(documents):
+        if index not in shared:
+            # By the text's hash, so that a document is on the same side whatever else is there.
+            side = held_out if _hash_of_text(document) % HELD_OUT == 0 else training
+            side.append(document)
+    if not training and not held_out:
+        raise DataError(f"{path}: every document shares text with a test file")
+    return Corpus(training, held_out, overlap_table(benchmarks), len(shared))
+
+
+def conversation(text: str) -> Messages:
+    """A document as two turns where it has the two labels `Human: ` and `Assistant: `, else as raw
+    text; further labels stay in the answer."""
+    prompt, label, answer = text.partition(_ASSISTANT)
+    if text.startswith(_USER) and label:
+        return (Message("user", prompt.removeprefix(_USER)), Message("assistant", answer))
+    return (Message(RAW, text),)
+
+
+def overlapping(documents: Sequence[Messages], benchmarks: Benchmarks) -> set[int]:
+    """Indices of the documents that share text with a test item; `benchmarks` counts the items."""
+    shared: set[int] = set()
+    for first in range(0, len(documents), _BATCH):
+        indices: list[int] = []
+        texts: list[str] = []
+        for index, document in enumerate(documents[first : first + _BATCH], start=first):
+            # Each message by itself and all together: a short text counts only as a whole text.
+            variants = {text_of(document), *(message.content for message in document)}
+            texts += variants
+            indices += [index] * len(variants)
+        hashes, positions = grams(words_of(texts))
+        rows = np.array(indices, dtype=np.int64)[positions]
+        benchmarks.meet(hashes, rows)
+        shared.update(rows[np.isin(hashes, benchmarks.hashes)].tolist())
+    return shared
+
+
+def _hash_of_text(document: Messages) -> int:
+    return int(hashlib.sha256(text_of(document).encode()).hexdigest()[:8], 16)
+
+
+def texts_of(documents: Sequence[Messages]) -> Iterator[str]:
+    """Every text, for a tokenizer to be trained on."""
+    for document in documents:
+        for message in document:
+            yield message.content
+
+
+def windows(
+    documents: Sequence[Messages], renderer: Renderer, width: int, count: int, seed: int
+) -> Ids:
+    """Token ids [count or fewer, width]: documents in a random order, end to end, cut into windows.
+
+    Fewer windows than requested where the documents end before; no document is taken twice.
+
+    Raises:
+        DataError: the documents do not fill one window.
+    """
+    ids: list[int] = []
+    for index in np.random.default_rng(seed).permutation(len(documents)):
+        if len(ids) >= width * count:
+            break
+        ids += renderer.render(documents[index])
+    full = min(count, len(ids) // width)
+    if full == 0:
+        raise DataError(f"{len(documents)} documents do not fill a window of {width} tokens")
+    return np.array(ids[: full * width], dtype=np.int64).reshape(full, width)
 
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
-    """What is pretrained. `tokens` are read once each; `width` is the longest context."""
+    """The pretraining: `tokens` are read once each; `width` is the longest context."""
 
     hidden_size: int = 160
     intermediate_size: int = 448
@@ -49,45 +170,46 @@ FACTS = "pretraining.json"
 def backbone_folder(
     text: Path, tests: Sequence[tuple[str, Path]], work: Path, backbone: Backbone
 ) -> Path:
-    """The folder of the pretrained model and its tokenizer; made where it is not there yet.
+    """The folder of the pretrained model and its tokenizer; made if it does not exist.
 
     Raises:
         DataError: no text, or a test file is missing.
     """
-    content = [asdict(backbone), [_hash(text), *(_hash(path) for _, path in tests)], versions()]
-    folder = work / f"backbone-{fingerprint(content)[:8]}"
-    if not is_sealed(folder):
-        with atomic_folder(folder) as scratch:
-            _make(read_corpus(text, tests), backbone, scratch)
-    return folder
+    hashes = [_hash_of_file(path) for path in (text, *dict(tests).values())]
+    recipe = [asdict(backbone), hashes, versions()]
+    store = ArtifactStore(work)
+
+    def make(scratch: Path) -> None:
+        _pretrain(read_corpus(text, tests), backbone, scratch)
+
+    return store.folder(store.path("", recipe, label="backbone"), recipe, make)
 
 
 def backbone_facts(folder: Path) -> dict[str, Any]:
-    """Losses, sizes and what was left out, as `backbone_folder` wrote them."""
-    found: dict[str, Any] = read_json(folder / FACTS)
-    return found
+    """Losses, sizes and counts of documents, as `backbone_folder` wrote them."""
+    facts: dict[str, Any] = read_json(folder / FACTS)
+    return facts
 
 
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+def _hash_of_file(path: Path) -> str:
+    # A missing file is named when it is read, with the option that names the folder.
+    return sha256(path) if path.is_file() else ""
 
 
-def _make(corpus: Corpus, backbone: Backbone, folder: Path) -> None:
+def _pretrain(corpus: Corpus, backbone: Backbone, folder: Path) -> None:
     torch.set_num_threads(1)
     tokenizer = train_bpe(texts_of(corpus.training), backbone.vocab_size)
     tokenizer.model_max_length = backbone.width
-    renderer = Renderer(tokenizer)
-    count = backbone.tokens // backbone.width
-    training = windows(corpus.training, renderer, backbone.width, count, backbone.seed)
-    count = backbone.held_out_tokens // backbone.width
-    held_out = windows(corpus.held_out, renderer, backbone.width, count, backbone.seed)
+    renderer, width, seed = Renderer(tokenizer), backbone.width, backbone.seed
+    training = windows(corpus.training, renderer, width, backbone.tokens // width, seed)
+    held_out = windows(corpus.held_out, renderer, width, backbone.held_out_tokens // width, seed)
     model = _model(tokenizer, backbone)
     started = time.monotonic()
     curve = _train(model, training, backbone)
     minutes = (time.monotonic() - started) / 60
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    measured = {
+    facts = {
         "settings": asdict(backbone),
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "tokens": int(training.size),
@@ -96,16 +218,19 @@ def _make(corpus: Corpus, backbone: Backbone, folder: Path) -> None:
         "loss_of_frequencies": round(_frequency_loss(training, held_out, len(tokenizer)), 4),
         "held_out_tokens": int(held_out.size),
         "curve": curve,
+        "documents": len(corpus.training),
+        "documents_held_out": len(corpus.held_out),
+        "documents_left_out": corpus.left_out,
+        "overlap": corpus.overlap,
     }
-    write_json(folder / FACTS, measured | facts(corpus))
+    write_json(folder / FACTS, facts)
 
 
 def _model(tokenizer: Any, backbone: Backbone) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    # Before the model is built, which draws its weights.
     torch.manual_seed(backbone.seed)
-    ids = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id")
-           for kind in ("pad", "bos", "eos")}  # fmt: skip
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
@@ -116,7 +241,9 @@ def _model(tokenizer: Any, backbone: Backbone) -> Any:
             num_key_value_heads=backbone.heads,
             max_position_embeddings=backbone.width,
             tie_word_embeddings=True,
-            **ids,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
         )
     )
 
@@ -141,7 +268,7 @@ def _train(model: Any, data: Ids, backbone: Backbone) -> list[dict[str, float]]:
         recent.append(float(loss.detach()))
         if (step + 1) % every == 0 or step + 1 == steps:
             curve.append({"step": step + 1, "loss": round(float(np.mean(recent)), 4)})
-            print(f"pretraining {step + 1}/{steps}: loss {curve[-1]['loss']:.3f}", flush=True)
+            say(f"pretraining {step + 1}/{steps}: loss {curve[-1]['loss']:.3f}")
             recent = []
     return curve
 
@@ -157,12 +284,13 @@ def _cross_entropy(model: Any, rows: Ids) -> torch.Tensor:
 @torch.no_grad()
 def _loss(model: Any, rows: Ids) -> float:
     model.eval()
+    # One window at a time, so that held-out text of any size fits in memory.
     return float(np.mean([float(_cross_entropy(model, row[None])) for row in rows]))
 
 
 def _frequency_loss(training: Ids, held_out: Ids, vocabulary: int) -> float:
-    """Loss of the training text's token frequencies (each counted once more): the floor's ceiling
-    that any language model must be below."""
+    """Loss of the training text's token frequencies, each count plus one: what any language model
+    must be below."""
     counts = np.bincount(training.ravel(), minlength=vocabulary) + 1.0
-    shares = np.log(counts / counts.sum())
-    return -float(shares[held_out[:, 1:]].mean())
+    log_probs = np.log(counts / counts.sum())
+    return -float(log_probs[held_out[:, 1:]].mean())

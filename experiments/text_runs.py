@@ -1,123 +1,112 @@
-"""One run of the comparison on real text: a method trained from the pretrained backbone, and what
-it scores; or what a finished run left.
+"""The runs of the comparison on real text: their plan, and the scores that each run gives.
 
-A run's folder is named by all that decides its numbers (configuration, content of the files,
-versions), as in `experiments.runs`. Kept are the values of its views on every set, so that
-ensembles and measurements need no model again.
+A finished run keeps the values of its views on every set, so that ensembles and measurements need
+no model again.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.tasks import Files, Task
+from experiments.runs import MINUTES, MULTI, SINGLE, SMORM, Method, Run, read_metrics
+from experiments.tasks import TASKS, Files, Task, dev_files, split_validation
+from experiments.text_backbone import SMALL, Backbone
 from smorm.arrays import Floats
-from smorm.config import Config, load_config
 from smorm.data.census import Census
 from smorm.data.reading import Source, read_records
 from smorm.data.records import Item
 from smorm.data.scaling import restore_scales
 from smorm.errors import DataError
-from smorm.files import fingerprint, read_json, sha256, write_json
-from smorm.model.store import versions
+from smorm.evaluation.metrics import pair_outcomes
+from smorm.files import read_json, sha256, write_json
 from smorm.model.views import apply_view
-from smorm.processes import end_with_parent
 from smorm.scoring.reward_model import RewardModel
 from smorm.scoring.scorer import Scored, Scorer
 from smorm.stress.pools import read_pools
-from smorm.training.loop import train
-
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """An objective with its overrides of the recipe, and the views that are pushed and measured."""
-
-    kind: str
-    views: tuple[str, ...] = ("F",)
-    settings: tuple[str, ...] = ()
-
-    @property
-    def rated(self) -> bool:
-        """Whether its attribute rows predict ratings."""
-        return self.kind in ("regression", "joint")
-
 
 METHODS = {
-    "Single": Method("preference"),
-    "Multi": Method("regression", ("L",)),
+    "Single": SINGLE,
+    "Multi": MULTI,
     "GRM": Method("grm", settings=("objective.grm.regulariser=sft",)),
     "ODIN": Method("odin"),
     "BSR": Method("preference", settings=("objective.bsr=0.032",)),  # 0.001 × batch, as published
-    "SMORM": Method("joint", ("F", "L", "M")),
+    "SMORM": SMORM,
 }
 LEARNING_RATE = 3e-4
 """Chosen most often (4 of 6 times) when the models from scratch were tuned, see `tuning.json`."""
+POOLS, REFERENCE = "pools", "reference"
+"""Sets beside the test sets: the pools of best-of-n, and the training responses on which the
+members of an ensemble are standardised."""
+REFERENCE_PAIRS = 400
+MEMBER_SEED_STEP = 100
+"""The further members of an ensemble of seed s have the seeds s + 100, s + 200, ..."""
+TUNING_SEED = 50  # none of the final seeds
+EPOCHS: dict[str, dict[str, tuple[float, ...]]] = {
+    # Of the pairs; of the ratings for Multi, so many that it sees as many ratings as SMORM does.
+    "truthfulqa": {"Multi": (1.75, 3.5), "*": (0.25, 0.5)},
+    "ukp": {"Multi": (1.1, 2.2), "*": (0.1, 0.2)},
+}
+SIZES = (1, 2, 4, 8, 16, 32)
 
 Sets = Mapping[str, tuple[str, str, int, int]]
 """Sets that a run scores, by name: kind (preference, rated or pools), path, stride, limit (0: all).
-Plain values, because they go to other processes and into a fingerprint."""
+Plain values, because they go to worker processes and into a fingerprint."""
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """What is trained (on `files`, for `epochs`) and what it scores then."""
+class Plan:
+    """The extent of the comparison. `members` is the size of the seed ensembles."""
 
-    task: Task
-    method: str
-    seed: int
-    epochs: float
-    files: Files
-    backbone: Path
-    max_tokens: int
+    data: Path
+    output: Path
     work: Path
+    seeds: int = 3
+    members: int = 3
+    jobs: int = 2
+    backbone: Backbone = SMALL
+    tasks: tuple[str, ...] = tuple(TASKS)
+    sizes: tuple[int, ...] = SIZES
+    epochs: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=lambda: EPOCHS)
+
+    def files(self, name: str) -> Files:
+        """A task's training and test files."""
+        return dev_files(TASKS[name], self.data)
+
+    @property
+    def pools(self) -> Path:
+        """The answers of best-of-n with their gold."""
+        return self.data / "alpaca_eval_bon" / "dev.jsonl.gz"
+
+
+@dataclass(frozen=True, slots=True)
+class TextRun:
+    """A run, for how many epochs it is trained, and the sets that it scores afterwards."""
+
+    run: Run
+    epochs: float
     sets: Sets
 
-    def config(self) -> Config:
-        """The task's recipe with the backbone, the method, the seed and the epochs."""
-        folder = self.work / self.task.name / self.files.label
-        method = METHODS[self.method]
-        base = (
-            f"data.preference.path={json.dumps(str(self.files.train_pairs))}",
-            f"data.rated.path={json.dumps(str(self.files.train_rated))}",
-            f"model.backbone={json.dumps(str(self.backbone))}",
-            "model.tokenizer=null",
-            f"data.max_tokens={self.max_tokens}",
-            f"objective.kind={method.kind}",
-            *method.settings,
-            f"training.seed={self.seed}",
-            f"training.epochs={self.epochs}",
-            f"training.learning_rate={LEARNING_RATE}",
-            "training.log_every=5",
-        )
-        draft = load_config(self.task.recipe, (*base, f"output.folder={folder}"))
-        content = [draft.hash, self.files.hashes(), versions()]
-        name = f"{self.method}-seed{self.seed}-{fingerprint(content)[:8]}"
-        return load_config(self.task.recipe, (*base, f"output.folder={folder / name}"))
-
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """What a finished run left.
+class ScoredRun:
+    """The values of a finished run.
 
     Attributes:
-        values: by view (its own, and F and L where it has both) and set: of each record the values
-            of its responses.
+        values: by view and set: of each record the values of its responses.
         attributes: by rated set the predictions [N, K] on the ratings' own scale.
         names, means: of the attributes, and their mean rating in training.
         hashes: of the model.
         cost: as in the run's `cost.json`; `curve`: its loss by step; `minutes` of training.
     """
 
-    run: Run
+    text_run: TextRun
     values: dict[str, dict[str, list[Floats]]]
     attributes: dict[str, Floats]
     names: list[str]
@@ -128,41 +117,167 @@ class Kept:
     minutes: float
     scoring_minutes: float
 
+    @property
+    def run(self) -> Run:
+        """The run itself."""
+        return self.text_run.run
 
-def execute(run: Run) -> Kept:
-    """Train and score, or read what is there. An interrupted training goes on."""
-    config = run.config()
-    folder = config.output.folder
-    scores = folder / f"scores-{fingerprint([run.sets, _contents(run.sets)])[:8]}.json"
-    clock = folder / "minutes.json"
-    if not scores.is_file():
-        if not clock.is_file():
-            started = time.monotonic()
-            train(config, resume=True)
-            write_json(clock, (time.monotonic() - started) / 60)
-        write_json(scores, _score(run, RewardModel.load(folder / "model")))
-    return _kept(run, folder, read_json(scores), read_json(clock))
+    @property
+    def epochs(self) -> float:
+        """For how many epochs it was trained."""
+        return self.text_run.epochs
 
 
-def _contents(sets: Sets) -> list[str]:
-    return [sha256(path) for _, path, _, _ in sets.values()]
+def files_of_tests(plan: Plan) -> list[tuple[str, Path]]:
+    """Every file that the models are tested on, by name: no text of theirs is pretrained on."""
+    files = []
+    for name, task in TASKS.items():
+        paths = plan.files(name)
+        files += [(task.pairs, paths.test_pairs), (task.rated, paths.test_rated)]
+    return [*files, ("alpaca_eval_bon", plan.pools)]
 
 
-def _score(run: Run, model: RewardModel) -> dict[str, Any]:
+def sets_of(plan: Plan, task: str, pools: Path) -> Sets:
+    """The sets of every run of a task: the reference, all test sets of all tasks, the pools."""
+    pairs = str(plan.files(task).train_pairs)
+    stride = max(1, len(records_of("preference", pairs, 1, 0)) // REFERENCE_PAIRS)
+    sets = {REFERENCE: ("preference", pairs, stride, REFERENCE_PAIRS)}
+    for name in TASKS:
+        files = plan.files(name)
+        sets[f"pairs/{name}"] = ("preference", str(files.test_pairs), 1, 0)
+        sets[f"rated/{name}"] = ("rated", str(files.test_rated), 1, 0)
+    return sets | {POOLS: ("pools", str(pools), 1, 0)}
+
+
+def make_run(
+    plan: Plan, task: Task, name: str, seed: int, epochs: float, files: Files, backbone: Path
+) -> Run:
+    """A run of one of `METHODS` from the pretrained backbone."""
+    settings = (
+        f"model.backbone={json.dumps(str(backbone))}",
+        "model.tokenizer=null",
+        f"data.max_tokens={plan.backbone.width}",
+        f"training.epochs={epochs}",
+        f"training.learning_rate={LEARNING_RATE}",
+        "training.log_every=5",
+    )
+    return Run(task, name, METHODS[name], seed, files, plan.work, settings)
+
+
+def tuning_runs(plan: Plan, task: Task, backbone: Path) -> list[TextRun]:
+    """Every method with every number of epochs, on the training side of a validation split."""
+    files = split_validation(task, plan.data, plan.work / task.name / "split")
+    sets = {"validation": ("preference", str(files.test_pairs), 1, 0)}
+    grid = plan.epochs[task.name]
+    runs = []
+    for name in METHODS:
+        for epochs in grid.get(name, grid["*"]):
+            run = make_run(plan, task, name, TUNING_SEED, epochs, files, backbone)
+            runs.append(TextRun(run, epochs, sets))
+    return runs
+
+
+def ensemble_seeds(seed: int, members: int) -> list[int]:
+    """Seeds of the Singles of a seed's ensemble; the first is that seed itself."""
+    return [seed + MEMBER_SEED_STEP * index for index in range(members)]
+
+
+def final_runs(plan: Plan, tuned: dict[str, Any], backbone: Path, pools: Path) -> list[TextRun]:
+    """Seed by seed: every method, and the further Singles of the seed's ensembles."""
+    sets = {name: sets_of(plan, name, pools) for name in plan.tasks}
+    runs = []
+    for seed in range(plan.seeds):
+        members = [("Single", member) for member in ensemble_seeds(seed, plan.members)[1:]]
+        for task in plan.tasks:
+            for name, run_seed in [*((name, seed) for name in METHODS), *members]:
+                epochs = tuned[task][name]["chosen"]
+                run = make_run(
+                    plan, TASKS[task], name, run_seed, epochs, plan.files(task), backbone
+                )
+                runs.append(TextRun(run, epochs, sets[task]))
+    return runs
+
+
+def criterion(scored: ScoredRun) -> float:
+    """Accuracy on validation pairs: of F; of L for Multi; the mean of F's and L's for SMORM."""
+    accuracies = []
+    for view in scored.run.method.views:
+        if view != "M":  # a mean of the other two
+            chosen, rejected = np.array(scored.values[view]["validation"]).T
+            outcomes, _ = pair_outcomes(chosen, rejected)
+            accuracies.append(float(outcomes.mean()))
+    return sum(accuracies) / len(accuracies)
+
+
+def choose_epochs(tried: Sequence[ScoredRun]) -> dict[str, Any]:
+    """By task and method: the tries, and the epochs of the best (the fewer of equals)."""
+    chosen: dict[str, Any] = {task: {} for task in TASKS}
+    for scored in sorted(tried, key=_order):
+        of_task = chosen[scored.run.task.name]
+        row = {"epochs": scored.epochs, "criterion": round(criterion(scored), 4)}
+        of_task.setdefault(scored.run.name, {"tried": []})["tried"].append(row)
+    for of_task in chosen.values():
+        for of_method in of_task.values():
+            best = max(of_method["tried"], key=lambda row: float(row["criterion"]))
+            of_method["chosen"] = best["epochs"]
+    return {task: of_task for task, of_task in chosen.items() if of_task}
+
+
+def _order(scored: ScoredRun) -> tuple[int, int, float]:
+    run = scored.run
+    return list(TASKS).index(run.task.name), list(METHODS).index(run.name), scored.epochs
+
+
+def execute(text_run: TextRun) -> ScoredRun:
+    """Train and score, or read the values of the finished run."""
+    run, sets = text_run.run, text_run.sets
+
+    def make(path: Path) -> None:
+        write_json(path, _score(text_run, RewardModel.load(run.train() / "model")))
+
+    contents = [sha256(path) for _, path, _, _ in sets.values()]
+    scores = run.derived("scores", [dict(sets), contents], make)
+    folder = run.path()
+    return ScoredRun(
+        text_run,
+        {view: _as_arrays(by_set) for view, by_set in scores["values"].items()},
+        {name: np.array(rows) for name, rows in scores["attributes"].items()},
+        scores["names"],
+        scores["means"],
+        scores["hashes"],
+        read_json(folder / "cost.json"),
+        _curve(folder),
+        float(read_json(folder / MINUTES)),
+        scores["minutes"],
+    )
+
+
+def _as_arrays(by_set: Mapping[str, list[list[float]]]) -> dict[str, list[Floats]]:
+    return {name: [np.array(values) for values in column] for name, column in by_set.items()}
+
+
+def _curve(folder: Path) -> list[dict[str, float]]:
+    names = ("step", "loss", "accuracy", "mse")
+    rows = read_metrics(folder, "loss").values()
+    return [{name: row[name] for name in names if name in row} for row in rows]
+
+
+def _score(text_run: TextRun, model: RewardModel) -> dict[str, Any]:
     """Values of every view on every set, each response of a prompt in one tree with the others."""
     started = time.monotonic()
-    method, scales = METHODS[run.method], model.card.scales
+    method, scales = text_run.run.method, model.card.scales
     views = {name: model.view(name) for name in method.views}
     scorer = Scorer(model.network, model.renderer, "error")
     values: dict[str, dict[str, Any]] = {name: {} for name in views}
     attributes: dict[str, Any] = {}
-    for name, one in run.sets.items():
-        rows = _demand(scorer, items_of(*one))
+    for name, (kind, path, stride, limit) in text_run.sets.items():
+        rows = _score_all(scorer, items_of(kind, path, stride, limit))
         for view, definition in views.items():
             values[view][name] = [apply_view(definition, row, scales).tolist() for row in rows]
-        if method.rated and one[0] == "rated":
-            first = np.array([row[0, 1:] for row in rows])
-            attributes[name] = restore_scales(scales, first).tolist()
+        if method.predicts_ratings and kind == "rated":
+            # Row 0 is the preference row; a rated record has one response.
+            predicted = np.array([row[0, 1:] for row in rows])
+            attributes[name] = restore_scales(scales, predicted).tolist()
     return {
         "values": values,
         "attributes": attributes,
@@ -174,7 +289,7 @@ def _score(run: Run, model: RewardModel) -> dict[str, Any]:
 
 
 def items_of(kind: str, path: str, stride: int, limit: int) -> list[Item]:
-    """What is scored of a set."""
+    """The items of a set."""
     if kind == "pools":
         return read_pools(Source(path), Census())
     return [record.item for record in records_of(kind, path, stride, limit)]
@@ -186,48 +301,15 @@ def records_of(kind: str, path: str, stride: int, limit: int) -> list[Any]:
     return list(read_records(source, kind, Census(), "stop"))  # type: ignore[arg-type]
 
 
-def _demand(scorer: Scorer, items: Sequence[Item]) -> list[Floats]:
-    found = scorer.score(items)
-    for item, one in zip(items, found, strict=True):
-        if not isinstance(one, Scored):
-            raise DataError(f"{item.where}: {one}")
-    return [one.rows for one in found if isinstance(one, Scored)]
+def _score_all(scorer: Scorer, items: Sequence[Item]) -> list[Floats]:
+    """Rows of each item's responses.
 
-
-def _kept(run: Run, folder: Path, scores: dict[str, Any], minutes: float) -> Kept:
-    values = {
-        view: {name: [np.array(one) for one in column] for name, column in by_set.items()}
-        for view, by_set in scores["values"].items()
-    }
-    steps: dict[int, dict[str, float]] = {}
-    for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        if "loss" in row:
-            kept = ("step", "loss", "accuracy", "mse")
-            steps[row["step"]] = {key: row[key] for key in kept if key in row}
-    return Kept(
-        run,
-        values,
-        {name: np.array(rows) for name, rows in scores["attributes"].items()},
-        scores["names"],
-        scores["means"],
-        scores["hashes"],
-        read_json(folder / "cost.json"),
-        list(steps.values()),
-        minutes,
-        scores["minutes"],
-    )
-
-
-def execute_all(runs: Sequence[Run], jobs: int) -> Iterator[Kept]:
-    """Every run, `jobs` at a time in processes of their own; in order of completion."""
-    if jobs == 1:
-        yield from map(execute, runs)
-        return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=end_with_parent)
-    try:
-        for done in as_completed([pool.submit(execute, run) for run in runs]):
-            yield done.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    Raises:
+        DataError: a response could not be scored. A comparison over fewer items is not the same.
+    """
+    rows = []
+    for item, scored in zip(items, scorer.score(items), strict=True):
+        if not isinstance(scored, Scored):
+            raise DataError(f"{item.where}: {scored}")
+        rows.append(scored.rows)
+    return rows

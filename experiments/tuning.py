@@ -1,21 +1,26 @@
 """Choose hyper-parameters on a validation part of the training files; `dev` is never read.
 
-Every method gets the same number of tries over the same learning rates. What was tried, and every
-validation number, is written to `tuning.json` beside this file, and `experiments.real` uses it.
+Every method gets the same number of tries over the same learning rates. The tries, and every
+validation number, are written to `tuning.json` beside this file, and `experiments.real` uses it.
 
     python -m experiments.tuning --data ../shared/data
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import logging
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.runs import METHODS, Finished, Run, execute_all, shared_tokenizer
-from experiments.tasks import TASKS, Task, split_validation, write_tuning
+from experiments.command import make_run_parser, run_command, say
+from experiments.real import METHODS, execute, make_run, shared_tokenizer
+from experiments.real_summary import Finished, results_of_kind
+from experiments.runs import Run, in_processes
+from experiments.tasks import TASKS, TUNED, Task, split_validation
+from smorm.files import write_json
 
 SEED = 100  # none of the final seeds
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
@@ -35,83 +40,77 @@ def grid(task: Task, data: Path, work: Path) -> list[Run]:
     """Every configuration of every method."""
     files = split_validation(task, data, work / task.name / "split")
     tokenizer = shared_tokenizer(task, files, work)
-    return [
-        Run(
-            task,
-            method,
-            SEED,
-            files,
-            tokenizer,
-            work,
-            (f"training.learning_rate={rate}", f"training.epochs={epochs}"),
-        )
-        for method in METHODS
-        for epochs, rate in itertools.product(EPOCHS[task.name][method], LEARNING_RATES)
-    ]
+    runs = []
+    for method in METHODS:
+        for epochs, rate in itertools.product(EPOCHS[task.name][method], LEARNING_RATES):
+            settings = (f"training.learning_rate={rate}", f"training.epochs={epochs}")
+            runs.append(make_run(task, method, SEED, files, tokenizer, work, settings))
+    return runs
 
 
-def score(done: Finished) -> float:
-    """The criterion of this run's method."""
-    values = {
-        result.view: result.metrics["accuracy"].value
-        for result in done.results
-        if result.suite.startswith("pairs/")
-    }
-    wanted = [values[view] for view in ("F", "L") if view in values]
-    return sum(wanted) / len(wanted)
+def accuracies(done: Finished) -> dict[str, float]:
+    """Accuracy on validation pairs of each view."""
+    results = results_of_kind([done], "pairs")
+    return {result.view: result.metrics["accuracy"].value for result in results}
 
 
-def summarise(finished: list[Finished]) -> dict[str, Any]:
-    """Tries by task and method, and the best of each (the cheaper one of equals)."""
+def criterion(by_view: Mapping[str, float]) -> float:
+    """The number by which settings are chosen: the mean over F and L, whichever exist."""
+    values = [value for view, value in by_view.items() if view in ("F", "L")]
+    return sum(values) / len(values)
+
+
+def summarise(finished: Sequence[Finished]) -> dict[str, Any]:
+    """Tries by task and method, and the best of each."""
     tried: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for done in finished:
-        values = dict(setting.split("=") for setting in done.run.settings)
-        accuracies = {
-            result.view: round(result.metrics["accuracy"].value, 4)
-            for result in done.results
-            if result.suite.startswith("pairs/")
-        }
-        row = {
-            **{key: float(value) for key, value in values.items()},
-            "accuracy": accuracies,
-            "criterion": round(score(done), 4),
-        }
-        tried.setdefault(done.run.task.name, {}).setdefault(done.run.method, []).append(row)
-    for methods in tried.values():
-        for rows in methods.values():
-            rows.sort(key=lambda row: (row["training.epochs"], row["training.learning_rate"]))
-    return {"seed": SEED, "criterion": CRITERION, "tried": tried, "chosen": _best(tried)}
-
-
-def _best(tried: dict[str, dict[str, list[dict[str, Any]]]]) -> dict[str, dict[str, Any]]:
+        by_view = accuracies(done)
+        row: dict[str, Any] = {}
+        for setting in done.run.settings:
+            key, _, value = setting.partition("=")
+            if key in ("training.learning_rate", "training.epochs"):
+                row[key] = float(value)
+        row["accuracy"] = {view: round(value, 4) for view, value in by_view.items()}
+        row["criterion"] = round(criterion(by_view), 4)
+        tried.setdefault(done.run.task.name, {}).setdefault(done.run.name, []).append(row)
     chosen: dict[str, dict[str, Any]] = {}
     for task, methods in tried.items():
+        chosen[task] = {}
         for method, rows in methods.items():
-            best = max(rows, key=lambda row: row["criterion"])
-            settings = {key: value for key, value in best.items() if key.startswith("training.")}
-            chosen.setdefault(task, {})[method] = settings
-    return chosen
+            # Cheaper tries first, so that `max` takes the cheapest of equals.
+            rows.sort(key=lambda row: (row["training.epochs"], row["training.learning_rate"]))
+            chosen[task][method] = _settings(max(rows, key=lambda row: float(row["criterion"])))
+    return {"seed": SEED, "criterion": CRITERION, "tried": tried, "chosen": chosen}
 
 
-def main() -> None:
+def _settings(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key.startswith("training.")}
+
+
+def tune(data: Path, work: Path, jobs: int) -> None:
     """Tune every task and write `tuning.json`."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--work", type=Path, default=Path("runs/real"))
-    parser.add_argument("--jobs", type=int, default=2)
-    asked = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING)
-    runs = [run for task in TASKS.values() for run in grid(task, asked.data, asked.work)]
+    runs: list[Run] = []
+    for task in TASKS.values():
+        runs += grid(task, data, work)
     finished: list[Finished] = []
-    for done in execute_all(runs, asked.jobs):
+    for done in in_processes(execute, runs, jobs):
         finished.append(done)
-        print(
-            f"[{len(finished)}/{len(runs)}] {done.run.task.name} {done.run.method} "
-            f"{' '.join(done.run.settings)}: {score(done):.4f} ({done.cost['minutes']:.1f} min)",
-            flush=True,
+        say(
+            f"[{len(finished)}/{len(runs)}] {done.run.task.name} {done.run.name} "
+            f"{' '.join(done.run.settings[-2:])}: {criterion(accuracies(done)):.4f} "
+            f"({done.cost['minutes']:.1f} min)"
         )
-    write_tuning(summarise(finished))
+    write_json(TUNED, summarise(finished))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, run; the exit code."""
+    parser = make_run_parser("tuning")
+    parser.set_defaults(work=Path("runs/real"))
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING)
+    return run_command(options.data, lambda: tune(options.data, options.work, options.jobs))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

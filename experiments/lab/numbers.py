@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from smorm.evaluation.metric_names import MetricName, SuiteName
 from smorm.evaluation.metrics import Metric, mean_over_seeds
 
 Key = tuple[str, str, str]
@@ -27,9 +28,12 @@ class Numbers:
                 views.setdefault(row["model"], set()).add(row["view"])
         self.values: dict[Key, dict[int, float]] = {}
         for row in rows:
-            several = len(views.get(row["model"], ())) > 1 and row["kind"] != "rated"
-            label = f"{row['model']}-{row['view']}" if several else row["model"]
-            if math.isfinite(value := float(row["value"])):
+            label = row["model"]
+            # Ratings are measured of all attribute rows together, whatever the views.
+            if row["kind"] != "rated" and len(views[label]) > 1:
+                label += f"-{row['view']}"
+            value = float(row["value"])
+            if math.isfinite(value):
                 key = (_suite(row["kind"], row["set"]), label, row["metric"])
                 self.values.setdefault(key, {})[int(row["seed"])] = value
 
@@ -46,15 +50,46 @@ class Numbers:
 
     def labels(self, suite: str) -> list[str]:
         """The methods that a suite measured, in order."""
-        return list(dict.fromkeys(label for place, label, _ in self.values if place == suite))
+        return list(dict.fromkeys(label for name, label, _ in self.values if name == suite))
+
+    @property
+    def sizes(self) -> list[int]:
+        """Sizes of best-of-n that were measured, ascending."""
+        sizes = set()
+        for text in {metric for _, _, metric in self.values}:
+            name = MetricName.parse(text)
+            if name.name == "gold" and name.n is not None:
+                sizes.add(name.n)
+        return sorted(sizes)
+
+    @property
+    def middle_gold(self) -> str:
+        """Gold at about a quarter of the largest n."""
+        return gold_at(self.sizes[-3])
+
+    @property
+    def largest_gold(self) -> str:
+        """Gold at the largest n."""
+        return gold_at(self.sizes[-1])
+
+    def comparisons(self, regime: str) -> list[tuple[str, str]]:
+        """Suite and metric of the three numbers by which methods are compared in a regime."""
+        picks = f"best-of-n/{regime}"
+        return [
+            (f"pairs/{regime}", "accuracy"),
+            (picks, self.middle_gold),
+            (picks, self.largest_gold),
+        ]
 
     def mean(self, suite: str, label: str, metric: str) -> Metric | None:
         """The mean over seeds with Student's t interval; None where it was not measured."""
-        found = self.values.get((suite, label, metric))
-        return mean_over_seeds(list(found.values()), len(found)) if found else None
+        by_seed = self.values.get((suite, label, metric))
+        if by_seed is None:
+            return None
+        return mean_over_seeds(list(by_seed.values()), len(by_seed))
 
     def gain(self, suite: str, label: str, base: str, metric: str) -> Metric:
-        """What a method has over another, paired seed by seed.
+        """The difference of a method to another, paired by seed.
 
         Raises:
             KeyError: one of them was not measured.
@@ -63,47 +98,38 @@ class Numbers:
         return mean_over_seeds(list(differences.values()), len(differences))
 
     def change(self, suite: str, label: str, before: str, after: str) -> Metric:
-        """What a method has more of a metric `after` than of `before`, paired seed by seed."""
-        one, other = self.values[suite, label, after], self.values[suite, label, before]
-        differences = [one[seed] - other[seed] for seed in one if seed in other]
-        return mean_over_seeds(differences, len(differences))
+        """A method's metric `after` less its metric `before`, paired by seed."""
+        values = self.values
+        differences = _paired(values[suite, label, after], values[suite, label, before])
+        return mean_over_seeds(list(differences.values()), len(differences))
 
     def ahead(self, suite: str, label: str, base: str, metric: str) -> str:
-        """On how many of the seeds a method has more than another, as `5 of 6`."""
-        found = list(self._by_seed(suite, label, base, metric).values())
-        return f"{sum(one > 0 for one in found)} of {len(found)}"
+        """On how many of the seeds a method is above another, as `5 of 6`."""
+        differences = self._by_seed(suite, label, base, metric).values()
+        return f"{sum(value > 0 for value in differences)} of {len(differences)}"
 
     def shift(self, suites: tuple[str, str], label: str, base: str, metric: str) -> Metric:
         """How much larger the gain is on the second suite than on the first, paired by seed."""
-        one, other = (self._by_seed(suite, label, base, metric) for suite in suites)
-        both = [other[seed] - one[seed] for seed in one if seed in other]
-        return mean_over_seeds(both, len(both))
+        before, after = (self._by_seed(suite, label, base, metric) for suite in suites)
+        shifts = _paired(after, before)
+        return mean_over_seeds(list(shifts.values()), len(shifts))
 
     def _by_seed(self, suite: str, label: str, base: str, metric: str) -> dict[int, float]:
-        one, other = self.values[suite, label, metric], self.values[suite, base, metric]
-        return {seed: one[seed] - other[seed] for seed in one if seed in other}
+        return _paired(self.values[suite, label, metric], self.values[suite, base, metric])
+
+
+def gold_at(size: int) -> str:
+    """The name of gold at a size of best-of-n."""
+    return str(MetricName("gold", size))
+
+
+def _paired(values: Mapping[int, float], subtracted: Mapping[int, float]) -> dict[int, float]:
+    """Differences by seed, of the seeds that both have."""
+    seeds = [seed for seed in values if seed in subtracted]
+    return {seed: values[seed] - subtracted[seed] for seed in seeds}
 
 
 def _suite(kind: str, name: str) -> str:
-    return {"stress": f"best-of-n/{name}", "cost": "cost"}.get(kind, f"{kind}/{name}")
-
-
-def shown(metric: Metric | None, *, signed: bool = False, digits: int = 3) -> str:
-    """`.741 ± .029`; a difference with its sign, bold where the interval leaves 0 out."""
-    if metric is None or math.isnan(metric.value):
-        return "–"
-    half = (metric.high - metric.low) / 2
-    reach = "" if math.isnan(half) else f" ± {half:.{digits}f}"
-    text = f"{metric.value:{'+' if signed else ''}.{digits}f}{reach}"
-    return f"**{text}**" if signed and holds(metric) else text
-
-
-def holds(metric: Metric) -> bool:
-    """Whether a difference's interval leaves 0 out."""
-    return math.isfinite(metric.low) and not metric.low <= 0 <= metric.high
-
-
-def table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [heading, ["---"] * len(heading), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    if kind == "cost":
+        return kind
+    return str(SuiteName("best-of-n" if kind == "stress" else kind, name))

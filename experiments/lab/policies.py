@@ -4,7 +4,7 @@
 
 The models and policies are those of the grid (`experiments/lab/grid.yaml`), six seeds. The
 settings are those of the recipes (`recipes/lab-ppo.yaml`, `recipes/lab-grpo.yaml`), which were
-chosen on Single alone. A run that is done is not done again.
+chosen on Single alone. Results that exist are not made again.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from experiments.lab.numbers import holds, shown, table
+from experiments.command import say
+from experiments.runs import in_processes
+from experiments.tables import excludes_zero, plus_minus, table
 from smorm.config.reading import load_section, parse_section
+from smorm.evaluation.metric_names import MetricName
 from smorm.evaluation.metrics import Metric, mean_over_seeds
 from smorm.evaluation.result import Result, read_results, write_results
 from smorm.files import write_text
@@ -36,9 +37,16 @@ SEEDS = (0, 1, 2, 3, 4, 5)
 ALGORITHMS = ("ppo", "grpo")
 SETS = ("ID", "OODtopic")
 GRID = "experiments/lab/grid.yaml"
-SHOWN = ("gold@first", "gold@peak", "gold@last", "fall", "kl@last", "length@last")
 DEPTHS = (5.0, 20.0)
-"""KL at which policies are compared that were pushed equally far, in nats an answer."""
+"""KL at which policies are compared that were optimised equally far, in nats an answer."""
+COLUMNS = (
+    "gold@first", "gold@peak", "gold@last", *(f"gold@KL{depth:g}" for depth in DEPTHS), "fall",
+    "kl@last", "length@last",
+)  # fmt: skip
+COMPARED = ("gold@KL5", "gold@last")
+BASELINE = ("Single", "F")
+Label = tuple[str, str]
+"""A reward's model and view."""
 
 INTRO = """\
 Policies of the lab, optimised against six rewards by PPO and by GRPO, on prompts as in training \
@@ -70,7 +78,7 @@ def configuration(algorithm: str, seed: int, output: Path) -> StressConfig:
     recipe = yaml.safe_load(Path(f"recipes/lab-{algorithm}.yaml").read_text(encoding="utf-8"))
     data = artifacts.data(seed)
     prompts = {name: {"path": str(data[f"eval-pairs-{name}"]), "limit": 24} for name in SETS}
-    own = {
+    overrides = {
         "policy": str(artifacts.policy(seed)),
         "prompts": str(data["train-pairs"]),
         "seeds": [seed],
@@ -80,138 +88,144 @@ def configuration(algorithm: str, seed: int, output: Path) -> StressConfig:
         "prompts": prompts,
         "gold": "lab",
         "output": str(output),
-        "rl": {**recipe["rl"], **own},
+        "rl": {**recipe["rl"], **overrides},
     }
     return parse_section(StressConfig, values, f"{algorithm}, seed {seed}")
 
 
-def run(algorithm: str, seed: int, output: Path) -> None:
-    """One algorithm and seed, unless it is there."""
+def run(job: tuple[str, int, Path]) -> None:
+    """One algorithm and seed, unless its results exist."""
     import torch
 
     torch.set_num_threads(1)
+    algorithm, seed, output = job
     path = output / f"{algorithm}-{seed}.json"
     if path.exists():
         return
     config = configuration(algorithm, seed, path)
 
-    def tell(line: str) -> None:
-        print(f"{algorithm} {seed}: {line}", flush=True)
+    write_results(path, run_stress(config, tell=lambda line: say(f"{algorithm} {seed}: {line}")))
 
-    write_results(path, run_stress(config, tell=tell))
+
+PAGE = """\
+# Policies optimised in the lab
+
+`python -m experiments.lab.policies --output results/lab/rl` wrote this page. {seeds} seeds: data, \
+reward models, policies and their training all differ. Means ± half a 95 % interval (Student's t \
+over seeds); **bold** differences exclude 0. `gold@KL5` is gold where a policy first reached that \
+KL, so that policies are compared that were optimised equally far. `fall` is gold at its peak less \
+gold at the end; KL is from the starting policy, in nats an answer.
+
+In {falls} of {traces} traces gold falls after its peak by more than chance over prompts \
+(`onset_step`). Of {compared} differences to Single {count} exclude 0: {decided}.
+
+{sections}
+"""
 
 
 def account(results: Sequence[Result]) -> str:
     """Markdown: what became of each policy, and the differences to Single's."""
-    runs = [one for one in results if one.kind == "rl"]
-    parts = [
-        "# Policies optimised in the lab",
-        "`python -m experiments.lab.policies --output results/lab/rl` wrote this page. "
-        f"{len(SEEDS)} seeds: data, reward models, policies and their training all differ. "
-        "Means ± half a 95 % interval (Student's t over seeds); **bold** "
-        "differences leave 0 out. `gold@KL5` is gold where a policy first reached that KL, so that "
-        "those pushed equally far are compared. `fall` is gold at its peak less gold at the end; "
-        "KL is from the starting policy, in nats an answer.",
-        _in_short(runs),
-    ]
-    for suite in dict.fromkeys(one.suite for one in runs):
-        here = [at_depths(one) for one in runs if one.suite == suite]
-        names = [*SHOWN[:3], *(f"gold@KL{depth:g}" for depth in DEPTHS), *SHOWN[3:]]
-        labels = list(dict.fromkeys((one.model, one.view) for one in here))
-        rows = [
-            [_label(label), *(shown(_mean(here, label, name)) for name in names),
-             _against_single(here, label, "gold@KL5"), _against_single(here, label, "gold@last")]
-            for label in labels
-        ]  # fmt: skip
-        heading = ["reward", *names, "gold@KL5 − Single's", "gold@last − Single's"]
-        parts.append(f"## {suite}\n\n{table(heading, rows)}")
-    return "\n\n".join(parts) + "\n"
-
-
-def _in_short(runs: Sequence[Result]) -> str:
-    """What the intervals decide, in words."""
-    fell = sum(
-        "onset_step" in one.metrics and math.isfinite(one.metrics["onset_step"].value)
-        for one in runs
-    )
-    decided, compared = [], 0
-    for suite in dict.fromkeys(one.suite for one in runs):
-        here = [at_depths(one) for one in runs if one.suite == suite]
-        for label in dict.fromkeys((one.model, one.view) for one in here):
-            for name in ("gold@KL5", "gold@last"):
-                metric = _gain_over_single(here, label, name)
-                compared += metric is not None
-                if metric is not None and holds(metric):
-                    decided.append(f"{_label(label)}'s {name} on {suite} ({metric.value:+.3f})")
-    return (
-        f"In {fell} of {len(runs)} traces gold falls after its peak by more than chance over "
-        f"prompts (`onset_step`). Of {compared} differences to "
-        f"Single {len(decided)} leave 0 out: {', '.join(decided) or 'none'}."
+    by_suite: dict[str, list[Result]] = {}
+    traces, falls = 0, 0
+    for result in results:
+        if result.kind == "rl":
+            onset = result.metrics.get("onset_step")
+            traces += 1
+            falls += onset is not None and math.isfinite(onset.value)
+            by_suite.setdefault(result.suite, []).append(at_depths(result))
+    sections, decided, compared = [], [], 0
+    for suite, runs in by_suite.items():
+        rows = []
+        for label in dict.fromkeys((run.model, run.view) for run in runs):
+            cells = [_title(label)]
+            for name in COLUMNS:
+                values = list(_by_seed(runs, label, name).values())
+                cells.append(plus_minus(mean_over_seeds(values, len(values)) if values else None))
+            for name in COMPARED:
+                gap = _gain_over_single(runs, label, name)
+                cells.append(plus_minus(gap, signed=True))
+                compared += gap is not None
+                if gap is not None and excludes_zero(gap):
+                    decided.append(f"{_title(label)}'s {name} on {suite} ({gap.value:+.3f})")
+            rows.append(cells)
+        headings = ["reward", *COLUMNS, *(f"{name} − Single's" for name in COMPARED)]
+        sections.append(f"## {suite}\n\n{table(headings, rows)}")
+    return PAGE.format(
+        seeds=len(SEEDS),
+        falls=falls,
+        traces=traces,
+        compared=compared,
+        count=len(decided),
+        decided=", ".join(decided) or "none",
+        sections="\n\n".join(sections),
     )
 
 
 def at_depths(result: Result) -> Result:
-    """The result with gold where the policy first reached each KL, between two evaluations by a
-    straight line; nothing where it never did."""
+    """The result with gold where the policy first reached each KL, interpolated linearly between
+    two evaluations; without it where it never did."""
     listed: list[Any] = [] if isinstance(result.items, str) else result.items
     points = [(float(p["kl"]["value"]), float(p["gold"]["value"])) for p in listed]
-    found = dict(result.metrics)
+    metrics = dict(result.metrics)
     for depth in DEPTHS:
         for (near, before), (far, after) in pairwise(points):
+            # KL is not monotonic in training: the first crossing counts.
             if near < depth <= far:
                 share = (depth - near) / (far - near)
-                found[f"gold@KL{depth:g}"] = Metric(before + share * (after - before), 1)
+                name = str(MetricName("gold", point=f"KL{depth:g}"))
+                metrics[name] = Metric(before + share * (after - before), 1)
                 break
-    return replace(result, metrics=found)
+    return replace(result, metrics=metrics)
 
 
-def _label(label: tuple[str, str]) -> str:
+def _title(label: Label) -> str:
     return "-".join(label) if label[0] == "SMORM" else label[0]
 
 
-def _by_seed(results: Sequence[Result], label: tuple[str, str], name: str) -> dict[str, float]:
-    return {
-        str(one.fingerprint["seed"]): one.metrics[name].value
-        for one in results
-        if (one.model, one.view) == label and name in one.metrics
-    }
+def _by_seed(results: Sequence[Result], label: Label, name: str) -> dict[str, float]:
+    values = {}
+    for result in results:
+        if (result.model, result.view) == label and name in result.metrics:
+            values[str(result.fingerprint["seed"])] = result.metrics[name].value
+    return values
 
 
-def _mean(results: Sequence[Result], label: tuple[str, str], name: str) -> Metric | None:
-    found = list(_by_seed(results, label, name).values())
-    return mean_over_seeds(found, len(found)) if found else None
+def _gain_over_single(results: Sequence[Result], label: Label, name: str) -> Metric | None:
+    """The difference to Single's number, paired by seed; None for Single itself."""
+    if label == BASELINE:
+        return None
+    base, values = _by_seed(results, BASELINE, name), _by_seed(results, label, name)
+    gaps = [values[seed] - base[seed] for seed in values if seed in base]
+    return mean_over_seeds(gaps, len(gaps)) if gaps else None
 
 
-def _against_single(results: Sequence[Result], label: tuple[str, str], name: str) -> str:
-    metric = _gain_over_single(results, label, name)
-    return "–" if metric is None else shown(metric, signed=True)
+def read_all(output: Path) -> list[Result]:
+    """The results of every algorithm and seed."""
+    results: list[Result] = []
+    for seed in SEEDS:
+        for algorithm in ALGORITHMS:
+            results += read_results(output / f"{algorithm}-{seed}.json")
+    return results
 
 
-def _gain_over_single(
-    results: Sequence[Result], label: tuple[str, str], name: str
-) -> Metric | None:
-    base, own = (_by_seed(results, one, name) for one in (("Single", "F"), label))
-    both = [own[seed] - base[seed] for seed in own if seed in base]
-    return None if not both or label == ("Single", "F") else mean_over_seeds(both, len(both))
+def rewrite(output: Path) -> None:
+    """README.md, from the results of all runs."""
+    write_text(output / "README.md", account(read_all(output)))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Optimise every policy, and write the page."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.lab.policies")
     parser.add_argument("--output", type=Path, default=Path("results/lab/rl"))
     parser.add_argument("--workers", type=int, default=2)
-    given = parser.parse_args()
-    jobs = [(algorithm, seed) for seed in SEEDS for algorithm in ALGORITHMS]
-    with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool:
-        for future in [pool.submit(run, *job, given.output) for job in jobs]:
-            future.result()
-    results = [
-        one for algorithm, seed in jobs
-        for one in read_results(given.output / f"{algorithm}-{seed}.json")
-    ]  # fmt: skip
-    write_text(given.output / "README.md", account(results))
-    page = [one.as_dict() for one in results]
-    write_page(page, given.output / "report.html", "Policies in the lab", INTRO,
-               figures=given.output / "figures")  # fmt: skip
+    options = parser.parse_args()
+    jobs = [(algorithm, seed, options.output) for seed in SEEDS for algorithm in ALGORITHMS]
+    for _ in in_processes(run, jobs, options.workers):
+        pass
+    rewrite(options.output)
+    objects = [result.as_dict() for result in read_all(options.output)]
+    page, figures = options.output / "report.html", options.output / "figures"
+    write_page(objects, page, "Policies in the lab", INTRO, figures=figures)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,12 @@ and SMORM are trained.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.lab.numbers import Numbers, shown, table
+from experiments.command import say
+from experiments.lab.numbers import Numbers, gold_at
+from experiments.tables import plus_minus, table
 from smorm.config.reading import parse_section
 from smorm.files import write_text
 from smorm.lab.config import LabConfig
@@ -71,11 +72,10 @@ def rated() -> list[Setting]:
     for count in (100, 300, 1000, 3000):
         mixing = {"rated_per_pair": 8 * count / (2 * PAIRS)}
         arm = {**JOINT, "training": {"epochs": 2}, "mixing": mixing}
-        systems = {
-            f"{AS_OFTEN}-{view}": {"members": [f"{AS_OFTEN}:{view}"],
-                                   "model": AS_OFTEN, "view": view}
-            for view in ("F", "L", "M")
-        }  # fmt: skip
+        systems = {}
+        for view in ("F", "L", "M"):
+            members = {"members": [f"{AS_OFTEN}:{view}"], "model": AS_OFTEN, "view": view}
+            systems[f"{AS_OFTEN}-{view}"] = members
         values = {"data": {"rated": count}, "methods": [*USUAL, *systems],
                   "arms": {AS_OFTEN: arm}, "systems": systems}  # fmt: skip
         settings.append((f"rated={count}", values))
@@ -84,25 +84,25 @@ def rated() -> list[Setting]:
 
 def knobs() -> list[Setting]:
     """One study for each setting of a knob of the world or the data."""
-    asked: list[tuple[str, str, tuple[float, ...]]] = [
-        ("data", "answers_per_prompt", (1,)),
-        ("world", "temperature", (0.05, 0.15, 0.45)),
-        ("world", "style_correlation", (0.0, 0.5, 1.0)),
-    ]
-    return [
-        (f"{key}={value:g}", {section: {key: value}, "methods": USUAL})
-        for section, key, values in asked
-        for value in values
-    ]
+    values_of: dict[tuple[str, str], tuple[float, ...]] = {
+        ("data", "answers_per_prompt"): (1,),
+        ("world", "temperature"): (0.05, 0.15, 0.45),
+        ("world", "style_correlation"): (0.0, 0.5, 1.0),
+    }
+    settings: list[Setting] = []
+    for (section, key), values in values_of.items():
+        by_value = {value: {section: {key: value}, "methods": USUAL} for value in values}
+        settings += [(f"{key}={value:g}", overrides) for value, overrides in by_value.items()]
+    return settings
 
 
 def run(setting: Setting, output: Path, work: Path) -> None:
-    """One study, unless it is there."""
+    """One study, unless its numbers exist."""
     name, values = setting
     folder = output / name
     if (folder / "numbers.csv").exists():
         return
-    print(f"{name}:", flush=True)
+    say(f"{name}:")
     base = {
         "output": str(folder),
         "work": str(work),
@@ -110,80 +110,88 @@ def run(setting: Setting, output: Path, work: Path) -> None:
         "policy": {"seeds": [0, 1, 2]},
     }
     config = parse_section(LabConfig, {**base, **values}, name)
-    results = run_lab(config, lambda step: print(f"  {step}", flush=True))
+    results = run_lab(config, lambda step: say(f"  {step}"))
     write_config(config, folder / "config.yaml")
     write_table(folder / "numbers.csv", [one for one in results if one.kind != "training"])
 
 
+PAGE = """\
+# Sweeps in the lab: tables
+
+`python -m experiments.lab.sweeps --output results/lab/sweeps --work runs/lab`. One knob at a \
+time, everything else as in the grid; {seeds} seeds. Gold is that of best-of-64; differences are \
+paired by seed, ± half a 95 % interval (Student's t), **bold** where it excludes 0.
+
+{sections}
+"""
+REGIMES = ("ID", "OODtopic", "far")
+GOLD = gold_at(64)
+
+
 def account(output: Path) -> str:
     """Markdown: every sweep's gains over Single, and of the attribute rows over Multi's."""
-    parts = [
-        "# Sweeps in the lab: tables",
-        "`python -m experiments.lab.sweeps --output results/lab/sweeps --work runs/lab`. One knob "
-        f"at a time, everything else as in the grid; {SEEDS} seeds. Gold is that of best-of-64; "
-        "differences are paired by seed, ± half a 95 % interval (Student's t), **bold** where it "
-        "leaves 0 out.",
-    ]
+    sections = []
     for name in ("weight", "epochs"):
-        numbers = Numbers.read(output / name / "numbers.csv")
-        parts += [f"## {name}", _gains(numbers, numbers.labels("pairs/ID"))]
+        sections += [f"## {name}", _gains(Numbers.read(output / name / "numbers.csv"))]
     for key in ("rated", "answers_per_prompt", "temperature", "style_correlation"):
-        parts.append(f"## {key}")
-        for folder in sorted(
-            output.glob(f"{key}=*"), key=lambda path: float(path.name.split("=")[1])
-        ):
+        sections.append(f"## {key}")
+        folders = sorted(output.glob(f"{key}=*"), key=lambda path: float(path.name.split("=")[1]))
+        for folder in folders:
             numbers = Numbers.read(folder / "numbers.csv")
-            labels = numbers.labels("pairs/ID")
-            parts += [f"### {folder.name}", _gains(numbers, labels), _rows_error(numbers)]
-    return "\n\n".join(parts) + "\n"
+            sections += [f"### {folder.name}", _gains(numbers), _attribute_rows(numbers)]
+    return PAGE.format(seeds=SEEDS, sections="\n\n".join(sections))
 
 
-REGIMES = ("ID", "OODtopic", "far")
+def _gains(numbers: Numbers) -> str:
+    rows, headings = [], [""]
+    for regime in REGIMES:
+        headings += [f"{regime}: accuracy", f"{regime}: gold"]
+    for label in numbers.labels("pairs/ID"):
+        cells = [label]
+        for regime in REGIMES:
+            for suite, metric in ((f"pairs/{regime}", "accuracy"), (f"best-of-n/{regime}", GOLD)):
+                if label == "Single":
+                    cells.append(plus_minus(numbers.mean(suite, label, metric)))
+                else:
+                    gain = numbers.gain(suite, label, "Single", metric)
+                    cells.append(plus_minus(gain, signed=True))
+        rows.append(cells)
+    return f"Single's own numbers, and the others' less Single's:\n\n{table(headings, rows)}"
 
 
-def _gains(numbers: Numbers, labels: Sequence[str]) -> str:
-    rows = [
-        [label]
-        + [
-            shown(numbers.gain(suite, label, "Single", metric), signed=True)
-            if label != "Single"
-            else shown(numbers.mean(suite, label, metric))
-            for regime in REGIMES
-            for suite, metric in (
-                (f"pairs/{regime}", "accuracy"),
-                (f"best-of-n/{regime}", "gold@64"),
-            )
-        ]
-        for label in labels
-    ]
-    heading = ["", *(f"{regime}: {what}" for regime in REGIMES for what in ("accuracy", "gold"))]
-    return "Single's own numbers, and the others' less Single's:\n\n" + table(heading, rows)
-
-
-def _rows_error(numbers: Numbers) -> str:
-    joint = [one for one in ("SMORM", AS_OFTEN) if (f"rated/{REGIMES[0]}", one, "mse") in
-             numbers.values]  # fmt: skip
+def _attribute_rows(numbers: Numbers) -> str:
+    measured = numbers.labels(f"rated/{REGIMES[0]}")
+    joint = [name for name in ("SMORM", AS_OFTEN) if name in measured]
+    headings = [""]
+    for regime in REGIMES:
+        headings += [f"{regime}: Multi", *(f"{regime}: {name} − Multi" for name in joint)]
     rows = []
-    for metric, name in (("mse", "squared error"), ("spearman", "rank correlation")):
-        cells = [name]
+    for metric, title in (("mse", "squared error"), ("spearman", "rank correlation")):
+        cells = [title]
         for regime in REGIMES:
             suite = f"rated/{regime}"
-            cells.append(shown(numbers.mean(suite, "Multi", metric)))
-            cells += [shown(numbers.gain(suite, one, "Multi", metric), signed=True)
-                      for one in joint]  # fmt: skip
+            cells.append(plus_minus(numbers.mean(suite, "Multi", metric)))
+            for name in joint:
+                gain = numbers.gain(suite, name, "Multi", metric)
+                cells.append(plus_minus(gain, signed=True))
         rows.append(cells)
-    heading = [f"{r}: {w}" for r in REGIMES for w in ("Multi", *(f"{j} − Multi" for j in joint))]
-    return "The attribute rows (ratings from 0 to 4):\n\n" + table(["", *heading], rows)
+    return f"The attribute rows (ratings from 0 to 4):\n\n{table(headings, rows)}"
+
+
+def rewrite(output: Path) -> None:
+    """tables.md, from the numbers of all sweeps."""
+    write_text(output / "tables.md", account(output))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Run all sweeps and write their tables."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.lab.sweeps")
     parser.add_argument("--output", type=Path, default=Path("results/lab/sweeps"))
     parser.add_argument("--work", type=Path, default=Path("runs/lab"))
-    given = parser.parse_args()
+    options = parser.parse_args()
     for setting in (*rated(), *knobs(), *weights(), *epochs()):
-        run(setting, given.output, given.work)
-    write_text(given.output / "tables.md", account(given.output))
+        run(setting, options.output, options.work)
+    rewrite(options.output)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the tuning of the lab found: development accuracy of each method by epochs and settings.
+"""The tuning of the lab: development accuracy of each method by epochs and settings.
 
     smorm lab experiments/lab/tuning.yaml
     python -m experiments.lab.tuning results/lab/tuning/numbers.csv \\
@@ -10,58 +10,60 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from experiments.lab.numbers import Numbers, shown, table
+import yaml
+
+from experiments.lab.numbers import Numbers
+from experiments.tables import plus_minus, table
 from smorm.files import write_text
 
 SUITE = "pairs/development"
+PAGE = """\
+# How long each method trains in the lab
+
+`smorm lab experiments/lab/tuning.yaml`, then `python -m experiments.lab.tuning`. Accuracy on \
+{pairs:,} development pairs, their labels as noisy as those of training (so that 1 cannot be \
+reached); {seeds} seeds that no other study uses, mean ± half a 95 % interval (Student's t over \
+seeds). A name ends with its number of epochs; before that stand GRM's share of the regulariser \
+and Frozen's learning rate. The built-in arms take the highest of each method. A method at the end \
+of its range was not tried beyond it.
+
+{table}
+
+No gold, no prompts out of distribution and no best-of-n was used for the choice. Smoothing, \
+PosReg, Centering, BSR and Union train as long as Single, the other two GRMs as long as GRM. Not \
+tuned: ArmoRM's gate and Frozen-MLP (their recipes' settings), and Rated-…, which train 8 epochs \
+on their smaller data: about as many steps as Single.
+"""
 
 
 def account(path: Path) -> str:
-    """Markdown: one row a setting, best of each method marked."""
+    """Markdown: one row a setting, with a note at the best of each method."""
     numbers = Numbers.read(path)
-    found = numbers.labels(SUITE)
-    methods = dict.fromkeys(map(_method, found))
-    labels = [label for name in methods for label in found if _method(label) == name]
-    means = {label: numbers.mean(SUITE, label, "accuracy") for label in labels}
-    values = {label: mean.value for label, mean in means.items() if mean is not None}
-    best = {max((one for one in labels if _method(one) == name), key=values.__getitem__)
-            for name in methods}  # fmt: skip
-    rows = [[label, shown(means[label]), "highest" if label in best else ""] for label in labels]
-    parts = [
-        "# How long each method trains in the lab",
-        "`smorm lab experiments/lab/tuning.yaml`, then `python -m experiments.lab.tuning`. "
-        f"Accuracy on {_pairs(path)} development pairs, their labels as noisy as those of training "
-        f"(so that 1 cannot be reached); {numbers.seeds} seeds that no other study uses, mean ± "
-        "half a 95 % interval (Student's t over seeds). A name ends with its number of epochs; "
-        "before that stand GRM's share of the regulariser and Frozen's learning rate. The built-in "
-        "arms take the highest of each method. A method at the end of its range was not tried "
-        "beyond it.",
-        table(["method and setting", "accuracy", ""], rows),
-        "No gold, no prompts out of distribution and no best-of-n took part in the choice. "
-        "Smoothing, PosReg, Centering, BSR and Union train as long as Single, the other two GRMs "
-        "as long as GRM. Not tuned: ArmoRM's gate and Frozen-MLP (their recipes' settings), and "
-        "Rated-…, which train 8 epochs on their smaller data: about as many steps as Single.",
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _method(label: str) -> str:
-    return label.split("-")[0]
-
-
-def _pairs(path: Path) -> str:
-    import yaml
-
+    methods: dict[str, list[str]] = {}
+    for label in numbers.labels(SUITE):
+        methods.setdefault(label.split("-")[0], []).append(label)
+    rows = []
+    for labels in methods.values():
+        means = {label: numbers.mean(SUITE, label, "accuracy") for label in labels}
+        values = {label: mean.value for label, mean in means.items() if mean is not None}
+        best = max(values, key=values.__getitem__)
+        for label, mean in means.items():
+            rows.append([label, plus_minus(mean), "highest" * (label == best)])
     config = yaml.safe_load((path.parent / "config.yaml").read_text(encoding="utf-8"))
-    return f"{config['data']['dev_pairs']:,}"
+    return PAGE.format(
+        pairs=config["data"]["dev_pairs"],
+        seeds=numbers.seeds,
+        table=table(["method and setting", "accuracy", ""], rows),
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Write the page."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.lab.tuning")
     parser.add_argument("numbers", type=Path)
     parser.add_argument("--output", type=Path, default=Path("results/lab/tuning/README.md"))
-    given = parser.parse_args()
-    write_text(given.output, account(given.numbers))
+    options = parser.parse_args()
+    write_text(options.output, account(options.numbers))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from experiments.text_backbone import Backbone
-from experiments.text_plan import Plan
+from experiments.text_runs import Plan
 from tests.experiments.made_up import make_data
 
 TINY = Backbone(

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from experiments.lab import sweeps, tuning
-from experiments.lab.claims import Line, account_of_claims, f_is_m, robust_head
-from experiments.lab.numbers import Numbers, holds, shown
+from experiments.lab.claims import MARGIN, Line, claim_sections, f_is_m, robust_head
+from experiments.lab.numbers import Numbers
 from experiments.lab.policies import at_depths
+from experiments.tables import excludes_zero, plus_minus
 from smorm.config.reading import load_section, parse_section
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.result import Result
@@ -53,7 +54,7 @@ def numbers():
 def test_luck_that_methods_share_does_not_widen_their_difference(numbers):
     gain = numbers.gain("pairs/ID", "SMORM-F", "Single", "accuracy")
     assert gain.value == pytest.approx(0.02)
-    assert holds(gain)
+    assert excludes_zero(gain)
     alone = numbers.mean("pairs/ID", "SMORM-F", "accuracy")
     assert alone.high - alone.low > 20 * (gain.high - gain.low)
 
@@ -64,7 +65,7 @@ def test_a_fall_from_one_size_to_a_larger_one_is_found(numbers):
             numbers.values.setdefault(("best-of-n/ID", "Falling", f"gold@{size}"), {})[seed] = value
     change = numbers.change("best-of-n/ID", "Falling", "gold@16", "gold@64")
     assert change.value == pytest.approx(-0.105)
-    assert holds(change)
+    assert excludes_zero(change)
 
 
 def test_a_larger_gain_out_of_distribution_is_found(numbers):
@@ -75,10 +76,10 @@ def test_a_larger_gain_out_of_distribution_is_found(numbers):
 
 
 def test_f_and_m_within_the_margin_are_about_the_same_and_others_are_not(numbers):
-    assert {line.same for line in f_is_m(numbers, REGIMES)} == {"holds"}
-    apart = Line("ID", "gold", Metric(0.05, 4, 0.03, 0.07))
-    unsure = Line("ID", "gold", Metric(0.0, 4, -0.03, 0.03))
-    assert (apart.same, unsure.same) == ("contradicted", "undecided")
+    assert {line.verdict for line in f_is_m(numbers, REGIMES)} == {"holds"}
+    far = Line("ID", "gold", Metric(0.05, 4, 0.03, 0.07), margin=MARGIN)
+    unsure = Line("ID", "gold", Metric(0.0, 4, -0.03, 0.03), margin=MARGIN)
+    assert (far.verdict, unsure.verdict) == ("contradicted", "undecided")
 
 
 @pytest.mark.parametrize(
@@ -96,17 +97,17 @@ def test_a_verdict_follows_from_the_interval(metric, sign, verdict):
 
 
 def test_the_account_contradicts_the_paper_where_the_ensemble_is_better(numbers):
-    text = account_of_claims(numbers, REGIMES)
+    text = claim_sections(numbers, REGIMES)
     fourth = text.partition("### 4.")[2]
     assert "12 contradicted" in fourth
     assert "**+0.100" in fourth
 
 
 def test_numbers_are_shown_with_half_their_interval():
-    assert shown(Metric(0.5, 4, 0.4, 0.6)) == "0.500 ± 0.100"
-    assert shown(Metric(0.5, 4, 0.4, 0.6), signed=True) == "**+0.500 ± 0.100**"
-    assert shown(Metric(0.5, 4, -0.1, 1.1), signed=True) == "+0.500 ± 0.600"
-    assert shown(None) == "–"
+    assert plus_minus(Metric(0.5, 4, 0.4, 0.6)) == "0.500 ± 0.100"
+    assert plus_minus(Metric(0.5, 4, 0.4, 0.6), signed=True) == "**+0.500 ± 0.100**"
+    assert plus_minus(Metric(0.5, 4, -0.1, 1.1), signed=True) == "+0.500 ± 0.600"
+    assert plus_minus(None) == "–"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -30,8 +31,14 @@ BY_NAME = {case.name: case for case in CASES}
 
 
 @functools.cache
-def row(name):
+def case_row(name):
     return run_case(BY_NAME[name], SEEDS)
+
+
+def row(name):
+    """The same with attributes in place of keys."""
+    values = case_row(name)
+    return SimpleNamespace(**{**values, "means": SimpleNamespace(**values["means"])})
 
 
 def test_with_a_bottleneck_and_a_fitting_weight_preference_gains_several_fold():
@@ -135,8 +142,8 @@ def test_in_high_dimension_the_floor_says_nothing_although_the_rewards_agree():
 
 
 def test_the_page_has_every_case_with_its_lesson():
-    rows = [row(case.name) for case in CASES]
-    text = page(rows, [{**measure_once(4, 0)}])
+    rows = [case_row(case.name) for case in CASES]
+    text = page({"version": "0", "cases": rows, "floors": [measure_once(4, 0)]})
     for name, lesson in LESSONS.items():
         assert f"| {name} |" in text
         assert lesson in text

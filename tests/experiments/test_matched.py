@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from experiments.runs import METHODS, Run, shared_tokenizer
+from experiments.real import METHODS, make_run, shared_tokenizer
 from experiments.tasks import TASKS, dev_files, read_lines, read_tuning, split_validation
 from experiments.tuning import grid
 from smorm.config import load_config
@@ -24,8 +24,8 @@ def prepared(request, data, tmp_path_factory):
     work, task = tmp_path_factory.mktemp("work"), TASKS[request.param]
     files = dev_files(task, data)
     tokenizer = shared_tokenizer(task, files, work)
-    runs = {method: Run(task, method, 3, files, tokenizer, work) for method in METHODS}
-    return {method: prepare(run.config()) for method, run in runs.items()}
+    runs = {name: make_run(task, name, 3, files, tokenizer, work) for name in METHODS}
+    return {name: prepare(run.config(work / "run")) for name, run in runs.items()}
 
 
 def test_single_and_smorm_read_the_same_pairs_in_the_same_order(prepared):
@@ -77,7 +77,7 @@ def test_no_group_of_the_validation_split_is_in_its_training_part(task, data, tm
 def test_tuning_reads_no_dev_file_and_gives_every_method_as_many_tries(task, data, tmp_path):
     runs = grid(task, data, tmp_path)
     assert not any("dev" in path.name for run in runs for path in run.files.paths())
-    tries = [sum(run.method == method for run in runs) for method in METHODS]
+    tries = [sum(run.name == method for run in runs) for method in METHODS]
     assert len(set(tries)) == 1
 
 
@@ -105,11 +105,11 @@ def test_a_run_of_other_data_or_settings_has_another_folder(data, tmp_path):
     files, split = dev_files(task, data), split_validation(task, data, tmp_path / "split")
     tokenizer = shared_tokenizer(task, files, tmp_path)
     runs = [
-        Run(task, "Single", 0, files, tokenizer, tmp_path),
-        Run(task, "Single", 1, files, tokenizer, tmp_path),
-        Run(task, "Single", 0, split, tokenizer, tmp_path),
-        Run(task, "Single", 0, files, tokenizer, tmp_path, ("training.epochs=7",)),
+        make_run(task, "Single", 0, files, tokenizer, tmp_path),
+        make_run(task, "Single", 1, files, tokenizer, tmp_path),
+        make_run(task, "Single", 0, split, tokenizer, tmp_path),
+        make_run(task, "Single", 0, files, tokenizer, tmp_path, ("training.epochs=7",)),
     ]
-    folders = [run.config().output.folder for run in runs]
+    folders = [run.path() for run in runs]
     assert len(set(folders)) == len(runs)
-    assert folders[0] == runs[0].config().output.folder
+    assert folders[0] == runs[0].path()

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from experiments import real
-from experiments.readme import LABELS
+from experiments.real_page import LABELS
 from smorm.evaluation.result import read_results
 from tests.experiments.made_up import make_data
 

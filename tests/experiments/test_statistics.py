@@ -3,9 +3,14 @@
 import numpy as np
 import pytest
 
-from experiments.outcomes import PairOutcomes, RatedOutcomes
-from experiments.reading import verdict
-from experiments.summary import accuracies, accuracy_differences, attribute_table
+from experiments.real_summary import (
+    PairOutcomes,
+    RatedOutcomes,
+    accuracies,
+    accuracy_differences,
+    attribute_table,
+)
+from experiments.tables import verdict_of
 
 PROMPTS = ["a", "a", "b", "b", "c", "c"]
 
@@ -93,6 +98,6 @@ PLAIN = "not distinguishable from 0"
 )
 def test_a_difference_is_told_for_what_it_is(prompts, seeds, values, said):
     row = {"low": prompts[0], "high": prompts[1], "seeds": values}
-    told = verdict({**row, "seeds_low": seeds[0], "seeds_high": seeds[1]})
-    assert told.startswith(said)
-    assert (told == said) == (said != "above 0 over prompts for the mean of these")
+    verdict = verdict_of({**row, "seeds_low": seeds[0], "seeds_high": seeds[1]})
+    assert verdict.value.startswith(said)
+    assert (verdict.value == said) == (said != "above 0 over prompts for the mean of these")

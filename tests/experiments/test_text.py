@@ -10,13 +10,18 @@ from hypothesis import strategies as st
 
 from experiments import text
 from experiments.tasks import TASKS
-from experiments.text_corpus import conversation, overlapping, read_corpus, windows
-from experiments.text_measure import overall_rating, suite_name
-from experiments.text_plan import choose, files_of_tests
-from experiments.text_pools import words
-from experiments.text_rewards import REFERENCE, Part, Reward, rewards_of
-from experiments.text_runs import METHODS, Kept, Run
-from experiments.text_summary import summarise
+from experiments.text_backbone import conversation, overlapping, read_corpus, windows
+from experiments.text_measure import TextSuite, overall_rating, summarise
+from experiments.text_rewards import Member, Reward, rewards_of, words
+from experiments.text_runs import (
+    METHODS,
+    REFERENCE,
+    ScoredRun,
+    TextRun,
+    choose_epochs,
+    files_of_tests,
+    make_run,
+)
 from smorm.checks.overlap import read_benchmarks
 from smorm.data.records import Rated
 from smorm.errors import DataError
@@ -88,23 +93,23 @@ def test_the_overall_rating_is_the_mean_of_the_ratings_in_units_of_training():
     assert found == pytest.approx([1.0, 0.0, 2.0])
 
 
-def _kept(plan, method, seed, values, epochs=1.0):
-    run = Run(TASKS["ukp"], method, seed, epochs, plan.files("ukp"), plan.work, 128, plan.work, {})
-    named = {name: [np.array(one) for one in column] for name, column in values.items()}
+def _scored(plan, method, seed, values, epochs=1.0):
+    run = make_run(plan, TASKS["ukp"], method, seed, epochs, plan.files("ukp"), plan.work)
+    named = {name: [np.array(row) for row in column] for name, column in values.items()}
     by_view = dict.fromkeys(METHODS[method].views, named)
-    return Kept(run, by_view, {}, [], {}, {}, {}, [], 0.0, 0.0)
+    return ScoredRun(TextRun(run, epochs, {}), by_view, {}, [], {}, {}, {}, [], 0.0, 0.0)
 
 
 def test_the_epochs_with_the_best_validation_accuracy_are_chosen_and_the_fewer_of_equals(plan):
     right, wrong = {"validation": [[1.0, 0.0]]}, {"validation": [[0.0, 1.0]]}
     tried = [
-        _kept(plan, "Single", 50, right, 2.0),
-        _kept(plan, "Single", 50, right, 1.0),
-        _kept(plan, "Single", 50, wrong, 0.5),
-        _kept(plan, "GRM", 50, wrong, 1.0),
-        _kept(plan, "GRM", 50, right, 2.0),
+        _scored(plan, "Single", 50, right, 2.0),
+        _scored(plan, "Single", 50, right, 1.0),
+        _scored(plan, "Single", 50, wrong, 0.5),
+        _scored(plan, "GRM", 50, wrong, 1.0),
+        _scored(plan, "GRM", 50, right, 2.0),
     ]
-    found = choose(tried)["ukp"]
+    found = choose_epochs(tried)["ukp"]
     assert {name: one["chosen"] for name, one in found.items()} == {"Single": 1.0, "GRM": 2.0}
     assert [row["criterion"] for row in found["Single"]["tried"]] == [0.0, 1.0, 1.0]
 
@@ -117,7 +122,7 @@ def test_members_of_an_ensemble_are_standardised_before_they_are_combined(plan):
     wide = {name: 1000 * values + 7 for name, values in sets.items()}
     flat = {name: -values for name, values in sets.items()}
     finished = {
-        (name, seed): _kept(plan, name, seed, wide if name == "Single" else flat)
+        (name, seed): _scored(plan, name, seed, wide if name == "Single" else flat)
         for name, seed in [*((name, 0) for name in METHODS), ("Single", 100)]
     }
     rewards = rewards_of(finished, 0, 2, [str(at) for at in range(20)])
@@ -134,8 +139,13 @@ def test_the_rule_that_the_longest_wins_counts_words():
 
 
 def test_suites_tell_what_was_trained_on_from_what_was_measured():
-    assert suite_name("pairs", "ukp", "ukp") == "pairs/ID-ukp"
-    assert suite_name("pairs", "truthfulqa", "ukp") == "pairs/OOD-truthfulqa-to-ukp"
+    spellings = {
+        "pairs/ID-ukp": TextSuite("pairs", "ukp", "ukp"),
+        "pairs/OOD-truthfulqa-to-ukp": TextSuite("pairs", "truthfulqa", "ukp"),
+    }
+    for text_of_suite, suite in spellings.items():
+        assert str(suite) == text_of_suite
+        assert TextSuite.parse(text_of_suite) == suite
 
 
 @pytest.mark.slow
@@ -244,5 +254,5 @@ def test_a_summary_is_the_mean_over_seeds_and_its_interval_that_of_averaged_outc
 
 
 def test_a_reward_of_one_part_is_that_part_as_it_is(plan):
-    one = Reward("Single", "F", 0, (Part(_kept(plan, "Single", 0, {"x": [[1.0, 2.0]]}), "F"),))
+    one = Reward("Single", "F", 0, (Member(_scored(plan, "Single", 0, {"x": [[1.0, 2.0]]}), "F"),))
     assert [list(values) for values in one.values("x")] == [[1.0, 2.0]]

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from experiments.theorem_two import ARMS, page, reading, table, trained, verdict
+from experiments.theorem_two import (
+    ARMS,
+    arm_run,
+    page,
+    regime_table,
+    verdict_of,
+    verdict_table,
+)
 from smorm.evaluation.metrics import Metric
 from smorm.theory.matched import read_run
 from smorm.world import write_dataset
@@ -23,18 +30,24 @@ def made_up(gap, seeds):
 
 
 def test_a_verdict_needs_prompts_and_seeds():
-    assert verdict(BETTER, BETTER) == "better"
-    assert verdict(WORSE, WORSE) == "worse"
-    assert verdict(BETTER, OPEN) == verdict(OPEN, BETTER) == verdict(BETTER, WORSE) == "undecided"
+    assert verdict_of(BETTER, BETTER) == "better"
+    assert verdict_of(WORSE, WORSE) == "worse"
+    assert verdict_of(BETTER, OPEN) == verdict_of(OPEN, BETTER) == "undecided"
+    assert verdict_of(BETTER, WORSE) == verdict_of(OPEN, OPEN) == "undecided"
 
 
 def test_marks_and_sentences_follow_the_intervals():
-    assert "-0.0200 [-0.0300, -0.0100]*† |" in table(made_up(BETTER, BETTER))
-    assert "-0.0200 [-0.0300, -0.0100]* |" in table(made_up(BETTER, OPEN))
-    said = reading({"ID": made_up(WORSE, WORSE)})
-    assert "ID, squared error of F against Single: better: none; worse: SMORM paper" in said
-    assert len(table({}).splitlines()) == 2 + len(ARMS)
-    assert "differ in training.epochs" in page({"ID": {}}, OPEN, ["x differ in training.epochs."])
+    assert "-0.0200 [-0.0300, -0.0100]*† |" in regime_table(made_up(BETTER, BETTER))
+    assert "-0.0200 [-0.0300, -0.0100]* |" in regime_table(made_up(BETTER, OPEN))
+    verdicts = verdict_table({"ID": made_up(WORSE, WORSE)})
+    assert "| ID | F against Single | none | SMORM paper | none |" in verdicts
+    assert len(regime_table({}).splitlines()) == 2 + len(ARMS)
+    results = {
+        "version": "0", "sizes": {"num_pairs": 1, "num_rated": 1}, "seeds": 1, "steps": 1,
+        "not_matched": ["x differ in training.epochs."], "weight_mean": OPEN.as_dict(),
+        "metrics": {"ID": {}},
+    }  # fmt: skip
+    assert "differ in training.epochs" in page(results)
 
 
 def test_a_run_of_the_grid_is_trained_once_and_is_its_arm(tmp_path, monkeypatch):
@@ -42,8 +55,8 @@ def test_a_run_of_the_grid_is_trained_once_and_is_its_arm(tmp_path, monkeypatch)
     files = write_dataset(
         tmp_path / "data", seed=0, num_pairs=40, num_rated=20, num_eval_pairs=2, num_eval_rated=2
     )
-    folder = trained("SMORM paper", 0, files, tmp_path / "runs")
+    folder = arm_run("SMORM paper", 0, files, tmp_path / "runs")
     before = (folder / "model" / "manifest.json").stat().st_mtime_ns
-    assert trained("SMORM paper", 0, files, tmp_path / "runs") == folder
+    assert arm_run("SMORM paper", 0, files, tmp_path / "runs") == folder
     assert (folder / "model" / "manifest.json").stat().st_mtime_ns == before
     assert (read_run(str(folder)).arm, read_run(str(folder)).seed) == ("SMORM paper", 0)

@@ -13,17 +13,17 @@ from smorm.errors import SmormError
 SEEDS, JOBS = 3, 2
 
 
-def parser_of(name: str) -> argparse.ArgumentParser:
+def make_parser(name: str, output: str = "") -> argparse.ArgumentParser:
     """`--data` and `--output` of `python -m experiments.NAME`."""
     parser = argparse.ArgumentParser(prog=f"python -m experiments.{name}")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--output", type=Path, default=Path(f"results/{name}"))
+    parser.add_argument("--output", type=Path, default=Path(output or f"results/{name}"))
     return parser
 
 
-def parser_of_runs(name: str) -> argparse.ArgumentParser:
-    """The same of one that trains models: also `--work`, `--seeds` and `--jobs`."""
-    parser = parser_of(name)
+def make_run_parser(name: str) -> argparse.ArgumentParser:
+    """The same for one that trains models: also `--work`, `--seeds` and `--jobs`."""
+    parser = make_parser(name)
     parser.add_argument("--work", type=Path, default=Path(f"runs/{name}"))
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--jobs", type=int, default=JOBS)
@@ -31,13 +31,14 @@ def parser_of_runs(name: str) -> argparse.ArgumentParser:
 
 
 def one_thread_each() -> None:
-    """Worker processes read this when they import torch: one thread each, and no spinning."""
-    for name, value in (("OMP_NUM_THREADS", "1"), ("OMP_WAIT_POLICY", "PASSIVE")):
-        os.environ.setdefault(name, value)
+    """Give each worker process one thread that does not spin."""
+    # Workers read these when they import torch, so this comes before any of them starts.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def carried_out(data: Path, work: Callable[[], None]) -> int:
-    """Do the work where there is data; the exit code."""
+def run_command(data: Path, work: Callable[[], None]) -> int:
+    """Do the work if there is data, and return the exit code."""
     if not data.is_dir():
         say(f"skipped: no data folder at {data} (name it with --data)")
         return 0
@@ -50,5 +51,5 @@ def carried_out(data: Path, work: Callable[[], None]) -> int:
 
 
 def say(text: str) -> None:
-    """A line, now."""
+    """Print a line at once, also into a pipe."""
     print(text, flush=True)
