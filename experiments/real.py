@@ -139,12 +139,12 @@ def _cost(folder: Path, model: RewardModel, config: Config) -> dict[str, float]:
     """Parameters, steps, sequences read, tokens computed, minutes of training."""
     steps = read_metrics(folder, "tokens")
     counts = read_json(folder / "data.json")
-    objective, batch = config.objective, config.training.batch_size
-    pairs = batch if objective.uses_pairs else 0
+    method, batch = config.objective.method, config.training.batch_size
+    pairs = batch if method.uses_pairs else 0
     ratings = 0
-    if objective.uses_ratings:
+    if method.uses_ratings:
         # Beside pairs the ratings have a share of their own; a batch without pairs is all ratings.
-        ratio = config.data.mixing.rated_per_pair if objective.uses_pairs else 1.0
+        ratio = config.data.mixing.rated_per_pair if method.uses_pairs else 1.0
         ratings = round(batch * ratio)
     return {
         "parameters": float(sum(weight.numel() for weight in model.network.parameters())),
