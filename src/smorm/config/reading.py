@@ -28,8 +28,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
 def load_section(section: type[S], path: Path | str, overrides: Sequence[str] = ()) -> S:
     """Read and validate a YAML file with `dotted.key=value` overrides.
 
-    Raises:
-        ConfigError: missing file, broken YAML, unknown key, wrong value; one line each.
+    `ConfigError` says in one line each: missing file, broken YAML, unknown key, wrong value.
     """
     path = Path(path)
     try:
@@ -53,11 +52,7 @@ def parse_config(values: dict[str, Any], where: str = "config") -> Config:
 
 
 def parse_section(section: type[S], values: dict[str, Any], where: str = "config") -> S:
-    """Validate plain values.
-
-    Raises:
-        ConfigError: every problem on a line of its own: `where: key: what is wrong`.
-    """
+    """Validate plain values; a `ConfigError` has every problem on a line: `where: key: problem`."""
     try:
         return section.model_validate(values)
     except ValidationError as error:
@@ -71,11 +66,7 @@ def parse_section(section: type[S], values: dict[str, Any], where: str = "config
 
 
 def overridden(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Plain values with `dotted.key=value` laid over them, in place.
-
-    Raises:
-        ConfigError: an override that is none, or whose value is not YAML.
-    """
+    """Plain values with `dotted.key=value` laid over them, in place."""
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key:
@@ -97,11 +88,8 @@ def overridden(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, An
 
 
 def _is_of_another_branch(problem: Mapping[str, Any], problems: Sequence[Any]) -> bool:
-    """Whether the value was meant as another of the types that its key takes.
-
-    pydantic reports every type. The one that was meant has a problem inside the value, at a longer
-    location.
-    """
+    """Whether the value was meant as another of the types that its key takes: pydantic reports
+    every type, and the one that was meant has a problem at a longer location."""
     *outer, last = problem["loc"] or ("",)
     if last not in _BRANCHES:
         return False

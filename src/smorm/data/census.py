@@ -40,11 +40,8 @@ class Defect(StrEnum):
 
 
 class BadRecord(DataError):  # noqa: N818  (also a value that stands for the row)
-    """One row that cannot be used; the rows after it can.
-
-    `defect` is what it is counted under (most often a `Defect`), `problem` says it in full. `raw`
-    is the text of a row that could not even be parsed.
-    """
+    """One row that cannot be used, counted under `defect` (most often a `Defect`); the rows after
+    it can. `raw` is the text of a row that could not even be parsed."""
 
     def __init__(
         self, where: str, field: str, defect: StrEnum, problem: str, raw: str | None = None
@@ -120,10 +117,8 @@ class DropReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """A kind of event and what it is about (a field's name, a defect); `str` gives its text.
-
-    `kind` is most often a `DropReason`; another `StrEnum` may be counted as well.
-    """
+    """A kind of event (a `DropReason` or another `StrEnum`) and what it is about (a field's name, a
+    defect); `str` gives its text."""
 
     kind: StrEnum
     detail: str = ""
@@ -147,11 +142,8 @@ class Reason:
 
 @dataclass(slots=True)
 class Census:
-    """Counts by reason and by source, with a few places to look at.
-
-    `where` is `file:line` (or `dataset[split]:row`); what stands before the last colon is the
-    source.
-    """
+    """Counts by reason and by source, with a few places to look at. What stands before the last
+    colon of a `where` (`file:line`) is the source."""
 
     counts: dict[Reason, dict[str, int]] = field(default_factory=dict)
     examples: dict[Reason, list[str]] = field(default_factory=dict)

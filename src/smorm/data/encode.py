@@ -41,13 +41,8 @@ Conversation = tuple[Messages, Sequence[Messages]]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one record.
-
-    Attributes:
-        tokens: of each response; none when the record was dropped.
-        counted: why it was dropped or shortened.
-        error: what stopped it.
-    """
+    """What became of one record: the tokens of each response (none when it was dropped), why it was
+    dropped or shortened (`counted`), and what stopped it (`error`)."""
 
     tokens: list[Tokens]
     counted: Reason | None = None
@@ -56,12 +51,8 @@ class Outcome:
     def resolve(
         self, where: str, census: Census, on_bad_record: Literal["stop", "skip"]
     ) -> list[Tokens]:
-        """The tokens, or none of them; what happened to the record at `where` is counted.
-
-        Raises:
-            DataError: over-long under `error`, or not renderable; with `skip` it is counted.
-            ModelError: the chat template makes what no model should see.
-        """
+        """The tokens, or none of them; what happened to the record at `where` is counted. An error
+        is raised, but for a `DataError` with `on_bad_record="skip"`."""
         if isinstance(self.error, DataError):
             if on_bad_record == "stop":
                 raise DataError(f"{where}: {self.error}".removeprefix(": ")) from self.error
@@ -75,12 +66,8 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """Renders records within a limit. A pure function: which process calls it makes no difference.
-
-    Attributes:
-        max_tokens: the most tokens of one conversation.
-        overlong: what becomes of a longer one; see `smorm.text.limits`.
-    """
+    """Renders records, each conversation within `max_tokens`; `overlong` says what becomes of a
+    longer one. A pure function: which process calls it makes no difference."""
 
     renderer: Renderer
     max_tokens: int
@@ -132,11 +119,7 @@ class Worker:
         self._hello = hello
 
     def greet(self) -> None:
-        """Wait until the process is ready.
-
-        Raises:
-            WorkerRefused: its tokenizer is another one.
-        """
+        """Wait until the process is ready; `WorkerRefused` where its tokenizer is another one."""
         answer = json.loads(self._exchange(json.dumps(self._hello).encode()))
         # a tokenizer with code of its own may not survive saving and loading
         if answer["proof"] != self._hello["proof"]:
@@ -144,11 +127,7 @@ class Worker:
             raise WorkerRefused(f"a tokenising process cannot be used: {reason}")
 
     def encode(self, chunk: Sequence[Conversation]) -> list[Outcome]:
-        """Outcomes of a chunk, in its order.
-
-        Raises:
-            SmormError: the process has ended.
-        """
+        """Outcomes of a chunk, in its order; `SmormError` where the process has ended."""
         # json, not orjson: a text may hold lone surrogates, which only its escapes carry
         facts = json.loads(self._exchange(json.dumps(chunk, default=_message_values).encode()))
         # the ids in one piece: as JSON they would cost more than the tokenising

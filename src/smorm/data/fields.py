@@ -94,9 +94,8 @@ def number(value: object, field: str, context: Context) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise context.bad(field, Defect.BAD_RATING, f"{describe(value)}, expected a number")
     if not math.isfinite(value):
-        raise context.bad(
-            field, Defect.BAD_RATING, f"{value}, expected a finite number (null means not rated)"
-        )
+        problem = f"{value}, expected a finite number (null means not rated)"
+        raise context.bad(field, Defect.BAD_RATING, problem)
     return float(value)
 
 

@@ -20,15 +20,10 @@ _Range = tuple[int, int, bool]  # items first..last-1 of a group, and whether th
 
 
 def grouped_permutation(groups: Ints, capacities: Ints, generator: np.random.Generator) -> Ints:
-    """Items 0..N-1, each once, so that those of a group stand in one step.
+    """Items 0..N-1, each once, step after step, so that those of a group stand in one step.
 
-    Args:
-        groups: id of each item's group, [N].
-        capacities: items that each step takes, [C]; they add up to N.
-
-    Returns:
-        The items, step after step, [N]. A group larger than the largest step is first cut into
-        pieces of that size, and each piece is dealt out by itself.
+    `groups` [N] is the id of each item's group; the `capacities` [C] of the steps add up to N. A
+    group larger than the largest step is cut into pieces of that size, each dealt out by itself.
     """
     items, sizes = _shuffled_pieces(groups, int(capacities.max(initial=1)), generator)
     steps = deal(sizes, capacities)
@@ -49,22 +44,16 @@ def _shuffled_pieces(
     starts = np.flatnonzero(within % largest == 0)
     sizes = np.diff(np.append(starts, size))
     order = generator.permutation(len(starts))
-    return shuffled[_ranges(starts[order], sizes[order])], sizes[order]
-
-
-def _ranges(starts: Ints, sizes: Ints) -> Ints:
-    """The ranges start..start+size-1 laid end to end."""
-    ends = np.cumsum(sizes)
-    total = int(ends[-1]) if len(ends) else 0
-    return np.repeat(starts - (ends - sizes), sizes) + np.arange(total)
+    starts, sizes = starts[order], sizes[order]
+    # the pieces start..start+size-1 laid end to end
+    shifts = np.repeat(starts - (np.cumsum(sizes) - sizes), sizes)
+    return shuffled[shifts + np.arange(size)], sizes
 
 
 def deal(sizes: Ints, capacities: Ints) -> Ints:
-    """The step of each item, [N], for groups that lie end to end.
+    """The step of each item, [N], for groups of `sizes` [G] that lie end to end, in that order.
 
-    Args:
-        sizes: items of each group, in the order of dealing, [G].
-        capacities: items that each step takes, [C]; they add up to the sizes' sum.
+    `capacities` [C] are the items that each step takes; they add up to the sizes' sum.
     """
     # At first as if groups could be cut; then whole groups are moved on where one crosses a border.
     ends, borders = np.cumsum(sizes), np.cumsum(capacities)
@@ -132,17 +121,14 @@ def ratings_beside(
 ) -> Ints:
     """Ratings 0..R-1, each once, in steps in which their prompt has a pair where there is room.
 
-    A prompt that has pairs in several of the steps gets one of them at random, so that ratings
-    with and without pairs are mixed alike from the first step to the last.
+    A prompt that has pairs in several of the steps gets one of them at random, so that ratings with
+    and without pairs are mixed alike from the first step to the last. Ratings without room beside a
+    pair fill the rest, grouped by prompt among themselves. Returned step after step, [R].
 
     Args:
         rated_groups: prompt of each rating, [R], ids from 0.
         pairs: prompt and step of each pair of these steps, two arrays of one length.
         capacities: ratings that each step takes, [C]; they add up to R.
-
-    Returns:
-        The ratings, step after step, [R]. Those that find no room beside a pair fill the rest,
-        grouped by prompt among themselves.
     """
     # sorted by prompt, in random order within each
     largest = int(capacities.max(initial=1))
@@ -162,11 +148,8 @@ def _match(
     capacities: Ints,
     generator: np.random.Generator,
 ) -> tuple[Ints, Ints]:
-    """The step of each rating, -1 where it finds no room, [R], and the room that remains, [C].
-
-    Args:
-        prompts: of the ratings, sorted, [R].
-    """
+    """The step of each rating, -1 where it finds no room, [R], and the room that remains, [C]. The
+    ratings are sorted by prompt."""
     num_steps, num_prompts = len(capacities), int(prompts.max(initial=-1)) + 1
     num_rated = np.bincount(prompts, minlength=num_prompts)
     pair_prompts, pair_steps = pairs

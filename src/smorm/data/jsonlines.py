@@ -79,11 +79,8 @@ class _Stream:
 def scan_json(path: Path, limits: Limits = LIMITS) -> Iterator[Scanned]:
     """Rows of a JSONL file, or of a JSON file that holds an array or JSON lines; gzip or plain.
 
-    Yields `(path:line, row)`, or a `BadRecord` in place of a row that cannot be parsed. In an
-    array the number is the item's (from 1). Blank lines are passed over.
-
-    Raises:
-        DataError: the file cannot be read, is cut short, or unpacks beyond the limits.
+    Yields `(path:line, row)`, or a `BadRecord` in place of a row that cannot be parsed. In an array
+    the number is the item's (from 1). Blank lines are passed over.
     """
     try:
         with closing(_Stream(path, limits)) as stream:

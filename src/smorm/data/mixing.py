@@ -27,10 +27,8 @@ _STREAMS = {"preference": 1, "rated": 2, "zip": 3}
 class Stream:
     """Items 0..size-1, each once an epoch, in an order that only (seed, epoch) decides.
 
-    Attributes:
-        groups: id of each item's group, [size], or None; groups stand in one step where they can.
-        per_step: items a step takes, where there are groups.
-        beside: another stream whose groups this one's follow, and its items a step.
+    Items of one of `groups` [size] stand in one step of `per_step` items where they can. `beside`
+    is another stream whose groups this one's follow, and its items a step.
     """
 
     size: int
@@ -56,23 +54,19 @@ class Stream:
     def _draw(self, epoch: int, generator: np.random.Generator) -> Ints:
         if self.groups is None:
             return generator.permutation(self.size)
-        capacities = self._capacities(epoch)
+        # How many of the epoch's items each step takes: the first and last may be shared ones.
+        start, end = epoch * self.size, (epoch + 1) * self.size
+        first_step, last_step = start // self.per_step, -(-end // self.per_step)
+        borders = np.arange(first_step, last_step + 1) * self.per_step
+        capacities = np.diff(borders.clip(start, end))
         if self.beside is None:
             return grouped_permutation(self.groups, capacities, generator)
         pairs, count = self.beside
         assert pairs.groups is not None
         # A step at the border of two epochs belongs to both: its pairs are looked at twice.
-        first_step = epoch * self.size // self.per_step
         indices = pairs.take(first_step * count, len(capacities) * count)
         steps = np.repeat(np.arange(len(capacities)), count)
         return ratings_beside(self.groups, (pairs.groups[indices], steps), capacities, generator)
-
-    def _capacities(self, epoch: int) -> Ints:
-        """How many of the epoch's items each step takes: the first and last may be shared ones."""
-        start, end = epoch * self.size, (epoch + 1) * self.size
-        first, last = start // self.per_step, -(-end // self.per_step)
-        borders = np.arange(first, last + 1) * self.per_step
-        return np.diff(borders.clip(start, end))
 
     def take(self, start: int, count: int) -> Ints:
         """Items at positions start..start+count-1 of the endless stream."""
@@ -108,11 +102,7 @@ class DataOrder:
     _streams: dict[str, Stream] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Check that the groups fit.
-
-        Raises:
-            ValueError: an array has another length than its set, or the mode is `zip`.
-        """
+        """Refuse groups of another length than their set, or in `zip`."""
         sets = ((self.pair_groups, self.num_pairs), (self.rated_groups, self.num_rated))
         for groups, size in sets:
             if groups is not None and len(groups) != size:

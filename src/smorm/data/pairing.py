@@ -1,15 +1,10 @@
 """Rated responses as pairs: controls that separate the effect of the data from the method's.
 
-* **Union**: the rated responses become pairs by rule, which are added to the preference data. A
-  model trained on both kinds of pairs has seen what joint training has, without its second head.
-* **One data set**: from one rated set come the pairs and the ratings, over the same responses. All
-  methods then learn from the same texts and the same judgements.
-
-The rule. Every two responses to one prompt are compared by the mean of their ratings, taken over
-the attributes that both have: a missing rating is never 0, and counts for neither. The one with the
-higher mean is chosen. No pair is made where they have no attribute in common, or where the means
-differ by no more than `gap` (a tie; by default equal means); each case is counted. A text that is
-rated several times under a prompt is one response, with the mean of each attribute's ratings.
+Union adds the pairs to the preference data; "one data set" takes pairs and ratings over the same
+responses. Every two responses to one prompt are compared by the mean of their ratings over the
+attributes that both have (a missing rating is never 0); the one with the higher mean is chosen. No
+pair is made without a common attribute, or where the means differ by no more than `gap`; each case
+is counted. A text rated several times is one response, with the mean of each attribute's ratings.
 
 Attributes count on their own scales: give `scales` where their units differ, and `attributes` to
 leave out those of which more is not better (verbosity).
@@ -41,16 +36,8 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
-    """The rule above.
-
-    Attributes:
-        attributes: those that count; None is all that a record rates.
-        scales: puts attributes on one unit first: `(rating - offset) / scale`.
-        gap: the largest difference of two means that is still a tie.
-
-    Raises:
-        ConfigError: a gap below 0, or no attribute to count.
-    """
+    """The rule above. `scales` put attributes on one unit first: `(rating - offset) / scale`. `gap`
+    is the largest difference of two means that is still a tie."""
 
     attributes: Sequence[str] | None = None
     scales: Sequence[AttributeScale] = ()
@@ -74,23 +61,15 @@ class Pairing:
         return ratings
 
     def refuse_unknown(self, present: Sequence[str]) -> None:
-        """Refuse a name that no record rates: left out in silence, it would turn pairs around.
-
-        Raises:
-            ConfigError: there is one.
-        """
+        """Refuse a name that no record rates: left out in silence, it would turn pairs around."""
         named = [*(self.attributes or ()), *(scale.name for scale in self.scales)]
         unknown = [name for name in dict.fromkeys(named) if name not in present]
         if unknown and present:
-            raise ConfigError(
-                f"pairing: no record rates {', '.join(unknown)}; rated are {', '.join(present)}"
-            )
+            names, rated = ", ".join(unknown), ", ".join(present)
+            raise ConfigError(f"pairing: no record rates {names}; rated are {rated}")
 
     def advantage(self, first: Mapping[str, float], second: Mapping[str, float]) -> float | None:
-        """Mean of the first's ratings less the second's over what both have; None without any.
-
-        Swapping the two changes the sign and nothing else.
-        """
+        """Mean of the first's ratings less the second's over what both have; None without any."""
         common = [name for name in first if name in second]
         if not common:
             return None
@@ -103,12 +82,7 @@ def pair_ratings(
 ) -> Iterator[Preference]:
     """All pairs that the rule makes, prompt by prompt in order of first appearance.
 
-    Args:
-        records: the rated responses; they are held in memory.
-        census: gets pairs that were not made, and why.
-
-    Raises:
-        ConfigError: the rule names an attribute that no record rates.
+    The records are held in memory. `census` gets the pairs that were not made, and why.
     """
     rule = rule or Pairing()
     prompts: dict[str, dict[Messages, list[Rated]]] = {}
@@ -169,13 +143,8 @@ def write_paired(source: Source, folder: Path | str, rule: Pairing | None = None
     """Write `pairs.jsonl` and `rated.jsonl` of a rated source.
 
     The pairs are the union control's additional preference data. Both files together are the
-    control of one data set: `rated.jsonl` holds the source's responses that are in at least one
-    pair, with all their ratings, so that no method sees a text that the others do not.
-
-    Raises:
-        ConfigError: the rule names an attribute that no record rates.
-        DataError: a bad record, or no pair can be made of the source.
-        OutputError: a file could not be written; an older one is untouched.
+    control of one data set: `rated.jsonl` holds the responses that are in at least one pair, with
+    all their ratings, so that no method sees a text that the others do not.
     """
     census = Census()
     records = list(read_rated(source, census))

@@ -9,15 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from smorm.data import tables
 from smorm.data.census import BadRecord
 from smorm.data.jsonlines import Row, Scanned, scan_json
-from smorm.data.tables import (
-    dataset_rows,
-    is_saved_dataset,
-    load_hub,
-    scan_parquet,
-    scan_saved_dataset,
-)
 from smorm.errors import DataError
 from smorm.files import fingerprint, sha256
 
@@ -48,18 +42,14 @@ def read_rows(
 def scan_rows(
     path_or_id: str | Path, split: str = "train", subset: str | None = None
 ) -> Iterator[Scanned]:
-    """As `read_rows`, but a row that cannot be parsed comes as a `BadRecord` and reading goes on.
-
-    Raises:
-        DataError: the file or folder as a whole cannot be read.
-    """
+    """As `read_rows`, but a row that cannot be parsed comes as a `BadRecord`."""
     # What is there on the disk wins over the hub: a folder may be called as a data set is.
     path = Path(path_or_id)
-    if subset is not None and (path.is_file() or (path.is_dir() and is_saved_dataset(path))):
+    if subset is not None and (path.is_file() or (path.is_dir() and tables.is_saved_dataset(path))):
         raise DataError(f"{path}: subset {subset!r} is for a folder or a dataset id: leave it out")
     if path.is_dir():
-        if is_saved_dataset(path):
-            yield from scan_saved_dataset(path, split)
+        if tables.is_saved_dataset(path):
+            yield from tables.scan_saved_dataset(path, split)
         else:
             for file in _split_files(path, split, subset):
                 yield from _scan_file(file)
@@ -68,8 +58,8 @@ def scan_rows(
     elif path.exists():
         raise DataError(f"{path}: neither a file nor a folder")
     elif may_be_hub_id(str(path_or_id)):
-        dataset = load_hub(str(path_or_id), split, subset)
-        yield from dataset_rows(f"{path_or_id}[{split}]", dataset)
+        dataset = tables.load_hub(str(path_or_id), split, subset)
+        yield from tables.dataset_rows(f"{path_or_id}[{split}]", dataset)
     else:
         raise DataError(f"{path}: no such file or folder{_hint(path)}")
 
@@ -78,7 +68,7 @@ def _scan_file(path: Path) -> Iterator[Scanned]:
     if not path.name.endswith(SUFFIXES):
         raise DataError(f"{path}: unknown kind of file; accepted are {', '.join(SUFFIXES)}")
     if path.name.endswith(".parquet"):
-        yield from scan_parquet(path)
+        yield from tables.scan_parquet(path)
     else:
         yield from scan_json(path)
 
@@ -87,11 +77,9 @@ def may_be_hub_id(name: str) -> bool:
     """Whether a path that is not there can be the id of a Hugging Face dataset."""
     # `folder/file` where the folder is here is a path that was misspelt, not an id
     owner = name.partition("/")[0]
-    return (
-        _HUB_ID.fullmatch(name) is not None
-        and not name.endswith(SUFFIXES)
-        and not Path(owner).exists()
-    )
+    if name.endswith(SUFFIXES) or Path(owner).exists():
+        return False
+    return _HUB_ID.fullmatch(name) is not None
 
 
 def _hint(path: Path) -> str:
@@ -153,11 +141,7 @@ def stem_of(file: Path) -> str:
 
 
 def _refuse_missing(folder: Path, shards: list[Path]) -> None:
-    """Shards that are named `…-of-N` must be N.
-
-    Raises:
-        DataError: some are missing, or of another set.
-    """
+    """Shards that are named `…-of-N` must be N."""
     matches = filter(None, (re.search(r"-of-(\d+)$", stem_of(file)) for file in shards))
     counts = {int(match[1]) for match in matches}
     if counts and counts != {len(shards)}:
@@ -187,11 +171,7 @@ class Contents:
         return sum(size for size, _ in self.stamps)
 
     def digest(self) -> str:
-        """Hash of every file's size and bytes; the same wherever they lie.
-
-        Raises:
-            DataError: a file cannot be read.
-        """
+        """Hash of every file's size and bytes; the same wherever they lie."""
         sums: list[list[str | int]] = []
         for path, (size, _) in zip(self.files, self.stamps, strict=True):
             try:
@@ -202,11 +182,7 @@ class Contents:
         return hashlib.sha256(f"{self.detail} {fingerprint(sums)}".encode()).hexdigest()
 
     def refuse_change(self) -> None:
-        """Whatever is stored under the digest of the files must have been made of them.
-
-        Raises:
-            DataError: a file was written to meanwhile.
-        """
+        """Whatever is stored under the digest of the files must have been made of them."""
         for path, stamp in zip(self.files, self.stamps, strict=True):
             if _stamp(path) != stamp:
                 raise DataError(f"{path}: was changed while it was read: start again")
@@ -215,14 +191,10 @@ class Contents:
 def contents_of(
     path_or_id: str | Path, split: str = "train", subset: str | None = None
 ) -> Contents:
-    """Find the files behind a source.
-
-    Raises:
-        DataError: there is no such file, folder, data set or split.
-    """
+    """Find the files behind a source."""
     path = Path(path_or_id)
     names, files, detail = [str(path)], [], ""
-    if path.is_dir() and is_saved_dataset(path):
+    if path.is_dir() and tables.is_saved_dataset(path):
         folder = path
         # of several saved splits only the one that is read
         if (path / "dataset_dict.json").is_file():
@@ -236,7 +208,7 @@ def contents_of(
         files = [path]
     elif may_be_hub_id(str(path_or_id)):
         # its Arrow files may hold more splits than one: the number of rows says which
-        dataset = load_hub(str(path_or_id), split, subset)
+        dataset = tables.load_hub(str(path_or_id), split, subset)
         names, detail = [f"{path_or_id}[{split}]"], f"{split} {len(dataset)} {dataset.features}"
         files = [Path(file["filename"]) for file in dataset.cache_files]
     return Contents(tuple(names), tuple(files), detail, tuple(map(_stamp, files)))

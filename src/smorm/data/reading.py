@@ -10,17 +10,18 @@ from typing import Any, Literal, cast
 
 import orjson
 
-from smorm.data.beside import fields_beside
 from smorm.data.census import BadRecord, Census, DropReason
 from smorm.data.fields import Context
 from smorm.data.formats import FORMATS, Row, format_of_row, importable
 from smorm.data.formats.generic import RESERVED
 from smorm.data.readers import scan_rows
-from smorm.data.records import Kind, Preference, Rated, Record
+from smorm.data.records import Fields, Kind, Preference, Rated, Record
 from smorm.errors import ConfigError, DataError, OutputError
 
 OnBad = Literal["stop", "skip"]
 TakeBad = Callable[[BadRecord, Row | None], None]
+SIDES = ("chosen", "rejected")
+_TEXTS = ("responses", "prompt", "prompt_messages")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +32,6 @@ class Source:
     every name in `scores`. `stride` keeps the first of every n rows (Unified-Feedback's "40K" is
     20, its "400K" is 2), counted after the rows that the format drops; `limit` is the most records.
     `keep_fields` keeps what a row says of each response beside its text, as `Item.fields`.
-
-    Raises:
-        ConfigError: an unknown format, or a stride or limit below 1.
     """
 
     path: str | Path
@@ -123,7 +121,10 @@ def _read(source: Source, kind: Kind | None, census: Census, take_bad: TakeBad) 
     for where, row in _strided(source, census, take_bad):
         num_rows += 1
         if unseen:
-            unseen -= _keys(row)
+            unseen.difference_update(row)
+            nested = row.get("scores")
+            if isinstance(nested, dict):
+                unseen.difference_update(nested)
         context = Context(where, census, columns)
         records = _parsed(source.format, kind, row, context, take_bad)
         if source.keep_fields:
@@ -201,6 +202,45 @@ def _with_fields(records: list[Record], row: Row) -> list[Record]:
     return complete
 
 
+def fields_beside(row: Mapping[str, Any], count: int) -> Fields:
+    """What a row says of each of its `count` responses; {} each where nothing can be told apart.
+
+    Of `responses` it is the objects' own fields, and lists beside them that are as long; of a pair
+    the fields named after a side (`gold_chosen`, `chosen_model`), plain or under `meta`; of a
+    single response the whole row.
+    """
+    responses = row.get("responses")
+    if isinstance(responses, list) and len(responses) == count:
+        return tuple(_of_response(row, responses, index) for index in range(count))
+    if count == 2 and all(side in row for side in SIDES):
+        return tuple(_of_side(row, side) for side in SIDES)
+    return (row,) if count == 1 else ({},) * count
+
+
+def _of_response(row: Mapping[str, Any], responses: list[Any], index: int) -> Mapping[str, Any]:
+    fields = {}
+    for name, column in row.items():
+        if isinstance(column, list) and len(column) == len(responses) and name not in _TEXTS:
+            fields[name] = column[index]
+    if isinstance(responses[index], Mapping):
+        fields |= responses[index]
+    return fields
+
+
+def _of_side(row: Mapping[str, Any], side: str) -> Mapping[str, Any]:
+    meta = row.get("meta")
+    fields: dict[str, Any] = {}
+    for holder in (meta, row):
+        if not isinstance(holder, Mapping):
+            continue
+        for name, value in holder.items():
+            if name.endswith(f"_{side}"):
+                fields[name.removesuffix(f"_{side}")] = value
+            elif name.startswith(f"{side}_"):
+                fields[name.removeprefix(f"{side}_")] = value
+    return fields
+
+
 def _no_evidence(record: Record) -> DropReason | None:
     """Why a valid record is dropped: a tie prefers nothing, no rating rates nothing."""
     if isinstance(record, Preference) and record.chosen == record.rejected:
@@ -210,22 +250,12 @@ def _no_evidence(record: Record) -> DropReason | None:
     return None
 
 
-def _keys(row: Row) -> set[str]:
-    keys = set(row)
-    if isinstance(row.get("scores"), dict):
-        keys |= row["scores"].keys()
-    return keys
-
-
 def read_each(
     source: Source, census: Census
 ) -> Iterator[tuple[str, Row, list[Record] | BadRecord]]:
     """Every row of a source as it is and with its records, nothing dropped.
 
     A row that is not usable comes as the `BadRecord` that says why, {} where it is no row at all.
-
-    Raises:
-        DataError: no such file, or the whole file cannot be read.
     """
     for where, row in scan_rows(source.path, source.split, source.subset):
         if isinstance(row, BadRecord):
@@ -243,11 +273,7 @@ def read_each(
 
 
 def parse_row(row: Row, where: str, census: Census) -> list[Record]:
-    """Records of one row held in memory, by the fields it has.
-
-    Raises:
-        DataError: `where: field: what is wrong, what was expected`.
-    """
+    """Records of one row held in memory, by the fields it has."""
     return _parsed("auto", None, row, Context(where, census), _refuse)
 
 
@@ -256,13 +282,7 @@ def _refuse(bad: BadRecord, row: Row | None) -> None:
 
 
 def _quarantine(path: Path, bad: BadRecord, row: Any) -> None:
-    """Append a bad row to a quarantine file as one JSON line: `where`, `reason`, `row`.
-
-    The file is appended to, never cleared, so that several sources of one run share it.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
+    """Append a bad row to a quarantine file, which the sources of a run share, as one JSON line."""
     # a row that could not be parsed is there as its text
     entry = {"where": bad.where, "reason": str(bad), "row": bad.raw if row is None else row}
     options = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY

@@ -1,9 +1,7 @@
 """What a record is, once its source's shape has been left behind.
 
-A conversation is a tuple of messages. A preference holds one prompt and two continuations, a rated
-record one prompt, one continuation and scores, a candidates record one prompt and N continuations.
-A continuation is a tuple of messages (most often one of the assistant's), so that multi-turn
-continuations need no special case.
+A conversation, and each continuation of it, is a tuple of messages: multi-turn continuations need
+no special case.
 """
 
 from __future__ import annotations
@@ -23,12 +21,7 @@ Kind = Literal["preference", "rated", "candidates"]
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """N responses to one prompt, to be scored.
-
-    Attributes:
-        where: its place in its source, as `file:line`.
-        fields: what the source says of each response beside its text [N], where that was read.
-    """
+    """N responses to one prompt, to be scored; `where` is its place in its source, `file:line`."""
 
     prompt: Messages
     responses: tuple[Messages, ...]
@@ -75,10 +68,7 @@ class _Record:
 
 @dataclass(frozen=True, slots=True)
 class Preference(_Record):
-    """A pair: under `prompt`, `chosen` was preferred to `rejected`.
-
-    `margin` is the strength of the preference in units of the reward (Bradley–Terry with margin).
-    """
+    """Under `prompt`, `chosen` was preferred to `rejected`, by `margin` in units of the reward."""
 
     prompt: Messages
     chosen: Messages
@@ -112,10 +102,7 @@ class Rated(_Record):
 
 @dataclass(frozen=True, slots=True)
 class Candidates(_Record):
-    """N responses to one prompt, to be scored (best-of-N, benchmarks, plain scoring).
-
-    The first `chosen` responses are the good ones, all others are not; None where nobody judged.
-    """
+    """N responses to one prompt. The first `chosen` are the good ones; None where nobody judged."""
 
     prompt: Messages
     responses: tuple[Messages, ...]

@@ -56,9 +56,7 @@ def fit_scales(
 
     `standardize` takes mean and population standard deviation, `unit` minimum and range (0..1),
     `none` changes nothing. A constant attribute keeps scale 1 and is counted: it teaches nothing.
-
-    Raises:
-        DataError: an attribute has no rating at all, or ratings too large to scale.
+    An attribute without any rating is an error, as are ratings too large to scale.
     """
     return [
         _fit(name, column[~np.isnan(column)], method, census)

@@ -16,11 +16,7 @@ CONVERTED = "refs/convert/parquet"
 
 
 def scan_parquet(path: Path) -> Iterator[tuple[str, Row]]:
-    """Rows of a Parquet file as `(path:row, row)`, row numbers from 1, read in small batches.
-
-    Raises:
-        DataError: the file is damaged, is not Parquet, or has more than 1,000 columns.
-    """
+    """Rows of a Parquet file as `(path:row, row)`, row numbers from 1, read in small batches."""
     import pyarrow as arrow
     from pyarrow import parquet
 
@@ -45,11 +41,7 @@ def is_saved_dataset(folder: Path) -> bool:
 
 
 def scan_saved_dataset(folder: Path, split: str) -> Iterator[tuple[str, Row]]:
-    """Rows of a saved `Dataset` or `DatasetDict` as `(folder[split]:row, row)`.
-
-    Raises:
-        DataError: the folder is damaged or has no such split.
-    """
+    """Rows of a saved `Dataset` or `DatasetDict` as `(folder[split]:row, row)`."""
     import datasets
 
     try:
@@ -68,11 +60,7 @@ def scan_saved_dataset(folder: Path, split: str) -> Iterator[tuple[str, Row]]:
 
 
 def load_hub(name: str, split: str, subset: str | None) -> Any:
-    """A Hugging Face dataset by its id, from `datasets`' own cache. Remote code is never run.
-
-    Raises:
-        DataError: there is no such dataset, subset or split, or the machine is offline.
-    """
+    """A Hugging Face dataset by its id, from `datasets`' own cache. Remote code is never run."""
     import datasets
 
     try:

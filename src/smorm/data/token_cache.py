@@ -49,13 +49,8 @@ _TORN_AFTER = 24 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """A source as tokens: what decides the result, and where its bad records go.
-
-    Attributes:
-        kind: what its records must be.
-        on_bad_record: `stop`, or `skip` into `quarantine`.
-        quarantine: the run's file of bad records, appended to from a cached source as well.
-    """
+    """A source as tokens. Bad records stop it, or go into the run's file `quarantine` (`skip`),
+    from a cached source as well."""
 
     source: Source
     kind: StoreKind
@@ -66,13 +61,8 @@ class TokenRequest:
 def tokens_of(request: TokenRequest, tokeniser: Tokeniser, cache: str | None) -> TokenStore:
     """The source's tokens: mapped from the cache, or made now.
 
-    Args:
-        cache: a folder; `auto` for the user's cache folder and large sources only; None for
-            tokens that last for this run alone.
-
-    Raises:
-        DataError, ConfigError: as `read_records`; over-long or not renderable.
-        OutputError: the tokens or the quarantine file could not be written.
+    `cache` is a folder, `auto` (the user's cache folder, for large sources only) or None (tokens
+    that last for this run). Raises what `read_records` does, and `OutputError`.
     """
     source = request.source
     contents = contents_of(source.path, source.split, source.subset)
@@ -218,12 +208,7 @@ def _remove_torn(folder: Path) -> None:
 def write_tokens(
     folder: Path, request: TokenRequest, contents: Contents, tokeniser: Tokeniser
 ) -> None:
-    """Read, tokenise and write the source; in memory are a few chunks of its records.
-
-    Raises:
-        DataError, ConfigError: as `read_records`; over-long or not renderable.
-        OutputError: the quarantine file could not be written.
-    """
+    """Read, tokenise and write the source; in memory are a few chunks of its records."""
     started, count = time.monotonic(), 0
     path, on_bad = request.source.path, request.on_bad_record
     # Two censuses: the reader runs ahead by as many chunks as there are processes, and the order
@@ -267,11 +252,7 @@ def _append(writer: StoreWriter, record: Record, tokens: list[Tokens], census: C
 
 
 def copy_quarantine(folder: Path, target: Path, names: Mapping[str, str]) -> None:
-    """Append a store's bad records to the run's file, under the source's names of today.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
+    """Append a store's bad records to the run's file, under the source's names of today."""
     quarantine = folder / QUARANTINE
     if not quarantine.is_file():
         return

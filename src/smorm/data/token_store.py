@@ -53,8 +53,6 @@ class TokenStore:
     Attributes:
         names: files or data sets that the records' `where` begins with.
         renamed: what those were called when the store was written, to what they are now.
-        attributes: names of the ratings, in order of appearance [K].
-        census: what was dropped, shortened or skipped.
         records: how many the source gave, those included that were dropped as tokens.
         content: SHA-256 of tokens, margins and prompts.
         arrays: ids [T], offsets [S + 1], margins [N], prompts [N] (hashes), files and rows [N] (the
@@ -190,14 +188,8 @@ class StoreWriter:
 
 
 def open_store(folder: Path, names: Sequence[str] = ()) -> TokenStore:
-    """Map a written folder.
-
-    Args:
-        names: what the source's files are called now; those of the writing where there are fewer.
-
-    Raises:
-        DataError: a file is missing, or the arrays do not fit together.
-    """
+    """Map a written folder. `names` are what the source's files are called now; those of the
+    writing where there are fewer."""
     meta = files.read_json(folder / META)
     # Files are matched by their order: the fingerprint has made sure that their bytes are the same.
     written_names = [str(name) for name in meta["names"]]
@@ -254,12 +246,8 @@ class TokenRated:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Joined(Sequence[T], Generic[T]):
-    """Records of several stores behind one another, each made when it is read.
-
-    Attributes:
-        rows: record numbers, counted over all stores, in the order of this sequence.
-        make: (store, row in the store, index in this sequence) to a record.
-    """
+    """Records `rows` (numbered over all stores), each made when it is read, by `make(store, row in
+    the store, index in this sequence)`."""
 
     stores: tuple[TokenStore, ...]
     rows: Ints

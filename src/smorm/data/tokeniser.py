@@ -52,16 +52,18 @@ class Tokeniser:
         """Processes for a source of `size` bytes; 1 is this one."""
         if self._workers != "auto":
             return self._workers
-        return max(1, min(_cores(), size // BYTES_PER_PROCESS))
+        try:
+            cores = len(os.sched_getaffinity(0))
+        except AttributeError:
+            # not on macOS or Windows
+            cores = os.cpu_count() or 1
+        return max(1, min(cores, size // BYTES_PER_PROCESS))
 
     def tokenised(
         self, records: Iterable[R], conversation: Callable[[R], Conversation], size: int
     ) -> Iterator[tuple[R, Outcome]]:
-        """Each record with its outcome, in order; at most a few chunks are in memory.
-
-        An error of the reader is raised where it stands among the records: after the outcomes of
-        those before it, for any number of processes.
-        """
+        """Each record with its outcome, in order; at most a few chunks are in memory. An error of
+        the reader is raised after the outcomes of the records before it."""
         submit, count = self._start(self.workers_for(size))
         ahead: deque[tuple[list[R], Finish, Exception | None]] = deque()
         for chunk, failure in _chunks(records):
@@ -138,12 +140,3 @@ def _finished(
     yield from zip(chunk, finish(), strict=True)
     if failure is not None:
         raise failure
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        # not on macOS or Windows
-        return os.cpu_count() or 1

@@ -24,10 +24,9 @@ from scipy.special import expit
 
 from smorm import files
 from smorm.arrays import Floats
-from smorm.data.beside import SIDES
 from smorm.data.census import Census, DropReason
 from smorm.data.formats import Row
-from smorm.data.reading import OnBad, Source
+from smorm.data.reading import SIDES, OnBad, Source
 from smorm.data.records import Preference, prompt_key
 from smorm.errors import ConfigError, DataError
 from smorm.rewards.protocol import Reward, score_all

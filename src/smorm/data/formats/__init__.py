@@ -81,11 +81,7 @@ def data_shape(
     signs: Iterable[str] = (),
     drop_row: Callable[[Row], StrEnum | None] | None = None,
 ) -> Callable[[Parse], Parse]:
-    """Register a parse function as the format `name`, as its decorator.
-
-    Raises:
-        ConfigError: a format has that name already.
-    """
+    """Register a parse function as the format `name`, as its decorator."""
 
     def add(parse: Parse) -> Parse:
         FORMATS.register(name, Format(kind, parse, shape, frozenset(signs), drop_row))
@@ -102,11 +98,7 @@ def importable() -> Iterator[tuple[str, Format]]:
 
 
 def format_of_row(row: Row, kind: Kind | None, context: Context) -> Format:
-    """What `auto` takes a row for: preference, rated or candidates by the fields it has.
-
-    Raises:
-        BadRecord: the row has the fields of none of them, or of another kind than requested.
-    """
+    """What `auto` takes a row for: preference, rated or candidates by the fields it has."""
     # a pair wins over ratings, ratings over candidates: the order of `_GENERIC`
     matches = [name for name, fits in _GENERIC.items() if fits(row, context)]
     if kind is None and matches:

@@ -39,10 +39,8 @@ def preference(row: Row, context: Context) -> list[Preference]:
     elif isinstance(chosen, str) and isinstance(rejected, str):
         pair = ((), (Message(RAW, chosen),), (Message(RAW, rejected),))
     else:
-        pair = split_common(
-            fields.messages(chosen, "chosen", context),
-            fields.messages(rejected, "rejected", context),
-        )
+        good = fields.messages(chosen, "chosen", context)
+        pair = split_common(good, fields.messages(rejected, "rejected", context))
     return [preference_of(row, pair, context)]
 
 

@@ -24,13 +24,11 @@ def parse(row: Row, context: Context) -> list[Rated]:
     if len(turns) > 1 and turns[-1] == Message("assistant", ""):
         turns = turns[:-1]  # the marker that invites the answer
     if turns[-1].role != "user":
-        problem = "ends with the assistant's turn"
-        raise context.bad("prompt", Defect.ROLE_ORDER, problem)
+        raise context.bad("prompt", Defect.ROLE_ORDER, "ends with the assistant's turn")
     columns = context.columns or dict(zip(ATTRIBUTES, ATTRIBUTES, strict=True))
     for column in columns.values():
         if column not in row:
-            problem = "missing, expected a number or null"
-            raise context.bad(column, Defect.MISSING_FIELD, problem)
+            raise context.bad(column, Defect.MISSING_FIELD, "missing, expected a number or null")
     prompt = fields.filled_prompt(turns, "prompt", context)
     response = generic.side_of(fields.required(row, "response", context), "response", context)
     (response,) = generic.without_prompt(prompt, (response,), ("response",), context)
