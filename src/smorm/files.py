@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import difflib
 import hashlib
 import os
 import shutil
@@ -38,11 +39,7 @@ def fsync_path(path: Path) -> None:
 
 @contextlib.contextmanager
 def named_errors(path: Path) -> Iterator[None]:
-    """Turn an operating system error (a library's too) into one line that names the target.
-
-    Raises:
-        OutputError: `path` could not be written.
-    """
+    """Turn an operating system error (a library's too) into one line that names the target."""
     # Raised behind the handlers: the user gets one line, and no chain of tracebacks.
     try:
         yield
@@ -51,18 +48,12 @@ def named_errors(path: Path) -> Iterator[None]:
         reason = error.strerror or str(error)
     except SafetensorError as error:
         reason = str(error)
-    raise OutputError(
-        f"{path}: could not be written: {reason}. What was there before is untouched."
-    )
+    problem = f"could not be written: {reason}. What was there before is untouched."
+    raise OutputError(f"{path}: {problem}")
 
 
 def refuse_unwritable(path: Path) -> None:
-    """Find out before long work whether a file can be written there.
-
-    Raises:
-        ConfigError: it is a folder.
-        OutputError: no file can be made beside it.
-    """
+    """Find out before long work whether a file can be written there."""
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder; name a file")
     with named_errors(path):
@@ -73,11 +64,7 @@ def refuse_unwritable(path: Path) -> None:
 @contextlib.contextmanager
 def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
     """Give a stream to write into; its content becomes `path` only when all went well.
-
-    Raises:
-        ConfigError: the path is a folder.
-        OutputError: the file could not be written; an older one is untouched.
-    """
+    `ConfigError` where the path is a folder, `OutputError` where the file could not be written."""
     path = Path(path)
     refuse_unwritable(path)  # now, and not when the finished file is to take its name
     with named_errors(path):
@@ -123,11 +110,7 @@ def _plain(value: Any) -> Any:
 
 
 def read_json(path: Path | str) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        DataError: the file is missing or is not JSON.
-    """
+    """Read a JSON file; `DataError` where it is missing or is not JSON."""
     path = Path(path)
     try:
         return orjson.loads(path.read_bytes())
@@ -137,6 +120,20 @@ def read_json(path: Path | str) -> Any:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except orjson.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
+
+
+def nearest_name(path: Path) -> Path | None:
+    """The existing path nearest to a missing one, for an error's hint."""
+    # up to the first folder that is there: any name of the path may be the misspelt one
+    folder = path.parent
+    while not folder.is_dir() and folder != folder.parent:
+        path, folder = folder, folder.parent
+    try:
+        names = [entry.name for entry in folder.iterdir()]
+    except OSError:
+        return None
+    near = difflib.get_close_matches(path.name, names, n=1)
+    return folder / near[0] if near else None
 
 
 def sha256(path: Path | str) -> str:
@@ -156,11 +153,8 @@ def atomic_folder(target: Path | str) -> Iterator[Path]:
     """Give a temporary sibling to write into; publish it as `target` only when all went well.
 
     On success every file is flushed, `manifest.json` with the sums is written last, and the folder
-    is renamed to `target` (an older one is swapped with it and removed after). On any error the
-    temporary folder is removed and `target` is as it was.
-
-    Raises:
-        OutputError: the disk is full, or another operating system error.
+    is renamed to `target` (an older one is swapped with it and removed after). On any error
+    (`OutputError`) the temporary folder is removed and `target` is as it was.
     """
     target = Path(target)
     with named_errors(target):
@@ -229,12 +223,7 @@ def is_sealed(folder: Path | str) -> bool:
 
 
 def verify_folder(folder: Path | str) -> None:
-    """Check every file of a sealed folder against its manifest.
-
-    Raises:
-        CheckpointError: the manifest is missing or damaged, or a file is missing or has another
-            sum.
-    """
+    """Check every file of a sealed folder against its manifest."""
     folder = Path(folder)
     if not is_sealed(folder):
         raise CheckpointError(f"{folder}: {MANIFEST} is missing: it was never written whole")

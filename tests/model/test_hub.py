@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from smorm.data.readers import may_be_hub_id
 from smorm.errors import ModelError
-from smorm.model.backbone import may_be_hub_id
 from smorm.model.store import resolve
 from tests.tiny import trained
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from smorm.config.base import Section
 from smorm.config.sections import Config
 from smorm.errors import ConfigError
+from smorm.files import nearest_name
 
 S = TypeVar("S", bound=Section)
 
@@ -34,7 +35,10 @@ def load_section(section: type[S], path: Path | str, overrides: Sequence[str] = 
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such config file{_near_file(path)}") from error
+        # any file: `train.yml` for `train.yaml` is a near name as well
+        near = nearest_name(path)
+        hint = f": did you mean {near}?" if near else ""
+        raise ConfigError(f"{path}: no such config file{hint}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     except yaml.YAMLError as error:
@@ -115,24 +119,18 @@ def _explain(problem: Mapping[str, Any], section: type[Section]) -> str:
 
 
 def _nearest(path: list[str], section: type[Section]) -> str:
-    keys = _known_keys(section, path[:-1])
+    # The keys of the section at the path; none where there is no section.
+    current: type[Section] | None = section
+    for name in path[:-1]:
+        # an index of a list says nothing of the section's type
+        if current is not None and not name.isdigit():
+            field = current.known_fields().get(name)
+            current = None if field is None else _section_of(field.annotation)
+    keys = list(current.known_fields()) if current else []
     near = difflib.get_close_matches(path[-1], keys, n=1, cutoff=0.5)
     if near:
         return f": did you mean {'.'.join([*path[:-1], near[0]])}?"
     return f": expected one of {', '.join(keys)}" if keys else ""
-
-
-def _known_keys(section: type[Section], path: list[str]) -> list[str]:
-    """The keys of the section at a path; none where there is no section."""
-    current: type[Section] | None = section
-    for name in path:
-        # an index of a list says nothing of the section's type
-        if name.isdigit():
-            continue
-        if current is None or name not in current.known_fields():
-            return []
-        current = _section_of(current.known_fields()[name].annotation)
-    return list(current.known_fields()) if current else []
 
 
 def _section_of(annotation: Any) -> type[Section] | None:
@@ -143,15 +141,6 @@ def _section_of(annotation: Any) -> type[Section] | None:
         if (section := _section_of(argument)) is not None:
             return section
     return None
-
-
-def _near_file(path: Path) -> str:
-    if not path.parent.is_dir():
-        return ""
-    # any file: `train.yml` for `train.yaml` is a near name as well
-    names = [entry.name for entry in path.parent.iterdir()]
-    near = difflib.get_close_matches(path.name, names, n=1)
-    return f": did you mean {path.with_name(near[0])}?" if near else ""
 
 
 def dump_config(config: Config) -> str:

@@ -118,22 +118,22 @@ def messages(value: object, field: str, context: Context) -> Messages:
         if field.startswith("prompt"):
             defect = Defect.EMPTY_PROMPT
         raise context.bad(field, defect, "an empty list, expected at least one message")
-    return tuple(_message(item, f"{field}[{index}]", context) for index, item in enumerate(value))
-
-
-def _message(value: object, field: str, context: Context) -> Message:
-    if not isinstance(value, dict):
-        raise context.wrong(field, value, "a message {role, content}")
-    role = text(required_in(value, "role", field, context), f"{field}.role", context)
-    if role not in ROLES:
-        problem = f"{role!r}, expected one of {', '.join(sorted(ROLES))}"
-        raise context.bad(f"{field}.role", Defect.UNKNOWN_ROLE, problem)
-    # many data sets have the key on every message, null or empty
-    if value.get("tool_calls"):
-        problem = "tool calls would be lost: write them into the content"
-        raise context.bad(f"{field}.tool_calls", Defect.TOOL_CALLS, problem)
-    content = text(required_in(value, "content", field, context), f"{field}.content", context)
-    return Message(role, content)
+    turns = []
+    for index, turn in enumerate(value):
+        name = f"{field}[{index}]"
+        if not isinstance(turn, dict):
+            raise context.wrong(name, turn, "a message {role, content}")
+        role = text(required_in(turn, "role", name, context), f"{name}.role", context)
+        if role not in ROLES:
+            problem = f"{role!r}, expected one of {', '.join(sorted(ROLES))}"
+            raise context.bad(f"{name}.role", Defect.UNKNOWN_ROLE, problem)
+        # many data sets have the key on every message, null or empty
+        if turn.get("tool_calls"):
+            problem = "tool calls would be lost: write them into the content"
+            raise context.bad(f"{name}.tool_calls", Defect.TOOL_CALLS, problem)
+        content = text(required_in(turn, "content", name, context), f"{name}.content", context)
+        turns.append(Message(role, content))
+    return tuple(turns)
 
 
 def required_in(value: Mapping[str, Any], name: str, field: str, context: Context) -> Any:

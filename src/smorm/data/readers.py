@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from smorm.data import tables
 from smorm.data.census import BadRecord
 from smorm.data.jsonlines import Row, Scanned, scan_json
 from smorm.errors import DataError
-from smorm.files import fingerprint, sha256
+from smorm.files import fingerprint, nearest_name, sha256
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".json", ".json.gz", ".parquet")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -83,17 +82,8 @@ def may_be_hub_id(name: str) -> bool:
 
 
 def _hint(path: Path) -> str:
-    """The nearest existing name beside a missing path, as the end of a sentence."""
-    # up to the first folder that is there: any name of the path may be the misspelt one
-    folder = path.parent
-    while not folder.is_dir() and folder != folder.parent:
-        path, folder = folder, folder.parent
-    try:
-        names = [entry.name for entry in folder.iterdir()]
-    except OSError:
-        return ""
-    near = difflib.get_close_matches(path.name, names, n=1)
-    return f"; did you mean {folder / near[0]}?" if near else ""
+    near = nearest_name(path)
+    return f"; did you mean {near}?" if near else ""
 
 
 def _split_files(folder: Path, split: str, subset: str | None) -> list[Path]:

@@ -260,17 +260,13 @@ def copy_quarantine(folder: Path, target: Path, names: Mapping[str, str]) -> Non
         target.parent.mkdir(parents=True, exist_ok=True)
         with quarantine.open("rb") as source, target.open("ab") as out:
             for line in source:
-                out.write(_renamed(line, names))
+                if names:
+                    entry = orjson.loads(line)
+                    # the reason begins with the place, which may have moved
+                    name, _, row = entry["where"].rpartition(":")
+                    where = f"{names.get(name, name)}:{row}"
+                    reason = where + entry["reason"].removeprefix(entry["where"])
+                    line = orjson.dumps({**entry, "where": where, "reason": reason}) + b"\n"
+                out.write(line)
     except OSError as error:
         raise OutputError(f"{target}: quarantine could not be written: {error.strerror}") from error
-
-
-def _renamed(line: bytes, names: Mapping[str, str]) -> bytes:
-    if not names:
-        return line
-    entry = orjson.loads(line)
-    # the reason begins with the place, which may have moved
-    name, _, row = entry["where"].rpartition(":")
-    where = f"{names.get(name, name)}:{row}"
-    reason = where + entry["reason"].removeprefix(entry["where"])
-    return orjson.dumps({**entry, "where": where, "reason": reason}) + b"\n"

@@ -89,10 +89,7 @@ def forest_attention(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention call: query [1, H, T, D], key and value [1, G, T, D] -> [1, T, H, D].
-
-    Raises:
-        RuntimeError: the plan did not reach the call, or the call asks for attention dropout.
-    """
+    `RuntimeError` where the plan did not reach it, or it asks for attention dropout."""
     if isinstance(plan, Capture):
         plan.plan.calls += 1
         raise Captured(key, value)
@@ -130,10 +127,7 @@ def compute(
     """query [1, H, T, D], key and value [1, G, T, D] -> [1, T, H, D], by the fastest kernel.
 
     A CUDA kernel that is missing, or that cannot be compiled, is replaced by the next one; a
-    warning says so once.
-
-    Raises:
-        torch.OutOfMemoryError: no kernel needs less memory than the one that was tried.
+    warning says so once. Not where memory ends: no kernel needs less than the one that was tried.
     """
     backend = choose_backend(query, window, softcap, sinks)
     if backend == "cpu_blocks":
@@ -177,7 +171,6 @@ _refused: dict[str, str] = {}
 def refuse(kernel: str, reason: str, replacement: str) -> None:
     """Warn once per kernel and reason that another one is used."""
     if _refused.get(kernel) != reason:
-        log.warning(
-            "attention kernel %s is passed over (%s): using %s", kernel, reason, replacement
-        )
+        text = "attention kernel %s is passed over (%s): using %s"
+        log.warning(text, kernel, reason, replacement)
         _refused[kernel] = reason

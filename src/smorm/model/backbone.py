@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import json
 import logging
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +22,6 @@ from smorm.errors import ConfigError, ModelError
 log = logging.getLogger(__name__)
 
 _SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # Weights in safetensors, configs and tokenizers; never code, pickles or other frameworks' weights.
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 
@@ -49,19 +47,19 @@ def quiet() -> Iterator[None]:
 def build_backbone(
     architecture: str, fields: dict[str, Any], *, seed: int, tokenizer: Any, max_tokens: int
 ) -> Any:
-    """A randomly initialised decoder of a transformers model type, in fp32.
-
-    Vocabulary, special ids and (unless given) the number of positions follow the tokenizer and the
-    token limit.
-
-    Raises:
-        ConfigError: the architecture or one of its fields is unknown to transformers.
-    """
+    """A randomly initialised decoder of a transformers model type, in fp32. Vocabulary, special ids
+    and (unless given) the number of positions follow the tokenizer and the token limit."""
     from transformers import AutoConfig, AutoModel
 
     try:
         known = AutoConfig.for_model(architecture).to_dict()
-        _refuse_unknown_fields(architecture, fields, known)
+        unknown = sorted(set(fields) - set(known))
+        if unknown:
+            hint = ""
+            for nearest in difflib.get_close_matches(unknown[0], list(known), n=1):
+                hint = f": did you mean {nearest}?"
+            problem = f"{architecture} has no field {', '.join(unknown)}{hint}"
+            raise ConfigError(f"model.backbone: {problem}")
         settings = {name: getattr(tokenizer, name) for name in _SPECIAL_IDS}
         # Not every architecture has these two: Mamba has no positions.
         if "vocab_size" in known:
@@ -80,24 +78,10 @@ def build_backbone(
         raise ConfigError(f"model.backbone: {architecture}: {reason}") from error
 
 
-def _refuse_unknown_fields(
-    architecture: str, fields: dict[str, Any], known: dict[str, Any]
-) -> None:
-    unknown = sorted(set(fields) - set(known))
-    if not unknown:
-        return
-    hint = ""
-    for nearest in difflib.get_close_matches(unknown[0], list(known), n=1):
-        hint = f": did you mean {nearest}?"
-    raise ConfigError(f"model.backbone: {architecture} has no field {', '.join(unknown)}{hint}")
-
-
 def load_backbone(path: str, *, dtype: torch.dtype = torch.float32) -> Any:
     """The decoder of a Hugging Face folder or hub id, without its language head.
 
-    Raises:
-        ModelError: not found, needs code of its own, has no safetensors weights, or weights of the
-            decoder itself are missing.
+    `ModelError`: not found, needs code of its own, no safetensors weights, or some are missing.
     """
     from transformers import AutoModel
 
@@ -111,11 +95,9 @@ def load_backbone(path: str, *, dtype: torch.dtype = torch.float32) -> Any:
         raise ModelError(f"{path}: cannot be loaded: {first_line(error)}") from error
     # Of a local folder `start_head` takes the row over.
     if "score.weight" in info["unexpected_keys"] and not Path(path).is_dir():
-        log.warning(
-            "%s has a score head, which is not used: to start from it, give a local folder", path
-        )
-    # transformers draws missing weights at random, and only logs it.
-    missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+        problem = "has a score head, which is not used: to start from it, give a local folder"
+        log.warning("%s %s", path, problem)
+    missing = missing_weights(info)
     if missing:
         raise ModelError(
             f"{path}: {len(missing)} weights of the decoder are missing or have another shape "
@@ -124,12 +106,14 @@ def load_backbone(path: str, *, dtype: torch.dtype = torch.float32) -> Any:
     return backbone
 
 
-def refuse_remote_code(path: str) -> None:
-    """Refuse a folder whose model or tokenizer asks to run code of its own, or that does not exist.
+def missing_weights(info: dict[str, Any]) -> list[str]:
+    """Weights that transformers has drawn at random, which it only logs, by its loading info."""
+    return sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"]))
 
-    Raises:
-        ModelError: `auto_map` is set in one of its JSON files, or a path leads nowhere.
-    """
+
+def refuse_remote_code(path: str) -> None:
+    """Refuse a folder whose model or tokenizer asks to run code of its own, or that does not
+    exist."""
     # Of a hub id transformers refuses code by itself: `trust_remote_code` is never set.
     folder = Path(path)
     if not folder.is_dir():
@@ -143,11 +127,7 @@ def refuse_remote_code(path: str) -> None:
 
 
 def load_tokenizer(path: str) -> Any:
-    """The tokenizer of a folder or hub id.
-
-    Raises:
-        ModelError: it cannot be loaded.
-    """
+    """The tokenizer of a folder or hub id; `ModelError` where it cannot be loaded."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     refuse_remote_code(path)
@@ -166,9 +146,7 @@ def _tokenizer_class(folder: Path) -> str | None:
     if not file.is_file():
         return None
     values = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(values, dict):
-        return None
-    return values.get("tokenizer_class")
+    return values.get("tokenizer_class") if isinstance(values, dict) else None
 
 
 def fit_embeddings(backbone: Any, vocab_size: int) -> None:
@@ -192,19 +170,9 @@ def first_line(error: Exception, limit: int = 300) -> str:
     return type(error).__name__
 
 
-def may_be_hub_id(name: str) -> bool:
-    """Whether a path that does not exist can be the id of a model on the hub."""
-    # `folder/name` where the folder exists is a misspelt path, not an id.
-    owner = name.partition("/")[0]
-    return _HUB_ID.fullmatch(name) is not None and not Path(owner).exists()
-
-
 def fetch_model(name: str) -> Path:
-    """The local folder of a hub model, downloaded into the hub's own cache where it is not in it.
-
-    Raises:
-        ModelError: there is no such model, it is gated, or the machine is offline.
-    """
+    """The local folder of a hub model, downloaded into the hub's own cache where it is not in
+    it."""
     from huggingface_hub import snapshot_download
 
     try:

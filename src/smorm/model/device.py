@@ -8,12 +8,7 @@ from smorm.errors import ConfigError
 
 
 def pick_device(name: str, key: str = "device") -> torch.device:
-    """The device of that name; `auto` is CUDA where there is one.
-
-    Raises:
-        ConfigError: torch does not know the device, or the machine has none; the message names
-            `key`.
-    """
+    """The device of that name; `auto` is CUDA where there is one. A `ConfigError` names `key`."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -18,7 +18,13 @@ from torch import Tensor
 from smorm.arrays import Floats
 from smorm.errors import ModelError, SmormError
 from smorm.model import lora
-from smorm.model.backbone import first_line, fit_embeddings, quiet, refuse_remote_code
+from smorm.model.backbone import (
+    first_line,
+    fit_embeddings,
+    missing_weights,
+    quiet,
+    refuse_remote_code,
+)
 from smorm.model.device import pick_device
 from smorm.model.network import RewardNetwork
 from smorm.model.store import ModelCard, save_model, save_view
@@ -31,12 +37,8 @@ Side = Literal["left", "right"]
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """An exported folder.
-
-    Attributes:
-        offset: the view's constant, which a bias-free head cannot hold.
-        new_pad: the pad token that replaced one that could end a conversation (else None).
-    """
+    """An exported folder. `offset` is the view's constant, which a bias-free head cannot hold;
+    `new_pad` the pad token that replaced one that could end a conversation."""
 
     folder: Path
     offset: float = 0.0
@@ -49,11 +51,7 @@ def export_view(
     """Fold `view` into one row and write it. Adapters are merged into `network`, and `tokenizer`
     gets the chat template and a pad token that other programs can use.
 
-    Raises:
-        ModelError: the head is not linear, or transformers has no classification class for the
-            architecture.
-        ConfigError: the view is not linear.
-        OutputError: the folder could not be written.
+    `ModelError`: the head is not linear, or transformers has no classification class for it.
     """
     row, offset = fold(view, network.head.weight, card.scales)
     new_pad = _make_plain(network, tokenizer, card)
@@ -74,12 +72,7 @@ def export_view(
 def export_all_rows(
     folder: Path | str, network: RewardNetwork, tokenizer: Any, card: ModelCard
 ) -> Exported:
-    """Write all rows as one folder without adapters; what changes is as in `export_view`.
-
-    Raises:
-        ModelError: the head is not linear.
-        OutputError: the folder could not be written.
-    """
+    """Write all rows as one folder without adapters; what changes is as in `export_view`."""
     network.head.rows()  # refuses a head that has none, before any work
     new_pad = _make_plain(network, tokenizer, card)
     save_model(folder, network, tokenizer, replace(card, base=None))
@@ -104,10 +97,8 @@ def _make_plain(network: RewardNetwork, tokenizer: Any, card: ModelCard) -> str 
 
 @dataclass(frozen=True, slots=True)
 class PlainModel:
-    """A folder as `AutoTokenizer` and `AutoModelForSequenceClassification` load it.
-
-    `template` is what it is given where its tokenizer has no chat template of its own (else None).
-    """
+    """A folder as `AutoTokenizer` and `AutoModelForSequenceClassification` load it. `template` is
+    for a tokenizer that has none of its own."""
 
     model: Any
     tokenizer: Any
@@ -122,15 +113,8 @@ class PlainModel:
         device: str | torch.device = "cpu",
         template: str | None = None,
     ) -> PlainModel:
-        """Load a folder.
-
-        Args:
-            template: a chat template for a tokenizer that has none.
-
-        Raises:
-            ModelError: plain transformers cannot load it.
-            SmormError: it would draw weights at random, the head's for example.
-        """
+        """Load a folder: `ModelError` where plain transformers cannot, `SmormError` where it would
+        draw weights at random. `template` is a chat template for a tokenizer that has none."""
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         target = pick_device(str(device))
@@ -146,9 +130,7 @@ class PlainModel:
             except (OSError, ValueError, KeyError, RuntimeError) as error:
                 reason = f"plain transformers cannot load it: {first_line(error)}"
                 raise ModelError(f"{folder}: {reason}") from error
-        # transformers draws missing weights at random, and only logs it.
-        random = sorted(info["missing_keys"]) + sorted(str(k) for k in info["mismatched_keys"])
-        if random:
+        if random := missing_weights(info):
             raise SmormError(
                 f"{folder}: plain transformers finds no {random[0]} in it and draws it at random: "
                 "do not use it"
@@ -177,19 +159,16 @@ class PlainModel:
     def logits(
         self, sequences: Sequence[Sequence[int]], *, batch: int, side: Side = "right"
     ) -> Floats:
-        """Scores [N, labels] of token ids, in padded batches.
-
-        Raises:
-            ValueError: there is no pad token, and a batch needs one.
-        """
+        """Scores [N, labels] of token ids, in padded batches; for more than one a pad token is
+        needed."""
         logits = []
         with torch.inference_mode(), quiet():
             for start in range(0, len(sequences), batch):
-                inputs = self._padded(sequences[start : start + batch], side)
+                inputs = self._inputs(sequences[start : start + batch], side)
                 logits.append(self.model(**inputs).logits.double().cpu())
         return np.asarray(torch.cat(logits).numpy())
 
-    def _padded(self, sequences: Sequence[Sequence[int]], side: Side) -> dict[str, Tensor]:
+    def _inputs(self, sequences: Sequence[Sequence[int]], side: Side) -> dict[str, Tensor]:
         device = self.model.device
         if len(sequences) == 1:  # needs no pad token, and a tokenizer may have none
             ids = torch.tensor([list(sequences[0])], device=device)

@@ -19,14 +19,9 @@ from smorm.trees.leaves import Leaves
 
 @dataclass(frozen=True, slots=True)
 class GatherPlan:
-    """The keys of every run of queries laid end to end.
-
-    A run's keys are its ancestors, root first, and itself, so that key i of a run has position i.
-
-    Attributes:
-        index: key rows, [K].
-        query_lengths, key_lengths: of each run, [C].
-    """
+    """The keys of every run of queries laid end to end: `index` [K] is their rows, the lengths are
+    of each run [C]. A run's keys are its ancestors, root first, and itself: key i has position
+    i."""
 
     index: Tensor
     query_lengths: list[int]
@@ -61,12 +56,9 @@ def gathered(
     key = key.index_select(2, plan.index).repeat_interleave(groups, dim=1)
     value = value.index_select(2, plan.index).repeat_interleave(groups, dim=1)
     outputs = []
-    for q, k, v in zip(
-        query.split(plan.query_lengths, dim=2),
-        key.split(plan.key_lengths, dim=2),
-        value.split(plan.key_lengths, dim=2),
-        strict=True,
-    ):
+    queries = query.split(plan.query_lengths, dim=2)
+    keys, values = key.split(plan.key_lengths, dim=2), value.split(plan.key_lengths, dim=2)
+    for q, k, v in zip(queries, keys, values, strict=True):
         scores = (q @ k.transpose(2, 3)).float() * scale
         if softcap is not None:
             scores = softcap * torch.tanh(scores / softcap)

@@ -30,11 +30,7 @@ def save_head(head: ScoreHead | NonlinearHead, folder: Path) -> None:
 
 
 def read_nonlinear_head(folder: Path, kind: str) -> NonlinearHead:
-    """A head of one of the kinds that are not linear.
-
-    Raises:
-        ModelError: an unknown kind, or the file is missing, damaged or another kind's.
-    """
+    """A head of one of the kinds that are not linear."""
     if kind not in NONLINEAR_HEADS:
         known = ", ".join(("linear", *NONLINEAR_HEADS))
         raise ModelError(f"{folder}: its head is {kind!r}; this version knows {known}")
@@ -43,17 +39,12 @@ def read_nonlinear_head(folder: Path, kind: str) -> NonlinearHead:
     except FileNotFoundError as error:
         raise ModelError(f"{folder}: no {HEAD} in it: a head would be random") from error
     except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
-        raise ModelError(
-            f"{folder / HEAD}: no {kind} head, or damaged: {first_line(error)}"
-        ) from error
+        reason = f"no {kind} head, or damaged: {first_line(error)}"
+        raise ModelError(f"{folder / HEAD}: {reason}") from error
 
 
 def read_head(folder: Path) -> Tensor:
-    """`score.weight` [rows, D] of a folder.
-
-    Raises:
-        ModelError: there is none, or its file is damaged.
-    """
+    """`score.weight` [rows, D] of a folder; `ModelError` where there is none."""
     weight = find_head(folder)
     if weight is not None:
         return weight
@@ -69,13 +60,14 @@ def read_head(folder: Path) -> Tensor:
 
 
 def find_head(folder: Path) -> Tensor | None:
-    """As `read_head`, or None where the folder has no head.
-
-    Raises:
-        ModelError: a file of weights is damaged or missing.
-    """
+    """As `read_head`, or None where the folder has no head."""
     # Only the head is read: the rest of a file may be gigabytes.
-    for path in _weight_files(folder):
+    paths = [path for path in (folder / HEAD, folder / "model.safetensors") if path.is_file()]
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        mapping = read_model_json(index)["weight_map"]
+        paths = [folder / name for key, name in mapping.items() if key == WEIGHT]
+    for path in paths:
         try:
             with safe_open(path, framework="pt") as stored:
                 if WEIGHT in stored.keys():  # noqa: SIM118  (a safetensors handle is no mapping)
@@ -88,22 +80,8 @@ def find_head(folder: Path) -> Tensor | None:
     return None
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """The files in which the head may be; of a sharded model the one that its index names."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        mapping = read_model_json(index)["weight_map"]
-        return [folder / name for key, name in mapping.items() if key == WEIGHT]
-    candidates = (folder / HEAD, folder / "model.safetensors")
-    return [path for path in candidates if path.is_file()]
-
-
 def start_head(head: ScoreHead | NonlinearHead, folder: Path) -> bool:
-    """Let the preference row start from a reward model's own, where `folder` has one.
-
-    Raises:
-        ModelError: the folder's head is damaged, or has another width.
-    """
+    """Let the preference row start from a reward model's own, where `folder` has one."""
     weight = find_head(folder)
     if weight is None:
         return False
@@ -115,11 +93,7 @@ def start_head(head: ScoreHead | NonlinearHead, folder: Path) -> bool:
 
 
 def read_model_json(path: Path) -> Any:
-    """A JSON file of a model folder.
-
-    Raises:
-        ModelError: it is missing or damaged.
-    """
+    """A JSON file of a model folder; `ModelError` where it is missing or damaged."""
     try:
         return files.read_json(path)
     except DataError as error:

@@ -94,9 +94,8 @@ class MlpHead(NonlinearHead):
 
     def __init__(self, hidden_size: int, width: int = MLP_WIDTH) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(hidden_size, width), nn.ReLU(), nn.Linear(width, 1)
-        ).float()
+        first, last = nn.Linear(hidden_size, width), nn.Linear(width, 1)
+        self.layers = nn.Sequential(first, nn.ReLU(), last).float()
 
     @classmethod
     def from_weights(cls, weights: HeadWeights) -> MlpHead:
@@ -129,16 +128,10 @@ def gate_network(
 class GatedHead(NonlinearHead):
     """ArmoRM: row 0 is `scale * sum_k g_k(prompt) * (r_k - multiple_k * v)`, rows 1 to K are r.
 
-    r are the attribute rows and v is the verbosity row, both at the response's end. The gate
-    weights g are the softmax of the gate's logits over its temperature, at the prompt's end: the
-    last token of the last `header`, which is what the chat template writes before a response.
-
-    Args:
-        attributes: rows of the attributes, [K, D].
-        verbosity: the row that rewards are made independent of, [D].
-        multiples: how much of it is subtracted from each attribute, [K].
-        gate: see `gate_network`.
-        header: token ids before a response, [H].
+    r are the attribute rows [K, D] and v is the verbosity row [D], both at the response's end. The
+    gate weights g are the softmax of the gate's logits (`gate_network`) over its temperature, at
+    the prompt's end: the last token of the last `header` [H], which the chat template writes before
+    a response.
     """
 
     kind = "gated"
@@ -172,9 +165,8 @@ class GatedHead(NonlinearHead):
         attributes = weights["attributes"]
         # The depth follows from the saved layers, so that a card need not hold it.
         matrices = [key for key in weights if key.startswith("gate.") and key.endswith("weight")]
-        gate = gate_network(
-            hidden_size, len(attributes), width=width, layers=len(matrices) - 1, dropout=0.0
-        )
+        depth = len(matrices) - 1
+        gate = gate_network(hidden_size, len(attributes), width=width, layers=depth, dropout=0.0)
         head = cls(
             attributes, weights["verbosity"], weights["multiples"], gate, weights["header"],
             float(weights["temperature"]),
@@ -206,8 +198,5 @@ class GatedHead(NonlinearHead):
             return torch.cat([preference[:, None], self.attribute_scores(hidden)], dim=1)
 
 
-NONLINEAR_HEADS: dict[str, type[MlpHead] | type[GatedHead]] = {
-    MlpHead.kind: MlpHead,
-    GatedHead.kind: GatedHead,
-}
+NONLINEAR_HEADS: dict[str, type[MlpHead] | type[GatedHead]] = {"mlp": MlpHead, "gated": GatedHead}
 """By a model card's `head`, which is `linear` for a `ScoreHead`."""

@@ -29,19 +29,11 @@ _NO_PROMPT = (
 def score_units(
     network: RewardNetwork, units: Units, max_batch_tokens: int, *, advance: Advance | None = None
 ) -> list[Floats]:
-    """All rows of the head for every sequence of every unit.
+    """All rows of the head for every sequence of every unit, in their order: [sequences, 1 + K] per
+    unit, on the training scale.
 
-    Args:
-        units: their order, and that of their sequences, is kept.
-        max_batch_tokens: rows per forward pass.
-        advance: called with the number of units done, for a progress bar.
-
-    Returns:
-        Per unit an array [sequences, 1 + K], on the training scale.
-
-    Raises:
-        NonFiniteScoreError: a score is NaN or infinite.
-        DataError: the head reads prompts' ends, and a sequence has none (`unscorable`).
+    `advance` is called with the number of units done. Raises `NonFiniteScoreError`, and `DataError`
+    where the head reads prompts' ends and a sequence has none (`unscorable`).
     """
     if isinstance(network.head, GatedHead):
         return _gated_scores(network, network.head, units, max_batch_tokens, advance)
@@ -51,11 +43,8 @@ def score_units(
 def pooled_units(
     network: RewardNetwork, units: Units, max_batch_tokens: int, *, advance: Advance | None = None
 ) -> list[Floats]:
-    """The hidden state that the head reads, for every sequence of every unit: [sequences, D].
-
-    Times the head's weight transposed it gives the scores. Arguments and errors are those of
-    `score_units`.
-    """
+    """The hidden state that the head reads, for every sequence of every unit: [sequences, D]. Times
+    the head's weight transposed it gives the scores."""
     return _in_order(_run_pooled(network, units, max_batch_tokens, advance))
 
 
@@ -71,13 +60,8 @@ def unscorable(network: RewardNetwork, sequences: Sequence[Sequence[int]]) -> Un
 
 @dataclass(frozen=True, slots=True)
 class Prompted:
-    """A unit's hidden states.
-
-    Attributes:
-        hidden: at each sequence's end [sequences, D].
-        prompts: at the end of each of its different prompts [prompts, D].
-        which: each sequence's prompt [sequences].
-    """
+    """A unit's hidden states at each sequence's end [sequences, D], at the end of each of its
+    different prompts [prompts, D], and which prompt each sequence has [sequences]."""
 
     hidden: Floats
     prompts: Floats
@@ -92,12 +76,8 @@ def prompted_units(
     *,
     advance: Advance | None = None,
 ) -> list[Prompted]:
-    """Hidden states at sequences' ends and at their prompts' ends: behind the last `header`.
-
-    Raises:
-        DataError: a sequence without a header.
-        NonFiniteScoreError: a hidden state is NaN or infinite.
-    """
+    """Hidden states at sequences' ends and at their prompts' ends: behind the last `header`. A
+    sequence without a header is a `DataError`."""
     extended, which = _with_prompts(units, header)
     states = pooled_units(network, extended, max_batch_tokens, advance=advance)
     prompted = []
@@ -122,7 +102,7 @@ def _with_prompts(units: Units, header: Tokens) -> tuple[list[list[Tokens]], lis
             keys.append(prompt.tobytes())
             prompts.setdefault(keys[-1], prompt)
         extended.append([*unit, *prompts.values()])
-        index = {key: position for position, key in enumerate(prompts)}
+        index = dict(zip(prompts, range(len(prompts)), strict=True))
         which.append([index[key] for key in keys])
     return extended, which
 
@@ -188,9 +168,8 @@ def _run(
 def _checked(rows: Tensor, what: str, culprit: str) -> Floats:
     values: Floats = rows.double().cpu().numpy()
     if not np.isfinite(values).all():
-        raise NonFiniteScoreError(
-            f"the model gave a {what} that is not finite: its {culprit} broken"
-        )
+        problem = f"the model gave a {what} that is not finite: its {culprit} broken"
+        raise NonFiniteScoreError(problem)
     return values
 
 

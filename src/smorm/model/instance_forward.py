@@ -34,9 +34,7 @@ def set_forward(module: nn.Module, function: Callable[..., Any]) -> None:
 
 
 def forward_of(module: nn.Module) -> Callable[..., Any] | None:
-    """The function that `set_forward` set; None where the class's own forward runs.
-
-    Somebody else's forward is returned as it is.
-    """
+    """The function that `set_forward` set, or somebody else's forward; None where the class's own
+    runs."""
     forward: Callable[..., Any] | None = module.__dict__.get("forward")
     return forward.function if isinstance(forward, InstanceForward) else forward

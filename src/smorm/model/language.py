@@ -20,7 +20,13 @@ from torch.utils.checkpoint import checkpoint
 
 from smorm.arrays import Ints
 from smorm.errors import ModelError
-from smorm.model.backbone import first_line, fit_embeddings, quiet, refuse_remote_code
+from smorm.model.backbone import (
+    first_line,
+    fit_embeddings,
+    missing_weights,
+    quiet,
+    refuse_remote_code,
+)
 from smorm.model.network import Batch
 from smorm.trees.leaves import find_leaves
 from smorm.trees.padded import Padded
@@ -34,14 +40,9 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class ResponseTokens:
-    """The response tokens of a batch, and which rows predict them.
-
-    Attributes:
-        rows: row of `RewardNetwork.states` that predicts each distinct token, [M].
-        tokens: its id, [M].
-        index: which of the M each token of each response is, [E].
-        sequences: the sequence of each token of each response, [E].
-    """
+    """The response tokens of a batch: the row of `RewardNetwork.states` that predicts each distinct
+    token [M] and its id [M]; for each token of each response which of the M it is, and its
+    sequence, [E]."""
 
     rows: Tensor
     tokens: Tensor
@@ -82,11 +83,8 @@ class LanguageHead(nn.Module):
         return logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(1)
 
     def response_log_probs(self, states: Tensor, responses: ResponseTokens, count: int) -> Tensor:
-        """Log-probability of each of `count` sequences' responses, summed over its tokens, [S].
-
-        Args:
-            states: of all rows, [T, D].
-        """
+        """Log-probability of each of `count` sequences' responses, summed over its tokens, [S],
+        from the states of all rows [T, D]."""
         log_probs = self(states.index_select(0, responses.rows), responses.tokens)
         total = torch.zeros(count, dtype=log_probs.dtype, device=log_probs.device)
         return total.index_add(0, responses.sequences, log_probs.index_select(0, responses.index))
@@ -95,10 +93,8 @@ class LanguageHead(nn.Module):
 def response_tokens(batch: Batch, lengths: Sequence[int], starts: Sequence[int]) -> ResponseTokens:
     """The response tokens of a batch on its device.
 
-    Args:
-        lengths: tokens of each sequence, [S].
-        starts: the first token of each sequence's response, [S]; the very first token of a sequence
-            is predicted by nothing and left out.
+    `lengths` are the tokens of each sequence, `starts` the first token of its response, [S] each.
+    The very first token of a sequence is predicted by nothing and left out.
     """
     targets, parents, sequences = [], [], []
     for sequence, (path, start) in enumerate(zip(_paths(batch, lengths), starts, strict=True)):
@@ -107,9 +103,8 @@ def response_tokens(batch: Batch, lengths: Sequence[int], starts: Sequence[int])
         parents.append(path[first - 1 : -1])
         sequences.append(np.full(len(path) - first, sequence, dtype=np.int64))
     # A row of a forest is one token however many sequences contain it: each is predicted once.
-    target, first_use, index = np.unique(
-        np.concatenate(targets), return_index=True, return_inverse=True
-    )
+    all_targets = np.concatenate(targets)
+    target, first_use, index = np.unique(all_targets, return_index=True, return_inverse=True)
     rows = np.concatenate(parents)[first_use]
     ids = batch.input_ids.flatten()
 
@@ -140,15 +135,8 @@ def _paths(batch: Batch, lengths: Sequence[int]) -> list[Ints]:
 
 
 def load_language_model(path: str, vocab_size: int) -> tuple[Any, LanguageHead]:
-    """Backbone and language head of a Hugging Face folder or hub id, in fp32.
-
-    Args:
-        vocab_size: tokens of the tokenizer; the embedding is enlarged where it has fewer.
-
-    Raises:
-        ModelError: not found, or has no language head of its own, or one that does more than
-            multiply and soft-cap.
-    """
+    """Backbone and language head of a Hugging Face folder or hub id, in fp32; the embedding is
+    enlarged to `vocab_size`. `ModelError` where the head does more than multiply and soft-cap."""
     from transformers import AutoModelForCausalLM
 
     refuse_remote_code(path)
@@ -158,20 +146,16 @@ def load_language_model(path: str, vocab_size: int) -> tuple[Any, LanguageHead]:
                 path, dtype=torch.float32, use_safetensors=True, output_loading_info=True
             )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(
-            f"{path}: cannot be loaded as a language model: {first_line(error)}"
-        ) from error
-    missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
-    if missing:
+        reason = f"cannot be loaded as a language model: {first_line(error)}"
+        raise ModelError(f"{path}: {reason}") from error
+    if missing := missing_weights(info):
         raise ModelError(
             f"{path}: {len(missing)} weights of the language model are missing or have another "
             f"shape (first: {missing[0]}): GRM needs a language model, not a reward model"
         )
     fit_embeddings(model, vocab_size)
-    head = LanguageHead(
-        model.get_output_embeddings(),
-        getattr(model.config.get_text_config(), "final_logit_softcapping", None),
-    )
+    softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    head = LanguageHead(model.get_output_embeddings(), softcap)
     backbone = getattr(model, model.base_model_prefix)
     _refuse_other_logits(path, model, backbone, head)
     return backbone, head

@@ -22,13 +22,12 @@ from smorm.trees.leaves import Leaves
 
 
 def set_layer_forwards(backbone: nn.Module, layers: int, *, fuse: bool, prune: bool) -> None:
-    """Choose how the backbone's layers run on forests; padded batches are run as transformers does.
+    """Choose how the backbone's `layers` run on forests; padded batches are run as transformers
+    does.
 
-    Args:
-        layers: how many the decoder has.
-        fuse: run layers of a known structure as one function (on the CPU), and linear modules
-            elsewhere through the faster library (`smorm.model.cpu.matmul`).
-        prune: run the last layer for the leaves alone.
+    `fuse` runs layers of a known structure as one function (on the CPU), and linear modules
+    elsewhere through the faster library (`smorm.model.cpu.matmul`). `prune` runs the last for the
+    leaves alone.
     """
     if fuse:
         use_fast_linears(backbone)
@@ -55,7 +54,10 @@ def _make_forward(fuse: bool, prune: bool) -> Callable[..., Any]:
         rotary: Any = kwargs.get("position_embeddings")
         if fuse and can_run(self, hidden_states, plan, rotary):
             fused = partial(run_fused, self, plan=plan, rotary=rotary, only_leaves=prune)
-            if _checkpointed(self) and not prune:
+            # Would the class's forward, which ours replaces, have been checkpointed? transformers
+            # before 5.20 does it around the call, so around our forward as well.
+            enabled = getattr(self, "gradient_checkpointing", False) and self.training
+            if enabled and type(self).__call__ is nn.Module.__call__ and not prune:
                 return self._gradient_checkpointing_func(fused, hidden_states)
             return fused(hidden_states)
         if prune:
@@ -70,13 +72,6 @@ def _make_forward(fuse: bool, prune: bool) -> Callable[..., Any]:
 _FORWARDS = {
     (fuse, prune): _make_forward(fuse, prune) for fuse in (False, True) for prune in (False, True)
 }
-
-
-def _checkpointed(module: Any) -> bool:
-    """Whether the class's forward, which ours replaces, would have been checkpointed."""
-    enabled = getattr(module, "gradient_checkpointing", False) and module.training
-    # transformers before 5.20 does it around the call, so around our forward as well.
-    return bool(enabled and type(module).__call__ is nn.Module.__call__)
 
 
 @contextmanager

@@ -28,11 +28,7 @@ def _peft() -> Iterator[Any]:
 def add_lora(
     backbone: Any, *, rank: int, alpha: float, dropout: float, targets: str | list[str]
 ) -> Any:
-    """Wrap a backbone with trainable adapters; its own weights are frozen.
-
-    Raises:
-        ConfigError: peft is not installed, or no module has a name in `targets`.
-    """
+    """Wrap a backbone with trainable adapters; its own weights are frozen."""
     with _peft() as peft:
         config = peft.LoraConfig(
             r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets
@@ -44,11 +40,7 @@ def add_lora(
 
 
 def load_lora(backbone: Any, folder: Path, *, trainable: bool = False) -> Any:
-    """Put saved adapters on a backbone.
-
-    Raises:
-        ModelError: the folder's adapters do not fit the backbone.
-    """
+    """Put saved adapters on a backbone."""
     with _peft() as peft:
         try:
             return peft.PeftModel.from_pretrained(backbone, folder, is_trainable=trainable)

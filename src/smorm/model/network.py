@@ -1,8 +1,7 @@
 """The network: a decoder without its language head, and a head on its last hidden states.
 
-One forward pass takes a batch of sequences and gives all rows of the head at each sequence's last
-real token. A batch has one of three layouts: `forest` (shared tokens once), `packed` (side by side,
-nothing shared) and `padded` (one row per sequence).
+One forward pass gives all rows of the head at each sequence's last real token. A batch has one of
+three layouts: `forest` (shared tokens once), `packed` (side by side, nothing shared) and `padded`.
 
 Shapes: S sequences, L padded length, T rows of a forest, U of its leaves, D hidden size, K
 attributes.
@@ -35,11 +34,9 @@ REFERENCE = "eager"
 class RewardNetwork(nn.Module):
     """Backbone and head; `forward` gives scores [S, 1 + K] in fp32, in the sequences' order.
 
-    Attributes:
-        layout, fast_layers, padded_attention: see `use_layout`.
-        language: a language head that is trained along (`smorm.model.language`); it takes no part
-            in any score, and is not saved.
-        whole_last_layer: `use_layout` keeps all rows in the last layer, for `states`.
+    `language` is a language head that is trained along (`smorm.model.language`); it takes no part
+    in any score, and is not saved. With `whole_last_layer` `use_layout` keeps all rows there, for
+    `states`.
     """
 
     def __init__(self, backbone: Any, rows: int, *, pad_id: int) -> None:
@@ -63,12 +60,9 @@ class RewardNetwork(nn.Module):
     def use_layout(
         self, layout: Layout, *, fast_layers: bool = True, padded_attention: str = REFERENCE
     ) -> None:
-        """Choose how sequences are laid out. `smorm.model.verify` decides what may be used.
-
-        Args:
-            fast_layers: in forests, the faster ways through layers (`smorm.model.last_layer`).
-            padded_attention: transformers' attention implementation for padded batches.
-        """
+        """Choose how sequences are laid out. `smorm.model.verify` decides what may be used: in
+        forests the faster ways through layers, and transformers' attention implementation for
+        padded batches."""
         attention.register()
         padded = layout == "padded"
         # In the config and not in a context: gradient checkpointing calls attention again after a
@@ -115,11 +109,8 @@ class RewardNetwork(nn.Module):
         return budget.micro_batches(units, max_tokens, share=self.layout == "forest")
 
     def forward(self, batch: Batch) -> Tensor:
-        """Scores [S, 1 + K] at each sequence's last token.
-
-        Raises:
-            ModelError: the head reads prompts' ends too: score by `smorm.model.inference`.
-        """
+        """Scores [S, 1 + K] at each sequence's last token; a head that reads prompts' ends too is
+        refused."""
         if isinstance(self.head, GatedHead):
             raise self.head.refusal()
         # Nothing to do where the caller has moved the batch ahead of time.
@@ -129,11 +120,8 @@ class RewardNetwork(nn.Module):
 
     def states(self, batch: Batch) -> Tensor:
         """Hidden state of every row of a batch on the network's device, [T, D]; padded rows one
-        sequence behind another. `leaf_rows` says which of them are pooled.
-
-        Raises:
-            RuntimeError: the last layer computes the leaves alone.
-        """
+        sequence behind another. `leaf_rows` says which of them are pooled. `whole_last_layer`
+        must be set."""
         if isinstance(batch, Padded):
             return self._padded_states(batch).flatten(0, 1)
         states = self._forest_states(AttentionPlan(batch))

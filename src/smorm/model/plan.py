@@ -20,12 +20,8 @@ from smorm.trees.leaves import Leaves, find_leaves
 
 @dataclass(eq=False)
 class AttentionPlan:
-    """A batch as attention sees it.
-
-    Attributes:
-        batch: which queries attend to which keys.
-        calls: attention calls made with this plan so far: verification counts the layers by it.
-    """
+    """A batch as attention sees it. Verification counts the layers by `calls`, the attention calls
+    made."""
 
     batch: Forest | Leaves
     calls: int = 0

@@ -2,8 +2,8 @@
 
 Beside `config.json`, safetensors weights with `score.weight`, and the tokenizer, it holds
 `smorm.json` (`ModelCard`). A LoRA run holds adapters and `head.safetensors` instead of weights, and
-names its base. A head that is not linear is saved in `head.safetensors` beside its backbone, and
-other programs cannot load it.
+names its base. A nonlinear head is saved in `head.safetensors` beside its backbone; other programs
+cannot load it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from smorm import files
+from smorm.data.readers import may_be_hub_id
 from smorm.data.scaling import AttributeScale
 from smorm.errors import ModelError
 from smorm.model import lora
@@ -25,7 +26,6 @@ from smorm.model.backbone import (
     fit_embeddings,
     load_backbone,
     load_tokenizer,
-    may_be_hub_id,
     position_limit,
     quiet,
 )
@@ -49,7 +49,6 @@ class ModelCard:
     """What `smorm.json` holds.
 
     Attributes:
-        attributes: names of rows 1 to K.
         scales: one per attribute; the rows hold `(value - offset) / scale`.
         means: each attribute's mean rating in training, on its own scale.
         default_view: a name, or the JSON form of a linear view.
@@ -86,11 +85,7 @@ class ModelCard:
 
 
 def read_card(folder: Path) -> ModelCard:
-    """The card of a model folder.
-
-    Raises:
-        ModelError: `smorm.json` is missing, damaged or not a card.
-    """
+    """The card of a model folder; `ModelError` where it is missing, damaged or not a card."""
     path = folder / CARD
     values = read_model_json(path)
     # A key that this version does not know is an error: its meaning could change a score.
@@ -118,11 +113,7 @@ def versions() -> dict[str, str]:
 
 
 def save_model(folder: Path | str, network: RewardNetwork, tokenizer: Any, card: ModelCard) -> None:
-    """Write a model folder, whole or not at all.
-
-    Raises:
-        OutputError: the disk is full or another operating system error.
-    """
+    """Write a model folder, whole or not at all."""
     with files.atomic_folder(folder) as scratch, quiet():
         if lora.is_lora(network.backbone):
             lora.save_lora(network.backbone, scratch)
@@ -139,11 +130,7 @@ def save_view(
     folder: Path | str, network: RewardNetwork, tokenizer: Any, card: ModelCard, row: Tensor
 ) -> None:
     """Write a plain one-label folder whose head is `row` [1, D]. LoRA must be merged before.
-
-    Raises:
-        ModelError: transformers has no classification class for this architecture.
-        OutputError: the folder could not be written.
-    """
+    `ModelError` where transformers has no classification class for the architecture."""
     # A network of its own for the one row, on the same backbone: no weight is copied.
     folded = RewardNetwork(network.backbone, 1, pad_id=network.pad_id)
     folded.head.weight.data = row.clone()
@@ -165,7 +152,14 @@ def _save_classifier(network: RewardNetwork, folder: Path, rows: tuple[str, ...]
     """As transformers' own `...ForSequenceClassification`, where the architecture has one."""
     from transformers import AutoModelForSequenceClassification
 
-    config = _classifier_config(network, rows)
+    # A copy: the backbone goes on being used, in training for example.
+    config = copy.deepcopy(network.backbone.config)
+    config.num_labels = len(rows)
+    config.id2label = dict(enumerate(rows))
+    config.label2id = dict(zip(rows, range(len(rows)), strict=True))
+    # vLLM and others apply a softmax or sigmoid unless this says regression.
+    config.problem_type = "regression"
+    config.pad_token_id = network.pad_id
     try:
         # On the meta device: the class is only the frame into which our modules are put.
         with torch.device("meta"):
@@ -179,19 +173,6 @@ def _save_classifier(network: RewardNetwork, folder: Path, rows: tuple[str, ...]
     shell.score.weight = network.head.weight
     shell.config.architectures = [type(shell).__name__]
     shell.save_pretrained(folder)
-
-
-def _classifier_config(network: RewardNetwork, rows: tuple[str, ...]) -> Any:
-    """The backbone's config with the head's rows named."""
-    # A copy: the backbone goes on being used, in training for example.
-    config = copy.deepcopy(network.backbone.config)
-    config.num_labels = len(rows)
-    config.id2label = dict(enumerate(rows))
-    config.label2id = {name: index for index, name in enumerate(rows)}
-    # vLLM and others apply a softmax or sigmoid unless this says regression.
-    config.problem_type = "regression"
-    config.pad_token_id = network.pad_id
-    return config
 
 
 def add_older_names(folder: Path) -> None:
@@ -237,13 +218,10 @@ def _older_tokenizer(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_model(path: Path | str, *, dtype: torch.dtype = torch.float32) -> Any:
-    """Network, tokenizer and card of a model folder, ours or any one-label reward model's.
+    """(RewardNetwork, tokenizer, ModelCard) of a model folder, ours or any one-label reward
+    model's; the head is in fp32, the backbone in `dtype`.
 
-    Returns:
-        (RewardNetwork, tokenizer, ModelCard); the head is in fp32, the backbone in `dtype`.
-
-    Raises:
-        ModelError: no such folder, no head, other rows than the card names, damaged weights.
+    `ModelError`: no such folder, no head, other rows than the card names, damaged weights.
     """
     folder = resolve(path)
     # A folder of somebody else has no manifest.
@@ -270,32 +248,23 @@ def _card_and_head(folder: Path) -> tuple[ModelCard, Tensor | NonlinearHead]:
     """What the rows mean, and the linear head's weight or the nonlinear head."""
     if not (folder / CARD).is_file():
         weight = read_head(folder)
-        return _foreign_card(folder, len(weight)), weight
+        # Of a reward model trained elsewhere the first row is taken for the preference row.
+        labels = read_model_json(folder / "config.json").get("id2label", {})
+        names = [str(labels.get(str(row), f"row_{row}")) for row in range(1, len(weight))]
+        return ModelCard(tuple(names), tuple(map(AttributeScale, names))), weight
     card = read_card(folder)
     if card.head != "linear":
         return card, read_nonlinear_head(folder, card.head)
     weight = read_head(folder)
     if len(weight) != len(card.rows):
-        raise ModelError(
-            f"{folder}: {WEIGHT} has {len(weight)} rows, {CARD} names {', '.join(card.rows)}"
-        )
+        rows = ", ".join(card.rows)
+        raise ModelError(f"{folder}: {WEIGHT} has {len(weight)} rows, {CARD} names {rows}")
     return card, weight
 
 
-def _foreign_card(folder: Path, rows: int) -> ModelCard:
-    """For a reward model trained elsewhere: its first row is taken for the preference row."""
-    labels = read_model_json(folder / "config.json").get("id2label", {})
-    names = tuple(str(labels.get(str(row), f"row_{row}")) for row in range(1, rows))
-    plain = tuple(AttributeScale(name, 0.0, 1.0) for name in names)
-    return ModelCard(attributes=names, scales=plain)
-
-
 def resolve(path: Path | str) -> Path:
-    """The model folder itself, the `model` folder of a run, or a hub model's folder in the cache.
-
-    Raises:
-        ModelError: no such folder, and no hub model of this name can be fetched.
-    """
+    """The model folder itself, the `model` folder of a run, or a hub model's folder in the
+    cache."""
     folder = Path(path)
     if not folder.exists() and may_be_hub_id(str(path)):
         folder = fetch_model(str(path))
@@ -307,11 +276,7 @@ def resolve(path: Path | str) -> Path:
 
 
 def load_lora_backbone(folder: Path, card: ModelCard, dtype: torch.dtype) -> Any:
-    """Base model and adapters of a LoRA run.
-
-    Raises:
-        ModelError: the card names no base, or it cannot be loaded.
-    """
+    """Base model and adapters of a LoRA run."""
     if card.base is None:
         raise ModelError(f"{folder / CARD}: names no base model for the adapters")
     backbone = load_backbone(card.base, dtype=dtype)

@@ -1,8 +1,7 @@
 """Whether an architecture may be fed a forest: tried, not assumed.
 
-A decoder whose attention goes through transformers' interface can share tokens; one with its own
-attention (Bloom) would run and give wrong scores without a warning, and one with recurrent or
-convolutional layers (Mamba, LFM2) cannot share at all. So before a model is used, a few short
+A decoder with its own attention (Bloom) would run and give wrong scores without a warning, and one
+with recurrent or convolutional layers (Mamba, LFM2) cannot share tokens at all. So a few short
 sequences go through each layout and are compared with the reference: padded batches with eager
 attention. What cannot share falls back to padded batches.
 """
@@ -34,14 +33,9 @@ LAYOUTS: tuple[Layout, ...] = ("forest", "packed", "padded")
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What passed.
-
-    Attributes:
-        layout: the fastest one that agrees with the reference.
-        refused: why each faster layout does not.
-        fast_layers: whether the faster ways through layers agree too (`smorm.model.last_layer`).
-        padded_attention: transformers' attention implementation for padded batches.
-    """
+    """The fastest `layout` that agrees with the reference, why each faster one does not, whether
+    the faster ways through layers agree too, and transformers' attention implementation for
+    padded batches."""
 
     layout: Layout
     refused: tuple[str, ...] = ()
@@ -66,9 +60,7 @@ def probe_sequences(vocabulary: int, seed: int = 0) -> list[Tokens]:
 
 def verify(network: RewardNetwork) -> Verdict:
     """Compare layouts with the padded reference; the first of forest, packed, padded that agrees.
-
-    The network's layout is left as it was.
-    """
+    The network's layout is left as it was."""
     with network.restore_layout(), torch.no_grad():
         network.eval()
         trial = _Trial(network)
@@ -94,12 +86,8 @@ def verify_padded(network: RewardNetwork) -> Verdict:
 
 
 def choose_layout(network: RewardNetwork, requested: Layout | None = None) -> Verdict:
-    """Set the network's layout: the requested one if it is right, else the fastest that is, with a
-    warning where that shares nothing.
-
-    Raises:
-        ModelError: the requested layout gives other scores than the reference.
-    """
+    """Set the network's layout: the requested one if it is right (else `ModelError`), by default
+    the fastest that is, with a warning where that shares nothing."""
     verdict = verify_padded(network) if requested == "padded" else verify(network)
     layout = requested or verdict.layout
     model_type = network.backbone.config.model_type
@@ -112,15 +100,10 @@ def choose_layout(network: RewardNetwork, requested: Layout | None = None) -> Ve
         choice = f"{layout} layout"
         if layout == "padded":
             choice += f" with {verdict.padded_attention} attention"
-        log.warning(
-            "%s cannot share tokens (%s): using the %s",
-            model_type,
-            "; ".join(verdict.refused),
-            choice,
-        )
-    network.use_layout(
-        layout, fast_layers=verdict.fast_layers, padded_attention=verdict.padded_attention
-    )
+        reasons = "; ".join(verdict.refused)
+        log.warning("%s cannot share tokens (%s): using the %s", model_type, reasons, choice)
+    fast, padded_attention = verdict.fast_layers, verdict.padded_attention
+    network.use_layout(layout, fast_layers=fast, padded_attention=padded_attention)
     return verdict
 
 
@@ -154,21 +137,19 @@ class _Trial:
 
     def padded_attention(self) -> str:
         """The fastest attention implementation for padded batches that agrees."""
+        from transformers.utils import is_flash_attn_2_available
+
         # The reference itself comes last: eager attention writes out all scores, [S, H, L, L].
-        for implementation in self._candidates():
+        candidates = ["sdpa"]
+        half = self.dtype in (torch.float16, torch.bfloat16)
+        if self.network.device.type == "cuda" and half and is_flash_attn_2_available():
+            candidates.insert(0, "flash_attention_2")
+        for implementation in candidates:
             reason = self._refuses_attention(implementation)
             if reason is None:
                 return implementation
             log.info("padded batches are not computed by %s: %s", implementation, reason)
         return REFERENCE
-
-    def _candidates(self) -> list[str]:
-        from transformers.utils import is_flash_attn_2_available
-
-        half = self.dtype in (torch.float16, torch.bfloat16)
-        if self.network.device.type == "cuda" and half and is_flash_attn_2_available():
-            return ["flash_attention_2", "sdpa"]
-        return ["sdpa"]
 
     def _refuses_attention(self, implementation: str) -> str | None:
         try:

@@ -1,9 +1,8 @@
 """Views: every reward that a user names is made of the head's rows.
 
 A linear view is weights over the rows, and an offset. Because all rows read the same hidden state,
-it folds exactly into one row of weights: any trained model becomes a plain one-label reward model.
-A pessimistic view is not linear and does not fold. Published sets of weights are here too, with
-what can be known about whether they apply to a model.
+it folds exactly into one row of weights. A pessimistic view is not linear and does not fold.
+Published sets of weights are here too, with what can be known about whether they apply to a model.
 
 The attribute rows are trained on scaled targets; a view is stated on the attributes' own scale, so
 folding also undoes the scaling.
@@ -47,10 +46,8 @@ _PESSIMISTIC_KEYS = {"name", "kind", "rows", "centres", "spreads", "kappa", "fit
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A linear combination of rows: `sum(weights[row] * row) + offset`.
-
-    Weights refer to rows on their own scale: an attribute rated on 0 to 4 counts as 0 to 4.
-    """
+    """`sum(weights[row] * row) + offset`, each row on its own scale: an attribute rated on 0 to 4
+    counts as 0 to 4."""
 
     name: str
     weights: Mapping[str, float]
@@ -70,14 +67,10 @@ class View:
 class PessimisticView(View):
     """Over standardised rows `z = (row - centre) / spread`: their minimum, or their mean minus
     `kappa` times their standard deviation. Not linear, so it cannot be folded into one row.
+    `centres` and `spreads` (each row's standard deviation, above 0) are in the row's own units.
 
     Source: the minimum over an ensemble and its uncertainty-weighted mean (Coste et al. 2023), here
     over the rows of one head.
-
-    Attributes:
-        centres: each row's centre, in the row's own units; the same rows as in `spreads`.
-        spreads: each row's standard deviation, in the row's own units, above 0.
-        kappa: how much a unit of disagreement costs; 0 for `min`.
     """
 
     weights: Mapping[str, float] = field(default_factory=dict, init=False)
@@ -116,16 +109,19 @@ def largest_monotone_kappa(rows: int) -> float:
 
 def named_view(name: str, attributes: Sequence[str]) -> View:
     """F = preference row; L = mean of the attribute rows; M = (F + L) / 2 (paper, section 3); or
-    one of the published sets of weights.
-
-    Raises:
-        ConfigError: unknown name, or a view that needs attributes which the model lacks.
-    """
+    one of the published sets of weights."""
     if name not in NAMED_VIEWS:
         known = ", ".join(NAMED_VIEWS)
         raise ConfigError(f"view: unknown view {name!r}; expected {known} or a JSON file")
     if name in PUBLISHED:
-        return _published_view(name, attributes)
+        weights = PUBLISHED[name]
+        missing = ", ".join(row for row in weights if row not in attributes)
+        if missing:
+            raise ConfigError(
+                f"view: {name} needs the rows {', '.join(weights)}; this model lacks "
+                f"{missing}. A JSON file gives weights of your own."
+            )
+        return View(name, dict(weights))
     if name == "F":
         return View("F", {PREFERENCE: 1.0})
     if not attributes:
@@ -136,31 +132,15 @@ def named_view(name: str, attributes: Sequence[str]) -> View:
     return View("M", {PREFERENCE: 0.5, **dict.fromkeys(attributes, 0.5 * weight)})
 
 
-def _published_view(name: str, attributes: Sequence[str]) -> View:
-    weights = PUBLISHED[name]
-    missing = [row for row in weights if row not in attributes]
-    if missing:
-        raise ConfigError(
-            f"view: {name} needs the rows {', '.join(weights)}; this model lacks "
-            f"{', '.join(missing)}. A JSON file gives weights of your own."
-        )
-    return View(name, dict(weights))
-
-
 def doubt_of_scale(
     name: str, scales: Sequence[AttributeScale], means: Mapping[str, float]
 ) -> str | None:
-    """Whether attributes are on HelpSteer2's scale of 0 to 4, as far as a model card can show.
+    """What is in doubt about attributes being on HelpSteer2's scale of 0 to 4, as far as a model
+    card can show; None where every attribute is confirmed, `ConfigError` where one cannot be.
 
     A card keeps the offset and scale that training subtracted and divided by (mean and standard
     deviation, minimum and range, or 0 and 1) and the mean rating. Ratings of 0 to 4 bound all of
     them, so another scale can be refuted.
-
-    Returns:
-        What is in doubt, for a warning; None where every attribute is confirmed.
-
-    Raises:
-        ConfigError: an attribute cannot have been rated on 0 to 4.
     """
     unsure = []
     for scale in scales:
@@ -202,9 +182,6 @@ def parse_view(value: Any, attributes: Sequence[str]) -> View:
     Linear: `{"name", "weights": {row: weight}, "offset"}`. Pessimistic: `{"name", "kind": "min" or
     "mean_minus_spread", "rows": [...], "centres": {row: number}, "spreads": {row: number},
     "kappa"}`. Both may say under `fitted` where they come from, which is not read.
-
-    Raises:
-        ConfigError: unknown name, key, kind or row, no weights, or what is not a finite number.
     """
     if isinstance(value, View):
         return value
@@ -229,7 +206,10 @@ def _parse_pessimistic(value: Mapping[str, Any], known: Sequence[str]) -> Pessim
     if kind not in PESSIMISMS:
         raise ConfigError(f"view: kind is {kind!r}; expected one of {', '.join(PESSIMISMS)}")
     _check_keys(value, _PESSIMISTIC_KEYS)
-    rows = _row_names(value.get("rows"), kind)
+    rows: Any = value.get("rows")
+    named = isinstance(rows, list) and all(isinstance(row, str) for row in rows)
+    if not named or len(rows) < 2 or len(set(rows)) < len(rows):
+        raise ConfigError(f"view: rows of {kind!r}: expected a list of two or more different rows")
     centres = _row_table(value, "centres", rows, known)
     spreads = _row_table(value, "spreads", rows, known)
     for row in rows:
@@ -241,13 +221,6 @@ def _parse_pessimistic(value: Mapping[str, Any], known: Sequence[str]) -> Pessim
         raise ConfigError(f"view: kappa is {kappa:g}; expected 0 or more, and none with min")
     name = str(value.get("name", kind))
     return PessimisticView(name=name, kind=kind, kappa=kappa, centres=centres, spreads=spreads)
-
-
-def _row_names(rows: Any, kind: str) -> list[str]:
-    named = isinstance(rows, list) and all(isinstance(row, str) for row in rows)
-    if not named or len(rows) < 2 or len(set(rows)) < len(rows):
-        raise ConfigError(f"view: rows of {kind!r}: expected a list of two or more different rows")
-    return list(rows)
 
 
 def _row_table(
@@ -299,33 +272,23 @@ def apply_view(
     # In double precision, so that undoing a scale costs no digit of the fp32 rows.
     exact = rows.astype(np.float64)
     if isinstance(view, PessimisticView):
-        return _apply_pessimistic(view, exact, scales)
+        restored = np.column_stack([exact[:, 0], restore_scales(scales, exact[:, 1:])])
+        names = [PREFERENCE, *(scale.name for scale in scales)]
+        columns = list(map(names.index, view.rows))
+        centres = np.array(list(map(view.centres.__getitem__, view.rows)))
+        spreads = np.array(list(map(view.spreads.__getitem__, view.rows)))
+        standard = (restored[:, columns] - centres) / spreads
+        if view.kind == "min":
+            return np.asarray(standard.min(axis=1))
+        return np.asarray(standard.mean(axis=1) - view.kappa * standard.std(axis=1))
     weights, offset = _coefficients(view, scales)
     values: Floats = exact @ weights + offset
     return values
 
 
-def _apply_pessimistic(
-    view: PessimisticView, rows: Floats, scales: Sequence[AttributeScale]
-) -> Floats:
-    restored = np.column_stack([rows[:, 0], restore_scales(scales, rows[:, 1:])])
-    names = [PREFERENCE, *(scale.name for scale in scales)]
-    columns = [names.index(row) for row in view.rows]
-    centres = np.array([view.centres[row] for row in view.rows])
-    spreads = np.array([view.spreads[row] for row in view.rows])
-    standard = (restored[:, columns] - centres) / spreads
-    if view.kind == "min":
-        return np.asarray(standard.min(axis=1))
-    return np.asarray(standard.mean(axis=1) - view.kappa * standard.std(axis=1))
-
-
 def fold(view: View, weight: Tensor, scales: Sequence[AttributeScale]) -> tuple[Tensor, float]:
     """Head weight [1 + K, D] -> one row [1, D] in fp32, and the constant that a bias-free head
-    cannot hold (it cancels in every comparison).
-
-    Raises:
-        ConfigError: the view is not linear.
-    """
+    cannot hold (it cancels in every comparison)."""
     if isinstance(view, PessimisticView):
         what = "a minimum" if view.kind == "min" else "a mean minus spread"
         raise ConfigError(

@@ -14,10 +14,8 @@ TEMPLATE = (
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Any:
-    """Byte-level BPE with its own control tokens and chat template. The same texts, the same ids.
-
-    The template writes BOS, a role token before each message, and EOS at the end.
-    """
+    """Byte-level BPE with its own control tokens and chat template (BOS, a role token before each
+    message, and EOS at the end). The same texts, the same ids."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -32,8 +30,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, extra_special_tokens=list(ROLES), **SPECIAL
-    )
+    special = {**SPECIAL, "extra_special_tokens": list(ROLES)}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
     fast.chat_template = TEMPLATE
     return fast

@@ -49,10 +49,8 @@ class Renderer:
     `chat_template` (Jinja source) wins over the tokenizer's own; without either it is
     `PLAIN_TEMPLATE`. `max_tokens` is the limit that callers apply; `render` itself never cuts.
     `sanitizer` chooses what keeps control tokens of messages as text: transformers ("auto": where
-    the installed version can) or the built-in code; both give the same ids.
-
-    Raises:
-        ModelError: the template cannot be parsed, refuses every probe, or makes two BOS.
+    the installed version can) or the built-in code; both give the same ids. A template that cannot
+    be used is a `ModelError`.
     """
 
     def __init__(
@@ -77,11 +75,8 @@ class Renderer:
 
     @property
     def pad_id(self) -> int:
-        """An id to fill masked positions with; see `smorm.text.padding.find_pad_token`.
-
-        Where no token can pad, the EOS (or 0): harmless under a mask, since pooling is by index.
-        Before a model is trained or exported, `ensure_pad_token` gives a token that can.
-        """
+        """An id to fill masked positions with; see `smorm.text.padding.find_pad_token`. Where no
+        token can pad, the EOS (or 0): harmless under a mask, since pooling is by index."""
         token = padding.find_pad_token(self.tokenizer, self.chat_template)
         if token is not None:
             return int(self.tokenizer.convert_tokens_to_ids(token))
@@ -90,27 +85,23 @@ class Renderer:
     @property
     def fingerprint(self) -> str:
         """Hash of all that decides the ids: template, special tokens, sanitizer, vocabulary probe.
-
-        `max_tokens` is not in it. It is saved with a model and compared when one is served.
-        """
-        return fingerprint(
-            {
-                "template": self.chat_template,
-                "bos": self.tokenizer.bos_token_id,
-                "eos": self.tokenizer.eos_token_id,
-                "control": dict(self.control.ids),
-                "behaviour": control.BEHAVIOUR,
-                "probe": self.tokenizer.encode(_FINGERPRINT_PROBE, add_special_tokens=False),
-            }
-        )
+        It is saved with a model and compared when one is served."""
+        decisive = {
+            "template": self.chat_template,
+            "bos": self.tokenizer.bos_token_id,
+            "eos": self.tokenizer.eos_token_id,
+            "control": dict(self.control.ids),
+            "behaviour": control.BEHAVIOUR,
+            "probe": self.tokenizer.encode(_FINGERPRINT_PROBE, add_special_tokens=False),
+        }
+        return fingerprint(decisive)
 
     def render(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a whole conversation.
 
-        Raises:
-            DataError: an unknown role, no message, text that is not valid Unicode, or an order of
-                roles that the template refuses.
-            ModelError: the template makes two BOS for this conversation.
+        `DataError`: an unknown role, no message, text that is not valid Unicode, or an order of
+        roles that the template refuses. `ModelError`: the template makes two BOS for this
+        conversation.
         """
         _check(messages)
         # Raw text has no chat structure, so no template sees it.
@@ -145,20 +136,16 @@ class Renderer:
     def _built_in(self, messages: Sequence[Message]) -> list[int]:
         chat = _chat(messages)
         for turn in chat:
-            turn["content"] = self._marked(turn["content"])
+            marked = self.control.mark(turn["content"])
+            core = marked.strip()
+            # Where the template joins texts, their edges are marked too: inside of the spaces,
+            # because many templates trim a message.
+            if self._guarded and core:
+                lead, _, trail = marked.partition(core)
+                marked = f"{lead}{control.END}{core}{control.END}{trail}"
+            turn["content"] = marked
         rendered = self._apply(chat, tokenize=False)
         return control.encode_marked(self.tokenizer, self.control, rendered)
-
-    def _marked(self, text: str) -> str:
-        """The text with its control tokens marked, and its edges too where the template joins."""
-        marked = self.control.mark(text)
-        core = marked.strip()
-        if not self._guarded or not core:
-            return marked
-        # The marks go inside of the spaces, because many templates trim a message.
-        begin = marked.index(core)
-        lead, trail = marked[:begin], marked[begin + len(core) :]
-        return f"{lead}{control.END}{core}{control.END}{trail}"
 
     def _raw(self, text: str) -> list[int]:
         """BOS (if the tokenizer has one), the text's tokens, EOS (if it has one)."""
@@ -176,17 +163,15 @@ class Renderer:
 
     def _ids(self, chat: list[dict[str, str]], **options: Any) -> list[int]:
         quiet = {"verbose": False}  # no warning about the tokenizer's own limit: callers have one
-        ids: list[int] = self._apply(
-            chat, tokenize=True, return_dict=False, tokenizer_kwargs=quiet, **options
-        )
+        options |= {"return_dict": False, "tokenizer_kwargs": quiet}
+        ids: list[int] = self._apply(chat, tokenize=True, **options)
         return ids
 
     def _apply(self, chat: list[dict[str, str]], **options: Any) -> Any:
         """Call transformers; a template's refusal becomes a DataError that names the roles."""
         try:
-            return self.tokenizer.apply_chat_template(
-                chat, chat_template=self.chat_template, **options
-            )
+            options["chat_template"] = self.chat_template
+            return self.tokenizer.apply_chat_template(chat, **options)
         except _template_errors() as error:
             raise DataError(
                 f"the chat template refused the roles {_roles(chat)}: {error}. Change the roles of "

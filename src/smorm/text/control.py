@@ -61,7 +61,8 @@ class ControlTokens:
         if self.normalizer is None:
             return False
         plain = MARKS.sub("", text)
-        return len(self._matches(self.normalizer.normalize_str(plain))) > len(self._matches(plain))
+        normalized = self.normalizer.normalize_str(plain)
+        return len(self.pattern.findall(normalized)) > len(self.pattern.findall(plain))
 
     def mark(self, text: str) -> str:
         """Wrap every control token of `text` in marks; marks already there are removed first."""
@@ -69,9 +70,6 @@ class ControlTokens:
         if self.hidden_in(text):
             text = self.normalizer.normalize_str(text)  # type: ignore[union-attr]
         return self.pattern.sub(f"{START}\\g<0>{END}", text)
-
-    def _matches(self, text: str) -> list[str]:
-        return self.pattern.findall(text)
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase, template: str) -> ControlTokens:
@@ -85,7 +83,11 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase, template: str) -> Control
     late = False  # whether some control token is matched in normalized text
     for index, token in tokenizer.added_tokens_decoder.items():
         text = token.content
-        if not text or not (token.special or _is_structural(text, named, literals)):
+        # Of the added tokens that are not special only some are control (Gemma's "\n" is not).
+        structural = text in literals and not text.isspace()
+        if named is not None:
+            structural = text in named
+        if not text or not (token.special or structural):
             continue
         ids[text] = index
         variants.add(text)
@@ -104,19 +106,9 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase, template: str) -> Control
     )
 
 
-def _is_structural(text: str, named: list[str] | None, literals: str) -> bool:
-    """Whether an added token that is not special is one of control (Gemma's "\\n" is not)."""
-    if named is not None:
-        return text in named
-    return text in literals and not text.isspace()
-
-
 def use_transformers(tokenizer: PreTrainedTokenizerBase, sanitizer: Sanitizer) -> bool:
-    """Whether transformers' own sanitizer is to be used.
-
-    Raises:
-        ModelError: it was asked for and the installed version has none.
-    """
+    """Whether transformers' own sanitizer is to be used; `ModelError` where it must and is not
+    there."""
     options = inspect.signature(tokenizer.apply_chat_template).parameters
     able = "sanitize_control_tokens" in options
     if sanitizer == "transformers" and not able:
@@ -145,13 +137,10 @@ def template_literals(template: str) -> str:
 def encode_marked(
     tokenizer: PreTrainedTokenizerBase, control: ControlTokens, marked: str
 ) -> list[int]:
-    """Token ids of a rendered conversation whose control tokens from users are marked.
+    """Token ids of a rendered conversation whose control tokens from users are marked. A lone mark
+    (a template's `split` or slice can separate a pair) is dropped but still splits the text.
 
-    A lone mark (a template's `split` or slice can separate a pair) is dropped but still splits the
-    text.
-
-    Raises:
-        DataError: a control token that the vocabulary cannot write in any other way.
+    `DataError`: a control token that the vocabulary cannot write in any other way.
     """
     # text, marked token, text, marked token, …; None stands for a lone mark's token
     pieces = control.whole_mark.split(marked)
@@ -222,10 +211,8 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str, plain_text: bool) -> 
 def token_starts(
     tokenizer: PreTrainedTokenizerBase, control: ControlTokens, text: str
 ) -> list[int]:
-    """Character offset at which each token of `text` begins, control tokens counted as text.
-
-    Exact for text without control tokens; inside one, its tokens are distributed evenly.
-    """
+    """Character offset at which each token of `text` begins, control tokens counted as text. Exact
+    for text without control tokens; inside one, its tokens are distributed evenly."""
     starts: list[int] = []
     newline = tokenizer.encode("\n", add_special_tokens=False)
     position = 0

@@ -31,12 +31,8 @@ class UnscoredReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Unscored:
-    """What stands in the place of a score where there is none.
-
-    Attributes:
-        reason: decides whatever depends on it.
-        detail: a sentence for people; nothing may depend on its wording.
-    """
+    """What stands in the place of a score where there is none. Whatever depends on it reads
+    `reason`; `detail` is a sentence for people."""
 
     reason: UnscoredReason
     detail: str = ""
@@ -47,13 +43,8 @@ class Unscored:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A record's conversations as token ids, one list per response, each within the limit.
-
-    Attributes:
-        tokens: None when the record was dropped; `dropped` then says why.
-        prompt: as rendered (as it came, if dropped).
-        truncated: text was taken from the prompt.
-    """
+    """A record's conversations as token ids, one list per response, each within the limit; None
+    where the record was `dropped`. `truncated`: text was taken from the prompt."""
 
     tokens: list[list[int]] | None
     prompt: Messages
@@ -72,9 +63,7 @@ def fit(
 
     `truncate_prompt` takes text from the left end of the oldest message that is not the system's,
     then of the next, and of system messages last; every message stays, if only as an empty one.
-
-    Raises:
-        DataError: a conversation is over-long under "error", or cannot be rendered.
+    `DataError`: a conversation is over-long under "error", or cannot be rendered.
     """
     tokens = [renderer.render(prompt + response) for response in responses]
     lengths = list(map(len, tokens))

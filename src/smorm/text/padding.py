@@ -32,7 +32,11 @@ def find_pad_token(tokenizer: PreTrainedTokenizerBase, template: str | None = No
     one, lowest id first; the unknown token. Each only if it is neither BOS nor EOS and is not
     written by `template` (the tokenizer's own when None).
     """
-    text = template if template is not None else _own_template(tokenizer)
+    text = template
+    if text is None:
+        text = tokenizer.chat_template or ""
+        if isinstance(text, dict):
+            text = "\0".join(text.values())
     written = {tokenizer.bos_token_id, tokenizer.eos_token_id}
 
     def free(token: str | None) -> bool:
@@ -67,10 +71,3 @@ def ensure_pad_token(tokenizer: PreTrainedTokenizerBase, template: str | None = 
     elif token != tokenizer.pad_token:
         tokenizer.pad_token = token
     return int(tokenizer.pad_token_id)
-
-
-def _own_template(tokenizer: PreTrainedTokenizerBase) -> str:
-    template = tokenizer.chat_template
-    if isinstance(template, dict):
-        return "\0".join(template.values())
-    return template or ""

@@ -37,11 +37,7 @@ _TEXT = "\ue000"  # stands for a message's text; templates neither trim nor matc
 
 
 def own_template(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The tokenizer's template ("default" where it has several), or the plain one.
-
-    Raises:
-        ModelError: it has several and none is named "default".
-    """
+    """The tokenizer's template ("default" where it has several), or the plain one."""
     # Some tokenizers have a template for tool use and one for retrieval beside the default.
     template = tokenizer.chat_template
     if isinstance(template, Mapping):

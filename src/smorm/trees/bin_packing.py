@@ -66,10 +66,9 @@ def _best_sums(packs: list[Pack], stem: int, budget: int) -> list[Pack]:
 
 
 def _best_sum(sizes: list[int], room: int, slack: int) -> list[int]:
-    """Indices of sizes whose sum fills the room best (up to the slack), the first ones preferred.
-
-    Subset sums as bits of an integer: bit s is set where some of the sizes so far add up to s.
-    """
+    """Indices of sizes whose sum fills the room best (up to the slack), the first ones
+    preferred."""
+    # Subset sums as bits of an integer: bit s is set where some of the sizes so far add up to s.
     mask, enough = (1 << (room + 1)) - 1, 1 << max(room - slack, 0)
     sums, history = 1, []
     for size in sizes:

@@ -100,12 +100,9 @@ class Costs:
 def micro_batches(units: Sequence[Unit], budget: int, *, share: bool = True) -> list[list[int]]:
     """Split units into batches of at most `budget` rows; returns the units' indices per batch.
 
-    A pure function of its arguments. Every unit is in exactly one batch. The fullest batch comes
-    first, so that too little memory shows at once; a few batches are made nearly equal, which
-    lowers their peak.
-
-    Args:
-        share: equal beginnings are computed once.
+    A pure function of its arguments: with `share` equal beginnings are computed once. The fullest
+    batch comes first, so that too little memory shows at once; a few batches are made nearly equal,
+    which lowers their peak.
     """
     if not units:
         return []
@@ -141,11 +138,9 @@ def _split(costs: Costs, members: Members, budget: int, level: int = 0) -> list[
 
 
 def _families(costs: Costs, members: Members) -> tuple[list[Pack], int]:
-    """The units separated at their first fork, each family with its rows, and the stem before it.
-
-    A unit whose sequences lie in several branches holds these together; where that leaves one
-    family, the next forks are tried.
-    """
+    """The units separated at their first fork, each family with its rows, and the stem before it. A
+    unit whose sequences lie in several branches holds these together; where that leaves one
+    family, the next forks are tried."""
     sequences = costs.sequences(members)
     shared, equal = costs.shared(sequences)
     units = costs.unit[sequences]

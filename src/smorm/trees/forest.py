@@ -83,13 +83,8 @@ class Forest:
         """The same forest with its tensors on a device."""
         if self.device == torch.device(device):
             return self
-        return replace(
-            self,
-            input_ids=self.input_ids.to(device),
-            positions=self.positions.to(device),
-            end=self.end.to(device),
-            leaves=self.leaves.to(device),
-        )
+        names = ("input_ids", "positions", "end", "leaves")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     def dense_mask(self, window: int | None = None) -> torch.Tensor:
         """The rule written out, [T, T] booleans: for tests and small batches only."""
@@ -119,8 +114,8 @@ def sort_key(tokens: Tokens) -> bytes:
 
 
 def end_of_last(tokens: Tokens, pattern: Tokens) -> int | None:
-    """Where the last occurrence of `pattern` ends (past its last token); None without one, and for
-    an empty pattern."""
+    """Where the last occurrence of `pattern` ends (past its last token); None without one, or if
+    empty."""
     if not len(pattern) or len(tokens) < len(pattern):
         return None
     windows = np.lib.stride_tricks.sliding_window_view(np.asarray(tokens), len(pattern))
@@ -129,16 +124,9 @@ def end_of_last(tokens: Tokens, pattern: Tokens) -> int | None:
 
 
 def grow(sequences: Sequence[Tokens], *, share: bool = True, min_share: int = MIN_SHARE) -> Forest:
-    """Pack sequences into a forest.
-
-    Args:
-        sequences: S arrays of token ids, none empty, in any order; equal ones become one leaf.
-        share: False lays the sequences side by side without sharing (plain packing).
-        min_share: fewer common tokens than this are not shared.
-
-    Raises:
-        ValueError: there is no sequence, or one is empty.
-    """
+    """Pack S arrays of token ids, none empty, in any order, into a forest; equal ones become one
+    leaf. Without `share` they are laid side by side. Fewer common tokens than `min_share` are
+    not shared."""
     if not sequences or not all(map(len, sequences)):
         raise ValueError("a forest needs at least one sequence, and none may be empty")
     order: Iterable[int] = range(len(sequences))
@@ -187,24 +175,18 @@ class _Builder:
             self.positions[first:past] = np.arange(shared, len(tokens))
             self.size = past
             if continues:
-                self._extend_chain(past)
+                self.chains[-1] = (self.chains[-1][0], past)
+                self.path[-1] = (self.path[-1][0], past)
+                for stretch in self.path[:-1]:
+                    self.spans[stretch][1] = past
             else:
-                self._new_chain(first, past)
+                self.chains.append((first, past))
+                self.ancestors.append(list(self.path))
+                for stretch in self.path:
+                    self.spans.setdefault(stretch, [first, past])[1] = past
+                self.path.append((first, past))
             self.depth = len(tokens)
         return self.path[-1][1] - 1
-
-    def _extend_chain(self, past: int) -> None:
-        self.chains[-1] = (self.chains[-1][0], past)
-        self.path[-1] = (self.path[-1][0], past)
-        for stretch in self.path[:-1]:
-            self.spans[stretch][1] = past
-
-    def _new_chain(self, first: int, past: int) -> None:
-        self.chains.append((first, past))
-        self.ancestors.append(list(self.path))
-        for stretch in self.path:
-            self.spans.setdefault(stretch, [first, past])[1] = past
-        self.path.append((first, past))
 
     def _cut_path(self, depth: int) -> None:
         """Leave everything on the path below `depth`: its subtrees end at the current size."""

@@ -25,17 +25,12 @@ class Padded:
 
     def to(self, device: torch.device | str) -> Padded:
         """The same batch on a device."""
-        return Padded(
-            self.input_ids.to(device), self.attention_mask.to(device), self.last.to(device)
-        )
+        ids, mask = self.input_ids.to(device), self.attention_mask.to(device)
+        return Padded(ids, mask, self.last.to(device))
 
 
 def pad(sequences: Sequence[Tokens], pad_id: int) -> Padded:
-    """Pad to the longest sequence.
-
-    Raises:
-        ValueError: there is no sequence, or one is empty.
-    """
+    """Pad to the longest sequence. There must be one, and none may be empty."""
     lengths = torch.tensor(list(map(len, sequences)))
     if not len(sequences) or int(lengths.min()) == 0:
         raise ValueError("a batch needs at least one sequence, and none may be empty")

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, get_args
 
 from smorm.data.census import BadRecord, Defect
 from smorm.data.fields import Context
@@ -99,8 +99,16 @@ def importable() -> Iterator[tuple[str, Format]]:
 
 def format_of_row(row: Row, kind: Kind | None, context: Context) -> Format:
     """What `auto` takes a row for: preference, rated or candidates by the fields it has."""
-    # a pair wins over ratings, ratings over candidates: the order of `_GENERIC`
-    matches = [name for name, fits in _GENERIC.items() if fits(row, context)]
+    # a pair wins over ratings, ratings over candidates
+    matches: list[Kind] = []
+    # one of the two is enough: a row that lacks the other is a damaged pair, and is told as one
+    if "chosen" in row or "rejected" in row:
+        matches.append("preference")
+    is_answer = "response" in row or "messages" in row
+    if is_answer and ("scores" in row or context.columns is not None):
+        matches.append("rated")
+    if is_answer or "responses" in row:
+        matches.append("candidates")
     if kind is None and matches:
         return FORMATS[matches[0]]
     if kind in matches:
@@ -109,7 +117,7 @@ def format_of_row(row: Row, kind: Kind | None, context: Context) -> Format:
 
 
 def _unknown_shape(row: Row, kind: Kind | None, matches: Sequence[str]) -> str:
-    shapes = " or ".join(FORMATS[name].shape for name in _GENERIC if kind in (None, name))
+    shapes = " or ".join(FORMATS[name].shape for name in get_args(Kind) if kind in (None, name))
     fields = ", ".join(str(key) for key in list(row)[:12])
     problem = f"expected {shapes}; the row has: {fields}"
     # a named format is never guessed: its rules (ties, turns, N/A) would apply in silence
@@ -119,24 +127,3 @@ def _unknown_shape(row: Row, kind: Kind | None, matches: Sequence[str]) -> str:
     if matches:
         return f"{problem}; it looks like a {matches[0]} record"
     return problem
-
-
-def _is_preference(row: Row, context: Context) -> bool:
-    # one of the two is enough: a row that lacks the other is a damaged pair, and is told as one
-    return "chosen" in row or "rejected" in row
-
-
-def _is_rated(row: Row, context: Context) -> bool:
-    has_scores = "scores" in row or context.columns is not None
-    return has_scores and ("response" in row or "messages" in row)
-
-
-def _is_candidates(row: Row, context: Context) -> bool:
-    return any(name in row for name in ("responses", "response", "messages"))
-
-
-_GENERIC: dict[Kind, Callable[[Row, Context], bool]] = {
-    "preference": _is_preference,
-    "rated": _is_rated,
-    "candidates": _is_candidates,
-}

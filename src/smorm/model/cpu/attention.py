@@ -33,14 +33,9 @@ Operands = tuple[Tensor, ...]
 
 @dataclass(slots=True)
 class SavedBlocks:
-    """What the backward pass needs.
-
-    Attributes:
-        out: the output, where blocks are merged.
-        operands: per block; None: take and compute them again.
-        fractions: per block, where rows are merged, which fraction of each row's probability is the
-            block's, [G, rows * r, 1].
-    """
+    """What the backward pass needs: the output, where blocks are merged; per block its operands
+    (None: take and compute them again) and, where rows are merged, which fraction of each row's
+    probability is the block's, [G, rows * r, 1]."""
 
     out: Tensor | None
     operands: list[Operands | None]
@@ -73,9 +68,8 @@ def attend(
 ) -> tuple[Tensor, SavedBlocks | None]:
     """Attention of scaled queries [G, Q * r, D] over key and value [G, T, D], all of one dtype.
 
-    Returns:
-        [G, Q * r, D], in fp32 where blocks are merged and in the operands' precision elsewhere; and
-        with `save` what `attend_backward` takes.
+    [G, Q * r, D], in fp32 where blocks are merged and in the operands' precision elsewhere; and
+    with `save` what `attend_backward` takes.
     """
     heads = _heads(query, plan)
     merged = not all(block.complete for block in plan)

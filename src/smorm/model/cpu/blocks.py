@@ -25,13 +25,10 @@ merging; more of them meet it in one rectangle, whose products are larger."""
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Query rows a..b against the key rows of some ranges.
+    """Query rows a..b against the key rows of some ranges, laid end to end.
 
-    Attributes:
-        ranges: the runs of keys, laid end to end.
-        causal: the last b - a keys are the queries' own rows.
-        complete: these queries see no other keys than those.
-        merge: the queries' own chain was computed before; this is added to it.
+    `causal`: the last b - a keys are the queries' own rows. `complete`: these queries see no other
+    keys. `merge`: the queries' own chain was computed before; this is added to it.
     """
 
     a: int
@@ -61,10 +58,8 @@ class Block:
 
 
 def cut_blocks(batch: Forest | Leaves) -> list[Block]:
-    """Runs of queries against their own chains, then rectangles, cut into blocks.
-
-    The order matters: a block that merges adds to rows that an earlier one has written.
-    """
+    """Runs of queries against their own chains, then rectangles, cut into blocks: a block that
+    merges adds to rows that an earlier one has written."""
     queries = batch.queries
     beside, merged, rectangles = _assign_rectangles(queries, batch.rectangles)
     causal = isinstance(batch, Forest)

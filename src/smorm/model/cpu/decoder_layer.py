@@ -46,13 +46,8 @@ class LayerShape:
 
 @dataclass(frozen=True, slots=True)
 class LayerCall:
-    """How a layer is run.
-
-    Attributes:
-        plan: the attention's blocks, of the rows that go on.
-        rows: those rows [U], or None for all.
-        dtype: precision of the matrix products.
-    """
+    """How a layer is run: the attention's blocks of the rows that go on, those rows [U] (None for
+    all), and the precision of the matrix products."""
 
     shape: LayerShape
     plan: list[Block]
@@ -173,14 +168,9 @@ def layer(x: Tensor, cos: Tensor, sin: Tensor, call: LayerCall, weights: LayerWe
 
 
 def run(
-    x: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    call: LayerCall,
-    weights: LayerWeights,
-    saved: dict[str, Any] | None,
+    x: Tensor, cos: Tensor, sin: Tensor, call: LayerCall, weights: LayerWeights, saved: Any
 ) -> Tensor:
-    """The forward pass; fills `saved` with what `run_backward` takes."""
+    """The forward pass; fills the dict `saved` (or None) with what `run_backward` takes."""
     shape, rows, dtype = call.shape, call.rows, call.dtype
     w = _cast(weights, dtype)
     n, inverse1 = normalise(x, w.norm1, shape.epsilons[0])
@@ -199,7 +189,11 @@ def run(
     m = m.to(dtype)
     if saved is None:
         # In chunks, so that the wide middle of the feed-forward pass stays in the cache.
-        return _plus(torch.cat([_feed_forward(chunk, w) for chunk in m.split(CHUNK)]), h)
+        chunks = []
+        for chunk in m.split(CHUNK):
+            active = silu(linear(chunk, w.gate), inplace=True).mul_(linear(chunk, w.up))
+            chunks.append(linear(active, w.down))
+        return _plus(torch.cat(chunks), h)
     gate, up = linear(m, w.gate), linear(m, w.up)
     active = silu(gate)
     wide = active * up
@@ -209,10 +203,6 @@ def run(
         **{f"w.{name}": getattr(w, name) for name in LayerWeights.__slots__}, blocks=saved_blocks,
     )  # fmt: skip
     return _plus(linear(wide, w.down), h)
-
-
-def _feed_forward(m: Tensor, w: LayerWeights) -> Tensor:
-    return linear(silu(linear(m, w.gate), inplace=True).mul_(linear(m, w.up)), w.down)
 
 
 def _plus(y: Tensor, residual: Tensor) -> Tensor:
@@ -281,9 +271,8 @@ def run_backward(
     grad_n = product(key, saved["w.key"]).float()
     grad_n += product(value, saved["w.value"])
     _add(grad_n, product(query, saved["w.query"]), rows)
-    grad_x, gradients["norm1"] = normalise_backward(
-        grad_n, saved["x"], saved["inverse1"], saved["w.norm1"]
-    )
+    x, inverse = saved["x"], saved["inverse1"]
+    grad_x, gradients["norm1"] = normalise_backward(grad_n, x, inverse, saved["w.norm1"])
     _add(grad_x, grad_h, rows)
     return grad_x, gradients
 

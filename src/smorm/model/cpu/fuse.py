@@ -86,7 +86,10 @@ def can_run(module: Any, hidden: Tensor, plan: AttentionPlan, rotary: Any) -> bo
     if hidden.dtype not in (torch.float32, torch.bfloat16):
         return False
     # The fused attention knows no window: it is right where the window masks nothing.
-    window = _window(module.self_attn)
+    # The attention's own (Qwen2: None in its full layers), else the config's.
+    config = getattr(module.self_attn, "config", None)
+    default = getattr(config, "sliding_window", None)
+    window = getattr(module.self_attn, "sliding_window", default)
     if window and plan.batch.max_position >= window:
         return False
     if not isinstance(rotary, tuple) or len(rotary) != 2:
@@ -103,49 +106,23 @@ def _has_hooks(module: nn.Module) -> bool:
     )  # fmt: skip
 
 
-def _window(attention: Any) -> int | None:
-    """The sliding window: the attention's own (Qwen2: None in its full layers), else the
-    config's."""
-    config = getattr(attention, "config", None)
-    window: int | None = getattr(
-        attention, "sliding_window", getattr(config, "sliding_window", None)
-    )
-    return window
-
-
 def run_fused(
-    module: Any,
-    hidden: Tensor,
-    plan: AttentionPlan,
-    rotary: tuple[Tensor, Tensor],
-    *,
-    only_leaves: bool,
+    module: Any, hidden: Tensor, plan: AttentionPlan, rotary: Any, *, only_leaves: bool
 ) -> Tensor:
     """The layer on hidden [1, T, M] -> [1, T, M], or [1, U, M] for the forest's leaves alone."""
     plan.calls += 1
     attention, mlp = module.self_attn, module.mlp
+    query, key, value = attention.q_proj, attention.k_proj, attention.v_proj
+    norm1, norm2 = module.input_layernorm, module.post_attention_layernorm
     weights = LayerWeights(
-        module.input_layernorm.weight,
-        attention.q_proj.weight,
-        attention.k_proj.weight,
-        attention.v_proj.weight,
-        attention.q_proj.bias,
-        attention.k_proj.bias,
-        attention.v_proj.bias,
-        attention.o_proj.weight,
-        module.post_attention_layernorm.weight,
-        mlp.gate_proj.weight,
-        mlp.up_proj.weight,
-        mlp.down_proj.weight,
-    )
+        norm1.weight, query.weight, key.weight, value.weight, query.bias, key.bias, value.bias,
+        attention.o_proj.weight, norm2.weight,
+        mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight,
+    )  # fmt: skip
     size = attention.head_dim
-    shape = LayerShape(
-        weights.query.shape[0] // size,
-        weights.key.shape[0] // size,
-        size,
-        (module.input_layernorm.variance_epsilon, module.post_attention_layernorm.variance_epsilon),
-        attention.scaling,
-    )
+    heads, groups = query.weight.shape[0] // size, key.weight.shape[0] // size
+    epsilons = (norm1.variance_epsilon, norm2.variance_epsilon)
+    shape = LayerShape(heads, groups, size, epsilons, attention.scaling)
     dtype = weights.query.dtype
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")

@@ -21,20 +21,15 @@ _GLIBC_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX
 
 @functools.cache
 def keep_freed_memory() -> bool:
-    """Let glibc keep freed memory in this process; returns whether it does.
-
-    Nothing is set where there is no glibc, or where the environment decides: `SMORM_KEEP_MEMORY=0`,
-    or any of glibc's own settings (`MALLOC_..._`).
-    """
+    """Let glibc keep freed memory in this process; returns whether it does. Nothing is set where
+    there is no glibc, or where the environment decides: `SMORM_KEEP_MEMORY=0`, or glibc's own
+    `MALLOC_..._`."""
     if os.environ.get("SMORM_KEEP_MEMORY") == "0" or platform.libc_ver()[0] != "glibc":
         return False
     if any(name in os.environ for name in _GLIBC_SETTINGS):
         return False
     # No mapped blocks, which are always returned; no trimming below 2 GiB; growth in large steps.
     mallopt = ctypes.CDLL(None).mallopt
-    accepted = [
-        mallopt(_MMAP_MAX, 0),
-        mallopt(_TRIM_THRESHOLD, 2**31 - 1),
-        mallopt(_TOP_PAD, _GROWTH),
-    ]
+    settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, _GROWTH))
+    accepted = [mallopt(option, value) for option, value in settings]
     return all(accepted)

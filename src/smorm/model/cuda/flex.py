@@ -57,7 +57,14 @@ def block_lists(forest: Forest, window: int | None = None) -> BlockLists:
     visible = np.eye(blocks, dtype=np.bool_)
     for query, first, past in _visible_ranges(forest, window):
         visible[query, first // BLOCK : (past - 1) // BLOCK + 1] = True
-    full = _full_blocks(forest, blocks, window)
+    # Full blocks lie below the diagonal: every key's subtree ends behind the block's last query and
+    # the deepest query is within the window of the highest key.
+    end, positions = (array.reshape(blocks, BLOCK) for array in padded_rule(forest))
+    past_queries = np.arange(1, blocks + 1) * BLOCK
+    full = end.min(1)[None, :] >= past_queries[:, None]
+    if window is not None:
+        full &= positions.max(1)[:, None] - positions.min(1)[None, :] < window
+    full &= np.tri(blocks, k=-1, dtype=np.bool_)
     return BlockLists(visible & ~full, full)
 
 
@@ -78,19 +85,6 @@ def _visible_ranges(forest: Forest, window: int | None) -> Iterator[tuple[int, i
                 position += past - first
                 if first + skipped < past:
                     yield block, first + skipped, past
-
-
-def _full_blocks(forest: Forest, blocks: int, window: int | None) -> Bools:
-    """Blocks below the diagonal of which every cell is allowed, [B, B]."""
-    # Every key's subtree ends behind the block's last query, and the deepest query is within the
-    # window of the highest key.
-    end, positions = (array.reshape(blocks, BLOCK) for array in padded_rule(forest))
-    past_queries = np.arange(1, blocks + 1) * BLOCK
-    full = end.min(1)[None, :] >= past_queries[:, None]
-    if window is not None:
-        full &= positions.max(1)[:, None] - positions.min(1)[None, :] < window
-    below: Bools = full & np.tri(blocks, k=-1, dtype=np.bool_)
-    return below
 
 
 def padded_rule(forest: Forest) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -124,14 +118,12 @@ def block_mask(forest: Forest, window: int | None) -> Any:
 
     device = forest.device
     lists = block_lists(forest, window)
-    mask = BlockMask.from_kv_blocks(
-        *_ordered(lists.partial), *_ordered(lists.full), BLOCK_SIZE=BLOCK
-    ).to(device)
-    end, positions = map(torch.from_numpy, padded_rule(forest))
+    ordered = (*_ordered(lists.partial), *_ordered(lists.full))
+    mask = BlockMask.from_kv_blocks(*ordered, BLOCK_SIZE=BLOCK).to(device)
     # After the move: `to` moves the lists, not the tensors that the rule closes over.
-    mask.mask_mod = _rule(
-        end.to(device, non_blocking=True), positions.to(device, non_blocking=True), window
-    )
+    end, positions = map(torch.from_numpy, padded_rule(forest))
+    end, positions = (rows.to(device, non_blocking=True) for rows in (end, positions))
+    mask.mask_mod = _rule(end, positions, window)
     return mask
 
 
@@ -158,15 +150,9 @@ def _attend(
 ) -> Tensor:
     from torch.nn.attention.flex_attention import flex_attention
 
-    out = flex_attention(
-        query,
-        key,
-        value,
-        score_mod=score_mod,
-        block_mask=mask,
-        scale=scale,
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
+    gqa = query.shape[1] != key.shape[1]
+    options = {"score_mod": score_mod, "block_mask": mask, "scale": scale, "enable_gqa": gqa}
+    out = flex_attention(query, key, value, **options)
     assert isinstance(out, Tensor)  # without return_aux
     return out
 

@@ -46,13 +46,8 @@ class GatherRows(torch.autograd.Function):
 
 @dataclass(frozen=True, slots=True)
 class VarlenPlan:
-    """The kernel's arguments beside query, key and value.
-
-    Attributes:
-        index: key rows, [K].
-        cu_query, cu_key: cumulative lengths, int32, [C + 1].
-        max_query, max_key: bounds of the longest runs.
-    """
+    """The kernel's arguments beside query, key and value: key rows [K], cumulative lengths in int32
+    [C + 1], and bounds of the longest runs."""
 
     index: Tensor
     cu_query: Tensor
@@ -80,11 +75,8 @@ def varlen(
     window: int | None,
     kernel: Callable[..., Any] | None = None,
 ) -> Tensor:
-    """query [1, H, T, D], key and value [1, G, T, D] -> [1, T, H, D].
-
-    Args:
-        kernel: what is called in place of `torch.nn.attention.varlen.varlen_attn`.
-    """
+    """query [1, H, T, D], key and value [1, G, T, D] -> [1, T, H, D]; `kernel` is called in place
+    of `torch.nn.attention.varlen.varlen_attn`."""
     run = kernel or _kernel()
     options: dict[str, Any] = {"scale": scale, "window_size": (-1, 0)}
     if window is not None:  # the kernel's windows count the keys before the query
@@ -123,7 +115,10 @@ def unfit(query: Tensor) -> str | None:
         return f"it takes head sizes up to 256 that are multiples of 8, not {head}"
     if torch.cuda.get_device_capability(query.device) < (8, 0):
         return "it needs compute capability 8.0"
-    return missing(_parameters_or_none())
+    try:
+        return missing(_parameters(_kernel()))
+    except ImportError:
+        return missing(None)
 
 
 def missing(parameters: frozenset[str] | None) -> str | None:
@@ -134,10 +129,3 @@ def missing(parameters: frozenset[str] | None) -> str | None:
     if lacking:
         return f"torch's varlen_attn has no {', '.join(lacking)}"
     return None
-
-
-def _parameters_or_none() -> frozenset[str] | None:
-    try:
-        return _parameters(_kernel())
-    except ImportError:
-        return None
