@@ -65,6 +65,7 @@ def evaluation_files(data: Path) -> list[Path]:
 def plan_of(name: str) -> Plan:
     """The check of one training set, from the data folder; locations are named from there."""
     sources: dict[str, dict[str, list[str]]] = {"train": {}, "dev": {}}
+    # A set of both kinds has `train.jsonl.gz` and `train_scores.jsonl.gz`.
     for path in sorted(Path(name).glob(FILES)):
         split = path.name.partition(".")[0].partition("_")[0]
         sources[split].setdefault(_kind(path), []).append(str(path))
@@ -100,6 +101,7 @@ def _kind(path: Path) -> str:
 def reports(data: Path) -> Iterator[tuple[str, Report]]:
     """Each set's name and report, training sets first."""
     names = training_sets(data)
+    # Locations in reports begin at the data folder, wherever that is.
     with contextlib.chdir(data):
         for name in names:
             yield name, check(plan_of(name))

@@ -22,13 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from experiments.command import make_parser, say
-from experiments.several_answers import (
-    ANSWERS,
-    Answered,
-    arena_answers,
-    lab_answers,
-    write_records,
-)
+from experiments.several_answers import ANSWERS, Answered, arena_answers, lab_answers, write_records
 from experiments.tables import interval, table
 from smorm.arrays import Floats, Ints
 from smorm.config import parse_config
@@ -69,6 +63,7 @@ def warmed(model: Row, data: Row, folder: Path) -> Prepared:
     output = {"folder": str(folder)}
     config = parse_config({"model": model, "data": data, "training": training, "output": output})
     prepared = prepare(config)
+    # At random weights the gradients of all items point the same way, which hides the noise.
     method = make_method(prepared)
     optimizer = make_optimizer(config.training, prepared.network, {})
     for step in range(WARM_STEPS):
@@ -101,13 +96,13 @@ def step_gradients(prepared: Prepared, steps: int) -> tuple[dict[str, Floats], i
     return dict(zip(TERMS, (first, second, joint), strict=True)), tokens
 
 
-def inner_products(left: NDArray[np.float32], right: NDArray[np.float32]) -> Floats:
+def inner_products(first: NDArray[np.float32], second: NDArray[np.float32]) -> Floats:
     """[B, B] in double precision."""
-    total = np.zeros((len(left), len(right)))
+    total = np.zeros((len(first), len(second)))
     # Some columns at a time: a copy of all gradients in double precision would not fit.
-    for start in range(0, left.shape[1], 65536):
+    for start in range(0, first.shape[1], 65536):
         columns = slice(start, start + 65536)
-        total += left[:, columns].astype(np.float64) @ right[:, columns].astype(np.float64).T
+        total += first[:, columns].astype(np.float64) @ second[:, columns].astype(np.float64).T
     return total
 
 
@@ -164,6 +159,7 @@ def measure(name: str, answered: list[Answered], model: Row, max_tokens: int) ->
         data = {**sources, "max_tokens": max_tokens, "mixing": {"rated_per_pair": ratio}}
         prepared = warmed(model, data, Path(scratch) / "run")
     train, plain = prepared.train, prepared.order
+    # The same data and weights: only the order of items differs.
     order = replace(plain, pair_groups=train.pair_prompts, rated_groups=train.rated_prompts)
     steps = order.num_steps(EPOCHS)
     grouped, grouped_tokens = step_gradients(replace(prepared, order=order), steps)

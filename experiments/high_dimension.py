@@ -55,6 +55,7 @@ def measure_once(dimension: int, seed: int) -> dict[str, float]:
     tested = np.tanh(rng.standard_normal((TESTED, INPUTS)) @ theta)
     prompts = list(range(TESTED))
     pairs = list(range(TESTED // 2))
+    # Neighbours as pairs: all responses are independent, so any pairing is random.
     held = tested[0::2] - tested[1::2]
     held *= np.where(held @ row > 0, 1.0, -1.0)[:, None]  # the order that preference gives
     responses = effect.Responses(tested, row, rows.mean(axis=1), prompts)

@@ -107,6 +107,7 @@ def random_head(source: Path, rows: int, folder: Path) -> None:
     """Write a public decoder with a random head, as plain transformers does."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+    # The head is drawn when the model is built.
     torch.manual_seed(rows)
     tokenizer = AutoTokenizer.from_pretrained(source)
     model = AutoModelForSequenceClassification.from_pretrained(
@@ -165,6 +166,7 @@ def measure(models: Sequence[JudgedModel], suites: Sequence[Suite]) -> list[Resu
 
 def sanity_lines(models: Sequence[JudgedModel], suite: Suite) -> list[str]:
     """The failed sanity tests of every model."""
+    # The tests score each pair several times, and need no more to find a fault.
     pairs = suite_pairs(suite)[:64]
     lines = []
     for judged in models:

@@ -127,13 +127,15 @@ def minimise(
         start: [X, 1 + K], e.g. the two heads fitted alone.
         pairs, rated: which of the two losses count.
     """
-    left, singular, right = np.linalg.svd(start, full_matrices=False)
+    left_vectors, singular, right_vectors = np.linalg.svd(start, full_matrices=False)
+    # The square root on both sides: factors of equal norm are where weight decay is least.
     root = np.sqrt(singular[: case.rank])
     rng = np.random.default_rng(0)
     theta = np.zeros((INPUTS, case.rank))
     heads = np.zeros((case.rank, 1 + K))
     used = min(case.rank, 1 + K)
-    theta[:, :used], heads[:used] = left[:, :used] * root[:used], root[:used, None] * right[:used]
+    theta[:, :used] = left_vectors[:, :used] * root[:used]
+    heads[:used] = root[:used, None] * right_vectors[:used]
     # No entry may start at exactly 0: two factors that are both 0 have no gradient.
     theta += 1e-3 * rng.standard_normal(theta.shape)
     heads += 1e-3 * rng.standard_normal(heads.shape)

@@ -43,13 +43,27 @@ class Texts:
     def bad(self) -> str:
         return " ".join(self.words(3, 24)) + "."
 
+    def goods(self, count: int) -> list[str]:
+        return [self.good() for _ in range(count)]
+
+    def bads(self, count: int) -> list[str]:
+        return [self.bad() for _ in range(count)]
+
+    def turns(self, index: int) -> list[str]:
+        """The turns before a response: one, or three where the index is odd."""
+        # Benchmarks mix both, and a reader that knows only one would fail on half the rows.
+        if index % 2 == 0:
+            return [self.prompt()]
+        return [self.prompt(), self.bad(), self.prompt()]
+
     def coin(self) -> bool:
         return self.random.random() < 0.5
 
     def sides(self) -> tuple[str, str, bool]:
         """Two responses in a random order, and whether the first is the good one."""
-        first = self.coin()
-        return (self.good(), self.bad(), True) if first else (self.bad(), self.good(), False)
+        if self.coin():
+            return self.good(), self.bad(), True
+        return self.bad(), self.good(), False
 
 
 def dialogue(*turns: str) -> list[dict[str, str]]:

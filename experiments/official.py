@@ -121,6 +121,7 @@ def official(
     """
     # It writes beside the model's path, so the model lies in the scratch folder under a plain name.
     shutil.copytree(export, folder / "export")
+    # A process of its own interpreter: the package pins other versions.
     command = [
         str(python), "-c", RUN, "--model", "export", "--not_quantized", "--torch_dtype", "float32",
         "--max_length", str(limit), "--batch_size", "8", "--output_dir", "out/",
@@ -156,6 +157,7 @@ def gaps(
     scores: Sequence[tuple[float, float]],
 ) -> dict[str, float]:
     """Largest differences of sections, of subsets and of single scores."""
+    # Both sides read the rows in the file's order.
     items: list[Any] = list(ours.items)
     own_scores = np.array([item["scores"] for item in items])
     subsets = {str(MetricName("subset", subset=name)): value for name, value in grouped.items()}

@@ -71,8 +71,8 @@ def shared_tokenizer(task: Task, files: Files, work: Path) -> Path:
     assert isinstance(tokenizer, TrainedTokenizer)
     data = config.as_dict()["data"]
     recipe = [files.hashes(), data, tokenizer.vocab_size, versions()]
-    preference = [to_source(source) for source in config.data.preference]
-    rated = [to_source(source) for source in config.data.rated]
+    preference = list(map(to_source, config.data.preference))
+    rated = list(map(to_source, config.data.rated))
 
     def make(scratch: Path) -> None:
         texts = training_texts(config, preference, rated)
@@ -92,6 +92,7 @@ def make_run(
     settings: Sequence[str] = (),
 ) -> Run:
     """A run of one of `METHODS`; `settings` are overrides of the recipe."""
+    # Every step is logged, because the cost counts the tokens of each.
     overrides = (f"model.tokenizer={json.dumps(str(tokenizer))}", "training.log_every=1")
     return Run(task, name, METHODS[name], seed, files, work, (*overrides, *settings))
 
@@ -115,6 +116,7 @@ def execute(run: Run) -> Finished:
 
     def make(path: Path) -> None:
         folder = run.train()
+        # Loaded again: what is measured is the saved model, as a user would have it.
         model = RewardModel.load(folder / "model")
         results = [result.as_dict() for result in _measure(run, model)]
         cost = _cost(folder, model, run.config(folder))
@@ -172,6 +174,7 @@ def write_all(
             results += done.results
         summaries[name] = summarise(runs, runs[0].run.files)
         summaries[name]["baseline"] = readme_baseline(TASKS[name], data)
+    # Items are larger than all else; their scores are in a packed file of their own.
     plain = [replace(result, items="scores.jsonl.gz") for result in results]
     write_results(output / "results.json", plain)
     write_bytes(output / "scores.jsonl.gz", _scores(results))

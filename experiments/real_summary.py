@@ -77,7 +77,7 @@ def results_of_kind(finished: Sequence[Finished], kind: str) -> list[Result]:
     """Results of a kind of suite by seed, so that equal positions of two methods are one seed."""
     results: list[Result] = []
     for done in sorted(finished, key=lambda done: done.run.seed):
-        results += [one for one in done.results if SuiteName.parse(one.suite).kind == kind]
+        results += [r for r in done.results if SuiteName.parse(r.suite).kind == kind]
     return results
 
 
@@ -88,13 +88,12 @@ def pair_table(finished: Sequence[Finished], files: Files) -> PairOutcomes:
         DataError: a result has other items than the file.
     """
     records = list(read_preferences(Source(files.test_pairs), census=Census()))
-    where = [record.where for record in records]
+    where, prompts = _locations(records)
     outcomes: dict[str, list[Floats]] = {}
     for result in results_of_kind(finished, "pairs"):
         scores = np.array([item["scores"] for item in _items(result, where)])
         correct, _ = pair_outcomes(scores[:, 0], scores[:, 1])
         outcomes.setdefault(label_of(result), []).append(correct)
-    prompts = [prompt_key(record.prompt) for record in records]
     return PairOutcomes(prompts, _stack_seeds(outcomes))
 
 
@@ -105,7 +104,7 @@ def rated_table(finished: Sequence[Finished], files: Files) -> RatedOutcomes:
         DataError: a result has other items than the file, or methods have other attributes.
     """
     records = list(read_rated(Source(files.test_rated), census=Census()))
-    where = [record.where for record in records]
+    where, prompts = _locations(records)
     predictions: dict[str, list[Floats]] = {}
     names: list[str] = []
     for result in results_of_kind(finished, "rated"):
@@ -113,8 +112,12 @@ def rated_table(finished: Sequence[Finished], files: Files) -> RatedOutcomes:
         names = names or list(items[0]["attributes"])
         rows = [list(map(item["attributes"].get, names)) for item in items]
         predictions.setdefault(result.model, []).append(np.array(rows, dtype=float))
-    prompts = [prompt_key(record.prompt) for record in records]
     return RatedOutcomes(prompts, names, rating_matrix(records, names), _stack_seeds(predictions))
+
+
+def _locations(records: Sequence[Any]) -> tuple[list[str], list[str]]:
+    """The file and line of each record, which match items of results, and a key of its prompt."""
+    return [record.where for record in records], [prompt_key(record.prompt) for record in records]
 
 
 def _stack_seeds(by_label: dict[str, list[Floats]]) -> dict[str, Floats]:
@@ -123,6 +126,7 @@ def _stack_seeds(by_label: dict[str, list[Floats]]) -> dict[str, Floats]:
 
 def _items(result: Result, where: Sequence[str]) -> list[dict[str, Any]]:
     items = result.items
+    # Numbers of other items would be averaged and compared without an error.
     if not isinstance(items, list) or [item["where"] for item in items] != list(where):
         raise DataError(f"{result.suite}: {result.model}: its items are not those of the file")
     return items
@@ -154,6 +158,7 @@ def accuracies(pairs: PairOutcomes) -> Summary:
     """Each label's accuracy with its interval over prompts, and the value of each seed."""
     rows: Summary = {}
     for label, outcomes in pairs.by_label.items():
+        # Seeds first: the interval is of the mean over these seeds, and resamples prompts only.
         metric = share_metric(outcomes.mean(axis=0), pairs.prompts)
         rows[label] = {**metric.as_dict(), "seeds": outcomes.mean(axis=1).tolist()}
     return rows
@@ -214,6 +219,7 @@ def _spearman(predicted: Floats, rated: RatedOutcomes) -> tuple[Floats, Floats]:
     """Values [K] and draws [R, K] of one seed; the draws resample the same prompts for all."""
     values, draws = [], []
     for column, ratings in zip(predicted.T, rated.ratings.T, strict=True):
+        # Attributes are rated on different responses.
         is_rated = np.isfinite(ratings)
         values.append(spearman(column[is_rated], ratings[is_rated]))
         draws.append(spearman_draws(column, ratings, rated.prompts))

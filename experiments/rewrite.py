@@ -9,15 +9,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from experiments import (
-    check_data,
-    grouping,
-    judge,
-    linear_theory,
-    real,
-    text,
-    theorem_two,
-)
+from experiments import check_data, grouping, judge, linear_theory, real, text, theorem_two
 from experiments.lab import account, policies, sweeps, tuning
 from smorm.files import write_text
 

@@ -33,11 +33,7 @@ MINUTES = "minutes.json"
 
 
 def train_once(
-    store: ArtifactStore,
-    room: str,
-    label: str,
-    recipe: Any,
-    configure: Callable[[Path], Config],
+    store: ArtifactStore, room: str, label: str, recipe: Any, configure: Callable[[Path], Config]
 ) -> Path:
     """The folder of a finished training, with `model`, `KEPT_FILES` and `minutes.json`.
 

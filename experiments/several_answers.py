@@ -64,6 +64,7 @@ def write_records(answered: list[Answered], folder: Path) -> dict[str, str]:
     """All pairs of different score, and all ratings, in the product's record shapes."""
     pairs: list[Row] = []
     rated: list[Row] = []
+    # Permutations, not combinations: either of two answers can be the better one.
     for entry in answered:
         for (chosen, _, high), (rejected, _, low) in itertools.permutations(entry.answers, 2):
             if high > low:

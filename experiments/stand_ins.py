@@ -58,7 +58,10 @@ RMB = (
 HHH = ("harmless", "helpful", "honest", "other")
 LLMBAR = ("Natural", "Adversarial/GPTInst", "Adversarial/GPTOut", "Adversarial/Manual",
           "Adversarial/Neighbor")  # fmt: skip
-MT_BENCH = ("human", "gpt4_pair")
+MT_BENCH = {
+    "human": {"tie": "tie", "judge": "expert_0"},
+    "gpt4_pair": {"tie": "tie (inconsistent)", "judge": "gpt4_pair"},
+}
 
 
 def write_stand_in(name: str, folder: Path, rows: int = ROWS) -> Path:
@@ -81,7 +84,7 @@ def _best_of_k(folder: Path, texts: Texts, rows: int) -> Path:
         made += [
             {"id": f"text-{at}", "subset": "text", "prompt": ask, "chosen": good, "rejected": bad},
             {"id": at, "subset": "lists", "prompt": dialogue(*before),
-             "chosen": [good, texts.good()], "rejected": [bad, texts.bad(), texts.bad()]},
+             "chosen": [good, texts.good()], "rejected": [bad, *texts.bads(2)]},
             {"source": "whole", "chosen": dialogue(*before, good),
              "rejected": dialogue(*before, bad)},
             {"prompt": ask, "responses": [bad, a, b, texts.good()],
@@ -102,24 +105,20 @@ def _rewardbench(folder: Path, texts: Texts, rows: int) -> Path:
 
 
 def _pref_sets(folder: Path, texts: Texts, rows: int) -> Path:
-    def row(at: int) -> Row:
-        turns = [texts.prompt(), texts.bad(), texts.prompt()] if at % 2 else [texts.prompt()]
-        return {
-            "prompt": dialogue(*turns),
-            "chosen": texts.good(),
-            "rejected": texts.bad(),
-            "id": at,
-        }
-
-    return save_splits(
-        folder / "pref-test-sets", {name: [row(at) for at in range(rows)] for name in PREF_SETS}
-    )
+    splits: dict[str, list[Row]] = {}
+    for name in PREF_SETS:
+        splits[name] = []
+        for at in range(rows):
+            row = {"prompt": dialogue(*texts.turns(at)), "chosen": texts.good()}
+            splits[name].append({**row, "rejected": texts.bad(), "id": at})
+    return save_splits(folder / "pref-test-sets", splits)
 
 
 def _rewardbench2(folder: Path, texts: Texts, rows: int) -> Path:
     made = [_listed(texts, str(at), 1, 3, "") for at in range(rows * len(REWARDBENCH2))]
     for at, row in enumerate(made):
         row["subset"] = REWARDBENCH2[at // rows]
+    # The rule of ties compares a tied prompt with the reference of the same number.
     for at in range(rows):
         made.append(_listed(texts, f"ref:{at}", 1, 4, "Ties"))
         made.append(_listed(texts, f"tied:{at}", 3 + at, 4, "Ties"))
@@ -130,8 +129,8 @@ def _listed(texts: Texts, identity: str, good: int, bad: int, subset: str) -> Ro
     return {
         "id": identity,
         "prompt": texts.prompt(),
-        "chosen": [texts.good() for _ in range(good)],
-        "rejected": [texts.bad() for _ in range(bad)],
+        "chosen": texts.goods(good),
+        "rejected": texts.bads(bad),
         "num_correct": good,
         "num_incorrect": bad,
         "total_completions": good + bad,
@@ -143,9 +142,8 @@ def _listed(texts: Texts, identity: str, good: int, bad: int, subset: str) -> Ro
 
 def _rm_bench(folder: Path, texts: Texts, rows: int) -> Path:
     made = [
-        {"id": f"{domain}_{at}", "prompt": texts.prompt(),
-         "chosen": [texts.good() for _ in range(3)], "rejected": [texts.bad() for _ in range(3)],
-         "domain": domain}
+        {"id": f"{domain}_{at}", "prompt": texts.prompt(), "chosen": texts.goods(3),
+         "rejected": texts.bads(3), "domain": domain}
         for domain in RM_BENCH for at in range(rows)
     ]  # fmt: skip
     return write_json(folder / "total_dataset.json", made)
@@ -171,7 +169,9 @@ def _ppe_human(folder: Path, texts: Texts, rows: int) -> Path:
     made = []
     for at in range(4 * rows):
         a, b, first = texts.sides()
-        winner = "tie" if at % 4 == 3 else "model_a" if first else "model_b"
+        winner = "model_a" if first else "model_b"
+        if at % 4 == 3:
+            winner = "tie"
         flags = ("is_code", "is_refusal", "hard_prompt", "easy_prompt", "if_prompt", "math_prompt")
         made.append(
             {"question_id": f"q{at:04}", "prompt": texts.prompt(), "response_1": a,
@@ -183,50 +183,49 @@ def _ppe_human(folder: Path, texts: Texts, rows: int) -> Path:
 
 
 def _ppe_correctness(folder: Path, texts: Texts, rows: int) -> Path:
-    place = folder / "PPE"
-    place.mkdir(exist_ok=True)
+    folder = folder / "PPE"
+    folder.mkdir(exist_ok=True)
     for benchmark in PPE_CORRECTNESS:
         made = []
         for at in range(rows):
             right = [texts.coin() for _ in range(PPE_RESPONSES)]
+            # A row without both kinds of answers has no best-of-k.
             right[0], right[1] = at % 2 == 0, at % 2 == 1
-            answers = {
-                f"response_{number}": texts.good() if good else texts.bad()
-                for number, good in enumerate(right, start=1)
-            }
+            answers = {}
+            for number, good in enumerate(right, start=1):
+                answers[f"response_{number}"] = texts.good() if good else texts.bad()
             made.append(
                 {"question_id": f"{benchmark}-{at}", "model_name": "made-up",
                  "prompt": texts.prompt(), "scores": right, "sampled_conflict_pairs": [[0, 1]],
                  **answers}
             )  # fmt: skip
-        write_parquet(place / f"PPE-{benchmark}-Best-of-K.parquet", made)
-    return place
+        write_parquet(folder / f"PPE-{benchmark}-Best-of-K.parquet", made)
+    return folder
 
 
 def _rmb(folder: Path, texts: Texts, rows: int) -> Path:
     def answer(text: str) -> Row:
         return {"llm_name": "made-up", "answer": text}
 
-    def asked(at: int) -> list[Row]:
-        turns = [texts.prompt(), texts.bad(), texts.prompt()] if at % 2 else [texts.prompt()]
-        return [{**turn, "language": "English"} for turn in dialogue(*turns)]
+    def asks(at: int) -> list[Row]:
+        return [{**turn, "language": "English"} for turn in dialogue(*texts.turns(at))]
 
-    place = folder / "RMB_dataset"
+    folder = folder / "RMB_dataset"
     for path in RMB:
         pairs = [
-            {"pair_uid": str(at), "conversation_input": asked(at), "chosen": answer(texts.good()),
+            {"pair_uid": str(at), "conversation_input": asks(at), "chosen": answer(texts.good()),
              "reject": answer(texts.bad()), "category_path": f"Pairwise_set/{path}"}
             for at in range(rows)
         ]  # fmt: skip
         bon = [
-            {"bon_uid": str(at), "conversation_input": asked(at), "bon_best": answer(texts.good()),
-             "loser_list": [answer(texts.bad()) for _ in range(2 + at % 3)],
+            {"bon_uid": str(at), "conversation_input": asks(at), "bon_best": answer(texts.good()),
+             "loser_list": list(map(answer, texts.bads(2 + at % 3))),
              "category_path": f"BoN_set/{path}"}
             for at in range(rows)
         ]  # fmt: skip
-        write_json(place / "Pairwise_set" / f"{path}.json", pairs)
-        write_json(place / "BoN_set" / f"{path}.json", bon)
-    return place
+        write_json(folder / "Pairwise_set" / f"{path}.json", pairs)
+        write_json(folder / "BoN_set" / f"{path}.json", bon)
+    return folder
 
 
 def _hhh(folder: Path, texts: Texts, rows: int) -> Path:
@@ -244,7 +243,7 @@ def _hhh(folder: Path, texts: Texts, rows: int) -> Path:
 
 
 def _llmbar(folder: Path, texts: Texts, rows: int) -> Path:
-    place = folder / "Dataset"
+    folder = folder / "Dataset"
     for subset in LLMBAR:
         made = []
         for _ in range(rows):
@@ -252,8 +251,8 @@ def _llmbar(folder: Path, texts: Texts, rows: int) -> Path:
             made.append(
                 {"input": texts.prompt(), "output_1": a, "output_2": b, "label": 1 if first else 2}
             )
-        write_json(place / subset / "dataset.json", made)
-    return place
+        write_json(folder / subset / "dataset.json", made)
+    return folder
 
 
 def _mt_bench(folder: Path, texts: Texts, rows: int) -> Path:
@@ -261,17 +260,17 @@ def _mt_bench(folder: Path, texts: Texts, rows: int) -> Path:
         turn = 1 + at % 2
         first, second = texts.prompt(), texts.prompt()
         a, b, a_wins = texts.sides()
-        whole = [
-            # what is not judged has no mark: the second answers of a first turn, and vice versa
-            dialogue(first, side, second, texts.bad()) if turn == 1
-            else dialogue(first, texts.bad(), second, side)
-            for side in (a, b)
-        ]  # fmt: skip
-        tie = "tie" if split == "human" else "tie (inconsistent)"
-        winner = tie if at % 3 == 2 else "model_a" if a_wins else "model_b"
+        conversations = []
+        for side in (a, b):
+            # The answer of the turn that is not judged says nothing of the winner.
+            answers = (side, texts.bad()) if turn == 1 else (texts.bad(), side)
+            conversations.append(dialogue(first, answers[0], second, answers[1]))
+        winner = "model_a" if a_wins else "model_b"
+        if at % 3 == 2:
+            winner = MT_BENCH[split]["tie"]
         return {"question_id": 81 + at, "model_a": "one", "model_b": "two", "winner": winner,
-                "judge": "expert_0" if split == "human" else "gpt4_pair",
-                "conversation_a": whole[0], "conversation_b": whole[1], "turn": turn}  # fmt: skip
+                "judge": MT_BENCH[split]["judge"], "conversation_a": conversations[0],
+                "conversation_b": conversations[1], "turn": turn}  # fmt: skip
 
     splits = {split: [row(split, at) for at in range(2 * rows)] for split in MT_BENCH}
     return save_splits(folder / "mt_bench_human_judgments", splits)

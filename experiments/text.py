@@ -79,6 +79,7 @@ def run_all(runs: Sequence[TextRun], jobs: int, title: str) -> list[ScoredRun]:
 
 def measure_all(plan: Plan, runs: Sequence[ScoredRun], pools: Path) -> list[Result]:
     """Every result: pairs, ratings, best-of-n, curves and cost."""
+    # The length rule reads no model, so it is measured once.
     config = stress_config(pools, plan.sizes, plan.output / "results.json")
     answers, longest = read_set(config), push_longest(config)
     training = {}
@@ -117,6 +118,7 @@ def run_everything(plan: Plan) -> None:
         f"backbone: {facts['parameters']:,} parameters, held-out loss {facts['loss']:.3f}, "
         f"{facts['minutes']:.1f} min"
     )
+    # Epochs are chosen before any final run, on prompts that no test set has.
     grid: list[TextRun] = []
     for name in plan.tasks:
         grid += tuning_runs(plan, TASKS[name], backbone)

@@ -135,6 +135,7 @@ def windows(
     Raises:
         DataError: the documents do not fill one window.
     """
+    # Documents are drawn without replacement, so that no text is read twice.
     ids: list[int] = []
     for index in np.random.default_rng(seed).permutation(len(documents)):
         if len(ids) >= width * count:
@@ -262,6 +263,7 @@ def _train(model: Any, data: Ids, backbone: Backbone) -> list[dict[str, float]]:
             group["lr"] = backbone.rate * factor
         loss = _cross_entropy(model, data[step * backbone.batch : (step + 1) * backbone.batch])
         loss.backward()
+        # Early steps of a model from random weights have gradients many times the usual norm.
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

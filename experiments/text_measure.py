@@ -144,6 +144,7 @@ def prompts_of(records: Sequence[Any]) -> list[str]:
 
 def overall_rating(records: Sequence[Rated], training: Sequence[Rated]) -> Floats:
     """Mean of a response's ratings [N], each standardised by the training split."""
+    # Units come from training, so that they do not depend on the test set.
     names = sorted({name for record in training for name in record.scores})
     scales = fit_scales(names, rating_matrix(training, names), "standardize", Census())
     return np.asarray(np.nanmean(apply_scales(scales, rating_matrix(records, names)), axis=1))
@@ -171,7 +172,7 @@ def measure_reward(reward: Reward, test: HeldOutSet) -> Result:
 
 def _accuracy(test: HeldOutSet, values: Sequence[Floats]) -> Measurement:
     records: list[Preference] = test.records
-    scores = np.stack(values)
+    scores = np.stack(values)  # [N, 2]: chosen, rejected
     return measure_pairs(
         scores[:, 0],
         scores[:, 1],
@@ -273,7 +274,10 @@ def summarise(results: Sequence[Result]) -> Summary:
                 seed = result.fingerprint.get("seed")
                 numbers.setdefault(name, {})[seed] = sample(result, name)
         base_key = RATED_BASELINE if SuiteName.parse(suite).kind == "rated" else BASELINE
-        counts = {name: metric.n for one in members[::-1] for name, metric in one.metrics.items()}
+        counts: dict[str, int] = {}
+        for result in members:
+            for name, metric in result.metrics.items():
+                counts.setdefault(name, metric.n)
         summary[suite] = {}
         for key, numbers in samples.items():
             rows = {}

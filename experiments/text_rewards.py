@@ -74,6 +74,7 @@ class Reward:
     def values(self, name: str) -> list[Floats]:
         """Of each record of a set the values [N]."""
         columns = [member.values(name) for member in self.members]
+        # A single model is measured as it is, without a standard.
         if len(columns) == 1:
             return columns[0]
         return [self.rule.combine(np.stack(row)) for row in zip(*columns, strict=True)]
@@ -114,11 +115,7 @@ def rewards_of(finished: Finished, seed: int, members: int, prompts: Sequence[st
 
 
 def _ensemble(
-    name: str,
-    seed: int,
-    runs: Sequence[tuple[ScoredRun, str]],
-    rule: Rule,
-    prompts: Sequence[str],
+    name: str, seed: int, runs: Sequence[tuple[ScoredRun, str]], rule: Rule, prompts: Sequence[str]
 ) -> Reward:
     members = []
     for scored, view in runs:
@@ -126,6 +123,7 @@ def _ensemble(
         # One label for each response, so that the standard can resample prompts.
         labels = np.repeat(prompts, [len(row) for row in rows]).tolist()
         source = f"{scored.run.name} ({view})"
+        # Rewards of different runs have no common scale until they are standardised.
         standard = standard_of(np.concatenate(rows), labels, source, rule)
         members.append(Member(scored, view, standard))
     return Reward(name, rule.how, seed, tuple(members), rule)

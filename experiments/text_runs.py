@@ -140,6 +140,7 @@ def files_of_tests(plan: Plan) -> list[tuple[str, Path]]:
 def sets_of(plan: Plan, task: str, pools: Path) -> Sets:
     """The sets of every run of a task: the reference, all test sets of all tasks, the pools."""
     pairs = str(plan.files(task).train_pairs)
+    # Every so many pairs, so that the reference is from the whole of the training file.
     stride = max(1, len(records_of("preference", pairs, 1, 0)) // REFERENCE_PAIRS)
     sets = {REFERENCE: ("preference", pairs, stride, REFERENCE_PAIRS)}
     for name in TASKS:
@@ -179,7 +180,7 @@ def tuning_runs(plan: Plan, task: Task, backbone: Path) -> list[TextRun]:
 
 def ensemble_seeds(seed: int, members: int) -> list[int]:
     """Seeds of the Singles of a seed's ensemble; the first is that seed itself."""
-    return [seed + MEMBER_SEED_STEP * index for index in range(members)]
+    return list(range(seed, seed + MEMBER_SEED_STEP * members, MEMBER_SEED_STEP))
 
 
 def final_runs(plan: Plan, tuned: dict[str, Any], backbone: Path, pools: Path) -> list[TextRun]:
@@ -187,9 +188,12 @@ def final_runs(plan: Plan, tuned: dict[str, Any], backbone: Path, pools: Path) -
     sets = {name: sets_of(plan, name, pools) for name in plan.tasks}
     runs = []
     for seed in range(plan.seeds):
-        members = [("Single", member) for member in ensemble_seeds(seed, plan.members)[1:]]
+        # The first member of an ensemble is the Single of the seed itself.
+        members = ensemble_seeds(seed, plan.members)[1:]
+        names = [*METHODS, *["Single"] * len(members)]
+        seeds = [seed] * len(METHODS) + members
         for task in plan.tasks:
-            for name, run_seed in [*((name, seed) for name in METHODS), *members]:
+            for name, run_seed in zip(names, seeds, strict=True):
                 epochs = tuned[task][name]["chosen"]
                 run = make_run(
                     plan, TASKS[task], name, run_seed, epochs, plan.files(task), backbone
@@ -211,16 +215,17 @@ def criterion(scored: ScoredRun) -> float:
 
 def choose_epochs(tried: Sequence[ScoredRun]) -> dict[str, Any]:
     """By task and method: the tries, and the epochs of the best (the fewer of equals)."""
-    chosen: dict[str, Any] = {task: {} for task in TASKS}
+    chosen: dict[str, dict[str, Any]] = {}
+    # Fewer epochs first, so that `max` takes the fewest of equals.
     for scored in sorted(tried, key=_order):
-        of_task = chosen[scored.run.task.name]
+        of_task = chosen.setdefault(scored.run.task.name, {})
         row = {"epochs": scored.epochs, "criterion": round(criterion(scored), 4)}
         of_task.setdefault(scored.run.name, {"tried": []})["tried"].append(row)
     for of_task in chosen.values():
         for of_method in of_task.values():
             best = max(of_method["tried"], key=lambda row: float(row["criterion"]))
             of_method["chosen"] = best["epochs"]
-    return {task: of_task for task, of_task in chosen.items() if of_task}
+    return chosen
 
 
 def _order(scored: ScoredRun) -> tuple[int, int, float]:
@@ -235,6 +240,7 @@ def execute(text_run: TextRun) -> ScoredRun:
     def make(path: Path) -> None:
         write_json(path, _score(text_run, RewardModel.load(run.train() / "model")))
 
+    # Paths name the sets for people; what decides the scores is the content.
     contents = [sha256(path) for _, path, _, _ in sets.values()]
     scores = run.derived("scores", [dict(sets), contents], make)
     folder = run.path()
@@ -268,12 +274,13 @@ def _score(text_run: TextRun, model: RewardModel) -> dict[str, Any]:
     method, scales = text_run.run.method, model.card.scales
     views = {name: model.view(name) for name in method.views}
     scorer = Scorer(model.network, model.renderer, "error")
-    values: dict[str, dict[str, Any]] = {name: {} for name in views}
+    values: dict[str, dict[str, Any]] = {}
     attributes: dict[str, Any] = {}
     for name, (kind, path, stride, limit) in text_run.sets.items():
         rows = _score_all(scorer, items_of(kind, path, stride, limit))
         for view, definition in views.items():
-            values[view][name] = [apply_view(definition, row, scales).tolist() for row in rows]
+            column = [apply_view(definition, row, scales).tolist() for row in rows]
+            values.setdefault(view, {})[name] = column
         if method.predicts_ratings and kind == "rated":
             # Row 0 is the preference row; a rated record has one response.
             predicted = np.array([row[0, 1:] for row in rows])

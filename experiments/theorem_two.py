@@ -89,6 +89,7 @@ def arm_run(arm: str, seed: int, files: Mapping[str, Path], work: Path) -> Path:
 
 def held_out(regime: str, work: Path, reader: RewardModel) -> ComparisonData:
     """Pairs with their gold and truly rated responses of a regime, the same for every run."""
+    # The training sets of this data are not used, and as small as they may be.
     sizes = {**SIZES, "num_pairs": 1, "num_rated": 1}
     files = write_dataset(work / "held-out", seed=1000, **sizes)
     pairs_file, rated_file = files[f"eval-pairs-{regime}"], files[f"eval-rated-{regime}"]
@@ -233,6 +234,7 @@ def run(output: Path, work: Path) -> None:
     torch.set_num_threads(1)
     folders = {}
     for seed in range(SEEDS):
+        # A seed draws its own data, so that intervals over seeds cover the data too.
         files = write_dataset(work / f"data-seed{seed}", seed=seed, **SIZES)
         for arm in ARMS:
             folders[arm, seed] = arm_run(arm, seed, files, work)

@@ -83,6 +83,7 @@ def account(path: Path) -> str:
     numbers = Numbers.read(path)
     config = yaml.safe_load((path.parent / "config.yaml").read_text(encoding="utf-8"))
     regimes = config["regimes"]
+    # Both sizes are fixed beforehand: a fall from the best size would be found in noise too.
     few, many = numbers.sizes[-3], numbers.sizes[-1]
     changes = []
     for regime in regimes:

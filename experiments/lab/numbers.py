@@ -21,6 +21,7 @@ class Numbers:
     """
 
     def __init__(self, lines: Iterable[Mapping[str, str]]) -> None:
+        # Rules that read no model have no seed, and no paired difference.
         rows = [line for line in lines if line["seed"]]
         views: dict[str, set[str]] = {}
         for row in rows:

@@ -99,6 +99,7 @@ def run(job: tuple[str, int, Path]) -> None:
 
     torch.set_num_threads(1)
     algorithm, seed, output = job
+    # The file is written whole at the end, so a run that was killed is made again.
     path = output / f"{algorithm}-{seed}.json"
     if path.exists():
         return
@@ -219,6 +220,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("results/lab/rl"))
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
+    # Seed by seed, so that an early end leaves complete seeds of both algorithms.
     jobs = [(algorithm, seed, options.output) for seed in SEEDS for algorithm in ALGORITHMS]
     for _ in in_processes(run, jobs, options.workers):
         pass

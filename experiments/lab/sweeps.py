@@ -21,6 +21,7 @@ from smorm.files import write_text
 from smorm.lab.config import LabConfig
 from smorm.lab.run import run_lab, write_config
 from smorm.lab.table import write_table
+from smorm.report.selection import reject
 
 SEEDS = 5
 JOINT = {"data": "both", "objective": {"kind": "joint"}}
@@ -100,6 +101,7 @@ def run(setting: Setting, output: Path, work: Path) -> None:
     """One study, unless its numbers exist."""
     name, values = setting
     folder = output / name
+    # Committed sweeps are not made again: their policies and models are not in the repository.
     if (folder / "numbers.csv").exists():
         return
     say(f"{name}:")
@@ -112,7 +114,8 @@ def run(setting: Setting, output: Path, work: Path) -> None:
     config = parse_section(LabConfig, {**base, **values}, name)
     results = run_lab(config, lambda step: say(f"  {step}"))
     write_config(config, folder / "config.yaml")
-    write_table(folder / "numbers.csv", [one for one in results if one.kind != "training"])
+    # Curves are large, and no table has them.
+    write_table(folder / "numbers.csv", reject(results, kind=["training"]))
 
 
 PAGE = """\
