@@ -37,6 +37,7 @@ class Batches(NamedTuple):
 def random_batches(prepared: Prepared, seed: int = 0) -> list[Batch]:
     """An epoch in smorm's own seeded order (TRL's default is a random order too)."""
     order = replace(prepared.order, seed=seed)
+    # full batches only: a short last one would have another token ratio
     return [order.step(step) for step in range(len(prepared.train.pairs) // order.batch_size)]
 
 
@@ -99,6 +100,7 @@ def typical(
     Raises:
         ValueError: none of 200 seeds gives such batches.
     """
+    # The first seed that fits, not the best one: nothing is chosen by what it would measure.
     for seed in range(SEEDS):
         batches = draw(seed)
         # A set of few batches (in tests) is timed to its end.

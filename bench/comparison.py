@@ -19,9 +19,9 @@ import torch
 from bench.batching import Batches, real_tokens
 from bench.forked_arm import ForkedArm, Report
 from bench.gemm_share import linear_weights
-from bench.measure import Arm, Ratio, Timing, interleave, ratio
+from bench.measure import Arm, Timing, interleave, ratio
 from bench.padded_run import start_padded
-from bench.results import arm_facts
+from bench.results import Measurement, arm_facts
 from bench.smorm_run import Batch, Plan, Run, SmormRun, start_smorm, stepped_arm
 from bench.training_data import TrainingSet
 from bench.trl_run import Setting, start_trl
@@ -29,13 +29,10 @@ from smorm.training.setup import Prepared
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """One comparison's figures: `equality` and `gradients` are largest differences in fp32."""
+class Comparison(Measurement):
+    """One comparison's figures; `gradients` is the largest difference in fp32."""
 
-    ratio: Ratio
-    equality: float
-    gradients: float
-    detail: dict[str, Any]
+    gradients: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +85,7 @@ def against_trl(
 
         return stepped_arm("trl", run, batches.baseline, plan), report
 
+    # Time in bf16, which is how people train; equality in fp32, where it means something.
     timings, losses, report = _timed("trl", trl, half, batches, plan)
     full, steps = prepared("fp32"), batches.smorm[: plan.equality_steps]
     with start_trl("fp32", full, data, steps, plan.folder, record_gradients=True) as reference:
@@ -156,6 +154,7 @@ def gradient_gap(run: SmormRun, reference: dict[str, torch.Tensor]) -> tuple[flo
         gradient = parameters[name].grad
         assert gradient is not None
         gap = max(gap, float((gradient - expected).abs().max()))
+        # Without it a gap of 1e-6 could be of gradients that are no larger.
         largest = max(largest, float(expected.abs().max()))
     return gap, largest
 
@@ -169,6 +168,7 @@ def _timed(
 ) -> tuple[dict[str, Timing], dict[str, list[float]], dict[str, Any]]:
     """Timings and losses (warm-up included) of both runs, and the baseline's report."""
 
+    # The run starts in the child: what it allocates is in no other process.
     def ours() -> tuple[Arm, Report]:
         run = start_smorm(prepared, batches.smorm)
         return stepped_arm("smorm", run, batches.smorm, plan), dict
@@ -239,7 +239,7 @@ def _comparison(
         errors["theirs"] = _largest_gap(losses[name], agreement.baseline)
         detail["bf16_loss_difference"] = _largest_gap(losses[name], losses["smorm"])
     detail["bf16_error_against_fp32"] = errors
-    return Comparison(measured, max(gaps), agreement.gradients, detail)
+    return Comparison(measured, max(gaps), detail, agreement.gradients)
 
 
 def _largest_gap(losses: Sequence[float], reference: Sequence[float]) -> float:

@@ -180,6 +180,7 @@ def gemm_shares(
     with ExitStack() as stack:
         arms = []
         for precision, prepared in runs.items():
+            # Counted here and timed in a child: the counter slows every operator.
             run = start_smorm(prepared, batches)
             rate, source = step_flops(run)
             detail[precision] = {"flops_a_token": rate, "found_by": source}

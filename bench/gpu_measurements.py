@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -116,6 +117,7 @@ def equality(setting: Setting, shape: Shape) -> Measured:
     truth = _scores_and_gradients(network, "padded", sequences)
     forest = _scores_and_gradients(network, "forest", sequences)
     measured: Measured = {"fp32": _gaps(forest, truth)}
+    # The head stays in fp32, as in every layout of the product.
     network.backbone.to(torch.bfloat16)
     for layout in ("padded", "forest"):
         half = _scores_and_gradients(network, layout, sequences)
@@ -225,6 +227,7 @@ def rates(
 ) -> dict[str, float]:
     """Tokens a second and model FLOP utilisation: the linear layers' FLOPs (2 a weight and token
     forward, 4 backward; attention and recomputation not counted) in shares of the peaks."""
+    # Positions computed, padding included: utilisation is of the machine, not of the task.
     speeds = {"tokens": tokens, "tokens_per_second": tokens / seconds}
     for name, flops_a_second in (setting.peaks or {}).items():
         computed = flops * shape.linear_parameters() * tokens / seconds
@@ -314,9 +317,9 @@ def trl_training(setting: Setting, shape: Shape) -> Measured:
 def _trl_steps(setting: Setting, shape: Shape, *, checkpointed: bool) -> Measured:
     import datasets
     from transformers import PrinterCallback, TrainerCallback
-    from trl import RewardConfig, RewardTrainer
+    from trl import RewardTrainer
 
-    from bench.trl_run import classifier
+    from bench.trl_run import classifier, reward_config
 
     units = setting.pairs(shape)
     steps = setting.repeats + 2
@@ -331,23 +334,11 @@ def _trl_steps(setting: Setting, shape: Shape, *, checkpointed: bool) -> Measure
             ends.append(time.perf_counter())
 
     with TemporaryDirectory() as folder:
-        options = RewardConfig(
-            output_dir=folder,
-            per_device_train_batch_size=BATCH,
-            gradient_accumulation_steps=max(1, len(units) // BATCH),
-            gradient_checkpointing=checkpointed,
-            bf16=True,
-            use_cpu=not setting.cuda,
-            max_length=None,
-            learning_rate=1e-6,
-            lr_scheduler_type="constant",
-            train_sampling_strategy="sequential",
+        options = reward_config(
+            Path(folder), BATCH, max(1, len(units) // BATCH), gradient_checkpointing=checkpointed,
+            bf16=True, use_cpu=not setting.cuda, max_length=None, learning_rate=1e-6,
             max_steps=steps,
-            logging_steps=1,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-        )
+        )  # fmt: skip
         trainer = RewardTrainer(
             model=model,
             args=options,
@@ -361,6 +352,7 @@ def _trl_steps(setting: Setting, shape: Shape, *, checkpointed: bool) -> Measure
         trainer.train()
     # from the end of a step to the end of the next one; the first step is warm-up
     measured = timing(setting, np.diff(ends[1:]).tolist())
+    # TRL pads chosen and rejected of a batch together: 16 sequences to one length.
     padded = padded_positions(map(len, flat(units)), 2 * BATCH)
     measured |= rates(setting, shape, measured["seconds"], padded, flops=6)
     measured["pairs_per_second"] = len(units) / measured["seconds"]
@@ -385,6 +377,7 @@ def trace(setting: Setting, shape: Shape) -> Measured:
     network = build(shape, setting.device, torch.float32)
     network.use_layout("forest")
     units = setting.pairs(shape)
+    # the first step compiles, and its trace would show the compiler
     step_gradients(setting, network, units)
     key, activities = "self_cpu_time_total", [ProfilerActivity.CPU]
     if setting.cuda:

@@ -82,6 +82,7 @@ def pairs(count: int, vocabulary: int, seed: int, *, tiny: bool) -> list[Unit]:
 
 def best_of(size: int, prompts: int, vocabulary: int, seed: int, *, tiny: bool) -> list[Unit]:
     """Prompts with `size` responses each, with the lengths of HH harmless-base."""
+    # Ids without meaning: speed depends on lengths and on what begins alike.
     rng = np.random.default_rng(seed)
     most = 96 if tiny else MOST
 

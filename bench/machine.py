@@ -64,6 +64,7 @@ def json_of_process(module: str, *arguments: str, **environment: str) -> dict[st
         RuntimeError: it failed; its messages are on stderr.
     """
     command = [sys.executable, "-m", module, *arguments]
+    # stderr passes through: progress is seen while a long measurement runs
     done = subprocess.run(
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}, check=False
     )

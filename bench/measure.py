@@ -90,6 +90,7 @@ class Ratio:
 
 def pin(threads: int = 1) -> None:
     """Give torch this many threads, within operators and between them."""
+    # On a shared machine several threads wait for the slowest: ratios would measure the neighbours.
     torch.set_num_threads(threads)
     # torch refuses a second call, even with the same number
     if torch.get_num_interop_threads() != 1:

@@ -55,6 +55,7 @@ def measure_step(
     config = run_config(
         model, folder, pairs, precision="fp32", batch_size=PAIRS, tokenizer=tokenizer
     )
+    # fp32 and no checkpointing in either arm: memory is compared at the same numbers.
     training = config.training.model_copy(update={"max_batch_tokens": TOKENS.get(arm, 768)})
     prepared = prepare(config.model_copy(update={"training": training}))
     indices, _ = prepared.order.step(run)
@@ -131,6 +132,7 @@ def compare(model: str, data: Path | None, runs: int, arms: Sequence[str] = ARMS
         tokenizer = write_tokenizer([records], VOCABULARY[model], Path(folder))
         for run in range(runs):
             steps, line = {}, []
+            # Every arm in each run: pairs differ between runs, and their lengths decide the peak.
             for arm in arms:
                 steps[arm] = measure_in_process(arm, model, run, data, tokenizer)
                 line.append(f"{arm} {steps[arm]['peak'] / 1e9:.2f} GB")
@@ -154,6 +156,7 @@ def summary(runs: Sequence[dict[str, dict[str, Any]]]) -> dict[str, Any]:
         above[name] = _over_runs(
             (peaks - column("trl", "before")) / (smorm_peaks - column(arm, "before"))
         )
+        # Less memory at another loss would be no gain.
         gaps.append(np.abs(column(arm, "loss") - column("trl", "loss")).max())
     return {
         "ratios": ratios,

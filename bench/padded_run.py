@@ -45,6 +45,7 @@ class PaddedRun:
     def step(self) -> Step:
         """Collate, forward, backward, clip, update."""
         pairs, rated = self.batches[self.done]
+        # as in smorm's loop: gradients are freed between steps
         self.optimizer.zero_grad(set_to_none=True)
         losses, positions = [], 0
         for first in range(0, len(pairs), self.items):
@@ -68,6 +69,7 @@ class PaddedRun:
         inputs, targets = collate(self.prepared, batch)
         half = self.prepared.config.training.precision == "bf16"
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            # a cache of keys and values is for generation; it would only cost memory here
             scores = self.model(**inputs, use_cache=False).logits.float()
         loss = official_loss(scores, len(batch[0]), targets)
         loss.backward()
@@ -96,6 +98,7 @@ def collate(
         pair = data.pairs[int(index)]
         sequences += [pair.chosen, pair.rejected]
     sequences += [data.rated[int(index)].tokens for index in batch[1]]
+    # To the full length whatever the batch holds: that is the shape which is compared.
     ids = torch.full((len(sequences), length), prepared.network.pad_id)
     mask = torch.zeros_like(ids)
     for row, tokens in enumerate(sequences):

@@ -123,6 +123,7 @@ def table(run: SmormRun, steps: int) -> list[str]:
     planning = planning_seconds(run, steps)
     profiled = sum(group.total for group in groups.values())
     scale = seconds * 1e6 / profiled
+    # The profiler's shares of the seconds without it: its own cost is taken out.
     for group in groups.values():
         group.total *= scale
     # What no operator accounts for contains the planning, which is measured separately.

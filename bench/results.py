@@ -12,7 +12,7 @@ import math
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -62,35 +62,48 @@ def is_share(name: str) -> bool:
     return name.startswith("gemm_share")
 
 
-def save(
-    path: Path,
-    *,
-    ratios: Mapping[str, Ratio],
-    equality: Mapping[str, float],
-    machine: Mapping[str, Any],
-    detail: Mapping[str, Any],
-) -> None:
-    """Write one benchmark's JSON file; folders are made, the file is whole or not there.
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What one comparison measured.
 
-    ``equality`` holds the largest absolute difference of losses or scores between the two arms of
-    each ratio in fp32. The total and the wall ratio go beside ``detail``, under `ratio_detail`.
-
-    Raises:
-        OutputError: it could not be written.
+    ``equality`` is the largest absolute difference of losses or scores between the two arms in
+    fp32; None where nothing is compared.
     """
-    entries, details = {}, {}
-    for name, ratio in ratios.items():
-        entries[name] = entry(ratio)
-        details[name] = {"total": _short(ratio.total), "wall": _short(ratio.wall)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {
-        "ratios": entries,
-        "equality": dict(zip(equality, map(float, equality.values()), strict=True)),
-        "machine": dict(machine),
-        "ratio_detail": details,
-        "detail": dict(detail),
-    }
-    files.write_json(path, content)
+
+    ratio: Ratio
+    equality: float | None = None
+    detail: dict[str, Any] | None = None
+
+
+@dataclass(slots=True)
+class Figures:
+    """What a benchmark has measured so far, in the layout of its JSON file."""
+
+    machine: dict[str, Any]
+    detail: dict[str, Any]
+    ratios: dict[str, Entry] = field(default_factory=dict)
+    equality: dict[str, float] = field(default_factory=dict)
+    ratio_detail: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, name: str, measured: Measurement) -> None:
+        """Record a comparison under its name."""
+        ratio = measured.ratio
+        self.ratios[name] = entry(ratio)
+        # The ratio of sums and the one by wall clock are no headline: they stay out of `ratios`.
+        self.ratio_detail[name] = {"total": _short(ratio.total), "wall": _short(ratio.wall)}
+        if measured.equality is not None:
+            self.equality[name] = float(measured.equality)
+        if measured.detail is not None:
+            self.detail[name] = measured.detail
+
+    def save(self, path: Path) -> None:
+        """Write the JSON file; folders are made, the file is whole or not there.
+
+        Raises:
+            OutputError: it could not be written.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_json(path, asdict(self))
 
 
 def entry(ratio: Ratio) -> dict[str, float]:
@@ -118,6 +131,7 @@ def arm_facts(timing: Timing, *, flops: float = 0.0, peak: float = 0.0) -> dict[
         facts["units_per_cpu_second"] = _short(units / sum(timing.cpu))
         facts["units_per_wall_second"] = _short(units / sum(timing.wall))
         facts["tokens_per_unit"] = _short(sum(timing.tokens) / units)
+    # by the median round: a neighbour's minute in one round is no property of the arm
     if flops and peak:
         facts["peak_share"] = _short(flops / statistics.median(timing.cpu) / peak)
     return facts

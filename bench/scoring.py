@@ -22,8 +22,8 @@ import torch
 
 from bench.gemm_share import count_flops, peak
 from bench.machine import describe
-from bench.measure import Arm, Ratio, RoundOutcome, Timing, interleave, pin, ratio
-from bench.results import arm_facts, entry, save
+from bench.measure import Arm, RoundOutcome, Timing, interleave, pin, ratio
+from bench.results import Figures, Measurement, arm_facts, entry
 from bench.smorm_run import MODELS
 from bench.workloads import BATCH, MAX_TOKENS, Workload, make_workloads, padded_positions
 from smorm import RewardModel
@@ -113,26 +113,20 @@ def write_model(folder: Path, model: str, tokenizer: Any) -> None:
     """A random reward model: one label, a pad token that is not the EOS."""
     fields = {**MODELS[model], "max_position_embeddings": MAX_TOKENS}
     backbone = build_backbone("llama", fields, seed=0, tokenizer=tokenizer, max_tokens=MAX_TOKENS)
+    # torch draws the head; the caller's random state is not touched
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         network = RewardNetwork(backbone, 1, pad_id=tokenizer.pad_token_id)
     save_model(folder, network, tokenizer, ModelCard(max_tokens=MAX_TOKENS))
 
 
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """One workload's figures."""
-
-    ratio: Ratio
-    equality: float
-    detail: dict[str, Any]
-
-
 def measure(workload: Workload, folder: Path, rounds: int, peaks: dict[str, float]) -> Measurement:
     """One workload in fp32, and in bf16 once where it starts from token ids."""
     script = workload.name == "score_rmbench_script"
+    # The script's users start from texts: there template and tokenizer are part of what is timed.
     arms = _script_arms(workload, folder) if script else _arms(workload, folder, "float32")
     timings, flops = _time(arms, rounds)
+    # The padded loop in fp32 is the reference: it shares no code with the forest.
     truth = timings["padded"].values[0]
     gaps = {name: _largest_gap(truth, timing) for name, timing in timings.items()}
     detail = {
@@ -150,6 +144,7 @@ def measure(workload: Workload, folder: Path, rounds: int, peaks: dict[str, floa
 
 def _arms(workload: Workload, folder: Path, dtype: Dtype) -> list[Arm]:
     """From token ids: padded as given, padded by length, smorm."""
+    # Each arm loads the folder by its own code: a fault of loading is seen as a difference.
     model = RewardModel.load(folder, dtype=dtype)
     padded = Padded.load(folder, dtype)
     sequences = workload.sequences
@@ -287,25 +282,22 @@ def run(
     machine = describe()
     tokenizer, workloads = make_workloads(model, data, limit)
     peaks = {"float32": peak(torch.float32), "bfloat16": peak(torch.bfloat16)}
-    ratios: dict[str, Ratio] = {}
-    equality: dict[str, float] = {}
-    detail: dict[str, Any] = {"model": model, "records_limit": limit}
+    machine["peak"] = peaks
+    figures = Figures(machine, {"model": model, "records_limit": limit})
     with tempfile.TemporaryDirectory(prefix="smorm-bench-") as scratch:
         folder = Path(scratch) / "model"
         write_model(folder, model, tokenizer)
         for workload in workloads:
-            name, measured = workload.name, measure(workload, folder, rounds, peaks)
-            ratios[name], equality[name] = measured.ratio, measured.equality
-            detail[name] = measured.detail
-            times = measured.ratio
+            measured = measure(workload, folder, rounds, peaks)
+            figures.add(workload.name, measured)
+            times, detail = measured.ratio, measured.detail or {}
             print(
-                f"{name}: {times.median:.2f} times ({times.low:.2f} to {times.high:.2f}, "
-                f"n = {times.n}); token ratio {measured.detail['token_ratio']:.2f}; "
+                f"{workload.name}: {times.median:.2f} times ({times.low:.2f} to {times.high:.2f}, "
+                f"n = {times.n}); token ratio {detail['token_ratio']:.2f}; "
                 f"largest difference {measured.equality:.1e}",
                 flush=True,
             )
-    machine["peak"] = peaks
-    save(path, ratios=ratios, equality=equality, machine=machine, detail=detail)
+    figures.save(path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

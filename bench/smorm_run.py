@@ -85,12 +85,14 @@ def run_config(
             "backbone": {"architecture": "llama", **MODELS[model]},
             "tokenizer": {"train": "bpe", "vocab_size": VOCABULARY[model]},
         },
+        # TRL drops what is over its limit; the runs must train on the same pairs
         "data": {"preference": str(pairs), "max_tokens": MAX_TOKENS, "overlong": "drop"},
         "objective": {"kind": "preference", "weighting": "official"},
         "training": {
             "seed": 0,
             "batch_size": batch_size,
             "learning_rate": LEARNING_RATE,
+            # a few steps of another schedule would be steps of its warm-up
             "schedule": "constant",
             "warmup": 0.0,
             "precision": precision,

@@ -131,11 +131,13 @@ def _sentences(text: str, budget: int, tokens: Callable[[str], int]) -> list[str
 
     What is longer than 60 tokens is no sentence (a table, a listing) and is left out.
     """
+    # Code and markup go first: their newlines and colons are no ends of sentences.
     plain = re.sub(r"```.*?```|[*#`|>]+", " ", text, flags=re.DOTALL)
     sentences: list[str] = []
     for sentence in re.split(r"(?<=[.!?:;])\s+|\n+", plain):
         clean = " ".join(re.sub(r"^(\s*[-•]|\s*\d+[.)])\s*", "", sentence).split())
         size = tokens(clean)
+        # an answer of one long listing has no styles
         if not 0 < size <= 60:
             continue
         sentences.append(clean)

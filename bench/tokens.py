@@ -46,6 +46,7 @@ def generated_pairs(count: int, most: int = 50, seed: int = 0) -> Iterator[bytes
 
     prompt = ""
     for number in range(count):
+        # Prompts repeat, as in UltraFeedback.
         if number % 4 == 0:
             prompt = text()
         row = {"prompt": prompt, "chosen": text(), "rejected": text()}

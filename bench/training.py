@@ -36,7 +36,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from bench import batching, memory, results, training_data
 from bench.batching import Batches
@@ -88,6 +87,7 @@ def hh(bench: Bench, setting: Setting) -> Comparison:
     """Multi-turn pairs against TRL."""
     records = training_data.hh_set(bench.data, bench.plan.folder, bench.limit)
     prepared = bench.prepared(records)
+    # Batches are drawn by the tokens that smorm makes; its precision does not change them.
     lengths = prepared("bf16")
 
     def draw(seed: int) -> Batches:
@@ -112,6 +112,8 @@ def pairs_of_many(bench: Bench) -> Comparison:
     lengths = prepared("bf16")
 
     def draw(seed: int) -> Batches:
+        # smorm has all pairs of a prompt in one step (`data.mixing.group_by_prompt`); TRL cannot
+        # share responses, and its best is to group the same pairs by length.
         by_prompt = batching.prompt_batches(lengths, PAIRS_OF_MANY, prompts=1, seed=seed)
         among = batching.distinct_pairs(by_prompt)
         grouped = batching.length_grouped_batches(lengths, PAIRS_OF_MANY, seed, among)
@@ -128,6 +130,7 @@ def joint(bench: Bench) -> Comparison:
     """Pairs and ratings against the official code's shape."""
     records = training_data.joint_set(bench.data, bench.plan.folder, bench.limit)
     plan = _one_step_a_round(bench.plan)
+    # 24 sequences of 1024 tokens a step are too many for the reference model in minutes.
     model = "small" if bench.model == "reference" else bench.model
     prepared = bench.prepared(records, model)
     lengths = prepared("bf16")
@@ -135,8 +138,8 @@ def joint(bench: Bench) -> Comparison:
         lengths, lambda seed: _same_random_batches(lengths, seed), _timed(plan), MAX_TOKENS
     )
     comparison = against_padded(prepared, batches, plan, bench.peaks["bf16"])
-    comparison.detail["model"] = model
-    return _with_texts(comparison, records, lengths, batches, plan, MAX_TOKENS)
+    comparison = _with_texts(comparison, records, lengths, batches, plan, MAX_TOKENS)
+    return replace(comparison, detail={**(comparison.detail or {}), "model": model})
 
 
 def _same_random_batches(prepared: Prepared, seed: int) -> Batches:
@@ -159,8 +162,8 @@ def _with_texts(
 ) -> Comparison:
     """With the texts' origin and their token statistics in the detail."""
     statistics = batching.token_statistics(prepared, batches, _timed(plan), length)
-    comparison.detail.update(texts=records.origin, tokens=statistics)
-    return comparison
+    facts = {"texts": records.origin, "tokens": statistics}
+    return replace(comparison, detail={**(comparison.detail or {}), **facts})
 
 
 def _timed(plan: Plan) -> tuple[int, int]:
@@ -194,36 +197,35 @@ def run(
     tokenizer = training_data.write_tokenizer([records, many], pieces, plan.folder)
     peaks = {name: peak(dtype) for name, dtype in DTYPES.items()}
     bench = Bench(model, data, plan, tokenizer, peaks, limit)
-    ratios: dict[str, Ratio] = {}
-    equality: dict[str, float] = {}
-    detail: dict[str, Any] = {"model": model, "seconds": {}}
+    # `gemm_shares` raises a peak where a second measurement is higher, and the file has that one.
+    machine["peak"] = peaks
+    seconds: dict[str, float] = {}
+    figures = results.Figures(machine, {"model": model, "seconds": seconds})
+    gradients = 0.0
     for name, compare in COMPARISONS.items():
         if name not in names:
             continue
         started = time.monotonic()
         comparison = compare(bench)
-        ratios[name], equality[name] = comparison.ratio, comparison.equality
-        detail[name] = comparison.detail
-        equality["gradients"] = max(equality.get("gradients", 0.0), comparison.gradients)
-        detail["seconds"][name] = round(time.monotonic() - started, 1)
-        print(
-            f"{name}: {comparison.ratio.median:.2f} times, losses within {comparison.equality:.1e}",
-            flush=True,
-        )
+        figures.add(name, comparison)
+        figures.equality["gradients"] = gradients = max(gradients, comparison.gradients)
+        seconds[name] = round(time.monotonic() - started, 1)
+        times, gap = comparison.ratio.median, figures.equality[name]
+        print(f"{name}: {times:.2f} times, losses within {gap:.1e}", flush=True)
     shares = [name for name in names if name in SHARES]
     if shares:
         runs = {precision: bench.prepared(records)(precision) for precision in DTYPES}
-        measured, detail["gemm_share"] = gemm_shares(runs, plan, peaks)
+        measured, figures.detail["gemm_share"] = gemm_shares(runs, plan, peaks)
         for name in shares:
-            ratios[name] = measured[name]
+            figures.add(name, results.Measurement(measured[name]))
     if "peak_memory_vs_trl" in names:
         peak_memory = memory.compare(model, data, MEMORY_RUNS, ("ours", "trl"))
         for name, entry in peak_memory["ratios"].items():
-            ratios[name] = Ratio(**entry, total=entry["median"], wall=entry["median"])
-        equality |= peak_memory["equality"]
-        detail["peak_memory_vs_trl"] = peak_memory["detail"]
-    machine["peak"] = peaks
-    results.save(path, ratios=ratios, equality=equality, machine=machine, detail=detail)
+            ratio = Ratio(**entry, total=entry["median"], wall=entry["median"])
+            figures.add(name, results.Measurement(ratio))
+        figures.equality |= peak_memory["equality"]
+        figures.detail["peak_memory_vs_trl"] = peak_memory["detail"]
+    figures.save(path)
     print(results.table(results.load([path])), flush=True)
 
 

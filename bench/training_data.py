@@ -58,6 +58,7 @@ def many_set(data: Path | None, folder: Path, limit: int | None = None) -> Train
     source, rng = arena_answers(data), np.random.default_rng(0)
     records: list[Preference] = []
     for candidates in source.records:
+        # Two models may give the same answer; a pair of equal answers is none.
         distinct = list(dict.fromkeys(candidates.responses))
         if len(distinct) < ANSWERS:
             continue
@@ -84,6 +85,7 @@ def joint_set(data: Path | None, folder: Path, limit: int | None = None) -> Trai
 def _stories() -> Iterator[dict[str, Any]]:
     """Rated responses of HANNA's lengths, in the words of the generated answers."""
     rng = np.random.default_rng(2)
+    # Words that the tokenizer has been trained on: others would become many tokens.
     words = " ".join(texts_of(arena_answers(Path("/nowhere")).records[:40])).split()
     for number in range(800):
         prompt, story = rng.integers(0, len(words) // 2, 2)

@@ -100,6 +100,7 @@ class TrlRun:
         self.trainer = make_trainer(
             setting, model, tokenizer, records, batch_size, folder, accumulation=accumulation
         )
+        # Hooks do not change what is computed, and a wrapped model would.
         model.base_model.layers[0].self_attn.q_proj.register_forward_hook(self._record_forward)
         model.register_forward_pre_hook(self._record_positions, with_kwargs=True)
         self._coroutine = ThreadCoroutine(self._train)
@@ -111,6 +112,7 @@ class TrlRun:
         self.observed.forwards += 1
 
     def _record_positions(self, module: Any, inputs: Any, options: dict[str, Any]) -> None:
+        # With accumulation a step has several passes: the first one after a loss begins a step.
         if len(self.observed.positions) == len(self.observed.losses):
             self.observed.positions.append(0)
         self.observed.positions[-1] += int(options["input_ids"].numel())
@@ -177,6 +179,7 @@ def start_trl(
         setting, classifier(prepared.network), tokenizer, records, len(batches[0][0]), folder,
         record_gradients=record_gradients, accumulation=accumulation
     )  # fmt: skip
+    # Equal losses could hide a different truncation or a second BOS; equal ids cannot.
     for row, index in enumerate(indices):
         pair = prepared.train.pairs[index]
         if not all(map(np.array_equal, run.token_ids(row), (pair.chosen, pair.rejected))):
@@ -202,35 +205,43 @@ def make_trainer(
     """
     import datasets
     from transformers import PrinterCallback
-    from trl import RewardConfig, RewardTrainer
+    from trl import RewardTrainer
 
     datasets.disable_progress_bars()
     with quiet(), warnings.catch_warnings():
         # TRL still sets an option of transformers under its former name
         warnings.filterwarnings("ignore", category=FutureWarning)
-        options = RewardConfig(
-            output_dir=str(folder / "trl"),
-            use_cpu=True,
-            per_device_train_batch_size=batch_size // accumulation,
-            gradient_accumulation_steps=accumulation,
-            max_length=MAX_TOKENS,
-            learning_rate=LEARNING_RATE,
-            lr_scheduler_type="constant",
-            train_sampling_strategy="sequential",
-            logging_steps=1,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            **SETTINGS[setting],
-        )
+        options = reward_config(
+            folder / "trl", batch_size // accumulation, accumulation, use_cpu=True,
+            max_length=MAX_TOKENS, learning_rate=LEARNING_RATE, **SETTINGS[setting],
+        )  # fmt: skip
         dataset = datasets.Dataset.from_list(list(map(preference_row, records)))
         trainer = RewardTrainer(
             model=model, args=options, train_dataset=dataset, processing_class=tokenizer
         )
     trainer.remove_callback(PrinterCallback)
+    # It filters what is over `max_length`.
     if len(trainer.train_dataset) != len(records):
         raise RuntimeError("TRL dropped records: the two runs would take different batches")
     return trainer
+
+
+def reward_config(folder: Path, batch_size: int, accumulation: int, **options: Any) -> Any:
+    """TRL's options: nothing that is saved, shown or shuffled; every loss is logged."""
+    from trl import RewardConfig
+
+    return RewardConfig(
+        output_dir=str(folder),
+        per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=accumulation,
+        lr_scheduler_type="constant",
+        train_sampling_strategy="sequential",
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        **options,
+    )
 
 
 def _suspending_callback(coroutine: ThreadCoroutine, observed: Observed) -> Any:

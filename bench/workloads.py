@@ -263,6 +263,7 @@ def _unit(record: Candidates, renderer: Renderer, cache: dict[Messages, list[int
 
 def _sample(counts: TokenCounts, size: int, order: Order) -> Ints:
     """Indices of the sampled records, in the set's order."""
+    # Lengths vary so much that a random sample's ratio would be far from the set's.
     total = len(counts.forest)
     if size >= total:
         return np.arange(total)

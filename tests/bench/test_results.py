@@ -12,19 +12,16 @@ import pytest
 
 from bench.floors import FLOORS
 from bench.measure import Ratio, Timing
-from bench.results import LABELS, arm_facts, load, plot, save, table
+from bench.results import LABELS, Figures, Measurement, arm_facts, load, plot, table
 from tests.conftest import ROOT
 
 
 def write(path: Path, median: float, gap: float = 1e-6) -> Path:
     ratio = Ratio(median, median - 0.2, median + 0.3, 5, median, median)
-    save(
-        path,
-        ratios={"score_bon16_vs_padded": ratio, "gemm_share_fp32": Ratio(0.7, 0.6, 0.8, 5, 0.7, 1)},
-        equality={"score_bon16_vs_padded": gap},
-        machine={"cpu": "a processor", "threads": 1},
-        detail={"anything": [1, 2]},
-    )
+    figures = Figures({"cpu": "a processor", "threads": 1}, {"anything": [1, 2]})
+    figures.add("score_bon16_vs_padded", Measurement(ratio, gap))
+    figures.add("gemm_share_fp32", Measurement(Ratio(0.7, 0.6, 0.8, 5, 0.7, 1)))
+    figures.save(path)
     return path
 
 
