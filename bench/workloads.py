@@ -199,7 +199,13 @@ def sample(
     renderer: Renderer,
     origin: str,
 ) -> Workload:
-    """A round's records and their token statistics; the module's docstring has the rule."""
+    """A round's records and their token statistics; the module's docstring has the rule.
+
+    Raises:
+        ValueError: no records.
+    """
+    if not records:
+        raise ValueError(f"{name}: no record has this shape; a larger --limit may have some")
     cache: dict[Messages, list[int]] = {}
     units = [_unit(record, renderer, cache) for record in records]
     counts = TokenCounts.of(units)

@@ -89,6 +89,16 @@ def test_responses_are_drawn_without_repetition_and_from_the_seed() -> None:
     assert all(len({id(side) for side in record.responses}) == 16 for record in once)
 
 
+def test_a_set_smaller_than_best_of_n_draws_with_repetition() -> None:
+    (record, _) = best_of(first_of(hh_pairs(NOWHERE), 2), 64)
+    assert len(record.responses) == 64
+
+
+def test_a_set_without_records_is_refused_by_its_name() -> None:
+    with pytest.raises(ValueError, match="rm: no record has this shape"):
+        sample("rm", [], 8, by_pass, renderer(), "nowhere")
+
+
 @pytest.mark.parametrize("order", [by_record, by_pass])
 def test_an_order_takes_every_response_once(order: Any) -> None:
     assert sorted(order(5, 6)) == list(range(30))
