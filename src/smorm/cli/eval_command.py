@@ -20,7 +20,6 @@ from smorm.cli.reward_options import (
 if TYPE_CHECKING:
     from smorm.evaluation.result import Result
     from smorm.evaluation.suite import Suite
-    from smorm.rewards.protocol import Reward
     from smorm.rewards.section import RewardSection
 
 
@@ -101,9 +100,12 @@ def _measure(
     from dataclasses import replace
 
     from smorm.cli.reward_options import open_section, view_for
+    from smorm.errors import ConfigError
     from smorm.evaluation.ensembles import run_ensemble
-    from smorm.evaluation.suites import run_suite
+    from smorm.evaluation.sanity import check_sanity
+    from smorm.evaluation.suites import run_suite, suite_pairs
     from smorm.rewards.ensemble import Ensemble
+    from smorm.rewards.model import ModelReward
 
     on_bad_record = common["on_bad_record"]
     views = [view_for(section, text) for text in view or [None]]  # type: ignore[list-item]
@@ -114,20 +116,10 @@ def _measure(
     results: list[Result] = []
     for suite in suites:
         if sanity:
-            results.append(_sanity(reward, suite, views[0], on_bad_record))
+            if not isinstance(reward, ModelReward):
+                kind = f"{reward.name} is a {reward.kind}"
+                raise ConfigError(f"--sanity tests a model's own parts: {kind}")
+            checked = check_sanity(reward.model, suite_pairs(suite, on_bad_record), views[0])
+            results.append(replace(checked, suite=suite.name, model=reward.name))
         results += run_suite(reward, suite, views, name=reward.name, on_bad_record=on_bad_record)
     return results
-
-
-def _sanity(reward: Reward, suite: Suite, view: Any, on_bad_record: Any) -> Result:
-    from dataclasses import replace
-
-    from smorm.errors import ConfigError
-    from smorm.evaluation.sanity import check_sanity
-    from smorm.evaluation.suites import suite_pairs
-    from smorm.rewards.model import ModelReward
-
-    if not isinstance(reward, ModelReward):
-        raise ConfigError(f"--sanity tests a model's own parts: {reward.name} is a {reward.kind}")
-    items = suite_pairs(suite, on_bad_record)
-    return replace(check_sanity(reward.model, items, view), suite=suite.name, model=reward.name)

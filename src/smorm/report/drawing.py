@@ -24,7 +24,6 @@ _FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 _MAX_LABEL, _MAX_TITLE = 26, 90  # characters
 _DOTS_PER_INCH = 160
 _ON_WHITE = 'style="background:#fff;color:#1b1f24"'
-_NAMESPACE = re.compile(r' xmlns(:xlink)?="[^"]*"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,7 @@ class Drawing:
 
     def inline_svg(self) -> str:
         """SVG for inside HTML, which needs no namespaces: the page then holds no address at all."""
-        return _NAMESPACE.sub("", self.svg(title=False))
+        return re.sub(r' xmlns(:xlink)?="[^"]*"', "", self.svg(title=False))
 
     def standalone_svg(self) -> str:
         """SVG for a file of its own, on white with dark ink."""
@@ -61,10 +60,8 @@ class Drawing:
         stream = io.BytesIO()
         with self._drawn(title=True) as figure:
             FigureCanvasAgg(figure)
-            figure.savefig(
-                stream, format="png", dpi=_DOTS_PER_INCH, facecolor="white",
-                metadata={"Software": None},
-            )  # fmt: skip
+            options = {"dpi": _DOTS_PER_INCH, "facecolor": "white", "metadata": {"Software": None}}
+            figure.savefig(stream, format="png", **options)
         return stream.getvalue()
 
     @contextmanager

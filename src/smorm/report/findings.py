@@ -125,9 +125,17 @@ def _comparisons(paired: Sequence[Paired]) -> list[Finding]:
             ("lower for", map(_amount, reversed(lower))),
             ("no difference found for", map(_amount, reject(ranked, better=[True], worse=[True]))),
         )
+        where, pair = show_prompts(suite.label), members[0]
+        quantity = style_of(pair.metric).label
+        if pair.kind == "stress":
+            quantity = f"gold of the best of {MetricName.parse(pair.metric).n}"
+        elif pair.kind == "rl":
+            quantity = f"gold after {suite.kind}"
+        else:
+            where = f"{suite.kind}, {where}" if suite.label else suite.kind
         text = _COMPARISON.format(
-            where=_where(suite, members[0].kind), runs=_runs(distinct(members, "runs")),
-            quantity=_quantity(members[0], suite), base=base, outcome=outcome,
+            where=where, runs=_runs(distinct(members, "runs")), quantity=quantity, base=base,
+            outcome=outcome,
         )  # fmt: skip
         findings.append(Finding(_COMPARISON, text, claims=bool(higher or lower)))
     return findings
@@ -169,21 +177,6 @@ def _runs(counts: Sequence[int]) -> str:
     if max(counts) == 1:
         return "one run each"
     return f"{' to '.join(map(str, sorted({min(counts), max(counts)})))} seeds"
-
-
-def _quantity(pair: Paired, suite: SuiteName) -> str:
-    if pair.kind == "stress":
-        return f"gold of the best of {MetricName.parse(pair.metric).n}"
-    if pair.kind == "rl":
-        return f"gold after {suite.kind}"
-    return style_of(pair.metric).label
-
-
-def _where(suite: SuiteName, kind: str) -> str:
-    prompts = show_prompts(suite.label)
-    if kind not in OPTIMISED:
-        return f"{suite.kind}, {prompts}" if suite.label else suite.kind
-    return prompts
 
 
 def _drops(rows: Sequence[Row], curves: Sequence[Curve]) -> list[Finding]:

@@ -153,12 +153,7 @@ def _templates() -> Environment:
         # Markup is known by `__html__`: the output of a macro, or an SVG.
         finalize=lambda value: value if hasattr(value, "__html__") else clean(value),
     )  # fmt: skip
-    environment.filters["fact"] = _fact
+    # A value of a fingerprint: text as it is, all else as JSON.
+    to_json = functools.partial(json.dumps, ensure_ascii=False, sort_keys=True, default=str)
+    environment.filters["fact"] = lambda value: value if isinstance(value, str) else to_json(value)
     return environment
-
-
-def _fact(value: Any) -> str:
-    """A value of a fingerprint: text as it is, all else as JSON."""
-    if isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)

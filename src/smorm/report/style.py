@@ -125,7 +125,7 @@ def show(value: float, style: Style) -> str:
 
 def show_interval(metric: Metric, style: Style) -> str:
     """Both ends of the interval, or nothing where there is none."""
-    if not _has_interval(metric):
+    if not math.isfinite(metric.low + metric.high):
         return ""
     return f"{show(metric.low, style)} to {show(metric.high, style)}"
 
@@ -142,14 +142,10 @@ def show_signed(value: float, style: Style) -> str:
 
 def show_signed_interval(metric: Metric, style: Style) -> str:
     """The interval of a difference; its ends without plus signs."""
-    if not _has_interval(metric):
+    if not math.isfinite(metric.low + metric.high):
         return "no interval"
     low, high = show_signed(metric.low, style), show_signed(metric.high, style)
     return f"{low} to {high}".replace("+", "")
-
-
-def _has_interval(metric: Metric) -> bool:
-    return math.isfinite(metric.low) and math.isfinite(metric.high)
 
 
 def show_prompts(name: str) -> str:

@@ -117,7 +117,7 @@ def paired_table(paired: Sequence[Paired]) -> Table:
     for (suite, label, base), cells in couples.items():
         row = [cells.get(name, MISSING) for name in names]
         lines.append(TableRow(f"{label} − {base}", suite, row))
-    return Table(["difference", *_headings(names)], lines)
+    return Table(["difference", *(style_of(name).heading for name in names)], lines)
 
 
 def summary_table(rows: Sequence[Row], names: Sequence[str]) -> Table:
@@ -129,9 +129,9 @@ def subset_table(rows: Sequence[Row], names: Sequence[str]) -> Table:
     """Metrics as rows, models and views as columns: for suites with many subsets."""
     by_model = summary_table(rows, names)
     columns = zip(*map(attrgetter("cells"), by_model.rows), strict=True)
-    lines = [
-        TableRow(name, "", cells) for name, cells in zip(_headings(names), columns, strict=True)
-    ]
+    lines = []
+    for name, cells in zip(names, columns, strict=True):
+        lines.append(TableRow(style_of(name).heading, "", cells))
     return Table(["metric", *map(attrgetter("heading"), by_model.rows)], lines)
 
 
@@ -197,10 +197,6 @@ def _table(rows: Sequence[Row], columns: Sequence[Column], note: str = "") -> Ta
             small.append(f"mean of {row.seeds} seeds")
         lines.append(TableRow(row.label, " · ".join(small), cells, row.sources))
     return Table(headings, lines, note)
-
-
-def _headings(names: Iterable[str]) -> list[str]:
-    return [style_of(name).heading for name in names]
 
 
 def _metric_columns(rows: Sequence[Row], names: Iterable[str]) -> list[Column]:

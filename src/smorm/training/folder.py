@@ -118,10 +118,9 @@ class Cost:
 def cost_until(checkpoints: Path, done: int) -> Cost:
     """What was counted until the checkpoint of `done` steps. Those of earlier versions have no
     counts: then `steps` says how many were counted."""
-    if done:
-        for path in list_checkpoints(checkpoints):
-            if path.name.endswith(f"-{done:08d}"):
-                return Cost(**read_state(path).get("cost", {}))
+    for path in list_checkpoints(checkpoints):
+        if done and path.name.endswith(f"-{done:08d}"):
+            return Cost(**read_state(path).get("cost", {}))
     return Cost()
 
 

@@ -10,6 +10,7 @@ added.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import heapq
@@ -89,10 +90,9 @@ def resolve_batch_tokens(prepared: Prepared, *, resume: bool) -> Prepared:
     if training.max_batch_tokens != "auto":
         return prepared
     tokens = _recorded(prepared.config.output.folder) if resume else None
-    if tokens is None:
-        tokens = _choose(prepared)
-    else:
+    if tokens is not None:
         log.info("max_batch_tokens: auto is %d, as when this run began", tokens)
+    tokens = tokens or _choose(prepared)
     training = training.model_copy(update={"max_batch_tokens": tokens})
     return replace(prepared, config=prepared.config.model_copy(update={"training": training}))
 
@@ -228,8 +228,7 @@ def _peak(network: RewardNetwork, batch: Batch, half: bool) -> int:
         return int(torch.cuda.max_memory_allocated(device)) - before
     with LiveBytes() as live:
         _run(network, batch, half)
-    peak: int = live.peak
-    return peak
+    return int(live.peak)
 
 
 class LiveBytes(TorchDispatchMode):
@@ -297,7 +296,12 @@ def free_bytes(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(free + cached)
-    free = _available_bytes()
+    # Where it is not known (not Linux), half of the machine's memory is assumed to be in use.
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    with contextlib.suppress(OSError):
+        text = Path("/proc/meminfo").read_text("ascii")
+        if match := re.search(r"MemAvailable:\s+(\d+) kB", text):
+            free = int(match[1]) * 1024
     groups = Path("/sys/fs/cgroup")
     for limit, usage in (
         (groups / "memory.max", groups / "memory.current"),  # version 2 of control groups, then 1
@@ -307,18 +311,6 @@ def free_bytes(device: torch.device) -> int:
         if most is not None and used is not None:
             free = min(free, max(0, most - used))
     return free
-
-
-def _available_bytes() -> int:
-    try:
-        text = Path("/proc/meminfo").read_text("ascii")
-    except OSError:
-        text = ""
-    match = re.search(r"MemAvailable:\s+(\d+) kB", text)
-    if match:
-        return int(match[1]) * 1024
-    # Not Linux: what other programs use is not known, so half of the machine's memory is assumed.
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def _number_in(path: Path) -> int | None:

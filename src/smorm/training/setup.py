@@ -175,8 +175,7 @@ def _backbone(config: Config, tokenizer: Any) -> tuple[Any, LanguageHead | None]
 
 
 def _start_head(network: RewardNetwork, config: Config) -> None:
-    """The head that training begins with: from the backbone's folder where that is a reward
-    model's, else drawn."""
+    """From the backbone's folder where that is a reward model's, else drawn."""
     method, spec = method_class(config), config.model.backbone
     # An MLP has no row that could start from another model's.
     if config.model.head == "mlp":

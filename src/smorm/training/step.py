@@ -19,7 +19,6 @@ from smorm.objectives.terms import Metrics, Rows, Terms, Totals
 from smorm.training.batches import Batches, MicroBatch
 from smorm.training.methods import Method, Outputs
 from smorm.training.setup import Prepared
-from smorm.training.sources import TokenSet
 
 Gradients = dict[str, torch.Tensor]
 Stop = Callable[[], bool]
@@ -70,7 +69,10 @@ def run_step(
     seed = np.random.SeedSequence([prepared.config.training.seed, step]).generate_state(1)
     torch.manual_seed(int(seed[0]))
     pairs, rated = prepared.order.step(step)
-    totals = step_totals(prepared.train, rated, len(pairs), prepared.network.device)
+    # From the data, before any micro-batch is prepared: the first one divides by them already.
+    observed = (~np.isnan(prepared.train.targets[rated])).sum(0)
+    ratings = torch.tensor(observed, dtype=torch.float32, device=prepared.network.device)
+    totals = Totals(len(pairs), len(rated), ratings)
     micros: Iterable[MicroBatch] = (batches or prepared.batches)(step)
     score_gradients: Iterable[torch.Tensor | None] = itertools.repeat(None)
     one_pass = True
@@ -107,14 +109,6 @@ def run_step(
     return passes.result
 
 
-def step_totals(data: TokenSet, rated: np.ndarray, num_pairs: int, device: torch.device) -> Totals:
-    """What every micro-batch of the step divides by."""
-    # From the data, before any micro-batch is prepared: the first one divides by them already.
-    observed = (~np.isnan(data.targets[rated])).sum(0)
-    ratings = torch.tensor(observed, dtype=torch.float32, device=device)
-    return Totals(num_pairs, len(rated), ratings)
-
-
 @dataclass(slots=True)
 class _Passes:
     """The passes of one step, and their result so far."""
@@ -136,7 +130,14 @@ class _Passes:
 
     def losses(self, terms: Terms, metrics: Metrics, where: Sequence[str]) -> list[torch.Tensor]:
         """Report terms and metrics; returns the values to back-propagate."""
-        _check_finite(terms, self.step, where)
+        for name, term in terms.items():
+            # Checked before the backward pass, after which every gradient would be NaN.
+            if not torch.isfinite(term.value):
+                message = f"step {self.step + 1}: the {name} term is {float(term.value.detach())}. "
+                if where:
+                    message += f"Records of this micro-batch: {some_records(where)}. "
+                advice = "Lower training.learning_rate, or look at the records."
+                raise NonFiniteLossError(message + advice)
         self.result.add(terms, metrics)
         return [term.value for term in terms.values() if self.only in (None, term.rows)]
 
@@ -166,24 +167,9 @@ class _Passes:
             torch.stack(losses).sum().backward()
 
 
-def _check_finite(terms: Terms, step: int, where: Sequence[str]) -> None:
-    for name, term in terms.items():
-        # Checked before the backward pass, after which every gradient would be NaN.
-        if not torch.isfinite(term.value):
-            message = f"step {step + 1}: the {name} term is {float(term.value.detach())}. "
-            if where:
-                message += f"Records of this micro-batch: {some_records(where)}. "
-            raise NonFiniteLossError(
-                f"{message}Lower training.learning_rate, or look at the records."
-            )
-
-
 def some_records(where: Sequence[str]) -> str:
     """The first of these records, for an error."""
-    listed = ", ".join(where[:8])
-    if len(where) > 8:
-        listed += " ..."
-    return listed
+    return ", ".join(where[:8]) + " ..." * (len(where) > 8)
 
 
 def diagnose_step(
