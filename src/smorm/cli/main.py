@@ -52,16 +52,14 @@ class _Verbs(TyperGroup):
         if ctx.resilient_parsing or cmd_name not in sys.argv[1:]:
             # The list of verbs needs their names and summaries only.
             return TyperCommand(cmd_name, short_help=VERBS[cmd_name], help=VERBS[cmd_name])
-        app = typer.Typer(add_completion=False, rich_markup_mode=None)
+        app = typer.Typer(**_PLAIN)
         module = import_module(f"smorm.cli.{cmd_name}_command")
         app.command(cmd_name, help=module.run.__doc__)(module.run)
         return typer.main.get_command(app)
 
 
-app = typer.Typer(
-    cls=_Verbs, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)  # fmt: skip
+_PLAIN: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None}
+app = typer.Typer(cls=_Verbs, no_args_is_help=True, pretty_exceptions_enable=False, **_PLAIN)
 
 
 def _version(requested: bool) -> None:

@@ -101,9 +101,8 @@ class ObjectiveSection(Section):
                 raise ValueError(f"{name}: with kind {kinds} only, not {self.kind}")
         for name in ("label_smoothing", "use_margin"):
             if getattr(self, name) and not self.method.uses_pairs:
-                raise ValueError(
-                    f"{name}: of preference pairs, which kind {self.kind} does not use"
-                )
+                unused = f"of preference pairs, which kind {self.kind} does not use"
+                raise ValueError(f"{name}: {unused}")
         # Fields that this class does not have are sections of methods.
         for name, field in type(self).model_fields.items():
             is_section = name not in ObjectiveSection.model_fields

@@ -78,10 +78,8 @@ def names_in(results: Sequence[Result], facts: ModelFacts, requested: str | None
         return [requested]
     matching = distinct((result for result in candidates if _is_of(result, facts)), "model")
     if not matching and len(names) > 1:
-        raise ConfigError(
-            f"results are of {', '.join(names)}, and none has this model's hashes: "
-            "say with --name which is its method"
-        )
+        problem = f"results are of {', '.join(names)}, and none has this model's hashes"
+        raise ConfigError(f"{problem}: say with --name which is its method")
     return matching or names
 
 

@@ -92,9 +92,8 @@ class Batcher:
                 rated_rows.append(row)
                 targets.append(self.data.targets[index])
                 sequences.append(record.tokens)
-        num_attributes = self.data.targets.shape[1]
         # The shapes hold for micro-batches without pairs or without ratings too.
-        table = np.array(targets).reshape(len(targets), num_attributes)
+        table = np.array(targets).reshape(len(targets), self.data.targets.shape[1])
         labels = Labels(
             torch.tensor(pair_rows, dtype=torch.long).reshape(-1, 2),
             torch.tensor(rated_rows, dtype=torch.long), torch.from_numpy(table).float(),

@@ -75,9 +75,8 @@ def newest_checkpoint(folder: Path) -> Path | None:
             log.warning("%s. Trying the one before it.", error)
             problems.append(str(error))
     if problems:
-        raise CheckpointError(
-            f"no checkpoint in {folder} is whole: {problems[0]}. Start anew in another folder."
-        )
+        problem = f"no checkpoint in {folder} is whole: {problems[0]}"
+        raise CheckpointError(f"{problem}. Start anew in another folder.")
     return None
 
 

@@ -9,6 +9,7 @@ implicit prompts.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 from collections.abc import Sequence
@@ -35,10 +36,9 @@ _ENOUGH = 5
 def assistant_header(renderer: Renderer) -> Tokens:
     """The tokens that a template writes between any user's message and any response; maybe none."""
     texts = _probe_texts(renderer.tokenizer)
-    try:
-        ends = [_until_response(renderer, text, texts) for text in texts]
-    except DataError:  # the template takes no such conversation
-        return np.empty(0, dtype=np.int32)
+    ends: list[Tokens] = []
+    with contextlib.suppress(DataError):  # the template takes no such conversation
+        ends += [_until_response(renderer, text, texts) for text in texts]
     if len(ends) < 2:
         return np.empty(0, dtype=np.int32)
     # What comes between the user's text and the response is the same after every user's text: the

@@ -137,9 +137,8 @@ def fit_attributes(config: Config, stores: Stores, census: Census) -> list[Attri
     names = config.data.attributes or rated
     unknown = sorted(set(names) - set(rated))
     if unknown:
-        raise ConfigError(
-            f"data.attributes: no record rates {', '.join(unknown)}; rated are {', '.join(rated)}"
-        )
+        problem = f"no record rates {', '.join(unknown)}; rated are {', '.join(rated)}"
+        raise ConfigError(f"data.attributes: {problem}")
     return fit_scales(names, stores.ratings(names), config.data.scaling, census)
 
 

@@ -109,11 +109,14 @@ def fit_rows(
     """Ridge rows of the attributes and of verbosity."""
     debias = settings.debias
     if debias not in (None, LENGTH, *names):
-        raise ConfigError(
-            f"objective.armo.debias: {debias!r}: expected length, null or one of {', '.join(names)}"
-        )
+        expected = f"expected length, null or one of {', '.join(names)}"
+        raise ConfigError(f"objective.armo.debias: {debias!r}: {expected}")
+    lengths = np.zeros(len(data.rated))
     # Also without debiasing: this refuses records that have no turn of an assistant.
-    lengths = _lengths(reader, data)
+    for index, response in enumerate(data.rated):
+        start = reader.prompt_end(response.tokens, response.where)
+        lengths[index] = len(response.tokens) - start
+    lengths = (lengths - lengths.mean()) / (lengths.std() or 1.0)
     targets, fitted = data.targets, list(names)
     if debias == LENGTH and LENGTH not in names:
         # Length is predicted from the states like an attribute: the reward sees no tokens.
@@ -130,15 +133,6 @@ def fit_rows(
                  name, row.alpha, row.errors[row.alpha], row.held_out)  # fmt: skip
     verbosity = rows[fitted.index(debias)] if debias is not None else None
     return Stage1(rows[: len(names)], verbosity)
-
-
-def _lengths(reader: StateReader, data: TokenSet) -> Floats:
-    """Tokens of the rated responses, standardised, [R]."""
-    lengths = np.zeros(len(data.rated))
-    for index, response in enumerate(data.rated):
-        start = reader.prompt_end(response.tokens, response.where)
-        lengths[index] = len(response.tokens) - start
-    return np.asarray((lengths - lengths.mean()) / (lengths.std() or 1.0))
 
 
 def held_out_prompts(prompts: Ints, share: float, seed: int) -> Bools:

@@ -56,6 +56,6 @@ class Armo(Method):
     @classmethod
     def train(cls, config: Config, *, resume: bool) -> Path:
         # Its stages import the trainer, which reading a configuration must not.
-        from smorm.training.armo.run import train_armo
+        from smorm.training.armo.gate import train_armo
 
         return train_armo(config, resume=resume)
