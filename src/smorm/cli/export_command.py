@@ -72,8 +72,7 @@ def run(
 
 
 def _report(parity: Parity, folder: Path) -> None:
-    """Print how near plain transformers is, or fail where it gives other scores by the weights, and
-    not only by other tokens of text."""
+    """Fail where plain transformers gives other scores by the weights, else print how near."""
     from smorm.errors import SmormError
 
     if not parity.passed and not parity.only_tokens_differ:

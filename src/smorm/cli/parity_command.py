@@ -102,8 +102,7 @@ def _measured(model: RewardModel, conversations: str | None) -> Any:
 
 
 def print_parity(parity: Parity) -> None:
-    """A row a path (its largest difference, the same in standard deviations of the scores, the
-    conversation that differs most), then what was counted."""
+    """A row a path (largest difference, also in std, and where it is), then the notes."""
     from rich import box
     from rich.console import Console
     from rich.table import Table

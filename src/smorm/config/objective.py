@@ -159,8 +159,7 @@ Objective = Annotated[
 
 
 def _importable() -> dict[str, MethodSpec]:
-    """All methods but installed ones that cannot be imported: an error about another key must not
-    become an error about them."""
+    """Without those that cannot be imported: an error must not become an error about them."""
     # The only place that imports methods which nobody named, and it writes an error text.
     methods = {}
     for name in METHODS:

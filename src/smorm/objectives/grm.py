@@ -31,8 +31,7 @@ class Likelihoods:
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """What is mixed in: the regulariser, its share a of the loss, and the scale beta of its
-    log-probabilities."""
+    """The regulariser, its share a of the loss, and the scale beta of its log-probabilities."""
 
     regulariser: Regulariser = "sft"
     share: float = 0.01

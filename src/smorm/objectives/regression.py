@@ -17,8 +17,7 @@ Reduction = Literal["sum", "mean"]
 def squared_errors(
     predicted: torch.Tensor, target: torch.Tensor, rated: torch.Tensor
 ) -> torch.Tensor:
-    """Squared errors [R, K], exactly 0 (and without gradient) where `rated` [R, K] is False. A
-    missing target may hold anything, NaN too."""
+    """Squared errors [R, K], exactly 0 (without gradient, NaN or not) where `rated` is False."""
     if predicted.ndim != 2 or not predicted.shape == target.shape == rated.shape:
         shapes = [tuple(predicted.shape), tuple(target.shape), tuple(rated.shape)]
         raise ValueError(f"predicted, target and rated have shapes {shapes}, expected one [R, K]")

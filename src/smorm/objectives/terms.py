@@ -12,8 +12,7 @@ import torch
 
 
 class Rows(Enum):
-    """The rows of the head that a term trains. The value names them in metrics
-    (`gradient/preference`)."""
+    """The rows of the head that a term trains; the value names them in metrics."""
 
     PREFERENCE = "preference"
     ATTRIBUTES = "regression"
@@ -49,9 +48,8 @@ class Labels:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Counts of the whole step. Every micro-batch divides by them, so that the losses of the
-    micro-batches add up to the mean of the step. `ratings` [K] are the observed ratings of each
-    attribute."""
+    """Counts of the whole step, with the observed ratings of each attribute, [K]. Every micro-batch
+    divides by them, so that their losses add up to the mean of the step."""
 
     pairs: int
     rated: int

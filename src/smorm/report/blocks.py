@@ -41,8 +41,7 @@ class TableRow:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table whose first column holds the headings of its rows. `wide` tables scroll in their own
-    box; all others have to fit a phone."""
+    """Its first column holds headings. A `wide` one scrolls in its box; others fit a phone."""
 
     template: ClassVar[str] = "table"
     headings: Sequence[str]

@@ -182,8 +182,7 @@ class Peak:
 
 
 def peak_of(curve: Curve, measured_drop: Metric | None = None) -> Peak | None:
-    """The peak of a curve of gold, or None where it has no finite gold. `measured_drop` is of a
-    single run, with its interval over prompts."""
+    """The peak of a curve of gold, or None without finite gold; a single run brings its drop."""
     if "gold" not in curve.values or not np.isfinite(curve.along("gold")).all():
         return None
     means = np.array(curve.along("gold"))

@@ -28,8 +28,7 @@ _ON_WHITE = 'style="background:#fff;color:#1b1f24"'
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """A figure that is drawn on demand on an empty matplotlib figure; `size` is in inches, and a
-    screen reader says its title."""
+    """A figure that is drawn on demand; `size` is in inches, and a screen reader says its title."""
 
     draw: Callable[[Any], None]
     size: tuple[float, float]

@@ -41,8 +41,7 @@ _MAX_SOURCES = 24
 
 @dataclass(frozen=True, slots=True)
 class PageOptions:
-    """What a reader of many methods may choose: what methods are compared with (see
-    `paired_differences`), and labels that curves show in colour in any case."""
+    """What methods are compared with, and labels that curves show in colour in any case."""
 
     baselines: tuple[str, ...] = ()
     highlighted: tuple[str, ...] = ()

@@ -81,9 +81,8 @@ class Paired:
 
 
 def paired_differences(results: Sequence[Result], baselines: Sequence[str] = ()) -> list[Paired]:
-    """Every method less every baseline, and a model's further views less its first. Baselines are
-    labels or names of models. By default they are the first model, and "SM" (the naive ensemble of
-    a preference and an attribute model) where there is one."""
+    """Every method less every baseline (label or model; by default the first, and "SM", the naive
+    ensemble of a preference and an attribute model), and a model's further views less its first."""
     groups = reject(groups_of(results), kind=_NOT_COMPARED)
     models, labels = distinct(groups, "model"), distinct(groups, "label")
     for name in baselines:
@@ -134,8 +133,7 @@ def growth_of(difference: Paired, reference: Paired) -> Metric | None:
 
 
 def two_sided(values: Sequence[float]) -> float:
-    """The p value of Student's t test of a zero mean of normal differences, one for each seed; NaN
-    with fewer than two finite ones."""
+    """The p value of Student's t test of a zero mean; NaN with fewer than two finite values."""
     # The CDF behind scipy.stats.t, whose package takes seconds to import.
     from scipy.special import stdtr
 

@@ -95,9 +95,8 @@ def small_multiples(
     base: str | None = None,
     shared: bool = True,
 ) -> Drawing:
-    """A panel for each method, its line with its band; the others grey behind it. Of more than
-    `MAX_BACKGROUND` curves only the base is behind, dashed. Axes are `shared` by all, or each panel
-    has its own, without others behind."""
+    """A panel for each method, its line with its band; the others grey behind it, unless axes are
+    not `shared`. Of more than `MAX_BACKGROUND` curves only the base is behind."""
     across = min(4, len(curves))
     down = math.ceil(len(curves) / across)
     background: list[Curve] = []
@@ -207,9 +206,8 @@ def _add_size_axis(axes: Any, curves: Sequence[Curve]) -> None:
 def line_styles(
     curves: Sequence[Curve], bases: Sequence[str], requested: Sequence[str] = ()
 ) -> dict[str, int]:
-    """The style of each method drawn in colour: all, or the baselines and the best at the end. The
-    curves share a figure. The first of `bases` has the style `BASE`; methods that are `requested`
-    are drawn in colour in any case."""
+    """The style of each method drawn in colour: the baselines (the first has `BASE`), those that
+    are `requested`, and the best at the end."""
     final_gold: dict[str, list[float]] = {}
     for curve in curves:
         final_gold.setdefault(curve.label, []).append(curve.final("gold"))

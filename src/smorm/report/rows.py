@@ -182,9 +182,8 @@ def metric_names(rows: Iterable[Row | Result]) -> list[str]:
 
 
 def separated_best(rows: Sequence[Row], name: str) -> Row | None:
-    """The row that is best in a metric, its interval disjoint from all others'. None where there is
-    none: also where a metric has no better direction, only one row has it, an interval is missing,
-    or rows are differences."""
+    """The row that is best in a metric, its interval disjoint from all others'; None where there is
+    none, or rows are differences."""
     better = style_of(name).better
     candidates = [row for row in rows if name in row.metrics]
     if not better or len(candidates) < 2 or rows[0].kind == "difference":

@@ -72,8 +72,7 @@ def optimisation_section(
     paired: Sequence[Paired],
     highlighted: Sequence[str] = (),
 ) -> Section:
-    """The section on best-of-n, or on an algorithm of RL: rows, curves and differences of one
-    family, with `highlighted` labels drawn in colour in any case."""
+    """The section on best-of-n, or on an algorithm of RL, of rows and curves of one family."""
     kind, family = curves[0].kind, curves[0].family
     section = Section(f"optimised-{number}", f"Over-optimisation: {family}", _REMARKS[kind])
     section.figures += _curve_figures(curves, paired, highlighted)
@@ -174,8 +173,7 @@ class _BarGroups:
 
 
 def accuracy_section(rows: Sequence[Row], colours: Colours) -> Section | None:
-    """Accuracy on suites of pairs, regimes ("ID" of "pairs/ID") side by side. None unless at least
-    two suites have it."""
+    """Accuracy on suites of pairs, regimes side by side; None unless two suites have it."""
     groups = _BarGroups()
     for row in rows:
         groups.add(SuiteName.parse(row.suite).shown, row, "accuracy")

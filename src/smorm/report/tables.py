@@ -54,9 +54,8 @@ Curves = Mapping[str, Curve]
 def narrow_table(
     rows: Sequence[Row], paired: Sequence[Paired], curves: Curves | None = None
 ) -> Table:
-    """The leading number of each method, its difference from the baseline, and one more column.
-    Rows and differences are of one suite. With `curves` by label, of methods that were optimised
-    against, the third column is gold lost."""
+    """The leading number of each method of a suite, its difference from the baseline, and one more
+    column: gold lost, with `curves` by label of methods that were optimised against."""
     present = metric_names(rows)
     totals, _ = split_names(rows)
     lead = (leading(rows[0].kind, present) or totals)[-1]
@@ -84,8 +83,7 @@ def narrow_table(
 
 
 def optimisation_table(rows: Sequence[Row], curves: Curves, paired: Sequence[Paired]) -> Table:
-    """All that is known of each method on one suite of kind "stress" or "rl": curves by label, and
-    differences, of which those of the last number become columns."""
+    """All that is known of each method on one suite of kind "stress" or "rl"."""
     kind, present = rows[0].kind, metric_names(rows)
     compared = distinct(paired, "metric") or [""]
     last = (present_in(["gold@last"], compared) or compared)[-1]
@@ -156,8 +154,7 @@ def cost_table(rows: Sequence[Row]) -> Table:
 
 
 def split_names(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
-    """The metrics of some rows: totals, and those of subsets ("spearman/clarity"). A suite that has
-    subsets only shows them as its totals."""
+    """The metrics of some rows: totals (of a suite without any, its subsets), and subsets."""
     names = grouped(metric_names(rows), lambda name: MetricName.parse(name).is_detail)
     totals, subsets = names.get(False, []), names.get(True, [])
     if not totals:

@@ -32,9 +32,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """One forward pass. The two sides of a pair are neighbours among the `sequences` [S]. `where`
-    are its records, for errors, `last` is whether the step ends with it, and `pair_indices` [P] are
-    its pairs in the training set."""
+    """One forward pass. The two sides of a pair are neighbours among the `sequences` [S]; `last` is
+    whether the step ends with it, `pair_indices` [P] are its pairs in the training set."""
 
     sequences: list[Tokens]
     batch: Batch
@@ -108,9 +107,8 @@ class Batcher:
 
 
 def moved(holder: T, device: torch.device) -> T:
-    """A dataclass with its tensors on the device. To CUDA they go through pinned memory, so that
-    this thread does not wait for what the device still computes. The copies are queued before the
-    kernels that read them, on the same stream."""
+    """A dataclass with its tensors on the device; to CUDA through pinned memory, without waiting.
+    The copies are queued before the kernels that read them, on the same stream."""
     if device.type == "cpu":
         return holder
     # Only CUDA has asynchronous copies, and they need pinned memory.

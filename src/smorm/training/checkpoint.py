@@ -30,8 +30,7 @@ def save_checkpoint(
     folder: Path, state: dict[str, Any], named: Named, optimizer: torch.optim.Optimizer, keep: int
 ) -> Path:
     """Write `folder/step-N` (`state["step"]`) atomically, then remove all but the newest `keep`. A
-    verified checkpoint of this step is not replaced: the same run at the same step has the same
-    bits, and during the replacement there would be none. What a killed save wrote is removed."""
+    verified checkpoint of this step stays: the same run at the same step has the same bits."""
     target = folder / f"{_PREFIX}{state['step']:08d}"
     # Scratch folders of saves that were killed: their names begin with a dot.
     for torn in folder.glob(f".{_PREFIX}*"):
@@ -63,8 +62,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint whose every byte is as it was written; None when there is none at all.
-    A damaged one is passed over, with a warning; CheckpointError where all are damaged."""
+    """The newest undamaged checkpoint; None without any, CheckpointError where all are damaged."""
     problems = []
     # Sums are checked from the newest on: an older one is read only if a newer one is damaged.
     for path in reversed(list_checkpoints(folder)):

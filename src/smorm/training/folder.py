@@ -40,8 +40,7 @@ def refuse_another_run(folder: Path, checkpoints: Path, resume: bool) -> None:
 
 
 def write_beginnings(prepared: Prepared, folder: Path) -> None:
-    """Write the resolved configuration and what was counted, and log it. ConfigError where margins
-    are to be used, and no pair has one."""
+    """Write the resolved configuration and what was counted, and log it."""
     margins = _margins(prepared)  # refuses the run before anything is written
     files.write_text(folder / "config.yaml", dump_config(prepared.config))
     report = {
@@ -78,8 +77,7 @@ def _margins(prepared: Prepared) -> int | None:
 def resume_run(
     config: Config, data_hash: str, folder: Path, named: Named, optimizer: torch.optim.Optimizer
 ) -> int:
-    """Load the newest undamaged checkpoint; returns the steps done, or 0 when there is none.
-    CheckpointError where it is of another configuration or of other data."""
+    """Load the newest undamaged checkpoint; returns the steps done, or 0 when there is none."""
     path = newest_checkpoint(folder)
     if path is None:
         log.info("no checkpoint in %s: starting from the beginning", folder)
@@ -116,8 +114,7 @@ class Cost:
 
 
 def cost_until(checkpoints: Path, done: int) -> Cost:
-    """What was counted until the checkpoint of `done` steps. Those of earlier versions have no
-    counts: then `steps` says how many were counted."""
+    """What was counted until the checkpoint of `done` steps; those of old versions have none."""
     for path in list_checkpoints(checkpoints):
         if done and path.name.endswith(f"-{done:08d}"):
             return Cost(**read_state(path).get("cost", {}))

@@ -83,9 +83,8 @@ class MemoryModel:
 
 
 def resolve_batch_tokens(prepared: Prepared, *, resume: bool) -> Prepared:
-    """The same with a number in place of `max_batch_tokens: auto`; the log says which and why. A
-    resumed run takes the number of its beginning, which its `config.yaml` holds: another one would
-    split the steps in another way and change the last bits."""
+    """The same with a number in place of `max_batch_tokens: auto`. A resumed run takes that of its
+    beginning: another one would split the steps in another way and change the last bits."""
     training = prepared.config.training
     if training.max_batch_tokens != "auto":
         return prepared
@@ -139,8 +138,7 @@ def longest_units(data: TokenSet, most: int = LONGEST) -> list[list[Tokens]]:
 
 
 def largest_batch(model: MemoryModel, budget: int, device: torch.device) -> int:
-    """Tokens that fit, at most what is of use, rounded down by up to an eighth, so that budgets
-    that differ by a little give one number; ConfigError below 64."""
+    """Tokens that fit, at most what is of use, rounded down by up to an eighth to be steady."""
     fit = model.tokens_within(budget)
     if fit < FEWEST:
         raise ConfigError(
@@ -168,9 +166,8 @@ def in_words(count: float) -> str:
 
 
 def measure(network: RewardNetwork, units: Sequence[Unit], *, half: bool) -> MemoryModel:
-    """Measure what a training step of this network needs (`half`: under bf16 autocast), by two
-    small ones. Gradients are dropped again and the random numbers put back; weights are only read.
-    Give the longest units: some attention kernels need more for longer sequences."""
+    """Measure what a training step of this network needs, by two small ones (`half`: in bf16). Give
+    the longest units: some attention kernels need more for longer sequences."""
     device = network.device
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     gradients = sum(parameter.numel() * parameter.element_size() for parameter in trained)
@@ -193,8 +190,7 @@ def measure(network: RewardNetwork, units: Sequence[Unit], *, half: bool) -> Mem
 
 
 def _probe_batch(network: RewardNetwork, units: Sequence[Unit], tokens: int) -> Batch:
-    """A batch of at least `tokens` rows: the units, over and over, with other first tokens so that
-    nothing is shared between them."""
+    """At least `tokens` rows: the units repeated, with other first tokens: nothing is shared."""
     vocabulary = int(network.backbone.get_input_embeddings().weight.shape[0])
     sequences: list[Tokens] = []
     for turn, unit in enumerate(itertools.cycle(units)):
@@ -233,8 +229,7 @@ def _peak(network: RewardNetwork, batch: Batch, half: bool) -> int:
 
 class LiveBytes(TorchDispatchMode):
     """Counts the bytes of tensors that operators made and that are still alive; `peak` is the most.
-    A storage counts once, however many tensors are views of it. What was alive before, and what an
-    operator uses within itself, is not counted."""
+    A storage counts once; what was alive before, or is used within an operator, does not."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -83,8 +83,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
 
 def clip_gradients(parameters: Iterable[torch.nn.Parameter], limit: float) -> float:
     """Scale all gradients so that their norm is at most `limit`; returns the norm before. Gradients
-    within the limit, or not finite, stay as they are: multiplying them by one would be a pass over
-    all of them."""
+    within the limit, or not finite, stay as they are."""
     trained, gradients = [], []
     for parameter in parameters:
         if parameter.grad is not None:

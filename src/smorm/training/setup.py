@@ -188,8 +188,7 @@ def _start_head(network: RewardNetwork, config: Config) -> None:
 
 
 def with_precision(config: Config) -> Config:
-    """`precision: auto` is bf16 where the device multiplies it in hardware, else fp32. The choice
-    is logged, and written to the run's `config.yaml`."""
+    """`precision: auto` is bf16 where the device multiplies it in hardware, else fp32."""
     if config.training.precision != "auto":
         return config
     if pick_device(config.training.device, "training.device").type == "cuda":

@@ -64,8 +64,7 @@ def to_source(source: SourceConfig) -> Source:
 def training_texts(
     config: Config, preference: Sequence[Source], rated: Sequence[Source]
 ) -> Iterator[str]:
-    """Every text of the sources, streamed, for training a tokenizer. Dropped records are
-    counted later, when records become tokens."""
+    """Every text of the sources, streamed, for training a tokenizer."""
     # Counted in a census that is dropped: the run's census counts each record once.
     options: Any = {"census": Census(), "on_bad_record": config.data.on_bad_record}
     for source in preference:
@@ -104,9 +103,8 @@ def tokenised_sources(
     *,
     limit: int | None = None,
 ) -> Stores:
-    """Both kinds as tokens, mapped from the cache or made now, at most `limit` records of each. The
-    census gets what the sources dropped, shortened or skipped; bad records stop the run or go to
-    `quarantine.jsonl` in the output folder."""
+    """Both kinds as tokens, from the cache or made now, at most `limit` records of each. Bad
+    records stop the run or go to `quarantine.jsonl` in the output folder."""
     quarantine = config.output.folder / "quarantine.jsonl"
 
     def tokens(sources: Sequence[Source], kind: StoreKind) -> tuple[TokenStore, ...]:

@@ -30,8 +30,7 @@ class Abandoned(Exception):  # noqa: N818  (a state, not an error)
 
 @dataclass(slots=True)
 class StepResult:
-    """Losses and metrics of a step (means over the step), and what it cost: `tokens` and
-    `micro_batches` with a gradient, and tokens of a first pass without one."""
+    """Losses and metrics of a step (means over it), and the tokens and passes that it cost."""
 
     values: dict[str, float] = field(default_factory=dict)
     tokens: int = 0

@@ -27,8 +27,7 @@ log = logging.getLogger(__name__)
 
 class Tracker:
     """Appends one JSON object a line to `metrics.jsonl`; TensorBoard gets the same numbers. Lines
-    of steps after the first `done` are removed: a run that was killed wrote them, perhaps not to
-    the end, and they come again."""
+    after step `done`, which a killed run wrote, are removed: they come again."""
 
     def __init__(self, folder: Path, done: int = 0, *, tensorboard: bool) -> None:
         self.path = folder / "metrics.jsonl"
@@ -142,9 +141,8 @@ def progress(
 def validate(
     network: RewardNetwork, card: ModelCard, dev: TokenSet, budget: int
 ) -> dict[str, float]:
-    """Measure held-out data: one number each; intervals and scores of items are `smorm eval`'s.
-    Pair accuracy (ties count half) and log loss of row 0; squared error of each attribute on the
-    scale of its ratings. Only what there is held-out data for."""
+    """Measure held-out data, where there is any: pair accuracy (ties count half) and log loss of
+    row 0; squared error of each attribute on the scale of its ratings."""
     # The sets are scored in full every time: a sample would move the curve by its own noise.
     values = {}
     if dev.pairs and card.preference_trained:

@@ -42,9 +42,8 @@ _BLOCK = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class StateReader:
-    """Reads hidden states at the ends of sequences and of their prompts. `header`: the tokens that
-    the chat template writes before a response; `budget`: tokens of a forward pass; `cost` gets the
-    tokens that were computed."""
+    """Reads hidden states at the ends of sequences and of their prompts, which end with `header`;
+    `cost` gets the tokens that were computed."""
 
     network: RewardNetwork
     header: Tokens
@@ -96,8 +95,7 @@ class RidgeRow:
 
 @dataclass(frozen=True, slots=True)
 class Stage1:
-    """What is fitted to the ratings: a row for each attribute, and the row of verbosity (None
-    where nothing is debiased)."""
+    """What is fitted to the ratings: the attributes' rows, and that of verbosity or None."""
 
     rows: list[RidgeRow]
     verbosity: RidgeRow | None
@@ -148,8 +146,7 @@ def ridge_rows(
     states: NDArray[np.floating[Any]], targets: Floats, held_out: Bools, names: Sequence[str]
 ) -> list[RidgeRow]:
     """A row for each attribute: states [R, D], targets [R, K] with NaN where not rated. The
-    `held_out` responses [R] choose the penalty: every attribute must be rated among them, and among
-    the others."""
+    `held_out` responses [R] choose the penalty."""
     ridge = _Ridge(states)
     rows = []
     for target, name in zip(targets.T, names, strict=True):
@@ -172,9 +169,8 @@ def ridge_rows(
 
 
 class _Ridge:
-    """Ridge regressions on the same states, [R, D]. The eigenvectors of X^T X give the solution of
-    every penalty, and attributes that are rated together share them: scikit-learn would decompose X
-    for each penalty and attribute again."""
+    """Ridge regressions on the same states, [R, D]. The eigenvectors of X^T X serve every penalty
+    and all attributes that are rated together, which scikit-learn would decompose X for again."""
 
     def __init__(self, states: NDArray[np.floating[Any]]) -> None:
         self._states = states

@@ -144,9 +144,8 @@ def make_head(
 
 
 def train_gate(prepared: Prepared, head: GatedHead, pairs: PairFeatures, cost: Cost) -> None:
-    """Put the head in its place and train its gate by Bradley–Terry on the pairs. Order, batch
-    size, rates and schedule are those of `training`; both sides of a pair get one draw of the
-    gate's dropout. NonFiniteLossError: the loss or its gradient became NaN or infinite."""
+    """Put the head in its place and train its gate by Bradley–Terry on the pairs, in the order and
+    by the settings of `training`; both sides of a pair get one draw of the gate's dropout."""
     training, network = prepared.config.training, prepared.network
     objective = prepared.config.objective
     # The gate trains on the rewards that it will mix; the public code trains it on r, not on r'.

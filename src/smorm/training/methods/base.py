@@ -142,6 +142,5 @@ def method_class(config: Config) -> type[Method]:
 
 
 def make_method(run: Prepared) -> Method:
-    """The method of a run. Make it before any weight changes: a method may need the outputs of the
-    model that training begins with."""
+    """The method of a run; made before any weight changes, since it may need the first outputs."""
     return method_class(run.config)(run)

@@ -31,8 +31,7 @@ REFERENCE_PAIRS = 4096
 
 
 class GrmSection(Section):
-    """GRM's regulariser of the language head, its `share` of the loss and the scale `beta` of its
-    log-probabilities."""
+    """The regulariser, its `share` of the loss and the scale `beta` of its log-probabilities."""
 
     regulariser: Regulariser = "sft"
     share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.01
@@ -73,8 +72,7 @@ class Grm(Method):
             self.reference = self._reference(run)
 
     def forward(self, network: RewardNetwork, micro: MicroBatch) -> Outputs:
-        """One pass for both heads: the score head reads the last token of each sequence, the
-        language head every token before a response token."""
+        """One pass for both heads, the language head over every token before a response token."""
         assert isinstance(network.language, LanguageHead)
         lengths = [len(tokens) for tokens in micro.sequences]
         # Both sides of a pair are next to each other, in the order of the pairs.
@@ -96,8 +94,7 @@ class Grm(Method):
         return grm(outputs.scores, micro.labels, totals, likelihoods, self.mixture, smoothing)
 
     def _reference(self, run: Prepared) -> NDArray[np.float32]:
-        """Log-probabilities of the responses of all pairs that the run will see, computed once
-        before the first update, so that no second model stays in memory."""
+        """Computed once for all pairs that the run will see: no second model stays in memory."""
         training, network = run.config.training, run.network
         order = copy.deepcopy(run.order)  # an order remembers the epoch that it drew last
         steps = range(training.max_steps or order.num_steps(training.epochs))

@@ -22,7 +22,6 @@ class Regression(Joint):
 
     @classmethod
     def init_head(cls, network: RewardNetwork) -> None:
-        """The preference row is never trained: zeros say so, random weights would pass for a
-        score."""
+        """Zeros say that the preference row is never trained; random weights would pass for it."""
         # No term reads this row, and the head has no weight decay: it stays zero.
         network.head.weight.data[0] = 0.0
