@@ -7,16 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
-from smorm.cli.options import (
-    BatchTokensOption,
-    DeviceOption,
-    File,
-    OverlongOption,
-    ResultOption,
-    SkipBadOption,
-    Text,
-    Texts,
-)
+from smorm.cli import options
+from smorm.cli.options import File, Text, Texts
 
 if TYPE_CHECKING:
     from smorm.data.reading import Source
@@ -49,7 +41,7 @@ GRIDS = {"epsilon": 1, "ood": 0, "probe": 1, "rows": 1, "probe_minus_rows": 1}
 def run(
     model: Annotated[str, Argument(help="Model folder, or a run's folder.")],
     preference: Annotated[str, Option(help="Held-out pairs.")],
-    output: ResultOption = None,
+    output: options.ResultOption = None,
     rated: Annotated[
         Text, Option(help="Held-out rated responses: probes, weight, gradients.")
     ] = None,
@@ -64,10 +56,10 @@ def run(
     ] = None,
     suggest: Annotated[File, Option(help="Write the suggested view here, JSON for --view.")] = None,
     limit: Annotated[int | None, Option(help="At most so many records of a file.")] = None,
-    overlong: OverlongOption = None,
-    skip_bad: SkipBadOption = False,
-    max_batch_tokens: BatchTokensOption = 8192,
-    device: DeviceOption = "cpu",
+    overlong: options.OverlongOption = None,
+    skip_bad: options.SkipBadOption = False,
+    max_batch_tokens: options.BatchTokensOption = 8192,
+    device: options.DeviceOption = "cpu",
 ) -> None:
     """Measure the method's theory on a trained model, and say what to do about it.
 
@@ -76,7 +68,6 @@ def run(
     view the data suggest. Every number has its n, and an interval that resamples prompts where one
     exists; the advice says only what the intervals settle.
     """
-    from smorm.cli.options import ON_BAD, OVERLONG, choice
     from smorm.data.reading import Source
     from smorm.errors import ConfigError, DataError
     from smorm.evaluation.result import write_results
@@ -85,7 +76,7 @@ def run(
     from smorm.theory.features import Reading
     from smorm.theory.run import DiagnosisInputs, diagnose
 
-    policy = choice("--overlong", overlong, OVERLONG)
+    policy = options.choice("--overlong", overlong, options.OVERLONG)
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit {limit}: expected at least 1")
     inputs = DiagnosisInputs(
@@ -94,7 +85,7 @@ def run(
         ood=_ood_sources(ood or []),
         gold=gold,
         compare=compare or (),
-        reading=Reading(policy, ON_BAD[skip_bad], limit, max_batch_tokens),
+        reading=Reading(policy, options.ON_BAD[skip_bad], limit, max_batch_tokens),
     )
     loaded = RewardModel.load(model, device=device)
     # Before minutes of measuring, not after them.

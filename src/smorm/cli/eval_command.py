@@ -8,14 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Argument, Option
 
+from smorm.cli import reward_options
 from smorm.cli.options import BatchTokensOption, DeviceOption, OverlongOption, SkipBadOption, Texts
-from smorm.cli.reward_options import (
-    REWARD_HELP,
-    CombineOption,
-    KappaOption,
-    StandardiseOption,
-    TokenFileOption,
-)
 
 if TYPE_CHECKING:
     from smorm.evaluation.result import Result
@@ -24,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def run(
-    rewards: Annotated[list[str], Argument(help=REWARD_HELP)],
+    rewards: Annotated[list[str], Argument(help=reward_options.REWARD_HELP)],
     suite: Annotated[
         list[str],
         Option(
@@ -41,15 +35,15 @@ def run(
             "--combine one for all models or one for each."
         ),
     ] = None,
-    combine: CombineOption = None,
-    kappa: KappaOption = None,
-    standardise: StandardiseOption = None,
+    combine: reward_options.CombineOption = None,
+    kappa: reward_options.KappaOption = None,
+    standardise: reward_options.StandardiseOption = None,
     overlong: OverlongOption = None,
     skip_bad: SkipBadOption = False,
     sanity: Annotated[
         bool, Option("--sanity", help="Test the model itself first: swaps, ties, padding.")
     ] = False,
-    token_file: TokenFileOption = None,
+    token_file: reward_options.TokenFileOption = None,
     max_batch_tokens: BatchTokensOption = 8192,
     device: DeviceOption = "cpu",
 ) -> None:
@@ -61,7 +55,6 @@ def run(
     also measured as one, which stands first: each member is compared with it.
     """
     from smorm.cli.options import ON_BAD, OVERLONG, choice
-    from smorm.cli.reward_options import combined, sections_of
     from smorm.cli.tables import print_results
     from smorm.errors import ConfigError
     from smorm.evaluation.compare import differences
@@ -69,8 +62,8 @@ def run(
     from smorm.evaluation.suite import parse_suite
     from smorm.rewards.protocol import ScoringOptions
 
-    sections = sections_of(rewards, token_file)
-    together = combined(sections, view, combine, kappa, standardise)
+    sections = reward_options.sections_of(rewards, token_file)
+    together = reward_options.combined(sections, view, combine, kappa, standardise)
     if together is not None:
         if sanity:
             raise ConfigError("--sanity tests one model's own parts: run it without --combine")
@@ -99,7 +92,6 @@ def _measure(
     """A reward's results by each view; an ensemble's own, then its members'."""
     from dataclasses import replace
 
-    from smorm.cli.reward_options import open_section, view_for
     from smorm.errors import ConfigError
     from smorm.evaluation.ensembles import run_ensemble
     from smorm.evaluation.sanity import check_sanity
@@ -108,9 +100,9 @@ def _measure(
     from smorm.rewards.model import ModelReward
 
     on_bad_record = common["on_bad_record"]
-    views = [view_for(section, text) for text in view or [None]]  # type: ignore[list-item]
+    views = [reward_options.view_for(section, text) for text in view or [None]]  # type: ignore[list-item]
     options = replace(common["options"], views=tuple(views))
-    reward = open_section(section, options, on_bad_record)
+    reward = reward_options.open_section(section, options, on_bad_record)
     if isinstance(reward, Ensemble):
         return run_ensemble(reward, suites, on_bad_record=on_bad_record)
     results: list[Result] = []
