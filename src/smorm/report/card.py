@@ -236,7 +236,9 @@ def number(metric: Metric | None, name: str) -> str:
 
 
 def _figure(value: Any) -> str:
-    return show(float(value), style_of("")) if isinstance(value, int | float) else "?"
+    if not isinstance(value, int | float):
+        return "?"
+    return show(float(value), style_of(""))
 
 
 _FUNCTIONS: dict[str, Any] = {

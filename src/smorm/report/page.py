@@ -72,7 +72,9 @@ def write_page(
         drawn += section.figures
     # The page first: figures without it would have no captions.
     write_text(output, _rendered(contents, title, intro))
-    return write_figures(Path(figures), drawn) if figures is not None else []
+    if figures is None:
+        return []
+    return write_figures(Path(figures), drawn)
 
 
 def page_html(results: Sequence[Result], title: str, intro: str = "") -> str:
