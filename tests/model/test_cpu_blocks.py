@@ -12,8 +12,7 @@ from smorm.model.cpu import attention as cpu
 from smorm.model.cpu import blocks as planning
 from smorm.model.cpu.attention import attend, attend_backward, cpu_blocks, fold, unfold
 from smorm.model.cpu.blocks import cut_blocks
-from smorm.trees.forest import Forest, grow
-from smorm.trees.leaves import Leaves, find_leaves
+from smorm.trees.forest import Forest, Leaves, find_leaves, grow
 from tests.trees.sequences import random_family
 
 SIZE = 8

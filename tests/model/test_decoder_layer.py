@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from smorm.model.cpu.fuse import decoder_layers, fusible, run_fused
 from smorm.model.network import RewardNetwork
 from smorm.model.plan import AttentionPlan
-from smorm.trees.forest import Forest, grow
-from smorm.trees.leaves import find_leaves
+from smorm.trees.forest import Forest, find_leaves, grow
 from tests.model.architectures import ARCHITECTURES, tiny
 from tests.model.test_forest_equals_padded import adapted, scores_and_gradients, sequences_of
 from tests.trees.sequences import random_family

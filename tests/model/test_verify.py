@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from smorm.errors import ModelError
-from smorm.model.instance_forward import forward_of
+from smorm.model.cpu.matmul import forward_of
 from smorm.model.network import RewardNetwork
 from smorm.model.verify import Verdict, choose_layout, probe_sequences, verify
 from smorm.trees.forest import grow

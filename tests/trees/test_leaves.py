@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from smorm.model.gathered import gather_plan
 from smorm.model.plan import AttentionPlan
-from smorm.trees.forest import MIN_SHARE, grow
-from smorm.trees.leaves import find_leaves
+from smorm.trees.forest import MIN_SHARE, find_leaves, grow
 from tests.trees.sequences import allowed_cells, families, grown, random_family, tokens
 
 law = settings(deadline=None, max_examples=60)

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from smorm.trees.forest import Forest
-from smorm.trees.leaves import Leaves
+from smorm.trees.forest import Forest, Leaves
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from smorm.model.backbone import (
     refuse_remote_code,
 )
 from smorm.model.network import Batch
-from smorm.trees.leaves import find_leaves
+from smorm.trees.forest import find_leaves
 from smorm.trees.padded import Padded
 
 LOGITS = 1 << 24

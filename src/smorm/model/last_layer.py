@@ -15,10 +15,9 @@ from torch import Tensor, nn
 
 from smorm.model.attention import Capture, Captured, LeafQueries
 from smorm.model.cpu.fuse import can_run, decoder_layers, fusible, run_fused
-from smorm.model.cpu.matmul import use_fast_linears, use_plain_linears
-from smorm.model.instance_forward import forward_of, set_forward
+from smorm.model.cpu.matmul import forward_of, set_forward, use_fast_linears, use_plain_linears
 from smorm.model.plan import AttentionPlan
-from smorm.trees.leaves import Leaves
+from smorm.trees.forest import Leaves
 
 
 def set_layer_forwards(backbone: nn.Module, layers: int, *, fuse: bool, prune: bool) -> None:

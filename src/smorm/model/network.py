@@ -21,8 +21,7 @@ from smorm.model import attention, last_layer
 from smorm.model.heads import GatedHead, NonlinearHead, ScoreHead
 from smorm.model.plan import AttentionPlan
 from smorm.trees import budget
-from smorm.trees.forest import Forest, grow
-from smorm.trees.leaves import Leaves
+from smorm.trees.forest import Forest, Leaves, grow
 from smorm.trees.padded import Padded, pad
 
 Layout = Literal["forest", "packed", "padded"]

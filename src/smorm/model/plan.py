@@ -14,8 +14,7 @@ from smorm.model.cpu.blocks import Block, cut_blocks
 from smorm.model.cuda.flex import block_mask
 from smorm.model.cuda.varlen import VarlenPlan, varlen_plan
 from smorm.model.gathered import GatherPlan, gather_plan
-from smorm.trees.forest import Forest
-from smorm.trees.leaves import Leaves, find_leaves
+from smorm.trees.forest import Forest, Leaves, find_leaves
 
 
 @dataclass(eq=False)

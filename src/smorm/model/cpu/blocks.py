@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from smorm.trees.forest import Forest, Range, Rectangle
-from smorm.trees.leaves import Leaves
+from smorm.trees.forest import Forest, Leaves, Range, Rectangle
 
 ROWS = 128
 """Query rows of a causal block: half of a square block's work is masked away."""

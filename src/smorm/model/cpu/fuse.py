@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from smorm.model.cpu.decoder_layer import LayerCall, LayerShape, LayerWeights, layer
 from smorm.model.plan import AttentionPlan
-from smorm.trees.leaves import Leaves
+from smorm.trees.forest import Leaves
 
 _FAMILIES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2"}
 _CLASSES = {
