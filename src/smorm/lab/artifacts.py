@@ -37,13 +37,10 @@ MAX_LABEL = 48
 
 @dataclass(frozen=True)
 class ArtifactStore:
-    """Finds or makes artifacts under `root`.
-
-    Attributes:
-        used: every artifact that was returned so far, in order of first use.
-    """
+    """Finds or makes artifacts under `root`."""
 
     root: Path
+    # Every artifact that was returned so far, in order of first use.
     used: dict[Path, None] = field(default_factory=dict, init=False, compare=False)
 
     def path(self, room: str, recipe: Any, *, label: str = "", ending: str = "") -> Path:

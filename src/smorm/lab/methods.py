@@ -252,21 +252,13 @@ def label_of(name: str, system: SystemSection) -> tuple[str, str]:
 
 
 def needed_arms(config: LabConfig) -> list[list[str]]:
-    """Arms that the systems need, in stages: those of one need only those of earlier ones.
-
-    Raises:
-        ConfigError: an unknown name, or arms that need each other.
-    """
+    """Arms that the systems need, in stages: those of one need only those of earlier ones."""
     systems = systems_of(config).values()
     return arm_stages([arm for system in systems for arm in system.arms], arms_of(config))
 
 
 def arm_stages(names: Iterable[str], arms: Mapping[str, ArmSection]) -> list[list[str]]:
-    """These arms and all that they are made of, in stages that can be made one after another.
-
-    Raises:
-        ConfigError: an arm that is missing, or arms that need each other.
-    """
+    """These arms and all that they are made of, in stages that can be made one after another."""
     needs: dict[str, list[str]] = {}
     pending = list(dict.fromkeys(names))
     while pending:

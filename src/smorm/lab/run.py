@@ -108,11 +108,7 @@ def run_lab(config: LabConfig, on_step: OnStep = lambda step: None) -> list[Resu
 
 
 def plan(config: LabConfig) -> list[list[Job]]:
-    """Stages of jobs; those of one stage do not need each other.
-
-    Raises:
-        ConfigError: an unknown method, arm or view, or a configuration of an arm that is refused.
-    """
+    """Stages of jobs; those of one stage do not need each other."""
     arms = needed_arms(config)
     _check_arms(config, chain.from_iterable(arms))
     # One job for each policy, under the first run that starts from it.

@@ -26,24 +26,14 @@ from smorm.scoring.reward_model import RewardModel
 
 @dataclass(frozen=True, slots=True)
 class SetRows:
-    """Rows of a set's answers.
+    """Rows of a set's answers."""
 
-    Attributes:
-        names: `preference`, where it was trained, and the attributes [C].
-        values: on the attributes' own scales [M, C].
-        tokens: length of each conversation [M].
-    """
-
-    names: tuple[str, ...]
-    values: Floats
-    tokens: Ints
+    names: tuple[str, ...]  # `preference`, where it was trained, and the attributes [C]
+    values: Floats  # on the attributes' own scales [M, C]
+    tokens: Ints  # length of each conversation [M]
 
     def view(self, name: str) -> Floats:
-        """F, L, M (`smorm.model.views`) or an attribute, [M].
-
-        Raises:
-            ConfigError: the model has no such row.
-        """
+        """F, L, M (`smorm.model.views`) or an attribute, [M]."""
         attributes = [row for row in self.names if row != "preference"]
         if name in ("L", "M") and not attributes:
             raise ConfigError(f"view {name}: needs attribute rows, and this model has none")
@@ -65,12 +55,7 @@ def read_items(path: Path) -> list[Item]:
 
 
 def score_sets(folder: Path, sets: Mapping[str, Path], *, device: str) -> dict[str, SetRows]:
-    """Score every set with a model.
-
-    Raises:
-        ModelError: the folder is not a reward model.
-        DataError: an answer that cannot be scored, or got no finite score.
-    """
+    """Score every set with a model."""
     import torch
 
     torch.set_num_threads(1)
@@ -92,11 +77,7 @@ def score_sets(folder: Path, sets: Mapping[str, Path], *, device: str) -> dict[s
 
 
 def reward_rows(reward: Reward, sets: Mapping[str, Path]) -> dict[str, SetRows]:
-    """Score every set with any reward, as one preference row, with lengths in words.
-
-    Raises:
-        DataError: an answer that cannot be scored.
-    """
+    """Score every set with any reward, as one preference row, with lengths in words."""
     rows = {}
     for name, path in sets.items():
         items = read_items(path)

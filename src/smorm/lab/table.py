@@ -30,11 +30,7 @@ _PREFIXES = {
 
 
 def write_table(path: Path | str, results: Sequence[Result]) -> None:
-    """One line for each number of each run: what the statistics over seeds are taken of.
-
-    Raises:
-        OutputError: the file could not be written.
-    """
+    """One line for each number of each run: what the statistics over seeds are taken of."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(COLUMNS)

@@ -49,14 +49,11 @@ KAPPA = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How members' rewards become one.
+    """How members' rewards become one."""
 
-    Attributes:
-        how: `mean`, `min`, or `uwo`: mean - kappa * variance over the members.
-        kappa: the price of a unit of variance; 0 for `mean` and `min`.
-    """
-
+    # `mean`, `min`, or `uwo`: mean - kappa * variance over the members.
     how: Combination = "mean"
+    # The price of a unit of variance; 0 for `mean` and `min`.
     kappa: float = 0.0
 
     def __post_init__(self) -> None:

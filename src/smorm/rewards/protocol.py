@@ -27,59 +27,44 @@ Results = list[Scored | Unscored]
 
 @dataclass(frozen=True, slots=True)
 class ScoringOptions:
-    """How rewards are computed.
+    """How rewards are computed."""
 
-    Attributes:
-        device: of models.
-        max_batch_tokens: tokens of a model's forward pass; no score depends on it.
-        overlong: what becomes of conversations over a model's limit; None is as in training.
-        views: what will be read beside a section's own view; a server must know beforehand.
-    """
-
-    device: str = "cpu"
+    device: str = "cpu"  # of models
+    # Tokens of a model's forward pass; no score depends on it.
     max_batch_tokens: int = DEFAULT_BATCH_TOKENS
+    # What becomes of conversations over a model's limit; None is as in training.
     overlong: Overlong | None = None
+    # What will be read beside a section's own view; a server must know beforehand.
     views: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class RewardView:
-    """One number per response out of a reward's columns.
-
-    Attributes:
-        read: columns [N, C] to values [N].
-        definition: plain values that say what it computes, for a fingerprint.
-    """
+    """One number per response out of a reward's columns."""
 
     name: str
-    read: Callable[[Floats], Floats]
+    read: Callable[[Floats], Floats]  # columns [N, C] to values [N]
+    # Plain values that say what it computes, for a fingerprint.
     definition: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Reward(ABC):
-    """Whatever gives responses a number.
+    """Whatever gives responses a number."""
 
-    Attributes:
-        kind: its name in the registry.
-        name: what results call it.
-        parameters: of each model that makes a forward pass for a score: what a score costs. Of a
-            server or function that is not known, and counts as no pass.
-        attributes: names of the columns that predict ratings; most rewards have none.
-        training_means: their mean ratings in training, where they are known.
-        reads_text: whether it can judge a response that no file holds.
-        cacheable: whether a score is a function of the texts, and worth keeping.
-        shares_prompt: whether a long response may shorten the prompt of the others of its item.
-        drops_overlong: whether what is too long is to be left out rather than to stop everything.
-    """
-
-    kind: str = "reward"
-    name: str = "reward"
+    kind: str = "reward"  # its name in the registry
+    name: str = "reward"  # what results call it
+    # Of each model that makes a forward pass for a score: what a score costs. Of a server or
+    # function that is not known, and counts as no pass.
     parameters: tuple[int, ...] = ()
+    # Names of the columns that predict ratings; most rewards have none.
     attributes: tuple[str, ...] = ()
+    # Their mean ratings in training, where they are known.
     training_means: Mapping[str, float] | None = None
-    reads_text: bool = True
-    cacheable: bool = True
+    reads_text: bool = True  # whether it can judge a response that no file holds
+    cacheable: bool = True  # whether a score is a function of the texts, and worth keeping
+    # Whether a long response may shorten the prompt of the others of its item.
     shares_prompt: bool = False
+    # Whether what is too long is to be left out rather than to stop everything.
     drops_overlong: bool = False
 
     @classmethod

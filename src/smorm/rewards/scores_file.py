@@ -49,18 +49,14 @@ _ENTRIES = itemgetter("view", "tokens", "truncated")
 
 @dataclass(frozen=True, slots=True)
 class JobReport:
-    """What a job did.
+    """What a job did."""
 
-    Attributes:
-        lines, responses, errors: lines written, responses scored, lines without a score.
-        tokens: that were read, as far as that is known.
-        counted: what was shortened or not scored; of an ensemble by its members' names.
-    """
-
+    # lines, responses, errors: lines written, responses scored, lines without a score.
     lines: int
     responses: int
     errors: int
-    tokens: int
+    tokens: int  # that were read, as far as that is known
+    # What was shortened or not scored; of an ensemble by its members' names.
     counted: dict[str, Census]
 
     @property

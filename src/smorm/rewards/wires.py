@@ -33,18 +33,12 @@ class Answer:
 
 
 class Wire(Protocol):
-    """One way to ask a server.
+    """One way to ask a server."""
 
-    Attributes:
-        path: where requests are posted to.
-        keeps_constant: whether scores include the view's constant (which a head without a bias
-            cannot hold).
-        control_is_text: whether control tokens in messages stay text.
-    """
-
-    path: ClassVar[str]
+    path: ClassVar[str]  # where requests are posted to
+    # Whether scores include the view's constant (which a head without a bias cannot hold).
     keeps_constant: ClassVar[bool]
-    control_is_text: ClassVar[bool]
+    control_is_text: ClassVar[bool]  # whether control tokens in messages stay text
 
     @property
     def batch(self) -> int:

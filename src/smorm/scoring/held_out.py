@@ -26,19 +26,12 @@ FEWEST_PROMPTS = 2 * FOLDS
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Scores that a view is fitted on.
+    """Scores that a view is fitted on."""
 
-    Attributes:
-        names: the rows, the preference row first.
-        rows: scores of the responses on the rows' own scales [N, 1 + K].
-        prompts: each response's prompt, numbered 0 to G - 1 [N].
-        paired: responses 2i and 2i + 1 are chosen and rejected of pair i.
-    """
-
-    names: tuple[str, ...]
-    rows: Floats
-    prompts: Ints
-    paired: bool
+    names: tuple[str, ...]  # the rows, the preference row first
+    rows: Floats  # scores of the responses on the rows' own scales [N, 1 + K]
+    prompts: Ints  # each response's prompt, numbered 0 to G - 1 [N]
+    paired: bool  # responses 2i and 2i + 1 are chosen and rejected of pair i
 
     @property
     def num_prompts(self) -> int:

@@ -47,21 +47,15 @@ _COSMETIC = frozenset({
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What was merged.
-
-    Attributes:
-        shares: the weight of each model, of sum 1.
-        cosines: of each model after the first: how alike its matrices are to the mean of those
-            before it.
-        notes: what a user should know.
-    """
+    """What was merged."""
 
     folder: Path
     names: tuple[str, ...]
-    shares: tuple[float, ...]
+    shares: tuple[float, ...]  # the weight of each model, of sum 1
+    # Of each model after the first: how alike its matrices are to the mean of those before it.
     cosines: tuple[float, ...]
     parameters: int
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what a user should know
 
 
 @dataclass(slots=True)

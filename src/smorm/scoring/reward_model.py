@@ -44,17 +44,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Scores of N responses, in the order they were given.
+    """Scores of N responses, in the order they were given."""
 
-    Attributes:
-        rows: the head's raw output, [N, 1 + K], attributes on the training scale.
-        tokens: length of each conversation in tokens, [N].
-        truncated: whether its prompt was shortened to fit, [N].
-    """
-
-    rows: Floats
-    tokens: NDArray[np.int64]
-    truncated: NDArray[np.bool_]
+    rows: Floats  # the head's raw output, [N, 1 + K], attributes on the training scale
+    tokens: NDArray[np.int64]  # length of each conversation in tokens, [N]
+    truncated: NDArray[np.bool_]  # whether its prompt was shortened to fit, [N]
     model: RewardModel
     default: View
 

@@ -1,5 +1,4 @@
-"""The configuration of a stress test: which rewards are optimised against, on which
-prompts, and which gold tells what that is worth."""
+"""The configuration of a stress test."""
 
 from __future__ import annotations
 
@@ -118,6 +117,8 @@ class StressConfig(Section):
 
     @model_validator(mode="after")
     def _one_kind_of_test(self) -> StressConfig:
+        if len({section.name for section in self.prompts}) < len(self.prompts):
+            raise ValueError("prompts: two sets have the same name")
         if self.rl is None:
             return self
         answers = "for best-of-n; with rl the policy itself answers"
@@ -128,12 +129,7 @@ class StressConfig(Section):
                 raise ValueError(f"prompts.{section.name}: sample and max_words: {answers}")
         return self
 
-    @model_validator(mode="after")
-    def _distinct(self) -> StressConfig:
-        if len({section.name for section in self.prompts}) < len(self.prompts):
-            raise ValueError("prompts: two sets have the same name")
-        return self
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for the fingerprint."""
-        return self.model_dump(mode="json")
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """Plain values of all that decides the numbers, for the fingerprint."""
+        return self.model_dump(mode="json", exclude={"output", "device"})

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -36,20 +37,15 @@ QUANTITIES = ("gold", "proxy", "raw_proxy", "oracle", *TEXT_MEASURES)
 
 @dataclass(frozen=True, slots=True)
 class ScoredPools:
-    """A proxy and a gold on the same pools.
+    """A proxy and a gold on the same pools."""
 
-    Attributes:
-        pools: the answers, P pools.
-        proxy, gold: their scores, [N] each.
-        texts: what the answers look like, by measure, [N] each; see `text_measures`.
-        sizes: sizes n, ascending, with 1 [C].
-    """
-
-    pools: Sequence[Item]
+    pools: Sequence[Item]  # the answers, P pools
+    # proxy, gold: their scores, [N] each.
     proxy: Sequence[Floats]
     gold: Sequence[Floats]
+    # What the answers look like, by measure, [N] each; see `text_measures`.
     texts: Sequence[Mapping[str, Floats]]
-    sizes: tuple[int, ...]
+    sizes: tuple[int, ...]  # sizes n, ascending, with 1 [C]
 
     @property
     def prompts(self) -> list[str]:
@@ -101,7 +97,13 @@ def measure(scored: ScoredPools) -> tuple[Measurement, list[dict[str, Any]]]:
     single = {name: {name: 1.0} for name in columns}
     points = Outcomes(columns, scored.prompts, single, keys, frozenset(single)).metrics()
     metrics = {**outcomes.metrics(), **_shape(columns, scored)}
-    return Measurement(metrics, outcomes=outcomes), _points(points, scored.sizes)
+    curve = []
+    for size in scored.sizes:
+        point: dict[str, Any] = {"n": size, "kl": kl_of(size)}
+        for name in QUANTITIES:
+            point[name] = points[f"{name}@{size}"].as_dict()
+        curve.append(point)
+    return Measurement(metrics, outcomes=outcomes), curve
 
 
 def _sums(sizes: tuple[int, ...], gold_std: float) -> dict[str, dict[str, float]]:
@@ -111,15 +113,14 @@ def _sums(sizes: tuple[int, ...], gold_std: float) -> dict[str, dict[str, float]
     area = area_weights(sizes)
     area[0] -= 1.0  # of gains: less the gold of a random answer
     sums: dict[str, dict[str, float]] = {}
-    for name in ("gold", "proxy"):
-        sums |= {f"{name}@{size}": {f"{name}@{size}": 1.0} for size in sizes}
+    for name, size in product(("gold", "proxy"), sizes):
+        sums[f"{name}@{size}"] = {f"{name}@{size}": 1.0}
     sums["gain"] = {last: 1.0, first: -1.0}
     sums["oracle"] = {f"oracle@{sizes[-1]}": 1.0}
     sums["regret"] = {f"oracle@{sizes[-1]}": 1.0, last: -1.0}
     sums["area"] = _along("gold", sizes, area)
-    sums["divergence"] = {
-        f"proxy@{sizes[-1]}": 1.0, last: -1.0 / gold_std, first: 1.0 / gold_std,
-    }  # fmt: skip
+    gold = {last: -1.0 / gold_std, first: 1.0 / gold_std}
+    sums["divergence"] = {f"proxy@{sizes[-1]}": 1.0, **gold}
     sums["law/alpha"] = _along("gold", sizes, alpha)
     sums["law/beta"] = _along("gold", sizes, beta)
     for name in TEXT_MEASURES:
@@ -168,11 +169,3 @@ def _r2_of_law(means: Floats, sizes: tuple[int, ...]) -> float:
     residuals = gains - distances * (alpha - beta * distances)
     total = float(np.sum((gains - gains.mean()) ** 2))
     return 1.0 - float(residuals @ residuals) / total if total > 0 else math.nan
-
-
-def _points(metrics: Mapping[str, Metric], sizes: tuple[int, ...]) -> list[dict[str, Any]]:
-    points = []
-    for size in sizes:
-        values = {name: metrics[f"{name}@{size}"].as_dict() for name in QUANTITIES}
-        points.append({"n": size, "kl": kl_of(size), **values})
-    return points

@@ -7,8 +7,12 @@ make one pool, and pairs, which are pools of two. A pool is an `Item` with its `
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
+
+import orjson
 
 from smorm.data.census import BadRecord, Census, DropReason
 from smorm.data.formats import Row
@@ -16,6 +20,12 @@ from smorm.data.reading import OnBad, Source, read_each
 from smorm.data.records import Item, Record, joined_item, prompt_key
 from smorm.errors import DataError
 from smorm.files import fingerprint
+
+
+def hashed(*values: Any) -> int:
+    """A number below 2^56 that is a fixed function of plain values."""
+    digest = hashlib.blake2b(orjson.dumps(values), digest_size=7).digest()
+    return int.from_bytes(digest, "little")
 
 
 def prompt_label(item: Item) -> str:
@@ -37,7 +47,9 @@ def read_pools(source: Source, census: Census, on_bad_record: OnBad = "stop") ->
         key = prompt_key(item.prompt)
         if key in pools:
             census.add(DropReason.JOINED_POOL, where)
-            pools[key] = _joined(pools[key], item)
+            pool = pools[key]
+            responses, fields = (*pool.responses, *item.responses), (*pool.fields, *item.fields)
+            pools[key] = replace(pool, responses=responses, fields=fields)
         elif source.limit is None or len(pools) < source.limit:
             pools[key] = item
         else:
@@ -45,11 +57,6 @@ def read_pools(source: Source, census: Census, on_bad_record: OnBad = "stop") ->
     if not pools:
         raise DataError(f"{source.path}: no pool of answers in it")
     return list(pools.values())
-
-
-def _joined(pool: Item, item: Item) -> Item:
-    responses = (*pool.responses, *item.responses)
-    return replace(pool, responses=responses, fields=(*pool.fields, *item.fields))
 
 
 def usable_rows(

@@ -22,19 +22,13 @@ from smorm.text.limits import Unscored
 
 @dataclass(frozen=True, slots=True)
 class ProxyReward:
-    """One entry of `models`, ready to score.
+    """One entry of `models`, ready to score."""
 
-    Attributes:
-        name: as results call it.
-        views: that are optimised against.
-        seed: tells runs of one name apart.
-        heads: the views F and L of a model that has both, else none.
-    """
-
-    name: str
+    name: str  # as results call it
     reward: Reward
-    views: list[RewardView]
-    seed: int | None = None
+    views: list[RewardView]  # that are optimised against
+    seed: int | None = None  # tells runs of one name apart
+    # The views F and L of a model that has both, else none.
     heads: list[RewardView] = field(default_factory=list)
 
     def score(self, items: Sequence[Item], census: Census) -> list[list[Floats | Unscored]]:
@@ -47,10 +41,6 @@ class ProxyReward:
             for view, column in zip(self.views, columns, strict=True):
                 column.append(view.read(result.rows) if isinstance(result, Scored) else result)
         return columns
-
-    def provenance(self, view: RewardView) -> dict[str, Any]:
-        """What a view of it is, for a fingerprint."""
-        return provenance_of(self.reward, view)
 
 
 def provenance_of(reward: Reward, view: RewardView) -> dict[str, Any]:

@@ -10,7 +10,6 @@ the old label, nor the order of the file, nor the other pairs have an influence.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 import re
@@ -30,7 +29,7 @@ from smorm.data.reading import SIDES, OnBad, Source
 from smorm.data.records import Preference, prompt_key
 from smorm.errors import ConfigError, DataError
 from smorm.rewards.protocol import Reward, score_all
-from smorm.stress.pools import usable_rows
+from smorm.stress.pools import hashed, usable_rows
 
 CHUNK = 1024
 """Pairs held in memory at a time."""
@@ -41,21 +40,13 @@ _Pair = tuple[Row, Preference]
 
 @dataclass(slots=True)
 class RelabelReport:
-    """What relabelling did.
+    """What relabelling did."""
 
-    Attributes:
-        pairs: pairs written.
-        swapped: of them with the sides exchanged.
-        ties: pairs to which the gold gives equal scores.
-        overturned: labels that noise set against the gold.
-        census: what was left out or shortened.
-    """
-
-    pairs: int = 0
-    swapped: int = 0
-    ties: int = 0
-    overturned: int = 0
-    census: Census = field(default_factory=Census)
+    pairs: int = 0  # pairs written
+    swapped: int = 0  # of them with the sides exchanged
+    ties: int = 0  # pairs to which the gold gives equal scores
+    overturned: int = 0  # labels that noise set against the gold
+    census: Census = field(default_factory=Census)  # what was left out or shortened
 
 
 def relabel_file(
@@ -153,14 +144,9 @@ def _swaps(pair: Preference, scores: Floats, temperature: float | None, seed: in
     gap = float(scores[0] - scores[1])
     if chosen != first:
         gap = -gap
-    first_wins = _uniform(seed, prompt_key(pair.prompt), first, second) < expit(gap / temperature)
+    uniform = hashed(seed, prompt_key(pair.prompt), first, second) / 2**56
+    first_wins = uniform < expit(gap / temperature)
     return bool(first_wins != (chosen == first))
-
-
-def _uniform(seed: int, *texts: str) -> float:
-    """A number in [0, 1) that is a fixed function of a seed and of texts."""
-    content = orjson.dumps([seed, *texts])
-    return int.from_bytes(hashlib.blake2b(content, digest_size=7).digest(), "little") / 2**56
 
 
 def _relabelled(row: Row, scores: Floats, swap: bool) -> dict[str, Any]:
@@ -178,15 +164,13 @@ def _relabelled(row: Row, scores: Floats, swap: bool) -> dict[str, Any]:
 
 def _exchanged(fields: Row) -> dict[str, Any]:
     """Fields with those of the two sides exchanged, in their order."""
-    return {name: fields.get(_partner(name, fields), value) for name, value in fields.items()}
-
-
-def _partner(name: str, fields: Row) -> str:
-    """The other side's field of the same kind; the field itself where there is none."""
-    for side, opposite in (SIDES, SIDES[::-1]):
-        # Named after one side only: `chosen_over_chosen` says nothing that could be exchanged.
-        named = re.fullmatch(rf"{side}|{side}_.+|.+_{side}", name) and name.count(side) == 1
-        partner = name.replace(side, opposite)
-        if named and partner in fields:
-            return partner
-    return name
+    exchanged = dict(fields)
+    for name in fields:
+        for side, opposite in (SIDES, SIDES[::-1]):
+            # Named after one side only: `chosen_over_chosen` says nothing that could be exchanged.
+            named = re.fullmatch(rf"{side}|{side}_.+|.+_{side}", name) and name.count(side) == 1
+            partner = name.replace(side, opposite)
+            if named and partner in fields:
+                exchanged[name] = fields[partner]
+                break
+    return exchanged

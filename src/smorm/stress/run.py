@@ -21,7 +21,7 @@ from smorm.stress.best_of_n import doubling_sizes
 from smorm.stress.config import StressConfig
 from smorm.stress.curves import ScoredPools, measure
 from smorm.stress.probes import attacked, measure_probes
-from smorm.stress.proxies import ProxyReward, find_all, names_of, open_proxy
+from smorm.stress.proxies import ProxyReward, find_all, names_of, open_proxy, provenance_of
 from smorm.stress.sets import PromptSet, Tell, data_of, read_sets, skips
 from smorm.stress.symptoms import detection, disagreement
 
@@ -30,11 +30,7 @@ KIND = "stress"
 
 def run_stress(config: StressConfig, *, tell: Tell = lambda line: None) -> list[Result]:
     """Optimise against every reward on every set of prompts, by best-of-n or with `rl` a policy;
-    then the paired differences to the first reward.
-
-    Args:
-        tell: is called with a line about what begins.
-    """
+    then the paired differences to the first reward. `tell` gets a line about what begins."""
     names = names_of(config.models)
     # What is missing is told now, not after the first reward has scored for hours.
     find_all(config.models)
@@ -66,7 +62,7 @@ def push(
     provenance: dict[str, Any] = {
         "data": data_of(answers.pools),
         "gold": dict(prompts.provenance),
-        "config": fingerprint(_decisive(config)),
+        "config": fingerprint(config.decisive),
         "versions": versions(),
     }
     if proxy.seed is not None:
@@ -81,7 +77,7 @@ def push(
         results.append(
             Result(
                 KIND, f"best-of-n/{prompts.name}", proxy.name, view.name, measurement.metrics,
-                points, {**proxy.provenance(view), **provenance},
+                points, {**provenance_of(proxy.reward, view), **provenance},
                 (*prompts.notes, *answers.notes), measurement.outcomes,
             )
         )  # fmt: skip
@@ -90,28 +86,22 @@ def push(
 
 @dataclass(frozen=True, slots=True)
 class _Answers:
-    """What a reward gave to the pools that it could score.
-
-    Attributes:
-        scored: its columns of each pool.
-        disagreement: of the two heads [N] by pool, where there are two.
-        attacked: its columns of each pool's attacked answers; None where it has none.
-        notes: what was counted.
-    """
+    """What a reward gave to the pools that it could score."""
 
     pools: list[Item]
     gold: list[Floats]
     texts: list[Mapping[str, Floats]]
-    scored: list[Scored]
-    disagreement: list[Floats] | None
+    scored: list[Scored]  # its columns of each pool
+    disagreement: list[Floats] | None  # of the two heads [N] by pool, where there are two
+    # Its columns of each pool's attacked answers; None where it has none.
     attacked: list[Scored | None]
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # what was counted
 
     def measure(
         self, view: RewardView, sizes: tuple[int, ...]
     ) -> tuple[Measurement, list[dict[str, Any]]]:
         """Everything that is measured of one view, and the points of its curve."""
-        proxy = _values(view, self.scored)
+        proxy = [view.read(result.rows) for result in self.scored]
         scored_pools = ScoredPools(self.pools, proxy, self.gold, self.texts, sizes)
         measurement, points = measure(scored_pools)
         metrics = dict(measurement.metrics)
@@ -126,10 +116,6 @@ class _Answers:
         if self.disagreement is not None:
             metrics |= detection(self.disagreement, proxy, self.gold, sizes, scored_pools.prompts)
         return replace(measurement, metrics=metrics), points
-
-
-def _values(view: RewardView, scored: Sequence[Scored]) -> list[Floats]:
-    return [view.read(result.rows) for result in scored]
 
 
 def _score(proxy: ProxyReward, prompts: PromptSet, config: StressConfig) -> _Answers:
@@ -151,26 +137,18 @@ def _score(proxy: ProxyReward, prompts: PromptSet, config: StressConfig) -> _Ans
     if config.probes and reward.reads_text:
         items = [attacked(pool) for pool in pools]
         attacks = score_all(reward, items, probe_census, skip=True, reason=reason, what="score")
-    signal = _disagreement(proxy, scored, census)
+    signal = None
+    if proxy.heads:
+        rows = [result.rows for result in scored]
+        # A head that does not vary is a finding about the model, and stops no test of its views.
+        try:
+            signal = disagreement(*(list(map(view.read, rows)) for view in proxy.heads))
+        except DataError as error:
+            census.add(DropReason.NO_DISAGREEMENT, detail=str(error))
     lines = [*census.lines(), *(f"probes: {line}" for line in probe_census.lines())]
     # A table has other rewards beside this one.
     notes = tuple(f"{proxy.name}: {line}" for line in lines)
     return _Answers(pools, gold, texts, scored, signal, attacks, notes)
-
-
-def _disagreement(
-    proxy: ProxyReward, scored: Sequence[Scored], census: Census
-) -> list[Floats] | None:
-    """The disagreement of the two heads, where there are two."""
-    if not proxy.heads:
-        return None
-    preference, attributes = (_values(view, scored) for view in proxy.heads)
-    # A head that does not vary is a finding about the model, and stops no test of its views.
-    try:
-        return disagreement(preference, attributes)
-    except DataError as error:
-        census.add(DropReason.NO_DISAGREEMENT, detail=str(error))
-        return None
 
 
 def paired_by_seed(results: Sequence[Result]) -> list[Result]:
@@ -187,11 +165,3 @@ def paired_by_seed(results: Sequence[Result]) -> list[Result]:
                 difference = replace(difference, fingerprint=provenance)
             paired.append(difference)
     return paired
-
-
-def _decisive(config: StressConfig) -> dict[str, Any]:
-    """What of a configuration decides the numbers."""
-    values = config.as_dict()
-    for key in ("output", "device"):
-        del values[key]
-    return values

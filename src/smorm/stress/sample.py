@@ -6,13 +6,13 @@ sampled.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
+import torch
 from jinja2.exceptions import TemplateError
 
 from smorm import files
@@ -27,11 +27,11 @@ from smorm.model.backbone import load_tokenizer, position_limit, quiet, refuse_r
 from smorm.model.device import pick_device
 from smorm.rewards.wires import chat
 from smorm.stress.config import SampleSection
+from smorm.stress.pools import hashed
 from smorm.text.chat import Message, Renderer
 from smorm.text.control import encode_marked
 
-_ANSWER = "Forty-two"
-"""Stands for an answer, to see what a template writes before one."""
+_ANSWER = "Forty-two"  # stands for an answer, to see what a template writes before one
 
 
 def sample_file(
@@ -57,8 +57,11 @@ def sample_file(
     with files.atomic_file(output) as stream:
         for where, prompt in prompts:
             answers = policy.sample(prompt, where, census)
-            row = {"prompt": _plain(prompt), "responses": answers}
-            stream.write(orjson.dumps(row) + b"\n")
+            text: str | list[dict[str, str]] = chat(prompt)
+            # A single question is its text.
+            if len(prompt) == 1 and prompt[0].role == "user":
+                text = prompt[0].content
+            stream.write(orjson.dumps({"prompt": text, "responses": answers}) + b"\n")
     return len(prompts)
 
 
@@ -88,8 +91,6 @@ class Policy:
 
     def sample(self, prompt: Messages, where: str, census: Census) -> list[dict[str, Any]]:
         """Answers to a prompt, each `{"response", "finished"}`."""
-        import torch
-
         ids = self.prompt_ids(prompt, where)
         if len(ids) > self.section.prompt_tokens:
             census.add(DropReason.CUT_PROMPT, where)
@@ -100,7 +101,7 @@ class Policy:
         answers: list[dict[str, Any]] = []
         # The caller's random state is left alone, and a prompt's answers depend on no other prompt.
         with torch.inference_mode(), torch.random.fork_rng(devices=devices):
-            torch.manual_seed(_seed_of(self.section.seed, prompt))
+            torch.manual_seed(hashed(self.section.seed, prompt_key(prompt)))
             while len(answers) < self.section.answers:
                 count = min(self.section.batch, self.section.answers - len(answers))
                 answers += self._answers(context, count, max_new_tokens)
@@ -124,8 +125,6 @@ class Policy:
         return positions - length
 
     def _answers(self, context: Any, count: int, max_new_tokens: int) -> list[dict[str, Any]]:
-        import torch
-
         section = self.section
         sequences = self.model.generate(
             context,
@@ -142,10 +141,10 @@ class Policy:
         ends = torch.tensor(sorted(self._ends()), device=new.device)
         finished = torch.isin(new, ends).any(dim=1).tolist()
         texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
-        return [
-            {"response": text.strip(), "finished": end}
-            for text, end in zip(texts, finished, strict=True)
-        ]
+        answers = []
+        for text, end in zip(texts, finished, strict=True):
+            answers.append({"response": text.strip(), "finished": end})
+        return answers
 
     def _ends(self) -> set[int]:
         """The tokens with which the policy ends an answer; its configuration names one or several,
@@ -212,15 +211,3 @@ def _load_policy(path: str) -> Any:
     if "score.weight" in info["unexpected_keys"]:
         raise ModelError(f"{path}: no usable policy: it is a reward model, with a score head")
     return model
-
-
-def _plain(prompt: Messages) -> str | list[dict[str, str]]:
-    """The text of a single question, else the messages."""
-    if len(prompt) == 1 and prompt[0].role == "user":
-        return prompt[0].content
-    return chat(prompt)
-
-
-def _seed_of(seed: int, prompt: Messages) -> int:
-    content = orjson.dumps([seed, prompt_key(prompt)])
-    return int.from_bytes(hashlib.blake2b(content, digest_size=7).digest(), "little")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 from smorm.arrays import Floats
@@ -29,21 +30,14 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class PromptSet:
-    """A named set of pools.
-
-    Attributes:
-        gold: of each pool's answers [N].
-        texts: what they look like, by measure, [N] each.
-        provenance: what the gold is.
-        notes: what was counted.
-    """
+    """A named set of pools."""
 
     name: str
     pools: list[Item]
-    gold: list[Floats]
-    texts: list[Mapping[str, Floats]]
-    provenance: Mapping[str, Any]
-    notes: tuple[str, ...]
+    gold: list[Floats]  # of each pool's answers [N]
+    texts: list[Mapping[str, Floats]]  # what they look like, by measure, [N] each
+    provenance: Mapping[str, Any]  # what the gold is
+    notes: tuple[str, ...]  # what was counted
 
 
 def data_of(pools: Sequence[Item]) -> str:
@@ -76,13 +70,16 @@ def _read_set(
         else:
             census.add(DropReason.SMALL_POOL, pool.where, detail=str(smallest))
     tell(f"gold of {section.name} by {config.gold.place}")
-    pools, values = _with_gold(pools, gold, census, skip=skips(config, gold))
+    skip, reason = skips(config, gold), DropReason.NO_REWARD
+    scored = score_all(gold, pools, census, skip=skip, reason=reason, what="gold")
+    pools = list(compress(pools, scored))
+    values = [gold.view().read(result.rows) for result in filter(None, scored)]
     if not pools:
         counted = "; ".join(census.lines())
         raise DataError(f"{section.path}: prompts {section.name}: no pool is left: {counted}")
     # A gold that chooses nothing is refused before anything is optimised.
     spread_within(f"prompts {section.name}: gold", values)
-    notes = [_counts([len(pool) for pool in pools]), *census.lines()]
+    notes = [_counts(list(map(len, pools))), *census.lines()]
     if isinstance(gold, CachedReward):
         notes.append(
             f"gold: asked for {gold.requested:,} answers so far, {gold.reused:,} were known."
@@ -90,20 +87,6 @@ def _read_set(
     texts: list[Mapping[str, Floats]] = [text_measures(pool.texts) for pool in pools]
     provenance = {"name": gold.name, **provenance_of(gold, gold.view())}
     return PromptSet(section.name, pools, values, texts, provenance, tuple(notes))
-
-
-def _with_gold(
-    pools: Sequence[Item], gold: Reward, census: Census, *, skip: bool
-) -> tuple[list[Item], list[Floats]]:
-    """The pools that have gold, and the gold."""
-    read = gold.view().read
-    scored_pools, values = [], []
-    scored = score_all(gold, pools, census, skip=skip, reason=DropReason.NO_REWARD, what="gold")
-    for pool, result in zip(pools, scored, strict=True):
-        if result is not None:
-            scored_pools.append(pool)
-            values.append(read(result.rows))
-    return scored_pools, values
 
 
 def _without_long(pool: Item, max_words: int | None, census: Census) -> Item:
@@ -135,18 +118,17 @@ def _source(section: PromptsSection, config: StressConfig, census: Census, tell:
 
 
 def skips(config: StressConfig, reward: Reward | None = None) -> bool:
-    """Whether a pool that a reward (by default some model) cannot score is left out, counted, or
-    stops the test.
-
-    `overlong: drop` is about models: nothing is too long for another reward.
-    """
+    """Whether a pool that a reward (by default some model) cannot score is left out, counted;
+    `overlong: drop` is about models: nothing is too long for another reward."""
     dropped = config.overlong == "drop" and (reward is None or reward.drops_overlong)
     return config.on_bad_record == "skip" or dropped
 
 
 def _counts(answers: Sequence[int]) -> str:
     low, high = min(answers), max(answers)
-    sizes = str(low) if low == high else f"{low} to {high}"
+    sizes = f"{low} to {high}"
+    if low == high:
+        sizes = str(low)
     if len(answers) == 1:
         return f"1 prompt with {sizes} answers; intervals resample prompts, so that there is none."
     return f"{len(answers)} prompts with {sizes} answers each; intervals resample prompts."

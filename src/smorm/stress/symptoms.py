@@ -34,7 +34,9 @@ def text_measures(texts: Sequence[str]) -> dict[str, Floats]:
     for text in texts:
         words = text.split()
         repetition = 1.0 - _distinct(words, 3)
-        rows.append((float(len(words)), repetition, _distinct(words, 2), _formatted(text)))
+        lines = list(filter(str.strip, text.splitlines()))
+        formatted = sum(map(bool, map(_MARKDOWN.match, lines))) / max(1, len(lines))
+        rows.append((float(len(words)), repetition, _distinct(words, 2), formatted))
     columns = np.array(rows, dtype=np.float64).reshape(-1, len(TEXT_MEASURES)).T
     return dict(zip(TEXT_MEASURES, columns, strict=True))
 
@@ -45,13 +47,6 @@ def _distinct(words: Sequence[str], size: int) -> float:
     if count < 1:
         return 1.0
     return len(set(zip(*(words[start:] for start in range(size)), strict=False))) / count
-
-
-def _formatted(text: str) -> float:
-    lines = [line for line in text.splitlines() if line.strip()]
-    if not lines:
-        return 0.0
-    return sum(_MARKDOWN.match(line) is not None for line in lines) / len(lines)
 
 
 def standardised(what: str, values: Sequence[Floats]) -> list[Floats]:

@@ -45,24 +45,16 @@ HEAD_SIZE = 16
 
 @dataclass(frozen=True, slots=True)
 class Pretraining:
-    """The settings of a policy. The defaults made the shipped one.
+    """The settings of a policy. The defaults made the shipped one."""
 
-    Attributes:
-        seed: of weights and text.
-        world: seed of the facts, which the policy learns.
-        hidden: hidden size, a multiple of 16 (the size of an attention head).
-        layers: number of layers.
-        steps, batch: optimizer steps, texts of a step.
-        rate: peak learning rate.
-    """
-
-    seed: int = 0
-    world: int = 0
-    hidden: int = 64
-    layers: int = 3
+    seed: int = 0  # of weights and text
+    world: int = 0  # seed of the facts, which the policy learns
+    hidden: int = 64  # hidden size, a multiple of 16 (the size of an attention head)
+    layers: int = 3  # number of layers
+    # steps, batch: optimizer steps, texts of a step.
     steps: int = 4500
     batch: int = 64
-    rate: float = 3e-3
+    rate: float = 3e-3  # peak learning rate
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -202,10 +194,6 @@ def make_policy(folder: Path, how: Pretraining, device: str = "cpu") -> dict[str
 
 
 def write_policy(output: Path | str, how: Pretraining, device: str = "cpu") -> dict[str, float]:
-    """As `make_policy`, into a new folder; whole or not at all.
-
-    Raises:
-        OutputError: the folder could not be written.
-    """
+    """As `make_policy`, into a new folder; whole or not at all."""
     with atomic_folder(output) as folder:
         return make_policy(folder, how, device)

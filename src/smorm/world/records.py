@@ -36,21 +36,17 @@ _TIE: Final = 1e-9
 class Annotation:
     """How answers are written and annotated, in one and the same world.
 
-    Attributes:
-        temperature: of the Bradley–Terry labels, in units of gold (0..1).
-        rating_noise: standard deviation of the noise on a training rating, in units of the
-            attribute (0..1), before rounding.
-        answers_per_prompt: rated answers to each prompt, one after another (HelpSteer2 has 2).
-        habits: of the writers.
-
     Raises:
         ConfigError: a temperature that is not above 0, noise below 0, or no answer to a prompt.
     """
 
-    temperature: float = 0.15
+    temperature: float = 0.15  # of the Bradley–Terry labels, in units of gold (0..1)
+    # Standard deviation of the noise on a training rating, in units of the attribute (0..1), before
+    # rounding.
     rating_noise: float = 0.15
+    # Rated answers to each prompt, one after another (HelpSteer2 has 2).
     answers_per_prompt: int = 1
-    habits: Habits = field(default_factory=Habits)
+    habits: Habits = field(default_factory=Habits)  # of the writers
 
     def __post_init__(self) -> None:
         if not (0 < self.temperature < math.inf and 0 <= self.rating_noise < math.inf):
@@ -89,9 +85,6 @@ def write_dataset(
     Returns:
         Name to file: `train-pairs`, `train-rated`, `dev-pairs`, and `eval-pairs-REGIME` and
         `eval-rated-REGIME` of each regime.
-
-    Raises:
-        OutputError: a file could not be written.
     """
     world = world or make_world()
     makers: dict[str, tuple[Maker, Regime, Split, int]] = {

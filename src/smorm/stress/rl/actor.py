@@ -23,21 +23,13 @@ from smorm.world import backbone_path
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Sampled answers.
+    """Sampled answers."""
 
-    Attributes:
-        ids: prompts and answers [B, L + T].
-        attention: True on all tokens but padding [B, L + T].
-        mask: True on the tokens of answers, up to and with the end token [B, T].
-        texts: the answers as text [B].
-        finished: whether an answer ended by itself [B].
-    """
-
-    ids: Tensor
-    attention: Tensor
-    mask: Tensor
-    texts: list[str]
-    finished: list[bool]
+    ids: Tensor  # prompts and answers [B, L + T]
+    attention: Tensor  # True on all tokens but padding [B, L + T]
+    mask: Tensor  # True on the tokens of answers, up to and with the end token [B, T]
+    texts: list[str]  # the answers as text [B]
+    finished: list[bool]  # whether an answer ended by itself [B]
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -66,11 +58,7 @@ class Answers:
 
 
 class Actor(Policy):
-    """A policy and its frozen start, in fp32; `restart` puts it back to its start.
-
-    Raises:
-        ModelError: it cannot be loaded.
-    """
+    """A policy and its frozen start, in fp32; `restart` puts it back to its start."""
 
     def __init__(self, section: RLSection, device: str = "cpu") -> None:
         path = section.policy

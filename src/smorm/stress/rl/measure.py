@@ -40,16 +40,16 @@ def measure(
         snapshots: in the order of their steps [E]; the first is of the starting policy.
         prompts: a label of each prompt, which intervals resample [P].
         keys: each prompt's place in its file [P].
-
-    Raises:
-        DataError: the proxy or the gold gives one score to all answers of the starting policy.
     """
     steps = [snapshot.step for snapshot in snapshots]
     gold_std, proxy_std = initial_stds(snapshots[0])
     columns = _columns(snapshots, proxy_std)
     single = {name: {name: 1.0} for name in columns}
     comparable = _comparable(steps, gold_std)
-    of_run = {**comparable, **_at_peak(columns, steps), **_slopes(columns, steps)}
+    of_run = {**comparable, **_slopes(columns, steps)}
+    peak = steps[int(np.nanmean(_table(columns, "gold", steps), axis=0).argmax())]
+    for name in ("gold", "raw_proxy", "kl"):
+        of_run[f"{name}@peak"] = {f"{name}@{peak}": 1.0}
     weights = {**single, **of_run}
     measured = Outcomes(columns, prompts, weights, keys, frozenset(weights)).metrics()
     metrics = {name: measured[name] for name in of_run}
@@ -69,9 +69,6 @@ def measure(
 def initial_stds(first: Snapshot) -> tuple[float, float]:
     """The standard deviation of gold and of the raw proxy within the starting policy's answers to a
     prompt.
-
-    Raises:
-        DataError: one of them gives one score to all answers.
     """
     stds = []
     for what, name in (("gold", "gold"), ("proxy", "raw_proxy")):
@@ -115,12 +112,6 @@ def _comparable(steps: Sequence[int], gold_std: float) -> Weights:
         f"proxy@{last}": 1.0, f"gold@{last}": -1.0 / gold_std, f"gold@{first}": 1.0 / gold_std
     }  # fmt: skip
     return weights
-
-
-def _at_peak(columns: Mapping[str, Floats], steps: Sequence[int]) -> Weights:
-    """Of the step of the largest mean gold."""
-    peak = steps[int(np.nanmean(_table(columns, "gold", steps), axis=0).argmax())]
-    return {f"{name}@peak": {f"{name}@{peak}": 1.0} for name in ("gold", "raw_proxy", "kl")}
 
 
 def _slopes(columns: Mapping[str, Floats], steps: Sequence[int]) -> Weights:

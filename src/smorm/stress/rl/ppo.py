@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, repeat
 
 import torch
 from torch import Tensor, nn
@@ -33,20 +34,13 @@ STREAMS = 2
 
 @dataclass(frozen=True, slots=True)
 class Experience:
-    """The data of a step, as the policy was when it sampled.
-
-    Attributes:
-        log_probs: of the sampled tokens [B, T].
-        values: of both streams [B, T, 2].
-        advantage: what is followed [B, T].
-        returns: targets of the values [B, T, 2].
-    """
+    """The data of a step, as the policy was when it sampled."""
 
     answers: Answers
-    log_probs: Tensor
-    values: Tensor
-    advantage: Tensor
-    returns: Tensor
+    log_probs: Tensor  # of the sampled tokens [B, T]
+    values: Tensor  # of both streams [B, T, 2]
+    advantage: Tensor  # what is followed [B, T]
+    returns: Tensor  # targets of the values [B, T, 2]
 
 
 class PPO:
@@ -75,23 +69,28 @@ class PPO:
                 after(step)
 
     def step(self, prompts: Sequence[TokenisedPrompt]) -> None:
-        """Sample answers, score them, and make the passes.
-
-        Raises:
-            NonFiniteLossError: the gradient is NaN or infinite.
-        """
+        """Sample answers, score them, and make the passes; NonFiniteLossError where a gradient is
+        NaN or infinite."""
         experience = self.experience(prompts)
         rows = len(experience.answers)
         for _ in range(self.settings.all_passes):
             order = torch.randperm(rows, generator=self.generator)
             for minibatch in order.split(self.settings.gradient_step):
-                self._descend(experience, minibatch)
+                self.optimizer.zero_grad()
+                for loss in self.losses(experience, minibatch):
+                    loss.backward()
+                norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
+                # Before the step: a policy with NaN weights could not be reported on any more.
+                if not norm.isfinite():
+                    raise NonFiniteLossError("PPO's gradient is NaN or infinite")
+                self.optimizer.step()
 
     def experience(self, prompts: Sequence[TokenisedPrompt]) -> Experience:
         """Answers to prompts, with their rewards, values and advantages."""
         count = self.settings.answers_per_prompt
         answers = self.actor.answer([prompt.ids for prompt in prompts], count)
-        repeated = [prompt for prompt in prompts for _ in range(count)]
+        # Answers to one prompt stand side by side.
+        repeated = list(chain.from_iterable(repeat(prompt, count) for prompt in prompts))
         scores = self.signal(repeated, answers.texts)
         score = torch.tensor(scores, dtype=torch.float32, device=answers.mask.device)
         # An answer without a score gets an empty mask: no term below sees its tokens.
@@ -141,16 +140,6 @@ class PPO:
             error = clipped_value_loss(values, old, returns, clip).sum(dim=-1)
             loss = self.settings.value_coefficient * error - gain
             yield (loss * batch.mask).sum() / tokens
-
-    def _descend(self, experience: Experience, rows: Tensor) -> None:
-        self.optimizer.zero_grad()
-        for loss in self.losses(experience, rows):
-            loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
-        # Before the step: a policy with NaN weights could not be reported on any more.
-        if not norm.isfinite():
-            raise NonFiniteLossError("PPO's gradient is NaN or infinite")
-        self.optimizer.step()
 
     def _prompt_batches(
         self, prompts: Sequence[TokenisedPrompt]

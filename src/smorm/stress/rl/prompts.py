@@ -46,13 +46,7 @@ class TokenisedSet:
 
 
 def training_prompts(section: RLSection, actor: Actor) -> TokenisedSet:
-    """The prompts to learn on.
-
-    Raises:
-        DataError: a row without a prompt, one that the policy's template refuses, or none that is
-            short enough.
-        ConfigError: fewer prompts than a step samples for.
-    """
+    """The prompts to learn on."""
     file = section.prompts
     source = Source(file.path, split=file.split, subset=file.subset, limit=file.limit)
     training = _read("training", source, actor)
@@ -65,12 +59,7 @@ def training_prompts(section: RLSection, actor: Actor) -> TokenisedSet:
 
 
 def evaluation_set(section: PromptsSection, actor: Actor) -> TokenisedSet:
-    """A set of prompts to evaluate on; answers that stand beside them are passed over.
-
-    Raises:
-        DataError: a row without a prompt, one that the policy's template refuses, or none that is
-            short enough.
-    """
+    """A set of prompts to evaluate on; answers that stand beside them are passed over."""
     source = Source(
         section.path, section.format, section.split, section.subset, limit=section.limit
     )

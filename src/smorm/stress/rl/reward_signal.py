@@ -35,11 +35,7 @@ class Proxy:
         return self.reward.score(items, self.census)[self.view_index]
 
     def score_answers(self, prompts: Sequence[TokenisedPrompt], texts: Sequence[str]) -> Floats:
-        """Scores of answers [B]; NaN, and counted, where there is none.
-
-        Raises:
-            DataError: no answer has a score.
-        """
+        """Scores of answers [B]; NaN, and counted, where there is none."""
         # Neighbouring answers to one prompt go together: a model scores them in one tree.
         items = []
         rows = zip(prompts, texts, strict=True)
@@ -92,7 +88,14 @@ class Normaliser:
             DataError: all scores of the first step are the same.
         """
         if self.count == 0 or self.kind == "running":
-            self._add(raw[np.isfinite(raw)])
+            # Chan's update of a mean and a sum of squared deviations by another batch's.
+            values = raw[np.isfinite(raw)]
+            total = self.count + len(values)
+            gap = float(values.mean()) - self.mean
+            self.squares += float(((values - values.mean()) ** 2).sum())
+            self.squares += gap**2 * self.count * len(values) / total
+            self.mean += gap * len(values) / total
+            self.count = total
         if self.kind == "none":
             return raw
         # Relative to the mean: equal scores of 1e6 differ by rounding. `not >` refuses NaN too.
@@ -104,15 +107,6 @@ class Normaliser:
             )
         return np.asarray((raw - self.mean) / self.std)
 
-    def _add(self, values: Floats) -> None:
-        """Chan's update of a mean and a sum of squared deviations by another batch's."""
-        total = self.count + len(values)
-        gap = float(values.mean()) - self.mean
-        self.squares += float(((values - values.mean()) ** 2).sum())
-        self.squares += gap**2 * self.count * len(values) / total
-        self.mean += gap * len(values) / total
-        self.count = total
-
 
 @dataclass(slots=True)
 class Multiplier:
@@ -122,17 +116,13 @@ class Multiplier:
     Λ ← clip(Λ + rate · gap, −1, 1), the gradient step of Moskovitz et al. 2023 (arXiv 2310.04373),
     and λ = clip(Λ + damping · gap, −1, 1) (the proportional term of Stooke et al. 2020, arXiv
     2007.03964).
-
-    Attributes:
-        value: λ.
-        integral: Λ.
     """
 
     threshold: float
     rate: float
     damping: float = 1.0
-    value: float = 1.0
-    integral: float = 1.0
+    value: float = 1.0  # λ
+    integral: float = 1.0  # Λ
     std: float = math.nan
 
     def update(self, raw: Floats) -> None:
@@ -142,12 +132,8 @@ class Multiplier:
         gap = (self.threshold - float(np.nanmean(raw))) / self.std
         # The integral alone reacts one step late for ever, so that λ and the proxy swing against
         # each other; the term in the present gap damps that.
-        self.integral = _clip(self.integral + self.rate * gap)
-        self.value = _clip(self.integral + self.damping * gap)
-
-
-def _clip(value: float) -> float:
-    return min(1.0, max(-1.0, value))
+        self.integral = float(np.clip(self.integral + self.rate * gap, -1.0, 1.0))
+        self.value = float(np.clip(self.integral + self.damping * gap, -1.0, 1.0))
 
 
 @dataclass(slots=True)

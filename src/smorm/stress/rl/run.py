@@ -1,5 +1,4 @@
-"""Policy optimisation from its configuration to results: one for each reward, view, seed and set
-of prompts."""
+"""Policy optimisation: results for each reward, view, seed and set of prompts."""
 
 from __future__ import annotations
 
@@ -7,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from smorm.errors import ConfigError, DataError, NonFiniteLossError
@@ -48,14 +48,11 @@ class RunContext:
     @property
     def provenance(self) -> dict[str, Any]:
         """For the fingerprint of every result."""
-        config = self.config.as_dict()
-        # Where it is written and on which device says nothing of what was optimised.
-        del config["output"], config["device"]
         return {
             "gold": {"name": self.gold.name, **provenance_of(self.gold, self.gold.view())},
             "policy": self.rl.policy,
             "training_prompts": self.training.data,
-            "config": fingerprint(config),
+            "config": fingerprint(self.config.decisive),
             "versions": versions(),
         }
 
@@ -140,8 +137,10 @@ def optimise(
     rl, view = context.rl, reward.views[view_index]
     constraint = _multiplier(rl.constraint, reward.name, view.name, label)
     title = f"{rl.algorithm} against {reward.name} ({view.name}), seed {label}"
-    held = "" if constraint is None else f", proxy held at {constraint.threshold:.3f}"
-    context.report(f"{title}{held}")
+    if constraint is None:
+        context.report(title)
+    else:
+        context.report(f"{title}, proxy held at {constraint.threshold:.3f}")
     started = time.monotonic()
     signal = RewardSignal(Proxy(reward, view_index), Normaliser(rl.normalise_rewards), constraint)
     # One actor for all runs: a policy that is loaded once, put back to its start for each.
@@ -154,7 +153,11 @@ def optimise(
     with _named_non_finite(start, "look at its weights and at rl.temperature"):
         tracer.after(0)
     for prompts in context.sets:
-        _require_variation(prompts, tracer)
+        # What could not be measured at the end is refused at the start.
+        try:
+            initial_stds(tracer.snapshots[prompts.name][0])
+        except DataError as error:
+            raise DataError(f"prompts {prompts.name}: starting policy: {error}") from error
     advice = f"take a smaller rl.learning_rate than {rl.learning_rate:g}"
     with _named_non_finite(f"{title}: the policy's probabilities", advice):
         if rl.algorithm == "ppo":
@@ -162,11 +165,12 @@ def optimise(
         else:
             train_with_trl(context.actor, signal, context.training.prompts, seed, tracer.after)
     context.report(f"  done in {time.monotonic() - started:.0f} s")
-    provenance = {**reward.provenance(view), **context.provenance, "seed": label}
-    name = reward.name
-    return [
-        _result(context, name, view.name, prompts, tracer, provenance) for prompts in context.sets
-    ]
+    provenance = {**provenance_of(reward.reward, view), **context.provenance, "seed": label}
+    results = []
+    for prompts in context.sets:
+        head = (f"{rl.algorithm}/{prompts.name}", reward.name, view.name)
+        results.append(_result(context, head, prompts, tracer, provenance))
+    return results
 
 
 @contextlib.contextmanager
@@ -180,27 +184,18 @@ def _named_non_finite(what: str, advice: str) -> Iterator[None]:
         raise NonFiniteLossError(f"{what} became NaN or infinite: {advice}") from error
 
 
-def _require_variation(prompts: TokenisedSet, tracer: Tracer) -> None:
-    """Refuse at the start what could not be measured at the end."""
-    try:
-        initial_stds(tracer.snapshots[prompts.name][0])
-    except DataError as error:
-        raise DataError(f"prompts {prompts.name}: starting policy: {error}") from error
-
-
 def _result(
     context: RunContext,
-    name: str,
-    view: str,
+    head: tuple[str, str, str],
     prompts: TokenisedSet,
     tracer: Tracer,
     provenance: dict[str, Any],
 ) -> Result:
+    """A run's numbers on one set; `head` names the suite, the reward and its view."""
     rl, snapshots = context.rl, tracer.snapshots[prompts.name]
     items = [prompt.item([]) for prompt in prompts.prompts]
-    measurement, points = measure(
-        snapshots, [prompt_label(item) for item in items], [item.where for item in items]
-    )
+    labels = list(map(prompt_label, items))
+    measurement, points = measure(snapshots, labels, [item.where for item in items])
     notes = [
         f"{len(items)} prompt{'s' * (len(items) > 1)} with {rl.evaluation_answers} sampled answers "
         f"each at {len(snapshots)} evaluations; intervals resample prompts.",
@@ -215,17 +210,9 @@ def _result(
         if rl.algorithm == "grpo":
             note += ", and advantages not divided by their group's standard deviation"
         notes.append(f"{note}.")
-    return Result(
-        KIND,
-        f"{rl.algorithm}/{prompts.name}",
-        name,
-        view,
-        measurement.metrics,
-        points,
-        {**provenance, "data": prompts.data},
-        tuple(notes),
-        measurement.outcomes,
-    )
+    provenance = {**provenance, "data": prompts.data}
+    metrics, outcomes = measurement.metrics, measurement.outcomes
+    return Result(KIND, *head, metrics, points, provenance, tuple(notes), outcomes)
 
 
 def _multiplier(
@@ -242,9 +229,6 @@ def _multiplier(
 def threshold_from(section: ConstraintSection, name: str, view: str, label: int | str) -> float:
     """The raw proxy at the gold's peak of an earlier run against the same reward: that of the same
     seed if it is there, else the mean over seeds.
-
-    Raises:
-        DataError: the file has no such run.
     """
     prompts = section.prompts
     of_seed: dict[Any, list[float]] = {}
@@ -262,5 +246,5 @@ def threshold_from(section: ConstraintSection, name: str, view: str, label: int 
             f"{section.from_result}: has no policy optimisation against {name} ({view}){where}: "
             "run it without a constraint first"
         )
-    peaks = of_seed.get(label) or [peak for peaks in of_seed.values() for peak in peaks]
+    peaks = of_seed.get(label) or list(chain.from_iterable(of_seed.values()))
     return sum(peaks) / len(peaks)

@@ -28,17 +28,13 @@ from smorm.text.limits import Unscored
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The values of a policy's answers to one set after a step.
-
-    Attributes:
-        values: gold, raw proxy, KL and text measures by name, [N] for each prompt; NaN throughout
-            where a prompt's answers could not be scored and are to be skipped.
-        multiplier: Lagrange's, 1 without a constraint.
-    """
+    """The values of a policy's answers to one set after a step."""
 
     step: int
+    # gold, raw proxy, KL and text measures by name, [N] for each prompt; NaN throughout where a
+    # prompt's answers could not be scored and are to be skipped.
     values: dict[str, list[Floats]]
-    multiplier: float
+    multiplier: float  # Lagrange's, 1 without a constraint
 
     def means(self, name: str) -> Floats:
         """A quantity's mean over each prompt's answers [P]."""
@@ -47,21 +43,17 @@ class Snapshot:
 
 @dataclass(slots=True)
 class Tracer:
-    """Evaluates the actor on every set after a step, and reports it.
-
-    Attributes:
-        skip: whether a prompt whose answers cannot be scored is left out of that step.
-        snapshots: by set, in the order of steps [E].
-    """
+    """Evaluates the actor on every set after a step, and reports it."""
 
     actor: Actor
     signal: RewardSignal
     sets: Sequence[TokenisedSet]
     gold: Reward
     seed: int
-    skip: bool
+    skip: bool  # whether a prompt whose answers cannot be scored is left out of that step
     report: Tell
     censuses: dict[str, Census] = field(default_factory=dict)
+    # By set, in the order of steps [E].
     snapshots: dict[str, list[Snapshot]] = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
 
@@ -106,11 +98,7 @@ class Tracer:
     def _scored(
         self, what: str, items: Sequence[Item], scores: Sequence[Floats | Unscored], census: Census
     ) -> list[Floats]:
-        """Scores, with NaN for an item that has none under `skip`.
-
-        Raises:
-            DataError: an item has none, or under `skip` none has any.
-        """
+        """Scores, with NaN for an item that has none under `skip`."""
         if self.skip and all(isinstance(score, Unscored) for score in scores):
             raise DataError(f"{items[0].where}: no {what} for any prompt: {scores[0]}")
         values = []
