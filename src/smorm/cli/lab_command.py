@@ -111,7 +111,9 @@ def study(config: LabConfig, title: str, about: str = "") -> list[Result]:
     intro = introduction(config.regimes) + about
     write_page(page, folder / "report.html", title, intro, figures=folder / "figures")
     print_study(results, config)
-    of_seeds = {one.fingerprint["seed"]: one.fingerprint.get("artifacts", []) for one in results}
+    of_seeds: dict[int, list[Any]] = {}
+    for result in results:
+        of_seeds[result.fingerprint["seed"]] = result.fingerprint.get("artifacts", [])
     if notice := describe_other_versions(config.work_folder, chain(*of_seeds.values())):
         typer.echo(notice, err=True)
     typer.echo(
@@ -132,12 +134,8 @@ def progress_bar() -> Iterator[Callable[[Step], None]]:
     if not console.is_terminal:
         yield lambda step: console.print(str(step), markup=False, highlight=False, soft_wrap=True)
         return
-    columns = (
-        TextColumn("{task.completed}/{task.total}"),
-        BarColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=console) as bar:
+    count, title = TextColumn("{task.completed}/{task.total}"), TextColumn("{task.description}")
+    with Progress(count, BarColumn(), title, console=console) as bar:
         task = bar.add_task("starting", total=None)
         yield lambda step: bar.update(
             task, completed=step.count, total=step.total, description=escape(step.text)

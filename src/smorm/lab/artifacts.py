@@ -83,17 +83,20 @@ class ArtifactStore:
         """`{"versions": ..., "count": n}` for each set of versions, other than the present ones,
         that made artifacts in `used`; the versions are None where none were recorded (before smorm
         recorded them)."""
-        counts = Counter(_as_key(recorded_versions(path)) for path in self.used)
-        del counts[_as_key(versions())]
-        return [
-            {"versions": None if key is None else dict(key), "count": count}
-            for key, count in counts.items()
-        ]
+        groups: dict[str, dict[str, Any]] = {}
+        for recorded in map(recorded_versions, self.used):
+            if recorded != versions():
+                key = files.fingerprint(recorded)
+                group = groups.setdefault(key, {"versions": recorded, "count": 0})
+                group["count"] += 1
+        return list(groups.values())
 
 
 def recorded_versions(path: Path) -> dict[str, str] | None:
     """The versions that made an artifact; None where none were recorded."""
-    record = path / RECORD if path.is_dir() else _record_of_file(path)
+    record = _record_of_file(path)
+    if path.is_dir():
+        record = path / RECORD
     if not record.is_file():
         return None
     recorded: dict[str, str] | None = files.read_json(record).get("versions")
@@ -123,7 +126,3 @@ def _write_record(path: Path, recipe: Any) -> None:
 
 def _record_of_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.{RECORD}")
-
-
-def _as_key(recorded: dict[str, str] | None) -> tuple[tuple[str, str], ...] | None:
-    return None if recorded is None else tuple(sorted(recorded.items()))

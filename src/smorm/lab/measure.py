@@ -30,7 +30,7 @@ from smorm.lab.methods import arm_stages, label_of, systems_of
 from smorm.lab.scores import SetRows, read_items
 from smorm.lab.world_artifacts import WorldArtifacts
 from smorm.model.store import versions
-from smorm.rewards.ensemble import UNCHANGED, Rule, Standard, standard_of
+from smorm.rewards.ensemble import UNCHANGED, Rule, standard_of
 from smorm.rewards.protocol import values_of
 from smorm.rewards.truth import TruthReward
 from smorm.stress.curves import ScoredPools, measure
@@ -92,15 +92,12 @@ class Run:
             # pairs, so that no evaluation set decides it.
             standard = UNCHANGED
             if system.standardise:
-                standard = self._standard(arm, view, rule)
+                dev = self.rows[arm]["dev"].view(view)
+                standard = standard_of(dev, self._dev_prompts, f"{arm}:{view}", rule)
             members.append(standard.apply(self.rows[arm][set_name].view(view)))
         if len(members) == 1:
             return members[0]
         return rule.combine(np.stack(members))
-
-    def _standard(self, arm: str, view: str, rule: Rule) -> Standard:
-        values = self.rows[arm]["dev"].view(view)
-        return standard_of(values, self._dev_prompts, f"{arm}:{view}", rule)
 
     @cached_property
     def _dev_prompts(self) -> list[str]:
@@ -159,31 +156,25 @@ class Run:
 
     def _of_pools(self, regime: str, path: Path) -> Iterator[Result]:
         pools = read_pools(Source(path), Census())
-        prompts = [prompt_label(pool) for pool in pools]
+        prompts = list(map(prompt_label, pools))
         # Once for all systems: gold and texts are the pools', only the proxy is a system's.
         gold = values_of(TruthReward(self.artifacts.config.world.facts), pools)
         texts = [text_measures(pool.texts) for pool in pools]
         notes = _unfinished_note(pools)
-        ends = np.cumsum([len(pool) for pool in pools])[:-1]
+        ends = np.cumsum(list(map(len, pools)))[:-1]
         sizes = self.artifacts.config.sizes
         for name, system in self.systems.items():
             proxy = np.split(self.values(system, f"pools/{regime}"), ends)
             measurement, points = measure(ScoredPools(pools, proxy, gold, texts, sizes))
             metrics = dict(measurement.metrics)
-            heads = self._heads(system, regime)
-            if heads is not None:
-                first, second = (np.split(head, ends) for head in heads)
+            rows = self.rows[system.arms[0]][f"pools/{regime}"]
+            # Two heads of one model can disagree; those of two models are no symptom.
+            if len(system.arms) == 1 and "preference" in rows.names and _rated_rows(rows):
+                first, second = np.split(rows.view("F"), ends), np.split(rows.view("L"), ends)
                 metrics |= detection(disagreement(first, second), proxy, gold, sizes, prompts)
             measurement = Measurement(metrics, (*measurement.notes, *notes))
             label = label_of(name, system)
             yield self._result("stress", f"best-of-n/{regime}", label, measurement, points)
-
-    def _heads(self, system: SystemSection, regime: str) -> tuple[Floats, Floats] | None:
-        """Both heads of a system that is one model with two."""
-        rows = self.rows[system.arms[0]][f"pools/{regime}"]
-        if len(system.arms) > 1 or "preference" not in rows.names or not _rated_rows(rows):
-            return None
-        return rows.view("F"), rows.view("L")
 
     def _cost(self, system: SystemSection) -> dict[str, Metric]:
         """Of training all its members, and of one score."""
@@ -229,15 +220,11 @@ class Run:
             yield self._result("training", "training", (arm, ""), Measurement(metrics), points)
 
     def _result(
-        self,
-        kind: str,
-        suite: str,
-        label: tuple[str, str],
-        measurement: Measurement,
+        self, kind: str, suite: str, label: tuple[str, str], measured: Measurement,
         items: Sequence[Any] = (),
-    ) -> Result:
-        metrics, notes = measurement.metrics, measurement.notes
-        return Result(kind, suite, *label, metrics, list(items), self.provenance, notes)
+    ) -> Result:  # fmt: skip
+        provenance, notes = self.provenance, measured.notes
+        return Result(kind, suite, *label, measured.metrics, list(items), provenance, notes)
 
 
 def read_log(path: Path) -> list[dict[str, float]]:

@@ -107,9 +107,17 @@ _FILES: Final[dict[str, tuple[list[str], list[str]]]] = {
 
 def arms_of(config: LabConfig) -> dict[str, ArmSection]:
     """All arms that a configuration knows: its changes lie over the built-in ones."""
-    arms = {**ARMS, **{name: _arm_of_method(name) for name in _registered(config)}}
+    arms = dict(ARMS)
+    for name in _registered(config):
+        arms[name] = _arm("both", name, 2)
+        if not METHODS[name].uses_ratings:
+            arms[name] = _arm("pairs", name, 2)
+        elif not METHODS[name].uses_pairs:
+            arms[name] = _arm("ratings", name, 8)
     for name, section in config.arms.items():
-        arms[name] = _changed(arms[name], section) if name in arms else section
+        if name in arms:
+            section = _changed(arms[name], section)
+        arms[name] = section
     return arms
 
 
@@ -120,21 +128,6 @@ def _registered(config: LabConfig) -> list[str]:
         return []
     systems = {*SYSTEMS, *config.systems}
     return [name for name in config.methods if name not in systems and name in METHODS]
-
-
-def _arm_of_method(name: str) -> ArmSection:
-    method = METHODS[name]
-    if not method.uses_ratings:
-        return _arm("pairs", name, 2)
-    if not method.uses_pairs:
-        return _arm("ratings", name, 8)
-    return _arm("both", name, 2)
-
-
-def _system_of_method(name: str) -> SystemSection:
-    if METHODS[name].uses_pairs:
-        return SystemSection(members=[f"{name}:F"])
-    return SystemSection(members=[f"{name}:L"])
 
 
 def _changed(built_in: ArmSection, changes: ArmSection) -> ArmSection:
@@ -150,13 +143,8 @@ def _changed(built_in: ArmSection, changes: ArmSection) -> ArmSection:
 def training_config(arm: ArmSection, config: LabConfig, seed: int) -> dict[str, Any]:
     """An arm's configuration of `smorm train`; its data by names, its backbone left open."""
     preference, rated = _FILES[arm.data]
-    data: dict[str, Any] = {
-        "preference": list(preference),
-        "rated": list(rated),
-        "max_tokens": MAX_TOKENS,
-        "workers": 1,
-        "cache": None,
-    }
+    data: dict[str, Any] = {"preference": list(preference), "rated": list(rated)}
+    data |= {"max_tokens": MAX_TOKENS, "workers": 1, "cache": None}
     # Only where it is set: an empty section would give every arm another recipe than before.
     if arm.mixing:
         data["mixing"] = dict(arm.mixing)
@@ -179,15 +167,15 @@ def training_config(arm: ArmSection, config: LabConfig, seed: int) -> dict[str, 
 
 
 def systems_of(config: LabConfig) -> dict[str, SystemSection]:
-    """The systems that a configuration compares, in its order.
-
-    Raises:
-        ConfigError: an unknown system, arm or view, a view of rows that an arm will not have, or
-            two systems of one name in results.
-    """
+    """The systems that a configuration compares, in its order; ConfigError for an unknown system,
+    arm or view, a view of rows that an arm will not have, or two systems of one name in results."""
     known = {**SYSTEMS, **config.systems}
-    known |= {name: _system_of_method(name) for name in _registered(config)}
-    names = list(known) if config.methods == "all" else config.methods
+    for name in _registered(config):
+        view = "F" if METHODS[name].uses_pairs else "L"
+        known[name] = SystemSection(members=[f"{name}:{view}"])
+    names = config.methods
+    if names == "all":
+        names = list(known)
     if not names:
         raise ConfigError("methods: name at least one")
     arms = arms_of(config)

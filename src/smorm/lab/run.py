@@ -83,10 +83,7 @@ class Job:
 
 
 def run_lab(config: LabConfig, on_step: OnStep = lambda step: None) -> list[Result]:
-    """Make all artifacts and measure every system of every run.
-
-    Args:
-        on_step: is called after each job.
+    """Make all artifacts and measure every system of every run; `on_step` is called after each job.
 
     Raises:
         ConfigError: an unknown method, arm or view, or no such device.
@@ -100,11 +97,11 @@ def run_lab(config: LabConfig, on_step: OnStep = lambda step: None) -> list[Resu
     # Workers get plain values: they are spawned, and read the configuration anew.
     values = config.model_dump(mode="json")
     with _single_threaded_children(), _processes(config) as pool:
-        for stage in stages:
-            _finish(pool, {pool.submit(_do, values, job): job for job in stage}, progress)
-        futures = {pool.submit(_measure, values, job.seed): job for job in jobs}
-        _finish(pool, futures, progress)
-    return [result for future in futures for result in future.result()]
+        for stage in [*stages, jobs]:
+            futures = {pool.submit(_do, values, job): job for job in stage}
+            _finish(pool, futures, progress)
+    # The last stage is the runs to measure.
+    return list(chain.from_iterable(future.result() for future in futures))
 
 
 def plan(config: LabConfig) -> list[list[Job]]:
@@ -123,9 +120,11 @@ def plan(config: LabConfig) -> list[list[Job]]:
         policies.append(Job("policy", name, seed))
     data = [Job("data", "", seed) for seed in config.runs]
     pools = [Job("pool", regime, seed) for seed, regime in product(config.runs, config.regimes)]
-    trainings = [[Job("arm", arm, seed) for seed, arm in product(config.runs, names)]
-                 for names in arms]  # fmt: skip
-    return [policies, data + pools, *trainings]
+    stages = [policies, data + pools]
+    for names in arms:
+        trainings = [Job("arm", arm, seed) for seed, arm in product(config.runs, names)]
+        stages.append(trainings)
+    return stages
 
 
 def _check_arms(config: LabConfig, names: Iterable[str]) -> None:
@@ -163,9 +162,12 @@ def _processes(config: LabConfig) -> Iterator[ProcessPoolExecutor]:
             ) from None
 
 
-def _do(values: dict[str, Any], job: Job) -> None:
-    """Make an artifact, in a worker."""
+def _do(values: dict[str, Any], job: Job) -> list[Result]:
+    """Make an artifact or measure a run, in a worker."""
     artifacts = WorldArtifacts(LabConfig(**values))
+    if job.kind == "measure":
+        run = Run(artifacts, job.seed)
+        return [*run.results(), *run.curves()]
     try:
         if job.kind == "policy":
             artifacts.policy(job.seed)
@@ -178,11 +180,7 @@ def _do(values: dict[str, Any], job: Job) -> None:
     except Interrupted:
         # The training has cleaned up. A worker that is terminated must not take another job.
         os._exit(1)
-
-
-def _measure(values: dict[str, Any], seed: int) -> list[Result]:
-    run = Run(WorldArtifacts(LabConfig(**values)), seed)
-    return [*run.results(), *run.curves()]
+    return []
 
 
 def _begin_worker() -> None:
@@ -235,12 +233,7 @@ def _single_threaded_children() -> Iterator[None]:
 
 
 class Progress:
-    """Guesses the remaining time: from what jobs usually take, and more and more from this study.
-
-    Args:
-        jobs: all that will be done.
-        workers: how many at a time.
-    """
+    """Guesses the remaining time: by what jobs usually take, and more and more by this study."""
 
     def __init__(self, jobs: Sequence[Job], workers: int, on_step: OnStep) -> None:
         self.pending, self.workers = list(jobs), workers

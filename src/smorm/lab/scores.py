@@ -67,8 +67,10 @@ def score_sets(folder: Path, sets: Mapping[str, Path], *, device: str) -> dict[s
     rows = {}
     for name, path in sets.items():
         scored = score_all(reward, read_items(path), Census(), skip=False)
-        columns = [np.hstack([s.rows[:, :1], reward.ratings(s.rows)]) for s in scored if s]
-        tokens = [count for result in scored if result for count in result.tokens]
+        columns, tokens = [], []
+        for result in filter(None, scored):
+            columns.append(np.hstack([result.rows[:, :1], reward.ratings(result.rows)]))
+            tokens += result.tokens
         values = np.concatenate(columns)[:, first:]
         if not np.isfinite(values).all():
             raise DataError(f"{folder}: gives {name} scores that are not finite")
@@ -105,11 +107,8 @@ def read_rows(path: Path) -> dict[str, SetRows]:
     """Read what `write_rows` wrote."""
     with np.load(path, allow_pickle=False) as arrays:
         sets = dict.fromkeys(key.rpartition(":")[0] for key in arrays.files)
-        return {
-            name: SetRows(
-                tuple(arrays[f"{name}:names"].tolist()),
-                arrays[f"{name}:values"],
-                arrays[f"{name}:tokens"],
-            )
-            for name in sets
-        }
+        rows = {}
+        for name in sets:
+            names, values = tuple(arrays[f"{name}:names"].tolist()), arrays[f"{name}:values"]
+            rows[name] = SetRows(names, values, arrays[f"{name}:tokens"])
+        return rows

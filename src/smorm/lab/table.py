@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from smorm import files
@@ -15,18 +15,10 @@ _PREFIXES = {
     "pairs": ("accuracy", "length_correlation"),
     "rated": ("spearman", "mse"),
     "stress": (
-        "gold@",
-        "proxy@",
-        "gain",
-        "regret",
-        "area",
-        "fall",
-        "peak",
-        "slope/",
-        "disagreement_auc@",
+        "gold@", "proxy@", "gain", "regret", "area", "fall", "peak", "slope/", "disagreement_auc@",
     ),
     "cost": ("parameters", "passes_per_score", "training_passes", "training_tokens"),
-}
+}  # fmt: skip
 
 
 def write_table(path: Path | str, results: Sequence[Result]) -> None:
@@ -34,15 +26,11 @@ def write_table(path: Path | str, results: Sequence[Result]) -> None:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows(_rows(results))
-    files.write_text(path, stream.getvalue())
-
-
-def _rows(results: Sequence[Result]) -> Iterator[tuple[str, ...]]:
     for result in results:
         seed = str(result.fingerprint.get("seed", ""))
         set_name = result.suite.partition("/")[2] or result.suite
         head = (result.kind, set_name, result.model, result.view, seed)
         for name, metric in result.metrics.items():
             if name.startswith(_PREFIXES.get(result.kind, ())):
-                yield *head, name, f"{metric.value:.6g}"
+                writer.writerow((*head, name, f"{metric.value:.6g}"))
+    files.write_text(path, stream.getvalue())

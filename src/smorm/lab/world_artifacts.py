@@ -54,8 +54,9 @@ class WorldArtifacts:
         """What the device adds to a recipe: another device has another generator and rounds
         differently. The CPU adds nothing, so that recipes of before there was a choice still hold.
         """
-        device = self.config.device
-        return {} if device == "cpu" else {"device": device}
+        if self.config.device == "cpu":
+            return {}
+        return {"device": self.config.device}
 
     def policy(self, seed: int) -> Path:
         """The folder of a run's policy, which its reward models start from."""
@@ -63,27 +64,19 @@ class WorldArtifacts:
             return backbone_path()
         pretraining = self._pretraining(seed)
         recipe = {**asdict(pretraining), **self._device}
-        return self.store.folder(
-            self.store.path("policies", recipe),
-            recipe,
-            lambda scratch: make_policy(scratch, pretraining, self.config.device),
-        )
+
+        def make(scratch: Path) -> None:
+            make_policy(scratch, pretraining, self.config.device)
+
+        return self.store.folder(self.store.path("policies", recipe), recipe, make)
 
     def is_shipped(self, seed: int) -> bool:
         """Whether a run's policy is the one that comes with the package."""
         return self._pretraining(seed) == _SHIPPED
 
     def _pretraining(self, seed: int) -> Pretraining:
-        policy = self.config.policy
-        return Pretraining(
-            seed=self.config.policy_seed(seed),
-            world=self.config.world.facts,
-            hidden=policy.hidden,
-            layers=policy.layers,
-            steps=policy.steps,
-            batch=policy.batch,
-            rate=policy.rate,
-        )
+        sizes = self.config.policy.model_dump(exclude={"seeds"})
+        return Pretraining(self.config.policy_seed(seed), self.config.world.facts, **sizes)
 
     def data(self, seed: int) -> dict[str, Path]:
         """A run's files by name (`smorm.world.write_dataset`)."""
@@ -91,17 +84,11 @@ class WorldArtifacts:
         facts = self.config.world.facts
 
         def make(scratch: Path) -> None:
-            write_dataset(
-                scratch,
-                seed=seed,
-                num_pairs=data.pairs,
-                num_rated=data.rated,
-                num_dev_pairs=data.dev_pairs,
-                num_eval_pairs=data.eval_pairs,
-                num_eval_rated=data.eval_rated,
-                world=make_world(facts),
-                annotation=annotation,
-            )
+            counts: dict[str, Any] = {}
+            for name, count in data.model_dump(exclude={"answers_per_prompt"}).items():
+                counts[f"num_{name}"] = count
+            world = make_world(facts)
+            write_dataset(scratch, seed=seed, world=world, annotation=annotation, **counts)
 
         recipe = [seed, facts, data.model_dump(), asdict(annotation)]
         folder = self.store.folder(self.store.path("data", recipe), recipe, make)
@@ -127,15 +114,8 @@ class WorldArtifacts:
         def make(path: Path) -> None:
             prompts = self.store.path("pools", recipe, ending=".prompts.jsonl")
             _write_prompts(prompts, seed, regime, pools.prompts)
-            section = SampleSection(
-                policy=str(policy),
-                answers=pools.answers,
-                temperature=pools.temperature,
-                top_p=pools.top_p,
-                max_new_tokens=pools.max_new_tokens,
-                seed=seed,
-                batch=256,
-            )
+            sampling = pools.model_dump(exclude={"prompts"})
+            section = SampleSection(policy=str(policy), seed=seed, batch=256, **sampling)
             sample_file(Source(prompts), section, path, Census(), device=self.config.device)
 
         return self.store.file(self.store.path("pools", recipe, ending=".jsonl"), recipe, make)
@@ -198,9 +178,10 @@ class WorldArtifacts:
         arm, run = self.arms[name], scratch / "run"
         values = training_config(arm, self.config, seed)
         values["output"] = {"folder": str(run)}
-        values["model"]["backbone"] = str(
-            self.policy(seed) if arm.start is None else self.arm(arm.start, seed) / "model"
-        )
+        backbone = self.policy(seed)
+        if arm.start is not None:
+            backbone = self.arm(arm.start, seed) / "model"
+        values["model"]["backbone"] = str(backbone)
         # By name until now, so that the recipe does not depend on where `work` is.
         paths = self._training_files(name, seed)
         for kind in ("preference", "rated"):

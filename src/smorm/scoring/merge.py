@@ -152,9 +152,8 @@ def _card(names: Sequence[str], cards: Sequence[ModelCard], shares: Sequence[flo
     scales = []
     for same in zip(*(card.scales for card in cards), strict=True):
         offset = _mean([scale.offset for scale in same], shares)
-        scales.append(
-            AttributeScale(same[0].name, offset, _mean([scale.scale for scale in same], shares))
-        )
+        width = _mean([scale.scale for scale in same], shares)
+        scales.append(AttributeScale(same[0].name, offset, width))
     means = {}
     for name in first.means:
         if all(name in card.means for card in cards):

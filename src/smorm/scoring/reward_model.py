@@ -1,7 +1,4 @@
-"""A reward model ready to use: load, score, read any view.
-
-Shapes: N responses, K attributes.
-"""
+"""A reward model ready to use: load, score, read any view. N responses, K attributes."""
 
 from __future__ import annotations
 
@@ -81,10 +78,7 @@ class RewardModel:
     def __init__(
         self, network: RewardNetwork, tokenizer: Any, card: ModelCard, *, name: str = "model"
     ) -> None:
-        self.network = network
-        self.tokenizer = tokenizer
-        self.card = card
-        self.name = name
+        self.network, self.tokenizer, self.card, self.name = network, tokenizer, card, name
         self.renderer = Renderer(tokenizer, card.chat_template, card.max_tokens)
 
     @classmethod
@@ -114,15 +108,12 @@ class RewardModel:
             keep_freed_memory()
         choose_layout(network, layout)
         model = cls(network, tokenizer, card, name=str(path))
-        model._check_renderer(resolve(path))
-        return model
-
-    def _check_renderer(self, folder: Path) -> None:
-        if self.card.renderer and self.card.renderer != self.renderer.fingerprint:
+        if card.renderer and card.renderer != model.renderer.fingerprint:
             raise ModelError(
-                f"{folder}: conversations would be rendered to other tokens than in training "
-                "(another chat template, tokenizer or transformers version)"
+                f"{resolve(path)}: conversations would be rendered to other tokens than in "
+                "training (another chat template, tokenizer or transformers version)"
             )
+        return model
 
     @property
     def attributes(self) -> tuple[str, ...]:
@@ -201,13 +192,8 @@ class RewardModel:
             rows.append(result.rows)
             tokens += result.tokens
             truncated += [result.truncated] * len(item)
-        return Scores(
-            np.concatenate(rows),
-            np.array(tokens, dtype=np.int64),
-            np.array(truncated, dtype=bool),
-            self,
-            chosen,
-        )
+        lengths = np.array(tokens, dtype=np.int64)
+        return Scores(np.concatenate(rows), lengths, np.array(truncated, bool), self, chosen)
 
 
 def as_items(value: Any, index: int = 0) -> list[Item]:

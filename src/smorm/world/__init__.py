@@ -27,26 +27,10 @@ from smorm.world.world import (
 from smorm.world.writer import Habits, perfect_answer, write_answer
 
 __all__ = [
-    "ATTRIBUTES",
-    "REGIMES",
-    "TOP_RATING",
-    "Annotation",
-    "Habits",
-    "Prompt",
-    "Quality",
-    "Regime",
-    "Split",
-    "World",
-    "backbone_path",
-    "gold",
-    "make_world",
-    "measure_quality",
-    "parse_prompt",
-    "perfect_answer",
-    "sample_prompt",
-    "write_answer",
-    "write_dataset",
-]
+    "ATTRIBUTES", "REGIMES", "TOP_RATING", "Annotation", "Habits", "Prompt", "Quality",
+    "Regime", "Split", "World", "backbone_path", "gold", "make_world", "measure_quality",
+    "parse_prompt", "perfect_answer", "sample_prompt", "write_answer", "write_dataset",
+]  # fmt: skip
 
 
 def backbone_path() -> Path:

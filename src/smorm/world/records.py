@@ -99,23 +99,21 @@ def write_dataset(
     for name, (make, regime, split, count) in makers.items():
         # A generator a file: its first n records depend neither on its size nor on other files.
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        repeats = annotation.answers_per_prompt if make in (noisy_rating, true_rating) else 1
+        repeats = 1
+        if make in (noisy_rating, true_rating):
+            repeats = annotation.answers_per_prompt
         lines = []
         for index in range(count):
             if index % repeats == 0:
                 prompt = sample_prompt(rng, regime, split)
             row = make(world, annotation, prompt, rng)
-            lines.append(_line(prompt, row, f"{name}-{index:05d}", regime))
+            # The order of the keys is part of the bytes of a file.
+            meta = {**row.pop("meta"), "regime": regime}
+            origin = {"id": f"{name}-{index:05d}", "source": f"lab-{regime}", "meta": meta}
+            lines.append(orjson.dumps({"prompt": prompt.text, **row, **origin}) + b"\n")
         written[name] = Path(folder) / f"{name}.jsonl"
         files.write_bytes(written[name], b"".join(lines))
     return written
-
-
-def _line(prompt: Prompt, row: _Row, identity: str, regime: Regime) -> bytes:
-    # The order of the keys is part of the bytes of a file.
-    meta = {**row.pop("meta"), "regime": regime}
-    record = {"prompt": prompt.text, **row, "id": identity, "source": f"lab-{regime}", "meta": meta}
-    return orjson.dumps(record) + b"\n"
 
 
 def labelled_pair(world: World, how: Annotation, prompt: Prompt, rng: np.random.Generator) -> _Row:
@@ -169,8 +167,6 @@ def _two_answers(
 
 
 def _pair(world: World, prompt: Prompt, chosen: str, rejected: str) -> _Row:
-    meta = {
-        "gold_chosen": gold(world, prompt, chosen),
-        "gold_rejected": gold(world, prompt, rejected),
-    }
+    golds = gold(world, prompt, chosen), gold(world, prompt, rejected)
+    meta = dict(zip(("gold_chosen", "gold_rejected"), golds, strict=True))
     return {"chosen": chosen, "rejected": rejected, "meta": meta}

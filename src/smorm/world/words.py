@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Final
 
 
@@ -57,18 +58,9 @@ CLOSERS: Final = _split("thanks cheers enjoy goodbye done regards")
 NOISE: Final = _split("uh er hmm zz xx qq")
 
 WORDS: Final = (
-    *TOPICS,
-    *STYLES,
-    *(entity for entities in TOPICS.values() for entity in entities),
-    BECAUSE,
-    STOP,
-    *VALUES,
-    *REASONS,
-    *FILLERS,
-    *OPENERS,
-    *CLOSERS,
-    *NOISE,
-)
+    *TOPICS, *STYLES, *chain.from_iterable(TOPICS.values()), BECAUSE, STOP,
+    *VALUES, *REASONS, *FILLERS, *OPENERS, *CLOSERS, *NOISE,
+)  # fmt: skip
 """Every word, once, in the order of their token ids (which the special tokens precede)."""
 
 SPECIAL_TOKENS: Final = ("<pad>", "<bos>", "<eos>", "<unk>", "<sep>")

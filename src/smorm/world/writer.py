@@ -12,7 +12,7 @@ The order of the draws decides the data of a seed: another order would be anothe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -58,19 +58,18 @@ class Habits:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One clause that a writer means to write, with the fillers before it."""
+    """One clause that a writer means to write."""
 
     entity: str
     value: str
     reason: str | None = None
-    fillers: tuple[str, ...] = ()
 
     @property
     def words(self) -> tuple[str, ...]:
         """The clause's words."""
         if self.reason is None:
-            return (*self.fillers, self.entity, self.value, STOP)
-        return (*self.fillers, self.entity, self.value, BECAUSE, self.reason, STOP)
+            return (self.entity, self.value, STOP)
+        return (self.entity, self.value, BECAUSE, self.reason, STOP)
 
 
 def perfect_answer(world: World, prompt: Prompt) -> str:
@@ -99,8 +98,11 @@ def write_answer(
     rho = habits.wordiness_follows_ability
     wordiness = rho * ability + (1 - rho) * float(rng.random())
     words: list[str] = []
+    filler = _between(habits.filler, wordiness)
     for statement in _plan(world, prompt, rng, ability, habits):
-        words += _with_fillers(statement, rng, _between(habits.filler, wordiness)).words
+        count = sum(rng.random() < filler for _ in range(MAX_FILLERS))
+        words += [pick(rng, FILLERS) for _ in range(count)]
+        words += statement.words
     if rng.random() < _between(habits.opener, wordiness):
         words.insert(0, pick(rng, OPENERS))
     if rng.random() < _between(habits.closer, wordiness):
@@ -169,11 +171,6 @@ def _wrong_value(world: World, prompt: Prompt, entity: str, rng: np.random.Gener
     if rng.random() < _PLAUSIBLE:
         values = [world.facts[fellow].value for fellow in TOPICS[prompt.topic]]
     return pick(rng, [value for value in values if value != world.facts[entity].value])
-
-
-def _with_fillers(statement: Statement, rng: np.random.Generator, probability: float) -> Statement:
-    count = sum(rng.random() < probability for _ in range(MAX_FILLERS))
-    return replace(statement, fillers=tuple(pick(rng, FILLERS) for _ in range(count)))
 
 
 def _glitch(words: list[str], rng: np.random.Generator, probability: float) -> list[str]:
