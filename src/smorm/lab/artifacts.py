@@ -44,11 +44,9 @@ class ArtifactStore:
     used: dict[Path, None] = field(default_factory=dict, init=False, compare=False)
 
     def path(self, room: str, recipe: Any, *, label: str = "", ending: str = "") -> Path:
-        """Where an artifact is, made or not: `ROOT/ROOM/[LABEL-]FINGERPRINT[ENDING]`.
-
-        A label is for people, and need not be unique: it is cut to `MAX_LABEL` characters, and
-        those that could leave the folder become `-`.
-        """
+        """Where an artifact is, made or not: `ROOT/ROOM/[LABEL-]FINGERPRINT[ENDING]`. A label is
+        for people, and need not be unique: it is cut to `MAX_LABEL` characters, and those that
+        could leave the folder become `-`."""
         name = files.fingerprint(recipe) + ending
         if label:
             name = re.sub(r"[^\w.+= -]", "-", label)[:MAX_LABEL] + "-" + name

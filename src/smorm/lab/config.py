@@ -18,12 +18,10 @@ USUAL_REGIMES: Final[tuple[Regime, ...]] = ("ID", "OODtopic", "far")
 
 
 class WorldSection(Section):
-    """The world's facts, its writers and its annotators.
-
-    `facts` is the seed of the world; `style_correlation` how far wordiness follows ability (0: not
-    at all, 1: wholly); `temperature` the noise of preferences, in units of gold; `rating_noise`
-    that of ratings, in units of the attribute (0..1).
-    """
+    """The world's facts, its writers and its annotators. `facts` is the seed of the world;
+    `style_correlation` how far wordiness follows ability (0: not at all, 1: wholly); `temperature`
+    the noise of preferences, in units of gold; `rating_noise` that of ratings, in units of the
+    attribute (0..1)."""
 
     facts: Seed = 0
     style_correlation: Fraction = 0.5
@@ -44,11 +42,9 @@ class LabDataSection(Section):
 
 
 class PolicySection(Section):
-    """The pretrained policy, which reward models start from.
-
-    Run `i` takes seed `seeds[i mod len(seeds)]`. Seed 0 of world 0 at the shipped size is the
-    shipped policy; others are pretrained with `hidden`, `layers`, `steps`, `batch` and `rate`.
-    """
+    """The pretrained policy, which reward models start from. Run `i` takes seed `seeds[i mod
+    len(seeds)]`. Seed 0 of world 0 at the shipped size is the shipped policy; others are pretrained
+    with `hidden`, `layers`, `steps`, `batch` and `rate`."""
 
     seeds: Annotated[list[Seed], Field(min_length=1)] = Field(default_factory=lambda: [0])
     hidden: Annotated[int, Field(ge=16, multiple_of=16)] = 64
@@ -116,11 +112,9 @@ class ArmSection(Section):
 
 class SystemSection(Section):
     """What is compared: one reward made of `members` (`ARM:VIEW`, where a view is F, L, M or an
-    attribute), combined by `mean`, `min` or `uwo` (mean less `kappa` variances).
-
-    `standardise` puts members on one scale first, by the development pairs. `model` and `view` are
-    the names in results; by default the system's name, and what is combined.
-    """
+    attribute), combined by `mean`, `min` or `uwo` (mean less `kappa` variances). `standardise` puts
+    members on one scale first, by the development pairs. `model` and `view` are the names in
+    results; by default the system's name, and what is combined."""
 
     members: Annotated[list[str], Field(min_length=1)]
     combine: Literal["mean", "min", "uwo"] = "mean"

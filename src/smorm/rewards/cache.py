@@ -61,10 +61,8 @@ class CachedReward(Reward):
 
     def _request(self, requests: Sequence[tuple[Item, list[str]]]) -> dict[str, Unscored]:
         """Learn the scores of items with the keys of their responses; why some have none, by key.
-
         The responses of an item without a score are tried one by one: one that is not to blame may
-        stand in other items too.
-        """
+        stand in other items too."""
         failed: dict[str, Unscored] = {}
         singles: list[tuple[Item, list[str]]] = []
         if not requests:

@@ -115,13 +115,11 @@ Standardise = Callable[[Reward, RewardView, str], Standard]
 
 
 def standard_of(values: Floats, prompts: Sequence[Any], name: str, rule: Rule) -> Standard:
-    """A member's standard from its rewards [N] of responses in general.
-
-    For `mean` the standard deviation is pooled within prompts where ten prompts or more have
-    several responses: a mean compares responses to one prompt, and Bradley–Terry leaves an offset
-    between prompts open. Which member is lowest, and how far members are apart, depends on their
-    levels: there it is over all responses. Views are standardised by the same rule.
-    """
+    """A member's standard from its rewards [N] of responses in general. For `mean` the standard
+    deviation is pooled within prompts where ten prompts or more have several responses: a mean
+    compares responses to one prompt, and Bradley–Terry leaves an offset between prompts open. Which
+    member is lowest, and how far members are apart, depends on their levels: there it is over all
+    responses. Views are standardised by the same rule."""
     if (count := len(set(prompts))) < FEWEST_PROMPTS:
         raise DataError(
             f"{name}: it cannot be standardised: {count} prompts are too few. Give a file of "

@@ -50,10 +50,8 @@ class FieldReward(SingleReward):
 
 
 class FileReward(Reward):
-    """A file of rows in one of `SHAPES`, such as `smorm score` or `smorm relabel` writes.
-
-    Rows meet items by their id where all of both have one, else by their place in the file.
-    """
+    """A file of rows in one of `SHAPES`, such as `smorm score` or `smorm relabel` writes. Rows meet
+    items by their id where all of both have one, else by their place in the file."""
 
     kind = "file"
     reads_text = cacheable = False

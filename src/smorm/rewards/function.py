@@ -21,8 +21,7 @@ from smorm.rewards.wires import chat
 
 class FunctionReward(Reward):
     """A callable `module:name` or `file.py:name`, called once for all responses:
-    `function(prompts=[messages, ...], completions=[messages, ...])`, one number each.
-    """
+    `function(prompts=[messages, ...], completions=[messages, ...])`, one number each."""
 
     kind = "function"
 

@@ -94,8 +94,7 @@ def as_reward(reward: Reward | RewardModel, options: ScoringOptions = _DEFAULTS)
 
 def read_view(value: Any) -> Any:
     """A view as a person names it: F, L, M, a published set of weights, or a JSON file's content;
-    anything but a text is a view already.
-    """
+    anything but a text is a view already."""
     if not isinstance(value, str) or value in NAMED_VIEWS:
         return value
     if not Path(value).is_file():

@@ -42,13 +42,10 @@ _DATA_FILES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".ndjson", ".parquet"
 
 
 def reward_of_text(text: str) -> dict[str, Any]:
-    """The section that a short form stands for.
-
-    `KIND:argument` of a built-in or registered kind; `truth` (or `lab`, with `:SEED` for a world of
-    another seed); an http address; `module:function` or `file.py:function`; a file of rewards; a
-    YAML file with a section; else the folder or hub id of a reward model. A folder that is there
-    is a model, whatever its name.
-    """
+    """The section that a short form stands for. `KIND:argument` of a built-in or registered kind;
+    `truth` (or `lab`, with `:SEED` for a world of another seed); an http address; `module:function`
+    or `file.py:function`; a file of rewards; a YAML file with a section; else the folder or hub id
+    of a reward model. A folder that is there is a model, whatever its name."""
     kind, separator, argument = text.partition(":")
     # The order decides where a text could be several things: see docs/rewards.md.
     if text in _TRUTH:

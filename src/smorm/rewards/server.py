@@ -221,10 +221,8 @@ class RewardClient:
     def _send(
         self, method: str, url: str, body: bytes | None, deadline: float
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """One try: status, headers and content.
-
-        The client's timeout is between two pieces of an answer; the deadline is for all of it.
-        """
+        """One try: status, headers and content. The client's timeout is between two pieces of an
+        answer; the deadline is for all of it."""
         remaining = max(deadline - time.monotonic(), 0.001)
         headers = {"Content-Type": "application/json"}
         content = bytearray()

@@ -157,10 +157,8 @@ def fit_calibrated(
     data: HeldOut, weight: Floats, *, rows: Sequence[str], name: str = "calibrated"
 ) -> View:
     """M with preference and mean attribute each standardised first; `rows` are the attributes.
-
     Standard deviations are taken within prompts: a view compares responses to one prompt, and
-    Bradley–Terry leaves the preference row's offset between prompts open.
-    """
+    Bradley–Terry leaves the preference row's offset between prompts open."""
     mean = data.columns(rows).mean(axis=1)
     # Attributes are averaged first, in their common unit, then standardised as one column.
     columns = np.column_stack([data.rows[:, 0], mean])
@@ -182,8 +180,7 @@ def fit_pessimistic(
     name: str | None = None,
 ) -> PessimisticView:
     """A pessimistic view over rows standardised over all responses: which row is lowest depends on
-    the rows' levels, so each is measured against responses in general.
-    """
+    the rows' levels, so each is measured against responses in general."""
     centres, stds = _mean_and_std(data.columns(rows), data, weight, rows, within=False)
     return PessimisticView(
         name=name or kind,

@@ -96,9 +96,7 @@ def held_out(
 
 def pooled_std(columns: Floats, prompts: Ints, counts: Floats, *, within: bool) -> Floats:
     """Standard deviations [C] of columns [N, C]: over all responses, or pooled within prompts.
-
-    `counts` [N] say how often each response counts; they are equal within a prompt.
-    """
+    `counts` [N] say how often each response counts; they are equal within a prompt."""
     # One group of everything is the plain standard deviation.
     groups = prompts
     if not within:

@@ -64,10 +64,8 @@ def _share_within(pool: int, size: int) -> Floats:
 
 
 def kl_of(size: int) -> float:
-    """KL divergence of best-of-n from the policy, in nats: ln n - (n - 1) / n.
-
-    Exact where no two answers tie, an upper bound otherwise (Beirami et al. 2024).
-    """
+    """KL divergence of best-of-n from the policy, in nats: ln n - (n - 1) / n. Exact where no two
+    answers tie, an upper bound otherwise (Beirami et al. 2024)."""
     return math.log(size) - (size - 1) / size
 
 

@@ -34,10 +34,8 @@ class ProxySection(RewardSection):
 
 
 class SampleSection(Section):
-    """How answers are sampled from a policy; `batch` is how many at a time.
-
-    The defaults are the published settings: the official best-of-n pipeline.
-    """
+    """How answers are sampled from a policy; `batch` is how many at a time. The defaults are the
+    published settings: the official best-of-n pipeline."""
 
     policy: str
     answers: Positive = 405
@@ -51,11 +49,9 @@ class SampleSection(Section):
 
 
 class PromptsSection(Section):
-    """A set of prompts with their pools of answers, or with `sample` the prompts alone.
-
-    `limit` is the most prompts; `max_words` the most words of an answer, longer ones are left out
-    of their pools for every reward alike.
-    """
+    """A set of prompts with their pools of answers, or with `sample` the prompts alone. `limit` is
+    the most prompts; `max_words` the most words of an answer, longer ones are left out of their
+    pools for every reward alike."""
 
     name: str
     path: str
@@ -77,12 +73,10 @@ class PromptsSection(Section):
 
 
 class StressConfig(Section):
-    """The whole configuration of `smorm stress`.
-
-    `n`: sizes of best-of-n; by default 1, 2, 4, ... up to the smallest pool. Given sizes leave out
-    pools that are smaller than the largest. `probes`: whether attack strings are tried too. `rl`:
-    optimise a policy instead of taking best-of-n; of `prompts` only the prompts count then.
-    """
+    """The whole configuration of `smorm stress`. `n`: sizes of best-of-n; by default 1, 2, 4, ...
+    up to the smallest pool. Given sizes leave out pools that are smaller than the largest.
+    `probes`: whether attack strings are tried too. `rl`: optimise a policy instead of taking
+    best-of-n; of `prompts` only the prompts count then."""
 
     models: Annotated[list[ProxySection], Field(min_length=1)]
     prompts: Annotated[list[PromptsSection], Field(min_length=1)]

@@ -54,12 +54,10 @@ class ScoredPools:
 
 
 def columns_of(scored: ScoredPools) -> dict[str, Floats]:
-    """What best-of-n brings in expectation, `QUANTITY@n` to a value for each prompt [P].
-
-    `gold` and `raw_proxy` are in their own units. `proxy` is the gain over a random answer, in
-    standard deviations of the proxy within pools, so that rewards can be compared. `oracle` is the
-    gold of the answer that the gold itself would pick.
-    """
+    """What best-of-n brings in expectation, `QUANTITY@n` to a value for each prompt [P]. `gold` and
+    `raw_proxy` are in their own units. `proxy` is the gain over a random answer, in standard
+    deviations of the proxy within pools, so that rewards can be compared. `oracle` is the gold of
+    the answer that the gold itself would pick."""
     proxies = standardised("proxy", scored.proxy)
     tables: dict[str, list[Floats]] = {name: [] for name in QUANTITIES}
     for raw, proxy, gold, texts in zip(
@@ -96,7 +94,9 @@ def measure(scored: ScoredPools) -> tuple[Measurement, list[dict[str, Any]]]:
     # The same bootstrap draws for the points as for the sums: a curve and its gain agree.
     single = {name: {name: 1.0} for name in columns}
     points = Outcomes(columns, scored.prompts, single, keys, frozenset(single)).metrics()
-    metrics = {**outcomes.metrics(), **_shape(columns, scored)}
+    table = np.stack([columns[f"gold@{size}"] for size in scored.sizes], axis=1)
+    metrics = {**outcomes.metrics(), **shape_of(table, scored.sizes, scored.prompts)}
+    metrics["law/r2"] = Metric(_r2_of_law(table.mean(axis=0), scored.sizes), len(table))
     curve = []
     for size in scored.sizes:
         point: dict[str, Any] = {"n": size, "kl": kl_of(size)}
@@ -133,27 +133,28 @@ def _along(name: str, sizes: Sequence[int], weights: Floats) -> dict[str, float]
     return dict(zip(names, weights.tolist(), strict=True))
 
 
-def _shape(columns: Mapping[str, Floats], scored: ScoredPools) -> dict[str, Metric]:
-    """What is not linear in the curve: peak, fall, onset, and how well the law fits."""
-    sizes, count = scored.sizes, len(scored.pools)
-    table = np.stack([columns[f"gold@{size}"] for size in sizes], axis=1)
-    means, draws = table.mean(axis=0), bootstrap_means(table, scored.prompts)
-    top = int(means.argmax())
+def shape_of(
+    table: Floats, positions: Sequence[int], prompts: Sequence[str], suffix: str = ""
+) -> dict[str, Metric]:
+    """What is not linear in a curve of gold [P, C]: its peak, the fall from it to the end, and the
+    onset: the first position after the peak at which gold has fallen by more than chance. Names
+    of positions get the suffix."""
+    means, draws = np.nanmean(table, axis=0), bootstrap_means(table, prompts)
+    top, count = int(means.argmax()), len(table)
     # The peak stays where the data have it: a peak chosen anew in each draw would make every fall
     # positive, and the interval of a flat curve would never hold 0.
-    falls = draws - draws[:, [top]]
+    falls = draws[:, [top]] - draws
     onset = math.nan
-    for index in range(len(sizes) - 1, top, -1):
-        if interval(falls[:, index])[1] < 0:
-            onset = float(sizes[index])
-    peaks = np.array(sizes, dtype=np.float64)[draws.argmax(axis=1)]
-    # A draw without a gold for some prompt has no peak.
+    for index in range(len(positions) - 1, top, -1):
+        if interval(falls[:, index])[0] > 0:
+            onset = float(positions[index])
+    peaks = np.array(positions, dtype=np.float64)[draws.argmax(axis=1)]
+    # A draw without a gold for some prompt has no peak; argmax takes NaN for the largest.
     peaks[~np.isfinite(draws).all(axis=1)] = np.nan
     return {
-        "peak": Metric(float(sizes[top]), count, *interval(peaks)),
-        "fall": Metric(float(means[top] - means[-1]), count, *interval(0.0 - falls[:, -1])),
-        "onset": Metric(onset, count),
-        "law/r2": Metric(_r2_of_law(means, sizes), count),
+        f"peak{suffix}": Metric(float(positions[top]), count, *interval(peaks)),
+        "fall": Metric(float(means[top] - means[-1]), count, *interval(falls[:, -1])),
+        f"onset{suffix}": Metric(onset, count),
     }
 
 

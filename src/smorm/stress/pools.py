@@ -35,8 +35,7 @@ def prompt_label(item: Item) -> str:
 
 def read_pools(source: Source, census: Census, on_bad_record: OnBad = "stop") -> list[Item]:
     """The pools of a file, in the order in which their prompts first appear; `source.limit` is the
-    most prompts.
-    """
+    most prompts."""
     pools: dict[str, Item] = {}
     for where, _, records in usable_rows(source, census, on_bad_record):
         if not records:

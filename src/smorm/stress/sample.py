@@ -154,8 +154,7 @@ class Policy:
 
     def prompt_ids(self, prompt: Messages, where: str) -> list[int]:
         """The conversation so far, and whatever the template writes before an answer; control
-        tokens in messages stay text, as in every render.
-        """
+        tokens in messages stay text, as in every render."""
         control = self.renderer.control
         marked = [Message(turn.role, control.mark(turn.content)) for turn in prompt]
         try:
@@ -169,11 +168,9 @@ class Policy:
         return encode_marked(self.tokenizer, self.renderer.control, text)
 
     def _text_before(self, prompt: Sequence[Message]) -> str:
-        """A rendered conversation up to where an answer begins.
-
-        A template that knows of no generation prompt may close the conversation: nobody answers
-        after its end. What it writes before an answer is then seen from an answer.
-        """
+        """A rendered conversation up to where an answer begins. A template that knows of no
+        generation prompt may close the conversation: nobody answers after its end. What it writes
+        before an answer is then seen from an answer."""
         text = self._rendered(prompt, add_generation_prompt=True)
         end = self.tokenizer.eos_token
         if not end or not text.endswith(end):

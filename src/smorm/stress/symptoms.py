@@ -23,13 +23,11 @@ _RESAMPLES = 400
 
 
 def text_measures(texts: Sequence[str]) -> dict[str, Floats]:
-    """What answers look like, each measure [N].
-
-    `length` in words; `repetition`, the share of 3-grams of words that stood before (rep-n of
-    Welleck et al. 2020, 0 where there is none); `distinct_2`, different 2-grams over all within
-    the answer (Li et al. 2016; 1 where there is none); `format`, the share of lines that begin
-    with a mark of Markdown (list, heading, quote, table, code) or hold bold text.
-    """
+    """What answers look like, each measure [N]. `length` in words; `repetition`, the share of
+    3-grams of words that stood before (rep-n of Welleck et al. 2020, 0 where there is none);
+    `distinct_2`, different 2-grams over all within the answer (Li et al. 2016; 1 where there is
+    none); `format`, the share of lines that begin with a mark of Markdown (list, heading, quote,
+    table, code) or hold bold text."""
     rows = []
     for text in texts:
         words = text.split()
@@ -94,15 +92,9 @@ def detection(
     return metrics
 
 
-def roc_area(values: Floats, positive: Sequence[bool], weight: Floats) -> float:
-    """Area under the ROC of weighted items [M]: the probability that a positive one has the larger
-    value, a tie as half. NaN where there is none of a kind."""
-    ranks = np.unique(values, return_inverse=True)[1]
-    is_positive = np.asarray(positive, dtype=bool)
-    return _area(ranks, np.where(is_positive, weight, 0.0), np.where(is_positive, 0.0, weight))
-
-
-def _area(ranks: Ints, positive: Floats, negative: Floats) -> float:
+def roc_area(ranks: Ints, positive: Floats, negative: Floats) -> float:
+    """Area under the ROC of items [M] by their ranks, with weights as positive and as negative
+    ones: a tie counts as half; NaN where there is none of a kind."""
     above, below = np.bincount(ranks, positive), np.bincount(ranks, negative)
     total = positive.sum() * negative.sum()
     if not total > 0:
@@ -116,7 +108,7 @@ def _areas(
 ) -> tuple[float, Floats]:
     """The area, and its bootstrap draws over prompts."""
     positive, negative = np.where(harmful, weight, 0.0), np.where(harmful, 0.0, weight)
-    value = _area(ranks, positive, negative)
+    value = roc_area(ranks, positive, negative)
     draws = np.full(_RESAMPLES, np.nan)
     # A resample without that one prompt would have no value, all others nearly the same.
     if min(len(np.unique(clusters[side > 0])) for side in (positive, negative)) < 2:
@@ -124,5 +116,5 @@ def _areas(
     generator = np.random.default_rng(0)
     for draw in range(_RESAMPLES):
         times = np.bincount(generator.integers(groups, size=groups), minlength=groups)[clusters]
-        draws[draw] = _area(ranks, positive * times, negative * times)
+        draws[draw] = roc_area(ranks, positive * times, negative * times)
     return value, draws

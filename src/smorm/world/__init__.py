@@ -34,8 +34,6 @@ __all__ = [
 
 
 def backbone_path() -> Path:
-    """The shipped backbone: a Hugging Face folder that any loader of `transformers` takes.
-
-    `python -m tools.pretrain_lab` made it, as a language model of the world of seed 0.
-    """
+    """The shipped backbone: a Hugging Face folder that any loader of `transformers` takes. `python
+    -m tools.pretrain_lab` made it, as a language model of the world of seed 0."""
     return Path(__file__).parent / "backbone"

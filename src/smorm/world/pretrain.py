@@ -179,9 +179,7 @@ def pretrain(
 
 def make_policy(folder: Path, how: Pretraining, device: str = "cpu") -> dict[str, float]:
     """Pretrain and write a Hugging Face folder's files, with `pretraining.json`, into `folder`.
-
-    Returns its loss per token on fresh text, and that of the word frequencies alone.
-    """
+    Returns its loss per token on fresh text, and that of the word frequencies alone."""
     model, tokenizer = pretrain(how, device)
     measured = held_out(model, tokenizer, make_world(how.world), how.seed)
     model.save_pretrained(folder)

@@ -101,10 +101,8 @@ class Prompt:
 
 @cache
 def make_world(seed: int = 0) -> World:
-    """Draw the facts. Entities of one topic have distinct values and distinct reasons.
-
-    The shipped backbone knows the facts of seed 0 only.
-    """
+    """Draw the facts. Entities of one topic have distinct values and distinct reasons. The shipped
+    backbone knows the facts of seed 0 only."""
     # Its own stream: the facts of world 0 must not follow the data of seed 0.
     rng = np.random.default_rng([seed, 0x736D6F])
     facts: dict[str, Fact] = {}
@@ -137,11 +135,9 @@ def pick(rng: np.random.Generator, options: Sequence[T]) -> T:
 def sample_prompt(
     rng: np.random.Generator, regime: Regime = "ID", split: Split | None = None
 ) -> Prompt:
-    """Draw a prompt of a regime; with `split`, one that belongs to that split.
-
-    Every regime's prompts are split, so that a method may train or tune on out-of-distribution
-    prompts too, and not on those that it is evaluated on.
-    """
+    """Draw a prompt of a regime; with `split`, one that belongs to that split. Every regime's
+    prompts are split, so that a method may train or tune on out-of-distribution prompts too, and
+    not on those that it is evaluated on."""
     while True:
         topic = pick(rng, _TOPICS_OF[regime])
         size = pick(rng, _SIZES_OF[regime])

@@ -39,9 +39,7 @@ _PLAUSIBLE: Final = 0.5
 @dataclass(frozen=True, slots=True)
 class Habits:
     """How often a writer does what: probabilities at ability 0 and at ability 1.
-
-    `wordiness_follows_ability` is ρ of the module's text; the last three follow that latent.
-    """
+    `wordiness_follows_ability` is ρ of the module's text; the last three follow that latent."""
 
     right: tuple[float, float] = (0.30, 0.95)
     mentions: tuple[float, float] = (0.60, 0.98)

@@ -41,7 +41,7 @@ def test_the_first_batch_decides_or_all_so_far_or_none():
 def test_running_moments_are_those_of_everything(batches):
     normaliser = Normaliser("running")
     for batch in batches:
-        normaliser._add(np.array(batch))
+        normaliser.add(np.array(batch))
     whole = np.concatenate(batches)
     assert normaliser.mean == pytest.approx(whole.mean(), abs=1e-9)
     assert normaliser.std == pytest.approx(whole.std(), abs=1e-6)

@@ -216,13 +216,11 @@ def sampled_log_probs(log_probs: Tensor, answers: Answers) -> Tensor:
 
 
 def kl_from_start(log_probs: Tensor, start: Tensor, mask: Tensor) -> Tensor:
-    """KL divergence of the policy from its start, in nats, summed over each answer's tokens [B].
-
-    At each position of a sampled answer the divergence of the next token is exact, over the whole
+    """KL divergence of the policy from its start, in nats, summed over each answer's tokens [B]. At
+    each position of a sampled answer the divergence of the next token is exact, over the whole
     vocabulary: Σ_t Σ_v π(v) (log π(v) − log π_0(v)). Its mean over answers is an unbiased estimate
     of the divergence of whole answers, as that of Σ_t log π/π_0 is, with less variance, and never
-    below 0 (the Rao–Blackwell estimator; Amini et al. 2025, arXiv 2504.10637).
-    """
+    below 0 (the Rao–Blackwell estimator; Amini et al. 2025, arXiv 2504.10637)."""
     per_token = (log_probs.exp() * (log_probs - start)).sum(dim=-1)
     # Rounding may leave −1e-9 where both agree; the divergence is not negative.
     return (per_token.clamp(min=0) * mask).sum(dim=1)

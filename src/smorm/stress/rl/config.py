@@ -25,10 +25,8 @@ class TrainingPrompts(Section):
 class ConstraintSection(Section):
     """The value that the proxy is held at, in its raw units: `threshold`, or the value at the
     gold's peak of an earlier run, `from` its result file on the set `prompts` (by default the
-    file's first).
-
-    `rate` is the multiplier's learning rate, `damping` the weight of the present gap.
-    """
+    file's first). `rate` is the multiplier's learning rate, `damping` the weight of the present
+    gap."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -49,12 +47,10 @@ class ConstraintSection(Section):
 
 class RLSection(Section):
     """Policy optimisation in place of best-of-n, of the policy of a folder or hub id, or of `lab`.
-
     A step samples `answers_per_prompt` answers to each of `prompts_per_step` prompts and makes
     `passes` over them, in gradient steps of `minibatch` answers (by default all). `batch` is the
     number of answers that go through the policy at a time. docs/rl.md has the other keys and their
-    symbols. Defaults that are no sizes are those of the published protocol.
-    """
+    symbols. Defaults that are no sizes are those of the published protocol."""
 
     policy: str
     prompts: TrainingPrompts

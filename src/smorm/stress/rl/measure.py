@@ -8,17 +8,16 @@ Shapes: `P` prompts, `E` evaluations.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from smorm.arrays import Floats
-from smorm.evaluation.metrics import Metric, bootstrap_means, interval
 from smorm.evaluation.outcomes import Outcomes
 from smorm.evaluation.result import Measurement
 from smorm.stress.best_of_n import spread_within
+from smorm.stress.curves import shape_of
 from smorm.stress.rl.trace import Snapshot
 from smorm.stress.symptoms import TEXT_MEASURES
 
@@ -53,7 +52,7 @@ def measure(
     weights = {**single, **of_run}
     measured = Outcomes(columns, prompts, weights, keys, frozenset(weights)).metrics()
     metrics = {name: measured[name] for name in of_run}
-    metrics |= _shape(columns, steps, prompts)
+    metrics |= shape_of(_table(columns, "gold", steps), steps, prompts, "_step")
     metrics = {name: metrics[name] for name in (*LEADING, *metrics)}
     points = []
     for snapshot in snapshots:
@@ -68,8 +67,7 @@ def measure(
 
 def initial_stds(first: Snapshot) -> tuple[float, float]:
     """The standard deviation of gold and of the raw proxy within the starting policy's answers to a
-    prompt.
-    """
+    prompt."""
     stds = []
     for what, name in (("gold", "gold"), ("proxy", "raw_proxy")):
         scored = [values for values in first.values[name] if np.isfinite(values).all()]
@@ -78,11 +76,9 @@ def initial_stds(first: Snapshot) -> tuple[float, float]:
 
 
 def _columns(snapshots: Sequence[Snapshot], proxy_std: float) -> dict[str, Floats]:
-    """`QUANTITY@step` to the mean of each prompt's answers [P].
-
-    `proxy` is the gain over the starting policy, in units of the proxy's standard deviation within
-    its answers to a prompt: so rewards of any scale can be compared.
-    """
+    """`QUANTITY@step` to the mean of each prompt's answers [P]. `proxy` is the gain over the
+    starting policy, in units of the proxy's standard deviation within its answers to a prompt: so
+    rewards of any scale can be compared."""
     start = snapshots[0].means("raw_proxy")
     columns: dict[str, Floats] = {}
     for snapshot in snapshots:
@@ -116,9 +112,7 @@ def _comparable(steps: Sequence[int], gold_std: float) -> Weights:
 
 def _slopes(columns: Mapping[str, Floats], steps: Sequence[int]) -> Weights:
     """Slopes of the text measures per nat of KL by least squares; none where the KL stands still.
-
-    The KL of each step is taken as known.
-    """
+    The KL of each step is taken as known."""
     nats = np.nanmean(_table(columns, "kl", steps), axis=0)
     centred = nats - nats.mean()
     if not centred @ centred > 1e-12:
@@ -130,27 +124,3 @@ def _slopes(columns: Mapping[str, Floats], steps: Sequence[int]) -> Weights:
         at_steps = [f"{name}@{step}" for step in steps]
         slopes[f"slope/{name}"] = dict(zip(at_steps, weights, strict=True))
     return slopes
-
-
-def _shape(
-    columns: Mapping[str, Floats], steps: Sequence[int], prompts: Sequence[str]
-) -> dict[str, Metric]:
-    """What is not linear in the curve: the peak's step, the fall from it, and its onset."""
-    table = _table(columns, "gold", steps)
-    means, draws = np.nanmean(table, axis=0), bootstrap_means(table, prompts)
-    top = int(means.argmax())
-    falls = draws[:, [top]] - draws
-    # Paired over prompts within each draw, so that what prompts have in common cancels.
-    onset = math.nan
-    for index in range(top + 1, len(steps)):
-        if interval(falls[:, index])[0] > 0:
-            onset = float(steps[index])
-            break
-    peaks = np.array(steps, dtype=np.float64)[draws.argmax(axis=1)]
-    peaks[~np.isfinite(draws).all(axis=1)] = np.nan  # argmax takes NaN for the largest
-    count = len(table)
-    return {
-        "peak_step": Metric(float(steps[top]), count, *interval(peaks)),
-        "fall": Metric(float(means[top] - means[-1]), count, *interval(falls[:, -1])),
-        "onset_step": Metric(onset, count),
-    }

@@ -88,14 +88,7 @@ class Normaliser:
             DataError: all scores of the first step are the same.
         """
         if self.count == 0 or self.kind == "running":
-            # Chan's update of a mean and a sum of squared deviations by another batch's.
-            values = raw[np.isfinite(raw)]
-            total = self.count + len(values)
-            gap = float(values.mean()) - self.mean
-            self.squares += float(((values - values.mean()) ** 2).sum())
-            self.squares += gap**2 * self.count * len(values) / total
-            self.mean += gap * len(values) / total
-            self.count = total
+            self.add(raw[np.isfinite(raw)])
         if self.kind == "none":
             return raw
         # Relative to the mean: equal scores of 1e6 differ by rounding. `not >` refuses NaN too.
@@ -107,16 +100,23 @@ class Normaliser:
             )
         return np.asarray((raw - self.mean) / self.std)
 
+    def add(self, values: Floats) -> None:
+        """Chan's update of a mean and a sum of squared deviations by another batch's."""
+        total = self.count + len(values)
+        gap = float(values.mean()) - self.mean
+        self.squares += float(((values - values.mean()) ** 2).sum())
+        self.squares += gap**2 * self.count * len(values) / total
+        self.mean += gap * len(values) / total
+        self.count = total
+
 
 @dataclass(slots=True)
 class Multiplier:
-    """The Lagrange multiplier λ of E[proxy] = threshold, within −1 and 1; it begins at 1.
-
-    After each step's sampling, with gap = (threshold − mean proxy) / std (that of the first step):
-    Λ ← clip(Λ + rate · gap, −1, 1), the gradient step of Moskovitz et al. 2023 (arXiv 2310.04373),
-    and λ = clip(Λ + damping · gap, −1, 1) (the proportional term of Stooke et al. 2020, arXiv
-    2007.03964).
-    """
+    """The Lagrange multiplier λ of E[proxy] = threshold, within −1 and 1; it begins at 1. After
+    each step's sampling, with gap = (threshold − mean proxy) / std (that of the first step): Λ ←
+    clip(Λ + rate · gap, −1, 1), the gradient step of Moskovitz et al. 2023 (arXiv 2310.04373), and
+    λ = clip(Λ + damping · gap, −1, 1) (the proportional term of Stooke et al. 2020, arXiv
+    2007.03964)."""
 
     threshold: float
     rate: float

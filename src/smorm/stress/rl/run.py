@@ -115,11 +115,9 @@ def _require_text(reward: Reward, what: str) -> None:
 
 
 def seeds_of(section: ProxySection, rl: RLSection) -> list[tuple[int, int | str]]:
-    """The policy's seeds for a reward, each with the label of its results.
-
-    Without `rl.seeds` there is one, the reward's own (else 0). With them, a reward that has a seed
-    too is labelled by both, unless there is only one.
-    """
+    """The policy's seeds for a reward, each with the label of its results. Without `rl.seeds` there
+    is one, the reward's own (else 0). With them, a reward that has a seed too is labelled by both,
+    unless there is only one."""
     if rl.seeds is None:
         seed = section.seed or 0
         return [(seed, seed)]
@@ -228,8 +226,7 @@ def _multiplier(
 
 def threshold_from(section: ConstraintSection, name: str, view: str, label: int | str) -> float:
     """The raw proxy at the gold's peak of an earlier run against the same reward: that of the same
-    seed if it is there, else the mean over seeds.
-    """
+    seed if it is there, else the mean over seeds."""
     prompts = section.prompts
     of_seed: dict[Any, list[float]] = {}
     for result in read_results(str(section.from_result)):

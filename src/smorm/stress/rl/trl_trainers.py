@@ -71,10 +71,8 @@ def train_with_trl(
 
 
 def trl_arguments(section: RLSection, folder: str, seed: int, on_cpu: bool) -> dict[str, Any]:
-    """Our settings in TRL's words; what is not here is TRL's default.
-
-    TRL counts gradient steps, we count samplings: one of ours is `updates_per_step` of its.
-    """
+    """Our settings in TRL's words; what is not here is TRL's default. TRL counts gradient steps, we
+    count samplings: one of ours is `updates_per_step` of its."""
     # The largest divisor of a gradient step that fits a batch: TRL accumulates whole ones only.
     micro = min(section.gradient_step, section.batch)
     while section.gradient_step % micro:
