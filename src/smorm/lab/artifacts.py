@@ -29,10 +29,10 @@ from typing import Any
 from smorm import files
 from smorm.model.store import versions
 
+# The record of a folder, in it; that of a file is beside it, under the file's name and this.
 RECORD = "done.json"
-"""The record of a folder, in it; that of a file is beside it, under the file's name and this."""
+# Characters of a label: at 4 bytes each it still fits a file name of 255 bytes with the rest.
 MAX_LABEL = 48
-"""Characters of a label: at 4 bytes each it still fits a file name of 255 bytes with the rest."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ def _arm(data: str, kind: str, epochs: float, *, twin: int = 0, **objective: Any
     return ArmSection(**values)
 
 
+# Name to what is trained. BSR's weight is its source's: 0.001 times the batch size.
 ARMS: Final[dict[str, ArmSection]] = {
     "Single": _arm("pairs", "preference", 2),
     "Single-b": _arm("pairs", "preference", 2, twin=1),
@@ -63,7 +64,6 @@ ARMS: Final[dict[str, ArmSection]] = {
     ),
     "WARM": ArmSection(merge=["Single", "Single-b", "Single-c"]),
 }
-"""Name to what is trained. BSR's weight is its source's: 0.001 times the batch size."""
 
 _PREFERENCE_ROWS: Final = (
     "Single", "Smoothing", "PosReg", "Centering", "BSR", "Frozen", "Frozen-MLP", "GRM", "GRM-dpo",
@@ -71,6 +71,7 @@ _PREFERENCE_ROWS: Final = (
 )  # fmt: skip
 _SEEDS: Final = ["Single:F", "Single-b:F", "Single-c:F"]
 
+# Name to what is compared. SM is the paper's naive ensemble: the mean of two models' scores.
 SYSTEMS: Final[dict[str, SystemSection]] = {
     **{name: SystemSection(members=[f"{name}:F"]) for name in _PREFERENCE_ROWS},
     "Multi": SystemSection(members=["Multi:L"]),
@@ -89,10 +90,10 @@ SYSTEMS: Final[dict[str, SystemSection]] = {
     "Rated-SMORM-F": SystemSection(members=["Rated-SMORM:F"], model="Rated-SMORM", view="F"),
     "Rated-SMORM-M": SystemSection(members=["Rated-SMORM:M"], model="Rated-SMORM", view="M"),
 }
-"""Name to what is compared. SM is the paper's naive ensemble: the mean of two models' scores."""
 
 
 MAX_TOKENS: Final = 256
+# `ArmSection.data` to the names of its files of pairs and of ratings.
 _FILES: Final[dict[str, tuple[list[str], list[str]]]] = {
     "pairs": (["train-pairs"], []),
     "ratings": ([], ["train-rated"]),
@@ -102,7 +103,6 @@ _FILES: Final[dict[str, tuple[list[str], list[str]]]] = {
     "rated_ratings": ([], ["rated-in-pairs"]),
     "rated_both": (["rated-pairs"], ["rated-in-pairs"]),
 }
-"""`ArmSection.data` to the names of its files of pairs and of ratings."""
 
 
 def arms_of(config: LabConfig) -> dict[str, ArmSection]:

@@ -30,10 +30,10 @@ from smorm.model.device import pick_device
 from smorm.processes import end_with_parent
 from smorm.rewards.section import REWARDS
 
+# About how long a job takes a core, by its kind.
 _SECONDS = {"policy": 240, "data": 1, "pool": 4, "arm": 15, "measure": 10}
-"""About how long a job takes a core, by its kind."""
+# Seconds of a study after which the jobs' own times count as much as the table above.
 _PRIOR_SECONDS = 30
-"""Seconds of a study after which the jobs' own times count as much as the table above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +220,7 @@ def _workers(config: LabConfig) -> int:
 def _single_threaded_children() -> Iterator[None]:
     """Set the variables that native libraries read when a child starts: too late in the child."""
     variables = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    before = {name: os.environ.get(name) for name in variables}
+    before = dict(zip(variables, map(os.environ.get, variables), strict=True))
     os.environ.update(variables)
     try:
         yield

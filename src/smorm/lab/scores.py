@@ -38,10 +38,10 @@ class SetRows:
         if name in ("L", "M") and not attributes:
             raise ConfigError(f"view {name}: needs attribute rows, and this model has none")
         if name == "L":
-            return np.asarray(np.mean([self._row(row) for row in attributes], axis=0))
+            return np.asarray(np.mean(list(map(self._row, attributes)), axis=0))
         if name == "M":
             return np.asarray((self.view("F") + self.view("L")) / 2)
-        return self._row("preference" if name == "F" else name)
+        return self._row({"F": "preference"}.get(name, name))
 
     def _row(self, name: str) -> Floats:
         if name not in self.names:

@@ -33,8 +33,8 @@ from smorm.world.pretrain import Pretraining, make_policy
 
 _SHIPPED = Pretraining()
 _LONGEST_NAME = MAX_LABEL - 8
+# What an arm keeps of a training's output folder.
 _OF_A_RUN = ("model", "config.yaml", "cost.json", "data.json", "metrics.jsonl")
-"""What an arm keeps of a training's output folder."""
 
 
 class WorldArtifacts:

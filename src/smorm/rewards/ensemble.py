@@ -43,8 +43,8 @@ log = logging.getLogger(__name__)
 
 Combination = Literal["mean", "min", "uwo"]
 COMBINATIONS: tuple[Combination, ...] = ("mean", "min", "uwo")
+# Price of a unit of variance (their lambda) that Coste et al. take for best-of-N.
 KAPPA = 0.5
-"""Price of a unit of variance (their lambda) that Coste et al. take for best-of-N."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +110,8 @@ class Standard:
 UNCHANGED = Standard()
 SIMPLE_MEAN = Rule()
 
+# From a member, its view and its name to its standard.
 Standardise = Callable[[Reward, RewardView, str], Standard]
-"""From a member, its view and its name to its standard."""
 
 
 def standard_of(values: Floats, prompts: Sequence[Any], name: str, rule: Rule) -> Standard:

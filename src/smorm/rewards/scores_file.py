@@ -40,8 +40,8 @@ from smorm.rewards.protocol import Reward
 from smorm.scoring.scorer import Scored
 from smorm.text.limits import Unscored, UnscoredReason
 
+# Lines held in memory at a time: responses to one prompt should stand near each other.
 CHUNK = 2048
-"""Lines held in memory at a time: responses to one prompt should stand near each other."""
 
 Line = dict[str, Any]
 _ENTRIES = itemgetter("view", "tokens", "truncated")

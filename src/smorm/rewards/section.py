@@ -17,6 +17,7 @@ from smorm.registry import Registry
 if TYPE_CHECKING:
     from smorm.rewards.protocol import Reward
 
+# Kinds of rewards by name, each a subclass of `smorm.rewards.protocol.Reward`.
 REWARDS: Registry[type[Reward]] = Registry(
     "reward",
     "smorm.rewards",
@@ -30,10 +31,9 @@ REWARDS: Registry[type[Reward]] = Registry(
         "lab": "smorm.rewards.truth:TruthReward",
     },
 )
-"""Kinds of rewards by name, each a subclass of `smorm.rewards.protocol.Reward`."""
 
+# The kinds that have a key of their own in a section.
 KINDS = REWARDS.names()
-"""The kinds that have a key of their own in a section."""
 
 _TRUTH = ("lab", "truth", "world")
 # Of a file the path may hold anything, of a module only what a name may.

@@ -31,8 +31,8 @@ from smorm.text.chat import Messages, Renderer
 
 PROTOCOLS = ("auto", "smorm", "vllm", "sglang")
 RETRIED = frozenset({408, 425, 429})
+# An answer larger than this is refused while it is read.
 ANSWER_BYTES = 64 << 20
-"""An answer larger than this is refused while it is read."""
 _HINTS = {
     401: " (is the token right?)",
     403: " (is the token right?)",

@@ -18,8 +18,8 @@ from smorm.errors import DataError, SmormError
 from smorm.model.views import PREFERENCE, Pessimism, PessimisticView, View
 from smorm.scoring.held_out import FOLDS, Fit, HeldOut, fold_of_prompts, pooled_std
 
+# L2 strengths to choose from, of weights over rows standardised by their differences.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""L2 strengths to choose from, of weights over rows standardised by their differences."""
 
 
 def fit_learned(

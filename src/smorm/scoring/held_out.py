@@ -8,6 +8,7 @@ Shapes: N responses, K attributes, G prompts, C columns.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,7 +56,7 @@ class HeldOut:
 
     def values(self, view: View) -> Floats:
         """A view's values [N]."""
-        return apply_view(view, self.rows, [AttributeScale(name) for name in self.names[1:]])
+        return apply_view(view, self.rows, list(map(AttributeScale, self.names[1:])))
 
     def columns(self, rows: Sequence[str]) -> Floats:
         """Some of the rows [N, len(rows)]."""
@@ -84,13 +85,13 @@ def held_out(
     if not np.isfinite(rows).all():
         raise DataError("a score is NaN or infinite: no view can be fitted")
     # Through a dictionary, not an array of texts: a long prompt would pad every row to its length.
-    labels = {label: code for code, label in enumerate(sorted(set(prompts)))}
+    labels = dict(zip(sorted(set(prompts)), itertools.count(), strict=False))
     if len(labels) < FEWEST_PROMPTS:
         raise DataError(
             f"{len(labels)} prompts are too few to fit and check a view: give {FEWEST_PROMPTS} or "
             "more, better some hundred"
         )
-    codes = np.fromiter((labels[label] for label in prompts), np.int64, len(rows))
+    codes = np.fromiter(map(labels.__getitem__, prompts), np.int64, len(rows))
     return HeldOut(tuple(names), rows, codes, paired)
 
 

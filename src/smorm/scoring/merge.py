@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +32,18 @@ from smorm.model.network import RewardNetwork
 from smorm.model.store import ModelCard, load_model, save_model, versions
 from smorm.text.chat import Renderer
 
+# Cosine of two models' matrices below which they cannot come from one beginning: fine-tuning leaves
+# it near 1, two random beginnings have about 0.
 UNLIKE = 0.5
-"""Cosine of two models' matrices below which they cannot come from one beginning: fine-tuning
-leaves it near 1, two random beginnings have about 0."""
+# Largest ratio of two models' scales of an attribute; their offsets may differ by a quarter of the
+# scale.
 NEAR = 1.25
-"""Largest ratio of two models' scales of an attribute; their offsets may differ by a quarter of the
-scale."""
+# Fields of a configuration that do not decide what the backbone computes.
 _COSMETIC = frozenset({
     "_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "id2label",
     "label2id", "num_labels", "problem_type", "pad_token_id", "bos_token_id", "eos_token_id",
     "use_cache",
 })  # fmt: skip
-"""Fields of a configuration that do not decide what the backbone computes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def merge_models(
         ModelError: another architecture, tokenizer, template, set of rows or scale of ratings.
         OutputError: the folder could not be written.
     """
-    names = [str(path) for path in paths]
+    names = list(map(str, paths))
     if len(names) < 2:
         raise ConfigError("merge: expected two models or more")
     shares = _shares(weights, len(names))
@@ -111,7 +112,9 @@ def merge_models(
 
 
 def _shares(weights: Sequence[float] | None, count: int) -> tuple[float, ...]:
-    values = np.ones(count) if weights is None else np.array(weights, dtype=np.float64)
+    values = np.ones(count)
+    if weights is not None:
+        values = np.array(weights, dtype=np.float64)
     if len(values) != count:
         raise ConfigError(f"merge: {len(values)} weights for {count} models: give one for each")
     if not ((values > 0) & np.isfinite(values)).all():
@@ -150,9 +153,9 @@ def _card(names: Sequence[str], cards: Sequence[ModelCard], shares: Sequence[flo
         hashes[f"merged {number}"] = f"{share:.6g} of {name} ({source})"
     # Attribute by attribute: the same one of every model.
     scales = []
-    for same in zip(*(card.scales for card in cards), strict=True):
-        offset = _mean([scale.offset for scale in same], shares)
-        width = _mean([scale.scale for scale in same], shares)
+    for same in zip(*map(attrgetter("scales"), cards), strict=True):
+        offset = _mean(list(map(attrgetter("offset"), same)), shares)
+        width = _mean(list(map(attrgetter("scale"), same)), shares)
         scales.append(AttributeScale(same[0].name, offset, width))
     means = {}
     for name in first.means:
@@ -162,8 +165,8 @@ def _card(names: Sequence[str], cards: Sequence[ModelCard], shares: Sequence[flo
         first,
         scales=tuple(scales),
         means=means,
-        offset=_mean([card.offset for card in cards], shares),
-        max_tokens=min(card.max_tokens for card in cards),
+        offset=_mean(list(map(attrgetter("offset"), cards)), shares),
+        max_tokens=min(map(attrgetter("max_tokens"), cards)),
         base=None,
         hashes=hashes,
         versions=versions(),
@@ -272,7 +275,8 @@ def cosine(first: RewardNetwork, second: RewardNetwork) -> float:
     pairs = zip(first.backbone.parameters(), second.backbone.parameters(), strict=True)
     for a, b in pairs:
         if a.dim() > 1:
-            products = [(a * b).detach(), (a * a).detach(), (b * b).detach()]
-            sums += torch.stack([product.sum(dtype=torch.float64) for product in products]).cpu()
+            a, b = a.detach(), b.detach()
+            for index, product in enumerate((a * b, a * a, b * b)):
+                sums[index] += product.sum(dtype=torch.float64).cpu()
     dot, square_a, square_b = sums.tolist()
     return dot / math.sqrt(square_a * square_b) if square_a and square_b else math.nan

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from smorm.arrays import Floats
 from smorm.data.records import Item
@@ -45,16 +45,17 @@ class Scorer:
         self, items: Sequence[Item], *, advance: Callable[[int], None] | None = None
     ) -> list[Scored | Unscored]:
         """One result an item, in order: scores, or the reason why there are none."""
-        fits = [self._fit(item) for item in items]
+        fits = list(map(self._fit, items))
         # All items in one call, so that batches are filled across them.
-        units = [_arrays(fitted) for fitted in fits if isinstance(fitted, Fitted)]
+        as_ids = partial(np.asarray, dtype=np.int32)
+        units = [list(map(as_ids, fit.tokens or [])) for fit in fits if isinstance(fit, Fitted)]
         rows = iter(score_units(self.network, units, self.max_batch_tokens, advance=advance))
         results: list[Scored | Unscored] = []
         for fitted in fits:
             if isinstance(fitted, Unscored):
                 results.append(fitted)
                 continue
-            lengths: list[int | None] = [len(tokens) for tokens in fitted.tokens or []]
+            lengths: list[int | None] = list(map(len, fitted.tokens or []))
             results.append(Scored(next(rows), lengths, fitted.truncated))
         return results
 
@@ -69,7 +70,3 @@ class Scorer:
         if fitted.dropped is not None:
             return Unscored(fitted.dropped)
         return unscorable(self.network, fitted.tokens or []) or fitted
-
-
-def _arrays(fitted: Fitted) -> list[NDArray[np.int32]]:
-    return [np.asarray(tokens, dtype=np.int32) for tokens in fitted.tokens or []]

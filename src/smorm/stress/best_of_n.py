@@ -102,7 +102,7 @@ def law_weights(sizes: Sequence[int]) -> Floats:
 
 def slope_weights(sizes: Sequence[int]) -> Floats:
     """The weights [C] that make a curve's slope per nat of KL, by least squares."""
-    nats = np.array([kl_of(size) for size in sizes])
+    nats = np.array(list(map(kl_of, sizes)))
     centred = nats - nats.mean()
     if not (centred @ centred) > 0:
         raise ConfigError("a slope needs two sizes n")
@@ -111,7 +111,7 @@ def slope_weights(sizes: Sequence[int]) -> Floats:
 
 def area_weights(sizes: Sequence[int]) -> Floats:
     """The weights [C] that make a curve's average over KL, by trapezoids; sizes ascend."""
-    nats = np.array([kl_of(size) for size in sizes])
+    nats = np.array(list(map(kl_of, sizes)))
     steps = np.diff(nats)
     if not steps.sum() > 0:
         raise ConfigError("an area needs two sizes n")

@@ -9,6 +9,7 @@ Shapes: `P` prompts, `N` answers of a pool, `C` sizes n, `R` resamples.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -50,7 +51,7 @@ class ScoredPools:
     @property
     def prompts(self) -> list[str]:
         """A label of each pool's prompt."""
-        return [prompt_label(pool) for pool in self.pools]
+        return list(map(prompt_label, self.pools))
 
 
 def columns_of(scored: ScoredPools) -> dict[str, Floats]:
@@ -59,7 +60,7 @@ def columns_of(scored: ScoredPools) -> dict[str, Floats]:
     deviations of the proxy within pools, so that rewards can be compared. `oracle` is the gold of
     the answer that the gold itself would pick."""
     proxies = standardised("proxy", scored.proxy)
-    tables: dict[str, list[Floats]] = {name: [] for name in QUANTITIES}
+    tables: dict[str, list[Floats]] = defaultdict(list)
     for raw, proxy, gold, texts in zip(
         scored.proxy, proxies, scored.gold, scored.texts, strict=True
     ):
@@ -72,8 +73,7 @@ def columns_of(scored: ScoredPools) -> dict[str, Floats]:
         tables["oracle"].append(pick_probabilities(gold, scored.sizes) @ gold)
     columns: dict[str, Floats] = {}
     for name, rows in tables.items():
-        names = [f"{name}@{size}" for size in scored.sizes]
-        columns |= dict(zip(names, np.stack(rows, axis=1), strict=True))
+        columns |= dict(zip(_names(name, scored.sizes), np.stack(rows, axis=1), strict=True))
     return columns
 
 
@@ -94,7 +94,7 @@ def measure(scored: ScoredPools) -> tuple[Measurement, list[dict[str, Any]]]:
     # The same bootstrap draws for the points as for the sums: a curve and its gain agree.
     single = {name: {name: 1.0} for name in columns}
     points = Outcomes(columns, scored.prompts, single, keys, frozenset(single)).metrics()
-    table = np.stack([columns[f"gold@{size}"] for size in scored.sizes], axis=1)
+    table = table_of(columns, "gold", scored.sizes)
     metrics = {**outcomes.metrics(), **shape_of(table, scored.sizes, scored.prompts)}
     metrics["law/r2"] = Metric(_r2_of_law(table.mean(axis=0), scored.sizes), len(table))
     curve = []
@@ -129,8 +129,16 @@ def _sums(sizes: tuple[int, ...], gold_std: float) -> dict[str, dict[str, float]
 
 
 def _along(name: str, sizes: Sequence[int], weights: Floats) -> dict[str, float]:
-    names = [f"{name}@{size}" for size in sizes]
-    return dict(zip(names, weights.tolist(), strict=True))
+    return dict(zip(_names(name, sizes), weights.tolist(), strict=True))
+
+
+def _names(name: str, positions: Sequence[int]) -> list[str]:
+    return [f"{name}@{position}" for position in positions]
+
+
+def table_of(columns: Mapping[str, Floats], name: str, positions: Sequence[int]) -> Floats:
+    """A quantity at every position of a curve [P, C]."""
+    return np.stack(list(map(columns.__getitem__, _names(name, positions))), axis=1)
 
 
 def shape_of(
@@ -165,7 +173,7 @@ def _r2_of_law(means: Floats, sizes: tuple[int, ...]) -> float:
         return math.nan
     # R² of the fit to the means alone: draws of it would measure the noise of prompts as misfit.
     alpha, beta = law_weights(sizes) @ means
-    distances = np.sqrt([kl_of(size) for size in sizes[1:]])
+    distances = np.sqrt(list(map(kl_of, sizes[1:])))
     gains = means[1:] - means[0]
     residuals = gains - distances * (alpha - beta * distances)
     total = float(np.sum((gains - gains.mean()) ** 2))

@@ -31,8 +31,8 @@ from smorm.errors import ConfigError, DataError
 from smorm.rewards.protocol import Reward, score_all
 from smorm.stress.pools import hashed, usable_rows
 
+# Pairs held in memory at a time.
 CHUNK = 1024
-"""Pairs held in memory at a time."""
 
 Ties = Literal["drop", "keep"]
 _Pair = tuple[Row, Preference]

@@ -135,7 +135,7 @@ def _score(proxy: ProxyReward, prompts: PromptSet, config: StressConfig) -> _Ans
     attacks: list[Scored | None] = []
     # A field or a file has no number for an answer that was changed.
     if config.probes and reward.reads_text:
-        items = [attacked(pool) for pool in pools]
+        items = list(map(attacked, pools))
         attacks = score_all(reward, items, probe_census, skip=True, reason=reason, what="score")
     signal = None
     if proxy.heads:

@@ -22,8 +22,8 @@ from smorm.stress.proxies import open_gold, provenance_of
 from smorm.stress.sample import sample_file
 from smorm.stress.symptoms import text_measures
 
+# Of a pool: n = 1 and two larger n are what a curve needs.
 FEWEST_ANSWERS = 3
-"""Of a pool: n = 1 and two larger n are what a curve needs."""
 
 Tell = Callable[[str], None]
 
@@ -42,11 +42,7 @@ class PromptSet:
 
 def data_of(pools: Sequence[Item]) -> str:
     """Fingerprint of the texts."""
-    texts = []
-    for pool in pools:
-        responses = [prompt_key(response) for response in pool.responses]
-        texts.append([prompt_label(pool), *responses])
-    return fingerprint(texts)
+    return fingerprint([[prompt_label(pool), *map(prompt_key, pool.responses)] for pool in pools])
 
 
 def read_sets(config: StressConfig, options: ScoringOptions, tell: Tell) -> list[PromptSet]:

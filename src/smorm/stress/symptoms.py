@@ -82,7 +82,7 @@ def detection(
     weights = np.concatenate([pick_probabilities(scores, sizes) for scores in proxy], axis=1)
     harmful = np.concatenate([scores < scores.mean() for scores in gold])
     codes, groups = cluster_codes(prompts, len(signal))
-    clusters = np.repeat(codes, [len(scores) for scores in signal])
+    clusters = np.repeat(codes, list(map(len, signal)))
     # Only the order of the signal counts, and equal values must share a rank.
     ranks = np.unique(np.concatenate(list(signal)), return_inverse=True)[1]
     metrics = {}

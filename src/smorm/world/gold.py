@@ -29,8 +29,8 @@ from smorm.world.words import BECAUSE, CLOSERS, FILLERS, FULL, OPENERS, REASONS,
 from smorm.world.world import Prompt, World
 
 ATTRIBUTES: Final = ("correctness", "coverage", "coherence", "conciseness", "style")
+# How many fillers in a row, directly before a clause, do no harm to coherence.
 MAX_FILLERS: Final = 2
-"""How many fillers in a row, directly before a clause, do no harm to coherence."""
 
 _WEIGHTS: Final = {"helpful": 0.5, "coherence": 0.20, "conciseness": 0.15, "style": 0.15}
 _WORST_ORDER: Final = 0.6
@@ -140,7 +140,7 @@ def _well_formed(words: Sequence[str], clauses: Sequence[Clause]) -> float:
 
 def _order(prompt: Prompt, mentioned: Sequence[str]) -> float:
     """1 when the requested entities come in the prompt's order, 0.6 when every step goes back."""
-    steps = list(pairwise(prompt.entities.index(entity) for entity in mentioned))
+    steps = list(pairwise(map(prompt.entities.index, mentioned)))
     if not steps:
         return 1.0
     forward = sum(before < after for before, after in steps) / len(steps)

@@ -38,8 +38,8 @@ TEMPLATE = (
     "{% endfor %}"
 )
 MAX_POSITIONS = 256
+# Batches whose texts are drawn and sorted by length together.
 POOL = 64
-"""Batches whose texts are drawn and sorted by length together."""
 HEAD_SIZE = 16
 
 

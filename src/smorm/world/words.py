@@ -10,6 +10,7 @@ def _split(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
+# Topic → its six entities. The last four topics are held out of every training file.
 TOPICS: Final[dict[str, tuple[str, ...]]] = {
     "metals": ("iron", "copper", "silver", "tin", "zinc", "nickel"),
     "birds": ("owl", "heron", "robin", "swan", "raven", "finch"),
@@ -24,7 +25,6 @@ TOPICS: Final[dict[str, tuple[str, ...]]] = {
     "spices": ("cumin", "saffron", "ginger", "clove", "thyme", "pepper"),
     "vehicles": ("train", "canoe", "tram", "truck", "glider", "ferry"),
 }
-"""Topic → its six entities. The last four topics are held out of every training file."""
 
 NUM_HELD_OUT: Final = 4
 TRAINED_TOPICS: Final = tuple(TOPICS)[:-NUM_HELD_OUT]
@@ -57,11 +57,11 @@ OPENERS: Final = _split("sure hello absolutely gladly okay welcome")
 CLOSERS: Final = _split("thanks cheers enjoy goodbye done regards")
 NOISE: Final = _split("uh er hmm zz xx qq")
 
+# Every word, once, in the order of their token ids (which the special tokens precede).
 WORDS: Final = (
     *TOPICS, *STYLES, *chain.from_iterable(TOPICS.values()), BECAUSE, STOP,
     *VALUES, *REASONS, *FILLERS, *OPENERS, *CLOSERS, *NOISE,
 )  # fmt: skip
-"""Every word, once, in the order of their token ids (which the special tokens precede)."""
 
+# Control tokens of the shipped tokenizer; none of them is a word of the world.
 SPECIAL_TOKENS: Final = ("<pad>", "<bos>", "<eos>", "<unk>", "<sep>")
-"""Control tokens of the shipped tokenizer; none of them is a word of the world."""

@@ -28,8 +28,8 @@ import numpy as np
 from smorm.errors import DataError
 from smorm.world.words import HELD_OUT_TOPICS, REASONS, STYLES, TOPICS, TRAINED_TOPICS, VALUES
 
+# ID: trained topics, 2–4 entities; OODtopic: held-out topics; OODlong: 5–6 entities; far: both.
 Regime = Literal["ID", "OODtopic", "OODlong", "far"]
-"""ID: trained topics, 2–4 entities; OODtopic: held-out topics; OODlong: 5–6 entities; far: both."""
 
 Split = Literal["train", "dev", "eval"]
 
@@ -142,7 +142,7 @@ def sample_prompt(
         topic = pick(rng, _TOPICS_OF[regime])
         size = pick(rng, _SIZES_OF[regime])
         order = rng.permutation(len(TOPICS[topic]))[:size]
-        prompt = Prompt(topic, pick(rng, STYLES), tuple(TOPICS[topic][i] for i in order))
+        prompt = Prompt(topic, pick(rng, STYLES), tuple(map(TOPICS[topic].__getitem__, order)))
         if split is None or prompt.split == split:
             return prompt
 

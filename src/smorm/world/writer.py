@@ -32,8 +32,8 @@ from smorm.world.words import (
 )
 from smorm.world.world import Prompt, World, fellow_topics, pick
 
+# How often a wrong value is the value of another entity of the topic, not just any value.
 _PLAUSIBLE: Final = 0.5
-"""How often a wrong value is the value of another entity of the topic, not just any value."""
 
 
 @dataclass(frozen=True, slots=True)

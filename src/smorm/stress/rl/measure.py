@@ -17,16 +17,16 @@ from smorm.arrays import Floats
 from smorm.evaluation.outcomes import Outcomes
 from smorm.evaluation.result import Measurement
 from smorm.stress.best_of_n import spread_within
-from smorm.stress.curves import shape_of
+from smorm.stress.curves import shape_of, table_of
 from smorm.stress.rl.trace import Snapshot
 from smorm.stress.symptoms import TEXT_MEASURES
 
 QUANTITIES = ("kl", "gold", "proxy", "raw_proxy", *TEXT_MEASURES)
+# Numbers that a table shows first.
 LEADING = (
     "gold@first", "gold@peak", "gold@last", "gain", "fall", "peak_step", "onset_step", "kl@peak",
     "kl@last", "proxy@last", "divergence",
 )  # fmt: skip
-"""Numbers that a table shows first."""
 Weights = dict[str, dict[str, float]]
 
 
@@ -46,13 +46,13 @@ def measure(
     single = {name: {name: 1.0} for name in columns}
     comparable = _comparable(steps, gold_std)
     of_run = {**comparable, **_slopes(columns, steps)}
-    peak = steps[int(np.nanmean(_table(columns, "gold", steps), axis=0).argmax())]
+    peak = steps[int(np.nanmean(table_of(columns, "gold", steps), axis=0).argmax())]
     for name in ("gold", "raw_proxy", "kl"):
         of_run[f"{name}@peak"] = {f"{name}@{peak}": 1.0}
     weights = {**single, **of_run}
     measured = Outcomes(columns, prompts, weights, keys, frozenset(weights)).metrics()
     metrics = {name: measured[name] for name in of_run}
-    metrics |= shape_of(_table(columns, "gold", steps), steps, prompts, "_step")
+    metrics |= shape_of(table_of(columns, "gold", steps), steps, prompts, "_step")
     metrics = {name: metrics[name] for name in (*LEADING, *metrics)}
     points = []
     for snapshot in snapshots:
@@ -89,11 +89,6 @@ def _columns(snapshots: Sequence[Snapshot], proxy_std: float) -> dict[str, Float
     return columns
 
 
-def _table(columns: Mapping[str, Floats], name: str, steps: Sequence[int]) -> Floats:
-    """A quantity at every step, [P, E]."""
-    return np.stack([columns[f"{name}@{step}"] for step in steps], axis=1)
-
-
 def _comparable(steps: Sequence[int], gold_std: float) -> Weights:
     """Numbers that mean the same in every run of these steps."""
     first, last = steps[0], steps[-1]
@@ -113,7 +108,7 @@ def _comparable(steps: Sequence[int], gold_std: float) -> Weights:
 def _slopes(columns: Mapping[str, Floats], steps: Sequence[int]) -> Weights:
     """Slopes of the text measures per nat of KL by least squares; none where the KL stands still.
     The KL of each step is taken as known."""
-    nats = np.nanmean(_table(columns, "kl", steps), axis=0)
+    nats = np.nanmean(table_of(columns, "kl", steps), axis=0)
     centred = nats - nats.mean()
     if not centred @ centred > 1e-12:
         return {}

@@ -28,8 +28,8 @@ from smorm.stress.rl.objective import (
 from smorm.stress.rl.prompts import TokenisedPrompt
 from smorm.stress.rl.reward_signal import RewardSignal
 
+# Streams of reward with a value each: the proxy and the KL penalty.
 STREAMS = 2
-"""Streams of reward with a value each: the proxy and the KL penalty."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,8 @@ from smorm.stress.rl.trl_trainers import train_with_trl
 from smorm.stress.sets import Tell, skips
 
 KIND = "rl"
+# torch's message where probabilities to sample from are NaN or infinite.
 _BAD_PROBABILITIES = "probability tensor contains"
-"""torch's message where probabilities to sample from are NaN or infinite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ def seeds_of(section: ProxySection, rl: RLSection) -> list[tuple[int, int | str]
         seed = section.seed or 0
         return [(seed, seed)]
     if section.seed is None:
-        return [(seed, seed) for seed in rl.seeds]
+        return list(zip(rl.seeds, rl.seeds, strict=True))
     if len(rl.seeds) == 1:
         return [(rl.seeds[0], section.seed)]
     return [(seed, f"{section.seed}.{seed}") for seed in rl.seeds]

@@ -38,7 +38,7 @@ class Snapshot:
 
     def means(self, name: str) -> Floats:
         """A quantity's mean over each prompt's answers [P]."""
-        return np.array([values.mean() for values in self.values[name]])
+        return np.array(list(map(np.mean, self.values[name])))
 
 
 @dataclass(slots=True)
@@ -130,12 +130,9 @@ class Tracer:
         steps = self.actor.rl.steps
         of_sets = []
         for name, snapshots in self.snapshots.items():
-            means = {what: float(np.nanmean(snapshots[-1].means(what)))
-                     for what in ("gold", "raw_proxy", "kl")}  # fmt: skip
-            of_sets.append(
-                f"{name} gold {means['gold']:.3f}, proxy {means['raw_proxy']:.2f}, "
-                f"KL {means['kl']:.1f}"
-            )
+            means = map(snapshots[-1].means, ("gold", "raw_proxy", "kl"))
+            gold, proxy, kl = map(np.nanmean, means)
+            of_sets.append(f"{name} gold {gold:.3f}, proxy {proxy:.2f}, KL {kl:.1f}")
         line = f"  step {step}/{steps}: {'; '.join(of_sets)}"
         if 0 < step < steps:
             elapsed = time.monotonic() - self._started

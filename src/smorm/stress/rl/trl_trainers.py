@@ -11,6 +11,7 @@ import torch
 
 from smorm.errors import ConfigError
 from smorm.model.backbone import quiet
+from smorm.rewards.wires import chat
 from smorm.stress.rl.actor import Actor
 from smorm.stress.rl.config import RLSection
 from smorm.stress.rl.prompts import TokenisedPrompt
@@ -41,8 +42,7 @@ def train_with_trl(
     name = actor.rl.algorithm.upper()
     rows = []
     for index, prompt in enumerate(prompts):
-        messages = [{"role": turn.role, "content": turn.content} for turn in prompt.prompt]
-        rows.append({"prompt": messages, "prompt_index": index})
+        rows.append({"prompt": chat(prompt.prompt), "prompt_index": index})
     # TRL wants a folder, and saves nothing in it; its seeding of torch ends with the fork.
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -119,7 +119,7 @@ def _reward(
         completion_ids: Sequence[Any], prompt_index: Sequence[int], **_: Any
     ) -> list[float | None]:
         # From the ids, not from TRL's text: the same decoding as in evaluation.
-        texts = [actor.text_of(ids) for ids in completion_ids]
+        texts = list(map(actor.text_of, completion_ids))
         normalised = signal([prompts[index] for index in prompt_index], texts)
         rewards: list[float | None] = (normalised * signal.multiplier).tolist()
         for index in np.flatnonzero(np.isnan(normalised)):
