@@ -81,7 +81,7 @@ def plan_of(name: str) -> Plan:
             "output": {"folder": "unused"},
         }
     )
-    against = [parse_against(str(path)) for path in evaluation_files(Path())]
+    against = map(parse_against, map(str, evaluation_files(Path())))
     return Plan(sources_of_config(config), tuple(against), tokens=tokens_of_config(config))
 
 
@@ -89,7 +89,8 @@ def _objective(kinds: set[str]) -> str:
     """The method that trains on just these kinds of records."""
     for name in OBJECTIVES:
         uses = {"preference": METHODS[name].uses_pairs, "rated": METHODS[name].uses_ratings}
-        if {kind for kind, used in uses.items() if used} == kinds:
+        # Exactly these: a method that uses fewer would leave records unchecked.
+        if all(used == (kind in kinds) for kind, used in uses.items()):
             return name
     raise ValueError(f"no method trains on {', '.join(sorted(kinds))}")
 
@@ -118,7 +119,8 @@ def page(reported: Mapping[str, dict[str, Any]]) -> str:
     for name, report in reported.items():
         severities = [finding["severity"] for finding in report["findings"]]
         counts = [str(severities.count(level.value)) for level in Severity if level is not FINE]
-        records = [_records(report["records"][side]) for side in ("train", "held_out")]
+        train, held_out = report["records"]["train"], report["records"]["held_out"]
+        records = [_records(train), _records(held_out)]
         sets.append([name, *records, *counts, _longer_wins(report)])
         notable = [finding for finding in report["findings"] if finding["severity"] != FINE.value]
         findings += [[name, *_finding_cells(finding)] for finding in notable]
@@ -161,8 +163,9 @@ def run(data: Path, output: Path) -> None:
 def rewrite(output: Path) -> None:
     """README.md, from the JSON files; sets with held-out records, which are for training, first."""
     reported = {path.stem: read_json(path) for path in sorted(output.glob("*.json"))}
-    names = sorted(reported, key=lambda name: reported[name]["unit"] == "words")
-    write_text(output / "README.md", page({name: reported[name] for name in names}))
+    # Sets without a tokenizer are evaluation sets.
+    ordered = sorted(reported.items(), key=lambda item: str(item[1]["unit"]) == "words")
+    write_text(output / "README.md", page(dict(ordered)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -124,8 +124,8 @@ def trained_model(data: Path, work: Path, name: str, steps: int | None) -> Path:
     def configure(folder: Path) -> Config:
         return parse_config(config(data, folder, kind, steps))
 
-    sets = [data / folder / "train.jsonl.gz" for folder in (*PAIRS, *RATED)]
-    recipe = [configure(work).hash, [sha256(path) for path in sets], versions()]
+    hashes = [sha256(data / folder / "train.jsonl.gz") for folder in (*PAIRS, *RATED)]
+    recipe = [configure(work).hash, hashes, versions()]
     return train_once(ArtifactStore(work), "trained", name, recipe, configure) / "model"
 
 
@@ -183,8 +183,9 @@ def models_table(results: Sequence[Result], names: Sequence[str]) -> str:
     for result in results:
         form = "+.3f" if result.kind == "difference" else ".3f"
         cells = [with_interval(result.metrics.get(name), form) for name in names]
-        counts = [result.metrics[name].n for name in names if name in result.metrics]
-        rows.append([result.model, result.view, *cells, str(counts[0] if counts else 0)])
+        measured = present_in(names, result.metrics)
+        count = result.metrics[measured[0]].n if measured else 0
+        rows.append([result.model, result.view, *cells, str(count)])
     return table(["model", "view", *names, "n"], rows)
 
 
@@ -237,7 +238,7 @@ def _bullets(lines: Iterable[str]) -> str:
 def run(data: Path, output: Path, work: Path, steps: int | None) -> None:
     """Train, measure and write."""
     models = models_of(data, work, steps)
-    suites = [parse_suite(text.format(data=data)) for text in REAL.values()]
+    suites = [parse_suite(spelling.format(data=data)) for spelling in REAL.values()]
     results = measure(models, suites)
     _write(output / "results.json", results + differences(results))
     write_json(output / "sanity.json", sanity_lines(models, suites[0]))

@@ -214,7 +214,9 @@ def page(results: Mapping[str, Any]) -> str:
     regimes = {}
     for regime, metrics in results["metrics"].items():
         regimes[regime] = {name: Metric(**value) for name, value in metrics.items()}
-    tables = [f"### {regime}\n\n{regime_table(metrics)}" for regime, metrics in regimes.items()]
+    sections = ""
+    for regime, metrics in regimes.items():
+        sections += f"### {regime}\n\n{regime_table(metrics)}\n\n"
     matched = "The runs differ in nothing but the objective and the seed."
     return PAGE.format(
         version=results["version"],
@@ -223,7 +225,7 @@ def page(results: Mapping[str, Any]) -> str:
         seeds=results["seeds"],
         steps=results["steps"],
         matched=" ".join(results["not_matched"]) or matched,
-        tables="\n\n".join(tables),
+        tables=sections.rstrip(),
         weight=with_interval(Metric(**results["weight_mean"])),
         verdicts=verdict_table(regimes),
     )

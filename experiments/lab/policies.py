@@ -134,7 +134,9 @@ def account(results: Sequence[Result]) -> str:
             traces += 1
             falls += onset is not None and math.isfinite(onset.value)
             by_suite.setdefault(result.suite, []).append(at_depths(result))
-    sections, decided, compared = [], [], 0
+    sections: list[str] = []
+    decided: list[str] = []
+    compared = 0
     for suite, runs in by_suite.items():
         rows = []
         for label in dict.fromkeys((run.model, run.view) for run in runs):
