@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-Tokens = NDArray[np.int32]
-"""Token ids."""
+Tokens = NDArray[np.int32]  # token ids
+# A label of each item, such as its prompt.
+Clusters = Sequence[str] | Sequence[int] | NDArray[Any]
 
 
 def is_finite_number(value: Any) -> bool:

@@ -98,14 +98,9 @@ def _with_several(scan: Scan, rows: Ints, column: str) -> Ints:
 
 
 def _findings(
-    scan: Scan,
-    kind: FindingKind,
-    rows: Ints,
-    total: int,
-    unit: str,
-    severity: Severity,
+    scan: Scan, kind: FindingKind, rows: Ints, total: int, unit: str, severity: Severity,
     threshold: float = 0.0,
-) -> list[Finding]:
+) -> list[Finding]:  # fmt: skip
     """A finding where there is any row, fine up to the threshold; else none."""
     if not len(rows):
         return []

@@ -37,12 +37,8 @@ def _opposite_pairs(table: Table, limits: Thresholds) -> list[Finding]:
     if not len(opposite):
         return []
     severity = above(len(opposite) / len(rows), limits.conflicts, MUST_FIX, LOOK)
-    kind, unit, locations = (
-        FindingKind.CONFLICTING_PAIRS,
-        "training pairs",
-        table.locations(opposite),
-    )
-    return [Finding(kind, severity, len(opposite), len(rows), unit, locations=locations)]
+    kind, count, locations = FindingKind.CONFLICTING_PAIRS, len(opposite), table.locations(opposite)
+    return [Finding(kind, severity, count, len(rows), "training pairs", locations=locations)]
 
 
 def _conflicting_ratings(table: Table, limits: Thresholds) -> list[Finding]:

@@ -1,7 +1,5 @@
 """How long prompts and responses are, and how labels correlate with length.
-
-The correlation is the shortcut that a reward model learns first.
-"""
+The correlation is the shortcut that a reward model learns first."""
 
 from __future__ import annotations
 

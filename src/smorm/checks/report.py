@@ -132,12 +132,9 @@ def _token_check(
 
 
 def _report(
-    plan: Plan,
-    scanned: Scan,
-    benchmarks: Benchmarks | None,
-    findings: list[Finding],
+    plan: Plan, scanned: Scan, benchmarks: Benchmarks | None, findings: list[Finding],
     limits: Thresholds,
-) -> Report:
+) -> Report:  # fmt: skip
     table, tokens = scanned.table, plan.tokens
     unit = table.unit()
     bias = measure_bias(table, unit)
@@ -163,18 +160,12 @@ def _report(
     findings += duplicate_findings(scanned, limits)
     findings += shared_prompt_findings(scanned)
     findings += bias_findings(bias, limits)
+    sources, findings = list(map(_source, scanned.sources)), severest_first(findings)
+    lengths, attributes = length_table(table, unit), summarise(table)
     return Report(
-        sources=[_source(checked) for checked in scanned.sources],
-        records=table.num_records(),
-        unit=unit,
-        max_tokens=max_tokens,
-        lengths=length_table(table, unit),
-        bias=bias,
-        attributes=summarise(table),
-        benchmarks=overlaps,
-        findings=severest_first(findings),
-        thresholds=limits,
-    )
+        sources, table.num_records(), unit, max_tokens, lengths, bias, attributes, overlaps,
+        findings, limits,
+    )  # fmt: skip
 
 
 def _source(checked: CheckedSource) -> dict[str, Any]:

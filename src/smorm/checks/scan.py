@@ -68,16 +68,11 @@ class Scan:
 
 
 def scan(
-    sources: Sequence[CheckedSource],
-    folder: Path,
-    tokens: TokenCheck | None = None,
+    sources: Sequence[CheckedSource], folder: Path, tokens: TokenCheck | None = None,
     benchmarks: Benchmarks | None = None,
-) -> Scan:
-    """Read every source once.
-
-    The sketches are stored in the folder, about 640 bytes a record. `benchmarks` gets the runs of
-    words that it shares with the training records.
-    """
+) -> Scan:  # fmt: skip
+    """Read every source once. The sketches are stored in the folder, about 640 bytes a record.
+    `benchmarks` gets the runs of words that it shares with the training records."""
     census, tally, unusable = Census(), Tally(), []
     prompts, texts = SketchFile(folder, "prompts"), SketchFile(folder, "texts")
     writer = _Writer(prompts, texts, benchmarks)

@@ -81,10 +81,8 @@ def _filled(bins: Values) -> Values:
 
 
 def similarity(a: Values, b: Values) -> Floats:
-    """Jaccard similarity [P] of sketches [P, 64]: exact where neither is full, else estimated.
-
-    Two empty documents count as the same one.
-    """
+    """Jaccard similarity [P] of sketches [P, 64]: exact where neither is full, else estimated. Two
+    empty documents count as the same one."""
     merged = np.sort(np.concatenate([a, b], axis=1), axis=1)
     real = merged != _EMPTY
     fresh = real.copy()
@@ -168,12 +166,9 @@ def candidates(
 
 
 def near_rows(
-    files: Sequence[SketchFile],
-    rows: Ints,
-    keys: Hashes,
-    threshold: float,
+    files: Sequence[SketchFile], rows: Ints, keys: Hashes, threshold: float,
     related: Callable[[Ints, Ints], Bools] | None = None,
-) -> Bools:
+) -> Bools:  # fmt: skip
     """Which of all N rows have a near twin among `rows` to which they are `related`: similar in
     each of the files."""
     near = np.zeros(len(files[0]), dtype=bool)

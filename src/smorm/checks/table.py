@@ -1,7 +1,5 @@
 """What is stored of each record, response and rating: columns of fixed width, no text.
-
-Shapes: N records, R responses, C rating cells.
-"""
+Shapes: N records, R responses, C rating cells."""
 
 from __future__ import annotations
 

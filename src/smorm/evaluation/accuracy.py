@@ -1,7 +1,5 @@
 """Does a good response score best? Scored responses with labels, and accuracies over them.
-
-Shapes: `N` items; an item has `n_i` responses, of which the first `chosen[i]` are the good ones.
-"""
+Shapes: `N` items; an item has `n_i` responses, of which the first `chosen[i]` are the good ones."""
 
 from __future__ import annotations
 
@@ -10,11 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from smorm.arrays import Floats
+from smorm.arrays import Clusters, Floats
 from smorm.errors import DataError
 from smorm.evaluation.correlation import length_correlations
-from smorm.evaluation.metrics import Clusters, Metric, cluster_codes, require_finite
-from smorm.evaluation.outcomes import Outcomes, Weights, difference, even, single, split, weighted
+from smorm.evaluation.metrics import Metric, cluster_codes, require_finite
+from smorm.evaluation.outcomes import Outcomes, Weights, difference, single, split, weighted
 
 TIES = "ties_half"
 LENGTH = "length_only"
@@ -37,10 +35,8 @@ class ScoredItems:
         require_finite("scores", np.concatenate(list(self.scores)))
         for index, (scores, chosen) in enumerate(zip(self.scores, self.chosen, strict=True)):
             if not 0 < chosen < len(scores):
-                raise DataError(
-                    f"item {index}: {chosen} good of {len(scores)} responses: a comparison needs "
-                    "both"
-                )
+                counts = f"{chosen} good of {len(scores)} responses"
+                raise DataError(f"item {index}: {counts}: a comparison needs both")
 
     def by_length(self) -> ScoredItems:
         """The same items scored by the rule "the longer response wins"."""
@@ -55,18 +51,14 @@ Rule = Callable[[Floats, int], float]
 
 
 def wins(scores: Floats, chosen: int) -> float:
-    """1 where the best good response beats every other strictly, else 0: a tie is a loss.
-
-    With one good response this is RewardBench's and RMB's rule (`chosen > rejected`, of all).
-    """
+    """1 where the best good response beats every other strictly, else 0: a tie is a loss. With one
+    good response this is RewardBench's and RMB's rule (`chosen > rejected`, of all)."""
     return float(scores[:chosen].max() > scores[chosen:].max())
 
 
 def expected_wins(scores: Floats, chosen: int) -> float:
-    """The probability that the best is a good one when ties are broken at random.
-
-    A tie of two counts half; RewardBench 2 counts so (one over the number tied at the top).
-    """
+    """The probability that the best is a good one when ties are broken at random. A tie of two
+    counts half; RewardBench 2 counts so (one over the number tied at the top)."""
     top = scores == scores.max()
     return float(top[:chosen].sum() / top.sum())
 
@@ -86,12 +78,8 @@ def accuracies(
 ) -> Outcomes:
     """Accuracies by subset, by section and overall, with ties broken at random and by length.
 
-    Args:
-        rule: the published rule for an item.
-        sections: weights over subsets (they sum to 1) for each section; a section is left out
-            where it has no subset here.
-        overall: weights over sections; None is the plain mean over all items.
-
+    Each section has weights over subsets that sum to 1, `overall` weights over sections (None: the
+    plain mean over all items).
     Numbers: `overall`, each section, `subset/NAME`, all by `rule`; `ties_half/...` of overall and
     sections where ties count as broken at random (where `rule` does not); `length_only/...`, the
     same for the rule that the longer one wins.
@@ -108,14 +96,9 @@ def accuracies(
         sums |= _sums(prefix, sections, overall)
     sums |= single(split(items.chance(), items.subsets, "subset/"))
     sums["overall_minus_length_only"] = difference(sums["overall"], sums[f"{LENGTH}/overall"])
-    return Outcomes(
-        columns,
-        items.prompts,
-        sums,
-        items.keys,
-        differences=frozenset({"overall_minus_length_only"}),
-        chance_columns=_columns("", items.chance(), items.subsets),
-    )
+    differences = frozenset({"overall_minus_length_only"})
+    chance_columns = _columns("", items.chance(), items.subsets)
+    return Outcomes(columns, items.prompts, sums, items.keys, differences, chance_columns)
 
 
 def _columns(prefix: str, values: Floats, subsets: Sequence[str]) -> dict[str, Floats]:
@@ -148,11 +131,6 @@ def present(subsets: Sequence[str], sections: Mapping[str, Weights]) -> dict[str
         if of_section := {name: weights[name] for name in weights if name in occurring}:
             cut[section] = weighted(of_section)
     return cut
-
-
-def mean_of(sections: Mapping[str, Weights]) -> dict[str, float]:
-    """Weights of a plain mean over sections."""
-    return even(list(sections))
 
 
 def length_correlations_of(items: ScoredItems) -> dict[str, Metric]:

@@ -1,7 +1,5 @@
 """The `rated` suite: how well the attribute rows predict ratings, on the ratings' own scale.
-
-Shapes: N responses, K attributes.
-"""
+Shapes: N responses, K attributes."""
 
 from __future__ import annotations
 
@@ -11,12 +9,11 @@ from operator import attrgetter
 
 import numpy as np
 
-from smorm.arrays import Bools, Floats, Ints
+from smorm.arrays import Bools, Clusters, Floats, Ints
 from smorm.errors import DataError
 from smorm.evaluation.correlation import spearman, spearman_draws, spearman_metric
 from smorm.evaluation.metric_names import MetricName
 from smorm.evaluation.metrics import (
-    Clusters,
     Metric,
     as_floats,
     bootstrap_means,
@@ -30,25 +27,14 @@ from smorm.evaluation.result import Measurement
 
 
 def measure_rated(
-    predicted: Floats,
-    ratings: Floats,
-    names: Sequence[str],
-    prompts: Clusters,
-    *,
-    training_means: Mapping[str, float] | None = None,
-    keys: Sequence[str] | None = None,
-) -> Measurement:
+    predicted: Floats, ratings: Floats, names: Sequence[str], prompts: Clusters, *,
+    training_means: Mapping[str, float] | None = None, keys: Sequence[str] | None = None,
+) -> Measurement:  # fmt: skip
     """Spearman and mean squared error of each attribute, and their mean over attributes.
 
-    Args:
-        predicted: predictions on the ratings' own scale [N, K].
-        ratings: ratings [N, K]; NaN is not rated, left out and counted.
-        names: the K attributes.
-        prompts: a label of the prompt for each response [N]; intervals resample prompts.
-        training_means: each attribute's mean rating in training, the constant of the baseline;
-            by default the mean of these ratings.
-        keys: what identifies a response, the same for every model [N]; by default its index.
-
+    `predicted` [N, K] is on the scale of the ratings [N, K] (NaN: not rated, left out and counted);
+    `training_means` are the constants of the baseline, by default the means of these ratings;
+    `keys` identify responses, the same for every model.
     Metrics: `spearman/NAME`, `mse/NAME` and the baseline `mse_of_mean/NAME` for each attribute,
     and their plain means over attributes `spearman`, `mse`, `mse_of_mean` (n: responses with any
     rating). An attribute whose ratings or predictions are constant has no Spearman and is left
@@ -96,24 +82,16 @@ def measure_rated(
         f"{len(predicted)} responses over {groups} prompts; intervals resample prompts.",
         *_notes(rated, names, rated_names, ranked_names, means),
     ]
-    table = RatedOutcomes(
-        predicted[:, columns],
-        ratings[:, columns],
-        rated_names,
-        list(codes),
-        keys or list(map(str, range(len(predicted)))),
-    )
+    keys = keys or list(map(str, range(len(predicted))))
+    used = predicted[:, columns], ratings[:, columns]
+    table = RatedOutcomes(*used, rated_names, list(codes), keys)
     return Measurement(over_attributes | metrics, tuple(notes), table)
 
 
 def _of_attribute(
-    name: str,
-    column: int,
-    predicted: Floats,
-    ratings: Floats,
-    errors: Mapping[str, Floats],
+    name: str, column: int, predicted: Floats, ratings: Floats, errors: Mapping[str, Floats],
     codes: Ints,
-) -> dict[str, Metric]:
+) -> dict[str, Metric]:  # fmt: skip
     """An attribute's numbers, resampled over its own rated responses only."""
     rated = np.isfinite(ratings[:, column])
     predicted, ratings, codes = predicted[rated, column], ratings[rated, column], codes[rated]
@@ -135,11 +113,9 @@ def _mean(family: str, metrics: Mapping[str, Metric], draws: Floats, count: int)
 def _constants(
     ratings: Floats, names: Sequence[str], training_means: Mapping[str, float]
 ) -> Floats:
-    """One number to predict for each attribute [K], from ratings [N, K] with NaN for missing.
-
-    It is the training set's mean where that is known, else the mean of these very ratings, which no
-    constant beats: the hardest baseline of its kind. NaN for an attribute that has neither.
-    """
+    """One number to predict for each attribute [K], from ratings [N, K] with NaN for missing: the
+    training set's mean where that is known, else the mean of these very ratings, which no constant
+    beats. NaN for an attribute that has neither."""
     present = np.isfinite(ratings)
     sums = np.where(present, ratings, 0.0).sum(axis=0)
     # An attribute that nobody rated has no mean: divided by NaN, not by 0.
@@ -169,16 +145,12 @@ class RatedOutcomes:
         predictions = {}
         for name in shared:
             column = self.names.index(name)
-            predictions[name] = (
-                self.predicted[mine, column],
-                base.predicted[theirs, base.names.index(name)],
-                self.ratings[mine, column],
-            )
+            theirs_of_name = base.predicted[theirs, base.names.index(name)]
+            ours_of_name, ratings = self.predicted[mine, column], self.ratings[mine, column]
+            predictions[name] = ours_of_name, theirs_of_name, ratings
         keys = list(map(self.keys.__getitem__, mine))
-        return {
-            **_mse_differences(predictions, codes, keys),
-            **_spearman_differences(predictions, codes),
-        }
+        mse = _mse_differences(predictions, codes, keys)
+        return mse | _spearman_differences(predictions, codes)
 
 
 # By attribute: two models' predictions and the ratings [N] each.
@@ -197,8 +169,7 @@ def _mse_differences(
 
 def _spearman_differences(predictions: Predictions, codes: Clusters) -> dict[str, Metric]:
     """Every attribute sees the same resampled prompts, and so do both models."""
-    metrics: dict[str, Metric] = {}
-    draws = []
+    metrics, draws = {}, []
     for name, (first, second, ratings) in predictions.items():
         rated = np.isfinite(ratings)
         value = spearman(first[rated], ratings[rated]) - spearman(second[rated], ratings[rated])
@@ -215,12 +186,9 @@ def _spearman_differences(predictions: Predictions, codes: Clusters) -> dict[str
 
 
 def _notes(
-    rated: Bools,
-    names: Sequence[str],
-    rated_names: Sequence[str],
-    ranked_names: Sequence[str],
+    rated: Bools, names: Sequence[str], rated_names: Sequence[str], ranked_names: Sequence[str],
     means: Mapping[str, float],
-) -> list[str]:
+) -> list[str]:  # fmt: skip
     """What was left out, and which constant the baseline predicts."""
     notes = []
     for name, missing in zip(names, (~rated).sum(axis=0).tolist(), strict=True):
@@ -232,8 +200,8 @@ def _notes(
         notes.append(
             f"No Spearman for {', '.join(constant)}: the ratings or predictions are all equal."
         )
-    if from_training := sorted(name for name in rated_names if name in means):
+    if from_training := sorted(set(rated_names) & means.keys()):
         notes.append(f"mse_of_mean predicts training's mean for {', '.join(from_training)}.")
-    if from_ratings := sorted(name for name in rated_names if name not in means):
+    if from_ratings := sorted(set(rated_names) - means.keys()):
         notes.append(f"mse_of_mean predicts these ratings' mean for {', '.join(from_ratings)}.")
     return notes

@@ -1,9 +1,7 @@
 """Pearson and Spearman correlation, the latter with an interval over clusters.
-
 Ties share their average rank. A resample is a weight for each item, and ranks are recomputed under
-those weights from one sorting, so that hundreds of resamples of 100 000 items take seconds;
-scipy's correlations know neither weights nor clusters (tests compare with it).
-"""
+those weights from one sorting, so that hundreds of resamples of 100 000 items take seconds; scipy's
+correlations know neither weights nor clusters (tests compare with it)."""
 
 from __future__ import annotations
 
@@ -11,8 +9,8 @@ import math
 
 import numpy as np
 
-from smorm.arrays import Floats, Ints
-from smorm.evaluation.metrics import Clusters, Metric, cluster_codes, interval
+from smorm.arrays import Clusters, Floats, Ints
+from smorm.evaluation.metrics import Metric, cluster_codes, interval
 
 
 def pearson(x: Floats, y: Floats) -> float:
@@ -21,10 +19,8 @@ def pearson(x: Floats, y: Floats) -> float:
 
 
 def spearman(x: Floats, y: Floats) -> float:
-    """Rank correlation of x [N] and y [N], ties by average rank; NaN as for `pearson`.
-
-    Source: Spearman (1904); equals the Pearson correlation of the ranks.
-    """
+    """Rank correlation of x [N] and y [N], ties by average rank; NaN as for `pearson`. Source:
+    Spearman (1904); equals the Pearson correlation of the ranks."""
     ones = np.ones(len(x))
     return _weighted_pearson(_ranks(_value_codes(x), ones), _ranks(_value_codes(y), ones), ones)
 

@@ -1,8 +1,5 @@
 """An ensemble measured on suites as one reward, beside its members; one of them is in memory at a
-time.
-
-Shapes: M members, N responses.
-"""
+time. Shapes: M members, N responses."""
 
 from __future__ import annotations
 
@@ -28,22 +25,13 @@ _Table = dict[str, Floats]  # A member's rewards on the common scale, by record
 def run_ensemble(
     ensemble: Ensemble, suites: Sequence[Suite], *, on_bad_record: OnBad = "stop"
 ) -> list[Result]:
-    """Results of the ensemble, then those of each member by its own view.
-
-    The ensemble stands first, so that `differences` compares every member with it. It is measured
-    over the records that all members could score.
-
-    Raises:
-        ConfigError: a view that a member does not have, or a `rated` suite.
-        ModelError: a folder that is not a model.
-        DataError: records that are not usable, or none that all members can score.
-    """
+    """Results of the ensemble over the records that all members could score, then those of each
+    member by its own view: `differences` compares every member with the first."""
     for suite in suites:
         if suite.kind == "rated":
-            raise ConfigError(
-                f"suite {suite.name}: measures attribute rows, and an ensemble has one reward "
-                "only: evaluate its members without --combine"
-            )
+            problem = "measures attribute rows, and an ensemble has one reward only"
+            remedy = "evaluate its members without --combine"
+            raise ConfigError(f"suite {suite.name}: {problem}: {remedy}")
     results: list[Result] = []
     data: list[list[ScoredSet]] = [[] for _ in suites]
     tables: list[list[_Table]] = [[] for _ in suites]
@@ -82,12 +70,7 @@ def _combine(
         notes.append(f"{len(records)} records that all members could score.")
     for scored_set in sets:
         notes += scored_set.notes
-    data = replace(
-        first,
-        records=records,
-        scored=scored,
-        data=fingerprint([hash_of(record) for record in records]),
-        notes=list(dict.fromkeys(notes)),
-    )
-    provenance = {**ensemble.provenance, "data": data.data, "versions": versions()}
+    texts, notes = fingerprint([hash_of(record) for record in records]), list(dict.fromkeys(notes))
+    data = replace(first, records=records, scored=scored, data=texts, notes=notes)
+    provenance = {**ensemble.provenance, "data": texts, "versions": versions()}
     return measure_values(suite, data, values, ensemble.name, ensemble.rule.name, provenance)

@@ -44,7 +44,7 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A failed test of a model."""
+    """A failed test of a model; its string is the sentence for a reader."""
 
     test: str  # its name: a metric of the sanity tests, or the paths of a parity check
     cause: CauseKind  # the kind of its likely cause
@@ -72,10 +72,8 @@ def failure_of(value: Mapping[str, str]) -> Failure:
 
 
 def split_old_notes(notes: tuple[str, ...]) -> tuple[tuple[Failure, ...], tuple[str, ...]]:
-    """Failures and notes of a result file written before failures had a key of their own.
-
-    Such files hold a failure as a note "failed: TEST: what failed".
-    """
+    """Failures and notes of a result file from before failures had a key: they are notes then,
+    "failed: TEST: what failed"."""
     # The only branch on a sentence's wording: old files hold nothing else.
     failures, reported = [], []
     for note in notes:

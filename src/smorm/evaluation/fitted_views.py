@@ -1,7 +1,5 @@
 """What a fitted view is worth: its numbers with intervals, and its accuracy on unseen prompts.
-
-Shapes: N responses, P pairs.
-"""
+Shapes: N responses, P pairs."""
 
 from __future__ import annotations
 
@@ -49,11 +47,7 @@ class FitReport:
 
 
 def measure_fit(data: HeldOut, view: View, fit: Fit, baselines: Sequence[View]) -> FitReport:
-    """Measure a view that `fit` made of all the data.
-
-    Args:
-        baselines: views without a fit that it is compared with, where the data are pairs.
-    """
+    """Measure a view that `fit` made of all the data, beside baselines without a fit on pairs."""
     # The L2 strength stays as fitted: chosen anew on each resample, it would be chosen on copies of
     # the prompts that it is tested on.
     draws = resampled_views(data, with_fixed_l2(data, fit), resamples=RESAMPLES)
@@ -97,16 +91,15 @@ def _shares(data: HeldOut, view: View) -> dict[str, Metric]:
     # Signs cancel in a sum of weights but not in their effect.
     sizes = np.abs(list(view.weights.values())) * stds
     shares = (sizes / sizes.sum()).tolist()
-    return {
-        f"share/{row}": Metric(share, data.num_prompts)
-        for row, share in zip(rows, shares, strict=True)
-    }
+    metrics = {}
+    for row, share in zip(rows, shares, strict=True):
+        metrics[f"share/{row}"] = Metric(share, data.num_prompts)
+    return metrics
 
 
 def _accuracies(data: HeldOut, view: View, fit: Fit, baselines: Sequence[View]) -> FitReport:
     prompts = data.prompts[0::2]
     # By fits without the prompt, unlike the view itself: its own data would flatter it.
-    # On folds of prompts that its fit has not seen; the baselines needed no fit and no folds.
     fitted = outcomes_of(held_out_values(data, fit))
     metrics = {f"accuracy/{view.name}": share_metric(fitted, prompts)}
     close: list[str] = []
@@ -116,8 +109,7 @@ def _accuracies(data: HeldOut, view: View, fit: Fit, baselines: Sequence[View]) 
         gain = paired_difference(fitted, outcomes, prompts)
         metrics[f"accuracy/{baseline.name}"] = share_metric(outcomes, prompts)
         metrics[f"gain/{baseline.name}"] = gain
-        # Also without an interval: what is not shown to be better is reported.
-        # A NaN interval (one prompt) counts as not better too.
+        # Also without an interval (one prompt): what is not shown to be better is reported.
         if not gain.low > 0:
             close.append(baseline.name)
     if close:
@@ -133,7 +125,6 @@ def _row_accuracies(data: HeldOut, view: View) -> FitReport:
     notes: tuple[str, ...] = ()
     for row in view.weights or view.rows:
         # A row with a negative weight is wanted low; that of preference is the accuracy of F.
-        # The preference row is trained on pairs, and a negative weight wants less of its row.
         if row == PREFERENCE or view.weights.get(row, 0.0) < 0:
             continue
         outcomes = outcomes_of(data.columns([row])[:, 0])
@@ -143,10 +134,8 @@ def _row_accuracies(data: HeldOut, view: View) -> FitReport:
             reversed_rows.append(f"{row} ({metric:.3f})")
     if reversed_rows:
         note = f"Chosen responses score lower than rejected ones on {', '.join(reversed_rows)}: "
-        notes = (
-            f"{note}leave such a row out (--rows), or let a learned weight be negative "
-            "(--free-sign).",
-        )
+        remedy = "leave such a row out (--rows), or let a learned weight be negative (--free-sign)."
+        notes = (note + remedy,)
     return FitReport(metrics, notes)
 
 

@@ -1,13 +1,10 @@
 """Where a failed sanity test comes from, by the head, the folder and the rendered tokens.
-
-Shapes: K attributes, D hidden size.
-"""
+Shapes: K attributes, D hidden size."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -102,12 +99,8 @@ def pad_token(plain: PlainModel, sequences: Sequence[Sequence[int]]) -> Cause:
 
 
 def head_notes(weight: torch.Tensor, names: Sequence[str], config: Any) -> list[str]:
-    """What is suspicious about the head [1 + K, D]; nothing of it proves a fault.
-
-    Args:
-        config: the backbone's, for its `initializer_range`; None where the head is known to have
-            been trained, and is not suspected of being a fresh one.
-    """
+    """What is suspicious about the head [1 + K, D]; nothing of it proves a fault. `config` is the
+    backbone's, or None where the head is known to have been trained."""
     constant, fresh = [], []
     initializer_range = float(getattr(config, "initializer_range", 0.02))
     for name, row in zip(names, weight.detach().double().cpu(), strict=True):
@@ -136,12 +129,9 @@ def _looks_fresh(row: torch.Tensor, initializer_range: float) -> bool:
     stds = [initializer_range, (width + 1) ** -0.5]
     if float(row.abs().max()) <= width**-0.5:
         stds.append((3 * width) ** -0.5)
-    return any(map(partial(_within_four_errors, row), stds))
-
-
-def _within_four_errors(row: torch.Tensor, std: float) -> bool:
-    """Within four standard errors: sigma/sqrt(D) of a mean, 1/sqrt(2 D) of a relative std."""
-    width = len(row)
-    near_std = abs(float(row.std()) / std - 1) < 4 * (2 * width) ** -0.5
-    near_mean = abs(float(row.mean())) < 4 * std * width**-0.5
-    return bool(near_std and near_mean)
+    # Within four standard errors: sigma/sqrt(D) of a mean, 1/sqrt(2 D) of a relative std.
+    for std in stds:
+        near_std = abs(float(row.std()) / std - 1) < 4 * (2 * width) ** -0.5
+        if near_std and abs(float(row.mean())) < 4 * std * width**-0.5:
+            return True
+    return False

@@ -14,13 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from smorm.arrays import Floats, Ints
+from smorm.arrays import Clusters, Floats, Ints
 from smorm.errors import DataError
-
-Clusters = Sequence[str] | Sequence[int] | NDArray[Any]
 
 LEVEL = 0.95
 _Z = 1.959963984540054  # the normal quantile that belongs to LEVEL
@@ -159,23 +156,13 @@ def interval(draws: Floats, level: float = LEVEL) -> tuple[float, float]:
 
 
 def cluster_bootstrap(
-    values: Floats,
-    clusters: Clusters,
-    statistic: Callable[[Floats], Floats] | None = None,
-    *,
-    resamples: int = 2000,
-    level: float = LEVEL,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Percentile bootstrap interval that resamples clusters.
-
-    `statistic` maps column means [R, C] to [R]; by default the mean over the columns. Both ends
-    are NaN with fewer than two clusters.
-    """
+    values: Floats, clusters: Clusters, statistic: Callable[[Floats], Floats] | None = None,
+    *, resamples: int = 2000, level: float = LEVEL, seed: int = 0,
+) -> tuple[float, float]:  # fmt: skip
+    """Percentile bootstrap interval that resamples clusters, of a statistic that maps column means
+    [R, C] to [R], by default their mean; both ends are NaN with fewer than two clusters."""
     means = bootstrap_means(values, clusters, resamples=resamples, seed=seed)
-    if statistic is None:
-        return interval(means.mean(axis=1), level)
-    return interval(statistic(means), level)
+    return interval(means.mean(axis=1) if statistic is None else statistic(means), level)
 
 
 def mean_metric(values: Floats, clusters: Clusters) -> Metric:

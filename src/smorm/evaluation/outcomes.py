@@ -10,16 +10,15 @@ Shapes: `N` items, `C` columns, `R` resamples.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smorm.arrays import Floats
+from smorm.arrays import Clusters, Floats
 from smorm.errors import DataError
 from smorm.evaluation.metrics import (
-    Clusters,
     Metric,
     bootstrap_means,
     cluster_codes,
@@ -52,10 +51,8 @@ class Outcomes:
         return {name: self._metric(name, table, means, draws) for name in self.sums}
 
     def chance_levels(self) -> dict[str, float]:
-        """What random scores are expected to get, of each number whose columns all have it.
-
-        It is the same weighted sum, so it is exact for every section and mean of sections.
-        """
+        """What random scores are expected to get, of each number whose columns all have it: the
+        same weighted sum, so exact for every section and mean of sections."""
         levels = {}
         for name, weights in self.sums.items():
             if name not in self.differences and weights.keys() <= self.chance_columns.keys():
@@ -110,10 +107,7 @@ def _means(table: Floats) -> Floats:
 def split(
     values: Floats, labels: Sequence[str] | NDArray[np.str_], prefix: str = ""
 ) -> dict[str, Floats]:
-    """One column for each label, in sorted order: the values of its items, NaN elsewhere.
-
-    Items without a label ("") are in none.
-    """
+    """One column for each label but "", in sorted order: the values of its items, NaN elsewhere."""
     of_item = np.asarray(labels)
     columns = {}
     for label in sorted(set(of_item.tolist()) - {""}):
@@ -143,7 +137,7 @@ def single(names: Iterable[str]) -> dict[str, Weights]:
     return {name: {name: 1.0} for name in names}
 
 
-def even(names: Sequence[str]) -> dict[str, float]:
+def even(names: Collection[str]) -> dict[str, float]:
     """Weights of a plain mean over columns."""
     return dict.fromkeys(names, 1.0 / max(1, len(names)))
 

@@ -6,15 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from smorm.arrays import Floats
+from smorm.arrays import Clusters, Floats
 from smorm.evaluation.correlation import length_correlations
-from smorm.evaluation.metrics import (
-    Clusters,
-    as_floats,
-    cluster_codes,
-    pair_outcomes,
-    require_finite,
-)
+from smorm.evaluation.metrics import as_floats, cluster_codes, pair_outcomes, require_finite
 from smorm.evaluation.outcomes import Outcomes, single
 from smorm.evaluation.result import Measurement, chance_levels
 
@@ -22,26 +16,13 @@ _SHARES = ("accuracy", "accuracy_chosen_longer", "accuracy_chosen_shorter")
 
 
 def measure_pairs(
-    chosen: Floats,
-    rejected: Floats,
-    prompts: Clusters,
-    *,
-    chosen_lengths: Floats,
-    rejected_lengths: Floats,
-    length_unit: str,
-    keys: Sequence[str] | None = None,
-) -> Measurement:
+    chosen: Floats, rejected: Floats, prompts: Clusters, *, chosen_lengths: Floats,
+    rejected_lengths: Floats, length_unit: str, keys: Sequence[str] | None = None,
+) -> Measurement:  # fmt: skip
     """Accuracy with ties as half, the length-only rule beside it, and correlation with length.
 
-    Args:
-        chosen: scores of the preferred responses [N].
-        rejected: scores of the others [N].
-        prompts: a label of the prompt for each pair [N]; intervals resample prompts.
-        chosen_lengths: lengths of the preferred responses [N].
-        rejected_lengths: lengths of the others [N].
-        length_unit: the lengths' unit, such as "tokens" or "characters", for a note.
-        keys: what identifies a pair, the same for every model [N]; by default its index.
-
+    From scores and lengths of the preferred responses and of the others [N]; `length_unit` is for a
+    note, `keys` identify pairs, the same for every model.
     Metrics: `accuracy`, `length_only_accuracy` (the longer response wins), their difference
     `accuracy_minus_length_only`, the accuracy where the preferred response is the longer or the
     shorter one, the mean `margin` (chosen − rejected, in units of the score), and the Spearman
@@ -73,14 +54,10 @@ def measure_pairs(
     for name in ("accuracy_chosen_longer", "accuracy_chosen_shorter"):
         if np.isnan(columns[name]).all():
             del columns[name]
-    table = Outcomes(
-        columns,
-        prompts,
-        single(columns),
-        keys or list(map(str, range(count))),
-        differences=frozenset({"accuracy_minus_length_only", "margin"}),
-        chance_columns={name: np.full(count, 0.5) for name in _SHARES if name in columns},
-    )
+    keys = keys or list(map(str, range(count)))
+    differences = frozenset({"accuracy_minus_length_only", "margin"})
+    chance_columns = {name: np.full(count, 0.5) for name in _SHARES if name in columns}
+    table = Outcomes(columns, prompts, single(columns), keys, differences, chance_columns)
     # Both responses of a pair belong to its prompt, so both are resampled with it.
     codes, groups = cluster_codes(prompts, count)
     scores = np.concatenate([chosen, rejected])

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,8 +40,7 @@ class Comparable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What a suite measured: metrics by name, notes for the reader, the item outcomes that a
-    paired difference of two models needs, and the chance levels of metrics."""
+    """What a suite measured; its parts become those of a `Result`."""
 
     metrics: dict[str, Metric]
     notes: tuple[str, ...] = ()
@@ -59,34 +59,26 @@ def chance_levels(outcomes: Outcomes) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One suite's measurement of one view of one model.
-
-    `suite` is a name such as "pairs/OODlong"; `model` and `view` are shown to readers; `items` is
-    the path of the per-item scores or the items themselves; `fingerprint` names config, data and
-    code, and the `seed` where there were several; `failures` are of sanity tests and parity checks;
-    `chance` holds what random scores get, of metrics that have such a level; `outcomes` is what a
-    paired difference needs, and is not written.
-    """
+    """One suite's measurement of one view of one model."""
 
     kind: str
-    suite: str
-    model: str
+    suite: str  # such as "pairs/OODlong"
+    model: str  # as shown to readers, like the view
     view: str
     metrics: Mapping[str, Metric]
-    items: str | list[Any] = field(default_factory=list)
+    items: str | list[Any] = field(default_factory=list)  # or the path of the per-item scores
+    # names config, data and code, and the `seed` where there were several
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    # what a paired difference needs; not written
     outcomes: Comparable | None = field(default=None, compare=False, repr=False)
-    failures: tuple[Failure, ...] = ()
-    chance: Mapping[str, float] = field(default_factory=dict)
+    failures: tuple[Failure, ...] = ()  # of sanity tests and parity checks
+    chance: Mapping[str, float] = field(default_factory=dict)  # what random scores get, by metric
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON object of the contract."""
         written: dict[str, Any] = {
-            "kind": self.kind,
-            "suite": self.suite,
-            "model": self.model,
-            "view": self.view,
+            **dict(zip(_NAMES, attrgetter(*_NAMES)(self), strict=True)),
             "metrics": {name: metric.as_dict() for name, metric in self.metrics.items()},
             "items": self.items,
             "fingerprint": dict(self.fingerprint),
@@ -157,23 +149,15 @@ def parse_result(value: Any, where: str) -> Result:
     texts = isinstance(notes, list | tuple) and set(map(type, notes)) <= {str}
     _expect(texts, where, "notes", "a list of texts", notes)
     failures, notes = _failures(value, tuple(notes), where)
+    metrics, chance = value["metrics"], value.get("chance", {})
+    _expect(isinstance(metrics, Mapping), where, "metrics", "an object", metrics)
+    metrics = {str(name): _metric(metrics[name], where, f"metrics.{name}") for name in metrics}
+    _expect(isinstance(chance, Mapping), where, "chance", "an object", chance)
+    chance = {str(name): _number(chance[name], where, f"chance.{name}") for name in chance}
     return Result(
-        kind=value["kind"],
-        suite=value["suite"],
-        model=value["model"],
-        view=value["view"],
-        metrics=_metrics(value["metrics"], where),
-        items=items,
-        fingerprint=dict(fingerprint),
-        notes=notes,
-        failures=failures,
-        chance=_chance(value.get("chance", {}), where),
-    )
-
-
-def _chance(value: Any, where: str) -> dict[str, float]:
-    _expect(isinstance(value, Mapping), where, "chance", "an object", value)
-    return {str(name): _number(level, where, f"chance.{name}") for name, level in value.items()}
+        value["kind"], value["suite"], value["model"], value["view"], metrics, items,
+        fingerprint=dict(fingerprint), notes=notes, failures=failures, chance=chance,
+    )  # fmt: skip
 
 
 def _failures(
@@ -189,11 +173,6 @@ def _failures(
         fits = isinstance(item, Mapping) and {"test", "cause", "text"} <= item.keys()
         _expect(fits, where, f"failures[{index}]", "an object {test, cause, text}", item)
     return tuple(map(failure_of, listed)), notes
-
-
-def _metrics(value: Any, where: str) -> dict[str, Metric]:
-    _expect(isinstance(value, Mapping), where, "metrics", "an object", value)
-    return {str(name): _metric(item, where, f"metrics.{name}") for name, item in value.items()}
 
 
 def _metric(value: Any, where: str, name: str) -> Metric:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import compress
 from operator import attrgetter
 from typing import Any
@@ -35,7 +36,7 @@ from smorm.model.views import View, apply_view
 from smorm.scoring.reward_model import RewardModel
 from smorm.scoring.scorer import Scored, Scorer
 from smorm.text.chat import Message, Messages
-from smorm.text.limits import Unscored, fit
+from smorm.text.limits import fit
 
 LIMIT = 200  # pairs that are tested: drawn at random from larger suites
 FEW = 32  # pairs of the tests that cost more: alone, and through plain transformers
@@ -59,10 +60,7 @@ def check_sanity(
 ) -> Result:
     """Test a model on pairs; each test gives a metric, and a failure with its cause.
 
-    Args:
-        items: two responses each, the better one first; at most 200 are drawn by `seed`.
-        view: as for `RewardModel.view`.
-
+    Items have two responses, the better one first; at most 200 are drawn by `seed`.
     Metrics: `finite`; `swapped`, the accuracy plus that of the swapped sides less 1; `shuffled`,
     the accuracy under labels drawn by a coin (both are scored anew); `equal/...`, the shares of
     equal scores of different responses, under different prompts, without the last word, without
@@ -145,15 +143,9 @@ class SanityTests:
         self._plain(usable[: FEW // 2], rows[: FEW // 2])
 
     def _add(
-        self,
-        name: str,
-        value: float,
-        n: int,
-        cause: Cause | None = None,
-        observed: str = "",
-        *,
-        failed: bool = True,
-    ) -> None:
+        self, name: str, value: float, n: int, cause: Cause | None = None, observed: str = "",
+        *, failed: bool = True,
+    ) -> None:  # fmt: skip
         """A test's number, and where it failed the cause with what was observed."""
         self.metrics[name] = Metric(value, n)
         if cause is not None and failed:
@@ -190,9 +182,8 @@ class SanityTests:
         # Ties are a half for certain; the variance of the others is a quarter each.
         half_width = Z * 0.5 * decided**0.5 / len(items)
         cause = Cause(CauseKind.POOLING, "the score depends on the side that comes first")
-        observed = (
-            f"the accuracy under drawn labels is {share:.3f}, expected 0.5 ± {half_width:.3f}"
-        )
+        expected = f"expected 0.5 ± {half_width:.3f}"
+        observed = f"the accuracy under drawn labels is {share:.3f}, {expected}"
         failed = abs(share - 0.5) > half_width
         self._add("shuffled", share, len(items), cause, observed, failed=failed)
 
@@ -200,11 +191,8 @@ class SanityTests:
         """Different texts have different scores."""
         prompts = list(map(attrgetter("prompt"), items))
         good, bad = zip(*map(attrgetter("responses"), items), strict=True)
-        first = list(zip(prompts, good, strict=True))
-        self._equal(
-            "responses", first, list(zip(prompts, bad, strict=True)), (values[:, 0], values[:, 1]),
-            rounding,
-        )  # fmt: skip
+        first, second = list(zip(prompts, good, strict=True)), list(zip(prompts, bad, strict=True))
+        self._equal("responses", first, second, (values[:, 0], values[:, 1]), rounding)
         # Every prompt moves on by one: with one pair alone this test says so and is left out.
         changed = {
             "prompts": zip([prompts[-1], *prompts[:-1]], good, strict=True),
@@ -217,13 +205,9 @@ class SanityTests:
             self._equal(name, first, second, scores, rounding)
 
     def _equal(
-        self,
-        name: str,
-        first: Conversations,
-        second: Conversations,
-        scores: tuple[Floats, Floats],
-        rounding: float,
-    ) -> None:
+        self, name: str, first: Conversations, second: Conversations,
+        scores: tuple[Floats, Floats], rounding: float,
+    ) -> None:  # fmt: skip
         differ = np.fromiter(map(operator.ne, first, second), bool)
         # Texts that are equal to begin with, or that were not scored, say nothing.
         usable = np.isfinite(scores[1]) & differ
@@ -235,10 +219,10 @@ class SanityTests:
         if share <= MANY_EQUAL:
             self._add(f"equal/{name}", share, count)
             return
-        pairs = zip(
-            map(_joined, compress(first, equal)), map(_joined, compress(second, equal)), strict=True
-        )
-        cause = self.inspector.equal_scores(list(pairs))
+        pairs = []
+        for (prompt, response), changed in compress(zip(first, second, strict=True), equal):
+            pairs.append((prompt + response, changed[0] + changed[1]))
+        cause = self.inspector.equal_scores(pairs)
         observed = f"{_EQUAL[name]} in {share:.0%} of {count} pairs"
         self._add(f"equal/{name}", share, count, cause, observed)
 
@@ -259,10 +243,10 @@ class SanityTests:
         outputs = hidden @ network.head.weight.detach().double().cpu().numpy().T
         gap, failed = self._difference(rows[: len(items)].reshape(len(outputs), -1), outputs)
         inside = bool(((rows > 0) & (rows < 1)).all())
-        where = "between 0 and 1"
-        if not inside:
-            where = f"other numbers (by {gap:.1e} standard deviations)"
-        cause = Cause(CauseKind.ACTIVATION, f"the scores are not the head's output but {where}")
+        numbers = f"other numbers (by {gap:.1e} standard deviations)"
+        if inside:
+            numbers = "between 0 and 1"
+        cause = Cause(CauseKind.ACTIVATION, f"the scores are not the head's output but {numbers}")
         self._add("raw", float(not failed), len(outputs), cause, failed=failed)
         if inside and not failed:
             self.notes.append(
@@ -287,11 +271,8 @@ class SanityTests:
             missing = Cause(CauseKind.PAD_TOKEN, f"none is named: {error}")
             self._add("plain_difference", np.nan, len(ids), missing)
             return
-        scores, expected = (
-            np.concatenate([padded_right, padded_left]),
-            np.concatenate([expected, expected]),
-        )
-        gap, failed = self._difference(scores, expected)
+        scores = np.concatenate([padded_right, padded_left])
+        gap, failed = self._difference(scores, np.concatenate([expected, expected]))
         observed = f"plain transformers differs by {gap:.1e} standard deviations"
         cause = pad_token(plain, ids)
         self._add("plain_difference", gap, len(ids), cause, observed, failed=failed)
@@ -300,7 +281,8 @@ class SanityTests:
 
     def _rows(self, items: Sequence[Item]) -> list[Floats | None]:
         """Rows [N, 1 + K] of each item; None where it does not fit or cannot be rendered."""
-        return list(map(_rows_of, self.scorer.score(items)))
+        results = self.scorer.score(items)
+        return [result.rows if isinstance(result, Scored) else None for result in results]
 
     def _values(self, rows: Floats) -> Floats:
         return apply_view(self.view, rows, self.model.card.scales)
@@ -320,13 +302,11 @@ class SanityTests:
 
     def _sequences(self, items: Sequence[Item]) -> list[Tokens]:
         """Token ids as they are scored, both sides of each pair."""
-        renderer = self.model.renderer
+        renderer, policy = self.model.renderer, self.scorer.overlong
         sequences: list[Tokens] = []
         for item in items:
-            fitted = fit(
-                renderer, item.prompt, item.responses, renderer.max_tokens, self.scorer.overlong
-            )
-            sequences += map(_as_tokens, fitted.tokens or [])
+            fitted = fit(renderer, item.prompt, item.responses, renderer.max_tokens, policy)
+            sequences += map(partial(np.asarray, dtype=np.int32), fitted.tokens or [])
         return sequences
 
     def _plain_model(self) -> PlainModel:
@@ -354,14 +334,6 @@ class SanityTests:
         return largest, not bool((differences <= allowed).all())
 
 
-def _rows_of(result: Scored | Unscored) -> Floats | None:
-    return result.rows if isinstance(result, Scored) else None
-
-
-def _as_tokens(ids: Sequence[int]) -> Tokens:
-    return np.asarray(ids, dtype=np.int32)
-
-
 def _swap(item: Item) -> Item:
     return replace(item, responses=item.responses[::-1])
 
@@ -371,11 +343,6 @@ def _without_last_word(response: Messages) -> Messages:
     *before, last = response
     words = last.content.rstrip().rpartition(" ")[0]
     return (*before, Message(last.role, words or f"{last.content} indeed"))
-
-
-def _joined(conversation: tuple[Messages, Messages]) -> Messages:
-    prompt, response = conversation
-    return prompt + response
 
 
 def _emptied(response: Messages) -> Messages:

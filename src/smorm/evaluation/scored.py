@@ -42,13 +42,9 @@ class ScoredSet:
 
 
 def read_labelled(
-    sources: Sequence[tuple[str, Source]],
-    kind: Kind,
-    census: Census,
-    on_bad: OnBad,
-    *,
-    keep_fields: bool = False,
-) -> list[Record]:
+    sources: Sequence[tuple[str, Source]], kind: Kind, census: Census, on_bad: OnBad,
+    *, keep_fields: bool = False,
+) -> list[Record]:  # fmt: skip
     """Records of all sources in order; a source's label is the subset of rows that name none."""
     records: list[Record] = []
     for label, source in sources:
@@ -56,9 +52,8 @@ def read_labelled(
         for record in read_records(with_fields, kind, census, on_bad):
             # A row's own subset wins over the file's label.
             if label and isinstance(record, Candidates) and not record.source:
-                records.append(replace(record, source=label))
-            else:
-                records.append(record)
+                record = replace(record, source=label)
+            records.append(record)
     return records
 
 
@@ -116,14 +111,12 @@ def scored_items(data: ScoredSet, values: Sequence[Floats]) -> ScoredItems:
     chosen, subsets, ids = [], [], []
     for record in data.records:
         if not record.chosen:
-            raise DataError(
-                f"{record.where}: says not which responses are good: nothing to measure"
-            )
+            problem = "says not which responses are good: nothing to measure"
+            raise DataError(f"{record.where}: {problem}")
         chosen.append(record.chosen)
         subsets.append(record.source or "")
         ids.append(record.id or "")
-    items = ScoredItems(
-        values, lengths_of(data.records), chosen, subsets, ids, data.prompts, data.keys
-    )
+    lengths = lengths_of(data.records)
+    items = ScoredItems(values, lengths, chosen, subsets, ids, data.prompts, data.keys)
     items.check()
     return items

@@ -1,7 +1,5 @@
 """What to evaluate on: a suite's name, and where its records are.
-
-A suite is named `KIND` or `KIND/LABEL`; KIND is `pairs`, `rated`, or one of the benchmarks.
-"""
+A suite is named `KIND` or `KIND/LABEL`; KIND is `pairs`, `rated`, or one of the benchmarks."""
 
 from __future__ import annotations
 

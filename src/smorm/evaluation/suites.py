@@ -36,41 +36,25 @@ from smorm.text.limits import Overlong
 
 
 def run_suite(
-    model: RewardModel | Reward,
-    suite: Suite,
-    views: Sequence[Any] = (None,),
-    *,
-    name: str | None = None,
-    seed: int | None = None,
-    overlong: Overlong | None = None,
-    on_bad_record: OnBad = "stop",
-    max_batch_tokens: int = DEFAULT_BATCH_TOKENS,
-) -> list[Result]:
+    model: RewardModel | Reward, suite: Suite, views: Sequence[Any] = (None,), *,
+    name: str | None = None, seed: int | None = None, **scoring: Any,
+) -> list[Result]:  # fmt: skip
     """One result per view; for `rated` one result, since attributes have no view.
 
-    Args:
-        name: the model's name in results; by default its folder's (see `display_names`).
-        seed: put into the fingerprint, where results of several seeds are to be put together.
+    `scoring` are options of `score_suite`, `name` and `seed` those of `measure_suite`.
 
     Raises:
         DataError: records that are not usable, or none that can be scored.
         ConfigError: an unknown view or kind of suite, or a `rated` suite without attribute rows.
     """
-    data = score_suite(
-        model, suite, overlong=overlong, on_bad_record=on_bad_record,
-        max_batch_tokens=max_batch_tokens,
-    )  # fmt: skip
+    data = score_suite(model, suite, **scoring)
     return measure_suite(model, suite, data, views, name=name, seed=seed)
 
 
 def score_suite(
-    model: RewardModel | Reward,
-    suite: Suite,
-    *,
-    overlong: Overlong | None = None,
-    on_bad_record: OnBad = "stop",
-    max_batch_tokens: int = DEFAULT_BATCH_TOKENS,
-) -> ScoredSet:
+    model: RewardModel | Reward, suite: Suite, *, overlong: Overlong | None = None,
+    on_bad_record: OnBad = "stop", max_batch_tokens: int = DEFAULT_BATCH_TOKENS,
+) -> ScoredSet:  # fmt: skip
     """A suite's records with their rows of scores; prompts are computed once for all responses."""
     reward = as_reward(model, ScoringOptions(overlong=overlong, max_batch_tokens=max_batch_tokens))
     census = Census()
@@ -105,15 +89,14 @@ def suite_pairs(suite: Suite, on_bad_record: OnBad = "stop") -> list[Item]:
 
 
 def measure_suite(
-    model: RewardModel | Reward,
-    suite: Suite,
-    data: ScoredSet,
-    views: Sequence[Any] = (None,),
-    *,
-    name: str | None = None,
-    seed: int | None = None,
-) -> list[Result]:
-    """The results of records that are scored already; all else is as for `run_suite`."""
+    model: RewardModel | Reward, suite: Suite, data: ScoredSet, views: Sequence[Any] = (None,),
+    *, name: str | None = None, seed: int | None = None,
+) -> list[Result]:  # fmt: skip
+    """The results of records that are scored already.
+
+    `name` is the model's in results, by default its folder's (`display_names`); `seed` is put into
+    the fingerprint, where results of several seeds are to be put together.
+    """
     reward = as_reward(model)
     title = name or display_names([reward.name])[0]
     # What two results must share to be comparable; seeds of one model differ in `seed` alone.
@@ -134,16 +117,17 @@ def measure_suite(
 
 
 def measure_values(
-    suite: Suite,
-    data: ScoredSet,
-    values: list[Floats],
-    title: str,
-    view: str,
+    suite: Suite, data: ScoredSet, values: list[Floats], title: str, view: str,
     provenance: dict[str, Any],
-) -> Result:
+) -> Result:  # fmt: skip
     """The result of any reward, given its values of each record's responses."""
     if suite.kind == "pairs":
-        measured = _measure_pairs(data, values)
+        chosen, rejected = np.stack(values).T
+        chosen_lengths, rejected_lengths = np.stack(lengths_of(data.records)).T
+        measured = measure_pairs(
+            chosen, rejected, data.prompts, chosen_lengths=chosen_lengths,
+            rejected_lengths=rejected_lengths, length_unit="words", keys=data.keys,
+        )  # fmt: skip
     else:
         measured = BENCHMARKS[suite.kind].measure(scored_items(data, values))
     items = []
@@ -156,33 +140,14 @@ def measure_values(
 
 
 def _result(
-    suite: Suite,
-    title: str,
-    view: str,
-    measured: Measurement,
-    data: ScoredSet,
-    items: list[Any],
+    suite: Suite, title: str, view: str, measured: Measurement, data: ScoredSet, items: list[Any],
     provenance: dict[str, Any],
-) -> Result:
+) -> Result:  # fmt: skip
     return Result(
         "eval", suite.name, title, view, measured.metrics,
         items=items, fingerprint=provenance, notes=(*measured.notes, *data.notes),
         outcomes=measured.outcomes, chance=measured.chance,
     )  # fmt: skip
-
-
-def _measure_pairs(data: ScoredSet, values: list[Floats]) -> Measurement:
-    chosen, rejected = np.stack(values).T
-    chosen_lengths, rejected_lengths = np.stack(lengths_of(data.records)).T
-    return measure_pairs(
-        chosen,
-        rejected,
-        data.prompts,
-        chosen_lengths=chosen_lengths,
-        rejected_lengths=rejected_lengths,
-        length_unit="words",
-        keys=data.keys,
-    )
 
 
 def _measure_attributes(reward: Reward, data: ScoredSet) -> tuple[Measurement, list[Any]]:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from smorm.arrays import Bools, Floats, Ints
-from smorm.evaluation.metrics import Clusters, Metric, cluster_codes, interval
+from smorm.arrays import Bools, Clusters, Floats, Ints
+from smorm.evaluation.metrics import Metric, cluster_codes, interval
 from smorm.stress.best_of_n import pick_probabilities, spread_within
 
 TEXT_MEASURES = ("length", "repetition", "distinct_2", "format")

@@ -1,7 +1,5 @@
 """Advice from the numbers: an interval that holds 0 is reported as undecided.
-
-The sentences are in `advice.toml`; which of them applies depends on intervals alone.
-"""
+The sentences are in `advice.toml`; which of them applies depends on intervals alone."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """From records to hidden states, rows on the attributes' own scale, and prompts.
-
-Shapes: `N` responses, `D` hidden size, `K` attributes.
-"""
+Shapes: `N` responses, `D` hidden size, `K` attributes."""
 
 from __future__ import annotations
 

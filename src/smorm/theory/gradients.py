@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from smorm.arrays import Floats, Tokens
+from smorm.arrays import Clusters, Floats, Tokens
 from smorm.errors import DataError
-from smorm.evaluation.metrics import Clusters, Metric, cluster_codes, mean_metric
+from smorm.evaluation.metrics import Metric, cluster_codes, mean_metric
 from smorm.model.network import RewardNetwork
 from smorm.objectives.preference import bradley_terry
 from smorm.objectives.regression import regression
@@ -44,14 +44,9 @@ class TermData:
 
 
 def conflict(
-    network: RewardNetwork,
-    data: TermData,
-    max_batch_tokens: int,
-    *,
-    batches: int = BATCHES,
-    batch_size: int = BATCH_SIZE,
-    seed: int = 0,
-) -> dict[str, Metric]:
+    network: RewardNetwork, data: TermData, max_batch_tokens: int, *,
+    batches: int = BATCHES, batch_size: int = BATCH_SIZE, seed: int = 0,
+) -> dict[str, Metric]:  # fmt: skip
     """Cosine and norm ratio of the two gradients, over batches that share no prompt.
 
     A batch has `batch_size` pairs, and rated responses; with few prompts there are fewer batches.
@@ -142,13 +137,9 @@ def _regression(
     for micro_batch in network.micro_batches(units, max_batch_tokens):
         scores = network(network.arrange([units[index][0] for index in micro_batch]))
         loss, _ = regression(
-            scores[:, 1:],
-            targets[micro_batch],
-            observed[micro_batch],
-            total_rated=len(units),
-            total_ratings=float(observed.sum()),
-            reduction="mean",
-        )
+            scores[:, 1:], targets[micro_batch], observed[micro_batch],
+            total_rated=len(units), total_ratings=float(observed.sum()), reduction="mean",
+        )  # fmt: skip
         loss.backward()
     return _take_gradients(network)
 

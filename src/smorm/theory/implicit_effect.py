@@ -21,16 +21,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from smorm.arrays import Bools, Floats
+from smorm.arrays import Bools, Clusters, Floats
 from smorm.evaluation.correlation import centred
-from smorm.evaluation.metrics import (
-    Clusters,
-    Metric,
-    cluster_codes,
-    mean_metric,
-    pair_outcomes,
-    share_metric,
-)
+from smorm.evaluation.metrics import Metric, cluster_codes, mean_metric, pair_outcomes, share_metric
 from smorm.theory.intervals import of_means, quantile_metric, ratio
 
 RIDGE = 1e-2  # ridge level, in units of the mean eigenvalue of the second moment

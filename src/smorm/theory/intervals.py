@@ -1,7 +1,5 @@
 """Intervals of numbers that are not plain means: ratios of means, quantiles, linear correlations.
-
-Shapes: `N` items, `C` columns, `R` resamples.
-"""
+Shapes: `N` items, `C` columns, `R` resamples."""
 
 from __future__ import annotations
 
@@ -9,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from smorm.arrays import Floats
+from smorm.arrays import Clusters, Floats
 from smorm.evaluation.correlation import centred, pearson, spearman_metric
-from smorm.evaluation.metrics import Clusters, Metric, bootstrap_means, cluster_codes, interval
+from smorm.evaluation.metrics import Metric, bootstrap_means, cluster_codes, interval
 
 Statistic = Callable[[Floats], Floats]
 
@@ -72,9 +70,7 @@ def pearson_metric(x: Floats, y: Floats, clusters: Clusters) -> Metric:
 
 
 def within_prompt(x: Floats, y: Floats, prompts: Clusters) -> dict[str, Metric]:
-    """Spearman and Pearson of x [N] and y [N], each centred within its prompt.
-
-    Bradley–Terry fixes no offset between prompts, so two rewards may be compared only so.
-    """
+    """Spearman and Pearson of x [N] and y [N], each centred within its prompt. Bradley–Terry fixes
+    no offset between prompts, so two rewards may be compared only so."""
     x, y = centred(x, prompts), centred(y, prompts)
     return {"spearman": spearman_metric(x, y, prompts), "pearson": pearson_metric(x, y, prompts)}

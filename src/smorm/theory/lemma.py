@@ -22,11 +22,10 @@ import math
 
 import numpy as np
 
-from smorm.arrays import Floats
+from smorm.arrays import Clusters, Floats
 from smorm.errors import DataError
 from smorm.evaluation.correlation import centred
 from smorm.evaluation.metrics import (
-    Clusters,
     Metric,
     as_floats,
     cluster_codes,

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from smorm.arrays import Floats
+from smorm.arrays import Clusters, Floats
 from smorm.config import Config, decisive, load_config
 from smorm.config.objective import REGULARISERS
 from smorm.data.records import Preference, Rated
@@ -29,7 +29,6 @@ from smorm.data.scaling import rating_matrix
 from smorm.errors import ConfigError
 from smorm.evaluation.correlation import centred
 from smorm.evaluation.metrics import (
-    Clusters,
     Metric,
     cluster_codes,
     mean_metric,

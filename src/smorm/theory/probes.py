@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from smorm.arrays import Floats, Ints
+from smorm.arrays import Clusters, Floats, Ints
 from smorm.errors import DataError
 from smorm.evaluation.correlation import spearman, spearman_draws, spearman_metric
-from smorm.evaluation.metrics import Clusters, Metric, cluster_codes, interval
+from smorm.evaluation.metrics import Metric, cluster_codes, interval
 from smorm.theory.intervals import of_means
 
 FOLDS = 5
@@ -89,12 +89,9 @@ class Probed:
 
 
 def probe(
-    hidden: Floats,
-    ratings: Floats,
-    names: Sequence[str],
-    prompts: Clusters,
+    hidden: Floats, ratings: Floats, names: Sequence[str], prompts: Clusters,
     rows: Mapping[str, Floats],
-) -> Probed:
+) -> Probed:  # fmt: skip
     """Probes of each attribute, and of the mean of all, beside the model's attribute rows.
 
     From hidden states [N, D] and ratings [N, K] (NaN: not rated); `rows` has the model's

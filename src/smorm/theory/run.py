@@ -133,12 +133,9 @@ def _scope_notes(model: RewardModel, inputs: DiagnosisInputs) -> list[str]:
 
 
 def _result(
-    model: RewardModel,
-    inputs: DiagnosisInputs,
-    diagnosis: DiagnosisSection,
-    sets: Mapping[str, Featured],
-    advice: Sequence[str],
-) -> Result:
+    model: RewardModel, inputs: DiagnosisInputs, diagnosis: DiagnosisSection,
+    sets: Mapping[str, Featured], advice: Sequence[str],
+) -> Result:  # fmt: skip
     notes = []
     for name, features in sets.items():
         notes += [f"{name}: {line}" for line in features.census.lines()]

@@ -1,7 +1,5 @@
 """Sections of a diagnosis: pairs, Theorem 1, out of distribution, Lemma 1, the view, ratings.
-
-Shapes: `P` pairs, `N` responses, `R` rated responses, `K` attributes.
-"""
+Shapes: `P` pairs, `N` responses, `R` rated responses, `K` attributes."""
 
 from __future__ import annotations
 

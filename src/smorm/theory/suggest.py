@@ -16,9 +16,9 @@ from functools import partial
 
 import numpy as np
 
-from smorm.arrays import Floats
+from smorm.arrays import Clusters, Floats
 from smorm.evaluation.fitted_views import outcomes_of
-from smorm.evaluation.metrics import Clusters, Metric, paired_difference, share_metric
+from smorm.evaluation.metrics import Metric, paired_difference, share_metric
 from smorm.model.views import PREFERENCE, View
 from smorm.scoring.fit_views import fit_learned
 from smorm.scoring.held_out import held_out, held_out_values

@@ -1,9 +1,7 @@
 """Benchmarks: one object and one file each, registered once.
-
 A benchmark knows its row format, the rule by which it is scored, the numbers that a short table
 shows, and where its data is. Another package adds its own by the entry-point group
-`smorm.benchmarks`, a program by `BENCHMARKS.register`.
-"""
+`smorm.benchmarks`, a program by `BENCHMARKS.register`."""
 
 from __future__ import annotations
 
@@ -61,11 +59,8 @@ class Benchmark:
         return name
 
     def sources(self, path: str | None = None) -> list[tuple[str, Source]]:
-        """Labels and sources: of the hub's data set, or of a file or folder.
-
-        A folder is a saved dataset or a copy of the hub's (its splits and subsets are found as
-        there), or any tree of data files, of which each is labelled by its path.
-        """
+        """Labels and sources: of the hub's data set, of a file or folder that is a copy of it, or
+        of any tree of data files, each of which is labelled by its path."""
         if path is None and self.hub is None:
             raise ConfigError(f"{self.title}: not on the hub as one data set: give NAME=PATH")
         if path is not None and Path(path).is_file():
@@ -77,20 +72,17 @@ class Benchmark:
                 files = data_files(Path(path))
                 return [(label, Source(str(file), self.format)) for label, file in files]
         address = str(path or self.hub)
-        if not self.pieces:
-            return [("", Source(address, self.format))]
         sources = []
         for piece in self.pieces:
             source = Source(address, self.format, split=piece.split, subset=piece.subset)
             sources.append((piece.label, source))
-        return sources
+        return sources or [("", Source(address, self.format))]
 
     def measure(self, items: ScoredItems) -> Measurement:
         """Its numbers, what the longer response wins, and how scores correlate with length."""
         # Not the published number alone: what length alone would get stands beside it.
         table = self.rule(items)
-        describe = self.describe or _describe
-        notes = describe(items, table)
+        notes = (self.describe or _describe)(items, table)
         if self.about:
             notes.append(self.about)
         if absent := [name for name in self.columns if name not in table.sums]:

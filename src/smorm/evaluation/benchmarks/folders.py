@@ -20,7 +20,8 @@ def is_copy(folder: Path, names: Sequence[str]) -> bool:
 
 def data_files(folder: Path) -> list[tuple[str, Path]]:
     """Every data file below a folder, labelled by its path ("Adversarial/GPTInst")."""
-    files = sorted(filter(_is_data, folder.rglob("*")))
+    files = [file for file in sorted(folder.rglob("*")) if file.name.endswith(SUFFIXES)]
+    files = list(filter(Path.is_file, files))
     if not files:
         raise ConfigError(f"{folder}: no data file in it or below ({', '.join(SUFFIXES)})")
     # In published repositories RM-Bench's full set lies beside its pieces, and LLMBar's sets lie
@@ -28,10 +29,6 @@ def data_files(folder: Path) -> list[tuple[str, Path]]:
     for name in ("total_dataset", "dataset"):
         files = [file for file in files if stem_of(file) == name] or files
     return [(_label(file.relative_to(folder)), file) for file in files]
-
-
-def _is_data(file: Path) -> bool:
-    return file.is_file() and file.name.endswith(SUFFIXES)
 
 
 def _label(path: Path) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from smorm.data import fields
 from smorm.data.fields import Context
 from smorm.data.formats import Format
@@ -19,7 +21,11 @@ def parse(row: rows.Row, context: Context) -> list[Candidates]:
     empty line. They become messages.
     """
     if rows.is_converted(row):
-        return rows.comparison(_with_turns(row, context), context)
+        # A prompt in messages needs nothing; one in text may be a transcript of several turns.
+        if isinstance(row.get("prompt"), str):
+            turns = _dialogue(row["prompt"], "prompt", context)
+            row = {**row, "prompt": list(map(asdict, turns))}
+        return rows.comparison(row, context)
     text = fields.text(fields.required(row, "input", context), "input", context)
     targets = fields.required(row, "targets", context)
     if not isinstance(targets, dict):
@@ -34,15 +40,6 @@ def parse(row: rows.Row, context: Context) -> list[Candidates]:
     return rows.good_first(record, good, "targets.labels", context)
 
 
-def _with_turns(row: rows.Row, context: Context) -> rows.Row:
-    """A converted row whose prompt is a transcript, with its turns."""
-    # A prompt in messages needs nothing; one in text may hold several turns.
-    if not isinstance(row.get("prompt"), str):
-        return row
-    turns = _dialogue(row["prompt"], "prompt", context)
-    return {**row, "prompt": [{"role": turn.role, "content": turn.content} for turn in turns]}
-
-
 def _dialogue(text: str, name: str, context: Context) -> Messages:
     turns = transcript_turns(text)
     if len(turns) > 1 and turns[-1] == Message("assistant", ""):
@@ -51,11 +48,9 @@ def _dialogue(text: str, name: str, context: Context) -> Messages:
 
 
 FORMAT = Format(
-    "candidates",
-    parse,
-    "{input, targets: {choices, labels}}",
+    "candidates", parse, "{input, targets: {choices, labels}}",
     signs=frozenset({"input", "targets"}),
-)
+)  # fmt: skip
 HHH = Benchmark(
     "hhh",
     "HHH alignment",

@@ -1,7 +1,5 @@
 """JudgeBench (ScalerLab/JudgeBench): objective labels, one response is correct.
-
-The official number is the mean over all pairs; its code counts a tie as a loss.
-"""
+The official number is the mean over all pairs; its code counts a tie as a loss."""
 
 from __future__ import annotations
 
@@ -23,10 +21,7 @@ CATEGORIES = {
 
 
 def parse(row: rows.Row, context: Context) -> list[Candidates]:
-    """Question, response_A, response_B and label "A>B" or "B>A".
-
-    Further columns: pair_id, original_id, source, response_model.
-    """
+    """Question, response_A, response_B, label "A>B" or "B>A", pair_id, source and others."""
     if rows.is_converted(row):
         return rows.comparison(row, context)
     prompt = rows.question(row, "question", context)
@@ -56,17 +51,10 @@ def _category(subset: str) -> str:
 
 
 FORMAT = Format(
-    "candidates",
-    parse,
-    "{question, response_A, response_B, label}",
+    "candidates", parse, "{question, response_A, response_B, label}",
     signs=frozenset({"question", "response_A", "response_B"}),
-)
+)  # fmt: skip
 JUDGEBENCH = Benchmark(
-    "judgebench",
-    "JudgeBench",
-    FORMAT,
-    rule,
-    ("overall", *CATEGORIES.values()),
-    hub="ScalerLab/JudgeBench",
-    pieces=(Piece("gpt", "gpt"), Piece("claude", "claude")),
-)
+    "judgebench", "JudgeBench", FORMAT, rule, ("overall", *CATEGORIES.values()),
+    hub="ScalerLab/JudgeBench", pieces=(Piece("gpt", "gpt"), Piece("claude", "claude")),
+)  # fmt: skip

@@ -37,11 +37,9 @@ def rule(items: ScoredItems) -> Outcomes:
 
 
 FORMAT = Format(
-    "candidates",
-    parse,
-    "{input, output_1, output_2, label}",
+    "candidates", parse, "{input, output_1, output_2, label}",
     signs=frozenset({"output_1", "output_2", "label"}),
-)
+)  # fmt: skip
 LLMBAR = Benchmark(
     "llmbar",
     "LLMBar",

@@ -1,7 +1,5 @@
 """MT-Bench's judgements (lmsys/mt_bench_human_judgments), and rows with a winner of an arena.
-
-A tie prefers nothing: `tie` leaves it out before anything else is read of it, and it is counted.
-"""
+A tie prefers nothing: `tie` leaves it out before anything else is read of it, and it is counted."""
 
 from __future__ import annotations
 
@@ -78,18 +76,11 @@ def _until(row: rows.Row, name: str, turn: int | None, context: Context) -> Mess
 
 
 FORMAT = Format(
-    "candidates",
-    parse,
-    "{conversation_a, conversation_b, winner, turn}",
-    signs=frozenset({"conversation_a", "conversation_b", "winner"}),
-    drop_row=tie,
-)
+    "candidates", parse, "{conversation_a, conversation_b, winner, turn}",
+    signs=frozenset({"conversation_a", "conversation_b", "winner"}), drop_row=tie,
+)  # fmt: skip
 MT_BENCH = Benchmark(
-    "mt-bench",
-    "MT-Bench human judgements",
-    FORMAT,
-    rule,
-    ("overall",),
+    "mt-bench", "MT-Bench human judgements", FORMAT, rule, ("overall",),
     hub="lmsys/mt_bench_human_judgments",
     pieces=(Piece("human", "human"), Piece("gpt4", "gpt4_pair")),
-)
+)  # fmt: skip

@@ -7,11 +7,11 @@ import itertools
 from smorm.data.fields import Context
 from smorm.data.formats import Format
 from smorm.data.records import Candidates
-from smorm.evaluation.accuracy import ScoredItems, accuracies, mean_of, present, wins
+from smorm.evaluation.accuracy import ScoredItems, accuracies, present, wins
 from smorm.evaluation.benchmarks import Benchmark, Piece
 from smorm.evaluation.benchmarks.rewardbench import unknown_subsets
 from smorm.evaluation.benchmarks.rows import Row, comparison_of, first_text
-from smorm.evaluation.outcomes import Outcomes, single
+from smorm.evaluation.outcomes import Outcomes, even, single
 
 SCORED = ("anthropic_helpful", "anthropic_hhh", "shp", "summarize")
 _ROLES = ("user", "assistant")
@@ -48,17 +48,12 @@ def rule(items: ScoredItems) -> Outcomes:
     sections = present(items.subsets, single(SCORED))
     if not sections:
         raise unknown_subsets(items, SCORED)
-    return accuracies(items, wins, sections, mean_of(sections))
+    return accuracies(items, wins, sections, even(sections))
 
 
 FORMAT = Format("candidates", parse, "{prompt: [...], chosen, rejected}")
 PRIOR_SETS = Benchmark(
-    "prior-sets",
-    "RewardBench's prior sets",
-    FORMAT,
-    rule,
-    ("overall",),
-    hub="allenai/pref-test-sets",
-    pieces=tuple(map(Piece, SCORED, SCORED)),
+    "prior-sets", "RewardBench's prior sets", FORMAT, rule, ("overall",),
+    hub="allenai/pref-test-sets", pieces=tuple(map(Piece, SCORED, SCORED)),
     format_name="pref_sets",
-)
+)  # fmt: skip

@@ -1,9 +1,7 @@
 """RewardBench 2 (Malik et al. 2025; allenai/reward-bench-2).
-
 The rule is that of `scripts/run_v2.py`, `process_single_model`: best of 4, where a top score shared
 by t responses counts 1/t; the Ties domain has a score of its own; the score is the plain mean of
-the six domains.
-"""
+the six domains."""
 
 from __future__ import annotations
 
@@ -18,18 +16,11 @@ from smorm.data.fields import Context, describe
 from smorm.data.formats import Format
 from smorm.data.records import Candidates
 from smorm.errors import DataError
-from smorm.evaluation.accuracy import (
-    LENGTH,
-    ScoredItems,
-    accuracies,
-    expected_wins,
-    mean_of,
-    present,
-)
+from smorm.evaluation.accuracy import LENGTH, ScoredItems, accuracies, expected_wins, present
 from smorm.evaluation.benchmarks import Benchmark, Piece
 from smorm.evaluation.benchmarks.rewardbench import unknown_subsets
 from smorm.evaluation.benchmarks.rows import Row, comparison
-from smorm.evaluation.outcomes import Outcomes, difference, single
+from smorm.evaluation.outcomes import Outcomes, difference, even, single
 
 TIES = "Ties"
 DOMAINS = ("Factuality", "Precise IF", "Math", "Safety", "Focus", TIES)
@@ -77,7 +68,7 @@ def rule(items: ScoredItems) -> Outcomes:
     if not sections:
         raise unknown_subsets(items, DOMAINS)
     items = replace(items, subsets=subsets)
-    table = accuracies(items, expected_wins, sections, mean_of(sections))
+    table = accuracies(items, expected_wins, sections, even(sections))
     return _with_ties(table, items, list(sections)) if TIES in sections else table
 
 
@@ -105,17 +96,13 @@ def _with_ties(table: Outcomes, items: ScoredItems, domains: list[str]) -> Outco
     # How often random scores prefer correctness depends on their distribution: no chance level.
     chance_columns = dict(table.chance_columns)
     del chance_columns["all"], chance_columns[f"subset/{TIES}"]
-    return Outcomes(
-        columns, _clusters(items), sums, table.keys, table.differences | margins, chance_columns
-    )
-
-
-def _clusters(items: ScoredItems) -> list[str]:
-    """Prompts, of Ties the number of the question: its two items are resampled as one."""
-    clusters = []
-    for prompt, subset, identity in zip(items.prompts, items.subsets, items.ids, strict=True):
-        clusters.append(f"ties:{_ties_id(identity)[1]}" if subset == TIES else str(prompt))
-    return clusters
+    differences = table.differences | margins
+    # Prompts, of Ties the number of the question: its two items are resampled as one.
+    clusters = list(map(str, items.prompts))
+    for index, identity in enumerate(items.ids):
+        if items.subsets[index] == TIES:
+            clusters[index] = f"ties:{_ties_id(identity)[1]}"
+    return Outcomes(columns, clusters, sums, table.keys, differences, chance_columns)
 
 
 def _ties_id(identity: str) -> tuple[str, str]:
@@ -168,19 +155,11 @@ def _compare(items: ScoredItems, columns: dict[str, Floats], ref: int, tied: int
 
 
 FORMAT = Format(
-    "candidates",
-    parse,
-    "{prompt, chosen: [...], rejected: [...], num_correct, subset, id}",
+    "candidates", parse, "{prompt, chosen: [...], rejected: [...], num_correct, subset, id}",
     signs=frozenset({"chosen", "rejected", "num_correct"}),
-)
+)  # fmt: skip
 REWARDBENCH_2 = Benchmark(
-    "rewardbench-2",
-    "RewardBench 2",
-    FORMAT,
-    rule,
-    ("overall", *DOMAINS),
-    hub="allenai/reward-bench-2",
-    pieces=(Piece("", "test"),),
-    format_name="rewardbench2",
+    "rewardbench-2", "RewardBench 2", FORMAT, rule, ("overall", *DOMAINS),
+    hub="allenai/reward-bench-2", pieces=(Piece("", "test"),), format_name="rewardbench2",
     about="overall is the plain mean of the domains; Ties has a score of its own, as published.",
-)
+)  # fmt: skip

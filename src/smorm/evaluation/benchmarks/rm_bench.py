@@ -55,17 +55,15 @@ def parse(row: Row, context: Context) -> list[Candidates]:
         if not isinstance(values, list) or len(values) != len(STYLES):
             raise context.wrong(name, values, f"a list of {len(STYLES)} texts")
         responses.extend(text_responses(values, name, context).values())
-    known = {"id": row.get("id"), "source": _source(row, context)}
+    # The full set has domains such as "safety-refuse"; `_domain` pools them item by item.
+    source = fields.optional_text(row, "subset", context)
+    if "domain" in row:
+        source = fields.text(fields.required(row, "domain", context), "domain", context)
+    elif not (source or "").startswith(DOMAINS):
+        source = None
+    known = {"id": row.get("id"), "source": source}
     record = generic.candidates_of(known, prompt, tuple(responses), context)
     return good_first(record, [True] * len(STYLES) + [False] * len(STYLES), "chosen", context)
-
-
-def _source(row: Row, context: Context) -> str | None:
-    # The full set has domains such as "safety-refuse"; `_domain` pools them item by item.
-    if "domain" in row:
-        return fields.text(fields.required(row, "domain", context), "domain", context)
-    subset = fields.optional_text(row, "subset", context) or ""
-    return subset if subset.startswith(DOMAINS) else None
 
 
 def rule(items: ScoredItems) -> Outcomes:
@@ -82,22 +80,17 @@ def rule(items: ScoredItems) -> Outcomes:
     present = _present(domains)
     published = _sums("", present)
     # Published: a tie is a loss. Beside it, and by length, a tie is half.
-    columns = _columns("", _wins(items, tie=0.0), domains)
+    columns = _columns("", (_margins(items) > 0).astype(np.float64), domains)
     chance_columns = _columns("", np.full((len(domains), 3, 3), 0.5), domains)
     sums = dict(published)
     for prefix, scored in ((f"{TIES}/", items), (f"{LENGTH}/", items.by_length())):
-        columns |= _columns(prefix, _wins(scored, tie=0.5), domains)
+        columns |= _columns(prefix, (np.sign(_margins(scored)) + 1) / 2, domains)
         by_rule = _sums(prefix, present)
         for name in (*LEVELS, "overall", *present):
             sums[prefix + name] = by_rule[name]
     sums["overall_minus_length_only"] = difference(sums["overall"], sums[f"{LENGTH}/overall"])
     differences = frozenset({"overall_minus_length_only"})
     return Outcomes(columns, items.prompts, sums, items.keys, differences, chance_columns)
-
-
-def _wins(items: ScoredItems, *, tie: float) -> Floats:
-    margins = _margins(items)
-    return np.asarray((margins > 0) + tie * (margins == 0))
 
 
 def _margins(items: ScoredItems) -> Floats:
@@ -152,8 +145,7 @@ def _sums(prefix: str, domains: Sequence[str]) -> dict[str, Weights]:
 
 def _mean(prefix: str, cells: Cells, domains: Sequence[str]) -> Weights:
     """The plain mean over domains of the mean over cells."""
-    columns = [f"{prefix}{row}{column}/{name}" for name in domains for row, column in cells]
-    return even(columns)
+    return even([f"{prefix}{row}{column}/{name}" for name in domains for row, column in cells])
 
 
 def describe(items: ScoredItems, table: Outcomes) -> list[str]:
@@ -173,18 +165,10 @@ def describe(items: ScoredItems, table: Outcomes) -> list[str]:
 
 
 FORMAT = Format(
-    "candidates",
-    parse,
-    "{prompt, chosen: 3, rejected: 3, domain}",
+    "candidates", parse, "{prompt, chosen: 3, rejected: 3, domain}",
     signs=frozenset({"prompt", "chosen", "rejected", "domain"}),
-)
+)  # fmt: skip
 RM_BENCH = Benchmark(
-    "rm-bench",
-    "RM-Bench",
-    FORMAT,
-    rule,
-    ("overall", *LEVELS),
-    hub="THU-KEG/RM-Bench",
-    pieces=(Piece("", "train"),),
-    describe=describe,
-)
+    "rm-bench", "RM-Bench", FORMAT, rule, ("overall", *LEVELS), hub="THU-KEG/RM-Bench",
+    pieces=(Piece("", "train"),), describe=describe,
+)  # fmt: skip

@@ -8,9 +8,9 @@ from smorm.data import fields
 from smorm.data.fields import Context
 from smorm.data.formats import Format
 from smorm.data.records import Candidates
-from smorm.evaluation.accuracy import ScoredItems, accuracies, mean_of, wins
+from smorm.evaluation.accuracy import ScoredItems, accuracies, wins
 from smorm.evaluation.benchmarks import Benchmark, rows
-from smorm.evaluation.outcomes import Outcomes, weighted
+from smorm.evaluation.outcomes import Outcomes, even, weighted
 
 _FOLDER = re.compile(r"^(BoN_set|Pairwise_set)/")
 
@@ -72,15 +72,14 @@ def rule(items: ScoredItems) -> Outcomes:
                     counts[name] = items.subsets.count(name)
             if counts:
                 sections[f"{goal}/{protocol}"] = weighted(counts)
-    return accuracies(items, wins, sections, mean_of(sections))
+    return accuracies(items, wins, sections, even(sections))
 
 
 FORMAT = Format(
-    "candidates",
-    parse,
+    "candidates", parse,
     "{conversation_input, chosen and reject or bon_best and loser_list, category_path}",
     signs=frozenset({"conversation_input"}),
-)
+)  # fmt: skip
 RMB = Benchmark(
     "rmb", "RMB", FORMAT, rule, ("overall", "Helpfulness/best-of-n", "Harmlessness/best-of-n")
 )

@@ -1,9 +1,7 @@
 """Rows of benchmarks as candidates: the good responses first, and what is counted.
-
 A row is scored as published: an empty response is kept and counted, and so is a row whose good
 response equals another one. A row whose responses are all judged alike says nothing and is left
-out, counted. Every benchmark also takes rows of `comparison`'s shape, for converted sets.
-"""
+out, counted. Every benchmark also takes rows of `comparison`'s shape, for converted sets."""
 
 from __future__ import annotations
 
@@ -49,7 +47,6 @@ def comparison_of(row: Row, context: Context, subset: str | None) -> list[Candid
         return good_first(record, correct, "correct", context)
     chosen = fields.required(row, "chosen", context)
     rejected = fields.required(row, "rejected", context)
-    # Without a prompt it is what two conversations share, which only messages show.
     if not generic.has_prompt(row):
         return labelled(*_without_prompt(chosen, rejected, context), context, identity, subset)
     prompt = generic.prompt_of(row, context)
@@ -91,13 +88,9 @@ def _is_messages(value: object) -> bool:
 
 
 def of_two(
-    row: Row,
-    prompt: Messages,
-    names: tuple[str, str],
-    first_is_good: bool,
-    identity: str,
+    row: Row, prompt: Messages, names: tuple[str, str], first_is_good: bool, identity: str,
     context: Context,
-) -> list[Candidates]:
+) -> list[Candidates]:  # fmt: skip
     """Two responses from fields of text, of which one is good; `identity` is the id's field."""
     good, bad = names if first_is_good else names[::-1]
     responses = response(row, good, context), response(row, bad, context)
@@ -153,25 +146,18 @@ def flags(values: object, name: str, context: Context) -> list[bool]:
 
 
 def labelled(
-    prompt: Messages,
-    good: Responses,
-    bad: Responses,
-    context: Context,
-    identity: str | None,
+    prompt: Messages, good: Responses, bad: Responses, context: Context, identity: str | None,
     subset: str | None,
-) -> list[Candidates]:
+) -> list[Candidates]:  # fmt: skip
     """Candidates of which `good` are the good ones, as many as the schema has."""
     record = unlabelled(prompt, {**good, **bad}, context, identity, subset)
     return good_first(record, [True] * len(good) + [False] * len(bad), "chosen", context)
 
 
 def unlabelled(
-    prompt: Messages,
-    responses: Responses,
-    context: Context,
-    identity: str | None,
+    prompt: Messages, responses: Responses, context: Context, identity: str | None,
     subset: str | None,
-) -> Candidates:
+) -> Candidates:  # fmt: skip
     """Checked candidates, not yet labelled; a problem is reported by the field's own name."""
     names, texts = tuple(responses), tuple(responses.values())
     # Raw texts have no prompt that could stand at their beginning once more.
@@ -209,10 +195,8 @@ def names_of(row: Row, identity: str, context: Context) -> tuple[str | None, str
 
 
 def first_text(row: Row, names: Sequence[str], context: Context) -> str | None:
-    """The first of some fields that the row has, as text; None where it has none of them.
-
-    Numbers become text, also whole ones that a table of numbers and gaps holds as 12.0 and NaN.
-    """
+    """The first of some fields that the row has, as text; None where it has none of them. Numbers
+    become text, also whole ones that a table of numbers and gaps holds as 12.0 and NaN."""
     for name in names:
         value = row.get(name)
         # NaN is how a table of numbers says that a cell is empty.

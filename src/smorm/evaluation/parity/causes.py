@@ -1,7 +1,5 @@
 """Why a path gives other scores: each usual cause is recognised by what it does to the numbers.
-
-Shapes: M conversations, C scores of each.
-"""
+Shapes: M conversations, C scores of each."""
 
 from __future__ import annotations
 
@@ -60,15 +58,9 @@ def likely_causes(context: FailureContext) -> list[Cause]:
     if not np.isfinite(scores).all():
         detail = "the scores are not finite: broken weights, or an overflow in this dtype"
         return [Cause(CauseKind.WEIGHTS, detail)]
-    recognised = [
-        _pad_token(context),
-        _tokens(context),
-        _activation(expected, scores),
-        _shift(context, expected, scores),
-        _exchanged(context, expected, scores),
-    ]
-    causes = list(filter(None, recognised))
-    return causes or [_guess(context, expected, scores)]
+    recognised = [_pad_token(context), _tokens(context), _activation(expected, scores)]
+    recognised += [_shift(context, expected, scores), _exchanged(context, expected, scores)]
+    return list(filter(None, recognised)) or [_guess(context, expected, scores)]
 
 
 def _no_scores(path: ScorePath) -> Cause:
@@ -92,10 +84,10 @@ def _pad_token(context: FailureContext) -> Cause | None:
             "earlier one (transformers#35352): `smorm export` gives another pad token"
         )
         return Cause(CauseKind.PAD_TOKEN, detail)
-    if context.path.batch > 1 and tokenizer_pad != pad:
-        detail = f"the tokenizer pads with token {tokenizer_pad}, the config names {pad}"
-        return Cause(CauseKind.PAD_TOKEN, detail)
-    return None
+    if context.path.batch == 1 or tokenizer_pad == pad:
+        return None
+    detail = f"the tokenizer pads with token {tokenizer_pad}, the config names {pad}"
+    return Cause(CauseKind.PAD_TOKEN, detail)
 
 
 def _tokens(context: FailureContext) -> Cause | None:
@@ -107,12 +99,8 @@ def _tokens(context: FailureContext) -> Cause | None:
     # The first conversation whose ids differ shows what differs in all of them.
     index = list(map(operator.eq, context.expected_ids, context.target_ids)).index(False)
     ours, theirs = list(context.expected_ids[index]), list(context.target_ids[index])
-    return Cause(
-        CauseKind.TOKEN_IDS,
-        _end_tokens(ours, theirs)
-        or _tokenizer_class(context, index)
-        or _first_difference(context, ours, theirs),
-    )
+    detail = _end_tokens(ours, theirs) or _tokenizer_class(context, index)
+    return Cause(CauseKind.TOKEN_IDS, detail or _first_difference(context, ours, theirs))
 
 
 def _end_tokens(ours: list[int], theirs: list[int]) -> str | None:
@@ -229,24 +217,19 @@ def _guess(context: FailureContext, expected: Floats, scores: Floats) -> Cause:
     # The worst of all columns: one wrong row is enough.
     ranks = min(spearman(ours, theirs) for ours, theirs in zip(expected.T, scores.T, strict=True))
     if context.bfloat16 and ranks > 0.9:
-        return Cause(
-            CauseKind.PRECISION,
-            "where scores differ little beside their size, rounding to bfloat16 alone does this; "
-            "compare in float32, which separates a fault from rounding",
-        )
-    if not ranks > 0.99:  # NaN too: constant scores have no order
-        return Cause(
-            CauseKind.HEAD,
-            "the order of the scores differs: another row of the head, another view, or other "
-            "weights",
-        )
-    if _is_share(scores) and not _is_share(expected):
-        return Cause(CauseKind.ACTIVATION, f"all scores lie between 0 and 1, ours do not: {_ASK}")
-    return Cause(
-        CauseKind.WEIGHTS_OR_PRECISION,
-        "the order of the scores is nearly the same, their values are not: another dtype, "
-        "checkpoint or scale",
-    )
+        small = "where scores differ little beside their size, rounding to bfloat16 alone does this"
+        remedy = "compare in float32, which separates a fault from rounding"
+        kind, detail = CauseKind.PRECISION, f"{small}; {remedy}"
+    elif not ranks > 0.99:  # NaN too: constant scores have no order
+        faults = "another row of the head, another view, or other weights"
+        kind, detail = CauseKind.HEAD, f"the order of the scores differs: {faults}"
+    elif _is_share(scores) and not _is_share(expected):
+        kind, detail = CauseKind.ACTIVATION, f"all scores lie between 0 and 1, ours do not: {_ASK}"
+    else:
+        order = "the order of the scores is nearly the same, their values are not"
+        kind = CauseKind.WEIGHTS_OR_PRECISION
+        detail = f"{order}: another dtype, checkpoint or scale"
+    return Cause(kind, detail)
 
 
 def _is_share(scores: Floats) -> bool:
@@ -258,11 +241,7 @@ def _only_batches(path: ScorePath) -> Cause:
     if path.side == "left":
         return Cause(CauseKind.PADDING, "only batches padded on the left differ: pad on the right")
     if path.kind == "server":
-        return Cause(
-            CauseKind.BATCHING,
-            "only conversations with neighbours differ: the server's padding or pooling",
-        )
-    return Cause(
-        CauseKind.PADDING,
-        "only batches differ: the pad token, its attention mask or the padding side",
-    )
+        detail = "only conversations with neighbours differ: the server's padding or pooling"
+        return Cause(CauseKind.BATCHING, detail)
+    detail = "only batches differ: the pad token, its attention mask or the padding side"
+    return Cause(CauseKind.PADDING, detail)

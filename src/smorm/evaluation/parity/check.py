@@ -99,7 +99,7 @@ class Parity:
             "dtype": ours.dtype,
             "gate": self.comparison.gate,
             "constant": view.constant,
-            "conversations": fingerprint([each.tokens for each in ours.conversations]),
+            "conversations": fingerprint(list(map(attrgetter("tokens"), ours.conversations))),
             "renderer": ours.model.renderer.fingerprint,
             "versions": versions(),
         }
@@ -112,17 +112,11 @@ class Parity:
 
 
 def measure_model(
-    model: RewardModel,
-    conversations: Sequence[Conversation],
-    notes: Sequence[str] = (),
-    *,
-    quick: bool = False,
-) -> ModelPaths:
+    model: RewardModel, conversations: Sequence[Conversation], notes: Sequence[str] = (),
+    *, quick: bool = False,
+) -> ModelPaths:  # fmt: skip
     """A model's own paths: training's, then scoring's in each layout and batch (`quick`: in one).
-
-    Args:
-        notes: what was counted when the conversations were made.
-    """
+    `notes` are what was counted when the conversations were made."""
     batches = QUICK[-1:] if quick else BATCHES
     scoring = scoring_paths(model, conversations, batches, every_layout=not quick)
     paths = [training_path(model, conversations), *scoring]
@@ -131,19 +125,14 @@ def measure_model(
 
 
 def against_folder(
-    ours: ModelPaths,
-    target: str,
-    view: Any = None,
-    *,
-    gate: float | None = None,
+    ours: ModelPaths, target: str, view: Any = None, *, gate: float | None = None,
     quick: bool = False,
-) -> Parity:
+) -> Parity:  # fmt: skip
     """A model against what plain transformers makes of a folder.
 
-    Args:
-        view: which view a one-row folder holds; None takes what its card says, else the model's
-            own. A folder with as many rows as the model is compared row by row.
-        gate: in standard deviations of the scores; None takes the one for the dtype.
+    A one-row folder holds the view, by default that of its card, else the model's own; a folder
+    with as many rows as the model is compared row by row. The gate is in standard deviations of the
+    scores, by default that of the dtype.
 
     Raises:
         ModelError: the folder cannot be loaded.
@@ -154,18 +143,13 @@ def against_folder(
     folder, model = resolve(target), ours.model
     rows, expected_rows = len(read_head(folder)), len(model.card.rows)
     if rows not in (1, expected_rows):
-        raise SmormError(
-            f"{folder}: head: it has {rows} rows, the model's has {expected_rows}: not an export "
-            "of it"
-        )
+        counts = f"it has {rows} rows, the model's has {expected_rows}"
+        raise SmormError(f"{folder}: head: {counts}: not an export of it")
     held = _view_of_folder(model, folder, view) if rows == 1 else None
     compared = _compared_view(model, held, must_fold=True)
-    plain = PlainModel.load(
-        folder,
-        dtype=getattr(torch, ours.dtype),
-        device=model.network.device,
-        template=model.renderer.chat_template,
-    )
+    device, template = model.network.device, model.renderer.chat_template
+    dtype = getattr(torch, ours.dtype)
+    plain = PlainModel.load(folder, dtype=dtype, device=device, template=template)
     notes = []
     if plain.template is not None:
         notes.append(
@@ -180,11 +164,7 @@ def against_folder(
 def against_server(
     ours: ModelPaths, remote: RewardClient, view: Any = None, *, gate: float | None = None
 ) -> Parity:
-    """A model against a running server.
-
-    Args:
-        view: which view a one-label server gives; None is the model's own.
-        gate: as for `against_folder`.
+    """A model against a running server; a one-label server gives the view, by default the model's.
 
     Raises:
         SmormError: the server does not answer, or not with scores.
@@ -193,8 +173,7 @@ def against_server(
     # All paths first: whether it gives one label or all rows is seen in its answers.
     paths = list(server_paths(remote, ours.conversations))
     labels = {path.rows.shape[1] for path in paths if path.rows is not None}
-    one_label = labels <= {1}
-    held = ours.model.view(view) if one_label else None
+    held = ours.model.view(view) if labels <= {1} else None
     compared = _compared_view(ours.model, held, must_fold=remote.protocol != "smorm")
     return _parity(remote.url, Comparison(ours, compared, _gate(ours, gate)), paths, [])
 
@@ -253,7 +232,6 @@ def _failures(comparison: Comparison, rows: Sequence[PathResult]) -> list[Failur
         if not row.passed:
             for cause in comparison.explain(row, rows):
                 paths_of.setdefault(cause, []).append(row.path.name)
-    # Many paths fail of one cause: it is named once, with the first of them.
     failures = []
     for cause, names in paths_of.items():
         paths = names[0]
@@ -285,8 +263,7 @@ def _reported(comparison: Comparison, rows: Sequence[PathResult]) -> list[str]:
             "hold it (it cancels in every comparison)."
         )
     # A path with conversations outside the gate is one that takes control tokens for real ones.
-    number = 0
-    largest = 0.0
+    number, largest = 0, 0.0
     for row in rows:
         number = max(number, count - int(comparison.gated(row.path).sum()))
         largest = max(largest, row.outside_gate)
@@ -296,14 +273,9 @@ def _reported(comparison: Comparison, rows: Sequence[PathResult]) -> list[str]:
             "the target takes them for real ones, so they are outside the gate (largest "
             f"difference there: {largest:.2g} standard deviations)."
         )
-    return notes + _worst(ours.conversations, rows)
-
-
-def _worst(conversations: Sequence[Conversation], rows: Sequence[PathResult]) -> list[str]:
-    """The conversations that differ most on the first paths that fail."""
+    # The conversations that differ most on the first paths that fail.
     worst = [row.worst for row in rows if not row.passed and row.worst is not None]
-    notes = []
     for index in dict.fromkeys(worst[:3]):
-        text = " → ".join(message.content for message in conversations[index].messages)
-        notes.append(f"Conversation {index + 1} is {text[:160]!r}.")
+        texts = map(attrgetter("content"), ours.conversations[index].messages)
+        notes.append(f"Conversation {index + 1} is {' → '.join(texts)[:160]!r}.")
     return notes

@@ -1,7 +1,5 @@
 """One path's scores against the reference, training's path.
-
-Shapes: N conversations, M of them within the gate, C scores of each.
-"""
+Shapes: N conversations, M of them within the gate, C scores of each."""
 
 from __future__ import annotations
 
@@ -56,14 +54,11 @@ class ModelPaths:
 
 @dataclass(frozen=True, slots=True)
 class ComparedView:
-    """What of the head's rows is compared: a view, or (None) all of them.
-
-    `constant` is what a folded view's head, which has no bias, cannot hold.
-    """
+    """What of the head's rows is compared: a view, or (None) all of them."""
 
     model: RewardModel
     view: View | None
-    constant: float = 0.0
+    constant: float = 0.0  # what a folded view's head, which has no bias, cannot hold
 
     def values(self, rows: Floats, *, constant: bool = False) -> Floats:
         """Rows [N, 1 + K] -> what is compared [N, C], with the constant or without."""
@@ -165,15 +160,9 @@ class Comparison:
         # A score that is NaN fails: as a plain maximum it would hide behind the comparison.
         over = np.nan_to_num((differences / self.allowed).max(axis=1), nan=np.inf)
         worst = int(np.argmax(np.where(gated, over, -1.0)))
-        return PathResult(
-            path,
-            difference=float(differences[gated].max()),
-            in_stds=float(in_stds[gated].max()),
-            worst=worst,
-            same_tokens=same_tokens,
-            passed=bool(over[worst] <= 1.0),
-            outside_gate=float(in_stds[~gated].max(initial=0.0)),
-        )
+        difference, largest = float(differences[gated].max()), float(in_stds[gated].max())
+        passed, outside = bool(over[worst] <= 1.0), float(in_stds[~gated].max(initial=0.0))
+        return PathResult(path, difference, largest, worst, same_tokens, passed, outside)
 
     def _same_tokens(self, path: ScorePath, gated: Bools) -> bool | None:
         ours = list(compress(self.ours.ids, gated))
@@ -187,15 +176,18 @@ class Comparison:
 
     def explain(self, result: PathResult, results: Sequence[PathResult]) -> list[Cause]:
         """Likely causes of a path's failure, given the results of all paths."""
-        path = result.path
-        gated = self.gated(path)
+        path, gated = result.path, self.gated(result.path)
+        singles = set()
+        for single in results:
+            if single.path.kind == path.kind and single.path.batch == 1:
+                singles.add(single.passed)
         context = FailureContext(
             path=path,
             allowed=self.allowed,
             expected_ids=list(compress(self.ours.ids, gated)),
             same_tokens=result.same_tokens,
             constant=self.view.constant,
-            single_passes=path.batch > 1 and _singles_pass(path, results),
+            single_passes=path.batch > 1 and singles == {True},
             bfloat16=self.ours.dtype != "float32",
             plain=self.plain,
             conversations=list(compress(self.ours.conversations, gated)),
@@ -213,12 +205,3 @@ class Comparison:
             names = self.ours.model.card.rows
             context.head_rows = dict(zip(names, self.reference[gated].T, strict=True))
         return likely_causes(context)
-
-
-def _singles_pass(path: ScorePath, results: Sequence[PathResult]) -> bool:
-    """Whether the same kind of path passes with one conversation a batch."""
-    passed = set()
-    for result in results:
-        if result.path.kind == path.kind and result.path.batch == 1:
-            passed.add(result.passed)
-    return passed == {True}

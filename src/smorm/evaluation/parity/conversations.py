@@ -1,8 +1,6 @@
 """The conversations that every path of a parity check scores: 64 of many kinds.
-
 Several share a prompt, so that a forest has something to share. The last two nearly fill the token
-limit, so that one batch is mostly padding.
-"""
+limit, so that one batch is mostly padding."""
 
 from __future__ import annotations
 
@@ -32,14 +30,12 @@ PromptAndResponse = tuple[Messages, Messages]
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A prompt and a response that fit the model, and their token ids by our renderer.
-
-    `control`: a message holds the text of a control token, which most programs take for the token.
-    """
+    """A prompt and a response that fit the model, and their token ids by our renderer."""
 
     prompt: Messages
     response: Messages
     tokens: Tokens
+    # A message holds the text of a control token, which most programs take for the token.
     control: bool
 
     @property
@@ -49,12 +45,8 @@ class Conversation:
 
 
 def built_in(renderer: Renderer, census: Census, *, longest: int = LONGEST) -> list[Conversation]:
-    """The committed set.
-
-    Args:
-        census: gets what the template refused and what was shortened to the model's limit.
-        longest: tokens of the two long ones; less where the model's limit is lower.
-    """
+    """The committed set; `longest` are the tokens of the two long ones, less where the model's
+    limit is lower. The census gets what the template refused and what was shortened."""
     file = resources.files("smorm.evaluation.parity") / "conversations.json"
     committed = json.loads(file.read_text(encoding="utf-8"))
     # The long ones fill the model's limit, but not a context of 100 000 tokens.
@@ -71,19 +63,16 @@ def from_file(path: Path | str, renderer: Renderer, census: Census) -> list[Conv
         DataError: a bad record, or none that fits.
     """
     # One more than is used, to know whether the file has more.
-    pairs = list(itertools.islice(_read(Source(path), census), COUNT + 1))
-    if len(pairs) > COUNT:
-        census.add(DropReason.CONVERSATIONS_BEYOND, str(path), detail=str(COUNT))
-    return _fitted(renderer, pairs[:COUNT], census)
-
-
-def _read(source: Source, census: Census) -> Iterator[PromptAndResponse]:
-    for _, _, records in read_each(source, census):
+    pairs: list[PromptAndResponse] = []
+    for _, _, records in read_each(Source(path), census):
         if isinstance(records, BadRecord):
             raise records
         for record in records:
-            for response in record.item.responses:
-                yield record.item.prompt, response
+            pairs += zip(itertools.repeat(record.item.prompt), record.item.responses, strict=False)
+        if len(pairs) > COUNT:
+            census.add(DropReason.CONVERSATIONS_BEYOND, str(path), detail=str(COUNT))
+            break
+    return _fitted(renderer, pairs[:COUNT], census)
 
 
 def _committed(groups: list[dict[str, Any]]) -> Iterator[PromptAndResponse]:

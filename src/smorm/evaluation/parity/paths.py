@@ -1,12 +1,11 @@
 """The paths from a conversation to a score: training, scoring, plain transformers, a server.
-
-Shapes: N conversations, C scores of each (the 1 + K rows of our head, or what a target gives).
-"""
+Shapes: N conversations, C scores of each (the 1 + K rows of our head, or what a target gives)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Literal
 
 import numpy as np
@@ -52,11 +51,8 @@ class ScorePath:
 
 
 def training_path(model: RewardModel, conversations: Sequence[Conversation]) -> ScorePath:
-    """Scores as a training step computes them, gradients recorded.
-
-    Two things of a step are left out: LoRA's dropout, and autocast (in bfloat16 the weights
-    themselves are rounded, on every path alike).
-    """
+    """Scores as a training step computes them, gradients recorded, without LoRA's dropout and
+    autocast (in bfloat16 the weights themselves are rounded, on every path alike)."""
     network, encoder = model.network, Encoder(model.renderer, model.renderer.max_tokens, "error")
     sequences = []
     for conversation in conversations:
@@ -78,12 +74,9 @@ def training_path(model: RewardModel, conversations: Sequence[Conversation]) -> 
 
 
 def scoring_paths(
-    model: RewardModel,
-    conversations: Sequence[Conversation],
-    batches: Sequence[int] = BATCHES,
-    *,
-    every_layout: bool = True,
-) -> Iterator[ScorePath]:
+    model: RewardModel, conversations: Sequence[Conversation], batches: Sequence[int] = BATCHES,
+    *, every_layout: bool = True,
+) -> Iterator[ScorePath]:  # fmt: skip
     """Scores as `smorm score` computes them, in each layout that is right for the architecture."""
     network = model.network
     fast_layers, padded_attention = network.fast_layers, network.padded_attention
@@ -122,11 +115,10 @@ def plain_paths(
     our_ids = [conversation.tokens.tolist() for conversation in conversations]
     yield ScorePath("plain, our ids, batch 1", "ids", plain.logits(our_ids, batch=1), our_ids)
     # Our ids isolate the weights; its own ids show what a user of the folder gets from text.
-    own_ids = [plain.tokens(conversation.messages) for conversation in conversations]
+    own_ids = list(map(plain.tokens, map(attrgetter("messages"), conversations)))
     for size in batches:
-        path = ScorePath(
-            f"plain, batch {size}", "plain", None, own_ids, batch=size, control_is_text=False
-        )
+        name = f"plain, batch {size}"
+        path = ScorePath(name, "plain", None, own_ids, batch=size, control_is_text=False)
         if size == 1:
             yield _with_logits(path, plain, own_ids)
             continue
@@ -170,20 +162,18 @@ def server_paths(
 def _server_path(
     remote: RewardClient, wire: Wire, conversations: Sequence[Conversation], size: int
 ) -> ScorePath:
-    name = f"{remote.protocol} {wire.path}"
+    name, concurrency = f"{remote.protocol} {wire.path}", 1
     if isinstance(wire, VllmText | SglangText):
         name += " of text"
-    concurrency = 1
     if wire.batch == 1:
-        concurrency = size
-        name += f", {size} at a time"
+        name, concurrency = f"{name}, {size} at a time", size
     else:
         name += f", batch {size}"
     path = ScorePath(
         name, "server", None, batch=size,
         constant=wire.keeps_constant, control_is_text=wire.control_is_text,
     )  # fmt: skip
-    messages = [conversation.messages for conversation in conversations]
+    messages = list(map(attrgetter("messages"), conversations))
     try:
         answer = remote.answer(messages, wire, batch=size, concurrency=concurrency)
     except SmormError as error:
