@@ -27,12 +27,10 @@ from experiments.stand_ins import write_stand_in
 from experiments.tables import table, with_interval
 from smorm.config import Config, parse_config
 from smorm.evaluation.benchmarks import BENCHMARKS
-from smorm.evaluation.compare import differences
 from smorm.evaluation.metric_names import SuiteName
-from smorm.evaluation.result import Result, read_results
+from smorm.evaluation.result import Result, differences, read_results
 from smorm.evaluation.sanity import check_sanity
-from smorm.evaluation.suite import Suite, parse_suite
-from smorm.evaluation.suites import run_suite, suite_pairs
+from smorm.evaluation.suites import Suite, parse_suite, run_suite, suite_pairs
 from smorm.files import read_json, sha256, write_json, write_text
 from smorm.lab.artifacts import ArtifactStore
 from smorm.model.store import versions

@@ -36,8 +36,7 @@ from smorm.errors import SmormError
 from smorm.evaluation.benchmarks.rewardbench import SECTIONS
 from smorm.evaluation.metric_names import MetricName
 from smorm.evaluation.result import Result
-from smorm.evaluation.suite import parse_suite
-from smorm.evaluation.suites import run_suite
+from smorm.evaluation.suites import parse_suite, run_suite
 from smorm.files import read_json, write_json
 from smorm.scoring.reward_model import RewardModel
 from smorm.text.chat import Message

@@ -38,8 +38,7 @@ from smorm.config import Config, load_config
 from smorm.config.sections import TrainedTokenizer
 from smorm.data.reading import Source
 from smorm.evaluation.result import Result, parse_result, write_results
-from smorm.evaluation.suite import Suite
-from smorm.evaluation.suites import run_suite
+from smorm.evaluation.suites import Suite, run_suite
 from smorm.files import read_json, write_bytes, write_json, write_text
 from smorm.lab.artifacts import ArtifactStore
 from smorm.model.store import versions

@@ -12,11 +12,9 @@ from smorm.data.readers import read_rows
 from smorm.data.reading import Source
 from smorm.errors import ConfigError
 from smorm.evaluation.benchmarks import BENCHMARKS, benchmark_sources
-from smorm.evaluation.compare import differences
 from smorm.evaluation.metrics import Metric
-from smorm.evaluation.result import read_results, write_results
-from smorm.evaluation.suite import Suite, parse_suite
-from smorm.evaluation.suites import run_suite
+from smorm.evaluation.result import differences, read_results, write_results
+from smorm.evaluation.suites import Suite, parse_suite, run_suite
 from tests.tiny import trained, world
 
 

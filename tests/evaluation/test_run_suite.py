@@ -9,8 +9,7 @@ import pytest
 from smorm import RewardModel
 from smorm.data.reading import Source
 from smorm.errors import ConfigError, DataError
-from smorm.evaluation.suite import Suite, parse_suite
-from smorm.evaluation.suites import display_names, run_suite
+from smorm.evaluation.suites import Suite, display_names, parse_suite, run_suite
 from tests.tiny import trained, world
 
 

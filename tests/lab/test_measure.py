@@ -4,8 +4,7 @@ import pytest
 
 from smorm.data.reading import Source
 from smorm.evaluation.metrics import mean_over_seeds
-from smorm.evaluation.suite import Suite
-from smorm.evaluation.suites import run_suite
+from smorm.evaluation.suites import Suite, run_suite
 from smorm.lab.config import SystemSection
 from smorm.lab.measure import Run
 from smorm.lab.methods import SYSTEMS

@@ -13,7 +13,7 @@ from smorm.cli.options import BatchTokensOption, DeviceOption, OverlongOption, S
 
 if TYPE_CHECKING:
     from smorm.evaluation.result import Result
-    from smorm.evaluation.suite import Suite
+    from smorm.evaluation.suites import Suite
     from smorm.rewards.section import RewardSection
 
 
@@ -57,9 +57,8 @@ def run(
     from smorm.cli.options import ON_BAD, OVERLONG, choice
     from smorm.cli.tables import print_results
     from smorm.errors import ConfigError
-    from smorm.evaluation.compare import differences
-    from smorm.evaluation.result import write_results
-    from smorm.evaluation.suite import parse_suite
+    from smorm.evaluation.result import differences, write_results
+    from smorm.evaluation.suites import parse_suite
     from smorm.rewards.protocol import ScoringOptions
 
     sections = reward_options.sections_of(rewards, token_file)

@@ -13,8 +13,7 @@ from smorm.data.reading import OnBad
 from smorm.errors import ConfigError, DataError
 from smorm.evaluation.result import Result
 from smorm.evaluation.scored import ScoredSet, hash_of
-from smorm.evaluation.suite import Suite
-from smorm.evaluation.suites import measure_suite, measure_values, score_suite
+from smorm.evaluation.suites import Suite, measure_suite, measure_values, score_suite
 from smorm.files import fingerprint
 from smorm.model.store import versions
 from smorm.rewards.ensemble import Ensemble

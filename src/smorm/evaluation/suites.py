@@ -1,20 +1,23 @@
-"""Run a suite: read its records, score them once, measure every view."""
+"""A suite is named `KIND` or `KIND/LABEL`; KIND is `pairs`, `rated`, or one of the benchmarks.
+To run it: read its records, score them once, measure every view."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 
 from smorm.arrays import Floats
 from smorm.data.census import Census
-from smorm.data.reading import OnBad
-from smorm.data.records import Item, Rated, Record
+from smorm.data.reading import OnBad, Source
+from smorm.data.records import Item, Kind, Rated, Record
 from smorm.data.scaling import rating_matrix
 from smorm.errors import ConfigError, DataError
 from smorm.evaluation.attributes import measure_rated
 from smorm.evaluation.benchmarks import BENCHMARKS
+from smorm.evaluation.metric_names import SuiteName
 from smorm.evaluation.pairs import measure_pairs
 from smorm.evaluation.result import Measurement, Result
 from smorm.evaluation.scored import (
@@ -25,7 +28,6 @@ from smorm.evaluation.scored import (
     score_records,
     scored_items,
 )
-from smorm.evaluation.suite import PLAIN, Suite
 from smorm.model.store import versions
 from smorm.rewards.model import as_reward
 from smorm.rewards.protocol import Reward, ScoringOptions
@@ -33,6 +35,46 @@ from smorm.rewards.section import display_names
 from smorm.scoring.reward_model import RewardModel
 from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS
 from smorm.text.limits import Overlong
+
+PLAIN: dict[str, Kind] = {"pairs": "preference", "rated": "rated"}
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """What to evaluate on: `name` as above, and where its records are."""
+
+    name: str
+    source: Source | None = None  # the one source of records, or None
+    # a benchmark's sources with their labels, where it has several
+    labelled: tuple[tuple[str, Source], ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """The kind in its name."""
+        kind = SuiteName.parse(self.name).kind
+        if kind not in PLAIN and kind not in BENCHMARKS:
+            kinds = ", ".join((*PLAIN, *BENCHMARKS))
+            raise ConfigError(f"suite {self.name!r}: expected KIND or KIND/LABEL of {kinds}")
+        return kind
+
+    @property
+    def sources(self) -> tuple[tuple[str, Source], ...]:
+        """Every source with the label of its records."""
+        return self.labelled if self.source is None else (("", self.source), *self.labelled)
+
+
+def parse_suite(text: str) -> Suite:
+    """`NAME=PATH`, e.g. `pairs/dev=data/dev.jsonl`; a benchmark of the hub without a path."""
+    name, separator, path = text.partition("=")
+    if not name or (separator and not path):
+        raise ConfigError(f"suite {text!r}: expected NAME=PATH, e.g. pairs/dev=dev.jsonl")
+    # The kind is checked before the path: a misspelt name should not be looked for on the hub.
+    kind = Suite(name).kind
+    if kind in BENCHMARKS:
+        return Suite(name, labelled=tuple(BENCHMARKS[kind].sources(path or None)))
+    if not path:
+        raise ConfigError(f"suite {text!r}: expected NAME=PATH, e.g. {kind}/dev=dev.jsonl")
+    return Suite(name, Source(path))
 
 
 def run_suite(

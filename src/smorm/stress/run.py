@@ -10,8 +10,7 @@ from smorm.arrays import Floats
 from smorm.data.census import Census, DropReason
 from smorm.data.records import Item
 from smorm.errors import DataError
-from smorm.evaluation.compare import differences
-from smorm.evaluation.result import Measurement, Result
+from smorm.evaluation.result import Measurement, Result, differences
 from smorm.files import fingerprint
 from smorm.model.device import pick_device
 from smorm.model.store import versions
