@@ -149,14 +149,14 @@ def parse_result(value: Any, where: str) -> Result:
     texts = isinstance(notes, list | tuple) and set(map(type, notes)) <= {str}
     _expect(texts, where, "notes", "a list of texts", notes)
     failures, notes = _failures(value, tuple(notes), where)
-    metrics, chance = value["metrics"], value.get("chance", {})
+    metrics, levels = value["metrics"], value.get("chance", {})
     _expect(isinstance(metrics, Mapping), where, "metrics", "an object", metrics)
     metrics = {str(name): _metric(metrics[name], where, f"metrics.{name}") for name in metrics}
-    _expect(isinstance(chance, Mapping), where, "chance", "an object", chance)
-    chance = {str(name): _number(chance[name], where, f"chance.{name}") for name in chance}
+    _expect(isinstance(levels, Mapping), where, "chance", "an object", levels)
+    levels = {str(name): _number(levels[name], where, f"chance.{name}") for name in levels}
     return Result(
         value["kind"], value["suite"], value["model"], value["view"], metrics, items,
-        fingerprint=dict(fingerprint), notes=notes, failures=failures, chance=chance,
+        fingerprint=dict(fingerprint), notes=notes, failures=failures, chance=levels,
     )  # fmt: skip
 
 
