@@ -56,3 +56,18 @@ def test_every_config_key_and_every_format_is_documented():
             assert f"`{name}`" in text or f"`{name}:" in text or f"data.{name}" in text, name
     for name in FORMATS:
         assert f"`{name}`" in text, name
+
+
+def test_the_files_that_the_architecture_page_names_exist():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    paths = re.findall(r"`((?:src|tests|bench|docs|experiments)/[\w./]+)`", text)
+    assert len(paths) > 30
+    for path in paths:
+        assert (ROOT / path).exists(), path
+
+
+def test_the_architecture_of_the_architecture_page_is_fed_a_forest():
+    (text,) = blocks(ROOT / "docs" / "architecture.md", "python")
+    names: dict[str, object] = {}
+    exec(text, names)
+    assert names["verdict"].layout == "forest"
