@@ -1,7 +1,5 @@
 """Names for the element types of NumPy arrays, and what counts as a number."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -11,8 +11,6 @@
 Anything else that escapes is a bug of ours and keeps its traceback.
 """
 
-from __future__ import annotations
-
 
 class SmormError(Exception):
     """An error with a message for the user; `exit_code` is what the command line returns."""

@@ -5,8 +5,6 @@ renamed. A reader therefore sees the old one or the new one, never a half-writte
 sealed by a manifest of SHA-256 sums, written last.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import difflib

@@ -5,8 +5,6 @@ is named by where it stands and is imported when it is first used, so that a reg
 room below the objects that it lists, and reading the names imports nothing.
 """
 
-from __future__ import annotations
-
 import difflib
 import importlib
 from collections.abc import Callable, Iterator, Mapping

@@ -7,8 +7,6 @@ TRL calls it with prompts and completions as text or as messages. The reward mod
 its own template and tokenizer, so policy and reward model need not share one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Records that occur twice, nearly twice, or in training and held-out data alike."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from smorm.arrays import Bools, Ints

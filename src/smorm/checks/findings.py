@@ -1,7 +1,5 @@
 """A finding of a check, the thresholds that decide its severity, and its text (`wording.toml`)."""
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Labels and ratings: contradictions, ranges, missing, constant and out-of-range attributes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

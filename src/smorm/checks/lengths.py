@@ -1,8 +1,6 @@
 """How long prompts and responses are, and how labels correlate with length.
 The correlation is the shortcut that a reward model learns first."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

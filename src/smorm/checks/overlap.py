@@ -9,8 +9,6 @@ a million of a benchmark give a false hit with a probability of 5e-5.
 Shapes: G runs of all benchmarks, U distinct ones, I items.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice

@@ -1,7 +1,5 @@
 """From a plan to a report: one pass over the data, then every check on its columns."""
 
-from __future__ import annotations
-
 import tempfile
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """One pass over the sources: each record becomes a row of columns and two sketches."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field

@@ -8,8 +8,6 @@ among ten million distinct runs there is such a pair with a probability of 3e-6.
 Shapes: B bytes, W words, T texts, G runs of words.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -19,8 +19,6 @@ Libraries (datasketch, rensa) hold the whole index in memory; here it lies in te
 Shapes: D documents, G shingles, N rows, P pairs.
 """
 
-from __future__ import annotations
-
 import mmap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Checks on tokens: what the template refuses, what the limit does, sides that become the same."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass

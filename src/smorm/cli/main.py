@@ -4,8 +4,6 @@ Exit codes: 0 done, 1 a check failed or the run could not finish, 2 usage or con
 130 interrupted with a checkpoint written.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

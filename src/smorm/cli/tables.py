@@ -1,7 +1,5 @@
 """Results and their metrics as tables on the terminal."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """From YAML and `dotted.key=value` to a checked configuration, with errors in the user's words."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -7,8 +7,6 @@ tokenizer, the template and the limits; its answer proves that both sides have t
 each chunk of conversations (JSON) is answered by what became of each (JSON) and all ids (int32).
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import hashlib

@@ -1,7 +1,5 @@
 """Checked fields of a row: each function returns its type or raises `BadRecord`."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -8,8 +8,6 @@ Shapes: N items, G groups, C steps ("capacities"), all vectorised but for one sh
 steps in which a group overhangs.
 """
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

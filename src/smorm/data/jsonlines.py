@@ -4,8 +4,6 @@ orjson parses: it refuses NaN and infinity, lone surrogates, invalid UTF-8 and n
 1,024, each of which is reported with its line. Of a key given twice in one object the last counts.
 """
 
-from __future__ import annotations
-
 import gzip
 import zlib
 from collections.abc import Iterator

@@ -10,8 +10,6 @@ Attributes count on their own scales: give `scales` where their units differ, an
 leave out those of which more is not better (verbosity).
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence

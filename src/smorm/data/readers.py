@@ -1,7 +1,5 @@
 """From a path or a dataset id to rows, each with where it stands, and to the bytes behind them."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """From a source to checked records: read, pick the format, parse, drop what is no evidence."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum

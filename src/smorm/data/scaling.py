@@ -1,7 +1,5 @@
 """Ratings on one scale: each attribute's offset and scale, fitted once and kept with the model."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Rows from Parquet files, folders saved by `datasets`, and Hugging Face dataset ids."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

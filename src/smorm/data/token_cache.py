@@ -6,8 +6,6 @@ anew. Two runs that write the same entry at once both end with a whole one. The 
 data that was moved is found again, and its records stand under the names of today.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import inspect

@@ -3,8 +3,6 @@ Ties share their average rank. A resample is a weight for each item, and ranks a
 those weights from one sorting, so that hundreds of resamples of 100 000 items take seconds; scipy's
 correlations know neither weights nor clusters (tests compare with it)."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

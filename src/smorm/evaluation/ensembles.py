@@ -1,8 +1,6 @@
 """An ensemble measured on suites as one reward, beside its members; one of them is in memory at a
 time. Shapes: M members, N responses."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

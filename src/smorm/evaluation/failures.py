@@ -1,7 +1,5 @@
 """What failed in a sanity or parity result, as a type that exit codes and tables read."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum

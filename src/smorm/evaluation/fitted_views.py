@@ -1,8 +1,6 @@
 """What a fitted view is worth: its numbers with intervals, and its accuracy on unseen prompts.
 Shapes: N responses, P pairs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter

@@ -1,8 +1,6 @@
 """Where a failed sanity test comes from, by the head, the folder and the rendered tokens.
 Shapes: K attributes, D hidden size."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -6,8 +6,6 @@ single items. With fewer than two clusters there is no interval (NaN, written as
 Shapes: `N` items, `C` columns, `G` clusters, `R` resamples. Arrays are float64.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

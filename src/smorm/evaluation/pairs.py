@@ -1,7 +1,5 @@
 """The `pairs` suite: does the preferred response score higher, and how much of that is length?"""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -7,8 +7,6 @@ likely cause (`inspector`).
 Shapes: P pairs, K attributes; `rows` [P, 2, 1 + K] and `values` [P, 2] hold chosen, rejected.
 """
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace

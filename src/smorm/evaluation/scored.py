@@ -1,7 +1,5 @@
 """Records with their scores, and what was counted while they were read and scored."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter

@@ -1,8 +1,6 @@
 """A suite is named `KIND` or `KIND/LABEL`; KIND is `pairs`, `rated`, or one of the benchmarks.
 To run it: read its records, score them once, measure every view."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast

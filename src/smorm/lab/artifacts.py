@@ -16,8 +16,6 @@ made it. Versions decide nothing unless the recipe holds them; `ArtifactStore.ot
 which of the artifacts used so far come from other ones.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections import Counter

@@ -3,8 +3,6 @@
 Shapes: `M` answers of a set, `K` attributes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property

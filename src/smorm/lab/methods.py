@@ -5,8 +5,6 @@ in the same order. Each arm has its own number of epochs, chosen on development 
 (results/lab/tuning).
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter

@@ -4,8 +4,6 @@ and members can be measured later without a model.
 Shapes: `M` answers of a set (of all its records, in order), `K` attributes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A study's numbers as a flat table, for any tool that reads CSV."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Sequence

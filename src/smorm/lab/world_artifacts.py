@@ -4,8 +4,6 @@ Each is an artifact of `smorm.lab.artifacts`, with the recipe that decides it. E
 function of the configuration and a run's seed; another study under the same `work` finds it again.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict

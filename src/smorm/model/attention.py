@@ -17,8 +17,6 @@ Four kernels compute the same rule (see `smorm.trees.forest`):
 Shapes: T packed tokens, H query heads, G key heads, D head size.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from dataclasses import dataclass

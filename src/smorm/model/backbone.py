@@ -3,8 +3,6 @@
 No code of a model is ever run (`auto_map` is refused), and only safetensors weights are read.
 """
 
-from __future__ import annotations
-
 import difflib
 import json
 import logging

@@ -1,7 +1,5 @@
 """A torch device by its name."""
 
-from __future__ import annotations
-
 import torch
 
 from smorm.errors import ConfigError

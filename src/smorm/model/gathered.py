@@ -4,8 +4,6 @@ Shapes: T packed tokens, K gathered keys, C runs of queries, H query heads, G ke
 size.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

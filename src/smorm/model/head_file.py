@@ -1,7 +1,5 @@
 """The head of a model folder: read, written, or taken over as a start."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

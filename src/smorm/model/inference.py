@@ -1,7 +1,5 @@
 """Scores of many sequences: token-budget batches, each score independent of its neighbours."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 

@@ -6,8 +6,6 @@ Shapes: T rows of a batch, S sequences, M distinct response tokens, E tokens of 
 token that two responses share counts twice), D hidden size, V vocabulary.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ Only the hidden state at each sequence's last token is read, so the last layer n
 projection and feed-forward pass of the leaf rows alone. This is exact, and saves nearly a layer.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial

@@ -1,7 +1,5 @@
 """Low-rank adapters through peft. The score head stays outside: always trained and saved."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -7,8 +7,6 @@ Shapes: S sequences, L padded length, T rows of a forest, U of its leaves, D hid
 attributes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal

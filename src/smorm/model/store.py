@@ -6,8 +6,6 @@ names its base. A nonlinear head is saved in `head.safetensors` beside its backb
 cannot load it.
 """
 
-from __future__ import annotations
-
 import copy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path

@@ -6,8 +6,6 @@ sequences go through each layout and are compared with the reference: padded bat
 attention. What cannot share falls back to padded batches.
 """
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 

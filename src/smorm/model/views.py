@@ -8,8 +8,6 @@ The attribute rows are trained on scaled targets; a view is stated on the attrib
 folding also undoes the scaling.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -6,8 +6,6 @@ $(1 - a) L_{BT} + a L_{reg}$, with a regulariser on the responses' log-probabili
 Shapes: P pairs.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -3,8 +3,6 @@
 Shapes: S scored sequences, R rated responses, K attributes.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -7,8 +7,6 @@ orthogonal.
 Shapes: S scored sequences, P pairs, D hidden size.
 """
 
-from __future__ import annotations
-
 import torch
 
 from smorm.objectives.preference import bradley_terry

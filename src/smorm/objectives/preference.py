@@ -7,8 +7,6 @@ mean over all pairs of an optimizer step: they take the scores of the whole step
 Shapes: P pairs.
 """
 
-from __future__ import annotations
-
 import torch
 from torch.nn import functional
 

@@ -3,8 +3,6 @@
 Shapes: R rated responses, K attributes.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

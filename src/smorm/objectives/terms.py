@@ -3,8 +3,6 @@
 Shapes: P pairs, R rated responses, K attributes.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import Enum
 

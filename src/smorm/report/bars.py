@@ -1,7 +1,5 @@
 """Bars: a panel for each group, methods as rows; with unit, n, intervals and the chance level."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """A Hugging Face model card from a model's folder and result files; nothing is loaded or run."""
 
-from __future__ import annotations
-
 import math
 import re
 import shlex

@@ -5,8 +5,6 @@ seed only become one curve: at each point the mean over seeds with Student's t i
 (`mean_over_seeds`). A single run keeps the interval that each of its points has, over prompts.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Colours are those of Okabe and Ito (2008), which colour-blind readers can distin
 take the reader's text colour (`currentColor`) and so suit light and dark pages.
 """
 
-from __future__ import annotations
-
 import io
 import re
 import warnings

@@ -4,8 +4,6 @@ A difference is claimed where its 95 % interval excludes 0; otherwise the senten
 was found, which is not that there is none. One run of each method is an illustration.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter, itemgetter

@@ -1,7 +1,5 @@
 """What a model folder and its run's folder say about a model; files are read, nothing is loaded."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 The file carries its style and its figures, runs no script, and forbids the browser to load more.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import re

@@ -6,8 +6,6 @@ each, the paired difference over prompts that the stress test or evaluation took
 is about those two models, not about methods.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace

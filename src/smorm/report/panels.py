@@ -4,8 +4,6 @@ Lines differ by colour, dash and marker at once and carry their names at their e
 print and a colour-blind reader lose nothing, and nobody looks from a legend to a curve and back.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from operator import itemgetter

@@ -4,8 +4,6 @@ Results that differ in `fingerprint.seed` only become one row: the mean over see
 interval over them, which holds the noise of whatever differs between seeds.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The sections of a page: over-optimisation, every suite, training and cost."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

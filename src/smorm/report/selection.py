@@ -1,7 +1,5 @@
 """Choosing among rows, curves, differences: by their attributes, in their order."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Hashable, Iterable
 from operator import attrgetter
 from typing import Any, TypeVar

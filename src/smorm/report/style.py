@@ -1,7 +1,5 @@
 """How a metric is named for readers, in what unit it is shown, and whether more of it is better."""
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import dataclass

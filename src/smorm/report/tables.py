@@ -3,8 +3,6 @@
 A narrow table has the columns that answer its section's question and fits a phone.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """A reward that scores no response twice."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A Python function as a reward, called as TRL calls a reward function."""
 
-from __future__ import annotations
-
 import importlib
 import runpy
 import sys

@@ -1,7 +1,5 @@
 """A reward model as a reward: every view of its rows."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self

@@ -4,8 +4,6 @@ one. Where there is no number it gives `Unscored` with the reason; no reward eve
 Shapes: N responses of an item, C columns of a reward.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -15,8 +15,6 @@ only when it is whole.
 Shapes: M members, N responses.
 """
 
-from __future__ import annotations
-
 import itertools
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """The true quality of answers in the generated world."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from smorm.arrays import Floats

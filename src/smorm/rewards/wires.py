@@ -7,8 +7,6 @@ server renders them; where it takes text, the text comes without a BOS that the 
 Shapes: N conversations of one request, C scores of each.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol

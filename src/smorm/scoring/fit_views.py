@@ -5,8 +5,6 @@ Every fit takes the data and how often each prompt counts (`smorm.scoring.held_o
 Shapes: P pairs, K attributes, G prompts, R rows that the view reads.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 

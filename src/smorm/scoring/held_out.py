@@ -6,8 +6,6 @@ bootstrap (0, 1, 2, ...) are therefore the same thing, and both keep a prompt's 
 Shapes: N responses, K attributes, G prompts, C columns.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

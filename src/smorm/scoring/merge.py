@@ -11,8 +11,6 @@ units or another scaling in training, and are refused.
 Shapes: M models, K attributes, D hidden size.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

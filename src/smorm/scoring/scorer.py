@@ -3,8 +3,6 @@
 A score depends on its own conversation alone, not on its neighbours, its batch or its place.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -11,8 +11,6 @@ shared.
 Shapes: `N` answers of a pool, `C` sizes n.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -6,8 +6,6 @@ intervals, and paired differences of two rewards besides.
 Shapes: `P` prompts, `N` answers of a pool, `C` sizes n, `R` resamples.
 """
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

@@ -5,8 +5,6 @@ any other fields, such as `gold`), `{prompt, response, ...}` lines of which thos
 make one pool, and pairs, which are pools of two. A pool is an `Item` with its `fields`.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

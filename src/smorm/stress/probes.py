@@ -4,8 +4,6 @@ Each attack changes the first answer of every pool. Its gain is in units of the 
 deviation within pools, so that a gain of 1 is worth as much as a good answer over a middling one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The rewards that are optimised against: of a model every requested view, of all else one."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace

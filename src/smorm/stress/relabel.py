@@ -8,8 +8,6 @@ The draw is a function of the seed and of the pair's texts, whichever side they 
 the old label, nor the order of the file, nor the other pairs have an influence.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import re

@@ -1,7 +1,5 @@
 """A stress test from its configuration to results: one for each reward, view and set of prompts."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

@@ -4,8 +4,6 @@ A prompt's answers are a function of the seed and of its own text, whatever othe
 sampled.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Sets of prompts with their pools, read or sampled, and their gold."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress

@@ -4,8 +4,6 @@ heads disagree about them.
 Shapes: `N` answers of a pool, `M` answers of all pools, `C` sizes n.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Sequence

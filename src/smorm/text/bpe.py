@@ -1,7 +1,5 @@
 """A tokenizer trained on a run's own texts, for backbones built from scratch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -4,8 +4,6 @@ A response is never cut: the end of an answer is what a reward model reads. All 
 record are judged under the same prompt, so where one of them needs a shorter prompt, all get it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum

@@ -1,8 +1,6 @@
 """Advice from the numbers: an interval that holds 0 is reported as undecided.
 The sentences are in `advice.toml`; which of them applies depends on intervals alone."""
 
-from __future__ import annotations
-
 import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,8 +1,6 @@
 """From records to hidden states, rows on the attributes' own scale, and prompts.
 Shapes: `N` responses, `D` hidden size, `K` attributes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain

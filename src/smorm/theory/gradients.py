@@ -7,8 +7,6 @@ hurts the other; the norms' ratio says which of them moves the trunk.
 Shapes: B batches, K attributes.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -13,8 +13,6 @@ observed shortfall $(c\,r_s - r_m)_+$, and whether the two rewards agree within 
 Shapes: `P` pairs, `N` responses, `D` hidden size, `K` attributes.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,8 +1,6 @@
 """Intervals of numbers that are not plain means: ratios of means, quantiles, linear correlations.
 Shapes: `N` items, `C` columns, `R` resamples."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

@@ -16,8 +16,6 @@ margins.
 Shapes: `P` pairs; columns are chosen, rejected.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -12,8 +12,6 @@ orders the wrong way is no better than a constant.
 Shapes: `S` seeds, `N` responses, `P` pairs, `R` rated responses, `K` attributes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

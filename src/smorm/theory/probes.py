@@ -6,8 +6,6 @@ they show whether Bradley–Terry has put the attributes into the features alrea
 Shapes: `N` responses, `D` hidden size, `K` attributes, `C` targets.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """`smorm diagnose`, from a model and files to one result."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path

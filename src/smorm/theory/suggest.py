@@ -8,8 +8,6 @@ somewhat too low rather than too high.
 Shapes: `P` pairs, `R` rated responses, `K` attributes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial

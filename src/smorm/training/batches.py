@@ -6,8 +6,6 @@ thread is enough: torch's kernels release the interpreter.
 Shapes: P pairs, R rated responses, K attributes, S sequences of a micro-batch.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -5,8 +5,6 @@ moments as safetensors, and a small JSON state. Data order and dropout are funct
 step).
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import shutil

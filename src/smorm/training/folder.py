@@ -3,8 +3,6 @@
 Cost is counted in tokens as they are computed (shared ones once): time depends on the machine.
 """
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 from pathlib import Path

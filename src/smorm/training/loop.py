@@ -1,7 +1,5 @@
 """Training, top to bottom: prepare, step, log, validate, save."""
 
-from __future__ import annotations
-
 import math
 import signal
 import time

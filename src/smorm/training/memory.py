@@ -8,8 +8,6 @@ buffers inside an operator are not counted, and no allocator uses all of its mem
 added.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import gc

@@ -1,7 +1,5 @@
 """AdamW and a learning rate that is a pure function of the step."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 

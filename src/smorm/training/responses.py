@@ -7,8 +7,6 @@ ends in an unfinished turn of an assistant), it begins where the two sides diffe
 implicit prompts.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import logging

@@ -1,7 +1,5 @@
 """From a configuration to everything that a run needs: data, tokenizer, network, order."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

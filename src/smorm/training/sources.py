@@ -3,8 +3,6 @@
 Shapes: P pairs, R rated responses, K attributes.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

@@ -3,8 +3,6 @@
 Shapes: P pairs, K attributes.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """What a run measures and reports while it runs: `metrics.jsonl`, TensorBoard, the terminal."""
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

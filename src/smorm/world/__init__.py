@@ -8,8 +8,6 @@ write_dataset(folder, seed=0)               pairs and ratings as ordinary JSONL 
 backbone_path()                             a tiny Llama with its tokenizer, 0.7 MB
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from smorm.world.gold import ATTRIBUTES, Quality, gold, measure_quality

@@ -18,8 +18,6 @@ worth: 1 with all right, 1/2 with a right value and a wrong reason, 0 otherwise.
     gold = 0.5 helpful + 0.20 coherence + 0.15 conciseness + 0.15 style
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise

@@ -6,8 +6,6 @@ backbone is one of them; other seeds, worlds and widths take about four minutes 
 shipped size.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import time

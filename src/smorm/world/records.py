@@ -8,8 +8,6 @@ drawn anew, and ratings are the true attributes. Two answers of a pair always di
 from 0 to 4, as in HelpSteer2: the attribute (0..1) times 4, rounded in training files.
 """
 
-from __future__ import annotations
-
 import math
 import zlib
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The vocabulary of the world: every word, by its role."""
 
-from __future__ import annotations
-
 from itertools import chain
 from typing import Final
 

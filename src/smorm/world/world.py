@@ -14,8 +14,6 @@ ordinary reader, renderer and tokenizer: the prompt is the user's message, the a
 assistant's.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -9,8 +9,6 @@ quality, as in human data. The writer never sees gold.
 The order of the draws decides the data of a seed: another order would be another data set.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final

@@ -4,8 +4,6 @@ Another package adds its own by the entry-point group `smorm.formats` (a `Format
 program by the decorator `data_shape`.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The project's own shapes (preference as TRL's, rated, candidates) and what they are built of."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

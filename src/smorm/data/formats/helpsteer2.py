@@ -1,7 +1,5 @@
 """`nvidia/HelpSteer2`: responses with five ratings, 0..4; a prompt may hold turns."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """`Anthropic/hh-rlhf`: whole transcripts as chosen and rejected."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """`Skywork/Skywork-Reward-Preference-80K`: whole conversations as chosen and rejected."""
 
-from __future__ import annotations
-
 from smorm.data import fields
 from smorm.data.fields import Context
 from smorm.data.formats import Format, Row, generic

@@ -1,7 +1,5 @@
 """`openbmb/UltraFeedback`: completions, each rated by GPT-4 in four aspects."""
 
-from __future__ import annotations
-
 import math
 
 from smorm.data import fields

@@ -1,7 +1,5 @@
 """`llm-blender/Unified-Feedback`: two conversations and their ratings."""
 
-from __future__ import annotations
-
 from smorm.data import fields
 from smorm.data.census import DropReason
 from smorm.data.fields import Context

@@ -3,8 +3,6 @@ A benchmark knows its row format, the rule by which it is scored, the numbers th
 shows, and where its data is. Another package adds its own by the entry-point group
 `smorm.benchmarks`, a program by `BENCHMARKS.register`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Any file of judged responses: is a good response scored best?"""
 
-from __future__ import annotations
-
 from smorm.data.formats import Format
 from smorm.evaluation.accuracy import ScoredItems, accuracies, expected_wins
 from smorm.evaluation.benchmarks import Benchmark

@@ -1,7 +1,5 @@
 """Data files below a folder that somebody downloaded."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

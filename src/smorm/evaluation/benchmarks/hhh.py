@@ -1,7 +1,5 @@
 """HHH alignment (HuggingFaceH4/hhh_alignment): helpful, honest, harmless and other choices."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 
 from smorm.data import fields

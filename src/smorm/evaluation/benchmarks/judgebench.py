@@ -1,8 +1,6 @@
 """JudgeBench (ScalerLab/JudgeBench): objective labels, one response is correct.
 The official number is the mean over all pairs; its code counts a tie as a loss."""
 
-from __future__ import annotations
-
 from smorm.data import fields
 from smorm.data.fields import Context
 from smorm.data.formats import Format

@@ -1,7 +1,5 @@
 """LLMBar (princeton-nlp/LLMBar): does a response follow the instruction, whatever its surface?"""
 
-from __future__ import annotations
-
 from smorm.data import fields
 from smorm.data.fields import Context
 from smorm.data.formats import Format

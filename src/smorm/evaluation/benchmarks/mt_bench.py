@@ -1,8 +1,6 @@
 """MT-Bench's judgements (lmsys/mt_bench_human_judgments), and rows with a winner of an arena.
 A tie prefers nothing: `tie` leaves it out before anything else is read of it, and it is counted."""
 
-from __future__ import annotations
-
 from smorm.data import fields
 from smorm.data.census import Defect, DropReason
 from smorm.data.fields import Context

@@ -1,7 +1,5 @@
 """PPE (lmarena-ai): human preference between two answers, and correctness among many."""
 
-from __future__ import annotations
-
 from smorm.data import fields
 from smorm.data.census import Defect
 from smorm.data.fields import Context

@@ -1,7 +1,5 @@
 """RewardBench's prior sets (allenai/pref-test-sets): the plain mean of four."""
 
-from __future__ import annotations
-
 import itertools
 
 from smorm.data.fields import Context

@@ -3,8 +3,6 @@ The rule is that of `rewardbench/constants.py` and `calculate_scores_per_section
 when chosen scores strictly higher; a section is the mean of its subsets weighted by
 `EXAMPLE_COUNTS`; the score is the plain mean of the four sections."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from itertools import chain
 

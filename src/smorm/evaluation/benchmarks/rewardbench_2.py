@@ -3,8 +3,6 @@ The rule is that of `scripts/run_v2.py`, `process_single_model`: best of 4, wher
 by t responses counts 1/t; the Ties domain has a score of its own; the score is the plain mean of
 the six domains."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 

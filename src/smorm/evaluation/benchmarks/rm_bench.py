@@ -8,8 +8,6 @@ its items, safety-refuse and safety-response pooled item by item; every overall 
 mean of the domains.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """RMB (Zhou et al., ICLR 2025): helpfulness and harmlessness, in pairs and best of n."""
 
-from __future__ import annotations
-
 import re
 
 from smorm.data import fields

@@ -3,8 +3,6 @@ A row is scored as published: an empty response is kept and counted, and so is a
 response equals another one. A row whose responses are all judged alike says nothing and is left
 out, counted. Every benchmark also takes rows of `comparison`'s shape, for converted sets."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

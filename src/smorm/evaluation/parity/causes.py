@@ -1,8 +1,6 @@
 """Why a path gives other scores: each usual cause is recognised by what it does to the numbers.
 Shapes: M conversations, C scores of each."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -7,8 +7,6 @@ The head of an export has no bias, so its scores lack the view's constant, and s
 and SGLang that serve it: the constant is left out of ours before they are compared.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter

@@ -1,8 +1,6 @@
 """One path's scores against the reference, training's path.
 Shapes: N conversations, M of them within the gate, C scores of each."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -2,8 +2,6 @@
 Several share a prompt, so that a forest has something to share. The last two nearly fill the token
 limit, so that one batch is mostly padding."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Iterator

@@ -1,8 +1,6 @@
 """The paths from a conversation to a score: training, scoring, plain transformers, a server.
 Shapes: N conversations, C scores of each (the 1 + K rows of our head, or what a target gives)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter

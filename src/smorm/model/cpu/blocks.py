@@ -3,8 +3,6 @@
 Shapes: G key heads, T key rows, D head size.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from dataclasses import dataclass
 

@@ -13,8 +13,6 @@ Shapes: T rows, U rows that go on (T without `rows`), M hidden size, H query and
 D, F feed-forward size.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

@@ -5,8 +5,6 @@ A layer is fused when its class is known to compute what `smorm.model.cpu.decode
 other biases. Anything else runs as transformers has it.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -6,8 +6,6 @@ twenty thousand page faults a step, a fifth of a step's time. With these setting
 on to its peak, which it reaches every step anyway.
 """
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import os

@@ -7,8 +7,6 @@ chains and their ancestors, so nothing of size T x T is ever made.
 Shapes: T packed tokens, N padded rows, B blocks of rows, H query heads, G key heads, D head size.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

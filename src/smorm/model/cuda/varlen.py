@@ -7,8 +7,6 @@ so windows count positions.
 Shapes: T packed tokens, K gathered key rows, H query heads, G key heads, D head size, C chains.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 from collections.abc import Callable

@@ -6,8 +6,6 @@ and the paired differences of two runs, as for best-of-n (`smorm.stress.curves`)
 Shapes: `P` prompts, `E` evaluations.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

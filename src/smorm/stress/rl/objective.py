@@ -4,8 +4,6 @@ Shapes: `B` answers, `T` tokens of the longest one, `H` streams of reward. A mas
 the tokens of an answer, up to and with its end.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

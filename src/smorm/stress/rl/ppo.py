@@ -7,8 +7,6 @@ multiplier weigh the two advantages (Moskovitz et al. 2023).
 Shapes: `B` answers, `T` tokens of the longest one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, repeat

@@ -1,7 +1,5 @@
 """The prompts of policy optimisation: those that the policy learns on, and sets to evaluate it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

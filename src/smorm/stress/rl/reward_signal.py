@@ -3,8 +3,6 @@
 Shapes: `B` answers of a step.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Policy optimisation: results for each reward, view, seed and set of prompts."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Iterator

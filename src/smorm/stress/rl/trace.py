@@ -3,8 +3,6 @@
 Shapes: `P` prompts, `N` answers to one, `E` evaluations.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """GRPO and RLOO through TRL's trainers, rewarded by our callable and traced by a callback."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any

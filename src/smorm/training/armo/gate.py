@@ -15,8 +15,6 @@ falls in m and bisection finds the multiple.
 Shapes: N responses, P pairs, K attributes.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Sequence

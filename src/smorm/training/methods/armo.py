@@ -1,7 +1,5 @@
 """ArmoRM: ridge rows on a frozen reward model, mixed by a gate (see `smorm.training.armo`)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Single: only the preference row, by Bradley–Terry."""
 
-from __future__ import annotations
-
 from smorm.config import ObjectiveSection
 from smorm.objectives.terms import Rows
 from smorm.training.methods.joint import Joint

@@ -1,7 +1,5 @@
 """Multi: only the attribute rows, by regression."""
 
-from __future__ import annotations
-
 from smorm.config import ObjectiveSection
 from smorm.model.network import RewardNetwork
 from smorm.objectives.terms import Rows
