@@ -65,10 +65,10 @@ def test_failures_are_written_and_read_and_old_notes_are_read_as_failures():
 
 
 def test_chance_levels_are_written_and_read_and_may_be_missing():
-    result = replace(RESULT, chance={"accuracy": 0.5})
+    result = replace(RESULT, chance_levels={"accuracy": 0.5})
     assert result.as_dict()["chance"] == {"accuracy": 0.5}
-    assert parse_result(result.as_dict(), "here").chance == {"accuracy": 0.5}
-    assert parse_result(changed(), "here").chance == {}
+    assert parse_result(result.as_dict(), "here").chance_levels == {"accuracy": 0.5}
+    assert parse_result(changed(), "here").chance_levels == {}
     with pytest.raises(DataError, match=r"here: chance\.accuracy: expected a number"):
         parse_result(changed(chance={"accuracy": "half"}), "here")
 

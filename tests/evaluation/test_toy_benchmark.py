@@ -64,7 +64,7 @@ def test_an_installed_benchmark_is_measured_and_is_on_the_page(smorm, quiz, tmp_
     first, again = read_results(results)
     assert (first.suite, again.suite) == ("quiz", "quiz/again")
     assert {"overall", "subset/a", "subset/b", "length_only/overall"} <= first.metrics.keys()
-    assert first.chance == {"overall": 0.5, "subset/a": 0.5, "subset/b": 0.5}
+    assert first.chance_levels == {"overall": 0.5, "subset/a": 0.5, "subset/b": 0.5}
     assert smorm("report", results, "--output", page)[0] == 0
     assert "quiz" in page.read_text()
 

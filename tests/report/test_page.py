@@ -274,11 +274,11 @@ def test_a_failed_test_is_on_top_of_the_page_and_marked_in_its_table():
 
 def test_the_chance_level_is_that_of_the_result_and_nothing_where_it_has_none():
     metrics = {"overall": Metric(0.6, 90, 0.5, 0.7)}
-    with_level = result(suite="rewardbench-2", metrics=metrics, chance={"overall": 0.25})
+    with_level = result(suite="rewardbench-2", metrics=metrics, chance_levels={"overall": 0.25})
     text = page_html([with_level], "t")
     assert "Dashed: chance (25.0 %)." in text
     assert "Chance level of overall: 25.0 %." in text
-    assert "chance" not in page_html([replace(with_level, chance={})], "t").lower()
+    assert "chance" not in page_html([replace(with_level, chance_levels={})], "t").lower()
     assert "Chance level of accuracy: 50.0 %." in page_html([result()], "t")  # pairs of any version
 
 

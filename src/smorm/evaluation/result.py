@@ -45,7 +45,7 @@ class Measurement:
     metrics: dict[str, Metric]
     notes: tuple[str, ...] = ()
     outcomes: Comparable | None = None
-    chance: Mapping[str, float] = field(default_factory=dict)
+    chance_levels: Mapping[str, float] = field(default_factory=dict)
 
 
 def chance_levels(outcomes: Outcomes) -> dict[str, float]:
@@ -73,7 +73,9 @@ class Result:
     # what a paired difference needs; not written
     outcomes: Comparable | None = field(default=None, compare=False, repr=False)
     failures: tuple[Failure, ...] = ()  # of sanity tests and parity checks
-    chance: Mapping[str, float] = field(default_factory=dict)  # what random scores get, by metric
+    chance_levels: Mapping[str, float] = field(
+        default_factory=dict
+    )  # what random scores get, by metric
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON object of the contract."""
@@ -86,8 +88,8 @@ class Result:
         }
         if self.failures:
             written["failures"] = list(map(Failure.as_dict, self.failures))
-        if self.chance:
-            written["chance"] = dict(self.chance)
+        if self.chance_levels:
+            written["chance"] = dict(self.chance_levels)
         return written
 
     @property
@@ -156,7 +158,7 @@ def parse_result(value: Any, where: str) -> Result:
     levels = {str(name): _number(levels[name], where, f"chance.{name}") for name in levels}
     return Result(
         value["kind"], value["suite"], value["model"], value["view"], metrics, items,
-        fingerprint=dict(fingerprint), notes=notes, failures=failures, chance=levels,
+        fingerprint=dict(fingerprint), notes=notes, failures=failures, chance_levels=levels,
     )  # fmt: skip
 
 

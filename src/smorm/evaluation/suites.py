@@ -186,7 +186,7 @@ def _result(
     return Result(
         "eval", suite.name, title, view, measured.metrics,
         items=items, fingerprint=provenance, notes=(*measured.notes, *data.notes),
-        outcomes=measured.outcomes, chance=measured.chance,
+        outcomes=measured.outcomes, chance_levels=measured.chance_levels,
     )  # fmt: skip
 
 

@@ -94,13 +94,15 @@ def _contents(results: Sequence[Result], options: PageOptions) -> dict[str, Any]
         if section.figures and figure is None:
             figure = section.figures.pop(0)
     # Without its only figure a section can be empty.
-    shown = [section for section in sections if section.blocks or section.figures or section.folds]
+    sections = [
+        section for section in sections if section.blocks or section.figures or section.folds
+    ]
     return {
         "results": results,
         "failed": [row for row in rows if row.failures],
         "findings": findings_of(rows, curves, paired),
         "figure": figure,
-        "sections": shown,
+        "sections": sections,
         "max_sources": _MAX_SOURCES,
     }
 

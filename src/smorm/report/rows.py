@@ -135,7 +135,7 @@ def _row(group: Group) -> Row:
     for result in group.members:
         notes += result.notes
         failures += result.failures
-        chance_levels |= result.chance
+        chance_levels |= result.chance_levels
     if not chance_levels and SuiteName.parse(group.suite).kind == "pairs":
         chance_levels = _PAIRS_CHANCE
     return Row(
