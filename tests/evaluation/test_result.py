@@ -11,9 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smorm.errors import DataError
-from smorm.evaluation.failures import CauseKind, Failure
 from smorm.evaluation.metrics import Metric
-from smorm.evaluation.result import Result, parse_result, read_results, write_results
+from smorm.evaluation.result import (
+    CauseKind,
+    Failure,
+    Result,
+    parse_result,
+    read_results,
+    write_results,
+)
 
 RESULT = Result(
     kind="eval",

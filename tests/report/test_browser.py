@@ -10,8 +10,7 @@ import subprocess
 
 import pytest
 
-from smorm.evaluation.failures import CauseKind, Failure
-from smorm.evaluation.result import Result
+from smorm.evaluation.result import CauseKind, Failure, Result
 from smorm.report.page import page_html
 from tests.report.made_up import hacked, near, rising, runs, training_result
 

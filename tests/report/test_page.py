@@ -12,9 +12,8 @@ from html.parser import HTMLParser
 import pytest
 
 from smorm.errors import DataError
-from smorm.evaluation.failures import CauseKind, Failure
 from smorm.evaluation.metrics import Metric
-from smorm.evaluation.result import Result, parse_result
+from smorm.evaluation.result import CauseKind, Failure, Result, parse_result
 from smorm.report.page import page_html, write_page
 from smorm.report.rows import method_labels, rows_of, separated_best
 from smorm.report.style import clean, show, style_of

@@ -82,8 +82,7 @@ def accuracies(
     plain mean over all items).
     Numbers: `overall`, each section, `subset/NAME`, all by `rule`; `ties_half/...` of overall and
     sections where ties count as broken at random (where `rule` does not); `length_only/...`, the
-    same for the rule that the longer one wins.
-    """
+    same for the rule that the longer one wins."""
     columns: dict[str, Floats] = {}
     sums: dict[str, Weights] = {}
     scorings = [("", items, rule)]

@@ -41,8 +41,7 @@ def measure_rated(
     out of that mean; a note reports it.
 
     Raises:
-        DataError: shapes differ, nothing is rated, or a prediction is NaN or infinite.
-    """
+        DataError: shapes differ, nothing is rated, or a prediction is NaN or infinite."""
     predicted = as_floats("predictions", predicted, None, len(names))
     ratings = as_floats("ratings", ratings, *predicted.shape)
     require_finite("predictions", predicted)

@@ -29,8 +29,7 @@ def spearman_draws(
     """Rank correlations [R] when clusters are resampled; NaN in x or y masks an item.
 
     The resamples depend on (clusters, seed) only: draws of several columns over the same items
-    belong together and may be averaged draw by draw. All NaN with fewer than two clusters left.
-    """
+    belong together and may be averaged draw by draw. All NaN with fewer than two clusters left."""
     codes, groups = cluster_codes(clusters, len(x))
     known = np.isfinite(x) & np.isfinite(y)
     draws = np.full(resamples, np.nan)

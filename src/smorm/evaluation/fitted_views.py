@@ -32,8 +32,7 @@ class FitReport:
     deviation), of a pessimistic one `centre/ROW` and `spread/ROW`; intervals resample prompts and
     hold the L2 strength fixed. On pairs also `accuracy/VIEW` of the fitted view (on folds of
     prompts that its fit has not seen) and of the baselines, `gain/BASELINE` (the fitted view's less
-    the baseline's), and `row_accuracy/ROW` of each row that the view counts as good.
-    """
+    the baseline's), and `row_accuracy/ROW` of each row that the view counts as good."""
 
     metrics: dict[str, Metric]
     notes: tuple[str, ...]

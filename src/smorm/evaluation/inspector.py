@@ -2,14 +2,13 @@
 Shapes: K attributes, D hidden size."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from typing import Any
 
 import torch
 
 from smorm.errors import ConfigError
-from smorm.evaluation.failures import Cause, CauseKind
-from smorm.model.export import PlainModel
+from smorm.evaluation.result import Cause, CauseKind
 from smorm.model.views import View, fold
 from smorm.rewards.wires import chat_text
 from smorm.scoring.reward_model import RewardModel
@@ -18,40 +17,18 @@ from smorm.text.chat import Messages
 ConversationPair = tuple[Messages, Messages]
 
 
-@dataclass(frozen=True, slots=True)
-class Inspector:
-    """Looks for causes in one model, for one view."""
-
-    model: RewardModel
-    view: View
-
-    def equal_scores(self, pairs: Sequence[ConversationPair]) -> Cause:
-        """Why different conversations get equal scores."""
-        # From the score back to the text: the head first, the token limit last.
-        cause = self.head() or self.template(pairs) or self.truncation(pairs)
-        return cause or Cause(
-            CauseKind.POOLING,
-            "the tokens differ and the head is there, so the hidden state that is read does not "
-            "depend on the text (the decoder's weights, or the pooled position)",
-        )
-
-    def head(self) -> Cause | None:
-        """Whether the view's row is all zeros."""
-        try:
-            row = fold(self.view, self.model.network.head.weight, self.model.card.scales)[0]
-        except ConfigError:  # the view is not linear: no single row stands for it
-            row = self.model.network.head.weight
-        if not bool(row.any()):
-            return Cause(CauseKind.HEAD, f"the row of view {self.view.name} is all zeros")
-        return None
-
-    def template(self, pairs: Sequence[ConversationPair]) -> Cause | None:
-        """Whether different conversations become the same tokens."""
-        renderer = self.model.renderer
-        # Only what the template drops makes different conversations the same tokens.
-        same = [pair for pair in pairs if renderer.render(pair[0]) == renderer.render(pair[1])]
-        if not same:
-            return None
+def equal_scores(model: RewardModel, view: View, pairs: Sequence[ConversationPair]) -> Cause:
+    """Why different conversations get equal scores."""
+    # From the score back to the text: the head first, the token limit last.
+    row = model.network.head.weight
+    with suppress(ConfigError):  # the view is not linear: no single row stands for it
+        row = fold(view, row, model.card.scales)[0]
+    if not bool(row.any()):
+        return Cause(CauseKind.HEAD, f"the row of view {view.name} is all zeros")
+    renderer = model.renderer
+    # Only what the template drops makes different conversations the same tokens.
+    same = [pair for pair in pairs if renderer.render(pair[0]) == renderer.render(pair[1])]
+    if same:
         count = f"{len(same)} of {len(pairs)} different texts become the same tokens"
         text = chat_text(renderer, begin=True)
         # The rendered texts still differ: then it is the tokenizer that makes them the same.
@@ -59,41 +36,18 @@ class Inspector:
             unknown = f"{count}: words that its vocabulary does not know?"
             return Cause(CauseKind.TOKENIZER, unknown)
         return Cause(CauseKind.TEMPLATE, f"{count}: the chat template leaves a part out")
-
-    def truncation(self, pairs: Sequence[ConversationPair]) -> Cause | None:
-        """Whether what differs is beyond the token limit, in at least half of the pairs."""
-        renderer = self.model.renderer
-        long = sum(len(renderer.render(first)) > renderer.max_tokens for first, _ in pairs)
-        if 2 * long < len(pairs):
-            return None
-        return Cause(
-            CauseKind.TRUNCATION,
+    long = sum(len(renderer.render(first)) > renderer.max_tokens for first, _ in pairs)
+    if 2 * long >= len(pairs):
+        detail = (
             f"{long} of {len(pairs)} conversations are longer than the limit of "
-            f"{renderer.max_tokens} tokens, and what differs is cut off",
+            f"{renderer.max_tokens} tokens, and what differs is cut off"
         )
-
-
-def pad_token(plain: PlainModel, sequences: Sequence[Sequence[int]]) -> Cause:
-    """Why plain transformers gives other scores than we do, of the same token ids."""
-    pad, tokenizer = plain.pad_id, plain.tokenizer
-    # The first suspect: pad = EOS is the usual default, and silent (transformers#35352).
-    ending = sum(sequence[-1] == pad for sequence in sequences)
-    if ending:
-        name = repr(tokenizer.convert_ids_to_tokens(pad))
-        if pad == tokenizer.eos_token_id:
-            name += ", which is also the EOS"
-        return Cause(
-            CauseKind.PAD_TOKEN,
-            f"{ending} of {len(sequences)} conversations end with the pad token {name}: plain "
-            "transformers reads an earlier one (transformers#35352); `smorm export` gives another "
-            "pad token",
-        )
-    if pad != tokenizer.pad_token_id:
-        differ = f"the tokenizer pads with {tokenizer.pad_token_id}, the config names {pad}"
-        return Cause(CauseKind.PAD_TOKEN, differ)
-    return Cause(
-        CauseKind.PADDING_OR_PRECISION, "`smorm parity` shows which batches and sides differ"
+        return Cause(CauseKind.TRUNCATION, detail)
+    detail = (
+        "the tokens differ and the head is there, so the hidden state that is read does not "
+        "depend on the text (the decoder's weights, or the pooled position)"
     )
+    return Cause(CauseKind.POOLING, detail)
 
 
 def head_notes(weight: torch.Tensor, names: Sequence[str], config: Any) -> list[str]:

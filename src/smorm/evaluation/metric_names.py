@@ -10,8 +10,7 @@ Result files keep the spellings; code reads them through these types only.
 | `spearman/clarity`, `subset/hep-cpp`, `probe/r2/clarity` | name and subset |
 | `length_only/overall`, `length_only_accuracy` | name, over the rule `length_only` |
 | `overall_minus_length_only`, `probe_minus_rows/r2/clarity` | name (and subset) less the base |
-| `theorem_2/F/mse/SMORM − Single over seeds` | name, subset, base, and what the mean is over |
-"""
+| `theorem_2/F/mse/SMORM − Single over seeds` | name, subset, base, and what the mean is over |"""
 
 from __future__ import annotations
 

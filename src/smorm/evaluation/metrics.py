@@ -3,8 +3,7 @@
 Items that share a prompt are not independent, so an interval resamples clusters (prompts), never
 single items. With fewer than two clusters there is no interval (NaN, written as null).
 
-Shapes: `N` items, `C` columns, `G` clusters, `R` resamples. Arrays are float64.
-"""
+Shapes: `N` items, `C` columns, `G` clusters, `R` resamples. Arrays are float64."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -97,8 +96,7 @@ def bootstrap_means(
 
     The draws of up to 4096 clusters depend on their labels and the seed alone, so that columns
     measured separately (two models' on one suite) are resampled alike. The order of items has no
-    influence. All NaN with fewer than two clusters.
-    """
+    influence. All NaN with fewer than two clusters."""
     columns = values.reshape(len(values), -1)
     codes, groups = cluster_codes(clusters, len(columns))
     # One prompt resampled is itself: an interval of no width would be a lie.

@@ -5,8 +5,7 @@ and the rule "the longer one wins" are all of this form. One mechanism therefore
 the interval that resamples prompts (a prompt's items in several subsets together), and the
 paired difference of two models, which is the same sum over the difference of their columns.
 
-Shapes: `N` items, `C` columns, `R` resamples.
-"""
+Shapes: `N` items, `C` columns, `R` resamples."""
 
 from __future__ import annotations
 

@@ -28,8 +28,7 @@ def measure_pairs(
     within each prompt (Bradley–Terry fixes no offset between prompts).
 
     Raises:
-        DataError: shapes differ, there is no pair, or a score or length is NaN or infinite.
-    """
+        DataError: shapes differ, there is no pair, or a score or length is NaN or infinite."""
     chosen = as_floats("scores of chosen responses", chosen, None)
     count = len(chosen)
     rejected = as_floats("scores of rejected responses", rejected, count)

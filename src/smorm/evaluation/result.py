@@ -7,20 +7,19 @@
 A file holds one such object, or a list of them (several models or suites in one run). Numbers that
 do not exist are null. `notes` reports what was counted: ties, masked ratings, truncations.
 `failures` is there where a test failed; files of earlier versions hold a failure as a note.
-`chance` is what random scores are expected to get, of the metrics that have such a level.
-"""
+`chance` is what random scores are expected to get, of the metrics that have such a level."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol
 
 from smorm.errors import DataError
-from smorm.evaluation.failures import Failure, failure_of, split_old_notes
 from smorm.evaluation.metric_names import MetricName
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.outcomes import Outcomes
@@ -28,6 +27,58 @@ from smorm.files import read_json, write_json
 
 _NAMES = ("kind", "suite", "model", "view")
 _KEYS = (*_NAMES, "metrics", "items", "fingerprint", "notes", "failures", "chance")
+_OLD_PREFIX = "failed: "
+
+
+class CauseKind(StrEnum):
+    """The usual causes of wrong scores; the value is how files and texts name the cause."""
+
+    ACTIVATION = "activation"
+    BATCHING = "batching"
+    HEAD = "head"
+    NO_SCORES = "no scores"
+    OFFSET = "offset"
+    ORDER = "order"
+    PADDING = "padding"
+    PADDING_OR_PRECISION = "padding or precision"
+    PAD_TOKEN = "pad token"
+    POOLING = "pooling"
+    PRECISION = "precision"
+    TEMPLATE = "template"
+    TOKENIZER = "tokenizer"
+    TOKEN_COUNTS = "token counts differ"
+    TOKEN_IDS = "token ids differ"
+    TRUNCATION = "truncation"
+    UNKNOWN = "unknown"
+    WEIGHTS = "weights"
+    WEIGHTS_OR_PRECISION = "weights or precision"
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """A likely cause, and what was seen of it."""
+
+    kind: CauseKind
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.kind.value}: {self.detail}"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A failed test of a model; its string is the sentence for a reader."""
+
+    test: str  # its name: a metric of the sanity tests, or the paths of a parity check
+    cause: CauseKind  # the kind of its likely cause
+    text: str  # the full sentence for a reader
+
+    def __str__(self) -> str:
+        return self.text
+
+    def as_dict(self) -> dict[str, str]:
+        """As in a result file."""
+        return {"test": self.test, "cause": self.cause.value, "text": self.text}
 
 
 class Comparable(Protocol):
@@ -73,9 +124,8 @@ class Result:
     # what a paired difference needs; not written
     outcomes: Comparable | None = field(default=None, compare=False, repr=False)
     failures: tuple[Failure, ...] = ()  # of sanity tests and parity checks
-    chance_levels: Mapping[str, float] = field(
-        default_factory=dict
-    )  # what random scores get, by metric
+    # what random scores get, by metric
+    chance_levels: Mapping[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON object of the contract."""
@@ -129,8 +179,7 @@ def parse_result(value: Any, where: str) -> Result:
     """Check one JSON value against the contract.
 
     Raises:
-        DataError: `where: field: what is wrong, what was expected`.
-    """
+        DataError: `where: field: what is wrong, what was expected`."""
     if not isinstance(value, Mapping):
         raise DataError(f"{where}: not a result: expected an object, got {_describe(value)}")
     missing = [key for key in (*_NAMES, "metrics") if key not in value]
@@ -150,7 +199,7 @@ def parse_result(value: Any, where: str) -> Result:
     _expect(isinstance(fingerprint, Mapping), where, "fingerprint", "an object", fingerprint)
     texts = isinstance(notes, list | tuple) and set(map(type, notes)) <= {str}
     _expect(texts, where, "notes", "a list of texts", notes)
-    failures, notes = _failures(value, tuple(notes), where)
+    failures, notes = _failures(value, notes, where)
     metrics, levels = value["metrics"], value.get("chance", {})
     _expect(isinstance(metrics, Mapping), where, "metrics", "an object", metrics)
     metrics = {str(name): _metric(metrics[name], where, f"metrics.{name}") for name in metrics}
@@ -158,23 +207,37 @@ def parse_result(value: Any, where: str) -> Result:
     levels = {str(name): _number(levels[name], where, f"chance.{name}") for name in levels}
     return Result(
         value["kind"], value["suite"], value["model"], value["view"], metrics, items,
-        fingerprint=dict(fingerprint), notes=notes, failures=failures, chance_levels=levels,
+        fingerprint=dict(fingerprint), notes=tuple(notes), failures=tuple(failures),
+        chance_levels=levels,
     )  # fmt: skip
 
 
 def _failures(
-    value: Mapping[str, Any], notes: tuple[str, ...], where: str
-) -> tuple[tuple[Failure, ...], tuple[str, ...]]:
-    """Failures and notes; of a file without the key, failures are among its notes."""
-    # The sentence is parsed here and nowhere else: for files that have nothing better.
+    value: Mapping[str, Any], notes: Sequence[str], where: str
+) -> tuple[list[Failure], list[str]]:
+    """Failures and notes. In files from before failures had a key they are notes, "failed: TEST:
+    what failed": the only sentence that is parsed, since old files hold nothing else."""
+    failures: list[Failure] = []
     if "failures" not in value:
-        return split_old_notes(notes)
+        reported = []
+        for note in notes:
+            if note.startswith(_OLD_PREFIX):
+                text = note.removeprefix(_OLD_PREFIX)
+                failures.append(Failure(text.partition(": ")[0], CauseKind.UNKNOWN, text))
+            else:
+                reported.append(note)
+        return failures, reported
     listed = value["failures"]
     _expect(isinstance(listed, list), where, "failures", "a list", listed)
     for index, item in enumerate(listed):
         fits = isinstance(item, Mapping) and {"test", "cause", "text"} <= item.keys()
         _expect(fits, where, f"failures[{index}]", "an object {test, cause, text}", item)
-    return tuple(map(failure_of, listed)), notes
+        # A cause that only a later version knows: the failure counts all the same.
+        kind = CauseKind.UNKNOWN
+        if item["cause"] in tuple(CauseKind):
+            kind = CauseKind(item["cause"])
+        failures.append(Failure(str(item["test"]), kind, str(item["text"])))
+    return failures, list(notes)
 
 
 def _metric(value: Any, where: str, name: str) -> Metric:
@@ -219,8 +282,7 @@ def differences(results: Sequence[Result]) -> list[Result]:
     for both at once, which is far narrower than the two intervals side by side.
 
     Raises:
-        DataError: two results of a suite have no item in common.
-    """
+        DataError: two results of a suite have no item in common."""
     compared = []
     for suite in dict.fromkeys(result.suite for result in results):
         members = [each for each in results if each.suite == suite and each.outcomes is not None]

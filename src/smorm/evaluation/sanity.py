@@ -1,16 +1,12 @@
 """Sanity tests of a model on a suite's pairs: what must hold of any reward model.
 
 They find what an accuracy does not show: scores that depend on the position in a batch, on nothing,
-or on another token than the last; untrained heads; activations on the score. A failure names its
-likely cause (`inspector`).
-
-Shapes: P pairs, K attributes; `rows` [P, 2, 1 + K] and `values` [P, 2] hold chosen, rejected.
-"""
+or on another token than the last; untrained heads; activations on the score.
+Shapes: P pairs, K attributes; `rows` [P, 2, 1 + K] and `values` [P, 2] hold chosen, rejected."""
 
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import compress
 from operator import attrgetter
 from typing import Any
@@ -21,11 +17,11 @@ import torch
 from smorm.arrays import Floats, Tokens
 from smorm.data.records import Item
 from smorm.errors import DataError, NonFiniteScoreError, SmormError
-from smorm.evaluation.failures import Cause, CauseKind, Failure
-from smorm.evaluation.inspector import Inspector, head_notes, pad_token
+from smorm.evaluation.inspector import equal_scores, head_notes
 from smorm.evaluation.metrics import Metric
-from smorm.evaluation.parity.comparison import GATES, allowed_difference
-from smorm.evaluation.result import Result
+from smorm.evaluation.parity.causes import pad_token
+from smorm.evaluation.parity.comparison import GATES, allowed_difference, dtype_of
+from smorm.evaluation.result import Cause, CauseKind, Failure, Result
 from smorm.model.export import PlainModel
 from smorm.model.head_file import read_head
 from smorm.model.inference import pooled_units
@@ -67,13 +63,12 @@ def check_sanity(
 
     Raises:
         DataError: an item has fewer than two responses, or none can be scored.
-        ConfigError: an unknown view.
-    """
+        ConfigError: an unknown view."""
     if any(len(item.responses) < 2 for item in items):
         raise DataError("sanity tests need pairs: an item has fewer than two responses")
     rng, chosen = np.random.default_rng(seed), model.view(view)
     scorer = Scorer(model.network, model.renderer, model.card.overlong)  # type: ignore[arg-type]
-    tests = SanityTests(model, chosen, scorer, Inspector(model, chosen))
+    tests = SanityTests(model, chosen, scorer)
     # In the file's order: neighbours stay neighbours, as in an evaluation.
     order = np.sort(rng.permutation(len(items))[:LIMIT])
     drawn = [replace(items[index], responses=items[index].responses[:2]) for index in order]
@@ -104,7 +99,6 @@ class SanityTests:
     model: RewardModel
     view: View
     scorer: Scorer
-    inspector: Inspector
     metrics: dict[str, Metric] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -112,25 +106,26 @@ class SanityTests:
     def run(self, items: list[Item], rng: np.random.Generator) -> None:
         """All tests; none but `finite` where a score is not finite."""
         try:
-            results = self._rows(items)
+            results = self.scorer.score(items)
         except NonFiniteScoreError as error:
             self._add("finite", 0.0, len(items), Cause(CauseKind.WEIGHTS, str(error)))
             return
         self._add("finite", 1.0, len(items))
         usable: list[Item] = []
         scored: list[Floats] = []
-        for item, pair_rows in zip(items, results, strict=True):
-            if pair_rows is not None:
+        for item, result in zip(items, results, strict=True):
+            if isinstance(result, Scored):
                 usable.append(item)
-                scored.append(pair_rows)
+                scored.append(result.rows)
         if not usable:
             raise DataError("sanity tests: no pair could be scored (too long, or not renderable)")
         if len(usable) < len(items):
             self.notes.append(f"{len(items) - len(usable)} pairs could not be scored: left out.")
         rows = np.stack(scored)
         # One value after another, as everywhere: a view is applied to the rows of an item.
-        values = np.stack(list(map(self._values, rows)))
-        relative = ROUNDING.get(self._dtype, ROUNDING["bfloat16"])
+        scales = self.model.card.scales
+        values = np.stack([apply_view(self.view, of_pair, scales) for of_pair in rows])
+        relative = ROUNDING.get(dtype_of(self.model), ROUNDING["bfloat16"])
         rounding = relative * float(np.abs(values).max())
         self._swapped(usable, values, rounding)
         self._shuffled(usable, rounding, rng)
@@ -150,11 +145,9 @@ class SanityTests:
             text = f"{name}: {observed}: {cause}" if observed else f"{name}: {cause}"
             self.failures.append(Failure(name, cause.kind, text))
 
-    # The tests
-
     def _swapped(self, items: list[Item], values: Floats, rounding: float) -> None:
         """Swapped sides, scored anew, have the accuracy 1 less the accuracy."""
-        swapped = self._pair_values(list(map(_swap, items)))
+        swapped = self._values(list(map(_swap, items)))
         # Margins of the same sides before and after, of opposite sign if nothing else matters.
         before, after = values[:, 0] - values[:, 1], swapped[:, 0] - swapped[:, 1]
         gap = float(_wins(before, 0.0).mean() + _wins(after, 0.0).mean() - 1.0)
@@ -174,7 +167,7 @@ class SanityTests:
         drawn = list(items)
         for index in np.flatnonzero(heads):
             drawn[index] = _swap(items[index])
-        values = self._pair_values(drawn)
+        values = self._values(drawn)
         wins = _wins(values[:, 0] - values[:, 1], rounding)
         share, decided = float(wins.mean()), int((wins != 0.5).sum())
         # Ties are a half for certain; the variance of the others is a quarter each.
@@ -199,8 +192,8 @@ class SanityTests:
         }
         for name, conversations in changed.items():
             second = list(conversations)
-            scores = (values[:, 0], self._single_values(second))
-            self._equal(name, first, second, scores, rounding)
+            others = self._values([Item(prompt, (response,)) for prompt, response in second])
+            self._equal(name, first, second, (values[:, 0], others[:, 0]), rounding)
 
     def _equal(
         self, name: str, first: Conversations, second: Conversations,
@@ -220,13 +213,13 @@ class SanityTests:
         pairs = []
         for (prompt, response), changed in compress(zip(first, second, strict=True), equal):
             pairs.append((prompt + response, changed[0] + changed[1]))
-        cause = self.inspector.equal_scores(pairs)
+        cause = equal_scores(self.model, self.view, pairs)
         observed = f"{_EQUAL[name]} in {share:.0%} of {count} pairs"
         self._add(f"equal/{name}", share, count, cause, observed)
 
     def _alone(self, items: list[Item], values: Floats) -> None:
         """The score of a pair that is alone is that of the pair among others."""
-        singles = np.concatenate([self._pair_values([item]) for item in items])
+        singles = np.concatenate([self._values([item]) for item in items])
         gap, failed = self._difference(singles.reshape(-1, 1), values.reshape(-1, 1))
         cause = Cause(CauseKind.PADDING, "neighbours leak in")
         observed = f"single and batched scores differ by {gap:.1e} standard deviations"
@@ -255,8 +248,13 @@ class SanityTests:
     def _plain(self, items: list[Item], rows: Floats) -> None:
         """Plain transformers gives the same scores of the same tokens, padded on either side."""
         # A model of the hub, or one changed in memory, cannot be loaded so: that is no failure.
+        network = self.model.network
         try:
-            plain = self._plain_model()
+            folder = resolve(self.model.name)
+            if not torch.equal(read_head(folder).float(), network.head.weight.detach().cpu()):
+                raise SmormError(f"{folder} holds another head than the model in memory")
+            dtype = getattr(torch, dtype_of(self.model))
+            plain = PlainModel.load(folder, dtype=dtype, device=network.device)
         except SmormError as error:
             self.notes.append(f"plain_difference was not tested: {error}")
             return
@@ -272,31 +270,19 @@ class SanityTests:
         scores = np.concatenate([padded_right, padded_left])
         gap, failed = self._difference(scores, np.concatenate([expected, expected]))
         observed = f"plain transformers differs by {gap:.1e} standard deviations"
-        cause = pad_token(plain, ids)
+        unknown = "`smorm parity` shows which batches and sides differ"
+        cause = pad_token(plain, ids, 8) or Cause(CauseKind.PADDING_OR_PRECISION, unknown)
         self._add("plain_difference", gap, len(ids), cause, observed, failed=failed)
 
-    # What the tests score
-
-    def _rows(self, items: Sequence[Item]) -> list[Floats | None]:
-        """Rows [N, 1 + K] of each item; None where it does not fit or cannot be rendered."""
-        results = self.scorer.score(items)
-        return [result.rows if isinstance(result, Scored) else None for result in results]
-
-    def _values(self, rows: Floats) -> Floats:
-        return apply_view(self.view, rows, self.model.card.scales)
-
-    def _single_values(self, conversations: Conversations) -> Floats:
-        """The view's values [N] of a prompt and a response each; NaN where there is none."""
-        items = [Item(prompt, (response,)) for prompt, response in conversations]
-        values = np.full(len(items), np.nan)
-        for index, rows in enumerate(self._rows(items)):
-            if rows is not None:
-                values[index] = self._values(rows)[0]
-        return values
-
-    def _pair_values(self, items: Sequence[Item]) -> Floats:
-        """The view's values [P, 2] of pairs that were scored before."""
-        return np.array([self._values(rows) for rows in self._rows(items) if rows is not None])
+    def _values(self, items: Sequence[Item]) -> Floats:
+        """The view's values [N, responses] of items; NaN where one does not fit."""
+        values = []
+        for item, result in zip(items, self.scorer.score(items), strict=True):
+            of_item = np.full(len(item), np.nan)
+            if isinstance(result, Scored):
+                of_item = apply_view(self.view, result.rows, self.model.card.scales)
+            values.append(of_item)
+        return np.stack(values)
 
     def _sequences(self, items: Sequence[Item]) -> list[Tokens]:
         """Token ids as they are scored, both sides of each pair."""
@@ -304,27 +290,13 @@ class SanityTests:
         sequences: list[Tokens] = []
         for item in items:
             fitted = fit(renderer, item.prompt, item.responses, renderer.max_tokens, policy)
-            sequences += map(partial(np.asarray, dtype=np.int32), fitted.tokens or [])
+            sequences += [np.asarray(tokens, dtype=np.int32) for tokens in fitted.tokens or ()]
         return sequences
-
-    def _plain_model(self) -> PlainModel:
-        """The model's folder as plain transformers loads it."""
-        folder, network = resolve(self.model.name), self.model.network
-        # A model that was changed in memory is not what its folder holds.
-        if not torch.equal(read_head(folder).float(), network.head.weight.detach().cpu()):
-            raise SmormError(f"{folder} holds another head than the model in memory")
-        dtype = getattr(torch, self._dtype)
-        return PlainModel.load(folder, dtype=dtype, device=network.device)
-
-    @property
-    def _dtype(self) -> str:
-        """The backbone's, as torch names it."""
-        return str(next(self.model.network.backbone.parameters()).dtype).removeprefix("torch.")
 
     def _difference(self, scores: Floats, expected: Floats) -> tuple[float, bool]:
         """The largest difference of scores [N, C] in standard deviations, and whether parity's
         gate forbids it."""
-        std, dtype = expected.std(axis=0), self._dtype
+        std, dtype = expected.std(axis=0), dtype_of(self.model)
         differences = np.abs(scores - expected)
         allowed = allowed_difference(std, GATES.get(dtype, GATES["bfloat16"]), dtype)
         # Scores that are all equal have no standard deviation to divide by.

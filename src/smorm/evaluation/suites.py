@@ -85,8 +85,7 @@ def run_suite(
 
     Raises:
         DataError: records that are not usable, or none that can be scored.
-        ConfigError: an unknown view or kind of suite, or a `rated` suite without attribute rows.
-    """
+        ConfigError: an unknown view or kind of suite, or a `rated` suite without attribute rows."""
     data = score_suite(model, suite, **scoring)
     return measure_suite(model, suite, data, views, name=name, seed=seed)
 
@@ -120,8 +119,7 @@ def suite_pairs(suite: Suite, on_bad_record: OnBad = "stop") -> list[Item]:
 
     Raises:
         ConfigError: the suite compares nothing (`rated`).
-        DataError: records that are not usable.
-    """
+        DataError: records that are not usable."""
     items = pair_items(read_suite(suite, Census(), on_bad_record))
     if not items:
         raise ConfigError(f"suite {suite.name}: compares nothing: take pairs or a benchmark")
@@ -135,8 +133,7 @@ def measure_suite(
     """The results of records that are scored already.
 
     `name` is the model's in results, by default its folder's (`display_names`); `seed` is put into
-    the fingerprint, where results of several seeds are to be put together.
-    """
+    the fingerprint, where results of several seeds are to be put together."""
     reward = as_reward(model)
     title = name or display_names([reward.name])[0]
     # What two results must share to be comparable; seeds of one model differ in `seed` alone.

@@ -12,10 +12,9 @@ from operator import attrgetter
 import numpy as np
 
 from smorm.arrays import Floats
-from smorm.evaluation.failures import Failure
 from smorm.evaluation.metric_names import SuiteName
 from smorm.evaluation.metrics import Metric, mean_over_seeds
-from smorm.evaluation.result import Result
+from smorm.evaluation.result import Failure, Result
 from smorm.report.selection import by_attribute, distinct, grouped
 from smorm.report.style import style_of
 

@@ -16,8 +16,7 @@ def parse(row: rows.Row, context: Context) -> list[Candidates]:
     """`{input, targets: {choices, labels}}`, label 1 is the best.
 
     The input opens with the user's bare text; later turns carry "Assistant:" and "Human:" after an
-    empty line. They become messages.
-    """
+    empty line. They become messages."""
     if rows.is_converted(row):
         # A prompt in messages needs nothing; one in text may be a transcript of several turns.
         if isinstance(row.get("prompt"), str):

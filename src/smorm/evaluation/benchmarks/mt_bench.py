@@ -17,8 +17,7 @@ def parse(row: rows.Row, context: Context) -> list[Candidates]:
 
     Columns: question_id, model_a, model_b, winner ("model_a", "model_b", "tie", or in the split
     of GPT-4 "tie (inconsistent)"), judge, conversation_a, conversation_b, turn. A conversation
-    counts up to the turn that was judged; the common beginning is the prompt.
-    """
+    counts up to the turn that was judged; the common beginning is the prompt."""
     if rows.is_converted(row):
         return rows.comparison(row, context)
     turn = fields.required(row, "turn", context)

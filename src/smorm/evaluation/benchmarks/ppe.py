@@ -18,8 +18,7 @@ def parse_preference(row: rows.Row, context: Context) -> list[Candidates]:
     hard_prompt, easy_prompt, if_prompt, math_prompt, length_a, length_b, conv_metadata. The
     flags overlap, so they are no subset, and a row has no source unless it names one. Also read:
     response_a and response_b, and full conversations in conversation_a and conversation_b
-    (`lmsys/chatbot_arena_conversations`).
-    """
+    (`lmsys/chatbot_arena_conversations`)."""
     if rows.is_converted(row):
         return rows.comparison(row, context)
     # Arena sets before PPE hold both conversations in full, not two answers.
@@ -40,8 +39,7 @@ def parse_correctness(row: rows.Row, context: Context) -> list[Candidates]:
     scores (whether each is correct), sampled_conflict_pairs, and columns of the benchmark. All
     responses are read, the correct ones first; the sampled pairs are not. The published rows do
     not name their benchmark; where a row has `benchmark` (or `subset`, `source`, `domain`) it is
-    the source.
-    """
+    the source."""
     if rows.is_converted(row):
         return rows.comparison(row, context)
     prompt = generic.prompt_of(row, context)

@@ -117,8 +117,7 @@ def ties_columns(items: ScoredItems) -> dict[str, Floats]:
     worst right answer beats its best wrong one. For a question with both: are the right answers
     closer to each other than the worst of them to the best wrong one, in the tied item
     (preferred), and in the harder of the two (preferred_hard); the margin is
-    tanh(harder gap / range of the right ones − 1), and 0 where that is 0/0.
-    """
+    tanh(harder gap / range of the right ones − 1), and 0 where that is 0/0."""
     empty = np.full((len(TIES_WEIGHTS), len(items.scores)), np.nan)
     columns = dict(zip(TIES_WEIGHTS, empty, strict=True))
     questions: dict[str, dict[str, int]] = {}

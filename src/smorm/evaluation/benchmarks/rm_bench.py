@@ -5,8 +5,7 @@ styles concise, detailed plain text, detailed markdown. The matrix of strict win
 as rows and rejected styles as columns. Hard is the mean above the diagonal (the chosen one has the
 plainer style), normal the diagonal, easy below it. A domain is the mean of the three levels over
 its items, safety-refuse and safety-response pooled item by item; every overall number is the plain
-mean of the domains.
-"""
+mean of the domains."""
 
 import itertools
 from collections.abc import Sequence
@@ -44,8 +43,7 @@ def parse(row: Row, context: Context) -> list[Candidates]:
 
     The domain becomes the record's source. The files of single domains (`chat_filtered.json`, …)
     have none, and their `subset` says where a prompt is from: there the source is None, unless the
-    subset is called after a domain.
-    """
+    subset is called after a domain."""
     prompt = generic.prompt_of(row, context)
     responses: list[Messages] = []
     for name in ("chosen", "rejected"):
@@ -72,8 +70,7 @@ def rule(items: ScoredItems) -> Outcomes:
     where a tie is a loss; `ties_half/...` and `length_only/...` of overall, levels and domains.
 
     Raises:
-        DataError: an item has not 3 and 3 responses, a domain is unknown, a score is not finite.
-    """
+        DataError: an item has not 3 and 3 responses, a domain is unknown, a score is not finite."""
     domains = list(map(_domain, items.subsets))
     present = _present(domains)
     published = _sums("", present)

@@ -19,8 +19,7 @@ def parse(row: rows.Row, context: Context) -> list[Candidates]:
     Pairs: {pair_uid, conversation_input, chosen: {llm_name, answer}, reject (or rejected): {...},
     category_path}. Best-of-n: {bon_uid, conversation_input, bon_best: {...}, loser_list: [{...}],
     category_path}. The source is "pairs" or "best-of-n" and the path without its first folder,
-    such as "best-of-n/Helpfulness/Chat/Discussion".
-    """
+    such as "best-of-n/Helpfulness/Chat/Discussion"."""
     # Its own pairs have a field "chosen" too, so that alone does not show a converted row.
     if row.get("conversation_input") is None and "chosen" in row:
         return rows.comparison(row, context)

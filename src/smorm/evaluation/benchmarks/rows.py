@@ -31,8 +31,7 @@ def comparison(row: Row, context: Context) -> list[Candidates]:
 
     Chosen and rejected are text, a message list, or a list of either; without a prompt both are
     full conversations (or raw texts), as in `generic.preference`. `correct` holds true or false
-    (or 1 and 0) for each response. The source is the row's `subset`, `source` or `domain`.
-    """
+    (or 1 and 0) for each response. The source is the row's `subset`, `source` or `domain`."""
     return comparison_of(row, context, first_text(row, SUBSET_FIELDS, context))
 
 

@@ -1,64 +1,54 @@
 """Why a path gives other scores: each usual cause is recognised by what it does to the numbers.
-Shapes: M conversations, C scores of each."""
+Shapes: M conversations, those that the gate holds for; C scores of each."""
 
 import operator
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from itertools import compress
 
 import numpy as np
 
-from smorm.arrays import Floats
+from smorm.arrays import Bools, Floats
 from smorm.evaluation.correlation import spearman
-from smorm.evaluation.failures import Cause, CauseKind
-from smorm.evaluation.parity.conversations import Conversation
+from smorm.evaluation.parity.comparison import Comparison, PathResult
 from smorm.evaluation.parity.paths import ScorePath
+from smorm.evaluation.result import Cause, CauseKind
 from smorm.model.export import PlainModel
 from smorm.rewards.wires import chat_text
-from smorm.text.chat import Renderer
-
-Ids = Sequence[int]
 
 _ASK = "ask for raw scores (problem_type regression in config.json, use_activation false)"
 _CLOSE = 1e-3  # how near scores must be to a function of ours to be taken for it
 
 
-@dataclass(slots=True)
-class FailureContext:
-    """What is known of a failed path, over the conversations that the gate holds for."""
-
-    path: ScorePath
-    allowed: Floats  # the largest difference allowed [C]
-    expected_ids: Sequence[Ids]  # our token ids
-    same_tokens: bool | None  # whether the path's are the same; None if not known
-    constant: float  # the view's constant
-    single_passes: bool  # the same kind of path passes with one conversation a batch
-    bfloat16: bool
-    plain: PlainModel | None  # the target as plain transformers loads it
-    # conversations, renderer: what was rendered, and what made `expected_ids` of it
-    conversations: Sequence[Conversation]
-    renderer: Renderer
-    # expected, scores: what was expected and what the path gave [M, C]; None where it gave none
-    expected: Floats | None = None
-    scores: Floats | None = None
-    # the path's token ids; `target_counts` where a server reports only their numbers
-    target_ids: Sequence[Ids] | None = None
-    target_counts: Sequence[int | None] | None = None
-    # scores [M] of each row of our head, for a target that gives one score
-    head_rows: Mapping[str, Floats] = field(default_factory=dict)
-
-
-def likely_causes(context: FailureContext) -> list[Cause]:
-    """Likely causes, the surest first; never none."""
+def likely_causes(
+    comparison: Comparison, result: PathResult, results: Sequence[PathResult]
+) -> list[Cause]:
+    """Likely causes of a path's failure, given the results of all paths; the surest first, never
+    none."""
+    path, gated = result.path, comparison.gated(result.path)
     # Differing tokens explain a refusal better than its text does.
-    expected, scores = context.expected, context.scores
-    if expected is None or scores is None:
-        return [_tokens(context) or _no_scores(context.path)]
+    tokens = _tokens(comparison, path, gated) if result.same_tokens is False else None
+    if path.rows is None:
+        return [tokens or _no_scores(path)]
+    expected, scores = (values[gated] for values in comparison.values(path))
     if not np.isfinite(scores).all():
         detail = "the scores are not finite: broken weights, or an overflow in this dtype"
         return [Cause(CauseKind.WEIGHTS, detail)]
-    recognised = [_pad_token(context), _tokens(context), _activation(expected, scores)]
-    recognised += [_shift(context, expected, scores), _exchanged(context, expected, scores)]
-    return list(filter(None, recognised)) or [_guess(context, expected, scores)]
+    padding = None
+    if comparison.plain is not None and path.kind in ("ids", "plain"):
+        ids = list(compress(path.tokens or [], gated))
+        padding = pad_token(comparison.plain, ids, path.batch)
+    recognised = [padding, tokens, _activation(expected, scores)]
+    recognised.append(_shift(comparison, path, expected, scores))
+    recognised.append(_exchanged(comparison, gated, expected, scores))
+    if causes := list(filter(None, recognised)):
+        return causes
+    singles = set()
+    for single in results:
+        if single.path.kind == path.kind and single.path.batch == 1:
+            singles.add(single.passed)
+    if path.batch > 1 and singles == {True}:
+        return [_only_batches(path)]
+    return [_guess(comparison, expected, scores)]
 
 
 def _no_scores(path: ScorePath) -> Cause:
@@ -68,37 +58,45 @@ def _no_scores(path: ScorePath) -> Cause:
     return Cause(path.cause, error)
 
 
-def _pad_token(context: FailureContext) -> Cause | None:
-    """Plain transformers takes the last token that is not the pad token for the end."""
-    plain, ids = context.plain, context.target_ids
-    if plain is None or ids is None or context.path.kind not in ("ids", "plain"):
-        return None
-    # With its pad token at the end, a conversation is one token short for plain transformers.
-    pad, tokenizer_pad = plain.pad_id, plain.tokenizer.pad_token_id
+def pad_token(plain: PlainModel, ids: Sequence[Sequence[int]], batch: int) -> Cause | None:
+    """Whether plain transformers, which takes the last token that is not the pad token for the end,
+    reads another one of these conversations, or pads batches with another token than it skips."""
+    pad, tokenizer = plain.pad_id, plain.tokenizer
+    # The first suspect: pad = EOS is the usual default, and silent.
     if any(len(sequence) > 0 and sequence[-1] == pad for sequence in ids):
-        token = plain.tokenizer.convert_ids_to_tokens(pad)
+        name = repr(tokenizer.convert_ids_to_tokens(pad))
+        if pad == tokenizer.eos_token_id:
+            name += ", which is also the EOS"
         detail = (
-            f"conversations end with the pad token {token!r}, so that plain transformers reads an "
+            f"conversations end with the pad token {name}, so that plain transformers reads an "
             "earlier one (transformers#35352): `smorm export` gives another pad token"
         )
         return Cause(CauseKind.PAD_TOKEN, detail)
-    if context.path.batch == 1 or tokenizer_pad == pad:
+    if batch == 1 or tokenizer.pad_token_id == pad:
         return None
-    detail = f"the tokenizer pads with token {tokenizer_pad}, the config names {pad}"
+    detail = f"the tokenizer pads with token {tokenizer.pad_token_id}, the config names {pad}"
     return Cause(CauseKind.PAD_TOKEN, detail)
 
 
-def _tokens(context: FailureContext) -> Cause | None:
-    """What is different about the token ids."""
-    if context.same_tokens is not False:
-        return None
-    if context.target_ids is None:
-        return _counts(context)
-    # The first conversation whose ids differ shows what differs in all of them.
-    index = list(map(operator.eq, context.expected_ids, context.target_ids)).index(False)
-    ours, theirs = list(context.expected_ids[index]), list(context.target_ids[index])
-    detail = _end_tokens(ours, theirs) or _tokenizer_class(context, index)
-    return Cause(CauseKind.TOKEN_IDS, detail or _first_difference(context, ours, theirs))
+def _tokens(comparison: Comparison, path: ScorePath, gated: Bools) -> Cause:
+    """What is different about the token ids, or of a server about their numbers."""
+    expected = list(compress(comparison.ours.ids, gated))
+    if path.tokens is not None:
+        # The first conversation whose ids differ shows what differs in all of them.
+        index = list(map(operator.ne, expected, compress(path.tokens, gated))).index(True)
+        ours, theirs = expected[index], list(compress(path.tokens, gated))[index]
+        detail = _end_tokens(ours, theirs)
+        detail = detail or _tokenizer_class(comparison, int(np.flatnonzero(gated)[index]))
+        return Cause(CauseKind.TOKEN_IDS, detail or _first_difference(comparison, ours, theirs))
+    pairs = zip(expected, compress(path.counts or [], gated), strict=True)
+    # Of every conversation the same number more or less: a token that is always there.
+    more = {count - len(ids) for ids, count in pairs if count is not None}
+    detail = "another chat template, tokenizer or truncation"
+    if more == {1}:
+        detail = "one more in each conversation, most likely a doubled BOS"
+    elif more == {-1}:
+        detail = "one less in each conversation, most likely the BOS or EOS"
+    return Cause(CauseKind.TOKEN_COUNTS, detail)
 
 
 def _end_tokens(ours: list[int], theirs: list[int]) -> str | None:
@@ -114,14 +112,14 @@ def _end_tokens(ours: list[int], theirs: list[int]) -> str | None:
     return None
 
 
-def _tokenizer_class(context: FailureContext, index: int) -> str | None:
+def _tokenizer_class(comparison: Comparison, index: int) -> str | None:
     """Whether their tokenizer makes other tokens of the text that our template makes."""
-    if context.plain is None:
+    if comparison.plain is None:
         return None
-    tokenizer = context.plain.tokenizer
+    tokenizer, renderer = comparison.plain.tokenizer, comparison.ours.model.renderer
     # Our text through both tokenizers: if that differs, the template is not to blame.
-    text = chat_text(context.renderer, begin=True)(context.conversations[index].messages)
-    ours = context.renderer.tokenizer(text, add_special_tokens=False)["input_ids"]
+    text = chat_text(renderer, begin=True)(comparison.ours.conversations[index].messages)
+    ours = renderer.tokenizer(text, add_special_tokens=False)["input_ids"]
     if ours == tokenizer(text, add_special_tokens=False)["input_ids"]:
         return None
     return (
@@ -131,27 +129,12 @@ def _tokenizer_class(context: FailureContext, index: int) -> str | None:
     )
 
 
-def _first_difference(context: FailureContext, ours: list[int], theirs: list[int]) -> str:
-    tokenizer = context.renderer.tokenizer
-    if context.plain is not None:
-        tokenizer = context.plain.tokenizer
-    first, shorter = 0, min(len(ours), len(theirs))
-    while first < shorter and ours[first] == theirs[first]:
-        first += 1
+def _first_difference(comparison: Comparison, ours: list[int], theirs: list[int]) -> str:
+    tokenizer = (comparison.plain or comparison.ours.model.renderer).tokenizer
+    differ = [*map(operator.ne, ours, theirs), True]  # one may only be longer
+    first = differ.index(True)
     around = tokenizer.decode(theirs[max(0, first - 4) : first + 4])
     return f"another chat template (first at token {first}, in {around!r})"
-
-
-def _counts(context: FailureContext) -> Cause:
-    pairs = zip(context.expected_ids, context.target_counts or [], strict=True)
-    # Of every conversation the same number more or less: a token that is always there.
-    more = {count - len(ids) for ids, count in pairs if count is not None}
-    detail = "another chat template, tokenizer or truncation"
-    if more == {1}:
-        detail = "one more in each conversation, most likely a doubled BOS"
-    elif more == {-1}:
-        detail = "one less in each conversation, most likely the BOS or EOS"
-    return Cause(CauseKind.TOKEN_COUNTS, detail)
 
 
 def _activation(expected: Floats, scores: Floats) -> Cause | None:
@@ -170,64 +153,68 @@ def _close(scores: Floats, values: Floats) -> bool:
     return bool(np.abs(scores - values).max() <= _CLOSE)
 
 
-def _shift(context: FailureContext, expected: Floats, scores: Floats) -> Cause | None:
+def _shift(
+    comparison: Comparison, path: ScorePath, expected: Floats, scores: Floats
+) -> Cause | None:
     # The median: a few conversations may differ for another reason.
-    differences = scores - expected
+    differences, allowed = scores - expected, comparison.allowed
     shift = np.median(differences, axis=0)
     # Ten times the gate: a shifted score is rounded at another place than ours.
-    uneven = (np.abs(differences - shift) > 10 * context.allowed).any()
-    if uneven or (np.abs(shift) <= context.allowed).all():
+    uneven = (np.abs(differences - shift) > 10 * allowed).any()
+    if uneven or (np.abs(shift) <= allowed).all():
         return None
     amounts = ", ".join(f"{value:+.6g}" for value in shift)
     # A server of ours adds the constant itself, so there a fault takes it away.
-    verb, constant = "adds", context.constant
-    if context.path.constant:
-        verb, constant = "lacks", -context.constant
-    if context.constant and (np.abs(shift - constant) <= 10 * context.allowed).all():
+    verb, constant = "adds", comparison.constant
+    if path.constant:
+        verb, constant = "lacks", -constant
+    if constant and (np.abs(shift - constant) <= 10 * allowed).all():
         detail = f"all scores are shifted by {amounts}: the target {verb} the view's constant"
     else:
         detail = f"all scores are shifted by the same constant {amounts}: another view's offset"
     return Cause(CauseKind.OFFSET, detail)
 
 
-def _exchanged(context: FailureContext, expected: Floats, scores: Floats) -> Cause | None:
+def _exchanged(
+    comparison: Comparison, gated: Bools, expected: Floats, scores: Floats
+) -> Cause | None:
     """The right numbers of another row, or of another conversation."""
+    ours, allowed = comparison.ours, comparison.allowed
     # Nearly right scores are no others' scores, even where a gate is narrow.
-    if (np.abs(scores - expected) <= 10 * context.allowed).all():
+    if (np.abs(scores - expected) <= 10 * allowed).all():
         return None
-    if expected.shape[1] == 1:
-        for name, values in context.head_rows.items():
-            if (np.abs(scores[:, 0] - values) <= context.allowed[0]).all():
+    # A target that gives all rows is compared row by row: no row can stand for another.
+    if comparison.view is not None and expected.shape[1] == 1:
+        rows = comparison.reference[gated].T
+        for name, values in zip(ours.model.card.rows, rows, strict=True):
+            if (np.abs(scores[:, 0] - values) <= allowed[0]).all():
                 return Cause(CauseKind.HEAD, f"these are the scores of the row {name!r}")
-    if context.bfloat16:  # its gate is so wide that any score is near some conversation's
+    if ours.dtype != "float32":  # its gate is so wide that any score is near some conversation's
         return None
-    near = (np.abs(scores[:, None, :] - expected[None, :, :]) <= context.allowed).all(axis=2)
+    near = (np.abs(scores[:, None, :] - expected[None, :, :]) <= allowed).all(axis=2)
     # Not all of them: a score may come from a conversation that is outside the gate.
     if np.mean(np.any(near, axis=1)) >= 0.8:
         return Cause(CauseKind.ORDER, "the same scores, given to other conversations")
     return None
 
 
-def _guess(context: FailureContext, expected: Floats, scores: Floats) -> Cause:
+def _guess(comparison: Comparison, expected: Floats, scores: Floats) -> Cause:
     """What it may be, where no cause is certain."""
-    if context.single_passes:
-        return _only_batches(context.path)
     # The worst of all columns: one wrong row is enough.
-    ranks = min(spearman(ours, theirs) for ours, theirs in zip(expected.T, scores.T, strict=True))
-    if context.bfloat16 and ranks > 0.9:
+    ranks = min(map(spearman, expected.T, scores.T))
+    if comparison.ours.dtype != "float32" and ranks > 0.9:
         small = "where scores differ little beside their size, rounding to bfloat16 alone does this"
         remedy = "compare in float32, which separates a fault from rounding"
-        kind, detail = CauseKind.PRECISION, f"{small}; {remedy}"
-    elif not ranks > 0.99:  # NaN too: constant scores have no order
+        return Cause(CauseKind.PRECISION, f"{small}; {remedy}")
+    if not ranks > 0.99:  # NaN too: constant scores have no order
         faults = "another row of the head, another view, or other weights"
-        kind, detail = CauseKind.HEAD, f"the order of the scores differs: {faults}"
-    elif _is_share(scores) and not _is_share(expected):
-        kind, detail = CauseKind.ACTIVATION, f"all scores lie between 0 and 1, ours do not: {_ASK}"
-    else:
-        order = "the order of the scores is nearly the same, their values are not"
-        kind = CauseKind.WEIGHTS_OR_PRECISION
-        detail = f"{order}: another dtype, checkpoint or scale"
-    return Cause(kind, detail)
+        return Cause(CauseKind.HEAD, f"the order of the scores differs: {faults}")
+    if _is_share(scores) and not _is_share(expected):
+        detail = f"all scores lie between 0 and 1, ours do not: {_ASK}"
+        return Cause(CauseKind.ACTIVATION, detail)
+    order = "the order of the scores is nearly the same, their values are not"
+    detail = f"{order}: another dtype, checkpoint or scale"
+    return Cause(CauseKind.WEIGHTS_OR_PRECISION, detail)
 
 
 def _is_share(scores: Floats) -> bool:

@@ -4,11 +4,10 @@ Training's path is the reference. A path passes where no score differs from it b
 gate, in standard deviations of the scores over the conversations (each row of the head on its own).
 
 The head of an export has no bias, so its scores lack the view's constant, and so do those of vLLM
-and SGLang that serve it: the constant is left out of ours before they are compared.
-"""
+and SGLang that serve it: the constant is left out of ours before they are compared."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -17,25 +16,12 @@ import numpy as np
 import torch
 
 from smorm.errors import ConfigError, SmormError
-from smorm.evaluation.failures import Cause, CauseKind, Failure
 from smorm.evaluation.metrics import Metric
-from smorm.evaluation.parity.comparison import (
-    GATES,
-    ComparedView,
-    Comparison,
-    ModelPaths,
-    PathResult,
-)
+from smorm.evaluation.parity import paths as score_paths
+from smorm.evaluation.parity.causes import likely_causes
+from smorm.evaluation.parity.comparison import GATES, Comparison, ModelPaths, PathResult, dtype_of
 from smorm.evaluation.parity.conversations import Conversation
-from smorm.evaluation.parity.paths import (
-    BATCHES,
-    ScorePath,
-    plain_paths,
-    scoring_paths,
-    server_paths,
-    training_path,
-)
-from smorm.evaluation.result import Result
+from smorm.evaluation.result import Cause, CauseKind, Failure, Result
 from smorm.files import fingerprint
 from smorm.model.export import PlainModel
 from smorm.model.head_file import read_head
@@ -96,12 +82,12 @@ class Parity:
         provenance = {
             "dtype": ours.dtype,
             "gate": self.comparison.gate,
-            "constant": view.constant,
+            "constant": self.comparison.constant,
             "conversations": fingerprint(list(map(attrgetter("tokens"), ours.conversations))),
             "renderer": ours.model.renderer.fingerprint,
             "versions": versions(),
         }
-        name = "all rows" if view.view is None else view.view.name
+        name = "all rows" if view is None else view.name
         return Result(
             "parity", self.target, ours.model.name, name, metrics,
             items=list(map(PathResult.as_dict, self.rows)), fingerprint=provenance,
@@ -115,11 +101,10 @@ def measure_model(
 ) -> ModelPaths:  # fmt: skip
     """A model's own paths: training's, then scoring's in each layout and batch (`quick`: in one).
     `notes` are what was counted when the conversations were made."""
-    batches = QUICK[-1:] if quick else BATCHES
-    scoring = scoring_paths(model, conversations, batches, every_layout=not quick)
-    paths = [training_path(model, conversations), *scoring]
-    dtype = str(next(model.network.backbone.parameters()).dtype).removeprefix("torch.")
-    return ModelPaths(model, conversations, paths, dtype, notes)
+    batches = QUICK[-1:] if quick else score_paths.BATCHES
+    scoring = score_paths.scoring_paths(model, conversations, batches, every_layout=not quick)
+    paths = [score_paths.training_path(model, conversations), *scoring]
+    return ModelPaths(model, conversations, paths, dtype_of(model), notes)
 
 
 def against_folder(
@@ -135,8 +120,7 @@ def against_folder(
     Raises:
         ModelError: the folder cannot be loaded.
         SmormError: plain transformers would draw a weight at random, or the rows do not fit.
-        ConfigError: the view is not linear, or unknown.
-    """
+        ConfigError: the view is not linear, or unknown."""
     # The head tells without loading anything whether the folder can be an export of this model.
     folder, model = resolve(target), ours.model
     rows, expected_rows = len(read_head(folder)), len(model.card.rows)
@@ -144,19 +128,20 @@ def against_folder(
         counts = f"it has {rows} rows, the model's has {expected_rows}"
         raise SmormError(f"{folder}: head: {counts}: not an export of it")
     held = _view_of_folder(model, folder, view) if rows == 1 else None
-    compared = _compared_view(model, held, must_fold=True)
-    device, template = model.network.device, model.renderer.chat_template
-    dtype = getattr(torch, ours.dtype)
-    plain = PlainModel.load(folder, dtype=dtype, device=device, template=template)
+    comparison = _comparison(ours, held, gate, must_fold=True)
+    plain = PlainModel.load(
+        folder, dtype=getattr(torch, ours.dtype), device=model.network.device,
+        template=model.renderer.chat_template,
+    )  # fmt: skip
     notes = []
     if plain.template is not None:
         notes.append(
             "The folder's tokenizer has no chat template: it was given the model's. Other "
             "programs need one too; an export has it."
         )
-    paths = plain_paths(plain, ours.conversations, QUICK if quick else BATCHES)
-    comparison = Comparison(ours, compared, _gate(ours, gate), plain)
-    return _parity(str(target), comparison, paths, notes)
+    batches = QUICK if quick else score_paths.BATCHES
+    paths = score_paths.plain_paths(plain, ours.conversations, batches)
+    return _parity(str(target), replace(comparison, plain=plain), paths, notes)
 
 
 def against_server(
@@ -166,18 +151,13 @@ def against_server(
 
     Raises:
         SmormError: the server does not answer, or not with scores.
-        ConfigError: the view is not linear and the server is not ours, or it is unknown.
-    """
+        ConfigError: the view is not linear and the server is not ours, or it is unknown."""
     # All paths first: whether it gives one label or all rows is seen in its answers.
-    paths = list(server_paths(remote, ours.conversations))
+    paths = list(score_paths.server_paths(remote, ours.conversations))
     labels = {path.rows.shape[1] for path in paths if path.rows is not None}
     held = ours.model.view(view) if labels <= {1} else None
-    compared = _compared_view(ours.model, held, must_fold=remote.protocol != "smorm")
-    return _parity(remote.url, Comparison(ours, compared, _gate(ours, gate)), paths, [])
-
-
-def _gate(ours: ModelPaths, gate: float | None) -> float:
-    return GATES[ours.dtype] if gate is None else gate
+    comparison = _comparison(ours, held, gate, must_fold=remote.protocol != "smorm")
+    return _parity(remote.url, comparison, paths, [])
 
 
 def _view_of_folder(model: RewardModel, folder: Path, view: Any) -> View:
@@ -190,74 +170,66 @@ def _view_of_folder(model: RewardModel, folder: Path, view: Any) -> View:
     return model.view(view)
 
 
-def _compared_view(model: RewardModel, view: View | None, *, must_fold: bool) -> ComparedView:
+def _comparison(
+    ours: ModelPaths, view: View | None, gate: float | None, *, must_fold: bool
+) -> Comparison:
     """`must_fold`: the target holds the view as one row, so it must be linear."""
-    if view is None:
-        return ComparedView(model, None)
-    try:
-        # A view that is not linear has no row; a server of ours computes it all the same.
-        constant = fold(view, model.network.head.weight, model.card.scales)[1]
-    except ConfigError:
-        if must_fold:
-            raise
-        return ComparedView(model, view)
-    return ComparedView(model, view, constant)
+    constant, model = 0.0, ours.model
+    if view is not None:
+        try:
+            # A view that is not linear has no row; a server of ours computes it all the same.
+            constant = fold(view, model.network.head.weight, model.card.scales)[1]
+        except ConfigError:
+            if must_fold:
+                raise
+    return Comparison(ours, view, constant, GATES[ours.dtype] if gate is None else gate)
 
 
 def _parity(
-    target: str, comparison: Comparison, paths: Iterable[ScorePath], notes: Sequence[str]
-) -> Parity:
-    ours = comparison.ours
+    target: str, comparison: Comparison, paths: Iterable[score_paths.ScorePath],
+    notes: Sequence[str],
+) -> Parity:  # fmt: skip
     # The first of our paths is the reference itself.
-    rows = [comparison.compare(path) for path in (*ours.paths[1:], *paths)]
-    failures = _failures(comparison, rows)
+    rows = [comparison.compare(path) for path in (*comparison.ours.paths[1:], *paths)]
+    # One failure a cause: many paths usually fail of the same.
+    paths_of: dict[Cause, list[str]] = {}
     # Equal scores pass every gate, and show nothing: a head of zeros is no parity.
-    values = comparison.view.values(comparison.reference)
+    values = comparison.viewed(comparison.reference)
     if comparison.std.max() <= 1e-9 * max(1.0, float(np.abs(values).max())):
         detail = (
             "the scores of all conversations are the same, so there is nothing to compare "
             "(rows of zeros, or a template that drops the messages)"
         )
-        failures.insert(0, _failure(Cause(CauseKind.HEAD, detail), "every path"))
-    reported = [*_reported(comparison, rows), *notes, *ours.notes]
-    return Parity(target, comparison, rows, tuple(failures), reported)
-
-
-def _failures(comparison: Comparison, rows: Sequence[PathResult]) -> list[Failure]:
-    """One failure a cause: many paths usually fail of the same."""
-    paths_of: dict[Cause, list[str]] = {}
+        paths_of[Cause(CauseKind.HEAD, detail)] = ["every path"]
     for row in rows:
         if not row.passed:
-            for cause in comparison.explain(row, rows):
+            for cause in likely_causes(comparison, row, rows):
                 paths_of.setdefault(cause, []).append(row.path.name)
     failures = []
     for cause, names in paths_of.items():
-        paths = names[0]
+        text = names[0]
         if len(names) > 1:
-            paths += f", and {len(names) - 1} more paths"
-        failures.append(_failure(cause, paths))
-    return failures
-
-
-def _failure(cause: Cause, paths: str) -> Failure:
-    return Failure(paths, cause.kind, f"{cause} [{paths}]")
+            text += f", and {len(names) - 1} more paths"
+        failures.append(Failure(text, cause.kind, f"{cause} [{text}]"))
+    reported = [*_reported(comparison, rows), *notes, *comparison.ours.notes]
+    return Parity(target, comparison, rows, tuple(failures), reported)
 
 
 def _reported(comparison: Comparison, rows: Sequence[PathResult]) -> list[str]:
     """What a reader of the table must know."""
-    ours, view = comparison.ours, comparison.view
+    ours, constant = comparison.ours, comparison.constant
     count = len(ours.conversations)
     what = "all rows of the head, each"
-    if view.view is not None:
-        what = f"view {view.view.name},"
+    if comparison.view is not None:
+        what = f"view {comparison.view.name},"
     notes = [
         f"{count} conversations; {what} against training's path; {ours.dtype}, gate "
         f"{comparison.gate:g} of the standard deviation."
     ]
     without_constant = {row.path.kind for row in rows if not row.path.constant} - {"ours"}
-    if view.constant and without_constant:
+    if constant and without_constant:
         notes.append(
-            f"The view's constant {view.constant:+.6g} is left out: a head without a bias cannot "
+            f"The view's constant {constant:+.6g} is left out: a head without a bias cannot "
             "hold it (it cancels in every comparison)."
         )
     # A path with conversations outside the gate is one that takes control tokens for real ones.

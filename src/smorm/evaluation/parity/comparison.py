@@ -5,21 +5,26 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
 from smorm.arrays import Bools, Floats
-from smorm.evaluation.failures import Cause, CauseKind
-from smorm.evaluation.parity.causes import FailureContext, likely_causes
 from smorm.evaluation.parity.conversations import Conversation
 from smorm.evaluation.parity.paths import ScorePath
+from smorm.evaluation.result import CauseKind
 from smorm.model.export import PlainModel
 from smorm.model.views import View, apply_view
 from smorm.scoring.reward_model import RewardModel
 
 # Largest difference allowed, in standard deviations of the scores.
 GATES = {"float32": 1e-5, "bfloat16": 0.02}
+
+
+def dtype_of(model: RewardModel) -> str:
+    """The backbone's, as torch names it."""
+    return str(next(model.network.backbone.parameters()).dtype).removeprefix("torch.")
 
 
 def allowed_difference(std: Floats, gate: float, dtype: str) -> Floats:
@@ -43,30 +48,6 @@ class ModelPaths:
     def ids(self) -> list[list[int]]:
         """Our token ids of each conversation."""
         return [conversation.tokens.tolist() for conversation in self.conversations]
-
-    @property
-    def without_control(self) -> Bools:
-        """Which conversations [N] hold no control token in their text."""
-        return np.array([not conversation.control for conversation in self.conversations])
-
-
-@dataclass(frozen=True, slots=True)
-class ComparedView:
-    """What of the head's rows is compared: a view, or (None) all of them."""
-
-    model: RewardModel
-    view: View | None
-    constant: float = 0.0  # what a folded view's head, which has no bias, cannot hold
-
-    def values(self, rows: Floats, *, constant: bool = False) -> Floats:
-        """Rows [N, 1 + K] -> what is compared [N, C], with the constant or without."""
-        if self.view is None:
-            return rows
-        # The constant cancels in every comparison, and a head without a bias cannot hold it.
-        values = apply_view(self.view, rows, self.model.card.scales)
-        if not constant:
-            values = values - self.constant
-        return values[:, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +84,8 @@ class Comparison:
     """What every path is compared with, and how."""
 
     ours: ModelPaths  # the model's own paths
-    view: ComparedView  # what of the rows is compared
+    view: View | None  # what of the head's rows is compared; None for all of them
+    constant: float  # what a folded view's head, which has no bias, cannot hold
     gate: float  # the largest difference allowed, in standard deviations of the scores
     # the target as plain transformers loads it, where it is a folder
     plain: PlainModel | None = None
@@ -118,7 +100,7 @@ class Comparison:
     @property
     def std(self) -> Floats:
         """Standard deviation over the conversations, of each score [C]."""
-        return np.asarray(self.view.values(self.reference).std(axis=0))
+        return np.asarray(self.viewed(self.reference).std(axis=0))
 
     @property
     def allowed(self) -> Floats:
@@ -127,18 +109,28 @@ class Comparison:
 
     def gated(self, path: ScorePath) -> Bools:
         """Which conversations [N] the gate holds for on a path."""
-        without_control = self.ours.without_control
+        without_control = ~np.array(list(map(attrgetter("control"), self.ours.conversations)))
         # Where every conversation has control tokens, there would be nothing left to compare.
         if path.control_is_text or not without_control.any():
             return np.ones_like(without_control)
         return without_control
 
+    def viewed(self, rows: Floats, *, constant: bool = False) -> Floats:
+        """Rows [N, 1 + K] -> what is compared [N, C], with the constant or without."""
+        if self.view is None:
+            return rows
+        # The constant cancels in every comparison, and a head without a bias cannot hold it.
+        values = apply_view(self.view, rows, self.ours.model.card.scales)
+        if not constant:
+            values = values - self.constant
+        return values[:, None]
+
     def values(self, path: ScorePath) -> tuple[Floats, Floats]:
         """What is expected of a path, and what it gave: [N, C] both."""
         assert path.rows is not None
-        expected = self.view.values(self.reference, constant=path.constant)
+        expected = self.viewed(self.reference, constant=path.constant)
         # Our own paths give the head's rows; a target gives what is compared.
-        return expected, self.view.values(path.rows) if path.kind == "ours" else path.rows
+        return expected, self.viewed(path.rows) if path.kind == "ours" else path.rows
 
     def compare(self, path: ScorePath) -> PathResult:
         """A path against the reference."""
@@ -171,35 +163,3 @@ class Comparison:
         # A server may report some counts only: those it leaves out agree with any.
         counts = zip(ours, compress(path.counts, gated), strict=True)
         return all(count in (None, len(ids)) for ids, count in counts)
-
-    def explain(self, result: PathResult, results: Sequence[PathResult]) -> list[Cause]:
-        """Likely causes of a path's failure, given the results of all paths."""
-        path, gated = result.path, self.gated(result.path)
-        singles = set()
-        for single in results:
-            if single.path.kind == path.kind and single.path.batch == 1:
-                singles.add(single.passed)
-        context = FailureContext(
-            path=path,
-            allowed=self.allowed,
-            expected_ids=list(compress(self.ours.ids, gated)),
-            same_tokens=result.same_tokens,
-            constant=self.view.constant,
-            single_passes=path.batch > 1 and singles == {True},
-            bfloat16=self.ours.dtype != "float32",
-            plain=self.plain,
-            conversations=list(compress(self.ours.conversations, gated)),
-            renderer=self.ours.model.renderer,
-        )
-        if path.tokens is not None:
-            context.target_ids = list(compress(path.tokens, gated))
-        if path.counts is not None:
-            context.target_counts = list(compress(path.counts, gated))
-        if path.rows is not None:
-            expected, scores = self.values(path)
-            context.expected, context.scores = expected[gated], scores[gated]
-        # A target that gives all rows is compared row by row: no row can stand for another.
-        if self.view.view is not None:
-            names = self.ours.model.card.rows
-            context.head_rows = dict(zip(names, self.reference[gated].T, strict=True))
-        return likely_causes(context)

@@ -58,8 +58,7 @@ def from_file(path: Path | str, renderer: Renderer, census: Census) -> list[Conv
     """The first 64 conversations of a file of pairs, candidates or rated responses.
 
     Raises:
-        DataError: a bad record, or none that fits.
-    """
+        DataError: a bad record, or none that fits."""
     # One more than is used, to know whether the file has more.
     pairs: list[PromptAndResponse] = []
     for _, _, records in read_each(Source(path), census):

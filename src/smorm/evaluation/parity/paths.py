@@ -13,8 +13,8 @@ from smorm.arrays import Floats
 from smorm.data.encode import Encoder
 from smorm.data.records import Item
 from smorm.errors import DataError, SmormError
-from smorm.evaluation.failures import CauseKind
 from smorm.evaluation.parity.conversations import Conversation
+from smorm.evaluation.result import CauseKind
 from smorm.model.export import PlainModel, Side
 from smorm.model.network import Layout
 from smorm.rewards.server import RewardClient
@@ -144,8 +144,7 @@ def server_paths(
     """Scores of a server by each of its endpoints, alone and with neighbours.
 
     Raises:
-        SmormError: the first endpoint does not answer. The failure of another is in its path.
-    """
+        SmormError: the first endpoint does not answer. The failure of another is in its path."""
     for wire in remote.wires:
         # An endpoint of one conversation a request is batched by the server: there the neighbours
         # are the other requests under way.
