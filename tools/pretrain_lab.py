@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from smorm.world.pretrain import Pretraining, write_policy
+from smorm.files import atomic_folder
+from smorm.world.pretrain import Pretraining, make_policy
 
 
 def main() -> None:
@@ -26,7 +27,8 @@ def main() -> None:
     given = vars(parser.parse_args())
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
-    measured = write_policy(given.pop("output"), Pretraining(**given))
+    with atomic_folder(given.pop("output")) as folder:
+        measured = make_policy(folder, Pretraining(**given))
     print("held out: " + "  ".join(f"{name} {value:.4g}" for name, value in measured.items()))
 
 

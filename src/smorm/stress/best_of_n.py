@@ -8,8 +8,7 @@ at every n; taking only the first n of them is unbiased too, and far noisier.
 Source: the estimator of Nakano et al. (2021, WebGPT) and Gao et al. (2023), equation 4, with ties
 shared.
 
-Shapes: `N` answers of a pool, `C` sizes n.
-"""
+Shapes: `N` answers of a pool, `C` sizes n."""
 
 import math
 from collections.abc import Sequence
@@ -34,8 +33,7 @@ def pick_probabilities(proxy: Floats, sizes: Sequence[int]) -> Floats:
 
     Raises:
         DataError: a score is NaN or infinite, or there is none.
-        ConfigError: a size that the pool does not have.
-    """
+        ConfigError: a size that the pool does not have."""
     proxy = as_floats("proxy scores of a pool", proxy, None)
     require_finite("proxy scores of a pool", proxy)
     ascending = np.sort(proxy)
@@ -84,8 +82,7 @@ def law_weights(sizes: Sequence[int]) -> Floats:
     linear in the curve, so that an interval and a paired difference of them are those of means.
 
     Raises:
-        ConfigError: fewer than two sizes above 1, or none of them 1: there is nothing to fit.
-    """
+        ConfigError: fewer than two sizes above 1, or none of them 1: there is nothing to fit."""
     distances = np.sqrt([max(kl_of(size), 0.0) for size in sizes])
     later = distances > 0
     if later.sum() < 2 or 1 not in sizes:
@@ -124,8 +121,7 @@ def spread_within(what: str, values: Sequence[Floats]) -> float:
 
     Raises:
         DataError: every pool has one value throughout: nothing can be chosen by such a score; or
-            values so large that their squares are infinite.
-    """
+            values so large that their squares are infinite."""
     residuals = np.concatenate([scores - scores.mean() for scores in values])
     # A mean is estimated for each pool: pools of few answers would else make it too small.
     dof = len(residuals) - len(values)

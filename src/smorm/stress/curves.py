@@ -3,8 +3,7 @@
 Nearly all of them are weighted sums of column means, so that one bootstrap over prompts gives all
 intervals, and paired differences of two rewards besides.
 
-Shapes: `P` prompts, `N` answers of a pool, `C` sizes n, `R` resamples.
-"""
+Shapes: `P` prompts, `N` answers of a pool, `C` sizes n, `R` resamples."""
 
 import math
 from collections import defaultdict
@@ -83,8 +82,7 @@ def measure(scored: ScoredPools) -> tuple[Measurement, list[dict[str, Any]]]:
     proxy's gain less the gold's, each in its own standard deviations), `law/alpha`, `law/beta`,
     `law/r2` of d (α - β d), `peak` (the n of the largest gold), `fall` (gold at the peak less that
     at the largest n), `onset` (the first n after the peak at which gold has fallen by more than
-    chance), and `slope/MEASURE` per nat of KL.
-    """
+    chance), and `slope/MEASURE` per nat of KL."""
     columns = columns_of(scored)
     keys = [pool.where for pool in scored.pools]
     sums = _sums(scored.sizes, spread_within("gold", scored.gold))

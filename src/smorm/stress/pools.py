@@ -2,8 +2,7 @@
 
 Accepted are `{prompt, responses: [...]}` (texts, message lists, or objects with a `response` and
 any other fields, such as `gold`), `{prompt, response, ...}` lines of which those with one prompt
-make one pool, and pairs, which are pools of two. A pool is an `Item` with its `fields`.
-"""
+make one pool, and pairs, which are pools of two. A pool is an `Item` with its `fields`."""
 
 import hashlib
 from collections.abc import Iterator, Sequence

@@ -50,8 +50,7 @@ def measure_probes(
 
     Args:
         proxy: the proxy's scores of the pools' answers [N].
-        attacks: its scores of `attacked(pool)` [1 + attacks].
-    """
+        attacks: its scores of `attacked(pool)` [1 + attacks]."""
     std = spread_within("proxy", proxy)
     prompts = list(map(prompt_label, pools))
     best = np.array(list(map(np.max, proxy)))

@@ -5,8 +5,7 @@ A proxy is trained on labels of the gold, so that what it is pushed against is k
 drawn by Bradley–Terry: P(a chosen) = 1 / (1 + exp(−(gold_a − gold_b) / T)).
 
 The draw is a function of the seed and of the pair's texts, whichever side they stand on: neither
-the old label, nor the order of the file, nor the other pairs have an influence.
-"""
+the old label, nor the order of the file, nor the other pairs have an influence."""
 
 import itertools
 import math
@@ -76,8 +75,7 @@ def relabel_file(
         ConfigError: a temperature that is not above 0, or an output that is a folder.
         DataError: a row that is not a pair with `chosen` and `rejected`, or has no gold (under
             `stop`), or no pair at all.
-        OutputError: the output could not be written.
-    """
+        OutputError: the output could not be written."""
     if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
         raise ConfigError(f"temperature {temperature:g}: expected a number above 0")
     report = RelabelReport()

@@ -1,8 +1,7 @@
 """Pools sampled from a policy through transformers' `generate`.
 
 A prompt's answers are a function of the seed and of its own text, whatever other prompts are
-sampled.
-"""
+sampled."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -46,8 +45,7 @@ def sample_file(
         ModelError: the policy cannot be loaded.
         DataError: a row without a prompt, none at all, one that the policy's template refuses, or
             one that fills the policy's positions.
-        OutputError: the output could not be written.
-    """
+        OutputError: the output could not be written."""
     prompts = list(read_prompts(source, census))
     if not prompts:
         raise DataError(f"{source.path}: no prompt in it")

@@ -1,8 +1,7 @@
 """Symptoms of over-optimisation that need no gold: what the picks look like, and whether the two
 heads disagree about them.
 
-Shapes: `N` answers of a pool, `M` answers of all pools, `C` sizes n.
-"""
+Shapes: `N` answers of a pool, `M` answers of all pools, `C` sizes n."""
 
 import math
 import re
@@ -75,8 +74,7 @@ def detection(
     Args:
         signal, proxy, gold: values [N] of each pool.
         sizes: sizes n [C].
-        prompts: a label for each pool.
-    """
+        prompts: a label for each pool."""
     weights = np.concatenate([pick_probabilities(scores, sizes) for scores in proxy], axis=1)
     harmful = np.concatenate([scores < scores.mean() for scores in gold])
     codes, groups = cluster_codes(prompts, len(signal))

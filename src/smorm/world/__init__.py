@@ -5,8 +5,7 @@ prompt = sample_prompt(rng, "OODtopic")     a request, of a regime
 answer = write_answer(world, prompt, rng)   by a simulated writer
 gold(world, prompt, answer)                 true quality of any string, 0..1
 write_dataset(folder, seed=0)               pairs and ratings as ordinary JSONL records
-backbone_path()                             a tiny Llama with its tokenizer, 0.7 MB
-"""
+backbone_path()                             a tiny Llama with its tokenizer, 0.7 MB"""
 
 from pathlib import Path
 

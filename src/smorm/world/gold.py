@@ -15,10 +15,9 @@ attributes lie in 0..1:
 `helpful`, which nobody rates, is the mean over the requested entities of what its first clause is
 worth: 1 with all right, 1/2 with a right value and a wrong reason, 0 otherwise.
 
-    gold = 0.5 helpful + 0.20 coherence + 0.15 conciseness + 0.15 style
-"""
+    gold = 0.5 helpful + 0.20 coherence + 0.15 conciseness + 0.15 style"""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -32,9 +31,6 @@ MAX_FILLERS: Final = 2
 
 _WEIGHTS: Final = {"helpful": 0.5, "coherence": 0.20, "conciseness": 0.15, "style": 0.15}
 _WORST_ORDER: Final = 0.6
-_VALUES: Final = frozenset(VALUES)
-_REASONS: Final = frozenset(REASONS)
-_FILLERS: Final = frozenset(FILLERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +75,27 @@ def measure_quality(world: World, prompt: Prompt, answer: str) -> Quality:
     """True attributes of any answer: words separated by white space, of this world or not."""
     words = answer.split()
     clauses = find_clauses(world, words)
-    # Of each requested entity the first clause counts: repeating one with another value is no gain.
-    first: dict[str, Clause] = {}
+    requested: dict[str, Clause] = {}
+    stated = right = in_style = size = 0
+    worth = 0.0
     for clause in clauses:
-        if clause.entity in prompt.entities:
-            first.setdefault(clause.entity, clause)
-    requested = len(prompt.entities)
-    with_reasons = prompt.style == FULL
-    in_style = sum((clause.reason is not None) == with_reasons for clause in clauses)
+        fact, has_reason = world.facts[clause.entity], clause.reason is not None
+        stated += 1 + has_reason
+        right += (clause.value == fact.value) + (clause.reason == fact.reason)
+        in_style += has_reason == (prompt.style == FULL)
+        # Of a requested entity the first clause counts: repeating it with another value is no gain.
+        if clause.entity in prompt.entities and clause.entity not in requested:
+            requested[clause.entity] = clause
+            size += clause.size
+            if clause.value == fact.value:
+                worth += 1.0 if clause.reason in (None, fact.reason) else 0.5
     return Quality(
-        correctness=_correctness(world, clauses),
-        coverage=_share(len(first), requested),
-        coherence=_well_formed(words, clauses) * _order(prompt, tuple(first)),
-        conciseness=_share(sum(clause.size for clause in first.values()), len(words)),
+        correctness=_share(right, stated),
+        coverage=_share(len(requested), len(prompt.entities)),
+        coherence=_well_formed(words, clauses) * _order(prompt, requested),
+        conciseness=_share(size, len(words)),
         style=_share(in_style, len(clauses)),
-        helpful=_share(sum(_worth(world, clause) for clause in first.values()), requested),
+        helpful=_share(worth, len(prompt.entities)),
     )
 
 
@@ -103,6 +105,7 @@ def find_clauses(world: World, words: Sequence[str]) -> list[Clause]:
     start = 0
     while start < len(words):
         clause = _clause_at(world, words, start)
+        # Word by word, not clause by clause: behind a broken clause the next one still counts.
         if clause is None:
             start += 1
         else:
@@ -113,31 +116,31 @@ def find_clauses(world: World, words: Sequence[str]) -> list[Clause]:
 
 def _clause_at(world: World, words: Sequence[str], start: int) -> Clause | None:
     entity, value, *rest = (*words[start : start + 5], "", "")  # so that there are always two
-    if entity not in world.facts or value not in _VALUES:
+    if entity not in world.facts or value not in VALUES:
         return None
     if rest[0] == STOP:
         return Clause(start, 3, entity, value, None)
-    if rest[:3:2] == [BECAUSE, STOP] and rest[1] in _REASONS:
+    if rest[:3:2] == [BECAUSE, STOP] and rest[1] in REASONS:
         return Clause(start, 5, entity, value, rest[1])
     return None
 
 
 def _well_formed(words: Sequence[str], clauses: Sequence[Clause]) -> float:
-    """The share of clause words, an opener, a closer and fillers before clauses left out."""
     if not words:
         return 0.0
     # Left out, not counted as good: adding one must never make an answer better.
     neutral = int(words[0] in OPENERS) + int(len(words) > 1 and words[-1] in CLOSERS)
+    in_clauses = 0
     for clause in clauses:
+        in_clauses += clause.size
         before = clause.start - 1
-        while before >= max(0, clause.start - MAX_FILLERS) and words[before] in _FILLERS:
+        while before >= max(0, clause.start - MAX_FILLERS) and words[before] in FILLERS:
             neutral += 1
             before -= 1
-    return _share(sum(clause.size for clause in clauses), len(words) - neutral)
+    return _share(in_clauses, len(words) - neutral)
 
 
-def _order(prompt: Prompt, mentioned: Sequence[str]) -> float:
-    """1 when the requested entities come in the prompt's order, 0.6 when every step goes back."""
+def _order(prompt: Prompt, mentioned: Iterable[str]) -> float:
     steps = list(pairwise(map(prompt.entities.index, mentioned)))
     if not steps:
         return 1.0
@@ -145,25 +148,5 @@ def _order(prompt: Prompt, mentioned: Sequence[str]) -> float:
     return _WORST_ORDER + (1 - _WORST_ORDER) * forward
 
 
-def _correctness(world: World, clauses: Sequence[Clause]) -> float:
-    stated = right = 0
-    for clause in clauses:
-        fact = world.facts[clause.entity]
-        stated += 1 + (clause.reason is not None)
-        right += (clause.value == fact.value) + (clause.reason == fact.reason)
-    return _share(right, stated)
-
-
-def _worth(world: World, clause: Clause) -> float:
-    fact = world.facts[clause.entity]
-    if clause.value != fact.value:
-        return 0.0
-    if clause.reason in (None, fact.reason):
-        return 1.0
-    return 0.5
-
-
 def _share(count: float, total: int) -> float:
-    if total == 0:
-        return 0.0
-    return count / total
+    return count / total if total else 0.0

@@ -3,8 +3,7 @@
 Every text is a prompt with one answer of a simulated writer, of all topics and lengths and of mixed
 quality, rendered as the chat template renders it, and is drawn anew for each batch. The shipped
 backbone is one of them; other seeds, worlds and widths take about four minutes on one core at the
-shipped size.
-"""
+shipped size."""
 
 import logging
 import math
@@ -17,17 +16,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from smorm.files import atomic_folder, write_json
+from smorm.files import write_json
 from smorm.world.words import SPECIAL_TOKENS, WORDS
 from smorm.world.world import REGIMES, World, make_world, pick, sample_prompt
 from smorm.world.writer import write_answer
 
 log = logging.getLogger(__name__)
 
+Policy = tuple[LlamaForCausalLM, PreTrainedTokenizerFast]
 PAD, BOS, EOS, UNK, SEP = SPECIAL_TOKENS
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
@@ -47,11 +46,10 @@ class Pretraining:
 
     seed: int = 0  # of weights and text
     world: int = 0  # seed of the facts, which the policy learns
-    hidden: int = 64  # hidden size, a multiple of 16 (the size of an attention head)
-    layers: int = 3  # number of layers
-    # steps, batch: optimizer steps, texts of a step.
+    hidden: int = 64  # a multiple of 16, the size of an attention head
+    layers: int = 3
     steps: int = 4500
-    batch: int = 64
+    batch: int = 64  # texts of a step
     rate: float = 3e-3  # peak learning rate
 
 
@@ -61,24 +59,17 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNK))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        bos_token=BOS,
-        eos_token=EOS,
-        unk_token=UNK,
-        additional_special_tokens=[SEP],
-        model_max_length=MAX_POSITIONS,
-        padding_side="right",
+        tokenizer_object=tokenizer, pad_token=PAD, bos_token=BOS, eos_token=EOS, unk_token=UNK,
+        additional_special_tokens=[SEP], model_max_length=MAX_POSITIONS, padding_side="right",
         clean_up_tokenization_spaces=False,
-    )
-    # Any reader of the folder renders a conversation as `sample_text` does, word by word.
+    )  # fmt: skip
+    # Any reader of the folder renders a conversation as `batches` does, word by word.
     fast.chat_template = TEMPLATE
     return fast
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, how: Pretraining) -> LlamaForCausalLM:
     """Heads of 16, an MLP of 8/3 the width, tied embeddings: 163,000 parameters as shipped."""
-    torch.manual_seed(how.seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=how.hidden,
@@ -91,40 +82,38 @@ def build_model(tokenizer: PreTrainedTokenizerFast, how: Pretraining) -> LlamaFo
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
+    # Seeded here, not by the caller: the same settings give the same weights.
+    torch.manual_seed(how.seed)
     return LlamaForCausalLM(config)
-
-
-def sample_text(
-    tokenizer: PreTrainedTokenizerFast, world: World, rng: np.random.Generator
-) -> list[int]:
-    """Token ids of one prompt with one answer, as the chat template renders them."""
-    prompt = sample_prompt(rng, pick(rng, REGIMES))
-    text = f"{BOS} {prompt.text} {SEP} {write_answer(world, prompt, rng)} {EOS}"
-    ids: list[int] = tokenizer.convert_tokens_to_ids(text.split())
-    return ids
 
 
 def batches(
     tokenizer: PreTrainedTokenizerFast, world: World, rng: np.random.Generator, size: int
 ) -> Iterator[Tensor]:
-    """Endless batches [size, longest] of similar length, padded on the right."""
+    """Endless batches [size, longest] of texts of similar length, padded on the right."""
     pad = tokenizer.pad_token_id
     while True:
+        texts: list[Tensor] = []
+        for _ in range(POOL * size):
+            prompt = sample_prompt(rng, pick(rng, REGIMES))
+            text = f"{BOS} {prompt.text} {SEP} {write_answer(world, prompt, rng)} {EOS}"
+            texts.append(torch.tensor(tokenizer.convert_tokens_to_ids(text.split())))
         # Sorted by length within a pool of batches: little padding, and batches in random order.
-        texts = sorted((sample_text(tokenizer, world, rng) for _ in range(POOL * size)), key=len)
+        texts.sort(key=len)
         for start in rng.permutation(POOL) * size:
             rows = texts[start : start + size]
-            longest = len(rows[-1])
-            yield torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
+            yield nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
 
 
 def next_token_loss(model: LlamaForCausalLM, ids: Tensor, reduction: str = "mean") -> Tensor:
     """Cross-entropy of the next token, padding left out."""
-    # Padding is on the right, and attention is causal: no real token sees it.
     pad = model.config.pad_token_id
+    # Padding is on the right, and attention is causal: no real token sees it.
     logits = model(input_ids=ids, attention_mask=(ids != pad).long()).logits[:, :-1]
-    flat = logits.reshape(-1, logits.shape[-1])
-    return F.cross_entropy(flat, ids[:, 1:].reshape(-1), ignore_index=pad, reduction=reduction)
+    targets = ids[:, 1:].flatten()
+    return nn.functional.cross_entropy(
+        logits.flatten(0, 1), targets, ignore_index=pad, reduction=reduction
+    )
 
 
 @torch.no_grad()
@@ -133,8 +122,7 @@ def held_out(
 ) -> dict[str, float]:
     """Loss per token on fresh text, and that of the text's own word frequencies."""
     stream = batches(tokenizer, world, np.random.default_rng([seed, 1]), size=64)
-    counts = torch.zeros(len(tokenizer), dtype=torch.float64)
-    total = 0.0
+    counts, total = torch.zeros(len(tokenizer), dtype=torch.float64), 0.0
     for ids in islice(stream, POOL):
         targets = ids[:, 1:][ids[:, 1:] != tokenizer.pad_token_id]
         counts += torch.bincount(targets, minlength=len(tokenizer))
@@ -144,18 +132,12 @@ def held_out(
     return {"loss": total / float(counts.sum()), "unigram": unigram, "tokens": float(counts.sum())}
 
 
-def pretrain(
-    how: Pretraining, device: str = "cpu"
-) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+def pretrain(how: Pretraining, device: str = "cpu") -> Policy:
     """Train with AdamW, a linear warm-up over 2 % of the steps, and a cosine to zero."""
-    tokenizer = build_tokenizer()
+    tokenizer, rng = build_tokenizer(), np.random.default_rng([how.seed, 0])
     model = build_model(tokenizer, how).to(device)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=how.rate, betas=(0.9, 0.98), weight_decay=0.01
-    )
-    stream = batches(
-        tokenizer, make_world(how.world), np.random.default_rng([how.seed, 0]), how.batch
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
+    stream = batches(tokenizer, make_world(how.world), rng, how.batch)
     warmup = max(1, how.steps // 50)
     started, mean = time.monotonic(), 0.0
     for step in range(how.steps):
@@ -163,7 +145,7 @@ def pretrain(
         optimizer.param_groups[0]["lr"] = how.rate * min(1.0, (step + 1) / warmup) * cosine
         loss = next_token_loss(model, next(stream).to(device))
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         mean += (float(loss.detach()) - mean) / min(step + 1, 50)  # over about 50 steps
@@ -187,9 +169,3 @@ def make_policy(folder: Path, how: Pretraining, device: str = "cpu") -> dict[str
     for path in folder.iterdir():
         path.chmod(0o644)
     return measured
-
-
-def write_policy(output: Path | str, how: Pretraining, device: str = "cpu") -> dict[str, float]:
-    """As `make_policy`, into a new folder; whole or not at all."""
-    with atomic_folder(output) as folder:
-        return make_policy(folder, how, device)

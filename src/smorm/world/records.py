@@ -5,8 +5,7 @@ development pair is drawn by Bradley–Terry on gold with a temperature, so some
 training ratings carry noise. Evaluation files, one of each kind per regime, have prompts of the
 `eval` split and carry the truth: the better answer by gold is `chosen`, a pair of equal gold is
 drawn anew, and ratings are the true attributes. Two answers of a pair always differ. Ratings run
-from 0 to 4, as in HelpSteer2: the attribute (0..1) times 4, rounded in training files.
-"""
+from 0 to 4, as in HelpSteer2: the attribute (0..1) times 4, rounded in training files."""
 
 import math
 import zlib
@@ -32,15 +31,10 @@ _TIE: Final = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """How answers are written and annotated, in one and the same world.
-
-    Raises:
-        ConfigError: a temperature that is not above 0, noise below 0, or no answer to a prompt.
-    """
+    """How answers are written and annotated, in one and the same world."""
 
     temperature: float = 0.15  # of the Bradley–Terry labels, in units of gold (0..1)
-    # Standard deviation of the noise on a training rating, in units of the attribute (0..1), before
-    # rounding.
+    # Standard deviation on a training rating before rounding, in units of the attribute (0..1).
     rating_noise: float = 0.15
     # Rated answers to each prompt, one after another (HelpSteer2 has 2).
     answers_per_prompt: int = 1
@@ -61,29 +55,14 @@ Maker = Callable[[World, Annotation, Prompt, np.random.Generator], _Row]
 
 
 def write_dataset(
-    folder: Path | str,
-    *,
-    seed: int,
-    num_pairs: int = 3000,
-    num_rated: int = 1000,
-    num_dev_pairs: int = 500,
-    num_eval_pairs: int = 800,
-    num_eval_rated: int = 300,
-    world: World | None = None,
-    annotation: Annotation = _USUAL,
-) -> dict[str, Path]:
+    folder: Path | str, *, seed: int, num_pairs: int = 3000, num_rated: int = 1000,
+    num_dev_pairs: int = 500, num_eval_pairs: int = 800, num_eval_rated: int = 300,
+    world: World | None = None, annotation: Annotation = _USUAL,
+) -> dict[str, Path]:  # fmt: skip
     """Write all files of one seed, over those of the same names; the same arguments give the same
-    bytes.
-
-    Args:
-        num_dev_pairs: pairs to tune on, noisy like the training pairs.
-        num_eval_pairs, num_eval_rated: of each regime.
-        world: by default the one that the shipped backbone knows.
-
-    Returns:
-        Name to file: `train-pairs`, `train-rated`, `dev-pairs`, and `eval-pairs-REGIME` and
-        `eval-rated-REGIME` of each regime.
-    """
+    bytes. Numbers of evaluation records are of each regime; the world is by default the one that
+    the shipped backbone knows. Returns name to file: `train-pairs`, `train-rated`, `dev-pairs`, and
+    `eval-pairs-REGIME` and `eval-rated-REGIME` of each regime."""
     world = world or make_world()
     makers: dict[str, tuple[Maker, Regime, Split, int]] = {
         "train-pairs": (labelled_pair, "ID", "train", num_pairs),
@@ -97,9 +76,8 @@ def write_dataset(
     for name, (make, regime, split, count) in makers.items():
         # A generator a file: its first n records depend neither on its size nor on other files.
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        repeats = 1
-        if make in (noisy_rating, true_rating):
-            repeats = annotation.answers_per_prompt
+        is_rating = make in (noisy_rating, true_rating)
+        repeats = annotation.answers_per_prompt if is_rating else 1
         lines = []
         for index in range(count):
             if index % repeats == 0:
@@ -116,8 +94,7 @@ def write_dataset(
 
 def labelled_pair(world: World, how: Annotation, prompt: Prompt, rng: np.random.Generator) -> _Row:
     """Two different answers, the label drawn by Bradley–Terry on gold / temperature."""
-    first, second = _two_answers(world, how, prompt, rng)
-    gap = gold(world, prompt, first) - gold(world, prompt, second)
+    first, second, gap = _two_answers(world, how, prompt, rng)
     # The logistic function as a hyperbolic tangent: it overflows at no temperature.
     if rng.random() < 0.5 + 0.5 * math.tanh(gap / how.temperature / 2):
         return _pair(world, prompt, first, second)
@@ -127,8 +104,7 @@ def labelled_pair(world: World, how: Annotation, prompt: Prompt, rng: np.random.
 def true_pair(world: World, how: Annotation, prompt: Prompt, rng: np.random.Generator) -> _Row:
     """Two answers of different gold, the better one chosen; ties are drawn anew."""
     while True:
-        first, second = _two_answers(world, how, prompt, rng)
-        gap = gold(world, prompt, first) - gold(world, prompt, second)
+        first, second, gap = _two_answers(world, how, prompt, rng)
         if gap > _TIE:
             return _pair(world, prompt, first, second)
         if gap < -_TIE:
@@ -157,14 +133,18 @@ def true_rating(world: World, how: Annotation, prompt: Prompt, rng: np.random.Ge
 
 def _two_answers(
     world: World, how: Annotation, prompt: Prompt, rng: np.random.Generator
-) -> tuple[str, str]:
+) -> tuple[str, str, float]:
+    """Two different answers, and the gold of the first less that of the second."""
+    # Equal texts tell nothing of a preference, and a label between them would be noise alone.
     first = second = write_answer(world, prompt, rng, habits=how.habits)
     while second == first:
         second = write_answer(world, prompt, rng, habits=how.habits)
-    return first, second
+    return first, second, gold(world, prompt, first) - gold(world, prompt, second)
 
 
 def _pair(world: World, prompt: Prompt, chosen: str, rejected: str) -> _Row:
-    golds = gold(world, prompt, chosen), gold(world, prompt, rejected)
-    meta = dict(zip(("gold_chosen", "gold_rejected"), golds, strict=True))
+    meta = {
+        "gold_chosen": gold(world, prompt, chosen),
+        "gold_rejected": gold(world, prompt, rejected),
+    }
     return {"chosen": chosen, "rejected": rejected, "meta": meta}

@@ -24,14 +24,11 @@ TOPICS: Final[dict[str, tuple[str, ...]]] = {
     "vehicles": ("train", "canoe", "tram", "truck", "glider", "ferry"),
 }
 
-NUM_HELD_OUT: Final = 4
-TRAINED_TOPICS: Final = tuple(TOPICS)[:-NUM_HELD_OUT]
-HELD_OUT_TOPICS: Final = tuple(TOPICS)[-NUM_HELD_OUT:]
+TRAINED_TOPICS: Final = tuple(TOPICS)[:-4]
+HELD_OUT_TOPICS: Final = tuple(TOPICS)[-4:]
 
-BRIEF: Final = "brief"
 FULL: Final = "full"
-STYLES: Final = (BRIEF, FULL)
-
+STYLES: Final = ("brief", FULL)
 BECAUSE: Final = "because"
 STOP: Final = "."
 

@@ -11,8 +11,7 @@ and a perfect answer states each entity's fact in the prompt's order, with its r
 
 Everything is plain text with single spaces, so records of the world go through the product's
 ordinary reader, renderer and tokenizer: the prompt is the user's message, the answer the
-assistant's.
-"""
+assistant's."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -26,26 +25,18 @@ import numpy as np
 from smorm.errors import DataError
 from smorm.world.words import HELD_OUT_TOPICS, REASONS, STYLES, TOPICS, TRAINED_TOPICS, VALUES
 
-# ID: trained topics, 2–4 entities; OODtopic: held-out topics; OODlong: 5–6 entities; far: both.
 Regime = Literal["ID", "OODtopic", "OODlong", "far"]
-
 Split = Literal["train", "dev", "eval"]
 
 REGIMES: Final[tuple[Regime, ...]] = get_args(Regime)
-_TOPICS_OF: Final[dict[Regime, tuple[str, ...]]] = {
-    "ID": TRAINED_TOPICS,
-    "OODtopic": HELD_OUT_TOPICS,
-    "OODlong": TRAINED_TOPICS,
-    "far": HELD_OUT_TOPICS,
-}
-_SIZES_OF: Final[dict[Regime, tuple[int, ...]]] = {
-    "ID": (2, 3, 4),
-    "OODtopic": (2, 3, 4),
-    "OODlong": (5, 6),
-    "far": (5, 6),
+# The topics of a regime's prompts, and how many entities they name.
+_TOPICS_AND_SIZES: Final[dict[Regime, tuple[tuple[str, ...], tuple[int, ...]]]] = {
+    "ID": (TRAINED_TOPICS, (2, 3, 4)),
+    "OODtopic": (HELD_OUT_TOPICS, (2, 3, 4)),
+    "OODlong": (TRAINED_TOPICS, (5, 6)),
+    "far": (HELD_OUT_TOPICS, (5, 6)),
 }
 _SPLIT_OF_BUCKET: Final[dict[int, Split]] = {0: "dev", 1: "eval", 2: "eval"}
-_TOPIC_OF: Final = {entity: topic for topic, entities in TOPICS.items() for entity in entities}
 
 T = TypeVar("T")
 
@@ -89,12 +80,11 @@ class Prompt:
     @property
     def regime(self) -> Regime:
         """The regime that has such prompts."""
-        trained: tuple[Regime, Regime] = ("ID", "OODlong")
-        held_out: tuple[Regime, Regime] = ("OODtopic", "far")
-        is_long = len(self.entities) > max(_SIZES_OF["ID"])
+        # Prompts of usual length name up to four entities.
+        is_long = len(self.entities) > 4
         if self.topic in HELD_OUT_TOPICS:
-            return held_out[is_long]
-        return trained[is_long]
+            return "far" if is_long else "OODtopic"
+        return "OODlong" if is_long else "ID"
 
 
 @cache
@@ -112,18 +102,6 @@ def make_world(seed: int = 0) -> World:
     return World(seed, MappingProxyType(facts))
 
 
-def topic_of(entity: str) -> str:
-    """The topic of an entity; KeyError for a word that is no entity."""
-    return _TOPIC_OF[entity]
-
-
-def fellow_topics(topic: str) -> tuple[str, ...]:
-    """The topics of the same group (trained or held out), `topic` among them."""
-    if topic in HELD_OUT_TOPICS:
-        return HELD_OUT_TOPICS
-    return TRAINED_TOPICS
-
-
 def pick(rng: np.random.Generator, options: Sequence[T]) -> T:
     """One of the options, each as likely."""
     # Not `rng.choice`: one draw of `random` an option keeps the data of before bit by bit.
@@ -136,9 +114,9 @@ def sample_prompt(
     """Draw a prompt of a regime; with `split`, one that belongs to that split. Every regime's
     prompts are split, so that a method may train or tune on out-of-distribution prompts too, and
     not on those that it is evaluated on."""
+    topics, sizes = _TOPICS_AND_SIZES[regime]
     while True:
-        topic = pick(rng, _TOPICS_OF[regime])
-        size = pick(rng, _SIZES_OF[regime])
+        topic, size = pick(rng, topics), pick(rng, sizes)
         order = rng.permutation(len(TOPICS[topic]))[:size]
         prompt = Prompt(topic, pick(rng, STYLES), tuple(map(TOPICS[topic].__getitem__, order)))
         if split is None or prompt.split == split:
@@ -146,11 +124,7 @@ def sample_prompt(
 
 
 def parse_prompt(text: str) -> Prompt:
-    """Read a prompt back from its text.
-
-    Raises:
-        DataError: the text is not a prompt of the world.
-    """
+    """Read a prompt back from its text; DataError where it is none of the world's."""
     words = text.split()
     if len(words) >= 4:
         topic, style, *entities = words

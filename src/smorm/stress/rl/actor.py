@@ -1,8 +1,7 @@
 """The policy that is optimised: sampling many answers at once, and its distribution over tokens.
 
 Shapes: `B` answers, `L` prompt positions (padded on the left), `T` answer positions (padded on the
-right), `V` vocabulary, `D` hidden size.
-"""
+right), `V` vocabulary, `D` hidden size."""
 
 from __future__ import annotations
 

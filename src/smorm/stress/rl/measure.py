@@ -3,8 +3,7 @@
 Nearly all are weighted sums of column means, so that one bootstrap over prompts gives the intervals
 and the paired differences of two runs, as for best-of-n (`smorm.stress.curves`).
 
-Shapes: `P` prompts, `E` evaluations.
-"""
+Shapes: `P` prompts, `E` evaluations."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -36,8 +35,7 @@ def measure(
     Args:
         snapshots: in the order of their steps [E]; the first is of the starting policy.
         prompts: a label of each prompt, which intervals resample [P].
-        keys: each prompt's place in its file [P].
-    """
+        keys: each prompt's place in its file [P]."""
     steps = [snapshot.step for snapshot in snapshots]
     gold_std, proxy_std = initial_stds(snapshots[0])
     columns = _columns(snapshots, proxy_std)

@@ -1,8 +1,7 @@
 """The formulas of PPO, as functions of tensors.
 
 Shapes: `B` answers, `T` tokens of the longest one, `H` streams of reward. A mask [B, T] is True on
-the tokens of an answer, up to and with its end.
-"""
+the tokens of an answer, up to and with its end."""
 
 import torch
 from torch import Tensor
@@ -14,8 +13,7 @@ def token_rewards(score: Tensor, log_ratio: Tensor, mask: Tensor, kl_coefficient
 
     Args:
         score: of each answer [B].
-        log_ratio: log π(token) − log π_0(token) under the policy that sampled [B, T].
-    """
+        log_ratio: log π(token) − log π_0(token) under the policy that sampled [B, T]."""
     # An answer without a score has an empty mask; its reward lands at 0 and is masked out again.
     last = (mask.sum(dim=1) - 1).clamp(min=0)
     at_end = torch.zeros_like(log_ratio)
@@ -33,8 +31,7 @@ def advantages(rewards: Tensor, values: Tensor, mask: Tensor, decay: float) -> T
         rewards: of each token [B, T, H].
         values: estimated before each token is chosen [B, T, H].
         mask: the tokens of the answers [B, T].
-        decay: λ.
-    """
+        decay: λ."""
     inside = mask.unsqueeze(-1).to(values.dtype)
     values = values * inside
     estimates = torch.zeros_like(values)
@@ -54,8 +51,7 @@ def mix_advantages(estimates: Tensor, multiplier: float, mask: Tensor) -> Tensor
     penalty's, whitened over the tokens of the batch.
 
     Args:
-        estimates: advantages of proxy and penalty [B, T, 2].
-    """
+        estimates: advantages of proxy and penalty [B, T, 2]."""
     proxy, penalty = estimates.unbind(-1)
     # The standard deviation is that of a multiplier of 1: divided by its own, the mixture would be
     # as large as before wherever the penalty is small, and the multiplier would have no effect.
@@ -70,8 +66,7 @@ def clipped_objective(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tens
 
     Args:
         log_ratio: log ρ = log π(token) − log π_old(token) [B, T].
-        advantage: A [B, T].
-    """
+        advantage: A [B, T]."""
     # The minimum removes the gain of moving ρ beyond the clip, and keeps the loss of having moved
     # the wrong way: a token is pulled back however far it is.
     ratio = log_ratio.exp()

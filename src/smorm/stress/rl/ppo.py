@@ -4,8 +4,7 @@ TRL has no PPO any more (see docs/rl.md); this is the algorithm of the published
 heads on the policy's own last hidden state, one for the proxy and one for the KL penalty, let a
 multiplier weigh the two advantages (Moskovitz et al. 2023).
 
-Shapes: `B` answers, `T` tokens of the longest one.
-"""
+Shapes: `B` answers, `T` tokens of the longest one."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace

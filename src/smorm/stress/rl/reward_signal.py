@@ -1,7 +1,6 @@
 """What the policy is rewarded with: the proxy's score, normalised, and a multiplier.
 
-Shapes: `B` answers of a step.
-"""
+Shapes: `B` answers of a step."""
 
 import math
 from collections.abc import Sequence
@@ -83,8 +82,7 @@ class Normaliser:
         """Normalised scores [B]; NaN stays.
 
         Raises:
-            DataError: all scores of the first step are the same.
-        """
+            DataError: all scores of the first step are the same."""
         if self.count == 0 or self.kind == "running":
             self.add(raw[np.isfinite(raw)])
         if self.kind == "none":

@@ -61,8 +61,7 @@ def run_rl(config: StressConfig, *, tell: Tell) -> list[Result]:
 
     Raises:
         ConfigError, ModelError, DataError, SmormError: a reward, policy or file cannot be used.
-        NonFiniteLossError: a policy's probabilities became NaN or infinite.
-    """
+        NonFiniteLossError: a policy's probabilities became NaN or infinite."""
     rewards = list(zip(config.models, names_of(config.models), strict=True))
     context = _context(config, tell)
     # Whatever is wrong with a later reward is found now, not after hours with those before it.

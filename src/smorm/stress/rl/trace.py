@@ -1,7 +1,6 @@
 """A policy on sets of prompts while it is optimised: gold, proxy, KL, and measures of its answers.
 
-Shapes: `P` prompts, `N` answers to one, `E` evaluations.
-"""
+Shapes: `P` prompts, `N` answers to one, `E` evaluations."""
 
 import time
 from collections.abc import Sequence

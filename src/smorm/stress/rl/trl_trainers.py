@@ -26,8 +26,7 @@ def train_with_trl(
     """All steps of GRPO or RLOO; `after` is called with the number of each when it is done.
 
     Raises:
-        ConfigError: TRL is not installed, or refuses the settings or the devices.
-    """
+        ConfigError: TRL is not installed, or refuses the settings or the devices."""
     try:
         import trl
     except ImportError as error:
