@@ -13,9 +13,8 @@ from smorm.data.census import Census, DropReason
 from smorm.data.readers import read_rows
 from smorm.data.reading import Source, read_preferences
 from smorm.errors import ConfigError, DataError
-from smorm.rewards.field import FieldReward
+from smorm.rewards.field import FieldReward, TruthReward
 from smorm.rewards.function import FunctionReward
-from smorm.rewards.truth import TruthReward
 from smorm.stress.relabel import relabel_file
 from tests.stress.made_up import read_lines, write_rows
 from tests.tiny import world

@@ -10,8 +10,8 @@ import pytest
 from smorm.data.census import Census, DropReason, Reason
 from smorm.data.reading import Source
 from smorm.errors import DataError, ModelError
+from smorm.rewards.field import TruthReward
 from smorm.rewards.protocol import values_of
-from smorm.rewards.truth import TruthReward
 from smorm.stress.config import SampleSection
 from smorm.stress.pools import read_pools
 from smorm.stress.sample import Policy, sample_file

@@ -29,8 +29,8 @@ from smorm.lab.scores import SetRows, read_items
 from smorm.lab.world_artifacts import WorldArtifacts
 from smorm.model.store import versions
 from smorm.rewards.ensemble import UNCHANGED, Rule, standard_of
+from smorm.rewards.field import TruthReward
 from smorm.rewards.protocol import values_of
-from smorm.rewards.truth import TruthReward
 from smorm.stress.curves import ScoredPools, measure
 from smorm.stress.pools import prompt_label, read_pools
 from smorm.stress.symptoms import detection, disagreement, text_measures

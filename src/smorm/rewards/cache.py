@@ -20,8 +20,7 @@ class CachedReward(Reward):
 
     Attributes:
         requested: responses that the reward inside was asked to score.
-        reused: responses whose score was known.
-    """
+        reused: responses whose score was known."""
 
     def __init__(self, inner: Reward) -> None:
         self.inner, self.kind, self.name = inner, inner.kind, inner.name
@@ -38,7 +37,6 @@ class CachedReward(Reward):
         return self.inner.view(value)
 
     def score(self, items: Sequence[Item]) -> Results:
-        """As the reward inside, for what it has not scored yet."""
         keys = [_keys(item, together=self.shares_prompt) for item in items]
         pending: set[str] = set()
         requests: list[tuple[Item, list[str]]] = []

@@ -1,13 +1,6 @@
-"""Several rewards as one: their mean, the lowest, or the mean less the variance.
-
-A member is any reward and a view of it; a model renders with its own tokenizer and template.
-Members whose units differ can be standardised on a reference set first. `min` is worst-case
-optimisation (WCO), `uwo` uncertainty-weighted optimisation (UWO) of Coste et al. 2023 (arXiv
-2310.02743, section 3); the mean of a preference model's F and an attribute model's L is the naive
-ensemble "SM".
-
-Shapes: M members, N responses.
-"""
+"""Several rewards as one: their mean, the lowest (`min`: worst-case optimisation, WCO), or the mean
+less the variance (`uwo`: uncertainty-weighted optimisation, UWO), as Coste et al. 2023 (arXiv
+2310.02743, section 3). docs/ensembles.md has the rest. Shapes: M members, N responses."""
 
 from __future__ import annotations
 
@@ -16,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
@@ -26,14 +19,8 @@ from smorm.data.reading import OnBad, Source, read_records
 from smorm.data.records import Item, prompt_key
 from smorm.errors import ConfigError, DataError
 from smorm.model.store import resolve
-from smorm.rewards.protocol import (
-    Results,
-    Reward,
-    RewardView,
-    ScoringOptions,
-    open_reward,
-    score_all,
-)
+from smorm.rewards import protocol
+from smorm.rewards.protocol import Results, Reward, RewardView, ScoringOptions
 from smorm.rewards.section import REWARDS, RewardSection
 from smorm.scoring.held_out import FEWEST_PROMPTS, held_out, pooled_std
 from smorm.scoring.scorer import Scored
@@ -42,7 +29,6 @@ from smorm.text.limits import Unscored
 log = logging.getLogger(__name__)
 
 Combination = Literal["mean", "min", "uwo"]
-COMBINATIONS: tuple[Combination, ...] = ("mean", "min", "uwo")
 # Price of a unit of variance (their lambda) that Coste et al. take for best-of-N.
 KAPPA = 0.5
 
@@ -57,19 +43,12 @@ class Rule:
     kappa: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.how not in COMBINATIONS:
-            raise ConfigError(f"combine {self.how!r}: expected one of {', '.join(COMBINATIONS)}")
+        if self.how not in (known := get_args(Combination)):
+            raise ConfigError(f"combine {self.how!r}: expected one of {', '.join(known)}")
         if not 0 <= self.kappa < np.inf:
             raise ConfigError(f"kappa {self.kappa}: expected 0 or more")
         if self.kappa and self.how != "uwo":
             raise ConfigError(f"kappa {self.kappa:g}: is for uwo, not for {self.how}")
-
-    @classmethod
-    def of(cls, how: Combination, kappa: float | None) -> Rule:
-        """With the published kappa where `uwo` has none."""
-        if kappa is None:
-            kappa = KAPPA if how == "uwo" else 0.0
-        return cls(how, kappa)
 
     @property
     def name(self) -> str:
@@ -116,10 +95,9 @@ Standardise = Callable[[Reward, RewardView, str], Standard]
 
 def standard_of(values: Floats, prompts: Sequence[Any], name: str, rule: Rule) -> Standard:
     """A member's standard from its rewards [N] of responses in general. For `mean` the standard
-    deviation is pooled within prompts where ten prompts or more have several responses: a mean
-    compares responses to one prompt, and Bradley–Terry leaves an offset between prompts open. Which
-    member is lowest, and how far members are apart, depends on their levels: there it is over all
-    responses. Views are standardised by the same rule."""
+    deviation is pooled within prompts where ten prompts or more have several responses, since
+    Bradley–Terry leaves an offset between prompts open; `min` and `uwo` depend on the members'
+    levels, so there it is over all responses."""
     if (count := len(set(prompts))) < FEWEST_PROMPTS:
         raise DataError(
             f"{name}: it cannot be standardised: {count} prompts are too few. Give a file of "
@@ -150,7 +128,8 @@ def standard_from(source: Source, rule: Rule, on_bad_record: OnBad = "stop") -> 
         skip = on_bad_record == "skip" or reward.drops_overlong
         values: list[Floats] = []
         prompts: list[str] = []
-        for item, scored in zip(items, score_all(reward, items, census, skip=skip), strict=True):
+        results = protocol.score_all(reward, items, census, skip=skip)
+        for item, scored in zip(items, results, strict=True):
             if scored is not None:
                 values.append(view.read(scored.rows))
                 prompts += [prompt_key(item.prompt)] * len(item)
@@ -186,20 +165,26 @@ class OpenMember:
         """Rewards [N] on the common scale."""
         return self.standard.apply(self.view.read(scored.rows))
 
+    def standardised(self, result: Scored | Unscored) -> Scored | Unscored:
+        """The same with its rewards on the common scale as the only column."""
+        if isinstance(result, Unscored):
+            return result
+        return replace(result, rows=self.values(result)[:, None])
+
     def facts(self) -> dict[str, Any]:
         """What is reported of it when it may be out of memory again."""
-        facts = {
+        provenance = self.reward.provenance
+        # Of a model the hashes say which weights; how it renders is a function of them.
+        if self.reward.kind == "model":
+            provenance = {"hashes": provenance["model"]}
+        return {
             "name": self.name,
             "view": self.view.name,
             "parameters": sum(self.reward.parameters),
             "centre": self.standard.mean,
             "spread": self.standard.std,
+            **provenance,
         }
-        provenance = self.reward.provenance
-        # Of a model the hashes say which weights; how it renders is a function of them.
-        if self.reward.kind == "model":
-            return {**facts, "hashes": provenance["model"]}
-        return {**facts, **provenance}
 
 
 class Ensemble(Reward):
@@ -211,19 +196,14 @@ class Ensemble(Reward):
             whenever they are gone through.
 
     Attributes:
-        facts: of each member that was loaded, by name, what is reported of it.
-    """
+        facts: of each member that was loaded, by name, what is reported of it."""
 
     kind = "ensemble"
 
     def __init__(
-        self,
-        members: Sequence[Member],
-        rule: Rule = SIMPLE_MEAN,
-        standardise: Standardise | None = None,
-        *,
-        resident: bool = True,
-    ) -> None:
+        self, members: Sequence[Member], rule: Rule = SIMPLE_MEAN,
+        standardise: Standardise | None = None, *, resident: bool = True,
+    ) -> None:  # fmt: skip
         self.members, self.rule, self.standardise = tuple(members), rule, standardise
         self.names = [member.name for member in members]
         if not members:
@@ -236,32 +216,31 @@ class Ensemble(Reward):
         self.facts: dict[str, dict[str, Any]] = {}
         self._resident: list[OpenMember] = []
         if resident:
-            for member in self.opened():
-                self._resident.append(member)
-                # One member that is limited so limits the ensemble.
-                self.shares_prompt |= member.reward.shares_prompt
-                self.drops_overlong |= member.reward.drops_overlong
-                self.reads_text &= member.reward.reads_text
-                self.cacheable &= member.reward.cacheable
+            self._resident = list(self.opened())
+        for member in self._resident:
+            # One member that is limited so limits the ensemble.
+            self.shares_prompt |= member.reward.shares_prompt
+            self.drops_overlong |= member.reward.drops_overlong
+            self.reads_text &= member.reward.reads_text
+            self.cacheable &= member.reward.cacheable
 
     @classmethod
     def open(
-        cls,
-        section: RewardSection,
-        options: ScoringOptions,
-        *,
-        on_bad_record: OnBad = "stop",
+        cls, section: RewardSection, options: ScoringOptions, *, on_bad_record: OnBad = "stop",
         resident: bool = True,
-    ) -> Self:
+    ) -> Self:  # fmt: skip
         """The ensemble of a section; whether its members are there is seen before any is loaded.
         `on_bad_record` is of the file of references."""
         cls.find(section)
-        rule = Rule.of(section.combine, section.kappa)
+        kappa = section.kappa
+        if kappa is None:
+            kappa = KAPPA if section.combine == "uwo" else 0.0
+        rule = Rule(section.combine, kappa)
         standardise = None
         if section.standardise is not None:
             standardise = standard_from(Source(section.standardise), rule, on_bad_record)
         members = [
-            Member(member.title, partial(open_reward, member, options))
+            Member(member.title, partial(protocol.open_reward, member, options))
             for member in section.ensemble or ()
         ]
         return cls(members, rule, standardise, resident=resident)
@@ -284,16 +263,14 @@ class Ensemble(Reward):
                 )
 
     def opened(self) -> Iterator[OpenMember]:
-        """The members in turn. One that is not resident is out of memory when the next is loaded,
+        """The members in turn; one that is not resident is out of memory when the next is loaded,
         if the caller keeps no reference to it."""
-        if len(self._resident) == len(self.members):
+        if self._resident:
             yield from self._resident
             return
         for member in self.members:
-            loaded = self._load(member)
-            yield loaded
-            # The generator's own reference would keep this member alive beside the next one.
-            del loaded
+            # Under no name: a reference here would keep this member alive beside the next one.
+            yield self._load(member)
 
     def _load(self, member: Member) -> OpenMember:
         reward = member.open()
@@ -321,16 +298,11 @@ class Ensemble(Reward):
         """By each member in turn; an item that one member cannot score has none, and names it."""
         by_member: list[Results] = []
         for member in self.opened():
-            results: Results = []
-            for result in member.reward.score(items):
-                if isinstance(result, Scored):
-                    result = replace(result, rows=member.values(result)[:, None])
-                results.append(result)
-            by_member.append(results)
+            by_member.append(list(map(member.standardised, member.reward.score(items))))
             del member  # not kept while the next one is loaded
-        return list(map(self._combined, zip(*by_member, strict=True)))
+        return list(map(self.combined, zip(*by_member, strict=True)))
 
-    def _combined(self, results: Sequence[Scored | Unscored]) -> Scored | Unscored:
+    def combined(self, results: Sequence[Scored | Unscored]) -> Scored | Unscored:
         """What the members [M] gave for one item, each as one column."""
         columns: list[Floats] = []
         counts: list[list[int | None]] = []
@@ -341,7 +313,10 @@ class Ensemble(Reward):
             columns.append(result.rows)
             counts.append(result.tokens)
             truncated |= result.truncated
-        tokens = list(map(sum_known, zip(*counts, strict=True)))
+        tokens: list[int | None] = []
+        for of_members in zip(*counts, strict=True):
+            known = [count for count in of_members if count is not None]
+            tokens.append(sum(known) if len(known) == len(counts) else None)
         return Scored(np.concatenate(columns, axis=1), tokens, truncated)
 
     def view(self, value: Any = None) -> RewardView:
@@ -352,7 +327,9 @@ class Ensemble(Reward):
 
     def fields(self, rows: Floats) -> list[dict[str, Any]]:
         """What was combined."""
-        return [{"members": dict(zip(self.names, row, strict=True))} for row in rows.tolist()]
+        # The place of the view, which stands before them in a line.
+        members = [dict(zip(self.names, row, strict=True)) for row in rows.tolist()]
+        return [{"view": None, "members": values} for values in members]
 
     def cost(self) -> str:
         """What a score costs, for the reader."""
@@ -373,13 +350,3 @@ class Ensemble(Reward):
             scale = f"mean {facts['centre']:.4g}, standard deviation {facts['spread']:.4g}"
             notes.append(f"{name}: standardised by {scale}.")
         return notes
-
-
-def sum_known(counts: Sequence[int | None]) -> int | None:
-    """The sum of token counts; None where one of them is not known."""
-    total = 0
-    for count in counts:
-        if count is None:
-            return None
-        total += count
-    return total

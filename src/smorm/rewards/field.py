@@ -1,7 +1,5 @@
-"""Rewards that were given before: a field of the records, or a file of scores.
-
-Shapes: N responses of an item.
-"""
+"""Rewards given before, by a field of the records or a file of scores, and the true quality in the
+generated world. Shapes: N responses of an item."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,12 +9,13 @@ import numpy as np
 
 from smorm.arrays import Floats, is_finite_number
 from smorm.data.readers import read_rows
-from smorm.data.records import Item
+from smorm.data.records import Item, text_of
 from smorm.errors import DataError
 from smorm.files import sha256
 from smorm.rewards.protocol import Results, Reward, SingleReward, scored_of
 from smorm.rewards.section import RewardSection
 from smorm.text.limits import Unscored, UnscoredReason
+from smorm.world import gold, make_world, parse_prompt
 
 SHAPES = (
     '{"gold_chosen", "gold_rejected"} (plain or under "meta"), or a scores file\'s {"view"} or '
@@ -41,10 +40,30 @@ class FieldReward(SingleReward):
                 if value is _MISSING:
                     problem = "missing"
                 names = ", ".join(map(str, fields)) or "nothing"
-                detail = f"{self.argument}: {problem}; beside the answer stands: {names}"
-                return Unscored(UnscoredReason.NO_VALUE, f"answer {index}: {detail}")
+                problem = f"{self.argument}: {problem}; beside the answer stands: {names}"
+                return Unscored(UnscoredReason.NO_VALUE, f"answer {index}: {problem}")
             values.append(float(value))
         return np.array(values)
+
+
+class TruthReward(SingleReward):
+    """True quality, 0 to 1, in the generated world whose facts `seed` draws."""
+
+    kind = "lab"
+    cacheable = False
+
+    def __init__(self, seed: int | str = 0) -> None:
+        super().__init__(str(seed))
+        # Drawn once: facts of a seed never change.
+        self.world = make_world(int(seed))
+
+    def values(self, item: Item) -> Floats | Unscored:
+        """Gold of each response; none where the prompt is not of the world."""
+        try:
+            prompt = parse_prompt(text_of(item.prompt))
+        except DataError as error:
+            return Unscored(UnscoredReason.OTHER_WORLD, str(error))
+        return np.array([gold(self.world, prompt, text) for text in item.texts])
 
 
 class FileReward(Reward):
@@ -92,8 +111,8 @@ class FileReward(Reward):
             if key in table:
                 results.append(scored_of(table[key], item, self.path))
             else:
-                detail = f"{self.path}: has no row for it"
-                results.append(Unscored(UnscoredReason.NO_VALUE, detail))
+                problem = f"{self.path}: has no row for it"
+                results.append(Unscored(UnscoredReason.NO_VALUE, problem))
         return results
 
 

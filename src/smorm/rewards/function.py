@@ -37,12 +37,8 @@ class FunctionReward(Reward):
         return {"function": self.path}
 
     def score(self, items: Sequence[Item]) -> Results:
-        """What the function returns.
-
-        Raises:
-            SmormError: the function raised an error of its own.
-            DataError: not one finite number for each response.
-        """
+        """What the function returns; SmormError where it raised an error of its own, DataError
+        where it gave not one finite number for each response."""
         prompts: list[Any] = []
         completions: list[Any] = []
         for item in items:

@@ -23,8 +23,7 @@ class ModelReward(Reward):
     """A reward model. Its columns are the head's rows, on the training scale [N, 1 + K].
 
     Args:
-        view: the view that counts unless another is named; None is the model's own.
-    """
+        view: the view that counts unless another is named; None is the model's own."""
 
     kind = "model"
 

@@ -1,8 +1,6 @@
 """What a reward is: it scores the responses of items by columns of numbers, of which its views read
 one. Where there is no number it gives `Unscored` with the reason; no reward ever makes one up.
-
-Shapes: N responses of an item, C columns of a reward.
-"""
+Shapes: N responses of an item, C columns of a reward."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -116,8 +114,7 @@ class SingleReward(Reward):
     ...         return np.array([-float(len(text)) for text in item.texts])
 
     Args:
-        argument: what stands behind the colon of `NAME:argument`.
-    """
+        argument: what stands behind the colon of `NAME:argument`."""
 
     def __init__(self, argument: str = "") -> None:
         self.argument = argument
@@ -132,23 +129,14 @@ class SingleReward(Reward):
         """Rewards [N] of an item's responses, or why it has none."""
 
     def score(self, items: Sequence[Item]) -> Results:
-        """Item by item.
-
-        Raises:
-            DataError: not one finite number for each response.
-        """
-        results: Results = []
-        for item in items:
-            values = self.values(item)
-            if isinstance(values, Unscored):
-                results.append(values)
-            else:
-                results.append(scored_of(values, item, self.name))
-        return results
+        """Item by item; DataError where there is not one finite number for each response."""
+        return [scored_of(self.values(item), item, self.name) for item in items]
 
 
-def scored_of(values: Any, item: Item, name: str) -> Scored:
+def scored_of(values: Any, item: Item, name: str) -> Scored | Unscored:
     """Numbers [N] of an item's responses; DataError where one is not finite, or missing."""
+    if isinstance(values, Unscored):
+        return values
     # NaN and infinity are what a broken reward gives most often, and what no mean survives.
     column = np.asarray(values, dtype=np.float64)
     if column.shape != (len(item),) or not np.isfinite(column).all():
@@ -178,14 +166,9 @@ def split_rows(rows: Floats, tokens: Sequence[int | None], items: Sequence[Item]
 
 
 def score_all(
-    reward: Reward,
-    items: Sequence[Item],
-    census: Census,
-    *,
-    skip: bool,
-    reason: DropReason = DropReason.UNSCORED_RECORD,
-    what: str = "",
-) -> list[Scored | None]:
+    reward: Reward, items: Sequence[Item], census: Census, *, skip: bool,
+    reason: DropReason = DropReason.UNSCORED_RECORD, what: str = "",
+) -> list[Scored | None]:  # fmt: skip
     """As `reward.score`; an item without a score stops it, or with `skip` is None and counted as
     `reason`. `what` is missing (`gold`), for the error and the count."""
     results: list[Scored | None] = []

@@ -2,25 +2,17 @@
 
     {"id", "preference" | null, "attributes", "view", "tokens" | null, "truncated"}
 
-A reward without rows gives `preference` null and no attributes. An ensemble gives
+A reward without rows gives `preference` null and no attributes; an ensemble gives in their place,
+after `view`, `members: {name: value}`, the values that were combined, and as `tokens` what all
+members together read. A line with several responses gives them as a list under `responses`, a
+pair's in the order chosen, rejected. Under `on_bad_record="skip"` a line that cannot be scored
+gives `{"id", "error"}`. The output appears only when it is whole."""
 
-    {"id", "view", "members": {name: value}, "tokens" | null, "truncated"}
-
-where `members` are the values that were combined and `tokens` what all members together read; one
-member is in memory at a time. A line with several responses (a pair, best-of-N) gives them as a
-list under `responses`, a pair's in the order chosen, rejected. A line that cannot be scored gives
-`{"id", "error"}` under `on_bad_record="skip"`, and stops the job under `stop`. The output appears
-only when it is whole.
-
-Shapes: M members, N responses.
-"""
-
+import contextlib
 import itertools
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,12 +20,11 @@ import numpy as np
 import orjson
 
 from smorm import files
-from smorm.arrays import Floats
 from smorm.data.census import BadRecord, Census, DropReason
 from smorm.data.reading import OnBad, Source, read_each
 from smorm.data.records import Record, joined_item
-from smorm.errors import DataError, OutputError
-from smorm.rewards.ensemble import Ensemble, OpenMember, sum_known
+from smorm.errors import DataError
+from smorm.rewards.ensemble import Ensemble
 from smorm.rewards.protocol import Reward
 from smorm.scoring.scorer import Scored
 from smorm.text.limits import Unscored, UnscoredReason
@@ -41,8 +32,9 @@ from smorm.text.limits import Unscored, UnscoredReason
 # Lines held in memory at a time: responses to one prompt should stand near each other.
 CHUNK = 2048
 
-Line = dict[str, Any]
-_ENTRIES = itemgetter("view", "tokens", "truncated")
+# The id of an input line, and its scores or a sentence that names the line.
+_Entry = tuple[str | None, Scored | Unscored]
+_OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,22 +77,16 @@ def score_file(
         ConfigError: no such view.
         DataError: a line that is not usable or has no score, under `stop`; or the input changed
             between two members.
-        OutputError: the output could not be written; an older one is untouched.
-    """
+        OutputError: the output could not be written; an older one is untouched."""
     # Before hours of scoring, not after them.
     files.refuse_unwritable(output)
     job = _Job(source, on_bad_record, advance)
     if isinstance(reward, Ensemble):
         return job.score_ensemble(reward, output)
-    read = reward.view(view).read
-
-    def to_line(scored: Scored) -> Line:
-        return _line(read(scored.rows), scored, reward.fields(scored.rows))
-
     census = Census()
     with files.atomic_file(output) as stream:
-        lines = job.lines(reward, to_line, census)
-        return _write(lines, stream, {reward.name: census})
+        entries = job.entries(reward, census)
+        return _write(entries, reward, view, stream, {reward.name: census})
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,73 +97,48 @@ class _Job:
     on_bad_record: OnBad
     advance: Callable[[int], None] | None
 
-    def lines(
-        self, reward: Reward, to_line: Callable[[Scored], Line], census: Census
-    ) -> Iterator[Line]:
-        """A line for each line of the source."""
+    def entries(self, reward: Reward, census: Census) -> Iterator[_Entry]:
+        """What a reward gives for each line of the source."""
         rows = read_each(replace(self.source, keep_fields=not reward.reads_text), census)
         empty = True
         # Line by line in chunks: a file may be larger than the memory.
         while chunk := list(itertools.islice(rows, CHUNK)):
             empty = False
             for where, identity, result in _results(reward, chunk):
-                if isinstance(result, Scored):
-                    if result.truncated:
-                        census.add(DropReason.SHORTENED, where)
-                    yield {"id": identity, **to_line(result)}
-                    continue
-                if self.on_bad_record == "stop":
-                    raise DataError(str(result))
-                census.add(DropReason.UNSCORED_LINE, where)
-                # In its place: the output has a line for each line of the input.
-                yield {"id": identity, "error": str(result)}
+                if isinstance(result, Unscored):
+                    if self.on_bad_record == "stop":
+                        raise DataError(str(result))
+                    census.add(DropReason.UNSCORED_LINE, where)
+                elif result.truncated:
+                    census.add(DropReason.SHORTENED, where)
+                yield identity, result
             if self.advance is not None:
                 self.advance(len(chunk))
         if empty:
             raise DataError(f"{self.source.path}: holds no record")
 
     def score_ensemble(self, ensemble: Ensemble, output: Path) -> JobReport:
-        """Each member scores the whole file into a scratch file beside the output; lines of all
-        members then become one. So one member is in memory at a time, and no line has to be."""
+        """Each member scores the whole file into a scratch file; what all gave for a line is then
+        combined. So one member is in memory at a time, and no line has to be."""
         counted: dict[str, Census] = {}
-        paths: list[Path] = []
-        with ExitStack() as stack:
-            with files.named_errors(output):
-                output.parent.mkdir(parents=True, exist_ok=True)
-                scratch = tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent)
-            folder = Path(stack.enter_context(scratch))
+        streams: list[BinaryIO] = []
+        # The user knows the output, not what has no name beside it.
+        with files.named_errors(output), contextlib.ExitStack() as stack:
             for member in ensemble.opened():
-                counted[member.name] = Census()
-                paths.append(folder / str(len(paths)))
-                self._score_member(member, paths[-1], output, counted[member.name])
+                census = counted[member.name] = Census()
+                scratch = stack.enter_context(tempfile.TemporaryFile(dir=output.parent))
+                streams.append(scratch)
+                try:
+                    for identity, result in self.entries(member.reward, census):
+                        entry = (identity, member.standardised(result))
+                        scratch.write(orjson.dumps(entry, option=_OPTIONS))
+                except DataError as error:  # e.g. over the limit of this member alone
+                    raise DataError(f"{error} (scored by {member.name})") from error
+                scratch.seek(0)
                 del member  # not kept while the next one is loaded
             with files.atomic_file(output) as stream:
-                return _write(_merged(ensemble, paths, self.source), stream, counted)
-
-    def _score_member(self, member: OpenMember, path: Path, output: Path, census: Census) -> None:
-        def to_line(scored: Scored) -> Line:
-            return _line(member.values(scored), scored)
-
-        try:
-            with files.atomic_file(path) as stream:
-                _write(self.lines(member.reward, to_line, census), stream, {})
-        except OutputError as error:  # the user knows the output, not what lies beside it
-            raise OutputError(str(error).replace(str(path), str(output))) from error
-        except DataError as error:  # e.g. over the limit of this member alone
-            raise DataError(f"{error} (scored by {member.name})") from error
-
-
-def _line(values: Floats, scored: Scored, fields: Iterable[Line] = itertools.repeat({})) -> Line:
-    """The responses of a line with their values [N], and what else stands beside each."""
-    responses = []
-    for line, value, tokens in zip(fields, values.tolist(), scored.tokens, strict=False):
-        scores = {"view": value, "tokens": tokens, "truncated": scored.truncated}
-        responses.append({**line, **scores})
-    return _one_or_several(responses)
-
-
-def _one_or_several(responses: list[Line]) -> Line:
-    return responses[0] if len(responses) == 1 else {"responses": responses}
+                entries = _merged(ensemble, streams, self.source)
+                return _write(entries, ensemble, None, stream, counted)
 
 
 def _results(
@@ -200,49 +161,56 @@ def _results(
         yield where, item.id, result
 
 
-def _write(lines: Iterator[Line], stream: BinaryIO, counted: dict[str, Census]) -> JobReport:
-    """Write lines, and count what they hold."""
-    number = responses = errors = tokens = 0
-    for line in lines:
-        stream.write(orjson.dumps(line) + b"\n")
+def _write(
+    entries: Iterator[_Entry], reward: Reward, view: Any, stream: BinaryIO,
+    counted: dict[str, Census],
+) -> JobReport:  # fmt: skip
+    """Write a line for each entry, and count what the lines hold."""
+    read = reward.view(view).read
+    number = num_responses = errors = num_tokens = 0
+    for identity, result in entries:
         number += 1
-        if "error" in line:
+        line: dict[str, Any] = {"id": identity}
+        if isinstance(result, Unscored):
             errors += 1
-            continue
-        scored = line.get("responses", [line])
-        responses += len(scored)
-        tokens += sum(response["tokens"] or 0 for response in scored)
-    return JobReport(number, responses, errors, tokens, counted)
+            line["error"] = str(result)
+        else:
+            responses, values = reward.fields(result.rows), read(result.rows).tolist()
+            for response, value, tokens in zip(responses, values, result.tokens, strict=True):
+                response |= {"view": value, "tokens": tokens, "truncated": result.truncated}
+                num_tokens += tokens or 0
+            num_responses += len(responses)
+            if len(responses) > 1:
+                line["responses"] = responses
+            else:
+                line |= responses[0]
+        stream.write(orjson.dumps(line) + b"\n")
+    return JobReport(number, num_responses, errors, num_tokens, counted)
 
 
-def _merged(ensemble: Ensemble, paths: Sequence[Path], source: Source) -> Iterator[Line]:
-    """Lines of all members' files, made one. Each member reads the input anew: what it had of
-    another input must not be put beside it."""
-    with ExitStack() as stack:
-        streams = [stack.enter_context(path.open("rb")) for path in paths]
-        for number, texts in enumerate(itertools.zip_longest(*streams, fillvalue=b"null"), 1):
-            lines = [orjson.loads(text) for text in texts]
-            if None in lines or len({line["id"] for line in lines}) > 1:
-                raise DataError(
-                    f"{source.path}: changed while it was scored: record {number} is another one "
-                    "for one member than for the next. Score a copy that nothing writes to."
-                )
-            yield _merged_line(ensemble, lines)
+def _merged(ensemble: Ensemble, streams: Sequence[BinaryIO], source: Source) -> Iterator[_Entry]:
+    """What all members gave for each line, combined. Each member reads the input anew: what it had
+    of another input must not be put beside it."""
+    by_member = [map(_entry, stream) for stream in streams]
+    for number, entries in enumerate(itertools.zip_longest(*by_member), 1):
+        if None in entries or len({identity for identity, _ in entries}) > 1:
+            raise DataError(
+                f"{source.path}: changed while it was scored: record {number} is another one "
+                "for one member than for the next. Score a copy that nothing writes to."
+            )
+        identity, first = entries[0]
+        results = [result for _, result in entries]
+        # A bad line is bad for every member, and no member is named.
+        if isinstance(first, Unscored) and results.count(first) == len(results):
+            yield identity, first
+        else:
+            yield identity, ensemble.combined(results)
 
 
-def _merged_line(ensemble: Ensemble, lines: Sequence[Line]) -> Line:
-    identity = lines[0]["id"]
-    errors = [line.get("error") for line in lines]
-    if len(set(errors)) == 1 and errors[0] is not None:  # a bad line is bad for every member
-        return {"id": identity, "error": errors[0]}
-    for name, error in zip(ensemble.names, errors, strict=True):
-        if error is not None:
-            return {"id": identity, "error": f"{name}: {error}"}
-    read, responses = ensemble.view().read, []
-    # By members, then by responses: what all members gave for one response stands together.
-    for by_member in zip(*(line.get("responses", [line]) for line in lines), strict=True):
-        views, tokens, truncated = zip(*map(_ENTRIES, by_member), strict=True)
-        values = np.array([views])
-        response = {"view": float(read(values)[0]), **ensemble.fields(values)[0]}
-        responses.append({**response, "tokens": sum_known(tokens), "truncated": any(truncated)})
-    return {"id": identity, **_one_or_several(responses)}
+def _entry(line: bytes) -> _Entry:
+    """What was written of a member."""
+    identity, fields = orjson.loads(line)
+    if "reason" in fields:
+        return identity, Unscored(UnscoredReason(fields["reason"]), fields["detail"])
+    rows = np.array(fields["rows"], dtype=np.float64)
+    return identity, Scored(rows, fields["tokens"], fields["truncated"])

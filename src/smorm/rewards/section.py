@@ -28,7 +28,7 @@ REWARDS: Registry[type[Reward]] = Registry(
         "function": "smorm.rewards.function:FunctionReward",
         "field": "smorm.rewards.field:FieldReward",
         "file": "smorm.rewards.field:FileReward",
-        "lab": "smorm.rewards.truth:TruthReward",
+        "lab": "smorm.rewards.field:TruthReward",
     },
 )
 
@@ -36,18 +36,12 @@ REWARDS: Registry[type[Reward]] = Registry(
 KINDS = REWARDS.names()
 
 _TRUTH = ("lab", "truth", "world")
-# Of a file the path may hold anything, of a module only what a name may.
-_FUNCTION = re.compile(r"([A-Za-z_][\w.]*|.+\.py):[A-Za-z_]\w*")
-_DATA_FILES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".ndjson", ".parquet")
 
 
 def reward_of_text(text: str) -> dict[str, Any]:
-    """The section that a short form stands for. `KIND:argument` of a built-in or registered kind;
-    `truth` (or `lab`, with `:SEED` for a world of another seed); an http address; `module:function`
-    or `file.py:function`; a file of rewards; a YAML file with a section; else the folder or hub id
-    of a reward model. A folder that is there is a model, whatever its name."""
+    """The section that a short form stands for (docs/rewards.md has the spellings)."""
     kind, separator, argument = text.partition(":")
-    # The order decides where a text could be several things: see docs/rewards.md.
+    # The order decides where a text could be several things: a folder is a model by any name.
     if text in _TRUTH:
         return {"lab": 0}
     if Path(text).is_dir():
@@ -61,9 +55,10 @@ def reward_of_text(text: str) -> dict[str, Any]:
     # Before functions: `NAME:argument` of a registered kind looks like `module:name` too.
     if kind in REWARDS:
         return {"reward": text}
-    if _FUNCTION.fullmatch(text):
+    # Of a file the path may hold anything, of a module only what a name may.
+    if re.fullmatch(r"([A-Za-z_][\w.]*|.+\.py):[A-Za-z_]\w*", text):
         return {"function": text}
-    if text.endswith(_DATA_FILES):
+    if text.endswith((".jsonl", ".jsonl.gz", ".json", ".json.gz", ".ndjson", ".parquet")):
         return {"file": text}
     return {"model": text}
 
@@ -99,18 +94,7 @@ def listed(value: Any, section_of_text: Callable[[str], dict[str, Any]]) -> Any:
 
 
 class RewardSection(Section):
-    """Where rewards come from: exactly one of
-
-    - `model`: a folder or hub id, read by `view`;
-    - `ensemble`: several rewards as one, by `combine` and `kappa`, after `standardise` (a file of
-      responses);
-    - `url`: a server of `protocol`, with `view`, `token_file`, `timeout` (seconds a request) and
-      `tokenizer` (a folder whose chat template makes text, where the server takes only text);
-    - `function`: `module:name` or `file.py:name`;
-    - `field`: of the records; `file`: scores of the records, by id or place;
-    - `lab`: the true quality in the generated world of that seed;
-    - `reward`: `NAME:argument` of a registered kind.
-    """
+    """Where rewards come from: exactly one of the kinds' keys; docs/rewards.md has every key."""
 
     name: str | None = None
     model: str | None = None
@@ -145,12 +129,9 @@ class RewardSection(Section):
         keys = (*KINDS, "reward")
         named = [key for key in keys if getattr(self, key) is not None]
         if len(named) != 1:
-            problem = f"{' and '.join(named)} are given"
-            if not named:
-                problem = "none is given"
-            raise ValueError(
-                f"exactly one of {', '.join(keys)} says where rewards come from; {problem}"
-            )
+            given = f"{' and '.join(named)} are" if named else "none is"
+            where = f"exactly one of {', '.join(keys)} says where rewards come from"
+            raise ValueError(f"{where}; {given} given")
         # Refused while the configuration is read, with the names that there are.
         if self.reward is not None and self.kind not in REWARDS:
             names = ", ".join(REWARDS.names())

@@ -2,8 +2,7 @@
 
 A failure is an error that quotes the server, never a number: a reward of 0 or None in its place
 trains a policy on noise. Only what may pass is tried again (408, 425, 429, 5xx and broken
-connections), with a random pause that grows, and only until the deadline.
-"""
+connections), with a random pause that grows, and only until the deadline."""
 
 from __future__ import annotations
 
@@ -40,7 +39,7 @@ _HINTS = {
 }
 
 
-class RewardClient:
+class RewardClient(contextlib.AbstractContextManager["RewardClient"]):
     """A reward server as a function from conversations to scores.
 
     >>> client = RewardClient("http://localhost:8000", "vllm")             # doctest: +SKIP
@@ -60,8 +59,7 @@ class RewardClient:
 
     Raises:
         ConfigError: not an http address, a token that no header can hold, or an unknown protocol.
-        SmormError: the server does not say what it is (`protocol="auto"`).
-    """
+        SmormError: the server does not say what it is (`protocol="auto"`)."""
 
     def __init__(
         self,
@@ -99,19 +97,14 @@ class RewardClient:
         Raises:
             SmormError: the server refused, failed until the deadline, or gave anything but one
                 finite score (or C) for each conversation.
-            DataError: a conversation is not valid Unicode.
-        """
+            DataError: a conversation is not valid Unicode."""
         rows = self.answer(conversations).rows
         return rows[:, 0] if rows.shape[1] == 1 else rows
 
     def answer(
-        self,
-        conversations: Sequence[Messages],
-        wire: Wire | None = None,
-        *,
-        batch: int | None = None,
-        concurrency: int | None = None,
-    ) -> Answer:
+        self, conversations: Sequence[Messages], wire: Wire | None = None, *,
+        batch: int | None = None, concurrency: int | None = None,
+    ) -> Answer:  # fmt: skip
         """As `score`, with the tokens that the server counted, by one of its `wires`."""
         wire = wire or self.wires[0]
         size = wire.batch or batch or self.batch
@@ -144,15 +137,15 @@ class RewardClient:
     def close(self) -> None:
         self._client.close()
 
-    def __enter__(self) -> RewardClient:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def _post(self, wire: Wire, conversations: Sequence[Messages]) -> Answer:
+        name = {}
+        if self.model_id is not None:
+            name["model"] = self.model_id
         try:
-            body = orjson.dumps(wire.body(conversations, self.model_id))
+            body = orjson.dumps({**name, **wire.body(conversations)})
         except TypeError as error:  # a lone surrogate
             raise DataError(f"a conversation cannot be sent: {error}") from error
         answer = self._request("POST", wire.path, body)
@@ -221,8 +214,8 @@ class RewardClient:
     def _send(
         self, method: str, url: str, body: bytes | None, deadline: float
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """One try: status, headers and content. The client's timeout is between two pieces of an
-        answer; the deadline is for all of it."""
+        """One try: status, headers and content."""
+        # The client's timeout is between two pieces of an answer; the deadline is for all of it.
         remaining = max(deadline - time.monotonic(), 0.001)
         headers = {"Content-Type": "application/json"}
         content = bytearray()
@@ -290,10 +283,10 @@ class ServerReward(Reward):
 
     def view(self, value: Any = None) -> RewardView:
         """One of the views that it was opened with; None is the first, or the server's own."""
-        if value is None and self.views:
-            value = self.views[0]
+        if value is None and not self.views:
+            return super().view()
         if value is None:
-            return RewardView(self.kind, lambda rows: rows[:, 0])
+            value = self.views[0]
         if value not in self.views:
             raise ConfigError(f"view {value}: {self.client.url} was not asked for it")
         index = self.views.index(value)
@@ -313,7 +306,6 @@ def read_token(path: Path, name: str = "token_file") -> str:
 
 
 def _refusal(status: int, url: str, reason: str, headers: Mapping[str, str]) -> SmormError:
-    """The error for an answer that no further try would change."""
     if 300 <= status < 400:
         return SmormError(
             f"{url}: moved to {headers.get('location', 'another address')}: name that address "

@@ -2,14 +2,12 @@
 
 Raw scores are requested always: vLLM's default activation makes every score of a one-label model
 1.0 under a softmax (vllm#12910). Messages are sent where the protocol takes them, so that the
-server renders them; where it takes text, the text comes without a BOS that the server would double.
+server renders them. Shapes: N conversations of one request, C scores of each."""
 
-Shapes: N conversations of one request, C scores of each.
-"""
-
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -30,26 +28,22 @@ class Answer:
     tokens: list[int | None]
 
 
-class Wire(Protocol):
+class Wire(ABC):
     """One way to ask a server."""
 
-    path: ClassVar[str]  # where requests are posted to
+    path = "/classify"  # where requests are posted to
+    batch = 0  # the most conversations of a request; 0 for any number
     # Whether scores include the view's constant (which a head without a bias cannot hold).
-    keeps_constant: ClassVar[bool]
-    control_is_text: ClassVar[bool]  # whether control tokens in messages stay text
+    keeps_constant = False
+    control_is_text = False  # whether control tokens in messages stay text
 
-    @property
-    def batch(self) -> int:
-        """The most conversations of a request; 0 for any number."""
-        ...
+    @abstractmethod
+    def body(self, conversations: Sequence[Messages]) -> Body:
+        """The request's JSON, without the model's name."""
 
-    def body(self, conversations: Sequence[Messages], model: str | None) -> Body:
-        """The request's JSON."""
-        ...
-
+    @abstractmethod
     def read(self, answer: Any, count: int) -> Answer:
         """The scores in an answer; SmormError where it does not hold `count` of them."""
-        ...
 
 
 def chat(messages: Sequence[Message]) -> list[dict[str, str]]:
@@ -78,18 +72,16 @@ def chat_text(renderer: Renderer, *, begin: bool) -> ToText:
     return text
 
 
-@dataclass(frozen=True, slots=True)
-class SmormScore:
+@dataclass(frozen=True)
+class SmormScore(Wire):
     """Our own server: `POST /v1/score`. `views` are the requested views, one column each; without
     any it is the server's own."""
 
     views: tuple[str, ...] = ()
-    path: ClassVar[str] = "/v1/score"
-    keeps_constant: ClassVar[bool] = True
-    control_is_text: ClassVar[bool] = True
-    batch: int = 0
+    path = "/v1/score"
+    keeps_constant = control_is_text = True
 
-    def body(self, conversations: Sequence[Messages], model: str | None) -> Body:
+    def body(self, conversations: Sequence[Messages]) -> Body:
         """`{"items": [{"messages"}], "views"}`."""
         items = [{"messages": chat(messages)} for messages in conversations]
         body: Body = {"items": items, "truncation": "refuse"}
@@ -116,12 +108,16 @@ class SmormScore:
         return row
 
 
-class _Vllm:
-    """What vLLM's endpoints have in common: the answer's `data`, each entry with its `index`."""
+class VllmMessages(Wire):
+    """vLLM `POST /classify` with messages: one conversation a request."""
 
-    field: ClassVar[str]
-    keeps_constant: ClassVar[bool] = False
-    control_is_text: ClassVar[bool] = False
+    batch = 1
+    field = "probs"  # of an entry, with its scores
+
+    def body(self, conversations: Sequence[Messages]) -> Body:
+        """`{"messages", "use_activation": false}`."""
+        (messages,) = conversations
+        return {"messages": chat(messages), "use_activation": False}
 
     def read(self, answer: Any, count: int) -> Answer:
         """`{"data": [{"index", "probs" or "data": [numbers]}], "usage": {"prompt_tokens"}}`."""
@@ -133,57 +129,35 @@ class _Vllm:
         return scores
 
 
-@dataclass(frozen=True, slots=True)
-class VllmMessages(_Vllm):
-    """vLLM `POST /classify` with messages: one conversation a request."""
-
-    path: ClassVar[str] = "/classify"
-    field: ClassVar[str] = "probs"
-    batch: int = 1
-
-    def body(self, conversations: Sequence[Messages], model: str | None) -> Body:
-        """`{"messages", "use_activation": false}`."""
-        (messages,) = conversations
-        return {**_named(model), "messages": chat(messages), "use_activation": False}
-
-
-@dataclass(frozen=True, slots=True)
 class VllmPooling(VllmMessages):
     """vLLM `POST /pooling` with messages: the pooler's output as it is."""
 
-    path: ClassVar[str] = "/pooling"
-    field: ClassVar[str] = "data"
+    path = "/pooling"
+    field = "data"
 
 
-@dataclass(frozen=True, slots=True)
-class VllmText(_Vllm):
+@dataclass(frozen=True)
+class VllmText(VllmMessages):
     """vLLM `POST /classify` with texts, which have their BOS: the server is told to add none."""
 
     text: ToText
-    path: ClassVar[str] = "/classify"
-    field: ClassVar[str] = "probs"
-    batch: int = 0
+    batch = 0
 
-    def body(self, conversations: Sequence[Messages], model: str | None) -> Body:
+    def body(self, conversations: Sequence[Messages]) -> Body:
         """`{"input": [texts], "add_special_tokens": false, "use_activation": false}`."""
-        texts = [self.text(messages) for messages in conversations]
-        options = {"add_special_tokens": False, "use_activation": False}
-        return {**_named(model), "input": texts, **options}
+        texts = list(map(self.text, conversations))
+        return {"input": texts, "add_special_tokens": False, "use_activation": False}
 
 
-@dataclass(frozen=True, slots=True)
-class SglangText:
+@dataclass(frozen=True)
+class SglangText(Wire):
     """SGLang `POST /classify`, the native one (`/v1/classify` always applies a softmax)."""
 
     text: ToText
-    path: ClassVar[str] = "/classify"
-    keeps_constant: ClassVar[bool] = False
-    control_is_text: ClassVar[bool] = False
-    batch: int = 0
 
-    def body(self, conversations: Sequence[Messages], model: str | None) -> Body:
+    def body(self, conversations: Sequence[Messages]) -> Body:
         """`{"text": [texts]}`."""
-        return {**_named(model), "text": [self.text(messages) for messages in conversations]}
+        return {"text": list(map(self.text, conversations))}
 
     def read(self, answer: Any, count: int) -> Answer:
         """`[{"embedding": [numbers], "meta_info": {"prompt_tokens"}}]`."""
@@ -215,12 +189,6 @@ def _answer(entries: list[Any], row_of: Callable[[Any], Any]) -> Answer:
         rows.append(row_of(entry))
         tokens.append(_token_count(entry, "tokens"))
     return Answer(_matrix(rows), tokens)
-
-
-def _named(model: str | None) -> Body:
-    if model is None:
-        return {}
-    return {"model": model}
 
 
 def _entries(answer: Any, name: str, count: int) -> list[Any]:
