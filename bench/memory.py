@@ -115,7 +115,7 @@ def measure_in_process(
         arguments += ["--data", str(data)]
     if tokenizer:
         arguments += ["--tokenizer", str(tokenizer)]
-    # TRL users have the C library's settings; smorm keeps freed memory (`smorm.model.cpu.malloc`).
+    # TRL users have the C library's settings; smorm keeps freed memory (`smorm.model.device`).
     environment = {"SMORM_KEEP_MEMORY": "0"} if arm == "trl" else {}
     return json_of_process("bench.memory", *arguments, **environment)
 

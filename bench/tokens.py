@@ -28,8 +28,8 @@ from smorm.data.encode import Encoder
 from smorm.data.reading import Source
 from smorm.data.token_cache import TokenRequest, tokens_of
 from smorm.data.tokeniser import Tokeniser
-from smorm.text.bpe import train_bpe
 from smorm.text.chat import Renderer
+from smorm.text.tokenizers import train_bpe
 
 TIMED = 50_000
 VOCABULARY = 8000

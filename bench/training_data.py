@@ -22,7 +22,7 @@ import numpy as np
 
 from bench.texts import DATA, arena_answers, hh_pairs, texts_of, write_preferences, write_rows
 from smorm.data.records import Preference
-from smorm.text.bpe import train_bpe
+from smorm.text.tokenizers import train_bpe
 from smorm.training.setup import Prepared
 
 ANSWERS = 4

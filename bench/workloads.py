@@ -21,8 +21,8 @@ from bench.smorm_run import VOCABULARY
 from bench.texts import Source, answer, arena_answers, hh_pairs, styles, texts_of
 from smorm.arrays import Ints, Tokens
 from smorm.data.records import Candidates, Messages, Preference
-from smorm.text.bpe import train_bpe
 from smorm.text.chat import Renderer
+from smorm.text.tokenizers import train_bpe
 from smorm.trees.forest import MIN_SHARE, common_prefix, sort_key
 
 BATCH = 8

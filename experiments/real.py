@@ -44,7 +44,7 @@ from smorm.lab.artifacts import ArtifactStore
 from smorm.model.store import versions
 from smorm.report.page import write_page
 from smorm.scoring.reward_model import RewardModel
-from smorm.text.bpe import train_bpe
+from smorm.text.tokenizers import train_bpe
 from smorm.training.sources import to_source, training_texts
 
 METHODS = {"Single": SINGLE, "Multi": MULTI, "SMORM": SMORM}

@@ -33,8 +33,8 @@ from smorm.errors import DataError
 from smorm.files import read_json, sha256, write_json
 from smorm.lab.artifacts import ArtifactStore
 from smorm.model.store import versions
-from smorm.text.bpe import train_bpe
 from smorm.text.chat import RAW, Message, Messages, Renderer
+from smorm.text.tokenizers import train_bpe
 
 HELD_OUT = 50
 """One document of so many is held out."""

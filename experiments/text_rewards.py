@@ -27,7 +27,6 @@ from smorm.data.records import Item
 from smorm.evaluation.result import Result
 from smorm.files import sha256, write_bytes, write_json
 from smorm.lab.artifacts import ArtifactStore
-from smorm.model.backbone import load_tokenizer
 from smorm.rewards import protocol
 from smorm.rewards.ensemble import SIMPLE_MEAN, UNCHANGED, Rule, Standard, standard_of
 from smorm.rewards.protocol import ScoringOptions
@@ -38,6 +37,7 @@ from smorm.stress.proxies import ProxyReward
 from smorm.stress.run import push, run_stress
 from smorm.stress.sets import PromptSet, read_sets
 from smorm.text.chat import Renderer
+from smorm.text.tokenizers import load_tokenizer
 
 BASELINE = ("Single", "F")
 SET = "alpaca_eval"

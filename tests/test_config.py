@@ -19,7 +19,7 @@ from smorm.config import (
 )
 from smorm.errors import ConfigError
 from smorm.model.backbone import build_backbone
-from smorm.text.bpe import train_bpe
+from smorm.text.tokenizers import train_bpe
 
 BASE = {
     "model": {"backbone": "some/model"},

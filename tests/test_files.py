@@ -20,7 +20,7 @@ from smorm import files
 from smorm.errors import CheckpointError, ConfigError, DataError, OutputError
 from smorm.model.network import RewardNetwork
 from smorm.model.store import ModelCard, load_model, save_model
-from smorm.text.bpe import train_bpe
+from smorm.text.tokenizers import train_bpe
 from smorm.training.checkpoint import (
     list_checkpoints,
     load_checkpoint,

@@ -56,3 +56,11 @@ class Interrupted(Exception):  # noqa: N818  (a state, not an error)
     """The run was asked to stop and wrote a checkpoint first."""
 
     exit_code = 130
+
+
+def first_line(error: Exception, limit: int = 300) -> str:
+    """The first line of an error's text that is not empty, else the error's type."""
+    for line in str(error).splitlines():
+        if line.strip():
+            return line.strip()[:limit]
+    return type(error).__name__

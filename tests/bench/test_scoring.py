@@ -25,8 +25,8 @@ from bench.workloads import (
     rm_bench,
     sample,
 )
-from smorm.text.bpe import train_bpe
 from smorm.text.chat import Renderer
+from smorm.text.tokenizers import train_bpe
 from smorm.trees.forest import grow
 from tests.conftest import DATA, ROOT
 

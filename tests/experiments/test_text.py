@@ -28,8 +28,8 @@ from smorm.errors import DataError
 from smorm.evaluation.metrics import cluster_bootstrap, mean_over_seeds
 from smorm.evaluation.pairs import measure_pairs
 from smorm.evaluation.result import Result, read_results
-from smorm.text.bpe import train_bpe
 from smorm.text.chat import RAW, Message, Renderer
+from smorm.text.tokenizers import train_bpe
 from tests.experiments.made_up_text import LEAKED, documents, make_text_data, tiny_plan
 
 

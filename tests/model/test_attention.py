@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from smorm.model.attention import choose_backend, forest_attention
-from smorm.model.gathered import gather_plan, gathered
-from smorm.model.plan import AttentionPlan
+from smorm.model.attention import AttentionPlan, choose_backend, forest_attention
+from smorm.model.gathered import gather_plan, plain_products
 from smorm.trees.forest import Forest, grow
 from tests.trees.sequences import random_family
 
@@ -113,7 +112,7 @@ CALLS: dict[str, dict[str, Any]] = {
 def test_gathered_chains_are_exact(groups: int, call: str, seed: int) -> None:
     forest, settings = small_shares(seed), CALLS[call]
     assert_equal_forward_and_backward(
-        lambda q, k, v: gathered(q, k, v, gather_plan(forest), SCALE, **settings),
+        lambda q, k, v: plain_products(q, k, v, gather_plan(forest), SCALE, **settings),
         lambda q, k, v: reference(q, k, v, forest, **settings),
         tensors(forest, 4, groups, seed),
     )
@@ -123,7 +122,7 @@ def test_a_sink_learns_too() -> None:
     forest = small_shares(0)
     inputs = (*tensors(forest, 4, 2), torch.linspace(-1, 2, 4).requires_grad_())
     assert_equal_forward_and_backward(
-        lambda q, k, v, s: gathered(q, k, v, gather_plan(forest), SCALE, sinks=s),
+        lambda q, k, v, s: plain_products(q, k, v, gather_plan(forest), SCALE, sinks=s),
         lambda q, k, v, s: reference(q, k, v, forest, sinks=s),
         inputs,
     )

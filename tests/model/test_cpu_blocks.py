@@ -9,9 +9,14 @@ import pytest
 import torch
 
 from smorm.model.cpu import attention as cpu
-from smorm.model.cpu import blocks as planning
-from smorm.model.cpu.attention import attend, attend_backward, cpu_blocks, fold, unfold
-from smorm.model.cpu.blocks import cut_blocks
+from smorm.model.cpu.attention import (
+    attend,
+    attend_backward,
+    cpu_blocks,
+    cut_blocks,
+    fold,
+    unfold,
+)
 from smorm.trees.forest import Forest, Leaves, find_leaves, grow
 from tests.trees.sequences import random_family
 
@@ -23,7 +28,7 @@ SEEDS = range(4)
 SMALL, MIXED, REAL = (
     (3, 5, 4, 0),
     (3, 5, 4, 2),
-    (planning.ROWS, planning.WIDE, cpu.KEEP, planning.FEW),
+    (cpu.ROWS, cpu.WIDE, cpu.KEEP, cpu.FEW),
 )
 
 
@@ -31,7 +36,7 @@ SMALL, MIXED, REAL = (
 def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[bool]:
     """Whether blocks are small in this test."""
     for name, value in zip(("ROWS", "WIDE", "KEEP", "FEW"), request.param, strict=True):
-        monkeypatch.setattr(cpu if name == "KEEP" else planning, name, value)
+        monkeypatch.setattr(cpu, name, value)
     cpu._causal_bias.cache_clear()  # it holds masks of ROWS rows
     yield request.param != REAL
     cpu._causal_bias.cache_clear()
@@ -107,7 +112,7 @@ def test_output_and_gradients_are_those_of_the_dense_softmax(
 def test_the_families_above_reach_every_kind_of_block(cut: bool) -> None:
     plan = [block for seed in SEEDS for block in cut_blocks(nested(seed))]
     assert any(block.causal and block.b - block.a < block.length for block in plan)
-    assert any(block.merge and block.b - block.a == planning.WIDE for block in plan)
+    assert any(block.merge and block.b - block.a == cpu.WIDE for block in plan)
     assert {block.complete for block in plan} == {True, False}
     assert {block.length > cpu.KEEP for block in plan if block.causal} == {True, False}
     assert {block.length > cpu.KEEP for block in plan if block.merge} == {True, False}
@@ -115,7 +120,7 @@ def test_the_families_above_reach_every_kind_of_block(cut: bool) -> None:
     assert {block.complete for block in leaves} == {True, False}
     assert {block.merge for block in leaves} == {True, False}
     beside = any(len(block.ranges) > 1 for block in plan + leaves)
-    assert beside == (planning.FEW > 0), "keys of a prompt beside a chain's own"
+    assert beside == (cpu.FEW > 0), "keys of a prompt beside a chain's own"
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["every row", "leaves"])
@@ -142,7 +147,7 @@ def test_chains_longer_than_a_real_block_and_rectangles_wider_than_one() -> None
         return rng.integers(0, 97, length).astype(np.int32)
 
     prompt = draw(cpu.KEEP + 30)
-    tails = [draw(n) for n in (planning.WIDE, planning.WIDE, 9, *[3] * planning.FEW)]
+    tails = [draw(n) for n in (cpu.WIDE, cpu.WIDE, 9, *[3] * cpu.FEW)]
     forest = grow([np.concatenate([prompt, tail]) for tail in tails])
     plan = cut_blocks(forest)
     assert any(block.causal and block.length > cpu.KEEP for block in plan)

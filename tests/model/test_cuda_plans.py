@@ -16,7 +16,8 @@ from torch._dynamo.utils import counters
 from torch.utils.checkpoint import checkpoint
 
 from smorm.model import attention
-from smorm.model.cuda.flex import (
+from smorm.model.attention import AttentionPlan
+from smorm.model.flex import (
     BLOCK,
     BlockLists,
     block_lists,
@@ -25,9 +26,7 @@ from smorm.model.cuda.flex import (
     flex,
     padded_rule,
 )
-from smorm.model.cuda.varlen import STEP, GatherRows, missing, varlen, varlen_plan
-from smorm.model.gathered import gather_plan
-from smorm.model.plan import AttentionPlan
+from smorm.model.gathered import STEP, GatherRows, gather_plan, missing, varlen, varlen_plan
 from smorm.trees.forest import Forest, grow
 from tests.model.test_attention import (
     SCALE,
@@ -331,7 +330,7 @@ def test_a_torch_that_cannot_is_named(
 def test_the_torch_that_is_here_can() -> None:
     from torch.nn.attention.varlen import varlen_attn
 
-    from smorm.model.cuda.varlen import _parameters
+    from smorm.model.gathered import _parameters
 
     assert missing(_parameters(varlen_attn)) is None
 

@@ -12,9 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smorm.model.attention import AttentionPlan
 from smorm.model.cpu.fuse import decoder_layers, fusible, run_fused
 from smorm.model.network import RewardNetwork
-from smorm.model.plan import AttentionPlan
 from smorm.trees.forest import Forest, find_leaves, grow
 from tests.model.architectures import ARCHITECTURES, tiny
 from tests.model.test_forest_equals_padded import adapted, scores_and_gradients, sequences_of

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from smorm.model.lora import add_lora
+from smorm.model.backbone import add_lora
 from smorm.model.network import REFERENCE, Layout, RewardNetwork
 from smorm.model.verify import verify
 from tests.model.architectures import ARCHITECTURES, OUTSIDERS, tiny

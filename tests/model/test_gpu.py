@@ -10,10 +10,10 @@ from torch._dynamo.utils import counters
 
 from smorm.arrays import Tokens
 from smorm.model import attention
-from smorm.model.cuda.flex import bucket
-from smorm.model.gathered import gather_plan, gathered
+from smorm.model.attention import AttentionPlan
+from smorm.model.flex import bucket
+from smorm.model.gathered import gather_plan, plain_products
 from smorm.model.network import Layout, RewardNetwork
-from smorm.model.plan import AttentionPlan
 from smorm.model.verify import choose_layout, verify
 from smorm.training.memory import measure
 from tests.model.architectures import tiny
@@ -119,7 +119,7 @@ def test_kernels_agree_with_plain_products_over_many_blocks(call: str, dtype: to
         kind = torch.float32 if backend == "plain products" else dtype
         leaves = [x.to(dtype).to(kind).requires_grad_() for x in inputs]
         if backend == "plain products":
-            out = gathered(*leaves, gather_plan(forest), 0.125, window, softcap)
+            out = plain_products(*leaves, gather_plan(forest), 0.125, window, softcap)
         else:
             plan = AttentionPlan(forest)
             out = attention.compute(*leaves, plan, 0.125, window, softcap)

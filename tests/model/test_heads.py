@@ -13,14 +13,13 @@ from safetensors.torch import load_file, save_file
 from smorm.data.scaling import AttributeScale
 from smorm.errors import CheckpointError, DataError, ModelError
 from smorm.model.export import export_all_rows, export_view
-from smorm.model.head_file import HEAD
-from smorm.model.heads import GatedHead, MlpHead, gate_network
+from smorm.model.heads import HEAD, GatedHead, MlpHead, gate_network
 from smorm.model.inference import pooled_units, prompted_units, score_units
 from smorm.model.network import RewardNetwork
 from smorm.model.store import CARD, ModelCard, load_model, save_model
 from smorm.model.views import named_view
 from smorm.scoring.merge import load_linear
-from smorm.text.bpe import train_bpe
+from smorm.text.tokenizers import train_bpe
 from tests.model.architectures import tiny
 
 HEADER = np.array([70, 71, 72], dtype=np.int32)

@@ -15,9 +15,9 @@ import torch
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from smorm.model import last_layer
+from smorm.model.attention import AttentionPlan
 from smorm.model.cpu.fuse import decoder_layers
 from smorm.model.network import RewardNetwork
-from smorm.model.plan import AttentionPlan
 from smorm.model.verify import choose_layout, verify
 from smorm.training.memory import LiveBytes
 from smorm.trees.forest import Forest, grow

@@ -12,7 +12,7 @@ import pytest
 STEPS = """
 import resource, sys
 import torch
-from smorm.model.cpu.malloc import keep_freed_memory
+from smorm.model.device import keep_freed_memory
 torch.set_num_threads(1)
 told = keep_freed_memory()
 def step():

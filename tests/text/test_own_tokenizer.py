@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smorm.text.bpe import train_bpe
 from smorm.text.chat import Message, Renderer
+from smorm.text.tokenizers import train_bpe
 
 from .attacks import ATTACKS, SPLIT_OVER_TWO
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from smorm.text.chat import Message, Renderer
-from smorm.text.padding import NEW_PAD_TOKEN, ensure_pad_token, find_pad_token
+from smorm.text.tokenizers import NEW_PAD_TOKEN, ensure_pad_token, find_pad_token
 
 from .styles import STYLES, build
 

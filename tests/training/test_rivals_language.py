@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 from smorm.errors import ModelError
 from smorm.model.language import LanguageHead, load_language_model, response_tokens
 from smorm.model.network import leaf_rows
-from smorm.text.bpe import train_bpe
 from smorm.text.chat import Message, Renderer
+from smorm.text.tokenizers import train_bpe
 from smorm.training.loop import train
 from smorm.training.methods import make_method
 from smorm.training.methods.grm import Grm

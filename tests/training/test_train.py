@@ -22,7 +22,7 @@ from smorm.files import verify_folder
 from smorm.model.device import pick_device
 from smorm.model.inference import score_units
 from smorm.model.store import load_model
-from smorm.text.bpe import TEMPLATE
+from smorm.text.tokenizers import TEMPLATE
 from smorm.training.loop import train
 from smorm.training.optim import learning_rate_factor, make_optimizer, named_trainable
 from smorm.training.setup import prepare

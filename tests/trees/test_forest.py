@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smorm.model.gathered import gather_plan
-from smorm.trees.forest import MIN_SHARE, common_prefix, grow, sort_key
-from smorm.trees.padded import pad
+from smorm.trees.forest import MIN_SHARE, common_prefix, grow, pad, sort_key
 from tests.trees.sequences import (
     allowed_cells,
     distinct_prefixes,

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smorm.model.attention import AttentionPlan
 from smorm.model.gathered import gather_plan
-from smorm.model.plan import AttentionPlan
 from smorm.trees.forest import MIN_SHARE, find_leaves, grow
 from tests.trees.sequences import allowed_cells, families, grown, random_family, tokens
 

@@ -124,8 +124,8 @@ def tokens_of_config(config: Config, max_tokens: int | None = None) -> TokenPlan
 
 def tokens_of_model(path: str, max_tokens: int | None = None) -> TokenPlan:
     """The tokenizer of a model folder or hub id, with the limit that its card names, if any."""
-    from smorm.model.backbone import load_tokenizer
     from smorm.model.store import CARD, read_card
+    from smorm.text.tokenizers import load_tokenizer
 
     # A run's folder holds its model one level down.
     folder = Path(path)

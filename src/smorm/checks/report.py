@@ -33,7 +33,7 @@ from smorm.data.reading import read_records
 from smorm.data.tokeniser import Tokeniser
 from smorm.errors import ModelError
 from smorm.text.chat import Renderer
-from smorm.text.padding import ensure_pad_token
+from smorm.text.tokenizers import ensure_pad_token
 from smorm.version import __version__
 
 

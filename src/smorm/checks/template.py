@@ -27,7 +27,8 @@ from smorm.checks.findings import (
     severest_first,
 )
 from smorm.errors import ModelError
-from smorm.text import control, padding, templates
+from smorm.text import control, templates
+from smorm.text.tokenizers import NEW_PAD_TOKEN, find_pad_token
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -211,7 +212,7 @@ def _end(probed: _Probed) -> list[Finding]:
 
 
 def _padding(probed: _Probed, settled: bool) -> list[Finding]:
-    """Pad = EOS does harm where a conversation ends with it (`smorm.text.padding`)."""
+    """Pad = EOS does harm where a conversation ends with it (`smorm.text.tokenizers`)."""
     tokenizer = probed.tokenizer
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token
     if pad is None or pad != tokenizer.eos_token_id:
@@ -219,6 +220,6 @@ def _padding(probed: _Probed, settled: bool) -> list[Finding]:
     ids = probed.ids(_SHORT)
     if not ids or ids[-1] != pad:
         return [_finding(FindingKind.PAD_IS_EOS, FINE, "harmless", token=eos)]
-    replacement = padding.find_pad_token(tokenizer, probed.template) or padding.NEW_PAD_TOKEN
+    replacement = find_pad_token(tokenizer, probed.template) or NEW_PAD_TOKEN
     severity, case = (LOOK, "replaced") if settled else (MUST_FIX, "harmful")
     return [_finding(FindingKind.PAD_IS_EOS, severity, case, token=eos, replacement=replacement)]

@@ -32,6 +32,7 @@ from smorm.data.records import Messages
 from smorm.errors import DataError, ModelError, SmormError
 from smorm.text.chat import Message, Renderer
 from smorm.text.limits import Overlong, fit
+from smorm.text.tokenizers import load_tokenizer
 
 Conversation = tuple[Messages, Sequence[Messages]]
 """A prompt and its responses."""
@@ -231,7 +232,7 @@ def serve(source: BinaryIO, target: BinaryIO) -> None:
     answer: dict[str, Any] = {"proof": None, "reason": ""}
     # Whatever goes wrong is sent back: the main process then does the work itself.
     try:
-        tokenizer = _load_tokenizer(Path(hello["tokenizer"]))
+        tokenizer = load_tokenizer(hello["tokenizer"])
         renderer = Renderer(tokenizer, hello["template"], hello["max_tokens"])
         answer["proof"] = _proof(renderer)
     except (OSError, ValueError, KeyError, TypeError, DataError, ModelError) as error:
@@ -265,17 +266,6 @@ def _facts(outcome: Outcome) -> list[Any]:
     if outcome.error is not None:
         failure = [type(outcome.error).__name__, str(outcome.error)]
     return [counted, failure, list(map(len, outcome.tokens))]
-
-
-def _load_tokenizer(folder: Path) -> Any:
-    """The tokenizer by the class that was written down, as `smorm.model` loads it."""
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    # `AutoTokenizer` guesses another class for a tokenizer that was trained here.
-    values = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    if values.get("tokenizer_class") == "TokenizersBackend":
-        return PreTrainedTokenizerFast.from_pretrained(folder)
-    return AutoTokenizer.from_pretrained(folder)
 
 
 def main() -> None:

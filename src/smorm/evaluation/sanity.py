@@ -23,7 +23,7 @@ from smorm.evaluation.parity.causes import pad_token
 from smorm.evaluation.parity.comparison import GATES, allowed_difference, dtype_of
 from smorm.evaluation.result import Cause, CauseKind, Failure, Result
 from smorm.model.export import PlainModel
-from smorm.model.head_file import read_head
+from smorm.model.heads import read_head
 from smorm.model.inference import pooled_units
 from smorm.model.store import resolve, versions
 from smorm.model.views import View, apply_view

@@ -17,27 +17,68 @@ Four kernels compute the same rule (see `smorm.trees.forest`):
 Shapes: T packed tokens, H query heads, G key heads, D head size.
 """
 
+from __future__ import annotations
+
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from smorm.model.backbone import first_line
-from smorm.model.cpu.attention import cpu_blocks
-from smorm.model.cuda import varlen as varlen_kernel
-from smorm.model.cuda.flex import flex
-from smorm.model.cuda.varlen import varlen
-from smorm.model.gathered import gathered
-from smorm.model.plan import AttentionPlan
-from smorm.trees.forest import Forest
+from smorm.errors import first_line
+from smorm.model import gathered
+from smorm.model.cpu.attention import Block, cpu_blocks, cut_blocks
+from smorm.model.flex import block_mask, flex
+from smorm.trees.forest import Forest, Leaves, find_leaves
 
 log = logging.getLogger(__name__)
 
 NAME = "smorm_forest"
 Backend = Literal["cpu_blocks", "varlen", "flex", "gathered"]
+
+
+@dataclass(eq=False)
+class AttentionPlan:
+    """A batch as attention sees it. Verification counts the layers by `calls`, the attention calls
+    made."""
+
+    batch: Forest | Leaves
+    calls: int = 0
+    _block_masks: dict[int | None, Any] = field(default_factory=dict)
+
+    # Each backend's plan is made when a layer first needs it: a forward pass on the CPU never makes
+    # block masks for FlexAttention.
+
+    @cached_property
+    def blocks(self) -> list[Block]:
+        """For the CPU kernel."""
+        return cut_blocks(self.batch)
+
+    @cached_property
+    def gather(self) -> gathered.GatherPlan:
+        """For plain products, and what `varlen` is made of."""
+        return gathered.gather_plan(self.batch)
+
+    @cached_property
+    def varlen(self) -> gathered.VarlenPlan:
+        """For variable-length attention on CUDA."""
+        return gathered.varlen_plan(self.gather)
+
+    def block_mask(self, window: int | None) -> Any:
+        """For FlexAttention on CUDA: the `BlockMask`, one per sliding window."""
+        assert isinstance(self.batch, Forest)
+        if window not in self._block_masks:
+            self._block_masks[window] = block_mask(self.batch, window)
+        return self._block_masks[window]
+
+    @cached_property
+    def leaves(self) -> AttentionPlan:
+        """The plan of the last layer, whose queries are the leaf rows alone."""
+        assert isinstance(self.batch, Forest)
+        return AttentionPlan(find_leaves(self.batch))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +172,9 @@ def compute(
     if backend == "cpu_blocks":
         return cpu_blocks(query, key, value, plan.blocks, scale)
     if backend == "varlen":
-        reason = varlen_kernel.unfit(query)
+        reason = gathered.unfit(query)
         if reason is None:
-            return varlen(query, key, value, plan.varlen, scale, window)
+            return gathered.varlen(query, key, value, plan.varlen, scale, window)
         refuse("varlen", reason, "FlexAttention")
         backend = "flex"
     # The leaves are some dozens of rows, once a forward pass: not worth a block mask.
@@ -144,7 +185,7 @@ def compute(
             raise
         except (RuntimeError, ImportError, NotImplementedError) as error:  # dynamo's are the first
             refuse("flex", first_line(error, 200), "plain products, slowly")
-    return gathered(query, key, value, plan.gather, scale, window, softcap, sinks)
+    return gathered.plain_products(query, key, value, plan.gather, scale, window, softcap, sinks)
 
 
 def choose_backend(

@@ -1,10 +1,8 @@
-"""Backbones and tokenizers: from a folder, a hub id, or an architecture built from scratch.
+"""Backbones: from a folder, a hub id, or an architecture built from scratch; adapters on them.
 
-No code of a model is ever run (`auto_map` is refused), and only safetensors weights are read.
-"""
+No code of a model is ever run (`auto_map` is refused), and only safetensors weights are read."""
 
 import difflib
-import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -15,7 +13,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from smorm.errors import ConfigError, ModelError
+from smorm.errors import ConfigError, ModelError, first_line
+from smorm.text.tokenizers import refuse_remote_code
 
 log = logging.getLogger(__name__)
 
@@ -76,21 +75,29 @@ def build_backbone(
         raise ConfigError(f"model.backbone: {architecture}: {reason}") from error
 
 
-def load_backbone(path: str, *, dtype: torch.dtype = torch.float32) -> Any:
-    """The decoder of a Hugging Face folder or hub id, without its language head.
-
-    `ModelError`: not found, needs code of its own, no safetensors weights, or some are missing.
-    """
-    from transformers import AutoModel
-
+def load_pretrained(auto_class: Any, path: str, problem: str, dtype: torch.dtype) -> Any:
+    """A model of a folder or hub id by one of transformers' Auto classes, and its loading info.
+    `ModelError`, with the problem in it: not found, no safetensors weights, code of its own."""
     refuse_remote_code(path)
+    options = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
     try:
         with quiet():
-            backbone, info = AutoModel.from_pretrained(
-                path, dtype=dtype, use_safetensors=True, output_loading_info=True
-            )
+            return auto_class.from_pretrained(path, **options)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{path}: cannot be loaded: {first_line(error)}") from error
+        raise ModelError(f"{path}: {problem}: {first_line(error)}") from error
+
+
+def missing_weights(info: dict[str, Any]) -> list[str]:
+    """Weights that transformers has drawn at random, which it only logs, by its loading info."""
+    return sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"]))
+
+
+def load_backbone(path: str, *, dtype: torch.dtype = torch.float32) -> Any:
+    """The decoder of a Hugging Face folder or hub id, without its language head. `ModelError` as of
+    `load_pretrained`, or where weights are missing."""
+    from transformers import AutoModel
+
+    backbone, info = load_pretrained(AutoModel, path, "cannot be loaded", dtype)
     # Of a local folder `start_head` takes the row over.
     if "score.weight" in info["unexpected_keys"] and not Path(path).is_dir():
         problem = "has a score head, which is not used: to start from it, give a local folder"
@@ -102,49 +109,6 @@ def load_backbone(path: str, *, dtype: torch.dtype = torch.float32) -> Any:
             f"(first: {missing[0]}); they would be random"
         )
     return backbone
-
-
-def missing_weights(info: dict[str, Any]) -> list[str]:
-    """Weights that transformers has drawn at random, which it only logs, by its loading info."""
-    return sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"]))
-
-
-def refuse_remote_code(path: str) -> None:
-    """Refuse a folder whose model or tokenizer asks to run code of its own, or that does not
-    exist."""
-    # Of a hub id transformers refuses code by itself: `trust_remote_code` is never set.
-    folder = Path(path)
-    if not folder.is_dir():
-        if path.startswith(("/", ".", "~")) or path.count("/") > 1:
-            raise ModelError(f"{path}: no such folder")
-        return
-    for name in ("config.json", "tokenizer_config.json"):
-        file = folder / name
-        if file.is_file() and '"auto_map"' in file.read_text(encoding="utf-8", errors="replace"):
-            raise ModelError(f"{file}: auto_map asks to run code of the model: this is refused")
-
-
-def load_tokenizer(path: str) -> Any:
-    """The tokenizer of a folder or hub id; `ModelError` where it cannot be loaded."""
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    refuse_remote_code(path)
-    try:
-        # AutoTokenizer prefers the class of some model types (Qwen2's) to the saved one, and that
-        # class splits text in another way: the saved class decides.
-        if _tokenizer_class(Path(path)) in ("TokenizersBackend", "PreTrainedTokenizerFast"):
-            return PreTrainedTokenizerFast.from_pretrained(path)
-        return AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ModelError(f"{path}: no usable tokenizer: {first_line(error)}") from error
-
-
-def _tokenizer_class(folder: Path) -> str | None:
-    file = folder / "tokenizer_config.json"
-    if not file.is_file():
-        return None
-    values = json.loads(file.read_text(encoding="utf-8"))
-    return values.get("tokenizer_class") if isinstance(values, dict) else None
 
 
 def fit_embeddings(backbone: Any, vocab_size: int) -> None:
@@ -160,17 +124,8 @@ def position_limit(backbone: Any) -> int | None:
     return getattr(backbone.config.get_text_config(), "max_position_embeddings", None) or None
 
 
-def first_line(error: Exception, limit: int = 300) -> str:
-    """The first line of an error's text that is not empty, else the error's type."""
-    for line in str(error).splitlines():
-        if line.strip():
-            return line.strip()[:limit]
-    return type(error).__name__
-
-
 def fetch_model(name: str) -> Path:
-    """The local folder of a hub model, downloaded into the hub's own cache where it is not in
-    it."""
+    """The local folder of a hub model, downloaded into the hub's own cache if need be."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -180,3 +135,61 @@ def fetch_model(name: str) -> Path:
             f"{name}: no such local folder, and from the Hugging Face hub it could not be fetched "
             f"(offline, or not there): {first_line(error)}"
         ) from error
+
+
+@contextmanager
+def _peft() -> Iterator[Any]:
+    """Import peft, and silence its warnings about transformers' newer names."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=".*keys did not match any targeted module.*")
+        try:
+            import peft
+        except ImportError as error:
+            raise ConfigError("model.lora needs peft: pip install 'smorm[lora]'") from error
+        yield peft
+
+
+def add_lora(
+    backbone: Any, *, rank: int, alpha: float, dropout: float, targets: str | list[str]
+) -> Any:
+    """Wrap a backbone with trainable low-rank adapters; its own weights are frozen."""
+    with _peft() as peft:
+        config = peft.LoraConfig(
+            r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets
+        )
+        try:
+            return peft.get_peft_model(backbone, config)
+        except ValueError as error:
+            raise ConfigError(f"model.lora.targets: {first_line(error)}") from error
+
+
+def load_lora(backbone: Any, folder: Path) -> Any:
+    """Put saved adapters on a backbone."""
+    with _peft() as peft:
+        try:
+            return peft.PeftModel.from_pretrained(backbone, folder)
+        except (ValueError, RuntimeError, OSError) as error:
+            reason = f"the adapters could not be loaded: {first_line(error)}"
+            raise ModelError(f"{folder}: {reason}") from error
+
+
+def save_lora(backbone: Any, folder: Path) -> None:
+    """Write the adapters (not the base model) as safetensors."""
+    with _peft():
+        # The only rows that we ever add to an embedding are padding, which nothing reads.
+        backbone.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+
+
+def is_lora(backbone: Any) -> bool:
+    """Whether a backbone carries peft's adapters."""
+    return hasattr(backbone, "peft_config")
+
+
+def merge_lora(backbone: Any) -> Any:
+    """The backbone with its adapters, if any, added into its weights."""
+    if not is_lora(backbone):
+        return backbone
+    # In place: a copy would double the memory of an export.
+    with _peft():
+        return backbone.merge_and_unload()

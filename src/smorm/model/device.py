@@ -1,8 +1,18 @@
-"""A torch device by its name."""
+"""The device that a model runs on, and the C heap of a CPU process."""
+
+import ctypes
+import functools
+import os
+import platform
 
 import torch
 
 from smorm.errors import ConfigError
+
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # M_... of malloc.h
+_GROWTH = 64 << 20
+"""Bytes that the heap grows by at least."""
+_GLIBC_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX_")
 
 
 def pick_device(name: str, key: str = "device") -> torch.device:
@@ -17,3 +27,19 @@ def pick_device(name: str, key: str = "device") -> torch.device:
         reason = str(error).splitlines()[0].partition(". This could be")[0]
         raise ConfigError(f"{key}: {name!r} cannot be used: {reason}") from error
     return device
+
+
+@functools.cache
+def keep_freed_memory() -> bool:
+    """Let glibc keep freed memory in this process; returns whether it does. Nothing is set where
+    there is no glibc, or where the environment decides: `SMORM_KEEP_MEMORY=0`, or glibc's own
+    `MALLOC_..._`."""
+    if os.environ.get("SMORM_KEEP_MEMORY") == "0" or platform.libc_ver()[0] != "glibc":
+        return False
+    if any(name in os.environ for name in _GLIBC_SETTINGS):
+        return False
+    # No mapped blocks, which are always returned; no trimming below 2 GiB; growth in large steps.
+    mallopt = ctypes.CDLL(None).mallopt
+    settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, _GROWTH))
+    accepted = [mallopt(option, value) for option, value in settings]
+    return all(accepted)

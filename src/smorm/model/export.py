@@ -16,21 +16,20 @@ import torch
 from torch import Tensor
 
 from smorm.arrays import Floats
-from smorm.errors import ModelError, SmormError
-from smorm.model import lora
+from smorm.errors import ModelError, SmormError, first_line
 from smorm.model.backbone import (
-    first_line,
     fit_embeddings,
+    load_pretrained,
+    merge_lora,
     missing_weights,
     quiet,
-    refuse_remote_code,
 )
 from smorm.model.device import pick_device
 from smorm.model.network import RewardNetwork
 from smorm.model.store import ModelCard, save_model, save_view
 from smorm.model.views import View, fold
 from smorm.text.chat import RAW, Messages, Renderer
-from smorm.text.padding import ensure_pad_token
+from smorm.text.tokenizers import ensure_pad_token
 
 Side = Literal["left", "right"]
 
@@ -81,8 +80,7 @@ def export_all_rows(
 
 def _make_plain(network: RewardNetwork, tokenizer: Any, card: ModelCard) -> str | None:
     """Merge adapters, and give the tokenizer the renderer's template; returns a new pad token."""
-    if lora.is_lora(network.backbone):
-        network.backbone = lora.merge_lora(network.backbone)
+    network.backbone = merge_lora(network.backbone)
     renderer = Renderer(tokenizer, card.chat_template, card.max_tokens)
     tokenizer.chat_template = renderer.chat_template
     # Plain transformers pools at the last token that is not the pad token, so one that can end a
@@ -118,18 +116,16 @@ class PlainModel:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         target = pick_device(str(device))
-        refuse_remote_code(str(folder))
         if (folder / "adapter_config.json").is_file():
             raise ModelError(f"{folder}: adapters, not a whole model: export it first")
-        with quiet():
-            try:
-                tokenizer = AutoTokenizer.from_pretrained(folder)
-                model, info = AutoModelForSequenceClassification.from_pretrained(
-                    folder, output_loading_info=True, dtype=dtype, use_safetensors=True
-                )
-            except (OSError, ValueError, KeyError, RuntimeError) as error:
-                reason = f"plain transformers cannot load it: {first_line(error)}"
-                raise ModelError(f"{folder}: {reason}") from error
+        problem = "plain transformers cannot load it"
+        model, info = load_pretrained(
+            AutoModelForSequenceClassification, str(folder), problem, dtype
+        )
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise ModelError(f"{folder}: {problem}: {first_line(error)}") from error
         if random := missing_weights(info):
             raise SmormError(
                 f"{folder}: plain transformers finds no {random[0]} in it and draws it at random: "

@@ -1,11 +1,18 @@
-"""Forest attention in plain matrix products: any device, windows, soft-capping, sinks.
+"""Forest attention over gathered keys: every chain against its ancestors and itself, end to end.
+
+`plain_products` runs on any device, with windows, soft-capping and sinks; `varlen` is torch's
+variable-length flash attention (CUDA, half precision), which aligns causality and windows to the
+end of a run's keys, where the chain stands.
 
 Shapes: T packed tokens, K gathered keys, C runs of queries, H query heads, G key heads, D head
-size.
-"""
+size."""
 
+import functools
+import inspect
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,12 +20,15 @@ from torch import Tensor
 
 from smorm.trees.forest import Forest, Leaves
 
+STEP = 128
+"""Bounds of the longest runs are rounded up to this, the kernel's own tile: it costs nothing there,
+and code that is compiled around the kernel meets few values."""
+
 
 @dataclass(frozen=True, slots=True)
 class GatherPlan:
     """The keys of every run of queries laid end to end: `index` [K] is their rows, the lengths are
-    of each run [C]. A run's keys are its ancestors, root first, and itself: key i has position
-    i."""
+    of each run [C]. A run's keys begin at the root, so key i has position i."""
 
     index: Tensor
     query_lengths: list[int]
@@ -27,8 +37,7 @@ class GatherPlan:
 
 def gather_plan(batch: Forest | Leaves) -> GatherPlan:
     """The plan of a batch, on its device."""
-    rows = []
-    key_lengths = []
+    rows, key_lengths = [], []
     for ranges in batch.keys:
         rows += [np.arange(first, past) for first, past in ranges]
         key_lengths.append(sum(past - first for first, past in ranges))
@@ -37,7 +46,7 @@ def gather_plan(batch: Forest | Leaves) -> GatherPlan:
     return GatherPlan(index, query_lengths, key_lengths)
 
 
-def gathered(
+def plain_products(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -59,7 +68,12 @@ def gathered(
         scores = (q @ k.transpose(2, 3)).float() * scale
         if softcap is not None:
             scores = softcap * torch.tanh(scores / softcap)
-        allowed = _causal_mask(q.shape[2], k.shape[2], window, q.device)
+        # The queries are the last rows of an ordinary sequence.
+        key_position = torch.arange(k.shape[2], device=q.device)
+        query_position = key_position[k.shape[2] - q.shape[2] :, None]
+        allowed = key_position <= query_position
+        if window is not None:
+            allowed &= query_position - key_position < window
         scores = scores.masked_fill(~allowed, -math.inf)
         if sinks is not None:
             # A sink takes probability and gives no value: its column is cut off after the softmax.
@@ -70,11 +84,106 @@ def gathered(
     return torch.cat(outputs, dim=2).transpose(1, 2)
 
 
-def _causal_mask(rows: int, keys: int, window: int | None, device: torch.device) -> Tensor:
-    """[rows, keys]: the queries are the last rows of an ordinary sequence of `keys` tokens."""
-    query_position = torch.arange(keys - rows, keys, device=device)[:, None]
-    key_position = torch.arange(keys, device=device)[None, :]
-    allowed = key_position <= query_position
-    if window is not None:
-        allowed &= query_position - key_position < window
-    return allowed
+class GatherRows(torch.autograd.Function):
+    """`rows[index]` whose gradient is summed in fp32."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.shape = rows.shape
+        return rows.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        # A shared prompt's keys are gathered once per answer. The usual gradient would add up the
+        # answers' terms in half precision, one after another; here they are rounded once.
+        total = torch.zeros(ctx.shape, dtype=torch.float32, device=grads[0].device)
+        return total.index_add_(0, index, grads[0].float()).to(grads[0].dtype), None
+
+
+@dataclass(frozen=True, slots=True)
+class VarlenPlan:
+    """The kernel's arguments beside query, key and value: key rows [K], cumulative lengths in int32
+    [C + 1], and bounds of the longest runs."""
+
+    index: Tensor
+    cu_query: Tensor
+    cu_key: Tensor
+    max_query: int
+    max_key: int
+
+
+def varlen_plan(gather: GatherPlan) -> VarlenPlan:
+    """The plan of a batch, on its device."""
+    lengths = np.array([gather.query_lengths, gather.key_lengths])
+    cumulative = np.zeros((2, lengths.shape[1] + 1), dtype=np.int32)
+    cumulative[:, 1:] = lengths.cumsum(1)
+    cu_query, cu_key = torch.from_numpy(cumulative).to(gather.index.device, non_blocking=True)
+    max_query, max_key = (-(-lengths.max(1) // STEP) * STEP).tolist()
+    return VarlenPlan(gather.index, cu_query, cu_key, max_query, max_key)
+
+
+def varlen(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    plan: VarlenPlan,
+    scale: float,
+    window: int | None,
+    kernel: Callable[..., Any] | None = None,
+) -> Tensor:
+    """query [1, H, T, D], key and value [1, G, T, D] -> [1, T, H, D]; `kernel` is called in place
+    of `torch.nn.attention.varlen.varlen_attn`."""
+    run = kernel or _kernel()
+    options: dict[str, Any] = {"scale": scale, "window_size": (-1, 0)}
+    if window is not None:  # the kernel's windows count the keys before the query
+        options["window_size"] = (window - 1, 0)
+    # Releases of torch that have no `enable_gqa` take fewer key heads as they are.
+    if query.shape[1] != key.shape[1] and "enable_gqa" in _parameters(run):
+        options["enable_gqa"] = True
+    out: Tensor = run(
+        query[0].transpose(0, 1),
+        GatherRows.apply(key[0].transpose(0, 1), plan.index),
+        GatherRows.apply(value[0].transpose(0, 1), plan.index),
+        plan.cu_query,
+        plan.cu_key,
+        plan.max_query,
+        plan.max_key,
+        **options,
+    )
+    return out[None]
+
+
+@functools.cache
+def _parameters(kernel: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(kernel).parameters)
+
+
+def _kernel() -> Callable[..., Any]:
+    from torch.nn.attention.varlen import varlen_attn
+
+    return varlen_attn
+
+
+def unfit(query: Tensor) -> str | None:
+    """Why this kernel cannot take the call, or None. query [1, H, T, D] on CUDA."""
+    head = query.shape[-1]
+    if head % 8 or head > 256:
+        return f"it takes head sizes up to 256 that are multiples of 8, not {head}"
+    if torch.cuda.get_device_capability(query.device) < (8, 0):
+        return "it needs compute capability 8.0"
+    try:
+        return missing(_parameters(_kernel()))
+    except ImportError:
+        return missing(None)
+
+
+def missing(parameters: frozenset[str] | None) -> str | None:
+    """Why a release's `varlen_attn` with these parameters (None: there is none) is not enough."""
+    if parameters is None:
+        return f"torch {torch.__version__} has no torch.nn.attention.varlen"
+    lacking = sorted({"scale", "window_size"} - parameters)
+    if lacking:
+        return f"torch's varlen_attn has no {', '.join(lacking)}"
+    return None

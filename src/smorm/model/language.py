@@ -12,22 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from smorm.arrays import Ints
 from smorm.errors import ModelError
-from smorm.model.backbone import (
-    first_line,
-    fit_embeddings,
-    missing_weights,
-    quiet,
-    refuse_remote_code,
-)
+from smorm.model.backbone import fit_embeddings, load_pretrained, missing_weights
 from smorm.model.network import Batch
-from smorm.trees.forest import find_leaves
-from smorm.trees.padded import Padded
+from smorm.trees.forest import Padded, find_leaves
 
 LOGITS = 1 << 24
 """Logits that are computed at once; more of them are computed in chunks, and again in the backward
@@ -137,15 +129,8 @@ def load_language_model(path: str, vocab_size: int) -> tuple[Any, LanguageHead]:
     enlarged to `vocab_size`. `ModelError` where the head does more than multiply and soft-cap."""
     from transformers import AutoModelForCausalLM
 
-    refuse_remote_code(path)
-    try:
-        with quiet():
-            model, info = AutoModelForCausalLM.from_pretrained(
-                path, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-            )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = f"cannot be loaded as a language model: {first_line(error)}"
-        raise ModelError(f"{path}: {reason}") from error
+    problem = "cannot be loaded as a language model"
+    model, info = load_pretrained(AutoModelForCausalLM, path, problem, torch.float32)
     if missing := missing_weights(info):
         raise ModelError(
             f"{path}: {len(missing)} weights of the language model are missing or have another "

@@ -11,10 +11,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from smorm.model.attention import Capture, Captured, LeafQueries
+from smorm.model.attention import AttentionPlan, Capture, Captured, LeafQueries
 from smorm.model.cpu.fuse import can_run, decoder_layers, fusible, run_fused
 from smorm.model.cpu.matmul import forward_of, set_forward, use_fast_linears, use_plain_linears
-from smorm.model.plan import AttentionPlan
 from smorm.trees.forest import Leaves
 
 

@@ -16,11 +16,10 @@ from torch import Tensor, nn
 
 from smorm.arrays import Tokens
 from smorm.model import attention, last_layer
+from smorm.model.attention import AttentionPlan
 from smorm.model.heads import GatedHead, NonlinearHead, ScoreHead
-from smorm.model.plan import AttentionPlan
 from smorm.trees import budget
-from smorm.trees.forest import Forest, Leaves, grow
-from smorm.trees.padded import Padded, pad
+from smorm.trees.forest import Forest, Leaves, Padded, grow, pad
 
 Layout = Literal["forest", "packed", "padded"]
 Batch = Forest | Padded

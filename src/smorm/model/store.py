@@ -1,10 +1,8 @@
 """A model folder: a Hugging Face folder that says what its rows mean.
 
 Beside `config.json`, safetensors weights with `score.weight`, and the tokenizer, it holds
-`smorm.json` (`ModelCard`). A LoRA run holds adapters and `head.safetensors` instead of weights, and
-names its base. A nonlinear head is saved in `head.safetensors` beside its backbone; other programs
-cannot load it.
-"""
+`smorm.json` (`ModelCard`). A LoRA run holds adapters and `head.safetensors` instead of weights. A
+nonlinear head is in `head.safetensors` beside its backbone; other programs cannot load it."""
 
 import copy
 from dataclasses import asdict, dataclass, field, replace
@@ -18,26 +16,21 @@ from smorm import files
 from smorm.data.readers import may_be_hub_id
 from smorm.data.scaling import AttributeScale
 from smorm.errors import ModelError
-from smorm.model import lora
+from smorm.model import heads
 from smorm.model.backbone import (
     fetch_model,
     fit_embeddings,
+    is_lora,
     load_backbone,
-    load_tokenizer,
+    load_lora,
     position_limit,
     quiet,
+    save_lora,
 )
-from smorm.model.head_file import (
-    HEAD,
-    WEIGHT,
-    read_head,
-    read_model_json,
-    read_nonlinear_head,
-    save_head,
-)
-from smorm.model.heads import NonlinearHead
+from smorm.model.heads import WEIGHT, NonlinearHead
 from smorm.model.network import RewardNetwork
 from smorm.model.views import PREFERENCE
+from smorm.text.tokenizers import load_tokenizer
 
 CARD = "smorm.json"
 
@@ -53,8 +46,7 @@ class ModelCard:
         preference_trained: False for a regression alone: its row 0 is all zeros.
         offset: what an exported view adds to its one row (a bias-free head cannot hold it).
         base: folder or hub id of a LoRA run's backbone.
-        head: `linear`, or the kind of a nonlinear head (`smorm.model.heads`).
-    """
+        head: `linear`, or the kind of a nonlinear head (`smorm.model.heads`)."""
 
     attributes: tuple[str, ...] = ()
     scales: tuple[AttributeScale, ...] = ()
@@ -85,7 +77,7 @@ class ModelCard:
 def read_card(folder: Path) -> ModelCard:
     """The card of a model folder; `ModelError` where it is missing, damaged or not a card."""
     path = folder / CARD
-    values = read_model_json(path)
+    values = heads.read_model_json(path)
     # A key that this version does not know is an error: its meaning could change a score.
     try:
         fields = {**values}
@@ -112,15 +104,14 @@ def versions() -> dict[str, str]:
 
 def save_model(folder: Path | str, network: RewardNetwork, tokenizer: Any, card: ModelCard) -> None:
     """Write a model folder, whole or not at all."""
+    linear = not isinstance(network.head, NonlinearHead)
     with files.atomic_folder(folder) as scratch, quiet():
-        if lora.is_lora(network.backbone):
-            lora.save_lora(network.backbone, scratch)
-            save_head(network.head, scratch)
-        elif isinstance(network.head, NonlinearHead):
+        if is_lora(network.backbone):
+            save_lora(network.backbone, scratch)
+            heads.save_head(network.head, scratch)
+        elif not linear or not _save_classifier(network, scratch, card.rows):
             network.backbone.save_pretrained(scratch)
-            save_head(network.head, scratch)
-        else:
-            _save_classifier(network, scratch, card.rows)
+            heads.save_head(network.head, scratch)
         _save_tokenizer_and_card(scratch, tokenizer, card)
 
 
@@ -133,8 +124,7 @@ def save_view(
     folded = RewardNetwork(network.backbone, 1, pad_id=network.pad_id)
     folded.head.weight.data = row.clone()
     with files.atomic_folder(folder) as scratch, quiet():
-        _save_classifier(folded, scratch, (PREFERENCE,))
-        if (scratch / HEAD).exists():
+        if not _save_classifier(folded, scratch, (PREFERENCE,)):
             kind = network.backbone.config.model_type
             raise ModelError(f"transformers has no sequence classification class for {kind}")
         _save_tokenizer_and_card(scratch, tokenizer, card)
@@ -146,8 +136,8 @@ def _save_tokenizer_and_card(folder: Path, tokenizer: Any, card: ModelCard) -> N
     files.write_json(folder / CARD, card.as_dict())
 
 
-def _save_classifier(network: RewardNetwork, folder: Path, rows: tuple[str, ...]) -> None:
-    """As transformers' own `...ForSequenceClassification`, where the architecture has one."""
+def _save_classifier(network: RewardNetwork, folder: Path, rows: tuple[str, ...]) -> bool:
+    """Write transformers' own `...ForSequenceClassification`; False where there is none."""
     from transformers import AutoModelForSequenceClassification
 
     # A copy: the backbone goes on being used, in training for example.
@@ -162,15 +152,14 @@ def _save_classifier(network: RewardNetwork, folder: Path, rows: tuple[str, ...]
         # On the meta device: the class is only the frame into which our modules are put.
         with torch.device("meta"):
             shell = AutoModelForSequenceClassification.from_config(config)
-    except ValueError:  # no such class for this architecture: the head goes beside the backbone
-        network.backbone.save_pretrained(folder)
-        save_head(network.head, folder)
-        return
+    except ValueError:  # no such class for this architecture
+        return False
     setattr(shell, shell.base_model_prefix, network.backbone)
     shell.score = torch.nn.Linear(network.head.weight.shape[1], len(rows), bias=False)
     shell.score.weight = network.head.weight
     shell.config.architectures = [type(shell).__name__]
     shell.save_pretrained(folder)
+    return True
 
 
 def add_older_names(folder: Path) -> None:
@@ -227,14 +216,22 @@ def load_model(path: Path | str, *, dtype: torch.dtype = torch.float32) -> Any:
         files.verify_folder(folder)
     # The head first: a folder that has none is refused before gigabytes of weights are read.
     card, head = _card_and_head(folder)
+    tokenizer = load_tokenizer(str(folder))
     if (folder / "adapter_config.json").is_file():
-        backbone = load_lora_backbone(folder, card, dtype)
+        if card.base is None:
+            raise ModelError(f"{folder / CARD}: names no base model for the adapters")
+        backbone = load_backbone(card.base, dtype=dtype)
+        fit_embeddings(backbone, len(tokenizer))
+        backbone = load_lora(backbone, folder)
     else:
         backbone = load_backbone(str(folder), dtype=dtype)
     if not (folder / CARD).is_file():
         card = replace(card, max_tokens=position_limit(backbone) or card.max_tokens)
-    tokenizer = load_tokenizer(str(folder))
-    network = RewardNetwork(backbone, len(card.rows), pad_id=_pad_id(backbone, tokenizer))
+    # The config's first: a classifier of somebody else pools by it.
+    pad_id = backbone.config.get_text_config().pad_token_id
+    if pad_id is None:
+        pad_id = tokenizer.pad_token_id or 0
+    network = RewardNetwork(backbone, len(card.rows), pad_id=int(pad_id))
     if isinstance(head, NonlinearHead):
         network.head = head
     else:
@@ -245,15 +242,15 @@ def load_model(path: Path | str, *, dtype: torch.dtype = torch.float32) -> Any:
 def _card_and_head(folder: Path) -> tuple[ModelCard, Tensor | NonlinearHead]:
     """What the rows mean, and the linear head's weight or the nonlinear head."""
     if not (folder / CARD).is_file():
-        weight = read_head(folder)
+        weight = heads.read_head(folder)
         # Of a reward model trained elsewhere the first row is taken for the preference row.
-        labels = read_model_json(folder / "config.json").get("id2label", {})
+        labels = heads.read_model_json(folder / "config.json").get("id2label", {})
         names = [str(labels.get(str(row), f"row_{row}")) for row in range(1, len(weight))]
         return ModelCard(tuple(names), tuple(map(AttributeScale, names))), weight
     card = read_card(folder)
     if card.head != "linear":
-        return card, read_nonlinear_head(folder, card.head)
-    weight = read_head(folder)
+        return card, heads.read_nonlinear_head(folder, card.head)
+    weight = heads.read_head(folder)
     if len(weight) != len(card.rows):
         rows = ", ".join(card.rows)
         raise ModelError(f"{folder}: {WEIGHT} has {len(weight)} rows, {CARD} names {rows}")
@@ -261,8 +258,7 @@ def _card_and_head(folder: Path) -> tuple[ModelCard, Tensor | NonlinearHead]:
 
 
 def resolve(path: Path | str) -> Path:
-    """The model folder itself, the `model` folder of a run, or a hub model's folder in the
-    cache."""
+    """The model folder itself, the `model` folder of a run, or a hub model's cached folder."""
     folder = Path(path)
     if not folder.exists() and may_be_hub_id(str(path)):
         folder = fetch_model(str(path))
@@ -271,20 +267,3 @@ def resolve(path: Path | str) -> Path:
     if not (folder / "config.json").is_file() and (folder / "model").is_dir():
         return folder / "model"
     return folder
-
-
-def load_lora_backbone(folder: Path, card: ModelCard, dtype: torch.dtype) -> Any:
-    """Base model and adapters of a LoRA run."""
-    if card.base is None:
-        raise ModelError(f"{folder / CARD}: names no base model for the adapters")
-    backbone = load_backbone(card.base, dtype=dtype)
-    fit_embeddings(backbone, len(load_tokenizer(str(folder))))
-    return lora.load_lora(backbone, folder)
-
-
-def _pad_id(backbone: Any, tokenizer: Any) -> int:
-    # The config's first: a classifier of somebody else pools by it.
-    for candidate in (backbone.config.get_text_config().pad_token_id, tokenizer.pad_token_id):
-        if candidate is not None:
-            return int(candidate)
-    return 0

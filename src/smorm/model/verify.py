@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from smorm.arrays import Tokens
-from smorm.errors import ModelError
-from smorm.model.backbone import first_line, quiet
+from smorm.errors import ModelError, first_line
+from smorm.model.attention import AttentionPlan
+from smorm.model.backbone import quiet
 from smorm.model.network import REFERENCE, Layout, RewardNetwork
-from smorm.model.plan import AttentionPlan
 from smorm.trees.forest import Forest
 
 log = logging.getLogger(__name__)

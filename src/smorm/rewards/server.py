@@ -21,12 +21,12 @@ import orjson
 from smorm.arrays import Floats
 from smorm.data.records import Item
 from smorm.errors import ConfigError, DataError, SmormError
-from smorm.model.backbone import load_tokenizer
 from smorm.model.store import resolve
 from smorm.rewards.protocol import Results, Reward, RewardView, ScoringOptions, split_rows
 from smorm.rewards.section import RewardSection
 from smorm.rewards.wires import Answer, Wire, wires_of
 from smorm.text.chat import Messages, Renderer
+from smorm.text.tokenizers import load_tokenizer
 
 PROTOCOLS = ("auto", "smorm", "vllm", "sglang")
 RETRIED = frozenset({408, 425, 429})

@@ -24,7 +24,7 @@ import torch
 from smorm.data.scaling import AttributeScale
 from smorm.errors import ConfigError, ModelError
 from smorm.files import fingerprint
-from smorm.model import lora
+from smorm.model.backbone import merge_lora
 from smorm.model.heads import NonlinearHead
 from smorm.model.network import RewardNetwork
 from smorm.model.store import ModelCard, load_model, save_model, versions
@@ -207,8 +207,7 @@ def load_linear(path: str) -> LoadedModel:
     if isinstance(network.head, NonlinearHead):
         raise ModelError(f"{path}: {network.head.refusal()}")
     # Adapters of two models may be over different backbones: only whole weights can be averaged.
-    if lora.is_lora(network.backbone):
-        network.backbone = lora.merge_lora(network.backbone)
+    network.backbone = merge_lora(network.backbone)
     head = network.head.weight.detach().double() * _row_scales(card)
     renderer = Renderer(tokenizer, card.chat_template, card.max_tokens).fingerprint
     return LoadedModel(path, network, tokenizer, card, head, renderer)

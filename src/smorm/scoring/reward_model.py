@@ -18,8 +18,7 @@ from smorm.data.reading import parse_row
 from smorm.data.records import Candidates, Item, Preference, Rated
 from smorm.data.scaling import restore_scales
 from smorm.errors import ConfigError, DataError, ModelError
-from smorm.model.cpu.malloc import keep_freed_memory
-from smorm.model.device import pick_device
+from smorm.model.device import keep_freed_memory, pick_device
 from smorm.model.network import Layout, RewardNetwork
 from smorm.model.store import ModelCard, load_model, resolve
 from smorm.model.verify import choose_layout

@@ -20,13 +20,14 @@ from smorm.data.readers import read_rows
 from smorm.data.reading import Source
 from smorm.data.records import Messages, prompt_key
 from smorm.errors import DataError, ModelError
-from smorm.model.backbone import load_tokenizer, position_limit, quiet, refuse_remote_code
+from smorm.model.backbone import position_limit, quiet
 from smorm.model.device import pick_device
 from smorm.rewards.wires import chat
 from smorm.stress.config import SampleSection
 from smorm.stress.pools import hashed
 from smorm.text.chat import Message, Renderer
 from smorm.text.control import encode_marked
+from smorm.text.tokenizers import load_tokenizer, refuse_remote_code
 
 _ANSWER = "Forty-two"  # stands for an answer, to see what a template writes before one
 

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from smorm.errors import DataError, ModelError
 from smorm.files import fingerprint
-from smorm.text import control, padding, templates
+from smorm.text import control, templates
+from smorm.text.tokenizers import find_pad_token
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -75,9 +76,9 @@ class Renderer:
 
     @property
     def pad_id(self) -> int:
-        """An id to fill masked positions with; see `smorm.text.padding.find_pad_token`. Where no
+        """An id to fill masked positions with; see `find_pad_token`. Where no
         token can pad, the EOS (or 0): harmless under a mask, since pooling is by index."""
-        token = padding.find_pad_token(self.tokenizer, self.chat_template)
+        token = find_pad_token(self.tokenizer, self.chat_template)
         if token is not None:
             return int(self.tokenizer.convert_tokens_to_ids(token))
         return int(self.tokenizer.eos_token_id or 0)

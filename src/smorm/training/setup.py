@@ -15,19 +15,22 @@ from smorm.data.mixing import DataOrder
 from smorm.data.scaling import AttributeScale
 from smorm.data.tokeniser import Tokeniser
 from smorm.errors import ConfigError, DataError, ModelError
-from smorm.model.backbone import build_backbone, fit_embeddings, load_backbone, position_limit
-from smorm.model.cpu.malloc import keep_freed_memory
-from smorm.model.device import pick_device
-from smorm.model.head_file import find_head, start_head
-from smorm.model.heads import MlpHead
+from smorm.model.backbone import (
+    add_lora,
+    build_backbone,
+    fit_embeddings,
+    load_backbone,
+    position_limit,
+)
+from smorm.model.device import keep_freed_memory, pick_device
+from smorm.model.heads import MlpHead, find_head, start_head
 from smorm.model.language import LanguageHead, load_language_model
-from smorm.model.lora import add_lora
 from smorm.model.network import RewardNetwork
 from smorm.model.store import ModelCard, versions
 from smorm.model.verify import choose_layout
 from smorm.objectives.terms import Rows
 from smorm.text.chat import Renderer
-from smorm.text.padding import ensure_pad_token
+from smorm.text.tokenizers import ensure_pad_token
 from smorm.training import sources
 from smorm.training.batches import Batcher, MicroBatch
 from smorm.training.methods import method_class

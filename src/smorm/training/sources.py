@@ -20,8 +20,7 @@ from smorm.data.token_cache import TokenRequest, tokens_of
 from smorm.data.token_store import StoreKind, TokenPair, TokenRated, TokenStore
 from smorm.data.tokeniser import Tokeniser
 from smorm.errors import ConfigError
-from smorm.model.backbone import load_tokenizer
-from smorm.text.bpe import train_bpe
+from smorm.text.tokenizers import load_tokenizer, train_bpe
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from smorm.evaluation.parity.conversations import Conversation
 from smorm.evaluation.result import Cause, CauseKind, Failure, Result
 from smorm.files import fingerprint
 from smorm.model.export import PlainModel
-from smorm.model.head_file import read_head
+from smorm.model.heads import read_head
 from smorm.model.store import CARD, read_card, resolve, versions
 from smorm.model.views import PREFERENCE, View, fold
 from smorm.rewards.server import RewardClient

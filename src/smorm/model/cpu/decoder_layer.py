@@ -21,8 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from smorm.model.cpu.attention import SavedBlocks, attend, attend_backward
-from smorm.model.cpu.blocks import Block
+from smorm.model.cpu.attention import Block, SavedBlocks, attend, attend_backward
 from smorm.model.cpu.matmul import linear, product, transposed_product
 
 CHUNK = 1024

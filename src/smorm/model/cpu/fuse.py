@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from smorm.model.attention import AttentionPlan
 from smorm.model.cpu.decoder_layer import LayerCall, LayerShape, LayerWeights, layer
-from smorm.model.plan import AttentionPlan
 from smorm.trees.forest import Leaves
 
 _FAMILIES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2"}

@@ -1,0 +1,144 @@
+"""Tokenizers: loaded, or trained on a run's own texts; and which token pads.
+
+smorm pools by index, but the plain Hugging Face classifier of an export pools at the last token
+that is not the pad token. If the pad token can end a conversation (the common `pad = eos`), that
+classifier reads one token too early, without a warning. So the pad token is one that no rendered
+conversation ends with."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smorm.errors import ModelError, first_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SPECIAL = {"pad_token": "<|pad|>", "bos_token": "<|bos|>", "eos_token": "<|eos|>"}
+ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
+TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ '<|' + message.role + '|>' }}"
+    "{{ message.content }}{% endfor %}{{ eos_token }}"
+)
+NEW_PAD_TOKEN = "<|pad|>"
+
+# Best first. Tokens that models set aside for padding, then those set aside for any use.
+_SPARE = (
+    re.compile(r"<\|finetune_right_pad_id\|>"),
+    re.compile(r"<pad>|\[PAD\]|<\|pad\|>|<\|endofpad\|>"),
+    re.compile(r"<\|reserved_special_token_\d+\|>|<\|reserved_\d+\|>|\[control_\d+\]"),
+    re.compile(r"<\|?unused_?\d+\|?>|\[unused_?\d+\]|<\|extra_\d+\|>|<extra_id_\d+>"),
+)
+
+
+def refuse_remote_code(path: str) -> None:
+    """Refuse a folder whose model or tokenizer asks to run code of its own, or that does not
+    exist."""
+    # Of a hub id transformers refuses code by itself: `trust_remote_code` is never set.
+    folder = Path(path)
+    if not folder.is_dir():
+        if path.startswith(("/", ".", "~")) or path.count("/") > 1:
+            raise ModelError(f"{path}: no such folder")
+        return
+    for name in ("config.json", "tokenizer_config.json"):
+        file = folder / name
+        if file.is_file() and '"auto_map"' in file.read_text(encoding="utf-8", errors="replace"):
+            raise ModelError(f"{file}: auto_map asks to run code of the model: this is refused")
+
+
+def load_tokenizer(path: str) -> Any:
+    """The tokenizer of a folder or hub id; `ModelError` where it cannot be loaded."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    refuse_remote_code(path)
+    try:
+        # AutoTokenizer prefers the class of some model types (Qwen2's) to the saved one, and that
+        # class splits text in another way: the saved class decides.
+        if _tokenizer_class(Path(path)) in ("TokenizersBackend", "PreTrainedTokenizerFast"):
+            return PreTrainedTokenizerFast.from_pretrained(path)
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ModelError(f"{path}: no usable tokenizer: {first_line(error)}") from error
+
+
+def _tokenizer_class(folder: Path) -> str | None:
+    file = folder / "tokenizer_config.json"
+    if not file.is_file():
+        return None
+    values = json.loads(file.read_text(encoding="utf-8"))
+    return values.get("tokenizer_class") if isinstance(values, dict) else None
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> Any:
+    """Byte-level BPE with its own control tokens and chat template (BOS, a role token before each
+    message, and EOS at the end). The same texts, the same ids."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    # Bytes as the alphabet: every text can be written, and none needs an unknown token.
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[*SPECIAL.values(), *ROLES],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    special = {**SPECIAL, "extra_special_tokens": list(ROLES)}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+    fast.chat_template = TEMPLATE
+    return fast
+
+
+def find_pad_token(tokenizer: PreTrainedTokenizerBase, template: str | None = None) -> str | None:
+    """A token in the vocabulary that can pad, or None.
+
+    In this order: the tokenizer's own pad token; one set aside for padding; a reserved or unused
+    one, lowest id first; the unknown token. Each only if it is neither BOS nor EOS and is not
+    written by `template` (the tokenizer's own when None).
+    """
+    text = template
+    if text is None:
+        text = tokenizer.chat_template or ""
+        if isinstance(text, dict):
+            text = "\0".join(text.values())
+    written = {tokenizer.bos_token_id, tokenizer.eos_token_id}
+
+    def free(token: str | None) -> bool:
+        if token is None or token in text:
+            return False
+        return tokenizer.convert_tokens_to_ids(token) not in written
+
+    if free(tokenizer.pad_token):
+        return str(tokenizer.pad_token)
+    # In the order of their ids, so that the choice does not depend on the file's order.
+    added = [token.content for _, token in sorted(tokenizer.added_tokens_decoder.items())]
+    for pattern in _SPARE:
+        for token in added:
+            if pattern.fullmatch(token) and free(token):
+                return str(token)
+    # Without an EOS a raw text could end in the unknown token.
+    if tokenizer.eos_token_id is not None and free(tokenizer.unk_token):
+        return str(tokenizer.unk_token)
+    return None
+
+
+def ensure_pad_token(tokenizer: PreTrainedTokenizerBase, template: str | None = None) -> int:
+    """Give `tokenizer` a pad token that no conversation ends with; return its id.
+
+    Where the vocabulary has none (see `find_pad_token`), `<|pad|>` is added. The returned id may
+    then be outside the model's embedding: the caller resizes it when `id >= number of rows`. Do
+    this before a `Renderer` is built: a new token is one more control token.
+    """
+    token = find_pad_token(tokenizer, template)
+    if token is None:
+        tokenizer.add_special_tokens({"pad_token": NEW_PAD_TOKEN})
+    elif token != tokenizer.pad_token:
+        tokenizer.pad_token = token
+    return int(tokenizer.pad_token_id)
