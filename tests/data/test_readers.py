@@ -13,8 +13,7 @@ from pyarrow import parquet
 
 from smorm.data.census import BadRecord
 from smorm.data.jsonlines import Limits, scan_json
-from smorm.data.readers import read_rows, scan_rows
-from smorm.data.tables import load_converted, load_hub
+from smorm.data.readers import load_converted, load_hub, read_rows, scan_rows
 from smorm.errors import DataError
 from tests.data.sources import jsonl, law, raw
 

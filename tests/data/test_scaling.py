@@ -76,12 +76,6 @@ def test_ratings_too_large_to_scale_are_an_error():
         fit_scales(["a"], np.array([[-1.5e308], [1.5e308]]), "unit", Census())
 
 
-def test_one_scale_applies_to_any_shape():
-    scale = AttributeScale("a", offset=2.0, scale=4.0)
-    np.testing.assert_array_equal(scale.apply([[2.0, 6.0]]), [[0.0, 1.0]])
-    assert float(scale.restore(1.0)) == 6.0
-
-
 def test_names_are_the_union_in_order_of_first_appearance_and_gaps_are_missing():
     one = [Rated((), (), {"b": 1.0, "a": None})]
     two = [Rated((), (), {"c": 2.0, "b": 0.0})]

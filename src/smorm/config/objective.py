@@ -2,8 +2,7 @@
 
 A method has a section under its name (`objective.odin`), so the class of the objective section is
 made when a configuration is read. That imports the methods that it names; importing this module
-imports none.
-"""
+imports none."""
 
 from __future__ import annotations
 
@@ -67,8 +66,7 @@ class ObjectiveSection(Section):
     are in a section of its name. `weighting` of the regression term: `paper` (sum over attributes,
     weight 1), `official` (mean, weight 1), `fixed` (`weight` times the `reduction` over attributes)
     or `learned` (maximum-likelihood noise per attribute). `positive_regularisation`, `centering`,
-    `bsr`: weights of regularisers of the preference row.
-    """
+    `bsr`: weights of regularisers of the preference row."""
 
     kind: str = "joint"
     label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0

@@ -27,8 +27,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
 def load_section(section: type[S], path: Path | str, overrides: Sequence[str] = ()) -> S:
     """Read and validate a YAML file with `dotted.key=value` overrides.
 
-    `ConfigError` says in one line each: missing file, broken YAML, unknown key, wrong value.
-    """
+    `ConfigError` says in one line each: missing file, broken YAML, unknown key, wrong value."""
     path = Path(path)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -118,8 +118,7 @@ class MixingConfig(Section):
 
     `ratio`: `rated_per_pair` rated responses for each pair, whatever the sizes of the sets.
     `zip`: item i is (pair i mod |pairs|, rating i mod |ratings|), the paper's pairing.
-    `group_by_prompt`: pairs over one prompt, and ratings over it, come in one step.
-    """
+    `group_by_prompt`: pairs over one prompt, and ratings over it, come in one step."""
 
     mode: Literal["ratio", "zip"] = "ratio"
     rated_per_pair: Annotated[float, Field(gt=0)] = 1.0
@@ -140,8 +139,7 @@ class DataSection(Section):
 
     `workers`: processes that tokenise; `auto` is one for small sources, all cores for large ones.
     `cache`: the folder where tokens are kept for the next run; `auto` keeps those of large sources
-    in the user's cache folder, null keeps none.
-    """
+    in the user's cache folder, null keeps none."""
 
     preference: Sources = Field(default_factory=list)
     rated: Sources = Field(default_factory=list)
@@ -166,8 +164,7 @@ class TrainingSection(Section):
     """How it is minimised. A step is one optimizer update.
 
     `max_batch_tokens`: tokens of a forward pass; `auto` takes what fits `memory_budget` (`8GB`; for
-    the whole process on a CPU, for the device's tensors on CUDA; null: most of what is free).
-    """
+    the whole process on a CPU, for the device's tensors on CUDA; null: most of what is free)."""
 
     seed: Annotated[int, Field(ge=0)] = 0
     epochs: Annotated[float, Field(gt=0)] = 1.0

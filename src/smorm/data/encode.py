@@ -4,8 +4,7 @@ The other process is a program of its own (`python -m smorm.data.encode`): nothi
 process is copied by a fork, no script is imported again, nothing is unpickled. Both talk over pipes
 in frames, each a length (8 bytes) and as many bytes. The first frame is JSON and names the
 tokenizer, the template and the limits; its answer proves that both sides have the same. After that
-each chunk of conversations (JSON) is answered by what became of each (JSON) and all ids (int32).
-"""
+each chunk of conversations (JSON) is answered by what became of each (JSON) and all ids (int32)."""
 
 import contextlib
 import dataclasses

@@ -78,8 +78,7 @@ def scan_json(path: Path, limits: Limits = LIMITS) -> Iterator[Scanned]:
     """Rows of a JSONL file, or of a JSON file that holds an array or JSON lines; gzip or plain.
 
     Yields `(path:line, row)`, or a `BadRecord` in place of a row that cannot be parsed. In an array
-    the number is the item's (from 1). Blank lines are passed over.
-    """
+    the number is the item's (from 1). Blank lines are passed over."""
     try:
         with closing(_Stream(path, limits)) as stream:
             if path.name.removesuffix(".gz").endswith(".json") and _is_array(path, limits):

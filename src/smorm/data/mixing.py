@@ -1,15 +1,12 @@
 """Which pairs and which ratings are in a step: a pure function of (seed, step).
 
-Each stream is read in epochs, every epoch a permutation of its own. `ratio` takes a fixed number of
-each per step, whatever the sizes of the sets; `zip` reproduces the paper's pairing, where item i is
-(pair i mod |pairs|, rating i mod |ratings|) and the items are shuffled.
-
-Where the items' prompts are given, pairs over one prompt come in one step, and ratings with the
-pairs over their prompt (`smorm.data.grouping`), so that each distinct text is computed once.
-"""
+Each stream is read in epochs, every epoch a permutation of its own. Where the items' prompts are
+given, pairs over one prompt come in one step, and ratings with the pairs over their prompt, so that
+each distinct text is computed once."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field
 from typing import Literal
@@ -17,26 +14,25 @@ from typing import Literal
 import numpy as np
 
 from smorm.arrays import Ints
-from smorm.data.grouping import grouped_permutation, ratings_beside
 
 # Part of each stream's seed: another number would be another order, and break resuming.
 _STREAMS = {"preference": 1, "rated": 2, "zip": 3}
+_Range = tuple[int, int, bool]  # items first..last-1 of a group, and whether that is all of it
 
 
 @dataclass(slots=True)
 class Stream:
     """Items 0..size-1, each once an epoch, in an order that only (seed, epoch) decides.
 
-    Items of one of `groups` [size] stand in one step of `per_step` items where they can. `beside`
-    is another stream whose groups this one's follow, and its items a step.
-    """
+    Items of one of `groups` [size] stand in one step of `per_step` items where they can; the groups
+    follow those of the stream `beside`."""
 
     size: int
     seed: int
     name: str
     groups: Ints | None = None
     per_step: int = 1
-    beside: tuple[Stream, int] | None = None
+    beside: Stream | None = None
     _drawn: dict[int, Ints] = field(default_factory=dict)
 
     def permutation(self, epoch: int) -> Ints:
@@ -59,37 +55,42 @@ class Stream:
         first_step, last_step = start // self.per_step, -(-end // self.per_step)
         borders = np.arange(first_step, last_step + 1) * self.per_step
         capacities = np.diff(borders.clip(start, end))
-        if self.beside is None:
-            return grouped_permutation(self.groups, capacities, generator)
-        pairs, count = self.beside
-        assert pairs.groups is not None
+        if self.beside is None or self.beside.groups is None or not self.beside.size:
+            return _grouped_permutation(self.groups, capacities, generator)
         # A step at the border of two epochs belongs to both: its pairs are looked at twice.
-        indices = pairs.take(first_step * count, len(capacities) * count)
-        steps = np.repeat(np.arange(len(capacities)), count)
-        return ratings_beside(self.groups, (pairs.groups[indices], steps), capacities, generator)
+        count = self.beside.per_step
+        pairs = self.beside.take(first_step * count, len(capacities) * count)
+        pair_steps = np.repeat(np.arange(len(capacities)), count)
+        beside = (self.beside.groups[pairs], pair_steps)
+        return _ratings_beside(self.groups, beside, capacities, generator)
 
     def take(self, start: int, count: int) -> Ints:
-        """Items at positions start..start+count-1 of the endless stream."""
+        """Items at positions start..start+count-1 of the endless stream; none of an empty set."""
         slices = [np.zeros(0, dtype=np.int64)]
-        while count > 0:
+        while count > 0 and self.size:
             epoch, offset = divmod(start, self.size)
             slices.append(self.permutation(epoch)[offset : offset + count])
             start, count = start + len(slices[-1]), count - len(slices[-1])
         return np.concatenate(slices)
+
+    def step(self, index: int) -> Ints:
+        """Items of step `index`."""
+        return self.take(index * self.per_step, self.per_step)
 
 
 @dataclass(frozen=True, slots=True)
 class DataOrder:
     """The order of a run.
 
+    `ratio` takes a fixed number of each set per step, whatever their sizes; `zip` is the paper's
+    pairing: item i is (pair i mod |pairs|, rating i mod |ratings|), and the items are shuffled.
+
     Attributes:
         num_pairs, num_rated: sizes of the sets; 0 where the objective does not use one.
         batch_size: pairs a step (rated responses a step where there are no pairs).
         rated_per_pair: ratings a step for each pair, in `ratio`.
         pair_groups, rated_groups: prompt of each pair [num_pairs] and of each rating [num_rated],
-            ids from 0 in one space; None = not grouped. Only in `ratio`: `zip` itself says which
-            rating stands beside which pair.
-    """
+            ids from 0 in one space; None = not grouped. Only in `ratio`."""
 
     num_pairs: int
     num_rated: int
@@ -102,13 +103,12 @@ class DataOrder:
     _streams: dict[str, Stream] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse groups of another length than their set, or in `zip`."""
-        sets = ((self.pair_groups, self.num_pairs), (self.rated_groups, self.num_rated))
-        for groups, size in sets:
-            if groups is not None and len(groups) != size:
-                raise ValueError(f"{len(groups)} group ids for {size} items")
-            if groups is not None and self.mode == "zip":
-                raise ValueError("zip says itself which items stand together: no groups")
+        batch, seed = self.batch_size, self.seed
+        pairs = Stream(self.num_pairs, seed, "preference", self.pair_groups, batch)
+        per_step = self.rated_per_step
+        rated = Stream(self.num_rated, seed, "rated", self.rated_groups, per_step, pairs)
+        zipped = Stream(self.epoch_size, seed, "zip", per_step=batch)
+        self._streams.update(pairs=pairs, rated=rated, zip=zipped)
 
     @property
     def rated_per_step(self) -> int:
@@ -135,23 +135,163 @@ class DataOrder:
         """Indices of the pairs and of the rated responses of step `index` (from 0)."""
         # where one set is empty, zip is the plain order of the other
         if self.mode == "zip" and self.num_pairs and self.num_rated:
-            items = self._take("zip", self.epoch_size, index, self.batch_size)
+            items = self._streams["zip"].step(index)
             return items % self.num_pairs, items % self.num_rated
-        pairs = self._take("preference", self.num_pairs, index, self.batch_size)
-        return pairs, self._take("rated", self.num_rated, index, self.rated_per_step)
+        return self._streams["pairs"].step(index), self._streams["rated"].step(index)
 
-    def _take(self, name: str, size: int, index: int, count: int) -> Ints:
-        if size == 0:
-            return np.zeros(0, dtype=np.int64)
-        return self._stream(name, size, count).take(index * count, count)
 
-    def _stream(self, name: str, size: int, count: int) -> Stream:
-        if name not in self._streams:
-            groups = {"preference": self.pair_groups, "rated": self.rated_groups}.get(name)
-            beside = None
-            grouped_pairs = self.num_pairs and self.pair_groups is not None
-            if name == "rated" and groups is not None and grouped_pairs:
-                pairs = self._stream("preference", self.num_pairs, self.batch_size)
-                beside = (pairs, self.batch_size)
-            self._streams[name] = Stream(size, self.seed, name, groups, count, beside)
-        return self._streams[name]
+# Whole groups do not always fill a step. They are dealt out in a random order; where one crosses
+# the end of a step, some group or groups whose sizes add up to the overhang wait for the next step
+# instead. Only where no such set is there is one group cut.
+#
+# Shapes: N items, G groups, C steps ("capacities"), all vectorised but for one short loop over the
+# steps in which a group overhangs.
+
+
+def _grouped_permutation(groups: Ints, capacities: Ints, generator: np.random.Generator) -> Ints:
+    """Items 0..N-1, each once, step after step, so that those of a group stand in one step.
+
+    `groups` [N] is the id of each item's group; the `capacities` [C] of the steps add up to N. A
+    group larger than the largest step is cut into pieces of that size, each dealt out by itself."""
+    items, sizes = _shuffled_pieces(groups, int(capacities.max(initial=1)), generator)
+    steps = deal(sizes, capacities)
+    return np.asarray(items[np.argsort(steps, kind="stable")])
+
+
+def _ranks(sizes: Ints) -> Ints:
+    """0..size-1 of each size, end to end."""
+    return np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+
+
+def _shuffled_pieces(
+    groups: Ints, largest: int, generator: np.random.Generator
+) -> tuple[Ints, Ints]:
+    """Items in random order of groups and within them, [N], and the groups' sizes in that order."""
+    size = len(groups)
+    # The stable sort leaves the items of a group in the random order of the permutation.
+    shuffled = generator.permutation(size)
+    shuffled = shuffled[np.argsort(groups[shuffled], kind="stable")]
+    ordered = groups[shuffled]
+    group_starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])[:size])
+    within = _ranks(np.diff(np.append(group_starts, size)))
+    starts = np.flatnonzero(within % largest == 0)
+    sizes = np.diff(np.append(starts, size))
+    order = generator.permutation(len(starts))
+    starts, sizes = starts[order], sizes[order]
+    # the pieces start..start+size-1 laid end to end
+    return shuffled[np.repeat(starts, sizes) + _ranks(sizes)], sizes
+
+
+def deal(sizes: Ints, capacities: Ints) -> Ints:
+    """The step of each item, [N], for groups of `sizes` [G] that lie end to end, in that order.
+
+    `capacities` [C] are the items that each step takes; they add up to the sizes' sum."""
+    # At first as if groups could be cut; then whole groups are moved on where one crosses a border.
+    ends, borders = np.cumsum(sizes), np.cumsum(capacities)
+    starts = ends - sizes
+    steps = np.repeat(np.searchsorted(borders, starts, side="right"), sizes)
+    begun = np.searchsorted(starts, borders, side="left")  # groups that begin before each border
+    overhang = borders
+    if len(ends):
+        overhang = ends[begun - 1] - borders
+    ranges = list(zip(starts.tolist(), ends.tolist(), itertools.repeat(True)))
+    firsts, overhangs = [0, *begun.tolist()], overhang.tolist()
+    postponed: list[_Range] = []
+    following = -1
+    # Only where a group crosses the end of a step is there anything to decide.
+    for index in np.flatnonzero(overhang > 0).tolist():
+        candidates = ranges[firsts[index] : firsts[index + 1]]
+        if index == following:
+            candidates = [*postponed, *candidates]
+        postponed = _postponed(candidates, overhangs[index])
+        following = index + 1
+        for first, last, _ in postponed:
+            steps[first:last] = following
+    return steps
+
+
+def _postponed(ranges: list[_Range], amount: int) -> list[_Range]:
+    """Whole groups that add up to `amount`, the latest first; else the latest are cut to it. What
+    remains of a group that was cut before is not put off a second time."""
+    uncut = [group for group in reversed(ranges) if group[2]]
+    # Subset sum over bits: bit s of `sums` is set where some of the groups so far add up to s.
+    sums = 1
+    sums_before: list[int] = []
+    for first, last, _ in uncut:
+        sums_before.append(sums)
+        sums |= sums << (last - first)
+        if sums >> amount & 1:
+            return _subset(uncut[: len(sums_before)], sums_before, amount)
+    cut: list[_Range] = []
+    for first, last, complete in reversed(ranges):
+        if last - first >= amount:
+            cut.append((last - amount, last, complete and last - first == amount))
+            break
+        cut.append((first, last, complete))
+        amount -= last - first
+    return cut[::-1]
+
+
+def _subset(groups: list[_Range], sums_before: list[int], amount: int) -> list[_Range]:
+    """Walk back through the sums: a group is in the subset where it was needed to reach one."""
+    subset = []
+    for group, sums in zip(reversed(groups), reversed(sums_before), strict=True):
+        if not sums >> amount & 1:
+            subset.append(group)
+            amount -= group[1] - group[0]
+    return subset
+
+
+def _ratings_beside(
+    rated_groups: Ints, pairs: tuple[Ints, Ints], capacities: Ints, generator: np.random.Generator
+) -> Ints:
+    """Ratings 0..R-1, each once, in steps in which their prompt has a pair where there is room.
+
+    A prompt that has pairs in several of the steps gets one of them at random, so that ratings with
+    and without pairs are mixed alike from the first step to the last. Ratings without room beside a
+    pair fill the rest, grouped by prompt among themselves. Returned step after step, [R].
+
+    `rated_groups` [R] is the prompt of each rating, ids from 0; `pairs` the prompt and the step of
+    each pair of these steps; `capacities` [C] the ratings that each step takes."""
+    # sorted by prompt, in random order within each
+    largest = int(capacities.max(initial=1))
+    order = generator.permutation(len(rated_groups))
+    order = order[np.argsort(rated_groups[order], kind="stable")]
+    steps = np.empty_like(order)
+    steps[order], room = _match(rated_groups[order], pairs, capacities, generator)
+    unmatched, open_steps = np.flatnonzero(steps < 0), np.flatnonzero(room)
+    items, sizes = _shuffled_pieces(rated_groups[unmatched], largest, generator)
+    steps[unmatched[items]] = open_steps[deal(sizes, room[open_steps])]
+    return np.argsort(steps, kind="stable")
+
+
+def _match(
+    prompts: Ints, pairs: tuple[Ints, Ints], capacities: Ints, generator: np.random.Generator
+) -> tuple[Ints, Ints]:
+    """The step of each rating, -1 where it finds no room, [R], and the room that remains, [C]. The
+    ratings are sorted by prompt."""
+    num_steps, num_prompts = len(capacities), int(prompts.max(initial=-1)) + 1
+    num_rated = np.bincount(prompts, minlength=num_prompts)
+    pair_prompts, pair_steps = pairs
+    rated = pair_prompts < num_prompts
+    rated[rated] = num_rated[pair_prompts[rated]] > 0
+    # Each (prompt, step) once, sorted: the steps of a prompt lie side by side.
+    options = np.unique(pair_prompts[rated] * num_steps + pair_steps[rated])
+    num_options = np.bincount(options // num_steps, minlength=num_prompts)
+    first_option = np.cumsum(num_options) - num_options
+    # A prompt's ratings go to a random one of its steps; more than a step takes go to the next.
+    random_turn = (generator.random(num_prompts) * num_options).astype(np.int64)
+    turns = random_turn[prompts] + _ranks(num_rated) // max(1, int(capacities.max(initial=1)))
+    steps, room = np.full(len(prompts), -1), capacities.copy()
+    for attempt in range(2):  # the step of its turn, and the one after it
+        ratings = np.flatnonzero((steps < 0) & (num_options[prompts] > attempt))
+        rating_prompts = prompts[ratings]
+        turn = (turns[ratings] + attempt) % num_options[rating_prompts]
+        step = options[first_option[rating_prompts] + turn] % num_steps
+        by_step = np.argsort(step, kind="stable")
+        ratings, step = ratings[by_step], step[by_step]
+        # First come, first served: by the rank of a rating among those that want the same step.
+        fits = _ranks(np.bincount(step, minlength=num_steps)) < room[step]
+        steps[ratings[fits]] = step[fits]
+        room -= np.bincount(step[fits], minlength=num_steps)
+    return steps, room

@@ -1,14 +1,4 @@
-"""Rated responses as pairs: controls that separate the effect of the data from the method's.
-
-Union adds the pairs to the preference data; "one data set" takes pairs and ratings over the same
-responses. Every two responses to one prompt are compared by the mean of their ratings over the
-attributes that both have (a missing rating is never 0); the one with the higher mean is chosen. No
-pair is made without a common attribute, or where the means differ by no more than `gap`; each case
-is counted. A text rated several times is one response, with the mean of each attribute's ratings.
-
-Attributes count on their own scales: give `scales` where their units differ, and `attributes` to
-leave out those of which more is not better (verbosity).
-"""
+"""Rated responses as pairs: controls that separate the effect of the data from the method's."""
 
 import itertools
 import math
@@ -22,20 +12,21 @@ import orjson
 from smorm import files
 from smorm.data.census import Census, DropReason
 from smorm.data.reading import Source, read_rated
-from smorm.data.records import Messages, Preference, Rated, Record, prompt_key
+from smorm.data.records import Messages, Preference, Rated, prompt_key
 from smorm.data.scaling import AttributeScale
 from smorm.errors import ConfigError, DataError
 
-# The `source` of a pair made here.
-MADE_OF_RATINGS = "ratings"
 # Means that differ by less are equal: 0.1 - 0.3 and 0.2 do not quite cancel.
 _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
-    """The rule above. `scales` put attributes on one unit first: `(rating - offset) / scale`. `gap`
-    is the largest difference of two means that is still a tie."""
+    """Every two responses to one prompt are compared by the mean of their ratings over the
+    attributes that both have (a missing rating is never 0); the higher is chosen, and means that
+    differ by no more than `gap` are a tie. A text rated several times is one response, with the
+    mean of each attribute's ratings. Give `scales` where the units of attributes differ, and
+    `attributes` to leave out those of which more is not better (verbosity)."""
 
     attributes: Sequence[str] | None = None
     scales: Sequence[AttributeScale] = ()
@@ -51,11 +42,14 @@ class Pairing:
         """What counts of a record's ratings, on one unit."""
         scales = {scale.name: scale for scale in self.scales}
         ratings: dict[str, float] = {}
-        for name in record.scores if self.attributes is None else self.attributes:
+        names: Iterable[str] = record.scores
+        if self.attributes is not None:
+            names = self.attributes
+        for name in names:
             value = record.scores.get(name)
             if value is not None:
                 scale = scales.get(name, AttributeScale(name))
-                ratings[name] = float(scale.apply(value))
+                ratings[name] = (value - scale.offset) / scale.scale
         return ratings
 
     def refuse_unknown(self, present: Sequence[str]) -> None:
@@ -78,10 +72,8 @@ class Pairing:
 def pair_ratings(
     records: Iterable[Rated], rule: Pairing | None = None, *, census: Census
 ) -> Iterator[Preference]:
-    """All pairs that the rule makes, prompt by prompt in order of first appearance.
-
-    The records are held in memory. `census` gets the pairs that were not made, and why.
-    """
+    """All pairs that the rule makes, prompt by prompt in order of first appearance, and a count of
+    those that it does not make. The records are held in memory."""
     rule = rule or Pairing()
     prompts: dict[str, dict[Messages, list[Rated]]] = {}
     present: dict[str, None] = {}
@@ -123,7 +115,7 @@ def _pair(chosen: Rated, rejected: Rated) -> Preference:
     if chosen.id is not None and rejected.id is not None:
         identity = f"{chosen.id}>{rejected.id}"
     texts = (chosen.prompt, chosen.response, rejected.response)
-    return Preference(*texts, id=identity, source=MADE_OF_RATINGS, where=chosen.where)
+    return Preference(*texts, id=identity, source="ratings", where=chosen.where)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +130,9 @@ class PairedData:
 
 
 def write_paired(source: Source, folder: Path | str, rule: Pairing | None = None) -> PairedData:
-    """Write `pairs.jsonl` and `rated.jsonl` of a rated source.
-
-    The pairs are the union control's additional preference data. Both files together are the
-    control of one data set: `rated.jsonl` holds the responses that are in at least one pair, with
-    all their ratings, so that no method sees a text that the others do not.
-    """
+    """Write `pairs.jsonl`, the union control's additional preference data, and `rated.jsonl`: the
+    responses that are in a pair, with all their ratings. Both together are the control of one data
+    set, in which no method sees a text that the others do not."""
     census = Census()
     records = list(read_rated(source, census))
     pairs = list(pair_ratings(records, rule, census=census))
@@ -164,14 +153,13 @@ def write_paired(source: Source, folder: Path | str, rule: Pairing | None = None
     return PairedData(pairs_path, rated_path, len(pairs), len(rated), census)
 
 
-def _line(record: Record) -> bytes:
+def _line(record: Preference | Rated) -> bytes:
     """A record as one JSON line, without the fields that it does not have."""
     row: dict[str, Any] = {"prompt": _content(record.prompt, "user")}
-    match record:
-        case Preference():
-            row |= {"chosen": _content(record.chosen), "rejected": _content(record.rejected)}
-        case Rated():
-            row |= {"response": _content(record.response), "scores": dict(record.scores)}
+    if isinstance(record, Preference):
+        row |= {"chosen": _content(record.chosen), "rejected": _content(record.rejected)}
+    else:
+        row |= {"response": _content(record.response), "scores": dict(record.scores)}
     row |= {"id": record.id, "source": record.source}
     return orjson.dumps({name: value for name, value in row.items() if value is not None}) + b"\n"
 

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from smorm.data import tables
 from smorm.data.census import BadRecord
 from smorm.data.jsonlines import Row, Scanned, scan_json
 from smorm.errors import DataError
@@ -14,6 +14,7 @@ from smorm.files import fingerprint, nearest_name, sha256
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".json", ".json.gz", ".parquet")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_BATCH_ROWS, _MAX_COLUMNS = 256, 1000
 
 
 def read_rows(
@@ -28,8 +29,7 @@ def read_rows(
     a dataset id; a file is read whole.
 
     Raises:
-        DataError: `file:line: field: what is wrong`, or one line about the file or folder.
-    """
+        DataError: `file:line: field: what is wrong`, or one line about the file or folder."""
     for where, row in scan_rows(path_or_id, split, subset):
         if isinstance(row, BadRecord):
             raise row
@@ -42,21 +42,20 @@ def scan_rows(
     """As `read_rows`, but a row that cannot be parsed comes as a `BadRecord`."""
     # What is there on the disk wins over the hub: a folder may be called as a data set is.
     path = Path(path_or_id)
-    if subset is not None and (path.is_file() or (path.is_dir() and tables.is_saved_dataset(path))):
+    if subset is not None and (path.is_file() or is_saved_dataset(path)):
         raise DataError(f"{path}: subset {subset!r} is for a folder or a dataset id: leave it out")
-    if path.is_dir():
-        if tables.is_saved_dataset(path):
-            yield from tables.scan_saved_dataset(path, split)
-        else:
-            for file in _split_files(path, split, subset):
-                yield from _scan_file(file)
+    if is_saved_dataset(path):
+        yield from _dataset_rows(f"{path}[{split}]", _load_saved(path, split))
+    elif path.is_dir():
+        for file in _split_files(path, split, subset):
+            yield from _scan_file(file)
     elif path.is_file():
         yield from _scan_file(path)
     elif path.exists():
         raise DataError(f"{path}: neither a file nor a folder")
     elif may_be_hub_id(str(path_or_id)):
-        dataset = tables.load_hub(str(path_or_id), split, subset)
-        yield from tables.dataset_rows(f"{path_or_id}[{split}]", dataset)
+        dataset = load_hub(str(path_or_id), split, subset)
+        yield from _dataset_rows(f"{path_or_id}[{split}]", dataset)
     else:
         raise DataError(f"{path}: no such file or folder{_hint(path)}")
 
@@ -65,9 +64,8 @@ def _scan_file(path: Path) -> Iterator[Scanned]:
     if not path.name.endswith(SUFFIXES):
         raise DataError(f"{path}: unknown kind of file; accepted are {', '.join(SUFFIXES)}")
     if path.name.endswith(".parquet"):
-        yield from tables.scan_parquet(path)
-    else:
-        yield from scan_json(path)
+        return _scan_parquet(path)
+    return scan_json(path)
 
 
 def may_be_hub_id(name: str) -> bool:
@@ -84,24 +82,107 @@ def _hint(path: Path) -> str:
     return f"; did you mean {near}?" if near else ""
 
 
+def _scan_parquet(path: Path) -> Iterator[tuple[str, Row]]:
+    import pyarrow as arrow
+    from pyarrow import parquet
+
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as table:
+            # each row becomes a dict: a matrix of features is no table of records
+            if table.metadata.num_columns > _MAX_COLUMNS:
+                raise DataError(f"{path}: {table.metadata.num_columns:,} columns: refused")
+            # in batches, since `to_pylist` of a whole file would hold all of its rows
+            for batch in table.iter_batches(batch_size=_BATCH_ROWS):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}:{number}", row
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a readable Parquet file: {_first_line(error)}") from error
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether a folder was written by `datasets`' `save_to_disk`."""
+    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+
+
+def _load_saved(folder: Path, split: str) -> Any:
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(str(folder))
+    except Exception as error:  # a library's many errors for a damaged folder, as one line
+        raise DataError(f"{folder}: cannot be loaded: {_first_line(error)}") from error
+    if isinstance(loaded, dict):
+        if split not in loaded:
+            raise DataError(f"{folder}: no split {split!r}; it has: {', '.join(sorted(loaded))}")
+        return loaded[split]
+    if split not in ("train", str(loaded.split)):
+        only = f"it is one saved split ({loaded.split or 'unnamed'})"
+        raise DataError(f"{folder}: no split {split!r}; {only}")
+    return loaded
+
+
+def load_hub(name: str, split: str, subset: str | None) -> Any:
+    """A Hugging Face dataset by its id, from `datasets`' own cache. Remote code is never run."""
+    import datasets
+
+    try:
+        try:
+            return datasets.load_dataset(name, subset, split=split)
+        except RuntimeError as error:
+            # `datasets` has no class of its own for a data set that is published as a program
+            if "script" not in str(error):
+                raise
+        return load_converted(name, split, subset)
+    except Exception as error:  # offline, missing, gated: each has its own class
+        raise DataError(
+            f"{name}: no such local path, and as a Hugging Face dataset it could not be loaded "
+            f"(offline, or not there): {_first_line(error)}"
+        ) from error
+
+
+def load_converted(name: str, split: str, subset: str | None) -> Any:
+    """A data set from the branch on which the hub has each as Parquet files."""
+    import datasets
+
+    files = {split: f"{subset or 'default'}/{split}/*.parquet"}
+    revision = "refs/convert/parquet"
+    return datasets.load_dataset(name, data_files=files, revision=revision, split=split)
+
+
+def _dataset_rows(name: str, dataset: Any) -> Iterator[tuple[str, Row]]:
+    plain = dataset.with_format(None)  # a saved dataset may ask for tensors
+    for number in range(1, len(plain) + 1):
+        where = f"{name}:{number}"
+        try:
+            row = plain[number - 1]
+        except Exception as error:  # damaged Arrow data shows itself only when it is read
+            raise DataError(f"{where}: row: unreadable: {_first_line(error)}") from error
+        yield where, row
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def _split_files(folder: Path, split: str, subset: str | None) -> list[Path]:
     """The files of one split, by the usual layouts: `train.jsonl`, `data/train-*.parquet`, …"""
     if subset is not None:
         folder = folder / subset
         if not folder.is_dir():
             raise DataError(f"{folder}: no such subset folder{_hint(folder)}")
+    shard = re.compile(rf"{re.escape(split)}-\d+.*")
     # beside each other, as on the hub (`data/`), or in a folder per split
     for candidate in (folder, folder / "data", folder / split):
         files = _data_files(candidate)
         named = [file for file in files if stem_of(file) == split]
-        shard = re.compile(rf"{re.escape(split)}-\d+.*")
-        shards = [file for file in files if shard.fullmatch(stem_of(file))]
         if len(named) > 1:
             names = ", ".join(file.name for file in named)
             raise DataError(f"{candidate}: several files for split {split!r}: {names}; name one")
         if named:
             return named
-        if shards:
+        if shards := [file for file in files if shard.fullmatch(stem_of(file))]:
             _refuse_missing(candidate, shards)
             return shards
     if files:  # a folder that is called after the split holds nothing but that split
@@ -111,9 +192,8 @@ def _split_files(folder: Path, split: str, subset: str | None) -> list[Path]:
     if split == "train" and len(files) == 1 and not stem_of(files[0]).startswith(("test", "val")):
         return files
     names = ", ".join(file.name for file in files[:10]) or "no data files"
-    raise DataError(
-        f"{folder}: no file for split {split!r} (such as {split}.jsonl); it has {names}"
-    )
+    problem = f"no file for split {split!r} (such as {split}.jsonl); it has {names}"
+    raise DataError(f"{folder}: {problem}")
 
 
 def _data_files(folder: Path) -> list[Path]:
@@ -145,8 +225,7 @@ class Contents:
         names: what the `where` of its records begins with, in the order of reading.
         files: the files whose bytes decide its rows; none where it has no files to know it by.
         detail: what else decides them (a data set's features and number of rows).
-        stamps: size and modification time of each file when it was looked at.
-    """
+        stamps: size and modification time of each file when it was looked at."""
 
     names: tuple[str, ...]
     files: tuple[Path, ...]
@@ -182,7 +261,7 @@ def contents_of(
     """Find the files behind a source."""
     path = Path(path_or_id)
     names, files, detail = [str(path)], [], ""
-    if path.is_dir() and tables.is_saved_dataset(path):
+    if is_saved_dataset(path):
         folder = path
         # of several saved splits only the one that is read
         if (path / "dataset_dict.json").is_file():
@@ -196,7 +275,7 @@ def contents_of(
         files = [path]
     elif may_be_hub_id(str(path_or_id)):
         # its Arrow files may hold more splits than one: the number of rows says which
-        dataset = tables.load_hub(str(path_or_id), split, subset)
+        dataset = load_hub(str(path_or_id), split, subset)
         names, detail = [f"{path_or_id}[{split}]"], f"{split} {len(dataset)} {dataset.features}"
         files = [Path(file["filename"]) for file in dataset.cache_files]
     return Contents(tuple(names), tuple(files), detail, tuple(map(_stamp, files)))

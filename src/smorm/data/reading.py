@@ -1,10 +1,11 @@
 """From a source to checked records: read, pick the format, parse, drop what is no evidence."""
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, BinaryIO, Literal, cast
 
 import orjson
 
@@ -19,18 +20,16 @@ from smorm.errors import ConfigError, DataError, OutputError
 OnBad = Literal["stop", "skip"]
 TakeBad = Callable[[BadRecord, Row | None], None]
 SIDES = ("chosen", "rejected")
+_ENTRY = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 _TEXTS = ("responses", "prompt", "prompt_messages")
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where records come from and how they are read.
+    """Where records come from and how they are read; the keys of a source in `docs/data.md`.
 
-    `attributes` maps attribute name to column, or lists columns that name attributes; None takes
-    every name in `scores`. `stride` keeps the first of every n rows (Unified-Feedback's "40K" is
-    20, its "400K" is 2), counted after the rows that the format drops; `limit` is the most records.
-    `keep_fields` keeps what a row says of each response beside its text, as `Item.fields`.
-    """
+    Of Unified-Feedback the "40K" is `stride` 20, the "400K" 2. Without `attributes` every name in
+    `scores` counts. `keep_fields` keeps what a row says of each response, as `Item.fields`."""
 
     path: str | Path
     format: str = "auto"
@@ -59,7 +58,7 @@ class Source:
             return None
         if isinstance(self.attributes, Mapping):
             return dict(self.attributes)
-        return dict(zip(self.attributes, self.attributes, strict=True))
+        return {name: name for name in self.attributes}
 
 
 def read_preferences(
@@ -91,8 +90,7 @@ def read_records(
     Raises:
         ConfigError: the source's format gives records of another kind.
         DataError: a bad record (with `skip` it is counted and quarantined), none usable, or a
-            configured attribute that no row has.
-    """
+            configured attribute that no row has."""
     if on_bad_record not in ("stop", "skip"):
         raise ConfigError(f"on_bad_record: {on_bad_record!r}, expected 'stop' or 'skip'")
     if source.format != "auto" and kind not in (None, FORMATS[source.format].kind):
@@ -107,7 +105,11 @@ def read_records(
             raise bad
         census.add(DropReason.BAD_RECORD, bad.where, detail=bad.defect)
         if quarantine is not None:
-            _quarantine(quarantine, bad, row)
+            # a row that could not be parsed is there as its text
+            entry = {"where": bad.where, "reason": str(bad), "row": bad.raw if row is None else row}
+            with quarantine_file(quarantine) as stream:
+                # repr: a Parquet row may hold values (bytes, decimals) that JSON does not know
+                stream.write(orjson.dumps(entry, option=_ENTRY, default=repr))
 
     # Checked here rather than in the generator below, so that it is raised at the call.
     return _read(source, kind, census, take_bad)
@@ -115,7 +117,8 @@ def read_records(
 
 def _read(source: Source, kind: Kind | None, census: Census, take_bad: TakeBad) -> Iterator[Record]:
     columns = source.columns
-    unseen, num_rows, num_records = set((columns or {}).values()), 0, 0
+    unseen = set((columns or {}).values())
+    num_rows = num_records = 0
     for where, row in _strided(source, census, take_bad):
         num_rows += 1
         if unseen:
@@ -123,13 +126,13 @@ def _read(source: Source, kind: Kind | None, census: Census, take_bad: TakeBad) 
             nested = row.get("scores")
             if isinstance(nested, dict):
                 unseen.difference_update(nested)
-        context = Context(where, census, columns)
-        records = _parsed(source.format, kind, row, context, take_bad)
-        if source.keep_fields:
-            records = _with_fields(records, row)
-        for record in records:
-            if (reason := _no_evidence(record)) is not None:
-                census.add(reason, where)
+        for record in _parsed(source, kind, row, Context(where, census, columns), take_bad):
+            # a tie prefers nothing, no rating rates nothing
+            if isinstance(record, Preference) and record.chosen == record.rejected:
+                census.add(DropReason.TIE, where)
+                continue
+            if isinstance(record, Rated) and set(record.scores.values()) <= {None}:
+                census.add(DropReason.NO_RATING, where)
                 continue
             # counted here, after all dropping: a limit of 100 is 100 usable records
             num_records += 1
@@ -148,33 +151,34 @@ def _read(source: Source, kind: Kind | None, census: Census, take_bad: TakeBad) 
 
 def _strided(source: Source, census: Census, take_bad: TakeBad) -> Iterator[tuple[str, Row]]:
     """Rows after the format's own dropping and the stride, in that order (as GRM and SMORM do)."""
-    # the own shapes drop nothing here: ties are found after parsing, behind the stride
-    drop_row = None if source.format == "auto" else FORMATS[source.format].drop_row
+    drop_row = None
+    if source.format != "auto":
+        drop_row = FORMATS[source.format].drop_row
     count = 0
     for where, row in scan_rows(source.path, source.split, source.subset):
         if isinstance(row, BadRecord):
             take_bad(row, None)
             continue
-        reason: StrEnum | None = None
-        if drop_row is not None:
-            reason = drop_row(row)
-        if reason is None:
-            if count % source.stride:
-                reason = DropReason.STRIDE
-            count += 1
-        if reason is None:
-            yield where, row
-        else:
+        # the own shapes drop nothing here: ties are found after parsing, behind the stride
+        if drop_row is not None and (reason := drop_row(row)) is not None:
             census.add(reason, where)
+            continue
+        if count % source.stride:
+            census.add(DropReason.STRIDE, where)
+        else:
+            yield where, row
+        count += 1
 
 
 def _parsed(
-    name: str, kind: Kind | None, row: Row, context: Context, take_bad: TakeBad
+    source: Source, kind: Kind | None, row: Row, context: Context, take_bad: TakeBad
 ) -> list[Record]:
-    """The row's records in the format `name`; what is bad in it goes to `take_bad`."""
+    """The row's records in the source's format; what is bad in it goes to `take_bad`."""
     try:
-        form = format_of_row(row, kind, context) if name == "auto" else FORMATS[name]
-        parsed = form.parse(row, context)
+        if source.format == "auto":
+            parsed = format_of_row(row, kind, context).parse(row, context)
+        else:
+            parsed = FORMATS[source.format].parse(row, context)
     except BadRecord as bad:
         take_bad(bad, row)
         return []
@@ -184,38 +188,35 @@ def _parsed(
             take_bad(record, row)
         else:
             records.append(record)
-    return records
-
-
-def _with_fields(records: list[Record], row: Row) -> list[Record]:
-    """Each record with what its row says of its own responses."""
+    if not source.keep_fields:
+        return records
     # a row may make several records, whose responses stand in the row's order
-    fields = fields_beside(row, sum(len(record.item) for record in records))
+    fields = _fields_beside(row, sum(len(record.item) for record in records))
     complete: list[Record] = []
-    start = 0
     for record in records:
-        end = start + len(record.item)
-        complete.append(replace(record, fields=fields[start:end]))
-        start = end
+        size = len(record.item)
+        complete.append(replace(record, fields=fields[:size]))
+        fields = fields[size:]
     return complete
 
 
-def fields_beside(row: Mapping[str, Any], count: int) -> Fields:
+def _fields_beside(row: Row, count: int) -> Fields:
     """What a row says of each of its `count` responses; {} each where nothing can be told apart.
 
     Of `responses` it is the objects' own fields, and lists beside them that are as long; of a pair
     the fields named after a side (`gold_chosen`, `chosen_model`), plain or under `meta`; of a
-    single response the whole row.
-    """
+    single response the whole row."""
     responses = row.get("responses")
     if isinstance(responses, list) and len(responses) == count:
         return tuple(_of_response(row, responses, index) for index in range(count))
     if count == 2 and all(side in row for side in SIDES):
         return tuple(_of_side(row, side) for side in SIDES)
-    return (row,) if count == 1 else ({},) * count
+    if count == 1:
+        return (row,)
+    return ({},) * count
 
 
-def _of_response(row: Mapping[str, Any], responses: list[Any], index: int) -> Mapping[str, Any]:
+def _of_response(row: Row, responses: list[Any], index: int) -> Mapping[str, Any]:
     fields = {}
     for name, column in row.items():
         if isinstance(column, list) and len(column) == len(responses) and name not in _TEXTS:
@@ -225,69 +226,51 @@ def _of_response(row: Mapping[str, Any], responses: list[Any], index: int) -> Ma
     return fields
 
 
-def _of_side(row: Mapping[str, Any], side: str) -> Mapping[str, Any]:
+def _of_side(row: Row, side: str) -> Mapping[str, Any]:
     meta = row.get("meta")
+    if not isinstance(meta, Mapping):
+        meta = {}
     fields: dict[str, Any] = {}
-    for holder in (meta, row):
-        if not isinstance(holder, Mapping):
-            continue
-        for name, value in holder.items():
-            if name.endswith(f"_{side}"):
-                fields[name.removesuffix(f"_{side}")] = value
-            elif name.startswith(f"{side}_"):
-                fields[name.removeprefix(f"{side}_")] = value
+    for name, value in itertools.chain(meta.items(), row.items()):
+        if name.endswith(f"_{side}"):
+            fields[name.removesuffix(f"_{side}")] = value
+        elif name.startswith(f"{side}_"):
+            fields[name.removeprefix(f"{side}_")] = value
     return fields
-
-
-def _no_evidence(record: Record) -> DropReason | None:
-    """Why a valid record is dropped: a tie prefers nothing, no rating rates nothing."""
-    if isinstance(record, Preference) and record.chosen == record.rejected:
-        return DropReason.TIE
-    if isinstance(record, Rated) and set(record.scores.values()) <= {None}:
-        return DropReason.NO_RATING
-    return None
 
 
 def read_each(
     source: Source, census: Census
 ) -> Iterator[tuple[str, Row, list[Record] | BadRecord]]:
-    """Every row of a source as it is and with its records, nothing dropped.
-
-    A row that is not usable comes as the `BadRecord` that says why, {} where it is no row at all.
-    """
+    """Every row of a source as it is and with its records, nothing dropped. A row that is not
+    usable comes as the `BadRecord` that says why, {} where it is no row at all."""
     for where, row in scan_rows(source.path, source.split, source.subset):
         if isinstance(row, BadRecord):
             yield where, {}, row
             continue
+        records: list[Record] | BadRecord
         try:
-            context = Context(where, census, source.columns)
-            records = _parsed(source.format, None, row, context, _refuse)
+            records = _parsed(source, None, row, Context(where, census, source.columns), _refuse)
         except BadRecord as bad:
-            yield where, row, bad
-            continue
-        if source.keep_fields:
-            records = _with_fields(records, row)
+            records = bad
         yield where, row, records
 
 
 def parse_row(row: Row, where: str, census: Census) -> list[Record]:
     """Records of one row held in memory, by the fields it has."""
-    return _parsed("auto", None, row, Context(where, census), _refuse)
+    return _parsed(Source(where), None, row, Context(where, census), _refuse)
 
 
 def _refuse(bad: BadRecord, row: Row | None) -> None:
     raise bad
 
 
-def _quarantine(path: Path, bad: BadRecord, row: Any) -> None:
-    """Append a bad row to a quarantine file, which the sources of a run share, as one JSON line."""
-    # a row that could not be parsed is there as its text
-    entry = {"where": bad.where, "reason": str(bad), "row": bad.raw if row is None else row}
-    options = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+@contextmanager
+def quarantine_file(path: Path) -> Iterator[BinaryIO]:
+    """A file of bad rows, which the sources of a run share, to append JSON lines to."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as stream:
-            # repr: a Parquet row may hold values (bytes, decimals) that JSON does not know
-            stream.write(orjson.dumps(entry, option=options, default=repr))
+            yield stream
     except OSError as error:
         raise OutputError(f"{path}: quarantine could not be written: {error.strerror}") from error

@@ -1,8 +1,7 @@
 """What a record is, once its source's shape has been left behind.
 
 A conversation, and each continuation of it, is a tuple of messages: multi-turn continuations need
-no special case.
-"""
+no special case."""
 
 from __future__ import annotations
 

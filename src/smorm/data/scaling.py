@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from smorm.arrays import Floats
 from smorm.data.census import Census, DropReason
@@ -23,14 +22,6 @@ class AttributeScale:
     name: str
     offset: float = 0.0
     scale: float = 1.0
-
-    def apply(self, ratings: npt.ArrayLike) -> Floats:
-        """Ratings of any shape to scaled values; NaN stays NaN."""
-        return np.asarray((np.asarray(ratings, np.float64) - self.offset) / self.scale)
-
-    def restore(self, scaled: npt.ArrayLike) -> Floats:
-        """Scaled values of any shape back to ratings; NaN stays NaN."""
-        return np.asarray(np.asarray(scaled, np.float64) * self.scale + self.offset)
 
 
 def attribute_names(*sources: Iterable[Rated]) -> list[str]:
@@ -54,17 +45,13 @@ def fit_scales(
 
     `standardize` takes mean and population standard deviation, `unit` minimum and range (0..1),
     `none` changes nothing. A constant attribute keeps scale 1 and is counted: it teaches nothing.
-    An attribute without any rating is an error, as are ratings too large to scale.
-    """
-    return [
-        _fit(name, column[~np.isnan(column)], method, census)
-        for name, column in zip(names, ratings.T, strict=True)
-    ]
+    An attribute without any rating is an error, as are ratings too large to scale."""
+    columns = zip(names, ratings.T, strict=True)
+    return [_fit(name, column[~np.isnan(column)], method, census) for name, column in columns]
 
 
 def apply_scales(scales: Sequence[AttributeScale], ratings: Floats) -> Floats:
-    """Ratings [R, K] to scaled values [R, K]."""
-    # NaN, a rating that is missing, stays NaN
+    """Ratings [R, K] to scaled values [R, K]; NaN, a rating that is missing, stays NaN."""
     offsets, widths = _vectors(scales)
     return (ratings - offsets) / widths
 
@@ -76,9 +63,8 @@ def restore_scales(scales: Sequence[AttributeScale], scaled: Floats) -> Floats:
 
 
 def _vectors(scales: Sequence[AttributeScale]) -> tuple[Floats, Floats]:
-    pairs = [(scale.offset, scale.scale) for scale in scales]
-    offsets, widths = np.array(pairs, np.float64).reshape(-1, 2).T
-    return offsets, widths
+    offsets = np.array([scale.offset for scale in scales], np.float64)
+    return offsets, np.array([scale.scale for scale in scales], np.float64)
 
 
 def _fit(name: str, ratings: Floats, method: Method, census: Census) -> AttributeScale:
@@ -90,11 +76,10 @@ def _fit(name: str, ratings: Floats, method: Method, census: Census) -> Attribut
         census.add(DropReason.CONSTANT_ATTRIBUTE, detail=repr(name))
     if method == "none":
         return AttributeScale(name)
-    # an overflow becomes infinity, which is refused below with the range in the message
-    with np.errstate(over="ignore"):
-        if method == "unit":
-            offset, scale = low, float(np.subtract(high, low))
-        else:
+    offset, scale = low, high - low
+    if method == "standardize":
+        # an overflow becomes infinity, which is refused below with the range in the message
+        with np.errstate(over="ignore"):
             offset, scale = float(ratings.mean()), float(ratings.std())
     if not (np.isfinite(offset) and np.isfinite(scale)):
         raise DataError(f"attribute {name!r}: ratings from {low:g} to {high:g} are too large")

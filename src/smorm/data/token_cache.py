@@ -1,10 +1,7 @@
 """A source becomes tokens, stored under the fingerprint of all that decides them.
 
-An entry of the cache is a sealed folder (`smorm.files.atomic_folder`): a killed writer leaves
-nothing that looks like one, every byte is checked before it is used, and a damaged entry is written
-anew. Two runs that write the same entry at once both end with a whole one. The key knows no path:
-data that was moved is found again, and its records stand under the names of today.
-"""
+An entry of the cache is a sealed folder (`smorm.files.atomic_folder`). Its key knows no path: data
+that was moved is found again, and its records stand under the names of today."""
 
 import functools
 import hashlib
@@ -19,6 +16,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import orjson
 
 import smorm.data
@@ -29,7 +27,7 @@ from smorm.data.census import Census, DropReason
 from smorm.data.encode import Conversation, Encoder, tokenizer_digest
 from smorm.data.formats import FORMATS
 from smorm.data.readers import Contents, contents_of
-from smorm.data.reading import OnBad, Source, read_records
+from smorm.data.reading import OnBad, Source, quarantine_file, read_records
 from smorm.data.records import Preference, Rated, Record, prompt_hash
 from smorm.data.token_store import QUARANTINE, StoreKind, StoreWriter, TokenStore, open_store
 from smorm.data.tokeniser import Tokeniser
@@ -41,8 +39,7 @@ PROGRESS_EVERY = 100_000
 # Bytes of a source from which `auto` caches its tokens: less than that takes a few seconds.
 CACHED_FROM = 8 << 20
 # Modules that work on tokens or ratings: a change of theirs leaves the tokens as they are.
-_AFTER_TOKENS = {"mixing", "grouping", "scaling", "pairing"}
-_TORN_AFTER = 24 * 3600.0
+_AFTER_TOKENS = {"mixing", "scaling", "pairing"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +57,7 @@ def tokens_of(request: TokenRequest, tokeniser: Tokeniser, cache: str | None) ->
     """The source's tokens: mapped from the cache, or made now.
 
     `cache` is a folder, `auto` (the user's cache folder, for large sources only) or None (tokens
-    that last for this run). Raises what `read_records` does, and `OutputError`.
-    """
+    that last for this run). Raises what `read_records` does, and `OutputError`."""
     source = request.source
     contents = contents_of(source.path, source.split, source.subset)
     folder = _cache_folder(cache, contents)
@@ -74,7 +70,18 @@ def tokens_of(request: TokenRequest, tokeniser: Tokeniser, cache: str | None) ->
         copy_quarantine(target, request.quarantine, store.renamed)
         return store
     _remove_torn(folder)
-    return _made(target, request, contents, tokeniser)
+    try:
+        with files.atomic_folder(target) as scratch:
+            write_tokens(scratch, request, contents, tokeniser)
+            # the key was computed from the bytes at the start
+            contents.refuse_change()
+    except OutputError:
+        # Another run that published the same entry in the very same moment does no harm. One that
+        # did so before is replaced by equal bytes, and keeps those that it has mapped.
+        if _cached(target, contents.names) is None:
+            raise
+    log.info("tokens: kept in cache %s", target)
+    return open_store(target, contents.names)
 
 
 def _cache_folder(cache: str | None, contents: Contents) -> Path | None:
@@ -86,11 +93,10 @@ def _cache_folder(cache: str | None, contents: Contents) -> Path | None:
         return Path(cache).expanduser()
     if contents.size < CACHED_FROM:
         return None
-    # nobody asked for this folder: where it cannot be written, the run goes on without
     folder = default_cache()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except OSError as error:  # nobody asked for this folder: the run goes on without
         log.warning("tokens: %s: %s: nothing is cached for the next run", folder, error.strerror)
         return None
     return folder
@@ -98,9 +104,8 @@ def _cache_folder(cache: str | None, contents: Contents) -> Path | None:
 
 def default_cache() -> Path:
     """`$SMORM_CACHE`, or `smorm` in the user's cache folder."""
-    if folder := os.environ.get("SMORM_CACHE"):
-        return Path(folder).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "smorm"
+    habit = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "smorm")
+    return Path(os.environ.get("SMORM_CACHE") or habit).expanduser()
 
 
 def _key(request: TokenRequest, contents: Contents, encoder: Encoder) -> str:
@@ -162,23 +167,6 @@ def _cached(target: Path, names: Sequence[str]) -> TokenStore | None:
         return None
 
 
-def _made(
-    target: Path, request: TokenRequest, contents: Contents, tokeniser: Tokeniser
-) -> TokenStore:
-    try:
-        with files.atomic_folder(target) as scratch:
-            write_tokens(scratch, request, contents, tokeniser)
-            # the key was computed from the bytes at the start
-            contents.refuse_change()
-    except OutputError:
-        # Another run that published the same entry in the very same moment does no harm. One that
-        # did so before is replaced by equal bytes, and keeps those that it has mapped.
-        if _cached(target, contents.names) is None:
-            raise
-    log.info("tokens: kept in cache %s", target)
-    return open_store(target, contents.names)
-
-
 def _for_this_run(request: TokenRequest, contents: Contents, tokeniser: Tokeniser) -> TokenStore:
     """Tokens in a temporary folder, which is unlinked as soon as it is mapped."""
     # an unlinked file lives as long as it is mapped: nothing is left behind, however the run ends
@@ -196,10 +184,9 @@ def _remove_torn(folder: Path) -> None:
     for torn in folder.glob(".tokens-*"):
         try:
             latest = max(path.stat().st_mtime for path in (torn, *torn.rglob("*")))
-        except OSError:
-            # it was finished, or removed by another run
+        except OSError:  # it was finished, or removed by another run
             continue
-        if time.time() - latest > _TORN_AFTER:
+        if time.time() - latest > 24 * 3600.0:
             shutil.rmtree(torn, ignore_errors=True)
 
 
@@ -219,8 +206,7 @@ def write_tokens(
                 count += 1
                 if count % PROGRESS_EVERY == 0:
                     log.info("tokens: %s: %d records so far", path, count)
-                tokens = outcome.resolve(record.where, encoding, on_bad)
-                _append(writer, record, tokens, encoding)
+                _append(writer, record, outcome.resolve(record.where, encoding, on_bad), encoding)
             reading.merge(encoding)
             writer.finish(reading, count)
     finally:  # bad records are there to be repaired, above all when the run stops
@@ -235,18 +221,17 @@ def _conversation(record: Record) -> Conversation:
 
 def _append(writer: StoreWriter, record: Record, tokens: list[Tokens], census: Census) -> None:
     prompt = prompt_hash(record.prompt)
-    match record:
-        case Rated():
-            # of a response that does not fit, the ratings alone
-            writer.add_rated(tokens, record.scores, prompt, record.where)
-        case Preference() if tokens:
-            chosen, rejected = tokens
-            # A pair of equal sides teaches nothing, whether they were equal from the start or
-            # became so by the limit (7 % of UltraFeedback at 512 tokens).
-            if chosen.tobytes() == rejected.tobytes():
-                census.add(DropReason.SAME_TOKENS, record.where)
-            else:
-                writer.add_pair(chosen, rejected, record.margin or 0.0, prompt, record.where)
+    if isinstance(record, Rated):
+        # of a response that does not fit, the ratings alone
+        writer.add_rated(tokens, record.scores, prompt, record.where)
+    elif isinstance(record, Preference) and tokens:
+        chosen, rejected = tokens
+        # A pair of equal sides teaches nothing, whether they were equal from the start or became so
+        # by the limit (7 % of UltraFeedback at 512 tokens).
+        if np.array_equal(chosen, rejected):
+            census.add(DropReason.SAME_TOKENS, record.where)
+        else:
+            writer.add_pair(chosen, rejected, record.margin or 0.0, prompt, record.where)
 
 
 def copy_quarantine(folder: Path, target: Path, names: Mapping[str, str]) -> None:
@@ -254,17 +239,13 @@ def copy_quarantine(folder: Path, target: Path, names: Mapping[str, str]) -> Non
     quarantine = folder / QUARANTINE
     if not quarantine.is_file():
         return
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with quarantine.open("rb") as source, target.open("ab") as out:
-            for line in source:
-                if names:
-                    entry = orjson.loads(line)
-                    # the reason begins with the place, which may have moved
-                    name, _, row = entry["where"].rpartition(":")
-                    where = f"{names.get(name, name)}:{row}"
-                    reason = where + entry["reason"].removeprefix(entry["where"])
-                    line = orjson.dumps({**entry, "where": where, "reason": reason}) + b"\n"
-                out.write(line)
-    except OSError as error:
-        raise OutputError(f"{target}: quarantine could not be written: {error.strerror}") from error
+    with quarantine.open("rb") as lines, quarantine_file(target) as out:
+        for line in lines:
+            if names:
+                entry = orjson.loads(line)
+                # the reason begins with the place, which may have moved
+                name, _, row = entry["where"].rpartition(":")
+                where = f"{names.get(name, name)}:{row}"
+                reason = where + entry["reason"].removeprefix(entry["where"])
+                line = orjson.dumps({**entry, "where": where, "reason": reason}) + b"\n"
+            out.write(line)

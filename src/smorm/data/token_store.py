@@ -1,12 +1,6 @@
 """Sources as tokens: flat arrays in a folder, memory-mapped, written while records stream by.
 
-A sequence is `ids[offsets[i]:offsets[i + 1]]`. A preference source has two a record (chosen, then
-rejected), a rated source one, which is empty where the record was dropped: its ratings still count
-for the scales. Ratings are stored as cells (column, value), so that names may appear late.
-
-Shapes: N records, S sequences, T tokens, K attributes; P pairs and R rated responses over all
-stores.
-"""
+Shapes: N records, S sequences, T tokens; P pairs and R rated responses over all stores."""
 
 from __future__ import annotations
 
@@ -16,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar, overload
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,9 +24,13 @@ T = TypeVar("T")
 StoreKind = Literal["preference", "rated"]
 
 META, QUARANTINE = "store.json", "quarantine.jsonl"
-_FLUSH_ROWS = 4096
-# One flat file each; the codes are those of `array` and of NumPy.
+_FLUSH_ROWS = 1024
+# One flat file each; the codes are those of `array` and of NumPy. A sequence is
+# `ids[offsets[i]:offsets[i + 1]]`. A preference source has two a record (chosen, then rejected), a
+# rated source one, which is empty where the record was dropped: its ratings still count for the
+# scales. Ratings are cells (column, value), so that names may appear late.
 _COLUMNS = {
+    "ids": "i",
     "offsets": "q",
     "margins": "d",
     "prompts": "Q",
@@ -55,9 +53,8 @@ class TokenStore:
         renamed: what those were called when the store was written, to what they are now.
         records: how many the source gave, those included that were dropped as tokens.
         content: SHA-256 of tokens, margins and prompts.
-        arrays: ids [T], offsets [S + 1], margins [N], prompts [N] (hashes), files and rows [N] (the
-            two halves of `where`), rating_counts [N], rating_columns and rating_values (cells).
-    """
+        arrays: ids [T], offsets [S + 1], prompts (hashes), files and rows (the halves of `where`),
+            margins and rating_counts [N], rating_columns and rating_values (cells)."""
 
     kind: StoreKind
     names: tuple[str, ...]
@@ -91,35 +88,26 @@ class TokenStore:
         dense = np.full((len(self), len(self.attributes) + 1), np.nan)
         rows = np.repeat(np.arange(len(self)), self.arrays["rating_counts"])
         dense[rows, self.arrays["rating_columns"]] = self.arrays["rating_values"]
-        columns = dict(zip(self.attributes, range(len(self.attributes)), strict=True))
+        columns = {name: column for column, name in enumerate(self.attributes)}
         return dense[:, [columns.get(name, -1) for name in names]]
 
 
-class StoreWriter:
+class StoreWriter(ExitStack):
     """Appends records to a folder's arrays. Use it in a `with`; `finish` writes what opens it."""
 
     def __init__(self, folder: Path, kind: StoreKind, names: Sequence[str]) -> None:
+        super().__init__()
         self.folder, self.kind = folder, kind
         self.attributes: dict[str, int] = {}
-        self._names = dict(zip(names, range(len(names)), strict=True))
+        self._names = {name: index for index, name in enumerate(names)}
         self._num_tokens = 0
         self._buffers: dict[str, array[Any]] = {}
         self._streams: dict[str, Any] = {}
-        self._closing = ExitStack()
         for name, code in _COLUMNS.items():
             self._buffers[name] = array(code)
-            self._streams[name] = self._open(name)
-        self._ids = self._open("ids")
+            stream = (folder / f"{name}.bin").open("wb", 1 << 20)
+            self._streams[name] = self.enter_context(stream)
         self._buffers["offsets"].append(0)
-
-    def _open(self, name: str) -> Any:
-        return self._closing.enter_context((self.folder / f"{name}.bin").open("wb", 1 << 20))
-
-    def __enter__(self) -> StoreWriter:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._closing.close()
 
     def add_pair(
         self, chosen: Tokens, rejected: Tokens, margin: float, prompt: int, where: str
@@ -149,7 +137,7 @@ class StoreWriter:
     def finish(self, census: Census, records: int) -> None:
         """Write everything out, and last what `open_store` begins with."""
         self._flush()
-        self._closing.close()
+        self.close()
         # of the written bytes, so that the hash is the same however the buffers were flushed
         digest = hashlib.sha256()
         for name in _HASHED:
@@ -166,7 +154,7 @@ class StoreWriter:
 
     def _add_sequence(self, *tokens: Tokens) -> None:
         for ids in tokens:
-            self._ids.write(ids.tobytes())
+            self._buffers["ids"].frombytes(ids.tobytes())
             self._num_tokens += len(ids)
         self._buffers["offsets"].append(self._num_tokens)
 
@@ -183,22 +171,24 @@ class StoreWriter:
 
     def _flush(self) -> None:
         for name, buffer in self._buffers.items():
-            self._streams[name].write(buffer.tobytes())
+            buffer.tofile(self._streams[name])
             del buffer[:]
 
 
 def open_store(folder: Path, names: Sequence[str] = ()) -> TokenStore:
-    """Map a written folder. `names` are what the source's files are called now; those of the
-    writing where there are fewer."""
+    """Map a written folder; `names` are what the first of the source's files are called now."""
     meta = files.read_json(folder / META)
     # Files are matched by their order: the fingerprint has made sure that their bytes are the same.
-    written_names = [str(name) for name in meta["names"]]
+    written_names = meta["names"]
     current_names = [*names, *written_names[len(names) :]]
     renamed = dict(zip(written_names, current_names, strict=True))
     arrays: dict[str, NDArray[Any]] = {}
     try:
-        for name, code in {"ids": "i", **_COLUMNS}.items():
-            arrays[name] = _mapped(folder / f"{name}.bin", np.dtype(code))
+        for name, code in _COLUMNS.items():
+            path = folder / f"{name}.bin"
+            arrays[name] = np.empty(0, code)
+            if path.stat().st_size:  # the system maps no empty file
+                arrays[name] = np.asarray(np.memmap(path, code, mode="r"))
     except (OSError, ValueError) as error:
         raise DataError(f"{folder}: cannot be mapped: {error}") from error
     store = TokenStore(
@@ -207,21 +197,15 @@ def open_store(folder: Path, names: Sequence[str] = ()) -> TokenStore:
         renamed=renamed,
         attributes=tuple(meta["attributes"]),
         census=Census.from_plain(meta["census"], renamed),
-        records=int(meta["records"]),
-        content=str(meta["content"]),
+        records=meta["records"],
+        content=meta["content"],
         arrays=arrays,
     )
-    num_sequences = len(store) * (2 if store.kind == "preference" else 1)
+    per_record = {"preference": 2, "rated": 1}[store.kind]
     offsets = arrays["offsets"]
-    if len(offsets) != num_sequences + 1 or int(offsets[-1]) != len(arrays["ids"]):
+    if len(offsets) != len(store) * per_record + 1 or int(offsets[-1]) != len(arrays["ids"]):
         raise DataError(f"{folder}: its arrays do not fit together")
     return store
-
-
-def _mapped(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
-    if path.stat().st_size == 0:  # the system maps no empty file
-        return np.empty(0, dtype=dtype)
-    return np.asarray(np.memmap(path, dtype=dtype, mode="r"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,13 +240,7 @@ class Joined(Sequence[T], Generic[T]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[T]: ...
-
-    def __getitem__(self, index: int | slice) -> T | list[T]:
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
         # a handful of stores: a walk is quicker than a search
@@ -304,16 +282,13 @@ def prompt_ids(
 ) -> tuple[Ints, Ints]:
     """Ids of the distinct prompts, from 0 in order of first appearance: of every pair [P], and of
     the rated responses `rated_rows` [R]. A prompt has one id for both."""
-    pair_hashes = _hashes(pairs)
-    hashes = np.concatenate([pair_hashes, _hashes(rated)[rated_rows]])
+    none = np.empty(0, dtype=np.uint64)
+    pair_hashes = np.concatenate([none, *(store.arrays["prompts"] for store in pairs)])
+    rated_hashes = np.concatenate([none, *(store.arrays["prompts"] for store in rated)])
+    hashes = np.concatenate([pair_hashes, rated_hashes[rated_rows]])
     # `unique` numbers by the hash's size; ids by first appearance are the same for any hash
     _, first_seen, by_hash = np.unique(hashes, return_index=True, return_inverse=True)
     rank = np.empty(len(first_seen), dtype=np.int64)
     rank[np.argsort(first_seen)] = np.arange(len(first_seen))
     ids = rank[by_hash]
     return ids[: len(pair_hashes)], ids[len(pair_hashes) :]
-
-
-def _hashes(stores: Sequence[TokenStore]) -> NDArray[np.uint64]:
-    none = np.empty(0, dtype=np.uint64)
-    return np.concatenate([none, *(store.arrays["prompts"] for store in stores)])

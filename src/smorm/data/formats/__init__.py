@@ -1,8 +1,7 @@
 """Data shapes: how rows of a named format become records, one object each, registered once.
 
 Another package adds its own by the entry-point group `smorm.formats` (a `Format` by its name), a
-program by the decorator `data_shape`.
-"""
+program by the decorator `data_shape`."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,8 +29,7 @@ class Format:
             a row that is bad as a whole raises it.
         shape: the row's fields, as an error shows them.
         signs: fields by which a row gives itself away, for a hint; none gives no hint.
-        drop_row: why a row is left out before the stride is counted, or None.
-    """
+        drop_row: why a row is left out before the stride is counted, or None."""
 
     kind: Kind
     parse: Parse

@@ -24,8 +24,7 @@ def preference(row: Row, context: Context) -> list[Preference]:
     With a prompt (`prompt_messages` wins over `prompt` where a row has both), each side is what
     follows it: text is one assistant message. Without one, each side is a whole conversation: of
     message lists the longest common beginning is the prompt; texts are raw text with no chat
-    structure.
-    """
+    structure."""
     chosen = fields.required(row, "chosen", context)
     rejected = fields.required(row, "rejected", context)
     # "prompt" in the row but null is a damaged row, and no pair of whole conversations
@@ -81,8 +80,7 @@ def rated(row: Row, context: Context) -> list[Rated]:
     """`{prompt, response, scores: {name: number | null}}`, or flat columns named in the config.
 
     With attributes configured only those are taken, from `scores` where the row has it, else from
-    the row itself. Null or absent means not rated.
-    """
+    the row itself. Null or absent means not rated."""
     prompt, response = prompt_and_response(row, context)
     note_ignored(row, context)
     response = fields.filled_response(response, "response", context)
@@ -130,8 +128,7 @@ def candidates(row: Row, context: Context) -> list[Candidates]:
     """`{prompt, responses: [...]}`, `{prompt, response}` or `{messages}`; other fields are ignored.
 
     A response is text, a message list, or an object that holds it as `response`. An empty one is
-    scored like any other, and counted: policies do write them.
-    """
+    scored like any other, and counted: policies do write them."""
     values = row.get("responses")
     if values is None:
         prompt, response = prompt_and_response(row, context)
@@ -206,8 +203,7 @@ def without_prompt(
     """The sides as continuations of the prompt.
 
     Where every side begins with the whole prompt (whole conversations beside a prompt, as in
-    `ultrafeedback_binarized`), the prompt is taken once, and counted.
-    """
+    `ultrafeedback_binarized`), the prompt is taken once, and counted."""
     size = len(prompt)
     # of every side, or it is what the answer says
     if all(len(side) > size and side[:size] == prompt for side in sides):

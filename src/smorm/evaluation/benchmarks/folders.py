@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from smorm.data.readers import SUFFIXES, stem_of
-from smorm.data.tables import is_saved_dataset
+from smorm.data.readers import SUFFIXES, is_saved_dataset, stem_of
 from smorm.errors import ConfigError
 
 
