@@ -17,7 +17,7 @@ Key = tuple[str, str, str]
 class Numbers:
     """Every number of a study, by suite, label (`SMORM-F`) and metric, one a seed.
 
-    Read from the table that `smorm lab` writes (`smorm.lab.table`).
+    Read from the table that `smorm lab` writes (`smorm.lab.run`).
     """
 
     def __init__(self, lines: Iterable[Mapping[str, str]]) -> None:

@@ -19,8 +19,7 @@ from experiments.tables import plus_minus, table
 from smorm.config.reading import parse_section
 from smorm.files import write_text
 from smorm.lab.config import LabConfig
-from smorm.lab.run import run_lab, write_config
-from smorm.lab.table import write_table
+from smorm.lab.run import run_lab, write_config, write_table
 from smorm.report.selection import reject
 
 SEEDS = 5

@@ -8,8 +8,7 @@ import pytest
 
 from smorm.errors import ConfigError, DataError
 from smorm.evaluation.result import read_results, write_results
-from smorm.lab.run import Job, Progress, plan, run_lab
-from smorm.lab.table import COLUMNS, write_table
+from smorm.lab.run import COLUMNS, Job, Progress, plan, run_lab, write_table
 from tests.lab.small import WORK, small
 
 

@@ -96,8 +96,7 @@ def study(config: LabConfig, title: str, about: str = "") -> list[Result]:
     """Run a study, write its results, and print its tables."""
     from smorm.evaluation.result import write_results
     from smorm.lab.artifacts import describe_other_versions
-    from smorm.lab.run import run_lab, write_config
-    from smorm.lab.table import write_table
+    from smorm.lab.run import run_lab, write_config, write_table
     from smorm.report.page import write_page
 
     folder = config.output

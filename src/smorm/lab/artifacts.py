@@ -1,20 +1,9 @@
 """Artifacts: files and folders that are made once, and found again by what decides them.
 
 An artifact's *recipe* is a plain value that holds all that decides its content: a configuration,
-the SHA-256 of its data, the recipe of what it was made from. The artifact's name ends with the
-fingerprint of the recipe, so one that another run made under the same root is found, and one of
-another recipe is never taken for it. Everything is written whole or not at all: what a killed
-process left half made is not found.
-
-    store = ArtifactStore(Path("work"))
-    recipe = {"config": config.as_dict(), "data": sha256(data)}
-    folder = store.folder(store.path("runs", recipe, label="Single-0"), recipe, train_into)
-
-calls `train_into(scratch)` the first time and returns `work/runs/Single-0-FINGERPRINT`; after that
-it only returns the path. Beside each artifact is a record of its recipe and of the versions that
-made it. Versions decide nothing unless the recipe holds them; `ArtifactStore.other_versions` says
-which of the artifacts used so far come from other ones.
-"""
+the SHA-256 of its data, the recipe of what it was made from. Its name ends with the recipe's
+fingerprint. Beside it is a record of the recipe and of the versions that made it, which decide
+nothing unless the recipe holds them."""
 
 import os
 import re
@@ -35,7 +24,13 @@ MAX_LABEL = 48
 
 @dataclass(frozen=True)
 class ArtifactStore:
-    """Finds or makes artifacts under `root`."""
+    """Finds or makes artifacts under `root`, whole or not at all.
+
+    >>> path = store.path("runs", recipe, label="Single-0")    # doctest: +SKIP
+    >>> folder = store.folder(path, recipe, train_into)        # doctest: +SKIP
+
+    calls `train_into(scratch)` the first time and returns `ROOT/runs/Single-0-FINGERPRINT`; after
+    that it only returns the path."""
 
     root: Path
     # Every artifact that was returned so far, in order of first use.
@@ -43,8 +38,7 @@ class ArtifactStore:
 
     def path(self, room: str, recipe: Any, *, label: str = "", ending: str = "") -> Path:
         """Where an artifact is, made or not: `ROOT/ROOM/[LABEL-]FINGERPRINT[ENDING]`. A label is
-        for people, and need not be unique: it is cut to `MAX_LABEL` characters, and those that
-        could leave the folder become `-`."""
+        for people: it is cut, and characters that could leave the folder become `-`."""
         name = files.fingerprint(recipe) + ending
         if label:
             name = re.sub(r"[^\w.+= -]", "-", label)[:MAX_LABEL] + "-" + name
@@ -77,8 +71,7 @@ class ArtifactStore:
 
     def other_versions(self) -> list[dict[str, Any]]:
         """`{"versions": ..., "count": n}` for each set of versions, other than the present ones,
-        that made artifacts in `used`; the versions are None where none were recorded (before smorm
-        recorded them)."""
+        that made artifacts in `used`; the versions are None where none were recorded."""
         groups: dict[str, dict[str, Any]] = {}
         for recorded in map(recorded_versions, self.used):
             if recorded != versions():
@@ -90,9 +83,7 @@ class ArtifactStore:
 
 def recorded_versions(path: Path) -> dict[str, str] | None:
     """The versions that made an artifact; None where none were recorded."""
-    record = _record_of_file(path)
-    if path.is_dir():
-        record = path / RECORD
+    record = path / RECORD if path.is_dir() else _record_of_file(path)
     if not record.is_file():
         return None
     recorded: dict[str, str] | None = files.read_json(record).get("versions")

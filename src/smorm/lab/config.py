@@ -18,20 +18,17 @@ USUAL_REGIMES: Final[tuple[Regime, ...]] = ("ID", "OODtopic", "far")
 
 
 class WorldSection(Section):
-    """The world's facts, its writers and its annotators. `facts` is the seed of the world;
-    `style_correlation` how far wordiness follows ability (0: not at all, 1: wholly); `temperature`
-    the noise of preferences, in units of gold; `rating_noise` that of ratings, in units of the
-    attribute (0..1)."""
+    """The world's facts, its writers and its annotators."""
 
     facts: Seed = 0
     style_correlation: Fraction = 0.5
+    # Noise of preferences in units of gold, of ratings in units of the attribute (0..1).
     temperature: Amount = 0.15
     rating_noise: Annotated[float, Field(ge=0)] = 0.15
 
 
 class LabDataSection(Section):
-    """Numbers of records: pairs and ratings to train on (`answers_per_prompt` to a prompt),
-    development pairs, and true pairs and ratings of each regime to evaluate on."""
+    """Numbers of records, of evaluation ones in each regime."""
 
     pairs: Positive = 3000
     rated: Positive = 1000
@@ -42,9 +39,8 @@ class LabDataSection(Section):
 
 
 class PolicySection(Section):
-    """The pretrained policy, which reward models start from. Run `i` takes seed `seeds[i mod
-    len(seeds)]`. Seed 0 of world 0 at the shipped size is the shipped policy; others are pretrained
-    with `hidden`, `layers`, `steps`, `batch` and `rate`."""
+    """The pretrained policy, which reward models start from. Seed 0 of world 0 at the default
+    sizes is the shipped policy."""
 
     seeds: Annotated[list[Seed], Field(min_length=1)] = Field(default_factory=lambda: [0])
     hidden: Annotated[int, Field(ge=16, multiple_of=16)] = 64
@@ -55,8 +51,7 @@ class PolicySection(Section):
 
 
 class PoolsSection(Section):
-    """Best-of-n: `prompts` of each regime, `answers` to each sampled from the policy. Temperature 1
-    over all tokens samples the policy itself, from which KL is measured."""
+    """Best-of-n: `prompts` of each regime, and `answers` to each, sampled from the policy."""
 
     prompts: Annotated[int, Field(ge=2)] = 24
     answers: Annotated[int, Field(ge=3)] = 256
@@ -66,22 +61,17 @@ class PoolsSection(Section):
 
 
 class ArmSection(Section):
-    """One model to train: what it is trained on, and changes to the usual configuration.
+    """One model to train: what it is trained on, and changes to the usual configuration, by
+    sections of `smorm train` (`mixing` is its `data.mixing`)."""
 
-    `data`: `pairs`, `ratings`, `both`, `union` (pairs, and ratings turned into pairs),
-    `rated_pairs` (those alone), `rated_ratings` (the ratings of the answers in them) or
-    `rated_both`.
-    `twin`: another training seed on the same data. `start`: begin from this arm's model, not from
-    the policy. `merge`: no training; the average of the weights of these arms. `reward`: no
-    training; any reward of `smorm.rewards`, whose number is the arm's view F. `objective`,
-    `training`, `model` and `mixing` (`data.mixing`) are sections of `smorm train`.
-    """
-
+    # `union`: pairs, and ratings turned into pairs; `rated_pairs`: those alone; `rated_ratings`:
+    # the ratings of the answers in them.
     data: Literal[
         "pairs", "ratings", "both", "union", "rated_pairs", "rated_ratings", "rated_both"
     ] = "pairs"
-    twin: Seed = 0
-    start: str | None = None
+    twin: Seed = 0  # another training seed on the same data
+    start: str | None = None  # the arm whose model it begins from, in place of the policy
+    # Not trained: the average of the weights of these arms, or any reward, whose number is view F.
     merge: list[str] = Field(default_factory=list)
     reward: RewardSection | None = None
     objective: dict[str, Any] = Field(default_factory=dict)
@@ -112,9 +102,8 @@ class ArmSection(Section):
 
 class SystemSection(Section):
     """What is compared: one reward made of `members` (`ARM:VIEW`, where a view is F, L, M or an
-    attribute), combined by `mean`, `min` or `uwo` (mean less `kappa` variances). `standardise` puts
-    members on one scale first, by the development pairs. `model` and `view` are the names in
-    results; by default the system's name, and what is combined."""
+    attribute). `model` and `view` are the names in results, by default the system's name and what
+    is combined."""
 
     members: Annotated[list[str], Field(min_length=1)]
     combine: Literal["mean", "min", "uwo"] = "mean"
@@ -139,14 +128,7 @@ class SystemSection(Section):
 
 
 class LabConfig(Section):
-    """The configuration of `smorm lab`.
-
-    There are `seeds` runs from `first_seed` on, each with its own data, prompts and order.
-    `methods`: names of systems, built in (`smorm.lab.methods`) or of `systems`. `arms` adds models
-    to train, or changes built-in ones. `regimes`: ID is in distribution. `n`: sizes of best-of-n.
-    `training` goes into every arm's section of that name. `work` holds policies, data, pools and
-    models, where other studies find them (by default a folder in the output).
-    """
+    """The configuration of `smorm lab`; docs/lab.md says what each key means."""
 
     output: Path
     work: Path | None = None
@@ -203,11 +185,9 @@ class LabConfig(Section):
     @property
     def annotation(self) -> Annotation:
         """Noise and habits, as the world takes them."""
-        world = self.world
+        world, answers = self.world, self.data.answers_per_prompt
         habits = Habits(wordiness_follows_ability=world.style_correlation)
-        return Annotation(
-            world.temperature, world.rating_noise, self.data.answers_per_prompt, habits
-        )
+        return Annotation(world.temperature, world.rating_noise, answers, habits)
 
     def policy_seed(self, seed: int) -> int:
         """The seed of the policy that a run starts from."""

@@ -1,7 +1,5 @@
 """From scores to results: accuracy, ratings and best-of-n of every system of one seed's run.
-
-Shapes: `M` answers of a set, `K` attributes.
-"""
+Shapes: `M` answers of a set."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -38,6 +36,9 @@ from smorm.world import ATTRIBUTES
 
 _LOGGED = ("step", "loss", "accuracy", "mse", "gradient_norm")
 _LAST_LOGGED = ("loss", "accuracy", "mse")
+_COSTS = (
+    "parameters", "trained_parameters", "training_passes", "training_tokens", "passes_per_score"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -124,13 +125,9 @@ class Run:
             lengths = self.rows[system.arms[0]][set_name].tokens.astype(np.float64)
             # The answers of a pair are neighbours, the chosen one first.
             measurement = measure_pairs(
-                values[0::2],
-                values[1::2],
-                prompts,
-                chosen_lengths=lengths[0::2],
-                rejected_lengths=lengths[1::2],
-                length_unit="tokens",
-            )
+                values[0::2], values[1::2], prompts, chosen_lengths=lengths[0::2],
+                rejected_lengths=lengths[1::2], length_unit="tokens",
+            )  # fmt: skip
             yield self._result("pairs", suite, label_of(name, system), measurement)
 
     def _of_ratings(self, set_name: str, path: Path) -> Iterator[Result]:
@@ -146,7 +143,7 @@ class Run:
             if len(system.arms) > 1 or not attributes or arm in done:
                 continue
             done.add(arm)
-            predicted = np.column_stack([rows.view(row) for row in attributes])
+            predicted = np.column_stack(list(map(rows.view, attributes)))
             ratings = rating_matrix(records, attributes)
             measurement = measure_rated(predicted, ratings, attributes, prompts)
             model, _ = label_of(name, system)
@@ -176,28 +173,23 @@ class Run:
 
     def _cost(self, system: SystemSection) -> dict[str, Metric]:
         """Of training all its members, and of one score."""
-        parameters = trained = passes = tokens = passes_per_score = 0
+        cost = dict.fromkeys(_COSTS, 0)
         for arm in system.arms:
             if self.artifacts.arms[arm].reward is not None:
                 of_passes = self.artifacts.reward(arm).parameters
-                parameters += sum(of_passes)
-                passes_per_score += len(of_passes)
+                cost["parameters"] += sum(of_passes)
+                cost["passes_per_score"] += len(of_passes)
                 continue
-            passes_per_score += 1
+            cost["passes_per_score"] += 1
             # Each member is counted with all that it was made of, even where two share some of it.
             for name in self._trained_for(arm):
-                cost = read_json(self.artifacts.arm(name, self.seed) / "cost.json")
-                trained += cost["parameters"]["trained"]
-                passes += cost["passes"]
-                tokens += sum(cost["tokens"].values())
-            parameters += cost["parameters"]["model"]  # of the last, which has the arm's size
-        return {
-            "parameters": Metric(float(parameters), 1),
-            "trained_parameters": Metric(float(trained), 1),
-            "training_passes": Metric(float(passes), 1),
-            "training_tokens": Metric(float(tokens), 1),
-            "passes_per_score": Metric(float(passes_per_score), 1),
-        }
+                training = read_json(self.artifacts.arm(name, self.seed) / "cost.json")
+                cost["trained_parameters"] += training["parameters"]["trained"]
+                cost["training_passes"] += training["passes"]
+                cost["training_tokens"] += sum(training["tokens"].values())
+            # Of the last, which has the arm's size.
+            cost["parameters"] += training["parameters"]["model"]
+        return {name: Metric(float(count), 1) for name, count in cost.items()}
 
     def _trained_for(self, arm: str) -> list[str]:
         """The trainings that an arm's model takes; the last of them has its size."""
@@ -212,7 +204,11 @@ class Run:
     def curves(self) -> Iterator[Result]:
         """What every trained arm logged while it trained."""
         for arm in self._trained_arms:
-            points = read_log(self.artifacts.arm(arm, self.seed) / "metrics.jsonl")
+            points = []
+            log = self.artifacts.arm(arm, self.seed) / "metrics.jsonl"
+            for line in log.read_bytes().splitlines():
+                row = orjson.loads(line)
+                points.append({name: row[name] for name in _LOGGED if row.get(name) is not None})
             last = points[-1]
             metrics = {name: Metric(last[name], 1) for name in _LAST_LOGGED if name in last}
             yield self._result("training", "training", (arm, ""), Measurement(metrics), points)
@@ -223,12 +219,6 @@ class Run:
     ) -> Result:  # fmt: skip
         provenance, notes = self.provenance, measured.notes
         return Result(kind, suite, *label, measured.metrics, list(items), provenance, notes)
-
-
-def read_log(path: Path) -> list[dict[str, float]]:
-    """The points of a run's log that a curve shows."""
-    rows = list(map(orjson.loads, path.read_bytes().splitlines()))
-    return [{name: row[name] for name in _LOGGED if row.get(name) is not None} for row in rows]
 
 
 def _unfinished_note(pools: Sequence[Item]) -> tuple[str, ...]:

@@ -1,9 +1,7 @@
 """The methods of a study: models to train (arms) and rewards to compare (systems).
 
-docs/rivals.md and docs/ensembles.md define them. All start from one policy and see the same pairs
-in the same order. Each arm has its own number of epochs, chosen on development pairs of other seeds
-(results/lab/tuning).
-"""
+docs/rivals.md and docs/ensembles.md define them. Each arm has its own number of epochs, chosen on
+development pairs of other seeds (results/lab/tuning)."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,11 +14,18 @@ from smorm.lab.config import ArmSection, LabConfig, SystemSection
 from smorm.world import ATTRIBUTES
 
 
-def _arm(data: str, kind: str, epochs: float, *, twin: int = 0, **objective: Any) -> ArmSection:
-    values: dict[str, Any] = {"data": data, "twin": twin}
-    values["objective"] = {"kind": kind, **objective}
-    values["training"] = {"epochs": epochs}
-    return ArmSection(**values)
+def _arm(
+    data: Any, kind: str, epochs: float, *, rate: float | None = None, twin: int = 0,
+    start: str | None = None, model: Mapping[str, Any] | None = None, **objective: Any,
+) -> ArmSection:  # fmt: skip
+    training = {"epochs": epochs}
+    if rate is not None:
+        training["learning_rate"] = rate
+    objective = {"kind": kind, **objective}
+    return ArmSection(
+        data=data, twin=twin, start=start, objective=objective, training=training,
+        model=dict(model or {}),
+    )  # fmt: skip
 
 
 # Name to what is trained. BSR's weight is its source's: 0.001 times the batch size.
@@ -32,16 +37,8 @@ ARMS: Final[dict[str, ArmSection]] = {
     "PosReg": _arm("pairs", "preference", 2, positive_regularisation=0.1),
     "Centering": _arm("pairs", "preference", 2, centering=0.01),
     "BSR": _arm("pairs", "preference", 2, bsr=0.032),
-    "Frozen": ArmSection(
-        objective={"kind": "preference"},
-        training={"epochs": 16, "learning_rate": 3e-2},
-        model={"freeze": True},
-    ),
-    "Frozen-MLP": ArmSection(
-        objective={"kind": "preference"},
-        training={"epochs": 4, "learning_rate": 1e-3},
-        model={"freeze": True, "head": "mlp"},
-    ),
+    "Frozen": _arm("pairs", "preference", 16, rate=3e-2, model={"freeze": True}),
+    "Frozen-MLP": _arm("pairs", "preference", 4, rate=1e-3, model={"freeze": True, "head": "mlp"}),
     "GRM": _arm("pairs", "grm", 2),
     "GRM-dpo": _arm("pairs", "grm", 2, grm={"regulariser": "dpo"}),
     "GRM-noref": _arm("pairs", "grm", 2, grm={"regulariser": "dpo_noref"}),
@@ -54,12 +51,7 @@ ARMS: Final[dict[str, ArmSection]] = {
     "Rated-Single": _arm("rated_pairs", "preference", 8),
     "Rated-Multi": _arm("rated_ratings", "regression", 8),
     "Rated-SMORM": _arm("rated_both", "joint", 8),
-    "ArmoRM": ArmSection(
-        data="both",
-        start="Single",
-        objective={"kind": "armo", "armo": {"width": 64}},
-        training={"epochs": 2},
-    ),
+    "ArmoRM": _arm("both", "armo", 2, start="Single", armo={"width": 64}),
     "WARM": ArmSection(merge=["Single", "Single-b", "Single-c"]),
 }
 
@@ -88,7 +80,6 @@ SYSTEMS: Final[dict[str, SystemSection]] = {
     "Rated-SMORM-F": SystemSection(members=["Rated-SMORM:F"], model="Rated-SMORM", view="F"),
     "Rated-SMORM-M": SystemSection(members=["Rated-SMORM:M"], model="Rated-SMORM", view="M"),
 }
-
 
 MAX_TOKENS: Final = 256
 # `ArmSection.data` to the names of its files of pairs and of ratings.
@@ -146,22 +137,12 @@ def training_config(arm: ArmSection, config: LabConfig, seed: int) -> dict[str, 
     # Only where it is set: an empty section would give every arm another recipe than before.
     if arm.mixing:
         data["mixing"] = dict(arm.mixing)
-    return {
-        "model": dict(arm.model),
-        "data": data,
-        "objective": dict(arm.objective),
-        "training": {
-            "batch_size": 32,
-            "learning_rate": 1e-3,
-            "threads": 1,
-            "log_every": 25,
-            "device": config.device,
-            **config.training,
-            **arm.training,
-            # Twins see the same data in another order; no two seeds of a study share a training.
-            "seed": 1000 * arm.twin + seed,
-        },
-    }
+    training: dict[str, Any] = {"batch_size": 32, "learning_rate": 1e-3, "threads": 1}
+    training |= {"log_every": 25, "device": config.device, **config.training, **arm.training}
+    # Twins see the same data in another order; no two seeds of a study share a training.
+    training["seed"] = 1000 * arm.twin + seed
+    model, objective = dict(arm.model), dict(arm.objective)
+    return {"model": model, "data": data, "objective": objective, "training": training}
 
 
 def systems_of(config: LabConfig) -> dict[str, SystemSection]:
@@ -179,12 +160,11 @@ def systems_of(config: LabConfig) -> dict[str, SystemSection]:
     arms = arms_of(config)
     systems: dict[str, SystemSection] = {}
     labels: set[tuple[str, str]] = set()
-    for name in names:
+    for name in dict.fromkeys(names):
         if name not in known:
             raise ConfigError(f"methods: {name!r} is unknown{_nearest(name, list(known))}")
-        systems[name] = known[name]
-        _check(name, known[name], arms)
-    for name, system in systems.items():
+        system = systems[name] = known[name]
+        _check(name, system, arms)
         label = label_of(name, system)
         if label in labels:
             raise ConfigError(f"methods: two of them are called {' '.join(label)} in results")
@@ -239,8 +219,10 @@ def label_of(name: str, system: SystemSection) -> tuple[str, str]:
 
 def needed_arms(config: LabConfig) -> list[list[str]]:
     """Arms that the systems need, in stages: those of one need only those of earlier ones."""
-    systems = systems_of(config).values()
-    return arm_stages([arm for system in systems for arm in system.arms], arms_of(config))
+    names: list[str] = []
+    for system in systems_of(config).values():
+        names += system.arms
+    return arm_stages(names, arms_of(config))
 
 
 def arm_stages(names: Iterable[str], arms: Mapping[str, ArmSection]) -> list[list[str]]:
@@ -252,12 +234,11 @@ def arm_stages(names: Iterable[str], arms: Mapping[str, ArmSection]) -> list[lis
         if name not in needs:
             needs[name] = arms[name].needs
             for source in needs[name]:
+                problem = f"arms: {source!r}, which {name} needs, is"
                 if source not in arms:
-                    raise ConfigError(f"arms: {source!r}, which {name} needs, is no arm")
+                    raise ConfigError(f"{problem} no arm")
                 if arms[source].reward is not None:
-                    raise ConfigError(
-                        f"arms: {source!r}, which {name} needs, is a reward, no model"
-                    )
+                    raise ConfigError(f"{problem} a reward, no model")
             pending = [*needs[name], *pending]  # what an arm is made of stands next to it
     # All that is ready at once is one stage: workers do not wait for each other within it.
     sorter = TopologicalSorter(needs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import logging
 import os
 import signal
@@ -32,8 +34,21 @@ from smorm.rewards.section import REWARDS
 
 # About how long a job takes a core, by its kind.
 _SECONDS = {"policy": 240, "data": 1, "pool": 4, "arm": 15, "measure": 10}
+# What native libraries read to take one thread alone.
+_VARIABLES = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 # Seconds of a study after which the jobs' own times count as much as the table above.
 _PRIOR_SECONDS = 30
+
+COLUMNS = ("kind", "set", "model", "view", "seed", "metric", "value")
+# Of each kind of results the metrics that are written, by how their names begin.
+_PREFIXES = {
+    "pairs": ("accuracy", "length_correlation"),
+    "rated": ("spearman", "mse"),
+    "stress": (
+        "gold@", "proxy@", "gain", "regret", "area", "fall", "peak", "slope/", "disagreement_auc@",
+    ),
+    "cost": ("parameters", "passes_per_score", "training_passes", "training_tokens"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +62,7 @@ class Step:
 
     @property
     def text(self) -> str:
-        """For the reader, without the counts."""
+        """Without the counts."""
         remaining = f"{self.remaining / 60:.0f} min"
         if self.remaining < 90:
             remaining = f"{self.remaining:.0f} s"
@@ -70,7 +85,6 @@ class Job:
 
     @property
     def title(self) -> str:
-        """For the reader."""
         titles = {"policy": "policy", "data": "data", "pool": f"answers to {self.name}"}
         return f"{titles.get(self.kind, self.name)}, seed {self.seed}"
 
@@ -88,11 +102,10 @@ def run_lab(config: LabConfig, on_step: OnStep = lambda step: None) -> list[Resu
     Raises:
         ConfigError: an unknown method, arm or view, or no such device.
         SmormError: a process was killed, or what training, sampling and scoring raise.
-        Interrupted: Ctrl-C; artifacts that are whole stay.
-    """
+        Interrupted: Ctrl-C; artifacts that are whole stay."""
     stages = plan(config)  # first: it also checks the names
     pick_device(config.device)
-    jobs = [Job("measure", "results", seed) for seed in config.runs]
+    jobs = _jobs(config, "measure", ["results"])
     progress = Progress([*chain.from_iterable(stages), *jobs], _workers(config), on_step)
     # Workers get plain values: they are spawned, and read the configuration anew.
     values = config.model_dump(mode="json")
@@ -101,7 +114,7 @@ def run_lab(config: LabConfig, on_step: OnStep = lambda step: None) -> list[Resu
             futures = {pool.submit(_do, values, job): job for job in stage}
             _finish(pool, futures, progress)
     # The last stage is the runs to measure.
-    return list(chain.from_iterable(future.result() for future in futures))
+    return list(chain.from_iterable(map(Future.result, futures)))
 
 
 def plan(config: LabConfig) -> list[list[Job]]:
@@ -114,17 +127,14 @@ def plan(config: LabConfig) -> list[list[Job]]:
     # Policies stand alone in the first stage: pools and arms of every run need theirs.
     policies = []
     for seed in sorted(first_runs.values()):
-        name = ""
-        if artifacts.is_shipped(seed):
-            name = "shipped"
+        name = "shipped" if artifacts.is_shipped(seed) else ""
         policies.append(Job("policy", name, seed))
-    data = [Job("data", "", seed) for seed in config.runs]
-    pools = [Job("pool", regime, seed) for seed, regime in product(config.runs, config.regimes)]
-    stages = [policies, data + pools]
-    for names in arms:
-        trainings = [Job("arm", arm, seed) for seed, arm in product(config.runs, names)]
-        stages.append(trainings)
-    return stages
+    sets = [*_jobs(config, "data", [""]), *_jobs(config, "pool", config.regimes)]
+    return [policies, sets, *(_jobs(config, "arm", names) for names in arms)]
+
+
+def _jobs(config: LabConfig, kind: str, names: Sequence[str]) -> list[Job]:
+    return [Job(kind, name, seed) for seed, name in product(config.runs, names)]
 
 
 def _check_arms(config: LabConfig, names: Iterable[str]) -> None:
@@ -219,17 +229,15 @@ def _workers(config: LabConfig) -> int:
 @contextmanager
 def _single_threaded_children() -> Iterator[None]:
     """Set the variables that native libraries read when a child starts: too late in the child."""
-    variables = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    before = dict(zip(variables, map(os.environ.get, variables), strict=True))
-    os.environ.update(variables)
+    before = dict(os.environ)
+    os.environ.update(_VARIABLES)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in _VARIABLES:
+            del os.environ[name]
+            if name in before:
+                os.environ[name] = before[name]
 
 
 class Progress:
@@ -255,3 +263,18 @@ class Progress:
 def write_config(config: LabConfig, path: Path) -> None:
     """Write the resolved configuration."""
     files.write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+
+def write_table(path: Path | str, results: Sequence[Result]) -> None:
+    """Write a CSV of one line for each number of each run: what statistics over seeds are of."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for result in results:
+        seed = str(result.fingerprint.get("seed", ""))
+        set_name = result.suite.partition("/")[2] or result.suite
+        head = (result.kind, set_name, result.model, result.view, seed)
+        for name, metric in result.metrics.items():
+            if name.startswith(_PREFIXES.get(result.kind, ())):
+                writer.writerow((*head, name, f"{metric.value:.6g}"))
+    files.write_text(path, stream.getvalue())

@@ -1,11 +1,10 @@
 """What a model gives to the sets of a run: every row for every answer, so that any system of views
-and members can be measured later without a model.
-
-Shapes: `M` answers of a set (of all its records, in order), `K` attributes.
-"""
+and members can be measured later without a model. Shapes: `M` answers of a set (of all its records,
+in order), `C` rows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,7 @@ class SetRows:
 
 def read_items(path: Path) -> list[Item]:
     """The records of a set, each a prompt with its answers."""
-    return [record.item for record in read_records(Source(path), None, Census())]
+    return list(map(attrgetter("item"), read_records(Source(path), None, Census())))
 
 
 def score_sets(folder: Path, sets: Mapping[str, Path], *, device: str) -> dict[str, SetRows]:

@@ -1,8 +1,5 @@
 """What a study of the generated world makes: policies, data, pools, arms, and scores of the arms.
-
-Each is an artifact of `smorm.lab.artifacts`, with the recipe that decides it. Everything is a
-function of the configuration and a run's seed; another study under the same `work` finds it again.
-"""
+Each is an artifact (`smorm.lab.artifacts`), a function of the configuration and a run's seed."""
 
 import shutil
 from collections.abc import Mapping
@@ -29,8 +26,6 @@ from smorm.stress.sample import sample_file
 from smorm.world import Regime, backbone_path, make_world, sample_prompt, write_dataset
 from smorm.world.pretrain import Pretraining, make_policy
 
-_SHIPPED = Pretraining()
-_LONGEST_NAME = MAX_LABEL - 8
 # What an arm keeps of a training's output folder.
 _OF_A_RUN = ("model", "config.yaml", "cost.json", "data.json", "metrics.jsonl")
 
@@ -39,8 +34,7 @@ class WorldArtifacts:
     """Finds or makes all that a configuration needs, under its work folder.
 
     Attributes:
-        arms: the arms that the configuration knows, by name.
-    """
+        arms: the arms that the configuration knows, by name."""
 
     def __init__(self, config: LabConfig) -> None:
         self.config, self.store = config, ArtifactStore(config.work_folder)
@@ -49,9 +43,9 @@ class WorldArtifacts:
 
     @property
     def _device(self) -> dict[str, str]:
-        """What the device adds to a recipe: another device has another generator and rounds
-        differently. The CPU adds nothing, so that recipes of before there was a choice still hold.
-        """
+        """What the device adds to a recipe."""
+        # Another device has another generator and rounds differently; recipes of before there was
+        # a choice still hold.
         if self.config.device == "cpu":
             return {}
         return {"device": self.config.device}
@@ -70,7 +64,7 @@ class WorldArtifacts:
 
     def is_shipped(self, seed: int) -> bool:
         """Whether a run's policy is the one that comes with the package."""
-        return self._pretraining(seed) == _SHIPPED
+        return self._pretraining(seed) == Pretraining()
 
     def _pretraining(self, seed: int) -> Pretraining:
         sizes = self.config.policy.model_dump(exclude={"seeds"})
@@ -110,8 +104,14 @@ class WorldArtifacts:
         recipe = [seed, regime, pools.model_dump() | self._device, _weights_hash(policy)]
 
         def make(path: Path) -> None:
+            rng = np.random.default_rng([seed, *regime.encode()])
+            # A dict in place of a set: it drops repeated prompts and keeps the order of the draws.
+            different: dict[str, None] = {}
+            while len(different) < pools.prompts:
+                different[sample_prompt(rng, regime, "eval").text] = None
             prompts = self.store.path("pools", recipe, ending=".prompts.jsonl")
-            _write_prompts(prompts, seed, regime, pools.prompts)
+            lines = [orjson.dumps({"prompt": prompt}) + b"\n" for prompt in different]
+            files.write_bytes(prompts, b"".join(lines))
             sampling = pools.model_dump(exclude={"prompts"})
             section = SampleSection(policy=str(policy), seed=seed, batch=256, **sampling)
             sample_file(Source(prompts), section, path, Census(), device=self.config.device)
@@ -140,7 +140,8 @@ class WorldArtifacts:
 
     def arm_path(self, name: str, seed: int) -> Path:
         """Where an arm is, made or not."""
-        label = f"{name[:_LONGEST_NAME]}-{seed}"  # a long name must not cut the seed off
+        # A long name must not cut the seed off.
+        label = f"{name[: MAX_LABEL - 8]}-{seed}"
         return self.store.path("arms", self._arm_recipe(name, seed), label=label)
 
     def rows(self, name: str, seed: int) -> dict[str, SetRows]:
@@ -220,14 +221,3 @@ class WorldArtifacts:
 
 def _weights_hash(folder: Path) -> str:
     return files.sha256(folder / "model.safetensors")
-
-
-def _write_prompts(path: Path, seed: int, regime: Regime, count: int) -> None:
-    """Different prompts of the `eval` split, a function of seed and regime."""
-    rng = np.random.default_rng([seed, *regime.encode()])
-    # A dict in place of a set: it drops repeated prompts and keeps the order of the draws.
-    prompts: dict[str, None] = {}
-    while len(prompts) < count:
-        prompts[sample_prompt(rng, regime, "eval").text] = None
-    lines = [orjson.dumps({"prompt": prompt}) + b"\n" for prompt in prompts]
-    files.write_bytes(path, b"".join(lines))
