@@ -17,12 +17,11 @@ from smorm.evaluation.metrics import (
     Metric,
     as_floats,
     bootstrap_means,
-    cluster_bootstrap,
     cluster_codes,
+    interval,
     mean_metric,
     mean_over_seeds,
     pair_outcomes,
-    paired_difference,
     share_metric,
 )
 
@@ -95,8 +94,10 @@ def test_doubling_every_item_changes_no_rank_correlation(rows):
 
 
 def test_one_cluster_or_one_item_has_no_interval():
-    assert all(math.isnan(end) for end in cluster_bootstrap(np.array([1.0, 0.0]), ["a", "a"]))
-    assert all(math.isnan(end) for end in cluster_bootstrap(np.array([1.0]), ["a"]))
+    assert all(
+        math.isnan(end) for end in interval(bootstrap_means(np.array([1.0, 0.0]), ["a", "a"]))
+    )
+    assert all(math.isnan(end) for end in interval(bootstrap_means(np.array([1.0]), ["a"])))
     assert Metric(1.0, 1).as_dict() == {"value": 1.0, "n": 1, "low": None, "high": None}
 
 
@@ -140,23 +141,22 @@ def test_a_missing_number_is_left_out_of_its_column_only():
     assert 0 < np.isnan(draws[:, 1]).sum() < 40  # resamples of the first cluster only: 1 in 27
 
 
-def test_a_statistic_of_several_columns_gets_their_means():
+def test_columns_are_resampled_together():
     values = np.column_stack([np.arange(10.0), np.arange(10.0) + 2])
-    low, high = cluster_bootstrap(values, np.arange(10), lambda means: means[:, 1] - means[:, 0])
-    assert low == pytest.approx(2)
-    assert high == pytest.approx(2)
+    means = bootstrap_means(values, np.arange(10))
+    assert means[:, 1] - means[:, 0] == pytest.approx(2)
 
 
 def test_the_interval_matches_the_textbook_error_of_independent_items():
     values = np.random.default_rng(1).normal(size=2000)
-    low, high = cluster_bootstrap(values, np.arange(2000))
+    low, high = interval(bootstrap_means(values, np.arange(2000)))
     assert high - low == pytest.approx(2 * 1.96 * values.std() / math.sqrt(2000), rel=0.07)
 
 
 def test_many_clusters_joined_into_groups_keep_the_textbook_error_and_are_fast():
     values = np.random.default_rng(2).normal(size=100_000)
     start = time.perf_counter()
-    low, high = cluster_bootstrap(values, np.arange(100_000))
+    low, high = interval(bootstrap_means(values, np.arange(100_000)))
     seconds = time.perf_counter() - start
     assert high - low == pytest.approx(2 * 1.96 / math.sqrt(100_000), rel=0.08)
     assert seconds < 10  # about 0.6 s alone; generous for a busy machine
@@ -178,7 +178,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     for _ in range(300):
         skill = generator.beta(14, 6, size=80)  # each prompt has its own chance, mean 0.7
         outcomes = (generator.random((80, 4)) < skill[:, None]).astype(float).reshape(-1)
-        low, high = cluster_bootstrap(outcomes, np.repeat(np.arange(80), 4), resamples=400)
+        low, high = interval(bootstrap_means(outcomes, np.repeat(np.arange(80), 4), resamples=400))
         hits += low <= 0.7 <= high
     assert 0.90 <= hits / 300 <= 0.98
 
@@ -189,14 +189,6 @@ def test_a_perfect_share_is_not_called_certain():
     assert (metric.low, metric.high) == pytest.approx((expected.low, expected.high))
     mirrored = share_metric(np.zeros(20), np.repeat(np.arange(10), 2))
     assert (mirrored.low, mirrored.high) == pytest.approx((0.0, 1 - expected.low))
-
-
-def test_a_paired_difference_knows_that_the_items_are_the_same():
-    generator = np.random.default_rng(5)
-    a = generator.normal(size=300)
-    same = paired_difference(a + 0.1, a, np.arange(300))
-    assert same.value == pytest.approx(0.1)
-    assert same.high - same.low < 1e-9
 
 
 @settings(deadline=None)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smorm.errors import DataError
-from smorm.evaluation.metrics import cluster_bootstrap
+from smorm.evaluation.metrics import bootstrap_means, interval
 from smorm.evaluation.outcomes import Outcomes, even, split, weighted
 
 NAN = np.nan
@@ -35,7 +35,7 @@ def test_one_column_has_the_plain_clustered_interval():
     rng = np.random.default_rng(0)
     values, prompts = rng.integers(0, 2, 200) * 1.0, rng.integers(0, 60, 200)
     found = table(values, prompts).metrics()["x"]
-    assert (found.low, found.high) == cluster_bootstrap(values, prompts)
+    assert (found.low, found.high) == interval(bootstrap_means(values, prompts))
 
 
 def test_a_prompt_in_two_subsets_is_resampled_once():

@@ -25,7 +25,7 @@ from experiments.text_runs import (
 from smorm.checks.overlap import read_benchmarks
 from smorm.data.records import Rated
 from smorm.errors import DataError
-from smorm.evaluation.metrics import cluster_bootstrap, mean_over_seeds
+from smorm.evaluation.metrics import bootstrap_means, interval, mean_over_seeds
 from smorm.evaluation.pairs import measure_pairs
 from smorm.evaluation.result import Result, read_results
 from smorm.text.chat import RAW, Message, Renderer
@@ -247,7 +247,7 @@ def test_a_summary_is_the_mean_over_seeds_and_its_interval_that_of_averaged_outc
     row, gap = found["BSR"]["accuracy"], found["BSR"]["accuracy"]["difference"]
     assert "difference" not in found["Single"]["accuracy"]
     assert row["value"] == pytest.approx(other.mean())
-    low, high = cluster_bootstrap((other - single).mean(axis=0), prompts)
+    low, high = interval(bootstrap_means((other - single).mean(axis=0), prompts))
     assert (gap["low"], gap["high"]) == pytest.approx((low, high))
     over = mean_over_seeds((other - single).mean(axis=1).tolist(), 8)
     assert (gap["seeds_low"], gap["seeds_high"]) == pytest.approx((over.low, over.high))

@@ -13,8 +13,7 @@ import pytest
 
 from smorm.data.reading import Source
 from smorm.errors import ConfigError, DataError
-from smorm.evaluation.ensembles import run_ensemble
-from smorm.evaluation.suites import Suite
+from smorm.evaluation.suites import Suite, run_ensemble
 from smorm.files import read_json
 from smorm.rewards.ensemble import UNCHANGED, Ensemble, Member, Rule, standard_from
 from smorm.rewards.protocol import ScoringOptions, open_reward

@@ -12,8 +12,7 @@ from smorm.checks.findings import FINE, LOOK, Finding, FindingKind, Thresholds
 from smorm.checks.shingles import Hashes
 from smorm.checks.table import Table
 from smorm.evaluation.correlation import spearman_metric
-from smorm.evaluation.metrics import Metric, share_metric
-from smorm.evaluation.pairs import longer_wins
+from smorm.evaluation.metrics import Metric, pair_outcomes, share_metric
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 # Ratings of an attribute that its correlation is computed of: those with the smallest hashes where
@@ -102,7 +101,7 @@ def measure_bias(table: Table, unit: str) -> Bias:
     correlations = _correlations(table, unit)
     if not known.any():
         return Bias(unit, correlations=correlations)
-    outcomes, ties = longer_wins(chosen[known].astype(float), rejected[known].astype(float))
+    outcomes, ties = pair_outcomes(chosen[known].astype(float), rejected[known].astype(float))
     share = share_metric(outcomes, _clusters(table, rows[known]))
     return Bias(unit, share, ties, correlations)
 

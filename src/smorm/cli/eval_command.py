@@ -92,9 +92,8 @@ def _measure(
     from dataclasses import replace
 
     from smorm.errors import ConfigError
-    from smorm.evaluation.ensembles import run_ensemble
     from smorm.evaluation.sanity import check_sanity
-    from smorm.evaluation.suites import run_suite, suite_pairs
+    from smorm.evaluation.suites import run_ensemble, run_suite, suite_pairs
     from smorm.rewards.ensemble import Ensemble
     from smorm.rewards.model import ModelReward
 

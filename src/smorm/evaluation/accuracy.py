@@ -30,7 +30,7 @@ class ScoredItems:
     prompts: Clusters  # a label of the prompt of each item, which intervals resample [N]
     keys: Sequence[str]  # what identifies an item, the same for every model [N]
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         """Raises DataError where a score is not finite, or an item has nothing to compare."""
         require_finite("scores", np.concatenate(list(self.scores)))
         for index, (scores, chosen) in enumerate(zip(self.scores, self.chosen, strict=True)):

@@ -9,13 +9,7 @@ from typing import Any
 import numpy as np
 
 from smorm.arrays import Floats
-from smorm.evaluation.metrics import (
-    Metric,
-    interval,
-    pair_outcomes,
-    paired_difference,
-    share_metric,
-)
+from smorm.evaluation.metrics import Metric, interval, mean_metric, pair_outcomes, share_metric
 from smorm.model.views import PREFERENCE, PessimisticView, View, largest_monotone_kappa
 from smorm.scoring.fit_views import with_fixed_l2
 from smorm.scoring.held_out import Fit, HeldOut, held_out_values, pooled_std, resampled_views
@@ -103,7 +97,7 @@ def _accuracies(data: HeldOut, view: View, fit: Fit, baselines: Sequence[View]) 
     notes: tuple[str, ...] = ()
     for baseline in baselines:
         outcomes = outcomes_of(data.values(baseline))
-        gain = paired_difference(fitted, outcomes, prompts)
+        gain = mean_metric(fitted - outcomes, prompts)
         metrics[f"accuracy/{baseline.name}"] = share_metric(outcomes, prompts)
         metrics[f"gain/{baseline.name}"] = gain
         # Also without an interval (one prompt): what is not shown to be better is reported.

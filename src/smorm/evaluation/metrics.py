@@ -6,7 +6,7 @@ single items. With fewer than two clusters there is no interval (NaN, written as
 Shapes: `N` items, `C` columns, `G` clusters, `R` resamples. Arrays are float64."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,29 +141,20 @@ def _sum_by(table: Floats, codes: Ints, groups: int) -> Floats:
     return np.stack([np.bincount(codes, column, groups) for column in table.T], axis=1)
 
 
-def interval(draws: Floats, level: float = LEVEL) -> tuple[float, float]:
-    """The middle `level` of bootstrap draws [R]; NaN where no draw has a value."""
+def interval(draws: Floats) -> tuple[float, float]:
+    """The middle 95 % of bootstrap draws [R]; NaN where no draw has a value."""
     # A resample without any item of a column has no mean; the others decide.
     usable = draws[np.isfinite(draws)]
     if usable.size == 0:
         return math.nan, math.nan
-    low, high = np.quantile(usable, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(usable, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
-def cluster_bootstrap(
-    values: Floats, clusters: Clusters, statistic: Callable[[Floats], Floats] | None = None,
-    *, resamples: int = 2000, level: float = LEVEL, seed: int = 0,
-) -> tuple[float, float]:  # fmt: skip
-    """Percentile bootstrap interval that resamples clusters, of a statistic that maps column means
-    [R, C] to [R], by default their mean; both ends are NaN with fewer than two clusters."""
-    means = bootstrap_means(values, clusters, resamples=resamples, seed=seed)
-    return interval(means.mean(axis=1) if statistic is None else statistic(means), level)
-
-
 def mean_metric(values: Floats, clusters: Clusters) -> Metric:
-    """Mean over the items of `values` [N], with the interval over clusters."""
-    return Metric(float(values.mean()), len(values), *cluster_bootstrap(values, clusters))
+    """Mean over the items of `values` [N], with the interval over clusters. Of a paired difference
+    the values are a − b: both are then resampled together."""
+    return Metric(float(values.mean()), len(values), *interval(bootstrap_means(values, clusters)))
 
 
 def share_metric(outcomes: Floats, clusters: Clusters) -> Metric:
@@ -182,11 +173,6 @@ def share_interval(value: float, low: float, high: float, groups: int) -> tuple[
     # items. Of no failure in n, Wilson's score interval is z²/(n + z²) wide.
     width = _Z**2 / (groups + _Z**2)
     return (0.0, width) if value <= rounding else (1.0 - width, 1.0)
-
-
-def paired_difference(values_a: Floats, values_b: Floats, clusters: Clusters) -> Metric:
-    """Mean of a − b over the same items [N], its interval resampling both together."""
-    return mean_metric(values_a - values_b, clusters)
 
 
 def pair_outcomes(chosen: Floats, rejected: Floats) -> tuple[Floats, int]:

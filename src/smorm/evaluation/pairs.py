@@ -38,7 +38,7 @@ def measure_pairs(
     require_finite("lengths of rejected responses", rejected_lengths)
     # Ties as half: a score that is constant is then worth chance, not zero.
     outcomes, ties = pair_outcomes(chosen, rejected)
-    by_length, length_ties = longer_wins(chosen_lengths, rejected_lengths)
+    by_length, length_ties = pair_outcomes(chosen_lengths, rejected_lengths)
     columns = {
         "accuracy": outcomes,
         "length_only_accuracy": by_length,
@@ -67,8 +67,3 @@ def measure_pairs(
         "and count as half for the length-only rule.",
     )
     return Measurement(table.metrics() | with_length, notes, table, chance_levels(table))
-
-
-def longer_wins(chosen_lengths: Floats, rejected_lengths: Floats) -> tuple[Floats, int]:
-    """Outcomes [N] of preferring the longer response (a tie is half), and the number of ties."""
-    return pair_outcomes(chosen_lengths, rejected_lengths)

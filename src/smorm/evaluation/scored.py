@@ -1,7 +1,7 @@
 """Records with their scores, and what was counted while they were read and scored."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
@@ -9,8 +9,8 @@ import numpy as np
 
 from smorm.arrays import Floats
 from smorm.data.census import Census
-from smorm.data.reading import OnBad, Source, read_records
-from smorm.data.records import Candidates, Item, Kind, Messages, Preference, Record, prompt_key
+from smorm.data.reading import OnBad
+from smorm.data.records import Messages, Record, prompt_key
 from smorm.errors import DataError
 from smorm.evaluation.accuracy import ScoredItems
 from smorm.files import fingerprint
@@ -39,32 +39,15 @@ class ScoredSet:
         return [record.where or f"record {index}" for index, record in enumerate(self.records)]
 
 
-def read_labelled(
-    sources: Sequence[tuple[str, Source]], kind: Kind, census: Census, on_bad: OnBad,
-    *, keep_fields: bool = False,
-) -> list[Record]:  # fmt: skip
-    """Records of all sources in order; a source's label is the subset of rows that name none."""
-    records: list[Record] = []
-    for label, source in sources:
-        with_fields = replace(source, keep_fields=keep_fields)
-        for record in read_records(with_fields, kind, census, on_bad):
-            # A row's own subset wins over the file's label.
-            if label and isinstance(record, Candidates) and not record.source:
-                record = replace(record, source=label)
-            records.append(record)
-    return records
-
-
 def score_records(
     reward: Reward, records: Sequence[Record], census: Census, on_bad_record: OnBad
 ) -> ScoredSet:
     """Scores of records; one that does not fit stops it, or is left out and counted."""
     # A model trained with `overlong: drop` left such records out itself.
     skip = on_bad_record == "skip" or reward.drops_overlong
-    items = list(map(attrgetter("item"), records))
+    results = score_all(reward, list(map(attrgetter("item"), records)), census, skip=skip)
     usable: list[Record] = []
     scored: list[Scored] = []
-    results = score_all(reward, items, census, skip=skip)
     for record, result in zip(records, results, strict=True):
         if result is not None:
             usable.append(record)
@@ -80,18 +63,6 @@ def hash_of(record: Record) -> str:
     """Fingerprint of a record's texts."""
     item = record.item
     return fingerprint([prompt_key(item.prompt), list(map(prompt_key, item.responses))])
-
-
-def pair_items(records: Sequence[Record]) -> list[Item]:
-    """The first good and the first other response of each record that has both."""
-    items = []
-    for record in records:
-        if isinstance(record, Preference):
-            items.append(record.item)
-        elif isinstance(record, Candidates) and 0 < (record.chosen or 0) < len(record.responses):
-            responses = (record.responses[0], record.responses[record.chosen or 1])
-            items.append(Item(record.prompt, responses, record.where))
-    return items
 
 
 def words(messages: Messages) -> int:
@@ -115,6 +86,4 @@ def scored_items(data: ScoredSet, values: Sequence[Floats]) -> ScoredItems:
         subsets.append(record.source or "")
         ids.append(record.id or "")
     lengths = lengths_of(data.records)
-    items = ScoredItems(values, lengths, chosen, subsets, ids, data.prompts, data.keys)
-    items.check()
-    return items
+    return ScoredItems(values, lengths, chosen, subsets, ids, data.prompts, data.keys)

@@ -2,15 +2,15 @@
 To run it: read its records, score them once, measure every view."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
 
 from smorm.arrays import Floats
 from smorm.data.census import Census
-from smorm.data.reading import OnBad, Source
-from smorm.data.records import Item, Kind, Rated, Record
+from smorm.data.reading import OnBad, Source, read_records
+from smorm.data.records import Candidates, Item, Kind, Preference, Rated, Record
 from smorm.data.scaling import rating_matrix
 from smorm.errors import ConfigError, DataError
 from smorm.evaluation.attributes import measure_rated
@@ -18,15 +18,10 @@ from smorm.evaluation.benchmarks import BENCHMARKS
 from smorm.evaluation.metric_names import SuiteName
 from smorm.evaluation.pairs import measure_pairs
 from smorm.evaluation.result import Measurement, Result
-from smorm.evaluation.scored import (
-    ScoredSet,
-    lengths_of,
-    pair_items,
-    read_labelled,
-    score_records,
-    scored_items,
-)
+from smorm.evaluation.scored import ScoredSet, hash_of, lengths_of, score_records, scored_items
+from smorm.files import fingerprint
 from smorm.model.store import versions
+from smorm.rewards.ensemble import Ensemble
 from smorm.rewards.model import as_reward
 from smorm.rewards.protocol import Reward, ScoringOptions
 from smorm.rewards.section import display_names
@@ -104,10 +99,16 @@ def score_suite(
 def read_suite(
     suite: Suite, census: Census, on_bad_record: OnBad, *, keep_fields: bool = False
 ) -> list[Record]:
-    """A suite's records."""
+    """Records of a suite's sources; a source's label is the subset of rows that name none."""
     # Every benchmark's rows are candidates, whatever they look like in its files.
     kind = PLAIN.get(suite.kind, "candidates")
-    records = read_labelled(suite.sources, kind, census, on_bad_record, keep_fields=keep_fields)
+    records: list[Record] = []
+    for label, source in suite.sources:
+        with_fields = replace(source, keep_fields=keep_fields)
+        for record in read_records(with_fields, kind, census, on_bad_record):
+            if label and isinstance(record, Candidates) and not record.source:
+                record = replace(record, source=label)
+            records.append(record)
     if not records:
         paths = dict.fromkeys(str(source.path) for _, source in suite.sources)
         raise DataError(f"suite {suite.name}: no record in {', '.join(paths)}")
@@ -115,12 +116,18 @@ def read_suite(
 
 
 def suite_pairs(suite: Suite, on_bad_record: OnBad = "stop") -> list[Item]:
-    """A suite's comparisons as items of two responses, the good one first.
+    """The first good and the first other response of each of a suite's records.
 
     Raises:
         ConfigError: the suite compares nothing (`rated`).
         DataError: records that are not usable."""
-    items = pair_items(read_suite(suite, Census(), on_bad_record))
+    items = []
+    for record in read_suite(suite, Census(), on_bad_record):
+        if isinstance(record, Preference):
+            items.append(record.item)
+        elif isinstance(record, Candidates) and 0 < (record.chosen or 0) < len(record.responses):
+            responses = (record.responses[0], record.responses[record.chosen or 1])
+            items.append(Item(record.prompt, responses, record.where))
     if not items:
         raise ConfigError(f"suite {suite.name}: compares nothing: take pairs or a benchmark")
     return items
@@ -142,8 +149,7 @@ def measure_suite(
         provenance["seed"] = seed
     # Attribute rows predict ratings directly: no view of them would.
     if suite.kind == "rated":
-        measured, items = _measure_attributes(reward, data)
-        return [_result(suite, title, "attributes", measured, data, items, provenance)]
+        return [_measure_attributes(reward, suite, data, title, provenance)]
     results = []
     for view in [reward.view(value) for value in views]:
         values = [view.read(scored.rows) for scored in data.scored]
@@ -187,8 +193,10 @@ def _result(
     )  # fmt: skip
 
 
-def _measure_attributes(reward: Reward, data: ScoredSet) -> tuple[Measurement, list[Any]]:
-    """Predicted against given ratings, and the predictions of each record."""
+def _measure_attributes(
+    reward: Reward, suite: Suite, data: ScoredSet, title: str, provenance: dict[str, Any]
+) -> Result:
+    """Predicted against given ratings."""
     names = list(reward.attributes)
     if not names:
         raise ConfigError(f"{reward.name}: has no attribute rows: a rated suite cannot be run")
@@ -205,4 +213,60 @@ def _measure_attributes(reward: Reward, data: ScoredSet) -> tuple[Measurement, l
     for record, row in zip(data.records, predicted.tolist(), strict=True):
         attributes = dict(zip(names, row, strict=True))
         items.append({"id": record.id, "where": record.where, "attributes": attributes})
-    return measured, items
+    return _result(suite, title, "attributes", measured, data, items, provenance)
+
+
+def run_ensemble(
+    ensemble: Ensemble, suites: Sequence[Suite], *, on_bad_record: OnBad = "stop"
+) -> list[Result]:
+    """Results of the ensemble over the records that all members could score, then those of each
+    member by its own view: `differences` compares every member with the first. One member is in
+    memory at a time."""
+    for suite in suites:
+        if suite.kind == "rated":
+            problem = "measures attribute rows, and an ensemble has one reward only"
+            remedy = "evaluate its members without --combine"
+            raise ConfigError(f"suite {suite.name}: {problem}: {remedy}")
+    results: list[Result] = []
+    data: list[list[ScoredSet]] = [[] for _ in suites]
+    # A member's rewards on the common scale, by record.
+    tables: list[list[dict[str, Floats]]] = [[] for _ in suites]
+    for member in ensemble.opened():
+        for index, suite in enumerate(suites):
+            scored_set = score_suite(member.reward, suite, on_bad_record=on_bad_record)
+            results += measure_suite(
+                member.reward, suite, scored_set, [member.requested], name=member.name
+            )
+            values = [member.values(scored) for scored in scored_set.scored]
+            tables[index].append(dict(zip(scored_set.keys, values, strict=True)))
+            data[index].append(scored_set)
+        # Not kept while the next one is loaded.
+        del member
+    combined = []
+    for suite, sets, columns in zip(suites, data, tables, strict=True):
+        combined.append(_combine(ensemble, suite, sets, columns))
+    return [*combined, *results]
+
+
+def _combine(
+    ensemble: Ensemble, suite: Suite, sets: Sequence[ScoredSet],
+    tables: Sequence[dict[str, Floats]],
+) -> Result:  # fmt: skip
+    first = sets[0]
+    records, scored, values = [], [], []
+    for record, result, key in zip(first.records, first.scored, first.keys, strict=True):
+        if all(key in table for table in tables):
+            records.append(record)
+            scored.append(result)
+            values.append(ensemble.rule.combine(np.stack([table[key] for table in tables])))
+    if not records:
+        raise DataError(f"suite {suite.name}: no record could be scored by all members")
+    notes = ensemble.notes()
+    if len({scored_set.data for scored_set in sets}) > 1:
+        notes.append(f"{len(records)} records that all members could score.")
+    for scored_set in sets:
+        notes += scored_set.notes
+    texts, notes = fingerprint([hash_of(record) for record in records]), list(dict.fromkeys(notes))
+    data = replace(first, records=records, scored=scored, data=texts, notes=notes)
+    provenance = {**ensemble.provenance, "data": texts, "versions": versions()}
+    return measure_values(suite, data, values, ensemble.name, ensemble.rule.name, provenance)

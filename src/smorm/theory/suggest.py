@@ -16,7 +16,7 @@ import numpy as np
 
 from smorm.arrays import Clusters, Floats
 from smorm.evaluation.fitted_views import outcomes_of
-from smorm.evaluation.metrics import Metric, paired_difference, share_metric
+from smorm.evaluation.metrics import Metric, mean_metric, share_metric
 from smorm.model.views import PREFERENCE, View
 from smorm.scoring.fit_views import fit_learned
 from smorm.scoring.held_out import held_out, held_out_values
@@ -76,7 +76,7 @@ def suggest_view(
     data = held_out(rows, names, np.repeat(prompts, 2), paired=True)
     learned = outcomes_of(held_out_values(data, partial(fit_learned, rows=names)))
     before = outcomes_of(data.values(default))
-    gain = paired_difference(learned, before, prompts)
+    gain = mean_metric(learned - before, prompts)
     # The default needs no fit, so only a clear gain on unseen prompts replaces it.
     decided, view = bool(gain.low > 0), default
     if decided:
