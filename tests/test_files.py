@@ -21,11 +21,10 @@ from smorm.errors import CheckpointError, ConfigError, DataError, OutputError
 from smorm.model.network import RewardNetwork
 from smorm.model.store import ModelCard, load_model, save_model
 from smorm.text.tokenizers import train_bpe
-from smorm.training.checkpoint import (
+from smorm.training.folder import (
     list_checkpoints,
     load_checkpoint,
     newest_checkpoint,
-    read_state,
     save_checkpoint,
 )
 from tests.model.architectures import tiny
@@ -242,7 +241,7 @@ def test_a_checkpoint_comes_back_with_the_same_bits(tmp_path):
         assert optimizer.state[one].keys() == fresh.state[two].keys()
         for key, value in optimizer.state[one].items():
             assert torch.equal(value, fresh.state[two][key])
-    assert read_state(path) == {"step": 3, "data": "d"}
+    assert files.read_json(path / "state.json") == {"step": 3, "data": "d"}
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
@@ -386,7 +385,7 @@ from pathlib import Path
 import torch
 from smorm import files
 from smorm.errors import OutputError
-from smorm.training.checkpoint import save_checkpoint
+from smorm.training.folder import save_checkpoint
 
 folder = Path(sys.argv[1])
 weight = torch.nn.Parameter(torch.arange(50_000.0))

@@ -20,7 +20,7 @@ from smorm.config import Config
 from smorm.errors import CheckpointError, ConfigError, Interrupted
 from smorm.files import verify_folder
 from smorm.model.heads import ScoreHead
-from smorm.training.checkpoint import list_checkpoints
+from smorm.training.folder import list_checkpoints
 from smorm.training.loop import train
 from tests.training.runs import LAB, LORA, bits, config_of, jsonl, metrics, prepared, rows_of
 

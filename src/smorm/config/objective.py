@@ -44,8 +44,8 @@ METHODS: Registry[MethodSpec] = Registry(
     "smorm.methods",
     {
         "joint": "smorm.training.methods.joint:Joint",
-        "preference": "smorm.training.methods.preference:Preference",
-        "regression": "smorm.training.methods.regression:Regression",
+        "preference": "smorm.training.methods.joint:Preference",
+        "regression": "smorm.training.methods.joint:Regression",
         "odin": "smorm.training.methods.odin:Odin",
         "grm": "smorm.training.methods.grm:Grm",
         "armo": "smorm.training.methods.armo:Armo",

@@ -1,10 +1,7 @@
 r"""GRM (Yang et al., 2024, arXiv 2406.10216): the hidden states must still predict text.
 
-The language head is trained with the score head, and the loss is
-$(1 - a) L_{BT} + a L_{reg}$, with a regulariser on the responses' log-probabilities.
-
-Shapes: P pairs.
-"""
+The language head is trained with the score head, and the loss is $(1 - a) L_{BT} + a L_{reg}$, with
+a regulariser on the log-probabilities of the responses of P pairs."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +9,7 @@ from typing import Literal
 import torch
 from torch.nn import functional
 
-from smorm.objectives.preference import bradley_terry
+from smorm.objectives.preference import labelled_preferences
 from smorm.objectives.terms import Labels, Losses, Term, Totals
 
 Regulariser = Literal["sft", "dpo", "dpo_noref"]
@@ -49,11 +46,7 @@ def grm(
     # Every row of the loss comes from pairs, so that the mixture is of two means over pairs.
     if not len(labels.pairs):
         return {}, {}
-    chosen, rejected = scores[labels.pairs[:, 0], 0], scores[labels.pairs[:, 1], 0]
-    loss, metrics = bradley_terry(
-        chosen, rejected, total=totals.pairs, margin=labels.margins,
-        label_smoothing=label_smoothing,
-    )  # fmt: skip
+    loss, metrics = labelled_preferences(scores[:, 0], labels, totals, label_smoothing)
     text_loss = text_losses(likelihoods, mixture.regulariser, mixture.beta).sum() / totals.pairs
     # Detached: a metric must not keep the graph of the language head alive.
     metrics["log_likelihood"] = likelihoods.policy[:, 0].detach().sum() / totals.pairs

@@ -2,14 +2,11 @@ r"""ODIN (Chen et al., 2024, arXiv 2402.07319): a second row learns length and i
 
 Pairs are ranked by the sum of quality (row 0, the reward) and length (row 1). The length row is
 pushed to correlate with the lengths of the responses, the quality row not to, and both to be
-orthogonal.
-
-Shapes: S scored sequences, P pairs, D hidden size.
-"""
+orthogonal. P pairs."""
 
 import torch
 
-from smorm.objectives.preference import bradley_terry
+from smorm.objectives.preference import labelled_preferences
 from smorm.objectives.terms import Labels, Losses, Metrics, Term, Totals
 
 QUALITY, LENGTH = 0, 1
@@ -18,19 +15,13 @@ QUALITY, LENGTH = 0, 1
 def ranking(
     scores: torch.Tensor, labels: Labels, totals: Totals, label_smoothing: float = 0.0
 ) -> Losses:
-    r"""$-\log \sigma((q + l)_c - (q + l)_r)$ of scores [S, 2], averaged over the pairs of the step.
+    r"""$-\log \sigma((q + l)_c - (q + l)_r)$ of scores [.., 2], averaged over the step's pairs.
     Metrics are of the quality row, and `ranking_accuracy` of the sum."""
     if not len(labels.pairs):
         return {}, {}
-    chosen, rejected = scores[labels.pairs[:, 0]], scores[labels.pairs[:, 1]]
-    loss, ranked = bradley_terry(
-        chosen.sum(-1), rejected.sum(-1), total=totals.pairs, margin=labels.margins,
-        label_smoothing=label_smoothing,
-    )  # fmt: skip
+    loss, ranked = labelled_preferences(scores.sum(-1), labels, totals, label_smoothing)
     # Accuracy is that of the reward, which is the quality row; the sum is only trained.
-    _, metrics = bradley_terry(
-        chosen[:, QUALITY].detach(), rejected[:, QUALITY].detach(), total=totals.pairs
-    )
+    _, metrics = labelled_preferences(scores[:, QUALITY].detach(), labels, totals, 0.0)
     return {"preference": Term(loss)}, {**metrics, "ranking_accuracy": ranked["accuracy"]}
 
 
@@ -49,7 +40,7 @@ def length_term(compared: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Te
 
 
 def orthogonality(rows: torch.Tensor) -> torch.Tensor:
-    """Absolute cosine of the two rows, [2, D]."""
+    """Absolute cosine of the two rows, [2, hidden size]."""
     return torch.cosine_similarity(rows[QUALITY], rows[LENGTH], dim=0).abs()
 
 

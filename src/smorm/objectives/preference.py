@@ -1,16 +1,12 @@
 r"""The terms of the preference row: Bradley–Terry, and regularisers of what it leaves free.
 
-Bradley–Terry fixes differences only, so rewards may drift together (and, with them, the length of
-the row). `centering` acts on every pair by itself. `batch_sum` and `positive` are functions of a
-mean over all pairs of an optimizer step: they take the scores of the whole step.
-
-Shapes: P pairs.
-"""
+Bradley–Terry fixes differences only, so rewards may drift together. `centering` acts on every pair
+by itself; `batch_sum` and `positive` take the scores of the whole optimizer step. P pairs."""
 
 import torch
 from torch.nn import functional
 
-from smorm.objectives.terms import Metrics
+from smorm.objectives.terms import Labels, Metrics, Totals
 
 
 def bradley_terry(
@@ -26,13 +22,9 @@ def bradley_terry(
     $$\frac{1}{N} \sum_p -(1 - \epsilon) \log \sigma(d_p) - \epsilon \log \sigma(-d_p),
     \qquad d_p = c_p - r_p - m_p$$
 
-    Args:
-        chosen, rejected: scores of the two sides, [P].
-        total: N, the pairs of the whole step. The losses and metrics of its micro-batches then add
-            up to the exact mean.
-        margin: how much better the preferred one should be (Llama 2, section 3.2.2), [P].
-        label_smoothing: epsilon, the share of labels taken to be wrong.
-    """
+    `total` is N, the pairs of the whole step: what its micro-batches give then adds up to the exact
+    mean. `margin` m [P] is how much better the preferred one should be (Llama 2, section 3.2.2),
+    `label_smoothing` epsilon the share of labels taken to be wrong. Scores are [P]."""
     if chosen.ndim != 1 or chosen.shape != rejected.shape:
         raise ValueError(f"scores of shapes {tuple(chosen.shape)} and {tuple(rejected.shape)}")
     if margin is not None and margin.shape != chosen.shape:
@@ -48,6 +40,17 @@ def bradley_terry(
     right = (gap > 0).double() + 0.5 * (gap == 0).double()
     metrics = {"accuracy": right.sum() / total, "reward_gap": gap.detach().sum() / total}
     return losses.sum() / total, metrics
+
+
+def labelled_preferences(
+    scores: torch.Tensor, labels: Labels, totals: Totals, label_smoothing: float
+) -> tuple[torch.Tensor, Metrics]:
+    """`bradley_terry` of the labelled pairs by the scores of all sequences, [S]."""
+    compared = scores[labels.pairs]
+    return bradley_terry(
+        compared[:, 0], compared[:, 1], total=totals.pairs, margin=labels.margins,
+        label_smoothing=label_smoothing,
+    )  # fmt: skip
 
 
 def centering(chosen: torch.Tensor, rejected: torch.Tensor, *, total: float) -> torch.Tensor:

@@ -1,7 +1,4 @@
-"""The multi-attribute regression term, masked where a response was not rated.
-
-Shapes: R rated responses, K attributes.
-"""
+"""The multi-attribute regression term, masked where not rated. R rated responses, K attributes."""
 
 from typing import Literal
 
@@ -33,18 +30,11 @@ def regression(
     total_ratings: float,
     reduction: Reduction,
 ) -> tuple[torch.Tensor, Metrics]:
-    r"""Squared error over the observed ratings.
+    r"""Squared error over the `rated` ratings; predictions and ratings are on the training scale.
 
     `sum` is the paper's $\mathbb{E} \lVert W^\top f - r \rVert_2^2$ (SMORM, equation of the joint
-    objective): observed errors are summed over attributes and averaged over responses. `mean` is
-    the official code's: averaged over the observed ratings, so K times smaller where all K are
-    observed.
-
-    Args:
-        predicted, target: attribute rows and ratings on the training scale, [R, K].
-        rated: which ratings were observed, [R, K] booleans.
-        total_rated, total_ratings: responses and observed ratings of the whole step.
-    """
+    objective): summed over attributes, averaged over the step's `total_rated` responses. `mean` is
+    the official code's: averaged over its `total_ratings`, K times smaller where all are rated."""
     errors = squared_errors(predicted, target, rated)
     mean = errors.sum() / total_ratings
     metrics = {"mse": mean.detach()}
@@ -70,8 +60,7 @@ def homoscedastic(
     With $\lambda_k = n_k / n_S$ (`likelihood_scale` [K]: ratings of attribute k per preference pair
     in the whole data) the sum with the Bradley–Terry mean is the joint likelihood of both sets: the
     maximum-likelihood weight (Kendall, Gal and Cipolla, 2018, for the learned `log_variance` [K]).
-    `totals` [K] are the observed ratings of the step: an attribute without any adds nothing.
-    """
+    `totals` [K] are the observed ratings of the step: an attribute without any adds nothing."""
     # Summed over responses first: the variance belongs to the attribute.
     errors = squared_errors(predicted, target, rated).sum(0)
     # The share of the step's ratings that are in this micro-batch: the shares add up to 1, so that

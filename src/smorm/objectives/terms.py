@@ -1,7 +1,6 @@
 """What objectives are made of: labels, totals of a step, and terms that know which rows they train.
 
-Shapes: P pairs, R rated responses, K attributes.
-"""
+P pairs, R rated responses, K attributes."""
 
 from dataclasses import dataclass
 from enum import Enum

@@ -1,48 +1,57 @@
-"""The run's folder: what is written at its beginning, where a stopped run goes on, and its cost.
+"""The run's folder: its beginnings, checkpoints, where a stopped run goes on, and its cost.
 
-Cost is counted in tokens as they are computed (shared ones once): time depends on the machine.
-"""
+A checkpoint is a sealed folder (see `smorm.files.atomic_folder`), complete or invisible: trainable
+weights and the optimizer's moments as safetensors, and a small JSON state. Data order and dropout
+are functions of (seed, step). Cost is counted in tokens as they are computed (shared ones once):
+time depends on the machine."""
 
+import contextlib
 import logging
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from smorm import files
-from smorm.config import Config, decisive, dump_config
+from smorm.config import decisive, dump_config
 from smorm.errors import CheckpointError, ConfigError
-from smorm.model.network import RewardNetwork
-from smorm.training.checkpoint import (
-    Named,
-    list_checkpoints,
-    load_checkpoint,
-    newest_checkpoint,
-    read_state,
-)
 from smorm.training.setup import Prepared
 from smorm.training.step import StepResult
 
 log = logging.getLogger(__name__)
+Named = Mapping[str, torch.nn.Parameter]
+_PREFIX = "step-"
 
 
-def refuse_another_run(folder: Path, checkpoints: Path, resume: bool) -> None:
-    """Without `resume`, a folder that holds a run is refused."""
-    if resume:
-        return
+def refuse_another_run(folder: Path) -> None:
+    """A folder that holds a run is a ConfigError."""
     problem = f"output.folder: {folder} holds a run already"
-    if list_checkpoints(checkpoints):
+    if list_checkpoints(folder / "checkpoints"):
         raise ConfigError(f"{problem}: add --resume to go on with it, or name another folder")
     if (folder / "model").exists():
         raise ConfigError(f"{problem}: name another folder")
 
 
-def write_beginnings(prepared: Prepared, folder: Path) -> None:
+def write_beginnings(prepared: Prepared) -> None:
     """Write the resolved configuration and what was counted, and log it."""
-    margins = _margins(prepared)  # refuses the run before anything is written
+    folder = prepared.config.output.folder
+    pairs, margins = prepared.train.pairs, None
+    if prepared.config.objective.use_margin and pairs:
+        margins = sum(pair.margin > 0 for pair in pairs)
+    # A run that asks for margins and has none would silently be Single without them.
+    if margins == 0:
+        raise ConfigError(
+            f"objective.use_margin: none of the {len(pairs)} pairs has a margin above 0, so that "
+            "it would change nothing: give records a `margin`, or leave it out"
+        )
     files.write_text(folder / "config.yaml", dump_config(prepared.config))
     report = {
-        "pairs": len(prepared.train.pairs),
+        "pairs": len(pairs),
         "rated": len(prepared.train.rated),
         "attributes": [scale.name for scale in prepared.card.scales],
         "counted": prepared.census.as_dict(),
@@ -52,45 +61,83 @@ def write_beginnings(prepared: Prepared, folder: Path) -> None:
     counts = (report["pairs"], report["rated"], prepared.network.layout)
     log.info("%d pairs, %d rated responses, %s layout", *counts)
     if margins is not None:
-        log.info("use_margin: %d of %d pairs have a margin above 0", margins, report["pairs"])
+        log.info("use_margin: %d of %d pairs have a margin above 0", margins, len(pairs))
     for line in prepared.census.lines():
         log.info("data: %s", line)
 
 
-def _margins(prepared: Prepared) -> int | None:
-    """How many pairs have a margin above 0; None where margins are not used."""
-    pairs = prepared.train.pairs
-    if not prepared.config.objective.use_margin or not pairs:
-        return None
-    count = sum(pair.margin > 0 for pair in pairs)
-    # A run that asks for margins and has none would silently be Single without them.
-    if not count:
-        raise ConfigError(
-            f"objective.use_margin: none of the {len(pairs)} pairs has a margin above 0, so that "
-            "it would change nothing: give records a `margin`, or leave it out"
-        )
-    return count
+def save_checkpoint(
+    folder: Path, state: dict[str, Any], named: Named, optimizer: torch.optim.Optimizer, keep: int
+) -> Path:
+    """Write `folder/step-N` (`state["step"]`) atomically, then remove all but the newest `keep`. A
+    verified checkpoint of this step stays: the same run at the same step has the same bits."""
+    target = folder / f"{_PREFIX}{state['step']:08d}"
+    # Scratch folders of saves that were killed: their names begin with a dot.
+    for torn in folder.glob(f".{_PREFIX}*"):
+        shutil.rmtree(torn, ignore_errors=True)
+    with contextlib.suppress(CheckpointError):
+        files.verify_folder(target)
+        return target
+    # As safetensors, nothing that could run code when it is read.
+    with files.atomic_folder(target) as scratch:
+        # Only what is trained: a frozen backbone comes from where the run's configuration says.
+        weights, moments = {}, {}
+        for name, parameter in named.items():
+            weights[name] = parameter.detach().contiguous()
+            # By the parameter's name: AdamW's order of parameters may change.
+            for key, value in optimizer.state[parameter].items():
+                moments[f"{name}/{key}"] = value.detach().contiguous()
+        save_file(weights, scratch / "weights.safetensors")
+        save_file(moments, scratch / "optimizer.safetensors")
+        files.write_json(scratch / "state.json", state)
+    # Only now: until the new one is complete, the older ones are needed.
+    for old in list_checkpoints(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
 
 
-def resume_run(
-    config: Config, data_hash: str, folder: Path, named: Named, optimizer: torch.optim.Optimizer
-) -> int:
-    """Load the newest undamaged checkpoint; returns the steps done, or 0 when there is none."""
-    path = newest_checkpoint(folder)
-    if path is None:
-        log.info("no checkpoint in %s: starting from the beginning", folder)
-        return 0
-    state = read_state(path)
-    now, before = decisive(config.as_dict()), state["config"]
-    # Keys that decide nothing (threads, log_every) may differ between a run and its resumption.
-    changed = sorted(key for key in {*now, *before} if now.get(key) != before.get(key))
-    if changed:
-        raise CheckpointError(f"{path}: was written with another {', '.join(changed)}")
-    if state["data"] != data_hash:
-        raise CheckpointError(f"{path}: was written with other data (or another tokenizer)")
-    load_checkpoint(path, named, optimizer)
-    log.info("resumed after step %d from %s", state["step"], path)
-    return int(state["step"])
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Sealed checkpoints, oldest first."""
+    return sorted(path for path in folder.glob(f"{_PREFIX}*") if files.is_sealed(path))
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest undamaged checkpoint; None without any, CheckpointError where all are damaged."""
+    problems = []
+    # Sums are checked from the newest on: an older one is read only if a newer one is damaged.
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            files.verify_folder(path)
+            return path
+        except CheckpointError as error:
+            log.warning("%s. Trying the one before it.", error)
+            problems.append(str(error))
+    if problems:
+        problem = f"no checkpoint in {folder} is whole: {problems[0]}"
+        raise CheckpointError(f"{problem}. Start anew in another folder.")
+    return None
+
+
+def load_checkpoint(path: Path, named: Named, optimizer: torch.optim.Optimizer) -> None:
+    """Put weights and moments back, bit for bit; CheckpointError for another model's."""
+    try:
+        weights = load_file(path / "weights.safetensors")
+        moments = load_file(path / "optimizer.safetensors")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    # Compared before anything is copied: a model that is half loaded must not train on.
+    if weights.keys() != named.keys():
+        raise CheckpointError(f"{path}: holds other parameters than this model has")
+    for name, parameter in named.items():
+        if weights[name].shape != parameter.shape:
+            raise CheckpointError(f"{path}: {name} has another shape than in this model")
+        parameter.data.copy_(weights[name])
+    for key, value in moments.items():
+        name, _, moment = key.rpartition("/")
+        # AdamW keeps its step count on the CPU unless it is fused, the moments beside the weights.
+        if moment != "step" or optimizer.defaults.get("fused"):
+            value = value.to(named[name].device)
+        optimizer.state[named[name]][moment] = value
 
 
 @dataclass(slots=True)
@@ -111,23 +158,33 @@ class Cost:
         self.first_pass_tokens += result.first_pass_tokens
 
 
-def cost_until(checkpoints: Path, done: int) -> Cost:
-    """What was counted until the checkpoint of `done` steps; those of old versions have none."""
-    for path in list_checkpoints(checkpoints):
-        if done and path.name.endswith(f"-{done:08d}"):
-            return Cost(**read_state(path).get("cost", {}))
-    return Cost()
+def resume_run(
+    prepared: Prepared, folder: Path, named: Named, optimizer: torch.optim.Optimizer
+) -> tuple[int, Cost]:
+    """Load the newest undamaged checkpoint, if any; returns the steps done and their cost."""
+    path = newest_checkpoint(folder)
+    if path is None:
+        log.info("no checkpoint in %s: starting from the beginning", folder)
+        return 0, Cost()
+    state = files.read_json(path / "state.json")
+    now, before = decisive(prepared.config.as_dict()), state["config"]
+    # Keys that decide nothing (threads, log_every) may differ between a run and its resumption.
+    changed = sorted(key for key in {*now, *before} if now.get(key) != before.get(key))
+    if changed:
+        raise CheckpointError(f"{path}: was written with another {', '.join(changed)}")
+    if state["data"] != prepared.data_hash:
+        raise CheckpointError(f"{path}: was written with other data (or another tokenizer)")
+    load_checkpoint(path, named, optimizer)
+    log.info("resumed after step %d from %s", state["step"], path)
+    # Checkpoints of old versions have no cost.
+    return int(state["step"]), Cost(**state.get("cost", {}))
 
 
-def write_cost(
-    folder: Path, network: RewardNetwork, kind: str, cost: Cost, reference_tokens: int = 0
-) -> None:
-    """Write `cost.json`.
-
-    `parameters`: of the model that scores; of those that were trained; and of a language head that
-    is there for training only (none where it is the embedding). `passes_per_score`: forward passes
-    for the score of one response. `reference_tokens`: computed before the first step.
-    """
+def write_cost(prepared: Prepared, cost: Cost, reference_tokens: int = 0) -> None:
+    """Write `cost.json`. `parameters`: of the model that scores; of those that were trained; and of
+    a language head that is there for training only (none where it is the embedding).
+    `passes_per_score`: forward passes for the score of one response."""
+    config, network = prepared.config, prepared.network
     # A language head is no part of the model that scores: it is dropped after training.
     scoring = [*network.backbone.parameters(), *network.head.parameters()]
     model = sum(parameter.numel() for parameter in scoring)
@@ -138,11 +195,11 @@ def write_cost(
         counts["language_head"] += parameter.numel()
     tokens = {"trained": cost.tokens, "first_pass": cost.first_pass_tokens}
     report = {
-        "kind": kind,
+        "kind": config.objective.kind,
         "parameters": counts,
         "passes_per_score": 1,
         "steps": cost.steps,
         "passes": cost.passes,
         "tokens": {**tokens, "reference": reference_tokens},
     }
-    files.write_json(folder / "cost.json", report)
+    files.write_json(config.output.folder / "cost.json", report)

@@ -1,10 +1,10 @@
-"""Training, top to bottom: prepare, step, log, validate, save."""
+"""Training, top to bottom: prepare, step, report, save."""
 
 import math
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -15,21 +15,13 @@ import torch
 from smorm.config import Config, decisive
 from smorm.errors import Interrupted, NonFiniteLossError
 from smorm.model.store import save_model
-from smorm.training import optim
+from smorm.training import folder, optim
 from smorm.training.batches import Batches, prefetched
-from smorm.training.checkpoint import Named, save_checkpoint
-from smorm.training.folder import (
-    cost_until,
-    refuse_another_run,
-    resume_run,
-    write_beginnings,
-    write_cost,
-)
 from smorm.training.memory import resolve_batch_tokens
 from smorm.training.methods import Method, make_method, method_class
 from smorm.training.setup import Prepared, prepare
 from smorm.training.step import Abandoned, StepResult, Stop, diagnose_step, run_step, some_records
-from smorm.training.tracking import Tracker, due, progress, validate
+from smorm.training.tracking import due, reporting
 
 
 def train(config: Config, *, resume: bool = False) -> Path:
@@ -42,54 +34,49 @@ def train(config: Config, *, resume: bool = False) -> Path:
         ConfigError: the folder holds a run and `resume` is False.
         CheckpointError: all checkpoints are damaged, or of another run.
         NonFiniteLossError: a loss term or its gradient became NaN or infinite.
-        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
-    """
+        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written."""
     return method_class(config).train(config, resume=resume)
+
+
+def open_run(config: Config, *, resume: bool) -> Prepared:
+    """Prepare a run in its folder, which must hold no other unless the run goes on."""
+    if config.training.threads is not None:
+        torch.set_num_threads(config.training.threads)
+    if not resume:
+        folder.refuse_another_run(config.output.folder)
+    return resolve_batch_tokens(prepare(config), resume=resume)
 
 
 def train_by_steps(config: Config, *, resume: bool) -> Path:
     """The training loop: as `train`, for every method whose training is gradient steps."""
-    folder = config.output.folder
-    checkpoints = folder / "checkpoints"
-    if config.training.threads is not None:
-        torch.set_num_threads(config.training.threads)
-    refuse_another_run(folder, checkpoints, resume)
-    prepared = resolve_batch_tokens(prepare(config), resume=resume)
-    config, network = prepared.config, prepared.network
-    training = config.training
+    prepared = open_run(config, resume=resume)
+    config, network, training = prepared.config, prepared.network, prepared.config.training
     # The method comes before a checkpoint is loaded: it may need the outputs of the model that
     # training began with (GRM's reference), and computes the same again when a run goes on.
     method = make_method(prepared)
     named = optim.named_trainable(network, method.parameters)
-    optimizer = optim.make_optimizer(
-        training, network, method.parameters, method.parameter_learning_rate
-    )
-    total = training.max_steps or prepared.order.num_steps(training.epochs)
+    rate = method.parameter_learning_rate
+    optimizer = optim.make_optimizer(training, network, method.parameters, rate)
     # Weights and moments come from the checkpoint; order, dropout and rate follow from the step.
-    done = 0
+    output, checkpoints = config.output.folder, config.output.folder / "checkpoints"
+    done, cost, total = 0, folder.Cost(), prepared.num_steps
     if resume:
-        done = resume_run(config, prepared.data_hash, checkpoints, named, optimizer)
-    cost = cost_until(checkpoints, done)
-    write_beginnings(prepared, folder)
+        done, cost = folder.resume_run(prepared, checkpoints, named, optimizer)
+    folder.write_beginnings(prepared)
 
     def save(step: int) -> None:
         state = {"step": step, "data": prepared.data_hash, "config": decisive(config.as_dict())}
         state["cost"] = asdict(cost)
-        save_checkpoint(checkpoints, state, named, optimizer, keep=training.keep_checkpoints)
+        folder.save_checkpoint(checkpoints, state, named, optimizer, training.keep_checkpoints)
 
     with (
         stop_signals() as stop,
-        closing(Tracker(folder, done, tensorboard=training.tensorboard)) as tracker,
-        progress(total, done, training.log_every) as show,
+        reporting(prepared, done, total) as report,
         prefetched(prepared.batcher, prepared.order, range(done, total)) as batches,
     ):
         for step in range(done, total):
             started = time.monotonic()
-            # The rate is a function of the step: no scheduler has a state to be saved.
-            factor = optim.learning_rate_factor(step, total, training.warmup, training.schedule)
-            optim.set_learning_rate(optimizer, factor)
-            # None, not zeros: AdamW skips parameters without a gradient.
-            optimizer.zero_grad(set_to_none=True)
+            factor = optim.begin_step(optimizer, training, step, total)
             try:
                 result = _gradients(prepared, method, step, named, batches, stop)
             except Abandoned:
@@ -106,24 +93,15 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
             values = result.values | method.state_metrics()
             values |= {"gradient_norm": norm, "learning_rate_factor": factor}
             values |= {"tokens": result.tokens, "tokens_per_second": result.tokens / seconds}
-            done = step + 1
-            measured: dict[str, float] = {}
-            if due(done, training.evaluate_every) or done == total:
-                measured = validate(network, prepared.card, prepared.dev, prepared.batch_tokens)
-            values |= measured
-            # What was expensive to measure is always logged, and so are both ends of the run.
-            notable = bool(measured) or "gradient/cosine" in values or done in (1, total)
-            if notable or due(done, training.log_every):
-                tracker.log(done, values)
-            show(done, values)
-            if due(done, training.save_every) and done < total:
-                save(done)
+            report(step + 1, values)
+            if due(step + 1, training.save_every) and step + 1 < total:
+                save(step + 1)
     # Before the model: a run that is killed here goes on from it, and writes the model again.
     save(total)
-    write_cost(folder, network, config.objective.kind, cost, method.reference_tokens)
+    folder.write_cost(prepared, cost, method.reference_tokens)
     network.head.finalize()  # ODIN's rows as they were applied: a plain linear head
-    save_model(folder / "model", network, prepared.tokenizer, prepared.card)
-    return folder / "model"
+    save_model(output / "model", network, prepared.tokenizer, prepared.card)
+    return output / "model"
 
 
 @contextmanager
@@ -151,7 +129,7 @@ def stop_signals() -> Iterator[Stop]:
 
 
 def _gradients(
-    prepared: Prepared, method: Method, step: int, named: Named, batches: Batches, stop: Stop
+    prepared: Prepared, method: Method, step: int, named: folder.Named, batches: Batches, stop: Stop
 ) -> StepResult:
     """An ordinary step, or every `diagnose_every` steps one that compares two kinds of rows."""
     every = prepared.config.training.diagnose_every

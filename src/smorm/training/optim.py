@@ -41,7 +41,7 @@ def make_optimizer(
     parameter_learning_rate: float = 0.0,
 ) -> torch.optim.AdamW:
     """AdamW over fp32 master weights. No weight decay on vectors, the head or `parameters`. Each
-    group's `initial_lr` is its peak; `set_learning_rate` scales it."""
+    group's `initial_lr` is its peak; `begin_step` scales it."""
     # Decay pulls weights towards zero. That is meant for matrices; it would shrink the scale of
     # norms, and the head's rows, whose length is the scale of the reward.
     matrices, vectors, head = [], [], []
@@ -73,10 +73,17 @@ def make_optimizer(
     return torch.optim.AdamW(groups, betas=training.betas, eps=training.epsilon, fused=fused)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Scale every group's peak."""
+def begin_step(
+    optimizer: torch.optim.Optimizer, training: TrainingSection, step: int, total: int
+) -> float:
+    """Set the rates of a step (from 0), and drop gradients; returns `learning_rate_factor`."""
+    # The rate is a function of the step: no scheduler has a state to be saved.
+    factor = learning_rate_factor(step, total, training.warmup, training.schedule)
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
+    # None, not zeros: AdamW skips parameters without a gradient.
+    optimizer.zero_grad(set_to_none=True)
+    return factor
 
 
 def clip_gradients(parameters: Iterable[torch.nn.Parameter], limit: float) -> float:

@@ -61,6 +61,12 @@ class Prepared:
         return tokens
 
     @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        training = self.config.training
+        return training.max_steps or self.order.num_steps(training.epochs)
+
+    @property
     def batcher(self) -> Batcher:
         use_margin = self.config.objective.use_margin
         return Batcher(self.network, self.train, self.batch_tokens, use_margin)

@@ -1,7 +1,4 @@
-"""One optimizer step: micro-batches whose losses add up to the exact mean of the step.
-
-Shapes: P pairs, K attributes.
-"""
+"""One optimizer step: micro-batches whose losses add up to the exact mean of the step."""
 
 import itertools
 import math
@@ -12,13 +9,11 @@ import numpy as np
 import torch
 
 from smorm.errors import NonFiniteLossError
-from smorm.model.network import RewardNetwork
 from smorm.objectives.terms import Metrics, Rows, Terms, Totals
 from smorm.training.batches import Batches, MicroBatch
 from smorm.training.methods import Method, Outputs
 from smorm.training.setup import Prepared
 
-Gradients = dict[str, torch.Tensor]
 Stop = Callable[[], bool]
 
 
@@ -34,14 +29,6 @@ class StepResult:
     tokens: int = 0
     micro_batches: int = 0
     first_pass_tokens: int = 0
-
-    def add(self, terms: Terms, metrics: Metrics) -> None:
-        """Add the losses and metrics of a micro-batch, or of the whole step."""
-        scalars = dict(metrics)
-        for name, term in terms.items():
-            scalars[f"loss/{name}"] = term.value
-        for name, value in scalars.items():
-            self.values[name] = self.values.get(name, 0.0) + float(value.detach())
 
 
 def run_step(
@@ -60,8 +47,7 @@ def run_step(
 
     Raises:
         Abandoned: `stop` said so; gradients are partial and must be dropped.
-        NonFiniteLossError: a term is NaN or infinite.
-    """
+        NonFiniteLossError: a term is NaN or infinite."""
     # Dropout (LoRA's) is a function of the step, so that resuming needs no random state.
     seed = np.random.SeedSequence([prepared.config.training.seed, step]).generate_state(1)
     torch.manual_seed(int(seed[0]))
@@ -70,36 +56,22 @@ def run_step(
     observed = (~np.isnan(prepared.train.targets[rated])).sum(0)
     ratings = torch.tensor(observed, dtype=torch.float32, device=prepared.network.device)
     totals = Totals(len(pairs), len(rated), ratings)
+    passes = _Passes(prepared, method, step, totals, stop, only)
     micros: Iterable[MicroBatch] = (batches or prepared.batches)(step)
     score_gradients: Iterable[torch.Tensor | None] = itertools.repeat(None)
-    one_pass = True
-    passes = _Passes(prepared.network, prepared.autocast, method, step, stop, only)
+    complete = False
     if method.needs_step_scores:
         micros = list(micros)
-        one_pass = len(micros) == 1
-        if not one_pass:
+        # Scores of the only micro-batch are those of the whole step: no pass before it is needed.
+        complete = len(micros) == 1
+        if not complete:
             score_gradients = passes.without_gradient(micros)
             # Both passes must drop the same units, or the gradient is not that of these scores.
             torch.manual_seed(int(seed[0]))
-    passes.head()
+    _back_propagate(passes.losses(method.head_terms(prepared.network), {}, []))
     # Each micro-batch is back-propagated at once: only its activations are in memory.
     for micro, score_gradient in zip(micros, score_gradients, strict=False):
-        outputs = passes.forward(micro)
-        terms, metrics = method.terms(outputs, micro, totals)
-        compared = outputs.scores[micro.labels.pairs]
-        if one_pass and method.needs_step_scores:
-            # Its scores are those of the whole step: no pass before it was needed.
-            step_terms, step_metrics = method.step_terms(compared, [micro])
-            terms, metrics = {**terms, **step_terms}, {**metrics, **step_metrics}
-        losses = passes.losses(terms, metrics, micro.where)
-        if score_gradient is not None:
-            # A number whose gradient by these scores is that of the step's terms, so that one
-            # backward pass carries both kinds of terms. Its value means nothing.
-            losses.append((compared * score_gradient).sum())
-        if losses:
-            torch.stack(losses).sum().backward()
-        passes.result.tokens += micro.batch.num_tokens
-        passes.result.micro_batches += 1
+        passes.with_gradient(micro, score_gradient, complete=complete)
     # Micro-batches divided by the totals of the step, so that sums over them are means over it.
     values = passes.result.values
     values["loss"] = sum(value for name, value in values.items() if name.startswith("loss/"))
@@ -110,10 +82,10 @@ def run_step(
 class _Passes:
     """The passes of one step, and their result so far."""
 
-    network: RewardNetwork
-    autocast: Callable[[], torch.autocast]
+    prepared: Prepared
     method: Method
     step: int
+    totals: Totals
     stop: Stop
     only: Rows | None
     result: StepResult = field(default_factory=StepResult)
@@ -122,11 +94,12 @@ class _Passes:
         # Before every pass, so that a signal need not wait for the end of a long step.
         if self.stop():
             raise Abandoned
-        with self.autocast():
-            return self.method.forward(self.network, micro)
+        with self.prepared.autocast():
+            return self.method.forward(self.prepared.network, micro)
 
     def losses(self, terms: Terms, metrics: Metrics, where: Sequence[str]) -> list[torch.Tensor]:
         """Report terms and metrics; returns the values to back-propagate."""
+        scalars = dict(metrics)
         for name, term in terms.items():
             # Checked before the backward pass, after which every gradient would be NaN.
             if not torch.isfinite(term.value):
@@ -135,12 +108,15 @@ class _Passes:
                     message += f"Records of this micro-batch: {some_records(where)}. "
                 advice = "Lower training.learning_rate, or look at the records."
                 raise NonFiniteLossError(message + advice)
-        self.result.add(terms, metrics)
+            scalars[f"loss/{name}"] = term.value
+        values = self.result.values
+        for name, value in scalars.items():
+            values[name] = values.get(name, 0.0) + float(value.detach())
         return [term.value for term in terms.values() if self.only in (None, term.rows)]
 
     def without_gradient(self, micros: Sequence[MicroBatch]) -> Iterable[torch.Tensor | None]:
         """Compute the terms over all pairs of the step; returns, for each micro-batch, their
-        gradient by the scores of its pairs, [P, 2, 1 + K]."""
+        gradient by the scores of its pairs, [pairs, 2, rows]."""
         scores = []
         with torch.no_grad():
             for micro in micros:
@@ -149,19 +125,38 @@ class _Passes:
         # The scores of the step as a leaf of autograd: no graph leads to the network.
         compared = torch.cat(scores).requires_grad_()
         terms, metrics = self.method.step_terms(compared, micros)
-        losses = self.losses(terms, metrics, [where for micro in micros for where in micro.where])
+        where = list(itertools.chain.from_iterable(micro.where for micro in micros))
+        losses = self.losses(terms, metrics, where)
         if not losses:  # `only` excludes them all
             return itertools.repeat(None)
         (gradient,) = torch.autograd.grad(torch.stack(losses).sum(), compared)
-        sizes = [len(pairs) for pairs in scores]
-        score_gradients: tuple[torch.Tensor, ...] = gradient.split(sizes)
+        score_gradients: tuple[torch.Tensor, ...] = gradient.split(list(map(len, scores)))
         return score_gradients
 
-    def head(self) -> None:
-        """The terms over the head's weights, once a step."""
-        losses = self.losses(self.method.head_terms(self.network), {}, [])
-        if losses:
-            torch.stack(losses).sum().backward()
+    def with_gradient(
+        self, micro: MicroBatch, score_gradient: torch.Tensor | None, *, complete: bool
+    ) -> None:
+        """Add the gradient of a micro-batch (the `complete` step), and that of the step's terms by
+        its scores."""
+        outputs = self.forward(micro)
+        terms, metrics = self.method.terms(outputs, micro, self.totals)
+        compared = outputs.scores[micro.labels.pairs]
+        if complete:
+            step_terms, step_metrics = self.method.step_terms(compared, [micro])
+            terms, metrics = terms | step_terms, metrics | step_metrics
+        losses = self.losses(terms, metrics, micro.where)
+        if score_gradient is not None:
+            # A number whose gradient by these scores is that of the step's terms, so that one
+            # backward pass carries both kinds of terms. Its value means nothing.
+            losses.append((compared * score_gradient).sum())
+        _back_propagate(losses)
+        self.result.tokens += micro.batch.num_tokens
+        self.result.micro_batches += 1
+
+
+def _back_propagate(losses: list[torch.Tensor]) -> None:
+    if losses:
+        torch.stack(losses).sum().backward()
 
 
 def some_records(where: Sequence[str]) -> str:
@@ -178,16 +173,12 @@ def diagnose_step(
     batches: Batches | None = None,
     stop: Stop = lambda: False,
 ) -> StepResult:
-    """`run_step`, first for the preference row and then for the attribute rows, to compare the
-    gradients on the backbone of their terms.
-
-    The parameters end with the sum of both gradients, so this is a step like any other (it costs
-    twice the time). Adds `gradient/preference`, `gradient/regression` (norms) and
-    `gradient/cosine`.
-    """
+    """`run_step`, first for the preference row and then for the attribute rows: a step like any
+    other, of twice the time. Adds `gradient/preference`, `gradient/regression` (norms of their
+    terms' gradients on the backbone) and `gradient/cosine`."""
     # Batches that are prepared ahead can be read only once.
     micros = list((batches or prepared.batches)(step))
-    gradients: dict[Rows, Gradients] = {}
+    gradients: dict[Rows, dict[str, torch.Tensor]] = {}
     for rows in Rows:
         result = run_step(
             prepared, method, step, batches=lambda _: iter(micros), stop=stop, only=rows

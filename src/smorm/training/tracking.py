@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,48 @@ from smorm.data.scaling import restore_scales
 from smorm.errors import ConfigError
 from smorm.files import named_errors, write_bytes
 from smorm.model.inference import score_units
-from smorm.model.network import RewardNetwork
-from smorm.model.store import ModelCard
-from smorm.training.sources import TokenSet
+from smorm.training.setup import Prepared
 
 log = logging.getLogger(__name__)
+Report = Callable[[int, dict[str, float]], None]
+"""Takes the numbers of a step (from 1)."""
+# What a person watches: its name in the metrics, its form in a line, and in a bar, which must fit
+# into 80 columns.
+_WATCHED = (
+    ("loss", "loss {:.4f}", "loss {:.3f}"),
+    ("accuracy", "accuracy {:.3f}", "acc {:.2f}"),
+    ("mse", "mse {:.3f}", "mse {:.2f}"),
+    ("dev/accuracy", "held-out accuracy {:.3f}", ""),
+    ("tokens_per_second", "{:,.0f} tokens/s", "{:,.0f} tok/s"),
+)
+
+
+@contextmanager
+def reporting(prepared: Prepared, done: int, total: int) -> Iterator[Report]:
+    """What shows the numbers of every step, logs them, and measures held-out data, when due."""
+    training = prepared.config.training
+    tracker = Tracker(prepared.config.output.folder, done, tensorboard=training.tensorboard)
+    with closing(tracker), progress(total, done, training.log_every) as show:
+
+        def report(step: int, values: dict[str, float]) -> None:
+            measured: dict[str, float] = {}
+            if due(step, training.evaluate_every) or step == total:
+                measured = validate(prepared)
+            values |= measured
+            # What was expensive to measure is always logged, and so are both ends of the run.
+            notable = bool(measured) or "gradient/cosine" in values or step in (1, total)
+            if notable or due(step, training.log_every):
+                tracker.log(step, values)
+            show(step, values)
+
+        yield report
 
 
 class Tracker:
     """Appends one JSON object a line to `metrics.jsonl`; TensorBoard gets the same numbers. Lines
     after step `done`, which a killed run wrote, are removed: they come again."""
 
-    def __init__(self, folder: Path, done: int = 0, *, tensorboard: bool) -> None:
+    def __init__(self, folder: Path, done: int, *, tensorboard: bool) -> None:
         self.path = folder / "metrics.jsonl"
         with named_errors(self.path):
             if self.path.exists():
@@ -68,11 +98,6 @@ def _is_of(line: bytes, done: int) -> bool:
         return False
 
 
-def due(step: int, every: int | None) -> bool:
-    """Whether something that is done `every` so many steps is done at this one (from 1)."""
-    return every is not None and step % every == 0
-
-
 def _board(folder: Path, done: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -83,19 +108,12 @@ def _board(folder: Path, done: int) -> Any:
     return SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
 
 
-# What a person watches: its name in the metrics, its form in a line, and in a bar, which must fit
-# into 80 columns.
-_WATCHED = (
-    ("loss", "loss {:.4f}", "loss {:.3f}"),
-    ("accuracy", "accuracy {:.3f}", "acc {:.2f}"),
-    ("mse", "mse {:.3f}", "mse {:.2f}"),
-    ("dev/accuracy", "held-out accuracy {:.3f}", ""),
-    ("tokens_per_second", "{:,.0f} tokens/s", "{:,.0f} tok/s"),
-)
+def due(step: int, every: int | None) -> bool:
+    """Whether something that is done `every` so many steps is done at this one (from 1)."""
+    return every is not None and step % every == 0
 
 
-def describe(values: dict[str, float], *, brief: bool = False) -> str:
-    """The few numbers that a person watches, as far as there are any."""
+def _describe(values: dict[str, float], *, brief: bool = False) -> str:
     texts = []
     for name, line, bar in _WATCHED:
         form = bar if brief else line
@@ -105,52 +123,48 @@ def describe(values: dict[str, float], *, brief: bool = False) -> str:
 
 
 @contextmanager
-def progress(
-    total: int, first: int, every: int
-) -> Iterator[Callable[[int, dict[str, float]], None]]:
-    """What shows the numbers of each step (from 1): a bar on a terminal, lines elsewhere."""
+def progress(total: int, first: int, every: int) -> Iterator[Report]:
+    """What shows the numbers of each step: a bar on a terminal, lines elsewhere."""
     start = time.monotonic()
 
     def write_line(step: int, values: dict[str, float]) -> None:
-        if step % every and step != total:
-            return
-        remaining = (time.monotonic() - start) / max(1, step - first) * (total - step)
-        log.info("step %d/%d  %s  %.0f s left", step, total, describe(values), remaining)
+        if step % every == 0 or step == total:
+            remaining = (time.monotonic() - start) / max(1, step - first) * (total - step)
+            numbers = _describe(values)
+            log.info("step %d/%d  %s  %.0f s left", step, total, numbers, remaining)
 
     # A bar writes control characters, which do not belong in a log file.
     if not sys.stderr.isatty():
         yield write_line
         return
+    from rich import progress as rich_progress
     from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as RichProgress
 
-    text = TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[numbers]}")
-    columns = (BarColumn(bar_width=12), text, TimeRemainingColumn())
-    with RichProgress(*columns, console=Console(stderr=True)) as bar:
+    text = rich_progress.TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[numbers]}")
+    columns = (rich_progress.BarColumn(bar_width=12), text, rich_progress.TimeRemainingColumn())
+    with rich_progress.Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("training", total=total, completed=first, numbers="")
-
-        def advance(step: int, values: dict[str, float]) -> None:
-            bar.update(task, completed=step, numbers=describe(values, brief=True))
-
-        yield advance
+        yield lambda step, values: bar.update(
+            task, completed=step, numbers=_describe(values, brief=True)
+        )
 
 
-def validate(
-    network: RewardNetwork, card: ModelCard, dev: TokenSet, budget: int
-) -> dict[str, float]:
+def validate(prepared: Prepared) -> dict[str, float]:
     """Measure held-out data, where there is any: pair accuracy (ties count half) and log loss of
     row 0; squared error of each attribute on the scale of its ratings."""
+    network, card, dev = prepared.network, prepared.card, prepared.dev
     # The sets are scored in full every time: a sample would move the curve by its own noise.
     values = {}
     if dev.pairs and card.preference_trained:
-        scores = score_units(network, [[pair.chosen, pair.rejected] for pair in dev.pairs], budget)
+        units = [[pair.chosen, pair.rejected] for pair in dev.pairs]
+        scores = score_units(network, units, prepared.batch_tokens)
         # The training loss has margins and label smoothing; this one is the same for all methods.
         gaps = np.array([rows[0, 0] - rows[1, 0] for rows in scores])
         values["dev/accuracy"] = float(((gaps > 0) + 0.5 * (gaps == 0)).mean())
         values["dev/preference_loss"] = float(np.logaddexp(0.0, -gaps).mean())
     if dev.rated:
-        scores = score_units(network, [[response.tokens] for response in dev.rated], budget)
+        units = [[response.tokens] for response in dev.rated]
+        scores = score_units(network, units, prepared.batch_tokens)
         predicted = restore_scales(card.scales, np.array([rows[0, 1:] for rows in scores]))
         # On the scale of the ratings, so that runs with other scalings can be compared.
         errors = (predicted - restore_scales(card.scales, dev.targets)) ** 2

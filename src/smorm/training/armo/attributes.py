@@ -2,13 +2,8 @@
 
     w = argmin |X w - y|^2 + alpha |w|^2,    alpha by squared error on held-out prompts
 
-Without intercept, and over the ratings that there are (Wang et al., 2024, arXiv 2406.12845, section
-3.1). The chosen penalty is then used on all of the ratings.
-
-Shapes: P pairs, R rated responses, K attributes, D hidden size, U different prompts.
-"""
-
-from __future__ import annotations
+Without intercept, over the ratings that there are (Wang et al., 2024, arXiv 2406.12845, section
+3.1); the chosen penalty is then used on all of them. P pairs, R rated responses, D hidden size."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -22,12 +17,10 @@ from numpy.typing import NDArray
 from smorm.arrays import Bools, Floats, Ints, Tokens
 from smorm.errors import ConfigError, DataError
 from smorm.model.inference import Prompted, prompted_units
-from smorm.model.network import RewardNetwork
 from smorm.training.folder import Cost
 from smorm.training.methods.armo import ArmoSection
 from smorm.training.responses import assistant_header
 from smorm.training.setup import Prepared
-from smorm.training.sources import TokenSet
 from smorm.trees.forest import end_of_last
 
 log = logging.getLogger(__name__)
@@ -40,26 +33,18 @@ LENGTH = "length"
 _BLOCK = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
 class StateReader:
     """Reads hidden states at the ends of sequences and of their prompts, which end with `header`;
-    `cost` gets the tokens that were computed."""
+    `cost` gets the tokens that were computed. ConfigError for a template without a header."""
 
-    network: RewardNetwork
-    header: Tokens
-    budget: int
-    cost: Cost
-
-    @classmethod
-    def of(cls, prepared: Prepared, cost: Cost) -> StateReader:
-        """A reader for the run's chat template, which must write something before a response."""
-        header = assistant_header(prepared.renderer)
-        if not len(header):
+    def __init__(self, prepared: Prepared, cost: Cost) -> None:
+        self.network, self.budget = prepared.network, prepared.batch_tokens
+        self.cost, self.header = cost, assistant_header(prepared.renderer)
+        if not len(self.header):
             raise ConfigError(
                 "model.chat_template: objective.kind armo reads the end of the prompt, and this "
                 "template writes nothing between a prompt and its response"
             )
-        return cls(prepared.network, header, prepared.batch_tokens, cost)
 
     def states(self, units: Sequence[list[Tokens]]) -> Iterator[Prompted]:
         """Hidden states of units, in order."""
@@ -87,6 +72,7 @@ class RidgeRow:
     """One attribute's row: its weights [D], the penalty that was chosen, the mean squared error of
     each penalty on the held-out prompts, and over how many ratings that is."""
 
+    name: str
     weights: Floats
     alpha: float
     errors: dict[float, float]
@@ -101,11 +87,10 @@ class Stage1:
     verbosity: RidgeRow | None
 
 
-def fit_rows(
-    reader: StateReader, data: TokenSet, names: Sequence[str], settings: ArmoSection, seed: int
-) -> Stage1:
+def fit_rows(reader: StateReader, prepared: Prepared) -> Stage1:
     """Ridge rows of the attributes and of verbosity."""
-    debias = settings.debias
+    settings, data = prepared.config.objective.settings(ArmoSection), prepared.train
+    debias, names = settings.debias, prepared.card.attributes
     if debias not in (None, LENGTH, *names):
         expected = f"expected length, null or one of {', '.join(names)}"
         raise ConfigError(f"objective.armo.debias: {debias!r}: {expected}")
@@ -121,14 +106,16 @@ def fit_rows(
         targets, fitted = np.column_stack([targets, lengths]), [*names, LENGTH]
     units = [[response.tokens] for response in data.rated]
     states = np.concatenate([unit.hidden.astype(np.float32) for unit in reader.states(units)])
-    held_out = held_out_prompts(data.rated_prompts, settings.held_out, seed)
+    held_out = held_out_prompts(
+        data.rated_prompts, settings.held_out, prepared.config.training.seed
+    )
     rows = ridge_rows(states, targets, held_out, fitted)
     if not any(row.weights.any() for row in rows[: len(names)]):
         listed = ", ".join(names)
         raise DataError(f"no rating varies ({listed}): there is nothing for a gate to mix")
-    for name, row in zip(fitted, rows, strict=True):
+    for row in rows:
         log.info("ridge, %s: alpha %g, squared error %.4f over %d held-out ratings",
-                 name, row.alpha, row.errors[row.alpha], row.held_out)  # fmt: skip
+                 row.name, row.alpha, row.errors[row.alpha], row.held_out)  # fmt: skip
     verbosity = rows[fitted.index(debias)] if debias is not None else None
     return Stage1(rows[: len(names)], verbosity)
 
@@ -164,7 +151,7 @@ def ridge_rows(
         # Of equally good penalties the largest.
         alpha = min(errors, key=lambda penalty: (errors[penalty], -penalty))
         weights = ridge.fits(target, rated)[alpha]
-        rows.append(RidgeRow(weights, alpha, errors, int(test.sum())))
+        rows.append(RidgeRow(name, weights, alpha, errors, int(test.sum())))
     return rows
 
 
@@ -178,31 +165,31 @@ class _Ridge:
 
     def fits(self, target: Floats, rows: Bools) -> dict[float, Floats]:
         """Weights [D] by penalty, fitted to these rows."""
-        values, vectors = self._spectrum(rows)
+        key = rows.tobytes()
+        if key not in self._spectra:
+            self._spectra[key] = self._spectrum(self._states[rows])
+        values, vectors = self._spectra[key]
         moment = np.asarray(self._states[rows].T @ target[rows], dtype=np.float64)
         rotated = vectors.T @ moment
         return {alpha: vectors @ (rotated / (values + alpha)) for alpha in ALPHAS}
 
-    def _spectrum(self, rows: Bools) -> tuple[Floats, Floats]:
-        key = rows.tobytes()
-        if key not in self._spectra:
-            states = self._states[rows]
-            gram = np.zeros((states.shape[1], states.shape[1]))
-            # In blocks: there may be no memory for a copy of all states in double precision.
-            for start in range(0, len(states), _BLOCK):
-                block = states[start : start + _BLOCK].astype(np.float64)
-                gram += block.T @ block
-            values, vectors = np.linalg.eigh(gram)
-            # Rounding makes the smallest eigenvalues of a singular matrix negative.
-            self._spectra[key] = (values.clip(min=0.0), vectors)
-        return self._spectra[key]
+    @staticmethod
+    def _spectrum(states: NDArray[np.floating[Any]]) -> tuple[Floats, Floats]:
+        gram = np.zeros((states.shape[1], states.shape[1]))
+        # In blocks: there may be no memory for a copy of all states in double precision.
+        for start in range(0, len(states), _BLOCK):
+            block = states[start : start + _BLOCK].astype(np.float64)
+            gram += block.T @ block
+        values, vectors = np.linalg.eigh(gram)
+        # Rounding makes the smallest eigenvalues of a singular matrix negative.
+        return values.clip(min=0.0), vectors
 
 
 @dataclass(frozen=True, slots=True)
 class PairFeatures:
-    """What the gate reads of the pairs: of both sides the attribute rows [P, 2, K] and the row of
-    verbosity [P, 2], states at the ends of prompts [U, D], which of these is either side's prompt
-    [P, 2], and margins [P]."""
+    """What the gate reads of the pairs: of both sides the attribute rows [P, 2, attributes] and the
+    row of verbosity [P, 2], states at the ends of prompts [prompts, D], which of these is either
+    side's prompt [P, 2], and margins [P]."""
 
     ratings: torch.Tensor
     verbosity: torch.Tensor
@@ -211,13 +198,13 @@ class PairFeatures:
     margins: torch.Tensor
 
 
-def read_pairs(reader: StateReader, data: TokenSet, stage1: Stage1) -> PairFeatures:
+def read_pairs(reader: StateReader, prepared: Prepared, stage1: Stage1) -> PairFeatures:
     """The rows on all pairs, and the states at the ends of their prompts."""
     weights = np.stack([row.weights for row in stage1.rows], axis=1)
     verbosity = stage1.verbosity.weights if stage1.verbosity else np.zeros(len(weights))
     rows = np.column_stack([weights, verbosity])
     units, margins = [], []
-    for pair in data.pairs:
+    for pair in prepared.train.pairs:
         for side in (pair.chosen, pair.rejected):
             reader.prompt_end(side, pair.where)  # refuses a pair before any state is computed
         units.append([pair.chosen, pair.rejected])

@@ -10,15 +10,11 @@ Debiasing (Wang et al., 2024, arXiv 2406.12845, section 3.2):
 
 In the paper the correlation is to be 0; the public code stops at 0.03 and tries multiples of 0 to
 0.95. Each pair of responses that changes its order as m grows lowers the correlation, so that it
-falls in m and bisection finds the multiple.
-
-Shapes: N responses, P pairs, K attributes.
-"""
+falls in m and bisection finds the multiple. Shapes: N responses, P pairs, K attributes."""
 
 import logging
 import math
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +24,7 @@ import torch
 from scipy.stats import rankdata
 
 from smorm import files
-from smorm.arrays import Floats
+from smorm.arrays import Floats, Tokens
 from smorm.config import Config, ObjectiveSection
 from smorm.errors import ConfigError, NonFiniteLossError
 from smorm.model.heads import GatedHead, gate_network
@@ -37,16 +33,15 @@ from smorm.objectives.preference import bradley_terry
 from smorm.objectives.terms import Metrics
 from smorm.training import optim
 from smorm.training.armo.attributes import PairFeatures, Stage1, StateReader, fit_rows, read_pairs
-from smorm.training.folder import Cost, refuse_another_run, write_beginnings, write_cost
-from smorm.training.memory import resolve_batch_tokens
+from smorm.training.folder import Cost, write_beginnings, write_cost
+from smorm.training.loop import open_run
 from smorm.training.methods.armo import ArmoSection
-from smorm.training.setup import Prepared, prepare
-from smorm.training.tracking import Tracker, due, progress, validate
+from smorm.training.setup import Prepared
+from smorm.training.tracking import reporting
 
 log = logging.getLogger(__name__)
 
-_DOUBLINGS = 60
-_HALVINGS = 60
+_DOUBLINGS = _HALVINGS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +89,14 @@ def debias(reward: Floats, verbosity: Floats, limit: float) -> Debiased:
     return Debiased(sign * high, before, sign * correlation(high))
 
 
-def find_multiples(
-    names: Sequence[str], stage1: Stage1, pairs: PairFeatures, limit: float
-) -> list[Debiased]:
+def find_multiples(stage1: Stage1, pairs: PairFeatures, limit: float) -> list[Debiased]:
     """Of each attribute the multiple of verbosity that is subtracted; of verbosity's row all of it,
     as in the public code. Where nothing is debiased the correlations are NaN."""
     if stage1.verbosity is None:
         return [Debiased(0.0, math.nan, math.nan)] * len(stage1.rows)
     multiples = []
     verbosity = pairs.verbosity.double().numpy().ravel()
-    for index, (name, row) in enumerate(zip(names, stage1.rows, strict=True)):
+    for index, row in enumerate(stage1.rows):
         reward = pairs.ratings[..., index].double().numpy().ravel()
         # Verbosity correlates with itself perfectly, and nothing of it remains.
         debiased = Debiased(1.0, 1.0, 0.0)
@@ -111,21 +104,18 @@ def find_multiples(
             debiased = debias(reward, verbosity, limit)
         multiples.append(debiased)
         log.info("%s: correlation with verbosity %.3f, %.3f after subtracting %.3g of it",
-                 name, debiased.before, debiased.after, debiased.multiple)  # fmt: skip
+                 row.name, debiased.before, debiased.after, debiased.multiple)  # fmt: skip
         if abs(debiased.after) > limit:
             log.warning("%s: warning: no multiple brings it to %g or less over these %d responses",
-                        name, limit, len(reward))  # fmt: skip
+                        row.name, limit, len(reward))  # fmt: skip
     return multiples
 
 
 def make_head(
-    reader: StateReader,
-    stage1: Stage1,
-    multiples: Sequence[Debiased],
-    settings: ArmoSection,
-    seed: int,
+    config: Config, header: Tokens, stage1: Stage1, multiples: Sequence[Debiased]
 ) -> GatedHead:
     """The head with its fitted rows and an untrained gate."""
+    settings = config.objective.settings(ArmoSection)
     attributes = torch.from_numpy(np.stack([row.weights for row in stage1.rows])).float()
     count, width = attributes.shape
     verbosity = torch.zeros(width)
@@ -133,56 +123,42 @@ def make_head(
         verbosity = torch.from_numpy(stage1.verbosity.weights).float()
     # Drawn from the seed of the run; the random state of the caller does not change.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(config.training.seed)
         gate = gate_network(width, count, width=settings.width, layers=settings.layers,
                             dropout=settings.dropout)  # fmt: skip
     subtracted = torch.tensor([debiased.multiple for debiased in multiples])
-    header = torch.from_numpy(np.array(reader.header))
-    return GatedHead(attributes, verbosity, subtracted, gate, header, settings.temperature)
+    ends = torch.from_numpy(np.array(header))
+    return GatedHead(attributes, verbosity, subtracted, gate, ends, settings.temperature)
 
 
 def train_gate(prepared: Prepared, head: GatedHead, pairs: PairFeatures, cost: Cost) -> None:
     """Put the head in its place and train its gate by Bradley–Terry on the pairs, in the order and
     by the settings of `training`; both sides of a pair get one draw of the gate's dropout."""
-    training, network = prepared.config.training, prepared.network
-    objective = prepared.config.objective
+    training, network, total = prepared.config.training, prepared.network, prepared.num_steps
     # The gate trains on the rewards that it will mix; the public code trains it on r, not on r'.
     debiased = pairs.ratings - pairs.verbosity[..., None] * head.multiples.cpu()
     # In its place before training, so that `validate` scores with it.
     network.head = head.train().to(network.device)
-    total = training.max_steps or prepared.order.num_steps(training.epochs)
     optimizer = optim.make_optimizer(training, network, {})
-    folder = prepared.config.output.folder
     devices = [network.device] if network.device.type == "cuda" else []
-    with (
-        closing(Tracker(folder, tensorboard=training.tensorboard)) as tracker,
-        progress(total, 0, training.log_every) as show,
-        torch.random.fork_rng(devices=devices),
-    ):
+    with reporting(prepared, 0, total) as report, torch.random.fork_rng(devices=devices):
         torch.manual_seed(training.seed)
-        for step in range(1, total + 1):
-            factor = optim.learning_rate_factor(step - 1, total, training.warmup, training.schedule)
-            optim.set_learning_rate(optimizer, factor)
-            optimizer.zero_grad(set_to_none=True)
-            chosen = torch.from_numpy(prepared.order.step(step - 1)[0])
-            loss, metrics = gate_loss(objective, head, pairs, debiased, chosen)
+        for step in range(total):
+            factor = optim.begin_step(optimizer, training, step, total)
+            chosen = torch.from_numpy(prepared.order.step(step)[0])
+            loss, metrics = gate_loss(prepared.config.objective, head, pairs, debiased, chosen)
             loss.backward()
             norm = optim.clip_gradients(network.head.parameters(), training.max_grad_norm)
             value = loss.item()
             if not math.isfinite(value) or not math.isfinite(norm):
-                problem = f"step {step}: the gate's loss is {value}, its gradient {norm}"
+                problem = f"step {step + 1}: the gate's loss is {value}, its gradient {norm}"
                 raise NonFiniteLossError(f"{problem}. Lower training.learning_rate.")
             optimizer.step()
             cost.steps, cost.passes = cost.steps + 1, cost.passes + 1
             values = {name: metric.item() for name, metric in metrics.items()}
             values |= {"loss": value, "gradient_norm": norm}
             values |= {"scale": head.scale.item(), "learning_rate_factor": factor}
-            measured = due(step, training.evaluate_every) or step == total
-            if measured:
-                values |= validate(network, prepared.card, prepared.dev, prepared.batch_tokens)
-            if measured or due(step, training.log_every) or step == 1:
-                tracker.log(step, values)
-            show(step, values)
+            report(step + 1, values)
 
 
 def gate_loss(
@@ -208,60 +184,48 @@ def gate_loss(
 
 
 def train_armo(config: Config, *, resume: bool = False) -> Path:
-    """Fit an ArmoRM as configured; returns the model folder, `<output.folder>/model`.
-
-    The run's folder is that of `smorm.training.loop.train` without checkpoints, and has
-    `armo.json`: each attribute's penalty, held-out errors, multiple and correlations, and its mean
-    share. Of `training`, batch size, steps, rates and schedule are the gate's.
-    """
-    folder = config.output.folder
+    """`smorm.training.loop.train` for an ArmoRM. There are no checkpoints; `armo.json` in the run's
+    folder has each attribute's penalty, held-out errors, multiple, correlations and mean share. Of
+    `training`, batch size, steps, rates and schedule are the gate's."""
     if resume:
         problem = "--resume: objective.kind armo writes no checkpoints"
         raise ConfigError(f"{problem}: leave out --resume, and it starts from the beginning")
-    if config.training.threads is not None:
-        torch.set_num_threads(config.training.threads)
-    refuse_another_run(folder, folder / "checkpoints", resume=False)
-    prepared = resolve_batch_tokens(prepare(config), resume=False)
-    settings, seed = config.objective.settings(ArmoSection), config.training.seed
-    data, names = prepared.train, prepared.card.attributes
-    cost = Cost()
-    reader = StateReader.of(prepared, cost)
+    prepared = open_run(config, resume=False)
+    settings, cost = config.objective.settings(ArmoSection), Cost()
+    reader = StateReader(prepared, cost)
     # After the reader: a template that cannot be used leaves no half-written folder.
-    write_beginnings(prepared, folder)
-    stage1 = fit_rows(reader, data, names, settings, seed)
-    pairs = read_pairs(reader, data, stage1)
-    multiples = find_multiples(names, stage1, pairs, settings.correlation)
-    head = make_head(reader, stage1, multiples, settings, seed)
+    write_beginnings(prepared)
+    stage1 = fit_rows(reader, prepared)
+    pairs = read_pairs(reader, prepared, stage1)
+    multiples = find_multiples(stage1, pairs, settings.correlation)
+    head = make_head(config, reader.header, stage1, multiples)
     train_gate(prepared, head, pairs, cost)
     head.eval()  # the gate's dropout off, for the shares below and in the saved model
     report = {
         "debias": settings.debias,
         "scale": float(head.scale.detach()),
-        "attributes": _attributes(names, head, stage1, multiples, pairs),
+        "attributes": _attributes(head, stage1, multiples, pairs),
     }
+    folder = config.output.folder
     files.write_json(folder / "armo.json", report)
-    write_cost(folder, prepared.network, config.objective.kind, cost)
+    write_cost(prepared, cost)
     save_model(folder / "model", prepared.network, prepared.tokenizer, prepared.card)
     return folder / "model"
 
 
 def _attributes(
-    names: Sequence[str],
-    head: GatedHead,
-    stage1: Stage1,
-    multiples: Sequence[Debiased],
-    pairs: PairFeatures,
+    head: GatedHead, stage1: Stage1, multiples: Sequence[Debiased], pairs: PairFeatures
 ) -> dict[str, Any]:
     """What was chosen for each attribute, and how much the gate uses it."""
     # Averaged over prompts, not over pairs: a prompt with many pairs counts once.
     with torch.inference_mode():
         shares = head.gate_weights(pairs.prompts.to(head.scale.device)).mean(0).tolist()
     report: dict[str, Any] = {}
-    for name, row, debiased, share in zip(names, stage1.rows, multiples, shares, strict=True):
+    for row, debiased, share in zip(stage1.rows, multiples, shares, strict=True):
         correlation = None
         if stage1.verbosity is not None:
             correlation = {"before": debiased.before, "after": debiased.after}
-        report[name] = {
+        report[row.name] = {
             "alpha": row.alpha,
             "held_out_error": {f"{alpha:g}": error for alpha, error in row.errors.items()},
             "held_out_ratings": row.held_out,

@@ -13,13 +13,10 @@ from smorm.training.methods.base import Method
 
 
 class ArmoSection(Section):
-    """ArmoRM's two stages on frozen features.
-
-    `debias`: what rewards are made independent of: `length` (the response's tokens), the name of an
-    attribute, or null; `correlation`: the largest rank correlation with it that remains.
+    """`debias`: what rewards are made independent of: `length` (the response's tokens), the name of
+    an attribute, or null; `correlation`: the largest rank correlation with it that remains.
     `held_out`: share of the rated prompts that choose each ridge penalty. Of the gate: its hidden
-    `layers`, their `width`, `dropout` and the `temperature` of its softmax.
-    """
+    `layers`, their `width`, `dropout` and the `temperature` of its softmax."""
 
     debias: str | None = "length"
     correlation: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.03

@@ -1,13 +1,11 @@
 """What a training method is: everything that differs between one and another.
 
-Most terms are sums over pairs and ratings, and micro-batches add up to them. Terms that are
-functions of a statistic over all pairs of the step (a mean, a correlation) are `step_terms`: a
-first pass without gradient computes the scores of the step, autograd the gradient of these terms
-by the scores, and the second pass back-propagates it beside the other terms. So the gradient is
-exact whatever the micro-batches (Gao et al., 2021, arXiv 2101.06983, section 3).
+Micro-batches add up to most terms. Those of a statistic over all pairs of the step (a mean, a
+correlation) are `step_terms`: a first pass without gradient computes the scores of the step,
+autograd the gradient of these terms by the scores, and the second pass back-propagates it beside
+the other terms: exact whatever the micro-batches (Gao et al., 2021, arXiv 2101.06983, section 3).
 
-Shapes: S scored sequences, P pairs, K attributes.
-"""
+S scored sequences, P pairs, K attributes."""
 
 from __future__ import annotations
 
@@ -27,7 +25,6 @@ from smorm.training.batches import MicroBatch
 
 if TYPE_CHECKING:
     from smorm.training.setup import Prepared
-
 
 View = Literal["F", "L", "M"]
 
@@ -58,8 +55,7 @@ class Method:
     Attributes:
         parameters: what is trained beside the network, by name (of checkpoints too).
         parameter_learning_rate: their peak learning rate.
-        reference_tokens: tokens that were computed before the first step, for `cost.json`.
-    """
+        reference_tokens: tokens that were computed before the first step, for `cost.json`."""
 
     section: ClassVar[type[Section] | None] = None
     uses_pairs: ClassVar[bool] = True
@@ -95,8 +91,7 @@ class Method:
     @classmethod
     def train(cls, config: Config, *, resume: bool) -> Path:
         """Train, and return the model folder. By default with gradient steps over the network."""
-        # The loop imports the methods.
-        from smorm.training.loop import train_by_steps
+        from smorm.training.loop import train_by_steps  # which imports the methods
 
         return train_by_steps(config, resume=resume)
 

@@ -40,11 +40,10 @@ class GrmSection(Section):
 
 class Grm(Method):
     """The language head reads the same hidden states, and the loss holds its log-probabilities of
-    the responses, which begin at `starts` [P].
+    the responses, which begin at `starts` [pairs].
 
-    `reference` [P, 2]: log-probabilities under the model that training began with, NaN for pairs
-    that no step has; None where the regulariser does not use it.
-    """
+    `reference` [pairs, 2]: log-probabilities under the model that training began with, NaN for
+    pairs that no step has; None where the regulariser does not use it."""
 
     section = GrmSection
     heads = ("linear", "mlp")
@@ -95,10 +94,9 @@ class Grm(Method):
 
     def _reference(self, run: Prepared) -> NDArray[np.float32]:
         """Computed once for all pairs that the run will see: no second model stays in memory."""
-        training, network = run.config.training, run.network
+        network = run.network
         order = copy.deepcopy(run.order)  # an order remembers the epoch that it drew last
-        steps = range(training.max_steps or order.num_steps(training.epochs))
-        used = np.unique(np.concatenate([order.step(step)[0] for step in steps]))
+        used = np.unique(np.concatenate([order.step(step)[0] for step in range(run.num_steps)]))
         reference = np.full((len(run.train.pairs), 2), np.nan, dtype=np.float32)
         no_ratings = np.zeros(0, dtype=np.int64)
         log.info("reference: log-probabilities of %d pairs under the starting model", len(used))
