@@ -1,7 +1,7 @@
 """A finding of a check, the thresholds that decide its severity, and its text (`wording.toml`)."""
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib.resources import files
@@ -11,6 +11,7 @@ MAX_LOCATIONS = 5
 WORDING: dict[str, dict[str, str]] = tomllib.loads(
     files("smorm.checks").joinpath("wording.toml").read_text(encoding="utf-8")
 )
+UNITS = WORDING.pop("units")
 
 
 class Severity(StrEnum):
@@ -98,8 +99,7 @@ class Thresholds:
         length_correlation: size of an attribute's rank correlation with length beyond which to
             look.
         missing: share of missing ratings of an attribute beyond which to look.
-        over_limit: share of conversations over the token limit beyond which to look.
-    """
+        over_limit: share of conversations over the token limit beyond which to look."""
 
     near: float = 0.8
     duplicates: float = 0.01
@@ -114,18 +114,14 @@ class Thresholds:
     over_limit: float = 0.01
 
 
-THRESHOLDS = Thresholds()
-
-
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One finding."""
 
     kind: FindingKind
     severity: Severity
-    count: int = 1  # number of things found, of `total` things of a `unit` ("training pairs")
+    count: int = 1  # number of things found, of `total` things of the kind's unit
     total: int | None = None
-    unit: str = ""
     # what its sentence names: counts, attributes, tokens, metrics
     numbers: Mapping[str, Any] = field(default_factory=dict)
     case: str = ""  # which of the kind's sentences applies, where it has several
@@ -134,23 +130,30 @@ class Finding:
     @property
     def of(self) -> str:
         """The total in words ("7,550 pairs"), or "" where there is none."""
-        return self.unit if self.total is None else f"{self.total:,} {self.unit}"
+        unit = UNITS.get(self.kind, "")
+        return unit if self.total is None else f"{self.total:,} {unit}"
 
     @property
     def share(self) -> float | None:
         """The count as a share of the total, or None."""
         return self.count / self.total if self.total else None
 
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON object."""
+        return {
+            "code": self.kind.value,
+            "severity": self.severity.value,
+            "count": self.count,
+            "meaning": meaning(self),
+            "of": self.of,
+            "share": self.share,
+            "places": list(self.locations),
+        }
 
-def severest_first(findings: Iterable[Finding]) -> list[Finding]:
-    """Sorted by severity; findings of one severity keep their order."""
-    order = list(Severity)
-    return sorted(findings, key=lambda finding: order.index(finding.severity))
 
-
-def above(share: float, threshold: float, worse: Severity, better: Severity) -> Severity:
-    """The worse severity for a share above the threshold."""
-    if share > threshold:
+def above(count: int, total: int, threshold: float, worse: Severity, better: Severity) -> Severity:
+    """The worse severity where the count is more than a share, the threshold, of the total."""
+    if total and count / total > threshold:
         return worse
     return better
 
@@ -162,16 +165,3 @@ def meaning(finding: Finding) -> str:
     if finding.case:
         key += f"/{finding.case}"
     return " ".join(WORDING[key].values()).format(**finding.numbers)
-
-
-def as_dict(finding: Finding) -> dict[str, Any]:
-    """The JSON object of a finding."""
-    return {
-        "code": finding.kind.value,
-        "severity": finding.severity.value,
-        "count": finding.count,
-        "meaning": meaning(finding),
-        "of": finding.of,
-        "share": finding.share,
-        "places": list(finding.locations),
-    }

@@ -124,9 +124,9 @@ def _num_items(benchmarks: Benchmarks, hits: Bools) -> int:
     return len(np.unique(benchmarks.items[hits]))
 
 
-def overlap_findings(benchmarks: Benchmarks, table: Table, limits: Thresholds) -> list[Finding]:
+def overlap_findings(benchmarks: Benchmarks, table: Table, limits: Thresholds) -> Iterator[Finding]:
     """One finding a benchmark; the locations are those of records in the data."""
-    findings, counts_by_name = [], overlap_table(benchmarks)
+    counts_by_name = overlap_table(benchmarks)
     for name, size, selected in benchmarks.selections():
         counts = counts_by_name[name]
         # Prompts decide: shared responses are mostly stock phrases ("I'm sorry, but as an AI ...").
@@ -139,5 +139,4 @@ def overlap_findings(benchmarks: Benchmarks, table: Table, limits: Thresholds) -
         rows = benchmarks.met[benchmarks.runs[selected]]
         numbers, locations = {"benchmark": name, **counts}, table.locations(rows[rows != _NEVER])
         kind, count = FindingKind.BENCHMARK_OVERLAP, counts["either"]
-        findings.append(Finding(kind, severity, count, size, "items", numbers, case, locations))
-    return findings
+        yield Finding(kind, severity, count, size, numbers, case, locations)

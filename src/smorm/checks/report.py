@@ -7,26 +7,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from smorm.checks.duplicates import duplicate_findings, leakage_findings, shared_prompt_findings
-from smorm.checks.findings import (
-    FINE,
-    LOOK,
-    MUST_FIX,
-    THRESHOLDS,
-    Finding,
-    FindingKind,
-    Severity,
-    Thresholds,
-    as_dict,
-    severest_first,
-)
-from smorm.checks.labels import PUBLISHED, attribute_findings, label_findings, summarise
-from smorm.checks.lengths import Bias, bias_findings, length_table, measure_bias
-from smorm.checks.overlap import Benchmarks, overlap_findings, overlap_table, read_benchmarks
+from smorm.checks import duplicates, labels, overlap
+from smorm.checks.findings import FINE, LOOK, MUST_FIX, Finding, FindingKind, Severity, Thresholds
 from smorm.checks.plan import Plan, TokenPlan
 from smorm.checks.scan import CheckedSource, Scan, dropped_findings, scan
 from smorm.checks.template import audit_template
-from smorm.checks.tokens import NO_LIMIT, TokenCheck, limit_findings, render_findings
+from smorm.checks.tokens import NO_LIMIT, TokenCheck
 from smorm.data.census import Census
 from smorm.data.encode import Encoder
 from smorm.data.reading import read_records
@@ -35,6 +21,8 @@ from smorm.errors import ModelError
 from smorm.text.chat import Renderer
 from smorm.text.tokenizers import ensure_pad_token
 from smorm.version import __version__
+
+THRESHOLDS = Thresholds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +35,11 @@ class Report:
     max_tokens: int | None
     # lengths, attributes, benchmarks: the tables, as they are written
     lengths: dict[str, Any]
-    bias: Bias
+    bias: labels.Bias
     attributes: dict[str, Any]
     benchmarks: dict[str, dict[str, int]]
     findings: list[Finding]  # the severest first
-    thresholds: Thresholds = THRESHOLDS
+    thresholds: Thresholds
 
     @property
     def must_fix(self) -> int:
@@ -71,7 +59,7 @@ class Report:
             "records": self.records,
             "unit": self.unit,
             "max_tokens": self.max_tokens,
-            "findings": [as_dict(finding) for finding in self.findings],
+            "findings": [finding.as_dict() for finding in self.findings],
             "lengths": self.lengths,
             "length_bias": self.bias.as_dict(),
             "attributes": self.attributes,
@@ -86,8 +74,7 @@ def check(plan: Plan, limits: Thresholds = THRESHOLDS) -> Report:
 
     Raises:
         DataError: a source or benchmark as a whole cannot be read.
-        ConfigError, ModelError: a format, tokenizer or template that cannot be used.
-    """
+        ConfigError, ModelError: a format, tokenizer or template that cannot be used."""
     with ExitStack() as closing:
         folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="smorm-check-")))
         findings, tokens = _token_check(plan.tokens, closing)
@@ -98,14 +85,14 @@ def check(plan: Plan, limits: Thresholds = THRESHOLDS) -> Report:
             for name, sources in plan.against:
                 reads = [read_records(source, None, census, "skip") for source in sources]
                 named.append((name, chain.from_iterable(reads)))
-            benchmarks = read_benchmarks(named)
+            benchmarks = overlap.read_benchmarks(named)
             # What a benchmark's reader dropped is no fault of the data, but it was not compared.
             for line in census.lines():
-                kind, numbers = FindingKind.BENCHMARK_COUNTED, {"line": line}
-                findings.append(Finding(kind, FINE, 0, numbers=numbers))
+                numbers = {"line": line}
+                findings.append(Finding(FindingKind.BENCHMARK_COUNTED, FINE, 0, numbers=numbers))
         scanned = scan(plan.sources, folder, tokens, benchmarks)
         # The sketches are read from the folder, so findings must be made before it is removed.
-        return _report(plan, scanned, benchmarks, findings, limits)
+        return _report(plan, scanned, tokens, benchmarks, findings, limits)
 
 
 def _token_check(
@@ -121,8 +108,8 @@ def _token_check(
     try:
         renderer = Renderer(tokenizer, template, tokens.max_tokens)
     except ModelError as error:
-        kind, numbers = FindingKind.TEMPLATE_UNUSABLE, {"error": error}
-        return [*findings, Finding(kind, MUST_FIX, numbers=numbers)], None
+        numbers = {"error": error}
+        return [*findings, Finding(FindingKind.TEMPLATE_UNUSABLE, MUST_FIX, numbers=numbers)], None
     # No limit: the uncut lengths are what is reported, and the run's limit is tried afterwards.
     encoder = Encoder(renderer, NO_LIMIT, "error")
     tokeniser = closing.enter_context(Tokeniser(encoder, tokens.workers))
@@ -130,39 +117,36 @@ def _token_check(
 
 
 def _report(
-    plan: Plan, scanned: Scan, benchmarks: Benchmarks | None, findings: list[Finding],
-    limits: Thresholds,
+    plan: Plan, scanned: Scan, tokens: TokenCheck | None, benchmarks: overlap.Benchmarks | None,
+    findings: list[Finding], limits: Thresholds,
 ) -> Report:  # fmt: skip
-    table, tokens = scanned.table, plan.tokens
-    unit = table.unit()
-    bias = measure_bias(table, unit)
-    # By source, since files of several formats may rate attributes of one name.
-    published = {}
-    for index, checked in enumerate(scanned.sources):
-        if checked.source.format in PUBLISHED:
-            published[index] = PUBLISHED[checked.source.format]
+    table, unit = scanned.table, scanned.table.unit()
+    bias = labels.measure_bias(table, unit)
+    formats = [checked.source.format for checked in scanned.sources]
     # Within one severity findings keep this order: from what stops a run to what only misleads.
     findings += dropped_findings(scanned)
-    findings += render_findings(table, scanned.tally)
-    max_tokens = None
     if tokens is not None:
-        max_tokens = tokens.max_tokens
-        findings += limit_findings(table, scanned.tally, max_tokens, tokens.overlong, limits)
-    findings += leakage_findings(scanned, limits)
-    findings += label_findings(table, limits)
-    findings += attribute_findings(table, plan.ranges, published, limits)
+        findings += tokens.findings(table, scanned.tally, limits)
+    findings += duplicates.leakage_findings(scanned, limits)
+    findings += labels.opposite_pairs(table, limits)
+    findings += labels.conflicting_ratings(table, limits)
+    findings += labels.attribute_findings(table, limits)
+    findings += labels.range_findings(table, plan.ranges, formats)
     overlaps = {}
     if benchmarks is not None:
-        findings += overlap_findings(benchmarks, table, limits)
-        overlaps = overlap_table(benchmarks)
-    findings += duplicate_findings(scanned, limits)
-    findings += shared_prompt_findings(scanned)
-    findings += bias_findings(bias, limits)
-    sources, findings = list(map(_source, scanned.sources)), severest_first(findings)
-    lengths, attributes = length_table(table, unit), summarise(table)
+        findings += overlap.overlap_findings(benchmarks, table, limits)
+        overlaps = overlap.overlap_table(benchmarks)
+    findings += duplicates.duplicate_findings(scanned, limits)
+    findings += duplicates.shared_prompt_findings(table)
+    findings += labels.bias_findings(bias, limits)
+    order = list(Severity)
+    findings.sort(key=lambda finding: order.index(finding.severity))
+    max_tokens = None
+    if plan.tokens is not None:
+        max_tokens = plan.tokens.max_tokens
     return Report(
-        sources, table.num_records(), unit, max_tokens, lengths, bias, attributes, overlaps,
-        findings, limits,
+        list(map(_source, scanned.sources)), table.num_records(), unit, max_tokens,
+        labels.length_table(table, unit), bias, labels.summarise(table), overlaps, findings, limits,
     )  # fmt: skip
 
 

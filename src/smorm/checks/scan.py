@@ -9,21 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from smorm.arrays import Bools, Ints
-from smorm.checks.findings import (
-    FINE,
-    LOOK,
-    MAX_LOCATIONS,
-    MUST_FIX,
-    Finding,
-    FindingKind,
-    Severity,
-)
+from smorm.checks import findings
+from smorm.checks.findings import FINE, LOOK, MUST_FIX, Finding, FindingKind
 from smorm.checks.overlap import Benchmarks
 from smorm.checks.shingles import Words, grams, shingles, words_of
 from smorm.checks.sketches import SketchFile, sketch
 from smorm.checks.table import Table, TableBuilder, responses_of
-from smorm.checks.tokens import Tally, TokenCheck, whole_conversations
-from smorm.data.census import Census, Defect, DropReason, Reason
+from smorm.checks.tokens import TokenCheck, whole_conversations
+from smorm.data.census import Census, Defect, DropReason
 from smorm.data.encode import Outcome
 from smorm.data.readers import contents_of
 from smorm.data.reading import Source, read_records
@@ -35,7 +28,7 @@ BATCH_CHARACTERS = 1 << 20
 _EMPTY = (Defect.EMPTY_PROMPT, Defect.EMPTY_RESPONSE)
 _REFUSED = (DropReason.BAD_RECORD, DropReason.TIE)
 # Reasons with a sentence of their own; the rest is reported as it is counted.
-_SEVERITIES: dict[StrEnum, Severity] = {
+_SEVERITIES: dict[StrEnum, findings.Severity] = {
     DropReason.NO_RATING: LOOK,
     DropReason.EMPTY_RESPONSE: LOOK,
     DropReason.EQUAL_RATINGS: FINE,
@@ -58,7 +51,7 @@ class Scan:
     sources: tuple[CheckedSource, ...]
     table: Table
     census: Census  # what the readers dropped, skipped or repaired
-    tally: Tally  # what the tokens showed
+    tally: Census  # what the tokens showed
     unusable: tuple[str, ...]  # errors of sources without a single usable record
     # prompts, texts: sketches of each record's prompt, and of its responses together
     prompts: SketchFile
@@ -71,7 +64,7 @@ def scan(
 ) -> Scan:  # fmt: skip
     """Read every source once. The sketches are stored in the folder, about 640 bytes a record.
     `benchmarks` gets the runs of words that it shares with the training records."""
-    census, tally, unusable = Census(), Tally(), []
+    census, tally, unusable = Census(), Census(most_examples=findings.MAX_LOCATIONS), []
     prompts, texts = SketchFile(folder, "prompts"), SketchFile(folder, "texts")
     writer = _Writer(prompts, texts, benchmarks)
     with closing(prompts), closing(texts):
@@ -173,30 +166,23 @@ def _write_sketch(file: SketchFile, words: Words, owners: Ints, count: int) -> B
     return np.bincount(documents, minlength=count) > 0
 
 
-def dropped_findings(scan: Scan) -> list[Finding]:
+def dropped_findings(scan: Scan) -> Iterator[Finding]:
     """Sources without a record, then bad, empty and equal records, and all other counts."""
-    findings, census = [], scan.census
     for error in scan.unusable:
-        kind, numbers = FindingKind.NO_USABLE_RECORD, {"reason": error}
-        findings.append(Finding(kind, MUST_FIX, unit="sources", numbers=numbers))
+        yield Finding(FindingKind.NO_USABLE_RECORD, MUST_FIX, numbers={"reason": error})
     # Of all records that were there, so also of those that the readers refused.
-    total = len(scan.table) + sum(census[kind] for kind in _REFUSED)
-    for reason, count in census.totals().items():
-        locations = tuple(census.examples.get(reason, [])[:MAX_LOCATIONS])
-        findings.append(_finding(reason, count, total, locations))
-    return findings
-
-
-def _finding(reason: Reason, count: int, total: int, locations: tuple[str, ...]) -> Finding:
-    kind, severity, case = FindingKind.COUNTED, FINE, ""
-    if reason.kind is DropReason.TIE:
-        kind, severity = FindingKind.EQUAL_SIDES, MUST_FIX
-    elif reason.kind is DropReason.BAD_RECORD:
-        kind, severity = FindingKind.BAD_RECORDS, MUST_FIX
-        # Apart from other bad records: empty texts are common and have one obvious remedy.
-        if reason.detail in _EMPTY:
-            kind = FindingKind.EMPTY_SIDES
-    elif reason.kind in _SEVERITIES:
-        severity, case = _SEVERITIES[reason.kind], reason.kind.name.lower()
-    numbers = {"reason": str(reason), "defect": reason.detail}
-    return Finding(kind, severity, count, total, "records", numbers, case, locations)
+    total = len(scan.table) + sum(scan.census[kind] for kind in _REFUSED)
+    for reason, count in scan.census.totals().items():
+        kind, severity, case = FindingKind.COUNTED, FINE, ""
+        if reason.kind is DropReason.TIE:
+            kind, severity = FindingKind.EQUAL_SIDES, MUST_FIX
+        elif reason.kind is DropReason.BAD_RECORD:
+            kind, severity = FindingKind.BAD_RECORDS, MUST_FIX
+            # Apart from other bad records: empty texts are common and have one obvious remedy.
+            if reason.detail in _EMPTY:
+                kind = FindingKind.EMPTY_SIDES
+        elif reason.kind in _SEVERITIES:
+            severity, case = _SEVERITIES[reason.kind], reason.kind.name.lower()
+        numbers = {"reason": str(reason), "defect": reason.detail}
+        locations = tuple(scan.census.examples.get(reason, ()))
+        yield Finding(kind, severity, count, total, numbers, case, locations)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smorm.arrays import Bools, Floats, Ints
-from smorm.checks.findings import MAX_LOCATIONS
+from smorm.checks.findings import MAX_LOCATIONS, Finding, FindingKind, Severity
 from smorm.checks.shingles import Hashes
 from smorm.data.records import Candidates, Kind, Messages, Preference, Rated, Record, prompt_hash
 
@@ -160,6 +160,14 @@ class Table:
             file = self.files[self.records["file"][row]]
             locations.append(f"{file}:{self.records['line'][row]}")
         return tuple(locations)
+
+    def findings(
+        self, kind: FindingKind, severity: Severity, rows: Ints, total: int, **details: Any
+    ) -> Iterator[Finding]:
+        """A finding of some records, where there is any; `details` are further fields of it."""
+        if len(rows):
+            locations = self.locations(rows)
+            yield Finding(kind, severity, len(rows), total, locations=locations, **details)
 
     def ratings_of(self, column: int) -> tuple[Floats, Ints]:
         """An attribute's training ratings and the records that they are of."""

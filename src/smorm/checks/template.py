@@ -12,20 +12,13 @@ from __future__ import annotations
 
 import json
 import os.path
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from smorm.checks.findings import (
-    FINE,
-    LOOK,
-    MUST_FIX,
-    Finding,
-    FindingKind,
-    Severity,
-    severest_first,
-)
+from smorm.checks.findings import FINE, LOOK, MUST_FIX, Finding, FindingKind
 from smorm.errors import ModelError
 from smorm.text import control, templates
 from smorm.text.tokenizers import NEW_PAD_TOKEN, find_pad_token
@@ -51,6 +44,7 @@ class _Probed:
 
     tokenizer: PreTrainedTokenizerBase
     template: str
+    pad_is_settled: bool
 
     def text(self, roles: Roles, words: Sequence[str] = _MARKERS, clock: str = "") -> str | None:
         """The string of a probe in lower case, or None where the template refuses its roles."""
@@ -80,26 +74,19 @@ class _Probed:
 def audit_template(
     tokenizer: PreTrainedTokenizerBase, template: str | None = None, *, pad_is_settled: bool = False
 ) -> list[Finding]:
-    """All faults of a template (by default the tokenizer's own, or the plain one), severest first.
+    """All faults of a template (by default the tokenizer's own, or the plain one).
 
     `pad_is_settled`: a fit pad token is chosen before this tokenizer is used (as training does), so
     that its own does no harm.
 
     Raises:
-        ModelError: the template cannot be parsed, or the tokenizer has several and no default.
-    """
-    probed = _Probed(tokenizer, template or templates.own_template(tokenizer))
+        ModelError: the template cannot be parsed, or the tokenizer has several and no default."""
+    template = template or templates.own_template(tokenizer)
+    probed = _Probed(tokenizer, template, pad_is_settled)
     if probed.text(_SHORT) is None:
-        return [_finding(FindingKind.TEMPLATE_REFUSES, MUST_FIX)]
-    findings = [
-        *_clock(probed),
-        *_dropped(probed),
-        *_roles(probed),
-        *_begin(probed),
-        *_end(probed),
-        *_padding(probed, pad_is_settled),
-    ]
-    return severest_first(findings)
+        return [Finding(FindingKind.TEMPLATE_REFUSES, MUST_FIX)]
+    examinations = (_clock, _dropped, _roles, _begin, _end, _padding)
+    return list(chain.from_iterable(examine(probed) for examine in examinations))
 
 
 def clock_macro(day: datetime) -> str:
@@ -117,82 +104,70 @@ def clock_macro(day: datetime) -> str:
     )
 
 
-def _finding(kind: FindingKind, severity: Severity, case: str = "", **numbers: Any) -> Finding:
-    return Finding(kind, severity, unit="templates", numbers=numbers, case=case)
-
-
-def _clock(probed: _Probed) -> list[Finding]:
+def _clock(probed: _Probed) -> Iterator[Finding]:
     first_day, second_day = (clock_macro(day) for day in DAYS)
     # With and without a system message: many templates write the date only into that.
     for roles in (_SHORT, _SYSTEM):
         today = probed.text(roles, clock=first_day)
         if probed.text(roles, clock=first_day) != today:
-            return [_finding(FindingKind.TEMPLATE_RANDOM, MUST_FIX)]
+            yield Finding(FindingKind.TEMPLATE_RANDOM, MUST_FIX)
+            return
         if probed.text(roles, clock=second_day) != today:
-            return [_finding(FindingKind.TEMPLATE_DATE, MUST_FIX)]
-    return []
+            yield Finding(FindingKind.TEMPLATE_DATE, MUST_FIX)
+            return
 
 
-def _dropped(probed: _Probed) -> list[Finding]:
+def _dropped(probed: _Probed) -> Iterator[Finding]:
     """Messages that the template leaves out."""
-    findings = []
     if _MARKERS[1] not in (probed.text(_SHORT) or ""):
-        findings.append(_finding(FindingKind.TEMPLATE_DROPS_RESPONSE, MUST_FIX))
+        yield Finding(FindingKind.TEMPLATE_DROPS_RESPONSE, MUST_FIX)
     turns = probed.text(_TURNS)
     # The last answer is not among them: without it no score could be read.
     markers = dict(zip(_MARKERS, ("1 (user)", "2 (assistant)", "3 (user)"), strict=False))
     missing = [f"number {markers[word]}" for word in markers if turns and word not in turns]
     if missing:
-        messages = ", ".join(missing)
-        findings.append(_finding(FindingKind.TEMPLATE_DROPS_TURN, LOOK, messages=messages))
+        numbers = {"messages": ", ".join(missing)}
+        yield Finding(FindingKind.TEMPLATE_DROPS_TURN, LOOK, numbers=numbers)
     system = probed.text(_SYSTEM)
     if system is None:
-        findings.append(_finding(FindingKind.TEMPLATE_DROPS_SYSTEM, LOOK, "refuses"))
+        yield Finding(FindingKind.TEMPLATE_DROPS_SYSTEM, LOOK, case="refuses")
     elif _MARKERS[0] not in system:
-        findings.append(_finding(FindingKind.TEMPLATE_DROPS_SYSTEM, LOOK, "omits"))
-    return findings
+        yield Finding(FindingKind.TEMPLATE_DROPS_SYSTEM, LOOK, case="omits")
 
 
-def _roles(probed: _Probed) -> list[Finding]:
+def _roles(probed: _Probed) -> Iterator[Finding]:
     """Whether roles are marked, and whether an empty turn of the assistant ends the text."""
     text = probed.text(_TURNS)
     if text is None or any(marker not in text for marker in _MARKERS[:4]):
-        return []
-    to_user = _between(text, _MARKERS[1], _MARKERS[2])
-    to_assistant = _between(text, _MARKERS[2], _MARKERS[3])
-    if to_assistant == to_user:
-        return [_finding(FindingKind.TEMPLATE_DROPS_ROLE, LOOK)]
+        return
+    _, answer, question, last = (text.index(marker) for marker in _MARKERS[:4])
+    to_user = text[answer + len(_MARKERS[1]) : question]
+    to_assistant = text[question + len(_MARKERS[2]) : last]
     # What opens an answer but not a question is the generation prompt.
     common = os.path.commonprefix([to_assistant, to_user])  # noqa: RUF071  (texts, not paths)
     header = to_assistant[len(common) :].strip()
-    tail = text[text.rindex(_MARKERS[3]) + len(_MARKERS[3]) :].strip()
-    if header and tail.endswith(header):
-        return [_finding(FindingKind.TEMPLATE_GENERATION_PROMPT, LOOK)]
-    return []
+    if to_assistant == to_user:
+        yield Finding(FindingKind.TEMPLATE_DROPS_ROLE, LOOK)
+    elif header and text.rpartition(_MARKERS[3])[2].strip().endswith(header):
+        yield Finding(FindingKind.TEMPLATE_GENERATION_PROMPT, LOOK)
 
 
-def _between(text: str, first: str, second: str) -> str:
-    return text[text.index(first) + len(first) : text.index(second)]
-
-
-def _begin(probed: _Probed) -> list[Finding]:
+def _begin(probed: _Probed) -> Iterator[Finding]:
     tokenizer, ids = probed.tokenizer, probed.ids(_SHORT)
-    bos = tokenizer.bos_token_id
+    bos, numbers = tokenizer.bos_token_id, {"token": tokenizer.bos_token}
     if bos is None or ids is None:
-        return []
-    token = tokenizer.bos_token
+        return
     if ids[:2] == [bos, bos]:
-        return [_finding(FindingKind.DOUBLE_BOS, MUST_FIX, token=token)]
+        yield Finding(FindingKind.DOUBLE_BOS, MUST_FIX, numbers=numbers)
     # The tokenizer by itself: other programs render to text and tokenise that.
-    if tokenizer("a")["input_ids"][:1] != [bos]:
-        return []
-    kind = FindingKind.BOS_LEFT_OUT
-    if ids[:1] == [bos]:
-        kind = FindingKind.DOUBLE_BOS_ELSEWHERE
-    return [_finding(kind, LOOK, token=token)]
+    elif tokenizer("a")["input_ids"][:1] == [bos]:
+        kind = FindingKind.BOS_LEFT_OUT
+        if ids[:1] == [bos]:
+            kind = FindingKind.DOUBLE_BOS_ELSEWHERE
+        yield Finding(kind, LOOK, numbers=numbers)
 
 
-def _end(probed: _Probed) -> list[Finding]:
+def _end(probed: _Probed) -> Iterator[Finding]:
     """The score is read at the last token, which should not be a word of the answer."""
     # Answers that end in a letter and in a sign: an end token is the same after all of them.
     last_tokens = set()
@@ -201,25 +176,24 @@ def _end(probed: _Probed) -> list[Finding]:
         if ids is not None:
             last_tokens.add(tuple(ids[-1:]))
     if len(last_tokens) != 1:
-        return [_finding(FindingKind.NO_END_TOKEN, LOOK)]
-    last = last_tokens.pop()[0]
-    tokenizer = probed.tokenizer
+        yield Finding(FindingKind.NO_END_TOKEN, LOOK)
+        return
+    last, tokenizer = last_tokens.pop()[0], probed.tokenizer
     known = control.control_tokens(tokenizer, probed.template).ids.values()
     if last not in known and last != tokenizer.eos_token_id:
-        token = tokenizer.convert_ids_to_tokens(last)
-        return [_finding(FindingKind.END_IS_PLAIN, FINE, token=token)]
-    return []
+        numbers = {"token": tokenizer.convert_ids_to_tokens(last)}
+        yield Finding(FindingKind.END_IS_PLAIN, FINE, numbers=numbers)
 
 
-def _padding(probed: _Probed, settled: bool) -> list[Finding]:
+def _padding(probed: _Probed) -> Iterator[Finding]:
     """Pad = EOS does harm where a conversation ends with it (`smorm.text.tokenizers`)."""
     tokenizer = probed.tokenizer
-    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token
+    pad, numbers = tokenizer.pad_token_id, {"token": tokenizer.eos_token}
     if pad is None or pad != tokenizer.eos_token_id:
-        return []
-    ids = probed.ids(_SHORT)
-    if not ids or ids[-1] != pad:
-        return [_finding(FindingKind.PAD_IS_EOS, FINE, "harmless", token=eos)]
-    replacement = find_pad_token(tokenizer, probed.template) or NEW_PAD_TOKEN
-    severity, case = (LOOK, "replaced") if settled else (MUST_FIX, "harmful")
-    return [_finding(FindingKind.PAD_IS_EOS, severity, case, token=eos, replacement=replacement)]
+        return
+    ids, severity, case = probed.ids(_SHORT), FINE, "harmless"
+    if ids and ids[-1] == pad:
+        severity, case = (LOOK, "replaced") if probed.pad_is_settled else (MUST_FIX, "harmful")
+        replacement = find_pad_token(tokenizer, probed.template)
+        numbers["replacement"] = replacement or NEW_PAD_TOKEN
+    yield Finding(FindingKind.PAD_IS_EOS, severity, numbers=numbers, case=case)

@@ -147,6 +147,7 @@ class Census:
 
     counts: dict[Reason, dict[str, int]] = field(default_factory=dict)
     examples: dict[Reason, list[str]] = field(default_factory=dict)
+    most_examples: int = NUM_EXAMPLES  # places of one reason
 
     def add(self, kind: StrEnum, where: str = "", count: int = 1, detail: str = "") -> None:
         """Count `count` more of `kind`, seen at `where`."""
@@ -231,4 +232,4 @@ class Census:
 
     def _remember(self, reason: Reason, examples: list[str]) -> None:
         remembered = self.examples.setdefault(reason, [])
-        remembered.extend(examples[: NUM_EXAMPLES - len(remembered)])
+        remembered.extend(examples[: self.most_examples - len(remembered)])
