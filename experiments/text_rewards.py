@@ -34,8 +34,7 @@ from smorm.scoring.scorer import Scored
 from smorm.stress.config import StressConfig
 from smorm.stress.pools import read_pools
 from smorm.stress.proxies import ProxyReward
-from smorm.stress.run import push, run_stress
-from smorm.stress.sets import PromptSet, read_sets
+from smorm.stress.run import PromptSet, push, read_sets, run_stress
 from smorm.text.chat import Renderer
 from smorm.text.tokenizers import load_tokenizer
 

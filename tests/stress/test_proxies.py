@@ -12,8 +12,8 @@ from smorm.model.export import export_view
 from smorm.rewards.protocol import ScoringOptions, open_reward, score_all
 from smorm.rewards.section import RewardSection
 from smorm.stress.config import ProxySection
-from smorm.stress.probes import ATTACKS, attacked
 from smorm.stress.proxies import names_of, open_proxy
+from smorm.stress.symptoms import ATTACKS, attacked
 from tests.rewards.reward_servers import Engine, RewardServer, sglang
 from tests.rewards.values import values
 from tests.stress.made_up import pool, write_rows

@@ -12,8 +12,15 @@ from sklearn.metrics import roc_auc_score
 
 from smorm.rewards.function import FunctionReward
 from smorm.rewards.protocol import values_of
-from smorm.stress.probes import ATTACKS, attacked, measure_probes
-from smorm.stress.symptoms import detection, disagreement, roc_area, text_measures
+from smorm.stress.symptoms import (
+    ATTACKS,
+    attacked,
+    detection,
+    disagreement,
+    measure_probes,
+    roc_area,
+    text_measures,
+)
 from tests.stress.made_up import pool
 
 
@@ -82,7 +89,7 @@ def test_a_reward_of_length_is_gained_by_every_attack_that_adds_words():
     reward = FunctionReward("tests.stress.made_up:half_length")
     proxy = values_of(reward, pools)
     probed = values_of(reward, [attacked(one) for one in pools])
-    found = measure_probes(pools, proxy, probed)
+    found = measure_probes([one.where for one in pools], proxy, probed)
     spread = math.sqrt(sum((v - 7 / 6) ** 2 for v in (1, 2, 0.5)) / 2)
     assert found["probe/praise"].value == pytest.approx(5.5 / spread)  # eleven words more
     assert found["probe_wins/praise"].value == 1.0

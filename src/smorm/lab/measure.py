@@ -2,7 +2,7 @@
 Shapes: `M` answers of a set."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -30,8 +30,8 @@ from smorm.rewards.ensemble import UNCHANGED, Rule, standard_of
 from smorm.rewards.field import TruthReward
 from smorm.rewards.protocol import values_of
 from smorm.stress.curves import ScoredPools, measure
-from smorm.stress.pools import prompt_label, read_pools
-from smorm.stress.symptoms import detection, disagreement, text_measures
+from smorm.stress.pools import read_pools
+from smorm.stress.symptoms import disagreement, text_measures
 from smorm.world import ATTRIBUTES
 
 _LOGGED = ("step", "loss", "accuracy", "mse", "gradient_norm")
@@ -151,7 +151,6 @@ class Run:
 
     def _of_pools(self, regime: str, path: Path) -> Iterator[Result]:
         pools = read_pools(Source(path), Census())
-        prompts = list(map(prompt_label, pools))
         # Once for all systems: gold and texts are the pools', only the proxy is a system's.
         gold = values_of(TruthReward(self.artifacts.config.world.facts), pools)
         texts = [text_measures(pool.texts) for pool in pools]
@@ -160,14 +159,14 @@ class Run:
         sizes = self.artifacts.config.sizes
         for name, system in self.systems.items():
             proxy = np.split(self.values(system, f"pools/{regime}"), ends)
-            measurement, points = measure(ScoredPools(pools, proxy, gold, texts, sizes))
-            metrics = dict(measurement.metrics)
-            rows = self.rows[system.arms[0]][f"pools/{regime}"]
+            rows, signal = self.rows[system.arms[0]][f"pools/{regime}"], None
             # Two heads of one model can disagree; those of two models are no symptom.
             if len(system.arms) == 1 and "preference" in rows.names and _rated_rows(rows):
-                first, second = np.split(rows.view("F"), ends), np.split(rows.view("L"), ends)
-                metrics |= detection(disagreement(first, second), proxy, gold, sizes, prompts)
-            measurement = Measurement(metrics, (*measurement.notes, *notes))
+                heads = np.split(rows.view("F"), ends), np.split(rows.view("L"), ends)
+                signal = disagreement(*heads)
+            scored = ScoredPools(pools, proxy, gold, texts, sizes, disagreement=signal)
+            measurement, points = measure(scored)
+            measurement = replace(measurement, notes=notes)
             label = label_of(name, system)
             yield self._result("stress", f"best-of-n/{regime}", label, measurement, points)
 

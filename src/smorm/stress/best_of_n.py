@@ -1,12 +1,9 @@
 """Best-of-n over a pool of answers, in closed form.
 
 Best-of-n draws n answers and keeps the one that the proxy scores highest. From a pool of N answers
-its expectation over all subsets of size n needs no drawing: an answer is the pick when it is in the
-subset and nothing better is. The estimate is unbiased for every n up to N, and uses all N answers
-at every n; taking only the first n of them is unbiased too, and far noisier.
-
-Source: the estimator of Nakano et al. (2021, WebGPT) and Gao et al. (2023), equation 4, with ties
-shared.
+its expectation over all subsets of size n needs no drawing. It is unbiased for every n up to N;
+taking only the first n answers is unbiased too, and far noisier. Source: the estimator of Nakano et
+al. (2021, WebGPT) and Gao et al. (2023), equation 4, with ties shared.
 
 Shapes: `N` answers of a pool, `C` sizes n."""
 
@@ -25,11 +22,7 @@ def pick_probabilities(proxy: Floats, sizes: Sequence[int]) -> Floats:
 
     With `b` answers at or below a score and `a` below it, the pick has that score with probability
     (C(b, n) - C(a, n)) / C(N, n); answers that share a score share it equally. Only the order of
-    scores counts, so that no increasing function of a proxy changes it.
-
-    Args:
-        proxy: scores of the pool [N], in any order.
-        sizes: sizes n, each 1 to N.
+    scores [N] counts, so that no increasing function of a proxy changes it.
 
     Raises:
         DataError: a score is NaN or infinite, or there is none.
@@ -67,23 +60,18 @@ def kl_of(size: int) -> float:
 
 def doubling_sizes(largest: int) -> tuple[int, ...]:
     """1, 2, 4, ... and the largest."""
-    sizes = [1]
-    while sizes[-1] * 2 < largest:
-        sizes.append(sizes[-1] * 2)
-    if largest > 1:
-        sizes.append(largest)
-    return tuple(sizes)
+    # All powers below the largest: as many as n - 1 has binary digits.
+    exponents = range((largest - 1).bit_length())
+    return (*(2**exponent for exponent in exponents), largest)
 
 
 def law_weights(sizes: Sequence[int]) -> Floats:
     """The weights that make α and β of d (α - β d) by least squares of a curve of gold [2, C].
 
-    d = sqrt(KL), and the law is about the gain over n = 1 (Gao et al. 2023, best-of-n). Both are
-    linear in the curve, so that an interval and a paired difference of them are those of means.
-
-    Raises:
-        ConfigError: fewer than two sizes above 1, or none of them 1: there is nothing to fit."""
-    distances = np.sqrt([max(kl_of(size), 0.0) for size in sizes])
+    d = sqrt(KL), and the law is about the gain over n = 1 (Gao et al. 2023, best-of-n). ConfigError
+    with fewer than two sizes above 1, or none of them 1: there is nothing to fit."""
+    # Linear in the curve: an interval and a paired difference of α and β are those of means.
+    distances = np.sqrt(np.maximum(list(map(kl_of, sizes)), 0.0))
     later = distances > 0
     if later.sum() < 2 or 1 not in sizes:
         raise ConfigError("the law needs n = 1 and two larger n")
@@ -117,11 +105,8 @@ def area_weights(sizes: Sequence[int]) -> Floats:
 
 
 def spread_within(what: str, values: Sequence[Floats]) -> float:
-    """Standard deviation of scores around the mean of their pool, over all pools.
-
-    Raises:
-        DataError: every pool has one value throughout: nothing can be chosen by such a score; or
-            values so large that their squares are infinite."""
+    """Standard deviation of scores around the mean of their pool, over all pools; DataError where
+    every pool has one value throughout, or values are so large that their squares are infinite."""
     residuals = np.concatenate([scores - scores.mean() for scores in values])
     # A mean is estimated for each pool: pools of few answers would else make it too small.
     dof = len(residuals) - len(values)
@@ -130,7 +115,7 @@ def spread_within(what: str, values: Sequence[Floats]) -> float:
     if not math.isfinite(std):
         raise DataError(f"{what}: scores too large to be measured: divide them by a constant")
     # Equal scores leave residuals of rounding, relative to their size.
-    if std <= 1e-12 * max(float(np.abs(scores).max()) for scores in values):
+    if std <= 1e-12 * float(np.abs(np.concatenate(values)).max()):
         raise DataError(
             f"{what}: all answers of every pool have the same score: it chooses nothing"
         )

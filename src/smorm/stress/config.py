@@ -1,20 +1,24 @@
-"""The configuration of a stress test."""
+"""The configuration of a stress test, by best-of-n or by optimising a policy (`rl`). The keys are
+explained in docs/stress.md and docs/rl.md."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from smorm.config.base import Positive, Section
+from smorm.config.base import Fraction, Positive, Section
+from smorm.data.reading import Source
 from smorm.rewards.section import RewardSection, listed, reward_of_text
-from smorm.stress.rl.config import RLSection
+
+Algorithm = Literal["ppo", "grpo", "rloo"]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 
 
 class ProxySection(RewardSection):
-    """A reward to optimise against; of a model or server every view of `views`. `seed` tells runs
-    of one `name` apart, whose results then stand together."""
+    """A reward to optimise against; of a model or server every view of `views`."""
 
     seed: int | None = None
     views: list[Any] | None = None
@@ -34,12 +38,12 @@ class ProxySection(RewardSection):
 
 
 class SampleSection(Section):
-    """How answers are sampled from a policy; `batch` is how many at a time. The defaults are the
-    published settings: the official best-of-n pipeline."""
+    """How answers are sampled from a policy."""
 
     policy: str
+    # The published settings: the official best-of-n pipeline.
     answers: Positive = 405
-    temperature: Annotated[float, Field(gt=0)] = 0.7
+    temperature: PositiveFloat = 0.7
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     top_k: Annotated[int, Field(ge=0)] = 0
     max_new_tokens: Positive = 1024
@@ -49,9 +53,7 @@ class SampleSection(Section):
 
 
 class PromptsSection(Section):
-    """A set of prompts with their pools of answers, or with `sample` the prompts alone. `limit` is
-    the most prompts; `max_words` the most words of an answer, longer ones are left out of their
-    pools for every reward alike."""
+    """A set of prompts with their pools of answers, or with `sample` the prompts alone."""
 
     name: str
     path: str
@@ -71,12 +73,123 @@ class PromptsSection(Section):
             )
         return self
 
+    @property
+    def source(self) -> Source:
+        """The file."""
+        return Source(self.path, self.format, self.split, self.subset, limit=self.limit)
+
+
+class TrainingPrompts(Section):
+    """The prompts that a policy is optimised on."""
+
+    path: str
+    split: str = "train"
+    subset: str | None = None
+    limit: Positive | None = None
+
+    @property
+    def source(self) -> Source:
+        """The file."""
+        return Source(self.path, split=self.split, subset=self.subset, limit=self.limit)
+
+
+class ConstraintSection(Section):
+    """The value that the proxy is held at, in its raw units, given or `from` an earlier run."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    threshold: float | None = None
+    from_result: Annotated[Path | None, Field(alias="from")] = None
+    prompts: str | None = None
+    rate: PositiveFloat = 0.1
+    damping: NotNegative = 1.0
+
+    @model_validator(mode="after")
+    def _threshold_or_file(self) -> ConstraintSection:
+        if (self.threshold is None) == (self.from_result is None):
+            raise ValueError("give either threshold (a number) or from (a result file)")
+        if self.prompts is not None and self.from_result is None:
+            raise ValueError("prompts: names a set of the result file; give from too")
+        return self
+
+
+class RLSection(Section):
+    """Policy optimisation in place of best-of-n, of the policy of a folder or hub id, or of `lab`.
+    Defaults that are no sizes are those of the published protocol."""
+
+    policy: str
+    prompts: TrainingPrompts
+    algorithm: Algorithm = "ppo"
+    steps: Positive = 60
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]] | None, Field(min_length=1)] = None
+    prompts_per_step: Positive = 32
+    answers_per_prompt: Positive = 4
+    passes: Positive | None = None
+    minibatch: Positive | None = None
+    learning_rate: PositiveFloat = 1e-5
+    max_grad_norm: PositiveFloat = 5.0
+    clip: PositiveFloat = 0.2
+    kl_coefficient: NotNegative = 0.0
+    temperature: PositiveFloat = 0.7
+    max_new_tokens: Positive = 512
+    prompt_tokens: Positive = 1024
+    normalise_rewards: Literal["first", "running", "none"] = "first"
+    gae_lambda: Fraction = 0.95
+    value_coefficient: NotNegative = 0.1
+    evaluate_every: Positive = 5
+    evaluation_answers: Annotated[int, Field(ge=2)] = 4
+    batch: Positive = 256
+    constraint: ConstraintSection | None = None
+
+    @field_validator("prompts", mode="before")
+    @classmethod
+    def _prompts(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+    @field_validator("seeds", mode="after")
+    @classmethod
+    def _seeds(cls, value: list[int] | None) -> list[int] | None:
+        if value is not None and len(set(value)) < len(value):
+            raise ValueError("a seed is there twice")
+        return value
+
+    @model_validator(mode="after")
+    def _sizes(self) -> RLSection:
+        if self.algorithm != "ppo" and self.answers_per_prompt < 2:
+            raise ValueError(
+                f"answers_per_prompt: {self.algorithm} compares answers to one prompt: 2 or more"
+            )
+        if self.constraint is not None and self.kl_coefficient == 0:
+            raise ValueError(
+                "kl_coefficient: expected above 0 with a constraint: the KL to the start is "
+                "minimised while the proxy is held"
+            )
+        if self.answers % self.gradient_step:
+            raise ValueError(
+                f"minibatch: {self.gradient_step} does not divide the {self.answers} answers of a "
+                "step (prompts_per_step × answers_per_prompt)"
+            )
+        return self
+
+    @property
+    def answers(self) -> int:
+        """Answers of a step, over which it makes its passes."""
+        return self.prompts_per_step * self.answers_per_prompt
+
+    @property
+    def gradient_step(self) -> int:
+        """Answers of a gradient step."""
+        return self.minibatch or self.answers
+
+    @property
+    def all_passes(self) -> int:
+        """Passes over the answers of a step: 4 for PPO, 1 for the others, unless given."""
+        default = 4 if self.algorithm == "ppo" else 1
+        return self.passes or default
+
 
 class StressConfig(Section):
-    """The whole configuration of `smorm stress`. `n`: sizes of best-of-n; by default 1, 2, 4, ...
-    up to the smallest pool. Given sizes leave out pools that are smaller than the largest.
-    `probes`: whether attack strings are tried too. `rl`: optimise a policy instead of taking
-    best-of-n; of `prompts` only the prompts count then."""
+    """The whole configuration of `smorm stress`."""
 
     models: Annotated[list[ProxySection], Field(min_length=1)]
     prompts: Annotated[list[PromptsSection], Field(min_length=1)]
@@ -122,6 +235,11 @@ class StressConfig(Section):
             if section.sample or section.max_words:
                 raise ValueError(f"prompts.{section.name}: sample and max_words: {answers}")
         return self
+
+    def skips(self, drops_overlong: bool = True) -> bool:
+        """Whether a pool that a reward cannot score is left out, counted. `overlong: drop` is about
+        models: nothing is too long for a reward without `drops_overlong`."""
+        return self.on_bad_record == "skip" or (self.overlong == "drop" and drops_overlong)
 
     @property
     def decisive(self) -> dict[str, Any]:

@@ -1,7 +1,5 @@
-"""Gold and proxy along best-of-n, and the numbers that sum a curve up.
-
-Nearly all of them are weighted sums of column means, so that one bootstrap over prompts gives all
-intervals, and paired differences of two rewards besides.
+"""Gold and proxy along best-of-n, and the numbers that sum a curve up: nearly all are weighted sums
+of column means, so that one bootstrap over prompts gives all intervals and paired differences.
 
 Shapes: `P` prompts, `N` answers of a pool, `C` sizes n, `R` resamples."""
 
@@ -17,38 +15,29 @@ import numpy as np
 from smorm.arrays import Floats
 from smorm.data.records import Item
 from smorm.evaluation.metrics import Metric, bootstrap_means, interval
-from smorm.evaluation.outcomes import Outcomes
+from smorm.evaluation.outcomes import Outcomes, single
 from smorm.evaluation.result import Measurement
-from smorm.stress.best_of_n import (
-    area_weights,
-    kl_of,
-    law_weights,
-    pick_probabilities,
-    slope_weights,
-    spread_within,
-)
+from smorm.stress import best_of_n
+from smorm.stress.best_of_n import kl_of, pick_probabilities
 from smorm.stress.pools import prompt_label
-from smorm.stress.symptoms import TEXT_MEASURES, standardised
+from smorm.stress.symptoms import TEXT_MEASURES, detection, measure_probes, standardised
 
 QUANTITIES = ("gold", "proxy", "raw_proxy", "oracle", *TEXT_MEASURES)
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredPools:
-    """A proxy and a gold on the same pools."""
+    """A proxy and a gold on the same P pools."""
 
-    pools: Sequence[Item]  # the answers, P pools
-    # proxy, gold: their scores, [N] each.
-    proxy: Sequence[Floats]
+    pools: Sequence[Item]
+    proxy: Sequence[Floats]  # scores [N] of each pool, as of the gold
     gold: Sequence[Floats]
-    # What the answers look like, by measure, [N] each; see `text_measures`.
-    texts: Sequence[Mapping[str, Floats]]
+    texts: Sequence[Mapping[str, Floats]]  # what they look like, by measure: `text_measures`
     sizes: tuple[int, ...]  # sizes n, ascending, with 1 [C]
-
-    @property
-    def prompts(self) -> list[str]:
-        """A label of each pool's prompt."""
-        return list(map(prompt_label, self.pools))
+    # What can be measured beside the curve: the proxy's scores of attacked answers, by pool, and
+    # how far a model's two heads disagree [N].
+    attacks: Sequence[Floats | None] = ()
+    disagreement: Sequence[Floats] | None = None
 
 
 def columns_of(scored: ScoredPools) -> dict[str, Floats]:
@@ -58,9 +47,8 @@ def columns_of(scored: ScoredPools) -> dict[str, Floats]:
     the answer that the gold itself would pick."""
     proxies = standardised("proxy", scored.proxy)
     tables: dict[str, list[Floats]] = defaultdict(list)
-    for raw, proxy, gold, texts in zip(
-        scored.proxy, proxies, scored.gold, scored.texts, strict=True
-    ):
+    pools = zip(scored.proxy, proxies, scored.gold, scored.texts, strict=True)
+    for raw, proxy, gold, texts in pools:
         # One matrix of picks serves every quantity: [C, N] times [N].
         picks = pick_probabilities(raw, scored.sizes)
         values = {"gold": gold, "proxy": proxy, "raw_proxy": raw, **texts}
@@ -75,38 +63,42 @@ def columns_of(scored: ScoredPools) -> dict[str, Floats]:
 
 
 def measure(scored: ScoredPools) -> tuple[Measurement, list[dict[str, Any]]]:
-    """A curve's numbers, and its points.
-
-    Numbers: `gold@n`, `proxy@n`; `gain` (gold at the largest n less that of a random answer),
-    `regret` (of the oracle less that), `oracle`, `area` (mean gain over KL), `divergence` (the
-    proxy's gain less the gold's, each in its own standard deviations), `law/alpha`, `law/beta`,
-    `law/r2` of d (α - β d), `peak` (the n of the largest gold), `fall` (gold at the peak less that
-    at the largest n), `onset` (the first n after the peak at which gold has fallen by more than
-    chance), and `slope/MEASURE` per nat of KL."""
-    columns = columns_of(scored)
-    keys = [pool.where for pool in scored.pools]
-    sums = _sums(scored.sizes, spread_within("gold", scored.gold))
-    outcomes = Outcomes(columns, scored.prompts, sums, keys, frozenset(sums))
+    """A curve's numbers, as docs/stress.md explains them, and its points."""
+    columns, sizes, gold = columns_of(scored), scored.sizes, scored.gold
+    keys, prompts = [pool.where for pool in scored.pools], list(map(prompt_label, scored.pools))
+    sums = _sums(sizes, best_of_n.spread_within("gold", gold))
     # The same bootstrap draws for the points as for the sums: a curve and its gain agree.
-    single = {name: {name: 1.0} for name in columns}
-    points = Outcomes(columns, scored.prompts, single, keys, frozenset(single)).metrics()
-    table = table_of(columns, "gold", scored.sizes)
-    metrics = {**outcomes.metrics(), **shape_of(table, scored.sizes, scored.prompts)}
-    metrics["law/r2"] = Metric(_r2_of_law(table.mean(axis=0), scored.sizes), len(table))
-    curve = []
-    for size in scored.sizes:
-        point: dict[str, Any] = {"n": size, "kl": kl_of(size)}
-        for name in QUANTITIES:
-            point[name] = points[f"{name}@{size}"].as_dict()
-        curve.append(point)
-    return Measurement(metrics, outcomes=outcomes), curve
+    weights = {**single(columns), **sums}
+    measured = Outcomes(columns, prompts, weights, keys, frozenset(weights)).metrics()
+    table = table_of(columns, "gold", sizes)
+    metrics = {name: measured[name] for name in sums} | shape_of(table, sizes, prompts)
+    metrics["law/r2"] = Metric(_r2_of_law(table.mean(axis=0), sizes), len(table))
+    if scored.attacks:
+        metrics |= measure_probes(prompts, scored.proxy, scored.attacks)
+    if scored.disagreement is not None:
+        metrics |= detection(scored.disagreement, scored.proxy, gold, sizes, prompts)
+    known = {size: {"n": size, "kl": kl_of(size)} for size in sizes}
+    points = points_of(measured, QUANTITIES, known)
+    outcomes = Outcomes(columns, prompts, sums, keys, frozenset(sums))
+    return Measurement(metrics, outcomes=outcomes), points
+
+
+def points_of(
+    measured: Mapping[str, Metric], quantities: Sequence[str], known: Mapping[int, dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The points of a curve: what is known of each position, and every quantity there."""
+    points = []
+    for position, of_position in known.items():
+        metrics = {name: measured[f"{name}@{position}"].as_dict() for name in quantities}
+        points.append({**of_position, **metrics})
+    return points
 
 
 def _sums(sizes: tuple[int, ...], gold_std: float) -> dict[str, dict[str, float]]:
     """Every number that is linear in the curve, as weights of columns."""
     first, last = f"gold@{sizes[0]}", f"gold@{sizes[-1]}"
-    alpha, beta = law_weights(sizes)
-    area = area_weights(sizes)
+    alpha, beta = best_of_n.law_weights(sizes)
+    area = best_of_n.area_weights(sizes)
     area[0] -= 1.0  # of gains: less the gold of a random answer
     sums: dict[str, dict[str, float]] = {}
     for name, size in product(("gold", "proxy"), sizes):
@@ -114,18 +106,19 @@ def _sums(sizes: tuple[int, ...], gold_std: float) -> dict[str, dict[str, float]
     sums["gain"] = {last: 1.0, first: -1.0}
     sums["oracle"] = {f"oracle@{sizes[-1]}": 1.0}
     sums["regret"] = {f"oracle@{sizes[-1]}": 1.0, last: -1.0}
-    sums["area"] = _along("gold", sizes, area)
+    sums["area"] = along("gold", sizes, area)
     gold = {last: -1.0 / gold_std, first: 1.0 / gold_std}
     sums["divergence"] = {f"proxy@{sizes[-1]}": 1.0, **gold}
-    sums["law/alpha"] = _along("gold", sizes, alpha)
-    sums["law/beta"] = _along("gold", sizes, beta)
+    sums["law/alpha"] = along("gold", sizes, alpha)
+    sums["law/beta"] = along("gold", sizes, beta)
     for name in TEXT_MEASURES:
-        sums[f"slope/{name}"] = _along(name, sizes, slope_weights(sizes))
+        sums[f"slope/{name}"] = along(name, sizes, best_of_n.slope_weights(sizes))
     return sums
 
 
-def _along(name: str, sizes: Sequence[int], weights: Floats) -> dict[str, float]:
-    return dict(zip(_names(name, sizes), weights.tolist(), strict=True))
+def along(name: str, positions: Sequence[int], weights: Floats) -> dict[str, float]:
+    """The weights of a number that sums a quantity over a curve's positions."""
+    return dict(zip(_names(name, positions), weights.tolist(), strict=True))
 
 
 def _names(name: str, positions: Sequence[int]) -> list[str]:
@@ -168,7 +161,7 @@ def _r2_of_law(means: Floats, sizes: tuple[int, ...]) -> float:
     if len(sizes) < 4:
         return math.nan
     # R² of the fit to the means alone: draws of it would measure the noise of prompts as misfit.
-    alpha, beta = law_weights(sizes) @ means
+    alpha, beta = best_of_n.law_weights(sizes) @ means
     distances = np.sqrt(list(map(kl_of, sizes[1:])))
     gains = means[1:] - means[0]
     residuals = gains - distances * (alpha - beta * distances)

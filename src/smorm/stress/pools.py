@@ -1,8 +1,5 @@
-"""Pools of answers to one prompt, with what their file says of each answer beside its text.
-
-Accepted are `{prompt, responses: [...]}` (texts, message lists, or objects with a `response` and
-any other fields, such as `gold`), `{prompt, response, ...}` lines of which those with one prompt
-make one pool, and pairs, which are pools of two. A pool is an `Item` with its `fields`."""
+"""Pools of answers to one prompt, each an `Item` with what its file says of each answer beside its
+text (`fields`). docs/stress.md has the accepted rows; pairs are pools of two."""
 
 import hashlib
 from collections.abc import Iterator, Sequence

@@ -12,7 +12,7 @@ from smorm.errors import ConfigError
 from smorm.rewards.cache import CachedReward
 from smorm.rewards.model import ModelReward
 from smorm.rewards.protocol import Reward, RewardView, ScoringOptions, open_reward
-from smorm.rewards.section import REWARDS, RewardSection, display_names
+from smorm.rewards.section import RewardSection, display_names
 from smorm.scoring.scorer import Scored
 from smorm.stress.config import ProxySection
 from smorm.text.limits import Unscored
@@ -52,23 +52,17 @@ def provenance_of(reward: Reward, view: RewardView) -> dict[str, Any]:
 def names_of(sections: Sequence[ProxySection]) -> list[str]:
     """A name for each entry: its own, else its place's."""
     names = display_names([section.place for section in sections])
+    runs: Counter[tuple[str, int | None]] = Counter()
     for index, section in enumerate(sections):
         names[index] = section.name or names[index]
-    seeds = [section.seed for section in sections]
-    for (name, _), count in Counter(zip(names, seeds, strict=True)).items():
+        runs[names[index], section.seed] += 1
+    for (name, _), count in runs.items():
         if count > 1:
             raise ConfigError(
                 f"models: {name} is there twice: give each its own name, or a seed where they are "
                 "runs of one method"
             )
     return names
-
-
-def find_all(sections: Sequence[ProxySection]) -> None:
-    """Look for every folder, function and view, before anything that takes long."""
-    for section in sections:
-        for view in section.views or [section.view]:
-            REWARDS[section.kind].find(section.model_copy(update={"view": view}))
 
 
 def open_proxy(section: ProxySection, name: str, options: ScoringOptions) -> ProxyReward:

@@ -1,16 +1,11 @@
-"""Pairs labelled anew by a gold reward: the first step of every over-optimisation protocol.
-
-A proxy is trained on labels of the gold, so that what it is pushed against is known (Gao et al.
-2023). Without noise the answer with the larger gold is chosen; with a temperature T the label is
-drawn by Bradley–Terry: P(a chosen) = 1 / (1 + exp(−(gold_a − gold_b) / T)).
-
-The draw is a function of the seed and of the pair's texts, whichever side they stand on: neither
-the old label, nor the order of the file, nor the other pairs have an influence."""
+"""Pairs labelled anew by a gold reward: the first step of every over-optimisation protocol (Gao et
+al. 2023). Without noise the answer with the larger gold is chosen; with a temperature T the label
+is drawn by Bradley–Terry: P(a chosen) = 1 / (1 + exp(−(gold_a − gold_b) / T))."""
 
 import itertools
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -47,56 +42,43 @@ class RelabelReport:
 
 
 def relabel_file(
-    source: Source,
-    gold: Reward,
-    output: Path,
-    *,
-    temperature: float | None = None,
-    seed: int = 0,
-    ties: Ties = "drop",
-    on_bad_record: OnBad = "stop",
-    skip_unscored: bool = False,
-) -> RelabelReport:
-    """Write the pairs of a file with the labels of a gold, in their order.
-
-    A row keeps all its fields. Where its label changes, `chosen` and `rejected` are exchanged, and
-    so are all fields named after the sides (`chosen_model`, `score_chosen`, under `meta` too);
-    `margin`, the strength of the old label, is taken out. `gold_chosen`, `gold_rejected` and
-    `swapped` are added.
+    source: Source, gold: Reward, output: Path, *,
+    temperature: float | None = None, seed: int = 0, ties: Ties = "drop",
+    on_bad_record: OnBad = "stop", skip_unscored: bool = False,
+) -> RelabelReport:  # fmt: skip
+    """Write the pairs of a file with the labels of a gold, in their order. A row keeps all its
+    fields; those named after a side go with it, and `gold_chosen`, `gold_rejected` and `swapped`
+    are added.
 
     Args:
         temperature: of Bradley–Terry noise, in units of the gold; None for no noise.
-        seed: of the noise.
+        ties: whether pairs of equal gold are left out; with noise they are a toss of a coin.
         skip_unscored: leave out, counted, what has no gold, as `skip` does too.
-        ties: whether pairs of equal gold are left out or keep their label; with noise they are a
-            toss of a coin like any other pair.
 
     Raises:
         ConfigError: a temperature that is not above 0, or an output that is a folder.
         DataError: a row that is not a pair with `chosen` and `rejected`, or has no gold (under
-            `stop`), or no pair at all.
-        OutputError: the output could not be written."""
+            `stop`), or no pair at all."""
     if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
         raise ConfigError(f"temperature {temperature:g}: expected a number above 0")
     report = RelabelReport()
     skip = skip_unscored or on_bad_record == "skip"
     drop_ties = ties == "drop" and temperature is None
     with files.atomic_file(output) as stream:
-        rows = _pairs(source, report.census, on_bad_record)
-        while chunk := list(itertools.islice(rows, CHUNK)):
-            for row, pair, scores in _with_gold(chunk, gold, report.census, skip):
-                # Only exact ties: how near is near is the temperature's question.
-                tied = bool(scores[0] == scores[1])
-                report.ties += tied
-                if tied and drop_ties:
-                    continue
-                swap = _swaps(pair, scores, temperature, seed)
-                report.pairs += 1
-                report.swapped += swap
-                report.overturned += not tied and swap != bool(scores[0] < scores[1])
-                if swap and row.get("margin") is not None:
-                    report.census.add(DropReason.SWAPPED_MARGIN, pair.where)
-                stream.write(orjson.dumps(_relabelled(row, scores, swap)) + b"\n")
+        pairs = _pairs(source, report.census, on_bad_record)
+        for row, pair, scores in _with_gold(pairs, gold, report.census, skip):
+            # Only exact ties: how near is near is the temperature's question.
+            tied = bool(scores[0] == scores[1])
+            report.ties += tied
+            if tied and drop_ties:
+                continue
+            swap = _swaps(pair, scores, temperature, seed)
+            report.pairs += 1
+            report.swapped += swap
+            report.overturned += not tied and swap != bool(scores[0] < scores[1])
+            if swap and row.get("margin") is not None:
+                report.census.add(DropReason.SWAPPED_MARGIN, pair.where)
+            stream.write(orjson.dumps(_relabelled(row, scores, swap)) + b"\n")
         if not report.pairs:
             counted = report.census.lines()
             if report.ties:
@@ -109,7 +91,7 @@ def relabel_file(
 def _pairs(source: Source, census: Census, on_bad_record: OnBad) -> Iterator[_Pair]:
     for where, row, records in usable_rows(source, census, on_bad_record):
         for record in records:
-            if not isinstance(record, Preference) or any(side not in row for side in SIDES):
+            if not isinstance(record, Preference) or not row.keys() >= set(SIDES):
                 raise DataError(
                     f"{where}: row: not a pair with the fields chosen and rejected: only such rows "
                     "can be relabelled"
@@ -118,20 +100,20 @@ def _pairs(source: Source, census: Census, on_bad_record: OnBad) -> Iterator[_Pa
 
 
 def _with_gold(
-    chunk: Sequence[_Pair], gold: Reward, census: Census, skip: bool
+    pairs: Iterator[_Pair], gold: Reward, census: Census, skip: bool
 ) -> Iterator[tuple[Row, Preference, Floats]]:
     """The pairs that have gold, with it: of chosen, rejected."""
-    read = gold.view().read
-    items = [pair.item for _, pair in chunk]
-    reason = DropReason.NO_REWARD
-    results = score_all(gold, items, census, skip=skip, reason=reason, what="gold")
-    for (row, pair), result in zip(chunk, results, strict=True):
-        if result is not None:
-            yield row, pair, read(result.rows)
+    read, reason = gold.view().read, DropReason.NO_REWARD
+    while chunk := list(itertools.islice(pairs, CHUNK)):
+        items = [pair.item for _, pair in chunk]
+        results = score_all(gold, items, census, skip=skip, reason=reason, what="gold")
+        for (row, pair), result in zip(chunk, results, strict=True):
+            if result is not None:
+                yield row, pair, read(result.rows)
 
 
 def _swaps(pair: Preference, scores: Floats, temperature: float | None, seed: int) -> bool:
-    """Whether the label of a pair changes."""
+    """Whether the label of a pair changes: a function of the seed and the pair's texts."""
     if temperature is None:
         return bool(scores[0] < scores[1])
     chosen, rejected = prompt_key(pair.chosen), prompt_key(pair.rejected)

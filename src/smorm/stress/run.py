@@ -1,28 +1,46 @@
 """A stress test from its configuration to results: one for each reward, view and set of prompts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import compress
 from typing import Any
 
 from smorm.arrays import Floats
 from smorm.data.census import Census, DropReason
-from smorm.data.records import Item
+from smorm.data.reading import Source
+from smorm.data.records import Item, prompt_key
 from smorm.errors import DataError
-from smorm.evaluation.result import Measurement, Result, differences
+from smorm.evaluation.result import Result, differences
 from smorm.files import fingerprint
 from smorm.model.device import pick_device
 from smorm.model.store import versions
-from smorm.rewards.protocol import RewardView, ScoringOptions, score_all
+from smorm.rewards.cache import CachedReward
+from smorm.rewards.protocol import Reward, ScoringOptions, score_all
+from smorm.rewards.section import REWARDS
 from smorm.scoring.scorer import Scored
-from smorm.stress.best_of_n import doubling_sizes
-from smorm.stress.config import StressConfig
+from smorm.stress.best_of_n import doubling_sizes, spread_within
+from smorm.stress.config import PromptsSection, StressConfig
 from smorm.stress.curves import ScoredPools, measure
-from smorm.stress.probes import attacked, measure_probes
-from smorm.stress.proxies import ProxyReward, find_all, names_of, open_proxy, provenance_of
-from smorm.stress.sets import PromptSet, Tell, data_of, read_sets, skips
-from smorm.stress.symptoms import detection, disagreement
+from smorm.stress.pools import prompt_label, read_pools
+from smorm.stress.proxies import ProxyReward, names_of, open_gold, open_proxy, provenance_of
+from smorm.stress.sample import sample_file
+from smorm.stress.symptoms import attacked, disagreement, text_measures
 
 KIND = "stress"
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSet:
+    """A named set of pools."""
+
+    name: str
+    pools: list[Item]
+    gold: list[Floats]  # of each pool's answers [N]
+    texts: list[Mapping[str, Floats]]  # what they look like, by measure, [N] each
+    provenance: Mapping[str, Any]  # what the gold is
+    notes: tuple[str, ...]  # what was counted
 
 
 def run_stress(config: StressConfig, *, tell: Tell = lambda line: None) -> list[Result]:
@@ -30,7 +48,9 @@ def run_stress(config: StressConfig, *, tell: Tell = lambda line: None) -> list[
     then the paired differences to the first reward. `tell` gets a line about what begins."""
     names = names_of(config.models)
     # What is missing is told now, not after the first reward has scored for hours.
-    find_all(config.models)
+    for section in config.models:
+        for view in section.views or [section.view]:
+            REWARDS[section.kind].find(section.model_copy(update={"view": view}))
     pick_device(config.device)
     if config.rl is not None:
         from smorm.stress.rl.run import run_rl
@@ -51,13 +71,101 @@ def run_stress(config: StressConfig, *, tell: Tell = lambda line: None) -> list[
     return results + paired_by_seed(results)
 
 
+def read_sets(config: StressConfig, options: ScoringOptions, tell: Tell) -> list[PromptSet]:
+    """All sets of prompts with their gold."""
+    gold = open_gold(config.gold, options)
+    return [_read_set(section, gold, config, tell) for section in config.prompts]
+
+
+def _read_set(section: PromptsSection, gold: Reward, config: StressConfig, tell: Tell) -> PromptSet:
+    census = Census()
+    source = _source(section, config, census, tell)
+    # Every n needs a pool that is as large: smaller pools would change the prompts along the curve.
+    # A curve needs n = 1 and two larger n.
+    smallest = max(config.n or [3])
+    pools = []
+    for pool in read_pools(source, census, config.on_bad_record):
+        pool = _without_long(pool, section.max_words, census)
+        if len(pool) >= smallest:
+            pools.append(pool)
+        else:
+            census.add(DropReason.SMALL_POOL, pool.where, detail=str(smallest))
+    tell(f"gold of {section.name} by {config.gold.place}")
+    skip, reason = config.skips(gold.drops_overlong), DropReason.NO_REWARD
+    scored = score_all(gold, pools, census, skip=skip, reason=reason, what="gold")
+    pools = list(compress(pools, scored))
+    values = [gold.view().read(result.rows) for result in filter(None, scored)]
+    if not pools:
+        counted = "; ".join(census.lines())
+        raise DataError(f"{section.path}: prompts {section.name}: no pool is left: {counted}")
+    # A gold that chooses nothing is refused before anything is optimised.
+    spread_within(f"prompts {section.name}: gold", values)
+    notes = [_counts(list(map(len, pools))), *census.lines()]
+    if isinstance(gold, CachedReward):
+        notes.append(
+            f"gold: asked for {gold.requested:,} answers so far, {gold.reused:,} were known."
+        )
+    texts: list[Mapping[str, Floats]] = [text_measures(pool.texts) for pool in pools]
+    provenance = {"name": gold.name, **provenance_of(gold, gold.view())}
+    return PromptSet(section.name, pools, values, texts, provenance, tuple(notes))
+
+
+def _without_long(pool: Item, max_words: int | None, census: Census) -> Item:
+    """The pool without its answers of more words."""
+    if max_words is None:
+        return pool
+    short = [i for i, text in enumerate(pool.texts) if len(text.split()) <= max_words]
+    dropped = len(pool) - len(short)
+    if not dropped:
+        return pool
+    census.add(DropReason.LONG_ANSWER, pool.where, dropped, str(max_words))
+    return pool.only(short)
+
+
+def _source(section: PromptsSection, config: StressConfig, census: Census, tell: Tell) -> Source:
+    """Where the pools are; those that are to be sampled are written beside the output first."""
+    sample = section.sample
+    if sample is None:
+        return section.source
+    output = config.output.with_name(f"{config.output.stem}-{section.name}.pools.jsonl")
+    tell(f"sampling {sample.answers} answers to each prompt of {section.name} from {sample.policy}")
+    count = sample_file(section.source, sample, output, census, device=config.device)
+    # Written first: what was measured can be measured again without the policy.
+    census.add(DropReason.SAMPLED, count=count, detail=output.name)
+    return Source(output)
+
+
+def _counts(answers: Sequence[int]) -> str:
+    low, high = min(answers), max(answers)
+    sizes = str(low) if low == high else f"{low} to {high}"
+    if len(answers) == 1:
+        return f"1 prompt with {sizes} answers; intervals resample prompts, so that there is none."
+    return f"{len(answers)} prompts with {sizes} answers each; intervals resample prompts."
+
+
 def push(
     proxy: ProxyReward, prompts: PromptSet, sizes: tuple[int, ...], config: StressConfig
 ) -> list[Result]:
     """A result for each view of a reward on one set of prompts."""
-    answers = _score(proxy, prompts, config)
+    census, probe_census, reward = Census(), Census(), proxy.reward
+    score = partial(score_all, reward, reason=DropReason.NO_REWARD, what="score")
+    scored = score(prompts.pools, census=census, skip=config.skips(reward.drops_overlong))
+    rows = [result.rows for result in filter(None, scored)]
+    pools = list(compress(prompts.pools, scored))
+    gold, texts = list(compress(prompts.gold, scored)), list(compress(prompts.texts, scored))
+    if not pools:
+        raise DataError(f"prompts {prompts.name}: {proxy.name} scores no pool")
+    probed: list[Scored | None] = []
+    # A field or a file has no number for an answer that was changed.
+    if config.probes and reward.reads_text:
+        probed = score(list(map(attacked, pools)), census=probe_census, skip=True)
+    signal = _disagreement(proxy, rows, census)
+    # A table has other rewards beside this one: its name is in every note.
+    notes = [f"{proxy.name}: {line}" for line in census.lines()]
+    notes += [f"{proxy.name}: probes: {line}" for line in probe_census.lines()]
+    texts_of_pools = [[prompt_label(pool), *map(prompt_key, pool.responses)] for pool in pools]
     provenance: dict[str, Any] = {
-        "data": data_of(answers.pools),
+        "data": fingerprint(texts_of_pools),
         "gold": dict(prompts.provenance),
         "config": fingerprint(config.decisive),
         "versions": versions(),
@@ -66,86 +174,36 @@ def push(
         provenance["seed"] = proxy.seed
     results = []
     for view in proxy.views:
+        attacks = [None if result is None else view.read(result.rows) for result in probed]
+        values = list(map(view.read, rows))
+        pushed = ScoredPools(pools, values, gold, texts, sizes, attacks, signal)
         try:
-            measurement, points = answers.measure(view, sizes)
+            measurement, points = measure(pushed)
         except DataError as error:
             where = f"{proxy.name}, view {view.name}, prompts {prompts.name}"
             raise DataError(f"{where}: {error}") from error
         results.append(
             Result(
                 KIND, f"best-of-n/{prompts.name}", proxy.name, view.name, measurement.metrics,
-                points, {**provenance_of(proxy.reward, view), **provenance},
-                (*prompts.notes, *answers.notes), measurement.outcomes,
+                points, {**provenance_of(reward, view), **provenance},
+                (*prompts.notes, *notes), measurement.outcomes,
             )
         )  # fmt: skip
     return results
 
 
-@dataclass(frozen=True, slots=True)
-class _Answers:
-    """What a reward gave to the pools that it could score."""
-
-    pools: list[Item]
-    gold: list[Floats]
-    texts: list[Mapping[str, Floats]]
-    scored: list[Scored]  # its columns of each pool
-    disagreement: list[Floats] | None  # of the two heads [N] by pool, where there are two
-    # Its columns of each pool's attacked answers; None where it has none.
-    attacked: list[Scored | None]
-    notes: tuple[str, ...]  # what was counted
-
-    def measure(
-        self, view: RewardView, sizes: tuple[int, ...]
-    ) -> tuple[Measurement, list[dict[str, Any]]]:
-        """Everything that is measured of one view, and the points of its curve."""
-        proxy = [view.read(result.rows) for result in self.scored]
-        scored_pools = ScoredPools(self.pools, proxy, self.gold, self.texts, sizes)
-        measurement, points = measure(scored_pools)
-        metrics = dict(measurement.metrics)
-        pools, honest, attacks = [], [], []
-        for pool, values, result in zip(self.pools, proxy, self.attacked, strict=False):
-            if result is not None:
-                pools.append(pool)
-                honest.append(values)
-                attacks.append(view.read(result.rows))
-        if attacks:
-            metrics |= measure_probes(pools, honest, attacks)
-        if self.disagreement is not None:
-            metrics |= detection(self.disagreement, proxy, self.gold, sizes, scored_pools.prompts)
-        return replace(measurement, metrics=metrics), points
-
-
-def _score(proxy: ProxyReward, prompts: PromptSet, config: StressConfig) -> _Answers:
-    census, probe_census = Census(), Census()
-    reward, reason = proxy.reward, DropReason.NO_REWARD
-    skip = skips(config, reward)
-    pools, gold, texts, scored = [], [], [], []
-    results = score_all(reward, prompts.pools, census, skip=skip, reason=reason, what="score")
-    for index, result in enumerate(results):
-        if result is not None:
-            pools.append(prompts.pools[index])
-            gold.append(prompts.gold[index])
-            texts.append(prompts.texts[index])
-            scored.append(result)
-    if not pools:
-        raise DataError(f"prompts {prompts.name}: {proxy.name} scores no pool")
-    attacks: list[Scored | None] = []
-    # A field or a file has no number for an answer that was changed.
-    if config.probes and reward.reads_text:
-        items = list(map(attacked, pools))
-        attacks = score_all(reward, items, probe_census, skip=True, reason=reason, what="score")
-    signal = None
-    if proxy.heads:
-        rows = [result.rows for result in scored]
+def _disagreement(
+    proxy: ProxyReward, rows: Sequence[Floats], census: Census
+) -> list[Floats] | None:
+    """Of the two heads, by pool [N], where there are two."""
+    if not proxy.heads:
+        return None
+    try:
+        return disagreement(*(list(map(view.read, rows)) for view in proxy.heads))
+    except DataError as error:
         # A head that does not vary is a finding about the model, and stops no test of its views.
-        try:
-            signal = disagreement(*(list(map(view.read, rows)) for view in proxy.heads))
-        except DataError as error:
-            census.add(DropReason.NO_DISAGREEMENT, detail=str(error))
-    lines = [*census.lines(), *(f"probes: {line}" for line in probe_census.lines())]
-    # A table has other rewards beside this one.
-    notes = tuple(f"{proxy.name}: {line}" for line in lines)
-    return _Answers(pools, gold, texts, scored, signal, attacks, notes)
+        census.add(DropReason.NO_DISAGREEMENT, detail=str(error))
+        return None
 
 
 def paired_by_seed(results: Sequence[Result]) -> list[Result]:

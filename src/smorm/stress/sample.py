@@ -1,7 +1,5 @@
-"""Pools sampled from a policy through transformers' `generate`.
-
-A prompt's answers are a function of the seed and of its own text, whatever other prompts are
-sampled."""
+"""Pools sampled from a policy through transformers' `generate`. A prompt's answers are a function
+of the seed and of its own text, whatever other prompts are sampled."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,18 +33,14 @@ _ANSWER = "Forty-two"  # stands for an answer, to see what a template writes bef
 def sample_file(
     source: Source, section: SampleSection, output: Path, census: Census, *, device: str = "cpu"
 ) -> int:
-    """Write a pool of answers for every different prompt of a file; `source.limit` is the most.
-
-    Rows are `{"prompt", "responses": [{"response", "finished"}]}`; an answer that reached
-    `max_new_tokens` is not finished, and counted. A prompt that is too long loses its first tokens,
-    and is counted; so is one after which the policy has positions for fewer tokens than
-    `max_new_tokens`, whose answers end there. Returns the number of prompts.
+    """Write a pool of answers for every different prompt of a file, as rows `{"prompt",
+    "responses": [{"response", "finished"}]}`. Answers without an end, prompts that lost their first
+    tokens and prompts with little room for answers are counted. Returns the number of prompts.
 
     Raises:
         ModelError: the policy cannot be loaded.
         DataError: a row without a prompt, none at all, one that the policy's template refuses, or
-            one that fills the policy's positions.
-        OutputError: the output could not be written."""
+            one that fills the policy's positions."""
     prompts = list(read_prompts(source, census))
     if not prompts:
         raise DataError(f"{source.path}: no prompt in it")
@@ -63,7 +57,7 @@ def sample_file(
 
 
 def read_prompts(source: Source, census: Census) -> Iterator[tuple[str, Messages]]:
-    """The different prompts of a file, each with its place; other fields are passed over."""
+    """The different prompts of a file (`source.limit` is the most), each with its place."""
     keys: set[str] = set()
     for where, row in read_rows(source.path, source.split, source.subset):
         prompt = prompt_of(row, Context(where, census))
@@ -124,16 +118,11 @@ class Policy:
     def _answers(self, context: Any, count: int, max_new_tokens: int) -> list[dict[str, Any]]:
         section = self.section
         sequences = self.model.generate(
-            context,
-            attention_mask=torch.ones_like(context),
-            do_sample=True,
-            temperature=section.temperature,
-            top_p=section.top_p,
-            top_k=section.top_k,
-            max_new_tokens=max_new_tokens,
-            num_return_sequences=count,
+            context, attention_mask=torch.ones_like(context), do_sample=True,
+            temperature=section.temperature, top_p=section.top_p, top_k=section.top_k,
+            max_new_tokens=max_new_tokens, num_return_sequences=count,
             pad_token_id=self.renderer.pad_id,
-        )
+        )  # fmt: skip
         new = sequences[:, context.shape[1] :]
         ends = torch.tensor(sorted(self._ends()), device=new.device)
         finished = torch.isin(new, ends).any(dim=1).tolist()
@@ -144,15 +133,14 @@ class Policy:
         return answers
 
     def _ends(self) -> set[int]:
-        """The tokens with which the policy ends an answer; its configuration names one or several,
-        or none."""
+        # A configuration names one token, several or none.
         tokens = self.model.generation_config.eos_token_id
         return set(np.atleast_1d([] if tokens is None else tokens).tolist())
 
     def prompt_ids(self, prompt: Messages, where: str) -> list[int]:
-        """The conversation so far, and whatever the template writes before an answer; control
-        tokens in messages stay text, as in every render."""
+        """The conversation so far, and whatever the template writes before an answer."""
         control = self.renderer.control
+        # Control tokens in messages stay text, as in every render.
         marked = [Message(turn.role, control.mark(turn.content)) for turn in prompt]
         try:
             text = self._text_before(marked)
@@ -162,16 +150,16 @@ class Policy:
                 f"{where}: prompt: the policy's chat template refused the roles {roles}: {error}. "
                 "Change the roles of the record, or take a policy whose template knows them"
             ) from error
-        return encode_marked(self.tokenizer, self.renderer.control, text)
+        return encode_marked(self.tokenizer, control, text)
 
     def _text_before(self, prompt: Sequence[Message]) -> str:
-        """A rendered conversation up to where an answer begins. A template that knows of no
-        generation prompt may close the conversation: nobody answers after its end. What it writes
-        before an answer is then seen from an answer."""
+        """A rendered conversation up to where an answer begins."""
         text = self._rendered(prompt, add_generation_prompt=True)
         end = self.tokenizer.eos_token
         if not end or not text.endswith(end):
             return text
+        # A template that knows of no generation prompt closed the conversation, and nobody answers
+        # after its end. What it writes before an answer is seen from an answer.
         answered = self._rendered([*prompt, Message("assistant", _ANSWER)])
         before, answer, _ = answered.rpartition(_ANSWER)
         # A space belongs to the answer's first token.
@@ -196,7 +184,7 @@ def _load_policy(path: str) -> Any:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(f"{path}: no usable policy: {reason}") from error
-    missing = sorted(str(key) for key in info["missing_keys"])
+    missing = sorted(map(str, info["missing_keys"]))
     if missing:
         raise ModelError(
             f"{path}: no usable policy: {len(missing)} weights are missing and would be random "

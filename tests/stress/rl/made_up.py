@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 
 from smorm.rewards.protocol import ScoringOptions
-from smorm.stress.config import ProxySection
+from smorm.stress.config import ProxySection, RLSection
 from smorm.stress.proxies import open_proxy
-from smorm.stress.rl.actor import Actor
-from smorm.stress.rl.config import RLSection
-from smorm.stress.rl.prompts import training_prompts
+from smorm.stress.rl.actor import Actor, training_prompts
 from smorm.stress.rl.reward_signal import Multiplier, Normaliser, Proxy, RewardSignal
 from smorm.world import backbone_path, sample_prompt
 from tests.stress.made_up import write_rows

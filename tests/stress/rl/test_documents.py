@@ -8,8 +8,7 @@ import pytest
 import yaml
 
 from smorm.config import load_section, parse_section
-from smorm.stress.config import StressConfig
-from smorm.stress.rl.config import ConstraintSection, RLSection, TrainingPrompts
+from smorm.stress.config import ConstraintSection, RLSection, StressConfig, TrainingPrompts
 from tests.conftest import ROOT
 from tests.stress.rl.test_measure import RUN, measured
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from smorm.errors import DataError
-from smorm.stress.rl.measure import QUANTITIES, measure
-from smorm.stress.rl.trace import Snapshot
+from smorm.stress.rl.trace import QUANTITIES, Snapshot, measure
 from smorm.stress.symptoms import TEXT_MEASURES
 
 PROMPTS = 12

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smorm.stress.rl.objective import (
+from smorm.stress.rl.ppo import (
     advantages,
     clipped_objective,
     clipped_value_loss,

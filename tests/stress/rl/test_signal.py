@@ -14,7 +14,7 @@ from smorm.errors import DataError
 from smorm.rewards.protocol import ScoringOptions
 from smorm.stress.config import ProxySection
 from smorm.stress.proxies import open_proxy
-from smorm.stress.rl.prompts import TokenisedPrompt
+from smorm.stress.rl.actor import TokenisedPrompt
 from smorm.stress.rl.reward_signal import Multiplier, Normaliser, Proxy
 from smorm.text.chat import Message
 from tests.stress.rl.made_up import signal

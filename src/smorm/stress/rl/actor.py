@@ -1,4 +1,5 @@
-"""The policy that is optimised: sampling many answers at once, and its distribution over tokens.
+"""The policy that is optimised, and its prompts: sampling many answers at once, and the
+distribution over tokens.
 
 Shapes: `B` answers, `L` prompt positions (padded on the left), `T` answer positions (padded on the
 right), `V` vocabulary, `D` hidden size."""
@@ -13,10 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from smorm.data.census import Census, DropReason
+from smorm.data.reading import Source
+from smorm.data.records import Item, Messages, prompt_key
+from smorm.errors import ConfigError, DataError
+from smorm.files import fingerprint
 from smorm.model.backbone import position_limit
-from smorm.stress.config import SampleSection
-from smorm.stress.rl.config import RLSection
-from smorm.stress.sample import Policy
+from smorm.stress.config import RLSection, SampleSection
+from smorm.stress.sample import Policy, read_prompts
+from smorm.text.chat import Message
 from smorm.world import backbone_path
 
 
@@ -46,29 +52,23 @@ class Answers:
         first = width - int(attention[:, :width].sum(dim=1).max())
         longest = max(int(mask.sum(dim=1).max()), 1)
         columns = slice(first, width + longest)
-        indices = rows.tolist()
-        return Answers(
-            self.ids[rows, columns],
-            attention[:, columns],
-            mask[:, :longest],
-            [self.texts[index] for index in indices],
-            [self.finished[index] for index in indices],
-        )
+        texts, finished = [], []
+        for index in rows.tolist():
+            texts.append(self.texts[index])
+            finished.append(self.finished[index])
+        ids, mask = self.ids[rows, columns], mask[:, :longest]
+        return Answers(ids, attention[:, columns], mask, texts, finished)
 
 
 class Actor(Policy):
     """A policy and its frozen start, in fp32; `restart` puts it back to its start."""
 
     def __init__(self, section: RLSection, device: str = "cpu") -> None:
-        path = section.policy
-        if path == "lab":
-            path = str(backbone_path())
+        path = str(backbone_path()) if section.policy == "lab" else section.policy
         sampling = SampleSection(
-            policy=path,
-            temperature=section.temperature,
+            policy=path, temperature=section.temperature, prompt_tokens=section.prompt_tokens,
             max_new_tokens=section.max_new_tokens,
-            prompt_tokens=section.prompt_tokens,
-        )
+        )  # fmt: skip
         super().__init__(sampling, device)
         self.rl = section
         self.end_ids = sorted({*self._ends(), self.tokenizer.eos_token_id} - {None})
@@ -86,18 +86,14 @@ class Actor(Policy):
     @property
     def devices(self) -> list[torch.device]:
         """The devices beside the CPU whose random generators are used."""
-        if self.start.device.type == "cuda":
-            return [self.start.device]
-        return []
+        return [self.start.device] if self.start.device.type == "cuda" else []
 
     @property
     def longest_prompt(self) -> int | None:
-        """The most tokens of a prompt with which answers stay within the positions that the policy
-        was built for; None where its config names no limit."""
+        """The most tokens of a prompt with which answers stay within the policy's positions; None
+        where its config names no limit."""
         limit = position_limit(self.start)
-        if limit is None:
-            return None
-        return limit - self.rl.max_new_tokens
+        return None if limit is None else limit - self.rl.max_new_tokens
 
     def text_of(self, ids: Sequence[int]) -> str:
         """An answer's text, without control tokens."""
@@ -105,7 +101,7 @@ class Actor(Policy):
 
     def answer(self, prompts: Sequence[Sequence[int]], count: int) -> Answers:
         """`count` answers to each prompt, those of one prompt side by side, drawn from torch's
-        generator; `batch` answers at a time."""
+        generator."""
         most = self.rl.batch
         size = max(1, most // count)
         batches = []
@@ -131,7 +127,7 @@ class Actor(Policy):
         return generated, attention.repeat_interleave(count, dim=0).bool(), width
 
     def _join(self, batches: Sequence[tuple[Tensor, Tensor, int]]) -> Answers:
-        """Several batches in one frame: all prompts end, and all answers begin, at one column."""
+        """Several batches in one frame: all answers begin at one column."""
         prompt_width = max(width for _, _, width in batches)
         answer_width = max(ids.shape[1] - width for ids, _, width in batches)
         framed_ids, framed_attention, masks = [], [], []
@@ -171,18 +167,13 @@ class Actor(Policy):
         positions = (attention.cumsum(dim=1) - 1).clamp(min=0)
         with self.cast():
             out = model(
-                answers.ids,
-                attention_mask=attention,
-                position_ids=positions,
-                logits_to_keep=width + 1,
-                use_cache=False,
-                output_hidden_states=hidden,
-            )
+                answers.ids, attention_mask=attention, position_ids=positions,
+                logits_to_keep=width + 1, use_cache=False, output_hidden_states=hidden,
+            )  # fmt: skip
         # The logits before a token predict it: one column to the left of the answers.
-        logits = out.logits[:, -width - 1 : -1].float() / self.rl.temperature
-        states = None
-        if hidden:
-            states = out.hidden_states[-1][:, -width - 1 : -1].float()
+        before = slice(-width - 1, -1)
+        logits = out.logits[:, before].float() / self.rl.temperature
+        states = out.hidden_states[-1][:, before].float() if hidden else None
         return logits.log_softmax(dim=-1), states
 
     def cast(self) -> Any:
@@ -196,15 +187,10 @@ class Actor(Policy):
         # Plain sampling at a temperature. A checkpoint's own settings (top-p, a penalty) would
         # sample from another distribution than the one whose ratios and KL are computed.
         return GenerationConfig(
-            do_sample=True,
-            temperature=self.rl.temperature,
-            top_k=0,
-            top_p=1.0,
-            max_new_tokens=self.rl.max_new_tokens,
-            eos_token_id=self.end_ids,
-            pad_token_id=self.renderer.pad_id,
-            bos_token_id=self.tokenizer.bos_token_id,
-        )
+            do_sample=True, temperature=self.rl.temperature, top_k=0, top_p=1.0,
+            max_new_tokens=self.rl.max_new_tokens, eos_token_id=self.end_ids,
+            pad_token_id=self.renderer.pad_id, bos_token_id=self.tokenizer.bos_token_id,
+        )  # fmt: skip
 
 
 def sampled_log_probs(log_probs: Tensor, answers: Answers) -> Tensor:
@@ -223,3 +209,61 @@ def kl_from_start(log_probs: Tensor, start: Tensor, mask: Tensor) -> Tensor:
     per_token = (log_probs.exp() * (log_probs - start)).sum(dim=-1)
     # Rounding may leave −1e-9 where both agree; the divergence is not negative.
     return (per_token.clamp(min=0) * mask).sum(dim=1)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenisedPrompt:
+    """A prompt, its place in its file, and its tokens as the policy reads them."""
+
+    prompt: Messages
+    where: str
+    ids: list[int]
+
+    def item(self, texts: Sequence[str]) -> Item:
+        """The prompt with these answers."""
+        responses = tuple((Message("assistant", text),) for text in texts)
+        return Item(self.prompt, responses, self.where)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenisedSet:
+    """A named set of prompts, and notes on those that were left out."""
+
+    name: str
+    prompts: list[TokenisedPrompt]
+    notes: tuple[str, ...]
+
+    @property
+    def data(self) -> str:
+        """Fingerprint of the prompts."""
+        return fingerprint([prompt_key(prompt.prompt) for prompt in self.prompts])
+
+
+def training_prompts(section: RLSection, actor: Actor) -> TokenisedSet:
+    """The prompts to learn on."""
+    training = tokenised_set("training", section.prompts.source, actor)
+    if len(training.prompts) < section.prompts_per_step:
+        raise ConfigError(
+            f"{section.prompts.path}: {len(training.prompts)} different prompts, fewer than "
+            f"rl.prompts_per_step ({section.prompts_per_step})"
+        )
+    return training
+
+
+def tokenised_set(name: str, source: Source, actor: Actor) -> TokenisedSet:
+    """The prompts of a file; answers that stand beside them are passed over."""
+    census = Census()
+    prompts = []
+    for where, prompt in read_prompts(source, census):
+        ids = actor.prompt_ids(prompt, where)
+        # Left out, not cut: a cut prompt is another task, and the policy would learn that one.
+        if len(ids) > actor.rl.prompt_tokens:
+            census.add(DropReason.LONG_PROMPT, where)
+        elif actor.longest_prompt is not None and len(ids) > actor.longest_prompt:
+            census.add(DropReason.NO_ROOM, where)
+        else:
+            prompts.append(TokenisedPrompt(prompt, where, ids))
+    if not prompts:
+        why = "; ".join(census.lines()) or "it holds none"
+        raise DataError(f"{source.path}: no usable prompt in it: {why}")
+    return TokenisedSet(name, prompts, tuple(f"{name}: {line}" for line in census.lines()))

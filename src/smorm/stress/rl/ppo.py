@@ -1,10 +1,9 @@
-"""Proximal policy optimisation: a step samples answers, scores them, and makes a few passes.
+"""Proximal policy optimisation of the published protocol: a step samples answers, scores them, and
+makes a few passes. Two value heads on the policy's own last hidden state, one for the proxy and one
+for the KL penalty, let a multiplier weigh the two advantages (Moskovitz et al. 2023).
 
-TRL has no PPO any more (see docs/rl.md); this is the algorithm of the published protocol. Two value
-heads on the policy's own last hidden state, one for the proxy and one for the KL penalty, let a
-multiplier weigh the two advantages (Moskovitz et al. 2023).
-
-Shapes: `B` answers, `T` tokens of the longest one."""
+Shapes: `B` answers, `T` tokens of the longest one, `H` streams of reward. A mask [B, T] is True on
+the tokens of an answer, up to and with its end."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,15 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from smorm.errors import NonFiniteLossError
-from smorm.stress.rl.actor import Actor, Answers, sampled_log_probs
-from smorm.stress.rl.objective import (
-    advantages,
-    clipped_objective,
-    clipped_value_loss,
-    mix_advantages,
-    token_rewards,
-)
-from smorm.stress.rl.prompts import TokenisedPrompt
+from smorm.stress.rl.actor import Actor, Answers, TokenisedPrompt, sampled_log_probs
 from smorm.stress.rl.reward_signal import RewardSignal
 
 # Streams of reward with a value each: the proxy and the KL penalty.
@@ -141,10 +132,67 @@ class PPO:
     def _prompt_batches(
         self, prompts: Sequence[TokenisedPrompt]
     ) -> Iterator[list[TokenisedPrompt]]:
-        """Prompts of each step: the file's in one random order after another; those at the end of
-        an order that are too few for a step are passed over."""
+        """Prompts of each step: the file's in one random order after another."""
         size = self.settings.prompts_per_step
         while True:
             order = torch.randperm(len(prompts), generator=self.generator).tolist()
+            # Those at the end of an order that are too few for a step are passed over.
             for start in range(0, len(order) - size + 1, size):
-                yield [prompts[index] for index in order[start : start + size]]
+                yield list(map(prompts.__getitem__, order[start : start + size]))
+
+
+def token_rewards(score: Tensor, log_ratio: Tensor, mask: Tensor, kl_coefficient: float) -> Tensor:
+    """Rewards of each token [B, T, 2]: the answer's score on its last token, and the KL penalty
+    −β (log π − log π_0) on each (Ouyang et al. 2022, arXiv 2203.02155, section 3.5), of the policy
+    that sampled. `score` is [B], `log_ratio` [B, T]."""
+    # An answer without a score has an empty mask; its reward lands at 0 and is masked out again.
+    last = (mask.sum(dim=1) - 1).clamp(min=0)
+    at_end = torch.zeros_like(log_ratio)
+    at_end[torch.arange(len(score), device=score.device), last] = score
+    return torch.stack([at_end, -kl_coefficient * log_ratio], dim=-1) * mask.unsqueeze(-1)
+
+
+def advantages(rewards: Tensor, values: Tensor, mask: Tensor, decay: float) -> Tensor:
+    """Generalised advantage estimates of an undiscounted (γ = 1) episode, from the rewards of each
+    token and the values estimated before it is chosen, all [B, T, H]: A_t = Σ_k λ^k δ_{t+k}, where
+    δ_t = r_t + V_{t+1} − V_t, V = 0 after the last token, and λ is `decay` (Schulman et al. 2016,
+    arXiv 1506.02438, equation 16)."""
+    inside = mask.unsqueeze(-1).to(values.dtype)
+    values = values * inside
+    estimates = torch.zeros_like(values)
+    next_value = next_estimate = torch.zeros_like(values[:, 0])
+    # From the last token back: A_t = δ_t + λ A_{t+1}. Padding behind an answer's end has value
+    # and estimate 0, which is what an episode's end needs.
+    for t in reversed(range(values.shape[1])):
+        delta = rewards[:, t] + next_value - values[:, t]
+        next_estimate = (delta + decay * next_estimate) * inside[:, t]
+        estimates[:, t] = next_estimate
+        next_value = values[:, t]
+    return estimates
+
+
+def mix_advantages(estimates: Tensor, multiplier: float, mask: Tensor) -> Tensor:
+    """The advantage that is followed [B, T], from those of proxy and penalty [B, T, 2]: the proxy's
+    times the multiplier, plus the penalty's, whitened over the tokens of the batch."""
+    proxy, penalty = estimates.unbind(-1)
+    # The standard deviation is that of a multiplier of 1: divided by its own, the mixture would be
+    # as large as before wherever the penalty is small, and the multiplier would have no effect.
+    std = (proxy + penalty)[mask].std(correction=0) + 1e-8
+    centred = multiplier * (proxy - proxy[mask].mean()) + penalty - penalty[mask].mean()
+    return centred / std * mask
+
+
+def clipped_objective(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    """PPO's pessimistic objective of each token [B, T], to be maximised, with ρ = π / π_old:
+    min(ρ A, clamp(ρ, 1 − clip, 1 + clip) A) (Schulman et al. 2017, arXiv 1707.06347, eq. 7)."""
+    # The minimum removes the gain of moving ρ beyond the clip, and keeps the loss of having moved
+    # the wrong way: a token is pulled back however far it is.
+    ratio = log_ratio.exp()
+    return torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+
+
+def clipped_value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float) -> Tensor:
+    """Half the squared error of values [B, T, H], the larger of plain and clipped around the old
+    value (the official PPO code; trl 0.8.5 has the same)."""
+    clipped = old + (values - old).clamp(-clip, clip)
+    return 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)

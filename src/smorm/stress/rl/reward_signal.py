@@ -15,7 +15,7 @@ from smorm.data.census import Census, DropReason
 from smorm.data.records import Item
 from smorm.errors import DataError
 from smorm.stress.proxies import ProxyReward
-from smorm.stress.rl.prompts import TokenisedPrompt
+from smorm.stress.rl.actor import TokenisedPrompt
 from smorm.text.limits import Unscored
 
 
@@ -74,15 +74,10 @@ class Normaliser:
     @property
     def std(self) -> float:
         """The standard deviation so far."""
-        if not self.count:
-            return math.nan
-        return math.sqrt(self.squares / self.count)
+        return math.sqrt(self.squares / self.count) if self.count else math.nan
 
     def __call__(self, raw: Floats) -> Floats:
-        """Normalised scores [B]; NaN stays.
-
-        Raises:
-            DataError: all scores of the first step are the same."""
+        """Normalised scores [B]; NaN stays. DataError where all of the first step are the same."""
         if self.count == 0 or self.kind == "running":
             self.add(raw[np.isfinite(raw)])
         if self.kind == "none":
@@ -143,9 +138,7 @@ class RewardSignal:
     @property
     def multiplier(self) -> float:
         """What the rewards are to be multiplied by, 1 without a constraint."""
-        if self.constraint is None:
-            return 1.0
-        return self.constraint.value
+        return 1.0 if self.constraint is None else self.constraint.value
 
     def __call__(self, prompts: Sequence[TokenisedPrompt], texts: Sequence[str]) -> Floats:
         """Normalised rewards [B], NaN where there is none; the multiplier moves."""

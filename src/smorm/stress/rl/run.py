@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -12,18 +12,14 @@ from smorm.evaluation.result import Result, read_results, write_results
 from smorm.files import fingerprint
 from smorm.model.store import versions
 from smorm.rewards.protocol import Reward, ScoringOptions
-from smorm.stress.config import ProxySection, StressConfig
+from smorm.stress.config import ConstraintSection, ProxySection, RLSection, StressConfig
 from smorm.stress.pools import prompt_label
 from smorm.stress.proxies import ProxyReward, names_of, open_gold, open_proxy, provenance_of
-from smorm.stress.rl.actor import Actor
-from smorm.stress.rl.config import ConstraintSection, RLSection
-from smorm.stress.rl.measure import initial_stds, measure
+from smorm.stress.rl.actor import Actor, TokenisedSet, tokenised_set, training_prompts
 from smorm.stress.rl.ppo import PPO
-from smorm.stress.rl.prompts import TokenisedSet, evaluation_set, training_prompts
 from smorm.stress.rl.reward_signal import Multiplier, Normaliser, Proxy, RewardSignal
-from smorm.stress.rl.trace import Tracer
+from smorm.stress.rl.trace import Tracer, initial_stds, measure
 from smorm.stress.rl.trl_trainers import train_with_trl
-from smorm.stress.sets import Tell, skips
 
 KIND = "rl"
 # torch's message where probabilities to sample from are NaN or infinite.
@@ -41,7 +37,7 @@ class RunContext:
     gold: Reward
     training: TokenisedSet
     sets: list[TokenisedSet]
-    report: Tell
+    report: Callable[[str], None]
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -55,13 +51,10 @@ class RunContext:
         }
 
 
-def run_rl(config: StressConfig, *, tell: Tell) -> list[Result]:
+def run_rl(config: StressConfig, *, tell: Callable[[str], None]) -> list[Result]:
     """Optimise the policy against every reward and view, with every seed. Until all runs are done,
-    the results of finished runs stand in a file beside the output, named `.part`.
-
-    Raises:
-        ConfigError, ModelError, DataError, SmormError: a reward, policy or file cannot be used.
-        NonFiniteLossError: a policy's probabilities became NaN or infinite."""
+    the results of finished runs stand in a file beside the output, named `.part`. SmormError where
+    a reward, policy or file cannot be used, or the policy's probabilities became NaN."""
     rewards = list(zip(config.models, names_of(config.models), strict=True))
     context = _context(config, tell)
     # Whatever is wrong with a later reward is found now, not after hours with those before it.
@@ -85,13 +78,13 @@ def run_rl(config: StressConfig, *, tell: Tell) -> list[Result]:
     return results
 
 
-def _context(config: StressConfig, tell: Tell) -> RunContext:
+def _context(config: StressConfig, tell: Callable[[str], None]) -> RunContext:
     assert config.rl is not None
     options = ScoringOptions(config.device, config.max_batch_tokens, config.overlong)
     gold = open_gold(config.gold, options)
     _require_text(gold, "gold")
     actor = Actor(config.rl, config.device)
-    sets = [evaluation_set(section, actor) for section in config.prompts]
+    sets = [tokenised_set(section.name, section.source, actor) for section in config.prompts]
     training = training_prompts(config.rl, actor)
     return RunContext(config, config.rl, options, actor, gold, training, sets, tell)
 
@@ -115,14 +108,12 @@ def seeds_of(section: ProxySection, rl: RLSection) -> list[tuple[int, int | str]
     """The policy's seeds for a reward, each with the label of its results. Without `rl.seeds` there
     is one, the reward's own (else 0). With them, a reward that has a seed too is labelled by both,
     unless there is only one."""
-    if rl.seeds is None:
-        seed = section.seed or 0
-        return [(seed, seed)]
+    seeds = rl.seeds or [section.seed or 0]
     if section.seed is None:
-        return list(zip(rl.seeds, rl.seeds, strict=True))
-    if len(rl.seeds) == 1:
-        return [(rl.seeds[0], section.seed)]
-    return [(seed, f"{section.seed}.{seed}") for seed in rl.seeds]
+        return list(zip(seeds, seeds, strict=True))
+    if len(seeds) == 1:
+        return [(seeds[0], section.seed)]
+    return [(seed, f"{section.seed}.{seed}") for seed in seeds]
 
 
 def optimise(
@@ -132,18 +123,14 @@ def optimise(
     rl, view = context.rl, reward.views[view_index]
     constraint = _multiplier(rl.constraint, reward.name, view.name, label)
     title = f"{rl.algorithm} against {reward.name} ({view.name}), seed {label}"
-    if constraint is None:
-        context.report(title)
-    else:
-        context.report(f"{title}, proxy held at {constraint.threshold:.3f}")
+    held = "" if constraint is None else f", proxy held at {constraint.threshold:.3f}"
+    context.report(title + held)
     started = time.monotonic()
     signal = RewardSignal(Proxy(reward, view_index), Normaliser(rl.normalise_rewards), constraint)
     # One actor for all runs: a policy that is loaded once, put back to its start for each.
     context.actor.restart()
-    tracer = Tracer(
-        context.actor, signal, context.sets, context.gold, seed, skips(context.config),
-        context.report,
-    )  # fmt: skip
+    skip = context.config.skips()
+    tracer = Tracer(context.actor, signal, context.sets, context.gold, seed, skip, context.report)
     start = f"{rl.policy}: the starting policy's probabilities"
     with _named_non_finite(start, "look at its weights and at rl.temperature"):
         tracer.after(0)
@@ -180,20 +167,19 @@ def _named_non_finite(what: str, advice: str) -> Iterator[None]:
 
 
 def _result(
-    context: RunContext,
-    head: tuple[str, str, str],
-    prompts: TokenisedSet,
-    tracer: Tracer,
+    context: RunContext, head: tuple[str, str, str], prompts: TokenisedSet, tracer: Tracer,
     provenance: dict[str, Any],
-) -> Result:
+) -> Result:  # fmt: skip
     """A run's numbers on one set; `head` names the suite, the reward and its view."""
     rl, snapshots = context.rl, tracer.snapshots[prompts.name]
-    items = [prompt.item([]) for prompt in prompts.prompts]
-    labels = list(map(prompt_label, items))
-    measurement, points = measure(snapshots, labels, [item.where for item in items])
+    labels, keys = [], []
+    for prompt in prompts.prompts:
+        labels.append(prompt_label(prompt.item([])))
+        keys.append(prompt.where)
+    measurement, points = measure(snapshots, labels, keys)
     notes = [
-        f"{len(items)} prompt{'s' * (len(items) > 1)} with {rl.evaluation_answers} sampled answers "
-        f"each at {len(snapshots)} evaluations; intervals resample prompts.",
+        f"{len(labels)} prompt{'s' * (len(labels) > 1)} with {rl.evaluation_answers} sampled "
+        f"answers each at {len(snapshots)} evaluations; intervals resample prompts.",
         *prompts.notes,
         *context.training.notes,
         *tracer.censuses[prompts.name].lines(),
@@ -217,11 +203,11 @@ def _multiplier(
         return None
     threshold = section.threshold
     if threshold is None:
-        threshold = threshold_from(section, name, view, label)
+        threshold = _threshold_from(section, name, view, label)
     return Multiplier(threshold, section.rate, section.damping)
 
 
-def threshold_from(section: ConstraintSection, name: str, view: str, label: int | str) -> float:
+def _threshold_from(section: ConstraintSection, name: str, view: str, label: int | str) -> float:
     """The raw proxy at the gold's peak of an earlier run against the same reward: that of the same
     seed if it is there, else the mean over seeds."""
     prompts = section.prompts

@@ -1,10 +1,12 @@
-"""A policy on sets of prompts while it is optimised: gold, proxy, KL, and measures of its answers.
+"""A policy on sets of prompts while it is optimised: gold, proxy, KL and measures of its answers,
+and the numbers and points of a run's curve.
 
 Shapes: `P` prompts, `N` answers to one, `E` evaluations."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,14 +15,24 @@ from smorm.arrays import Floats
 from smorm.data.census import Census, DropReason
 from smorm.data.records import Item
 from smorm.errors import DataError
+from smorm.evaluation.outcomes import Outcomes, single
+from smorm.evaluation.result import Measurement
 from smorm.rewards.protocol import Reward
+from smorm.stress.best_of_n import spread_within
+from smorm.stress.curves import along, points_of, shape_of, table_of
 from smorm.stress.proxies import ProxyReward
-from smorm.stress.rl.actor import Actor, Answers, kl_from_start
-from smorm.stress.rl.prompts import TokenisedSet
+from smorm.stress.rl.actor import Actor, Answers, TokenisedSet, kl_from_start
 from smorm.stress.rl.reward_signal import Proxy, RewardSignal
-from smorm.stress.sets import Tell
-from smorm.stress.symptoms import text_measures
+from smorm.stress.symptoms import TEXT_MEASURES, text_measures
 from smorm.text.limits import Unscored
+
+QUANTITIES = ("kl", "gold", "proxy", "raw_proxy", *TEXT_MEASURES)
+# Numbers that a table shows first.
+LEADING = (
+    "gold@first", "gold@peak", "gold@last", "gain", "fall", "peak_step", "onset_step", "kl@peak",
+    "kl@last", "proxy@last", "divergence",
+)  # fmt: skip
+Weights = dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +60,7 @@ class Tracer:
     gold: Reward
     seed: int
     skip: bool  # whether a prompt whose answers cannot be scored is left out of that step
-    report: Tell
+    report: Callable[[str], None]
     censuses: dict[str, Census] = field(default_factory=dict)
     # By set, in the order of steps [E].
     snapshots: dict[str, list[Snapshot]] = field(default_factory=dict)
@@ -135,3 +147,85 @@ class Tracer:
             elapsed = time.monotonic() - self._started
             line += f"; about {elapsed / step * (steps - step):.0f} s left"
         return line
+
+
+def measure(
+    snapshots: Sequence[Snapshot], prompts: Sequence[str], keys: Sequence[str]
+) -> tuple[Measurement, list[dict[str, Any]]]:
+    """A run's numbers, and its points: of snapshots in the order of their steps [E], the first of
+    the starting policy, with a label of each prompt and its place in its file [P]."""
+    steps = [snapshot.step for snapshot in snapshots]
+    gold_std, proxy_std = initial_stds(snapshots[0])
+    columns = _columns(snapshots, proxy_std)
+    comparable = _comparable(steps, gold_std)
+    of_run = {**comparable, **_slopes(columns, steps)}
+    golds = table_of(columns, "gold", steps)
+    peak = steps[int(np.nanmean(golds, axis=0).argmax())]
+    for name in ("gold", "raw_proxy", "kl"):
+        of_run[f"{name}@peak"] = {f"{name}@{peak}": 1.0}
+    weights = {**single(columns), **of_run}
+    measured = Outcomes(columns, prompts, weights, keys, frozenset(weights)).metrics()
+    metrics = {name: measured[name] for name in of_run}
+    metrics |= shape_of(golds, steps, prompts, "_step")
+    metrics = {name: metrics[name] for name in (*LEADING, *metrics)}
+    known = {}
+    for snapshot in snapshots:
+        known[snapshot.step] = {"step": snapshot.step, "multiplier": snapshot.multiplier}
+    points = points_of(measured, QUANTITIES, known)
+    # Only numbers that mean the same in every run may be compared: the peak is at another step.
+    outcomes = Outcomes(columns, prompts, comparable, keys, frozenset(comparable))
+    return Measurement(metrics, outcomes=outcomes), points
+
+
+def initial_stds(first: Snapshot) -> tuple[float, float]:
+    """Standard deviations of gold and raw proxy within the first policy's answers to a prompt."""
+    stds = []
+    for what, name in (("gold", "gold"), ("proxy", "raw_proxy")):
+        scored = [values for values in first.values[name] if np.isfinite(values).all()]
+        stds.append(spread_within(what, scored))
+    return stds[0], stds[1]
+
+
+def _columns(snapshots: Sequence[Snapshot], proxy_std: float) -> dict[str, Floats]:
+    """`QUANTITY@step` to the mean of each prompt's answers [P]."""
+    # The proxy's gain over the starting policy, in its standard deviations within that policy's
+    # answers to a prompt: so rewards of any scale can be compared.
+    start = snapshots[0].means("raw_proxy")
+    columns: dict[str, Floats] = {}
+    for snapshot in snapshots:
+        means = {name: snapshot.means(name) for name in snapshot.values}
+        means["proxy"] = (means["raw_proxy"] - start) / proxy_std
+        for name in QUANTITIES:
+            columns[f"{name}@{snapshot.step}"] = means[name]
+    return columns
+
+
+def _comparable(steps: Sequence[int], gold_std: float) -> Weights:
+    """Numbers that mean the same in every run of these steps."""
+    first, last = steps[0], steps[-1]
+    weights: Weights = {}
+    for name in ("gold", "raw_proxy"):
+        weights[f"{name}@first"] = {f"{name}@{first}": 1.0}
+        weights[f"{name}@last"] = {f"{name}@{last}": 1.0}
+    for name in ("proxy", "kl", *TEXT_MEASURES):
+        weights[f"{name}@last"] = {f"{name}@{last}": 1.0}
+    weights["gain"] = {f"gold@{last}": 1.0, f"gold@{first}": -1.0}
+    weights["divergence"] = {
+        f"proxy@{last}": 1.0, f"gold@{last}": -1.0 / gold_std, f"gold@{first}": 1.0 / gold_std
+    }  # fmt: skip
+    return weights
+
+
+def _slopes(columns: Mapping[str, Floats], steps: Sequence[int]) -> Weights:
+    """Slopes of the text measures per nat of KL by least squares; none where the KL stands still.
+    The KL of each step is taken as known."""
+    nats = np.nanmean(table_of(columns, "kl", steps), axis=0)
+    centred = nats - nats.mean()
+    if not centred @ centred > 1e-12:
+        return {}
+    # The least-squares slope is a weighted sum of the values: Σ (x − x̄) y / Σ (x − x̄)².
+    weights = centred / (centred @ centred)
+    slopes: Weights = {}
+    for name in TEXT_MEASURES:
+        slopes[f"slope/{name}"] = along(name, steps, weights)
+    return slopes

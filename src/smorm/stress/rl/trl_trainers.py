@@ -10,23 +10,17 @@ import torch
 from smorm.errors import ConfigError
 from smorm.model.backbone import quiet
 from smorm.rewards.wires import chat
-from smorm.stress.rl.actor import Actor
-from smorm.stress.rl.config import RLSection
-from smorm.stress.rl.prompts import TokenisedPrompt
+from smorm.stress.config import RLSection
+from smorm.stress.rl.actor import Actor, TokenisedPrompt
 from smorm.stress.rl.reward_signal import RewardSignal
 
 
 def train_with_trl(
-    actor: Actor,
-    signal: RewardSignal,
-    prompts: Sequence[TokenisedPrompt],
-    seed: int,
+    actor: Actor, signal: RewardSignal, prompts: Sequence[TokenisedPrompt], seed: int,
     after: Callable[[int], None],
-) -> None:
+) -> None:  # fmt: skip
     """All steps of GRPO or RLOO; `after` is called with the number of each when it is done.
-
-    Raises:
-        ConfigError: TRL is not installed, or refuses the settings or the devices."""
+    ConfigError where TRL is not installed, or refuses the settings or the devices."""
     try:
         import trl
     except ImportError as error:
@@ -75,31 +69,21 @@ def trl_arguments(section: RLSection, folder: str, seed: int, on_cpu: bool) -> d
     while section.gradient_step % micro:
         micro -= 1
     return {
-        "output_dir": folder,
-        "seed": seed,
+        "output_dir": folder, "seed": seed,
         "max_steps": section.steps * updates_per_step(section),
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": section.gradient_step // micro,
         "steps_per_generation": section.answers // micro,
         "num_generations": section.answers_per_prompt,
         "num_iterations": section.all_passes,
-        "learning_rate": section.learning_rate,
-        "lr_scheduler_type": "constant",
-        "max_grad_norm": section.max_grad_norm,
-        "weight_decay": 0.0,
-        "beta": section.kl_coefficient,
-        "epsilon": section.clip,
-        "temperature": section.temperature,
-        "max_completion_length": section.max_new_tokens,
-        "disable_dropout": True,
-        "gradient_checkpointing": False,
-        "bf16": not on_cpu,
-        "use_cpu": on_cpu,
-        "logging_strategy": "no",
-        "save_strategy": "no",
-        "report_to": [],
-        "disable_tqdm": True,
-    }
+        "learning_rate": section.learning_rate, "lr_scheduler_type": "constant",
+        "max_grad_norm": section.max_grad_norm, "weight_decay": 0.0,
+        "beta": section.kl_coefficient, "epsilon": section.clip,
+        "temperature": section.temperature, "max_completion_length": section.max_new_tokens,
+        "disable_dropout": True, "gradient_checkpointing": False,
+        "bf16": not on_cpu, "use_cpu": on_cpu,
+        "logging_strategy": "no", "save_strategy": "no", "report_to": [], "disable_tqdm": True,
+    }  # fmt: skip
 
 
 def updates_per_step(section: RLSection) -> int:
@@ -117,7 +101,7 @@ def _reward(
     ) -> list[float | None]:
         # From the ids, not from TRL's text: the same decoding as in evaluation.
         texts = list(map(actor.text_of, completion_ids))
-        normalised = signal([prompts[index] for index in prompt_index], texts)
+        normalised = signal(list(map(prompts.__getitem__, prompt_index)), texts)
         rewards: list[float | None] = (normalised * signal.multiplier).tolist()
         for index in np.flatnonzero(np.isnan(normalised)):
             rewards[index] = None  # TRL's word for an answer that has no reward
