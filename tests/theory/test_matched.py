@@ -16,7 +16,6 @@ from smorm.theory.matched import (
     Run,
     affine_errors,
     arm_of,
-    centred_errors,
     compare,
     pair_errors,
     read_run,
@@ -111,13 +110,13 @@ def test_the_same_arm_twice_and_seeds_apart_are_refused(runs, held):
 
 def test_calibrated_errors_ignore_offsets_of_prompts_and_scale_but_not_direction():
     rng = np.random.default_rng(0)
-    prompts = np.repeat(np.arange(30), 2)
-    truth = rng.standard_normal(60)
-    reward = 5 * truth + 100 * rng.standard_normal(30)[prompts]
-    assert centred_errors(reward, truth, prompts) == pytest.approx(0, abs=1e-12)
-    constant = centred_errors(np.zeros(60), truth, prompts)
-    assert centred_errors(-reward, truth, prompts) == pytest.approx(constant)
-    noisy = centred_errors(truth + rng.standard_normal(60), truth, prompts)
+    prompts = list(range(30))
+    truth = rng.standard_normal((30, 2))
+    reward = 5 * truth + 100 * rng.standard_normal((30, 1))
+    assert pair_errors(reward, truth, prompts) == pytest.approx(0, abs=1e-12)
+    constant = pair_errors(np.zeros((30, 2)), truth, prompts)
+    assert pair_errors(-reward, truth, prompts) == pytest.approx(constant)
+    noisy = pair_errors(truth + rng.standard_normal((30, 2)), truth, prompts)
     assert 0 < noisy.mean() < constant.mean()
 
 

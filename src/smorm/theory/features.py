@@ -118,8 +118,7 @@ def gold_of(text: str, pairs: Sequence[Preference], reading: Reading) -> Floats:
     """The true reward of the sides of each pair, chosen then rejected [P, 2].
 
     `text` is any reward as the command line spells it (`smorm.rewards.section.reward_of_text`): a
-    model folder, a file of scores or golds, a server, ...
-    """
+    model folder, a file of scores or golds, a server, ..."""
     options = ScoringOptions(max_batch_tokens=reading.max_batch_tokens, overlong=reading.overlong)
     reward = open_reward(parse_reward(text, "--gold"), options)
     return np.array(values_of(reward, [pair.item for pair in pairs]))
@@ -131,7 +130,6 @@ class Head:
 
     preference: Floats  # row 0 [D]
     attributes: Floats  # rows 1 to K [K, D]
-    offsets: Floats  # what each attribute's own scale adds to its row [K]
     names: Sequence[str]
 
     @property
@@ -145,8 +143,7 @@ def head_of(model: RewardModel) -> Head:
     # In float64: differences of nearly equal scores lose digits in fp32.
     weight = model.network.head.weight.detach().double().cpu().numpy()
     scales = np.array([scale.scale for scale in model.card.scales]).reshape(-1, 1)
-    offsets = np.array([scale.offset for scale in model.card.scales])
-    return Head(weight[0], weight[1:] * scales, offsets, model.attributes)
+    return Head(weight[0], weight[1:] * scales, model.attributes)
 
 
 def own_rows(model: RewardModel, hidden: Floats) -> Floats:

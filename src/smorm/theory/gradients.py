@@ -2,10 +2,7 @@
 
 The gradients of Bradley–Terry and of the regression on the backbone's weights, at the current
 weights, over several batches with separate prompts. A cosine near −1 says that what helps one loss
-hurts the other; the norms' ratio says which of them moves the trunk.
-
-Shapes: B batches, K attributes.
-"""
+hurts the other; the norms' ratio says which of them moves the trunk."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -50,8 +47,7 @@ def conflict(
     A batch has `batch_size` pairs, and rated responses; with few prompts there are fewer batches.
     Metrics, n being batches: `cosine`, `norm_ratio` (preference over regression; the regression
     term averages over ratings, weight 1), and both for each layer, `layer/NAME/...`. Intervals
-    resample batches. Nothing in the network is changed.
-    """
+    resample batches. Nothing in the network is changed."""
     pair_batches = list(_batches(data.pair_prompts, len(data.pairs), batches, batch_size, seed))
     rated_batches = list(_batches(data.rated_prompts, len(data.rated), batches, batch_size, seed))
     count = min(len(pair_batches), len(rated_batches))
@@ -153,12 +149,6 @@ def _take_gradients(network: RewardNetwork) -> Gradients:
     return gradients
 
 
-def layer_of(name: str) -> str:
-    """The layer that a parameter belongs to: its number, or `embedding and norm`."""
-    match = _LAYER.search(name)
-    return match.group(1) if match else _NO_LAYER
-
-
 def _products(preference: Gradients, ratings: Gradients) -> Products:
     """Products of each layer, and of the trunk under ""."""
     sums: Products = {"": np.zeros(3)}
@@ -166,7 +156,8 @@ def _products(preference: Gradients, ratings: Gradients) -> Products:
     for name in preference.keys() & ratings.keys():
         a, b = preference[name].double(), ratings[name].double()
         terms = np.array([float((a * b).sum()), float(a.square().sum()), float(b.square().sum())])
-        for layer in ("", layer_of(name)):
+        number = _LAYER.search(name)
+        for layer in ("", number[1] if number else _NO_LAYER):
             sums[layer] = sums.get(layer, 0.0) + terms
     return sums
 

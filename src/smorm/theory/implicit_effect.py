@@ -1,17 +1,11 @@
 r"""Theorem 1 (implicit multi-attribute effect): how preference implies the mean attribute.
 
 Published (SMORM, Theorem 1): with $c = 1^\top\alpha / (K \mu_S^\top \Sigma_S^{-1} \mu_S)$, for
-every response $r_m \ge c\,r_s - \epsilon$. The definitions that fit the published constant to the
-letter: $\delta$ is a pair's difference of hidden states, chosen less rejected, $\mu_S = E\,\delta$,
-$\Sigma_S = E\,\delta\delta^\top$ (the second moment, not the covariance: then $\mu_S$ is in its
-range and a pseudo-inverse is enough), $\alpha_i = w_{M,i}^\top \mu_S$, and
-$\epsilon = B \lVert \bar w - c\,w_S \rVert$ by Cauchy–Schwarz with $B = \max \lVert f \rVert$.
+every response $r_m \ge c\,r_s - \epsilon$. $\mu_S$ and $\Sigma_S$ are the mean and second moment
+of the pairs' differences of hidden states, chosen less rejected. The inequality holds for any two
+vectors and any c; docs/diagnose.md has fitting definitions, and what is informative instead.
 
-The inequality then holds for any two vectors and any c. Informative are the size of epsilon, the
-observed shortfall $(c\,r_s - r_m)_+$, and whether the two rewards agree within a prompt.
-
-Shapes: `P` pairs, `N` responses, `D` hidden size, `K` attributes.
-"""
+Shapes: `P` pairs, `N` responses, `D` hidden size, `K` attributes."""
 
 import math
 from collections.abc import Sequence
@@ -67,7 +61,8 @@ def solve(deltas: Floats, *relative_ridges: float) -> list[Solved]:
     2) over differences [P, D], not all zero, for each ridge level in units of the mean eigenvalue;
     0 takes the pseudo-inverse."""
     count, dimensions = deltas.shape
-    # By the SVD of the differences: the second moment itself would square the condition number.
+    # The second moment, not the covariance: its range has the mean, so a pseudo-inverse is enough.
+    # By the SVD of the differences: the moment itself would square the condition number.
     _, singular, basis = np.linalg.svd(deltas / math.sqrt(count), full_matrices=False)
     eigenvalues = singular**2
     coordinates = basis @ deltas.mean(axis=0)
@@ -87,9 +82,8 @@ def alphas(margins: Floats, names: Sequence[str], prompts: Clusters) -> dict[str
 
     Metrics: `alpha/NAME`, the mean margin of the attribute between chosen and rejected (on the
     margins' scale); `alpha_accuracy/NAME`, the share of pairs whose chosen response has more of it
-    (ties count half); `alpha_total`, their sum, which Theorem 1 assumes to be at least 0.
-    """
-    metrics: dict[str, Metric] = {}
+    (ties count half); `alpha_total`, their sum, which Theorem 1 assumes to be at least 0."""
+    metrics = {}
     for name, column in zip(names, margins.T, strict=True):
         metrics[f"alpha/{name}"] = mean_metric(column, prompts)
         # A share needs no scale, so it compares attributes in different units.
@@ -108,10 +102,10 @@ class PairMargins:
     linearised: Floats
     solved: Solved
 
-    @property
-    def penalty(self) -> float:
-        """The ridge's part of q."""
-        return self.solved.ridge * float(self.solved.direction @ self.solved.direction)
+    def separability(self, means: Floats) -> Floats:
+        """q [R] from means [R, 2] of the linearised margins and their squares."""
+        penalty = self.solved.ridge * float(self.solved.direction @ self.solved.direction)
+        return np.asarray(2 * means[:, 0] - means[:, 1] - penalty)
 
 
 def strength(pairs: PairMargins, prompts: Clusters) -> dict[str, Metric]:
@@ -119,23 +113,18 @@ def strength(pairs: PairMargins, prompts: Clusters) -> dict[str, Metric]:
     the correlation of the preference row's margins with the linearised direction's.
 
     q resampled is $2 v^\top\mu - v^\top(\Sigma + \rho I) v$ at the direction v of all pairs, of
-    which q is the maximum over v: correct to first order.
-    """
+    which q is the maximum over v: correct to first order."""
     s, z = pairs.preference, pairs.linearised
     products = [s * z, s * s, z * z]
     like = of_means(products, prompts, lambda m: m[:, 0] / np.sqrt(m[:, 1] * m[:, 2]))
-    separability = of_means([z, z * z], prompts, lambda m: _q(m.T, pairs.penalty))
+    separability = of_means([z, z * z], prompts, pairs.separability)
     return {"mu_sigma_mu": separability, "like_linearised": like}
-
-
-def _q(means: Floats, penalty: float) -> Floats:
-    return np.asarray(2 * means[0] - means[1] - penalty)
 
 
 def formula(pairs: PairMargins, prompts: Clusters) -> Metric:
     """c as published: mean attribute margin over q."""
     m, z = pairs.mean_attribute, pairs.linearised
-    return of_means([m, z, z * z], prompts, lambda t: t[:, 0] / _q(t.T[1:], pairs.penalty))
+    return of_means([m, z, z * z], prompts, lambda t: t[:, 0] / pairs.separability(t[:, 1:]))
 
 
 def projection(pairs: PairMargins, prompts: Clusters) -> Metric:
@@ -181,8 +170,7 @@ def bound(responses: Responses, c: Metric, deltas: Floats, pairs: Clusters) -> d
     largest when both rewards are centred within their prompt; `tightness`, Cauchy–Schwarz over the
     range of c r_s (above 1 the floor lies below every response); `violations`, the number of
     responses below the proof's floor, which must be 0; `order_guaranteed`, the share of pairs whose
-    order by r_m follows from the bound. A largest value has no bootstrap interval.
-    """
+    order by r_m follows from the bound. A largest value has no bootstrap interval."""
     r_s, r_m = responses.preference, responses.mean_attribute
     residual_row = responses.mean_row - c.value * responses.preference_row
     max_norm = float(np.linalg.norm(responses.hidden, axis=1).max())

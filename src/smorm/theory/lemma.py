@@ -9,12 +9,7 @@ $\tfrac14 E|e_A - e_B|$. From there:
   opposite signs, as they do after the best shift of each prompt;
 - sharp, by Jensen: $\tfrac14\sqrt{2\,MSE\,(1 - \rho)}$ with $\rho = E[e_A e_B] / MSE$.
 
-Bradley–Terry fixes no offset of a prompt, so e is taken after the shift of each prompt that makes
-it smallest; the gold is put on the reward's scale by the ratio of the root mean squares of their
-margins.
-
-Shapes: `P` pairs; columns are chosen, rejected.
-"""
+Shapes: `P` pairs; columns are chosen, rejected."""
 
 import math
 
@@ -22,35 +17,12 @@ import numpy as np
 
 from smorm.arrays import Clusters, Floats
 from smorm.errors import DataError
+from smorm.evaluation import metrics
 from smorm.evaluation.correlation import centred
-from smorm.evaluation.metrics import (
-    Metric,
-    as_floats,
-    cluster_codes,
-    mean_metric,
-    require_finite,
-    share_metric,
-)
+from smorm.evaluation.metrics import Metric, mean_metric
 from smorm.theory.intervals import of_means
 
 _ROUNDING = 1e-11
-
-
-def matched_scale(reward: Floats, gold: Floats) -> float:
-    """The factor that gives the gold's margins the root mean square of the reward's margins."""
-    margins, gold_margins = reward[:, 0] - reward[:, 1], gold[:, 0] - gold[:, 1]
-    size = math.sqrt(float((gold_margins**2).mean()))
-    if size == 0.0:
-        raise DataError("gold: both responses of every pair have the same gold: nothing to compare")
-    return math.sqrt(float((margins**2).mean())) / size
-
-
-def shifted_errors(reward: Floats, gold: Floats, prompts: Clusters) -> Floats:
-    """reward − scaled gold [P, 2], less its mean in each prompt (the shift of least squares)."""
-    # A prompt's offset cancels in every comparison, so the best one is granted.
-    errors = reward - matched_scale(reward, gold) * gold
-    codes = cluster_codes(prompts, len(errors))[0]
-    return np.asarray(centred(errors.reshape(-1), np.repeat(codes, 2)).reshape(-1, 2))
 
 
 def lemma(reward: Floats, gold: Floats, prompts: Clusters) -> dict[str, Metric]:
@@ -62,21 +34,25 @@ def lemma(reward: Floats, gold: Floats, prompts: Clusters) -> dict[str, Metric]:
     `fails/quarter_gap`, `fails/pair_sum` (both must be 0) and `fails/per_response`.
 
     Raises:
-        DataError: shapes differ, a number is not finite, or the gold is constant in every pair.
-    """
-    reward = as_floats("rewards", reward, None, 2)
-    gold = as_floats("gold", gold, len(reward), 2)
-    require_finite("gold", gold)
-    # The gold's units are arbitrary, and Bradley–Terry's probabilities depend on the scale.
-    scaled = matched_scale(reward, gold) * gold
-    errors = shifted_errors(reward, gold, prompts)
+        DataError: shapes differ, a number is not finite, or the gold is constant in every pair."""
+    reward = metrics.as_floats("rewards", reward, None, 2)
+    gold = metrics.as_floats("gold", gold, len(reward), 2)
+    metrics.require_finite("gold", gold)
+    margins, gold_margins = reward[:, 0] - reward[:, 1], gold[:, 0] - gold[:, 1]
+    size = math.sqrt(float((gold_margins**2).mean()))
+    if size == 0.0:
+        raise DataError("gold: both responses of every pair have the same gold: nothing to compare")
+    # The gold's units are arbitrary, and Bradley–Terry's probabilities depend on the scale: the
+    # margins of both get one root mean square.
+    scaled = math.sqrt(float((margins**2).mean())) / size * gold
+    # A prompt's offset cancels in every comparison, so the best one (of least squares) is granted.
+    codes = np.repeat(metrics.cluster_codes(prompts, len(reward))[0], 2)
+    errors = centred((reward - scaled).reshape(-1), codes).reshape(-1, 2)
     observed = preference_errors(reward, scaled)
     sides = readings(errors)
     squares, gaps = (errors**2).mean(axis=1), errors[:, 0] - errors[:, 1]
     products = [errors[:, 0] * errors[:, 1], squares]
-    # Rounding may exceed a bound that holds with equality.
-    slack = _ROUNDING * max(1.0, float(np.abs(errors).max()))
-    metrics = {
+    measured = {
         "preference_error": mean_metric(observed, prompts),
         "quarter_gap": mean_metric(sides["quarter_gap"], prompts),
         "published_pair_sum": mean_metric(sides["pair_sum"], prompts),
@@ -85,15 +61,21 @@ def lemma(reward: Floats, gold: Floats, prompts: Clusters) -> dict[str, Metric]:
         "mse": mean_metric(squares, prompts),
         "error_correlation": of_means(products, prompts, lambda m: m[:, 0] / m[:, 1]),
     }
+    # Rounding may exceed a bound that holds with equality.
+    slack = _ROUNDING * max(1.0, float(np.abs(errors).max()))
     for name, side in sides.items():
         exceeds = (observed > side + slack).astype(np.float64)
-        metrics[f"fails/{name}"] = share_metric(exceeds, prompts)
-    return metrics
+        measured[f"fails/{name}"] = metrics.share_metric(exceeds, prompts)
+    return measured
 
 
 def preference_errors(reward: Floats, gold: Floats) -> Floats:
     """|P(A ≻ B) − P*(A ≻ B)| of pairs [P], from rewards and gold on one scale [P, 2]."""
-    return np.abs(_win_probability(reward) - _win_probability(gold))
+    # By logaddexp: no overflow for large margins.
+    wins, gold_wins = (
+        np.exp(-np.logaddexp(0.0, rewards[:, 1] - rewards[:, 0])) for rewards in (reward, gold)
+    )
+    return np.asarray(np.abs(wins - gold_wins))
 
 
 def readings(errors: Floats) -> dict[str, Floats]:
@@ -105,9 +87,3 @@ def readings(errors: Floats) -> dict[str, Floats]:
         "pair_sum": np.sqrt(2 * squares.sum(axis=1)) / 4,
         "per_response": np.sqrt(2 * squares).mean(axis=1) / 4,
     }
-
-
-def _win_probability(rewards: Floats) -> Floats:
-    """Bradley–Terry's probability that the first of two wins, from rewards [P, 2]."""
-    # By logaddexp: no overflow for large margins.
-    return np.asarray(np.exp(-np.logaddexp(0.0, rewards[:, 1] - rewards[:, 0])))

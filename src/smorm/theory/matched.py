@@ -9,8 +9,7 @@ without its noise model, the scale, so reward and truth are centred within each 
 reward is put on the truth's scale by least squares, with a slope of at least 0: a reward that
 orders the wrong way is no better than a constant.
 
-Shapes: `S` seeds, `N` responses, `P` pairs, `R` rated responses, `K` attributes.
-"""
+Shapes: `S` seeds, `N` responses, `P` pairs, `R` rated responses, `K` attributes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,13 +25,7 @@ from smorm.data.records import Preference, Rated
 from smorm.data.scaling import rating_matrix
 from smorm.errors import ConfigError
 from smorm.evaluation.correlation import centred
-from smorm.evaluation.metrics import (
-    Metric,
-    cluster_codes,
-    mean_metric,
-    mean_over_seeds,
-    pair_outcomes,
-)
+from smorm.evaluation.metrics import Metric, mean_metric, mean_over_seeds, pair_outcomes
 from smorm.scoring.reward_model import RewardModel
 from smorm.theory.features import Reading
 
@@ -54,11 +47,8 @@ class Run:
 
 
 def read_run(folder: str) -> Run:
-    """A run's folder, as `smorm train` leaves it.
-
-    Raises:
-        ConfigError: it has no resolved configuration or no model.
-    """
+    """A run's folder, as `smorm train` leaves it; ConfigError where it has no resolved
+    configuration or no model."""
     path = Path(folder)
     config_file = path / "config.yaml"
     if not config_file.is_file() or not (path / "model").is_dir():
@@ -89,7 +79,7 @@ def unmatched(runs: Sequence[Run]) -> list[str]:
         # A joint run, whose settings both sets concern.
         first = min(group, key=lambda run: len(_unused_sets(run)))
         for run in group:
-            keys = ", ".join(_differing_keys(first, run))
+            keys = _differing_keys(first, run)
             if keys:
                 sentences.append(f"seed {seed}: {run.arm} and {first.arm} differ in {keys}.")
     return sentences
@@ -102,11 +92,11 @@ def _unused_sets(run: Run) -> set[str]:
     return {name for name in used if not used[name]}
 
 
-def _differing_keys(first: Run, second: Run) -> list[str]:
+def _differing_keys(first: Run, second: Run) -> str:
     a, b = decisive(first.config.as_dict()), decisive(second.config.as_dict())
     differing = {key for key in a.keys() | b.keys() if a.get(key) != b.get(key)}
     differing -= _unused_sets(first) | _unused_sets(second)
-    return sorted(key for key in differing if not key.startswith(_MAY_DIFFER))
+    return ", ".join(sorted(key for key in differing if not key.startswith(_MAY_DIFFER)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +114,8 @@ class ComparisonData:
 def measure(run: Run, data: ComparisonData, reading: Reading) -> Outcomes:
     """A run's item outcomes: accuracy and, with a gold, squared error of each trained head on the
     pairs; squared errors of the attributes [R, K] on the rated responses."""
-    model = RewardModel.load(run.folder)
+    model, outcomes = RewardModel.load(run.folder), {}
     options: Any = {"max_batch_tokens": reading.max_batch_tokens, "overlong": reading.overlong}
-    outcomes: Outcomes = {}
     scores = model.score(data.pairs, **options)
     trained = {"F": model.card.preference_trained, "L": bool(model.attributes)}
     for head in trained:
@@ -206,18 +195,13 @@ def _over_prompts(table: Floats, prompts: Clusters) -> Metric:
     return mean_metric(values[known], codes)
 
 
-def centred_errors(reward: Floats, truth: Floats, prompts: Clusters) -> Floats:
-    """Squared errors [N] of reward [N], both centred within their prompt, after the best slope."""
-    x, y = centred(reward, prompts), centred(truth, prompts)
-    return np.asarray((y - _slope(x, y) * x) ** 2)
-
-
 def pair_errors(reward: Floats, truth: Floats, prompts: Clusters) -> Floats:
-    """The same for pairs [P, 2], the mean of the two sides [P]; `prompts` has one label a pair."""
+    """Squared errors of rewards of pairs [P, 2], the mean of the two sides [P], both centred within
+    their prompt, after the best slope; `prompts` has one label a pair."""
     # Both sides of a pair, and all pairs of a prompt, share the prompt's offset.
-    codes = np.repeat(cluster_codes(prompts, len(reward))[0], 2)
-    errors = centred_errors(reward.reshape(-1), truth.reshape(-1), codes)
-    return np.asarray(errors.reshape(-1, 2).mean(axis=1))
+    labels = np.repeat(np.asarray(prompts, dtype=object), 2)
+    x, y = centred(reward.reshape(-1), labels), centred(truth.reshape(-1), labels)
+    return np.asarray(((y - _slope(x, y) * x) ** 2).reshape(-1, 2).mean(axis=1))
 
 
 def affine_errors(predicted: Floats, ratings: Floats) -> Floats:

@@ -3,8 +3,7 @@
 Ridge regression on prompts that the predicted ones are not among. On a model trained on pairs alone
 they show whether Bradley–Terry has put the attributes into the features already.
 
-Shapes: `N` responses, `D` hidden size, `K` attributes, `C` targets.
-"""
+Shapes: `N` responses, `D` hidden size, `K` attributes, `C` targets."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -11,19 +11,11 @@ from smorm.model.store import versions
 from smorm.model.views import View
 from smorm.rewards.section import display_names
 from smorm.scoring.reward_model import RewardModel
+from smorm.theory import sections
 from smorm.theory.advice import advise
 from smorm.theory.features import Featured, Reading, featured, gold_of, head_of
 from smorm.theory.lemma import lemma
 from smorm.theory.matched import ComparisonData, compare, read_run, unmatched
-from smorm.theory.sections import (
-    DiagnosisSection,
-    differences_of,
-    effect_section,
-    ood_section,
-    preference_section,
-    rated_section,
-    view_section,
-)
 
 KIND, SUITE = "diagnose", "theory"
 Progress = Callable[[str], None]
@@ -62,44 +54,42 @@ class Diagnosis:
 def diagnose(
     model: RewardModel, inputs: DiagnosisInputs, *, progress: Progress = lambda _: None
 ) -> Diagnosis:
-    """Measure everything that applies to the model and that there is data for.
-
-    Raises:
-        DataError, ConfigError, ModelError: records, a gold or a folder that are not usable.
-    """
+    """Measure everything that applies to the model and that there is data for; DataError,
+    ConfigError or ModelError where records, a gold or a folder are not usable."""
     # Runs first: a wrong folder is reported before minutes of computation.
     runs = [read_run(folder) for folder in inputs.compare]
     head, reading = head_of(model), inputs.reading
     trained = model.card.preference_trained
     has_two_rewards = trained and bool(head.names)
-    diagnosis = DiagnosisSection(notes=_scope_notes(model, inputs))
+    diagnosis = sections.DiagnosisSection(notes=_scope_notes(model, inputs))
     progress("pairs")
     # A gold may read a field of the pairs.
     preference = replace(inputs.preference, keep_fields=inputs.gold is not None)
     sets = {"preference": featured(model, preference, "preference", reading)}
     pairs, view = sets["preference"], None
-    differences = differences_of(pairs)
-    diagnosis.merge(preference_section(model, head, pairs, differences))
+    ridge, inverse = sections.margins_of(head, pairs)
+    diagnosis.merge(sections.preference_section(model, head, pairs, ridge))
     if has_two_rewards:
         progress("Theorem 1")
-        diagnosis.merge(effect_section(head, pairs, differences))
+        diagnosis.merge(sections.effect_section(head, pairs, ridge, inverse))
         c = diagnosis.metrics["c/projection"].value
         for name, source in inputs.ood.items():
             progress(f"out of distribution: {name}")
             sets[f"ood/{name}"] = featured(model, source, None, reading)
-            diagnosis.merge(ood_section(head, name, sets[f"ood/{name}"], c))
+            diagnosis.merge(sections.ood_section(head, name, sets[f"ood/{name}"], c))
     # Probes and the weight need no second reward, so ratings are read for every model.
     if inputs.rated is not None:
         progress("ratings")
         sets["rated"] = featured(model, inputs.rated, "rated", reading)
-        diagnosis.merge(rated_section(model, head, pairs, sets["rated"], reading.max_batch_tokens))
+        rated, size = sets["rated"], reading.max_batch_tokens
+        diagnosis.merge(sections.rated_section(model, head, pairs, rated, size))
     gold = None
     if inputs.gold is not None:
         progress("gold")
         gold = gold_of(inputs.gold, pairs.records, reading)
-    if gold is not None and trained:
-        rewards = (pairs.hidden @ head.preference).reshape(-1, 2)
-        diagnosis.add("lemma", lemma(rewards, gold, pairs.prompts))
+        if trained:
+            rewards = (pairs.hidden @ head.preference).reshape(-1, 2)
+            diagnosis.add("lemma", lemma(rewards, gold, pairs.prompts))
     if runs:
         # Each run's model is loaded in turn, beside the diagnosed one.
         progress("Theorem 2")
@@ -112,7 +102,7 @@ def diagnose(
     # Last, since learning weights may fail for lack of prompts, which is only a note.
     if has_two_rewards:
         progress("view")
-        section, view = view_section(model, pairs)
+        section, view = sections.view_section(model, pairs)
         diagnosis.merge(section)
     advice = (*advise(diagnosis.metrics, head.names), *diagnosis.advice)
     return Diagnosis(_result(model, inputs, diagnosis, sets, advice), advice, view)
@@ -131,7 +121,7 @@ def _scope_notes(model: RewardModel, inputs: DiagnosisInputs) -> list[str]:
 
 
 def _result(
-    model: RewardModel, inputs: DiagnosisInputs, diagnosis: DiagnosisSection,
+    model: RewardModel, inputs: DiagnosisInputs, diagnosis: sections.DiagnosisSection,
     sets: Mapping[str, Featured], advice: Sequence[str],
 ) -> Result:  # fmt: skip
     notes = []

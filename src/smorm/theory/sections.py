@@ -45,28 +45,26 @@ class DiagnosisSection:
         self.advice += section.advice
 
 
-@dataclass(frozen=True, slots=True)
-class Differences:
-    """Differences of pairs, and the solutions with their second moment."""
-
-    deltas: Floats  # chosen less rejected hidden states [P, D]
-    ridge: effect.Solved
-    inverse: effect.Solved  # with the pseudo-inverse
-
-
-def differences_of(pairs: Featured) -> Differences:
-    """Differences of the pairs' hidden states."""
+def margins_of(head: Head, pairs: Featured) -> list[effect.PairMargins]:
+    """Margins of the pairs, with a ridge and then with the pseudo-inverse."""
     deltas = pairs.deltas()
     if not deltas.any():
         raise DataError("preference: both sides of every pair have the same hidden state")
-    return Differences(deltas, *effect.solve(deltas, effect.RIDGE, 0.0))
+    # Without attribute rows only the preference statistics are used.
+    preference, mean = deltas @ head.preference, np.zeros(len(deltas))
+    if head.names:
+        mean = deltas @ head.mean
+    return [
+        effect.PairMargins(preference, mean, deltas @ solved.direction, solved)
+        for solved in effect.solve(deltas, effect.RIDGE, 0.0)
+    ]
 
 
 def preference_section(
-    model: RewardModel, head: Head, pairs: Featured, differences: Differences
+    model: RewardModel, head: Head, pairs: Featured, ridge: effect.PairMargins
 ) -> DiagnosisSection:
     """Pair statistics, the spectrum of Sigma_S, and alpha."""
-    deltas, solved = differences.deltas, differences.ridge
+    deltas, solved = pairs.deltas(), ridge.solved
     prompts, section = pairs.prompts, DiagnosisSection()
     spectrum = {
         "dimensions": float(solved.dimensions),
@@ -79,11 +77,10 @@ def preference_section(
     for name, number in spectrum.items():
         section.metrics[f"spectrum/{name}"] = Metric(number, len(deltas))
     if model.card.preference_trained:
-        margins = deltas @ head.preference
-        outcomes, ties = pair_outcomes(margins, np.zeros_like(margins))
+        outcomes, ties = pair_outcomes(ridge.preference, np.zeros(len(deltas)))
         section.metrics["preference/accuracy"] = share_metric(outcomes, prompts)
-        section.metrics["preference/margin"] = mean_metric(margins, prompts)
-        section.add("preference", effect.strength(_margins(head, deltas, solved), prompts))
+        section.metrics["preference/margin"] = mean_metric(ridge.preference, prompts)
+        section.add("preference", effect.strength(ridge, prompts))
         section.notes.append(f"preference: {ties} of {len(deltas)} pairs are tied and count half.")
     if head.names:
         # On the attributes' own scales: alpha is in units of ratings.
@@ -91,21 +88,13 @@ def preference_section(
     return section
 
 
-def _margins(head: Head, deltas: Floats, solved: effect.Solved) -> effect.PairMargins:
-    # Without attribute rows only the preference statistics are used.
-    mean = np.zeros(len(deltas))
-    if head.names:
-        mean = deltas @ head.mean
-    return effect.PairMargins(deltas @ head.preference, mean, deltas @ solved.direction, solved)
-
-
-def effect_section(head: Head, pairs: Featured, differences: Differences) -> DiagnosisSection:
+def effect_section(
+    head: Head, pairs: Featured, ridge: effect.PairMargins, inverse: effect.PairMargins
+) -> DiagnosisSection:
     """Theorem 1: c in four ways, the inequality with each, agreement within a prompt."""
-    deltas, prompts, section = differences.deltas, pairs.prompts, DiagnosisSection()
+    deltas, prompts, section = pairs.deltas(), pairs.prompts, DiagnosisSection()
     responses = responses_of(head, pairs)
     r_s, r_m = responses.preference, responses.mean_attribute
-    ridge = _margins(head, deltas, differences.ridge)
-    inverse = _margins(head, deltas, differences.inverse)
     constants = {
         "formula": effect.formula(ridge, prompts),
         "formula_pseudo_inverse": effect.formula(inverse, prompts),
@@ -191,43 +180,31 @@ def rated_section(
         correlation = spearman_metric(scores, mean, rated.prompts)
         section.metrics["preference/spearman_with_mean_rating"] = correlation
     # Residuals of the rows where the model has them; else a probe stands for the missing head.
-    residuals = _probe_residuals(names, ratings, probed.predicted)
     if has_rows:
-        residuals = _row_residuals(model, ratings, rows)
-    if residuals.shape[1]:
-        _add_weight(section, _counts(model, pairs, rated), rated, residuals)
+        scales = model.card.scales
+        errors = apply_scales(scales, rows) - apply_scales(scales, ratings)
+        # Attributes that nobody rates here have no residual.
+        errors = errors[:, np.isfinite(errors).any(axis=0)]
+    else:
+        errors = _probe_errors(names, ratings, probed.predicted)
+    if errors.shape[1]:
+        counts = _counts(model, pairs, rated)
+        metrics = weights(errors**2, counts, rated.prompts)
+        section.add("weight", metrics)
+        values = {"mean": metrics["mean"], "sum": metrics["sum"].value, **asdict(counts)}
+        section.advice.append(sentence("weight", **values))
     if trained and has_rows:
         _add_gradients(section, model, pairs, rated, ratings, max_batch_tokens)
     return section
 
 
-def _row_residuals(model: RewardModel, ratings: Floats, rows: Floats) -> Floats:
-    """Squared errors of the rows on the training scale [R, K'], of the attributes rated here."""
-    scales = model.card.scales
-    errors = apply_scales(scales, rows) - apply_scales(scales, ratings)
-    # Attributes that nobody rates here have no residual.
-    return np.asarray(errors[:, np.isfinite(errors).any(axis=0)] ** 2)
-
-
-def _probe_residuals(
-    names: Sequence[str], ratings: Floats, predicted: Mapping[str, Floats]
-) -> Floats:
-    """Squared errors of probes [R, K'], in units of each attribute's variance, as in training."""
+def _probe_errors(names: Sequence[str], ratings: Floats, predicted: Mapping[str, Floats]) -> Floats:
+    """Errors of probes [R, K'], in units of each attribute's deviation, as in training."""
     columns = [np.zeros((len(ratings), 0))]
     for name, truth in zip(names, ratings.T, strict=True):
         if name in predicted:
-            errors = (predicted[name] - truth) / np.nanstd(truth)
-            columns.append(errors[:, None] ** 2)
+            columns.append((predicted[name] - truth)[:, None] / np.nanstd(truth))
     return np.hstack(columns)
-
-
-def _add_weight(
-    section: DiagnosisSection, counts: Counts, rated: Featured, residuals: Floats
-) -> None:
-    metrics = weights(residuals, counts, rated.prompts)
-    section.add("weight", metrics)
-    values = {"mean": metrics["mean"], "sum": metrics["sum"].value, **asdict(counts)}
-    section.advice.append(sentence("weight", **values))
 
 
 def _counts(model: RewardModel, pairs: Featured, rated: Featured) -> Counts:
