@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smorm.data.formats import FORMATS, Format
+from smorm.data.readers import SUFFIXES, is_saved_dataset, stem_of
 from smorm.data.reading import Source
 from smorm.errors import ConfigError
 from smorm.evaluation.accuracy import TIES, ScoredItems, length_correlations_of, tied
-from smorm.evaluation.benchmarks.folders import data_files, is_copy
 from smorm.evaluation.metrics import cluster_codes
 from smorm.evaluation.outcomes import Outcomes
 from smorm.evaluation.result import Measurement, chance_levels
@@ -29,8 +29,6 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """One benchmark."""
-
     name: str  # what suites, files and the command line call it
     title: str
     rows: Format  # how its published rows become `Candidates`, the good responses first
@@ -63,18 +61,23 @@ class Benchmark:
             raise ConfigError(f"{self.title}: not on the hub as one data set: give NAME=PATH")
         if path is not None and Path(path).is_file():
             return [("", Source(path, self.format))]
-        if path is not None and Path(path).is_dir():
-            names = [piece.subset or piece.split for piece in self.pieces]
-            # Somebody's clone of the hub's repository is read as the hub's data set is.
-            if not is_copy(Path(path), names):
-                files = data_files(Path(path))
-                return [(label, Source(str(file), self.format)) for label, file in files]
+        # Somebody's clone of the hub's repository is read as the hub's data set is.
+        if path is not None and Path(path).is_dir() and not self._is_copy(Path(path)):
+            files = data_files(Path(path))
+            return [(label, Source(str(file), self.format)) for label, file in files]
         address = str(path or self.hub)
         sources = []
         for piece in self.pieces:
             source = Source(address, self.format, split=piece.split, subset=piece.subset)
             sources.append((piece.label, source))
         return sources or [("", Source(address, self.format))]
+
+    def _is_copy(self, folder: Path) -> bool:
+        """Whether a folder is laid out as the hub's data set with its splits and subsets is."""
+        names = [piece.subset or piece.split for piece in self.pieces]
+        # A piece may be a folder, or a file whose name only begins with the split's.
+        laid_out = bool(names) and all(any(folder.glob(f"**/{name}*")) for name in names)
+        return laid_out or is_saved_dataset(folder)
 
     def measure(self, items: ScoredItems) -> Measurement:
         """Its numbers, what the longer response wins, and how scores correlate with length."""
@@ -101,6 +104,26 @@ def _describe(items: ScoredItems, table: Outcomes) -> list[str]:
         "resample prompts.",
         f"{tied(items)} items have a good and another response tied at the top: {ties}.",
     ]
+
+
+def data_files(folder: Path) -> list[tuple[str, Path]]:
+    """Every data file below a folder, labelled by its path ("Adversarial/GPTInst")."""
+    files = [file for file in sorted(folder.rglob("*")) if file.name.endswith(SUFFIXES)]
+    files = list(filter(Path.is_file, files))
+    if not files:
+        raise ConfigError(f"{folder}: no data file in it or below ({', '.join(SUFFIXES)})")
+    # In published repositories RM-Bench's full set lies beside its pieces, and LLMBar's sets lie
+    # beside results of models: where a file has such a name, it is the data.
+    for name in ("total_dataset", "dataset"):
+        files = [file for file in files if stem_of(file) == name] or files
+    labelled = []
+    for file in files:
+        path = file.relative_to(folder).with_name(stem_of(file))
+        # Such names say what every file is; the folder says which subset.
+        if path.name in ("dataset", "test", "data") and path.parent.name:
+            path = path.parent
+        labelled.append((path.as_posix(), file))
+    return labelled
 
 
 _ROOM = "smorm.evaluation.benchmarks"

@@ -48,17 +48,8 @@ FORMAT = Format(
     "candidates", parse, "{input, targets: {choices, labels}}",
     signs=frozenset({"input", "targets"}),
 )  # fmt: skip
+SUBSETS = ("helpful", "honest", "harmless", "other")
 HHH = Benchmark(
-    "hhh",
-    "HHH alignment",
-    FORMAT,
-    rule,
-    ("overall",),
-    hub="HuggingFaceH4/hhh_alignment",
-    pieces=(
-        Piece("helpful", "test", "helpful"),
-        Piece("honest", "test", "honest"),
-        Piece("harmless", "test", "harmless"),
-        Piece("other", "test", "other"),
-    ),
-)
+    "hhh", "HHH alignment", FORMAT, rule, ("overall",), hub="HuggingFaceH4/hhh_alignment",
+    pieces=tuple(Piece(name, "test", name) for name in SUBSETS),
+)  # fmt: skip

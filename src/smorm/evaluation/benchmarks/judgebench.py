@@ -11,11 +11,9 @@ from smorm.evaluation.outcomes import Outcomes, weighted
 
 # Beginnings of sources, and their category: the subjects of MMLU-Pro are one.
 CATEGORIES = {
-    "mmlu-pro": "knowledge",
-    "livebench-reasoning": "reasoning",
-    "livebench-math": "math",
+    "mmlu-pro": "knowledge", "livebench-reasoning": "reasoning", "livebench-math": "math",
     "livecodebench": "coding",
-}
+}  # fmt: skip
 
 
 def parse(row: rows.Row, context: Context) -> list[Candidates]:
@@ -35,17 +33,12 @@ def rule(items: ScoredItems) -> Outcomes:
     # Within a category pairs are pooled, so a subject of MMLU-Pro weighs as many as it has.
     counts: dict[str, dict[str, float]] = {}
     for name in dict.fromkeys(items.subsets):
-        of_category = counts.setdefault(_category(name), {})
-        of_category[name] = items.subsets.count(name)
+        category = name
+        for beginning in filter(name.startswith, CATEGORIES):
+            category = CATEGORIES[beginning]
+        counts.setdefault(category, {})[name] = items.subsets.count(name)
     sections = {category: weighted(counts[category]) for category in sorted(counts)}
     return accuracies(items, wins, sections)
-
-
-def _category(subset: str) -> str:
-    for beginning, category in CATEGORIES.items():
-        if subset.startswith(beginning):
-            return category
-    return subset
 
 
 FORMAT = Format(

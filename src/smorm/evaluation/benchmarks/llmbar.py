@@ -24,29 +24,19 @@ def parse(row: rows.Row, context: Context) -> list[Candidates]:
 def rule(items: ScoredItems) -> Outcomes:
     """`Natural`, and `Adversarial` as the plain mean of its four sets; `overall` over all items."""
     # Natural by its name in any spelling; every other labelled set is adversarial.
-    subsets = sorted(set(items.subsets))
-    natural = [name for name in subsets if "natural" in name.lower()]
-    adversarial = [name for name in subsets if name and name not in natural]
-    sections = {
-        "Natural": dict.fromkeys(natural, 1.0),
-        "Adversarial": dict.fromkeys(adversarial, 1.0),
-    }
-    return accuracies(items, expected_wins, present(subsets, sections))
+    sections: dict[str, dict[str, float]] = {"Natural": {}, "Adversarial": {}}
+    for name in sorted(set(items.subsets) - {""}):
+        section = "Natural" if "natural" in name.lower() else "Adversarial"
+        sections[section][name] = 1.0
+    return accuracies(items, expected_wins, present(items.subsets, sections))
 
 
 FORMAT = Format(
     "candidates", parse, "{input, output_1, output_2, label}",
     signs=frozenset({"output_1", "output_2", "label"}),
 )  # fmt: skip
+SETS = ("Natural", "GPTInst", "GPTOut", "Manual", "Neighbor")
 LLMBAR = Benchmark(
-    "llmbar",
-    "LLMBar",
-    FORMAT,
-    rule,
-    ("overall", "Natural", "Adversarial"),
-    hub="princeton-nlp/LLMBar",
-    pieces=tuple(
-        Piece(name, name, "LLMBar")
-        for name in ("Natural", "GPTInst", "GPTOut", "Manual", "Neighbor")
-    ),
-)
+    "llmbar", "LLMBar", FORMAT, rule, ("overall", "Natural", "Adversarial"),
+    hub="princeton-nlp/LLMBar", pieces=tuple(Piece(name, name, "LLMBar") for name in SETS),
+)  # fmt: skip

@@ -9,8 +9,6 @@ from smorm.data.records import Candidates, Messages
 from smorm.evaluation.benchmarks import Benchmark, Piece, rows
 from smorm.evaluation.benchmarks.best_of_k import rule
 
-WINNERS = ("model_a", "model_b")
-
 
 def parse(row: rows.Row, context: Context) -> list[Candidates]:
     """Two conversations, the turn judged, and the winner.
@@ -38,7 +36,7 @@ def tie(row: rows.Row) -> DropReason | None:
 def winner_of(row: rows.Row, context: Context) -> str:
     """`model_a` or `model_b`."""
     winner = fields.required(row, "winner", context)
-    if winner not in WINNERS:
+    if winner not in ("model_a", "model_b"):
         raise context.wrong("winner", winner, "'model_a', 'model_b' or a tie")
     return str(winner)
 
@@ -54,9 +52,8 @@ def conversations(row: rows.Row, turn: int | None, context: Context) -> list[Can
     if winner_of(row, context) == "model_b":
         good, bad, good_name, bad_name = bad, good, bad_name, good_name
     prompt, chosen, rejected = rows.split(good, bad, (good_name, bad_name), context)
-    return rows.labelled(
-        prompt, chosen, rejected, context, *rows.names_of(row, "question_id", context)
-    )
+    names = rows.names_of(row, "question_id", context)
+    return rows.labelled(prompt, chosen, rejected, context, *names)
 
 
 def _until(row: rows.Row, name: str, turn: int | None, context: Context) -> Messages:

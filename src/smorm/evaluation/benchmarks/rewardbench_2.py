@@ -24,12 +24,9 @@ TIES = "Ties"
 DOMAINS = ("Factuality", "Precise IF", "Math", "Safety", "Focus", TIES)
 # The Ties score is their weighted sum; the last one breaks ties between models.
 TIES_WEIGHTS = {
-    "tied_accuracy": 0.30,
-    "ref_accuracy": 0.30,
-    "correctness_preferred": 0.20,
-    "correctness_preferred_hard": 0.20,
-    "correctness_margin": 0.01,
-}
+    "tied_accuracy": 0.30, "ref_accuracy": 0.30, "correctness_preferred": 0.20,
+    "correctness_preferred_hard": 0.20, "correctness_margin": 0.01,
+}  # fmt: skip
 
 _TIES_ID = re.compile(r"(ref|tied):(\d+)")
 
@@ -104,10 +101,10 @@ def _with_ties(table: Outcomes, items: ScoredItems, domains: list[str]) -> Outco
 
 
 def _ties_id(identity: str) -> tuple[str, str]:
-    kind, _, number = identity.partition(":")
-    if kind not in ("ref", "tied") or ":" not in identity:
+    match = _TIES_ID.fullmatch(identity)
+    if match is None:
         raise DataError(f'Ties item {identity!r}: expected an id "ref:N" or "tied:N"')
-    return kind, number
+    return match[1], match[2]
 
 
 def ties_columns(items: ScoredItems) -> dict[str, Floats]:

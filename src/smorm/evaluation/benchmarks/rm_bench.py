@@ -21,7 +21,6 @@ from smorm.errors import DataError
 from smorm.evaluation.accuracy import LENGTH, TIES, ScoredItems
 from smorm.evaluation.benchmarks import Benchmark, Piece
 from smorm.evaluation.benchmarks.rows import Row, good_first, text_responses
-from smorm.evaluation.metrics import require_finite
 from smorm.evaluation.outcomes import Outcomes, Weights, difference, even, split
 
 STYLES = ("concise", "detailed", "markdown")
@@ -70,9 +69,9 @@ def rule(items: ScoredItems) -> Outcomes:
     where a tie is a loss; `ties_half/...` and `length_only/...` of overall, levels and domains.
 
     Raises:
-        DataError: an item has not 3 and 3 responses, a domain is unknown, a score is not finite."""
+        DataError: an item has not 3 and 3 responses, or a domain is unknown."""
     domains = list(map(_domain, items.subsets))
-    present = _present(domains)
+    present = list(filter(domains.__contains__, DOMAINS))
     published = _sums("", present)
     # Published: a tie is a loss. Beside it, and by length, a tie is half.
     columns = _columns("", (_margins(items) > 0).astype(np.float64), domains)
@@ -92,13 +91,10 @@ def _margins(items: ScoredItems) -> Floats:
     """Chosen less rejected score of the nine comparisons [N, 3, 3]; rows are chosen styles."""
     for index, (scores, chosen) in enumerate(zip(items.scores, items.chosen, strict=True)):
         if (chosen, len(scores)) != (3, 6):
-            raise DataError(
-                f"item {index}: {chosen} of {len(scores)} responses chosen, expected 3 of 6"
-            )
+            counts = f"{chosen} of {len(scores)} responses chosen"
+            raise DataError(f"item {index}: {counts}, expected 3 of 6")
     # All nine differences at once; each is one comparison of the published matrix.
     scores = np.stack(list(items.scores))
-    require_finite("scores of chosen responses", scores[:, :3])
-    require_finite("scores of rejected responses", scores[:, 3:])
     return np.asarray(scores[:, :3, None] - scores[:, None, 3:])
 
 
@@ -107,10 +103,6 @@ def _domain(name: str) -> str:
         if name.startswith(domain):
             return domain
     raise DataError(f"domain: {name!r} is none of {', '.join(DOMAINS)} (or begins with one)")
-
-
-def _present(domains: Sequence[str]) -> list[str]:
-    return [name for name in DOMAINS if name in domains]
 
 
 def _columns(prefix: str, won: Floats, domains: Sequence[str]) -> dict[str, Floats]:
@@ -146,7 +138,7 @@ def _mean(prefix: str, cells: Cells, domains: Sequence[str]) -> Weights:
 def describe(items: ScoredItems, table: Outcomes) -> list[str]:
     """How many items of each domain, and how many of their comparisons are ties."""
     domains = list(map(_domain, items.subsets))
-    present = _present(domains)
+    present = list(filter(domains.__contains__, DOMAINS))
     counts = ", ".join(f"{name} {domains.count(name)}" for name in present)
     ties = int((_margins(items) == 0).sum())
     notes = [
