@@ -51,9 +51,8 @@ def measure_fit(data: HeldOut, view: View, fit: Fit, baselines: Sequence[View]) 
     notes = _notes(data, view, len(draws))
     # Without labels there is nothing to be accurate about.
     if data.paired:
-        for measure in (_accuracies(data, view, fit, baselines), _row_accuracies(data, view)):
-            metrics |= measure.metrics
-            notes += measure.notes
+        metrics |= _accuracies(data, view, fit, baselines, notes)
+        metrics |= _row_accuracies(data, view, notes)
     return FitReport(metrics, tuple(notes))
 
 
@@ -66,8 +65,7 @@ def _intervals(
     name: str, attribute: str, view: View, draws: Sequence[View], count: int
 ) -> dict[str, Metric]:
     """`name/ROW` for a view's numbers by row, with the interval over fits on resamples."""
-    numbers_of = attrgetter(attribute)
-    metrics = {}
+    numbers_of, metrics = attrgetter(attribute), {}
     for row, value in numbers_of(view).items():
         resampled = np.array([numbers_of(draw)[row] for draw in draws], dtype=np.float64)
         metrics[f"{name}/{row}"] = Metric(value, count, *interval(resampled))
@@ -88,13 +86,15 @@ def _shares(data: HeldOut, view: View) -> dict[str, Metric]:
     return metrics
 
 
-def _accuracies(data: HeldOut, view: View, fit: Fit, baselines: Sequence[View]) -> FitReport:
+def _accuracies(
+    data: HeldOut, view: View, fit: Fit, baselines: Sequence[View], notes: list[str]
+) -> dict[str, Metric]:
+    """Accuracies of the view and the baselines, and a note of those that are as good."""
     prompts = data.prompts[0::2]
     # By fits without the prompt, unlike the view itself: its own data would flatter it.
     fitted = outcomes_of(held_out_values(data, fit))
     metrics = {f"accuracy/{view.name}": share_metric(fitted, prompts)}
-    close: list[str] = []
-    notes: tuple[str, ...] = ()
+    close = []
     for baseline in baselines:
         outcomes = outcomes_of(data.values(baseline))
         gain = mean_metric(fitted - outcomes, prompts)
@@ -105,15 +105,13 @@ def _accuracies(data: HeldOut, view: View, fit: Fit, baselines: Sequence[View]) 
             close.append(baseline.name)
     if close:
         note = f"{view.name} is not clearly more accurate than {', '.join(close)}, which needed no "
-        notes = (f"{note}fit (the interval of the difference reaches 0).",)
-    return FitReport(metrics, notes)
+        notes.append(f"{note}fit (the interval of the difference reaches 0).")
+    return metrics
 
 
-def _row_accuracies(data: HeldOut, view: View) -> FitReport:
+def _row_accuracies(data: HeldOut, view: View, notes: list[str]) -> dict[str, Metric]:
     """Accuracies of the rows that the view wants more of, and a note of those below one half."""
-    metrics: dict[str, Metric] = {}
-    reversed_rows: list[str] = []
-    notes: tuple[str, ...] = ()
+    metrics, reversed_rows = {}, []
     for row in view.weights or view.rows:
         # A row with a negative weight is wanted low; that of preference is the accuracy of F.
         if row == PREFERENCE or view.weights.get(row, 0.0) < 0:
@@ -126,8 +124,8 @@ def _row_accuracies(data: HeldOut, view: View) -> FitReport:
     if reversed_rows:
         note = f"Chosen responses score lower than rejected ones on {', '.join(reversed_rows)}: "
         remedy = "leave such a row out (--rows), or let a learned weight be negative (--free-sign)."
-        notes = (note + remedy,)
-    return FitReport(metrics, notes)
+        notes.append(note + remedy)
+    return metrics
 
 
 def _notes(data: HeldOut, view: View, draws: int) -> list[str]:
@@ -147,8 +145,7 @@ def _notes(data: HeldOut, view: View, draws: int) -> list[str]:
     if isinstance(view, PessimisticView) and view.kind == "mean_minus_spread":
         largest = largest_monotone_kappa(len(view.rows))
         if view.kappa > largest:
-            notes.append(
-                f"kappa is above {largest:.3g} (1 / sqrt(rows - 1)): a response that is better on "
-                "one row, and equal on the others, can get a lower value."
-            )
+            above = f"kappa is above {largest:.3g} (1 / sqrt(rows - 1))"
+            better = "a response that is better on one row, and equal on the others"
+            notes.append(f"{above}: {better}, can get a lower value.")
     return notes

@@ -7,8 +7,6 @@ Shapes: P pairs, K attributes; `rows` [P, 2, 1 + K] and `values` [P, 2] hold cho
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import compress
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -46,8 +44,6 @@ _EQUAL = {
     "response": "leaving the response out changes no score",
 }
 
-Conversations = Sequence[tuple[Messages, Messages]]
-
 
 def check_sanity(
     model: RewardModel, items: Sequence[Item], view: Any = None, *, seed: int = 0
@@ -80,12 +76,9 @@ def check_sanity(
     config = None if model.card.hashes else model.network.backbone.config.get_text_config()
     tests.notes += head_notes(model.network.head.weight, model.card.rows, config)
     provenance = {
-        "model": dict(model.card.hashes),
-        "renderer": model.renderer.fingerprint,
-        "seed": seed,
-        "pairs": len(drawn),
-        "versions": versions(),
-    }
+        "model": dict(model.card.hashes), "renderer": model.renderer.fingerprint, "seed": seed,
+        "pairs": len(drawn), "versions": versions(),
+    }  # fmt: skip
     return Result(
         "sanity", "sanity", model.name, chosen.name, tests.metrics, fingerprint=provenance,
         notes=tuple(tests.notes), failures=tuple(tests.failures),
@@ -99,6 +92,7 @@ class SanityTests:
     model: RewardModel
     view: View
     scorer: Scorer
+    rounding: float = 0.0  # differences of scores up to it are none
     metrics: dict[str, Metric] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -126,10 +120,10 @@ class SanityTests:
         scales = self.model.card.scales
         values = np.stack([apply_view(self.view, of_pair, scales) for of_pair in rows])
         relative = ROUNDING.get(dtype_of(self.model), ROUNDING["bfloat16"])
-        rounding = relative * float(np.abs(values).max())
-        self._swapped(usable, values, rounding)
-        self._shuffled(usable, rounding, rng)
-        self._different(usable, values, rounding)
+        self.rounding = relative * float(np.abs(values).max())
+        self._swapped(usable, values)
+        self._shuffled(usable, rng)
+        self._different(usable, values)
         # The last tests take many small batches, so they see fewer pairs.
         self._alone(usable[:FEW], values[:FEW])
         self._raw(usable[:FEW], rows)
@@ -145,74 +139,70 @@ class SanityTests:
             text = f"{name}: {observed}: {cause}" if observed else f"{name}: {cause}"
             self.failures.append(Failure(name, cause.kind, text))
 
-    def _swapped(self, items: list[Item], values: Floats, rounding: float) -> None:
+    def _swapped(self, items: list[Item], values: Floats) -> None:
         """Swapped sides, scored anew, have the accuracy 1 less the accuracy."""
         swapped = self._values(list(map(_swap, items)))
         # Margins of the same sides before and after, of opposite sign if nothing else matters.
         before, after = values[:, 0] - values[:, 1], swapped[:, 0] - swapped[:, 1]
         gap = float(_wins(before, 0.0).mean() + _wins(after, 0.0).mean() - 1.0)
         # Scores that are equal but for rounding may change their order: only clear winners count.
-        clear = np.maximum(np.abs(before), np.abs(after)) > 2 * rounding
+        clear = np.maximum(np.abs(before), np.abs(after)) > 2 * self.rounding
         wrong = int((clear & (np.sign(before) != -np.sign(after))).sum())
         cause = Cause(CauseKind.POOLING, "the score depends on the place in the batch")
-        observed = (
-            f"the accuracy of the swapped sides is not 1 less the accuracy: {wrong} of "
-            f"{len(items)} pairs keep their winner"
-        )
+        winners = f"{wrong} of {len(items)} pairs keep their winner"
+        observed = f"the accuracy of the swapped sides is not 1 less the accuracy: {winners}"
         self._add("swapped", gap, len(items), cause, observed, failed=wrong > 0)
 
-    def _shuffled(self, items: list[Item], rounding: float, rng: np.random.Generator) -> None:
+    def _shuffled(self, items: list[Item], rng: np.random.Generator) -> None:
         """Labels drawn by a coin: whatever the model knows, it is right in half of them."""
-        heads = rng.random(len(items)) < 0.5
         drawn = list(items)
-        for index in np.flatnonzero(heads):
+        for index in np.flatnonzero(rng.random(len(items)) < 0.5):
             drawn[index] = _swap(items[index])
         values = self._values(drawn)
-        wins = _wins(values[:, 0] - values[:, 1], rounding)
+        wins = _wins(values[:, 0] - values[:, 1], self.rounding)
         share, decided = float(wins.mean()), int((wins != 0.5).sum())
         # Ties are a half for certain; the variance of the others is a quarter each.
         half_width = Z * 0.5 * decided**0.5 / len(items)
         cause = Cause(CauseKind.POOLING, "the score depends on the side that comes first")
-        expected = f"expected 0.5 ± {half_width:.3f}"
-        observed = f"the accuracy under drawn labels is {share:.3f}, {expected}"
+        labels = "the accuracy under drawn labels"
+        observed = f"{labels} is {share:.3f}, expected 0.5 ± {half_width:.3f}"
         failed = abs(share - 0.5) > half_width
         self._add("shuffled", share, len(items), cause, observed, failed=failed)
 
-    def _different(self, items: list[Item], values: Floats, rounding: float) -> None:
+    def _different(self, items: list[Item], values: Floats) -> None:
         """Different texts have different scores."""
-        prompts = list(map(attrgetter("prompt"), items))
-        good, bad = zip(*map(attrgetter("responses"), items), strict=True)
-        first, second = list(zip(prompts, good, strict=True)), list(zip(prompts, bad, strict=True))
-        self._equal("responses", first, second, (values[:, 0], values[:, 1]), rounding)
+        first = [Item(item.prompt, item.responses[:1]) for item in items]
+        second = [Item(item.prompt, item.responses[1:]) for item in items]
+        self._equal("responses", first, second, values)
+        changed: dict[str, list[Item]] = {"prompts": [], "last_word": [], "response": []}
         # Every prompt moves on by one: with one pair alone this test says so and is left out.
-        changed = {
-            "prompts": zip([prompts[-1], *prompts[:-1]], good, strict=True),
-            "last_word": zip(prompts, map(_without_last_word, good), strict=True),
-            "response": zip(prompts, map(_emptied, good), strict=True),
-        }
-        for name, conversations in changed.items():
-            second = list(conversations)
-            others = self._values([Item(prompt, (response,)) for prompt, response in second])
-            self._equal(name, first, second, (values[:, 0], others[:, 0]), rounding)
+        for item, before in zip(first, [first[-1], *first[:-1]], strict=True):
+            (good,) = item.responses
+            empty = tuple(Message(message.role, "") for message in good)
+            changed["prompts"].append(replace(item, prompt=before.prompt))
+            changed["last_word"].append(replace(item, responses=(_without_last_word(good),)))
+            changed["response"].append(replace(item, responses=(empty,)))
+        for name, second in changed.items():
+            scores = np.column_stack([values[:, 0], self._values(second)])
+            self._equal(name, first, second, scores)
 
-    def _equal(
-        self, name: str, first: Conversations, second: Conversations,
-        scores: tuple[Floats, Floats], rounding: float,
-    ) -> None:  # fmt: skip
+    def _equal(self, name: str, first: list[Item], second: list[Item], scores: Floats) -> None:
+        """Whether texts that differ have equal scores [N, 2]."""
         differ = np.fromiter(map(operator.ne, first, second), bool)
         # Texts that are equal to begin with, or that were not scored, say nothing.
-        usable = np.isfinite(scores[1]) & differ
+        usable = np.isfinite(scores[:, 1]) & differ
         if not usable.any():
             self.notes.append(f"equal/{name} was not tested: no two texts differ in it.")
             return
-        equal = usable & (np.abs(scores[0] - scores[1]) <= rounding)
+        equal = usable & (np.abs(scores[:, 0] - scores[:, 1]) <= self.rounding)
         share, count = float(equal.sum() / usable.sum()), int(usable.sum())
         if share <= MANY_EQUAL:
             self._add(f"equal/{name}", share, count)
             return
         pairs = []
-        for (prompt, response), changed in compress(zip(first, second, strict=True), equal):
-            pairs.append((prompt + response, changed[0] + changed[1]))
+        for index in np.flatnonzero(equal):
+            texts = [item.prompt + item.responses[0] for item in (first[index], second[index])]
+            pairs.append((texts[0], texts[1]))
         cause = equal_scores(self.model, self.view, pairs)
         observed = f"{_EQUAL[name]} in {share:.0%} of {count} pairs"
         self._add(f"equal/{name}", share, count, cause, observed)
@@ -240,10 +230,8 @@ class SanityTests:
         cause = Cause(CauseKind.ACTIVATION, f"the scores are not the head's output but {numbers}")
         self._add("raw", float(not failed), len(outputs), cause, failed=failed)
         if inside and not failed:
-            self.notes.append(
-                "All scores lie between 0 and 1, though no activation makes them: ratings of 0 to "
-                "1, or little training."
-            )
+            share = "All scores lie between 0 and 1, though no activation makes them"
+            self.notes.append(f"{share}: ratings of 0 to 1, or little training.")
 
     def _plain(self, items: list[Item], rows: Floats) -> None:
         """Plain transformers gives the same scores of the same tokens, padded on either side."""
@@ -313,10 +301,6 @@ def _without_last_word(response: Messages) -> Messages:
     *before, last = response
     words = last.content.rstrip().rpartition(" ")[0]
     return (*before, Message(last.role, words or f"{last.content} indeed"))
-
-
-def _emptied(response: Messages) -> Messages:
-    return tuple(Message(message.role, "") for message in response)
 
 
 def _wins(margins: Floats, rounding: float) -> Floats:
