@@ -27,6 +27,7 @@ from smorm.arrays import Floats
 from smorm.data.census import Census
 from smorm.data.records import Preference, Rated, prompt_key
 from smorm.data.scaling import apply_scales, fit_scales, rating_matrix
+from smorm.evaluation.accuracy import measure_pairs
 from smorm.evaluation.attributes import RatedOutcomes, measure_rated
 from smorm.evaluation.correlation import centred, spearman, spearman_draws, spearman_metric
 from smorm.evaluation.metric_names import MetricName, SuiteName
@@ -38,9 +39,8 @@ from smorm.evaluation.metrics import (
     mean_over_seeds,
 )
 from smorm.evaluation.outcomes import Outcomes
-from smorm.evaluation.pairs import measure_pairs
 from smorm.evaluation.result import Measurement, Result
-from smorm.evaluation.scored import hash_of, words
+from smorm.evaluation.suites import hash_of, words
 from smorm.files import fingerprint
 from smorm.model.store import versions
 

@@ -19,7 +19,7 @@ from smorm.errors import ConfigError, ModelError, SmormError
 from smorm.evaluation.parity.check import against_folder, measure_model
 from smorm.evaluation.parity.comparison import ModelPaths
 from smorm.evaluation.parity.conversations import COUNT, built_in, from_file
-from smorm.evaluation.result import Result
+from smorm.evaluation.result import read_results
 from smorm.model.export import export_all_rows, export_view
 from smorm.text.chat import Renderer
 from smorm.world import backbone_path
@@ -119,7 +119,7 @@ def test_text_with_control_tokens_is_told_apart_and_not_in_the_gate(ours, good):
 def test_the_result_file_says_what_was_compared(tmp_path, ours, good):
     found = against_folder(ours, str(good), quick=True)
     found.as_result().write(tmp_path / "r.json")
-    result = Result.read(tmp_path / "r.json")
+    (result,) = read_results(tmp_path / "r.json")
     assert result.kind == "parity"
     assert result.metrics["passed"].value == 1.0
     assert result.metrics["largest_difference"].n == len(ours.conversations)

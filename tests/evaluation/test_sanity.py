@@ -20,7 +20,7 @@ from smorm.data.reading import Source, read_preferences
 from smorm.data.records import Item
 from smorm.errors import DataError
 from smorm.evaluation.inspector import head_notes
-from smorm.evaluation.result import Result
+from smorm.evaluation.result import Result, read_results
 from smorm.evaluation.sanity import check_sanity
 from smorm.model.export import export_view
 from smorm.model.network import Batch, RewardNetwork
@@ -86,7 +86,7 @@ def test_a_trained_model_passes_every_test(items, view):
 def test_the_result_can_be_written_and_read_again(items, tmp_path):
     result = check_sanity(model(), items)
     result.write(tmp_path / "r.json")
-    again = Result.read(tmp_path / "r.json")
+    (again,) = read_results(tmp_path / "r.json")
     assert again.kind == "sanity"
     assert again.failures == result.failures
     assert again.metrics.keys() == result.metrics.keys()

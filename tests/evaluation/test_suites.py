@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smorm.errors import DataError
+from smorm.evaluation.accuracy import measure_pairs
 from smorm.evaluation.attributes import measure_rated
 from smorm.evaluation.benchmarks.rm_bench import RM_BENCH, STYLES
-from smorm.evaluation.pairs import measure_pairs
 from tests.evaluation.scoring import measure_rm_bench, scored
 
 NAN = math.nan

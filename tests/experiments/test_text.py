@@ -25,8 +25,8 @@ from experiments.text_runs import (
 from smorm.checks.overlap import read_benchmarks
 from smorm.data.records import Rated
 from smorm.errors import DataError
+from smorm.evaluation.accuracy import measure_pairs
 from smorm.evaluation.metrics import bootstrap_means, interval, mean_over_seeds
-from smorm.evaluation.pairs import measure_pairs
 from smorm.evaluation.result import Result, read_results
 from smorm.text.chat import RAW, Message, Renderer
 from smorm.text.tokenizers import train_bpe

@@ -9,7 +9,7 @@ import torch
 
 from smorm import RewardModel
 from smorm.data.reading import Source
-from smorm.evaluation.result import Result
+from smorm.evaluation.result import read_results
 from smorm.theory.run import DiagnosisInputs, diagnose
 from tests.tiny import trained, world
 
@@ -38,7 +38,7 @@ def test_every_section_is_measured_and_the_result_survives_its_file(found, tmp_p
         "view",
     }  # fmt: skip
     found.result.write(tmp_path / "r.json")
-    again = Result.read(tmp_path / "r.json")
+    (again,) = read_results(tmp_path / "r.json")
     assert again.kind == "diagnose"
     assert again.metrics["c/projection"] == found.result.metrics["c/projection"]
     assert again.notes[-len(found.advice) :] == found.advice

@@ -14,7 +14,7 @@ from smorm.cli.options import BatchTokensOption, DeviceOption, OverlongOption, S
 
 if TYPE_CHECKING:
     from smorm.evaluation.fitted_views import FitReport
-    from smorm.evaluation.scored import ScoredSet
+    from smorm.evaluation.suites import ScoredSet
     from smorm.model.views import View
     from smorm.scoring.held_out import Fit, HeldOut
     from smorm.scoring.reward_model import RewardModel
@@ -160,7 +160,7 @@ def _score(
 ) -> ScoredSet:
     from smorm.data.census import Census
     from smorm.data.reading import read_records
-    from smorm.evaluation.scored import score_records
+    from smorm.evaluation.suites import score_records
     from smorm.rewards.model import ModelReward
     from smorm.rewards.protocol import ScoringOptions
 

@@ -10,12 +10,15 @@ import numpy as np
 
 from smorm.arrays import Clusters, Floats
 from smorm.errors import DataError
+from smorm.evaluation import metrics as numbers
 from smorm.evaluation.correlation import length_correlations
-from smorm.evaluation.metrics import Metric, cluster_codes, require_finite
+from smorm.evaluation.metrics import Metric, cluster_codes, pair_outcomes
 from smorm.evaluation.outcomes import Outcomes, Weights, difference, single, split, weighted
+from smorm.evaluation.result import Measurement
 
 TIES = "ties_half"
 LENGTH = "length_only"
+_SHARES = ("accuracy", "accuracy_chosen_longer", "accuracy_chosen_shorter")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class ScoredItems:
 
     def __post_init__(self) -> None:
         """Raises DataError where a score is not finite, or an item has nothing to compare."""
-        require_finite("scores", np.concatenate(list(self.scores)))
+        numbers.require_finite("scores", np.concatenate(list(self.scores)))
         for index, (scores, chosen) in enumerate(zip(self.scores, self.chosen, strict=True)):
             if not 0 < chosen < len(scores):
                 counts = f"{chosen} good of {len(scores)} responses"
@@ -140,3 +143,58 @@ def length_correlations_of(items: ScoredItems) -> dict[str, Metric]:
     codes = cluster_codes(items.prompts, len(sizes))[0][item_of_response]
     scores, lengths = np.concatenate(list(items.scores)), np.concatenate(list(items.lengths))
     return length_correlations(scores, lengths, codes)
+
+
+def measure_pairs(
+    chosen: Floats, rejected: Floats, prompts: Clusters, *, chosen_lengths: Floats,
+    rejected_lengths: Floats, length_unit: str, keys: Sequence[str] | None = None,
+) -> Measurement:  # fmt: skip
+    """The `pairs` suite, from scores and lengths of the preferred responses and of the others [N].
+
+    `length_unit` is for a note, `keys` identify pairs, the same for every model.
+    Metrics: `accuracy`, `length_only_accuracy` (the longer response wins), their difference
+    `accuracy_minus_length_only`, the accuracy where the preferred response is the longer or the
+    shorter one, the mean `margin` (chosen − rejected, in units of the score), and the Spearman
+    `length_correlation` of score and length over all 2N responses, plain and with both centred
+    within each prompt (Bradley–Terry fixes no offset between prompts).
+
+    Raises:
+        DataError: shapes differ, there is no pair, or a score or length is NaN or infinite."""
+    chosen = numbers.as_floats("scores of chosen responses", chosen, None)
+    count = len(chosen)
+    rejected = numbers.as_floats("scores of rejected responses", rejected, count)
+    chosen_lengths = numbers.as_floats("lengths of chosen responses", chosen_lengths, count)
+    rejected_lengths = numbers.as_floats("lengths of rejected responses", rejected_lengths, count)
+    numbers.require_finite("lengths of chosen responses", chosen_lengths)
+    numbers.require_finite("lengths of rejected responses", rejected_lengths)
+    # Ties as half: a score that is constant is then worth chance, not zero.
+    outcomes, ties = pair_outcomes(chosen, rejected)
+    by_length, length_ties = pair_outcomes(chosen_lengths, rejected_lengths)
+    columns = {
+        "accuracy": outcomes,
+        "length_only_accuracy": by_length,
+        "accuracy_minus_length_only": outcomes - by_length,
+        "accuracy_chosen_longer": np.where(by_length == 1.0, outcomes, np.nan),
+        "accuracy_chosen_shorter": np.where(by_length == 0.0, outcomes, np.nan),
+        "margin": chosen - rejected,
+    }
+    # Where no preferred response is the longer one, there is no accuracy of those.
+    for name in ("accuracy_chosen_longer", "accuracy_chosen_shorter"):
+        if np.isnan(columns[name]).all():
+            del columns[name]
+    keys = keys or list(map(str, range(count)))
+    differences = frozenset({"accuracy_minus_length_only", "margin"})
+    chance_columns = {name: np.full(count, 0.5) for name in _SHARES if name in columns}
+    table = Outcomes(columns, prompts, single(columns), keys, differences, chance_columns)
+    # Both responses of a pair belong to its prompt, so both are resampled with it.
+    codes, groups = cluster_codes(prompts, count)
+    scores = np.concatenate([chosen, rejected])
+    lengths = np.concatenate([chosen_lengths, rejected_lengths])
+    with_length = length_correlations(scores, lengths, np.concatenate([codes, codes]))
+    notes = (
+        f"{count} pairs over {groups} prompts; intervals resample prompts.",
+        f"{ties} pairs with equal scores count as half.",
+        f"Length is in {length_unit}; {length_ties} pairs have two responses of equal length "
+        "and count as half for the length-only rule.",
+    )
+    return Measurement(table.metrics() | with_length, notes, table, table.chance_levels())

@@ -11,16 +11,9 @@ import numpy as np
 
 from smorm.arrays import Bools, Clusters, Floats
 from smorm.errors import DataError
+from smorm.evaluation import metrics as numbers
 from smorm.evaluation.correlation import spearman, spearman_draws, spearman_metric
-from smorm.evaluation.metrics import (
-    Metric,
-    as_floats,
-    bootstrap_means,
-    cluster_codes,
-    interval,
-    mean_metric,
-    require_finite,
-)
+from smorm.evaluation.metrics import Metric, interval
 from smorm.evaluation.outcomes import Outcomes, common, even, single
 from smorm.evaluation.result import Measurement
 
@@ -41,12 +34,12 @@ def measure_rated(
 
     Raises:
         DataError: shapes differ, nothing is rated, or a prediction is NaN or infinite."""
-    predicted = as_floats("predictions", predicted, None, len(names))
-    ratings = as_floats("ratings", ratings, *predicted.shape)
-    require_finite("predictions", predicted)
+    predicted = numbers.as_floats("predictions", predicted, None, len(names))
+    ratings = numbers.as_floats("ratings", ratings, *predicted.shape)
+    numbers.require_finite("predictions", predicted)
     if np.isinf(ratings).any():
         raise DataError("ratings: a rating is infinite; one that is missing is NaN")
-    codes, groups = cluster_codes(prompts, len(predicted))
+    codes, groups = numbers.cluster_codes(prompts, len(predicted))
     rated, means = np.isfinite(ratings), training_means or {}
     columns = np.flatnonzero(rated.any(axis=0)).tolist()
     if not columns:
@@ -63,7 +56,7 @@ def measure_rated(
         sides = predicted[known, column], ratings[known, column]
         metrics[f"spearman/{name}"] = spearman_metric(*sides, codes[known])
         for family, error in errors.items():
-            metrics[f"{family}/{name}"] = mean_metric(error[known, column], codes[known])
+            metrics[f"{family}/{name}"] = numbers.mean_metric(error[known, column], codes[known])
     # For the means every attribute sees the same resampled prompts.
     count = int(rated.any(axis=1).sum())
     over_attributes: dict[str, Metric] = {}
@@ -74,7 +67,7 @@ def measure_rated(
         of_ranked = [metrics[f"spearman/{names[c]}"] for c in ranked]
         over_attributes["spearman"] = _mean(of_ranked, draws, count)
     for family, error in errors.items():
-        draws = bootstrap_means(error[:, columns], codes).mean(axis=1)
+        draws = numbers.bootstrap_means(error[:, columns], codes).mean(axis=1)
         of_columns = [metrics[f"{family}/{names[c]}"] for c in columns]
         over_attributes[family] = _mean(of_columns, draws, count)
     rated_names = list(map(names.__getitem__, columns))

@@ -1,10 +1,8 @@
 """Each item's outcomes, in columns; every published number is a weighted sum of column means.
 
-RewardBench's sections, RM-Bench's levels and domains, RewardBench 2's Ties score, plain accuracies
-and the rule "the longer one wins" are all of this form. One mechanism therefore gives the value,
-the interval that resamples prompts (a prompt's items in several subsets together), and the
-paired difference of two models, which is the same sum over the difference of their columns.
-
+RewardBench's sections, RM-Bench's levels, the Ties score and plain accuracies are all of this form:
+one mechanism gives the value, the interval that resamples prompts, and the paired difference of two
+models, which is the same sum over the difference of their columns.
 Shapes: `N` items, `C` columns, `R` resamples."""
 
 from __future__ import annotations
@@ -17,13 +15,9 @@ from numpy.typing import NDArray
 
 from smorm.arrays import Clusters, Floats
 from smorm.errors import DataError
-from smorm.evaluation.metrics import (
-    Metric,
-    bootstrap_means,
-    cluster_codes,
-    interval,
-    share_interval,
-)
+from smorm.evaluation import metrics as numbers
+from smorm.evaluation.metric_names import MetricName
+from smorm.evaluation.metrics import Metric, bootstrap_means, cluster_codes
 
 Weights = Mapping[str, float]
 
@@ -50,17 +44,19 @@ class Outcomes:
         return {name: self._metric(name, table, means, draws) for name in self.sums}
 
     def chance_levels(self) -> dict[str, float]:
-        """What random scores are expected to get, of each number whose columns all have it: the
-        same weighted sum, so exact for every section and mean of sections."""
+        """What random scores are expected to get, of each number of the reward (not of a rule
+        beside it) whose columns all have it: the same weighted sum, so exact for every section."""
         levels = {}
         for name, weights in self.sums.items():
-            if name not in self.differences and weights.keys() <= self.chance_columns.keys():
+            if name in self.differences or MetricName.parse(name).over is not None:
+                continue
+            if weights.keys() <= self.chance_columns.keys():
                 columns = np.stack(list(map(self.chance_columns.__getitem__, weights)), axis=1)
                 levels[name] = float(_means(columns) @ list(weights.values()))
         return levels
 
-    def minus(self, base: Outcomes) -> Outcomes:
-        """Item by item this less the base over their common items, for paired differences."""
+    def difference(self, base: Outcomes) -> dict[str, Metric]:
+        """Every number of this less the base's, over the same items, its interval paired."""
         # Other columns are other subsets: the same sum would be of something else.
         if set(self.columns) != set(base.columns):
             raise DataError("the two were measured on different suites: no difference to take")
@@ -76,11 +72,7 @@ class Outcomes:
         keys = list(map(self.keys.__getitem__, mine))
         # A difference of shares is no share: all lose the bounds of 0 and 1.
         differences = frozenset(self.sums)
-        return Outcomes(columns, clusters, self.sums, keys, differences)
-
-    def difference(self, base: Outcomes) -> dict[str, Metric]:
-        """Every number of this less the base's, over the same items, its interval paired."""
-        return self.minus(base).metrics()
+        return Outcomes(columns, clusters, self.sums, keys, differences).metrics()
 
     def _metric(self, name: str, table: Floats, means: Floats, draws: Floats) -> Metric:
         weights = self.sums[name]
@@ -88,11 +80,12 @@ class Outcomes:
         factors = np.array(list(weights.values()))
         contributing = np.isfinite(table[:, used]).any(axis=1)
         value = float(means[used] @ factors)
-        low, high = interval(draws[:, used] @ factors)
+        low, high = numbers.interval(draws[:, used] @ factors)
         # The clusters that contribute, not all: a subset may have only a few of them.
         if name not in self.differences:
             codes = np.asarray(cluster_codes(self.clusters, len(table))[0])
-            low, high = share_interval(value, low, high, len(np.unique(codes[contributing])))
+            groups = len(np.unique(codes[contributing]))
+            low, high = numbers.share_interval(value, low, high, groups)
         return Metric(value, int(contributing.sum()), low, high)
 
 

@@ -4,10 +4,9 @@
      "items": path or list, "fingerprint": {...}, "notes": [...],
      "failures": [{"test", "cause", "text"}], "chance": {name: value}}
 
-A file holds one such object, or a list of them (several models or suites in one run). Numbers that
-do not exist are null. `notes` reports what was counted: ties, masked ratings, truncations.
-`failures` is there where a test failed; files of earlier versions hold a failure as a note.
-`chance` is what random scores are expected to get, of the metrics that have such a level."""
+A file holds one such object, or a list of them. Numbers that do not exist are null. `notes` reports
+what was counted; `failures` is there where a test failed; `chance` is what random scores are
+expected to get, of the metrics that have such a level."""
 
 from __future__ import annotations
 
@@ -20,9 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from smorm.errors import DataError
-from smorm.evaluation.metric_names import MetricName
 from smorm.evaluation.metrics import Metric
-from smorm.evaluation.outcomes import Outcomes
 from smorm.files import read_json, write_json
 
 _NAMES = ("kind", "suite", "model", "view")
@@ -86,7 +83,6 @@ class Comparable(Protocol):
 
     def difference(self, base: Any) -> dict[str, Metric]:
         """Numbers of this less those of the base, over the items that both have."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +93,6 @@ class Measurement:
     notes: tuple[str, ...] = ()
     outcomes: Comparable | None = None
     chance_levels: Mapping[str, float] = field(default_factory=dict)
-
-
-def chance_levels(outcomes: Outcomes) -> dict[str, float]:
-    """Chance levels of the numbers that are the reward's, not those of a rule beside it."""
-    levels = outcomes.chance_levels()
-    for name in list(levels):
-        if MetricName.parse(name).over is not None:
-            del levels[name]
-    return levels
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,14 +138,6 @@ class Result:
         """Write the file whole or not at all (OutputError)."""
         write_json(path, self.as_dict())
 
-    @classmethod
-    def read(cls, path: Path | str) -> Result:
-        """Read a file with one result."""
-        results = read_results(path)
-        if len(results) != 1:
-            raise DataError(f"{path}: holds {len(results)} results, expected one")
-        return results[0]
-
 
 def write_results(path: Path | str, results: Sequence[Result]) -> None:
     """Write one result as an object, any other number as a list; whole or not at all."""
@@ -193,8 +172,6 @@ def parse_result(value: Any, where: str) -> Result:
         _expect(isinstance(value[key], str), where, key, "text", value[key])
     items, fingerprint = value.get("items", []), value.get("fingerprint", {})
     notes = value.get("notes", [])
-    if isinstance(items, Path):
-        items = str(items)
     _expect(isinstance(items, str | list), where, "items", "a path or a list", items)
     _expect(isinstance(fingerprint, Mapping), where, "fingerprint", "an object", fingerprint)
     texts = isinstance(notes, list | tuple) and set(map(type, notes)) <= {str}
@@ -275,11 +252,9 @@ def _describe(value: Any) -> str:
 
 
 def differences(results: Sequence[Result]) -> list[Result]:
-    """For each suite what every model and view has over its baseline, item by item.
-
-    A model is compared with the first model under the same view; the first model's further views
-    with its first one. A metric is the model's less the baseline's; its interval resamples prompts
-    for both at once, which is far narrower than the two intervals side by side.
+    """For each suite what every model and view has over its baseline, item by item: a model over
+    the first model under the same view, the first model's further views over its first one. Its
+    interval resamples prompts for both at once.
 
     Raises:
         DataError: two results of a suite have no item in common."""
@@ -317,7 +292,7 @@ def _difference(result: Result, base: Result) -> Result:
     if result.fingerprint.get("data") != base.fingerprint.get("data"):
         count = max(metric.n for metric in metrics.values())
         notes.append(f"The two scored different records: the common ones count (n {count}).")
-    provenance = {"of": dict(result.fingerprint), "less": dict(base.fingerprint)}
     return Result(
-        "difference", result.suite, model, view, metrics, fingerprint=provenance, notes=tuple(notes)
-    )
+        "difference", result.suite, model, view, metrics, notes=tuple(notes),
+        fingerprint={"of": dict(result.fingerprint), "less": dict(base.fingerprint)},
+    )  # fmt: skip

@@ -2,7 +2,8 @@
 To run it: read its records, score them once, measure every view."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any, cast
 
 import numpy as np
@@ -10,23 +11,23 @@ import numpy as np
 from smorm.arrays import Floats
 from smorm.data.census import Census
 from smorm.data.reading import OnBad, Source, read_records
-from smorm.data.records import Candidates, Item, Kind, Preference, Rated, Record
+from smorm.data.records import Candidates, Item, Kind, Preference, Rated, Record, prompt_key
 from smorm.data.scaling import rating_matrix
 from smorm.errors import ConfigError, DataError
+from smorm.evaluation.accuracy import ScoredItems, measure_pairs
 from smorm.evaluation.attributes import measure_rated
 from smorm.evaluation.benchmarks import BENCHMARKS
 from smorm.evaluation.metric_names import SuiteName
-from smorm.evaluation.pairs import measure_pairs
 from smorm.evaluation.result import Measurement, Result
-from smorm.evaluation.scored import ScoredSet, hash_of, lengths_of, score_records, scored_items
 from smorm.files import fingerprint
 from smorm.model.store import versions
 from smorm.rewards.ensemble import Ensemble
 from smorm.rewards.model import as_reward
-from smorm.rewards.protocol import Reward, ScoringOptions
+from smorm.rewards.protocol import Reward, ScoringOptions, score_all
 from smorm.rewards.section import display_names
 from smorm.scoring.reward_model import RewardModel
-from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS
+from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scored
+from smorm.text.chat import Messages
 from smorm.text.limits import Overlong
 
 PLAIN: dict[str, Kind] = {"pairs": "preference", "rated": "rated"}
@@ -54,6 +55,27 @@ class Suite:
     def sources(self) -> tuple[tuple[str, Source], ...]:
         """Every source with the label of its records."""
         return self.labelled if self.source is None else (("", self.source), *self.labelled)
+
+
+@dataclass(slots=True)
+class ScoredSet:
+    """Records that got scores, with them; `data` is the texts' fingerprint."""
+
+    records: list[Any]
+    scored: list[Scored]
+    census: Census
+    data: str
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def prompts(self) -> list[str]:
+        """A label of each record's prompt, which intervals resample."""
+        return [fingerprint(prompt_key(record.prompt)) for record in self.records]
+
+    @property
+    def keys(self) -> list[str]:
+        """What identifies a record: its line in its source, the same for every model."""
+        return [record.where or f"record {index}" for index, record in enumerate(self.records)]
 
 
 def parse_suite(text: str) -> Suite:
@@ -94,6 +116,56 @@ def score_suite(
     census = Census()
     records = read_suite(suite, census, on_bad_record, keep_fields=not reward.reads_text)
     return score_records(reward, records, census, on_bad_record)
+
+
+def score_records(
+    reward: Reward, records: Sequence[Record], census: Census, on_bad_record: OnBad
+) -> ScoredSet:
+    """Scores of records; one that does not fit stops it, or is left out and counted."""
+    # A model trained with `overlong: drop` left such records out itself.
+    skip = on_bad_record == "skip" or reward.drops_overlong
+    results = score_all(reward, list(map(attrgetter("item"), records)), census, skip=skip)
+    usable: list[Record] = []
+    scored: list[Scored] = []
+    for record, result in zip(records, results, strict=True):
+        if result is not None:
+            usable.append(record)
+            scored.append(result)
+    if not usable:
+        raise DataError("no record could be scored")
+    # Of the records that were scored: two models that leave out different ones differ in it.
+    data = fingerprint(list(map(hash_of, usable)))
+    return ScoredSet(usable, scored, census, data, census.lines())
+
+
+def hash_of(record: Record) -> str:
+    """Fingerprint of a record's texts."""
+    item = record.item
+    return fingerprint([prompt_key(item.prompt), list(map(prompt_key, item.responses))])
+
+
+def words(messages: Messages) -> int:
+    """Length of a response: its words."""
+    return sum(len(message.content.split()) for message in messages)
+
+
+def lengths_of(records: Sequence[Record]) -> list[Floats]:
+    """Lengths of each record's responses, in words [n_i]."""
+    return [np.array(list(map(words, record.item.responses)), dtype=float) for record in records]
+
+
+def scored_items(data: ScoredSet, values: Sequence[Floats]) -> ScoredItems:
+    """A benchmark's records and a view's values of their responses, ready for its rule."""
+    chosen, subsets, ids = [], [], []
+    for record in data.records:
+        if not record.chosen:
+            problem = "says not which responses are good: nothing to measure"
+            raise DataError(f"{record.where}: {problem}")
+        chosen.append(record.chosen)
+        subsets.append(record.source or "")
+        ids.append(record.id or "")
+    lengths = lengths_of(data.records)
+    return ScoredItems(values, lengths, chosen, subsets, ids, data.prompts, data.keys)
 
 
 def read_suite(

@@ -16,9 +16,9 @@ from smorm.data.census import Census
 from smorm.data.reading import Source, read_rated
 from smorm.data.records import Item, prompt_key
 from smorm.data.scaling import rating_matrix
+from smorm.evaluation.accuracy import measure_pairs
 from smorm.evaluation.attributes import measure_rated
 from smorm.evaluation.metrics import Metric
-from smorm.evaluation.pairs import measure_pairs
 from smorm.evaluation.result import Measurement, Result
 from smorm.files import fingerprint, read_json
 from smorm.lab.config import SystemSection

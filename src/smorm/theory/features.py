@@ -14,7 +14,7 @@ from smorm.data.reading import OnBad, Source, read_records
 from smorm.data.records import Item, Kind, Preference, Record, prompt_key
 from smorm.data.scaling import restore_scales
 from smorm.errors import DataError
-from smorm.evaluation.scored import hash_of
+from smorm.evaluation.suites import hash_of
 from smorm.files import fingerprint
 from smorm.model.inference import pooled_units
 from smorm.rewards.protocol import ScoringOptions, open_reward, values_of

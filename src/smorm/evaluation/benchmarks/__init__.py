@@ -14,7 +14,7 @@ from smorm.errors import ConfigError
 from smorm.evaluation.accuracy import TIES, ScoredItems, length_correlations_of, tied
 from smorm.evaluation.metrics import cluster_codes
 from smorm.evaluation.outcomes import Outcomes
-from smorm.evaluation.result import Measurement, chance_levels
+from smorm.evaluation.result import Measurement
 from smorm.registry import Registry
 
 
@@ -89,7 +89,7 @@ class Benchmark:
         if absent := [name for name in self.columns if name not in table.sums]:
             notes.append(f"Absent: {', '.join(absent)}; overall is over what is here.")
         metrics = table.metrics() | length_correlations_of(items)
-        return Measurement(metrics, tuple(notes), table, chance_levels(table))
+        return Measurement(metrics, tuple(notes), table, table.chance_levels())
 
 
 def _describe(items: ScoredItems, table: Outcomes) -> list[str]:
