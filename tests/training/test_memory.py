@@ -308,7 +308,7 @@ def test_a_small_budget_gives_small_batches_and_says_what_is_longer(
         )
     assert 64 <= int(found.config.training.max_batch_tokens) < CPU_MOST
     longest = max(prepared.network.arrange(u).num_tokens for u in longest_units(prepared.train))
-    told = "it is a batch of its own" in caplog.text
+    told = "it is a batch by itself" in caplog.text
     assert told == (longest > int(found.config.training.max_batch_tokens))
 
 

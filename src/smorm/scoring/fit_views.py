@@ -1,9 +1,7 @@
 """Views fitted on held-out data: learned weights, calibrated M, pessimistic views.
 
-Every fit takes the data and how often each prompt counts (`smorm.scoring.held_out`).
-
-Shapes: P pairs, K attributes, G prompts, R rows that the view reads.
-"""
+Every fit takes the data and how often each of G prompts counts (`smorm.scoring.held_out`).
+P pairs, R rows that the view reads."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -29,20 +27,14 @@ def fit_learned(
     l2: float | None = None,
     name: str = "learned",
 ) -> View:
-    """Weights by non-negative logistic regression of preference on the rows' differences.
-
-    Rows are divided by the root mean square of their differences before the penalty is applied, so
-    that a row's units have no influence. The view's differences are log odds of preference.
-
-    Args:
-        weight: how often each prompt counts [G].
-        free_sign: rows that may get a negative weight, such as verbosity.
-        l2: strength of the penalty; by default the best on held-out folds of prompts.
+    """Weights by non-negative logistic regression of preference on the rows' differences, so that a
+    view's differences are log odds of preference. Rows of `free_sign`, such as verbosity, may get a
+    negative weight; `l2` is by default the best on held-out folds of prompts. Differences are
+    divided by their root mean square before the penalty: a row's units have no influence.
 
     Raises:
         DataError: no row favours the chosen responses.
-        ConfigError: no such row.
-    """
+        ConfigError: no such row."""
     differences, counts, scales = _scaled_differences(data, weight, rows)
     bounded = _bounded(rows, free_sign)
     if l2 is None:
@@ -80,11 +72,8 @@ def with_fixed_l2(data: HeldOut, fit: Fit) -> Fit:
     if not isinstance(fit, partial) or fit.func is not fit_learned:
         return fit
     # Choosing it anew in each resample would cost 25 fits and measure another estimator.
-    options = fit.keywords
-    strength = choose_l2(
-        data, data.everything, rows=options["rows"], free_sign=options["free_sign"]
-    )
-    return partial(fit, l2=strength)
+    rows, free_sign = fit.keywords["rows"], fit.keywords["free_sign"]
+    return partial(fit, l2=choose_l2(data, data.everything, rows=rows, free_sign=free_sign))
 
 
 def _bounded(rows: Sequence[str], free_sign: Sequence[str]) -> Bools:
@@ -108,15 +97,9 @@ def fit_weights(differences: Floats, counts: Floats, bounded: Bools, l2: float) 
 
         minimise over u   sum_i p_i log(1 + exp(-z_i u)) + l2 / 2 |u|^2   with u_r >= 0 if bounded
 
-    Args:
-        differences: z, chosen minus rejected [P, R], columns of comparable size.
-        counts: how often each pair counts [P], not all 0; p are their shares.
-        bounded: which columns must not get a negative weight [R].
-        l2: above 0; without a penalty separable pairs have no finite minimiser.
-
-    Raises:
-        SmormError: no convergence (numbers that are not finite).
-    """
+    `differences` are z, chosen minus rejected [P, R], columns of comparable size; p are the shares
+    of `counts` [P]. `l2` is above 0: without it separable pairs have no finite minimiser.
+    SmormError: no convergence (numbers that are not finite)."""
     # Shares and not counts: the strength of the penalty then does not depend on their number.
     shares = counts / counts.sum()
 
@@ -126,15 +109,12 @@ def fit_weights(differences: Floats, counts: Floats, bounded: Bools, l2: float) 
         loss = log_loss(margins, shares) + 0.5 * l2 * float(weights @ weights)
         return loss, l2 * weights - differences.T @ (shares * error)
 
+    bounds = np.column_stack([np.where(bounded, 0.0, -np.inf), np.full(len(bounded), np.inf)])
     # SLSQP and not L-BFGS-B: with two rows nearly alike the latter stops 1e-4 from the optimum.
     solved = minimize(
-        loss_and_gradient,
-        np.zeros(differences.shape[1]),
-        jac=True,
-        method="SLSQP",
-        bounds=np.column_stack([np.where(bounded, 0.0, -np.inf), np.full(len(bounded), np.inf)]),
+        loss_and_gradient, np.zeros(len(bounded)), jac=True, method="SLSQP", bounds=bounds,
         options={"ftol": 1e-18, "maxiter": 500},
-    )
+    )  # fmt: skip
     # The solver may end at machine precision without claiming success, so optimality (Karush,
     # Kuhn, Tucker) is tested here: the gradient is 0, or points outwards at a bound.
     stepped = solved.x - loss_and_gradient(solved.x)[1]
@@ -180,12 +160,10 @@ def fit_pessimistic(
     """A pessimistic view over rows standardised over all responses: which row is lowest depends on
     the rows' levels, so each is measured against responses in general."""
     centres, stds = _mean_and_std(data.columns(rows), data, weight, rows, within=False)
+    levels = dict(zip(rows, centres.tolist(), strict=True))
+    spreads = dict(zip(rows, stds.tolist(), strict=True))
     return PessimisticView(
-        name=name or kind,
-        kind=kind,
-        centres=dict(zip(rows, centres.tolist(), strict=True)),
-        spreads=dict(zip(rows, stds.tolist(), strict=True)),
-        kappa=kappa,
+        name=name or kind, kind=kind, centres=levels, spreads=spreads, kappa=kappa
     )
 
 

@@ -3,8 +3,7 @@
 A fit is a function of the data and of how often each prompt counts. Folds (0 or 1) and the
 bootstrap (0, 1, 2, ...) are therefore the same thing, and both keep a prompt's responses together.
 
-Shapes: N responses, K attributes, G prompts, C columns.
-"""
+Shapes: N responses, K attributes, G prompts, C columns."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -73,10 +72,7 @@ def held_out(
     rows: Floats, names: Sequence[str], prompts: Sequence[Any] | NDArray[Any], *, paired: bool
 ) -> HeldOut:
     """Check scores [N, 1 + K] and number their prompts; the order of prompts has no influence.
-
-    Raises:
-        DataError: shapes differ, a score is NaN or infinite, or there are fewer than 10 prompts.
-    """
+    DataError: shapes differ, a score is NaN or infinite, or there are fewer than 10 prompts."""
     rows = np.asarray(rows, dtype=np.float64)
     if rows.ndim != 2 or rows.shape[1] != len(names) or len(rows) != len(prompts) or not len(rows):
         raise DataError(f"scores of shape {rows.shape} for {len(names)} rows, {len(prompts)} texts")

@@ -4,17 +4,13 @@ Weight-averaged reward models (WARM; Ramé et al. 2024, arXiv 2401.12187, sectio
 were trained from one pretrained backbone, with other seeds, orders or settings, average well. From
 different beginnings they do not, which no shape shows: so how alike the weights are is measured.
 
-Attribute rows are averaged on the attributes' own scale. Models whose scales are near each other
-(other samples of the same ratings) can be merged so exactly; scales that are far apart mean other
-units or another scaling in training, and are refused.
-
-Shapes: M models, K attributes, D hidden size.
-"""
+Attribute rows are averaged on the attributes' own scale, exactly where scales are near each other
+(other samples of the same ratings). Scales far apart mean other units or another scaling in
+training, and are refused. Shapes: K attributes, D hidden size."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -73,17 +69,13 @@ def merge_models(
     paths: Sequence[str | Path], output: Path | str, weights: Sequence[float] | None = None
 ) -> Merged:
     """Average models in their weights and write an ordinary model folder; two of them are in memory
-    at a time.
-
-    Args:
-        paths: model folders or hub ids; adapters are merged into their backbones first.
-        weights: one above 0 for each, in proportion; by default all count alike.
+    at a time. Adapters are merged into their backbones first. `weights`, one for each, are above 0;
+    by default all models count alike.
 
     Raises:
         ConfigError: fewer than two models, or weights that are none.
         ModelError: another architecture, tokenizer, template, set of rows or scale of ratings.
-        OutputError: the folder could not be written.
-    """
+        OutputError: the folder could not be written."""
     names = list(map(str, paths))
     if len(names) < 2:
         raise ConfigError("merge: expected two models or more")
@@ -95,9 +87,9 @@ def merge_models(
         total += share
         # Compared with the mean so far, which has the first model's shapes, rows and tokenizer.
         added = load_linear(name)
-        refuse_unlike(mean, added)
-        cosines.append(cosine(mean.network, added.network))
-        _move(mean, added, share / total)
+        for difference in _differences(mean, added):
+            raise ModelError(f"merge: {mean.name} and {name} {difference}")
+        cosines.append(_move(mean, added, share / total))
         cards.append(added.card)
     card = _card(names, cards, shares)
     network = mean.network
@@ -127,48 +119,50 @@ def _row_scales(card: ModelCard) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _move(mean: LoadedModel, added: LoadedModel, step: float) -> None:
-    """Move the mean of the models before towards the next one. Unlike a sum of weighted weights,
-    this leaves equal weights as they are, bit for bit."""
-    pairs = zip(
-        mean.network.backbone.parameters(), added.network.backbone.parameters(), strict=True
-    )
-    for weight, target in pairs:
+def _move(mean: LoadedModel, added: LoadedModel, step: float) -> float:
+    """Move the mean of the models before towards the next one. Returns the cosine of the backbones'
+    matrices, all as one vector, as they were before."""
+    dot = square_mean = square_added = torch.zeros((), dtype=torch.float64)
+    weights = mean.network.backbone.parameters()
+    for weight, target in zip(weights, added.network.backbone.parameters(), strict=True):
+        # Norms' weights are left out: they are near 1 in every model.
+        if weight.dim() > 1:
+            dot = dot + (weight * target).sum(dtype=torch.float64)
+            square_mean = square_mean + (weight * weight).sum(dtype=torch.float64)
+            square_added = square_added + (target * target).sum(dtype=torch.float64)
+        # Unlike a sum of weighted weights, this leaves equal weights as they are, bit for bit.
         weight.lerp_(target, step)
     mean.head.lerp_(added.head, step)
+    length = math.sqrt(float(square_mean) * float(square_added))
+    return float(dot) / length if length else math.nan
 
 
 def _card(names: Sequence[str], cards: Sequence[ModelCard], shares: Sequence[float]) -> ModelCard:
     """The first model's card with what is averaged, and of what the model is made."""
     first = cards[0]
-    configs, data = [], []
-    for card, share in zip(cards, shares, strict=True):
-        configs.append([card.hashes.get("config"), share])
-        data.append(card.hashes.get("data"))
+    configs = [
+        [card.hashes.get("config"), share] for card, share in zip(cards, shares, strict=True)
+    ]
+    data = [card.hashes.get("data") for card in cards]
     hashes = {"config": fingerprint(configs), "data": fingerprint(data)}
     for number, (name, card, share) in enumerate(zip(names, cards, shares, strict=True), 1):
         source = ", ".join(f"{key} {value}" for key, value in card.hashes.items()) or "no hashes"
         hashes[f"merged {number}"] = f"{share:.6g} of {name} ({source})"
     # Attribute by attribute: the same one of every model.
     scales = []
-    for same in zip(*map(attrgetter("scales"), cards), strict=True):
-        offset = _mean(list(map(attrgetter("offset"), same)), shares)
-        width = _mean(list(map(attrgetter("scale"), same)), shares)
+    for same in zip(*(card.scales for card in cards), strict=True):
+        offset = _mean([scale.offset for scale in same], shares)
+        width = _mean([scale.scale for scale in same], shares)
         scales.append(AttributeScale(same[0].name, offset, width))
     means = {}
     for name in first.means:
         if all(name in card.means for card in cards):
             means[name] = _mean([card.means[name] for card in cards], shares)
     return replace(
-        first,
-        scales=tuple(scales),
-        means=means,
-        offset=_mean(list(map(attrgetter("offset"), cards)), shares),
-        max_tokens=min(map(attrgetter("max_tokens"), cards)),
-        base=None,
-        hashes=hashes,
-        versions=versions(),
-    )
+        first, scales=tuple(scales), means=means, base=None, hashes=hashes, versions=versions(),
+        offset=_mean([card.offset for card in cards], shares),
+        max_tokens=min(card.max_tokens for card in cards),
+    )  # fmt: skip
 
 
 def _mean(values: Sequence[float], shares: Sequence[float]) -> float:
@@ -213,67 +207,39 @@ def load_linear(path: str) -> LoadedModel:
     return LoadedModel(path, network, tokenizer, card, head, renderer)
 
 
-def refuse_unlike(first: LoadedModel, second: LoadedModel) -> None:
-    """Models that differ in more than their weights have no average."""
-    reason = (
-        _unlike_networks(first.network, second.network)
-        or _unlike_texts(first, second)
-        or _unlike_rows(first.card, second.card)
-    )
-    if reason is not None:
-        raise ModelError(f"merge: {first.name} and {second.name} {reason}")
-
-
-def _unlike_networks(first: RewardNetwork, second: RewardNetwork) -> str | None:
-    a, b = first.backbone.config.to_dict(), second.backbone.config.to_dict()
+def _differences(first: LoadedModel, second: LoadedModel) -> Iterator[str]:
+    """In what two models differ beside their weights: such models have no average."""
+    a, b = (model.network.backbone.config.to_dict() for model in (first, second))
     # Every field counts but the cosmetic ones: a new one may decide what a backbone computes.
     differ = [key for key in sorted((a.keys() | b.keys()) - _COSMETIC) if a.get(key) != b.get(key)]
-    if differ:
-        # Another model type brings many other fields along: it alone says enough.
-        key = "model_type" if "model_type" in differ else differ[0]
-        return f"are of different architectures: {key} is {a.get(key)!r} and {b.get(key)!r}"
-    shapes = {name: weight.shape for name, weight in first.backbone.named_parameters()}
-    for name, weight in second.backbone.named_parameters():
-        if shapes.pop(name, None) != weight.shape:
-            return f"have weights of different shapes: {name}"
-    return f"have weights of different shapes: {next(iter(shapes))}" if shapes else None
-
-
-def _unlike_texts(first: LoadedModel, second: LoadedModel) -> str | None:
+    # Another model type brings many other fields along: it alone says enough.
+    for key in sorted(differ, key=lambda key: key != "model_type"):
+        yield f"are of different architectures: {key} is {a.get(key)!r} and {b.get(key)!r}"
+    shapes = [
+        {(name, weight.shape) for name, weight in model.network.backbone.named_parameters()}
+        for model in (first, second)
+    ]
+    for name, _ in sorted(shapes[0] ^ shapes[1]):
+        yield f"have weights of different shapes: {name}"
     if first.tokenizer.get_vocab() != second.tokenizer.get_vocab():
-        return "have different tokenizers"
+        yield "have different tokenizers"
     if first.renderer != second.renderer:
-        return "render conversations to different tokens (another chat template or tokenizer)"
-    return None
+        yield "render conversations to different tokens (another chat template or tokenizer)"
+    yield from _different_rows(first.card, second.card)
 
 
-def _unlike_rows(first: ModelCard, second: ModelCard) -> str | None:
+def _different_rows(first: ModelCard, second: ModelCard) -> Iterator[str]:
     if first.rows != second.rows:
-        return f"have different rows: {', '.join(first.rows)} and {', '.join(second.rows)}"
+        yield f"have different rows: {', '.join(first.rows)} and {', '.join(second.rows)}"
     if first.preference_trained != second.preference_trained:
-        return "have different rows: one was trained on ratings alone, without a preference row"
+        yield "have different rows: one was trained on ratings alone, without a preference row"
     if first.view != second.view:
-        return "are exports of different views: merge the models that they were made of"
+        yield "are exports of different views: merge the models that they were made of"
     for a, b in zip(first.scales, second.scales, strict=True):
         low, high = sorted((a.scale, b.scale))
         if high > NEAR * low or abs(a.offset - b.offset) > (NEAR - 1) * low:
-            return (
+            yield (
                 f"hold {a.name} on different scales (offset {a.offset:.4g}, scale {a.scale:.4g}; "
                 f"offset {b.offset:.4g}, scale {b.scale:.4g}): train them with one scaling, on "
                 "ratings of one unit"
             )
-    return None
-
-
-def cosine(first: RewardNetwork, second: RewardNetwork) -> float:
-    """Cosine of the backbones' matrices, all as one vector. Norms' weights are left out: they are
-    near 1 in every model."""
-    sums = torch.zeros(3, dtype=torch.float64)
-    pairs = zip(first.backbone.parameters(), second.backbone.parameters(), strict=True)
-    for a, b in pairs:
-        if a.dim() > 1:
-            a, b = a.detach(), b.detach()
-            for index, product in enumerate((a * b, a * a, b * b)):
-                sums[index] += product.sum(dtype=torch.float64).cpu()
-    dot, square_a, square_b = sums.tolist()
-    return dot / math.sqrt(square_a * square_b) if square_a and square_b else math.nan

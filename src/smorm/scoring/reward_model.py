@@ -10,27 +10,18 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from smorm.arrays import Floats
+from smorm.arrays import Bools, Floats, Ints
 from smorm.data.census import Census
 from smorm.data.reading import parse_row
 from smorm.data.records import Candidates, Item, Preference, Rated
 from smorm.data.scaling import restore_scales
 from smorm.errors import ConfigError, DataError, ModelError
+from smorm.model import views
 from smorm.model.device import keep_freed_memory, pick_device
 from smorm.model.network import Layout, RewardNetwork
 from smorm.model.store import ModelCard, load_model, resolve
 from smorm.model.verify import choose_layout
-from smorm.model.views import (
-    PREFERENCE,
-    PUBLISHED,
-    PessimisticView,
-    View,
-    apply_view,
-    doubt_of_scale,
-    parse_view,
-)
 from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scorer
 from smorm.text.chat import Message, Renderer
 from smorm.text.limits import Overlong, Unscored
@@ -43,10 +34,10 @@ class Scores:
     """Scores of N responses, in the order they were given."""
 
     rows: Floats  # the head's raw output, [N, 1 + K], attributes on the training scale
-    tokens: NDArray[np.int64]  # length of each conversation in tokens, [N]
-    truncated: NDArray[np.bool_]  # whether its prompt was shortened to fit, [N]
+    tokens: Ints  # length of each conversation in tokens, [N]
+    truncated: Bools  # whether its prompt was shortened to fit, [N]
     model: RewardModel
-    default: View
+    default: views.View
 
     @property
     def preference(self) -> Floats:
@@ -61,7 +52,7 @@ class Scores:
     def view(self, view: Any = None) -> Floats:
         """A view's values, [N]; without an argument the one that `score` was asked for."""
         chosen = self.default if view is None else self.model.view(view)
-        return apply_view(chosen, self.rows, self.model.card.scales)
+        return views.apply_view(chosen, self.rows, self.model.card.scales)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -91,15 +82,13 @@ class RewardModel:
     ) -> RewardModel:
         """Load a model folder (or a run's folder), ours or any Hugging Face reward model's.
 
-        Args:
-            device: where to put it: `cpu`, `cuda`, `cuda:1`, or `auto`, CUDA where there is one.
-            dtype: the backbone's precision; the head is always in fp32.
-            layout: by default the fastest one that is verified to give the reference's scores.
+        `device` is `cpu`, `cuda`, `cuda:1`, or `auto`, CUDA where there is one; `dtype` the
+        backbone's precision (the head is always in fp32); `layout` by default the fastest one that
+        is verified to give the reference's scores.
 
         Raises:
             ConfigError: there is no such device.
-            ModelError: no such folder, no head, damaged, or a renderer that differs from training.
-        """
+            ModelError: no such folder, no head, damaged, or another renderer than in training."""
         target = pick_device(device)
         network, tokenizer, card = load_model(path, dtype=getattr(torch, dtype))
         network.to(target)
@@ -124,32 +113,31 @@ class RewardModel:
         """Whether it has attribute rows, and a preference row that was trained."""
         return bool(self.attributes) and self.card.preference_trained
 
-    def view(self, value: Any = None) -> View:
+    def view(self, value: Any = None) -> views.View:
         """A view by name (F, L, M or a published set of weights) or by definition, linear or
         pessimistic; None is the model's default.
 
         Raises:
             ConfigError: unknown view or row, a row that was not trained, ratings on another scale
-                than a published set is for, or a default that is not linear.
-        """
+                than a published set is for, or a default that is not linear."""
         requested = self.card.default_view if value is None else value
-        view = parse_view(requested, self.attributes)
-        if PREFERENCE in view.rows and not self.card.preference_trained:
+        view = views.parse_view(requested, self.attributes)
+        if views.PREFERENCE in view.rows and not self.card.preference_trained:
             raise ConfigError(
                 f"view {view.name}: this model was trained on ratings alone: its preference row "
                 "is not trained. Use L."
             )
-        if value is None and isinstance(view, PessimisticView):
+        if value is None and isinstance(view, views.PessimisticView):
             raise ConfigError(
                 f"{self.name}: its default view {view.name} is not linear: a model's own view must "
                 "be, so that it can be exported. Name one."
             )
-        if view.name in PUBLISHED and not isinstance(requested, View):
-            doubt = doubt_of_scale(view.name, self.card.scales, self.card.means)
+        if view.name in views.PUBLISHED and not isinstance(requested, views.View):
+            doubt = views.doubt_of_scale(view.name, self.card.scales, self.card.means)
             if doubt is not None:
                 log.warning("%s", doubt)
         # One that was resolved before has the export's constant already.
-        if view.name == "F" and self.card.offset and not isinstance(value, View):
+        if view.name == "F" and self.card.offset and not isinstance(value, views.View):
             view = replace(view, offset=view.offset + self.card.offset)
         return view
 
@@ -163,19 +151,15 @@ class RewardModel:
     ) -> Scores:
         """Score every response of every record, in order.
 
-        Args:
-            records: each a `(prompt, response)` pair of texts, a row such as `{"prompt",
-                "response"}`, `{"prompt", "responses"}`, `{"prompt", "chosen", "rejected"}` or
-                `{"messages"}`, or a record object. A record with several responses gives as many
-                scores.
-            view: what `Scores.view()` returns; by default the model's own.
-            max_batch_tokens: rows of a forward pass; a score does not depend on it.
-            overlong: `error` or `truncate_prompt`; by default as in training.
+        A record is a `(prompt, response)` pair of texts, a row such as `{"prompt", "response"}`,
+        `{"prompt", "responses"}`, `{"prompt", "chosen", "rejected"}` or `{"messages"}`, or a record
+        object; several responses give as many scores. `view` is what `Scores.view()` returns, by
+        default the model's own. A score does not depend on `max_batch_tokens`. `overlong` is
+        `error` or `truncate_prompt`, by default as in training.
 
         Raises:
             DataError: a record that is not usable, or does not fit.
-            ConfigError: an unknown view.
-        """
+            ConfigError: an unknown view."""
         chosen = self.view(view)
         policy = overlong or self.card.overlong
         scorer = Scorer(self.network, self.renderer, policy, max_batch_tokens)  # type: ignore[arg-type]
@@ -183,16 +167,15 @@ class RewardModel:
         for index, record in enumerate(records):
             items += as_items(record, index)
         rows = [np.zeros((0, len(self.card.rows)))]  # of no record: still as wide as the head
-        tokens: list[int | None] = []
-        truncated: list[bool] = []
+        tokens, truncated = [], []
         for item, result in zip(items, scorer.score(items), strict=True):
             if isinstance(result, Unscored):
                 raise DataError(f"{item.where}: {result}")
             rows.append(result.rows)
             tokens += result.tokens
             truncated += [result.truncated] * len(item)
-        lengths = np.array(tokens, dtype=np.int64)
-        return Scores(np.concatenate(rows), lengths, np.array(truncated, bool), self, chosen)
+        lengths, shortened = np.array(tokens, dtype=np.int64), np.array(truncated, bool)
+        return Scores(np.concatenate(rows), lengths, shortened, self, chosen)
 
 
 def as_items(value: Any, index: int = 0) -> list[Item]:

@@ -1,7 +1,6 @@
 """Scores of records: rendered as in training, batched by tokens, returned in their order.
 
-A score depends on its own conversation alone, not on its neighbours, its batch or its place.
-"""
+A score depends on its own conversation alone, not on its neighbours, its batch or its place."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,10 +1,7 @@
 """From a step's records to its micro-batches, arranged and on the network's device.
 
 Nothing here draws random numbers or changes anything, so that it can run ahead in a thread. A
-thread is enough: torch's kernels release the interpreter.
-
-Shapes: P pairs, R rated responses, K attributes, S sequences of a micro-batch.
-"""
+thread is enough: torch's kernels release the interpreter."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -30,8 +27,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """One forward pass. The two sides of a pair are neighbours among the `sequences` [S]; `last` is
-    whether the step ends with it, `pair_indices` [P] are its pairs in the training set."""
+    """One forward pass. The two sides of a pair are neighbours among the `sequences`; `last` is
+    whether the step ends with it, `pair_indices` [pairs] are its pairs in the training set."""
 
     sequences: list[Tokens]
     batch: Batch
@@ -55,7 +52,7 @@ class Batcher:
     use_margin: bool = False
 
     def split(self, pairs: Indices, rated: Indices) -> Iterator[MicroBatch]:
-        """Micro-batches of these pairs and ratings, each record in one of them."""
+        """Micro-batches of these pairs and ratings."""
         # Read once each: a record is made from the memory-mapped store on every access.
         records: list[TokenPair | TokenRated] = [self.data.pairs[index] for index in pairs]
         records += [self.data.rated[index] for index in rated]
@@ -76,8 +73,7 @@ class Batcher:
         self, records: Sequence[TokenPair | TokenRated], indices: Indices, *, last: bool
     ) -> MicroBatch:
         sequences: list[Tokens] = []
-        pair_rows, rated_rows, margins, targets = [], [], [], []
-        pair_indices: list[int] = []
+        pair_rows, rated_rows, margins, targets, pair_indices = [], [], [], [], []
         for record, index in zip(records, indices, strict=True):
             row = len(sequences)
             if isinstance(record, TokenPair):
@@ -94,9 +90,8 @@ class Batcher:
         labels = Labels(
             torch.tensor(pair_rows, dtype=torch.long).reshape(-1, 2),
             torch.tensor(rated_rows, dtype=torch.long), torch.from_numpy(table).float(),
+            torch.tensor(margins) if self.use_margin else None,
         )  # fmt: skip
-        if self.use_margin:
-            labels = replace(labels, margins=torch.tensor(margins))
         device = self.network.device
         batch = moved(self.network.arrange(sequences), device)
         # Kept as text: an error may come long after the records were read.

@@ -1,12 +1,8 @@
 """`max_batch_tokens: auto`: the largest micro-batch that fits the memory that may be used.
 
 A step needs what is in use before it, gradients and AdamW's moments, and, while one micro-batch is
-computed, a constant and a share per token. Both are measured by running forward and backward at two
-sizes, on the longest training records and with the network as it will be trained. On CUDA the
-allocator counts. On a CPU every tensor that an operator returns is followed until it is freed;
-buffers inside an operator are not counted, and no allocator uses all of its memory, so a share is
-added.
-"""
+computed, a constant and a share per token: measured by forward and backward at two sizes, on the
+longest training records. On CUDA the allocator counts, on a CPU `LiveBytes`."""
 
 import contextlib
 import ctypes
@@ -41,27 +37,23 @@ LONGEST = 16
 PROBE = (512, 1024)
 """Tokens of the two micro-batches that are measured (at least; a sequence is never cut)."""
 RESERVE = {"cpu": 0.45, "cuda": 0.1}
-"""Share of a micro-batch's bytes that is added for what the count cannot see: an allocator keeps
-freed memory in pieces that the next tensor does not fit, glibc up to half as much again of tensors
-below 32 MB."""
+"""Share of a micro-batch's bytes that is added for what the count cannot see: buffers inside an
+operator, and freed memory in pieces that the next tensor does not fit (glibc's of tensors below
+32 MB are up to half as much again)."""
 FREE_SHARE = 0.8
 """Without `memory_budget`: this share of what is free when the run starts may be used."""
-CPU_MOST = 4096
-"""On a CPU larger micro-batches are no faster: 2,048 tokens are within a few per cent of best."""
-CUDA_MOST = 65_536
+# On a CPU larger micro-batches are no faster: 2,048 tokens are within a few per cent of best.
+CPU_MOST, CUDA_MOST = 4096, 65_536
 FEWEST = 64
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
-
-Unit = Sequence[Tokens]
-"""What stays in one forward pass."""
+Unit = Sequence[Tokens]  # what stays in one forward pass
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryModel:
     """Bytes of a training step: `base` before it, `state` (gradients and moments), and
-    `constant + per_token x tokens` while a micro-batch is computed, and a `reserve` share of that.
-    """
+    `constant + per_token x tokens` while a micro-batch is computed, and a `reserve` share of it."""
 
     base: int
     state: int
@@ -86,21 +78,17 @@ def resolve_batch_tokens(prepared: Prepared, *, resume: bool) -> Prepared:
     training = prepared.config.training
     if training.max_batch_tokens != "auto":
         return prepared
-    tokens = _recorded(prepared.config.output.folder) if resume else None
-    if tokens is not None:
+    tokens = None
+    if resume:
+        with contextlib.suppress(OSError, yaml.YAMLError, KeyError, TypeError):
+            recorded = (prepared.config.output.folder / "config.yaml").read_text(encoding="utf-8")
+            tokens = yaml.safe_load(recorded)["training"]["max_batch_tokens"]
+    if isinstance(tokens, int):
         log.info("max_batch_tokens: auto is %d, as when this run began", tokens)
-    tokens = tokens or _choose(prepared)
+    else:
+        tokens = _choose(prepared)
     training = training.model_copy(update={"max_batch_tokens": tokens})
     return replace(prepared, config=prepared.config.model_copy(update={"training": training}))
-
-
-def _recorded(folder: Path) -> int | None:
-    try:
-        values = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        tokens = values["training"]["max_batch_tokens"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
-        return None
-    return tokens if isinstance(tokens, int) else None
 
 
 def _choose(prepared: Prepared) -> int:
@@ -128,11 +116,12 @@ def _choose(prepared: Prepared) -> int:
     return tokens
 
 
-def longest_units(data: TokenSet, most: int = LONGEST) -> list[list[Tokens]]:
+def longest_units(data: TokenSet) -> list[list[Tokens]]:
     """The longest training records, each as what stays in one forward pass, longest first."""
     pairs = ([pair.chosen, pair.rejected] for pair in data.pairs)
     rated = ([response.tokens] for response in data.rated)
-    return heapq.nlargest(most, itertools.chain(pairs, rated), key=lambda unit: max(map(len, unit)))
+    units = itertools.chain(pairs, rated)
+    return heapq.nlargest(LONGEST, units, key=lambda unit: max(map(len, unit)))
 
 
 def largest_batch(model: MemoryModel, budget: int, device: torch.device) -> int:
@@ -182,9 +171,9 @@ def measure(network: RewardNetwork, units: Sequence[Unit], *, half: bool) -> Mem
     per_token = (large_peak - small_peak) / (large.num_tokens - small.num_tokens)
     # A line through two points; noise may give it a negative constant.
     constant = max(0.0, small_peak - per_token * small.num_tokens)
-    state = gradients + 2 * gradients  # AdamW's two moments have the parameters' type
     reserve = RESERVE.get(device.type, RESERVE["cuda"])
-    return MemoryModel(base, state, constant, max(1.0, per_token), reserve)
+    # AdamW's two moments have the parameters' type.
+    return MemoryModel(base, 3 * gradients, constant, max(1.0, per_token), reserve)
 
 
 def _probe_batch(network: RewardNetwork, units: Sequence[Unit], tokens: int) -> Batch:
@@ -231,22 +220,19 @@ class LiveBytes(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.live = 0
-        self.peak = 0
+        self.live = self.peak = 0
         self._alive: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         inputs = {storage._cdata for storage in _storages((args, kwargs))}
         out = func(*args, **(kwargs or {}))
         for storage in _storages(out):
-            if storage._cdata not in inputs:
+            if storage._cdata not in inputs and storage._cdata not in self._alive:
                 self._follow(storage)
         return out
 
     def _follow(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
-        if key in self._alive:
-            return
 
         def freed(_: Any) -> None:
             self.live -= size
@@ -264,13 +250,10 @@ def _storages(tree: Any) -> list[torch.UntypedStorage]:
 
 
 def _bytes_in_use(device: torch.device) -> int:
-    """Bytes in use now; on a CPU those of the whole process, without free memory in its heap."""
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated(device))
-    # The heap returns what it can, so that free memory in it is not counted as used.
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
-    if trim is not None:
-        trim(0)
+    # The heap returns what it can, so that free memory in it is not counted as used (glibc only).
+    getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
     return resident_bytes()
 
 
@@ -300,15 +283,8 @@ def free_bytes(device: torch.device) -> int:
         (groups / "memory.max", groups / "memory.current"),  # version 2 of control groups, then 1
         (groups / "memory/memory.limit_in_bytes", groups / "memory/memory.usage_in_bytes"),
     ):
-        most, used = _number_in(limit), _number_in(usage)
-        if most is not None and used is not None:
-            free = min(free, max(0, most - used))
+        # A limit may be the word `max`: there is none.
+        with contextlib.suppress(OSError, ValueError):
+            room = int(limit.read_text("ascii")) - int(usage.read_text("ascii"))
+            free = min(free, max(0, room))
     return free
-
-
-def _number_in(path: Path) -> int | None:
-    try:
-        text = path.read_text("ascii").strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None  # `max` is no limit

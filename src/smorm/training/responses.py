@@ -3,9 +3,7 @@
 A chat template writes the same tokens between the last message of a prompt and the response: the
 header of an assistant's turn. What two sides of a pair share begins with their prompt, so the
 response begins after the last header in it. Where there is no header (raw text, or a prompt that
-ends in an unfinished turn of an assistant), it begins where the two sides differ, as in TRL's
-implicit prompts.
-"""
+ends in an unfinished turn of an assistant), it begins where the sides differ, as in TRL."""
 
 import contextlib
 import itertools
@@ -36,7 +34,13 @@ def assistant_header(renderer: Renderer) -> Tokens:
     texts = _probe_texts(renderer.tokenizer)
     ends: list[Tokens] = []
     with contextlib.suppress(DataError):  # the template takes no such conversation
-        ends += [_until_response(renderer, text, texts) for text in texts]
+        for prompt in texts:
+            rendered = []
+            for response in texts:
+                chat = (Message("user", prompt), Message("assistant", response))
+                rendered.append(np.asarray(renderer.render(chat), dtype=np.int32))
+            shared = min(common_prefix(rendered[0], tokens) for tokens in rendered)
+            ends.append(rendered[0][:shared])
     if len(ends) < 2:
         return np.empty(0, dtype=np.int32)
     # What comes between the user's text and the response is the same after every user's text: the
@@ -45,21 +49,10 @@ def assistant_header(renderer: Renderer) -> Tokens:
     return ends[0][len(ends[0]) - length :]
 
 
-def _until_response(renderer: Renderer, prompt: str, responses: Sequence[str]) -> Tokens:
-    rendered = []
-    for response in responses:
-        chat = (Message("user", prompt), Message("assistant", response))
-        rendered.append(np.asarray(renderer.render(chat), dtype=np.int32))
-    shared = min(common_prefix(rendered[0], tokens) for tokens in rendered)
-    return rendered[0][:shared]
-
-
 def _probe_texts(tokenizer: Any) -> list[str]:
     """Texts that the tokenizer knows, no two of which begin or end with the same token."""
     texts: list[str] = []
-    first: set[int] = set()
-    last: set[int] = set()
-    special = set(tokenizer.all_special_ids)
+    first, last, special = set(), set(), set(tokenizer.all_special_ids)
     vocabulary = (tokenizer.decode([i]).strip() for i in range(len(tokenizer)) if i not in special)
     # A tokenizer may know few of our texts (one of characters, or of another script): then texts
     # from its vocabulary follow.
@@ -93,10 +86,9 @@ def response_starts(pairs: Sequence[TokenPair], renderer: Renderer) -> NDArray[n
     count = len(pairs)
     log.info("responses: %d of %d pairs have the template's header", with_header, count)
     if with_header < count:
-        log.warning(
-            "responses: %d of %d pairs have no header of an assistant's turn: the response "
-            "is taken to begin where the two sides differ", count - with_header, count,
-        )  # fmt: skip
+        log.warning("responses: %d of %d pairs have no header of an assistant's turn: the response "
+                    "is taken to begin where the two sides differ",
+                    count - with_header, count)  # fmt: skip
     return starts
 
 

@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from smorm.config import Architecture, Config
 from smorm.data.census import Census
 from smorm.data.encode import Encoder
 from smorm.data.mixing import DataOrder
-from smorm.data.scaling import AttributeScale
+from smorm.data.scaling import AttributeScale, restore_scales
 from smorm.data.tokeniser import Tokeniser
 from smorm.errors import ConfigError, DataError, ModelError
 from smorm.model.backbone import (
@@ -41,7 +42,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """All that the loop uses. Nothing in it changes but the network's weights."""
+    """All that a run uses. Nothing in it changes but the network's weights."""
 
     config: Config
     network: RewardNetwork
@@ -224,15 +225,16 @@ def _order(config: Config, train: TokenSet) -> DataOrder:
 def _card(
     config: Config, renderer: Renderer, scales: list[AttributeScale], train: TokenSet, hashed: str
 ) -> ModelCard:
-    method, means, base = method_class(config), {}, None
-    if method.uses_ratings:
-        means = sources.attribute_means(scales, train)
+    method, names, means, base = method_class(config), [scale.name for scale in scales], {}, None
+    if method.uses_ratings and scales:
+        ratings = np.nanmean(restore_scales(scales, train.targets), axis=0)
+        means = dict(zip(names, ratings.tolist(), strict=True))
     # Adapters are saved without their backbone: the card says where it is.
     if config.model.lora is not None:
         base = str(config.model.backbone)
         base = str(Path(base).resolve()) if Path(base).is_dir() else base
     return ModelCard(
-        attributes=tuple(scale.name for scale in scales), scales=tuple(scales), means=means,
+        attributes=tuple(names), scales=tuple(scales), means=means,
         default_view=config.output.default_view or method.default_view,
         preference_trained=Rows.PREFERENCE in method.trains,
         head=method.card_head or config.model.head, max_tokens=config.data.max_tokens,

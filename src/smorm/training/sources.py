@@ -1,9 +1,7 @@
-"""The data of a run: its sources as tokens, with scaled targets.
-
-Shapes: P pairs, R rated responses, K attributes.
-"""
+"""The data of a run: its sources as tokens, with scaled targets."""
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,8 +12,8 @@ from smorm.arrays import Floats, Ints
 from smorm.config import Config, SourceConfig, TrainedTokenizer
 from smorm.data import token_store
 from smorm.data.census import Census, DropReason
-from smorm.data.reading import Source, read_preferences, read_rated
-from smorm.data.scaling import AttributeScale, apply_scales, fit_scales, restore_scales
+from smorm.data.reading import Source, read_records
+from smorm.data.scaling import AttributeScale, apply_scales, fit_scales
 from smorm.data.token_cache import TokenRequest, tokens_of
 from smorm.data.token_store import StoreKind, TokenPair, TokenRated, TokenStore
 from smorm.data.tokeniser import Tokeniser
@@ -27,10 +25,9 @@ from smorm.text.tokenizers import load_tokenizer, train_bpe
 class TokenSet:
     """Pairs and rated responses as tokens, read from the stores on access.
 
-    `targets` [R, K] are scaled ratings, NaN where not rated. `pair_prompts` [P] and `rated_prompts`
-    [R] are ids of prompts from 0, in order of first appearance, in one space for both. `contents`
-    are hashes of each store's tokens.
-    """
+    `targets` [rated, attributes] are scaled ratings, NaN where not rated. `pair_prompts` and
+    `rated_prompts` are ids of prompts from 0, in order of first appearance, in one space for both.
+    `contents` are hashes of each store's tokens."""
 
     pairs: Sequence[TokenPair]
     rated: Sequence[TokenRated]
@@ -48,7 +45,7 @@ class Stores:
     rated: tuple[TokenStore, ...]
 
     def ratings(self, names: Sequence[str]) -> Floats:
-        """Ratings of all rated records, dropped ones too, [R', len(names)]."""
+        """Ratings of all rated records, dropped ones too, [records, len(names)]."""
         tables = [np.zeros((0, len(names))), *(store.ratings(names) for store in self.rated)]
         return np.concatenate(tables)
 
@@ -64,14 +61,12 @@ def training_texts(
     """Every text of the sources, streamed, for training a tokenizer."""
     # Counted in a census that is dropped: the run's census counts each record once.
     options: Any = {"census": Census(), "on_bad_record": config.data.on_bad_record}
-    for source in preference:
-        for pair in read_preferences(source, **options):
-            for message in (*pair.prompt, *pair.chosen, *pair.rejected):
-                yield message.content
-    for source in rated:
-        for response in read_rated(source, **options):
-            for message in (*response.prompt, *response.response):
-                yield message.content
+    records = [read_records(source, "preference", **options) for source in preference]
+    records += [read_records(source, "rated", **options) for source in rated]
+    for record in itertools.chain(*records):
+        item = record.item
+        for message in itertools.chain(item.prompt, *item.responses):
+            yield message.content
 
 
 def run_tokenizer(config: Config, preference: Sequence[Source], rated: Sequence[Source]) -> Any:
@@ -105,8 +100,7 @@ def tokenised_sources(
     quarantine = config.output.folder / "quarantine.jsonl"
 
     def tokens(sources: Sequence[Source], kind: StoreKind) -> tuple[TokenStore, ...]:
-        stores: list[TokenStore] = []
-        room = limit
+        stores, room = [], limit
         for source in sources:
             if room == 0:
                 break
@@ -163,11 +157,3 @@ def data_fingerprint(train: TokenSet) -> str:
     for array in (train.pair_prompts, train.rated_prompts, train.targets):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:16]
-
-
-def attribute_means(scales: list[AttributeScale], train: TokenSet) -> dict[str, float]:
-    """Each attribute's mean rating in training, on the scale of its ratings."""
-    if not scales:
-        return {}
-    means = np.nanmean(restore_scales(scales, train.targets), axis=0).tolist()
-    return dict(zip([scale.name for scale in scales], means, strict=True))
