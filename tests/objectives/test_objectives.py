@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smorm.objectives.joint import JointWeights, joint
+from smorm.objectives.joint import (
+    JointWeights,
+    homoscedastic,
+    joint,
+    regression,
+    squared_errors,
+)
 from smorm.objectives.preference import bradley_terry
-from smorm.objectives.regression import homoscedastic, regression, squared_errors
 from smorm.objectives.terms import Labels, Rows, Totals
 
 law = settings(deadline=None, max_examples=40)
@@ -124,10 +130,19 @@ TARGETS = torch.tensor([[0.0, NAN], [5.0, 3.0]], dtype=torch.float64)
 OBSERVED = ~TARGETS.isnan()
 
 
+def totals_of(targets):
+    """Totals of a step that has these ratings and no more."""
+    return Totals(0, len(targets), (~targets.isnan()).sum(0).to(targets.dtype))
+
+
+def noise_weights(log_variance, scale):
+    return JointWeights(log_variance=log_variance, likelihood_scale=scale)
+
+
 def test_the_regression_loss_by_hand():
-    totals = {"total_rated": 2, "total_ratings": 3}
-    summed, metrics = regression(PREDICTED, TARGETS, OBSERVED, reduction="sum", **totals)
-    mean, _ = regression(PREDICTED, TARGETS, OBSERVED, reduction="mean", **totals)
+    totals = totals_of(TARGETS)
+    summed, metrics = regression(PREDICTED, TARGETS, totals, JointWeights(reduction="sum"))
+    mean, _ = regression(PREDICTED, TARGETS, totals, JointWeights(reduction="mean"))
     assert float(summed) == pytest.approx((1 + 4 + 9) / 2)
     assert float(mean) == pytest.approx((1 + 4 + 9) / 3)
     assert float(metrics["mse"]) == pytest.approx((1 + 4 + 9) / 3)
@@ -140,31 +155,19 @@ def test_the_sum_is_the_mean_times_the_attributes_where_all_are_rated(seed, rows
         random_scores(seed, rows, attributes),
         random_scores(seed + 1, rows, attributes),
     )
-    totals = {"total_rated": rows, "total_ratings": rows * attributes}
-    rated = torch.ones(rows, attributes, dtype=torch.bool)
-    summed, _ = regression(predicted, target, rated, reduction="sum", **totals)
-    mean, _ = regression(predicted, target, rated, reduction="mean", **totals)
+    totals = totals_of(target)
+    summed, _ = regression(predicted, target, totals, JointWeights(reduction="sum"))
+    mean, _ = regression(predicted, target, totals, JointWeights(reduction="mean"))
     torch.testing.assert_close(summed, attributes * mean)
     torch.testing.assert_close(mean, torch.nn.functional.mse_loss(predicted, target))
 
 
-@pytest.mark.parametrize("hidden", [NAN, math.inf, -math.inf, 1e300, 0.0])
-def test_a_missing_target_leaves_no_trace_whatever_stands_there(hidden):
+def test_a_missing_target_leaves_no_trace():
     predicted = PREDICTED.clone().requires_grad_()
-    target = torch.where(OBSERVED, TARGETS, torch.tensor(hidden, dtype=torch.float64))
     log_variance = torch.zeros(2, dtype=torch.float64, requires_grad=True)
-    ratings = OBSERVED.sum(0).double()
-    first, _ = regression(
-        predicted, target, OBSERVED, total_rated=2, total_ratings=3, reduction="mean"
-    )
-    second, _ = homoscedastic(
-        predicted,
-        target,
-        OBSERVED,
-        log_variance,
-        totals=ratings,
-        likelihood_scale=torch.ones(2, dtype=torch.float64),
-    )
+    weights = noise_weights(log_variance, torch.ones(2, dtype=torch.float64))
+    first, _ = regression(predicted, TARGETS, totals_of(TARGETS), weights)
+    second, _ = homoscedastic(predicted, TARGETS, totals_of(TARGETS), weights)
     (first + second).backward()
     assert torch.isfinite(first + second)
     assert predicted.grad[0, 1] == 0
@@ -175,17 +178,15 @@ def test_a_missing_target_leaves_no_trace_whatever_stands_there(hidden):
 
 def test_a_missing_target_is_not_a_zero():
     zeros = torch.where(OBSERVED, TARGETS, torch.zeros((), dtype=torch.float64))
-    assert squared_errors(PREDICTED, TARGETS, OBSERVED).sum() == 14
-    assert squared_errors(PREDICTED, zeros, torch.ones_like(OBSERVED)).sum() == 18
+    assert squared_errors(PREDICTED, TARGETS).sum() == 14
+    assert squared_errors(PREDICTED, zeros).sum() == 18
 
 
-@pytest.mark.parametrize(
-    "shapes", [((2, 3), (2, 1), (2, 3)), ((2, 3), (2, 3), (3,)), ((3,), (3,), (3,))]
-)
+@pytest.mark.parametrize("shapes", [((2, 3), (2, 1)), ((2, 3), (3,)), ((3,), (3,))])
 def test_ratings_of_another_shape_are_refused(shapes):
-    predicted, target, rated = (torch.zeros(shape) for shape in shapes)
+    predicted, target = (torch.zeros(shape) for shape in shapes)
     with pytest.raises(ValueError, match=r"expected one \[R, K\]"):
-        squared_errors(predicted, target, rated.bool())
+        squared_errors(predicted, target)
 
 
 # Learned noise
@@ -196,15 +197,11 @@ def noise_loss(log_variance, scale=None, rows=50):
     target[:, 1] *= 3
     target[::3, 0] = NAN
     observed = ~target.isnan()
-    loss, metrics = homoscedastic(
-        predicted,
-        target,
-        observed,
-        log_variance,
-        totals=observed.sum(0).double(),
-        likelihood_scale=torch.ones(2, dtype=torch.float64) if scale is None else scale,
-    )
-    errors = squared_errors(predicted, target, observed)
+    if scale is None:
+        scale = torch.ones(2, dtype=torch.float64)
+    weights = noise_weights(log_variance, scale)
+    loss, metrics = homoscedastic(predicted, target, totals_of(target), weights)
+    errors = squared_errors(predicted, target)
     return loss, metrics, errors.sum(0) / observed.sum(0)
 
 
@@ -240,14 +237,8 @@ def test_the_likelihood_scale_weighs_each_attribute():
 def test_an_attribute_without_a_rating_in_the_step_adds_nothing():
     log_variance = torch.tensor([5.0, 5.0], requires_grad=True)
     target = torch.tensor([[1.0, NAN], [2.0, NAN]])
-    loss, _ = homoscedastic(
-        torch.zeros(2, 2),
-        target,
-        ~target.isnan(),
-        log_variance,
-        totals=torch.tensor([2.0, 0.0]),
-        likelihood_scale=torch.ones(2),
-    )
+    weights = noise_weights(log_variance, torch.ones(2))
+    loss, _ = homoscedastic(torch.zeros(2, 2), target, totals_of(target), weights)
     loss.backward()
     assert float(loss.detach()) == pytest.approx(2.5 / (2 * math.exp(5)) + 2.5)
     assert log_variance.grad[1] == 0
@@ -291,7 +282,8 @@ def loss_of(scores, noise, parts, targets, margins, totals, weights):
     """Sum over the parts of all terms; gradients are added to `scores` and `noise`."""
     loss, metrics = torch.zeros((), dtype=torch.float64), {}
     for pairs, rated in parts:
-        terms, found = joint(scores, part(pairs, rated, targets, margins), totals, weights, noise)
+        weights = replace(weights, log_variance=noise)
+        terms, found = joint(scores, part(pairs, rated, targets, margins), totals, weights)
         loss = loss + sum(term.value for term in terms.values())
         for name, value in found.items():
             metrics[name] = metrics.get(name, 0.0) + float(value)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from smorm.model.views import PREFERENCE, View
-from smorm.scoring.fit_views import fit_learned
-from smorm.scoring.held_out import HeldOut, held_out
+from smorm.scoring.fit_views import HeldOut, fit_learned, held_out
 
 ATTRIBUTES = ("clarity", "depth", "style")
 ROWS = ("preference", *ATTRIBUTES)

@@ -11,8 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smorm.errors import ConfigError, DataError, SmormError
-from smorm.scoring.fit_views import choose_l2, fit_learned, fit_weights
-from smorm.scoring.held_out import held_out, held_out_values, resampled_views
+from smorm.scoring.fit_views import (
+    choose_l2,
+    fit_learned,
+    fit_weights,
+    held_out,
+    held_out_values,
+    resampled_views,
+)
 from tests.scoring.simulated_pairs import ATTRIBUTES, ROWS, TRUE, data_of, learn_view, pairs
 
 law = settings(deadline=None, max_examples=40)

@@ -15,8 +15,7 @@ from smorm import RewardModel
 from smorm.data.scaling import AttributeScale
 from smorm.errors import ConfigError, DataError
 from smorm.model.views import View, named_view
-from smorm.scoring.fit_views import fit_calibrated, fit_pessimistic
-from smorm.scoring.held_out import held_out, pooled_std
+from smorm.scoring.fit_views import fit_calibrated, fit_pessimistic, held_out, pooled_std
 from tests.scoring.simulated_pairs import ATTRIBUTES, ROWS, data_of
 from tests.tiny import trained
 

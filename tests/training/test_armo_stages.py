@@ -179,11 +179,11 @@ def test_a_gate_learns_which_attribute_counts_under_which_prompt(ready):
 def test_the_gates_loss_is_the_few_lines_of_the_paper_and_its_gradient_is_right(ready):
     head = untrained(dropout=0.0, width=4).double()
     pairs = made_up_pairs(len(ready.train.pairs))
-    pairs = replace(pairs, prompts=pairs.prompts.double())
     debiased = pairs.ratings.double()
+    pairs = replace(pairs, prompts=pairs.prompts.double(), ratings=debiased)
     chosen = first_step(ready)
     section = ready.config.objective
-    loss, metrics = gate_loss(section, head, pairs, debiased, chosen)
+    loss, metrics = gate_loss(section, head, pairs, chosen)
     shares = torch.softmax(head.gate(pairs.prompts[chosen]), dim=1)
     gap = head.scale * (shares * (debiased[chosen, 0] - debiased[chosen, 1])).sum(1)
     want = -(0.9 * gap.sigmoid().log() + 0.1 * (-gap).sigmoid().log()).mean()
@@ -196,7 +196,7 @@ def test_the_gates_loss_is_the_few_lines_of_the_paper_and_its_gradient_is_right(
         for step in (1e-6, -1e-6):
             with torch.no_grad():
                 weight[place] += step
-                ends.append(gate_loss(section, head, pairs, debiased, chosen)[0].item())
+                ends.append(gate_loss(section, head, pairs, chosen)[0].item())
                 weight[place] -= step
         assert weight.grad[place].item() == pytest.approx(
             (ends[0] - ends[1]) / 2e-6, rel=1e-3, abs=1e-9
@@ -205,8 +205,8 @@ def test_the_gates_loss_is_the_few_lines_of_the_paper_and_its_gradient_is_right(
 
 def test_both_sides_of_a_pair_get_one_draw_of_the_dropout(ready):
     pairs = made_up_pairs(len(ready.train.pairs))
-    equal = pairs.ratings[:, :1].repeat(1, 2, 1)
+    equal = replace(pairs, ratings=pairs.ratings[:, :1].repeat(1, 2, 1))
     head, chosen = untrained(dropout=0.5).train(), first_step(ready)
-    loss, metrics = gate_loss(ready.config.objective, head, pairs, equal, chosen)
+    loss, metrics = gate_loss(ready.config.objective, head, equal, chosen)
     assert float(metrics["reward_gap"]) == 0.0
     assert loss.item() == pytest.approx(np.log(2))

@@ -17,15 +17,15 @@ from tests.tiny import config_values
 
 def test_a_stop_before_the_first_step_resumes_to_the_same_bits(tmp_path, monkeypatch):
     straight = train(parse_config(config_values(tmp_path / "straight")))
-    gradients = loop._gradients
+    update = loop._update
 
     def interrupted(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
-        return gradients(*arguments)
+        return update(*arguments)
 
     config = parse_config(config_values(tmp_path / "stopped"))
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_gradients", interrupted)
+        patch.setattr(loop, "_update", interrupted)
         with pytest.raises(Interrupted, match="after step 0"):
             train(config)
     resumed = train(config, resume=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from smorm.evaluation.fitted_views import FitReport
     from smorm.evaluation.suites import ScoredSet
     from smorm.model.views import View
-    from smorm.scoring.held_out import Fit, HeldOut
+    from smorm.scoring.fit_views import Fit, HeldOut
     from smorm.scoring.reward_model import RewardModel
 
 KINDS = ("learned", "calibrated", "min", "mean-minus-spread")
@@ -178,7 +178,7 @@ def _held_out(model: RewardModel, scored_set: ScoredSet) -> HeldOut:
 
     from smorm.data.records import Preference
     from smorm.data.scaling import restore_scales
-    from smorm.scoring.held_out import held_out
+    from smorm.scoring.fit_views import held_out
 
     rows = np.concatenate([scored.rows for scored in scored_set.scored]).astype(np.float64)
     # The network's attribute rows are on the training scale; a view's weights are not.

@@ -11,8 +11,8 @@ import numpy as np
 from smorm.arrays import Floats
 from smorm.evaluation.metrics import Metric, interval, mean_metric, pair_outcomes, share_metric
 from smorm.model.views import PREFERENCE, PessimisticView, View, largest_monotone_kappa
-from smorm.scoring.fit_views import with_fixed_l2
-from smorm.scoring.held_out import Fit, HeldOut, held_out_values, pooled_std, resampled_views
+from smorm.scoring import fit_views
+from smorm.scoring.fit_views import Fit, HeldOut
 
 RESAMPLES = 200
 ENOUGH_PER_ROW = 20  # prompts for each weight or standard deviation below which data are called few
@@ -41,7 +41,7 @@ def measure_fit(data: HeldOut, view: View, fit: Fit, baselines: Sequence[View]) 
     """Measure a view that `fit` made of all the data, beside baselines without a fit on pairs."""
     # The L2 strength stays as fitted: chosen anew on each resample, it would be chosen on copies of
     # the prompts that it is tested on.
-    draws = resampled_views(data, with_fixed_l2(data, fit), resamples=RESAMPLES)
+    draws = fit_views.resampled_views(data, fit_views.with_fixed_l2(data, fit), resamples=RESAMPLES)
     if isinstance(view, PessimisticView):
         metrics = _intervals("centre", "centres", view, draws, data.num_prompts)
         metrics |= _intervals("spread", "spreads", view, draws, data.num_prompts)
@@ -76,7 +76,7 @@ def _shares(data: HeldOut, view: View) -> dict[str, Metric]:
     rows = list(view.weights)
     # A weight says little by itself: the row's variation decides how much it moves the view.
     ones = np.ones(len(data.rows))
-    stds = pooled_std(data.columns(rows), data.prompts, ones, within=data.within)
+    stds = fit_views.pooled_std(data.columns(rows), data.prompts, ones, within=data.within)
     # Signs cancel in a sum of weights but not in their effect.
     sizes = np.abs(list(view.weights.values())) * stds
     shares = (sizes / sizes.sum()).tolist()
@@ -92,7 +92,7 @@ def _accuracies(
     """Accuracies of the view and the baselines, and a note of those that are as good."""
     prompts = data.prompts[0::2]
     # By fits without the prompt, unlike the view itself: its own data would flatter it.
-    fitted = outcomes_of(held_out_values(data, fit))
+    fitted = outcomes_of(fit_views.held_out_values(data, fit))
     metrics = {f"accuracy/{view.name}": share_metric(fitted, prompts)}
     close = []
     for baseline in baselines:

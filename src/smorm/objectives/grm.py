@@ -26,27 +26,24 @@ class Likelihoods:
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """The regulariser, its share a of the loss, and the scale beta of its log-probabilities."""
+    """The regulariser, its share a of the loss, the scale beta of its log-probabilities, and the
+    share of labels that Bradley–Terry takes to be wrong."""
 
     regulariser: Regulariser = "sft"
     share: float = 0.01
     beta: float = 0.1
+    label_smoothing: float = 0.0
 
 
 def grm(
-    scores: torch.Tensor,
-    labels: Labels,
-    totals: Totals,
-    likelihoods: Likelihoods,
-    mixture: Mixture,
-    label_smoothing: float = 0.0,
+    scores: torch.Tensor, labels: Labels, totals: Totals, likelihoods: Likelihoods, mixture: Mixture
 ) -> Losses:
-    """The terms `preference` and `language`, already weighted, of scores [S, 1], and metrics
-    (`log_likelihood`: mean over the step's preferred responses)."""
+    """The terms `preference` and `language`, already weighted, and metrics (`log_likelihood`: mean
+    over the step's preferred responses). Scores are [sequences, 1]."""
     # Every row of the loss comes from pairs, so that the mixture is of two means over pairs.
     if not len(labels.pairs):
         return {}, {}
-    loss, metrics = labelled_preferences(scores[:, 0], labels, totals, label_smoothing)
+    loss, metrics = labelled_preferences(scores[:, 0], labels, totals, mixture.label_smoothing)
     text_loss = text_losses(likelihoods, mixture.regulariser, mixture.beta).sum() / totals.pairs
     # Detached: a metric must not keep the graph of the language head alive.
     metrics["log_likelihood"] = likelihoods.policy[:, 0].detach().sum() / totals.pairs

@@ -22,7 +22,7 @@ from smorm.model.store import resolve
 from smorm.rewards import protocol
 from smorm.rewards.protocol import Results, Reward, RewardView, ScoringOptions
 from smorm.rewards.section import REWARDS, RewardSection
-from smorm.scoring.held_out import FEWEST_PROMPTS, held_out, pooled_std
+from smorm.scoring.fit_views import FEWEST_PROMPTS, held_out, pooled_std
 from smorm.scoring.scorer import Scored
 from smorm.text.limits import Unscored
 

@@ -16,8 +16,9 @@ from smorm.arrays import Clusters, Floats, Tokens
 from smorm.errors import DataError
 from smorm.evaluation.metrics import Metric, cluster_codes, mean_metric
 from smorm.model.network import RewardNetwork
+from smorm.objectives.joint import JointWeights, regression
 from smorm.objectives.preference import bradley_terry
-from smorm.objectives.regression import regression
+from smorm.objectives.terms import Totals
 
 Unit = Sequence[Tokens]
 Gradients = dict[str, torch.Tensor]
@@ -127,13 +128,10 @@ def _regression(
     units = [data.rated[index] for index in indices]
     # Missing ratings are masked, as in training.
     targets = torch.from_numpy(data.targets[list(indices)]).float().to(network.device)
-    observed = ~targets.isnan()
+    totals = Totals(0, len(units), (~targets.isnan()).sum(0))
     for micro_batch in network.micro_batches(units, max_batch_tokens):
         scores = network(network.arrange([units[index][0] for index in micro_batch]))
-        loss, _ = regression(
-            scores[:, 1:], targets[micro_batch], observed[micro_batch],
-            total_rated=len(units), total_ratings=float(observed.sum()), reduction="mean",
-        )  # fmt: skip
+        loss, _ = regression(scores[:, 1:], targets[micro_batch], totals, JointWeights())
         loss.backward()
     return _take_gradients(network)
 

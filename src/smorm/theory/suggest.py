@@ -18,8 +18,7 @@ from smorm.arrays import Clusters, Floats
 from smorm.evaluation.fitted_views import outcomes_of
 from smorm.evaluation.metrics import Metric, mean_metric, share_metric
 from smorm.model.views import PREFERENCE, View
-from smorm.scoring.fit_views import fit_learned
-from smorm.scoring.held_out import held_out, held_out_values
+from smorm.scoring.fit_views import fit_learned, held_out, held_out_values
 from smorm.theory.intervals import of_means
 
 

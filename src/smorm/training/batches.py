@@ -12,16 +12,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from smorm.arrays import Tokens
+from smorm.arrays import Ints, Tokens
 from smorm.data.mixing import DataOrder
 from smorm.data.token_store import TokenPair, TokenRated
 from smorm.model.network import Batch, RewardNetwork
 from smorm.objectives.terms import Labels
 from smorm.training.sources import TokenSet
 
-Indices = NDArray[np.int64]
 T = TypeVar("T")
 
 
@@ -51,7 +49,7 @@ class Batcher:
     budget: int
     use_margin: bool = False
 
-    def split(self, pairs: Indices, rated: Indices) -> Iterator[MicroBatch]:
+    def split(self, pairs: Ints, rated: Ints) -> Iterator[MicroBatch]:
         """Micro-batches of these pairs and ratings."""
         # Read once each: a record is made from the memory-mapped store on every access.
         records: list[TokenPair | TokenRated] = [self.data.pairs[index] for index in pairs]
@@ -70,7 +68,7 @@ class Batcher:
             yield self._micro_batch(chosen, indices[members], last=number == len(plan))
 
     def _micro_batch(
-        self, records: Sequence[TokenPair | TokenRated], indices: Indices, *, last: bool
+        self, records: Sequence[TokenPair | TokenRated], indices: Ints, *, last: bool
     ) -> MicroBatch:
         sequences: list[Tokens] = []
         pair_rows, rated_rows, margins, targets, pair_indices = [], [], [], [], []

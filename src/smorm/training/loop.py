@@ -1,10 +1,10 @@
 """Training, top to bottom: prepare, step, report, save."""
 
+import contextlib
 import math
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -25,10 +25,7 @@ from smorm.training.tracking import due, reporting
 
 
 def train(config: Config, *, resume: bool = False) -> Path:
-    """Train as configured; returns the model folder, `<output.folder>/model`.
-
-    The folder also gets `config.yaml` (resolved), `metrics.jsonl`, `data.json` (what was dropped),
-    `cost.json` and `checkpoints/`.
+    """Train as configured; returns the model folder, `<output.folder>/model` (docs/training.md).
 
     Raises:
         ConfigError: the folder holds a run and `resume` is False.
@@ -76,24 +73,16 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
     ):
         for step in range(done, total):
             started = time.monotonic()
-            factor = optim.begin_step(optimizer, training, step, total)
             try:
-                result = _gradients(prepared, method, step, named, batches, stop)
+                result = _update(prepared, method, step, optimizer, named, batches, stop)
             except Abandoned:
                 # Its gradients are partial: the checkpoint is of the step before it.
                 save(step)
                 raise Interrupted(f"stopped after step {step}; go on with --resume") from None
-            norm = optim.clip_gradients(named.values(), training.max_grad_norm)
-            # Before the update: weights and moments stay as they were in the last checkpoint.
-            if not math.isfinite(norm):
-                raise _overflow(prepared, step, norm)
-            optimizer.step()
             cost.add(result)
             seconds = max(time.monotonic() - started, 1e-9)
-            values = result.values | method.state_metrics()
-            values |= {"gradient_norm": norm, "learning_rate_factor": factor}
-            values |= {"tokens": result.tokens, "tokens_per_second": result.tokens / seconds}
-            report(step + 1, values)
+            result.values |= {"tokens": result.tokens, "tokens_per_second": result.tokens / seconds}
+            report(step + 1, result.values)
             if due(step + 1, training.save_every) and step + 1 < total:
                 save(step + 1)
     # Before the model: a run that is killed here goes on from it, and writes the model again.
@@ -104,7 +93,34 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
     return output / "model"
 
 
-@contextmanager
+def _update(
+    prepared: Prepared, method: Method, step: int, optimizer: torch.optim.Optimizer,
+    named: folder.Named, batches: Batches, stop: Stop,
+) -> StepResult:  # fmt: skip
+    """One step of the optimizer. Every `diagnose_every` steps it compares two kinds of rows."""
+    training = prepared.config.training
+    factor = optim.begin_step(optimizer, training, step, prepared.num_steps)
+    if due(step, training.diagnose_every) and len(method.trains) > 1:
+        result = diagnose_step(prepared, method, step, named, batches=batches, stop=stop)
+    else:
+        result = run_step(prepared, method, step, batches=batches, stop=stop)
+    norm = optim.clip_gradients(named.values(), training.max_grad_norm)
+    # Before the update: weights and moments stay as they were in the last checkpoint.
+    if not math.isfinite(norm):
+        pairs, rated = prepared.order.step(step)
+        where = [prepared.train.pairs[index].where for index in pairs]
+        where += [prepared.train.rated[index].where for index in rated]
+        raise NonFiniteLossError(
+            f"step {step + 1}: the gradient of the loss is {norm}. Records of this step: "
+            f"{some_records(where)}. Lower training.learning_rate, or look at the records."
+        )
+    optimizer.step()
+    result.values |= method.state_metrics()
+    result.values |= {"gradient_norm": norm, "learning_rate_factor": factor}
+    return result
+
+
+@contextlib.contextmanager
 def stop_signals() -> Iterator[Stop]:
     """While training, Ctrl-C and SIGTERM ask for a checkpoint. A second Ctrl-C stops at once."""
     received: list[int] = []
@@ -116,34 +132,12 @@ def stop_signals() -> Iterator[Stop]:
         received.append(number)
 
     previous: dict[int, Any] = {}
-    try:
+    # Elsewhere than in the main thread signals stay with whoever has them.
+    with contextlib.suppress(ValueError):
         for number in (signal.SIGINT, signal.SIGTERM):
             previous[number] = signal.signal(number, ask)
-    except ValueError:  # not in the main thread: signals stay with whoever has them
-        pass
     try:
         yield lambda: bool(received)
     finally:
         for restored, handler in previous.items():
             signal.signal(restored, handler)
-
-
-def _gradients(
-    prepared: Prepared, method: Method, step: int, named: folder.Named, batches: Batches, stop: Stop
-) -> StepResult:
-    """An ordinary step, or every `diagnose_every` steps one that compares two kinds of rows."""
-    every = prepared.config.training.diagnose_every
-    if every and len(method.trains) > 1 and step % every == 0:
-        return diagnose_step(prepared, method, step, named, batches=batches, stop=stop)
-    return run_step(prepared, method, step, batches=batches, stop=stop)
-
-
-def _overflow(prepared: Prepared, step: int, norm: float) -> NonFiniteLossError:
-    """The losses were finite, their gradient is not."""
-    pairs, rated = prepared.order.step(step)
-    where = [prepared.train.pairs[index].where for index in pairs]
-    where += [prepared.train.rated[index].where for index in rated]
-    return NonFiniteLossError(
-        f"step {step + 1}: the gradient of the loss is {norm}. Records of this step: "
-        f"{some_records(where)}. Lower training.learning_rate, or look at the records."
-    )

@@ -66,11 +66,6 @@ class MemoryModel:
         batch = (self.constant + self.per_token * tokens) * (1 + self.reserve)
         return int(self.base + self.state + batch)
 
-    def tokens_within(self, budget: int) -> int:
-        """The largest number of tokens that `budget` bytes hold; negative where none do."""
-        for_batch = (budget - self.base - self.state) / (1 + self.reserve) - self.constant
-        return int(for_batch // self.per_token)
-
 
 def resolve_batch_tokens(prepared: Prepared, *, resume: bool) -> Prepared:
     """The same with a number in place of `max_batch_tokens: auto`. A resumed run takes that of its
@@ -126,7 +121,8 @@ def longest_units(data: TokenSet) -> list[list[Tokens]]:
 
 def largest_batch(model: MemoryModel, budget: int, device: torch.device) -> int:
     """Tokens that fit, at most what is of use, rounded down by up to an eighth to be steady."""
-    fit = model.tokens_within(budget)
+    for_batch = (budget - model.base - model.state) / (1 + model.reserve) - model.constant
+    fit = int(for_batch // model.per_token)
     if fit < FEWEST:
         raise ConfigError(
             f"training.memory_budget: {in_words(budget)} do not hold a micro-batch of {FEWEST} "

@@ -5,7 +5,6 @@ header of an assistant's turn. What two sides of a pair share begins with their 
 response begins after the last header in it. Where there is no header (raw text, or a prompt that
 ends in an unfinished turn of an assistant), it begins where the sides differ, as in TRL."""
 
-import contextlib
 import itertools
 import logging
 from collections.abc import Sequence
@@ -33,7 +32,7 @@ def assistant_header(renderer: Renderer) -> Tokens:
     """The tokens that a template writes between any user's message and any response; maybe none."""
     texts = _probe_texts(renderer.tokenizer)
     ends: list[Tokens] = []
-    with contextlib.suppress(DataError):  # the template takes no such conversation
+    try:
         for prompt in texts:
             rendered = []
             for response in texts:
@@ -41,6 +40,8 @@ def assistant_header(renderer: Renderer) -> Tokens:
                 rendered.append(np.asarray(renderer.render(chat), dtype=np.int32))
             shared = min(common_prefix(rendered[0], tokens) for tokens in rendered)
             ends.append(rendered[0][:shared])
+    except DataError:  # the template takes no such conversation
+        ends = []
     if len(ends) < 2:
         return np.empty(0, dtype=np.int32)
     # What comes between the user's text and the response is the same after every user's text: the

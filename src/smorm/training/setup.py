@@ -134,7 +134,7 @@ def prepare(config: Config) -> Prepared:
 
 
 def _network(config: Config, tokenizer: Any, attributes: int) -> RewardNetwork:
-    method, max_tokens = method_class(config), config.data.max_tokens
+    method, spec, max_tokens = method_class(config), config.model.backbone, config.data.max_tokens
     # Seeded before the backbone: rows that are added to its embedding are drawn too.
     torch.manual_seed(config.training.seed)
     backbone, language = _backbone(config, tokenizer)
@@ -153,7 +153,14 @@ def _network(config: Config, tokenizer: Any, attributes: int) -> RewardNetwork:
     network = RewardNetwork(backbone, 1 + attributes, pad_id=tokenizer.pad_token_id)
     # A language head reads every row of the last layer, a score head only the leaves.
     network.language, network.whole_last_layer = language, language is not None
-    _start_head(network, config)
+    # An MLP has no row that could start from another model's.
+    if config.model.head == "mlp":
+        network.head = MlpHead(network.backbone.config.get_text_config().hidden_size)
+    elif method.freezes_backbone or isinstance(spec, Architecture) or not Path(spec).is_dir():
+        pass
+    elif start_head(network.head, Path(spec)):
+        log.info("the preference row starts from that of %s, attribute rows start anew", spec)
+    method.init_head(network)
     network.to(pick_device(config.training.device, "training.device"))
     # Once the weights are there: every step frees and allocates the same sizes again.
     if network.device.type == "cpu":
@@ -180,19 +187,6 @@ def _backbone(config: Config, tokenizer: Any) -> tuple[Any, LanguageHead | None]
         needed = f"objective.kind {config.objective.kind} needs a language model"
         raise ModelError(f"{spec}: {needed}, not a reward model")
     return load_language_model(spec, len(tokenizer))
-
-
-def _start_head(network: RewardNetwork, config: Config) -> None:
-    """From the backbone's folder where that is a reward model's, else drawn."""
-    method, spec = method_class(config), config.model.backbone
-    # An MLP has no row that could start from another model's.
-    if config.model.head == "mlp":
-        network.head = MlpHead(network.backbone.config.get_text_config().hidden_size)
-    elif method.freezes_backbone or isinstance(spec, Architecture) or not Path(spec).is_dir():
-        pass
-    elif start_head(network.head, Path(spec)):
-        log.info("the preference row starts from that of %s, attribute rows start anew", spec)
-    method.init_head(network)
 
 
 def with_precision(config: Config) -> Config:

@@ -179,15 +179,20 @@ def diagnose_step(
     # Batches that are prepared ahead can be read only once.
     micros = list((batches or prepared.batches)(step))
     gradients: dict[Rows, dict[str, torch.Tensor]] = {}
+    norms: dict[Rows, float] = {}
     for rows in Rows:
         result = run_step(
             prepared, method, step, batches=lambda _: iter(micros), stop=stop, only=rows
         )
-        # Taken off the parameters: the other kind of terms must not add to them.
-        gradients[rows] = {}
+        gradients[rows], squares = {}, 0.0
         for name, parameter in named.items():
             if parameter.grad is not None:
-                gradients[rows][name], parameter.grad = parameter.grad.detach(), None
+                # Taken off the parameters: the other kind of terms must not add to them.
+                gradient, parameter.grad = parameter.grad.detach(), None
+                gradients[rows][name] = gradient
+                if name.startswith("backbone."):
+                    squares += float(gradient.double().square().sum())
+        norms[rows] = math.sqrt(squares)
     preference, attributes = gradients[Rows.PREFERENCE], gradients[Rows.ATTRIBUTES]
     dot = 0.0
     for name, parameter in named.items():
@@ -199,14 +204,8 @@ def diagnose_step(
             parameter.grad = first + second
             if name.startswith("backbone."):  # each row of the head belongs to one of them
                 dot += float((first * second).double().sum())
-    product = 1.0
-    for rows in Rows:
-        squares = 0.0
-        for name, gradient in gradients[rows].items():
-            if name.startswith("backbone."):
-                squares += float(gradient.double().square().sum())
-        result.values[f"gradient/{rows.value}"] = math.sqrt(squares)
-        product *= math.sqrt(squares)
+    result.values |= {f"gradient/{rows.value}": norm for rows, norm in norms.items()}
+    product = math.prod(norms.values())
     if product > 0:
         result.values["gradient/cosine"] = dot / product
     return result

@@ -21,8 +21,7 @@ from smorm.training.setup import Prepared
 log = logging.getLogger(__name__)
 Report = Callable[[int, dict[str, float]], None]
 """Takes the numbers of a step (from 1)."""
-# What a person watches: its name in the metrics, its form in a line, and in a bar, which must fit
-# into 80 columns.
+# What a person watches: its name in the metrics, its form in a line and in a bar of 80 columns.
 _WATCHED = (
     ("loss", "loss {:.4f}", "loss {:.3f}"),
     ("accuracy", "accuracy {:.3f}", "acc {:.2f}"),
@@ -67,7 +66,15 @@ class Tracker:
                 if len(earlier) < len(lines):
                     write_bytes(self.path, b"".join(earlier))
             self._stream = self.path.open("ab")
-        self._board = _board(folder, done) if tensorboard else None
+        self._board: Any = None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                needed = "training.tensorboard needs tensorboard: pip install 'smorm[track]'"
+                raise ConfigError(needed) from error
+            # Steps after the checkpoint come again: without the purge the curve would have both.
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
 
     def log(self, step: int, values: dict[str, Any]) -> None:
         """Append a record. A value that is not finite is written as null."""
@@ -81,11 +88,10 @@ class Tracker:
 
     def close(self) -> None:
         """Flush to the disk."""
-        with named_errors(self.path):
+        # The model is only called done once its numbers are on the disk too.
+        with named_errors(self.path), self._stream:
             self._stream.flush()
-            # The model is only called done once its numbers are on the disk too.
             os.fsync(self._stream.fileno())
-            self._stream.close()
         if self._board is not None:
             self._board.close()
 
@@ -96,16 +102,6 @@ def _is_of(line: bytes, done: int) -> bool:
         return line.endswith(b"\n") and bool(orjson.loads(line)["step"] <= done)
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return False
-
-
-def _board(folder: Path, done: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        needed = "training.tensorboard needs tensorboard: pip install 'smorm[track]'"
-        raise ConfigError(needed) from error
-    # Steps after the checkpoint come again: without the purge the curve would have both.
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
 
 
 def due(step: int, every: int | None) -> bool:

@@ -10,12 +10,12 @@ Debiasing (Wang et al., 2024, arXiv 2406.12845, section 3.2):
 
 In the paper the correlation is to be 0; the public code stops at 0.03 and tries multiples of 0 to
 0.95. Each pair of responses that changes its order as m grows lowers the correlation, so that it
-falls in m and bisection finds the multiple. Shapes: N responses, P pairs, K attributes."""
+falls in m and bisection finds the multiple."""
 
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def rank_correlation(x: Floats, y: Floats) -> float:
 
 
 def debias(reward: Floats, verbosity: Floats, limit: float) -> Debiased:
-    """The multiple of `verbosity` [N] that, subtracted, frees `reward` [N] from it."""
+    """The multiple of `verbosity` [responses] that, subtracted, frees `reward` from it."""
     before = rank_correlation(reward, verbosity)
     if abs(before) <= limit:
         return Debiased(0.0, before, before)
@@ -137,6 +137,7 @@ def train_gate(prepared: Prepared, head: GatedHead, pairs: PairFeatures, cost: C
     training, network, total = prepared.config.training, prepared.network, prepared.num_steps
     # The gate trains on the rewards that it will mix; the public code trains it on r, not on r'.
     debiased = pairs.ratings - pairs.verbosity[..., None] * head.multiples.cpu()
+    mixed = replace(pairs, ratings=debiased)
     # In its place before training, so that `validate` scores with it.
     network.head = head.train().to(network.device)
     optimizer = optim.make_optimizer(training, network, {})
@@ -146,7 +147,7 @@ def train_gate(prepared: Prepared, head: GatedHead, pairs: PairFeatures, cost: C
         for step in range(total):
             factor = optim.begin_step(optimizer, training, step, total)
             chosen = torch.from_numpy(prepared.order.step(step)[0])
-            loss, metrics = gate_loss(prepared.config.objective, head, pairs, debiased, chosen)
+            loss, metrics = gate_loss(prepared.config.objective, head, mixed, chosen)
             loss.backward()
             norm = optim.clip_gradients(network.head.parameters(), training.max_grad_norm)
             value = loss.item()
@@ -162,19 +163,14 @@ def train_gate(prepared: Prepared, head: GatedHead, pairs: PairFeatures, cost: C
 
 
 def gate_loss(
-    objective: ObjectiveSection,
-    head: GatedHead,
-    pairs: PairFeatures,
-    debiased: torch.Tensor,
-    chosen: torch.Tensor,
+    objective: ObjectiveSection, head: GatedHead, pairs: PairFeatures, chosen: torch.Tensor
 ) -> tuple[torch.Tensor, Metrics]:
-    """The preference loss of a step: of the rewards that are mixed, `debiased` [all pairs, 2, K],
-    those of the step's pairs, `chosen` [P]."""
+    """The preference loss of a step, whose pairs are `chosen` of all."""
     device = head.scale.device
     # A prompt goes through the gate once, so that its two responses get one draw of the dropout.
     used, index = torch.unique(pairs.which[chosen], return_inverse=True)
     shares = head.gate_weights(pairs.prompts[used].to(device))[index.to(device)]
-    scores = head.mix(shares.flatten(0, 1), debiased[chosen].to(device).flatten(0, 1))
+    scores = head.mix(shares.flatten(0, 1), pairs.ratings[chosen].to(device).flatten(0, 1))
     sides = scores.unflatten(0, (-1, 2))
     margin = pairs.margins[chosen].to(device) if objective.use_margin else None
     return bradley_terry(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from smorm.config import Architecture, Config, ObjectiveSection
+from smorm.config import Architecture, Config
 from smorm.config.base import Positive, Section
 from smorm.model.heads import GatedHead
 from smorm.objectives.terms import Rows
@@ -30,6 +30,7 @@ class ArmoSection(Section):
 class Armo(Method):
     """No gradient steps over the backbone, so `train` is overridden."""
 
+    title = "ArmoRM"
     section = ArmoSection
     uses_ratings = True
     trains = (Rows.PREFERENCE, Rows.ATTRIBUTES)
@@ -43,10 +44,6 @@ class Armo(Method):
             raise ValueError("model.backbone: objective.kind armo needs a trained (reward) model")
         if config.model.lora is not None:
             raise ValueError("model.lora: objective.kind armo leaves the backbone as it comes")
-
-    @classmethod
-    def label(cls, objective: ObjectiveSection) -> str:
-        return "ArmoRM"
 
     @classmethod
     def train(cls, config: Config, *, resume: bool) -> Path:

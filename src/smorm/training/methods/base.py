@@ -41,31 +41,27 @@ class Outputs:
 class Method:
     """A training method: the base class, with Bradley–Terry's answers to every question.
 
-    Class attributes:
-        section: its settings, `objective.NAME` in the configuration; None where it has none.
-        uses_pairs, uses_ratings: the data that it trains on.
-        trains: the rows of the head that its terms train.
-        default_view: the view of a trained model where the configuration names none.
-        regularised: whether it understands the regularisers of the preference row.
-        heads: the values of `model.head` that it can train.
-        card_head: the kind of head in the model card, where it is not `model.head`.
-        keeps_language_head: whether the backbone is loaded with its language head.
-        freezes_backbone: whether the backbone stays as it comes, and no head starts from it.
+    Of a run it has `parameters`, what is trained beside the network by name (of checkpoints too),
+    their peak learning rate, and `reference_tokens`, which were computed before the first step."""
 
-    Attributes:
-        parameters: what is trained beside the network, by name (of checkpoints too).
-        parameter_learning_rate: their peak learning rate.
-        reference_tokens: tokens that were computed before the first step, for `cost.json`."""
-
+    # Its name in tables, where that is not its kind.
+    title: ClassVar[str | None] = None
+    # Its settings, `objective.NAME` in the configuration.
     section: ClassVar[type[Section] | None] = None
+    # The data that it trains on, and the rows of the head that its terms train.
     uses_pairs: ClassVar[bool] = True
     uses_ratings: ClassVar[bool] = False
     trains: ClassVar[tuple[Rows, ...]] = (Rows.PREFERENCE,)
+    # The view of a trained model where the configuration names none.
     default_view: ClassVar[View] = "F"
+    # Whether it understands the regularisers of the preference row.
     regularised: ClassVar[bool] = False
+    # The values of `model.head` that it can train, and the card's kind of head if it is another.
     heads: ClassVar[tuple[str, ...]] = ("linear",)
     card_head: ClassVar[str | None] = None
+    # Whether the backbone is loaded with its language head.
     keeps_language_head: ClassVar[bool] = False
+    # Whether the backbone stays as it comes, and no head starts from it.
     freezes_backbone: ClassVar[bool] = False
 
     # Before a run: the configuration, the data and the network are made for the class
@@ -77,7 +73,7 @@ class Method:
     @classmethod
     def label(cls, objective: ObjectiveSection) -> str:
         """Its name in tables, with the settings that make it another method."""
-        return objective.kind
+        return cls.title or objective.kind
 
     @classmethod
     def rows(cls, scales: list[AttributeScale]) -> list[AttributeScale]:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from smorm.config import Architecture, Config, ObjectiveSection
+from smorm.config import Architecture, Config
 from smorm.config.base import Section
 from smorm.model.language import LanguageHead, response_tokens
 from smorm.model.network import RewardNetwork, leaf_rows
@@ -45,6 +45,7 @@ class Grm(Method):
     `reference` [pairs, 2]: log-probabilities under the model that training began with, NaN for
     pairs that no step has; None where the regulariser does not use it."""
 
+    title = "GRM"
     section = GrmSection
     heads = ("linear", "mlp")
     keeps_language_head = True
@@ -56,14 +57,11 @@ class Grm(Method):
         if config.model.freeze:
             raise ValueError("model.freeze: objective.kind grm regularises a backbone that trains")
 
-    @classmethod
-    def label(cls, objective: ObjectiveSection) -> str:
-        return "GRM"
-
     def __init__(self, run: Prepared) -> None:
         super().__init__(run)
         settings = self.objective.settings(GrmSection)
-        self.mixture = Mixture(settings.regulariser, settings.share, settings.beta)
+        smoothing = self.objective.label_smoothing
+        self.mixture = Mixture(settings.regulariser, settings.share, settings.beta, smoothing)
         self.starts = response_starts(run.train.pairs, run.renderer)
         self.reference: NDArray[np.float32] | None = None
         # The others compare nothing with the model that training began with.
@@ -89,8 +87,7 @@ class Grm(Method):
             reference = torch.from_numpy(self.reference[micro.pair_indices])
             reference = reference.to(outputs.scores.device)
         likelihoods = Likelihoods(outputs.log_probs[micro.labels.pairs], reference)
-        smoothing = self.objective.label_smoothing
-        return grm(outputs.scores, micro.labels, totals, likelihoods, self.mixture, smoothing)
+        return grm(outputs.scores, micro.labels, totals, likelihoods, self.mixture)
 
     def _reference(self, run: Prepared) -> NDArray[np.float32]:
         """Computed once for all pairs that the run will see: no second model stays in memory."""

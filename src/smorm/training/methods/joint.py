@@ -32,7 +32,9 @@ class Joint(Method):
 
     @classmethod
     def label(cls, objective: ObjectiveSection) -> str:
-        """Runs with different weightings are different arms of a comparison."""
+        if cls.title is not None:
+            return cls.title
+        # Runs with different weightings are different arms of a comparison.
         if objective.weighting == "fixed":
             return f"SMORM {objective.weight:g} {objective.reduction}"
         return f"SMORM {objective.weighting}"
@@ -59,15 +61,16 @@ class Joint(Method):
         else:
             reduction = "mean" if objective.weighting == "official" else "sum"
         self.weights = JointWeights(
-            objective.label_smoothing, weight, reduction, scale, objective.centering
-        )
+            objective.label_smoothing, weight, reduction, scale, self.log_variance,
+            objective.centering,
+        )  # fmt: skip
 
     @property
     def needs_step_scores(self) -> bool:
         return bool(self.objective.positive_regularisation or self.objective.bsr)
 
     def terms(self, outputs: Outputs, micro: MicroBatch, totals: Totals) -> Losses:
-        return joint(outputs.scores, micro.labels, totals, self.weights, self.log_variance)
+        return joint(outputs.scores, micro.labels, totals, self.weights)
 
     def step_terms(self, compared: torch.Tensor, micros: Sequence[MicroBatch]) -> Losses:
         # The last index is the row of the head: both regularisers are of the preference row.
@@ -92,27 +95,21 @@ class Joint(Method):
 class Preference(Joint):
     """Single: the joint objective without ratings."""
 
+    title = "Single"
     uses_ratings = False
     trains = (Rows.PREFERENCE,)
     default_view = "F"
     heads = ("linear", "mlp")
 
-    @classmethod
-    def label(cls, objective: ObjectiveSection) -> str:
-        return "Single"
-
 
 class Regression(Joint):
     """Multi: the joint objective without pairs."""
 
+    title = "Multi"
     uses_pairs = False
     trains = (Rows.ATTRIBUTES,)
     default_view = "L"
     regularised = False
-
-    @classmethod
-    def label(cls, objective: ObjectiveSection) -> str:
-        return "Multi"
 
     @classmethod
     def init_head(cls, network: RewardNetwork) -> None:

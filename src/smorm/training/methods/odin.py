@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from smorm.config import ObjectiveSection
 from smorm.config.base import Section
 from smorm.config.objective import Weight
 from smorm.data.scaling import AttributeScale
@@ -32,11 +31,8 @@ class OdinSection(Section):
 class Odin(Method):
     """Pairs are ranked by the sum of both rows; the reward is the quality row."""
 
+    title = "ODIN"
     section = OdinSection
-
-    @classmethod
-    def label(cls, objective: ObjectiveSection) -> str:
-        return "ODIN"
 
     @classmethod
     def rows(cls, scales: list[AttributeScale]) -> list[AttributeScale]:
