@@ -3,6 +3,7 @@ To run it: read its records, score them once, measure every view."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from operator import attrgetter
 from typing import Any, cast
 
@@ -30,6 +31,7 @@ from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scored
 from smorm.text.chat import Messages
 from smorm.text.limits import Overlong
 
+Rewards = dict[str, Floats]  # a member's, on the common scale, by record
 PLAIN: dict[str, Kind] = {"pairs": "preference", "rated": "rated"}
 
 
@@ -63,7 +65,6 @@ class ScoredSet:
 
     records: list[Any]
     scored: list[Scored]
-    census: Census
     data: str
     notes: list[str] = field(default_factory=list)
 
@@ -90,6 +91,43 @@ def parse_suite(text: str) -> Suite:
     if not path:
         raise ConfigError(f"suite {text!r}: expected NAME=PATH, e.g. {kind}/dev=dev.jsonl")
     return Suite(name, Source(path))
+
+
+def read_suite(
+    suite: Suite, census: Census, on_bad_record: OnBad, *, keep_fields: bool = False
+) -> list[Record]:
+    """Records of a suite's sources; a source's label is the subset of rows that name none."""
+    # Every benchmark's rows are candidates, whatever they look like in its files.
+    kind = PLAIN.get(suite.kind, "candidates")
+    records: list[Record] = []
+    for label, source in suite.sources:
+        with_fields = replace(source, keep_fields=keep_fields)
+        for record in read_records(with_fields, kind, census, on_bad_record):
+            if label and isinstance(record, Candidates) and not record.source:
+                record = replace(record, source=label)
+            records.append(record)
+    if not records:
+        paths = dict.fromkeys(str(source.path) for _, source in suite.sources)
+        raise DataError(f"suite {suite.name}: no record in {', '.join(paths)}")
+    return records
+
+
+def suite_pairs(suite: Suite, on_bad_record: OnBad = "stop") -> list[Item]:
+    """The first good and the first other response of each of a suite's records.
+
+    Raises:
+        ConfigError: the suite compares nothing (`rated`).
+        DataError: records that are not usable."""
+    items = []
+    for record in read_suite(suite, Census(), on_bad_record):
+        if isinstance(record, Preference):
+            items.append(record.item)
+        elif isinstance(record, Candidates) and 0 < (record.chosen or 0) < len(record.responses):
+            responses = (record.responses[0], record.responses[record.chosen or 1])
+            items.append(Item(record.prompt, responses, record.where))
+    if not items:
+        raise ConfigError(f"suite {suite.name}: compares nothing: take pairs or a benchmark")
+    return items
 
 
 def run_suite(
@@ -135,7 +173,7 @@ def score_records(
         raise DataError("no record could be scored")
     # Of the records that were scored: two models that leave out different ones differ in it.
     data = fingerprint(list(map(hash_of, usable)))
-    return ScoredSet(usable, scored, census, data, census.lines())
+    return ScoredSet(usable, scored, data, census.lines())
 
 
 def hash_of(record: Record) -> str:
@@ -156,63 +194,23 @@ def lengths_of(records: Sequence[Record]) -> list[Floats]:
 
 def scored_items(data: ScoredSet, values: Sequence[Floats]) -> ScoredItems:
     """A benchmark's records and a view's values of their responses, ready for its rule."""
-    chosen, subsets, ids = [], [], []
     for record in data.records:
         if not record.chosen:
             problem = "says not which responses are good: nothing to measure"
             raise DataError(f"{record.where}: {problem}")
-        chosen.append(record.chosen)
-        subsets.append(record.source or "")
-        ids.append(record.id or "")
+    chosen = [record.chosen for record in data.records]
+    subsets = [record.source or "" for record in data.records]
+    ids = [record.id or "" for record in data.records]
     lengths = lengths_of(data.records)
     return ScoredItems(values, lengths, chosen, subsets, ids, data.prompts, data.keys)
-
-
-def read_suite(
-    suite: Suite, census: Census, on_bad_record: OnBad, *, keep_fields: bool = False
-) -> list[Record]:
-    """Records of a suite's sources; a source's label is the subset of rows that name none."""
-    # Every benchmark's rows are candidates, whatever they look like in its files.
-    kind = PLAIN.get(suite.kind, "candidates")
-    records: list[Record] = []
-    for label, source in suite.sources:
-        with_fields = replace(source, keep_fields=keep_fields)
-        for record in read_records(with_fields, kind, census, on_bad_record):
-            if label and isinstance(record, Candidates) and not record.source:
-                record = replace(record, source=label)
-            records.append(record)
-    if not records:
-        paths = dict.fromkeys(str(source.path) for _, source in suite.sources)
-        raise DataError(f"suite {suite.name}: no record in {', '.join(paths)}")
-    return records
-
-
-def suite_pairs(suite: Suite, on_bad_record: OnBad = "stop") -> list[Item]:
-    """The first good and the first other response of each of a suite's records.
-
-    Raises:
-        ConfigError: the suite compares nothing (`rated`).
-        DataError: records that are not usable."""
-    items = []
-    for record in read_suite(suite, Census(), on_bad_record):
-        if isinstance(record, Preference):
-            items.append(record.item)
-        elif isinstance(record, Candidates) and 0 < (record.chosen or 0) < len(record.responses):
-            responses = (record.responses[0], record.responses[record.chosen or 1])
-            items.append(Item(record.prompt, responses, record.where))
-    if not items:
-        raise ConfigError(f"suite {suite.name}: compares nothing: take pairs or a benchmark")
-    return items
 
 
 def measure_suite(
     model: RewardModel | Reward, suite: Suite, data: ScoredSet, views: Sequence[Any] = (None,),
     *, name: str | None = None, seed: int | None = None,
 ) -> list[Result]:  # fmt: skip
-    """The results of records that are scored already.
-
-    `name` is the model's in results, by default its folder's (`display_names`); `seed` is put into
-    the fingerprint, where results of several seeds are to be put together."""
+    """The results of records that are scored already. `name` is the model's in results, by default
+    its folder's; `seed` is put into the fingerprint, so that results of several seeds can join."""
     reward = as_reward(model)
     title = name or display_names([reward.name])[0]
     # What two results must share to be comparable; seeds of one model differ in `seed` alone.
@@ -300,45 +298,35 @@ def run_ensemble(
             remedy = "evaluate its members without --combine"
             raise ConfigError(f"suite {suite.name}: {problem}: {remedy}")
     results: list[Result] = []
-    data: list[list[ScoredSet]] = [[] for _ in suites]
-    # A member's rewards on the common scale, by record.
-    tables: list[list[dict[str, Floats]]] = [[] for _ in suites]
+    scored: list[list[tuple[ScoredSet, Rewards]]] = [[] for _ in suites]
     for member in ensemble.opened():
-        for index, suite in enumerate(suites):
-            scored_set = score_suite(member.reward, suite, on_bad_record=on_bad_record)
-            results += measure_suite(
-                member.reward, suite, scored_set, [member.requested], name=member.name
-            )
-            values = [member.values(scored) for scored in scored_set.scored]
-            tables[index].append(dict(zip(scored_set.keys, values, strict=True)))
-            data[index].append(scored_set)
+        for suite, of_suite in zip(suites, scored, strict=True):
+            data = score_suite(member.reward, suite, on_bad_record=on_bad_record)
+            views = [member.requested]
+            results += measure_suite(member.reward, suite, data, views, name=member.name)
+            rewards = map(member.values, data.scored)
+            of_suite.append((data, dict(zip(data.keys, rewards, strict=True))))
         # Not kept while the next one is loaded.
         del member
-    combined = []
-    for suite, sets, columns in zip(suites, data, tables, strict=True):
-        combined.append(_combine(ensemble, suite, sets, columns))
-    return [*combined, *results]
+    return [*map(partial(_combine, ensemble), suites, scored), *results]
 
 
 def _combine(
-    ensemble: Ensemble, suite: Suite, sets: Sequence[ScoredSet],
-    tables: Sequence[dict[str, Floats]],
-) -> Result:  # fmt: skip
-    first = sets[0]
-    records, scored, values = [], [], []
-    for record, result, key in zip(first.records, first.scored, first.keys, strict=True):
+    ensemble: Ensemble, suite: Suite, scored: Sequence[tuple[ScoredSet, Rewards]]
+) -> Result:
+    sets, tables = zip(*scored, strict=True)
+    records, values, notes = [], [], ensemble.notes()
+    for record, key in zip(sets[0].records, sets[0].keys, strict=True):
         if all(key in table for table in tables):
             records.append(record)
-            scored.append(result)
             values.append(ensemble.rule.combine(np.stack([table[key] for table in tables])))
     if not records:
         raise DataError(f"suite {suite.name}: no record could be scored by all members")
-    notes = ensemble.notes()
-    if len({scored_set.data for scored_set in sets}) > 1:
+    if len({data.data for data in sets}) > 1:
         notes.append(f"{len(records)} records that all members could score.")
-    for scored_set in sets:
-        notes += scored_set.notes
-    texts, notes = fingerprint([hash_of(record) for record in records]), list(dict.fromkeys(notes))
-    data = replace(first, records=records, scored=scored, data=texts, notes=notes)
+    for data in sets:
+        notes += data.notes
+    texts = fingerprint(list(map(hash_of, records)))
+    data = ScoredSet(records, [], texts, list(dict.fromkeys(notes)))
     provenance = {**ensemble.provenance, "data": texts, "versions": versions()}
     return measure_values(suite, data, values, ensemble.name, ensemble.rule.name, provenance)
