@@ -17,8 +17,8 @@ from smorm import RewardModel
 from smorm.data.census import Census
 from smorm.errors import ConfigError, ModelError, SmormError
 from smorm.evaluation.parity.check import against_folder, measure_model
-from smorm.evaluation.parity.comparison import ModelPaths
 from smorm.evaluation.parity.conversations import COUNT, built_in, from_file
+from smorm.evaluation.parity.paths import ModelPaths
 from smorm.evaluation.result import read_results
 from smorm.model.export import export_all_rows, export_view
 from smorm.text.chat import Renderer

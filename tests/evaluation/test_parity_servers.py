@@ -10,8 +10,8 @@ from smorm import RewardModel
 from smorm.data.census import Census
 from smorm.errors import SmormError
 from smorm.evaluation.parity.check import Parity, against_server, measure_model
-from smorm.evaluation.parity.comparison import ModelPaths
 from smorm.evaluation.parity.conversations import built_in
+from smorm.evaluation.parity.paths import ModelPaths
 from smorm.model.export import export_all_rows, export_view
 from smorm.rewards.server import RewardClient
 from tests.rewards.reward_servers import (

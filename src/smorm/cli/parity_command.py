@@ -13,7 +13,7 @@ from smorm.cli.options import DeviceOption, File, ResultOption, Text
 
 if TYPE_CHECKING:
     from smorm.evaluation.parity.check import Parity
-    from smorm.evaluation.parity.comparison import PathResult
+    from smorm.evaluation.parity.paths import PathResult
     from smorm.scoring.reward_model import RewardModel
 
 DTYPES = ("float32", "bfloat16")

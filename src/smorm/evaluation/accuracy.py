@@ -79,10 +79,9 @@ def tied(items: ScoredItems) -> int:
 def accuracies(
     items: ScoredItems, rule: Rule, sections: Mapping[str, Weights], overall: Weights | None = None
 ) -> Outcomes:
-    """Accuracies by subset, by section and overall, with ties broken at random and by length.
+    """Accuracies by subset, by section and overall, with ties broken at random and by length. Each
+    section has weights over subsets that sum to 1, `overall` over sections (None: all items alike).
 
-    Each section has weights over subsets that sum to 1, `overall` weights over sections (None: the
-    plain mean over all items).
     Numbers: `overall`, each section, `subset/NAME`, all by `rule`; `ties_half/...` of overall and
     sections where ties count as broken at random (where `rule` does not); `length_only/...`, the
     same for the rule that the longer one wins."""
@@ -94,17 +93,15 @@ def accuracies(
     scorings.append((f"{LENGTH}/", items.by_length(), expected_wins))
     # The same arithmetic for each scoring, so that they differ in nothing else.
     for prefix, scored, scoring_rule in scorings:
-        columns |= _columns(prefix, outcomes(scored, scoring_rule), items.subsets)
+        values = outcomes(scored, scoring_rule)
+        columns |= {f"{prefix}all": values, **split(values, items.subsets, f"{prefix}subset/")}
         sums |= _sums(prefix, sections, overall)
-    sums |= single(split(items.chance(), items.subsets, "subset/"))
+    of_subsets = split(items.chance(), items.subsets, "subset/")
+    sums |= single(of_subsets)
     sums["overall_minus_length_only"] = difference(sums["overall"], sums[f"{LENGTH}/overall"])
     differences = frozenset({"overall_minus_length_only"})
-    chance_columns = _columns("", items.chance(), items.subsets)
+    chance_columns = {"all": items.chance(), **of_subsets}
     return Outcomes(columns, items.prompts, sums, items.keys, differences, chance_columns)
-
-
-def _columns(prefix: str, values: Floats, subsets: Sequence[str]) -> dict[str, Floats]:
-    return {f"{prefix}all": values, **split(values, subsets, f"{prefix}subset/")}
 
 
 def _sums(

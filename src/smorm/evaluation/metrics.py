@@ -1,8 +1,6 @@
 """Numbers with their n and their interval.
-
 Items that share a prompt are not independent, so an interval resamples clusters (prompts), never
-single items. With fewer than two clusters there is no interval (NaN, written as null).
-
+single items; with fewer than two clusters there is none (NaN, written as null).
 Shapes: `N` items, `C` columns, `G` clusters, `R` resamples. Arrays are float64."""
 
 import math
@@ -45,12 +43,8 @@ class Metric:
 
     def as_dict(self) -> dict[str, float | int | None]:
         """As in a result file: NaN and infinity become None."""
-        return {
-            "value": _finite(self.value),
-            "n": self.n,
-            "low": _finite(self.low),
-            "high": _finite(self.high),
-        }
+        value, low, high = map(_finite, (self.value, self.low, self.high))
+        return {"value": value, "n": self.n, "low": low, "high": high}
 
 
 def _finite(number: float) -> float | None:
@@ -92,11 +86,9 @@ def cluster_codes(clusters: Clusters, items: int) -> tuple[Ints, int]:
 def bootstrap_means(
     values: Floats, clusters: Clusters, *, resamples: int = 2000, seed: int = 0
 ) -> Floats:
-    """Column means [R, C] of `values` [N] or [N, C] (NaN: missing) when clusters are resampled.
-
-    The draws of up to 4096 clusters depend on their labels and the seed alone, so that columns
-    measured separately (two models' on one suite) are resampled alike. The order of items has no
-    influence. All NaN with fewer than two clusters."""
+    """Column means [R, C] of `values` [N] or [N, C] (NaN: missing) when clusters are resampled; all
+    NaN with fewer than two. The draws of up to 4096 clusters depend on their labels and the seed
+    alone: columns measured separately (two models' on one suite) are resampled alike."""
     columns = values.reshape(len(values), -1)
     codes, groups = cluster_codes(clusters, len(columns))
     # One prompt resampled is itself: an interval of no width would be a lie.

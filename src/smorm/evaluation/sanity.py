@@ -18,7 +18,7 @@ from smorm.errors import DataError, NonFiniteScoreError, SmormError
 from smorm.evaluation.inspector import equal_scores, head_notes
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.parity.causes import pad_token
-from smorm.evaluation.parity.comparison import GATES, allowed_difference, dtype_of
+from smorm.evaluation.parity.paths import GATES, allowed_difference, dtype_of
 from smorm.evaluation.result import Cause, CauseKind, Failure, Result
 from smorm.model.export import PlainModel
 from smorm.model.heads import read_head

@@ -8,7 +8,7 @@ from smorm.data.records import Candidates
 from smorm.evaluation.accuracy import ScoredItems, accuracies, present, wins
 from smorm.evaluation.benchmarks import Benchmark, Piece
 from smorm.evaluation.benchmarks.rewardbench import unknown_subsets
-from smorm.evaluation.benchmarks.rows import Row, comparison_of, first_text
+from smorm.evaluation.benchmarks.rows import SUBSET_FIELDS, Row, comparison, first_text
 from smorm.evaluation.outcomes import Outcomes, even, single
 
 SCORED = ("anthropic_helpful", "anthropic_hhh", "shp", "summarize")
@@ -29,7 +29,10 @@ def parse(row: Row, context: Context) -> list[Candidates]:
         row = {**row, "prompt": list(map(_turn, row["prompt"], itertools.cycle(_ROLES)))}
     # The split names the set, so the row's own subset is read only where it names one itself.
     subset = first_text(row, ("subset",), context)
-    return comparison_of(row, context, subset if subset in PUBLISHED else None)
+    row = {**row, **dict.fromkeys(SUBSET_FIELDS)}
+    if subset in PUBLISHED:
+        row["subset"] = subset
+    return comparison(row, context)
 
 
 def _turn(line: object, role: str) -> object:

@@ -32,12 +32,7 @@ def comparison(row: Row, context: Context) -> list[Candidates]:
     Chosen and rejected are text, a message list, or a list of either; without a prompt both are
     full conversations (or raw texts), as in `generic.preference`. `correct` holds true or false
     (or 1 and 0) for each response. The source is the row's `subset`, `source` or `domain`."""
-    return comparison_of(row, context, first_text(row, SUBSET_FIELDS, context))
-
-
-def comparison_of(row: Row, context: Context, subset: str | None) -> list[Candidates]:
-    """As `comparison`, of a subset that is known."""
-    identity = first_text(row, ("id",), context)
+    identity, subset = names_of(row, "id", context)
     if row.get("responses") is not None:
         record = generic.candidates({**row, "id": identity, "source": subset}, context)[0]
         correct = flags(fields.required(row, "correct", context), "correct", context)

@@ -9,8 +9,7 @@ import numpy as np
 
 from smorm.arrays import Bools, Floats
 from smorm.evaluation.correlation import spearman
-from smorm.evaluation.parity.comparison import Comparison, PathResult
-from smorm.evaluation.parity.paths import ScorePath
+from smorm.evaluation.parity.paths import Comparison, PathResult, ScorePath
 from smorm.evaluation.result import Cause, CauseKind
 from smorm.model.export import PlainModel
 from smorm.rewards.wires import chat_text

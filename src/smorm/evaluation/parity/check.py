@@ -1,10 +1,7 @@
 """A model against an export of it or a running server.
-
 Training's path is the reference. A path passes where no score differs from it by more than the
 gate, in standard deviations of the scores over the conversations (each row of the head on its own).
-
-The head of an export has no bias, so its scores lack the view's constant, and so do those of vLLM
-and SGLang that serve it: the constant is left out of ours before they are compared."""
+The head of an export has no bias: the view's constant is left out of ours before it is compared."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -19,8 +16,8 @@ from smorm.errors import ConfigError, SmormError
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.parity import paths as score_paths
 from smorm.evaluation.parity.causes import likely_causes
-from smorm.evaluation.parity.comparison import GATES, Comparison, ModelPaths, PathResult, dtype_of
 from smorm.evaluation.parity.conversations import Conversation
+from smorm.evaluation.parity.paths import GATES, Comparison, ModelPaths, PathResult, dtype_of
 from smorm.evaluation.result import Cause, CauseKind, Failure, Result
 from smorm.files import fingerprint
 from smorm.model.export import PlainModel
@@ -79,14 +76,12 @@ class Parity:
             "spread": Metric(self.std, count),
             "passed": Metric(float(self.passed), len(self.rows)),
         }
+        conversations = fingerprint(list(map(attrgetter("tokens"), ours.conversations)))
         provenance = {
-            "dtype": ours.dtype,
-            "gate": self.comparison.gate,
-            "constant": self.comparison.constant,
-            "conversations": fingerprint(list(map(attrgetter("tokens"), ours.conversations))),
-            "renderer": ours.model.renderer.fingerprint,
+            "dtype": ours.dtype, "gate": self.comparison.gate, "constant": self.comparison.constant,
+            "conversations": conversations, "renderer": ours.model.renderer.fingerprint,
             "versions": versions(),
-        }
+        }  # fmt: skip
         name = "all rows" if view is None else view.name
         return Result(
             "parity", self.target, ours.model.name, name, metrics,
@@ -111,11 +106,9 @@ def against_folder(
     ours: ModelPaths, target: str, view: Any = None, *, gate: float | None = None,
     quick: bool = False,
 ) -> Parity:  # fmt: skip
-    """A model against what plain transformers makes of a folder.
-
-    A one-row folder holds the view, by default that of its card, else the model's own; a folder
-    with as many rows as the model is compared row by row. The gate is in standard deviations of the
-    scores, by default that of the dtype.
+    """A model against what plain transformers makes of a folder: by a view (by default that of the
+    folder's card, else the model's own) where it has one row, else row by row. The gate is in
+    standard deviations of the scores, by default that of the dtype.
 
     Raises:
         ModelError: the folder cannot be loaded.

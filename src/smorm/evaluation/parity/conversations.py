@@ -4,11 +4,9 @@ limit, so that one batch is mostly padding."""
 
 import itertools
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -50,8 +48,15 @@ def built_in(renderer: Renderer, census: Census, *, longest: int = LONGEST) -> l
     # The long ones fill the model's limit, but not a context of 100 000 tokens.
     limit = min(renderer.max_tokens, longest)
     long = [(_long_prompt(renderer, limit, text), ACKNOWLEDGED) for text in committed["long"]]
-    pairs = [*_committed(committed["groups"]), *_control_tokens(renderer), *long]
-    return _fitted(renderer, pairs, census)
+    pairs: list[PromptAndResponse] = []
+    for group in committed["groups"]:
+        prompt = tuple(Message(role, text) for role, text in group["prompt"])
+        pairs += [(prompt, (Message("assistant", response),)) for response in group["responses"]]
+    # This tokenizer's control tokens, as a user would write them.
+    text = " ".join(list(renderer.control.ids)[:8]) or "nothing"
+    question = (Message("user", f"What does {text} mean?"),)
+    pairs.append((question, (Message("assistant", f"{text} is what you wrote."),)))
+    return _fitted(renderer, [*pairs, (question, ACKNOWLEDGED), *long], census)
 
 
 def from_file(path: Path | str, renderer: Renderer, census: Census) -> list[Conversation]:
@@ -70,21 +75,6 @@ def from_file(path: Path | str, renderer: Renderer, census: Census) -> list[Conv
             census.add(DropReason.CONVERSATIONS_BEYOND, str(path), detail=str(COUNT))
             break
     return _fitted(renderer, pairs[:COUNT], census)
-
-
-def _committed(groups: list[dict[str, Any]]) -> Iterator[PromptAndResponse]:
-    for group in groups:
-        prompt = tuple(Message(role, text) for role, text in group["prompt"])
-        for response in group["responses"]:
-            yield prompt, (Message("assistant", response),)
-
-
-def _control_tokens(renderer: Renderer) -> Iterator[PromptAndResponse]:
-    """This tokenizer's control tokens, as a user would write them."""
-    text = " ".join(list(renderer.control.ids)[:8]) or "nothing"
-    prompt = (Message("user", f"What does {text} mean?"),)
-    yield prompt, (Message("assistant", f"{text} is what you wrote."),)
-    yield prompt, ACKNOWLEDGED
 
 
 def _long_prompt(renderer: Renderer, limit: int, sentence: str) -> Messages:
