@@ -3,8 +3,7 @@
     records → conversations → token trees → hidden state at each branch's end → head rows
             → loss | scores → model folder → results → report
 
-The public names are loaded when they are first used, so that `import smorm` is quick.
-"""
+The public names are loaded when they are first used, so that `import smorm` is quick."""
 
 from __future__ import annotations
 

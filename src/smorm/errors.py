@@ -1,15 +1,6 @@
 """Errors that a user can cause or repair. Each says what is wrong, where, and what to do.
 
-    SmormError                  exit code 1: the run could not finish
-    ├── ConfigError             exit code 2: a flag, a key or a value in a config
-    ├── ModelError              exit code 2: a model folder or backbone that cannot be used
-    │   └── CheckpointError     exit code 2: a checkpoint that is damaged or of another run
-    ├── DataError               exit code 3: a record, a file or a folder of data
-    ├── NonFiniteLossError      exit code 1: training met NaN or infinity
-    └── OutputError             exit code 1: a result could not be written
-
-Anything else that escapes is a bug of ours and keeps its traceback.
-"""
+Anything else that escapes is a bug of ours and keeps its traceback."""
 
 
 class SmormError(Exception):

@@ -2,8 +2,7 @@
 
 A file or folder is written under a temporary name beside its target, flushed to the disk, and
 renamed. A reader therefore sees the old one or the new one, never a half-written one. A folder is
-sealed by a manifest of SHA-256 sums, written last.
-"""
+sealed by a manifest of SHA-256 sums, written last."""
 
 import contextlib
 import ctypes
@@ -20,7 +19,7 @@ from typing import Any, BinaryIO
 import orjson
 from safetensors import SafetensorError
 
-from smorm.errors import CheckpointError, ConfigError, DataError, OutputError
+from smorm.errors import CheckpointError, ConfigError, DataError, OutputError, SmormError
 
 MANIFEST = "manifest.json"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of fcntl.h and linux/fs.h
@@ -97,27 +96,26 @@ def write_json(path: Path | str, value: Any) -> None:
     """Write indented JSON whole or not at all. NaN and infinity are written as null."""
     # NumPy numbers as they are: nearly every result holds some.
     options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
-    write_bytes(path, orjson.dumps(value, option=options, default=_plain))
+    write_bytes(path, orjson.dumps(value, option=options, default=_path_as_text))
 
 
-def _plain(value: Any) -> Any:
-    """What orjson does not know by itself."""
+def _path_as_text(value: Any) -> str:
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"cannot write {type(value).__name__} as JSON")
 
 
-def read_json(path: Path | str) -> Any:
-    """Read a JSON file; `DataError` where it is missing or is not JSON."""
+def read_json(path: Path | str, error_type: type[SmormError] = DataError) -> Any:
+    """Read a JSON file; an error of that type where it is missing or is not JSON."""
     path = Path(path)
     try:
         return orjson.loads(path.read_bytes())
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
+        raise error_type(f"{path}: no such file") from error
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        raise error_type(f"{path}: cannot be read: {error.strerror}") from error
     except orjson.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
+        raise error_type(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
 
 
 def nearest_name(path: Path) -> Path | None:
@@ -148,12 +146,9 @@ def fingerprint(value: Any) -> str:
 
 @contextlib.contextmanager
 def atomic_folder(target: Path | str) -> Iterator[Path]:
-    """Give a temporary sibling to write into; publish it as `target` only when all went well.
-
-    On success every file is flushed, `manifest.json` with the sums is written last, and the folder
-    is renamed to `target` (an older one is swapped with it and removed after). On any error
-    (`OutputError`) the temporary folder is removed and `target` is as it was.
-    """
+    """Give a temporary sibling to write into; publish it as `target` only when all went well. Every
+    file is flushed and `manifest.json` with the sums is written last; an older folder is swapped
+    and removed after. On any error (`OutputError`) `target` is as it was."""
     target = Path(target)
     with named_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,7 @@
 """Named objects of one kind: built in, from installed packages, or registered by a decorator.
 
-A method, a benchmark, a data shape and a kind of reward each have one `Registry`. A built-in object
-is named by where it stands and is imported when it is first used, so that a registry may live in a
-room below the objects that it lists, and reading the names imports nothing.
-"""
+A built-in object is named by where it stands and imported when it is first used, so that a registry
+may live in a room below the objects that it lists, and reading the names imports nothing."""
 
 import difflib
 import importlib
@@ -17,16 +15,9 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """A mapping from names to objects of one kind.
-
-    >>> methods = Registry[object]("objective.kind", "smorm.methods", {"odin": "package.odin:ODIN"})
-    >>> methods.register("mine", object())  # doctest: +SKIP
-
-    Args:
-        what: what the names stand for, as an error says it (`benchmark`, `objective.kind`).
-        group: the entry-point group by which an installed package adds objects.
-        builtins: `module:attribute` of each built-in object, in the order of `names`.
-    """
+    """A mapping from names to objects of one kind: `what` is what the names stand for, as an error
+    says it; `group` the entry-point group by which an installed package adds objects; `builtins`
+    the `module:attribute` of each built-in object, in the order of `names`."""
 
     def __init__(self, what: str, group: str, builtins: Mapping[str, str]) -> None:
         self.what, self.group = what, group
@@ -35,11 +26,7 @@ class Registry(Generic[T]):
         self._installed: dict[str, EntryPoint] | None = None
 
     def register(self, name: str, value: T) -> T:
-        """Add an object under a new name, and return it.
-
-        Raises:
-            ConfigError: something has that name already.
-        """
+        """Add an object, and return it; `ConfigError` where something has that name already."""
         if name in self:
             raise ConfigError(f"{self.what} {name!r} is registered already")
         self._objects[name] = value
@@ -48,10 +35,6 @@ class Registry(Generic[T]):
     def add(self, name: str) -> Callable[[T], T]:
         """As `register`, as a decorator of a function or class."""
         return lambda value: self.register(name, value)
-
-    def remove(self, name: str) -> None:
-        """Take back what `register` added."""
-        self._objects.pop(name, None)
 
     def names(self) -> tuple[str, ...]:
         """All names: the built-in ones first, then of installed packages, then registered ones."""
@@ -64,11 +47,7 @@ class Registry(Generic[T]):
         return iter(self.names())
 
     def __getitem__(self, name: str) -> T:
-        """The object of that name.
-
-        Raises:
-            ConfigError: there is none (named with the nearest one), or its package fails to load.
-        """
+        """The object of that name; `ConfigError` where there is none or its package fails."""
         if name not in self._objects:
             self._objects[name] = self._load(name)
         return self._objects[name]
@@ -80,7 +59,10 @@ class Registry(Generic[T]):
             return built_in
         entry_point = self._entry_points().get(name)
         if entry_point is None:
-            raise ConfigError(self._unknown(name))
+            nearest = difflib.get_close_matches(name, self.names(), n=1)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+            known = ", ".join(self.names())
+            raise ConfigError(f"{self.what} {name!r}: expected one of {known}{hint}")
         try:
             installed: T = entry_point.load()
         except Exception as error:  # other people's code: whatever it raises becomes one line
@@ -93,8 +75,3 @@ class Registry(Generic[T]):
         if self._installed is None:
             self._installed = {point.name: point for point in entry_points(group=self.group)}
         return self._installed
-
-    def _unknown(self, name: str) -> str:
-        nearest = difflib.get_close_matches(name, self.names(), n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        return f"{self.what} {name!r}: expected one of {', '.join(self.names())}{hint}"

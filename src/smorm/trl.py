@@ -4,8 +4,7 @@
     trainer = GRPOTrainer(model=policy, reward_funcs=reward_function("runs/x/model", view="M"), ...)
 
 TRL calls it with prompts and completions as text or as messages. The reward model renders them with
-its own template and tokenizer, so policy and reward model need not share one.
-"""
+its own template and tokenizer, so policy and reward model need not share one."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -43,10 +42,8 @@ def reward_function(
     does not fit is shortened from its left end; a completion that does not fit by itself gets None,
     which TRL leaves out, and is counted under `smorm/too_long`.
 
-    Raises:
-        ConfigError: an unknown view. ModelError: no such model.
-        DataError (when called): a prompt or completion that is neither text nor messages.
-    """
+    `ConfigError`: an unknown view. `ModelError`: no such model. `DataError` when called with a
+    prompt or completion that is neither text nor messages."""
     loaded = model if isinstance(model, RewardModel) else RewardModel.load(model)
     resolved = loaded.view(view)
     scorer = Scorer(loaded.network, loaded.renderer, "truncate_prompt", max_batch_tokens)

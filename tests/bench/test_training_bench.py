@@ -25,6 +25,7 @@ from bench.smorm_run import run_config, start_smorm
 from bench.trl_run import classifier, make_trainer, start_trl
 from smorm.training.setup import Prepared, prepare
 from smorm.trees.forest import grow
+from tests.trees.sequences import dense_mask
 
 NOWHERE = Path("/nowhere")
 
@@ -174,7 +175,7 @@ def test_flops_that_the_counter_cannot_see_are_taken_from_below() -> None:
 def test_attention_is_counted_by_who_sees_whom() -> None:
     _, prepared = world()
     forest = grow([np.arange(n, dtype=np.int32) for n in (9, 17)])
-    attended = int(forest.dense_mask().sum())
+    attended = int(dense_mask(forest).sum())
     assert attention_flops(prepared.network, [forest]) == attended * 2 * 6 * 32 * 2
 
 

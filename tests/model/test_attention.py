@@ -12,7 +12,7 @@ import torch
 from smorm.model.attention import AttentionPlan, choose_backend, forest_attention
 from smorm.model.gathered import gather_plan, plain_products
 from smorm.trees.forest import Forest, grow
-from tests.trees.sequences import random_family
+from tests.trees.sequences import dense_mask, random_family
 
 HEAD = 16
 SCALE = 0.3
@@ -45,7 +45,7 @@ def reference(
     scores = query @ key.transpose(2, 3) * SCALE
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
-    scores = scores.masked_fill(~forest.dense_mask(window), -math.inf)
+    scores = scores.masked_fill(~dense_mask(forest, window), -math.inf)
     if sinks is not None:
         sink = sinks.double().view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
         scores = torch.cat([scores, sink], -1)

@@ -18,7 +18,7 @@ from smorm.model.cpu.attention import (
     unfold,
 )
 from smorm.trees.forest import Forest, Leaves, find_leaves, grow
-from tests.trees.sequences import random_family
+from tests.trees.sequences import dense_mask, random_family
 
 SIZE = 8
 SCALE = 0.3
@@ -54,7 +54,7 @@ def nested(seed: int) -> Forest:
 def operands(
     plan: Forest | Leaves, heads: int, groups: int, seed: int, spread: float = 1.5
 ) -> tuple[torch.Tensor, ...]:
-    keys = plan.num_keys if isinstance(plan, Leaves) else plan.num_tokens
+    keys = plan.keys[-1][-1][1]  # the last row is a leaf
     generator = torch.Generator().manual_seed(seed)
     shapes = ((heads, plan.num_tokens), (groups, keys), (groups, keys))
     return tuple(
@@ -64,7 +64,7 @@ def operands(
 
 
 def visible(forest: Forest, plan: Forest | Leaves) -> torch.Tensor:
-    mask = forest.dense_mask()
+    mask = dense_mask(forest)
     return mask[plan.rows] if isinstance(plan, Leaves) else mask
 
 

@@ -35,7 +35,7 @@ from tests.model.test_attention import (
     small_shares,
     tensors,
 )
-from tests.trees.sequences import random_family
+from tests.trees.sequences import dense_mask, random_family
 
 SEEDS = range(4)
 
@@ -64,7 +64,7 @@ def padded_mask(forest: Forest, window: int | None) -> np.ndarray:
     """The mask of the padded rows, [N, N]: a padded row sees itself."""
     size, rows = bucket(forest.num_tokens), forest.num_tokens
     mask = np.eye(size, dtype=np.bool_)
-    mask[:rows, :rows] = forest.dense_mask(window).numpy()
+    mask[:rows, :rows] = dense_mask(forest, window).numpy()
     return mask
 
 
@@ -216,7 +216,7 @@ def test_the_gathered_plan_is_the_mask_cell_by_cell(seed: int, window: int | Non
         for i, row in enumerate(rows):
             past = len(keys) - len(rows) + i + 1
             count[row, keys[max(0, past - window) if window else 0 : past]] += 1
-    assert torch.equal(count, forest.dense_mask(window).long())
+    assert torch.equal(count, dense_mask(forest, window).long())
 
 
 def by_the_book(

@@ -18,7 +18,7 @@ from smorm.model.network import RewardNetwork
 from smorm.trees.forest import Forest, find_leaves, grow
 from tests.model.architectures import ARCHITECTURES, tiny
 from tests.model.test_forest_equals_padded import adapted, scores_and_gradients, sequences_of
-from tests.trees.sequences import random_family
+from tests.trees.sequences import dense_mask, random_family
 
 LAYERS = 3
 # name -> (architecture, changes to its config)
@@ -83,7 +83,7 @@ def plain_layer(module: Any, hidden: torch.Tensor, forest: Forest, rotary: Any) 
     """transformers' own layer under the mask written out."""
     module.self_attn.config._attn_implementation = "eager"
     mask = torch.zeros(forest.num_tokens, forest.num_tokens)
-    mask.masked_fill_(~forest.dense_mask(), torch.finfo(torch.float32).min)
+    mask.masked_fill_(~dense_mask(forest), torch.finfo(torch.float32).min)
     out: torch.Tensor = type(module).forward(
         module, hidden, attention_mask=mask[None, None], position_embeddings=rotary
     )

@@ -8,8 +8,7 @@ import pytest
 from tokenizers import AddedToken, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from smorm.text.chat import Message, Messages, Renderer
-from smorm.text.templates import PLAIN_TEMPLATE
+from smorm.text.chat import PLAIN_TEMPLATE, Message, Messages, Renderer
 
 from .attacks import ATTACKS, SPLIT_OVER_TWO
 from .styles import (

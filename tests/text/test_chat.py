@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from smorm.errors import DataError, ModelError
-from smorm.text.chat import ROLES, Message, Messages, Renderer
-from smorm.text.templates import PLAIN_TEMPLATE
+from smorm.text.chat import PLAIN_TEMPLATE, ROLES, Message, Messages, Renderer
 
 from .styles import (
     NAMED,

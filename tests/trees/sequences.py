@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from hypothesis import strategies as st
 
 from smorm.arrays import Tokens
@@ -54,3 +55,13 @@ def allowed_cells(forest: Forest) -> np.ndarray:
     """The rule written out from its sentence: q sees k exactly when k <= q < end[k]."""
     rows, end = forest.num_tokens, forest.end.tolist()
     return np.array([[k <= q < end[k] for k in range(rows)] for q in range(rows)])
+
+
+def dense_mask(forest: Forest, window: int | None = None) -> torch.Tensor:
+    """The rule as [T, T] booleans, quicker than `allowed_cells`."""
+    rows = torch.arange(forest.num_tokens)
+    query, key = rows[:, None], rows[None, :]
+    allowed = (key <= query) & (query < forest.end[None, :])
+    if window is not None:
+        allowed &= forest.positions[:, None] - forest.positions[None, :] < window
+    return allowed

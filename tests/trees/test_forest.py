@@ -12,6 +12,7 @@ from smorm.model.gathered import gather_plan
 from smorm.trees.forest import MIN_SHARE, common_prefix, grow, pad, sort_key
 from tests.trees.sequences import (
     allowed_cells,
+    dense_mask,
     distinct_prefixes,
     families,
     grown,
@@ -109,7 +110,7 @@ def test_the_dense_mask_is_the_rule_and_the_window(sequences, setting, window):
     if window is not None:
         depth = forest.positions.numpy()
         expected = expected & (depth[:, None] - depth[None, :] < window)
-    assert np.array_equal(forest.dense_mask(window).numpy(), expected)
+    assert np.array_equal(dense_mask(forest, window).numpy(), expected)
 
 
 @law

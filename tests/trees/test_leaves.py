@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from smorm.model.attention import AttentionPlan
 from smorm.model.gathered import gather_plan
 from smorm.trees.forest import MIN_SHARE, find_leaves, grow
-from tests.trees.sequences import allowed_cells, families, grown, random_family, tokens
+from tests.trees.sequences import allowed_cells, dense_mask, families, grown, random_family, tokens
 
 law = settings(deadline=None, max_examples=60)
 any_family = families | grown()
@@ -31,7 +31,6 @@ def test_the_rows_are_the_distinct_leaves_and_each_sequence_finds_its_own(sequen
     assert leaves.rows.tolist() == sorted(set(forest.leaves.tolist()))
     assert torch.equal(leaves.rows[leaves.inverse], forest.leaves)
     assert leaves.num_tokens == len(leaves.rows)
-    assert leaves.num_keys == forest.num_tokens
     assert leaves.max_position == forest.max_position
 
 
@@ -42,7 +41,7 @@ def test_own_chains_and_rectangles_are_the_leaves_rows_of_the_mask_each_cell_onc
 ):
     forest = built(sequences, setting)
     leaves = find_leaves(forest)
-    count = np.zeros((leaves.num_tokens, leaves.num_keys), dtype=int)
+    count = np.zeros((leaves.num_tokens, forest.num_tokens), dtype=int)
     for query, (first, last) in enumerate(leaves.chains):
         count[query, first:last] += 1
     for q_first, q_last, k_first, k_last in leaves.rectangles:
@@ -67,7 +66,7 @@ def test_a_leafs_gathered_keys_spell_its_sequence(sequences, setting):
     plan = gather_plan(leaves)
     assert plan.query_lengths == [1] * leaves.num_tokens
     keys = plan.index.split(plan.key_lengths)
-    mask = forest.dense_mask()
+    mask = dense_mask(forest)
     for row, seen in zip(leaves.rows.tolist(), keys, strict=True):
         assert forest.positions[seen].tolist() == list(range(len(seen)))
         assert sorted(seen.tolist()) == mask[row].nonzero()[:, 0].tolist()

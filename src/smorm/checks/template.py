@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from smorm.checks.findings import FINE, LOOK, MUST_FIX, Finding, FindingKind
 from smorm.errors import ModelError
-from smorm.text import control, templates
+from smorm.text import control
+from smorm.text.chat import own_template
 from smorm.text.tokenizers import NEW_PAD_TOKEN, find_pad_token
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def audit_template(
 
     Raises:
         ModelError: the template cannot be parsed, or the tokenizer has several and no default."""
-    template = template or templates.own_template(tokenizer)
+    template = template or own_template(tokenizer)
     probed = _Probed(tokenizer, template, pad_is_settled)
     if probed.text(_SHORT) is None:
         return [Finding(FindingKind.TEMPLATE_REFUSES, MUST_FIX)]
@@ -179,7 +180,7 @@ def _end(probed: _Probed) -> Iterator[Finding]:
         yield Finding(FindingKind.NO_END_TOKEN, LOOK)
         return
     last, tokenizer = last_tokens.pop()[0], probed.tokenizer
-    known = control.control_tokens(tokenizer, probed.template).ids.values()
+    known = control.ControlTokens(tokenizer, probed.template).ids.values()
     if last not in known and last != tokenizer.eos_token_id:
         numbers = {"token": tokenizer.convert_ids_to_tokens(last)}
         yield Finding(FindingKind.END_IS_PLAIN, FINE, numbers=numbers)

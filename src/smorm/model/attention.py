@@ -6,16 +6,14 @@ attention call, gradient checkpointing's recomputation and wrapped models alike.
 
 Four kernels compute the same rule (see `smorm.trees.forest`):
 
-- `cpu_blocks`: chains (causal) and rectangles (no mask) as batched products, merged by their
-  log-sum-exp; its backward is the kernel's own, fed the merged output.
+- `cpu_blocks`: chains (causal) and rectangles (no mask) as batched products, merged.
 - `varlen`: every chain against its gathered ancestors through `torch.nn.attention.varlen` (CUDA,
   half precision).
 - `flex`: FlexAttention with the rule as its block mask (CUDA; soft-capping as its score function).
 - `gathered`: as `varlen`, in plain matrix products; handles sliding windows, soft-capping and
   attention sinks on any device, and is slow.
 
-Shapes: T packed tokens, H query heads, G key heads, D head size.
-"""
+Shapes: T packed tokens, H query heads, G key heads, D head size."""
 
 from __future__ import annotations
 
@@ -42,8 +40,8 @@ Backend = Literal["cpu_blocks", "varlen", "flex", "gathered"]
 
 @dataclass(eq=False)
 class AttentionPlan:
-    """A batch as attention sees it. Verification counts the layers by `calls`, the attention calls
-    made."""
+    """What kernels derive from a packed batch on its device, made once for one forward pass over
+    all layers. `calls` are the attention calls made: verification counts the layers by them."""
 
     batch: Forest | Leaves
     calls: int = 0
@@ -54,17 +52,14 @@ class AttentionPlan:
 
     @cached_property
     def blocks(self) -> list[Block]:
-        """For the CPU kernel."""
         return cut_blocks(self.batch)
 
     @cached_property
     def gather(self) -> gathered.GatherPlan:
-        """For plain products, and what `varlen` is made of."""
         return gathered.gather_plan(self.batch)
 
     @cached_property
     def varlen(self) -> gathered.VarlenPlan:
-        """For variable-length attention on CUDA."""
         return gathered.varlen_plan(self.gather)
 
     def block_mask(self, window: int | None) -> Any:
@@ -163,11 +158,8 @@ def compute(
     softcap: float | None = None,
     sinks: Tensor | None = None,
 ) -> Tensor:
-    """query [1, H, T, D], key and value [1, G, T, D] -> [1, T, H, D], by the fastest kernel.
-
-    A CUDA kernel that is missing, or that cannot be compiled, is replaced by the next one; a
-    warning says so once. Not where memory ends: no kernel needs less than the one that was tried.
-    """
+    """query [1, H, T, D], key and value [1, G, T, D] -> [1, T, H, D], by the fastest kernel. A CUDA
+    kernel that is missing, or cannot be compiled, is replaced by the next one with a warning."""
     backend = choose_backend(query, window, softcap, sinks)
     if backend == "cpu_blocks":
         return cpu_blocks(query, key, value, plan.blocks, scale)
@@ -181,7 +173,7 @@ def compute(
     if backend == "flex" and isinstance(plan.batch, Forest) and "flex" not in _refused:
         try:
             return flex(query, key, value, plan.block_mask(window), scale, softcap)
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError:  # no kernel needs less than the one that was tried
             raise
         except (RuntimeError, ImportError, NotImplementedError) as error:  # dynamo's are the first
             refuse("flex", first_line(error, 200), "plain products, slowly")

@@ -1,8 +1,7 @@
 """Export: a plain model folder that other programs load without smorm.
 
 A view folds into one row; the folder is then an ordinary one-label `...ForSequenceClassification`.
-`PlainModel` is such a folder as those programs load it; `smorm.evaluation.parity` compares the two.
-"""
+`PlainModel` is such a folder as those programs load it."""
 
 from __future__ import annotations
 
@@ -17,13 +16,7 @@ from torch import Tensor
 
 from smorm.arrays import Floats
 from smorm.errors import ModelError, SmormError, first_line
-from smorm.model.backbone import (
-    fit_embeddings,
-    load_pretrained,
-    merge_lora,
-    missing_weights,
-    quiet,
-)
+from smorm.model.backbone import fit_embeddings, load_pretrained, merge_lora, missing_weights, quiet
 from smorm.model.device import pick_device
 from smorm.model.network import RewardNetwork
 from smorm.model.store import ModelCard, save_model, save_view
@@ -48,10 +41,8 @@ def export_view(
     folder: Path | str, network: RewardNetwork, tokenizer: Any, card: ModelCard, view: View
 ) -> Exported:
     """Fold `view` into one row and write it. Adapters are merged into `network`, and `tokenizer`
-    gets the chat template and a pad token that other programs can use.
-
-    `ModelError`: the head is not linear, or transformers has no classification class for it.
-    """
+    gets the chat template and a pad token that other programs can use. `ModelError`: the head is
+    not linear, or transformers has no classification class for it."""
     row, offset = fold(view, network.head.weight, card.scales)
     new_pad = _make_plain(network, tokenizer, card)
     folded = replace(
@@ -95,8 +86,7 @@ def _make_plain(network: RewardNetwork, tokenizer: Any, card: ModelCard) -> str 
 
 @dataclass(frozen=True, slots=True)
 class PlainModel:
-    """A folder as `AutoTokenizer` and `AutoModelForSequenceClassification` load it. `template` is
-    for a tokenizer that has none of its own."""
+    """A folder as `AutoTokenizer` and `AutoModelForSequenceClassification` load it."""
 
     model: Any
     tokenizer: Any
@@ -155,8 +145,7 @@ class PlainModel:
     def logits(
         self, sequences: Sequence[Sequence[int]], *, batch: int, side: Side = "right"
     ) -> Floats:
-        """Scores [N, labels] of token ids, in padded batches; for more than one a pad token is
-        needed."""
+        """Scores [N, labels] of token ids in padded batches, which need a pad token."""
         logits = []
         with torch.inference_mode(), quiet():
             for start in range(0, len(sequences), batch):

@@ -2,10 +2,8 @@
 
 FlexAttention computes 128 x 128 blocks: those on the list of *full* blocks without a mask, those on
 the list of *partial* blocks with the rule as their mask, and no others. The lists follow from the
-chains and their ancestors, so nothing of size T x T is ever made.
-
-Shapes: T packed tokens, N padded rows, B blocks of rows, H query heads, G key heads, D head size.
-"""
+chains and their ancestors, so nothing of size T x T is ever made. Shapes: T packed tokens, N padded
+rows, B blocks of rows, H query heads, G key heads, D head size."""
 
 import functools
 from collections.abc import Callable, Iterator

@@ -36,7 +36,6 @@ class GatherPlan:
 
 
 def gather_plan(batch: Forest | Leaves) -> GatherPlan:
-    """The plan of a batch, on its device."""
     rows, key_lengths = [], []
     for ranges in batch.keys:
         rows += [np.arange(first, past) for first, past in ranges]
@@ -115,7 +114,6 @@ class VarlenPlan:
 
 
 def varlen_plan(gather: GatherPlan) -> VarlenPlan:
-    """The plan of a batch, on its device."""
     lengths = np.array([gather.query_lengths, gather.key_lengths])
     cumulative = np.zeros((2, lengths.shape[1] + 1), dtype=np.int32)
     cumulative[:, 1:] = lengths.cumsum(1)
@@ -180,7 +178,7 @@ def unfit(query: Tensor) -> str | None:
 
 
 def missing(parameters: frozenset[str] | None) -> str | None:
-    """Why a release's `varlen_attn` with these parameters (None: there is none) is not enough."""
+    """Why a release's `varlen_attn` with these parameters (None: no such function) will not do."""
     if parameters is None:
         return f"torch {torch.__version__} has no torch.nn.attention.varlen"
     lacking = sorted({"scale", "window_size"} - parameters)

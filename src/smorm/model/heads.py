@@ -4,19 +4,15 @@
 carry attribute names, and any view of the rows folds into one row (`smorm.model.views`). The other
 heads are published rivals that do not fold: `MlpHead` has the two layers of the frozen classifier
 and of GRM; `GatedHead` is ArmoRM's mixture of attribute rows, whose weights depend on the prompt
-(Wang et al., 2024, arXiv 2406.12845). Those score, evaluate and are stressed like any other;
-whatever needs one linear head refuses them with the reason.
+(Wang et al., 2024, arXiv 2406.12845). Every head computes in fp32 on the raw hidden state.
 
-Every head computes in fp32 on the raw hidden state.
-
-Shapes: S sequences, D hidden size, K attributes, H tokens of a header.
-"""
+Shapes: S sequences, D hidden size, K attributes, H tokens of a header."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from smorm import files
-from smorm.errors import DataError, ModelError, first_line
+from smorm.errors import ModelError, first_line
 
 HeadWeights = Mapping[str, Tensor]
 HEAD = "head.safetensors"
@@ -44,8 +40,8 @@ class ScoreHead(nn.Module):
         self.unit_rows = False
 
     def rows(self) -> Tensor:
-        """The weights that are applied, [1 + K, D] in fp32: with `unit_rows` (ODIN) each row is
-        centred and scaled to length one."""
+        """The weights that are applied, [1 + K, D] in fp32: under `unit_rows` (ODIN) each row is
+        centred and of length one."""
         weight = self.weight.float()
         if not self.unit_rows:
             return weight
@@ -73,11 +69,11 @@ class NonlinearHead(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """Raises ModelError, always: code that reads a linear head's weight gets the reason."""
+        """Always a `ModelError`: code that reads a linear head's weight gets the reason."""
         raise self.refusal()
 
     def refusal(self) -> ModelError:
-        """Why an operation that needs one linear head is not possible."""
+        """The error of an operation that needs one linear head."""
         return ModelError(
             f"this model's head is {self.description}, not one linear layer: it cannot be folded "
             "into a row, exported, merged, compared with plain transformers or diagnosed. Score, "
@@ -105,7 +101,6 @@ class MlpHead(NonlinearHead):
 
     @classmethod
     def from_weights(cls, weights: HeadWeights) -> MlpHead:
-        """A head from its saved state."""
         width, hidden_size = weights["layers.0.weight"].shape
         head = cls(hidden_size, width)
         head.load_state_dict(dict(weights))
@@ -121,8 +116,7 @@ class MlpHead(NonlinearHead):
 def gate_network(
     hidden_size: int, attributes: int, *, width: int, layers: int, dropout: float
 ) -> nn.Sequential:
-    """The gate's multilayer perceptron: `layers` hidden layers of `width`, one logit per
-    attribute."""
+    """The gate: `layers` hidden layers of `width`, one logit per attribute."""
     modules: list[nn.Module] = []
     inputs = hidden_size
     for _ in range(layers):
@@ -137,8 +131,7 @@ class GatedHead(NonlinearHead):
     r are the attribute rows [K, D] and v is the verbosity row [D], both at the response's end. The
     gate weights g are the softmax of the gate's logits (`gate_network`) over its temperature, at
     the prompt's end: the last token of the last `header` [H], which the chat template writes before
-    a response.
-    """
+    a response."""
 
     kind = "gated"
     description = "a gate over attribute rows (ArmoRM)"
@@ -166,7 +159,6 @@ class GatedHead(NonlinearHead):
 
     @classmethod
     def from_weights(cls, weights: HeadWeights) -> GatedHead:
-        """A head from its saved state."""
         width, hidden_size = weights["gate.0.weight"].shape
         attributes = weights["attributes"]
         # The depth follows from the saved layers, so that a card need not hold it.
@@ -184,11 +176,6 @@ class GatedHead(NonlinearHead):
         """Weights of the attributes [S, K], which sum to 1, for states at prompts' ends [S, D]."""
         return torch.softmax(self.gate(prompts.to(self.scale.dtype)) / self.temperature, dim=1)
 
-    def debiased(self, hidden: Tensor) -> Tensor:
-        """Attribute rewards minus their multiples of the verbosity row, [S, K]."""
-        verbosity = hidden.to(self.verbosity.dtype) @ self.verbosity
-        return self.attribute_scores(hidden) - verbosity[:, None] * self.multiples
-
     def attribute_scores(self, hidden: Tensor) -> Tensor:
         """The attribute rows, [S, K], on the training scale."""
         return nn.functional.linear(hidden.to(self.attributes.dtype), self.attributes)
@@ -200,8 +187,11 @@ class GatedHead(NonlinearHead):
     def forward(self, hidden: Tensor, prompts: Tensor) -> Tensor:
         """States at the ends of responses and of their prompts [S, D] -> scores [S, 1 + K]."""
         with torch.autocast(hidden.device.type, enabled=False):
-            preference = self.mix(self.gate_weights(prompts), self.debiased(hidden))
-            return torch.cat([preference[:, None], self.attribute_scores(hidden)], dim=1)
+            verbosity = hidden.to(self.verbosity.dtype) @ self.verbosity
+            attributes = self.attribute_scores(hidden)
+            debiased = attributes - verbosity[:, None] * self.multiples
+            preference = self.mix(self.gate_weights(prompts), debiased)
+            return torch.cat([preference[:, None], attributes], dim=1)
 
 
 NONLINEAR_HEADS: dict[str, type[MlpHead] | type[GatedHead]] = {"mlp": MlpHead, "gated": GatedHead}
@@ -255,7 +245,7 @@ def find_head(folder: Path) -> Tensor | None:
     paths = [path for path in (folder / HEAD, folder / "model.safetensors") if path.is_file()]
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        mapping = read_model_json(index)["weight_map"]
+        mapping = files.read_json(index, ModelError)["weight_map"]
         paths = [folder / name for key, name in mapping.items() if key == WEIGHT]
     for path in paths:
         try:
@@ -280,11 +270,3 @@ def start_head(head: ScoreHead | NonlinearHead, folder: Path) -> bool:
     # Attribute rows start anew: they are on the scales of the ratings that they were trained on.
     head.weight.data[0] = weight[0].float()
     return True
-
-
-def read_model_json(path: Path) -> Any:
-    """A JSON file of a model folder; `ModelError` where it is missing or damaged."""
-    try:
-        return files.read_json(path)
-    except DataError as error:
-        raise ModelError(str(error)) from error

@@ -28,14 +28,13 @@ def score_units(
     network: RewardNetwork, units: Units, max_batch_tokens: int, *, advance: Advance | None = None
 ) -> list[Floats]:
     """All rows of the head for every sequence of every unit, in their order: [sequences, 1 + K] per
-    unit, on the training scale.
+    unit, on the training scale. `advance` is called with the number of units done.
 
-    `advance` is called with the number of units done. Raises `NonFiniteScoreError`, and `DataError`
-    where the head reads prompts' ends and a sequence has none (`unscorable`).
-    """
+    Raises `NonFiniteScoreError`, and `DataError` where the head reads prompts' ends and a sequence
+    has none (`unscorable`)."""
     if isinstance(network.head, GatedHead):
-        return _gated_scores(network, network.head, units, max_batch_tokens, advance)
-    return _in_order(_run(network, network, "score", units, max_batch_tokens, advance))
+        return _in_order(_gated_rows(network, network.head, units, max_batch_tokens, advance))
+    return _in_order(_rows(network, network, "score", units, max_batch_tokens, advance))
 
 
 def pooled_units(
@@ -43,7 +42,8 @@ def pooled_units(
 ) -> list[Floats]:
     """The hidden state that the head reads, for every sequence of every unit: [sequences, D]. Times
     the head's weight transposed it gives the scores."""
-    return _in_order(_run_pooled(network, units, max_batch_tokens, advance))
+    rows = _rows(network, network.pooled, "hidden state", units, max_batch_tokens, advance)
+    return _in_order(rows)
 
 
 def unscorable(network: RewardNetwork, sequences: Sequence[Sequence[int]]) -> Unscored | None:
@@ -105,38 +105,26 @@ def _with_prompts(units: Units, header: Tokens) -> tuple[list[list[Tokens]], lis
     return extended, which
 
 
-def _gated_scores(
+def _gated_rows(
     network: RewardNetwork,
     head: GatedHead,
     units: Units,
     max_batch_tokens: int,
     advance: Advance | None,
-) -> list[Floats]:
-    """Scores of a head that reads prompts' ends."""
-    extended, which = _with_prompts(units, head.header_tokens)
-
-    # Unit by unit: hidden states are kept no longer than a batch.
-    def scores() -> Iterator[tuple[int, Floats]]:
-        for index, rows in _run_pooled(network, extended, max_batch_tokens, advance):
-            states = torch.from_numpy(rows).to(network.device)
-            hidden, prompts = states[: len(which[index])], states[len(which[index]) :]
-            with torch.inference_mode():
-                rows = _checked(head(hidden, prompts[which[index]]), "score", "head is")
-            yield index, rows
-
-    return _in_order(scores())
-
-
-def _run_pooled(
-    network: RewardNetwork, units: Units, max_batch_tokens: int, advance: Advance | None
 ) -> Iterator[tuple[int, Floats]]:
-    def pooled(batch: Batch) -> Tensor:
-        return network.pooled(batch.to(network.device))
+    """As `_rows`, of a head that reads prompts' ends too."""
+    extended, which = _with_prompts(units, head.header_tokens)
+    what = "hidden state"
+    # Unit by unit: hidden states are kept no longer than a batch.
+    for index, rows in _rows(network, network.pooled, what, extended, max_batch_tokens, advance):
+        states = torch.from_numpy(rows).to(network.device)
+        hidden, prompts = states[: len(which[index])], states[len(which[index]) :]
+        with torch.inference_mode():
+            scores = _checked(head(hidden, prompts[which[index]]), "score", "head is")
+        yield index, scores
 
-    return _run(network, pooled, "hidden state", units, max_batch_tokens, advance)
 
-
-def _run(
+def _rows(
     network: RewardNetwork,
     forward: Callable[[Batch], Tensor],
     what: str,

@@ -1,10 +1,7 @@
 """The language head, trained beside the score head by GRM.
 
-It reads the last layer's hidden states and gives log-probabilities of response tokens.
-
 Shapes: T rows of a batch, S sequences, M distinct response tokens, E tokens of all responses (a
-token that two responses share counts twice), D hidden size, V vocabulary.
-"""
+token that two responses share counts twice), D hidden size, V vocabulary."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,11 +78,9 @@ class LanguageHead(nn.Module):
 
 
 def response_tokens(batch: Batch, lengths: Sequence[int], starts: Sequence[int]) -> ResponseTokens:
-    """The response tokens of a batch on its device.
-
-    `lengths` are the tokens of each sequence, `starts` the first token of its response, [S] each.
-    The very first token of a sequence is predicted by nothing and left out.
-    """
+    """The response tokens of a batch on its device. `lengths` are the tokens of each sequence,
+    `starts` the first token of its response, [S] each. The very first token of a sequence is
+    predicted by nothing and left out."""
     targets, parents, sequences = [], [], []
     for sequence, (path, start) in enumerate(zip(_paths(batch, lengths), starts, strict=True)):
         first = max(1, start)

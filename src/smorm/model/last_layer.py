@@ -1,8 +1,7 @@
 """Faster ways through decoder layers: fused where possible, and the last one for the leaves alone.
 
 Only the hidden state at each sequence's last token is read, so the last layer needs queries, output
-projection and feed-forward pass of the leaf rows alone. This is exact, and saves nearly a layer.
-"""
+projection and feed-forward pass of the leaf rows alone. This is exact, and saves nearly a layer."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,13 +17,9 @@ from smorm.trees.forest import Leaves
 
 
 def set_layer_forwards(backbone: nn.Module, layers: int, *, fuse: bool, prune: bool) -> None:
-    """Choose how the backbone's `layers` run on forests; padded batches are run as transformers
-    does.
-
+    """Choose how the backbone's `layers` run on forests; padded batches run as transformers does.
     `fuse` runs layers of a known structure as one function (on the CPU), and linear modules
-    elsewhere through the faster library (`smorm.model.cpu.matmul`). `prune` runs the last for the
-    leaves alone.
-    """
+    elsewhere through the faster library. `prune` runs the last layer for the leaves alone."""
     if fuse:
         use_fast_linears(backbone)
     else:

@@ -4,8 +4,7 @@ One forward pass gives all rows of the head at each sequence's last real token. 
 three layouts: `forest` (shared tokens once), `packed` (side by side, nothing shared) and `padded`.
 
 Shapes: S sequences, L padded length, T rows of a forest, U of its leaves, D hidden size, K
-attributes.
-"""
+attributes."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,8 +31,7 @@ class RewardNetwork(nn.Module):
 
     `language` is a language head that is trained along (`smorm.model.language`); it takes no part
     in any score, and is not saved. With `whole_last_layer` `use_layout` keeps all rows there, for
-    `states`.
-    """
+    `states`."""
 
     def __init__(self, backbone: Any, rows: int, *, pad_id: int) -> None:
         super().__init__()
@@ -56,9 +54,7 @@ class RewardNetwork(nn.Module):
     def use_layout(
         self, layout: Layout, *, fast_layers: bool = True, padded_attention: str = REFERENCE
     ) -> None:
-        """Choose how sequences are laid out. `smorm.model.verify` decides what may be used: in
-        forests the faster ways through layers, and transformers' attention implementation for
-        padded batches."""
+        """Choose how sequences are laid out; `smorm.model.verify` decides what may be used."""
         attention.register()
         padded = layout == "padded"
         # In the config and not in a context: gradient checkpointing calls attention again after a
@@ -105,19 +101,15 @@ class RewardNetwork(nn.Module):
         return budget.micro_batches(units, max_tokens, share=self.layout == "forest")
 
     def forward(self, batch: Batch) -> Tensor:
-        """Scores [S, 1 + K] at each sequence's last token; a head that reads prompts' ends too is
-        refused."""
+        """Scores [S, 1 + K] at each sequence's last token; a `GatedHead` is refused."""
         if isinstance(self.head, GatedHead):
             raise self.head.refusal()
-        # Nothing to do where the caller has moved the batch ahead of time.
-        batch = batch.to(self.device)
         scores: Tensor = self.head(self.pooled(batch))
         return scores
 
     def states(self, batch: Batch) -> Tensor:
         """Hidden state of every row of a batch on the network's device, [T, D]; padded rows one
-        sequence behind another. `leaf_rows` says which of them are pooled. `whole_last_layer`
-        must be set."""
+        sequence behind another, `leaf_rows` are pooled. `whole_last_layer` must be set."""
         if isinstance(batch, Padded):
             return self._padded_states(batch).flatten(0, 1)
         states = self._forest_states(AttentionPlan(batch))
@@ -127,13 +119,15 @@ class RewardNetwork(nn.Module):
 
     def pooled(self, batch: Batch) -> Tensor:
         """Hidden state at each sequence's last token, [S, D]."""
+        # Nothing to do where the caller has moved the batch ahead of time.
+        batch = batch.to(self.device)
         if isinstance(batch, Padded):
             states = self._padded_states(batch)
             return states[torch.arange(len(batch.last), device=states.device), batch.last]
         return self.pooled_forest(AttentionPlan(batch))
 
     def pooled_forest(self, plan: AttentionPlan) -> Tensor:
-        """As `pooled`, with the plan of a forest."""
+        """As `pooled`, with the plan of a forest on the device."""
         batch = plan.batch
         assert isinstance(batch, Forest)
         states = self._forest_states(plan)

@@ -37,30 +37,26 @@ CARD = "smorm.json"
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What `smorm.json` holds.
-
-    Attributes:
-        scales: one per attribute; the rows hold `(value - offset) / scale`.
-        means: each attribute's mean rating in training, on its own scale.
-        default_view: a name, or the JSON form of a linear view.
-        preference_trained: False for a regression alone: its row 0 is all zeros.
-        offset: what an exported view adds to its one row (a bias-free head cannot hold it).
-        base: folder or hub id of a LoRA run's backbone.
-        head: `linear`, or the kind of a nonlinear head (`smorm.model.heads`)."""
+    """What `smorm.json` holds."""
 
     attributes: tuple[str, ...] = ()
+    # One per attribute; the rows hold `(value - offset) / scale`.
     scales: tuple[AttributeScale, ...] = ()
+    # Each attribute's mean rating in training, on its own scale.
     means: dict[str, float] = field(default_factory=dict)
+    # A name, or the JSON form of a linear view.
     default_view: str | dict[str, Any] = "F"
+    # False for a regression alone: its row 0 is all zeros.
     preference_trained: bool = True
     max_tokens: int = 2048
     overlong: str = "error"
     chat_template: str | None = None
     renderer: str = ""
+    # What an exported view adds to its one row: a bias-free head cannot hold it.
     offset: float = 0.0
     view: dict[str, Any] | None = None
-    base: str | None = None
-    head: str = "linear"
+    base: str | None = None  # folder or hub id of a LoRA run's backbone
+    head: str = "linear"  # or the kind of a nonlinear head (`smorm.model.heads`)
     hashes: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -70,14 +66,13 @@ class ModelCard:
         return (PREFERENCE, *self.attributes)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON form."""
         return {"format": 1, **asdict(self)}
 
 
 def read_card(folder: Path) -> ModelCard:
     """The card of a model folder; `ModelError` where it is missing, damaged or not a card."""
     path = folder / CARD
-    values = heads.read_model_json(path)
+    values = files.read_json(path, ModelError)
     # A key that this version does not know is an error: its meaning could change a score.
     try:
         fields = {**values}
@@ -206,10 +201,8 @@ def _older_tokenizer(config: dict[str, Any]) -> dict[str, Any]:
 
 def load_model(path: Path | str, *, dtype: torch.dtype = torch.float32) -> Any:
     """(RewardNetwork, tokenizer, ModelCard) of a model folder, ours or any one-label reward
-    model's; the head is in fp32, the backbone in `dtype`.
-
-    `ModelError`: no such folder, no head, other rows than the card names, damaged weights.
-    """
+    model's; the head is in fp32, the backbone in `dtype`. `ModelError`: no such folder, no head,
+    other rows than the card names, damaged weights."""
     folder = resolve(path)
     # A folder of somebody else has no manifest.
     if files.is_sealed(folder):
@@ -244,7 +237,7 @@ def _card_and_head(folder: Path) -> tuple[ModelCard, Tensor | NonlinearHead]:
     if not (folder / CARD).is_file():
         weight = heads.read_head(folder)
         # Of a reward model trained elsewhere the first row is taken for the preference row.
-        labels = heads.read_model_json(folder / "config.json").get("id2label", {})
+        labels = files.read_json(folder / "config.json", ModelError).get("id2label", {})
         names = [str(labels.get(str(row), f"row_{row}")) for row in range(1, len(weight))]
         return ModelCard(tuple(names), tuple(map(AttributeScale, names))), weight
     card = read_card(folder)

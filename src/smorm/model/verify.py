@@ -2,11 +2,10 @@
 
 A decoder with its own attention (Bloom) would run and give wrong scores without a warning, and one
 with recurrent or convolutional layers (Mamba, LFM2) cannot share tokens at all. So a few short
-sequences go through each layout and are compared with the reference: padded batches with eager
-attention. What cannot share falls back to padded batches.
-"""
+sequences go through each layout and are compared with padded batches under eager attention."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,8 +31,7 @@ LAYOUTS: tuple[Layout, ...] = ("forest", "packed", "padded")
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """The fastest `layout` that agrees with the reference, why each faster one does not, whether
-    the faster ways through layers agree too, and transformers' attention implementation for
-    padded batches."""
+    the faster ways through layers agree too, and the attention of padded batches."""
 
     layout: Layout
     refused: tuple[str, ...] = ()
@@ -56,37 +54,29 @@ def probe_sequences(vocabulary: int, seed: int = 0) -> list[Tokens]:
     return [*family, draw(21), family[0].copy()]
 
 
-def verify(network: RewardNetwork) -> Verdict:
-    """Compare layouts with the padded reference; the first of forest, packed, padded that agrees.
-    The network's layout is left as it was."""
+def verify(network: RewardNetwork, packing: Sequence[Layout] = LAYOUTS[:2]) -> Verdict:
+    """The first layout that agrees, of those and padded; the network's own is left as it was."""
     with network.restore_layout(), torch.no_grad():
         network.eval()
         trial = _Trial(network)
-        # Without the faster ways too, which an architecture may not bear although it can share.
         refused: list[str] = []
-        for layout in LAYOUTS[:2]:
-            reason = trial.refuses_layout(layout, fast_layers=True)
-            if reason is None:
-                return Verdict(layout, tuple(refused), fast_layers=True)
-            log.info("layers run whole in the %s layout: run faster, %s", layout, reason)
-            reason = trial.refuses_layout(layout, fast_layers=False)
-            if reason is None:
-                return Verdict(layout, tuple(refused), fast_layers=False)
+        for layout in packing:
+            # Without the faster ways too, which an architecture may not bear although it can share.
+            for fast_layers in (True, False):
+                reason = trial.refuses_layout(layout, fast_layers=fast_layers)
+                if reason is None:
+                    return Verdict(layout, tuple(refused), fast_layers)
+                if fast_layers:
+                    log.info("layers run whole in the %s layout: run faster, %s", layout, reason)
             refused.append(f"{layout}: {reason}")
         return Verdict("padded", tuple(refused), padded_attention=trial.padded_attention())
-
-
-def verify_padded(network: RewardNetwork) -> Verdict:
-    """The fastest attention for padded batches, where that layout is asked for."""
-    with network.restore_layout(), torch.no_grad():
-        network.eval()
-        return Verdict("padded", padded_attention=_Trial(network).padded_attention())
 
 
 def choose_layout(network: RewardNetwork, requested: Layout | None = None) -> Verdict:
     """Set the network's layout: the requested one if it is right (else `ModelError`), by default
     the fastest that is, with a warning where that shares nothing."""
-    verdict = verify_padded(network) if requested == "padded" else verify(network)
+    # Where padded batches are asked for, only their attention is chosen.
+    verdict = verify(network, () if requested == "padded" else LAYOUTS[:2])
     layout = requested or verdict.layout
     model_type = network.backbone.config.model_type
     if LAYOUTS.index(layout) < LAYOUTS.index(verdict.layout):
@@ -117,7 +107,6 @@ class _Trial:
         self.reference = self._padded_states()
 
     def refuses_layout(self, layout: Layout, *, fast_layers: bool) -> str | None:
-        """Why a layout that packs is not right, or None."""
         network = self.network
         network.use_layout(layout, fast_layers=fast_layers)
         batch = network.arrange(self.sequences).to(network.device)

@@ -1,14 +1,9 @@
 """Views: every reward that a user names is made of the head's rows.
 
 A linear view is weights over the rows, and an offset. Because all rows read the same hidden state,
-it folds exactly into one row of weights. A pessimistic view is not linear and does not fold.
-Published sets of weights are here too, with what can be known about whether they apply to a model.
+it folds exactly into one row of weights. A pessimistic view is not linear and does not fold. The
+attribute rows are trained on scaled targets; a view is stated on the attributes' own scale."""
 
-The attribute rows are trained on scaled targets; a view is stated on the attributes' own scale, so
-folding also undoes the scaling.
-"""
-
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -18,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from smorm.arrays import Floats
+from smorm.arrays import Floats, is_finite_number
 from smorm.data.scaling import AttributeScale, restore_scales
 from smorm.errors import ConfigError
 
@@ -64,12 +59,9 @@ class View:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PessimisticView(View):
     """Over standardised rows `z = (row - centre) / spread`: their minimum, or their mean minus
-    `kappa` times their standard deviation. Not linear, so it cannot be folded into one row.
-    `centres` and `spreads` (each row's standard deviation, above 0) are in the row's own units.
-
-    Source: the minimum over an ensemble and its uncertainty-weighted mean (Coste et al. 2023), here
-    over the rows of one head.
-    """
+    `kappa` times their standard deviation (Coste et al. 2023 over an ensemble; here over the rows
+    of one head). Not linear, so it cannot be folded into one row. `centres` and `spreads` (each
+    row's standard deviation, above 0) are in the row's own units."""
 
     weights: Mapping[str, float] = field(default_factory=dict, init=False)
     offset: float = field(default=0.0, init=False)
@@ -80,11 +72,9 @@ class PessimisticView(View):
 
     @property
     def rows(self) -> tuple[str, ...]:
-        """The rows that the view reads."""
         return tuple(self.spreads)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON form, as accepted by `parse_view`."""
         values: dict[str, Any] = {
             "name": self.name,
             "kind": self.kind,
@@ -98,8 +88,7 @@ class PessimisticView(View):
 
 
 def largest_monotone_kappa(rows: int) -> float:
-    """The largest kappa at which a better row never lowers the mean minus kappa times the standard
-    deviation."""
+    """The largest kappa at which a better row never lowers the value of a `mean_minus_spread`."""
     # The derivative with respect to row i is (1 - kappa * z_i) / R, with z_i the row's own z-score
     # among the R rows, which is at most sqrt(R - 1) (Samuelson's inequality).
     return float(max(rows - 1, 1) ** -0.5)
@@ -134,12 +123,10 @@ def doubt_of_scale(
     name: str, scales: Sequence[AttributeScale], means: Mapping[str, float]
 ) -> str | None:
     """What is in doubt about attributes being on HelpSteer2's scale of 0 to 4, as far as a model
-    card can show; None where every attribute is confirmed, `ConfigError` where one cannot be.
-
-    A card keeps the offset and scale that training subtracted and divided by (mean and standard
-    deviation, minimum and range, or 0 and 1) and the mean rating. Ratings of 0 to 4 bound all of
-    them, so another scale can be refuted.
-    """
+    card can show; None where every attribute is confirmed, `ConfigError` where one cannot be."""
+    # A card keeps the offset and scale that training subtracted and divided by (mean and standard
+    # deviation, minimum and range, or 0 and 1) and the mean rating. Ratings of 0 to 4 bound all of
+    # them, so another scale can be refuted.
     unsure = []
     for scale in scales:
         if scale.name not in PUBLISHED[name]:
@@ -175,12 +162,9 @@ def _may_be_on_scale(scale: AttributeScale, mean: float | None) -> bool:
 
 
 def parse_view(value: Any, attributes: Sequence[str]) -> View:
-    """A view from its name or from its JSON form.
-
-    Linear: `{"name", "weights": {row: weight}, "offset"}`. Pessimistic: `{"name", "kind": "min" or
-    "mean_minus_spread", "rows": [...], "centres": {row: number}, "spreads": {row: number},
-    "kappa"}`. Both may say under `fitted` where they come from, which is not read.
-    """
+    """A view from its name or its JSON form: linear `{"name", "weights": {row: weight}, "offset"}`
+    or pessimistic `{"name", "kind", "rows", "centres": {row: number}, "spreads": {row: number},
+    "kappa"}`. Both may say under `fitted` where they come from, which is not read."""
     if isinstance(value, View):
         return value
     if isinstance(value, str):
@@ -234,8 +218,8 @@ def _row_table(
 def _check_keys(value: Mapping[str, Any], keys: set[str]) -> None:
     unknown = sorted(map(str, set(value) - keys))
     if unknown:
-        expected = ", ".join(sorted(keys))
-        raise ConfigError(f"view: unknown key {unknown[0]!r}; expected some of {expected}")
+        expected = f"expected some of {', '.join(sorted(keys))}"
+        raise ConfigError(f"view: unknown key {unknown[0]!r}; {expected}")
 
 
 def _check_rows(what: str, table: Mapping[str, Any], known: Iterable[str]) -> None:
@@ -246,8 +230,7 @@ def _check_rows(what: str, table: Mapping[str, Any], known: Iterable[str]) -> No
 
 
 def _number(what: str, value: Any) -> float:
-    # A bool is an int in Python, and no weight.
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+    if not is_finite_number(value):
         raise ConfigError(f"view: {what} is {value!r}; expected a number")
     return float(value)
 

@@ -24,7 +24,6 @@ from smorm.rewards.wires import chat
 from smorm.stress.config import SampleSection
 from smorm.stress.pools import hashed
 from smorm.text.chat import Message, Renderer
-from smorm.text.control import encode_marked
 from smorm.text.tokenizers import load_tokenizer, refuse_remote_code
 
 _ANSWER = "Forty-two"  # stands for an answer, to see what a template writes before one
@@ -150,7 +149,7 @@ class Policy:
                 f"{where}: prompt: the policy's chat template refused the roles {roles}: {error}. "
                 "Change the roles of the record, or take a policy whose template knows them"
             ) from error
-        return encode_marked(self.tokenizer, control, text)
+        return control.encode_marked(text)
 
     def _text_before(self, prompt: Sequence[Message]) -> str:
         """A rendered conversation up to where an answer begins."""

@@ -7,19 +7,19 @@ scores the text that it was trained on, token for token.
 * **One BOS.** A template that makes two is refused. Where the template writes none but the
   tokenizer adds one to plain text, `{{ bos_token }}` is put at the start of the template; export
   `Renderer.chat_template`, which has it, and every other program renders the same ids.
-* **Nothing is cut.** `smorm.text.limits` shortens prompts, and counts it.
-"""
+* **Nothing is cut.** `smorm.text.limits` shortens prompts, and counts it."""
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from smorm.errors import DataError, ModelError
 from smorm.files import fingerprint
-from smorm.text import control, templates
+from smorm.text import control
 from smorm.text.tokenizers import find_pad_token
 
 if TYPE_CHECKING:
@@ -28,6 +28,23 @@ if TYPE_CHECKING:
 ROLES = frozenset({"system", "user", "assistant", "tool"})
 RAW = "text"
 """The role of raw text: a conversation of exactly one such message has no chat structure."""
+PLAIN_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for message in messages %}"
+    "{{ message['role'] | capitalize }}: {{ message['content'] }}"
+    "{% if not loop.last %}{{ '\n\n' }}{% endif %}"
+    "{% endfor %}"
+    "{{ eos_token }}"
+)
+"""For a tokenizer that has no template. A BOS or EOS that it lacks is left out. EOS comes last so
+that the pooled position is the end of the answer and never a word of it."""
+PROBES = (
+    ("system", "user", "assistant", "user", "assistant"),
+    ("user", "assistant", "user", "assistant"),
+    ("user", "assistant"),
+    ("user",),
+)
+"""Role sequences tried on a new template."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _FINGERPRINT_PROBE = "A plain text: 1234567890, naïve café, 你好, мир, 🙂\n\n\tdef f(x): return x"
@@ -44,6 +61,18 @@ class Message:
 Messages = tuple[Message, ...]
 
 
+def own_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The tokenizer's template ("default" where it has several), or the plain one."""
+    # Some tokenizers have a template for tool use and one for retrieval beside the default.
+    template = tokenizer.chat_template
+    if isinstance(template, Mapping):
+        if "default" not in template:
+            names = ", ".join(sorted(template))
+            raise ModelError(f"the tokenizer has chat templates {names}, none named 'default'")
+        template = template["default"]
+    return template or PLAIN_TEMPLATE
+
+
 class Renderer:
     """Renders conversations with one tokenizer and one chat template.
 
@@ -51,8 +80,7 @@ class Renderer:
     `PLAIN_TEMPLATE`. `max_tokens` is the limit that callers apply; `render` itself never cuts.
     `sanitizer` chooses what keeps control tokens of messages as text: transformers ("auto": where
     the installed version can) or the built-in code; both give the same ids. A template that cannot
-    be used is a `ModelError`.
-    """
+    be used is a `ModelError`."""
 
     def __init__(
         self,
@@ -64,20 +92,20 @@ class Renderer:
     ) -> None:
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
-        self.chat_template = chat_template or templates.own_template(tokenizer)
+        self.chat_template = chat_template or own_template(tokenizer)
         self._native = control.use_transformers(tokenizer, sanitizer)
         try:
-            self.control = control.control_tokens(tokenizer, self.chat_template)
+            self.control = control.ControlTokens(tokenizer, self.chat_template)
             self._ensure_one_bos()
         except _template_errors() as error:
             raise ModelError(f"the chat template cannot be used: {error}") from error
         # Whether texts of two messages could join to a control token in this template.
-        self._guarded = templates.texts_touch(self._probe_text, self.control.ids)
+        self._guarded = control.texts_touch(self._rendered_probes(), self.control.ids)
 
     @property
     def pad_id(self) -> int:
-        """An id to fill masked positions with; see `find_pad_token`. Where no
-        token can pad, the EOS (or 0): harmless under a mask, since pooling is by index."""
+        """An id to fill masked positions with. Where no token can pad, the EOS (or 0): harmless
+        under a mask, since pooling is by index."""
         token = find_pad_token(self.tokenizer, self.chat_template)
         if token is not None:
             return int(self.tokenizer.convert_tokens_to_ids(token))
@@ -85,8 +113,7 @@ class Renderer:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all that decides the ids: template, special tokens, sanitizer, vocabulary probe.
-        It is saved with a model and compared when one is served."""
+        """Hash of all that decides the ids; saved with a model, compared when one is served."""
         decisive = {
             "template": self.chat_template,
             "bos": self.tokenizer.bos_token_id,
@@ -101,9 +128,7 @@ class Renderer:
         """Token ids of a whole conversation.
 
         `DataError`: an unknown role, no message, text that is not valid Unicode, or an order of
-        roles that the template refuses. `ModelError`: the template makes two BOS for this
-        conversation.
-        """
+        roles that the template refuses. `ModelError`: the template makes two BOS for it."""
         _check(messages)
         # Raw text has no chat structure, so no template sees it.
         if messages[0].role == RAW:
@@ -117,7 +142,7 @@ class Renderer:
 
     def token_starts(self, text: str) -> list[int]:
         """Character offset of each token of a message's text, for cutting it at a token."""
-        return control.token_starts(self.tokenizer, self.control, text)
+        return self.control.token_starts(text)
 
     def _encode(self, messages: Sequence[Message]) -> list[int]:
         texts = [message.content for message in messages]
@@ -146,13 +171,13 @@ class Renderer:
                 marked = f"{lead}{control.END}{core}{control.END}{trail}"
             turn["content"] = marked
         rendered = self._apply(chat, tokenize=False)
-        return control.encode_marked(self.tokenizer, self.control, rendered)
+        return self.control.encode_marked(rendered)
 
     def _raw(self, text: str) -> list[int]:
         """BOS (if the tokenizer has one), the text's tokens, EOS (if it has one)."""
         if self.control.found_in(text):
             text = self.control.mark(text)
-        ids = control.encode_marked(self.tokenizer, self.control, text)
+        ids = self.control.encode_marked(text)
         begin, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         if begin is not None:
             ids.insert(0, begin)
@@ -169,7 +194,6 @@ class Renderer:
         return ids
 
     def _apply(self, chat: list[dict[str, str]], **options: Any) -> Any:
-        """Call transformers; a template's refusal becomes a DataError that names the roles."""
         try:
             options["chat_template"] = self.chat_template
             return self.tokenizer.apply_chat_template(chat, **options)
@@ -179,13 +203,14 @@ class Renderer:
                 "the record, or use a template that takes them"
             ) from error
 
-    def _probe_text(self, texts: Sequence[str]) -> str | None:
-        """The string a probe with these texts renders to, or None if the template refuses it."""
-        roles = {len(probe): probe for probe in templates.PROBES}[len(texts)]
-        try:
-            return str(self._apply(_chat(map(Message, roles, texts)), tokenize=False))
-        except DataError:
-            return None
+    def _rendered_probes(self) -> list[str]:
+        """Each probe that the template takes, with `control.ANY_TEXT` as all texts."""
+        rendered = []
+        for roles in PROBES:
+            chat = _chat(Message(role, control.ANY_TEXT) for role in roles)
+            with contextlib.suppress(DataError):
+                rendered.append(str(self._apply(chat, tokenize=False)))
+        return rendered
 
     def _ensure_one_bos(self) -> None:
         """Find out whether template or tokenizer writes the BOS, and make it exactly one."""
@@ -196,12 +221,12 @@ class Renderer:
         added = self.tokenizer("a")["input_ids"][:1] == [begin]
         if begin is not None and added and ids[:1] != [begin]:
             self.chat_template = "{{ bos_token }}" + self.chat_template
-            self.control = control.control_tokens(self.tokenizer, self.chat_template)
+            self.control = control.ControlTokens(self.tokenizer, self.chat_template)
 
     def _probe_ids(self) -> list[int]:
         """Token ids of the first probe that the template takes."""
         reason = ""
-        for roles in templates.PROBES:
+        for roles in PROBES:
             try:
                 return self._ids(_chat(Message(role, "a") for role in roles))
             except DataError as error:

@@ -1,8 +1,7 @@
 """Conversations longer than the limit: refused, dropped, or shortened in the prompt only.
 
 A response is never cut: the end of an answer is what a reward model reads. All responses of one
-record are judged under the same prompt, so where one of them needs a shorter prompt, all get it.
-"""
+record are judged under the same prompt, so where one of them needs a shorter prompt, all get it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,8 +60,7 @@ def fit(
 
     `truncate_prompt` takes text from the left end of the oldest message that is not the system's,
     then of the next, and of system messages last; every message stays, if only as an empty one.
-    `DataError`: a conversation is over-long under "error", or cannot be rendered.
-    """
+    `DataError`: a conversation is over-long under "error", or cannot be rendered."""
     tokens = [renderer.render(prompt + response) for response in responses]
     lengths = list(map(len, tokens))
     if not lengths or max(lengths) <= limit:

@@ -36,8 +36,7 @@ _SPARE = (
 
 
 def refuse_remote_code(path: str) -> None:
-    """Refuse a folder whose model or tokenizer asks to run code of its own, or that does not
-    exist."""
+    """Refuse a folder that asks to run code of its own, or that does not exist."""
     # Of a hub id transformers refuses code by itself: `trust_remote_code` is never set.
     folder = Path(path)
     if not folder.is_dir():
@@ -55,22 +54,16 @@ def load_tokenizer(path: str) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     refuse_remote_code(path)
+    file = Path(path) / "tokenizer_config.json"
     try:
         # AutoTokenizer prefers the class of some model types (Qwen2's) to the saved one, and that
         # class splits text in another way: the saved class decides.
-        if _tokenizer_class(Path(path)) in ("TokenizersBackend", "PreTrainedTokenizerFast"):
+        saved = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if saved.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast"):
             return PreTrainedTokenizerFast.from_pretrained(path)
         return AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path}: no usable tokenizer: {first_line(error)}") from error
-
-
-def _tokenizer_class(folder: Path) -> str | None:
-    file = folder / "tokenizer_config.json"
-    if not file.is_file():
-        return None
-    values = json.loads(file.read_text(encoding="utf-8"))
-    return values.get("tokenizer_class") if isinstance(values, dict) else None
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Any:
@@ -97,12 +90,9 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Any:
 
 
 def find_pad_token(tokenizer: PreTrainedTokenizerBase, template: str | None = None) -> str | None:
-    """A token in the vocabulary that can pad, or None.
-
-    In this order: the tokenizer's own pad token; one set aside for padding; a reserved or unused
-    one, lowest id first; the unknown token. Each only if it is neither BOS nor EOS and is not
-    written by `template` (the tokenizer's own when None).
-    """
+    """A token in the vocabulary that can pad, or None: the tokenizer's own pad token, else one set
+    aside for padding, a reserved or unused one (lowest id first), or the unknown token. It is
+    neither BOS nor EOS and not written by `template` (the tokenizer's own when None)."""
     text = template
     if text is None:
         text = tokenizer.chat_template or ""
@@ -132,10 +122,8 @@ def find_pad_token(tokenizer: PreTrainedTokenizerBase, template: str | None = No
 def ensure_pad_token(tokenizer: PreTrainedTokenizerBase, template: str | None = None) -> int:
     """Give `tokenizer` a pad token that no conversation ends with; return its id.
 
-    Where the vocabulary has none (see `find_pad_token`), `<|pad|>` is added. The returned id may
-    then be outside the model's embedding: the caller resizes it when `id >= number of rows`. Do
-    this before a `Renderer` is built: a new token is one more control token.
-    """
+    Where the vocabulary has none, `<|pad|>` is added. Its id may then be outside the model's
+    embedding, and it is one more control token: do this before a `Renderer` is built."""
     token = find_pad_token(tokenizer, template)
     if token is None:
         tokenizer.add_special_tokens({"pad_token": NEW_PAD_TOKEN})

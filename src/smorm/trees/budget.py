@@ -1,13 +1,9 @@
 """Token-budget micro-batches: full ones, in which sequences that begin alike stay together.
 
-A unit is what must stay in one forward pass: the two sides of a pair, one rated response, the N
-responses of a best-of-N record. Units that share a beginning form a family, a family is packed
-as one (best fit, largest first), and only one that is larger than the budget is split, at the
-fork nearest to its root. So packing loses sharing only where the budget leaves no choice. A unit
-larger than the budget gets a batch of its own.
-
-Shapes: U units, S sequences.
-"""
+A unit is what must stay in one forward pass (a pair, one rated response, the responses of a
+best-of-N record). Units that share a beginning form a family, packed as one (best fit, largest
+first); only a family larger than the budget is split, at the fork nearest to its root. A unit
+larger than the budget gets a batch of its own. Shapes: U units, S sequences."""
 
 from __future__ import annotations
 
@@ -37,20 +33,16 @@ _FEW = 8
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What any set of units costs in one forward pass: exactly the rows of a forest of them.
+    """What any set of units costs in one forward pass: exactly the rows of a forest of them."""
 
-    Attributes:
-        order: the units, sorted by their tokens; members are indices into it, [U].
-        unit: member of each sequence, the sequences in the forest's order, [S].
-        lengths: tokens of each sequence, [S].
-        common: tokens that each has in common with the sequence before it, and a 0 behind, [S + 1].
-        positions: the sequences of each member, [U].
-    """
-
+    # The units, sorted by their tokens; members are indices into it, [U].
     order: list[int]
+    # Member of each sequence and its tokens, the sequences in the forest's order, [S] each.
     unit: Ints
     lengths: Ints
+    # Tokens that each has in common with the sequence before it, and a 0 behind, [S + 1].
     common: Ints
+    # The sequences of each member, [U].
     positions: list[Ints]
 
     @classmethod
@@ -59,7 +51,7 @@ class Costs:
         flat = list(itertools.chain.from_iterable(units))
         keys = list(map(sort_key, flat))
         ordered = sorted(range(len(flat)), key=keys.__getitem__)
-        lengths = np.array(list(map(len, flat)))
+        lengths = np.fromiter(map(len, flat), np.int64)
         common, rank = np.zeros(len(flat) + 1, dtype=np.int64), [0] * len(flat)
         for position, (before, index) in enumerate(itertools.pairwise(ordered), start=1):
             equal = keys[before] == keys[index]
@@ -104,12 +96,9 @@ class Costs:
 
 
 def micro_batches(units: Sequence[Unit], budget: int, *, share: bool = True) -> list[list[int]]:
-    """Split units into batches of at most `budget` rows; returns the units' indices per batch.
-
-    A pure function of its arguments: with `share` equal beginnings are computed once. The fullest
-    batch comes first, so that too little memory shows at once; a few batches are made nearly equal,
-    which lowers their peak.
-    """
+    """Split units into batches of at most `budget` rows; returns the units' indices per batch. With
+    `share` equal beginnings are computed once. The fullest batch comes first, so that too little
+    memory shows at once; a few batches are made nearly equal, which lowers their peak."""
     if not units:
         return []
     # Costs are computed once, by sorting; all that follows works on integers.
@@ -118,11 +107,11 @@ def micro_batches(units: Sequence[Unit], budget: int, *, share: bool = True) -> 
     packs = _split(costs, everything, budget)
     if 1 < len(packs) <= _FEW:
         packs = _level(costs, packs, everything, budget)
-    batches = []
-    for _, members in packs:
-        batches.append((-costs.rows(members), sorted(members)))
-    batches.sort()
-    return [[costs.order[member] for member in members] for _, members in batches]
+    batches = [(-costs.rows(members), sorted(members)) for _, members in packs]
+    ordered = []
+    for _, members in sorted(batches):
+        ordered.append([costs.order[member] for member in members])
+    return ordered
 
 
 def _split(costs: Costs, members: Members, budget: int, level: int = 0) -> list[Pack]:
@@ -144,9 +133,8 @@ def _split(costs: Costs, members: Members, budget: int, level: int = 0) -> list[
 
 
 def _families(costs: Costs, members: Members) -> tuple[list[Pack], int]:
-    """The units separated at their first fork, each family with its rows, and the stem before it. A
-    unit whose sequences lie in several branches holds these together; where that leaves one
-    family, the next forks are tried."""
+    """The units separated at their first fork, each family with its rows, and the stem before it.
+    Where units that lie in several branches leave one family, the next forks are tried."""
     sequences = costs.sequences(members)
     shared, equal = costs.shared(sequences)
     units = costs.unit[sequences]
@@ -219,14 +207,13 @@ def _cut(costs: Costs, members: Members, budget: int) -> list[Pack]:
     """Units that no fork separates (pairs over the same few responses), in order."""
     packs: list[Pack] = []
     for member in members:
-        longer = [member]
         if packs:
             longer = [*packs[-1][1], member]
-        rows = costs.rows(longer)
-        if packs and rows <= budget:
-            packs[-1] = (rows, longer)
-        else:
-            packs.append((costs.rows([member]), [member]))
+            rows = costs.rows(longer)
+            if rows <= budget:
+                packs[-1] = (rows, longer)
+                continue
+        packs.append((costs.rows([member]), [member]))
     return packs
 
 
@@ -316,8 +303,7 @@ def _best_sums(packs: list[Pack], stem: int, budget: int) -> list[Pack]:
 
 
 def _best_sum(sizes: list[int], room: int, slack: int) -> list[int]:
-    """Indices of sizes whose sum fills the room best (up to the slack), the first ones
-    preferred."""
+    """Indices of sizes whose sum fills the room best (up to the slack), the first preferred."""
     # Subset sums as bits of an integer: bit s is set where some of the sizes so far add up to s.
     mask, enough = (1 << (room + 1)) - 1, 1 << max(room - slack, 0)
     sums, history = 1, []

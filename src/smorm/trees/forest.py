@@ -12,11 +12,13 @@ The same rule as work for kernels: a sequence's new tokens form a *chain* (a cau
 chain attends to all of its ancestors. Chains that hang from the same stretch of an ancestor stand
 side by side, so together they form a *rectangle* (no mask at all).
 
-Shapes: T rows (packed tokens), S sequences, C chains, M rectangles.
-"""
+A `Padded` batch holds the same sequences in one row each: the forest is verified against it.
+
+Shapes: T rows (packed tokens), S sequences, C chains, M rectangles."""
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -36,22 +38,16 @@ MIN_SHARE = 8
 
 @dataclass(frozen=True, slots=True)
 class Forest:
-    """A packed batch.
+    """A packed batch."""
 
-    Attributes:
-        input_ids: token ids, [T].
-        positions: depth of each row in its tree, [T].
-        end: where the subtree below each row ends, [T].
-        leaves: row of each sequence's last token, in the order of the sequences, [S].
-        chains: the causal runs, side by side over 0..T, [C].
-        rectangles: pairs of row ranges without a mask between them, [M].
-        ancestors: per chain, the rows that it attends to besides itself, root first, [C].
-    """
-
+    # Of each row: its token id, its depth in its tree, where the subtree below it ends, [T].
     input_ids: torch.Tensor
     positions: torch.Tensor
     end: torch.Tensor
+    # Row of each sequence's last token, in the order of the sequences, [S].
     leaves: torch.Tensor
+    # The causal runs, side by side over 0..T, [C]; pairs of row ranges without a mask between
+    # them, [M]; per chain, the rows that it attends to besides itself, root first, [C].
     chains: list[Range]
     rectangles: list[Rectangle]
     ancestors: list[list[Range]]
@@ -64,7 +60,6 @@ class Forest:
 
     @property
     def device(self) -> torch.device:
-        """The device of all tensors."""
         return self.input_ids.device
 
     @property
@@ -87,25 +82,14 @@ class Forest:
         names = ("input_ids", "positions", "end", "leaves")
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
-    def dense_mask(self, window: int | None = None) -> torch.Tensor:
-        """The rule written out, [T, T] booleans: for tests and small batches only."""
-        rows = torch.arange(self.num_tokens, device=self.end.device)
-        query, key = rows[:, None], rows[None, :]
-        allowed = (key <= query) & (query < self.end[None, :])
-        if window is not None:
-            allowed &= self.positions[:, None] - self.positions[None, :] < window
-        return allowed
-
 
 def common_prefix(a: Tokens, b: Tokens) -> int:
     """How many tokens two sequences share from their start."""
     length = min(len(a), len(b))
-    if not length:
-        return 0
     differs = a[:length] != b[:length]
-    first = int(differs.argmax())
-    # argmax of all False is 0: then nothing differs.
-    return first if differs[first] else length
+    if not differs.any():
+        return length
+    return int(differs.argmax())
 
 
 def sort_key(tokens: Tokens) -> bytes:
@@ -115,19 +99,19 @@ def sort_key(tokens: Tokens) -> bytes:
 
 
 def end_of_last(tokens: Tokens, pattern: Tokens) -> int | None:
-    """Where the last occurrence of `pattern` ends (past its last token); None without one, or if
-    empty."""
+    """Where the last occurrence of `pattern` ends, past its last token; None without one."""
     if not len(pattern) or len(tokens) < len(pattern):
         return None
     windows = np.lib.stride_tricks.sliding_window_view(np.asarray(tokens), len(pattern))
     starts = np.flatnonzero((windows == pattern).all(axis=1))
-    return int(starts[-1]) + len(pattern) if len(starts) else None
+    if not len(starts):
+        return None
+    return int(starts[-1]) + len(pattern)
 
 
 def grow(sequences: Sequence[Tokens], *, share: bool = True, min_share: int = MIN_SHARE) -> Forest:
-    """Pack S arrays of token ids, none empty, in any order, into a forest; equal ones become one
-    leaf. Without `share` they are laid side by side. Fewer common tokens than `min_share` are
-    not shared."""
+    """Pack S arrays of token ids, none empty, in any order; equal ones become one leaf. Without
+    `share` they are laid side by side. Fewer common tokens than `min_share` are not shared."""
     if not sequences or not all(map(len, sequences)):
         raise ValueError("a forest needs at least one sequence, and none may be empty")
     order: Iterable[int] = range(len(sequences))
@@ -222,23 +206,17 @@ class _Builder:
 
 @dataclass(frozen=True, slots=True)
 class Leaves:
-    """Distinct leaf rows as queries against the forest's keys: all that the last layer computes.
+    """Distinct leaf rows as queries against the forest's keys: all that the last layer computes."""
 
-    Attributes:
-        rows: the leaf rows in ascending order, [U].
-        inverse: index into `rows` of each sequence's leaf, [S].
-        chains: the keys of each query's own chain, up to itself, [U].
-        rectangles: as the forest's, queries by index into `rows`.
-        keys: per query, all keys that it attends to, root first, [U].
-        num_keys: T.
-    """
-
+    # The leaf rows in ascending order, [U]; index into them of each sequence's leaf, [S].
     rows: torch.Tensor
     inverse: torch.Tensor
+    # The keys of each query's own chain, up to itself, [U].
     chains: list[Range]
+    # As the forest's, queries by index into `rows`.
     rectangles: list[Rectangle]
+    # Per query, all keys that it attends to, root first, [U].
     keys: list[list[Range]]
-    num_keys: int
     max_position: int
 
     @property
@@ -248,13 +226,12 @@ class Leaves:
 
     @property
     def device(self) -> torch.device:
-        """The forest's device."""
         return self.rows.device
 
     @property
     def queries(self) -> list[Range]:
         """The runs of queries that see the same keys: each query by itself."""
-        return [(index, index + 1) for index in range(self.num_tokens)]
+        return list(itertools.pairwise(range(self.num_tokens + 1)))
 
 
 def find_leaves(forest: Forest) -> Leaves:
@@ -273,7 +250,7 @@ def find_leaves(forest: Forest) -> Leaves:
         first, past = bisect_left(listed, query_first), bisect_left(listed, query_past)
         if first < past:
             rectangles.append((first, past, key_first, key_past))
-    return Leaves(rows, inverse, chains, rectangles, keys, forest.num_tokens, forest.max_position)
+    return Leaves(rows, inverse, chains, rectangles, keys, forest.max_position)
 
 
 @dataclass(slots=True)
@@ -290,7 +267,6 @@ class Padded:
         return int(self.input_ids.numel())
 
     def to(self, device: torch.device | str) -> Padded:
-        """The same batch on a device."""
         ids, mask = self.input_ids.to(device), self.attention_mask.to(device)
         return Padded(ids, mask, self.last.to(device))
 

@@ -2,13 +2,10 @@
 
 torch's flash kernel for the CPU spends most of its time outside of matrix products where sequences
 are short, and its bf16 backward is slower than its fp32 one. Here a block is two batched products
-and one softmax; query heads that share a key head are folded into its rows, so grouped heads cost
-no copies.
+in the operands' precision and one softmax in fp32; query heads that share a key head are folded
+into its rows, so grouped heads cost no copies.
 
-Products take the operands' precision; every softmax is computed in fp32.
-
-Shapes: T key rows, Q query rows, G key heads, r query heads of each key head, D head size.
-"""
+Shapes: T key rows, Q query rows, G key heads, r query heads of each key head, D head size."""
 
 from __future__ import annotations
 
@@ -40,11 +37,9 @@ Operands = tuple[Tensor, ...]
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Query rows a..b against the key rows of some ranges, laid end to end.
-
-    `causal`: the last b - a keys are the queries' own rows. `complete`: these queries see no other
-    keys. `merge`: the queries' own chain was computed before; this is added to it.
-    """
+    """Query rows a..b against the key rows of some ranges, laid end to end. `causal`: the last
+    b - a keys are the queries' own rows. `complete`: these queries see no other keys. `merge`: the
+    queries' own chain was computed before; this is added to it."""
 
     a: int
     b: int
@@ -55,7 +50,6 @@ class Block:
 
     @property
     def length(self) -> int:
-        """Keys."""
         return sum(past - first for first, past in self.ranges)
 
     def take(self, rows: Tensor) -> Tensor:
@@ -127,7 +121,7 @@ class SavedBlocks:
     fractions: list[Tensor | None]
 
     def tensors(self) -> list[Tensor | None]:
-        """A flat list for `save_for_backward`."""
+        """Flat, for `save_for_backward`: the output, the fractions, each block's operands."""
         # Kept on the context instead, the output would make a reference cycle with its own node:
         # the tensors would stay in memory until the garbage collector runs.
         flat: list[Tensor | None] = [self.out, *self.fractions]
@@ -137,7 +131,7 @@ class SavedBlocks:
 
     @classmethod
     def from_tensors(cls, tensors: Sequence[Tensor | None]) -> SavedBlocks:
-        """The reverse of `tensors`: the output, one fraction and four operands per block."""
+        """The reverse of `tensors`."""
         out, *rest = tensors
         count = len(rest) // 5
         operands: list[Any] = [None] * count
@@ -151,11 +145,8 @@ class SavedBlocks:
 def attend(
     query: Tensor, key: Tensor, value: Tensor, plan: list[Block], *, save: bool = False
 ) -> tuple[Tensor, SavedBlocks | None]:
-    """Attention of scaled queries [G, Q * r, D] over key and value [G, T, D], all of one dtype.
-
-    [G, Q * r, D], in fp32 where blocks are merged and in the operands' precision elsewhere; and
-    with `save` what `attend_backward` takes.
-    """
+    """Attention of scaled queries [G, Q * r, D] over key and value [G, T, D], all of one dtype:
+    [G, Q * r, D], in fp32 where blocks are merged; and with `save` what `attend_backward` takes."""
     heads = _heads(query, plan)
     merged = not all(block.complete for block in plan)
     # Merging scales and adds: in half precision each merge would round the output again.
@@ -191,7 +182,6 @@ def attend(
 
 
 def _contiguous(*operands: Tensor) -> tuple[Tensor, ...]:
-    """Operands as their products take them."""
     # Half-precision products copy operands that are not contiguous, each time: here they are copied
     # once for forward and backward.
     if operands[0].dtype == torch.float32:
@@ -227,7 +217,6 @@ def _weights(query: Tensor, key: Tensor, block: Block, heads: int) -> tuple[Tens
 
 
 def _merge(out: Tensor, total: Tensor, block_out: Tensor, normaliser: Tensor) -> None:
-    """Add a block to what its rows have so far, in place."""
     # The softmax over a union is the softmaxes over its sets, weighted by exp(lse - lse_union).
     union = torch.logaddexp(total, normaliser)
     out.mul_((total - union).exp_()[..., None])

@@ -3,15 +3,14 @@
     h = x + Wo attention(rotary(Wq n), rotary(Wk n), Wv n)     n = norm1(x)
     y = h + Wd (silu(Wg m) * Wu m)                             m = norm2(h)
 
-What it saves against the same layer as some sixty autograd nodes: every activation is converted to
-the computing precision once, elementwise passes work in place, attention reads and writes the
-layout that its products need, fp32 products go to the faster library (`smorm.model.cpu.matmul`)
-and only what the backward pass needs is kept. The order of roundings is that of transformers'
-modules: residual stream and norms in fp32, products in the computing precision.
+Against the same layer as some sixty autograd nodes, every activation is converted to the computing
+precision once, elementwise passes work in place, attention reads and writes the layout that its
+products need, and fp32 products go to the faster library (`smorm.model.cpu.matmul`). The order of
+roundings is that of transformers' modules: residual stream and norms in fp32, products in the
+computing precision.
 
 Shapes: T rows, U rows that go on (T without `rows`), M hidden size, H query and G key heads of size
-D, F feed-forward size.
-"""
+D, F feed-forward size."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,22 +30,16 @@ AddGradient = Callable[[str, Tensor, Tensor], None]
 
 
 @dataclass(frozen=True, slots=True)
-class LayerShape:
-    """What the tensors do not say: heads, head size, the norms' epsilons, the scores' scale."""
+class LayerCall:
+    """How a layer is run, beside its tensors: heads and head size, the norms' epsilons, the scores'
+    scale, the attention's blocks of the rows that go on, those rows [U] (None for all), and the
+    precision of the matrix products."""
 
     heads: int
     groups: int
     size: int
     epsilons: tuple[float, float]
     scale: float
-
-
-@dataclass(frozen=True, slots=True)
-class LayerCall:
-    """How a layer is run: the attention's blocks of the rows that go on, those rows [U] (None for
-    all), and the precision of the matrix products."""
-
-    shape: LayerShape
     plan: list[Block]
     rows: Tensor | None
     dtype: torch.dtype
@@ -93,7 +86,8 @@ def normalise_backward(
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of fp32 x [G, T, r, D] by cos and sin [T, 1, D], in place on a copy."""
+    """Rotary embedding of fp32 x [G, T, r, D] by cos and sin [T, 1, D], whose halves are equal. By
+    -sin it is the transpose: the gradient of x."""
     half = x.shape[-1] // 2
     # In place on the halves: transformers' `rotate_half` copies x twice.
     y = x * cos
@@ -102,18 +96,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return y
 
 
-def rotate_backward(grad: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Gradient of `rotate`'s argument: the rotation's transpose."""
-    half = grad.shape[-1] // 2
-    x = grad * cos
-    x[..., :half].addcmul_(grad[..., half:], sin[..., half:])
-    x[..., half:].addcmul_(grad[..., :half], sin[..., :half], value=-1)
-    return x
-
-
-def _split(rows: Tensor, shape: LayerShape) -> Tensor:
+def _split(rows: Tensor, call: LayerCall) -> Tensor:
     """[T, heads * D] -> a view [G, T, r, D]."""
-    return rows.view(rows.shape[0], shape.groups, -1, shape.size).transpose(0, 1)
+    return rows.view(rows.shape[0], call.groups, -1, call.size).transpose(0, 1)
 
 
 def _joined(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -125,9 +110,9 @@ def _joined(x: Tensor, dtype: torch.dtype) -> Tensor:
     return joined
 
 
-def _rotated(rows: Tensor, shape: LayerShape, cos: Tensor, sin: Tensor) -> Tensor:
+def _rotated(rows: Tensor, call: LayerCall, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotated heads, [T, heads * D] -> fp32 [G, T * r, D]."""
-    return rotate(_split(rows, shape).float(), cos, sin).flatten(1, 2)
+    return rotate(_split(rows, call).float(), cos, sin).flatten(1, 2)
 
 
 class _Layer(torch.autograd.Function):
@@ -168,21 +153,22 @@ def run(
     x: Tensor, cos: Tensor, sin: Tensor, call: LayerCall, weights: LayerWeights, saved: Any
 ) -> Tensor:
     """The forward pass; fills the dict `saved` (or None) with what `run_backward` takes."""
-    shape, rows, dtype = call.shape, call.rows, call.dtype
+    rows, dtype = call.rows, call.dtype
     w = _cast(weights, dtype)
-    n, inverse1 = normalise(x, w.norm1, shape.epsilons[0])
+    n, inverse1 = normalise(x, w.norm1, call.epsilons[0])
     n = n.to(dtype)
     # Keys and values of all rows, queries of those that go on: the last layer's leaves.
     cos, sin = cos[:, None], sin[:, None]
-    rotation = _query_rotation(cos, sin, rows, shape)
+    # With the scores' scale in the queries' rotation: a pass over the queries less.
+    scaled = (_rows(cos, rows) * call.scale, _rows(sin, rows) * call.scale)
     query = linear(_rows(n, rows), w.query, w.query_bias)
-    query = _rotated(query, shape, *rotation).to(dtype)
-    key = _rotated(linear(n, w.key, w.key_bias), shape, cos, sin).to(dtype)
-    value = _split(linear(n, w.value, w.value_bias), shape).flatten(1, 2).contiguous()
+    query = _rotated(query, call, *scaled).to(dtype)
+    key = _rotated(linear(n, w.key, w.key_bias), call, cos, sin).to(dtype)
+    value = _split(linear(n, w.value, w.value_bias), call).flatten(1, 2).contiguous()
     mixed, saved_blocks = attend(query, key, value, call.plan, save=saved is not None)
-    mixed = _joined(mixed.unflatten(1, (-1, shape.heads // shape.groups)), dtype)
+    mixed = _joined(mixed.unflatten(1, (-1, call.heads // call.groups)), dtype)
     h = _plus(linear(mixed, w.output), _rows(x, rows))
-    m, inverse2 = normalise(h, w.norm2, shape.epsilons[1])
+    m, inverse2 = normalise(h, w.norm2, call.epsilons[1])
     m = m.to(dtype)
     if saved is None:
         # In chunks, so that the wide middle of the feed-forward pass stays in the cache.
@@ -214,14 +200,6 @@ def _rows(x: Tensor, rows: Tensor | None) -> Tensor:
     return x if rows is None else x[rows]
 
 
-def _query_rotation(
-    cos: Tensor, sin: Tensor, rows: Tensor | None, shape: LayerShape
-) -> tuple[Tensor, Tensor]:
-    """The queries' cos and sin."""
-    # With the scores' scale in them: a pass over the queries less.
-    return _rows(cos, rows) * shape.scale, _rows(sin, rows) * shape.scale
-
-
 def _cast(weights: LayerWeights, dtype: torch.dtype) -> LayerWeights:
     """Matrices and biases in the precision of the products, norms in fp32."""
     fields: Any = {}
@@ -236,7 +214,7 @@ def run_backward(
     grad: Tensor, saved: dict[str, Any], call: LayerCall, needed: dict[str, bool]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Gradients of x [T, M] and of the weights that are `needed`, fp32, from `grad` [U, M]."""
-    shape, rows, dtype = call.shape, call.rows, call.dtype
+    rows, dtype = call.rows, call.dtype
     gradients: dict[str, Tensor] = {}
 
     def add(name: str, outer: Tensor, inner: Tensor) -> None:
@@ -246,17 +224,17 @@ def run_backward(
     grad_h, gradients["norm2"] = _feed_forward_backward(grad, saved, dtype, add)
     low = grad_h.to(dtype)
     add("output", low, saved["mixed"])
-    grad_mixed = _split(product(low, saved["w.output"]), shape).flatten(1, 2)
+    grad_mixed = _split(product(low, saved["w.output"]), call).flatten(1, 2)
     if saved["blocks"].out is not None:  # blocks are merged in fp32
         grad_mixed = grad_mixed.float()
     grad_query, grad_key, grad_value = attend_backward(
         grad_mixed, saved["query"], saved["key"], saved["value"], call.plan, saved["blocks"]
     )
-    cos, sin, n = saved["cos"], saved["sin"], saved["n"]
-    rotation = _query_rotation(cos, sin, rows, shape)
-    grad_query = grad_query.unflatten(1, (-1, shape.heads // shape.groups))
-    query = _joined(rotate_backward(grad_query, *rotation), dtype)
-    key = _joined(rotate_backward(grad_key[:, :, None], cos, sin), dtype)
+    cos, back, n = saved["cos"], -saved["sin"], saved["n"]
+    scaled = (_rows(cos, rows) * call.scale, _rows(back, rows) * call.scale)
+    grad_query = grad_query.unflatten(1, (-1, call.heads // call.groups))
+    query = _joined(rotate(grad_query, *scaled), dtype)
+    key = _joined(rotate(grad_key[:, :, None], cos, back), dtype)
     value = _joined(grad_value[:, :, None], dtype)
     add("query", query, _rows(n, rows))
     add("key", key, n)
@@ -275,7 +253,6 @@ def run_backward(
 
 
 def _add(total: Tensor, values: Tensor, rows: Tensor | None) -> None:
-    """Add values [U, M] to the `rows` of `total` [T, M], in place."""
     if rows is None:
         total += values
     else:

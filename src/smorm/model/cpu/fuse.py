@@ -2,8 +2,7 @@
 
 A layer is fused when its class is known to compute what `smorm.model.cpu.decoder_layer` computes
 (Llama and SmolLM2, Mistral, Qwen2) and when it is built of exactly those modules: no adapters, no
-other biases. Anything else runs as transformers has it.
-"""
+other biases. Anything else runs as transformers has it."""
 
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from smorm.model.attention import AttentionPlan
-from smorm.model.cpu.decoder_layer import LayerCall, LayerShape, LayerWeights, layer
+from smorm.model.cpu.decoder_layer import LayerCall, LayerWeights, layer
 from smorm.trees.forest import Leaves
 
 _FAMILIES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2"}
@@ -33,13 +32,13 @@ def decoder_layers(backbone: nn.Module, count: int) -> list[nn.Module]:
 
 def fusible(module: nn.Module) -> bool:
     """Whether a decoder layer is built of exactly the modules that the fused one computes."""
-    if not _is_known(module, "DecoderLayer") or _child_names(module) != _CHILDREN:
+    if not _is_known(module, "DecoderLayer", _CHILDREN):
         return False
     attention: Any = module.self_attn
     mlp: Any = module.mlp
-    if not _is_known(attention, "Attention") or _child_names(attention) != set(_PROJECTIONS):
+    if not _is_known(attention, "Attention", set(_PROJECTIONS)):
         return False
-    if not _is_known(mlp, "MLP") or _child_names(mlp) != {*_FEED_FORWARD, "act_fn"}:
+    if not _is_known(mlp, "MLP", {*_FEED_FORWARD, "act_fn"}):
         return False
     linears = [getattr(attention, name) for name in _PROJECTIONS]
     linears += [getattr(mlp, name) for name in _FEED_FORWARD]
@@ -57,19 +56,17 @@ def fusible(module: nn.Module) -> bool:
     )
 
 
-def _child_names(module: nn.Module) -> set[str]:
-    return {name for name, _ in module.named_children()}
-
-
-def _is_known(module: nn.Module, suffix: str) -> bool:
+def _is_known(module: nn.Module, suffix: str, children: set[str]) -> bool:
     # Structure alone does not decide: what a class does to long texts only (windows, scaled
     # queries) does not show in the short ones by which `smorm.model.verify` compares.
     family = _CLASSES.get(type(module).__module__)
-    return family is not None and type(module).__name__ == family + suffix
+    if family is None or type(module).__name__ != family + suffix:
+        return False
+    return set(dict(module.named_children())) == children
 
 
 def _is_rms_norm(module: Any) -> bool:
-    names = [name for name, _ in module.named_parameters()]
+    names = list(dict(module.named_parameters()))
     return names == ["weight"] and hasattr(module, "variance_epsilon")
 
 
@@ -120,7 +117,6 @@ def run_fused(
     size = attention.head_dim
     heads, groups = query.weight.shape[0] // size, key.weight.shape[0] // size
     epsilons = (norm1.variance_epsilon, norm2.variance_epsilon)
-    shape = LayerShape(heads, groups, size, epsilons, attention.scaling)
     dtype = weights.query.dtype
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
@@ -129,7 +125,7 @@ def run_fused(
         plan = plan.leaves
         assert isinstance(plan.batch, Leaves)
         rows = plan.batch.rows
-    call = LayerCall(shape, plan.blocks, rows, dtype)
+    call = LayerCall(heads, groups, size, epsilons, attention.scaling, plan.blocks, rows, dtype)
     # The residual stream is fp32 inside, whatever the modules' precision.
     cos, sin = rotary[0][0].float(), rotary[1][0].float()
     out = layer(hidden[0].float(), cos, sin, call, weights)

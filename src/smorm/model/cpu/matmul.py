@@ -1,11 +1,8 @@
 """Matrix products on the CPU, by the faster of torch's own libraries.
 
-The fused decoder layers call `linear`, `product` and `transposed_product`. Layers that run as
-transformers has them (other families, or with adapters) get the same products through
-`use_fast_linears`: the modules stay what they are, an instance's `forward` is set and taken away.
-
-Shapes: M rows, N outputs, K inputs.
-"""
+Layers that run as transformers has them (other families than the fused ones, or with adapters) get
+the same products through `use_fast_linears`: the modules stay what they are, an instance's
+`forward` is set and taken away. Shapes: M rows, N outputs, K inputs."""
 
 from __future__ import annotations
 
@@ -98,7 +95,6 @@ class InstanceForward:
         self._module = weakref.ref(module)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The forward pass of the module."""
         return self.function(self._module(), *args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> InstanceForward:
@@ -113,8 +109,7 @@ def set_forward(module: nn.Module, function: Callable[..., Any]) -> None:
 
 
 def forward_of(module: nn.Module) -> Callable[..., Any] | None:
-    """The function that `set_forward` set, or somebody else's forward; None where the class's own
-    runs."""
+    """What `set_forward` set, or somebody else's forward; None where the class's own runs."""
     forward: Callable[..., Any] | None = module.__dict__.get("forward")
     return forward.function if isinstance(forward, InstanceForward) else forward
 
