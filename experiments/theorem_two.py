@@ -31,10 +31,9 @@ from smorm.files import read_json, sha256, write_json, write_text
 from smorm.lab.artifacts import ArtifactStore
 from smorm.model.store import versions
 from smorm.scoring.reward_model import RewardModel
-from smorm.theory.advice import sign_of
+from smorm.theory.advice import Counts, sign_of, weights
 from smorm.theory.features import Reading, featured, gold_of
 from smorm.theory.matched import BASES, ComparisonData, compare, read_run, unmatched
-from smorm.theory.suggest import Counts, weights
 from smorm.version import __version__
 from smorm.world import backbone_path, write_dataset
 
@@ -96,16 +95,17 @@ def held_out(regime: str, work: Path, reader: RewardModel) -> ComparisonData:
     pairs = featured(reader, Source(pairs_file), "preference", Reading())
     rated = featured(reader, Source(rated_file), "rated", Reading())
     gold = gold_of(str(pairs_file), pairs.records, Reading())
-    return ComparisonData(pairs.records, pairs.prompts, gold, rated.records, rated.prompts)
+    return ComparisonData(pairs, gold, rated)
 
 
 def likelihood_weight(folder: Path, held: ComparisonData) -> Metric:
     """The weight that a run's residuals on held-out ratings suggest (`reduction: mean`)."""
-    model = RewardModel.load(folder)
-    ratings = apply_scales(model.card.scales, rating_matrix(held.rated, model.attributes))
-    predicted = apply_scales(model.card.scales, model.score(held.rated).attributes)
+    assert held.rated is not None
+    model, rated = RewardModel.load(folder), held.rated.records
+    ratings = apply_scales(model.card.scales, rating_matrix(rated, model.attributes))
+    predicted = apply_scales(model.card.scales, model.score(rated).attributes)
     counts = Counts(SIZES["num_pairs"], SIZES["num_rated"], "the experiment")
-    return weights((predicted - ratings) ** 2, counts, held.rated_prompts)["mean"]
+    return weights((predicted - ratings) ** 2, counts, held.rated.prompts)["mean"]
 
 
 Metrics = Mapping[str, Metric]

@@ -9,8 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smorm.checks.shingles import mix, shingles, words_of
-from smorm.checks.sketches import SketchFile, near_rows, similarity, sketch
+from smorm.checks.shingles import (
+    SketchFile,
+    mix,
+    near_rows,
+    shingles,
+    similarity,
+    sketch,
+    words_of,
+)
 from tests.checks.made import text
 from tests.data.sources import law
 

@@ -131,8 +131,3 @@ def test_the_regression_c_ignores_offsets_of_prompts_and_equals_the_projection_o
     found = effect.regression(shifted.reshape(-1), mean.reshape(-1), np.repeat(np.arange(50), 2))
     assert found.value == pytest.approx((m * s).sum() / (s * s).sum(), rel=1e-6)
     assert found.low < found.value < found.high
-
-
-def test_only_responses_with_another_under_their_prompt_count_as_several():
-    found = effect.in_shared_prompt(["a", "b", "a", "c"], 4)
-    assert found.tolist() == [True, False, True, False]

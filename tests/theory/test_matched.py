@@ -35,7 +35,7 @@ def held():
     pairs = featured(model, Source(world()["eval-pairs-ID"]), "preference", Reading())
     rated = featured(model, Source(world()["eval-rated-ID"]), "rated", Reading())
     gold = gold_of(str(world()["eval-pairs-ID"]), pairs.records, Reading())
-    return ComparisonData(pairs.records, pairs.prompts, gold, rated.records, rated.prompts)
+    return ComparisonData(pairs, gold, rated)
 
 
 def test_arms_are_named_by_what_was_minimised(tmp_path):
@@ -88,7 +88,7 @@ def test_differences_are_those_of_the_numbers_and_paired(runs, held):
     scores = RewardModel.load(trained("preference")).score(rows, "F").view().reshape(-1, 2)
     assert found["F/accuracy/Single"].value == np.mean(scores[:, 0] > scores[:, 1])
     assert found["F/mse/Single"].value == pytest.approx(
-        pair_errors(scores, held.gold, held.pair_prompts).mean(), rel=1e-3
+        pair_errors(scores, held.gold, held.pairs.prompts).mean(), rel=1e-3
     )
 
 

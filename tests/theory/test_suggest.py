@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from smorm.model.views import View, named_view, parse_view
-from smorm.theory.suggest import Counts, suggest_view, weights
+from smorm.theory.advice import Counts, suggest_view, weights
 
 NAMES = ("good", "verbose")
 

@@ -7,7 +7,7 @@ import numpy as np
 from smorm.arrays import Bools, Ints
 from smorm.checks.findings import FINE, LOOK, MUST_FIX, Finding, FindingKind, Thresholds, above
 from smorm.checks.scan import Scan
-from smorm.checks.sketches import near_rows
+from smorm.checks.shingles import near_rows
 from smorm.checks.table import KINDS, Table, first_rows
 
 

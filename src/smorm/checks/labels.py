@@ -28,9 +28,9 @@ def opposite_pairs(table: Table, limits: Thresholds) -> Iterator[Finding]:
     """Training pairs over the same prompt and the same two responses, labelled both ways."""
     rows = table.rows("preference")
     # `texts` ignores the order of the two sides; `flipped` says which of them was chosen.
-    group, groups = _grouped(table.records["texts"][rows])
-    flipped = np.bincount(group, table.records["flipped"][rows], groups)
-    contradictory = (flipped > 0) & (flipped < np.bincount(group, minlength=groups))
+    _, group = np.unique(table.records["texts"][rows], return_inverse=True)
+    flipped = np.bincount(group, table.records["flipped"][rows])
+    contradictory = (flipped > 0) & (flipped < np.bincount(group))
     opposite = rows[contradictory[group]]
     severity = above(len(opposite), len(rows), limits.conflicts, MUST_FIX, LOOK)
     yield from table.findings(FindingKind.CONFLICTING_PAIRS, severity, opposite, len(rows))
@@ -39,7 +39,9 @@ def opposite_pairs(table: Table, limits: Thresholds) -> Iterator[Finding]:
 def conflicting_ratings(table: Table, limits: Thresholds) -> Iterator[Finding]:
     """One prompt and response rated more than once and differently in training records."""
     rows = table.rows("rated")
-    responses, total = _grouped(table.responses["text"][table.first_response()[rows]])
+    texts = table.responses["text"][table.first_response()[rows]]
+    distinct, responses = np.unique(texts, return_inverse=True)
+    total = len(distinct)
     group_of_row = np.full(len(table), -1)
     group_of_row[rows] = responses
     differing, far = np.zeros((2, total), dtype=bool)
@@ -60,12 +62,6 @@ def conflicting_ratings(table: Table, limits: Thresholds) -> Iterator[Finding]:
     numbers = {"far": num_far, "fraction": limits.rating_spread}
     kind, locations = FindingKind.CONFLICTING_RATINGS, table.locations(rows[differing[responses]])
     yield Finding(kind, severity, count, total, numbers, locations=locations)
-
-
-def _grouped(keys: Hashes) -> tuple[Ints, int]:
-    """Number of each key's group, and the number of groups."""
-    distinct, group = np.unique(keys, return_inverse=True)
-    return group.astype(np.int64), len(distinct)
 
 
 def summarise(table: Table) -> dict[str, dict[str, Any]]:

@@ -6,8 +6,7 @@ share counts as an overlap. A text of 5 to 12 words must stand whole in the data
 own; a shorter one never counts. Runs are compared by 64-bit hashes: a billion runs of data against
 a million of a benchmark give a false hit with a probability of 5e-5.
 
-Shapes: G runs of all benchmarks, U distinct ones, I items.
-"""
+Shapes: G runs of all benchmarks, U distinct ones, I items."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -55,8 +54,6 @@ class Benchmarks:
         # The filter has false positives; the sorted hashes decide.
         maybe = self._filter[self._slots(hashes)]
         hashes, rows = hashes[maybe], rows[maybe]
-        if not len(hashes):
-            return
         nearest = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
         same = self.hashes[nearest] == hashes
         np.minimum.at(self.met, nearest[same], rows[same])
@@ -72,8 +69,7 @@ class Benchmarks:
 def read_benchmarks(named: Sequence[tuple[str, Iterable[Record]]]) -> Benchmarks:
     """The runs of all items of benchmarks, given as names with records."""
     # Empty first arrays: concatenation needs one, and a benchmark may have no run at all.
-    hash_parts, item_parts = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
-    side_parts = [np.zeros(0, np.int8)]
+    gathered = [(np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0, np.int8))]
     sizes: list[int] = []
     for _, records in named:
         size, source = 0, iter(records)
@@ -82,14 +78,12 @@ def read_benchmarks(named: Sequence[tuple[str, Iterable[Record]]]) -> Benchmarks
                 hashes, text_indices = grams(words_of(texts))
                 # Items are numbered over all benchmarks, so that one array holds all runs.
                 items = sum(sizes) + size + np.asarray(owners, dtype=np.int64)[text_indices]
-                hash_parts.append(hashes)
-                item_parts.append(items)
-                side_parts.append(np.full(len(items), side, dtype=np.int8))
+                gathered.append((hashes, items, np.full(len(items), side, dtype=np.int8)))
             size += len(batch)
         sizes.append(size)
-    distinct, runs = np.unique(np.concatenate(hash_parts), return_inverse=True)
+    hashes, items, sides = map(np.concatenate, zip(*gathered, strict=True))
+    distinct, runs = np.unique(hashes, return_inverse=True)
     names = [name for name, _ in named]
-    items, sides = np.concatenate(item_parts), np.concatenate(side_parts)
     met = np.full(len(distinct), _NEVER)
     return Benchmarks(names, sizes, distinct, runs, items, sides, met)
 
@@ -110,18 +104,14 @@ def overlap_table(benchmarks: Benchmarks) -> dict[str, dict[str, int]]:
     hit = benchmarks.met[benchmarks.runs] != _NEVER
     table = {}
     for name, size, selected in benchmarks.selections():
-        hits = hit & selected
+        items, sides = benchmarks.items[hit & selected], benchmarks.sides[hit & selected]
         table[name] = {
             "items": size,
-            "prompts": _num_items(benchmarks, hits & (benchmarks.sides == PROMPT)),
-            "responses": _num_items(benchmarks, hits & (benchmarks.sides == RESPONSE)),
-            "either": _num_items(benchmarks, hits),
+            "prompts": len(np.unique(items[sides == PROMPT])),
+            "responses": len(np.unique(items[sides == RESPONSE])),
+            "either": len(np.unique(items)),
         }
     return table
-
-
-def _num_items(benchmarks: Benchmarks, hits: Bools) -> int:
-    return len(np.unique(benchmarks.items[hits]))
 
 
 def overlap_findings(benchmarks: Benchmarks, table: Table, limits: Thresholds) -> Iterator[Finding]:

@@ -120,7 +120,10 @@ def _report(
     plan: Plan, scanned: Scan, tokens: TokenCheck | None, benchmarks: overlap.Benchmarks | None,
     findings: list[Finding], limits: Thresholds,
 ) -> Report:  # fmt: skip
-    table, unit = scanned.table, scanned.table.unit()
+    table, unit = scanned.table, "words"
+    # One known length suffices: records that cannot be rendered have none.
+    if (table.responses["tokens"] >= 0).any():
+        unit = "tokens"
     bias = labels.measure_bias(table, unit)
     formats = [checked.source.format for checked in scanned.sources]
     # Within one severity findings keep this order: from what stops a run to what only misleads.

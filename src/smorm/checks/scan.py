@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,7 @@ from smorm.arrays import Bools, Ints
 from smorm.checks import findings
 from smorm.checks.findings import FINE, LOOK, MUST_FIX, Finding, FindingKind
 from smorm.checks.overlap import Benchmarks
-from smorm.checks.shingles import Words, grams, shingles, words_of
-from smorm.checks.sketches import SketchFile, sketch
+from smorm.checks.shingles import SketchFile, Words, grams, shingles, sketch, words_of
 from smorm.checks.table import Table, TableBuilder, responses_of
 from smorm.checks.tokens import TokenCheck, whole_conversations
 from smorm.data.census import Census, Defect, DropReason
@@ -94,13 +94,11 @@ def _records(
 ) -> Iterator[tuple[Record, Outcome | None]]:
     records = read_records(checked.source, checked.kind, census, "skip")
     if tokens is None:
-        for record in records:
-            yield record, None
-    else:
-        # The size decides how many processes are worth starting.
-        source = checked.source
-        size = contents_of(source.path, source.split, source.subset).size
-        yield from tokens.tokeniser.tokenised(records, whole_conversations, size)
+        return zip(records, repeat(None), strict=False)
+    # The size decides how many processes are worth starting.
+    source = checked.source
+    size = contents_of(source.path, source.split, source.subset).size
+    return tokens.tokeniser.tokenised(records, whole_conversations, size)
 
 
 @dataclass(slots=True)

@@ -57,8 +57,7 @@ class TableBuilder:
     with order and ratings), `flipped` (whether the chosen side's hash is the larger one),
     `responses` (number of them), lengths of the prompt, and whether prompt and responses hold a
     word. Of responses: `text` (hash with the prompt), `words`, and `tokens` of the whole
-    conversation. Unknown lengths in tokens are -1.
-    """
+    conversation. Unknown lengths in tokens are -1."""
 
     records: dict[str, array[Any]] = field(default_factory=lambda: _empty(_RECORDS))
     responses: dict[str, array[Any]] = field(default_factory=lambda: _empty(_RESPONSES))
@@ -183,12 +182,6 @@ class Table:
             return lengths
         prompt = self.records["prompt_tokens"][rows]
         return np.where((lengths < 0) | (prompt < 0), UNKNOWN, np.maximum(0, lengths - prompt))
-
-    def unit(self) -> str:
-        """`tokens` where they were counted, else `words`."""
-        # One known length suffices: records that cannot be rendered have none.
-        counted = bool((self.responses["tokens"] >= 0).any())
-        return "tokens" if counted else "words"
 
     def num_records(self) -> dict[str, dict[str, int]]:
         """Records by kind, for training and held out."""

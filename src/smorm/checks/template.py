@@ -1,12 +1,6 @@
 """What is wrong with a chat template, or with a tokenizer under it, found by rendering probes.
-
 A probe is a conversation of marker words. The string that the template makes shows what it does
-with them, so nothing here knows any family of models.
-
-The clock: transformers gives templates `strftime_now`, and no other clock. A Jinja macro of that
-name before the template answers for two made-up days that differ in every field of a date: a
-template that renders differently under the two would give another score tomorrow.
-"""
+with them, so nothing here knows any family of models."""
 
 from __future__ import annotations
 
@@ -28,7 +22,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Roles = tuple[str, ...]
-
 DAYS = (datetime(2024, 1, 31, 9, 8, 7), datetime(2031, 12, 5, 22, 41, 53))
 _DIRECTIVES = "aAbBcdDeFGHIjmMpRSTuUVwWxXyY"
 _FLAGS = ("", "-", "_", "0", "^", "#")
@@ -91,7 +84,11 @@ def audit_template(
 
 
 def clock_macro(day: datetime) -> str:
-    """A Jinja macro `strftime_now(format)` that answers for one day."""
+    """A Jinja macro `strftime_now(format)` that answers for one day.
+
+    Of that name is the only clock that transformers gives templates. A template that renders
+    differently under two made-up days, which differ in every field of a date, would give another
+    score tomorrow."""
     answers = []
     # Every directive with every flag: the macro can only replace what it lists.
     for flag in _FLAGS:

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 
+import numpy as np
+
 from smorm.arrays import Tokens
 from smorm.checks.findings import FINE, LOOK, MUST_FIX, Finding, FindingKind, Thresholds, above
 from smorm.checks.table import UNKNOWN, Table, responses_of
@@ -53,7 +55,7 @@ class TokenCheck:
         lengths = [len(conversation) for conversation in tokens]
         if max(lengths) > self.max_tokens:
             tokens = self._within_limit(record, tokens, tally)
-        if isinstance(record, Preference) and tokens and _equal(*tokens):
+        if isinstance(record, Preference) and tokens and np.array_equal(tokens[0], tokens[1]):
             tally.add(FindingKind.EQUAL_TOKENS, record.where)
         return [prompt_length, *lengths]
 
@@ -62,7 +64,7 @@ class TokenCheck:
         tally.add(FindingKind.OVER_LIMIT, record.where)
         # What other trainers do, smorm does not: cut the end of each side.
         cut = [side[: self.max_tokens] for side in tokens]
-        if isinstance(record, Preference) and _equal(*cut):
+        if isinstance(record, Preference) and np.array_equal(cut[0], cut[1]):
             tally.add(FindingKind.EQUAL_IF_CUT, record.where)
         # Without a run the policy that keeps most is tried, to report what could fit.
         policy: Overlong = self.overlong or "truncate_prompt"
@@ -106,7 +108,3 @@ def whole_conversations(record: Record) -> Conversation:
     """A record's conversations, and last its prompt without an answer where it has one."""
     prompt_alone = [()] if record.prompt else []
     return record.prompt, [*responses_of(record), *prompt_alone]
-
-
-def _equal(first: Tokens, second: Tokens) -> bool:
-    return first.tobytes() == second.tobytes()

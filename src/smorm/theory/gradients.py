@@ -40,17 +40,16 @@ class TermData:
 
 
 def conflict(
-    network: RewardNetwork, data: TermData, max_batch_tokens: int, *,
-    batches: int = BATCHES, batch_size: int = BATCH_SIZE, seed: int = 0,
-) -> dict[str, Metric]:  # fmt: skip
+    network: RewardNetwork, data: TermData, max_batch_tokens: int, batches: int = BATCHES
+) -> dict[str, Metric]:
     """Cosine and norm ratio of the two gradients, over batches that share no prompt.
 
-    A batch has `batch_size` pairs, and rated responses; with few prompts there are fewer batches.
+    A batch has 16 pairs, and 16 rated responses; with few prompts there are fewer batches.
     Metrics, n being batches: `cosine`, `norm_ratio` (preference over regression; the regression
     term averages over ratings, weight 1), and both for each layer, `layer/NAME/...`. Intervals
     resample batches. Nothing in the network is changed."""
-    pair_batches = list(_batches(data.pair_prompts, len(data.pairs), batches, batch_size, seed))
-    rated_batches = list(_batches(data.rated_prompts, len(data.rated), batches, batch_size, seed))
+    pair_batches = list(_batches(data.pair_prompts, batches))
+    rated_batches = list(_batches(data.rated_prompts, batches))
     count = min(len(pair_batches), len(rated_batches))
     if count < 2:
         raise DataError("gradients: too few prompts for two batches of their own")
@@ -64,19 +63,15 @@ def conflict(
     return _summary(products)
 
 
-def _batches(
-    prompts: Clusters, count: int, batches: int, size: int, seed: int
-) -> Iterator[list[int]]:
+def _batches(prompts: Clusters, batches: int) -> Iterator[list[int]]:
     """Batches of indices with separate prompts, in a random order. A prompt gives at most one
     batch's worth; the last batch may be small, but not below half."""
-    if count == 0:
-        return
-    codes, groups = cluster_codes(prompts, count)
+    codes, groups = cluster_codes(prompts, len(prompts))
     # With few prompts a batch takes fewer items, so that there are several batches.
-    size = max(1, min(size, count // batches))
+    size = max(1, min(BATCH_SIZE, len(prompts) // batches))
     batch: list[int] = []
     num_batches = 0
-    for group in np.random.default_rng(seed).permutation(groups).tolist():
+    for group in np.random.default_rng(0).permutation(groups).tolist():
         # Whole prompts: intervals resample batches, which must be independent.
         batch += np.flatnonzero(codes == group)[:size].tolist()
         if len(batch) >= size:
@@ -142,8 +137,7 @@ def _take_gradients(network: RewardNetwork) -> Gradients:
     for name, parameter in network.backbone.named_parameters():
         if parameter.grad is not None:
             gradients[name] = parameter.grad
-    for parameter in network.parameters():
-        parameter.grad = None
+    network.zero_grad(set_to_none=True)
     return gradients
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from smorm.arrays import Bools, Clusters, Floats
+from smorm.arrays import Clusters, Floats
 from smorm.evaluation.correlation import centred
-from smorm.evaluation.metrics import Metric, cluster_codes, mean_metric, pair_outcomes, share_metric
+from smorm.evaluation.metrics import Metric, mean_metric, pair_outcomes, share_metric
 from smorm.theory.intervals import of_means, quantile_metric, ratio
 
 RIDGE = 1e-2  # ridge level, in units of the mean eigenvalue of the second moment
@@ -211,9 +211,3 @@ def _epsilon_interval(responses: Responses, c: Metric, max_norm: float) -> tuple
     constants = np.array([c.low, c.high, min(max(minimiser, c.low), c.high), c.value])
     sizes = max_norm * np.linalg.norm(m - constants[:, None] * w, axis=1)
     return float(sizes.min()), float(sizes.max())
-
-
-def in_shared_prompt(prompts: Clusters, count: int) -> Bools:
-    """Which of `count` responses have another response under their prompt [count]."""
-    codes, groups = cluster_codes(prompts, count)
-    return np.asarray(np.bincount(codes, minlength=groups)[codes] > 1)

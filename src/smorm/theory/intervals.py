@@ -10,6 +10,7 @@ from smorm.evaluation.correlation import centred, pearson, spearman_metric
 from smorm.evaluation.metrics import Metric, bootstrap_means, cluster_codes, interval
 
 Statistic = Callable[[Floats], Floats]
+_RESAMPLES = 400  # of a quantile
 
 
 def of_means(columns: Sequence[Floats], clusters: Clusters, statistic: Statistic) -> Metric:
@@ -28,9 +29,7 @@ def ratio(top: Floats, bottom: Floats, clusters: Clusters) -> Metric:
     return of_means([top, bottom], clusters, lambda means: means[:, 0] / means[:, 1])
 
 
-def quantile_metric(
-    values: Floats, level: float, clusters: Clusters, *, resamples: int = 400, seed: int = 0
-) -> Metric:
+def quantile_metric(values: Floats, level: float, clusters: Clusters) -> Metric:
     """A quantile of values [N]: the smallest that a share `level` of the items does not exceed."""
     codes, groups = cluster_codes(clusters, len(values))
     order = np.argsort(values, kind="stable")
@@ -39,9 +38,8 @@ def quantile_metric(
     if groups < 2:
         return Metric(float(value), len(values))
     # One sorting for all resamples: a resample only changes how often each item counts.
-    generator = np.random.default_rng(seed)
-    draws = np.empty(resamples)
-    for draw in range(resamples):
+    generator, draws = np.random.default_rng(0), np.empty(_RESAMPLES)
+    for draw in range(_RESAMPLES):
         times = np.bincount(generator.integers(groups, size=groups), minlength=groups)
         draws[draw] = values[_quantile_index(times[codes].astype(np.float64), level)]
     return Metric(float(value), len(values), *interval(draws))

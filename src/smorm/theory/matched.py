@@ -21,13 +21,12 @@ import numpy as np
 from smorm.arrays import Clusters, Floats
 from smorm.config import Config, decisive, load_config
 from smorm.config.objective import REGULARISERS
-from smorm.data.records import Preference, Rated
 from smorm.data.scaling import rating_matrix
 from smorm.errors import ConfigError
 from smorm.evaluation.correlation import centred
 from smorm.evaluation.metrics import Metric, mean_metric, mean_over_seeds, pair_outcomes
 from smorm.scoring.reward_model import RewardModel
-from smorm.theory.features import Reading
+from smorm.theory.features import Featured, Reading
 
 # The arm that a joint run is compared with, by the head that is measured.
 BASES = {"F": "Single", "L": "Multi", "attributes": "Multi"}
@@ -101,14 +100,11 @@ def _differing_keys(first: Run, second: Run) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonData:
-    """Items that all runs are measured on: pairs with their prompts [P] and perhaps a gold [P, 2],
-    and perhaps rated responses with theirs [R]."""
+    """Items that all runs are measured on."""
 
-    pairs: Sequence[Preference]
-    pair_prompts: Clusters
-    gold: Floats | None = None
-    rated: Sequence[Rated] = ()
-    rated_prompts: Clusters = ()
+    pairs: Featured
+    gold: Floats | None = None  # of the sides of the pairs [P, 2]
+    rated: Featured | None = None
 
 
 def measure(run: Run, data: ComparisonData, reading: Reading) -> Outcomes:
@@ -116,7 +112,7 @@ def measure(run: Run, data: ComparisonData, reading: Reading) -> Outcomes:
     pairs; squared errors of the attributes [R, K] on the rated responses."""
     model, outcomes = RewardModel.load(run.folder), {}
     options: Any = {"max_batch_tokens": reading.max_batch_tokens, "overlong": reading.overlong}
-    scores = model.score(data.pairs, **options)
+    scores = model.score(data.pairs.records, **options)
     trained = {"F": model.card.preference_trained, "L": bool(model.attributes)}
     for head in trained:
         if not trained[head]:
@@ -124,10 +120,11 @@ def measure(run: Run, data: ComparisonData, reading: Reading) -> Outcomes:
         values = scores.view(head).reshape(-1, 2)
         outcomes[head, "accuracy"] = pair_outcomes(values[:, 0], values[:, 1])[0]
         if data.gold is not None:
-            outcomes[head, "mse"] = pair_errors(values, data.gold, data.pair_prompts)
-    if data.rated and model.attributes:
-        predicted = model.score(data.rated, **options).attributes
-        errors = affine_errors(predicted, rating_matrix(data.rated, model.attributes))
+            outcomes[head, "mse"] = pair_errors(values, data.gold, data.pairs.prompts)
+    if data.rated is not None and model.attributes:
+        rated = data.rated.records
+        predicted = model.score(rated, **options).attributes
+        errors = affine_errors(predicted, rating_matrix(rated, model.attributes))
         if np.isfinite(errors).any():
             outcomes["attributes", "mse"] = errors
     return outcomes
@@ -138,8 +135,7 @@ def compare(runs: Sequence[Run], data: ComparisonData, reading: Reading) -> dict
 
     Metrics: `HEAD/QUANTITY/ARM` over the seeds that all arms have, and for a joint ARM
     `HEAD/QUANTITY/ARM − BASE` with the interval over prompts (of the mean over these seeds) and the
-    same with ` over seeds`, Student's t over the seeds' means. HEAD is F, L or attributes.
-    """
+    same with ` over seeds`, Student's t over the seeds' means. HEAD is F, L or attributes."""
     table: dict[str, dict[int, Run]] = {}
     for run in runs:
         if run.seed in table.setdefault(run.arm, {}):
@@ -157,19 +153,21 @@ def compare(runs: Sequence[Run], data: ComparisonData, reading: Reading) -> dict
 
 def _metrics(outcomes: Mapping[str, list[Outcomes]], data: ComparisonData) -> dict[str, Metric]:
     metrics: dict[str, Metric] = {}
+    prompts = dict.fromkeys(("F", "L"), data.pairs.prompts)
+    if data.rated is not None:
+        prompts["attributes"] = data.rated.prompts
     for arm, rows in outcomes.items():
         for key in rows[0]:
             head, quantity = key
-            prompts = data.rated_prompts if head == "attributes" else data.pair_prompts
             values = _by_seed(rows, key)
             name = f"{head}/{quantity}/{arm}"
-            metrics[name] = _over_prompts(values, prompts)
+            metrics[name] = _over_prompts(values, prompts[head])
             # A difference only for heads that the base has trained too.
             base = BASES[head]
             if base not in outcomes or arm == base or key not in outcomes[base][0]:
                 continue
             gaps = values - _by_seed(outcomes[base], key)
-            metrics[f"{name} − {base}"] = _over_prompts(gaps, prompts)
+            metrics[f"{name} − {base}"] = _over_prompts(gaps, prompts[head])
             means = np.nanmean(gaps, axis=1).tolist()
             metrics[f"{name} − {base} over seeds"] = mean_over_seeds(means, len(means))
     return metrics

@@ -95,9 +95,8 @@ def probe(
     predictions [N] of an attribute, where it has a row for it. Folds and intervals keep prompts
     whole.
     Metrics: `probe/spearman/NAME` and `probe/r2/NAME`; where the model has the row,
-    `rows/spearman/NAME`, `rows/r2/NAME` and the paired difference
-    `probe_minus_rows/spearman/NAME`. NAME `mean` is the mean of the K ratings, where all are known.
-    """
+    `rows/spearman/NAME`, `rows/r2/NAME` and the paired difference `probe_minus_rows/spearman/NAME`.
+    NAME `mean` is the mean of the K ratings, where all are known."""
     columns = dict(zip(names, ratings.T, strict=True))
     if len(names) > 1 and "mean" not in columns:
         # NaN where an attribute is missing: a mean of some would be another quantity.
