@@ -3,6 +3,7 @@
 A built-in object is named by where it stands and imported when it is first used, so that a registry
 may live in a room below the objects that it lists, and reading the names imports nothing."""
 
+import contextlib
 import difflib
 import importlib
 from collections.abc import Callable, Iterator, Mapping
@@ -39,6 +40,14 @@ class Registry(Generic[T]):
     def names(self) -> tuple[str, ...]:
         """All names: the built-in ones first, then of installed packages, then registered ones."""
         return tuple(dict.fromkeys([*self._builtins, *self._entry_points(), *self._objects]))
+
+    def importable(self) -> dict[str, T]:
+        """All objects but those that cannot be imported, of which a hint need not speak."""
+        objects = {}
+        for name in self:
+            with contextlib.suppress(ConfigError):
+                objects[name] = self[name]
+        return objects
 
     def __contains__(self, name: object) -> bool:
         return name in self._builtins or name in self._objects or name in self._entry_points()

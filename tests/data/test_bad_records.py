@@ -39,7 +39,7 @@ PREFERENCE = [
     ({**P, "chosen": say((A, "a"), (U, "b"))}, "chosen", "its last message is of 'user'"),
     ({**P, "chosen": say(("human", "a"))}, "chosen[0].role", "'human', expected one of assistant"),
     ({**P, "chosen": say(("text", "a"))}, "chosen[0].role", "'text', expected one of"),
-    ({**P, "chosen": [{"role": A}]}, "chosen[0].content", "missing, expected a value"),
+    ({**P, "chosen": [{"role": A}]}, "chosen[0].content", "missing; the object has: role"),
     ({**P, "chosen": [{"role": A, "content": None}]}, "chosen[0].content", "null, expected"),
     ({**P, "chosen": [{"role": 1, "content": "a"}]}, "chosen[0].role", "1, expected text"),
     ({**P, "chosen": [{"from": "gpt", "value": "a"}]}, "chosen[0].role", "the object has: from"),

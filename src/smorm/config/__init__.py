@@ -1,7 +1,4 @@
-"""The configuration: one YAML file, strictly validated, overridden by `dotted.key=value`.
-
-An unknown key is an error that names the nearest known one. The resolved configuration and its hash
-are written beside the model."""
+"""The configuration: one YAML file, strictly validated, overridden by `dotted.key=value`."""
 
 from smorm.config.objective import METHODS, ObjectiveSection
 from smorm.config.reading import dump_config, load_config, load_section, parse_config, parse_section

@@ -1,12 +1,7 @@
-"""The section that says what is minimised, and the registry of the training methods.
-
-A method has a section under its name (`objective.odin`), so the class of the objective section is
-made when a configuration is read. That imports the methods that it names; importing this module
-imports none."""
+"""The section that says what is minimised, and the registry of the training methods."""
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import functools
 from collections.abc import Callable, Mapping
@@ -17,7 +12,6 @@ from pydantic import Field
 from pydantic.fields import FieldInfo
 
 from smorm.config.base import Section
-from smorm.errors import ConfigError
 from smorm.registry import Registry
 
 Weight = Annotated[float, Field(ge=0.0)]
@@ -58,15 +52,8 @@ _ALWAYS_WRITTEN = ("odin", "grm", "armo")
 
 
 class ObjectiveSection(Section):
-    """What is minimised.
-
-    `kind`: the method: `joint` (SMORM), `preference` (Single: only Bradley–Terry), `regression`
-    (Multi), `odin` (quality and length rows), `grm` (Bradley–Terry beside the language head),
-    `armo` (ridge rows on frozen features, mixed by a gate), or one that is registered. Its settings
-    are in a section of its name. `weighting` of the regression term: `paper` (sum over attributes,
-    weight 1), `official` (mean, weight 1), `fixed` (`weight` times the `reduction` over attributes)
-    or `learned` (maximum-likelihood noise per attribute). `positive_regularisation`, `centering`,
-    `bsr`: weights of regularisers of the preference row."""
+    """What is minimised (`docs/training.md`). `kind` is the method, which has its settings in a
+    section of its name."""
 
     kind: str = "joint"
     label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
@@ -84,9 +71,9 @@ class ObjectiveSection(Section):
     def _registered(cls, kind: str) -> str:
         if kind in METHODS:
             return kind
-        known = METHODS.names()
-        nearest = difflib.get_close_matches(kind, known, n=1)
-        hint = "".join(f"; did you mean {name!r}?" for name in nearest)
+        known, hint = METHODS.names(), ""
+        for name in difflib.get_close_matches(kind, known, n=1):
+            hint = f"; did you mean {name!r}?"
         raise ValueError(f"expected one of {', '.join(known)}, got {kind!r}{hint}")
 
     @pydantic.model_validator(mode="after")
@@ -121,9 +108,11 @@ class ObjectiveSection(Section):
     @classmethod
     def known_fields(cls) -> dict[str, FieldInfo]:
         """The keys of every method's section too."""
-        return _class_with(_importable()).model_fields
+        return _class_with(METHODS.importable()).model_fields
 
 
+# A method has a section under its name (`objective.odin`), so the class of the objective section is
+# made when a configuration is read, of the methods that it names.
 def _class_with(methods: Mapping[str, MethodSpec]) -> type[ObjectiveSection]:
     sections = []
     for name, method in methods.items():
@@ -153,19 +142,8 @@ def parse_objective(values: Any) -> Any:
 Objective = Annotated[
     pydantic.SerializeAsAny[ObjectiveSection], pydantic.BeforeValidator(parse_objective)
 ]
-"""The type of the key `objective`."""
-
-
-def _importable() -> dict[str, MethodSpec]:
-    """Without those that cannot be imported: an error must not become an error about them."""
-    # The only place that imports methods which nobody named, and it writes an error text.
-    methods = {}
-    for name in METHODS:
-        with contextlib.suppress(ConfigError):
-            methods[name] = METHODS[name]
-    return methods
 
 
 def kinds_with(trait: Callable[[MethodSpec], bool]) -> str:
     """The methods with a trait, for an error: `joint or preference`."""
-    return " or ".join(name for name, method in _importable().items() if trait(method))
+    return " or ".join(name for name, method in METHODS.importable().items() if trait(method))

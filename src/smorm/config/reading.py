@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from smorm.config.base import Section
 from smorm.config.sections import Config
@@ -25,16 +26,16 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
 
 
 def load_section(section: type[S], path: Path | str, overrides: Sequence[str] = ()) -> S:
-    """Read and validate a YAML file with `dotted.key=value` overrides.
-
-    `ConfigError` says in one line each: missing file, broken YAML, unknown key, wrong value."""
+    """Read and validate a YAML file with `dotted.key=value` overrides. `ConfigError` has a line for
+    each problem: missing file, broken YAML, unknown key, wrong value."""
     path = Path(path)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
+        hint = ""
         # any file: `train.yml` for `train.yaml` is a near name as well
-        near = nearest_name(path)
-        hint = f": did you mean {near}?" if near else ""
+        if near := nearest_name(path):
+            hint = f": did you mean {near}?"
         raise ConfigError(f"{path}: no such config file{hint}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
@@ -92,16 +93,11 @@ def _is_of_another_branch(problem: Mapping[str, Any], problems: Sequence[Any]) -
     """Whether the value was meant as another of the types that its key takes: pydantic reports
     every type, and the one that was meant has a problem at a longer location."""
     *outer, last = problem["loc"] or ("",)
-    if last not in _BRANCHES:
-        return False
-    for location in (list(candidate["loc"]) for candidate in problems):
-        if location[: len(outer)] == outer and len(location) > len(problem["loc"]):
-            return True
-    return False
+    longer = [list(each["loc"]) for each in problems if len(each["loc"]) > len(problem["loc"])]
+    return last in _BRANCHES and any(location[: len(outer)] == outer for location in longer)
 
 
 def _explain(problem: Mapping[str, Any], section: type[Section]) -> str:
-    """One pydantic problem in the user's words."""
     path = [str(name) for name in problem["loc"] if name not in _BRANCHES]
     key = ".".join(path)
     if problem["type"] == "extra_forbidden":
@@ -117,27 +113,25 @@ def _explain(problem: Mapping[str, Any], section: type[Section]) -> str:
 
 def _nearest(path: list[str], section: type[Section]) -> str:
     # The keys of the section at the path; none where there is no section.
-    current: type[Section] | None = section
+    keys = section.known_fields()
     for name in path[:-1]:
-        # an index of a list says nothing of the section's type
-        if current is not None and not name.isdigit():
-            field = current.known_fields().get(name)
-            current = None if field is None else _section_of(field.annotation)
-    keys = list(current.known_fields()) if current else []
+        # an index of a list is no key
+        if name in keys:
+            keys = _keys_of(keys[name].annotation)
     near = difflib.get_close_matches(path[-1], keys, n=1, cutoff=0.5)
     if near:
         return f": did you mean {'.'.join([*path[:-1], near[0]])}?"
     return f": expected one of {', '.join(keys)}" if keys else ""
 
 
-def _section_of(annotation: Any) -> type[Section] | None:
-    """The section type inside an annotation such as `list[SourceConfig]` or `LoraConfig | None`."""
+def _keys_of(annotation: Any) -> dict[str, FieldInfo]:
+    """The keys of the section in an annotation such as `list[SourceConfig]`; none without one."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
+        return annotation.known_fields()
     for argument in getattr(annotation, "__args__", ()):
-        if (section := _section_of(argument)) is not None:
-            return section
-    return None
+        if keys := _keys_of(argument):
+            return keys
+    return {}
 
 
 def dump_config(config: Config) -> str:

@@ -27,7 +27,7 @@ BOOKKEEPING = (
 
 
 def _listed(value: Any) -> Any:
-    """Let a single source stand for a list of one."""
+    """A list of sources, for which a single one may stand."""
     return [value] if isinstance(value, str | dict) else value
 
 
@@ -70,8 +70,8 @@ class LoraConfig(Section):
 
 
 class ModelSection(Section):
-    """What is trained. `freeze`: the head alone, on the backbone as it comes. `head`: `mlp` is a
-    hidden layer of 1024 (ReLU) before the one score, which no other program can load."""
+    """What is trained. The head `mlp` is a hidden layer of 1024 (ReLU) before the one score, which
+    no other program can load."""
 
     backbone: str | Architecture
     tokenizer: str | TrainedTokenizer | None = None
@@ -84,9 +84,10 @@ class ModelSection(Section):
     @model_validator(mode="after")
     def _tokenizer_for_scratch(self) -> ModelSection:
         # a pretrained backbone brings its own, which the ids must fit
-        if isinstance(self.backbone, Architecture) and self.tokenizer is None:
+        from_scratch = isinstance(self.backbone, Architecture)
+        if from_scratch and self.tokenizer is None:
             raise ValueError("tokenizer: a backbone from scratch needs one, e.g. {train: bpe}")
-        if isinstance(self.backbone, Architecture) and self.lora is not None:
+        if from_scratch and self.lora is not None:
             raise ValueError("lora: adapters need a pretrained backbone, not one from scratch")
         if self.freeze and self.lora is not None:
             raise ValueError("freeze: adapters train the backbone; leave out freeze or lora")
@@ -114,11 +115,7 @@ Sources = Annotated[list[SourceConfig], BeforeValidator(_listed)]
 
 
 class MixingConfig(Section):
-    """How pairs and ratings meet in a step.
-
-    `ratio`: `rated_per_pair` rated responses for each pair, whatever the sizes of the sets.
-    `zip`: item i is (pair i mod |pairs|, rating i mod |ratings|), the paper's pairing.
-    `group_by_prompt`: pairs over one prompt, and ratings over it, come in one step."""
+    """How pairs and ratings meet in a step."""
 
     mode: Literal["ratio", "zip"] = "ratio"
     rated_per_pair: Annotated[float, Field(gt=0)] = 1.0
@@ -127,19 +124,13 @@ class MixingConfig(Section):
     @model_validator(mode="after")
     def _zip_is_its_own_order(self) -> MixingConfig:
         if self.group_by_prompt and self.mode == "zip":
-            raise ValueError(
-                "group_by_prompt: zip itself says which rating stands beside which pair, so that "
-                "nothing can move to its prompt; use mode: ratio"
-            )
+            pairing = "zip itself says which rating stands beside which pair, so that nothing can"
+            raise ValueError(f"group_by_prompt: {pairing} move to its prompt; use mode: ratio")
         return self
 
 
 class DataSection(Section):
-    """What it is trained on.
-
-    `workers`: processes that tokenise; `auto` is one for small sources, all cores for large ones.
-    `cache`: the folder where tokens are kept for the next run; `auto` keeps those of large sources
-    in the user's cache folder, null keeps none."""
+    """What it is trained on."""
 
     preference: Sources = Field(default_factory=list)
     rated: Sources = Field(default_factory=list)
@@ -161,10 +152,7 @@ class DataSection(Section):
 
 
 class TrainingSection(Section):
-    """How it is minimised. A step is one optimizer update.
-
-    `max_batch_tokens`: tokens of a forward pass; `auto` takes what fits `memory_budget` (`8GB`; for
-    the whole process on a CPU, for the device's tensors on CUDA; null: most of what is free)."""
+    """How it is minimised. A step is one optimizer update."""
 
     seed: Annotated[int, Field(ge=0)] = 0
     epochs: Annotated[float, Field(gt=0)] = 1.0
@@ -260,7 +248,7 @@ def decisive(values: dict[str, Any]) -> dict[str, Any]:
     def walk(prefix: str, node: Any) -> None:
         if isinstance(node, dict) and node:
             for key, child in node.items():
-                walk(f"{prefix}.{key}" if prefix else str(key), child)
+                walk(f"{prefix}.{key}".removeprefix("."), child)
         # an empty mapping is a value too
         elif prefix not in BOOKKEEPING:
             flat[prefix] = node

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -10,8 +11,6 @@ from typing import Any
 from smorm.errors import DataError
 
 NUM_EXAMPLES = 3
-# Where a reason's detail stands in its text.
-UNNAMED = "{}"
 
 
 class Defect(StrEnum):
@@ -80,7 +79,6 @@ class DropReason(StrEnum):
     SAME_TOKENS = "dropped: both sides are the same tokens"
     UNKNOWN_ATTRIBUTES = "dropped: rates none of the model's attributes"
     SHORTENED = "prompt shortened to the limit"
-    SHORTENED_BY = "{}: prompt shortened to the limit"
     CONSTANT_ATTRIBUTE = "attribute {} is constant in training"
     # of scoring
     UNSCORED_RECORD = "record without a score, left out"
@@ -112,30 +110,28 @@ class DropReason(StrEnum):
     UNFINISHED_EVALUATION = "evaluated answer that did not end within max_new_tokens"
     UNSCORED_STEP = "prompt left out of a step: no {}"
     # of whatever an outside data shape counts
-    NOTE = UNNAMED
+    NOTE = "{}"
 
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """A kind of event (a `DropReason` or another `StrEnum`) and what it is about (a field's name, a
-    defect); `str` gives its text."""
+    """A kind of event and what it is about (a field's name, a defect); `str` gives its text."""
 
     kind: StrEnum
     detail: str = ""
 
     def __str__(self) -> str:
         # not `format`: the text of another package's enum may hold braces
-        return self.kind.value.replace(UNNAMED, self.detail)
+        return self.kind.value.replace("{}", self.detail)
 
     def plain(self) -> list[str]:
-        """Two texts, from which `from_plain` makes an equal reason."""
+        """Two texts, from which `from_plain` makes an equal reason; of another enum, a note."""
         if isinstance(self.kind, DropReason):
             return [self.kind.name, self.detail]
         return [DropReason.NOTE.name, str(self)]
 
     @classmethod
     def from_plain(cls, values: list[str]) -> Reason:
-        """The reason that `plain` wrote; another enum's member comes back as a note."""
         name, detail = values
         return cls(DropReason[name], detail)
 
@@ -145,25 +141,22 @@ class Census:
     """Counts by reason and by source, with a few places to look at. What stands before the last
     colon of a `where` (`file:line`) is the source."""
 
-    counts: dict[Reason, dict[str, int]] = field(default_factory=dict)
-    examples: dict[Reason, list[str]] = field(default_factory=dict)
+    counts: dict[Reason, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    examples: dict[Reason, list[str]] = field(default_factory=lambda: defaultdict(list))
     most_examples: int = NUM_EXAMPLES  # places of one reason
 
     def add(self, kind: StrEnum, where: str = "", count: int = 1, detail: str = "") -> None:
         """Count `count` more of `kind`, seen at `where`."""
         # the last colon: Windows paths and data set ids have others
         reason, source = Reason(kind, detail), where.rpartition(":")[0]
-        by_source = self.counts.setdefault(reason, {})
-        by_source[source] = by_source.get(source, 0) + count
+        self.counts[reason][source] += count
         if where:
             self._remember(reason, [where])
 
     def merge(self, census: Census) -> None:
         """Add what another census counted."""
         for reason, by_source in census.counts.items():
-            mine = self.counts.setdefault(reason, {})
-            for source, count in by_source.items():
-                mine[source] = mine.get(source, 0) + count
+            self.counts[reason].update(by_source)
             self._remember(reason, census.examples.get(reason, []))
 
     def count(self, reason: Reason) -> int:
@@ -185,21 +178,17 @@ class Census:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for a result file: `{text: {count, by_source, examples}}`."""
-        return {
-            str(reason): {
-                "count": self.count(reason),
-                "by_source": dict(by_source),
-                "examples": list(self.examples.get(reason, [])),
-            }
-            for reason, by_source in self.counts.items()
-        }
+        plain: dict[str, Any] = {}
+        for reason, by_source in self.counts.items():
+            examples = list(self.examples.get(reason, []))
+            counted = {"count": self.count(reason), "by_source": dict(by_source)}
+            plain[str(reason)] = {**counted, "examples": examples}
+        return plain
 
     def plain(self) -> list[Any]:
         """Plain values, from which `from_plain` makes an equal census."""
-        return [
-            [reason.plain(), by_source, self.examples.get(reason, [])]
-            for reason, by_source in self.counts.items()
-        ]
+        rows = self.counts.items()
+        return [[reason.plain(), n, self.examples.get(reason, [])] for reason, n in rows]
 
     @classmethod
     def from_plain(cls, values: list[Any], renamed: Mapping[str, str]) -> Census:
@@ -208,8 +197,7 @@ class Census:
         for plain, by_source, examples in values:
             reason = Reason.from_plain(plain)
             for source, count in by_source.items():
-                name = renamed.get(source, source)
-                census.counts.setdefault(reason, {})[name] = int(count)
+                census.counts[reason][renamed.get(source, source)] = int(count)
             for where in examples:
                 source, colon, row = where.rpartition(":")
                 census._remember(reason, [renamed.get(source, source) + colon + row])
@@ -217,19 +205,21 @@ class Census:
 
     def lines(self) -> list[str]:
         """One line a reason for the terminal; no line when nothing was counted."""
-        return [self._line(reason) for reason in self.counts]
-
-    def _line(self, reason: Reason) -> str:
-        by_source = {name: n for name, n in self.counts[reason].items() if name}
-        details = []
-        # of a single source the examples name it
-        if len(by_source) > 1:
-            details.append("in " + ", ".join(f"{name} {n:,}" for name, n in by_source.items()))
-        if examples := self.examples.get(reason):
-            details.append("such as " + ", ".join(examples))
-        line = f"{reason}: {self.count(reason):,}"
-        return f"{line} ({'; '.join(details)})" if details else line
+        lines = []
+        for reason, by_source in self.counts.items():
+            line = f"{reason}: {self.count(reason):,}"
+            details: list[str] = []
+            sources = [f"{name} {n:,}" for name, n in by_source.items() if name]
+            # of a single source the examples name it
+            if len(sources) > 1:
+                details.append("in " + ", ".join(sources))
+            if examples := self.examples.get(reason):
+                details.append("such as " + ", ".join(examples))
+            if details:
+                line += f" ({'; '.join(details)})"
+            lines.append(line)
+        return lines
 
     def _remember(self, reason: Reason, examples: list[str]) -> None:
-        remembered = self.examples.setdefault(reason, [])
+        remembered = self.examples[reason]
         remembered.extend(examples[: self.most_examples - len(remembered)])

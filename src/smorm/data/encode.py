@@ -1,10 +1,6 @@
-"""A record becomes token ids here, in this process or in another one.
-
-The other process is a program of its own (`python -m smorm.data.encode`): nothing of the main
-process is copied by a fork, no script is imported again, nothing is unpickled. Both talk over pipes
-in frames, each a length (8 bytes) and as many bytes. The first frame is JSON and names the
-tokenizer, the template and the limits; its answer proves that both sides have the same. After that
-each chunk of conversations (JSON) is answered by what became of each (JSON) and all ids (int32)."""
+"""A record becomes token ids here, in this process or in a program of its own that is started as
+`python -m smorm.data.encode`: nothing of the main process is copied by a fork, no script is
+imported again, nothing is unpickled."""
 
 import contextlib
 import dataclasses
@@ -12,12 +8,11 @@ import hashlib
 import json
 import os
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -49,8 +44,8 @@ class Outcome:
     def resolve(
         self, where: str, census: Census, on_bad_record: Literal["stop", "skip"]
     ) -> list[Tokens]:
-        """The tokens, or none of them; what happened to the record at `where` is counted. An error
-        is raised, but for a `DataError` with `on_bad_record="skip"`."""
+        """The tokens, if any; what happened to the record at `where` is counted. An error is
+        raised, but for a `DataError` with `on_bad_record="skip"`."""
         if isinstance(self.error, DataError):
             if on_bad_record == "stop":
                 raise DataError(f"{where}: {self.error}".removeprefix(": ")) from self.error
@@ -102,7 +97,7 @@ class Worker:
             "TOKENIZERS_PARALLELISM": "false",
             "OMP_NUM_THREADS": "1",
         }
-        self._process = subprocess.Popen(
+        self._process: Any = subprocess.Popen(
             [sys.executable, "-P", "-m", "smorm.data.encode"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -110,10 +105,6 @@ class Worker:
             # Ctrl-C goes to the main process alone, which ends this one.
             process_group=0 if os.name == "posix" else -1,
         )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._out: Any = self._process.stdin
-        self._in: Any = self._process.stdout
         self._hello = hello
 
     def greet(self) -> None:
@@ -130,50 +121,55 @@ class Worker:
         facts = json.loads(self._exchange(json.dumps(chunk, default=_message_values).encode()))
         # the ids in one piece: as JSON they would cost more than the tokenising
         ids = np.frombuffer(self._receive(), dtype=np.int32)
-        outcomes, start = [], 0
+        outcomes = []
         for counted, failure, sizes in facts:
             tokens = []
             for size in sizes:
-                tokens.append(ids[start : start + size])
-                start += size
-            outcome = Outcome(tokens)
+                tokens.append(ids[:size])
+                ids = ids[size:]
+            reason = error = None
             if counted is not None:
-                outcome = replace(outcome, counted=Reason.from_plain(counted))
+                reason = Reason.from_plain(counted)
             if failure is not None:
                 name, message = failure
-                outcome = replace(outcome, error=getattr(errors, name)(message))
-            outcomes.append(outcome)
+                error = getattr(errors, name)(message)
+            outcomes.append(Outcome(tokens, reason, error))
         return outcomes
 
     def close(self) -> None:
         """End the process at once: it holds nothing that would be lost."""
         self._process.kill()
         self._process.wait()
-        for stream in (self._out, self._in):
+        for stream in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(OSError):  # what it did not read cannot be flushed any more
                 stream.close()
 
     def _exchange(self, content: bytes) -> bytes:
         # the missing answer gives the better error
         with contextlib.suppress(BrokenPipeError):
-            _write_frame(self._out, content)
+            _write_frame(self._process.stdin, content)
         return self._receive()
 
     def _receive(self) -> bytes:
-        content = _read_frame(self._in)
+        content = _read_frame(self._process.stdout)
         if content is None:
-            raise SmormError(
-                f"a tokenising process ended in the middle (exit code {self._process.wait()}; "
-                "-9 is most often a lack of memory): lower data.workers"
-            )
+            code = f"exit code {self._process.wait()}; -9 is most often a lack of memory"
+            problem = f"a tokenising process ended in the middle ({code})"
+            raise SmormError(f"{problem}: lower data.workers")
         return content
 
 
 _message_values = attrgetter(*(field.name for field in dataclasses.fields(Message)))
 
 
+# Both sides talk over pipes in frames, each a length (8 bytes) and as many bytes. The first is JSON
+# and names the tokenizer, the template and the limits; its answer proves that both sides have the
+# same. After that each chunk of conversations (JSON) is answered by what became of each (JSON) and
+# all ids (int32).
+
+
 def _write_frame(stream: BinaryIO, content: bytes) -> None:
-    stream.write(struct.pack("<Q", len(content)))
+    stream.write(len(content).to_bytes(8, "little"))
     stream.write(content)
     stream.flush()
 
@@ -181,11 +177,9 @@ def _write_frame(stream: BinaryIO, content: bytes) -> None:
 def _read_frame(stream: BinaryIO) -> bytes | None:
     """The next frame; None where the other side has ended."""
     head = stream.read(8)
-    if len(head) < 8:
-        return None
-    (size,) = struct.unpack("<Q", head)
+    size = int.from_bytes(head, "little")
     content = stream.read(size)
-    if len(content) < size:
+    if len(head) < 8 or len(content) < size:
         return None
     return content
 
@@ -223,6 +217,7 @@ def tokenizer_digest(tokenizer: Any) -> str:
 
 def serve(source: BinaryIO, target: BinaryIO) -> None:
     """The work of the other process: answer frames until there are none."""
+
     # the main process may have ended before it sent anything
     first = _read_frame(source)
     if first is None:
@@ -246,7 +241,13 @@ def serve(source: BinaryIO, target: BinaryIO) -> None:
         ids = bytearray()
         for prompt, responses in json.loads(chunk):
             outcome = encoder.encode(_messages(prompt), list(map(_messages, responses)))
-            facts.append(_facts(outcome))
+            # all of an outcome but its ids: what is counted, the error, and how many ids each has
+            counted = failure = None
+            if outcome.counted is not None:
+                counted = outcome.counted.plain()
+            if outcome.error is not None:
+                failure = [type(outcome.error).__name__, str(outcome.error)]
+            facts.append([counted, failure, list(map(len, outcome.tokens))])
             for tokens in outcome.tokens:
                 ids += tokens.tobytes()
         _write_frame(target, json.dumps(facts).encode())
@@ -255,16 +256,6 @@ def serve(source: BinaryIO, target: BinaryIO) -> None:
 
 def _messages(values: list[list[Any]]) -> Messages:
     return tuple(Message(*fields) for fields in values)
-
-
-def _facts(outcome: Outcome) -> list[Any]:
-    """All of an outcome but its ids: what is counted, the error, and how many ids each has."""
-    counted = failure = None
-    if outcome.counted is not None:
-        counted = outcome.counted.plain()
-    if outcome.error is not None:
-        failure = [type(outcome.error).__name__, str(outcome.error)]
-    return [counted, failure, list(map(len, outcome.tokens))]
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """Checked fields of a row: each function returns its type or raises `BadRecord`."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,12 +36,8 @@ class Context:
 def describe(value: object) -> str:
     """A value in the words of a message: its type, and the value itself where it is short."""
     match value:
-        case None:
-            return "null"
-        case bool():
-            return repr(value).lower()
-        case int() | float():
-            return repr(value)
+        case None | bool() | int() | float():
+            return json.dumps(value)
         case str() if len(value) <= 40:
             return f"text {value!r}"
         case str():
@@ -58,13 +55,13 @@ def names_of(row: Mapping[str, Any]) -> str:
     return ", ".join(map(str, list(row)[:12])) or "nothing"
 
 
-def required(row: Mapping[str, Any], name: str, context: Context) -> Any:
-    """The field, which must be there and not null."""
-    if name not in row:
-        problem = f"missing; the row has: {names_of(row)}"
-        raise context.bad(name, Defect.MISSING_FIELD, problem)
-    if row[name] is None:
-        raise context.bad(name, Defect.MISSING_FIELD, "null, expected a value")
+def required(row: Mapping[str, Any], name: str, context: Context, inside: str = "") -> Any:
+    """The field of a row, or of the object in it at the path `inside`: there and not null."""
+    if row.get(name) is None:
+        problem = f"missing; the {'object' if inside else 'row'} has: {names_of(row)}"
+        if name in row:
+            problem = "null, expected a value"
+        raise context.bad(f"{inside}.{name}".removeprefix("."), Defect.MISSING_FIELD, problem)
     return row[name]
 
 
@@ -97,16 +94,6 @@ def number(value: object, field: str, context: Context) -> float:
     return float(value)
 
 
-def margin(row: Mapping[str, Any], context: Context) -> float | None:
-    """The optional strength of a preference, not below 0."""
-    if row.get("margin") is None:
-        return None
-    value = number(row["margin"], "margin", context)
-    if value < 0:
-        raise context.bad("margin", Defect.BAD_RATING, f"{value}, expected at least 0")
-    return value
-
-
 def messages(value: object, field: str, context: Context) -> Messages:
     """A non-empty list of `{role, content}` objects."""
     if not isinstance(value, list):
@@ -121,7 +108,7 @@ def messages(value: object, field: str, context: Context) -> Messages:
         name = f"{field}[{index}]"
         if not isinstance(turn, dict):
             raise context.wrong(name, turn, "a message {role, content}")
-        role = text(required_in(turn, "role", name, context), f"{name}.role", context)
+        role = text(required(turn, "role", context, name), f"{name}.role", context)
         if role not in ROLES:
             problem = f"{role!r}, expected one of {', '.join(sorted(ROLES))}"
             raise context.bad(f"{name}.role", Defect.UNKNOWN_ROLE, problem)
@@ -129,18 +116,9 @@ def messages(value: object, field: str, context: Context) -> Messages:
         if turn.get("tool_calls"):
             problem = "tool calls would be lost: write them into the content"
             raise context.bad(f"{name}.tool_calls", Defect.TOOL_CALLS, problem)
-        content = text(required_in(turn, "content", name, context), f"{name}.content", context)
+        content = text(required(turn, "content", context, name), f"{name}.content", context)
         turns.append(Message(role, content))
     return tuple(turns)
-
-
-def required_in(value: Mapping[str, Any], name: str, field: str, context: Context) -> Any:
-    """`required`, for an object inside a row: the error names it by its path."""
-    if value.get(name) is None:
-        state = "null" if name in value else "missing"
-        problem = f"{state}, expected a value; the object has: {names_of(value)}"
-        raise context.bad(f"{field}.{name}", Defect.MISSING_FIELD, problem)
-    return value[name]
 
 
 def filled_prompt(prompt: Messages, field: str, context: Context) -> Messages:
@@ -152,10 +130,9 @@ def filled_prompt(prompt: Messages, field: str, context: Context) -> Messages:
 
 
 def ends_in_answer(response: Messages, field: str, context: Context) -> None:
-    """Refuse a response whose last message is not the assistant's (or raw text)."""
-    # the score is read at the end of it
-    role = response[-1].role
-    if role not in ("assistant", RAW):
+    """Refuse a response whose last message, at which the score is read, is not the assistant's (or
+    raw text)."""
+    if (role := response[-1].role) not in ("assistant", RAW):
         problem = f"its last message is of {role!r}, expected 'assistant'"
         raise context.bad(field, Defect.NO_ANSWER, problem)
 

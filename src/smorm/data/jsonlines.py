@@ -1,8 +1,4 @@
-"""Rows from JSON files, guarded: a hostile or damaged file gives one line, never a crash.
-
-orjson parses: it refuses NaN and infinity, lone surrogates, invalid UTF-8 and nesting deeper than
-1,024, each of which is reported with its line. Of a key given twice in one object the last counts.
-"""
+"""Rows from JSON files, guarded: a hostile or damaged file gives one line, never a crash."""
 
 import gzip
 import zlib
@@ -10,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import orjson
 
@@ -21,8 +17,7 @@ Row = dict[str, Any]
 Scanned = tuple[str, Row | BadRecord]
 
 BOM = b"\xef\xbb\xbf"
-MAX_RAW = 1000
-"""Bytes of an overlong line that go into the quarantine."""
+MAX_RAW = 1000  # bytes of an overlong line that go into the quarantine
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +38,14 @@ class _Stream:
 
     def __init__(self, path: Path, limits: Limits):
         self.path, self.limits, self.unpacked = path, limits, 0
+        self.size = path.stat().st_size
         # by its first bytes: a name can be wrong
         with path.open("rb") as head:
             self.packed = head.read(2) == b"\x1f\x8b"
-        self.size = path.stat().st_size
-        # closed by `close`
-        self.stream = cast("IO[bytes]", gzip.open(path) if self.packed else path.open("rb"))  # noqa: SIM115
+        opener: Any = open
+        if self.packed:
+            opener = gzip.open
+        self.stream = opener(path, "rb")
 
     def line(self, at_most: int) -> bytes:
         return self._counted(self.stream.readline(at_most))
@@ -65,20 +62,17 @@ class _Stream:
 
     def _counted(self, block: bytes) -> bytes:
         self.unpacked += len(block)
-        most = max(self.limits.gzip_free_bytes, self.size * self.limits.gzip_ratio)
-        if self.packed and self.unpacked > most:
-            raise DataError(
-                f"{self.path}: unpacks to more than {self.limits.gzip_ratio} times its size: "
-                "refused as a gzip bomb; unpack it yourself if you trust it"
-            )
+        ratio = self.limits.gzip_ratio
+        if self.packed and self.unpacked > max(self.limits.gzip_free_bytes, self.size * ratio):
+            bomb = f"unpacks to more than {ratio} times its size: refused as a gzip bomb"
+            raise DataError(f"{self.path}: {bomb}; unpack it yourself if you trust it")
         return block
 
 
 def scan_json(path: Path, limits: Limits = LIMITS) -> Iterator[Scanned]:
-    """Rows of a JSONL file, or of a JSON file that holds an array or JSON lines; gzip or plain.
-
-    Yields `(path:line, row)`, or a `BadRecord` in place of a row that cannot be parsed. In an array
-    the number is the item's (from 1). Blank lines are passed over."""
+    """`(path:line, row)` of a JSONL file, or of a JSON file that holds JSON lines or an array (the
+    number is the item's, from 1); gzip or plain. A row that cannot be parsed is a `BadRecord`:
+    orjson refuses NaN, infinity, lone surrogates, invalid UTF-8 and nesting deeper than 1,024."""
     try:
         with closing(_Stream(path, limits)) as stream:
             if path.name.removesuffix(".gz").endswith(".json") and _is_array(path, limits):
@@ -86,9 +80,8 @@ def scan_json(path: Path, limits: Limits = LIMITS) -> Iterator[Scanned]:
             else:
                 yield from _lines(path, stream, limits)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(
-            f"{path}: the gzip file is cut short or damaged ({error}): fetch it again"
-        ) from error
+        problem = f"the gzip file is cut short or damaged ({error}): fetch it again"
+        raise DataError(f"{path}: {problem}") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 
@@ -104,9 +97,8 @@ def _is_array(path: Path, limits: Limits) -> bool:
 def _array(path: Path, stream: _Stream, limits: Limits) -> Iterator[Scanned]:
     content = stream.read_all(limits.array_bytes).removeprefix(BOM)
     if len(content) > limits.array_bytes:
-        raise DataError(
-            f"{path}: a JSON array of over {limits.array_bytes:,} bytes: write it as JSON lines"
-        )
+        size = f"{limits.array_bytes:,} bytes"
+        raise DataError(f"{path}: a JSON array of over {size}: write it as JSON lines")
     try:
         rows = orjson.loads(content)
     except orjson.JSONDecodeError as error:
@@ -126,27 +118,21 @@ def _lines(path: Path, stream: _Stream, limits: Limits) -> Iterator[Scanned]:
             # the rest of it is passed over in pieces, never held
             while line and not line.endswith(b"\n"):
                 line = stream.line(limits.line_bytes)
-            problem = (
-                f"longer than {limits.line_bytes:,} bytes, the most that is read of one record"
-            )
-            yield where, BadRecord(where, "line", Defect.LINE_TOO_LONG, problem, raw)
+            limit = f"{limits.line_bytes:,} bytes, the most that is read of one record"
+            yield where, BadRecord(where, "line", Defect.LINE_TOO_LONG, f"longer than {limit}", raw)
             continue
         if number == 1:
             line = line.removeprefix(BOM)
-        if line.strip():
-            yield _parsed(where, line)
-
-
-def _parsed(where: str, line: bytes) -> Scanned:
-    try:
-        row = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        problem = f"not valid JSON: {error.msg} at column {error.colno}"
-        if line.startswith((b"\xff\xfe", b"\xfe\xff")):
-            problem = "the file is UTF-16, expected UTF-8"
-        raw = line.decode("utf-8", errors="replace").rstrip("\r\n")
-        return where, BadRecord(where, "line", Defect.NOT_JSON, problem, raw)
-    return _checked(where, row)
+        if not line.strip():
+            continue
+        try:
+            yield _checked(where, orjson.loads(line))
+        except orjson.JSONDecodeError as error:
+            problem = f"not valid JSON: {error.msg} at column {error.colno}"
+            if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+                problem = "the file is UTF-16, expected UTF-8"
+            raw = line.decode("utf-8", errors="replace").rstrip("\r\n")
+            yield where, BadRecord(where, "line", Defect.NOT_JSON, problem, raw)
 
 
 def _checked(where: str, row: object) -> Scanned:

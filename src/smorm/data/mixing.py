@@ -1,8 +1,7 @@
 """Which pairs and which ratings are in a step: a pure function of (seed, step).
 
-Each stream is read in epochs, every epoch a permutation of its own. Where the items' prompts are
-given, pairs over one prompt come in one step, and ratings with the pairs over their prompt, so that
-each distinct text is computed once."""
+Where the items' prompts are given, pairs over one prompt come in one step, and ratings with the
+pairs over their prompt, so that each distinct text is computed once."""
 
 from __future__ import annotations
 
@@ -56,7 +55,9 @@ class Stream:
         borders = np.arange(first_step, last_step + 1) * self.per_step
         capacities = np.diff(borders.clip(start, end))
         if self.beside is None or self.beside.groups is None or not self.beside.size:
-            return _grouped_permutation(self.groups, capacities, generator)
+            # a group larger than the largest step is cut into pieces of that size
+            items, sizes = _shuffled_pieces(self.groups, int(capacities.max()), generator)
+            return items[np.argsort(deal(sizes, capacities), kind="stable")]
         # A step at the border of two epochs belongs to both: its pairs are looked at twice.
         count = self.beside.per_step
         pairs = self.beside.take(first_step * count, len(capacities) * count)
@@ -82,15 +83,11 @@ class Stream:
 class DataOrder:
     """The order of a run.
 
-    `ratio` takes a fixed number of each set per step, whatever their sizes; `zip` is the paper's
-    pairing: item i is (pair i mod |pairs|, rating i mod |ratings|), and the items are shuffled.
-
-    Attributes:
-        num_pairs, num_rated: sizes of the sets; 0 where the objective does not use one.
-        batch_size: pairs a step (rated responses a step where there are no pairs).
-        rated_per_pair: ratings a step for each pair, in `ratio`.
-        pair_groups, rated_groups: prompt of each pair [num_pairs] and of each rating [num_rated],
-            ids from 0 in one space; None = not grouped. Only in `ratio`."""
+    `ratio` takes `batch_size` pairs a step and `rated_per_pair` ratings for each, whatever the
+    sizes of the sets; `zip` is the paper's pairing: item i is (pair i mod |pairs|, rating i mod
+    |ratings|), and the items are shuffled. Where there are no pairs, a step is so many ratings.
+    `pair_groups` [num_pairs] and `rated_groups` [num_rated] are the items' prompts in `ratio`, ids
+    from 0 in one space; None = not grouped."""
 
     num_pairs: int
     num_rated: int
@@ -146,16 +143,6 @@ class DataOrder:
 #
 # Shapes: N items, G groups, C steps ("capacities"), all vectorised but for one short loop over the
 # steps in which a group overhangs.
-
-
-def _grouped_permutation(groups: Ints, capacities: Ints, generator: np.random.Generator) -> Ints:
-    """Items 0..N-1, each once, step after step, so that those of a group stand in one step.
-
-    `groups` [N] is the id of each item's group; the `capacities` [C] of the steps add up to N. A
-    group larger than the largest step is cut into pieces of that size, each dealt out by itself."""
-    items, sizes = _shuffled_pieces(groups, int(capacities.max(initial=1)), generator)
-    steps = deal(sizes, capacities)
-    return np.asarray(items[np.argsort(steps, kind="stable")])
 
 
 def _ranks(sizes: Ints) -> Ints:
@@ -245,22 +232,18 @@ def _subset(groups: list[_Range], sums_before: list[int], amount: int) -> list[_
 def _ratings_beside(
     rated_groups: Ints, pairs: tuple[Ints, Ints], capacities: Ints, generator: np.random.Generator
 ) -> Ints:
-    """Ratings 0..R-1, each once, in steps in which their prompt has a pair where there is room.
-
-    A prompt that has pairs in several of the steps gets one of them at random, so that ratings with
-    and without pairs are mixed alike from the first step to the last. Ratings without room beside a
-    pair fill the rest, grouped by prompt among themselves. Returned step after step, [R].
+    """Ratings 0..R-1, each once, in steps in which their prompt has a pair where there is room; the
+    others fill the rest, grouped by prompt among themselves. Returned step after step, [R].
 
     `rated_groups` [R] is the prompt of each rating, ids from 0; `pairs` the prompt and the step of
     each pair of these steps; `capacities` [C] the ratings that each step takes."""
     # sorted by prompt, in random order within each
-    largest = int(capacities.max(initial=1))
     order = generator.permutation(len(rated_groups))
     order = order[np.argsort(rated_groups[order], kind="stable")]
     steps = np.empty_like(order)
     steps[order], room = _match(rated_groups[order], pairs, capacities, generator)
     unmatched, open_steps = np.flatnonzero(steps < 0), np.flatnonzero(room)
-    items, sizes = _shuffled_pieces(rated_groups[unmatched], largest, generator)
+    items, sizes = _shuffled_pieces(rated_groups[unmatched], int(capacities.max()), generator)
     steps[unmatched[items]] = open_steps[deal(sizes, room[open_steps])]
     return np.argsort(steps, kind="stable")
 
@@ -279,9 +262,10 @@ def _match(
     options = np.unique(pair_prompts[rated] * num_steps + pair_steps[rated])
     num_options = np.bincount(options // num_steps, minlength=num_prompts)
     first_option = np.cumsum(num_options) - num_options
-    # A prompt's ratings go to a random one of its steps; more than a step takes go to the next.
+    # A prompt's ratings go to a random one of its steps, so that ratings with and without pairs are
+    # mixed alike from the first step to the last; more than a step takes go to the next.
     random_turn = (generator.random(num_prompts) * num_options).astype(np.int64)
-    turns = random_turn[prompts] + _ranks(num_rated) // max(1, int(capacities.max(initial=1)))
+    turns = random_turn[prompts] + _ranks(num_rated) // int(capacities.max())
     steps, room = np.full(len(prompts), -1), capacities.copy()
     for attempt in range(2):  # the step of its turn, and the one after it
         ratings = np.flatnonzero((steps < 0) & (num_options[prompts] > attempt))

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,31 +42,11 @@ class Pairing:
         """What counts of a record's ratings, on one unit."""
         scales = {scale.name: scale for scale in self.scales}
         ratings: dict[str, float] = {}
-        names: Iterable[str] = record.scores
-        if self.attributes is not None:
-            names = self.attributes
-        for name in names:
-            value = record.scores.get(name)
-            if value is not None:
+        for name, value in record.scores.items():
+            if value is not None and (self.attributes is None or name in self.attributes):
                 scale = scales.get(name, AttributeScale(name))
                 ratings[name] = (value - scale.offset) / scale.scale
         return ratings
-
-    def refuse_unknown(self, present: Sequence[str]) -> None:
-        """Refuse a name that no record rates: left out in silence, it would turn pairs around."""
-        named = [*(self.attributes or ()), *(scale.name for scale in self.scales)]
-        unknown = [name for name in dict.fromkeys(named) if name not in present]
-        if unknown and present:
-            names, rated = ", ".join(unknown), ", ".join(present)
-            raise ConfigError(f"pairing: no record rates {names}; rated are {rated}")
-
-    def advantage(self, first: Mapping[str, float], second: Mapping[str, float]) -> float | None:
-        """Mean of the first's ratings less the second's over what both have; None without any."""
-        common = [name for name in first if name in second]
-        if not common:
-            return None
-        # fsum is exact: the sign does not depend on the order of the attributes
-        return math.fsum(first[name] - second[name] for name in common) / len(common)
 
 
 def pair_ratings(
@@ -81,17 +61,25 @@ def pair_ratings(
         present.update((name, None) for name, value in record.scores.items() if value is not None)
         responses = prompts.setdefault(prompt_key(record.prompt), {})
         responses.setdefault(record.response, []).append(record)
-    rule.refuse_unknown(list(present))
+    named = [*(rule.attributes or ()), *(scale.name for scale in rule.scales)]
+    unknown = [name for name in dict.fromkeys(named) if name not in present]
+    # left out in silence, it would turn pairs around
+    if unknown and present:
+        names, rated = ", ".join(unknown), ", ".join(present)
+        raise ConfigError(f"pairing: no record rates {names}; rated are {rated}")
     # only now, when all are read: the census counts each case once, prompt by prompt
     for responses in prompts.values():
         merged = [_merged(group, rule, census) for group in responses.values()]
         if len(merged) == 1:
             census.add(DropReason.ONE_RESPONSE, merged[0][0].where)
         for (first, ratings), (second, other_ratings) in itertools.combinations(merged, 2):
-            advantage = rule.advantage(ratings, other_ratings)
-            if advantage is None:
+            gaps = [ratings[name] - other_ratings[name] for name in ratings.keys() & other_ratings]
+            if not gaps:
                 census.add(DropReason.NO_COMMON_ATTRIBUTE, first.where)
-            elif abs(advantage) <= rule.gap + _ROUNDING:
+                continue
+            # fsum is exact: the sign does not depend on the order of the attributes
+            advantage = math.fsum(gaps) / len(gaps)
+            if abs(advantage) <= rule.gap + _ROUNDING:
                 census.add(DropReason.MEAN_TIE, first.where)
             elif advantage > 0:
                 yield _pair(first, second)
@@ -154,7 +142,6 @@ def write_paired(source: Source, folder: Path | str, rule: Pairing | None = None
 
 
 def _line(record: Preference | Rated) -> bytes:
-    """A record as one JSON line, without the fields that it does not have."""
     row: dict[str, Any] = {"prompt": _content(record.prompt, "user")}
     if isinstance(record, Preference):
         row |= {"chosen": _content(record.chosen), "rejected": _content(record.rejected)}

@@ -20,16 +20,11 @@ _BATCH_ROWS, _MAX_COLUMNS = 256, 1000
 def read_rows(
     path_or_id: str | Path, split: str = "train", subset: str | None = None
 ) -> Iterator[tuple[str, Row]]:
-    """Stream the rows of a source as `(where, row)`; the first bad row stops it.
+    """Stream the rows of a file, a folder or a Hugging Face dataset id as `(where, row)`.
 
-    A source is a file (JSONL, JSON array, Parquet; gzip is seen by its first bytes), a folder
-    saved by `datasets`, a folder of data files named by split, or a Hugging Face dataset id.
-    `where` is `file:line`, and in a JSON array or a Parquet file `file:row`, or
-    `dataset[split]:row`; all numbers start at 1. `split` and `subset` choose within a folder or
-    a dataset id; a file is read whole.
-
-    Raises:
-        DataError: `file:line: field: what is wrong`, or one line about the file or folder."""
+    `where` is `file:line`, in a JSON array or a Parquet file `file:row`, in a data set
+    `dataset[split]:row`; all numbers start at 1. `split` and `subset` choose within a folder or a
+    dataset id. `DataError` for the first bad row, or about the file or folder."""
     for where, row in scan_rows(path_or_id, split, subset):
         if isinstance(row, BadRecord):
             raise row
@@ -40,32 +35,34 @@ def scan_rows(
     path_or_id: str | Path, split: str = "train", subset: str | None = None
 ) -> Iterator[Scanned]:
     """As `read_rows`, but a row that cannot be parsed comes as a `BadRecord`."""
-    # What is there on the disk wins over the hub: a folder may be called as a data set is.
-    path = Path(path_or_id)
+    files, dataset = _opened(Path(path_or_id), split, subset)
+    if dataset is not None:
+        yield from _dataset_rows(f"{Path(path_or_id)}[{split}]", dataset)
+    for file in files:
+        if not file.name.endswith(SUFFIXES):
+            raise DataError(f"{file}: unknown kind of file; accepted are {', '.join(SUFFIXES)}")
+        if file.name.endswith(".parquet"):
+            yield from _scan_parquet(file)
+        else:
+            yield from scan_json(file)
+
+
+def _opened(path: Path, split: str, subset: str | None) -> tuple[list[Path], Any]:
+    """The files of a source, or its data set."""
     if subset is not None and (path.is_file() or is_saved_dataset(path)):
         raise DataError(f"{path}: subset {subset!r} is for a folder or a dataset id: leave it out")
     if is_saved_dataset(path):
-        yield from _dataset_rows(f"{path}[{split}]", _load_saved(path, split))
-    elif path.is_dir():
-        for file in _split_files(path, split, subset):
-            yield from _scan_file(file)
-    elif path.is_file():
-        yield from _scan_file(path)
-    elif path.exists():
+        return [], _load_saved(path, split)
+    if path.is_dir():
+        return _split_files(path, split, subset), None
+    if path.is_file():
+        return [path], None
+    if path.exists():
         raise DataError(f"{path}: neither a file nor a folder")
-    elif may_be_hub_id(str(path_or_id)):
-        dataset = load_hub(str(path_or_id), split, subset)
-        yield from _dataset_rows(f"{path_or_id}[{split}]", dataset)
-    else:
-        raise DataError(f"{path}: no such file or folder{_hint(path)}")
-
-
-def _scan_file(path: Path) -> Iterator[Scanned]:
-    if not path.name.endswith(SUFFIXES):
-        raise DataError(f"{path}: unknown kind of file; accepted are {', '.join(SUFFIXES)}")
-    if path.name.endswith(".parquet"):
-        return _scan_parquet(path)
-    return scan_json(path)
+    # what is there on the disk wins over the hub: a folder may be called as a data set is
+    if may_be_hub_id(str(path)):
+        return [], load_hub(str(path), split, subset)
+    raise DataError(f"{path}: no such file or folder{_hint(path)}")
 
 
 def may_be_hub_id(name: str) -> bool:
@@ -167,13 +164,12 @@ def _first_line(error: BaseException) -> str:
 
 
 def _split_files(folder: Path, split: str, subset: str | None) -> list[Path]:
-    """The files of one split, by the usual layouts: `train.jsonl`, `data/train-*.parquet`, …"""
     if subset is not None:
         folder = folder / subset
         if not folder.is_dir():
             raise DataError(f"{folder}: no such subset folder{_hint(folder)}")
     shard = re.compile(rf"{re.escape(split)}-\d+.*")
-    # beside each other, as on the hub (`data/`), or in a folder per split
+    # by the usual layouts: beside each other, as on the hub (`data/`), or in a folder per split
     for candidate in (folder, folder / "data", folder / split):
         files = _data_files(candidate)
         named = [file for file in files if stem_of(file) == split]
@@ -183,7 +179,12 @@ def _split_files(folder: Path, split: str, subset: str | None) -> list[Path]:
         if named:
             return named
         if shards := [file for file in files if shard.fullmatch(stem_of(file))]:
-            _refuse_missing(candidate, shards)
+            # shards that are named `…-of-N` must be N
+            matches = [re.search(r"-of-(\d+)$", stem_of(file)) for file in shards]
+            counts = {int(match[1]) for match in matches if match}
+            if counts and counts != {len(shards)}:
+                problem = f"{len(shards)} shards of {' or '.join(map(str, sorted(counts)))}"
+                raise DataError(f"{candidate}: {problem}: some are missing or mixed")
             return shards
     if files:  # a folder that is called after the split holds nothing but that split
         return files
@@ -208,24 +209,13 @@ def stem_of(file: Path) -> str:
     return file.name.removesuffix(next(filter(file.name.endswith, SUFFIXES)))
 
 
-def _refuse_missing(folder: Path, shards: list[Path]) -> None:
-    """Shards that are named `…-of-N` must be N."""
-    matches = filter(None, (re.search(r"-of-(\d+)$", stem_of(file)) for file in shards))
-    counts = {int(match[1]) for match in matches}
-    if counts and counts != {len(shards)}:
-        expected = " or ".join(map(str, sorted(counts)))
-        raise DataError(f"{folder}: {len(shards)} shards of {expected}: some are missing or mixed")
-
-
 @dataclass(frozen=True, slots=True)
 class Contents:
     """What a source holds, known by its bytes and not by its path.
 
-    Attributes:
-        names: what the `where` of its records begins with, in the order of reading.
-        files: the files whose bytes decide its rows; none where it has no files to know it by.
-        detail: what else decides them (a data set's features and number of rows).
-        stamps: size and modification time of each file when it was looked at."""
+    `names` are what the `where` of its records begins with, `files` those whose bytes decide its
+    rows (none of a data set in memory); `detail` is what else decides them, a data set's features
+    and number of rows. `stamps`: size and modification time of each file when it was looked at."""
 
     names: tuple[str, ...]
     files: tuple[Path, ...]
@@ -259,24 +249,12 @@ def contents_of(
     path_or_id: str | Path, split: str = "train", subset: str | None = None
 ) -> Contents:
     """Find the files behind a source."""
-    path = Path(path_or_id)
-    names, files, detail = [str(path)], [], ""
-    if is_saved_dataset(path):
-        folder = path
-        # of several saved splits only the one that is read
-        if (path / "dataset_dict.json").is_file():
-            folder = path / split
-        names, detail = [f"{path}[{split}]"], split
-        files = sorted(file for file in folder.rglob("*") if file.is_file())
-    elif path.is_dir():
-        files = _split_files(path, split, subset)
-        names = list(map(str, files))
-    elif path.is_file():
-        files = [path]
-    elif may_be_hub_id(str(path_or_id)):
+    files, dataset = _opened(Path(path_or_id), split, subset)
+    names, detail = list(map(str, files)), ""
+    if dataset is not None:
         # its Arrow files may hold more splits than one: the number of rows says which
-        dataset = load_hub(str(path_or_id), split, subset)
-        names, detail = [f"{path_or_id}[{split}]"], f"{split} {len(dataset)} {dataset.features}"
+        detail = f"{split} {len(dataset)} {dataset.features}"
+        names = [f"{Path(path_or_id)}[{split}]"]
         files = [Path(file["filename"]) for file in dataset.cache_files]
     return Contents(tuple(names), tuple(files), detail, tuple(map(_stamp, files)))
 

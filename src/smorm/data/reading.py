@@ -11,7 +11,7 @@ import orjson
 
 from smorm.data.census import BadRecord, Census, DropReason
 from smorm.data.fields import Context
-from smorm.data.formats import FORMATS, Row, format_of_row, importable
+from smorm.data.formats import FORMATS, Row, format_of_row
 from smorm.data.formats.generic import RESERVED
 from smorm.data.readers import scan_rows
 from smorm.data.records import Fields, Kind, Preference, Rated, Record
@@ -58,7 +58,7 @@ class Source:
             return None
         if isinstance(self.attributes, Mapping):
             return dict(self.attributes)
-        return {name: name for name in self.attributes}
+        return dict(zip(self.attributes, self.attributes, strict=True))
 
 
 def read_preferences(
@@ -84,21 +84,17 @@ def read_records(
     quarantine: Path | None = None,
 ) -> Iterator[Record]:
     """Records of one kind in the source's order, or with `kind=None` of whatever kind each row is.
-
     Ties and records without any rating are dropped and counted, never an error.
 
-    Raises:
-        ConfigError: the source's format gives records of another kind.
-        DataError: a bad record (with `skip` it is counted and quarantined), none usable, or a
-            configured attribute that no row has."""
+    `ConfigError`: the source's format gives records of another kind. `DataError`: a bad record
+    (with `skip` it is counted and quarantined), none usable, or an attribute that no row has."""
     if on_bad_record not in ("stop", "skip"):
         raise ConfigError(f"on_bad_record: {on_bad_record!r}, expected 'stop' or 'skip'")
     if source.format != "auto" and kind not in (None, FORMATS[source.format].kind):
-        of_kind = ", ".join(name for name, form in importable() if form.kind == kind)
-        raise ConfigError(
-            f"{source.path}: format {source.format!r} gives {FORMATS[source.format].kind} records "
-            f"where {kind} records are expected; formats of that kind: {of_kind}"
-        )
+        forms = FORMATS.importable().items()
+        hint = "formats of that kind: " + ", ".join(n for n, form in forms if form.kind == kind)
+        gives = f"format {source.format!r} gives {FORMATS[source.format].kind} records"
+        raise ConfigError(f"{source.path}: {gives} where {kind} records are expected; {hint}")
 
     def take_bad(bad: BadRecord, row: Row | None) -> None:
         if on_bad_record == "stop":

@@ -1,17 +1,16 @@
-"""What a record is, once its source's shape has been left behind.
-
-A conversation, and each continuation of it, is a tuple of messages: multi-turn continuations need
-no special case."""
+"""What a record is, once its source's shape has been left behind."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from smorm.text.chat import Message
 
+# A conversation, and each continuation of it: multi-turn continuations need no special case.
 Messages = tuple[Message, ...]
 # What a source says of each response beside its text [N]; () where that was not read.
 Fields = tuple[Mapping[str, Any], ...]
@@ -76,7 +75,6 @@ class Preference(_Record):
 
     @property
     def item(self) -> Item:
-        """Its prompt and responses: chosen, rejected."""
         return self._item(self.prompt, (self.chosen, self.rejected))
 
     def swap(self) -> Preference:
@@ -95,7 +93,6 @@ class Rated(_Record):
 
     @property
     def item(self) -> Item:
-        """Its prompt and the one response."""
         return self._item(self.prompt, (self.response,))
 
 
@@ -109,7 +106,6 @@ class Candidates(_Record):
 
     @property
     def item(self) -> Item:
-        """Its prompt and all responses."""
         return self._item(self.prompt, self.responses)
 
 
@@ -118,13 +114,10 @@ Record = Preference | Rated | Candidates
 
 def joined_item(records: Sequence[Record], where: str) -> Item:
     """All responses of records that one row made, which have one prompt."""
-    first = records[0].item
-    responses: tuple[Messages, ...] = ()
-    fields: Fields = ()
-    for record in records:
-        responses += record.item.responses
-        fields += record.fields
-    return Item(first.prompt, responses, where, first.id, fields)
+    items = [record.item for record in records]
+    responses = tuple(itertools.chain(*(item.responses for item in items)))
+    fields = tuple(itertools.chain(*(item.fields for item in items)))
+    return Item(items[0].prompt, responses, where, items[0].id, fields)
 
 
 def prompt_key(prompt: Messages) -> str:

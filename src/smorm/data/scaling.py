@@ -41,11 +41,10 @@ def rating_matrix(records: Sequence[Rated], names: Sequence[str]) -> Floats:
 def fit_scales(
     names: Sequence[str], ratings: Floats, method: Method, census: Census
 ) -> list[AttributeScale]:
-    """One scale an attribute from training ratings [R, K], NaN where missing.
-
-    `standardize` takes mean and population standard deviation, `unit` minimum and range (0..1),
-    `none` changes nothing. A constant attribute keeps scale 1 and is counted: it teaches nothing.
-    An attribute without any rating is an error, as are ratings too large to scale."""
+    """One scale an attribute from training ratings [R, K], NaN where missing: `standardize` takes
+    mean and population standard deviation, `unit` minimum and range (0..1), `none` changes nothing.
+    A constant attribute keeps scale 1 and is counted. `DataError`: an attribute without any rating,
+    or ratings too large to scale."""
     columns = zip(names, ratings.T, strict=True)
     return [_fit(name, column[~np.isnan(column)], method, census) for name, column in columns]
 

@@ -85,8 +85,7 @@ def tokens_of(request: TokenRequest, tokeniser: Tokeniser, cache: str | None) ->
 
 
 def _cache_folder(cache: str | None, contents: Contents) -> Path | None:
-    """Where this source's tokens are cached, if they are."""
-    # A data set without files (streamed, or in memory) has no bytes to know it by.
+    # a data set without files (streamed, or in memory) has no bytes to know it by
     if cache is None or not contents.files:
         return None
     if cache != "auto":
@@ -109,7 +108,6 @@ def default_cache() -> Path:
 
 
 def _key(request: TokenRequest, contents: Contents, encoder: Encoder) -> str:
-    """Fingerprint of all that decides the tokens, and of nothing else."""
     options = asdict(request.source)
     del options["path"]
     # as a list: the order of names is the order of the model's rows, and keys are sorted below
@@ -156,7 +154,6 @@ def _format_code(name: str) -> str:
 
 
 def _cached(target: Path, names: Sequence[str]) -> TokenStore | None:
-    """The entry if every byte of it is as it was written; a damaged one is reported."""
     if not target.exists():
         return None
     try:
@@ -168,7 +165,6 @@ def _cached(target: Path, names: Sequence[str]) -> TokenStore | None:
 
 
 def _for_this_run(request: TokenRequest, contents: Contents, tokeniser: Tokeniser) -> TokenStore:
-    """Tokens in a temporary folder, which is unlinked as soon as it is mapped."""
     # an unlinked file lives as long as it is mapped: nothing is left behind, however the run ends
     scratch = Path(tempfile.mkdtemp(prefix="smorm-tokens-"))
     try:

@@ -30,15 +30,10 @@ _FLUSH_ROWS = 1024
 # rated source one, which is empty where the record was dropped: its ratings still count for the
 # scales. Ratings are cells (column, value), so that names may appear late.
 _COLUMNS = {
-    "ids": "i",
-    "offsets": "q",
-    "margins": "d",
+    **dict.fromkeys(("ids", "files", "rating_counts", "rating_columns"), "i"),
+    **dict.fromkeys(("offsets", "rows"), "q"),
+    **dict.fromkeys(("margins", "rating_values"), "d"),
     "prompts": "Q",
-    "files": "i",
-    "rows": "q",
-    "rating_counts": "i",
-    "rating_columns": "i",
-    "rating_values": "d",
 }
 # What decides the content's hash: all that training sees but the ratings, which it scales itself.
 _HASHED = ("ids", "offsets", "margins", "prompts")
@@ -48,13 +43,11 @@ _HASHED = ("ids", "offsets", "margins", "prompts")
 class TokenStore:
     """A source's tokens, read where they lie on the disk.
 
-    Attributes:
-        names: files or data sets that the records' `where` begins with.
-        renamed: what those were called when the store was written, to what they are now.
-        records: how many the source gave, those included that were dropped as tokens.
-        content: SHA-256 of tokens, margins and prompts.
-        arrays: ids [T], offsets [S + 1], prompts (hashes), files and rows (the halves of `where`),
-            margins and rating_counts [N], rating_columns and rating_values (cells)."""
+    `names` are the files or data sets that `where` begins with; `renamed` maps what they were
+    called when the store was written. `records` counts those as well that were dropped as tokens.
+    `content` is the SHA-256 of tokens, margins and prompts. `arrays`: ids [T], offsets [S + 1],
+    prompts (hashes), files and rows (the halves of `where`), margins and rating_counts [N], and
+    the cells rating_columns and rating_values."""
 
     kind: StoreKind
     names: tuple[str, ...]
@@ -142,15 +135,9 @@ class StoreWriter(ExitStack):
         digest = hashlib.sha256()
         for name in _HASHED:
             digest.update(f"{name} {files.sha256(self.folder / f'{name}.bin')}\n".encode())
-        meta = {
-            "kind": self.kind,
-            "names": list(self._names),
-            "attributes": list(self.attributes),
-            "content": digest.hexdigest(),
-            "records": records,
-            "census": census.plain(),
-        }
-        files.write_json(self.folder / META, meta)
+        meta = {"kind": self.kind, "names": list(self._names), "attributes": list(self.attributes)}
+        counts = {"records": records, "census": census.plain()}
+        files.write_json(self.folder / META, {**meta, **counts, "content": digest.hexdigest()})
 
     def _add_sequence(self, *tokens: Tokens) -> None:
         for ids in tokens:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import queue
@@ -31,22 +32,15 @@ Finish = Callable[[], list[Outcome]]
 Submit = Callable[[list[Conversation]], Finish]
 
 
-class Tokeniser:
+class Tokeniser(ExitStack):
     """Where conversations become tokens. Processes start when a source first needs them, and end
     with the `with` block, whatever ends it."""
 
     def __init__(self, encoder: Encoder, workers: int | Literal["auto"] = "auto") -> None:
+        super().__init__()
         self.encoder = encoder
         self._workers = workers
-        self._submit: Submit | None = None
-        self._count = 1
-        self._closing = ExitStack()
-
-    def __enter__(self) -> Tokeniser:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._closing.close()
+        self._started: tuple[Submit, int] | None = None
 
     def workers_for(self, size: int) -> int:
         """Processes for a source of `size` bytes; 1 is this one."""
@@ -54,8 +48,7 @@ class Tokeniser:
             return self._workers
         try:
             cores = len(os.sched_getaffinity(0))
-        except AttributeError:
-            # not on macOS or Windows
+        except AttributeError:  # not on macOS or Windows
             cores = os.cpu_count() or 1
         return max(1, min(cores, size // BYTES_PER_PROCESS))
 
@@ -66,25 +59,29 @@ class Tokeniser:
         the reader is raised after the outcomes of the records before it."""
         submit, count = self._start(self.workers_for(size))
         ahead: deque[tuple[list[R], Finish, Exception | None]] = deque()
-        for chunk, failure in _chunks(records):
-            ahead.append((chunk, submit(list(map(conversation, chunk))), failure))
+        chunks = _chunks(records)
+        while True:
             # two chunks for each process: one in work, one on its way
-            if len(ahead) == 2 * count:
-                yield from _finished(*ahead.popleft())
-        while ahead:
-            yield from _finished(*ahead.popleft())
+            for chunk, failure in itertools.islice(chunks, 2 * count - len(ahead)):
+                ahead.append((chunk, submit(list(map(conversation, chunk))), failure))
+            if not ahead:
+                return
+            chunk, finish, failure = ahead.popleft()
+            yield from zip(chunk, finish(), strict=True)
+            if failure is not None:
+                raise failure
 
     def _start(self, count: int) -> tuple[Submit, int]:
         if count == 1:
             return self._in_this_process, 1
         # The processes of the first large source serve the later ones, whatever their size.
-        if self._submit is None:
+        if self._started is None:
             try:
-                self._submit, self._count = self._start_processes(count), count
+                self._started = self._start_processes(count), count
             except WorkerRefused as refused:
                 log.warning("tokens: %s; tokenising in one process", refused)
-                self._submit, self._count = self._in_this_process, 1
-        return self._submit, self._count
+                self._started = self._in_this_process, 1
+        return self._started
 
     def _in_this_process(self, chunk: list[Conversation]) -> Finish:
         # nothing is done before the outcomes are read, so that the reader is not ahead for nothing
@@ -92,16 +89,16 @@ class Tokeniser:
 
     def _start_processes(self, count: int) -> Submit:
         folder = Path(tempfile.mkdtemp(prefix="smorm-tokenizer-"))
-        self._closing.callback(shutil.rmtree, folder, ignore_errors=True)
+        self.callback(shutil.rmtree, folder, ignore_errors=True)
         hello = hello_of(self.encoder, folder)
         # The threads only carry chunks to the processes and back. They are closed after the
         # processes (an exit stack closes backwards), without which they would wait for ever.
         threads = ThreadPoolExecutor(count, thread_name_prefix="smorm-tokens")
-        self._closing.callback(threads.shutdown, cancel_futures=True)
+        self.callback(threads.shutdown, cancel_futures=True)
         workers: list[Worker] = []
         for _ in range(count):
             workers.append(Worker(hello))
-            self._closing.callback(workers[-1].close)
+            self.callback(workers[-1].close)
         # All are started before the first is waited for: they load their tokenizers side by side.
         idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         for worker in workers:
@@ -132,11 +129,3 @@ def _chunks(records: Iterable[R]) -> Iterator[tuple[list[R], Exception | None]]:
         yield chunk, error
     else:
         yield chunk, None
-
-
-def _finished(
-    chunk: list[R], finish: Finish, failure: Exception | None
-) -> Iterator[tuple[R, Outcome]]:
-    yield from zip(chunk, finish(), strict=True)
-    if failure is not None:
-        raise failure

@@ -1,41 +1,34 @@
-"""Data shapes: how rows of a named format become records, one object each, registered once.
+"""Data shapes: how rows of a named format become records, one object each, registered once."""
 
-Another package adds its own by the entry-point group `smorm.formats` (a `Format` by its name), a
-program by the decorator `data_shape`."""
-
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, get_args
 
 from smorm.data.census import BadRecord, Defect
-from smorm.data.fields import Context
+from smorm.data.fields import Context, names_of
 from smorm.data.records import Candidates, Kind, Preference, Rated
-from smorm.errors import ConfigError
 from smorm.registry import Registry
 
 Row = Mapping[str, Any]
 Parsed = Sequence[Preference | Rated | Candidates | BadRecord]
 Parse = Callable[[Row, Context], Parsed]
+DropRow = Callable[[Row], StrEnum | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
     """How rows of one format become records of one kind.
 
-    Attributes:
-        parse: records of a row; a bad one among several stands as a `BadRecord` in its place, and
-            a row that is bad as a whole raises it.
-        shape: the row's fields, as an error shows them.
-        signs: fields by which a row gives itself away, for a hint; none gives no hint.
-        drop_row: why a row is left out before the stride is counted, or None."""
+    A row that is bad as a whole raises `BadRecord` in `parse`, a bad record among several stands as
+    one. `shape` is the row's fields, as an error shows them, `signs` those by which an error
+    recognises a row; `drop_row` says why a row is left out before the stride is counted."""
 
     kind: Kind
     parse: Parse
     shape: str
     signs: frozenset[str] = frozenset()
-    drop_row: Callable[[Row], StrEnum | None] | None = None
+    drop_row: DropRow | None = None
 
 
 _ROOM = "smorm.data.formats"
@@ -70,12 +63,7 @@ FORMATS: Registry[Format] = Registry(
 
 
 def data_shape(
-    name: str,
-    kind: Kind,
-    shape: str,
-    *,
-    signs: Iterable[str] = (),
-    drop_row: Callable[[Row], StrEnum | None] | None = None,
+    name: str, kind: Kind, shape: str, *, signs: Iterable[str] = (), drop_row: DropRow | None = None
 ) -> Callable[[Parse], Parse]:
     """Register a parse function as the format `name`, as its decorator."""
 
@@ -86,18 +74,11 @@ def data_shape(
     return add
 
 
-def importable() -> Iterator[tuple[str, Format]]:
-    """Names and formats; an installed one that cannot be imported is of no concern to a hint."""
-    for name in FORMATS:
-        with contextlib.suppress(ConfigError):
-            yield name, FORMATS[name]
-
-
 def format_of_row(row: Row, kind: Kind | None, context: Context) -> Format:
     """What `auto` takes a row for: preference, rated or candidates by the fields it has."""
-    # a pair wins over ratings, ratings over candidates
+    # A pair wins over ratings, ratings over candidates. One side is enough: a row that lacks the
+    # other is a damaged pair.
     matches: list[Kind] = []
-    # one of the two is enough: a row that lacks the other is a damaged pair, and is told as one
     if "chosen" in row or "rejected" in row:
         matches.append("preference")
     is_answer = "response" in row or "messages" in row
@@ -109,17 +90,14 @@ def format_of_row(row: Row, kind: Kind | None, context: Context) -> Format:
         return FORMATS[matches[0]]
     if kind in matches:
         return FORMATS[kind]
-    raise context.bad("row", Defect.UNKNOWN_SHAPE, _unknown_shape(row, kind, matches))
-
-
-def _unknown_shape(row: Row, kind: Kind | None, matches: Sequence[str]) -> str:
     shapes = " or ".join(FORMATS[name].shape for name in get_args(Kind) if kind in (None, name))
-    fields = ", ".join(str(key) for key in list(row)[:12])
-    problem = f"expected {shapes}; the row has: {fields}"
-    # a named format is never guessed: its rules (ties, turns, N/A) would apply in silence
-    for name, form in importable():
-        if form.signs and form.signs <= row.keys() and kind in (None, form.kind):
-            return f"{problem}; it looks like format {name!r}: name it as the source's format"
+    hint = ""
     if matches:
-        return f"{problem}; it looks like a {matches[0]} record"
-    return problem
+        hint = f"; it looks like a {matches[0]} record"
+    # a named format is never guessed: its rules (ties, turns, N/A) would apply in silence
+    for name, form in FORMATS.importable().items():
+        if form.signs and form.signs <= row.keys() and kind in (None, form.kind):
+            hint = f"; it looks like format {name!r}: name it as the source's format"
+            break
+    problem = f"expected {shapes}; the row has: {names_of(row)}{hint}"
+    raise context.bad("row", Defect.UNKNOWN_SHAPE, problem)

@@ -10,6 +10,7 @@ from smorm.data.formats import Format, Row
 from smorm.data.records import Candidates, Messages, Preference, Rated
 from smorm.text.chat import RAW, Message
 
+Split = tuple[Messages, Messages, Messages]  # prompt, chosen, rejected
 # The head's own row: an attribute of that name could not be told from it.
 RESERVED = ("preference",)
 _SPEAKERS = {"User": "user", "Human": "user", "Assistant": "assistant"}
@@ -21,10 +22,8 @@ _REFUSED_ORDERS = {("user", "user"), ("user", "system"), ("assistant", "assistan
 def preference(row: Row, context: Context) -> list[Preference]:
     """`{prompt?, chosen, rejected, margin?, id?, source?}`, in text or in message lists.
 
-    With a prompt (`prompt_messages` wins over `prompt` where a row has both), each side is what
-    follows it: text is one assistant message. Without one, each side is a whole conversation: of
-    message lists the longest common beginning is the prompt; texts are raw text with no chat
-    structure."""
+    With a prompt each side is what follows it. Without one, each side is a whole conversation: of
+    message lists the longest common beginning is the prompt; texts have no chat structure."""
     chosen = fields.required(row, "chosen", context)
     rejected = fields.required(row, "rejected", context)
     # "prompt" in the row but null is a damaged row, and no pair of whole conversations
@@ -42,32 +41,31 @@ def preference(row: Row, context: Context) -> list[Preference]:
 
 
 def preference_of(
-    row: Row,
-    pair: tuple[Messages, Messages, Messages],
-    context: Context,
-    margin: float | None = None,
+    row: Row, pair: Split, context: Context, margin: float | None = None
 ) -> Preference:
-    """A checked pair of (prompt, chosen, rejected) with the row's id, source and margin (or
-    another margin)."""
+    """A checked pair of (prompt, chosen, rejected); without a margin, with the row's."""
     note_ignored(row, context)
     prompt, chosen, rejected = pair
     if prompt:  # whole conversations may share nothing
         fields.filled_prompt(prompt, "prompt", context)
     fields.filled_response(chosen, "chosen", context)
     fields.filled_response(rejected, "rejected", context)
-    if margin is None:
-        margin = fields.margin(row, context)
-    return Preference(prompt, chosen, rejected, margin, **_identity(row, context))
+    if margin is None and row.get("margin") is not None:
+        margin = fields.number(row["margin"], "margin", context)
+        if margin < 0:
+            raise context.bad("margin", Defect.BAD_RATING, f"{margin}, expected at least 0")
+    return Preference(prompt, chosen, rejected, margin, **identity_of(row, context))
 
 
-def _identity(row: Row, context: Context) -> dict[str, Any]:
+def identity_of(row: Row, context: Context) -> dict[str, Any]:
+    """The fields of a record that say where it is from."""
     identity = fields.optional_text(row, "id", context)
     source = fields.optional_text(row, "source", context)
     return {"id": identity, "source": source, "where": context.where}
 
 
-def split_common(chosen: Messages, rejected: Messages) -> tuple[Messages, Messages, Messages]:
-    """Two conversations as (common beginning, rest, rest); each rest keeps at least one message."""
+def split_common(chosen: Messages, rejected: Messages) -> Split:
+    """Two conversations as (common beginning, rest, rest)."""
     # a response needs at least one message, also where one conversation begins the other
     most = min(len(chosen), len(rejected)) - 1
     shared = 0
@@ -77,38 +75,22 @@ def split_common(chosen: Messages, rejected: Messages) -> tuple[Messages, Messag
 
 
 def rated(row: Row, context: Context) -> list[Rated]:
-    """`{prompt, response, scores: {name: number | null}}`, or flat columns named in the config.
-
-    With attributes configured only those are taken, from `scores` where the row has it, else from
-    the row itself. Null or absent means not rated."""
-    prompt, response = prompt_and_response(row, context)
+    """`{prompt, response, scores: {name: number | null}}`, or flat columns named in the config."""
+    prompt, response = _prompt_and_response(row, context)
     note_ignored(row, context)
     response = fields.filled_response(response, "response", context)
-    return [rated_of(row, prompt, response, scores_of(row, context), context)]
-
-
-def rated_of(
-    row: Row,
-    prompt: Messages,
-    response: Messages,
-    scores: dict[str, float | None],
-    context: Context,
-) -> Rated:
-    """A rated response with the row's id and source."""
-    return Rated(prompt, response, scores, **_identity(row, context))
+    return [Rated(prompt, response, scores_of(row, context), **identity_of(row, context))]
 
 
 def scores_of(row: Row, context: Context) -> dict[str, float | None]:
-    """The ratings of a row, nested or flat; None where not rated."""
+    """The ratings of a row: of the configured attributes, else all of `scores`; None where the
+    value is null or absent. `scores` wins over flat columns of the same names."""
     nested = row.get("scores")
     if nested is None and context.columns is None:
-        problem = (
-            "missing, expected {name: number or null}; for flat columns name them as attributes"
-        )
-        raise context.bad("scores", Defect.MISSING_FIELD, problem)
+        expected = "{name: number or null}; for flat columns name them as attributes"
+        raise context.bad("scores", Defect.MISSING_FIELD, f"missing, expected {expected}")
     if nested is not None and not isinstance(nested, dict):
         raise context.wrong("scores", nested, "an object {name: number or null}")
-    # nested scores win over flat columns of the same names
     values, prefix = row, ""
     if nested is not None:
         values, prefix = nested, "scores."
@@ -125,13 +107,11 @@ def scores_of(row: Row, context: Context) -> dict[str, float | None]:
 
 
 def candidates(row: Row, context: Context) -> list[Candidates]:
-    """`{prompt, responses: [...]}`, `{prompt, response}` or `{messages}`; other fields are ignored.
-
-    A response is text, a message list, or an object that holds it as `response`. An empty one is
-    scored like any other, and counted: policies do write them."""
+    """`{prompt, responses: [...]}`, `{prompt, response}` or `{messages}`. A response is text, a
+    message list, or an object that holds it as `response`; policies do write empty ones."""
     values = row.get("responses")
     if values is None:
-        prompt, response = prompt_and_response(row, context)
+        prompt, response = _prompt_and_response(row, context)
         return [candidates_of(row, prompt, (response,), context)]
     if not isinstance(values, list) or not values:
         raise context.wrong("responses", values, "a list of at least one response")
@@ -139,9 +119,9 @@ def candidates(row: Row, context: Context) -> list[Candidates]:
     # the names go into errors: which of the responses is wrong
     names, sides = [], []
     for index, value in enumerate(values):
-        names.append(f"responses[{index}]")
         if isinstance(value, dict):
             value = value.get("response")
+        names.append(f"responses[{index}]")
         sides.append(side_of(value, names[-1], context))
     responses = without_prompt(prompt, tuple(sides), tuple(names), context)
     return [candidates_of(row, prompt, responses, context)]
@@ -150,12 +130,12 @@ def candidates(row: Row, context: Context) -> list[Candidates]:
 def candidates_of(
     row: Row, prompt: Messages, responses: tuple[Messages, ...], context: Context
 ) -> Candidates:
-    """Checked candidates with the row's id and source."""
+    """Checked candidates; an empty response is counted."""
     for index, response in enumerate(responses):
         fields.ends_in_answer(response, f"responses[{index}]", context)
         if not response[-1].content.strip():
             context.count(DropReason.EMPTY_RESPONSE)
-    return Candidates(prompt, responses, **_identity(row, context))
+    return Candidates(prompt, responses, **identity_of(row, context))
 
 
 def has_prompt(row: Row) -> bool:
@@ -166,16 +146,12 @@ def has_prompt(row: Row) -> bool:
 def prompt_of(row: Row, context: Context) -> Messages:
     """The prompt: `prompt_messages` where the row has it, else `prompt` as text or messages."""
     name = "prompt_messages" if row.get("prompt_messages") is not None else "prompt"
-    prompt = _conversation(fields.required(row, name, context), "user", name, context)
+    prompt = side_of(fields.required(row, name, context), name, context, role="user")
     return fields.filled_prompt(prompt, name, context)
 
 
-def side_of(value: object, field: str, context: Context) -> Messages:
-    """What follows the prompt: text becomes one assistant message."""
-    return _conversation(value, "assistant", field, context)
-
-
-def _conversation(value: object, role: str, field: str, context: Context) -> Messages:
+def side_of(value: object, field: str, context: Context, role: str = "assistant") -> Messages:
+    """A list of messages, or text, which becomes one message of the role."""
     if isinstance(value, str):
         return (Message(role, value),)
     if isinstance(value, list):
@@ -183,7 +159,7 @@ def _conversation(value: object, role: str, field: str, context: Context) -> Mes
     raise context.wrong(field, value, "text or a list of messages")
 
 
-def prompt_and_response(row: Row, context: Context) -> tuple[Messages, Messages]:
+def _prompt_and_response(row: Row, context: Context) -> tuple[Messages, Messages]:
     """One prompt and one response; `messages` holds both, the last message is the response."""
     if not has_prompt(row) and row.get("messages") is not None:
         conversation = fields.messages(row["messages"], "messages", context)
@@ -200,12 +176,10 @@ def prompt_and_response(row: Row, context: Context) -> tuple[Messages, Messages]
 def without_prompt(
     prompt: Messages, sides: tuple[Messages, ...], names: tuple[str, ...], context: Context
 ) -> tuple[Messages, ...]:
-    """The sides as continuations of the prompt.
-
-    Where every side begins with the whole prompt (whole conversations beside a prompt, as in
-    `ultrafeedback_binarized`), the prompt is taken once, and counted."""
+    """The sides as continuations of the prompt. Where every side begins with the whole prompt (as
+    in `ultrafeedback_binarized`), the prompt is taken once, and counted."""
     size = len(prompt)
-    # of every side, or it is what the answer says
+    # of one side alone it is what the answer says
     if all(len(side) > size and side[:size] == prompt for side in sides):
         context.count(DropReason.REPEATED_PROMPT)
         sides = tuple(side[size:] for side in sides)

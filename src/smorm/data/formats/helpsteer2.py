@@ -32,12 +32,8 @@ def parse(row: Row, context: Context) -> list[Rated]:
     (response,) = generic.without_prompt(prompt, (response,), ("response",), context)
     fields.filled_response(response, "response", context)
     scores = generic.scores_of(row, replace(context, columns=columns))
-    return [generic.rated_of(row, prompt, response, scores, context)]
+    return [Rated(prompt, response, scores, **generic.identity_of(row, context))]
 
 
-FORMAT = Format(
-    "rated",
-    parse,
-    "{prompt, response, helpfulness, correctness, ...}",
-    signs=frozenset({"prompt", "response", *ATTRIBUTES}),
-)
+_SHAPE = "{prompt, response, helpfulness, correctness, ...}"
+FORMAT = Format("rated", parse, _SHAPE, signs=frozenset({"prompt", "response", *ATTRIBUTES}))

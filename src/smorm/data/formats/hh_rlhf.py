@@ -14,9 +14,8 @@ _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 
 def parse(row: Row, context: Context) -> list[Preference]:
     """The turns both sides share are the prompt."""
-    chosen = _transcript(row, "chosen", context)
-    rejected = _transcript(row, "rejected", context)
-    return [generic.preference_of(row, generic.split_common(chosen, rejected), context)]
+    sides = [_transcript(row, name, context) for name in ("chosen", "rejected")]
+    return [generic.preference_of(row, generic.split_common(*sides), context)]
 
 
 def _transcript(row: Row, name: str, context: Context) -> Messages:

@@ -34,15 +34,15 @@ def _completion(
     if not isinstance(completion, dict):
         raise context.wrong(name, completion, "an object with response and annotations")
     field = f"{name}.response"
-    response = fields.required_in(completion, "response", name, context)
+    response = fields.required(completion, "response", context, name)
     answer = (Message("assistant", fields.text(response, field, context)),)
-    annotations = fields.required_in(completion, "annotations", name, context)
+    annotations = fields.required(completion, "annotations", context, name)
     if not isinstance(annotations, dict):
         raise context.wrong(f"{name}.annotations", annotations, "an object")
     columns = context.columns or dict(zip(ASPECTS, ASPECTS, strict=True))
     fields.filled_response(answer, field, context)
     scores = {key: _rating(annotations.get(column), context) for key, column in columns.items()}
-    return generic.rated_of(row, prompt, answer, scores, context)
+    return Rated(prompt, answer, scores, **generic.identity_of(row, context))
 
 
 def _rating(annotation: object, context: Context) -> float | None:
@@ -65,9 +65,5 @@ def _rating(annotation: object, context: Context) -> float | None:
     return None
 
 
-FORMAT = Format(
-    "rated",
-    parse,
-    "{instruction, completions: [{response, ...}]}",
-    signs=frozenset({"instruction", "completions"}),
-)
+_SHAPE = "{instruction, completions: [{response, ...}]}"
+FORMAT = Format("rated", parse, _SHAPE, signs=frozenset({"instruction", "completions"}))

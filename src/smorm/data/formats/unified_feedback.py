@@ -46,10 +46,5 @@ def _conversation(row: Row, name: str, source: str, context: Context) -> Message
     return (Message(first.role, SUMMARIZE + first.content.strip()), *conversation[1:])
 
 
-FORMAT = Format(
-    "preference",
-    parse,
-    "{conv_A, conv_B, conv_A_rating, conv_B_rating}",
-    signs=frozenset({"conv_A", "conv_B"}),
-    drop_row=equal_ratings,
-)
+_SHAPE = "{conv_A, conv_B, conv_A_rating, conv_B_rating}"
+FORMAT = Format("preference", parse, _SHAPE, frozenset({"conv_A", "conv_B"}), equal_ratings)

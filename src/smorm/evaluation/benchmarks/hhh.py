@@ -27,8 +27,8 @@ def parse(row: rows.Row, context: Context) -> list[Candidates]:
     targets = fields.required(row, "targets", context)
     if not isinstance(targets, dict):
         raise context.wrong("targets", targets, "an object {choices, labels}")
-    choices = fields.required_in(targets, "choices", "targets", context)
-    labels = fields.required_in(targets, "labels", "targets", context)
+    choices = fields.required(targets, "choices", context, "targets")
+    labels = fields.required(targets, "labels", context, "targets")
     # The labels are of the choices in their published order, so both are read before any sorting.
     responses = rows.text_responses(choices, "targets.choices", context)
     prompt = _dialogue(text, "input", context)

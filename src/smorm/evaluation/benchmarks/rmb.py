@@ -53,7 +53,7 @@ def _responses(row: rows.Row, context: Context) -> tuple[str, rows.Responses, ro
 def _answer(value: object, name: str, context: Context) -> rows.Responses:
     if not isinstance(value, dict):
         raise context.wrong(name, value, "an object {llm_name, answer}")
-    answer = fields.required_in(value, "answer", name, context)
+    answer = fields.required(value, "answer", context, name)
     return rows.text_response(answer, f"{name}.answer", context)
 
 
