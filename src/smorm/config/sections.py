@@ -27,7 +27,6 @@ BOOKKEEPING = (
 
 
 def _listed(value: Any) -> Any:
-    """A list of sources, for which a single one may stand."""
     return [value] if isinstance(value, str | dict) else value
 
 
