@@ -81,7 +81,6 @@ class NonlinearHead(nn.Module):
         )
 
     def rows(self) -> Tensor:
-        """As `weight`."""
         return self.weight
 
     def finalize(self) -> None:

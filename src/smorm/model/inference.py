@@ -37,13 +37,10 @@ def score_units(
     return _in_order(_rows(network, network, "score", units, max_batch_tokens, advance))
 
 
-def pooled_units(
-    network: RewardNetwork, units: Units, max_batch_tokens: int, *, advance: Advance | None = None
-) -> list[Floats]:
+def pooled_units(network: RewardNetwork, units: Units, max_batch_tokens: int) -> list[Floats]:
     """The hidden state that the head reads, for every sequence of every unit: [sequences, D]. Times
     the head's weight transposed it gives the scores."""
-    rows = _rows(network, network.pooled, "hidden state", units, max_batch_tokens, advance)
-    return _in_order(rows)
+    return _in_order(_rows(network, network.pooled, "hidden state", units, max_batch_tokens, None))
 
 
 def unscorable(network: RewardNetwork, sequences: Sequence[Sequence[int]]) -> Unscored | None:
@@ -67,17 +64,12 @@ class Prompted:
 
 
 def prompted_units(
-    network: RewardNetwork,
-    units: Units,
-    header: Tokens,
-    max_batch_tokens: int,
-    *,
-    advance: Advance | None = None,
+    network: RewardNetwork, units: Units, header: Tokens, max_batch_tokens: int
 ) -> list[Prompted]:
     """Hidden states at sequences' ends and at their prompts' ends: behind the last `header`. A
     sequence without a header is a `DataError`."""
     extended, which = _with_prompts(units, header)
-    states = pooled_units(network, extended, max_batch_tokens, advance=advance)
+    states = pooled_units(network, extended, max_batch_tokens)
     prompted = []
     for rows, prompt_of in zip(states, which, strict=True):
         count = len(prompt_of)
