@@ -1,7 +1,6 @@
 """Which pairs are in a step, chosen by seeds and never by looking at a result.
 
-Shapes: P pairs of the set, B pairs a step.
-"""
+Shapes: P pairs of the set, B pairs a step."""
 
 from __future__ import annotations
 
@@ -46,8 +45,7 @@ def length_grouped_batches(
 ) -> list[Batch]:
     """An epoch of transformers' `group_by_length`, over the pairs `among`, in random order.
 
-    Lengths are the longer response's, which is what a pair is padded to.
-    """
+    Lengths are the longer response's, which is what a pair is padded to."""
     from transformers.trainer_pt_utils import get_length_grouped_indices
 
     pairs = np.arange(len(prepared.train.pairs)) if among is None else among
@@ -68,8 +66,7 @@ def prompt_batches(
     Prompts that lost a pair to the token limit are in no batch of either run.
 
     Raises:
-        ValueError: fewer such prompts than one step takes.
-    """
+        ValueError: fewer such prompts than one step takes."""
     groups: dict[Any, list[int]] = defaultdict(list)
     for index, pair in enumerate(prepared.train.pairs):
         groups[pair.prompt].append(index)
@@ -98,8 +95,7 @@ def typical(
         length: see `token_statistics`.
 
     Raises:
-        ValueError: none of 200 seeds gives such batches.
-    """
+        ValueError: none of 200 seeds gives such batches."""
     # The first seed that fits, not the best one: nothing is chosen by what it would measure.
     for seed in range(SEEDS):
         batches = draw(seed)
@@ -158,8 +154,7 @@ def token_statistics(
 
     Args:
         timed: first and past last of the timed batches.
-        length: what the baseline pads to, where it is not the longest sequence.
-    """
+        length: what the baseline pads to, where it is not the longest sequence."""
     statistics: dict[str, float] = {}
     spans = {"timed": timed, "whole set": (0, len(batches.baseline))}
     for name, (first, last) in spans.items():

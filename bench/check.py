@@ -4,8 +4,7 @@
 
 Pairs are generated as for `bench.tokens`. Another file of 1,000 pairs, of which half are in the
 data, is both the held-out data and the benchmark. Seconds are of the wall clock; memory is the peak
-of the resident set of a separate process, also above what a check of 1,000 pairs takes.
-"""
+of the resident set of a separate process, also above what a check of 1,000 pairs takes."""
 
 from __future__ import annotations
 

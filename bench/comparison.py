@@ -2,8 +2,7 @@
 
 Seconds: bf16, rounds of consecutive optimizer steps, each run in its own shape. Numbers: both runs
 again in fp32 and without checkpointing for a few steps on the same batches, where losses must agree
-step by step and the first step's gradients too; and the bf16 losses against these.
-"""
+step by step and the first step's gradients too; and the bf16 losses against these."""
 
 from __future__ import annotations
 
@@ -39,8 +38,7 @@ class Comparison(Measurement):
 class Agreement:
     """fp32 losses of both runs and the largest differences of the first step's gradients.
 
-    `gradients` is absolute, after clipping; `largest` the largest entry of the reference's.
-    """
+    `gradients` is absolute, after clipping; `largest` the largest entry of the reference's."""
 
     baseline: list[float]
     smorm: list[float]
@@ -69,8 +67,7 @@ def against_trl(
     Args:
         prepared: gives a new run in a precision at each call.
         peak: FLOPs a CPU second of the machine's matrix multiply in bf16.
-        accumulation: TRL's passes for one step.
-    """
+        accumulation: TRL's passes for one step."""
     half = prepared("bf16")
     batches = _first_steps(batches, plan.steps)
 
@@ -139,8 +136,7 @@ def gradient_gap(run: SmormRun, reference: dict[str, torch.Tensor]) -> tuple[flo
     """Largest difference to the classifier's gradients, and their largest entry.
 
     Raises:
-        RuntimeError: the two runs do not train the same parameters.
-    """
+        RuntimeError: the two runs do not train the same parameters."""
     parameters = {}
     for name, parameter in run.named.items():
         # transformers' names of the same parameters
@@ -253,8 +249,7 @@ def _per_token(
     """Seconds for each real token of the pairs of a round.
 
     Where both runs take the same batches this changes no ratio. Where each groups the same set in
-    its own way, a round's pairs differ, and the time for equal work is compared.
-    """
+    its own way, a round's pairs differ, and the time for equal work is compared."""
     real = np.array([real_tokens(prepared, batch) for batch in batches])
     work = real.reshape(-1, plan.steps_a_round).sum(axis=1)[plan.warmup :]
     cpu, wall = np.divide(timing.cpu, work).tolist(), np.divide(timing.wall, work).tolist()

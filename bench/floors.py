@@ -3,8 +3,7 @@
     python -m bench.floors results/bench/training.json results/bench/scoring.json [--all]
 
 `bench/floors.json` holds `ratios` (the least) and `equality` (the largest difference allowed).
-Exit code 1 names every figure that fails; with `--all`, also every floor that no file measures.
-"""
+Exit code 1 names every figure that fails; with `--all`, also every floor that no file measures."""
 
 from __future__ import annotations
 

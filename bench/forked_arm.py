@@ -3,8 +3,7 @@
 Two arms in one process share a heap: after a baseline has freed gigabytes, smorm's tensors lie
 scattered over them and out of the caches. That cost it a tenth of its speed, and no user has it. So
 each arm is built and run in a child of this process, which waits while the other one works; it
-times itself, and answers each round with one line of JSON.
-"""
+times itself, and answers each round with one line of JSON."""
 
 from __future__ import annotations
 
@@ -21,8 +20,8 @@ from typing import Any
 from bench.measure import Arm, RoundOutcome, timed_round
 
 Report = Callable[[], dict[str, Any]]
+# Gives an arm, and what it reports once all rounds are done.
 Build = Callable[[], tuple[Arm, Report]]
-"""Gives an arm, and what it reports once all rounds are done."""
 
 
 @dataclass(slots=True)
@@ -30,8 +29,7 @@ class ForkedArm:
     """A child process that runs one arm.
 
     Args:
-        build: called in the child.
-    """
+        build: called in the child."""
 
     name: str
     build: Build

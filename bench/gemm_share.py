@@ -4,8 +4,7 @@
 computed / CPU seconds of the whole step / FLOPs a CPU second of this machine's matrix multiply at
 its best shape, same precision, same run. Everything that a step does is in its seconds (planning,
 attention, norms, clipping, optimizer, Python); attention's own products are counted separately and
-the share is given with and without them. Rows that last-layer pruning skips are not counted.
-"""
+the share is given with and without them. Rows that last-layer pruning skips are not counted."""
 
 from __future__ import annotations
 
@@ -47,8 +46,7 @@ def peak(dtype: torch.dtype, *, repeats: int = 5, seconds: float = 0.03) -> floa
 
     For every shape (K and N from 512 to 2816, M from 512 to 2048) the median of ``repeats`` timings
     of at least ``seconds`` each; the largest of these medians is the peak. CPU seconds count every
-    thread, so the figure is per core used.
-    """
+    thread, so the figure is per core used."""
     linear = torch.nn.functional.linear
     speeds = []
     for rows, (inner, outer) in itertools.product(_ROWS, _WIDTHS):
@@ -129,8 +127,7 @@ def step_flops(run: SmormRun) -> tuple[float, str]:
 
     The step is taken and the run set back to before it (its weights have moved). The counter sees
     torch's own operators; where a kernel hides its products from it, the count is too low to be
-    true and the least possible one is taken instead: all layers but the last.
-    """
+    true and the least possible one is taken instead: all layers but the last."""
     positions: list[int] = []
     flops = count_flops(lambda: positions.append(run.step().positions))
     run.done -= 1
@@ -173,8 +170,7 @@ def gemm_shares(
     Args:
         runs: a new run for each precision, on the same data.
         peaks: FLOPs a CPU second measured before; those measured after the rounds replace them
-            where they are higher.
-    """
+            where they are higher."""
     batches = random_batches(runs["bf16"])[: plan.steps]
     detail: dict[str, Any] = {}
     with ExitStack() as stack:

@@ -6,8 +6,7 @@ Random weights at true shapes; token batches with the lengths of HH harmless-bas
 compared with TRL's `RewardTrainer` (where TRL can be imported; the file says where not) and with
 the padded loop, scoring with the padded loop of 8, as given and sorted by length. The file is
 written again after every part, a part that fails leaves its traceback there, and no part begins
-after the time limit. `--device cpu --tiny` runs the same code with small sizes.
-"""
+after the time limit. `--device cpu --tiny` runs the same code with small sizes."""
 
 from __future__ import annotations
 

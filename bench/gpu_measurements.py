@@ -22,10 +22,10 @@ from bench.workloads import padded_positions
 from smorm.model.network import RewardNetwork
 from smorm.model.verify import choose_layout
 
+# bf16 FLOP a second on the data sheets, dense.
 NOMINAL = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
-"""bf16 FLOP a second on the data sheets, dense."""
+# Pairs of a padded training batch (TRL's default) and sequences of a padded scoring batch.
 BATCH = 8
-"""Pairs of a padded training batch (TRL's default) and sequences of a padded scoring batch."""
 Measured = dict[str, Any]
 
 

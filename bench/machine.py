@@ -1,7 +1,6 @@
 """The machine that figures are taken on, and processes whose memory is measured.
 
-Nothing here imports torch before it is needed: `bench.check` measures a process without it.
-"""
+Nothing here imports torch before it is needed: `bench.check` measures a process without it."""
 
 from __future__ import annotations
 
@@ -61,8 +60,7 @@ def json_of_process(module: str, *arguments: str, **environment: str) -> dict[st
     """The JSON object that a module prints last, run as a command in a process of its own.
 
     Raises:
-        RuntimeError: it failed; its messages are on stderr.
-    """
+        RuntimeError: it failed; its messages are on stderr."""
     command = [sys.executable, "-m", module, *arguments]
     # stderr passes through: progress is seen while a long measurement runs
     done = subprocess.run(

@@ -2,8 +2,7 @@
 
 Only arms that take turns can be compared: a neighbour that takes the machine for a minute then
 slows every arm alike. CPU seconds lead, because on a shared machine wall time counts the
-neighbours; wall time is recorded too.
-"""
+neighbours; wall time is recorded too."""
 
 from __future__ import annotations
 
@@ -25,8 +24,7 @@ class RoundOutcome:
 
     ``tokens`` counts token positions that went through the backbone (padding included), ``units``
     what a user counts: pairs in training, responses in scoring. ``cpu`` and ``wall`` are given by
-    an arm that works in another process (`bench.forked_arm`) and timed itself.
-    """
+    an arm that works in another process (`bench.forked_arm`) and timed itself."""
 
     values: Any
     tokens: int = 0
@@ -69,8 +67,7 @@ class Ratio:
     """How many times longer the slow arm takes.
 
     ``median``, ``low`` (smallest) and ``high`` (largest) are over the ``n`` rounds' CPU seconds;
-    ``total`` is the ratio of the sums; ``wall`` is the median of the rounds' wall seconds.
-    """
+    ``total`` is the ratio of the sums; ``wall`` is the median of the rounds' wall seconds."""
 
     median: float
     low: float
@@ -118,8 +115,7 @@ def interleave(
     follows the same neighbour or always comes first. Garbage is collected before each timing.
 
     Raises:
-        ValueError: two arms share a name, or there is no round to time.
-    """
+        ValueError: two arms share a name, or there is no round to time."""
     timings = {arm.name: Timing() for arm in arms}
     if len(timings) < len(arms):
         raise ValueError(f"two arms have one name: {[arm.name for arm in arms]}")

@@ -12,8 +12,7 @@ pairs, and their losses are compared.
 - `trl`: the whole batch at once, padded, no gradient checkpointing.
 
 `peak_memory_vs_trl` is TRL's peak divided by ours, of processes with interpreter and libraries;
-`detail` has the same above what the process held before the step.
-"""
+`detail` has the same above what the process held before the step."""
 
 from __future__ import annotations
 
@@ -108,8 +107,7 @@ def measure_in_process(
     """`measure_step` in a process of its own.
 
     Raises:
-        RuntimeError: it failed.
-    """
+        RuntimeError: it failed."""
     arguments = ["--arm", arm, "--run", str(run), "--model", model]
     if data:
         arguments += ["--data", str(data)]

@@ -7,8 +7,7 @@ one item at a time with gradient accumulation (its script's batch size is 1); th
 Bradley–Terry loss plus the mean squared error over responses and attributes. As there: bf16.
 Kinder than there: weights stay in fp32 under autocast, there is no gradient checkpointing (it would
 recompute every forward pass), targets are standardised, and rated text goes through the same chat
-template as the pairs (so that both runs train on the same tokens).
-"""
+template as the pairs (so that both runs train on the same tokens)."""
 
 from __future__ import annotations
 
@@ -31,8 +30,7 @@ class PaddedRun:
     """A joint run in the official code's shape; `items` are in one forward pass.
 
     Attributes:
-        gradients: of the first step, after clipping, by name.
-    """
+        gradients: of the first step, after clipping, by name."""
 
     prepared: Prepared
     batches: Sequence[Batch]
@@ -79,8 +77,7 @@ class PaddedRun:
 def start_padded(prepared: Prepared, batches: Sequence[Batch], *, items: int = 1) -> PaddedRun:
     """Start from `prepared`'s weights; `items` are in one forward pass (one, as in its script).
 
-    With every attribute rated, the mean over items is the mean over the step.
-    """
+    With every attribute rated, the mean over items is the mean over the step."""
     model = classifier(prepared.network, prepared.network.head.weight.shape[0]).train()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True

@@ -53,8 +53,7 @@ class Group:
 def group_of(event: Any) -> str:
     """The group of one profiled operator, by what encloses it and then by its name.
 
-    Linear layers multiply two matrices; products of batches of matrices are attention's.
-    """
+    Linear layers multiply two matrices; products of batches of matrices are attention's."""
     enclosing = event
     # What encloses an operator decides first: the optimizer and attention use all kinds of them.
     while enclosing is not None:

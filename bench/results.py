@@ -2,8 +2,7 @@
 
     python -m bench.results results/bench/*.json --output results/bench
 
-writes `speed.md`, `speed.svg` and `speed.png` there.
-"""
+writes `speed.md`, `speed.svg` and `speed.png` there."""
 
 from __future__ import annotations
 
@@ -21,9 +20,10 @@ import numpy as np
 from bench.measure import Ratio, Timing
 from smorm import files
 
+# `{"median", "low", "high", "n"}` of one ratio.
 Entry = Mapping[str, float]
-"""`{"median", "low", "high", "n"}` of one ratio."""
 
+# What is measured and against what, in the order of the table.
 LABELS = {
     "train_vs_trl_default": ("training, HH pairs", "TRL, its defaults"),
     "train_vs_trl_tuned": ("training, HH pairs", "TRL at its best"),
@@ -39,7 +39,6 @@ LABELS = {
     "gemm_share_fp32": ("training in fp32", "measured matmul peak"),
     "gradients": ("gradients of a step", "padded fp32 reference"),
 }
-"""What is measured and against what, in the order of the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +66,7 @@ class Measurement:
     """What one comparison measured.
 
     ``equality`` is the largest absolute difference of losses or scores between the two arms in
-    fp32; None where nothing is compared.
-    """
+    fp32; None where nothing is compared."""
 
     ratio: Ratio
     equality: float | None = None
@@ -100,8 +98,7 @@ class Figures:
         """Write the JSON file; folders are made, the file is whole or not there.
 
         Raises:
-            OutputError: it could not be written.
-        """
+            OutputError: it could not be written."""
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_json(path, asdict(self))
 
@@ -120,8 +117,7 @@ def arm_facts(timing: Timing, *, flops: float = 0.0, peak: float = 0.0) -> dict[
     """One arm's figures: seconds of every round, units a CPU second, tokens a unit.
 
     ``flops`` (a round's linear layers) and ``peak`` (FLOP a second, `bench.gemm_share.peak`) give
-    `peak_share`, the share of the machine's matrix-multiply peak.
-    """
+    `peak_share`, the share of the machine's matrix-multiply peak."""
     units = sum(timing.units)
     facts: dict[str, Any] = {
         "cpu_seconds": list(map(_short, timing.cpu)),
@@ -141,8 +137,7 @@ def load(paths: Sequence[Path]) -> Results:
     """The figures of several files together; of a name in two files the later one counts.
 
     Raises:
-        DataError: a file is missing or is no JSON.
-    """
+        DataError: a file is missing or is no JSON."""
     results = Results()
     for path in paths:
         content = files.read_json(path)
@@ -177,8 +172,7 @@ def plot(results: Results, folder: Path) -> list[Path]:
     """Bars with whiskers (lowest to highest round); `speed.svg` and `speed.png`.
 
     Raises:
-        ValueError: there is no ratio to draw.
-    """
+        ValueError: there is no ratio to draw."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -4,8 +4,7 @@
 
 Both arms load one folder (a plain `LlamaForSequenceClassification` with a seeded random
 initialisation) and score the same conversations in the same run. Best-of-N and pairs start from
-token ids in both arms; RM-Bench's script starts from conversations in both arms.
-"""
+token ids in both arms; RM-Bench's script starts from conversations in both arms."""
 
 from __future__ import annotations
 
@@ -36,8 +35,8 @@ from smorm.model.store import ModelCard, save_model
 from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS
 
 BF16_ROUNDS = 1
+# RM-Bench's script calls the pipeline for rejected and chosen of each of three styles.
 SCRIPT_CALLS = 6
-"""RM-Bench's script calls the pipeline for rejected and chosen of each of three styles."""
 Dtype = Literal["float32", "bfloat16"]
 
 
@@ -45,8 +44,7 @@ Dtype = Literal["float32", "bfloat16"]
 class Padded:
     """RewardBench's loop: pad a batch of 8 with the tokenizer, run the classifier, read logits.
 
-    Attention is transformers' default (sdpa), weights are as loaded, gradients are off.
-    """
+    Attention is transformers' default (sdpa), weights are as loaded, gradients are off."""
 
     model: Any
     tokenizer: Any
@@ -222,8 +220,7 @@ def _time(arms: list[Arm], rounds: int) -> tuple[dict[str, Timing], dict[str, fl
     """Timings and each arm's linear FLOP a round.
 
     Counting them is the warm-up; in it the padded loops do one batch, and what they execute is the
-    same for every position.
-    """
+    same for every position."""
     per_position: dict[str, float] = {}
     outcomes: list[RoundOutcome] = []
     for arm in arms:

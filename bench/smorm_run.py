@@ -1,8 +1,7 @@
 """smorm's runs in the training benchmarks: the product's own path, one step at a time.
 
 Nothing here is a copy made for speed: data, network, objective, step, clipping and optimizer are
-`smorm.training`'s, in the order of `smorm.training.loop.train`.
-"""
+`smorm.training`'s, in the order of `smorm.training.loop.train`."""
 
 from __future__ import annotations
 
@@ -21,8 +20,8 @@ from smorm.training.optim import clip_gradients, make_optimizer, named_trainable
 from smorm.training.setup import Prepared
 from smorm.training.step import run_step
 
+# Indices of a step's pairs and of its rated responses.
 Batch = tuple[Ints, Ints]
-"""Indices of a step's pairs and of its rated responses."""
 
 LEARNING_RATE = 1e-5
 MAX_TOKENS = 1024  # TRL's default `max_length`, and the official code's for Unified-Feedback
@@ -78,8 +77,7 @@ def run_config(
 ) -> Config:
     """A run on these files from random weights; what is not named here is smorm's default.
 
-    Without `tokenizer` (a folder) one is trained on the run's texts.
-    """
+    Without `tokenizer` (a folder) one is trained on the run's texts."""
     values: dict[str, Any] = {
         "model": {
             "backbone": {"architecture": "llama", **MODELS[model]},
@@ -143,8 +141,7 @@ def start_smorm(prepared: Prepared, batches: Sequence[Batch] | None = None) -> S
     """Start from `prepared`'s weights, which are trained in place.
 
     Args:
-        batches: take the place of `prepared`'s order of the data.
-    """
+        batches: take the place of `prepared`'s order of the data."""
     if batches is not None:
         order: Any = FixedOrder(batches)
         prepared = replace(prepared, order=order)

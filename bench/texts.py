@@ -78,8 +78,7 @@ def styles(text: str, budget: int, tokens: Callable[[str], int]) -> tuple[str, s
 
     From the answer's first sentences, about ``budget`` tokens; None where it has fewer. Plain: the
     sentences in one paragraph. Markdown: the first sentence, then a list with bold openings.
-    Concise: the first sentence and every third one after it.
-    """
+    Concise: the first sentence and every third one after it."""
     sentences = _sentences(text, budget, tokens)
     if not sentences:
         return None
@@ -129,8 +128,7 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
 def _sentences(text: str, budget: int, tokens: Callable[[str], int]) -> list[str]:
     """Sentences without markdown marks until the budget is filled, or none where it cannot be.
 
-    What is longer than 60 tokens is no sentence (a table, a listing) and is left out.
-    """
+    What is longer than 60 tokens is no sentence (a table, a listing) and is left out."""
     # Code and markup go first: their newlines and colons are no ends of sentences.
     plain = re.sub(r"```.*?```|[*#`|>]+", " ", text, flags=re.DOTALL)
     sentences: list[str] = []

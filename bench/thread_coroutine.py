@@ -2,8 +2,7 @@
 
 TRL's `train()` is a loop that cannot be called step by step. In a thread of its own, which suspends
 itself in a callback, it can: exactly one thread computes at any time, so CPU seconds of the process
-between two suspensions are that function's alone.
-"""
+between two suspensions are that function's alone."""
 
 from __future__ import annotations
 
@@ -53,8 +52,7 @@ class ThreadCoroutine:
 
         Raises:
             RuntimeError: it has ended already.
-            Exception: what the function raised.
-        """
+            Exception: what the function raised."""
         if self.finished:
             raise RuntimeError("the function has ended: there is nothing to resume")
         self._resumed.release()
@@ -66,8 +64,7 @@ class ThreadCoroutine:
         """Called by the function: return to the caller of `resume`, and wait for the next call.
 
         Raises:
-            Stopped: there is no next call; let it pass through.
-        """
+            Stopped: there is no next call; let it pass through."""
         self._suspended.release()
         self._resumed.acquire()
         if self.stopping:

@@ -5,8 +5,7 @@
 Pairs are generated (texts of 5 to 50 words, four pairs over one prompt), the tokenizer is a
 byte-level BPE of 8,000 tokens. Every figure is of a separate process: seconds of the wall clock
 from the open file to mapped tokens, its CPU seconds, and the peak of its resident memory, also
-above what it had when all was imported.
-"""
+above what it had when all was imported."""
 
 from __future__ import annotations
 

@@ -24,8 +24,7 @@ its own `train()` (`bench.trl_run`). A round is two consecutive optimizer steps 
 
 Equality: for each ratio the largest difference of a step's loss between the runs in fp32, without
 checkpointing, on smorm's batches; `gradients` is the largest absolute difference of any entry of
-any parameter's gradient, after clipping to norm 1, in the first steps of all of these.
-"""
+any parameter's gradient, after clipping to norm 1, in the first steps of all of these."""
 
 from __future__ import annotations
 
@@ -50,9 +49,9 @@ from smorm.training.setup import Prepared, prepare
 
 PAIRS_A_STEP = 8
 PAIRS_OF_MANY = 6
+# Passes for a step of the tuned TRL: all pairs in one forward pass took it longer, 12 pairs of long
+# answers half as long again; fewer than 3 or 4 pairs in a pass were no faster.
 ACCUMULATION = 2
-"""Passes for a step of the tuned TRL: all pairs in one forward pass took it longer, 12 pairs of
-long answers half as long again; fewer than 3 or 4 pairs in a pass were no faster."""
 LEAST_PIECES = 8000
 MEMORY_RUNS = 5
 

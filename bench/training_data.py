@@ -6,8 +6,7 @@
 - `joint`: the same pairs as `hh`, and ratings of single responses (HANNA: stories of about 330
   tokens with 6 attributes, near HelpSteer2's length and number).
 
-Without the data folder all are generated with the same lengths, and their `origin` says so.
-"""
+Without the data folder all are generated with the same lengths, and their `origin` says so."""
 
 from __future__ import annotations
 

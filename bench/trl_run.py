@@ -11,8 +11,7 @@ Three settings:
 
 Common to all: the learning rate and a constant schedule as in smorm's run, `logging_steps=1` (to
 read every loss), and the batches in the order in which they are given (`sequential`), because both
-runs must take the same ones.
-"""
+runs must take the same ones."""
 
 from __future__ import annotations
 
@@ -53,8 +52,7 @@ class Observed:
         positions: of every step's batch, padding included.
         dtype: of the first layer's query projection: the precision that is really used.
         forwards: forward passes of the first layer in all steps (two a step when recomputed).
-        gradients: of the first step after clipping, by name, where they were requested.
-    """
+        gradients: of the first step after clipping, by name, where they were requested."""
 
     losses: list[float] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
@@ -81,8 +79,7 @@ def classifier(network: RewardNetwork, rows: int = 1) -> Any:
 class TrlRun:
     """A `RewardTrainer` on `records` in their order, `batch_size` a step in `accumulation` passes.
 
-    Use it in a `with` statement: the trainer's thread ends with it.
-    """
+    Use it in a `with` statement: the trainer's thread ends with it."""
 
     def __init__(
         self,
@@ -125,8 +122,7 @@ class TrlRun:
         """The next optimizer step.
 
         Raises:
-            RuntimeError: the trainer has no more batches.
-        """
+            RuntimeError: the trainer has no more batches."""
         before = len(self.observed.losses)
         self._coroutine.resume()
         if len(self.observed.losses) != before + 1:
@@ -168,8 +164,7 @@ def start_trl(
     """TRL from `prepared`'s weights, on the same batches.
 
     Raises:
-        RuntimeError: TRL's token ids and smorm's differ.
-    """
+        RuntimeError: TRL's token ids and smorm's differ."""
     # One batch more than is taken: at its end the trainer would leave the last step's time open.
     indices = np.concatenate([pairs for pairs, _ in [*batches, batches[-1]]]).tolist()
     records = [data.record(prepared, index) for index in indices]
@@ -201,8 +196,7 @@ def make_trainer(
     """The trainer, silent, on records in their order.
 
     Raises:
-        RuntimeError: TRL dropped records.
-    """
+        RuntimeError: TRL dropped records."""
     import datasets
     from transformers import PrinterCallback
     from trl import RewardTrainer

@@ -4,8 +4,7 @@ A round cannot hold a whole set, so it holds a sample whose *token ratio* (posit
 batches to positions of the forest) is that of the whole set to 3 %: every s-th record of the set
 sorted by length, from the first start that meets this. Only token counts decide.
 
-Shapes: R records, N responses a record.
-"""
+Shapes: R records, N responses a record."""
 
 from __future__ import annotations
 
@@ -25,15 +24,15 @@ from smorm.text.chat import Renderer
 from smorm.text.tokenizers import train_bpe
 from smorm.trees.forest import MIN_SHARE, common_prefix, sort_key
 
+# Sequences in a padded batch: RewardBench's command line default.
 BATCH = 8
-"""Sequences in a padded batch: RewardBench's command line default."""
 TOLERANCE = 0.03
 MAX_TOKENS = 4096
 _LENGTH, _DEVIATION = float(np.log(300.0)), 0.22  # of log(tokens) of an answer in RM-Bench's shape
 T = TypeVar("T")
 Unit = list[Tokens]
+# (R, N) -> the baseline's order [R N]; response n of record r is the number r N + n.
 Order = Callable[[int, int], Ints]
-"""(R, N) -> the baseline's order [R N]; response n of record r is the number r N + n."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +43,7 @@ class Workload:
         records: the round's, in their set's order.
         units: their conversations as token ids, one list a record.
         order: in which order the padded loop takes them.
-        facts: where the texts come from, and token statistics of the round and the whole set.
-    """
+        facts: where the texts come from, and token statistics of the round and the whole set."""
 
     name: str
     records: list[Candidates]
@@ -98,19 +96,18 @@ def by_side(records: int, responses: int) -> Ints:
 def by_pass(records: int, responses: int) -> Ints:
     """RM-Bench's script: a pass for each style, in it all rejected, then all chosen.
 
-    A record's responses are chosen concise, plain, markdown, then rejected in the same styles.
-    """
+    A record's responses are chosen concise, plain, markdown, then rejected in the same styles."""
     grid = np.arange(records * responses).reshape(records, responses)
     return grid[:, [3, 0, 4, 1, 5, 2]].T.ravel()
 
 
+# Records in a round.
 SIZES = {
     "score_bon16_vs_padded": 3,
     "score_bon64_vs_padded": 1,
     "score_pairs_vs_padded": 16,
     "score_rmbench_script": 8,
 }
-"""Records in a round."""
 
 
 def make_workloads(
@@ -118,8 +115,7 @@ def make_workloads(
 ) -> tuple[Any, list[Workload]]:
     """The tokenizer (trained on the workloads' texts) and the rounds' work.
 
-    ``limit`` takes only the first records of each set: a quick look, not a figure to report.
-    """
+    ``limit`` takes only the first records of each set: a quick look, not a figure to report."""
     hh, arena = first_of(hh_pairs(data), limit), first_of(arena_answers(data), limit)
     texts = itertools.chain(texts_of(hh.records), texts_of(arena.records))
     tokenizer = train_bpe(texts, VOCABULARY[model])
@@ -171,8 +167,7 @@ def rm_bench(source: Source[Candidates], tokens: Callable[[str], int]) -> list[C
 
     RM-Bench's chat part has prompts of about 32 tokens and responses of about 280; sharing saves
     14 % of its tokens (1.16 times) and its script pads by 1.28. Lengths are drawn so that the
-    same holds here; the first two answers that are long enough are taken.
-    """
+    same holds here; the first two answers that are long enough are taken."""
     rng, records = np.random.default_rng(0), []
     for record in source.records:
         if tokens(record.prompt[0].content) > 60:
@@ -202,8 +197,7 @@ def sample(
     """A round's records and their token statistics; the module's docstring has the rule.
 
     Raises:
-        ValueError: no records.
-    """
+        ValueError: no records."""
     if not records:
         raise ValueError(f"{name}: no record has this shape; a larger --limit may have some")
     cache: dict[Messages, list[int]] = {}
@@ -256,8 +250,7 @@ def _unit(record: Candidates, renderer: Renderer, cache: dict[Messages, list[int
 
     A role token precedes every message and no token spans it, so the tokens of the messages are
     those of the conversation (a test compares them with the renderer's). Best-of-64 over a whole
-    set is 100,000 conversations of 5,000 different messages.
-    """
+    set is 100,000 conversations of 5,000 different messages."""
     for messages in (record.prompt, *record.responses):
         if messages not in cache:
             cache[messages] = renderer.render(messages)

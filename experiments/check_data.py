@@ -5,8 +5,7 @@
 Training sets are checked with their held-out records, against all evaluation sets, and with a
 tokenizer that is trained on them (BPE of 4,000 tokens, limit 2,048); evaluation sets in words. One
 JSON file for each set, and README.md with the findings to look at. Without the data it says so and
-does nothing.
-"""
+does nothing."""
 
 from __future__ import annotations
 
@@ -31,9 +30,8 @@ from smorm.files import read_json, write_json, write_text
 
 VOCABULARY = 4000
 FILES = "*.jsonl.gz"
+# The methods of the comparisons: the first that trains on all of a set's records is its objective.
 OBJECTIVES = ("joint", "preference", "regression")
-"""The methods of the comparisons: the first that trains on all of a set's records is its objective.
-"""
 
 PAGE = """\
 # Checks of the data sets

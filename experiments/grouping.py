@@ -6,8 +6,7 @@ Prompts with 4 answers each: all pairs of different score, and the 4 ratings. On
 trained for a moment; then, at the same weights, the gradient of every step of four epochs is taken
 with grouped and with ungrouped batches of the same size. Trains nothing else: about a minute.
 
-Shapes: B steps, W weights.
-"""
+Shapes: B steps, W weights."""
 
 from __future__ import annotations
 
@@ -119,8 +118,7 @@ def compare(grouped: Floats, ungrouped: Floats, size: float) -> Row:
 
     Args:
         grouped, ungrouped: inner products of gradients, [B, B].
-        size: items over one prompt that an item has beside it, itself included: sum m^2 / sum m.
-    """
+        size: items over one prompt that an item has beside it, itself included: sum m^2 / sum m."""
     grams = [grouped, ungrouped]
     (high, high_norm), (low, low_norm) = (variance(gram) for gram in grams)
     rng = np.random.default_rng(0)

@@ -4,8 +4,7 @@ Inputs x ~ N(0, I_20), features f = tanh(Θx) with random Θ, a Bradley–Terry 
 attribute rows, all with weight decay, which keeps their norms and so the bound's epsilon small.
 Attributes and preference are linear in x and aligned.
 
-Shapes: P pairs, N responses, D features, K attributes.
-"""
+Shapes: P pairs, N responses, D features, K attributes."""
 
 from __future__ import annotations
 
@@ -18,8 +17,8 @@ from smorm.evaluation.correlation import pearson
 from smorm.theory import implicit_effect as effect
 
 DIMENSIONS = (4, 16, 64, 256, 512)
+# max(c r_s) − ε of an earlier check of the theorem.
 EARLIER_FLOOR = {4: 0.43, 64: -0.41, 256: -2.8, 512: -5.2}
-"""max(c r_s) − ε of an earlier check of the theorem."""
 PAIRS, RATED, TESTED = 4000, 4000, 2000
 SEEDS = 5
 DECAY = 1e-2

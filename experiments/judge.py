@@ -6,8 +6,7 @@ Two small models are trained from scratch on real pairs (and ratings), and two t
 not train are taken as they are: a small public Llama with a random head of one row and of six. All
 are measured on LLMBar, HHH alignment, HumanEvalPack and XSTest, with paired differences and sanity
 tests; then on a made-up stand-in of every benchmark of the hub in its published schema, which shows
-that the whole way works and says nothing about the models.
-"""
+that the whole way works and says nothing about the models."""
 
 from __future__ import annotations
 
@@ -49,14 +48,14 @@ PAIRS = {
     "pandalm_human": 595,
     "arena_bench_v1": 600,
 }
+# Sets, and how many of their training records are used: minutes on one core.
 RATED = {"hanna_human": 400, "truthfulqa_attributes": 1500}
-"""Sets, and how many of their training records are used: minutes on one core."""
 TRAINED: dict[str, tuple[str, tuple[str, ...]]] = {
     "Single": ("preference", ("F",)),
     "SMORM": ("joint", ("F", "L", "M")),
 }
+# Numbers that stand beside every benchmark's own columns.
 BESIDE = ("length_only/overall", "length_correlation_within_prompt")
-"""Numbers that stand beside every benchmark's own columns."""
 
 
 @dataclass(frozen=True, slots=True)

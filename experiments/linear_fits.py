@@ -9,8 +9,7 @@ the squared distance of its column from the true one. The objective is
 Where the rank does not bind (d > K) and ρ = 0, and for each head alone, the solution is found in
 closed form or by Newton's method; otherwise by L-BFGS, in float64.
 
-Shapes: P pairs, R rated responses, X = 20 inputs, K attributes.
-"""
+Shapes: P pairs, R rated responses, X = 20 inputs, K attributes."""
 
 from __future__ import annotations
 
@@ -37,8 +36,7 @@ class Case:
         weight: λ.
         ridge: ρ on all weights of every model compared.
         relation: preference inside the attributes' two dimensions, orthogonal to them, or the
-            negative of their mean.
-    """
+            negative of their mean."""
 
     name: str
     rank: int = 2
@@ -67,8 +65,7 @@ def make_problem(case: Case, seed: int) -> Problem:
 
     The attributes lie in two random dimensions of the inputs, with weights N(0, 1). Preference is
     their sum over √K (so that it, too, has weights N(0, 1) there), its negative, or as long a
-    vector orthogonal to them.
-    """
+    vector orthogonal to them."""
     rng = np.random.default_rng([seed, 2])
     basis = np.linalg.qr(rng.standard_normal((INPUTS, 3)))[0]
     mix = rng.standard_normal((2, K))
@@ -125,8 +122,7 @@ def minimise(
 
     Args:
         start: [X, 1 + K], e.g. the two heads fitted alone.
-        pairs, rated: which of the two losses count.
-    """
+        pairs, rated: which of the two losses count."""
     left_vectors, singular, right_vectors = np.linalg.svd(start, full_matrices=False)
     # The square root on both sides: factors of equal norm are where weight decay is least.
     root = np.sqrt(singular[: case.rank])

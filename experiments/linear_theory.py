@@ -4,8 +4,7 @@
 
 The cases are those of an earlier check of the theorem (see docs/diagnose.md); its figures stand
 beside ours. It does not say how large the true preference is, how the attributes are drawn or how
-many seeds it took, so sizes may differ; directions should not. Half a minute on one core.
-"""
+many seeds it took, so sizes may differ; directions should not. Half a minute on one core."""
 
 from __future__ import annotations
 
@@ -69,6 +68,7 @@ LESSONS = {
     "G2": "the same with the maximum-likelihood λ: both gain",
     "G3": "λ ten times too large: preference is hurt already",
 }
+# The earlier check: preference alone and joint, attributes alone and joint.
 EARLIER: dict[str, tuple[float, float, float, float]] = {
     "A": (0.287, 0.064, 0.0250, 0.0236),
     "A2": (0.287, 0.248, 0.0250, 0.0620),
@@ -85,11 +85,10 @@ EARLIER: dict[str, tuple[float, float, float, float]] = {
     "G2": (0.0174, 0.0165, 0.481, 0.265),
     "G3": (0.0174, 0.0388, 0.481, 0.276),
 }
-"""The earlier check: preference alone and joint, attributes alone and joint."""
 
 
+# The four errors of a case, in the order of `Errors` and of `EARLIER`.
 NAMES = ("single", "joint_preference", "multi", "joint_attributes")
-"""The four errors of a case, in the order of `Errors` and of `EARLIER`."""
 CASE_HEADINGS = (
     "case", "preference: alone → joint", "earlier", "attributes: alone → joint", "earlier",
     "seeds where joint is better: preference, attributes", "what it shows",

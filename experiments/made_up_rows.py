@@ -11,8 +11,8 @@ from typing import Any
 from smorm.files import write_bytes
 
 Row = dict[str, Any]
+# A word that every good response has, and no other.
 MARK = "indeed"
-"""A word that every good response has, and no other."""
 
 _WORDS = (
     "the", "a", "small", "old", "bright", "quiet", "river", "garden", "letter", "stone", "bird",

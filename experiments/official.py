@@ -8,8 +8,7 @@ smorm: `--python` names the interpreter of an environment of its own. It is run 
 (`rewardbench --model EXPORT`), in a folder where `allenai/reward-bench` is a data set of the
 published schema: its 23 subsets filled with real comparisons (LLMBar, HumanEvalPack and XSTest are
 parts of the real one; the others hold pairs of other sets under the published names). Both sides
-read the same exported folder, and their accuracies must be the same.
-"""
+read the same exported folder, and their accuracies must be the same."""
 
 from __future__ import annotations
 
@@ -41,8 +40,8 @@ from smorm.files import read_json, write_json
 from smorm.scoring.reward_model import RewardModel
 from smorm.text.chat import Message
 
+# Scores in fp32, padded on one side and packed on the other.
 SAME = 1e-4
-"""Scores in fp32, padded on one side and packed on the other."""
 
 RUN = """
 import torch, transformers
@@ -116,8 +115,7 @@ def official(
     """The package's sections and subsets, and its scores of each item (chosen, rejected).
 
     Raises:
-        SmormError: it failed; the message holds the end of its output.
-    """
+        SmormError: it failed; the message holds the end of its output."""
     # It writes beside the model's path, so the model lies in the scratch folder under a plain name.
     shutil.copytree(export, folder / "export")
     # A process of its own interpreter: the package pins other versions.

@@ -4,8 +4,7 @@
 
 Trains Single, Multi and SMORM with the hyper-parameters of `tuning.json` and several seeds on every
 task, measures them on `dev`, and writes results, statistics and a page. Finished runs are used
-again, interrupted ones go on. Without the data it says so and does nothing.
-"""
+again, interrupted ones go on. Without the data it says so and does nothing."""
 
 from __future__ import annotations
 
@@ -63,8 +62,7 @@ def shared_tokenizer(task: Task, files: Files, work: Path) -> Path:
     """One tokenizer for all methods, trained on the pairs' and the ratings' training texts.
 
     Without it each method would train one on the texts that it reads, and the comparison would not
-    be matched.
-    """
+    be matched."""
     config = load_config(task.recipe, data_overrides(files))
     tokenizer = config.model.tokenizer
     assert isinstance(tokenizer, TrainedTokenizer)

@@ -21,8 +21,8 @@ from experiments.tasks import TASKS
 Summary = Mapping[str, Any]
 
 LABELS = ("Single", "Multi", "SMORM-F", "SMORM-L", "SMORM-M")
+# Keys of the figures that the data's own READMEs have.
 TFIDF, LONGER = "dev", "dev_longer"
-"""Keys of the figures that the data's own READMEs have."""
 
 HEADER = """\
 # Real data: Single, Multi and SMORM from scratch

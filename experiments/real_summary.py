@@ -4,8 +4,7 @@ An item's outcome is averaged over the seeds first; the interval then resamples 
 (95 %). It covers the sampling of items, for the mean of these very seeds. Another seed's result
 shows in the value of each seed, and for differences in Student's t interval over the seeds.
 
-Shapes: `S` seeds, `N` items, `K` attributes, `R` draws. Items are in the order of the test file.
-"""
+Shapes: `S` seeds, `N` items, `K` attributes, `R` draws. Items are in the order of the test file."""
 
 from __future__ import annotations
 
@@ -85,8 +84,7 @@ def pair_table(finished: Sequence[Finished], files: Files) -> PairOutcomes:
     """Outcomes of every pairs suite, matched to the test file by location.
 
     Raises:
-        DataError: a result has other items than the file.
-    """
+        DataError: a result has other items than the file."""
     records = list(read_preferences(Source(files.test_pairs), census=Census()))
     where, prompts = _locations(records)
     outcomes: dict[str, list[Floats]] = {}
@@ -101,8 +99,7 @@ def rated_table(finished: Sequence[Finished], files: Files) -> RatedOutcomes:
     """Predictions of every rated suite, matched to the test file by location.
 
     Raises:
-        DataError: a result has other items than the file, or methods have other attributes.
-    """
+        DataError: a result has other items than the file, or methods have other attributes."""
     records = list(read_rated(Source(files.test_rated), census=Census()))
     where, prompts = _locations(records)
     predictions: dict[str, list[Floats]] = {}
@@ -184,8 +181,7 @@ def _difference_row(metric: Metric, seeds: Floats) -> Summary:
 def attribute_table(rated: RatedOutcomes, family: str) -> Summary:
     """Spearman or squared error: of each attribute, their mean, and SMORM − Multi of that mean.
 
-    An attribute whose ratings are all equal has no rank correlation and is left out.
-    """
+    An attribute whose ratings are all equal has no rank correlation and is left out."""
     measure = _spearman if family == "spearman" else _squared_error
     count = len(rated.prompts)
     rows: Summary = {}

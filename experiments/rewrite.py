@@ -1,7 +1,6 @@
 """Write the pages of `results/` again from the committed numbers, without training anything:
 
-python -m experiments.rewrite [--results results]
-"""
+python -m experiments.rewrite [--results results]"""
 
 from __future__ import annotations
 
@@ -22,6 +21,8 @@ def _lab_tuning(folder: Path) -> None:
     write_text(folder / "README.md", tuning.account(folder / "numbers.csv"))
 
 
+# Every page that an experiment writes, and the function that writes it into a folder of results.
+# `lab/search/README.md` and `lab/sweeps/README.md` are written by people.
 PAGES: dict[str, Callable[[Path], None]] = {
     "real/README.md": real.rewrite,
     "text/README.md": text.rewrite,
@@ -35,8 +36,6 @@ PAGES: dict[str, Callable[[Path], None]] = {
     "lab/rl/README.md": policies.rewrite,
     "lab/sweeps/tables.md": sweeps.rewrite,
 }
-"""Every page that an experiment writes, and the function that writes it into a folder of results.
-`lab/search/README.md` and `lab/sweeps/README.md` are written by people."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -2,8 +2,7 @@
 
 A run is an artifact of `smorm.lab.artifacts`: its recipe holds the configuration, the content of
 the data and the versions, so that a finished run is used again and a changed one is never taken for
-it. An interrupted training goes on where it stopped.
-"""
+it. An interrupted training goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -39,8 +38,7 @@ def train_once(
 
     Args:
         recipe: all that decides the training.
-        configure: the configuration with this output folder.
-    """
+        configure: the configuration with this output folder."""
     path = store.path(room, recipe, label=label)
     # A scratch folder is removed on an interruption, so the training has one of its own that stays
     # and from which it is resumed.
@@ -84,8 +82,7 @@ class Run:
 
     Attributes:
         work: the folder of all artifacts.
-        settings: further overrides of the task's recipe, `dotted.key=value`.
-    """
+        settings: further overrides of the task's recipe, `dotted.key=value`."""
 
     task: Task
     name: str
@@ -165,8 +162,7 @@ def in_processes(
 ) -> Iterator[Result]:
     """Results of every item, `jobs` at a time, each in a spawned process; in order of completion.
 
-    When this is interrupted, no further item is begun.
-    """
+    When this is interrupted, no further item is begun."""
     if jobs == 1:
         yield from map(work, items)
         return

@@ -14,8 +14,8 @@ from experiments.tasks import read_lines
 from smorm.files import write_text
 from smorm.world import make_world, measure_quality, sample_prompt, write_answer
 
+# Of a prompt, as in UltraFeedback.
 ANSWERS = 4
-"""Of a prompt, as in UltraFeedback."""
 Row = dict[str, Any]
 
 

@@ -1,8 +1,7 @@
 """Small stand-ins of the public benchmarks, each in its exact published schema.
 
 Same columns, types, files and subsets as the published sets, with a few made-up rows for each.
-Every good response has the word `MARK` in it and no other response has.
-"""
+Every good response has the word `MARK` in it and no other response has."""
 
 from __future__ import annotations
 
@@ -68,8 +67,7 @@ def write_stand_in(name: str, folder: Path, rows: int = ROWS) -> Path:
     """Write the stand-in of a benchmark, named as a format or as a suite; gives its path.
 
     Args:
-        rows: how many for each subset.
-    """
+        rows: how many for each subset."""
     known = BENCHMARKS[name].format if name in BENCHMARKS else name
     folder.mkdir(parents=True, exist_ok=True)
     return WRITERS[known](folder, Texts(known), rows)

@@ -16,8 +16,8 @@ from smorm.evaluation.metrics import Metric
 Row = Mapping[str, Any]
 DASH = "–"
 INTERVALS = ("95 % over prompts", "over seeds")
+# Below this a bootstrap over prompts is too narrow, and pages say so.
 FEW_PROMPTS = 10
-"""Below this a bootstrap over prompts is too narrow, and pages say so."""
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

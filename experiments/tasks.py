@@ -1,8 +1,7 @@
 """The real data sets of the comparison: their files, their recipes and their validation splits.
 
 Nothing is ever chosen by looking at `dev`: hyper-parameters are tuned on groups of prompts split
-off the training file (`split_validation`).
-"""
+off the training file (`split_validation`)."""
 
 from __future__ import annotations
 
@@ -36,8 +35,7 @@ class Task:
     Attributes:
         pairs, rated: folders below the data folder, each with `train` and `dev` files.
         group: what is kept together when validation is split off, from a prompt.
-        validation_share: share of the groups that become validation.
-    """
+        validation_share: share of the groups that become validation."""
 
     name: str
     title: str
@@ -88,8 +86,7 @@ def dev_files(task: Task, data: Path) -> Files:
     """Training on the whole training file, measured on `dev`.
 
     Raises:
-        DataError: a file is missing.
-    """
+        DataError: a file is missing."""
     pairs, rated = data / task.pairs, data / task.rated
     train, dev = "train.jsonl.gz", "dev.jsonl.gz"
     files = Files(pairs / train, rated / train, pairs / dev, rated / dev, label="dev")
@@ -103,8 +100,7 @@ def split_validation(task: Task, data: Path, folder: Path) -> Files:
     """Split the training files by group, and write both sides to `folder`.
 
     The groups with the smallest SHA-256 become validation, so that the split depends on nothing
-    but the prompts. No group is on both sides, in the pairs or in the ratings.
-    """
+    but the prompts. No group is on both sides, in the pairs or in the ratings."""
     files = dev_files(task, data)
     held_out = _held_out_groups(task, files.train_pairs)
     paths: list[Path] = []

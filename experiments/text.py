@@ -5,8 +5,7 @@
 Pretrains a small Llama on real text, chooses each method's epochs on a validation split, trains
 every method on two data sets with several seeds, and measures pairs, ratings and best-of-n, in
 distribution and out of it. Finished steps are used again. Without the data it says so and does
-nothing.
-"""
+nothing."""
 
 from __future__ import annotations
 

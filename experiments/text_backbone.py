@@ -4,8 +4,7 @@ the comparison start, and the documents that it is pretrained on.
 A document that shares a run of 13 words, or a whole short text, with a test item is left out; the
 rule is that of `smorm check --against`. The others are rendered by the one renderer, so that
 the reward models meet their chat template again. Text, tokenizer, order and weights depend only on
-the seed; bf16 products keep pretraining to minutes on one core.
-"""
+the seed; bf16 products keep pretraining to minutes on one core."""
 
 from __future__ import annotations
 
@@ -36,8 +35,8 @@ from smorm.model.store import versions
 from smorm.text.chat import RAW, Message, Messages, Renderer
 from smorm.text.tokenizers import train_bpe
 
+# One document of so many is held out.
 HELD_OUT = 50
-"""One document of so many is held out."""
 _USER, _ASSISTANT = "Human: ", "\n\nAssistant: "
 _BATCH = 512
 
@@ -51,8 +50,7 @@ class Corpus:
     Attributes:
         overlap: of each test file its items, and those with text in common with the documents
             before any was left out.
-        left_out: documents that held such text.
-    """
+        left_out: documents that held such text."""
 
     training: list[Messages]
     held_out: list[Messages]
@@ -64,8 +62,7 @@ def read_corpus(path: Path, tests: Sequence[tuple[str, Path]]) -> Corpus:
     """The documents of a file of `{"text"}` lines that share no text with the named test files.
 
     Raises:
-        DataError: a file is missing, or no document is left.
-    """
+        DataError: a file is missing, or no document is left."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; --data names the folder of the real data")
     with gzip.open(path, "rt", encoding="utf-8") as stream:
@@ -133,8 +130,7 @@ def windows(
     Fewer windows than requested where the documents end before; no document is taken twice.
 
     Raises:
-        DataError: the documents do not fill one window.
-    """
+        DataError: the documents do not fill one window."""
     # Documents are drawn without replacement, so that no text is read twice.
     ids: list[int] = []
     for index in np.random.default_rng(seed).permutation(len(documents)):
@@ -174,8 +170,7 @@ def backbone_folder(
     """The folder of the pretrained model and its tokenizer; made if it does not exist.
 
     Raises:
-        DataError: no text, or a test file is missing.
-    """
+        DataError: no text, or a test file is missing."""
     hashes = [_hash_of_file(path) for path in (text, *dict(tests).values())]
     recipe = [asdict(backbone), hashes, versions()]
     store = ArtifactStore(work)

@@ -10,8 +10,7 @@ over the same prompts and averaged over the seeds; it covers the sampling of pro
 of these very seeds. *Over seeds*: Student's t over the numbers of the seeds; it covers the order of
 data and the initial head, and is wide with few seeds. The pretrained backbone is the same for all.
 
-Shapes: N items, K attributes, R draws.
-"""
+Shapes: N items, K attributes, R draws."""
 
 from __future__ import annotations
 
@@ -45,20 +44,20 @@ from smorm.files import fingerprint
 from smorm.model.store import versions
 
 OVERALL = "overall"
+# Numbers of each kind of suite that are summarised.
 MEASURED = {
     "pairs": ("accuracy",),
     OVERALL: ("spearman", "spearman_within_prompt"),
     "rated": ("spearman",),
     "best-of-n": ("gain", "area", "regret"),
 }
-"""Numbers of each kind of suite that are summarised."""
+# Quantities of which every attribute's, or every n's number is summarised too.
 ALSO_MEASURED = {"rated": "spearman", "best-of-n": "gold"}
-"""Quantities of which every attribute's, or every n's number is summarised too."""
 RATED_BASELINE = ("Multi", "attributes")
 
 Summary = dict[str, Any]
+# A seed's number, and its draws [R] over resampled prompts.
 Sample = tuple[float, Floats]
-"""A seed's number, and its draws [R] over resampled prompts."""
 BySeed = dict[Any, Sample]
 
 
@@ -96,8 +95,7 @@ class HeldOutSet:
 
     Attributes:
         key: its name among a run's sets, such as `pairs/ukp`.
-        overall: of a rated set the mean of the standardised ratings [N].
-    """
+        overall: of a rated set the mean of the standardised ratings [N]."""
 
     key: str
     records: list[Any]

@@ -119,8 +119,8 @@ SHORT_HEADINGS = {
     "rated": "Attributes",
 }
 _NAMES = {name: task.title for name, task in TASKS.items()} | {SET: "AlpacaEval"}
+# The number of which differences to Single are counted, by kind of suite.
 _MEASURED_GAP = {"pairs": "accuracy", "best-of-n": "gain"}
-"""The number of which differences to Single are counted, by kind of suite."""
 
 
 def title_of(suite: TextSuite) -> str:

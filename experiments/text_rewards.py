@@ -5,8 +5,7 @@ The pools are answers of many models to AlpacaEval prompts, with their gold. An 
 if its conversation fits the context that the backbone was pretrained on; all models share one
 tokenizer, so that the pools are the same for all. A pool must hold at least the largest n.
 
-Shapes: M members, N responses of a record.
-"""
+Shapes: M members, N responses of a record."""
 
 from __future__ import annotations
 
@@ -43,8 +42,8 @@ SET = "alpaca_eval"
 LONGEST = "longest answer"
 POOLS_FILE, POOLS_FACTS = "pools.jsonl", "facts.json"
 
+# Runs of one task by method and seed.
 Finished = Mapping[tuple[str, int], ScoredRun]
-"""Runs of one task by method and seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +96,7 @@ def rewards_of(finished: Finished, seed: int, members: int, prompts: Sequence[st
         prompts: of each record of the reference set a label of its prompt.
 
     Raises:
-        DataError: fewer than 10 prompts in the reference set, or a reward that does not vary.
-    """
+        DataError: fewer than 10 prompts in the reference set, or a reward that does not vary."""
     rewards = []
     for name, method in METHODS.items():
         members_of = {view: (Member(finished[name, seed], view),) for view in method.views}
@@ -139,8 +137,7 @@ def pools_folder(plan: Plan, backbone: Path) -> Path:
     """The folder of the answers that fit the context, and of the counts of those left out.
 
     Raises:
-        DataError: the file of pools is missing or not usable.
-    """
+        DataError: the file of pools is missing or not usable."""
     width, smallest = plan.backbone.width, max(plan.sizes)
     recipe = [backbone.name, sha256(plan.pools), list(plan.sizes)]
 

@@ -1,8 +1,7 @@
 """The runs of the comparison on real text: their plan, and the scores that each run gives.
 
 A finished run keeps the values of its views on every set, so that ensembles and measurements need
-no model again.
-"""
+no model again."""
 
 from __future__ import annotations
 
@@ -39,14 +38,14 @@ METHODS = {
     "BSR": Method("preference", settings=("objective.bsr=0.032",)),  # 0.001 × batch, as published
     "SMORM": SMORM,
 }
+# Chosen most often (4 of 6 times) when the models from scratch were tuned, see `tuning.json`.
 LEARNING_RATE = 3e-4
-"""Chosen most often (4 of 6 times) when the models from scratch were tuned, see `tuning.json`."""
+# Sets beside the test sets: the pools of best-of-n, and the training responses on which the members
+# of an ensemble are standardised.
 POOLS, REFERENCE = "pools", "reference"
-"""Sets beside the test sets: the pools of best-of-n, and the training responses on which the
-members of an ensemble are standardised."""
 REFERENCE_PAIRS = 400
+# The further members of an ensemble of seed s have the seeds s + 100, s + 200, ...
 MEMBER_SEED_STEP = 100
-"""The further members of an ensemble of seed s have the seeds s + 100, s + 200, ..."""
 TUNING_SEED = 50  # none of the final seeds
 EPOCHS: dict[str, dict[str, tuple[float, ...]]] = {
     # Of the pairs; of the ratings for Multi, so many that it sees as many ratings as SMORM does.
@@ -55,9 +54,9 @@ EPOCHS: dict[str, dict[str, tuple[float, ...]]] = {
 }
 SIZES = (1, 2, 4, 8, 16, 32)
 
+# Sets that a run scores, by name: kind (preference, rated or pools), path, stride, limit (0: all).
+# Plain values, because they go to worker processes and into a fingerprint.
 Sets = Mapping[str, tuple[str, str, int, int]]
-"""Sets that a run scores, by name: kind (preference, rated or pools), path, stride, limit (0: all).
-Plain values, because they go to worker processes and into a fingerprint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +102,7 @@ class ScoredRun:
         attributes: by rated set the predictions [N, K] on the ratings' own scale.
         names, means: of the attributes, and their mean rating in training.
         hashes: of the model.
-        cost: as in the run's `cost.json`; `curve`: its loss by step; `minutes` of training.
-    """
+        cost: as in the run's `cost.json`; `curve`: its loss by step; `minutes` of training."""
 
     text_run: TextRun
     values: dict[str, dict[str, list[Floats]]]
@@ -312,8 +310,7 @@ def _score_all(scorer: Scorer, items: Sequence[Item]) -> list[Floats]:
     """Rows of each item's responses.
 
     Raises:
-        DataError: a response could not be scored. A comparison over fewer items is not the same.
-    """
+        DataError: a response could not be scored. A comparison over fewer items is not the same."""
     rows = []
     for item, scored in zip(items, scorer.score(items), strict=True):
         if not isinstance(scored, Scored):

@@ -5,8 +5,7 @@
 In the generated world, where the true quality of any answer is known: every arm starts from the
 same backbone, takes the same steps and, within a seed, sees the same data in the same order; each
 seed draws its own data. Ratings are scarce and noisy, as in the paper's setting. Finished runs are
-used again. About seven minutes on one core.
-"""
+used again. About seven minutes on one core."""
 
 from __future__ import annotations
 
@@ -45,6 +44,7 @@ SIZES: dict[str, Any] = {
     "num_eval_rated": 300,
 }
 REGIMES = ("ID", "OODtopic")
+# Official: weight 1 on the mean over attributes. Paper: on the sum, 5 times as much.
 ARMS: dict[str, dict[str, Any]] = {
     "Single": {"kind": "preference"},
     "Multi": {"kind": "regression"},
@@ -54,7 +54,6 @@ ARMS: dict[str, dict[str, Any]] = {
     "SMORM paper": {"weighting": "paper"},
     "SMORM learned": {"weighting": "learned"},
 }
-"""Official: weight 1 on the mean over attributes. Paper: on the sum, 5 times as much."""
 
 
 def arm_run(arm: str, seed: int, files: Mapping[str, Path], work: Path) -> Path:

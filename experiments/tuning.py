@@ -3,8 +3,7 @@
 Every method gets the same number of tries over the same learning rates. The tries, and every
 validation number, are written to `tuning.json` beside this file, and `experiments.real` uses it.
 
-    python -m experiments.tuning --data ../shared/data
-"""
+    python -m experiments.tuning --data ../shared/data"""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """The page of a study in the lab, made of its numbers.
 
-python -m experiments.lab.account results/lab/numbers.csv --output results/lab/README.md
-"""
+python -m experiments.lab.account results/lab/numbers.csv --output results/lab/README.md"""
 
 from __future__ import annotations
 

@@ -2,8 +2,7 @@
 
 A claim *holds* where the interval of its difference lies on its side of 0, is *contradicted* where
 it lies on the other, and is *undecided* otherwise. "F is about M" holds where the whole interval is
-within a margin.
-"""
+within a margin."""
 
 from __future__ import annotations
 
@@ -15,8 +14,8 @@ from experiments.lab.numbers import Numbers
 from experiments.tables import excludes_zero, plus_minus, table
 from smorm.evaluation.metrics import Metric
 
+# Of gold or accuracy: the difference up to which F and M are about the same.
 MARGIN = 0.01
-"""Of gold or accuracy: the difference up to which F and M are about the same."""
 DIFFERENCE_HEADINGS = (
     "prompts", "difference", "mean ± half its 95 % interval", "seeds above 0", "the claim",
 )  # fmt: skip
@@ -37,8 +36,7 @@ class Line:
     Attributes:
         sign: the side of 0 that the claim is on.
         ahead: on how many seeds the difference is above 0.
-        margin: where it is set, the claim is that the difference is at most this, either way.
-    """
+        margin: where it is set, the claim is that the difference is at most this, either way."""
 
     regime: str
     title: str

@@ -10,15 +10,14 @@ from pathlib import Path
 from smorm.evaluation.metric_names import MetricName, SuiteName
 from smorm.evaluation.metrics import Metric, mean_over_seeds
 
+# Suite, label and metric.
 Key = tuple[str, str, str]
-"""Suite, label and metric."""
 
 
 class Numbers:
     """Every number of a study, by suite, label (`SMORM-F`) and metric, one a seed.
 
-    Read from the table that `smorm lab` writes (`smorm.lab.run`).
-    """
+    Read from the table that `smorm lab` writes (`smorm.lab.run`)."""
 
     def __init__(self, lines: Iterable[Mapping[str, str]]) -> None:
         # Rules that read no model have no seed, and no paired difference.
@@ -93,8 +92,7 @@ class Numbers:
         """The difference of a method to another, paired by seed.
 
         Raises:
-            KeyError: one of them was not measured.
-        """
+            KeyError: one of them was not measured."""
         differences = self._by_seed(suite, label, base, metric)
         return mean_over_seeds(list(differences.values()), len(differences))
 

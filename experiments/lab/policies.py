@@ -4,8 +4,7 @@
 
 The models and policies are those of the grid (`experiments/lab/grid.yaml`), six seeds. The
 settings are those of the recipes (`recipes/lab-ppo.yaml`, `recipes/lab-grpo.yaml`), which were
-chosen on Single alone. Results that exist are not made again.
-"""
+chosen on Single alone. Results that exist are not made again."""
 
 from __future__ import annotations
 
@@ -37,16 +36,16 @@ SEEDS = (0, 1, 2, 3, 4, 5)
 ALGORITHMS = ("ppo", "grpo")
 SETS = ("ID", "OODtopic")
 GRID = "experiments/lab/grid.yaml"
+# KL at which policies are compared that were optimised equally far, in nats an answer.
 DEPTHS = (5.0, 20.0)
-"""KL at which policies are compared that were optimised equally far, in nats an answer."""
 COLUMNS = (
     "gold@first", "gold@peak", "gold@last", *(f"gold@KL{depth:g}" for depth in DEPTHS), "fall",
     "kl@last", "length@last",
 )  # fmt: skip
 COMPARED = ("gold@KL5", "gold@last")
 BASELINE = ("Single", "F")
+# A reward's model and view.
 Label = tuple[str, str]
-"""A reward's model and view."""
 
 INTRO = """\
 Policies of the lab, optimised against six rewards by PPO and by GRPO, on prompts as in training \

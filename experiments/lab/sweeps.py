@@ -4,8 +4,7 @@
 
 The regression weight (also the paper's sum and learned weights), the number of rated answers and of
 their prompts, the noise of preferences, the correlation of style with ability, and how long Single
-and SMORM are trained.
-"""
+and SMORM are trained."""
 
 from __future__ import annotations
 
@@ -26,8 +25,8 @@ SEEDS = 5
 JOINT = {"data": "both", "objective": {"kind": "joint"}}
 USUAL = ["Single", "Multi", "SM", "SMORM-F", "SMORM-L", "SMORM-M"]
 PAIRS = 3000
+# SMORM that sees each rating 8 times, as Multi does, however few there are.
 AS_OFTEN = "SMORM 8x"
-"""SMORM that sees each rating 8 times, as Multi does, however few there are."""
 
 Setting = tuple[str, dict[str, Any]]
 

@@ -2,8 +2,7 @@
 
     smorm lab experiments/lab/tuning.yaml
     python -m experiments.lab.tuning results/lab/tuning/numbers.csv \\
-        --output results/lab/tuning/README.md
-"""
+        --output results/lab/tuning/README.md"""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ TINY = Backbone(
     tokens=4096, held_out_tokens=256, batch=4,
 )  # fmt: skip
 EPOCHS = {task: {"Multi": (0.5,), "*": (0.25,)} for task in ("truthfulqa", "ukp")}
+# A whole answer of the made-up test split.
 LEAKED = "clear true helpful one 21"
-"""A whole answer of the made-up test split."""
 
 
 def _write(path: Path, rows: list[Any]) -> None:
