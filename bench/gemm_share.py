@@ -157,8 +157,8 @@ def attention_flops(network: RewardNetwork, forests: Sequence[Forest]) -> float:
     for forest in forests:
         for first, last in forest.chains:
             attended += (last - first) * (last - first + 1) / 2
-        for top, bottom, left, right in forest.rectangles:
-            attended += (bottom - top) * (right - left)
+        for top, bottom, first, last in forest.rectangles:
+            attended += (bottom - top) * (last - first)
     return attended * 2.0 * 6 * int(width) * int(config.num_hidden_layers)
 
 

@@ -82,7 +82,7 @@ def run(setting: Setting, shapes: Sequence[str], path: Path, minutes: float) -> 
     return result
 
 
-def ratios(parts: dict[str, Any]) -> dict[str, float]:
+def ratios(measured: dict[str, Any]) -> dict[str, float]:
     """How many times longer the baselines take, of the medians."""
     times: dict[str, float] = {}
 
@@ -90,9 +90,9 @@ def ratios(parts: dict[str, Any]) -> dict[str, float]:
         if slow and fast and "seconds" in slow and "seconds" in fast:
             times[name] = slow["seconds"] / fast["seconds"]
 
-    for part, values in parts.items():
-        kind, _, shape = part.partition(" ")
-        forest = parts.get(f"training {shape}", {}).get("forest")
+    for name, values in measured.items():
+        kind, _, shape = name.partition(" ")
+        forest = measured.get(f"training {shape}", {}).get("forest")
         if kind == "training":
             add(f"{shape}: training vs padded", values.get("padded"), forest)
             add(

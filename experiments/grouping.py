@@ -34,9 +34,11 @@ from smorm.training.step import run_step
 from smorm.version import __version__
 from smorm.world import backbone_path
 
+# Variances are estimated over steps, of which one epoch has only a few dozen.
 BATCH, WARM_STEPS, EPOCHS, RESAMPLES = 24, 30, 4, 1000
 TERMS = ("preference", "regression", "joint")
 Row = dict[str, Any]
+# The real answers need a tokenizer of their own: the lab's backbone knows only the lab's words.
 TINY = {
     "backbone": {
         "architecture": "llama",
@@ -78,6 +80,7 @@ def step_gradients(prepared: Prepared, steps: int) -> tuple[dict[str, Floats], i
     named = named_trainable(prepared.network, {})
     gradients: dict[str, list[NDArray[np.float32]]] = {"preference": [], "regression": []}
     tokens = 0
+    # No step is taken in between: every gradient is one at the same weights.
     for step in range(steps):
         for term, rows in gradients.items():
             # Zeros and not None, so that a weight that a term does not reach has its columns too.
@@ -120,7 +123,8 @@ def compare(grouped: Floats, ungrouped: Floats, size: float) -> Row:
         grouped, ungrouped: inner products of gradients, [B, B].
         size: items over one prompt that an item has beside it, itself included: sum m^2 / sum m."""
     grams = [grouped, ungrouped]
-    (high, high_norm), (low, low_norm) = (variance(gram) for gram in grams)
+    (high, high_norm), (low, low_norm) = map(variance, grams)
+    # The same draws for every term, so that the terms' intervals can be compared.
     rng = np.random.default_rng(0)
     ratios = []
     for _ in range(RESAMPLES):
@@ -165,7 +169,9 @@ def measure(name: str, answered: list[Answered], model: Row, max_tokens: int) ->
     sizes = [_group_size(train.pair_prompts), _group_size(train.rated_prompts)]
     group_size = dict(zip(TERMS, [*sizes, sizes[0]], strict=True))
     # A path is no setting.
-    kind = "the lab's backbone" if model is LAB else model
+    kind: Any = model
+    if model is LAB:
+        kind = "the lab's backbone"
     setting = {"model": kind, "batch": BATCH, "warm": WARM_STEPS, "epochs": EPOCHS}
     return {
         "name": name,
@@ -225,9 +231,8 @@ def page(results: Sequence[Row]) -> str:
     tokens, variances = [], []
     for result in results:
         name = result["name"]
-        grouped, ungrouped = (
-            result[f"tokens_per_pair_{order}"] for order in ("grouped", "ungrouped")
-        )
+        grouped = result["tokens_per_pair_grouped"]
+        ungrouped = result["tokens_per_pair_ungrouped"]
         saved = ungrouped / grouped
         tokens.append([name, f"{ungrouped:.0f}", f"{grouped:.0f}", f"{saved:.2f} times"])
         for term, row in result["terms"].items():
@@ -254,6 +259,7 @@ def page(results: Sequence[Row]) -> str:
 def run(data: Path, output: Path) -> None:
     """Measure and write."""
     torch.set_num_threads(1)
+    # The lab's texts come with the package, so that the question has an answer without the data.
     results = [measure("lab", lab_answers(), LAB, 256)]
     arena = data / "arena_bench_v1" / "train_scores.jsonl.gz"
     if arena.is_file():

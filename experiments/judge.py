@@ -42,14 +42,15 @@ REAL = {
     "humanevalpack": "best-of-k/humanevalpack={data}/eval/humanevalpack/test.jsonl.gz",
     "xstest": "best-of-k/xstest={data}/eval/xstest/test.jsonl.gz",
 }
+# Sets, and how many of their training records are used: minutes on one core.
 PAIRS = {
     "hh_harmless_test": 1500,
     "ultrafeedback_sample": 300,
     "pandalm_human": 595,
     "arena_bench_v1": 600,
 }
-# Sets, and how many of their training records are used: minutes on one core.
 RATED = {"hanna_human": 400, "truthfulqa_attributes": 1500}
+# One seed each: the page shows that any model goes through, not which of them is better.
 TRAINED: dict[str, tuple[str, tuple[str, ...]]] = {
     "Single": ("preference", ("F",)),
     "SMORM": ("joint", ("F", "L", "M")),
@@ -132,6 +133,7 @@ def models_of(data: Path, work: Path, steps: int | None) -> list[JudgedModel]:
     for name, (_, views) in TRAINED.items():
         models.append(JudgedModel(name, trained_model(data, work, name, steps), views))
     store, source = ArtifactStore(work), data / "stories260k" / "hf"
+    # One row is a plain reward model, six are one with attributes: both kinds of folders are read.
     for rows in (1, 6):
         name = f"stories260k-random-{rows}"
         recipe = [sha256(source / "config.json"), rows, versions()]
@@ -154,6 +156,7 @@ def measure(models: Sequence[JudgedModel], suites: Sequence[Suite]) -> list[Resu
                 suite,
                 views,
                 name=judged.name,
+                # Cut, not left out: all models are measured on the same items.
                 overlong="truncate_prompt",
                 on_bad_record="skip",
             )

@@ -76,7 +76,9 @@ def make_problem(case: Case, seed: int) -> Problem:
         "opposed": -total,
         "apart": basis[:, 2] * np.linalg.norm(total),
     }[case.relation]
+    # A difference of two inputs from N(0, I) has the variance 2.
     deltas = rng.standard_normal((case.pairs, INPUTS)) * np.sqrt(2)
+    # Labels as Bradley–Terry has them: no error comes from a wrong model of the noise.
     wins = rng.random(case.pairs) < 1 / (1 + np.exp(-deltas @ preference))
     inputs = rng.standard_normal((case.rated, INPUTS))
     ratings = inputs @ attributes + case.noise * rng.standard_normal((case.rated, K))
@@ -126,6 +128,7 @@ def minimise(
     left_vectors, singular, right_vectors = np.linalg.svd(start, full_matrices=False)
     # The square root on both sides: factors of equal norm are where weight decay is least.
     root = np.sqrt(singular[: case.rank])
+    # Always the same, so that two fits differ only by what they are fitted to.
     rng = np.random.default_rng(0)
     theta = np.zeros((INPUTS, case.rank))
     heads = np.zeros((case.rank, 1 + K))
@@ -172,6 +175,7 @@ class Errors:
 
 def solve(case: Case, seed: int) -> Errors:
     """Train all three on one draw and measure them."""
+    # One draw for all three, so that their differences are paired.
     problem = make_problem(case, seed)
     preference = bradley_terry_alone(problem.deltas)
     attributes = regression_alone(problem.inputs, problem.ratings, case.rank)

@@ -25,6 +25,7 @@ from experiments.tables import number, table
 from smorm.files import read_json, write_json, write_text
 from smorm.version import __version__
 
+# The earlier check does not say how many it took; our standard errors say what these decide.
 SEEDS = 40
 Row = Mapping[str, Any]
 
@@ -34,6 +35,8 @@ def maximum_likelihood_weight(pairs: int, rated: int, noise: float) -> float:
     return rated / (2 * noise**2 * pairs)
 
 
+# A is the theorem's good case; each of the others changes what the theorem may depend on: the rank,
+# the weight, the noise, the direction of preference or the sizes.
 CASES = (
     Case("A"),
     Case("A2", weight=0.01),
@@ -132,6 +135,7 @@ def run_case(case: Case, seeds: Sequence[int]) -> dict[str, Any]:
     """One case over seeds: means and standard errors of the four errors, and in how many seeds
     joint training lowered each head's error."""
     errors = np.array([list(asdict(solve(case, seed)).values()) for seed in seeds])  # [S, 4]
+    # ddof 1: the seeds are a sample of all seeds.
     standard_errors = errors.std(axis=0, ddof=1) / np.sqrt(len(seeds))
     # Differences below this are those of the solvers.
     gains = errors[:, [0, 2]] - errors[:, [1, 3]] > 1e-9
@@ -151,8 +155,10 @@ def case_table(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         name, earlier = row["case"]["name"], row["earlier"]
-        ours = [_value_and_error(row["means"][key], row["errors"][key]) for key in NAMES]
-        before = [f"{earlier[key]:g}" for key in NAMES]
+        ours, before = [], []
+        for key in NAMES:
+            ours.append(_value_and_error(row["means"][key], row["errors"][key]))
+            before.append(f"{earlier[key]:g}")
         cells = []
         for first in (0, 2):  # preference, attributes: alone and joint
             cells.append(" → ".join(ours[first : first + 2]))
@@ -172,6 +178,7 @@ def distant_errors(rows: Sequence[Row]) -> list[str]:
     names = []
     for row in rows:
         for key, earlier in row["earlier"].items():
+            # Our standard error alone: the earlier check gives none.
             distance = abs(row["means"][key] - earlier)
             if distance > 2 * row["errors"][key]:
                 names.append(f"{row['case']['name']}, {key.replace('_', ' ')}")
@@ -185,6 +192,7 @@ def other_directions(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         ours, earlier = row["means"], row["earlier"]
         for single, joint in (NAMES[:2], NAMES[2:]):
+            # Strictly: where both are equal, as in B, there is no direction.
             if (ours[single] - ours[joint]) * (earlier[single] - earlier[joint]) < 0:
                 names.append(f"{row['case']['name']}, {joint.replace('_', ' ')}")
     return names
@@ -235,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     cases = [run_case(case, range(options.seeds)) for case in CASES]
-    floors = [measure(dimension) for dimension in DIMENSIONS]
+    floors = list(map(measure, DIMENSIONS))
     results = {"version": __version__, "cases": cases, "floors": floors}
     write_json(options.output / "linear.json", results)
     rewrite(options.output)

@@ -51,6 +51,7 @@ if not torch.cuda.is_available():  # the package's pipeline asks for CUDA whatev
 from rewardbench.rewardbench import main
 main()
 """
+# Of each subset. The claim is that two programs agree, which needs few items.
 ITEMS = 40
 FILLED = {
     "hh_harmless_test": ("refusals-dangerous", "refusals-offensive", "donotanswer"),
@@ -132,7 +133,7 @@ def official(
     if done.returncode or not printed:
         raise SmormError(f"the official package failed: {output[-3000:]}")
     lines = (folder / "out" / "export_outputs.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
+    rows = map(json.loads, lines)
     scores = [(row["scores_chosen"], row["scores_rejected"]) for row in rows]
     grouped = read_json(folder / "out" / "export.json")["extra_results"]
     return ast.literal_eval(printed[-1]), grouped, scores
@@ -180,6 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = Path(scratch)
         model = RewardModel.load(options.model)
         path = write_set(options.data, folder, model)
+        # An error, since the two programs would cut a text that is too long at other places.
         (ours,) = run_suite(model, parse_suite(f"rewardbench={path}"), ["F"], overlong="error")
         python = options.python.absolute()
         sections, grouped, scores = official(python, options.model, folder, model.card.max_tokens)

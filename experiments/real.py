@@ -115,7 +115,7 @@ def execute(run: Run) -> Finished:
         folder = run.train()
         # Loaded again: what is measured is the saved model, as a user would have it.
         model = RewardModel.load(folder / "model")
-        results = [result.as_dict() for result in _measure(run, model)]
+        results = list(map(Result.as_dict, _measure(run, model)))
         cost = _cost(folder, model, run.config(folder))
         write_json(path, {"results": results, "cost": cost})
 
@@ -139,12 +139,14 @@ def _cost(folder: Path, model: RewardModel, config: Config) -> dict[str, float]:
     steps = read_metrics(folder, "tokens")
     counts = read_json(folder / "data.json")
     method, batch = config.objective.method, config.training.batch_size
-    pairs = batch if method.uses_pairs else 0
-    ratings = 0
+    pairs = ratings = 0
+    if method.uses_pairs:
+        pairs = batch
     if method.uses_ratings:
         # Beside pairs the ratings have a share of their own; a batch without pairs is all ratings.
-        ratio = config.data.mixing.rated_per_pair if method.uses_pairs else 1.0
-        ratings = round(batch * ratio)
+        ratings = batch
+        if method.uses_pairs:
+            ratings = round(batch * config.data.mixing.rated_per_pair)
     return {
         "parameters": float(sum(weight.numel() for weight in model.network.parameters())),
         "training_pairs": float(counts["pairs"]),
@@ -170,6 +172,7 @@ def write_all(
         for done in runs:
             results += done.results
         summaries[name] = summarise(runs, runs[0].run.files)
+        # The bar for a network: a linear model over words and length.
         summaries[name]["baseline"] = readme_baseline(TASKS[name], data)
     # Items are larger than all else; their scores are in a packed file of their own.
     plain = [replace(result, items="scores.jsonl.gz") for result in results]
@@ -182,7 +185,7 @@ def write_all(
         if TFIDF in summary["baseline"]:
             baselines.append(f"{TASKS[name].title} {summary['baseline'][TFIDF]:.3f}")
     intro = INTRO.format(baselines=", ".join(baselines) or "none")
-    objects = [result.as_dict() for result in plain]
+    objects = list(map(Result.as_dict, plain))
     write_page(objects, output / "report.html", "Real data", intro)
 
 
@@ -205,6 +208,7 @@ def _scores(results: Sequence[Result]) -> bytes:
         scores = []
         for item in items:
             values = item.get("scores") or list(item["attributes"].values())
+            # fp32 has seven digits, and products in another order change the last.
             scores.append([float(f"{value:.6g}") for value in values])
         row = {
             "suite": result.suite,

@@ -120,6 +120,7 @@ def _accuracy(summary: Summary) -> str:
     longer = summary["length_only"]
     ours = [number(longer["value"]), over_prompts(longer)]
     rows.append(["the longer response (words), ours", *ours, "", ""])
+    # The README's figure of the same rule stands beside ours: another count of words would show.
     quoted = {LONGER: "the longer response, README's", TFIDF: "TF-IDF + length, README's"}
     for key, label in quoted.items():
         if key in summary["baseline"]:
@@ -197,6 +198,7 @@ def _reading(summary: Summary) -> str:
     ]
     constant = summary["mse_of_mean"]["mean"]["value"]
     labels = ("Multi", "SMORM")
+    # A constant needs no model, so that an equal error is no success.
     worse = [label for label in labels if summary["mse"][label]["mean"]["value"] >= constant]
     if worse:
         blocks.append(
@@ -231,6 +233,7 @@ def _rules(summary: Summary) -> str:
         ]
     rows = []
     for rule, value in rules.items():
+        # An equal accuracy does not beat the rule.
         below = [label for label, row in summary["accuracy"].items() if row["value"] <= value]
         rows.append([rule, number(value), ", ".join(below) or "none"])
     return table(["simple rule", "accuracy", "rows that do not beat it"], rows)
@@ -267,6 +270,7 @@ def _edges(title: str, tries: Sequence[Summary], chosen: Summary) -> list[str]:
     """The chosen settings that are the lowest or highest of those tried."""
     edges = []
     for key, value in chosen.items():
+        # At an edge the best value may lie outside of what was tried.
         values = [row[key] for row in tries]
         if value in (min(values), max(values)):
             name = key.partition(".")[2].replace("_", " ")

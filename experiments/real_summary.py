@@ -35,6 +35,7 @@ from smorm.evaluation.metrics import (
 )
 from smorm.evaluation.result import Result
 
+# Each view against the method that was trained on its labels alone; M, which has both, with F.
 DIFFERENCES = (("SMORM-F", "Single"), ("SMORM-M", "Single"), ("SMORM-L", "Multi"))
 
 Summary = dict[str, Any]
@@ -114,7 +115,11 @@ def rated_table(finished: Sequence[Finished], files: Files) -> RatedOutcomes:
 
 def _locations(records: Sequence[Any]) -> tuple[list[str], list[str]]:
     """The file and line of each record, which match items of results, and a key of its prompt."""
-    return [record.where for record in records], [prompt_key(record.prompt) for record in records]
+    where, prompts = [], []
+    for record in records:
+        where.append(record.where)
+        prompts.append(prompt_key(record.prompt))
+    return where, prompts
 
 
 def _stack_seeds(by_label: dict[str, list[Floats]]) -> dict[str, Floats]:
@@ -187,9 +192,12 @@ def attribute_table(rated: RatedOutcomes, family: str) -> Summary:
     rows: Summary = {}
     means: dict[str, tuple[Floats, Floats]] = {}
     for label, predictions in rated.by_label.items():
-        by_seed = [measure(predicted, rated) for predicted in predictions]
-        values = np.stack([value for value, _ in by_seed])  # [S, K]
-        draws = np.stack([draw for _, draw in by_seed])  # [S, R, K]
+        measured, resampled = [], []
+        for predicted in predictions:
+            of_seed, draws_of_seed = measure(predicted, rated)
+            measured.append(of_seed)
+            resampled.append(draws_of_seed)
+        values, draws = np.stack(measured), np.stack(resampled)  # [S, K], [S, R, K]
         defined = np.isfinite(values).all(axis=0)
         means[label] = (values[:, defined].mean(axis=1), draws[:, :, defined].mean(axis=(0, 2)))
         rows[label] = {"mean": _attribute_row(*means[label], count)}
@@ -224,6 +232,7 @@ def _spearman(predicted: Floats, rated: RatedOutcomes) -> tuple[Floats, Floats]:
 
 def _squared_error(predicted: Floats, rated: RatedOutcomes) -> tuple[Floats, Floats]:
     errors = (predicted - rated.ratings) ** 2
+    # Not every response is rated on every attribute.
     return np.nanmean(errors, axis=0), bootstrap_means(errors, rated.prompts)
 
 
@@ -239,6 +248,7 @@ def _length_correlations(finished: Sequence[Finished]) -> Summary:
 def _training_mean_error(finished: Sequence[Finished]) -> Summary:
     """The baseline of the squared error: predicting training's mean rating."""
     rows: Summary = {}
+    # Any result has it: training's mean is the same for all methods and seeds.
     for text, metric in results_of_kind(finished, "rated")[0].metrics.items():
         name = MetricName.parse(text)
         if name.name == "mse_of_mean":
@@ -253,5 +263,7 @@ def _cost(finished: Sequence[Finished]) -> Summary:
         costs.setdefault(done.run.name, []).append(done.cost)
     rows: Summary = {}
     for method, seeds in costs.items():
-        rows[method] = {key: float(np.mean([cost[key] for cost in seeds])) for key in seeds[0]}
+        rows[method] = {}
+        for key in seeds[0]:
+            rows[method][key] = float(np.mean([cost[key] for cost in seeds]))
     return rows

@@ -27,6 +27,7 @@ from smorm.training.loop import train
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+# What tables of cost and curves read. Checkpoints hold optimizer states, three times a model.
 KEPT_FILES = ("config.yaml", "cost.json", "data.json", "metrics.jsonl")
 MINUTES = "minutes.json"
 
@@ -71,6 +72,7 @@ class Method:
         return METHODS[self.kind].uses_ratings
 
 
+# Only views of rows that are trained: Multi's preference row is not.
 SINGLE = Method("preference")
 MULTI = Method("regression", ("L",))
 SMORM = Method("joint", ("F", "L", "M"))
@@ -121,6 +123,7 @@ class Run:
 
     def recipe(self) -> list[Any]:
         """All that decides the training; where its output goes does not."""
+        # Versions too: another torch rounds differently, and one table must not hold both.
         return [self.config(self.work).hash, self.files.hashes(), versions()]
 
     def train(self) -> Path:
@@ -166,6 +169,7 @@ def in_processes(
     if jobs == 1:
         yield from map(work, items)
         return
+    # Spawned: a fork would copy torch's thread pool without its threads.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=end_with_parent)
     try:

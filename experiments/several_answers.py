@@ -33,6 +33,7 @@ def lab_answers(prompts: int = 160) -> list[Answered]:
     answered: dict[str, Answered] = {}
     while len(answered) < prompts:
         prompt = sample_prompt(rng, "ID", "train")
+        # Sorted, since the order of a set of texts differs between processes.
         # Equal answers count once; a prompt that then has fewer than `ANSWERS` is drawn again.
         texts = sorted({write_answer(world, prompt, rng) for _ in range(ANSWERS)})
         if len(texts) == ANSWERS:

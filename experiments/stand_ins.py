@@ -22,6 +22,7 @@ from smorm.evaluation.benchmarks import BENCHMARKS
 
 __all__ = ["MARK", "WRITERS", "write_stand_in"]
 
+# As many as the kinds of rows that a format mixes: a win of either side, and a tie.
 ROWS = 3
 
 REWARDBENCH = (
@@ -92,14 +93,15 @@ def _best_of_k(folder: Path, texts: Texts, rows: int) -> Path:
 
 
 def _rewardbench(folder: Path, texts: Texts, rows: int) -> Path:
-    made = [
-        {"prompt": texts.prompt(), "chosen": texts.good(), "chosen_model": "GPT4-Turbo",
-         "rejected": texts.bad(), "rejected_model": "alpaca-7b", "subset": subset}
-        for subset in REWARDBENCH for _ in range(rows)
-    ]  # fmt: skip
-    return write_parquet(
-        folder / "filtered.parquet", [{**row, "id": at} for at, row in enumerate(made)]
-    )
+    made: list[Row] = []
+    for subset in REWARDBENCH:
+        for _ in range(rows):
+            made.append(
+                {"prompt": texts.prompt(), "chosen": texts.good(), "chosen_model": "GPT4-Turbo",
+                 "rejected": texts.bad(), "rejected_model": "alpaca-7b", "subset": subset,
+                 "id": len(made)}
+            )  # fmt: skip
+    return write_parquet(folder / "filtered.parquet", made)
 
 
 def _pref_sets(folder: Path, texts: Texts, rows: int) -> Path:
@@ -113,9 +115,8 @@ def _pref_sets(folder: Path, texts: Texts, rows: int) -> Path:
 
 
 def _rewardbench2(folder: Path, texts: Texts, rows: int) -> Path:
-    made = [_listed(texts, str(at), 1, 3, "") for at in range(rows * len(REWARDBENCH2))]
-    for at, row in enumerate(made):
-        row["subset"] = REWARDBENCH2[at // rows]
+    numbers = range(rows * len(REWARDBENCH2))
+    made = [_listed(texts, str(at), 1, 3, REWARDBENCH2[at // rows]) for at in numbers]
     # The rule of ties compares a tied prompt with the reference of the same number.
     for at in range(rows):
         made.append(_listed(texts, f"ref:{at}", 1, 4, "Ties"))
@@ -139,11 +140,11 @@ def _listed(texts: Texts, identity: str, good: int, bad: int, subset: str) -> Ro
 
 
 def _rm_bench(folder: Path, texts: Texts, rows: int) -> Path:
-    made = [
-        {"id": f"{domain}_{at}", "prompt": texts.prompt(), "chosen": texts.goods(3),
-         "rejected": texts.bads(3), "domain": domain}
-        for domain in RM_BENCH for at in range(rows)
-    ]  # fmt: skip
+    made: list[Row] = []
+    for domain in RM_BENCH:
+        for at in range(rows):
+            row = {"id": f"{domain}_{at}", "prompt": texts.prompt(), "chosen": texts.goods(3)}
+            made.append({**row, "rejected": texts.bads(3), "domain": domain})
     return write_json(folder / "total_dataset.json", made)
 
 
@@ -163,13 +164,17 @@ def _judgebench(folder: Path, texts: Texts, rows: int) -> Path:
     return folder / "JudgeBench"
 
 
+def _winner(first: bool, tie: str, *, is_tie: bool) -> str:
+    if is_tie:
+        return tie
+    return "model_a" if first else "model_b"
+
+
 def _ppe_human(folder: Path, texts: Texts, rows: int) -> Path:
     made = []
     for at in range(4 * rows):
         a, b, first = texts.sides()
-        winner = "model_a" if first else "model_b"
-        if at % 4 == 3:
-            winner = "tie"
+        winner = _winner(first, "tie", is_tie=at % 4 == 3)
         flags = ("is_code", "is_refusal", "hard_prompt", "easy_prompt", "if_prompt", "math_prompt")
         made.append(
             {"question_id": f"q{at:04}", "prompt": texts.prompt(), "response_1": a,
@@ -263,14 +268,14 @@ def _mt_bench(folder: Path, texts: Texts, rows: int) -> Path:
             # The answer of the turn that is not judged says nothing of the winner.
             answers = (side, texts.bad()) if turn == 1 else (texts.bad(), side)
             conversations.append(dialogue(first, answers[0], second, answers[1]))
-        winner = "model_a" if a_wins else "model_b"
-        if at % 3 == 2:
-            winner = MT_BENCH[split]["tie"]
+        winner = _winner(a_wins, MT_BENCH[split]["tie"], is_tie=at % 3 == 2)
         return {"question_id": 81 + at, "model_a": "one", "model_b": "two", "winner": winner,
                 "judge": MT_BENCH[split]["judge"], "conversation_a": conversations[0],
                 "conversation_b": conversations[1], "turn": turn}  # fmt: skip
 
-    splits = {split: [row(split, at) for at in range(2 * rows)] for split in MT_BENCH}
+    splits = {}
+    for split in MT_BENCH:
+        splits[split] = [row(split, at) for at in range(2 * rows)]
     return save_splits(folder / "mt_bench_human_judgments", splits)
 
 

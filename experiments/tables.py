@@ -101,6 +101,7 @@ def verdict_of(row: Row) -> Verdict:
     """What a difference shows: over prompts, over seeds, over both or over neither."""
     if row["low"] is None:
         return Verdict.NO_INTERVAL
+    # Prompts first: what is open for the mean of these very seeds is open for others too.
     prompts = _side(row["low"], row["high"])
     seeds = _side(row["seeds_low"], row["seeds_high"])
     if prompts == 0:

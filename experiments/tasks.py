@@ -50,15 +50,12 @@ class Task:
         return RECIPES / f"{self.name}.yaml"
 
 
-TASKS = {
-    task.name: task
-    for task in (
-        Task(
-            "truthfulqa", "TruthfulQA", "truthfulqa_pairs", "truthfulqa_attributes", _prompt, 0.12
-        ),
-        Task("ukp", "UKP", "ukp_convarg1", "ukp_convarg_attributes", _debate, 0.2),
-    )
-}
+_TRUTHFULQA = Task(
+    "truthfulqa", "TruthfulQA", "truthfulqa_pairs", "truthfulqa_attributes", _prompt, 0.12
+)
+# Its groups are whole debates, and few: a larger share of them, so that validation has some.
+_UKP = Task("ukp", "UKP", "ukp_convarg1", "ukp_convarg_attributes", _debate, 0.2)
+TASKS = {task.name: task for task in (_TRUTHFULQA, _UKP)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +74,12 @@ class Files:
 
     def hashes(self) -> list[str]:
         """SHA-256 of what is in each file, unpacked."""
-        return [
-            hashlib.sha256(gzip.decompress(path.read_bytes())).hexdigest() for path in self.paths()
-        ]
+        hashes = []
+        for path in self.paths():
+            # Unpacked, since the same rows can be packed to other bytes.
+            content = gzip.decompress(path.read_bytes())
+            hashes.append(hashlib.sha256(content).hexdigest())
+        return hashes
 
 
 def dev_files(task: Task, data: Path) -> Files:
@@ -106,31 +106,29 @@ def split_validation(task: Task, data: Path, folder: Path) -> Files:
     paths: list[Path] = []
     for side in ("train", "validation"):
         for name, source in (("pairs", files.train_pairs), ("rated", files.train_rated)):
+            rows = []
+            for row in read_lines(source):
+                is_held_out = task.group(row["prompt"]) in held_out
+                if is_held_out == (side == "validation"):
+                    rows.append(row)
             path = folder / f"{side}-{name}.jsonl.gz"
-            _write_rows(path, _rows_of_side(task, source, held_out, side == "validation"))
+            _write_rows(path, rows)
             paths.append(path)
     train_pairs, train_rated, test_pairs, test_rated = paths
     return Files(train_pairs, train_rated, test_pairs, test_rated, label="validation")
 
 
 def _held_out_groups(task: Task, pairs: Path) -> set[str]:
+    # Of the pairs alone: a group that only ratings have can never be validated on pairs.
     groups = {task.group(row["prompt"]) for row in read_lines(pairs)}
     ordered = sorted(groups, key=lambda group: hashlib.sha256(group.encode()).hexdigest())
     return set(ordered[: max(1, round(task.validation_share * len(ordered)))])
 
 
-def _rows_of_side(
-    task: Task, source: Path, held_out: set[str], validation: bool
-) -> list[dict[str, Any]]:
-    return [
-        row for row in read_lines(source) if (task.group(row["prompt"]) in held_out) == validation
-    ]
-
-
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Rows of a gzip file of JSON lines, as they are."""
     with gzip.open(path, "rt", encoding="utf-8") as stream:
-        return [json.loads(line) for line in stream]
+        return list(map(json.loads, stream))
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:

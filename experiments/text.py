@@ -35,7 +35,6 @@ from experiments.text_rewards import (
     POOLS_FACTS,
     POOLS_FILE,
     SET,
-    Finished,
     pools_folder,
     push_longest,
     push_reward,
@@ -86,7 +85,11 @@ def measure_all(plan: Plan, runs: Sequence[ScoredRun], pools: Path) -> list[Resu
         training[name] = records_of("rated", str(plan.files(name).train_rated), 1, 0)
     results: list[Result] = []
     for task in plan.tasks:
-        finished: Finished = {(s.run.name, s.run.seed): s for s in runs if s.run.task.name == task}
+        finished: dict[tuple[str, int], ScoredRun] = {}
+        for scored in runs:
+            if scored.run.task.name == task:
+                finished[scored.run.name, scored.run.seed] = scored
+        # Those of any run: all score the same sets.
         sets = finished["Single", 0].text_run.sets
         tests = read_tests(sets, training)
         labels = prompts_of(records_of(*sets[REFERENCE]))
@@ -97,6 +100,7 @@ def measure_all(plan: Plan, runs: Sequence[ScoredRun], pools: Path) -> list[Resu
             rewards = rewards_of(finished, seed, plan.members, labels)
             for reward in rewards:
                 results += [measure_reward(reward, test) for test in tests]
+            # In distribution only: the other data set's attributes have other names.
             rated = next(test for test in tests if test.key == f"rated/{task}")
             for scored in of_seed:
                 if scored.run.method.predicts_ratings:
@@ -128,8 +132,8 @@ def run_everything(plan: Plan) -> None:
     scored = run_all(final, plan.jobs, "run")
     measured = time.monotonic()
     results = measure_all(plan, scored, pools / POOLS_FILE)
-    compared = [result for result in results if _is_compared(result)]
-    written = [rounded(result) for result in results + paired_by_seed(compared)]
+    compared = list(filter(_is_compared, results))
+    written = list(map(rounded, results + paired_by_seed(compared)))
     write_results(plan.output / "results.json", written)
     summary = {
         "backbone": facts,
@@ -184,11 +188,17 @@ def _minutes(
     facts: dict[str, Any], tried: Sequence[ScoredRun], final: Sequence[ScoredRun], measured: float
 ) -> dict[str, float]:
     """Minutes of one process by part, whenever they were spent."""
+    choosing = training = scoring = 0.0
+    for run in tried:
+        choosing += run.minutes + run.scoring_minutes
+    for run in final:
+        training += run.minutes
+        scoring += run.scoring_minutes
     minutes = {
         "pretraining": float(facts["minutes"]),
-        "choosing the epochs": sum(run.minutes + run.scoring_minutes for run in tried),
-        "training": sum(run.minutes for run in final),
-        "scoring": sum(run.scoring_minutes for run in final),
+        "choosing the epochs": choosing,
+        "training": training,
+        "scoring": scoring,
         "measuring": (time.monotonic() - measured) / 60,
     }
     return {name: round(value, 1) for name, value in minutes.items()}

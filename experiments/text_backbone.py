@@ -38,6 +38,7 @@ from smorm.text.tokenizers import train_bpe
 # One document of so many is held out.
 HELD_OUT = 50
 _USER, _ASSISTANT = "Human: ", "\n\nAssistant: "
+# Documents whose runs of words are in memory at once.
 _BATCH = 512
 
 Ids = NDArray[np.int64]
@@ -194,6 +195,7 @@ def _hash_of_file(path: Path) -> str:
 
 def _pretrain(corpus: Corpus, backbone: Backbone, folder: Path) -> None:
     torch.set_num_threads(1)
+    # Of the training documents alone: a vocabulary that knows held-out text would lower its loss.
     tokenizer = train_bpe(texts_of(corpus.training), backbone.vocab_size)
     tokenizer.model_max_length = backbone.width
     renderer, width, seed = Renderer(tokenizer), backbone.width, backbone.seed

@@ -53,6 +53,7 @@ MEASURED = {
 }
 # Quantities of which every attribute's, or every n's number is summarised too.
 ALSO_MEASURED = {"rated": "spearman", "best-of-n": "gold"}
+# Single has no attribute rows.
 RATED_BASELINE = ("Multi", "attributes")
 
 Summary = dict[str, Any]
@@ -259,6 +260,7 @@ def cost_of(reward: Reward) -> Result:
 
 def summarise(results: Sequence[Result]) -> Summary:
     """By suite and label: every number, and its difference to the suite's baseline."""
+    # Cost and curves have no outcomes, and so no draws to resample.
     by_suite: dict[str, list[Result]] = {}
     for result in results:
         if result.outcomes is not None:
@@ -334,6 +336,7 @@ def _rank_sample(outcomes: RatedOutcomes, name: str) -> Sample:
 def _row(samples: Sequence[Sample]) -> Summary:
     values = [value for value, _ in samples]
     over = mean_over_seeds(values, len(values)).as_dict()
+    # Draw i resamples the same prompts in every seed, so the seeds' mean is taken draw by draw.
     low, high = interval(np.mean([draws for _, draws in samples], axis=0))
     return {
         "value": over["value"],

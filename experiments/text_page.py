@@ -210,6 +210,7 @@ class Page:
         lines = []
         for suite, rows in self.of_kind("best-of-n"):
             gains = {label: row["gain"] for label, row in rows.items()}
+            # The rule is what rewards are compared with, in a column of its own.
             best = highest(gains, without=[LONGEST])
             above, below = [], []
             for label, row in gains.items():
@@ -231,6 +232,7 @@ class Page:
                 by_verdict: dict[Verdict, list[str]] = {}
                 for label, gap in _gaps(rows, name).items():
                     verdict = verdict_of(gap)
+                    # The same sign in all of three seeds has one chance in four without an effect.
                     if verdict is Verdict.OPEN_SAME_SIGN:
                         verdict = Verdict.OPEN
                     by_verdict.setdefault(verdict, []).append(f"{label} ({gap['value']:+.3f})")

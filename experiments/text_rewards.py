@@ -101,6 +101,7 @@ def rewards_of(finished: Finished, seed: int, members: int, prompts: Sequence[st
     for name, method in METHODS.items():
         members_of = {view: (Member(finished[name, seed], view),) for view in method.views}
         rewards += [Reward(name, view, seed, member) for view, member in members_of.items()]
+    # The seed ensembles are SM's control: several models, and no second kind of labels.
     pair = [(finished["Single", seed], "F"), (finished["Multi", seed], "L")]
     singles = [(finished["Single", member], "F") for member in ensemble_seeds(seed, members)]
     rewards += [

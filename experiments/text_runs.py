@@ -26,6 +26,7 @@ from smorm.errors import DataError
 from smorm.evaluation.metrics import pair_outcomes
 from smorm.files import read_json, sha256, write_json
 from smorm.model.views import apply_view
+from smorm.report.selection import present_in
 from smorm.scoring.reward_model import RewardModel
 from smorm.scoring.scorer import Scored, Scorer
 from smorm.stress.pools import read_pools
@@ -52,6 +53,7 @@ EPOCHS: dict[str, dict[str, tuple[float, ...]]] = {
     "truthfulqa": {"Multi": (1.75, 3.5), "*": (0.25, 0.5)},
     "ukp": {"Multi": (1.1, 2.2), "*": (0.1, 0.2)},
 }
+# Up to 32: with larger pools most prompts would be lost, since few long answers fit the context.
 SIZES = (1, 2, 4, 8, 16, 32)
 
 # Sets that a run scores, by name: kind (preference, rated or pools), path, stride, limit (0: all).
@@ -257,13 +259,19 @@ def execute(text_run: TextRun) -> ScoredRun:
 
 
 def _as_arrays(by_set: Mapping[str, list[list[float]]]) -> dict[str, list[Floats]]:
-    return {name: [np.array(values) for values in column] for name, column in by_set.items()}
+    arrays: dict[str, list[Floats]] = {}
+    for name, column in by_set.items():
+        arrays[name] = list(map(np.array, column))
+    return arrays
 
 
 def _curve(folder: Path) -> list[dict[str, float]]:
     names = ("step", "loss", "accuracy", "mse")
-    rows = read_metrics(folder, "loss").values()
-    return [{name: row[name] for name in names if name in row} for row in rows]
+    points = []
+    for row in read_metrics(folder, "loss").values():
+        measured = present_in(names, row)
+        points.append({name: row[name] for name in measured})
+    return points
 
 
 def _score(text_run: TextRun, model: RewardModel) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from smorm.theory.matched import BASES, ComparisonData, compare, read_run, unmat
 from smorm.version import __version__
 from smorm.world import backbone_path, write_dataset
 
+# Few ratings beside many pairs, as in the paper's setting: there its claim is to be tested.
 SEEDS, STEPS = 8, 120
 SIZES: dict[str, Any] = {
     "num_pairs": 800,
@@ -89,6 +90,7 @@ def held_out(regime: str, work: Path, reader: RewardModel) -> ComparisonData:
     """Pairs with their gold and truly rated responses of a regime, the same for every run."""
     # The training sets of this data are not used, and as small as they may be.
     sizes = {**SIZES, "num_pairs": 1, "num_rated": 1}
+    # A seed of no training set.
     files = write_dataset(work / "held-out", seed=1000, **sizes)
     pairs_file, rated_file = files[f"eval-pairs-{regime}"], files[f"eval-rated-{regime}"]
     pairs = featured(reader, Source(pairs_file), "preference", Reading())
@@ -153,6 +155,7 @@ class Verdict(StrEnum):
 
 def verdict_of(gap: Metric, seeds: Metric) -> Verdict:
     """`BETTER` or `WORSE` where both intervals are on that side of 0."""
+    # Over prompts alone a difference may be an accident of these seeds.
     if sign_of(gap) != sign_of(seeds) or sign_of(gap) == 0:
         return Verdict.UNDECIDED
     return Verdict.BETTER if sign_of(gap) < 0 else Verdict.WORSE

@@ -22,6 +22,7 @@ from experiments.tasks import TASKS, TUNED, Task, split_validation
 from smorm.files import write_json
 
 SEED = 100  # none of the final seeds
+# The same for all methods, so that none is tuned more finely.
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
 EPOCHS: dict[str, dict[str, tuple[float, float]]] = {
     # Of the pairs for Single and SMORM; of the ratings for Multi, so many that it sees about as

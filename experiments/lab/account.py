@@ -142,13 +142,16 @@ def _against(numbers: Numbers, regimes: Sequence[str], base: str) -> str:
 
 def _detection(numbers: Numbers, regimes: Sequence[str]) -> str:
     """The area under the ROC of the heads' disagreement, at a few sizes."""
+    # Not of one answer, which no reward picks.
     sizes = numbers.sizes[2::2]
     rows = []
     for regime in regimes:
         suite = f"best-of-n/{regime}"
         for label in numbers.labels(suite):
-            names = [str(MetricName("disagreement_auc", size)) for size in sizes]
-            means = [numbers.mean(suite, label, name) for name in names]
+            means = []
+            for size in sizes:
+                name = str(MetricName("disagreement_auc", size))
+                means.append(numbers.mean(suite, label, name))
             # Only rewards of two heads have a disagreement.
             if any(means):
                 rows.append([regime, label, *map(plus_minus, means)])

@@ -82,6 +82,7 @@ def robust_head(numbers: Numbers, regimes: Sequence[str]) -> list[Line]:
     lines = []
     for regime in regimes:
         lines += _gains(numbers, regime, "SMORM-F", "Single")
+    # The first regime is the one in distribution.
     for regime in regimes[1:]:
         for metric, kind in (("accuracy", "pairs"), (numbers.middle_gold, "best-of-n")):
             suites = (f"{kind}/{regimes[0]}", f"{kind}/{regime}")
@@ -95,6 +96,7 @@ def f_is_m(numbers: Numbers, regimes: Sequence[str]) -> list[Line]:
     lines = []
     for regime in regimes:
         lines += _gains(numbers, regime, "SMORM-M", "SMORM-F")
+    # An interval that holds 0 is no evidence of sameness; one inside a margin is.
     return [replace(line, margin=MARGIN) for line in lines]
 
 

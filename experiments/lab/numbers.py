@@ -32,6 +32,7 @@ class Numbers:
             # Ratings are measured of all attribute rows together, whatever the views.
             if row["kind"] != "rated" and len(views[label]) > 1:
                 label += f"-{row['view']}"
+            # The correlation with a constant does not exist, and takes no part in a mean.
             value = float(row["value"])
             if math.isfinite(value):
                 key = (_suite(row["kind"], row["set"]), label, row["metric"])
@@ -65,6 +66,7 @@ class Numbers:
     @property
     def middle_gold(self) -> str:
         """Gold at about a quarter of the largest n."""
+        # A reward can gain here and be over-optimised at the largest n.
         return gold_at(self.sizes[-3])
 
     @property
@@ -99,7 +101,7 @@ class Numbers:
     def change(self, suite: str, label: str, before: str, after: str) -> Metric:
         """A method's metric `after` less its metric `before`, paired by seed."""
         values = self.values
-        differences = _paired(values[suite, label, after], values[suite, label, before])
+        differences = paired(values[suite, label, after], values[suite, label, before])
         return mean_over_seeds(list(differences.values()), len(differences))
 
     def ahead(self, suite: str, label: str, base: str, metric: str) -> str:
@@ -109,12 +111,12 @@ class Numbers:
 
     def shift(self, suites: tuple[str, str], label: str, base: str, metric: str) -> Metric:
         """How much larger the gain is on the second suite than on the first, paired by seed."""
-        before, after = (self._by_seed(suite, label, base, metric) for suite in suites)
-        shifts = _paired(after, before)
+        before = self._by_seed(suites[0], label, base, metric)
+        shifts = paired(self._by_seed(suites[1], label, base, metric), before)
         return mean_over_seeds(list(shifts.values()), len(shifts))
 
     def _by_seed(self, suite: str, label: str, base: str, metric: str) -> dict[int, float]:
-        return _paired(self.values[suite, label, metric], self.values[suite, base, metric])
+        return paired(self.values[suite, label, metric], self.values[suite, base, metric])
 
 
 def gold_at(size: int) -> str:
@@ -122,13 +124,19 @@ def gold_at(size: int) -> str:
     return str(MetricName("gold", size))
 
 
-def _paired(values: Mapping[int, float], subtracted: Mapping[int, float]) -> dict[int, float]:
+def paired(values: Mapping[int, float], subtracted: Mapping[int, float]) -> dict[int, float]:
     """Differences by seed, of the seeds that both have."""
-    seeds = [seed for seed in values if seed in subtracted]
-    return {seed: values[seed] - subtracted[seed] for seed in seeds}
+    # A seed's luck in data and prompts is the same on both sides, and cancels.
+    differences = {}
+    for seed, value in values.items():
+        if seed in subtracted:
+            differences[seed] = value - subtracted[seed]
+    return differences
 
 
 def _suite(kind: str, name: str) -> str:
     if kind == "cost":
         return kind
-    return str(SuiteName("best-of-n" if kind == "stress" else kind, name))
+    if kind == "stress":
+        kind = "best-of-n"
+    return str(SuiteName(kind, name))

@@ -33,10 +33,10 @@ Setting = tuple[str, dict[str, Any]]
 
 def weights() -> list[Setting]:
     """Arms of one study: SMORM at several weights of the regression term."""
-    objectives: dict[str, dict[str, Any]] = {
-        f"fixed {weight:g}": {"weighting": "fixed", "weight": weight}
-        for weight in (0.1, 0.3, 3.0, 10.0)
-    }
+    objectives: dict[str, dict[str, Any]] = {}
+    # The grid's own SMORM has 1.
+    for weight in (0.1, 0.3, 3.0, 10.0):
+        objectives[f"fixed {weight:g}"] = {"weighting": "fixed", "weight": weight}
     objectives |= {"paper": {"weighting": "paper"}, "learned": {"weighting": "learned"}}
     arms, systems = {}, {}
     for name, objective in objectives.items():
@@ -90,8 +90,9 @@ def knobs() -> list[Setting]:
     }
     settings: list[Setting] = []
     for (section, key), values in values_of.items():
-        by_value = {value: {section: {key: value}, "methods": USUAL} for value in values}
-        settings += [(f"{key}={value:g}", overrides) for value, overrides in by_value.items()]
+        for value in values:
+            overrides = {section: {key: value}, "methods": USUAL}
+            settings.append((f"{key}={value:g}", overrides))
     return settings
 
 
