@@ -15,8 +15,11 @@ from smorm.config import parse_config
 from smorm.data.census import Census
 from smorm.data.formats import FORMATS, data_shape
 from smorm.data.reading import Source, read_records
-from smorm.data.records import Preference
+from smorm.data.records import Candidates, Preference
 from smorm.errors import ConfigError
+from smorm.evaluation.benchmarks import BENCHMARKS, Benchmark
+from smorm.evaluation.benchmarks.best_of_k import BEST_OF_K
+from smorm.evaluation.result import read_results
 from smorm.text.chat import Message
 from tests.cli.conftest import smorm  # noqa: F401  (a fixture)
 from tests.conftest import ROOT
@@ -120,6 +123,41 @@ def test_a_decorated_shape_is_trained_on_from_python(tmp_path):
     values["objective"] = {"kind": "preference"}
     values["training"] |= {"max_steps": 1, "batch_size": 4}
     assert (train(parse_config(values)) / "config.json").is_file()
+
+
+@pytest.fixture
+def choices(tmp_path):
+    """A shape of candidates, and a benchmark of rows in it."""
+
+    @data_shape("choices", "candidates", "{ask, options, right}")
+    def parse(row, context):
+        order = [row["right"], *(text for text in row["options"] if text != row["right"])]
+        responses = tuple((Message("assistant", text),) for text in order)
+        prompt = (Message("user", row["ask"]),)
+        return [Candidates(prompt, responses, where=context.where, chosen=1)]
+
+    rows = FORMATS["choices"]
+    BENCHMARKS.register("choices", Benchmark("choices", "Choices", rows, BEST_OF_K.rule, ()))
+    rights = ["one two three", "one", "one two"]
+    written = [{"ask": f"{i}", "options": ["a b", *rights], "right": right}
+               for i, right in enumerate(rights)]  # fmt: skip
+    (tmp_path / "choices.jsonl").write_text("".join(json.dumps(row) + "\n" for row in written))
+    yield tmp_path / "choices.jsonl"
+    BENCHMARKS.remove("choices")
+    FORMATS.remove("choices")
+
+
+def test_a_decorated_shape_is_evaluated(smorm, tmp_path, choices):  # noqa: F811
+    results = tmp_path / "results.json"
+    words = ("--suite", f"choices={choices}", "--output", results)
+    code, _, err = smorm("eval", "tests.stress.made_up:half_length", *words)
+    assert (code, err) == (0, "")
+    (result,) = read_results(results)
+    scores = [item["scores"] for item in result.items]
+    assert scores == [[1.5, 1.0, 0.5, 1.0], [0.5, 1.0, 1.5, 1.0], [1.0, 1.0, 1.5, 0.5]]
+    # The longest of them is right once in three times.
+    assert result.metrics["overall"].value == pytest.approx(1 / 3)
+    assert result.metrics["overall"].n == 3
 
 
 def test_its_own_reasons_are_counted_and_a_name_is_given_once(tmp_path, decorated):

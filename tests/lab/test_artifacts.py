@@ -8,15 +8,9 @@ import pytest
 
 from smorm import files
 from smorm.errors import DataError
-from smorm.lab.artifacts import (
-    RECORD,
-    ArtifactStore,
-    describe_other_versions,
-    recorded_versions,
-)
+from smorm.lab.artifacts import RECORD, ArtifactStore, describe_other_versions, recorded_versions
 from smorm.lab.measure import Run
-from smorm.lab.scores import read_items
-from smorm.lab.world_artifacts import WorldArtifacts
+from smorm.lab.world_artifacts import WorldArtifacts, read_items
 from smorm.model.store import versions
 from smorm.scoring.reward_model import RewardModel
 from smorm.world import backbone_path, parse_prompt

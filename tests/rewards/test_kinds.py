@@ -10,10 +10,15 @@ from smorm.data.census import Census, DropReason
 from smorm.data.readers import read_rows
 from smorm.data.reading import Source
 from smorm.errors import ConfigError, DataError, SmormError
-from smorm.rewards.cache import CachedReward
 from smorm.rewards.model import ModelReward
-from smorm.rewards.protocol import ScoringOptions, score_all
-from smorm.rewards.section import RewardSection
+from smorm.rewards.protocol import (
+    CachedReward,
+    ScoringOptions,
+    SingleReward,
+    open_reward,
+    score_all,
+)
+from smorm.rewards.section import REWARDS, RewardSection, parse_reward
 from smorm.stress.pools import read_pools
 from smorm.stress.proxies import open_gold
 from smorm.text.limits import Unscored
@@ -176,6 +181,30 @@ def test_a_bad_row_is_named_or_counted(tmp_path):
     census = Census()
     assert len(read_pools(Source(path), census, "skip")) == 1
     assert census.total == 1
+
+
+class Plain(SingleReward):
+    """A kind of one's own that defines no `open`."""
+
+    def values(self, item):
+        return np.full(len(item), float(len(self.argument)))
+
+
+@pytest.mark.parametrize(
+    ("text", "argument"),
+    [("plain", ""), ("plain:x", "x"), ("plain:a:b.jsonl", "a:b.jsonl"), ("truth:3", "3"),
+     ("field:meta.gold", "meta.gold")],
+)  # fmt: skip
+def test_a_kind_without_an_open_of_its_own_is_opened_by_its_argument(text, argument):
+    REWARDS.register("plain", Plain)
+    try:
+        reward = open_reward(parse_reward(text))
+        assert reward.argument == argument
+        assert (reward.kind, reward.name) == (parse_reward(text).kind, parse_reward(text).title)
+        if text.startswith("plain"):
+            assert values(reward, [pool("ask", ["a", "b"])])[0].tolist() == [len(argument)] * 2
+    finally:
+        REWARDS.remove("plain")
 
 
 @pytest.mark.parametrize(

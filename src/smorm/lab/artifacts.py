@@ -24,13 +24,9 @@ MAX_LABEL = 48
 
 @dataclass(frozen=True)
 class ArtifactStore:
-    """Finds or makes artifacts under `root`, whole or not at all.
-
-    >>> path = store.path("runs", recipe, label="Single-0")    # doctest: +SKIP
-    >>> folder = store.folder(path, recipe, train_into)        # doctest: +SKIP
-
-    calls `train_into(scratch)` the first time and returns `ROOT/runs/Single-0-FINGERPRINT`; after
-    that it only returns the path."""
+    """Finds or makes artifacts under `root`, whole or not at all. With `path` from `store.path`,
+    `store.folder(path, recipe, train_into)` calls `train_into(scratch)` the first time, and returns
+    `path`; after that it only returns it."""
 
     root: Path
     # Every artifact that was returned so far, in order of first use.
@@ -62,7 +58,7 @@ class ArtifactStore:
             try:
                 make(scratch)
                 # The record first: a process killed between the two leaves no file without one.
-                _write_record(_record_of_file(path), recipe)
+                _write_record(_record_of(path), recipe)
                 scratch.replace(path)
             finally:
                 scratch.unlink(missing_ok=True)
@@ -83,7 +79,7 @@ class ArtifactStore:
 
 def recorded_versions(path: Path) -> dict[str, str] | None:
     """The versions that made an artifact; None where none were recorded."""
-    record = path / RECORD if path.is_dir() else _record_of_file(path)
+    record = _record_of(path)
     if not record.is_file():
         return None
     recorded: dict[str, str] | None = files.read_json(record).get("versions")
@@ -111,5 +107,5 @@ def _write_record(path: Path, recipe: Any) -> None:
     files.write_json(path, {"recipe": recipe, "versions": versions()})
 
 
-def _record_of_file(path: Path) -> Path:
-    return path.with_name(f"{path.name}.{RECORD}")
+def _record_of(path: Path) -> Path:
+    return path / RECORD if path.is_dir() else path.with_name(f"{path.name}.{RECORD}")

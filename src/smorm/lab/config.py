@@ -81,12 +81,10 @@ class ArmSection(Section):
 
     @model_validator(mode="after")
     def _trained_or_merged(self) -> ArmSection:
-        of_training = (
-            self.objective, self.training, self.model, self.mixing, self.twin, self.start
-        )  # fmt: skip
-        if self.reward is not None and (self.merge or any(of_training)):
+        settings = [self.objective, self.training, self.model, self.mixing, self.twin, self.start]
+        if self.reward is not None and (self.merge or any(settings)):
             raise ValueError("reward: is not trained here; leave out the rest")
-        if self.merge and any(of_training):
+        if self.merge and any(settings):
             raise ValueError("merge: an average of arms is not trained; leave out the rest")
         if len(self.merge) == 1:
             raise ValueError("merge: name two arms or more")

@@ -14,7 +14,7 @@ import orjson
 from smorm.arrays import Floats
 from smorm.data.census import Census
 from smorm.data.reading import Source, read_rated
-from smorm.data.records import Item, prompt_key
+from smorm.data.records import prompt_key
 from smorm.data.scaling import rating_matrix
 from smorm.evaluation.accuracy import measure_pairs
 from smorm.evaluation.attributes import measure_rated
@@ -23,8 +23,7 @@ from smorm.evaluation.result import Measurement, Result
 from smorm.files import fingerprint, read_json
 from smorm.lab.config import SystemSection
 from smorm.lab.methods import arm_stages, label_of, systems_of
-from smorm.lab.scores import SetRows, read_items
-from smorm.lab.world_artifacts import WorldArtifacts
+from smorm.lab.world_artifacts import SetRows, WorldArtifacts, read_items
 from smorm.model.store import versions
 from smorm.rewards.ensemble import UNCHANGED, Rule, standard_of
 from smorm.rewards.field import TruthReward
@@ -50,7 +49,6 @@ class Run:
 
     @cached_property
     def systems(self) -> dict[str, SystemSection]:
-        """What is compared."""
         return systems_of(self.artifacts.config)
 
     @cached_property
@@ -77,8 +75,7 @@ class Run:
         # Every artifact is looked up first: the store knows the versions of those in use only.
         for arm in self._trained_arms:
             self.artifacts.arm(arm, self.seed)
-        others = self.artifacts.store.other_versions()
-        if others:
+        if others := self.artifacts.store.other_versions():
             provenance["artifacts"] = others
         return provenance
 
@@ -154,7 +151,12 @@ class Run:
         # Once for all systems: gold and texts are the pools', only the proxy is a system's.
         gold = values_of(TruthReward(self.artifacts.config.world.facts), pools)
         texts = [text_measures(pool.texts) for pool in pools]
-        notes = _unfinished_note(pools)
+        answers = list(chain.from_iterable(pool.fields for pool in pools))
+        # The policy had no room to end them.
+        cut = sum(answer.get("finished") is False for answer in answers)
+        notes: tuple[str, ...] = ()
+        if cut:
+            notes = (f"{cut} of {len(answers)} answers did not end within pools.max_new_tokens.",)
         ends = np.cumsum(list(map(len, pools)))[:-1]
         sizes = self.artifacts.config.sizes
         for name, system in self.systems.items():
@@ -218,17 +220,6 @@ class Run:
     ) -> Result:  # fmt: skip
         provenance, notes = self.provenance, measured.notes
         return Result(kind, suite, *label, measured.metrics, list(items), provenance, notes)
-
-
-def _unfinished_note(pools: Sequence[Item]) -> tuple[str, ...]:
-    """A note on answers that the policy had no room to end."""
-    total = cut = 0
-    for pool in pools:
-        total += len(pool)
-        cut += sum(answer.get("finished") is False for answer in pool.fields)
-    if not cut:
-        return ()
-    return (f"{cut} of {total} answers did not end within pools.max_new_tokens.",)
 
 
 def _rated_rows(rows: SetRows) -> list[str]:

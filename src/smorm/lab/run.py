@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -98,21 +98,23 @@ class Job:
 
 def run_lab(config: LabConfig, on_step: OnStep = lambda step: None) -> list[Result]:
     """Make all artifacts and measure every system of every run; `on_step` is called after each job.
-
-    Raises:
-        ConfigError: an unknown method, arm or view, or no such device.
-        SmormError: a process was killed, or what training, sampling and scoring raise.
-        Interrupted: Ctrl-C; artifacts that are whole stay."""
+    ConfigError for an unknown method, arm, view or device; SmormError where a process was killed;
+    Interrupted after Ctrl-C, and artifacts that are whole stay."""
     stages = plan(config)  # first: it also checks the names
     pick_device(config.device)
     jobs = _jobs(config, "measure", ["results"])
-    progress = Progress([*chain.from_iterable(stages), *jobs], _workers(config), on_step)
+    workers = config.workers
+    if workers == "auto":
+        workers = os.cpu_count() or 1
+    progress = Progress([*chain.from_iterable(stages), *jobs], workers, on_step)
     # Workers get plain values: they are spawned, and read the configuration anew.
     values = config.model_dump(mode="json")
-    with _single_threaded_children(), _processes(config) as pool:
+    with _single_threaded_children(), _processes(workers, config.work_folder) as pool:
         for stage in [*stages, jobs]:
             futures = {pool.submit(_do, values, job): job for job in stage}
-            _finish(pool, futures, progress)
+            for future in as_completed(futures):
+                future.result()
+                progress.done(futures[future])
     # The last stage is the runs to measure.
     return list(chain.from_iterable(map(Future.result, futures)))
 
@@ -152,24 +154,28 @@ def _check_arms(config: LabConfig, names: Iterable[str]) -> None:
 
 
 @contextmanager
-def _processes(config: LabConfig) -> Iterator[ProcessPoolExecutor]:
-    """The pool; Ctrl-C ends its processes at once, not when their queue is empty."""
+def _processes(workers: int, work: Path) -> Iterator[ProcessPoolExecutor]:
+    """The pool; an error cancels the jobs that wait, and Ctrl-C ends its processes at once."""
     before = set(active_children())
-    with ProcessPoolExecutor(
-        _workers(config), mp_context=get_context("spawn"), initializer=_begin_worker
-    ) as pool:
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_begin_worker) as pool:
         try:
             yield pool
-        except KeyboardInterrupt:
+        except BrokenProcessPool as error:
+            # For lack of memory most often; nothing half made is left, so a second call goes on.
+            raise SmormError("a process of the study was killed; call again to go on") from error
+        except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
+            if not isinstance(error, KeyboardInterrupt):
+                raise
             # The workers ignore SIGINT; SIGTERM lets a training clean up. Only the pool's own: the
             # caller may have other children.
             for child in set(active_children()) - before:
                 child.terminate()
-            raise Interrupted(
-                f"stopped; what was made stays in {config.work_folder}, and the same study goes on "
-                "from there"
-            ) from None
+            problem = (
+                f"stopped; what was made stays in {work}, and the same study goes on from there"
+            )
+            raise Interrupted(problem) from None
 
 
 def _do(values: dict[str, Any], job: Job) -> list[Result]:
@@ -202,28 +208,6 @@ def _begin_worker() -> None:
     torch.set_num_threads(1)
     logging.getLogger().setLevel(logging.WARNING)
     end_with_parent()
-
-
-def _finish(
-    pool: ProcessPoolExecutor, futures: Mapping[Future[Any], Job], progress: Progress
-) -> None:
-    """Wait for all jobs; the first error cancels those that wait."""
-    try:
-        for future in as_completed(futures):
-            future.result()
-            progress.done(futures[future])
-    except BrokenProcessPool as error:
-        # For lack of memory most often; nothing half made is left, so a second call goes on.
-        raise SmormError("a process of the study was killed; call again to go on") from error
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
-
-
-def _workers(config: LabConfig) -> int:
-    if config.workers == "auto":
-        return os.cpu_count() or 1
-    return config.workers
 
 
 @contextmanager

@@ -1,26 +1,34 @@
 """What a study of the generated world makes: policies, data, pools, arms, and scores of the arms.
-Each is an artifact (`smorm.lab.artifacts`), a function of the configuration and a run's seed."""
+Each is an artifact (`smorm.lab.artifacts`), a function of the configuration and a run's seed. All
+rows of all answers are kept, so that any system can be measured later without a model.
+Shapes: `M` answers of a set (of all its records, in order), `C` rows."""
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
+import torch
 
 from smorm import files
+from smorm.arrays import Floats, Ints
 from smorm.config import parse_config
 from smorm.data.census import Census
 from smorm.data.pairing import write_paired
-from smorm.data.reading import Source
+from smorm.data.reading import Source, read_records
+from smorm.data.records import Item, text_of
+from smorm.errors import ConfigError, DataError
 from smorm.lab.artifacts import MAX_LABEL, ArtifactStore
 from smorm.lab.config import ArmSection, LabConfig
 from smorm.lab.methods import arms_of, training_config
-from smorm.lab.scores import SetRows, read_rows, reward_rows, score_sets, write_rows
-from smorm.rewards.protocol import Reward, ScoringOptions, open_reward
+from smorm.rewards.model import ModelReward
+from smorm.rewards.protocol import Reward, ScoringOptions, open_reward, score_all, values_of
 from smorm.scoring.merge import merge_models
+from smorm.scoring.reward_model import RewardModel
 from smorm.stress.config import SampleSection
 from smorm.stress.sample import sample_file
 from smorm.world import Regime, backbone_path, make_world, sample_prompt, write_dataset
@@ -28,6 +36,31 @@ from smorm.world.pretrain import Pretraining, make_policy
 
 # What an arm keeps of a training's output folder.
 _OF_A_RUN = ("model", "config.yaml", "cost.json", "data.json", "metrics.jsonl")
+
+
+@dataclass(frozen=True, slots=True)
+class SetRows:
+    """Rows of a set's answers."""
+
+    names: tuple[str, ...]  # `preference`, where it was trained, and the attributes [C]
+    values: Floats  # on the attributes' own scales [M, C]
+    tokens: Ints  # length of each conversation [M]
+
+    def view(self, name: str) -> Floats:
+        """F, L, M (`smorm.model.views`) or an attribute, [M]."""
+        attributes = [row for row in self.names if row != "preference"]
+        if name in ("L", "M") and not attributes:
+            raise ConfigError(f"view {name}: needs attribute rows, and this model has none")
+        if name == "L":
+            return np.asarray(np.mean(list(map(self._row, attributes)), axis=0))
+        if name == "M":
+            return np.asarray((self.view("F") + self.view("L")) / 2)
+        return self._row({"F": "preference"}.get(name, name))
+
+    def _row(self, name: str) -> Floats:
+        if name not in self.names:
+            raise ConfigError(f"view: no row {name!r}; this model has {', '.join(self.names)}")
+        return self.values[:, self.names.index(name)]
 
 
 class WorldArtifacts:
@@ -56,11 +89,8 @@ class WorldArtifacts:
             return backbone_path()
         pretraining = self._pretraining(seed)
         recipe = {**asdict(pretraining), **self._device}
-
-        def make(scratch: Path) -> None:
-            make_policy(scratch, pretraining, self.config.device)
-
-        return self.store.folder(self.store.path("policies", recipe), recipe, make)
+        path, device = self.store.path("policies", recipe), self.config.device
+        return self.store.folder(path, recipe, lambda at: make_policy(at, pretraining, device))
 
     def is_shipped(self, seed: int) -> bool:
         """Whether a run's policy is the one that comes with the package."""
@@ -90,12 +120,8 @@ class WorldArtifacts:
         """A run's rated answers as pairs, and those of them that are in one."""
         # A folder beside the data's: it may be missing there, and `data` lists what is in it.
         rated = self.data(seed)["train-rated"]
-        path = rated.parent.with_name(f"{rated.parent.name}-paired")
-
-        def make(scratch: Path) -> None:
-            write_paired(Source(rated), scratch)
-
-        folder = self.store.folder(path, {"pairs of": rated.parent.name}, make)
+        path, recipe = Path(f"{rated.parent}-paired"), {"pairs of": rated.parent.name}
+        folder = self.store.folder(path, recipe, lambda at: write_paired(Source(rated), at))
         return {"rated-pairs": folder / "pairs.jsonl", "rated-in-pairs": folder / "rated.jsonl"}
 
     def pools(self, seed: int, regime: Regime) -> Path:
@@ -152,10 +178,10 @@ class WorldArtifacts:
 
         def make(path: Path) -> None:
             if self.arms[name].reward is not None:
-                write_rows(path, reward_rows(self.reward(name), sets))
+                rows = reward_rows(self.reward(name), sets)
             else:
-                model = self.arm(name, seed) / "model"
-                write_rows(path, score_sets(model, sets, device=self.config.device))
+                rows = score_sets(self.arm(name, seed) / "model", sets, device=self.config.device)
+            write_rows(path, rows)
 
         # Beside the arm, not in it: its folder is sealed, and other sets of it get other files.
         path = arm.with_name(f"{arm.name}.{files.fingerprint(recipe)}.npz")
@@ -221,3 +247,65 @@ class WorldArtifacts:
 
 def _weights_hash(folder: Path) -> str:
     return files.sha256(folder / "model.safetensors")
+
+
+def read_items(path: Path) -> list[Item]:
+    """The records of a set, each a prompt with its answers."""
+    return list(map(attrgetter("item"), read_records(Source(path), None, Census())))
+
+
+def score_sets(folder: Path, sets: Mapping[str, Path], *, device: str) -> dict[str, SetRows]:
+    """Score every set with a model."""
+    torch.set_num_threads(1)
+    model = RewardModel.load(folder, device=device)
+    reward = ModelReward(model)
+    names = ("preference", *model.attributes)
+    # A preference row that was not trained is no reward: it is left out of what is kept.
+    first = 0 if model.card.preference_trained else 1
+    rows = {}
+    for name, path in sets.items():
+        scored = score_all(reward, read_items(path), Census(), skip=False)
+        columns, tokens = [], []
+        for result in filter(None, scored):
+            columns.append(np.hstack([result.rows[:, :1], reward.ratings(result.rows)]))
+            tokens += result.tokens
+        values = np.concatenate(columns)[:, first:]
+        if not np.isfinite(values).all():
+            raise DataError(f"{folder}: gives {name} scores that are not finite")
+        rows[name] = SetRows(names[first:], values, np.array(tokens, dtype=np.int64))
+    return rows
+
+
+def reward_rows(reward: Reward, sets: Mapping[str, Path]) -> dict[str, SetRows]:
+    """Score every set with any reward, as one preference row, with lengths in words."""
+    rows = {}
+    for name, path in sets.items():
+        items = read_items(path)
+        lengths = []
+        for item in items:
+            prompt = text_of(item.prompt)
+            lengths += [len(f"{prompt} {text}".split()) for text in item.texts]
+        values = np.concatenate(values_of(reward, items))
+        rows[name] = SetRows(("preference",), values[:, None], np.array(lengths))
+    return rows
+
+
+def write_rows(path: Path, rows: Mapping[str, SetRows]) -> None:
+    """Write one file of plain arrays, whole or not at all."""
+    arrays: dict[str, Any] = {}
+    for name, set_rows in rows.items():
+        arrays[f"{name}:values"] = set_rows.values
+        arrays[f"{name}:tokens"] = set_rows.tokens
+        arrays[f"{name}:names"] = np.array(set_rows.names)
+    with files.atomic_file(path) as stream:
+        np.savez_compressed(stream, **arrays)
+
+
+def read_rows(path: Path) -> dict[str, SetRows]:
+    """Read what `write_rows` wrote."""
+    with np.load(path, allow_pickle=False) as arrays:
+        rows = {}
+        for name in dict.fromkeys(key.rpartition(":")[0] for key in arrays.files):
+            names, values = tuple(arrays[f"{name}:names"].tolist()), arrays[f"{name}:values"]
+            rows[name] = SetRows(names, values, arrays[f"{name}:tokens"])
+        return rows

@@ -171,21 +171,6 @@ class OpenMember:
             return result
         return replace(result, rows=self.values(result)[:, None])
 
-    def facts(self) -> dict[str, Any]:
-        """What is reported of it when it may be out of memory again."""
-        provenance = self.reward.provenance
-        # Of a model the hashes say which weights; how it renders is a function of them.
-        if self.reward.kind == "model":
-            provenance = {"hashes": provenance["model"]}
-        return {
-            "name": self.name,
-            "view": self.view.name,
-            "parameters": sum(self.reward.parameters),
-            "centre": self.standard.mean,
-            "spread": self.standard.std,
-            **provenance,
-        }
-
 
 class Ensemble(Reward):
     """Several rewards as one. Its columns are the members' rewards on the common scale [N, M].
@@ -193,10 +178,7 @@ class Ensemble(Reward):
     Args:
         standardise: gives a member's standard once it is loaded; by default none is taken.
         resident: whether all members are kept in memory; else one is loaded at a time, anew
-            whenever they are gone through.
-
-    Attributes:
-        facts: of each member that was loaded, by name, what is reported of it."""
+            whenever they are gone through."""
 
     kind = "ensemble"
 
@@ -213,6 +195,7 @@ class Ensemble(Reward):
         self.name = f"ensemble ({', '.join(self.names)})"
         if len(members) > 3:
             self.name = f"ensemble of {len(members)}"
+        # By name, what is reported of each member that was loaded: it may be out of memory again.
         self.facts: dict[str, dict[str, Any]] = {}
         self._resident: list[OpenMember] = []
         if resident:
@@ -278,9 +261,19 @@ class Ensemble(Reward):
         standard = UNCHANGED
         if self.standardise is not None:
             standard = self.standardise(reward, view, member.name)
-        loaded = OpenMember(member.name, reward, member.view, view, standard)
-        self.facts[member.name] = loaded.facts()
-        return loaded
+        provenance = reward.provenance
+        # Of a model the hashes say which weights; how it renders is a function of them.
+        if reward.kind == "model":
+            provenance = {"hashes": provenance["model"]}
+        self.facts[member.name] = {
+            "name": member.name,
+            "view": view.name,
+            "parameters": sum(reward.parameters),
+            "centre": standard.mean,
+            "spread": standard.std,
+            **provenance,
+        }
+        return OpenMember(member.name, reward, member.view, view, standard)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -315,8 +308,11 @@ class Ensemble(Reward):
             truncated |= result.truncated
         tokens: list[int | None] = []
         for of_members in zip(*counts, strict=True):
-            known = [count for count in of_members if count is not None]
-            tokens.append(sum(known) if len(known) == len(counts) else None)
+            total: int | None = sum(filter(None, of_members))
+            # Where one member does not count them, how many all read is not known.
+            if None in of_members:
+                total = None
+            tokens.append(total)
         return Scored(np.concatenate(columns, axis=1), tokens, truncated)
 
     def view(self, value: Any = None) -> RewardView:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from smorm.arrays import Floats
 from smorm.data.records import Item
 from smorm.errors import ConfigError, DataError, SmormError
 from smorm.rewards.protocol import Results, Reward, split_rows
@@ -44,10 +43,6 @@ class FunctionReward(Reward):
         for item in items:
             prompts += [chat(item.prompt)] * len(item)
             completions += map(chat, item.responses)
-        values = self._numbers(prompts, completions)
-        return split_rows(values[:, None], [None] * len(values), items)
-
-    def _numbers(self, prompts: list[Any], completions: list[Any]) -> Floats:
         try:
             returned = self.function(prompts=prompts, completions=completions)
         except Exception as error:  # whatever a user's code may raise
@@ -63,7 +58,7 @@ class FunctionReward(Reward):
                 f"{self.path}: returned {len(values)} numbers, {int((~finite).sum())} of them not "
                 f"finite, for {len(completions)} answers"
             )
-        return values
+        return split_rows(values[:, None], [None] * len(values), items)
 
 
 def load_function(path: str) -> Callable[..., Any]:

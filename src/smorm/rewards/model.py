@@ -20,10 +20,8 @@ _DEFAULTS = ScoringOptions()
 
 
 class ModelReward(Reward):
-    """A reward model. Its columns are the head's rows, on the training scale [N, 1 + K].
-
-    Args:
-        view: the view that counts unless another is named; None is the model's own."""
+    """A reward model. Its columns are the head's rows, on the training scale [N, 1 + K]; `view`
+    counts unless another is named, and None is the model's own."""
 
     kind = "model"
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from smorm.arrays import Floats
 from smorm.data.census import Census, DropReason
-from smorm.data.records import Item
+from smorm.data.records import Item, prompt_key
 from smorm.errors import ConfigError, DataError
+from smorm.files import fingerprint
 from smorm.rewards.section import REWARDS, RewardSection
 from smorm.scoring.reward_model import as_items
 from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scored
@@ -106,15 +107,8 @@ class Reward(ABC):
 
 
 class SingleReward(Reward):
-    """A reward of one number per response, computed item by item: what most kinds of one's own are.
-
-    >>> @REWARDS.add("shortest")                                           # doctest: +SKIP
-    ... class Shortest(SingleReward):
-    ...     def values(self, item):
-    ...         return np.array([-float(len(text)) for text in item.texts])
-
-    Args:
-        argument: what stands behind the colon of `NAME:argument`."""
+    """A reward of one number per response, computed item by item: what most kinds of one's own are
+    (docs/rewards.md). `argument` is what stands behind the colon of `NAME:argument`."""
 
     def __init__(self, argument: str = "") -> None:
         self.argument = argument
@@ -131,6 +125,80 @@ class SingleReward(Reward):
     def score(self, items: Sequence[Item]) -> Results:
         """Item by item; DataError where there is not one finite number for each response."""
         return [scored_of(self.values(item), item, self.name) for item in items]
+
+
+class CachedReward(Reward):
+    """A reward that scores equal responses to equal prompts once, whatever item they stand in (only
+    equal items, where a long response may shorten its prompt). `requested` counts the responses
+    that the reward inside was asked to score, `reused` those whose score was known."""
+
+    def __init__(self, inner: Reward) -> None:
+        self.inner, self.kind, self.name = inner, inner.kind, inner.name
+        self.shares_prompt, self.drops_overlong = inner.shares_prompt, inner.drops_overlong
+        self.requested = self.reused = 0
+        # Of each response its columns, its tokens, and whether its prompt was shortened.
+        self._known: dict[str, tuple[Floats, int | None, bool]] = {}
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        return self.inner.provenance
+
+    def view(self, value: Any = None) -> RewardView:
+        return self.inner.view(value)
+
+    def score(self, items: Sequence[Item]) -> Results:
+        keys = [_keys(item, together=self.shares_prompt) for item in items]
+        pending: set[str] = set()
+        requests: list[tuple[Item, list[str]]] = []
+        for item, item_keys in zip(items, keys, strict=True):
+            # A dictionary, so that a response that stands twice in an item is requested once.
+            new: dict[str, int] = {}
+            for index, key in enumerate(item_keys):
+                if key not in self._known and key not in pending:
+                    new.setdefault(key, index)
+            if new:
+                pending.update(new)
+                requests.append((item.only(list(new.values())), list(new)))
+        failed = self._request(requests)
+        # Counted by response: how much the cache saved is told in a result's notes.
+        self.requested += len(pending)
+        self.reused += sum(map(len, items)) - len(pending)
+        return [self._result(item_keys, failed) for item_keys in keys]
+
+    def _request(self, requests: Sequence[tuple[Item, list[str]]]) -> dict[str, Unscored]:
+        """Learn the scores of items with the keys of their responses; why some have none, by key.
+        The responses of an item without a score are tried one by one: one that is not to blame may
+        stand in other items too."""
+        failed: dict[str, Unscored] = {}
+        singles: list[tuple[Item, list[str]]] = []
+        if not requests:
+            return failed
+        results = self.inner.score([item for item, _ in requests])
+        for (item, keys), result in zip(requests, results, strict=True):
+            if isinstance(result, Scored):
+                for key, row, tokens in zip(keys, result.rows, result.tokens, strict=True):
+                    self._known[key] = (row, tokens, result.truncated)
+            elif len(keys) == 1 or self.shares_prompt:
+                failed |= dict.fromkeys(keys, result)
+            else:
+                singles += [(item.only([index]), [key]) for index, key in enumerate(keys)]
+        return failed | self._request(singles)
+
+    def _result(self, keys: Sequence[str], failed: dict[str, Unscored]) -> Scored | Unscored:
+        for key in keys:
+            if key in failed:
+                return failed[key]
+        rows, tokens, truncated = zip(*(self._known[key] for key in keys), strict=True)
+        return Scored(np.stack(rows), list(tokens), any(truncated))
+
+
+def _keys(item: Item, *, together: bool) -> list[str]:
+    responses = list(map(prompt_key, item.responses))
+    context = [prompt_key(item.prompt)]
+    # What else stands in the item decides how much of the prompt is read.
+    if together:
+        context += sorted(set(responses))
+    return [fingerprint([*context, response]) for response in responses]
 
 
 def scored_of(values: Any, item: Item, name: str) -> Scored | Unscored:

@@ -41,43 +41,22 @@ _OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
 class JobReport:
     """What a job did."""
 
-    # lines, responses, errors: lines written, responses scored, lines without a score.
-    lines: int
-    responses: int
-    errors: int
+    lines: int  # that were written
+    responses: int  # that were scored
+    errors: int  # lines without a score
     tokens: int  # that were read, as far as that is known
     # What was shortened or not scored; of an ensemble by its members' names.
     counted: dict[str, Census]
 
-    @property
-    def census(self) -> Census:
-        """What was counted, of all members together."""
-        total = Census()
-        for census in self.counted.values():
-            total.merge(census)
-        return total
-
 
 def score_file(
-    reward: Reward,
-    source: Source,
-    output: Path,
-    *,
-    view: Any = None,
-    on_bad_record: OnBad = "stop",
-    advance: Callable[[int], None] | None = None,
-) -> JobReport:
-    """Score every line of `source` into `output`.
-
-    Args:
-        view: of the reward; None is its own.
-        advance: called with the number of lines done, of each member anew.
-
-    Raises:
-        ConfigError: no such view.
-        DataError: a line that is not usable or has no score, under `stop`; or the input changed
-            between two members.
-        OutputError: the output could not be written; an older one is untouched."""
+    reward: Reward, source: Source, output: Path, *, view: Any = None,
+    on_bad_record: OnBad = "stop", advance: Callable[[int], None] | None = None,
+) -> JobReport:  # fmt: skip
+    """Score every line of `source` into `output`; `advance` gets numbers of lines done, of each
+    member anew. ConfigError where there is no such view; DataError for a line that is not usable or
+    has no score, under `stop`, or an input that changed between two members; OutputError where the
+    output could not be written, and an older one is untouched."""
     # Before hours of scoring, not after them.
     files.refuse_unwritable(output)
     job = _Job(source, on_bad_record, advance)
@@ -91,8 +70,6 @@ def score_file(
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """How a file is scored, whatever scores it."""
-
     source: Source
     on_bad_record: OnBad
     advance: Callable[[int], None] | None

@@ -34,7 +34,6 @@ REWARDS: Registry[type[Reward]] = Registry(
 
 # The kinds that have a key of their own in a section.
 KINDS = REWARDS.names()
-
 _TRUTH = ("lab", "truth", "world")
 
 
@@ -129,9 +128,11 @@ class RewardSection(Section):
         keys = (*KINDS, "reward")
         named = [key for key in keys if getattr(self, key) is not None]
         if len(named) != 1:
-            given = f"{' and '.join(named)} are" if named else "none is"
+            problem = f"{' and '.join(named)} are given"
+            if not named:
+                problem = "none is given"
             where = f"exactly one of {', '.join(keys)} says where rewards come from"
-            raise ValueError(f"{where}; {given} given")
+            raise ValueError(f"{where}; {problem}")
         # Refused while the configuration is read, with the names that there are.
         if self.reward is not None and self.kind not in REWARDS:
             names = ", ".join(REWARDS.names())
@@ -151,10 +152,6 @@ class RewardSection(Section):
             raise ValueError(
                 "protocol sglang takes text: name under tokenizer the folder that is served"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _keys_of_an_ensemble(self) -> RewardSection:
         defaults = (self.combine, self.kappa, self.standardise) == ("mean", None, None)
         if self.kind != "ensemble" and not defaults:
             raise ValueError("combine, kappa, standardise: only with ensemble")
@@ -200,7 +197,7 @@ class RewardSection(Section):
 
     @property
     def title(self) -> str:
-        """Its name, else its folder's (of `runs/x/model` it is `x`), else its place."""
+        """Its name, else its folder's, else its place."""
         if self.name is not None or self.model is None:
             return self.name or self.place
         return short_name(self.model) or self.model

@@ -11,6 +11,8 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -42,9 +44,6 @@ _HINTS = {
 class RewardClient(contextlib.AbstractContextManager["RewardClient"]):
     """A reward server as a function from conversations to scores.
 
-    >>> client = RewardClient("http://localhost:8000", "vllm")             # doctest: +SKIP
-    >>> client.score([(Message("user", "Hi"), Message("assistant", "Hello!"))])  # doctest: +SKIP
-
     Args:
         url: the server's address, without an endpoint's path.
         protocol: smorm, vllm or sglang; `auto` asks the server which it is.
@@ -62,19 +61,10 @@ class RewardClient(contextlib.AbstractContextManager["RewardClient"]):
         SmormError: the server does not say what it is (`protocol="auto"`)."""
 
     def __init__(
-        self,
-        url: str,
-        protocol: str = "auto",
-        token: str | None = None,
-        timeout: float = 60.0,
-        *,
-        views: Sequence[str] = (),
-        renderer: Renderer | None = None,
-        batch: int = 32,
-        concurrency: int = 8,
-        tries: int = 5,
-        pause: float = 0.5,
-    ) -> None:
+        self, url: str, protocol: str = "auto", token: str | None = None, timeout: float = 60.0,
+        *, views: Sequence[str] = (), renderer: Renderer | None = None, batch: int = 32,
+        concurrency: int = 8, tries: int = 5, pause: float = 0.5,
+    ) -> None:  # fmt: skip
         if protocol not in PROTOCOLS:
             raise ConfigError(f"protocol {protocol!r}: expected one of {', '.join(PROTOCOLS)}")
         self.url = _address(url)
@@ -92,12 +82,9 @@ class RewardClient(contextlib.AbstractContextManager["RewardClient"]):
         self.wires = wires_of(self.protocol, renderer, views)
 
     def score(self, conversations: Sequence[Messages]) -> Floats:
-        """Scores [N], or [N, C] of C > 1 views or labels, in the conversations' order.
-
-        Raises:
-            SmormError: the server refused, failed until the deadline, or gave anything but one
-                finite score (or C) for each conversation.
-            DataError: a conversation is not valid Unicode."""
+        """Scores [N], or [N, C] of C > 1 views or labels, in the conversations' order. SmormError
+        where the server refused, failed until the deadline, or gave anything but one finite score
+        (or C) for each conversation; DataError where one is not valid Unicode."""
         rows = self.answer(conversations).rows
         return rows[:, 0] if rows.shape[1] == 1 else rows
 
@@ -108,31 +95,20 @@ class RewardClient(contextlib.AbstractContextManager["RewardClient"]):
         """As `score`, with the tokens that the server counted, by one of its `wires`."""
         wire = wire or self.wires[0]
         size = wire.batch or batch or self.batch
-        starts = range(0, len(conversations), size)
+        batches = [conversations[at : at + size] for at in range(0, len(conversations), size)]
         # No request at all, which a server could refuse as empty.
-        if not starts:
+        if not batches:
             return Answer(np.zeros((0, 1)), [])
         with ThreadPoolExecutor(concurrency or self.concurrency) as pool:
-            requests = [
-                pool.submit(self._post, wire, conversations[start : start + size])
-                for start in starts
-            ]
-            try:
-                answers = [request.result() for request in requests]
-            except BaseException:
-                # The first failure decides: requests that have not begun are never sent.
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        rows: dict[int, list[Floats]] = {}
-        tokens: list[int | None] = []
-        for answer in answers:
-            rows.setdefault(answer.rows.shape[1], []).append(answer.rows)
-            tokens += answer.tokens
+            # The first failure decides: `map` then cancels the requests that have not begun.
+            answers = list(pool.map(partial(self._post, wire), batches))
+        rows = [answer.rows for answer in answers]
+        widths = sorted({block.shape[1] for block in rows})
         # Answers of two models would else be taken for those of one.
-        if len(rows) > 1:
-            raise SmormError(f"{self.url}: some answers have {sorted(rows)} scores a conversation")
-        (blocks,) = rows.values()
-        return Answer(np.concatenate(blocks), tokens)
+        if len(widths) > 1:
+            raise SmormError(f"{self.url}: some answers have {widths} scores a conversation")
+        tokens = chain.from_iterable(answer.tokens for answer in answers)
+        return Answer(np.concatenate(rows), list(tokens))
 
     def close(self) -> None:
         self._client.close()
@@ -248,14 +224,12 @@ class ServerReward(Reward):
             token = read_token(section.token_file)
         if section.tokenizer is not None:
             renderer = Renderer(load_tokenizer(str(resolve(section.tokenizer))))
-        client = RewardClient(
-            str(section.url), section.protocol, token, section.timeout,
-            views=names, renderer=renderer,
-        )  # fmt: skip
+        url, protocol, timeout = str(section.url), section.protocol, section.timeout
+        client = RewardClient(url, protocol, token, timeout, views=names, renderer=renderer)
         # A key that nothing reads would be taken for one that works.
         uses = (("view", names, "smorm"), ("tokenizer", section.tokenizer, "sglang"))
-        for key, value, protocol in uses:
-            if value and client.protocol != protocol:
+        for key, value, reader in uses:
+            if value and client.protocol != reader:
                 raise ConfigError(
                     f"{key}: {section.url} is a server of {client.protocol}, which has no use for "
                     "it: leave it out"

@@ -184,11 +184,8 @@ def wires_of(protocol: str, renderer: Renderer | None, views: Sequence[str] = ()
 
 
 def _answer(entries: list[Any], row_of: Callable[[Any], Any]) -> Answer:
-    rows, tokens = [], []
-    for entry in entries:
-        rows.append(row_of(entry))
-        tokens.append(_token_count(entry, "tokens"))
-    return Answer(_matrix(rows), tokens)
+    tokens = [_token_count(entry, "tokens") for entry in entries]
+    return Answer(_matrix(list(map(row_of, entries))), tokens)
 
 
 def _entries(answer: Any, name: str, count: int) -> list[Any]:

@@ -9,9 +9,8 @@ from smorm.arrays import Floats
 from smorm.data.census import Census, DropReason
 from smorm.data.records import Item
 from smorm.errors import ConfigError
-from smorm.rewards.cache import CachedReward
 from smorm.rewards.model import ModelReward
-from smorm.rewards.protocol import Reward, RewardView, ScoringOptions, open_reward
+from smorm.rewards.protocol import CachedReward, Reward, RewardView, ScoringOptions, open_reward
 from smorm.rewards.section import RewardSection, display_names
 from smorm.scoring.scorer import Scored
 from smorm.stress.config import ProxySection

@@ -15,8 +15,7 @@ from smorm.evaluation.result import Result, differences
 from smorm.files import fingerprint
 from smorm.model.device import pick_device
 from smorm.model.store import versions
-from smorm.rewards.cache import CachedReward
-from smorm.rewards.protocol import Reward, ScoringOptions, score_all
+from smorm.rewards.protocol import CachedReward, Reward, ScoringOptions, score_all
 from smorm.rewards.section import REWARDS
 from smorm.scoring.scorer import Scored
 from smorm.stress.best_of_n import doubling_sizes, spread_within
