@@ -219,7 +219,7 @@ def _single_threaded_children() -> Iterator[None]:
         yield
     finally:
         for name in _VARIABLES:
-            del os.environ[name]
+            os.environ.pop(name, None)
             if name in before:
                 os.environ[name] = before[name]
 
