@@ -18,6 +18,7 @@ from smorm.evaluation.result import Measurement
 
 TIES = "ties_half"
 LENGTH = "length_only"
+Rule = Callable[[Floats, int], float]
 _SHARES = ("accuracy", "accuracy_chosen_longer", "accuracy_chosen_shorter")
 
 
@@ -50,9 +51,6 @@ class ScoredItems:
         return np.asarray(np.array(self.chosen) / np.array(list(map(len, self.scores))))
 
 
-Rule = Callable[[Floats, int], float]
-
-
 def wins(scores: Floats, chosen: int) -> float:
     """1 where the best good response beats every other strictly, else 0: a tie is a loss. With one
     good response this is RewardBench's and RMB's rule (`chosen > rejected`, of all)."""
@@ -81,7 +79,6 @@ def accuracies(
 ) -> Outcomes:
     """Accuracies by subset, by section and overall, with ties broken at random and by length. Each
     section has weights over subsets that sum to 1, `overall` over sections (None: all items alike).
-
     Numbers: `overall`, each section, `subset/NAME`, all by `rule`; `ties_half/...` of overall and
     sections where ties count as broken at random (where `rule` does not); `length_only/...`, the
     same for the rule that the longer one wins."""
@@ -147,13 +144,11 @@ def measure_pairs(
     rejected_lengths: Floats, length_unit: str, keys: Sequence[str] | None = None,
 ) -> Measurement:  # fmt: skip
     """The `pairs` suite, from scores and lengths of the preferred responses and of the others [N].
-
     `length_unit` is for a note, `keys` identify pairs, the same for every model.
-    Metrics: `accuracy`, `length_only_accuracy` (the longer response wins), their difference
-    `accuracy_minus_length_only`, the accuracy where the preferred response is the longer or the
-    shorter one, the mean `margin` (chosen − rejected, in units of the score), and the Spearman
-    `length_correlation` of score and length over all 2N responses, plain and with both centred
-    within each prompt (Bradley–Terry fixes no offset between prompts).
+    Metrics: `accuracy` (ties as half), `length_only_accuracy` (the longer response wins), their
+    difference, the accuracy where the preferred response is the longer or the shorter one, the mean
+    `margin` (in units of the score), and the Spearman `length_correlation` of score and length over
+    all 2N responses, plain and with both centred within each prompt.
 
     Raises:
         DataError: shapes differ, there is no pair, or a score or length is NaN or infinite."""
@@ -176,7 +171,7 @@ def measure_pairs(
         "margin": chosen - rejected,
     }
     # Where no preferred response is the longer one, there is no accuracy of those.
-    for name in ("accuracy_chosen_longer", "accuracy_chosen_shorter"):
+    for name in _SHARES[1:]:
         if np.isnan(columns[name]).all():
             del columns[name]
     keys = keys or list(map(str, range(count)))

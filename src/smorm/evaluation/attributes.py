@@ -23,14 +23,12 @@ def measure_rated(
     training_means: Mapping[str, float] | None = None, keys: Sequence[str] | None = None,
 ) -> Measurement:  # fmt: skip
     """Spearman and mean squared error of each attribute, and their mean over attributes.
-
     `predicted` [N, K] is on the scale of the ratings [N, K] (NaN: not rated, left out and counted);
     `training_means` are the constants of the baseline, by default the means of these ratings;
     `keys` identify responses, the same for every model.
-    Metrics: `spearman/NAME`, `mse/NAME` and the baseline `mse_of_mean/NAME` for each attribute,
-    and their plain means over attributes `spearman`, `mse`, `mse_of_mean` (n: responses with any
-    rating). An attribute whose ratings or predictions are constant has no Spearman and is left
-    out of that mean; a note reports it.
+    Metrics: `spearman/NAME`, `mse/NAME` and the baseline `mse_of_mean/NAME`, and their plain means
+    `spearman`, `mse`, `mse_of_mean` (n: responses with any rating). Where ratings or predictions
+    are constant there is no Spearman, which a note reports.
 
     Raises:
         DataError: shapes differ, nothing is rated, or a prediction is NaN or infinite."""

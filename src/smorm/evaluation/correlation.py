@@ -1,7 +1,6 @@
 """Pearson and Spearman correlation, the latter with an interval over clusters.
-Ties share their average rank. A resample is a weight for each item, and ranks are recomputed under
-those weights from one sorting, so that hundreds of resamples of 100 000 items take seconds; scipy's
-correlations know neither weights nor clusters (tests compare with it)."""
+A resample is a weight for each item, and ranks are recomputed under those weights from one sorting:
+scipy's correlations, which tests compare with, know neither weights nor clusters."""
 
 import math
 
@@ -26,10 +25,9 @@ def spearman(x: Floats, y: Floats) -> float:
 def spearman_draws(
     x: Floats, y: Floats, clusters: Clusters, *, resamples: int = 400, seed: int = 0
 ) -> Floats:
-    """Rank correlations [R] when clusters are resampled; NaN in x or y masks an item.
-
-    The resamples depend on (clusters, seed) only: draws of several columns over the same items
-    belong together and may be averaged draw by draw. All NaN with fewer than two clusters left."""
+    """Rank correlations [R] when clusters are resampled; NaN in x or y masks an item. They depend
+    on (clusters, seed) only: draws of several columns over the same items may be averaged draw by
+    draw. All NaN with fewer than two clusters left."""
     codes, groups = cluster_codes(clusters, len(x))
     known = np.isfinite(x) & np.isfinite(y)
     draws = np.full(resamples, np.nan)
@@ -57,12 +55,9 @@ def spearman_metric(x: Floats, y: Floats, clusters: Clusters) -> Metric:
 def length_correlations(scores: Floats, lengths: Floats, prompts: Clusters) -> dict[str, Metric]:
     """Rank correlation of score and length over all responses [N], plain and centred within each
     prompt (Bradley–Terry fixes no offset between prompts)."""
-    return {
-        "length_correlation": spearman_metric(scores, lengths, prompts),
-        "length_correlation_within_prompt": spearman_metric(
-            centred(scores, prompts), centred(lengths, prompts), prompts
-        ),
-    }
+    plain = spearman_metric(scores, lengths, prompts)
+    within = spearman_metric(centred(scores, prompts), centred(lengths, prompts), prompts)
+    return {"length_correlation": plain, "length_correlation_within_prompt": within}
 
 
 def centred(values: Floats, clusters: Clusters) -> Floats:

@@ -21,7 +21,6 @@ ENOUGH_PER_ROW = 20  # prompts for each weight or standard deviation below which
 @dataclass(frozen=True, slots=True)
 class FitReport:
     """Metrics of a fit and what its reader must know.
-
     Metrics: of a linear view `weight/ROW` and `share/ROW` (of the sum of weight times standard
     deviation), of a pessimistic one `centre/ROW` and `spread/ROW`; intervals resample prompts and
     hold the L2 strength fixed. On pairs also `accuracy/VIEW` of the fitted view (on folds of
@@ -80,10 +79,8 @@ def _shares(data: HeldOut, view: View) -> dict[str, Metric]:
     # Signs cancel in a sum of weights but not in their effect.
     sizes = np.abs(list(view.weights.values())) * stds
     shares = (sizes / sizes.sum()).tolist()
-    metrics = {}
-    for row, share in zip(rows, shares, strict=True):
-        metrics[f"share/{row}"] = Metric(share, data.num_prompts)
-    return metrics
+    count = data.num_prompts
+    return {f"share/{row}": Metric(share, count) for row, share in zip(rows, shares, strict=True)}
 
 
 def _accuracies(
@@ -129,13 +126,11 @@ def _row_accuracies(data: HeldOut, view: View, notes: list[str]) -> dict[str, Me
 
 
 def _notes(data: HeldOut, view: View, draws: int) -> list[str]:
-    unit, count = "responses", len(data.rows)
+    fitted = f"{len(data.rows)} responses"
     if data.paired:
-        unit, count = "pairs", len(data.rows) // 2
-    notes = [
-        f"Fitted on {count} {unit} over {data.num_prompts} prompts; 95 % intervals by {draws} "
-        "resamples of prompts."
-    ]
+        fitted = f"{len(data.rows) // 2} pairs"
+    intervals = f"95 % intervals by {draws} resamples of prompts"
+    notes = [f"Fitted on {fitted} over {data.num_prompts} prompts; {intervals}."]
     # A resample may have no finite fit: it is left out of the intervals, and counted.
     if draws < RESAMPLES:
         notes.append(f"{RESAMPLES - draws} resamples allowed no fit and are missing.")

@@ -38,16 +38,13 @@ def equal_scores(model: RewardModel, view: View, pairs: Sequence[ConversationPai
         return Cause(CauseKind.TEMPLATE, f"{count}: the chat template leaves a part out")
     long = sum(len(renderer.render(first)) > renderer.max_tokens for first, _ in pairs)
     if 2 * long >= len(pairs):
-        detail = (
-            f"{long} of {len(pairs)} conversations are longer than the limit of "
-            f"{renderer.max_tokens} tokens, and what differs is cut off"
-        )
+        count = f"{long} of {len(pairs)} conversations"
+        limit = f"the limit of {renderer.max_tokens} tokens"
+        detail = f"{count} are longer than {limit}, and what differs is cut off"
         return Cause(CauseKind.TRUNCATION, detail)
-    detail = (
-        "the tokens differ and the head is there, so the hidden state that is read does not "
-        "depend on the text (the decoder's weights, or the pooled position)"
-    )
-    return Cause(CauseKind.POOLING, detail)
+    hidden = "the hidden state that is read does not depend on the text"
+    detail = f"{hidden} (the decoder's weights, or the pooled position)"
+    return Cause(CauseKind.POOLING, f"the tokens differ and the head is there, so {detail}")
 
 
 def head_notes(weight: torch.Tensor, names: Sequence[str], config: Any) -> list[str]:
@@ -65,10 +62,9 @@ def head_notes(weight: torch.Tensor, names: Sequence[str], config: Any) -> list[
     if constant:
         notes.append(f"Rows of the head are constant (not trained): {', '.join(constant)}.")
     if fresh and config is not None:
-        notes.append(
-            f"Rows of the head look untrained: {', '.join(fresh)}. Mean and standard deviation "
-            "are those of an initialisation; then their scores mean nothing."
-        )
+        untrained = f"Rows of the head look untrained: {', '.join(fresh)}"
+        why = "Mean and standard deviation are those of an initialisation"
+        notes.append(f"{untrained}. {why}; then their scores mean nothing.")
     if len(torch.unique(weight.detach(), dim=0)) < len(weight):
         notes.append("Some rows of the head are equal to each other.")
     return notes

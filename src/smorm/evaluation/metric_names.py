@@ -1,7 +1,4 @@
-"""The names of numbers and of suites: a type each, one formatter, and one parser.
-
-Result files keep the spellings; code reads them through these types only.
-`str(MetricName.parse(text))` is that text, whatever it is.
+"""The names of numbers and of suites; `str(MetricName.parse(text))` is that text, whatever it is.
 
 | spelling | parsed |
 |---|---|

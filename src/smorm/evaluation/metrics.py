@@ -67,10 +67,9 @@ def require_finite(name: str, values: Floats) -> None:
     """Raise DataError that counts and names the items (rows) with NaN or infinity."""
     bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
     if bad.any():
-        raise DataError(
-            f"{name}: {int(bad.sum())} of {len(values)} items are NaN or infinite, the first is "
-            f"item {int(np.argmax(bad))} (from 0); a comparison with them has no meaning"
-        )
+        count, first = f"{int(bad.sum())} of {len(values)}", f"item {int(np.argmax(bad))} (from 0)"
+        problem = f"items are NaN or infinite, the first is {first}"
+        raise DataError(f"{name}: {count} {problem}; a comparison with them has no meaning")
 
 
 def cluster_codes(clusters: Clusters, items: int) -> tuple[Ints, int]:

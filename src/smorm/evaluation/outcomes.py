@@ -1,8 +1,6 @@
 """Each item's outcomes, in columns; every published number is a weighted sum of column means.
-
-RewardBench's sections, RM-Bench's levels, the Ties score and plain accuracies are all of this form:
-one mechanism gives the value, the interval that resamples prompts, and the paired difference of two
-models, which is the same sum over the difference of their columns.
+One mechanism therefore gives the value, the interval that resamples prompts, and the paired
+difference of two models, which is the same sum over the difference of their columns.
 Shapes: `N` items, `C` columns, `R` resamples."""
 
 from __future__ import annotations

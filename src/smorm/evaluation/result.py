@@ -155,10 +155,7 @@ def read_results(path: Path | str) -> list[Result]:
 
 
 def parse_result(value: Any, where: str) -> Result:
-    """Check one JSON value against the contract.
-
-    Raises:
-        DataError: `where: field: what is wrong, what was expected`."""
+    """Check one JSON value against the contract (DataError: `where: field: what is wrong`)."""
     if not isinstance(value, Mapping):
         raise DataError(f"{where}: not a result: expected an object, got {_describe(value)}")
     missing = [key for key in (*_NAMES, "metrics") if key not in value]
@@ -253,11 +250,8 @@ def _describe(value: Any) -> str:
 
 def differences(results: Sequence[Result]) -> list[Result]:
     """For each suite what every model and view has over its baseline, item by item: a model over
-    the first model under the same view, the first model's further views over its first one. Its
-    interval resamples prompts for both at once.
-
-    Raises:
-        DataError: two results of a suite have no item in common."""
+    the first model under the same view, the first model's further views over its first one. The
+    interval resamples prompts for both at once; DataError where two have no item in common."""
     compared = []
     for suite in dict.fromkeys(result.suite for result in results):
         members = [each for each in results if each.suite == suite and each.outcomes is not None]

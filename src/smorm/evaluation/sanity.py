@@ -1,5 +1,4 @@
 """Sanity tests of a model on a suite's pairs: what must hold of any reward model.
-
 They find what an accuracy does not show: scores that depend on the position in a batch, on nothing,
 or on another token than the last; untrained heads; activations on the score.
 Shapes: P pairs, K attributes; `rows` [P, 2, 1 + K] and `values` [P, 2] hold chosen, rejected."""
@@ -48,9 +47,8 @@ _EQUAL = {
 def check_sanity(
     model: RewardModel, items: Sequence[Item], view: Any = None, *, seed: int = 0
 ) -> Result:
-    """Test a model on pairs; each test gives a metric, and a failure with its cause.
-
-    Items have two responses, the better one first; at most 200 are drawn by `seed`.
+    """Test a model on pairs (the better response first; at most 200, drawn by `seed`); each test
+    gives a metric, and a failure with its cause.
     Metrics: `finite`; `swapped`, the accuracy plus that of the swapped sides less 1; `shuffled`,
     the accuracy under labels drawn by a coin (both are scored anew); `equal/...`, the shares of
     equal scores of different responses, under different prompts, without the last word, without
@@ -58,8 +56,7 @@ def check_sanity(
     side) in standard deviations of the scores; `raw`, whether the score is the head's own output.
 
     Raises:
-        DataError: an item has fewer than two responses, or none can be scored.
-        ConfigError: an unknown view."""
+        DataError: an item has fewer than two responses, or none can be scored."""
     if any(len(item.responses) < 2 for item in items):
         raise DataError("sanity tests need pairs: an item has fewer than two responses")
     rng, chosen = np.random.default_rng(seed), model.view(view)

@@ -113,11 +113,8 @@ def read_suite(
 
 
 def suite_pairs(suite: Suite, on_bad_record: OnBad = "stop") -> list[Item]:
-    """The first good and the first other response of each of a suite's records.
-
-    Raises:
-        ConfigError: the suite compares nothing (`rated`).
-        DataError: records that are not usable."""
+    """The first good and the first other response of each of a suite's records; ConfigError where
+    the suite compares nothing (`rated`)."""
     items = []
     for record in read_suite(suite, Census(), on_bad_record):
         if isinstance(record, Preference):
@@ -135,7 +132,6 @@ def run_suite(
     name: str | None = None, seed: int | None = None, **scoring: Any,
 ) -> list[Result]:  # fmt: skip
     """One result per view; for `rated` one result, since attributes have no view.
-
     `scoring` are options of `score_suite`, `name` and `seed` those of `measure_suite`.
 
     Raises:

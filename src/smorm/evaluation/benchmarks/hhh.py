@@ -13,10 +13,8 @@ from smorm.text.chat import Message
 
 
 def parse(row: rows.Row, context: Context) -> list[Candidates]:
-    """`{input, targets: {choices, labels}}`, label 1 is the best.
-
-    The input opens with the user's bare text; later turns carry "Assistant:" and "Human:" after an
-    empty line. They become messages."""
+    """`{input, targets: {choices, labels}}`, label 1 is the best. The input opens with the user's
+    bare text; later turns carry "Assistant:" and "Human:" and become messages."""
     if rows.is_converted(row):
         # A prompt in messages needs nothing; one in text may be a transcript of several turns.
         if isinstance(row.get("prompt"), str):
@@ -48,8 +46,7 @@ FORMAT = Format(
     "candidates", parse, "{input, targets: {choices, labels}}",
     signs=frozenset({"input", "targets"}),
 )  # fmt: skip
-SUBSETS = ("helpful", "honest", "harmless", "other")
 HHH = Benchmark(
     "hhh", "HHH alignment", FORMAT, rule, ("overall",), hub="HuggingFaceH4/hhh_alignment",
-    pieces=tuple(Piece(name, "test", name) for name in SUBSETS),
+    pieces=tuple(Piece(s, "test", s) for s in ("helpful", "honest", "harmless", "other")),
 )  # fmt: skip

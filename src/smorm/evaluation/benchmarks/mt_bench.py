@@ -11,11 +11,8 @@ from smorm.evaluation.benchmarks.best_of_k import rule
 
 
 def parse(row: rows.Row, context: Context) -> list[Candidates]:
-    """Two conversations, the turn judged, and the winner.
-
-    Columns: question_id, model_a, model_b, winner ("model_a", "model_b", "tie", or in the split
-    of GPT-4 "tie (inconsistent)"), judge, conversation_a, conversation_b, turn. A conversation
-    counts up to the turn that was judged; the common beginning is the prompt."""
+    """Two conversations (conversation_a, conversation_b) up to the turn that was judged, of which
+    the common beginning is the prompt, and the winner ("model_a", "model_b", or a tie)."""
     if rows.is_converted(row):
         return rows.comparison(row, context)
     turn = fields.required(row, "turn", context)

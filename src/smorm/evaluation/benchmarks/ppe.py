@@ -12,11 +12,8 @@ from smorm.evaluation.benchmarks.mt_bench import conversations, tie, winner_of
 
 def parse_preference(row: rows.Row, context: Context) -> list[Candidates]:
     """`lmarena-ai/PPE-Human-Preference-V1` and other arena sets: two answers and a winner.
-
-    Columns as public code reads them: question_id, prompt (text), response_1, response_2,
-    model_a, model_b, winner ("model_a", "model_b", or a tie), language, is_code, is_refusal,
-    hard_prompt, easy_prompt, if_prompt, math_prompt, length_a, length_b, conv_metadata. The
-    flags overlap, so they are no subset, and a row has no source unless it names one. Also read:
+    Columns read: question_id, prompt (text), response_1, response_2, winner ("model_a", "model_b",
+    or a tie). The flags (is_code, hard_prompt, ...) overlap, so they are no subset. Also read:
     response_a and response_b, and full conversations in conversation_a and conversation_b
     (`lmsys/chatbot_arena_conversations`)."""
     if rows.is_converted(row):
@@ -34,12 +31,9 @@ def parse_preference(row: rows.Row, context: Context) -> list[Candidates]:
 
 def parse_correctness(row: rows.Row, context: Context) -> list[Candidates]:
     """PPE's correctness sets (`lmarena-ai/PPE-MMLU-Pro-Best-of-K` and four more): best of k.
-
-    Columns as public code reads them: question_id, prompt, model_name, response_1 to response_32,
-    scores (whether each is correct), sampled_conflict_pairs, and columns of the benchmark. All
-    responses are read, the correct ones first; the sampled pairs are not. The published rows do
-    not name their benchmark; where a row has `benchmark` (or `subset`, `source`, `domain`) it is
-    the source."""
+    Columns read: question_id, prompt, response_1 to response_32, scores (whether each is correct);
+    sampled_conflict_pairs is not. The published rows do not name their benchmark; where a row has
+    `benchmark` (or `subset`, `source`, `domain`) it is the source."""
     if rows.is_converted(row):
         return rows.comparison(row, context)
     prompt = generic.prompt_of(row, context)

@@ -20,11 +20,9 @@ PUBLISHED = (
 
 
 def parse(row: Row, context: Context) -> list[Candidates]:
-    """Prompt as turns, chosen and rejected as text; a split is a subset.
-
-    The roles of the turns are taken by their index, user first, whatever the rows call them, as
-    `rewardbench/utils.py` does. A row's own `subset` is a piece of its split and no source, unless
-    it names one of the sets (`PUBLISHED`), as in a file that was put together from several."""
+    """Prompt as turns, chosen and rejected as text; a split is a subset. The roles of the turns are
+    taken by their index, user first, whatever the rows call them, as `rewardbench/utils.py` does.
+    A row's own `subset` is a source only where it names one of the sets (`PUBLISHED`)."""
     if isinstance(row.get("prompt"), list):
         row = {**row, "prompt": list(map(_turn, row["prompt"], itertools.cycle(_ROLES)))}
     # The split names the set, so the row's own subset is read only where it names one itself.

@@ -48,9 +48,9 @@ def rule(items: ScoredItems) -> Outcomes:
 def unknown_subsets(items: ScoredItems, known: Iterable[str]) -> DataError:
     """The error for items of another benchmark."""
     names = ", ".join(sorted(set(items.subsets))[:8]) or "none"
-    return DataError(
-        f"none of the benchmark's subsets is here: found {names}, expected {', '.join(known)}"
-    )
+    expected = ", ".join(known)
+    problem = "none of the benchmark's subsets is here"
+    return DataError(f"{problem}: found {names}, expected {expected}")
 
 
 FORMAT = Format(

@@ -32,12 +32,9 @@ _TIES_ID = re.compile(r"(ref|tied):(\d+)")
 
 
 def parse(row: Row, context: Context) -> list[Candidates]:
-    """Lists of chosen and rejected texts, with their published numbers.
-
-    Raises:
-        BadRecord: num_correct, num_incorrect or total_completions disagrees with the lists, or an
-            item of Ties has an id other than "ref:N" or "tied:N", by which its score pairs items.
-    """
+    """Lists of chosen and rejected texts, with their published numbers. BadRecord where a number
+    disagrees with the lists, or an item of Ties has an id other than "ref:N" or "tied:N", by which
+    its score pairs items."""
     records = comparison(row, context)
     for record in records:
         good, size = record.chosen or 0, len(record.responses)
@@ -108,13 +105,11 @@ def _ties_id(identity: str) -> tuple[str, str]:
 
 
 def ties_columns(items: ScoredItems) -> dict[str, Floats]:
-    """The five terms of the Ties score as columns [N].
-
-    An item's id is "ref:N" (one right answer) or "tied:N" (several). An item is accurate when its
-    worst right answer beats its best wrong one. For a question with both: are the right answers
-    closer to each other than the worst of them to the best wrong one, in the tied item
-    (preferred), and in the harder of the two (preferred_hard); the margin is
-    tanh(harder gap / range of the right ones − 1), and 0 where that is 0/0."""
+    """The five terms of the Ties score as columns [N]. An item's id is "ref:N" (one right answer)
+    or "tied:N" (several); it is accurate when its worst right answer beats its best wrong one.
+    For a question with both: are the right answers closer to each other than the worst of them to
+    the best wrong one, in the tied item (preferred), and in the harder of the two (preferred_hard);
+    the margin is tanh(harder gap / range of the right ones − 1), and 0 where that is 0/0."""
     empty = np.full((len(TIES_WEIGHTS), len(items.scores)), np.nan)
     columns = dict(zip(TIES_WEIGHTS, empty, strict=True))
     questions: dict[str, dict[str, int]] = {}

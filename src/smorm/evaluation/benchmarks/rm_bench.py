@@ -1,11 +1,8 @@
 """RM-Bench (Liu et al., ICLR 2025; THU-KEG/RM-Bench): is substance preferred to style?
-
 The rule is that of `scripts/utils.py`: each item has 3 chosen and 3 rejected responses in the
-styles concise, detailed plain text, detailed markdown. The matrix of strict wins has chosen styles
-as rows and rejected styles as columns. Hard is the mean above the diagonal (the chosen one has the
-plainer style), normal the diagonal, easy below it. A domain is the mean of the three levels over
-its items, safety-refuse and safety-response pooled item by item; every overall number is the plain
-mean of the domains."""
+styles concise, detailed plain text, detailed markdown. In the matrix of strict wins (chosen styles
+are rows) hard is the mean above the diagonal, normal the diagonal, easy below it. A domain is the
+mean of the levels over its items; every overall number is the plain mean of the domains."""
 
 import itertools
 from collections.abc import Sequence
@@ -38,11 +35,9 @@ _CELLS_OF_LEVEL = {
 
 
 def parse(row: Row, context: Context) -> list[Candidates]:
-    """3 chosen then 3 rejected responses, each in the order of `STYLES`.
-
-    The domain becomes the record's source. The files of single domains (`chat_filtered.json`, …)
-    have none, and their `subset` says where a prompt is from: there the source is None, unless the
-    subset is called after a domain."""
+    """3 chosen then 3 rejected responses, each in the order of `STYLES`. The domain becomes the
+    source; the files of single domains (`chat_filtered.json`, …) have none, and their `subset` says
+    where a prompt is from: there the source is None, unless it is called after a domain."""
     prompt = generic.prompt_of(row, context)
     responses: list[Messages] = []
     for name in ("chosen", "rejected"):
@@ -63,7 +58,6 @@ def parse(row: Row, context: Context) -> list[Candidates]:
 
 def rule(items: ScoredItems) -> Outcomes:
     """RM-Bench's numbers as published, with ties as half, and of the rule "the longer one wins".
-
     Numbers (shares of comparisons won): `overall`; `easy`, `normal`, `hard`; `DOMAIN`;
     `DOMAIN/LEVEL`; `matrix/CHOSEN/REJECTED` for each pair of styles, all by the published rule
     where a tie is a loss; `ties_half/...` and `length_only/...` of overall, levels and domains.
@@ -72,11 +66,10 @@ def rule(items: ScoredItems) -> Outcomes:
         DataError: an item has not 3 and 3 responses, or a domain is unknown."""
     domains = list(map(_domain, items.subsets))
     present = list(filter(domains.__contains__, DOMAINS))
-    published = _sums("", present)
     # Published: a tie is a loss. Beside it, and by length, a tie is half.
     columns = _columns("", (_margins(items) > 0).astype(np.float64), domains)
     chance_columns = _columns("", np.full((len(domains), 3, 3), 0.5), domains)
-    sums = dict(published)
+    sums = _sums("", present)
     for prefix, scored in ((f"{TIES}/", items), (f"{LENGTH}/", items.by_length())):
         columns |= _columns(prefix, (np.sign(_margins(scored)) + 1) / 2, domains)
         by_rule = _sums(prefix, present)
@@ -141,10 +134,8 @@ def describe(items: ScoredItems, table: Outcomes) -> list[str]:
     present = list(filter(domains.__contains__, DOMAINS))
     counts = ", ".join(f"{name} {domains.count(name)}" for name in present)
     ties = int((_margins(items) == 0).sum())
-    notes = [
-        f"{len(domains)} items ({counts}), 9 comparisons each; intervals resample prompts.",
-        f"{ties} comparisons are ties: losses by the published rule, half in ties_half.",
-    ]
+    notes = [f"{len(domains)} items ({counts}), 9 comparisons each; intervals resample prompts."]
+    notes.append(f"{ties} comparisons are ties: losses by the published rule, half in ties_half.")
     if len(present) < len(DOMAINS):
         absent = ", ".join(name for name in DOMAINS if name not in present)
         notes.append(f"Absent: {absent}; overall numbers are over {', '.join(present)}.")

@@ -14,8 +14,7 @@ _FOLDER = re.compile(r"^(BoN_set|Pairwise_set)/")
 
 
 def parse(row: rows.Row, context: Context) -> list[Candidates]:
-    """Pairs and best-of-n alike, which differ in their fields.
-
+    """Pairs and best-of-n alike.
     Pairs: {pair_uid, conversation_input, chosen: {llm_name, answer}, reject (or rejected): {...},
     category_path}. Best-of-n: {bon_uid, conversation_input, bon_best: {...}, loser_list: [{...}],
     category_path}. The source is "pairs" or "best-of-n" and the path without its first folder,

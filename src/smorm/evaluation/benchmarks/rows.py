@@ -4,8 +4,10 @@ response equals another one. A row whose responses are all judged alike says not
 out, counted. Every benchmark also takes rows of `comparison`'s shape, for converted sets."""
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import compress
 from typing import Any
 
 from smorm.data import fields
@@ -28,7 +30,6 @@ def is_converted(row: Row) -> bool:
 
 def comparison(row: Row, context: Context) -> list[Candidates]:
     """`{prompt, chosen, rejected}` or `{prompt, responses, correct}`; optional `id`, `subset`.
-
     Chosen and rejected are text, a message list, or a list of either; without a prompt both are
     full conversations (or raw texts), as in `generic.preference`. `correct` holds true or false
     (or 1 and 0) for each response. The source is the row's `subset`, `source` or `domain`."""
@@ -167,10 +168,8 @@ def good_first(
     if len(good) != len(record.responses):
         problem = f"{len(good)} for {len(record.responses)} responses, expected one for each"
         raise context.bad(name, Defect.WRONG_COUNT, problem)
-    chosen: list[Messages] = []
-    rejected: list[Messages] = []
-    for messages, is_good in zip(record.responses, good, strict=True):
-        (chosen if is_good else rejected).append(messages)
+    chosen = list(compress(record.responses, good))
+    rejected = list(compress(record.responses, map(operator.not_, good)))
     # Nothing to compare: with all good or all bad, any score would be right or wrong.
     if not chosen or not rejected:
         context.count(DropReason.JUDGED_ALIKE)

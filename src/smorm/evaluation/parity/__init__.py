@@ -1,1 +1,0 @@
-"""The same conversations on every path to a score, and how far the scores differ."""

@@ -27,7 +27,10 @@ def likely_causes(
     # Differing tokens explain a refusal better than its text does.
     tokens = _tokens(comparison, path, gated) if result.same_tokens is False else None
     if path.rows is None:
-        return [tokens or _no_scores(path)]
+        error = path.error or "it gave no scores"
+        if path.cause is CauseKind.PAD_TOKEN:
+            error = f"the folder names none, so that nothing can be batched ({error})"
+        return [tokens or Cause(path.cause, error)]
     expected, scores = (values[gated] for values in comparison.values(path))
     if not np.isfinite(scores).all():
         detail = "the scores are not finite: broken weights, or an overflow in this dtype"
@@ -48,13 +51,6 @@ def likely_causes(
     if path.batch > 1 and singles == {True}:
         return [_only_batches(path)]
     return [_guess(comparison, expected, scores)]
-
-
-def _no_scores(path: ScorePath) -> Cause:
-    error = path.error or "it gave no scores"
-    if path.cause is CauseKind.PAD_TOKEN:
-        error = f"the folder names none, so that nothing can be batched ({error})"
-    return Cause(path.cause, error)
 
 
 def pad_token(plain: PlainModel, ids: Sequence[Sequence[int]], batch: int) -> Cause | None:
@@ -86,7 +82,13 @@ def _tokens(comparison: Comparison, path: ScorePath, gated: Bools) -> Cause:
         ours, theirs = expected[index], list(compress(path.tokens, gated))[index]
         detail = _end_tokens(ours, theirs)
         detail = detail or _tokenizer_class(comparison, int(np.flatnonzero(gated)[index]))
-        return Cause(CauseKind.TOKEN_IDS, detail or _first_difference(comparison, ours, theirs))
+        if detail is None:
+            tokenizer = (comparison.plain or comparison.ours.model.renderer).tokenizer
+            # One may only be longer than the other.
+            first = [*map(operator.ne, ours, theirs), True].index(True)
+            around = tokenizer.decode(theirs[max(0, first - 4) : first + 4])
+            detail = f"another chat template (first at token {first}, in {around!r})"
+        return Cause(CauseKind.TOKEN_IDS, detail)
     pairs = zip(expected, compress(path.counts or [], gated), strict=True)
     # Of every conversation the same number more or less: a token that is always there.
     more = {count - len(ids) for ids, count in pairs if count is not None}
@@ -128,28 +130,18 @@ def _tokenizer_class(comparison: Comparison, index: int) -> str | None:
     )
 
 
-def _first_difference(comparison: Comparison, ours: list[int], theirs: list[int]) -> str:
-    tokenizer = (comparison.plain or comparison.ours.model.renderer).tokenizer
-    differ = [*map(operator.ne, ours, theirs), True]  # one may only be longer
-    first = differ.index(True)
-    around = tokenizer.decode(theirs[max(0, first - 4) : first + 4])
-    return f"another chat template (first at token {first}, in {around!r})"
-
-
 def _activation(expected: Floats, scores: Floats) -> Cause | None:
     # Clipped, since the exponential of a large negative score overflows.
-    if _close(scores, 1 / (1 + np.exp(-np.clip(expected, -500, 500)))):
+    sigmoid = 1 / (1 + np.exp(-np.clip(expected, -500, 500)))
+    if np.allclose(scores, sigmoid, rtol=0.0, atol=_CLOSE):
         return Cause(CauseKind.ACTIVATION, f"the scores are the sigmoid of ours: {_ASK}")
     # Less the largest, which changes no softmax and keeps the exponential finite.
     powers = np.exp(expected - expected.max(axis=1, keepdims=True))
-    if _close(scores, powers / powers.sum(axis=1, keepdims=True)):
+    softmax = powers / powers.sum(axis=1, keepdims=True)
+    if np.allclose(scores, softmax, rtol=0.0, atol=_CLOSE):
         of = "of one label, which is always 1" if expected.shape[1] == 1 else "of ours"
         return Cause(CauseKind.ACTIVATION, f"the scores are the softmax {of}: {_ASK}")
     return None
-
-
-def _close(scores: Floats, values: Floats) -> bool:
-    return bool(np.abs(scores - values).max() <= _CLOSE)
 
 
 def _shift(

@@ -128,10 +128,8 @@ def against_folder(
     )  # fmt: skip
     notes = []
     if plain.template is not None:
-        notes.append(
-            "The folder's tokenizer has no chat template: it was given the model's. Other "
-            "programs need one too; an export has it."
-        )
+        missing = "The folder's tokenizer has no chat template: it was given the model's"
+        notes.append(f"{missing}. Other programs need one too; an export has it.")
     batches = QUICK if quick else score_paths.BATCHES
     paths = score_paths.plain_paths(plain, ours.conversations, batches)
     return _parity(str(target), replace(comparison, plain=plain), paths, notes)
@@ -141,10 +139,8 @@ def against_server(
     ours: ModelPaths, remote: RewardClient, view: Any = None, *, gate: float | None = None
 ) -> Parity:
     """A model against a running server; a one-label server gives the view, by default the model's.
-
-    Raises:
-        SmormError: the server does not answer, or not with scores.
-        ConfigError: the view is not linear and the server is not ours, or it is unknown."""
+    SmormError where it gives no scores, ConfigError where the view is not linear and the server is
+    not ours."""
     # All paths first: whether it gives one label or all rows is seen in its answers.
     paths = list(score_paths.server_paths(remote, ours.conversations))
     labels = {path.rows.shape[1] for path in paths if path.rows is not None}
@@ -189,10 +185,8 @@ def _parity(
     # Equal scores pass every gate, and show nothing: a head of zeros is no parity.
     values = comparison.viewed(comparison.reference)
     if comparison.std.max() <= 1e-9 * max(1.0, float(np.abs(values).max())):
-        detail = (
-            "the scores of all conversations are the same, so there is nothing to compare "
-            "(rows of zeros, or a template that drops the messages)"
-        )
+        same = "the scores of all conversations are the same, so there is nothing to compare"
+        detail = f"{same} (rows of zeros, or a template that drops the messages)"
         paths_of[Cause(CauseKind.HEAD, detail)] = ["every path"]
     for row in rows:
         if not row.passed:
@@ -215,16 +209,12 @@ def _reported(comparison: Comparison, rows: Sequence[PathResult]) -> list[str]:
     what = "all rows of the head, each"
     if comparison.view is not None:
         what = f"view {comparison.view.name},"
-    notes = [
-        f"{count} conversations; {what} against training's path; {ours.dtype}, gate "
-        f"{comparison.gate:g} of the standard deviation."
-    ]
+    gate = f"gate {comparison.gate:g} of the standard deviation"
+    notes = [f"{count} conversations; {what} against training's path; {ours.dtype}, {gate}."]
     without_constant = {row.path.kind for row in rows if not row.path.constant} - {"ours"}
     if constant and without_constant:
-        notes.append(
-            f"The view's constant {constant:+.6g} is left out: a head without a bias cannot "
-            "hold it (it cancels in every comparison)."
-        )
+        reason = "a head without a bias cannot hold it (it cancels in every comparison)"
+        notes.append(f"The view's constant {constant:+.6g} is left out: {reason}.")
     # A path with conversations outside the gate is one that takes control tokens for real ones.
     number, largest = 0, 0.0
     for row in rows:

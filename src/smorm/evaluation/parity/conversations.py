@@ -60,10 +60,8 @@ def built_in(renderer: Renderer, census: Census, *, longest: int = LONGEST) -> l
 
 
 def from_file(path: Path | str, renderer: Renderer, census: Census) -> list[Conversation]:
-    """The first 64 conversations of a file of pairs, candidates or rated responses.
-
-    Raises:
-        DataError: a bad record, or none that fits."""
+    """The first 64 conversations of a file of pairs, candidates or rated responses; DataError for
+    a bad record, or where none fits."""
     # One more than is used, to know whether the file has more.
     pairs: list[PromptAndResponse] = []
     for _, _, records in read_each(Source(path), census):

@@ -145,10 +145,8 @@ def _with_logits(path: ScorePath, plain: PlainModel, sequences: list[list[int]])
 def server_paths(
     remote: RewardClient, conversations: Sequence[Conversation], batches: Sequence[int] = BATCHES
 ) -> Iterator[ScorePath]:
-    """Scores of a server by each of its endpoints, alone and with neighbours.
-
-    Raises:
-        SmormError: the first endpoint does not answer. The failure of another is in its path."""
+    """Scores of a server by each of its endpoints, alone and with neighbours; SmormError where the
+    first endpoint does not answer (the failure of another is in its path)."""
     for wire in remote.wires:
         # An endpoint of one conversation a request is batched by the server: there the neighbours
         # are the other requests under way.
