@@ -198,8 +198,8 @@ class SanityTests:
             return
         pairs = []
         for index in np.flatnonzero(equal):
-            texts = [item.prompt + item.responses[0] for item in (first[index], second[index])]
-            pairs.append((texts[0], texts[1]))
+            before, after = first[index], second[index]
+            pairs.append((before.prompt + before.responses[0], after.prompt + after.responses[0]))
         cause = equal_scores(self.model, self.view, pairs)
         observed = f"{_EQUAL[name]} in {share:.0%} of {count} pairs"
         self._add(f"equal/{name}", share, count, cause, observed)

@@ -194,7 +194,7 @@ def scored_items(data: ScoredSet, values: Sequence[Floats]) -> ScoredItems:
         if not record.chosen:
             problem = "says not which responses are good: nothing to measure"
             raise DataError(f"{record.where}: {problem}")
-    chosen = [record.chosen for record in data.records]
+    chosen = list(map(attrgetter("chosen"), data.records))
     subsets = [record.source or "" for record in data.records]
     ids = [record.id or "" for record in data.records]
     lengths = lengths_of(data.records)
@@ -217,7 +217,7 @@ def measure_suite(
     if suite.kind == "rated":
         return [_measure_attributes(reward, suite, data, title, provenance)]
     results = []
-    for view in [reward.view(value) for value in views]:
+    for view in list(map(reward.view, views)):
         values = [view.read(scored.rows) for scored in data.scored]
         # The view's weights too: a view of the same name may have been changed since.
         of_view = {**provenance, "view": dict(view.definition)}

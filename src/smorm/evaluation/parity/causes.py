@@ -31,7 +31,8 @@ def likely_causes(
         if path.cause is CauseKind.PAD_TOKEN:
             error = f"the folder names none, so that nothing can be batched ({error})"
         return [tokens or Cause(path.cause, error)]
-    expected, scores = (values[gated] for values in comparison.values(path))
+    expected, scores = comparison.values(path)
+    expected, scores = expected[gated], scores[gated]
     if not np.isfinite(scores).all():
         detail = "the scores are not finite: broken weights, or an overflow in this dtype"
         return [Cause(CauseKind.WEIGHTS, detail)]

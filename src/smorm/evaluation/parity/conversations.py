@@ -50,7 +50,7 @@ def built_in(renderer: Renderer, census: Census, *, longest: int = LONGEST) -> l
     long = [(_long_prompt(renderer, limit, text), ACKNOWLEDGED) for text in committed["long"]]
     pairs: list[PromptAndResponse] = []
     for group in committed["groups"]:
-        prompt = tuple(Message(role, text) for role, text in group["prompt"])
+        prompt = tuple(itertools.starmap(Message, group["prompt"]))
         pairs += [(prompt, (Message("assistant", response),)) for response in group["responses"]]
     # This tokenizer's control tokens, as a user would write them.
     text = " ".join(list(renderer.control.ids)[:8]) or "nothing"
