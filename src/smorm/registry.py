@@ -37,6 +37,10 @@ class Registry(Generic[T]):
         """As `register`, as a decorator of a function or class."""
         return lambda value: self.register(name, value)
 
+    def remove(self, name: str) -> None:
+        """Take back what `register` added."""
+        self._objects.pop(name, None)
+
     def names(self) -> tuple[str, ...]:
         """All names: the built-in ones first, then of installed packages, then registered ones."""
         return tuple(dict.fromkeys([*self._builtins, *self._entry_points(), *self._objects]))
