@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.result import Result
+from smorm.report.page import write_page
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SETS = ("OODtopic", "ID", "OODlong")
@@ -166,3 +169,11 @@ def everything(seeds: Sequence[int] = range(5)) -> list[Result]:
                 losses = 0.7 * np.exp(-np.arange(60) / 20) + 0.3 + 0.01 * (seed - 2)
                 results.append(training_result(model, seed, [float(x) for x in losses]))
     return results
+
+
+def page_html(results: Sequence[Result], title: str, intro: str = "") -> str:
+    """The text of the page of some results."""
+    with TemporaryDirectory() as folder:
+        page = Path(folder) / "page.html"
+        write_page([result.as_dict() for result in results], page, title, intro)
+        return page.read_text()

@@ -11,7 +11,7 @@ import pytest
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.result import Result
 from smorm.report.bars import bars
-from smorm.report.drawing import PALETTE
+from smorm.report.blocks import PALETTE
 from smorm.report.rows import rows_of
 from smorm.report.sections import accuracy_section
 from smorm.report.style import Style, style_of

@@ -11,8 +11,7 @@ import subprocess
 import pytest
 
 from smorm.evaluation.result import CauseKind, Failure, Result
-from smorm.report.page import page_html
-from tests.report.made_up import hacked, near, rising, runs, training_result
+from tests.report.made_up import hacked, near, page_html, rising, runs, training_result
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

@@ -16,8 +16,14 @@ from markdown_it import MarkdownIt
 from smorm.errors import ConfigError, DataError, ModelError
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.result import Result
-from smorm.report.card import CardOptions, code, fenced, model_card, plain
-from smorm.report.model_facts import hub_ids, read_facts
+from smorm.report.card import (
+    code,
+    fenced,
+    hub_ids,
+    model_card,
+    plain,
+    read_facts,
+)
 from tests.report.made_up import hacked, near, rising, runs
 from tests.tiny import trained
 
@@ -42,7 +48,7 @@ def own_results(facts):
 
 
 def card(run, results=(), **wishes):
-    return model_card(read_facts(run), list(results), CardOptions(**wishes))
+    return model_card(read_facts(run), list(results), **wishes)
 
 
 def test_the_front_matter_is_read_by_the_hubs_own_library(run):

@@ -12,7 +12,7 @@ from smorm.errors import ConfigError
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.result import Result
 from smorm.report.curves import curves_of
-from smorm.report.page import PageOptions, page_html, write_page
+from smorm.report.page import write_page
 from smorm.report.rows import rows_of
 from smorm.report.sections import cost_section, training_section
 from smorm.report.tables import correlation_table, show_count
@@ -20,6 +20,7 @@ from tests.report.made_up import (
     cost_result,
     hacked,
     near,
+    page_html,
     policy_result,
     rising,
     runs,
@@ -123,11 +124,11 @@ def test_figures_of_one_name_do_not_overwrite_each_other(tmp_path):
 
 def test_a_baseline_and_a_highlight_can_be_chosen_and_must_exist(results, tmp_path):
     plain = [result.as_dict() for result in results]
-    write_page(plain, tmp_path / "p.html", "t", options=PageOptions(("SMORM",), ("Single",)))
+    write_page(plain, tmp_path / "p.html", "t", baselines=["SMORM"], highlighted=["Single"])
     assert "compared with SMORM: lower for Single −" in (tmp_path / "p.html").read_text()
-    for options in (PageOptions(("x",)), PageOptions((), ("x",))):
+    for options in ({"baselines": ["x"]}, {"highlighted": ["x"]}):
         with pytest.raises(ConfigError, match="x: no"):
-            write_page(plain, tmp_path / "q.html", "t", options=options)
+            write_page(plain, tmp_path / "q.html", "t", **options)
     assert not (tmp_path / "q.html").exists()
 
 

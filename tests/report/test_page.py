@@ -14,9 +14,10 @@ import pytest
 from smorm.errors import DataError
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.result import CauseKind, Failure, Result, parse_result
-from smorm.report.page import page_html, write_page
+from smorm.report.page import write_page
 from smorm.report.rows import method_labels, rows_of, separated_best
-from smorm.report.style import clean, show, style_of
+from smorm.report.style import clean, style_of
+from tests.report.made_up import page_html
 
 HOSTILE = "<script>alert('x')</script> \"$\\frac\" & \x00\ud800 名前 </style><!-- -->"
 VOID = {"meta", "br", "use"}
@@ -228,7 +229,7 @@ def test_bold_is_on_the_page_where_it_is_due():
     ],
 )
 def test_numbers_are_shown_in_their_unit(name, value, expected):
-    assert show(value, style_of(name)) == expected
+    assert style_of(name).show(value) == expected
 
 
 def test_control_characters_and_surrogates_are_replaced():

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from smorm.evaluation.metrics import Metric
+from smorm.report.blocks import PALETTE
 from smorm.report.curves import curves_of
-from smorm.report.drawing import PALETTE
 from smorm.report.panels import (
     BASE,
     HIGHLIGHTED,

@@ -1,1 +1,1 @@
-"""The command line, one short file per verb."""
+"""The command line: a short file for a verb or two."""

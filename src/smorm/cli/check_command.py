@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
 import typer
+from rich import box, text
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
 from typer import Argument, Option
 
+from smorm.checks.findings import Finding, Severity, meaning
 from smorm.cli.options import File, Text, Texts
+from smorm.errors import ConfigError
+from smorm.files import write_json
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from smorm.checks.findings import Finding
     from smorm.checks.report import Report
 
 PLAIN_WIDTH = 160
@@ -23,31 +27,28 @@ BARS = "▁▂▃▄▅▆▇█"
 
 
 def run(
-    data: Annotated[Texts, Argument(help="Files, folders or data set ids to train on.")] = None,
-    against: Annotated[
-        Texts, Option(help="A benchmark: its name, a path, or NAME=PATH (suite or format).")
-    ] = None,
-    config: Annotated[File, Option(help="A run's YAML: its sources, tokenizer and limits.")] = None,
-    dev: Annotated[Texts, Option(help="Held-out data, which must not be in the other.")] = None,
-    model: Annotated[Text, Option(help="Model folder whose tokenizer counts the tokens.")] = None,
-    max_tokens: Annotated[int | None, Option(min=8, help="Token limit to check.")] = None,
-    value_range: Annotated[
-        Texts, Option("--range", help="NAME=LOW..HIGH: an attribute's lowest and highest value.")
-    ] = None,
-    output: Annotated[File, Option("--output", "-o", help="Findings, JSON.")] = None,
-    limit: Annotated[int | None, Option(help="The most records of a source.")] = None,
-    format: Annotated[str, Option(help="Shape of the rows.")] = "auto",
-    split: Annotated[str, Option(help="Of folders and data set ids.")] = "train",
+    data: Texts = Argument(None, help="Files, folders or data set ids to train on."),
+    against: Texts = Option(
+        None, help="A benchmark: its name, a path, or NAME=PATH (suite or format)."
+    ),
+    config: File = Option(None, help="A run's YAML: its sources, tokenizer and limits."),
+    dev: Texts = Option(None, help="Held-out data, which must not be in the other."),
+    model: Text = Option(None, help="Model folder whose tokenizer counts the tokens."),
+    max_tokens: int | None = Option(None, min=8, help="Token limit to check."),
+    value_range: Texts = Option(
+        None, "--range", help="NAME=LOW..HIGH: an attribute's lowest and highest value."
+    ),
+    output: File = Option(None, "--output", "-o", help="Findings, JSON."),
+    limit: int | None = Option(None, help="The most records of a source."),
+    format: str = Option("auto", help="Shape of the rows."),
+    split: str = Option("train", help="Of folders and data set ids."),
 ) -> None:
     """Look for faults in data before training on it.
 
     Each finding says how often, where, what it means and what to do. The exit code is 1 when
-    something must be fixed.
-    """
+    something must be fixed."""
     from smorm.checks import plan as planning
     from smorm.checks.report import check
-    from smorm.errors import ConfigError
-    from smorm.files import write_json
 
     if config is None and not data:
         raise ConfigError("nothing to check: give data, or --config with a run's YAML")
@@ -82,78 +83,83 @@ def run(
 
 
 def _print_report(report: Report) -> None:
-    from rich.console import Console
-
-    from smorm.checks.findings import Severity
-
-    # In a pipe or file a fixed width, so that tables do not depend on the caller's terminal.
     console = Console(highlight=False, markup=False)
+    # In a pipe or file a fixed width, so that tables do not depend on the caller's terminal.
     if not console.is_terminal:
-        console = Console(highlight=False, markup=False, width=PLAIN_WIDTH)
-    _print_sources(console, report)
-    for finding in report.findings:
-        _print_finding(console, finding)
-    console.print()
-    if report.lengths:
-        console.print(_length_table(report))
-    if report.attributes:
-        console.print(_attribute_table(report))
-    if report.benchmarks:
-        console.print(_benchmark_table(report))
-    counts = ", ".join(f"{report.num_findings(severity)} {severity}" for severity in Severity)
-    style = "bold red" if report.must_fix else "bold green"
-    console.print(f"{counts}.", style=style)
-
-
-def _print_sources(console: Console, report: Report) -> None:
+        console.width = PLAIN_WIDTH
     for name, title in (("train", "data"), ("held_out", "held out")):
         held_out = name == "held_out"
         paths = [source["path"] for source in report.sources if source["held_out"] == held_out]
         if paths:
             kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.records[name].items())
-            text = f"{title}: {', '.join(paths)}: {kinds or 'no usable record'}"
-            console.print(text, style="bold", markup=False, soft_wrap=not console.is_terminal)
+            line = f"{title}: {', '.join(paths)}: {kinds or 'no usable record'}"
+            console.print(line, style="bold", soft_wrap=not console.is_terminal)
     console.print()
+    for finding in report.findings:
+        _print_finding(console, finding)
+    console.print()
+    _print_tables(console, report)
+    counts = ", ".join(f"{report.num_findings(severity)} {severity}" for severity in Severity)
+    style = "bold red" if report.must_fix else "bold green"
+    console.print(f"{counts}.", style=style)
 
 
 def _print_finding(console: Console, finding: Finding) -> None:
-    from rich.padding import Padding
-    from rich.text import Text
-
-    from smorm.checks.findings import meaning
-
-    head = Text(f"{finding.severity.value:<{INDENT}}", style=STYLES[finding.severity])
+    head = text.Text(f"{finding.severity.value:<{INDENT}}", style=STYLES[finding.severity])
     head.append(finding.kind.value, style="bold")
     if finding.share is not None:
         head.append(f"  {finding.count:,} of {finding.of} ({finding.share:.1%})")
     elif finding.count and not finding.of:
         head.append(f"  {finding.count:,}")
     console.print(head, soft_wrap=True)
-    lines = [Text(meaning(finding))]
+    lines = [text.Text(meaning(finding))]
     if finding.locations:
-        lines.append(Text(", ".join(finding.locations), style="dim"))
+        lines.append(text.Text(", ".join(finding.locations), style="dim"))
     for line in lines:
         if console.is_terminal:
             console.print(Padding(line, (0, 0, 0, INDENT)))
         else:
             # Whole lines, for grep.
-            console.print(Text(" " * INDENT).append(line), soft_wrap=True)
+            console.print(text.Text(" " * INDENT).append(line), soft_wrap=True)
 
 
-def _length_table(report: Report) -> Any:
-    title = f"lengths in {report.unit}"
-    if report.max_tokens is not None:
-        title += f", limit {report.max_tokens}"
-    levels = [f"{level} %" for level in LEVELS]
-    table = _table(title, "", "n", "mean", *levels, "most", "histogram")
-    table.columns[-1].justify = "left"
-    for name, lengths in report.lengths.items():
-        percentiles = [f"{lengths['percentiles'][level]:,}" for level in LEVELS]
-        table.add_row(
-            name, f"{lengths['n']:,}", f"{lengths['mean']:.1f}", *percentiles,
-            f"{lengths['max']:,}", _bars(lengths["histogram"]),
-        )  # fmt: skip
-    return table
+def _print_tables(console: Console, report: Report) -> None:
+    if report.lengths:
+        limit = ""
+        if report.max_tokens is not None:
+            limit = f", limit {report.max_tokens}"
+        headings = ["n", "mean", *(f"{level} %" for level in LEVELS), "most", "histogram"]
+        table = _table(f"lengths in {report.unit}{limit}", *headings)
+        table.columns[-1].justify = "left"
+        for name, lengths in report.lengths.items():
+            percentiles = [f"{lengths['percentiles'][level]:,}" for level in LEVELS]
+            table.add_row(
+                name, f"{lengths['n']:,}", f"{lengths['mean']:.1f}", *percentiles,
+                f"{lengths['max']:,}", _bars(lengths["histogram"]),
+            )  # fmt: skip
+        console.print(table)
+    if report.attributes:
+        title = "attributes: whole numbers, distinct values, rank correlation with length"
+        headings = ["n", "missing", "min", "max", "mean", "whole", "values", "length"]
+        table = _table(title, *headings)
+        for name, summary in report.attributes.items():
+            # Without lengths there is no correlation.
+            correlation = "–"
+            if name in report.bias.correlations:
+                correlation = f"{report.bias.correlations[name].value:+.2f}"
+            table.add_row(
+                name, f"{summary['n']:,}", f"{summary['missing']:,}", f"{summary['min']:.3g}",
+                f"{summary['max']:.3g}", f"{summary['mean']:.3g}", f"{summary['integers']:.0%}",
+                f"{summary['distinct']:,}", correlation,
+            )  # fmt: skip
+        console.print(table)
+    if report.benchmarks:
+        headings = ["items", "prompts", "responses", "either"]
+        title = "items of benchmarks that share 13 words in a row with the data"
+        table = _table(title, *headings)
+        for name, summary in report.benchmarks.items():
+            table.add_row(name, *(f"{summary[heading]:,}" for heading in headings))
+        console.print(table)
 
 
 def _bars(histogram: list[list[int]]) -> str:
@@ -171,38 +177,9 @@ def _bars(histogram: list[list[int]]) -> str:
     return f"{low:,} {bars} {below:,}"
 
 
-def _attribute_table(report: Report) -> Any:
-    title = "attributes: whole numbers, distinct values, rank correlation with length"
-    headings = ("", "n", "missing", "min", "max", "mean", "whole", "values", "length")
-    table = _table(title, *headings)
-    for name, summary in report.attributes.items():
-        # Without lengths there is no correlation.
-        correlation = "–"
-        if name in report.bias.correlations:
-            correlation = f"{report.bias.correlations[name].value:+.2f}"
-        table.add_row(
-            name, f"{summary['n']:,}", f"{summary['missing']:,}", f"{summary['min']:.3g}",
-            f"{summary['max']:.3g}", f"{summary['mean']:.3g}", f"{summary['integers']:.0%}",
-            f"{summary['distinct']:,}", correlation,
-        )  # fmt: skip
-    return table
-
-
-def _benchmark_table(report: Report) -> Any:
-    headings = ("items", "prompts", "responses", "either")
-    table = _table("items of benchmarks that share 13 words in a row with the data", "", *headings)
-    for name, counts in report.benchmarks.items():
-        table.add_row(name, *(f"{counts[heading]:,}" for heading in headings))
-    return table
-
-
-def _table(title: str, first: str, *headings: str) -> Any:
-    """A table whose first column is of names and whose others are of numbers."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
-    table.add_column(first)
+def _table(title: str, *headings: str) -> Table:
+    # The first column is of names, the others of numbers.
+    table = Table("", title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     return table

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 from typer import Argument, Option
 
 from smorm.cli import options
 from smorm.cli.options import File, Text, Texts
+from smorm.data.reading import Source
+from smorm.errors import ConfigError, DataError
+from smorm.files import write_json
 
 if TYPE_CHECKING:
-    from smorm.data.reading import Source
     from smorm.evaluation.metrics import Metric
     from smorm.theory.run import Diagnosis
 
@@ -34,28 +36,26 @@ TITLES = {
     "theorem_2": "Theorem 2: matched runs",
     "view": "Views on pairs that weights did not see",
 }
+# Sections printed as a grid, and which segment of a metric's name is the row.
 GRIDS = {"epsilon": 1, "ood": 0, "probe": 1, "rows": 1, "probe_minus_rows": 1}
-"""Sections printed as a grid, and which segment of a metric's name is the row."""
 
 
 def run(
-    model: Annotated[str, Argument(help="Model folder, or a run's folder.")],
-    preference: Annotated[str, Option(help="Held-out pairs.")],
+    model: str = Argument(help="Model folder, or a run's folder."),
+    preference: str = Option(help="Held-out pairs."),
     output: options.ResultOption = None,
-    rated: Annotated[
-        Text, Option(help="Held-out rated responses: probes, weight, gradients.")
-    ] = None,
-    ood: Annotated[
-        Texts, Option(help="NAME=FILE: pairs or best-of-N from elsewhere; may be given again.")
-    ] = None,
-    gold: Annotated[
-        Text, Option(help="A gold for the pairs: a model folder, or a file of scores or golds.")
-    ] = None,
-    compare: Annotated[
-        Texts, Option(help="A run's folder for Theorem 2 (Single, Multi, joint); again for each.")
-    ] = None,
-    suggest: Annotated[File, Option(help="Write the suggested view here, JSON for --view.")] = None,
-    limit: Annotated[int | None, Option(help="At most so many records of a file.")] = None,
+    rated: Text = Option(None, help="Held-out rated responses: probes, weight, gradients."),
+    ood: Texts = Option(
+        None, help="NAME=FILE: pairs or best-of-N from elsewhere; may be given again."
+    ),
+    gold: Text = Option(
+        None, help="A gold for the pairs: a model folder, or a file of scores or golds."
+    ),
+    compare: Texts = Option(
+        None, help="A run's folder for Theorem 2 (Single, Multi, joint); again for each."
+    ),
+    suggest: File = Option(None, help="Write the suggested view here, JSON for --view."),
+    limit: int | None = Option(None, help="At most so many records of a file."),
     overlong: options.OverlongOption = None,
     skip_bad: options.SkipBadOption = False,
     max_batch_tokens: options.BatchTokensOption = 8192,
@@ -66,12 +66,8 @@ def run(
     Which attributes go with preference and which conflict, whether high preference implies high
     attributes in and out of distribution, whether the two losses pull together, which weight and
     view the data suggest. Every number has its n, and an interval that resamples prompts where one
-    exists; the advice says only what the intervals settle.
-    """
-    from smorm.data.reading import Source
-    from smorm.errors import ConfigError, DataError
+    exists; the advice says only what the intervals settle."""
     from smorm.evaluation.result import write_results
-    from smorm.files import write_json
     from smorm.scoring.reward_model import RewardModel
     from smorm.theory.features import Reading
     from smorm.theory.run import DiagnosisInputs, diagnose
@@ -79,14 +75,11 @@ def run(
     policy = options.choice("--overlong", overlong, options.OVERLONG)
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit {limit}: expected at least 1")
+    reading = Reading(policy, options.ON_BAD[skip_bad], limit, max_batch_tokens)
     inputs = DiagnosisInputs(
-        preference=Source(preference),
-        rated=Source(rated) if rated else None,
-        ood=_ood_sources(ood or []),
-        gold=gold,
-        compare=compare or (),
-        reading=Reading(policy, options.ON_BAD[skip_bad], limit, max_batch_tokens),
-    )
+        preference=Source(preference), rated=Source(rated) if rated else None,
+        ood=_ood_sources(ood or []), gold=gold, compare=compare or (), reading=reading,
+    )  # fmt: skip
     loaded = RewardModel.load(model, device=device)
     # Before minutes of measuring, not after them.
     if suggest is not None and not (loaded.attributes and loaded.card.preference_trained):
@@ -107,9 +100,6 @@ def run(
 
 
 def _ood_sources(values: list[str]) -> dict[str, Source]:
-    from smorm.data.reading import Source
-    from smorm.errors import ConfigError
-
     sources: dict[str, Source] = {}
     for value in values:
         name, _, path = value.partition("=")
@@ -121,24 +111,21 @@ def _ood_sources(values: list[str]) -> dict[str, Source]:
 
 
 def _print_diagnosis(diagnosis: Diagnosis) -> None:
-    from rich.console import Console
+    from smorm.cli import tables
 
-    from smorm.cli.tables import metric_grid, metric_list
-
-    console = Console(soft_wrap=not Console().is_terminal, markup=False)
+    console = tables.terminal()
     result = diagnosis.result
     sections: dict[str, dict[str, Metric]] = {}
     for name, metric in result.metrics.items():
         section, _, rest = name.partition("/")
         sections.setdefault(section, {})[rest or name] = metric
     for section, metrics in sections.items():
-        table = metric_list(TITLES[section], metrics)
+        table = tables.metric_list(TITLES[section], metrics)
         if section in GRIDS:
-            table = metric_grid(TITLES[section], metrics, rows=GRIDS[section])
+            table = tables.metric_grid(TITLES[section], metrics, rows=GRIDS[section])
         console.print(table)
     # The advice ends the notes of the result; it is printed last, under its own heading.
-    for note in result.notes[: len(result.notes) - len(diagnosis.advice)]:
-        console.print(f"  {note}", style="dim", markup=False, highlight=False)
+    tables.print_notes(console, result.notes[: len(result.notes) - len(diagnosis.advice)])
     console.print("\nAdvice", style="bold")
     for line in diagnosis.advice:
-        console.print(f"- {line}", markup=False, highlight=False)
+        console.print(f"- {line}")

@@ -1,31 +1,53 @@
-"""Options that several verbs share."""
+"""Options that several verbs share, and the rewards that they name: which ones, several as one."""
 
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from typer import Option
 
 from smorm.errors import ConfigError
 
+if TYPE_CHECKING:
+    from smorm.rewards.protocol import Reward, ScoringOptions
+    from smorm.rewards.section import RewardSection
+
 OVERLONG = ("error", "drop", "truncate_prompt")
-ON_BAD: dict[bool, Literal["stop", "skip"]] = {False: "stop", True: "skip"}
-"""What is done about a bad record, by `--skip-bad`."""
-
+OnBad = Literal["stop", "skip"]
+# What is done about a bad record, by `--skip-bad`.
+ON_BAD: dict[bool, OnBad] = {False: "stop", True: "skip"}
+COMBINATIONS = ("mean", "min", "uwo")
+REWARD_HELP = (
+    "Model folder or hub id, http address, module:function, file.py:function, field:NAME, a file "
+    "of scores, truth, KIND:ARGUMENT, or a YAML file; see docs/rewards.md."
+)
 Text = str | None
-Texts = list[str] | None
-"""An option that may be repeated."""
+Texts = list[str] | None  # of an option that may be repeated
 File = Path | None
-ResultOption = Annotated[File, typer.Option("--output", "-o", help="Result, JSON.")]
-FormatOption = Annotated[str, typer.Option(help="Shape of the rows.")]
+ResultOption = Annotated[File, Option("--output", "-o", help="Result, JSON.")]
 OverlongOption = Annotated[
-    str | None, typer.Option(help="error, drop or truncate_prompt; default: as in training.")
+    Text, Option(help="error, drop or truncate_prompt; default: as in training.")
 ]
-SkipBadOption = Annotated[bool, typer.Option("--skip-bad", help="Drop bad records and count them.")]
-BatchTokensOption = Annotated[int, typer.Option(min=1, help="Tokens a forward pass.")]
-DeviceOption = Annotated[str, typer.Option(help="cpu or cuda.")]
+SkipBadOption = Annotated[bool, Option("--skip-bad", help="Drop bad records and count them.")]
+BatchTokensOption = Annotated[int, Option(min=1, help="Tokens a forward pass.")]
+DeviceOption = Annotated[str, Option(help="cpu or cuda.")]
+CombineOption = Annotated[
+    Text, Option(help="Rewards as one: mean, min, or uwo (mean - kappa x variance).")
+]
+KappaOption = Annotated[
+    float | None, Option(help="Price of a unit of variance; for uwo, default 0.5.")
+]
+StandardiseOption = Annotated[Text, Option(
+    help="File of responses: over them each member gets mean 0 and standard deviation 1 first.",
+)]  # fmt: skip
+TokenFileOption = Annotated[File, Option(help="Holds the token of a server.")]
 
 
-def view_of(text: str | None) -> Any:
+def view_of(text: Text) -> Any:
     """A view of the command line: F, L, M, published weights, or the content of a JSON file."""
     from smorm.rewards.model import read_view
 
@@ -35,8 +57,75 @@ def view_of(text: str | None) -> Any:
         raise ConfigError(f"--{error}") from error
 
 
-def choice(name: str, value: str | None, allowed: tuple[str, ...]) -> Any:
+def choice(name: str, value: Text, allowed: tuple[str, ...]) -> Any:
     """The value if it is allowed or None."""
     if value is not None and value not in allowed:
         raise ConfigError(f"{name} {value}: expected one of {', '.join(allowed)}")
     return value
+
+
+def sections_of(rewards: Sequence[str], token_file: File) -> list[RewardSection]:
+    """The section of each reward, with a name that tells it from the others."""
+    from smorm.rewards.section import display_names, parse_reward
+
+    sections = []
+    for text in rewards:
+        section = parse_reward(text)
+        if token_file is not None and section.kind == "url":
+            section = section.model_copy(update={"token_file": token_file})
+        sections.append(section)
+    names = display_names([section.place for section in sections])
+    for index, section in enumerate(sections):
+        sections[index] = section.model_copy(update={"name": section.name or names[index]})
+    return sections
+
+
+def combined(
+    sections: Sequence[RewardSection], views: Texts, combine: Text, kappa: float | None,
+    standardise: Text,
+) -> RewardSection | None:  # fmt: skip
+    """The rewards as one ensemble, each with its own view, all with one, or each with the one in
+    its place; None without --combine."""
+    from smorm.config import parse_section
+    from smorm.rewards.section import RewardSection
+
+    choice("--combine", combine, COMBINATIONS)
+    if combine is None:
+        for name, value in (("--kappa", kappa), ("--standardise", standardise)):
+            if value is not None:
+                raise ConfigError(f"{name} is for several rewards as one: add --combine")
+        return None
+    if kappa is not None and combine != "uwo":
+        raise ConfigError(f"--kappa is for --combine uwo, not for {combine}")
+    if kappa is not None and not 0 <= kappa < math.inf:
+        raise ConfigError(f"--kappa {kappa:g}: expected 0 or more")
+    view_texts = list(views or [])
+    if len(view_texts) not in {0, 1, len(sections)}:
+        raise ConfigError(
+            f"--view: {len(view_texts)} given for {len(sections)} rewards; give one for all, or "
+            "one for each in the rewards' order"
+        )
+    members = [section.model_dump(exclude_unset=True) for section in sections]
+    # One view is for all members.
+    texts = itertools.cycle(view_texts or [None])
+    for member, section, text in zip(members, sections, texts, strict=False):
+        if text is not None:
+            member["view"] = view_for(section, text)
+    values = {"ensemble": members, "combine": combine, "kappa": kappa, "standardise": standardise}
+    return parse_section(RewardSection, values, "--combine")
+
+
+def view_for(section: RewardSection, text: Text) -> Any:
+    """A view of the command line as its reward reads it: a server by the name alone."""
+    return text if section.kind == "url" else view_of(text)
+
+
+def open_section(section: RewardSection, options: ScoringOptions, on_bad_record: OnBad) -> Reward:
+    """A reward of the command line. Of an ensemble one member is in memory at a time: files and
+    suites are scored by one member after the other."""
+    from smorm.rewards.ensemble import Ensemble
+    from smorm.rewards.protocol import open_reward
+
+    if section.kind != "ensemble":
+        return open_reward(section, options)
+    return Ensemble.open(section, options, on_bad_record=on_bad_record, resident=False)

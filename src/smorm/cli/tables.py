@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from operator import attrgetter
 
 from rich.console import Console
 from rich.table import Table
@@ -9,30 +11,39 @@ from rich.table import Table
 from smorm.evaluation.metric_names import SuiteName
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.result import Result
+from smorm.report.rows import metric_names
+from smorm.report.selection import grouped, present_in
 
 _SHOWN = {
     "pairs": ("accuracy", "length_only_accuracy", "length_correlation"),
     "rated": ("spearman", "mse", "mse_of_mean"),
 }
+# Beside every benchmark's own numbers.
 _LENGTH_NUMBERS = ("length_only/overall", "length_correlation")
-"""What is shown beside every benchmark's own numbers."""
 _TITLES = {"difference": "paired differences", "sanity": "sanity tests"}
 # Characters, borders included.
 _NAME_WIDTH, _CELL_WIDTH = 26, 27
 
 
+def terminal() -> Console:
+    """Where results are printed: lines wrap on a terminal only, so that a pipe gets whole ones."""
+    return Console(soft_wrap=not Console().is_terminal, markup=False, highlight=False)
+
+
+def print_notes(console: Console, notes: Iterable[str]) -> None:
+    for note in notes:
+        console.print(f"  {note}", style="dim")
+
+
 def print_results(results: Sequence[Result]) -> None:
     """A table for each suite, its differences below it, and what was counted."""
-    console = Console(soft_wrap=not Console().is_terminal, markup=False)
-    for kind, suite in dict.fromkeys((result.kind, result.suite) for result in results):
-        rows = [result for result in results if (result.kind, result.suite) == (kind, suite)]
+    console = terminal()
+    for (kind, suite), rows in grouped(results, attrgetter("kind", "suite")).items():
         title = f"{suite}: {_TITLES[kind]}" if kind in _TITLES else suite
         _print_table(console, title, rows)
-        notes: dict[str, None] = {}
-        for result in rows:
-            notes.update(dict.fromkeys(result.reported))
-        for note in notes:
-            console.print(f"  {note}", style="dim", markup=False, highlight=False)
+        notes = chain.from_iterable(map(attrgetter("reported"), rows))
+        # A note that several models share is printed once.
+        print_notes(console, dict.fromkeys(notes))
 
 
 def _print_table(console: Console, title: str, rows: Sequence[Result]) -> None:
@@ -44,18 +55,16 @@ def _print_table(console: Console, title: str, rows: Sequence[Result]) -> None:
         across = max(1, (console.width - _NAME_WIDTH) // _CELL_WIDTH)
     for start in range(0, len(rows), across):
         results = rows[start : start + across]
-        table = Table(title=title, title_justify="left", header_style="bold")
-        table.add_column("")
-        for result in results:
-            table.add_column(f"{result.model}\n{result.view}", overflow="fold")
-        for name in names:
-            cells = [_number(result.metrics.get(name), signed=signed) for result in results]
-            table.add_row(name.replace("_", " "), *cells)
+        table = Table("", title=title, title_justify="left", header_style="bold")
         counts = []
         for result in results:
+            table.add_column(f"{result.model}\n{result.view}", overflow="fold")
             # The n of the first of these numbers that a result has.
             sizes = [str(result.metrics[name].n) for name in names if name in result.metrics]
             counts += sizes[:1] or ["0"]
+        for name in names:
+            cells = [_number(result.metrics.get(name), signed=signed) for result in results]
+            table.add_row(name.replace("_", " "), *cells)
         table.add_row("n", *counts, style="dim")
         console.print(table)
 
@@ -64,17 +73,15 @@ def _names(rows: Sequence[Result]) -> list[str]:
     """The numbers of a suite's table: its main ones, and what length alone would give."""
     from smorm.evaluation.benchmarks import BENCHMARKS
 
-    present: dict[str, None] = {}
-    for result in rows:
-        present.update(dict.fromkeys(result.metrics))
+    present = metric_names(rows)
+    # Sanity tests have the name of the suite that they were made on.
+    if rows[0].kind == "sanity":
+        return present
     suite = SuiteName.parse(rows[0].suite).kind
     columns: Iterable[str] = _SHOWN.get(suite, present)
     if suite in BENCHMARKS:
         columns = (*BENCHMARKS[suite].columns, *_LENGTH_NUMBERS)
-    # Sanity tests have the name of the suite that they were made on.
-    if rows[0].kind == "sanity":
-        columns = present
-    names = [name for name in columns if name in present]
+    names = present_in(columns, present)
     if rows[0].kind == "difference":
         # How the longer response fares is the same for all models.
         names = [name for name in names if not name.startswith("length_")]
@@ -86,11 +93,9 @@ def _number(metric: Metric | None, *, signed: bool) -> str:
     if metric is None or math.isnan(metric.value):
         return "–"
     # "z" writes a rounded -0.0001 as 0.000.
-    form = "+z.3f" if signed else "z.3f"
-    if math.isnan(metric.low):
-        return f"{metric.value:{form}}"
-    star = " *" * (signed and not metric.low <= 0 <= metric.high)
-    return f"{metric.value:{form}} [{metric.low:{form}}, {metric.high:{form}}]{star}"
+    if not signed:
+        return f"{metric:z.3f}"
+    return f"{metric:+z.3f}" + " *" * metric.excludes_zero
 
 
 def brief(metric: Metric | None) -> str:

@@ -1,7 +1,6 @@
 """`smorm train`."""
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 from typer import Argument, Option
@@ -10,15 +9,14 @@ from smorm.cli.options import Texts
 
 
 def run(
-    config: Annotated[Path, Argument(help="YAML configuration.")],
-    overrides: Annotated[Texts, Argument(help="dotted.key=value, e.g. training.seed=1")] = None,
-    resume: Annotated[bool, Option("--resume", help="Go on with a stopped run.")] = False,
+    config: Path = Argument(help="YAML configuration."),
+    overrides: Texts = Argument(None, help="dotted.key=value, e.g. training.seed=1"),
+    resume: bool = Option(False, "--resume", help="Go on with a stopped run."),
 ) -> None:
     """Train a reward model from a YAML config.
 
     Ctrl-C and SIGTERM write a checkpoint and exit with 130; --resume goes on from it, bit for bit
-    on a CPU.
-    """
+    on a CPU."""
     from smorm.config import load_config
     from smorm.training.loop import train
 

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from smorm.evaluation.metrics import Metric
-from smorm.report.drawing import INK, PALETTE, Drawing, short
+from smorm.report.blocks import INK, PALETTE, Drawing, short
+from smorm.report.rows import as_table
 from smorm.report.selection import distinct
-from smorm.report.style import Style, show
+from smorm.report.style import Style
 
 # Beyond seven methods the palette repeats: the hatch keeps them apart, on a grey print too.
 _HATCHES = ("", "///", "---", "xx", "\\\\\\")
@@ -21,29 +23,17 @@ Groups = Mapping[str, Group]
 
 
 def bars(
-    groups: Groups,
-    style: Style,
-    title: str,
-    *,
-    chances: Mapping[str, float] | None = None,
-    colours: Mapping[str, int] | None = None,
-    panels: Sequence[str] = (),
-) -> Drawing:
-    """A panel for each group (suite, section, attribute), one bar a method.
-
-    Args:
-        groups: metrics by group and method; a method missing from a group leaves a gap.
-        chances: by group the chance level (as stored), drawn as a dashed line.
-        colours: the index of each method in the palette, to keep it over several figures.
-        panels: the groups that are drawn, on the axes and rows of all.
-    """
-    methods: dict[str, int] = {}
-    for group in groups.values():
-        for name in group:
-            methods.setdefault(name, len(methods))
+    groups: Groups, style: Style, title: str, *, chances: Mapping[str, float] | None = None,
+    colours: Mapping[str, int] | None = None, panels: Sequence[str] = (),
+) -> Drawing:  # fmt: skip
+    """A panel for each group (suite, section, attribute), one bar a method; a method missing from a
+    group leaves a gap. `chances` are drawn as dashed lines, by group, as stored; `colours` are
+    indices of the palette, by method; only `panels` are drawn, on the axes and rows of all."""
+    labels = list(dict.fromkeys(chain.from_iterable(groups.values())))
+    methods = dict(zip(labels, range(len(labels)), strict=True))
     names = list(panels or groups)
     colours, chances = colours or methods, chances or {}
-    across = min(_MAX_ACROSS, len(names))
+    across = max(1, min(_MAX_ACROSS, len(names)))
     down = math.ceil(len(names) / across)
 
     def draw(figure: Any) -> None:
@@ -85,7 +75,7 @@ def _panel(
             hatch=_HATCHES[colour // len(PALETTE) % len(_HATCHES)], edgecolor=INK, linewidth=0.5,
         )  # fmt: skip
         axes.annotate(
-            show(metric.value, style), (0, y), xytext=(5, 0), textcoords="offset points",
+            style.show(metric.value), (0, y), xytext=(5, 0), textcoords="offset points",
             fontsize=8.5, va="center", color=_TEXT[colour % len(PALETTE)],
         )  # fmt: skip
         # From low to high, not as errors around the value: a bootstrap's need not lie around it.
@@ -97,12 +87,10 @@ def _panel(
 
 def _limits(groups: Groups, style: Style) -> tuple[float, float]:
     """From zero (a bar's length is its meaning), shares to 100 %, with room for the intervals."""
-    low = high = 0.0
+    ends = [0.0]
     for group in groups.values():
-        for metric in group.values():
-            for end in (metric.value, metric.low, metric.high):
-                if math.isfinite(end):
-                    low, high = min(low, end), max(high, end)
+        ends += filter(math.isfinite, as_table(group.values()).flat)
+    low, high = min(ends), max(ends)
     if style.percent:
         return max(low, -1.0) * style.scale, style.scale
     padding = 0.06 * ((high - low) or 1.0)

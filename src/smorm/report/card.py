@@ -1,28 +1,34 @@
-"""A Hugging Face model card from a model's folder and result files; nothing is loaded or run."""
+"""A Hugging Face model card from a model's folder and result files; nothing is loaded or run.
+
+What the folder and its run's folder say about the model comes first, then the card."""
 
 import math
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from smorm.errors import ConfigError
+from smorm.errors import ConfigError, DataError, ModelError
 from smorm.evaluation.metric_names import MetricName, SuiteName
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.result import Result
+from smorm.files import read_json
 from smorm.report.curves import OPTIMISED, curves_of
 from smorm.report.findings import Findings, findings_of
-from smorm.report.model_facts import ModelFacts
 from smorm.report.paired import leading, paired_differences, representative_sizes
-from smorm.report.rows import SEPARATE, UNMEASURED, Row, method_labels, metric_names, rows_of
+from smorm.report.rows import NOT_COMPARED, SEPARATE, Row, method_labels, metric_names, rows_of
 from smorm.report.selection import by_attribute, distinct, present_in, reject, select
-from smorm.report.style import clean, show, show_interval, style_of
+from smorm.report.style import clean, style_of
 from smorm.report.tables import split_names
 
+CARD = "smorm.json"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_DATA_FILES = (".jsonl", ".json", ".gz", ".parquet", ".yaml", ".csv")
 _TEMPLATE = Path(__file__).with_name("templates") / "card.md.j2"
 _TASK = "text-classification"
 _TAGS = ["reward-model", "smorm", "rlhf", "preference-model"]
@@ -32,31 +38,137 @@ _SUMMARIES = ("gain", "regret", "gold@first", "gold@peak", "gold@last", "fall", 
 
 
 @dataclass(frozen=True, slots=True)
-class CardOptions:
-    """What a user adds to a card: the model's name in the results (by default found by its hashes),
-    license and language as the hub names them, and where readers find it (a hub id or a folder)."""
+class ModelFacts:
+    """A model as its files describe it."""
 
-    name: str | None = None
-    license_id: str | None = None
-    language: str | None = None
-    repo: str | None = None
+    name: str
+    card: Mapping[str, Any]  # of `smorm.json`
+    model_type: str  # of `config.json`
+    # `config.yaml`, `data.json` and `cost.json` of the run; empty without one
+    config: Mapping[str, Any]
+    data: Mapping[str, Any]
+    cost: Mapping[str, Any]
+
+    @property
+    def attributes(self) -> list[str]:
+        return list(map(str, self.card.get("attributes", [])))
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Of configuration and data: they identify a run."""
+        return {str(key): str(value) for key, value in self.card.get("hashes", {}).items()}
+
+    @property
+    def default_view(self) -> str:
+        """The view that is used unless another is requested."""
+        view = self.card.get("view") or self.card.get("default_view", "F")
+        return str(view.get("name", "own")) if isinstance(view, Mapping) else str(view)
+
+    @property
+    def standard_view(self) -> str | None:
+        """The default view where it is F, L or M; an export's one row is F."""
+        view = "F" if self.is_export else self.default_view
+        return view if view in ("F", "L", "M") else None
+
+    @property
+    def head(self) -> str:
+        return str(self.card.get("head", "linear"))
+
+    @property
+    def has_length_row(self) -> bool:
+        """Whether its further row is ODIN's of length, which no ratings trained."""
+        return self.attributes == ["length"] and not self.card.get("means")
+
+    @property
+    def is_export(self) -> bool:
+        """Whether it has one row, which holds a view."""
+        return bool(self.card.get("view"))
+
+    @property
+    def base_model(self) -> str | None:
+        """The backbone's id on the Hugging Face hub, where it has one."""
+        backbone = self.config.get("model", {}).get("backbone")
+        return next(iter(hub_ids([self.card.get("base"), backbone])), None)
+
+    @property
+    def sources(self) -> list[tuple[str, str]]:
+        sources = []
+        for kind in ("preference", "rated"):
+            listed = self.config.get("data", {}).get(kind) or []
+            if not isinstance(listed, list):
+                listed = [listed]
+            for source in listed:
+                path = source.get("path") if isinstance(source, Mapping) else source
+                sources.append((str(path), kind))
+        return sources
 
 
-def model_card(facts: ModelFacts, results: Sequence[Result], options: CardOptions) -> str:
-    """The text of `README.md`: metadata for the hub, then what a reader needs to know. ConfigError:
-    results are of several models, and neither hashes nor a name say which is it."""
+def hub_ids(names: Iterable[Any]) -> list[str]:
+    """Those that can only be ids on the hub: no file's name, and no folder of this machine."""
+    ids = []
+    for name in dict.fromkeys(map(str, names)):
+        if not _HUB_ID.fullmatch(name) or name.endswith(_DATA_FILES):
+            continue
+        # "data/pairs" has the form of an id: a folder of that name says that it is none.
+        if not Path(name.partition("/")[0]).exists():
+            ids.append(name)
+    return ids
+
+
+def read_facts(path: Path | str) -> ModelFacts:
+    """Read a model folder, or the folder of the run that made it."""
+    folder = Path(path)
+    if not (folder / "config.json").is_file() and (folder / "model").is_dir():
+        folder = folder / "model"
+    if not (folder / CARD).is_file():
+        raise ModelError(f"{path}: no {CARD}: give a model folder that smorm wrote, or its run's")
+    card = _mapping(folder / CARD)
+    model_type = str(_mapping(folder / "config.json").get("model_type", ""))
+    # Only a folder called "model" belongs to the run around it: an export can lie anywhere.
+    run = folder.resolve().parent
+    if folder.name != "model" or not (run / "config.yaml").is_file():
+        return ModelFacts(folder.resolve().name, card, model_type, {}, {}, {})
+    config, data = _mapping(run / "config.yaml"), _mapping(run / "data.json")
+    return ModelFacts(run.name, card, model_type, config, data, _mapping(run / "cost.json"))
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = yaml.safe_load(path.read_bytes()) if path.suffix == ".yaml" else read_json(path)
+    except yaml.YAMLError as error:
+        raise DataError(f"{path}: not valid YAML: {error}") from error
+    # An empty YAML file is None.
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: expected keys and values")
+    return value
+
+
+def model_card(
+    facts: ModelFacts, results: Sequence[Result], *, name: str | None = None,
+    license_id: str | None = None, language: str | None = None, repo: str | None = None,
+) -> str:  # fmt: skip
+    """The text of `README.md`: metadata for the hub, then what a reader needs to know.
+
+    `name` is the model's in the results (by default found by its hashes), `repo` where readers find
+    it (a hub id or a folder); license and language are as the hub names them. ConfigError: results
+    are of several models, and neither hashes nor a name say which is it."""
     from huggingface_hub import ModelCard
 
-    names = names_in(results, facts, options.name)
+    names = _names_in(results, facts, name)
     of_method = select(results, model=names)
     of_run = [result for result in of_method if _is_of(result, facts)]
     # Without a result of this very run the method's results are the best there is.
     used = of_run or of_method
-    rows, method_rows = _measured(used), _measured(of_method)
-    title = options.repo or facts.name
+    rows = reject(rows_of(used), kind=NOT_COMPARED)
+    method_rows = reject(rows_of(of_method), kind=NOT_COMPARED)
+    title = repo or facts.name
     config = without_folders(facts.config)
     card = ModelCard.from_template(
-        _metadata(facts, title, rows, options), template_path=str(_TEMPLATE),
+        _metadata(facts, title, rows, license_id, language), template_path=str(_TEMPLATE),
         facts=facts, title=title, view=facts.standard_view,
         config_text=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
         rows=rows, method_rows=method_rows, of_this_run=bool(of_run),
@@ -66,14 +178,14 @@ def model_card(facts: ModelFacts, results: Sequence[Result], options: CardOption
     return f"{card}\n"
 
 
-def names_in(results: Sequence[Result], facts: ModelFacts, requested: str | None) -> list[str]:
+def _names_in(results: Sequence[Result], facts: ModelFacts, requested: str | None) -> list[str]:
     """What the results call this model: the requested name, or all with its hashes."""
     candidates = reject(results, kind=SEPARATE)
     names = distinct(candidates, "model")
-    if requested is not None and requested not in names:
-        raise ConfigError(f"--name {requested}: no result is of it; there are {', '.join(names)}")
     if requested is not None:
-        return [requested]
+        if requested in names:
+            return [requested]
+        raise ConfigError(f"--name {requested}: no result is of it; there are {', '.join(names)}")
     matching = distinct((result for result in candidates if _is_of(result, facts)), "model")
     if not matching and len(names) > 1:
         problem = f"results are of {', '.join(names)}, and none has this model's hashes"
@@ -82,16 +194,14 @@ def names_in(results: Sequence[Result], facts: ModelFacts, requested: str | None
 
 
 def _is_of(result: Result, facts: ModelFacts) -> bool:
-    """Whether a result has the model's hashes, as `smorm eval` and `smorm stress` record them."""
+    # As `smorm eval` and `smorm stress` record them.
     recorded = result.fingerprint.get("hashes") or result.fingerprint.get("model")
     return bool(facts.hashes) and recorded == facts.hashes
 
 
-def _measured(results: Sequence[Result]) -> list[Row]:
-    return reject(rows_of(results), kind=(*SEPARATE, *UNMEASURED))
-
-
-def _metadata(facts: ModelFacts, title: str, rows: Sequence[Row], options: CardOptions) -> Any:
+def _metadata(
+    facts: ModelFacts, title: str, rows: Sequence[Row], license_id: str | None, language: str | None
+) -> Any:
     from huggingface_hub import EvalResult, ModelCardData
 
     evaluations = []
@@ -108,10 +218,10 @@ def _metadata(facts: ModelFacts, title: str, rows: Sequence[Row], options: CardO
             )  # fmt: skip
             evaluations.append(evaluation)
     return ModelCardData(
-        language=options.language, license=options.license_id,
+        language=language, license=license_id,
         library_name="transformers" if facts.head == "linear" else "smorm",
-        pipeline_tag=_TASK, base_model=facts.base_model, datasets=facts.datasets or None,
-        tags=_TAGS,
+        pipeline_tag=_TASK, base_model=facts.base_model, tags=_TAGS,
+        datasets=hub_ids(map(itemgetter(0), facts.sources)) or None,
         # Without results the library writes the name under a key that the hub does not know.
         model_name=clean(title) if evaluations else None, eval_results=evaluations or None,
     )  # fmt: skip
@@ -139,7 +249,6 @@ def suite_tables(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def _findings(results: Sequence[Result], of_method: Sequence[Result]) -> Findings:
-    """What optimisation pressure does to it, beside the other methods of the results."""
     labels = method_labels(results)
     names = {labels[result.model, result.view] for result in of_method}
     curves = select(curves_of(results), label=names, kind=OPTIMISED)
@@ -168,9 +277,8 @@ def _limits(rows: Sequence[Row], facts: ModelFacts) -> list[str]:
 def _fingerprints(facts: ModelFacts, results: Sequence[Result]) -> list[tuple[str, str]]:
     entries = [*facts.hashes.items(), ("renderer", facts.card.get("renderer"))]
     entries += facts.card.get("versions", {}).items()
-    for result in results:
-        if result.kind not in SEPARATE:
-            entries.append((f"data of {result.suite}", str(result.fingerprint.get("data", ""))))
+    for result in reject(results, kind=SEPARATE):
+        entries.append((f"data of {result.suite}", str(result.fingerprint.get("data", ""))))
     # Runs with different seeds share their data: it is listed once.
     return [(name, str(value)) for name, value in dict.fromkeys(entries) if value]
 
@@ -225,23 +333,22 @@ def results_table(rows: Sequence[Row], names: Sequence[str]) -> str:
 
 
 def number(metric: Metric | None, name: str) -> str:
-    """Value and interval."""
     if metric is None:
         return "–"
     style = style_of(name)
-    interval = show_interval(metric, style)
-    return show(metric.value, style) + f" ({interval})" * bool(interval)
+    interval = style.interval(metric)
+    return style.show(metric.value) + f" ({interval})" * bool(interval)
 
 
 def _figure(value: Any) -> str:
     if not isinstance(value, int | float):
         return "?"
-    return show(float(value), style_of(""))
+    return style_of("").show(float(value))
 
 
+# What the template calls.
 _FUNCTIONS: dict[str, Any] = {
     "plain": plain, "code": code, "fenced": fenced, "quote": shlex.quote, "repr": repr,
     "figure": _figure, "number": number, "suite_tables": suite_tables,
     "without_folders": without_folders,
 }  # fmt: skip
-"""What the template calls."""

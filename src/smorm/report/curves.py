@@ -1,9 +1,8 @@
 """Curves out of result files: gold and proxy along best-of-n or a policy's steps, training losses.
 
-The items of a result of kind "stress", "rl" or "training" are its points. Runs that differ in their
-seed only become one curve: at each point the mean over seeds with Student's t interval over them
-(`mean_over_seeds`). A single run keeps the interval that each of its points has, over prompts.
-"""
+The items of a result of kind "stress", "rl" or "training" are its points. Of runs that differ in
+their seed only a curve is the mean, with Student's t interval over seeds (`mean_over_seeds`). A
+single run keeps the interval that each of its points has, over prompts."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,36 +20,28 @@ from smorm.evaluation.result import Result
 from smorm.report.rows import Group, as_table, groups_of
 from smorm.report.selection import present_in, select
 
+# The field that numbers the points of a kind of result.
 POINT_KEYS = {"stress": "n", "rl": "step", "training": "step"}
-"""The field that numbers the points of a kind of result."""
+# Kinds of results in which responses or policies are optimised against a reward.
 OPTIMISED = ("stress", "rl")
-"""Kinds of results in which responses or policies are optimised against a reward."""
 _MIN_SEEDS = 2
 Points = dict[float, dict[str, Metric]]
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A method's points on one set of prompts, of one kind of results.
-
-    Attributes:
-        family, prompts: the suite's two parts, such as "ppo" and "ID"; prompts may be "".
-        seeds: how many runs the points are the mean of (1: none).
-        at: the points' n or step, ascending [C].
-        values: each quantity's value at every point [C].
-        runs: by seed the same curve of that run alone, without intervals; empty for one run.
-        dropped_points: how many points not every seed has.
-    """
+    """A method's points on one set of prompts, of one kind of results."""
 
     kind: str
-    family: str
-    prompts: str
+    family: str  # the first part of the suite, such as "ppo"
+    prompts: str  # the second, such as "ID"; may be ""
     label: str
-    seeds: int
-    at: tuple[float, ...]
-    values: Mapping[str, tuple[Metric, ...]]
+    seeds: int  # how many runs the points are the mean of (1: none)
+    at: tuple[float, ...]  # the points' n or step, ascending [C]
+    values: Mapping[str, tuple[Metric, ...]]  # each quantity's value at every point [C]
+    # By seed the same curve of that run alone, without intervals; empty for one run.
     runs: Mapping[str, Mapping[str, tuple[float, ...]]]
-    dropped_points: int = 0
+    dropped_points: int = 0  # points that not every seed has
 
     @property
     def suite(self) -> str:
@@ -73,10 +64,9 @@ class Curve:
         return self.values[quantity][-1].value
 
 
-def curves_of(results: Sequence[Result], kinds: Iterable[str] = tuple(POINT_KEYS)) -> list[Curve]:
+def curves_of(results: Sequence[Result]) -> list[Curve]:
     """The curves of all results that have points, in order of first appearance."""
-    curves = map(_curve, select(groups_of(results), kind=tuple(kinds)))
-    return [curve for curve in curves if curve.at]
+    return list(filter(attrgetter("at"), map(_curve, select(groups_of(results), kind=POINT_KEYS))))
 
 
 def id_first(names: Iterable[str]) -> list[str]:
@@ -119,7 +109,7 @@ def _mean(members: Sequence[Metric]) -> Metric:
 
 
 def _points(result: Result) -> Points:
-    """Every point's numbers by its n or step; nothing where the items are a path."""
+    # Without points where the items are the path of a file.
     points: Points = {}
     if not isinstance(result.items, list):
         return points
@@ -147,11 +137,9 @@ def _metric(value: Any, where: str) -> Metric:
     numbers = []
     for key in ("value", "low", "high"):
         number = value.get(key)
-        if number is None:
-            number = math.nan
-        if not _is_number(number):
+        if number is not None and not _is_number(number):
             raise DataError(f"{where}: value, low and high: expected numbers or null")
-        numbers.append(float(number))
+        numbers.append(math.nan if number is None else float(number))
     # n is for the tables, which have their own: a curve does not fail for it.
     count = value.get("n", 1)
     if not isinstance(count, int):
@@ -165,13 +153,12 @@ def _is_number(value: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """The n or step of the largest mean gold and of the last point, and gold at the first less gold
-    at the last; `runs_at` holds the peak of each run, and is empty for one run."""
+    """Where a curve of gold is highest, and what is lost until its end."""
 
-    at: float
-    last: float
-    drop: Metric
-    runs_at: tuple[float, ...] = ()
+    at: float  # the n or step of the largest mean
+    last: float  # that of the last point
+    drop: Metric  # gold at the first less gold at the second
+    runs_at: tuple[float, ...] = ()  # the peak of each run; empty for one run
 
     @property
     def drops(self) -> bool:

@@ -1,10 +1,9 @@
 """What follows from the intervals, as fixed sentences filled with numbers.
 
 A difference is claimed where its 95 % interval excludes 0; otherwise the sentence says that none
-was found, which is not that there is none. One run of each method is an illustration.
-"""
+was found, which is not that there is none. One run of each method is an illustration."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter, itemgetter
 
@@ -13,24 +12,9 @@ import numpy as np
 from smorm.evaluation.metric_names import MetricName, SuiteName
 from smorm.report.curves import OPTIMISED, Curve, Peak
 from smorm.report.paired import Paired, growth_of, leading
-from smorm.report.rows import SEPARATE, UNMEASURED, Row
-from smorm.report.selection import (
-    by_attribute,
-    by_label_of,
-    distinct,
-    grouped,
-    present_in,
-    reject,
-    select,
-)
-from smorm.report.style import (
-    show,
-    show_interval,
-    show_prompts,
-    show_signed,
-    show_signed_interval,
-    style_of,
-)
+from smorm.report.rows import NOT_COMPARED, Row
+from smorm.report.selection import by_attribute, distinct, grouped, present_in, reject, select
+from smorm.report.style import show_prompts, style_of
 from smorm.report.tables import peak_for
 
 _ONE_RUN = (
@@ -54,20 +38,16 @@ _LEADING = 3
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A sentence, the form that it fills, and whether it claims that something was found."""
-
-    form: str
+    form: str  # the template that the text fills
     text: str
-    claims: bool = True
+    claims: bool = True  # that something was found
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """How to read the findings, how many comparisons over seeds were made (both may be ""), at most
-    three leading sentences (the first claim of each form, then the next), and all others."""
-
-    reading: str = ""
-    count: str = ""
+    reading: str = ""  # how to read the findings
+    count: str = ""  # how many comparisons over seeds were made
+    # At most three sentences, the first claim of each form before others; and all further ones.
     leading: Sequence[str] = ()
     further: Sequence[str] = ()
 
@@ -92,7 +72,7 @@ def findings_of(rows: Sequence[Row], curves: Sequence[Curve], paired: Sequence[P
         *_comparisons(first), *_drops(rows, curves), *_growths(first),
         *_comparisons(later), *_growths(later), *_comparisons(others),
     ]  # fmt: skip
-    reading, reported = "", [*SEPARATE, *UNMEASURED]
+    reading, reported = "", [*NOT_COMPARED]
     if findings:
         # What was optimised against is compared above: its numbers alone would say less.
         compared = select(rows, kind=[*OPTIMISED, *distinct(paired, "kind")])
@@ -118,11 +98,9 @@ def _comparisons(paired: Sequence[Paired]) -> list[Finding]:
         members = by_suite[suite, base]
         ranked = sorted(members, key=lambda pair: -pair.difference.value)
         higher, lower = select(ranked, better=[True]), select(ranked, worse=[True])
-        outcome = _outcome(
-            ("higher for", map(_amount, higher)),
-            ("lower for", map(_amount, reversed(lower))),
-            ("no difference found for", map(_amount, reject(ranked, better=[True], worse=[True]))),
-        )
+        clauses = {"higher for": higher, "lower for": reversed(lower)}
+        clauses["no difference found for"] = reject(ranked, better=[True], worse=[True])
+        outcome = _outcome({clause: map(_amount, pairs) for clause, pairs in clauses.items()})
         where, pair = show_prompts(suite.label), members[0]
         quantity = style_of(pair.metric).label
         if pair.kind == "stress":
@@ -140,17 +118,16 @@ def _comparisons(paired: Sequence[Paired]) -> list[Finding]:
 
 
 def _in_order(suites: Iterable[tuple[SuiteName, str]]) -> list[tuple[SuiteName, str]]:
-    """Families as they come, in each of them ID first."""
-    # ID first: the other sets of prompts are read against it.
+    # Families as they come, in each of them ID first: it is what the others are read against.
     keys = list(suites)
     families = distinct(map(itemgetter(0), keys), "kind")
     return sorted(keys, key=lambda key: (families.index(key[0].kind), key[0].label.upper() != "ID"))
 
 
-def _outcome(*clauses: tuple[str, Iterable[str]]) -> str:
+def _outcome(clauses: Mapping[str, Iterable[str]]) -> str:
     """Each clause with the methods that it holds for; of many claims the largest."""
     texts = []
-    for clause, named in clauses:
+    for clause, named in clauses.items():
         methods = list(named)
         listed = ", ".join(methods)
         if len(methods) > _MAX_LISTED:
@@ -166,8 +143,8 @@ def _outcome(*clauses: tuple[str, Iterable[str]]) -> str:
 def _amount(pair: Paired) -> str:
     style = style_of(pair.metric)
     points = " percentage points" * style.percent
-    interval = show_signed_interval(pair.difference, style)
-    value = show_signed(pair.difference.value, style)
+    interval = style.signed_interval(pair.difference)
+    value = style.signed(pair.difference.value)
     return f"{pair.label} {value}{points} ({interval}){pair.symbol}"
 
 
@@ -181,13 +158,12 @@ def _drops(rows: Sequence[Row], curves: Sequence[Curve]) -> list[Finding]:
     """For each set of prompts: whose gold dropped after its peak, and of whom no drop was found."""
     optimised = select(curves, kind=OPTIMISED)
     by_suite = grouped(optimised, lambda curve: (SuiteName.parse(curve.suite), curve.kind))
-    rows_by_suite = grouped(rows, lambda row: (SuiteName.parse(row.suite), row.kind))
     findings = []
     for suite, kind in _in_order(by_suite):
         members = by_suite[suite, kind]
-        by_label = by_label_of(members)
+        by_label = {curve.label: curve for curve in members}
         peaks: dict[str, Peak] = {}
-        for row in rows_by_suite.get((suite, kind), ()):
+        for row in select(rows, suite=distinct(members, "suite"), kind=[kind]):
             peak = peak_for(row, by_label)
             if peak is not None:
                 peaks[row.label] = peak
@@ -196,13 +172,13 @@ def _drops(rows: Sequence[Row], curves: Sequence[Curve]) -> list[Finding]:
         dropping, steady = [], []
         axis, style = {"stress": "n =", "rl": "step"}[kind], style_of("fall")
         for label, peak in sorted(peaks.items(), key=lambda entry: -entry[1].drop.value):
-            interval = show_signed_interval(peak.drop, style)
-            amount = f"{show(peak.drop.value, style)} ({interval})"
+            interval = style.signed_interval(peak.drop)
+            amount = f"{style.show(peak.drop.value)} ({interval})"
             if peak.drops:
                 dropping.append(f"{label} by {amount} from {axis} {peak.at:g} to {peak.last:g}")
             else:
                 steady.append(label)
-        outcome = _outcome(("it drops for", dropping), ("no drop found for", steady))
+        outcome = _outcome({"it drops for": dropping, "no drop found for": steady})
         text = _DROP.format(
             where=show_prompts(suite.label), runs=_runs(distinct(members, "seeds")),
             family=suite.kind, outcome=outcome,
@@ -217,7 +193,7 @@ def _growths(paired: Sequence[Paired]) -> list[Finding]:
     findings = []
     for (suite, base), members in by_suite.items():
         references = by_suite.get((SuiteName(suite.kind, "ID"), base), ())
-        by_label = by_label_of(references)
+        by_label = {pair.label: pair for pair in references}
         larger, smaller = [], []
         for pair in members:
             if pair.label not in by_label or suite.label == "ID":
@@ -226,22 +202,22 @@ def _growths(paired: Sequence[Paired]) -> list[Finding]:
             if growth is None:
                 continue
             style = style_of(pair.metric)
-            interval = show_signed_interval(growth, style)
-            amount = f"{pair.label} by {show(abs(growth.value), style)} ({interval})"
+            interval = style.signed_interval(growth)
+            amount = f"{pair.label} by {style.show(abs(growth.value))} ({interval})"
             # Without a claim there is no sentence: most gains differ by less than their noise.
             if growth.low > 0:
                 larger.append(amount)
             elif growth.high < 0:
                 smaller.append(amount)
         if larger or smaller:
-            outcome = _outcome(("larger for", larger), ("smaller for", smaller))
+            outcome = _outcome({"larger for": larger, "smaller for": smaller})
             text = _GROWTH.format(where=show_prompts(suite.label), base=base, outcome=outcome)
             findings.append(Finding(_GROWTH, text))
     return findings
 
 
 def _measurements(rows: Sequence[Row]) -> list[Finding]:
-    """The best method's leading number of each suite."""
+    # Of each suite the best method's leading number.
     findings = []
     for suite, members in by_attribute(rows, "suite").items():
         for name in leading(members[0].kind, members[0].metrics)[-1:]:
@@ -250,10 +226,10 @@ def _measurements(rows: Sequence[Row]) -> list[Finding]:
             values = np.array([row.metrics[name].value for row in measured])
             best = measured[int(np.nan_to_num(values, nan=-np.inf).argmax())]
             metric, style = best.metrics[name], style_of(name)
-            ends = show_interval(metric, style)
+            ends = style.interval(metric)
             text = _MEASUREMENT.format(
                 suite=suite, label=best.label, metric=style.label, n=metric.n,
-                value=show(metric.value, style), unit=" %" * style.percent,
+                value=style.show(metric.value), unit=" %" * style.percent,
                 interval=f" ({ends})" * bool(ends),
             )  # fmt: skip
             findings.append(Finding(_MEASUREMENT, text))

@@ -1,10 +1,8 @@
 """Differences between methods, paired seed by seed.
 
-Methods that were trained with the same seeds on the same data share much of their noise, so that
-the mean over common seeds of their differences has a far narrower interval. Where there is one run
-each, the paired difference over prompts that the stress test or evaluation took is used instead: it
-is about those two models, not about methods.
-"""
+Methods that were trained with the same seeds on the same data share much of their noise: the mean
+of their differences over common seeds has a far narrower interval. Where there is one run each, the
+measured difference over prompts is used instead: it is about two models, not about methods."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -18,12 +16,10 @@ from smorm.errors import ConfigError
 from smorm.evaluation.metric_names import MetricName
 from smorm.evaluation.metrics import Metric, mean_over_seeds
 from smorm.evaluation.result import Result
-from smorm.report.rows import SEPARATE, UNMEASURED, Group, groups_of
+from smorm.report.rows import NOT_COMPARED, Group, groups_of
 from smorm.report.selection import by_attribute, distinct, grouped, present_in, reject, select
 
-Over = Literal["seeds", "prompts"]
 SIGNIFICANCE = 0.05
-_NOT_COMPARED = (*SEPARATE, *UNMEASURED)
 _HEADLINES = ("accuracy", "overall", "spearman")
 _POLICY_HEADLINES = ("gold@last", "gold@peak", "fall")
 _MAX_SIZES = 3
@@ -32,28 +28,19 @@ _MIN_SEEDS = 2
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """A method's number less a baseline's.
-
-    Attributes:
-        difference: the mean difference; over seeds its n is the number of common seeds.
-        over: what the interval is over.
-        unpaired: how many seeds only one of the two has; they are not used.
-        p_value: two-sided, of Student's t test over seeds (NaN without one).
-        adjusted: the same after Holm's correction for all comparisons of a report.
-        by_seed: the differences of the common seeds.
-    """
+    """A method's number less a baseline's."""
 
     kind: str
     suite: str
     metric: str
     label: str
     base: str
-    difference: Metric
-    over: Over
-    unpaired: int = 0
-    p_value: float = math.nan
-    adjusted: float = math.nan
-    by_seed: tuple[tuple[str, float], ...] = ()
+    difference: Metric  # the mean difference; over seeds its n is the number of common seeds
+    over: Literal["seeds", "prompts"]  # what the interval is over
+    unpaired: int = 0  # seeds that only one of the two has; they are not used
+    p_value: float = math.nan  # two-sided, of Student's t test over seeds (NaN without one)
+    adjusted: float = math.nan  # after Holm's correction for all comparisons of a report
+    by_seed: tuple[tuple[str, float], ...] = ()  # the differences of the common seeds
 
     @property
     def runs(self) -> int:
@@ -81,7 +68,7 @@ class Paired:
 def paired_differences(results: Sequence[Result], baselines: Sequence[str] = ()) -> list[Paired]:
     """Every method less every baseline (label or model; by default the first, and "SM", the naive
     ensemble of a preference and an attribute model), and a model's further views less its first."""
-    groups = reject(groups_of(results), kind=_NOT_COMPARED)
+    groups = reject(groups_of(results), kind=NOT_COMPARED)
     models, labels = distinct(groups, "model"), distinct(groups, "label")
     for name in baselines:
         if name not in labels and name not in models:
@@ -90,7 +77,12 @@ def paired_differences(results: Sequence[Result], baselines: Sequence[str] = ())
     paired: list[Paired] = []
     for members in grouped(groups, lambda group: (group.kind, group.suite)).values():
         for method, base in _couples(members, names):
-            paired += _differences(method, base, results)
+            shared = present_in(method.members[0].metrics, base.members[0].metrics)
+            # Over seeds where there are two or more: one run says nothing about a method.
+            for name in leading(method.kind, shared):
+                pair = _over_seeds(method, base, name) or _over_prompts(method, base, name, results)
+                if pair is not None:
+                    paired.append(pair)
     adjusted = holm(list(map(attrgetter("p_value"), paired)))
     return [replace(pair, adjusted=p) for pair, p in zip(paired, adjusted, strict=True)]
 
@@ -149,8 +141,7 @@ def two_sided(values: Sequence[float]) -> float:
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjusted p values in the given order; NaN (no test) stays NaN and is not counted.
 
-    Source: Holm (1979), "A simple sequentially rejective multiple test procedure".
-    """
+    Source: Holm (1979), "A simple sequentially rejective multiple test procedure"."""
     raw = np.asarray(p_values, dtype=np.float64)
     tests = int(np.isfinite(raw).sum())
     # NaN sorts last, and so is cut off here.
@@ -163,11 +154,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _couples(members: Sequence[Group], names: Sequence[str]) -> list[tuple[Group, Group]]:
-    """Each method with each baseline in one suite; no method with itself, no two both ways."""
+    """Each method of a suite with each baseline; no method with itself, no two both ways."""
     baselines: list[Group] = []
     for name in names:
-        named = select(members, label=[name]) + select(members, model=[name])
-        baselines += sorted(named, key=members.index)[:1]
+        baselines += [group for group in members if name in (group.label, group.model)][:1]
     of_model = by_attribute(members, "model")
     couples: list[tuple[Group, Group]] = []
     for method in members:
@@ -182,19 +172,7 @@ def _couples(members: Sequence[Group], names: Sequence[str]) -> list[tuple[Group
     return couples
 
 
-def _differences(method: Group, base: Group, results: Sequence[Result]) -> list[Paired]:
-    shared = present_in(method.members[0].metrics, base.members[0].metrics)
-    paired = []
-    # Over seeds where there are two or more: one run says nothing about a method.
-    for name in leading(method.kind, shared):
-        pair = _over_seeds(method, base, name) or _over_prompts(method, base, name, results)
-        if pair is not None:
-            paired.append(pair)
-    return paired
-
-
 def _over_seeds(method: Group, base: Group, name: str) -> Paired | None:
-    """The difference over common seeds, or None where there are not two of them."""
     values, base_values = _by_seed(method, name), _by_seed(base, name)
     # Seeds are text: by length first, so that 10 comes after 9.
     common = sorted(values.keys() & base_values.keys(), key=lambda seed: (len(seed), seed))
@@ -226,10 +204,8 @@ def _over_prompts(
         return None
     # The names of a difference are for readers; its fingerprint says which two runs it is of.
     fingerprints = dict(method.members[0].fingerprint), dict(base.members[0].fingerprint)
-    for result in results:
+    for result in select(results, kind=["difference"], suite=[method.suite]):
         compared = result.fingerprint.get("of"), result.fingerprint.get("less")
-        if (result.kind, result.suite) != ("difference", method.suite):
-            continue
         if name in result.metrics and compared == fingerprints:
             key = (method.kind, method.suite, name, method.label, base.label)
             return Paired(*key, result.metrics[name], "prompts")

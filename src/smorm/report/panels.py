@@ -1,24 +1,23 @@
 """Curves in panels: sets of prompts side by side, or each method alone in front of all others.
 
 Lines differ by colour, dash and marker at once and carry their names at their ends, so that a grey
-print and a colour-blind reader lose nothing, and nobody looks from a legend to a curve and back.
-"""
+print and a colour-blind reader lose nothing, and nobody looks from a legend to a curve and back."""
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
+from smorm.report.blocks import INK, PALETTE, Drawing, short
 from smorm.report.curves import Curve, id_first
-from smorm.report.drawing import INK, PALETTE, Drawing, short
-from smorm.report.selection import distinct, present_in, select
+from smorm.report.selection import by_attribute, distinct, present_in, select
 
-HIGHLIGHTED = 7
-"""How many methods a panel can have in colour."""
-BASE = 6
-"""The style of the baseline: the reader's ink, dashed."""
+HIGHLIGHTED = 7  # methods that a panel can have in colour
+BASE = 6  # the style of the baseline: the reader's ink, dashed
 # The palette's yellow is too light for a line: ink takes its place.
 COLOURS = (*PALETTE[:6], INK)
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), "-", (0, (3, 1)), "--")
@@ -26,8 +25,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 # Inches: of a panel, and of a line of text in it.
 PANEL_HEIGHT = 1.95
 _LINE_HEIGHT = 0.155
+# Grey lines that a small panel can have: n panels with n lines make a page of megabytes.
 MAX_BACKGROUND = 12
-"""How many grey lines a small panel can have: n panels with n lines make a page of megabytes."""
 _FEW = 4
 _GREY = "#8d949c"
 _QUANTITIES = {"proxy": "proxy gain, std", "kl": "KL, nats", "length": "length, words"}
@@ -37,14 +36,9 @@ _PANEL_WIDTH, _CHARACTER_WIDTH = 2.7, 0.073
 
 
 def side_by_side(
-    curves: Sequence[Curve],
-    quantities: Sequence[str],
-    axis: str,
-    title: str,
-    *,
-    styles: Mapping[str, int],
-    prompts: Sequence[str] = (),
-) -> Drawing:
+    curves: Sequence[Curve], quantities: Sequence[str], axis: str, title: str, *,
+    styles: Mapping[str, int], prompts: Sequence[str] = (),
+) -> Drawing:  # fmt: skip
     """A row of panels for each quantity, a column for each set of prompts, axes shared in a row.
     Methods without a style (see `line_styles`) are grey. With `prompts` only these sets are drawn,
     on the axes of all curves, so that drawings of single sets can be compared."""
@@ -85,14 +79,9 @@ def side_by_side(
 
 
 def small_multiples(
-    curves: Sequence[Curve],
-    quantity: str,
-    axis: str,
-    title: str,
-    *,
-    base: str | None = None,
+    curves: Sequence[Curve], quantity: str, axis: str, title: str, *, base: str | None = None,
     shared: bool = True,
-) -> Drawing:
+) -> Drawing:  # fmt: skip
     """A panel for each method, its line with its band; the others grey behind it, unless axes are
     not `shared`. Of more than `MAX_BACKGROUND` curves only the base is behind."""
     across = min(4, len(curves))
@@ -152,9 +141,7 @@ def _draw_lines(
         )  # fmt: skip
 
 
-def _draw_behind(
-    axes: Any, curve: Curve, quantity: str, axis: str, *, dashed: bool = False
-) -> None:
+def _draw_behind(axes: Any, curve: Curve, quantity: str, axis: str, dashed: bool = False) -> None:
     look: dict[str, Any] = {"color": _GREY, "alpha": 0.45, "linewidth": 0.8}
     if dashed:
         look = {"color": INK, "linestyle": "--", "linewidth": 1.0}
@@ -206,19 +193,16 @@ def line_styles(
 ) -> dict[str, int]:
     """The style of each method drawn in colour: the baselines (the first has `BASE`), those that
     are `requested`, and the best at the end."""
-    final_gold: dict[str, list[float]] = {}
-    for curve in curves:
-        final_gold.setdefault(curve.label, []).append(curve.final("gold"))
-    first = present_in(dict.fromkeys([*bases, *requested]), final_gold)
     means: dict[str, float] = {}
-    for label, values in final_gold.items():
-        finite = list(filter(math.isfinite, values))
-        means[label] = math.fsum(finite) / len(finite) if finite else -math.inf
+    for label, members in by_attribute(curves, "label").items():
+        finite = list(filter(math.isfinite, (curve.final("gold") for curve in members)))
+        means[label] = statistics.fmean(finite) if finite else -math.inf
+    first = present_in(dict.fromkeys([*bases, *requested]), means)
     ranked = sorted(means, key=lambda label: -means[label])
     chosen = list(dict.fromkeys([*first, *ranked]))[:HIGHLIGHTED]
     # The order of first appearance, not of rank: a method keeps its colour when numbers change.
     styles = dict.fromkeys(first[:1], BASE)
-    for label in final_gold:
+    for label in means:
         if label in chosen and label not in styles:
             styles[label] = len(styles) - len(first[:1])
     return styles
@@ -226,9 +210,7 @@ def line_styles(
 
 def axis_range(curves: Sequence[Curve], axis: str) -> tuple[float, float]:
     """The first and the last position of all curves on an axis; (0, 0) without any."""
-    positions: list[float] = []
-    for curve in curves:
-        positions += curve.along(axis)
+    positions = chain.from_iterable(curve.along(axis) for curve in curves)
     finite = list(filter(math.isfinite, positions))
     return min(finite, default=0.0), max(finite, default=0.0)
 
@@ -237,8 +219,12 @@ def name_line_ends(
     axes: Any, curves: Sequence[Curve], quantity: str, axis: str, styles: Mapping[str, int]
 ) -> None:
     """Each line's name beside its end, moved apart where ends are close."""
-    named = [curve for curve in curves if math.isfinite(curve.final(quantity))]
-    ends = sorted((curve.final(quantity), curve.along(axis)[-1], curve.label) for curve in named)
+    ends = []
+    for curve in curves:
+        y = curve.final(quantity)
+        if math.isfinite(y):
+            ends.append((y, curve.along(axis)[-1], curve.label))
+    ends.sort()
     first, last = axis_range(curves, axis)
     # A single point has no width: the name then stands on the point.
     offset = 0.06 * max(last - first, 1e-9)
@@ -259,21 +245,12 @@ def name_line_ends(
 def separate(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Ascending positions at least `gap` from each other, near the values, within the limits.
 
-    Isotonic regression of `value − index · gap` by pooling adjacent violators: the positions with
-    the least squared distance from the values.
-    """
-    # Sum and count of values that would overlap; all of a block get its mean.
-    blocks: list[list[float]] = []
-    for index, value in enumerate(values):
-        blocks.append([value - index * gap, 1])
-        while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] > blocks[-1][0] / blocks[-1][1]:
-            total, count = blocks.pop()
-            blocks[-1][0] += total
-            blocks[-1][1] += count
-    starts: list[float] = []
-    for total, count in blocks:
-        starts += [total / count] * int(count)
+    Isotonic regression of `value − index · gap`: the positions with the least squared distance from
+    the values."""
+    from scipy.optimize import isotonic_regression
+
+    offsets = gap * np.arange(len(values))
+    starts = isotonic_regression(np.array(values) - offsets).x
     # More names than fit run over the top: they stay readable there, inside they would not.
-    highest = max(low, high - gap * (len(starts) - 1))
-    positions = np.clip(starts, low, highest) + gap * np.arange(len(starts))
+    positions = np.clip(starts, low, max(low, high - gap * (len(values) - 1))) + offsets
     return list(map(float, positions))

@@ -1,12 +1,11 @@
 """From results to the rows of a report: one for each model and view of a suite.
 
 Results that differ in `fingerprint.seed` only become one row: the mean over seeds, with Student's t
-interval over them, which holds the noise of whatever differs between seeds.
-"""
+interval over them, which holds the noise of whatever differs between seeds."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from operator import attrgetter
 
 import numpy as np
@@ -18,46 +17,38 @@ from smorm.evaluation.result import Failure, Result
 from smorm.report.selection import by_attribute, distinct, grouped
 from smorm.report.style import style_of
 
+# Kinds of results that have a section of their own beside the suite that they are about.
 SEPARATE = {"difference": "differences", "sanity": "sanity tests", "parity": "parity"}
-"""Kinds of results that have a section of their own beside the suite that they are about."""
+# Kinds of results that say how a model was made.
 UNMEASURED = ("training", "cost")
-"""Kinds of results that say how a model was made."""
+NOT_COMPARED = (*SEPARATE, *UNMEASURED)
 _SEEDS_NOTE = (
     "Mean over {seeds} seeds; intervals are Student's t over seeds: they hold the noise of "
     "training, and that of sampling items only where each seed has items of its own."
 )
-_PAIRS_CHANCE = dict.fromkeys(
-    ("accuracy", "accuracy_chosen_longer", "accuracy_chosen_shorter"), 0.5
-)  # fmt: skip
-"""Of result files of pairs that were written before files had chance levels."""
+_ACCURACIES = ("accuracy", "accuracy_chosen_longer", "accuracy_chosen_shorter")
+# Of result files of pairs that were written before files had chance levels.
+_PAIRS_CHANCE = dict.fromkeys(_ACCURACIES, 0.5)
+# Views that hold all of a model's rows: they add nothing to its name.
 _UNNAMED_VIEWS = ("", "attributes")
-"""Views that hold all of a model's rows: they add nothing to its name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A model's view on one suite.
-
-    Attributes:
-        label: the method's name on the page (see `method_labels`).
-        sources: the positions, from 1, of the results that the row stands for.
-        seeds: how many results were averaged (1: none).
-        n_ranges: the smallest and largest n over seeds, of metrics where they differ.
-        chance_levels: what random scores get, of the metrics that have such a level.
-    """
+    """A model's view on one suite."""
 
     kind: str
     suite: str
     model: str
     view: str
-    label: str
+    label: str  # the method's name on the page (see `method_labels`)
     metrics: dict[str, Metric]
     notes: tuple[str, ...]
-    sources: tuple[int, ...]
-    seeds: int = 1
-    n_ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    failures: tuple[Failure, ...] = ()
-    chance_levels: Mapping[str, float] = field(default_factory=dict)
+    sources: tuple[int, ...]  # positions, from 1, of the results that the row stands for
+    seeds: int  # how many results were averaged (1: none)
+    n_ranges: Mapping[str, tuple[int, int]]  # smallest and largest n over seeds, if they differ
+    failures: tuple[Failure, ...]
+    chance_levels: Mapping[str, float]  # what random scores get, of metrics with such a level
 
     @property
     def family(self) -> str:
@@ -67,8 +58,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The results of one (kind, suite, model, view): its runs with different seeds. `seeds` is
-    empty unless every member has a seed of its own."""
+    """The results of one (kind, suite, model, view): its runs with different seeds."""
 
     kind: str
     suite: str
@@ -77,17 +67,15 @@ class Group:
     label: str
     members: tuple[Result, ...]
     sources: tuple[int, ...]
-    seeds: tuple[str, ...]
+    seeds: tuple[str, ...]  # empty unless every member has one of its own
 
 
 def groups_of(results: Sequence[Result]) -> list[Group]:
     """Results put together that differ in their seed only, in order of first appearance. Results of
     one name that seeds do not tell apart become groups of their own, numbered."""
     labels = method_labels(results)
-    numbered = grouped(
-        enumerate(results, start=1),
-        lambda item: (item[1].kind, item[1].suite, item[1].model, item[1].view),
-    )
+    key_of = attrgetter("kind", "suite", "model", "view")
+    numbered = grouped(enumerate(results, start=1), lambda item: key_of(item[1]))
     groups = []
     for key, members in numbered.items():
         label = labels[key[2], key[3]]
@@ -128,7 +116,22 @@ def _row(group: Group) -> Row:
     n_ranges: dict[str, tuple[int, int]] = {}
     notes: list[str] = []
     if seeds > 1:
-        metrics, n_ranges, notes = _over_seeds(group)
+        notes.append(_SEEDS_NOTE.format(seeds=seeds))
+        for name in metric_names(group.members):
+            values, counts = [], []
+            for result in group.members:
+                metric = result.metrics.get(name)
+                if metric is not None and math.isfinite(metric.value):
+                    values.append(metric.value)
+                    counts.append(metric.n)
+            # A seed can lack a number: the mean is over the others, and a note says so.
+            if len(values) < seeds:
+                notes.append(f"{style_of(name).label}: {len(values)} of {seeds} seeds have it.")
+            if len(set(counts)) > 1:
+                n_ranges[name] = (min(counts), max(counts))
+            metrics[name] = Metric(math.nan, 0)
+            if values:
+                metrics[name] = mean_over_seeds(values, min(counts))
     failures: list[Failure] = []
     chance_levels: dict[str, float] = {}
     for result in group.members:
@@ -142,27 +145,6 @@ def _row(group: Group) -> Row:
         tuple(dict.fromkeys(notes)), group.sources, seeds, n_ranges,
         tuple(dict.fromkeys(failures)), chance_levels,
     )  # fmt: skip
-
-
-def _over_seeds(group: Group) -> tuple[dict[str, Metric], dict[str, tuple[int, int]], list[str]]:
-    metrics: dict[str, Metric] = {}
-    n_ranges: dict[str, tuple[int, int]] = {}
-    seeds = len(group.members)
-    notes = [_SEEDS_NOTE.format(seeds=seeds)]
-    # A seed can lack a number: the mean is over the others, and a note says so.
-    for name in metric_names(group.members):
-        measured = [result.metrics[name] for result in group.members if name in result.metrics]
-        finite = [metric for metric in measured if math.isfinite(metric.value)]
-        values, counts = list(map(attrgetter("value"), finite)), list(map(attrgetter("n"), finite))
-        if len(values) < seeds:
-            notes.append(f"{style_of(name).label}: {len(values)} of {seeds} seeds have it.")
-        if not values:
-            metrics[name] = Metric(math.nan, 0)
-            continue
-        if min(counts) != max(counts):
-            n_ranges[name] = (min(counts), max(counts))
-        metrics[name] = mean_over_seeds(values, min(counts))
-    return metrics, n_ranges, notes
 
 
 def as_table(metrics: Iterable[Metric]) -> Floats:

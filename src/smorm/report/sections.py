@@ -1,39 +1,24 @@
 """The sections of a page: over-optimisation, every suite, training and cost."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import product
 from operator import attrgetter
 
 import numpy as np
 
 from smorm.evaluation.metric_names import MetricName, SuiteName
 from smorm.evaluation.metrics import Metric
+from smorm.report import panels, tables
 from smorm.report.bars import bars
-from smorm.report.blocks import Block, Cell, Figure, Fold, Notes, Section, Table, TableRow
-from smorm.report.curves import Curve, id_first
+from smorm.report.blocks import PALETTE, Block, Cell, Figure, Fold, Notes, Section, Table, TableRow
+from smorm.report.curves import OPTIMISED, Curve, id_first
 from smorm.report.paired import Paired, leading
-from smorm.report.panels import (
-    HIGHLIGHTED,
-    MAX_BACKGROUND,
-    line_styles,
-    side_by_side,
-    small_multiples,
-)
-from smorm.report.rows import SEPARATE, Row, metric_names
-from smorm.report.selection import by_attribute, by_label_of, distinct, present_in, select
-from smorm.report.style import SECTIONS, Style, show, show_prompts, style_of
-from smorm.report.tables import (
-    SYMBOLS,
-    correlation_table,
-    cost_table,
-    narrow_table,
-    optimisation_table,
-    paired_table,
-    split_names,
-    subset_table,
-    summary_table,
-)
+from smorm.report.rows import SEPARATE, UNMEASURED, Row, metric_names
+from smorm.report.selection import by_attribute, distinct, grouped, present_in, reject, select
+from smorm.report.style import SECTIONS, Style, show_prompts, style_of
 
 _REMARKS = {
     "stress": "gold and proxy of the response that each reward picks out of n",
@@ -63,32 +48,62 @@ _PAIR_GROUPS = {
 Colours = Mapping[str, int]
 
 
-def optimisation_section(
-    number: int,
-    rows: Sequence[Row],
-    curves: Sequence[Curve],
-    paired: Sequence[Paired],
-    highlighted: Sequence[str] = (),
-) -> Section:
+def sections_of(
+    rows: list[Row], curves: list[Curve], paired: list[Paired], highlighted: Sequence[str]
+) -> list[Section]:
+    """All sections of a page; `highlighted` are labels that curves show in colour in any case."""
+    measured = reject(rows, kind=SEPARATE)
+    labels = distinct([*measured, *rows], "label")
+    colours = dict(zip(labels, range(len(labels)), strict=True))
+    sections: list[Section | None] = []
+    optimised = select(curves, kind=OPTIMISED)
+    families = grouped(optimised, attrgetter("kind", "family"))
+    for number, of_family in enumerate(families.values(), start=1):
+        suites = {"kind": distinct(of_family, "kind"), "suite": distinct(of_family, "suite")}
+        members, differences = select(rows, **suites), select(paired, **suites)
+        sections.append(_optimisation_section(number, members, of_family, differences, highlighted))
+    pairs = select(measured, family=["pairs"])
+    sections.append(accuracy_section(pairs, colours))
+    # The overview's bars once more would be, of many methods, a megabyte for each suite.
+    repeated = bool(sections[-1]) and len(labels) > len(PALETTE)
+    # A suite's sanity tests and differences have its name, and sections of their own.
+    rows_of_suites = reject(rows, kind=UNMEASURED)
+    by_suite = grouped(rows_of_suites, lambda row: (row.suite, SEPARATE.get(row.kind)))
+    # Suites with curves have their tables in the sections on over-optimisation.
+    for suite in distinct(optimised, "suite"):
+        by_suite.pop((suite, None), None)
+    for number, ((suite, _), in_suite) in enumerate(by_suite.items(), start=1):
+        drawn = repeated and in_suite[0] in pairs
+        differences = select(paired, suite=[suite])
+        sections.append(_suite_section(number, in_suite, differences, colours, drawn=drawn))
+    sections += [training_section(curves), cost_section(rows)]
+    return list(filter(None, sections))
+
+
+def _optimisation_section(
+    number: int, rows: Sequence[Row], curves: Sequence[Curve], paired: Sequence[Paired],
+    highlighted: Sequence[str],
+) -> Section:  # fmt: skip
     """The section on best-of-n, or on an algorithm of RL, of rows and curves of one family."""
     kind, family = curves[0].kind, curves[0].family
     section = Section(f"optimised-{number}", f"Over-optimisation: {family}", _REMARKS[kind])
     section.figures += _curve_figures(curves, paired, highlighted)
     by_prompts = by_attribute(curves, "prompts")
     for prompts in id_first(by_prompts):
-        by_label = by_label_of(by_prompts[prompts])
+        by_label = {curve.label: curve for curve in by_prompts[prompts]}
         suite, name = distinct(by_prompts[prompts], "suite"), show_prompts(prompts)
         members, differences = select(rows, suite=suite), select(paired, suite=suite)
-        table = narrow_table(members, differences, by_label)
+        table = tables.narrow_table(members, differences, by_label)
         section.blocks.append(replace(table, title=name[:1].upper() + name[1:]))
-        tables: list[Block] = [optimisation_table(members, by_label, differences)]
-        tables += _full_tables(members).values()
-        section.folds.append(Fold(f"All numbers: {name}", [*tables, *_notes(members)]))
+        full = tables.optimisation_table(members, by_label, differences)
+        blocks = [full, *tables.full_tables(members).values(), *_notes(members)]
+        section.folds.append(Fold(f"All numbers: {name}", blocks))
     if paired:
         over = " and ".join(distinct(paired, "over"))
-        text = f"Differences (−) are paired over {over}. {SYMBOLS} {_PEAKS}"
+        text = f"Differences (−) are paired over {over}. {tables.SYMBOLS} {_PEAKS}"
         section.blocks.append(Notes([("", text)]))
-        section.folds.append(Fold(f"All {len(paired)} paired differences", [paired_table(paired)]))
+        fold = Fold(f"All {len(paired)} paired differences", [tables.paired_table(paired)])
+        section.folds.append(fold)
     return section
 
 
@@ -98,7 +113,7 @@ def _curve_figures(
     family, kind = curves[0].family, curves[0].kind
     bases = distinct(paired, "base") or [curves[0].label]
     # One style for a method in all figures of the family.
-    styles = line_styles(curves, bases, highlighted)
+    styles = panels.line_styles(curves, bases, highlighted)
     by_prompts = by_attribute(curves, "prompts")
     methods = len(distinct(curves, "label"))
     caption = _BANDS
@@ -110,13 +125,15 @@ def _curve_figures(
         caption += f" {dropped} points that not every seed has are left out."
 
     def figure(name: str, quantities: Sequence[str], axis: str, title: str) -> Figure:
-        drawing = side_by_side(curves, quantities, axis, title, styles=styles)
-        panels = []
+        drawing = panels.side_by_side(curves, quantities, axis, title, styles=styles)
+        of_prompts = []
         for prompts in id_first(by_prompts):
             text = f"{title}, {prompts}"
-            panel = side_by_side(curves, quantities, axis, text, styles=styles, prompts=[prompts])
-            panels.append(panel)
-        return Figure(f"{family}-{name}", drawing, caption, tuple(panels))
+            panel = panels.side_by_side(
+                curves, quantities, axis, text, styles=styles, prompts=[prompts]
+            )
+            of_prompts.append(panel)
+        return Figure(f"{family}-{name}", drawing, caption, tuple(of_prompts))
 
     title = f"{family}: gold and proxy against KL"
     figures = [figure("gold-and-proxy-by-kl", ("gold", "proxy"), "kl", title)]
@@ -125,64 +142,49 @@ def _curve_figures(
         traced = present_in(_TRACED, shared)
         figures.append(figure("by-step", traced, "step", f"{family}: traced over steps"))
     # Grey lines have no names: then each method has a panel of its own too.
-    if methods > HIGHLIGHTED:
+    if methods > panels.HIGHLIGHTED:
         base = next(iter(styles))
         for prompts in id_first(by_prompts):
             members = by_prompts[prompts]
             title = f"{family} on {prompts or 'all prompts'}: gold, a panel for each method"
-            drawing = small_multiples(members, "gold", "kl", title, base=base)
-            grey = "; grey: the others" * (len(members) <= MAX_BACKGROUND)
+            drawing = panels.small_multiples(members, "gold", "kl", title, base=base)
+            grey = "; grey: the others" * (len(members) <= panels.MAX_BACKGROUND)
             text = f"Dashed: {base}{grey}. {_BANDS}"
             figures.append(Figure(f"{family}-{prompts}-each-method", drawing, text))
     return figures
 
 
-@dataclass(slots=True)
-class _BarGroups:
-    """What a figure of bars shows: metrics and chance levels by group."""
-
-    metrics: dict[str, dict[str, Metric]] = field(default_factory=dict)
-    chance_levels: dict[str, float] = field(default_factory=dict)
-
-    def add(self, group: str, row: Row, name: str) -> None:
-        """Add a row's metric to a group, where it has it."""
-        if name not in row.metrics:
-            return
-        self.metrics.setdefault(group, {})[row.label] = row.metrics[name]
-        if name in row.chance_levels:
-            self.chance_levels[group] = row.chance_levels[name]
-
-    def figure(self, name: str, style: Style, title: str, colours: Colours) -> Figure:
-        """A panel for each group; panels stack where the page is narrow."""
-        chances = self.chance_levels
-        drawing = bars(self.metrics, style, title, chances=chances, colours=colours)
-        panels = []
-        for group in self.metrics:
-            text = f"{title}: {group}"
-            panel = bars(
-                self.metrics, style, text, chances=chances, colours=colours, panels=[group]
-            )  # fmt: skip
-            panels.append(panel)
-        caption = f"{title}; lines are 95 % intervals."
-        if chances:
-            levels = ", ".join(show(level, style) for level in sorted(set(chances.values())))
-            caption += f" Dashed: chance ({levels}{' %' * style.percent})."
-        return Figure(name, drawing, caption, tuple(panels))
+def _bar_figure(
+    name: str, style: Style, title: str, colours: Colours, bars_of: Iterable[tuple[str, Row, str]]
+) -> Figure:
+    """Bars by panel, row and metric; panels stack where the page is narrow."""
+    groups: dict[str, dict[str, Metric]] = {}
+    chances: dict[str, float] = {}
+    for group, row, metric in bars_of:
+        if metric in row.metrics:
+            groups.setdefault(group, {})[row.label] = row.metrics[metric]
+            if metric in row.chance_levels:
+                chances[group] = row.chance_levels[metric]
+    draw = partial(bars, groups, style, chances=chances, colours=colours)
+    panels_of_groups = [draw(f"{title}: {group}", panels=[group]) for group in groups]
+    caption = f"{title}; lines are 95 % intervals."
+    if chances:
+        levels = ", ".join(style.show(level) for level in sorted(set(chances.values())))
+        caption += f" Dashed: chance ({levels}{' %' * style.percent})."
+    return Figure(name, draw(title), caption, tuple(panels_of_groups))
 
 
 def accuracy_section(rows: Sequence[Row], colours: Colours) -> Section | None:
     """Accuracy on suites of pairs, regimes side by side; None unless two suites have it."""
-    groups = _BarGroups()
-    for row in rows:
-        groups.add(SuiteName.parse(row.suite).shown, row, "accuracy")
-    if len(groups.metrics) < 2:
-        return None
     title = "Accuracy by method and regime"
-    figure = groups.figure("accuracy", style_of("accuracy"), title, colours)
+    entries = ((SuiteName.parse(row.suite).shown, row, "accuracy") for row in rows)
+    figure = _bar_figure("accuracy", style_of("accuracy"), title, colours, entries)
+    if len(figure.panels) < 2:
+        return None
     return Section("accuracy", "Accuracy", "by method and regime", figures=[figure])
 
 
-def suite_section(
+def _suite_section(
     number: int, rows: Sequence[Row], paired: Sequence[Paired], colours: Colours, *, drawn: bool
 ) -> Section:
     """A suite's section; `drawn`: another figure shows it already."""
@@ -195,28 +197,18 @@ def suite_section(
     if kind in SEPARATE:
         section.blocks += _check_tables(rows)
     elif metric_names(rows):
-        section.blocks.append(narrow_table(rows, paired))
+        section.blocks.append(tables.narrow_table(rows, paired, {}))
         if not drawn:
             section.figures.append(_suite_bars(suite, rows, colours))
-        correlations = correlation_table(rows)
+        correlations = tables.correlation_table(rows)
         if correlations:
             section.folds.append(Fold("Correlations by attribute", [correlations]))
-    for heading, table in _full_tables(rows).items():
+    for heading, table in tables.full_tables(rows).items():
         section.folds.append(Fold(heading, [table]))
     notes = _notes(rows)
     if notes:
         section.folds.append(Fold("Notes", notes))
     return section
-
-
-def _full_tables(rows: Sequence[Row]) -> dict[str, Table]:
-    totals, subsets = split_names(rows)
-    tables = {}
-    if totals:
-        tables["All numbers"] = summary_table(rows, totals)
-    if subsets:
-        tables[f"All {len(subsets)} subsets"] = subset_table(rows, subsets)
-    return tables
 
 
 def _check_tables(rows: Sequence[Row]) -> list[Block]:
@@ -235,17 +227,13 @@ def _check_tables(rows: Sequence[Row]) -> list[Block]:
 
 
 def _suite_bars(suite: str, rows: Sequence[Row], colours: Colours) -> Figure:
-    """Bars of a suite's leading metric and its sections; of an unknown suite, its first metric."""
     kind = rows[0].kind
     lead, labels = _bar_labels(suite, kind, metric_names(rows))
-    groups = _BarGroups()
-    for name, label in labels.items():
-        for row in rows:
-            groups.add(label, row, name)
     style = style_of(lead)
     if lead == "overall":
         style = Style("comparisons won", percent=True)
-    return groups.figure(f"{suite}-{kind}", style, f"{suite}: {style.label}", colours)
+    entries = [(label, row, name) for (name, label), row in product(labels.items(), rows)]
+    return _bar_figure(f"{suite}-{kind}", style, f"{suite}: {style.label}", colours, entries)
 
 
 def _bar_labels(suite: str, kind: str, names: Sequence[str]) -> tuple[str, dict[str, str]]:
@@ -289,9 +277,9 @@ def training_section(curves: Sequence[Curve]) -> Section | None:
     if thinned != measured:
         caption += f" Neighbouring steps are averaged to at most {_MAX_POINTS} points."
     title = "Training loss of each method"
-    drawing = small_multiples(thinned, "loss", "step", title, shared=False)
-    figure = Figure("training-loss", drawing, caption)
-    return Section("training", "Training", "loss by step", figures=[figure])
+    drawing = panels.small_multiples(thinned, "loss", "step", title, shared=False)
+    figures = [Figure("training-loss", drawing, caption)]
+    return Section("training", "Training", "loss by step", figures=figures)
 
 
 def _thinned(curve: Curve) -> Curve:
@@ -315,5 +303,5 @@ def cost_section(rows: Sequence[Row]) -> Section | None:
     costs = select(rows, kind=["cost"])
     if not costs:
         return None
-    fold = Fold("Parameters, passes and tokens", [cost_table(costs)])
+    fold = Fold("Parameters, passes and tokens", [tables.cost_table(costs)])
     return Section("cost", "Cost", folds=[fold])

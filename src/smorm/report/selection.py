@@ -21,14 +21,6 @@ def by_attribute(items: Iterable[Item], name: str) -> dict[Any, list[Item]]:
     return grouped(items, attrgetter(name))
 
 
-def by_label_of(items: Iterable[Item]) -> dict[str, Item]:
-    """Items of one suite by their label, which is unique there."""
-    labelled: dict[str, Item] = {}
-    for item in items:
-        labelled[item.label] = item  # type: ignore[attr-defined]
-    return labelled
-
-
 def distinct(items: Iterable[Any], name: str) -> list[Any]:
     """The values of an attribute, each once, in order of first appearance."""
     return list(dict.fromkeys(map(attrgetter(name), items)))

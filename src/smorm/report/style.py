@@ -8,16 +8,14 @@ from typing import Literal
 from smorm.evaluation.metric_names import RULES, MetricName
 from smorm.evaluation.metrics import Metric
 
-Better = Literal["higher", "lower", ""]
-
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """A metric's label; `percent` shows a share as per cent; `better` is "" where neither is."""
+    """How a metric is shown."""
 
     label: str
-    percent: bool = False
-    better: Better = ""
+    percent: bool = False  # a share, as per cent
+    better: Literal["higher", "lower", ""] = ""  # "" where neither is
 
     @property
     def scale(self) -> float:
@@ -26,7 +24,43 @@ class Style:
 
     @property
     def heading(self) -> str:
-        return f"{self.label}, %" if self.percent else self.label
+        return self.label + ", %" * self.percent
+
+    def show(self, value: float) -> str:
+        """A number for a table: one decimal of a per cent, else about three figures; – if NaN."""
+        if not math.isfinite(value):
+            return "–"
+        scaled = value * self.scale
+        size = abs(scaled)
+        digits = ".1f"
+        if not self.percent and (size >= 1e5 or 0 < size < 5e-4):
+            digits = ".2e"
+        elif not self.percent and size < 10:
+            digits = ".3f"
+        elif not self.percent and size < 100:
+            digits = ".2f"
+        # A minus sign is as wide as a digit: columns of numbers stay aligned.
+        return f"{scaled:{digits}}".replace("-", "−")
+
+    def interval(self, metric: Metric) -> str:
+        """Both ends of the interval, or nothing where there is none."""
+        if not math.isfinite(metric.low + metric.high):
+            return ""
+        return f"{self.show(metric.low)} to {self.show(metric.high)}"
+
+    def signed(self, value: float) -> str:
+        """A difference: as `show`, with its sign, and near 0 with as many decimals as it needs."""
+        scaled = value * self.scale
+        # Three decimals would show 0 beside an interval that excludes it.
+        if not self.percent and 0 < abs(scaled) < 5e-4:
+            return f"{scaled:+.{-math.floor(math.log10(abs(scaled)))}f}".replace("-", "−")
+        return "+" * (value > 0) + self.show(value)
+
+    def signed_interval(self, metric: Metric) -> str:
+        """The interval of a difference; its ends without plus signs."""
+        if not math.isfinite(metric.low + metric.high):
+            return "no interval"
+        return f"{self.signed(metric.low)} to {self.signed(metric.high)}".replace("+", "")
 
 
 SECTIONS = (
@@ -99,51 +133,6 @@ def style_of(name: str) -> Style:
     if detail:
         label += f": {detail}"
     return Style(label, style.percent, style.better)
-
-
-def show(value: float, style: Style) -> str:
-    """A number for a table: one decimal of a per cent, else about three figures; – if NaN."""
-    if not math.isfinite(value):
-        return "–"
-    scaled = value * style.scale
-    size = abs(scaled)
-    if style.percent:
-        digits = ".1f"
-    elif size >= 1e5 or 0 < size < 5e-4:
-        digits = ".2e"
-    elif size < 10:
-        digits = ".3f"
-    elif size < 100:
-        digits = ".2f"
-    else:
-        digits = ".1f"
-    # A minus sign is as wide as a digit: columns of numbers stay aligned.
-    return f"{scaled:{digits}}".replace("-", "−")
-
-
-def show_interval(metric: Metric, style: Style) -> str:
-    """Both ends of the interval, or nothing where there is none."""
-    if not math.isfinite(metric.low + metric.high):
-        return ""
-    return f"{show(metric.low, style)} to {show(metric.high, style)}"
-
-
-def show_signed(value: float, style: Style) -> str:
-    """A difference: as `show`, with its sign, and near 0 with as many decimals as it needs."""
-    scaled = value * style.scale
-    # Three decimals would show 0 beside an interval that excludes it.
-    if not style.percent and 0 < abs(scaled) < 5e-4:
-        return f"{scaled:+.{-math.floor(math.log10(abs(scaled)))}f}".replace("-", "−")
-    sign = "+" * (value > 0)
-    return f"{sign}{show(value, style)}"
-
-
-def show_signed_interval(metric: Metric, style: Style) -> str:
-    """The interval of a difference; its ends without plus signs."""
-    if not math.isfinite(metric.low + metric.high):
-        return "no interval"
-    low, high = show_signed(metric.low, style), show_signed(metric.high, style)
-    return f"{low} to {high}".replace("+", "")
 
 
 def show_prompts(name: str) -> str:

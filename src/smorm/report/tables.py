@@ -1,11 +1,11 @@
 """The page's tables: value, interval and n of every number; narrow ones in sight, wide ones folded.
 
-A narrow table has the columns that answer its section's question and fits a phone.
-"""
+A narrow table has the columns that answer its section's question and fits a phone."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from operator import attrgetter, itemgetter
 
 from smorm.evaluation.metric_names import MetricName
@@ -14,8 +14,8 @@ from smorm.report.blocks import MISSING, Cell, Table, TableRow
 from smorm.report.curves import Curve, Peak, peak_of
 from smorm.report.paired import Paired, leading, representative_sizes
 from smorm.report.rows import Row, metric_names, separated_best
-from smorm.report.selection import by_attribute, by_label_of, distinct, grouped, present_in, select
-from smorm.report.style import show, show_interval, show_signed, show_signed_interval, style_of
+from smorm.report.selection import by_attribute, distinct, grouped, present_in, select
+from smorm.report.style import style_of
 
 SYMBOLS = (
     "* the interval excludes 0; † it still does after Holm's correction for all comparisons of "
@@ -49,9 +49,7 @@ Column = tuple[str, Callable[[Row], Cell]]
 Curves = Mapping[str, Curve]
 
 
-def narrow_table(
-    rows: Sequence[Row], paired: Sequence[Paired], curves: Curves | None = None
-) -> Table:
+def narrow_table(rows: Sequence[Row], paired: Sequence[Paired], curves: Curves) -> Table:
     """The leading number of each method of a suite, its difference from the baseline, and one more
     column: gold lost, with `curves` by label of methods that were optimised against."""
     present = metric_names(rows)
@@ -75,7 +73,7 @@ def narrow_table(
     note = ""
     if lead in rows[0].chance_levels:
         style = style_of(lead)
-        level = show(rows[0].chance_levels[lead], style)
+        level = style.show(rows[0].chance_levels[lead])
         note = f"Chance level of {style.label}: {level}{' %' * style.percent}."
     return Table(table.headings, lines, note, wide=False)
 
@@ -116,19 +114,21 @@ def paired_table(paired: Sequence[Paired]) -> Table:
     return Table(["difference", *(style_of(name).heading for name in names)], lines)
 
 
-def summary_table(rows: Sequence[Row], names: Sequence[str]) -> Table:
-    """Models and views as rows, metrics as columns."""
-    return _table(rows, _metric_columns(rows, names))
-
-
-def subset_table(rows: Sequence[Row], names: Sequence[str]) -> Table:
-    """Metrics as rows, models and views as columns: for suites with many subsets."""
-    by_model = summary_table(rows, names)
-    columns = zip(*map(attrgetter("cells"), by_model.rows), strict=True)
-    lines = []
-    for name, cells in zip(names, columns, strict=True):
-        lines.append(TableRow(style_of(name).heading, "", cells))
-    return Table(["metric", *map(attrgetter("heading"), by_model.rows)], lines)
+def full_tables(rows: Sequence[Row]) -> dict[str, Table]:
+    """By title, all numbers: models as rows; of subsets, which can be many, models as columns."""
+    totals, subsets = split_names(rows)
+    tables = {}
+    if totals:
+        tables["All numbers"] = _table(rows, _metric_columns(rows, totals))
+    if subsets:
+        by_model = _table(rows, _metric_columns(rows, subsets))
+        columns = zip(*map(attrgetter("cells"), by_model.rows), strict=True)
+        lines = []
+        for name, cells in zip(subsets, columns, strict=True):
+            lines.append(TableRow(style_of(name).heading, "", cells))
+        headings = ["metric", *map(attrgetter("heading"), by_model.rows)]
+        tables[f"All {len(subsets)} subsets"] = Table(headings, lines)
+    return tables
 
 
 def correlation_table(rows: Sequence[Row]) -> Table | None:
@@ -154,14 +154,12 @@ def cost_table(rows: Sequence[Row]) -> Table:
 def split_names(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
     """The metrics of some rows: totals (of a suite without any, its subsets), and subsets."""
     names = grouped(metric_names(rows), lambda name: MetricName.parse(name).is_detail)
-    totals, subsets = names.get(False, []), names.get(True, [])
-    if not totals:
-        return subsets, []
-    return totals, subsets
+    if False not in names:
+        return names.get(True, []), []
+    return names[False], names.get(True, [])
 
 
 def peak_for(row: Row, curves: Curves) -> Peak | None:
-    """The peak of a row's curve of gold."""
     if row.label not in curves:
         return None
     return peak_of(curves[row.label], row.metrics.get("fall"))
@@ -208,8 +206,8 @@ def _metric_column(rows: Sequence[Row], name: str) -> Column:
         smallest, largest = row.n_ranges.get(name, (metric.n, metric.n))
         size = f"n = {smallest}" + f"–{largest}" * (largest > smallest)
         size += f" × {row.seeds} seeds" * (row.seeds > 1)
-        interval = show_interval(metric, style) or "no interval"
-        return Cell(show(metric.value, style), (interval, size), best=row is best)
+        interval = style.interval(metric) or "no interval"
+        return Cell(style.show(metric.value), (interval, size), best=row is best)
 
     return style.heading, cell
 
@@ -217,31 +215,31 @@ def _metric_column(rows: Sequence[Row], name: str) -> Column:
 def _difference_columns(rows: Sequence[Row], paired: Sequence[Paired], metric: str) -> list[Column]:
     """A metric's difference from each baseline of at least half of all methods. The others are
     first views, which the further views of one model are compared with."""
-    columns = []
+    columns: list[Column] = []
     for base, members in by_attribute(select(paired, metric=[metric]), "base").items():
         if len(members) >= (len(rows) - 1) / 2:
-            columns.append(_difference_column(base, metric, by_label_of(members)))
+            by_label = {pair.label: pair for pair in members}
+            cell = partial(_difference_cell, base=base, by_label=by_label)
+            columns.append((f"{style_of(metric).label} − {base}", cell))
     return columns
 
 
-def _difference_column(base: str, metric: str, by_label: Mapping[str, Paired]) -> Column:
-    def cell(row: Row) -> Cell:
-        if row.label == base:
-            return Cell("baseline")
-        pair = by_label.get(row.label)
-        return _paired_cell(pair, row.seeds) if pair else MISSING
-
-    return f"{style_of(metric).label} − {base}", cell
+def _difference_cell(row: Row, base: str, by_label: Mapping[str, Paired]) -> Cell:
+    if row.label == base:
+        return Cell("baseline")
+    if row.label not in by_label:
+        return MISSING
+    return _paired_cell(by_label[row.label], row.seeds)
 
 
 def _paired_cell(pair: Paired, seeds: int | None = None) -> Cell:
     """A difference; how many seeds it has where they are not those of the row."""
     style, difference = style_of(pair.metric), pair.difference
-    small = [show_signed_interval(difference, style)]
-    # Where all seeds were paired, the row's own number of seeds says it.
+    small = [style.signed_interval(difference)]
+    # Where all seeds were paired, the row's number of seeds says it.
     if pair.over != "seeds" or seeds != difference.n:
         small.append(f"{difference.n} {pair.over}")
-    text = f"{show_signed(difference.value, style)} {pair.symbol}".rstrip()
+    text = f"{style.signed(difference.value)} {pair.symbol}".rstrip()
     return Cell(text, tuple(small), best=pair.symbol != "")
 
 
@@ -256,8 +254,8 @@ def _drop_column(curves: Curves) -> Column:
         if peak.at == peak.last and peak.drop.value == 0:
             return Cell("none")
         star = " *" * peak.drops
-        interval = show_signed_interval(peak.drop, style)
-        return Cell(f"{show(peak.drop.value, style)}{star}", (interval,))
+        interval = style.signed_interval(peak.drop)
+        return Cell(f"{style.show(peak.drop.value)}{star}", (interval,))
 
     return "gold lost after its peak", cell
 
@@ -268,7 +266,6 @@ def _count_column(name: str) -> Column:
 
 
 def _shaded(name: str) -> Callable[[Row], Cell]:
-    """Cells of a correlation, coloured by its sign and size."""
     style = style_of(name)
 
     def cell(row: Row) -> Cell:
@@ -278,7 +275,7 @@ def _shaded(name: str) -> Callable[[Row], Cell]:
         percent = round(_MAX_SHADE * min(1.0, abs(metric.value)))
         colour = "--above" if metric.value >= 0 else "--below"
         shade = f"color-mix(in srgb, var({colour}) {percent}%, transparent)"
-        interval = show_interval(metric, style) or "no interval"
-        return Cell(show(metric.value, style), (interval,), shade=shade)
+        interval = style.interval(metric) or "no interval"
+        return Cell(style.show(metric.value), (interval,), shade=shade)
 
     return cell
