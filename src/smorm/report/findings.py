@@ -143,8 +143,7 @@ def _outcome(clauses: Mapping[str, Iterable[str]]) -> str:
 def _amount(pair: Paired) -> str:
     style = style_of(pair.metric)
     points = " percentage points" * style.percent
-    interval = style.signed_interval(pair.difference)
-    value = style.signed(pair.difference.value)
+    value, interval = style.signed(pair.difference.value), style.signed_interval(pair.difference)
     return f"{pair.label} {value}{points} ({interval}){pair.symbol}"
 
 
@@ -172,8 +171,7 @@ def _drops(rows: Sequence[Row], curves: Sequence[Curve]) -> list[Finding]:
         dropping, steady = [], []
         axis, style = {"stress": "n =", "rl": "step"}[kind], style_of("fall")
         for label, peak in sorted(peaks.items(), key=lambda entry: -entry[1].drop.value):
-            interval = style.signed_interval(peak.drop)
-            amount = f"{style.show(peak.drop.value)} ({interval})"
+            amount = f"{style.show(peak.drop.value)} ({style.signed_interval(peak.drop)})"
             if peak.drops:
                 dropping.append(f"{label} by {amount} from {axis} {peak.at:g} to {peak.last:g}")
             else:

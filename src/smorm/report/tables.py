@@ -254,8 +254,7 @@ def _drop_column(curves: Curves) -> Column:
         if peak.at == peak.last and peak.drop.value == 0:
             return Cell("none")
         star = " *" * peak.drops
-        interval = style.signed_interval(peak.drop)
-        return Cell(f"{style.show(peak.drop.value)}{star}", (interval,))
+        return Cell(f"{style.show(peak.drop.value)}{star}", (style.signed_interval(peak.drop),))
 
     return "gold lost after its peak", cell
 
