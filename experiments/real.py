@@ -44,7 +44,7 @@ from smorm.model.store import versions
 from smorm.report.page import write_page
 from smorm.scoring.reward_model import RewardModel
 from smorm.text.tokenizers import train_bpe
-from smorm.training.sources import to_source, training_texts
+from smorm.training.sources import sources_of, training_texts
 
 METHODS = {"Single": SINGLE, "Multi": MULTI, "SMORM": SMORM}
 
@@ -68,11 +68,10 @@ def shared_tokenizer(task: Task, files: Files, work: Path) -> Path:
     assert isinstance(tokenizer, TrainedTokenizer)
     data = config.as_dict()["data"]
     recipe = [files.hashes(), data, tokenizer.vocab_size, versions()]
-    preference = list(map(to_source, config.data.preference))
-    rated = list(map(to_source, config.data.rated))
+    sources = sources_of(config.data, pairs=True, rated=True)
 
     def make(scratch: Path) -> None:
-        texts = training_texts(config, preference, rated)
+        texts = training_texts(config, sources)
         train_bpe(texts, tokenizer.vocab_size).save_pretrained(scratch)
 
     store = ArtifactStore(work)

@@ -112,12 +112,12 @@ def tokens_of_config(config: Config, max_tokens: int | None = None) -> TokenPlan
 
     # A bad record is one of the findings, and must not end the check here.
     data = config.data.model_copy(update={"on_bad_record": "skip"})
-    sources: dict[str | None, list[Source]] = {"preference": [], "rated": []}
+    sources: dict[Any, list[Source]] = {"preference": [], "rated": []}
     for checked in sources_of_config(config):
         if not checked.held_out:
             sources[checked.kind].append(checked.source)
     skipping = config.model_copy(update={"data": data})
-    tokenizer = run_tokenizer(skipping, sources["preference"], sources["rated"])
+    tokenizer = run_tokenizer(skipping, sources)
     template, limit = read_template(config), max_tokens or data.max_tokens
     return TokenPlan(tokenizer, template, limit, data.overlong, True, data.workers)
 

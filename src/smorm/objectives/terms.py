@@ -1,6 +1,4 @@
-"""What objectives are made of: labels, totals of a step, and terms that know which rows they train.
-
-P pairs, R rated responses, K attributes."""
+"""What objectives are made of: labels, totals of a step, terms with the rows that they train."""
 
 from dataclasses import dataclass
 from enum import Enum

@@ -106,13 +106,10 @@ def fit_learned(
     """Weights by non-negative logistic regression of preference on the rows' differences, so that a
     view's differences are log odds of preference. Rows of `free_sign`, such as verbosity, may get a
     negative weight; `l2` is by default the best on held-out folds of prompts. Differences are
-    divided by their root mean square before the penalty: a row's units have no influence.
-
-    Raises:
-        DataError: no row favours the chosen responses.
-        ConfigError: no such row."""
+    divided by their root mean square before the penalty: a row's units have no influence. Raises
+    DataError where no row favours the chosen responses, ConfigError where there is no such row."""
     differences, counts, scales = _scaled_differences(data, weight, rows)
-    bounded = _bounded(rows, free_sign)
+    bounded = np.array([row not in free_sign for row in rows])
     if l2 is None:
         l2 = choose_l2(data, weight, rows=rows, free_sign=free_sign)
     scaled = fit_weights(differences, counts, bounded, l2)
@@ -131,7 +128,7 @@ def choose_l2(
     """The L2 strength with the smallest log loss on held-out folds of prompts."""
     # Another seed than that of the folds that measure the view: its choice must not fit them.
     folds = fold_of_prompts(weight, seed=1)
-    bounded = _bounded(rows, free_sign)
+    bounded = np.array([row not in free_sign for row in rows])
     losses = np.zeros(len(STRENGTHS))
     for fold in range(FOLDS):
         differences, counts, _ = _scaled_differences(data, weight * (folds != fold), rows)
@@ -150,11 +147,6 @@ def with_fixed_l2(data: HeldOut, fit: Fit) -> Fit:
     # Choosing it anew in each resample would cost 25 fits and measure another estimator.
     rows, free_sign = fit.keywords["rows"], fit.keywords["free_sign"]
     return partial(fit, l2=choose_l2(data, data.everything, rows=rows, free_sign=free_sign))
-
-
-def _bounded(rows: Sequence[str], free_sign: Sequence[str]) -> Bools:
-    """Which rows must not get a negative weight [R]."""
-    return ~np.isin(np.array(rows, dtype=object), np.array(free_sign, dtype=object))
 
 
 def _scaled_differences(
@@ -307,9 +299,7 @@ def held_out_values(data: HeldOut, fit: Fit) -> Floats:
 
 def resampled_views(data: HeldOut, fit: Fit, *, resamples: int = 200, seed: int = 0) -> list[View]:
     """Fits on bootstrap resamples of prompts; those that allow no fit are missing."""
-    generator = np.random.default_rng(seed)
-    count = data.num_prompts
-    views = []
+    generator, count, views = np.random.default_rng(seed), data.num_prompts, []
     for _ in range(resamples):
         # Counts of prompts drawn with replacement.
         weight = generator.multinomial(count, np.full(count, 1.0 / count)).astype(np.float64)

@@ -5,12 +5,12 @@ were trained from one pretrained backbone, with other seeds, orders or settings,
 different beginnings they do not, which no shape shows: so how alike the weights are is measured.
 
 Attribute rows are averaged on the attributes' own scale, exactly where scales are near each other
-(other samples of the same ratings). Scales far apart mean other units or another scaling in
-training, and are refused. Shapes: K attributes, D hidden size."""
+(other samples of the same ratings). Scales far apart mean other units or scalings: refused."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,6 @@ class Merged:
 class LoadedModel:
     """A model in fp32 without adapters, and its head on the rows' own scales [1 + K, D] in fp64."""
 
-    name: str
     network: RewardNetwork
     tokenizer: Any
     card: ModelCard
@@ -76,10 +75,15 @@ def merge_models(
         ConfigError: fewer than two models, or weights that are none.
         ModelError: another architecture, tokenizer, template, set of rows or scale of ratings.
         OutputError: the folder could not be written."""
-    names = list(map(str, paths))
-    if len(names) < 2:
+    names, count = list(map(str, paths)), len(paths)
+    if count < 2:
         raise ConfigError("merge: expected two models or more")
-    shares = _shares(weights, len(names))
+    values = np.array([1.0] * count if weights is None else weights, dtype=np.float64)
+    if len(values) != count:
+        raise ConfigError(f"merge: {len(values)} weights for {count} models: give one for each")
+    if not ((values > 0) & np.isfinite(values)).all():
+        raise ConfigError(f"merge: weights {values.tolist()}: expected numbers above 0")
+    shares = tuple((values / values.sum()).tolist())
     # The mean moves from model to model, so that only it and the next one are in memory.
     mean = load_linear(names[0])
     cards, cosines, total = [mean.card], [], shares[0]
@@ -88,7 +92,7 @@ def merge_models(
         # Compared with the mean so far, which has the first model's shapes, rows and tokenizer.
         added = load_linear(name)
         for difference in _differences(mean, added):
-            raise ModelError(f"merge: {mean.name} and {name} {difference}")
+            raise ModelError(f"merge: {names[0]} and {name} {difference}")
         cosines.append(_move(mean, added, share / total))
         cards.append(added.card)
     card = _card(names, cards, shares)
@@ -99,17 +103,6 @@ def merge_models(
     parameters = sum(weight.numel() for weight in network.parameters())
     notes = _notes(names, cards, cosines)
     return Merged(Path(output), tuple(names), shares, tuple(cosines), parameters, notes)
-
-
-def _shares(weights: Sequence[float] | None, count: int) -> tuple[float, ...]:
-    values = np.ones(count)
-    if weights is not None:
-        values = np.array(weights, dtype=np.float64)
-    if len(values) != count:
-        raise ConfigError(f"merge: {len(values)} weights for {count} models: give one for each")
-    if not ((values > 0) & np.isfinite(values)).all():
-        raise ConfigError(f"merge: weights {values.tolist()}: expected numbers above 0")
-    return tuple((values / values.sum()).tolist())
 
 
 def _row_scales(card: ModelCard) -> torch.Tensor:
@@ -140,35 +133,37 @@ def _move(mean: LoadedModel, added: LoadedModel, step: float) -> float:
 def _card(names: Sequence[str], cards: Sequence[ModelCard], shares: Sequence[float]) -> ModelCard:
     """The first model's card with what is averaged, and of what the model is made."""
     first = cards[0]
-    configs = [
-        [card.hashes.get("config"), share] for card, share in zip(cards, shares, strict=True)
-    ]
-    data = [card.hashes.get("data") for card in cards]
+    configs, data = [], []
+    for card, share in zip(cards, shares, strict=True):
+        configs.append([card.hashes.get("config"), share])
+        data.append(card.hashes.get("data"))
     hashes = {"config": fingerprint(configs), "data": fingerprint(data)}
     for number, (name, card, share) in enumerate(zip(names, cards, shares, strict=True), 1):
         source = ", ".join(f"{key} {value}" for key, value in card.hashes.items()) or "no hashes"
         hashes[f"merged {number}"] = f"{share:.6g} of {name} ({source})"
     # Attribute by attribute: the same one of every model.
     scales = []
-    for same in zip(*(card.scales for card in cards), strict=True):
-        offset = _mean([scale.offset for scale in same], shares)
-        width = _mean([scale.scale for scale in same], shares)
+    for same in zip(*map(attrgetter("scales"), cards), strict=True):
+        offset = _mean(same, attrgetter("offset"), shares)
+        width = _mean(same, attrgetter("scale"), shares)
         scales.append(AttributeScale(same[0].name, offset, width))
-    means = {}
+    means, of_cards = {}, list(map(attrgetter("means"), cards))
     for name in first.means:
-        if all(name in card.means for card in cards):
-            means[name] = _mean([card.means[name] for card in cards], shares)
+        if all(name in means_of_card for means_of_card in of_cards):
+            means[name] = _mean(of_cards, itemgetter(name), shares)
     return replace(
         first, scales=tuple(scales), means=means, base=None, hashes=hashes, versions=versions(),
-        offset=_mean([card.offset for card in cards], shares),
-        max_tokens=min(card.max_tokens for card in cards),
+        offset=_mean(cards, attrgetter("offset"), shares),
+        max_tokens=min(map(attrgetter("max_tokens"), cards)),
     )  # fmt: skip
 
 
-def _mean(values: Sequence[float], shares: Sequence[float]) -> float:
-    """Weighted mean, exactly the value where all are equal."""
-    first = values[0]
-    return first + sum(s * (v - first) for v, s in zip(values, shares, strict=True))
+def _mean(items: Sequence[Any], value: Callable[[Any], float], shares: Sequence[float]) -> float:
+    """Weighted mean of a value of each, exactly it where all are equal."""
+    first, moved = value(items[0]), 0.0
+    for item, share in zip(items, shares, strict=True):
+        moved += share * (value(item) - first)
+    return first + moved
 
 
 def _notes(
@@ -204,22 +199,22 @@ def load_linear(path: str) -> LoadedModel:
     network.backbone = merge_lora(network.backbone)
     head = network.head.weight.detach().double() * _row_scales(card)
     renderer = Renderer(tokenizer, card.chat_template, card.max_tokens).fingerprint
-    return LoadedModel(path, network, tokenizer, card, head, renderer)
+    return LoadedModel(network, tokenizer, card, head, renderer)
 
 
 def _differences(first: LoadedModel, second: LoadedModel) -> Iterator[str]:
     """In what two models differ beside their weights: such models have no average."""
-    a, b = (model.network.backbone.config.to_dict() for model in (first, second))
+    a, b = first.network.backbone.config.to_dict(), second.network.backbone.config.to_dict()
     # Every field counts but the cosmetic ones: a new one may decide what a backbone computes.
     differ = [key for key in sorted((a.keys() | b.keys()) - _COSMETIC) if a.get(key) != b.get(key)]
     # Another model type brings many other fields along: it alone says enough.
     for key in sorted(differ, key=lambda key: key != "model_type"):
         yield f"are of different architectures: {key} is {a.get(key)!r} and {b.get(key)!r}"
-    shapes = [
-        {(name, weight.shape) for name, weight in model.network.backbone.named_parameters()}
-        for model in (first, second)
-    ]
-    for name, _ in sorted(shapes[0] ^ shapes[1]):
+    shapes: set[tuple[str, torch.Size]] = set()
+    for model in (first, second):
+        for name, weight in model.network.backbone.named_parameters():
+            shapes ^= {(name, weight.shape)}
+    for name, _ in sorted(shapes):
         yield f"have weights of different shapes: {name}"
     if first.tokenizer.get_vocab() != second.tokenizer.get_vocab():
         yield "have different tokenizers"

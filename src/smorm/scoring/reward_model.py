@@ -84,11 +84,8 @@ class RewardModel:
 
         `device` is `cpu`, `cuda`, `cuda:1`, or `auto`, CUDA where there is one; `dtype` the
         backbone's precision (the head is always in fp32); `layout` by default the fastest one that
-        is verified to give the reference's scores.
-
-        Raises:
-            ConfigError: there is no such device.
-            ModelError: no such folder, no head, damaged, or another renderer than in training."""
+        is verified to give the reference's scores. Raises ConfigError if there is no such device,
+        ModelError for a folder that is none, has no head, is damaged or renders otherwise."""
         target = pick_device(device)
         network, tokenizer, card = load_model(path, dtype=getattr(torch, dtype))
         network.to(target)
@@ -115,11 +112,9 @@ class RewardModel:
 
     def view(self, value: Any = None) -> views.View:
         """A view by name (F, L, M or a published set of weights) or by definition, linear or
-        pessimistic; None is the model's default.
-
-        Raises:
-            ConfigError: unknown view or row, a row that was not trained, ratings on another scale
-                than a published set is for, or a default that is not linear."""
+        pessimistic; None is the model's default. Raises ConfigError for an unknown view or row, a
+        row that was not trained, ratings on another scale than a published set is for, or a default
+        that is not linear."""
         requested = self.card.default_view if value is None else value
         view = views.parse_view(requested, self.attributes)
         if views.PREFERENCE in view.rows and not self.card.preference_trained:
@@ -155,11 +150,8 @@ class RewardModel:
         `{"prompt", "responses"}`, `{"prompt", "chosen", "rejected"}` or `{"messages"}`, or a record
         object; several responses give as many scores. `view` is what `Scores.view()` returns, by
         default the model's own. A score does not depend on `max_batch_tokens`. `overlong` is
-        `error` or `truncate_prompt`, by default as in training.
-
-        Raises:
-            DataError: a record that is not usable, or does not fit.
-            ConfigError: an unknown view."""
+        `error` or `truncate_prompt`, by default as in training. Raises DataError for a record that
+        is not usable or does not fit, ConfigError for an unknown view."""
         chosen = self.view(view)
         policy = overlong or self.card.overlong
         scorer = Scorer(self.network, self.renderer, policy, max_batch_tokens)  # type: ignore[arg-type]

@@ -51,9 +51,9 @@ class Scorer:
         for fitted in fits:
             if isinstance(fitted, Unscored):
                 results.append(fitted)
-                continue
-            lengths: list[int | None] = list(map(len, fitted.tokens or []))
-            results.append(Scored(next(rows), lengths, fitted.truncated))
+            else:
+                lengths: list[int | None] = list(map(len, fitted.tokens or []))
+                results.append(Scored(next(rows), lengths, fitted.truncated))
         return results
 
     def _fit(self, item: Item) -> Fitted | Unscored:

@@ -1,7 +1,6 @@
 """From a step's records to its micro-batches, arranged and on the network's device.
 
-Nothing here draws random numbers or changes anything, so that it can run ahead in a thread. A
-thread is enough: torch's kernels release the interpreter."""
+Nothing here draws random numbers or changes anything, so that it can run ahead in a thread."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -126,6 +125,7 @@ def prefetched(batcher: Batcher, order: DataOrder, steps: Sequence[int]) -> Iter
                 yield step, micro
 
     items = prepare()
+    # A thread is enough: torch's kernels release the interpreter.
     with ThreadPoolExecutor(1, thread_name_prefix="smorm-next-batch") as thread:
         ahead: Future[tuple[int, MicroBatch] | None] = thread.submit(next, items, None)
 

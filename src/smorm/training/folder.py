@@ -2,8 +2,7 @@
 
 A checkpoint is a sealed folder (see `smorm.files.atomic_folder`), complete or invisible: trainable
 weights and the optimizer's moments as safetensors, and a small JSON state. Data order and dropout
-are functions of (seed, step). Cost is counted in tokens as they are computed (shared ones once):
-time depends on the machine."""
+are functions of (seed, step). Cost is counted in computed tokens: time depends on the machine."""
 
 import contextlib
 import logging
@@ -58,8 +57,8 @@ def write_beginnings(prepared: Prepared) -> None:
         "fingerprint": {"config": prepared.config.hash, "data": prepared.data_hash},
     }
     files.write_json(folder / "data.json", report)
-    counts = (report["pairs"], report["rated"], prepared.network.layout)
-    log.info("%d pairs, %d rated responses, %s layout", *counts)
+    layout = prepared.network.layout
+    log.info("%d pairs, %d rated responses, %s layout", len(pairs), report["rated"], layout)
     if margins is not None:
         log.info("use_margin: %d of %d pairs have a margin above 0", margins, len(pairs))
     for line in prepared.census.lines():
@@ -113,8 +112,8 @@ def newest_checkpoint(folder: Path) -> Path | None:
             log.warning("%s. Trying the one before it.", error)
             problems.append(str(error))
     if problems:
-        problem = f"no checkpoint in {folder} is whole: {problems[0]}"
-        raise CheckpointError(f"{problem}. Start anew in another folder.")
+        advice = "Start anew in another folder."
+        raise CheckpointError(f"no checkpoint in {folder} is whole: {problems[0]}. {advice}")
     return None
 
 

@@ -114,8 +114,7 @@ def _choose(prepared: Prepared) -> int:
 def longest_units(data: TokenSet) -> list[list[Tokens]]:
     """The longest training records, each as what stays in one forward pass, longest first."""
     pairs = ([pair.chosen, pair.rejected] for pair in data.pairs)
-    rated = ([response.tokens] for response in data.rated)
-    units = itertools.chain(pairs, rated)
+    units = itertools.chain(pairs, ([response.tokens] for response in data.rated))
     return heapq.nlargest(LONGEST, units, key=lambda unit: max(map(len, unit)))
 
 

@@ -13,9 +13,9 @@ def learning_rate_factor(step: int, total: int, warmup: float, schedule: str) ->
     """What the peak learning rate is multiplied with at step `step` (from 0) of `total`. Linear
     warm-up over the first `warmup` share of the steps, then `cosine` or `linear` decay to 0 after
     the last step, or `constant`."""
-    # From 1 / warmup_steps, not from 0: no step is without effect.
     warmup_steps = math.ceil(warmup * total)
     if step < warmup_steps:
+        # From 1 / warmup_steps, not from 0: no step is without effect.
         return (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(1, total - warmup_steps)
     if schedule == "cosine":
@@ -64,8 +64,8 @@ def make_optimizer(
         (list(parameters.values()), parameter_learning_rate, 0.0),
     ):
         if members:
-            rates = {"lr": peak, "initial_lr": peak, "weight_decay": decay}
-            groups.append({"params": members, **rates})
+            group = {"params": members, "lr": peak, "initial_lr": peak, "weight_decay": decay}
+            groups.append(group)
     trained = named_trainable(network, parameters).values()
     # Fused or not decides the last bits of an update, so all groups must allow it.
     # One pass over weights, gradients and moments instead of a dozen.

@@ -1,9 +1,8 @@
 """Where the responses of a pair begin, from its tokens.
 
 A chat template writes the same tokens between the last message of a prompt and the response: the
-header of an assistant's turn. What two sides of a pair share begins with their prompt, so the
-response begins after the last header in it. Where there is no header (raw text, or a prompt that
-ends in an unfinished turn of an assistant), it begins where the sides differ, as in TRL."""
+header of an assistant's turn. A response begins after the last header in what two sides of a pair
+share. Without one (raw text, an unfinished turn) it begins where they differ, as in TRL."""
 
 import itertools
 import logging

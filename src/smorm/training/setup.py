@@ -92,45 +92,37 @@ def prepare(config: Config) -> Prepared:
     config = with_precision(config)
     method, data, held = method_class(config), config.data, config.evaluation
     census, held_census = Census(), Census()
-    # Sources that the method does not use are not even opened.
-    pairs = list(map(sources.to_source, data.preference)) * method.uses_pairs
-    rated = list(map(sources.to_source, data.rated)) * method.uses_ratings
-    template = sources.read_template(config)
-    tokenizer = sources.run_tokenizer(config, pairs, rated)
+    used = sources.sources_of(data, pairs=method.uses_pairs, rated=method.uses_ratings)
+    template, tokenizer = sources.read_template(config), sources.run_tokenizer(config, used)
     ensure_pad_token(tokenizer, template)
     renderer = Renderer(tokenizer, template, data.max_tokens)
     # Any other program that loads the model renders the same ids.
     tokenizer.chat_template = renderer.chat_template
     encoder = Encoder(renderer, data.max_tokens, data.overlong)
     with Tokeniser(encoder, data.workers) as tokeniser:
-        stores = sources.tokenised_sources(config, pairs, rated, tokeniser, census)
+        stores = sources.tokenised_sources(config, used, tokeniser, census)
         scales = sources.fit_attributes(config, stores, census)
         train = sources.token_set(stores, scales, census)
         no_pairs = method.uses_pairs and not train.pairs
         if no_pairs or (method.uses_ratings and not train.rated):
             raise DataError("no usable training record is left: " + "; ".join(census.lines()))
-        held_pairs = list(map(sources.to_source, held.preference)) * method.uses_pairs
-        held_rated = list(map(sources.to_source, held.rated)) * bool(scales)
-        stores = sources.tokenised_sources(
-            config, held_pairs, held_rated, tokeniser, held_census, limit=held.limit
-        )
+        used = sources.sources_of(held, pairs=method.uses_pairs, rated=bool(scales))
+        stores = sources.tokenised_sources(config, used, tokeniser, held_census, held.limit)
         # Held-out ratings are on the scales of the training ratings.
         dev = sources.token_set(stores, scales, held_census)
-    lines = held_census.lines()
-    without = f"not measured: objective.kind {config.objective.kind} trains no"
-    if held.rated and not method.uses_ratings:
-        lines = [f"evaluation.rated: {without} attribute rows", *lines]
+    lines, without = [], f"not measured: objective.kind {config.objective.kind} trains no"
     if held.preference and not method.uses_pairs:
-        lines = [f"evaluation.preference: {without} preference row", *lines]
-    for line in lines:
+        lines.append(f"evaluation.preference: {without} preference row")
+    if held.rated and not method.uses_ratings:
+        lines.append(f"evaluation.rated: {without} attribute rows")
+    for line in (*lines, *held_census.lines()):
         log.info("held-out data: %s", line)
     # From here on the scales are those of the head's rows, which a method may change.
     scales = method.rows(scales)
     network = _network(config, tokenizer, len(scales))
-    data_hash = sources.data_fingerprint(train)
-    card = _card(config, renderer, scales, train, data_hash)
+    card = _card(config, renderer, scales, train)
     order = _order(config, train)
-    return Prepared(config, network, tokenizer, card, train, dev, order, census, data_hash)
+    return Prepared(config, network, tokenizer, card, train, dev, order, census, train.fingerprint)
 
 
 def _network(config: Config, tokenizer: Any, attributes: int) -> RewardNetwork:
@@ -217,7 +209,7 @@ def _order(config: Config, train: TokenSet) -> DataOrder:
 
 
 def _card(
-    config: Config, renderer: Renderer, scales: list[AttributeScale], train: TokenSet, hashed: str
+    config: Config, renderer: Renderer, scales: list[AttributeScale], train: TokenSet
 ) -> ModelCard:
     method, names, means, base = method_class(config), [scale.name for scale in scales], {}, None
     if method.uses_ratings and scales:
@@ -234,5 +226,5 @@ def _card(
         head=method.card_head or config.model.head, max_tokens=config.data.max_tokens,
         overlong=config.data.overlong, chat_template=renderer.chat_template,
         renderer=renderer.fingerprint, base=base,
-        hashes={"config": config.hash, "data": hashed}, versions=versions(),
+        hashes={"config": config.hash, "data": train.fingerprint}, versions=versions(),
     )  # fmt: skip

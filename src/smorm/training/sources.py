@@ -2,7 +2,7 @@
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from smorm.arrays import Floats, Ints
 from smorm.config import Config, SourceConfig, TrainedTokenizer
+from smorm.config.sections import DataSection, EvaluationSection
 from smorm.data import token_store
 from smorm.data.census import Census, DropReason
 from smorm.data.reading import Source, read_records
@@ -20,6 +21,8 @@ from smorm.data.tokeniser import Tokeniser
 from smorm.errors import ConfigError
 from smorm.text.tokenizers import load_tokenizer, train_bpe
 
+Sources = Mapping[StoreKind, Sequence[Source]]
+
 
 @dataclass(frozen=True, slots=True)
 class TokenSet:
@@ -27,14 +30,14 @@ class TokenSet:
 
     `targets` [rated, attributes] are scaled ratings, NaN where not rated. `pair_prompts` and
     `rated_prompts` are ids of prompts from 0, in order of first appearance, in one space for both.
-    `contents` are hashes of each store's tokens."""
+    `fingerprint` is a hash of all tokens, margins, prompts and targets, in their order."""
 
     pairs: Sequence[TokenPair]
     rated: Sequence[TokenRated]
     targets: Floats
     pair_prompts: Ints
     rated_prompts: Ints
-    contents: tuple[str, ...] = ()
+    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,25 +58,28 @@ def to_source(source: SourceConfig) -> Source:
     return Source(**source.model_dump())
 
 
-def training_texts(
-    config: Config, preference: Sequence[Source], rated: Sequence[Source]
-) -> Iterator[str]:
+def sources_of(section: DataSection | EvaluationSection, *, pairs: bool, rated: bool) -> Sources:
+    """The sources of a section. Those of a kind that the run does not use are not even opened."""
+    preference = list(map(to_source, section.preference)) * pairs
+    return {"preference": preference, "rated": list(map(to_source, section.rated)) * rated}
+
+
+def training_texts(config: Config, sources: Sources) -> Iterator[str]:
     """Every text of the sources, streamed, for training a tokenizer."""
-    # Counted in a census that is dropped: the run's census counts each record once.
-    options: Any = {"census": Census(), "on_bad_record": config.data.on_bad_record}
-    records = [read_records(source, "preference", **options) for source in preference]
-    records += [read_records(source, "rated", **options) for source in rated]
-    for record in itertools.chain(*records):
-        item = record.item
-        for message in itertools.chain(item.prompt, *item.responses):
-            yield message.content
+    for kind, group in sources.items():
+        for source in group:
+            # In a census that is dropped: the run's census counts each record once.
+            for record in read_records(source, kind, Census(), config.data.on_bad_record):
+                item = record.item
+                for message in itertools.chain(item.prompt, *item.responses):
+                    yield message.content
 
 
-def run_tokenizer(config: Config, preference: Sequence[Source], rated: Sequence[Source]) -> Any:
+def run_tokenizer(config: Config, sources: Sources) -> Any:
     """The tokenizer of a run, loaded or trained on the texts of these sources."""
     spec = config.model.tokenizer
     if isinstance(spec, TrainedTokenizer):
-        return train_bpe(training_texts(config, preference, rated), spec.vocab_size)
+        return train_bpe(training_texts(config, sources), spec.vocab_size)
     return load_tokenizer(spec or str(config.model.backbone))
 
 
@@ -87,21 +93,15 @@ def read_template(config: Config) -> str | None:
 
 
 def tokenised_sources(
-    config: Config,
-    preference: Sequence[Source],
-    rated: Sequence[Source],
-    tokeniser: Tokeniser,
-    census: Census,
-    *,
-    limit: int | None = None,
+    config: Config, sources: Sources, tokeniser: Tokeniser, census: Census, limit: int | None = None
 ) -> Stores:
     """Both kinds as tokens, from the cache or made now, at most `limit` records of each. Bad
     records stop the run or go to `quarantine.jsonl` in the output folder."""
     quarantine = config.output.folder / "quarantine.jsonl"
-
-    def tokens(sources: Sequence[Source], kind: StoreKind) -> tuple[TokenStore, ...]:
-        stores, room = [], limit
-        for source in sources:
+    stores: dict[StoreKind, list[TokenStore]] = {"preference": [], "rated": []}
+    for kind, group in sources.items():
+        room = limit
+        for source in group:
             if room == 0:
                 break
             # The limit goes to the reader: what is beyond it is never read or tokenised.
@@ -109,13 +109,11 @@ def tokenised_sources(
                 source = replace(source, limit=min(room, source.limit or room))
             request = TokenRequest(source, kind, config.data.on_bad_record, quarantine)
             store = tokens_of(request, tokeniser, config.data.cache)
-            stores.append(store)
+            stores[kind].append(store)
             census.merge(store.census)
             if room is not None:
                 room -= store.records
-        return tuple(stores)
-
-    return Stores(tokens(preference, "preference"), tokens(rated, "rated"))
+    return Stores(tuple(stores["preference"]), tuple(stores["rated"]))
 
 
 def fit_attributes(config: Config, stores: Stores, census: Census) -> list[AttributeScale]:
@@ -146,14 +144,10 @@ def token_set(stores: Stores, scales: list[AttributeScale], census: Census) -> T
     pair_prompts, rated_prompts = token_store.prompt_ids(stores.pairs, stores.rated, usable)
     pairs = token_store.pairs_of(stores.pairs, pair_prompts)
     rated = token_store.rated_of(stores.rated, usable, rated_prompts)
-    contents = tuple(store.content for store in (*stores.pairs, *stores.rated))
-    return TokenSet(pairs, rated, targets, pair_prompts, rated_prompts, contents)
-
-
-def data_fingerprint(train: TokenSet) -> str:
-    """Hash of all training tokens, margins, prompts and targets, in their order."""
     # Hashes of the stores, not the tokens again: reading a million pairs takes seconds.
-    digest = hashlib.sha256("|".join(train.contents).encode())
-    for array in (train.pair_prompts, train.rated_prompts, train.targets):
+    contents = "|".join(store.content for store in (*stores.pairs, *stores.rated))
+    digest = hashlib.sha256(contents.encode())
+    for array in (pair_prompts, rated_prompts, targets):
         digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:16]
+    fingerprint = digest.hexdigest()[:16]
+    return TokenSet(pairs, rated, targets, pair_prompts, rated_prompts, fingerprint)

@@ -42,12 +42,9 @@ def run_step(
 ) -> StepResult:
     """Forward and backward over the whole step: gradients are added to the parameters.
 
-    `batches` default to those of `prepared`, `stop` is called before each micro-batch, and `only`
-    back-propagates only the terms that train these rows.
-
-    Raises:
-        Abandoned: `stop` said so; gradients are partial and must be dropped.
-        NonFiniteLossError: a term is NaN or infinite."""
+    `stop` is called before each micro-batch; `only` back-propagates only the terms that train these
+    rows. Raises `Abandoned` where `stop` says so, with partial gradients that must be dropped, and
+    NonFiniteLossError for a term that is NaN or infinite."""
     # Dropout (LoRA's) is a function of the step, so that resuming needs no random state.
     seed = np.random.SeedSequence([prepared.config.training.seed, step]).generate_state(1)
     torch.manual_seed(int(seed[0]))
@@ -204,7 +201,8 @@ def diagnose_step(
             parameter.grad = first + second
             if name.startswith("backbone."):  # each row of the head belongs to one of them
                 dot += float((first * second).double().sum())
-    result.values |= {f"gradient/{rows.value}": norm for rows, norm in norms.items()}
+    for rows, norm in norms.items():
+        result.values[f"gradient/{rows.value}"] = norm
     product = math.prod(norms.values())
     if product > 0:
         result.values["gradient/cosine"] = dot / product

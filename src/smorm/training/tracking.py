@@ -39,12 +39,12 @@ def reporting(prepared: Prepared, done: int, total: int) -> Iterator[Report]:
     with closing(tracker), progress(total, done, training.log_every) as show:
 
         def report(step: int, values: dict[str, float]) -> None:
-            measured: dict[str, float] = {}
+            # What was expensive to measure is always logged, and so are both ends of the run.
+            notable = "gradient/cosine" in values or step in (1, total)
             if due(step, training.evaluate_every) or step == total:
                 measured = validate(prepared)
-            values |= measured
-            # What was expensive to measure is always logged, and so are both ends of the run.
-            notable = bool(measured) or "gradient/cosine" in values or step in (1, total)
+                values |= measured
+                notable = notable or bool(measured)
             if notable or due(step, training.log_every):
                 tracker.log(step, values)
             show(step, values)

@@ -30,6 +30,8 @@ ALPHAS = tuple(10.0**power for power in range(-4, 5))
 RECORDS = 2048
 """Records whose hidden states are computed at a time."""
 LENGTH = "length"
+States = NDArray[np.floating[Any]]
+Spectra = dict[bytes, tuple[Floats, Floats]]  # eigenvalues and eigenvectors
 _BLOCK = 1 << 16
 
 
@@ -111,8 +113,8 @@ def fit_rows(reader: StateReader, prepared: Prepared) -> Stage1:
     )
     rows = ridge_rows(states, targets, held_out, fitted)
     if not any(row.weights.any() for row in rows[: len(names)]):
-        listed = ", ".join(names)
-        raise DataError(f"no rating varies ({listed}): there is nothing for a gate to mix")
+        problem = f"no rating varies ({', '.join(names)})"
+        raise DataError(f"{problem}: there is nothing for a gate to mix")
     for row in rows:
         log.info("ridge, %s: alpha %g, squared error %.4f over %d held-out ratings",
                  row.name, row.alpha, row.errors[row.alpha], row.held_out)  # fmt: skip
@@ -130,51 +132,38 @@ def held_out_prompts(prompts: Ints, share: float, seed: int) -> Bools:
 
 
 def ridge_rows(
-    states: NDArray[np.floating[Any]], targets: Floats, held_out: Bools, names: Sequence[str]
+    states: States, targets: Floats, held_out: Bools, names: Sequence[str]
 ) -> list[RidgeRow]:
     """A row for each attribute: states [R, D], targets [R, K] with NaN where not rated. The
     `held_out` responses [R] choose the penalty."""
-    ridge = _Ridge(states)
+    spectra: Spectra = {}
     rows = []
     for target, name in zip(targets.T, names, strict=True):
         rated = ~np.isnan(target)
-        tried, test = rated & ~held_out, rated & held_out
+        test = rated & held_out
         # With too few prompts the held-out ones may hold all of an attribute's ratings, or none.
-        if not test.any() or not tried.any():
+        if not test.any() or not (rated & ~held_out).any():
             raise DataError(
                 f"attribute {name!r} is rated under too few prompts to choose a ridge penalty: "
                 "leave it out (data.attributes), or rate more"
             )
         errors = {}
-        for alpha, weights in ridge.fits(target, tried).items():
+        tried = _ridge_fits(states, np.where(held_out, np.nan, target), spectra)
+        for alpha, weights in tried.items():
             errors[alpha] = float(np.mean((states[test] @ weights - target[test]) ** 2))
         # Of equally good penalties the largest.
         alpha = min(errors, key=lambda penalty: (errors[penalty], -penalty))
-        weights = ridge.fits(target, rated)[alpha]
+        weights = _ridge_fits(states, target, spectra)[alpha]
         rows.append(RidgeRow(name, weights, alpha, errors, int(test.sum())))
     return rows
 
 
-class _Ridge:
-    """Ridge regressions on the same states, [R, D]. The eigenvectors of X^T X serve every penalty
-    and all attributes that are rated together, which scikit-learn would decompose X for again."""
-
-    def __init__(self, states: NDArray[np.floating[Any]]) -> None:
-        self._states = states
-        self._spectra: dict[bytes, tuple[Floats, Floats]] = {}
-
-    def fits(self, target: Floats, rows: Bools) -> dict[float, Floats]:
-        """Weights [D] by penalty, fitted to these rows."""
-        key = rows.tobytes()
-        if key not in self._spectra:
-            self._spectra[key] = self._spectrum(self._states[rows])
-        values, vectors = self._spectra[key]
-        moment = np.asarray(self._states[rows].T @ target[rows], dtype=np.float64)
-        rotated = vectors.T @ moment
-        return {alpha: vectors @ (rotated / (values + alpha)) for alpha in ALPHAS}
-
-    @staticmethod
-    def _spectrum(states: NDArray[np.floating[Any]]) -> tuple[Floats, Floats]:
+def _ridge_fits(states: States, target: Floats, spectra: Spectra) -> dict[float, Floats]:
+    """Weights [D] by penalty, over the responses that have a target. Their eigenvectors of X^T X
+    serve every penalty, and all attributes that are rated together (kept in `spectra`)."""
+    rated = ~np.isnan(target)
+    states, key = states[rated], rated.tobytes()
+    if key not in spectra:
         gram = np.zeros((states.shape[1], states.shape[1]))
         # In blocks: there may be no memory for a copy of all states in double precision.
         for start in range(0, len(states), _BLOCK):
@@ -182,7 +171,11 @@ class _Ridge:
             gram += block.T @ block
         values, vectors = np.linalg.eigh(gram)
         # Rounding makes the smallest eigenvalues of a singular matrix negative.
-        return values.clip(min=0.0), vectors
+        spectra[key] = values.clip(min=0.0), vectors
+    values, vectors = spectra[key]
+    moment = np.asarray(states.T @ target[rated], dtype=np.float64)
+    rotated = vectors.T @ moment
+    return {alpha: vectors @ (rotated / (values + alpha)) for alpha in ALPHAS}
 
 
 @dataclass(frozen=True, slots=True)

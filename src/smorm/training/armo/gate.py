@@ -1,8 +1,6 @@
-"""ArmoRM on the trainer's data: its two stages, of which the second is here.
-
-The backbone stays as it comes, so its hidden states are computed once. Then follow a ridge row for
-each attribute, multiples of verbosity to subtract from them over the responses of all pairs, and a
-gate on the state at the end of the prompt, by Bradley–Terry on the pairs.
+"""ArmoRM's second stage, on hidden states of a backbone that stays as it comes: multiples of
+verbosity to subtract from the ridge rows, over the responses of all pairs, and a gate on the state
+at the end of the prompt, by Bradley–Terry on the pairs.
 
 Debiasing (Wang et al., 2024, arXiv 2406.12845, section 3.2):
 
@@ -80,8 +78,6 @@ def debias(reward: Floats, verbosity: Floats, limit: float) -> Debiased:
         low, high = high, 2 * high
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        if middle in (low, high):  # no number is between them
-            break
         if correlation(middle) <= limit:
             high = middle
         else:
@@ -202,11 +198,11 @@ def train_armo(config: Config, *, resume: bool = False) -> Path:
         "scale": float(head.scale.detach()),
         "attributes": _attributes(head, stage1, multiples, pairs),
     }
-    folder = config.output.folder
-    files.write_json(folder / "armo.json", report)
+    model = config.output.folder / "model"
+    files.write_json(config.output.folder / "armo.json", report)
     write_cost(prepared, cost)
-    save_model(folder / "model", prepared.network, prepared.tokenizer, prepared.card)
-    return folder / "model"
+    save_model(model, prepared.network, prepared.tokenizer, prepared.card)
+    return model
 
 
 def _attributes(

@@ -3,9 +3,7 @@
 Micro-batches add up to most terms. Those of a statistic over all pairs of the step (a mean, a
 correlation) are `step_terms`: a first pass without gradient computes the scores of the step,
 autograd the gradient of these terms by the scores, and the second pass back-propagates it beside
-the other terms: exact whatever the micro-batches (Gao et al., 2021, arXiv 2101.06983, section 3).
-
-S scored sequences, P pairs, K attributes."""
+the others: exact whatever the micro-batches (Gao et al., 2021, arXiv 2101.06983, section 3)."""
 
 from __future__ import annotations
 
@@ -31,8 +29,8 @@ View = Literal["F", "L", "M"]
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What a forward pass gives: all rows of the head [S, 1 + K], and where a method asks for them
-    the log-probabilities of each sequence's response [S]."""
+    """What a forward pass gives: all rows of the head [sequences, 1 + attributes], and where a
+    method asks for them the log-probabilities of each sequence's response [sequences]."""
 
     scores: torch.Tensor
     log_probs: torch.Tensor | None = None
@@ -114,7 +112,7 @@ class Method:
         raise NotImplementedError
 
     def step_terms(self, compared: torch.Tensor, micros: Sequence[MicroBatch]) -> Losses:
-        """The terms over all pairs of the step, by all rows of both sides, [P, 2, 1 + K]."""
+        """The terms over all pairs of the step, by all rows of both sides, [pairs, 2, rows]."""
         return {}, {}
 
     def head_terms(self, network: RewardNetwork) -> Terms:
