@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from experiments import check_data, grouping, judge, linear_theory, real, text, theorem_two
-from experiments.lab import account, policies, sweeps, tuning
+from experiments.lab import account, policies, search, sweeps_page, tuning
 from smorm.files import write_text
 
 
@@ -22,7 +22,6 @@ def _lab_tuning(folder: Path) -> None:
 
 
 # Every page that an experiment writes, and the function that writes it into a folder of results.
-# `lab/search/README.md` and `lab/sweeps/README.md` are written by people.
 PAGES: dict[str, Callable[[Path], None]] = {
     "real/README.md": real.rewrite,
     "text/README.md": text.rewrite,
@@ -34,7 +33,9 @@ PAGES: dict[str, Callable[[Path], None]] = {
     "lab/README.md": _lab,
     "lab/tuning/README.md": _lab_tuning,
     "lab/rl/README.md": policies.rewrite,
-    "lab/sweeps/tables.md": sweeps.rewrite,
+    "lab/search/README.md": search.rewrite,
+    "lab/sweeps/README.md": sweeps_page.rewrite,
+    "lab/sweeps/tables.md": sweeps_page.rewrite,
 }
 
 

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from experiments.command import say
 from experiments.tasks import Files, Task
 from smorm.config import METHODS, Config, load_config
-from smorm.files import read_json, write_json
+from smorm.files import read_json, write_bytes, write_json
 from smorm.lab.artifacts import ArtifactStore
 from smorm.model.store import versions
 from smorm.processes import end_with_parent
@@ -56,6 +57,25 @@ def train_once(
     folder = store.folder(path, recipe, make)
     shutil.rmtree(unfinished, ignore_errors=True)
     return folder
+
+
+def write_finished(
+    store: ArtifactStore,
+    room: str,
+    label: str,
+    recipe: Any,
+    path: Path,
+    make: Callable[[Path], object],
+) -> None:
+    """Put the finished file of a recipe at `path`: found in the store, or made now.
+
+    A file that is there already is taken for it only if the store has it too; another one is
+    replaced, which is said before."""
+    artifact = store.path(room, recipe, label=label, ending=path.suffix)
+    # A committed result may be of other code, settings or versions, and does not tell.
+    if path.exists() and not artifact.exists():
+        say(f"{path}: old, {store.root} has no such run of this configuration; made again")
+    write_bytes(path, store.file(artifact, recipe, make).read_bytes())
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@
 
 The models and policies are those of the grid (`experiments/lab/grid.yaml`), six seeds. The
 settings are those of the recipes (`recipes/lab-ppo.yaml`, `recipes/lab-grpo.yaml`), which were
-chosen on Single alone. Results that exist are not made again."""
+chosen on Single alone. Finished runs are used again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from typing import Any
 import yaml
 
 from experiments.command import say
-from experiments.runs import in_processes
+from experiments.lab.numbers import paired
+from experiments.runs import in_processes, write_finished
 from experiments.tables import excludes_zero, plus_minus, table
 from smorm.config.reading import load_section, parse_section
 from smorm.evaluation.metric_names import MetricName
@@ -28,6 +29,7 @@ from smorm.evaluation.result import Result, read_results, write_results
 from smorm.files import write_text
 from smorm.lab.config import LabConfig
 from smorm.lab.world_artifacts import WorldArtifacts
+from smorm.model.store import versions
 from smorm.report.page import write_page
 from smorm.stress.config import StressConfig
 from smorm.stress.run import run_stress
@@ -43,6 +45,7 @@ COLUMNS = (
     "kl@last", "length@last",
 )  # fmt: skip
 COMPARED = ("gold@KL5", "gold@last")
+# The settings of both algorithms were chosen on it alone, which favours it in every comparison.
 BASELINE = ("Single", "F")
 # A reward's model and view.
 Label = tuple[str, str]
@@ -93,18 +96,23 @@ def configuration(algorithm: str, seed: int, output: Path) -> StressConfig:
 
 
 def run(job: tuple[str, int, Path]) -> None:
-    """One algorithm and seed, unless its results exist."""
+    """One algorithm and seed: made now, or found finished in the grid's work folder."""
     import torch
 
     torch.set_num_threads(1)
     algorithm, seed, output = job
-    # The file is written whole at the end, so a run that was killed is made again.
-    path = output / f"{algorithm}-{seed}.json"
-    if path.exists():
-        return
+    label = f"{algorithm}-{seed}"
+    path = output / f"{label}.json"
     config = configuration(algorithm, seed, path)
 
-    write_results(path, run_stress(config, tell=lambda line: say(f"{algorithm} {seed}: {line}")))
+    def make(scratch: Path) -> None:
+        write_results(scratch, run_stress(config, tell=lambda line: say(f"{label}: {line}")))
+
+    # The folders of models, data and policies end with their fingerprints, so that the
+    # configuration says what is in them.
+    recipe = [config.model_dump(mode="json", exclude={"output"}), versions()]
+    store = WorldArtifacts(load_section(LabConfig, GRID)).store
+    write_finished(store, "rl", label, recipe, path, make)
 
 
 PAGE = """\
@@ -166,8 +174,9 @@ def account(results: Sequence[Result]) -> str:
 def at_depths(result: Result) -> Result:
     """The result with gold where the policy first reached each KL, interpolated linearly between
     two evaluations; without it where it never did."""
-    listed: list[Any] = [] if isinstance(result.items, str) else result.items
-    points = [(float(p["kl"]["value"]), float(p["gold"]["value"])) for p in listed]
+    # A policy's points are in the result itself.
+    assert isinstance(result.items, list)
+    points = [(float(p["kl"]["value"]), float(p["gold"]["value"])) for p in result.items]
     metrics = dict(result.metrics)
     for depth in DEPTHS:
         for (near, before), (far, after) in pairwise(points):
@@ -184,11 +193,11 @@ def _title(label: Label) -> str:
     return "-".join(label) if label[0] == "SMORM" else label[0]
 
 
-def _by_seed(results: Sequence[Result], label: Label, name: str) -> dict[str, float]:
+def _by_seed(results: Sequence[Result], label: Label, name: str) -> dict[int, float]:
     values = {}
     for result in results:
         if (result.model, result.view) == label and name in result.metrics:
-            values[str(result.fingerprint["seed"])] = result.metrics[name].value
+            values[result.fingerprint["seed"]] = result.metrics[name].value
     return values
 
 
@@ -197,7 +206,7 @@ def _gain_over_single(results: Sequence[Result], label: Label, name: str) -> Met
     if label == BASELINE:
         return None
     base, values = _by_seed(results, BASELINE, name), _by_seed(results, label, name)
-    gaps = [values[seed] - base[seed] for seed in values if seed in base]
+    gaps = list(paired(values, base).values())
     return mean_over_seeds(gaps, len(gaps)) if gaps else None
 
 

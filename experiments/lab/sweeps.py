@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from experiments.command import say
-from experiments.lab.numbers import Numbers, gold_at
-from experiments.tables import plus_minus, table
+from experiments.lab.sweeps_page import AS_OFTEN, SEEDS, rewrite
+from experiments.runs import write_finished
 from smorm.config.reading import parse_section
-from smorm.files import write_text
+from smorm.lab.artifacts import ArtifactStore
 from smorm.lab.config import LabConfig
+from smorm.lab.methods import arms_of, systems_of
 from smorm.lab.run import run_lab, write_config, write_table
+from smorm.model.store import versions
 from smorm.report.selection import reject
 
-SEEDS = 5
 JOINT = {"data": "both", "objective": {"kind": "joint"}}
 USUAL = ["Single", "Multi", "SM", "SMORM-F", "SMORM-L", "SMORM-M"]
+# The lab's own number, from which follows how often a rating is seen.
 PAIRS = 3000
-# SMORM that sees each rating 8 times, as Multi does, however few there are.
-AS_OFTEN = "SMORM 8x"
 
 Setting = tuple[str, dict[str, Any]]
 
@@ -97,96 +97,38 @@ def knobs() -> list[Setting]:
 
 
 def run(setting: Setting, output: Path, work: Path) -> None:
-    """One study, unless its numbers exist."""
+    """One study: made now, or found finished in `work`."""
     name, values = setting
-    folder = output / name
-    # Committed sweeps are not made again: their policies and models are not in the repository.
-    if (folder / "numbers.csv").exists():
-        return
     say(f"{name}:")
     base = {
-        "output": str(folder),
+        "output": str(output / name),
         "work": str(work),
         "seeds": SEEDS,
         "policy": {"seeds": [0, 1, 2]},
     }
     config = parse_section(LabConfig, {**base, **values}, name)
-    results = run_lab(config, lambda step: say(f"  {step}"))
-    write_config(config, folder / "config.yaml")
-    # Curves are large, and no table has them.
-    write_table(folder / "numbers.csv", reject(results, kind=["training"]))
+
+    def make(path: Path) -> None:
+        results = run_lab(config, lambda step: say(f"  {step}"))
+        # Curves are large, and no table has them.
+        write_table(path, reject(results, kind=["training"]))
+
+    store, numbers = ArtifactStore(work), output / name / "numbers.csv"
+    write_finished(store, "sweeps", name, recipe_of(config), numbers, make)
+    write_config(config, output / name / "config.yaml")
 
 
-PAGE = """\
-# Sweeps in the lab: tables
-
-`python -m experiments.lab.sweeps --output results/lab/sweeps --work runs/lab`. One knob at a \
-time, everything else as in the grid; {seeds} seeds. Gold is that of best-of-64; differences are \
-paired by seed, ± half a 95 % interval (Student's t), **bold** where it excludes 0.
-
-{sections}
-"""
-REGIMES = ("ID", "OODtopic", "far")
-GOLD = gold_at(64)
-
-
-def account(output: Path) -> str:
-    """Markdown: every sweep's gains over Single, and of the attribute rows over Multi's."""
-    sections = []
-    for name in ("weight", "epochs"):
-        sections += [f"## {name}", _gains(Numbers.read(output / name / "numbers.csv"))]
-    for key in ("rated", "answers_per_prompt", "temperature", "style_correlation"):
-        sections.append(f"## {key}")
-        folders = sorted(output.glob(f"{key}=*"), key=lambda path: float(path.name.split("=")[1]))
-        for folder in folders:
-            numbers = Numbers.read(folder / "numbers.csv")
-            sections += [f"### {folder.name}", _gains(numbers), _attribute_rows(numbers)]
-    return PAGE.format(seeds=SEEDS, sections="\n\n".join(sections))
-
-
-def _gains(numbers: Numbers) -> str:
-    rows, headings = [], [""]
-    for regime in REGIMES:
-        headings += [f"{regime}: accuracy", f"{regime}: gold"]
-    for label in numbers.labels("pairs/ID"):
-        cells = [label]
-        for regime in REGIMES:
-            for suite, metric in ((f"pairs/{regime}", "accuracy"), (f"best-of-n/{regime}", GOLD)):
-                if label == "Single":
-                    cells.append(plus_minus(numbers.mean(suite, label, metric)))
-                else:
-                    gain = numbers.gain(suite, label, "Single", metric)
-                    cells.append(plus_minus(gain, signed=True))
-        rows.append(cells)
-    return f"Single's own numbers, and the others' less Single's:\n\n{table(headings, rows)}"
-
-
-def _attribute_rows(numbers: Numbers) -> str:
-    measured = numbers.labels(f"rated/{REGIMES[0]}")
-    joint = [name for name in ("SMORM", AS_OFTEN) if name in measured]
-    headings = [""]
-    for regime in REGIMES:
-        headings += [f"{regime}: Multi", *(f"{regime}: {name} − Multi" for name in joint)]
-    rows = []
-    for metric, title in (("mse", "squared error"), ("spearman", "rank correlation")):
-        cells = [title]
-        for regime in REGIMES:
-            suite = f"rated/{regime}"
-            cells.append(plus_minus(numbers.mean(suite, "Multi", metric)))
-            for name in joint:
-                gain = numbers.gain(suite, name, "Multi", metric)
-                cells.append(plus_minus(gain, signed=True))
-        rows.append(cells)
-    return f"The attribute rows (ratings from 0 to 4):\n\n{table(headings, rows)}"
-
-
-def rewrite(output: Path) -> None:
-    """tables.md, from the numbers of all sweeps."""
-    write_text(output / "tables.md", account(output))
+def recipe_of(config: LabConfig) -> list[Any]:
+    """All that decides a study's numbers; where they go, and in how many processes, does not."""
+    settings = config.model_dump(mode="json", exclude={"output", "work", "workers"})
+    # Built-in arms and systems are in the code and not in the configuration.
+    arms = {name: arm.model_dump(mode="json") for name, arm in arms_of(config).items()}
+    systems = {name: system.model_dump(mode="json") for name, system in systems_of(config).items()}
+    return [settings, arms, systems, versions()]
 
 
 def main() -> None:
-    """Run all sweeps and write their tables."""
+    """Run all sweeps and write their pages."""
     parser = argparse.ArgumentParser(prog="python -m experiments.lab.sweeps")
     parser.add_argument("--output", type=Path, default=Path("results/lab/sweeps"))
     parser.add_argument("--work", type=Path, default=Path("runs/lab"))

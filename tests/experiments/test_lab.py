@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from experiments.lab import sweeps, tuning
+from experiments.lab import policies, sweeps, tuning
 from experiments.lab.claims import MARGIN, Line, claim_sections, f_is_m, robust_head
 from experiments.lab.numbers import Numbers
-from experiments.lab.policies import at_depths
 from experiments.tables import excludes_zero, plus_minus
 from smorm.config.reading import load_section, parse_section
 from smorm.evaluation.metrics import Metric
-from smorm.evaluation.result import Result
+from smorm.evaluation.result import Result, read_results
 from smorm.lab.config import LabConfig
 from smorm.lab.methods import needed_arms, systems_of
+from smorm.stress.config import StressConfig
 
 REGIMES = ("ID", "far")
 SIZES = (1, 4, 16, 64)
@@ -140,7 +140,7 @@ def test_gold_is_read_where_a_policy_first_reached_a_depth():
         return {"kl": {"value": kl}, "gold": {"value": gold}}
 
     points = [point(0.0, 0.5), point(4.0, 0.6), point(8.0, 0.8), point(4.0, 0.1), point(9.0, 0.2)]
-    found = at_depths(Result("rl", "ppo/ID", "Single", "F", {}, points)).metrics
+    found = policies.at_depths(Result("rl", "ppo/ID", "Single", "F", {}, points)).metrics
     assert found["gold@KL5"].value == pytest.approx(0.65)
     assert "gold@KL20" not in found
 
@@ -156,3 +156,72 @@ def test_the_highest_setting_of_each_method_is_marked_and_settings_of_one_stand_
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
     assert [(name, mark) for name, _, mark in cells] == [
         ("Single-1", ""), ("Single-4", "highest"), ("GRM-0.1-2", "highest")]  # fmt: skip
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The configurations of studies and stress tests that were run; each gives one number."""
+    configs = []
+
+    def run(config, *_, **__):
+        configs.append(config)
+        metrics = {"accuracy": Metric(float(len(configs)), 1)}
+        return [Result("pairs", "pairs/ID", "Single", "F", metrics, fingerprint={"seed": 0})]
+
+    monkeypatch.setattr(sweeps, "run_lab", run)
+    monkeypatch.setattr(policies, "run_stress", run)
+    return configs
+
+
+def test_a_sweep_that_something_else_made_is_made_again_and_a_finished_one_is_used(
+    made, tmp_path, capsys
+):
+    output, work = tmp_path / "output", tmp_path / "work"
+    path = output / "rated=100" / "numbers.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text("made by another version", encoding="utf-8")
+
+    sweeps.run(("rated=100", {"data": {"rated": 100}}), output, work)
+    assert "numbers.csv: old" in capsys.readouterr().out
+    first = path.read_text(encoding="utf-8")
+    assert first.endswith("pairs,ID,Single,F,0,accuracy,1\n")
+
+    path.unlink()
+    sweeps.run(("rated=100", {"data": {"rated": 100}}), output, work)
+    assert path.read_text(encoding="utf-8") == first
+    assert len(made) == 1
+
+    # Under the same name, but another study.
+    sweeps.run(("rated=100", {"data": {"rated": 200}}), output, work)
+    assert len(made) == 2
+    assert path.read_text(encoding="utf-8") != first
+
+
+def test_a_policy_that_something_else_optimised_is_made_again_and_a_finished_one_is_used(
+    made, tmp_path, monkeypatch, capsys
+):
+    rates = []
+
+    def configuration(algorithm, seed, output):
+        rl = {
+            "algorithm": algorithm,
+            "policy": "policy",
+            "prompts": "p",
+            "learning_rate": rates[-1],
+        }
+        return parse_section(StressConfig, {
+            "models": {"Single": {"model": "model"}}, "prompts": {"ID": {"path": "p"}},
+            "gold": "lab", "output": str(output), "rl": rl,
+        }, "test")  # fmt: skip
+
+    monkeypatch.setattr(policies, "configuration", configuration)
+    monkeypatch.setattr(policies, "GRID", str(Path(policies.GRID).resolve()))
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "ppo-0.json"
+    path.write_text("[]", encoding="utf-8")
+    for rate, count in ((1e-3, 1), (1e-3, 1), (1e-4, 2), (1e-3, 2)):
+        rates.append(rate)
+        policies.run(("ppo", 0, tmp_path))
+        assert len(made) == count
+    assert capsys.readouterr().out.count("ppo-0.json: old") == 2
+    assert read_results(path)[0].metrics["accuracy"].value == 1
