@@ -8,7 +8,7 @@ import sys
 import pytest
 import yaml
 
-from smorm.cli.lab_command import demo_values, publish
+from smorm.cli.demo_command import demo_values, publish
 from smorm.config.reading import parse_section
 from smorm.evaluation.result import read_results
 from smorm.lab.config import LabConfig

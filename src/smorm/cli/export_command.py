@@ -1,26 +1,19 @@
-"""`smorm export` and `smorm merge`, which write new model folders, and `smorm parity`."""
+"""`smorm export`."""
 
 from __future__ import annotations
 
-import logging
-import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
-from rich import box
-from rich.table import Table
 from typer import Argument, Option
 
-from smorm.cli.options import DeviceOption, File, ResultOption, Text, choice, view_of
+from smorm.cli.options import Text, view_of
 from smorm.errors import ConfigError, SmormError
 
 if TYPE_CHECKING:
     from smorm.evaluation.parity.check import Parity
-    from smorm.scoring.reward_model import RewardModel
 
-DTYPES = ("float32", "bfloat16")
-_SAME_TOKENS = {True: "equal", False: "differ", None: "–"}
 # Tokens of the longest conversations of an export's check; `smorm parity` takes longer ones.
 LONGEST = 256
 
@@ -94,129 +87,3 @@ def _report(parity: Parity, folder: Path) -> None:
             "PreTrainedTokenizerFast.",
             err=True,
         )
-
-
-def merge(
-    models: list[str] = Argument(help="Model folders, two or more."),
-    output: Path = Option(..., "--output", "-o", help="New folder."),
-    weight: list[float] | None = Option(
-        None, help="A model's part in the average, in the models' order; default: equal."
-    ),
-) -> None:
-    """Average the weights of models trained from one start (WARM).
-
-    The models need the same architecture, tokenizer, rows and scaling; LoRA adapters are merged
-    first. The result is an ordinary model folder with the cost of one model, in fp32."""
-    from smorm.scoring.merge import merge_models
-
-    if output.exists():
-        raise ConfigError(f"--output {output}: exists already; name a new folder")
-    merged = merge_models(models, output, weight or None)
-    for note in merged.notes:
-        typer.echo(note, err=True)
-    # Nothing is before the first model, which therefore has no cosine.
-    alike = ["", *(f", cosine to those before {cosine:.4f}" for cosine in merged.cosines)]
-    for name, share, note in zip(merged.names, merged.shares, alike, strict=True):
-        typer.echo(f"{share:.4g} of {name}{note}")
-    typer.echo(f"cost: 1 forward pass a response, {merged.parameters:,} parameters")
-    typer.echo(f"merged: {output}")
-
-
-def parity(
-    model: str = Argument(help="Model folder, ours or any reward model's."),
-    target: str = Argument(help="Exported folder, or a server's http address."),
-    view: Text = Option(
-        None, help="The view that the target gives; default: what it says, or the model's."
-    ),
-    conversations: Text = Option(
-        None, help="File of conversations; default: 64 that come with smorm."
-    ),
-    dtype: str = Option("float32", help="float32 or bfloat16, for both sides."),
-    gate: float | None = Option(
-        None,
-        help="Largest difference, in standard deviations of the scores; default: 1e-5, or "
-        "0.02 in bfloat16.",
-    ),
-    token_file: File = Option(None, help="File that holds the server's bearer token."),
-    protocol: str = Option("auto", help="auto, smorm, vllm or sglang."),
-    timeout: float = Option(60.0, help="Seconds that a request may take."),
-    device: DeviceOption = "cpu",
-    output: ResultOption = None,
-) -> None:
-    """Compare a model's scores with an export's or a server's.
-
-    The same conversations go through training's path, scoring's in every layout, and the target:
-    plain transformers with both padding sides, or each endpoint of a server. Exit code 1 when a
-    score differs by more than the gate; the likely cause is named."""
-    from smorm.rewards.server import RewardClient, read_token
-    from smorm.scoring.reward_model import RewardModel
-
-    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs every request
-    kind: Any = choice("--dtype", dtype, DTYPES)
-    for name, number in (("--gate", gate), ("--timeout", timeout)):
-        if number is not None and not 0 < number < math.inf:
-            raise ConfigError(f"{name} {number:g}: expected a number above 0")
-    # From a file: as an option the token would stand in lists of processes.
-    token = read_token(token_file, "--token-file") if token_file else None
-    requested = view_of(view)
-    loaded = RewardModel.load(model, device=device, dtype=kind)
-    if "://" in target:
-        from smorm.evaluation.parity.check import against_server
-
-        with RewardClient(
-            target, protocol, token, timeout,
-            views=[loaded.view(requested).name], renderer=loaded.renderer,
-        ) as remote:  # fmt: skip
-            ours = _measured(loaded, conversations)
-            compared = against_server(ours, remote, requested, gate=gate)
-    else:
-        from smorm.evaluation.parity.check import against_folder
-        from smorm.model.store import resolve
-
-        resolve(target)  # refused before our own paths, which take a while
-        ours = _measured(loaded, conversations)
-        compared = against_folder(ours, target, requested, gate=gate)
-    print_parity(compared)
-    if output is not None:
-        compared.as_result().write(output)
-        typer.echo(f"result: {output}")
-    if not compared.passed:
-        raise SmormError("\n  ".join(["parity fails:", *map(str, compared.failures)]))
-
-
-def _measured(model: RewardModel, conversations: str | None) -> Any:
-    from smorm.data.census import Census
-    from smorm.evaluation.parity.check import measure_model
-    from smorm.evaluation.parity.conversations import built_in, from_file
-
-    census = Census()
-    if conversations is None:
-        compared = built_in(model.renderer, census)
-    else:
-        compared = from_file(conversations, model.renderer, census)
-    return measure_model(model, compared, census.lines())
-
-
-def print_parity(parity: Parity) -> None:
-    """A row a path (largest difference, also in std, and where it is), then the notes."""
-    from smorm.cli.tables import print_notes, terminal
-
-    console = terminal()
-    title = f"{parity.comparison.ours.model.name} against {parity.target}"
-    table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE)
-    for heading in ("path", "difference", "in std", "worst", "tokens", ""):
-        table.add_column(heading, overflow="fold")
-    for row in parity.rows:
-        numbers = ["–", "–", "–"]
-        if row.worst is not None:
-            numbers[:2] = f"{row.difference:.1e}", f"{row.in_stds:.1e}"
-        # Where nothing differs, no conversation is the worst.
-        if row.worst is not None and row.difference:
-            numbers[2] = str(row.worst + 1)
-        cells = [row.path.name, *numbers, _SAME_TOKENS[row.same_tokens]]
-        if row.passed:
-            table.add_row(*cells, "ok")
-        else:
-            table.add_row(*cells, "FAILS", style="red")
-    console.print(table)
-    print_notes(console, parity.notes)

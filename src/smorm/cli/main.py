@@ -32,11 +32,6 @@ VERBS = {
     "report": "Make one HTML page of result files.",
     "card": "Write a Hugging Face model card of a model and its results.",
 }
-# Verbs in the file of another that they share most with: the file and the function.
-_BESIDE = {
-    "demo": ("lab", "demo"), "merge": ("export", "merge"), "parity": ("export", "parity"),
-    "card": ("report", "card"), "relabel": ("score", "relabel"), "stress": ("lab", "stress"),
-}  # fmt: skip
 _VERBOSE_LIBRARIES = (
     "httpx", "httpx2", "datasets", "transformers", "filelock", "matplotlib", "fontTools"
 )  # fmt: skip
@@ -55,9 +50,8 @@ class _Verbs(TyperGroup):
             # The list of verbs needs their names and summaries only.
             return TyperCommand(cmd_name, short_help=VERBS[cmd_name], help=VERBS[cmd_name])
         app = typer.Typer(**_PLAIN)
-        file, function = _BESIDE.get(cmd_name, (cmd_name, "run"))
-        verb = getattr(import_module(f"smorm.cli.{file}_command"), function)
-        app.command(cmd_name, help=verb.__doc__)(verb)
+        module = import_module(f"smorm.cli.{cmd_name}_command")
+        app.command(cmd_name, help=module.run.__doc__)(module.run)
         return typer.main.get_command(app)
 
 

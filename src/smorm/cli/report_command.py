@@ -1,4 +1,4 @@
-"""`smorm report` and `smorm card`: what result files say, as a page and as a model card."""
+"""`smorm report`."""
 
 from itertools import chain
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import typer
 from typer import Argument, Option
 
-from smorm.cli.options import File, Text, Texts
+from smorm.cli.options import File, Texts
 from smorm.errors import ConfigError
 
 
@@ -42,27 +42,3 @@ def run(
     typer.echo(f"page: {output}")
     if written:
         typer.echo(f"figures: {len(written)} files in {folder}")
-
-
-def card(
-    model: Path = Argument(help="Model folder, or its run's folder."),
-    output: Path = Option(..., "--output", "-o", help="Markdown file: README.md."),
-    results: list[Path] | None = Argument(None, help="Result files, JSON."),
-    name: Text = Option(None, help="What the results call it; default: found by its hashes."),
-    license_id: Text = Option(None, "--license", help="As the hub names it, e.g. apache-2.0."),
-    language: Text = Option(None, help="Of the data, e.g. en."),
-    repo: Text = Option(None, help="Where readers find it, e.g. a hub id; default: its name."),
-) -> None:
-    """Write a Hugging Face model card with what the files say: rows, training, results, limits.
-
-    Nothing is loaded or run. The front matter is what the hub reads."""
-    from smorm.evaluation.result import read_results
-    from smorm.files import write_text
-    from smorm.report.card import model_card, read_facts
-
-    text = model_card(
-        read_facts(model), list(chain.from_iterable(map(read_results, results or ()))), name=name,
-        license_id=license_id, language=language, repo=repo,
-    )  # fmt: skip
-    write_text(output, text)
-    typer.echo(f"card: {output}")

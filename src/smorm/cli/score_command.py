@@ -1,4 +1,4 @@
-"""`smorm score` and `smorm relabel`: every line of a file with its rewards, or their labels."""
+"""`smorm score`."""
 
 from __future__ import annotations
 
@@ -68,12 +68,16 @@ def run(
     )
     # Each member of an ensemble counts for itself.
     for name, census in report.counted.items():
-        prefix = f"{name}: " * isinstance(reward, Ensemble)
+        prefix = ""
+        if isinstance(reward, Ensemble):
+            prefix = f"{name}: "
         for line in census.lines():
             typer.echo(f"{prefix}{line}", err=True)
     if isinstance(reward, Ensemble):
         _print_ensemble(reward, report.tokens)
-    errors = f", {report.errors} without a score" * (report.errors > 0)
+    errors = ""
+    if report.errors:
+        errors = f", {report.errors} without a score"
     typer.echo(f"{output}: {report.responses} responses in {report.lines} lines{errors}")
 
 
@@ -85,47 +89,3 @@ def _print_ensemble(ensemble: Ensemble, tokens: int) -> None:
             standard = f", less {facts['centre']:.4g}, over {facts['spread']:.4g}"
         typer.echo(f"  {facts['name']}: view {facts['view']}{standard}")
     typer.echo(f"{ensemble.cost()}, {tokens:,} tokens in all")
-
-
-def relabel(
-    file: str = Argument(help="Preference pairs: a file or data set id."),
-    gold: str = Option(help=options.REWARD_HELP),
-    output: Path = Option(..., "--output", "-o", help="Pairs, JSON lines."),
-    view: options.Text = Option(None, help="Of the gold model, or server."),
-    temperature: float | None = Option(None, help="Of Bradley-Terry noise, in units of the gold."),
-    seed: int = Option(0, help="Of the noise."),
-    ties: str = Option("drop", help="Pairs of equal gold: drop, or keep the label."),
-    token_file: options.TokenFileOption = None,
-    format: str = Option("auto", help="Shape of the rows."),
-    split: str = Option("train", help="Of a data set."),
-    overlong: options.OverlongOption = None,
-    skip_bad: options.SkipBadOption = False,
-    max_batch_tokens: options.BatchTokensOption = 8192,
-    device: options.DeviceOption = "cpu",
-) -> None:
-    """Swap the labels of pairs where a gold reward disagrees.
-
-    Every field of a row is kept; gold_chosen, gold_rejected and swapped are added. With a
-    temperature labels are drawn by Bradley-Terry, the same ones for the same seed and texts."""
-    from smorm.rewards.protocol import ScoringOptions
-    from smorm.rewards.section import parse_reward
-    from smorm.stress.proxies import open_gold
-    from smorm.stress.relabel import relabel_file
-
-    policy = options.choice("--overlong", overlong, options.OVERLONG)
-    section = parse_reward(gold, "--gold", view=view, token_file=token_file)
-    reward = open_gold(section, ScoringOptions(device, max_batch_tokens, policy))
-    report = relabel_file(
-        Source(file, format=format, split=split), reward, output, temperature=temperature,
-        seed=seed, ties=options.choice("--ties", ties, ("drop", "keep")),
-        on_bad_record=options.ON_BAD[skip_bad],
-        skip_unscored=overlong == "drop" and reward.drops_overlong,
-    )  # fmt: skip
-    for line in report.census.lines():
-        typer.echo(line, err=True)
-    summary = f"{output}: {report.pairs} pairs, {report.swapped} swapped; {report.ties} ties"
-    if temperature is not None:
-        summary += f"; noise set {report.overturned} against the gold"
-    elif ties == "drop" and report.ties:
-        summary += f" ({report.ties} left out)"
-    typer.echo(summary)

@@ -189,7 +189,7 @@ def _print_fit(view: View, report: FitReport, notes: list[str], *, within: bool)
     std = "std within a prompt" if within else "std over all responses"
     title = f"{view.name}: weights over rows on their own scales; share of weight × {std}"
     if isinstance(view, PessimisticView):
-        kappa = f", kappa {view.kappa:.3g}" * (view.kind != "min")
+        kappa = f", kappa {view.kappa:.3g}" if view.kind != "min" else ""
         title = f"{view.name}: {view.kind}{kappa} over standardised rows"
     console.print(tables.metric_grid(title, by_row, rows=1))
     if accuracies:

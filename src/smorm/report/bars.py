@@ -54,7 +54,7 @@ def bars(
         table[0][0].set_yticks(range(len(methods)), list(map(short, methods)))
         # Reversed: the first method is on top.
         table[0][0].set_ylim(len(methods) - 0.4, -0.6)
-        dashed = "; dashed: chance" * bool(chances)
+        dashed = "; dashed: chance" if chances else ""
         label = f"{short(style.heading, 44)}\n(lines: 95 % intervals{dashed})"
         figure.supxlabel(label, fontsize=9.5)
 

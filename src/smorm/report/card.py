@@ -323,8 +323,9 @@ def results_table(rows: Sequence[Row], names: Sequence[str]) -> str:
     for row in rows:
         # n differs by column where few responses have a rating of an attribute.
         counts = sorted(row.metrics[name].n for name in names if name in row.metrics)
-        size = f"{counts[0]}" + f"–{counts[-1]}" * (counts[-1] > counts[0])
-        size += f" × {row.seeds} seeds" * (row.seeds > 1)
+        size = f"{counts[0]}" + (f"–{counts[-1]}" if counts[-1] > counts[0] else "")
+        if row.seeds > 1:
+            size += f" × {row.seeds} seeds"
         numbers = [number(row.metrics.get(name), name) for name in names]
         lines.append([plain(row.label), plain(row.view), *numbers, size])
     headings = ["model", "view", *(plain(style_of(name).heading) for name in names), "n"]
@@ -337,7 +338,7 @@ def number(metric: Metric | None, name: str) -> str:
         return "–"
     style = style_of(name)
     interval = style.interval(metric)
-    return style.show(metric.value) + f" ({interval})" * bool(interval)
+    return style.show(metric.value) + (f" ({interval})" if interval else "")
 
 
 def _figure(value: Any) -> str:

@@ -228,7 +228,7 @@ def _measurements(rows: Sequence[Row]) -> list[Finding]:
             text = _MEASUREMENT.format(
                 suite=suite, label=best.label, metric=style.label, n=metric.n,
                 value=style.show(metric.value), unit=" %" * style.percent,
-                interval=f" ({ends})" * bool(ends),
+                interval=f" ({ends})" if ends else "",
             )  # fmt: skip
             findings.append(Finding(_MEASUREMENT, text))
     return findings

@@ -87,7 +87,7 @@ def groups_of(results: Sequence[Result]) -> list[Group]:
             groups.append(Group(*key, label, runs, sources, seeds))
             continue
         for number, (source, result) in enumerate(members, start=1):
-            suffix = f" ({number})" * (len(members) > 1)
+            suffix = f" ({number})" if len(members) > 1 else ""
             groups.append(Group(*key, f"{label}{suffix}", (result,), (source,), ()))
     return groups
 
@@ -100,7 +100,7 @@ def method_labels(results: Iterable[Result]) -> dict[tuple[str, str], str]:
         named = set(views).difference(_UNNAMED_VIEWS)
         for view in views:
             # A model with one view is known by its name alone.
-            suffix = f"-{view}" * (len(named) > 1 and view in named)
+            suffix = f"-{view}" if len(named) > 1 and view in named else ""
             labels[model, view] = f"{model}{suffix}"
     return labels
 

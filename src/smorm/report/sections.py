@@ -148,7 +148,7 @@ def _curve_figures(
             members = by_prompts[prompts]
             title = f"{family} on {prompts or 'all prompts'}: gold, a panel for each method"
             drawing = panels.small_multiples(members, "gold", "kl", title, base=base)
-            grey = "; grey: the others" * (len(members) <= panels.MAX_BACKGROUND)
+            grey = "; grey: the others" if len(members) <= panels.MAX_BACKGROUND else ""
             text = f"Dashed: {base}{grey}. {_BANDS}"
             figures.append(Figure(f"{family}-{prompts}-each-method", drawing, text))
     return figures

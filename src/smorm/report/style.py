@@ -54,7 +54,7 @@ class Style:
         # Three decimals would show 0 beside an interval that excludes it.
         if not self.percent and 0 < abs(scaled) < 5e-4:
             return f"{scaled:+.{-math.floor(math.log10(abs(scaled)))}f}".replace("-", "−")
-        return "+" * (value > 0) + self.show(value)
+        return ("+" if value > 0 else "") + self.show(value)
 
     def signed_interval(self, metric: Metric) -> str:
         """The interval of a difference; its ends without plus signs."""

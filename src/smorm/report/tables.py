@@ -204,8 +204,9 @@ def _metric_column(rows: Sequence[Row], name: str) -> Column:
         if metric is None:
             return MISSING
         smallest, largest = row.n_ranges.get(name, (metric.n, metric.n))
-        size = f"n = {smallest}" + f"–{largest}" * (largest > smallest)
-        size += f" × {row.seeds} seeds" * (row.seeds > 1)
+        size = f"n = {smallest}" + (f"–{largest}" if largest > smallest else "")
+        if row.seeds > 1:
+            size += f" × {row.seeds} seeds"
         interval = style.interval(metric) or "no interval"
         return Cell(style.show(metric.value), (interval, size), best=row is best)
 

@@ -158,7 +158,7 @@ def _back_propagate(losses: list[torch.Tensor]) -> None:
 
 def some_records(where: Sequence[str]) -> str:
     """The first of these records, for an error."""
-    return ", ".join(where[:8]) + " ..." * (len(where) > 8)
+    return ", ".join(where[:8]) + (" ..." if len(where) > 8 else "")
 
 
 def diagnose_step(
