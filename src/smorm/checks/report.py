@@ -117,9 +117,13 @@ def _token_check(
 
 
 def _report(
-    plan: Plan, scanned: Scan, tokens: TokenCheck | None, benchmarks: overlap.Benchmarks | None,
-    findings: list[Finding], limits: Thresholds,
-) -> Report:  # fmt: skip
+    plan: Plan,
+    scanned: Scan,
+    tokens: TokenCheck | None,
+    benchmarks: overlap.Benchmarks | None,
+    findings: list[Finding],
+    limits: Thresholds,
+) -> Report:
     table, unit = scanned.table, "words"
     # One known length suffices: records that cannot be rendered have none.
     if (table.responses["tokens"] >= 0).any():

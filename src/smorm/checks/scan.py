@@ -59,9 +59,11 @@ class Scan:
 
 
 def scan(
-    sources: Sequence[CheckedSource], folder: Path, tokens: TokenCheck | None = None,
+    sources: Sequence[CheckedSource],
+    folder: Path,
+    tokens: TokenCheck | None = None,
     benchmarks: Benchmarks | None = None,
-) -> Scan:  # fmt: skip
+) -> Scan:
     """Read every source once. The sketches are stored in the folder, about 640 bytes a record.
     `benchmarks` gets the runs of words that it shares with the training records."""
     census, tally, unusable = Census(), Census(most_examples=findings.MAX_LOCATIONS), []

@@ -289,9 +289,12 @@ def candidates(
 
 
 def near_rows(
-    files: Sequence[SketchFile], rows: Ints, keys: Hashes, threshold: float,
+    files: Sequence[SketchFile],
+    rows: Ints,
+    keys: Hashes,
+    threshold: float,
     related: Callable[[Ints, Ints], Bools] | None = None,
-) -> Bools:  # fmt: skip
+) -> Bools:
     """Which of all N rows have a near twin among `rows` to which they are `related`: similar in
     each of the files."""
     near = np.zeros(len(files[0]), dtype=bool)

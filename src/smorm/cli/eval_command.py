@@ -80,9 +80,13 @@ def run(
 
 
 def _measure(
-    section: RewardSection, texts: options.Texts, suites: list[Suite], sanity: bool,
-    scoring: ScoringOptions, on_bad: options.OnBad,
-) -> list[Result]:  # fmt: skip
+    section: RewardSection,
+    texts: options.Texts,
+    suites: list[Suite],
+    sanity: bool,
+    scoring: ScoringOptions,
+    on_bad: options.OnBad,
+) -> list[Result]:
     # Of an ensemble its own results come first, then its members'.
     from smorm.evaluation.sanity import check_sanity
     from smorm.evaluation.suites import run_ensemble, run_suite, suite_pairs

@@ -81,9 +81,12 @@ def sections_of(rewards: Sequence[str], token_file: File) -> list[RewardSection]
 
 
 def combined(
-    sections: Sequence[RewardSection], views: Texts, combine: Text, kappa: float | None,
+    sections: Sequence[RewardSection],
+    views: Texts,
+    combine: Text,
+    kappa: float | None,
     standardise: Text,
-) -> RewardSection | None:  # fmt: skip
+) -> RewardSection | None:
     """The rewards as one ensemble, each with its own view, all with one, or each with the one in
     its place; None without --combine."""
     from smorm.config import parse_section

@@ -64,9 +64,13 @@ def run(
         from smorm.evaluation.parity.check import against_server
 
         with RewardClient(
-            target, protocol, token, timeout,
-            views=[loaded.view(requested).name], renderer=loaded.renderer,
-        ) as remote:  # fmt: skip
+            target,
+            protocol,
+            token,
+            timeout,
+            views=[loaded.view(requested).name],
+            renderer=loaded.renderer,
+        ) as remote:
             ours = _measured(loaded, conversations)
             compared = against_server(ours, remote, requested, gate=gate)
     else:

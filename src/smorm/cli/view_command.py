@@ -103,9 +103,13 @@ def _baselines(model: RewardModel) -> list[str]:
 
 
 def _fit(
-    model: RewardModel, kind: str, rows: options.Texts, free: list[str], kappa: float | None,
+    model: RewardModel,
+    kind: str,
+    rows: options.Texts,
+    free: list[str],
+    kappa: float | None,
     name: str,
-) -> Fit:  # fmt: skip
+) -> Fit:
     from smorm.model.views import largest_monotone_kappa
     from smorm.scoring.fit_views import fit_calibrated, fit_learned, fit_pessimistic
 

@@ -140,9 +140,15 @@ def length_correlations_of(items: ScoredItems) -> dict[str, Metric]:
 
 
 def measure_pairs(
-    chosen: Floats, rejected: Floats, prompts: Clusters, *, chosen_lengths: Floats,
-    rejected_lengths: Floats, length_unit: str, keys: Sequence[str] | None = None,
-) -> Measurement:  # fmt: skip
+    chosen: Floats,
+    rejected: Floats,
+    prompts: Clusters,
+    *,
+    chosen_lengths: Floats,
+    rejected_lengths: Floats,
+    length_unit: str,
+    keys: Sequence[str] | None = None,
+) -> Measurement:
     """The `pairs` suite, from scores and lengths of the preferred responses and of the others [N].
     `length_unit` is for a note, `keys` identify pairs, the same for every model.
     Metrics: `accuracy` (ties as half), `length_only_accuracy` (the longer response wins), their

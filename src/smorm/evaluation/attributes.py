@@ -19,9 +19,14 @@ from smorm.evaluation.result import Measurement
 
 
 def measure_rated(
-    predicted: Floats, ratings: Floats, names: Sequence[str], prompts: Clusters, *,
-    training_means: Mapping[str, float] | None = None, keys: Sequence[str] | None = None,
-) -> Measurement:  # fmt: skip
+    predicted: Floats,
+    ratings: Floats,
+    names: Sequence[str],
+    prompts: Clusters,
+    *,
+    training_means: Mapping[str, float] | None = None,
+    keys: Sequence[str] | None = None,
+) -> Measurement:
     """Spearman and mean squared error of each attribute, and their mean over attributes.
     `predicted` [N, K] is on the scale of the ratings [N, K] (NaN: not rated, left out and counted);
     `training_means` are the constants of the baseline, by default the means of these ratings;
@@ -140,9 +145,12 @@ class RatedOutcomes:
 
 
 def _notes(
-    rated: Bools, names: Sequence[str], rated_names: Sequence[str], ranked: set[str],
+    rated: Bools,
+    names: Sequence[str],
+    rated_names: Sequence[str],
+    ranked: set[str],
     means: Mapping[str, float],
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """What was left out, and which constant the baseline predicts."""
     notes = []
     for name, missing in zip(names, (~rated).sum(axis=0).tolist(), strict=True):

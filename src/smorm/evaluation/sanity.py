@@ -127,9 +127,15 @@ class SanityTests:
         self._plain(usable[: FEW // 2], rows[: FEW // 2])
 
     def _add(
-        self, name: str, value: float, n: int, cause: Cause | None = None, observed: str = "",
-        *, failed: bool = True,
-    ) -> None:  # fmt: skip
+        self,
+        name: str,
+        value: float,
+        n: int,
+        cause: Cause | None = None,
+        observed: str = "",
+        *,
+        failed: bool = True,
+    ) -> None:
         """A test's number, and where it failed the cause with what was observed."""
         self.metrics[name] = Metric(value, n)
         if cause is not None and failed:

@@ -128,9 +128,14 @@ def suite_pairs(suite: Suite, on_bad_record: OnBad = "stop") -> list[Item]:
 
 
 def run_suite(
-    model: RewardModel | Reward, suite: Suite, views: Sequence[Any] = (None,), *,
-    name: str | None = None, seed: int | None = None, **scoring: Any,
-) -> list[Result]:  # fmt: skip
+    model: RewardModel | Reward,
+    suite: Suite,
+    views: Sequence[Any] = (None,),
+    *,
+    name: str | None = None,
+    seed: int | None = None,
+    **scoring: Any,
+) -> list[Result]:
     """One result per view; for `rated` one result, since attributes have no view.
     `scoring` are options of `score_suite`, `name` and `seed` those of `measure_suite`.
 
@@ -142,9 +147,13 @@ def run_suite(
 
 
 def score_suite(
-    model: RewardModel | Reward, suite: Suite, *, overlong: Overlong | None = None,
-    on_bad_record: OnBad = "stop", max_batch_tokens: int = DEFAULT_BATCH_TOKENS,
-) -> ScoredSet:  # fmt: skip
+    model: RewardModel | Reward,
+    suite: Suite,
+    *,
+    overlong: Overlong | None = None,
+    on_bad_record: OnBad = "stop",
+    max_batch_tokens: int = DEFAULT_BATCH_TOKENS,
+) -> ScoredSet:
     """A suite's records with their rows of scores; prompts are computed once for all responses."""
     reward = as_reward(model, ScoringOptions(overlong=overlong, max_batch_tokens=max_batch_tokens))
     census = Census()
@@ -202,9 +211,14 @@ def scored_items(data: ScoredSet, values: Sequence[Floats]) -> ScoredItems:
 
 
 def measure_suite(
-    model: RewardModel | Reward, suite: Suite, data: ScoredSet, views: Sequence[Any] = (None,),
-    *, name: str | None = None, seed: int | None = None,
-) -> list[Result]:  # fmt: skip
+    model: RewardModel | Reward,
+    suite: Suite,
+    data: ScoredSet,
+    views: Sequence[Any] = (None,),
+    *,
+    name: str | None = None,
+    seed: int | None = None,
+) -> list[Result]:
     """The results of records that are scored already. `name` is the model's in results, by default
     its folder's; `seed` is put into the fingerprint, so that results of several seeds can join."""
     reward = as_reward(model)
@@ -226,9 +240,13 @@ def measure_suite(
 
 
 def measure_values(
-    suite: Suite, data: ScoredSet, values: list[Floats], title: str, view: str,
+    suite: Suite,
+    data: ScoredSet,
+    values: list[Floats],
+    title: str,
+    view: str,
     provenance: dict[str, Any],
-) -> Result:  # fmt: skip
+) -> Result:
     """The result of any reward, given its values of each record's responses."""
     if suite.kind == "pairs":
         chosen, rejected = np.stack(values).T
@@ -249,9 +267,14 @@ def measure_values(
 
 
 def _result(
-    suite: Suite, title: str, view: str, measured: Measurement, data: ScoredSet, items: list[Any],
+    suite: Suite,
+    title: str,
+    view: str,
+    measured: Measurement,
+    data: ScoredSet,
+    items: list[Any],
     provenance: dict[str, Any],
-) -> Result:  # fmt: skip
+) -> Result:
     return Result(
         "eval", suite.name, title, view, measured.metrics,
         items=items, fingerprint=provenance, notes=(*measured.notes, *data.notes),

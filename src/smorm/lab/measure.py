@@ -215,9 +215,13 @@ class Run:
             yield self._result("training", "training", (arm, ""), Measurement(metrics), points)
 
     def _result(
-        self, kind: str, suite: str, label: tuple[str, str], measured: Measurement,
+        self,
+        kind: str,
+        suite: str,
+        label: tuple[str, str],
+        measured: Measurement,
         items: Sequence[Any] = (),
-    ) -> Result:  # fmt: skip
+    ) -> Result:
         provenance, notes = self.provenance, measured.notes
         return Result(kind, suite, *label, measured.metrics, list(items), provenance, notes)
 

@@ -15,9 +15,16 @@ from smorm.world import ATTRIBUTES
 
 
 def _arm(
-    data: Any, kind: str, epochs: float, *, rate: float | None = None, twin: int = 0,
-    start: str | None = None, model: Mapping[str, Any] | None = None, **objective: Any,
-) -> ArmSection:  # fmt: skip
+    data: Any,
+    kind: str,
+    epochs: float,
+    *,
+    rate: float | None = None,
+    twin: int = 0,
+    start: str | None = None,
+    model: Mapping[str, Any] | None = None,
+    **objective: Any,
+) -> ArmSection:
     training = {"epochs": epochs}
     if rate is not None:
         training["learning_rate"] = rate

@@ -23,9 +23,14 @@ Groups = Mapping[str, Group]
 
 
 def bars(
-    groups: Groups, style: Style, title: str, *, chances: Mapping[str, float] | None = None,
-    colours: Mapping[str, int] | None = None, panels: Sequence[str] = (),
-) -> Drawing:  # fmt: skip
+    groups: Groups,
+    style: Style,
+    title: str,
+    *,
+    chances: Mapping[str, float] | None = None,
+    colours: Mapping[str, int] | None = None,
+    panels: Sequence[str] = (),
+) -> Drawing:
     """A panel for each group (suite, section, attribute), one bar a method; a method missing from a
     group leaves a gap. `chances` are drawn as dashed lines, by group, as stored; `colours` are
     indices of the palette, by method; only `panels` are drawn, on the axes and rows of all."""

@@ -148,9 +148,14 @@ def _mapping(path: Path) -> dict[str, Any]:
 
 
 def model_card(
-    facts: ModelFacts, results: Sequence[Result], *, name: str | None = None,
-    license_id: str | None = None, language: str | None = None, repo: str | None = None,
-) -> str:  # fmt: skip
+    facts: ModelFacts,
+    results: Sequence[Result],
+    *,
+    name: str | None = None,
+    license_id: str | None = None,
+    language: str | None = None,
+    repo: str | None = None,
+) -> str:
     """The text of `README.md`: metadata for the hub, then what a reader needs to know.
 
     `name` is the model's in the results (by default found by its hashes), `repo` where readers find

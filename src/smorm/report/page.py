@@ -29,10 +29,15 @@ _MAX_SOURCES = 24  # fingerprints in sight; more are folded
 
 
 def write_page(
-    results: Sequence[Mapping[str, Any]], output: Path | str, title: str, intro: str = "", *,
-    figures: Path | str | None = None, baselines: Sequence[str] = (),
+    results: Sequence[Mapping[str, Any]],
+    output: Path | str,
+    title: str,
+    intro: str = "",
+    *,
+    figures: Path | str | None = None,
+    baselines: Sequence[str] = (),
     highlighted: Sequence[str] = (),
-) -> list[Path]:  # fmt: skip
+) -> list[Path]:
     """Write the report of any list of results (objects of the result file's contract).
 
     `intro` is plain text; an empty line begins a new paragraph. Results that differ in

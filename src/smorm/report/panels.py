@@ -36,9 +36,14 @@ _PANEL_WIDTH, _CHARACTER_WIDTH = 2.7, 0.073
 
 
 def side_by_side(
-    curves: Sequence[Curve], quantities: Sequence[str], axis: str, title: str, *,
-    styles: Mapping[str, int], prompts: Sequence[str] = (),
-) -> Drawing:  # fmt: skip
+    curves: Sequence[Curve],
+    quantities: Sequence[str],
+    axis: str,
+    title: str,
+    *,
+    styles: Mapping[str, int],
+    prompts: Sequence[str] = (),
+) -> Drawing:
     """A row of panels for each quantity, a column for each set of prompts, axes shared in a row.
     Methods without a style (see `line_styles`) are grey. With `prompts` only these sets are drawn,
     on the axes of all curves, so that drawings of single sets can be compared."""
@@ -79,9 +84,14 @@ def side_by_side(
 
 
 def small_multiples(
-    curves: Sequence[Curve], quantity: str, axis: str, title: str, *, base: str | None = None,
+    curves: Sequence[Curve],
+    quantity: str,
+    axis: str,
+    title: str,
+    *,
+    base: str | None = None,
     shared: bool = True,
-) -> Drawing:  # fmt: skip
+) -> Drawing:
     """A panel for each method, its line with its band; the others grey behind it, unless axes are
     not `shared`. Of more than `MAX_BACKGROUND` curves only the base is behind."""
     across = min(4, len(curves))

@@ -81,9 +81,12 @@ def sections_of(
 
 
 def _optimisation_section(
-    number: int, rows: Sequence[Row], curves: Sequence[Curve], paired: Sequence[Paired],
+    number: int,
+    rows: Sequence[Row],
+    curves: Sequence[Curve],
+    paired: Sequence[Paired],
     highlighted: Sequence[str],
-) -> Section:  # fmt: skip
+) -> Section:
     """The section on best-of-n, or on an algorithm of RL, of rows and curves of one family."""
     kind, family = curves[0].kind, curves[0].family
     section = Section(f"optimised-{number}", f"Over-optimisation: {family}", _REMARKS[kind])

@@ -183,9 +183,13 @@ class Ensemble(Reward):
     kind = "ensemble"
 
     def __init__(
-        self, members: Sequence[Member], rule: Rule = SIMPLE_MEAN,
-        standardise: Standardise | None = None, *, resident: bool = True,
-    ) -> None:  # fmt: skip
+        self,
+        members: Sequence[Member],
+        rule: Rule = SIMPLE_MEAN,
+        standardise: Standardise | None = None,
+        *,
+        resident: bool = True,
+    ) -> None:
         self.members, self.rule, self.standardise = tuple(members), rule, standardise
         self.names = [member.name for member in members]
         if not members:
@@ -209,9 +213,13 @@ class Ensemble(Reward):
 
     @classmethod
     def open(
-        cls, section: RewardSection, options: ScoringOptions, *, on_bad_record: OnBad = "stop",
+        cls,
+        section: RewardSection,
+        options: ScoringOptions,
+        *,
+        on_bad_record: OnBad = "stop",
         resident: bool = True,
-    ) -> Self:  # fmt: skip
+    ) -> Self:
         """The ensemble of a section; whether its members are there is seen before any is loaded.
         `on_bad_record` is of the file of references."""
         cls.find(section)

@@ -234,9 +234,14 @@ def split_rows(rows: Floats, tokens: Sequence[int | None], items: Sequence[Item]
 
 
 def score_all(
-    reward: Reward, items: Sequence[Item], census: Census, *, skip: bool,
-    reason: DropReason = DropReason.UNSCORED_RECORD, what: str = "",
-) -> list[Scored | None]:  # fmt: skip
+    reward: Reward,
+    items: Sequence[Item],
+    census: Census,
+    *,
+    skip: bool,
+    reason: DropReason = DropReason.UNSCORED_RECORD,
+    what: str = "",
+) -> list[Scored | None]:
     """As `reward.score`; an item without a score stops it, or with `skip` is None and counted as
     `reason`. `what` is missing (`gold`), for the error and the count."""
     results: list[Scored | None] = []

@@ -50,9 +50,14 @@ class JobReport:
 
 
 def score_file(
-    reward: Reward, source: Source, output: Path, *, view: Any = None,
-    on_bad_record: OnBad = "stop", advance: Callable[[int], None] | None = None,
-) -> JobReport:  # fmt: skip
+    reward: Reward,
+    source: Source,
+    output: Path,
+    *,
+    view: Any = None,
+    on_bad_record: OnBad = "stop",
+    advance: Callable[[int], None] | None = None,
+) -> JobReport:
     """Score every line of `source` into `output`; `advance` gets numbers of lines done, of each
     member anew. ConfigError where there is no such view; DataError for a line that is not usable or
     has no score, under `stop`, or an input that changed between two members; OutputError where the
@@ -139,9 +144,12 @@ def _results(
 
 
 def _write(
-    entries: Iterator[_Entry], reward: Reward, view: Any, stream: BinaryIO,
+    entries: Iterator[_Entry],
+    reward: Reward,
+    view: Any,
+    stream: BinaryIO,
     counted: dict[str, Census],
-) -> JobReport:  # fmt: skip
+) -> JobReport:
     """Write a line for each entry, and count what the lines hold."""
     read = reward.view(view).read
     number = num_responses = errors = num_tokens = 0

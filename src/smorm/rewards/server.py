@@ -61,10 +61,19 @@ class RewardClient(contextlib.AbstractContextManager["RewardClient"]):
         SmormError: the server does not say what it is (`protocol="auto"`)."""
 
     def __init__(
-        self, url: str, protocol: str = "auto", token: str | None = None, timeout: float = 60.0,
-        *, views: Sequence[str] = (), renderer: Renderer | None = None, batch: int = 32,
-        concurrency: int = 8, tries: int = 5, pause: float = 0.5,
-    ) -> None:  # fmt: skip
+        self,
+        url: str,
+        protocol: str = "auto",
+        token: str | None = None,
+        timeout: float = 60.0,
+        *,
+        views: Sequence[str] = (),
+        renderer: Renderer | None = None,
+        batch: int = 32,
+        concurrency: int = 8,
+        tries: int = 5,
+        pause: float = 0.5,
+    ) -> None:
         if protocol not in PROTOCOLS:
             raise ConfigError(f"protocol {protocol!r}: expected one of {', '.join(PROTOCOLS)}")
         self.url = _address(url)
@@ -89,9 +98,13 @@ class RewardClient(contextlib.AbstractContextManager["RewardClient"]):
         return rows[:, 0] if rows.shape[1] == 1 else rows
 
     def answer(
-        self, conversations: Sequence[Messages], wire: Wire | None = None, *,
-        batch: int | None = None, concurrency: int | None = None,
-    ) -> Answer:  # fmt: skip
+        self,
+        conversations: Sequence[Messages],
+        wire: Wire | None = None,
+        *,
+        batch: int | None = None,
+        concurrency: int | None = None,
+    ) -> Answer:
         """As `score`, with the tokens that the server counted, by one of its `wires`."""
         wire = wire or self.wires[0]
         size = wire.batch or batch or self.batch

@@ -42,10 +42,16 @@ class RelabelReport:
 
 
 def relabel_file(
-    source: Source, gold: Reward, output: Path, *,
-    temperature: float | None = None, seed: int = 0, ties: Ties = "drop",
-    on_bad_record: OnBad = "stop", skip_unscored: bool = False,
-) -> RelabelReport:  # fmt: skip
+    source: Source,
+    gold: Reward,
+    output: Path,
+    *,
+    temperature: float | None = None,
+    seed: int = 0,
+    ties: Ties = "drop",
+    on_bad_record: OnBad = "stop",
+    skip_unscored: bool = False,
+) -> RelabelReport:
     """Write the pairs of a file with the labels of a gold, in their order. A row keeps all its
     fields; those named after a side go with it, and `gold_chosen`, `gold_rejected` and `swapped`
     are added.

@@ -76,9 +76,12 @@ def disagreement(preference: Sequence[Floats], attributes: Sequence[Floats]) -> 
 
 
 def detection(
-    signal: Sequence[Floats], proxy: Sequence[Floats], gold: Sequence[Floats],
-    sizes: Sequence[int], prompts: Clusters,
-) -> dict[str, Metric]:  # fmt: skip
+    signal: Sequence[Floats],
+    proxy: Sequence[Floats],
+    gold: Sequence[Floats],
+    sizes: Sequence[int],
+    prompts: Clusters,
+) -> dict[str, Metric]:
     """How well a signal tells harmful picks from others: the area under its ROC at each n.
 
     `signal`, `proxy` and `gold` are values [N] of each pool. An answer counts with its probability

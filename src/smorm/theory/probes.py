@@ -86,9 +86,12 @@ class Probed:
 
 
 def probe(
-    hidden: Floats, ratings: Floats, names: Sequence[str], prompts: Clusters,
+    hidden: Floats,
+    ratings: Floats,
+    names: Sequence[str],
+    prompts: Clusters,
     rows: Mapping[str, Floats],
-) -> Probed:  # fmt: skip
+) -> Probed:
     """Probes of each attribute, and of the mean of all, beside the model's attribute rows.
 
     From hidden states [N, D] and ratings [N, K] (NaN: not rated); `rows` has the model's

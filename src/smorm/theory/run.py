@@ -140,9 +140,12 @@ def _scope_notes(model: RewardModel, inputs: DiagnosisInputs) -> list[str]:
 
 
 def _result(
-    model: RewardModel, inputs: DiagnosisInputs, diagnosis: Measured,
-    sets: Mapping[str, Featured], advice: Sequence[str],
-) -> Result:  # fmt: skip
+    model: RewardModel,
+    inputs: DiagnosisInputs,
+    diagnosis: Measured,
+    sets: Mapping[str, Featured],
+    advice: Sequence[str],
+) -> Result:
     notes = []
     for name, features in sets.items():
         notes += [f"{name}: {line}" for line in features.census.lines()]
@@ -205,9 +208,12 @@ def _measure_preference(
 
 
 def _measure_effect(
-    diagnosis: Measured, head: Head, pairs: Featured, ridge: effect.PairMargins,
+    diagnosis: Measured,
+    head: Head,
+    pairs: Featured,
+    ridge: effect.PairMargins,
     inverse: effect.PairMargins,
-) -> None:  # fmt: skip
+) -> None:
     """Theorem 1: c in four ways, the inequality with each, agreement within a prompt."""
     deltas, prompts, responses = pairs.deltas(), pairs.prompts, _responses_of(head, pairs)
     r_s, r_m = responses.preference, responses.mean_attribute
@@ -263,9 +269,13 @@ def _measure_view(diagnosis: Measured, model: RewardModel, pairs: Featured) -> V
 
 
 def _measure_rated(
-    diagnosis: Measured, model: RewardModel, head: Head, pairs: Featured, rated: Featured,
+    diagnosis: Measured,
+    model: RewardModel,
+    head: Head,
+    pairs: Featured,
+    rated: Featured,
     reading: Reading,
-) -> None:  # fmt: skip
+) -> None:
     """Probes, the suggested weight, gradient conflict."""
     names = attribute_names(rated.records)
     # Ratings of other attributes than the model's rows still allow probes, and only these.
@@ -333,9 +343,13 @@ def _counts(model: RewardModel, pairs: Featured, rated: Featured) -> Counts:
 
 
 def _add_gradients(
-    diagnosis: Measured, model: RewardModel, pairs: Featured, rated: Featured,
-    ratings: Floats, max_batch_tokens: int,
-) -> None:  # fmt: skip
+    diagnosis: Measured,
+    model: RewardModel,
+    pairs: Featured,
+    rated: Featured,
+    ratings: Floats,
+    max_batch_tokens: int,
+) -> None:
     targets = apply_scales(model.card.scales, ratings)
     # Unrated responses have no regression gradient and would only dilute a batch.
     known = np.flatnonzero(np.isfinite(targets).any(axis=1)).tolist()

@@ -94,9 +94,14 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
 
 
 def _update(
-    prepared: Prepared, method: Method, step: int, optimizer: torch.optim.Optimizer,
-    named: folder.Named, batches: Batches, stop: Stop,
-) -> StepResult:  # fmt: skip
+    prepared: Prepared,
+    method: Method,
+    step: int,
+    optimizer: torch.optim.Optimizer,
+    named: folder.Named,
+    batches: Batches,
+    stop: Stop,
+) -> StepResult:
     """One step of the optimizer. Every `diagnose_every` steps it compares two kinds of rows."""
     training = prepared.config.training
     factor = optim.begin_step(optimizer, training, step, prepared.num_steps)

@@ -55,10 +55,17 @@ Maker = Callable[[World, Annotation, Prompt, np.random.Generator], _Row]
 
 
 def write_dataset(
-    folder: Path | str, *, seed: int, num_pairs: int = 3000, num_rated: int = 1000,
-    num_dev_pairs: int = 500, num_eval_pairs: int = 800, num_eval_rated: int = 300,
-    world: World | None = None, annotation: Annotation = _USUAL,
-) -> dict[str, Path]:  # fmt: skip
+    folder: Path | str,
+    *,
+    seed: int,
+    num_pairs: int = 3000,
+    num_rated: int = 1000,
+    num_dev_pairs: int = 500,
+    num_eval_pairs: int = 800,
+    num_eval_rated: int = 300,
+    world: World | None = None,
+    annotation: Annotation = _USUAL,
+) -> dict[str, Path]:
     """Write all files of one seed, over those of the same names; the same arguments give the same
     bytes. Numbers of evaluation records are of each regime; the world is by default the one that
     the shipped backbone knows. Returns name to file: `train-pairs`, `train-rated`, `dev-pairs`, and

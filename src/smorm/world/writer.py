@@ -51,9 +51,13 @@ def _clause(entity: str, value: str, reason: str | None) -> tuple[str, ...]:
 
 
 def write_answer(
-    world: World, prompt: Prompt, rng: np.random.Generator, *,
-    ability: float | None = None, habits: Habits = Habits(),
-) -> str:  # fmt: skip
+    world: World,
+    prompt: Prompt,
+    rng: np.random.Generator,
+    *,
+    ability: float | None = None,
+    habits: Habits = Habits(),
+) -> str:
     """Write one answer (never empty) of a writer whose ability, in 0..1, is drawn when None."""
     if ability is None:
         ability = float(rng.random())

@@ -81,9 +81,13 @@ def _is_messages(value: object) -> bool:
 
 
 def of_two(
-    row: Row, prompt: Messages, names: tuple[str, str], first_is_good: bool, identity: str,
+    row: Row,
+    prompt: Messages,
+    names: tuple[str, str],
+    first_is_good: bool,
+    identity: str,
     context: Context,
-) -> list[Candidates]:  # fmt: skip
+) -> list[Candidates]:
     """Two responses from fields of text, of which one is good; `identity` is the id's field."""
     good, bad = names if first_is_good else names[::-1]
     responses = response(row, good, context), response(row, bad, context)
@@ -139,18 +143,25 @@ def flags(values: object, name: str, context: Context) -> list[bool]:
 
 
 def labelled(
-    prompt: Messages, good: Responses, bad: Responses, context: Context, identity: str | None,
+    prompt: Messages,
+    good: Responses,
+    bad: Responses,
+    context: Context,
+    identity: str | None,
     subset: str | None,
-) -> list[Candidates]:  # fmt: skip
+) -> list[Candidates]:
     """Candidates of which `good` are the good ones, as many as the schema has."""
     record = unlabelled(prompt, {**good, **bad}, context, identity, subset)
     return good_first(record, [True] * len(good) + [False] * len(bad), "chosen", context)
 
 
 def unlabelled(
-    prompt: Messages, responses: Responses, context: Context, identity: str | None,
+    prompt: Messages,
+    responses: Responses,
+    context: Context,
+    identity: str | None,
     subset: str | None,
-) -> Candidates:  # fmt: skip
+) -> Candidates:
     """Checked candidates, not yet labelled; a problem is reported by the field's own name."""
     names, texts = tuple(responses), tuple(responses.values())
     # Raw texts have no prompt that could stand at their beginning once more.

@@ -91,9 +91,12 @@ class Parity:
 
 
 def measure_model(
-    model: RewardModel, conversations: Sequence[Conversation], notes: Sequence[str] = (),
-    *, quick: bool = False,
-) -> ModelPaths:  # fmt: skip
+    model: RewardModel,
+    conversations: Sequence[Conversation],
+    notes: Sequence[str] = (),
+    *,
+    quick: bool = False,
+) -> ModelPaths:
     """A model's own paths: training's, then scoring's in each layout and batch (`quick`: in one).
     `notes` are what was counted when the conversations were made."""
     batches = QUICK[-1:] if quick else score_paths.BATCHES
@@ -103,9 +106,13 @@ def measure_model(
 
 
 def against_folder(
-    ours: ModelPaths, target: str, view: Any = None, *, gate: float | None = None,
+    ours: ModelPaths,
+    target: str,
+    view: Any = None,
+    *,
+    gate: float | None = None,
     quick: bool = False,
-) -> Parity:  # fmt: skip
+) -> Parity:
     """A model against what plain transformers makes of a folder: by a view (by default that of the
     folder's card, else the model's own) where it has one row, else row by row. The gate is in
     standard deviations of the scores, by default that of the dtype.
@@ -175,9 +182,11 @@ def _comparison(
 
 
 def _parity(
-    target: str, comparison: Comparison, paths: Iterable[score_paths.ScorePath],
+    target: str,
+    comparison: Comparison,
+    paths: Iterable[score_paths.ScorePath],
     notes: Sequence[str],
-) -> Parity:  # fmt: skip
+) -> Parity:
     # The first of our paths is the reference itself.
     rows = [comparison.compare(path) for path in (*comparison.ours.paths[1:], *paths)]
     # One failure a cause: many paths usually fail of the same.

@@ -76,9 +76,12 @@ def training_path(model: RewardModel, conversations: Sequence[Conversation]) -> 
 
 
 def scoring_paths(
-    model: RewardModel, conversations: Sequence[Conversation], batches: Sequence[int] = BATCHES,
-    *, every_layout: bool = True,
-) -> Iterator[ScorePath]:  # fmt: skip
+    model: RewardModel,
+    conversations: Sequence[Conversation],
+    batches: Sequence[int] = BATCHES,
+    *,
+    every_layout: bool = True,
+) -> Iterator[ScorePath]:
     """Scores as `smorm score` computes them, in each layout that is right for the architecture."""
     network = model.network
     fast_layers, padded_attention = network.fast_layers, network.padded_attention

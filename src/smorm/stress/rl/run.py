@@ -167,9 +167,12 @@ def _named_non_finite(what: str, advice: str) -> Iterator[None]:
 
 
 def _result(
-    context: RunContext, head: tuple[str, str, str], prompts: TokenisedSet, tracer: Tracer,
+    context: RunContext,
+    head: tuple[str, str, str],
+    prompts: TokenisedSet,
+    tracer: Tracer,
     provenance: dict[str, Any],
-) -> Result:  # fmt: skip
+) -> Result:
     """A run's numbers on one set; `head` names the suite, the reward and its view."""
     rl, snapshots = context.rl, tracer.snapshots[prompts.name]
     labels, keys = [], []

@@ -16,9 +16,12 @@ from smorm.stress.rl.reward_signal import RewardSignal
 
 
 def train_with_trl(
-    actor: Actor, signal: RewardSignal, prompts: Sequence[TokenisedPrompt], seed: int,
+    actor: Actor,
+    signal: RewardSignal,
+    prompts: Sequence[TokenisedPrompt],
+    seed: int,
     after: Callable[[int], None],
-) -> None:  # fmt: skip
+) -> None:
     """All steps of GRPO or RLOO; `after` is called with the number of each when it is done.
     ConfigError where TRL is not installed, or refuses the settings or the devices."""
     try:
