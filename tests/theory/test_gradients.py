@@ -10,7 +10,7 @@ from smorm import RewardModel
 from smorm.data.reading import Source
 from smorm.errors import DataError
 from smorm.theory.features import Reading, featured
-from smorm.theory.gradients import TermData, conflict
+from smorm.theory.gradients import TermData, _products, conflict
 from tests.tiny import trained, world
 
 
@@ -88,3 +88,23 @@ def test_too_few_prompts_are_told(model):
     one = TermData(data.pairs[:3], ["a"] * 3, data.rated[:3], ["a"] * 3, data.targets[:3])
     with pytest.raises(DataError, match="too few prompts"):
         conflict(model.network, one, 8192)
+
+
+class Name(str):
+    """A parameter's name whose hash, and so its place in a set, depends on the run."""
+
+    seed = 0
+
+    def __hash__(self) -> int:
+        return hash((self.seed, str(self)))
+
+
+def test_the_products_do_not_depend_on_the_hashes_of_names():
+    generator = torch.Generator().manual_seed(0)
+    tensors = {f"layers.0.w{index}": torch.randn(50, generator=generator) for index in range(40)}
+    sums = []
+    for seed in range(8):
+        Name.seed = seed
+        gradients = {Name(name): tensor for name, tensor in tensors.items()}
+        sums.append(_products(gradients, dict(reversed(gradients.items())))[""])
+    assert all(np.array_equal(total, sums[0]) for total in sums)

@@ -81,7 +81,6 @@ def _with_several(table: Table, rows: Ints, column: str) -> Ints:
 
 
 def _distinct_prompts(table: Table, *, train: bool) -> Ints:
-    """One record for each distinct prompt."""
     usable = (table.records["has_prompt"] != 0) & (table.train == train)
     return first_rows(table.records["prompt"], np.flatnonzero(usable))
 

@@ -105,8 +105,6 @@ def _records(
 
 @dataclass(slots=True)
 class _Writer:
-    """Gathers records into batches, whose words are hashed together."""
-
     prompt_sketches: SketchFile
     text_sketches: SketchFile
     benchmarks: Benchmarks | None

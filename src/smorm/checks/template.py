@@ -116,7 +116,6 @@ def _clock(probed: _Probed) -> Iterator[Finding]:
 
 
 def _dropped(probed: _Probed) -> Iterator[Finding]:
-    """Messages that the template leaves out."""
     if _MARKERS[1] not in (probed.text(_SHORT) or ""):
         yield Finding(FindingKind.TEMPLATE_DROPS_RESPONSE, MUST_FIX)
     turns = probed.text(_TURNS)

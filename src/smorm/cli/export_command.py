@@ -68,7 +68,6 @@ def run(
 
 
 def _report(parity: Parity, folder: Path) -> None:
-    """Fail where plain transformers gives other scores by the weights, else print how near."""
     if not parity.passed and not parity.only_tokens_differ:
         raise SmormError(
             f"{folder}: plain transformers gives other scores: do not use it. "

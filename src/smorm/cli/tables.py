@@ -70,7 +70,6 @@ def _print_table(console: Console, title: str, rows: Sequence[Result]) -> None:
 
 
 def _names(rows: Sequence[Result]) -> list[str]:
-    """The numbers of a suite's table: its main ones, and what length alone would give."""
     from smorm.evaluation.benchmarks import BENCHMARKS
 
     present = metric_names(rows)

@@ -38,8 +38,8 @@ METHODS: Registry[MethodSpec] = Registry(
     "smorm.methods",
     {
         "joint": "smorm.training.methods.joint:Joint",
-        "preference": "smorm.training.methods.joint:Preference",
-        "regression": "smorm.training.methods.joint:Regression",
+        "preference": "smorm.training.methods.preference:Preference",
+        "regression": "smorm.training.methods.regression:Regression",
         "odin": "smorm.training.methods.odin:Odin",
         "grm": "smorm.training.methods.grm:Grm",
         "armo": "smorm.training.methods.armo:Armo",
@@ -78,7 +78,6 @@ class ObjectiveSection(Section):
 
     @pydantic.model_validator(mode="after")
     def _acts_on_the_method(self) -> ObjectiveSection:
-        """A setting that would change nothing is refused."""
         # Compared with defaults, not with what was written: resolved configurations hold all keys.
         for name in REGULARISERS:
             if getattr(self, name) and not self.method.regularised:

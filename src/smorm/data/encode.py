@@ -175,7 +175,6 @@ def _write_frame(stream: BinaryIO, content: bytes) -> None:
 
 
 def _read_frame(stream: BinaryIO) -> bytes | None:
-    """The next frame; None where the other side has ended."""
     head = stream.read(8)
     size = int.from_bytes(head, "little")
     content = stream.read(size)

@@ -34,8 +34,6 @@ LIMITS = Limits()
 
 
 class _Stream:
-    """Bytes of a plain or gzip file, counted after unpacking."""
-
     def __init__(self, path: Path, limits: Limits):
         self.path, self.limits, self.unpacked = path, limits, 0
         self.size = path.stat().st_size

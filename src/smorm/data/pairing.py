@@ -88,7 +88,6 @@ def pair_ratings(
 
 
 def _merged(group: list[Rated], rule: Pairing, census: Census) -> tuple[Rated, dict[str, float]]:
-    """A response and its ratings, each the mean over the times that it was rated."""
     for record in group[1:]:
         census.add(DropReason.RATED_AGAIN, record.where)
     values: dict[str, list[float]] = {}

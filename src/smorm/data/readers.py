@@ -48,7 +48,6 @@ def scan_rows(
 
 
 def _opened(path: Path, split: str, subset: str | None) -> tuple[list[Path], Any]:
-    """The files of a source, or its data set."""
     if subset is not None and (path.is_file() or is_saved_dataset(path)):
         raise DataError(f"{path}: subset {subset!r} is for a folder or a dataset id: leave it out")
     if is_saved_dataset(path):

@@ -169,7 +169,6 @@ def _strided(source: Source, census: Census, take_bad: TakeBad) -> Iterator[tupl
 def _parsed(
     source: Source, kind: Kind | None, row: Row, context: Context, take_bad: TakeBad
 ) -> list[Record]:
-    """The row's records in the source's format; what is bad in it goes to `take_bad`."""
     try:
         if source.format == "auto":
             parsed = format_of_row(row, kind, context).parse(row, context)

@@ -53,8 +53,6 @@ def text_of(messages: Messages) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Record:
-    """What every record may say of itself: `where` it stands, as `file:line`, and its `fields`."""
-
     id: str | None = None
     source: str | None = None
     where: str = ""

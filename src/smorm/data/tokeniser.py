@@ -117,7 +117,6 @@ class Tokeniser(ExitStack):
 
 
 def _chunks(records: Iterable[R]) -> Iterator[tuple[list[R], Exception | None]]:
-    """Chunks of records; where the reader fails, its error stands beside what came before it."""
     chunk: list[R] = []
     try:
         for record in records:

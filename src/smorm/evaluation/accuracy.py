@@ -104,7 +104,6 @@ def accuracies(
 def _sums(
     prefix: str, sections: Mapping[str, Weights], overall: Weights | None
 ) -> dict[str, Weights]:
-    """Overall and the sections as weights over the columns `PREFIXsubset/NAME`."""
     sums: dict[str, Weights] = {f"{prefix}overall": {f"{prefix}all": 1.0}}
     for name, weights in sections.items():
         sums[prefix + name] = {f"{prefix}subset/{subset}": w for subset, w in weights.items()}

@@ -119,7 +119,6 @@ def _kinds(table: Floats, generator: np.random.Generator) -> tuple[Floats, Float
 
 
 def _cluster_table(columns: Floats, codes: Ints, groups: int) -> Floats:
-    """Sums and counts of each cluster: [G, 2C]."""
     # Summed in an order that depends on the values only: the order of items changes no rounding.
     order = np.lexsort((*columns.T, codes))
     columns, codes = columns[order], codes[order]

@@ -136,7 +136,6 @@ class SanityTests:
         *,
         failed: bool = True,
     ) -> None:
-        """A test's number, and where it failed the cause with what was observed."""
         self.metrics[name] = Metric(value, n)
         if cause is not None and failed:
             text = f"{name}: {observed}: {cause}" if observed else f"{name}: {cause}"
@@ -173,7 +172,6 @@ class SanityTests:
         self._add("shuffled", share, len(items), cause, observed, failed=failed)
 
     def _different(self, items: list[Item], values: Floats) -> None:
-        """Different texts have different scores."""
         first = [Item(item.prompt, item.responses[:1]) for item in items]
         second = [Item(item.prompt, item.responses[1:]) for item in items]
         self._equal("responses", first, second, values)
@@ -276,7 +274,6 @@ class SanityTests:
         return np.stack(values)
 
     def _sequences(self, items: Sequence[Item]) -> list[Tokens]:
-        """Token ids as they are scored, both sides of each pair."""
         renderer, policy = self.model.renderer, self.scorer.overlong
         sequences: list[Tokens] = []
         for item in items:
@@ -300,7 +297,6 @@ def _swap(item: Item) -> Item:
 
 
 def _without_last_word(response: Messages) -> Messages:
-    """Without its last word; with one more where it has but one."""
     *before, last = response
     words = last.content.rstrip().rpartition(" ")[0]
     return (*before, Message(last.role, words or f"{last.content} indeed"))

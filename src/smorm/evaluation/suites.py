@@ -285,7 +285,6 @@ def _result(
 def _measure_attributes(
     reward: Reward, suite: Suite, data: ScoredSet, title: str, provenance: dict[str, Any]
 ) -> Result:
-    """Predicted against given ratings."""
     names = list(reward.attributes)
     if not names:
         raise ConfigError(f"{reward.name}: has no attribute rows: a rated suite cannot be run")

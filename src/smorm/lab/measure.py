@@ -173,7 +173,6 @@ class Run:
             yield self._result("stress", f"best-of-n/{regime}", label, measurement, points)
 
     def _cost(self, system: SystemSection) -> dict[str, Metric]:
-        """Of training all its members, and of one score."""
         cost = dict.fromkeys(_COSTS, 0)
         for arm in system.arms:
             if self.artifacts.arms[arm].reward is not None:
@@ -193,7 +192,6 @@ class Run:
         return {name: Metric(float(count), 1) for name, count in cost.items()}
 
     def _trained_for(self, arm: str) -> list[str]:
-        """The trainings that an arm's model takes; the last of them has its size."""
         names = chain.from_iterable(arm_stages([arm], self.artifacts.arms))
         arms = self.artifacts.arms
         return [name for name in names if not arms[name].merge and arms[name].reward is None]

@@ -155,7 +155,6 @@ def _check_arms(config: LabConfig, names: Iterable[str]) -> None:
 
 @contextmanager
 def _processes(workers: int, work: Path) -> Iterator[ProcessPoolExecutor]:
-    """The pool; an error cancels the jobs that wait, and Ctrl-C ends its processes at once."""
     before = set(active_children())
     spawn = get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_begin_worker) as pool:
@@ -179,7 +178,6 @@ def _processes(workers: int, work: Path) -> Iterator[ProcessPoolExecutor]:
 
 
 def _do(values: dict[str, Any], job: Job) -> list[Result]:
-    """Make an artifact or measure a run, in a worker."""
     artifacts = WorldArtifacts(LabConfig(**values))
     if job.kind == "measure":
         run = Run(artifacts, job.seed)

@@ -76,7 +76,6 @@ class WorldArtifacts:
 
     @property
     def _device(self) -> dict[str, str]:
-        """What the device adds to a recipe."""
         # Another device has another generator and rounds differently; recipes of before there was
         # a choice still hold.
         if self.config.device == "cpu":
@@ -236,7 +235,6 @@ class WorldArtifacts:
         return recipe
 
     def _training_files(self, name: str, seed: int) -> dict[str, Path]:
-        """The files that an arm is trained on."""
         data = training_config(self.arms[name], self.config, seed)["data"]
         names = [*data["preference"], *data["rated"]]
         available = self.data(seed)

@@ -93,8 +93,6 @@ def padded_rule(forest: Forest) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
 
 
 def _rule(end: Tensor, positions: Tensor, window: int | None) -> Callable[..., Tensor]:
-    """The forest's rule as a mask function of (batch, head, query row, key row)."""
-
     def plain(b: Any, h: Any, q: Tensor, k: Tensor) -> Tensor:
         return (k <= q) & (q < end[k])
 

@@ -152,6 +152,5 @@ def _checked(rows: Tensor, what: str, culprit: str) -> Floats:
 
 
 def _in_order(results: Iterator[tuple[int, Floats]]) -> list[Floats]:
-    """Batches come by length; units are wanted in their order."""
     by_index = dict(results)
     return [by_index[index] for index in sorted(by_index)]

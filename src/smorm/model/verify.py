@@ -96,8 +96,6 @@ def choose_layout(network: RewardNetwork, requested: Layout | None = None) -> Ve
 
 
 class _Trial:
-    """A network's probe sequences, and the reference's hidden states of them."""
-
     def __init__(self, network: RewardNetwork) -> None:
         self.network = network
         vocabulary = network.backbone.get_input_embeddings().weight.shape[0]

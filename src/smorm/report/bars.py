@@ -91,7 +91,6 @@ def _panel(
 
 
 def _limits(groups: Groups, style: Style) -> tuple[float, float]:
-    """From zero (a bar's length is its meaning), shares to 100 %, with room for the intervals."""
     ends = [0.0]
     for group in groups.values():
         ends += filter(math.isfinite, as_table(group.values()).flat)

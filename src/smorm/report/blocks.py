@@ -117,7 +117,6 @@ class Drawing:
 
     @contextmanager
     def _drawn(self, title: bool) -> Iterator[Any]:
-        """The figure, under the settings that it must be saved with."""
         import matplotlib
         from matplotlib.figure import Figure
 

@@ -266,7 +266,6 @@ def _findings(results: Sequence[Result], of_method: Sequence[Result]) -> Finding
 
 
 def _limits(rows: Sequence[Row], facts: ModelFacts) -> list[str]:
-    """What these results leave open, as keys of the template's sentences."""
     kinds = set(distinct(rows, "kind"))
     regimes = {SuiteName.parse(suite).label for suite in distinct(rows, "suite")}
     rated = facts.attributes and not facts.has_length_row

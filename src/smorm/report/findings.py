@@ -91,7 +91,6 @@ def findings_of(rows: Sequence[Row], curves: Sequence[Curve], paired: Sequence[P
 
 
 def _comparisons(paired: Sequence[Paired]) -> list[Finding]:
-    """For each suite and baseline: which methods are higher, lower, or not found to differ."""
     by_suite = grouped(paired, lambda pair: (SuiteName.parse(pair.suite), pair.base))
     findings = []
     for suite, base in _in_order(by_suite):
@@ -235,7 +234,6 @@ def _measurements(rows: Sequence[Row]) -> list[Finding]:
 
 
 def _count(paired: Sequence[Paired]) -> str:
-    """How many comparisons were made, so that chance findings can be allowed for."""
     # A difference over prompts is of two models: it tests no method, and is not counted.
     tested = select(paired, over=["seeds"])
     if not tested:

@@ -154,7 +154,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _couples(members: Sequence[Group], names: Sequence[str]) -> list[tuple[Group, Group]]:
-    """Each method of a suite with each baseline; no method with itself, no two both ways."""
     baselines: list[Group] = []
     for name in names:
         baselines += [group for group in members if name in (group.label, group.model)][:1]

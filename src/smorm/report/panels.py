@@ -159,7 +159,6 @@ def _draw_behind(axes: Any, curve: Curve, quantity: str, axis: str, dashed: bool
 
 
 def _set_y_limits(axes: Any, curves: Sequence[Curve], quantity: str) -> None:
-    """Limits from the values, with room for bands but not for a band that dwarfs everything."""
     tables = [curve.table(quantity) for curve in curves if quantity in curve.values]
     if not tables:
         return

@@ -87,7 +87,6 @@ def _optimisation_section(
     paired: Sequence[Paired],
     highlighted: Sequence[str],
 ) -> Section:
-    """The section on best-of-n, or on an algorithm of RL, of rows and curves of one family."""
     kind, family = curves[0].kind, curves[0].family
     section = Section(f"optimised-{number}", f"Over-optimisation: {family}", _REMARKS[kind])
     section.figures += _curve_figures(curves, paired, highlighted)
@@ -190,7 +189,6 @@ def accuracy_section(rows: Sequence[Row], colours: Colours) -> Section | None:
 def _suite_section(
     number: int, rows: Sequence[Row], paired: Sequence[Paired], colours: Colours, *, drawn: bool
 ) -> Section:
-    """A suite's section; `drawn`: another figure shows it already."""
     kind, suite = rows[0].kind, rows[0].suite
     title = suite
     # Sanity tests and differences have the name of the suite that they were made on.
@@ -240,7 +238,6 @@ def _suite_bars(suite: str, rows: Sequence[Row], colours: Colours) -> Figure:
 
 
 def _bar_labels(suite: str, kind: str, names: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """The metric whose style the bars have, and the metrics drawn with their labels."""
     if "accuracy" in names:
         return "accuracy", _PAIR_GROUPS
     if "overall" in names:

@@ -175,7 +175,6 @@ def show_count(metric: Metric | None) -> str:
 
 
 def _table(rows: Sequence[Row], columns: Sequence[Column], note: str = "") -> Table:
-    """Methods as rows; what says nothing in any of the columns is left out."""
     headings = ["method", *map(itemgetter(0), columns)]
     lines = []
     for row in rows:

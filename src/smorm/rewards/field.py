@@ -117,7 +117,6 @@ class FileReward(Reward):
 
 
 def _line(where: str) -> str:
-    """The line or row that a place ends with."""
     return where.rpartition(":")[2]
 
 

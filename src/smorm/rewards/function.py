@@ -83,6 +83,5 @@ def load_function(path: str) -> Callable[..., Any]:
 
 
 def _described(error: Exception) -> str:
-    """An error's kind, its message, and the line that raised it."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({last.filename}:{last.lineno})"

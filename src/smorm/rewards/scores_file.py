@@ -126,7 +126,6 @@ class _Job:
 def _results(
     reward: Reward, chunk: Sequence[tuple[str, Any, list[Record] | BadRecord]]
 ) -> Iterator[tuple[str, str | None, Scored | Unscored]]:
-    """Of each row of a chunk its place, its id and its scores, or a sentence that names it."""
     items = []
     for where, _, records in chunk:
         if not isinstance(records, BadRecord):
@@ -150,7 +149,6 @@ def _write(
     stream: BinaryIO,
     counted: dict[str, Census],
 ) -> JobReport:
-    """Write a line for each entry, and count what the lines hold."""
     read = reward.view(view).read
     number = num_responses = errors = num_tokens = 0
     for identity, result in entries:
@@ -193,7 +191,6 @@ def _merged(ensemble: Ensemble, streams: Sequence[BinaryIO], source: Source) -> 
 
 
 def _entry(line: bytes) -> _Entry:
-    """What was written of a member."""
     identity, fields = orjson.loads(line)
     if "reason" in fields:
         return identity, Unscored(UnscoredReason(fields["reason"]), fields["detail"])

@@ -165,13 +165,11 @@ class RewardClient(contextlib.AbstractContextManager["RewardClient"]):
         return owner, first.get("id")
 
     def _page(self, path: str) -> Any:
-        """The answer of a page that not every server has, or None."""
         with contextlib.suppress(_NoSuchPageError):
             return self._request("GET", path, None)
         return None
 
     def _request(self, method: str, path: str, body: bytes | None) -> Any:
-        """The JSON that the server answers, within the deadline."""
         url, deadline = f"{self.url}{path}", time.monotonic() + self.timeout
         # Monotonic: a clock that is set back must not prolong the wait.
         reason, tried = "the time was over before it was sent", 0
@@ -322,7 +320,6 @@ def _parsed(content: bytes, url: str) -> Any:
 
 
 def _shown(content: bytes) -> str:
-    """What an answer says, short enough for a line."""
     text = " ".join(content.decode("utf-8", errors="replace").split())
     if len(text) > 300:
         text = f"{text[:297]}..."

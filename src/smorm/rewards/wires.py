@@ -189,7 +189,6 @@ def _answer(entries: list[Any], row_of: Callable[[Any], Any]) -> Answer:
 
 
 def _entries(answer: Any, name: str, count: int) -> list[Any]:
-    """The answer's list of `count` objects."""
     entries = answer.get(name) if isinstance(answer, Mapping) else None
     if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
         raise SmormError(f"the server's answer has no list {name!r}: {_short(answer)}")

@@ -131,7 +131,6 @@ def _move(mean: LoadedModel, added: LoadedModel, step: float) -> float:
 
 
 def _card(names: Sequence[str], cards: Sequence[ModelCard], shares: Sequence[float]) -> ModelCard:
-    """The first model's card with what is averaged, and of what the model is made."""
     first = cards[0]
     configs, data = [], []
     for card, share in zip(cards, shares, strict=True):
@@ -159,7 +158,6 @@ def _card(names: Sequence[str], cards: Sequence[ModelCard], shares: Sequence[flo
 
 
 def _mean(items: Sequence[Any], value: Callable[[Any], float], shares: Sequence[float]) -> float:
-    """Weighted mean of a value of each, exactly it where all are equal."""
     first, moved = value(items[0]), 0.0
     for item, share in zip(items, shares, strict=True):
         moved += share * (value(item) - first)
@@ -203,7 +201,6 @@ def load_linear(path: str) -> LoadedModel:
 
 
 def _differences(first: LoadedModel, second: LoadedModel) -> Iterator[str]:
-    """In what two models differ beside their weights: such models have no average."""
     a, b = first.network.backbone.config.to_dict(), second.network.backbone.config.to_dict()
     # Every field counts but the cosmetic ones: a new one may decide what a backbone computes.
     differ = [key for key in sorted((a.keys() | b.keys()) - _COSMETIC) if a.get(key) != b.get(key)]

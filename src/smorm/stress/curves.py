@@ -95,7 +95,6 @@ def points_of(
 
 
 def _sums(sizes: tuple[int, ...], gold_std: float) -> dict[str, dict[str, float]]:
-    """Every number that is linear in the curve, as weights of columns."""
     first, last = f"gold@{sizes[0]}", f"gold@{sizes[-1]}"
     alpha, beta = best_of_n.law_weights(sizes)
     area = best_of_n.area_weights(sizes)

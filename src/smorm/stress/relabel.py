@@ -108,7 +108,6 @@ def _pairs(source: Source, census: Census, on_bad_record: OnBad) -> Iterator[_Pa
 def _with_gold(
     pairs: Iterator[_Pair], gold: Reward, census: Census, skip: bool
 ) -> Iterator[tuple[Row, Preference, Floats]]:
-    """The pairs that have gold, with it: of chosen, rejected."""
     read, reason = gold.view().read, DropReason.NO_REWARD
     while chunk := list(itertools.islice(pairs, CHUNK)):
         items = [pair.item for _, pair in chunk]
@@ -147,7 +146,6 @@ def _relabelled(row: Row, scores: Floats, swap: bool) -> dict[str, Any]:
 
 
 def _exchanged(fields: Row) -> dict[str, Any]:
-    """Fields with those of the two sides exchanged, in their order."""
     exchanged = dict(fields)
     for name in fields:
         for side, opposite in (SIDES, SIDES[::-1]):

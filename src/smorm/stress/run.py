@@ -110,7 +110,6 @@ def _read_set(section: PromptsSection, gold: Reward, config: StressConfig, tell:
 
 
 def _without_long(pool: Item, max_words: int | None, census: Census) -> Item:
-    """The pool without its answers of more words."""
     if max_words is None:
         return pool
     short = [i for i, text in enumerate(pool.texts) if len(text.split()) <= max_words]
@@ -194,7 +193,6 @@ def push(
 def _disagreement(
     proxy: ProxyReward, rows: Sequence[Floats], census: Census
 ) -> list[Floats] | None:
-    """Of the two heads, by pool [N], where there are two."""
     if not proxy.heads:
         return None
     try:

@@ -57,7 +57,6 @@ def text_measures(texts: Sequence[str]) -> dict[str, Floats]:
 
 
 def _distinct(words: Sequence[str], size: int) -> float:
-    """Different n-grams over all n-grams; 1 where there is none."""
     grams = list(zip(*(words[start:] for start in range(size)), strict=False))
     return len(set(grams)) / len(grams) if grams else 1.0
 
@@ -118,7 +117,6 @@ def roc_area(ranks: Ints, positive: Floats, negative: Floats) -> float:
 def _areas(
     ranks: Ints, harmful: Bools, weight: Floats, clusters: Ints, groups: int
 ) -> tuple[float, Floats]:
-    """The area, and its bootstrap draws over prompts."""
     positive, negative = np.where(harmful, weight, 0.0), np.where(harmful, 0.0, weight)
     value = roc_area(ranks, positive, negative)
     draws = np.full(_RESAMPLES, np.nan)

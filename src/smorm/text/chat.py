@@ -243,7 +243,6 @@ class Renderer:
 
 
 def _chat(messages: Iterable[Message]) -> list[dict[str, str]]:
-    """As transformers takes it."""
     return [{"role": message.role, "content": message.content} for message in messages]
 
 

@@ -82,7 +82,6 @@ def _truncate(
     limit: int,
     lengths: list[int],
 ) -> Fitted:
-    """Shorten the prompt until the longest conversation fits, then render them all."""
     # Joining the cut text to the template can make a token more or less than counted, so each cut
     # is checked by rendering; every round takes at least one token, so the rounds end.
     shorter = prompt

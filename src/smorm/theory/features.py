@@ -96,7 +96,6 @@ def featured(model: RewardModel, source: Source, kind: Kind | None, reading: Rea
 def _tokens(
     model: RewardModel, item: Item, reading: Reading, census: Census
 ) -> list[Tokens] | None:
-    """A record's responses as tokens, or None where it is left out, counted."""
     # By default as in training, so that the same records are left out or shortened.
     policy: Any = reading.overlong or model.card.overlong
     try:

@@ -142,10 +142,11 @@ def _take_gradients(network: RewardNetwork) -> Gradients:
 
 
 def _products(preference: Gradients, ratings: Gradients) -> Products:
-    """Products of each layer, and of the trunk under ""."""
     sums: Products = {"": np.zeros(3)}
     # In float64, tensor by tensor: the whole gradients need not be copied into one vector.
-    for name in preference.keys() & ratings.keys():
+    for name in preference:
+        if name not in ratings:
+            continue
         a, b = preference[name].double(), ratings[name].double()
         terms = np.array([float((a * b).sum()), float(a.square().sum()), float(b.square().sum())])
         number = _LAYER.search(name)

@@ -174,7 +174,6 @@ def _metrics(outcomes: Mapping[str, list[Outcomes]], data: ComparisonData) -> di
 
 
 def _by_seed(rows: Sequence[Outcomes], key: tuple[str, str]) -> Floats:
-    """Seeds by items [S, items]; an item's attributes are averaged over those that it has."""
     table = np.stack([row[key] for row in rows])
     if table.ndim == 2:
         return table

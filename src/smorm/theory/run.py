@@ -165,7 +165,6 @@ def _result(
 
 
 def _margins_of(head: Head, pairs: Featured) -> list[effect.PairMargins]:
-    """Margins of the pairs, with a ridge and then with the pseudo-inverse."""
     deltas = pairs.deltas()
     if not deltas.any():
         raise DataError("preference: both sides of every pair have the same hidden state")
@@ -182,7 +181,6 @@ def _margins_of(head: Head, pairs: Featured) -> list[effect.PairMargins]:
 def _measure_preference(
     diagnosis: Measured, model: RewardModel, head: Head, pairs: Featured, ridge: effect.PairMargins
 ) -> None:
-    """Pair statistics, the spectrum of Sigma_S, and alpha."""
     deltas, solved, prompts = pairs.deltas(), ridge.solved, pairs.prompts
     spectrum = {
         "dimensions": float(solved.dimensions),
@@ -231,7 +229,6 @@ def _measure_effect(
 
 
 def _responses_of(head: Head, featured: Featured) -> effect.Responses:
-    """Distinct responses: a response in several pairs counts once."""
     distinct = featured.distinct()
     prompts = np.array(featured.response_prompts)[distinct].tolist()
     return effect.Responses(featured.hidden[distinct], head.preference, head.mean, prompts)
@@ -276,7 +273,6 @@ def _measure_rated(
     rated: Featured,
     reading: Reading,
 ) -> None:
-    """Probes, the suggested weight, gradient conflict."""
     names = attribute_names(rated.records)
     # Ratings of other attributes than the model's rows still allow probes, and only these.
     has_rows = not set(names).isdisjoint(head.names)

@@ -172,7 +172,6 @@ def measure(network: RewardNetwork, units: Sequence[Unit], *, half: bool) -> Mem
 
 
 def _probe_batch(network: RewardNetwork, units: Sequence[Unit], tokens: int) -> Batch:
-    """At least `tokens` rows: the units repeated, with other first tokens: nothing is shared."""
     vocabulary = int(network.backbone.get_input_embeddings().weight.shape[0])
     sequences: list[Tokens] = []
     for turn, unit in enumerate(itertools.cycle(units)):

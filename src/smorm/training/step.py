@@ -77,8 +77,6 @@ def run_step(
 
 @dataclass(slots=True)
 class _Passes:
-    """The passes of one step, and their result so far."""
-
     prepared: Prepared
     method: Method
     step: int

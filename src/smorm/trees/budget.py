@@ -115,7 +115,6 @@ def micro_batches(units: Sequence[Unit], budget: int, *, share: bool = True) -> 
 
 
 def _split(costs: Costs, members: Members, budget: int, level: int = 0) -> list[Pack]:
-    """Batches of these units, each family in one where it fits."""
     rows = costs.rows(members)
     if rows <= budget or len(members) == 1:
         return [(rows, members)]
@@ -199,7 +198,6 @@ def _group(costs: Costs, sequences: Ints, shared: Ints, labels: Ints) -> list[Pa
 
 
 def _run_starts(labels: Ints) -> Ints:
-    """Where each run of equal labels begins."""
     return np.flatnonzero(np.concatenate([[True], labels[1:] != labels[:-1]]))
 
 

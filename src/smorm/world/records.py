@@ -141,7 +141,6 @@ def true_rating(world: World, how: Annotation, prompt: Prompt, rng: np.random.Ge
 def _two_answers(
     world: World, how: Annotation, prompt: Prompt, rng: np.random.Generator
 ) -> tuple[str, str, float]:
-    """Two different answers, and the gold of the first less that of the second."""
     # Equal texts tell nothing of a preference, and a label between them would be noise alone.
     first = second = write_answer(world, prompt, rng, habits=how.habits)
     while second == first:

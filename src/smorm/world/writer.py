@@ -82,7 +82,6 @@ def _between(ends: tuple[float, float], level: float) -> float:
 
 
 def _glitch(words: list[str], rng: np.random.Generator, probability: float) -> list[str]:
-    """Now and then a word is doubled, lost, or followed by noise."""
     glitched: list[str] = []
     for word in words:
         replacement = [word]
@@ -94,8 +93,6 @@ def _glitch(words: list[str], rng: np.random.Generator, probability: float) -> l
 
 @dataclass(frozen=True, slots=True)
 class _Writer:
-    """A writer of one ability, who plans the answer to one prompt."""
-
     world: World
     prompt: Prompt
     rng: np.random.Generator
@@ -135,7 +132,6 @@ class _Writer:
         return pick(self.rng, vocabulary.TOPICS[pick(self.rng, others)])
 
     def _stated(self, entity: str) -> tuple[str, ...]:
-        """One clause, right or wrong, in the requested style or not."""
         fact = self.world.facts[entity]
         value, reason = fact.value, fact.reason
         if not self._does(self.habits.right):

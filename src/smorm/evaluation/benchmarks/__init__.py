@@ -93,7 +93,6 @@ class Benchmark:
 
 
 def _describe(items: ScoredItems, table: Outcomes) -> list[str]:
-    """How many items, prompts, subsets and ties there are."""
     count = len(items.scores)
     prompts = cluster_codes(items.prompts, count)[1]
     ties = "shared equally"

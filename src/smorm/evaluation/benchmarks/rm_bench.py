@@ -99,7 +99,6 @@ def _domain(name: str) -> str:
 
 
 def _columns(prefix: str, won: Floats, domains: Sequence[str]) -> dict[str, Floats]:
-    """One column a cell of the matrix and domain: `PREFIX ROW COLUMN / DOMAIN`."""
     columns: dict[str, Floats] = {}
     # Pooled by domain before any mean: safety-refuse and safety-response are one domain.
     for row, column in _CELLS:
@@ -108,7 +107,6 @@ def _columns(prefix: str, won: Floats, domains: Sequence[str]) -> dict[str, Floa
 
 
 def _sums(prefix: str, domains: Sequence[str]) -> dict[str, Weights]:
-    """Every number as weights over `_columns`."""
     sums: dict[str, Weights] = {}
     for level, cells in _CELLS_OF_LEVEL.items():
         sums[level] = _mean(prefix, cells, domains)

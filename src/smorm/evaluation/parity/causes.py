@@ -75,7 +75,6 @@ def pad_token(plain: PlainModel, ids: Sequence[Sequence[int]], batch: int) -> Ca
 
 
 def _tokens(comparison: Comparison, path: ScorePath, gated: Bools) -> Cause:
-    """What is different about the token ids, or of a server about their numbers."""
     expected = list(compress(comparison.ours.ids, gated))
     if path.tokens is not None:
         # The first conversation whose ids differ shows what differs in all of them.
@@ -191,7 +190,6 @@ def _exchanged(
 
 
 def _guess(comparison: Comparison, expected: Floats, scores: Floats) -> Cause:
-    """What it may be, where no cause is certain."""
     # The worst of all columns: one wrong row is enough.
     ranks = min(map(spearman, expected.T, scores.T))
     if comparison.ours.dtype != "float32" and ranks > 0.9:

@@ -157,7 +157,6 @@ def against_server(
 
 
 def _view_of_folder(model: RewardModel, folder: Path, view: Any) -> View:
-    """The view that a one-row folder holds."""
     # A card of another model may name rows that this one does not have: it says nothing here.
     if view is None and (folder / CARD).is_file():
         held = read_card(folder).view
@@ -212,7 +211,6 @@ def _parity(
 
 
 def _reported(comparison: Comparison, rows: Sequence[PathResult]) -> list[str]:
-    """What a reader of the table must know."""
     ours, constant = comparison.ours, comparison.constant
     count = len(ours.conversations)
     what = "all rows of the head, each"

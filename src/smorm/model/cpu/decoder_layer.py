@@ -189,7 +189,6 @@ def run(
 
 
 def _plus(y: Tensor, residual: Tensor) -> Tensor:
-    """y + residual in fp32, in place where y is in fp32."""
     if y.dtype == residual.dtype:
         return y.add_(residual)
     return y.add(residual)

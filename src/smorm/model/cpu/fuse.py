@@ -93,7 +93,6 @@ def can_run(module: Any, hidden: Tensor, plan: AttentionPlan, rotary: Any) -> bo
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    """Whether somebody's hook waits for a call of this module or of one within it."""
     return any(
         inner._forward_hooks or inner._forward_pre_hooks or inner._backward_hooks
         or inner._backward_pre_hooks

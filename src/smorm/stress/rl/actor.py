@@ -112,7 +112,6 @@ class Actor(Policy):
         return self._join(batches)
 
     def _generate(self, prompts: Sequence[Sequence[int]], count: int) -> tuple[Tensor, Tensor, int]:
-        """Prompts and answers, the prompts' attention mask, and the width of the prompts."""
         width = max(map(len, prompts))
         ids = torch.full((len(prompts), width), self.renderer.pad_id)
         attention = torch.zeros_like(ids)
@@ -127,7 +126,6 @@ class Actor(Policy):
         return generated, attention.repeat_interleave(count, dim=0).bool(), width
 
     def _join(self, batches: Sequence[tuple[Tensor, Tensor, int]]) -> Answers:
-        """Several batches in one frame: all answers begin at one column."""
         prompt_width = max(width for _, _, width in batches)
         answer_width = max(ids.shape[1] - width for ids, _, width in batches)
         framed_ids, framed_attention, masks = [], [], []

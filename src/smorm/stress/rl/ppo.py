@@ -132,7 +132,6 @@ class PPO:
     def _prompt_batches(
         self, prompts: Sequence[TokenisedPrompt]
     ) -> Iterator[list[TokenisedPrompt]]:
-        """Prompts of each step: the file's in one random order after another."""
         size = self.settings.prompts_per_step
         while True:
             order = torch.randperm(len(prompts), generator=self.generator).tolist()

@@ -90,7 +90,6 @@ def _context(config: StressConfig, tell: Callable[[str], None]) -> RunContext:
 
 
 def _open(context: RunContext, section: ProxySection, name: str) -> ProxyReward:
-    """A reward that can score new text, and whose thresholds are there."""
     reward = open_proxy(section, name, context.options)
     _require_text(reward.reward, f"models: {name}")
     for view in reward.views:
@@ -173,7 +172,6 @@ def _result(
     tracer: Tracer,
     provenance: dict[str, Any],
 ) -> Result:
-    """A run's numbers on one set; `head` names the suite, the reward and its view."""
     rl, snapshots = context.rl, tracer.snapshots[prompts.name]
     labels, keys = [], []
     for prompt in prompts.prompts:

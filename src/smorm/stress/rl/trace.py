@@ -135,7 +135,6 @@ class Tracer:
         return divergences
 
     def _line(self, step: int) -> str:
-        """Every set's means, and the remaining time."""
         steps = self.actor.rl.steps
         of_sets = []
         for name, snapshots in self.snapshots.items():
@@ -201,7 +200,6 @@ def _columns(snapshots: Sequence[Snapshot], proxy_std: float) -> dict[str, Float
 
 
 def _comparable(steps: Sequence[int], gold_std: float) -> Weights:
-    """Numbers that mean the same in every run of these steps."""
     first, last = steps[0], steps[-1]
     weights: Weights = {}
     for name in ("gold", "raw_proxy"):

@@ -208,7 +208,6 @@ def train_armo(config: Config, *, resume: bool = False) -> Path:
 def _attributes(
     head: GatedHead, stage1: Stage1, multiples: Sequence[Debiased], pairs: PairFeatures
 ) -> dict[str, Any]:
-    """What was chosen for each attribute, and how much the gate uses it."""
     # Averaged over prompts, not over pairs: a prompt with many pairs counts once.
     with torch.inference_mode():
         shares = head.gate_weights(pairs.prompts.to(head.scale.device)).mean(0).tolist()

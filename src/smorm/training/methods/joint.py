@@ -1,5 +1,4 @@
-"""SMORM: a preference row and attribute rows on one hidden state, trained jointly; and its halves:
-Single, the preference row alone, and Multi, the attribute rows alone."""
+"""SMORM: a preference row and attribute rows on one hidden state, trained jointly."""
 
 from __future__ import annotations
 
@@ -10,7 +9,6 @@ import numpy as np
 import torch
 
 from smorm.config import ObjectiveSection
-from smorm.model.network import RewardNetwork
 from smorm.objectives.joint import JointWeights, joint
 from smorm.objectives.preference import batch_sum, positive
 from smorm.objectives.terms import Losses, Rows, Term, Terms, Totals
@@ -90,29 +88,3 @@ class Joint(Method):
         # The variance is learned as a logarithm, so that it stays positive.
         std = torch.exp(self.log_variance.detach() / 2).tolist()
         return {f"noise/{name}": value for name, value in zip(self.attributes, std, strict=True)}
-
-
-class Preference(Joint):
-    """Single: the joint objective without ratings."""
-
-    title = "Single"
-    uses_ratings = False
-    trains = (Rows.PREFERENCE,)
-    default_view = "F"
-    heads = ("linear", "mlp")
-
-
-class Regression(Joint):
-    """Multi: the joint objective without pairs."""
-
-    title = "Multi"
-    uses_pairs = False
-    trains = (Rows.ATTRIBUTES,)
-    default_view = "L"
-    regularised = False
-
-    @classmethod
-    def init_head(cls, network: RewardNetwork) -> None:
-        """Zeros say that the preference row is never trained; random weights would pass for it."""
-        # No term reads this row, and the head has no weight decay: it stays zero.
-        network.head.weight.data[0] = 0.0
