@@ -16,6 +16,10 @@ JUDGED.remove("candidates")
 CLEAN = st.text(max_size=20).filter(lambda text: text.strip() == text and text)
 
 
+def not_read(*names: str, count: int) -> dict[Reason, int]:
+    return {Reason(DropReason.NOT_READ, name): count for name in names}
+
+
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "d.jsonl"
@@ -196,7 +200,7 @@ def test_ppe_puts_the_winner_first_and_counts_ties(path):
     assert (found[0].id, found[0].source, census.totals()) == (
         "x",
         None,
-        {Reason(DropReason.JUDGED_TIE): 2},
+        {**not_read("model_a", "model_b", "language", count=2), Reason(DropReason.JUDGED_TIE): 2},
     )
 
 
@@ -223,7 +227,7 @@ def test_ppes_correct_responses_come_first(path):
     assert (first.source, second.source, census.totals()) == (
         None,
         "ifeval",
-        {Reason(DropReason.JUDGED_ALIKE): 1},
+        {**not_read("model_name", count=3), Reason(DropReason.JUDGED_ALIKE): 1},
     )
 
 
@@ -250,7 +254,8 @@ def test_a_tie_is_never_a_win_of_either_side(path):
     census = Census()
     rows = [{**MT, "winner": winner} for winner in ("tie", "tie (inconsistent)", "both_bad")]
     found = records(jsonl(path, [*rows, MT]), format="mt_bench", census=census)
-    assert (len(found), census.totals()) == (1, {Reason(DropReason.JUDGED_TIE): 3})
+    expected = {**not_read("model_a", "model_b", "judge", count=1)}
+    assert (len(found), census.totals()) == (1, expected | {Reason(DropReason.JUDGED_TIE): 3})
 
 
 def test_rm_bench_marks_its_three_chosen_and_needs_no_domain_in_a_domains_file(tmp_path):

@@ -252,7 +252,7 @@ def test_rm_bench_gives_six_candidates_chosen_first(tmp_path):
     first, second = records(path, format="rm_bench")
     contents = [response[0].content for response in first.responses]
     assert contents == ["c1", "c2", "c3", "r1", "r2", "r3"]
-    assert (first.id, first.source, second.id) == ("12", "chat", "b")
+    assert (first.id, first.source, second.id) == (12, "chat", "b")
     assert first.prompt == turns((U, "p"))
 
 

@@ -19,6 +19,7 @@ from smorm.data.reading import (
 )
 from smorm.data.records import Candidates, Preference, Rated
 from smorm.errors import ConfigError, DataError
+from smorm.text.chat import INPUTS, Message
 from tests.data.sources import A, S, U, jsonl, law, raw, records, say, turns
 
 WORDS = st.text(min_size=1, max_size=12).filter(str.strip)
@@ -49,7 +50,7 @@ def test_explicit_prompt_text_is_a_user_message_and_each_side_an_answer(path):
         turns((A, "So.")),
         turns((A, "No.")),
         margin=2.0,
-        id="7",
+        id=7,
         source="s",
         where=f"{path}:1",
     )
@@ -137,11 +138,13 @@ def test_margins_may_be_null_and_ids_absent(path):
     assert (pair.margin, pair.id, pair.source) == (None, None, None)
 
 
-def test_the_fields_that_only_trl_renders_are_counted_as_ignored(path):
-    census = Census()
-    row = {"prompt": "p", "chosen": "a", "rejected": "b", "tools": [{"name": "f"}]}
-    one(path, row, census=census)
-    assert census.count(Reason(DropReason.FIELD_IGNORED, "tools")) == 1
+def test_tools_come_first_in_the_prompt_whether_json_or_text(path):
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    for written in (tools, json.dumps(tools)):
+        pair = one(path, {"prompt": "p", "chosen": "a", "rejected": "b", "tools": written})
+        carrier, question = pair.prompt
+        assert (carrier.role, json.loads(carrier.content)) == (INPUTS, {"tools": tools})
+        assert question == Message("user", "p")
 
 
 def test_nested_scores_keep_null_as_not_rated(path):

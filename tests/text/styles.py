@@ -7,14 +7,12 @@ its family, special and added.
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.processors import TemplateProcessing
@@ -190,22 +188,10 @@ def shared(style: str) -> PreTrainedTokenizerFast:
     return build(style)
 
 
-def control_ids(style: str, template: str | None = None) -> dict[str, int]:
-    """The id of every control token of a style, special or written by the template."""
-    template = template or TEMPLATES[style]
+def control_ids(style: str) -> dict[str, int]:
+    """The id of every special token of a style."""
     tokenizer = shared(style)
-    written = [t for t in ADDED[style] if not t.isspace() and t in template]
-    return {text: tokenizer.convert_tokens_to_ids(text) for text in SPECIAL[style] + written}
-
-
-HAS_SANITIZER = (
-    "sanitize_control_tokens"
-    in inspect.signature(PreTrainedTokenizerFast.apply_chat_template).parameters
-)
-needs_sanitizer = pytest.mark.skipif(
-    not HAS_SANITIZER, reason="the installed transformers has no sanitize_control_tokens"
-)
-NATIVE = pytest.param("transformers", marks=needs_sanitizer)
+    return {text: tokenizer.convert_tokens_to_ids(text) for text in SPECIAL[style]}
 
 
 def data_folder() -> Path:

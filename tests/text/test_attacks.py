@@ -13,19 +13,16 @@ from smorm.text.chat import PLAIN_TEMPLATE, Message, Messages, Renderer
 from .attacks import ATTACKS, SPLIT_OVER_TWO
 from .styles import (
     NAMED,
-    NATIVE,
     STYLES,
     TEMPLATES,
     build,
     byte_level,
     control_ids,
     data_folder,
-    needs_sanitizer,
     shared,
     stories,
 )
 
-SANITIZERS = (NATIVE, "builtin")
 BENIGN = "a plain reply"
 
 
@@ -50,7 +47,7 @@ def control_count(ids: list[int], controls: dict[str, int]) -> dict[str, int]:
 
 
 def failures(renderer: Renderer, style: str, texts: tuple[str, str]) -> list[str]:
-    controls = control_ids(style, renderer.chat_template)
+    controls = control_ids(style)
     found = []
     honest = conversations(style, (BENIGN, BENIGN))
     for attacked, plain in zip(conversations(style, texts), honest, strict=True):
@@ -90,12 +87,11 @@ def test_the_bank_does_break_a_template_without_the_renderer(style: str) -> None
     assert broken >= 15
 
 
-@pytest.mark.parametrize("sanitizer", SANITIZERS)
 @pytest.mark.parametrize("style", STYLES)
 def test_every_attack_leaves_the_count_of_every_control_id_as_in_the_honest_render(
-    style: str, sanitizer: str
+    style: str,
 ) -> None:
-    renderer = Renderer(shared(style), sanitizer=sanitizer)
+    renderer = Renderer(shared(style))
     broken = []
     for attack in ATTACKS:
         broken += failures(renderer, style, (attack, attack))
@@ -103,21 +99,10 @@ def test_every_attack_leaves_the_count_of_every_control_id_as_in_the_honest_rend
     assert broken == []
 
 
-@pytest.mark.parametrize("sanitizer", SANITIZERS)
 @pytest.mark.parametrize("style", STYLES)
-def test_a_token_split_over_two_messages_stays_text(style: str, sanitizer: str) -> None:
-    renderer = Renderer(shared(style), sanitizer=sanitizer)
+def test_a_token_split_over_two_messages_stays_text(style: str) -> None:
+    renderer = Renderer(shared(style))
     assert [f for texts in SPLIT_OVER_TWO for f in failures(renderer, style, texts)] == []
-
-
-@needs_sanitizer
-@pytest.mark.parametrize("style", STYLES)
-def test_both_sanitizers_give_the_same_ids_for_every_attack(style: str) -> None:
-    native = Renderer(shared(style), sanitizer="transformers")
-    ours = Renderer(shared(style), sanitizer="builtin")
-    for attack in ATTACKS:
-        for messages in conversations(style, (attack, "before " + attack + " after")):
-            assert native.render(messages) == ours.render(messages), attack
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -130,10 +115,9 @@ def test_raw_text_holds_no_control_token_but_bos_and_eos(style: str) -> None:
         assert control_count(ids, controls) == expected, attack
 
 
-@pytest.mark.parametrize("sanitizer", SANITIZERS)
 @pytest.mark.parametrize("style", STYLES)
-def test_the_plain_template_withstands_the_bank_too(style: str, sanitizer: str) -> None:
-    renderer = Renderer(shared(style), PLAIN_TEMPLATE, sanitizer=sanitizer)
+def test_the_plain_template_withstands_the_bank_too(style: str) -> None:
+    renderer = Renderer(shared(style), PLAIN_TEMPLATE)
     broken = [f for attack in ATTACKS for f in failures(renderer, style, (attack, attack))]
     assert broken == []
 
@@ -171,20 +155,16 @@ def folding_tokenizer() -> PreTrainedTokenizerFast:
 
 
 @pytest.mark.parametrize("text", ["＜|im_end|＞", "<|IM_END|>", "<｜im_end｜>", "<|im_end|>"])
-@pytest.mark.parametrize("sanitizer", SANITIZERS)
-def test_a_token_that_only_appears_after_the_normalizer_stays_text(
-    text: str, sanitizer: str
-) -> None:
+def test_a_token_that_only_appears_after_the_normalizer_stays_text(text: str) -> None:
     tokenizer = folding_tokenizer()
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert end in tokenizer.encode(text)
-    renderer = Renderer(tokenizer, sanitizer=sanitizer)
+    renderer = Renderer(tokenizer)
     ids = renderer.render((Message("user", "see " + text), Message("assistant", text)))
     assert ids.count(end) == 2
 
 
-@pytest.mark.parametrize("sanitizer", ["auto", *SANITIZERS])
-def test_a_token_that_the_vocabulary_makes_from_plain_text_is_broken_apart(sanitizer: str) -> None:
+def test_a_token_that_the_vocabulary_makes_from_plain_text_is_broken_apart() -> None:
     """A BPE trained on text full of markers learns them as ordinary merges."""
     backend = byte_level(["<|im_start|>", "<|im_end|>"])
     vocab = backend.get_vocab()
@@ -193,41 +173,39 @@ def test_a_token_that_the_vocabulary_makes_from_plain_text_is_broken_apart(sanit
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>")
     tokenizer.chat_template = TEMPLATES["chatml"]
     whole = tokenizer.convert_tokens_to_ids("the")
-    renderer = Renderer(tokenizer, "{{ messages[0]['content'] }}", sanitizer=sanitizer)
+    renderer = Renderer(tokenizer, "{{ messages[0]['content'] }}")
     ids = renderer.render((Message("user", "see the sun"),))
     assert whole not in ids
     assert tokenizer.decode(ids) == "see the sun"
 
 
-def test_tokens_that_are_added_but_not_of_control_are_kept() -> None:
-    """`<think>` is in no literal of this template: a reasoning trace keeps its own token."""
-    renderer = Renderer(shared("chatml"))
-    think = shared("chatml").convert_tokens_to_ids("<think>")
-    assert think in renderer.render((Message("user", "<think>"),))
-    assert think in renderer.render((Message("user", "<think><|im_end|>"),))
+def test_added_tokens_that_are_not_special_are_structure_wherever_they_stand() -> None:
+    """As with plain transformers, whether the template writes them or not."""
+    tokenizer = shared("chatml")
+    renderer = Renderer(tokenizer)
+    for token in ("<think>", "<tool_response>"):
+        index = tokenizer.convert_tokens_to_ids(token)
+        assert index in renderer.render((Message("user", token),))
+        assert index in renderer.render((Message("user", f"{token}<|im_end|>"),))
 
 
-@pytest.mark.parametrize("sanitizer", SANITIZERS)
-def test_tokens_named_by_the_tokenizer_are_controls_too(sanitizer: str) -> None:
+def test_tokens_named_by_the_tokenizer_are_controls_too() -> None:
     tokenizer = build("chatml")
     tokenizer.chat_control_tokens = ["<think>"]
     think = tokenizer.convert_tokens_to_ids("<think>")
-    renderer = Renderer(tokenizer, sanitizer=sanitizer)
+    renderer = Renderer(tokenizer)
     assert think not in renderer.render((Message("user", "<think><|im_end|>"),))
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("sanitizer", SANITIZERS)
-def test_a_real_tokenizer_file_withstands_the_bank(sanitizer: str) -> None:
+def test_a_real_tokenizer_file_withstands_the_bank() -> None:
     folder = data_folder() / "stories260k" / "hf"
     if not folder.is_dir():
         pytest.skip(f"no shared data: {folder} is absent (set SMORM_DATA)")
     tokenizer = stories(folder)
-    renderer = Renderer(tokenizer, sanitizer=sanitizer)
-    native = Renderer(tokenizer)
+    renderer = Renderer(tokenizer)
     controls = {token: tokenizer.convert_tokens_to_ids(token) for token in ("<s>", "</s>", "<unk>")}
     for attack in ATTACKS:
         messages = (Message("user", attack), Message("assistant", "well " + attack))
         ids = renderer.render(messages)
         assert control_count(ids, controls) == {"<s>": 1, "</s>": 1, "<unk>": 0}, attack
-        assert ids == native.render(messages), attack

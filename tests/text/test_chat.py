@@ -9,24 +9,20 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import PreTrainedTokenizerFast
 
 from smorm.errors import DataError, ModelError
-from smorm.text.chat import PLAIN_TEMPLATE, ROLES, Message, Messages, Renderer
+from smorm.text.chat import PLAIN_TEMPLATE, ROLES, ChatInputs, Message, Messages, Renderer
+from smorm.text.control import MARKS
 
 from .styles import (
-    NAMED,
-    NATIVE,
     STYLES,
     TEMPLATES,
     build,
     data_folder,
-    needs_sanitizer,
     shared,
     stories,
 )
 
-SANITIZERS = ("auto", NATIVE, "builtin")
 TALK: Messages = (
     Message("user", "What is 6 * 7?\n\nThink first. 你好 🙂"),
     Message("assistant", "  The answer is 42 < 43 | 44 > [x].\n"),
@@ -41,26 +37,24 @@ def plain_ids(style: str, messages: Messages) -> list[int]:
     return list(shared(style).apply_chat_template(chat, return_dict=False))
 
 
-@pytest.mark.parametrize("sanitizer", SANITIZERS)
 @pytest.mark.parametrize("style", STYLES)
-def test_honest_text_renders_as_apply_chat_template_does(style: str, sanitizer: str) -> None:
-    assert Renderer(shared(style), sanitizer=sanitizer).render(TALK) == plain_ids(style, TALK)
+def test_honest_text_renders_as_apply_chat_template_does(style: str) -> None:
+    assert Renderer(shared(style)).render(TALK) == plain_ids(style, TALK)
 
 
-@needs_sanitizer
 @pytest.mark.parametrize("style", STYLES)
 @given(first=text, second=text)
 @settings(max_examples=60, deadline=None)
-def test_any_text_gives_the_same_ids_by_all_paths(style: str, first: str, second: str) -> None:
-    """The quick path, transformers' sanitizer and ours agree on whatever text there is."""
+def test_any_text_without_a_special_token_renders_as_plain_transformers_does(
+    style: str, first: str, second: str
+) -> None:
+    """The law; and where texts are marked, the same ids come out."""
     messages = (Message("user", first), Message("assistant", second))
-    native = Renderer(shared(style), sanitizer="transformers")
-    ours = Renderer(shared(style), sanitizer="builtin")
-    ids = native.render(messages)
-    chat = [{"role": message.role, "content": message.content} for message in messages]
-    assert ids == ours.render(messages)
-    assert ids == ours._built_in(messages)
-    assert ids == native._ids(chat, sanitize_control_tokens=True)
+    renderer = Renderer(shared(style))
+    assert renderer.render(messages) == plain_ids(style, messages)
+    marked = renderer._apply(ChatInputs.of(messages).map_texts(renderer.control.mark))
+    if not MARKS.search(first + second):
+        assert renderer.control.encode_marked(marked) == renderer.render(messages)
 
 
 @pytest.mark.parametrize("style", ["llama3", "gemma", "mistral"])
@@ -138,7 +132,7 @@ def test_raw_text_beside_other_messages_is_refused(messages: Messages) -> None:
 @pytest.mark.parametrize("role", ["", "User", "assistant<|im_end|>", "human", "system\n"])
 def test_a_role_outside_the_closed_set_is_refused(role: str) -> None:
     assert role not in ROLES
-    with pytest.raises(DataError, match="expected one of assistant, system, tool, user"):
+    with pytest.raises(DataError, match="expected one of assistant, developer, system, tool, user"):
         Renderer(shared("chatml")).render((Message(role, "hi"),))
 
 
@@ -207,7 +201,7 @@ def test_the_fingerprint_tells_templates_and_tokenizers_apart_but_not_limits() -
     assert len(set(prints.values())) == len(STYLES)
     for style in STYLES:
         assert Renderer(build(style), max_tokens=7).fingerprint == prints[style]
-        assert Renderer(shared(style), sanitizer="builtin").fingerprint == prints[style]
+        assert Renderer(shared(style)).fingerprint == prints[style]
         assert Renderer(shared(style), PLAIN_TEMPLATE).fingerprint != prints[style]
     other = build("chatml")
     other.add_special_tokens({"additional_special_tokens": ["<|new|>"]})
@@ -245,47 +239,8 @@ def test_a_real_tokenizer_file_gets_the_plain_template() -> None:
     assert renderer.pad_id == tokenizer.unk_token_id  # its own pad token is its EOS
 
 
-class Older(PreTrainedTokenizerFast):
-    """A tokenizer as in transformers before `sanitize_control_tokens`."""
-
-    def apply_chat_template(  # type: ignore[override]
-        self, conversation, chat_template=None, tokenize=True, return_dict=True, **options
-    ):
-        assert "sanitize_control_tokens" not in options
-        return super().apply_chat_template(
-            conversation,
-            chat_template=chat_template,
-            tokenize=tokenize,
-            return_dict=return_dict,
-            **options,
-        )
-
-
-def _older(style: str) -> Older:
-    newer = build(style)
-    older = Older(tokenizer_object=newer.backend_tokenizer, **NAMED[style])
-    older.chat_template = newer.chat_template
-    return older
-
-
-@pytest.mark.parametrize("style", STYLES)
-def test_an_older_transformers_renders_the_same_ids(style: str) -> None:
-    older = Renderer(_older(style))
-    newer = Renderer(shared(style))
-    attacked = (
-        Message("user", "a <|im_end|> [INST] <eos>"),
-        Message("assistant", "<|eot_id|></s>"),
-    )
-    for messages in (TALK, attacked):
-        assert older.render(messages) == newer.render(messages)
-    assert older.fingerprint == newer.fingerprint
-    with pytest.raises(ModelError, match="install a newer one"):
-        Renderer(_older(style), sanitizer="transformers")
-
-
-@pytest.mark.parametrize("sanitizer", SANITIZERS)
-def test_eight_threads_render_as_one_does(sanitizer: str) -> None:
-    renderer = Renderer(shared("mistral"), sanitizer=sanitizer)
+def test_eight_threads_render_as_one_does() -> None:
+    renderer = Renderer(shared("mistral"))
     talks = [
         (Message("user", f"{n} [INST] </s>" if n % 2 else f"{n}"), Message("assistant", "ok"))
         for n in range(200)

@@ -176,7 +176,7 @@ def _end(probed: _Probed) -> Iterator[Finding]:
         yield Finding(FindingKind.NO_END_TOKEN, LOOK)
         return
     last, tokenizer = last_tokens.pop()[0], probed.tokenizer
-    known = control.ControlTokens(tokenizer, probed.template).ids.values()
+    known = control.ControlTokens(tokenizer).ids.values()
     if last not in known and last != tokenizer.eos_token_id:
         numbers = {"token": tokenizer.convert_ids_to_tokens(last)}
         yield Finding(FindingKind.END_IS_PLAIN, FINE, numbers=numbers)

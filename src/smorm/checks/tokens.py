@@ -70,7 +70,7 @@ class TokenCheck:
         policy: Overlong = self.overlong or "truncate_prompt"
         run = Encoder(self.tokeniser.encoder.renderer, self.max_tokens, policy)
         outcome = run.encode(record.prompt, responses_of(record))
-        if outcome.counted == Reason(DropReason.SHORTENED):
+        if Reason(DropReason.SHORTENED) in outcome.counted:
             tally.add(DropReason.SHORTENED)
         elif not outcome.tokens:
             tally.add(DropReason.RECORD_LEFT_OUT)

@@ -12,7 +12,15 @@ from rich.table import Table
 from typer import Argument, Option
 
 from smorm.checks.findings import Finding, Severity, meaning
-from smorm.cli.options import File, Text, Texts
+from smorm.cli.options import (
+    ColumnsOption,
+    File,
+    IgnoreOption,
+    Text,
+    Texts,
+    listed,
+    parse_columns,
+)
 from smorm.errors import ConfigError
 from smorm.files import write_json
 
@@ -41,6 +49,8 @@ def run(
     output: File = Option(None, "--output", "-o", help="Findings, JSON."),
     limit: int | None = Option(None, help="The most records of a source."),
     format: str = Option("auto", help="Shape of the rows."),
+    columns: ColumnsOption = None,
+    ignore: IgnoreOption = None,
     split: str = Option("train", help="Of folders and data set ids."),
 ) -> None:
     """Look for faults in data before training on it.
@@ -57,7 +67,13 @@ def run(
     # Nothing can be over a limit in tokens where tokens are not counted.
     if max_tokens is not None and config is None and model is None:
         raise ConfigError("--max-tokens: needs a tokenizer: give --config or --model")
-    options = {"format": format, "split": split, "limit": limit}
+    options = {
+        "format": format,
+        "split": split,
+        "limit": limit,
+        "columns": parse_columns(columns),
+        "ignore": listed(ignore),
+    }
     sources = planning.sources_of_arguments(data or [], dev or [], options)
     tokens = None
     # A config brings its own sources, which are checked beside those of the command line.

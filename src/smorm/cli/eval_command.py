@@ -35,6 +35,9 @@ def run(
     combine: options.CombineOption = None,
     kappa: options.KappaOption = None,
     standardise: options.StandardiseOption = None,
+    format: str = Option("auto", help="Shape of the rows of pairs and rated suites."),
+    columns: options.ColumnsOption = None,
+    ignore: options.IgnoreOption = None,
     overlong: options.OverlongOption = None,
     skip_bad: options.SkipBadOption = False,
     sanity: bool = Option(
@@ -63,7 +66,12 @@ def run(
         sections, view = [together], None
     policy = options.choice("--overlong", overlong, options.OVERLONG)
     scoring = ScoringOptions(device, max_batch_tokens, policy)
-    suites = list(map(parse_suite, suite))
+    reading = {
+        "format": format,
+        "columns": options.parse_columns(columns),
+        "ignore": options.listed(ignore),
+    }
+    suites = [parse_suite(text, **reading) for text in suite]
     results: list[Result] = []
     for section in sections:
         results += _measure(section, view, suites, sanity, scoring, options.ON_BAD[skip_bad])

@@ -35,6 +35,11 @@ OverlongOption = Annotated[
 SkipBadOption = Annotated[bool, Option("--skip-bad", help="Drop bad records and count them.")]
 BatchTokensOption = Annotated[int, Option(min=1, help="Tokens a forward pass.")]
 DeviceOption = Annotated[str, Option(help="cpu or cuda.")]
+ColumnsOption = Annotated[
+    Texts,
+    Option(help="Which column is which part: prompt=question,chosen=better; margin='a - b'."),
+]
+IgnoreOption = Annotated[Texts, Option(help="Fields that need not be read: model,meta.lang.")]
 CombineOption = Annotated[
     Text, Option(help="Rewards as one: mean, min, or uwo (mean - kappa x variance).")
 ]
@@ -45,6 +50,23 @@ StandardiseOption = Annotated[Text, Option(
     help="File of responses: over them each member gets mean 0 and standard deviation 1 first.",
 )]  # fmt: skip
 TokenFileOption = Annotated[File, Option(help="Holds the token of a server.")]
+
+
+def parse_columns(texts: Texts) -> dict[str, str | list[str]]:
+    """`part=column` and `part=first+second`, several separated by commas; ConfigError otherwise."""
+    columns: dict[str, str | list[str]] = {}
+    for entry in listed(texts):
+        target, equals, column = entry.partition("=")
+        if not equals or not target.strip() or not column.strip():
+            raise ConfigError(f"--columns {entry}: expected part=column, e.g. prompt=question")
+        names = [name.strip() for name in column.split("+")]
+        columns[target.strip()] = names[0] if len(names) == 1 else names
+    return columns
+
+
+def listed(texts: Texts) -> list[str]:
+    """The entries of an option that may be repeated, each a list separated by commas."""
+    return [entry.strip() for text in texts or [] for entry in text.split(",") if entry.strip()]
 
 
 def view_of(text: Text) -> Any:

@@ -29,6 +29,8 @@ def run(
     kappa: options.KappaOption = None,
     standardise: options.StandardiseOption = None,
     format: str = Option("auto", help="Shape of the input's rows."),
+    columns: options.ColumnsOption = None,
+    ignore: options.IgnoreOption = None,
     overlong: options.OverlongOption = None,
     skip_bad: bool = Option(
         False, "--skip-bad", help="Give a bad line an error object, and go on."
@@ -63,9 +65,10 @@ def run(
     scoring = ScoringOptions(device, max_batch_tokens, policy, (chosen,))
     on_bad = options.ON_BAD[skip_bad]
     reward = options.open_section(section, scoring, on_bad)
-    report = score_file(
-        reward, Source(input, format=format), output, view=chosen, on_bad_record=on_bad
+    source = Source(
+        input, format, columns=options.parse_columns(columns), ignore=options.listed(ignore)
     )
+    report = score_file(reward, source, output, view=chosen, on_bad_record=on_bad)
     # Each member of an ensemble counts for itself.
     for name, census in report.counted.items():
         prefix = ""

@@ -6,7 +6,15 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from smorm.config.base import Fraction, Positive, Section, plain_number
 from smorm.config.objective import Objective, kinds_with, parse_objective
@@ -103,11 +111,26 @@ class SourceConfig(Section):
     attributes: dict[str, str] | list[str] | None = None
     limit: Positive | None = None
     stride: Positive = 1
+    columns: dict[str, str | list[str]] = Field(default_factory=dict)
+    ignore: list[str] = Field(default_factory=list)
+    label: Literal["signed", "index", "number", "first_better"] | dict[str, Any] | None = None
+    na: list[str] = Field(default_factory=list)
+    booleans: bool = False
+    numbers_in_text: bool = False
 
     @model_validator(mode="before")
     @classmethod
     def _from_path(cls, value: Any) -> Any:
         return {"path": value} if isinstance(value, str) else value
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # These keys came later: without them a configuration has the hash that it had before.
+        values: dict[str, Any] = handler(self)
+        for key in ("columns", "ignore", "label", "na", "booleans", "numbers_in_text"):
+            if not values[key]:
+                del values[key]
+        return values
 
 
 Sources = Annotated[list[SourceConfig], BeforeValidator(_listed)]

@@ -30,7 +30,9 @@ class Defect(StrEnum):
     OTHER_PROMPT = "another prompt"
     ROLE_ORDER = "roles do not alternate"
     UNKNOWN_ROLE = "unknown role"
-    TOOL_CALLS = "tool calls"
+    NOT_TEXT = "not text"
+    BAD_LABEL = "bad label"
+    UNREAD_TEXT = "unread text"
     UNKNOWN_SHAPE = "unknown shape"
     NOT_JSON = "not valid JSON"
     NOT_AN_OBJECT = "not an object"
@@ -65,8 +67,12 @@ class DropReason(StrEnum):
     EQUAL_RESPONSES = "a good response equals another one"
     EMPTY_RESPONSE = "empty response, scored as it is"
     REPEATED_PROMPT = "prompt repeated at the start of the response, taken once"
-    FIELD_IGNORED = "field {} ignored"
+    NOT_READ = "not read: {}"
+    CONTENT_NOT_READ = "not read, though it holds text, messages, tools or scores: {}"
     RATING_ABSENT = "rating N/A or absent, taken as missing"
+    RATING_NOT_AVAILABLE = "rating listed as not available, taken as missing"
+    RATING_CONVERTED = "rating given as {}, read as a number"
+    SEVERAL_RATERS = "ratings by several raters, taken once with the mean"
     RATING_UNREADABLE = "rating unreadable, taken as missing"
     # of ratings made into pairs
     ONE_RESPONSE = "one response to its prompt: no pair"
@@ -111,6 +117,9 @@ class DropReason(StrEnum):
     UNSCORED_STEP = "prompt left out of a step: no {}"
     # of whatever an outside data shape counts
     NOTE = "{}"
+
+
+UNREAD_KINDS = (DropReason.CONTENT_NOT_READ, DropReason.NOT_READ)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +215,15 @@ class Census:
     def lines(self) -> list[str]:
         """One line a reason for the terminal; no line when nothing was counted."""
         lines = []
+        # Fields that were not read share a line.
+        for kind in UNREAD_KINDS:
+            totals = self.totals().items()
+            fields = [f"{reason.detail} ({n:,})" for reason, n in totals if reason.kind is kind]
+            if fields:
+                lines.append(str(Reason(kind, ", ".join(fields))))
         for reason, by_source in self.counts.items():
+            if reason.kind in UNREAD_KINDS:
+                continue
             line = f"{reason}: {self.count(reason):,}"
             details: list[str] = []
             sources = [f"{name} {n:,}" for name, n in by_source.items() if name]

@@ -35,10 +35,11 @@ Conversation = tuple[Messages, Sequence[Messages]]
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one record: the tokens of each response (none when it was dropped), why it was
-    dropped or shortened (`counted`), and what stopped it (`error`)."""
+    dropped or shortened and what the template does not write of it (`counted`), and what stopped it
+    (`error`)."""
 
     tokens: list[Tokens]
-    counted: Reason | None = None
+    counted: tuple[Reason, ...] = ()
     error: SmormError | None = None
 
     def resolve(
@@ -52,8 +53,8 @@ class Outcome:
             census.add(DropReason.BAD_RECORD, where, detail=Defect.NOT_RENDERED)
         elif self.error is not None:
             raise self.error
-        if self.counted is not None:
-            census.add(self.counted.kind, where, detail=self.counted.detail)
+        for reason in self.counted:
+            census.add(reason.kind, where, detail=reason.detail)
         return self.tokens
 
 
@@ -74,11 +75,12 @@ class Encoder:
         except (DataError, ModelError) as error:
             return Outcome([], error=error)
         if fitted.tokens is None:
-            return Outcome([], Reason(DropReason.DROPPED, str(fitted.dropped)))
+            return Outcome([], (Reason(DropReason.DROPPED, str(fitted.dropped)),))
         tokens = [np.asarray(ids, dtype=np.int32) for ids in fitted.tokens]
+        counted = tuple(map(Reason, fitted.changes))
         if fitted.truncated:
-            return Outcome(tokens, Reason(DropReason.SHORTENED))
-        return Outcome(tokens)
+            counted += (Reason(DropReason.SHORTENED),)
+        return Outcome(tokens, counted)
 
 
 class WorkerRefused(Exception):  # noqa: N818  (a state: the work is done in one process instead)
@@ -127,13 +129,11 @@ class Worker:
             for size in sizes:
                 tokens.append(ids[:size])
                 ids = ids[size:]
-            reason = error = None
-            if counted is not None:
-                reason = Reason.from_plain(counted)
+            error = None
             if failure is not None:
                 name, message = failure
                 error = getattr(errors, name)(message)
-            outcomes.append(Outcome(tokens, reason, error))
+            outcomes.append(Outcome(tokens, tuple(map(Reason.from_plain, counted)), error))
         return outcomes
 
     def close(self) -> None:
@@ -241,9 +241,8 @@ def serve(source: BinaryIO, target: BinaryIO) -> None:
         for prompt, responses in json.loads(chunk):
             outcome = encoder.encode(_messages(prompt), list(map(_messages, responses)))
             # all of an outcome but its ids: what is counted, the error, and how many ids each has
-            counted = failure = None
-            if outcome.counted is not None:
-                counted = outcome.counted.plain()
+            counted = [reason.plain() for reason in outcome.counted]
+            failure = None
             if outcome.error is not None:
                 failure = [type(outcome.error).__name__, str(outcome.error)]
             facts.append([counted, failure, list(map(len, outcome.tokens))])

@@ -1,24 +1,41 @@
 """Checked fields of a row: each function returns its type or raises `BadRecord`."""
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
-from smorm.data.census import BadRecord, Census, Defect
-from smorm.data.records import Messages
-from smorm.text.chat import RAW, ROLES, Message
+from smorm.data.census import BadRecord, Census, Defect, DropReason
+from smorm.data.records import Identity, Messages
+from smorm.text.chat import INPUTS, RAW
+
+Labels = Literal["signed", "index", "number", "first_better"] | Mapping[str, Any]
+"""How the label of two answers is read (`smorm.data.formats.ab`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a parser knows besides the row: where it stands, the census, attribute → column."""
+    """What a parser knows besides the row.
+
+    Attributes:
+        where: the row's place; `census`: what is counted of it.
+        attributes: attribute to the column of its ratings; None for every name in `scores`.
+        mapped: parts of the record that the source's `columns` name.
+        labels: how a label is read that says which of two answers is better.
+        na: texts that stand for no rating; `booleans`: whether true and false are the ratings 1 and
+            0; `numbers_in_text`: whether text is read as the number that it spells."""
 
     where: str
     census: Census
-    columns: Mapping[str, str] | None = None
+    attributes: Mapping[str, str] | None = None
+    mapped: frozenset[str] = frozenset()
+    labels: Labels | None = None
+    na: frozenset[str] = frozenset()
+    booleans: bool = False
+    numbers_in_text: bool = False
 
     def bad(self, field: str, defect: StrEnum, problem: str) -> BadRecord:
         """The error to raise for `field` of this row."""
@@ -87,44 +104,65 @@ def number(value: object, field: str, context: Context) -> float:
     """A finite number. Text, true/false, NaN and infinity are refused."""
     # text is refused, not parsed: "4,5" and "N/A" would become other ratings without a word
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise context.bad(field, Defect.BAD_RATING, f"{describe(value)}, expected a number")
+        raise context.bad(
+            field, Defect.BAD_RATING, f"{describe(value)}, expected a number{_remedy(value)}"
+        )
     if not math.isfinite(value):
         problem = f"{value}, expected a finite number (null means not rated)"
         raise context.bad(field, Defect.BAD_RATING, problem)
     return float(value)
 
 
-def messages(value: object, field: str, context: Context) -> Messages:
-    """A non-empty list of `{role, content}` objects."""
-    if not isinstance(value, list):
-        raise context.wrong(field, value, "a list of messages {role, content}")
-    if not value:
-        defect = Defect.EMPTY_RESPONSE
-        if field.startswith("prompt"):
-            defect = Defect.EMPTY_PROMPT
-        raise context.bad(field, defect, "an empty list, expected at least one message")
-    turns = []
-    for index, turn in enumerate(value):
-        name = f"{field}[{index}]"
-        if not isinstance(turn, dict):
-            raise context.wrong(name, turn, "a message {role, content}")
-        role = text(required(turn, "role", context, name), f"{name}.role", context)
-        if role not in ROLES:
-            problem = f"{role!r}, expected one of {', '.join(sorted(ROLES))}"
-            raise context.bad(f"{name}.role", Defect.UNKNOWN_ROLE, problem)
-        # many data sets have the key on every message, null or empty
-        if turn.get("tool_calls"):
-            problem = "tool calls would be lost: write them into the content"
-            raise context.bad(f"{name}.tool_calls", Defect.TOOL_CALLS, problem)
-        content = text(required(turn, "content", context, name), f"{name}.content", context)
-        turns.append(Message(role, content))
-    return tuple(turns)
+def _remedy(value: object) -> str:
+    """How a source says that such a value is a rating."""
+    if isinstance(value, bool):
+        return " (booleans: true in the source reads it as 1 or 0)"
+    if isinstance(value, str):
+        return " (numbers_in_text: true in the source reads it, na: [...] lists what is no rating)"
+    return ""
+
+
+def rating(value: object, field: str, context: Context) -> float | None:
+    """A rating, or the mean of a list of raters'; None where it is not rated. What is no number is
+    read as one only where the source says so, and counted."""
+    if isinstance(value, list):
+        ratings: list[float] = []
+        for index, of_rater in enumerate(value):
+            rated = rating(of_rater, f"{field}[{index}]", context)
+            if rated is not None:
+                ratings.append(rated)
+        if not ratings:
+            return None
+        context.count(DropReason.SEVERAL_RATERS)
+        return math.fsum(ratings) / len(ratings)
+    if value is None:
+        return None
+    if isinstance(value, str) and value.strip() in context.na:
+        context.count(DropReason.RATING_NOT_AVAILABLE)
+        return None
+    if isinstance(value, bool) and context.booleans:
+        context.count(DropReason.RATING_CONVERTED, "true or false")
+        return float(value)
+    if isinstance(value, str) and context.numbers_in_text:
+        with contextlib.suppress(ValueError):
+            value = float(value)
+            context.count(DropReason.RATING_CONVERTED, "text")
+    return number(value, field, context)
+
+
+def identity(row: Mapping[str, Any], context: Context) -> Identity | None:
+    """The row's id as it is given: text, a number, true or false."""
+    value = row.get("id")
+    if value is not None and not isinstance(value, str | int | float):
+        raise context.wrong("id", value, "text or a number")
+    return value
 
 
 def filled_prompt(prompt: Messages, field: str, context: Context) -> Messages:
     """The prompt, which must hold some text."""
     # one empty turn among others is the data's own; no text at all is a lost column
-    if not any(message.content.strip() for message in prompt):
+    texts = [message.content for message in prompt if message.role != INPUTS]
+    if not any(map(str.strip, texts)):
         raise context.bad(field, Defect.EMPTY_PROMPT, "empty, expected some text")
     return prompt
 
@@ -140,6 +178,7 @@ def ends_in_answer(response: Messages, field: str, context: Context) -> None:
 def filled_response(response: Messages, field: str, context: Context) -> Messages:
     """The response, which must end in an answer that holds some text."""
     ends_in_answer(response, field, context)
-    if not response[-1].content.strip():
+    # A call of a tool is an answer without text.
+    if not response[-1].content.strip() and not response[-1].fields:
         raise context.bad(field, Defect.EMPTY_RESPONSE, "empty, expected some text")
     return response

@@ -1,25 +1,31 @@
 """From a source to checked records: read, pick the format, parse, drop what is no evidence."""
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
 import orjson
 
-from smorm.data.census import BadRecord, Census, DropReason
-from smorm.data.fields import Context
-from smorm.data.formats import FORMATS, Row, format_of_row
-from smorm.data.formats.generic import RESERVED
+from smorm.data import rows
+from smorm.data.census import BadRecord, Census, Defect, DropReason
+from smorm.data.fields import Context, Labels
+from smorm.data.formats import FORMATS, Format, Parsed, Row, format_hint, format_of_row
+from smorm.data.formats.generic import RESERVED, dialogue_name, has_prompt
+from smorm.data.mapping import Columns, has_column
 from smorm.data.readers import scan_rows
 from smorm.data.records import Fields, Kind, Preference, Rated, Record
+from smorm.data.rows import Content, Unread
 from smorm.errors import ConfigError, DataError, OutputError
 
 OnBad = Literal["stop", "skip"]
 TakeBad = Callable[[BadRecord, Row | None], None]
 SIDES = ("chosen", "rejected")
+_QUESTIONS = ("question", "instruction", "query", "input", "context")
 _ENTRY = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 _TEXTS = ("responses", "prompt", "prompt_messages")
 
@@ -29,7 +35,8 @@ class Source:
     """Where records come from and how they are read; the keys of a source in `docs/data.md`.
 
     Of Unified-Feedback the "40K" is `stride` 20, the "400K" 2. Without `attributes` every name in
-    `scores` counts. `keep_fields` keeps what a row says of each response, as `Item.fields`."""
+    `scores` counts. `columns` says which column is which part of a record, `ignore` which fields
+    need not be read. `keep_fields` keeps what a row says of each response, as `Item.fields`."""
 
     path: str | Path
     format: str = "auto"
@@ -38,6 +45,12 @@ class Source:
     attributes: Mapping[str, str] | Sequence[str] | None = None
     limit: int | None = None
     stride: int = 1
+    columns: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
+    ignore: Sequence[str] = ()
+    label: Labels | None = None
+    na: Sequence[str] = ()
+    booleans: bool = False
+    numbers_in_text: bool = False
     keep_fields: bool = False
 
     def __post_init__(self) -> None:
@@ -47,18 +60,109 @@ class Source:
             FORMATS[self.format]
         if self.stride < 1 or (self.limit is not None and self.limit < 1):
             raise ConfigError(f"{self.path}: stride and limit must be at least 1")
-        for name in self.columns or ():
+        Columns.parse(self.columns)
+        for name in self.attribute_columns or ():
             if not name.strip() or name in RESERVED:
                 raise ConfigError(f"attributes: {name!r} cannot be the name of an attribute")
 
     @property
-    def columns(self) -> dict[str, str] | None:
+    def attribute_columns(self) -> dict[str, str] | None:
         """Attribute name to column; names that are listed are their own columns."""
-        if self.attributes is None:
+        listed = self.attributes
+        # As a column of the record: one name, or several.
+        if listed is None and "scores" in self.columns:
+            column = self.columns["scores"]
+            listed = [column] if isinstance(column, str) else column
+        if listed is None:
             return None
-        if isinstance(self.attributes, Mapping):
-            return dict(self.attributes)
-        return dict(zip(self.attributes, self.attributes, strict=True))
+        if isinstance(listed, Mapping):
+            return dict(listed)
+        return dict(zip(listed, listed, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """How the rows of one source become records, its format's own settings included."""
+
+    source: Source
+    form: Format | None
+    columns: Columns
+    context: Context
+
+    @classmethod
+    def of(cls, source: Source, census: Census) -> _Reader:
+        form = None if source.format == "auto" else FORMATS[source.format]
+        columns: dict[str, str | Sequence[str]] = {}
+        attributes: Mapping[str, str] | None = source.attribute_columns
+        labels, booleans = source.label, source.booleans
+        if form is not None:
+            columns |= form.columns
+            attributes = attributes or form.attributes
+            labels = labels or form.labels
+            booleans = booleans or form.booleans
+        columns |= source.columns
+        # Named ratings are found by their names, like any attribute.
+        columns.pop("scores", None)
+        parsed = Columns.parse(columns)
+        context = Context(
+            "", census, attributes, parsed.targets, labels, frozenset(source.na), booleans,
+            source.numbers_in_text,
+        )  # fmt: skip
+        return cls(source, form, parsed, context)
+
+    def read(self, row: Mapping[str, Any], where: str, kind: Kind | None) -> Parsed:
+        """The records of a row; `BadRecord` where it is not usable, or where its meaning could rest
+        on a field that is not read."""
+        context = replace(self.context, where=where)
+        tracked = self.columns.apply(rows.Row(row), context)
+        form = self.form or format_of_row(tracked, kind, context)
+        parsed = form.parse(tracked, context)
+        unread = [entry for entry in tracked.unread() if not self._ignores(entry.path)]
+        # A named format says where its prompt is.
+        if form is FORMATS["preference"] and not _has_any_prompt(tracked):
+            _refuse_unread(row, unread, context)
+        if "margin" in context.mapped:
+            parsed = [record for record in parsed if not _is_tie(record, context)]
+        for entry in unread:
+            reason = DropReason.CONTENT_NOT_READ
+            if entry.content is Content.OTHER:
+                reason = DropReason.NOT_READ
+            context.count(reason, entry.path)
+        return parsed
+
+    def _ignores(self, path: str) -> bool:
+        plain = path.replace("[]", "")
+        return any(plain == name or plain.startswith(f"{name}.") for name in self.source.ignore)
+
+
+def _has_any_prompt(row: Mapping[str, Any]) -> bool:
+    return has_prompt(row) or dialogue_name(row) is not None
+
+
+def _is_tie(record: Record | BadRecord, context: Context) -> bool:
+    """Whether the scores of both sides are equal; counted."""
+    tie = isinstance(record, Preference) and record.margin == 0
+    if tie:
+        context.count(DropReason.EQUAL_RATINGS)
+    return tie
+
+
+def _likeliest(names: Sequence[str]) -> str:
+    """The field that is most often the question."""
+    return next((name for name in _QUESTIONS if name in names), names[0])
+
+
+def _refuse_unread(row: Row, unread: Sequence[Unread], context: Context) -> None:
+    """A pair without a prompt beside other texts: one of them may be the question."""
+    texts = (Content.TEXT, Content.MESSAGES)
+    names = [entry.path for entry in unread if entry.content in texts]
+    if names:
+        problem = (
+            "not read, and the pair has no prompt. Say which is the prompt (columns: {prompt: "
+            f"{_likeliest(names)}}}), or ignore: [{', '.join(names)}]"
+        )
+        problem += format_hint(row, "preference")
+        raise context.bad(", ".join(names), Defect.UNREAD_TEXT, problem)
 
 
 def read_preferences(
@@ -112,17 +216,15 @@ def read_records(
 
 
 def _read(source: Source, kind: Kind | None, census: Census, take_bad: TakeBad) -> Iterator[Record]:
-    columns = source.columns
-    unseen = set((columns or {}).values())
+    reader = _Reader.of(source, census)
+    columns = source.attribute_columns
+    unseen = set((columns or {}).values()) | reader.columns.names
     num_rows = num_records = 0
     for where, row in _strided(source, census, take_bad):
         num_rows += 1
         if unseen:
-            unseen.difference_update(row)
-            nested = row.get("scores")
-            if isinstance(nested, dict):
-                unseen.difference_update(nested)
-        for record in _parsed(source, kind, row, Context(where, census, columns), take_bad):
+            unseen = {name for name in unseen if not _has_column(row, name)}
+        for record in _parsed(reader, kind, row, where, take_bad):
             # a tie prefers nothing, no rating rates nothing
             if isinstance(record, Preference) and record.chosen == record.rejected:
                 census.add(DropReason.TIE, where)
@@ -139,7 +241,8 @@ def _read(source: Source, kind: Kind | None, census: Census, take_bad: TakeBad) 
     # The named formats refuse a row without the column; here each row may lack some of them.
     if source.format in ("auto", "rated") and unseen and num_rows:
         names = ", ".join(sorted(unseen))
-        raise DataError(f"{source.path}: attributes: no row has {names}; check the spelling")
+        key = "attributes" if unseen <= set((columns or {}).values()) else "columns"
+        raise DataError(f"{source.path}: {key}: no row has {names}; check the spelling")
     if not num_records:
         counts = "; ".join(f"{reason} {count:,}" for reason, count in census.totals().items())
         raise DataError(f"{source.path}: no usable record in it ({counts or 'it is empty'})")
@@ -166,14 +269,16 @@ def _strided(source: Source, census: Census, take_bad: TakeBad) -> Iterator[tupl
         count += 1
 
 
+def _has_column(row: Row, name: str) -> bool:
+    nested = row.get("scores")
+    return has_column(row, name) or (isinstance(nested, dict) and name in nested)
+
+
 def _parsed(
-    source: Source, kind: Kind | None, row: Row, context: Context, take_bad: TakeBad
+    reader: _Reader, kind: Kind | None, row: Row, where: str, take_bad: TakeBad
 ) -> list[Record]:
     try:
-        if source.format == "auto":
-            parsed = format_of_row(row, kind, context).parse(row, context)
-        else:
-            parsed = FORMATS[source.format].parse(row, context)
+        parsed = reader.read(row, where, kind)
     except BadRecord as bad:
         take_bad(bad, row)
         return []
@@ -183,7 +288,7 @@ def _parsed(
             take_bad(record, row)
         else:
             records.append(record)
-    if not source.keep_fields:
+    if not reader.source.keep_fields:
         return records
     # a row may make several records, whose responses stand in the row's order
     fields = _fields_beside(row, sum(len(record.item) for record in records))
@@ -239,13 +344,14 @@ def read_each(
 ) -> Iterator[tuple[str, Row, list[Record] | BadRecord]]:
     """Every row of a source as it is and with its records, nothing dropped. A row that is not
     usable comes as the `BadRecord` that says why, {} where it is no row at all."""
+    reader = _Reader.of(source, census)
     for where, row in scan_rows(source.path, source.split, source.subset):
         if isinstance(row, BadRecord):
             yield where, {}, row
             continue
         records: list[Record] | BadRecord
         try:
-            records = _parsed(source, None, row, Context(where, census, source.columns), _refuse)
+            records = _parsed(reader, None, row, where, _refuse)
         except BadRecord as bad:
             records = bad
         yield where, row, records
@@ -253,7 +359,7 @@ def read_each(
 
 def parse_row(row: Row, where: str, census: Census) -> list[Record]:
     """Records of one row held in memory, by the fields it has."""
-    return _parsed(Source(where), None, row, Context(where, census), _refuse)
+    return _parsed(_Reader.of(Source(where), census), None, row, where, _refuse)
 
 
 def _refuse(bad: BadRecord, row: Row | None) -> None:

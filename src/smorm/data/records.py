@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from smorm.text.chat import Message
+from smorm.text.chat import INPUTS, Message
 
 # A conversation, and each continuation of it: multi-turn continuations need no special case.
 Messages = tuple[Message, ...]
 # What a source says of each response beside its text [N]; () where that was not read.
 Fields = tuple[Mapping[str, Any], ...]
 Kind = Literal["preference", "rated", "candidates"]
+Identity = str | int | float
+"""A record's id as its source gives it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,7 @@ class Item:
     prompt: Messages
     responses: tuple[Messages, ...]
     where: str = ""
-    id: str | None = None
+    id: Identity | None = None
     fields: Fields = field(default=(), compare=False)
 
     @property
@@ -48,18 +50,20 @@ class Item:
 
 def text_of(messages: Messages) -> str:
     """The text of a response or a prompt."""
-    return "\n".join(message.content for message in messages)
+    return "\n".join(message.content for message in messages if message.role != INPUTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Record:
-    id: str | None = None
+    """What every record may say of itself: `where` it stands, as `file:line`, and its `fields`."""
+
+    id: Identity | None = None
     source: str | None = None
     where: str = ""
     fields: Fields = field(default=(), compare=False)
 
     def _item(self, prompt: Messages, responses: tuple[Messages, ...]) -> Item:
-        return Item(prompt, responses, self.where or self.id or "record", self.id, self.fields)
+        return Item(prompt, responses, self.where or str(self.id or "record"), self.id, self.fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +122,17 @@ def joined_item(records: Sequence[Record], where: str) -> Item:
     return Item(items[0].prompt, responses, where, items[0].id, fields)
 
 
+def _turn_key(message: Message) -> str:
+    # Control characters as separators: no text can pose as the end of a turn.
+    key = f"{message.role}\x1f{message.content}"
+    if message.fields:
+        key += f"\x1f{message.fields}"
+    return key
+
+
 def prompt_key(prompt: Messages) -> str:
     """What makes two prompts the same one."""
-    # control characters as separators: no text can pose as the end of a turn
-    return "\x1e".join(f"{message.role}\x1f{message.content}" for message in prompt)
+    return "\x1e".join(map(_turn_key, prompt))
 
 
 def prompt_hash(prompt: Messages) -> int:

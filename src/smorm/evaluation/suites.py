@@ -79,8 +79,9 @@ class ScoredSet:
         return [record.where or f"record {index}" for index, record in enumerate(self.records)]
 
 
-def parse_suite(text: str) -> Suite:
-    """`NAME=PATH`, e.g. `pairs/dev=data/dev.jsonl`; a benchmark of the hub without a path."""
+def parse_suite(text: str, **reading: Any) -> Suite:
+    """`NAME=PATH`, e.g. `pairs/dev=data/dev.jsonl`; a benchmark of the hub without a path.
+    `reading` are keys of `Source` for a file of pairs or ratings."""
     name, separator, path = text.partition("=")
     if not name or (separator and not path):
         raise ConfigError(f"suite {text!r}: expected NAME=PATH, e.g. pairs/dev=dev.jsonl")
@@ -90,7 +91,7 @@ def parse_suite(text: str) -> Suite:
         return Suite(name, labelled=tuple(BENCHMARKS[kind].sources(path or None)))
     if not path:
         raise ConfigError(f"suite {text!r}: expected NAME=PATH, e.g. {kind}/dev=dev.jsonl")
-    return Suite(name, Source(path))
+    return Suite(name, Source(path, **reading))
 
 
 def read_suite(

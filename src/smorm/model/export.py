@@ -21,7 +21,7 @@ from smorm.model.device import pick_device
 from smorm.model.network import RewardNetwork
 from smorm.model.store import ModelCard, save_model, save_view
 from smorm.model.views import View, fold
-from smorm.text.chat import RAW, Messages, Renderer
+from smorm.text.chat import RAW, ChatInputs, Messages, Renderer
 from smorm.text.tokenizers import ensure_pad_token
 
 Side = Literal["left", "right"]
@@ -136,9 +136,10 @@ class PlainModel:
         """Token ids of a conversation, as `apply_chat_template` makes them."""
         if messages[0].role == RAW:
             return list(self.tokenizer(messages[0].content)["input_ids"])
-        chat = [{"role": message.role, "content": message.content} for message in messages]
+        inputs = ChatInputs.of(messages)
+        options = {**inputs.options, "chat_template": self.template}
         ids: list[int] = self.tokenizer.apply_chat_template(
-            chat, chat_template=self.template, tokenize=True, return_dict=False
+            inputs.messages, tokenize=True, return_dict=False, **options
         )
         return ids
 

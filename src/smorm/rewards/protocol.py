@@ -233,6 +233,14 @@ def split_rows(rows: Floats, tokens: Sequence[int | None], items: Sequence[Item]
     return results
 
 
+def count_changes(result: Scored, where: str, census: Census) -> None:
+    """Count a shortened prompt, and what the template did not write."""
+    if result.truncated:
+        census.add(DropReason.SHORTENED, where)
+    for change in result.changes:
+        census.add(change, where)
+
+
 def score_all(
     reward: Reward,
     items: Sequence[Item],
@@ -249,8 +257,7 @@ def score_all(
     # All items in one call: a model fills its batches across them, a server its requests.
     for item, result in zip(items, reward.score(items), strict=True):
         if isinstance(result, Scored):
-            if result.truncated:
-                census.add(DropReason.SHORTENED, item.where)
+            count_changes(result, item.where, census)
             results.append(result)
         elif skip:
             census.add(reason, item.where, detail=what)

@@ -22,10 +22,10 @@ import orjson
 from smorm import files
 from smorm.data.census import BadRecord, Census, DropReason
 from smorm.data.reading import OnBad, Source, read_each
-from smorm.data.records import Record, joined_item
+from smorm.data.records import Identity, Record, joined_item
 from smorm.errors import DataError
 from smorm.rewards.ensemble import Ensemble
-from smorm.rewards.protocol import Reward
+from smorm.rewards.protocol import Reward, count_changes
 from smorm.scoring.scorer import Scored
 from smorm.text.limits import Unscored, UnscoredReason
 
@@ -33,7 +33,7 @@ from smorm.text.limits import Unscored, UnscoredReason
 CHUNK = 2048
 
 # The id of an input line, and its scores or a sentence that names the line.
-_Entry = tuple[str | None, Scored | Unscored]
+_Entry = tuple[Identity | None, Scored | Unscored]
 _OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
 
 
@@ -91,8 +91,8 @@ class _Job:
                     if self.on_bad_record == "stop":
                         raise DataError(str(result))
                     census.add(DropReason.UNSCORED_LINE, where)
-                elif result.truncated:
-                    census.add(DropReason.SHORTENED, where)
+                else:
+                    count_changes(result, where, census)
                 yield identity, result
             if self.advance is not None:
                 self.advance(len(chunk))
@@ -125,7 +125,7 @@ class _Job:
 
 def _results(
     reward: Reward, chunk: Sequence[tuple[str, Any, list[Record] | BadRecord]]
-) -> Iterator[tuple[str, str | None, Scored | Unscored]]:
+) -> Iterator[tuple[str, Identity | None, Scored | Unscored]]:
     items = []
     for where, _, records in chunk:
         if not isinstance(records, BadRecord):

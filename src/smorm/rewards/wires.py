@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from smorm.arrays import Floats, is_finite_number
-from smorm.errors import ConfigError, SmormError
-from smorm.text.chat import RAW, Message, Messages, Renderer
+from smorm.errors import ConfigError, DataError, SmormError
+from smorm.text.chat import RAW, ChatInputs, Message, Messages, Renderer
 
 Body = dict[str, Any]
 ToText = Callable[[Messages], str]
@@ -46,9 +46,12 @@ class Wire(ABC):
         """The scores in an answer; SmormError where it does not hold `count` of them."""
 
 
-def chat(messages: Sequence[Message]) -> list[dict[str, str]]:
-    """Messages as JSON."""
-    return [{"role": message.role, "content": message.content} for message in messages]
+def chat(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages as JSON; DataError for tools, which are no message."""
+    inputs = ChatInputs.of(messages)
+    if inputs.options:
+        raise DataError(f"{', '.join(inputs.options)}: this request takes messages alone")
+    return inputs.messages
 
 
 def chat_text(renderer: Renderer, *, begin: bool) -> ToText:
@@ -62,9 +65,7 @@ def chat_text(renderer: Renderer, *, begin: bool) -> ToText:
         # Raw text has no template around it.
         if messages[0].role == RAW:
             return messages[0].content
-        rendered: str = tokenizer.apply_chat_template(
-            chat(messages), chat_template=renderer.chat_template, tokenize=False
-        )
+        rendered = renderer.text(messages)
         if adds_bos and not begin:
             return rendered.removeprefix(str(tokenizer.bos_token))
         return rendered
@@ -83,7 +84,8 @@ class SmormScore(Wire):
 
     def body(self, conversations: Sequence[Messages]) -> Body:
         """`{"items": [{"messages"}], "views"}`."""
-        items = [{"messages": chat(messages)} for messages in conversations]
+        inputs = list(map(ChatInputs.of, conversations))
+        items = [{"messages": chat.messages, **chat.options} for chat in inputs]
         body: Body = {"items": items, "truncation": "refuse"}
         if self.views:
             body["views"] = list(self.views)

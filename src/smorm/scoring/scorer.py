@@ -13,6 +13,7 @@ from smorm.data.records import Item
 from smorm.errors import DataError
 from smorm.model.inference import score_units, unscorable
 from smorm.model.network import RewardNetwork
+from smorm.text.changes import Change
 from smorm.text.chat import Renderer
 from smorm.text.limits import Fitted, Overlong, Unscored, UnscoredReason, fit
 
@@ -22,11 +23,12 @@ DEFAULT_BATCH_TOKENS = 8192
 @dataclass(frozen=True, slots=True)
 class Scored:
     """Rows [N, 1 + K] of an item's responses, their lengths in tokens (None where they are not
-    known), and whether the prompt was shortened."""
+    known), whether the prompt was shortened, and what the template did not write of them."""
 
     rows: Floats
     tokens: list[int | None]
     truncated: bool
+    changes: tuple[Change, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class Scorer:
                 results.append(fitted)
             else:
                 lengths: list[int | None] = list(map(len, fitted.tokens or []))
-                results.append(Scored(next(rows), lengths, fitted.truncated))
+                results.append(Scored(next(rows), lengths, fitted.truncated, fitted.changes))
         return results
 
     def _fit(self, item: Item) -> Fitted | Unscored:

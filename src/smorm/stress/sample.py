@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import orjson
 import torch
-from jinja2.exceptions import TemplateError
 
 from smorm import files
 from smorm.data.census import Census, DropReason
@@ -20,10 +19,9 @@ from smorm.data.records import Messages, prompt_key
 from smorm.errors import DataError, ModelError
 from smorm.model.backbone import position_limit, quiet
 from smorm.model.device import pick_device
-from smorm.rewards.wires import chat
 from smorm.stress.config import SampleSection
 from smorm.stress.pools import hashed
-from smorm.text.chat import Message, Renderer
+from smorm.text.chat import ChatInputs, Message, Renderer
 from smorm.text.tokenizers import load_tokenizer, refuse_remote_code
 
 _ANSWER = "Forty-two"  # stands for an answer, to see what a template writes before one
@@ -47,11 +45,12 @@ def sample_file(
     with files.atomic_file(output) as stream:
         for where, prompt in prompts:
             answers = policy.sample(prompt, where, census)
-            text: str | list[dict[str, str]] = chat(prompt)
+            inputs = ChatInputs.of(prompt)
+            row = {"prompt": inputs.messages, **inputs.options, "responses": answers}
             # A single question is its text.
             if len(prompt) == 1 and prompt[0].role == "user":
-                text = prompt[0].content
-            stream.write(orjson.dumps({"prompt": text, "responses": answers}) + b"\n")
+                row["prompt"] = prompt[0].content
+            stream.write(orjson.dumps(row) + b"\n")
     return len(prompts)
 
 
@@ -138,37 +137,25 @@ class Policy:
 
     def prompt_ids(self, prompt: Messages, where: str) -> list[int]:
         """The conversation so far, and whatever the template writes before an answer."""
-        control = self.renderer.control
-        # Control tokens in messages stay text, as in every render.
-        marked = [Message(turn.role, control.mark(turn.content)) for turn in prompt]
         try:
-            text = self._text_before(marked)
-        except TemplateError as error:
-            roles = " → ".join(message.role for message in prompt)
-            raise DataError(
-                f"{where}: prompt: the policy's chat template refused the roles {roles}: {error}. "
-                "Change the roles of the record, or take a policy whose template knows them"
-            ) from error
-        return control.encode_marked(text)
+            text = self._text_before(prompt)
+        except DataError as error:
+            raise DataError(f"{where}: prompt: of the policy {error}") from error
+        return self.renderer.control.encode_marked(text)
 
     def _text_before(self, prompt: Sequence[Message]) -> str:
         """A rendered conversation up to where an answer begins."""
-        text = self._rendered(prompt, add_generation_prompt=True)
+        text = self.renderer.text(prompt, marked=True, add_generation_prompt=True)
         end = self.tokenizer.eos_token
         if not end or not text.endswith(end):
             return text
         # A template that knows of no generation prompt closed the conversation, and nobody answers
         # after its end. What it writes before an answer is seen from an answer.
-        answered = self._rendered([*prompt, Message("assistant", _ANSWER)])
+        answer_turn = Message("assistant", _ANSWER)
+        answered = self.renderer.text([*prompt, answer_turn], marked=True)
         before, answer, _ = answered.rpartition(_ANSWER)
         # A space belongs to the answer's first token.
         return before.rstrip(" ") if answer else text
-
-    def _rendered(self, messages: Sequence[Message], **options: Any) -> str:
-        text: str = self.tokenizer.apply_chat_template(
-            chat(messages), chat_template=self.renderer.chat_template, tokenize=False, **options
-        )
-        return text
 
 
 def _load_policy(path: str) -> Any:

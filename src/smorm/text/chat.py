@@ -3,31 +3,41 @@
 Training, evaluation, reinforcement learning and serving all call `Renderer.render`, so that a model
 scores the text that it was trained on, token for token.
 
-* **Control tokens in messages stay text**, always (`smorm.text.control`).
+* **The law.** Where no message holds a special token's text, the ids equal those of transformers'
+  `apply_chat_template` with the same messages, tools and template.
+* **Special tokens in messages stay text**, always (`smorm.text.control`).
 * **One BOS.** A template that makes two is refused. Where the template writes none but the
   tokenizer adds one to plain text, `{{ bos_token }}` is put at the start of the template; export
   `Renderer.chat_template`, which has it, and every other program renders the same ids.
-* **Nothing is cut.** `smorm.text.limits` shortens prompts, and counts it."""
+* **Nothing is lost in silence.** What a template does not write of a message is named beside
+  its ids. Prompts are shortened by `smorm.text.limits`, which counts it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from smorm.errors import DataError, ModelError
 from smorm.files import fingerprint
 from smorm.text import control
+from smorm.text.changes import Change, Place, Structure, changes_of, structure_of, with_words
 from smorm.text.tokenizers import find_pad_token
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-ROLES = frozenset({"system", "user", "assistant", "tool"})
+ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 RAW = "text"
 """The role of raw text: a conversation of exactly one such message has no chat structure."""
+INPUTS = "template"
+"""The role of what a conversation gives the template beside its messages; it comes first, and its
+content is a JSON object: `{"tools": [...], "chat_template_kwargs": {...}}`."""
+
 PLAIN_TEMPLATE = (
     "{{ bos_token }}"
     "{% for message in messages %}"
@@ -52,13 +62,68 @@ _FINGERPRINT_PROBE = "A plain text: 1234567890, naïve café, 你好, мир, �
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn: `role` is one of system, user, assistant, tool, or "text" (raw text, alone)."""
+    """One turn.
+
+    Attributes:
+        role: one of `ROLES`, `RAW` (alone), or `INPUTS` (first).
+        content: its text; "" where it has none.
+        fields: all else that the template may read, as a JSON object: `reasoning_content`,
+            `tool_calls`, `tool_call_id`, `name`; "" for nothing. `"content": null` in it says that
+            the message has no content.
+    """
 
     role: str
     content: str
+    fields: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The message as templates and other programs take it, without keys that are null."""
+        values: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.fields:
+            values |= json.loads(self.fields)
+        return {name: value for name, value in values.items() if value is not None}
 
 
 Messages = tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatInputs:
+    """What `apply_chat_template` is called with."""
+
+    messages: list[dict[str, Any]]
+    options: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, messages: Sequence[Message]) -> ChatInputs:
+        """Messages as dictionaries, `tools` and `chat_template_kwargs` as arguments."""
+        options: dict[str, Any] = {}
+        turns = messages
+        if messages and messages[0].role == INPUTS:
+            inputs = json.loads(messages[0].content)
+            if inputs.get("tools"):
+                options["tools"] = inputs["tools"]
+            options |= inputs.get("chat_template_kwargs") or {}
+            turns = messages[1:]
+        return cls([message.as_dict() for message in turns], options)
+
+    def texts(self) -> Iterator[str]:
+        """Every text but the roles, names of fields included."""
+        for turn in self.messages:
+            for name, value in turn.items():
+                if name != "role":
+                    yield from _texts(value)
+        yield from _texts(self.options)
+
+    def map_texts(self, change: Callable[[str], str]) -> ChatInputs:
+        """The same with every text but the roles changed."""
+        turns = [{**_map_texts(turn, change), "role": turn["role"]} for turn in self.messages]
+        return ChatInputs(turns, _map_texts(self.options, change))
+
+    @property
+    def roles(self) -> str:
+        """The roles in their order, for an error."""
+        return " → ".join(turn["role"] for turn in self.messages)
 
 
 def own_template(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -77,30 +142,25 @@ class Renderer:
     """Renders conversations with one tokenizer and one chat template.
 
     `chat_template` (Jinja source) wins over the tokenizer's own; without either it is
-    `PLAIN_TEMPLATE`. `max_tokens` is the limit that callers apply; `render` itself never cuts.
-    `sanitizer` chooses what keeps control tokens of messages as text: transformers ("auto": where
-    the installed version can) or the built-in code; both give the same ids. A template that cannot
-    be used is a `ModelError`."""
+    `PLAIN_TEMPLATE`. `max_tokens` is the limit that callers apply; `render` itself never cuts. A
+    template that cannot be used is a `ModelError`.
+    """
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
         chat_template: str | None = None,
         max_tokens: int = 2048,
-        *,
-        sanitizer: control.Sanitizer = "auto",
     ) -> None:
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
         self.chat_template = chat_template or own_template(tokenizer)
-        self._native = control.use_transformers(tokenizer, sanitizer)
-        try:
-            self.control = control.ControlTokens(tokenizer, self.chat_template)
-            self._ensure_one_bos()
-        except _template_errors() as error:
-            raise ModelError(f"the chat template cannot be used: {error}") from error
-        # Whether texts of two messages could join to a control token in this template.
+        self.control = control.ControlTokens(tokenizer)
+        self._ensure_one_bos()
+        # Whether texts of two messages could join to a special token in this template.
         self._guarded = control.texts_touch(self._rendered_probes(), self.control.ids)
+        # What the template leaves out, by the structure of conversations.
+        self._removed_of: dict[Structure, frozenset[Place]] = {}
 
     @property
     def pad_id(self) -> int:
@@ -113,13 +173,15 @@ class Renderer:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all that decides the ids; saved with a model, compared when one is served."""
+        """Hash of all that decides the ids: template, special tokens, vocabulary probe. It is saved
+        with a model and compared when one is served."""
+        behaviour = control.GUARDED_BEHAVIOUR if self._guarded else control.BEHAVIOUR
         decisive = {
             "template": self.chat_template,
             "bos": self.tokenizer.bos_token_id,
             "eos": self.tokenizer.eos_token_id,
             "control": dict(self.control.ids),
-            "behaviour": control.BEHAVIOUR,
+            "behaviour": behaviour,
             "probe": self.tokenizer.encode(_FINGERPRINT_PROBE, add_special_tokens=False),
         }
         return fingerprint(decisive)
@@ -128,56 +190,96 @@ class Renderer:
         """Token ids of a whole conversation.
 
         `DataError`: an unknown role, no message, text that is not valid Unicode, or an order of
-        roles that the template refuses. `ModelError`: the template makes two BOS for it."""
+        roles that the template refuses. `ModelError`: the template makes two BOS for this
+        conversation.
+        """
+        return self.render_with_changes(messages)[0]
+
+    def render_with_changes(self, messages: Sequence[Message]) -> tuple[list[int], list[Change]]:
+        """As `render`, with what the template did not write of the messages."""
         _check(messages)
         # Raw text has no chat structure, so no template sees it.
         if messages[0].role == RAW:
-            return self._raw(messages[0].content)
-        ids = self._encode(messages)
+            return self._raw(messages[0].content), []
+        inputs, changes = self._inputs(messages)
+        text, ids = self._encode(inputs)
         # Checked for every conversation: a template may write a second BOS for some roles only.
         self._refuse_double_bos(ids)
         if not ids:
-            raise DataError(f"the chat template made no token of {_roles(_chat(messages))}")
-        return ids
+            raise DataError(f"the chat template made no token of {inputs.roles}")
+        removed = self._removed(inputs)
+        return ids, changes + changes_of(inputs.messages, inputs.options, text, removed)
+
+    def text(self, messages: Sequence[Message], *, marked: bool = False, **options: Any) -> str:
+        """The string that the template makes; special tokens in messages as they are, or `marked`
+        for `control.encode_marked`. `options` go to the template."""
+        inputs, _ = self._inputs(messages)
+        if marked:
+            inputs = inputs.map_texts(self.control.mark)
+        return self._apply(inputs, **options)
 
     def token_starts(self, text: str) -> list[int]:
         """Character offset of each token of a message's text, for cutting it at a token."""
         return self.control.token_starts(text)
 
-    def _encode(self, messages: Sequence[Message]) -> list[int]:
-        texts = [message.content for message in messages]
-        if self._guarded:
-            return self._built_in(messages)
-        if not any(map(self.control.found_in, texts)):
-            return self._ids(_chat(messages))  # same ids as below, several times faster
-        if self._native and not any(map(self.control.hidden_in, texts)):
-            try:
-                return self._ids(_chat(messages), sanitize_control_tokens=True)
-            except DataError:
-                raise
-            except ValueError:
-                pass  # the vocabulary makes the token from plain text: ours splits it
-        return self._built_in(messages)
+    def _inputs(self, messages: Sequence[Message]) -> tuple[ChatInputs, list[Change]]:
+        """What the template gets: a developer's message is the system's where it knows no other."""
+        inputs = ChatInputs.of(messages)
+        if "developer" in self.chat_template:
+            return inputs, []
+        changes: list[Change] = []
+        for turn in inputs.messages:
+            if turn["role"] == "developer":
+                turn["role"] = "system"
+                changes.append(Change.DEVELOPER_AS_SYSTEM)
+        return inputs, changes
 
-    def _built_in(self, messages: Sequence[Message]) -> list[int]:
-        chat = _chat(messages)
-        for turn in chat:
-            marked = self.control.mark(turn["content"])
-            core = marked.strip()
-            # Where the template joins texts, their edges are marked too: inside of the spaces,
-            # because many templates trim a message.
-            if self._guarded and core:
-                lead, _, trail = marked.partition(core)
-                marked = f"{lead}{control.END}{core}{control.END}{trail}"
-            turn["content"] = marked
-        rendered = self._apply(chat, tokenize=False)
-        return self.control.encode_marked(rendered)
+    def _encode(self, inputs: ChatInputs) -> tuple[str, list[int]]:
+        """The string that the template makes, and its token ids."""
+        text = self._apply(inputs)
+        marked: str | None = None
+        if any(map(self.control.found_in, inputs.texts())):
+            marked = self._apply(inputs.map_texts(self._mark))
+        elif self._guarded:
+            # The guard cuts the text at its edges: only where two texts did join to a token.
+            separate = self._apply(inputs.map_texts(self._mark))
+            find = self.control.pattern.findall
+            if len(find(text)) > len(find(separate)):
+                marked = separate
+        if marked is None:
+            return text, self._ids(text)
+        return text, self.control.encode_marked(marked)
+
+    def _mark(self, text: str) -> str:
+        """A text with its special tokens marked, and its edges where the template joins texts."""
+        marked = self.control.mark(text)
+        core = marked.strip()
+        if not self._guarded or not core:
+            return marked
+        # Inside of the spaces, because many templates trim a message.
+        lead, _, trail = marked.partition(core)
+        return f"{lead}{control.END}{core}{control.END}{trail}"
+
+    def _removed(self, inputs: ChatInputs) -> frozenset[Place]:
+        """The pieces that the template leaves out of every conversation of this structure."""
+        structure = structure_of(inputs.messages, inputs.options)
+        if structure not in self._removed_of:
+            turns, words = with_words(inputs.messages)
+            try:
+                text = self._apply(ChatInputs(turns, inputs.options))
+            except DataError:
+                # It reads the texts themselves: what is not written is then seen of them alone.
+                words = {}
+            removed = frozenset(piece for piece, word in words.items() if word not in text)
+            self._removed_of[structure] = removed
+        return self._removed_of[structure]
 
     def _raw(self, text: str) -> list[int]:
         """BOS (if the tokenizer has one), the text's tokens, EOS (if it has one)."""
         if self.control.found_in(text):
-            text = self.control.mark(text)
-        ids = self.control.encode_marked(text)
+            ids = self.control.encode_marked(self.control.mark(text))
+        else:
+            ids = self._ids(text)
         begin, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         if begin is not None:
             ids.insert(0, begin)
@@ -187,29 +289,37 @@ class Renderer:
             raise DataError("an empty text makes no token with this tokenizer")
         return ids
 
-    def _ids(self, chat: list[dict[str, str]], **options: Any) -> list[int]:
-        quiet = {"verbose": False}  # no warning about the tokenizer's own limit: callers have one
-        options |= {"return_dict": False, "tokenizer_kwargs": quiet}
-        ids: list[int] = self._apply(chat, tokenize=True, **options)
-        return ids
+    def _ids(self, text: str) -> list[int]:
+        """Token ids of a string, special tokens in it included."""
+        # not verbose: no warning about the tokenizer's own limit, since callers have one
+        encoded = self.tokenizer(text, add_special_tokens=False, verbose=False)
+        return list(encoded["input_ids"])
 
-    def _apply(self, chat: list[dict[str, str]], **options: Any) -> Any:
+    def _apply(self, inputs: ChatInputs, **options: Any) -> str:
+        """Call transformers; a template's refusal becomes a DataError that names the roles."""
+        from jinja2.exceptions import SecurityError, TemplateSyntaxError
+
+        options = {**inputs.options, **options, "chat_template": self.chat_template}
         try:
-            options["chat_template"] = self.chat_template
-            return self.tokenizer.apply_chat_template(chat, **options)
-        except _template_errors() as error:
+            text = self.tokenizer.apply_chat_template(inputs.messages, tokenize=False, **options)
+        except (TemplateSyntaxError, SecurityError) as error:
+            raise ModelError(f"the chat template cannot be used: {error}") from error
+        # A template is a program of somebody else's: on a conversation it does not expect it may
+        # raise whatever Python can.
+        except Exception as error:
             raise DataError(
-                f"the chat template refused the roles {_roles(chat)}: {error}. Change the roles of "
+                f"the chat template refused the roles {inputs.roles}: {error}. Change the roles of "
                 "the record, or use a template that takes them"
             ) from error
+        return str(text)
 
     def _rendered_probes(self) -> list[str]:
         """Each probe that the template takes, with `control.ANY_TEXT` as all texts."""
         rendered = []
         for roles in PROBES:
-            chat = _chat(Message(role, control.ANY_TEXT) for role in roles)
+            turns = [Message(role, control.ANY_TEXT) for role in roles]
             with contextlib.suppress(DataError):
-                rendered.append(str(self._apply(chat, tokenize=False)))
+                rendered.append(self._apply(ChatInputs.of(turns)))
         return rendered
 
     def _ensure_one_bos(self) -> None:
@@ -221,14 +331,14 @@ class Renderer:
         added = self.tokenizer("a")["input_ids"][:1] == [begin]
         if begin is not None and added and ids[:1] != [begin]:
             self.chat_template = "{{ bos_token }}" + self.chat_template
-            self.control = control.ControlTokens(self.tokenizer, self.chat_template)
 
     def _probe_ids(self) -> list[int]:
         """Token ids of the first probe that the template takes."""
         reason = ""
         for roles in PROBES:
             try:
-                return self._ids(_chat(Message(role, "a") for role in roles))
+                turns = [Message(role, "a") for role in roles]
+                return self._ids(self._apply(ChatInputs.of(turns)))
             except DataError as error:
                 reason = str(error)
         raise ModelError(f"the chat template takes no conversation: {reason}")
@@ -242,34 +352,45 @@ class Renderer:
             )
 
 
-def _chat(messages: Iterable[Message]) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content} for message in messages]
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in a JSON value, names of fields included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, child in value.items():
+            yield name
+            yield from _texts(child)
+    elif isinstance(value, list):
+        for child in value:
+            yield from _texts(child)
+
+
+def _map_texts(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {name: _map_texts(child, change) for name, child in value.items()}
+    if isinstance(value, list):
+        return [_map_texts(child, change) for child in value]
+    return value
 
 
 def _check(messages: Sequence[Message]) -> None:
     """Refuse what no template should get; cheap, since it runs on every conversation."""
-    if not messages:
+    if not messages or messages[-1].role == INPUTS:
         raise DataError("a conversation needs at least one message")
-    for message in messages:
-        if message.role not in ROLES and not (message.role == RAW and len(messages) == 1):
+    for index, message in enumerate(messages):
+        role = message.role
+        is_raw = role == RAW and len(messages) == 1
+        if role not in ROLES and not is_raw and not (role == INPUTS and index == 0):
             expected = ", ".join(sorted(ROLES))
-            hint = " (raw text stands alone)" if message.role == RAW else ""
-            raise DataError(f"role {message.role!r}{hint}: expected one of {expected}")
+            hint = " (raw text stands alone)" if role == RAW else ""
+            raise DataError(f"role {role!r}{hint}: expected one of {expected}")
         if not isinstance(message.content, str):
-            raise DataError(f"the {message.role} message is not text: {message.content!r:.60}")
-        if not message.content.isascii() and (lone := _SURROGATE.search(message.content)):
-            raise DataError(
-                f"the {message.role} message is not valid Unicode: lone surrogate "
-                f"U+{ord(lone.group()):04X} at character {lone.start()}"
-            )
-
-
-def _roles(chat: list[dict[str, str]]) -> str:
-    return " → ".join(turn["role"] for turn in chat)
-
-
-def _template_errors() -> tuple[type[Exception], ...]:
-    """What a refusing or broken template raises (imported late: `smorm --help` must be fast)."""
-    from jinja2.exceptions import TemplateError
-
-    return (TemplateError, OverflowError)
+            raise DataError(f"the {role} message is not text: {message.content!r:.60}")
+        for text in (message.content, message.fields):
+            if not text.isascii() and (lone := _SURROGATE.search(text)):
+                raise DataError(
+                    f"the {role} message is not valid Unicode: lone surrogate "
+                    f"U+{ord(lone.group()):04X} at character {lone.start()}"
+                )

@@ -1,63 +1,59 @@
-"""Control tokens inside user text stay text.
+"""Special tokens inside a message's text stay text.
 
-A control token is any special token, and any added token that the chat template writes (Qwen's
-`<tool_call>` is one though it is not special); `tokenizer.chat_control_tokens` replaces the second
-rule where it is set. These are transformers' rules for `sanitize_control_tokens`, and what follows
-is the same idea for versions that lack it: each control token in a message is wrapped in two
-private-use characters, the template is rendered as a string, the string is cut at the marks, and
-the wrapped pieces are encoded with the added tokens switched off.
+Each special token that a message holds is wrapped in two private-use characters, the template is
+rendered as a string, the string is cut at these marks, and the wrapped pieces are encoded with the
+added tokens switched off. Added tokens that are not special (`<think>`, `<tool_call>`) are
+structure that models and templates write: in a message they become their own token, as with plain
+transformers.
 
-It goes further. Text that only *becomes* a control token under the tokenizer's normalizer
-(full-width `＜s＞` under NFKC, `[inst]` under lower-casing) is caught. A token that the vocabulary
-itself makes from plain text is split rather than refused. Where a template writes two texts side by
-side, their edges are marked too, so that two messages cannot make a token together.
+Three more cases are covered. Text that only becomes a special token under the tokenizer's
+normalizer (full-width `＜s＞` under NFKC, `[inst]` under lower-casing). A special token that the
+vocabulary itself makes from plain text: it is split. A template that writes two texts side by side:
+the edges of each text are marked too, so that two messages cannot make a token together.
 
-U+F0000 and U+F0001 are the marks. They are removed from every message, which changes no real text:
-Unicode assigns them no meaning."""
+U+F0000 and U+F0001 are the marks. They are removed from messages that need marking, which changes
+no real text: Unicode assigns them no meaning.
+"""
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Collection, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from smorm.errors import DataError, ModelError
+from smorm.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Sanitizer = Literal["auto", "transformers", "builtin"]
 START, END = "\U000f0000", "\U000f0001"
 MARKS = re.compile(f"[{START}{END}]")
+# As a template's JSON may write them.
+_ESCAPED_MARKS = ((r"\udb80\udc00", START), (r"\udb80\udc01", END))
 ANY_TEXT = "\ue000"
 """Stands for a message's text in a probe; templates neither trim nor match it."""
-BEHAVIOUR = 2
-"""Raised whenever the ids of some conversation change; part of a renderer's fingerprint."""
+BEHAVIOUR, GUARDED_BEHAVIOUR = 2, 3
+"""Raised whenever the ids of some conversation change; part of a renderer's fingerprint. The second
+is that of templates which write two texts side by side."""
 
 
 class ControlTokens:
-    """The control tokens of one tokenizer when it renders with `template` (Jinja source): `ids` by
+    """The special tokens of one tokenizer, and those that its `chat_control_tokens` names: `ids` by
     their text, `pattern` to find them. `normalizer` is None where none is matched after it."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self.ids: dict[str, int] = {}
         self.normalizer: Any = None
         self._newline = tokenizer.encode("\n", add_special_tokens=False)
-        named = getattr(tokenizer, "chat_control_tokens", None)
-        literals = "" if named is not None else template_literals(template)
+        named = getattr(tokenizer, "chat_control_tokens", None) or ()
         variants: set[str] = set()
         # Of the Rust pipeline; a tokenizer written in Python has none.
         normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
         for index, token in tokenizer.added_tokens_decoder.items():
             text = token.content
-            # Of the added tokens that are not special only some are control (Gemma's "\n" is not).
-            structural = text in literals and not text.isspace()
-            if named is not None:
-                structural = text in named
-            if not text or not (token.special or structural):
+            if not text or not (token.special or text in named):
                 continue
             self.ids[text] = index
             variants.add(text)
@@ -72,10 +68,8 @@ class ControlTokens:
         self._marked = re.compile(f"{START}({pattern}){END}|[{START}{END}]")
 
     def found_in(self, text: str) -> bool:
-        """Whether `text` holds a control token or a mark, as written or once normalized."""
-        if self.pattern.search(text) or (not text.isascii() and MARKS.search(text)):
-            return True
-        return self.hidden_in(text)
+        """Whether `text` holds a control token, as written or once normalized."""
+        return self.pattern.search(text) is not None or self.hidden_in(text)
 
     def hidden_in(self, text: str) -> bool:
         """Whether a control token appears only after the tokenizer's normalizer."""
@@ -96,6 +90,8 @@ class ControlTokens:
         """Token ids of a rendered conversation whose control tokens from users are marked. A lone
         mark (a template's `split` or slice can separate a pair) is dropped but splits the text.
         `DataError`: a control token that the vocabulary cannot write in any other way."""
+        for escaped, character in _ESCAPED_MARKS:
+            marked = marked.replace(escaped, character)
         # text, marked token, text, marked token, …; None stands for a lone mark's token
         pieces = self._marked.split(marked)
         ids = self._encode(pieces[0], plain_text=False)
@@ -176,33 +172,6 @@ class ControlTokens:
 
 def _evenly(base: int, length: int, count: int) -> list[int]:
     return [base + step * length // count for step in range(count)]
-
-
-def use_transformers(tokenizer: PreTrainedTokenizerBase, sanitizer: Sanitizer) -> bool:
-    """Whether transformers sanitizes; `ModelError` where it must and cannot."""
-    options = inspect.signature(tokenizer.apply_chat_template).parameters
-    able = "sanitize_control_tokens" in options
-    if sanitizer == "transformers" and not able:
-        raise ModelError(
-            "the installed transformers cannot keep control tokens as text: install a newer one, "
-            'or leave the sanitizer at "auto"'
-        )
-    return able and sanitizer != "builtin"
-
-
-def template_literals(template: str) -> str:
-    """The text and string constants of a Jinja template, joined by NUL so none run together."""
-    from jinja2 import Environment
-
-    literals = []
-    for _, kind, value in Environment().lex(template):
-        if kind == "data":
-            literals.append(value)
-        elif kind == "string":
-            # As Jinja reads a string constant: without quotes, escapes resolved.
-            escaped = value[1:-1].encode("ascii", "backslashreplace")
-            literals.append(escaped.decode("unicode-escape"))
-    return "\0".join(literals)
 
 
 def texts_touch(probes: Sequence[str], control: Collection[str]) -> bool:

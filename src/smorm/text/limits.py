@@ -4,12 +4,13 @@ A response is never cut: the end of an answer is what a reward model reads. All 
 record are judged under the same prompt, so where one of them needs a shorter prompt, all get it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
 from smorm.errors import DataError
-from smorm.text.chat import RAW, Message, Messages, Renderer
+from smorm.text.changes import Change
+from smorm.text.chat import INPUTS, RAW, Messages, Renderer
 
 Overlong = Literal["error", "drop", "truncate_prompt"]
 
@@ -41,12 +42,14 @@ class Unscored:
 @dataclass(frozen=True, slots=True)
 class Fitted:
     """A record's conversations as token ids, one list per response, each within the limit; None
-    where the record was `dropped`. `truncated`: text was taken from the prompt."""
+    where the record was `dropped`. `truncated`: text was taken from the prompt. `changes`: what the
+    template does not write of any of them, each kind once."""
 
     tokens: list[list[int]] | None
     prompt: Messages
     truncated: bool = False
     dropped: UnscoredReason | None = None
+    changes: tuple[Change, ...] = ()
 
 
 def fit(
@@ -61,10 +64,15 @@ def fit(
     `truncate_prompt` takes text from the left end of the oldest message that is not the system's,
     then of the next, and of system messages last; every message stays, if only as an empty one.
     `DataError`: a conversation is over-long under "error", or cannot be rendered."""
-    tokens = [renderer.render(prompt + response) for response in responses]
+    tokens: list[list[int]] = []
+    changes: dict[Change, None] = {}
+    for response in responses:
+        ids, changed = renderer.render_with_changes(prompt + response)
+        tokens.append(ids)
+        changes |= dict.fromkeys(changed)
     lengths = list(map(len, tokens))
     if not lengths or max(lengths) <= limit:
-        return Fitted(tokens, prompt)
+        return Fitted(tokens, prompt, changes=tuple(changes))
     if policy == "error":
         raise DataError(
             f"the conversation has {max(lengths)} tokens and the limit is {limit}: raise the "
@@ -72,7 +80,8 @@ def fit(
         )
     if policy == "drop":
         return Fitted(None, prompt, dropped=UnscoredReason.TOO_LONG)
-    return _truncate(renderer, prompt, responses, limit, lengths)
+    fitted = _truncate(renderer, prompt, responses, limit, lengths)
+    return replace(fitted, changes=tuple(changes))
 
 
 def _truncate(
@@ -108,7 +117,8 @@ def _truncate(
 def _shorten(renderer: Renderer, prompt: Messages, excess: int) -> Messages:
     """The prompt with `excess` tokens less text, or as it is when no text is left to take."""
     messages = list(prompt)
-    candidates = [index for index, message in enumerate(prompt) if message.role != RAW]
+    cut_never = (RAW, INPUTS)
+    candidates = [index for index, message in enumerate(prompt) if message.role not in cut_never]
     # Oldest first, and system messages last: sorting is stable.
     candidates.sort(key=lambda index: prompt[index].role == "system")
     for index in candidates:
@@ -116,7 +126,7 @@ def _shorten(renderer: Renderer, prompt: Messages, excess: int) -> Messages:
         starts = renderer.token_starts(text)
         # A cut inside of one character's bytes takes the character as well.
         cut = next((start for start in starts[excess:] if start > 0), len(text))
-        messages[index] = Message(prompt[index].role, text[cut:])
+        messages[index] = replace(prompt[index], content=text[cut:])
         if cut < len(text):
             break
         excess -= len(starts)

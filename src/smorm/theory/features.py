@@ -110,6 +110,8 @@ def _tokens(
         return None
     if fitted.truncated:
         census.add(DropReason.SHORTENED, item.where)
+    for change in fitted.changes:
+        census.add(change, item.where)
     return [np.asarray(tokens, dtype=np.int32) for tokens in fitted.tokens]
 
 

@@ -1,12 +1,12 @@
 """Data shapes: how rows of a named format become records, one object each, registered once."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, get_args
 
 from smorm.data.census import BadRecord, Defect
-from smorm.data.fields import Context, names_of
+from smorm.data.fields import Context, Labels, names_of
 from smorm.data.records import Candidates, Kind, Preference, Rated
 from smorm.registry import Registry
 
@@ -22,13 +22,18 @@ class Format:
 
     A row that is bad as a whole raises `BadRecord` in `parse`, a bad record among several stands as
     one. `shape` is the row's fields, as an error shows them, `signs` those by which an error
-    recognises a row; `drop_row` says why a row is left out before the stride is counted."""
+    recognises a row; `drop_row` says why a row is left out before the stride is counted. The other
+    keys are what a source may say too, and says more strongly (`Source`)."""
 
     kind: Kind
     parse: Parse
     shape: str
     signs: frozenset[str] = frozenset()
     drop_row: DropRow | None = None
+    columns: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
+    attributes: Mapping[str, str] | None = None
+    labels: Labels | None = None
+    booleans: bool = False
 
 
 _ROOM = "smorm.data.formats"
@@ -57,6 +62,22 @@ FORMATS: Registry[Format] = Registry(
         "hhh": f"{_BENCHMARKS}.hhh:FORMAT",
         "llmbar": f"{_BENCHMARKS}.llmbar:FORMAT",
         "mt_bench": f"{_BENCHMARKS}.mt_bench:FORMAT",
+        "ab": f"{_ROOM}.ab:FORMAT",
+        "ranked": f"{_ROOM}.ranked:FORMAT",
+        "alpaca_preference": f"{_ROOM}.renamed:ALPACA_PREFERENCE",
+        "distilabel": f"{_ROOM}.renamed:DISTILABEL",
+        "distilabel_ratings": f"{_ROOM}.renamed:DISTILABEL_RATINGS",
+        "helpsteer3": f"{_ROOM}.renamed:HELPSTEER3",
+        "kto": f"{_ROOM}.renamed:KTO",
+        "lmarena": f"{_ROOM}.lmarena:FORMAT",
+        "lmarena_55k": f"{_ROOM}.lmarena:FORMAT_55K",
+        "nectar": f"{_ROOM}.nectar:FORMAT",
+        "openai_preference": f"{_ROOM}.renamed:OPENAI_PREFERENCE",
+        "orca_dpo": f"{_ROOM}.renamed:ORCA_DPO",
+        "pku_saferlhf": f"{_ROOM}.renamed:PKU_SAFERLHF",
+        "pku_saferlhf_safety": f"{_ROOM}.pku_saferlhf:FORMAT",
+        "sharegpt_preference": f"{_ROOM}.renamed:SHAREGPT_PREFERENCE",
+        "shp": f"{_ROOM}.renamed:SHP",
     },
 )
 """All formats by name. A benchmark's is found in a higher room, when it is first used."""
@@ -79,10 +100,12 @@ def format_of_row(row: Row, kind: Kind | None, context: Context) -> Format:
     # A pair wins over ratings, ratings over candidates. One side is enough: a row that lacks the
     # other is a damaged pair.
     matches: list[Kind] = []
-    if "chosen" in row or "rejected" in row:
+    if "chosen" in row or "rejected" in row or "rejected_response" in row:
         matches.append("preference")
-    is_answer = "response" in row or "messages" in row
-    if is_answer and ("scores" in row or context.columns is not None):
+    # A text is a record by itself only where the source says that this column is one.
+    is_answer = "response" in row or "messages" in row or "conversations" in row
+    is_answer = is_answer or "text" in context.mapped
+    if is_answer and ("scores" in row or context.attributes is not None):
         matches.append("rated")
     if is_answer or "responses" in row:
         matches.append("candidates")
@@ -91,13 +114,23 @@ def format_of_row(row: Row, kind: Kind | None, context: Context) -> Format:
     if kind in matches:
         return FORMATS[kind]
     shapes = " or ".join(FORMATS[name].shape for name in get_args(Kind) if kind in (None, name))
-    hint = ""
-    if matches:
+    hint = format_hint(row, kind)
+    if not hint and matches:
         hint = f"; it looks like a {matches[0]} record"
-    # a named format is never guessed: its rules (ties, turns, N/A) would apply in silence
-    for name, form in FORMATS.importable().items():
-        if form.signs and form.signs <= row.keys() and kind in (None, form.kind):
-            hint = f"; it looks like format {name!r}: name it as the source's format"
-            break
     problem = f"expected {shapes}; the row has: {names_of(row)}{hint}"
     raise context.bad("row", Defect.UNKNOWN_SHAPE, problem)
+
+
+def format_hint(row: Row, kind: Kind | None) -> str:
+    """The end of an error about a row that has the fields of a named format; else nothing."""
+    # a named format is never guessed: its rules (ties, turns, N/A) would apply in silence
+    recognised: dict[str, int] = {}
+    for name, form in FORMATS.importable().items():
+        if form.signs and form.signs <= row.keys() and kind in (None, form.kind):
+            recognised[name] = len(form.signs)
+    # Those that know most of the row's fields.
+    most = max(recognised.values(), default=0)
+    names = [repr(name) for name, known in recognised.items() if known == most]
+    if not names:
+        return ""
+    return f"; it looks like format {' or '.join(names)}: name it as the source's format"

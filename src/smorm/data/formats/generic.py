@@ -7,12 +7,14 @@ from smorm.data import fields
 from smorm.data.census import Defect, DropReason
 from smorm.data.fields import Context
 from smorm.data.formats import Format, Row
+from smorm.data.messages import read_messages, template_inputs
 from smorm.data.records import Candidates, Messages, Preference, Rated
-from smorm.text.chat import RAW, Message
+from smorm.text.chat import INPUTS, RAW, Message
 
 Split = tuple[Messages, Messages, Messages]  # prompt, chosen, rejected
 # The head's own row: an attribute of that name could not be told from it.
 RESERVED = ("preference",)
+_DIALOGUES = ("messages", "conversations")
 _SPEAKERS = {"User": "user", "Human": "user", "Assistant": "assistant"}
 # (end of the prompt, start of a response): two turns of one role are two halves of another split,
 # and a template may drop one of them.
@@ -22,29 +24,56 @@ _REFUSED_ORDERS = {("user", "user"), ("user", "system"), ("assistant", "assistan
 def preference(row: Row, context: Context) -> list[Preference]:
     """`{prompt?, chosen, rejected, margin?, id?, source?}`, in text or in message lists.
 
-    With a prompt each side is what follows it. Without one, each side is a whole conversation: of
-    message lists the longest common beginning is the prompt; texts have no chat structure."""
+    With a prompt each side is what follows it; `rejected` may be a list of answers, each of which
+    makes a pair. Without one, each side is a whole conversation: of message lists the longest
+    common beginning is the prompt; texts have no chat structure. `{messages, rejected_response}`
+    has the chosen answer as its last message."""
+    if "rejected_response" in row and "chosen" not in row:
+        return [_against_last_message(row, context)]
     chosen = fields.required(row, "chosen", context)
     rejected = fields.required(row, "rejected", context)
     # "prompt" in the row but null is a damaged row, and no pair of whole conversations
-    if has_prompt(row):
-        prompt = prompt_of(row, context)
-        sides = (side_of(chosen, "chosen", context), side_of(rejected, "rejected", context))
-        good, bad = without_prompt(prompt, sides, ("chosen", "rejected"), context)
-        pair = (prompt, good, bad)
-    elif isinstance(chosen, str) and isinstance(rejected, str):
-        pair = ((), (Message(RAW, chosen),), (Message(RAW, rejected),))
-    else:
-        good = fields.messages(chosen, "chosen", context)
-        pair = split_common(good, fields.messages(rejected, "rejected", context))
-    return [preference_of(row, pair, context)]
+    if not has_prompt(row) and dialogue_name(row) is None:
+        return [preference_of(row, _whole_conversations(row, chosen, rejected, context), context)]
+    prompt = prompt_of(row, context)
+    names, sides = ["chosen"], [side_of(chosen, "chosen", context)]
+    for name, value in _answers(rejected, "rejected"):
+        names.append(name)
+        sides.append(side_of(value, name, context))
+    good, *bad = without_prompt(prompt, tuple(sides), tuple(names), context)
+    return [preference_of(row, (prompt, good, side), context) for side in bad]
+
+
+def _whole_conversations(row: Row, chosen: Any, rejected: Any, context: Context) -> Split:
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        return (), (Message(RAW, chosen),), (Message(RAW, rejected),)
+    good = read_messages(chosen, "chosen", context)
+    prompt, good, bad = split_common(good, read_messages(rejected, "rejected", context))
+    return template_inputs(row, context) + prompt, good, bad
+
+
+def _against_last_message(row: Row, context: Context) -> Preference:
+    prompt, chosen = _prompt_and_response(row, context)
+    value = fields.required(row, "rejected_response", context)
+    rejected = side_of(value, "rejected_response", context)
+    return preference_of(row, (prompt, chosen, rejected), context)
+
+
+def _answers(value: Any, name: str) -> list[tuple[str, Any]]:
+    """One answer (text, messages, one message), or each of a list of answers, with its name."""
+    if not isinstance(value, list) or not value or _is_message(value[0]):
+        return [(name, value)]
+    return [(f"{name}[{index}]", answer) for index, answer in enumerate(value)]
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and ("role" in value or "from" in value)
 
 
 def preference_of(
     row: Row, pair: Split, context: Context, margin: float | None = None
 ) -> Preference:
     """A checked pair of (prompt, chosen, rejected); without a margin, with the row's."""
-    note_ignored(row, context)
     prompt, chosen, rejected = pair
     if prompt:  # whole conversations may share nothing
         fields.filled_prompt(prompt, "prompt", context)
@@ -59,9 +88,8 @@ def preference_of(
 
 def identity_of(row: Row, context: Context) -> dict[str, Any]:
     """The fields of a record that say where it is from."""
-    identity = fields.optional_text(row, "id", context)
     source = fields.optional_text(row, "source", context)
-    return {"id": identity, "source": source, "where": context.where}
+    return {"id": fields.identity(row, context), "source": source, "where": context.where}
 
 
 def split_common(chosen: Messages, rejected: Messages) -> Split:
@@ -77,7 +105,6 @@ def split_common(chosen: Messages, rejected: Messages) -> Split:
 def rated(row: Row, context: Context) -> list[Rated]:
     """`{prompt, response, scores: {name: number | null}}`, or flat columns named in the config."""
     prompt, response = _prompt_and_response(row, context)
-    note_ignored(row, context)
     response = fields.filled_response(response, "response", context)
     return [Rated(prompt, response, scores_of(row, context), **identity_of(row, context))]
 
@@ -86,7 +113,7 @@ def scores_of(row: Row, context: Context) -> dict[str, float | None]:
     """The ratings of a row: of the configured attributes, else all of `scores`; None where the
     value is null or absent. `scores` wins over flat columns of the same names."""
     nested = row.get("scores")
-    if nested is None and context.columns is None:
+    if nested is None and context.attributes is None:
         expected = "{name: number or null}; for flat columns name them as attributes"
         raise context.bad("scores", Defect.MISSING_FIELD, f"missing, expected {expected}")
     if nested is not None and not isinstance(nested, dict):
@@ -94,15 +121,13 @@ def scores_of(row: Row, context: Context) -> dict[str, float | None]:
     values, prefix = row, ""
     if nested is not None:
         values, prefix = nested, "scores."
-    columns = context.columns or dict(zip(values, values, strict=True))
+    columns = context.attributes or dict(zip(values, values, strict=True))
     scores: dict[str, float | None] = {}
     for name, column in columns.items():
         if not isinstance(name, str) or not name.strip() or name in RESERVED:
             problem = f"{name!r} cannot be the name of an attribute"
             raise context.bad("scores", Defect.BAD_ATTRIBUTE_NAME, problem)
-        scores[name] = None
-        if values.get(column) is not None:
-            scores[name] = fields.number(values[column], f"{prefix}{column}", context)
+        scores[name] = fields.rating(values.get(column), f"{prefix}{column}", context)
     return scores
 
 
@@ -143,31 +168,45 @@ def has_prompt(row: Row) -> bool:
     return "prompt" in row or row.get("prompt_messages") is not None
 
 
+def dialogue_name(row: Row) -> str | None:
+    """The field that holds a conversation, as most data sets call it."""
+    return next((name for name in _DIALOGUES if row.get(name) is not None), None)
+
+
 def prompt_of(row: Row, context: Context) -> Messages:
-    """The prompt: `prompt_messages` where the row has it, else `prompt` as text or messages."""
-    name = "prompt_messages" if row.get("prompt_messages") is not None else "prompt"
+    """The prompt, after the tools of the row: `prompt_messages`, `prompt` as text or messages, or
+    the conversation that an answer follows."""
+    name = "prompt"
+    if row.get("prompt_messages") is not None:
+        name = "prompt_messages"
+    elif "prompt" not in row:
+        name = dialogue_name(row) or name
     prompt = side_of(fields.required(row, name, context), name, context, role="user")
-    return fields.filled_prompt(prompt, name, context)
+    return template_inputs(row, context) + fields.filled_prompt(prompt, name, context)
 
 
 def side_of(value: object, field: str, context: Context, role: str = "assistant") -> Messages:
-    """A list of messages, or text, which becomes one message of the role."""
+    """Messages, or text, which becomes one message of the role."""
     if isinstance(value, str):
         return (Message(role, value),)
-    if isinstance(value, list):
-        return fields.messages(value, field, context)
+    if isinstance(value, list | dict):
+        return read_messages(value, field, context)
     raise context.wrong(field, value, "text or a list of messages")
 
 
 def _prompt_and_response(row: Row, context: Context) -> tuple[Messages, Messages]:
-    """One prompt and one response; `messages` holds both, the last message is the response."""
-    if not has_prompt(row) and row.get("messages") is not None:
-        conversation = fields.messages(row["messages"], "messages", context)
+    """One prompt and one response; a conversation without a response beside it holds both, the last
+    message is the response. A whole text has no prompt."""
+    if "text" in context.mapped:
+        return (), (Message(RAW, fields.text(row["text"], "text", context)),)
+    name = dialogue_name(row)
+    if not has_prompt(row) and name is not None and row.get("response") is None:
+        conversation = read_messages(row[name], name, context)
         if len(conversation) < 2:
             problem = "one message, expected prompt and answer"
-            raise context.bad("messages", Defect.MISSING_FIELD, problem)
-        prompt = fields.filled_prompt(conversation[:-1], "messages", context)
-        return prompt, conversation[-1:]
+            raise context.bad(name, Defect.MISSING_FIELD, problem)
+        prompt = fields.filled_prompt(conversation[:-1], name, context)
+        return template_inputs(row, context) + prompt, conversation[-1:]
     prompt = prompt_of(row, context)
     response = side_of(fields.required(row, "response", context), "response", context)
     return prompt, without_prompt(prompt, (response,), ("response",), context)[0]
@@ -178,9 +217,10 @@ def without_prompt(
 ) -> tuple[Messages, ...]:
     """The sides as continuations of the prompt. Where every side begins with the whole prompt (as
     in `ultrafeedback_binarized`), the prompt is taken once, and counted."""
-    size = len(prompt)
+    turns = tuple(message for message in prompt if message.role != INPUTS)
+    size = len(turns)
     # of one side alone it is what the answer says
-    if all(len(side) > size and side[:size] == prompt for side in sides):
+    if all(len(side) > size and side[:size] == turns for side in sides):
         context.count(DropReason.REPEATED_PROMPT)
         sides = tuple(side[size:] for side in sides)
     for side, name in zip(sides, names, strict=True):
@@ -189,13 +229,6 @@ def without_prompt(
             problem = f"its first message is of {after!r} while the prompt ends with {before!r}"
             raise context.bad(name, Defect.ROLE_ORDER, problem)
     return sides
-
-
-def note_ignored(row: Row, context: Context) -> None:
-    """Count what TRL would have rendered and this project does not."""
-    for name in ("tools", "chat_template_kwargs"):
-        if row.get(name):
-            context.count(DropReason.FIELD_IGNORED, name)
 
 
 def split_turns(text: str, marker: re.Pattern[str]) -> Messages:

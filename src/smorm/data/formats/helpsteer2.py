@@ -23,7 +23,7 @@ def parse(row: Row, context: Context) -> list[Rated]:
         turns = turns[:-1]  # the marker that invites the answer
     if turns[-1].role != "user":
         raise context.bad("prompt", Defect.ROLE_ORDER, "ends with the assistant's turn")
-    columns = context.columns or dict(zip(ATTRIBUTES, ATTRIBUTES, strict=True))
+    columns = context.attributes or dict(zip(ATTRIBUTES, ATTRIBUTES, strict=True))
     for column in columns.values():
         if column not in row:
             raise context.bad(column, Defect.MISSING_FIELD, "missing, expected a number or null")
@@ -31,7 +31,7 @@ def parse(row: Row, context: Context) -> list[Rated]:
     response = generic.side_of(fields.required(row, "response", context), "response", context)
     (response,) = generic.without_prompt(prompt, (response,), ("response",), context)
     fields.filled_response(response, "response", context)
-    scores = generic.scores_of(row, replace(context, columns=columns))
+    scores = generic.scores_of(row, replace(context, attributes=columns))
     return [Rated(prompt, response, scores, **generic.identity_of(row, context))]
 
 

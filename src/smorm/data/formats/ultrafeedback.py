@@ -39,7 +39,7 @@ def _completion(
     annotations = fields.required(completion, "annotations", context, name)
     if not isinstance(annotations, dict):
         raise context.wrong(f"{name}.annotations", annotations, "an object")
-    columns = context.columns or dict(zip(ASPECTS, ASPECTS, strict=True))
+    columns = context.attributes or dict(zip(ASPECTS, ASPECTS, strict=True))
     fields.filled_response(answer, field, context)
     scores = {key: _rating(annotations.get(column), context) for key, column in columns.items()}
     return Rated(prompt, answer, scores, **generic.identity_of(row, context))

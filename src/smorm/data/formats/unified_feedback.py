@@ -4,6 +4,7 @@ from smorm.data import fields
 from smorm.data.census import DropReason
 from smorm.data.fields import Context
 from smorm.data.formats import Format, Row, generic
+from smorm.data.messages import read_messages
 from smorm.data.records import Messages, Preference
 from smorm.text.chat import Message
 
@@ -38,7 +39,7 @@ def _rating(row: Row, name: str, context: Context) -> float:
 
 
 def _conversation(row: Row, name: str, source: str, context: Context) -> Messages:
-    conversation = fields.messages(fields.required(row, name, context), name, context)
+    conversation = read_messages(fields.required(row, name, context), name, context)
     fields.filled_response(conversation, name, context)
     if "summarize" not in source:
         return conversation

@@ -5,6 +5,7 @@ from smorm.data import fields
 from smorm.data.census import Defect, DropReason
 from smorm.data.fields import Context
 from smorm.data.formats import Format
+from smorm.data.messages import read_messages
 from smorm.data.records import Candidates, Messages
 from smorm.evaluation.benchmarks import Benchmark, Piece, rows
 from smorm.evaluation.benchmarks.best_of_k import rule
@@ -55,7 +56,7 @@ def conversations(row: rows.Row, turn: int | None, context: Context) -> list[Can
 
 def _until(row: rows.Row, name: str, turn: int | None, context: Context) -> Messages:
     # A turn is a question and its answer; what was said after it was not judged.
-    messages = fields.messages(fields.required(row, name, context), name, context)
+    messages = read_messages(fields.required(row, name, context), name, context)
     if turn is None:
         size, of_turn = len(messages), ""
     else:

@@ -45,7 +45,7 @@ def parse(row: Row, context: Context) -> list[Candidates]:
                 problem = f"{describe(row[name])}, expected {count}, as many as are listed"
                 raise context.bad(name, Defect.WRONG_COUNT, problem)
         is_ties = (record.source or "").lower() == TIES.lower()
-        if is_ties and not _TIES_ID.fullmatch(record.id or ""):
+        if is_ties and not _TIES_ID.fullmatch(str(record.id or "")):
             problem = f'{describe(record.id)}, expected "ref:N" or "tied:N" in Ties'
             raise context.bad("id", Defect.BAD_ID, problem)
     return records

@@ -5,6 +5,7 @@ import re
 from smorm.data import fields
 from smorm.data.fields import Context
 from smorm.data.formats import Format
+from smorm.data.messages import read_messages
 from smorm.data.records import Candidates
 from smorm.evaluation.accuracy import ScoredItems, accuracies, wins
 from smorm.evaluation.benchmarks import Benchmark, rows
@@ -23,7 +24,7 @@ def parse(row: rows.Row, context: Context) -> list[Candidates]:
     if row.get("conversation_input") is None and "chosen" in row:
         return rows.comparison(row, context)
     value = fields.required(row, "conversation_input", context)
-    prompt = fields.messages(value, "conversation_input", context)
+    prompt = read_messages(value, "conversation_input", context)
     prompt = fields.filled_prompt(prompt, "conversation_input", context)
     protocol, good, bad = _responses(row, context)
     # The folder says pairs or best-of-n once more; the rest is the goal and the category.

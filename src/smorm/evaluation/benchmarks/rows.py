@@ -14,6 +14,7 @@ from smorm.data import fields
 from smorm.data.census import Defect, DropReason
 from smorm.data.fields import Context
 from smorm.data.formats import generic
+from smorm.data.messages import read_messages
 from smorm.data.records import Candidates, Messages
 from smorm.text.chat import RAW, Message
 
@@ -56,8 +57,8 @@ def _without_prompt(
     if not (_is_messages(chosen) and _is_messages(rejected)):
         problem = "missing; only two whole conversations as message lists can go without"
         raise context.bad("prompt", Defect.MISSING_FIELD, problem)
-    good = fields.messages(chosen, "chosen", context)
-    bad = fields.messages(rejected, "rejected", context)
+    good = read_messages(chosen, "chosen", context)
+    bad = read_messages(rejected, "rejected", context)
     return split(good, bad, ("chosen", "rejected"), context)
 
 

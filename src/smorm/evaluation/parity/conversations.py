@@ -103,6 +103,8 @@ def _fitted(
             continue
         if fitted.truncated:
             census.add(DropReason.CONVERSATION_SHORTENED)
+        for change in fitted.changes:
+            census.add(change)
         messages = fitted.prompt + response
         # In the response too: an answer can close its own turn.
         control = any(renderer.control.found_in(message.content) for message in messages)

@@ -1,0 +1,108 @@
+"""Two answers to one prompt and a label that says which is better: `{prompt, response_a,
+response_b, label}`.
+
+A source's `label` says how labels are read. `signed`: below 0 the first answer is better, above 0
+the second, 0 is a tie, and the size is the margin (HelpSteer3). `index`: 0 or 1 (PKU-SafeRLHF).
+`number`: 1 or 2. `first_better`: 1 or true for the first, 0 or false for the second (SHP). Or an
+object `{first: [...], second: [...], tie: [...]}` of the values. By default the usual words are
+read, and a number is refused: it could mean either."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from smorm.data import fields
+from smorm.data.census import Defect, DropReason
+from smorm.data.fields import Context, Labels
+from smorm.data.formats import Format, Row, generic
+from smorm.data.records import Messages, Preference
+
+
+class Better(Enum):
+    """Which of two answers was preferred."""
+
+    FIRST = "first"
+    SECOND = "second"
+    TIE = "tie"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a label says; `margin` where its size says how much better."""
+
+    better: Better
+    margin: float | None = None
+
+
+_WORDS = {
+    Better.FIRST: ("a", "model_a", "response_a", "answer_a", "first", "left", "[[a]]"),
+    Better.SECOND: ("b", "model_b", "response_b", "answer_b", "second", "right", "[[b]]"),
+    Better.TIE: ("tie", "c", "[[c]]", "both", "neither", "both_bad", "tie (bothbad)", "same"),
+}
+_NUMBERS: Mapping[str, Mapping[float, Better]] = {
+    "index": {0: Better.FIRST, 1: Better.SECOND},
+    "number": {1: Better.FIRST, 2: Better.SECOND},
+    "first_better": {1: Better.FIRST, 0: Better.SECOND},
+}
+
+
+def verdict_of(value: Any, field: str, labels: Labels | None, context: Context) -> Verdict:
+    """What a label says; `BadRecord` where the way to read labels does not cover it."""
+    if isinstance(labels, Mapping):
+        for better in Better:
+            listed = labels.get(better.value, [])
+            if value in (listed if isinstance(listed, list) else [listed]):
+                return Verdict(better)
+        problem = f"{fields.describe(value)} is none of the values in the source's label"
+        raise context.bad(field, Defect.BAD_LABEL, problem)
+    if labels == "signed":
+        size = fields.number(value, field, context)
+        if size == 0:
+            return Verdict(Better.TIE)
+        return Verdict(Better.FIRST if size < 0 else Better.SECOND, abs(size))
+    if labels is not None:
+        if not isinstance(value, bool | int | float) or value not in _NUMBERS[labels]:
+            expected = " or ".join(f"{number:g}" for number in _NUMBERS[labels])
+            raise context.bad(field, Defect.BAD_LABEL, f"{fields.describe(value)}, not {expected}")
+        return Verdict(_NUMBERS[labels][value])
+    if isinstance(value, str):
+        for better, words in _WORDS.items():
+            if value.strip().lower() in words:
+                return Verdict(better)
+    problem = (
+        f"{fields.describe(value)} could mean either answer: say label: signed, index (0, 1), "
+        "number (1, 2), first_better (1 is the first) or {first: [...], second: [...], tie: [...]}"
+    )
+    raise context.bad(field, Defect.BAD_LABEL, problem)
+
+
+def judged_pair(
+    row: Row, prompt: Messages, sides: tuple[Messages, Messages], verdict: Verdict, context: Context
+) -> list[Preference]:
+    """The better side as chosen; none of a tie, which is counted."""
+    if verdict.better is Better.TIE:
+        context.count(DropReason.JUDGED_TIE)
+        return []
+    good, bad = sides if verdict.better is Better.FIRST else sides[::-1]
+    margin = verdict.margin
+    if margin is not None and not math.isfinite(margin):
+        margin = None
+    return [generic.preference_of(row, (prompt, good, bad), context, margin)]
+
+
+def parse(row: Row, context: Context) -> list[Preference]:
+    """One pair; none of a tie."""
+    prompt = generic.prompt_of(row, context)
+    names = ("response_a", "response_b")
+    sides = [generic.side_of(fields.required(row, name, context), name, context) for name in names]
+    first, second = generic.without_prompt(prompt, (sides[0], sides[1]), names, context)
+    label = fields.required(row, "label", context)
+    verdict = verdict_of(label, "label", context.labels, context)
+    return judged_pair(row, prompt, (first, second), verdict, context)
+
+
+FORMAT = Format("preference", parse, "{prompt, response_a, response_b, label}")

@@ -1,0 +1,99 @@
+"""Several answers to one prompt with ranks or scores: `{prompt, responses, ranks or scores}`."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from smorm.data import fields
+from smorm.data.census import Defect, DropReason
+from smorm.data.fields import Context
+from smorm.data.formats import Format, Row, generic
+from smorm.data.records import Messages, Preference
+
+_ANSWER_KEYS = ("response", "answer", "completion", "generation", "output", "text", "content")
+
+
+def parse(row: Row, context: Context) -> list[Preference]:
+    """A pair for every two answers of which one is better.
+
+    An answer is text, messages, or an object that holds it (as `response`, `answer`, …) with its
+    `rank` (1 is the best) or `score` (more is better); or the row lists `ranks`, `ratings` or
+    `scores`."""
+    prompt = generic.prompt_of(row, context)
+    answers = fields.required(row, "responses", context)
+    if not isinstance(answers, list) or len(answers) < 2:
+        raise context.wrong("responses", answers, "a list of at least two answers")
+    names = [f"responses[{index}]" for index in range(len(answers))]
+    sides: list[Messages] = []
+    for name, answer in zip(names, answers, strict=True):
+        text = _answer(answer, name, context) if isinstance(answer, Mapping) else answer
+        sides.append(generic.side_of(text, name, context))
+    merits = _merits(row, answers, names, context)
+    return ranked_pairs(row, prompt, tuple(sides), merits, context)
+
+
+def ranked_pairs(
+    row: Row,
+    prompt: Messages,
+    sides: tuple[Messages, ...],
+    merits: Sequence[float | None],
+    context: Context,
+) -> list[Preference]:
+    """A pair for every two answers of different merit; equal ones are counted, None is left out."""
+    names = tuple(f"responses[{index}]" for index in range(len(sides)))
+    sides = generic.without_prompt(prompt, sides, names, context)
+    order = [index for index, merit in enumerate(merits) if merit is not None]
+    order.sort(key=lambda index: -merits[index])  # type: ignore[operator]
+    pairs: list[Preference] = []
+    for better, worse in itertools.combinations(order, 2):
+        if merits[better] == merits[worse]:
+            context.count(DropReason.EQUAL_RATINGS)
+            continue
+        pairs.append(generic.preference_of(row, (prompt, sides[better], sides[worse]), context))
+    return pairs
+
+
+def _answer(answer: Mapping[str, Any], name: str, context: Context) -> Any:
+    # A message is an answer itself.
+    if "role" in answer or "from" in answer:
+        return answer
+    for key in _ANSWER_KEYS:
+        if answer.get(key) is not None:
+            return answer[key]
+    problem = f"no answer in it; the object has: {fields.names_of(answer)}"
+    raise context.bad(name, Defect.MISSING_FIELD, problem)
+
+
+def _merits(
+    row: Row, answers: Sequence[Any], names: Sequence[str], context: Context
+) -> list[float | None]:
+    """How good each answer is: more is better."""
+    for name, sign in (("ranks", -1.0), ("ratings", 1.0), ("scores", 1.0)):
+        values = row.get(name)
+        if values is None:
+            continue
+        if not isinstance(values, list) or len(values) != len(answers):
+            raise context.wrong(name, values, f"a list of {len(answers)} numbers")
+        return [_merit(value, sign, f"{name}[{i}]", context) for i, value in enumerate(values)]
+    merits: list[float | None] = []
+    for name, answer in zip(names, answers, strict=True):
+        key = next((key for key in ("rank", "score", "rating") if _has(answer, key)), None)
+        if key is None:
+            problem = "no rank and no score beside the answers; expected ranks or scores"
+            raise context.bad(name, Defect.MISSING_FIELD, problem)
+        sign = -1.0 if key == "rank" else 1.0
+        merits.append(_merit(answer[key], sign, f"{name}.{key}", context))
+    return merits
+
+
+def _has(answer: Any, key: str) -> bool:
+    return isinstance(answer, Mapping) and key in answer
+
+
+def _merit(value: Any, sign: float, field: str, context: Context) -> float | None:
+    return None if value is None else sign * fields.number(value, field, context)
+
+
+FORMAT = Format("preference", parse, "{prompt, responses: [{response, rank}]}")

@@ -1,0 +1,184 @@
+"""Columns of somebody else's names: a row under the names that the record shapes have."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from smorm.data import fields
+from smorm.data.census import Defect
+from smorm.data.fields import Context
+from smorm.data.rows import Row, is_empty, plain
+from smorm.errors import ConfigError
+
+TARGETS = (
+    "prompt", "system", "history", "chosen", "rejected", "response", "responses", "text", "margin",
+    "id", "source", "scores", "tools", "response_a", "response_b", "label", "ranks", "ratings",
+)  # fmt: skip
+"""What columns can be mapped to. `system` and `history` become messages before the prompt."""
+_DIFFERENCE = " - "
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Where a source's rows have what a record needs.
+
+    Attributes:
+        paths: target to the columns it is made of; `meta.lang` is a field of an object. Texts of
+            several columns are joined by a line break, empty ones rest_of out.
+        difference: the two columns whose difference is the margin, or None.
+    """
+
+    paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    difference: tuple[str, str] | None = None
+
+    @classmethod
+    def parse(cls, values: Mapping[str, str | Sequence[str]]) -> Columns:
+        """Of a configuration's `columns:`; ConfigError for a target that does not exist."""
+        paths: dict[str, tuple[str, ...]] = {}
+        difference: tuple[str, str] | None = None
+        for target, column in values.items():
+            if target not in TARGETS:
+                near = difflib.get_close_matches(target, TARGETS, n=1)
+                hint = f", did you mean {near[0]}" if near else ""
+                raise ConfigError(
+                    f"columns: {target!r} is no part of a record{hint}; parts: {', '.join(TARGETS)}"
+                )
+            names = (column,) if isinstance(column, str) else tuple(column)
+            if target == "margin" and len(names) == 1 and _DIFFERENCE in names[0]:
+                first, _, second = names[0].partition(_DIFFERENCE)
+                difference = (first.strip(), second.strip())
+            else:
+                paths[target] = names
+        return cls(paths, difference)
+
+    @property
+    def targets(self) -> frozenset[str]:
+        """The parts of a record that are mapped."""
+        margin = {"margin"} if self.difference else set()
+        return frozenset(self.paths) | margin
+
+    @property
+    def names(self) -> set[str]:
+        """All columns that are looked for."""
+        columns_of = set(self.difference or ())
+        for columns in self.paths.values():
+            columns_of.update(columns)
+        return columns_of
+
+    def apply(self, row: Row, context: Context) -> Row:
+        """The row with its columns under the targets' names, others as they are; `BadRecord` where
+        it lacks a column that its record cannot be without."""
+        if not self.paths and self.difference is None:
+            return row
+        renamed = dict(row.as_given())
+        for name in self.names:
+            renamed.pop(name.partition(".")[0], None)
+        targets: dict[str, Any] = {}
+        for target, columns in self.paths.items():
+            values = [value for column in columns if not is_empty(value := _at(row, column))]
+            if (
+                not values
+                and target not in _OPTIONAL
+                and not any(has_column(row, column) for column in columns)
+            ):
+                problem = f"missing (columns: {target}); the row has: {fields.names_of(row)}"
+                raise context.bad(", ".join(columns), Defect.MISSING_FIELD, problem)
+            targets[target] = _joined(values, columns, context)
+        if self.difference is not None:
+            targets["margin"] = _difference(row, self.difference, context)
+        # What is beside a mapped field of an object stays, for it may be unread.
+        rest = Row(renamed | _siblings(row, self.names))
+        rest.update(_with_turns_before(targets, rest, context))
+        return rest
+
+
+_OPTIONAL = frozenset(
+    {"system", "history", "margin", "id", "source", "scores", "tools", "ranks", "ratings"}
+)
+
+
+def has_column(row: Mapping[str, Any], path: str) -> bool:
+    """Whether the row has a column, by its name or its path."""
+    if path in row:
+        return True
+    head, _, rest = path.partition(".")
+    inside = row.get(head)
+    return bool(rest) and isinstance(inside, Mapping) and has_column(inside, rest)
+
+
+def _at(row: Mapping[str, Any], path: str) -> Any:
+    """The value of a column, or of a field inside of objects; None where there is none."""
+    if path in row:
+        return row[path]
+    head, _, rest = path.partition(".")
+    inside = row.get(head)
+    if rest and isinstance(inside, Mapping):
+        return _at(inside, rest)
+    return None
+
+
+def _siblings(row: Row, names: set[str]) -> dict[str, Any]:
+    """Objects of which one field is mapped, without that field."""
+    rest_of: dict[str, Any] = {}
+    for name in names:
+        head, _, rest = name.partition(".")
+        inside = rest_of.get(head, row.get(head))
+        if rest and name not in row and isinstance(inside, Mapping):
+            rest_of[head] = {key: child for key, child in plain(inside).items() if key != rest}
+    return rest_of
+
+
+def _joined(values: list[Any], columns: Sequence[str], context: Context) -> Any:
+    """One value as it is; of several, the texts in one."""
+    if len(columns) == 1:
+        return values[0] if values else None
+    for value in values:
+        if not isinstance(value, str):
+            raise context.wrong(" and ".join(columns), value, "texts, which are joined")
+    return "\n".join(values)
+
+
+def _difference(row: Row, columns: tuple[str, str], context: Context) -> float | None:
+    first, second = (_at(row, column) for column in columns)
+    if first is None or second is None:
+        return None
+    return fields.number(first, columns[0], context) - fields.number(second, columns[1], context)
+
+
+def _with_turns_before(targets: dict[str, Any], rest: Row, context: Context) -> dict[str, Any]:
+    """The targets with `system` and `history` as the first messages of the prompt."""
+    system = targets.pop("system", None)
+    history = targets.pop("history", None)
+    turns: list[dict[str, Any]] = []
+    if not is_empty(system):
+        turns.append({"role": "system", "content": system})
+    turns += _history(history, context)
+    if not turns:
+        return targets
+    prompt = targets.get("prompt", rest.get("prompt"))
+    if isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
+    if not isinstance(prompt, list):
+        raise context.wrong("prompt", prompt, "text or messages after system and history")
+    return targets | {"prompt": [*turns, *prompt]}
+
+
+def _history(history: Any, context: Context) -> list[dict[str, Any]]:
+    """Earlier turns: messages, or pairs of a question and its answer."""
+    if is_empty(history):
+        return []
+    if not isinstance(history, list):
+        raise context.wrong("history", history, "a list of messages or of [question, answer]")
+    turns: list[dict[str, Any]] = []
+    for index, turn in enumerate(history):
+        if isinstance(turn, Mapping):
+            turns.append(dict(turn))
+        elif isinstance(turn, list) and len(turn) == 2:
+            for role, text in zip(("user", "assistant"), turn, strict=True):
+                turns.append({"role": role, "content": text})
+        else:
+            raise context.wrong(f"history[{index}]", turn, "a message or [question, answer]")
+    return turns

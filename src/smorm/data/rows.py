@@ -1,0 +1,167 @@
+"""Rows that remember which of their fields were read, so that no text is left unread in silence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+# Short words that sort rows, and that no record's meaning rests on.
+_LABELS = frozenset((
+    "category", "class", "created", "created_at", "dataset", "date", "domain", "generator", "hash",
+    "id", "index", "judge", "key", "lang", "language", "licence", "license", "model", "name",
+    "origin", "source", "split", "subset", "tag", "task", "time", "timestamp", "topic", "tstamp",
+    "turn", "type", "url", "uuid", "version",
+))  # fmt: skip
+_TEXT_WORDS = frozenset((
+    "answer", "content", "context", "history", "input", "instruction", "message", "prompt", "query",
+    "question", "response", "system", "text",
+))  # fmt: skip
+_LABEL_CHARACTERS = 100
+_SCORE_WORDS = ("score", "rating", "rank", "reward", "margin", "prefer", "label", "winner", "vote")
+
+
+class Content(StrEnum):
+    """What a field holds, for the weight of leaving it unread."""
+
+    TEXT = "text"
+    MESSAGES = "messages"
+    TOOLS = "tools"
+    SCORES = "scores"
+    OTHER = "other"
+
+
+class Row(dict[str, Any]):
+    """One row of a source. Reading a field by its name (`row[name]`, `row.get`) or with all others
+    (`items`, `values`) is remembered, in nested objects too; looking whether it is there is not."""
+
+    __slots__ = ("_read",)
+
+    def __init__(self, values: Mapping[str, Any] = {}) -> None:
+        super().__init__(values)
+        self._read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Any:
+        value = super().__getitem__(name)
+        self._read.add(name)
+        tracked = _tracked(value)
+        if tracked is not value:
+            # The same object at every reading: what was read of it must not be forgotten.
+            super().__setitem__(name, tracked)
+        return tracked
+
+    def get(self, name: str, default: Any = None) -> Any:
+        if name in self:
+            return self[name]
+        return default
+
+    def items(self) -> Any:
+        return [(name, self[name]) for name in self]
+
+    def values(self) -> Any:
+        return [self[name] for name in self]
+
+    def as_given(self) -> Iterator[tuple[str, Any]]:
+        """Names and values, without having read them."""
+        return zip(self, super().values(), strict=True)
+
+    def unread(self, prefix: str = "") -> Iterator[Unread]:
+        """Fields that hold something and were not read, nested ones by their path."""
+        for name in self:
+            value = super().__getitem__(name)
+            path = f"{prefix}{name}"
+            if is_empty(value):
+                continue
+            if name not in self._read:
+                yield Unread(path, content_of(name, value))
+            else:
+                yield from _unread_inside(value, path)
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A field that no part of the program looked at, by its path: `meta.lang`, `chosen[].name`."""
+
+    path: str
+    content: Content
+
+
+def _tracked(value: Any) -> Any:
+    if type(value) is dict:
+        return Row(value)
+    if type(value) is list and any(type(child) is dict for child in value):
+        return [_tracked(child) for child in value]
+    return value
+
+
+def _unread_inside(value: Any, path: str) -> Iterator[Unread]:
+    if isinstance(value, Row):
+        yield from value.unread(f"{path}.")
+    elif isinstance(value, list):
+        # Of many messages with the same unread key it is one field.
+        inside: dict[str, Unread] = {}
+        for child in value:
+            for unread in _unread_inside(child, f"{path}[]"):
+                inside.setdefault(unread.path, unread)
+        yield from inside.values()
+
+
+def plain(value: Any) -> Any:
+    """A value as ordinary objects, all of it read."""
+    if isinstance(value, Mapping):
+        return {name: plain(child) for name, child in value.items()}
+    if isinstance(value, list):
+        return [plain(child) for child in value]
+    return value
+
+
+def is_empty(value: Any) -> bool:
+    """Whether a field holds nothing that could be lost."""
+    if isinstance(value, str):
+        return not value.strip()
+    if isinstance(value, float):
+        return math.isnan(value)
+    if isinstance(value, Mapping):
+        return all(map(is_empty, dict.values(value) if isinstance(value, dict) else value.values()))
+    if isinstance(value, Sequence):
+        return all(map(is_empty, value))
+    return value is None
+
+
+def content_of(name: str, value: Any) -> Content:
+    """What a field holds, by its name and its value."""
+    lowered = name.lower()
+    if lowered in ("tools", "functions", "tool_calls"):
+        return Content.TOOLS
+    if isinstance(value, list) and _is_message(value[0]):
+        return Content.MESSAGES
+    if _is_message(value):
+        return Content.MESSAGES
+    if isinstance(value, str):
+        if any(word in lowered for word in _SCORE_WORDS) and len(value) < 20:
+            return Content.SCORES
+        return Content.OTHER if _is_label(lowered, value) else Content.TEXT
+    if isinstance(value, Mapping):
+        return _heaviest([content_of(str(key), value[key]) for key in value])
+    if isinstance(value, list):
+        return _heaviest([content_of(name, child) for child in value if not is_empty(child)])
+    if any(word in lowered for word in _SCORE_WORDS):
+        return Content.SCORES
+    return Content.OTHER
+
+
+def _heaviest(contents: Sequence[Content]) -> Content:
+    return min(contents, key=list(Content).index, default=Content.OTHER)
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, Mapping) and ("role" in value or "from" in value)
+
+
+def _is_label(name: str, value: str) -> bool:
+    """Whether a text only sorts or names its row: a short line in a field of a usual name."""
+    words = frozenset(name.replace("-", "_").split("_"))
+    usual = (words & _LABELS and not words & _TEXT_WORDS) or name.endswith("_id")
+    return bool(usual) and len(value) <= _LABEL_CHARACTERS and "\n" not in value
