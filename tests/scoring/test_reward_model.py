@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from smorm.data.census import Census
 from smorm.data.reading import Source, read_preferences
 from smorm.errors import ConfigError, DataError, ModelError
 from smorm.model.export import export_view
+from smorm.text.chat import Renderer
 from tests.tiny import trained, world
 
 
@@ -137,10 +140,23 @@ def test_a_folder_that_is_no_reward_model_is_refused(tmp_path: Path):
         RewardModel.load(tmp_path)
 
 
-def test_another_chat_template_than_in_training_is_refused(tmp_path: Path):
-    import json
-    import shutil
+def test_a_model_of_a_template_with_added_tokens_trained_before_loads_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    folder = shutil.copytree(trained(), tmp_path / "model")
+    tokenizer = RewardModel.load(folder).tokenizer
+    tokenizer.add_tokens(["<think>"])
+    tokenizer.save_pretrained(folder)
+    card = json.loads((folder / "smorm.json").read_text())
+    card["chat_template"] += "{% if false %}<think>{% endif %}"
+    card["renderer"] = Renderer(tokenizer, card["chat_template"]).older_fingerprint
+    (folder / "smorm.json").write_text(json.dumps(card))
+    (folder / "manifest.json").unlink()
+    RewardModel.load(folder)
+    assert "they are tokens now" in caplog.text
 
+
+def test_another_chat_template_than_in_training_is_refused(tmp_path: Path):
     folder = shutil.copytree(trained(), tmp_path / "model")
     card = json.loads((folder / "smorm.json").read_text())
     card["chat_template"] = card["chat_template"].replace("<sep>", "")

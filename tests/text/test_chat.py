@@ -217,6 +217,19 @@ def test_a_saved_tokenizer_renders_the_same_ids_and_fingerprint(style: str, tmp_
     assert loaded.fingerprint == renderer.fingerprint
 
 
+def test_the_fingerprints_of_models_trained_before_are_known():
+    known = {
+        "chatml": "986649aa83b34564",
+        "llama3": "f3d635ebae7a475d",
+        "gemma": "42b57542c0e29432",
+        "mistral": "8c533d27f065a884",
+    }
+    assert {style: Renderer(shared(style)).older_fingerprint for style in STYLES} == known
+    # Only that of a template which writes added tokens has changed.
+    changed = [style for style in STYLES if Renderer(shared(style)).fingerprint != known[style]]
+    assert changed == ["chatml"]
+
+
 def test_importing_messages_loads_neither_torch_nor_transformers() -> None:
     code = (
         "import sys, smorm.text.chat, smorm.text.limits; "

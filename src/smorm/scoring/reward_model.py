@@ -93,7 +93,14 @@ class RewardModel:
             keep_freed_memory()
         choose_layout(network, layout)
         model = cls(network, tokenizer, card, name=str(path))
-        if card.renderer and card.renderer != model.renderer.fingerprint:
+        renderer = model.renderer
+        if card.renderer == renderer.older_fingerprint != renderer.fingerprint:
+            log.warning(
+                "%s: trained when added tokens such as <think> in a message were split into text; "
+                "they are tokens now, as with plain transformers",
+                resolve(path),
+            )
+        elif card.renderer and card.renderer != renderer.fingerprint:
             raise ModelError(
                 f"{resolve(path)}: conversations would be rendered to other tokens than in "
                 "training (another chat template, tokenizer or transformers version)"

@@ -173,14 +173,23 @@ class Renderer:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all that decides the ids: template, special tokens, vocabulary probe. It is saved
-        with a model and compared when one is served."""
+        """Hash of all that decides the ids; saved with a model, compared when one is served."""
         behaviour = control.GUARDED_BEHAVIOUR if self._guarded else control.BEHAVIOUR
+        return self._fingerprint(dict(self.control.ids), behaviour)
+
+    @property
+    def older_fingerprint(self) -> str:
+        """That of versions which kept every added token that the template writes as text: their ids
+        differ only for messages that hold such a token, or that a template joins."""
+        ids = control.written_tokens(self.tokenizer, self.chat_template)
+        return self._fingerprint(ids, control.BEHAVIOUR)
+
+    def _fingerprint(self, ids: dict[str, int], behaviour: int) -> str:
         decisive = {
             "template": self.chat_template,
             "bos": self.tokenizer.bos_token_id,
             "eos": self.tokenizer.eos_token_id,
-            "control": dict(self.control.ids),
+            "control": ids,
             "behaviour": behaviour,
             "probe": self.tokenizer.encode(_FINGERPRINT_PROBE, add_special_tokens=False),
         }

@@ -174,6 +174,31 @@ def _evenly(base: int, length: int, count: int) -> list[int]:
     return [base + step * length // count for step in range(count)]
 
 
+def written_tokens(tokenizer: PreTrainedTokenizerBase, template: str) -> dict[str, int]:
+    """Ids of the special tokens, and of the added ones that the template (Jinja source) writes."""
+    from jinja2 import Environment
+
+    named = getattr(tokenizer, "chat_control_tokens", None)
+    literals = []
+    for _, kind, value in Environment().lex(template) if named is None else ():
+        if kind == "data":
+            literals.append(value)
+        elif kind == "string":
+            # As Jinja reads a string constant: without quotes, escapes resolved.
+            escaped = value[1:-1].encode("ascii", "backslashreplace")
+            literals.append(escaped.decode("unicode-escape"))
+    written = "\0".join(literals)
+    ids: dict[str, int] = {}
+    for index, token in tokenizer.added_tokens_decoder.items():
+        text = token.content
+        structural = text in written and not text.isspace()
+        if named is not None:
+            structural = text in named
+        if text and (token.special or structural):
+            ids[text] = index
+    return ids
+
+
 def texts_touch(probes: Sequence[str], control: Collection[str]) -> bool:
     """Whether a control token could be put together across the edge of a message.
 
