@@ -176,3 +176,12 @@ def test_a_view_that_is_resolved_twice_has_an_exports_constant_once(model, tmp_p
     np.testing.assert_allclose(
         exported.score(pairs, once).view(), model.score(pairs, "L").view(), atol=1e-5
     )
+
+
+def test_fields_that_are_not_read_are_named_in_python_too(model, caplog: pytest.LogCaptureFixture):
+    row = {"prompt": "Q", "response": "A", "system": "Be brief.", "model": "m"}
+    model.score([row, row])
+    assert "though it holds text, messages, tools or scores: system (2)" in caplog.text
+    assert "not read: model (2)" in caplog.text
+    with pytest.raises(DataError, match="instruction: not read"):
+        model.score([{"instruction": "Q", "chosen": "A", "rejected": "B"}])

@@ -163,8 +163,11 @@ class RewardModel:
         policy = overlong or self.card.overlong
         scorer = Scorer(self.network, self.renderer, policy, max_batch_tokens)  # type: ignore[arg-type]
         items: list[Item] = []
+        census = Census()
         for index, record in enumerate(records):
-            items += as_items(record, index)
+            items += as_items(record, index, census)
+        for line in census.lines():
+            log.warning("records: %s", line)
         rows = [np.zeros((0, len(self.card.rows)))]  # of no record: still as wide as the head
         tokens, truncated = [], []
         for item, result in zip(items, scorer.score(items), strict=True):
@@ -177,13 +180,14 @@ class RewardModel:
         return Scores(np.concatenate(rows), lengths, shortened, self, chosen)
 
 
-def as_items(value: Any, index: int = 0) -> list[Item]:
-    """What a record of any accepted kind asks to be scored."""
+def as_items(value: Any, index: int = 0, census: Census | None = None) -> list[Item]:
+    """What a record of any accepted kind asks to be scored; `census` counts what was not read."""
     where = f"record {index + 1}"
     if isinstance(value, Preference | Rated | Candidates):
         return [value.item]
     if isinstance(value, Mapping):
-        return [record.item for record in parse_row(value, where, Census())]
+        counted = Census() if census is None else census
+        return [record.item for record in parse_row(value, where, counted)]
     if isinstance(value, tuple) and len(value) == 2 and all(isinstance(v, str) for v in value):
         prompt, response = value
         return [Item((Message("user", prompt),), ((Message("assistant", response),),), where)]
