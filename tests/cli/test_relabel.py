@@ -57,7 +57,7 @@ def test_what_is_too_long_is_dropped_alone_and_a_damaged_row_stops_it_still(smor
     code, said, err = smorm(*words)
     assert code == 0, err
     assert "1 pairs" in said
-    assert "left out: no gold: 1" in err
+    assert "dropped: longer than the limit: 1" in err
     write_rows(path, [*rows, {"prompt": ask, "chosen": "tin"}])
     code, _, err = smorm(*words)
     assert code == 3

@@ -101,7 +101,7 @@ def test_records_that_do_not_fit_stop_the_suite_or_are_counted(model, tmp_path):
         run_suite(model, suite)
     (dropped,) = run_suite(model, suite, overlong="drop")
     assert dropped.metrics["accuracy"].n == 3
-    assert any("left out" in note for note in dropped.notes)
+    assert "dropped: longer than the limit: 1 (such as " in dropped.notes[-1]
     (shortened,) = run_suite(model, suite, overlong="truncate_prompt")
     assert shortened.metrics["accuracy"].n == 4
     assert any("shortened" in note for note in shortened.notes)

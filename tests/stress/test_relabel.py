@@ -65,7 +65,7 @@ def test_ties_are_counted_and_left_out_or_kept(tmp_path):
     assert (report.pairs, report.swapped, report.ties, len(new)) == (1, 1, 1, 1)
     report, new = relabelled(tmp_path, rows, ties="keep")
     assert [one["swapped"] for one in new] == [False, True]
-    with pytest.raises(DataError, match=r"no pair to write \(ties left out: 1\)"):
+    with pytest.raises(DataError, match=r"no pair to write \(.*ties left out: 1\)"):
         relabelled(tmp_path, rows[:1])
 
 
@@ -154,10 +154,7 @@ def test_rows_that_are_no_pairs_and_pairs_without_gold_are_named(tmp_path):
     assert len(new) == 1
     assert report.census[DropReason.NO_REWARD] == 1
     broken = write_rows(tmp_path / "broken.jsonl", [*rows, {"prompt": "p", "chosen": "a"}])
-    report = relabel_file(Source(write_rows(tmp_path / "in.jsonl", rows)), GOLD,
-                          tmp_path / "out.jsonl", skip_unscored=True)  # fmt: skip
+    report = relabel_file(Source(broken), GOLD, tmp_path / "out.jsonl", on_bad_record="skip")
     assert (report.pairs, report.census[DropReason.NO_REWARD]) == (1, 1)
-    with pytest.raises(DataError, match=r"broken.jsonl:3: rejected: missing"):
-        relabel_file(Source(broken), GOLD, tmp_path / "new.jsonl", skip_unscored=True)
     with pytest.raises(ConfigError, match="is a folder"):
         relabel_file(Source(broken), GOLD, tmp_path)

@@ -41,7 +41,6 @@ def run(
         Source(file, format=format, split=split), reward, output, temperature=temperature,
         seed=seed, ties=options.choice("--ties", ties, ("drop", "keep")),
         on_bad_record=options.ON_BAD[skip_bad],
-        skip_unscored=overlong == "drop" and reward.drops_overlong,
     )  # fmt: skip
     for line in report.census.lines():
         typer.echo(line, err=True)

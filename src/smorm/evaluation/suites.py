@@ -165,10 +165,9 @@ def score_suite(
 def score_records(
     reward: Reward, records: Sequence[Record], census: Census, on_bad_record: OnBad
 ) -> ScoredSet:
-    """Scores of records; one that does not fit stops it, or is left out and counted."""
-    # A model trained with `overlong: drop` left such records out itself.
-    skip = on_bad_record == "skip" or reward.drops_overlong
-    results = score_all(reward, list(map(attrgetter("item"), records)), census, skip=skip)
+    """Scores of records; one that cannot be scored stops it, or is left out and counted."""
+    items = list(map(attrgetter("item"), records))
+    results = score_all(reward, items, census, skip=on_bad_record == "skip")
     usable: list[Record] = []
     scored: list[Scored] = []
     for record, result in zip(records, results, strict=True):

@@ -26,7 +26,7 @@ from smorm.lab.artifacts import MAX_LABEL, ArtifactStore
 from smorm.lab.config import ArmSection, LabConfig
 from smorm.lab.methods import arms_of, training_config
 from smorm.rewards.model import ModelReward
-from smorm.rewards.protocol import Reward, ScoringOptions, open_reward, score_all, values_of
+from smorm.rewards.protocol import Reward, ScoringOptions, open_reward, score_each, values_of
 from smorm.scoring.merge import merge_models
 from smorm.scoring.reward_model import RewardModel
 from smorm.stress.config import SampleSection
@@ -262,9 +262,8 @@ def score_sets(folder: Path, sets: Mapping[str, Path], *, device: str) -> dict[s
     first = 0 if model.card.preference_trained else 1
     rows = {}
     for name, path in sets.items():
-        scored = score_all(reward, read_items(path), Census(), skip=False)
         columns, tokens = [], []
-        for result in filter(None, scored):
+        for result in score_each(reward, read_items(path)):
             columns.append(np.hstack([result.rows[:, :1], reward.ratings(result.rows)]))
             tokens += result.tokens
         values = np.concatenate(columns)[:, first:]

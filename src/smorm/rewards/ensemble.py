@@ -125,7 +125,7 @@ def standard_from(source: Source, rule: Rule, on_bad_record: OnBad = "stop") -> 
         reference = replace(source, keep_fields=not reward.reads_text)
         records = read_records(reference, None, census, on_bad_record)
         items = [record.item for record in records]
-        skip = on_bad_record == "skip" or reward.drops_overlong
+        skip = on_bad_record == "skip"
         values: list[Floats] = []
         prompts: list[str] = []
         results = protocol.score_all(reward, items, census, skip=skip)
@@ -207,7 +207,6 @@ class Ensemble(Reward):
         for member in self._resident:
             # One member that is limited so limits the ensemble.
             self.shares_prompt |= member.reward.shares_prompt
-            self.drops_overlong |= member.reward.drops_overlong
             self.reads_text &= member.reward.reads_text
             self.cacheable &= member.reward.cacheable
 

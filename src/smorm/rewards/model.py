@@ -34,7 +34,6 @@ class ModelReward(Reward):
         # As in training unless the caller says otherwise: scores are then those that were trained.
         overlong: Any = options.overlong or model.card.overlong
         self.shares_prompt = overlong == "truncate_prompt"
-        self.drops_overlong = overlong == "drop"
         self.scorer = Scorer(model.network, model.renderer, overlong, options.max_batch_tokens)
 
     @classmethod

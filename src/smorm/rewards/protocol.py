@@ -17,7 +17,7 @@ from smorm.files import fingerprint
 from smorm.rewards.section import REWARDS, RewardSection
 from smorm.scoring.reward_model import as_items
 from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scored
-from smorm.text.limits import Overlong, Unscored
+from smorm.text.limits import LEFT_OUT, Overlong, Unscored
 
 Results = list[Scored | Unscored]
 
@@ -61,8 +61,6 @@ class Reward(ABC):
     cacheable: bool = True  # whether a score is a function of the texts, and worth keeping
     # Whether a long response may shorten the prompt of the others of its item.
     shares_prompt: bool = False
-    # Whether what is too long is to be left out rather than to stop everything.
-    drops_overlong: bool = False
 
     @classmethod
     def open(cls, section: RewardSection, options: ScoringOptions) -> Self:
@@ -134,7 +132,7 @@ class CachedReward(Reward):
 
     def __init__(self, inner: Reward) -> None:
         self.inner, self.kind, self.name = inner, inner.kind, inner.name
-        self.shares_prompt, self.drops_overlong = inner.shares_prompt, inner.drops_overlong
+        self.shares_prompt = inner.shares_prompt
         self.requested = self.reused = 0
         # Of each response its columns, its tokens, and whether its prompt was shortened.
         self._known: dict[str, tuple[Floats, int | None, bool]] = {}
@@ -251,7 +249,8 @@ def score_all(
     what: str = "",
 ) -> list[Scored | None]:
     """As `reward.score`; an item without a score stops it, or with `skip` is None and counted as
-    `reason`. `what` is missing (`gold`), for the error and the count."""
+    `reason`. One that the policy for long conversations leaves out is None, counted, in any case.
+    `what` is missing (`gold`), for the error and the count."""
     results: list[Scored | None] = []
     missing = f"no {what}: " if what else ""
     # All items in one call: a model fills its batches across them, a server its requests.
@@ -259,6 +258,9 @@ def score_all(
         if isinstance(result, Scored):
             count_changes(result, item.where, census)
             results.append(result)
+        elif result.reason in LEFT_OUT:
+            census.add(DropReason.DROPPED, item.where, detail=result.reason)
+            results.append(None)
         elif skip:
             census.add(reason, item.where, detail=what)
             results.append(None)
@@ -269,8 +271,17 @@ def score_all(
     return results
 
 
+def score_each(reward: Reward, items: Sequence[Item]) -> list[Scored]:
+    """As `reward.score`; DataError for an item without a score, whatever the reason."""
+    results: list[Scored] = []
+    for item, result in zip(items, reward.score(items), strict=True):
+        if isinstance(result, Unscored):
+            raise DataError(f"{item.where}: {result}")
+        results.append(result)
+    return results
+
+
 def values_of(reward: Reward, items: Sequence[Item], view: Any = None) -> list[Floats]:
-    """Values [N] of each item by a view."""
+    """Values [N] of each item by a view; DataError for an item without a score."""
     read = reward.view(view).read
-    scored = score_all(reward, items, Census(), skip=False)
-    return [read(result.rows) for result in scored if result is not None]
+    return [read(result.rows) for result in score_each(reward, items)]

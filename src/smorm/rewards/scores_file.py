@@ -27,7 +27,7 @@ from smorm.errors import DataError
 from smorm.rewards.ensemble import Ensemble
 from smorm.rewards.protocol import Reward, count_changes
 from smorm.scoring.scorer import Scored
-from smorm.text.limits import Unscored, UnscoredReason
+from smorm.text.limits import LEFT_OUT, Unscored, UnscoredReason
 
 # Lines held in memory at a time: responses to one prompt should stand near each other.
 CHUNK = 2048
@@ -88,9 +88,12 @@ class _Job:
             empty = False
             for where, identity, result in _results(reward, chunk):
                 if isinstance(result, Unscored):
-                    if self.on_bad_record == "stop":
+                    if result.reason in LEFT_OUT:
+                        census.add(DropReason.DROPPED, where, detail=result.reason)
+                    elif self.on_bad_record == "stop":
                         raise DataError(str(result))
-                    census.add(DropReason.UNSCORED_LINE, where)
+                    else:
+                        census.add(DropReason.UNSCORED_LINE, where)
                 else:
                     count_changes(result, where, census)
                 yield identity, result

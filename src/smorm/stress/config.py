@@ -236,10 +236,10 @@ class StressConfig(Section):
                 raise ValueError(f"prompts.{section.name}: sample and max_words: {answers}")
         return self
 
-    def skips(self, drops_overlong: bool = True) -> bool:
-        """Whether a pool that a reward cannot score is left out, counted. `overlong: drop` is about
-        models: nothing is too long for a reward without `drops_overlong`."""
-        return self.on_bad_record == "skip" or (self.overlong == "drop" and drops_overlong)
+    @property
+    def skips_answers(self) -> bool:
+        """Whether a policy's answer that a reward cannot score is left out, counted."""
+        return self.on_bad_record == "skip" or self.overlong == "drop"
 
     @property
     def decisive(self) -> dict[str, Any]:

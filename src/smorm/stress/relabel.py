@@ -50,7 +50,6 @@ def relabel_file(
     seed: int = 0,
     ties: Ties = "drop",
     on_bad_record: OnBad = "stop",
-    skip_unscored: bool = False,
 ) -> RelabelReport:
     """Write the pairs of a file with the labels of a gold, in their order. A row keeps all its
     fields; those named after a side go with it, and `gold_chosen`, `gold_rejected` and `swapped`
@@ -59,7 +58,6 @@ def relabel_file(
     Args:
         temperature: of Bradley–Terry noise, in units of the gold; None for no noise.
         ties: whether pairs of equal gold are left out; with noise they are a toss of a coin.
-        skip_unscored: leave out, counted, what has no gold, as `skip` does too.
 
     Raises:
         ConfigError: a temperature that is not above 0, or an output that is a folder.
@@ -68,7 +66,7 @@ def relabel_file(
     if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
         raise ConfigError(f"temperature {temperature:g}: expected a number above 0")
     report = RelabelReport()
-    skip = skip_unscored or on_bad_record == "skip"
+    skip = on_bad_record == "skip"
     drop_ties = ties == "drop" and temperature is None
     with files.atomic_file(output) as stream:
         pairs = _pairs(source, report.census, on_bad_record)

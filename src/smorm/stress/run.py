@@ -90,7 +90,7 @@ def _read_set(section: PromptsSection, gold: Reward, config: StressConfig, tell:
         else:
             census.add(DropReason.SMALL_POOL, pool.where, detail=str(smallest))
     tell(f"gold of {section.name} by {config.gold.place}")
-    skip, reason = config.skips(gold.drops_overlong), DropReason.NO_REWARD
+    skip, reason = config.on_bad_record == "skip", DropReason.NO_REWARD
     scored = score_all(gold, pools, census, skip=skip, reason=reason, what="gold")
     pools = list(compress(pools, scored))
     values = [gold.view().read(result.rows) for result in filter(None, scored)]
@@ -147,7 +147,7 @@ def push(
     """A result for each view of a reward on one set of prompts."""
     census, probe_census, reward = Census(), Census(), proxy.reward
     score = partial(score_all, reward, reason=DropReason.NO_REWARD, what="score")
-    scored = score(prompts.pools, census=census, skip=config.skips(reward.drops_overlong))
+    scored = score(prompts.pools, census=census, skip=config.on_bad_record == "skip")
     rows = [result.rows for result in filter(None, scored)]
     pools = list(compress(prompts.pools, scored))
     gold, texts = list(compress(prompts.gold, scored)), list(compress(prompts.texts, scored))

@@ -27,6 +27,10 @@ class UnscoredReason(StrEnum):
     OTHER_WORLD = "not of the generated world"
 
 
+# What the policies `drop` and `truncate_prompt` leave out, in training as wherever it is scored.
+LEFT_OUT = (UnscoredReason.TOO_LONG, UnscoredReason.RESPONSE_TOO_LONG)
+
+
 @dataclass(frozen=True, slots=True)
 class Unscored:
     """What stands in the place of a score where there is none. Whatever depends on it reads

@@ -106,7 +106,7 @@ def _tokens(
         census.add(DropReason.UNFIT_RECORD, item.where)
         return None
     if fitted.tokens is None:
-        census.add(DropReason.RECORD_LEFT_OUT, item.where, detail=str(fitted.dropped))
+        census.add(DropReason.DROPPED, item.where, detail=str(fitted.dropped))
         return None
     if fitted.truncated:
         census.add(DropReason.SHORTENED, item.where)

@@ -128,7 +128,7 @@ def optimise(
     signal = RewardSignal(Proxy(reward, view_index), Normaliser(rl.normalise_rewards), constraint)
     # One actor for all runs: a policy that is loaded once, put back to its start for each.
     context.actor.restart()
-    skip = context.config.skips()
+    skip = context.config.skips_answers
     tracer = Tracer(context.actor, signal, context.sets, context.gold, seed, skip, context.report)
     start = f"{rl.policy}: the starting policy's probabilities"
     with _named_non_finite(start, "look at its weights and at rl.temperature"):
