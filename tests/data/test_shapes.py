@@ -336,3 +336,17 @@ def test_a_format_of_another_kind_is_refused_before_anything_is_read(path):
         read_preferences(Source(path, format="helpsteer2"), census=Census())
     with pytest.raises(ConfigError, match="expected 'stop' or 'skip'"):
         read_records(Source(path), None, Census(), "ignore")
+
+
+def test_a_transcript_is_no_raw_text_unless_its_source_says_so(path):
+    row = {
+        "chosen": "\n\nHuman: Why?\n\nAssistant: So.",
+        "rejected": "\n\nHuman: Why?\n\nAssistant: No.",
+    }
+    jsonl(path, [row])
+    with pytest.raises(DataError, match="format 'hh_rlhf'"):
+        list(read_preferences(Source(path), Census()))
+    (pair,) = read_preferences(Source(path, "hh_rlhf"), Census())
+    assert pair.prompt == turns((U, "Why?"))
+    (raw_pair,) = read_preferences(Source(path, "preference"), Census())
+    assert raw_pair.chosen[0].role == "text"

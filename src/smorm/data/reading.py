@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,10 +22,12 @@ from smorm.data.readers import scan_rows
 from smorm.data.records import Fields, Kind, Preference, Rated, Record
 from smorm.data.rows import Content, Unread
 from smorm.errors import ConfigError, DataError, OutputError
+from smorm.text.chat import RAW
 
 OnBad = Literal["stop", "skip"]
 TakeBad = Callable[[BadRecord, Row | None], None]
 SIDES = ("chosen", "rejected")
+_TRANSCRIPT = re.compile(r"\s*Human: .*\n\nAssistant:", re.DOTALL)
 _QUESTIONS = ("question", "instruction", "query", "input", "context")
 _ENTRY = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 _TEXTS = ("responses", "prompt", "prompt_messages")
@@ -121,6 +124,8 @@ class _Reader:
         # A named format says where its prompt is.
         if form is FORMATS["preference"] and not _has_any_prompt(tracked):
             _refuse_unread(row, unread, context)
+        if self.form is None:
+            _refuse_transcripts(parsed, context)
         if "margin" in context.mapped:
             parsed = [record for record in parsed if not _is_tie(record, context)]
         for entry in unread:
@@ -137,6 +142,19 @@ class _Reader:
 
 def _has_any_prompt(row: Mapping[str, Any]) -> bool:
     return has_prompt(row) or dialogue_name(row) is not None
+
+
+def _refuse_transcripts(parsed: Parsed, context: Context) -> None:
+    """Transcripts of HH-RLHF's shape would be trained on as raw text, markers included."""
+    for record in parsed:
+        if not isinstance(record, Preference) or record.chosen[0].role != RAW:
+            continue
+        if _TRANSCRIPT.match(record.chosen[0].content):
+            problem = (
+                "looks like a transcript of format 'hh_rlhf': name it as the source's format, or "
+                "format: preference to take it as raw text"
+            )
+            raise context.bad("chosen", Defect.UNKNOWN_SHAPE, problem)
 
 
 def _is_tie(record: Record | BadRecord, context: Context) -> bool:
