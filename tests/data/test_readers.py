@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from smorm.data.census import BadRecord
-from smorm.data.jsonlines import Limits, scan_json
+from smorm.data.jsonlines import scan_json
 from smorm.data.readers import load_converted, load_hub, read_rows, scan_rows
+from smorm.data.streams import Limits
 from smorm.errors import DataError
 from tests.data.sources import jsonl, law, raw
 
@@ -160,7 +161,7 @@ def test_a_missing_file_is_one_line_with_the_nearest_name(tmp_path):
 
 def test_an_unknown_suffix_names_the_accepted_ones(tmp_path):
     with pytest.raises(DataError, match=r"unknown kind of file; accepted are \.jsonl,"):
-        rows_of(raw(tmp_path / "d.csv", b"a,b\n"))
+        rows_of(raw(tmp_path / "d.xlsx", b"a,b\n"))
 
 
 def test_a_misspelt_relative_path_is_not_looked_up_on_the_hub(tmp_path, monkeypatch):
@@ -191,7 +192,7 @@ BROKEN_LINES = [
     (b'{"a": Infinity}', "not valid JSON"),
     (b'{"a": 1e999}', "not valid JSON: number is infinity"),
     (b'{"a": "\\ud800"}', "no low surrogate"),
-    (b'{"a": "\xff\xfe"}', "not valid UTF-8"),
+    (b'{"a": "\xff\xfe"}', "0xFF at column 8 is not UTF-8"),
     (b"[" * 3000 + b"]" * 3000, "depth limit"),
     (b"{'a': 1}", "not valid JSON"),
     (b'{"a": 1} {"a": 2}', "not valid JSON"),
@@ -209,7 +210,7 @@ def test_a_broken_line_is_named_and_the_lines_after_it_are_read(tmp_path, line, 
     path = raw(tmp_path / "d.jsonl", b'{"a": 1}\n' + line + b'\n{"a": 2}\n')
     # nesting is met by orjson itself, so its line must come under the line limit
     limits = Limits(line_bytes=10_000 if line.startswith(b"[[") else 2000)
-    (_, first), (where, bad), (_, last) = scan_json(path, limits)
+    (_, first), (where, bad), (_, last) = scan_json(path, limits=limits)
     assert (first, last) == ({"a": 1}, {"a": 2})
     assert isinstance(bad, BadRecord)
     assert where == f"{path}:2"
@@ -235,7 +236,7 @@ def test_utf16_is_recognised(tmp_path):
 
 def test_a_line_that_never_ends_is_not_held_in_memory(tmp_path):
     path = raw(tmp_path / "d.jsonl", b"x" * 50_000)
-    ((_, bad),) = scan_json(path, Limits(line_bytes=1000))
+    ((_, bad),) = scan_json(path, limits=Limits(line_bytes=1000))
     assert isinstance(bad, BadRecord)
     assert len(bad.raw) == 1000
 
@@ -262,13 +263,13 @@ def test_a_gzip_file_with_a_flipped_byte_is_one_line(tmp_path):
 def test_a_gzip_bomb_is_refused(tmp_path, content, name):
     path = raw(tmp_path / name, content)
     with pytest.raises(DataError, match="gzip bomb"):
-        list(scan_json(path, Limits(gzip_ratio=50, gzip_free_bytes=100_000)))
+        list(scan_json(path, limits=Limits(gzip_ratio=50, free_bytes=100_000)))
 
 
 def test_an_array_that_is_too_large_or_broken_is_one_line(tmp_path):
     big = jsonl(tmp_path / "big.json", [[{"a": 1}] * 300])
     with pytest.raises(DataError, match="write it as JSON lines"):
-        list(scan_json(big, Limits(array_bytes=1000)))
+        list(scan_json(big, limits=Limits(array_bytes=1000)))
     broken = raw(tmp_path / "broken.json", b'[{"a": 1},\n{"a": }]')
     with pytest.raises(DataError, match=r"broken\.json:2: line: not valid JSON"):
         rows_of(broken)

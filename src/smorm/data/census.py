@@ -35,6 +35,7 @@ class Defect(StrEnum):
     UNREAD_TEXT = "unread text"
     UNKNOWN_SHAPE = "unknown shape"
     NOT_JSON = "not valid JSON"
+    NOT_UTF8 = "not UTF-8"
     NOT_AN_OBJECT = "not an object"
     LINE_TOO_LONG = "line too long"
     NOT_RENDERED = "cannot be rendered"

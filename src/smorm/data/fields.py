@@ -101,8 +101,13 @@ def optional_text(row: Mapping[str, Any], name: str, context: Context) -> str | 
 
 
 def number(value: object, field: str, context: Context) -> float:
-    """A finite number. Text, true/false, NaN and infinity are refused."""
+    """A finite number; text that spells one where the source says so. Other text, true/false, NaN
+    and infinity are refused."""
     # text is refused, not parsed: "4,5" and "N/A" would become other ratings without a word
+    if isinstance(value, str) and context.numbers_in_text:
+        with contextlib.suppress(ValueError):
+            value = float(value)
+            context.count(DropReason.RATING_CONVERTED, "text")
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise context.bad(
             field, Defect.BAD_RATING, f"{describe(value)}, expected a number{_remedy(value)}"
@@ -140,13 +145,12 @@ def rating(value: object, field: str, context: Context) -> float | None:
     if isinstance(value, str) and value.strip() in context.na:
         context.count(DropReason.RATING_NOT_AVAILABLE)
         return None
+    if isinstance(value, str) and context.numbers_in_text:
+        # As pandas writes them.
+        value = {"true": True, "false": False}.get(value.strip().lower(), value)
     if isinstance(value, bool) and context.booleans:
         context.count(DropReason.RATING_CONVERTED, "true or false")
         return float(value)
-    if isinstance(value, str) and context.numbers_in_text:
-        with contextlib.suppress(ValueError):
-            value = float(value)
-            context.count(DropReason.RATING_CONVERTED, "text")
     return number(value, field, context)
 
 

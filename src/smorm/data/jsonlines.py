@@ -1,136 +1,169 @@
 """Rows from JSON files, guarded: a hostile or damaged file gives one line, never a crash."""
 
-import gzip
-import zlib
+import io
+import itertools
+import re
 from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from smorm.data.census import BadRecord, Defect
+from smorm.data.streams import BOM, LIMITS, Limits, not_utf8, unpacked
 from smorm.errors import DataError
 
 Row = dict[str, Any]
 Scanned = tuple[str, Row | BadRecord]
+# A line with its number, or why it could not be read.
+_Line = tuple[int, bytes | BadRecord]
 
-BOM = b"\xef\xbb\xbf"
 MAX_RAW = 1000  # bytes of an overlong line that go into the quarantine
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+# A line that ends with one of them is no whole object.
+_OPEN_ENDS = (b"{", b"[", b",", b":")
+_SPLITS = frozenset(("train", "training", "test", "validation", "valid", "val", "dev", "eval"))
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Sizes beyond which a file is refused rather than read into memory (bytes, and a ratio)."""
-
-    line_bytes: int = 32 << 20
-    array_bytes: int = 1 << 30
-    gzip_ratio: int = 256
-    gzip_free_bytes: int = 64 << 20  # the ratio counts only beyond this much unpacked
-
-
-LIMITS = Limits()
-
-
-class _Stream:
-    def __init__(self, path: Path, limits: Limits):
-        self.path, self.limits, self.unpacked = path, limits, 0
-        self.size = path.stat().st_size
-        # by its first bytes: a name can be wrong
-        with path.open("rb") as head:
-            self.packed = head.read(2) == b"\x1f\x8b"
-        opener: Any = open
-        if self.packed:
-            opener = gzip.open
-        self.stream = opener(path, "rb")
-
-    def line(self, at_most: int) -> bytes:
-        return self._counted(self.stream.readline(at_most))
-
-    def read_all(self, at_most: int) -> bytes:
-        """All bytes, or some more than `at_most` where there are more."""
-        content = bytearray()
-        while len(content) <= at_most and (block := self.stream.read(1 << 20)):
-            content += self._counted(block)
-        return bytes(content)
-
-    def close(self) -> None:
-        self.stream.close()
-
-    def _counted(self, block: bytes) -> bytes:
-        self.unpacked += len(block)
-        ratio = self.limits.gzip_ratio
-        if self.packed and self.unpacked > max(self.limits.gzip_free_bytes, self.size * ratio):
-            bomb = f"unpacks to more than {ratio} times its size: refused as a gzip bomb"
-            raise DataError(f"{self.path}: {bomb}; unpack it yourself if you trust it")
-        return block
+def scan_json(path: Path, split: str = "train", limits: Limits = LIMITS) -> Iterator[Scanned]:
+    """`(path:line, row)` of a JSON file, whatever it is called: JSON lines, objects printed over
+    several lines, an array, or an object of splits, of which `split` is read (in the last two the
+    number is the item's, from 1). A row that cannot be parsed is a `BadRecord`: orjson refuses NaN,
+    infinity, lone surrogates, invalid UTF-8 and nesting deeper than 1,024."""
+    with unpacked(path, limits) as stream:
+        head = stream.peek(1).removeprefix(BOM).lstrip()
+        first, _, rest = head.partition(b"\n")
+        if head.startswith(b"[") and not (rest.strip() and _is_json(first)):
+            yield from _array(path, stream, limits)
+            return
+        # In a file of JSON lines a value is a record; a `.json` file may be one value.
+        most = limits.array_bytes if ".json" in path.suffixes else limits.line_bytes
+        lines = _lines(path, stream, most)
+        if head.startswith(b"{") and first.rstrip().endswith(_OPEN_ENDS) and not _is_json(first):
+            lines = _joined(path, lines, most)
+        for number, line in lines:
+            for where, row in _parsed(path, number, line):
+                yield from _rows_of(path, where, row, split)
 
 
-def scan_json(path: Path, limits: Limits = LIMITS) -> Iterator[Scanned]:
-    """`(path:line, row)` of a JSONL file, or of a JSON file that holds JSON lines or an array (the
-    number is the item's, from 1); gzip or plain. A row that cannot be parsed is a `BadRecord`:
-    orjson refuses NaN, infinity, lone surrogates, invalid UTF-8 and nesting deeper than 1,024."""
+def _is_json(line: bytes) -> bool:
     try:
-        with closing(_Stream(path, limits)) as stream:
-            if path.name.removesuffix(".gz").endswith(".json") and _is_array(path, limits):
-                yield from _array(path, stream, limits)
-            else:
-                yield from _lines(path, stream, limits)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        problem = f"the gzip file is cut short or damaged ({error}): fetch it again"
-        raise DataError(f"{path}: {problem}") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+        orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return False
+    return True
 
 
-def _is_array(path: Path, limits: Limits) -> bool:
-    with closing(_Stream(path, limits)) as stream:
-        while line := stream.line(1 << 16):
-            if start := line.removeprefix(BOM).strip():
-                return start.startswith(b"[")
-    return False
-
-
-def _array(path: Path, stream: _Stream, limits: Limits) -> Iterator[Scanned]:
-    content = stream.read_all(limits.array_bytes).removeprefix(BOM)
+def _array(path: Path, stream: io.BufferedReader, limits: Limits) -> Iterator[Scanned]:
+    content = stream.read(limits.array_bytes + 1)
     if len(content) > limits.array_bytes:
         size = f"{limits.array_bytes:,} bytes"
         raise DataError(f"{path}: a JSON array of over {size}: write it as JSON lines")
     try:
-        rows = orjson.loads(content)
+        rows = orjson.loads(content.removeprefix(BOM))
     except orjson.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: line: not valid JSON: {error.msg}") from error
+        problem = not_utf8(path, content) or f"not valid JSON: {error.msg}"
+        raise DataError(f"{path}:{error.lineno}: line: {problem}") from error
     for number, row in enumerate(rows, start=1):
         yield _checked(f"{path}:{number}", row)
 
 
-def _lines(path: Path, stream: _Stream, limits: Limits) -> Iterator[Scanned]:
-    number = 0
-    # one byte over the limit shows that a line is longer
-    while line := stream.line(limits.line_bytes + 1):
-        number += 1
-        where = f"{path}:{number}"
-        if len(line) > limits.line_bytes:
+def _lines(path: Path, stream: io.BufferedReader, most: int) -> Iterator[_Line]:
+    """The lines that hold something, each of at most so many bytes."""
+    for number in itertools.count(1):
+        # one byte over the limit shows that a line is longer
+        line = stream.readline(most + 1)
+        if not line:
+            return
+        if len(line) > most:
             raw = line[:MAX_RAW].decode("utf-8", errors="replace")
             # the rest of it is passed over in pieces, never held
             while line and not line.endswith(b"\n"):
-                line = stream.line(limits.line_bytes)
-            limit = f"{limits.line_bytes:,} bytes, the most that is read of one record"
-            yield where, BadRecord(where, "line", Defect.LINE_TOO_LONG, f"longer than {limit}", raw)
+                line = stream.readline(most)
+            yield number, _too_long(path, number, most, raw)
             continue
         if number == 1:
             line = line.removeprefix(BOM)
-        if not line.strip():
+        if line.strip():
+            yield number, line
+
+
+def _too_long(path: Path, number: int, most: int, raw: str) -> BadRecord:
+    problem = f"longer than {most:,} bytes, the most that is read of one record"
+    return BadRecord(f"{path}:{number}", "line", Defect.LINE_TOO_LONG, problem, raw)
+
+
+def _joined(path: Path, lines: Iterator[_Line], most: int) -> Iterator[_Line]:
+    """Objects printed over several lines, each as one line under its first line's number."""
+    block: list[bytes] = []
+    start = depth = size = 0
+    for number, line in lines:
+        if isinstance(line, BadRecord):
+            yield number, line
             continue
-        try:
-            yield _checked(where, orjson.loads(line))
-        except orjson.JSONDecodeError as error:
-            problem = f"not valid JSON: {error.msg} at column {error.colno}"
-            if line.startswith((b"\xff\xfe", b"\xfe\xff")):
-                problem = "the file is UTF-16, expected UTF-8"
-            raw = line.decode("utf-8", errors="replace").rstrip("\r\n")
-            yield where, BadRecord(where, "line", Defect.NOT_JSON, problem, raw)
+        # Of indented objects the next one begins in the first column, whatever is wrong with this.
+        if line.startswith(b"{") and len(block) > 1 and block[1][:1].isspace():
+            yield start, b"".join(block)
+            block, depth, size = [], 0, 0
+        start = start if block else number
+        block.append(line)
+        size += len(line)
+        if size > most:
+            raise _too_long(path, start, most, block[0].decode("utf-8", errors="replace"))
+        # Strings of valid JSON hold no line break.
+        plain = _STRING.sub(b"", line)
+        depth += sum(map(plain.count, (b"{", b"["))) - sum(map(plain.count, (b"}", b"]")))
+        if depth <= 0:
+            yield start, b"".join(block)
+            block, depth, size = [], 0, 0
+    if block:
+        yield start, b"".join(block)
+
+
+def _parsed(path: Path, number: int, line: bytes | BadRecord) -> Iterator[Scanned]:
+    where = f"{path}:{number}"
+    if isinstance(line, BadRecord):
+        yield where, line
+        return
+    try:
+        yield _checked(where, orjson.loads(line))
+    except orjson.JSONDecodeError as error:
+        defect, problem = Defect.NOT_JSON, f"not valid JSON: {error.msg} at column {error.colno}"
+        if encoding := not_utf8(path, line):
+            defect, problem = Defect.NOT_UTF8, encoding
+        raw = line.decode("utf-8", errors="replace").rstrip("\r\n")
+        yield where, BadRecord(where, "line", defect, problem, raw)
+
+
+def _rows_of(path: Path, where: str, row: Row | BadRecord, split: str) -> Iterator[Scanned]:
+    """The row, or of an object of splits the rows of one of them."""
+    splits = None if isinstance(row, BadRecord) else _splits(row, split)
+    if splits is None:
+        yield where, row
+        return
+    if split == "train" and len(splits) == 1:
+        # A single list is the training data, unless its name says another thing.
+        (name,) = splits
+        split = split if name.startswith(("test", "val")) else name
+    if split not in splits:
+        raise DataError(f"{path}: no split {split!r}; it has: {', '.join(splits)}")
+    for number, item in enumerate(splits[split], start=1):
+        yield _checked(f"{path}:{number}", item)
+
+
+def _splits(row: Row, split: str) -> dict[str, list[Any]] | None:
+    """The lists of rows in an object; None where it is a row itself."""
+    lists = {name: rows for name, rows in row.items() if _holds_rows(rows)}
+    if split in lists or (lists.keys() == row.keys() and (row.keys() <= _SPLITS or len(row) == 1)):
+        return lists or None
+    return None
+
+
+def _holds_rows(value: object) -> bool:
+    if not isinstance(value, list) or not value or not isinstance(value[0], dict):
+        return False
+    # Messages are a part of a row.
+    return "role" not in value[0] and "from" not in value[0]
 
 
 def _checked(where: str, row: object) -> Scanned:

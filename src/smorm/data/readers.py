@@ -2,17 +2,20 @@
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from smorm.data.census import BadRecord
+from smorm.data.csvfiles import scan_csv
 from smorm.data.jsonlines import Row, Scanned, scan_json
 from smorm.errors import DataError
 from smorm.files import fingerprint, nearest_name, sha256
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".json", ".json.gz", ".parquet")
+_TEXTS, _PACKINGS = (".jsonl", ".ndjson", ".json", ".csv"), ("", ".gz", ".zst")
+SUFFIXES = (*(kind + packing for kind in _TEXTS for packing in _PACKINGS), ".parquet")
+_CSV = tuple(f".csv{packing}" for packing in _PACKINGS)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _BATCH_ROWS, _MAX_COLUMNS = 256, 1000
 
@@ -24,7 +27,8 @@ def read_rows(
 
     `where` is `file:line`, in a JSON array or a Parquet file `file:row`, in a data set
     `dataset[split]:row`; all numbers start at 1. `split` and `subset` choose within a folder or a
-    dataset id. `DataError` for the first bad row, or about the file or folder."""
+    dataset id, `split` in a JSON object of splits too. `DataError` for the first bad row, or about
+    the file or folder."""
     for where, row in scan_rows(path_or_id, split, subset):
         if isinstance(row, BadRecord):
             raise row
@@ -43,8 +47,10 @@ def scan_rows(
             raise DataError(f"{file}: unknown kind of file; accepted are {', '.join(SUFFIXES)}")
         if file.name.endswith(".parquet"):
             yield from _scan_parquet(file)
+        elif is_csv(file):
+            yield from scan_csv(file)
         else:
-            yield from scan_json(file)
+            yield from scan_json(file, split)
 
 
 def _opened(path: Path, split: str, subset: str | None) -> tuple[list[Path], Any]:
@@ -199,13 +205,28 @@ def _split_files(folder: Path, split: str, subset: str | None) -> list[Path]:
 def _data_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(f for f in folder.iterdir() if f.is_file() and f.name.endswith(SUFFIXES))
+    return data_files_of(sorted(folder.iterdir()))
+
+
+def data_files_of(paths: Iterable[Path]) -> list[Path]:
+    """The files that hold rows. A CSV file beside others is most often a table about them."""
+    files = [path for path in paths if path.name.endswith(SUFFIXES) and path.is_file()]
+    return [file for file in files if not is_csv(file)] or files
+
+
+def is_csv(file: Path) -> bool:
+    """Whether a file's rows are all text."""
+    return file.name.endswith(_CSV)
 
 
 def stem_of(file: Path) -> str:
     """The name without the suffix of its kind, `.jsonl.gz` included."""
+    return file.name.removesuffix(_suffix_of(file))
+
+
+def _suffix_of(file: Path) -> str:
     # a name has at most one of them: none of the suffixes is the end of another
-    return file.name.removesuffix(next(filter(file.name.endswith, SUFFIXES)))
+    return next(filter(file.name.endswith, SUFFIXES), file.suffix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +253,7 @@ class Contents:
         for path, (size, _) in zip(self.files, self.stamps, strict=True):
             try:
                 # the suffix decides how the bytes are read
-                sums.append([path.suffix, size, sha256(path)])
+                sums.append([_suffix_of(path), size, sha256(path)])
             except OSError as error:
                 raise DataError(f"{path}: cannot be read: {error.strerror}") from error
         return hashlib.sha256(f"{self.detail} {fingerprint(sums)}".encode()).hexdigest()

@@ -18,7 +18,7 @@ from smorm.data.fields import Context, Labels
 from smorm.data.formats import FORMATS, Format, Parsed, Row, format_hint, format_of_row
 from smorm.data.formats.generic import RESERVED, dialogue_name, has_prompt
 from smorm.data.mapping import Columns, has_column
-from smorm.data.readers import scan_rows
+from smorm.data.readers import is_csv, scan_rows
 from smorm.data.records import Fields, Kind, Preference, Rated, Record
 from smorm.data.rows import Content, Unread
 from smorm.errors import ConfigError, DataError, OutputError
@@ -109,7 +109,7 @@ class _Reader:
         parsed = Columns.parse(columns)
         context = Context(
             "", census, attributes, parsed.targets, labels, frozenset(source.na), booleans,
-            source.numbers_in_text,
+            source.numbers_in_text or is_csv(Path(source.path)),
         )  # fmt: skip
         return cls(source, form, parsed, context)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -65,6 +65,8 @@ def verdict_of(value: Any, field: str, labels: Labels | None, context: Context) 
             return Verdict(Better.TIE)
         return Verdict(Better.FIRST if size < 0 else Better.SECOND, abs(size))
     if labels is not None:
+        if isinstance(value, str) and context.numbers_in_text:
+            value = fields.rating(value, field, replace(context, booleans=True))
         if not isinstance(value, bool | int | float) or value not in _NUMBERS[labels]:
             expected = " or ".join(f"{number:g}" for number in _NUMBERS[labels])
             raise context.bad(field, Defect.BAD_LABEL, f"{fields.describe(value)}, not {expected}")

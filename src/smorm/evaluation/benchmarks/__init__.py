@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smorm.data.formats import FORMATS, Format
-from smorm.data.readers import SUFFIXES, is_saved_dataset, stem_of
+from smorm.data.readers import SUFFIXES, data_files_of, is_saved_dataset, stem_of
 from smorm.data.reading import Source
 from smorm.errors import ConfigError
 from smorm.evaluation.accuracy import TIES, ScoredItems, length_correlations_of, tied
@@ -107,8 +107,7 @@ def _describe(items: ScoredItems, table: Outcomes) -> list[str]:
 
 def data_files(folder: Path) -> list[tuple[str, Path]]:
     """Every data file below a folder, labelled by its path ("Adversarial/GPTInst")."""
-    files = [file for file in sorted(folder.rglob("*")) if file.name.endswith(SUFFIXES)]
-    files = list(filter(Path.is_file, files))
+    files = data_files_of(sorted(folder.rglob("*")))
     if not files:
         raise ConfigError(f"{folder}: no data file in it or below ({', '.join(SUFFIXES)})")
     # In published repositories RM-Bench's full set lies beside its pieces, and LLMBar's sets lie

@@ -1,0 +1,120 @@
+"""The bytes of a data file: plain, gzip or zstd, unpacked under guard, in UTF-8 and no other
+encoding."""
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from smorm.errors import DataError
+
+BOM = b"\xef\xbb\xbf"
+# By its first bytes: a name can be wrong.
+_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+_BUFFER = 1 << 20
+_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes beyond which a file is refused rather than read into memory (bytes, and ratios)."""
+
+    line_bytes: int = 32 << 20
+    array_bytes: int = 1 << 30
+    gzip_ratio: int = 256
+    zstd_ratio: int = 1024  # repeated rows shrink more than by gzip, whose window is 32 KiB
+    free_bytes: int = 64 << 20  # the ratios count only beyond this much unpacked
+
+
+LIMITS = Limits()
+
+
+class _Counted(io.RawIOBase):
+    """What a packed file unpacks to; refused where it is a bomb."""
+
+    def __init__(self, path: Path, packing: str, limits: Limits):
+        self._path, self._packing = path, packing
+        self._ratio = limits.gzip_ratio if packing == "gzip" else limits.zstd_ratio
+        self._most = max(limits.free_bytes, path.stat().st_size * self._ratio)
+        self._count = 0
+        self._stream = _opened(path, packing)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count: int = self._stream.readinto(buffer)
+        self._count += count
+        if self._count > self._most:
+            problem = f"unpacks to more than {self._ratio} times its size: refused as a "
+            problem += f"{self._packing} bomb; unpack it yourself if you trust it"
+            raise DataError(f"{self._path}: {problem}")
+        return count
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+def _opened(path: Path, packing: str) -> Any:
+    if packing == "gzip":
+        return gzip.open(path, "rb")
+    import pyarrow
+
+    return pyarrow.input_stream(str(path), compression="zstd")
+
+
+@contextmanager
+def unpacked(path: Path, limits: Limits) -> Iterator[io.BufferedReader]:
+    """The content of a file; `DataError` where it cannot be read, is damaged, a bomb or UTF-16."""
+    packing = ""
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+        packing = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "")
+        with io.BufferedReader(_raw(path, packing, limits), _BUFFER) as stream:
+            _refuse_utf16(path, stream.peek(2)[:2])
+            yield stream
+    except (EOFError, zlib.error) as error:
+        raise DataError(f"{path}: {_damaged(packing, error)}") from error
+    except OSError as error:
+        # The libraries' own errors of a damaged file have no number of the system's.
+        problem = f"cannot be read: {error.strerror or error}"
+        if packing and error.errno is None:
+            problem = _damaged(packing, error)
+        raise DataError(f"{path}: {problem}") from error
+
+
+def _raw(path: Path, packing: str, limits: Limits) -> Any:
+    if packing:
+        return _Counted(path, packing, limits)
+    return path.open("rb", buffering=0)
+
+
+def _damaged(packing: str, error: Exception) -> str:
+    return f"the {packing} file is cut short or damaged ({error}): fetch it again"
+
+
+def _refuse_utf16(path: Path, head: bytes) -> None:
+    # Without a mark every second byte of its first characters is zero.
+    if head in _MARKS or (len(head) == 2 and head.count(b"\0") == 1):
+        raise DataError(f"{path}: the file is UTF-16, expected UTF-8: {_remedy(path, 'UTF-16')}")
+
+
+def not_utf8(path: Path, content: bytes) -> str | None:
+    """What is wrong with content that is not UTF-8, and what to do; None where it is."""
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        column = error.start - content.rfind(b"\n", 0, error.start)
+        problem = f"byte 0x{content[error.start]:02X} at column {column} is not UTF-8"
+        return f"{problem}: {_remedy(path, 'CP1252')}, or whatever its encoding is"
+    return None
+
+
+def _remedy(path: Path, encoding: str) -> str:
+    return f"convert the file (iconv -f {encoding} -t UTF-8 {path.name} > utf8_{path.name})"

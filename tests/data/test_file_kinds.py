@@ -1,0 +1,229 @@
+"""Files as others write them: CSV, zstd, other encodings, and JSON in other layouts than lines."""
+
+import json
+
+import pyarrow
+import pytest
+
+from smorm.data.census import BadRecord, Census, Defect, DropReason
+from smorm.data.csvfiles import scan_csv
+from smorm.data.jsonlines import scan_json
+from smorm.data.readers import contents_of, read_rows, scan_rows
+from smorm.data.streams import Limits
+from smorm.errors import DataError
+from tests.data.sources import jsonl, raw, records
+
+PAIRS = [
+    {"prompt": "What is 1+1?", "chosen": "2", "rejected": "3"},
+    {"prompt": "Wie heißt „2“?", "chosen": "zwei,\r\n\"two\"", "rejected": " "},
+]  # fmt: skip
+CSV = (
+    'prompt,chosen,rejected\r\nWhat is 1+1?,2,3\r\n"Wie heißt „2“?","zwei,\r\n""two""", \r\n'
+)  # fmt: skip
+LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in PAIRS)
+SPLITS = {"train": [{"a": 1}, {"a": 2}], "test": [{"a": 3}]}
+
+
+def rows_of(path, **settings):
+    return [row for _, row in read_rows(path, **settings)]
+
+
+def zstd(path, content):
+    path.write_bytes(pyarrow.compress(content, codec="zstd", asbytes=True))
+    return path
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("name", ["d.csv", "d.csv.gz"])
+def test_csv_gives_texts_under_the_names_of_its_first_line(tmp_path, name, mark):
+    path = raw(tmp_path / name, (mark + CSV).encode())
+    assert list(read_rows(path)) == [(f"{path}:2", PAIRS[0]), (f"{path}:3", PAIRS[1])]
+
+
+@pytest.mark.parametrize("name", ["d.csv.zst", "d.jsonl.zst", "d.json.zst", "d.ndjson.zst"])
+def test_zstd_is_read_in_every_text_format_and_seen_by_its_bytes(tmp_path, name):
+    content = (CSV if ".csv" in name else LINES).encode()
+    assert rows_of(zstd(tmp_path / name, content)) == PAIRS
+    # Two frames behind one another, and a name that says nothing of it.
+    plain = tmp_path / name.removesuffix(".zst")
+    content += b"a,b,c\n" if ".csv" in name else b'{"a": 1}\n'
+    half = content.index(b"\n") + 1
+    frames = [pyarrow.compress(part, codec="zstd", asbytes=True) for part in
+              (content[:half], content[half:])]  # fmt: skip
+    plain.write_bytes(b"".join(frames))
+    assert len(rows_of(plain)) == 3
+
+
+def test_a_zstd_file_that_is_damaged_or_a_bomb_is_one_line(tmp_path):
+    whole = zstd(tmp_path / "d.jsonl.zst", LINES.encode() * 50).read_bytes()
+    for content in (whole[:30], whole[:3] + whole[4:], whole + b"more"):
+        path = raw(tmp_path / "damaged.jsonl.zst", content)
+        with pytest.raises(DataError, match=r"damaged\.jsonl\.zst") as caught:
+            rows_of(path)
+        assert "\n" not in str(caught.value)
+    small = Limits(zstd_ratio=50, free_bytes=100_000)
+    for name, scan in (("b.jsonl.zst", scan_json), ("b.csv.zst", scan_csv)):
+        bomb = zstd(tmp_path / name, b'{"a": 1}\n' * 300_000)
+        with pytest.raises(DataError, match="refused as a zstd bomb"):
+            list(scan(bomb, limits=small))
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"a,a\n1,2\n", ":1: columns of the same name: a"),
+        (b"a;b\n1;2\n", ":1: its columns are separated by ';', expected commas"),
+        (b"a\tb\n1\t2\n", ":1: its columns are separated by '\\t', expected commas"),
+        (b'a,b\n1,"2\n3,4\n', ":3: unexpected end of data; from line 2 on"),
+        (b'a,b\n1,"2"x\n', ":2: ',' expected after '\"'"),
+        (b"pr\xe9,b\n1,2\n", ":1: byte 0xE9 at column 3 is not UTF-8"),
+    ],
+)
+def test_csv_that_cannot_be_read_is_one_line(tmp_path, content, problem):
+    path = raw(tmp_path / "d.csv", content)
+    with pytest.raises(DataError) as caught:
+        rows_of(path)
+    assert str(caught.value).startswith(f"{path}{problem}")
+
+
+def test_a_row_of_csv_that_is_damaged_is_a_bad_record_and_the_next_one_is_read(tmp_path):
+    path = raw(tmp_path / "d.csv", b"a,b\n1,2,3\n1\n\ncaf\xe9,2\nx,\n")
+    scanned = [row for _, row in scan_rows(path)]
+    defects = [row.defect for row in scanned if isinstance(row, BadRecord)]
+    assert defects == [Defect.WRONG_COUNT, Defect.WRONG_COUNT, Defect.NOT_UTF8]
+    assert str(scanned[0]) == (
+        f"{path}:2: line: 3 values, expected 2 (a comma in a text needs quotes)"
+    )
+    # An empty value is what a table has for null.
+    assert scanned[3] == {"a": "x", "b": None}
+
+
+def test_limits_hold_for_csv(tmp_path):
+    for content in (b"a\n" + b"x" * 5000, b'a\n"' + b"x\n" * 2000 + b'"\n'):
+        with pytest.raises(DataError, match=r"d\.csv:"):
+            list(scan_csv(raw(tmp_path / "d.csv", content), Limits(line_bytes=1000)))
+
+
+def test_numbers_in_csv_are_read_and_an_index_is_no_text(tmp_path):
+    census = Census()
+    text = ",prompt,chosen,rejected,margin,meta\n0,p,a,b,1.5,\n1,p,a,c,,\n"
+    first, second = records(raw(tmp_path / "d.csv", text.encode()), census=census)
+    assert (first.margin, second.margin) == (1.5, None)
+    assert census[DropReason.RATING_CONVERTED] == 1
+    assert [reason.detail for reason in census.totals() if reason.kind is DropReason.NOT_READ] == [
+        "index"
+    ]
+    rated = raw(tmp_path / "r.csv", b"prompt,response,good,help\np,a,True,3\np,b,False,\n")
+    one, two = records(rated, "rated", attributes=["good", "help"], booleans=True)
+    assert (one.scores, two.scores) == ({"good": 1.0, "help": 3.0}, {"good": 0.0, "help": None})
+    with pytest.raises(DataError, match=r"help: text '4,5', expected a number"):
+        records(raw(rated, b'prompt,response,help\np,a,"4,5"\n'), "rated", attributes=["help"])
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("name", ["d.jsonl", "d.json", "d.csv", "d.jsonl.gz"])
+def test_utf16_is_named_with_the_remedy(tmp_path, encoding, name):
+    content = CSV if ".csv" in name else LINES
+    path = raw(tmp_path / name, content.encode(encoding))
+    with pytest.raises(DataError) as caught:
+        rows_of(path)
+    assert str(caught.value) == (
+        f"{path}: the file is UTF-16, expected UTF-8: convert the file "
+        f"(iconv -f UTF-16 -t UTF-8 {name} > utf8_{name})"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("d.jsonl", '{"a": "café"}\n{"a": "thé"}\n'),
+        ("d.json", '[{"a": "café"},\n {"a": "thé"}]'),
+        ("d.json", '{"a":\n "café"}'),
+        ("d.csv", "a,b\ncafé,1\n"),
+    ],
+)
+def test_cp1252_is_named_with_the_remedy(tmp_path, name, content):
+    path = raw(tmp_path / name, content.encode("cp1252"))
+    with pytest.raises(DataError, match="byte 0xE9 at column") as caught:
+        rows_of(path)
+    assert f"(iconv -f CP1252 -t UTF-8 {name} > utf8_{name})" in str(caught.value)
+
+
+@pytest.mark.parametrize("indent", [0, 1, 4, "\t"])
+@pytest.mark.parametrize("name", ["d.jsonl", "d.json", "d.json.gz"])
+def test_objects_printed_over_several_lines_are_rows(tmp_path, name, indent):
+    rows = [{"a": {"b": [{"c": "}\n{"}]}}, {"a": "]"}, {"a": [[], {}]}]
+    text = "\n".join(json.dumps(row, indent=indent) for row in rows)
+    path = raw(tmp_path / name, b"\xef\xbb\xbf" + text.encode())
+    scanned = list(read_rows(path))
+    assert [row for _, row in scanned] == rows
+    first = len(json.dumps(rows[0], indent=indent).splitlines())
+    assert [where for where, _ in scanned[:2]] == [f"{path}:1", f"{path}:{first + 1}"]
+
+
+def test_a_broken_object_over_several_lines_does_not_take_the_next_one_with_it(tmp_path):
+    path = raw(tmp_path / "d.jsonl", b'{\n "a": 1,\n "b": {\n{\n "a": 2\n}\n{\n "a": }\n{"a": 3}\n')
+    (at, broken), (_, whole), (_, other), (_, last) = scan_rows(path)
+    assert (at, whole, last) == (f"{path}:1", {"a": 2}, {"a": 3})
+    assert isinstance(broken, BadRecord)
+    assert isinstance(other, BadRecord)
+
+
+def test_an_object_over_several_lines_has_a_limit(tmp_path):
+    path = raw(tmp_path / "d.jsonl", b"{\n" + b' "a": 1,\n' * 500)
+    with pytest.raises(DataError, match=r"d\.jsonl:1: line: longer than 1,000 bytes"):
+        list(scan_json(path, limits=Limits(line_bytes=1000)))
+
+
+@pytest.mark.parametrize("name", ["d.jsonl", "d.ndjson", "d.jsonl.gz"])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_an_array_is_read_whatever_the_file_is_called(tmp_path, name, indent):
+    path = raw(tmp_path / name, json.dumps(PAIRS, indent=indent).encode() + b"\n")
+    assert list(read_rows(path)) == [(f"{path}:{n}", row) for n, row in enumerate(PAIRS, 1)]
+
+
+def test_lines_that_are_arrays_are_bad_records_one_by_one(tmp_path):
+    path = jsonl(tmp_path / "d.jsonl", [[1, 2], {"a": 1}])
+    (_, bad), (_, row) = scan_rows(path)
+    assert isinstance(bad, BadRecord)
+    assert row == {"a": 1}
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("name", ["d.json", "d.json.gz", "d.jsonl"])
+def test_the_sources_split_chooses_in_an_object_of_splits(tmp_path, name, indent):
+    path = raw(tmp_path / name, json.dumps(SPLITS, indent=indent).encode())
+    assert list(read_rows(path)) == [(f"{path}:1", {"a": 1}), (f"{path}:2", {"a": 2})]
+    assert rows_of(path, split="test") == [{"a": 3}]
+    with pytest.raises(DataError, match=r"no split 'dev'; it has: train, test"):
+        rows_of(path, split="dev")
+
+
+def test_one_list_in_an_object_is_the_training_data_and_messages_are_none(tmp_path):
+    path = raw(tmp_path / "d.json", b'{"data": [{"a": 1}]}')
+    assert rows_of(path) == [{"a": 1}]
+    with pytest.raises(DataError, match=r"no split 'test'; it has: data"):
+        rows_of(path, split="test")
+    held_out = raw(tmp_path / "t.json", b'{"test": [{"a": 1}]}')
+    with pytest.raises(DataError, match=r"no split 'train'; it has: test"):
+        rows_of(held_out)
+    # A list beside other things is data where it has the split's name.
+    assert rows_of(raw(path, b'{"version": 2, "train": [{"a": 1}]}')) == [{"a": 1}]
+    talk = {"messages": [{"role": "user", "content": "q"}]}
+    assert rows_of(jsonl(tmp_path / "m.json", [talk])) == [talk]
+
+
+def test_folders_find_the_new_kinds_and_a_table_beside_the_data_is_left_alone(tmp_path):
+    raw(tmp_path / "one" / "train.csv", CSV.encode())
+    assert rows_of(tmp_path / "one") == PAIRS
+    zstd(tmp_path / "one" / "test.jsonl.zst", LINES.encode())
+    assert rows_of(tmp_path / "one", split="test") == PAIRS
+    jsonl(tmp_path / "two" / "pairs.jsonl", PAIRS)
+    raw(tmp_path / "two" / "statistics.csv", b"a,b\n1,2\n")
+    assert rows_of(tmp_path / "two") == PAIRS
+
+
+def test_equal_bytes_that_are_read_in_another_way_are_other_contents(tmp_path):
+    names = ("d.jsonl", "d.csv", "d.jsonl.zst", "d.csv.zst")
+    digests = {contents_of(raw(tmp_path / name, b"a,b\n")).digest() for name in names}
+    assert len(digests) == len(names)
