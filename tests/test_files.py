@@ -19,14 +19,10 @@ import torch
 from smorm import files
 from smorm.errors import CheckpointError, ConfigError, DataError, OutputError
 from smorm.model.network import RewardNetwork
+from smorm.model.run_folder import list_checkpoints
 from smorm.model.store import ModelCard, load_model, save_model
 from smorm.text.tokenizers import train_bpe
-from smorm.training.folder import (
-    list_checkpoints,
-    load_checkpoint,
-    newest_checkpoint,
-    save_checkpoint,
-)
+from smorm.training.folder import load_checkpoint, newest_checkpoint, save_checkpoint
 from tests.model.architectures import tiny
 
 

@@ -39,6 +39,10 @@ class NonFiniteLossError(SmormError):
     """A loss term became NaN or infinite; the message names step, term and records."""
 
 
+class UnprovenError(SmormError):
+    """A model that was saved does not score as the one that was trained."""
+
+
 class OutputError(SmormError):
     """A file could not be written whole; what was there before is untouched."""
 

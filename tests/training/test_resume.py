@@ -20,7 +20,7 @@ from smorm.config import Config
 from smorm.errors import CheckpointError, ConfigError, Interrupted
 from smorm.files import verify_folder
 from smorm.model.heads import ScoreHead
-from smorm.training.folder import list_checkpoints
+from smorm.model.run_folder import list_checkpoints
 from smorm.training.loop import train
 from tests.training.runs import LAB, LORA, bits, config_of, jsonl, metrics, prepared, rows_of
 
@@ -137,7 +137,7 @@ def test_stopped_right_behind_a_step_it_has_the_same_bits(
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
-        with pytest.raises(Interrupted, match=f"stopped after step {step};"):
+        with pytest.raises(Interrupted, match=f"stopped after step {step} of 5;"):
             train(config)
     finally:
         log.removeHandler(handler)
@@ -250,7 +250,7 @@ def test_where_all_checkpoints_are_damaged_the_run_says_so(stopped: Any) -> None
 def test_a_folder_that_holds_a_run_is_refused(stopped: Any) -> None:
     config, folder, saved = stopped
     before = (folder / "metrics.jsonl").read_bytes()
-    with pytest.raises(ConfigError, match="holds a run already: add --resume"):
+    with pytest.raises(ConfigError, match="which came to step 3 of 5: add --resume"):
         train(config)
     assert (folder / "metrics.jsonl").read_bytes() == before
     assert list_checkpoints(folder / "checkpoints") == saved

@@ -5,6 +5,7 @@ Beside `config.json`, safetensors weights with `score.weight`, and the tokenizer
 nonlinear head is in `head.safetensors` beside its backbone; other programs cannot load it."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from smorm.model.backbone import (
 )
 from smorm.model.heads import WEIGHT, NonlinearHead
 from smorm.model.network import RewardNetwork
+from smorm.model.run_folder import why_no_model
 from smorm.model.views import PREFERENCE
 from smorm.text.tokenizers import load_tokenizer
 
@@ -97,8 +99,16 @@ def versions() -> dict[str, str]:
     }
 
 
-def save_model(folder: Path | str, network: RewardNetwork, tokenizer: Any, card: ModelCard) -> None:
-    """Write a model folder, whole or not at all."""
+def save_model(
+    folder: Path | str,
+    network: RewardNetwork,
+    tokenizer: Any,
+    card: ModelCard,
+    *,
+    prove: Callable[[Path], None] | None = None,
+) -> None:
+    """Write a model folder, whole or not at all; not at all where `prove`, which is called with
+    the written folder before it gets its name, raises an error."""
     linear = not isinstance(network.head, NonlinearHead)
     with files.atomic_folder(folder) as scratch, quiet():
         if is_lora(network.backbone):
@@ -108,6 +118,8 @@ def save_model(folder: Path | str, network: RewardNetwork, tokenizer: Any, card:
             network.backbone.save_pretrained(scratch)
             heads.save_head(network.head, scratch)
         _save_tokenizer_and_card(scratch, tokenizer, card)
+        if prove is not None:
+            prove(scratch)
 
 
 def save_view(
@@ -257,6 +269,9 @@ def resolve(path: Path | str) -> Path:
         folder = fetch_model(str(path))
     if not folder.is_dir():
         raise ModelError(f"{folder}: no such model folder")
-    if not (folder / "config.json").is_file() and (folder / "model").is_dir():
-        return folder / "model"
+    if not (folder / "config.json").is_file():
+        if (folder / "model").is_dir():
+            return folder / "model"
+        if reason := why_no_model(folder):
+            raise ModelError(reason)
     return folder

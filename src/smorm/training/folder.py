@@ -19,18 +19,19 @@ from safetensors.torch import load_file, save_file
 from smorm import files
 from smorm.config import decisive, dump_config
 from smorm.errors import CheckpointError, ConfigError
+from smorm.model.run_folder import CHECKPOINTS, PREFIX, how_far, list_checkpoints
 from smorm.training.setup import Prepared
 from smorm.training.step import StepResult
 
 log = logging.getLogger(__name__)
 Named = Mapping[str, torch.nn.Parameter]
-_PREFIX = "step-"
 
 
 def refuse_another_run(folder: Path) -> None:
     """A folder that holds a run is a ConfigError."""
     problem = f"output.folder: {folder} holds a run already"
-    if list_checkpoints(folder / "checkpoints"):
+    if list_checkpoints(folder / CHECKPOINTS):
+        problem += f", which came to {how_far(folder)}"
         raise ConfigError(f"{problem}: add --resume to go on with it, or name another folder")
     if (folder / "model").exists():
         raise ConfigError(f"{problem}: name another folder")
@@ -53,6 +54,7 @@ def write_beginnings(prepared: Prepared) -> None:
         "pairs": len(pairs),
         "rated": len(prepared.train.rated),
         "attributes": [scale.name for scale in prepared.card.scales],
+        "steps": prepared.num_steps,
         "counted": prepared.census.as_dict(),
         "fingerprint": {"config": prepared.config.hash, "data": prepared.data_hash},
     }
@@ -70,9 +72,9 @@ def save_checkpoint(
 ) -> Path:
     """Write `folder/step-N` (`state["step"]`) atomically, then remove all but the newest `keep`. A
     verified checkpoint of this step stays: the same run at the same step has the same bits."""
-    target = folder / f"{_PREFIX}{state['step']:08d}"
+    target = folder / f"{PREFIX}{state['step']:08d}"
     # Scratch folders of saves that were killed: their names begin with a dot.
-    for torn in folder.glob(f".{_PREFIX}*"):
+    for torn in folder.glob(f".{PREFIX}*"):
         shutil.rmtree(torn, ignore_errors=True)
     with contextlib.suppress(CheckpointError):
         files.verify_folder(target)
@@ -93,11 +95,6 @@ def save_checkpoint(
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return target
-
-
-def list_checkpoints(folder: Path) -> list[Path]:
-    """Sealed checkpoints, oldest first."""
-    return sorted(path for path in folder.glob(f"{_PREFIX}*") if files.is_sealed(path))
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

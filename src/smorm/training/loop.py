@@ -14,11 +14,13 @@ import torch
 
 from smorm.config import Config, decisive
 from smorm.errors import Interrupted, NonFiniteLossError
-from smorm.model.store import save_model
+from smorm.model.run_folder import CHECKPOINTS
 from smorm.training import folder, optim
 from smorm.training.batches import Batches, prefetched
+from smorm.training.lock import only_run
 from smorm.training.memory import resolve_batch_tokens
 from smorm.training.methods import Method, make_method, method_class
+from smorm.training.proof import save_proven
 from smorm.training.setup import Prepared, prepare
 from smorm.training.step import Abandoned, StepResult, Stop, diagnose_step, run_step, some_records
 from smorm.training.tracking import due, reporting
@@ -28,11 +30,13 @@ def train(config: Config, *, resume: bool = False) -> Path:
     """Train as configured; returns the model folder, `<output.folder>/model` (docs/training.md).
 
     Raises:
-        ConfigError: the folder holds a run and `resume` is False.
+        ConfigError: the folder holds a run and `resume` is False, or another process trains there.
         CheckpointError: all checkpoints are damaged, or of another run.
         NonFiniteLossError: a loss term or its gradient became NaN or infinite.
+        UnprovenError: the saved model does not score as the trained one.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was written."""
-    return method_class(config).train(config, resume=resume)
+    with only_run(config.output.folder):
+        return method_class(config).train(config, resume=resume)
 
 
 def open_run(config: Config, *, resume: bool) -> Prepared:
@@ -55,7 +59,7 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
     rate = method.parameter_learning_rate
     optimizer = optim.make_optimizer(training, network, method.parameters, rate)
     # Weights and moments come from the checkpoint; order, dropout and rate follow from the step.
-    output, checkpoints = config.output.folder, config.output.folder / "checkpoints"
+    checkpoints = config.output.folder / CHECKPOINTS
     done, cost, total = 0, folder.Cost(), prepared.num_steps
     if resume:
         done, cost = folder.resume_run(prepared, checkpoints, named, optimizer)
@@ -78,7 +82,8 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
             except Abandoned:
                 # Its gradients are partial: the checkpoint is of the step before it.
                 save(step)
-                raise Interrupted(f"stopped after step {step}; go on with --resume") from None
+                state = f"stopped after step {step} of {total}"
+                raise Interrupted(f"{state}; go on with --resume") from None
             cost.add(result)
             seconds = max(time.monotonic() - started, 1e-9)
             result.values |= {"tokens": result.tokens, "tokens_per_second": result.tokens / seconds}
@@ -89,8 +94,10 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
     save(total)
     folder.write_cost(prepared, cost, method.reference_tokens)
     network.head.finalize()  # ODIN's rows as they were applied: a plain linear head
-    save_model(output / "model", network, prepared.tokenizer, prepared.card)
-    return output / "model"
+    # Gradients and moments make room for the model that is loaded again.
+    optimizer.zero_grad()
+    optimizer.state.clear()
+    return save_proven(prepared)
 
 
 def _update(

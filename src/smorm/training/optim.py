@@ -1,5 +1,6 @@
 """AdamW and a learning rate that is a pure function of the step."""
 
+import logging
 import math
 from collections.abc import Iterable, Mapping
 
@@ -7,6 +8,8 @@ import torch
 
 from smorm.config.sections import TrainingSection
 from smorm.model.network import RewardNetwork
+
+log = logging.getLogger(__name__)
 
 
 def learning_rate_factor(step: int, total: int, warmup: float, schedule: str) -> float:
@@ -67,6 +70,9 @@ def make_optimizer(
             group = {"params": members, "lr": peak, "initial_lr": peak, "weight_decay": decay}
             groups.append(group)
     trained = named_trainable(network, parameters).values()
+    count, total = (sum(map(torch.numel, weights)) for weights in (trained, network.parameters()))
+    log.info("training %s of %s parameters (%.3g %%) on %s, in %s", f"{count:,}", f"{total:,}",
+             100 * count / total, network.device, training.precision)  # fmt: skip
     # Fused or not decides the last bits of an update, so all groups must allow it.
     # One pass over weights, gradients and moments instead of a dozen.
     fused = all(p.is_floating_point() and p.device.type in ("cuda", "cpu") for p in trained)

@@ -123,11 +123,17 @@ def progress(total: int, first: int, every: int) -> Iterator[Report]:
     """What shows the numbers of each step: a bar on a terminal, lines elsewhere."""
     start = time.monotonic()
 
+    def line_of(step: int, values: dict[str, float]) -> str:
+        seconds = (time.monotonic() - start) / max(1, step - first)
+        text = f"step {step}/{total}  {_describe(values)}"
+        # At once: whoever has started a run should not wait for its first interval to see it live.
+        if step == first + 1:
+            return f"{text}  {seconds:.2g} s, about {_duration(seconds * (total - step))} to go"
+        return f"{text}  {_duration(seconds * (total - step))} left"
+
     def write_line(step: int, values: dict[str, float]) -> None:
-        if step % every == 0 or step == total:
-            remaining = (time.monotonic() - start) / max(1, step - first) * (total - step)
-            numbers = _describe(values)
-            log.info("step %d/%d  %s  %.0f s left", step, total, numbers, remaining)
+        if step % every == 0 or step in (first + 1, total):
+            log.info(line_of(step, values))
 
     # A bar writes control characters, which do not belong in a log file.
     if not sys.stderr.isatty():
@@ -140,9 +146,20 @@ def progress(total: int, first: int, every: int) -> Iterator[Report]:
     columns = (rich_progress.BarColumn(bar_width=12), text, rich_progress.TimeRemainingColumn())
     with rich_progress.Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("training", total=total, completed=first, numbers="")
-        yield lambda step, values: bar.update(
-            task, completed=step, numbers=_describe(values, brief=True)
-        )
+
+        def move(step: int, values: dict[str, float]) -> None:
+            if step == first + 1:
+                bar.console.print(line_of(step, values), highlight=False)
+            bar.update(task, completed=step, numbers=_describe(values, brief=True))
+
+        yield move
+
+
+def _duration(seconds: float) -> str:
+    """`40 s`, `25 min`, `3.2 h`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def validate(prepared: Prepared) -> dict[str, float]:

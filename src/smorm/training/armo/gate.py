@@ -26,7 +26,6 @@ from smorm.arrays import Floats, Tokens
 from smorm.config import Config, ObjectiveSection
 from smorm.errors import ConfigError, NonFiniteLossError
 from smorm.model.heads import GatedHead, gate_network
-from smorm.model.store import save_model
 from smorm.objectives.preference import bradley_terry
 from smorm.objectives.terms import Metrics
 from smorm.training import optim
@@ -34,6 +33,7 @@ from smorm.training.armo.attributes import PairFeatures, Stage1, StateReader, fi
 from smorm.training.folder import Cost, write_beginnings, write_cost
 from smorm.training.loop import open_run
 from smorm.training.methods.armo import ArmoSection
+from smorm.training.proof import save_proven
 from smorm.training.setup import Prepared
 from smorm.training.tracking import reporting
 
@@ -198,11 +198,9 @@ def train_armo(config: Config, *, resume: bool = False) -> Path:
         "scale": float(head.scale.detach()),
         "attributes": _attributes(head, stage1, multiples, pairs),
     }
-    model = config.output.folder / "model"
     files.write_json(config.output.folder / "armo.json", report)
     write_cost(prepared, cost)
-    save_model(model, prepared.network, prepared.tokenizer, prepared.card)
-    return model
+    return save_proven(prepared)
 
 
 def _attributes(

@@ -1,0 +1,45 @@
+"""A run's folder as seen by whoever looks for a model in it: its checkpoints, how far it came."""
+
+from pathlib import Path
+
+from smorm import files
+from smorm.errors import DataError
+
+CHECKPOINTS = "checkpoints"
+PREFIX = "step-"
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Sealed checkpoints, oldest first."""
+    return sorted(path for path in folder.glob(f"{PREFIX}*") if files.is_sealed(path))
+
+
+def steps_of(run: Path) -> list[int]:
+    """The steps of which a run has a checkpoint."""
+    names = [path.name for path in list_checkpoints(run / CHECKPOINTS)]
+    return [int(name.removeprefix(PREFIX)) for name in names]
+
+
+def how_far(run: Path) -> str:
+    """`step 40 of 100` of a run with checkpoints."""
+    text = f"step {steps_of(run)[-1]}"
+    try:
+        # Runs of older versions do not say how long they were to be.
+        return f"{text} of {files.read_json(run / 'data.json')['steps']}"
+    except (DataError, KeyError, TypeError):
+        return text
+
+
+def why_no_model(folder: Path) -> str:
+    """What a folder without a model is, and the next step, where it is of a run; else empty."""
+    if (folder / "state.json").is_file() and folder.name.startswith(PREFIX):
+        run, step = folder.parent.parent, int(folder.name.removeprefix(PREFIX))
+        return f"{folder}: a checkpoint, not a model: name the run, {run} --step {step}"
+    steps = steps_of(folder)
+    if not steps:
+        return ""
+    listed = ", ".join(map(str, steps))
+    return (
+        f"{folder}: an unfinished run, which came to {how_far(folder)}: go on with `smorm train "
+        f"{folder / 'config.yaml'} --resume`, or add --step N ({listed})"
+    )
