@@ -7,15 +7,15 @@ text is looked for in what was rendered, so that a change that depends on the te
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 END_OF_THOUGHT, START_OF_THOUGHT = "</think>", "<think>"
 REASONING = ("reasoning_content", "reasoning", "thinking")
 # Of these the structure says enough: ids join calls to answers, and types are the template's.
 _IDENTIFIERS = frozenset({"id", "name", "role", "tool_call_id", "type"})
 _CONTENT, _ANSWER = "content", "answer"
+_TOLD_BY_PIECES = frozenset({_CONTENT, *REASONING, *_IDENTIFIERS})
 
 Place = tuple[int, str]
 """A text of a conversation: the index of its message and the name of the piece."""
@@ -34,8 +34,7 @@ class Change(StrEnum):
     FIELD_REMOVED = "field of a message that the chat template does not write"
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """A text of a conversation and what it means for the count if the template leaves it out."""
 
     turn: int
@@ -44,72 +43,75 @@ class Piece:
     loss: Change
 
 
-def pieces_of(turn: Mapping[str, Any], index: int) -> Iterator[Piece]:
-    """The texts of a message: its reasoning, inside of the content or beside it, and the rest."""
-    content = turn.get("content")
-    if isinstance(content, str):
-        thought, end, answer = content.rpartition(END_OF_THOUGHT)
-        if end:
-            thought = thought.rpartition(START_OF_THOUGHT)[2]
-            yield Piece(index, _CONTENT, thought, Change.REASONING_REMOVED)
-            yield Piece(index, _ANSWER, answer, Change.MESSAGE_REMOVED)
-        else:
-            yield Piece(index, _CONTENT, content, Change.MESSAGE_REMOVED)
-    for name in REASONING:
-        if isinstance(turn.get(name), str):
-            yield Piece(index, name, turn[name], Change.REASONING_REMOVED)
+def pieces_of(turns: Sequence[Mapping[str, Any]]) -> list[Piece]:
+    """The texts of each message that are not blank: its reasoning, inside of the content or beside
+    it, and the rest."""
+    # In few steps, since it runs on every conversation.
+    pieces: list[Piece] = []
+    for index, turn in enumerate(turns):
+        content = turn.get(_CONTENT)
+        if isinstance(content, str):
+            name = _CONTENT
+            if END_OF_THOUGHT in content:
+                thought, _, content = content.rpartition(END_OF_THOUGHT)
+                thought = thought.rpartition(START_OF_THOUGHT)[2]
+                pieces.append(Piece(index, _CONTENT, thought, Change.REASONING_REMOVED))
+                name = _ANSWER
+            pieces.append(Piece(index, name, content, Change.MESSAGE_REMOVED))
+        if len(turn) > 2:
+            beside = [name for name in REASONING if isinstance(turn.get(name), str)]
+            pieces += [Piece(index, name, turn[name], Change.REASONING_REMOVED) for name in beside]
+    return [piece for piece in pieces if piece.text and not piece.text.isspace()]
 
 
 def with_words(
-    turns: Sequence[Mapping[str, Any]],
+    turns: Sequence[Mapping[str, Any]], pieces: Sequence[Piece]
 ) -> tuple[list[dict[str, Any]], dict[Place, str]]:
     """The same structure with a word of its own in place of each text, and these words by piece."""
-    worded: list[dict[str, Any]] = []
+    worded = list(map(dict, turns))
     words: dict[Place, str] = {}
-    for index, turn in enumerate(turns):
-        copy = dict(turn)
-        for piece in pieces_of(turn, index):
-            if not piece.text.strip():
-                continue
-            word = f"zq{len(words)}w"
-            words[index, piece.name] = word
-            if piece.name == _ANSWER:
-                copy[_CONTENT] = f"{copy[_CONTENT]}\n\n{word}"
-            elif piece.name == _CONTENT and END_OF_THOUGHT in turn[_CONTENT]:
-                copy[_CONTENT] = f"{START_OF_THOUGHT}\n{word}\n{END_OF_THOUGHT}"
-            else:
-                copy[piece.name] = word
-        worded.append(copy)
+    for piece in pieces:
+        word = f"zq{len(words)}w"
+        words[piece.turn, piece.name] = word
+        turn = worded[piece.turn]
+        if piece.name == _ANSWER:
+            thought = turn[_CONTENT].rpartition(END_OF_THOUGHT)[0]
+            turn[_CONTENT] = f"{thought}{END_OF_THOUGHT}\n\n{word}"
+        elif piece.name == _CONTENT and END_OF_THOUGHT in turn[_CONTENT]:
+            turn[_CONTENT] = f"{START_OF_THOUGHT}\n{word}\n{END_OF_THOUGHT}"
+        else:
+            turn[piece.name] = word
     return worded, words
 
 
-def structure_of(turns: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> Structure:
+def structure_of(
+    turns: Sequence[Mapping[str, Any]], options: Mapping[str, Any], pieces: Sequence[Piece]
+) -> Structure:
     """What decides which pieces a template leaves out, whatever they say."""
-    structure: list[Any] = [tuple(options)]
-    for index, turn in enumerate(turns):
-        pieces = [piece.name for piece in pieces_of(turn, index) if piece.text.strip()]
-        structure.append((turn["role"], *turn, *pieces))
-    return tuple(structure)
+    # Of tools their being there; other options are switches, which decide by their value.
+    switches = [(name, name == "tools" or repr(value)) for name, value in options.items()]
+    roles, keys = [turn["role"] for turn in turns], list(map(tuple, turns))
+    return (*switches, *roles, *keys, *[piece[:2] for piece in pieces])
 
 
 def changes_of(
     turns: Sequence[Mapping[str, Any]],
     options: Mapping[str, Any],
+    pieces: Sequence[Piece],
     text: str,
     removed: frozenset[Place],
 ) -> list[Change]:
     """What is not in the rendered `text`; `removed` names the pieces (turn, name) that the template
     leaves out whatever they say."""
     changes: list[Change] = []
-    for index, turn in enumerate(turns):
-        for piece in pieces_of(turn, index):
-            if not piece.text.strip():
-                continue
-            if (index, piece.name) in removed:
-                changes.append(piece.loss)
-            elif not is_written(piece.text, text):
-                changes.append(Change.TEXT_CHANGED)
-        changes += _fields_removed(turn, text)
+    for piece in pieces:
+        if (piece.turn, piece.name) in removed:
+            changes.append(piece.loss)
+        elif not is_written(piece.text, text):
+            changes.append(Change.TEXT_CHANGED)
+    for turn in turns:
+        if not turn.keys() <= _TOLD_BY_PIECES:
+            changes += _fields_removed(turn, text)
     for tool in options.get("tools", ()):
         name = tool.get("function", tool).get("name") if isinstance(tool, Mapping) else None
         if isinstance(name, str) and not is_written(name, text):
@@ -125,9 +127,9 @@ def _fields_removed(turn: Mapping[str, Any], text: str) -> Iterator[Change]:
         texts = [called.get("name"), *_texts(called.get("arguments"))]
         if not all(is_written(value, text) for value in texts if isinstance(value, str)):
             yield Change.TOOL_CALLS_REMOVED
-    known = {"content", "tool_calls", *REASONING, *_IDENTIFIERS}
     for name, value in turn.items():
-        if name not in known and not all(is_written(leaf, text) for leaf in _texts(value)):
+        known = name == "tool_calls" or name in _TOLD_BY_PIECES
+        if not known and not all(is_written(leaf, text) for leaf in _texts(value)):
             yield Change.FIELD_REMOVED
 
 

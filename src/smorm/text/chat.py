@@ -25,7 +25,16 @@ from typing import TYPE_CHECKING, Any
 from smorm.errors import DataError, ModelError
 from smorm.files import fingerprint
 from smorm.text import control
-from smorm.text.changes import Change, Place, Structure, changes_of, structure_of, with_words
+from smorm.text.changes import (
+    Change,
+    Piece,
+    Place,
+    Structure,
+    changes_of,
+    pieces_of,
+    structure_of,
+    with_words,
+)
 from smorm.text.tokenizers import find_pad_token
 
 if TYPE_CHECKING:
@@ -79,8 +88,9 @@ class Message:
     def as_dict(self) -> dict[str, Any]:
         """The message as templates and other programs take it, without keys that are null."""
         values: dict[str, Any] = {"role": self.role, "content": self.content}
-        if self.fields:
-            values |= json.loads(self.fields)
+        if not self.fields:
+            return values
+        values |= json.loads(self.fields)
         return {name: value for name, value in values.items() if value is not None}
 
 
@@ -111,7 +121,11 @@ class ChatInputs:
         """Every text but the roles, names of fields included."""
         for turn in self.messages:
             for name, value in turn.items():
-                if name != "role":
+                if name == "role":
+                    continue
+                if isinstance(value, str):
+                    yield value
+                else:
                     yield from _texts(value)
         yield from _texts(self.options)
 
@@ -216,8 +230,10 @@ class Renderer:
         self._refuse_double_bos(ids)
         if not ids:
             raise DataError(f"the chat template made no token of {inputs.roles}")
-        removed = self._removed(inputs)
-        return ids, changes + changes_of(inputs.messages, inputs.options, text, removed)
+        turns, options = inputs.messages, inputs.options
+        pieces = pieces_of(turns)
+        removed = self._removed(inputs, pieces)
+        return ids, changes + changes_of(turns, options, pieces, text, removed)
 
     def text(self, messages: Sequence[Message], *, marked: bool = False, **options: Any) -> str:
         """The string that the template makes; special tokens in messages as they are, or `marked`
@@ -269,11 +285,11 @@ class Renderer:
         lead, _, trail = marked.partition(core)
         return f"{lead}{control.END}{core}{control.END}{trail}"
 
-    def _removed(self, inputs: ChatInputs) -> frozenset[Place]:
+    def _removed(self, inputs: ChatInputs, pieces: list[Piece]) -> frozenset[Place]:
         """The pieces that the template leaves out of every conversation of this structure."""
-        structure = structure_of(inputs.messages, inputs.options)
+        structure = structure_of(inputs.messages, inputs.options, pieces)
         if structure not in self._removed_of:
-            turns, words = with_words(inputs.messages)
+            turns, words = with_words(inputs.messages, pieces)
             try:
                 text = self._apply(ChatInputs(turns, inputs.options))
             except DataError:
