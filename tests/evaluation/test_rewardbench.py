@@ -160,3 +160,46 @@ def test_both_items_of_a_ties_question_are_resampled_together():
     whole = together["Ties"]
     # all parts of the score move together, so its interval is as wide as each part's
     assert whole.high - whole.low > 0.9 * (parts.high - parts.low)
+
+
+# Intervals of the Ties score, which may be above 1 and below 0 by its margin
+
+
+def ties_file(generator, gap, spread):
+    """Up to five questions of Ties, with or without their pendants, and items of other domains;
+    right answers lie `gap` above wrong ones but for noise."""
+    items, ids = [], []
+    for number in range(generator.integers(1, 6)):
+        for kind in (("ref", "tied"), ("ref",), ("tied",))[generator.integers(3)]:
+            right = gap + spread * generator.normal(size=1 if kind == "ref" else 3).round(1)
+            wrong = spread * generator.normal(size=generator.integers(1, 4)).round(1)
+            items.append(("Ties", right, wrong))
+            ids.append(f"{kind}:{number}")
+    for domain in generator.choice(["Math", "Focus"], size=generator.integers(0, 4)):
+        items.append((str(domain), generator.normal(size=1) + gap, generator.normal(size=3)))
+        ids.append("")
+    return scored(*items, ids=ids)
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(
+    st.integers(0, 2**32 - 1), st.sampled_from([-9.0, 0.0, 1.0, 9.0]), st.sampled_from([0, 0.1, 2])
+)
+def test_every_interval_holds_its_value(seed, gap, spread):
+    items = ties_file(np.random.default_rng(seed), gap, spread)
+    for name, metric in rewardbench_2.rule(items).metrics().items():
+        assert math.isnan(metric.low) or metric.low <= metric.value <= metric.high, name
+
+
+def test_a_perfect_ties_score_has_wilsons_interval_around_a_value_above_one():
+    """Three questions without a fault: the four shares are 1 and their margins nearly so."""
+    items = []
+    for _ in range(3):
+        items += [("Ties", [9.0], [0.0]), ("Ties", [9.0, 8.9], [0.0])]
+    ids = [f"{kind}:{number}" for number in range(3) for kind in ("ref", "tied")]
+    found = rewardbench_2.rule(scored(*items, ids=ids)).metrics()
+    assert found["Ties"].value == pytest.approx(1.01, abs=1e-6)
+    width = 1.959963984540054**2 / (3 + 1.959963984540054**2)
+    assert found["Ties"].low == pytest.approx(1.01 - width, abs=1e-6)
+    assert found["Ties"].high == found["Ties"].value
+    assert found["overall"].low <= found["overall"].value <= found["overall"].high

@@ -16,6 +16,7 @@ from smorm.errors import DataError
 
 LEVEL = 0.95
 _Z = 1.959963984540054  # the normal quantile that belongs to LEVEL
+_ROUNDING = 1e-12
 _MAX_ROWS = 4096  # up to so many clusters are resampled one by one
 
 
@@ -150,19 +151,22 @@ def mean_metric(values: Floats, clusters: Clusters) -> Metric:
 def share_metric(outcomes: Floats, clusters: Clusters) -> Metric:
     """Mean of outcomes in 0..1 [N]; at exactly 0 or 1 with the Wilson interval of the clusters."""
     plain = mean_metric(outcomes, clusters)
+    if math.isnan(plain.low) or not is_bound(plain.value):
+        return plain
     groups = cluster_codes(clusters, len(outcomes))[1]
-    return Metric(plain.value, plain.n, *share_interval(plain.value, plain.low, plain.high, groups))
+    return Metric(plain.value, plain.n, *wilson_interval(plain.value, groups))
 
 
-def share_interval(value: float, low: float, high: float, groups: int) -> tuple[float, float]:
-    """The bootstrap's interval, or Wilson's where all clusters agree on 0 or 1."""
-    rounding = 1e-12
-    if math.isnan(low) or rounding < value < 1.0 - rounding:
-        return low, high
-    # Every resample of equal outcomes is equal to them: the bootstrap would be certain after three
-    # items. Of no failure in n, Wilson's score interval is z²/(n + z²) wide.
+def is_bound(share: float) -> bool:
+    """Whether a share is 0 or 1 but for rounding: then all clusters agree, and every resample of
+    them has the same mean. The bootstrap would be certain after three items."""
+    return not _ROUNDING < share < 1.0 - _ROUNDING
+
+
+def wilson_interval(bound: float, groups: int) -> tuple[float, float]:
+    """Wilson's score interval of a share that is 0 or 1 in all clusters: z²/(n + z²) wide."""
     width = _Z**2 / (groups + _Z**2)
-    return (0.0, width) if value <= rounding else (1.0 - width, 1.0)
+    return (0.0, width) if bound <= _ROUNDING else (1.0 - width, 1.0)
 
 
 def pair_outcomes(chosen: Floats, rejected: Floats) -> tuple[Floats, int]:

@@ -5,6 +5,7 @@ Shapes: `N` items, `C` columns, `R` resamples."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -77,14 +78,22 @@ class Outcomes:
         used = list(map(list(self.columns).index, weights))
         factors = np.array(list(weights.values()))
         contributing = np.isfinite(table[:, used]).any(axis=1)
-        value = float(means[used] @ factors)
-        low, high = numbers.interval(draws[:, used] @ factors)
+        value, drawn = float(means[used] @ factors), draws[:, used]
+        low, high = numbers.interval(drawn @ factors)
         # The clusters that contribute, not all: a subset may have only a few of them.
         if name not in self.differences:
             codes = np.asarray(cluster_codes(self.clusters, len(table))[0])
             groups = len(np.unique(codes[contributing]))
-            low, high = numbers.share_interval(value, low, high, groups)
-        return Metric(value, int(contributing.sum()), low, high)
+            # A sum may hold a margin beside shares: only the shares are bound by 0 and 1.
+            is_share = np.array([column not in self.differences for column in weights])
+            total = float(factors[is_share].sum())
+            shares = float(means[used][is_share] @ factors[is_share]) / total
+            rest_low, rest_high = numbers.interval(drawn[:, ~is_share] @ factors[~is_share])
+            if numbers.is_bound(shares) and math.isfinite(low):
+                low, high = (total * end for end in numbers.wilson_interval(shares, groups))
+                low, high = low + rest_low, high + rest_high
+        # Draws are summed in another order than the value: rounding must not put it outside.
+        return Metric(value, int(contributing.sum()), min(low, value), max(high, value))
 
 
 def _means(table: Floats) -> Floats:
