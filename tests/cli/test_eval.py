@@ -39,14 +39,14 @@ def test_a_name_with_brackets_is_shown_as_it_is(smorm, tmp_path):
     assert "[/dim]" in out
 
 
-def test_a_benchmark_from_a_file_shows_its_sections_and_the_length_only_rule(smorm, tmp_path):
+def test_a_benchmark_from_a_file_shows_its_sections_and_what_stands_beside(smorm, tmp_path):
     path = write_stand_in("rewardbench", tmp_path)
     code, out, _ = smorm(
         "eval", trained(), "--suite", f"rewardbench={path}", "--view", "M",
         "--overlong", "truncate_prompt", "--output", tmp_path / "r.json",
     )  # fmt: skip
     assert code == 0
-    for heading in ("overall", "Chat Hard", "Reasoning", "length only"):
+    for heading in ("overall", "Chat Hard", "Reasoning", "longest", "shortest", "chance"):
         assert heading in out
     assert "math-prm as 984" in out
 

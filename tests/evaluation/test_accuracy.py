@@ -129,10 +129,13 @@ def test_random_scores_get_about_the_chance_level(seed):
     assert values(table)["overall"] == pytest.approx(level, abs=4 * 0.5 / 4000**0.5)
 
 
-def test_rewardbench_2_has_no_chance_level_where_ties_have_a_part():
+def test_rewardbench_2_has_a_chance_level_where_ties_have_a_part_too():
     plain = rewardbench_2.rule(scored(("Math", [1], [2, 0, 0]), ("Focus", [1], [2, 0, 0])))
     assert plain.chance_levels()["overall"] == pytest.approx(0.25)
     items = (("Math", [1], [2, 0, 0]), ("Ties", [5], [1, 0]), ("Ties", [4, 3], [1]))
     with_ties = rewardbench_2.rule(scored(*items, ids=["", "ref:0", "tied:0"])).chance_levels()
     assert with_ties["Math"] == pytest.approx(0.25)
-    assert not {"overall", "Ties"} & with_ties.keys()
+    # one right answer above two wrong ones, and two above one: a third each
+    assert with_ties["Ties/ref_accuracy"] == pytest.approx(1 / 3, abs=0.05)
+    assert with_ties["Ties/tied_accuracy"] == pytest.approx(1 / 3, abs=0.05)
+    assert with_ties["overall"] == pytest.approx((0.25 + with_ties["Ties"]) / 2)

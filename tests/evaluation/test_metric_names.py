@@ -21,6 +21,8 @@ SPELLINGS = {
     "length_only_accuracy": MetricName("accuracy", over="length_only"),
     "length_only/overall": MetricName("overall", over="length_only"),
     "length_only/Ties/ref_accuracy": MetricName("Ties", subset="ref_accuracy", over="length_only"),
+    "shortest_only_accuracy": MetricName("accuracy", over="shortest_only"),
+    "shortest_only/overall": MetricName("overall", over="shortest_only"),
     "ties_half/chat": MetricName("chat", over="ties_half"),
     "overall_minus_length_only": MetricName("overall", base="length_only"),
     "accuracy_minus_length_only": MetricName("accuracy", base="length_only"),

@@ -38,6 +38,7 @@ def test_pairs_by_hand():
     values = {name: metric.value for name, metric in pairs_by_hand().metrics.items()}
     assert values["accuracy"] == 2.5 / 4
     assert values["length_only_accuracy"] == 1.5 / 4
+    assert values["shortest_only_accuracy"] == 2.5 / 4
     assert values["accuracy_minus_length_only"] == pytest.approx(0.25)
     assert values["accuracy_chosen_longer"] == 1.0
     assert values["accuracy_chosen_shorter"] == 0.5

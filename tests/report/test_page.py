@@ -282,6 +282,18 @@ def test_the_chance_level_is_that_of_the_result_and_nothing_where_it_has_none():
     assert "Chance level of accuracy: 50.0 %." in page_html([result()], "t")  # pairs of any version
 
 
+def test_both_length_rules_stand_beside_an_accuracy_and_old_files_look_as_before():
+    levels = {"length_only/overall": Metric(0.3, 90), "shortest_only/overall": Metric(0.6, 90)}
+    metrics = {"overall": Metric(0.6, 90, 0.5, 0.7), **levels}
+    both = result(suite="rewardbench", metrics=metrics)
+    sentence = "The longest response wins: 30.0 %; the shortest: 60.0 %."
+    assert sentence in page_html([both], "t")
+    del metrics["shortest_only/overall"]
+    old = page_html([replace(both, metrics=metrics)], "t")
+    assert "The longest response wins" not in old
+    assert "length-only rule" in old
+
+
 def test_a_stress_test_shows_gold_by_the_size_of_best_of_n():
     stressed = [
         Result("stress", "best-of-n/ID", model, "F",

@@ -2,27 +2,28 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+from dataclasses import replace
+from itertools import chain, product
 from operator import attrgetter
 
 from rich.console import Console
 from rich.table import Table
 
-from smorm.evaluation.metric_names import SuiteName
+from smorm.evaluation.metric_names import MetricName, SuiteName
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.result import Result
 from smorm.report.rows import metric_names
 from smorm.report.selection import grouped, present_in
 
 _SHOWN = {
-    "pairs": ("accuracy", "length_only_accuracy", "length_correlation"),
+    "pairs": ("accuracy", "length_correlation"),
     "rated": ("spearman", "mse", "mse_of_mean"),
 }
-# Beside every benchmark's own numbers.
-_LENGTH_NUMBERS = ("length_only/overall", "length_correlation")
+# Beside every accuracy: what two rules without a model get, of the first result that has them.
+_RULES = {"longest": "length_only", "shortest": "shortest_only"}
 _TITLES = {"difference": "paired differences", "sanity": "sanity tests"}
 # Characters, borders included.
-_NAME_WIDTH, _CELL_WIDTH = 26, 27
+_NAME_WIDTH, _CELL_WIDTH, _RULE_WIDTH = 26, 27, 10
 
 
 def terminal() -> Console:
@@ -50,9 +51,11 @@ def _print_table(console: Console, title: str, rows: Sequence[Result]) -> None:
     """Numbers down, models across, as many beside each other as a terminal has room for."""
     names = _names(rows)
     signed = rows[0].kind == "difference"
+    beside = _beside(rows, names)
     across = len(rows)
     if console.is_terminal:
-        across = max(1, (console.width - _NAME_WIDTH) // _CELL_WIDTH)
+        room = console.width - _NAME_WIDTH - _RULE_WIDTH * len(beside)
+        across = max(1, room // _CELL_WIDTH)
     for start in range(0, len(rows), across):
         results = rows[start : start + across]
         table = Table("", title=title, title_justify="left", header_style="bold")
@@ -62,11 +65,31 @@ def _print_table(console: Console, title: str, rows: Sequence[Result]) -> None:
             # The n of the first of these numbers that a result has.
             sizes = [str(result.metrics[name].n) for name in names if name in result.metrics]
             counts += sizes[:1] or ["0"]
+        for heading in beside:
+            table.add_column(heading, justify="right")
         for name in names:
             cells = [_number(result.metrics.get(name), signed=signed) for result in results]
-            table.add_row(name.replace("_", " "), *cells)
+            levels = [_level(by_name.get(name)) for by_name in beside.values()]
+            table.add_row(name.replace("_", " "), *cells, *levels)
         table.add_row("n", *counts, style="dim")
         console.print(table)
+
+
+def _beside(rows: Sequence[Result], names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """By heading, what stands beside each number that has it: both length rules, and chance."""
+    columns: dict[str, dict[str, float]] = {}
+    for name, result in product(names, rows if rows[0].kind == "eval" else ()):
+        for heading, rule in _RULES.items():
+            by_rule = str(replace(MetricName.parse(name), over=rule))
+            if by_rule in result.metrics:
+                columns.setdefault(heading, {}).setdefault(name, result.metrics[by_rule].value)
+        if name in result.chance_levels:
+            columns.setdefault("chance", {}).setdefault(name, result.chance_levels[name])
+    return columns
+
+
+def _level(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def _names(rows: Sequence[Result]) -> list[str]:
@@ -79,7 +102,7 @@ def _names(rows: Sequence[Result]) -> list[str]:
     suite = SuiteName.parse(rows[0].suite).kind
     columns: Iterable[str] = _SHOWN.get(suite, present)
     if suite in BENCHMARKS:
-        columns = (*BENCHMARKS[suite].columns, *_LENGTH_NUMBERS)
+        columns = (*BENCHMARKS[suite].columns, "length_correlation")
     names = present_in(columns, present)
     if rows[0].kind == "difference":
         # How the longer response fares is the same for all models.

@@ -17,7 +17,7 @@ from smorm.evaluation.outcomes import Outcomes, Weights, difference, single, spl
 from smorm.evaluation.result import Measurement
 
 TIES = "ties_half"
-LENGTH = "length_only"
+LENGTH, SHORTEST = "length_only", "shortest_only"
 Rule = Callable[[Floats, int], float]
 _SHARES = ("accuracy", "accuracy_chosen_longer", "accuracy_chosen_shorter")
 
@@ -42,9 +42,11 @@ class ScoredItems:
                 counts = f"{chosen} good of {len(scores)} responses"
                 raise DataError(f"item {index}: {counts}: a comparison needs both")
 
-    def by_length(self) -> ScoredItems:
-        """The same items scored by the rule "the longer response wins"."""
-        return replace(self, scores=self.lengths)
+    def by_length(self) -> dict[str, ScoredItems]:
+        """The same items scored by "the longest response wins" and by "the shortest one wins"."""
+        shortest = list(map(np.negative, self.lengths))
+        rules = {LENGTH: self.lengths, SHORTEST: shortest}
+        return {name: replace(self, scores=scores) for name, scores in rules.items()}
 
     def chance(self) -> Floats:
         """The probability [N] that random scores without ties put a good response first."""
@@ -80,14 +82,15 @@ def accuracies(
     """Accuracies by subset, by section and overall, with ties broken at random and by length. Each
     section has weights over subsets that sum to 1, `overall` over sections (None: all items alike).
     Numbers: `overall`, each section, `subset/NAME`, all by `rule`; `ties_half/...` of overall and
-    sections where ties count as broken at random (where `rule` does not); `length_only/...`, the
-    same for the rule that the longer one wins."""
+    sections where ties count as broken at random (where `rule` does not); `length_only/...`
+    and `shortest_only/...`, the same for the rules that the longest and the shortest one wins."""
     columns: dict[str, Floats] = {}
     sums: dict[str, Weights] = {}
     scorings = [("", items, rule)]
     if rule is not expected_wins:
         scorings.append((f"{TIES}/", items, expected_wins))
-    scorings.append((f"{LENGTH}/", items.by_length(), expected_wins))
+    for name, by_rule in items.by_length().items():
+        scorings.append((f"{name}/", by_rule, expected_wins))
     # The same arithmetic for each scoring, so that they differ in nothing else.
     for prefix, scored, scoring_rule in scorings:
         values = outcomes(scored, scoring_rule)
@@ -150,10 +153,11 @@ def measure_pairs(
 ) -> Measurement:
     """The `pairs` suite, from scores and lengths of the preferred responses and of the others [N].
     `length_unit` is for a note, `keys` identify pairs, the same for every model.
-    Metrics: `accuracy` (ties as half), `length_only_accuracy` (the longer response wins), their
-    difference, the accuracy where the preferred response is the longer or the shorter one, the mean
-    `margin` (in units of the score), and the Spearman `length_correlation` of score and length over
-    all 2N responses, plain and with both centred within each prompt.
+    Metrics: `accuracy` (ties as half), `length_only_accuracy` and `shortest_only_accuracy` (the
+    longer, the shorter response wins), the difference to the first of these, the accuracy where the
+    preferred response is the longer or the shorter one, the mean `margin` (in units of the score),
+    and the Spearman `length_correlation` of score and length over all 2N responses, plain and with
+    both centred within each prompt.
 
     Raises:
         DataError: shapes differ, there is no pair, or a score or length is NaN or infinite."""
@@ -170,6 +174,7 @@ def measure_pairs(
     columns = {
         "accuracy": outcomes,
         "length_only_accuracy": by_length,
+        "shortest_only_accuracy": 1.0 - by_length,
         "accuracy_minus_length_only": outcomes - by_length,
         "accuracy_chosen_longer": np.where(by_length == 1.0, outcomes, np.nan),
         "accuracy_chosen_shorter": np.where(by_length == 0.0, outcomes, np.nan),
@@ -192,6 +197,6 @@ def measure_pairs(
         f"{count} pairs over {groups} prompts; intervals resample prompts.",
         f"{ties} pairs with equal scores count as half.",
         f"Length is in {length_unit}; {length_ties} pairs have two responses of equal length "
-        "and count as half for the length-only rule.",
+        "and count as half for both length rules.",
     )
     return Measurement(table.metrics() | with_length, notes, table, table.chance_levels())

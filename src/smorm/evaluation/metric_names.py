@@ -5,7 +5,8 @@
 | `accuracy` | name |
 | `gold@32`, `gold@last` | name and the size `n`, or the `point` of a policy's course |
 | `spearman/clarity`, `subset/hep-cpp`, `probe/r2/clarity` | name and subset |
-| `length_only/overall`, `length_only_accuracy` | name, over the rule `length_only` |
+| `length_only/overall`, `length_only_accuracy` | name, over the rule `length_only` (longest wins) |
+| `shortest_only/overall`, `shortest_only_accuracy` | name, over the rule `shortest_only` |
 | `overall_minus_length_only`, `probe_minus_rows/r2/clarity` | name (and subset) less the base |
 | `theorem_2/F/mse/SMORM − Single over seeds` | name, subset, base, and what the mean is over |"""
 
@@ -15,11 +16,12 @@ import re
 from dataclasses import dataclass
 
 # Ways of scoring that stand beside a number, as a prefix: `RULE/NAME`.
-RULES = ("length_only", "ties_half")
+RULES = ("length_only", "shortest_only", "ties_half")
 _AVERAGED = ("seeds",)
 _BASES = ("length_only", "rows")
 _MINUS, _LESS, _OVER = "_minus_", " − ", " over "
-_LENGTH_ONLY_ACCURACY = "length_only_accuracy"  # `pairs` spells its rule in one word
+# `pairs` spells its rules in one word.
+_IN_ONE_WORD = {f"{rule}_accuracy": rule for rule in ("length_only", "shortest_only")}
 _SIZE = re.compile(r"0|[1-9][0-9]*")
 
 
@@ -44,8 +46,8 @@ class MetricName:
 
     @classmethod
     def _parse(cls, text: str) -> MetricName:
-        if text == _LENGTH_ONLY_ACCURACY:
-            return cls("accuracy", over="length_only")
+        if text in _IN_ONE_WORD:
+            return cls("accuracy", over=_IN_ONE_WORD[text])
         # From the outside in: the rule, the base, the size or point, the subset.
         over, text = _split_over(text)
         head, separator, tail = text.partition("/")
@@ -63,8 +65,9 @@ class MetricName:
 
     def __str__(self) -> str:
         # Result files of `pairs` had this spelling before rules were written as prefixes.
-        if self == MetricName("accuracy", over="length_only"):
-            return _LENGTH_ONLY_ACCURACY
+        in_one_word = f"{self.over}_accuracy"
+        if in_one_word in _IN_ONE_WORD and self == MetricName("accuracy", over=self.over):
+            return in_one_word
         text = self.name
         if self.base in _BASES:
             text += f"{_MINUS}{self.base}"

@@ -44,6 +44,7 @@ _PAIR_GROUPS = {
     "accuracy_chosen_longer": "preferred is longer",
     "accuracy_chosen_shorter": "preferred is shorter",
     "length_only_accuracy": "length-only rule",
+    "shortest_only_accuracy": "shortest-only rule",
 }
 Colours = Mapping[str, int]
 

@@ -75,6 +75,7 @@ SECTIONS = (
 _STYLES = {
     "accuracy": Style("accuracy", True, "higher"),
     "length_only_accuracy": Style("length-only rule", True),
+    "shortest_only_accuracy": Style("shortest-only rule", True),
     "accuracy_minus_length_only": Style("accuracy − length-only", True, "higher"),
     "accuracy_chosen_longer": Style("accuracy, preferred is longer", True, "higher"),
     "accuracy_chosen_shorter": Style("accuracy, preferred is shorter", True, "higher"),
@@ -87,6 +88,7 @@ _STYLES = {
     "matrix": Style("wins, chosen / rejected style", True, "higher"),
     "ties_half": Style("ties as half", True, "higher"),
     "length_only": Style("length-only rule", True),
+    "shortest_only": Style("shortest-only rule", True),
     "overall_minus_length_only": Style("overall − length-only", True, "higher"),
     "subset": Style("subset", True, "higher"),
     "gold": Style("gold", False, "higher"),

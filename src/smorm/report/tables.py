@@ -23,6 +23,7 @@ SYMBOLS = (
 )
 _NARROW_COLUMNS = 3
 _LENGTH_RULES = ("length_only_accuracy", "length_only/overall", "length_only")
+_SHORTEST_RULES = ("shortest_only_accuracy", "shortest_only/overall")
 _SUMMARIES = {
     "stress": ("gain", "regret"),
     "rl": ("gold@first", "gold@peak", "gold@last", "kl@last"),
@@ -70,12 +71,26 @@ def narrow_table(rows: Sequence[Row], paired: Sequence[Paired], curves: Curves) 
     # A phone has no room for links to fingerprints either: the wide tables have them.
     table = _table(rows, columns[:_NARROW_COLUMNS])
     lines = [replace(line, small="", sources=()) for line in table.rows]
-    note = ""
+    return Table(table.headings, lines, _yardsticks(rows, lead), wide=False)
+
+
+def _yardsticks(rows: Sequence[Row], lead: str) -> str:
+    """The note of what chance and the two rules on length get of a suite's leading number."""
+    notes = []
     if lead in rows[0].chance_levels:
         style = style_of(lead)
         level = style.show(rows[0].chance_levels[lead])
-        note = f"Chance level of {style.label}: {level}{' %' * style.percent}."
-    return Table(table.headings, lines, note, wide=False)
+        notes.append(f"Chance level of {style.label}: {level}{' %' * style.percent}.")
+    present = metric_names(rows)
+    # Files from before the shortest response was a rule have the longest in a column alone.
+    for shortest in present_in(_SHORTEST_RULES, present)[:1]:
+        (longest,) = present_in(_LENGTH_RULES, present)[:1]
+        levels = []
+        for name in (longest, shortest):
+            metric = next(row.metrics[name] for row in rows if name in row.metrics)
+            levels.append(style_of(name).show(metric.value))
+        notes.append(f"The longest response wins: {levels[0]} %; the shortest: {levels[1]} %.")
+    return " ".join(notes)
 
 
 def optimisation_table(rows: Sequence[Row], curves: Curves, paired: Sequence[Paired]) -> Table:

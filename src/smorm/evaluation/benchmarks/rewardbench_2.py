@@ -4,7 +4,9 @@ by t responses counts 1/t; the Ties domain has a score of its own; the score is 
 the six domains."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +30,7 @@ TIES_WEIGHTS = {
     "correctness_preferred_hard": 0.20, "correctness_margin": 0.01,
 }  # fmt: skip
 
+_DRAWS = 1000  # of random scores, for the chance level
 _TIES_ID = re.compile(r"(ref|tied):(\d+)")
 
 
@@ -69,8 +72,11 @@ def _with_ties(table: Outcomes, items: ScoredItems, domains: list[str]) -> Outco
     columns, sums = dict(table.columns), dict(table.sums)
     # Ties is one domain of those that are here, and its score replaces its accuracy as a term.
     share = 1.0 / len(domains)
-    for prefix, scored in (("", items), (f"{LENGTH}/", items.by_length())):
-        for name, values in ties_columns(scored).items():
+    scorings = {"": items}
+    for rule_name, by_rule in items.by_length().items():
+        scorings[f"{rule_name}/"] = by_rule
+    for prefix, scored in scorings.items():
+        for name, values in ties_columns(scored, scored.scores).items():
             columns[f"{prefix}{TIES}/{name}"] = values
         score, overall = {}, {}
         for name in domains:
@@ -84,10 +90,11 @@ def _with_ties(table: Outcomes, items: ScoredItems, domains: list[str]) -> Outco
     sums |= single(sums[TIES])
     sums["overall_minus_length_only"] = difference(sums["overall"], sums[f"{LENGTH}/overall"])
     # A margin lies between -1 and 1: it is no share.
-    margins = {f"{TIES}/correctness_margin", f"{LENGTH}/{TIES}/correctness_margin"}
-    # How often random scores prefer correctness depends on their distribution: no chance level.
+    margins = {f"{prefix}{TIES}/correctness_margin" for prefix in scorings}
     chance_columns = dict(table.chance_columns)
     del chance_columns["all"], chance_columns[f"subset/{TIES}"]
+    for name, values in ties_columns(items, _random_scores(items)).items():
+        chance_columns[f"{TIES}/{name}"] = values
     differences = table.differences | margins
     # Prompts, of Ties the number of the question: its two items are resampled as one.
     clusters = list(map(str, items.prompts))
@@ -104,43 +111,55 @@ def _ties_id(identity: str) -> tuple[str, str]:
     return match[1], match[2]
 
 
-def ties_columns(items: ScoredItems) -> dict[str, Floats]:
-    """The five terms of the Ties score as columns [N]. An item's id is "ref:N" (one right answer)
-    or "tied:N" (several); it is accurate when its worst right answer beats its best wrong one.
+def _random_scores(items: ScoredItems) -> list[Floats]:
+    """Draws [DRAWS, n_i] of scores that know nothing. How often they prefer correctness depends on
+    their distribution, so it is fixed: independent and normal."""
+    generator = np.random.default_rng(0)
+    return [generator.standard_normal((_DRAWS, len(scores))) for scores in items.scores]
+
+
+def ties_columns(items: ScoredItems, scores: Sequence[Floats]) -> dict[str, Floats]:
+    """The five terms of the Ties score as columns [N], of scores [n_i] or as means over draws of
+    them [draws, n_i]. An item's id is "ref:N" (one right answer) or "tied:N" (several); it is
+    accurate when its worst right answer beats its best wrong one.
     For a question with both: are the right answers closer to each other than the worst of them to
     the best wrong one, in the tied item (preferred), and in the harder of the two (preferred_hard);
     the margin is tanh(harder gap / range of the right ones − 1), and 0 where that is 0/0."""
     empty = np.full((len(TIES_WEIGHTS), len(items.scores)), np.nan)
     columns = dict(zip(TIES_WEIGHTS, empty, strict=True))
     questions: dict[str, dict[str, int]] = {}
+    gaps: dict[int, Floats] = {}
     for index, identity in enumerate(items.ids):
         if items.subsets[index] == TIES:
             kind, number = _ties_id(identity)
             questions.setdefault(number, {})[kind] = index
-            columns[f"{kind}_accuracy"][index] = float(_gap(items, index) > 0)
+            gaps[index] = _gap(scores[index], items.chosen[index])
+            columns[f"{kind}_accuracy"][index] = np.mean(gaps[index] > 0)
     for question in questions.values():
         # Without its pendant an item has an accuracy, but nothing to prefer.
         if len(question) == 2:
-            _compare(items, columns, question["ref"], question["tied"])
+            ref, tied = question["ref"], question["tied"]
+            score_range = np.asarray(np.ptp(scores[tied][..., : items.chosen[tied]], axis=-1))
+            for name, values in _preferences(gaps[ref], gaps[tied], score_range).items():
+                columns[name][tied] = np.mean(values)
     return columns
 
 
-def _gap(items: ScoredItems, index: int) -> float:
+def _gap(scores: Floats, chosen: int) -> Floats:
     """The worst right answer less the best wrong one."""
-    scores, chosen = items.scores[index], items.chosen[index]
-    return float(scores[:chosen].min() - scores[chosen:].max())
+    return np.asarray(scores[..., :chosen].min(axis=-1) - scores[..., chosen:].max(axis=-1))
 
 
-def _compare(items: ScoredItems, columns: dict[str, Floats], ref: int, tied: int) -> None:
-    right, gap = items.scores[tied][: items.chosen[tied]], _gap(items, tied)
-    score_range = float(right.max() - right.min())
-    harder = min(gap, _gap(items, ref))
-    columns["correctness_preferred"][tied] = float(gap > score_range)
-    columns["correctness_preferred_hard"][tied] = float(harder > score_range)
+def _preferences(ref_gap: Floats, tied_gap: Floats, score_range: Floats) -> dict[str, Any]:
+    harder = np.minimum(tied_gap, ref_gap)
     # Right answers with equal scores divide by 0: tanh of infinity is 1, and 0/0 counts as 0.
     with np.errstate(divide="ignore", invalid="ignore"):
-        margin = np.tanh(np.float64(harder) / np.float64(score_range) - 1.0)
-    columns["correctness_margin"][tied] = float(np.nan_to_num(margin, nan=0.0))
+        margin = np.tanh(harder / score_range - 1.0)
+    return {
+        "correctness_preferred": tied_gap > score_range,
+        "correctness_preferred_hard": harder > score_range,
+        "correctness_margin": np.nan_to_num(margin, nan=0.0),
+    }
 
 
 FORMAT = Format(

@@ -57,10 +57,12 @@ def parse(row: Row, context: Context) -> list[Candidates]:
 
 
 def rule(items: ScoredItems) -> Outcomes:
-    """RM-Bench's numbers as published, with ties as half, and of the rule "the longer one wins".
+    """RM-Bench's numbers as published, with ties as half, and of the rules "the longest one wins"
+    and "the shortest one wins".
     Numbers (shares of comparisons won): `overall`; `easy`, `normal`, `hard`; `DOMAIN`;
     `DOMAIN/LEVEL`; `matrix/CHOSEN/REJECTED` for each pair of styles, all by the published rule
-    where a tie is a loss; `ties_half/...` and `length_only/...` of overall, levels and domains.
+    where a tie is a loss; `ties_half/...`, `length_only/...` and `shortest_only/...` of overall,
+    levels and domains.
 
     Raises:
         DataError: an item has not 3 and 3 responses, or a domain is unknown."""
@@ -70,11 +72,12 @@ def rule(items: ScoredItems) -> Outcomes:
     columns = _columns("", (_margins(items) > 0).astype(np.float64), domains)
     chance_columns = _columns("", np.full((len(domains), 3, 3), 0.5), domains)
     sums = _sums("", present)
-    for prefix, scored in ((f"{TIES}/", items), (f"{LENGTH}/", items.by_length())):
+    for name, scored in {TIES: items, **items.by_length()}.items():
+        prefix = f"{name}/"
         columns |= _columns(prefix, (np.sign(_margins(scored)) + 1) / 2, domains)
         by_rule = _sums(prefix, present)
-        for name in (*LEVELS, "overall", *present):
-            sums[prefix + name] = by_rule[name]
+        for section in (*LEVELS, "overall", *present):
+            sums[prefix + section] = by_rule[section]
     sums["overall_minus_length_only"] = difference(sums["overall"], sums[f"{LENGTH}/overall"])
     differences = frozenset({"overall_minus_length_only"})
     return Outcomes(columns, items.prompts, sums, items.keys, differences, chance_columns)
