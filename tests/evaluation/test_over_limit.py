@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import orjson
 import pytest
 
 from smorm.config import parse_config
@@ -61,8 +60,9 @@ def test_every_verb_leaves_out_and_counts_the_same_records(tmp_path, policy):
     reward = ModelReward(model, options=ScoringOptions(overlong=policy))
     report = score_file(reward, source, output)
     assert over_limit(report.counted[reward.name]) == COUNTED[policy]
-    lines = list(map(orjson.loads, output.read_bytes().splitlines()))
-    assert (len(lines), sum("error" in line for line in lines)) == (5, 5 - kept)
+    lines = output.read_bytes().splitlines()
+    # Of a pair with one such answer the other one has its score.
+    assert (len(lines), sum(b'"error"' in line for line in lines)) == (5, 5 - kept)
 
 
 def test_where_every_record_needs_a_value_none_is_left_out(tmp_path):

@@ -107,15 +107,17 @@ def test_a_shortened_prompt_is_told_in_its_line_and_counted(model, tmp_path):
 def test_more_lines_than_a_chunk_keep_their_order(model, tmp_path, monkeypatch):
     monkeypatch.setattr("smorm.rewards.scores_file.CHUNK", 3)
     rows = [{"id": str(i), "prompt": "p", "response": f"answer {i}"} for i in range(10)]
-    done: list[int] = []
+    done: list[tuple[int, int]] = []
     score_file(
         ModelReward(model),
         Source(write(tmp_path / "in.jsonl", rows)),
         tmp_path / "out",
-        advance=done.append,
+        progress=lambda count, total: done.append((count, total)),
     )
     assert [line["id"] for line in lines_of(tmp_path / "out")] == [str(i) for i in range(10)]
-    assert done == [3, 3, 3, 1]
+    assert {3, 6, 9, 10} <= {count for count, _ in done}
+    assert done == sorted(done)
+    assert {total for _, total in done} == {10}
 
 
 def test_pairs_of_the_world_score_like_the_python_interface(model, tmp_path):

@@ -32,8 +32,14 @@ def run(
     columns: options.ColumnsOption = None,
     ignore: options.IgnoreOption = None,
     overlong: options.OverlongOption = None,
+    keep: options.Texts = Option(
+        None, help="Input fields to pass through: source,meta.lang (a path keeps its name)."
+    ),
     skip_bad: bool = Option(
-        False, "--skip-bad", help="Give a bad line an error object, and go on."
+        False, "--skip-bad", help="Give a bad line, or response, an error object, and go on."
+    ),
+    resume: bool = Option(
+        False, "--resume", help="Go on from what an interrupted run left beside the output."
     ),
     token_file: options.TokenFileOption = None,
     max_batch_tokens: options.BatchTokensOption = 8192,
@@ -43,7 +49,9 @@ def run(
 
     Each line gives {"id", "preference", "attributes", "view", "tokens", "truncated"}; a line with
     several responses (a pair, best-of-N) gives them as a list under "responses". Several rewards
-    with --combine give {"id", "view", "members", "tokens", "truncated"}: all of them as one."""
+    with --combine give {"id", "view", "members", "tokens", "truncated"}: all of them as one.
+    After Ctrl-C (exit code 130) or a kill, the same command with --resume goes on."""
+    from smorm.cli.progress import line_progress
     from smorm.rewards.ensemble import Ensemble
     from smorm.rewards.protocol import ScoringOptions
     from smorm.rewards.scores_file import score_file
@@ -68,7 +76,11 @@ def run(
     source = Source(
         input, format, columns=options.parse_columns(columns), ignore=options.listed(ignore)
     )
-    report = score_file(reward, source, output, view=chosen, on_bad_record=on_bad)
+    with line_progress("scored") as progress:
+        report = score_file(
+            reward, source, output, view=chosen, on_bad_record=on_bad,
+            keep=options.listed(keep), resume=resume, progress=progress,
+        )  # fmt: skip
     # Each member of an ensemble counts for itself.
     for name, census in report.counted.items():
         prefix = ""
@@ -80,7 +92,9 @@ def run(
         _print_ensemble(reward, report.tokens)
     errors = ""
     if report.errors:
-        errors = f", {report.errors} without a score"
+        errors = f", {report.errors} lines without a score"
+    if report.unscored:
+        errors += f", {report.unscored} responses without a score beside others"
     typer.echo(f"{output}: {report.responses} responses in {report.lines} lines{errors}")
 
 

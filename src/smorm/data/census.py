@@ -51,6 +51,8 @@ class BadRecord(DataError):  # noqa: N818  (also a value that stands for the row
         super().__init__(f"{where}: {field}: {problem}")
         self.where, self.field, self.defect, self.problem = where, field, defect, problem
         self.raw = raw
+        # The row's id, where the rows of a source are gone through one by one (`read_each`).
+        self.id: str | int | float | None = None
 
 
 class DropReason(StrEnum):
@@ -90,6 +92,7 @@ class DropReason(StrEnum):
     # of scoring
     UNSCORED_RECORD = "record without a score, left out"
     UNSCORED_LINE = "line without a score"
+    UNSCORED_RESPONSE = "response without a score beside others that have one"
     UNFIT_RECORD = "record that does not fit, left out"
     RECORD_LEFT_OUT = "record left out: {}"
     # of the conversations of a parity check

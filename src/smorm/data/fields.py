@@ -26,7 +26,8 @@ class Context:
         mapped: parts of the record that the source's `columns` name.
         labels: how a label is read that says which of two answers is better.
         na: texts that stand for no rating; `booleans`: whether true and false are the ratings 1 and
-            0; `numbers_in_text`: whether text is read as the number that it spells."""
+            0; `numbers_in_text`: whether text is read as the number that it spells.
+        every_response: whether rows of several responses give all of them in the row's order."""
 
     where: str
     census: Census
@@ -36,6 +37,7 @@ class Context:
     na: frozenset[str] = frozenset()
     booleans: bool = False
     numbers_in_text: bool = False
+    every_response: bool = False
 
     def bad(self, field: str, defect: StrEnum, problem: str) -> BadRecord:
         """The error to raise for `field` of this row."""

@@ -78,7 +78,7 @@ class Columns:
             renamed.pop(name.partition(".")[0], None)
         targets: dict[str, Any] = {}
         for target, columns in self.paths.items():
-            values = [value for column in columns if not is_empty(value := _at(row, column))]
+            values = [value for column in columns if not is_empty(value := value_at(row, column))]
             if (
                 not values
                 and target not in _OPTIONAL
@@ -109,14 +109,14 @@ def has_column(row: Mapping[str, Any], path: str) -> bool:
     return bool(rest) and isinstance(inside, Mapping) and has_column(inside, rest)
 
 
-def _at(row: Mapping[str, Any], path: str) -> Any:
+def value_at(row: Mapping[str, Any], path: str) -> Any:
     """The value of a column, or of a field inside of objects; None where there is none."""
     if path in row:
         return row[path]
     head, _, rest = path.partition(".")
     inside = row.get(head)
     if rest and isinstance(inside, Mapping):
-        return _at(inside, rest)
+        return value_at(inside, rest)
     return None
 
 
@@ -142,7 +142,7 @@ def _joined(values: list[Any], columns: Sequence[str], context: Context) -> Any:
 
 
 def _difference(row: Row, columns: tuple[str, str], context: Context) -> float | None:
-    first, second = (_at(row, column) for column in columns)
+    first, second = (value_at(row, column) for column in columns)
     if first is None or second is None:
         return None
     return fields.number(first, columns[0], context) - fields.number(second, columns[1], context)

@@ -17,9 +17,9 @@ from smorm.data.census import BadRecord, Census, Defect, DropReason
 from smorm.data.fields import Context, Labels
 from smorm.data.formats import FORMATS, Format, Parsed, Row, format_hint, format_of_row
 from smorm.data.formats.generic import RESERVED, dialogue_name, has_prompt
-from smorm.data.mapping import Columns, has_column
+from smorm.data.mapping import Columns, has_column, value_at
 from smorm.data.readers import is_csv, scan_rows
-from smorm.data.records import Fields, Kind, Preference, Rated, Record
+from smorm.data.records import Candidates, Fields, Identity, Kind, Preference, Rated, Record
 from smorm.data.rows import Content, Unread
 from smorm.errors import ConfigError, DataError, OutputError
 from smorm.text.chat import RAW
@@ -39,7 +39,9 @@ class Source:
 
     Of Unified-Feedback the "40K" is `stride` 20, the "400K" 2. Without `attributes` every name in
     `scores` counts. `columns` says which column is which part of a record, `ignore` which fields
-    need not be read. `keep_fields` keeps what a row says of each response, as `Item.fields`."""
+    need not be read. `keep_fields` keeps what a row says of each response, as `Item.fields`. With
+    `every_response` a row's responses come in its order, whatever was said of them, and one that is
+    not usable leaves the others (`Candidates.unusable`)."""
 
     path: str | Path
     format: str = "auto"
@@ -55,6 +57,7 @@ class Source:
     booleans: bool = False
     numbers_in_text: bool = False
     keep_fields: bool = False
+    every_response: bool = False
 
     def __post_init__(self) -> None:
         # A lookup raises the error that names the nearest format; of a known one it would import
@@ -109,7 +112,7 @@ class _Reader:
         parsed = Columns.parse(columns)
         context = Context(
             "", census, attributes, parsed.targets, labels, frozenset(source.na), booleans,
-            source.numbers_in_text or is_csv(Path(source.path)),
+            source.numbers_in_text or is_csv(Path(source.path)), source.every_response,
         )  # fmt: skip
         return cls(source, form, parsed, context)
 
@@ -134,6 +137,12 @@ class _Reader:
                 reason = DropReason.NOT_READ
             context.count(reason, entry.path)
         return parsed
+
+    def given_id(self, row: Row) -> Identity | None:
+        """The id of a row whose other fields may be bad."""
+        columns = self.columns.paths.get("id", ("id",))
+        value = value_at(row, columns[0])
+        return value if isinstance(value, str | int | float) else None
 
     def _ignores(self, path: str) -> bool:
         plain = path.replace("[]", "")
@@ -309,13 +318,23 @@ def _parsed(
     if not reader.source.keep_fields:
         return records
     # a row may make several records, whose responses stand in the row's order
-    fields = _fields_beside(row, sum(len(record.item) for record in records))
+    fields = _fields_beside(row, sum(map(_num_responses, records)))
     complete: list[Record] = []
     for record in records:
         size = len(record.item)
-        complete.append(replace(record, fields=fields[:size]))
+        of_record = fields[:size]
+        if isinstance(record, Candidates):
+            # The row's fields stand in the row's order, also where the good responses come first.
+            of_record = tuple(fields[position] for position in record.places)
+            size += len(record.unusable)
+        complete.append(replace(record, fields=of_record))
         fields = fields[size:]
     return complete
+
+
+def _num_responses(record: Record) -> int:
+    unusable = record.unusable if isinstance(record, Candidates) else ()
+    return len(record.item) + len(unusable)
 
 
 def _fields_beside(row: Row, count: int) -> Fields:
@@ -370,7 +389,10 @@ def read_each(
         records: list[Record] | BadRecord
         try:
             records = _parsed(reader, None, row, where, _refuse)
+            if source.every_response and not records:
+                raise BadRecord(where, "row", Defect.NO_ANSWER, "its format leaves it out (a tie?)")
         except BadRecord as bad:
+            bad.id = reader.given_id(row)
             records = bad
         yield where, row, records
 

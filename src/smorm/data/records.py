@@ -100,11 +100,21 @@ class Rated(_Record):
 
 @dataclass(frozen=True, slots=True)
 class Candidates(_Record):
-    """N responses to one prompt. The first `chosen` are the good ones; None where nobody judged."""
+    """N responses to one prompt. The first `chosen` are the good ones; None where nobody judged.
+
+    `order` is each response's place in its row where it is not its place here. `unusable` says what
+    is wrong with responses that are left out, by their place (`Source.every_response`)."""
 
     prompt: Messages
     responses: tuple[Messages, ...]
     chosen: int | None = None
+    order: tuple[int, ...] = ()
+    unusable: Mapping[int, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """Each response's place in its row."""
+        return self.order or tuple(range(len(self.responses)))
 
     @property
     def item(self) -> Item:

@@ -262,6 +262,8 @@ def measure_values(
         item: dict[str, Any] = {"id": record.id, "where": record.where}
         if record.source:
             item["subset"] = record.source
+        if isinstance(record, Candidates):
+            scores = scores[np.argsort(record.places)]  # as they stand in the file
         items.append({**item, "scores": scores.tolist()})
     return _result(suite, title, view, measured, data, items, provenance)
 

@@ -71,7 +71,7 @@ class FileReward(Reward):
     items by their id where all of both have one, else by their place in the file."""
 
     kind = "file"
-    reads_text = cacheable = False
+    reads_text = cacheable = by_response = False
 
     def __init__(self, path: str) -> None:
         self.path = self.name = path

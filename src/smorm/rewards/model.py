@@ -59,7 +59,7 @@ class ModelReward(Reward):
 
     def score(self, items: Sequence[Item]) -> Results:
         """All rows of the head; the responses of an item share their prompt's computation."""
-        return self.scorer.score(items)
+        return self.scorer.score(items, advance=self.advance)
 
     def view(self, value: Any = None) -> RewardView:
         """Any view that the model has: a name, a definition, or a JSON file with one."""

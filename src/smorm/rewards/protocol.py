@@ -61,6 +61,10 @@ class Reward(ABC):
     cacheable: bool = True  # whether a score is a function of the texts, and worth keeping
     # Whether a long response may shorten the prompt of the others of its item.
     shares_prompt: bool = False
+    # Whether the responses of an item can be scored apart.
+    by_response: bool = True
+    # Is called with numbers of items that are done, where `score` can tell before it returns.
+    advance: Callable[[int], None] | None = None
 
     @classmethod
     def open(cls, section: RewardSection, options: ScoringOptions) -> Self:

@@ -4,15 +4,20 @@
 
 A reward without rows gives `preference` null and no attributes; an ensemble gives in their place,
 after `view`, `members: {name: value}`, the values that were combined, and as `tokens` what all
-members together read. A line with several responses gives them as a list under `responses`, a
-pair's in the order chosen, rejected. Under `on_bad_record="skip"` a line that cannot be scored
-gives `{"id", "error"}`. The output appears only when it is whole."""
+members together read. A line with several responses gives them as a list under `responses`, in the
+order of the line, a pair's as chosen, rejected. Under `on_bad_record="skip"` a line that cannot be
+scored gives `{"id", "error"}`, and a response that cannot be, beside others, `{"error"}` in its
+place. Input fields that are to be kept stand after the id.
 
-import contextlib
+The output appears only when it is whole. Until then what is scored stands beside it in a partial
+file (`partial`), from which a job that was interrupted goes on."""
+
+from __future__ import annotations
+
 import itertools
-import tempfile
+import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,20 +26,31 @@ import orjson
 
 from smorm import files
 from smorm.data.census import BadRecord, Census, DropReason
+from smorm.data.mapping import has_column, value_at
+from smorm.data.readers import contents_of, scan_rows
 from smorm.data.reading import OnBad, Source, read_each
-from smorm.data.records import Identity, Record, joined_item
-from smorm.errors import DataError
-from smorm.rewards.ensemble import Ensemble
-from smorm.rewards.protocol import Reward, count_changes
+from smorm.data.records import Candidates, Item, Record, joined_item
+from smorm.errors import ConfigError, DataError, Interrupted
+from smorm.rewards.ensemble import Ensemble, OpenMember
+from smorm.rewards.partial import Entry, Partial, leftovers
+from smorm.rewards.protocol import Reward, RewardView, count_changes
 from smorm.scoring.scorer import Scored
 from smorm.text.limits import LEFT_OUT, Unscored, UnscoredReason
+from smorm.version import __version__
 
-# Lines held in memory at a time: responses to one prompt should stand near each other.
-CHUNK = 2048
+log = logging.getLogger(__name__)
 
-# The id of an input line, and its scores or a sentence that names the line.
-_Entry = tuple[Identity | None, Scored | Unscored]
-_OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
+# Lines that are scored, and written, at a time: responses to one prompt should stand near each
+# other, and no more than these are lost when a job is killed.
+CHUNK = 512
+# Names that a line gives to what was computed.
+COMPUTED = (
+    "id", "preference", "attributes", "view", "tokens", "truncated", "responses", "members", "error"
+)  # fmt: skip
+_LINE = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
+_REMEDY = "skipping bad records (--skip-bad) puts an error in its place and goes on"
+
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +59,8 @@ class JobReport:
 
     lines: int  # that were written
     responses: int  # that were scored
-    errors: int  # lines without a score
+    errors: int  # lines without any score
+    unscored: int  # responses without a score, beside others that have one
     tokens: int  # that were read, as far as that is known
     # What was shortened or not scored; of an ensemble by its members' names.
     counted: dict[str, Census]
@@ -56,146 +73,373 @@ def score_file(
     *,
     view: Any = None,
     on_bad_record: OnBad = "stop",
-    advance: Callable[[int], None] | None = None,
+    keep: Sequence[str] = (),
+    resume: bool = False,
+    progress: Progress | None = None,
 ) -> JobReport:
-    """Score every line of `source` into `output`; `advance` gets numbers of lines done, of each
-    member anew. ConfigError where there is no such view; DataError for a line that is not usable or
-    has no score, under `stop`, or an input that changed between two members; OutputError where the
-    output could not be written, and an older one is untouched."""
+    """Score every line of `source` into `output`, with the input fields (or paths) of `keep`.
+
+    `progress` gets the number of lines that are done and of all, an ensemble's once for each
+    member. `resume` goes on from what an interrupted job left; without it such a file is refused.
+
+    Raises:
+        ConfigError: no such view, or a partial file that is not to be gone on from.
+        DataError: a line that is not usable or has no score, under `stop`; a field of `keep` that
+            no line has; or an input that changed between two members.
+        OutputError: the output could not be written, and an older one is untouched.
+        Interrupted: Ctrl-C; what was scored until then is kept."""
     # Before hours of scoring, not after them.
     files.refuse_unwritable(output)
-    job = _Job(source, on_bad_record, advance)
-    if isinstance(reward, Ensemble):
-        return job.score_ensemble(reward, output)
-    census = Census()
-    with files.atomic_file(output) as stream:
-        entries = job.entries(reward, census)
-        return _write(entries, reward, view, stream, {reward.name: census})
+    left_over = leftovers(output)
+    if left_over and not resume:
+        raise ConfigError(
+            f"{left_over[0]}: an unfinished run left it: go on with it (--resume), or delete it"
+        )
+    if not isinstance(reward, Ensemble):
+        reward.view(view)
+    source = replace(source, every_response=True)
+    job = _Job(source, output, on_bad_record, tuple(keep), progress, _survey(source, keep))
+    try:
+        # The user knows the output, not what stands beside it.
+        with files.named_errors(output):
+            return job.run(reward, view)
+    except BaseException as error:
+        scored = sum(partial.done for partial in job.partials)
+        if isinstance(error, _ChangedInputError):
+            scored = 0
+        for partial in job.partials:
+            if not scored or not partial.done:
+                partial.discard()
+        done = "no line is scored yet"
+        if scored:
+            done = f"{scored:,} of {job.total:,} lines are scored; --resume goes on from them"
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted(f"{output}: stopped: {done}") from None
+        if scored:
+            log.warning("%s: %s", output, done)
+        raise
+
+
+def _survey(source: Source, keep: Sequence[str]) -> int:
+    """The number of rows, once it is sure that the fields to be kept are there."""
+    computed = [name for name in keep if name in COMPUTED]
+    if computed:
+        raise ConfigError(f"--keep {computed[0]}: a scores file has a field of that name itself")
+    count, missing = 0, set(keep)
+    for _, row in scan_rows(source.path, source.split, source.subset):
+        count += 1
+        if missing and not isinstance(row, BadRecord):
+            missing = {name for name in missing if not has_column(row, name)}
+    if not count:
+        raise DataError(f"{source.path}: holds no record")
+    if missing:
+        names = ", ".join(sorted(missing))
+        raise DataError(f"{source.path}: --keep {names}: no row has it; check the spelling")
+    return count
+
+
+@dataclass(slots=True)
+class _Job:
+    source: Source
+    output: Path
+    on_bad_record: OnBad
+    keep: tuple[str, ...]
+    progress: Progress | None
+    num_lines: int
+    num_members: int = 1
+    partials: list[Partial] = field(default_factory=list)
+    counted: dict[str, Census] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """Lines to score, by each member anew."""
+        return self.num_lines * self.num_members
+
+    def run(self, reward: Reward, view: Any) -> JobReport:
+        """Score by the reward, or by each member in turn, and write what came of it."""
+        made_of = {"smorm": __version__, "input": _digest(self.source), "options": self._options()}
+        if isinstance(reward, Ensemble):
+            self.num_members = len(reward.members)
+            # So one member is in memory at a time, and no line has to be.
+            for index, member in enumerate(reward.opened()):
+                facts = [reward.facts[member.name], reward.standardise is not None]
+                path = Path(f"{self.output}.part{index + 1}")
+                made_of["reward"] = _made_by(member.reward, member.view, facts)
+                self._fill(path, made_of, member.reward, member)
+                del member  # not kept while the next one is loaded
+        else:
+            made_of["reward"] = _made_by(reward, reward.view(view), reward.provenance)
+            self._fill(Path(f"{self.output}.part"), made_of, reward, None)
+        with files.atomic_file(self.output) as stream:
+            report = self._write(reward, view, stream)
+        for partial in self.partials:
+            partial.discard()
+        return report
+
+    def _options(self) -> str:
+        options = asdict(replace(self.source, path="")) | {"keep": self.keep}
+        return files.fingerprint(options)
+
+    def _fill(
+        self, path: Path, made_of: dict[str, str], reward: Reward, member: OpenMember | None
+    ) -> None:
+        """Score what is missing in a partial file, chunk by chunk."""
+        before = len(self.partials) * self.num_lines
+        partial = Partial(path, made_of, CHUNK)
+        self.partials.append(partial)
+        name = member.name if member else reward.name
+        census = self.counted[name] = Census()
+        source = replace(self.source, keep_fields=not reward.reads_text)
+        rows = read_each(source, census)
+        self._skip_done(partial, rows)
+        # Line by line in chunks: a file may be larger than the memory.
+        while chunk := list(itertools.islice(rows, CHUNK)):
+            reward.advance = self._within(before + partial.done, len(chunk))
+            try:
+                entries = [self._checked(entry) for entry in self._entries(reward, chunk)]
+            except DataError as error:  # e.g. over the limit of one member alone
+                raise DataError(f"{error} (scored by {name})" if member else error) from error
+            if member is not None:
+                entries = [_standardised(member, entry) for entry in entries]
+            partial.append(entries)
+            self._tell(before + partial.done)
+        if partial.done != self.num_lines:
+            raise _ChangedInputError(self.source)
+
+    def _skip_done(self, partial: Partial, rows: Iterator[Any]) -> None:
+        """Pass over rows that are scored, making sure that they are the same ones."""
+        if not partial.done:
+            return
+        # The entries first: zip reads no row beyond the last of them.
+        done = itertools.islice(partial.entries(), partial.done)
+        for entry, (where, _, _) in zip(done, rows, strict=False):
+            if _line(where) != _line(entry.where):
+                raise _ChangedInputError(self.source)
+        self._tell((len(self.partials) - 1) * self.num_lines + partial.done)
+
+    def _tell(self, done: int) -> None:
+        if self.progress is not None:
+            self.progress(done, self.total)
+
+    def _within(self, start: int, size: int) -> Callable[[int], None]:
+        """What tells the progress inside of a chunk."""
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            # Responses that are tried again are counted again, and bad lines not at all.
+            done = min(done + count, size - 1)
+            self._tell(start + done)
+
+        return advance
+
+    def _entries(self, reward: Reward, chunk: Sequence[tuple[str, Any, Any]]) -> Iterator[Entry]:
+        """What the reward gives for each row of a chunk, bad rows in their places."""
+        lines = [_Line.of(*row) for row in chunk]
+        items = [line.item for line in lines if line.item is not None]
+        scored = iter(_scored_each(reward, items))
+        for line, (where, row, _) in zip(lines, chunk, strict=True):
+            result: Scored | None = None
+            errors = dict(line.errors)
+            if line.item is not None:
+                result, without = next(scored)
+                for index, error in without.items():
+                    detail = f"{where}: {error}"
+                    errors[line.positions[index]] = Unscored(error.reason, detail)
+            passed_on = {name: value_at(row, name) for name in self.keep}
+            yield Entry(where, line.id, line.count, result, errors, passed_on)
+
+    def _checked(self, entry: Entry) -> Entry:
+        for _, error in sorted(entry.errors.items()):
+            if self.on_bad_record == "stop" and error.reason not in LEFT_OUT:
+                raise DataError(f"{error}; {_REMEDY}")
+        return entry
+
+    def _write(self, reward: Reward, view: Any, stream: BinaryIO) -> JobReport:
+        entries = self._counted(self.partials[0], next(iter(self.counted.values())))
+        if isinstance(reward, Ensemble):
+            entries = self._merged(reward)
+            view = None
+        read = reward.view(view).read
+        count = num_responses = errors = unscored = num_tokens = 0
+        for entry in entries:
+            count += 1
+            stream.write(orjson.dumps(_line_of(entry, reward, read), option=_LINE))
+            if entry.scored is None:
+                errors += 1
+                continue
+            num_responses += len(entry.scored.tokens)
+            num_tokens += sum(filter(None, entry.scored.tokens))
+            unscored += len(entry.errors)
+        return JobReport(count, num_responses, errors, unscored, num_tokens, self.counted)
+
+    def _counted(self, partial: Partial, census: Census) -> Iterator[Entry]:
+        """The entries of a reward, counted."""
+        for entry in partial.entries():
+            kind, errors = DropReason.UNSCORED_RESPONSE, list(entry.errors.values())
+            if entry.scored is None:
+                # All of a line's responses are counted as the one line.
+                kind, errors = DropReason.UNSCORED_LINE, errors[:1]
+            else:
+                count_changes(entry.scored, entry.where, census)
+            for error in errors:
+                if error.reason in LEFT_OUT:
+                    census.add(DropReason.DROPPED, entry.where, detail=error.reason)
+                else:
+                    census.add(kind, entry.where)
+            yield entry
+
+    def _merged(self, ensemble: Ensemble) -> Iterator[Entry]:
+        """What all members gave for each line, combined. Each member reads the input anew: what it
+        had of another input must not be put beside it."""
+        pairs = zip(self.partials, self.counted.values(), strict=True)
+        by_member = [self._counted(partial, census) for partial, census in pairs]
+        for entries in zip(*by_member, strict=True):
+            if len({(entry.id, entry.count) for entry in entries}) > 1:
+                raise _ChangedInputError(self.source)
+            yield _combined(ensemble, entries)
+
+
+def _digest(source: Source) -> str:
+    return contents_of(source.path, source.split, source.subset).digest()
+
+
+def _made_by(reward: Reward, view: RewardView, facts: Any) -> str:
+    return files.fingerprint([facts, view.name, view.definition, reward.shares_prompt])
+
+
+class _ChangedInputError(DataError):
+    """Another input than the one that the job began with: what it has scored is of no use."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(
+            f"{source.path}: changed while it was scored: its records are others than they were. "
+            "Score a copy that nothing writes to."
+        )
+
+
+def _line(where: str) -> str:
+    return where.rpartition(":")[2]
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
-    source: Source
-    on_bad_record: OnBad
-    advance: Callable[[int], None] | None
+class _Line:
+    """What is to be scored of a row, and what cannot be: `positions` are those of the item's
+    responses among all of the row's, of which there are `count`."""
 
-    def entries(self, reward: Reward, census: Census) -> Iterator[_Entry]:
-        """What a reward gives for each line of the source."""
-        rows = read_each(replace(self.source, keep_fields=not reward.reads_text), census)
-        empty = True
-        # Line by line in chunks: a file may be larger than the memory.
-        while chunk := list(itertools.islice(rows, CHUNK)):
-            empty = False
-            for where, identity, result in _results(reward, chunk):
-                if isinstance(result, Unscored):
-                    if result.reason in LEFT_OUT:
-                        census.add(DropReason.DROPPED, where, detail=result.reason)
-                    elif self.on_bad_record == "stop":
-                        raise DataError(str(result))
-                    else:
-                        census.add(DropReason.UNSCORED_LINE, where)
-                else:
-                    count_changes(result, where, census)
-                yield identity, result
-            if self.advance is not None:
-                self.advance(len(chunk))
-        if empty:
-            raise DataError(f"{self.source.path}: holds no record")
+    id: Any
+    count: int
+    item: Item | None = None
+    positions: Sequence[int] = ()
+    errors: dict[int, Unscored] = field(default_factory=dict)
 
-    def score_ensemble(self, ensemble: Ensemble, output: Path) -> JobReport:
-        """Each member scores the whole file into a scratch file; what all gave for a line is then
-        combined. So one member is in memory at a time, and no line has to be."""
-        counted: dict[str, Census] = {}
-        streams: list[BinaryIO] = []
-        # The user knows the output, not what has no name beside it.
-        with files.named_errors(output), contextlib.ExitStack() as stack:
-            for member in ensemble.opened():
-                census = counted[member.name] = Census()
-                scratch = stack.enter_context(tempfile.TemporaryFile(dir=output.parent))
-                streams.append(scratch)
-                try:
-                    for identity, result in self.entries(member.reward, census):
-                        entry = (identity, member.standardised(result))
-                        scratch.write(orjson.dumps(entry, option=_OPTIONS))
-                except DataError as error:  # e.g. over the limit of this member alone
-                    raise DataError(f"{error} (scored by {member.name})") from error
-                scratch.seek(0)
-                del member  # not kept while the next one is loaded
-            with files.atomic_file(output) as stream:
-                entries = _merged(ensemble, streams, self.source)
-                return _write(entries, ensemble, None, stream, counted)
-
-
-def _results(
-    reward: Reward, chunk: Sequence[tuple[str, Any, list[Record] | BadRecord]]
-) -> Iterator[tuple[str, Identity | None, Scored | Unscored]]:
-    items = []
-    for where, _, records in chunk:
-        if not isinstance(records, BadRecord):
-            items.append(joined_item(records, where))
-    scored = zip(items, reward.score(items), strict=True)
-    # Bad rows stay in their places: a line is written for each line that was read.
-    for where, _, records in chunk:
+    @classmethod
+    def of(cls, where: str, row: Any, records: list[Record] | BadRecord) -> _Line:
         if isinstance(records, BadRecord):
-            yield where, None, Unscored(UnscoredReason.BAD_RECORD, str(records))
-            continue
-        item, result = next(scored)
-        if isinstance(result, Unscored):
-            result = Unscored(result.reason, f"{where}: {result}")
-        yield where, item.id, result
+            return cls(records.id, 0, errors={0: _unusable(str(records))})
+        item = joined_item(records, where)
+        first = records[0]
+        positions: Sequence[int] = range(len(item))
+        errors: dict[int, Unscored] = {}
+        if isinstance(first, Candidates):
+            positions = first.places
+            errors = {position: _unusable(text) for position, text in first.unusable.items()}
+        count = len(item) + len(errors)
+        if not len(item):
+            return cls(item.id, count, errors=errors)
+        return cls(item.id, count, item, positions, errors)
 
 
-def _write(
-    entries: Iterator[_Entry],
-    reward: Reward,
-    view: Any,
-    stream: BinaryIO,
-    counted: dict[str, Census],
-) -> JobReport:
-    read = reward.view(view).read
-    number = num_responses = errors = num_tokens = 0
-    for identity, result in entries:
-        number += 1
-        line: dict[str, Any] = {"id": identity}
-        if isinstance(result, Unscored):
-            errors += 1
-            line["error"] = str(result)
+def _unusable(problem: str) -> Unscored:
+    return Unscored(UnscoredReason.BAD_RECORD, problem)
+
+
+def _scored_each(
+    reward: Reward, items: Sequence[Item]
+) -> list[tuple[Scored | None, dict[int, Unscored]]]:
+    """Scores of each item's responses that have some, and why the others have none, by their index.
+    The responses of an item without scores are tried one by one."""
+    outcomes: list[tuple[Scored | None, dict[int, Unscored]]] = []
+    for item, result in zip(items, reward.score(items), strict=True):
+        if isinstance(result, Scored):
+            outcomes.append((result, {}))
+        elif len(item) == 1 or not reward.by_response:
+            outcomes.append((None, dict.fromkeys(range(len(item)), result)))
         else:
-            responses, values = reward.fields(result.rows), read(result.rows).tolist()
-            for response, value, tokens in zip(responses, values, result.tokens, strict=True):
-                response |= {"view": value, "tokens": tokens, "truncated": result.truncated}
-                num_tokens += tokens or 0
-            num_responses += len(responses)
-            if len(responses) > 1:
-                line["responses"] = responses
-            else:
-                line |= responses[0]
-        stream.write(orjson.dumps(line) + b"\n")
-    return JobReport(number, num_responses, errors, num_tokens, counted)
+            outcomes.append(_scored_apart(reward, item, result))
+    return outcomes
 
 
-def _merged(ensemble: Ensemble, streams: Sequence[BinaryIO], source: Source) -> Iterator[_Entry]:
-    """What all members gave for each line, combined. Each member reads the input anew: what it had
-    of another input must not be put beside it."""
-    by_member = [map(_entry, stream) for stream in streams]
-    for number, entries in enumerate(itertools.zip_longest(*by_member), 1):
-        if None in entries or len({identity for identity, _ in entries}) > 1:
-            raise DataError(
-                f"{source.path}: changed while it was scored: record {number} is another one "
-                "for one member than for the next. Score a copy that nothing writes to."
-            )
-        identity, first = entries[0]
-        results = [result for _, result in entries]
+def _scored_apart(
+    reward: Reward, item: Item, problem: Unscored
+) -> tuple[Scored | None, dict[int, Unscored]]:
+    results = enumerate(reward.score([item.only([index]) for index in range(len(item))]))
+    errors = {index: result for index, result in results if isinstance(result, Unscored)}
+    good = [index for index in range(len(item)) if index not in errors]
+    if not good:
+        return None, errors
+    # Together once more: a long response may shorten the prompt of the others.
+    (together,) = reward.score([item.only(good)])
+    if isinstance(together, Unscored):
+        return None, dict.fromkeys(range(len(item)), problem)
+    return together, errors
+
+
+def _standardised(member: OpenMember, entry: Entry) -> Entry:
+    """An entry with the member's rewards on the common scale as the only column."""
+    if entry.scored is None:
+        return entry
+    return replace(entry, scored=replace(entry.scored, rows=member.values(entry.scored)[:, None]))
+
+
+def _combined(ensemble: Ensemble, entries: Sequence[Entry]) -> Entry:
+    """What the members gave for one line as one; a response that one of them could not score has
+    no score, and names the member."""
+    first = entries[0]
+    errors: dict[int, Unscored] = {}
+    for position in range(max(first.count, 1)):
+        reasons = [entry.errors.get(position) for entry in entries]
         # A bad line is bad for every member, and no member is named.
-        if isinstance(first, Unscored) and results.count(first) == len(results):
-            yield identity, first
+        if first.errors.get(position) is not None and reasons.count(reasons[0]) == len(reasons):
+            errors[position] = first.errors[position]
+            continue
+        for name, reason in zip(ensemble.names, reasons, strict=True):
+            if reason is not None and position not in errors:
+                errors[position] = Unscored(reason.reason, f"{name}: {reason}")
+    good = [position for position in range(first.count) if position not in errors]
+    if not good:
+        return replace(first, scored=None, errors=errors)
+    combined = ensemble.combined([_only(entry, good) for entry in entries])
+    assert isinstance(combined, Scored)
+    return replace(first, scored=combined, errors=errors)
+
+
+def _only(entry: Entry, positions: Sequence[int]) -> Scored:
+    """The scores of responses in some places of the line."""
+    scored = entry.scored
+    assert scored is not None
+    with_scores = [position for position in range(entry.count) if position not in entry.errors]
+    indices = np.flatnonzero(np.isin(with_scores, positions))
+    tokens = [scored.tokens[index] for index in indices]
+    return replace(scored, rows=scored.rows[indices], tokens=tokens)
+
+
+def _line_of(entry: Entry, reward: Reward, read: Callable[[Any], Any]) -> dict[str, Any]:
+    """An entry as a line of the output."""
+    responses: list[dict[str, Any]] = []
+    scored = entry.scored
+    if scored is not None:
+        responses, values = reward.fields(scored.rows), read(scored.rows).tolist()
+        for response, value, tokens in zip(responses, values, scored.tokens, strict=True):
+            response |= {"view": value, "tokens": tokens, "truncated": scored.truncated}
+    in_order = iter(responses)
+    complete: list[dict[str, Any]] = []
+    for position in range(max(entry.count, 1)):
+        if position in entry.errors:
+            complete.append({"error": str(entry.errors[position])})
         else:
-            yield identity, ensemble.combined(results)
-
-
-def _entry(line: bytes) -> _Entry:
-    identity, fields = orjson.loads(line)
-    if "reason" in fields:
-        return identity, Unscored(UnscoredReason(fields["reason"]), fields["detail"])
-    rows = np.array(fields["rows"], dtype=np.float64)
-    return identity, Scored(rows, fields["tokens"], fields["truncated"])
+            complete.append(next(in_order))
+    line: dict[str, Any] = {"id": entry.id, **entry.passed_on}
+    if len(complete) == 1:
+        return line | complete[0]
+    return line | {"responses": complete}

@@ -19,7 +19,7 @@ from smorm.data import fields
 from smorm.data.census import Defect, DropReason
 from smorm.data.fields import Context, Labels
 from smorm.data.formats import Format, Row, generic
-from smorm.data.records import Messages, Preference
+from smorm.data.records import Candidates, Messages, Preference
 
 
 class Better(Enum):
@@ -84,8 +84,11 @@ def verdict_of(value: Any, field: str, labels: Labels | None, context: Context) 
 
 def judged_pair(
     row: Row, prompt: Messages, sides: tuple[Messages, Messages], verdict: Verdict, context: Context
-) -> list[Preference]:
-    """The better side as chosen; none of a tie, which is counted."""
+) -> list[Preference | Candidates]:
+    """The better side as chosen; none of a tie, which is counted. Both in their order where every
+    response is wanted."""
+    if context.every_response:
+        return [generic.candidates_of(row, prompt, sides, context)]
     if verdict.better is Better.TIE:
         context.count(DropReason.JUDGED_TIE)
         return []
@@ -96,10 +99,14 @@ def judged_pair(
     return [generic.preference_of(row, (prompt, good, bad), context, margin)]
 
 
-def parse(row: Row, context: Context) -> list[Preference]:
+def parse(row: Row, context: Context) -> list[Preference | Candidates]:
     """One pair; none of a tie."""
     prompt = generic.prompt_of(row, context)
     names = ("response_a", "response_b")
+    if context.every_response:
+        row.get("label")  # which of them is better says nothing of either
+        answers = [(name, row.get(name)) for name in names]
+        return [generic.answers_of(row, prompt, answers, context)]
     sides = [generic.side_of(fields.required(row, name, context), name, context) for name in names]
     first, second = generic.without_prompt(prompt, (sides[0], sides[1]), names, context)
     label = fields.required(row, "label", context)

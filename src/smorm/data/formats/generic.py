@@ -1,10 +1,13 @@
 """The project's own shapes (preference as TRL's, rated, candidates) and what they are built of."""
 
+import contextlib
 import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from smorm.data import fields
-from smorm.data.census import Defect, DropReason
+from smorm.data.census import BadRecord, Defect, DropReason
 from smorm.data.fields import Context
 from smorm.data.formats import Format, Row
 from smorm.data.messages import read_messages, template_inputs
@@ -21,7 +24,7 @@ _SPEAKERS = {"User": "user", "Human": "user", "Assistant": "assistant"}
 _REFUSED_ORDERS = {("user", "user"), ("user", "system"), ("assistant", "assistant")}
 
 
-def preference(row: Row, context: Context) -> list[Preference]:
+def preference(row: Row, context: Context) -> list[Preference | Candidates]:
     """`{prompt?, chosen, rejected, margin?, id?, source?}`, in text or in message lists.
 
     With a prompt each side is what follows it; `rejected` may be a list of answers, each of which
@@ -30,6 +33,8 @@ def preference(row: Row, context: Context) -> list[Preference]:
     has the chosen answer as its last message."""
     if "rejected_response" in row and "chosen" not in row:
         return [_against_last_message(row, context)]
+    if context.every_response and (has_prompt(row) or dialogue_name(row) is not None):
+        return [_every_side(row, context)]
     chosen = fields.required(row, "chosen", context)
     rejected = fields.required(row, "rejected", context)
     # "prompt" in the row but null is a damaged row, and no pair of whole conversations
@@ -42,6 +47,17 @@ def preference(row: Row, context: Context) -> list[Preference]:
         sides.append(side_of(value, name, context))
     good, *bad = without_prompt(prompt, tuple(sides), tuple(names), context)
     return [preference_of(row, (prompt, good, side), context) for side in bad]
+
+
+def _every_side(row: Row, context: Context) -> Candidates:
+    """The answers of a pair, or of lists of chosen and rejected ones, in that order."""
+    answers: list[tuple[str, Any]] = []
+    for name in ("chosen", "rejected"):
+        if name not in row:
+            fields.required(row, name, context)
+        answers += _answers(row[name], name)
+    row.get("margin")  # how much better a side is says nothing of either
+    return answers_of(row, prompt_of(row, context), answers, context)
 
 
 def _whole_conversations(row: Row, chosen: Any, rejected: Any, context: Context) -> Split:
@@ -140,16 +156,49 @@ def candidates(row: Row, context: Context) -> list[Candidates]:
         return [candidates_of(row, prompt, (response,), context)]
     if not isinstance(values, list) or not values:
         raise context.wrong("responses", values, "a list of at least one response")
-    prompt = prompt_of(row, context)
-    # the names go into errors: which of the responses is wrong
-    names, sides = [], []
+    answers: list[tuple[str, Any]] = []
     for index, value in enumerate(values):
-        if isinstance(value, dict):
+        if isinstance(value, dict) and not _is_message(value):
             value = value.get("response")
-        names.append(f"responses[{index}]")
-        sides.append(side_of(value, names[-1], context))
-    responses = without_prompt(prompt, tuple(sides), tuple(names), context)
-    return [candidates_of(row, prompt, responses, context)]
+        answers.append((f"responses[{index}]", value))
+    return [answers_of(row, prompt_of(row, context), answers, context)]
+
+
+def answers_of(
+    row: Row, prompt: Messages, answers: Sequence[tuple[str, Any]], context: Context
+) -> Candidates:
+    """Checked candidates of answers with their fields' names, in the row's order. Where every
+    response is wanted, one that is not usable among several leaves the others."""
+    errors: dict[int, str] | None = None
+    if context.every_response and len(answers) > 1:
+        errors = {}
+    sides: dict[int, Messages] = {}
+    for position, (name, value) in enumerate(answers):
+        with _noted(errors, position):
+            sides[position] = side_of(value, name, context)
+    usable: dict[int, Messages] = {}
+    responses = _without_repeated(prompt, tuple(sides.values()), context)
+    for position, response in zip(sides, responses, strict=True):
+        name = answers[position][0]
+        with _noted(errors, position):
+            _refuse_order(prompt, response, name, context)
+            fields.ends_in_answer(response, name, context)
+            usable[position] = response
+    record = candidates_of(row, prompt, tuple(usable.values()), context)
+    if not errors:
+        return record
+    return replace(record, order=tuple(usable), unusable=errors)
+
+
+@contextlib.contextmanager
+def _noted(errors: dict[int, str] | None, position: int) -> Iterator[None]:
+    """Note what is wrong with the answer in a place; without `errors` it is raised."""
+    try:
+        yield
+    except BadRecord as bad:
+        if errors is None:
+            raise
+        errors[position] = str(bad)
 
 
 def candidates_of(
@@ -217,18 +266,29 @@ def without_prompt(
 ) -> tuple[Messages, ...]:
     """The sides as continuations of the prompt. Where every side begins with the whole prompt (as
     in `ultrafeedback_binarized`), the prompt is taken once, and counted."""
+    sides = _without_repeated(prompt, sides, context)
+    for side, name in zip(sides, names, strict=True):
+        _refuse_order(prompt, side, name, context)
+    return sides
+
+
+def _without_repeated(
+    prompt: Messages, sides: tuple[Messages, ...], context: Context
+) -> tuple[Messages, ...]:
     turns = tuple(message for message in prompt if message.role != INPUTS)
     size = len(turns)
     # of one side alone it is what the answer says
-    if all(len(side) > size and side[:size] == turns for side in sides):
+    if sides and all(len(side) > size and side[:size] == turns for side in sides):
         context.count(DropReason.REPEATED_PROMPT)
         sides = tuple(side[size:] for side in sides)
-    for side, name in zip(sides, names, strict=True):
-        before, after = prompt[-1].role, side[0].role
-        if (before, after) in _REFUSED_ORDERS:
-            problem = f"its first message is of {after!r} while the prompt ends with {before!r}"
-            raise context.bad(name, Defect.ROLE_ORDER, problem)
     return sides
+
+
+def _refuse_order(prompt: Messages, side: Messages, name: str, context: Context) -> None:
+    before, after = prompt[-1].role, side[0].role
+    if (before, after) in _REFUSED_ORDERS:
+        problem = f"its first message is of {after!r} while the prompt ends with {before!r}"
+        raise context.bad(name, Defect.ROLE_ORDER, problem)
 
 
 def split_turns(text: str, marker: re.Pattern[str]) -> Messages:

@@ -11,7 +11,7 @@ from smorm.data.fields import Context
 from smorm.data.formats import Format, Row, generic
 from smorm.data.formats.ab import Better, Verdict, judged_pair, verdict_of
 from smorm.data.messages import read_messages
-from smorm.data.records import Preference
+from smorm.data.records import Candidates, Preference
 from smorm.text.chat import Message, Messages
 
 _VOTES = {
@@ -21,7 +21,7 @@ _VOTES = {
 }
 
 
-def parse(row: Row, context: Context) -> list[Preference]:
+def parse(row: Row, context: Context) -> list[Preference | Candidates]:
     """`conversation_a`, `conversation_b` and `winner` (the data sets of 33k and 140k battles); the
     turns that both share are the prompt."""
     first = read_messages(
@@ -34,7 +34,7 @@ def parse(row: Row, context: Context) -> list[Preference]:
     return _pair(row, first, second, verdict, context)
 
 
-def parse_55k(row: Row, context: Context) -> list[Preference]:
+def parse_55k(row: Row, context: Context) -> list[Preference | Candidates]:
     """`prompt`, `response_a` and `response_b` as JSON lists of turns, and one vote in three columns
     (the file of the Kaggle competition). A battle with a turn without an answer is left out."""
     prompts, first, second = (
@@ -56,7 +56,7 @@ def parse_55k(row: Row, context: Context) -> list[Preference]:
 
 def _pair(
     row: Row, first: Messages, second: Messages, verdict: Verdict, context: Context
-) -> list[Preference]:
+) -> list[Preference | Candidates]:
     prompt, first, second = generic.split_common(first, second)
     return judged_pair(row, prompt, (first, second), verdict, context)
 

@@ -5,10 +5,10 @@ from smorm.data.fields import Context
 from smorm.data.formats import Format, Row, generic
 from smorm.data.formats.hh_rlhf import transcript_turns
 from smorm.data.formats.ranked import ranked_pairs
-from smorm.data.records import Messages, Preference
+from smorm.data.records import Candidates, Messages, Preference
 
 
-def parse(row: Row, context: Context) -> list[Preference]:
+def parse(row: Row, context: Context) -> list[Preference | Candidates]:
     """A pair for every two answers of different rank."""
     text = fields.text(fields.required(row, "prompt", context), "prompt", context)
     turns = transcript_turns(text)

@@ -10,12 +10,14 @@ from smorm.data import fields
 from smorm.data.census import Defect, DropReason
 from smorm.data.fields import Context
 from smorm.data.formats import Format, Row, generic
-from smorm.data.records import Messages, Preference
+from smorm.data.records import Candidates, Messages, Preference
 
+_MERIT_KEYS = ("rank", "score", "rating")
+_MERITS = {"ranks": -1.0, "ratings": 1.0, "scores": 1.0}
 _ANSWER_KEYS = ("response", "answer", "completion", "generation", "output", "text", "content")
 
 
-def parse(row: Row, context: Context) -> list[Preference]:
+def parse(row: Row, context: Context) -> list[Preference | Candidates]:
     """A pair for every two answers of which one is better.
 
     An answer is text, messages, or an object that holds it (as `response`, `answer`, …) with its
@@ -26,6 +28,8 @@ def parse(row: Row, context: Context) -> list[Preference]:
     if not isinstance(answers, list) or len(answers) < 2:
         raise context.wrong("responses", answers, "a list of at least two answers")
     names = [f"responses[{index}]" for index in range(len(answers))]
+    if context.every_response:
+        return [_every_answer(row, prompt, dict(zip(names, answers, strict=True)), context)]
     sides: list[Messages] = []
     for name, answer in zip(names, answers, strict=True):
         text = _answer(answer, name, context) if isinstance(answer, Mapping) else answer
@@ -40,19 +44,37 @@ def ranked_pairs(
     sides: tuple[Messages, ...],
     merits: Sequence[float | None],
     context: Context,
-) -> list[Preference]:
+) -> list[Preference | Candidates]:
     """A pair for every two answers of different merit; equal ones are counted, None is left out."""
     names = tuple(f"responses[{index}]" for index in range(len(sides)))
+    if context.every_response:
+        return [generic.candidates_of(row, prompt, sides, context)]
     sides = generic.without_prompt(prompt, sides, names, context)
     order = [index for index, merit in enumerate(merits) if merit is not None]
     order.sort(key=lambda index: -merits[index])  # type: ignore[operator]
-    pairs: list[Preference] = []
+    pairs: list[Preference | Candidates] = []
     for better, worse in itertools.combinations(order, 2):
         if merits[better] == merits[worse]:
             context.count(DropReason.EQUAL_RATINGS)
             continue
         pairs.append(generic.preference_of(row, (prompt, sides[better], sides[worse]), context))
     return pairs
+
+
+def _every_answer(
+    row: Row, prompt: Messages, answers: Mapping[str, Any], context: Context
+) -> Candidates:
+    """All answers in their order; what was judged of them is passed over."""
+    for name in _MERITS:
+        row.get(name)
+    values: list[tuple[str, Any]] = []
+    for name, answer in answers.items():
+        if isinstance(answer, Mapping) and "role" not in answer and "from" not in answer:
+            for name_of_merit in _MERIT_KEYS:
+                answer.get(name_of_merit)
+            answer = next((answer[key] for key in _ANSWER_KEYS if _has(answer, key)), None)
+        values.append((name, answer))
+    return generic.answers_of(row, prompt, values, context)
 
 
 def _answer(answer: Mapping[str, Any], name: str, context: Context) -> Any:
@@ -70,7 +92,7 @@ def _merits(
     row: Row, answers: Sequence[Any], names: Sequence[str], context: Context
 ) -> list[float | None]:
     """How good each answer is: more is better."""
-    for name, sign in (("ranks", -1.0), ("ratings", 1.0), ("scores", 1.0)):
+    for name, sign in _MERITS.items():
         values = row.get(name)
         if values is None:
             continue
@@ -79,7 +101,7 @@ def _merits(
         return [_merit(value, sign, f"{name}[{i}]", context) for i, value in enumerate(values)]
     merits: list[float | None] = []
     for name, answer in zip(names, answers, strict=True):
-        key = next((key for key in ("rank", "score", "rating") if _has(answer, key)), None)
+        key = next((key for key in _MERIT_KEYS if _has(answer, key)), None)
         if key is None:
             problem = "no rank and no score beside the answers; expected ranks or scores"
             raise context.bad(name, Defect.MISSING_FIELD, problem)

@@ -90,9 +90,11 @@ def of_two(
     context: Context,
 ) -> list[Candidates]:
     """Two responses from fields of text, of which one is good; `identity` is the id's field."""
-    good, bad = names if first_is_good else names[::-1]
-    responses = response(row, good, context), response(row, bad, context)
-    return labelled(prompt, *responses, context, *names_of(row, identity, context))
+    responses: Responses = {}
+    for name in names:
+        responses |= response(row, name, context)
+    record = unlabelled(prompt, responses, context, *names_of(row, identity, context))
+    return good_first(record, [first_is_good, not first_is_good], names[0], context)
 
 
 def question(row: Row, name: str, context: Context) -> Messages:
@@ -182,6 +184,9 @@ def good_first(
         raise context.bad(name, Defect.WRONG_COUNT, problem)
     chosen = list(compress(record.responses, good))
     rejected = list(compress(record.responses, map(operator.not_, good)))
+    # In the row's order, whatever was judged of them.
+    if context.every_response:
+        return [record]
     # Nothing to compare: with all good or all bad, any score would be right or wrong.
     if not chosen or not rejected:
         context.count(DropReason.JUDGED_ALIKE)
@@ -189,7 +194,9 @@ def good_first(
     # Such a pair cannot be won. It stays, as in the published numbers, and is counted.
     if not set(chosen).isdisjoint(rejected):
         context.count(DropReason.EQUAL_RESPONSES)
-    return [replace(record, responses=(*chosen, *rejected), chosen=len(chosen))]
+    order = sorted(range(len(good)), key=lambda position: not good[position])
+    responses = (*chosen, *rejected)
+    return [replace(record, responses=responses, chosen=len(chosen), order=tuple(order))]
 
 
 def names_of(row: Row, identity: str, context: Context) -> tuple[str | None, str | None]:
