@@ -53,7 +53,7 @@ class Interrupted(Exception):  # noqa: N818  (a state, not an error)
     exit_code = 130
 
 
-def first_line(error: Exception, limit: int = 300) -> str:
+def first_line(error: BaseException, limit: int = 300) -> str:
     """The first line of an error's text that is not empty, else the error's type."""
     for line in str(error).splitlines():
         if line.strip():

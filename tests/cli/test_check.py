@@ -11,6 +11,9 @@ import yaml
 from datasets import Dataset
 
 from smorm.cli.main import main
+from smorm.config import load_config
+from smorm.errors import SmormError
+from smorm.training.loop import train
 from smorm.world import backbone_path
 from tests.checks.made import pairs, rated
 from tests.data.sources import jsonl
@@ -201,7 +204,7 @@ def test_a_config_that_trains_its_tokenizer_is_checked_with_that_one(check, tmp_
     rows = [*pairs(30), {"prompt": "p", "chosen": "a"}]
     values = {
         "model": {
-            "backbone": {"architecture": "llama", "hidden_size": 16},
+            "backbone": {"architecture": "llama", "hidden_size": 16, "num_attention_heads": 2},
             "tokenizer": {"train": "bpe", "vocab_size": 300},
         },
         "data": {"preference": str(jsonl(tmp_path / "a.jsonl", rows)), "overlong": "drop"},
@@ -217,6 +220,10 @@ def test_a_config_that_trains_its_tokenizer_is_checked_with_that_one(check, tmp_
     assert findings["bad_records"]["count"] == 1
     assert "The run drops them" in findings["over_limit"]["meaning"]
     assert not (tmp_path / "run").exists()
+    code, _, _, _, err = check("--config", path, "model.backbone.hidden_size=15")
+    assert code == 2
+    assert "model.backbone: llama: " in err
+    assert "hidden size (15) is not a multiple" in err
 
 
 def test_a_trained_models_own_limit_is_the_default(check, tmp_path):
@@ -224,6 +231,114 @@ def test_a_trained_models_own_limit_is_the_default(check, tmp_path):
     _, _, _, content, _ = check(data, "--model", trained())
     assert content["max_tokens"] == 256
     assert content["unit"] == "tokens"
+
+
+def run_config(folder, **changes):
+    """A configuration file of a run on the world."""
+    path = folder / "c.yaml"
+    path.write_text(yaml.safe_dump(config_values(folder / "run", **changes)))
+    return path
+
+
+def test_words_with_an_equals_sign_override_the_config_and_others_are_data(check, tmp_path):
+    path, extra = run_config(tmp_path), jsonl(tmp_path / "a=b.jsonl", pairs(7))
+    code, _, findings, content, _ = check(
+        extra, "data.max_tokens=8", "--config", path, "data.overlong=drop"
+    )
+    assert (code, content["max_tokens"]) == (0, 8)
+    assert content["records"]["train"] == {"preference": 127, "rated": 60}
+    assert "The run drops them" in findings["over_limit"]["meaning"]
+    code, _, _, _, err = check("data.max_token=8", "--config", path)
+    assert code == 2
+    assert "did you mean data.max_tokens?" in err
+    code, _, _, _, err = check(extra, "data.max_tokens=8")
+    assert code == 2
+    assert "give --config" in err
+
+
+def refusal(config, override) -> str:
+    """The error with which a run stops."""
+    with pytest.raises(SmormError) as stopped:
+        train(load_config(config, [override]))
+    return str(stopped.value)
+
+
+def test_what_stops_a_run_is_told_in_its_words(check, tmp_path):
+    path = run_config(tmp_path)
+    _, _, findings, _, _ = check("--config", path, "data.max_tokens=8")
+    assert refusal(path, "data.max_tokens=8") in findings["over_limit"]["meaning"]
+    code, _, findings, _, _ = check("--config", path, "data.max_tokens=4096")
+    assert (code, findings["over_positions"]["severity"]) == (1, "must fix")
+    assert findings["over_positions"]["meaning"] == f"{refusal(path, 'data.max_tokens=4096')}."
+
+
+def test_a_default_limit_is_that_of_the_backbones_positions(check, tmp_path, model):
+    values = config_values(tmp_path / "run")
+    del values["data"]["max_tokens"]
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump(values))
+    code, page, findings, content, _ = check("--config", path)
+    assert (code, content["max_tokens"]) == (0, 256)
+    assert "The token limit is 256, the backbone's positions" in page
+    assert findings["limit_lowered"]["severity"] == "fine"
+    data = jsonl(tmp_path / "a.jsonl", pairs(4))
+    _, _, findings, content, _ = check(data, "--model", backbone_path())
+    assert (content["max_tokens"], "limit_lowered" in findings) == (256, True)
+    _, _, findings, _, _ = check(data, "--model", backbone_path(), "--max-tokens", 300)
+    assert "the backbone has 256 positions" in findings["over_positions"]["meaning"]
+    # Without a config of the backbone nothing is known of its positions.
+    assert check(data, "--model", model)[3]["max_tokens"] == 2048
+
+
+def test_held_out_data_may_name_its_split(check, tmp_path):
+    data = jsonl(tmp_path / "a.jsonl", pairs(5))
+    for split, count in (("validation", 3), ("test", 2)):
+        jsonl(tmp_path / "folder" / f"{split}.jsonl", pairs(count, 1))
+    _, _, _, content, _ = check(data, "--dev", f"{tmp_path / 'folder'}:validation")
+    assert content["records"]["held_out"] == {"preference": 3}
+    odd = jsonl(tmp_path / "dev:test.jsonl", pairs(4, 1))
+    _, _, _, content, _ = check(data, "--dev", odd)
+    assert content["records"]["held_out"] == {"preference": 4}
+
+
+def test_flat_columns_are_ratings_where_they_are_named(check, tmp_path):
+    rows = [{"prompt": f"p {n}", "response": "r", "help": n % 4, "polite": 1} for n in range(9)]
+    data = jsonl(tmp_path / "a.jsonl", rows)
+    code, _, findings, content, _ = check(data, "--attributes", "help,polite")
+    assert (code, list(content["attributes"])) == (0, ["help", "polite"])
+    assert "polite is always 1" in findings["constant_attribute"]["meaning"]
+
+
+def test_adapters_are_checked_with_their_models_tokenizer_and_positions(check, tmp_path):
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    config = {"peft_type": "LORA", "base_model_name_or_path": str(backbone_path())}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    data = jsonl(tmp_path / "a.jsonl", pairs(4))
+    _, _, _, content, _ = check(data, "--model", folder)
+    assert (content["unit"], content["max_tokens"]) == ("tokens", 256)
+
+
+def test_what_the_template_does_not_write_is_counted_as_a_run_counts_it(check, tmp_path, model):
+    path = model / "chat_template.jinja"
+    first = "{% for message in messages if message.role != 'system' %}"
+    text = path.read_text()
+    path.write_text(text.replace("{% for message in messages %}", first, 1))
+    assert path.read_text() != text
+    rows = pairs(6)
+    rows[2]["prompt"] = [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "u"},
+    ]
+    rows[4]["chosen"] = [{"role": "assistant", "content": "a", "reasoning_content": "because"}]
+    data = jsonl(tmp_path / "a.jsonl", rows)
+    _, page, _, content, _ = check(data, "--model", model)
+    removed = [each for each in content["findings"] if each["code"] == "not_written"]
+    assert [(each["severity"], each["places"]) for each in removed] == [
+        ("look", [f"{data}:3"]), ("look", [f"{data}:5"]),
+    ]  # fmt: skip
+    assert "message that the chat template does not write: the score cannot depend" in page
+    assert "reasoning that the chat template does not write" in page
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,14 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from smorm.config import load_config
+from smorm.config import load_config, parse_config
 from smorm.errors import ConfigError, DataError, ModelError, NonFiniteLossError
 from smorm.files import verify_folder
 from smorm.model.device import pick_device
 from smorm.model.inference import score_units
 from smorm.model.store import load_model
 from smorm.text.tokenizers import TEMPLATE
+from smorm.training.limit import within_positions
 from smorm.training.loop import train
 from smorm.training.optim import learning_rate_factor, make_optimizer, named_trainable
 from smorm.training.setup import prepare
@@ -483,3 +484,26 @@ def test_vectors_head_and_noise_do_not_decay_and_have_rates_of_their_own(tmp_pat
         expected = (0.1 if parameter.ndim > 1 else 0.0, 1e-3)
         expected = {"head.weight": (0.0, 1e-2), "log_variance": (0.0, 0.5)}.get(name, expected)
         assert seen[name] == expected, name
+
+
+@pytest.mark.parametrize("positions", [64, 4096])
+def test_a_default_limit_follows_the_positions_of_the_backbone(positions: int) -> None:
+    backbone = {"architecture": "gpt2", "n_embd": 16, "n_head": 2, "n_positions": positions}
+    values = {
+        "model": {"backbone": backbone, "tokenizer": {"train": "bpe"}},
+        "data": {"preference": "pairs.jsonl"},
+        "objective": {"kind": "preference"},
+        "output": {"folder": "run"},
+    }
+    config = parse_config(values)
+    fitted = within_positions(config)
+    assert fitted.data.max_tokens == min(positions, 2048)
+    # What fits already stays the same configuration, with the same hash.
+    assert (fitted is config) == (positions == 4096)
+    values["data"] |= {"max_tokens": 2048}
+    assert parse_config(values).hash == config.hash
+    if positions == 64:
+        with pytest.raises(ConfigError, match="the backbone has 64 positions: set"):
+            within_positions(parse_config(values))
+    values["model"]["backbone"] = {"architecture": "llama", "hidden_size": 32}
+    assert within_positions(parse_config(values)).data.max_tokens == 2048

@@ -34,11 +34,21 @@ class FindingKind(StrEnum):
     BAD_RECORDS = "bad_records"
     EMPTY_SIDES = "empty_sides"
     EQUAL_SIDES = "equal_sides"
+    UNREAD_CONTENT = "unread_content"
+    UNREAD_FIELDS = "unread_fields"
     COUNTED = "counted"
     BENCHMARK_COUNTED = "benchmark_counted"
+    # of texts that were meant in another shape
+    HH_MARKERS = "hh_markers"
+    CHAT_MARKUP = "chat_markup"
+    MESSAGES_AS_TEXT = "messages_as_text"
+    PROMPT_REPEATED = "prompt_repeated"
     # of tokens and the limit
     NO_TOKEN_CHECKS = "no_token_checks"
+    OVER_POSITIONS = "over_positions"
+    LIMIT_LOWERED = "limit_lowered"
     NOT_RENDERED = "not_rendered"
+    NOT_WRITTEN = "not_written"
     CONTROL_TOKENS = "control_tokens"
     OVER_LIMIT = "over_limit"
     EQUAL_TOKENS = "equal_tokens"
@@ -99,7 +109,8 @@ class Thresholds:
         length_correlation: size of an attribute's rank correlation with length beyond which to
             look.
         missing: share of missing ratings of an attribute beyond which to look.
-        over_limit: share of conversations over the token limit beyond which to look."""
+        over_limit: share of conversations over the token limit beyond which to look.
+        repeated: share of records whose sides repeat their prompt beyond which to look."""
 
     near: float = 0.8
     duplicates: float = 0.01
@@ -112,6 +123,7 @@ class Thresholds:
     length_correlation: float = 0.3
     missing: float = 0.5
     over_limit: float = 0.01
+    repeated: float = 0.01
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ from smorm.text.limits import Overlong
 if TYPE_CHECKING:
     from smorm.config import Config
 
-DEFAULT_MAX_TOKENS = 2048
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"
 _RANGE = re.compile(rf"(.+)=({_NUMBER})\.\.({_NUMBER})")
 
@@ -33,6 +32,8 @@ class TokenPlan:
     overlong: Overlong | None  # the run's policy; None where no run was named
     pad_is_settled: bool  # the run chooses a fit pad token by itself
     workers: Any = "auto"
+    positions: int | None = None  # of the backbone, where they are known
+    is_lowered: bool = False  # the limit is the positions, which are fewer than the default
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +78,23 @@ def parse_range(text: str) -> tuple[str, Range]:
 def sources_of_arguments(
     paths: Sequence[str], held_out: Sequence[str], options: dict[str, Any]
 ) -> tuple[CheckedSource, ...]:
-    """Sources named on the command line; `options` are those of `Source`."""
-    return (
-        *(CheckedSource(Source(path, **options)) for path in paths),
-        *(CheckedSource(Source(path, **options), held_out=True) for path in held_out),
-    )
+    """Sources named on the command line, held-out ones as PATH or PATH:SPLIT; `options` are those
+    of `Source`."""
+    sources = [CheckedSource(Source(path, **options)) for path in paths]
+    for text in held_out:
+        path, split = parse_split(text)
+        source = Source(path, **(options | split))
+        sources.append(CheckedSource(source, held_out=True))
+    return tuple(sources)
+
+
+def parse_split(text: str) -> tuple[str, dict[str, str]]:
+    """`PATH` or `PATH:SPLIT` as a path and the split, where it names one."""
+    path, colon, split = text.rpartition(":")
+    # A path may hold a colon itself, as those of Windows do.
+    if not colon or not path or Path(text).exists() or not re.fullmatch(r"\w[\w.-]*", split):
+        return text, {}
+    return path, {"split": split}
 
 
 def sources_of_config(config: Config, limit: int | None = None) -> tuple[CheckedSource, ...]:
@@ -108,6 +121,7 @@ def sources_of_config(config: Config, limit: int | None = None) -> tuple[Checked
 
 def tokens_of_config(config: Config, max_tokens: int | None = None) -> TokenPlan:
     """Tokenizer, template and limit of a run. One that is trained on the data is trained here."""
+    from smorm.training.limit import positions_of_run
     from smorm.training.sources import read_template, run_tokenizer
 
     # A bad record is one of the findings, and must not end the check here.
@@ -118,21 +132,44 @@ def tokens_of_config(config: Config, max_tokens: int | None = None) -> TokenPlan
             sources[checked.kind].append(checked.source)
     skipping = config.model_copy(update={"data": data})
     tokenizer = run_tokenizer(skipping, sources)
-    template, limit = read_template(config), max_tokens or data.max_tokens
-    return TokenPlan(tokenizer, template, limit, data.overlong, True, data.workers)
+    if max_tokens is None and "max_tokens" in data.model_fields_set:
+        max_tokens = data.max_tokens
+    plan = TokenPlan(
+        tokenizer, read_template(config), data.max_tokens, data.overlong, True, data.workers,
+        positions_of_run(config),
+    )  # fmt: skip
+    return _with_limit(plan, max_tokens)
 
 
 def tokens_of_model(path: str, max_tokens: int | None = None) -> TokenPlan:
     """The tokenizer of a model folder or hub id, with the limit that its card names, if any."""
-    from smorm.model.store import CARD, read_card
+    from smorm.model.backbone import adapted_model, positions_of
+    from smorm.model.store import CARD, ModelCard, read_card
     from smorm.text.tokenizers import load_tokenizer
 
     # A run's folder holds its model one level down.
     folder = Path(path)
     if (folder / "model" / CARD).is_file():
         folder = folder / "model"
-    template, limit = None, DEFAULT_MAX_TOKENS
-    if (folder / CARD).is_file():
+    card, has_card = ModelCard(), (folder / CARD).is_file()
+    if has_card:
         card = read_card(folder)
-        template, limit = card.chat_template, card.max_tokens
-    return TokenPlan(load_tokenizer(str(folder)), template, max_tokens or limit, None, False)
+    # Adapters of somebody else may leave the tokenizer with the model that they are for.
+    base = adapted_model(folder) or str(folder)
+    holder = base
+    if list(folder.glob("tokenizer*")) or base == path:
+        holder = str(folder)
+    tokenizer = load_tokenizer(holder)
+    if max_tokens is None and has_card:
+        max_tokens = card.max_tokens
+    plan = TokenPlan(
+        tokenizer, card.chat_template, card.max_tokens, None, False, positions=positions_of(base)
+    )
+    return _with_limit(plan, max_tokens)
+
+
+def _with_limit(plan: TokenPlan, chosen: int | None) -> TokenPlan:
+    """The plan with the limit that was chosen, else with its default within the positions."""
+    if chosen is None and plan.positions is not None and plan.positions < plan.max_tokens:
+        return replace(plan, max_tokens=plan.positions, is_lowered=True)
+    return replace(plan, max_tokens=chosen or plan.max_tokens)

@@ -1,6 +1,7 @@
 """From a plan to a report: one pass over the data, then every check on its columns."""
 
 import tempfile
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -10,7 +11,14 @@ from typing import Any
 from smorm.checks import duplicates, labels, overlap
 from smorm.checks.findings import FINE, LOOK, MUST_FIX, Finding, FindingKind, Severity, Thresholds
 from smorm.checks.plan import Plan, TokenPlan
-from smorm.checks.scan import CheckedSource, Scan, dropped_findings, scan
+from smorm.checks.scan import (
+    CheckedSource,
+    Scan,
+    dropped_findings,
+    markup_findings,
+    scan,
+    unread_findings,
+)
 from smorm.checks.template import audit_template
 from smorm.checks.tokens import NO_LIMIT, TokenCheck
 from smorm.data.census import Census
@@ -103,6 +111,7 @@ def _token_check(
         return [Finding(FindingKind.NO_TOKEN_CHECKS, LOOK, 0)], None
     tokenizer, template = tokens.tokenizer, tokens.template
     findings = audit_template(tokenizer, template, pad_is_settled=tokens.pad_is_settled)
+    findings += _position_findings(tokens)
     # After the audit, which must see the tokenizer's own pad token.
     ensure_pad_token(tokenizer, template)
     try:
@@ -114,6 +123,18 @@ def _token_check(
     encoder = Encoder(renderer, NO_LIMIT, "error")
     tokeniser = closing.enter_context(Tokeniser(encoder, tokens.workers))
     return findings, TokenCheck(tokeniser, tokens.max_tokens, tokens.overlong)
+
+
+def _position_findings(tokens: TokenPlan) -> Iterator[Finding]:
+    """What the backbone's positions do to the limit."""
+    from smorm.training.limit import over_positions
+
+    limit, positions = tokens.max_tokens, tokens.positions
+    if tokens.is_lowered:
+        yield Finding(FindingKind.LIMIT_LOWERED, FINE, 0, numbers={"max_tokens": limit})
+    elif positions is not None and limit > positions:
+        numbers = {"reason": over_positions(limit, positions)}
+        yield Finding(FindingKind.OVER_POSITIONS, MUST_FIX, 0, numbers=numbers)
 
 
 def _report(
@@ -132,6 +153,8 @@ def _report(
     formats = [checked.source.format for checked in scanned.sources]
     # Within one severity findings keep this order: from what stops a run to what only misleads.
     findings += dropped_findings(scanned)
+    findings += unread_findings(scanned)
+    findings += markup_findings(scanned, limits)
     if tokens is not None:
         findings += tokens.findings(table, scanned.tally, limits)
     findings += duplicates.leakage_findings(scanned, limits)

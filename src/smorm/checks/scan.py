@@ -1,5 +1,6 @@
 """One pass over the sources: each record becomes a row of columns and two sketches."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -10,13 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from smorm.arrays import Bools, Ints
-from smorm.checks import findings
-from smorm.checks.findings import FINE, LOOK, MUST_FIX, Finding, FindingKind
+from smorm.checks import findings, markup
+from smorm.checks.findings import FINE, LOOK, MUST_FIX, Finding, FindingKind, Thresholds, above
 from smorm.checks.overlap import Benchmarks
 from smorm.checks.shingles import SketchFile, Words, grams, shingles, sketch, words_of
 from smorm.checks.table import Table, TableBuilder, responses_of
 from smorm.checks.tokens import TokenCheck, whole_conversations
-from smorm.data.census import Census, Defect, DropReason
+from smorm.data.census import UNREAD_KINDS, BadRecord, Census, Defect, DropReason
 from smorm.data.encode import Outcome
 from smorm.data.readers import contents_of
 from smorm.data.reading import Source, read_records
@@ -44,18 +45,36 @@ class CheckedSource:
     held_out: bool = False
 
 
+@dataclass(slots=True)
+class Refusals:
+    """Bad records that have the same defect in the same field."""
+
+    first: BadRecord  # in the words with which it stops a run
+    locations: list[str] = field(default_factory=list)
+    count: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Scan:
     """Result of one pass over the sources."""
 
     sources: tuple[CheckedSource, ...]
     table: Table
-    census: Census  # what the readers dropped, skipped or repaired
-    tally: Census  # what the tokens showed
+    censuses: tuple[Census, ...]  # what the reader of each source dropped, skipped or repaired
+    refusals: tuple[Refusals, ...]
+    tally: Census  # what texts and tokens showed
     unusable: tuple[str, ...]  # errors of sources without a single usable record
     # prompts, texts: sketches of each record's prompt, and of its responses together
     prompts: SketchFile
     texts: SketchFile
+
+    @property
+    def census(self) -> Census:
+        """What the readers of all sources counted."""
+        total = Census(most_examples=findings.MAX_LOCATIONS)
+        for census in self.censuses:
+            total.merge(census)
+        return total
 
 
 def scan(
@@ -66,39 +85,60 @@ def scan(
 ) -> Scan:
     """Read every source once. The sketches are stored in the folder, about 640 bytes a record.
     `benchmarks` gets the runs of words that it shares with the training records."""
-    census, tally, unusable = Census(), Census(most_examples=findings.MAX_LOCATIONS), []
+    censuses, tally, unusable = [], Census(most_examples=findings.MAX_LOCATIONS), []
+    refusals = _Refused()
     prompts, texts = SketchFile(folder, "prompts"), SketchFile(folder, "texts")
     writer = _Writer(prompts, texts, benchmarks)
     with closing(prompts), closing(texts):
         for index, checked in enumerate(sources):
-            counted, rows = census.total, writer.rows
+            rows, census = writer.rows, Census(most_examples=findings.MAX_LOCATIONS)
+            censuses.append(census)
             # Before its records: those of the last source may be for another side.
             writer.start(checked)
             try:
                 # The readers skip bad records, counted; here only usable ones arrive.
-                for record, outcome in _records(checked, census, tokens):
+                for record, outcome in _records(checked, census, refusals, tokens):
                     lengths: list[int] = []
+                    markup.examine(record, tally)
                     if tokens is not None and outcome is not None:
                         lengths = tokens.examine(record, outcome, tally)
                     writer.add(record, index, lengths)
             except DataError as error:
                 # A source in which every record is bad is a finding: its faults are in the census.
-                if writer.rows > rows or census.total == counted:
+                if writer.rows > rows or not census.total:
                     raise
                 unusable.append(str(error))
         writer.flush()
     table = writer.builder.table([checked.held_out for checked in sources])
-    return Scan(tuple(sources), table, census, tally, tuple(unusable), prompts, texts)
+    return Scan(
+        tuple(sources), table, tuple(censuses), tuple(refusals.kinds.values()), tally,
+        tuple(unusable), prompts, texts,
+    )  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Refused:
+    """Bad records by defect and field, as they are read."""
+
+    kinds: dict[tuple[str, str], Refusals] = field(default_factory=dict)
+
+    def add(self, bad: BadRecord) -> None:
+        # The third response is as wrong as the second.
+        key = (bad.defect.value, re.sub(r"\[\d+\]", "[]", bad.field))
+        refusals = self.kinds.setdefault(key, Refusals(bad))
+        refusals.count += 1
+        if len(refusals.locations) < findings.MAX_LOCATIONS:
+            refusals.locations.append(bad.where)
 
 
 def _records(
-    checked: CheckedSource, census: Census, tokens: TokenCheck | None
+    checked: CheckedSource, census: Census, refusals: _Refused, tokens: TokenCheck | None
 ) -> Iterator[tuple[Record, Outcome | None]]:
-    records = read_records(checked.source, checked.kind, census, "skip")
+    source, kind = checked.source, checked.kind
+    records = read_records(source, kind, census, "skip", refused=refusals.add)
     if tokens is None:
         return zip(records, repeat(None), strict=False)
     # The size decides how many processes are worth starting.
-    source = checked.source
     size = contents_of(source.path, source.split, source.subset).size
     return tokens.tokeniser.tokenised(records, whole_conversations, size)
 
@@ -169,18 +209,61 @@ def dropped_findings(scan: Scan) -> Iterator[Finding]:
     for error in scan.unusable:
         yield Finding(FindingKind.NO_USABLE_RECORD, MUST_FIX, numbers={"reason": error})
     # Of all records that were there, so also of those that the readers refused.
-    total = len(scan.table) + sum(scan.census[kind] for kind in _REFUSED)
-    for reason, count in scan.census.totals().items():
+    census = scan.census
+    total = len(scan.table) + sum(census[kind] for kind in _REFUSED)
+    for refusals in scan.refusals:
+        defect, numbers = refusals.first.defect, {"reason": str(refusals.first)}
+        # Apart from other bad records: empty texts are common and have one obvious remedy.
+        kind = FindingKind.EMPTY_SIDES if defect in _EMPTY else FindingKind.BAD_RECORDS
+        numbers["defect"] = defect.value
+        locations = tuple(refusals.locations)
+        yield Finding(kind, MUST_FIX, refusals.count, total, numbers, locations=locations)
+    for reason, count in census.totals().items():
+        if reason.kind is DropReason.BAD_RECORD or reason.kind in UNREAD_KINDS:
+            continue
         kind, severity, case = FindingKind.COUNTED, FINE, ""
         if reason.kind is DropReason.TIE:
             kind, severity = FindingKind.EQUAL_SIDES, MUST_FIX
-        elif reason.kind is DropReason.BAD_RECORD:
-            kind, severity = FindingKind.BAD_RECORDS, MUST_FIX
-            # Apart from other bad records: empty texts are common and have one obvious remedy.
-            if reason.detail in _EMPTY:
-                kind = FindingKind.EMPTY_SIDES
         elif reason.kind in _SEVERITIES:
             severity, case = _SEVERITIES[reason.kind], reason.kind.name.lower()
-        numbers = {"reason": str(reason), "defect": reason.detail}
-        locations = tuple(scan.census.examples.get(reason, ()))
-        yield Finding(kind, severity, count, total, numbers, case, locations)
+        locations = tuple(census.examples.get(reason, ()))
+        yield Finding(kind, severity, count, total, {"reason": str(reason)}, case, locations)
+
+
+def unread_findings(scan: Scan) -> Iterator[Finding]:
+    """Fields of each source that nothing read, those with content apart from the others."""
+    kinds = ((FindingKind.UNREAD_CONTENT, LOOK), (FindingKind.UNREAD_FIELDS, FINE))
+    for checked, census in zip(scan.sources, scan.censuses, strict=True):
+        for unread, (kind, severity) in zip(UNREAD_KINDS, kinds, strict=True):
+            counts: dict[str, int] = {}
+            locations: tuple[str, ...] = ()
+            for reason, count in census.totals().items():
+                if reason.kind is unread:
+                    counts[reason.detail] = count
+                    locations = locations or tuple(census.examples.get(reason, ()))
+            if counts:
+                numbers = {
+                    "source": checked.source.path,
+                    "fields": ", ".join(f"{name} ({count:,})" for name, count in counts.items()),
+                    "names": ", ".join(counts),
+                }
+                count = max(counts.values())
+                yield Finding(kind, severity, count, None, numbers, locations=locations)
+
+
+def markup_findings(scan: Scan, limits: Thresholds) -> Iterator[Finding]:
+    """Texts that were meant in another shape than they are read in."""
+    total, tally = len(scan.table), scan.tally
+    repeated = tally[FindingKind.PROMPT_REPEATED]
+    severities = {
+        FindingKind.HH_MARKERS: LOOK,
+        FindingKind.CHAT_MARKUP: LOOK,
+        FindingKind.MESSAGES_AS_TEXT: LOOK,
+        # Now and then an answer repeats its question.
+        FindingKind.PROMPT_REPEATED: above(repeated, total, limits.repeated, LOOK, FINE),
+    }
+    for reason, count in tally.totals().items():
+        for kind, severity in severities.items():
+            if reason.kind is kind:
+                numbers, locations = {"family": reason.detail}, tuple(tally.examples[reason])
+                yield Finding(kind, severity, count, total, numbers, locations=locations)

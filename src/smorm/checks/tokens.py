@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 
 import numpy as np
@@ -14,6 +14,7 @@ from smorm.data.census import Census, DropReason, Reason
 from smorm.data.encode import Conversation, Encoder, Outcome
 from smorm.data.records import Preference, Record
 from smorm.data.tokeniser import Tokeniser
+from smorm.text.changes import Change
 from smorm.text.limits import Overlong
 
 NO_LIMIT = 1 << 40
@@ -27,6 +28,8 @@ class TokenCheck:
     # max_tokens, overlong: the run's; `overlong` is None where no run was named
     max_tokens: int
     overlong: Overlong | None
+    # The first error of each kind, in the words with which it stops a run.
+    errors: dict[Reason, str] = field(default_factory=dict)
 
     def examine(self, record: Record, outcome: Outcome, tally: Census) -> list[int]:
         """Count what the tokens show; returns lengths of the prompt and of each conversation.
@@ -45,6 +48,7 @@ class TokenCheck:
             # In one line, numbers replaced: equal faults of records count together.
             reason = re.sub(r"\d+", "N", " ".join(str(outcome.error).split()))[:160]
             tally.add(FindingKind.NOT_RENDERED, record.where, detail=reason)
+            self._remember(Reason(FindingKind.NOT_RENDERED, reason), record, outcome)
             return []
         tokens = outcome.tokens[: len(responses)]
         prompt = outcome.tokens[len(responses) :]
@@ -54,12 +58,20 @@ class TokenCheck:
         # Uncut lengths; what the limit does to them is counted below.
         lengths = [len(conversation) for conversation in tokens]
         if max(lengths) > self.max_tokens:
-            tokens = self._within_limit(record, tokens, tally)
+            outcome = self._within_limit(record, tokens, tally)
+            tokens = outcome.tokens
+        for counted in outcome.counted:
+            if isinstance(counted.kind, Change):
+                tally.add(counted.kind, record.where)
         if isinstance(record, Preference) and tokens and np.array_equal(tokens[0], tokens[1]):
             tally.add(FindingKind.EQUAL_TOKENS, record.where)
         return [prompt_length, *lengths]
 
-    def _within_limit(self, record: Record, tokens: list[Tokens], tally: Census) -> list[Tokens]:
+    def _remember(self, reason: Reason, record: Record, outcome: Outcome) -> None:
+        text = " ".join(str(outcome.error).split())
+        self.errors.setdefault(reason, f"{record.where}: {text}")
+
+    def _within_limit(self, record: Record, tokens: list[Tokens], tally: Census) -> Outcome:
         """What the run's policy makes of a record over the limit."""
         tally.add(FindingKind.OVER_LIMIT, record.where)
         # What other trainers do, smorm does not: cut the end of each side.
@@ -74,7 +86,9 @@ class TokenCheck:
             tally.add(DropReason.SHORTENED)
         elif not outcome.tokens:
             tally.add(DropReason.RECORD_LEFT_OUT)
-        return outcome.tokens
+        if outcome.error is not None:
+            self._remember(Reason(FindingKind.OVER_LIMIT), record, outcome)
+        return outcome
 
     def findings(self, table: Table, tally: Census, limits: Thresholds) -> Iterator[Finding]:
         """What was counted: texts with control tokens, records that the template refuses (by
@@ -99,9 +113,23 @@ class TokenCheck:
         ):
             for reason, count in tally.totals().items():
                 if reason.kind is kind:
-                    details = {**numbers, "reason": reason.detail}
+                    details = {**numbers, "reason": self.errors.get(reason, "")}
                     locations = tuple(tally.examples[reason])
                     yield Finding(kind, severity, count, total, details, case, locations)
+        yield from _changes(tally, records)
+
+
+def _changes(tally: Census, records: int) -> Iterator[Finding]:
+    """What the template does not write of the records, or writes in another way."""
+    for reason, count in tally.totals().items():
+        if isinstance(reason.kind, Change):
+            severity, case = LOOK, "removed"
+            # Nothing is lost: the text stands there as another role's.
+            if reason.kind is Change.DEVELOPER_AS_SYSTEM:
+                severity, case = FINE, "renamed"
+            numbers, locations = {"reason": str(reason)}, tuple(tally.examples[reason])
+            kind = FindingKind.NOT_WRITTEN
+            yield Finding(kind, severity, count, records, numbers, case, locations)
 
 
 def whole_conversations(record: Record) -> Conversation:

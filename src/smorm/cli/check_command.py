@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -35,12 +36,17 @@ BARS = "▁▂▃▄▅▆▇█"
 
 
 def run(
-    data: Texts = Argument(None, help="Files, folders or data set ids to train on."),
+    data: Texts = Argument(
+        None,
+        help="Files, folders or data set ids to train on; with --config also dotted.key=value.",
+    ),
     against: Texts = Option(
         None, help="A benchmark: its name, a path, or NAME=PATH (suite or format)."
     ),
     config: File = Option(None, help="A run's YAML: its sources, tokenizer and limits."),
-    dev: Texts = Option(None, help="Held-out data, which must not be in the other."),
+    dev: Texts = Option(
+        None, help="Held-out data, PATH or PATH:SPLIT, which must not be in the other."
+    ),
     model: Text = Option(None, help="Model folder whose tokenizer counts the tokens."),
     max_tokens: int | None = Option(None, min=8, help="Token limit to check."),
     value_range: Texts = Option(
@@ -51,6 +57,7 @@ def run(
     format: str = Option("auto", help="Shape of the rows."),
     columns: ColumnsOption = None,
     ignore: IgnoreOption = None,
+    attributes: Texts = Option(None, help="Flat columns of ratings: helpfulness,correctness."),
     split: str = Option("train", help="Of folders and data set ids."),
 ) -> None:
     """Look for faults in data before training on it.
@@ -60,7 +67,8 @@ def run(
     from smorm.checks import plan as planning
     from smorm.checks.report import check
 
-    if config is None and not data:
+    paths, overrides = _paths_and_overrides(data or [], config)
+    if config is None and not paths:
         raise ConfigError("nothing to check: give data, or --config with a run's YAML")
     if config is not None and model is not None:
         raise ConfigError("--config and --model: give one; the config names its own tokenizer")
@@ -73,14 +81,15 @@ def run(
         "limit": limit,
         "columns": parse_columns(columns),
         "ignore": listed(ignore),
+        "attributes": listed(attributes) or None,
     }
-    sources = planning.sources_of_arguments(data or [], dev or [], options)
+    sources = planning.sources_of_arguments(paths, dev or [], options)
     tokens = None
     # A config brings its own sources, which are checked beside those of the command line.
     if config is not None:
         from smorm.config import load_config
 
-        loaded = load_config(config)
+        loaded = load_config(config, overrides)
         sources = (*planning.sources_of_config(loaded, limit), *sources)
         tokens = planning.tokens_of_config(loaded, max_tokens)
     elif model is not None:
@@ -96,6 +105,21 @@ def run(
         typer.echo(f"findings: {output}")
     if report.must_fix:
         raise typer.Exit(1)
+
+
+def _paths_and_overrides(words: list[str], config: File) -> tuple[list[str], list[str]]:
+    """The data among the words, and the overrides of the config."""
+    paths: list[str] = []
+    overrides: list[str] = []
+    for word in words:
+        # A file may be called `a=b.jsonl`: what exists is a path.
+        if "=" not in word or Path(word).exists():
+            paths.append(word)
+        elif config is None:
+            raise ConfigError(f"{word}: an override of a config's key: give --config")
+        else:
+            overrides.append(word)
+    return paths, overrides
 
 
 def _print_report(report: Report) -> None:

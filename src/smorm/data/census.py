@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from smorm.errors import DataError
+from smorm.text.changes import Change
 
 NUM_EXAMPLES = 3
 
@@ -124,6 +125,7 @@ class DropReason(StrEnum):
 
 
 UNREAD_KINDS = (DropReason.CONTENT_NOT_READ, DropReason.NOT_READ)
+_BY_NAME: Mapping[str, StrEnum] = {**DropReason.__members__, **Change.__members__}
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,14 +141,14 @@ class Reason:
 
     def plain(self) -> list[str]:
         """Two texts, from which `from_plain` makes an equal reason; of another enum, a note."""
-        if isinstance(self.kind, DropReason):
+        if isinstance(self.kind, DropReason | Change):
             return [self.kind.name, self.detail]
         return [DropReason.NOTE.name, str(self)]
 
     @classmethod
     def from_plain(cls, values: list[str]) -> Reason:
         name, detail = values
-        return cls(DropReason[name], detail)
+        return cls(_BY_NAME[name], detail)
 
 
 @dataclass(slots=True)

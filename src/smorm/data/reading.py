@@ -213,9 +213,12 @@ def read_records(
     census: Census,
     on_bad_record: OnBad = "stop",
     quarantine: Path | None = None,
+    *,
+    refused: Callable[[BadRecord], None] | None = None,
 ) -> Iterator[Record]:
     """Records of one kind in the source's order, or with `kind=None` of whatever kind each row is.
-    Ties and records without any rating are dropped and counted, never an error.
+    Ties and records without any rating are dropped and counted, never an error. `refused` gets each
+    bad record that is skipped.
 
     `ConfigError`: the source's format gives records of another kind. `DataError`: a bad record
     (with `skip` it is counted and quarantined), none usable, or an attribute that no row has."""
@@ -231,6 +234,8 @@ def read_records(
         if on_bad_record == "stop":
             raise bad
         census.add(DropReason.BAD_RECORD, bad.where, detail=bad.defect)
+        if refused is not None:
+            refused(bad)
         if quarantine is not None:
             # a row that could not be parsed is there as its text
             entry = {"where": bad.where, "reason": str(bad), "row": bad.raw if row is None else row}

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from smorm import files
 from smorm.errors import ConfigError, ModelError, first_line
 from smorm.text.tokenizers import refuse_remote_code
 
@@ -48,15 +49,8 @@ def build_backbone(
     and (unless given) the number of positions follow the tokenizer and the token limit."""
     from transformers import AutoConfig, AutoModel
 
-    try:
-        known = AutoConfig.for_model(architecture).to_dict()
-        unknown = sorted(set(fields) - set(known))
-        if unknown:
-            hint = ""
-            for nearest in difflib.get_close_matches(unknown[0], list(known), n=1):
-                hint = f": did you mean {nearest}?"
-            problem = f"{architecture} has no field {', '.join(unknown)}{hint}"
-            raise ConfigError(f"model.backbone: {problem}")
+    with _named_errors(architecture):
+        known = _known_fields(architecture, fields)
         settings = {name: getattr(tokenizer, name) for name in _SPECIAL_IDS}
         # Not every architecture has these two: Mamba has no positions.
         if "vocab_size" in known:
@@ -68,11 +62,39 @@ def build_backbone(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return AutoModel.from_config(config, dtype=torch.float32)
+
+
+@contextmanager
+def _named_errors(architecture: str) -> Iterator[None]:
+    """Whatever transformers finds wrong with an architecture's fields is a ConfigError."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        yield
     except ConfigError:
         raise
-    except (ValueError, TypeError, KeyError) as error:
-        reason = first_line(error, 200)
-        raise ConfigError(f"model.backbone: {architecture}: {reason}") from error
+    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
+        reason: BaseException = error
+        # Its own first line only names the function that complained.
+        if isinstance(error, StrictDataclassError) and error.__cause__ is not None:
+            reason = error.__cause__
+        problem = f"model.backbone: {architecture}: {first_line(reason, 200)}"
+        raise ConfigError(problem) from error
+
+
+def _known_fields(architecture: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of an architecture's config; ConfigError for one that it does not have."""
+    from transformers import AutoConfig
+
+    known: dict[str, Any] = AutoConfig.for_model(architecture).to_dict()
+    unknown = sorted(set(fields) - set(known))
+    if unknown:
+        hint = ""
+        for nearest in difflib.get_close_matches(unknown[0], list(known), n=1):
+            hint = f": did you mean {nearest}?"
+        problem = f"{architecture} has no field {', '.join(unknown)}{hint}"
+        raise ConfigError(f"model.backbone: {problem}")
+    return known
 
 
 def load_pretrained(auto_class: Any, path: str, problem: str, dtype: torch.dtype) -> Any:
@@ -121,7 +143,46 @@ def fit_embeddings(backbone: Any, vocab_size: int) -> None:
 
 def position_limit(backbone: Any) -> int | None:
     """How many positions the backbone was built for, where its config says so."""
-    return getattr(backbone.config.get_text_config(), "max_position_embeddings", None) or None
+    return _positions(backbone.config)
+
+
+def _positions(config: Any) -> int | None:
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or None
+
+
+def positions_of(path: str) -> int | None:
+    """As `position_limit`, of a folder or hub id that is not loaded; None where it has no usable
+    config, which loading it says better."""
+    from transformers import AutoConfig
+
+    try:
+        with quiet():
+            return _positions(AutoConfig.from_pretrained(adapted_model(Path(path)) or path))
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def architecture_positions(architecture: str, fields: dict[str, Any]) -> int | None:
+    """How many positions `build_backbone` will give one from scratch; None where that follows the
+    token limit. ConfigError as there, for fields that are not usable."""
+    from transformers import AutoConfig
+
+    name = "max_position_embeddings"
+    with _named_errors(architecture):
+        if name in _known_fields(architecture, fields) and name not in fields:
+            # Built nevertheless: what is wrong with other fields is told before tokenising.
+            AutoConfig.for_model(architecture, **fields)
+            return None
+        return _positions(AutoConfig.for_model(architecture, **fields))
+
+
+def adapted_model(folder: Path) -> str | None:
+    """The folder or hub id of the model that a folder of adapters is for; None without adapters."""
+    path = folder / "adapter_config.json"
+    if not path.is_file():
+        return None
+    name = files.read_json(path, ModelError).get("base_model_name_or_path")
+    return str(name) if name else None
 
 
 def fetch_model(name: str) -> Path:

@@ -34,6 +34,7 @@ from smorm.text.chat import Renderer
 from smorm.text.tokenizers import ensure_pad_token
 from smorm.training import sources
 from smorm.training.batches import Batcher, MicroBatch
+from smorm.training.limit import within_positions
 from smorm.training.methods import method_class
 from smorm.training.sources import TokenSet
 
@@ -89,7 +90,7 @@ class Prepared:
 
 def prepare(config: Config) -> Prepared:
     """Read, encode and build: DataError where a record is not usable or all were dropped."""
-    config = with_precision(config)
+    config = within_positions(with_precision(config))
     method, data, held = method_class(config), config.data, config.evaluation
     census, held_census = Census(), Census()
     used = sources.sources_of(data, pairs=method.uses_pairs, rated=method.uses_ratings)
