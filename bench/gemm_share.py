@@ -189,7 +189,8 @@ def gemm_shares(
     for precision, dtype in DTYPES.items():
         timing = timings[precision]
         # A neighbour may have slowed the first measurement: too low a peak flatters the share.
-        top = peaks[precision] = max(peaks[precision], peak(dtype))
+        measured = peak(dtype, repeats=plan.peak_repeats)
+        top = peaks[precision] = max(peaks[precision], measured)
         rate = detail[precision]["flops_a_token"]
         work = rate * np.array(timing.tokens) / top
         share = Ratio.of_rounds(

@@ -40,8 +40,9 @@ ARMS = (*TOKENS, "trl")
 
 
 def measure_step(
-    arm: str, model: str, run: int, data: Path | None, tokenizer: Path | None, folder: Path
-) -> dict[str, Any]:
+    arm: str, model: str, run: int, data: Path | None, tokenizer: Path | None, folder: Path,
+    limit: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """One step of one arm in this process: bytes before and at the peak, the loss, tokens."""
     from bench.measure import pin
     from bench.smorm_run import run_config, start_smorm
@@ -50,7 +51,7 @@ def measure_step(
     from smorm.training.setup import prepare
 
     pin(1)
-    pairs = write_preferences(hh_pairs(data).records, folder / "pairs.jsonl")
+    pairs = write_preferences(hh_pairs(data).records[:limit], folder / "pairs.jsonl")
     config = run_config(
         model, folder, pairs, precision="fp32", batch_size=PAIRS, tokenizer=tokenizer
     )
@@ -102,8 +103,9 @@ def reset_peak() -> int:
 
 
 def measure_in_process(
-    arm: str, model: str, run: int, data: Path | None, tokenizer: Path | None
-) -> dict[str, Any]:
+    arm: str, model: str, run: int, data: Path | None, tokenizer: Path | None,
+    limit: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """`measure_step` in a process of its own.
 
     Raises:
@@ -111,6 +113,8 @@ def measure_in_process(
     arguments = ["--arm", arm, "--run", str(run), "--model", model]
     if data:
         arguments += ["--data", str(data)]
+    if limit:
+        arguments += ["--limit", str(limit)]
     if tokenizer:
         arguments += ["--tokenizer", str(tokenizer)]
     # TRL users have the C library's settings; smorm keeps freed memory (`smorm.model.device`).
@@ -118,7 +122,9 @@ def measure_in_process(
     return json_of_process("bench.memory", *arguments, **environment)
 
 
-def compare(model: str, data: Path | None, runs: int, arms: Sequence[str] = ARMS) -> dict[str, Any]:
+def compare(
+    model: str, data: Path | None, runs: int, arms: Sequence[str] = ARMS, limit: int | None = None
+) -> dict[str, Any]:
     """All arms, each in a fresh process, on the pairs of `runs` steps; see `summary`."""
     from bench.smorm_run import VOCABULARY
     from bench.training_data import hh_set, write_tokenizer
@@ -126,13 +132,13 @@ def compare(model: str, data: Path | None, runs: int, arms: Sequence[str] = ARMS
     measured = []
     with TemporaryDirectory() as folder:
         # One for all processes: training it is most of what they would do.
-        records = hh_set(data, Path(folder))
+        records = hh_set(data, Path(folder), limit)
         tokenizer = write_tokenizer([records], VOCABULARY[model], Path(folder))
         for run in range(runs):
             steps, line = {}, []
             # Every arm in each run: pairs differ between runs, and their lengths decide the peak.
             for arm in arms:
-                steps[arm] = measure_in_process(arm, model, run, data, tokenizer)
+                steps[arm] = measure_in_process(arm, model, run, data, tokenizer, limit)
                 line.append(f"{arm} {steps[arm]['peak'] / 1e9:.2f} GB")
             measured.append(steps)
             print(f"peak memory, run {run + 1} of {runs}: {', '.join(line)}", flush=True)
@@ -176,6 +182,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--model", choices=("reference", "small", "tiny"), default="reference")
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--limit", type=int, help="so many pairs of the set only (for tests)")
     parser.add_argument("--arm", choices=ARMS, help="one arm in this process (used by itself)")
     parser.add_argument("--run", type=int, default=0)
     parser.add_argument("--tokenizer", type=Path, help="a folder (used by itself)")
@@ -192,11 +199,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with TemporaryDirectory() as folder:
             step = measure_step(
                 options.arm, options.model, options.run, options.data, options.tokenizer,
-                Path(folder)
+                Path(folder), options.limit
             )  # fmt: skip
         print(json.dumps(step))
         return 0
-    content = compare(options.model, options.data, options.runs) | {"machine": describe()}
+    content = compare(options.model, options.data, options.runs, limit=options.limit)
+    content["machine"] = describe()
     options.json.parent.mkdir(parents=True, exist_ok=True)
     files.write_json(options.json, content)
     for name, ratio in content["ratios"].items():

@@ -44,6 +44,7 @@ class Plan:
     warmup: int = 3
     steps_a_round: int = 2
     equality_steps: int = 2
+    peak_repeats: int = 5
 
     @property
     def steps(self) -> int:

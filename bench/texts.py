@@ -6,6 +6,7 @@ with Zipf's frequencies; what is measured depends on lengths and on what begins 
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 import os
@@ -43,7 +44,8 @@ def hh_pairs(folder: Path | None = None) -> Source[Preference]:
     """Multi-turn pairs over one prompt each: the HH harmless-base test set (its training part)."""
     file = (folder or DATA) / "hh_harmless_test" / "train.jsonl.gz"
     if not file.is_file():
-        return Source(_generated_pairs(1800), "generated, with the lengths of HH harmless-base")
+        pairs = list(_generated_pairs(1800))
+        return Source(pairs, "generated, with the lengths of HH harmless-base")
     pairs = []
     for row in _rows(file):
         prompt = tuple(Message(turn["role"], turn["content"]) for turn in row["prompt_messages"])
@@ -55,7 +57,8 @@ def arena_answers(folder: Path | None = None) -> Source[Candidates]:
     """All answers of several models to each prompt (about 14), long: arena-bench v1."""
     file = (folder or DATA) / "arena_bench_v1" / "train_scores.jsonl.gz"
     if not file.is_file():
-        return Source(_generated_answers(220), "generated, with the lengths of arena-bench v1")
+        records = list(_generated_answers(220))
+        return Source(records, "generated, with the lengths of arena-bench v1")
     answers: dict[str, list[Messages]] = {}
     for row in _rows(file):
         answers.setdefault(row["prompt"], []).append(answer(row["response"]))
@@ -176,6 +179,7 @@ class _Writer:
 
 
 # The order of draws decides the texts: it must not change, or figures of before do not compare.
+@functools.cache
 def _generated_pairs(count: int) -> list[Preference]:
     writer, pairs = _Writer(0), []
     for _ in range(count):
@@ -190,6 +194,7 @@ def _generated_pairs(count: int) -> list[Preference]:
     return pairs
 
 
+@functools.cache
 def _generated_answers(count: int) -> list[Candidates]:
     writer, records = _Writer(1), []
     for _ in range(count):

@@ -194,7 +194,7 @@ def run(
     # never so few pieces that the long answers exceed the token limit
     pieces = max(LEAST_PIECES, VOCABULARY[model])
     tokenizer = training_data.write_tokenizer([records, many], pieces, plan.folder)
-    peaks = {name: peak(dtype) for name, dtype in DTYPES.items()}
+    peaks = {name: peak(dtype, repeats=plan.peak_repeats) for name, dtype in DTYPES.items()}
     bench = Bench(model, data, plan, tokenizer, peaks, limit)
     # `gemm_shares` raises a peak where a second measurement is higher, and the file has that one.
     machine["peak"] = peaks
@@ -238,6 +238,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--steps", type=int, default=2, help="optimizer steps a round")
+    parser.add_argument("--warmup", type=int, default=3, help="rounds that are not timed")
+    parser.add_argument("--peak-repeats", type=int, default=5, help="timings of each product")
     parser.add_argument("--equality-steps", type=int, default=2)
     parser.add_argument("--model", choices=tuple(MODELS), default="reference")
     parser.add_argument("--only", default=",".join(NAMES), help="names, separated by commas")
@@ -251,8 +253,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pin(1)
     with TemporaryDirectory() as folder:
         plan = Plan(
-            Path(folder), options.rounds, steps_a_round=options.steps,
-            equality_steps=options.equality_steps
+            Path(folder), options.rounds, options.warmup, options.steps,
+            options.equality_steps, options.peak_repeats
         )  # fmt: skip
         run(options.model, options.data, plan, names, options.json, options.limit)
     return 0

@@ -76,7 +76,7 @@ def joint_set(data: Path | None, folder: Path, limit: int | None = None) -> Trai
     if file.is_file():
         rated.write_bytes(gzip.decompress(file.read_bytes()))
         return replace(pairs, rated=rated, origin=f"{pairs.origin}; HANNA (hanna_human)")
-    write_rows(_stories(), rated)
+    write_rows(itertools.islice(_stories(), limit), rated)
     origin = f"{pairs.origin}; generated ratings, with the lengths of HANNA"
     return replace(pairs, rated=rated, origin=origin)
 

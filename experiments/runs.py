@@ -7,7 +7,6 @@ it. An interrupted training goes on where it stopped."""
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,7 @@ from smorm.config import METHODS, Config, load_config
 from smorm.files import read_json, write_bytes, write_json
 from smorm.lab.artifacts import ArtifactStore
 from smorm.model.store import versions
-from smorm.processes import end_with_parent
+from smorm.processes import end_with_parent, worker_context
 from smorm.training.loop import train
 
 Item = TypeVar("Item")
@@ -183,14 +182,14 @@ def read_metrics(folder: Path, key: str) -> dict[int, dict[str, Any]]:
 def in_processes(
     work: Callable[[Item], Result], items: Sequence[Item], jobs: int
 ) -> Iterator[Result]:
-    """Results of every item, `jobs` at a time, each in a spawned process; in order of completion.
+    """Results of every item, `jobs` at a time, each in a process; in order of completion.
 
     When this is interrupted, no further item is begun."""
     if jobs == 1:
         yield from map(work, items)
         return
-    # Spawned: a fork would copy torch's thread pool without its threads.
-    context = multiprocessing.get_context("spawn")
+    # No fork of this process: it would copy torch's thread pool without its threads.
+    context = worker_context("smorm.training.loop", "transformers.models.llama.modeling_llama")
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=end_with_parent)
     try:
         for done in as_completed([pool.submit(work, item) for item in items]):

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bench.gpu import ratios
+from bench.gpu import main, ratios
 from bench.gpu_models import SHAPES, best_of, pairs, shape_of
 from bench.memory import summary
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def failures(node: Any, path: str = "") -> list[str]:
@@ -32,18 +27,15 @@ def failures(node: Any, path: str = "") -> list[str]:
 
 def run(folder: Path, *options: str) -> dict[str, Any]:
     path = folder / "gpu.json"
-    command = [sys.executable, "-m", "bench.gpu", "--json", str(path), "--device", "cpu", "--tiny"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, *options], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280
-    )
+    code = main(["--json", str(path), "--device", "cpu", "--tiny", *options])
     result: dict[str, Any] = json.loads(path.read_text())
     assert not failures(result["parts"]), failures(result["parts"])
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert code == 0
     return result
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")  # TRL's
 def test_every_part_runs_and_says_what_it_must(tmp_path: Path) -> None:
     result = run(tmp_path, "--shapes", "llama-3.2-1b", "--repeats", "1")
     parts = result["parts"]

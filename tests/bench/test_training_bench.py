@@ -186,6 +186,7 @@ def test_the_command_measures_and_writes_the_agreed_names(tmp_path: Path) -> Non
     file = tmp_path / "training.json"
     options = ["--json", str(file), "--model", "tiny", "--data", str(NOWHERE), "--limit", "120"]
     options += ["--rounds", "2", "--steps", "1", "--equality-steps", "2", "--only", ",".join(names)]
+    options += ["--warmup", "1", "--peak-repeats", "1"]
     assert training.main(options) == 0
     content = json.loads(file.read_text(encoding="utf-8"))
     assert list(content["ratios"]) == names

@@ -27,6 +27,7 @@ def output(tmp_path_factory):
     return tmp_path_factory.mktemp("lab") / "out"
 
 
+@pytest.mark.slow
 def test_a_study_prints_its_tables_and_writes_results_numbers_and_a_page(smorm, output):
     code, out, err = smorm("lab", "--methods", "Single,SMORM-F", "--seeds", 2, "-o", output, *TINY)
     assert code == 0
@@ -46,6 +47,7 @@ def test_a_study_prints_its_tables_and_writes_results_numbers_and_a_page(smorm, 
     assert "OODlong" not in page
 
 
+@pytest.mark.slow
 def test_names_with_brackets_and_long_ones_do_not_break_the_tables(smorm, tmp_path):
     long = "a system with a very long name " * 4
     systems = {name: {"members": ["Single:F"]} for name in ("[bold]x[/y]", long)}
@@ -63,6 +65,7 @@ def test_all_methods_can_be_asked_for_by_that_word(smorm, tmp_path):
     assert "arms.Single: unknown key training.x" in err
 
 
+@pytest.mark.slow
 def test_the_written_configuration_gives_the_same_study_again(smorm, output, tmp_path):
     code, _, _ = smorm("lab", output / "config.yaml", "-o", tmp_path)
     assert code == 0

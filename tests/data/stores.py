@@ -6,8 +6,6 @@ import json
 import random
 from pathlib import Path
 
-from transformers import AutoTokenizer
-
 from smorm.data.encode import Encoder
 from smorm.data.readers import contents_of
 from smorm.data.reading import Source
@@ -15,6 +13,7 @@ from smorm.data.token_cache import TokenRequest, tokens_of, write_tokens
 from smorm.data.token_store import TokenStore
 from smorm.data.tokeniser import Tokeniser
 from smorm.text.chat import Renderer
+from smorm.text.tokenizers import load_tokenizer
 from smorm.world import backbone_path
 from tests.data.sources import jsonl
 
@@ -23,7 +22,7 @@ WORDS = ["metals", "brief", "tin", "soft", "hard", ".", "🙂", "<|im_end|>", "n
 
 def encoder(max_tokens: int = 48) -> Encoder:
     """The lab's tokenizer; long prompts are shortened, longer responses dropped."""
-    renderer = Renderer(AutoTokenizer.from_pretrained(backbone_path()), None, max_tokens)
+    renderer = Renderer(load_tokenizer(str(backbone_path())), None, max_tokens)
     return Encoder(renderer, max_tokens, "truncate_prompt")
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +113,7 @@ def test_a_prompt_has_one_id_for_pairs_and_ratings(tmp_path):
     assert first.dtype == second.dtype == np.int64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["preference", "rated"])
 def test_any_number_of_processes_writes_the_same_bytes(tmp_path, kind):
     make = pairs if kind == "preference" else ratings
@@ -122,6 +126,16 @@ def test_any_number_of_processes_writes_the_same_bytes(tmp_path, kind):
     assert found[0] == found[1] == found[2]
     if kind == "preference":
         assert len(found[0]["quarantine.jsonl"].splitlines()) > 50
+
+
+def test_a_tokenising_process_imports_no_torch():
+    code = (
+        "import sys, smorm.data.encode as encode; from smorm.world import backbone_path;"
+        "encode.load_tokenizer(str(backbone_path())); print('torch' in sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert done.stdout.split() == [b"False"]
 
 
 def test_arrays_that_do_not_fit_together_are_refused(tmp_path):

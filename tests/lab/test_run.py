@@ -3,12 +3,14 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
+from itertools import chain
 
 import pytest
 
 from smorm.errors import ConfigError, DataError
 from smorm.evaluation.result import read_results, write_results
-from smorm.lab.run import COLUMNS, Job, Progress, plan, run_lab, write_table
+from smorm.lab.run import COLUMNS, IMPORTED, Job, Progress, plan, run_lab, write_table
 from tests.lab.small import WORK, small
 
 
@@ -17,6 +19,7 @@ def results():
     return run_lab(small(seeds=2, workers=2))
 
 
+@pytest.mark.slow
 def test_a_study_has_every_method_regime_and_seed(results):
     found = {(r.suite, r.model, r.view, r.fingerprint["seed"]) for r in results}
     for regime in ("ID", "far"):
@@ -68,11 +71,14 @@ ENVIRONMENT = {
 }
 
 
-def children_of(pid):
+def processes_below(pid):
+    """Its children, and theirs: workers are forks of one process that has imported everything."""
     found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
-    return [int(one) for one in found.stdout.split()]
+    children = [int(one) for one in found.stdout.split()]
+    return [*children, *chain.from_iterable(map(processes_below, children))]
 
 
+@pytest.mark.slow
 def test_a_killed_study_leaves_no_process_behind_and_goes_on(tmp_path):
     (tmp_path / "study.py").write_text(STUDY)
     command = [sys.executable, str(tmp_path / "study.py"), str(tmp_path / "work")]
@@ -80,16 +86,17 @@ def test_a_killed_study_leaves_no_process_behind_and_goes_on(tmp_path):
     deadline = time.monotonic() + 300
     while study.poll() is None and not list((tmp_path / "work").rglob("data.json")):
         time.sleep(0.2)
-    children = children_of(study.pid)
+    below = processes_below(study.pid)
     study.kill()
     study.wait()
-    assert children
-    while any(os.path.exists(f"/proc/{one}/task") for one in children):
+    assert len(below) >= 2
+    while any(os.path.exists(f"/proc/{one}/task") for one in below):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     assert len(run_lab(small(work=tmp_path / "work"))) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole_group", [True, False])
 def test_ctrl_c_stops_a_study_at_once_and_leaves_nothing_half_made(tmp_path, whole_group):
     (tmp_path / "study.py").write_text(STUDY)
@@ -100,15 +107,20 @@ def test_ctrl_c_stops_a_study_at_once_and_leaves_nothing_half_made(tmp_path, who
     arms = tmp_path / "work" / "arms"
     while study.poll() is None and not list(arms.rglob("data.json")):
         time.sleep(0.1)
-    children = children_of(study.pid)
+    below = processes_below(study.pid)
     (os.killpg if whole_group else os.kill)(study.pid, signal.SIGINT)
     _, told = study.communicate(timeout=60)
     deadline = time.monotonic() + 60
     assert "stopped; what was made stays in" in told
-    while any(os.path.exists(f"/proc/{one}/task") for one in children):
+    while any(os.path.exists(f"/proc/{one}/task") for one in below):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert list(arms.iterdir()) == []
+
+
+def test_what_workers_import_beforehand_is_there():
+    # The process that they are forks of passes over a name that it does not find.
+    assert all(find_spec(name) for name in IMPORTED)
 
 
 def test_settings_are_checked_before_anything_is_made():

@@ -228,6 +228,7 @@ print(json.dumps({"tokens": tokens, "there": need.base, "promised": need.of(toke
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize("megabytes", [180, 400])
 def test_a_process_takes_about_what_was_promised(megabytes: int) -> None:

@@ -339,6 +339,7 @@ print(json.dumps({"survived": survived}))
 """
 
 
+@pytest.mark.slow
 def test_killed_five_times_at_random_moments_it_has_the_same_bits(tmp_path: Path) -> None:
     """Each kill comes shortly after a new checkpoint: in a step, or in a save."""
     changes = {"training": {"max_steps": 24, "save_every": 1, "schedule": "constant"}}

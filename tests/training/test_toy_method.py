@@ -59,6 +59,7 @@ def smorm(environment: dict[str, str], *words: Any) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_an_installed_method_trains_and_its_model_scores(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -81,6 +82,7 @@ def test_an_installed_method_trains_and_its_model_scores(
     assert all(side["view"] == side["preference"] for row in rows for side in row["responses"])
 
 
+@pytest.mark.slow
 def test_an_installed_method_is_an_arm_of_the_lab(
     environment: dict[str, str], tmp_path: Path
 ) -> None:

@@ -23,7 +23,7 @@ R = TypeVar("R")
 
 # Records sent to a process at once: about 50 ms of work, so that no side waits for the pipe.
 CHUNK = 256
-# Under `auto`, bytes of a source for each process: starting one costs 2 to 4 seconds, about as much
+# Under `auto`, bytes of a source for each process: starting one costs 1 to 4 seconds, about as much
 # as tokenising this much text.
 BYTES_PER_PROCESS = 8 << 20
 

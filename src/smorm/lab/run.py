@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, product
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,17 @@ from smorm.lab.measure import Run
 from smorm.lab.methods import arms_of, needed_arms, training_config
 from smorm.lab.world_artifacts import WorldArtifacts
 from smorm.model.device import pick_device
-from smorm.processes import end_with_parent
+from smorm.processes import end_with_parent, worker_context
 from smorm.rewards.section import REWARDS
 
 # About how long a job takes a core, by its kind.
 _SECONDS = {"policy": 240, "data": 1, "pool": 4, "arm": 15, "measure": 10}
 # What native libraries read to take one thread alone.
 _VARIABLES = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+# What the jobs of a worker need.
+IMPORTED = (
+    "smorm.lab.run", "smorm.training.loop", "transformers.models.llama.modeling_llama"
+)  # fmt: skip
 # Seconds of a study after which the jobs' own times count as much as the table above.
 _PRIOR_SECONDS = 30
 
@@ -107,7 +111,7 @@ def run_lab(config: LabConfig, on_step: OnStep = lambda step: None) -> list[Resu
     if workers == "auto":
         workers = os.cpu_count() or 1
     progress = Progress([*chain.from_iterable(stages), *jobs], workers, on_step)
-    # Workers get plain values: they are spawned, and read the configuration anew.
+    # Workers get plain values, and read the configuration anew.
     values = config.model_dump(mode="json")
     with _single_threaded_children(), _processes(workers, config.work_folder) as pool:
         for stage in [*stages, jobs]:
@@ -156,8 +160,8 @@ def _check_arms(config: LabConfig, names: Iterable[str]) -> None:
 @contextmanager
 def _processes(workers: int, work: Path) -> Iterator[ProcessPoolExecutor]:
     before = set(active_children())
-    spawn = get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_begin_worker) as pool:
+    context = worker_context(*IMPORTED)
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker) as pool:
         try:
             yield pool
         except BrokenProcessPool as error:
@@ -203,6 +207,8 @@ def _begin_worker() -> None:
 
     # A terminal sends Ctrl-C to the whole process group; one process must decide what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Once more: what the worker is a fork of may have started before they were set.
+    os.environ.update(_VARIABLES)
     torch.set_num_threads(1)
     logging.getLogger().setLevel(logging.WARNING)
     end_with_parent()

@@ -51,7 +51,8 @@ def refuse_remote_code(path: str) -> None:
 
 def load_tokenizer(path: str) -> Any:
     """The tokenizer of a folder or hub id; `ModelError` where it cannot be loaded."""
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    # AutoTokenizer imports torch, which a tokenising process can do without: 200 MB and 2 seconds.
+    from transformers import PreTrainedTokenizerFast
 
     refuse_remote_code(path)
     file = Path(path) / "tokenizer_config.json"
@@ -61,6 +62,8 @@ def load_tokenizer(path: str) -> Any:
         saved = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         if saved.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast"):
             return PreTrainedTokenizerFast.from_pretrained(path)
+        from transformers import AutoTokenizer
+
         return AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path}: no usable tokenizer: {first_line(error)}") from error

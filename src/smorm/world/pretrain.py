@@ -5,6 +5,8 @@ quality, rendered as the chat template renders it, and is drawn anew for each ba
 backbone is one of them; other seeds, worlds and widths take about four minutes on one core at the
 shipped size."""
 
+from __future__ import annotations
+
 import logging
 import math
 import time
@@ -12,21 +14,24 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from smorm.files import write_json
 from smorm.world.words import SPECIAL_TOKENS, WORDS
 from smorm.world.world import REGIMES, World, make_world, pick, sample_prompt
 from smorm.world.writer import write_answer
 
+if TYPE_CHECKING:  # transformers' models take a core 3 seconds: where they are needed
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
 log = logging.getLogger(__name__)
 
-Policy = tuple[LlamaForCausalLM, PreTrainedTokenizerFast]
+Policy: TypeAlias = "tuple[LlamaForCausalLM, PreTrainedTokenizerFast]"
 PAD, BOS, EOS, UNK, SEP = SPECIAL_TOKENS
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
@@ -55,6 +60,8 @@ class Pretraining:
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """One token per word, split at white space; special tokens have the first ids."""
+    from transformers import PreTrainedTokenizerFast
+
     ids = {word: i for i, word in enumerate((*SPECIAL_TOKENS, *WORDS))}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNK))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -70,6 +77,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 def build_model(tokenizer: PreTrainedTokenizerFast, how: Pretraining) -> LlamaForCausalLM:
     """Heads of 16, an MLP of 8/3 the width, tied embeddings: 163,000 parameters as shipped."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=how.hidden,
