@@ -254,7 +254,8 @@ def test_a_tie_is_never_a_win_of_either_side(path):
     census = Census()
     rows = [{**MT, "winner": winner} for winner in ("tie", "tie (inconsistent)", "both_bad")]
     found = records(jsonl(path, [*rows, MT]), format="mt_bench", census=census)
-    expected = {**not_read("model_a", "model_b", "judge", count=1)}
+    later = [f"conversation_{side}[2:], turns after the judged one" for side in "ab"]
+    expected = {**not_read("model_a", "model_b", "judge", *later, count=1)}
     assert (len(found), census.totals()) == (1, expected | {Reason(DropReason.JUDGED_TIE): 3})
 
 

@@ -101,6 +101,9 @@ class ModelSection(Section):
         return self
 
 
+Label = Literal["signed", "index", "number", "first_better", "best_first"]
+
+
 class SourceConfig(Section):
     """One file, folder or dataset id of records."""
 
@@ -113,7 +116,7 @@ class SourceConfig(Section):
     stride: Positive = 1
     columns: dict[str, str | list[str]] = Field(default_factory=dict)
     ignore: list[str] = Field(default_factory=list)
-    label: Literal["signed", "index", "number", "first_better"] | dict[str, Any] | None = None
+    label: Label | dict[str, Any] | None = None
     na: list[str] = Field(default_factory=list)
     booleans: bool = False
     numbers_in_text: bool = False

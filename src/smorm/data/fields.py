@@ -12,7 +12,7 @@ from smorm.data.census import BadRecord, Census, Defect, DropReason
 from smorm.data.records import Identity, Messages
 from smorm.text.chat import INPUTS, RAW
 
-Labels = Literal["signed", "index", "number", "first_better"] | Mapping[str, Any]
+Labels = Literal["signed", "index", "number", "first_better", "best_first"] | Mapping[str, Any]
 """How the label of two answers is read (`smorm.data.formats.ab`)."""
 
 

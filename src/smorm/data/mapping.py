@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from smorm.data import fields
-from smorm.data.census import Defect
+from smorm.data.census import Defect, DropReason
 from smorm.data.fields import Context
-from smorm.data.rows import Row, is_empty, plain
+from smorm.data.messages import from_json
+from smorm.data.rows import Row, is_empty
 from smorm.errors import ConfigError
 
 TARGETS = (
@@ -27,7 +28,7 @@ class Columns:
 
     Attributes:
         paths: target to the columns it is made of; `meta.lang` is a field of an object. Texts of
-            several columns are joined by a line break, empty ones rest_of out.
+            several columns are joined by a line break, empty ones left out.
         difference: the two columns whose difference is the margin, or None.
     """
 
@@ -90,9 +91,12 @@ class Columns:
         if self.difference is not None:
             targets["margin"] = _difference(row, self.difference, context)
         # What is beside a mapped field of an object stays, for it may be unread.
-        rest = Row(renamed | _siblings(row, self.names))
-        rest.update(_with_turns_before(targets, rest, context))
-        return rest
+        renamed |= _siblings(row, self.names)
+        targets = _with_turns_before(targets, renamed, context)
+        # A column of a target's own name, in whose stead another one is read.
+        replaced = {name: renamed[name] for name in self.targets if name in renamed}
+        columns_of = {name: columns[0] for name, columns in self.paths.items() if len(columns) == 1}
+        return Row(renamed | targets, columns_of, replaced)
 
 
 _OPTIONAL = frozenset(
@@ -126,9 +130,19 @@ def _siblings(row: Row, names: set[str]) -> dict[str, Any]:
     for name in names:
         head, _, rest = name.partition(".")
         inside = rest_of.get(head, row.get(head))
-        if rest and name not in row and isinstance(inside, Mapping):
-            rest_of[head] = {key: child for key, child in plain(inside).items() if key != rest}
+        if rest and name not in row and isinstance(inside, dict):
+            rest_of[head] = _without(inside, rest)
     return rest_of
+
+
+def _without(inside: dict[str, Any], path: str) -> dict[str, Any]:
+    """An object without the field of a path; nothing of it is read by this."""
+    head, _, rest = path.partition(".")
+    child = dict.get(inside, head)
+    others = {key: value for key, value in dict.items(inside) if key not in (head, path)}
+    if path not in inside and rest and isinstance(child, dict):
+        others[head] = _without(child, rest)
+    return others
 
 
 def _joined(values: list[Any], columns: Sequence[str], context: Context) -> Any:
@@ -142,32 +156,48 @@ def _joined(values: list[Any], columns: Sequence[str], context: Context) -> Any:
 
 
 def _difference(row: Row, columns: tuple[str, str], context: Context) -> float | None:
-    first, second = (value_at(row, column) for column in columns)
+    first, second = (fields.rating(value_at(row, column), column, context) for column in columns)
     if first is None or second is None:
+        context.count(DropReason.RATING_ABSENT)
         return None
-    return fields.number(first, columns[0], context) - fields.number(second, columns[1], context)
+    return first - second
 
 
-def _with_turns_before(targets: dict[str, Any], rest: Row, context: Context) -> dict[str, Any]:
-    """The targets with `system` and `history` as the first messages of the prompt."""
+# Fields that begin a conversation: of a row the first that it has, or both sides of a pair.
+_TURNS = {"prompt": ("prompt",), "messages": ("messages",), "conversations": ("conversations",),
+          "chosen": ("chosen", "rejected")}  # fmt: skip
+
+
+def _with_turns_before(
+    targets: dict[str, Any], rest: Mapping[str, Any], context: Context
+) -> dict[str, Any]:
+    """The targets with `system` and `history` as the first messages of the conversation."""
     system = targets.pop("system", None)
     history = targets.pop("history", None)
     turns: list[dict[str, Any]] = []
     if not is_empty(system):
-        turns.append({"role": "system", "content": system})
+        turns.append({"role": "system", "content": fields.text(system, "system", context)})
     turns += _history(history, context)
     if not turns:
         return targets
-    prompt = targets.get("prompt", rest.get("prompt"))
-    if isinstance(prompt, str):
-        prompt = [{"role": "user", "content": prompt}]
-    if not isinstance(prompt, list):
-        raise context.wrong("prompt", prompt, "text or messages after system and history")
-    return targets | {"prompt": [*turns, *prompt]}
+    fields_of = {**rest, **targets}
+    first = next((name for name in _TURNS if fields_of.get(name) is not None), "prompt")
+    begun = dict(targets)
+    for name in _TURNS[first]:
+        value = fields_of.get(name)
+        if isinstance(value, str) and name == "prompt":
+            value = [{"role": "user", "content": value}]
+        if not isinstance(value, list):
+            raise context.wrong(name, value, "text or messages after system and history")
+        begun[name] = [*turns, *value]
+    return begun
 
 
 def _history(history: Any, context: Context) -> list[dict[str, Any]]:
     """Earlier turns: messages, or pairs of a question and its answer."""
+    if isinstance(history, str) and history.strip():
+        # As a CSV file has it.
+        history = from_json(history, "history", context)
     if is_empty(history):
         return []
     if not isinstance(history, list):
@@ -176,7 +206,7 @@ def _history(history: Any, context: Context) -> list[dict[str, Any]]:
     for index, turn in enumerate(history):
         if isinstance(turn, Mapping):
             turns.append(dict(turn))
-        elif isinstance(turn, list) and len(turn) == 2:
+        elif isinstance(turn, list) and len(turn) == 2 and all(isinstance(t, str) for t in turn):
             for role, text in zip(("user", "assistant"), turn, strict=True):
                 turns.append({"role": role, "content": text})
         else:

@@ -402,9 +402,9 @@ def read_each(
         yield where, row, records
 
 
-def parse_row(row: Row, where: str, census: Census) -> list[Record]:
-    """Records of one row held in memory, by the fields it has."""
-    return _parsed(_Reader.of(Source(where), census), None, row, where, _refuse)
+def parse_row(row: Row, where: str, census: Census, source: Source | None = None) -> list[Record]:
+    """Records of one row held in memory, by the fields it has or as rows of the source are read."""
+    return _parsed(_Reader.of(source or Source(where), census), None, row, where, _refuse)
 
 
 def _refuse(bad: BadRecord, row: Row | None) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any
 
 # Short words that sort rows, and that no record's meaning rests on.
@@ -20,6 +21,7 @@ _TEXT_WORDS = frozenset((
     "question", "response", "system", "text",
 ))  # fmt: skip
 _LABEL_CHARACTERS = 100
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _SCORE_WORDS = ("score", "rating", "rank", "reward", "margin", "prefer", "label", "winner", "vote")
 
 
@@ -37,11 +39,19 @@ class Row(dict[str, Any]):
     """One row of a source. Reading a field by its name (`row[name]`, `row.get`) or with all others
     (`items`, `values`) is remembered, in nested objects too; looking whether it is there is not."""
 
-    __slots__ = ("_read",)
+    __slots__ = ("_columns", "_read", "_replaced")
 
-    def __init__(self, values: Mapping[str, Any] = {}) -> None:
+    def __init__(
+        self,
+        values: Mapping[str, Any] = _NOTHING,
+        columns: Mapping[str, str] = _NOTHING,
+        replaced: Mapping[str, Any] = _NOTHING,
+    ) -> None:
+        """`columns` are names that fields have in the file where it is another one, `replaced` the
+        file's own fields of names under which something else stands here."""
         super().__init__(values)
         self._read: set[str] = set()
+        self._columns, self._replaced = columns, replaced
 
     def __getitem__(self, name: str) -> Any:
         value = super().__getitem__(name)
@@ -69,15 +79,29 @@ class Row(dict[str, Any]):
 
     def unread(self, prefix: str = "") -> Iterator[Unread]:
         """Fields that hold something and were not read, nested ones by their path."""
+        for name, value in self._replaced.items():
+            if not is_empty(value):
+                yield Unread(f"{prefix}{name}", content_of(name, value))
         for name in self:
             value = super().__getitem__(name)
-            path = f"{prefix}{name}"
+            path = f"{prefix}{self._columns.get(name, name)}"
             if is_empty(value):
                 continue
             if name not in self._read:
                 yield Unread(path, content_of(name, value))
             else:
                 yield from _unread_inside(value, path)
+
+
+def changed(row: Mapping[str, Any], values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row with other values in some fields; what is read of it counts as read of the row."""
+    if not isinstance(row, Row):
+        return {**row, **values}
+    for name, value in list(row.as_given()):
+        dict.__setitem__(row, name, _tracked(value))
+    copy = Row({**dict(row.as_given()), **values}, row._columns, row._replaced)
+    copy._read = row._read
+    return copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +141,11 @@ def plain(value: Any) -> Any:
     return value
 
 
+def has_value(row: Mapping[str, Any], name: str) -> bool:
+    """Whether a field is there and not null, without reading it."""
+    return name in row and (dict.get(row, name) if isinstance(row, dict) else row[name]) is not None
+
+
 def is_empty(value: Any) -> bool:
     """Whether a field holds nothing that could be lost."""
     if isinstance(value, str):
@@ -135,7 +164,7 @@ def content_of(name: str, value: Any) -> Content:
     lowered = name.lower()
     if lowered in ("tools", "functions", "tool_calls"):
         return Content.TOOLS
-    if isinstance(value, list) and _is_message(value[0]):
+    if isinstance(value, list) and value and _is_message(value[0]):
         return Content.MESSAGES
     if _is_message(value):
         return Content.MESSAGES

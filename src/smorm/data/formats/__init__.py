@@ -100,7 +100,7 @@ def format_of_row(row: Row, kind: Kind | None, context: Context) -> Format:
     # A pair wins over ratings, ratings over candidates. One side is enough: a row that lacks the
     # other is a damaged pair.
     matches: list[Kind] = []
-    if "chosen" in row or "rejected" in row or "rejected_response" in row:
+    if row.keys() & {"chosen", "rejected", "rejected_response", "rejected_messages"}:
         matches.append("preference")
     # A text is a record by itself only where the source says that this column is one.
     is_answer = "response" in row or "messages" in row or "conversations" in row

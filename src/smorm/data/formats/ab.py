@@ -64,7 +64,7 @@ def verdict_of(value: Any, field: str, labels: Labels | None, context: Context) 
         if size == 0:
             return Verdict(Better.TIE)
         return Verdict(Better.FIRST if size < 0 else Better.SECOND, abs(size))
-    if labels is not None:
+    if labels is not None and labels != "best_first":
         if isinstance(value, str) and context.numbers_in_text:
             value = fields.rating(value, field, replace(context, booleans=True))
         if not isinstance(value, bool | int | float) or value not in _NUMBERS[labels]:

@@ -12,6 +12,7 @@ from smorm.data.fields import Context
 from smorm.data.formats import Format, Row
 from smorm.data.messages import read_messages, template_inputs
 from smorm.data.records import Candidates, Messages, Preference, Rated
+from smorm.data.rows import has_value
 from smorm.text.chat import INPUTS, RAW, Message
 
 Split = tuple[Messages, Messages, Messages]  # prompt, chosen, rejected
@@ -30,7 +31,10 @@ def preference(row: Row, context: Context) -> list[Preference | Candidates]:
     With a prompt each side is what follows it; `rejected` may be a list of answers, each of which
     makes a pair. Without one, each side is a whole conversation: of message lists the longest
     common beginning is the prompt; texts have no chat structure. `{messages, rejected_response}`
-    has the chosen answer as its last message."""
+    has the chosen answer as its last message, `{messages, rejected_messages}` two conversations."""
+    if has_value(row, "rejected_messages") and "chosen" not in row:
+        pair = _conversations(row, ("messages", "rejected_messages"), context)
+        return [preference_of(row, pair, context)]
     if "rejected_response" in row and "chosen" not in row:
         return [_against_last_message(row, context)]
     if context.every_response and (has_prompt(row) or dialogue_name(row) is not None):
@@ -63,8 +67,12 @@ def _every_side(row: Row, context: Context) -> Candidates:
 def _whole_conversations(row: Row, chosen: Any, rejected: Any, context: Context) -> Split:
     if isinstance(chosen, str) and isinstance(rejected, str):
         return (), (Message(RAW, chosen),), (Message(RAW, rejected),)
-    good = read_messages(chosen, "chosen", context)
-    prompt, good, bad = split_common(good, read_messages(rejected, "rejected", context))
+    return _conversations(row, ("chosen", "rejected"), context)
+
+
+def _conversations(row: Row, names: tuple[str, str], context: Context) -> Split:
+    sides = [read_messages(fields.required(row, name, context), name, context) for name in names]
+    prompt, good, bad = split_common(sides[0], sides[1])
     return template_inputs(row, context) + prompt, good, bad
 
 
@@ -214,12 +222,12 @@ def candidates_of(
 
 def has_prompt(row: Row) -> bool:
     """Whether the row gives its prompt in a field of its own."""
-    return "prompt" in row or row.get("prompt_messages") is not None
+    return "prompt" in row or has_value(row, "prompt_messages")
 
 
 def dialogue_name(row: Row) -> str | None:
     """The field that holds a conversation, as most data sets call it."""
-    return next((name for name in _DIALOGUES if row.get(name) is not None), None)
+    return next((name for name in _DIALOGUES if has_value(row, name)), None)
 
 
 def prompt_of(row: Row, context: Context) -> Messages:

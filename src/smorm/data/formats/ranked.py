@@ -22,7 +22,7 @@ def parse(row: Row, context: Context) -> list[Preference | Candidates]:
 
     An answer is text, messages, or an object that holds it (as `response`, `answer`, …) with its
     `rank` (1 is the best) or `score` (more is better); or the row lists `ranks`, `ratings` or
-    `scores`."""
+    `scores`; or the source says that the order is the ranking (`label: best_first`)."""
     prompt = generic.prompt_of(row, context)
     answers = fields.required(row, "responses", context)
     if not isinstance(answers, list) or len(answers) < 2:
@@ -45,12 +45,15 @@ def ranked_pairs(
     merits: Sequence[float | None],
     context: Context,
 ) -> list[Preference | Candidates]:
-    """A pair for every two answers of different merit; equal ones are counted, None is left out."""
+    """A pair for every two answers of different merit; equal ones and answers of none (None) are
+    counted."""
     names = tuple(f"responses[{index}]" for index in range(len(sides)))
     if context.every_response:
         return [generic.candidates_of(row, prompt, sides, context)]
     sides = generic.without_prompt(prompt, sides, names, context)
     order = [index for index, merit in enumerate(merits) if merit is not None]
+    for _ in range(len(merits) - len(order)):
+        context.count(DropReason.IN_NO_PAIR)
     order.sort(key=lambda index: -merits[index])  # type: ignore[operator]
     pairs: list[Preference | Candidates] = []
     for better, worse in itertools.combinations(order, 2):
@@ -92,6 +95,8 @@ def _merits(
     row: Row, answers: Sequence[Any], names: Sequence[str], context: Context
 ) -> list[float | None]:
     """How good each answer is: more is better."""
+    if context.labels == "best_first":
+        return [-float(index) for index in range(len(answers))]
     for name, sign in _MERITS.items():
         values = row.get(name)
         if values is None:
@@ -103,7 +108,10 @@ def _merits(
     for name, answer in zip(names, answers, strict=True):
         key = next((key for key in _MERIT_KEYS if _has(answer, key)), None)
         if key is None:
-            problem = "no rank and no score beside the answers; expected ranks or scores"
+            problem = (
+                "no rank and no score beside the answers; expected ranks or scores, or label: "
+            )
+            problem += "best_first where their order is the ranking"
             raise context.bad(name, Defect.MISSING_FIELD, problem)
         sign = -1.0 if key == "rank" else 1.0
         merits.append(_merit(answer[key], sign, f"{name}.{key}", context))

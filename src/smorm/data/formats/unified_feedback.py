@@ -1,12 +1,13 @@
 """`llm-blender/Unified-Feedback`: two conversations and their ratings."""
 
+from dataclasses import replace
+
 from smorm.data import fields
 from smorm.data.census import DropReason
 from smorm.data.fields import Context
 from smorm.data.formats import Format, Row, generic
 from smorm.data.messages import read_messages
 from smorm.data.records import Messages, Preference
-from smorm.text.chat import Message
 
 SUMMARIZE = "Generate one-sentence summary for the following post: "
 
@@ -44,7 +45,7 @@ def _conversation(row: Row, name: str, source: str, context: Context) -> Message
     if "summarize" not in source:
         return conversation
     first = conversation[0]
-    return (Message(first.role, SUMMARIZE + first.content.strip()), *conversation[1:])
+    return (replace(first, content=SUMMARIZE + first.content.strip()), *conversation[1:])
 
 
 _SHAPE = "{conv_A, conv_B, conv_A_rating, conv_B_rating}"

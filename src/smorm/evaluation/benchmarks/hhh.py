@@ -7,6 +7,7 @@ from smorm.data.fields import Context
 from smorm.data.formats import Format
 from smorm.data.formats.hh_rlhf import transcript_turns
 from smorm.data.records import Candidates, Messages
+from smorm.data.rows import changed
 from smorm.evaluation.benchmarks import Benchmark, Piece, rows
 from smorm.evaluation.benchmarks.best_of_k import rule
 from smorm.text.chat import Message
@@ -19,7 +20,7 @@ def parse(row: rows.Row, context: Context) -> list[Candidates]:
         # A prompt in messages needs nothing; one in text may be a transcript of several turns.
         if isinstance(row.get("prompt"), str):
             turns = _dialogue(row["prompt"], "prompt", context)
-            row = {**row, "prompt": list(map(asdict, turns))}
+            row = changed(row, {"prompt": list(map(asdict, turns))})
         return rows.comparison(row, context)
     text = fields.text(fields.required(row, "input", context), "input", context)
     targets = fields.required(row, "targets", context)

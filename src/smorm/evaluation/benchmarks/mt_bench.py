@@ -64,6 +64,8 @@ def _until(row: rows.Row, name: str, turn: int | None, context: Context) -> Mess
     if len(messages) < max(size, 2):
         problem = f"{len(messages)} messages, expected at least {max(size, 2)}{of_turn}"
         raise context.bad(name, Defect.TOO_SHORT, problem)
+    if len(messages) > size:
+        context.count(DropReason.NOT_READ, f"{name}[{size}:], turns after the judged one")
     return messages[:size]
 
 

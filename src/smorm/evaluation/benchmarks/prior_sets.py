@@ -2,9 +2,12 @@
 
 import itertools
 
+from smorm.data.census import DropReason
 from smorm.data.fields import Context
 from smorm.data.formats import Format
+from smorm.data.messages import Spelling
 from smorm.data.records import Candidates
+from smorm.data.rows import changed
 from smorm.evaluation.accuracy import ScoredItems, accuracies, present, wins
 from smorm.evaluation.benchmarks import Benchmark, Piece
 from smorm.evaluation.benchmarks.rewardbench import unknown_subsets
@@ -24,20 +27,26 @@ def parse(row: Row, context: Context) -> list[Candidates]:
     taken by their index, user first, whatever the rows call them, as `rewardbench/utils.py` does.
     A row's own `subset` is a source only where it names one of the sets (`PUBLISHED`)."""
     if isinstance(row.get("prompt"), list):
-        row = {**row, "prompt": list(map(_turn, row["prompt"], itertools.cycle(_ROLES)))}
+        turns = [_turn(*turn, context) for turn in zip(row["prompt"], itertools.cycle(_ROLES))]
+        row = changed(row, {"prompt": turns})
     # The split names the set, so the row's own subset is read only where it names one itself.
     subset = first_text(row, ("subset",), context)
-    row = {**row, **dict.fromkeys(SUBSET_FIELDS)}
+    named: dict[str, str | None] = dict.fromkeys(SUBSET_FIELDS)
     if subset in PUBLISHED:
-        row["subset"] = subset
-    return comparison(row, context)
+        named["subset"] = subset
+    for name in SUBSET_FIELDS:
+        if row.get(name) and named[name] is None:
+            context.count(DropReason.NOT_READ, name)
+    return comparison(changed(row, named), context)
 
 
-def _turn(line: object, role: str) -> object:
+def _turn(line: object, role: str, context: Context) -> object:
     if isinstance(line, str):  # early versions of the set have bare texts
         return {"role": role, "content": line}
     if isinstance(line, dict):
-        return {**line, "role": role}
+        if line.get("role") not in (None, role):
+            context.count(Spelling.ROLE_MAPPED, str(line["role"]))
+        return changed(line, {"role": role})
     return line  # refused with its place by the reader of messages
 
 

@@ -16,6 +16,7 @@ from smorm.data.fields import Context
 from smorm.data.formats import generic
 from smorm.data.messages import read_messages
 from smorm.data.records import Candidates, Messages
+from smorm.data.rows import changed
 from smorm.text.chat import RAW, Message
 
 Row = Mapping[str, Any]
@@ -36,7 +37,7 @@ def comparison(row: Row, context: Context) -> list[Candidates]:
     (or 1 and 0) for each response. The source is the row's `subset`, `source` or `domain`."""
     identity, subset = names_of(row, "id", context)
     if row.get("responses") is not None:
-        record = generic.candidates({**row, "id": identity, "source": subset}, context)[0]
+        record = generic.candidates(changed(row, {"id": identity, "source": subset}), context)[0]
         correct = flags(fields.required(row, "correct", context), "correct", context)
         return good_first(record, correct, "correct", context)
     chosen = fields.required(row, "chosen", context)
