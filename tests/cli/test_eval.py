@@ -83,6 +83,21 @@ def test_sanity_tests_pass_on_a_trained_model_and_stand_in_the_file(smorm, tmp_p
     assert [one["kind"] for one in json.loads(output.read_text())] == ["sanity", "eval"]
 
 
+def test_sanity_tests_are_made_once_a_model_and_printed_with_what_was_expected(smorm, tmp_path):
+    output = tmp_path / "r.json"
+    files = world()
+    code, out, err = smorm(
+        "eval", trained(), "--suite", f"rated={files['eval-rated-ID']}",
+        "--suite", f"pairs/ID={files['eval-pairs-ID']}",
+        "--suite", f"pairs/far={files['eval-pairs-far']}", "--sanity", "--output", output,
+    )  # fmt: skip
+    assert code == 0, err
+    kinds = [one["kind"] for one in json.loads(output.read_text())]
+    assert kinds == ["sanity", "eval", "eval", "eval"]
+    for part in ("expected", "seen", "at most 12% equal", "pass", "no winner kept"):
+        assert part in out
+
+
 def test_sanity_tests_of_ratings_are_refused(smorm, tmp_path):
     code, _, err = smorm(
         "eval", trained(), "--suite", f"rated={world()['eval-rated-ID']}", "--sanity",

@@ -1,5 +1,7 @@
 """Wrong rows of the reward-model benchmarks are named by line and field."""
 
+import re
+
 import pytest
 
 from smorm.data.census import Census
@@ -87,6 +89,29 @@ def test_a_wrong_row_is_named_by_line_and_field_and_can_be_skipped(path, form, c
 def test_a_row_without_its_fields_is_told_what_is_missing(path, form):
     with pytest.raises(DataError, match=r"d\.jsonl:1: \w+: missing; the row has: text"):
         records(jsonl(path, [{"text": "x"}]), format=form)
+
+
+def hinted(message: str) -> list[str]:
+    """The formats that an error names."""
+    named = re.search(r"format ('[^:]+'): name it", message)
+    return re.findall(r"'(\w+)'", named[1]) if named else []
+
+
+@pytest.mark.parametrize("kind", ["preference", "rated", "candidates"])
+def test_following_a_hint_that_names_a_format_reads_the_file(path, kind):
+    """Whole rows, and rows that lack one field each: what a hint names is read."""
+    followed = set()
+    for good in GOOD.values():
+        for without in ("", *good):
+            jsonl(path, [{name: value for name, value in good.items() if name != without}])
+            try:
+                records(path, kind)
+            except DataError as error:
+                for name in hinted(str(error)):
+                    followed.add(name)
+                    census = Census()
+                    assert records(path, kind, census, format=name) or census.lines()
+    assert kind != "candidates" or {"judgebench", "llmbar", "hhh", "mt_bench"} <= followed
 
 
 @pytest.mark.parametrize("form", ["judgebench", "llmbar", "hhh", "ppe_human", "ppe_correctness",

@@ -60,7 +60,8 @@ PREFERENCE = [
     ({"chosen": "a", "rejected": say((A, "b"))}, "chosen", "text 'a', expected a list"),
     ({"chosen": say((U, " "), (A, "a")), "rejected": say((U, " "), (A, "b"))}, "prompt", "empty"),
     ({"chosen": say((U, "q"), (A, "a")), "rejected": ASK}, "rejected", "its last message is of"),
-    ({"conv_A": ASK, "conv_B": ASK}, "row", "it looks like format 'unified_feedback'"),
+    # Read as that format it would be refused again: no hint.
+    ({"conv_A": ASK, "conv_B": ASK}, "row", "the row has: conv_A, conv_B"),
     (R, "row", "it looks like a rated record"),
     ({"text": "a"}, "row", "expected {prompt?, chosen, rejected, margin?}; the row has: text"),
     ({}, "row", "unknown shape"),
@@ -88,7 +89,12 @@ CANDIDATES = [
     ({**C, "responses": ["a", {"text": "b"}]}, "responses[1]", "null, expected text"),
     ({"responses": ["a"]}, "prompt", "missing"),
     ({**C, "responses": ["a", say((A, "b"), (U, "c"))]}, "responses[1]", "its last message is of"),
-    ({**P, "domain": "chat"}, "row", "it looks like format 'rm_bench'"),
+    ({**P, "domain": "chat"}, "row", "it looks like a preference record"),
+    (
+        {"prompt": "p", "chosen": ["a"] * 3, "rejected": ["b"] * 3, "domain": "chat"},
+        "row",
+        "it looks like format 'rm_bench': name it as the source's format (format: rm_bench",
+    ),
 ]
 CASES = [
     (kind, *case)

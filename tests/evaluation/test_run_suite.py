@@ -113,6 +113,17 @@ def test_a_suite_that_is_not_named_well_is_refused(text):
         parse_suite(text)
 
 
+def test_subsets_of_ones_own_are_told_the_suite_that_measures_them(model, tmp_path):
+    path = tmp_path / "mine.jsonl"
+    rows = [{"prompt": "q", "chosen": f"a {i}", "rejected": "b", "subset": "x"} for i in range(3)]
+    path.write_bytes(b"\n".join(map(orjson.dumps, rows)))
+    for name in ("rewardbench", "rewardbench-2", "prior-sets"):
+        with pytest.raises(DataError, match="suite best-of-k measures rows of any subset"):
+            run_suite(model, parse_suite(f"{name}={path}"))
+    (result,) = run_suite(model, parse_suite(f"best-of-k={path}"))
+    assert result.metrics["subset/x"].n == 3
+
+
 def test_a_rated_suite_needs_attribute_rows():
     single = RewardModel.load(trained("preference"))
     with pytest.raises(ConfigError, match="no attribute rows"):

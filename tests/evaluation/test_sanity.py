@@ -89,6 +89,7 @@ def test_the_result_can_be_written_and_read_again(items, tmp_path):
     (again,) = read_results(tmp_path / "r.json")
     assert again.kind == "sanity"
     assert again.failures == result.failures
+    assert again.checks == result.checks
     assert again.metrics.keys() == result.metrics.keys()
 
 
@@ -117,6 +118,20 @@ def test_pairs_that_do_not_fit_are_left_out_and_counted(items):
 def test_items_with_one_response_are_refused(items):
     with pytest.raises(DataError, match="fewer than two responses"):
         check_sanity(model(), [replace(items[0], responses=items[0].responses[:1])])
+
+
+def test_every_test_says_what_was_expected_and_seen_and_few_equal_scores_are_allowed(items):
+    result = check_sanity(model(), items)
+    assert [check.test for check in result.checks] == list(result.metrics)
+    assert all(check.passed for check in result.checks)
+    by_test = {check.test: check for check in result.checks}
+    # 5 % and 3.29 standard errors of it: sqrt(0.05 * 0.95 / 40) is 3.4 %
+    assert by_test["equal/responses"].expected == "at most 16% equal"
+    assert by_test["equal/responses"].seen == "0 of 40"
+    assert by_test["shuffled"].expected.startswith("0.5 ± 0.2")
+    # one pair of ten that holds the same words in another case is no failing model
+    doubled = pairs_of(*[("what is it", "the sun", "the sun ")])
+    assert check_sanity(model(), [*items[:9], *doubled]).failures == ()
 
 
 # Planted faults

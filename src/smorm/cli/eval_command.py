@@ -15,6 +15,7 @@ from smorm.errors import ConfigError
 if TYPE_CHECKING:
     from smorm.evaluation.result import Result
     from smorm.evaluation.suites import Suite
+    from smorm.rewards.model import ModelReward
     from smorm.rewards.protocol import ScoringOptions
     from smorm.rewards.section import RewardSection
 
@@ -96,8 +97,7 @@ def _measure(
     on_bad: options.OnBad,
 ) -> list[Result]:
     # Of an ensemble its own results come first, then its members'.
-    from smorm.evaluation.sanity import check_sanity
-    from smorm.evaluation.suites import run_ensemble, run_suite, suite_pairs
+    from smorm.evaluation.suites import run_ensemble, run_suite
     from smorm.rewards.ensemble import Ensemble
     from smorm.rewards.model import ModelReward
 
@@ -108,12 +108,26 @@ def _measure(
     if isinstance(reward, Ensemble):
         return run_ensemble(reward, suites, on_bad_record=on_bad)
     results: list[Result] = []
+    if sanity:
+        if not isinstance(reward, ModelReward):
+            kind = f"{reward.name} is a {reward.kind}"
+            raise ConfigError(f"--sanity tests a model's own parts: {kind}")
+        results.append(_sanity(reward, suites, views[0], on_bad))
     for suite in suites:
-        if sanity:
-            if not isinstance(reward, ModelReward):
-                kind = f"{reward.name} is a {reward.kind}"
-                raise ConfigError(f"--sanity tests a model's own parts: {kind}")
-            checked = check_sanity(reward.model, suite_pairs(suite, on_bad), views[0])
-            results.append(replace(checked, suite=suite.name, model=reward.name))
         results += run_suite(reward, suite, views, name=reward.name, on_bad_record=on_bad)
     return results
+
+
+def _sanity(reward: ModelReward, suites: list[Suite], view: Any, on_bad: options.OnBad) -> Result:
+    """A model's sanity tests, once, on pairs of all suites that compare responses."""
+    from smorm.evaluation.sanity import check_sanity
+    from smorm.evaluation.suites import suite_pairs
+
+    comparing = [suite for suite in suites if suite.kind != "rated"]
+    pairs = []
+    # Where none compares, the first one's error says so.
+    for suite in comparing or suites[:1]:
+        pairs += suite_pairs(suite, on_bad)
+    checked = check_sanity(reward.model, pairs, view)
+    name = comparing[0].name if len(comparing) == 1 else "sanity"
+    return replace(checked, suite=name, model=reward.name)

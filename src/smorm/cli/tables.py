@@ -40,11 +40,27 @@ def print_results(results: Sequence[Result]) -> None:
     """A table for each suite, its differences below it, and what was counted."""
     console = terminal()
     for (kind, suite), rows in grouped(results, attrgetter("kind", "suite")).items():
-        title = f"{suite}: {_TITLES[kind]}" if kind in _TITLES else suite
-        _print_table(console, title, rows)
+        title = suite
+        if kind in _TITLES:
+            title = f"{suite}: {_TITLES[kind]}" if suite != kind else _TITLES[kind]
+        checked = [result for result in rows if result.checks]
+        for result in checked:
+            console.print(_check_table(title, result))
+        if not checked:
+            _print_table(console, title, rows)
         notes = chain.from_iterable(map(attrgetter("reported"), rows))
         # A note that several models share is printed once.
         print_notes(console, dict.fromkeys(notes))
+
+
+def _check_table(title: str, result: Result) -> Table:
+    """A model's tests: what was expected of it, what was seen, and the verdict."""
+    title = f"{title}, {result.model} {result.view}"
+    table = Table("", "expected", "seen", "", title=title, title_justify="left")
+    for check in result.checks:
+        verdict = "pass" if check.passed else "FAIL"
+        table.add_row(check.test.replace("_", " "), check.expected, check.seen, verdict)
+    return table
 
 
 def _print_table(console: Console, title: str, rows: Sequence[Result]) -> None:

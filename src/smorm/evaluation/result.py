@@ -2,17 +2,18 @@
 
     {"kind", "suite", "model", "view", "metrics": {name: {"value", "n", "low", "high"}},
      "items": path or list, "fingerprint": {...}, "notes": [...],
-     "failures": [{"test", "cause", "text"}], "chance": {name: value}}
+     "failures": [{"test", "cause", "text"}], "chance": {name: value},
+     "checks": [{"test", "expected", "seen", "passed"}]}
 
 A file holds one such object, or a list of them. Numbers that do not exist are null. `notes` reports
 what was counted; `failures` is there where a test failed; `chance` is what random scores are
-expected to get, of the metrics that have such a level."""
+expected to get, of the metrics that have such a level; `checks` are all tests of a model."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from operator import attrgetter
 from pathlib import Path
@@ -23,7 +24,7 @@ from smorm.evaluation.metrics import Metric
 from smorm.files import read_json, write_json
 
 _NAMES = ("kind", "suite", "model", "view")
-_KEYS = (*_NAMES, "metrics", "items", "fingerprint", "notes", "failures", "chance")
+_KEYS = (*_NAMES, "metrics", "items", "fingerprint", "notes", "failures", "chance", "checks")
 _OLD_PREFIX = "failed: "
 
 
@@ -78,6 +79,16 @@ class Failure:
         return {"test": self.test, "cause": self.cause.value, "text": self.text}
 
 
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A test of a model: what was expected, with its margin, and what was seen."""
+
+    test: str  # its name, as in `Failure`
+    expected: str
+    seen: str
+    passed: bool
+
+
 class Comparable(Protocol):
     """The outcomes of items, of which the difference of two models can be measured."""
 
@@ -111,6 +122,7 @@ class Result:
     # what a paired difference needs; not written
     outcomes: Comparable | None = field(default=None, compare=False, repr=False)
     failures: tuple[Failure, ...] = ()  # of sanity tests and parity checks
+    checks: tuple[Check, ...] = ()  # all sanity tests; files of earlier versions have none
     # what random scores get, by metric
     chance_levels: Mapping[str, float] = field(default_factory=dict)
 
@@ -127,6 +139,8 @@ class Result:
             written["failures"] = list(map(Failure.as_dict, self.failures))
         if self.chance_levels:
             written["chance"] = dict(self.chance_levels)
+        if self.checks:
+            written["checks"] = list(map(asdict, self.checks))
         return written
 
     @property
@@ -182,8 +196,22 @@ def parse_result(value: Any, where: str) -> Result:
     return Result(
         value["kind"], value["suite"], value["model"], value["view"], metrics, items,
         fingerprint=dict(fingerprint), notes=tuple(notes), failures=tuple(failures),
-        chance_levels=levels,
+        chance_levels=levels, checks=tuple(_checks(value, where)),
     )  # fmt: skip
+
+
+def _checks(value: Mapping[str, Any], where: str) -> list[Check]:
+    listed, checks = value.get("checks", []), []
+    _expect(isinstance(listed, list), where, "checks", "a list", listed)
+    names = ("test", "expected", "seen")
+    for index, item in enumerate(listed):
+        fits = isinstance(item, Mapping) and isinstance(item.get("passed"), bool)
+        fits = fits and all(isinstance(item.get(name), str) for name in names)
+        shape = "an object {test, expected, seen, passed}"
+        _expect(fits, where, f"checks[{index}]", shape, item)
+        test, expected, seen = map(item.__getitem__, names)
+        checks.append(Check(test, expected, seen, item["passed"]))
+    return checks
 
 
 def _failures(

@@ -18,7 +18,7 @@ from smorm.evaluation.inspector import equal_scores, head_notes
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.parity.causes import pad_token
 from smorm.evaluation.parity.paths import GATES, allowed_difference, dtype_of
-from smorm.evaluation.result import Cause, CauseKind, Failure, Result
+from smorm.evaluation.result import Cause, CauseKind, Check, Failure, Result
 from smorm.model.export import PlainModel
 from smorm.model.heads import read_head
 from smorm.model.inference import pooled_units
@@ -31,11 +31,13 @@ from smorm.text.limits import fit
 
 LIMIT = 200  # pairs that are tested: drawn at random from larger suites
 FEW = 32  # pairs of the tests that cost more: alone, and through plain transformers
-# Share of equal scores of different texts above which the model does not read them.
+# Share of equal scores of different texts above which the model does not read them; few pairs may
+# have more by chance.
 MANY_EQUAL = 0.05
 # Scores this near, relative to the largest, are equal but for rounding.
 ROUNDING = {"float32": 1e-6, "bfloat16": 4e-3}
-Z = 3.29  # drawn labels may be this many standard errors from a half: one in 1000 is
+Z = 3.29  # a share may be this many standard errors from the expected one: one in 1000 is
+FINITE = "all scores finite"
 _EQUAL = {
     "responses": "different responses have equal scores",
     "prompts": "another prompt changes no score",
@@ -48,7 +50,7 @@ def check_sanity(
     model: RewardModel, items: Sequence[Item], view: Any = None, *, seed: int = 0
 ) -> Result:
     """Test a model on pairs (the better response first; at most 200, drawn by `seed`); each test
-    gives a metric, and a failure with its cause.
+    gives a metric, a check (what was expected and seen), and a failure with its cause.
     Metrics: `finite`; `swapped`, the accuracy plus that of the swapped sides less 1; `shuffled`,
     the accuracy under labels drawn by a coin (both are scored anew); `equal/...`, the shares of
     equal scores of different responses, under different prompts, without the last word, without
@@ -78,7 +80,7 @@ def check_sanity(
     }  # fmt: skip
     return Result(
         "sanity", "sanity", model.name, chosen.name, tests.metrics, fingerprint=provenance,
-        notes=tuple(tests.notes), failures=tuple(tests.failures),
+        notes=tuple(tests.notes), failures=tuple(tests.failures), checks=tuple(tests.checks),
     )  # fmt: skip
 
 
@@ -92,6 +94,7 @@ class SanityTests:
     rounding: float = 0.0  # differences of scores up to it are none
     metrics: dict[str, Metric] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def run(self, items: list[Item], rng: np.random.Generator) -> None:
@@ -99,9 +102,10 @@ class SanityTests:
         try:
             results = self.scorer.score(items)
         except NonFiniteScoreError as error:
-            self._add("finite", 0.0, len(items), Cause(CauseKind.WEIGHTS, str(error)))
+            cause = Cause(CauseKind.WEIGHTS, str(error))
+            self._add("finite", 0.0, len(items), FINITE, "NaN or infinity", cause)
             return
-        self._add("finite", 1.0, len(items))
+        self._add("finite", 1.0, len(items), FINITE, "all finite")
         usable: list[Item] = []
         scored: list[Floats] = []
         for item, result in zip(items, results, strict=True):
@@ -131,13 +135,15 @@ class SanityTests:
         name: str,
         value: float,
         n: int,
+        expected: str,
+        seen: str,
         cause: Cause | None = None,
         observed: str = "",
-        *,
-        failed: bool = True,
     ) -> None:
+        """One test's number and check; with a cause it failed."""
         self.metrics[name] = Metric(value, n)
-        if cause is not None and failed:
+        self.checks.append(Check(name, expected, seen, cause is None))
+        if cause is not None:
             text = f"{name}: {observed}: {cause}" if observed else f"{name}: {cause}"
             self.failures.append(Failure(name, cause.kind, text))
 
@@ -150,10 +156,13 @@ class SanityTests:
         # Scores that are equal but for rounding may change their order: only clear winners count.
         clear = np.maximum(np.abs(before), np.abs(after)) > 2 * self.rounding
         wrong = int((clear & (np.sign(before) != -np.sign(after))).sum())
-        cause = Cause(CauseKind.POOLING, "the score depends on the place in the batch")
+        cause = None
+        if wrong:
+            cause = Cause(CauseKind.POOLING, "the score depends on the place in the batch")
         winners = f"{wrong} of {len(items)} pairs keep their winner"
+        expected = "no winner kept"
         observed = f"the accuracy of the swapped sides is not 1 less the accuracy: {winners}"
-        self._add("swapped", gap, len(items), cause, observed, failed=wrong > 0)
+        self._add("swapped", gap, len(items), expected, f"{wrong} of {len(items)}", cause, observed)
 
     def _shuffled(self, items: list[Item], rng: np.random.Generator) -> None:
         """Labels drawn by a coin: whatever the model knows, it is right in half of them."""
@@ -165,11 +174,12 @@ class SanityTests:
         share, decided = float(wins.mean()), int((wins != 0.5).sum())
         # Ties are a half for certain; the variance of the others is a quarter each.
         half_width = Z * 0.5 * decided**0.5 / len(items)
-        cause = Cause(CauseKind.POOLING, "the score depends on the side that comes first")
-        labels = "the accuracy under drawn labels"
-        observed = f"{labels} is {share:.3f}, expected 0.5 ± {half_width:.3f}"
-        failed = abs(share - 0.5) > half_width
-        self._add("shuffled", share, len(items), cause, observed, failed=failed)
+        cause = None
+        if abs(share - 0.5) > half_width:
+            cause = Cause(CauseKind.POOLING, "the score depends on the side that comes first")
+        expected = f"0.5 ± {half_width:.3f}"
+        observed = f"the accuracy under drawn labels is {share:.3f}, expected {expected}"
+        self._add("shuffled", share, len(items), expected, f"{share:.3f}", cause, observed)
 
     def _different(self, items: list[Item], values: Floats) -> None:
         first = [Item(item.prompt, item.responses[:1]) for item in items]
@@ -197,8 +207,11 @@ class SanityTests:
             return
         equal = usable & (np.abs(scores[:, 0] - scores[:, 1]) <= self.rounding)
         share, count = float(equal.sum() / usable.sum()), int(usable.sum())
-        if share <= MANY_EQUAL:
-            self._add(f"equal/{name}", share, count)
+        allowed = MANY_EQUAL + Z * (MANY_EQUAL * (1 - MANY_EQUAL) / count) ** 0.5
+        expected = f"at most {allowed:.0%} equal"
+        seen = f"{int(equal.sum())} of {count}"
+        if share <= allowed:
+            self._add(f"equal/{name}", share, count, expected, seen)
             return
         pairs = []
         for index in np.flatnonzero(equal):
@@ -206,15 +219,15 @@ class SanityTests:
             pairs.append((before.prompt + before.responses[0], after.prompt + after.responses[0]))
         cause = equal_scores(self.model, self.view, pairs)
         observed = f"{_EQUAL[name]} in {share:.0%} of {count} pairs"
-        self._add(f"equal/{name}", share, count, cause, observed)
+        self._add(f"equal/{name}", share, count, expected, seen, cause, observed)
 
     def _alone(self, items: list[Item], values: Floats) -> None:
         """The score of a pair that is alone is that of the pair among others."""
         singles = np.concatenate([self._values([item]) for item in items])
         gap, failed = self._difference(singles.reshape(-1, 1), values.reshape(-1, 1))
-        cause = Cause(CauseKind.PADDING, "neighbours leak in")
+        cause = Cause(CauseKind.PADDING, "neighbours leak in") if failed else None
         observed = f"single and batched scores differ by {gap:.1e} standard deviations"
-        self._add("batch_difference", gap, 2 * len(items), cause, observed, failed=failed)
+        self._add("batch_difference", gap, 2 * len(items), *self._near(gap), cause, observed)
 
     def _raw(self, items: list[Item], rows: Floats) -> None:
         """The score is the head's output, without an activation behind it."""
@@ -229,7 +242,8 @@ class SanityTests:
         if inside:
             numbers = "between 0 and 1"
         cause = Cause(CauseKind.ACTIVATION, f"the scores are not the head's output but {numbers}")
-        self._add("raw", float(not failed), len(outputs), cause, failed=failed)
+        found = cause if failed else None
+        self._add("raw", float(not failed), len(outputs), *self._near(gap), found)
         if inside and not failed:
             share = "All scores lie between 0 and 1, though no activation makes them"
             self.notes.append(f"{share}: ratings of 0 to 1, or little training.")
@@ -254,14 +268,16 @@ class SanityTests:
             padded_left = plain.logits(ids, batch=8, side="left")
         except ValueError as error:
             missing = Cause(CauseKind.PAD_TOKEN, f"none is named: {error}")
-            self._add("plain_difference", np.nan, len(ids), missing)
+            self._add("plain_difference", np.nan, len(ids), self._near(0.0)[0], "none", missing)
             return
         scores = np.concatenate([padded_right, padded_left])
         gap, failed = self._difference(scores, np.concatenate([expected, expected]))
         observed = f"plain transformers differs by {gap:.1e} standard deviations"
         unknown = "`smorm parity` shows which batches and sides differ"
-        cause = pad_token(plain, ids, 8) or Cause(CauseKind.PADDING_OR_PRECISION, unknown)
-        self._add("plain_difference", gap, len(ids), cause, observed, failed=failed)
+        cause = None
+        if failed:
+            cause = pad_token(plain, ids, 8) or Cause(CauseKind.PADDING_OR_PRECISION, unknown)
+        self._add("plain_difference", gap, len(ids), *self._near(gap), cause, observed)
 
     def _values(self, items: Sequence[Item]) -> Floats:
         """The view's values [N, responses] of items; NaN where one does not fit."""
@@ -280,6 +296,11 @@ class SanityTests:
             fitted = fit(renderer, item.prompt, item.responses, renderer.max_tokens, policy)
             sequences += [np.asarray(tokens, dtype=np.int32) for tokens in fitted.tokens or ()]
         return sequences
+
+    def _near(self, gap: float) -> tuple[str, str]:
+        """What is expected of a difference of scores, and what was seen."""
+        gate = GATES.get(dtype_of(self.model), GATES["bfloat16"])
+        return f"at most {gate:g} standard deviations apart", f"{gap:.1e}"
 
     def _difference(self, scores: Floats, expected: Floats) -> tuple[float, bool]:
         """The largest difference of scores [N, C] in standard deviations, and whether parity's

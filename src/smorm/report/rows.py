@@ -13,7 +13,7 @@ import numpy as np
 from smorm.arrays import Floats
 from smorm.evaluation.metric_names import SuiteName
 from smorm.evaluation.metrics import Metric, mean_over_seeds
-from smorm.evaluation.result import Failure, Result
+from smorm.evaluation.result import Check, Failure, Result
 from smorm.report.selection import by_attribute, distinct, grouped
 from smorm.report.style import style_of
 
@@ -49,6 +49,7 @@ class Row:
     n_ranges: Mapping[str, tuple[int, int]]  # smallest and largest n over seeds, if they differ
     failures: tuple[Failure, ...]
     chance_levels: Mapping[str, float]  # what random scores get, of metrics with such a level
+    checks: tuple[Check, ...] = ()  # all tests of a model, where the file has them
 
     @property
     def family(self) -> str:
@@ -133,17 +134,19 @@ def _row(group: Group) -> Row:
             if values:
                 metrics[name] = mean_over_seeds(values, min(counts))
     failures: list[Failure] = []
+    checks: list[Check] = []
     chance_levels: dict[str, float] = {}
     for result in group.members:
         notes += result.notes
         failures += result.failures
+        checks += result.checks
         chance_levels |= result.chance_levels
     if not chance_levels and SuiteName.parse(group.suite).kind == "pairs":
         chance_levels = _PAIRS_CHANCE
     return Row(
         group.kind, group.suite, group.model, group.view, group.label, metrics,
         tuple(dict.fromkeys(notes)), group.sources, seeds, n_ranges,
-        tuple(dict.fromkeys(failures)), chance_levels,
+        tuple(dict.fromkeys(failures)), chance_levels, tuple(dict.fromkeys(checks)),
     )  # fmt: skip
 
 

@@ -225,7 +225,18 @@ def _check_tables(rows: Sequence[Row]) -> list[Block]:
     blocks: list[Block] = [Table(["model", "tests"], lines, wide=False)]
     if failed:
         blocks.append(Notes(failed))
+    blocks += [_check_table(row) for row in rows if row.checks]
     return blocks
+
+
+def _check_table(row: Row) -> Table:
+    """Each test of a model: what was expected, what was seen."""
+    lines = []
+    for check in row.checks:
+        verdict = Cell("passed" if check.passed else "failed", failed=not check.passed)
+        cells = [Cell(check.expected), Cell(check.seen), verdict]
+        lines.append(TableRow(check.test.replace("_", " "), "", cells))
+    return Table([row.label, "expected", "seen", ""], lines, wide=True)
 
 
 def _suite_bars(suite: str, rows: Sequence[Row], colours: Colours) -> Figure:

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, get_args
 
-from smorm.data.census import BadRecord, Defect
+from smorm.data import rows
+from smorm.data.census import BadRecord, Census, Defect
 from smorm.data.fields import Context, Labels, names_of
+from smorm.data.mapping import Columns
 from smorm.data.records import Candidates, Kind, Preference, Rated
 from smorm.registry import Registry
 
@@ -126,11 +128,30 @@ def format_hint(row: Row, kind: Kind | None) -> str:
     # a named format is never guessed: its rules (ties, turns, N/A) would apply in silence
     recognised: dict[str, int] = {}
     for name, form in FORMATS.importable().items():
-        if form.signs and form.signs <= row.keys() and kind in (None, form.kind):
+        fits = form.signs and form.signs <= row.keys() and kind in (None, form.kind)
+        # Followed before it is given: a hint that is refused in turn helps nobody.
+        if fits and _reads(form, row):
             recognised[name] = len(form.signs)
     # Those that know most of the row's fields.
     most = max(recognised.values(), default=0)
     names = [repr(name) for name, known in recognised.items() if known == most]
     if not names:
         return ""
-    return f"; it looks like format {' or '.join(names)}: name it as the source's format"
+    as_option = names[0].strip("'")
+    return (
+        f"; it looks like format {' or '.join(names)}: name it as the source's format "
+        f"(format: {as_option}, or --format {as_option})"
+    )
+
+
+def _reads(form: Format, row: Row) -> bool:
+    """Whether a format reads a row without an error."""
+    columns = Columns.parse(form.columns)
+    context = Context(
+        "", Census(), form.attributes, columns.targets, form.labels, booleans=form.booleans
+    )
+    try:
+        parsed = form.parse(columns.apply(rows.Row(row), context), context)
+    except BadRecord:
+        return False
+    return not any(isinstance(record, BadRecord) for record in parsed)

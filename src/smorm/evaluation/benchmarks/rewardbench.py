@@ -50,7 +50,8 @@ def unknown_subsets(items: ScoredItems, known: Iterable[str]) -> DataError:
     names = ", ".join(sorted(set(items.subsets))[:8]) or "none"
     expected = ", ".join(known)
     problem = "none of the benchmark's subsets is here"
-    return DataError(f"{problem}: found {names}, expected {expected}")
+    remedy = "suite best-of-k measures rows of any subset"
+    return DataError(f"{problem}: found {names}, expected {expected}; {remedy}")
 
 
 FORMAT = Format(
