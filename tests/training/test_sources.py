@@ -89,6 +89,6 @@ def test_a_limit_on_held_out_records_is_over_all_sources(tmp_path):
     sources = [str(world()["dev-pairs"]), str(world()["eval-pairs-ID"])]
     for limit, expected in ((4, [4, 0]), (6, [6, 0]), (9, [6, 3]), (99, [6, 6])):
         evaluation = {"preference": sources, "limit": limit}
-        dev = prepare(config_of(tmp_path / "run", evaluation=evaluation)).dev
+        dev = prepare(config_of(tmp_path / "run", evaluation=evaluation)).dev["dev"]
         places = [pair.where.rpartition(":")[0] for pair in dev.pairs]
         assert [places.count(source) for source in sources] == expected

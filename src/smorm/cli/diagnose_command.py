@@ -56,6 +56,7 @@ def run(
     ),
     suggest: File = Option(None, help="Write the suggested view here, JSON for --view."),
     limit: int | None = Option(None, help="At most so many records of a file."),
+    step: options.StepOption = None,
     overlong: options.OverlongOption = None,
     skip_bad: options.SkipBadOption = False,
     max_batch_tokens: options.BatchTokensOption = 8192,
@@ -80,7 +81,7 @@ def run(
         preference=Source(preference), rated=Source(rated) if rated else None,
         ood=_ood_sources(ood or []), gold=gold, compare=compare or (), reading=reading,
     )  # fmt: skip
-    loaded = RewardModel.load(model, device=device)
+    loaded = RewardModel.load(options.at_step(model, step), device=device)
     # Before minutes of measuring, not after them.
     if suggest is not None and not (loaded.attributes and loaded.card.preference_trained):
         raise ConfigError("--suggest: this model has one trained reward only: there is no choice")

@@ -44,6 +44,7 @@ def run(
     sanity: bool = Option(
         False, "--sanity", help="Test the model itself first: swaps, ties, padding."
     ),
+    step: options.StepOption = None,
     token_file: options.TokenFileOption = None,
     max_batch_tokens: options.BatchTokensOption = 8192,
     device: options.DeviceOption = "cpu",
@@ -59,7 +60,7 @@ def run(
     from smorm.evaluation.suites import parse_suite
     from smorm.rewards.protocol import ScoringOptions
 
-    sections = options.sections_of(rewards, token_file)
+    sections = options.sections_of(rewards, token_file, step)
     together = options.combined(sections, view, combine, kappa, standardise)
     if together is not None:
         if sanity:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 from typer import Argument, Option
 
-from smorm.cli.options import Text, view_of
+from smorm.cli.options import StepOption, Text, at_step, view_of
 from smorm.errors import ConfigError, SmormError
 
 if TYPE_CHECKING:
@@ -19,9 +19,10 @@ LONGEST = 256
 
 
 def run(
-    model: str = Argument(help="Model folder."),
+    model: str = Argument(help="Model folder, or a run's folder."),
     output: Path = Option(..., "--output", "-o", help="New folder."),
     view: Text = Option(None, help="F, L, M or a JSON file: folded into one row."),
+    step: StepOption = None,
     all_rows: bool = Option(False, "--all-rows", help="Keep every row (adapters are merged)."),
 ) -> None:
     """Write a plain model folder that other programs load.
@@ -40,7 +41,7 @@ def run(
         raise ConfigError("export: give either --view or --all-rows")
     if output.exists():
         raise ConfigError(f"--output {output}: exists already; name a new folder")
-    loaded = RewardModel.load(model)
+    loaded = RewardModel.load(at_step(model, step))
     chosen = None if all_rows else loaded.view(view_of(view))
     if chosen is not None:
         # A view that does not fold is refused before any work.

@@ -49,6 +49,9 @@ KappaOption = Annotated[
 StandardiseOption = Annotated[Text, Option(
     help="File of responses: over them each member gets mean 0 and standard deviation 1 first.",
 )]  # fmt: skip
+StepOption = Annotated[
+    int | None, Option(min=1, help="Of a run's folder: the checkpoint of this step.")
+]
 TokenFileOption = Annotated[File, Option(help="Holds the token of a server.")]
 
 
@@ -86,7 +89,18 @@ def choice(name: str, value: Text, allowed: tuple[str, ...]) -> Any:
     return value
 
 
-def sections_of(rewards: Sequence[str], token_file: File) -> list[RewardSection]:
+def at_step(model: str, step: int | None) -> str:
+    """The model as it was named, or of the checkpoint of a step of the run that it names."""
+    if step is None:
+        return model
+    from smorm.training.checkpoint_model import model_at
+
+    return str(model_at(Path(model), step))
+
+
+def sections_of(
+    rewards: Sequence[str], token_file: File, step: int | None = None
+) -> list[RewardSection]:
     """The section of each reward, with a name that tells it from the others."""
     from smorm.rewards.section import display_names, parse_reward
 
@@ -95,6 +109,10 @@ def sections_of(rewards: Sequence[str], token_file: File) -> list[RewardSection]
         section = parse_reward(text)
         if token_file is not None and section.kind == "url":
             section = section.model_copy(update={"token_file": token_file})
+        if step is not None and section.model is None:
+            raise ConfigError(f"--step {step}: for a run's folder, not for {text}")
+        if section.model is not None:
+            section = section.model_copy(update={"model": at_step(section.model, step)})
         sections.append(section)
     names = display_names([section.place for section in sections])
     for index, section in enumerate(sections):

@@ -11,7 +11,16 @@ from rich import box
 from rich.table import Table
 from typer import Argument, Option
 
-from smorm.cli.options import DeviceOption, File, ResultOption, Text, choice, view_of
+from smorm.cli.options import (
+    DeviceOption,
+    File,
+    ResultOption,
+    StepOption,
+    Text,
+    at_step,
+    choice,
+    view_of,
+)
 from smorm.errors import ConfigError, SmormError
 
 if TYPE_CHECKING:
@@ -40,6 +49,7 @@ def run(
     token_file: File = Option(None, help="File that holds the server's bearer token."),
     protocol: str = Option("auto", help="auto, smorm, vllm or sglang."),
     timeout: float = Option(60.0, help="Seconds that a request may take."),
+    step: StepOption = None,
     device: DeviceOption = "cpu",
     output: ResultOption = None,
 ) -> None:
@@ -59,7 +69,7 @@ def run(
     # From a file: as an option the token would stand in lists of processes.
     token = read_token(token_file, "--token-file") if token_file else None
     requested = view_of(view)
-    loaded = RewardModel.load(model, device=device, dtype=kind)
+    loaded = RewardModel.load(at_step(model, step), device=device, dtype=kind)
     if "://" in target:
         from smorm.evaluation.parity.check import against_server
 

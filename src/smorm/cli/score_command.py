@@ -41,6 +41,7 @@ def run(
     resume: bool = Option(
         False, "--resume", help="Go on from what an interrupted run left beside the output."
     ),
+    step: options.StepOption = None,
     token_file: options.TokenFileOption = None,
     max_batch_tokens: options.BatchTokensOption = 8192,
     device: options.DeviceOption = "cpu",
@@ -56,7 +57,7 @@ def run(
     from smorm.rewards.protocol import ScoringOptions
     from smorm.rewards.scores_file import score_file
 
-    sections = options.sections_of(rewards, token_file)
+    sections = options.sections_of(rewards, token_file, step)
     section = options.combined(sections, view, combine, kappa, standardise)
     chosen = None
     if section is None:

@@ -47,6 +47,7 @@ def run(
         "largest at which a better row never lowers the view.",
     ),
     format: str = Option("auto", help="Shape of the data's rows."),
+    step: options.StepOption = None,
     overlong: options.OverlongOption = None,
     skip_bad: options.SkipBadOption = False,
     max_batch_tokens: options.BatchTokensOption = 8192,
@@ -66,7 +67,7 @@ def run(
     options.choice("--kind", kind, KINDS)
     policy = options.choice("--overlong", overlong, options.OVERLONG)
     scoring = ScoringOptions(overlong=policy, max_batch_tokens=max_batch_tokens)
-    loaded = RewardModel.load(model, device=device)
+    loaded = RewardModel.load(options.at_step(model, step), device=device)
     # A view is called as its file is, so that a table distinguishes two of them.
     name = kind if output.stem in NAMED_VIEWS else output.stem
     fit = _fit(loaded, kind, rows, free_sign or [], kappa, name)

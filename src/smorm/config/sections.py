@@ -31,7 +31,11 @@ BOOKKEEPING = (
     "training.save_every",
     "training.keep_checkpoints",
     "training.tensorboard",
+    "training.report_to",
 )
+
+UNNAMED = "dev"
+"""What held-out records are called by where their set has no name."""
 
 
 def _listed(value: Any) -> Any:
@@ -130,13 +134,35 @@ class SourceConfig(Section):
     def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # These keys came later: without them a configuration has the hash that it had before.
         values: dict[str, Any] = handler(self)
-        for key in ("columns", "ignore", "label", "na", "booleans", "numbers_in_text"):
-            if not values[key]:
+        for key in ("columns", "ignore", "label", "na", "booleans", "numbers_in_text", "name"):
+            if not values.get(key, True):
                 del values[key]
         return values
 
 
 Sources = Annotated[list[SourceConfig], BeforeValidator(_listed)]
+
+
+def _sets(value: Any) -> Any:
+    """`{NAME: sources}` as a list of sources that have the name of their set."""
+    # A mapping with keys of a source is one.
+    if not isinstance(value, dict) or value.keys() & SourceConfig.model_fields.keys():
+        return _listed(value)
+    sources: list[Any] = []
+    for name, members in value.items():
+        for source in [members] if isinstance(members, str | dict) else members or [None]:
+            fields = {"path": source} if isinstance(source, str) else source
+            sources.append({**fields, "name": name} if isinstance(fields, dict) else fields)
+    return sources
+
+
+class HeldOutSource(SourceConfig):
+    """A source of held-out records. Sources of one name are one set."""
+
+    name: Annotated[str, Field(pattern=r"^[^/\s]+$")] | None = None
+
+
+HeldOut = Annotated[list[HeldOutSource], BeforeValidator(_sets)]
 
 
 class MixingConfig(Section):
@@ -203,6 +229,28 @@ class TrainingSection(Section):
     keep_checkpoints: Positive = 2
     diagnose_every: Positive | None = None
     tensorboard: bool = False
+    report_to: Annotated[
+        list[Literal["tensorboard", "wandb", "trackio"]], BeforeValidator(_listed)
+    ] = Field(default_factory=list)
+    best: str | None = None
+    stop_after: Positive | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # These keys came later: without them a configuration has the hash that it had before.
+        values: dict[str, Any] = handler(self)
+        for key in ("report_to", "best", "stop_after"):
+            if not values[key]:
+                del values[key]
+        return values
+
+    @model_validator(mode="after")
+    def _measured(self) -> TrainingSection:
+        if self.stop_after is not None and self.best is None:
+            raise ValueError("stop_after: say by which held-out set: add training.best: NAME")
+        if self.best is not None and self.evaluate_every is None:
+            raise ValueError("best: is looked for at each evaluation: add training.evaluate_every")
+        return self
 
     @field_validator("memory_budget", mode="before")
     @classmethod
@@ -217,11 +265,22 @@ class TrainingSection(Section):
 
 
 class EvaluationSection(Section):
-    """Held-out records, measured while training."""
+    """Held-out records, measured while training: a list, or `{NAME: list}` of named sets."""
 
-    preference: Sources = Field(default_factory=list)
-    rated: Sources = Field(default_factory=list)
+    preference: HeldOut = Field(default_factory=list)
+    rated: HeldOut = Field(default_factory=list)
     limit: Positive | None = None
+
+    def sets(self) -> dict[str, EvaluationSection]:
+        """A section for each set, by its name."""
+        sources = (*self.preference, *self.rated)
+        sections = {}
+        for name in dict.fromkeys(source.name for source in sources):
+            parts = {}
+            for kind in ("preference", "rated"):
+                parts[kind] = [each for each in getattr(self, kind) if each.name == name]
+            sections[name or UNNAMED] = self.model_copy(update=parts)
+        return sections
 
 
 class OutputSection(Section):
@@ -253,8 +312,19 @@ class Config(Section):
         if head not in objective.method.heads:
             kinds = kinds_with(lambda method: head in method.heads)
             raise ValueError(f"model.head: {head} goes with kind {kinds}, not {kind}")
+        self._refuse_unknown_best()
         objective.method.check(self)
         return self
+
+    def _refuse_unknown_best(self) -> None:
+        best, method, names = self.training.best, self.objective.method, []
+        for name, held_out in self.evaluation.sets().items():
+            pairs = held_out.preference and method.uses_pairs
+            if pairs or (held_out.rated and method.uses_ratings):
+                names.append(name)
+        if best is not None and best not in names:
+            known = f"there are {', '.join(names)}" if names else "there is none (evaluation)"
+            raise ValueError(f"training.best: {best}: no held-out set has that name; {known}")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as written to `config.yaml`."""

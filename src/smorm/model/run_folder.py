@@ -9,6 +9,11 @@ CHECKPOINTS = "checkpoints"
 PREFIX = "step-"
 
 
+def checkpoint_of(folder: Path, step: int) -> Path:
+    """Where a step's checkpoint is, in the folder of checkpoints."""
+    return folder / f"{PREFIX}{step:08d}"
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
     """Sealed checkpoints, oldest first."""
     return sorted(path for path in folder.glob(f"{PREFIX}*") if files.is_sealed(path))

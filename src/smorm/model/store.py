@@ -5,6 +5,7 @@ Beside `config.json`, safetensors weights with `score.weight`, and the tokenizer
 nonlinear head is in `head.safetensors` beside its backbone; other programs cannot load it."""
 
 import copy
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from smorm.model.backbone import (
     is_lora,
     load_backbone,
     load_lora,
+    merge_lora,
     position_limit,
     quiet,
     save_lora,
@@ -33,6 +35,8 @@ from smorm.model.network import RewardNetwork
 from smorm.model.run_folder import why_no_model
 from smorm.model.views import PREFERENCE
 from smorm.text.tokenizers import load_tokenizer
+
+log = logging.getLogger(__name__)
 
 CARD = "smorm.json"
 
@@ -117,7 +121,7 @@ def save_model(
         elif not linear or not _save_classifier(network, scratch, card.rows):
             network.backbone.save_pretrained(scratch)
             heads.save_head(network.head, scratch)
-        _save_tokenizer_and_card(scratch, tokenizer, card)
+        save_tokenizer_and_card(scratch, tokenizer, card)
         if prove is not None:
             prove(scratch)
 
@@ -134,10 +138,10 @@ def save_view(
         if not _save_classifier(folded, scratch, (PREFERENCE,)):
             kind = network.backbone.config.model_type
             raise ModelError(f"transformers has no sequence classification class for {kind}")
-        _save_tokenizer_and_card(scratch, tokenizer, card)
+        save_tokenizer_and_card(scratch, tokenizer, card)
 
 
-def _save_tokenizer_and_card(folder: Path, tokenizer: Any, card: ModelCard) -> None:
+def save_tokenizer_and_card(folder: Path, tokenizer: Any, card: ModelCard) -> None:
     tokenizer.save_pretrained(folder)
     add_older_names(folder)
     files.write_json(folder / CARD, card.as_dict())
@@ -225,7 +229,7 @@ def load_model(path: Path | str, *, dtype: torch.dtype = torch.float32) -> Any:
     if (folder / "adapter_config.json").is_file():
         if card.base is None:
             raise ModelError(f"{folder / CARD}: names no base model for the adapters")
-        backbone = load_backbone(card.base, dtype=dtype)
+        backbone = load_start(card.base, dtype=dtype)
         fit_embeddings(backbone, len(tokenizer))
         backbone = load_lora(backbone, folder)
     else:
@@ -260,6 +264,37 @@ def _card_and_head(folder: Path) -> tuple[ModelCard, Tensor | NonlinearHead]:
         rows = ", ".join(card.rows)
         raise ModelError(f"{folder}: {WEIGHT} has {len(weight)} rows, {CARD} names {rows}")
     return card, weight
+
+
+def load_start(path: str, *, dtype: torch.dtype = torch.float32) -> Any:
+    """The decoder that training starts from: as `load_backbone`, or of a run's folder; adapters are
+    merged into the model that they were trained on."""
+    folder = Path(path)
+    if folder.is_dir():
+        folder = resolve(folder)
+        if (folder / "adapter_config.json").is_file():
+            return _merged(folder, dtype)
+        path = str(folder)
+    return load_backbone(path, dtype=dtype)
+
+
+def _merged(folder: Path, dtype: torch.dtype) -> Any:
+    try:
+        network, _, _ = load_model(folder, dtype=dtype)
+    except ModelError as error:
+        step = (
+            "merge them first (peft: merge_and_unload, then save_pretrained), and name the result"
+        )
+        raise ModelError(
+            f"{folder}: adapters that cannot be started from: {step}: {error}"
+        ) from error
+    log.info("%s: adapters, merged into %s to start from", folder, _base_of(folder))
+    return merge_lora(network.backbone)
+
+
+def _base_of(folder: Path) -> str:
+    config = files.read_json(folder / "adapter_config.json", ModelError)
+    return str(config.get("base_model_name_or_path") or "their base")
 
 
 def resolve(path: Path | str) -> Path:

@@ -17,13 +17,25 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from smorm import files
-from smorm.config import decisive, dump_config
+from smorm.config import Config, decisive, dump_config
 from smorm.errors import CheckpointError, ConfigError
-from smorm.model.run_folder import CHECKPOINTS, PREFIX, how_far, list_checkpoints
+from smorm.model.run_folder import (
+    CHECKPOINTS,
+    PREFIX,
+    checkpoint_of,
+    how_far,
+    list_checkpoints,
+)
+from smorm.model.store import save_tokenizer_and_card
+from smorm.training.best import Best
 from smorm.training.setup import Prepared
 from smorm.training.step import StepResult
 
 log = logging.getLogger(__name__)
+LENGTH = ("training.epochs", "training.max_steps")
+"""Keys that a resumed run may have larger."""
+BEGINNING = "beginning"
+"""The run's tokenizer and model card, as they are before the first step."""
 Named = Mapping[str, torch.nn.Parameter]
 
 
@@ -50,6 +62,9 @@ def write_beginnings(prepared: Prepared) -> None:
             "it would change nothing: give records a `margin`, or leave it out"
         )
     files.write_text(folder / "config.yaml", dump_config(prepared.config))
+    # With them a checkpoint becomes a model without the data of the run.
+    with files.atomic_folder(folder / BEGINNING) as scratch:
+        save_tokenizer_and_card(scratch, prepared.tokenizer, prepared.card)
     report = {
         "pairs": len(pairs),
         "rated": len(prepared.train.rated),
@@ -70,9 +85,10 @@ def write_beginnings(prepared: Prepared) -> None:
 def save_checkpoint(
     folder: Path, state: dict[str, Any], named: Named, optimizer: torch.optim.Optimizer, keep: int
 ) -> Path:
-    """Write `folder/step-N` (`state["step"]`) atomically, then remove all but the newest `keep`. A
-    verified checkpoint of this step stays: the same run at the same step has the same bits."""
-    target = folder / f"{PREFIX}{state['step']:08d}"
+    """Write `folder/step-N` (`state["step"]`) atomically, then remove all but the newest `keep` and
+    the best (`state["best"]`). A verified checkpoint of this step stays: the same run at the same
+    step has the same bits."""
+    target = checkpoint_of(folder, state["step"])
     # Scratch folders of saves that were killed: their names begin with a dot.
     for torn in folder.glob(f".{PREFIX}*"):
         shutil.rmtree(torn, ignore_errors=True)
@@ -91,9 +107,11 @@ def save_checkpoint(
         save_file(weights, scratch / "weights.safetensors")
         save_file(moments, scratch / "optimizer.safetensors")
         files.write_json(scratch / "state.json", state)
+    best = state.get("best", {}).get("step")
     # Only now: until the new one is complete, the older ones are needed.
     for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        if old != checkpoint_of(folder, best or 0):
+            shutil.rmtree(old, ignore_errors=True)
     return target
 
 
@@ -136,6 +154,18 @@ def load_checkpoint(path: Path, named: Named, optimizer: torch.optim.Optimizer) 
         optimizer.state[named[name]][moment] = value
 
 
+def load_best(
+    config: Config, best: Best, done: int, named: Named, optimizer: torch.optim.Optimizer
+) -> None:
+    """Put the best step's weights in place of the last one's, say so, and write `best.json`."""
+    path = checkpoint_of(config.output.folder / CHECKPOINTS, best.step)
+    files.verify_folder(path)
+    load_checkpoint(path, named, optimizer)
+    log.info("the model is that of step %d of %d, the best by %s", best.step, done, best.held_out)
+    report = {"held_out": best.held_out, "steps": done, **best.state}
+    files.write_json(config.output.folder / "best.json", report)
+
+
 @dataclass(slots=True)
 class Cost:
     """Counted over the steps of a run, those before a resumption included: forward passes with a
@@ -156,24 +186,38 @@ class Cost:
 
 def resume_run(
     prepared: Prepared, folder: Path, named: Named, optimizer: torch.optim.Optimizer
-) -> tuple[int, Cost]:
-    """Load the newest undamaged checkpoint, if any; returns the steps done and their cost."""
+) -> tuple[int, Cost, dict[str, Any]]:
+    """Load the newest undamaged checkpoint, if any; returns the steps done, their cost, and the
+    state of what is best."""
     path = newest_checkpoint(folder)
     if path is None:
         log.info("no checkpoint in %s: starting from the beginning", folder)
-        return 0, Cost()
+        return 0, Cost(), {}
     state = files.read_json(path / "state.json")
     now, before = decisive(prepared.config.as_dict()), state["config"]
     # Keys that decide nothing (threads, log_every) may differ between a run and its resumption.
     changed = sorted(key for key in {*now, *before} if now.get(key) != before.get(key))
+    if others := [key for key in changed if key not in LENGTH]:
+        raise CheckpointError(f"{path}: was written with another {', '.join(others)}")
     if changed:
-        raise CheckpointError(f"{path}: was written with another {', '.join(changed)}")
+        _refuse_shorter(prepared, path, before)
     if state["data"] != prepared.data_hash:
         raise CheckpointError(f"{path}: was written with other data (or another tokenizer)")
     load_checkpoint(path, named, optimizer)
     log.info("resumed after step %d from %s", state["step"], path)
     # Checkpoints of old versions have no cost.
-    return int(state["step"]), Cost(**state.get("cost", {}))
+    return int(state["step"]), Cost(**state.get("cost", {})), state.get("best", {})
+
+
+def _refuse_shorter(prepared: Prepared, path: Path, before: Mapping[str, Any]) -> None:
+    """A run may become longer: data order and batches are functions of the step alone."""
+    epochs, steps = (before[key] for key in LENGTH)
+    earlier, total = steps or prepared.order.num_steps(epochs), prepared.num_steps
+    if total < earlier:
+        advice = "it can be lengthened, not shortened; --step N of other verbs takes a checkpoint"
+        raise CheckpointError(f"{path}: the run was to have {earlier} steps, now {total}: {advice}")
+    log.info("lengthened from %d to %d steps: from here on the learning rate (%s) is that of a run "
+             "of this length", earlier, total, prepared.config.training.schedule)  # fmt: skip
 
 
 def write_cost(prepared: Prepared, cost: Cost, reference_tokens: int = 0) -> None:

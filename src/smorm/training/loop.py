@@ -1,6 +1,7 @@
 """Training, top to bottom: prepare, step, report, save."""
 
 import contextlib
+import logging
 import math
 import signal
 import time
@@ -17,13 +18,17 @@ from smorm.errors import Interrupted, NonFiniteLossError
 from smorm.model.run_folder import CHECKPOINTS
 from smorm.training import folder, optim
 from smorm.training.batches import Batches, prefetched
+from smorm.training.best import Best
 from smorm.training.lock import only_run
 from smorm.training.memory import resolve_batch_tokens
 from smorm.training.methods import Method, make_method, method_class
 from smorm.training.proof import save_proven
 from smorm.training.setup import Prepared, prepare
 from smorm.training.step import Abandoned, StepResult, Stop, diagnose_step, run_step, some_records
+from smorm.training.trackers import refuse_missing
 from smorm.training.tracking import due, reporting
+
+log = logging.getLogger(__name__)
 
 
 def train(config: Config, *, resume: bool = False) -> Path:
@@ -43,6 +48,7 @@ def open_run(config: Config, *, resume: bool) -> Prepared:
     """Prepare a run in its folder, which must hold no other unless the run goes on."""
     if config.training.threads is not None:
         torch.set_num_threads(config.training.threads)
+    refuse_missing(config)
     if not resume:
         folder.refuse_another_run(config.output.folder)
     return resolve_batch_tokens(prepare(config), resume=resume)
@@ -61,13 +67,17 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
     # Weights and moments come from the checkpoint; order, dropout and rate follow from the step.
     checkpoints = config.output.folder / CHECKPOINTS
     done, cost, total = 0, folder.Cost(), prepared.num_steps
+    best = Best.of(training, None)
     if resume:
-        done, cost = folder.resume_run(prepared, checkpoints, named, optimizer)
+        done, cost, best_before = folder.resume_run(prepared, checkpoints, named, optimizer)
+        best = Best.of(training, best_before)
     folder.write_beginnings(prepared)
 
     def save(step: int) -> None:
         state = {"step": step, "data": prepared.data_hash, "config": decisive(config.as_dict())}
         state["cost"] = asdict(cost)
+        if training.best is not None:
+            state["best"] = best.state
         folder.save_checkpoint(checkpoints, state, named, optimizer, training.keep_checkpoints)
 
     with (
@@ -75,7 +85,7 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
         reporting(prepared, done, total) as report,
         prefetched(prepared.batcher, prepared.order, range(done, total)) as batches,
     ):
-        for step in range(done, total):
+        for step in range(done, done if best.stops else total):
             started = time.monotonic()
             try:
                 result = _update(prepared, method, step, optimizer, named, batches, stop)
@@ -88,10 +98,18 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
             seconds = max(time.monotonic() - started, 1e-9)
             result.values |= {"tokens": result.tokens, "tokens_per_second": result.tokens / seconds}
             report(step + 1, result.values)
-            if due(step + 1, training.save_every) and step + 1 < total:
-                save(step + 1)
+            done = step + 1
+            better = best.update(done, result.values)
+            if better or (due(done, training.save_every) and done < total):
+                save(done)
+            if best.stops:
+                log.info("stopped early: %s was not better in %d measurements after step %d",
+                         training.best, best.without, best.step)  # fmt: skip
+                break
     # Before the model: a run that is killed here goes on from it, and writes the model again.
-    save(total)
+    save(done)
+    if best.step:
+        folder.load_best(config, best, done, named, optimizer)
     folder.write_cost(prepared, cost, method.reference_tokens)
     network.head.finalize()  # ODIN's rows as they were applied: a plain linear head
     # Gradients and moments make room for the model that is loaded again.

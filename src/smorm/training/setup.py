@@ -1,7 +1,7 @@
 """From a configuration to everything that a run needs: data, tokenizer, network, order."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,12 @@ from smorm.data.mixing import DataOrder
 from smorm.data.scaling import AttributeScale, restore_scales
 from smorm.data.tokeniser import Tokeniser
 from smorm.errors import ConfigError, DataError, ModelError
-from smorm.model.backbone import (
-    add_lora,
-    build_backbone,
-    fit_embeddings,
-    load_backbone,
-    position_limit,
-)
+from smorm.model.backbone import add_lora, build_backbone, fit_embeddings, position_limit
 from smorm.model.device import keep_freed_memory, pick_device
 from smorm.model.heads import MlpHead, find_head, start_head
 from smorm.model.language import LanguageHead, load_language_model
 from smorm.model.network import RewardNetwork
-from smorm.model.store import ModelCard, versions
+from smorm.model.store import ModelCard, load_start, resolve, versions
 from smorm.model.verify import choose_layout
 from smorm.objectives.terms import Rows
 from smorm.text.chat import Renderer
@@ -50,7 +44,7 @@ class Prepared:
     tokenizer: Any
     card: ModelCard
     train: TokenSet
-    dev: TokenSet
+    dev: Mapping[str, TokenSet]  # the held-out sets by name
     order: DataOrder
     census: Census
     data_hash: str
@@ -107,10 +101,12 @@ def prepare(config: Config) -> Prepared:
         no_pairs = method.uses_pairs and not train.pairs
         if no_pairs or (method.uses_ratings and not train.rated):
             raise DataError("no usable training record is left: " + "; ".join(census.lines()))
-        used = sources.sources_of(held, pairs=method.uses_pairs, rated=bool(scales))
-        stores = sources.tokenised_sources(config, used, tokeniser, held_census, held.limit)
-        # Held-out ratings are on the scales of the training ratings.
-        dev = sources.token_set(stores, scales, held_census)
+        dev = {}
+        for name, section in held.sets().items():
+            used = sources.sources_of(section, pairs=method.uses_pairs, rated=bool(scales))
+            stores = sources.tokenised_sources(config, used, tokeniser, held_census, held.limit)
+            # Held-out ratings are on the scales of the training ratings.
+            dev[name] = sources.token_set(stores, scales, held_census)
     lines, without = [], f"not measured: objective.kind {config.objective.kind} trains no"
     if held.preference and not method.uses_pairs:
         lines.append(f"evaluation.preference: {without} preference row")
@@ -120,13 +116,14 @@ def prepare(config: Config) -> Prepared:
         log.info("held-out data: %s", line)
     # From here on the scales are those of the head's rows, which a method may change.
     scales = method.rows(scales)
-    network = _network(config, tokenizer, len(scales))
+    network = build_network(config, tokenizer, len(scales))
     card = _card(config, renderer, scales, train)
     order = _order(config, train)
     return Prepared(config, network, tokenizer, card, train, dev, order, census, train.fingerprint)
 
 
-def _network(config: Config, tokenizer: Any, attributes: int) -> RewardNetwork:
+def build_network(config: Config, tokenizer: Any, attributes: int) -> RewardNetwork:
+    """The network that a run begins with, on its device, in a layout that was verified."""
     method, spec, max_tokens = method_class(config), config.model.backbone, config.data.max_tokens
     # Seeded before the backbone: rows that are added to its embedding are drawn too.
     torch.manual_seed(config.training.seed)
@@ -151,7 +148,7 @@ def _network(config: Config, tokenizer: Any, attributes: int) -> RewardNetwork:
         network.head = MlpHead(network.backbone.config.get_text_config().hidden_size)
     elif method.freezes_backbone or isinstance(spec, Architecture) or not Path(spec).is_dir():
         pass
-    elif start_head(network.head, Path(spec)):
+    elif start_head(network.head, resolve(spec)):
         log.info("the preference row starts from that of %s, attribute rows start anew", spec)
     method.init_head(network)
     network.to(pick_device(config.training.device, "training.device"))
@@ -173,12 +170,16 @@ def _backbone(config: Config, tokenizer: Any) -> tuple[Any, LanguageHead | None]
         options = {"tokenizer": tokenizer, "max_tokens": config.data.max_tokens}
         return build_backbone(spec.architecture, spec.fields(), seed=seed, **options), None
     if not method_class(config).keeps_language_head:
-        return load_backbone(spec), None
+        return load_start(spec), None
     # A language head that is tied to the embedding is in every folder, a reward model's too: only
     # the score head distinguishes the two.
-    if Path(spec).is_dir() and find_head(Path(spec)) is not None:
-        needed = f"objective.kind {config.objective.kind} needs a language model"
-        raise ModelError(f"{spec}: {needed}, not a reward model")
+    if Path(spec).is_dir():
+        folder, needed = resolve(spec), f"objective.kind {config.objective.kind} needs a"
+        if find_head(folder) is not None:
+            raise ModelError(f"{spec}: {needed} language model, not a reward model")
+        if (folder / "adapter_config.json").is_file():
+            problem = f"{needed} whole language model, these are adapters"
+            raise ModelError(f"{spec}: {problem}: merge them first (peft: merge_and_unload)")
     return load_language_model(spec, len(tokenizer))
 
 

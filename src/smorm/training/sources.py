@@ -4,6 +4,7 @@ import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from smorm.data.token_cache import TokenRequest, tokens_of
 from smorm.data.token_store import StoreKind, TokenPair, TokenRated, TokenStore
 from smorm.data.tokeniser import Tokeniser
 from smorm.errors import ConfigError
+from smorm.model.store import resolve
 from smorm.text.tokenizers import load_tokenizer, train_bpe
 
 Sources = Mapping[StoreKind, Sequence[Source]]
@@ -55,7 +57,7 @@ class Stores:
 
 def to_source(source: SourceConfig) -> Source:
     """The reader's source from the configuration's."""
-    return Source(**source.model_dump())
+    return Source(**source.model_dump(exclude={"name"}))
 
 
 def sources_of(section: DataSection | EvaluationSection, *, pairs: bool, rated: bool) -> Sources:
@@ -80,7 +82,10 @@ def run_tokenizer(config: Config, sources: Sources) -> Any:
     spec = config.model.tokenizer
     if isinstance(spec, TrainedTokenizer):
         return train_bpe(training_texts(config, sources), spec.vocab_size)
-    return load_tokenizer(spec or str(config.model.backbone))
+    backbone = str(config.model.backbone)
+    if spec is None and Path(backbone).is_dir():
+        spec = str(resolve(backbone))
+    return load_tokenizer(spec or backbone)
 
 
 def read_template(config: Config) -> str | None:

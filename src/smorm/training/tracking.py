@@ -2,21 +2,24 @@
 
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 
+from smorm.config import Config
 from smorm.data.scaling import restore_scales
-from smorm.errors import ConfigError
 from smorm.files import named_errors, write_bytes
 from smorm.model.inference import score_units
+from smorm.training.best import measured_as
 from smorm.training.setup import Prepared
+from smorm.training.sources import TokenSet
+from smorm.training.trackers import open_trackers
 
 log = logging.getLogger(__name__)
 Report = Callable[[int, dict[str, float]], None]
@@ -29,13 +32,14 @@ _WATCHED = (
     ("dev/accuracy", "held-out accuracy {:.3f}", ""),
     ("tokens_per_second", "{:,.0f} tokens/s", "{:,.0f} tok/s"),
 )
+_OF_A_SET = re.compile(r"dev/[^/]+/accuracy$")
 
 
 @contextmanager
 def reporting(prepared: Prepared, done: int, total: int) -> Iterator[Report]:
     """What shows the numbers of every step, logs them, and measures held-out data, when due."""
     training = prepared.config.training
-    tracker = Tracker(prepared.config.output.folder, done, tensorboard=training.tensorboard)
+    tracker = Tracker(prepared.config, done)
     with closing(tracker), progress(total, done, training.log_every) as show:
 
         def report(step: int, values: dict[str, float]) -> None:
@@ -53,11 +57,11 @@ def reporting(prepared: Prepared, done: int, total: int) -> Iterator[Report]:
 
 
 class Tracker:
-    """Appends one JSON object a line to `metrics.jsonl`; TensorBoard gets the same numbers. Lines
+    """Appends one JSON object a line to `metrics.jsonl`; other trackers get the same numbers. Lines
     after step `done`, which a killed run wrote, are removed: they come again."""
 
-    def __init__(self, folder: Path, done: int, *, tensorboard: bool) -> None:
-        self.path = folder / "metrics.jsonl"
+    def __init__(self, config: Config, done: int) -> None:
+        self.path = config.output.folder / "metrics.jsonl"
         with named_errors(self.path):
             if self.path.exists():
                 lines = self.path.read_bytes().splitlines(keepends=True)
@@ -66,25 +70,16 @@ class Tracker:
                 if len(earlier) < len(lines):
                     write_bytes(self.path, b"".join(earlier))
             self._stream = self.path.open("ab")
-        self._board: Any = None
-        if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                needed = "training.tensorboard needs tensorboard: pip install 'smorm[track]'"
-                raise ConfigError(needed) from error
-            # Steps after the checkpoint come again: without the purge the curve would have both.
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
+        self._trackers = open_trackers(config, done)
 
     def log(self, step: int, values: dict[str, Any]) -> None:
         """Append a record. A value that is not finite is written as null."""
         with named_errors(self.path):
             self._stream.write(orjson.dumps({"step": step, **values}) + b"\n")
             self._stream.flush()
-        if self._board is not None:
-            for name, value in values.items():
-                if isinstance(value, int | float):
-                    self._board.add_scalar(name, value, step)
+        numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+        for tracker in self._trackers:
+            tracker.log(step, numbers)
 
     def close(self) -> None:
         """Flush to the disk."""
@@ -92,8 +87,8 @@ class Tracker:
         with named_errors(self.path), self._stream:
             self._stream.flush()
             os.fsync(self._stream.fileno())
-        if self._board is not None:
-            self._board.close()
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def _is_of(line: bytes, done: int) -> bool:
@@ -115,6 +110,9 @@ def _describe(values: dict[str, float], *, brief: bool = False) -> str:
         form = bar if brief else line
         if form and name in values:
             texts.append(form.format(values[name]))
+    named = {name.split("/")[1]: value for name, value in values.items() if _OF_A_SET.match(name)}
+    if named and not brief:
+        texts.append(" ".join(f"{name} {value:.3f}" for name, value in named.items()))
     return " ".join(texts) if brief else "  ".join(texts)
 
 
@@ -163,25 +161,33 @@ def _duration(seconds: float) -> str:
 
 
 def validate(prepared: Prepared) -> dict[str, float]:
-    """Measure held-out data, where there is any: pair accuracy (ties count half) and log loss of
-    row 0; squared error of each attribute on the scale of its ratings."""
-    network, card, dev = prepared.network, prepared.card, prepared.dev
+    """Measure the held-out sets: pair accuracy (ties count half) and log loss of row 0; squared
+    error of each attribute on the scale of its ratings."""
+    values: dict[str, float] = {}
+    for name, held_out in prepared.dev.items():
+        measured = _measure(prepared, held_out)
+        values |= {measured_as(name, metric): value for metric, value in measured.items()}
+    return values
+
+
+def _measure(prepared: Prepared, held_out: TokenSet) -> dict[str, float]:
+    network, card = prepared.network, prepared.card
     # The sets are scored in full every time: a sample would move the curve by its own noise.
     values = {}
-    if dev.pairs and card.preference_trained:
-        units = [[pair.chosen, pair.rejected] for pair in dev.pairs]
+    if held_out.pairs and card.preference_trained:
+        units = [[pair.chosen, pair.rejected] for pair in held_out.pairs]
         scores = score_units(network, units, prepared.batch_tokens)
         # The training loss has margins and label smoothing; this one is the same for all methods.
         gaps = np.array([rows[0, 0] - rows[1, 0] for rows in scores])
-        values["dev/accuracy"] = float(((gaps > 0) + 0.5 * (gaps == 0)).mean())
-        values["dev/preference_loss"] = float(np.logaddexp(0.0, -gaps).mean())
-    if dev.rated:
-        units = [[response.tokens] for response in dev.rated]
+        values["accuracy"] = float(((gaps > 0) + 0.5 * (gaps == 0)).mean())
+        values["preference_loss"] = float(np.logaddexp(0.0, -gaps).mean())
+    if held_out.rated:
+        units = [[response.tokens] for response in held_out.rated]
         scores = score_units(network, units, prepared.batch_tokens)
         predicted = restore_scales(card.scales, np.array([rows[0, 1:] for rows in scores]))
         # On the scale of the ratings, so that runs with other scalings can be compared.
-        errors = (predicted - restore_scales(card.scales, dev.targets)) ** 2
+        errors = (predicted - restore_scales(card.scales, held_out.targets)) ** 2
         for scale, column in zip(card.scales, errors.T, strict=True):
             if not np.isnan(column).all():
-                values[f"dev/mse/{scale.name}"] = float(np.nanmean(column))
+                values[f"mse/{scale.name}"] = float(np.nanmean(column))
     return values

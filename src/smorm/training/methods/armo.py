@@ -44,6 +44,8 @@ class Armo(Method):
             raise ValueError("model.backbone: objective.kind armo needs a trained (reward) model")
         if config.model.lora is not None:
             raise ValueError("model.lora: objective.kind armo leaves the backbone as it comes")
+        if config.training.best is not None:
+            raise ValueError("training.best: objective.kind armo writes no checkpoints")
 
     @classmethod
     def train(cls, config: Config, *, resume: bool) -> Path:
