@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import replace
 
 import pytest
@@ -38,11 +39,15 @@ def mixed(seed: int) -> list:
 
 
 def told(report) -> dict:
-    """All of a report but the places, which name lines."""
+    """All of a report but the places, which name lines, those in sentences among them."""
     values = report.as_dict()
-    values["findings"] = sorted(
-        (replace(one, locations=()) for one in report.findings), key=lambda one: str(one)
-    )
+    findings = []
+    for finding in report.findings:
+        numbers = dict(finding.numbers)
+        if "reason" in numbers:
+            numbers["reason"] = re.sub(r"\S+\.jsonl:\d+: ", "", numbers["reason"])
+        findings.append(replace(finding, locations=(), numbers=numbers))
+    values["findings"] = sorted(findings, key=str)
     del values["sources"]
     return values
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from smorm.checks.findings import meaning
+from smorm.checks.markup import FAMILIES
 from smorm.checks.plan import Plan
 from smorm.checks.report import check
 from smorm.checks.scan import CheckedSource
@@ -100,9 +101,13 @@ def test_texts_that_were_meant_in_another_shape_are_found(tmp_path, text, code, 
 def test_raw_texts_of_hh_are_found_and_read_by_the_format_that_is_named(tmp_path):
     begin = "\n\nHuman: why is it so?\n\nAssistant: "
     rows = [{"chosen": f"{begin}it is {n}", "rejected": f"{begin}no {n}"} for n in range(5)]
-    assert found(checked(tmp_path, rows), "hh_markers").count == 5
-    source = CheckedSource(Source(tmp_path / "data.jsonl", format="hh_rlhf"))
-    assert "hh_markers" not in codes(check(Plan((source,))))
+    refused = found(checked(tmp_path, rows), "bad_records")
+    assert words_of_train(tmp_path / "data.jsonl") in meaning(refused)
+    assert "format 'hh_rlhf'" in meaning(refused)
+    for name, count in (("preference", 5), ("hh_rlhf", 0)):
+        source = CheckedSource(Source(tmp_path / "data.jsonl", format=name))
+        findings = check(Plan((source,))).findings
+        assert sum(f.count for f in findings if f.kind == "hh_markers") == count
 
 
 def test_a_prompt_that_both_sides_repeat_is_found(tmp_path):
@@ -116,6 +121,14 @@ def test_a_prompt_that_both_sides_repeat_is_found(tmp_path):
     assert (finding.severity, finding.count) == ("look", 5)
     few = found(checked(tmp_path, [rows[0], *pairs(200, 3)]), "prompt_repeated")
     assert few.severity == "fine"
+
+
+def test_no_markup_is_passed_over_for_the_sake_of_speed(tmp_path):
+    for family, markers in FAMILIES.items():
+        for marker in markers:
+            rows = [*pairs(2), {"prompt": "p", "chosen": f"so{marker}it", "rejected": "no"}]
+            findings = [f for f in checked(tmp_path, rows).findings if f.kind == "chat_markup"]
+            assert family in [finding.numbers["family"] for finding in findings]
 
 
 def test_plain_records_have_no_such_finding(tmp_path):

@@ -245,7 +245,7 @@ def test_words_with_an_equals_sign_override_the_config_and_others_are_data(check
     code, _, findings, content, _ = check(
         extra, "data.max_tokens=8", "--config", path, "data.overlong=drop"
     )
-    assert (code, content["max_tokens"]) == (0, 8)
+    assert (code, content["max_tokens"]) == (1, 8)  # none is left
     assert content["records"]["train"] == {"preference": 127, "rated": 60}
     assert "The run drops them" in findings["over_limit"]["meaning"]
     code, _, _, _, err = check("data.max_token=8", "--config", path)
@@ -269,6 +269,9 @@ def test_what_stops_a_run_is_told_in_its_words(check, tmp_path):
     assert refusal(path, "data.max_tokens=8") in findings["over_limit"]["meaning"]
     code, _, findings, _, _ = check("--config", path, "data.max_tokens=4096")
     assert (code, findings["over_positions"]["severity"]) == (1, "must fix")
+    _, _, unknown, _, _ = check("--config", path, "data.attributes=[no_such]")
+    reason = refusal(path, "data.attributes=[no_such]")
+    assert unknown["unknown_attributes"]["meaning"] == f"{reason}."
     assert findings["over_positions"]["meaning"] == f"{refusal(path, 'data.max_tokens=4096')}."
 
 

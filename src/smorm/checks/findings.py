@@ -65,6 +65,7 @@ class FindingKind(StrEnum):
     # of labels
     CONFLICTING_PAIRS = "conflicting_pairs"
     CONFLICTING_RATINGS = "conflicting_ratings"
+    UNKNOWN_ATTRIBUTES = "unknown_attributes"
     CONSTANT_ATTRIBUTE = "constant_attribute"
     MISSING_RATINGS = "missing_ratings"
     OUT_OF_RANGE = "out_of_range"

@@ -86,6 +86,15 @@ def summarise(table: Table) -> dict[str, dict[str, Any]]:
     return summaries
 
 
+def unknown_attributes(table: Table, names: Sequence[str]) -> Iterator[Finding]:
+    """Attributes that the run asks for and no training record rates."""
+    rated = list(summarise(table))
+    unknown = sorted(set(names) - set(rated))
+    if unknown:
+        numbers = {"unknown": ", ".join(unknown), "rated": ", ".join(rated)}
+        yield Finding(FindingKind.UNKNOWN_ATTRIBUTES, MUST_FIX, len(unknown), numbers=numbers)
+
+
 def attribute_findings(table: Table, limits: Thresholds) -> Iterator[Finding]:
     """Constant and mostly missing attributes."""
     for name, summary in summarise(table).items():

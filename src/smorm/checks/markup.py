@@ -27,6 +27,8 @@ FAMILIES = {
     "the end of a text": ("</s>", "<|endoftext|>", "<|end_of_text|>"),
 }
 """What chat templates write around messages, by the models or data sets that are known for it."""
+# One of them is in every marker above, and few texts hold any: the others need no search for each.
+_IN_MARKERS = ("<", "INST]", "### ", "ASSISTANT: ")
 # Shorter prompts begin answers by accident: "Why?", "Why? Because ..."
 _SHORTEST_PROMPT = 12
 # A list of messages, or one, as JSON or as Python prints it.
@@ -41,9 +43,10 @@ def examine(record: Record, tally: Census) -> None:
     text = "\0".join([message.content for message in messages])
     if any(marker in text for marker in HH_MARKERS):
         tally.add(FindingKind.HH_MARKERS, record.where)
-    for family, markers in FAMILIES.items():
-        if any(marker in text for marker in markers):
-            tally.add(FindingKind.CHAT_MARKUP, record.where, detail=family)
+    if any(sign in text for sign in _IN_MARKERS):
+        for family, markers in FAMILIES.items():
+            if any(marker in text for marker in markers):
+                tally.add(FindingKind.CHAT_MARKUP, record.where, detail=family)
     # What a tool answers may well be JSON.
     if any(_MESSAGES.match(turn.content) for turn in messages if turn.role != "tool"):
         tally.add(FindingKind.MESSAGES_AS_TEXT, record.where)

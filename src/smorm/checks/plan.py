@@ -45,6 +45,7 @@ class Plan:
     against: tuple[tuple[str, tuple[Source, ...]], ...] = ()
     ranges: dict[str, Range] = field(default_factory=dict)  # lowest and highest value of attributes
     tokens: TokenPlan | None = None
+    attributes: tuple[str, ...] = ()  # that the run trains; () for all that are rated
 
 
 def parse_against(text: str) -> tuple[str, tuple[Source, ...]]:
@@ -117,6 +118,13 @@ def sources_of_config(config: Config, limit: int | None = None) -> tuple[Checked
                 source = replace(source, limit=min(limit, source.limit or limit))
             sources.append(CheckedSource(source, kind, held_out))
     return tuple(sources)
+
+
+def attributes_of_config(config: Config) -> tuple[str, ...]:
+    """The attributes that a run asks for by name."""
+    if not config.objective.method.uses_ratings:
+        return ()
+    return tuple(config.data.attributes or ())
 
 
 def tokens_of_config(config: Config, max_tokens: int | None = None) -> TokenPlan:

@@ -160,6 +160,7 @@ def _report(
     findings += duplicates.leakage_findings(scanned, limits)
     findings += labels.opposite_pairs(table, limits)
     findings += labels.conflicting_ratings(table, limits)
+    findings += labels.unknown_attributes(table, plan.attributes)
     findings += labels.attribute_findings(table, limits)
     findings += labels.range_findings(table, plan.ranges, formats)
     overlaps = {}

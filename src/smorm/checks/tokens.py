@@ -95,9 +95,9 @@ class TokenCheck:
         reason) or that are over the limit, and sides that are the same tokens within it."""
         records = len(table)
         pairs = sum(len(table.rows("preference", train=train)) for train in (True, False))
-        # Under `error` one such record stops the run, however few there are.
+        # Under `error` one such record stops the run, and so do records of which none is left.
         over = above(tally[FindingKind.OVER_LIMIT], records, limits.over_limit, LOOK, FINE)
-        if self.overlong == "error":
+        if self.overlong == "error" or 0 < records == tally[DropReason.RECORD_LEFT_OUT]:
             over = MUST_FIX
         numbers = {
             "max_tokens": self.max_tokens,

@@ -85,6 +85,7 @@ def run(
     }
     sources = planning.sources_of_arguments(paths, dev or [], options)
     tokens = None
+    attributes_of_run: tuple[str, ...] = ()
     # A config brings its own sources, which are checked beside those of the command line.
     if config is not None:
         from smorm.config import load_config
@@ -92,11 +93,12 @@ def run(
         loaded = load_config(config, overrides)
         sources = (*planning.sources_of_config(loaded, limit), *sources)
         tokens = planning.tokens_of_config(loaded, max_tokens)
+        attributes_of_run = planning.attributes_of_config(loaded)
     elif model is not None:
         tokens = planning.tokens_of_model(model, max_tokens)
     benchmarks = tuple(map(planning.parse_against, against or []))
     ranges = dict(map(planning.parse_range, value_range or []))
-    report = check(planning.Plan(sources, benchmarks, ranges, tokens))
+    report = check(planning.Plan(sources, benchmarks, ranges, tokens, attributes_of_run))
     # Written before it is printed: a closed pipe must not lose the findings.
     if output is not None:
         write_json(output, report.as_dict())
