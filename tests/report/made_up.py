@@ -57,7 +57,8 @@ def stress_result(
         "peak": near(float(SIZES[int(values.argmax())]), n),
         "fall": near(float(values.max() - values[-1]), n),
     }
-    fingerprint = {"model": model, "view": {"name": view}, "data": prompts, "config": "c0ffee"}
+    hashes = {"data": model}
+    fingerprint = {"model": hashes, "view": {"name": view}, "data": prompts, "config": "c0ffee"}
     seeds = {} if seed is None else {"seed": seed}
     return Result(
         "stress", f"best-of-n/{prompts}", model, view, metrics, points, {**fingerprint, **seeds}
@@ -116,7 +117,8 @@ def policy_result(
         "fall": near(max(values) - values[-1]),
         "kl@last": near(points[-1]["kl"]["value"]),
     }
-    return Result("rl", f"{algorithm}/{prompts}", model, view, metrics, points, {"seed": seed})
+    fingerprint = {"seed": seed, "model": {"data": model}}
+    return Result("rl", f"{algorithm}/{prompts}", model, view, metrics, points, fingerprint)
 
 
 def training_result(model: str, seed: int, losses: Sequence[float]) -> Result:

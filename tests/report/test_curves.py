@@ -128,6 +128,18 @@ def test_a_single_run_takes_the_fall_that_it_measured():
     assert not peak_of(curve).drops
 
 
+def test_a_curve_that_falls_and_rises_again_has_fallen():
+    middle = len(SIZES) // 2
+    again = [*np.linspace(0.5, 0.7, middle), 0.6, *np.linspace(0.65, 0.69, len(SIZES) - middle - 1)]
+    (curve,) = curves_of(runs({("a", "F"): {"ID": again}}, range(5)))
+    peak = peak_of(curve)
+    assert (peak.at, peak.last) == (SIZES[middle - 1], SIZES[middle])
+    assert peak.drops
+    # a single run of an older file has its fall to the last point alone
+    (old,) = curves_of([stress_result("a", "F", "ID", None, again)])
+    assert peak_of(old, Metric(0.01, 40, -0.1, 0.1), to_end=True).last == SIZES[-1]
+
+
 def test_a_curve_without_finite_gold_has_no_peak():
     result = stress_result("a", "F", "ID", None, [math.nan] * len(SIZES))
     (curve,) = curves_of([result])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -192,7 +193,7 @@ def test_the_three_leading_sentences_are_of_different_kinds():
 def test_accuracies_are_told_in_percentage_points(value, word):
     results = [
         Result("eval", "pairs/ID", model, "F", {"accuracy": Metric(a + 0.001 * seed, 9)}, [],
-               {"seed": seed})
+               {"seed": seed, "model": {"data": "of the run"}})
         for seed in range(3)
         for model, a in (("Single", 0.7), ("SMORM", value + 0.001 * seed))
     ]  # fmt: skip
@@ -209,3 +210,13 @@ def test_of_many_methods_those_without_a_difference_are_counted_not_listed():
     count = sentence.partition("no difference found for ")[2]
     assert "higher for Better" in sentence
     assert count in {f"{number} methods." for number in (9, 10)}
+
+
+def test_a_set_is_called_as_in_training_only_where_every_card_says_what_it_was_trained_on():
+    methods = {("Single", "F"): {"ID": rising(0.7)}, ("SMORM", "F"): {"ID": rising(0.9)}}
+    results = runs(methods)
+    assert any("prompts as in training (ID)" in text for text in findings(results).sentences)
+    theirs = [replace(one, fingerprint={**one.fingerprint, "model": {}}) for one in results[:6]]
+    sentences = findings([*theirs, *results[6:]]).sentences
+    assert any(text.startswith("On ID (") for text in sentences)
+    assert not any("as in training" in text for text in sentences)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from smorm.stress.best_of_n import doubling_sizes, kl_of
-from smorm.stress.curves import ScoredPools, measure
+from smorm.stress.curves import ScoredPools, measure, shape_of
 from smorm.stress.symptoms import text_measures
 from tests.stress.made_up import enumerated, pool
 
@@ -54,6 +54,8 @@ def test_planted_over_optimisation_is_found_where_it_is():
     numbers = measurement.metrics
     assert 2 <= numbers["peak"].value <= 8
     assert numbers["fall"].low > 0
+    assert numbers["drop"].low > 0
+    assert numbers["drop"].value >= numbers["fall"].value
     assert numbers["peak"].value < numbers["onset"].value <= 64
     assert numbers["gain"].high < 0  # worse than no choice at all
     assert numbers["divergence"].low > 0
@@ -81,6 +83,17 @@ def test_a_proxy_that_knows_nothing_gains_nothing():
     assert numbers["peak"].value < 32  # where chance put it
     assert numbers["fall"].low < 0 < numbers["fall"].high
     assert math.isnan(numbers["onset"].value)  # the fall behind it is chance too
+    assert numbers["drop"].low < 0 < numbers["drop"].value
+
+
+def test_a_curve_that_falls_and_rises_again_has_fallen():
+    rng = np.random.default_rng(3)
+    positions = (1, 2, 4, 8, 16)
+    table = np.array([0.0, 1.0, 0.2, 0.8, 0.97]) + 0.1 * rng.normal(size=(40, 5))
+    numbers = shape_of(table, positions, [str(index) for index in range(40)])
+    assert numbers["trough"].value == 4
+    assert 0.6 < numbers["drop"].low < 0.8 < numbers["drop"].high < 0.95
+    assert numbers["fall"].value < 0.1
 
 
 def test_neither_the_order_of_answers_nor_an_affine_proxy_changes_a_number():

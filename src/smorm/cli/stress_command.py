@@ -58,7 +58,7 @@ def summary(results: list[Any]) -> list[Any]:
             if name.startswith(hidden) and name not in visible:
                 continue
             # Sizes n double: over seeds their mean says little, and Student's t nothing.
-            if row.seeds > 1 and name in ("peak", "onset"):
+            if row.seeds > 1 and name in ("peak", "onset", "trough"):
                 metric = Metric(metric.value, metric.n)
             metrics[name] = metric
         summaries.append(Result(row.kind, row.suite, row.model, row.view, metrics, notes=row.notes))

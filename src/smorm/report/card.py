@@ -34,7 +34,7 @@ _TASK = "text-classification"
 _TAGS = ["reward-model", "smorm", "rlhf", "preference-model"]
 _MAX_COLUMNS = 6
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~])")
-_SUMMARIES = ("gain", "regret", "gold@first", "gold@peak", "gold@last", "fall", "kl@last")
+_SUMMARIES = ("gain", "regret", "gold@first", "gold@peak", "gold@last", "fall", "drop", "kl@last")
 
 
 @dataclass(frozen=True, slots=True)

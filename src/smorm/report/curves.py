@@ -153,10 +153,10 @@ def _is_number(value: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """Where a curve of gold is highest, and what is lost until its end."""
+    """Where a curve of gold is highest, and what is lost until its lowest point after it."""
 
     at: float  # the n or step of the largest mean
-    last: float  # that of the last point
+    last: float  # that of the lowest point after it, or of the last one in older files
     drop: Metric  # gold at the first less gold at the second
     runs_at: tuple[float, ...] = ()  # the peak of each run; empty for one run
 
@@ -166,21 +166,32 @@ class Peak:
         return self.drop.low > 0
 
 
-def peak_of(curve: Curve, measured_drop: Metric | None = None) -> Peak | None:
-    """The peak of a curve of gold, or None without finite gold; a single run brings its drop."""
+def peak_of(
+    curve: Curve, measured_drop: Metric | None = None, *, to_end: bool = False
+) -> Peak | None:
+    """The peak of a curve of gold, or None without finite gold; a single run brings its drop, which
+    older files measured `to_end`, the last point. A curve that falls and rises again has fallen."""
     if "gold" not in curve.values or not np.isfinite(curve.along("gold")).all():
         return None
     means = np.array(curve.along("gold"))
     top = int(means.argmax())
+    bottom = top + int(means[top:].argmin())
     if len(curve.runs) < _MIN_SEEDS:
-        drop = measured_drop or Metric(float(means[top] - means[-1]), curve.values["gold"][top].n)
-        return Peak(curve.at[top], curve.at[-1], drop)
+        if to_end:
+            bottom = len(means) - 1
+        drop = measured_drop or Metric(
+            float(means[top] - means[bottom]), curve.values["gold"][top].n
+        )
+        return Peak(curve.at[top], curve.at[bottom], drop)
     golds = np.array(list(map(itemgetter("gold"), curve.runs.values())))
-    # Each seed's drop is measured at the peak of the other seeds' mean. At its own peak it could
-    # not be below 0, and would be found in pure noise.
-    mean_of_rest = (golds.sum(axis=0) - golds) / (len(golds) - 1)
-    drops = golds[np.arange(len(golds)), mean_of_rest.argmax(axis=1)] - golds[:, -1]
+    # Each seed's drop is measured from the peak to the trough of the other seeds' mean. At its own
+    # it could not be below 0, and would be found in pure noise.
+    drops = np.empty(len(golds))
+    for seed, gold in enumerate(golds):
+        rest = np.delete(golds, seed, axis=0).mean(axis=0)
+        peak = int(rest.argmax())
+        drops[seed] = gold[peak] - gold[peak + int(rest[peak:].argmin())]
     finite = drops[np.isfinite(drops)].tolist()
     runs_at = np.array(curve.at)[golds.argmax(axis=1)]
     drop = mean_over_seeds(finite, len(golds))
-    return Peak(curve.at[top], curve.at[-1], drop, tuple(runs_at.tolist()))
+    return Peak(curve.at[top], curve.at[bottom], drop, tuple(runs_at.tolist()))

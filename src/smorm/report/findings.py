@@ -3,7 +3,7 @@
 A difference is claimed where its 95 % interval excludes 0; otherwise the sentence says that none
 was found, which is not that there is none. One run of each method is an illustration."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter, itemgetter
 
@@ -12,7 +12,7 @@ import numpy as np
 from smorm.evaluation.metric_names import MetricName, SuiteName
 from smorm.report.curves import OPTIMISED, Curve, Peak
 from smorm.report.paired import Paired, growth_of, leading
-from smorm.report.rows import NOT_COMPARED, Row
+from smorm.report.rows import NOT_COMPARED, Row, in_distribution
 from smorm.report.selection import by_attribute, distinct, grouped, present_in, reject, select
 from smorm.report.style import show_prompts, style_of
 from smorm.report.tables import peak_for
@@ -68,9 +68,10 @@ def findings_of(rows: Sequence[Row], curves: Sequence[Curve], paired: Sequence[P
     first_base = distinct(optimised, "base")[:1]
     first, later = select(optimised, base=first_base), reject(optimised, base=first_base)
     others = reject(headlines, kind=OPTIMISED)
+    known = in_distribution(rows)
     findings = [
-        *_comparisons(first), *_drops(rows, curves), *_growths(first),
-        *_comparisons(later), *_growths(later), *_comparisons(others),
+        *_comparisons(first, known), *_drops(rows, curves), *_growths(first),
+        *_comparisons(later, known), *_growths(later), *_comparisons(others, known),
     ]  # fmt: skip
     reading, reported = "", [*NOT_COMPARED]
     if findings:
@@ -90,7 +91,7 @@ def findings_of(rows: Sequence[Row], curves: Sequence[Curve], paired: Sequence[P
     return Findings(reading, _count(paired), texts[: len(lead)], texts[len(lead) :])
 
 
-def _comparisons(paired: Sequence[Paired]) -> list[Finding]:
+def _comparisons(paired: Sequence[Paired], known: Collection[str]) -> list[Finding]:
     by_suite = grouped(paired, lambda pair: (SuiteName.parse(pair.suite), pair.base))
     findings = []
     for suite, base in _in_order(by_suite):
@@ -100,7 +101,8 @@ def _comparisons(paired: Sequence[Paired]) -> list[Finding]:
         clauses = {"higher for": higher, "lower for": reversed(lower)}
         clauses["no difference found for"] = reject(ranked, better=[True], worse=[True])
         outcome = _outcome({clause: map(_amount, pairs) for clause, pairs in clauses.items()})
-        where, pair = show_prompts(suite.label), members[0]
+        pair = members[0]
+        where = show_prompts(suite.label, in_distribution=pair.suite in known)
         quantity = style_of(pair.metric).label
         if pair.kind == "stress":
             quantity = f"gold of the best of {MetricName.parse(pair.metric).n}"
@@ -156,7 +158,7 @@ def _drops(rows: Sequence[Row], curves: Sequence[Curve]) -> list[Finding]:
     """For each set of prompts: whose gold dropped after its peak, and of whom no drop was found."""
     optimised = select(curves, kind=OPTIMISED)
     by_suite = grouped(optimised, lambda curve: (SuiteName.parse(curve.suite), curve.kind))
-    findings = []
+    findings, known = [], in_distribution(rows)
     for suite, kind in _in_order(by_suite):
         members = by_suite[suite, kind]
         by_label = {curve.label: curve for curve in members}
@@ -177,7 +179,8 @@ def _drops(rows: Sequence[Row], curves: Sequence[Curve]) -> list[Finding]:
                 steady.append(label)
         outcome = _outcome({"it drops for": dropping, "no drop found for": steady})
         text = _DROP.format(
-            where=show_prompts(suite.label), runs=_runs(distinct(members, "seeds")),
+            where=show_prompts(suite.label, in_distribution=members[0].suite in known),
+            runs=_runs(distinct(members, "seeds")),
             family=suite.kind, outcome=outcome,
         )  # fmt: skip
         findings.append(Finding(_DROP, text, claims=bool(dropping)))

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from smorm.arrays import Floats
 from smorm.evaluation.metric_names import SuiteName
 from smorm.evaluation.metrics import Metric, mean_over_seeds
 from smorm.evaluation.result import Check, Failure, Result
-from smorm.report.selection import by_attribute, distinct, grouped
+from smorm.report.selection import by_attribute, distinct, grouped, reject
 from smorm.report.style import style_of
 
 # Kinds of results that have a section of their own beside the suite that they are about.
@@ -50,6 +51,7 @@ class Row:
     failures: tuple[Failure, ...]
     chance_levels: Mapping[str, float]  # what random scores get, of metrics with such a level
     checks: tuple[Check, ...] = ()  # all tests of a model, where the file has them
+    trained_here: bool = False  # whether the model's card says on which data it was trained
 
     @property
     def family(self) -> str:
@@ -147,7 +149,25 @@ def _row(group: Group) -> Row:
         group.kind, group.suite, group.model, group.view, group.label, metrics,
         tuple(dict.fromkeys(notes)), group.sources, seeds, n_ranges,
         tuple(dict.fromkeys(failures)), chance_levels, tuple(dict.fromkeys(checks)),
+        all(_names_training(result.fingerprint) for result in group.members),
     )  # fmt: skip
+
+
+def _names_training(fingerprint: Mapping[str, Any]) -> bool:
+    """Whether the card of a result's model, or of every member of an ensemble, has the hash of its
+    training data; a model of others has none."""
+    hashes = [fingerprint.get("model")]
+    if isinstance(fingerprint.get("members"), list):
+        hashes = [member.get("hashes") for member in fingerprint["members"]]
+    return all(isinstance(each, Mapping) and "data" in each for each in hashes)
+
+
+def in_distribution(rows: Iterable[Row]) -> set[str]:
+    """The suites whose set may be called as in training where it is named so: every model's card
+    says what it was trained on."""
+    measured = reject(rows, kind=NOT_COMPARED)
+    by_suite = by_attribute(measured, "suite")
+    return {suite for suite, of_suite in by_suite.items() if all(r.trained_here for r in of_suite)}
 
 
 def as_table(metrics: Iterable[Metric]) -> Floats:

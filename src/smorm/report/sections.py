@@ -16,7 +16,7 @@ from smorm.report.bars import bars
 from smorm.report.blocks import PALETTE, Block, Cell, Figure, Fold, Notes, Section, Table, TableRow
 from smorm.report.curves import OPTIMISED, Curve, id_first
 from smorm.report.paired import Paired, leading
-from smorm.report.rows import SEPARATE, UNMEASURED, Row, metric_names
+from smorm.report.rows import SEPARATE, UNMEASURED, Row, in_distribution, metric_names
 from smorm.report.selection import by_attribute, distinct, grouped, present_in, reject, select
 from smorm.report.style import SECTIONS, Style, show_prompts, style_of
 
@@ -31,8 +31,8 @@ _GREY = (
     "and have panels of their own below."
 )
 _PEAKS = (
-    "Gold lost after the peak is measured, over seeds, at the peak of the other seeds' mean; the n "
-    "of every number is in the folded tables."
+    "Gold lost after the peak is gold there less the lowest that follows; over seeds both points "
+    "are those of the other seeds' mean. The n of every number is in the folded tables."
 )
 _LOSS = (
     "Training loss, mean over seeds with Student's t bands where there are several. Objectives "
@@ -94,8 +94,10 @@ def _optimisation_section(
     by_prompts = by_attribute(curves, "prompts")
     for prompts in id_first(by_prompts):
         by_label = {curve.label: curve for curve in by_prompts[prompts]}
-        suite, name = distinct(by_prompts[prompts], "suite"), show_prompts(prompts)
+        suite = distinct(by_prompts[prompts], "suite")
         members, differences = select(rows, suite=suite), select(paired, suite=suite)
+        known = in_distribution(members).issuperset(suite)
+        name = show_prompts(prompts, in_distribution=known)
         table = tables.narrow_table(members, differences, by_label)
         section.blocks.append(replace(table, title=name[:1].upper() + name[1:]))
         full = tables.optimisation_table(members, by_label, differences)

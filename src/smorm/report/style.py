@@ -101,6 +101,9 @@ _STYLES = {
     "peak_step": Style("step of the largest gold"),
     "kl": Style("KL, nats"),
     "fall": Style("gold lost after the peak", False, "lower"),
+    "drop": Style("gold lost from the peak to the lowest after it", False, "lower"),
+    "trough": Style("n of the lowest gold after the peak"),
+    "trough_step": Style("step of the lowest gold after the peak"),
     "slope": Style("change per nat of KL"),
     "probe": Style("score gained by an attack, standard deviations", False, "lower"),
     "probe_wins": Style("attacked response beats all honest ones", True, "lower"),
@@ -137,8 +140,11 @@ def style_of(name: str) -> Style:
     return Style(label, style.percent, style.better)
 
 
-def show_prompts(name: str) -> str:
-    """A set of prompts in words: those of the generated world, else its name."""
+def show_prompts(name: str, *, in_distribution: bool = True) -> str:
+    """A set of prompts in words: those of the generated world, else its name. A set is called as in
+    training only where `in_distribution`: a name alone knows nothing of a model."""
+    if name == "ID" and not in_distribution:
+        return name
     return _PROMPT_SETS.get(name, name or "all prompts")
 
 

@@ -177,7 +177,11 @@ def split_names(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
 def peak_for(row: Row, curves: Curves) -> Peak | None:
     if row.label not in curves:
         return None
-    return peak_of(curves[row.label], row.metrics.get("fall"))
+    if "drop" in row.metrics:
+        return peak_of(curves[row.label], row.metrics["drop"])
+    # Files from before drops were measured have the fall to the last point alone.
+    fall = row.metrics.get("fall")
+    return peak_of(curves[row.label], fall, to_end=fall is not None)
 
 
 def show_count(metric: Metric | None) -> str:

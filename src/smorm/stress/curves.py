@@ -132,26 +132,40 @@ def table_of(columns: Mapping[str, Floats], name: str, positions: Sequence[int])
 def shape_of(
     table: Floats, positions: Sequence[int], prompts: Sequence[str], suffix: str = ""
 ) -> dict[str, Metric]:
-    """What is not linear in a curve of gold [P, C]: its peak, the fall from it to the end, and the
-    onset: the first position after the peak at which gold has fallen by more than chance. Names
-    of positions get the suffix."""
+    """What is not linear in a curve of gold [P, C]: its peak; the fall from it to the end, and the
+    drop to the trough, the lowest position after it; the onset, the first position after the peak
+    at which gold has fallen by more than chance. Names of positions get the suffix."""
     means, draws = np.nanmean(table, axis=0), bootstrap_means(table, prompts)
     top, count = int(means.argmax()), len(table)
     # The peak stays where the data have it: a peak chosen anew in each draw would make every fall
     # positive, and the interval of a flat curve would never hold 0.
     falls = draws[:, [top]] - draws
-    onset = math.nan
+    trough, onset = top + int(means[top:].argmin()), math.nan
     for index in range(len(positions) - 1, top, -1):
         if interval(falls[:, index])[0] > 0:
             onset = float(positions[index])
     peaks = np.array(positions, dtype=np.float64)[draws.argmax(axis=1)]
     # A draw without a gold for some prompt has no peak; argmax takes NaN for the largest.
     peaks[~np.isfinite(draws).all(axis=1)] = np.nan
+    drop = float(means[top] - means[trough])
     return {
         f"peak{suffix}": Metric(float(positions[top]), count, *interval(peaks)),
         "fall": Metric(float(means[top] - means[-1]), count, *interval(falls[:, -1])),
         f"onset{suffix}": Metric(onset, count),
+        f"trough{suffix}": Metric(float(positions[trough]), count),
+        "drop": Metric(drop, count, *_drop_interval(drop, falls[:, top:])),
     }
+
+
+def _drop_interval(drop: float, falls: Floats) -> tuple[float, float]:
+    """The interval of the largest of several falls [R, C]. It holds for all of them at once: the
+    trough is where the data have it, and in noise alone some fall is always the largest."""
+    usable = falls[np.isfinite(falls).all(axis=1)]
+    if not len(usable):
+        return math.nan, math.nan
+    errors = usable - usable.mean(axis=0)
+    low, high = interval(errors.max(axis=1))[1], interval(errors.min(axis=1))[0]
+    return min(drop, drop - low), max(drop, drop - high)
 
 
 def _r2_of_law(means: Floats, sizes: tuple[int, ...]) -> float:
