@@ -94,7 +94,7 @@ def test_sanity_tests_are_made_once_a_model_and_printed_with_what_was_expected(s
     assert code == 0, err
     kinds = [one["kind"] for one in json.loads(output.read_text())]
     assert kinds == ["sanity", "eval", "eval", "eval"]
-    for part in ("expected", "seen", "at most 12% equal", "pass", "no winner kept"):
+    for part in ("expected", "observed", "at most 12% equal", "pass", "no winner kept"):
         assert part in out
 
 

@@ -127,7 +127,7 @@ def test_every_test_says_what_was_expected_and_seen_and_few_equal_scores_are_all
     by_test = {check.test: check for check in result.checks}
     # 5 % and 3.29 standard errors of it: sqrt(0.05 * 0.95 / 40) is 3.4 %
     assert by_test["equal/responses"].expected == "at most 16% equal"
-    assert by_test["equal/responses"].seen == "0 of 40"
+    assert by_test["equal/responses"].observed == "0 of 40"
     assert by_test["shuffled"].expected.startswith("0.5 ± 0.2")
     # one pair of ten that holds the same words in another case is no failing model
     doubled = pairs_of(*[("what is it", "the sun", "the sun ")])

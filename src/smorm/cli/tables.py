@@ -54,12 +54,12 @@ def print_results(results: Sequence[Result]) -> None:
 
 
 def _check_table(title: str, result: Result) -> Table:
-    """A model's tests: what was expected of it, what was seen, and the verdict."""
+    """A model's tests: what was expected of it, what was observed, and the verdict."""
     title = f"{title}, {result.model} {result.view}"
-    table = Table("", "expected", "seen", "", title=title, title_justify="left")
+    table = Table("", "expected", "observed", "", title=title, title_justify="left")
     for check in result.checks:
         verdict = "pass" if check.passed else "FAIL"
-        table.add_row(check.test.replace("_", " "), check.expected, check.seen, verdict)
+        table.add_row(check.test.replace("_", " "), check.expected, check.observed, verdict)
     return table
 
 

@@ -3,7 +3,7 @@
     {"kind", "suite", "model", "view", "metrics": {name: {"value", "n", "low", "high"}},
      "items": path or list, "fingerprint": {...}, "notes": [...],
      "failures": [{"test", "cause", "text"}], "chance": {name: value},
-     "checks": [{"test", "expected", "seen", "passed"}]}
+     "checks": [{"test", "expected", "observed", "passed"}]}
 
 A file holds one such object, or a list of them. Numbers that do not exist are null. `notes` reports
 what was counted; `failures` is there where a test failed; `chance` is what random scores are
@@ -85,7 +85,7 @@ class Check:
 
     test: str  # its name, as in `Failure`
     expected: str
-    seen: str
+    observed: str
     passed: bool
 
 
@@ -203,14 +203,14 @@ def parse_result(value: Any, where: str) -> Result:
 def _checks(value: Mapping[str, Any], where: str) -> list[Check]:
     listed, checks = value.get("checks", []), []
     _expect(isinstance(listed, list), where, "checks", "a list", listed)
-    names = ("test", "expected", "seen")
+    names = ("test", "expected", "observed")
     for index, item in enumerate(listed):
         fits = isinstance(item, Mapping) and isinstance(item.get("passed"), bool)
         fits = fits and all(isinstance(item.get(name), str) for name in names)
-        shape = "an object {test, expected, seen, passed}"
+        shape = "an object {test, expected, observed, passed}"
         _expect(fits, where, f"checks[{index}]", shape, item)
-        test, expected, seen = map(item.__getitem__, names)
-        checks.append(Check(test, expected, seen, item["passed"]))
+        test, expected, observed = map(item.__getitem__, names)
+        checks.append(Check(test, expected, observed, item["passed"]))
     return checks
 
 

@@ -136,13 +136,13 @@ class SanityTests:
         value: float,
         n: int,
         expected: str,
-        seen: str,
+        measured: str,
         cause: Cause | None = None,
         observed: str = "",
     ) -> None:
         """One test's number and check; with a cause it failed."""
         self.metrics[name] = Metric(value, n)
-        self.checks.append(Check(name, expected, seen, cause is None))
+        self.checks.append(Check(name, expected, measured, cause is None))
         if cause is not None:
             text = f"{name}: {observed}: {cause}" if observed else f"{name}: {cause}"
             self.failures.append(Failure(name, cause.kind, text))
@@ -209,9 +209,9 @@ class SanityTests:
         share, count = float(equal.sum() / usable.sum()), int(usable.sum())
         allowed = MANY_EQUAL + Z * (MANY_EQUAL * (1 - MANY_EQUAL) / count) ** 0.5
         expected = f"at most {allowed:.0%} equal"
-        seen = f"{int(equal.sum())} of {count}"
+        measured = f"{int(equal.sum())} of {count}"
         if share <= allowed:
-            self._add(f"equal/{name}", share, count, expected, seen)
+            self._add(f"equal/{name}", share, count, expected, measured)
             return
         pairs = []
         for index in np.flatnonzero(equal):
@@ -219,7 +219,7 @@ class SanityTests:
             pairs.append((before.prompt + before.responses[0], after.prompt + after.responses[0]))
         cause = equal_scores(self.model, self.view, pairs)
         observed = f"{_EQUAL[name]} in {share:.0%} of {count} pairs"
-        self._add(f"equal/{name}", share, count, expected, seen, cause, observed)
+        self._add(f"equal/{name}", share, count, expected, measured, cause, observed)
 
     def _alone(self, items: list[Item], values: Floats) -> None:
         """The score of a pair that is alone is that of the pair among others."""
@@ -242,8 +242,8 @@ class SanityTests:
         if inside:
             numbers = "between 0 and 1"
         cause = Cause(CauseKind.ACTIVATION, f"the scores are not the head's output but {numbers}")
-        found = cause if failed else None
-        self._add("raw", float(not failed), len(outputs), *self._near(gap), found)
+        failure = cause if failed else None
+        self._add("raw", float(not failed), len(outputs), *self._near(gap), failure)
         if inside and not failed:
             share = "All scores lie between 0 and 1, though no activation makes them"
             self.notes.append(f"{share}: ratings of 0 to 1, or little training.")

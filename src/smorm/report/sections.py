@@ -236,9 +236,9 @@ def _check_table(row: Row) -> Table:
     lines = []
     for check in row.checks:
         verdict = Cell("passed" if check.passed else "failed", failed=not check.passed)
-        cells = [Cell(check.expected), Cell(check.seen), verdict]
+        cells = [Cell(check.expected), Cell(check.observed), verdict]
         lines.append(TableRow(check.test.replace("_", " "), "", cells))
-    return Table([row.label, "expected", "seen", ""], lines, wide=True)
+    return Table([row.label, "expected", "observed", ""], lines, wide=True)
 
 
 def _suite_bars(suite: str, rows: Sequence[Row], colours: Colours) -> Figure:
