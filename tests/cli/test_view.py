@@ -166,13 +166,37 @@ def test_any_responses_will_do_for_a_standardising_kind(smorm, tmp_path):
     assert not (tmp_path / "w.json").exists()
 
 
-def test_a_model_of_ratings_alone_has_no_calibrated_m_and_no_preference_in_its_minimum(
-    smorm, tmp_path
-):
+@pytest.mark.parametrize(
+    ("model", "rows"), [("preference", ["preference"]), ("regression", ATTRIBUTES)]
+)
+def test_one_head_alone_gets_mean_0_and_spread_1_over_the_reference(smorm, tmp_path, model, rows):
+    reference = world()["eval-pairs-ID"]
+    code, out, err = smorm(
+        "view", trained(model), "--data", reference, "--kind", "calibrated", "--output",
+        tmp_path / "v.json",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "Mean 0 and standard deviation 1 over all responses" in flat(out)
+    assert "differences between prompts" not in flat(out)
+    view = json.loads((tmp_path / "v.json").read_text())
+    assert list(view["weights"]) == rows
+    assert view["fitted"]["spread"] == "all"
+    for data in (reference, world()["eval-pairs-far"]):
+        code, _, err = smorm(
+            "score", trained(model), "--input", data, "--view", tmp_path / "v.json", "--output",
+            tmp_path / "scores",
+        )  # fmt: skip
+        assert code == 0, err
+        lines = [json.loads(line) for line in (tmp_path / "scores").read_text().splitlines()]
+        scores = [one for line in lines for one in line["responses"]]
+        values = np.array([one["view"] for one in scores])
+        np.testing.assert_allclose(values, expected_values(view, scores), atol=1e-6)
+        if data == reference:
+            assert (values.mean(), values.std()) == pytest.approx((0, 1), abs=1e-6)
+
+
+def test_a_model_of_ratings_alone_has_no_preference_in_its_minimum(smorm, tmp_path):
     words = ("view", trained("regression"), "--data", world()["eval-pairs-ID"], "--kind")
-    code, _, err = smorm(*words, "calibrated", "--output", tmp_path / "v.json")
-    assert code == 2
-    assert "needs a trained preference row" in err
     code, out, err = smorm(*words, "min", "--output", tmp_path / "v.json")
     assert code == 0, err
     assert json.loads((tmp_path / "v.json").read_text())["rows"] == ATTRIBUTES

@@ -14,7 +14,7 @@ from smorm.data.reading import Source, read_records
 from smorm.data.records import Item
 from smorm.errors import DataError
 from smorm.evaluation.suites import Suite, run_suite
-from smorm.rewards.field import FieldReward
+from smorm.rewards.field import FieldReward, FileReward
 from smorm.rewards.model import ModelReward
 from smorm.rewards.protocol import ScoringOptions, SingleReward
 from smorm.rewards.scores_file import JobReport, score_file
@@ -162,3 +162,13 @@ def test_items_of_a_benchmark_and_fields_beside_answers_follow_the_file(tmp_path
         assert result.metrics["overall"].value == 1.0
     (record,) = list(read_records(Source(path, "best_of_k", limit=1), None, Census()))
     assert (record.chosen, record.places) == (1, (2, 0, 1))
+
+
+def test_a_scores_file_with_errors_is_a_reward_without_those_lines(tmp_path):
+    rows = [{"id": i, "prompt": "p", "responses": ["a", "ab"]} for i in range(3)]
+    rows[1]["responses"][0] = None
+    _, before = score(rows, tmp_path)
+    (tmp_path / "out").rename(tmp_path / "scores.jsonl")
+    lines, report = score(rows, tmp_path, reward=FileReward(str(tmp_path / "scores.jsonl")))
+    assert [views(line) for line in lines] == [[1, 2], [None, None], [1, 2]]
+    assert (before.errors, before.unscored, report.errors) == (0, 1, 1)

@@ -28,6 +28,7 @@ _MIXED = (
     "Only {prompts} prompts have several responses: standard deviations are over all responses, "
     "which mixes in differences between prompts."
 )
+_ONE_HEAD = "Mean 0 and standard deviation 1 over all responses of the data, as one reward."
 
 
 def run(
@@ -56,9 +57,10 @@ def run(
     """Fit a view on held-out data: weights, calibration, pessimism.
 
     learned weighs rows to predict preference; calibrated standardises preference and mean attribute
-    before averaging them; min and mean-minus-spread are pessimistic over standardised rows. Use
-    data that the model was not trained on. Accuracies are of folds of prompts that the fit has not
-    seen; intervals resample prompts."""
+    before averaging them, and gives a model with one of the two mean 0 and standard deviation 1
+    over the data; min and mean-minus-spread are pessimistic over standardised rows. Use data that
+    the model was not trained on. Accuracies are of folds of prompts that the fit has not seen;
+    intervals resample prompts."""
     from smorm.evaluation.fitted_views import measure_fit
     from smorm.model.views import NAMED_VIEWS
     from smorm.rewards.protocol import ScoringOptions
@@ -82,6 +84,8 @@ def run(
     provenance: dict[str, Any] = {"spread": "all"}
     if kind == "learned":
         provenance = {"free_sign": free_sign or []}
+    elif kind == "calibrated" and not loaded.has_both_heads:
+        notes.append(_ONE_HEAD)
     elif kind == "calibrated" and held_out.within:
         provenance = {"spread": "prompt"}
     elif kind == "calibrated":
@@ -112,12 +116,17 @@ def _fit(
     name: str,
 ) -> Fit:
     from smorm.model.views import largest_monotone_kappa
-    from smorm.scoring.fit_views import fit_calibrated, fit_learned, fit_pessimistic
+    from smorm.scoring.fit_views import (
+        fit_calibrated,
+        fit_learned,
+        fit_pessimistic,
+        fit_standardised,
+    )
 
-    # A preference row that nothing trained is noise: no view may read it. Calibrated takes it
-    # always, so that only attributes can be chosen.
+    # A preference row that nothing trained is noise: no view may read it. Beside attributes
+    # calibrated takes it always, so that only they can be chosen.
     usable = model.attributes
-    if kind != "calibrated" and model.card.preference_trained:
+    if model.card.preference_trained and (kind != "calibrated" or not model.attributes):
         usable = model.card.rows
     chosen = list(dict.fromkeys(rows or usable))
     for option, names in (("--rows", rows or []), ("--free-sign", free)):
@@ -135,10 +144,10 @@ def _fit(
                 raise ConfigError(f"--free-sign {row}: is not among --rows")
         return partial(fit_learned, rows=chosen, free_sign=free, name=name)
     if kind == "calibrated":
-        # M is a mean of two rewards; without one of them there is nothing to calibrate.
-        if not model.card.preference_trained or not chosen:
-            raise ConfigError("calibrated needs a trained preference row and attribute rows")
-        return partial(fit_calibrated, rows=chosen, name=name)
+        # M is a mean of two rewards; one alone has a scale, and nothing to be balanced with.
+        if model.has_both_heads:
+            return partial(fit_calibrated, rows=chosen, name=name)
+        return partial(fit_standardised, rows=chosen, name=name)
     # One standardised row is its own minimum and has no disagreement.
     if len(chosen) < 2:
         raise ConfigError(f"--kind {kind}: needs at least two rows, got {', '.join(chosen)}")

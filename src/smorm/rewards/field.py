@@ -75,13 +75,13 @@ class FileReward(Reward):
 
     def __init__(self, path: str) -> None:
         self.path = self.name = path
-        self.by_line: dict[str, list[float]] = {}
-        self.by_id: dict[str, list[float]] = {}
+        self.by_line: dict[str, list[float] | Unscored] = {}
+        self.by_id: dict[str, list[float] | Unscored] = {}
         named = count = 0
         for where, row in read_rows(path):
             values = self.by_line[_line(where)] = _values(where, row)
             count += 1
-            if row.get("id"):
+            if row.get("id") is not None:
                 named += 1
                 self.by_id[str(row["id"])] = values
         # Ids count only where every row has one: else a row without it would be left out.
@@ -100,7 +100,7 @@ class FileReward(Reward):
     def score(self, items: Sequence[Item]) -> Results:
         """The rows' values."""
         table, keys = self.by_line, [_line(item.where) for item in items]
-        if self.all_named and all(item.id for item in items):
+        if self.all_named and all(item.id is not None for item in items):
             table, keys = self.by_id, [str(item.id) for item in items]
         if self.ambiguous or len(set(keys)) < len(keys):
             raise DataError(
@@ -120,13 +120,16 @@ def _line(where: str) -> str:
     return where.rpartition(":")[2]
 
 
-def _values(where: str, row: Mapping[str, Any]) -> list[float]:
+def _values(where: str, row: Mapping[str, Any]) -> list[float] | Unscored:
     values: list[Any] = []
     # What `relabel` writes stands in the row itself, what the generated world writes under `meta`.
     responses = row.get("responses", [row])
     for holder in (row.get("meta"), row):
         if isinstance(holder, Mapping) and "gold_chosen" in holder:
             values = [holder.get("gold_chosen"), holder.get("gold_rejected")]
+    for response in responses if isinstance(responses, list) else ():
+        if isinstance(response, Mapping) and "error" in response and not values:
+            return Unscored(UnscoredReason.NO_VALUE, str(response["error"]))
     if not values and isinstance(responses, list):
         values = [_look_up(response, "view") for response in responses]
     if not values or _MISSING in values:

@@ -216,6 +216,18 @@ def fit_calibrated(
     return View(name, weights, -float(halves @ centres))
 
 
+def fit_standardised(
+    data: HeldOut, weight: Floats, *, rows: Sequence[str], name: str = "calibrated"
+) -> View:
+    """The mean of rows with mean 0 and standard deviation 1 over all responses: a reward of its own
+    on a common scale, where there are no two to be balanced."""
+    column = data.columns(rows).mean(axis=1, keepdims=True)
+    centres, stds = _mean_and_std(column, data, weight, (" and ".join(rows),), within=False)
+    factor = 1.0 / float(stds[0])
+    weights = dict.fromkeys(rows, factor / len(rows))
+    return View(name, weights, -factor * float(centres[0]))
+
+
 def fit_pessimistic(
     data: HeldOut,
     weight: Floats,

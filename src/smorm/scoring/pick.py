@@ -161,8 +161,8 @@ def _values(line: Mapping[str, Any], where: str) -> list[float | None]:
     values: list[float | None] = []
     responses = line.get("responses")
     for response in responses if isinstance(responses, list) else [line]:
-        scored = response if isinstance(response, Mapping) else {}
-        value = scored.get("view")
+        scored: Mapping[str, Any] = response if isinstance(response, Mapping) else {}
+        value: Any = scored.get("view")
         if "error" in scored:
             values.append(None)
         elif is_finite_number(value):
