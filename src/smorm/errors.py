@@ -35,6 +35,10 @@ class DataError(SmormError, ValueError):
     exit_code = 3
 
 
+class OverLimitError(DataError):
+    """A conversation has more tokens than the limit, and the policy for these is `error`."""
+
+
 class NonFiniteLossError(SmormError):
     """A loss term became NaN or infinite; the message names step, term and records."""
 

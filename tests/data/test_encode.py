@@ -42,6 +42,9 @@ def test_all_responses_are_the_renderers_ids(renderer):
 def test_an_overlong_record_stops_by_default_and_names_its_place(renderer):
     with pytest.raises(DataError, match=r"^f:1: the conversation has \d+ tokens"):
         encoded(renderer, LONG)
+    tokens, told = encoded(renderer, LONG, on_bad="skip")
+    assert tokens == []
+    assert told.startswith("bad record skipped: over the token limit: 1 (such as f:1)")
 
 
 def test_an_overlong_record_can_be_dropped_and_is_counted(renderer):

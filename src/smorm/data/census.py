@@ -40,6 +40,7 @@ class Defect(StrEnum):
     NOT_AN_OBJECT = "not an object"
     LINE_TOO_LONG = "line too long"
     NOT_RENDERED = "cannot be rendered"
+    OVER_LIMIT = "over the token limit"
 
 
 class BadRecord(DataError):  # noqa: N818  (also a value that stands for the row)

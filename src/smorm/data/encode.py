@@ -23,7 +23,7 @@ from smorm import errors
 from smorm.arrays import Tokens
 from smorm.data.census import Census, Defect, DropReason, Reason
 from smorm.data.records import Messages
-from smorm.errors import DataError, ModelError, SmormError
+from smorm.errors import DataError, ModelError, OverLimitError, SmormError
 from smorm.text.chat import Message, Renderer
 from smorm.text.limits import Overlong, fit
 from smorm.text.tokenizers import load_tokenizer
@@ -50,7 +50,10 @@ class Outcome:
         if isinstance(self.error, DataError):
             if on_bad_record == "stop":
                 raise DataError(f"{where}: {self.error}".removeprefix(": ")) from self.error
-            census.add(DropReason.BAD_RECORD, where, detail=Defect.NOT_RENDERED)
+            defect = Defect.NOT_RENDERED
+            if isinstance(self.error, OverLimitError):
+                defect = Defect.OVER_LIMIT
+            census.add(DropReason.BAD_RECORD, where, detail=defect)
         elif self.error is not None:
             raise self.error
         for reason in self.counted:

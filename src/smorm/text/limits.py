@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
-from smorm.errors import DataError
+from smorm.errors import OverLimitError
 from smorm.text.changes import Change
 from smorm.text.chat import INPUTS, RAW, Messages, Renderer
 
@@ -78,7 +78,7 @@ def fit(
     if not lengths or max(lengths) <= limit:
         return Fitted(tokens, prompt, changes=tuple(changes))
     if policy == "error":
-        raise DataError(
+        raise OverLimitError(
             f"the conversation has {max(lengths)} tokens and the limit is {limit}: raise the "
             'limit, or set overlong to "drop" or "truncate_prompt"'
         )
