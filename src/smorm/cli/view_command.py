@@ -100,8 +100,10 @@ def run(
     typer.echo(f"view: {output}")
 
 
-def _baselines(model: RewardModel) -> list[str]:
+def _baselines(model: RewardModel) -> list[Any]:
     # The views that need no fit.
+    if model.card.foreign:
+        return [{row: 1.0} for row in model.attributes]
     if model.has_both_heads:
         return ["F", "L", "M"]
     return ["L"] if model.attributes else ["F"]
@@ -181,6 +183,7 @@ def _score(
     rows = np.concatenate([scored.rows for scored in data.scored]).astype(np.float64)
     # The network's attribute rows are on the training scale; a view's weights are not.
     rows[:, 1:] = restore_scales(model.card.scales, rows[:, 1:])
+    rows[:, 0] += model.card.offset
     prompts: list[str] = []
     for prompt, scored in zip(data.prompts, data.scored, strict=True):
         prompts += [prompt] * len(scored.rows)

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from smorm import files
 from smorm.errors import ConfigError, ModelError, first_line
+from smorm.model import foreign
 from smorm.text.tokenizers import refuse_remote_code
 
 log = logging.getLogger(__name__)
@@ -97,14 +98,20 @@ def _known_fields(architecture: str, fields: dict[str, Any]) -> dict[str, Any]:
     return known
 
 
-def load_pretrained(auto_class: Any, path: str, problem: str, dtype: torch.dtype) -> Any:
+def load_pretrained(
+    auto_class: Any, path: str, problem: str, dtype: torch.dtype, **more: Any
+) -> Any:
     """A model of a folder or hub id by one of transformers' Auto classes, and its loading info.
-    `ModelError`, with the problem in it: not found, no safetensors weights, code of its own."""
+    `ModelError`, with the problem in it: not found, no safetensors weights, code of its own, a
+    package that is missing."""
     refuse_remote_code(path)
-    options = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
+    foreign.refuse_pickles(Path(path))
+    options = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True, **more}
     try:
         with quiet():
-            return auto_class.from_pretrained(path, **options)
+            return auto_class.from_pretrained(path, trust_remote_code=False, **options)
+    except ImportError as error:
+        raise ModelError(f"{path}: a package is missing: {first_line(error)}") from error
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{path}: {problem}: {first_line(error)}") from error
 
@@ -117,20 +124,40 @@ def missing_weights(info: dict[str, Any]) -> list[str]:
 def load_backbone(path: str, *, dtype: torch.dtype = torch.float32) -> Any:
     """The decoder of a Hugging Face folder or hub id, without its language head. `ModelError` as of
     `load_pretrained`, or where weights are missing."""
-    from transformers import AutoModel
-
-    backbone, info = load_pretrained(AutoModel, path, "cannot be loaded", dtype)
+    backbone, unread = load_decoder(path, dtype)
     # Of a local folder `start_head` takes the row over.
-    if "score.weight" in info["unexpected_keys"] and not Path(path).is_dir():
+    if "score.weight" in unread and not Path(path).is_dir():
         problem = "has a score head, which is not used: to start from it, give a local folder"
         log.warning("%s %s", path, problem)
+    return backbone
+
+
+def load_decoder(path: str, dtype: torch.dtype) -> tuple[Any, set[str]]:
+    """As `load_backbone`, and the names of the tensors that are no part of the decoder."""
+    from transformers import AutoModel
+
+    refuse_architecture(path)
+    backbone, info = load_pretrained(AutoModel, path, "cannot be loaded", dtype)
     missing = missing_weights(info)
     if missing:
         raise ModelError(
             f"{path}: {len(missing)} weights of the decoder are missing or have another shape "
             f"(first: {missing[0]}); they would be random"
         )
-    return backbone
+    return backbone, set(info["unexpected_keys"])
+
+
+def refuse_architecture(path: str) -> None:
+    """Refuse a folder or hub id that is not a decoder's, before its weights are read."""
+    from transformers import AutoConfig
+
+    refuse_remote_code(path)
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"{path}: cannot be loaded: {first_line(error)}") from error
+    foreign.refuse_architecture(path, config)
 
 
 def fit_embeddings(backbone: Any, vocab_size: int) -> None:
@@ -143,11 +170,7 @@ def fit_embeddings(backbone: Any, vocab_size: int) -> None:
 
 def position_limit(backbone: Any) -> int | None:
     """How many positions the backbone was built for, where its config says so."""
-    return _positions(backbone.config)
-
-
-def _positions(config: Any) -> int | None:
-    return getattr(config.get_text_config(), "max_position_embeddings", None) or None
+    return foreign.count_positions(backbone.config)
 
 
 def positions_of(path: str) -> int | None:
@@ -157,7 +180,9 @@ def positions_of(path: str) -> int | None:
 
     try:
         with quiet():
-            return _positions(AutoConfig.from_pretrained(adapted_model(Path(path)) or path))
+            name = adapted_model(Path(path)) or path
+            config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+            return foreign.count_positions(config)
     except (OSError, ValueError, KeyError):
         return None
 
@@ -173,7 +198,7 @@ def architecture_positions(architecture: str, fields: dict[str, Any]) -> int | N
             # Built nevertheless: what is wrong with other fields is told before tokenising.
             AutoConfig.for_model(architecture, **fields)
             return None
-        return _positions(AutoConfig.for_model(architecture, **fields))
+        return foreign.count_positions(AutoConfig.for_model(architecture, **fields))
 
 
 def adapted_model(folder: Path) -> str | None:
@@ -199,15 +224,17 @@ def fetch_model(name: str) -> Path:
 
 
 @contextmanager
-def _peft() -> Iterator[Any]:
+def import_peft() -> Iterator[Any]:
     """Import peft, and silence its warnings about transformers' newer names."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", message=".*keys did not match any targeted module.*")
+        # What is missing or fits nowhere is looked for where adapters are read.
+        warnings.filterwarnings("ignore", message=".*missing adapter keys.*")
         try:
             import peft
         except ImportError as error:
-            raise ConfigError("model.lora needs peft: pip install 'smorm[lora]'") from error
+            raise ConfigError("adapters (LoRA) need peft: pip install 'smorm[lora]'") from error
         yield peft
 
 
@@ -215,7 +242,7 @@ def add_lora(
     backbone: Any, *, rank: int, alpha: float, dropout: float, targets: str | list[str]
 ) -> Any:
     """Wrap a backbone with trainable low-rank adapters; its own weights are frozen."""
-    with _peft() as peft:
+    with import_peft() as peft:
         config = peft.LoraConfig(
             r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets
         )
@@ -227,7 +254,7 @@ def add_lora(
 
 def load_lora(backbone: Any, folder: Path) -> Any:
     """Put saved adapters on a backbone."""
-    with _peft() as peft:
+    with import_peft() as peft:
         try:
             return peft.PeftModel.from_pretrained(backbone, folder)
         except (ValueError, RuntimeError, OSError) as error:
@@ -237,7 +264,7 @@ def load_lora(backbone: Any, folder: Path) -> Any:
 
 def save_lora(backbone: Any, folder: Path) -> None:
     """Write the adapters (not the base model) as safetensors."""
-    with _peft():
+    with import_peft():
         # The only rows that we ever add to an embedding are padding, which nothing reads.
         backbone.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
 
@@ -252,5 +279,5 @@ def merge_lora(backbone: Any) -> Any:
     if not is_lora(backbone):
         return backbone
     # In place: a copy would double the memory of an export.
-    with _peft():
+    with import_peft():
         return backbone.merge_and_unload()

@@ -113,7 +113,7 @@ class PlainModel:
             AutoModelForSequenceClassification, str(folder), problem, dtype
         )
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise ModelError(f"{folder}: {problem}: {first_line(error)}") from error
         if random := missing_weights(info):

@@ -10,6 +10,7 @@ Shapes: S sequences, D hidden size, K attributes, H tokens of a header."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -21,10 +22,14 @@ from torch import Tensor, nn
 
 from smorm import files
 from smorm.errors import ModelError, first_line
+from smorm.model import foreign
+from smorm.model.foreign import Unreadable, UnreadableModelError
+
+log = logging.getLogger(__name__)
 
 HeadWeights = Mapping[str, Tensor]
 HEAD = "head.safetensors"
-WEIGHT = "score.weight"
+WEIGHT, BIAS = "score.weight", "score.bias"
 MLP_WIDTH = 1024
 """Width of the published hidden layer."""
 
@@ -232,26 +237,44 @@ def read_head(folder: Path) -> Tensor:
             f"{folder}: the head in its {HEAD} is not one linear layer ({WEIGHT}): only smorm can "
             "score with it"
         )
-    raise ModelError(
-        f"{folder}: no score head ({WEIGHT}) in it: a head would be random. "
-        "Is this a language model? Train one with `smorm train`."
-    )
+    foreign.refuse_pickles(folder)
+    foreign.refuse_head(folder, foreign.stored_tensors(folder))
+    raise AssertionError("a folder without a head is always refused")
 
 
 def find_head(folder: Path) -> Tensor | None:
     """As `read_head`, or None where the folder has no head."""
+    weight = _find_tensor(folder, WEIGHT)
+    if weight is not None:
+        refuse_quantised(folder, weight)
+    return weight
+
+
+def refuse_quantised(folder: Path, weight: Tensor) -> None:
+    """Refuse a head in fewer than 16 bits, which read as numbers would be other scores."""
+    if not weight.is_floating_point() or weight.element_size() < 2:
+        kind = str(weight.dtype).removeprefix("torch.")
+        raise UnreadableModelError(folder, Unreadable.QUANTISED, f"{WEIGHT} is {kind}")
+
+
+def find_bias(folder: Path) -> Tensor | None:
+    """`score.bias` [rows] of a folder, which transformers itself leaves out; None without one."""
+    return _find_tensor(folder, BIAS)
+
+
+def _find_tensor(folder: Path, name: str) -> Tensor | None:
     # Only the head is read: the rest of a file may be gigabytes.
     paths = [path for path in (folder / HEAD, folder / "model.safetensors") if path.is_file()]
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         mapping = files.read_json(index, ModelError)["weight_map"]
-        paths = [folder / name for key, name in mapping.items() if key == WEIGHT]
+        paths = [folder / file for key, file in mapping.items() if key == name]
     for path in paths:
         try:
             with safe_open(path, framework="pt") as stored:
-                if WEIGHT in stored.keys():  # noqa: SIM118  (a safetensors handle is no mapping)
-                    weight: Tensor = stored.get_tensor(WEIGHT)
-                    return weight
+                if name in stored.keys():  # noqa: SIM118  (a safetensors handle is no mapping)
+                    tensor: Tensor = stored.get_tensor(name)
+                    return tensor
         except FileNotFoundError as error:
             raise ModelError(f"{path}: no such file, but the index names it") from error
         except SafetensorError as error:
@@ -266,6 +289,13 @@ def start_head(head: ScoreHead | NonlinearHead, folder: Path) -> bool:
         return False
     if weight.shape[1] != head.weight.shape[1]:
         raise ModelError(f"{folder}: {WEIGHT} is {weight.shape[1]} wide, the backbone is not")
+    names = foreign.row_names(foreign.read_config(folder), len(weight))
+    # Adapters with a head of ours have no config.json; their first row is the preference row.
+    row = 0 if (folder / HEAD).is_file() else foreign.preference_row(names)
+    if row is None:
+        log.warning("%s: none of its rows (%s) is a preference row: ours starts anew", folder,
+                    ", ".join(names))  # fmt: skip
+        return False
     # Attribute rows start anew: they are on the scales of the ratings that they were trained on.
-    head.weight.data[0] = weight[0].float()
+    head.weight.data[0] = weight[row].float()
     return True

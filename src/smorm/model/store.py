@@ -7,7 +7,7 @@ nonlinear head is in `head.safetensors` beside its backbone; other programs cann
 import copy
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +18,31 @@ from smorm import files
 from smorm.data.readers import may_be_hub_id
 from smorm.data.scaling import AttributeScale
 from smorm.errors import ModelError
-from smorm.model import heads
+from smorm.model import adapters, foreign, heads
 from smorm.model.backbone import (
     fetch_model,
     fit_embeddings,
     is_lora,
     load_backbone,
+    load_decoder,
     load_lora,
     merge_lora,
     position_limit,
     quiet,
+    refuse_architecture,
     save_lora,
 )
+from smorm.model.foreign import Unreadable, UnreadableModelError
 from smorm.model.heads import WEIGHT, NonlinearHead
 from smorm.model.network import RewardNetwork
 from smorm.model.run_folder import why_no_model
 from smorm.model.views import PREFERENCE
-from smorm.text.tokenizers import load_tokenizer
+from smorm.text.tokenizers import load_tokenizer, refuse_remote_code
 
 log = logging.getLogger(__name__)
 
 CARD = "smorm.json"
+_MAX_TOKENS = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +58,17 @@ class ModelCard:
     default_view: str | dict[str, Any] = "F"
     # False for a regression alone: its row 0 is all zeros.
     preference_trained: bool = True
-    max_tokens: int = 2048
+    max_tokens: int = _MAX_TOKENS
     overlong: str = "error"
     chat_template: str | None = None
     renderer: str = ""
-    # What an exported view adds to its one row: a bias-free head cannot hold it.
+    # What is added to the preference row, which a bias-free head cannot hold: an exported view's
+    # constant, or the `score.bias` of another trainer's head.
     offset: float = 0.0
+    # The rows are another trainer's labels, and none is a preference row: row 0 of the network is
+    # all zeros, is not stored, and no view reads it.
+    foreign: bool = False
+    classifier: bool = False  # its labels were trained as classes
     view: dict[str, Any] | None = None
     base: str | None = None  # folder or hub id of a LoRA run's backbone
     head: str = "linear"  # or the kind of a nonlinear head (`smorm.model.heads`)
@@ -70,6 +79,11 @@ class ModelCard:
     def rows(self) -> tuple[str, ...]:
         """Names of all rows, the preference row first."""
         return (PREFERENCE, *self.attributes)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the rows that a folder holds."""
+        return self.attributes if self.foreign else self.rows
 
     def as_dict(self) -> dict[str, Any]:
         return {"format": 1, **asdict(self)}
@@ -118,7 +132,7 @@ def save_model(
         if is_lora(network.backbone):
             save_lora(network.backbone, scratch)
             heads.save_head(network.head, scratch)
-        elif not linear or not _save_classifier(network, scratch, card.rows):
+        elif not linear or not _save_classifier(network, scratch, card.labels):
             network.backbone.save_pretrained(scratch)
             heads.save_head(network.head, scratch)
         save_tokenizer_and_card(scratch, tokenizer, card)
@@ -167,7 +181,8 @@ def _save_classifier(network: RewardNetwork, folder: Path, rows: tuple[str, ...]
         return False
     setattr(shell, shell.base_model_prefix, network.backbone)
     shell.score = torch.nn.Linear(network.head.weight.shape[1], len(rows), bias=False)
-    shell.score.weight = network.head.weight
+    # Of labels without a preference row the first row is none of them.
+    shell.score.weight = torch.nn.Parameter(network.head.weight.detach()[-len(rows) :])
     shell.config.architectures = [type(shell).__name__]
     shell.save_pretrained(folder)
     return True
@@ -216,17 +231,25 @@ def _older_tokenizer(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_model(path: Path | str, *, dtype: torch.dtype = torch.float32) -> Any:
-    """(RewardNetwork, tokenizer, ModelCard) of a model folder, ours or any one-label reward
-    model's; the head is in fp32, the backbone in `dtype`. `ModelError`: no such folder, no head,
-    other rows than the card names, damaged weights."""
+    """(RewardNetwork, tokenizer, ModelCard) of a model folder, ours or another trainer's, also as
+    PEFT adapters; the head is in fp32, the backbone in `dtype`. `ModelError`: no such folder, no
+    head that can be read, other rows than the card names, damaged weights."""
     folder = resolve(path)
     # A folder of somebody else has no manifest.
     if files.is_sealed(folder):
         files.verify_folder(folder)
+    if (folder / CARD).is_file():
+        return _load_ours(folder, dtype)
+    if adapters.holds_adapters(folder):
+        return _load_adapters(folder, dtype)
+    return _load_foreign(folder, dtype)
+
+
+def _load_ours(folder: Path, dtype: torch.dtype) -> Any:
     # The head first: a folder that has none is refused before gigabytes of weights are read.
     card, head = _card_and_head(folder)
     tokenizer = load_tokenizer(str(folder))
-    if (folder / "adapter_config.json").is_file():
+    if adapters.holds_adapters(folder):
         if card.base is None:
             raise ModelError(f"{folder / CARD}: names no base model for the adapters")
         backbone = load_start(card.base, dtype=dtype)
@@ -234,13 +257,7 @@ def load_model(path: Path | str, *, dtype: torch.dtype = torch.float32) -> Any:
         backbone = load_lora(backbone, folder)
     else:
         backbone = load_backbone(str(folder), dtype=dtype)
-    if not (folder / CARD).is_file():
-        card = replace(card, max_tokens=position_limit(backbone) or card.max_tokens)
-    # The config's first: a classifier of somebody else pools by it.
-    pad_id = backbone.config.get_text_config().pad_token_id
-    if pad_id is None:
-        pad_id = tokenizer.pad_token_id or 0
-    network = RewardNetwork(backbone, len(card.rows), pad_id=int(pad_id))
+    network = _network(backbone, tokenizer, len(card.rows))
     if isinstance(head, NonlinearHead):
         network.head = head
     else:
@@ -248,21 +265,79 @@ def load_model(path: Path | str, *, dtype: torch.dtype = torch.float32) -> Any:
     return network.eval(), tokenizer, card
 
 
+def _load_foreign(folder: Path, dtype: torch.dtype) -> Any:
+    """A `...ForSequenceClassification` of another trainer."""
+    if (folder / "config.json").is_file():
+        refuse_architecture(str(folder))
+    weight, tensors = heads.read_head(folder), foreign.stored_tensors(folder)
+    bias, config = heads.find_bias(folder), foreign.read_config(folder)
+    tokenizer = load_tokenizer(str(folder))
+    backbone, unread = load_decoder(str(folder), dtype)
+    more = [name for name in foreign.heads_beside(tensors) if name in unread]
+    if more:
+        raise UnreadableModelError(folder, Unreadable.MORE_PARTS, ", ".join(more[:3]))
+    return _with_labels(backbone, tokenizer, weight, bias, config)
+
+
+def _load_adapters(folder: Path, dtype: torch.dtype) -> Any:
+    """Adapters and a head of another trainer, on their base."""
+    refuse_remote_code(str(folder))
+    base = adapters.find_base(folder)
+    parts = adapters.read_adapted_head(folder, base)
+    own = (folder / "tokenizer_config.json").is_file()
+    tokenizer = load_tokenizer(str(folder if own else base))
+    rows = len(parts[WEIGHT])
+    backbone, weight = adapters.load_adapted(folder, base, rows, len(tokenizer), dtype)
+    # Full precision where the head is stored as it is applied.
+    if not adapters.adapts_head(folder):
+        weight = parts[WEIGHT]
+    config = foreign.read_config(folder) or {"problem_type": "regression"}
+    return _with_labels(backbone, tokenizer, weight, parts.get(heads.BIAS), config)
+
+
+def _with_labels(
+    backbone: Any, tokenizer: Any, weight: Tensor, bias: Tensor | None, config: dict[str, Any]
+) -> Any:
+    """A network whose rows are another trainer's labels, the preference row (if any) first."""
+    names = foreign.row_names(config, len(weight))
+    offsets = [0.0] * len(names) if bias is None else bias.double().tolist()
+    weight = weight.float()
+    first = foreign.preference_row(names)
+    order = [row for row in range(len(names)) if row != first]
+    top = torch.zeros_like(weight[:1]) if first is None else weight[first : first + 1]
+    network = _network(backbone, tokenizer, 1 + len(order))
+    network.head.weight.data = torch.cat([top, weight[order]])
+    card = ModelCard(
+        attributes=tuple(names[row] for row in order),
+        scales=tuple(AttributeScale(names[row], offsets[row]) for row in order),
+        preference_trained=first is not None,
+        offset=0.0 if first is None else offsets[first],
+        foreign=first is None,
+        classifier=foreign.is_classifier(config, len(names)),
+        max_tokens=position_limit(backbone) or _MAX_TOKENS,
+    )
+    return network.eval(), tokenizer, card
+
+
+def _network(backbone: Any, tokenizer: Any, rows: int) -> RewardNetwork:
+    # The config's first: a classifier of somebody else pools by it.
+    pad_id = backbone.config.get_text_config().pad_token_id
+    if pad_id is None:
+        pad_id = tokenizer.pad_token_id or 0
+    return RewardNetwork(backbone, rows, pad_id=int(pad_id))
+
+
 def _card_and_head(folder: Path) -> tuple[ModelCard, Tensor | NonlinearHead]:
     """What the rows mean, and the linear head's weight or the nonlinear head."""
-    if not (folder / CARD).is_file():
-        weight = heads.read_head(folder)
-        # Of a reward model trained elsewhere the first row is taken for the preference row.
-        labels = files.read_json(folder / "config.json", ModelError).get("id2label", {})
-        names = [str(labels.get(str(row), f"row_{row}")) for row in range(1, len(weight))]
-        return ModelCard(tuple(names), tuple(map(AttributeScale, names))), weight
     card = read_card(folder)
     if card.head != "linear":
         return card, heads.read_nonlinear_head(folder, card.head)
     weight = heads.read_head(folder)
-    if len(weight) != len(card.rows):
-        rows = ", ".join(card.rows)
+    if len(weight) != len(card.labels):
+        rows = ", ".join(card.labels)
         raise ModelError(f"{folder}: {WEIGHT} has {len(weight)} rows, {CARD} names {rows}")
+    if card.foreign:
+        weight = torch.cat([torch.zeros_like(weight[:1]), weight])
     return card, weight
 
 

@@ -4,8 +4,9 @@ A linear view is weights over the rows, and an offset. Because all rows read the
 it folds exactly into one row of weights. A pessimistic view is not linear and does not fold. The
 attribute rows are trained on scaled targets; a view is stated on the attributes' own scale."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -162,14 +163,18 @@ def _may_be_on_scale(scale: AttributeScale, mean: float | None) -> bool:
 
 
 def parse_view(value: Any, attributes: Sequence[str]) -> View:
-    """A view from its name or its JSON form: linear `{"name", "weights": {row: weight}, "offset"}`
-    or pessimistic `{"name", "kind", "rows", "centres": {row: number}, "spreads": {row: number},
-    "kappa"}`. Both may say under `fitted` where they come from, which is not read."""
+    """A view from its name or its JSON form: `{row: weight}`, the same with a name and an offset
+    `{"name", "weights": {row: weight}, "offset"}`, or pessimistic `{"name", "kind", "rows",
+    "centres": {row: number}, "spreads": {row: number}, "kappa"}`. Both may say under `fitted`
+    where they come from, which is not read."""
     if isinstance(value, View):
         return value
     if isinstance(value, str):
         return named_view(value, attributes)
     known = (PREFERENCE, *attributes)
+    # First: a row may have any name, that of a key too.
+    if isinstance(value, Mapping) and value and all(map(is_finite_number, value.values())):
+        value = {"name": _short_name(value), "weights": value}
     if isinstance(value, Mapping) and "kind" in value:
         return _parse_pessimistic(value, known)
     if not isinstance(value, Mapping) or not isinstance(value.get("weights"), Mapping):
@@ -181,6 +186,29 @@ def parse_view(value: Any, attributes: Sequence[str]) -> View:
         raise ConfigError(f"view: no weights; expected some of {', '.join(sorted(known))}")
     offset = _number("offset", value.get("offset", 0.0))
     return View(str(value.get("name", "weighted")), weights, offset)
+
+
+def _short_name(weights: Mapping[Any, Any]) -> str:
+    """What a view of weights alone is called: its row, where it is that row as it is."""
+    if list(weights.values()) == [1]:
+        return str(next(iter(weights)))
+    return "weighted"
+
+
+def shift_preference(view: View, offset: float) -> View:
+    """The view for a preference row to which `offset` is added."""
+    if isinstance(view, PessimisticView):
+        if PREFERENCE not in view.centres:
+            return view
+        centres = {**view.centres, PREFERENCE: view.centres[PREFERENCE] - offset}
+        return replace(view, centres=centres)
+    return replace(view, offset=view.offset + view.weights.get(PREFERENCE, 0.0) * offset)
+
+
+def label_example(labels: Sequence[str]) -> str:
+    """The option that reads one label, as one would type it."""
+    # The last: classifiers name the better class after the worse one.
+    return "--view '" + json.dumps({labels[-1]: 1}, ensure_ascii=False) + "'"
 
 
 def _parse_pessimistic(value: Mapping[str, Any], known: Sequence[str]) -> PessimisticView:

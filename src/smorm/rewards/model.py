@@ -1,5 +1,6 @@
 """A reward model as a reward: every view of its rows."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -7,7 +8,7 @@ from typing import Any, Self
 from smorm.arrays import Floats
 from smorm.data.records import Item
 from smorm.data.scaling import restore_scales
-from smorm.errors import ConfigError
+from smorm.errors import ConfigError, first_line
 from smorm.files import read_json
 from smorm.model.store import resolve
 from smorm.model.views import NAMED_VIEWS, apply_view
@@ -17,6 +18,7 @@ from smorm.scoring.reward_model import RewardModel
 from smorm.scoring.scorer import Scorer
 
 _DEFAULTS = ScoringOptions()
+_INLINE = """'{"row": weight}'"""
 
 
 class ModelReward(Reward):
@@ -38,7 +40,12 @@ class ModelReward(Reward):
 
     @classmethod
     def open(cls, section: RewardSection, options: ScoringOptions) -> Self:
-        model = RewardModel.load(str(section.model), device=options.device)
+        model = RewardModel.load(
+            str(section.model),
+            device=options.device,
+            dtype=options.dtype,
+            max_tokens=options.max_tokens,
+        )
         reward = cls(model, read_view(section.view), options)
         # A view that the model does not have is refused now, not after hours of scoring.
         reward.view()
@@ -71,11 +78,13 @@ class ModelReward(Reward):
         return restore_scales(self.model.card.scales, rows[:, 1:])
 
     def fields(self, rows: Floats) -> list[dict[str, Any]]:
-        """The preference row, and the attributes on their own scales."""
+        """The preference row (None without one), and the attributes on their own scales."""
         fields = []
+        card = self.model.card
         for row, ratings in zip(rows, self.ratings(rows).tolist(), strict=True):
             attributes = dict(zip(self.attributes, ratings, strict=True))
-            fields.append({"preference": float(row[0]), "attributes": attributes})
+            preference = None if card.foreign else float(row[0]) + card.offset
+            fields.append({"preference": preference, "attributes": attributes})
         return fields
 
 
@@ -87,13 +96,24 @@ def as_reward(reward: Reward | RewardModel, options: ScoringOptions = _DEFAULTS)
 
 
 def read_view(value: Any) -> Any:
-    """A view as a person names it: F, L, M, a published set of weights, or a JSON file's content;
-    anything but a text is a view already."""
+    """A view as a person names it: F, L, M, a published set of weights, JSON such as
+    `{"helpfulness": 1}`, or a JSON file's content; anything but a text is a view already."""
     if not isinstance(value, str) or value in NAMED_VIEWS:
         return value
+    if value.lstrip().startswith("{"):
+        return _parsed(value)
     if not Path(value).is_file():
-        raise ConfigError(f"view {value}: expected {', '.join(NAMED_VIEWS)} or a JSON file")
+        known = ", ".join(NAMED_VIEWS)
+        raise ConfigError(f"view {value}: expected {known}, {_INLINE} or a JSON file")
     definition = read_json(value)
     if not isinstance(definition, dict):
         raise ConfigError(f"view {value}: expected a JSON object, as `smorm view` writes it")
     return definition
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        problem = first_line(error)
+        raise ConfigError(f"view {text}: no valid JSON ({problem}), expected {_INLINE}") from error

@@ -15,7 +15,7 @@ from smorm.data.records import Item, prompt_key
 from smorm.errors import ConfigError, DataError
 from smorm.files import fingerprint
 from smorm.rewards.section import REWARDS, RewardSection
-from smorm.scoring.reward_model import as_items
+from smorm.scoring.reward_model import Dtype, as_items
 from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scored
 from smorm.text.limits import LEFT_OUT, Overlong, Unscored
 
@@ -33,6 +33,9 @@ class ScoringOptions:
     overlong: Overlong | None = None
     # What will be read beside a section's own view; a server must know beforehand.
     views: tuple[Any, ...] = ()
+    dtype: Dtype = "float32"  # of models
+    # The longest conversation of a model; None is as in training.
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

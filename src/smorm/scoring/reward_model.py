@@ -18,6 +18,7 @@ from smorm.data.records import Candidates, Item, Preference, Rated
 from smorm.data.scaling import restore_scales
 from smorm.errors import ConfigError, DataError, ModelError
 from smorm.model import views
+from smorm.model.backbone import position_limit
 from smorm.model.device import keep_freed_memory, pick_device
 from smorm.model.network import Layout, RewardNetwork
 from smorm.model.store import ModelCard, load_model, resolve
@@ -27,6 +28,8 @@ from smorm.text.chat import Message, Renderer
 from smorm.text.limits import Overlong, Unscored
 
 log = logging.getLogger(__name__)
+
+Dtype = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +44,10 @@ class Scores:
 
     @property
     def preference(self) -> Floats:
-        """The preference row, [N]."""
-        return self.rows[:, 0]
+        """The preference row, [N]. Raises ConfigError where the model has none."""
+        if self.model.card.foreign:
+            self.model.view("F")  # says which rows there are
+        return self.rows[:, 0] + self.model.card.offset
 
     @property
     def attributes(self) -> Floats:
@@ -77,17 +82,22 @@ class RewardModel:
         path: Path | str,
         *,
         device: str = "cpu",
-        dtype: Literal["float32", "bfloat16"] = "float32",
+        dtype: Dtype = "float32",
         layout: Layout | None = None,
+        max_tokens: int | None = None,
     ) -> RewardModel:
         """Load a model folder (or a run's folder), ours or any Hugging Face reward model's.
 
         `device` is `cpu`, `cuda`, `cuda:1`, or `auto`, CUDA where there is one; `dtype` the
         backbone's precision (the head is always in fp32); `layout` by default the fastest one that
-        is verified to give the reference's scores. Raises ConfigError if there is no such device,
-        ModelError for a folder that is none, has no head, is damaged or renders otherwise."""
+        is verified to give the reference's scores; `max_tokens` the longest conversation, by
+        default as in training. Raises ConfigError if there is no such device or the backbone has
+        fewer positions, ModelError for a folder that is none, has no head, is damaged or renders
+        otherwise."""
         target = pick_device(device)
         network, tokenizer, card = load_model(path, dtype=getattr(torch, dtype))
+        if max_tokens is not None:
+            card = replace(card, max_tokens=_fitting(max_tokens, network, path))
         network.to(target)
         if network.device.type == "cpu":
             keep_freed_memory()
@@ -123,6 +133,8 @@ class RewardModel:
         row that was not trained, ratings on another scale than a published set is for, or a default
         that is not linear."""
         requested = self.card.default_view if value is None else value
+        if self.card.foreign and requested in ("F", "L", "M"):
+            raise ConfigError(self._without_preference(requested))
         view = views.parse_view(requested, self.attributes)
         if views.PREFERENCE in view.rows and not self.card.preference_trained:
             raise ConfigError(
@@ -138,10 +150,22 @@ class RewardModel:
             doubt = views.doubt_of_scale(view.name, self.card.scales, self.card.means)
             if doubt is not None:
                 log.warning("%s", doubt)
-        # One that was resolved before has the export's constant already.
-        if view.name == "F" and self.card.offset and not isinstance(value, views.View):
-            view = replace(view, offset=view.offset + self.card.offset)
+        # One that was resolved before has the constant already.
+        if self.card.offset and not isinstance(value, views.View):
+            view = views.shift_preference(view, self.card.offset)
         return view
+
+    def _without_preference(self, name: str) -> str:
+        labels, example = ", ".join(self.attributes), views.label_example(self.attributes)
+        if self.card.classifier:
+            return (
+                f"view {name}: {self.name} is a classifier of {labels} (its problem_type is not "
+                f"regression), so no label is the reward: say which one to read: {example}"
+            )
+        return (
+            f"view {name}: {self.name} has no preference row, its rows are {labels}: say which "
+            f"to read: {example}"
+        )
 
     def score(
         self,
@@ -178,6 +202,14 @@ class RewardModel:
             truncated += [result.truncated] * len(item)
         lengths, shortened = np.array(tokens, dtype=np.int64), np.array(truncated, bool)
         return Scores(np.concatenate(rows), lengths, shortened, self, chosen)
+
+
+def _fitting(max_tokens: int, network: RewardNetwork, path: Path | str) -> int:
+    limit = position_limit(network.backbone)
+    if max_tokens < 1 or (limit is not None and max_tokens > limit):
+        known = f"1 to {limit}, the positions of {path}" if limit else "1 or more"
+        raise ConfigError(f"--max-tokens {max_tokens}: expected {known}")
+    return max_tokens
 
 
 def as_items(value: Any, index: int = 0, census: Census | None = None) -> list[Item]:

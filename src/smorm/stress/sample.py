@@ -165,9 +165,9 @@ def _load_policy(path: str) -> Any:
     try:
         with quiet():
             model, info = AutoModelForCausalLM.from_pretrained(
-                path, use_safetensors=True, output_loading_info=True
+                path, use_safetensors=True, output_loading_info=True, trust_remote_code=False
             )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(f"{path}: no usable policy: {reason}") from error
     missing = sorted(map(str, info["missing_keys"]))

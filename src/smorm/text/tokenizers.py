@@ -46,7 +46,11 @@ def refuse_remote_code(path: str) -> None:
     for name in ("config.json", "tokenizer_config.json"):
         file = folder / name
         if file.is_file() and '"auto_map"' in file.read_text(encoding="utf-8", errors="replace"):
-            raise ModelError(f"{file}: auto_map asks to run code of the model: this is refused")
+            raise ModelError(
+                f"{file}: auto_map asks to run code of the model: this is refused. Where "
+                "transformers has its architecture, take auto_map out; else serve it with its own "
+                "program and give its http address as the reward"
+            )
 
 
 def load_tokenizer(path: str) -> Any:
@@ -61,10 +65,12 @@ def load_tokenizer(path: str) -> Any:
         # class splits text in another way: the saved class decides.
         saved = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         if saved.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast"):
-            return PreTrainedTokenizerFast.from_pretrained(path)
+            return PreTrainedTokenizerFast.from_pretrained(path, trust_remote_code=False)
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(path)
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except ImportError as error:
+        raise ModelError(f"{path}: a package is missing: {first_line(error)}") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path}: no usable tokenizer: {first_line(error)}") from error
 

@@ -123,7 +123,7 @@ def against_folder(
         ConfigError: the view is not linear, or unknown."""
     # The head tells without loading anything whether the folder can be an export of this model.
     folder, model = resolve(target), ours.model
-    rows, expected_rows = len(read_head(folder)), len(model.card.rows)
+    rows, expected_rows = len(read_head(folder)), len(model.card.labels)
     if rows not in (1, expected_rows):
         counts = f"it has {rows} rows, the model's has {expected_rows}"
         raise SmormError(f"{folder}: head: {counts}: not an export of it")

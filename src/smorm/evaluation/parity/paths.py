@@ -281,8 +281,8 @@ class Comparison:
 
     def viewed(self, rows: Floats, *, constant: bool = False) -> Floats:
         """Rows [N, 1 + K] -> what is compared [N, C], with the constant or without."""
-        if self.view is None:
-            return rows
+        if self.view is None:  # of labels without a preference row the first row is none
+            return rows[:, -len(self.ours.model.card.labels) :]
         # The constant cancels in every comparison, and a head without a bias cannot hold it.
         values = apply_view(self.view, rows, self.ours.model.card.scales)
         if not constant:

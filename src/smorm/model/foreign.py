@@ -1,0 +1,222 @@
+"""Folders that others made: what their rows are called, how their configuration counts positions,
+and one sentence, with the next step, for each kind that cannot be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from smorm import files
+from smorm.errors import ModelError, first_line
+from smorm.model.views import PREFERENCE
+
+# What trainers call the one row of a reward model; "LABEL_0" is transformers' own default.
+_REWARD_NAMES = {"label_0", "reward", "rewards", "score", "preference"}
+_SERVE = "serve it with its own program and give its http address as the reward"
+
+
+class Unreadable(Enum):
+    """Why a folder cannot be read; `{found}` is what was found in it."""
+
+    ENCODER_DECODER = (
+        "{found} is an encoder-decoder: smorm reads the state of a decoder's last token. Take a "
+        f"decoder's reward model, or {_SERVE}"
+    )
+    ENCODER = (
+        "{found} is an encoder, which has no last token that reads all others: smorm reads "
+        f"decoders. Take a decoder's reward model, or {_SERVE}"
+    )
+    PICKLED = (
+        "its weights are pickled ({found}), and a pickle can run code: where you trust it, load it "
+        "in plain transformers and write it with save_pretrained, which gives safetensors"
+    )
+    QUANTISED = (
+        "its head is quantised ({found}), so scores would be rounded: take the original weights, "
+        "or quantise them again without the module `score`"
+    )
+    LAYERS = (
+        "its head has several layers ({found}), and what is between them is code that the folder "
+        f"does not hold; smorm reads one linear layer, score.weight: {_SERVE}"
+    )
+    VALUE_HEAD = (
+        "its head is a value head ({found}), which estimates returns for PPO: if it was trained "
+        "to be a reward, save it as score.weight of an AutoModelForSequenceClassification with "
+        "num_labels=1"
+    )
+    OTHER_HEAD = (
+        "its head is {found}, and smorm reads one linear layer, score.weight: save it as an "
+        f"AutoModelForSequenceClassification of a decoder, or {_SERVE}"
+    )
+    MORE_PARTS = (
+        "beside score.weight it holds {found}, which would go unread, and scores would differ "
+        f"from its own: {_SERVE}"
+    )
+    NO_HEAD = (
+        "no score head (score.weight) in it: a head would be random. Is this a language model? "
+        "Train one with `smorm train`"
+    )
+    NO_ADAPTED_HEAD = (
+        "the adapters hold no head (score.weight), and neither does their base {found}: a head "
+        'would be random. Train them with modules_to_save: ["score"]'
+    )
+    NO_BASE = (
+        "its base model {found} is not a folder here: put the folder or the hub id under "
+        "base_model_name_or_path in adapter_config.json"
+    )
+    ADAPTER_KIND = (
+        "adapters of the kind {found} cannot be merged into their base: LoRA and its relatives can"
+    )
+    UNREAD_ADAPTERS = (
+        "{found} of the adapters fit no part of their base: is base_model_name_or_path in "
+        "adapter_config.json the model that they were trained on?"
+    )
+
+
+class UnreadableModelError(ModelError):
+    """A folder of others that cannot be read; `kind` says why."""
+
+    def __init__(self, where: Path | str, kind: Unreadable, found: str = "") -> None:
+        super().__init__(f"{where}: {kind.value.format(found=found)}")
+        self.kind = kind
+
+
+def refuse_architecture(where: Path | str, config: Any) -> None:
+    """Refuse a transformers config that is not a decoder's."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    kind = config.model_type
+    if getattr(config, "is_encoder_decoder", False):
+        raise UnreadableModelError(where, Unreadable.ENCODER_DECODER, kind)
+    # An encoder may be set up as a decoder, and then reads like one.
+    masked = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if masked and not getattr(config, "is_decoder", False):
+        raise UnreadableModelError(where, Unreadable.ENCODER, kind)
+
+
+def stored_tensors(folder: Path) -> dict[str, str]:
+    """Name and dtype of every tensor in a folder's safetensors files; `ModelError`: damaged."""
+    found: dict[str, str] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as stored:
+                for name in stored.keys():  # noqa: SIM118  (a safetensors handle is no mapping)
+                    found[name] = stored.get_slice(name).get_dtype()
+        except SafetensorError as error:
+            raise ModelError(f"{path}: damaged: {first_line(error)}") from error
+    return found
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Refuse a folder whose only weights are pickles."""
+    if any(folder.glob("*.safetensors")):
+        return
+    names: list[str] = []
+    for pattern in ("*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.ckpt"):
+        names += sorted(path.name for path in folder.glob(pattern))
+    # The trainer's own settings are a pickle too, and no weights.
+    weights = [name for name in names if name != "training_args.bin"]
+    if weights:
+        raise UnreadableModelError(folder, Unreadable.PICKLED, weights[0])
+
+
+def refuse_head(folder: Path, tensors: Mapping[str, str]) -> None:
+    """The error for a folder in which no `score.weight` can be read, by what it holds instead."""
+    value = [name for name in tensors if _component(name) in ("v_head", "value_head", "critic")]
+    if (folder / "value_head.bin").is_file():
+        value.append("value_head.bin")
+    score = sorted(name for name in tensors if name.startswith("score."))
+    layers = [name for name in score if name.count(".") > 1 and name.endswith(".weight")]
+    if layers:
+        raise UnreadableModelError(folder, Unreadable.LAYERS, ", ".join(layers[:3]))
+    if score:
+        raise UnreadableModelError(folder, Unreadable.QUANTISED, ", ".join(score[:3]))
+    if value:
+        raise UnreadableModelError(folder, Unreadable.VALUE_HEAD, value[0])
+    others = heads_beside(tensors)
+    if others:
+        raise UnreadableModelError(folder, Unreadable.OTHER_HEAD, ", ".join(others[:3]))
+    raise UnreadableModelError(folder, Unreadable.NO_HEAD)
+
+
+def heads_beside(names: Iterable[str]) -> list[str]:
+    """Tensors that belong neither to a decoder nor to its language head nor to `score`."""
+    # A decoder is one component with nearly all tensors; a head has a few of its own.
+    counts: dict[str, int] = {}
+    listed = sorted(names)
+    for name in listed:
+        counts[_component(name)] = counts.get(_component(name), 0) + 1
+    small = {part for part, count in counts.items() if count <= max(2, len(listed) // 4)}
+    decoder = {"lm_head", "score", "model", "transformer", "gpt_neox", "backbone", "base_model"}
+    heads = small - decoder
+    # A folder without prefixes is a decoder saved alone: its parts are no heads.
+    if not set(counts) & {"model", "transformer", "gpt_neox", "backbone", "base_model"}:
+        heads = {part for part in heads if "head" in part or "classifier" in part}
+    return [name for name in listed if _component(name) in heads]
+
+
+def _component(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def row_names(config: Mapping[str, Any], count: int) -> list[str]:
+    """What the rows of a head are called in `id2label` of its `config.json`."""
+    labels = config.get("id2label")
+    if not isinstance(labels, Mapping):
+        labels = {}
+    names = [str(labels.get(str(row), f"LABEL_{row}")) for row in range(count)]
+    # Of two rows of one name a view could mean either.
+    if len(set(names)) < count:
+        return [f"{name}_{row}" for row, name in enumerate(names)]
+    return names
+
+
+def preference_row(names: Sequence[str]) -> int | None:
+    """Which row is the reward: the one called so, or the only one where it has no other name."""
+    if PREFERENCE in names:
+        return names.index(PREFERENCE)
+    if len(names) == 1 and names[0].lower() in _REWARD_NAMES:
+        return 0
+    return None
+
+
+def is_classifier(config: Mapping[str, Any], count: int) -> bool:
+    """Whether several labels were trained as classes, by `problem_type`."""
+    return count > 1 and config.get("problem_type") != "regression"
+
+
+def count_positions(config: Any) -> int | None:
+    """How many positions a transformers config allows, scaled rotary embeddings counted; None
+    where it does not say."""
+    text = config.get_text_config()
+    limit: int | None = getattr(text, "max_position_embeddings", None) or None
+    scaling = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None)
+    if limit is None or not isinstance(scaling, Mapping):
+        return limit
+    # Where layers have sets of their own (Gemma 3), the limit is of the whole already.
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    factor = float(scaling.get("factor") or 1.0)
+    original = scaling.get("original_max_position_embeddings")
+    if kind == "default" or factor <= 1.0:
+        return limit
+    if original:
+        # YaRN and Llama 3 say what was pretrained. The limit is before or after scaling: Qwen's
+        # guide leaves it, most others raise it, and the larger of the two holds for both.
+        return max(limit, int(original * factor))
+    if kind in ("linear", "dynamic", "yarn"):
+        return int(limit * factor)
+    return limit
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`config.json` of a folder, empty where there is none (adapters)."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return {}
+    values = files.read_json(path, ModelError)
+    if not isinstance(values, dict):
+        raise ModelError(f"{path}: expected a JSON object")
+    return values
