@@ -61,6 +61,8 @@ def run(
     skip_bad: options.SkipBadOption = False,
     max_batch_tokens: options.BatchTokensOption = 8192,
     device: options.DeviceOption = "cpu",
+    dtype: options.DtypeOption = "float32",
+    max_tokens: options.MaxTokensOption = None,
 ) -> None:
     """Measure the method's theory on a trained model, and say what to do about it.
 
@@ -81,7 +83,9 @@ def run(
         preference=Source(preference), rated=Source(rated) if rated else None,
         ood=_ood_sources(ood or []), gold=gold, compare=compare or (), reading=reading,
     )  # fmt: skip
-    loaded = RewardModel.load(options.at_step(model, step), device=device)
+    loaded = RewardModel.load(
+        options.at_step(model, step), **options.loading(device, dtype, max_tokens)
+    )
     # Before minutes of measuring, not after them.
     if suggest is not None and not (loaded.attributes and loaded.card.preference_trained):
         raise ConfigError("--suggest: this model has one trained reward only: there is no choice")

@@ -30,7 +30,7 @@ def run(
     output: Path = Option(..., "--output", "-o", help="Results, JSON."),
     view: options.Texts = Option(
         None,
-        help="F, L, M, published weights (helpsteer2-...) or a JSON file; repeat it. With "
+        help="F, L, M, published weights (helpsteer2-...) JSON or a JSON file; repeat it. With "
         "--combine one for all models or one for each.",
     ),
     combine: options.CombineOption = None,
@@ -48,6 +48,8 @@ def run(
     token_file: options.TokenFileOption = None,
     max_batch_tokens: options.BatchTokensOption = 8192,
     device: options.DeviceOption = "cpu",
+    dtype: options.DtypeOption = "float32",
+    max_tokens: options.MaxTokensOption = None,
 ) -> None:
     """Measure rewards on benchmarks, pairs or ratings.
 
@@ -67,7 +69,10 @@ def run(
             raise ConfigError("--sanity tests one model's own parts: run it without --combine")
         sections, view = [together], None
     policy = options.choice("--overlong", overlong, options.OVERLONG)
-    scoring = ScoringOptions(device, max_batch_tokens, policy)
+    scoring = ScoringOptions(
+        max_batch_tokens=max_batch_tokens, overlong=policy,
+        **options.loading(device, dtype, max_tokens),
+    )  # fmt: skip
     reading = {
         "format": format,
         "columns": options.parse_columns(columns),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 from typer import Argument, Option
 
+from smorm.cli import options
 from smorm.cli.options import StepOption, Text, at_step, view_of
 from smorm.errors import ConfigError, SmormError
 
@@ -21,9 +22,12 @@ LONGEST = 256
 def run(
     model: str = Argument(help="Model folder, or a run's folder."),
     output: Path = Option(..., "--output", "-o", help="New folder."),
-    view: Text = Option(None, help="F, L, M or a JSON file: folded into one row."),
+    view: Text = Option(None, help="F, L, M, JSON or a JSON file: folded into one row."),
     step: StepOption = None,
     all_rows: bool = Option(False, "--all-rows", help="Keep every row (adapters are merged)."),
+    device: options.DeviceOption = "cpu",
+    dtype: options.DtypeOption = "float32",
+    max_tokens: options.MaxTokensOption = None,
 ) -> None:
     """Write a plain model folder that other programs load.
 
@@ -41,7 +45,7 @@ def run(
         raise ConfigError("export: give either --view or --all-rows")
     if output.exists():
         raise ConfigError(f"--output {output}: exists already; name a new folder")
-    loaded = RewardModel.load(at_step(model, step))
+    loaded = RewardModel.load(at_step(model, step), **options.loading(device, dtype, max_tokens))
     chosen = None if all_rows else loaded.view(view_of(view))
     if chosen is not None:
         # A view that does not fold is refused before any work.

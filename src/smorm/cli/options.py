@@ -35,6 +35,14 @@ OverlongOption = Annotated[
 SkipBadOption = Annotated[bool, Option("--skip-bad", help="Drop bad records and count them.")]
 BatchTokensOption = Annotated[int, Option(min=1, help="Tokens a forward pass.")]
 DeviceOption = Annotated[str, Option(help="cpu or cuda.")]
+DTYPES = ("float32", "bfloat16")
+DtypeOption = Annotated[
+    str, Option(help="float32 or bfloat16, of models; their heads are always float32.")
+]
+MaxTokensOption = Annotated[
+    int | None,
+    Option("--max-tokens", help="Longest conversation of models; default: as in training."),
+]
 ColumnsOption = Annotated[
     Texts,
     Option(help="Which column is which part: prompt=question,chosen=better; margin='a - b'."),
@@ -80,6 +88,12 @@ def view_of(text: Text) -> Any:
         return read_view(text)
     except ConfigError as error:
         raise ConfigError(f"--{error}") from error
+
+
+def loading(device: str, dtype: str, max_tokens: int | None) -> dict[str, Any]:
+    """How models are loaded, as `RewardModel.load` and `ScoringOptions` take it."""
+    choice("--dtype", dtype, DTYPES)
+    return {"device": device, "dtype": dtype, "max_tokens": max_tokens}
 
 
 def choice(name: str, value: Text, allowed: tuple[str, ...]) -> Any:

@@ -11,23 +11,14 @@ from rich import box
 from rich.table import Table
 from typer import Argument, Option
 
-from smorm.cli.options import (
-    DeviceOption,
-    File,
-    ResultOption,
-    StepOption,
-    Text,
-    at_step,
-    choice,
-    view_of,
-)
+from smorm.cli import options
+from smorm.cli.options import File, ResultOption, StepOption, Text, at_step, view_of
 from smorm.errors import ConfigError, SmormError
 
 if TYPE_CHECKING:
     from smorm.evaluation.parity.check import Parity
     from smorm.scoring.reward_model import RewardModel
 
-DTYPES = ("float32", "bfloat16")
 _SAME_TOKENS = {True: "equal", False: "differ", None: "–"}
 
 
@@ -50,7 +41,8 @@ def run(
     protocol: str = Option("auto", help="auto, smorm, vllm or sglang."),
     timeout: float = Option(60.0, help="Seconds that a request may take."),
     step: StepOption = None,
-    device: DeviceOption = "cpu",
+    device: options.DeviceOption = "cpu",
+    max_tokens: options.MaxTokensOption = None,
     output: ResultOption = None,
 ) -> None:
     """Compare a model's scores with an export's or a server's.
@@ -62,14 +54,14 @@ def run(
     from smorm.scoring.reward_model import RewardModel
 
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs every request
-    kind: Any = choice("--dtype", dtype, DTYPES)
+    loading = options.loading(device, dtype, max_tokens)
     for name, number in (("--gate", gate), ("--timeout", timeout)):
         if number is not None and not 0 < number < math.inf:
             raise ConfigError(f"{name} {number:g}: expected a number above 0")
     # From a file: as an option the token would stand in lists of processes.
     token = read_token(token_file, "--token-file") if token_file else None
     requested = view_of(view)
-    loaded = RewardModel.load(at_step(model, step), device=device, dtype=kind)
+    loaded = RewardModel.load(at_step(model, step), **loading)
     if "://" in target:
         from smorm.evaluation.parity.check import against_server
 

@@ -24,6 +24,8 @@ def run(
     skip_bad: options.SkipBadOption = False,
     max_batch_tokens: options.BatchTokensOption = 8192,
     device: options.DeviceOption = "cpu",
+    dtype: options.DtypeOption = "float32",
+    max_tokens: options.MaxTokensOption = None,
 ) -> None:
     """Swap the labels of pairs where a gold reward disagrees.
 
@@ -36,7 +38,11 @@ def run(
 
     policy = options.choice("--overlong", overlong, options.OVERLONG)
     section = parse_reward(gold, "--gold", view=view, token_file=token_file)
-    reward = open_gold(section, ScoringOptions(device, max_batch_tokens, policy))
+    scoring = ScoringOptions(
+        max_batch_tokens=max_batch_tokens, overlong=policy,
+        **options.loading(device, dtype, max_tokens),
+    )  # fmt: skip
+    reward = open_gold(section, scoring)
     report = relabel_file(
         Source(file, format=format, split=split), reward, output, temperature=temperature,
         seed=seed, ties=options.choice("--ties", ties, ("drop", "keep")),

@@ -22,7 +22,7 @@ def run(
     output: Path = Option(..., "--output", "-o", help="Scores, JSON lines."),
     view: options.Texts = Option(
         None,
-        help="F, L, M, published weights (helpsteer2-...) or a JSON file; with --combine one "
+        help="F, L, M, published weights (helpsteer2-...) JSON or a JSON file; with --combine one "
         "for all rewards or one for each.",
     ),
     combine: options.CombineOption = None,
@@ -45,6 +45,8 @@ def run(
     token_file: options.TokenFileOption = None,
     max_batch_tokens: options.BatchTokensOption = 8192,
     device: options.DeviceOption = "cpu",
+    dtype: options.DtypeOption = "float32",
+    max_tokens: options.MaxTokensOption = None,
 ) -> None:
     """Score every line of a file, in its order.
 
@@ -71,7 +73,10 @@ def run(
         if view:
             chosen = options.view_for(section, view[0])
     policy = options.choice("--overlong", overlong, options.OVERLONG)
-    scoring = ScoringOptions(device, max_batch_tokens, policy, (chosen,))
+    scoring = ScoringOptions(
+        max_batch_tokens=max_batch_tokens, overlong=policy, views=(chosen,),
+        **options.loading(device, dtype, max_tokens),
+    )  # fmt: skip
     on_bad = options.ON_BAD[skip_bad]
     reward = options.open_section(section, scoring, on_bad)
     source = Source(

@@ -53,6 +53,8 @@ def run(
     skip_bad: options.SkipBadOption = False,
     max_batch_tokens: options.BatchTokensOption = 8192,
     device: options.DeviceOption = "cpu",
+    dtype: options.DtypeOption = "float32",
+    max_tokens: options.MaxTokensOption = None,
 ) -> None:
     """Fit a view on held-out data: weights, calibration, pessimism.
 
@@ -69,7 +71,9 @@ def run(
     options.choice("--kind", kind, KINDS)
     policy = options.choice("--overlong", overlong, options.OVERLONG)
     scoring = ScoringOptions(overlong=policy, max_batch_tokens=max_batch_tokens)
-    loaded = RewardModel.load(options.at_step(model, step), device=device)
+    loaded = RewardModel.load(
+        options.at_step(model, step), **options.loading(device, dtype, max_tokens)
+    )
     # A view is called as its file is, so that a table distinguishes two of them.
     name = kind if output.stem in NAMED_VIEWS else output.stem
     fit = _fit(loaded, kind, rows, free_sign or [], kappa, name)

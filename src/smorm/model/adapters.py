@@ -58,21 +58,21 @@ def find_base(folder: Path) -> Path:
 
 def read_adapted_head(folder: Path, base: Path) -> dict[str, Tensor]:
     """`score.weight` and perhaps `score.bias`: the adapters' own, else those of their base."""
-    own = {_plain_name(name): tensor for name, tensor in _read_weights(folder).items()}
-    parts = {name: tensor for name, tensor in own.items() if name in (heads.WEIGHT, heads.BIAS)}
-    if heads.WEIGHT in parts:
-        heads.refuse_quantised(folder, parts[heads.WEIGHT])
-        return parts
-    others = {name: str(tensor.dtype) for name, tensor in own.items() if "lora_" not in name}
+    stored = {_plain_name(name): tensor for name, tensor in _read_weights(folder).items()}
+    head = {name: stored[name] for name in (heads.WEIGHT, heads.BIAS) if name in stored}
+    if heads.WEIGHT in head:
+        heads.refuse_quantised(folder, head[heads.WEIGHT])
+        return head
+    others = {name: str(tensor.dtype) for name, tensor in stored.items() if "lora_" not in name}
     if any("head" in name or "score" in name or "classifier" in name for name in others):
         foreign.refuse_head(folder, others)
     weight = heads.find_head(base)
     if weight is None:
         raise UnreadableModelError(folder, Unreadable.NO_ADAPTED_HEAD, str(base))
-    parts[heads.WEIGHT], bias = weight, heads.find_bias(base)
+    head[heads.WEIGHT], bias = weight, heads.find_bias(base)
     if bias is not None:
-        parts[heads.BIAS] = bias
-    return parts
+        head[heads.BIAS] = bias
+    return head
 
 
 def load_adapted(
@@ -132,5 +132,5 @@ def _refuse_unread(folder: Path, placed: dict[str, Tensor]) -> None:
     stored = {_plain_name(name) for name in _read_weights(folder)}
     unread = {name for name in stored - set(map(_plain_name, placed)) if "embed" not in name}
     if unread:
-        found = f"{len(unread)} tensors (first: {min(unread)})"
-        raise UnreadableModelError(folder, Unreadable.UNREAD_ADAPTERS, found)
+        text = f"{len(unread)} tensors (first: {min(unread)})"
+        raise UnreadableModelError(folder, Unreadable.UNREAD_ADAPTERS, text)

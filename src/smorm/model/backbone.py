@@ -149,12 +149,17 @@ def load_decoder(path: str, dtype: torch.dtype) -> tuple[Any, set[str]]:
 
 def refuse_architecture(path: str) -> None:
     """Refuse a folder or hub id that is not a decoder's, before its weights are read."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     refuse_remote_code(path)
     try:
         with quiet():
             config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except StrictDataclassError as error:
+        # Its own first line only names the function that complained.
+        reason = first_line(error.__cause__ or error, 200)
+        raise ModelError(f"{path}: its config.json cannot be used: {reason}") from error
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"{path}: cannot be loaded: {first_line(error)}") from error
     foreign.refuse_architecture(path, config)

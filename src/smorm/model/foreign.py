@@ -20,39 +20,39 @@ _SERVE = "serve it with its own program and give its http address as the reward"
 
 
 class Unreadable(Enum):
-    """Why a folder cannot be read; `{found}` is what was found in it."""
+    """Why a folder cannot be read; `{what}` is what was found in it."""
 
     ENCODER_DECODER = (
-        "{found} is an encoder-decoder: smorm reads the state of a decoder's last token. Take a "
+        "{what} is an encoder-decoder: smorm reads the state of a decoder's last token. Take a "
         f"decoder's reward model, or {_SERVE}"
     )
     ENCODER = (
-        "{found} is an encoder, which has no last token that reads all others: smorm reads "
+        "{what} is an encoder, which has no last token that reads all others: smorm reads "
         f"decoders. Take a decoder's reward model, or {_SERVE}"
     )
     PICKLED = (
-        "its weights are pickled ({found}), and a pickle can run code: where you trust it, load it "
+        "its weights are pickled ({what}), and a pickle can run code: where you trust it, load it "
         "in plain transformers and write it with save_pretrained, which gives safetensors"
     )
     QUANTISED = (
-        "its head is quantised ({found}), so scores would be rounded: take the original weights, "
+        "its head is quantised ({what}), so scores would be rounded: take the original weights, "
         "or quantise them again without the module `score`"
     )
     LAYERS = (
-        "its head has several layers ({found}), and what is between them is code that the folder "
+        "its head has several layers ({what}), and what is between them is code that the folder "
         f"does not hold; smorm reads one linear layer, score.weight: {_SERVE}"
     )
     VALUE_HEAD = (
-        "its head is a value head ({found}), which estimates returns for PPO: if it was trained "
+        "its head is a value head ({what}), which estimates returns for PPO: if it was trained "
         "to be a reward, save it as score.weight of an AutoModelForSequenceClassification with "
         "num_labels=1"
     )
     OTHER_HEAD = (
-        "its head is {found}, and smorm reads one linear layer, score.weight: save it as an "
+        "its head is {what}, and smorm reads one linear layer, score.weight: save it as an "
         f"AutoModelForSequenceClassification of a decoder, or {_SERVE}"
     )
     MORE_PARTS = (
-        "beside score.weight it holds {found}, which would go unread, and scores would differ "
+        "beside score.weight it holds {what}, which would go unread, and scores would differ "
         f"from its own: {_SERVE}"
     )
     NO_HEAD = (
@@ -60,18 +60,18 @@ class Unreadable(Enum):
         "Train one with `smorm train`"
     )
     NO_ADAPTED_HEAD = (
-        "the adapters hold no head (score.weight), and neither does their base {found}: a head "
+        "the adapters hold no head (score.weight), and neither does their base {what}: a head "
         'would be random. Train them with modules_to_save: ["score"]'
     )
     NO_BASE = (
-        "its base model {found} is not a folder here: put the folder or the hub id under "
+        "its base model {what} is not a folder here: put the folder or the hub id under "
         "base_model_name_or_path in adapter_config.json"
     )
     ADAPTER_KIND = (
-        "adapters of the kind {found} cannot be merged into their base: LoRA and its relatives can"
+        "adapters of the kind {what} cannot be merged into their base: LoRA and its relatives can"
     )
     UNREAD_ADAPTERS = (
-        "{found} of the adapters fit no part of their base: is base_model_name_or_path in "
+        "{what} of the adapters fit no part of their base: is base_model_name_or_path in "
         "adapter_config.json the model that they were trained on?"
     )
 
@@ -79,8 +79,8 @@ class Unreadable(Enum):
 class UnreadableModelError(ModelError):
     """A folder of others that cannot be read; `kind` says why."""
 
-    def __init__(self, where: Path | str, kind: Unreadable, found: str = "") -> None:
-        super().__init__(f"{where}: {kind.value.format(found=found)}")
+    def __init__(self, where: Path | str, kind: Unreadable, what: str = "") -> None:
+        super().__init__(f"{where}: {kind.value.format(what=what)}")
         self.kind = kind
 
 
@@ -99,15 +99,15 @@ def refuse_architecture(where: Path | str, config: Any) -> None:
 
 def stored_tensors(folder: Path) -> dict[str, str]:
     """Name and dtype of every tensor in a folder's safetensors files; `ModelError`: damaged."""
-    found: dict[str, str] = {}
+    dtypes: dict[str, str] = {}
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, framework="pt") as stored:
                 for name in stored.keys():  # noqa: SIM118  (a safetensors handle is no mapping)
-                    found[name] = stored.get_slice(name).get_dtype()
+                    dtypes[name] = stored.get_slice(name).get_dtype()
         except SafetensorError as error:
             raise ModelError(f"{path}: damaged: {first_line(error)}") from error
-    return found
+    return dtypes
 
 
 def refuse_pickles(folder: Path) -> None:
@@ -149,12 +149,12 @@ def heads_beside(names: Iterable[str]) -> list[str]:
     listed = sorted(names)
     for name in listed:
         counts[_component(name)] = counts.get(_component(name), 0) + 1
-    small = {part for part, count in counts.items() if count <= max(2, len(listed) // 4)}
+    small = {name for name, count in counts.items() if count <= max(2, len(listed) // 4)}
     decoder = {"lm_head", "score", "model", "transformer", "gpt_neox", "backbone", "base_model"}
     heads = small - decoder
     # A folder without prefixes is a decoder saved alone: its parts are no heads.
     if not set(counts) & {"model", "transformer", "gpt_neox", "backbone", "base_model"}:
-        heads = {part for part in heads if "head" in part or "classifier" in part}
+        heads = {name for name in heads if "head" in name or "classifier" in name}
     return [name for name in listed if _component(name) in heads]
 
 

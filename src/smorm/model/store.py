@@ -283,16 +283,16 @@ def _load_adapters(folder: Path, dtype: torch.dtype) -> Any:
     """Adapters and a head of another trainer, on their base."""
     refuse_remote_code(str(folder))
     base = adapters.find_base(folder)
-    parts = adapters.read_adapted_head(folder, base)
-    own = (folder / "tokenizer_config.json").is_file()
-    tokenizer = load_tokenizer(str(folder if own else base))
-    rows = len(parts[WEIGHT])
+    head = adapters.read_adapted_head(folder, base)
+    has_tokenizer = (folder / "tokenizer_config.json").is_file()
+    tokenizer = load_tokenizer(str(folder if has_tokenizer else base))
+    rows = len(head[WEIGHT])
     backbone, weight = adapters.load_adapted(folder, base, rows, len(tokenizer), dtype)
     # Full precision where the head is stored as it is applied.
     if not adapters.adapts_head(folder):
-        weight = parts[WEIGHT]
+        weight = head[WEIGHT]
     config = foreign.read_config(folder) or {"problem_type": "regression"}
-    return _with_labels(backbone, tokenizer, weight, parts.get(heads.BIAS), config)
+    return _with_labels(backbone, tokenizer, weight, head.get(heads.BIAS), config)
 
 
 def _with_labels(

@@ -48,7 +48,8 @@ class ModelReward(Reward):
         )
         reward = cls(model, read_view(section.view), options)
         # A view that the model does not have is refused now, not after hours of scoring.
-        reward.view()
+        for value in options.views or (None,):
+            reward.view(value)
         return reward
 
     @classmethod

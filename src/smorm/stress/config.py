@@ -4,13 +4,16 @@ explained in docs/stress.md and docs/rl.md."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from smorm.config.base import Fraction, Positive, Section
 from smorm.data.reading import Source
 from smorm.rewards.section import RewardSection, listed, reward_of_text
+
+if TYPE_CHECKING:
+    from smorm.rewards.protocol import ScoringOptions
 
 Algorithm = Literal["ppo", "grpo", "rloo"]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -202,6 +205,8 @@ class StressConfig(Section):
     on_bad_record: Literal["stop", "skip"] = "stop"
     max_batch_tokens: Positive = 8192
     device: str = "cpu"
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of models
+    max_tokens: Positive | None = None  # the longest conversation of models
 
     @field_validator("models", mode="before")
     @classmethod
@@ -242,6 +247,22 @@ class StressConfig(Section):
         return self.on_bad_record == "skip" or self.overlong == "drop"
 
     @property
+    def scoring_options(self) -> ScoringOptions:
+        """How rewards are loaded and computed."""
+        from smorm.rewards.protocol import ScoringOptions
+
+        return ScoringOptions(
+            self.device, self.max_batch_tokens, self.overlong,
+            dtype=self.dtype, max_tokens=self.max_tokens,
+        )  # fmt: skip
+
+    @property
     def decisive(self) -> dict[str, Any]:
         """Plain values of all that decides the numbers, for the fingerprint."""
-        return self.model_dump(mode="json", exclude={"output", "device"})
+        left_out = {"output", "device"}
+        # Keys that came later: where they say nothing, the fingerprint is that of older results.
+        if self.dtype == "float32":
+            left_out.add("dtype")
+        if self.max_tokens is None:
+            left_out.add("max_tokens")
+        return self.model_dump(mode="json", exclude=left_out)

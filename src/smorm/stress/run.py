@@ -56,7 +56,7 @@ def run_stress(config: StressConfig, *, tell: Tell = lambda line: None) -> list[
 
         results = run_rl(config, tell=tell)
         return results + paired_by_seed(results)
-    options = ScoringOptions(config.device, config.max_batch_tokens, config.overlong)
+    options = config.scoring_options
     sets = read_sets(config, options, tell)
     smallest = min(len(pool) for prompts in sets for pool in prompts.pools)
     sizes = tuple(config.n or doubling_sizes(smallest))

@@ -80,7 +80,7 @@ def run_rl(config: StressConfig, *, tell: Callable[[str], None]) -> list[Result]
 
 def _context(config: StressConfig, tell: Callable[[str], None]) -> RunContext:
     assert config.rl is not None
-    options = ScoringOptions(config.device, config.max_batch_tokens, config.overlong)
+    options = config.scoring_options
     gold = open_gold(config.gold, options)
     _require_text(gold, "gold")
     actor = Actor(config.rl, config.device)
