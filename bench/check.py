@@ -42,9 +42,9 @@ def measure_check(data: Path, held_out: Path) -> dict[str, Any]:
     }
 
 
-def measure_in_process(data: Path, held_out: Path) -> dict[str, Any]:
+def measure_in_process(data: Path, held_out: Path, **environment: str) -> dict[str, Any]:
     """`measure_check` in a process of its own, so that its peak is its own."""
-    return json_of_process("bench.check", "--one", str(data), str(held_out))
+    return json_of_process("bench.check", "--one", str(data), str(held_out), **environment)
 
 
 def write_held_out(path: Path, count: int, most: int) -> None:

@@ -278,17 +278,16 @@ def test_a_stop_signal_writes_a_checkpoint_and_exits_130(tmp_path, number):
 
 
 @pytest.mark.slow
-def test_a_full_disk_during_a_save_is_told_and_loses_nothing(tmp_path):
+def test_a_full_disk_during_a_save_is_told_and_loses_nothing(smorm, tmp_path):
     """A real limit of the operating system on the size of files, set in a real process."""
     values = config_values(tmp_path / "run", training={"save_every": 2})
     config = write_config(tmp_path / "c.yaml", values)
-    first = [sys.executable, "-m", "smorm.cli.main", "train", str(config)]
     limited = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
         "from smorm.cli.main import main; sys.argv[0] = 'smorm'; main()"
     )
-    subprocess.run([*first, "training.max_steps=3"], check=True, env=ENVIRONMENT)
+    assert smorm("train", config, "training.max_steps=3")[0] == 0
     before = sorted((tmp_path / "run" / "checkpoints").rglob("*"))
     shutil.rmtree(tmp_path / "run" / "model")
     done = subprocess.run(
@@ -302,6 +301,4 @@ def test_a_full_disk_during_a_save_is_told_and_loses_nothing(tmp_path):
     assert "/." not in line
     assert sorted((tmp_path / "run" / "checkpoints").rglob("*")) == before
     assert not (tmp_path / "run" / "model").exists()
-    assert subprocess.run(
-        [*first, "training.max_steps=3", "--resume"], check=False, env=ENVIRONMENT
-    ).returncode == 0  # fmt: skip
+    assert smorm("train", config, "training.max_steps=3", "--resume")[0] == 0

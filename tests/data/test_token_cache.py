@@ -247,7 +247,7 @@ def gone(pid: int) -> bool:
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc to see processes")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_writer_leaves_no_entry_and_no_process(tmp_path, number):
-    path, cache = pairs(tmp_path / "source.jsonl", 40_000), tmp_path / "cache"
+    path, cache = pairs(tmp_path / "source.jsonl", 20_000), tmp_path / "cache"
     with writer(path, cache, tmp_path / "run", workers=2) as victim:
         scratch = at_work(cache)
         helpers = children(victim.pid)
