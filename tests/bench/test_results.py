@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from bench.floors import FLOORS
+from bench.floors import FLOORS, main
 from bench.measure import Ratio, Timing
 from bench.results import LABELS, Figures, Measurement, arm_facts, load, plot, table
-from tests.conftest import ROOT
 
 
 def write(path: Path, median: float, gap: float = 1e-6) -> Path:
@@ -25,9 +24,11 @@ def write(path: Path, median: float, gap: float = 1e-6) -> Path:
     return path
 
 
-def check(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bench.floors", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def check(*arguments: str) -> tuple[int, str]:
+    """The exit code, and what the command prints."""
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told):
+        return main(arguments), told.getvalue()
 
 
 def floors_file(path: Path) -> Path:
@@ -47,8 +48,8 @@ def test_the_file_has_the_names_that_readers_take(tmp_path: Path) -> None:
 
 def test_a_ratio_above_its_floor_passes(tmp_path: Path) -> None:
     floors = str(floors_file(tmp_path / "floors.json"))
-    done = check(str(write(tmp_path / "a.json", 3.3)), "--floors", floors, "--all")
-    assert done.returncode == 0, done.stdout + done.stderr
+    code, told = check(str(write(tmp_path / "a.json", 3.3)), "--floors", floors, "--all")
+    assert code == 0, told
 
 
 @pytest.mark.parametrize(("median", "gap"), [(3.1, 1e-6), (math.nan, 1e-6), (4.0, 2e-5)])
@@ -56,21 +57,21 @@ def test_a_ratio_below_its_floor_or_other_numbers_exit_with_1_and_are_named(
     tmp_path: Path, median: float, gap: float
 ) -> None:
     floors = str(floors_file(tmp_path / "floors.json"))
-    done = check(str(write(tmp_path / "a.json", median, gap)), "--floors", floors)
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "score_bon16_vs_padded" in done.stdout
+    code, told = check(str(write(tmp_path / "a.json", median, gap)), "--floors", floors)
+    assert code == 1, told
+    assert "score_bon16_vs_padded" in told
 
 
 def test_a_floor_that_nothing_measures_fails_only_with_all(tmp_path: Path) -> None:
     file = str(write(tmp_path / "a.json", 50.0))
-    assert check(file).returncode == 0
-    done = check(file, "--all")
-    assert done.returncode == 1
-    assert "train_vs_trl_default: not measured" in done.stdout
+    assert check(file)[0] == 0
+    code, told = check(file, "--all")
+    assert code == 1
+    assert "train_vs_trl_default: not measured" in told
 
 
 def test_a_file_that_is_not_there_exits_with_1(tmp_path: Path) -> None:
-    assert check(str(tmp_path / "none.json")).returncode == 1
+    assert check(str(tmp_path / "none.json"))[0] == 1
 
 
 def test_every_floor_has_a_label() -> None:
