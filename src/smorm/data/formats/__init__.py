@@ -119,6 +119,8 @@ def format_of_row(row: Row, kind: Kind | None, context: Context) -> Format:
     hint = format_hint(row, kind)
     if not hint and matches:
         hint = f"; it looks like a {matches[0]} record"
+    elif not hint:
+        hint = "; say which column is which part of a record (columns: {prompt: COLUMN, ...})"
     problem = f"expected {shapes}; the row has: {names_of(row)}{hint}"
     raise context.bad("row", Defect.UNKNOWN_SHAPE, problem)
 
