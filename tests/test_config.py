@@ -350,6 +350,7 @@ def test_what_only_keeps_the_books_does_not_change_the_hash():
         "training.save_every": 3,
         "training.keep_checkpoints": 9,
         "training.tensorboard": True,
+        "training.report_to": ["wandb"],
     }
     assert set(other) == set(BOOKKEEPING)
     for key, value in other.items():

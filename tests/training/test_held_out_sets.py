@@ -81,6 +81,13 @@ def test_what_cannot_be_measured_is_refused_at_once(
 # The best step
 
 
+def test_when_it_is_measured_decides_where_the_best_step_is_kept(tmp_path: Path) -> None:
+    hashes = {best_run(tmp_path, evaluate_every=every).hash for every in (1, 2)}
+    assert len(hashes) == 2
+    plain = {best_run(tmp_path, best=None, evaluate_every=every).hash for every in (1, 2)}
+    assert len(plain) == 1
+
+
 def best_run(folder: Path, **training: Any) -> Config:
     evaluation = {"preference": NAMED}
     settings = {"evaluate_every": 1, "best": "code", "keep_checkpoints": 1, "max_steps": 8}

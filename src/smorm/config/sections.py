@@ -276,10 +276,10 @@ class EvaluationSection(Section):
         sources = (*self.preference, *self.rated)
         sections = {}
         for name in dict.fromkeys(source.name for source in sources):
-            parts = {}
+            sources_by_kind = {}
             for kind in ("preference", "rated"):
-                parts[kind] = [each for each in getattr(self, kind) if each.name == name]
-            sections[name or UNNAMED] = self.model_copy(update=parts)
+                sources_by_kind[kind] = [each for each in getattr(self, kind) if each.name == name]
+            sections[name or UNNAMED] = self.model_copy(update=sources_by_kind)
         return sections
 
 
@@ -339,13 +339,17 @@ class Config(Section):
 def decisive(values: dict[str, Any]) -> dict[str, Any]:
     """Flat `dotted.key: value` of all that decides the result."""
     flat: dict[str, Any] = {}
+    bookkeeping = set(BOOKKEEPING)
+    # The best step is one of those that are measured.
+    if values.get("training", {}).get("best"):
+        bookkeeping.discard("training.evaluate_every")
 
     def walk(prefix: str, node: Any) -> None:
         if isinstance(node, dict) and node:
             for key, child in node.items():
                 walk(f"{prefix}.{key}".removeprefix("."), child)
         # an empty mapping is a value too
-        elif prefix not in BOOKKEEPING:
+        elif prefix not in bookkeeping:
             flat[prefix] = node
 
     walk("", values)
