@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import torch
+
 from smorm.arrays import Floats
 from smorm.data.records import Item
 from smorm.data.scaling import restore_scales
@@ -59,11 +61,16 @@ class ModelReward(Reward):
 
     @property
     def provenance(self) -> dict[str, Any]:
-        return {
+        facts = {
             "model": dict(self.model.card.hashes),
             "renderer": self.model.renderer.fingerprint,
             "layout": self.model.network.layout,
         }
+        # In fp32 the facts are those of older results.
+        dtype = next(self.model.network.backbone.parameters()).dtype
+        if dtype != torch.float32:
+            facts["dtype"] = str(dtype).removeprefix("torch.")
+        return facts
 
     def score(self, items: Sequence[Item]) -> Results:
         """All rows of the head; the responses of an item share their prompt's computation."""
