@@ -8,6 +8,7 @@ from datasets import Dataset
 
 from smorm import RewardModel
 from smorm.errors import ConfigError, DataError
+from smorm.text.chat import Renderer
 from smorm.trl import reward_function
 from smorm.world import backbone_path
 from tests.tiny import trained
@@ -55,15 +56,62 @@ def test_a_completion_that_cannot_fit_has_no_reward_and_is_counted(model):
     np.testing.assert_allclose(
         [found[0], found[2]], reward_function(model)(PROMPTS[::2], ANSWERS[::2]), atol=1e-5
     )
-    assert told == {"smorm/too_long": 1.0}
+    assert told == {"smorm/too_long": 1.0, "smorm/unusable": 0.0}
 
 
-def test_nonsense_is_named(model):
-    reward = reward_function(model)
-    with pytest.raises(DataError, match="completion 1: expected text or messages"):
-        reward(["a"], [7])
+def test_what_trls_parser_returns_is_read(model):
+    call = {"type": "function", "function": {"name": "tin", "arguments": {"iron": "grey"}}}
+    turns = [
+        [{"role": "assistant", "content": None, "tool_calls": [call]},
+         {"role": "tool", "name": "tin", "content": "zinc"},
+         {"role": "assistant", "content": "tin soft ."}],
+        [{"role": "assistant", "reasoning_content": "because age"}],
+        [{"role": "assistant", "content": [{"type": "text", "text": "tin soft ."}]}],
+        [{"role": "assistant", "content": "tin soft ."}],
+        [{"role": "assistant"}],
+    ]  # fmt: skip
+    told = {}
+    rewards = reward_function(model)(
+        [PROMPTS[0]] * len(turns), turns, log_metric=told.__setitem__, answer=[1] * len(turns)
+    )
+    assert told == {"smorm/too_long": 0.0, "smorm/unusable": 0.0}
+    assert np.isfinite(rewards).all()
+    assert rewards[2] == pytest.approx(rewards[3], abs=1e-6)
+
+
+def test_a_column_of_tools_goes_to_the_chat_template():
+    loaded = RewardModel.load(trained())
+    loaded.renderer = Renderer(
+        loaded.tokenizer,
+        "{% for tool in tools or [] %}{{ tool.name }}\n{% endfor %}"
+        + loaded.renderer.chat_template,
+    )
+    reward = reward_function(loaded)
+    plain = reward(PROMPTS[:1], ANSWERS[:1])
+    assert reward(PROMPTS[:1], ANSWERS[:1], tools=[[{"name": "iron grey zinc"}]]) != plain
+    assert reward(PROMPTS[:1], ANSWERS[:1], tools=['[{"name": "iron"}]']) != plain
+    assert reward(PROMPTS[:1], ANSWERS[:1], tools=[None]) == plain
+
+
+def test_an_unusable_completion_or_prompt_has_no_reward_and_ends_nothing(model, caplog):
+    image = [{"role": "user", "content": [{"type": "image", "image": "x.png"}]}]
+    prompts = ["metals", "metals", image, None, "metals", "metals"]
+    completions = ["tin .", 7, "tin .", "tin .", [{"role": "critic", "content": "no"}], "tin ."]
+    told = {}
+    with caplog.at_level("WARNING"):
+        rewards = reward_function(model)(prompts, completions, log_metric=told.__setitem__)
+    assert [value is None for value in rewards] == [False, True, True, True, True, False]
+    assert rewards[0] == pytest.approx(rewards[5], abs=1e-6)
+    assert told == {"smorm/too_long": 0.0, "smorm/unusable": 4.0}
+    assert "no reward: completion 2: completion: 7, expected text or messages" in caplog.text
+    assert caplog.text.count("no reward") == 1
+    # Text that is not valid Unicode is refused by the renderer, alone.
+    assert reward_function(model)(PROMPTS[:2], ["\ud800", ANSWERS[1]])[0] is None
+
+
+def test_what_is_wrong_with_the_call_is_named(model):
     with pytest.raises(DataError, match="2 prompts for 1"):
-        reward(["a", "b"], ["c"])
+        reward_function(model)(["a", "b"], ["c"])
     with pytest.raises(ConfigError, match="unknown view"):
         reward_function(model, "Z")
 
@@ -88,3 +136,27 @@ def test_grpo_takes_it_and_logs_its_rewards(model, tmp_path):
     logged = [row for row in trainer.state.log_history if "rewards/smorm_M/mean" in row]
     assert len(logged) == 2
     assert all(np.isfinite(row["rewards/smorm_M/mean"]) for row in logged)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_grpo_goes_on_where_completions_are_messages_and_prompts_are_unusable(model, tmp_path):
+    from trl import GRPOConfig, GRPOTrainer
+
+    settings = GRPOConfig(
+        str(tmp_path), per_device_train_batch_size=4, num_generations=2, max_completion_length=8,
+        max_steps=2, logging_steps=1, report_to=[], use_cpu=True, bf16=False, save_strategy="no",
+        disable_tqdm=True, gradient_checkpointing=False,
+    )  # fmt: skip
+    asked = [[{"role": "user", "content": text}] for text in PROMPTS]
+    # Valid JSON but no list of tools: this prompt has no reward, the others have one.
+    tools = ["[]", '{"name": "tin"}', "[]"]
+    trainer = GRPOTrainer(
+        str(backbone_path()),
+        reward_funcs=reward_function(model, "M"),
+        args=settings,
+        train_dataset=Dataset.from_dict({"prompt": asked * 4, "tools": tools * 4}),
+    )
+    trainer.train()
+    logged = [row for row in trainer.state.log_history if "smorm/unusable" in row]
+    assert len(logged) == 2

@@ -6,18 +6,27 @@
 TRL calls it with prompts and completions as text or as messages. The reward model renders them with
 its own template and tokenizer, so policy and reward model need not share one."""
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from smorm.data.census import Census
+from smorm.data.fields import Context
+from smorm.data.messages import read_messages, template_inputs
 from smorm.data.records import Item
 from smorm.errors import DataError
 from smorm.model.views import apply_view
 from smorm.scoring.reward_model import RewardModel
-from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scorer
+from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scored, Scorer
+from smorm.text.changes import Change
 from smorm.text.chat import Message, Messages
-from smorm.text.limits import Unscored
+from smorm.text.limits import Unscored, UnscoredReason
+
+log = logging.getLogger(__name__)
 
 RewardFunction = Callable[..., list[float | None]]
 
@@ -38,63 +47,118 @@ def reward_function(
         max_batch_tokens: tokens per forward pass; a reward does not depend on it.
 
     A prompt given as text is the user's message, a completion given as text the assistant's answer.
-    All completions of one prompt are scored in one tree, its tokens computed once. A prompt that
-    does not fit is shortened from its left end; a completion that does not fit by itself gets None,
-    which TRL leaves out, and is counted under `smorm/too_long`.
+    Messages are read as those of files, as TRL's own parser returns them: content that is absent or
+    null, `reasoning_content`, `tool_calls`, `name`; a column `tools` or `chat_template_kwargs` goes
+    to the chat template. All completions of one prompt are scored in one tree, its tokens computed
+    once. A prompt that does not fit is shortened from its left end.
 
-    `ConfigError`: an unknown view. `ModelError`: no such model. `DataError` when called with a
-    prompt or completion that is neither text nor messages."""
+    A completion without a score gets None, which TRL leaves out: counted under `smorm/too_long`
+    where it does not fit by itself, else under `smorm/unusable`, and the first one's reason is
+    logged. Neither a prompt nor a completion ends a run.
+
+    `ConfigError`: an unknown view. `ModelError`: no such model. `DataError`: another number of
+    prompts than of completions."""
     loaded = model if isinstance(model, RewardModel) else RewardModel.load(model)
     resolved = loaded.view(view)
     scorer = Scorer(loaded.network, loaded.renderer, "truncate_prompt", max_batch_tokens)
+    told: set[Change | UnscoredReason] = set()
+
+    def tell(kind: Change | UnscoredReason, text: str) -> None:
+        # Once a kind: a run of 1,000 steps would say it 1,000 times.
+        if kind not in told:
+            told.add(kind)
+            log.warning("smorm reward: %s", text)
 
     def reward(
         prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
     ) -> list[float | None]:
+        results = list(_scored_alone(scorer, _readable(prompts, completions, columns)))
         rewards: list[float | None] = []
-        items = _items(prompts, completions)
-        for item, scored in zip(items, scorer.score(items), strict=True):
-            results = [scored]
-            if isinstance(scored, Unscored):
-                # One completion that is too long takes its prompt's others with it: one by one.
-                results = scorer.score([item.only([i]) for i in range(len(item.responses))])
-            for result in results:
-                if isinstance(result, Unscored):
-                    rewards.append(None)
-                else:
-                    rewards += apply_view(resolved, result.rows, loaded.card.scales).tolist()
+        too_long = 0
+        for result in results:
+            if isinstance(result, Unscored):
+                rewards.append(None)
+                too_long += result.reason in _TOO_LONG
+                tell(result.reason, f"no reward: {result}")
+                continue
+            value = float(apply_view(resolved, result.rows, loaded.card.scales)[0])
+            rewards.append(value if np.isfinite(value) else None)
+            for change in result.changes:
+                tell(change, f"of this reward model: {change}")
         log_metric = columns.get("log_metric")
         if callable(log_metric):
-            log_metric("smorm/too_long", float(rewards.count(None)))
+            log_metric("smorm/too_long", float(too_long))
+            log_metric("smorm/unusable", float(rewards.count(None) - too_long))
         return rewards
 
     reward.__name__ = name or f"smorm_{resolved.name}"
     return reward
 
 
-def _items(prompts: Sequence[Any], completions: Sequence[Any]) -> list[Item]:
-    """One item per run of equal prompts, so that the completions keep their order."""
-    if len(prompts) != len(completions):
-        raise DataError(f"{len(prompts)} prompts for {len(completions)} completions")
+_TOO_LONG = (UnscoredReason.TOO_LONG, UnscoredReason.RESPONSE_TOO_LONG)
+
+
+def _scored_alone(
+    scorer: Scorer, readable: Sequence[Item | Unscored]
+) -> Iterator[Scored | Unscored]:
+    """One result of each completion, in order; those of equal prompts are scored as one item."""
     items: list[Item] = []
     # In runs, not over all: TRL repeats a prompt for each of its generations, side by side.
-    for number, (prompt, completion) in enumerate(zip(prompts, completions, strict=True), start=1):
-        question = _messages(prompt, "user", f"prompt {number}")
-        answer = _messages(completion, "assistant", f"completion {number}")
-        if items and items[-1].prompt == question:
-            items[-1] = replace(items[-1], responses=(*items[-1].responses, answer))
+    for item in readable:
+        if isinstance(item, Unscored):
+            continue
+        if items and items[-1].prompt == item.prompt:
+            items[-1] = replace(items[-1], responses=items[-1].responses + item.responses)
         else:
-            items.append(Item(question, (answer,), f"completion {number}"))
+            items.append(item)
+    scores: list[Scored | Unscored] = []
+    for item, result in zip(items, scorer.score(items), strict=True):
+        if isinstance(result, Unscored):
+            # One completion that has no score takes its prompt's others with it: one by one.
+            scores += scorer.score([item.only([index]) for index in range(len(item))])
+        else:
+            for index, tokens in enumerate(result.tokens):
+                rows = result.rows[index : index + 1]
+                scores.append(replace(result, rows=rows, tokens=[tokens]))
+    following = iter(scores)
+    for item in readable:
+        yield item if isinstance(item, Unscored) else next(following)
+
+
+def _readable(
+    prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any]
+) -> list[Item | Unscored]:
+    """Each completion under its prompt, or why it cannot be read."""
+    if len(prompts) != len(completions):
+        raise DataError(f"{len(prompts)} prompts for {len(completions)} completions")
+    inputs: list[dict[str, Any]] = [{} for _ in prompts]
+    for name in ("tools", "chat_template_kwargs"):
+        values = columns.get(name)
+        if isinstance(values, Sequence) and len(values) == len(prompts):
+            for row, value in zip(inputs, values, strict=True):
+                row[name] = value
+    items: list[Item | Unscored] = []
+    for index, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        where = f"completion {index + 1}"
+        context = Context(where, Census())
+        try:
+            question = _messages(prompt, "user", "prompt", context)
+            answer = _messages(completion, "assistant", "completion", context)
+            items.append(Item(template_inputs(inputs[index], context) + question, (answer,), where))
+        except DataError as error:
+            items.append(Unscored(UnscoredReason.BAD_RECORD, str(error)))
     return items
 
 
-def _messages(value: Any, role: str, where: str) -> Messages:
+def _messages(value: Any, role: str, field: str, context: Context) -> Messages:
     if isinstance(value, str):
         return (Message(role, value),)
-    if isinstance(value, Sequence) and value and all(map(_is_message, value)):
-        return tuple(Message(str(message["role"]), message["content"]) for message in value)
-    raise DataError(f"{where}: expected text or messages with role and content")
-
-
-def _is_message(value: Any) -> bool:
-    return isinstance(value, Mapping) and "role" in value and isinstance(value.get("content"), str)
+    if not isinstance(value, Sequence) or not value:
+        raise context.wrong(field, value, "text or messages with role and content")
+    turns = []
+    for turn in value:
+        # A parser leaves out the content of an answer that has none, or that was not finished.
+        if isinstance(turn, Mapping) and turn.get("content") is None and not turn.get("tool_calls"):
+            turn = {**turn, "content": ""}
+        turns.append(turn)
+    return read_messages(turns, field, context)
