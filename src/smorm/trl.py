@@ -61,12 +61,12 @@ def reward_function(
     loaded = model if isinstance(model, RewardModel) else RewardModel.load(model)
     resolved = loaded.view(view)
     scorer = Scorer(loaded.network, loaded.renderer, "truncate_prompt", max_batch_tokens)
-    told: set[Change | UnscoredReason] = set()
+    logged: set[Change | UnscoredReason] = set()
 
     def tell(kind: Change | UnscoredReason, text: str) -> None:
         # Once a kind: a run of 1,000 steps would say it 1,000 times.
-        if kind not in told:
-            told.add(kind)
+        if kind not in logged:
+            logged.add(kind)
             log.warning("smorm reward: %s", text)
 
     def reward(

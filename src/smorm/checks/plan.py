@@ -130,7 +130,7 @@ def attributes_of_config(config: Config) -> tuple[str, ...]:
 def tokens_of_config(config: Config, max_tokens: int | None = None) -> TokenPlan:
     """Tokenizer, template and limit of a run. One that is trained on the data is trained here."""
     from smorm.training.limit import positions_of_run
-    from smorm.training.sources import read_template, run_tokenizer
+    from smorm.training.sources import run_template, run_tokenizer
 
     # A bad record is one of the findings, and must not end the check here.
     data = config.data.model_copy(update={"on_bad_record": "skip"})
@@ -143,8 +143,8 @@ def tokens_of_config(config: Config, max_tokens: int | None = None) -> TokenPlan
     if max_tokens is None and "max_tokens" in data.model_fields_set:
         max_tokens = data.max_tokens
     plan = TokenPlan(
-        tokenizer, read_template(config), data.max_tokens, data.overlong, True, data.workers,
-        positions_of_run(config),
+        tokenizer, run_template(config, tokenizer), data.max_tokens, data.overlong, True,
+        data.workers, positions_of_run(config),
     )  # fmt: skip
     return _with_limit(plan, max_tokens)
 

@@ -63,6 +63,7 @@ def run(
     device: options.DeviceOption = "cpu",
     dtype: options.DtypeOption = "float32",
     max_tokens: options.MaxTokensOption = None,
+    chat_template: options.ChatTemplateOption = None,
 ) -> None:
     """Measure the method's theory on a trained model, and say what to do about it.
 
@@ -84,7 +85,7 @@ def run(
         ood=_ood_sources(ood or []), gold=gold, compare=compare or (), reading=reading,
     )  # fmt: skip
     loaded = RewardModel.load(
-        options.at_step(model, step), **options.loading(device, dtype, max_tokens)
+        options.at_step(model, step), **options.loading(device, dtype, max_tokens, chat_template)
     )
     # Before minutes of measuring, not after them.
     if suggest is not None and not (loaded.attributes and loaded.card.preference_trained):

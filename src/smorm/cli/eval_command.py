@@ -50,6 +50,7 @@ def run(
     device: options.DeviceOption = "cpu",
     dtype: options.DtypeOption = "float32",
     max_tokens: options.MaxTokensOption = None,
+    chat_template: options.ChatTemplateOption = None,
 ) -> None:
     """Measure rewards on benchmarks, pairs or ratings.
 
@@ -71,7 +72,7 @@ def run(
     policy = options.choice("--overlong", overlong, options.OVERLONG)
     scoring = ScoringOptions(
         max_batch_tokens=max_batch_tokens, overlong=policy,
-        **options.loading(device, dtype, max_tokens),
+        **options.loading(device, dtype, max_tokens, chat_template),
     )  # fmt: skip
     reading = {
         "format": format,

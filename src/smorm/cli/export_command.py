@@ -28,6 +28,7 @@ def run(
     device: options.DeviceOption = "cpu",
     dtype: options.DtypeOption = "float32",
     max_tokens: options.MaxTokensOption = None,
+    chat_template: options.ChatTemplateOption = None,
 ) -> None:
     """Write a plain model folder that other programs load.
 
@@ -45,7 +46,9 @@ def run(
         raise ConfigError("export: give either --view or --all-rows")
     if output.exists():
         raise ConfigError(f"--output {output}: exists already; name a new folder")
-    loaded = RewardModel.load(at_step(model, step), **options.loading(device, dtype, max_tokens))
+    loaded = RewardModel.load(
+        at_step(model, step), **options.loading(device, dtype, max_tokens, chat_template)
+    )
     chosen = None if all_rows else loaded.view(view_of(view))
     if chosen is not None:
         # A view that does not fold is refused before any work.

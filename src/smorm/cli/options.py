@@ -43,6 +43,9 @@ MaxTokensOption = Annotated[
     int | None,
     Option("--max-tokens", help="Longest conversation of models; default: as in training."),
 ]
+ChatTemplateOption = Annotated[
+    File, Option(help="Jinja file: the chat template of models, in place of their own.")
+]
 ColumnsOption = Annotated[
     Texts,
     Option(help="Which column is which part: prompt=question,chosen=better; margin='a - b'."),
@@ -90,10 +93,17 @@ def view_of(text: Text) -> Any:
         raise ConfigError(f"--{error}") from error
 
 
-def loading(device: str, dtype: str, max_tokens: int | None) -> dict[str, Any]:
+def loading(device: str, dtype: str, max_tokens: int | None, chat_template: File) -> dict[str, Any]:
     """How models are loaded, as `RewardModel.load` and `ScoringOptions` take it."""
+    from smorm.text.tokenizers import read_template
+
     choice("--dtype", dtype, DTYPES)
-    return {"device": device, "dtype": dtype, "max_tokens": max_tokens}
+    template = None
+    if chat_template is not None:
+        template = read_template(chat_template, "--chat-template")
+    return {
+        "device": device, "dtype": dtype, "max_tokens": max_tokens, "chat_template": template,
+    }  # fmt: skip
 
 
 def choice(name: str, value: Text, allowed: tuple[str, ...]) -> Any:

@@ -43,6 +43,7 @@ def run(
     step: StepOption = None,
     device: options.DeviceOption = "cpu",
     max_tokens: options.MaxTokensOption = None,
+    chat_template: options.ChatTemplateOption = None,
     output: ResultOption = None,
 ) -> None:
     """Compare a model's scores with an export's or a server's.
@@ -54,7 +55,7 @@ def run(
     from smorm.scoring.reward_model import RewardModel
 
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs every request
-    loading = options.loading(device, dtype, max_tokens)
+    loading = options.loading(device, dtype, max_tokens, chat_template)
     for name, number in (("--gate", gate), ("--timeout", timeout)):
         if number is not None and not 0 < number < math.inf:
             raise ConfigError(f"{name} {number:g}: expected a number above 0")

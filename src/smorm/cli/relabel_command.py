@@ -26,6 +26,7 @@ def run(
     device: options.DeviceOption = "cpu",
     dtype: options.DtypeOption = "float32",
     max_tokens: options.MaxTokensOption = None,
+    chat_template: options.ChatTemplateOption = None,
 ) -> None:
     """Swap the labels of pairs where a gold reward disagrees.
 
@@ -40,7 +41,7 @@ def run(
     section = parse_reward(gold, "--gold", view=view, token_file=token_file)
     scoring = ScoringOptions(
         max_batch_tokens=max_batch_tokens, overlong=policy,
-        **options.loading(device, dtype, max_tokens),
+        **options.loading(device, dtype, max_tokens, chat_template),
     )  # fmt: skip
     reward = open_gold(section, scoring)
     report = relabel_file(

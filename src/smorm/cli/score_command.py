@@ -47,6 +47,7 @@ def run(
     device: options.DeviceOption = "cpu",
     dtype: options.DtypeOption = "float32",
     max_tokens: options.MaxTokensOption = None,
+    chat_template: options.ChatTemplateOption = None,
 ) -> None:
     """Score every line of a file, in its order.
 
@@ -75,7 +76,7 @@ def run(
     policy = options.choice("--overlong", overlong, options.OVERLONG)
     scoring = ScoringOptions(
         max_batch_tokens=max_batch_tokens, overlong=policy, views=(chosen,),
-        **options.loading(device, dtype, max_tokens),
+        **options.loading(device, dtype, max_tokens, chat_template),
     )  # fmt: skip
     on_bad = options.ON_BAD[skip_bad]
     reward = options.open_section(section, scoring, on_bad)

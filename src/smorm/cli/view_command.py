@@ -55,6 +55,7 @@ def run(
     device: options.DeviceOption = "cpu",
     dtype: options.DtypeOption = "float32",
     max_tokens: options.MaxTokensOption = None,
+    chat_template: options.ChatTemplateOption = None,
 ) -> None:
     """Fit a view on held-out data: weights, calibration, pessimism.
 
@@ -72,7 +73,7 @@ def run(
     policy = options.choice("--overlong", overlong, options.OVERLONG)
     scoring = ScoringOptions(overlong=policy, max_batch_tokens=max_batch_tokens)
     loaded = RewardModel.load(
-        options.at_step(model, step), **options.loading(device, dtype, max_tokens)
+        options.at_step(model, step), **options.loading(device, dtype, max_tokens, chat_template)
     )
     # A view is called as its file is, so that a table distinguishes two of them.
     name = kind if output.stem in NAMED_VIEWS else output.stem

@@ -87,6 +87,7 @@ class ModelSection(Section):
     backbone: str | Architecture
     tokenizer: str | TrainedTokenizer | None = None
     chat_template: Path | None = None
+    system: Literal["refuse", "merge"] = "refuse"
     layout: Literal["auto", "forest", "packed", "padded"] = "auto"
     lora: LoraConfig | None = None
     freeze: bool = False
@@ -103,6 +104,14 @@ class ModelSection(Section):
         if self.freeze and self.lora is not None:
             raise ValueError("freeze: adapters train the backbone; leave out freeze or lora")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # As in a source: a configuration without this key keeps its hash.
+        values: dict[str, Any] = handler(self)
+        if self.system == "refuse":
+            del values["system"]
+        return values
 
 
 Label = Literal["signed", "index", "number", "first_better", "best_first"]

@@ -47,6 +47,7 @@ class ModelReward(Reward):
             device=options.device,
             dtype=options.dtype,
             max_tokens=options.max_tokens,
+            chat_template=options.chat_template,
         )
         reward = cls(model, read_view(section.view), options)
         # A view that the model does not have is refused now, not after hours of scoring.

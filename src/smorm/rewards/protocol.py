@@ -36,6 +36,8 @@ class ScoringOptions:
     dtype: Dtype = "float32"  # of models
     # The longest conversation of a model; None is as in training.
     max_tokens: int | None = None
+    # Used by models in place of their own.
+    chat_template: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,6 +64,16 @@ class Scores:
         return len(self.rows)
 
 
+@cache
+def _say_no_template(path: str) -> None:
+    # Once a model: one that is a member of an ensemble is loaded again and again.
+    log.warning(
+        "%s: neither the model nor its tokenizer has a chat template: conversations are rendered "
+        "as `User: …`, `Assistant: …`; name the one of its training with --chat-template FILE",
+        path,
+    )
+
+
 class RewardModel:
     """Network, renderer and card of a model folder.
 
@@ -85,15 +96,16 @@ class RewardModel:
         dtype: Dtype = "float32",
         layout: Layout | None = None,
         max_tokens: int | None = None,
+        chat_template: str | None = None,
     ) -> RewardModel:
         """Load a model folder (or a run's folder), ours or any Hugging Face reward model's.
 
         `device` is `cpu`, `cuda`, `cuda:1`, or `auto`, CUDA where there is one; `dtype` the
         backbone's precision (the head is always in fp32); `layout` by default the fastest one that
         is verified to give the reference's scores; `max_tokens` the longest conversation, by
-        default as in training. Raises ConfigError if there is no such device or the backbone has
-        fewer positions, ModelError for a folder that is none, has no head, is damaged or renders
-        otherwise."""
+        default as in training; `chat_template` (Jinja source) is used in place of the folder's.
+        Raises ConfigError if there is no such device or the backbone has fewer positions,
+        ModelError for a folder that is none, has no head, is damaged or renders otherwise."""
         target = pick_device(device)
         network, tokenizer, card = load_model(path, dtype=getattr(torch, dtype))
         if max_tokens is not None:
@@ -102,7 +114,18 @@ class RewardModel:
         if network.device.type == "cpu":
             keep_freed_memory()
         choose_layout(network, layout)
+        trained = card.renderer
+        if chat_template is not None:
+            card = replace(card, chat_template=chat_template, renderer="")
         model = cls(network, tokenizer, card, name=str(path))
+        if not (card.chat_template or tokenizer.chat_template):
+            _say_no_template(str(path))
+        if trained and not card.renderer and trained != model.renderer.fingerprint:
+            log.warning(
+                "%s: --chat-template is not the template of training: the scores are not those "
+                "that were trained",
+                path,
+            )
         renderer = model.renderer
         if card.renderer == renderer.older_fingerprint != renderer.fingerprint:
             log.warning(

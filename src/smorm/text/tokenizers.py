@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smorm.errors import ModelError, first_line
+from smorm.errors import ConfigError, ModelError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -73,6 +73,18 @@ def load_tokenizer(path: str) -> Any:
         raise ModelError(f"{path}: a package is missing: {first_line(error)}") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path}: no usable tokenizer: {first_line(error)}") from error
+
+
+def read_template(path: Path, named: str) -> str:
+    """A chat template of a file; ConfigError, which begins with what `named` it, where it has
+    none."""
+    try:
+        template = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{named}: {path}: {first_line(error)}") from error
+    if not template.strip():
+        raise ConfigError(f"{named}: {path}: an empty file, expected a Jinja template")
+    return template
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Any:

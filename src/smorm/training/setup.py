@@ -88,7 +88,8 @@ def prepare(config: Config) -> Prepared:
     method, data, held = method_class(config), config.data, config.evaluation
     census, held_census = Census(), Census()
     used = sources.sources_of(data, pairs=method.uses_pairs, rated=method.uses_ratings)
-    template, tokenizer = sources.read_template(config), sources.run_tokenizer(config, used)
+    tokenizer = sources.run_tokenizer(config, used)
+    template = sources.run_template(config, tokenizer)
     ensure_pad_token(tokenizer, template)
     renderer = Renderer(tokenizer, template, data.max_tokens)
     # Any other program that loads the model renders the same ids.

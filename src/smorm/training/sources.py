@@ -21,7 +21,8 @@ from smorm.data.token_store import StoreKind, TokenPair, TokenRated, TokenStore
 from smorm.data.tokeniser import Tokeniser
 from smorm.errors import ConfigError
 from smorm.model.store import resolve
-from smorm.text.tokenizers import load_tokenizer, train_bpe
+from smorm.text.system import with_system_merged
+from smorm.text.tokenizers import load_tokenizer, read_template, train_bpe
 
 Sources = Mapping[StoreKind, Sequence[Source]]
 
@@ -88,13 +89,16 @@ def run_tokenizer(config: Config, sources: Sources) -> Any:
     return load_tokenizer(spec or backbone)
 
 
-def read_template(config: Config) -> str | None:
-    """The text of `model.chat_template`; None where the tokenizer's is used."""
+def run_template(config: Config, tokenizer: Any) -> str | None:
+    """The text of `model.chat_template`, with system messages merged where that is asked for; None
+    where the tokenizer's template is used as it is."""
     path = config.model.chat_template
-    try:
-        return path.read_text(encoding="utf-8") if path else None
-    except OSError as error:
-        raise ConfigError(f"model.chat_template: {path}: {error.strerror}") from error
+    template = None
+    if path is not None:
+        template = read_template(path, "model.chat_template")
+    if config.model.system == "merge":
+        return with_system_merged(tokenizer, template)
+    return template
 
 
 def tokenised_sources(
