@@ -47,7 +47,7 @@ def test_the_saved_tokenizer_renders_it_in_every_program(tmp_path) -> None:
     assert ids == renderer.render((SYSTEM, ASKED, *REST))
 
 
-@pytest.mark.parametrize("style", set(STYLES) - {"gemma"})
+@pytest.mark.parametrize("style", [style for style in STYLES if style != "gemma"])
 def test_a_template_that_writes_system_messages_stays_as_it_is(style: str) -> None:
     assert with_system_merged(shared(style), None) == TEMPLATES[style]
 

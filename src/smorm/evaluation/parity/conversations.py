@@ -14,7 +14,7 @@ from smorm.arrays import Tokens
 from smorm.data.census import BadRecord, Census, DropReason
 from smorm.data.reading import Source, read_each
 from smorm.errors import DataError
-from smorm.text.chat import Message, Messages, Renderer
+from smorm.text.chat import ChatInputs, Message, Messages, Renderer
 from smorm.text.limits import fit
 
 COUNT = 64
@@ -105,9 +105,9 @@ def _fitted(
             census.add(DropReason.CONVERSATION_SHORTENED)
         for change in fitted.changes:
             census.add(change)
-        messages = fitted.prompt + response
         # In the response too: an answer can close its own turn.
-        control = any(renderer.control.found_in(message.content) for message in messages)
+        texts = ChatInputs.of(fitted.prompt + response).texts()
+        control = any(map(renderer.control.found_in, texts))
         ids = np.asarray(fitted.tokens[0], dtype=np.int32)
         conversations.append(Conversation(fitted.prompt, response, ids, control))
     if not conversations:
