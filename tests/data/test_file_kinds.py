@@ -227,3 +227,10 @@ def test_equal_bytes_that_are_read_in_another_way_are_other_contents(tmp_path):
     names = ("d.jsonl", "d.csv", "d.jsonl.zst", "d.csv.zst")
     digests = {contents_of(raw(tmp_path / name, b"a,b\n")).digest() for name in names}
     assert len(digests) == len(names)
+
+
+def test_a_row_with_one_list_of_objects_is_no_object_of_splits(tmp_path):
+    path = tmp_path / "d.jsonl"
+    row = {"responses": [{"response": "a"}, {"response": "b"}]}
+    path.write_text(f"{json.dumps(row)}\n" * 2)
+    assert list(read_rows(path)) == [(f"{path}:1", row), (f"{path}:2", row)]

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2
 from transformers import GPT2ForSequenceClassification as Gpt2
 
 from smorm import RewardModel
-from smorm.data.census import Census
+from smorm.data.census import Census, DropReason
 from smorm.errors import ConfigError, ModelError, SmormError
 from smorm.evaluation.parity.check import against_folder, measure_model
 from smorm.evaluation.parity.conversations import COUNT, built_in, from_file
@@ -328,7 +328,7 @@ def test_a_users_file_gives_its_first_conversations_and_says_what_is_not_used():
     renderer = Renderer(AutoTokenizer.from_pretrained(backbone_path()), max_tokens=256)
     found = from_file(world()["eval-pairs-ID"], renderer, census := Census())
     assert len(found) == COUNT
-    assert census.total == 1
+    assert census[DropReason.CONVERSATIONS_BEYOND] == 1
     first = json.loads(world()["eval-pairs-ID"].read_text().splitlines()[0])
     assert first["chosen"] in (found[0].response[0].content, first["chosen"])
     assert np.all(found[0].tokens == renderer.render(found[0].messages))

@@ -149,7 +149,10 @@ def test_pad_as_eos_is_named_on_a_model_of_others_and_gone_once_exported(
 ):
     source = data_folder / "stories260k" / "hf"
     torch.manual_seed(0)
-    theirs = AutoModelForSequenceClassification.from_pretrained(source, num_labels=rows)
+    names = {0: "preference"} | {index: f"LABEL_{index}" for index in range(1, rows)}
+    theirs = AutoModelForSequenceClassification.from_pretrained(
+        source, id2label=names, problem_type="regression"
+    )
     theirs.save_pretrained(tmp_path / "theirs")
     AutoTokenizer.from_pretrained(source).save_pretrained(tmp_path / "theirs")
     loaded = RewardModel.load(tmp_path / "theirs")

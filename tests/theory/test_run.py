@@ -126,7 +126,10 @@ def test_a_model_that_was_not_trained_here_is_diagnosed_as_it_is(data_folder, tm
     source = data_folder / "stories260k" / "hf"
     torch.manual_seed(0)
     AutoModelForSequenceClassification.from_pretrained(
-        source, num_labels=3, pad_token_id=0
+        source,
+        id2label={0: "preference", 1: "LABEL_1", 2: "LABEL_2"},
+        pad_token_id=0,
+        problem_type="regression",
     ).save_pretrained(tmp_path / "model")
     AutoTokenizer.from_pretrained(source).save_pretrained(tmp_path / "model")
     found = diagnose(RewardModel.load(tmp_path / "model"), question(gold=None))

@@ -22,7 +22,9 @@ MAX_RAW = 1000  # bytes of an overlong line that go into the quarantine
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
 # A line that ends with one of them is no whole object.
 _OPEN_ENDS = (b"{", b"[", b",", b":")
-_SPLITS = frozenset(("train", "training", "test", "validation", "valid", "val", "dev", "eval"))
+_SPLITS = frozenset((
+    "data", "dev", "eval", "rows", "test", "train", "training", "val", "valid", "validation",
+))  # fmt: skip
 
 
 def scan_json(path: Path, split: str = "train", limits: Limits = LIMITS) -> Iterator[Scanned]:
@@ -154,7 +156,8 @@ def _rows_of(path: Path, where: str, row: Row | BadRecord, split: str) -> Iterat
 def _splits(row: Row, split: str) -> dict[str, list[Any]] | None:
     """The lists of rows in an object; None where it is a row itself."""
     lists = {name: rows for name, rows in row.items() if _holds_rows(rows)}
-    if split in lists or (lists.keys() == row.keys() and (row.keys() <= _SPLITS or len(row) == 1)):
+    # By their names alone: a row too may be a list of objects under one name (`responses`).
+    if split in lists or (lists.keys() == row.keys() and row.keys() <= _SPLITS):
         return lists or None
     return None
 

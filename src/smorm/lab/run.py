@@ -201,12 +201,18 @@ def _do(values: dict[str, Any], job: Job) -> list[Result]:
     return []
 
 
+def _leave(*_: object) -> None:
+    raise SystemExit(128 + signal.SIGTERM)
+
+
 def _begin_worker() -> None:
     """One thread, no logging, and an end with the parent, which alone handles Ctrl-C."""
     import torch
 
     # A terminal sends Ctrl-C to the whole process group; one process must decide what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # An exception, so that whatever is half made is removed; a training has an answer of its own.
+    signal.signal(signal.SIGTERM, _leave)
     # Once more: what the worker is a fork of may have started before they were set.
     os.environ.update(_VARIABLES)
     torch.set_num_threads(1)

@@ -140,7 +140,7 @@ class Policy:
         try:
             text = self._text_before(prompt)
         except DataError as error:
-            raise DataError(f"{where}: prompt: of the policy {error}") from error
+            raise DataError(f"{where}: prompt: {error} (the policy's template)") from error
         return self.renderer.control.encode_marked(text)
 
     def _text_before(self, prompt: Sequence[Message]) -> str:
