@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -84,13 +85,15 @@ class Row(dict[str, Any]):
                 yield Unread(f"{prefix}{name}", content_of(name, value))
         for name in self:
             value = super().__getitem__(name)
-            path = f"{prefix}{self._columns.get(name, name)}"
-            if is_empty(value):
+            was_read = name in self._read
+            # Of most fields that is all: the texts of a record were read.
+            if was_read and not isinstance(value, Row | list):
                 continue
-            if name not in self._read:
-                yield Unread(path, content_of(name, value))
-            else:
+            path = f"{prefix}{self._columns.get(name, name)}"
+            if was_read:
                 yield from _unread_inside(value, path)
+            elif not is_empty(value):
+                yield Unread(path, content_of(name, value))
 
 
 def changed(row: Mapping[str, Any], values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -149,7 +152,7 @@ def has_value(row: Mapping[str, Any], name: str) -> bool:
 def is_empty(value: Any) -> bool:
     """Whether a field holds nothing that could be lost."""
     if isinstance(value, str):
-        return not value.strip()
+        return not value or value.isspace()
     if isinstance(value, float):
         return math.isnan(value)
     if isinstance(value, Mapping):
@@ -169,14 +172,17 @@ def content_of(name: str, value: Any) -> Content:
     if _is_message(value):
         return Content.MESSAGES
     if isinstance(value, str):
-        if any(word in lowered for word in _SCORE_WORDS) and len(value) < 20:
+        if len(value) < 20 and _names_scores(lowered):
             return Content.SCORES
-        return Content.OTHER if _is_label(lowered, value) else Content.TEXT
+        # Only a short line sorts or names its row.
+        if len(value) <= _LABEL_CHARACTERS and "\n" not in value and _names_labels(lowered):
+            return Content.OTHER
+        return Content.TEXT
     if isinstance(value, Mapping):
         return _heaviest([content_of(str(key), value[key]) for key in value])
     if isinstance(value, list):
         return _heaviest([content_of(name, child) for child in value if not is_empty(child)])
-    if any(word in lowered for word in _SCORE_WORDS):
+    if _names_scores(lowered):
         return Content.SCORES
     return Content.OTHER
 
@@ -189,8 +195,14 @@ def _is_message(value: Any) -> bool:
     return isinstance(value, Mapping) and ("role" in value or "from" in value)
 
 
-def _is_label(name: str, value: str) -> bool:
-    """Whether a text only sorts or names its row: a short line in a field of a usual name."""
+# The same few names stand in every row of a source.
+@functools.lru_cache(maxsize=4096)
+def _names_scores(name: str) -> bool:
+    return any(word in name for word in _SCORE_WORDS)
+
+
+@functools.lru_cache(maxsize=4096)
+def _names_labels(name: str) -> bool:
+    """Whether a field of this name most often only sorts or names its row."""
     words = frozenset(name.replace("-", "_").split("_"))
-    usual = (words & _LABELS and not words & _TEXT_WORDS) or name.endswith("_id")
-    return bool(usual) and len(value) <= _LABEL_CHARACTERS and "\n" not in value
+    return bool(words & _LABELS and not words & _TEXT_WORDS) or name.endswith("_id")
