@@ -21,14 +21,14 @@ from smorm.world.pretrain import Pretraining, make_policy
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
-    for one in fields(Pretraining):
-        kind = type(one.default)
-        parser.add_argument(f"--{one.name}", type=kind, default=one.default)
-    given = vars(parser.parse_args())
+    for setting in fields(Pretraining):
+        kind = type(setting.default)
+        parser.add_argument(f"--{setting.name}", type=kind, default=setting.default)
+    settings = vars(parser.parse_args())
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
-    with atomic_folder(given.pop("output")) as folder:
-        measured = make_policy(folder, Pretraining(**given))
+    with atomic_folder(settings.pop("output")) as folder:
+        measured = make_policy(folder, Pretraining(**settings))
     print("held out: " + "  ".join(f"{name} {value:.4g}" for name, value in measured.items()))
 
 

@@ -30,7 +30,7 @@ def run(
     output: Path = Option(..., "--output", "-o", help="Results, JSON."),
     view: options.Texts = Option(
         None,
-        help="F, L, M, published weights (helpsteer2-...) JSON or a JSON file; repeat it. With "
+        help="F, L, M, published weights (helpsteer2-...), JSON, or a JSON file; repeat it. With "
         "--combine one for all models or one for each.",
     ),
     combine: options.CombineOption = None,

@@ -22,8 +22,8 @@ def run(
     output: Path = Option(..., "--output", "-o", help="Scores, JSON lines."),
     view: options.Texts = Option(
         None,
-        help="F, L, M, published weights (helpsteer2-...) JSON or a JSON file; with --combine one "
-        "for all rewards or one for each.",
+        help="F, L, M, published weights (helpsteer2-...), JSON, or a JSON file; with --combine "
+        "one for all rewards or one for each.",
     ),
     combine: options.CombineOption = None,
     kappa: options.KappaOption = None,
