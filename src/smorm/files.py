@@ -20,6 +20,7 @@ import orjson
 from safetensors import SafetensorError
 
 from smorm.errors import CheckpointError, ConfigError, DataError, OutputError, SmormError
+from smorm.limits import read_limited
 
 MANIFEST = "manifest.json"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of fcntl.h and linux/fs.h
@@ -106,10 +107,10 @@ def _path_as_text(value: Any) -> str:
 
 
 def read_json(path: Path | str, error_type: type[SmormError] = DataError) -> Any:
-    """Read a JSON file; an error of that type where it is missing or is not JSON."""
+    """Read a JSON file; an error of that type where it is missing, too long or is not JSON."""
     path = Path(path)
     try:
-        return orjson.loads(path.read_bytes())
+        return orjson.loads(read_limited(path, "result_bytes", error_type))
     except FileNotFoundError as error:
         raise error_type(f"{path}: no such file") from error
     except OSError as error:

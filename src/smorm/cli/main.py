@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from smorm.errors import Interrupted, SmormError
+from smorm.limits import refuse_unknown_settings
 from smorm.version import __version__
 
 VERBS = {
@@ -90,6 +91,7 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
+        refuse_unknown_settings()
         app()
     except SmormError as error:
         typer.echo(f"error: {error}", err=True)

@@ -1,0 +1,164 @@
+"""Every limit on what is read, in one place; `docs/limits.md` is this table for people.
+
+A limit acts before any configuration is read, so what raises it is a variable of the environment:
+`SMORM_LIMIT_LINE_BYTES=64MiB`. Every refusal names the limit and its variable."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from smorm.errors import ConfigError, DataError, SmormError
+
+PREFIX = "SMORM_LIMIT_"
+_KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
+_FACTORS = {
+    "": 1, "b": 1, "k": _KIB, "m": _MIB, "g": _GIB, "kib": _KIB, "mib": _MIB, "gib": _GIB,
+    "kb": 10**3, "mb": 10**6, "gb": 10**9,
+}  # fmt: skip
+_LARGEST = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The most that is read of something.
+
+    Attributes:
+        default: in `unit`.
+        unit: `bytes`, or what is counted (`attributes`, `seconds`).
+        of: what it holds for, as the end of `the limit of 32 MiB ...`; may be empty.
+        bounds: what it bounds, as a sentence for the documentation.
+    """
+
+    default: int
+    unit: str
+    of: str
+    bounds: str
+
+    def shown(self, amount: int) -> str:
+        """An amount as the documentation and the refusals write it."""
+        if self.unit != "bytes":
+            return f"{amount:,} {self.unit}"
+        for factor, name in ((_GIB, "GiB"), (_MIB, "MiB"), (_KIB, "KiB")):
+            if amount and amount % factor == 0:
+                return f"{amount // factor:,} {name}"
+        return f"{amount:,} bytes"
+
+
+LIMITS: Mapping[str, Limit] = {
+    # of data
+    "line_bytes": Limit(
+        32 * _MIB, "bytes", "a line", "One line of a JSON lines or CSV file, and one row of it."
+    ),
+    "cell_bytes": Limit(
+        32 * _MIB, "bytes", "a cell", "One value of a Parquet file or a saved dataset, lists and "
+        "objects with all that they hold.",
+    ),
+    "json_bytes": Limit(
+        256 * _MIB, "bytes", "a JSON value", "What stands in one piece in a `.json` file: an item "
+        "of an array, or a whole object of splits.",
+    ),
+    "row_values": Limit(
+        1_000_000, "values", "a row", "Values in one row, nested ones counted: the messages of a "
+        "conversation, the numbers of a list."
+    ),
+    "depth": Limit(100, "levels", "", "Lists and objects inside one another, in data and YAML."),
+    "digits": Limit(400, "digits", "a number", "Digits of one number in YAML and in JSON text."),
+    "columns": Limit(1000, "columns", "a table", "Columns of a CSV or Parquet file."),
+    "conversation_bytes": Limit(
+        4 * _MIB, "bytes", "a conversation", "One conversation as the template writes it, before "
+        "it is made into tokens."
+    ),
+    "gzip_ratio": Limit(
+        256, "times", "its size", "What a gzip file may unpack to, over its own size."
+    ),
+    "zstd_ratio": Limit(
+        1024, "times", "its size", "The same of a zstd file and of a Parquet file's columns."
+    ),
+    "unpacked_bytes": Limit(
+        64 * _MIB, "bytes", "unpacked", "What any packed file may unpack to, whatever its ratio."
+    ),
+    "attributes": Limit(1000, "attributes", "", "Attributes of a record, a source or a model."),
+    "name_characters": Limit(200, "characters", "a name", "The name of an attribute or column."),
+    # of configurations and other small files
+    "config_bytes": Limit(256 * _KIB, "bytes", "a config", "One YAML file."),
+    "config_values": Limit(
+        50_000, "values", "a config", "Values of one YAML file, with its aliases written out."
+    ),
+    "tokens": Limit(
+        1 << 24, "tokens", "a conversation", "The highest value that `data.max_tokens` and "
+        "`--max-tokens` may have.",
+    ),
+    "template_bytes": Limit(_MIB, "bytes", "a chat template", "One chat template."),
+    "result_bytes": Limit(
+        64 * _MIB, "bytes", "a JSON file", "A result file, a card, or another JSON file of smorm's own."
+    ),
+    # of model folders
+    "labels": Limit(10_000, "labels", "a model", "Rows of a model's score head."),
+    "layers": Limit(1000, "layers", "a model", "Layers that a model's `config.json` may name."),
+    "probe_seconds": Limit(
+        20, "seconds", "a probe", "Time in which a template or tokenizer must show what it does."
+    ),
+    "probe_bytes": Limit(
+        2 * _GIB, "bytes", "a probe", "Memory in which a template or tokenizer must do so."
+    ),
+}  # fmt: skip
+
+
+def limit(name: str) -> int:
+    """The limit that holds now: what its variable says, else the default. Loops ask once, before
+    they begin. `ConfigError`: the variable holds no amount."""
+    text = os.environ.get(setting(name))
+    if text is None:
+        return LIMITS[name].default
+    return _parsed(name, text)
+
+
+def setting(name: str) -> str:
+    """The variable that raises a limit."""
+    return PREFIX + name.upper()
+
+
+def refusal(name: str, found: int | None = None) -> str:
+    """What a message says of something over a limit; `found` is its amount, where it is known."""
+    about = LIMITS[name]
+    amount = "" if found is None else f"{found:,} {about.unit}, "
+    most = f"{about.shown(limit(name))} {about.of}".rstrip()
+    return f"{amount}over the limit of {most}; {setting(name)} raises it"
+
+
+def read_limited(path: Path | str, name: str, error_type: type[SmormError] = DataError) -> bytes:
+    """The content of a small file. An error of that type where it is longer than the limit, which
+    `/dev/zero` is as well; the system's own errors are the caller's."""
+    most = limit(name)
+    with open(path, "rb") as stream:
+        content = stream.read(most + 1)
+    if len(content) > most:
+        raise error_type(f"{path}: {refusal(name)}")
+    return content
+
+
+def refuse_unknown_settings() -> None:
+    """`ConfigError` for a variable that looks like a limit's and is none, or holds no amount."""
+    for variable, text in os.environ.items():
+        if not variable.startswith(PREFIX):
+            continue
+        name = variable.removeprefix(PREFIX).lower()
+        if name not in LIMITS:
+            known = ", ".join(map(setting, LIMITS))
+            raise ConfigError(f"{variable}: no limit has that name; there are {known}")
+        _parsed(name, text)
+
+
+def _parsed(name: str, text: str) -> int:
+    match = re.fullmatch(r"\s*([0-9_,]{1,30})\s*([kmg]?i?b?)\s*", text, re.IGNORECASE)
+    is_size = LIMITS[name].unit == "bytes"
+    if match is not None and (is_size or not match[2]) and match[2].lower() in _FACTORS:
+        digits = match[1].replace("_", "").replace(",", "")
+        amount = int(digits or 0) * _FACTORS[match[2].lower()]
+        if 0 < amount <= _LARGEST:
+            return amount
+    example = "64MiB" if is_size else str(2 * LIMITS[name].default)
+    expected = f"an amount of {LIMITS[name].unit} above 0, such as {example}"
+    raise ConfigError(f"{setting(name)}: {text[:100]!r}, expected {expected}")
