@@ -92,7 +92,7 @@ LIMITS: Mapping[str, Limit] = {
     ),
     "template_bytes": Limit(_MIB, "bytes", "a chat template", "One chat template."),
     "result_bytes": Limit(
-        64 * _MIB, "bytes", "a JSON file", "A result file, a card, or another JSON file of smorm's own."
+        64 * _MIB, "bytes", "a JSON file", "One result file, card or other JSON file of smorm."
     ),
     # of model folders
     "labels": Limit(10_000, "labels", "a model", "Rows of a model's score head."),
