@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 0
 
-.PHONY: setup demo test lint check real lab text bench clean
+.PHONY: setup demo test lint check real lab text bench chaos clean
 
 setup: $(VENV)/.done
 
@@ -48,6 +48,10 @@ lab: setup
 # The same methods on real text, from one small pretrained backbone: about as long again.
 text: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.text --data $(DATA) --output results/text
+
+# Hostile and unlucky situations, thousands of them: what may never happen (docs/chaos.md).
+chaos: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m chaos --keep chaos-failed
 
 # Speed and memory against what people use instead: minutes, one thread (docs/speed.md).
 RUNS := results/bench

@@ -1,0 +1,1 @@
+"""Hostile and unlucky situations tried on the product: `python -m chaos` (docs/chaos.md)."""

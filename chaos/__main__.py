@@ -1,0 +1,106 @@
+"""`python -m chaos`: trials of all classes; prints trials and faults by class, exits 1 on any."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import pkgutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from chaos import configs, records, results
+from chaos.stage import Stage, set_stage
+from chaos.trial import Fault, Found, Trial, run_trials
+
+Maker = Callable[[Stage, int, int], Iterator[Trial]]
+CLASSES: dict[str, tuple[Maker, int]] = {
+    "records": (records.trials, 900),
+    "configs": (configs.trials, 500),
+    "results": (results.trials, 400),
+    "cards": (results.card_trials, 200),
+}
+"""Of each class, what makes its trials, and how many there are in a whole run."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
+    parser.add_argument("--only", default=",".join(CLASSES), help="classes, separated by commas")
+    parser.add_argument("--share", type=float, default=1.0, help="of each class's trials")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--json", type=Path, help="counts and faults, as a file")
+    parser.add_argument("--keep", type=Path, help="folder for the folders of trials that failed")
+    options = parser.parse_args(arguments)
+    names = options.only.split(",")
+    if unknown := sorted(set(names) - set(CLASSES)):
+        parser.error(f"--only: unknown {', '.join(unknown)}; known are {', '.join(CLASSES)}")
+    if options.keep is not None:
+        options.keep.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="smorm-chaos-") as folder:
+        return run(names, Path(folder), options)
+
+
+def run(names: Sequence[str], workplace: Path, options: argparse.Namespace) -> int:
+    """Run the classes and print a table; 1 where a trial found a fault."""
+    _prepare_process()
+    stage = set_stage(workplace / "stage")
+    report: dict[str, object] = {}
+    everything: list[Found] = []
+    count = 0
+    print(f"{'class':<14}{'trials':>8}{'faults':>8}{'seconds':>9}")
+    for name in names:
+        make, number = CLASSES[name]
+        began = time.monotonic()
+        done, found = _run_class(
+            make(stage, options.seed, max(1, round(number * options.share))),
+            workplace / name, options,
+        )  # fmt: skip
+        seconds = time.monotonic() - began
+        print(f"{name:<14}{done:>8}{len(found):>8}{seconds:>9.0f}", flush=True)
+        report[name] = {"trials": done, "faults": dict(Counter(one.fault.value for one in found))}
+        everything += found
+        count += done
+    print(f"{'all':<14}{count:>8}{len(everything):>8}")
+    for fault in Fault:
+        print(f"{fault.value}: {sum(one.fault is fault for one in everything)}")
+    for one in everything:
+        print(f"\n{one.trial}: {one.fault.value}\n  {one.detail!a}")
+    if options.json is not None:
+        details = [[one.trial, one.fault.value, one.detail] for one in everything]
+        options.json.write_text(json.dumps({"classes": report, "faults": details}, indent=2) + "\n")
+    return int(bool(everything))
+
+
+def _run_class(
+    trials: Iterator[Trial], folder: Path, options: argparse.Namespace
+) -> tuple[int, list[Found]]:
+    done = 0
+    found: list[Found] = []
+    for _, problems in run_trials(trials, folder, options.jobs, options.keep):
+        done += 1
+        found += problems
+    return done, found
+
+
+def _prepare_process() -> None:
+    """One thread a child; and what children need is imported before they are forked."""
+    import torch
+    import transformers  # noqa: F401
+
+    import smorm
+
+    torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    for module in pkgutil.walk_packages(smorm.__path__, "smorm."):
+        importlib.import_module(module.name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

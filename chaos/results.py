@@ -1,0 +1,112 @@
+"""Fuzzed result files, scores files, views and cards, through the verbs that read them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from chaos.stage import Stage
+from chaos.trial import Command, Trial, verb
+from chaos.values import change, damage, dumps
+
+_VIEWS: tuple[Any, ...] = (
+    "F",
+    "L",
+    "M",
+    {"preference": 1.0, "honesty": 0.5},
+    {"weights": {"F": 1}},
+)
+
+
+def trials(stage: Stage, seed: int, count: int) -> Iterator[Trial]:
+    """One changed file a trial."""
+    kinds: tuple[Callable[[Random, Stage], tuple[dict[str, bytes], tuple[str, ...]]], ...] = (
+        _report, _pick, _view, _reward,
+    )  # fmt: skip
+    for index in range(count):
+        random = Random(f"results-{seed}-{index}")
+        make = kinds[index % len(kinds)]
+        contents, arguments = make(random, stage)
+        command = Command(_with_files(contents, verb(*arguments)))
+        yield Trial(f"results/{index}/{arguments[0]}", [command])
+
+
+def _with_files(contents: dict[str, bytes], act: Callable[[Path], None]) -> Callable[[Path], None]:
+    def all_of_it(folder: Path) -> None:
+        for name, content in contents.items():
+            (folder / name).write_bytes(content)
+        act(folder)
+
+    return all_of_it
+
+
+def _changed(random: Random, content: bytes) -> bytes:
+    """The file's value changed at some level, or its bytes damaged."""
+    if random.random() < 0.3:
+        return damage(random, content)
+    value = json.loads(content)
+    return dumps(change(random, value)).encode("utf-8", "surrogatepass")
+
+
+def _report(random: Random, stage: Stage) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    contents = {"r.json": _changed(random, stage.result.read_bytes())}
+    if random.random() < 0.5:
+        return contents, ("report", "r.json", "-o", "page.html", "--no-figures")
+    return contents, ("card", str(stage.model), "r.json", "-o", "README.md")
+
+
+def _pick(random: Random, stage: Stage) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    lines = stage.scores.read_bytes().splitlines()[:6]
+    place = random.randrange(len(lines))
+    lines[place] = _changed(random, lines[place])
+    contents = {"s.jsonl": b"\n".join(lines) + b"\n"}
+    if random.random() < 0.5:
+        return contents, ("pick", "s.jsonl", random.choice(("--best", "--worst", "--pairs")),
+                          "--output", "picked.jsonl")  # fmt: skip
+    suite = f"rated={stage.rated}"
+    return contents, ("eval", "s.jsonl", "--suite", suite, "-o", "out.json")
+
+
+def _view(random: Random, stage: Stage) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    contents = {"v.json": _changed(random, json.dumps(random.choice(_VIEWS)).encode())}
+    view = "v.json"
+    if random.random() < 0.3:
+        view = contents["v.json"].decode("utf-8", "replace").replace("\x00", "")
+    if random.random() < 0.3:
+        return contents, ("export", str(stage.model), "--view", view, "--output", "exported")
+    rated = str(stage.rated)
+    return contents, ("score", str(stage.model), "--input", rated, "--output", "o.jsonl",
+                      "--view", view)  # fmt: skip
+
+
+def _reward(random: Random, stage: Stage) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """A YAML file (JSON is YAML) that names a reward."""
+    members = [{"model": str(stage.model), "view": view} for view in "FL"]
+    section = {"ensemble": members, "combine": "mean"}
+    contents = {"reward.yaml": _changed(random, json.dumps(section).encode())}
+    suite = f"pairs={stage.pairs}"
+    return contents, ("eval", "reward.yaml", "--suite", suite, "-o", "out.json")
+
+
+def card_trials(stage: Stage, seed: int, count: int) -> Iterator[Trial]:
+    """A model folder whose `smorm.json` is changed, scored."""
+    for index in range(count):
+        random = Random(f"cards-{seed}-{index}")
+        card = _changed(random, (stage.model / "smorm.json").read_bytes())
+        act = verb("score", "model", "--input", str(stage.rated), "--output", "o.jsonl")
+        yield Trial(f"cards/{index}", [Command(_with_model(stage.model, card, act))])
+
+
+def _with_model(model: Path, card: bytes, act: Callable[[Path], None]) -> Callable[[Path], None]:
+    def all_of_it(folder: Path) -> None:
+        shutil.copytree(model, folder / "model")
+        (folder / "model" / "smorm.json").write_bytes(card)
+        # Without its manifest: a folder whose sums are right was changed by its owner.
+        (folder / "model" / "manifest.json").unlink(missing_ok=True)
+        act(folder)
+
+    return all_of_it
