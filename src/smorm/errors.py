@@ -2,6 +2,12 @@
 
 Anything else that escapes is a bug of ours and keeps its traceback."""
 
+import reprlib
+
+_MOST, _TAIL = 600, 200
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 120
+
 
 class SmormError(Exception):
     """An error with a message for the user; `exit_code` is what the command line returns."""
@@ -63,3 +69,15 @@ def first_line(error: BaseException, limit: int = 300) -> str:
         if line.strip():
             return line.strip()[:limit]
     return type(error).__name__
+
+
+def shortened(text: str) -> str:
+    """A message that quotes a user's file, without the middle of what is too long to be read."""
+    if len(text) <= _MOST:
+        return text
+    return f"{text[: _MOST - _TAIL]} [...] {text[-_TAIL:]}"
+
+
+def brief(value: object) -> str:
+    """The `repr` of a user's value for a message, cut where it is long."""
+    return _REPR.repr(value)

@@ -11,8 +11,10 @@ from pydantic.fields import FieldInfo
 
 from smorm.config.base import Section
 from smorm.config.sections import Config
-from smorm.errors import ConfigError
+from smorm.config.strict_yaml import parse_override, read_yaml
+from smorm.errors import ConfigError, brief, shortened
 from smorm.files import nearest_name
+from smorm.limits import limit, refusal
 
 S = TypeVar("S", bound=Section)
 
@@ -30,17 +32,15 @@ def load_section(section: type[S], path: Path | str, overrides: Sequence[str] = 
     each problem: missing file, broken YAML, unknown key, wrong value."""
     path = Path(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path)
     except FileNotFoundError as error:
         hint = ""
         # any file: `train.yml` for `train.yaml` is a near name as well
         if near := nearest_name(path):
             hint = f": did you mean {near}?"
         raise ConfigError(f"{path}: no such config file{hint}") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     # an empty file is null
     if not isinstance(values, dict):
         required = [name for name, key in section.model_fields.items() if key.is_required()]
@@ -63,7 +63,7 @@ def parse_section(section: type[S], values: dict[str, Any], where: str = "config
         lines: dict[str, None] = {}
         for problem in problems:
             if not _is_of_another_branch(problem, problems):
-                lines[f"{where}: {_explain(problem, section)}"] = None
+                lines[f"{where}: {shortened(_explain(problem, section))}"] = None
         raise ConfigError("\n".join(lines)) from error
 
 
@@ -72,8 +72,10 @@ def overridden(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, An
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key:
-            raise ConfigError(f"override {override!r}: expected dotted.key=value")
+            raise ConfigError(f"override {brief(override)}: expected dotted.key=value")
         *parents, last = key.split(".")
+        if len(parents) >= limit("depth"):
+            raise ConfigError(f"override {brief(override)}: {refusal('depth', len(parents) + 1)}")
         node = values
         for name in parents:
             # a section that the file leaves empty is null in YAML
@@ -81,11 +83,11 @@ def overridden(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, An
                 node[name] = {}
             node = node[name]
             if not isinstance(node, dict):
-                raise ConfigError(f"override {override!r}: {name} is not a section")
+                raise ConfigError(f"override {brief(override)}: {name} is not a section")
         try:
-            node[last] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"override {override!r}: the value is not valid YAML") from error
+            node[last] = parse_override(text)
+        except ValueError as error:
+            raise ConfigError(f"override {brief(override)}: {error}") from error
     return values
 
 
@@ -107,7 +109,7 @@ def _explain(problem: Mapping[str, Any], section: type[Section]) -> str:
     # our own validators say all of it; pydantic's messages lack the value
     message: str = problem["msg"].removeprefix("Value error, ")
     if problem["type"] != "value_error":
-        return f"{key}: {message[0].lower()}{message[1:]}, got {problem['input']!r}"
+        return f"{key}: {message[0].lower()}{message[1:]}, got {brief(problem['input'])}"
     return f"{key}: {message}".removeprefix(": ")
 
 

@@ -16,9 +16,10 @@ from pydantic import (
     model_validator,
 )
 
-from smorm.config.base import Fraction, Positive, Section, plain_number
+from smorm.config.base import Fraction, Positive, Section, plain_value
 from smorm.config.objective import Objective, kinds_with, parse_objective
 from smorm.files import fingerprint
+from smorm.limits import limit, refusal
 
 # Keys that may change between a run and its resumption: they do not touch the result.
 BOOKKEEPING = (
@@ -61,7 +62,7 @@ class Architecture(Section):
 
     def fields(self) -> dict[str, Any]:
         """What goes to transformers' config class."""
-        return {key: plain_number(value) for key, value in (self.model_extra or {}).items()}
+        return {key: plain_value(value) for key, value in (self.model_extra or {}).items()}
 
 
 class TrainedTokenizer(Section):
@@ -202,6 +203,13 @@ class DataSection(Section):
     on_bad_record: Literal["stop", "skip"] = "stop"
     workers: Annotated[int | Literal["auto"], _positive_or_auto("processes")] = "auto"
     cache: str | None = "auto"
+
+    @field_validator("max_tokens", mode="after")
+    @classmethod
+    def _of_a_conversation(cls, value: int) -> int:
+        if value > limit("tokens"):
+            raise ValueError(refusal("tokens", value))
+        return value
 
     @field_validator("cache", mode="after")
     @classmethod

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from smorm.config.strict_yaml import read_yaml
 from smorm.errors import ConfigError, DataError, ModelError
 from smorm.evaluation.metric_names import MetricName, SuiteName
 from smorm.evaluation.metrics import Metric
@@ -135,10 +136,7 @@ def read_facts(path: Path | str) -> ModelFacts:
 def _mapping(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        value = yaml.safe_load(path.read_bytes()) if path.suffix == ".yaml" else read_json(path)
-    except yaml.YAMLError as error:
-        raise DataError(f"{path}: not valid YAML: {error}") from error
+    value = read_yaml(path, DataError) if path.suffix == ".yaml" else read_json(path)
     # An empty YAML file is None.
     if value is None:
         return {}

@@ -18,6 +18,7 @@ from smorm.data.reading import parse_row
 from smorm.data.records import Candidates, Item, Preference, Rated
 from smorm.data.scaling import restore_scales
 from smorm.errors import ConfigError, DataError, ModelError
+from smorm.limits import limit, refusal
 from smorm.model import views
 from smorm.model.backbone import position_limit
 from smorm.model.device import keep_freed_memory, pick_device
@@ -228,10 +229,12 @@ class RewardModel:
 
 
 def _fitting(max_tokens: int, network: RewardNetwork, path: Path | str) -> int:
-    limit = position_limit(network.backbone)
-    if max_tokens < 1 or (limit is not None and max_tokens > limit):
-        known = f"1 to {limit}, the positions of {path}" if limit else "1 or more"
+    positions = position_limit(network.backbone)
+    if max_tokens < 1 or (positions is not None and max_tokens > positions):
+        known = f"1 to {positions}, the positions of {path}" if positions else "1 or more"
         raise ConfigError(f"--max-tokens {max_tokens}: expected {known}")
+    if max_tokens > limit("tokens"):
+        raise ConfigError(f"--max-tokens: {refusal('tokens', max_tokens)}")
     return max_tokens
 
 

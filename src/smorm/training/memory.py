@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from smorm.arrays import Tokens
+from smorm.config.strict_yaml import read_yaml
 from smorm.errors import ConfigError
 from smorm.model.network import Batch, RewardNetwork
 from smorm.training.setup import Prepared
@@ -75,9 +75,9 @@ def resolve_batch_tokens(prepared: Prepared, *, resume: bool) -> Prepared:
         return prepared
     tokens = None
     if resume:
-        with contextlib.suppress(OSError, yaml.YAMLError, KeyError, TypeError):
-            recorded = (prepared.config.output.folder / "config.yaml").read_text(encoding="utf-8")
-            tokens = yaml.safe_load(recorded)["training"]["max_batch_tokens"]
+        with contextlib.suppress(OSError, ConfigError, KeyError, TypeError):
+            recorded = read_yaml(prepared.config.output.folder / "config.yaml")
+            tokens = recorded["training"]["max_batch_tokens"]
     if isinstance(tokens, int):
         log.info("max_batch_tokens: auto is %d, as when this run began", tokens)
     else:
