@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from chaos import configs, records, results
+from chaos import configs, interrupted, outputs, records, results
 from chaos.stage import Stage, set_stage
 from chaos.trial import Fault, Found, Trial, run_trials
 
@@ -24,6 +24,9 @@ CLASSES: dict[str, tuple[Maker, int]] = {
     "configs": (configs.trials, 500),
     "results": (results.trials, 400),
     "cards": (results.card_trials, 200),
+    "outputs": (outputs.trials, 300),
+    "interrupted": (interrupted.trials, 200),
+    "races": (interrupted.race_trials, 60),
 }
 """Of each class, what makes its trials, and how many there are in a whole run."""
 

@@ -65,9 +65,17 @@ def _pick(random: Random, stage: Stage) -> tuple[dict[str, bytes], tuple[str, ..
     lines[place] = _changed(random, lines[place])
     contents = {"s.jsonl": b"\n".join(lines) + b"\n"}
     if random.random() < 0.5:
-        return contents, ("pick", "s.jsonl", random.choice(("--best", "--worst", "--pairs")),
-                          "--output", "picked.jsonl")  # fmt: skip
-    suite = f"rated={stage.rated}"
+        what = random.choice(("--best", "--worst", "--pairs"))
+        return contents, (
+            "pick",
+            "s.jsonl",
+            "--input",
+            str(stage.pairs),
+            what,
+            "-o",
+            "picked.jsonl",
+        )
+    suite = f"pairs={stage.pairs}"
     return contents, ("eval", "s.jsonl", "--suite", suite, "-o", "out.json")
 
 

@@ -22,7 +22,8 @@ class Stage:
     rated: Path
     model: Path
     result: Path  # of `smorm eval`
-    scores: Path  # of `smorm score`
+    scores: Path  # of `smorm score`, two responses a line
+    exported: Path  # of `smorm export`
 
     def rows(self, path: Path, count: int) -> list[dict[str, Any]]:
         """The first rows of one of the data files."""
@@ -52,10 +53,11 @@ def set_stage(folder: Path) -> Stage:
     result, scores = folder / "result.json", folder / "scores.jsonl"
     commands = (
         ["eval", str(model), "--suite", f"pairs={pairs}", "-o", str(result)],
-        ["score", str(model), "--input", str(rated), "--output", str(scores)],
+        ["score", str(model), "--input", str(pairs), "--output", str(scores)],
+        ["export", str(model), "--view", "M", "--output", str(folder / "exported")],
     )
     for command in commands:
         ended = run_in_child(verb(*command), folder)
         if ended.code != 0:
             raise RuntimeError(f"smorm {command[0]}: {ended.output}")
-    return Stage(folder, pairs, rated, model, result, scores)
+    return Stage(folder, pairs, rated, model, result, scores, folder / "exported")

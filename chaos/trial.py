@@ -175,29 +175,28 @@ def _start_next(one: Running) -> None:
 
 
 def _be_child(command: Command, folder: Path) -> None:
-    """Never returns. The exit code is the command's; a traceback is in the output."""
+    """Never returns; the output goes into the trial's file."""
+    os.setpgid(0, 0)
+    os.chdir(folder)
+    # Appended: the output of all commands of a trial is looked at.
+    output = os.open(_OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((nothing, 0), (output, 1), (output, 2)):
+        os.dup2(source, target)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    run_here(command.act, folder)
+
+
+def run_here(act: Callable[[Path], None], folder: Path) -> None:
+    """Do it and end this process: the exit code is the command's, a traceback is printed."""
     code = _CRASHED
     try:
-        os.setpgid(0, 0)
-        os.chdir(folder)
-        # Appended: the output of all commands of a trial is looked at.
-        output = os.open(_OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        for source, target in ((nothing, 0), (output, 1), (output, 2)):
-            os.dup2(source, target)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        command.act(folder)
+        act(folder)
         code = 0
     except SystemExit as end:
-        if end.code is None:
-            code = 0
-        elif isinstance(end.code, int):
-            code = end.code
-        else:
-            code = 1
-            print(end.code, file=sys.stderr)
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:  # also what is no Exception: all of them are faults
         traceback.print_exc()
     finally:
