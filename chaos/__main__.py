@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from chaos import configs, interrupted, outputs, records, results
+from chaos import configs, injections, interrupted, outputs, records, results, servers
 from chaos.stage import Stage, set_stage
 from chaos.trial import Fault, Found, Trial, run_trials
 
@@ -27,6 +27,8 @@ CLASSES: dict[str, tuple[Maker, int]] = {
     "outputs": (outputs.trials, 300),
     "interrupted": (interrupted.trials, 200),
     "races": (interrupted.race_trials, 60),
+    "servers": (servers.trials, 110),
+    "injections": (injections.trials, 300),
 }
 """Of each class, what makes its trials, and how many there are in a whole run."""
 
