@@ -48,11 +48,11 @@ def read_messages(value: object, field: str, context: Context) -> Messages:
     A message is `{role, content}` or `{from, value}`; its content is text or a list of text parts,
     and may be null beside tool calls. Raises `BadRecord` for anything else, an image part included.
     """
-    if isinstance(value, Mapping):
-        message = _message(value, field, context)
-        context.count(Spelling.ONE_MESSAGE)
-        return (message,)
     if not isinstance(value, list):
+        if isinstance(value, Mapping):
+            message = _message(value, field, context)
+            context.count(Spelling.ONE_MESSAGE)
+            return (message,)
         raise context.wrong(field, value, "a list of messages {role, content}")
     if not value:
         defect = Defect.EMPTY_RESPONSE
@@ -69,13 +69,18 @@ def read_messages(value: object, field: str, context: Context) -> Messages:
 
 
 def _message(turn: Mapping[str, Any], field: str, context: Context) -> Message:
+    # What most messages are.
+    if len(turn) == 2:
+        role, content = turn.get("role"), turn.get("content")
+        if isinstance(role, str) and role in ROLES and isinstance(content, str):
+            return Message(role, content)
     role_key = _key(turn, _ROLE_KEYS, field, context)
     if role_key == "from":
         context.count(Spelling.FROM_VALUE)
     role = _role(turn[role_key], f"{field}.{role_key}", context)
     extra: dict[str, Any] = {}
     for key in _TEMPLATE_KEYS:
-        if not is_empty(turn.get(key)):
+        if key in turn and not is_empty(turn[key]):
             extra[key] = plain(turn[key])
     if isinstance(extra.get("tool_calls"), str):
         extra["tool_calls"] = from_json(extra["tool_calls"], f"{field}.tool_calls", context)
@@ -146,7 +151,9 @@ def template_inputs(row: Mapping[str, Any], context: Context) -> Messages:
     """The message that carries a row's `tools` and `chat_template_kwargs`, where it has any."""
     inputs: dict[str, Any] = {}
     for name in ("tools", "chat_template_kwargs"):
-        value = row.get(name)
+        if name not in row:
+            continue
+        value = row[name]
         if isinstance(value, str) and value.strip():
             context.count(Spelling.JSON_TEXT, name)
             value = from_json(value, name, context)

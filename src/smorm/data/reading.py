@@ -119,13 +119,16 @@ class _Reader:
     def read(self, row: Mapping[str, Any], where: str, kind: Kind | None) -> Parsed:
         """The records of a row; `BadRecord` where it is not usable, or where its meaning could rest
         on a field that is not read."""
-        context = replace(self.context, where=where)
+        context = self.context
+        context.where = where
         tracked = self.columns.apply(rows.Row(row), context)
         form = self.form or format_of_row(tracked, kind, context)
         parsed = form.parse(tracked, context)
-        unread = [entry for entry in tracked.unread() if not self._ignores(entry.path)]
+        unread: list[Unread] = []
+        if not tracked.is_read:
+            unread = [entry for entry in tracked.unread() if not self._ignores(entry.path)]
         # A named format says where its prompt is.
-        if form is FORMATS["preference"] and not _has_any_prompt(tracked):
+        if not _has_any_prompt(tracked) and form is FORMATS["preference"]:
             _refuse_unread(row, unread, context)
         if self.form is None:
             _refuse_transcripts(parsed, context)

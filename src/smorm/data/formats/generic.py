@@ -32,17 +32,18 @@ def preference(row: Row, context: Context) -> list[Preference | Candidates]:
     makes a pair. Without one, each side is a whole conversation: of message lists the longest
     common beginning is the prompt; texts have no chat structure. `{messages, rejected_response}`
     has the chosen answer as its last message, `{messages, rejected_messages}` two conversations."""
-    if has_value(row, "rejected_messages") and "chosen" not in row:
+    if "chosen" not in row and has_value(row, "rejected_messages"):
         pair = _conversations(row, ("messages", "rejected_messages"), context)
         return [preference_of(row, pair, context)]
-    if "rejected_response" in row and "chosen" not in row:
+    if "chosen" not in row and "rejected_response" in row:
         return [_against_last_message(row, context)]
-    if context.every_response and (has_prompt(row) or dialogue_name(row) is not None):
+    # "prompt" in the row but null is a damaged row, and no pair of whole conversations
+    whole = not has_prompt(row) and dialogue_name(row) is None
+    if context.every_response and not whole:
         return [_every_side(row, context)]
     chosen = fields.required(row, "chosen", context)
     rejected = fields.required(row, "rejected", context)
-    # "prompt" in the row but null is a damaged row, and no pair of whole conversations
-    if not has_prompt(row) and dialogue_name(row) is None:
+    if whole:
         return [preference_of(row, _whole_conversations(row, chosen, rejected, context), context)]
     prompt = prompt_of(row, context)
     names, sides = ["chosen"], [side_of(chosen, "chosen", context)]
@@ -103,7 +104,7 @@ def preference_of(
         fields.filled_prompt(prompt, "prompt", context)
     fields.filled_response(chosen, "chosen", context)
     fields.filled_response(rejected, "rejected", context)
-    if margin is None and row.get("margin") is not None:
+    if margin is None and has_value(row, "margin"):
         margin = fields.number(row["margin"], "margin", context)
         if margin < 0:
             raise context.bad("margin", Defect.BAD_RATING, f"{margin}, expected at least 0")
@@ -215,7 +216,7 @@ def candidates_of(
     """Checked candidates; an empty response is counted."""
     for index, response in enumerate(responses):
         fields.ends_in_answer(response, f"responses[{index}]", context)
-        if not response[-1].content.strip():
+        if fields.is_blank(response[-1].content):
             context.count(DropReason.EMPTY_RESPONSE)
     return Candidates(prompt, responses, **identity_of(row, context))
 
@@ -234,7 +235,7 @@ def prompt_of(row: Row, context: Context) -> Messages:
     """The prompt, after the tools of the row: `prompt_messages`, `prompt` as text or messages, or
     the conversation that an answer follows."""
     name = "prompt"
-    if row.get("prompt_messages") is not None:
+    if has_value(row, "prompt_messages"):
         name = "prompt_messages"
     elif "prompt" not in row:
         name = dialogue_name(row) or name
@@ -283,10 +284,12 @@ def without_prompt(
 def _without_repeated(
     prompt: Messages, sides: tuple[Messages, ...], context: Context
 ) -> tuple[Messages, ...]:
-    turns = tuple(message for message in prompt if message.role != INPUTS)
+    turns = prompt[1:] if prompt and prompt[0].role == INPUTS else prompt
     size = len(turns)
+    if not sides or min(map(len, sides)) <= size:
+        return sides
     # of one side alone it is what the answer says
-    if sides and all(len(side) > size and side[:size] == turns for side in sides):
+    if all(side[:size] == turns for side in sides):
         context.count(DropReason.REPEATED_PROMPT)
         sides = tuple(side[size:] for side in sides)
     return sides
