@@ -27,8 +27,7 @@ FAMILIES = {
 }
 """What chat templates write around messages, by the models or data sets that are known for it."""
 _MARKERS = [marker for markers in FAMILIES.values() for marker in markers]
-# One sign is in every marker. Few texts hold any, and a search for one letter costs next to nothing:
-# what is slower is done only for the others.
+# One sign is in every marker. Few texts hold any, and to look for one letter costs next to nothing.
 _SIGNS = {
     sign: re.compile("|".join(re.escape(marker) for marker in _MARKERS if sign in marker))
     for sign in ("<", "[", "#", "ASSISTANT: ")
@@ -66,10 +65,7 @@ def examine(record: Record, tally: Census) -> None:
 
 
 def _has_markup(text: str) -> bool:
-    for sign, markers in _SIGNS.items():
-        if sign in text and markers.search(text):
-            return True
-    return False
+    return any(sign in text and markers.search(text) for sign, markers in _SIGNS.items())
 
 
 def _repeat_prompt(prompt: Messages, responses: tuple[Messages, ...]) -> bool:

@@ -29,7 +29,7 @@ def run(
         None, help="The view that the target gives; default: what it says, or the model's."
     ),
     conversations: Text = Option(
-        None, help="File of conversations; default: 64 that come with smorm."
+        None, help="File of conversations; default: 72 that come with smorm."
     ),
     dtype: str = Option("float32", help="float32 or bfloat16, for both sides."),
     gate: float | None = Option(

@@ -78,7 +78,7 @@ class DropReason(StrEnum):
     RATING_ABSENT = "rating N/A or absent, taken as missing"
     RATING_NOT_AVAILABLE = "rating listed as not available, taken as missing"
     RATING_CONVERTED = "rating given as {}, read as a number"
-    SEVERAL_RATERS = "ratings by several raters, taken once with the mean"
+    SEVERAL_RATERS = "rating by {} raters, taken once with the mean"
     RATING_UNREADABLE = "rating unreadable, taken as missing"
     # of ratings made into pairs
     ONE_RESPONSE = "one response to its prompt: no pair"

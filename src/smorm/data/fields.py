@@ -97,7 +97,7 @@ def text(value: object, field: str, context: Context) -> str:
 
 def optional_text(row: Mapping[str, Any], name: str, context: Context) -> str | None:
     """Text, or a whole number as text (ids), or None where absent or null."""
-    value = None if name not in row else row[name]
+    value = row.get(name)
     if value is None:
         return None
     # true and false are ints to Python
@@ -144,12 +144,11 @@ def rating(value: object, field: str, context: Context) -> float | None:
                 ratings.append(rated)
         if not ratings:
             return None
-        context.count(DropReason.SEVERAL_RATERS)
+        context.count(DropReason.SEVERAL_RATERS, str(len(ratings)))
         return math.fsum(ratings) / len(ratings)
-    if value is None:
-        return None
-    if isinstance(value, str) and value.strip() in context.na:
-        context.count(DropReason.RATING_NOT_AVAILABLE)
+    if _is_absent(value, context):
+        if value is not None:
+            context.count(DropReason.RATING_NOT_AVAILABLE)
         return None
     if isinstance(value, str) and context.numbers_in_text:
         # As pandas writes them.
@@ -160,11 +159,20 @@ def rating(value: object, field: str, context: Context) -> float | None:
     return number(value, field, context)
 
 
+def num_raters(value: object, context: Context) -> int:
+    """How many ratings of a list of raters' count."""
+    if not isinstance(value, list):
+        return 1
+    return sum(num_raters(one, context) for one in value if not _is_absent(one, context))
+
+
+def _is_absent(value: object, context: Context) -> bool:
+    return value is None or (isinstance(value, str) and value.strip() in context.na)
+
+
 def identity(row: Mapping[str, Any], context: Context) -> Identity | None:
     """The row's id as it is given: text, a number, true or false."""
-    if "id" not in row:
-        return None
-    value = row["id"]
+    value = row.get("id")
     if value is not None and not isinstance(value, str | int | float):
         raise context.wrong("id", value, "text or a number")
     return value

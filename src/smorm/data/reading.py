@@ -18,6 +18,7 @@ from smorm.data.fields import Context, Labels
 from smorm.data.formats import FORMATS, Format, Parsed, Row, format_hint, format_of_row
 from smorm.data.formats.generic import RESERVED, dialogue_name, has_prompt
 from smorm.data.mapping import Columns, has_column, value_at
+from smorm.data.messages import read_json_texts
 from smorm.data.readers import is_csv, scan_rows
 from smorm.data.records import Candidates, Fields, Identity, Kind, Preference, Rated, Record
 from smorm.data.rows import Content, Unread
@@ -122,6 +123,7 @@ class _Reader:
         context = self.context
         context.where = where
         tracked = self.columns.apply(rows.Row(row), context)
+        read_json_texts(tracked, context)
         form = self.form or format_of_row(tracked, kind, context)
         parsed = form.parse(tracked, context)
         unread: list[Unread] = []

@@ -12,7 +12,7 @@ from smorm.data.fields import Context
 from smorm.data.formats import Format, Row
 from smorm.data.messages import read_messages, template_inputs
 from smorm.data.records import Candidates, Messages, Preference, Rated
-from smorm.data.rows import has_value
+from smorm.data.rows import has_value, plain
 from smorm.text.chat import INPUTS, RAW, Message
 
 Split = tuple[Messages, Messages, Messages]  # prompt, chosen, rejected
@@ -113,6 +113,8 @@ def preference_of(
 
 def identity_of(row: Row, context: Context) -> dict[str, Any]:
     """The fields of a record that say where it is from."""
+    if "id" not in row and "source" not in row:
+        return {"where": context.where}
     source = fields.optional_text(row, "source", context)
     return {"id": fields.identity(row, context), "source": source, "where": context.where}
 
@@ -131,12 +133,26 @@ def rated(row: Row, context: Context) -> list[Rated]:
     """`{prompt, response, scores: {name: number | null}}`, or flat columns named in the config."""
     prompt, response = _prompt_and_response(row, context)
     response = fields.filled_response(response, "response", context)
-    return [Rated(prompt, response, scores_of(row, context), **identity_of(row, context))]
+    return [Rated(prompt, response, **ratings_of(row, context), **identity_of(row, context))]
 
 
-def scores_of(row: Row, context: Context) -> dict[str, float | None]:
-    """The ratings of a row: of the configured attributes, else all of `scores`; None where the
-    value is null or absent. `scores` wins over flat columns of the same names."""
+def ratings_of(row: Row, context: Context) -> dict[str, Any]:
+    """`scores` and `raters` of a rated record: of the configured attributes, else all of `scores`;
+    None where the value is null or absent. `scores` wins over flat columns of the same names.
+
+    Where its answer is only to be scored no rating is needed: one that cannot be read is counted.
+    """
+    try:
+        return _ratings(row, context)
+    except BadRecord:
+        if not context.every_response:
+            raise
+        context.count(DropReason.RATING_UNREADABLE)
+        plain(row.get("scores"))
+        return {}
+
+
+def _ratings(row: Row, context: Context) -> dict[str, Any]:
     nested = row.get("scores")
     if nested is None and context.attributes is None:
         expected = "{name: number or null}; for flat columns name them as attributes"
@@ -148,12 +164,16 @@ def scores_of(row: Row, context: Context) -> dict[str, float | None]:
         values, prefix = nested, "scores."
     columns = context.attributes or dict(zip(values, values, strict=True))
     scores: dict[str, float | None] = {}
+    raters: dict[str, int] = {}
     for name, column in columns.items():
         if not isinstance(name, str) or not name.strip() or name in RESERVED:
             problem = f"{name!r} cannot be the name of an attribute"
             raise context.bad("scores", Defect.BAD_ATTRIBUTE_NAME, problem)
-        scores[name] = fields.rating(values.get(column), f"{prefix}{column}", context)
-    return scores
+        value = values.get(column)
+        scores[name] = fields.rating(value, f"{prefix}{column}", context)
+        if isinstance(value, list):
+            raters[name] = fields.num_raters(value, context)
+    return {"scores": scores, "raters": raters}
 
 
 def candidates(row: Row, context: Context) -> list[Candidates]:
