@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from smorm.rewards.section import RewardSection
 
 
+@options.loads_models
 def run(
     rewards: list[str] = Argument(help=options.REWARD_HELP),
     suite: list[str] = Option(
@@ -47,10 +48,7 @@ def run(
     step: options.StepOption = None,
     token_file: options.TokenFileOption = None,
     max_batch_tokens: options.BatchTokensOption = 8192,
-    device: options.DeviceOption = "cpu",
-    dtype: options.DtypeOption = "float32",
-    max_tokens: options.MaxTokensOption = None,
-    chat_template: options.ChatTemplateOption = None,
+    loading: options.Loading = options.LOADING,
 ) -> None:
     """Measure rewards on benchmarks, pairs or ratings.
 
@@ -72,7 +70,7 @@ def run(
     policy = options.choice("--overlong", overlong, options.OVERLONG)
     scoring = ScoringOptions(
         max_batch_tokens=max_batch_tokens, overlong=policy,
-        **options.loading(device, dtype, max_tokens, chat_template),
+        **loading.options,
     )  # fmt: skip
     reading = {
         "format": format,

@@ -19,16 +19,14 @@ if TYPE_CHECKING:
 LONGEST = 256
 
 
+@options.loads_models
 def run(
     model: str = Argument(help="Model folder, or a run's folder."),
     output: Path = Option(..., "--output", "-o", help="New folder."),
     view: Text = Option(None, help="F, L, M, JSON or a JSON file: folded into one row."),
     step: StepOption = None,
     all_rows: bool = Option(False, "--all-rows", help="Keep every row (adapters are merged)."),
-    device: options.DeviceOption = "cpu",
-    dtype: options.DtypeOption = "float32",
-    max_tokens: options.MaxTokensOption = None,
-    chat_template: options.ChatTemplateOption = None,
+    loading: options.Loading = options.LOADING,
 ) -> None:
     """Write a plain model folder that other programs load.
 
@@ -46,9 +44,7 @@ def run(
         raise ConfigError("export: give either --view or --all-rows")
     if output.exists():
         raise ConfigError(f"--output {output}: exists already; name a new folder")
-    loaded = RewardModel.load(
-        at_step(model, step), **options.loading(device, dtype, max_tokens, chat_template)
-    )
+    loaded = RewardModel.load(at_step(model, step), **loading.options)
     chosen = None if all_rows else loaded.view(view_of(view))
     if chosen is not None:
         # A view that does not fold is refused before any work.

@@ -7,13 +7,16 @@ from typing import Any
 import typer
 from typer import Argument, Option
 
+from smorm.cli import options
 from smorm.cli.options import File, Texts
 
 
+@options.loads_models
 def run(
     config: Path = Argument(help="YAML configuration: see docs/stress.md."),
     overrides: Texts = Argument(None, help="dotted.key=value, e.g. gold=lab"),
     output: File = Option(None, "--output", "-o", help="Results, JSON; else the config's."),
+    loading: options.Loading = options.LOADING,
 ) -> None:
     """Over-optimise rewards by best-of-n, read a gold, and look for symptoms.
 
@@ -27,7 +30,7 @@ def run(
     from smorm.stress.config import StressConfig
     from smorm.stress.run import run_stress
 
-    changes = list(overrides or ())
+    changes = [*(overrides or ()), *loading.overrides]
     if output is not None:
         # As JSON, which is YAML too: a path may hold what YAML would read as something else.
         changes.append(f"output={json.dumps(str(output))}")

@@ -49,7 +49,8 @@ _PREFIXES = {
     "pairs": ("accuracy", "length_correlation"),
     "rated": ("spearman", "mse"),
     "stress": (
-        "gold@", "proxy@", "gain", "regret", "area", "fall", "peak", "slope/", "disagreement_auc@",
+        "gold@", "proxy@", "gain", "regret", "area", "fall", "drop", "peak", "trough", "slope/",
+        "disagreement_auc@",
     ),
     "cost": ("parameters", "passes_per_score", "training_passes", "training_tokens"),
 }  # fmt: skip
