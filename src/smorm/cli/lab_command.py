@@ -12,6 +12,7 @@ import typer
 from typer import Argument, Option
 
 from smorm.cli.options import File, Text, Texts
+from smorm.locks import only_run
 
 if TYPE_CHECKING:
     from smorm.evaluation.metrics import Metric
@@ -71,7 +72,8 @@ def run(
         values = load_section(LabConfig, paths[0], overrides)
     else:
         values = parse_section(LabConfig, overridden({"output": "lab"}, overrides), "smorm lab")
-    study(values, "smorm lab")
+    with only_run(values.output, "output"):
+        study(values, "smorm lab")
 
 
 def study(config: LabConfig, title: str, about: str = "") -> None:

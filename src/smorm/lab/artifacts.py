@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from smorm import files
+from smorm.errors import OutputError
 from smorm.model.store import versions
 
 # The record of a folder, in it; that of a file is beside it, under the file's name and this.
@@ -44,9 +45,14 @@ class ArtifactStore:
         """A folder; `make` gets a scratch folder to write into, which then becomes `path`."""
         # No lock: two processes that make one artifact both finish, and the contents are the same.
         if not files.is_sealed(path):
-            with files.atomic_folder(path) as scratch:
-                make(scratch)
-                _write_record(scratch / RECORD, recipe)
+            try:
+                with files.atomic_folder(path) as scratch:
+                    make(scratch)
+                    _write_record(scratch / RECORD, recipe)
+            except OutputError:
+                # Another process may have published it in the very same moment.
+                if not files.is_sealed(path):
+                    raise
         self.used[path] = None
         return path
 

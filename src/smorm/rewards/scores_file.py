@@ -31,10 +31,12 @@ from smorm.data.readers import contents_of, scan_rows
 from smorm.data.reading import OnBad, Source, read_each
 from smorm.data.records import Candidates, Item, Record, joined_item
 from smorm.errors import ConfigError, DataError, Interrupted
+from smorm.locks import only_writer
 from smorm.rewards.ensemble import Ensemble, OpenMember
 from smorm.rewards.partial import Entry, Partial, leftovers
 from smorm.rewards.protocol import Reward, RewardView, count_changes
 from smorm.scoring.scorer import Scored
+from smorm.stopping import handled
 from smorm.text.limits import LEFT_OUT, Unscored, UnscoredReason
 from smorm.version import __version__
 
@@ -87,9 +89,24 @@ def score_file(
         DataError: a line that is not usable or has no score, under `stop`; a field of `keep` that
             no line has; or an input that changed between two members.
         OutputError: the output could not be written, and an older one is untouched.
-        Interrupted: Ctrl-C; what was scored until then is kept."""
+        Interrupted: a stop signal; what was scored until then is kept."""
     # Before hours of scoring, not after them.
     files.refuse_unwritable(output)
+    # Two jobs would write one partial file.
+    with handled(), only_writer(output):
+        return _score_file(reward, source, output, view, on_bad_record, keep, resume, progress)
+
+
+def _score_file(
+    reward: Reward,
+    source: Source,
+    output: Path,
+    view: Any,
+    on_bad_record: OnBad,
+    keep: Sequence[str],
+    resume: bool,
+    progress: Progress | None,
+) -> JobReport:
     left_over = leftovers(output)
     if left_over and not resume:
         raise ConfigError(

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from smorm import files
 from smorm.config import Config, decisive, dump_config
-from smorm.errors import CheckpointError, ConfigError
+from smorm.errors import CheckpointError, ConfigError, DataError
 from smorm.model.run_folder import (
     CHECKPOINTS,
     PREFIX,
@@ -27,6 +27,7 @@ from smorm.model.run_folder import (
     list_checkpoints,
 )
 from smorm.model.store import save_tokenizer_and_card
+from smorm.training import numerics
 from smorm.training.best import Best
 from smorm.training.setup import Prepared
 from smorm.training.step import StepResult
@@ -72,6 +73,7 @@ def write_beginnings(prepared: Prepared) -> None:
         "steps": prepared.num_steps,
         "counted": prepared.census.as_dict(),
         "fingerprint": {"config": prepared.config.hash, "data": prepared.data_hash},
+        "numerics": numerics.describe(),
     }
     files.write_json(folder / "data.json", report)
     layout = prepared.network.layout
@@ -129,6 +131,15 @@ def newest_checkpoint(folder: Path) -> Path | None:
     if problems:
         advice = "Start anew in another folder."
         raise CheckpointError(f"no checkpoint in {folder} is whole: {problems[0]}. {advice}")
+    return None
+
+
+def newest_numerics(folder: Path) -> numerics.Recorded | None:
+    """The newest checkpoint whose state can be read, and what decided its last bits: empty where it
+    does not say (those of older versions). No sum is checked."""
+    for path in reversed(list_checkpoints(folder)):
+        with contextlib.suppress(DataError, AttributeError):
+            return path, files.read_json(path / "state.json").get("numerics", {})
     return None
 
 
