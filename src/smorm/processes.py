@@ -4,13 +4,13 @@ import os
 import sys
 import threading
 from multiprocessing import get_context, parent_process, resource_tracker
-from multiprocessing.context import BaseContext
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.forkserver import ensure_running
 
 from smorm.stopping import blocked
 
 
-def worker_context(*modules: str) -> BaseContext:
+def worker_context(*modules: str) -> ForkServerContext | SpawnContext:
     """How worker processes start that will need `modules`: where it can be, one process imports
     them once, and every worker of every pool is a fork of it. Those never see a stop signal, unless
     they unblock one: who started them ends them."""

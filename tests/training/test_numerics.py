@@ -78,7 +78,7 @@ def test_another_number_is_refused_with_both_ways_to_go_on(
 ) -> None:
     checkpoint = stopped(tmp_path / "run", 2)
     before = (tmp_path / "run" / "data.json").read_bytes()
-    said = "was computed by 2 threads, and {} asks for 1, .*training.threads=2.*" + (
+    said = "was computed with 2 threads, and {} asks for 1, .*training.threads=2.*" + (
         "training.accept_other_bits=true with 1$"
     )
     with pytest.raises(CheckpointError, match=said.format("training.threads=1")):
@@ -90,7 +90,7 @@ def test_another_number_is_refused_with_both_ways_to_go_on(
     assert (tmp_path / "run" / "data.json").read_bytes() == before
     with caplog.at_level(logging.WARNING, logger="smorm"):
         train(run_of(tmp_path / "run", 1, accept_other_bits=True), resume=True)
-    assert [line for line in caplog.messages if line.startswith(f"{checkpoint}: was computed by 2")]
+    assert [line for line in caplog.messages if line.startswith(f"{checkpoint}: was computed with 2")]
     recorded = json.loads((tmp_path / "run" / "data.json").read_text())["numerics"]
     assert recorded["threads"] == 1
 

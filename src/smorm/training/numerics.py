@@ -119,4 +119,5 @@ def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
     flat = {name: record[name] for name in ("processor", "instructions") if name in record}
     if "settings" in record:
         flat |= dict.fromkeys(_KERNELS, "unset") | record["settings"]
-    return flat | record.get("versions", {})
+    flat |= record.get("versions", {})
+    return flat
