@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from smorm.rewards.section import RewardSection
 
 
-@options.loads_models
 def run(
     rewards: list[str] = Argument(help=options.REWARD_HELP),
     suite: list[str] = Option(
@@ -48,7 +47,10 @@ def run(
     step: options.StepOption = None,
     token_file: options.TokenFileOption = None,
     max_batch_tokens: options.BatchTokensOption = 8192,
-    loading: options.Loading = options.LOADING,
+    device: options.DeviceOption = "cpu",
+    dtype: options.DtypeOption = "float32",
+    max_tokens: options.MaxTokensOption = None,
+    chat_template: options.ChatTemplateOption = None,
 ) -> None:
     """Measure rewards on benchmarks, pairs or ratings.
 
@@ -59,8 +61,11 @@ def run(
     from smorm.cli.tables import print_results
     from smorm.evaluation.result import differences, write_results
     from smorm.evaluation.suites import parse_suite
+    from smorm.files import refuse_unwritable
     from smorm.rewards.protocol import ScoringOptions
 
+    # Before hours of measuring, not after them; so it is in every verb that writes.
+    refuse_unwritable(output)
     sections = options.sections_of(rewards, token_file, step)
     together = options.combined(sections, view, combine, kappa, standardise)
     if together is not None:
@@ -70,7 +75,7 @@ def run(
     policy = options.choice("--overlong", overlong, options.OVERLONG)
     scoring = ScoringOptions(
         max_batch_tokens=max_batch_tokens, overlong=policy,
-        **loading.options,
+        **options.loading(device, dtype, max_tokens, chat_template),
     )  # fmt: skip
     reading = {
         "format": format,
