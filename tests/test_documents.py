@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from smorm.cli.main import VERBS
+from smorm.cli.verbs import VERBS
 from smorm.config import Config, parse_config
 from smorm.data.formats import FORMATS
 from tests.conftest import ROOT

@@ -3,13 +3,17 @@
 import os
 import sys
 import threading
-from multiprocessing import get_context, parent_process
-from multiprocessing.context import BaseContext
+from multiprocessing import get_context, parent_process, resource_tracker
+from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.forkserver import ensure_running
+
+from smorm.stopping import blocked
 
 
-def worker_context(*modules: str) -> BaseContext:
+def worker_context(*modules: str) -> ForkServerContext | SpawnContext:
     """How worker processes start that will need `modules`: where it can be, one process imports
-    them once, and every worker of every pool is a fork of it."""
+    them once, and every worker of every pool is a fork of it. Those never see a stop signal, unless
+    they unblock one: who started them ends them."""
     import torch
 
     # Importing torch and transformers takes a core 5 seconds. The process that does it has started
@@ -19,6 +23,11 @@ def worker_context(*modules: str) -> BaseContext:
         return get_context("spawn")
     context = get_context("forkserver")
     context.set_forkserver_preload(list(modules))
+    # Now, and not with the first worker: the process passes on to its forks what it has blocked.
+    # The tracker first: its start unblocks signals.
+    resource_tracker.ensure_running()
+    with blocked():
+        ensure_running()
     return context
 
 

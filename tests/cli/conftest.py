@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from smorm.cli.main import main
+from smorm.cli.main import run_verb
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def smorm(monkeypatch, capsys):
     def run(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["smorm", *map(str, words)])
         with pytest.raises(SystemExit) as left:
-            main()
+            sys.exit(run_verb())
         captured = capsys.readouterr()
         return int(left.value.code or 0), captured.out, captured.err
 

@@ -30,7 +30,10 @@ def test_a_template_of_a_file_is_used_told_and_exported(smorm, tmp_path, caplog)
         "export", trained(), "--view", "M", "--output", folder, "--chat-template", file
     )
     assert code == 0, err
-    assert RewardModel.load(folder).renderer.chat_template == file.read_text()
+    plain = RewardModel.load(folder)
+    assert plain.renderer.chat_template == file.read_text()
+    # So that a later change of the folder's template is refused.
+    assert plain.card.renderer == plain.renderer.fingerprint
 
 
 def test_a_file_that_is_no_template_is_named(smorm, tmp_path):
@@ -42,6 +45,20 @@ def test_a_file_that_is_no_template_is_named(smorm, tmp_path):
         assert code == 2
         assert f"--chat-template: {file}: " in err
         assert problem in err
+
+
+def test_stress_takes_the_options_of_loading_before_its_configuration(smorm, tmp_path):
+    config = tmp_path / "stress.yaml"
+    config.write_text(
+        f"models: [{trained()}]\nprompts: [{tmp_path}/p.jsonl]\ngold: lab\n"
+        f"output: {tmp_path}/o.json\nchat_template: other.jinja\n"
+    )
+    missing = tmp_path / "none: it.jinja"
+    code, _, err = smorm("stress", config, "--chat-template", missing)
+    assert code == 2
+    assert err.startswith(f"error: chat_template: {missing}: ")
+    code, _, err = smorm("stress", config, "--dtype", "float16")
+    assert (code, err) == (2, "error: --dtype float16: expected one of float32, bfloat16\n")
 
 
 def test_a_model_without_a_template_is_named_once(smorm, tmp_path, caplog):

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from datasets import Dataset
 
-from smorm.cli.main import main
+from smorm.cli.main import run_verb
 from smorm.config import load_config
 from smorm.errors import SmormError
 from smorm.training.loop import train
@@ -30,7 +30,7 @@ def check(monkeypatch, capsys, tmp_path):
         arguments = ["smorm", "check", *map(str, words), "--output", str(output)]
         monkeypatch.setattr(sys, "argv", arguments)
         with pytest.raises(SystemExit) as left:
-            main()
+            sys.exit(run_verb())
         captured = capsys.readouterr()
         content = json.loads(output.read_text()) if output.exists() else {"findings": []}
         findings = {one["code"]: one for one in content["findings"]}
@@ -374,6 +374,6 @@ def test_an_output_that_cannot_be_written_is_one_line(monkeypatch, capsys, tmp_p
     data = jsonl(tmp_path / "a.jsonl", pairs(5))
     monkeypatch.setattr(sys, "argv", ["smorm", "check", str(data), "-o", f"{data}/x.json"])
     with pytest.raises(SystemExit) as left:
-        main()
+        sys.exit(run_verb())
     assert left.value.code == 1
     assert "could not be written" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from smorm.cli.main import VERBS
+from smorm.cli.verbs import VERBS
 from tests.tiny import config_values, trained, world
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -66,6 +66,8 @@ PAIRS = {
     "lmarena_140k": ([(U, "q")], ["a", "b"]),
     "ranked_ratings": ([(U, "Say hi")], ["Hi", "Go"]),
     "two_scores": ([(U, "Add 1 and 1")], ["2", "dunno"]),
+    "prompt_as_json": ([(S, "Be kind."), (U, "Why?")], ["It is tea.", "It is coal."]),
+    "sides_as_json": ([(U, "Why?")], ["So.", "No."]),
     "hh": ([(U, "Say hi")], ["Hi!", "Go."]),
 }
 
@@ -141,6 +143,66 @@ def test_ratings_of_every_spelling_are_read_and_counted():
     (whole,) = read("raw_text_score")
     assert (whole.prompt, whole.response) == ((), turns(("text", "Essay number 1 is fine.")))
     assert [record.scores for record in read("pku_safety")] == [{"safe": 0.0}, {"safe": 1.0}]
+
+
+def test_the_number_of_raters_is_kept_with_the_record_and_counted():
+    scores = {"help": [1, 2, "N/A", None], "tone": [4, 4, 1], "one": 3}
+    census = Census()
+    (record,) = parse_row({"prompt": "p", "response": "r", "scores": scores}, "d:1", census,
+                          Source("d", na=["N/A"]))  # fmt: skip
+    assert record.scores == {"help": 1.5, "tone": 3.0, "one": 3.0}
+    assert record.raters == {"help": 2, "tone": 3}
+    assert census.count(Reason(DropReason.SEVERAL_RATERS, "3")) == 1
+
+
+def test_an_answer_is_scored_whatever_its_rating_says():
+    row = {"prompt": "p", "response": "r", "scores": {"help": "good", "tone": 2}}
+    census = Census()
+    (record,) = parse_row(row, "d:1", census, Source("d", every_response=True))
+    assert record.response == turns((A, "r"))
+    assert census[DropReason.RATING_UNREADABLE] == 1
+    assert not unread(census)
+    with pytest.raises(DataError, match=r"scores\.help: text 'good'"):
+        parse_row(row, "d:1", Census())
+
+
+JSON_TURNS = json.dumps(say((U, "Why?")))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": f"{JSON_TURNS} What is this?", **SIDES},
+        {"prompt": JSON_TURNS[:-1], **SIDES},
+        {"prompt": '[{"role": "admin", "content": "x"}]', **SIDES},
+        {"prompt": '[{"role": "user", "name": "Bob"}]', **SIDES},
+        {"prompt": '["Why?", "So?"]', **SIDES},
+        {"prompt": '[1, {"role": "user", "content": "x"}]', **SIDES},
+        {"prompt": "[]", **SIDES},
+        {"prompt": "Why?", "chosen": json.dumps(say((A, "So."))), "rejected": "No."},
+        {"prompt": "Why?", "chosen": JSON_TURNS, "rejected": JSON_TURNS.replace("Why", "How")},
+    ],
+)
+def test_a_text_that_only_looks_like_messages_stays_one(row):
+    (pair,) = parse_row(row, "d:1", census := Census())
+    sides = [message.content for message in (*pair.prompt, *pair.chosen, *pair.rejected)]
+    assert sides == [row["prompt"], row["chosen"], row["rejected"]]
+    assert not census.total
+
+
+def test_a_response_that_spells_messages_adds_no_turns():
+    answer = json.dumps(say((U, "Thanks!"), (A, "You are welcome.")))
+    (record,) = parse_row({"prompt": JSON_TURNS, "response": answer}, "d:1", census := Census())
+    assert record.prompt == turns((U, "Why?"))
+    assert record.responses == (turns((A, answer)),)
+    assert census.count(Reason(Spelling.JSON_TEXT, "prompt")) == 1
+
+
+def test_unread_keys_of_messages_in_json_text_are_named():
+    census = Census()
+    prompt = json.dumps([{"role": U, "content": "Why?", "note": "by me"}])
+    parse_row({"prompt": prompt, **SIDES}, "d:1", census)
+    assert unread(census) == {"prompt[].note"}
 
 
 def test_labels_of_two_answers_give_a_side_a_margin_or_a_counted_tie():

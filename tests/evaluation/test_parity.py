@@ -10,18 +10,25 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GPT2Config,
+    LlamaConfig,
+)
 from transformers import GPT2ForSequenceClassification as Gpt2
+from transformers import LlamaForSequenceClassification as Llama
 
 from smorm import RewardModel
 from smorm.data.census import Census, DropReason
 from smorm.errors import ConfigError, ModelError, SmormError
 from smorm.evaluation.parity.check import against_folder, measure_model
-from smorm.evaluation.parity.conversations import COUNT, built_in, from_file
+from smorm.evaluation.parity.conversations import COUNT, MOST_OF_FILE, built_in, from_file
 from smorm.evaluation.parity.paths import ModelPaths
 from smorm.evaluation.result import read_results
 from smorm.model.export import export_all_rows, export_view
-from smorm.text.chat import Renderer
+from smorm.text.changes import Change
+from smorm.text.chat import INPUTS, Renderer
 from smorm.world import backbone_path
 from tests.text import styles
 from tests.tiny import trained, world
@@ -293,16 +300,18 @@ def test_a_view_that_does_not_fold_has_no_parity_with_a_folder(ours, good):
 # The conversations
 
 
-def test_the_committed_conversations_are_64_and_unlike_each_other():
+def test_the_committed_conversations_are_unlike_each_other():
     renderer = Renderer(AutoTokenizer.from_pretrained(backbone_path()), max_tokens=256)
     found = built_in(renderer, census := Census())
-    assert len(found) == COUNT
-    assert not census.total
+    # Its template knows neither tools nor reasoning of its own: counted, never in silence.
+    left_out = {reason.detail: n for reason, n in census.totals().items()}
+    assert left_out == {Change.TOOLS_REMOVED: 3, Change.REASONING_REMOVED: 1}
+    assert len(found) == COUNT - 4
     lengths = [len(one.tokens) for one in found]
     assert max(lengths) <= 256
     assert max(lengths) > 230
     assert min(lengths) < 15
-    assert len({one.messages for one in found}) == COUNT
+    assert len({one.messages for one in found}) == len(found)
     assert len({one.prompt for one in found}) < COUNT / 2
     roles = {message.role for one in found for message in one.messages}
     assert roles == {"system", "user", "assistant"}
@@ -317,17 +326,41 @@ def test_the_committed_conversations_are_64_and_unlike_each_other():
 def test_each_family_of_templates_takes_them_and_what_it_refuses_is_counted(style):
     renderer = Renderer(styles.shared(style), max_tokens=512)
     found = built_in(renderer, census := Census())
-    assert len(found) + census.total == COUNT
-    assert len(found) == (COUNT - 5 if style == "gemma" else COUNT)
+    assert len(found) + census[DropReason.CONVERSATION_LEFT_OUT] == COUNT
+    assert len(found) == COUNT - (9 if style == "gemma" else 4)
     assert max(len(one.tokens) for one in found) > 400
     own = {one.control for one in found if "What does" in one.prompt[-1].content}
     assert own == {True}
 
 
+def test_a_folder_has_parity_with_itself_thinking_and_tool_calls_included(tmp_path):
+    template = Path(pytest.importorskip("trl").__file__).parent / "chat_templates/qwen3.jinja"
+    tokenizer = styles.build("chatml")
+    tokenizer.chat_template = template.read_text(encoding="utf-8")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_labels=1, problem_type="regression", initializer_range=0.2,
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
+        max_position_embeddings=1024,
+    )  # fmt: skip
+    Llama(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model = RewardModel.load(tmp_path, max_tokens=768)
+    found = built_in(model.renderer, census := Census(), longest=256)
+    assert not census[DropReason.CONVERSATION_LEFT_OUT], census.lines()
+    with_tools = [one for one in found if one.prompt[0].role == INPUTS]
+    assert len(with_tools) == 3
+    chosen = [*found[::8], *(one for one in found if not one.is_plain)]
+    parity = against_folder(measure_model(model, chosen, quick=True), str(tmp_path), quick=True)
+    assert parity.passed, parity.failures
+    assert all(row.same_tokens for row in parity.rows)
+
+
 def test_a_users_file_gives_its_first_conversations_and_says_what_is_not_used():
     renderer = Renderer(AutoTokenizer.from_pretrained(backbone_path()), max_tokens=256)
     found = from_file(world()["eval-pairs-ID"], renderer, census := Census())
-    assert len(found) == COUNT
+    assert len(found) == MOST_OF_FILE
     assert census[DropReason.CONVERSATIONS_BEYOND] == 1
     first = json.loads(world()["eval-pairs-ID"].read_text().splitlines()[0])
     assert first["chosen"] in (found[0].response[0].content, first["chosen"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -47,6 +48,17 @@ def whole(tmp_path_factory) -> Engine:
     model = RewardModel.load(trained())
     folder = tmp_path_factory.mktemp("served") / "rows"
     return Engine(export_all_rows(folder, model.network, model.tokenizer, model.card).folder)
+
+
+def test_messages_of_more_than_texts_are_not_sent_and_counted(ours, engine):
+    fields = '{"reasoning_content": "because"}'
+    first = ours.conversations[0]
+    thinking = replace(first, response=(replace(first.response[0], fields=fields),))
+    mixed = replace(ours, conversations=[thinking, *ours.conversations[1:]])
+    found = against(mixed, vllm(engine))
+    assert found.passed, found.failures
+    assert len(found.comparison.ours.conversations) == len(ours.conversations) - 1
+    assert any(note.startswith("1 conversations with reasoning") for note in found.notes)
 
 
 def against(ours: ModelPaths, reply, view: str = "L") -> Parity:

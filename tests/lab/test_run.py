@@ -48,6 +48,7 @@ def test_results_read_back_and_the_table_has_a_line_for_each_number(results, tmp
     assert lines[0] == ",".join(COLUMNS)
     gold = [line for line in lines if line.startswith("stress,far,SMORM,M,1,gold@8,")]
     assert len(gold) == 1
+    assert [line for line in lines if line.startswith("stress,far,SMORM,M,1,drop,")]
 
 
 def test_a_job_that_fails_stops_the_study_with_its_own_error():

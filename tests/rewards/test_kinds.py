@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from smorm import RewardModel
-from smorm.data.census import Census, DropReason
+from smorm.data.census import Census, Defect, DropReason, Reason
 from smorm.data.readers import read_rows
 from smorm.data.reading import Source
 from smorm.errors import ConfigError, DataError, SmormError
@@ -216,3 +216,36 @@ def test_a_kind_without_an_open_of_its_own_is_opened_by_its_argument(text, argum
 def test_a_gold_is_exactly_one_thing(value, said):
     with pytest.raises(ValueError, match=said):
         RewardSection.model_validate(value)
+
+
+def test_a_section_says_how_its_own_model_is_loaded(tmp_path):
+    template = tmp_path / "own.jinja"
+    template.write_text("{{ bos_token }}{{ messages[-1].content }}{{ eos_token }}")
+    keys = {"dtype": "bfloat16", "max_tokens": 77, "chat_template": str(template)}
+    section = RewardSection.model_validate({"model": str(trained()), **keys})
+    reward = open_reward(section, ScoringOptions(max_tokens=50))
+    assert isinstance(reward, ModelReward)
+    assert reward.model.card.max_tokens == 77
+    assert reward.model.renderer.chat_template == template.read_text()
+    assert reward.provenance["dtype"] == "bfloat16"
+    ensemble = {"ensemble": [{"model": str(trained()), "max_tokens": 60}, "other"]}
+    assert RewardSection.model_validate(ensemble).ensemble[0].max_tokens == 60
+
+
+@pytest.mark.parametrize("key", ["device", "dtype", "max_tokens", "chat_template"])
+def test_keys_of_loading_are_of_models_and_leave_older_fingerprints_alone(key):
+    value = {"device": "cpu", "dtype": "float32", "max_tokens": 9, "chat_template": "t"}[key]
+    for other in ({"url": "http://x"}, {"ensemble": ["a", "b"]}, {"lab": 0}):
+        with pytest.raises(ValueError, match=f"{key}: only for a model"):
+            RewardSection.model_validate({**other, key: value})
+    assert key not in RewardSection.model_validate("a").model_dump()
+    named = RewardSection.model_validate({"model": "a", key: value})
+    assert named.model_dump(exclude_unset=True) == {"model": "a", key: getattr(named, key)}
+
+
+def test_the_words_for_a_record_over_the_limit_are_those_of_training():
+    model = RewardModel.load(trained(), max_tokens=12)
+    reward = ModelReward(model, options=ScoringOptions(overlong="error"))
+    census = Census()
+    assert score_all(reward, [pool("tin", ["iron " * 40])], census, skip=True) == [None]
+    assert census.count(Reason(DropReason.BAD_RECORD, Defect.OVER_LIMIT)) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from smorm.cli.main import main
+from smorm.cli.main import run_verb
 from smorm.errors import ConfigError, Interrupted, ModelError
 from smorm.model.inference import score_units
 from smorm.model.store import load_model
@@ -68,7 +69,7 @@ def test_a_run_of_an_older_version_gives_its_steps_from_its_data(tmp_path: Path)
 def smorm(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     monkeypatch.setattr("sys.argv", ["smorm", *map(str, words)])
     with pytest.raises(SystemExit) as left:
-        main()
+        sys.exit(run_verb())
     return int(left.value.code or 0)
 
 

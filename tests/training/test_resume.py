@@ -21,6 +21,7 @@ from smorm.errors import CheckpointError, ConfigError, Interrupted
 from smorm.files import verify_folder
 from smorm.model.heads import ScoreHead
 from smorm.model.run_folder import list_checkpoints
+from smorm.stopping import SIGNALS
 from smorm.training.loop import train
 from tests.training.runs import LAB, LORA, bits, config_of, jsonl, metrics, prepared, rows_of
 
@@ -53,6 +54,41 @@ def stopping_in(micro_batch: int, number: int = signal.SIGTERM) -> Iterator[list
         yield seen
     finally:
         handle.remove()
+
+
+@contextlib.contextmanager
+def stopped_by_line(beginning: str) -> Iterator[None]:
+    """Send this process Ctrl-C when a line that begins so is logged."""
+    log = logging.getLogger("smorm")
+
+    class Stop(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage().startswith(beginning):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    handler, level = Stop(), log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
+class _Audit:
+    """Sends this process the signals of a list while files of a checkpoint are opened to write."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+        sys.addaudithook(self)  # for good: Python has no way to remove one
+
+    def __call__(self, event: str, details: tuple[Any, ...]) -> None:
+        if self.numbers and event == "open" and "step-" in str(details[0]):
+            os.kill(os.getpid(), self.numbers.pop())
+
+
+audit = _Audit()
 
 
 def first_of(step: int) -> int:
@@ -126,22 +162,9 @@ def test_stopped_right_behind_a_step_it_has_the_same_bits(
     changes, folder, _ = straight
     config = config_of(tmp_path / "run", **{**changes, "training": {
         **changes.get("training", {}), "save_every": 1}})  # fmt: skip
-    log = logging.getLogger("smorm.training.tracking")
-
-    class Stop(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if record.getMessage().startswith(f"step {step}/"):
-                os.kill(os.getpid(), signal.SIGINT)
-
-    handler, level = Stop(), log.level
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        with pytest.raises(Interrupted, match=f"stopped after step {step} of 5;"):
-            train(config)
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
+    stop = pytest.raises(Interrupted, match=f"stopped after step {step} of 5;")
+    with stopped_by_line(f"step {step}/"), stop:
+        train(config)
     train(config, resume=True)
     assert_same(tmp_path / "run", folder)
 
@@ -149,11 +172,11 @@ def test_stopped_right_behind_a_step_it_has_the_same_bits(
 # What a stop leaves
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_writes_a_checkpoint_and_gives_the_signals_back(
     tmp_path: Path, number: int
 ) -> None:
-    before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+    before = [signal.getsignal(n) for n in SIGNALS]
     with stopping_in(first_of(1), number), pytest.raises(Interrupted) as caught:
         train(config_of(tmp_path / "run"))
     assert caught.value.exit_code == 130
@@ -162,26 +185,56 @@ def test_a_signal_writes_a_checkpoint_and_gives_the_signals_back(
     assert checkpoint.name == "step-00000001"
     verify_folder(checkpoint)
     assert not (tmp_path / "run" / "model").exists()
-    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
+    assert [signal.getsignal(n) for n in SIGNALS] == before
 
 
-def test_a_second_interrupt_stops_at_once(tmp_path: Path) -> None:
-    with stopping_in(6, signal.SIGINT):
-        calls: list[int] = []
+def test_further_signals_lose_nothing(straight: Any, tmp_path: Path) -> None:
+    """Five, while the step is computed and while the checkpoint is written."""
+    changes, folder, count = straight
+    config = config_of(tmp_path / "run", **changes)
+    with stopping_in(count // 2, signal.SIGINT), stopping_in(count // 2, signal.SIGHUP):
+        audit.numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGINT]
+        with pytest.raises(Interrupted, match="go on with --resume"):
+            train(config)
+    assert audit.numbers == []
+    (checkpoint,) = list_checkpoints(tmp_path / "run" / "checkpoints")
+    verify_folder(checkpoint)
+    train(config, resume=True)
+    assert_same(tmp_path / "run", folder)
 
-        def again(module: Any, *_: Any) -> None:
-            if isinstance(module, ScoreHead) and module.training:
-                calls.append(1)
-                if len(calls) == 6:
-                    os.kill(os.getpid(), signal.SIGINT)
 
-        handle = torch.nn.modules.module.register_module_forward_hook(again)
-        try:
-            with pytest.raises(KeyboardInterrupt):
-                train(config_of(tmp_path / "run"))
-        finally:
-            handle.remove()
-    assert list_checkpoints(tmp_path / "run" / "checkpoints") == []
+def test_a_stop_before_the_first_step_leaves_nothing(tmp_path: Path) -> None:
+    with stopped_by_line("tokens: "), pytest.raises(Interrupted, match="before there was a step"):
+        train(config_of(tmp_path / "run"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stop_while_a_run_is_prepared_again_says_where_it_goes_on(
+    stopped: Any, tmp_path: Path
+) -> None:
+    config, _, saved = stopped
+    with stopped_by_line("tokens: "), pytest.raises(Interrupted, match="goes on from step 3 of 5"):
+        train(config, resume=True)
+    assert list_checkpoints(tmp_path / "run" / "checkpoints") == saved
+
+
+def test_signals_while_the_model_is_proven_come_too_late(straight: Any, tmp_path: Path) -> None:
+    changes, folder, _ = straight
+    run = tmp_path / "run"
+    received = []
+
+    def stop(module: Any, *_: Any) -> None:
+        if isinstance(module, ScoreHead) and (run / "cost.json").exists() and len(received) < 5:
+            received.append(module)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    handle = torch.nn.modules.module.register_module_forward_hook(stop)
+    try:
+        train(config_of(run, **changes))
+    finally:
+        handle.remove()
+    assert received
+    assert_same(run, folder)
 
 
 def test_a_finished_run_can_be_resumed_and_stays_as_it_is(tmp_path: Path) -> None:

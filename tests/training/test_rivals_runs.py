@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from smorm import RewardModel
-from smorm.cli.main import main
+from smorm.cli.main import run_verb
 from smorm.errors import ModelError
 from smorm.model.language import load_language_model
 from smorm.training.loop import train
@@ -54,7 +54,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     """Run a command line in this process."""
     monkeypatch.setattr(sys, "argv", ["smorm", *map(str, words)])
     with pytest.raises(SystemExit) as left:
-        main()
+        sys.exit(run_verb())
     return int(left.value.code or 0)
 
 

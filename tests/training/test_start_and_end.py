@@ -16,9 +16,9 @@ import torch
 
 from smorm.config import Config
 from smorm.errors import ConfigError, Interrupted, ModelError, UnprovenError
+from smorm.locks import LOCK, only_run
 from smorm.model.heads import ScoreHead
 from smorm.model.store import load_model, resolve
-from smorm.training.lock import LOCK, only_run
 from smorm.training.loop import train
 from tests.training.runs import LORA, config_of
 from tests.training.test_resume import first_of, stopping_in
@@ -26,7 +26,7 @@ from tests.training.test_resume import first_of, stopping_in
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from smorm.training.lock import only_run
+from smorm.locks import only_run
 
 with only_run(Path(sys.argv[1])):
     if os.fork() == 0:  # a worker, which outlives a killed run

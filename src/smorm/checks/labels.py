@@ -66,9 +66,10 @@ def conflicting_ratings(table: Table, limits: Thresholds) -> Iterator[Finding]:
 
 def summarise(table: Table) -> dict[str, dict[str, Any]]:
     """Every attribute that some training record rates, in order of appearance; `missing` counts
-    rated records without it, `integers` is the share of ratings that are whole numbers."""
+    rated records without it, `integers` is the share of ratings that are whole numbers, `raters`
+    their mean number where some ratings are several people's."""
     rated = len(table.rows("rated"))
-    summaries = {}
+    summaries: dict[str, dict[str, Any]] = {}
     for column, name in enumerate(table.attributes):
         # Sorted, so that the order of records cannot change the rounding of the mean.
         values = np.sort(table.ratings_of(column)[0])
@@ -83,6 +84,9 @@ def summarise(table: Table) -> dict[str, dict[str, Any]]:
                 "integers": float((values == np.round(values)).mean()),
                 "distinct": len(np.unique(values)),
             }
+            raters = table.raters_of(column)
+            if (raters > 1).any():
+                summaries[name]["raters"] = float(raters.mean())
     return summaries
 
 

@@ -10,7 +10,6 @@ from smorm.data.census import Census
 from smorm.data.records import Messages, Record, text_of
 from smorm.text.chat import INPUTS
 
-HH_MARKERS = ("\n\nHuman:", "\n\nAssistant:")
 FAMILIES = {
     "ChatML": ("<|im_start|>", "<|im_end|>"),
     "Llama 3": ("<|start_header_id|>", "<|eot_id|>"),
@@ -27,8 +26,12 @@ FAMILIES = {
     "the end of a text": ("</s>", "<|endoftext|>", "<|end_of_text|>"),
 }
 """What chat templates write around messages, by the models or data sets that are known for it."""
-# One of them is in every marker above, and few texts hold any: the others need no search for each.
-_IN_MARKERS = ("<", "INST]", "### ", "ASSISTANT: ")
+_MARKERS = [marker for markers in FAMILIES.values() for marker in markers]
+# One sign is in every marker. Few texts hold any, and to look for one letter costs next to nothing.
+_SIGNS = {
+    sign: re.compile("|".join(re.escape(marker) for marker in _MARKERS if sign in marker))
+    for sign in ("<", "[", "#", "ASSISTANT: ")
+}
 # Shorter prompts begin answers by accident: "Why?", "Why? Because ..."
 _SHORTEST_PROMPT = 12
 # A list of messages, or one, as JSON or as Python prints it.
@@ -38,25 +41,40 @@ _MESSAGES = re.compile(r"\s*\[?\s*\{\s*[\"'](role|from|content|value)[\"']\s*:")
 def examine(record: Record, tally: Census) -> None:
     """Count the signs in a record's texts, each kind once."""
     responses = responses_of(record)
-    messages = [message for message in chain(record.prompt, *responses) if message.role != INPUTS]
+    texts: list[str] = []
+    messages_as_text = False
+    for message in chain(record.prompt, *responses):
+        if message.role == INPUTS:
+            continue
+        texts.append(message.content)
+        # What a tool answers may well be JSON.
+        if message.content.lstrip()[:1] in ("[", "{") and message.role != "tool":
+            messages_as_text |= _MESSAGES.match(message.content) is not None
+    if messages_as_text:
+        tally.add(FindingKind.MESSAGES_AS_TEXT, record.where)
     # One text: each sign is looked for once a record.
-    text = "\0".join([message.content for message in messages])
-    if any(marker in text for marker in HH_MARKERS):
+    text = "\0".join(texts)
+    if "\n\nHuman:" in text or "\n\nAssistant:" in text:
         tally.add(FindingKind.HH_MARKERS, record.where)
-    if any(sign in text for sign in _IN_MARKERS):
+    if _has_markup(text):
         for family, markers in FAMILIES.items():
             if any(marker in text for marker in markers):
                 tally.add(FindingKind.CHAT_MARKUP, record.where, detail=family)
-    # What a tool answers may well be JSON.
-    if any(_MESSAGES.match(turn.content) for turn in messages if turn.role != "tool"):
-        tally.add(FindingKind.MESSAGES_AS_TEXT, record.where)
     if _repeat_prompt(record.prompt, responses):
         tally.add(FindingKind.PROMPT_REPEATED, record.where)
+
+
+def _has_markup(text: str) -> bool:
+    return any(sign in text and markers.search(text) for sign, markers in _SIGNS.items())
 
 
 def _repeat_prompt(prompt: Messages, responses: tuple[Messages, ...]) -> bool:
     """Whether every response begins with the prompt's text, or that of its last message."""
     if not prompt:
+        return False
+    # Most responses do not even begin like one of its messages.
+    start = responses[0][0].content.lstrip()
+    if not any(start.startswith(turn.content.strip()[:_SHORTEST_PROMPT]) for turn in prompt):
         return False
     starts = [response[0].content.lstrip() for response in responses]
     for question in (text_of(prompt).strip(), prompt[-1].content.strip()):

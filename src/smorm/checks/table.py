@@ -29,7 +29,7 @@ _RECORDS = {
     "line": "q",
 }
 _RESPONSES = {"text": "Q", "words": "i", "tokens": "i"}
-_RATINGS = {"row": "q", "column": "i", "value": "d"}
+_RATINGS = {"row": "q", "column": "i", "value": "d", "raters": "i"}
 
 
 def responses_of(record: Record) -> tuple[Messages, ...]:
@@ -105,6 +105,7 @@ class TableBuilder:
                 self.ratings["row"].append(row)
                 self.ratings["column"].append(column)
                 self.ratings["value"].append(value)
+                self.ratings["raters"].append(record.raters.get(name, 1))
                 # The value's bits: 4 and 4.5 differ, while the order of attributes does not count.
                 packed = name.encode("utf-8", "surrogatepass") + struct.pack("<d", value)
                 hashes[name] = _hash(packed)
@@ -170,9 +171,16 @@ class Table:
 
     def ratings_of(self, column: int) -> tuple[Floats, Ints]:
         """An attribute's training ratings and the records that they are of."""
-        rows = self.ratings["row"]
-        selected = (self.ratings["column"] == column) & self.train[rows]
-        return self.ratings["value"][selected], rows[selected]
+        selected = self._trained(column)
+        return self.ratings["value"][selected], self.ratings["row"][selected]
+
+    def raters_of(self, column: int) -> Ints:
+        """How many people each of an attribute's training ratings is the mean of."""
+        return self.ratings["raters"][self._trained(column)]
+
+    def _trained(self, column: int) -> Bools:
+        selected: Bools = self.train[self.ratings["row"]] & (self.ratings["column"] == column)
+        return selected
 
     def response_lengths(self, rows: Ints, index: int, unit: str) -> Ints:
         """Length of response number `index` of each record, in `words` or `tokens`; -1: unknown."""

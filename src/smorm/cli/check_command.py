@@ -23,7 +23,7 @@ from smorm.cli.options import (
     parse_columns,
 )
 from smorm.errors import ConfigError
-from smorm.files import refuse_unwritable, write_json
+from smorm.files import write_json
 
 if TYPE_CHECKING:
     from smorm.checks.report import Report
@@ -67,8 +67,6 @@ def run(
     from smorm.checks import plan as planning
     from smorm.checks.report import check
 
-    if output is not None:
-        refuse_unwritable(output)
     paths, overrides = _paths_and_overrides(data or [], config)
     if config is None and not paths:
         raise ConfigError("nothing to check: give data, or --config with a run's YAML")
@@ -185,17 +183,23 @@ def _print_tables(console: Console, report: Report) -> None:
     if report.attributes:
         title = "attributes: whole numbers, distinct values, rank correlation with length"
         headings = ["n", "missing", "min", "max", "mean", "whole", "values", "length"]
+        several = any("raters" in summary for summary in report.attributes.values())
+        if several:
+            headings.append("raters")
         table = _table(title, *headings)
         for name, summary in report.attributes.items():
             # Without lengths there is no correlation.
             correlation = "–"
             if name in report.bias.correlations:
                 correlation = f"{report.bias.correlations[name].value:+.2f}"
-            table.add_row(
+            cells = [
                 name, f"{summary['n']:,}", f"{summary['missing']:,}", f"{summary['min']:.3g}",
                 f"{summary['max']:.3g}", f"{summary['mean']:.3g}", f"{summary['integers']:.0%}",
                 f"{summary['distinct']:,}", correlation,
-            )  # fmt: skip
+            ]  # fmt: skip
+            if several:
+                cells.append(f"{summary.get('raters', 1):.1f}")
+            table.add_row(*cells)
         console.print(table)
     if report.benchmarks:
         headings = ["items", "prompts", "responses", "either"]

@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer import Option
 
-from smorm import files
 from smorm.cli.lab_command import study
 from smorm.errors import ConfigError
+from smorm.locks import LOCK, only_run
 
 if TYPE_CHECKING:
     from smorm.lab.world_artifacts import WorldArtifacts
 
+# What there is before the models and the data, which come last.
+_OF_A_STOPPED_DEMO = {
+    "work", "config.yaml", "results.json", "numbers.csv", "report.html", "figures"
+}  # fmt: skip
 DEMO_METHODS = ["Single", "Multi", "SM", "GRM", "ODIN", "SMORM-F", "SMORM-L", "SMORM-M"]
 
 ABOUT_DEMO = """
@@ -56,13 +60,15 @@ def run(
 
     if output.is_file():
         raise ConfigError(f"--output {output}: is a file; name a new folder")
-    # A demo that was stopped left its artifacts in `work`, and goes on from them.
-    if output.exists() and {path.name for path in output.iterdir()} - {"work"}:
-        raise ConfigError(f"--output {output}: is not empty; name a new folder, or remove it")
     started = time.monotonic()
     config = parse_section(LabConfig, demo_values(output, seed, seeds), "demo")
-    study(config, "smorm demo", ABOUT_DEMO)
-    publish(WorldArtifacts(config), output, seed)
+    with only_run(output, "--output"):
+        # A demo that was stopped left its artifacts in `work`, and goes on from them.
+        present = {path.name for path in output.iterdir()} - {LOCK}
+        if present and ("work" not in present or present - _OF_A_STOPPED_DEMO):
+            raise ConfigError(f"--output {output}: is not empty; name a new folder, or remove it")
+        study(config, "smorm demo", ABOUT_DEMO)
+        publish(WorldArtifacts(config), output, seed)
     typer.echo(
         f"models:  {output / 'models'}\ndata:    {output / 'data'}\n"
         f"({time.monotonic() - started:.0f} s)"
@@ -73,8 +79,14 @@ def publish(artifacts: WorldArtifacts, output: Path, seed: int) -> None:
     """Copy the first run's models and data to where recipes and readers look for them."""
     from smorm.lab.methods import needed_arms
 
+    # Aside first: a demo that is stopped while it copies can still go on.
+    copies = artifacts.store.root / "copies"
+    shutil.rmtree(copies, ignore_errors=True)
     for name in chain.from_iterable(needed_arms(artifacts.config)):
-        with files.atomic_folder(output / "models" / name) as scratch:
-            shutil.copytree(artifacts.arm(name, seed) / "model", scratch, dirs_exist_ok=True)
+        shutil.copytree(artifacts.arm(name, seed) / "model", copies / "models" / name)
+    (copies / "data").mkdir()
     for name, path in artifacts.data(seed).items():
-        files.write_bytes(output / "data" / f"{name}.jsonl", path.read_bytes())
+        shutil.copyfile(path, copies / "data" / f"{name}.jsonl")
+    for room in ("models", "data"):
+        (copies / room).rename(output / room)
+    copies.rmdir()

@@ -11,7 +11,7 @@ from smorm.cli import options
 from smorm.cli.options import File, Text, Texts
 from smorm.data.reading import Source
 from smorm.errors import ConfigError, DataError
-from smorm.files import refuse_unwritable, write_json
+from smorm.files import write_json
 
 if TYPE_CHECKING:
     from smorm.evaluation.metrics import Metric
@@ -40,6 +40,7 @@ TITLES = {
 GRIDS = {"epsilon": 1, "ood": 0, "probe": 1, "rows": 1, "probe_minus_rows": 1}
 
 
+@options.loads_models
 def run(
     model: str = Argument(help="Model folder, or a run's folder."),
     preference: str = Option(help="Held-out pairs."),
@@ -60,10 +61,7 @@ def run(
     overlong: options.OverlongOption = None,
     skip_bad: options.SkipBadOption = False,
     max_batch_tokens: options.BatchTokensOption = 8192,
-    device: options.DeviceOption = "cpu",
-    dtype: options.DtypeOption = "float32",
-    max_tokens: options.MaxTokensOption = None,
-    chat_template: options.ChatTemplateOption = None,
+    loading: options.Loading = options.LOADING,
 ) -> None:
     """Measure the method's theory on a trained model, and say what to do about it.
 
@@ -76,9 +74,6 @@ def run(
     from smorm.theory.features import Reading
     from smorm.theory.run import DiagnosisInputs, diagnose
 
-    for path in (output, suggest):
-        if path is not None:
-            refuse_unwritable(path)
     policy = options.choice("--overlong", overlong, options.OVERLONG)
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit {limit}: expected at least 1")
@@ -87,9 +82,7 @@ def run(
         preference=Source(preference), rated=Source(rated) if rated else None,
         ood=_ood_sources(ood or []), gold=gold, compare=compare or (), reading=reading,
     )  # fmt: skip
-    loaded = RewardModel.load(
-        options.at_step(model, step), **options.loading(device, dtype, max_tokens, chat_template)
-    )
+    loaded = RewardModel.load(options.at_step(model, step), **loading.options)
     # Before minutes of measuring, not after them.
     if suggest is not None and not (loaded.attributes and loaded.card.preference_trained):
         raise ConfigError("--suggest: this model has one trained reward only: there is no choice")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from smorm.rewards.section import RewardSection
 
 
+@options.loads_models
 def run(
     rewards: list[str] = Argument(help=options.REWARD_HELP),
     suite: list[str] = Option(
@@ -47,10 +48,7 @@ def run(
     step: options.StepOption = None,
     token_file: options.TokenFileOption = None,
     max_batch_tokens: options.BatchTokensOption = 8192,
-    device: options.DeviceOption = "cpu",
-    dtype: options.DtypeOption = "float32",
-    max_tokens: options.MaxTokensOption = None,
-    chat_template: options.ChatTemplateOption = None,
+    loading: options.Loading = options.LOADING,
 ) -> None:
     """Measure rewards on benchmarks, pairs or ratings.
 
@@ -61,11 +59,8 @@ def run(
     from smorm.cli.tables import print_results
     from smorm.evaluation.result import differences, write_results
     from smorm.evaluation.suites import parse_suite
-    from smorm.files import refuse_unwritable
     from smorm.rewards.protocol import ScoringOptions
 
-    # Before hours of measuring, not after them; so it is in every verb that writes.
-    refuse_unwritable(output)
     sections = options.sections_of(rewards, token_file, step)
     together = options.combined(sections, view, combine, kappa, standardise)
     if together is not None:
@@ -75,7 +70,7 @@ def run(
     policy = options.choice("--overlong", overlong, options.OVERLONG)
     scoring = ScoringOptions(
         max_batch_tokens=max_batch_tokens, overlong=policy,
-        **options.loading(device, dtype, max_tokens, chat_template),
+        **loading.options,
     )  # fmt: skip
     reading = {
         "format": format,

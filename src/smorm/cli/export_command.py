@@ -19,16 +19,14 @@ if TYPE_CHECKING:
 LONGEST = 256
 
 
+@options.loads_models
 def run(
     model: str = Argument(help="Model folder, or a run's folder."),
     output: Path = Option(..., "--output", "-o", help="New folder."),
     view: Text = Option(None, help="F, L, M, JSON or a JSON file: folded into one row."),
     step: StepOption = None,
     all_rows: bool = Option(False, "--all-rows", help="Keep every row (adapters are merged)."),
-    device: options.DeviceOption = "cpu",
-    dtype: options.DtypeOption = "float32",
-    max_tokens: options.MaxTokensOption = None,
-    chat_template: options.ChatTemplateOption = None,
+    loading: options.Loading = options.LOADING,
 ) -> None:
     """Write a plain model folder that other programs load.
 
@@ -38,9 +36,7 @@ def run(
     from smorm.data.census import Census
     from smorm.evaluation.parity.check import against_folder, measure_model
     from smorm.evaluation.parity.conversations import built_in
-    from smorm.files import refuse_unwritable_folder
     from smorm.model.export import export_all_rows, export_view
-    from smorm.model.run_folder import stored_size
     from smorm.model.views import fold
     from smorm.scoring.reward_model import RewardModel
 
@@ -48,9 +44,7 @@ def run(
         raise ConfigError("export: give either --view or --all-rows")
     if output.exists():
         raise ConfigError(f"--output {output}: exists already; name a new folder")
-    source = at_step(model, step)
-    refuse_unwritable_folder(output, stored_size(source))
-    loaded = RewardModel.load(source, **options.loading(device, dtype, max_tokens, chat_template))
+    loaded = RewardModel.load(at_step(model, step), **loading.options)
     chosen = None if all_rows else loaded.view(view_of(view))
     if chosen is not None:
         # A view that does not fold is refused before any work.

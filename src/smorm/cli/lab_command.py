@@ -12,6 +12,7 @@ import typer
 from typer import Argument, Option
 
 from smorm.cli.options import File, Text, Texts
+from smorm.locks import only_run
 
 if TYPE_CHECKING:
     from smorm.evaluation.metrics import Metric
@@ -71,21 +72,18 @@ def run(
         values = load_section(LabConfig, paths[0], overrides)
     else:
         values = parse_section(LabConfig, overridden({"output": "lab"}, overrides), "smorm lab")
-    study(values, "smorm lab")
+    with only_run(values.output, "output"):
+        study(values, "smorm lab")
 
 
 def study(config: LabConfig, title: str, about: str = "") -> None:
     """Run a study, write its results, and print its tables."""
     from smorm.evaluation.result import write_results
-    from smorm.files import refuse_unwritable, refuse_unwritable_folder
     from smorm.lab.artifacts import describe_other_versions
     from smorm.lab.run import run_lab, write_config, write_table
     from smorm.report.page import write_page
 
     folder = config.output
-    for path in (folder / "results.json", folder / "figures" / "figure.svg"):
-        refuse_unwritable(path)
-    refuse_unwritable_folder(config.work_folder / "arms")
     with progress_bar() as on_step:
         results = run_lab(config, on_step)
     write_config(config, folder / "config.yaml")

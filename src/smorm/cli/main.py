@@ -1,104 +1,45 @@
-"""The command line: a short file for a verb or two, each loaded when it is called.
+"""The program `smorm`: it runs a verb, and turns what a user can repair into a line and a code.
 
 Exit codes: 0 done, 1 a check failed or the run could not finish, 2 usage or config, 3 bad data,
-130 interrupted with a checkpoint written."""
+130 stopped by Ctrl-C, SIGTERM or SIGHUP (`train` and `score` write first what they go on from)."""
 
-import logging
 import os
 import sys
-from importlib import import_module
-from typing import Any
 
-import typer
-from typer.core import TyperCommand, TyperGroup
-
+from smorm import stopping
 from smorm.errors import Interrupted, SmormError
-from smorm.limits import refuse_unknown_settings
-from smorm.version import __version__
-
-VERBS = {
-    "demo": "See what resists reward hacking: train and compare on a small generated world.",
-    "check": "Look for faults in data before training on it.",
-    "train": "Train a reward model from a YAML config.",
-    "score": "Score every line of a file.",
-    "pick": "Pick the best answers of a scored file, or pairs of them.",
-    "eval": "Measure models on benchmarks, pairs or ratings.",
-    "view": "Fit a view on held-out data: weights, calibration, pessimism.",
-    "export": "Write a plain model folder that other programs load.",
-    "merge": "Average the weights of models trained from one start.",
-    "parity": "Compare a model's scores with an export's or a server's.",
-    "diagnose": "Measure the method's theory on a trained model, and what to do about it.",
-    "stress": "Optimise against rewards (best-of-n, RL), measure by a gold reward.",
-    "relabel": "Swap the labels of pairs where a gold reward disagrees.",
-    "lab": "Compare methods on a generated world with known truth.",
-    "report": "Make one HTML page of result files.",
-    "card": "Write a Hugging Face model card of a model and its results.",
-}
-_VERBOSE_LIBRARIES = (
-    "httpx", "httpx2", "datasets", "transformers", "filelock", "matplotlib", "fontTools"
-)  # fmt: skip
-
-
-class _Verbs(TyperGroup):
-    """Knows the verbs' names and imports only the one that is called, so that help is fast."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        return list(VERBS)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in VERBS:
-            return None
-        if ctx.resilient_parsing or cmd_name not in sys.argv[1:]:
-            # The list of verbs needs their names and summaries only.
-            return TyperCommand(cmd_name, short_help=VERBS[cmd_name], help=VERBS[cmd_name])
-        app = typer.Typer(**_PLAIN)
-        module = import_module(f"smorm.cli.{cmd_name}_command")
-        app.command(cmd_name, help=module.run.__doc__)(module.run)
-        return typer.main.get_command(app)
-
-
-_PLAIN: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None}
-app = typer.Typer(cls=_Verbs, no_args_is_help=True, pretty_exceptions_enable=False, **_PLAIN)
-
-
-def _version(requested: bool) -> None:
-    if requested:
-        typer.echo(f"smorm {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: bool = typer.Option(
-        False, "--version", callback=_version, is_eager=True, help="Show the version."
-    ),
-    quiet: bool = typer.Option(False, "--quiet", "-q", help="Warnings and results only."),
-) -> None:
-    """Train, check, attack and serve reward models that resist reward hacking."""
-    logging.basicConfig(
-        level=logging.WARNING if quiet else logging.INFO, format="%(message)s", stream=sys.stderr
-    )
-    # The hub logs each of its retries; their outcome is one error of ours.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    for library in _VERBOSE_LIBRARIES:
-        logging.getLogger(library).setLevel(logging.WARNING)
 
 
 def main() -> None:
-    """Run, and turn errors that a user can repair into a line and an exit code."""
+    """Run a verb as this process, until its end."""
     # Spinning threads cost a factor of 4 on a shared machine. torch reads these when imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    sys.exit(stopping.run(run_verb, _say))
+
+
+def run_verb() -> int:
+    """Run a verb, and turn errors that a user can repair into a line; returns the exit code, or
+    raises it as SystemExit."""
     try:
+        # Imported where a stop signal has an answer already: it takes a fifth of a second.
+        from smorm.cli.verbs import app
+        from smorm.limits import refuse_unknown_settings
+
         refuse_unknown_settings()
         app()
     except SmormError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+        _say(f"error: {error}")
+        return error.exit_code
     except Interrupted as state:
-        typer.echo(str(state), err=True)
-        sys.exit(state.exit_code)
+        _say(str(state))
+        return state.exit_code
+    return 0
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import itertools
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -34,18 +38,20 @@ OverlongOption = Annotated[
 ]
 SkipBadOption = Annotated[bool, Option("--skip-bad", help="Drop bad records and count them.")]
 BatchTokensOption = Annotated[int, Option(min=1, help="Tokens a forward pass.")]
-DeviceOption = Annotated[str, Option(help="cpu or cuda.")]
 DTYPES = ("float32", "bfloat16")
-DtypeOption = Annotated[
-    str, Option(help="float32 or bfloat16, of models; their heads are always float32.")
-]
-MaxTokensOption = Annotated[
-    int | None,
-    Option("--max-tokens", help="Longest conversation of models; default: as in training."),
-]
-ChatTemplateOption = Annotated[
-    File, Option(help="Jinja file: the chat template of models, in place of their own.")
-]
+# How models are loaded: options of each verb that loads one (`loads_models`).
+_LOADING: dict[str, Any] = {
+    "device": Annotated[Text, Option(help="cpu, cuda, cuda:1 or auto; default: cpu.")],
+    "dtype": Annotated[Text, Option(
+        help="float32 or bfloat16, of models; their heads are always float32. Default: float32.",
+    )],
+    "max_tokens": Annotated[int | None, Option(
+        "--max-tokens", help="Longest conversation of models; default: as in training.",
+    )],
+    "chat_template": Annotated[File, Option(
+        "--chat-template", help="Jinja file: the chat template of models, in place of their own.",
+    )],
+}  # fmt: skip
 ColumnsOption = Annotated[
     Texts,
     Option(help="Which column is which part: prompt=question,chosen=better; margin='a - b'."),
@@ -93,17 +99,65 @@ def view_of(text: Text) -> Any:
         raise ConfigError(f"--{error}") from error
 
 
-def loading(device: str, dtype: str, max_tokens: int | None, chat_template: File) -> dict[str, Any]:
-    """How models are loaded, as `RewardModel.load` and `ScoringOptions` take it."""
-    from smorm.text.tokenizers import read_template
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """How models are loaded, as the command line says it; None where it says nothing."""
 
-    choice("--dtype", dtype, DTYPES)
-    template = None
-    if chat_template is not None:
-        template = read_template(chat_template, "--chat-template")
-    return {
-        "device": device, "dtype": dtype, "max_tokens": max_tokens, "chat_template": template,
-    }  # fmt: skip
+    device: Text = None
+    dtype: Text = None
+    max_tokens: int | None = None
+    chat_template: File = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """As `RewardModel.load` and `ScoringOptions` take it; ConfigError for a template that
+        cannot be read."""
+        from smorm.text.tokenizers import read_template
+
+        template = None
+        if self.chat_template is not None:
+            template = read_template(self.chat_template, "--chat-template")
+        return {
+            "device": self.device or "cpu", "dtype": self.dtype or "float32",
+            "max_tokens": self.max_tokens, "chat_template": template,
+        }  # fmt: skip
+
+    @property
+    def overrides(self) -> list[str]:
+        """What is said, as `key=value` of a configuration."""
+        values = {name: getattr(self, name) for name in _LOADING}
+        # As JSON, which is YAML too: a path may hold what YAML would read as something else.
+        return [
+            f"{name}={json.dumps(value, default=str)}"
+            for name, value in values.items()
+            if value is not None
+        ]
+
+
+LOADING = Loading()
+
+
+def loads_models(run: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb --device, --dtype, --max-tokens and --chat-template; its function takes all of
+    them as one argument, `loading`."""
+
+    @functools.wraps(run)
+    def command(**values: Any) -> None:
+        loading = Loading(**{name: values.pop(name) for name in _LOADING})
+        choice("--dtype", loading.dtype, DTYPES)
+        run(**values, loading=loading)
+
+    # typer reads the options from the signature, with types in place of their names.
+    own = inspect.signature(run, eval_str=True).parameters
+    kind = inspect.Parameter.KEYWORD_ONLY
+    parameters = [own[name].replace(kind=kind) for name in own if name != "loading"]
+    parameters += [
+        inspect.Parameter(name, kind, default=None, annotation=option)
+        for name, option in _LOADING.items()
+    ]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    return command
 
 
 def choice(name: str, value: Text, allowed: tuple[str, ...]) -> Any:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _SAME_TOKENS = {True: "equal", False: "differ", None: "–"}
 
 
+@options.loads_models
 def run(
     model: str = Argument(help="Model folder, ours or any reward model's."),
     target: str = Argument(help="Exported folder, or a server's http address."),
@@ -29,9 +30,8 @@ def run(
         None, help="The view that the target gives; default: what it says, or the model's."
     ),
     conversations: Text = Option(
-        None, help="File of conversations; default: 64 that come with smorm."
+        None, help="File of conversations; default: 72 that come with smorm."
     ),
-    dtype: str = Option("float32", help="float32 or bfloat16, for both sides."),
     gate: float | None = Option(
         None,
         help="Largest difference, in standard deviations of the scores; default: 1e-5, or "
@@ -41,9 +41,7 @@ def run(
     protocol: str = Option("auto", help="auto, smorm, vllm or sglang."),
     timeout: float = Option(60.0, help="Seconds that a request may take."),
     step: StepOption = None,
-    device: options.DeviceOption = "cpu",
-    max_tokens: options.MaxTokensOption = None,
-    chat_template: options.ChatTemplateOption = None,
+    loading: options.Loading = options.LOADING,
     output: ResultOption = None,
 ) -> None:
     """Compare a model's scores with an export's or a server's.
@@ -51,21 +49,17 @@ def run(
     The same conversations go through training's path, scoring's in every layout, and the target:
     plain transformers with both padding sides, or each endpoint of a server. Exit code 1 when a
     score differs by more than the gate; the likely cause is named."""
-    from smorm.files import refuse_unwritable
     from smorm.rewards.server import RewardClient, read_token
     from smorm.scoring.reward_model import RewardModel
 
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs every request
-    loading = options.loading(device, dtype, max_tokens, chat_template)
     for name, number in (("--gate", gate), ("--timeout", timeout)):
         if number is not None and not 0 < number < math.inf:
             raise ConfigError(f"{name} {number:g}: expected a number above 0")
-    if output is not None:
-        refuse_unwritable(output)
     # From a file: as an option the token would stand in lists of processes.
     token = read_token(token_file, "--token-file") if token_file else None
     requested = view_of(view)
-    loaded = RewardModel.load(at_step(model, step), **loading)
+    loaded = RewardModel.load(at_step(model, step), **loading.options)
     if "://" in target:
         from smorm.evaluation.parity.check import against_server
 
@@ -86,11 +80,9 @@ def run(
         resolve(target)  # refused before our own paths, which take a while
         ours = _measured(loaded, conversations)
         compared = against_folder(ours, target, requested, gate=gate)
-    # Written before it is printed: a closed pipe must not lose the result.
-    if output is not None:
-        compared.as_result().write(output)
     print_parity(compared)
     if output is not None:
+        compared.as_result().write(output)
         typer.echo(f"result: {output}")
     if not compared.passed:
         raise SmormError("\n  ".join(["parity fails:", *map(str, compared.failures)]))

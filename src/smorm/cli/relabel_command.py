@@ -9,6 +9,7 @@ from smorm.cli import options
 from smorm.data.reading import Source
 
 
+@options.loads_models
 def run(
     file: str = Argument(help="Preference pairs: a file or data set id."),
     gold: str = Option(help=options.REWARD_HELP),
@@ -23,27 +24,22 @@ def run(
     overlong: options.OverlongOption = None,
     skip_bad: options.SkipBadOption = False,
     max_batch_tokens: options.BatchTokensOption = 8192,
-    device: options.DeviceOption = "cpu",
-    dtype: options.DtypeOption = "float32",
-    max_tokens: options.MaxTokensOption = None,
-    chat_template: options.ChatTemplateOption = None,
+    loading: options.Loading = options.LOADING,
 ) -> None:
     """Swap the labels of pairs where a gold reward disagrees.
 
     Every field of a row is kept; gold_chosen, gold_rejected and swapped are added. With a
     temperature labels are drawn by Bradley-Terry, the same ones for the same seed and texts."""
-    from smorm.files import refuse_unwritable
     from smorm.rewards.protocol import ScoringOptions
     from smorm.rewards.section import parse_reward
     from smorm.stress.proxies import open_gold
     from smorm.stress.relabel import relabel_file
 
-    refuse_unwritable(output)
     policy = options.choice("--overlong", overlong, options.OVERLONG)
     section = parse_reward(gold, "--gold", view=view, token_file=token_file)
     scoring = ScoringOptions(
         max_batch_tokens=max_batch_tokens, overlong=policy,
-        **options.loading(device, dtype, max_tokens, chat_template),
+        **loading.options,
     )  # fmt: skip
     reward = open_gold(section, scoring)
     report = relabel_file(

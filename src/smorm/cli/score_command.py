@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from smorm.rewards.ensemble import Ensemble
 
 
+@options.loads_models
 def run(
     rewards: list[str] = Argument(help=f"{options.REWARD_HELP} Several with --combine."),
     input: str = Option(..., "--input", "-i", help="File or data set id."),
@@ -44,10 +45,7 @@ def run(
     step: options.StepOption = None,
     token_file: options.TokenFileOption = None,
     max_batch_tokens: options.BatchTokensOption = 8192,
-    device: options.DeviceOption = "cpu",
-    dtype: options.DtypeOption = "float32",
-    max_tokens: options.MaxTokensOption = None,
-    chat_template: options.ChatTemplateOption = None,
+    loading: options.Loading = options.LOADING,
 ) -> None:
     """Score every line of a file, in its order.
 
@@ -56,12 +54,10 @@ def run(
     with --combine give {"id", "view", "members", "tokens", "truncated"}: all of them as one.
     After Ctrl-C (exit code 130) or a kill, the same command with --resume goes on."""
     from smorm.cli.progress import line_progress
-    from smorm.files import refuse_unwritable
     from smorm.rewards.ensemble import Ensemble
     from smorm.rewards.protocol import ScoringOptions
     from smorm.rewards.scores_file import score_file
 
-    refuse_unwritable(output)
     sections = options.sections_of(rewards, token_file, step)
     section = options.combined(sections, view, combine, kappa, standardise)
     chosen = None
@@ -78,7 +74,7 @@ def run(
     policy = options.choice("--overlong", overlong, options.OVERLONG)
     scoring = ScoringOptions(
         max_batch_tokens=max_batch_tokens, overlong=policy, views=(chosen,),
-        **options.loading(device, dtype, max_tokens, chat_template),
+        **loading.options,
     )  # fmt: skip
     on_bad = options.ON_BAD[skip_bad]
     reward = options.open_section(section, scoring, on_bad)

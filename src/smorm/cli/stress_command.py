@@ -7,14 +7,16 @@ from typing import Any
 import typer
 from typer import Argument, Option
 
+from smorm.cli import options
 from smorm.cli.options import File, Texts
-from smorm.errors import ConfigError
 
 
+@options.loads_models
 def run(
     config: Path = Argument(help="YAML configuration: see docs/stress.md."),
     overrides: Texts = Argument(None, help="dotted.key=value, e.g. gold=lab"),
     output: File = Option(None, "--output", "-o", help="Results, JSON; else the config's."),
+    loading: options.Loading = options.LOADING,
 ) -> None:
     """Over-optimise rewards by best-of-n, read a gold, and look for symptoms.
 
@@ -24,20 +26,16 @@ def run(
     from smorm.cli.tables import print_results
     from smorm.config import load_section
     from smorm.evaluation.result import write_results
-    from smorm.files import is_stream, refuse_unwritable
+    from smorm.files import refuse_unwritable
     from smorm.stress.config import StressConfig
     from smorm.stress.run import run_stress
 
-    changes = list(overrides or ())
+    changes = [*(overrides or ()), *loading.overrides]
     if output is not None:
         # As JSON, which is YAML too: a path may hold what YAML would read as something else.
         changes.append(f"output={json.dumps(str(output))}")
     section = load_section(StressConfig, config, changes)
     refuse_unwritable(section.output)
-    # Sampled pools, and the results of finished runs, are written beside it.
-    writes_more = section.rl is not None or any(prompts.sample for prompts in section.prompts)
-    if writes_more and is_stream(section.output):
-        raise ConfigError(f"output: {section.output}: no other file can be beside it; name a file")
     results = run_stress(section, tell=lambda line: typer.echo(line, err=True))
     write_results(section.output, results)
     print_results(summary(results))

@@ -15,8 +15,8 @@ def run(
 ) -> None:
     """Train a reward model from a YAML config.
 
-    Ctrl-C and SIGTERM write a checkpoint and exit with 130; --resume goes on from it, bit for bit
-    on a CPU."""
+    Ctrl-C, SIGTERM and SIGHUP write a checkpoint and exit with 130; --resume goes on from it, bit
+    for bit on a CPU."""
     from smorm.config import load_config
     from smorm.training.loop import train
 

@@ -13,7 +13,7 @@ from typer import Argument, Option
 from smorm.cli import options
 from smorm.data.reading import Source, read_records
 from smorm.errors import ConfigError
-from smorm.files import refuse_unwritable, write_json
+from smorm.files import write_json
 
 if TYPE_CHECKING:
     from smorm.evaluation.fitted_views import FitReport
@@ -31,6 +31,7 @@ _MIXED = (
 _ONE_HEAD = "Mean 0 and standard deviation 1 over all responses of the data, as one reward."
 
 
+@options.loads_models
 def run(
     model: str = Argument(help="Model folder."),
     data: str = Option(help="Held-out pairs; for other kinds any responses."),
@@ -52,10 +53,7 @@ def run(
     overlong: options.OverlongOption = None,
     skip_bad: options.SkipBadOption = False,
     max_batch_tokens: options.BatchTokensOption = 8192,
-    device: options.DeviceOption = "cpu",
-    dtype: options.DtypeOption = "float32",
-    max_tokens: options.MaxTokensOption = None,
-    chat_template: options.ChatTemplateOption = None,
+    loading: options.Loading = options.LOADING,
 ) -> None:
     """Fit a view on held-out data: weights, calibration, pessimism.
 
@@ -70,12 +68,9 @@ def run(
     from smorm.scoring.reward_model import RewardModel
 
     options.choice("--kind", kind, KINDS)
-    refuse_unwritable(output)
     policy = options.choice("--overlong", overlong, options.OVERLONG)
     scoring = ScoringOptions(overlong=policy, max_batch_tokens=max_batch_tokens)
-    loaded = RewardModel.load(
-        options.at_step(model, step), **options.loading(device, dtype, max_tokens, chat_template)
-    )
+    loaded = RewardModel.load(options.at_step(model, step), **loading.options)
     # A view is called as its file is, so that a table distinguishes two of them.
     name = kind if output.stem in NAMED_VIEWS else output.stem
     fit = _fit(loaded, kind, rows, free_sign or [], kappa, name)

@@ -27,6 +27,7 @@ BOOKKEEPING = (
     "data.workers",
     "data.cache",
     "training.threads",
+    "training.accept_other_bits",
     "training.log_every",
     "training.evaluate_every",
     "training.save_every",
@@ -240,6 +241,7 @@ class TrainingSection(Section):
     gradient_checkpointing: bool = False
     device: str = "auto"
     threads: Positive | None = None
+    accept_other_bits: bool = False
     log_every: Positive = 10
     evaluate_every: Positive | None = None
     save_every: Positive | None = None
@@ -256,7 +258,7 @@ class TrainingSection(Section):
     def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # These keys came later: without them a configuration has the hash that it had before.
         values: dict[str, Any] = handler(self)
-        for key in ("report_to", "best", "stop_after"):
+        for key in ("report_to", "best", "stop_after", "accept_other_bits"):
             if not values[key]:
                 del values[key]
         return values

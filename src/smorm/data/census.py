@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -77,7 +78,7 @@ class DropReason(StrEnum):
     RATING_ABSENT = "rating N/A or absent, taken as missing"
     RATING_NOT_AVAILABLE = "rating listed as not available, taken as missing"
     RATING_CONVERTED = "rating given as {}, read as a number"
-    SEVERAL_RATERS = "ratings by several raters, taken once with the mean"
+    SEVERAL_RATERS = "rating by {} raters, taken once with the mean"
     RATING_UNREADABLE = "rating unreadable, taken as missing"
     # of ratings made into pairs
     ONE_RESPONSE = "one response to its prompt: no pair"
@@ -136,6 +137,10 @@ class Reason:
     kind: StrEnum
     detail: str = ""
 
+    def __hash__(self) -> int:
+        # Of the texts alone: an enum's own hash is slow, and reasons are counted row by row.
+        return hash((str.__hash__(self.kind), self.detail))
+
     def __str__(self) -> str:
         # not `format`: the text of another package's enum may hold braces
         return self.kind.value.replace("{}", self.detail)
@@ -152,6 +157,11 @@ class Reason:
         return cls(_BY_NAME[name], detail)
 
 
+@functools.lru_cache(maxsize=4096)
+def _reason(kind: StrEnum, detail: str) -> Reason:
+    return Reason(kind, detail)
+
+
 @dataclass(slots=True)
 class Census:
     """Counts by reason and by source, with a few places to look at. What stands before the last
@@ -164,10 +174,10 @@ class Census:
     def add(self, kind: StrEnum, where: str = "", count: int = 1, detail: str = "") -> None:
         """Count `count` more of `kind`, seen at `where`."""
         # the last colon: Windows paths and data set ids have others
-        reason, source = Reason(kind, detail), where.rpartition(":")[0]
+        reason, source = _reason(kind, detail), where.rpartition(":")[0]
         self.counts[reason][source] += count
-        if where:
-            self._remember(reason, [where])
+        if where and len(self.examples[reason]) < self.most_examples:
+            self.examples[reason].append(where)
 
     def merge(self, census: Census) -> None:
         """Add what another census counted."""

@@ -7,9 +7,9 @@ import dataclasses
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -18,11 +18,12 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from smorm import errors, files
+from smorm import errors
 from smorm.arrays import Tokens
 from smorm.data.census import Census, Defect, DropReason, Reason
 from smorm.data.records import Messages
 from smorm.errors import DataError, ModelError, OverLimitError, SmormError
+from smorm.stopping import blocked
 from smorm.text.chat import Message, Renderer
 from smorm.text.limits import Overlong, fit
 from smorm.text.tokenizers import load_tokenizer
@@ -101,14 +102,15 @@ class Worker:
             "TOKENIZERS_PARALLELISM": "false",
             "OMP_NUM_THREADS": "1",
         }
-        self._process: Any = subprocess.Popen(
-            [sys.executable, "-P", "-m", "smorm.data.encode"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            # Ctrl-C goes to the main process alone, which ends this one.
-            process_group=0 if os.name == "posix" else -1,
-        )
+        # Signals are the main process's to answer, also while this one still imports: it ends with
+        # its pipes.
+        with blocked():
+            self._process: Any = subprocess.Popen(
+                [sys.executable, "-P", "-m", "smorm.data.encode"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environment,
+            )
         self._hello = hello
 
     def greet(self) -> None:
@@ -208,9 +210,9 @@ def tokenizer_digest(tokenizer: Any) -> str:
     if backend is not None:
         return hashlib.sha256(backend.to_str().encode()).hexdigest()
     digest = hashlib.sha256()
-    with files.scratch_folder("smorm-tokenizer") as folder:
+    with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
-        for path in sorted(folder.rglob("*")):
+        for path in sorted(Path(folder).rglob("*")):
             if path.is_file():
                 digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
@@ -259,8 +261,7 @@ def _messages(values: list[list[Any]]) -> Messages:
 
 
 def main() -> None:
-    """Serve over the pipes. Ctrl-C is the main process's to answer: it ends this one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Serve over the pipes."""
     # Whatever a library prints must not end up between two frames: the pipe gets another number,
     # and number 1 goes where errors go.
     target = os.fdopen(os.dup(1), "wb")

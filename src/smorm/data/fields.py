@@ -1,5 +1,7 @@
 """Checked fields of a row: each function returns its type or raises `BadRecord`."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import math
@@ -16,12 +18,13 @@ Labels = Literal["signed", "index", "number", "first_better", "best_first"] | Ma
 """How the label of two answers is read (`smorm.data.formats.ab`)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Context:
     """What a parser knows besides the row.
 
     Attributes:
-        where: the row's place; `census`: what is counted of it.
+        where: the row's place, set anew for each row of a source, which has one context for all;
+            `census`: what is counted of it.
         attributes: attribute to the column of its ratings; None for every name in `scores`.
         mapped: parts of the record that the source's `columns` name.
         labels: how a label is read that says which of two answers is better.
@@ -76,12 +79,13 @@ def names_of(row: Mapping[str, Any]) -> str:
 
 def required(row: Mapping[str, Any], name: str, context: Context, inside: str = "") -> Any:
     """The field of a row, or of the object in it at the path `inside`: there and not null."""
-    if row.get(name) is None:
+    value = row.get(name)
+    if value is None:
         problem = f"missing; the {'object' if inside else 'row'} has: {names_of(row)}"
         if name in row:
             problem = "null, expected a value"
         raise context.bad(f"{inside}.{name}".removeprefix("."), Defect.MISSING_FIELD, problem)
-    return row[name]
+    return value
 
 
 def text(value: object, field: str, context: Context) -> str:
@@ -140,12 +144,11 @@ def rating(value: object, field: str, context: Context) -> float | None:
                 ratings.append(rated)
         if not ratings:
             return None
-        context.count(DropReason.SEVERAL_RATERS)
+        context.count(DropReason.SEVERAL_RATERS, str(len(ratings)))
         return math.fsum(ratings) / len(ratings)
-    if value is None:
-        return None
-    if isinstance(value, str) and value.strip() in context.na:
-        context.count(DropReason.RATING_NOT_AVAILABLE)
+    if _is_absent(value, context):
+        if value is not None:
+            context.count(DropReason.RATING_NOT_AVAILABLE)
         return None
     if isinstance(value, str) and context.numbers_in_text:
         # As pandas writes them.
@@ -156,6 +159,17 @@ def rating(value: object, field: str, context: Context) -> float | None:
     return number(value, field, context)
 
 
+def num_raters(value: object, context: Context) -> int:
+    """How many ratings of a list of raters' count."""
+    if not isinstance(value, list):
+        return 1
+    return sum(num_raters(one, context) for one in value if not _is_absent(one, context))
+
+
+def _is_absent(value: object, context: Context) -> bool:
+    return value is None or (isinstance(value, str) and value.strip() in context.na)
+
+
 def identity(row: Mapping[str, Any], context: Context) -> Identity | None:
     """The row's id as it is given: text, a number, true or false."""
     value = row.get("id")
@@ -164,13 +178,19 @@ def identity(row: Mapping[str, Any], context: Context) -> Identity | None:
     return value
 
 
+def is_blank(content: str) -> bool:
+    """Whether a text holds nothing but white space."""
+    # Unlike `strip` it ends at the first letter, and copies nothing.
+    return not content or content.isspace()
+
+
 def filled_prompt(prompt: Messages, field: str, context: Context) -> Messages:
     """The prompt, which must hold some text."""
     # one empty turn among others is the data's own; no text at all is a lost column
-    texts = [message.content for message in prompt if message.role != INPUTS]
-    if not any(map(str.strip, texts)):
-        raise context.bad(field, Defect.EMPTY_PROMPT, "empty, expected some text")
-    return prompt
+    for message in prompt:
+        if message.role != INPUTS and not is_blank(message.content):
+            return prompt
+    raise context.bad(field, Defect.EMPTY_PROMPT, "empty, expected some text")
 
 
 def ends_in_answer(response: Messages, field: str, context: Context) -> None:
@@ -185,6 +205,6 @@ def filled_response(response: Messages, field: str, context: Context) -> Message
     """The response, which must end in an answer that holds some text."""
     ends_in_answer(response, field, context)
     # A call of a tool is an answer without text.
-    if not response[-1].content.strip() and not response[-1].fields:
+    if is_blank(response[-1].content) and not response[-1].fields:
         raise context.bad(field, Defect.EMPTY_RESPONSE, "empty, expected some text")
     return response

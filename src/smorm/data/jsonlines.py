@@ -44,8 +44,12 @@ def scan_json(path: Path, split: str = "train", limits: Limits = LIMITS) -> Iter
         if head.startswith(b"{") and first.rstrip().endswith(_OPEN_ENDS) and not _is_json(first):
             lines = _joined(path, lines, most)
         for number, line in lines:
-            for where, row in _parsed(path, number, line):
-                yield from _rows_of(path, where, row, split)
+            where, row = _parsed(path, number, line)
+            splits = None if isinstance(row, BadRecord) else _splits(row, split)
+            if splits is None:
+                yield where, row
+            else:
+                yield from _rows_of(path, splits, split)
 
 
 def _is_json(line: bytes) -> bool:
@@ -122,27 +126,22 @@ def _joined(path: Path, lines: Iterator[_Line], most: int) -> Iterator[_Line]:
         yield start, b"".join(block)
 
 
-def _parsed(path: Path, number: int, line: bytes | BadRecord) -> Iterator[Scanned]:
+def _parsed(path: Path, number: int, line: bytes | BadRecord) -> Scanned:
     where = f"{path}:{number}"
     if isinstance(line, BadRecord):
-        yield where, line
-        return
+        return where, line
     try:
-        yield _checked(where, orjson.loads(line))
+        return _checked(where, orjson.loads(line))
     except orjson.JSONDecodeError as error:
         defect, problem = Defect.NOT_JSON, f"not valid JSON: {error.msg} at column {error.colno}"
         if encoding := not_utf8(path, line):
             defect, problem = Defect.NOT_UTF8, encoding
         raw = line.decode("utf-8", errors="replace").rstrip("\r\n")
-        yield where, BadRecord(where, "line", defect, problem, raw)
+        return where, BadRecord(where, "line", defect, problem, raw)
 
 
-def _rows_of(path: Path, where: str, row: Row | BadRecord, split: str) -> Iterator[Scanned]:
-    """The row, or of an object of splits the rows of one of them."""
-    splits = None if isinstance(row, BadRecord) else _splits(row, split)
-    if splits is None:
-        yield where, row
-        return
+def _rows_of(path: Path, splits: dict[str, list[Any]], split: str) -> Iterator[Scanned]:
+    """Of an object of splits the rows of one of them."""
     if split == "train" and len(splits) == 1:
         # A single list is the training data, unless its name says another thing.
         (name,) = splits
@@ -155,6 +154,8 @@ def _rows_of(path: Path, where: str, row: Row | BadRecord, split: str) -> Iterat
 
 def _splits(row: Row, split: str) -> dict[str, list[Any]] | None:
     """The lists of rows in an object; None where it is a row itself."""
+    if split not in row and not row.keys() <= _SPLITS:
+        return None
     lists = {name: rows for name, rows in row.items() if _holds_rows(rows)}
     # By their names alone: a row too may be a list of objects under one name (`responses`).
     if split in lists or (lists.keys() == row.keys() and row.keys() <= _SPLITS):

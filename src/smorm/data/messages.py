@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
+import orjson
+
 from smorm.data.census import Defect
 from smorm.data.fields import Context, names_of, text
-from smorm.data.rows import is_empty, plain
+from smorm.data.rows import Row, is_empty, plain
 from smorm.text.changes import REASONING
 from smorm.text.chat import INPUTS, ROLES, Message, Messages
 
@@ -30,6 +32,15 @@ _ROLE_KEYS, _CONTENT_KEYS = ("role", "from"), ("content", "value")
 # What a message gives the template beside its role and content, where it has it.
 _TEMPLATE_KEYS = (*REASONING, "tool_calls", "tool_call_id", "name")
 _TEXT_PARTS = ("text", "input_text", "output_text")
+# Fields that are a prompt or a conversation. A response stays what it says: a policy that writes
+# messages must not be able to add turns to the conversation that is scored.
+_CONVERSATIONS = frozenset((
+    "prompt", "prompt_messages", "messages", "conversations", "rejected_messages", "context",
+    "conversation_a", "conversation_b",
+))  # fmt: skip
+_INPUTS = frozenset({"tools", "chat_template_kwargs"})
+_SIDES = ("chosen", "rejected")
+_LIST_STARTS = frozenset("[ \t\r\n")
 
 
 class Spelling(StrEnum):
@@ -48,11 +59,11 @@ def read_messages(value: object, field: str, context: Context) -> Messages:
     A message is `{role, content}` or `{from, value}`; its content is text or a list of text parts,
     and may be null beside tool calls. Raises `BadRecord` for anything else, an image part included.
     """
-    if isinstance(value, Mapping):
-        message = _message(value, field, context)
-        context.count(Spelling.ONE_MESSAGE)
-        return (message,)
     if not isinstance(value, list):
+        if isinstance(value, Mapping):
+            message = _message(value, field, context)
+            context.count(Spelling.ONE_MESSAGE)
+            return (message,)
         raise context.wrong(field, value, "a list of messages {role, content}")
     if not value:
         defect = Defect.EMPTY_RESPONSE
@@ -68,14 +79,64 @@ def read_messages(value: object, field: str, context: Context) -> Messages:
     return tuple(turns)
 
 
+def read_json_texts(row: Row, context: Context) -> None:
+    """Put messages that are written as JSON text in its stead into the row, counted. Both sides of
+    a pair, or neither: of one alone it is what the answer says."""
+    texts: list[str] = []
+    for name, value in dict.items(row):
+        if type(value) is str and value[:1] in _LIST_STARTS:
+            texts.append(name)
+    # Of nearly all rows that is all.
+    if not texts:
+        return
+    read = {name: messages_in(dict.get(row, name)) for name in texts}
+    sides = [read.get(name) for name in _SIDES]
+    both = all(turns and _role_named(turns[-1]) == "assistant" for turns in sides)
+    for name, turns in read.items():
+        if turns is not None and (name in _CONVERSATIONS or (both and name in _SIDES)):
+            dict.__setitem__(row, name, turns)
+            context.count(Spelling.JSON_TEXT, name)
+
+
+def messages_in(value: str) -> list[Any] | None:
+    """What a text says where it is, as a whole, the JSON of a list of messages; else None."""
+    try:
+        turns = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(turns, list):
+        return None
+    for turn in turns:
+        if not isinstance(turn, dict) or _role_named(turn) is None:
+            return None
+        if not turn.keys() & {*_CONTENT_KEYS, "tool_calls"}:
+            return None
+    return turns or None
+
+
+def _role_named(turn: Mapping[str, Any]) -> str | None:
+    """The role that a message says it has, in whatever spelling is read."""
+    for key in _ROLE_KEYS:
+        if isinstance(turn.get(key), str):
+            name = turn[key].strip().lower()
+            name = ROLE_NAMES.get(name, name)
+            return name if name in ROLES else None
+    return None
+
+
 def _message(turn: Mapping[str, Any], field: str, context: Context) -> Message:
+    # What most messages are.
+    if len(turn) == 2:
+        role, content = turn.get("role"), turn.get("content")
+        if isinstance(role, str) and role in ROLES and isinstance(content, str):
+            return Message(role, content)
     role_key = _key(turn, _ROLE_KEYS, field, context)
     if role_key == "from":
         context.count(Spelling.FROM_VALUE)
     role = _role(turn[role_key], f"{field}.{role_key}", context)
     extra: dict[str, Any] = {}
     for key in _TEMPLATE_KEYS:
-        if not is_empty(turn.get(key)):
+        if key in turn and not is_empty(turn[key]):
             extra[key] = plain(turn[key])
     if isinstance(extra.get("tool_calls"), str):
         extra["tool_calls"] = from_json(extra["tool_calls"], f"{field}.tool_calls", context)
@@ -144,6 +205,8 @@ def from_json(value: str, field: str, context: Context) -> Any:
 
 def template_inputs(row: Mapping[str, Any], context: Context) -> Messages:
     """The message that carries a row's `tools` and `chat_template_kwargs`, where it has any."""
+    if _INPUTS.isdisjoint(row):
+        return ()
     inputs: dict[str, Any] = {}
     for name in ("tools", "chat_template_kwargs"):
         value = row.get(name)

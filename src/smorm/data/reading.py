@@ -18,6 +18,7 @@ from smorm.data.fields import Context, Labels
 from smorm.data.formats import FORMATS, Format, Parsed, Row, format_hint, format_of_row
 from smorm.data.formats.generic import RESERVED, dialogue_name, has_prompt
 from smorm.data.mapping import Columns, has_column, value_at
+from smorm.data.messages import read_json_texts
 from smorm.data.readers import is_csv, scan_rows
 from smorm.data.records import Candidates, Fields, Identity, Kind, Preference, Rated, Record
 from smorm.data.rows import Content, Unread
@@ -119,13 +120,17 @@ class _Reader:
     def read(self, row: Mapping[str, Any], where: str, kind: Kind | None) -> Parsed:
         """The records of a row; `BadRecord` where it is not usable, or where its meaning could rest
         on a field that is not read."""
-        context = replace(self.context, where=where)
+        context = self.context
+        context.where = where
         tracked = self.columns.apply(rows.Row(row), context)
+        read_json_texts(tracked, context)
         form = self.form or format_of_row(tracked, kind, context)
         parsed = form.parse(tracked, context)
-        unread = [entry for entry in tracked.unread() if not self._ignores(entry.path)]
+        unread: list[Unread] = []
+        if not tracked.is_read:
+            unread = [entry for entry in tracked.unread() if not self._ignores(entry.path)]
         # A named format says where its prompt is.
-        if form is FORMATS["preference"] and not _has_any_prompt(tracked):
+        if not _has_any_prompt(tracked) and form is FORMATS["preference"]:
             _refuse_unread(row, unread, context)
         if self.form is None:
             _refuse_transcripts(parsed, context)

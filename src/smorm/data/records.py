@@ -87,11 +87,13 @@ class Preference(_Record):
 
 @dataclass(frozen=True, slots=True)
 class Rated(_Record):
-    """A response with scores; an attribute that is absent or None was not rated."""
+    """A response with scores; an attribute that is absent or None was not rated. `raters`: of how
+    many ratings a score is the mean, for attributes that several people rated."""
 
     prompt: Messages
     response: Messages
     scores: Mapping[str, float | None] = field(default_factory=dict)
+    raters: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     @property
     def item(self) -> Item:

@@ -23,6 +23,7 @@ _TEXT_WORDS = frozenset((
 ))  # fmt: skip
 _LABEL_CHARACTERS = 100
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+_ABSENT = object()
 _SCORE_WORDS = ("score", "rating", "rank", "reward", "margin", "prefer", "label", "winner", "vote")
 
 
@@ -34,6 +35,9 @@ class Content(StrEnum):
     TOOLS = "tools"
     SCORES = "scores"
     OTHER = "other"
+
+
+_BY_WEIGHT = tuple(Content)
 
 
 class Row(dict[str, Any]):
@@ -54,19 +58,29 @@ class Row(dict[str, Any]):
         self._read: set[str] = set()
         self._columns, self._replaced = columns, replaced
 
+    # Called a few dozen times a record: `dict`'s own methods, and nothing more for a plain value.
     def __getitem__(self, name: str) -> Any:
-        value = super().__getitem__(name)
+        value = dict.__getitem__(self, name)
         self._read.add(name)
+        if type(value) is dict or type(value) is list:
+            return self._track(name, value)
+        return value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        value = dict.get(self, name, _ABSENT)
+        if value is _ABSENT:
+            return default
+        self._read.add(name)
+        if type(value) is dict or type(value) is list:
+            return self._track(name, value)
+        return value
+
+    def _track(self, name: str, value: Any) -> Any:
         tracked = _tracked(value)
         if tracked is not value:
             # The same object at every reading: what was read of it must not be forgotten.
-            super().__setitem__(name, tracked)
+            dict.__setitem__(self, name, tracked)
         return tracked
-
-    def get(self, name: str, default: Any = None) -> Any:
-        if name in self:
-            return self[name]
-        return default
 
     def items(self) -> Any:
         return [(name, self[name]) for name in self]
@@ -78,16 +92,24 @@ class Row(dict[str, Any]):
         """Names and values, without having read them."""
         return zip(self, super().values(), strict=True)
 
+    @property
+    def is_read(self) -> bool:
+        """Whether all of its fields were read and none holds another object: of most rows and
+        messages nothing more has to be looked at."""
+        if self._replaced or not self._read.issuperset(self):
+            return False
+        return _NESTED.isdisjoint(map(type, dict.values(self)))
+
     def unread(self, prefix: str = "") -> Iterator[Unread]:
         """Fields that hold something and were not read, nested ones by their path."""
         for name, value in self._replaced.items():
             if not is_empty(value):
                 yield Unread(f"{prefix}{name}", content_of(name, value))
-        for name in self:
-            value = super().__getitem__(name)
-            was_read = name in self._read
+        was_read_of = self._read
+        for name, value in dict.items(self):
+            was_read = name in was_read_of
             # Of most fields that is all: the texts of a record were read.
-            if was_read and not isinstance(value, Row | list):
+            if was_read and type(value) is not Row and type(value) is not list:
                 continue
             path = f"{prefix}{self._columns.get(name, name)}"
             if was_read:
@@ -115,11 +137,16 @@ class Unread:
     content: Content
 
 
+_NESTED = frozenset((Row, list))
+
+
 def _tracked(value: Any) -> Any:
     if type(value) is dict:
         return Row(value)
-    if type(value) is list and any(type(child) is dict for child in value):
-        return [_tracked(child) for child in value]
+    if type(value) is list:
+        for child in value:
+            if type(child) is dict:
+                return list(map(_tracked, value))
     return value
 
 
@@ -130,6 +157,8 @@ def _unread_inside(value: Any, path: str) -> Iterator[Unread]:
         # Of many messages with the same unread key it is one field.
         inside: dict[str, Unread] = {}
         for child in value:
+            if type(child) is Row and child.is_read:
+                continue
             for unread in _unread_inside(child, f"{path}[]"):
                 inside.setdefault(unread.path, unread)
         yield from inside.values()
@@ -151,15 +180,20 @@ def has_value(row: Mapping[str, Any], name: str) -> bool:
 
 def is_empty(value: Any) -> bool:
     """Whether a field holds nothing that could be lost."""
+    # First what most fields are: the checks of `Mapping` and `Sequence` are slow.
+    if value is None:
+        return True
     if isinstance(value, str):
         return not value or value.isspace()
     if isinstance(value, float):
         return math.isnan(value)
+    if isinstance(value, int):
+        return False
     if isinstance(value, Mapping):
         return all(map(is_empty, dict.values(value) if isinstance(value, dict) else value.values()))
     if isinstance(value, Sequence):
         return all(map(is_empty, value))
-    return value is None
+    return False
 
 
 def content_of(name: str, value: Any) -> Content:
@@ -167,10 +201,6 @@ def content_of(name: str, value: Any) -> Content:
     lowered = name.lower()
     if lowered in ("tools", "functions", "tool_calls"):
         return Content.TOOLS
-    if isinstance(value, list) and value and _is_message(value[0]):
-        return Content.MESSAGES
-    if _is_message(value):
-        return Content.MESSAGES
     if isinstance(value, str):
         if len(value) < 20 and _names_scores(lowered):
             return Content.SCORES
@@ -178,17 +208,24 @@ def content_of(name: str, value: Any) -> Content:
         if len(value) <= _LABEL_CHARACTERS and "\n" not in value and _names_labels(lowered):
             return Content.OTHER
         return Content.TEXT
-    if isinstance(value, Mapping):
-        return _heaviest([content_of(str(key), value[key]) for key in value])
     if isinstance(value, list):
+        if value and _is_message(value[0]):
+            return Content.MESSAGES
         return _heaviest([content_of(name, child) for child in value if not is_empty(child)])
+    if not isinstance(value, int | float) and isinstance(value, Mapping):
+        if _is_message(value):
+            return Content.MESSAGES
+        return _heaviest([content_of(str(key), value[key]) for key in value])
     if _names_scores(lowered):
         return Content.SCORES
     return Content.OTHER
 
 
 def _heaviest(contents: Sequence[Content]) -> Content:
-    return min(contents, key=list(Content).index, default=Content.OTHER)
+    for content in _BY_WEIGHT:
+        if content in contents:
+            return content
+    return Content.OTHER
 
 
 def _is_message(value: Any) -> bool:

@@ -5,6 +5,7 @@ the SHA-256 of its data, the recipe of what it was made from. Its name ends with
 fingerprint. Beside it is a record of the recipe and of the versions that made it, which decide
 nothing unless the recipe holds them."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from smorm import files
+from smorm.errors import OutputError
 from smorm.model.store import versions
 
 # The record of a folder, in it; that of a file is beside it, under the file's name and this.
@@ -43,19 +45,29 @@ class ArtifactStore:
         """A folder; `make` gets a scratch folder to write into, which then becomes `path`."""
         # No lock: two processes that make one artifact both finish, and the contents are the same.
         if not files.is_sealed(path):
-            with files.atomic_folder(path) as scratch:
-                make(scratch)
-                _write_record(scratch / RECORD, recipe)
+            try:
+                with files.atomic_folder(path) as scratch:
+                    make(scratch)
+                    _write_record(scratch / RECORD, recipe)
+            except OutputError:
+                # Another process may have published it in the very same moment.
+                if not files.is_sealed(path):
+                    raise
         self.used[path] = None
         return path
 
     def file(self, path: Path, recipe: Any, make: Callable[[Path], object]) -> Path:
         """A file; `make` gets a scratch path to write, which then becomes `path`."""
         if not path.exists():
-            with files.atomic_path(path) as scratch:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            scratch = path.with_name(f".{path.name}.{os.getpid()}")
+            try:
                 make(scratch)
                 # The record first: a process killed between the two leaves no file without one.
                 _write_record(_record_of(path), recipe)
+                scratch.replace(path)
+            finally:
+                scratch.unlink(missing_ok=True)
         self.used[path] = None
         return path
 

@@ -31,6 +31,7 @@ from smorm.lab.world_artifacts import WorldArtifacts
 from smorm.model.device import pick_device
 from smorm.processes import end_with_parent, worker_context
 from smorm.rewards.section import REWARDS
+from smorm.stopping import SIGNALS, handled
 
 # About how long a job takes a core, by its kind.
 _SECONDS = {"policy": 240, "data": 1, "pool": 4, "arm": 15, "measure": 10}
@@ -49,7 +50,8 @@ _PREFIXES = {
     "pairs": ("accuracy", "length_correlation"),
     "rated": ("spearman", "mse"),
     "stress": (
-        "gold@", "proxy@", "gain", "regret", "area", "fall", "peak", "slope/", "disagreement_auc@",
+        "gold@", "proxy@", "gain", "regret", "area", "fall", "drop", "peak", "trough", "slope/",
+        "disagreement_auc@",
     ),
     "cost": ("parameters", "passes_per_score", "training_passes", "training_tokens"),
 }  # fmt: skip
@@ -103,7 +105,7 @@ class Job:
 def run_lab(config: LabConfig, on_step: OnStep = lambda step: None) -> list[Result]:
     """Make all artifacts and measure every system of every run; `on_step` is called after each job.
     ConfigError for an unknown method, arm, view or device; SmormError where a process was killed;
-    Interrupted after Ctrl-C, and artifacts that are whole stay."""
+    Interrupted after a stop signal, and artifacts that are whole stay."""
     stages = plan(config)  # first: it also checks the names
     pick_device(config.device)
     jobs = _jobs(config, "measure", ["results"])
@@ -113,7 +115,7 @@ def run_lab(config: LabConfig, on_step: OnStep = lambda step: None) -> list[Resu
     progress = Progress([*chain.from_iterable(stages), *jobs], workers, on_step)
     # Workers get plain values, and read the configuration anew.
     values = config.model_dump(mode="json")
-    with _single_threaded_children(), _processes(workers, config.work_folder) as pool:
+    with handled(), _single_threaded_children(), _processes(workers, config.work_folder) as pool:
         for stage in [*stages, jobs]:
             futures = {pool.submit(_do, values, job): job for job in stage}
             for future in as_completed(futures):
@@ -171,7 +173,7 @@ def _processes(workers: int, work: Path) -> Iterator[ProcessPoolExecutor]:
             pool.shutdown(wait=False, cancel_futures=True)
             if not isinstance(error, KeyboardInterrupt):
                 raise
-            # The workers ignore SIGINT; SIGTERM lets a training clean up. Only the pool's own: the
+            # Workers answer SIGTERM alone: it lets a training clean up. Only the pool's own: the
             # caller may have other children.
             for child in set(active_children()) - before:
                 child.terminate()
@@ -209,10 +211,13 @@ def _begin_worker() -> None:
     """One thread, no logging, and an end with the parent, which alone handles Ctrl-C."""
     import torch
 
-    # A terminal sends Ctrl-C to the whole process group; one process must decide what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A terminal sends its signals to the whole process group; one process must decide what they
+    # mean. A fork of the server has them blocked as well.
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     # An exception, so that whatever is half made is removed; a training has an answer of its own.
     signal.signal(signal.SIGTERM, _leave)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     # Once more: what the worker is a fork of may have started before they were set.
     os.environ.update(_VARIABLES)
     torch.set_num_threads(1)

@@ -18,6 +18,7 @@ from smorm.rewards.protocol import Results, Reward, RewardView, ScoringOptions
 from smorm.rewards.section import RewardSection
 from smorm.scoring.reward_model import RewardModel
 from smorm.scoring.scorer import Scorer
+from smorm.text.tokenizers import read_template
 
 _DEFAULTS = ScoringOptions()
 _INLINE = """'{"row": weight}'"""
@@ -42,12 +43,16 @@ class ModelReward(Reward):
 
     @classmethod
     def open(cls, section: RewardSection, options: ScoringOptions) -> Self:
+        # What a section says of one model wins over what is said for all.
+        template = options.chat_template
+        if section.chat_template is not None:
+            template = read_template(section.chat_template, "chat_template")
         model = RewardModel.load(
             str(section.model),
-            device=options.device,
-            dtype=options.dtype,
-            max_tokens=options.max_tokens,
-            chat_template=options.chat_template,
+            device=section.device or options.device,
+            dtype=section.dtype or options.dtype,
+            max_tokens=section.max_tokens or options.max_tokens,
+            chat_template=template,
         )
         reward = cls(model, read_view(section.view), options)
         # A view that the model does not have is refused now, not after hours of scoring.
@@ -58,6 +63,8 @@ class ModelReward(Reward):
     @classmethod
     def find(cls, section: RewardSection) -> None:
         resolve(str(section.model))
+        if section.chat_template is not None:
+            read_template(section.chat_template, "chat_template")
         read_view(section.view)
 
     @property

@@ -10,16 +10,21 @@ from typing import Any, Self
 import numpy as np
 
 from smorm.arrays import Floats
-from smorm.data.census import Census, DropReason
+from smorm.data.census import Census, Defect, DropReason
 from smorm.data.records import Item, prompt_key
 from smorm.errors import ConfigError, DataError
 from smorm.files import fingerprint
 from smorm.rewards.section import REWARDS, RewardSection
 from smorm.scoring.reward_model import Dtype, as_items
 from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scored
-from smorm.text.limits import LEFT_OUT, Overlong, Unscored
+from smorm.text.limits import LEFT_OUT, Overlong, Unscored, UnscoredReason
 
 Results = list[Scored | Unscored]
+
+_BAD_RECORDS = {
+    UnscoredReason.OVER_LIMIT: Defect.OVER_LIMIT,
+    UnscoredReason.REFUSED: Defect.NOT_RENDERED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +276,11 @@ def score_all(
             census.add(DropReason.DROPPED, item.where, detail=result.reason)
             results.append(None)
         elif skip:
-            census.add(reason, item.where, detail=what)
+            kind, detail = reason, what
+            # In the words of training, which skips such a record too.
+            if not what and result.reason in _BAD_RECORDS:
+                kind, detail = DropReason.BAD_RECORD, _BAD_RECORDS[result.reason]
+            census.add(kind, item.where, detail=detail)
             results.append(None)
         else:
             raise DataError(

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_serializer, model_validator
 
 from smorm.config import load_section, parse_section
-from smorm.config.base import Section
+from smorm.config.base import Positive, Section
 from smorm.registry import Registry
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ REWARDS: Registry[type[Reward]] = Registry(
 
 # The kinds that have a key of their own in a section.
 KINDS = REWARDS.names()
+LOADING = ("device", "dtype", "max_tokens", "chat_template")
 _TRUTH = ("lab", "truth", "world")
 
 
@@ -112,6 +113,17 @@ class RewardSection(Section):
     token_file: Path | None = None
     tokenizer: str | None = None
     timeout: Annotated[float, Field(gt=0)] = 60.0
+    # How a model is loaded; by default as the verb or the configuration says for all models.
+    device: str | None = None
+    dtype: Literal["float32", "bfloat16"] | None = None
+    max_tokens: Positive | None = None
+    chat_template: Path | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_defaults_of_loading(self, handler: Any) -> dict[str, Any]:
+        # Keys that came later: without them a section's fingerprint is that of older results.
+        values: dict[str, Any] = handler(self)
+        return {key: values[key] for key in values if key not in LOADING or values[key] is not None}
 
     @model_validator(mode="before")
     @classmethod
@@ -145,6 +157,9 @@ class RewardSection(Section):
             raise ValueError("view: an ensemble has no views: give each member its own")
         if self.kind in ("field", "file", "function", "lab") and self.view is not None:
             raise ValueError(f"view: a {self.kind} has no views")
+        for key in LOADING:
+            if self.kind != "model" and getattr(self, key) is not None:
+                raise ValueError(f"{key}: only for a model; an ensemble's members have their own")
         for key in ("token_file", "tokenizer"):
             if self.kind != "url" and getattr(self, key) is not None:
                 raise ValueError(f"{key}: only for a server (url)")

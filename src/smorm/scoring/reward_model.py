@@ -139,6 +139,9 @@ class RewardModel:
                 f"{resolve(path)}: conversations would be rendered to other tokens than in "
                 "training (another chat template, tokenizer or transformers version)"
             )
+        if chat_template is not None:
+            # What is written of this model from here on holds what this template renders.
+            model.card = replace(card, renderer=renderer.fingerprint)
         return model
 
     @property

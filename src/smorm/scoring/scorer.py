@@ -10,7 +10,7 @@ import numpy as np
 
 from smorm.arrays import Floats
 from smorm.data.records import Item
-from smorm.errors import DataError
+from smorm.errors import DataError, OverLimitError
 from smorm.model.inference import score_units, unscorable
 from smorm.model.network import RewardNetwork
 from smorm.text.changes import Change
@@ -63,6 +63,8 @@ class Scorer:
             fitted = fit(
                 self.renderer, item.prompt, item.responses, self.renderer.max_tokens, self.overlong
             )
+        except OverLimitError as error:
+            return Unscored(UnscoredReason.OVER_LIMIT, str(error))
         except DataError as error:
             return Unscored(UnscoredReason.REFUSED, str(error))
         # A reason without a sentence: nothing is wrong with the record but its length.

@@ -207,6 +207,7 @@ class StressConfig(Section):
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"  # of models
     max_tokens: Positive | None = None  # the longest conversation of models
+    chat_template: Path | None = None  # of models, in place of their own
 
     @field_validator("models", mode="before")
     @classmethod
@@ -250,10 +251,14 @@ class StressConfig(Section):
     def scoring_options(self) -> ScoringOptions:
         """How rewards are loaded and computed."""
         from smorm.rewards.protocol import ScoringOptions
+        from smorm.text.tokenizers import read_template
 
+        template = None
+        if self.chat_template is not None:
+            template = read_template(self.chat_template, "chat_template")
         return ScoringOptions(
             self.device, self.max_batch_tokens, self.overlong,
-            dtype=self.dtype, max_tokens=self.max_tokens,
+            dtype=self.dtype, max_tokens=self.max_tokens, chat_template=template,
         )  # fmt: skip
 
     @property
@@ -263,6 +268,9 @@ class StressConfig(Section):
         # Keys that came later: where they say nothing, the fingerprint is that of older results.
         if self.dtype == "float32":
             left_out.add("dtype")
-        if self.max_tokens is None:
-            left_out.add("max_tokens")
-        return self.model_dump(mode="json", exclude=left_out)
+        for key in ("max_tokens", "chat_template"):
+            if getattr(self, key) is None:
+                left_out.add(key)
+        of_reward: dict[str, Any] = {"device": True, "ensemble": {"__all__": {"device": True}}}
+        exclude: dict[str, Any] = {"gold": of_reward, "models": {"__all__": of_reward}}
+        return self.model_dump(mode="json", exclude=exclude | dict.fromkeys(left_out, True))

@@ -21,6 +21,7 @@ class UnscoredReason(StrEnum):
     TOO_LONG = "longer than the limit"
     RESPONSE_TOO_LONG = "response longer than the limit"
     REFUSED = "cannot be rendered within the limit"
+    OVER_LIMIT = "over the limit, which is an error"
     NO_ASSISTANT_TURN = "no turn of an assistant"
     BAD_RECORD = "bad record"
     NO_VALUE = "no value in the field"

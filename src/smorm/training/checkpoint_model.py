@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from smorm import files
@@ -29,6 +30,17 @@ def model_at(run: Path, step: int) -> Path:
     checkpoint = checkpoint_of(run / CHECKPOINTS, step)
     if not files.is_sealed(checkpoint):
         raise ConfigError(f"--step {step}: {_which_steps(run)}")
+    try:
+        return _model_of(run, checkpoint, step)
+    except (CheckpointError, OSError, SafetensorError) as error:
+        # A training that goes on removes its older checkpoints.
+        if files.is_sealed(checkpoint):
+            raise
+        problem = f"--step {step}: was removed while it was read; {_which_steps(run)}"
+        raise ConfigError(problem) from error
+
+
+def _model_of(run: Path, checkpoint: Path, step: int) -> Path:
     files.verify_folder(checkpoint)
     target = run / "models" / checkpoint.name
     source = files.sha256(checkpoint / files.MANIFEST)

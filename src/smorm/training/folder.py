@@ -6,6 +6,7 @@ are functions of (seed, step). Cost is counted in computed tokens: time depends 
 
 import contextlib
 import logging
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from smorm import files
 from smorm.config import Config, decisive, dump_config
-from smorm.errors import CheckpointError, ConfigError
-from smorm.model.backbone import is_lora
+from smorm.errors import CheckpointError, ConfigError, DataError
 from smorm.model.run_folder import (
     CHECKPOINTS,
     PREFIX,
@@ -27,6 +27,7 @@ from smorm.model.run_folder import (
     list_checkpoints,
 )
 from smorm.model.store import save_tokenizer_and_card
+from smorm.training import numerics
 from smorm.training.best import Best
 from smorm.training.setup import Prepared
 from smorm.training.step import StepResult
@@ -61,7 +62,6 @@ def write_beginnings(prepared: Prepared) -> None:
             f"objective.use_margin: none of the {len(pairs)} pairs has a margin above 0, so that "
             "it would change nothing: give records a `margin`, or leave it out"
         )
-    files.refuse_unwritable_folder(folder / "model", _size_of_run(prepared))
     files.write_text(folder / "config.yaml", dump_config(prepared.config))
     # With them a checkpoint becomes a model without the data of the run.
     with files.atomic_folder(folder / BEGINNING) as scratch:
@@ -73,6 +73,7 @@ def write_beginnings(prepared: Prepared) -> None:
         "steps": prepared.num_steps,
         "counted": prepared.census.as_dict(),
         "fingerprint": {"config": prepared.config.hash, "data": prepared.data_hash},
+        "numerics": numerics.describe(),
     }
     files.write_json(folder / "data.json", report)
     layout = prepared.network.layout
@@ -83,15 +84,6 @@ def write_beginnings(prepared: Prepared) -> None:
         log.info("data: %s", line)
 
 
-def _size_of_run(prepared: Prepared) -> int:
-    """Bytes of a model and of one checkpoint: the least that a run writes."""
-    network = prepared.network
-    model = sum(weight.nbytes for weight in network.parameters())
-    trained = sum(weight.nbytes for weight in network.parameters() if weight.requires_grad)
-    # Adapters are written without the model that they are on; beside weights stand two moments.
-    return (trained if is_lora(network.backbone) else model) + 3 * trained
-
-
 def save_checkpoint(
     folder: Path, state: dict[str, Any], named: Named, optimizer: torch.optim.Optimizer, keep: int
 ) -> Path:
@@ -99,22 +91,21 @@ def save_checkpoint(
     the best (`state["best"]`). A verified checkpoint of this step stays: the same run at the same
     step has the same bits."""
     target = checkpoint_of(folder, state["step"])
-    # Of saves that were killed: the run's folder is locked, so that nobody else is at work in it.
+    # Scratch folders of saves that were killed: their names begin with a dot.
     for torn in folder.glob(f".{PREFIX}*"):
-        files.remove_folder(torn)
+        shutil.rmtree(torn, ignore_errors=True)
     with contextlib.suppress(CheckpointError):
         files.verify_folder(target)
         return target
-    # Only what is trained: a frozen backbone comes from where the run's configuration says.
-    weights, moments = {}, {}
-    for name, parameter in named.items():
-        weights[name] = parameter.detach().contiguous()
-        # By the parameter's name: AdamW's order of parameters may change.
-        for key, value in optimizer.state[parameter].items():
-            moments[f"{name}/{key}"] = value.detach().contiguous()
-    size = sum(tensor.nbytes for tensor in (*weights.values(), *moments.values()))
     # As safetensors, nothing that could run code when it is read.
-    with files.atomic_folder(target, size) as scratch:
+    with files.atomic_folder(target) as scratch:
+        # Only what is trained: a frozen backbone comes from where the run's configuration says.
+        weights, moments = {}, {}
+        for name, parameter in named.items():
+            weights[name] = parameter.detach().contiguous()
+            # By the parameter's name: AdamW's order of parameters may change.
+            for key, value in optimizer.state[parameter].items():
+                moments[f"{name}/{key}"] = value.detach().contiguous()
         save_file(weights, scratch / "weights.safetensors")
         save_file(moments, scratch / "optimizer.safetensors")
         files.write_json(scratch / "state.json", state)
@@ -122,7 +113,7 @@ def save_checkpoint(
     # Only now: until the new one is complete, the older ones are needed.
     for old in list_checkpoints(folder)[:-keep]:
         if old != checkpoint_of(folder, best or 0):
-            files.remove_folder(old)
+            shutil.rmtree(old, ignore_errors=True)
     return target
 
 
@@ -140,6 +131,15 @@ def newest_checkpoint(folder: Path) -> Path | None:
     if problems:
         advice = "Start anew in another folder."
         raise CheckpointError(f"no checkpoint in {folder} is whole: {problems[0]}. {advice}")
+    return None
+
+
+def newest_numerics(folder: Path) -> numerics.Recorded | None:
+    """The newest checkpoint whose state can be read, and what decided its last bits: empty where it
+    does not say (those of older versions). No sum is checked."""
+    for path in reversed(list_checkpoints(folder)):
+        with contextlib.suppress(DataError, AttributeError):
+            return path, files.read_json(path / "state.json").get("numerics", {})
     return None
 
 

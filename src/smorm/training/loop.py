@@ -1,30 +1,26 @@
 """Training, top to bottom: prepare, step, report, save."""
 
-import contextlib
 import logging
 import math
-import signal
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import torch
 
 from smorm.config import Config, decisive
 from smorm.errors import Interrupted, NonFiniteLossError
-from smorm.model.run_folder import CHECKPOINTS
-from smorm.training import folder, optim
+from smorm.locks import only_run
+from smorm.model.run_folder import CHECKPOINTS, how_far, steps_of
+from smorm.stopping import Stop, defer, handled
+from smorm.training import folder, numerics, optim
 from smorm.training.batches import Batches, prefetched
 from smorm.training.best import Best
-from smorm.training.lock import only_run
 from smorm.training.memory import resolve_batch_tokens
 from smorm.training.methods import Method, make_method, method_class
 from smorm.training.proof import save_proven
 from smorm.training.setup import Prepared, prepare
-from smorm.training.step import Abandoned, StepResult, Stop, diagnose_step, run_step, some_records
+from smorm.training.step import Abandoned, StepResult, diagnose_step, run_step, some_records
 from smorm.training.trackers import refuse_missing
 from smorm.training.tracking import due, reporting
 
@@ -39,18 +35,28 @@ def train(config: Config, *, resume: bool = False) -> Path:
         CheckpointError: all checkpoints are damaged, or of another run.
         NonFiniteLossError: a loss term or its gradient became NaN or infinite.
         UnprovenError: the saved model does not score as the trained one.
-        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written."""
-    with only_run(config.output.folder):
-        return method_class(config).train(config, resume=resume)
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP; the checkpoint of the last step was written."""
+    run = config.output.folder
+    try:
+        with handled(), only_run(run):
+            return method_class(config).train(config, resume=resume)
+    except KeyboardInterrupt:
+        # Before the first step: from there on a stop waits until there is a checkpoint.
+        message = f"{run}: stopped before there was a step to save"
+        if steps_of(run):
+            message = f"{run}: stopped; --resume goes on from {how_far(run)}"
+        raise Interrupted(message) from None
 
 
 def open_run(config: Config, *, resume: bool) -> Prepared:
     """Prepare a run in its folder, which must hold no other unless the run goes on."""
-    if config.training.threads is not None:
-        torch.set_num_threads(config.training.threads)
     refuse_missing(config)
-    if not resume:
+    recorded = None
+    if resume:
+        recorded = folder.newest_numerics(config.output.folder / CHECKPOINTS)
+    else:
         folder.refuse_another_run(config.output.folder)
+    numerics.settle_threads(config, recorded)
     return resolve_batch_tokens(prepare(config), resume=resume)
 
 
@@ -75,13 +81,14 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
 
     def save(step: int) -> None:
         state = {"step": step, "data": prepared.data_hash, "config": decisive(config.as_dict())}
-        state["cost"] = asdict(cost)
+        state |= {"cost": asdict(cost), "numerics": numerics.describe()}
         if training.best is not None:
             state["best"] = best.state
         folder.save_checkpoint(checkpoints, state, named, optimizer, training.keep_checkpoints)
 
+    # From here on a stop waits for a checkpoint; after the last step the run is finished.
+    stop = defer()
     with (
-        stop_signals() as stop,
         reporting(prepared, done, total) as report,
         prefetched(prepared.batcher, prepared.order, range(done, total)) as batches,
     ):
@@ -148,26 +155,3 @@ def _update(
     result.values |= method.state_metrics()
     result.values |= {"gradient_norm": norm, "learning_rate_factor": factor}
     return result
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[Stop]:
-    """While training, Ctrl-C and SIGTERM ask for a checkpoint. A second Ctrl-C stops at once."""
-    received: list[int] = []
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        # A second SIGTERM changes nothing: a scheduler may send several while we save.
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    previous: dict[int, Any] = {}
-    # Elsewhere than in the main thread signals stay with whoever has them.
-    with contextlib.suppress(ValueError):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, ask)
-    try:
-        yield lambda: bool(received)
-    finally:
-        for restored, handler in previous.items():
-            signal.signal(restored, handler)

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,11 +10,10 @@ import torch
 
 from smorm.errors import NonFiniteLossError
 from smorm.objectives.terms import Metrics, Rows, Terms, Totals
+from smorm.stopping import Stop
 from smorm.training.batches import Batches, MicroBatch
 from smorm.training.methods import Method, Outputs
 from smorm.training.setup import Prepared
-
-Stop = Callable[[], bool]
 
 
 class Abandoned(Exception):  # noqa: N818  (a state, not an error)

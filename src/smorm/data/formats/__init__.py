@@ -97,12 +97,17 @@ def data_shape(
     return add
 
 
+_PAIRS = frozenset({"chosen", "rejected", "rejected_response", "rejected_messages"})
+
+
 def format_of_row(row: Row, kind: Kind | None, context: Context) -> Format:
     """What `auto` takes a row for: preference, rated or candidates by the fields it has."""
     # A pair wins over ratings, ratings over candidates. One side is enough: a row that lacks the
     # other is a damaged pair.
     matches: list[Kind] = []
-    if row.keys() & {"chosen", "rejected", "rejected_response", "rejected_messages"}:
+    if not row.keys().isdisjoint(_PAIRS):
+        if kind in (None, "preference"):
+            return FORMATS["preference"]
         matches.append("preference")
     # A text is a record by itself only where the source says that this column is one.
     is_answer = "response" in row or "messages" in row or "conversations" in row

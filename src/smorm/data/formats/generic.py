@@ -12,7 +12,7 @@ from smorm.data.fields import Context
 from smorm.data.formats import Format, Row
 from smorm.data.messages import read_messages, template_inputs
 from smorm.data.records import Candidates, Messages, Preference, Rated
-from smorm.data.rows import has_value
+from smorm.data.rows import has_value, plain
 from smorm.text.chat import INPUTS, RAW, Message
 
 Split = tuple[Messages, Messages, Messages]  # prompt, chosen, rejected
@@ -32,17 +32,18 @@ def preference(row: Row, context: Context) -> list[Preference | Candidates]:
     makes a pair. Without one, each side is a whole conversation: of message lists the longest
     common beginning is the prompt; texts have no chat structure. `{messages, rejected_response}`
     has the chosen answer as its last message, `{messages, rejected_messages}` two conversations."""
-    if has_value(row, "rejected_messages") and "chosen" not in row:
+    if "chosen" not in row and has_value(row, "rejected_messages"):
         pair = _conversations(row, ("messages", "rejected_messages"), context)
         return [preference_of(row, pair, context)]
-    if "rejected_response" in row and "chosen" not in row:
+    if "chosen" not in row and "rejected_response" in row:
         return [_against_last_message(row, context)]
-    if context.every_response and (has_prompt(row) or dialogue_name(row) is not None):
+    # "prompt" in the row but null is a damaged row, and no pair of whole conversations
+    whole = not has_prompt(row) and dialogue_name(row) is None
+    if context.every_response and not whole:
         return [_every_side(row, context)]
     chosen = fields.required(row, "chosen", context)
     rejected = fields.required(row, "rejected", context)
-    # "prompt" in the row but null is a damaged row, and no pair of whole conversations
-    if not has_prompt(row) and dialogue_name(row) is None:
+    if whole:
         return [preference_of(row, _whole_conversations(row, chosen, rejected, context), context)]
     prompt = prompt_of(row, context)
     names, sides = ["chosen"], [side_of(chosen, "chosen", context)]
@@ -103,7 +104,7 @@ def preference_of(
         fields.filled_prompt(prompt, "prompt", context)
     fields.filled_response(chosen, "chosen", context)
     fields.filled_response(rejected, "rejected", context)
-    if margin is None and row.get("margin") is not None:
+    if margin is None and has_value(row, "margin"):
         margin = fields.number(row["margin"], "margin", context)
         if margin < 0:
             raise context.bad("margin", Defect.BAD_RATING, f"{margin}, expected at least 0")
@@ -112,6 +113,8 @@ def preference_of(
 
 def identity_of(row: Row, context: Context) -> dict[str, Any]:
     """The fields of a record that say where it is from."""
+    if "id" not in row and "source" not in row:
+        return {"where": context.where}
     source = fields.optional_text(row, "source", context)
     return {"id": fields.identity(row, context), "source": source, "where": context.where}
 
@@ -130,12 +133,26 @@ def rated(row: Row, context: Context) -> list[Rated]:
     """`{prompt, response, scores: {name: number | null}}`, or flat columns named in the config."""
     prompt, response = _prompt_and_response(row, context)
     response = fields.filled_response(response, "response", context)
-    return [Rated(prompt, response, scores_of(row, context), **identity_of(row, context))]
+    return [Rated(prompt, response, **ratings_of(row, context), **identity_of(row, context))]
 
 
-def scores_of(row: Row, context: Context) -> dict[str, float | None]:
-    """The ratings of a row: of the configured attributes, else all of `scores`; None where the
-    value is null or absent. `scores` wins over flat columns of the same names."""
+def ratings_of(row: Row, context: Context) -> dict[str, Any]:
+    """`scores` and `raters` of a rated record: of the configured attributes, else all of `scores`;
+    None where the value is null or absent. `scores` wins over flat columns of the same names.
+
+    Where its answer is only to be scored no rating is needed: one that cannot be read is counted.
+    """
+    try:
+        return _ratings(row, context)
+    except BadRecord:
+        if not context.every_response:
+            raise
+        context.count(DropReason.RATING_UNREADABLE)
+        plain(row.get("scores"))
+        return {}
+
+
+def _ratings(row: Row, context: Context) -> dict[str, Any]:
     nested = row.get("scores")
     if nested is None and context.attributes is None:
         expected = "{name: number or null}; for flat columns name them as attributes"
@@ -147,12 +164,16 @@ def scores_of(row: Row, context: Context) -> dict[str, float | None]:
         values, prefix = nested, "scores."
     columns = context.attributes or dict(zip(values, values, strict=True))
     scores: dict[str, float | None] = {}
+    raters: dict[str, int] = {}
     for name, column in columns.items():
         if not isinstance(name, str) or not name.strip() or name in RESERVED:
             problem = f"{name!r} cannot be the name of an attribute"
             raise context.bad("scores", Defect.BAD_ATTRIBUTE_NAME, problem)
-        scores[name] = fields.rating(values.get(column), f"{prefix}{column}", context)
-    return scores
+        value = values.get(column)
+        scores[name] = fields.rating(value, f"{prefix}{column}", context)
+        if isinstance(value, list):
+            raters[name] = fields.num_raters(value, context)
+    return {"scores": scores, "raters": raters}
 
 
 def candidates(row: Row, context: Context) -> list[Candidates]:
@@ -215,7 +236,7 @@ def candidates_of(
     """Checked candidates; an empty response is counted."""
     for index, response in enumerate(responses):
         fields.ends_in_answer(response, f"responses[{index}]", context)
-        if not response[-1].content.strip():
+        if fields.is_blank(response[-1].content):
             context.count(DropReason.EMPTY_RESPONSE)
     return Candidates(prompt, responses, **identity_of(row, context))
 
@@ -234,7 +255,7 @@ def prompt_of(row: Row, context: Context) -> Messages:
     """The prompt, after the tools of the row: `prompt_messages`, `prompt` as text or messages, or
     the conversation that an answer follows."""
     name = "prompt"
-    if row.get("prompt_messages") is not None:
+    if has_value(row, "prompt_messages"):
         name = "prompt_messages"
     elif "prompt" not in row:
         name = dialogue_name(row) or name
@@ -283,10 +304,12 @@ def without_prompt(
 def _without_repeated(
     prompt: Messages, sides: tuple[Messages, ...], context: Context
 ) -> tuple[Messages, ...]:
-    turns = tuple(message for message in prompt if message.role != INPUTS)
+    turns = prompt[1:] if prompt and prompt[0].role == INPUTS else prompt
     size = len(turns)
+    if not sides or min(map(len, sides)) <= size:
+        return sides
     # of one side alone it is what the answer says
-    if sides and all(len(side) > size and side[:size] == turns for side in sides):
+    if all(side[:size] == turns for side in sides):
         context.count(DropReason.REPEATED_PROMPT)
         sides = tuple(side[size:] for side in sides)
     return sides

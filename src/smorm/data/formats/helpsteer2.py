@@ -31,8 +31,8 @@ def parse(row: Row, context: Context) -> list[Rated]:
     response = generic.side_of(fields.required(row, "response", context), "response", context)
     (response,) = generic.without_prompt(prompt, (response,), ("response",), context)
     fields.filled_response(response, "response", context)
-    scores = generic.scores_of(row, replace(context, attributes=columns))
-    return [Rated(prompt, response, scores, **generic.identity_of(row, context))]
+    ratings = generic.ratings_of(row, replace(context, attributes=columns))
+    return [Rated(prompt, response, **ratings, **generic.identity_of(row, context))]
 
 
 _SHAPE = "{prompt, response, helpfulness, correctness, ...}"

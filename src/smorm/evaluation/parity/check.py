@@ -148,12 +148,21 @@ def against_server(
     """A model against a running server; a one-label server gives the view, by default the model's.
     SmormError where it gives no scores, ConfigError where the view is not linear and the server is
     not ours."""
+    # Requests of servers hold roles and texts; what else a message has, each reads in its own way.
+    plain = np.array([one.is_plain for one in ours.conversations])
+    notes: list[str] = []
+    if not plain.all():
+        notes.append(
+            f"{int((~plain).sum())} conversations with reasoning, tool calls or tools of their own "
+            "are not sent to a server"
+        )
+        ours = ours.only(plain)
     # All paths first: whether it gives one label or all rows is seen in its answers.
     paths = list(score_paths.server_paths(remote, ours.conversations))
     labels = {path.rows.shape[1] for path in paths if path.rows is not None}
     held = ours.model.view(view) if labels <= {1} else None
     comparison = _comparison(ours, held, gate, must_fold=remote.protocol != "smorm")
-    return _parity(remote.url, comparison, paths, [])
+    return _parity(remote.url, comparison, paths, notes)
 
 
 def _view_of_folder(model: RewardModel, folder: Path, view: Any) -> View:

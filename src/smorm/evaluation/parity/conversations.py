@@ -1,12 +1,15 @@
-"""The conversations that every path of a parity check scores: 64 of many kinds.
+"""The conversations that every path of a parity check scores: 64 of texts, and 8 with reasoning,
+tool calls or tools, for templates that write them.
 Several share a prompt, so that a forest has something to share. The last two nearly fill the token
 limit, so that one batch is mostly padding."""
 
 import itertools
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,10 +17,12 @@ from smorm.arrays import Tokens
 from smorm.data.census import BadRecord, Census, DropReason
 from smorm.data.reading import Source, read_each
 from smorm.errors import DataError
-from smorm.text.chat import ChatInputs, Message, Messages, Renderer
+from smorm.text.changes import Change
+from smorm.text.chat import INPUTS, ChatInputs, Message, Messages, Renderer
 from smorm.text.limits import fit
 
-COUNT = 64
+COUNT = 72
+MOST_OF_FILE = 64
 LONGEST = 1024
 ACKNOWLEDGED: Messages = (Message("assistant", "I have read it."),)
 
@@ -33,6 +38,11 @@ class Conversation:
     tokens: Tokens
     # A message holds the text of a control token, which most programs take for the token.
     control: bool
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its messages are roles and texts alone."""
+        return not any(turn.fields or turn.role == INPUTS for turn in self.messages)
 
     @property
     def messages(self) -> Messages:
@@ -52,11 +62,29 @@ def built_in(renderer: Renderer, census: Census, *, longest: int = LONGEST) -> l
     for group in committed["groups"]:
         prompt = tuple(itertools.starmap(Message, group["prompt"]))
         pairs += [(prompt, (Message("assistant", response),)) for response in group["responses"]]
+    pairs += _structured(committed["structured"])
     # This tokenizer's control tokens, as a user would write them.
     text = " ".join(list(renderer.control.ids)[:8]) or "nothing"
     question = (Message("user", f"What does {text} mean?"),)
     pairs.append((question, (Message("assistant", f"{text} is what you wrote."),)))
     return _fitted(renderer, [*pairs, (question, ACKNOWLEDGED), *long], census)
+
+
+def _structured(groups: list[dict[str, Any]]) -> Iterator[PromptAndResponse]:
+    """Conversations of whole messages, with the tools that they have."""
+    for group in groups:
+        prompt = tuple(map(_message, group["prompt"]))
+        if "tools" in group:
+            prompt = (Message(INPUTS, json.dumps({"tools": group["tools"]})), *prompt)
+        for response in group["responses"]:
+            yield prompt, (_message(response),)
+
+
+def _message(values: dict[str, Any]) -> Message:
+    fields = {name: value for name, value in values.items() if name not in ("role", "content")}
+    if values["content"] is None:
+        fields["content"] = None
+    return Message(values["role"], values["content"] or "", json.dumps(fields) if fields else "")
 
 
 def from_file(path: Path | str, renderer: Renderer, census: Census) -> list[Conversation]:
@@ -69,10 +97,21 @@ def from_file(path: Path | str, renderer: Renderer, census: Census) -> list[Conv
             raise records
         for record in records:
             pairs += zip(itertools.repeat(record.item.prompt), record.item.responses, strict=False)
-        if len(pairs) > COUNT:
-            census.add(DropReason.CONVERSATIONS_BEYOND, str(path), detail=str(COUNT))
+        if len(pairs) > MOST_OF_FILE:
+            census.add(DropReason.CONVERSATIONS_BEYOND, str(path), detail=str(MOST_OF_FILE))
             break
-    return _fitted(renderer, pairs[:COUNT], census)
+    return _fitted(renderer, pairs[:MOST_OF_FILE], census, every=True)
+
+
+def _not_written(response: Messages, changes: Sequence[Change]) -> str:
+    """What the template does not write, without which a conversation says nothing of it."""
+    for change in (Change.TOOLS_REMOVED, Change.TOOL_CALLS_REMOVED):
+        if change in changes:
+            return change
+    # Of earlier turns many templates remove it, by design.
+    if Change.REASONING_REMOVED in changes and response[-1].fields:
+        return Change.REASONING_REMOVED
+    return ""
 
 
 def _long_prompt(renderer: Renderer, limit: int, sentence: str) -> Messages:
@@ -88,9 +127,10 @@ def _long_prompt(renderer: Renderer, limit: int, sentence: str) -> Messages:
 
 
 def _fitted(
-    renderer: Renderer, pairs: list[PromptAndResponse], census: Census
+    renderer: Renderer, pairs: list[PromptAndResponse], census: Census, *, every: bool = False
 ) -> list[Conversation]:
-    """Those that the template takes, prompts shortened to the model's limit, counted."""
+    """Those that the template takes, prompts shortened to the model's limit, counted; without
+    `every` those too are left out whose tools or reasoning it does not write."""
     conversations: list[Conversation] = []
     for prompt, response in pairs:
         try:
@@ -100,6 +140,9 @@ def _fitted(
             continue
         if fitted.tokens is None:
             census.add(DropReason.CONVERSATION_LEFT_OUT, detail=str(fitted.dropped))
+            continue
+        if not every and (missing := _not_written(response, fitted.changes)):
+            census.add(DropReason.CONVERSATION_LEFT_OUT, detail=missing)
             continue
         if fitted.truncated:
             census.add(DropReason.CONVERSATION_SHORTENED)

@@ -2,6 +2,8 @@
 each of them against the reference, training's path.
 Shapes: N conversations, C scores of each (the 1 + K rows of our head, or what a target gives)."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -50,6 +52,15 @@ class ScorePath:
     side: Side | None = None  # which side is padded
     constant: bool = False  # whether the scores include the view's constant
     control_is_text: bool = True  # whether control tokens in messages stay text on this path
+
+    def only(self, kept: Bools) -> ScorePath:
+        """The path of some of the conversations [N]."""
+        return replace(
+            self,
+            rows=None if self.rows is None else self.rows[kept],
+            tokens=None if self.tokens is None else list(compress(self.tokens, kept)),
+            counts=None if self.counts is None else list(compress(self.counts, kept)),
+        )
 
 
 def training_path(model: RewardModel, conversations: Sequence[Conversation]) -> ScorePath:
@@ -211,6 +222,11 @@ class ModelPaths:
     paths: Sequence[ScorePath]
     dtype: str
     notes: Sequence[str] = ()
+
+    def only(self, kept: Bools) -> ModelPaths:
+        """The paths of some of the conversations [N]."""
+        paths = [path.only(kept) for path in self.paths]
+        return replace(self, conversations=list(compress(self.conversations, kept)), paths=paths)
 
     @property
     def ids(self) -> list[list[int]]:

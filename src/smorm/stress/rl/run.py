@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from smorm.errors import ConfigError, DataError, NonFiniteLossError
+from smorm.errors import ConfigError, DataError, Interrupted, NonFiniteLossError
 from smorm.evaluation.result import Result, read_results, write_results
 from smorm.files import fingerprint
+from smorm.locks import only_writer
 from smorm.model.store import versions
 from smorm.rewards.protocol import Reward, ScoringOptions
+from smorm.stopping import handled
 from smorm.stress.config import ConstraintSection, ProxySection, RLSection, StressConfig
 from smorm.stress.pools import prompt_label
 from smorm.stress.proxies import ProxyReward, names_of, open_gold, open_proxy, provenance_of
@@ -55,6 +57,11 @@ def run_rl(config: StressConfig, *, tell: Callable[[str], None]) -> list[Result]
     """Optimise the policy against every reward and view, with every seed. Until all runs are done,
     the results of finished runs stand in a file beside the output, named `.part`. SmormError where
     a reward, policy or file cannot be used, or the policy's probabilities became NaN."""
+    with handled(), only_writer(config.output):
+        return _run_all(config, tell)
+
+
+def _run_all(config: StressConfig, tell: Callable[[str], None]) -> list[Result]:
     rewards = list(zip(config.models, names_of(config.models), strict=True))
     context = _context(config, tell)
     # Whatever is wrong with a later reward is found now, not after hours with those before it.
@@ -63,6 +70,7 @@ def run_rl(config: StressConfig, *, tell: Callable[[str], None]) -> list[Result]
     # Runs take hours: what is finished is on the disk before the next one begins.
     results: list[Result] = []
     unfinished = config.output.with_name(f"{config.output.name}.part")
+    finished = f"the results of finished runs are in {unfinished}"
     try:
         for section, name in rewards:
             reward = _open(context, section, name)
@@ -70,9 +78,11 @@ def run_rl(config: StressConfig, *, tell: Callable[[str], None]) -> list[Result]
                 for seed, label in seeds_of(section, context.rl):
                     results += optimise(context, reward, view_index, seed, label)
                     write_results(unfinished, results)
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped: {finished if results else 'no run was finished'}") from None
     except BaseException:
         if results:
-            tell(f"stopped: the results of finished runs are in {unfinished}")
+            tell(f"stopped: {finished}")
         raise
     unfinished.unlink(missing_ok=True)
     return results

@@ -1,4 +1,5 @@
-"""One run at a time in a folder: a lock that the system releases with the process that holds it."""
+"""One run at a time in a folder, or onto a file: a lock that the system releases with the process
+that holds it."""
 
 import contextlib
 import errno
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from smorm.errors import ConfigError
 from smorm.files import named_errors
+from smorm.stopping import defer, handled
 
 log = logging.getLogger(__name__)
 
@@ -22,39 +24,62 @@ _TAKEN = (errno.EACCES, errno.EAGAIN)
 
 
 @contextlib.contextmanager
-def only_run(folder: Path) -> Iterator[None]:
-    """Hold a run's folder; ConfigError, which names the holder, where another run does. Folders
-    that were made for the lock and stay empty are removed."""
+def only_run(folder: Path, key: str = "output.folder") -> Iterator[None]:
+    """Hold a run's folder; ConfigError, which names the holder (and the configuration's `key`),
+    where another run does. Folders that were made for the lock and stay empty are removed."""
     folder = folder.absolute()
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    with named_errors(folder):
-        # Of a link to what is missing, the folder that it leads to.
-        Path(os.path.realpath(folder)).mkdir(parents=True, exist_ok=True)
-    path = folder / LOCK
-    with _GUARD:
-        if path in _HELD:
-            raise _in_use(folder, f"process {os.getpid()}")
-        descriptor = _take(path)
-        _HELD.add(path)
     try:
-        yield
+        with _held(folder / LOCK, f"{key}: {folder}"):
+            yield
     finally:
-        with _GUARD, contextlib.suppress(OSError):
-            _HELD.discard(path)
-            # Removed while it is held: whoever opened it before sees that it is gone (`_take`).
-            path.unlink()
-        os.close(descriptor)
         for made in missing:
             with contextlib.suppress(OSError):
                 made.rmdir()
 
 
-def _take(path: Path) -> int:
+@contextlib.contextmanager
+def only_writer(output: Path) -> Iterator[None]:
+    """Hold a file that is to be written; ConfigError where another run does. What is no regular
+    file (a pipe, a device) is not held."""
+    if output.exists() and not output.is_file():
+        yield
+        return
+    output = output.absolute()
+    with _held(output.with_name(f".{output.name}{LOCK}"), str(output)):
+        yield
+
+
+@contextlib.contextmanager
+def _held(path: Path, what: str) -> Iterator[None]:
+    with _GUARD:
+        if path in _HELD:
+            raise _in_use(what, f"process {os.getpid()}")
+        descriptor = _take(path, what)
+        _HELD.add(path)
+    try:
+        yield
+    finally:
+        # Not to be interrupted in the middle.
+        with handled(), _GUARD, contextlib.suppress(OSError):
+            defer()
+            _HELD.discard(path)
+            # Removed while it is held: whoever opened it before sees that it is gone (`_take`).
+            path.unlink()
+        os.close(descriptor)
+
+
+def _take(path: Path, what: str) -> int:
     """A descriptor whose lock this process holds. A lock of a dead process is none: the file that
     it left is taken over."""
     while True:
         with named_errors(path):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            # In the loop: a run that ends may remove the folder just after it was made here.
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            except FileNotFoundError:
+                continue
         try:
             # A record lock belongs to the process: workers that it forked do not hold it.
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -62,7 +87,7 @@ def _take(path: Path) -> int:
             holder = os.read(descriptor, 200).decode(errors="replace").strip()
             os.close(descriptor)
             if error.errno in _TAKEN:
-                raise _in_use(path.parent, holder or "another process") from None
+                raise _in_use(what, holder or "another process") from None
             log.warning("%s: this file system has no locks: start no second run there", path.parent)
             return os.open(path, os.O_RDWR)
         if _is_there(path, descriptor):
@@ -80,6 +105,6 @@ def _is_there(path: Path, descriptor: int) -> bool:
         return False
 
 
-def _in_use(folder: Path, holder: str) -> ConfigError:
-    advice = "wait until it ends, stop it, or name another folder"
-    return ConfigError(f"output.folder: {folder} is in use by another run, {holder}: {advice}")
+def _in_use(what: str, holder: str) -> ConfigError:
+    advice = "wait until it ends, stop it, or name another"
+    return ConfigError(f"{what} is in use by another run, {holder}: {advice}")
