@@ -9,6 +9,7 @@ from pathlib import Path
 
 from smorm.evaluation.metric_names import MetricName, SuiteName
 from smorm.evaluation.metrics import Metric, mean_over_seeds
+from smorm.printing import text_of_cell
 
 # Suite, label and metric.
 Key = tuple[str, str, str]
@@ -42,7 +43,7 @@ class Numbers:
     def read(cls, path: Path) -> Numbers:
         """Those of a `numbers.csv`."""
         with path.open(encoding="utf-8", newline="") as stream:
-            return cls(list(csv.DictReader(stream)))
+            return cls([_plain(line) for line in csv.DictReader(stream)])
 
     @property
     def seeds(self) -> int:
@@ -117,6 +118,10 @@ class Numbers:
 
     def _by_seed(self, suite: str, label: str, base: str, metric: str) -> dict[int, float]:
         return paired(self.values[suite, label, metric], self.values[suite, base, metric])
+
+
+def _plain(line: Mapping[str, str]) -> dict[str, str]:
+    return {column: text_of_cell(cell) for column, cell in line.items()}
 
 
 def gold_at(size: int) -> str:

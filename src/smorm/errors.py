@@ -4,7 +4,9 @@ Anything else that escapes is a bug of ours and keeps its traceback."""
 
 import reprlib
 
-_MOST, _TAIL = 600, 200
+from smorm.printing import cut, error_message, shorten
+
+_MOST = 600  # characters
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 120
 
@@ -13,6 +15,10 @@ class SmormError(Exception):
     """An error with a message for the user; `exit_code` is what the command line returns."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        # Wherever it is shown: it quotes names, values and what servers answered.
+        return error_message(super().__str__())
 
 
 class ConfigError(SmormError, ValueError):
@@ -67,15 +73,13 @@ def first_line(error: BaseException, limit: int = 300) -> str:
     """The first line of an error's text that is not empty, else the error's type."""
     for line in str(error).splitlines():
         if line.strip():
-            return line.strip()[:limit]
+            return shorten(line, limit)
     return type(error).__name__
 
 
 def shortened(text: str) -> str:
     """A message that quotes a user's file, without the middle of what is too long to be read."""
-    if len(text) <= _MOST:
-        return text
-    return f"{text[: _MOST - _TAIL]} [...] {text[-_TAIL:]}"
+    return cut(text, _MOST)
 
 
 def brief(value: object) -> str:

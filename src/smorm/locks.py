@@ -4,7 +4,6 @@ that holds it."""
 import contextlib
 import errno
 import fcntl
-import logging
 import os
 import socket
 import threading
@@ -13,9 +12,10 @@ from pathlib import Path
 
 from smorm.errors import ConfigError
 from smorm.files import named_errors
+from smorm.printing import get_logger
 from smorm.stopping import defer, handled
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 LOCK = ".running"
 _HELD: set[Path] = set()  # by this process: the system's locks keep out other processes only

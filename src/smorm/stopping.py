@@ -155,7 +155,7 @@ def run(program: Callable[[], int], say: Callable[[str], None]) -> int:
         # Most often what a library makes of being interrupted.
         code = _stopped(f" ({type(error).__name__}: {first_line(error)})", say)
     _requests.exit_code = code
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):
         # A pipe that nobody reads any more is no error of the program's.
         with contextlib.suppress(OSError):
             stream.flush()

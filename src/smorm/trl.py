@@ -6,7 +6,6 @@
 TRL calls it with prompts and completions as text or as messages. The reward model renders them with
 its own template and tokenizer, so policy and reward model need not share one."""
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,13 +19,14 @@ from smorm.data.messages import read_messages, template_inputs
 from smorm.data.records import Item
 from smorm.errors import DataError
 from smorm.model.views import apply_view
+from smorm.printing import get_logger
 from smorm.scoring.reward_model import RewardModel
 from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scored, Scorer
 from smorm.text.changes import Change
 from smorm.text.chat import Message, Messages
 from smorm.text.limits import Unscored, UnscoredReason
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 RewardFunction = Callable[..., list[float | None]]
 

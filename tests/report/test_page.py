@@ -14,9 +14,10 @@ import pytest
 from smorm.errors import DataError
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.result import CauseKind, Failure, Result, parse_result
+from smorm.printing import clean
 from smorm.report.page import write_page
 from smorm.report.rows import method_labels, rows_of, separated_best
-from smorm.report.style import clean, style_of
+from smorm.report.style import style_of
 from tests.report.made_up import page_html
 
 HOSTILE = "<script>alert('x')</script> \"$\\frac\" & \x00\ud800 名前 </style><!-- -->"

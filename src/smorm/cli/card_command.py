@@ -3,10 +3,10 @@
 from itertools import chain
 from pathlib import Path
 
-import typer
 from typer import Argument, Option
 
 from smorm.cli.options import Text
+from smorm.terminal import echo
 
 
 def run(
@@ -30,4 +30,4 @@ def run(
         license_id=license_id, language=language, repo=repo,
     )  # fmt: skip
     write_text(output, text)
-    typer.echo(f"card: {output}")
+    echo(f"card: {output}")

@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from typer import Argument, Option
 
+from smorm import terminal
 from smorm.checks.findings import Finding, Severity, meaning
 from smorm.cli.options import (
     ColumnsOption,
@@ -24,6 +25,7 @@ from smorm.cli.options import (
 )
 from smorm.errors import ConfigError
 from smorm.files import write_json
+from smorm.printing import message
 
 if TYPE_CHECKING:
     from smorm.checks.report import Report
@@ -104,7 +106,7 @@ def run(
         write_json(output, report.as_dict())
     _print_report(report)
     if output is not None:
-        typer.echo(f"findings: {output}")
+        terminal.echo(f"findings: {output}")
     if report.must_fix:
         raise typer.Exit(1)
 
@@ -125,7 +127,7 @@ def _paths_and_overrides(words: list[str], config: File) -> tuple[list[str], lis
 
 
 def _print_report(report: Report) -> None:
-    console = Console(highlight=False, markup=False)
+    console = terminal.open_console()
     # In a pipe or file a fixed width, so that tables do not depend on the caller's terminal.
     if not console.is_terminal:
         console.width = PLAIN_WIDTH
@@ -154,9 +156,9 @@ def _print_finding(console: Console, finding: Finding) -> None:
     elif finding.count and not finding.of:
         head.append(f"  {finding.count:,}")
     console.print(head, soft_wrap=True)
-    lines = [text.Text(meaning(finding))]
+    lines = [text.Text(message(meaning(finding)))]
     if finding.locations:
-        lines.append(text.Text(", ".join(finding.locations), style="dim"))
+        lines.append(text.Text(message(", ".join(finding.locations)), style="dim"))
     for line in lines:
         if console.is_terminal:
             console.print(Padding(line, (0, 0, 0, INDENT)))

@@ -8,12 +8,12 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
 from typer import Option
 
 from smorm.cli.lab_command import study
 from smorm.errors import ConfigError
 from smorm.locks import LOCK, only_run
+from smorm.terminal import echo
 
 if TYPE_CHECKING:
     from smorm.lab.world_artifacts import WorldArtifacts
@@ -69,7 +69,7 @@ def run(
             raise ConfigError(f"--output {output}: is not empty; name a new folder, or remove it")
         study(config, "smorm demo", ABOUT_DEMO)
         publish(WorldArtifacts(config), output, seed)
-    typer.echo(
+    echo(
         f"models:  {output / 'models'}\ndata:    {output / 'data'}\n"
         f"({time.monotonic() - started:.0f} s)"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import typer
 from typer import Argument, Option
 
 from smorm.cli import options
@@ -12,6 +11,7 @@ from smorm.cli.options import File, Text, Texts
 from smorm.data.reading import Source
 from smorm.errors import ConfigError, DataError
 from smorm.files import write_json
+from smorm.terminal import echo
 
 if TYPE_CHECKING:
     from smorm.evaluation.metrics import Metric
@@ -86,19 +86,17 @@ def run(
     # Before minutes of measuring, not after them.
     if suggest is not None and not (loaded.attributes and loaded.card.preference_trained):
         raise ConfigError("--suggest: this model has one trained reward only: there is no choice")
-    diagnosis = diagnose(
-        loaded, inputs, progress=lambda section: typer.echo(f"{section} ...", err=True)
-    )
+    diagnosis = diagnose(loaded, inputs, progress=lambda section: echo(f"{section} ...", err=True))
     if output is not None:
         write_results(output, [diagnosis.result])
     _print_diagnosis(diagnosis)
     if output is not None:
-        typer.echo(f"result: {output}")
+        echo(f"result: {output}")
     if suggest is not None:
         if diagnosis.view is None:
             raise DataError("--suggest: no view could be suggested; the notes say why")
         write_json(suggest, diagnosis.view.as_dict())
-        typer.echo(f"view: {suggest}")
+        echo(f"view: {suggest}")
 
 
 def _ood_sources(values: list[str]) -> dict[str, Source]:

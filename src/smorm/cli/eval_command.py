@@ -11,6 +11,7 @@ from typer import Argument, Option
 
 from smorm.cli import options
 from smorm.errors import ConfigError
+from smorm.terminal import echo
 
 if TYPE_CHECKING:
     from smorm.evaluation.result import Result
@@ -84,12 +85,12 @@ def run(
     results += differences(results)
     write_results(output, results)
     print_results(results)
-    typer.echo(f"results: {output}")
+    echo(f"results: {output}")
     failed = ["sanity tests failed:"]
     for result in results:
         failed += [f"{result.model}, {result.suite}: {failure}" for failure in result.failures]
     if len(failed) > 1:
-        typer.echo("\n".join(failed), err=True)
+        echo("\n".join(failed), err=True)
         raise typer.Exit(1)
 
 

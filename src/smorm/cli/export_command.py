@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
 from typer import Argument, Option
 
 from smorm.cli import options
 from smorm.cli.options import StepOption, Text, at_step, view_of
 from smorm.errors import ConfigError, SmormError
+from smorm.terminal import echo
 
 if TYPE_CHECKING:
     from smorm.evaluation.parity.check import Parity
@@ -60,12 +60,12 @@ def run(
         exported = export_view(output, *contents, chosen)
     _report(against_folder(ours, str(output), chosen, quick=True), output)
     if exported.new_pad is not None:
-        typer.echo(
+        echo(
             f"The pad token is now {exported.new_pad}: conversations could end with the one "
             "before, and plain transformers would have scored an earlier token."
         )
     if exported.offset:
-        typer.echo(
+        echo(
             f"The view's constant {exported.offset:+.6g} is not in the folder's one row (its head "
             "has no bias; it cancels in every comparison). smorm adds it; other programs do not."
         )
@@ -78,12 +78,12 @@ def _report(parity: Parity, folder: Path) -> None:
             + "; ".join(map(str, parity.failures))
         )
     largest = max(row.difference for row in parity.rows if row.passed)
-    typer.echo(
+    echo(
         f"{folder}: plain transformers gives the same scores (largest difference {largest:.1e}, "
         f"standard deviation of the scores {parity.std:.2f})"
     )
     if parity.only_tokens_differ:
-        typer.echo(
+        echo(
             "warning: that holds for the model's token ids. Of text, AutoTokenizer makes other "
             "tokens than the model was trained on (it prefers a class of its own for this model "
             "type): give other programs token ids, or load the tokenizer with "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -13,6 +14,7 @@ from typer import Argument, Option
 
 from smorm.cli.options import File, Text, Texts
 from smorm.locks import only_run
+from smorm.terminal import echo, open_console
 
 if TYPE_CHECKING:
     from smorm.evaluation.metrics import Metric
@@ -101,8 +103,8 @@ def study(config: LabConfig, title: str, about: str = "") -> None:
     for result in results:
         of_seeds[result.fingerprint["seed"]] = result.fingerprint.get("artifacts", [])
     if notice := describe_other_versions(config.work_folder, chain(*of_seeds.values())):
-        typer.echo(notice, err=True)
-    typer.echo(
+        echo(notice, err=True)
+    echo(
         f"\nresults: {folder / 'results.json'}\nnumbers: {folder / 'numbers.csv'}\n"
         f"page:    {folder / 'report.html'}"
     )
@@ -111,16 +113,14 @@ def study(config: LabConfig, title: str, about: str = "") -> None:
 @contextmanager
 def progress_bar() -> Iterator[Callable[[Step], None]]:
     """A bar with the last job and the remaining time; in a log, a line for each job."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, Progress, TextColumn
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda step: console.print(str(step), markup=False, highlight=False, soft_wrap=True)
+    if not sys.stderr.isatty():
+        yield lambda step: echo(step, err=True)
         return
     count, title = TextColumn("{task.completed}/{task.total}"), TextColumn("{task.description}")
-    with Progress(count, BarColumn(), title, console=console) as bar:
+    with Progress(count, BarColumn(), title, console=open_console(stderr=True)) as bar:
         task = bar.add_task("starting", total=None)
         yield lambda step: bar.update(
             task, completed=step.count, total=step.total, description=escape(step.text)

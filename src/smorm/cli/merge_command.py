@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import typer
 from typer import Argument, Option
 
 from smorm.errors import ConfigError
+from smorm.terminal import echo
 
 
 def run(
@@ -25,10 +25,10 @@ def run(
         raise ConfigError(f"--output {output}: exists already; name a new folder")
     merged = merge_models(models, output, weight or None)
     for note in merged.notes:
-        typer.echo(note, err=True)
+        echo(note, err=True)
     # Nothing is before the first model, which therefore has no cosine.
     alike = ["", *(f", cosine to those before {cosine:.4f}" for cosine in merged.cosines)]
     for name, share, note in zip(merged.names, merged.shares, alike, strict=True):
-        typer.echo(f"{share:.4g} of {name}{note}")
-    typer.echo(f"cost: 1 forward pass a response, {merged.parameters:,} parameters")
-    typer.echo(f"merged: {output}")
+        echo(f"{share:.4g} of {name}{note}")
+    echo(f"cost: 1 forward pass a response, {merged.parameters:,} parameters")
+    echo(f"merged: {output}")

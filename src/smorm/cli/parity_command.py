@@ -6,7 +6,6 @@ import logging
 import math
 from typing import TYPE_CHECKING, Any
 
-import typer
 from rich import box
 from rich.table import Table
 from typer import Argument, Option
@@ -14,6 +13,7 @@ from typer import Argument, Option
 from smorm.cli import options
 from smorm.cli.options import File, ResultOption, StepOption, Text, at_step, view_of
 from smorm.errors import ConfigError, SmormError
+from smorm.terminal import echo
 
 if TYPE_CHECKING:
     from smorm.evaluation.parity.check import Parity
@@ -83,7 +83,7 @@ def run(
     print_parity(compared)
     if output is not None:
         compared.as_result().write(output)
-        typer.echo(f"result: {output}")
+        echo(f"result: {output}")
     if not compared.passed:
         raise SmormError("\n  ".join(["parity fails:", *map(str, compared.failures)]))
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import typer
 from typer import Argument, Option
 
 from smorm.cli import options
 from smorm.data.reading import Source
 from smorm.errors import ConfigError
+from smorm.terminal import echo
 
 
 def run(
@@ -47,5 +47,5 @@ def run(
     source = Source(input, format, columns=options.parse_columns(columns))
     report = pick_file(scores, source, output, chosen[0], min_margin=min_margin)
     for line in report.counted.lines():
-        typer.echo(line, err=True)
-    typer.echo(f"{output}: {report.picked:,} of {report.lines:,} lines give a row")
+        echo(line, err=True)
+    echo(f"{output}: {report.picked:,} of {report.lines:,} lines give a row")

@@ -8,7 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-log = logging.getLogger(__name__)
+from smorm.printing import get_logger
+from smorm.terminal import open_console
+
+log = get_logger(__name__)
 
 SECONDS = 10.0  # between two lines of a log
 
@@ -43,11 +46,10 @@ def line_progress(verb: str) -> Iterator[Callable[[int, int], None]]:
     if not sys.stderr.isatty() or not log.isEnabledFor(logging.INFO):
         yield _log_lines(verb, clock)
         return
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
     text = TextColumn("{task.completed:,.0f} of {task.total:,.0f} lines {task.fields[left]}")
-    with Progress(BarColumn(bar_width=20), text, console=Console(stderr=True)) as bar:
+    with Progress(BarColumn(bar_width=20), text, console=open_console(stderr=True)) as bar:
         task = bar.add_task(verb, total=None, left="", visible=False)
 
         def show(done: int, total: int) -> None:

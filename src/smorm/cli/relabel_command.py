@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import typer
 from typer import Argument, Option
 
 from smorm.cli import options
 from smorm.data.reading import Source
+from smorm.terminal import echo
 
 
 @options.loads_models
@@ -48,10 +48,10 @@ def run(
         on_bad_record=options.ON_BAD[skip_bad],
     )  # fmt: skip
     for line in report.census.lines():
-        typer.echo(line, err=True)
+        echo(line, err=True)
     summary = f"{output}: {report.pairs} pairs, {report.swapped} swapped; {report.ties} ties"
     if temperature is not None:
         summary += f"; noise set {report.overturned} against the gold"
     elif ties == "drop" and report.ties:
         summary += f" ({report.ties} left out)"
-    typer.echo(summary)
+    echo(summary)

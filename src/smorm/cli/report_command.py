@@ -3,11 +3,11 @@
 from itertools import chain
 from pathlib import Path
 
-import typer
 from typer import Argument, Option
 
 from smorm.cli.options import File, Texts
 from smorm.errors import ConfigError
+from smorm.terminal import echo
 
 
 def run(
@@ -39,6 +39,6 @@ def run(
         measured, output, title, figures=None if no_figures else folder,
         baselines=baseline or (), highlighted=highlight or (),
     )  # fmt: skip
-    typer.echo(f"page: {output}")
+    echo(f"page: {output}")
     if written:
-        typer.echo(f"figures: {len(written)} files in {folder}")
+        echo(f"figures: {len(written)} files in {folder}")

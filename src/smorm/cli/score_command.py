@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
 from typer import Argument, Option
 
 from smorm.cli import options
 from smorm.data.reading import Source
 from smorm.errors import ConfigError
+from smorm.terminal import echo
 
 if TYPE_CHECKING:
     from smorm.rewards.ensemble import Ensemble
@@ -92,7 +92,7 @@ def run(
         if isinstance(reward, Ensemble):
             prefix = f"{name}: "
         for line in census.lines():
-            typer.echo(f"{prefix}{line}", err=True)
+            echo(f"{prefix}{line}", err=True)
     if isinstance(reward, Ensemble):
         _print_ensemble(reward, report.tokens)
     errors = ""
@@ -100,14 +100,14 @@ def run(
         errors = f", {report.errors} lines without a score"
     if report.unscored:
         errors += f", {report.unscored} responses without a score beside others"
-    typer.echo(f"{output}: {report.responses} responses in {report.lines} lines{errors}")
+    echo(f"{output}: {report.responses} responses in {report.lines} lines{errors}")
 
 
 def _print_ensemble(ensemble: Ensemble, tokens: int) -> None:
-    typer.echo(f"combined: {ensemble.rule.name} of")
+    echo(f"combined: {ensemble.rule.name} of")
     for facts in ensemble.facts.values():
         standard = ""
         if ensemble.standardise is not None:
             standard = f", less {facts['centre']:.4g}, over {facts['spread']:.4g}"
-        typer.echo(f"  {facts['name']}: view {facts['view']}{standard}")
-    typer.echo(f"{ensemble.cost()}, {tokens:,} tokens in all")
+        echo(f"  {facts['name']}: view {facts['view']}{standard}")
+    echo(f"{ensemble.cost()}, {tokens:,} tokens in all")

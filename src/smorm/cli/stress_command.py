@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import typer
 from typer import Argument, Option
 
 from smorm.cli import options
 from smorm.cli.options import File, Texts
+from smorm.terminal import echo
 
 
 @options.loads_models
@@ -36,10 +36,10 @@ def run(
         changes.append(f"output={json.dumps(str(output))}")
     section = load_section(StressConfig, config, changes)
     refuse_unwritable(section.output)
-    results = run_stress(section, tell=lambda line: typer.echo(line, err=True))
+    results = run_stress(section, tell=lambda line: echo(line, err=True))
     write_results(section.output, results)
     print_results(summary(results))
-    typer.echo(f"results: {section.output}")
+    echo(f"results: {section.output}")
 
 
 def summary(results: list[Any]) -> list[Any]:

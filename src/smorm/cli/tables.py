@@ -1,6 +1,7 @@
 """Results and their metrics as tables on the terminal."""
 
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, product
@@ -14,6 +15,7 @@ from smorm.evaluation.metrics import Metric
 from smorm.evaluation.result import Result
 from smorm.report.rows import metric_names
 from smorm.report.selection import grouped, present_in
+from smorm.terminal import open_console
 
 _SHOWN = {
     "pairs": ("accuracy", "length_correlation"),
@@ -28,7 +30,7 @@ _NAME_WIDTH, _CELL_WIDTH, _RULE_WIDTH = 26, 27, 10
 
 def terminal() -> Console:
     """Where results are printed: lines wrap on a terminal only, so that a pipe gets whole ones."""
-    return Console(soft_wrap=not Console().is_terminal, markup=False, highlight=False)
+    return open_console(soft_wrap=not sys.stdout.isatty())
 
 
 def print_notes(console: Console, notes: Iterable[str]) -> None:

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import typer
 from typer import Argument, Option
 
 from smorm.cli.options import Texts
+from smorm.terminal import echo
 
 
 def run(
@@ -21,4 +21,4 @@ def run(
     from smorm.training.loop import train
 
     folder = train(load_config(config, overrides or ()), resume=resume)
-    typer.echo(f"model: {folder}")
+    echo(f"model: {folder}")

@@ -8,6 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from smorm.terminal import Handler, echo
 from smorm.version import __version__
 
 VERBS = {
@@ -57,7 +58,7 @@ app = typer.Typer(cls=_Verbs, no_args_is_help=True, pretty_exceptions_enable=Fal
 
 def _version(requested: bool) -> None:
     if requested:
-        typer.echo(f"smorm {__version__}")
+        echo(f"smorm {__version__}")
         raise typer.Exit
 
 
@@ -70,7 +71,7 @@ def _root(
 ) -> None:
     """Train, check, attack and serve reward models that resist reward hacking."""
     logging.basicConfig(
-        level=logging.WARNING if quiet else logging.INFO, format="%(message)s", stream=sys.stderr
+        level=logging.WARNING if quiet else logging.INFO, format="%(message)s", handlers=[Handler()]
     )
     # The hub logs each of its retries; their outcome is one error of ours.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)

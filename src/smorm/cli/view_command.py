@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
 from typer import Argument, Option
 
 from smorm.cli import options
 from smorm.data.reading import Source, read_records
 from smorm.errors import ConfigError
 from smorm.files import write_json
+from smorm.terminal import echo
 
 if TYPE_CHECKING:
     from smorm.evaluation.fitted_views import FitReport
@@ -98,7 +98,7 @@ def run(
     }  # fmt: skip
     write_json(output, {**view.as_dict(), "fitted": fitted})
     _print_fit(view, report, notes, within=held_out.within)
-    typer.echo(f"view: {output}")
+    echo(f"view: {output}")
 
 
 def _baselines(model: RewardModel) -> list[Any]:

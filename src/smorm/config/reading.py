@@ -15,6 +15,7 @@ from smorm.config.strict_yaml import parse_override, read_yaml
 from smorm.errors import ConfigError, brief, shortened
 from smorm.files import nearest_name
 from smorm.limits import limit, refusal
+from smorm.printing import without_secrets
 
 S = TypeVar("S", bound=Section)
 
@@ -137,6 +138,7 @@ def _keys_of(annotation: Any) -> dict[str, FieldInfo]:
 
 
 def dump_config(config: Config) -> str:
-    """The resolved configuration as YAML."""
-    text: str = yaml.safe_dump(config.as_dict(), sort_keys=False, allow_unicode=True)
+    """The resolved configuration as YAML, without the secrets of addresses."""
+    values = without_secrets(config.as_dict())
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     return text

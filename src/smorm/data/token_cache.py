@@ -6,7 +6,6 @@ that was moved is found again, and its records stand under the names of today.""
 import functools
 import hashlib
 import inspect
-import logging
 import os
 import shutil
 import tempfile
@@ -32,8 +31,9 @@ from smorm.data.records import Preference, Rated, Record, prompt_hash
 from smorm.data.token_store import QUARANTINE, StoreKind, StoreWriter, TokenStore, open_store
 from smorm.data.tokeniser import Tokeniser
 from smorm.errors import CheckpointError, DataError, OutputError
+from smorm.printing import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 PROGRESS_EVERY = 100_000
 # Bytes of a source from which `auto` caches its tokens: less than that takes a few seconds.

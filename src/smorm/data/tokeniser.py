@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import queue
 import shutil
@@ -16,8 +15,9 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from smorm.data.encode import Conversation, Encoder, Outcome, Worker, WorkerRefused, hello_of
+from smorm.printing import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 R = TypeVar("R")
 

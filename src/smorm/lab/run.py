@@ -29,6 +29,7 @@ from smorm.lab.measure import Run
 from smorm.lab.methods import arms_of, needed_arms, training_config
 from smorm.lab.world_artifacts import WorldArtifacts
 from smorm.model.device import pick_device
+from smorm.printing import csv_cell, without_secrets
 from smorm.processes import end_with_parent, worker_context
 from smorm.rewards.section import REWARDS
 from smorm.stopping import SIGNALS, handled
@@ -260,8 +261,9 @@ class Progress:
 
 
 def write_config(config: LabConfig, path: Path) -> None:
-    """Write the resolved configuration."""
-    files.write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    """Write the resolved configuration, without the secrets of addresses."""
+    values = without_secrets(config.model_dump(mode="json"))
+    files.write_text(path, yaml.safe_dump(values, sort_keys=False))
 
 
 def write_table(path: Path | str, results: Sequence[Result]) -> None:
@@ -272,8 +274,9 @@ def write_table(path: Path | str, results: Sequence[Result]) -> None:
     for result in results:
         seed = str(result.fingerprint.get("seed", ""))
         set_name = result.suite.partition("/")[2] or result.suite
-        head = (result.kind, set_name, result.model, result.view, seed)
+        names = (result.kind, set_name, result.model, result.view)
+        head = (*map(csv_cell, names), seed)
         for name, metric in result.metrics.items():
             if name.startswith(_PREFIXES.get(result.kind, ())):
-                writer.writerow((*head, name, f"{metric.value:.6g}"))
+                writer.writerow((*head, csv_cell(name), f"{metric.value:.6g}"))
     files.write_text(path, stream.getvalue())

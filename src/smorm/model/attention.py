@@ -17,7 +17,6 @@ Shapes: T packed tokens, H query heads, G key heads, D head size."""
 
 from __future__ import annotations
 
-import logging
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,9 +29,10 @@ from smorm.errors import first_line
 from smorm.model import gathered
 from smorm.model.cpu.attention import Block, cpu_blocks, cut_blocks
 from smorm.model.flex import block_mask, flex
+from smorm.printing import get_logger
 from smorm.trees.forest import Forest, Leaves, find_leaves
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 NAME = "smorm_forest"
 Backend = Literal["cpu_blocks", "varlen", "flex", "gathered"]

@@ -3,7 +3,6 @@
 No code of a model is ever run (`auto_map` is refused), and only safetensors weights are read."""
 
 import difflib
-import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +15,10 @@ from safetensors import SafetensorError
 from smorm import files
 from smorm.errors import ConfigError, ModelError, first_line
 from smorm.model import foreign
+from smorm.printing import get_logger
 from smorm.text.tokenizers import refuse_remote_code
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 _SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 # Weights in safetensors, configs and tokenizers; never code, pickles or other frameworks' weights.

@@ -10,7 +10,6 @@ Shapes: S sequences, D hidden size, K attributes, H tokens of a header."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -24,8 +23,9 @@ from smorm import files
 from smorm.errors import ModelError, first_line
 from smorm.model import foreign
 from smorm.model.foreign import Unreadable, UnreadableModelError
+from smorm.printing import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 HeadWeights = Mapping[str, Tensor]
 HEAD = "head.safetensors"

@@ -5,7 +5,6 @@ Beside `config.json`, safetensors weights with `score.weight`, and the tokenizer
 nonlinear head is in `head.safetensors` beside its backbone; other programs cannot load it."""
 
 import copy
-import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -37,9 +36,10 @@ from smorm.model.heads import WEIGHT, NonlinearHead
 from smorm.model.network import RewardNetwork
 from smorm.model.run_folder import why_no_model
 from smorm.model.views import PREFERENCE
+from smorm.printing import get_logger
 from smorm.text.tokenizers import load_tokenizer, refuse_remote_code
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 CARD = "smorm.json"
 _MAX_TOKENS = 2048

@@ -4,7 +4,6 @@ A decoder with its own attention (Bloom) would run and give wrong scores without
 with recurrent or convolutional layers (Mamba, LFM2) cannot share tokens at all. So a few short
 sequences go through each layout and are compared with padded batches under eager attention."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,9 +16,10 @@ from smorm.errors import ModelError, first_line
 from smorm.model.attention import AttentionPlan
 from smorm.model.backbone import quiet
 from smorm.model.network import REFERENCE, Layout, RewardNetwork
+from smorm.printing import get_logger
 from smorm.trees.forest import Forest
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest difference of a hidden state, relative to the largest entry of the reference."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from smorm.files import write_bytes, write_text
-from smorm.report.style import clean
+from smorm.printing import printable
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 # matplotlib knows no `currentColor`: this colour, used nowhere else, stands for it until then.
@@ -94,7 +94,7 @@ class Drawing:
         with self._drawn(title) as figure:
             FigureCanvasSVG(figure)
             figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
-        return _tidy(stream.getvalue(), clean(self.title))
+        return _tidy(stream.getvalue(), printable(self.title))
 
     def inline_svg(self) -> str:
         """SVG for inside HTML, which needs no namespaces: the page then holds no address at all."""
@@ -121,7 +121,7 @@ class Drawing:
         from matplotlib.figure import Figure
 
         # Without a fixed salt ids are random, and the same figure would give other bytes.
-        settings = _SETTINGS | {"svg.hashsalt": clean(self.title)}
+        settings = _SETTINGS | {"svg.hashsalt": printable(self.title)}
         with matplotlib.rc_context(settings), warnings.catch_warnings():
             # Fonts of this machine only measure the text; the reader's browser draws it.
             warnings.filterwarnings("ignore", message=".*[Gg]lyph.*missing from.*font")
@@ -196,7 +196,7 @@ def write_figures(folder: Path, figures: Iterable[Figure]) -> list[Path]:
 
 def short(text: str, longest: int = _MAX_LABEL) -> str:
     """A label that fits; the tables have the whole name."""
-    text = " ".join(clean(text).split()) or "(no name)"
+    text = " ".join(printable(text).split()) or "(no name)"
     return text if len(text) <= longest else f"{text[: longest - 9]}…{text[-8:]}"
 
 

@@ -19,12 +19,13 @@ from smorm.evaluation.metric_names import MetricName, SuiteName
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.result import Result
 from smorm.files import read_json
+from smorm.printing import printable
 from smorm.report.curves import OPTIMISED, curves_of
 from smorm.report.findings import Findings, findings_of
 from smorm.report.paired import leading, paired_differences, representative_sizes
 from smorm.report.rows import NOT_COMPARED, SEPARATE, Row, method_labels, metric_names, rows_of
 from smorm.report.selection import by_attribute, distinct, present_in, reject, select
-from smorm.report.style import clean, style_of
+from smorm.report.style import style_of
 from smorm.report.tables import split_names
 
 CARD = "smorm.json"
@@ -213,10 +214,10 @@ def _metadata(
             # The hub's index holds plain numbers: one that does not exist is left out.
             if not math.isfinite(row.metrics[name].value):
                 continue
-            label = clean(f"{style_of(name).label}, {row.view or 'all rows'}")
+            label = printable(f"{style_of(name).label}, {row.view or 'all rows'}")
             evaluation = EvalResult(
                 task_type=_TASK, task_name="reward modelling", dataset_type=_slug(row.suite),
-                dataset_name=clean(row.suite), metric_type=_slug(name), metric_name=label,
+                dataset_name=printable(row.suite), metric_type=_slug(name), metric_name=label,
                 metric_value=round(row.metrics[name].value, 6),
             )  # fmt: skip
             evaluations.append(evaluation)
@@ -226,7 +227,7 @@ def _metadata(
         pipeline_tag=_TASK, base_model=facts.base_model, tags=_TAGS,
         datasets=hub_ids(map(itemgetter(0), facts.sources)) or None,
         # Without results the library writes the name under a key that the hub does not know.
-        model_name=clean(title) if evaluations else None, eval_results=evaluations or None,
+        model_name=printable(title) if evaluations else None, eval_results=evaluations or None,
     )  # fmt: skip
 
 
@@ -299,14 +300,14 @@ def without_folders(value: Any) -> Any:
 
 def plain(text: object) -> str:
     """Text on one line in which no character means anything to Markdown or HTML."""
-    words = " ".join(clean(text).split())
+    words = " ".join(printable(text).split())
     return _SPECIAL.sub(r"\\\1", words).replace("&", "&amp;")
 
 
 def code(text: object) -> str:
     """Inline code, whatever it holds."""
     # A bar ends a table's cell even inside code, and cannot be escaped there.
-    words = " ".join(clean(text).split()).replace("|", "¦")
+    words = " ".join(printable(text).split()).replace("|", "¦")
     longest = max(map(len, re.findall(r"`+", words)), default=0)
     fence = "`" * (longest + 1)
     return f"{fence} {words} {fence}" if longest else f"`{words}`"
@@ -316,7 +317,7 @@ def fenced(text: str, language: str = "") -> str:
     """A code block that its own text cannot close."""
     longest = max(map(len, re.findall(r"`{3,}", text)), default=2)
     fence = "`" * (longest + 1)
-    return f"{fence}{language}\n{clean(text).rstrip()}\n{fence}"
+    return f"{fence}{language}\n{printable(text).rstrip()}\n{fence}"
 
 
 def results_table(rows: Sequence[Row], names: Sequence[str]) -> str:

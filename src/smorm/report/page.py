@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from smorm.errors import ConfigError, DataError
 from smorm.evaluation.result import parse_result
 from smorm.files import write_text
+from smorm.printing import printable
 from smorm.report.blocks import write_figures
 from smorm.report.curves import OPTIMISED, curves_of
 from smorm.report.findings import findings_of
@@ -23,7 +24,6 @@ from smorm.report.paired import paired_differences
 from smorm.report.rows import rows_of
 from smorm.report.sections import sections_of
 from smorm.report.selection import distinct, select
-from smorm.report.style import clean
 
 _MAX_SOURCES = 24  # fingerprints in sight; more are folded
 
@@ -76,12 +76,12 @@ def write_page(
 
 
 def _template() -> Template:
-    # All text is escaped, and freed of control characters.
+    # All text is escaped, and freed of control characters and secrets.
     environment = Environment(
         loader=PackageLoader("smorm.report"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
         # Markup is known by `__html__`: the output of a macro, or an SVG.
-        finalize=lambda value: value if hasattr(value, "__html__") else clean(value),
+        finalize=lambda value: value if hasattr(value, "__html__") else printable(value),
     )  # fmt: skip
     # A value of a fingerprint: text as it is, all else as JSON.
     to_json = functools.partial(json.dumps, ensure_ascii=False, sort_keys=True, default=str)

@@ -1,7 +1,6 @@
 """How a metric is named for readers, in what unit it is shown, and whether more of it is better."""
 
 import math
-import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -146,15 +145,3 @@ def show_prompts(name: str, *, in_distribution: bool = True) -> str:
     if name == "ID" and not in_distribution:
         return name
     return _PROMPT_SETS.get(name, name or "all prompts")
-
-
-# C0 and C1 controls and surrogates cannot stand in XML or UTF-8. The direction controls would let
-# a model's name reverse the numbers printed behind it.
-_UNPRINTABLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
-)
-
-
-def clean(text: object) -> str:
-    """Text with control, direction and surrogate characters replaced by U+FFFD."""
-    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", str(text))

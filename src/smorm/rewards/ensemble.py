@@ -4,7 +4,6 @@ less the variance (`uwo`: uncertainty-weighted optimisation, UWO), as Coste et a
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,6 +18,7 @@ from smorm.data.reading import OnBad, Source, read_records
 from smorm.data.records import Item, prompt_key
 from smorm.errors import ConfigError, DataError
 from smorm.model.store import resolve
+from smorm.printing import get_logger
 from smorm.rewards import protocol
 from smorm.rewards.protocol import Results, Reward, RewardView, ScoringOptions
 from smorm.rewards.section import REWARDS, RewardSection
@@ -26,7 +26,7 @@ from smorm.scoring.fit_views import FEWEST_PROMPTS, held_out, pooled_std
 from smorm.scoring.scorer import Scored
 from smorm.text.limits import Unscored
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 Combination = Literal["mean", "min", "uwo"]
 # Price of a unit of variance (their lambda) that Coste et al. take for best-of-N.

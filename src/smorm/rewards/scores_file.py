@@ -15,7 +15,6 @@ file (`partial`), from which a job that was interrupted goes on."""
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -32,6 +31,7 @@ from smorm.data.reading import OnBad, Source, read_each
 from smorm.data.records import Candidates, Item, Record, joined_item
 from smorm.errors import ConfigError, DataError, Interrupted
 from smorm.locks import only_writer
+from smorm.printing import get_logger
 from smorm.rewards.ensemble import Ensemble, OpenMember
 from smorm.rewards.partial import Entry, Partial, leftovers
 from smorm.rewards.protocol import Reward, RewardView, count_changes
@@ -40,7 +40,7 @@ from smorm.stopping import handled
 from smorm.text.limits import LEFT_OUT, Unscored, UnscoredReason
 from smorm.version import __version__
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # Lines that are scored, and written, at a time: responses to one prompt should stand near each
 # other, and no more than these are lost when a job is killed.

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_serializer, model_validator
 
 from smorm.config import load_section, parse_section
 from smorm.config.base import Positive, Section
+from smorm.printing import address_of
 from smorm.registry import Registry
 
 if TYPE_CHECKING:
@@ -206,6 +207,9 @@ class RewardSection(Section):
         """What it is, for a reader: a path, an address, or `KIND:argument`."""
         if self.ensemble is not None:
             return f"ensemble ({', '.join(member.title for member in self.ensemble)})"
+        # Results are called by it.
+        if self.url is not None:
+            return address_of(self.url)
         if self.kind in ("field", "lab"):
             return f"{self.kind}:{self.argument}"
         return self.reward or self.argument

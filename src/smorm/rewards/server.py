@@ -2,19 +2,25 @@
 
 A failure is an error that quotes the server, never a number: a reward of 0 or None in its place
 trains a policy on noise. Only what may pass is tried again (408, 425, 429, 5xx and broken
-connections), with a random pause that grows, and only until the deadline."""
+connections), with a random pause that grows, and only until the deadline, which is one for all of
+it: names looked up, connections, headers and content, however slowly a server drips them."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
+import os
 import random
+import socket
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx2
 import numpy as np
@@ -24,16 +30,20 @@ from smorm.arrays import Floats
 from smorm.data.records import Item
 from smorm.errors import ConfigError, DataError, SmormError
 from smorm.model.store import resolve
+from smorm.printing import address_of, keep_secret, keep_secrets_of, shorten
 from smorm.rewards.protocol import Results, Reward, RewardView, ScoringOptions, split_rows
 from smorm.rewards.section import RewardSection
 from smorm.rewards.wires import Answer, Wire, wires_of
 from smorm.text.chat import Messages, Renderer
 from smorm.text.tokenizers import load_tokenizer
 
+T = TypeVar("T")
+
 PROTOCOLS = ("auto", "smorm", "vllm", "sglang")
 RETRIED = frozenset({408, 425, 429})
 # An answer larger than this is refused while it is read.
 ANSWER_BYTES = 64 << 20
+_GRACE = 5.0  # seconds after the deadline in which a request must have been given up
 _HINTS = {
     401: " (is the token right?)",
     403: " (is the token right?)",
@@ -45,10 +55,12 @@ class RewardClient(contextlib.AbstractContextManager["RewardClient"]):
     """A reward server as a function from conversations to scores.
 
     Args:
-        url: the server's address, without an endpoint's path.
+        url: the server's address, without an endpoint's path. A query (`?api_key=...`) is sent
+            with every request, and shown nowhere.
         protocol: smorm, vllm or sglang; `auto` asks the server which it is.
         token: sent as `Authorization: Bearer`.
-        timeout: seconds that one request may take, all its tries and pauses together.
+        timeout: seconds that one request may take, from the first byte of the first try to the
+            last byte of the answer, with all tries and pauses.
         views: of a server of ours, the views to score by; without any the server's own.
         renderer: makes text of conversations where the protocol takes only text (SGLang).
         batch: conversations a request, where the protocol takes several.
@@ -76,7 +88,9 @@ class RewardClient(contextlib.AbstractContextManager["RewardClient"]):
     ) -> None:
         if protocol not in PROTOCOLS:
             raise ConfigError(f"protocol {protocol!r}: expected one of {', '.join(PROTOCOLS)}")
-        self.url = _address(url)
+        parsed = _parsed_address(url)
+        self.url, self._query = address_of(str(parsed)).rstrip("/"), parsed.query.decode()
+        keep_secrets_of(url)
         self.timeout, self.batch, self.concurrency = timeout, batch, concurrency
         self.tries, self.pause = tries, pause
         # In a header alone, which no log of addresses holds.
@@ -84,9 +98,12 @@ class RewardClient(contextlib.AbstractContextManager["RewardClient"]):
         if token is not None:
             if not token or not token.isascii() or not token.isprintable() or " " in token:
                 raise ConfigError("the token is empty, or holds characters that no header can hold")
+            keep_secret(token)
             headers["Authorization"] = f"Bearer {token}"
         # A redirect would take the token to another server.
-        self._client = httpx2.Client(headers=headers, follow_redirects=False)
+        # No timeout of its own, which would be between two bytes: the deadline holds for all.
+        self._client = httpx2.AsyncClient(headers=headers, follow_redirects=False, timeout=None)
+        self._loop = _background_loop(os.getpid())
         self.protocol, self.model_id = self._introduce(protocol)
         self.wires = wires_of(self.protocol, renderer, views)
 
@@ -124,7 +141,8 @@ class RewardClient(contextlib.AbstractContextManager["RewardClient"]):
         return Answer(np.concatenate(rows), list(tokens))
 
     def close(self) -> None:
-        self._client.close()
+        """Close the connections."""
+        self._wait_for(self._client.aclose(), _GRACE)
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -171,15 +189,16 @@ class RewardClient(contextlib.AbstractContextManager["RewardClient"]):
 
     def _request(self, method: str, path: str, body: bytes | None) -> Any:
         url, deadline = f"{self.url}{path}", time.monotonic() + self.timeout
+        address = f"{url}?{self._query}" if self._query else url
         # Monotonic: a clock that is set back must not prolong the wait.
         reason, tried = "the time was over before it was sent", 0
         while tried < self.tries and time.monotonic() < deadline:
             tried += 1
             wait = 0.0
             try:
-                status, headers, content = self._send(method, url, body, deadline)
-            except httpx2.TransportError as error:
-                reason = f"{type(error).__name__}: {error}".rstrip(": ")
+                status, headers, content = self._send(method, address, body, deadline)
+            except (httpx2.TransportError, TimeoutError) as error:
+                reason = _cause(error)
             else:
                 if status == 200:
                     return _parsed(content, url)
@@ -201,21 +220,42 @@ class RewardClient(contextlib.AbstractContextManager["RewardClient"]):
     def _send(
         self, method: str, url: str, body: bytes | None, deadline: float
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """One try: status, headers and content."""
-        # The client's timeout is between two pieces of an answer; the deadline is for all of it.
+        """One try: status, headers and content. `TimeoutError` at the deadline."""
         remaining = max(deadline - time.monotonic(), 0.001)
+        return self._wait_for(self._fetch(method, url, body, remaining), remaining + _GRACE)
+
+    async def _fetch(
+        self, method: str, url: str, body: bytes | None, seconds: float
+    ) -> tuple[int, Mapping[str, str], bytes]:
         headers = {"Content-Type": "application/json"}
         content = bytearray()
-        with self._client.stream(
-            method, url, content=body, headers=headers, timeout=remaining
-        ) as response:
-            for piece in response.iter_bytes():
+        async with (
+            asyncio.timeout(seconds),
+            self._client.stream(method, url, content=body, headers=headers) as response,
+        ):
+            async for piece in response.aiter_bytes():
                 content += piece
-                if time.monotonic() > deadline:
-                    raise httpx2.ReadTimeout("the answer did not end in time")
                 if len(content) > ANSWER_BYTES:
-                    raise SmormError(f"{url}: an answer of more than {ANSWER_BYTES:,} bytes")
+                    raise SmormError(f"{self.url}: an answer of more than {ANSWER_BYTES:,} bytes")
             return response.status_code, response.headers, bytes(content)
+
+    def _wait_for(self, work: Coroutine[Any, Any, T], seconds: float) -> T:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result(seconds)
+        except BaseException:
+            # Ctrl-C as well: nothing is left that waits for a server.
+            future.cancel()
+            raise
+
+
+@functools.cache
+def _background_loop(process: int) -> asyncio.AbstractEventLoop:
+    """The event loop of all clients of a process, which runs in a thread of its own: only there
+    can a request be given up wherever it hangs, whatever thread or loop the caller is in."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="smorm-requests", daemon=True).start()
+    return loop
 
 
 class ServerReward(Reward):
@@ -242,14 +282,15 @@ class ServerReward(Reward):
         for key, value, reader in uses:
             if value and client.protocol != reader:
                 raise ConfigError(
-                    f"{key}: {section.url} is a server of {client.protocol}, which has no use for "
+                    f"{key}: {client.url} is a server of {client.protocol}, which has no use for "
                     "it: leave it out"
                 )
         return cls(client, names)
 
     @property
     def provenance(self) -> dict[str, Any]:
-        return {"url": self.client.url, "model": self.client.model_id}
+        model = self.client.model_id
+        return {"url": self.client.url, "model": model if model is None else shorten(model)}
 
     def score(self, items: Sequence[Item]) -> Results:
         """The server's scores; a failure of the server stops everything."""
@@ -285,22 +326,25 @@ class _NoSuchPageError(SmormError):
 def read_token(path: Path, name: str = "token_file") -> str:
     """A bearer token from the file that `name` gives."""
     try:
-        return path.read_text(encoding="utf-8").strip()
+        token = path.read_text(encoding="utf-8").strip()
+        keep_secret(token)
+        return token
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{name} {path}: cannot be read: {error}") from error
 
 
 def _refusal(status: int, url: str, reason: str, headers: Mapping[str, str]) -> SmormError:
     if 300 <= status < 400:
+        place = shorten(headers.get("location", "another address"))
         return SmormError(
-            f"{url}: moved to {headers.get('location', 'another address')}: name that address "
-            "(the token is not sent to another one by itself)"
+            f"{url}: moved to {place}: name that address (the token is not sent to another one by "
+            "itself)"
         )
     error = _NoSuchPageError if status in (404, 405) else SmormError
     return error(f"{url}: the server refused: {reason}{_HINTS.get(status, '')}")
 
 
-def _address(url: str) -> str:
+def _parsed_address(url: str) -> httpx2.URL:
     try:
         parsed = httpx2.URL(url)
     except httpx2.InvalidURL as error:
@@ -309,7 +353,25 @@ def _address(url: str) -> str:
         raise ConfigError(f"{url}: expected an address such as http://localhost:8000")
     if parsed.userinfo:
         raise ConfigError("the address holds a user or password: put a token into a file instead")
-    return str(parsed.copy_with(query=None, fragment=None)).rstrip("/")
+    return parsed
+
+
+def _cause(error: Exception) -> str:
+    """What went wrong with a connection, as the operating system names it where it does."""
+    if isinstance(error, TimeoutError):
+        return "the answer did not end in time"
+    cause: BaseException | None = error
+    # The library's own text is only that all attempts failed.
+    while cause is not None:
+        if isinstance(cause, socket.gaierror):
+            return f"{type(error).__name__}: {cause.strerror}"
+        if isinstance(cause, OSError) and cause.errno:
+            return f"{type(error).__name__}: {os.strerror(cause.errno)}"
+        if isinstance(cause, BaseExceptionGroup):  # one for each address of a name
+            cause = cause.exceptions[0]
+        else:
+            cause = cause.__cause__ or cause.__context__
+    return f"{type(error).__name__}: {shorten(error)}".rstrip(": ")
 
 
 def _parsed(content: bytes, url: str) -> Any:
@@ -320,7 +382,4 @@ def _parsed(content: bytes, url: str) -> Any:
 
 
 def _shown(content: bytes) -> str:
-    text = " ".join(content.decode("utf-8", errors="replace").split())
-    if len(text) > 300:
-        text = f"{text[:297]}..."
-    return text or "(nothing)"
+    return shorten(content.decode("utf-8", errors="replace"), 300) or "(nothing)"

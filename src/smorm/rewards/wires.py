@@ -13,6 +13,7 @@ import numpy as np
 
 from smorm.arrays import Floats, is_finite_number
 from smorm.errors import ConfigError, DataError, SmormError
+from smorm.printing import shorten
 from smorm.text.chat import RAW, ChatInputs, Message, Messages, Renderer
 
 Body = dict[str, Any]
@@ -105,7 +106,8 @@ class SmormScore(Wire):
         # Without a name there must be one view alone, which was read above.
         for view in self.views or (None,):
             if view not in values:
-                raise SmormError(f"the server gave no view {view!r}, but {', '.join(values)}")
+                names = shorten(", ".join(values))
+                raise SmormError(f"the server gave no view {view!r}, but {names}")
             row.append(values[view])
         return row
 
@@ -227,5 +229,4 @@ def _token_count(entry: Any, name: str) -> int | None:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 120 else f"{text[:117]}..."
+    return shorten(repr(value), 120)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -25,11 +24,12 @@ from smorm.model.device import keep_freed_memory, pick_device
 from smorm.model.network import Layout, RewardNetwork
 from smorm.model.store import ModelCard, load_model, resolve
 from smorm.model.verify import choose_layout
+from smorm.printing import get_logger
 from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scorer
 from smorm.text.chat import Message, Renderer
 from smorm.text.limits import Overlong, Unscored
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 Dtype = Literal["float32", "bfloat16"]
 

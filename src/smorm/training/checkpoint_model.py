@@ -1,6 +1,5 @@
 """A run's checkpoint as a model folder, so that whatever takes a model takes any step of a run."""
 
-import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,13 @@ from smorm.errors import CheckpointError, ConfigError
 from smorm.model.network import RewardNetwork
 from smorm.model.run_folder import CHECKPOINTS, checkpoint_of, steps_of
 from smorm.model.store import CARD, ModelCard, read_card, save_model
+from smorm.printing import get_logger
 from smorm.text.tokenizers import load_tokenizer
 from smorm.training.folder import BEGINNING
 from smorm.training.optim import named_trainable
 from smorm.training.setup import build_network, prepare
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 def model_at(run: Path, step: int) -> Path:

@@ -5,7 +5,6 @@ weights and the optimizer's moments as safetensors, and a small JSON state. Data
 are functions of (seed, step). Cost is counted in computed tokens: time depends on the machine."""
 
 import contextlib
-import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,12 +26,13 @@ from smorm.model.run_folder import (
     list_checkpoints,
 )
 from smorm.model.store import save_tokenizer_and_card
+from smorm.printing import get_logger
 from smorm.training import numerics
 from smorm.training.best import Best
 from smorm.training.setup import Prepared
 from smorm.training.step import StepResult
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 LENGTH = ("training.epochs", "training.max_steps")
 """Keys that a resumed run may have larger."""
 BEGINNING = "beginning"

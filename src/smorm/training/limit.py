@@ -1,12 +1,11 @@
 """The token limit of a run, which the positions of its backbone bound."""
 
-import logging
-
 from smorm.config import Architecture, Config
 from smorm.errors import ConfigError
 from smorm.model.backbone import architecture_positions, positions_of
+from smorm.printing import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 def positions_of_run(config: Config) -> int | None:

@@ -1,6 +1,5 @@
 """Training, top to bottom: prepare, step, report, save."""
 
-import logging
 import math
 import time
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from smorm.config import Config, decisive
 from smorm.errors import Interrupted, NonFiniteLossError
 from smorm.locks import only_run
 from smorm.model.run_folder import CHECKPOINTS, how_far, steps_of
+from smorm.printing import get_logger
 from smorm.stopping import Stop, defer, handled
 from smorm.training import folder, numerics, optim
 from smorm.training.batches import Batches, prefetched
@@ -24,7 +24,7 @@ from smorm.training.step import Abandoned, StepResult, diagnose_step, run_step, 
 from smorm.training.trackers import refuse_missing
 from smorm.training.tracking import due, reporting
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 def train(config: Config, *, resume: bool = False) -> Path:

@@ -9,7 +9,6 @@ import ctypes
 import gc
 import heapq
 import itertools
-import logging
 import os
 import re
 import resource
@@ -27,10 +26,11 @@ from smorm.arrays import Tokens
 from smorm.config.strict_yaml import read_yaml
 from smorm.errors import ConfigError
 from smorm.model.network import Batch, RewardNetwork
+from smorm.printing import get_logger
 from smorm.training.setup import Prepared
 from smorm.training.sources import TokenSet
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 LONGEST = 16
 """So many of the longest records are what is measured."""

@@ -5,7 +5,6 @@ theirs. All of it is recorded in every checkpoint; a run that goes on takes the 
 threads, or is refused, and says what else is different."""
 
 import functools
-import logging
 import os
 import platform
 from collections.abc import Mapping
@@ -18,8 +17,9 @@ from smorm.config import Config
 from smorm.errors import CheckpointError
 from smorm.model.device import pick_device
 from smorm.model.store import versions
+from smorm.printing import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 Recorded = tuple[Path, Mapping[str, Any]]
 """A checkpoint, and what `describe` gave where it was written (nothing in older versions)."""

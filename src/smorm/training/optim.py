@@ -1,6 +1,5 @@
 """AdamW and a learning rate that is a pure function of the step."""
 
-import logging
 import math
 from collections.abc import Iterable, Mapping
 
@@ -8,8 +7,9 @@ import torch
 
 from smorm.config.sections import TrainingSection
 from smorm.model.network import RewardNetwork
+from smorm.printing import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 def learning_rate_factor(step: int, total: int, warmup: float, schedule: str) -> float:

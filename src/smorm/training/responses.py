@@ -5,7 +5,6 @@ header of an assistant's turn. A response begins after the last header in what t
 share. Without one (raw text, an unfinished turn) it begins where they differ, as in TRL."""
 
 import itertools
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,11 +15,12 @@ from numpy.typing import NDArray
 from smorm.arrays import Tokens
 from smorm.data.token_store import TokenPair
 from smorm.errors import DataError
+from smorm.printing import get_logger
 from smorm.text.chat import Message, Renderer
 from smorm.training.batches import MicroBatch
 from smorm.trees.forest import common_prefix, end_of_last
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 # They begin and end in different ways, so that none of their tokens is taken for the template's.
 _TEXTS = ("one", "six!", "end.", "x\n", "1", "yes", "No", "- x")

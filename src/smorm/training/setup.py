@@ -1,6 +1,5 @@
 """From a configuration to everything that a run needs: data, tokenizer, network, order."""
 
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from smorm.model.network import RewardNetwork
 from smorm.model.store import ModelCard, load_start, resolve, versions
 from smorm.model.verify import choose_layout
 from smorm.objectives.terms import Rows
+from smorm.printing import get_logger
 from smorm.text.chat import Renderer
 from smorm.text.tokenizers import ensure_pad_token
 from smorm.training import sources
@@ -32,7 +32,7 @@ from smorm.training.limit import within_positions
 from smorm.training.methods import method_class
 from smorm.training.sources import TokenSet
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

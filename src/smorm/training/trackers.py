@@ -9,6 +9,7 @@ from pathlib import Path
 from smorm import files
 from smorm.config import Config
 from smorm.errors import ConfigError, first_line
+from smorm.printing import without_secrets
 
 Numbers = Mapping[str, float]
 _PROJECT = "smorm"
@@ -41,7 +42,7 @@ class Wandb:
         folder = config.output.folder
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", _PROJECT), name=folder.name, dir=str(folder),
-            id=identity, resume="allow", config=config.as_dict(),
+            id=identity, resume="allow", config=without_secrets(config.as_dict()),
         )  # fmt: skip
 
     def log(self, step: int, numbers: Numbers) -> None:
@@ -61,7 +62,7 @@ class Trackio:
         # It knows a run by its name: two folders called `run` are two runs.
         self._run = trackio.init(
             project=os.environ.get("TRACKIO_PROJECT", _PROJECT), resume="allow", embed=False,
-            name=f"{folder.name}-{identity}", config=config.as_dict(),
+            name=f"{folder.name}-{identity}", config=without_secrets(config.as_dict()),
         )  # fmt: skip
 
     def log(self, step: int, numbers: Numbers) -> None:

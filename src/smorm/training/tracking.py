@@ -1,6 +1,5 @@
 """What a run measures and reports while it runs: `metrics.jsonl`, TensorBoard, the terminal."""
 
-import logging
 import os
 import re
 import sys
@@ -16,12 +15,14 @@ from smorm.config import Config
 from smorm.data.scaling import restore_scales
 from smorm.files import named_errors, write_bytes
 from smorm.model.inference import score_units
+from smorm.printing import get_logger
+from smorm.terminal import open_console
 from smorm.training.best import measured_as
 from smorm.training.setup import Prepared
 from smorm.training.sources import TokenSet
 from smorm.training.trackers import open_trackers
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 Report = Callable[[int, dict[str, float]], None]
 """Takes the numbers of a step (from 1)."""
 # What a person watches: its name in the metrics, its form in a line and in a bar of 80 columns.
@@ -138,16 +139,15 @@ def progress(total: int, first: int, every: int) -> Iterator[Report]:
         yield write_line
         return
     from rich import progress as rich_progress
-    from rich.console import Console
 
     text = rich_progress.TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[numbers]}")
     columns = (rich_progress.BarColumn(bar_width=12), text, rich_progress.TimeRemainingColumn())
-    with rich_progress.Progress(*columns, console=Console(stderr=True)) as bar:
+    with rich_progress.Progress(*columns, console=open_console(stderr=True)) as bar:
         task = bar.add_task("training", total=total, completed=first, numbers="")
 
         def move(step: int, values: dict[str, float]) -> None:
             if step == first + 1:
-                bar.console.print(line_of(step, values), highlight=False)
+                bar.console.print(line_of(step, values))
             bar.update(task, completed=step, numbers=_describe(values, brief=True))
 
         yield move

@@ -7,7 +7,6 @@ shipped size."""
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 
 from smorm.files import write_json
+from smorm.printing import get_logger
 from smorm.world.words import SPECIAL_TOKENS, WORDS
 from smorm.world.world import REGIMES, World, make_world, pick, sample_prompt
 from smorm.world.writer import write_answer
@@ -29,7 +29,7 @@ from smorm.world.writer import write_answer
 if TYPE_CHECKING:  # transformers' models take a core 3 seconds: where they are needed
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 Policy: TypeAlias = "tuple[LlamaForCausalLM, PreTrainedTokenizerFast]"
 PAD, BOS, EOS, UNK, SEP = SPECIAL_TOKENS

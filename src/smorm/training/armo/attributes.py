@@ -5,7 +5,6 @@
 Without intercept, over the ratings that there are (Wang et al., 2024, arXiv 2406.12845, section
 3.1); the chosen penalty is then used on all of them. P pairs, R rated responses, D hidden size."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,13 +16,14 @@ from numpy.typing import NDArray
 from smorm.arrays import Bools, Floats, Ints, Tokens
 from smorm.errors import ConfigError, DataError
 from smorm.model.inference import Prompted, prompted_units
+from smorm.printing import get_logger
 from smorm.training.folder import Cost
 from smorm.training.methods.armo import ArmoSection
 from smorm.training.responses import assistant_header
 from smorm.training.setup import Prepared
 from smorm.trees.forest import end_of_last
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 ALPHAS = tuple(10.0**power for power in range(-4, 5))
 """The published penalties."""

@@ -10,7 +10,6 @@ In the paper the correlation is to be 0; the public code stops at 0.03 and tries
 0.95. Each pair of responses that changes its order as m grows lowers the correlation, so that it
 falls in m and bisection finds the multiple."""
 
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from smorm.errors import ConfigError, NonFiniteLossError
 from smorm.model.heads import GatedHead, gate_network
 from smorm.objectives.preference import bradley_terry
 from smorm.objectives.terms import Metrics
+from smorm.printing import get_logger
 from smorm.training import optim
 from smorm.training.armo.attributes import PairFeatures, Stage1, StateReader, fit_rows, read_pairs
 from smorm.training.folder import Cost, write_beginnings, write_cost
@@ -37,7 +37,7 @@ from smorm.training.proof import save_proven
 from smorm.training.setup import Prepared
 from smorm.training.tracking import reporting
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 _DOUBLINGS = _HALVINGS = 60
 

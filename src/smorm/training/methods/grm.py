@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
@@ -17,6 +16,7 @@ from smorm.model.language import LanguageHead, response_tokens
 from smorm.model.network import RewardNetwork, leaf_rows
 from smorm.objectives.grm import Likelihoods, Mixture, Regulariser, grm
 from smorm.objectives.terms import Losses, Totals
+from smorm.printing import get_logger
 from smorm.training.batches import MicroBatch
 from smorm.training.methods.base import Method, Outputs
 from smorm.training.responses import response_starts
@@ -24,7 +24,7 @@ from smorm.training.responses import response_starts
 if TYPE_CHECKING:
     from smorm.training.setup import Prepared
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 REFERENCE_PAIRS = 4096
 """Pairs that are split into micro-batches at once for the reference."""
