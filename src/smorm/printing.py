@@ -83,12 +83,12 @@ def keep_secrets_of(url: str) -> None:
 def redact(text: object) -> str:
     """Text with `***` in place of passwords, keys and tokens: those that stand where such stand,
     and those that were given to `keep_secret`."""
-    shown = str(text)
+    redacted = str(text)
     for known in list(_known.values()):
-        shown = known.sub(HIDDEN, shown)
+        redacted = known.sub(HIDDEN, redacted)
     for secret in _SECRETS:
-        shown = secret.sub(rf"\1{HIDDEN}", shown)
-    return shown
+        redacted = secret.sub(rf"\1{HIDDEN}", redacted)
+    return redacted
 
 
 def printable(text: object) -> str:
@@ -105,9 +105,9 @@ def shorten(value: object, limit: int = VALUE) -> str:
 def message(text: object) -> str:
     """Lines for people: printable, with long values and long lines shortened."""
     # Cut last: half a secret would not be known as one.
-    shown = printable(cut(str(text), MOST))
-    shown = _LONG_WORD.sub(lambda word: cut(word[0], VALUE), shown)
-    return "\n".join(cut(line, LINE) for line in shown.split("\n"))
+    cleaned = printable(cut(str(text), MOST))
+    cleaned = _LONG_WORD.sub(lambda word: cut(word[0], VALUE), cleaned)
+    return "\n".join(cut(line, LINE) for line in cleaned.split("\n"))
 
 
 def error_message(text: object) -> str:
@@ -127,11 +127,11 @@ def cut(text: str, limit: int) -> str:
 def address_of(url: str) -> str:
     """An address without what may be secret in it: user, password, query and fragment."""
     try:
-        parts = urlsplit(url)
+        split = urlsplit(url)
     except ValueError:  # no address at all
         return redact(url)
-    place = parts.netloc.rpartition("@")[2]
-    return parts._replace(netloc=place, query="", fragment="").geturl()
+    host = split.netloc.rpartition("@")[2]
+    return split._replace(netloc=host, query="", fragment="").geturl()
 
 
 def without_secrets(value: Any) -> Any:

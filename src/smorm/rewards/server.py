@@ -335,9 +335,9 @@ def read_token(path: Path, name: str = "token_file") -> str:
 
 def _refusal(status: int, url: str, reason: str, headers: Mapping[str, str]) -> SmormError:
     if 300 <= status < 400:
-        place = shorten(headers.get("location", "another address"))
+        target = shorten(headers.get("location", "another address"))
         return SmormError(
-            f"{url}: moved to {place}: name that address (the token is not sent to another one by "
+            f"{url}: moved to {target}: name that address (the token is not sent to another one by "
             "itself)"
         )
     error = _NoSuchPageError if status in (404, 405) else SmormError
