@@ -17,7 +17,8 @@ from smorm import terminal
 from tests.payloads import EVERYTHING, HOSTILE, assert_harmless
 
 PACKAGE = Path(__file__).parents[1] / "src" / "smorm"
-PRINTERS = {"terminal.py"}
+# The program itself speaks before and after its verb too.
+PRINTERS = {"terminal.py", "cli/main.py"}
 
 
 def ways_out(tree: ast.AST) -> list[tuple[int, str]]:
@@ -44,7 +45,7 @@ def _is_name(node: ast.AST) -> bool:
 def test_the_package_prints_through_one_printer():
     uses = []
     for path in sorted(PACKAGE.rglob("*.py")):
-        if path.name in PRINTERS:
+        if path.relative_to(PACKAGE).as_posix() in PRINTERS:
             continue
         for line, called in ways_out(ast.parse(path.read_text(encoding="utf-8"))):
             if called not in ("echo", "terminal.echo"):
