@@ -77,9 +77,9 @@ def first_line(error: BaseException, limit: int = 300) -> str:
     return type(error).__name__
 
 
-def shortened(text: str) -> str:
+def shortened(text: str, most: int = _MOST) -> str:
     """A message that quotes a user's file, without the middle of what is too long to be read."""
-    return cut(text, _MOST)
+    return cut(text, most)
 
 
 def brief(value: object) -> str:

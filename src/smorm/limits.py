@@ -39,7 +39,7 @@ class Limit:
     def shown(self, amount: int) -> str:
         """An amount as the documentation and the refusals write it."""
         if self.unit != "bytes":
-            return f"{amount:,} {self.unit}"
+            return f"{amount:,} {self.unit}".rstrip()
         for factor, name in ((_GIB, "GiB"), (_MIB, "MiB"), (_KIB, "KiB")):
             if amount and amount % factor == 0:
                 return f"{amount // factor:,} {name}"
@@ -55,16 +55,23 @@ LIMITS: Mapping[str, Limit] = {
         32 * _MIB, "bytes", "a cell", "One value of a Parquet file or a saved dataset, lists and "
         "objects with all that they hold.",
     ),
-    "json_bytes": Limit(
-        256 * _MIB, "bytes", "a JSON value", "What stands in one piece in a `.json` file: an item "
-        "of an array, or a whole object of splits.",
-    ),
     "row_values": Limit(
         1_000_000, "values", "a row", "Values in one row, nested ones counted: the messages of a "
         "conversation, the numbers of a list."
     ),
+    "json_bytes": Limit(
+        128 * _MIB, "bytes", "a JSON value", "One value of a `.json` file that is no array of "
+        "rows, such as an object of splits.",
+    ),
+    "json_values": Limit(
+        4_000_000, "values", "a JSON value", "Values in it, nested ones counted."
+    ),
     "depth": Limit(100, "levels", "", "Lists and objects inside one another, in data and YAML."),
     "digits": Limit(400, "digits", "a number", "Digits of one number in YAML and in JSON text."),
+    "row_pairs": Limit(
+        100_000, "pairs", "a row", "Pairs that one row of ranked answers may make."
+    ),
+    "rating": Limit(10**9, "", "a rating", "The size of a rating or a margin, of either sign."),
     "columns": Limit(1000, "columns", "a table", "Columns of a CSV or Parquet file."),
     "conversation_bytes": Limit(
         4 * _MIB, "bytes", "a conversation", "One conversation as the template writes it, before "
@@ -120,10 +127,10 @@ def setting(name: str) -> str:
     return PREFIX + name.upper()
 
 
-def refusal(name: str, found: int | None = None) -> str:
+def refusal(name: str, found: float | None = None) -> str:
     """What a message says of something over a limit; `found` is its amount, where it is known."""
     about = LIMITS[name]
-    amount = "" if found is None else f"{found:,} {about.unit}, "
+    amount = "" if found is None else f"{f'{found:,} {about.unit}'.rstrip()}, "
     most = f"{about.shown(limit(name))} {about.of}".rstrip()
     return f"{amount}over the limit of {most}; {setting(name)} raises it"
 

@@ -9,7 +9,6 @@ from smorm.data.census import BadRecord, Census, Defect, DropReason
 from smorm.data.csvfiles import scan_csv
 from smorm.data.jsonlines import scan_json
 from smorm.data.readers import contents_of, read_rows, scan_rows
-from smorm.data.streams import Limits
 from smorm.errors import DataError
 from tests.data.sources import jsonl, raw, records
 
@@ -54,18 +53,19 @@ def test_zstd_is_read_in_every_text_format_and_seen_by_its_bytes(tmp_path, name)
     assert len(rows_of(plain)) == 3
 
 
-def test_a_zstd_file_that_is_damaged_or_a_bomb_is_one_line(tmp_path):
+def test_a_zstd_file_that_is_damaged_or_a_bomb_is_one_line(tmp_path, monkeypatch):
     whole = zstd(tmp_path / "d.jsonl.zst", LINES.encode() * 50).read_bytes()
     for content in (whole[:30], whole[:3] + whole[4:], whole + b"more"):
         path = raw(tmp_path / "damaged.jsonl.zst", content)
         with pytest.raises(DataError, match=r"damaged\.jsonl\.zst") as caught:
             rows_of(path)
         assert "\n" not in str(caught.value)
-    small = Limits(zstd_ratio=50, free_bytes=100_000)
+    monkeypatch.setenv("SMORM_LIMIT_ZSTD_RATIO", "50")
+    monkeypatch.setenv("SMORM_LIMIT_UNPACKED_BYTES", "100kB")
     for name, scan in (("b.jsonl.zst", scan_json), ("b.csv.zst", scan_csv)):
         bomb = zstd(tmp_path / name, b'{"a": 1}\n' * 300_000)
-        with pytest.raises(DataError, match="refused as a zstd bomb"):
-            list(scan(bomb, limits=small))
+        with pytest.raises(DataError, match=r"refused as a zstd bomb: .*SMORM_LIMIT_ZSTD_RATIO"):
+            list(scan(bomb))
 
 
 @pytest.mark.parametrize(
@@ -98,10 +98,24 @@ def test_a_row_of_csv_that_is_damaged_is_a_bad_record_and_the_next_one_is_read(t
     assert scanned[3] == {"a": "x", "b": None}
 
 
-def test_limits_hold_for_csv(tmp_path):
-    for content in (b"a\n" + b"x" * 5000, b'a\n"' + b"x\n" * 2000 + b'"\n'):
-        with pytest.raises(DataError, match=r"d\.csv:"):
-            list(scan_csv(raw(tmp_path / "d.csv", content), Limits(line_bytes=1000)))
+def test_limits_hold_for_csv(tmp_path, monkeypatch):
+    monkeypatch.setenv("SMORM_LIMIT_LINE_BYTES", "1000")
+    # The last one's fields are short, but its row has many lines.
+    for content in (b"x" * 5000, b'"' + b"x\n" * 2000 + b'"', b'"x\n"' + b',"x\n"' * 500):
+        with pytest.raises(
+            DataError, match=r"d\.csv:2: line: over the limit of 1,000 bytes a line"
+        ):
+            list(scan_csv(raw(tmp_path / "d.csv", b"a\n" + content + b"\n")))
+    monkeypatch.setenv("SMORM_LIMIT_COLUMNS", "20")
+    with pytest.raises(DataError, match=r"d\.csv:1: 21 columns, over the limit of 20 columns"):
+        list(scan_csv(raw(tmp_path / "d.csv", b"a" + b",b" * 20 + b"\n")))
+
+
+def test_blank_lines_of_csv_are_counted_and_a_text_keeps_its_own(tmp_path):
+    path = raw(tmp_path / "d.csv", b'\n \na,b\n\n\r\n1,"2\n\n\n3"\n\n4,5\n\n')
+    (where, row), (last, _) = scan_csv(path)
+    assert (where, last) == (f"{path}:6", f"{path}:11")
+    assert row == {"a": "1", "b": "2\n\n\n3"}
 
 
 def test_numbers_in_csv_are_read_and_an_index_is_no_text(tmp_path):
@@ -169,10 +183,11 @@ def test_a_broken_object_over_several_lines_does_not_take_the_next_one_with_it(t
     assert isinstance(other, BadRecord)
 
 
-def test_an_object_over_several_lines_has_a_limit(tmp_path):
+def test_an_object_over_several_lines_has_a_limit(tmp_path, monkeypatch):
     path = raw(tmp_path / "d.jsonl", b"{\n" + b' "a": 1,\n' * 500)
-    with pytest.raises(DataError, match=r"d\.jsonl:1: line: longer than 1,000 bytes"):
-        list(scan_json(path, limits=Limits(line_bytes=1000)))
+    monkeypatch.setenv("SMORM_LIMIT_LINE_BYTES", "1000")
+    with pytest.raises(DataError, match=r"d\.jsonl:1: line: over the limit of 1,000 bytes a line"):
+        list(scan_json(path))
 
 
 @pytest.mark.parametrize("name", ["d.jsonl", "d.ndjson", "d.jsonl.gz"])

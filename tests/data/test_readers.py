@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import datasets
 import pyarrow
@@ -14,7 +15,6 @@ from pyarrow import parquet
 from smorm.data.census import BadRecord
 from smorm.data.jsonlines import scan_json
 from smorm.data.readers import load_converted, load_hub, read_rows, scan_rows
-from smorm.data.streams import Limits
 from smorm.errors import DataError
 from tests.data.sources import jsonl, law, raw
 
@@ -193,7 +193,18 @@ BROKEN_LINES = [
     (b'{"a": 1e999}', "not valid JSON: number is infinity"),
     (b'{"a": "\\ud800"}', "no low surrogate"),
     (b'{"a": "\xff\xfe"}', "0xFF at column 8 is not UTF-8"),
-    (b"[" * 3000 + b"]" * 3000, "depth limit"),
+    (b"[" * 1100 + b"]" * 1100, "1,100 values, over the limit"),
+    (b"[" * 900 + b"]" * 900, "nested deeper: over the limit of 100 levels"),
+    (b'{"a": ' * 101 + b"1" + b"}" * 101, "nested deeper: over the limit of 100 levels; SMORM_"),
+    (b'{"a": 1, "b": 2, "a": 3}', "the key 'a' stands twice in one object"),
+    (b'{"b": [{"a": 1, "a": 3}]}', "the key 'a' stands twice in one object"),
+    (b'{"b": 1e400}', "not valid JSON"),
+    (b'{"b": NaN}', "not valid JSON"),
+    (b'{"b": -Infinity}', "not valid JSON"),
+    (b'{"b": "\\ud800"}', "not valid JSON"),
+    (b'{"b": "a\x00"}', "not valid JSON"),
+    (b"[" + b"1," * 2000 + b"1]", "2,001 values, over the limit of 1,000 values a row"),
+    (b'{"a": [' + b"{}," * 600 + b"{}]}", "1,203 values, over the limit of 1,000 values a row"),
     (b"{'a': 1}", "not valid JSON"),
     (b'{"a": 1} {"a": 2}', "not valid JSON"),
     (b"\x00\x01\x02", "not valid JSON"),
@@ -201,16 +212,18 @@ BROKEN_LINES = [
     (b'"text"', "expected an object"),
     (b"7", "expected an object"),
     (b"null", "expected an object"),
-    (b'{"a": "' + b"x" * 3000 + b'"}', "longer than 2,000 bytes"),
+    (b'{"a": "' + b"x" * 10_000 + b'"}', "over the limit of 10,000 bytes a line; SMORM_LIMIT_LINE"),
 ]
 
 
 @pytest.mark.parametrize(("line", "reason"), BROKEN_LINES)
-def test_a_broken_line_is_named_and_the_lines_after_it_are_read(tmp_path, line, reason):
+def test_a_broken_line_is_named_and_the_lines_after_it_are_read(
+    tmp_path, monkeypatch, line, reason
+):
     path = raw(tmp_path / "d.jsonl", b'{"a": 1}\n' + line + b'\n{"a": 2}\n')
-    # nesting is met by orjson itself, so its line must come under the line limit
-    limits = Limits(line_bytes=10_000 if line.startswith(b"[[") else 2000)
-    (_, first), (where, bad), (_, last) = scan_json(path, limits=limits)
+    monkeypatch.setenv("SMORM_LIMIT_LINE_BYTES", "10000")
+    monkeypatch.setenv("SMORM_LIMIT_ROW_VALUES", "1000")
+    (_, first), (where, bad), (_, last) = scan_json(path)
     assert (first, last) == ({"a": 1}, {"a": 2})
     assert isinstance(bad, BadRecord)
     assert where == f"{path}:2"
@@ -234,9 +247,40 @@ def test_utf16_is_recognised(tmp_path):
         rows_of(path)
 
 
-def test_a_line_that_never_ends_is_not_held_in_memory(tmp_path):
+def test_a_row_within_the_limits_is_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("SMORM_LIMIT_ROW_VALUES", "10")
+    text = '{"a": "[,,,,,,,,,,,,,,,,,,,", "b": "\\\\\\":", "c": {"a": [1, {"a": "\\": "}]}}'
+    deep = '{"a": ' * 100 + "1" + "}" * 100
+    path = raw(tmp_path / "d.jsonl", f"{text}\n{deep}\n".encode())
+    monkeypatch.setenv("SMORM_LIMIT_ROW_VALUES", "200")
+    assert [row for _, row in scan_json(path)] == [json.loads(text), json.loads(deep)]
+
+
+def test_blank_lines_are_passed_over_quickly_and_counted(tmp_path):
+    path = raw(tmp_path / "d.jsonl", b"\n" * 30_000_000 + b' {"a": 1}\n\n\n{"a": 2}' + b" \n" * 9)
+    began = time.process_time()
+    assert [where for where, _ in scan_json(path)] == [f"{path}:30000001", f"{path}:30000004"]
+    assert time.process_time() - began < 5
+
+
+def test_a_line_that_never_ends_is_given_up(tmp_path, monkeypatch):
+    path = tmp_path / "d.jsonl"
+    with path.open("wb") as stream:
+        stream.truncate(1 << 40)  # a sparse file of zeros
+    monkeypatch.setattr("smorm.data.jsonlines._MOST_PASSED", 1 << 24)
+    reading = scan_json(path)
+    ((_, bad),) = [next(reading)]
+    assert isinstance(bad, BadRecord)
+    with pytest.raises(
+        DataError, match=r"d\.jsonl:1: line: it does not end within 17,825,792 byte"
+    ):
+        next(reading)
+
+
+def test_a_line_that_never_ends_is_not_held_in_memory(tmp_path, monkeypatch):
     path = raw(tmp_path / "d.jsonl", b"x" * 50_000)
-    ((_, bad),) = scan_json(path, limits=Limits(line_bytes=1000))
+    monkeypatch.setenv("SMORM_LIMIT_LINE_BYTES", "1000")
+    ((_, bad),) = scan_json(path)
     assert isinstance(bad, BadRecord)
     assert len(bad.raw) == 1000
 
@@ -260,16 +304,46 @@ def test_a_gzip_file_with_a_flipped_byte_is_one_line(tmp_path):
 
 @pytest.mark.parametrize("content", [b"[" + b" " * 3_000_000, b'{"a": 1}\n' * 300_000])
 @pytest.mark.parametrize("name", ["d.jsonl.gz", "d.json.gz"])
-def test_a_gzip_bomb_is_refused(tmp_path, content, name):
+def test_a_gzip_bomb_is_refused(tmp_path, monkeypatch, content, name):
     path = raw(tmp_path / name, content)
-    with pytest.raises(DataError, match="gzip bomb"):
-        list(scan_json(path, limits=Limits(gzip_ratio=50, free_bytes=100_000)))
+    monkeypatch.setenv("SMORM_LIMIT_GZIP_RATIO", "50")
+    monkeypatch.setenv("SMORM_LIMIT_UNPACKED_BYTES", "100kB")
+    with pytest.raises(
+        DataError, match="gzip bomb: unpacks to over the limit of 50 times its size"
+    ):
+        list(scan_json(path))
 
 
-def test_an_array_that_is_too_large_or_broken_is_one_line(tmp_path):
-    big = jsonl(tmp_path / "big.json", [[{"a": 1}] * 300])
-    with pytest.raises(DataError, match="write it as JSON lines"):
-        list(scan_json(big, limits=Limits(array_bytes=1000)))
+@pytest.mark.parametrize("indent", [None, 2])
+def test_an_array_is_read_in_pieces(tmp_path, monkeypatch, indent):
+    monkeypatch.setattr("smorm.data.jsonvalues._CHUNK", 7)
+    rows = [{"a": 'x",]}[{\\"', "b": [[], {}, [1, {"c": ""}]]}, {}, {"a": "\n" * 30}] * 20
+    path = raw(tmp_path / "d.json", b" \xef\xbb\xbf"[1:] + json.dumps(rows, indent=indent).encode())
+    assert list(scan_json(path)) == [(f"{path}:{n}", row) for n, row in enumerate(rows, start=1)]
+
+
+def test_an_array_may_be_longer_than_a_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("SMORM_LIMIT_LINE_BYTES", "1000")
+    path = jsonl(tmp_path / "d.json", [[{"a": "x" * 900}] * 30])
+    assert len(rows_of(path)) == 30
+    for item in ('{"a": "' + "x" * 2000, "[1, " * 500, " " * 2000):
+        path = raw(tmp_path / "d.json", f'[{{"a": 1}}, {item}'.encode())
+        with pytest.raises(DataError, match=r"d\.json:2: row: (over the limit of 1,000|not valid)"):
+            rows_of(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"[", b'[{"a": 1}', b'[{"a": 1},', b'[{"a": 1}}', b'[{"a": 1}] 1', b'[{"a": [1}]', b"[}",
+     b'[{"a": "]', b'[{"a": 1},]', b'[,{"a": 1}]', b"[{]}]"],
+)  # fmt: skip
+def test_a_broken_array_is_one_line(tmp_path, content):
+    path = raw(tmp_path / "d.json", content + b"\n")
+    with pytest.raises(DataError, match=r"^.*d\.json:\d: (row|line): not valid JSON"):
+        rows_of(path)
+
+
+def test_an_item_of_an_array_that_is_broken_is_named(tmp_path):
     broken = raw(tmp_path / "broken.json", b'[{"a": 1},\n{"a": }]')
     with pytest.raises(DataError, match=r"broken\.json:2: line: not valid JSON"):
         rows_of(broken)

@@ -20,6 +20,7 @@ from smorm.config.base import Fraction, Positive, Section, plain_value
 from smorm.config.objective import Objective, kinds_with, parse_objective
 from smorm.files import fingerprint
 from smorm.limits import limit, refusal
+from smorm.names import names_problem
 
 # Keys that may change between a run and its resumption: they do not touch the result.
 BOOKKEEPING = (
@@ -51,6 +52,12 @@ def _positive_or_auto(noun: str) -> BeforeValidator:
         return value
 
     return BeforeValidator(check)
+
+
+def _named_once(value: dict[str, str] | list[str] | None) -> Any:
+    if problem := names_problem(value or ()):
+        raise ValueError(problem)
+    return value
 
 
 class Architecture(Section):
@@ -136,6 +143,8 @@ class SourceConfig(Section):
     booleans: bool = False
     numbers_in_text: bool = False
 
+    _attribute_names = field_validator("attributes", mode="after")(_named_once)
+
     @model_validator(mode="before")
     @classmethod
     def _from_path(cls, value: Any) -> Any:
@@ -204,6 +213,8 @@ class DataSection(Section):
     on_bad_record: Literal["stop", "skip"] = "stop"
     workers: Annotated[int | Literal["auto"], _positive_or_auto("processes")] = "auto"
     cache: str | None = "auto"
+
+    _attribute_names = field_validator("attributes", mode="after")(_named_once)
 
     @field_validator("max_tokens", mode="after")
     @classmethod

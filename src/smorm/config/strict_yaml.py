@@ -23,7 +23,9 @@ class _Refused(yaml.YAMLError):
 
     def __init__(self, node: yaml.Node | yaml.Event, problem: str) -> None:
         super().__init__(problem)
-        self.line: int = node.start_mark.line + 1
+        mark = node.start_mark
+        assert mark is not None  # a node of a text has one
+        self.line = mark.line + 1
 
 
 class _Loader(yaml.SafeLoader):

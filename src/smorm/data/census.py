@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from smorm.errors import DataError
+from smorm.errors import DataError, shortened
 from smorm.text.changes import Change
 
 NUM_EXAMPLES = 3
@@ -40,6 +40,9 @@ class Defect(StrEnum):
     NOT_UTF8 = "not UTF-8"
     NOT_AN_OBJECT = "not an object"
     LINE_TOO_LONG = "line too long"
+    TOO_MANY_VALUES = "too many values"
+    TOO_DEEP = "too deep"
+    KEY_TWICE = "a key twice"
     NOT_RENDERED = "cannot be rendered"
     OVER_LIMIT = "over the token limit"
 
@@ -51,6 +54,7 @@ class BadRecord(DataError):  # noqa: N818  (also a value that stands for the row
     def __init__(
         self, where: str, field: str, defect: StrEnum, problem: str, raw: str | None = None
     ):
+        field, problem = shortened(field, 200), shortened(problem)
         super().__init__(f"{where}: {field}: {problem}")
         self.where, self.field, self.defect, self.problem = where, field, defect, problem
         self.raw = raw
@@ -126,6 +130,8 @@ class DropReason(StrEnum):
     NOTE = "{}"
 
 
+# Fields that one line of the counts names.
+_MOST_FIELDS = 40
 UNREAD_KINDS = (DropReason.CONTENT_NOT_READ, DropReason.NOT_READ)
 _BY_NAME: Mapping[str, StrEnum] = {**DropReason.__members__, **Change.__members__}
 
@@ -236,6 +242,8 @@ class Census:
         for kind in UNREAD_KINDS:
             totals = self.totals().items()
             fields = [f"{reason.detail} ({n:,})" for reason, n in totals if reason.kind is kind]
+            if len(fields) > _MOST_FIELDS:
+                fields[_MOST_FIELDS:] = [f"and {len(fields) - _MOST_FIELDS:,} other fields"]
             if fields:
                 lines.append(str(Reason(kind, ", ".join(fields))))
         for reason, by_source in self.counts.items():

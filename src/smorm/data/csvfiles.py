@@ -7,56 +7,77 @@ from pathlib import Path
 
 from smorm.data.census import BadRecord, Defect
 from smorm.data.jsonlines import Scanned
-from smorm.data.streams import BOM, LIMITS, Limits, not_utf8, unpacked
-from smorm.errors import DataError
+from smorm.data.streams import BOM, not_utf8, pass_blank_lines, unpacked
+from smorm.errors import DataError, shortened
+from smorm.limits import limit, refusal
 
 # pandas writes its index first, without a name.
 _UNNAMED = "index"
 
 
-def scan_csv(path: Path, limits: Limits = LIMITS) -> Iterator[Scanned]:
+def scan_csv(path: Path) -> Iterator[Scanned]:
     """`(path:line, row)`, where the line is the row's first one. A row with more or fewer values
     than there are columns, or that is not UTF-8, is a `BadRecord`."""
     # The limit is the process's own; its default would refuse a long answer.
-    csv.field_size_limit(limits.line_bytes)
-    with unpacked(path, limits) as stream:
-        reader = csv.reader(_lines(path, stream, limits.line_bytes), strict=True)
-        line = 1
+    csv.field_size_limit(limit("line_bytes"))
+    with unpacked(path) as stream:
+        lines = _Lines(path, stream)
         names: list[str] = []
         try:
-            for values in reader:
+            for values in csv.reader(lines, strict=True):
                 if names and values:
-                    yield _row(path, line, names, values)
+                    yield _row(path, lines.first, names, values)
                 elif values:
                     names = _columns(path, values)
-                line = reader.line_num + 1
+                lines.row_bytes = 0
         except csv.Error as error:
-            problem = f"{error}; from line {line} on it is not readable as CSV"
-            raise DataError(f"{path}:{reader.line_num}: {problem}") from error
+            problem = f"{error}; from line {lines.first} on it is not readable as CSV"
+            raise DataError(f"{path}:{lines.number}: {problem}") from error
 
 
-def _lines(path: Path, stream: io.BufferedReader, most: int) -> Iterator[str]:
-    number = 0
-    while line := stream.readline(most + 1):
-        number += 1
-        if len(line) > most:
-            raise DataError(f"{path}:{number}: line: longer than {most:,} bytes")
-        if number == 1:
+class _Lines:
+    """Lines of a CSV file as text: `first` is the row's first line, `number` the last one read. A
+    row, which may have many lines, is refused where it is over the limit of one line."""
+
+    def __init__(self, path: Path, stream: io.BufferedReader) -> None:
+        self._path, self._stream, self._most = path, stream, limit("line_bytes")
+        self.number = self.first = self.row_bytes = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._stream.readline(self._most + 1)
+        if not self.row_bytes and not line.strip():
+            # Between rows blank lines say nothing, and they may be many.
+            self.number += bool(line) + pass_blank_lines(self._stream)
+            line = self._stream.readline(self._most + 1)
+        if not line:
+            raise StopIteration
+        self.number += 1
+        if not self.row_bytes:
+            self.first = self.number
+        self.row_bytes += len(line)
+        if self.row_bytes > self._most:
+            raise DataError(f"{self._path}:{self.first}: line: {refusal('line_bytes')}")
+        if self.number == 1:
             line = line.removeprefix(BOM)
         # What is not UTF-8 is found again in its row.
-        yield line.decode("utf-8", errors="surrogateescape")
+        return line.decode("utf-8", errors="surrogateescape")
 
 
 def _columns(path: Path, values: list[str]) -> list[str]:
     if problem := not_utf8(path, _content(values)):
         raise DataError(f"{path}:1: {problem}")
+    if len(values) > limit("columns"):
+        raise DataError(f"{path}:1: {refusal('columns', len(values))}")
     names = [name.strip() or _UNNAMED for name in values]
     for separator in (";", "\t"):
         if len(names) == 1 and separator in names[0]:
             problem = f"its columns are separated by {separator!r}, expected commas"
             raise DataError(f"{path}:1: {problem}: write it again with commas")
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(f"{path}:1: columns of the same name: {', '.join(twice)}")
+        raise DataError(f"{path}:1: columns of the same name: {shortened(', '.join(twice))}")
     return names
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 from collections.abc import Mapping
@@ -12,7 +13,11 @@ from typing import Any, Literal
 
 from smorm.data.census import BadRecord, Census, Defect, DropReason
 from smorm.data.records import Identity, Messages
+from smorm.errors import brief
+from smorm.limits import limit, refusal
 from smorm.text.chat import INPUTS, RAW
+
+_USUAL = 10**6
 
 Labels = Literal["signed", "index", "number", "first_better", "best_first"] | Mapping[str, Any]
 """How the label of two answers is read (`smorm.data.formats.ab`)."""
@@ -74,7 +79,8 @@ def describe(value: object) -> str:
 
 def names_of(row: Mapping[str, Any]) -> str:
     """The row's first fields, for a message."""
-    return ", ".join(map(str, list(row)[:12])) or "nothing"
+    names = [str(name)[:40] for name in itertools.islice(row, 12)]
+    return ", ".join(names) or "nothing"
 
 
 def required(row: Mapping[str, Any], name: str, context: Context, inside: str = "") -> Any:
@@ -118,10 +124,19 @@ def number(value: object, field: str, context: Context) -> float:
         raise context.bad(
             field, Defect.BAD_RATING, f"{describe(value)}, expected a number{_remedy(value)}"
         )
-    if not math.isfinite(value):
+    # Of usual ratings, and of no others, that is all: NaN is not between two numbers.
+    if not -_USUAL < value < _USUAL:
+        _refuse_huge(value, field, context)
+    return float(value)
+
+
+def _refuse_huge(value: float, field: str, context: Context) -> None:
+    most = limit("rating")
+    if isinstance(value, float) and not math.isfinite(value):
         problem = f"{value}, expected a finite number (null means not rated)"
         raise context.bad(field, Defect.BAD_RATING, problem)
-    return float(value)
+    if abs(value) > most:
+        raise context.bad(field, Defect.BAD_RATING, f"{brief(value)}, {refusal('rating')}")
 
 
 def _remedy(value: object) -> str:

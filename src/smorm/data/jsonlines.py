@@ -1,8 +1,6 @@
 """Rows from JSON files, guarded: a hostile or damaged file gives one line, never a crash."""
 
 import io
-import itertools
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +8,10 @@ from typing import Any
 import orjson
 
 from smorm.data.census import BadRecord, Defect
-from smorm.data.streams import BOM, LIMITS, Limits, not_utf8, unpacked
-from smorm.errors import DataError
+from smorm.data.jsonvalues import STRING, Parser, Unfit, items_of_array
+from smorm.data.streams import BOM, not_utf8, pass_blank_lines, unpacked
+from smorm.errors import DataError, shortened
+from smorm.limits import limit, refusal
 
 Row = dict[str, Any]
 Scanned = tuple[str, Row | BadRecord]
@@ -19,7 +19,8 @@ Scanned = tuple[str, Row | BadRecord]
 _Line = tuple[int, bytes | BadRecord]
 
 MAX_RAW = 1000  # bytes of an overlong line that go into the quarantine
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+# What follows in an overlong line is passed over; of a line that never ends no more than this.
+_MOST_PASSED = 1 << 32
 # A line that ends with one of them is no whole object.
 _OPEN_ENDS = (b"{", b"[", b",", b":")
 _SPLITS = frozenset((
@@ -27,24 +28,28 @@ _SPLITS = frozenset((
 ))  # fmt: skip
 
 
-def scan_json(path: Path, split: str = "train", limits: Limits = LIMITS) -> Iterator[Scanned]:
+def scan_json(path: Path, split: str = "train") -> Iterator[Scanned]:
     """`(path:line, row)` of a JSON file, whatever it is called: JSON lines, objects printed over
     several lines, an array, or an object of splits, of which `split` is read (in the last two the
-    number is the item's, from 1). A row that cannot be parsed is a `BadRecord`: orjson refuses NaN,
-    infinity, lone surrogates, invalid UTF-8 and nesting deeper than 1,024."""
-    with unpacked(path, limits) as stream:
+    number is the item's, from 1). A row that cannot be parsed or is over a limit is a `BadRecord`:
+    orjson refuses NaN, infinity, lone surrogates and invalid UTF-8."""
+    with unpacked(path) as stream:
         head = stream.peek(1).removeprefix(BOM).lstrip()
         first, _, rest = head.partition(b"\n")
         if head.startswith(b"[") and not (rest.strip() and _is_json(first)):
-            yield from _array(path, stream, limits)
+            parser = Parser()
+            for number, item in items_of_array(path, stream):
+                yield _parsed(path, number, item, parser)
             return
         # In a file of JSON lines a value is a record; a `.json` file may be one value.
-        most = limits.array_bytes if ".json" in path.suffixes else limits.line_bytes
+        kind = "json" if ".json" in path.suffixes else "line"
+        most = f"{kind}_bytes"
+        parser = Parser("json_values" if kind == "json" else "row_values")
         lines = _lines(path, stream, most)
         if head.startswith(b"{") and first.rstrip().endswith(_OPEN_ENDS) and not _is_json(first):
             lines = _joined(path, lines, most)
         for number, line in lines:
-            where, row = _parsed(path, number, line)
+            where, row = _parsed(path, number, line, parser)
             splits = None if isinstance(row, BadRecord) else _splits(row, split)
             if splits is None:
                 yield where, row
@@ -60,84 +65,85 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-def _array(path: Path, stream: io.BufferedReader, limits: Limits) -> Iterator[Scanned]:
-    content = stream.read(limits.array_bytes + 1)
-    if len(content) > limits.array_bytes:
-        size = f"{limits.array_bytes:,} bytes"
-        raise DataError(f"{path}: a JSON array of over {size}: write it as JSON lines")
-    try:
-        rows = orjson.loads(content.removeprefix(BOM))
-    except orjson.JSONDecodeError as error:
-        problem = not_utf8(path, content) or f"not valid JSON: {error.msg}"
-        raise DataError(f"{path}:{error.lineno}: line: {problem}") from error
-    for number, row in enumerate(rows, start=1):
-        yield _checked(f"{path}:{number}", row)
-
-
-def _lines(path: Path, stream: io.BufferedReader, most: int) -> Iterator[_Line]:
-    """The lines that hold something, each of at most so many bytes."""
-    for number in itertools.count(1):
-        # one byte over the limit shows that a line is longer
-        line = stream.readline(most + 1)
-        if not line:
-            return
+def _lines(path: Path, stream: io.BufferedReader, name: str) -> Iterator[_Line]:
+    """The lines that hold something, each within the limit of that name."""
+    most = limit(name)
+    number = 0
+    # one byte over the limit shows that a line is longer
+    while line := stream.readline(most + 1):
+        number += 1
         if len(line) > most:
             raw = line[:MAX_RAW].decode("utf-8", errors="replace")
-            # the rest of it is passed over in pieces, never held
-            while line and not line.endswith(b"\n"):
-                line = stream.readline(most)
-            yield number, _too_long(path, number, most, raw)
+            yield (
+                number,
+                BadRecord(f"{path}:{number}", "line", Defect.LINE_TOO_LONG, refusal(name), raw),
+            )
+            _pass_line(path, stream, number, line)
             continue
         if number == 1:
             line = line.removeprefix(BOM)
         if line.strip():
             yield number, line
+        else:
+            number += pass_blank_lines(stream)
 
 
-def _too_long(path: Path, number: int, most: int, raw: str) -> BadRecord:
-    problem = f"longer than {most:,} bytes, the most that is read of one record"
-    return BadRecord(f"{path}:{number}", "line", Defect.LINE_TOO_LONG, problem, raw)
+def _pass_line(path: Path, stream: io.BufferedReader, number: int, line: bytes) -> None:
+    """Pass over the rest of a line in pieces, never held."""
+    passed = 0
+    while line and not line.endswith(b"\n"):
+        if passed > _MOST_PASSED:
+            raise DataError(f"{path}:{number}: line: it does not end within {passed:,} bytes")
+        line = stream.readline(1 << 20)
+        passed += len(line)
 
 
-def _joined(path: Path, lines: Iterator[_Line], most: int) -> Iterator[_Line]:
+def _joined(path: Path, lines: Iterator[_Line], name: str) -> Iterator[_Line]:
     """Objects printed over several lines, each as one line under its first line's number."""
-    block: list[bytes] = []
-    start = depth = size = 0
+    most = limit(name)
+    block, count = bytearray(), 0
+    start = depth = 0
+    indented = False
     for number, line in lines:
         if isinstance(line, BadRecord):
             yield number, line
             continue
         # Of indented objects the next one begins in the first column, whatever is wrong with this.
-        if line.startswith(b"{") and len(block) > 1 and block[1][:1].isspace():
-            yield start, b"".join(block)
-            block, depth, size = [], 0, 0
+        if line.startswith(b"{") and indented:
+            yield start, bytes(block)
+            block, count, depth, indented = bytearray(), 0, 0, False
         start = start if block else number
-        block.append(line)
-        size += len(line)
-        if size > most:
-            raise _too_long(path, start, most, block[0].decode("utf-8", errors="replace"))
+        block += line
+        count += 1
+        if count == 2:
+            indented = line[:1].isspace()
+        if len(block) > most:
+            raw = block[:MAX_RAW].decode("utf-8", errors="replace")
+            raise BadRecord(f"{path}:{start}", "line", Defect.LINE_TOO_LONG, refusal(name), raw)
         # Strings of valid JSON hold no line break.
-        plain = _STRING.sub(b"", line)
+        plain = STRING.sub(b"", line)
         depth += sum(map(plain.count, (b"{", b"["))) - sum(map(plain.count, (b"}", b"]")))
         if depth <= 0:
-            yield start, b"".join(block)
-            block, depth, size = [], 0, 0
+            yield start, bytes(block)
+            block, count, depth, indented = bytearray(), 0, 0, False
     if block:
-        yield start, b"".join(block)
+        yield start, bytes(block)
 
 
-def _parsed(path: Path, number: int, line: bytes | BadRecord) -> Scanned:
+def _parsed(path: Path, number: int, line: bytes | BadRecord, parser: Parser) -> Scanned:
     where = f"{path}:{number}"
     if isinstance(line, BadRecord):
         return where, line
     try:
-        return _checked(where, orjson.loads(line))
+        return _checked(where, parser.parse(line))
     except orjson.JSONDecodeError as error:
         defect, problem = Defect.NOT_JSON, f"not valid JSON: {error.msg} at column {error.colno}"
         if encoding := not_utf8(path, line):
             defect, problem = Defect.NOT_UTF8, encoding
-        raw = line.decode("utf-8", errors="replace").rstrip("\r\n")
-        return where, BadRecord(where, "line", defect, problem, raw)
+    except Unfit as unfit:
+        defect, problem = unfit.defect, unfit.problem
+    raw = line.decode("utf-8", errors="replace").rstrip("\r\n")
+    return where, BadRecord(where, "line", defect, problem, raw)
 
 
 def _rows_of(path: Path, splits: dict[str, list[Any]], split: str) -> Iterator[Scanned]:
@@ -147,7 +153,8 @@ def _rows_of(path: Path, splits: dict[str, list[Any]], split: str) -> Iterator[S
         (name,) = splits
         split = split if name.startswith(("test", "val")) else name
     if split not in splits:
-        raise DataError(f"{path}: no split {split!r}; it has: {', '.join(splits)}")
+        has = shortened(", ".join(splits))
+        raise DataError(f"{path}: no split {split!r}; it has: {has}")
     for number, item in enumerate(splits[split], start=1):
         yield _checked(f"{path}:{number}", item)
 

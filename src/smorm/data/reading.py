@@ -16,13 +16,15 @@ from smorm.data import rows
 from smorm.data.census import BadRecord, Census, Defect, DropReason
 from smorm.data.fields import Context, Labels
 from smorm.data.formats import FORMATS, Format, Parsed, Row, format_hint, format_of_row
-from smorm.data.formats.generic import RESERVED, dialogue_name, has_prompt
+from smorm.data.formats.generic import dialogue_name, has_prompt
 from smorm.data.mapping import Columns, has_column, value_at
 from smorm.data.messages import read_json_texts
 from smorm.data.readers import is_csv, scan_rows
 from smorm.data.records import Candidates, Fields, Identity, Kind, Preference, Rated, Record
 from smorm.data.rows import Content, Unread
-from smorm.errors import ConfigError, DataError, OutputError
+from smorm.errors import ConfigError, DataError, OutputError, brief, shortened
+from smorm.limits import limit, refusal
+from smorm.names import names_problem
 from smorm.text.chat import RAW
 
 OnBad = Literal["stop", "skip"]
@@ -31,6 +33,7 @@ SIDES = ("chosen", "rejected")
 _TRANSCRIPT = re.compile(r"\s*Human: .*\n\nAssistant:", re.DOTALL)
 _QUESTIONS = ("question", "instruction", "query", "input", "context")
 _ENTRY = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+_MANY_FIELDS, _MOST_COUNTED = "fields of further names", 2000
 _TEXTS = ("responses", "prompt", "prompt_messages")
 
 
@@ -68,18 +71,21 @@ class Source:
         if self.stride < 1 or (self.limit is not None and self.limit < 1):
             raise ConfigError(f"{self.path}: stride and limit must be at least 1")
         Columns.parse(self.columns)
-        for name in self.attribute_columns or ():
-            if not name.strip() or name in RESERVED:
-                raise ConfigError(f"attributes: {name!r} cannot be the name of an attribute")
+        if problem := names_problem(self._listed or ()):
+            raise ConfigError(f"attributes: {problem}")
+
+    @property
+    def _listed(self) -> Mapping[str, str] | Sequence[str] | None:
+        # As a column of the record: one name, or several.
+        if self.attributes is None and "scores" in self.columns:
+            column = self.columns["scores"]
+            return [column] if isinstance(column, str) else column
+        return self.attributes
 
     @property
     def attribute_columns(self) -> dict[str, str] | None:
         """Attribute name to column; names that are listed are their own columns."""
-        listed = self.attributes
-        # As a column of the record: one name, or several.
-        if listed is None and "scores" in self.columns:
-            column = self.columns["scores"]
-            listed = [column] if isinstance(column, str) else column
+        listed = self._listed
         if listed is None:
             return None
         if isinstance(listed, Mapping):
@@ -140,7 +146,11 @@ class _Reader:
             reason = DropReason.CONTENT_NOT_READ
             if entry.content is Content.OTHER:
                 reason = DropReason.NOT_READ
-            context.count(reason, entry.path)
+            # Where each row has names of its own, counts of all would take more than the rows.
+            name = _MANY_FIELDS
+            if len(context.census.counts) < _MOST_COUNTED:
+                name = shortened(entry.path, 200)
+            context.count(reason, name)
         return parsed
 
     def given_id(self, row: Row) -> Identity | None:
@@ -245,11 +255,19 @@ def read_records(
             # a row that could not be parsed is there as its text
             entry = {"where": bad.where, "reason": str(bad), "row": bad.raw if row is None else row}
             with quarantine_file(quarantine) as stream:
-                # repr: a Parquet row may hold values (bytes, decimals) that JSON does not know
-                stream.write(orjson.dumps(entry, option=_ENTRY, default=repr))
+                stream.write(_quarantined(entry))
 
     # Checked here rather than in the generator below, so that it is raised at the call.
     return _read(source, kind, census, take_bad)
+
+
+def _quarantined(entry: dict[str, Any]) -> bytes:
+    """An entry of the quarantine as a line."""
+    try:
+        # repr: a Parquet row may hold values (bytes, decimals) that JSON does not know
+        return orjson.dumps(entry, option=_ENTRY, default=repr)
+    except TypeError:  # deeper than orjson writes, or text with half a character
+        return orjson.dumps({**entry, "row": brief(entry["row"])}, option=_ENTRY)
 
 
 def _read(source: Source, kind: Kind | None, census: Census, take_bad: TakeBad) -> Iterator[Record]:
@@ -257,6 +275,8 @@ def _read(source: Source, kind: Kind | None, census: Census, take_bad: TakeBad) 
     columns = source.attribute_columns
     unseen = set((columns or {}).values()) | reader.columns.names
     num_rows = num_records = 0
+    rated_names: set[str] = set()
+    most_names = limit("attributes")
     for where, row in _strided(source, census, take_bad):
         num_rows += 1
         if unseen:
@@ -269,6 +289,11 @@ def _read(source: Source, kind: Kind | None, census: Census, take_bad: TakeBad) 
             if isinstance(record, Rated) and set(record.scores.values()) <= {None}:
                 census.add(DropReason.NO_RATING, where)
                 continue
+            if isinstance(record, Rated):
+                rated_names.update(record.scores)
+                if len(rated_names) > most_names:
+                    found = refusal("attributes", len(rated_names))
+                    raise DataError(f"{where}: scores: {found}")
             # counted here, after all dropping: a limit of 100 is 100 usable records
             num_records += 1
             yield record

@@ -3,14 +3,15 @@ encoding."""
 
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from smorm.errors import DataError
+from smorm.limits import limit, refusal
 
 BOM = b"\xef\xbb\xbf"
 # By its first bytes: a name can be wrong.
@@ -19,27 +20,15 @@ _BUFFER = 1 << 20
 _MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Sizes beyond which a file is refused rather than read into memory (bytes, and ratios)."""
-
-    line_bytes: int = 32 << 20
-    array_bytes: int = 1 << 30
-    gzip_ratio: int = 256
-    zstd_ratio: int = 1024  # repeated rows shrink more than by gzip, whose window is 32 KiB
-    free_bytes: int = 64 << 20  # the ratios count only beyond this much unpacked
-
-
-LIMITS = Limits()
-
-
 class _Counted(io.RawIOBase):
     """What a packed file unpacks to; refused where it is a bomb."""
 
-    def __init__(self, path: Path, packing: str, limits: Limits):
+    def __init__(self, path: Path, packing: str):
         self._path, self._packing = path, packing
-        self._ratio = limits.gzip_ratio if packing == "gzip" else limits.zstd_ratio
-        self._most = max(limits.free_bytes, path.stat().st_size * self._ratio)
+        # Repeated rows shrink more by zstd than by gzip, whose window is 32 KiB.
+        self._limit = f"{packing}_ratio"
+        # The ratios count only beyond this much.
+        self._most = max(limit("unpacked_bytes"), path.stat().st_size * limit(self._limit))
         self._count = 0
         self._stream = _opened(path, packing)
 
@@ -50,8 +39,7 @@ class _Counted(io.RawIOBase):
         count: int = self._stream.readinto(buffer)
         self._count += count
         if self._count > self._most:
-            problem = f"unpacks to more than {self._ratio} times its size: refused as a "
-            problem += f"{self._packing} bomb; unpack it yourself if you trust it"
+            problem = f"refused as a {self._packing} bomb: unpacks to {refusal(self._limit)}"
             raise DataError(f"{self._path}: {problem}")
         return count
 
@@ -69,14 +57,14 @@ def _opened(path: Path, packing: str) -> Any:
 
 
 @contextmanager
-def unpacked(path: Path, limits: Limits) -> Iterator[io.BufferedReader]:
+def unpacked(path: Path) -> Iterator[io.BufferedReader]:
     """The content of a file; `DataError` where it cannot be read, is damaged, a bomb or UTF-16."""
     packing = ""
     try:
         with path.open("rb") as file:
             head = file.read(4)
         packing = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "")
-        with io.BufferedReader(_raw(path, packing, limits), _BUFFER) as stream:
+        with io.BufferedReader(_raw(path, packing), _BUFFER) as stream:
             _refuse_utf16(path, stream.peek(2)[:2])
             yield stream
     except (EOFError, zlib.error) as error:
@@ -89,9 +77,9 @@ def unpacked(path: Path, limits: Limits) -> Iterator[io.BufferedReader]:
         raise DataError(f"{path}: {problem}") from error
 
 
-def _raw(path: Path, packing: str, limits: Limits) -> Any:
+def _raw(path: Path, packing: str) -> Any:
     if packing:
-        return _Counted(path, packing, limits)
+        return _Counted(path, packing)
     return path.open("rb", buffering=0)
 
 
@@ -103,6 +91,18 @@ def _refuse_utf16(path: Path, head: bytes) -> None:
     # Without a mark every second byte of its first characters is zero.
     if head in _MARKS or (len(head) == 2 and head.count(b"\0") == 1):
         raise DataError(f"{path}: the file is UTF-16, expected UTF-8: {_remedy(path, 'UTF-16')}")
+
+
+# A run of blank lines, to the end of its last one.
+_BLANK = re.compile(rb"[ \t\r\n]*\n")
+
+
+def pass_blank_lines(stream: io.BufferedReader) -> int:
+    """Pass over blank lines that begin here, many at a time; how many they were."""
+    count = 0
+    while match := _BLANK.match(stream.peek(1)):
+        count += stream.read(match.end()).count(b"\n")
+    return count
 
 
 def not_utf8(path: Path, content: bytes) -> str | None:

@@ -13,11 +13,10 @@ from smorm.data.formats import Format, Row
 from smorm.data.messages import read_messages, template_inputs
 from smorm.data.records import Candidates, Messages, Preference, Rated
 from smorm.data.rows import has_value, plain
+from smorm.names import name_problem
 from smorm.text.chat import INPUTS, RAW, Message
 
 Split = tuple[Messages, Messages, Messages]  # prompt, chosen, rejected
-# The head's own row: an attribute of that name could not be told from it.
-RESERVED = ("preference",)
 _DIALOGUES = ("messages", "conversations")
 _SPEAKERS = {"User": "user", "Human": "user", "Assistant": "assistant"}
 # (end of the prompt, start of a response): two turns of one role are two halves of another split,
@@ -166,8 +165,7 @@ def _ratings(row: Row, context: Context) -> dict[str, Any]:
     scores: dict[str, float | None] = {}
     raters: dict[str, int] = {}
     for name, column in columns.items():
-        if not isinstance(name, str) or not name.strip() or name in RESERVED:
-            problem = f"{name!r} cannot be the name of an attribute"
+        if (problem := name_problem(name)) is not None:
             raise context.bad("scores", Defect.BAD_ATTRIBUTE_NAME, problem)
         value = values.get(column)
         scores[name] = fields.rating(value, f"{prefix}{column}", context)

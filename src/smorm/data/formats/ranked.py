@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from smorm.data.census import Defect, DropReason
 from smorm.data.fields import Context
 from smorm.data.formats import Format, Row, generic
 from smorm.data.records import Candidates, Messages, Preference
+from smorm.limits import limit, refusal
 
 _MERIT_KEYS = ("rank", "score", "rating")
 _MERITS = {"ranks": -1.0, "ratings": 1.0, "scores": 1.0}
@@ -54,6 +56,8 @@ def ranked_pairs(
     order = [index for index, merit in enumerate(merits) if merit is not None]
     for _ in range(len(merits) - len(order)):
         context.count(DropReason.IN_NO_PAIR)
+    if (count := math.comb(len(order), 2)) > limit("row_pairs"):
+        raise context.bad("responses", Defect.TOO_MANY_VALUES, refusal("row_pairs", count))
     order.sort(key=lambda index: -merits[index])  # type: ignore[operator]
     pairs: list[Preference | Candidates] = []
     for better, worse in itertools.combinations(order, 2):

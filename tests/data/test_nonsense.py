@@ -1,0 +1,179 @@
+"""Ratings, margins and names without sense: refused in one short line that says the limit."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from smorm.config import parse_config
+from smorm.data.census import BadRecord, Census, Defect, DropReason
+from smorm.data.reading import Source, parse_row, read_records
+from smorm.errors import ConfigError, DataError, brief, shortened
+from tests.data.sources import jsonl, raw
+
+RATED = {"prompt": "p", "response": "r"}
+PAIR = {"prompt": "p", "chosen": "a", "rejected": "b"}
+
+
+def told(row: dict[str, Any]) -> str:
+    with pytest.raises(BadRecord) as caught:
+        parse_row(row, "f:1", Census())
+    message = str(caught.value)
+    assert message.startswith("f:1: ")
+    assert len(message) < 900
+    assert len(message.splitlines()) == 1
+    return message
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (1e30, "scores.a: 1e+30, over the limit of 1,000,000,000 a rating; SMORM_LIMIT_RATING"),
+        (-(10**10), "scores.a: -10000000000, over the limit of 1,000,000,000 a rating"),
+        (10**400, "over the limit of 1,000,000,000 a rating"),
+        (math.nan, "scores.a: nan, expected a finite number"),
+        (math.inf, "scores.a: inf, expected a finite number"),
+        (True, "scores.a: true, expected a number"),
+        ([1, 1e30], "scores.a[1]: 1e+30, over the limit"),
+        ([1, False], "scores.a[1]: false, expected a number"),
+        ("1" * 20_000, "text of 20,000 characters, expected a number"),
+    ],
+    ids=range(9),
+)
+def test_a_rating_without_sense_is_refused(value: Any, expected: str) -> None:
+    assert expected in told({**RATED, "scores": {"a": value}})
+
+
+def test_large_ratings_are_read_up_to_the_limit() -> None:
+    scores = {"a": 1e9, "b": -1e9, "c": 2_000_000, "d": 0}
+    (record,) = parse_row({**RATED, "scores": scores}, "f:1", Census())
+    assert record.scores == scores
+
+
+def test_the_limit_of_a_rating_is_raised_by_its_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMORM_LIMIT_RATING", "1000000000000")
+    (record,) = parse_row({**RATED, "scores": {"a": 1e12}}, "f:1", Census())
+    assert record.scores == {"a": 1e12}
+
+
+@pytest.mark.parametrize(
+    ("margin", "expected"),
+    [
+        (math.inf, "margin: inf, expected a finite number"),
+        (1e30, "margin: 1e+30, over the limit of 1,000,000,000 a rating"),
+        (-0.5, "margin: -0.5, expected at least 0"),
+    ],
+)
+def test_a_margin_without_sense_is_refused(margin: float, expected: str) -> None:
+    assert expected in told({**PAIR, "margin": margin})
+
+
+NAMES = [
+    ("preference", "'preference' cannot be the name of an attribute"),
+    ("", "'' cannot be the name of an attribute"),
+    (" \t", "cannot be the name of an attribute"),
+    ("a\nb", r"'a\\nb' cannot be the name of an attribute: it holds control characters"),
+    ("\x1b]0;x\x07", "it holds control characters"),
+    ("a\u202eb", "it holds control characters"),
+    ("x" * 201, "201 characters, over the limit of 200 characters a name; SMORM_LIMIT_NAME"),
+]
+
+
+@pytest.mark.parametrize(("name", "expected"), NAMES)
+def test_a_name_that_no_attribute_can_have_is_refused(name: str, expected: str) -> None:
+    expected = expected.replace("\\\\", "\\")
+    assert expected in told({**RATED, "scores": {name: 1.0}})
+    with pytest.raises(ConfigError, match="attributes: ") as caught:
+        Source("f", attributes=[name])
+    assert expected in str(caught.value)
+    for data in ({"attributes": [name]}, {"rated": {"path": "r", "attributes": {name: "c"}}}):
+        with pytest.raises(ConfigError) as caught:
+            parse_config(
+                {"model": {"backbone": "b"}, "data": {"preference": "p", "rated": "r", **data},
+                 "output": {"folder": "o"}}
+            )  # fmt: skip
+        assert expected in str(caught.value)
+
+
+def test_an_attribute_that_is_named_twice_is_refused() -> None:
+    with pytest.raises(ConfigError, match="the attribute 'a' is named twice"):
+        Source("f", attributes=["a", "b", "a"])
+    with pytest.raises(ConfigError, match="the attribute 'a' is named twice"):
+        Source("f", columns={"scores": ["a", "a"]})
+
+
+def test_attributes_have_a_limit_over_all_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{**RATED, "scores": {f"a{n}": 1, f"b{n}": 2}} for n in range(600)]
+    path = jsonl(tmp_path / "r.jsonl", rows)
+    with pytest.raises(DataError, match=r"r\.jsonl:501: scores: 1,002 attributes, over the limit"):
+        list(read_records(Source(path), None, Census()))
+    monkeypatch.setenv("SMORM_LIMIT_ATTRIBUTES", "1200")
+    assert len(list(read_records(Source(path), None, Census()))) == 600
+
+
+def test_ranked_answers_make_no_more_pairs_than_the_limit() -> None:
+    answers = [{"response": f"r{n}", "score": n} for n in range(500)]
+    expected = "responses: 124,750 pairs, over the limit of 100,000 pairs a row"
+    source = Source("f", format="ranked")
+    with pytest.raises(BadRecord, match=expected):
+        parse_row({"prompt": "p", "responses": answers}, "f:1", Census(), source)
+
+
+def test_fields_of_ever_new_names_are_counted_together(tmp_path: Path) -> None:
+    rows = [{**PAIR, f"field {n}": "a text"} for n in range(5000)]
+    census = Census()
+    list(read_records(Source(jsonl(tmp_path / "p.jsonl", rows)), None, census))
+    assert len(census.counts) < 2100
+    assert census[DropReason.CONTENT_NOT_READ] == 5000
+    (line,) = census.lines()
+    assert len(line) < 2000
+    assert "and 1,961 other fields" in line
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {**PAIR, "chosen": [{"role": "x" * 20_000, "content": "a"}]},
+        {**PAIR, "chosen": [{"role": "user", "y" * 20_000: "a"}]},
+        {**PAIR, "chosen": [{"role": "user", "content": [{"type": "z" * 20_000}]}]},
+        {"k" * 20_000: 1, "l" * 20_000: 2},
+        {**RATED, "scores": {"s" * 20_000: "x"}},
+        {**PAIR, "id": {"a": 1}, "margin": "m" * 20_000},
+        {"chosen": "a", "rejected": "b", "f" * 20_000: "a text " * 30},
+    ],
+    ids=range(7),
+)
+def test_a_message_echoes_little_of_a_row(row: dict[str, Any]) -> None:
+    told(row)
+
+
+def test_what_is_shortened_keeps_both_ends() -> None:
+    text = "begin " + "x" * 1000 + " end"
+    assert len(shortened(text)) < 620
+    assert shortened(text).startswith("begin x")
+    assert shortened(text).endswith("x end")
+    assert shortened("short") == "short"
+    assert brief("y" * 1000).startswith("'yyy")
+    assert len(brief("y" * 1000)) <= 120
+
+
+def test_a_deep_row_goes_into_the_quarantine_as_its_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = '{"meta": ' + "[" * 899 + "]" * 899 + "}"
+    path = raw(tmp_path / "d.jsonl", f"{deep}\n{json.dumps(PAIR)}\n".encode())
+    for levels, defect in ("100", Defect.TOO_DEEP), ("1000", Defect.UNKNOWN_SHAPE):
+        monkeypatch.setenv("SMORM_LIMIT_DEPTH", levels)
+        census, bad = Census(), tmp_path / f"{levels}.jsonl"
+        assert len(list(read_records(Source(path), None, census, "skip", bad))) == 1
+        assert census[DropReason.BAD_RECORD] == 1
+        assert [reason.detail for reason in census.counts] == [defect]
+        (line,) = bad.read_bytes().splitlines()
+        assert orjson.loads(line)["row"]
