@@ -150,7 +150,7 @@ def test_where_folders_cannot_be_swapped_they_are_moved(tmp_path):
     target, scratch = sealed(tmp_path / "f", a=b"old"), sealed(tmp_path / "s", a=b"new")
     old = files._replace_in_two_steps(scratch, target)
     assert (target / "a").read_bytes() == b"new"
-    assert (old / "old" / "a").read_bytes() == b"old"
+    assert (old / "f" / "a").read_bytes() == b"old"
     with pytest.raises(OSError, match="No such file"):
         files._replace_in_two_steps(tmp_path / "none", target)
     assert (target / "a").read_bytes() == b"new"

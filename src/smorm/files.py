@@ -1,8 +1,9 @@
 """The one place that writes files: whole, or not at all.
 
-A file or folder is written under a temporary name beside its target, flushed to the disk, and
-renamed. A reader therefore sees the old one or the new one, never a half-written one. A folder is
-sealed by a manifest of SHA-256 sums, written last."""
+A file or folder is written under a hidden name beside its target (`smorm.unfinished`), flushed to
+the disk, and renamed. A reader therefore sees the old one or the new one, never a half-written one.
+A folder is sealed by a manifest of SHA-256 sums, written last. What a target may be (a link, a
+device) is decided in `smorm.outputs`. Permissions are what the umask leaves, whoever wrote."""
 
 import contextlib
 import ctypes
@@ -17,10 +18,17 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
-from safetensors import SafetensorError
 
-from smorm.errors import CheckpointError, ConfigError, DataError, OutputError, SmormError
+from smorm import unfinished
+from smorm.errors import CheckpointError, DataError, OutputError, SmormError
 from smorm.limits import read_limited
+from smorm.outputs import OutputFile, output_folder
+from smorm.outputs import is_stream as is_stream
+from smorm.outputs import named_errors as named_errors
+from smorm.outputs import refuse_unwritable as refuse_unwritable
+from smorm.outputs import refuse_unwritable_folder as refuse_unwritable_folder
+from smorm.unfinished import remove_folder as remove_folder
+from smorm.unfinished import scratch_folder as scratch_folder
 
 MANIFEST = "manifest.json"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of fcntl.h and linux/fs.h
@@ -36,50 +44,47 @@ def fsync_path(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def named_errors(path: Path) -> Iterator[None]:
-    """Turn an operating system error (a library's too) into one line that names the target."""
-    # Raised behind the handlers: the user gets one line, and no chain of tracebacks.
-    try:
-        yield
-        return
-    except OSError as error:
-        reason = error.strerror or str(error)
-    except SafetensorError as error:
-        reason = str(error)
-    problem = f"could not be written: {reason}. What was there before is untouched."
-    raise OutputError(f"{path}: {problem}")
-
-
-def refuse_unwritable(path: Path) -> None:
-    """Find out before long work whether a file can be written there."""
-    if path.is_dir():
-        raise ConfigError(f"{path}: is a folder; name a file")
+def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
+    """Give a stream to write into; its content becomes `path` only when all went well. A device or
+    pipe gets the content then. `ConfigError` where the path is of no file, `OutputError` where it
+    could not be written."""
+    path = Path(path)
+    output = OutputFile.at(path)
     with named_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path.parent).close()
+        if not output.is_stream:
+            with _replaced(output.path) as hidden, hidden.open("wb") as stream:
+                yield stream
+            return
+        with tempfile.TemporaryFile() as content:
+            yield content
+            content.seek(0)
+            with output.open_stream() as stream:
+                shutil.copyfileobj(content, stream)
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
-    """Give a stream to write into; its content becomes `path` only when all went well.
-    `ConfigError` where the path is a folder, `OutputError` where the file could not be written."""
-    path = Path(path)
-    refuse_unwritable(path)  # now, and not when the finished file is to take its name
-    with named_errors(path):
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
-            # A temporary file is readable by its owner alone.
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-            raise
-        fsync_path(path.parent)
+def atomic_path(path: Path) -> Iterator[Path]:
+    """As `atomic_file`, for content that is written by path: give a hidden one beside `path`."""
+    with named_errors(path), _replaced(OutputFile.at(path).path) as hidden:
+        yield hidden
+
+
+@contextlib.contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    """A hidden file that takes the name of `path` in the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished.sweep(path.parent)
+    hidden, mode = unfinished.new_file(path)
+    try:
+        yield hidden
+        # It may be another file by now, with permissions of its own.
+        hidden.chmod(mode)
+        fsync_path(hidden)
+        os.replace(hidden, path)
+    except BaseException:
+        unfinished.discard(hidden)
+        raise
+    fsync_path(path.parent)
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:
@@ -146,30 +151,38 @@ def fingerprint(value: Any) -> str:
 
 
 @contextlib.contextmanager
-def atomic_folder(target: Path | str) -> Iterator[Path]:
-    """Give a temporary sibling to write into; publish it as `target` only when all went well. Every
+def atomic_folder(target: Path | str, size: int = 0) -> Iterator[Path]:
+    """Give a hidden sibling to write into; publish it as `target` only when all went well. Every
     file is flushed and `manifest.json` with the sums is written last; an older folder is swapped
-    and removed after. On any error (`OutputError`) `target` is as it was."""
+    and removed after. On any error `target` is as it was. `OutputError`, at once where there is no
+    room for `size` bytes; `ConfigError` where the path is of no folder."""
     target = Path(target)
+    path = output_folder(target)
+    refuse_unwritable_folder(target, size)
     with named_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.sweep(path.parent)
+        scratch = unfinished.new_folder(path)
         try:
             yield scratch
             _seal(scratch)
-            _publish(scratch, target)
+            _publish(scratch, path)
         except BaseException as error:
-            shutil.rmtree(scratch, ignore_errors=True)
+            unfinished.discard(scratch)
             if isinstance(error, OutputError):  # the user knows the target, not the scratch folder
                 raise OutputError(str(error).replace(str(scratch), str(target))) from error
             raise
 
 
 def _seal(folder: Path) -> None:
-    os.chmod(folder, 0o755)
+    """Give all files the permissions of new ones, flush them, and write the manifest."""
+    new, mode = unfinished.new_file(folder / MANIFEST)
+    new.unlink()
     sums: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != MANIFEST:
+            # Libraries write temporary files first, readable by their owner alone.
+            path.chmod(mode)
             fsync_path(path)
             sums[path.relative_to(folder).as_posix()] = sha256(path)
     # Last: a folder that has its manifest has everything.
@@ -184,7 +197,7 @@ def _publish(scratch: Path, target: Path) -> None:
     elif not _exchange(scratch, target):
         old = _replace_in_two_steps(scratch, target)
     fsync_path(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    unfinished.discard(old)
 
 
 def _exchange(first: Path, second: Path) -> bool:
@@ -200,13 +213,15 @@ def _exchange(first: Path, second: Path) -> bool:
 
 
 def _replace_in_two_steps(scratch: Path, target: Path) -> Path:
-    """`target` is missing between them. Returns the folder that holds the old one."""
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    os.rename(target, aside / "old")
+    """`target` is missing between them. Returns the folder that holds the old one, from which it
+    comes back should this process be killed in between (`unfinished.sweep`)."""
+    aside = unfinished.new_folder(target, ending=".old")
+    os.rename(target, aside / target.name)
     try:
         os.rename(scratch, target)
     except OSError:
-        os.rename(aside / "old", target)
+        os.rename(aside / target.name, target)
+        aside.rmdir()
         raise
     return aside
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from smorm.errors import ConfigError
-from smorm.files import named_errors
+from smorm.files import is_stream, named_errors
 from smorm.printing import get_logger
 from smorm.stopping import defer, handled
 
@@ -27,10 +27,11 @@ _TAKEN = (errno.EACCES, errno.EAGAIN)
 def only_run(folder: Path, key: str = "output.folder") -> Iterator[None]:
     """Hold a run's folder; ConfigError, which names the holder (and the configuration's `key`),
     where another run does. Folders that were made for the lock and stay empty are removed."""
-    folder = folder.absolute()
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    # Without links: one that leads to what is missing makes it.
+    real = Path(os.path.realpath(folder))
+    missing = [path for path in (real, *real.parents) if not path.exists()]
     try:
-        with _held(folder / LOCK, f"{key}: {folder}"):
+        with _held(real / LOCK, f"{key}: {folder.absolute()}"):
             yield
     finally:
         for made in missing:
@@ -40,9 +41,9 @@ def only_run(folder: Path, key: str = "output.folder") -> Iterator[None]:
 
 @contextlib.contextmanager
 def only_writer(output: Path) -> Iterator[None]:
-    """Hold a file that is to be written; ConfigError where another run does. What is no regular
-    file (a pipe, a device) is not held."""
-    if output.exists() and not output.is_file():
+    """Hold a file that is to be written; ConfigError where another run does. A device or pipe is
+    not held."""
+    if is_stream(output):
         yield
         return
     output = output.absolute()
@@ -77,7 +78,7 @@ def _take(path: Path, what: str) -> int:
             # In the loop: a run that ends may remove the folder just after it was made here.
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             except FileNotFoundError:
                 continue
         try:

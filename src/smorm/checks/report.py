@@ -1,11 +1,9 @@
 """From a plan to a report: one pass over the data, then every check on its columns."""
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from smorm.checks import duplicates, labels, overlap
@@ -26,6 +24,7 @@ from smorm.data.encode import Encoder
 from smorm.data.reading import read_records
 from smorm.data.tokeniser import Tokeniser
 from smorm.errors import ModelError
+from smorm.files import scratch_folder
 from smorm.text.chat import Renderer
 from smorm.text.tokenizers import ensure_pad_token
 from smorm.version import __version__
@@ -84,7 +83,7 @@ def check(plan: Plan, limits: Thresholds = THRESHOLDS) -> Report:
         DataError: a source or benchmark as a whole cannot be read.
         ConfigError, ModelError: a format, tokenizer or template that cannot be used."""
     with ExitStack() as closing:
-        folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="smorm-check-")))
+        folder = closing.enter_context(scratch_folder("smorm-check"))
         findings, tokens = _token_check(plan.tokens, closing)
         benchmarks = None
         if plan.against:

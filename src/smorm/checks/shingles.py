@@ -18,6 +18,7 @@ missed with about 5e-3; short documents that are compared have neither error.
 
 Shapes: B bytes, W words, T texts or D documents, G runs of words, N rows, P pairs."""
 
+import contextlib
 import mmap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smorm.arrays import Bools, Floats, Ints
+from smorm.files import named_errors
 
 Hashes = NDArray[np.uint64]
 Values = NDArray[np.uint32]
@@ -231,15 +233,18 @@ class SketchFile:
 
     def append(self, smallest: Values, bands: Values) -> None:
         """Add rows."""
-        self._streams[0].write(smallest.tobytes())
-        # A file a band: a search reads one band of all rows at a time.
-        for stream, column in zip(self._streams[1:], bands.T, strict=True):
-            stream.write(column.tobytes())
+        with named_errors(self._paths[0]):
+            self._streams[0].write(smallest.tobytes())
+            # A file a band: a search reads one band of all rows at a time.
+            for stream, column in zip(self._streams[1:], bands.T, strict=True):
+                stream.write(column.tobytes())
 
     def close(self) -> None:
         """End writing; afterwards the file can be read."""
-        for stream in self._streams:
-            stream.close()
+        # All of them, also where the first one finds no room.
+        with named_errors(self._paths[0]), contextlib.ExitStack() as closing:
+            for stream in self._streams:
+                closing.callback(stream.close)
 
     def band(self, index: int, rows: Ints) -> Values:
         """One band's keys of some rows."""

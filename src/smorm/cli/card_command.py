@@ -22,9 +22,10 @@ def run(
 
     Nothing is loaded or run. The front matter is what the hub reads."""
     from smorm.evaluation.result import read_results
-    from smorm.files import write_text
+    from smorm.files import refuse_unwritable, write_text
     from smorm.report.card import model_card, read_facts
 
+    refuse_unwritable(output)
     text = model_card(
         read_facts(model), list(chain.from_iterable(map(read_results, results or ()))), name=name,
         license_id=license_id, language=language, repo=repo,

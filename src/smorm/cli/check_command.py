@@ -24,7 +24,7 @@ from smorm.cli.options import (
     parse_columns,
 )
 from smorm.errors import ConfigError
-from smorm.files import write_json
+from smorm.files import refuse_unwritable, write_json
 from smorm.printing import message
 
 if TYPE_CHECKING:
@@ -69,6 +69,8 @@ def run(
     from smorm.checks import plan as planning
     from smorm.checks.report import check
 
+    if output is not None:
+        refuse_unwritable(output)
     paths, overrides = _paths_and_overrides(data or [], config)
     if config is None and not paths:
         raise ConfigError("nothing to check: give data, or --config with a run's YAML")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from typer import Option
 
+from smorm import files
 from smorm.cli.lab_command import study
 from smorm.errors import ConfigError
 from smorm.locks import LOCK, only_run
@@ -81,7 +82,7 @@ def publish(artifacts: WorldArtifacts, output: Path, seed: int) -> None:
 
     # Aside first: a demo that is stopped while it copies can still go on.
     copies = artifacts.store.root / "copies"
-    shutil.rmtree(copies, ignore_errors=True)
+    files.remove_folder(copies)
     for name in chain.from_iterable(needed_arms(artifacts.config)):
         shutil.copytree(artifacts.arm(name, seed) / "model", copies / "models" / name)
     (copies / "data").mkdir()

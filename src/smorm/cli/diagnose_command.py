@@ -10,7 +10,7 @@ from smorm.cli import options
 from smorm.cli.options import File, Text, Texts
 from smorm.data.reading import Source
 from smorm.errors import ConfigError, DataError
-from smorm.files import write_json
+from smorm.files import refuse_unwritable, write_json
 from smorm.terminal import echo
 
 if TYPE_CHECKING:
@@ -74,6 +74,9 @@ def run(
     from smorm.theory.features import Reading
     from smorm.theory.run import DiagnosisInputs, diagnose
 
+    for path in (output, suggest):
+        if path is not None:
+            refuse_unwritable(path)
     policy = options.choice("--overlong", overlong, options.OVERLONG)
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit {limit}: expected at least 1")

@@ -60,8 +60,11 @@ def run(
     from smorm.cli.tables import print_results
     from smorm.evaluation.result import differences, write_results
     from smorm.evaluation.suites import parse_suite
+    from smorm.files import refuse_unwritable
     from smorm.rewards.protocol import ScoringOptions
 
+    # Before hours of measuring, not after them; so it is in every verb that writes.
+    refuse_unwritable(output)
     sections = options.sections_of(rewards, token_file, step)
     together = options.combined(sections, view, combine, kappa, standardise)
     if together is not None:

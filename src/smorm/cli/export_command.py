@@ -36,7 +36,9 @@ def run(
     from smorm.data.census import Census
     from smorm.evaluation.parity.check import against_folder, measure_model
     from smorm.evaluation.parity.conversations import built_in
+    from smorm.files import refuse_unwritable_folder
     from smorm.model.export import export_all_rows, export_view
+    from smorm.model.run_folder import stored_size
     from smorm.model.views import fold
     from smorm.scoring.reward_model import RewardModel
 
@@ -44,7 +46,9 @@ def run(
         raise ConfigError("export: give either --view or --all-rows")
     if output.exists():
         raise ConfigError(f"--output {output}: exists already; name a new folder")
-    loaded = RewardModel.load(at_step(model, step), **loading.options)
+    start = at_step(model, step)
+    refuse_unwritable_folder(output, stored_size(start))
+    loaded = RewardModel.load(start, **loading.options)
     chosen = None if all_rows else loaded.view(view_of(view))
     if chosen is not None:
         # A view that does not fold is refused before any work.

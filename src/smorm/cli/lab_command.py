@@ -81,11 +81,15 @@ def run(
 def study(config: LabConfig, title: str, about: str = "") -> None:
     """Run a study, write its results, and print its tables."""
     from smorm.evaluation.result import write_results
+    from smorm.files import refuse_unwritable, refuse_unwritable_folder
     from smorm.lab.artifacts import describe_other_versions
     from smorm.lab.run import run_lab, write_config, write_table
     from smorm.report.page import write_page
 
     folder = config.output
+    for path in (folder / "results.json", folder / "figures" / "figure.svg"):
+        refuse_unwritable(path)
+    refuse_unwritable_folder(config.work_folder / "arms")
     with progress_bar() as on_step:
         results = run_lab(config, on_step)
     write_config(config, folder / "config.yaml")

@@ -49,6 +49,7 @@ def run(
     The same conversations go through training's path, scoring's in every layout, and the target:
     plain transformers with both padding sides, or each endpoint of a server. Exit code 1 when a
     score differs by more than the gate; the likely cause is named."""
+    from smorm.files import refuse_unwritable
     from smorm.rewards.server import RewardClient, read_token
     from smorm.scoring.reward_model import RewardModel
 
@@ -56,6 +57,8 @@ def run(
     for name, number in (("--gate", gate), ("--timeout", timeout)):
         if number is not None and not 0 < number < math.inf:
             raise ConfigError(f"{name} {number:g}: expected a number above 0")
+    if output is not None:
+        refuse_unwritable(output)
     # From a file: as an option the token would stand in lists of processes.
     token = read_token(token_file, "--token-file") if token_file else None
     requested = view_of(view)
@@ -80,9 +83,11 @@ def run(
         resolve(target)  # refused before our own paths, which take a while
         ours = _measured(loaded, conversations)
         compared = against_folder(ours, target, requested, gate=gate)
-    print_parity(compared)
+    # Written before it is printed: a closed pipe must not lose the result.
     if output is not None:
         compared.as_result().write(output)
+    print_parity(compared)
+    if output is not None:
         echo(f"result: {output}")
     if not compared.passed:
         raise SmormError("\n  ".join(["parity fails:", *map(str, compared.failures)]))

@@ -30,11 +30,13 @@ def run(
 
     Every field of a row is kept; gold_chosen, gold_rejected and swapped are added. With a
     temperature labels are drawn by Bradley-Terry, the same ones for the same seed and texts."""
+    from smorm.files import refuse_unwritable
     from smorm.rewards.protocol import ScoringOptions
     from smorm.rewards.section import parse_reward
     from smorm.stress.proxies import open_gold
     from smorm.stress.relabel import relabel_file
 
+    refuse_unwritable(output)
     policy = options.choice("--overlong", overlong, options.OVERLONG)
     section = parse_reward(gold, "--gold", view=view, token_file=token_file)
     scoring = ScoringOptions(

@@ -28,13 +28,19 @@ def run(
     The page loads nothing from elsewhere. Results that differ in their seed only become one row,
     and methods are compared over the seeds that they have in common."""
     from smorm.evaluation.result import read_results
+    from smorm.files import is_stream, refuse_unwritable
     from smorm.report.page import write_page
 
     if no_figures and figures is not None:
         raise ConfigError("report: give either --figures or --no-figures")
-    measured = [result.as_dict() for result in chain.from_iterable(map(read_results, results))]
+    refuse_unwritable(output)
+    # Beside a device or pipe no folder can be.
+    no_figures = no_figures or (figures is None and is_stream(output))
     # Beside the page, under its name: several pages in one folder keep their figures apart.
     folder = figures or output.with_name(f"{output.stem}-figures")
+    if not no_figures:
+        refuse_unwritable(folder / "figure.svg")
+    measured = [result.as_dict() for result in chain.from_iterable(map(read_results, results))]
     written = write_page(
         measured, output, title, figures=None if no_figures else folder,
         baselines=baseline or (), highlighted=highlight or (),

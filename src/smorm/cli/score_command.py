@@ -54,10 +54,12 @@ def run(
     with --combine give {"id", "view", "members", "tokens", "truncated"}: all of them as one.
     After Ctrl-C (exit code 130) or a kill, the same command with --resume goes on."""
     from smorm.cli.progress import line_progress
+    from smorm.files import refuse_unwritable
     from smorm.rewards.ensemble import Ensemble
     from smorm.rewards.protocol import ScoringOptions
     from smorm.rewards.scores_file import score_file
 
+    refuse_unwritable(output)
     sections = options.sections_of(rewards, token_file, step)
     section = options.combined(sections, view, combine, kappa, standardise)
     chosen = None

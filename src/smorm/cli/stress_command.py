@@ -8,6 +8,7 @@ from typer import Argument, Option
 
 from smorm.cli import options
 from smorm.cli.options import File, Texts
+from smorm.errors import ConfigError
 from smorm.terminal import echo
 
 
@@ -26,7 +27,7 @@ def run(
     from smorm.cli.tables import print_results
     from smorm.config import load_section
     from smorm.evaluation.result import write_results
-    from smorm.files import refuse_unwritable
+    from smorm.files import is_stream, refuse_unwritable
     from smorm.stress.config import StressConfig
     from smorm.stress.run import run_stress
 
@@ -36,6 +37,10 @@ def run(
         changes.append(f"output={json.dumps(str(output))}")
     section = load_section(StressConfig, config, changes)
     refuse_unwritable(section.output)
+    # Sampled pools, and the results of finished runs, are written beside it.
+    writes_more = section.rl is not None or any(prompts.sample for prompts in section.prompts)
+    if writes_more and is_stream(section.output):
+        raise ConfigError(f"output: {section.output}: no other file can be beside it; name a file")
     results = run_stress(section, tell=lambda line: echo(line, err=True))
     write_results(section.output, results)
     print_results(summary(results))

@@ -12,7 +12,7 @@ from typer import Argument, Option
 from smorm.cli import options
 from smorm.data.reading import Source, read_records
 from smorm.errors import ConfigError
-from smorm.files import write_json
+from smorm.files import refuse_unwritable, write_json
 from smorm.terminal import echo
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def run(
     from smorm.scoring.reward_model import RewardModel
 
     options.choice("--kind", kind, KINDS)
+    refuse_unwritable(output)
     policy = options.choice("--overlong", overlong, options.OVERLONG)
     scoring = ScoringOptions(overlong=policy, max_batch_tokens=max_batch_tokens)
     loaded = RewardModel.load(options.at_step(model, step), **loading.options)

@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -18,7 +17,7 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from smorm import errors
+from smorm import errors, files
 from smorm.arrays import Tokens
 from smorm.data.census import Census, Defect, DropReason, Reason
 from smorm.data.records import Messages
@@ -210,9 +209,9 @@ def tokenizer_digest(tokenizer: Any) -> str:
     if backend is not None:
         return hashlib.sha256(backend.to_str().encode()).hexdigest()
     digest = hashlib.sha256()
-    with tempfile.TemporaryDirectory() as folder:
+    with files.scratch_folder("smorm-tokenizer") as folder:
         tokenizer.save_pretrained(folder)
-        for path in sorted(Path(folder).rglob("*")):
+        for path in sorted(folder.rglob("*")):
             if path.is_file():
                 digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

@@ -7,8 +7,6 @@ import functools
 import hashlib
 import inspect
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -69,7 +67,6 @@ def tokens_of(request: TokenRequest, tokeniser: Tokeniser, cache: str | None) ->
         log.info("tokens: read from cache %s: %s, %d records", target, source.path, store.records)
         copy_quarantine(target, request.quarantine, store.renamed)
         return store
-    _remove_torn(folder)
     try:
         with files.atomic_folder(target) as scratch:
             write_tokens(scratch, request, contents, tokeniser)
@@ -166,24 +163,9 @@ def _cached(target: Path, names: Sequence[str]) -> TokenStore | None:
 
 def _for_this_run(request: TokenRequest, contents: Contents, tokeniser: Tokeniser) -> TokenStore:
     # an unlinked file lives as long as it is mapped: nothing is left behind, however the run ends
-    scratch = Path(tempfile.mkdtemp(prefix="smorm-tokens-"))
-    try:
-        with files.named_errors(scratch):
-            write_tokens(scratch, request, contents, tokeniser)
+    with files.scratch_folder("smorm-tokens") as scratch, files.named_errors(scratch):
+        write_tokens(scratch, request, contents, tokeniser)
         return open_store(scratch)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _remove_torn(folder: Path) -> None:
-    """Remove what killed writers left a day ago; a younger one may be at work still."""
-    for torn in folder.glob(".tokens-*"):
-        try:
-            latest = max(path.stat().st_mtime for path in (torn, *torn.rglob("*")))
-        except OSError:  # it was finished, or removed by another run
-            continue
-        if time.time() - latest > 24 * 3600.0:
-            shutil.rmtree(torn, ignore_errors=True)
 
 
 def write_tokens(

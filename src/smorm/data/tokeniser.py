@@ -5,15 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 import queue
-import shutil
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Literal, TypeVar
 
+from smorm import files
 from smorm.data.encode import Conversation, Encoder, Outcome, Worker, WorkerRefused, hello_of
 from smorm.printing import get_logger
 
@@ -88,8 +86,7 @@ class Tokeniser(ExitStack):
         return lambda: [self.encoder.encode(prompt, responses) for prompt, responses in chunk]
 
     def _start_processes(self, count: int) -> Submit:
-        folder = Path(tempfile.mkdtemp(prefix="smorm-tokenizer-"))
-        self.callback(shutil.rmtree, folder, ignore_errors=True)
+        folder = self.enter_context(files.scratch_folder("smorm-tokenizer"))
         hello = hello_of(self.encoder, folder)
         # The threads only carry chunks to the processes and back. They are closed after the
         # processes (an exit stack closes backwards), without which they would wait for ever.

@@ -5,7 +5,6 @@ the SHA-256 of its data, the recipe of what it was made from. Its name ends with
 fingerprint. Beside it is a record of the recipe and of the versions that made it, which decide
 nothing unless the recipe holds them."""
 
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -59,15 +58,10 @@ class ArtifactStore:
     def file(self, path: Path, recipe: Any, make: Callable[[Path], object]) -> Path:
         """A file; `make` gets a scratch path to write, which then becomes `path`."""
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            scratch = path.with_name(f".{path.name}.{os.getpid()}")
-            try:
+            with files.atomic_path(path) as scratch:
                 make(scratch)
                 # The record first: a process killed between the two leaves no file without one.
                 _write_record(_record_of(path), recipe)
-                scratch.replace(path)
-            finally:
-                scratch.unlink(missing_ok=True)
         self.used[path] = None
         return path
 

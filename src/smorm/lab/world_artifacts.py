@@ -3,7 +3,6 @@ Each is an artifact (`smorm.lab.artifacts`), a function of the configuration and
 rows of all answers are kept, so that any system can be measured later without a model.
 Shapes: `M` answers of a set (of all its records, in order), `C` rows."""
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from operator import attrgetter
@@ -214,7 +213,7 @@ class WorldArtifacts:
         for entry in _OF_A_RUN:
             (run / entry).rename(scratch / entry)
         # Optimizer states are three times a model, and a finished arm never goes on from them.
-        shutil.rmtree(run / "checkpoints", ignore_errors=True)
+        files.remove_folder(run / "checkpoints")
 
     def _arm_recipe(self, name: str, seed: int) -> dict[str, Any]:
         """All that decides an arm's model: its configuration, its data's content, its policy."""

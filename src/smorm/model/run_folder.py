@@ -35,6 +35,14 @@ def how_far(run: Path) -> str:
         return text
 
 
+def stored_size(model: Path | str) -> int:
+    """Bytes of the weights of a model's or a run's folder; 0 where none are on this machine."""
+    folder = Path(model)
+    if (folder / "model").is_dir():
+        folder = folder / "model"
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
 def why_no_model(folder: Path) -> str:
     """What a folder without a model is, and the next step, where it is of a run; else empty."""
     if (folder / "state.json").is_file() and folder.name.startswith(PREFIX):

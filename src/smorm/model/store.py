@@ -128,7 +128,8 @@ def save_model(
     """Write a model folder, whole or not at all; not at all where `prove`, which is called with
     the written folder before it gets its name, raises an error."""
     linear = not isinstance(network.head, NonlinearHead)
-    with files.atomic_folder(folder) as scratch, quiet():
+    size = 0 if is_lora(network.backbone) else _size(network)
+    with files.atomic_folder(folder, size) as scratch, quiet():
         if is_lora(network.backbone):
             save_lora(network.backbone, scratch)
             heads.save_head(network.head, scratch)
@@ -148,11 +149,17 @@ def save_view(
     # A network of its own for the one row, on the same backbone: no weight is copied.
     folded = RewardNetwork(network.backbone, 1, pad_id=network.pad_id)
     folded.head.weight.data = row.clone()
-    with files.atomic_folder(folder) as scratch, quiet():
+    with files.atomic_folder(folder, _size(folded)) as scratch, quiet():
         if not _save_classifier(folded, scratch, (PREFERENCE,)):
             kind = network.backbone.config.model_type
             raise ModelError(f"transformers has no sequence classification class for {kind}")
         save_tokenizer_and_card(scratch, tokenizer, card)
+
+
+def _size(network: RewardNetwork) -> int:
+    """Bytes of the weights of a network as a model folder holds them."""
+    weights = [*network.backbone.parameters(), *network.head.parameters()]
+    return sum(weight.nbytes for weight in weights)
 
 
 def save_tokenizer_and_card(folder: Path, tokenizer: Any, card: ModelCard) -> None:

@@ -14,6 +14,7 @@ file (`partial`), from which a job that was interrupted goes on."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -92,42 +93,49 @@ def score_file(
         Interrupted: a stop signal; what was scored until then is kept."""
     # Before hours of scoring, not after them.
     files.refuse_unwritable(output)
+    if not isinstance(reward, Ensemble):
+        reward.view(view)
+    source = replace(source, every_response=True)
     # Two jobs would write one partial file.
-    with handled(), only_writer(output):
-        return _score_file(reward, source, output, view, on_bad_record, keep, resume, progress)
+    with handled(), only_writer(output), _beside(output, resume=resume) as stem:
+        rows = _survey(source, keep)
+        job = _Job(source, output, stem, on_bad_record, tuple(keep), progress, rows)
+        return _finished(job, reward, view)
 
 
-def _score_file(
-    reward: Reward,
-    source: Source,
-    output: Path,
-    view: Any,
-    on_bad_record: OnBad,
-    keep: Sequence[str],
-    resume: bool,
-    progress: Progress | None,
-) -> JobReport:
+@contextlib.contextmanager
+def _beside(output: Path, *, resume: bool) -> Iterator[Path]:
+    """The path that partial files are named after: the output's, or that of a temporary file where
+    the output is a device or pipe."""
+    if files.is_stream(output):
+        if resume:
+            raise ConfigError(f"--resume: {output} is a device or pipe: nothing is kept beside it")
+        with files.scratch_folder("smorm-score") as folder:
+            yield folder / "scores"
+        return
     left_over = leftovers(output)
     if left_over and not resume:
         raise ConfigError(
             f"{left_over[0]}: an unfinished run left it: go on with it (--resume), or delete it"
         )
-    if not isinstance(reward, Ensemble):
-        reward.view(view)
-    source = replace(source, every_response=True)
-    job = _Job(source, output, on_bad_record, tuple(keep), progress, _survey(source, keep))
+    yield output
+
+
+def _finished(job: _Job, reward: Reward, view: Any) -> JobReport:
+    """Run a job; where it stops, keep what another can go on from, and say so."""
+    output = job.output
     try:
         # The user knows the output, not what stands beside it.
         with files.named_errors(output):
             return job.run(reward, view)
     except BaseException as error:
         scored = sum(partial.done for partial in job.partials)
-        if isinstance(error, _ChangedInputError):
+        if isinstance(error, _ChangedInputError) or job.partial_stem != output:
             scored = 0
         for partial in job.partials:
             if not scored or not partial.done:
                 partial.discard()
-        done = "no line is scored yet"
+        done = "nothing is kept"
         if scored:
             done = f"{scored:,} of {job.total:,} lines are scored; --resume goes on from them"
         if isinstance(error, KeyboardInterrupt):
@@ -159,6 +167,7 @@ def _survey(source: Source, keep: Sequence[str]) -> int:
 class _Job:
     source: Source
     output: Path
+    partial_stem: Path  # what partial files are named after
     on_bad_record: OnBad
     keep: tuple[str, ...]
     progress: Progress | None
@@ -180,13 +189,13 @@ class _Job:
             # So one member is in memory at a time, and no line has to be.
             for index, member in enumerate(reward.opened()):
                 facts = [reward.facts[member.name], reward.standardise is not None]
-                path = Path(f"{self.output}.part{index + 1}")
+                path = Path(f"{self.partial_stem}.part{index + 1}")
                 made_of["reward"] = _made_by(member.reward, member.view, facts)
                 self._fill(path, made_of, member.reward, member)
                 del member  # not kept while the next one is loaded
         else:
             made_of["reward"] = _made_by(reward, reward.view(view), reward.provenance)
-            self._fill(Path(f"{self.output}.part"), made_of, reward, None)
+            self._fill(Path(f"{self.partial_stem}.part"), made_of, reward, None)
         with files.atomic_file(self.output) as stream:
             report = self._write(reward, view, stream)
         for partial in self.partials:

@@ -19,10 +19,11 @@ import torch
 
 from smorm.data.scaling import AttributeScale
 from smorm.errors import ConfigError, ModelError
-from smorm.files import fingerprint
+from smorm.files import fingerprint, refuse_unwritable_folder
 from smorm.model.backbone import merge_lora
 from smorm.model.heads import NonlinearHead
 from smorm.model.network import RewardNetwork
+from smorm.model.run_folder import stored_size
 from smorm.model.store import ModelCard, load_model, save_model, versions
 from smorm.text.chat import Renderer
 
@@ -84,6 +85,8 @@ def merge_models(
     if not ((values > 0) & np.isfinite(values)).all():
         raise ConfigError(f"merge: weights {values.tolist()}: expected numbers above 0")
     shares = tuple((values / values.sum()).tolist())
+    # Before the models are loaded.
+    refuse_unwritable_folder(Path(output), stored_size(names[0]))
     # The mean moves from model to model, so that only it and the next one are in memory.
     mean = load_linear(names[0])
     cards, cosines, total = [mean.card], [], shares[0]

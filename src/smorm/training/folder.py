@@ -5,7 +5,6 @@ weights and the optimizer's moments as safetensors, and a small JSON state. Data
 are functions of (seed, step). Cost is counted in computed tokens: time depends on the machine."""
 
 import contextlib
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from smorm import files
 from smorm.config import Config, decisive, dump_config
 from smorm.errors import CheckpointError, ConfigError, DataError
+from smorm.model.backbone import is_lora
 from smorm.model.run_folder import (
     CHECKPOINTS,
     PREFIX,
@@ -62,6 +62,7 @@ def write_beginnings(prepared: Prepared) -> None:
             f"objective.use_margin: none of the {len(pairs)} pairs has a margin above 0, so that "
             "it would change nothing: give records a `margin`, or leave it out"
         )
+    files.refuse_unwritable_folder(folder / "model", _size_of_run(prepared))
     files.write_text(folder / "config.yaml", dump_config(prepared.config))
     # With them a checkpoint becomes a model without the data of the run.
     with files.atomic_folder(folder / BEGINNING) as scratch:
@@ -84,6 +85,15 @@ def write_beginnings(prepared: Prepared) -> None:
         log.info("data: %s", line)
 
 
+def _size_of_run(prepared: Prepared) -> int:
+    """Bytes of a model and of one checkpoint: the least that a run writes."""
+    network = prepared.network
+    model = sum(weight.nbytes for weight in network.parameters())
+    trained = sum(weight.nbytes for weight in network.parameters() if weight.requires_grad)
+    # Adapters are written without the model that they are on; beside weights stand two moments.
+    return (trained if is_lora(network.backbone) else model) + 3 * trained
+
+
 def save_checkpoint(
     folder: Path, state: dict[str, Any], named: Named, optimizer: torch.optim.Optimizer, keep: int
 ) -> Path:
@@ -91,21 +101,22 @@ def save_checkpoint(
     the best (`state["best"]`). A verified checkpoint of this step stays: the same run at the same
     step has the same bits."""
     target = checkpoint_of(folder, state["step"])
-    # Scratch folders of saves that were killed: their names begin with a dot.
+    # Of saves that were killed: the run's folder is locked, so that nobody else is at work in it.
     for torn in folder.glob(f".{PREFIX}*"):
-        shutil.rmtree(torn, ignore_errors=True)
+        files.remove_folder(torn)
     with contextlib.suppress(CheckpointError):
         files.verify_folder(target)
         return target
+    # Only what is trained: a frozen backbone comes from where the run's configuration says.
+    weights, moments = {}, {}
+    for name, parameter in named.items():
+        weights[name] = parameter.detach().contiguous()
+        # By the parameter's name: AdamW's order of parameters may change.
+        for key, value in optimizer.state[parameter].items():
+            moments[f"{name}/{key}"] = value.detach().contiguous()
+    size = sum(tensor.nbytes for tensor in (*weights.values(), *moments.values()))
     # As safetensors, nothing that could run code when it is read.
-    with files.atomic_folder(target) as scratch:
-        # Only what is trained: a frozen backbone comes from where the run's configuration says.
-        weights, moments = {}, {}
-        for name, parameter in named.items():
-            weights[name] = parameter.detach().contiguous()
-            # By the parameter's name: AdamW's order of parameters may change.
-            for key, value in optimizer.state[parameter].items():
-                moments[f"{name}/{key}"] = value.detach().contiguous()
+    with files.atomic_folder(target, size) as scratch:
         save_file(weights, scratch / "weights.safetensors")
         save_file(moments, scratch / "optimizer.safetensors")
         files.write_json(scratch / "state.json", state)
@@ -113,7 +124,7 @@ def save_checkpoint(
     # Only now: until the new one is complete, the older ones are needed.
     for old in list_checkpoints(folder)[:-keep]:
         if old != checkpoint_of(folder, best or 0):
-            shutil.rmtree(old, ignore_errors=True)
+            files.remove_folder(old)
     return target
 
 

@@ -174,7 +174,4 @@ def make_policy(folder: Path, how: Pretraining, device: str = "cpu") -> dict[str
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     write_json(folder / "pretraining.json", {**asdict(how), "held_out": measured})
-    # safetensors writes 0600: a folder that others may read is the contract.
-    for path in folder.iterdir():
-        path.chmod(0o644)
     return measured

@@ -1,6 +1,5 @@
 """GRPO and RLOO through TRL's trainers, rewarded by our callable and traced by a callback."""
 
-import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 import torch
 
 from smorm.errors import ConfigError
+from smorm.files import scratch_folder
 from smorm.model.backbone import quiet
 from smorm.rewards.wires import chat
 from smorm.stress.config import RLSection
@@ -39,11 +39,11 @@ def train_with_trl(
         rows.append({"prompt": chat(prompt.prompt), "prompt_index": index})
     # TRL wants a folder, and saves nothing in it; its seeding of torch ends with the fork.
     with (
-        tempfile.TemporaryDirectory() as folder,
+        scratch_folder("smorm-trl") as folder,
         torch.random.fork_rng(devices=actor.devices),
         quiet(),
     ):
-        arguments = trl_arguments(actor.rl, folder, seed, actor.start.device.type == "cpu")
+        arguments = trl_arguments(actor.rl, str(folder), seed, actor.start.device.type == "cpu")
         if signal.constraint is not None and actor.rl.algorithm == "grpo":
             # Divided by the group's standard deviation, the multiplier would cancel but for its
             # sign, and nothing would hold the proxy.
