@@ -56,43 +56,54 @@ def reward_function(
     where it does not fit by itself, else under `smorm/unusable`, and the first one's reason is
     logged. Neither a prompt nor a completion ends a run.
 
-    `ConfigError`: an unknown view. `ModelError`: no such model. `DataError`: another number of
-    prompts than of completions."""
+    `ConfigError`: unknown view. `ModelError`: no such model. `DataError`: unequal numbers of both."""
     loaded = model if isinstance(model, RewardModel) else RewardModel.load(model)
     resolved = loaded.view(view)
     scorer = Scorer(loaded.network, loaded.renderer, "truncate_prompt", max_batch_tokens)
-    logged: set[Change | UnscoredReason] = set()
-
-    def tell(kind: Change | UnscoredReason, text: str) -> None:
-        # Once a kind: a run of 1,000 steps would say it 1,000 times.
-        if kind not in logged:
-            logged.add(kind)
-            log.warning("smorm reward: %s", text)
+    tell = _TellOnce()
 
     def reward(
         prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
     ) -> list[float | None]:
-        results = list(_scored_alone(scorer, _readable(prompts, completions, columns)))
         rewards: list[float | None] = []
         too_long = 0
-        for result in results:
+        for result in _scored_alone(scorer, _readable(prompts, completions, columns)):
             if isinstance(result, Unscored):
                 rewards.append(None)
                 too_long += result.reason in _TOO_LONG
                 tell(result.reason, f"no reward: {result}")
                 continue
-            value = float(apply_view(resolved, result.rows, loaded.card.scales)[0])
-            rewards.append(value if np.isfinite(value) else None)
+            rewards.append(_finite(apply_view(resolved, result.rows, loaded.card.scales)[0]))
             for change in result.changes:
                 tell(change, f"of this reward model: {change}")
-        log_metric = columns.get("log_metric")
-        if callable(log_metric):
-            log_metric("smorm/too_long", float(too_long))
-            log_metric("smorm/unusable", float(rewards.count(None) - too_long))
+        _count(columns.get("log_metric"), too_long, rewards.count(None) - too_long)
         return rewards
 
     reward.__name__ = name or f"smorm_{resolved.name}"
     return reward
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _count(log_metric: Any, too_long: int, unusable: int) -> None:
+    """Tell TRL, where it has a function for it, how many completions have no reward."""
+    if callable(log_metric):
+        log_metric("smorm/too_long", float(too_long))
+        log_metric("smorm/unusable", float(unusable))
+
+
+class _TellOnce:
+    """Logs what is told once a kind: a run of 1,000 steps would say it 1,000 times."""
+
+    def __init__(self) -> None:
+        self.told: set[Change | UnscoredReason] = set()
+
+    def __call__(self, kind: Change | UnscoredReason, text: str) -> None:
+        if kind not in self.told:
+            self.told.add(kind)
+            log.warning("smorm reward: %s", text)
 
 
 _TOO_LONG = (UnscoredReason.TOO_LONG, UnscoredReason.RESPONSE_TOO_LONG)

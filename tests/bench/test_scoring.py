@@ -22,6 +22,7 @@ from bench.workloads import (
     padded_positions,
     rm_bench,
     sample,
+    token_counter,
 )
 from smorm.text.chat import Renderer
 from smorm.text.tokenizers import train_bpe
@@ -37,13 +38,9 @@ def renderer(folder: Path = NOWHERE) -> Renderer:
     return Renderer(train_bpe(texts, 16_000), max_tokens=4096)
 
 
-def tokens(text: str, folder: Path = NOWHERE) -> int:
-    return len(renderer(folder).tokenizer(text)["input_ids"])
-
-
 def rm_shape(folder: Path) -> Any:
     source = arena_answers(folder)
-    records = rm_bench(source, lambda text: tokens(text, folder))
+    records = rm_bench(source, token_counter(renderer(folder).tokenizer))
     return sample("rm", records, 8, by_pass, renderer(folder), source.origin)
 
 

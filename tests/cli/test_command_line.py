@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from smorm.cli.verbs import VERBS
+from tests.processes import Command, Setting, run
 from tests.tiny import config_values, trained, world
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -199,18 +200,14 @@ def test_a_backbone_that_is_not_there_is_named(smorm, tmp_path):
 
 def test_on_a_terminal_a_bar_shows_loss_speed_and_time_left_within_80_columns(tmp_path):
     config = write_config(tmp_path / "c.yaml", config_values(tmp_path / "run"))
-    environment = {**ENVIRONMENT, "TERM": "xterm", "COLUMNS": "80"}
+    setting = Setting(variables={"TERM": "xterm", "COLUMNS": "80"})
     terminal, inside = pty.openpty()
-    with subprocess.Popen(
-        [sys.executable, "-m", "smorm.cli.main", "train", str(config)],
-        stdout=inside, stderr=inside, env=environment,
-    ) as process:  # fmt: skip
-        os.close(inside)
+    with Command("train", config, setting=setting, terminal=inside) as command:
         shown = b""
         with contextlib.suppress(OSError):  # a terminal whose last process left gives EIO
             while part := os.read(terminal, 4096):
                 shown += part
-        assert process.wait(timeout=60) == 0
+        assert command.wait() == 0
     os.close(terminal)
     typed = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
     last = [line for line in re.split(r"[\r\n]", typed) if "6/6" in line][-1]
@@ -265,15 +262,13 @@ def test_unknown_verbs_and_options_are_usage_errors(smorm):
 def test_a_stop_signal_writes_a_checkpoint_and_exits_130(tmp_path, number):
     values = config_values(tmp_path / "run", training={"max_steps": 2000, "log_every": 1})
     config = write_config(tmp_path / "c.yaml", values)
-    command = [sys.executable, "-m", "smorm.cli.main", "train", str(config)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
+    with Command("train", config) as command:
+        for line in command.stderr:
             if line.startswith("step 3/"):
                 break
-        process.send_signal(number)
-        rest = process.stderr.read()
-        assert process.wait(timeout=60) == 130
+        command.send_signal(number)
+        rest = command.stderr.read()
+        assert command.wait() == 130
     assert "go on with --resume" in rest
     assert "Traceback" not in rest
     assert len(list((tmp_path / "run" / "checkpoints").glob("step-*"))) == 1
@@ -284,20 +279,13 @@ def test_a_full_disk_during_a_save_is_told_and_loses_nothing(smorm, tmp_path):
     """A real limit of the operating system on the size of files, set in a real process."""
     values = config_values(tmp_path / "run", training={"save_every": 2})
     config = write_config(tmp_path / "c.yaml", values)
-    limited = (
-        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
-        "from smorm.cli.main import main; sys.argv[0] = 'smorm'; main()"
-    )
     assert smorm("train", config, "training.max_steps=3")[0] == 0
     before = sorted((tmp_path / "run" / "checkpoints").rglob("*"))
     shutil.rmtree(tmp_path / "run" / "model")
-    done = subprocess.run(
-        [sys.executable, "-c", limited, "train", str(config), "training.max_steps=3", "--resume"],
-        capture_output=True, text=True, env=ENVIRONMENT, check=False,
-    )  # fmt: skip
-    assert done.returncode == 1
-    line = error_of(done.stderr)
+    limited = Setting(largest_file=100_000)
+    code, err = run("train", config, "training.max_steps=3", "--resume", setting=limited)
+    assert code == 1
+    line = error_of(err)
     assert "could not be written" in line
     assert str(tmp_path / "run" / "model") in line
     assert "/." not in line

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import orjson
 import pytest
 
+from tests.processes import Command
 from tests.tiny import trained
 
 SLOW = '''
@@ -45,14 +43,12 @@ def words(data: Path) -> list[str]:
 
 def stopped(data: Path, sign: signal.Signals) -> tuple[int, str]:
     """Exit code and standard error of a run that gets a signal after its first chunk."""
-    command = [sys.executable, "-m", "smorm.cli.main", *words(data)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
     part = data.parent / "out.jsonl.part"
-    while not part.exists() and process.poll() is None:
-        time.sleep(0.02)
-    process.send_signal(sign)
-    _, err = process.communicate()
-    return process.returncode, err
+    with Command(*words(data)) as command:
+        while not part.exists() and command.process.is_alive():
+            time.sleep(0.02)
+        command.send_signal(sign)
+        return command.wait(), command.stderr.read()
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill"])

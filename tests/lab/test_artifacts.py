@@ -1,4 +1,3 @@
-import multiprocessing
 import time
 from dataclasses import asdict
 
@@ -10,8 +9,10 @@ from smorm import files
 from smorm.errors import DataError
 from smorm.lab.artifacts import RECORD, ArtifactStore, describe_other_versions, recorded_versions
 from smorm.lab.measure import Run
+from smorm.lab.run import IMPORTED
 from smorm.lab.world_artifacts import WorldArtifacts, read_items
 from smorm.model.store import versions
+from smorm.processes import worker_context
 from smorm.scoring.reward_model import RewardModel
 from smorm.world import backbone_path, parse_prompt
 from tests.lab.small import WORK, small, store
@@ -255,8 +256,7 @@ def _train_slowly(values):
 
 def test_a_process_killed_in_training_leaves_nothing_that_is_taken_for_a_model():
     values = {"training": {"max_steps": 4000, "batch_size": 16}, "work": WORK / "killed"}
-    spawn = multiprocessing.get_context("spawn")
-    process = spawn.Process(target=_train_slowly, args=(values,), daemon=True)
+    process = worker_context(*IMPORTED).Process(target=_train_slowly, args=(values,), daemon=True)
     process.start()
     arms = WORK / "killed" / "arms"
     deadline = time.monotonic() + 300

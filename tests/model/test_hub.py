@@ -27,35 +27,29 @@ def hub_cache(folder: Path) -> Path:
     return folder
 
 
-def run(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
+CODE = """
+from smorm import RewardModel
+from smorm.errors import ModelError
+
+model = RewardModel.load("someone/reward")
+print(model.name, len(model.score([("hello", "there")])))
+try:
+    RewardModel.load("someone/nothing")
+except ModelError as error:
+    print(error)
+"""
+
+
+def test_without_a_network_a_model_in_the_hubs_cache_is_loaded_and_another_told_in_a_line(tmp_path):
     # The hub's place is read when its library is imported: a process of its own.
-    settings = {"HF_HUB_CACHE": str(folder), "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **settings}, capture_output=True, text=True
+    settings = {"HF_HUB_CACHE": str(hub_cache(tmp_path)), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", CODE], env={**os.environ, **settings}, capture_output=True, text=True
     )
-
-
-def test_a_model_in_the_hubs_cache_is_loaded_by_its_id_without_a_network(tmp_path):
-    code = (
-        "from smorm import RewardModel\n"
-        "model = RewardModel.load('someone/reward')\n"
-        "print(model.name, len(model.score([('hello', 'there')])))"
-    )
-    done = run(hub_cache(tmp_path), code)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["someone/reward", "1"]
-
-
-def test_a_model_that_cannot_be_had_is_told_in_one_line(tmp_path):
-    code = (
-        "from smorm.errors import ModelError\n"
-        "from smorm.model.store import resolve\n"
-        "try:\n    resolve('someone/nothing')\n"
-        "except ModelError as error:\n    print(error)"
-    )
-    done = run(hub_cache(tmp_path), code)
-    assert "someone/nothing: no such local folder" in done.stdout
-    assert len(done.stdout.splitlines()) == 1
+    loaded, refused = done.stdout.splitlines()
+    assert loaded == "someone/reward 1"
+    assert refused.startswith("someone/nothing: no such local folder")
 
 
 def test_a_misspelt_path_is_no_hub_id(tmp_path, monkeypatch):

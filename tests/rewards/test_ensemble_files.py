@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from smorm.rewards.ensemble import UNCHANGED, Ensemble, Member, Rule, standard_f
 from smorm.rewards.protocol import ScoringOptions, open_reward
 from smorm.rewards.scores_file import score_file
 from smorm.rewards.section import RewardSection
+from tests.processes import Setting, run
 from tests.tiny import trained, world
 
 
@@ -145,19 +144,12 @@ def test_an_input_that_changes_between_two_members_is_told(tmp_path, change):
 
 
 def test_a_full_disk_names_the_output_and_leaves_nothing_there(tmp_path):
-    # A real limit on the size of files, which only a process of its own can have.
-    program = (
-        "import resource, signal, sys\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
-        "from smorm.cli.main import main\n"
-        "main()\n"
-    )
     words = ["score", *specs().values(), "--combine", "mean", "--input",
-             str(world()["eval-pairs-ID"]), "--output", str(tmp_path / "out")]  # fmt: skip
-    left = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
-    assert left.returncode == 1
-    assert f"error: {tmp_path / 'out'}: could not be written: File too large" in left.stderr
+             world()["eval-pairs-ID"], "--output", tmp_path / "out"]  # fmt: skip
+    # A real limit on the size of files, which only a process of its own can have.
+    code, err = run(*words, setting=Setting(largest_file=2000))
+    assert code == 1
+    assert f"error: {tmp_path / 'out'}: could not be written: File too large" in err
     assert not list(tmp_path.iterdir())
 
 

@@ -190,16 +190,24 @@ def test_measured_twice_it_is_the_same() -> None:
 # Against what the system says
 
 CHILD = """
-import json, sys
+import json, os, sys
 import numpy as np
 import torch
 from transformers import AutoConfig, AutoModel
+from transformers.models.llama import modeling_llama
 from smorm.model.network import RewardNetwork
 from smorm.training.memory import largest_batch
 from smorm.training.memory import measure
 
 torch.set_num_threads(1)
-share = float(sys.argv[1])
+# The libraries once; what each measures is of a process that has computed nothing before.
+for share in sys.argv[1:]:
+    pid = os.fork()
+    if pid == 0:
+        break
+    assert os.waitpid(pid, 0)[1] == 0
+else:
+    sys.exit()
 config = AutoConfig.for_model("llama", vocab_size=4000, hidden_size=256, intermediate_size=704,
     num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, pad_token_id=0)
 network = RewardNetwork(AutoModel.from_config(config), rows=3, pad_id=0).train()
@@ -211,7 +219,7 @@ for _ in range(60):
     prompt = draw(120)
     units.append([np.concatenate([prompt, draw(40)]) for _ in range(2)])
 need = measure(network, units, half=False)
-budget = need.base + int(share * 1e6)
+budget = need.base + int(float(share) * 1e6)
 tokens = largest_batch(need, budget, network.device)
 optimizer = torch.optim.AdamW(network.parameters(), fused=True)
 with open("/proc/self/clear_refs", "w") as reset:
@@ -224,18 +232,18 @@ for step in range(2):
     optimizer.step()
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(json.dumps({"tokens": tokens, "there": need.base, "promised": need.of(tokens),
-    "budget": budget, "peak": int(peak.split()[1]) * 1024}))
+    "budget": budget, "peak": int(peak.split()[1]) * 1024}), flush=True)
+os._exit(0)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
-@pytest.mark.parametrize("megabytes", [180, 400])
-def test_a_process_takes_about_what_was_promised(megabytes: int) -> None:
+def test_a_process_takes_about_what_was_promised() -> None:
     """Above what was there before; the peak is the system's own count, in a process of its own."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(megabytes)],
+        [sys.executable, "-c", CHILD, "180", "400"],
         capture_output=True,
         text=True,
         check=True,
@@ -243,11 +251,13 @@ def test_a_process_takes_about_what_was_promised(megabytes: int) -> None:
         env=environment,
         timeout=200,
     )
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert 256 <= found["tokens"] < CPU_MOST
-    taken, promised = found["peak"] - found["there"], found["promised"] - found["there"]
-    assert promised <= found["budget"] - found["there"]
-    assert 0.75 * promised <= taken <= 1.25 * promised, found
+    measured = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(measured) == 2
+    for found in measured:
+        assert 256 <= found["tokens"] < CPU_MOST
+        taken, promised = found["peak"] - found["there"], found["promised"] - found["there"]
+        assert promised <= found["budget"] - found["there"]
+        assert 0.75 * promised <= taken <= 1.25 * promised, found
 
 
 # In a run

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -19,12 +16,12 @@ import yaml
 from smorm.config import METHODS, parse_config
 from smorm.errors import ConfigError
 from smorm.training.methods import make_method
+from tests.processes import Setting, run
 from tests.training.runs import LAB, config_of, prepared, world
 from tests.training.test_rivals import scores_of
 from tests.training.test_step import WHOLE, assert_same_step, gradients, with_budget
 
 PAGE = Path(__file__).parents[2] / "docs" / "training.md"
-SMORM = [sys.executable, "-m", "smorm.cli.main"]
 
 
 def code_of_the_page() -> str:
@@ -35,7 +32,7 @@ def code_of_the_page() -> str:
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Setting:
     """Of a process in which the package is installed, as pip would leave it."""
     site = tmp_path_factory.mktemp("site")
     (site / "smorm_hinge.py").write_text(code_of_the_page())
@@ -48,26 +45,23 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     assert entry is not None
     points = entry[2].replace('"', "")
     (information / "entry_points.txt").write_text(f"[{entry[1]}]\n{points}")
-    path = os.pathsep.join([str(site), *filter(None, sys.path)])
-    return {**os.environ, "PYTHONPATH": path}
+    return Setting(packages=(str(site),))
 
 
-def smorm(environment: dict[str, str], *words: Any) -> str:
-    command = [*SMORM, *map(str, words)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+def smorm(setting: Setting, *words: Any) -> None:
+    code, err = run(*words, setting=setting)
+    assert code == 0, err
 
 
 @pytest.mark.slow
 def test_an_installed_method_trains_and_its_model_scores(
-    environment: dict[str, str], tmp_path: Path
+    installed: Setting, tmp_path: Path
 ) -> None:
     values = config_of(tmp_path / "run", model=LAB).as_dict()
     for name in ("odin", "grm", "armo"):
         del values["objective"][name]
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
-    smorm(environment, "train", tmp_path / "run.yaml", "objective.kind=hinge",
+    smorm(installed, "train", tmp_path / "run.yaml", "objective.kind=hinge",
           "objective.hinge.margin=0.5")  # fmt: skip
     written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert written["objective"]["hinge"] == {"margin": 0.5}
@@ -75,7 +69,7 @@ def test_an_installed_method_trains_and_its_model_scores(
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert {"loss/hinge", "accuracy"} <= json.loads(lines[-1]).keys()
     output = tmp_path / "scores.jsonl"
-    smorm(environment, "score", tmp_path / "run" / "model", "--input", world()["dev-pairs"],
+    smorm(installed, "score", tmp_path / "run" / "model", "--input", world()["dev-pairs"],
           "--output", output)  # fmt: skip
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert len(rows) == 6
@@ -83,10 +77,8 @@ def test_an_installed_method_trains_and_its_model_scores(
 
 
 @pytest.mark.slow
-def test_an_installed_method_is_an_arm_of_the_lab(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
-    smorm(environment, "lab", "methods=[Single, Hinge]", "arms.Hinge={objective: {kind: hinge}}",
+def test_an_installed_method_is_an_arm_of_the_lab(installed: Setting, tmp_path: Path) -> None:
+    smorm(installed, "lab", "methods=[Single, Hinge]", "arms.Hinge={objective: {kind: hinge}}",
           "systems.Hinge={members: ['Hinge:F']}", "seeds=1", "regimes=[ID]",
           "data={pairs: 60, rated: 8, dev_pairs: 20, eval_pairs: 20, eval_rated: 8}",
           "pools={prompts: 2, answers: 4}", "training={max_steps: 3, batch_size: 16}",

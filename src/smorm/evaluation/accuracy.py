@@ -168,9 +168,34 @@ def measure_pairs(
     rejected_lengths = numbers.as_floats("lengths of rejected responses", rejected_lengths, count)
     numbers.require_finite("lengths of chosen responses", chosen_lengths)
     numbers.require_finite("lengths of rejected responses", rejected_lengths)
+    columns = _pair_columns(chosen, rejected, chosen_lengths, rejected_lengths)
+    keys = keys or list(map(str, range(count)))
+    differences = frozenset({"accuracy_minus_length_only", "margin"})
+    chance_columns = {name: np.full(count, 0.5) for name in _SHARES if name in columns}
+    table = Outcomes(columns, prompts, single(columns), keys, differences, chance_columns)
+    # Both responses of a pair belong to its prompt, so both are resampled with it.
+    codes, groups = cluster_codes(prompts, count)
+    scores = np.concatenate([chosen, rejected])
+    lengths = np.concatenate([chosen_lengths, rejected_lengths])
+    with_length = length_correlations(scores, lengths, np.concatenate([codes, codes]))
+    ties = int((chosen == rejected).sum())
+    length_ties = int((chosen_lengths == rejected_lengths).sum())
+    notes = (
+        f"{count} pairs over {groups} prompts; intervals resample prompts.",
+        f"{ties} pairs with equal scores count as half.",
+        f"Length is in {length_unit}; {length_ties} pairs have two responses of equal length "
+        "and count as half for both length rules.",
+    )
+    return Measurement(table.metrics() | with_length, notes, table, table.chance_levels())
+
+
+def _pair_columns(
+    chosen: Floats, rejected: Floats, chosen_lengths: Floats, rejected_lengths: Floats
+) -> dict[str, Floats]:
+    """Each number of `measure_pairs` that is a mean over pairs, as values of the pairs [N]."""
     # Ties as half: a score that is constant is then worth chance, not zero.
-    outcomes, ties = pair_outcomes(chosen, rejected)
-    by_length, length_ties = pair_outcomes(chosen_lengths, rejected_lengths)
+    outcomes = pair_outcomes(chosen, rejected)[0]
+    by_length = pair_outcomes(chosen_lengths, rejected_lengths)[0]
     columns = {
         "accuracy": outcomes,
         "length_only_accuracy": by_length,
@@ -184,19 +209,4 @@ def measure_pairs(
     for name in _SHARES[1:]:
         if np.isnan(columns[name]).all():
             del columns[name]
-    keys = keys or list(map(str, range(count)))
-    differences = frozenset({"accuracy_minus_length_only", "margin"})
-    chance_columns = {name: np.full(count, 0.5) for name in _SHARES if name in columns}
-    table = Outcomes(columns, prompts, single(columns), keys, differences, chance_columns)
-    # Both responses of a pair belong to its prompt, so both are resampled with it.
-    codes, groups = cluster_codes(prompts, count)
-    scores = np.concatenate([chosen, rejected])
-    lengths = np.concatenate([chosen_lengths, rejected_lengths])
-    with_length = length_correlations(scores, lengths, np.concatenate([codes, codes]))
-    notes = (
-        f"{count} pairs over {groups} prompts; intervals resample prompts.",
-        f"{ties} pairs with equal scores count as half.",
-        f"Length is in {length_unit}; {length_ties} pairs have two responses of equal length "
-        "and count as half for both length rules.",
-    )
-    return Measurement(table.metrics() | with_length, notes, table, table.chance_levels())
+    return columns

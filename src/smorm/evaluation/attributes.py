@@ -9,7 +9,7 @@ from operator import attrgetter
 
 import numpy as np
 
-from smorm.arrays import Bools, Clusters, Floats
+from smorm.arrays import Bools, Clusters, Floats, Ints
 from smorm.errors import DataError
 from smorm.evaluation import metrics as numbers
 from smorm.evaluation.correlation import spearman, spearman_draws, spearman_metric
@@ -37,48 +37,80 @@ def measure_rated(
 
     Raises:
         DataError: shapes differ, nothing is rated, or a prediction is NaN or infinite."""
-    predicted = numbers.as_floats("predictions", predicted, None, len(names))
-    ratings = numbers.as_floats("ratings", ratings, *predicted.shape)
-    numbers.require_finite("predictions", predicted)
-    if np.isinf(ratings).any():
-        raise DataError("ratings: a rating is infinite; one that is missing is NaN")
+    predicted, ratings = _checked(predicted, ratings, len(names))
     codes, groups = numbers.cluster_codes(prompts, len(predicted))
     rated, means = np.isfinite(ratings), training_means or {}
     columns = np.flatnonzero(rated.any(axis=0)).tolist()
     if not columns:
         raise DataError(f"ratings: none of {len(ratings)} responses has a rating of {list(names)}")
+    predicted, ratings = predicted[:, columns], ratings[:, columns]
+    rated_names = list(map(names.__getitem__, columns))
     # NaN where a response is not rated: the bootstrap leaves such cells out of their column.
     errors = {
         "mse": (predicted - ratings) ** 2,
-        "mse_of_mean": (ratings - _constants(ratings, names, means)) ** 2,
+        "mse_of_mean": (ratings - _constants(ratings, rated_names, means)) ** 2,
     }
-    # An attribute's numbers are resampled over its own rated responses only.
+    of_each = _of_each_attribute(predicted, ratings, errors, rated_names, codes)
+    # Constant ratings or predictions have no ranks.
+    ranked = [name for name in rated_names if not np.isnan(of_each[f"spearman/{name}"].value)]
+    # For the means every attribute sees the same resampled prompts.
+    draws: dict[str, Floats] = {}
+    if ranked:
+        draws["spearman"] = _mean_spearman_draws(predicted, ratings, rated_names, ranked, codes)
+    for family, error in errors.items():
+        draws[family] = numbers.bootstrap_means(error, codes).mean(axis=1)
+    count = int(rated.any(axis=1).sum())
+    over_attributes: dict[str, Metric] = {}
+    for family, drawn in draws.items():
+        averaged = ranked if family == "spearman" else rated_names
+        over_attributes[family] = _mean([of_each[f"{family}/{n}"] for n in averaged], drawn, count)
+    notes = [f"{len(predicted)} responses over {groups} prompts; intervals resample prompts."]
+    notes += _notes(rated, names, rated_names, set(ranked), means)
+    keys = keys or list(map(str, range(len(predicted))))
+    table = RatedOutcomes(predicted, ratings, rated_names, codes, keys)
+    return Measurement(over_attributes | of_each, tuple(notes), table)
+
+
+def _checked(predicted: Floats, ratings: Floats, attributes: int) -> tuple[Floats, Floats]:
+    predicted = numbers.as_floats("predictions", predicted, None, attributes)
+    ratings = numbers.as_floats("ratings", ratings, *predicted.shape)
+    numbers.require_finite("predictions", predicted)
+    if np.isinf(ratings).any():
+        raise DataError("ratings: a rating is infinite; one that is missing is NaN")
+    return predicted, ratings
+
+
+def _of_each_attribute(
+    predicted: Floats,
+    ratings: Floats,
+    errors: Mapping[str, Floats],
+    names: Sequence[str],
+    codes: Ints,
+) -> dict[str, Metric]:
+    """`spearman/NAME` and each error's mean, resampled over its own rated responses only."""
     metrics: dict[str, Metric] = {}
-    for column in columns:
-        name, known = names[column], rated[:, column]
+    for column, name in enumerate(names):
+        known = np.isfinite(ratings[:, column])
         sides = predicted[known, column], ratings[known, column]
         metrics[f"spearman/{name}"] = spearman_metric(*sides, codes[known])
         for family, error in errors.items():
             metrics[f"{family}/{name}"] = numbers.mean_metric(error[known, column], codes[known])
-    # For the means every attribute sees the same resampled prompts.
-    count = int(rated.any(axis=1).sum())
-    over_attributes: dict[str, Metric] = {}
-    # Constant ratings or predictions have no ranks.
-    if ranked := [c for c in columns if not np.isnan(metrics[f"spearman/{names[c]}"].value)]:
-        of_each = [spearman_draws(predicted[:, c], ratings[:, c], codes) for c in ranked]
-        draws = np.stack(of_each, axis=1).mean(axis=1)
-        of_ranked = [metrics[f"spearman/{names[c]}"] for c in ranked]
-        over_attributes["spearman"] = _mean(of_ranked, draws, count)
-    for family, error in errors.items():
-        draws = numbers.bootstrap_means(error[:, columns], codes).mean(axis=1)
-        of_columns = [metrics[f"{family}/{names[c]}"] for c in columns]
-        over_attributes[family] = _mean(of_columns, draws, count)
-    rated_names = list(map(names.__getitem__, columns))
-    notes = [f"{len(predicted)} responses over {groups} prompts; intervals resample prompts."]
-    notes += _notes(rated, names, rated_names, set(map(names.__getitem__, ranked)), means)
-    keys = keys or list(map(str, range(len(predicted))))
-    table = RatedOutcomes(predicted[:, columns], ratings[:, columns], rated_names, codes, keys)
-    return Measurement(over_attributes | metrics, tuple(notes), table)
+    return metrics
+
+
+def _mean_spearman_draws(
+    predicted: Floats,
+    ratings: Floats,
+    names: Sequence[str],
+    ranked: Sequence[str],
+    codes: Ints,
+) -> Floats:
+    """The mean over the attributes `ranked` of their rank correlations in each resample [R]."""
+    draws = []
+    for column, name in enumerate(names):
+        if name in ranked:
+            draws.append(spearman_draws(predicted[:, column], ratings[:, column], codes))
+    return np.asarray(np.stack(draws, axis=1).mean(axis=1))
 
 
 def _mean(of_each: Sequence[Metric], draws: Floats, count: int) -> Metric:

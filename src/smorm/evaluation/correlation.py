@@ -9,17 +9,21 @@ import numpy as np
 from smorm.arrays import Clusters, Floats, Ints
 from smorm.evaluation.metrics import Metric, cluster_codes, interval
 
+_CELLS = 1 << 12
+"""So many weights of resamples are in memory at once, or one resample's."""
+
 
 def pearson(x: Floats, y: Floats) -> float:
     """Linear correlation of x [N] and y [N]; NaN when N < 2 or either is constant."""
-    return _weighted_pearson(x, y, np.ones(len(x)))
+    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return math.nan
+    return _of_centred(x - np.average(x), y - np.average(y), np.ones(len(x)))
 
 
 def spearman(x: Floats, y: Floats) -> float:
     """Rank correlation of x [N] and y [N], ties by average rank; NaN as for `pearson`. Source:
     Spearman (1904); equals the Pearson correlation of the ranks."""
-    ones = np.ones(len(x))
-    return _weighted_pearson(_ranks(_value_codes(x), ones), _ranks(_value_codes(y), ones), ones)
+    return float(_rank_correlations(_value_codes(x), _value_codes(y), np.ones((1, len(x))))[0])
 
 
 def spearman_draws(
@@ -36,10 +40,14 @@ def spearman_draws(
     # Clusters without any known item are drawn too: that keeps columns' draws comparable.
     codes, x_codes, y_codes = codes[known], _value_codes(x[known]), _value_codes(y[known])
     generator = np.random.default_rng(seed)
-    for draw in range(resamples):
-        times = np.bincount(generator.integers(groups, size=groups), minlength=groups)
-        weight = times[codes].astype(np.float64)
-        draws[draw] = _weighted_pearson(_ranks(x_codes, weight), _ranks(y_codes, weight), weight)
+    # Many resamples at once where items are few: one by one, calls would take most of the time.
+    together = max(1, _CELLS // max(groups, len(codes)))
+    for first in range(0, resamples, together):
+        rows = np.arange(min(together, resamples - first))[:, None]
+        drawn = generator.integers(groups, size=(len(rows), groups)) + groups * rows
+        times = np.bincount(drawn.ravel(), minlength=groups * len(rows)).reshape(-1, groups)
+        weights = times.take(codes, axis=1).astype(np.float64)
+        draws[first : first + len(rows)] = _rank_correlations(x_codes, y_codes, weights)
     return draws
 
 
@@ -75,20 +83,36 @@ def _value_codes(x: Floats) -> Ints:
     return np.asarray(np.unique(x, return_inverse=True)[1], dtype=np.int64)
 
 
-def _ranks(codes: Ints, weight: Floats) -> Floats:
-    """Average rank of each item when item i is present `weight[i]` times."""
-    times = np.bincount(codes, weight)
+def _rank_correlations(x_codes: Ints, y_codes: Ints, weights: Floats) -> Floats:
+    """Correlations [R] of ranks when item i is present `weights[r, i]` times in resample r; NaN
+    where the items that are present have one value of x, or of y."""
+    correlations = np.full(len(weights), np.nan)
+    x_times, y_times = (_times_of_values(codes, weights) for codes in (x_codes, y_codes))
+    # An item of weight 0 was not drawn: what remains may be constant.
+    varied = ((x_times > 0).sum(axis=1) > 1) & ((y_times > 0).sum(axis=1) > 1)
+    weights = weights[varied]
+    x = _centred_ranks(x_codes, x_times[varied], weights)
+    y = _centred_ranks(y_codes, y_times[varied], weights)
+    correlations[varied] = list(map(_of_centred, x, y, weights))
+    return correlations
+
+
+def _times_of_values(codes: Ints, weights: Floats) -> Floats:
+    """How often each of V values is present in each resample [R, V]."""
+    order = np.argsort(codes, kind="stable")
+    starts = np.searchsorted(codes[order], np.arange(codes.max(initial=-1) + 1))
+    return np.asarray(np.add.reduceat(weights.take(order, axis=1), starts, axis=1))
+
+
+def _centred_ranks(codes: Ints, times: Floats, weights: Floats) -> Floats:
+    """Average rank of each item, less the mean of those that are present [R, N]."""
     # Of t equal values that end at rank c, the average rank is c - (t - 1) / 2.
-    return np.asarray((np.cumsum(times) - (times - 1) / 2)[codes])
+    ranks = (np.cumsum(times, axis=1) - (times - 1) / 2).take(codes, axis=1)
+    means = (ranks * weights).sum(axis=1) / weights.sum(axis=1)
+    return np.asarray(ranks - means[:, None])
 
 
-def _weighted_pearson(x: Floats, y: Floats, weight: Floats) -> float:
-    # An item of weight 0 was not drawn: what remains may be constant, and then has no correlation.
-    present = weight > 0
-    if present.sum() < 2 or np.ptp(x[present]) == 0 or np.ptp(y[present]) == 0:
-        return math.nan
-    x = x - np.average(x, weights=weight)
-    y = y - np.average(y, weights=weight)
+def _of_centred(x: Floats, y: Floats, weight: Floats) -> float:
     # Two roots, not one of the product, which could overflow.
     scale = math.sqrt(float(weight @ (x * x))) * math.sqrt(float(weight @ (y * y)))
     if scale == 0.0:  # squares below the smallest float

@@ -3,12 +3,14 @@ Items that share a prompt are not independent, so an interval resamples clusters
 single items; with fewer than two clusters there is none (NaN, written as null).
 Shapes: `N` items, `C` columns, `G` clusters, `R` resamples. Arrays are float64."""
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from smorm.arrays import Clusters, Floats, Ints
@@ -94,18 +96,31 @@ def bootstrap_means(
     # One prompt resampled is itself: an interval of no width would be a lie.
     if groups < 2:
         return np.full((resamples, columns.shape[1]), np.nan)
-    generator = np.random.default_rng(seed)
     table = _cluster_table(columns, codes, groups)
-    times = np.ones(groups)
     if groups > _MAX_ROWS:
+        generator = np.random.default_rng(seed)
         table, times = _kinds(table, generator)
-    # How often each cluster is drawn in a resample is multinomial: no index is ever drawn, and all
-    # resamples of all columns are one matrix product.
-    total = int(times.sum())
-    weights = generator.multinomial(total, times / total, size=resamples)
+        weights = _times_drawn(times, resamples, generator)
+    else:
+        weights = _times_each_drawn(groups, resamples, seed)
+    # All resamples of all columns are one matrix product.
     sums, counts = np.hsplit(weights.astype(np.float64) @ table, 2)
     with np.errstate(invalid="ignore"):  # 0 / 0: a resample without any value of a column
         return np.asarray(sums / counts)
+
+
+# A page of results asks for the draws of its few sets of prompts hundreds of times.
+@functools.lru_cache(maxsize=4)
+def _times_each_drawn(groups: int, resamples: int, seed: int) -> NDArray[np.int16]:
+    """How often each of at most 4096 clusters is drawn in each resample [R, G]."""
+    drawn = _times_drawn(np.ones(groups), resamples, np.random.default_rng(seed))
+    return drawn.astype(np.int16)
+
+
+def _times_drawn(times: Floats, resamples: int, generator: np.random.Generator) -> Ints:
+    """The same for clusters of which kind `g` is there `times[g]` times: no index is ever drawn."""
+    total = int(times.sum())
+    return generator.multinomial(total, times / total, size=resamples)
 
 
 def _kinds(table: Floats, generator: np.random.Generator) -> tuple[Floats, Floats]:
