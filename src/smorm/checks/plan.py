@@ -143,9 +143,14 @@ def tokens_of_config(config: Config, max_tokens: int | None = None) -> TokenPlan
     if max_tokens is None and "max_tokens" in data.model_fields_set:
         max_tokens = data.max_tokens
     plan = TokenPlan(
-        tokenizer, run_template(config, tokenizer), data.max_tokens, data.overlong, True,
-        data.workers, positions_of_run(config),
-    )  # fmt: skip
+        tokenizer,
+        run_template(config, tokenizer),
+        data.max_tokens,
+        data.overlong,
+        True,
+        data.workers,
+        positions_of_run(config),
+    )
     return _with_limit(plan, max_tokens)
 
 

@@ -111,9 +111,15 @@ def scan(
         writer.flush()
     table = writer.builder.table([checked.held_out for checked in sources])
     return Scan(
-        tuple(sources), table, tuple(censuses), tuple(refusals.kinds.values()), tally,
-        tuple(unusable), prompts, texts,
-    )  # fmt: skip
+        tuple(sources),
+        table,
+        tuple(censuses),
+        tuple(refusals.kinds.values()),
+        tally,
+        tuple(unusable),
+        prompts,
+        texts,
+    )
 
 
 @dataclass(slots=True)

@@ -164,8 +164,12 @@ def _difference(row: Row, columns: tuple[str, str], context: Context) -> float |
 
 
 # Fields that begin a conversation: of a row the first that it has, or both sides of a pair.
-_TURNS = {"prompt": ("prompt",), "messages": ("messages",), "conversations": ("conversations",),
-          "chosen": ("chosen", "rejected")}  # fmt: skip
+_TURNS = {
+    "prompt": ("prompt",),
+    "messages": ("messages",),
+    "conversations": ("conversations",),
+    "chosen": ("chosen", "rejected"),
+}
 
 
 def _with_turns_before(

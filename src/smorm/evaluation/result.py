@@ -194,10 +194,18 @@ def parse_result(value: Any, where: str) -> Result:
     _expect(isinstance(levels, Mapping), where, "chance", "an object", levels)
     levels = {str(name): _number(levels[name], where, f"chance.{name}") for name in levels}
     return Result(
-        value["kind"], value["suite"], value["model"], value["view"], metrics, items,
-        fingerprint=dict(fingerprint), notes=tuple(notes), failures=tuple(failures),
-        chance_levels=levels, checks=tuple(_checks(value, where)),
-    )  # fmt: skip
+        value["kind"],
+        value["suite"],
+        value["model"],
+        value["view"],
+        metrics,
+        items,
+        fingerprint=dict(fingerprint),
+        notes=tuple(notes),
+        failures=tuple(failures),
+        chance_levels=levels,
+        checks=tuple(_checks(value, where)),
+    )
 
 
 def _checks(value: Mapping[str, Any], where: str) -> list[Check]:
@@ -315,6 +323,11 @@ def _difference(result: Result, base: Result) -> Result:
         count = max(metric.n for metric in metrics.values())
         notes.append(f"The two scored different records: the common ones count (n {count}).")
     return Result(
-        "difference", result.suite, model, view, metrics, notes=tuple(notes),
+        "difference",
+        result.suite,
+        model,
+        view,
+        metrics,
+        notes=tuple(notes),
         fingerprint={"of": dict(result.fingerprint), "less": dict(base.fingerprint)},
-    )  # fmt: skip
+    )

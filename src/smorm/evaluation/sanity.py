@@ -75,13 +75,23 @@ def check_sanity(
     config = None if model.card.hashes else model.network.backbone.config.get_text_config()
     tests.notes += head_notes(model.network.head.weight, model.card.rows, config)
     provenance = {
-        "model": dict(model.card.hashes), "renderer": model.renderer.fingerprint, "seed": seed,
-        "pairs": len(drawn), "versions": versions(),
-    }  # fmt: skip
+        "model": dict(model.card.hashes),
+        "renderer": model.renderer.fingerprint,
+        "seed": seed,
+        "pairs": len(drawn),
+        "versions": versions(),
+    }
     return Result(
-        "sanity", "sanity", model.name, chosen.name, tests.metrics, fingerprint=provenance,
-        notes=tuple(tests.notes), failures=tuple(tests.failures), checks=tuple(tests.checks),
-    )  # fmt: skip
+        "sanity",
+        "sanity",
+        model.name,
+        chosen.name,
+        tests.metrics,
+        fingerprint=provenance,
+        notes=tuple(tests.notes),
+        failures=tuple(tests.failures),
+        checks=tuple(tests.checks),
+    )
 
 
 @dataclass(slots=True)

@@ -36,8 +36,12 @@ from smorm.world import ATTRIBUTES
 _LOGGED = ("step", "loss", "accuracy", "mse", "gradient_norm")
 _LAST_LOGGED = ("loss", "accuracy", "mse")
 _COSTS = (
-    "parameters", "trained_parameters", "training_passes", "training_tokens", "passes_per_score"
-)  # fmt: skip
+    "parameters",
+    "trained_parameters",
+    "training_passes",
+    "training_tokens",
+    "passes_per_score",
+)
 
 
 @dataclass(frozen=True)
@@ -122,9 +126,13 @@ class Run:
             lengths = self.rows[system.arms[0]][set_name].tokens.astype(np.float64)
             # The answers of a pair are neighbours, the chosen one first.
             measurement = measure_pairs(
-                values[0::2], values[1::2], prompts, chosen_lengths=lengths[0::2],
-                rejected_lengths=lengths[1::2], length_unit="tokens",
-            )  # fmt: skip
+                values[0::2],
+                values[1::2],
+                prompts,
+                chosen_lengths=lengths[0::2],
+                rejected_lengths=lengths[1::2],
+                length_unit="tokens",
+            )
             yield self._result("pairs", suite, label_of(name, system), measurement)
 
     def _of_ratings(self, set_name: str, path: Path) -> Iterator[Result]:

@@ -30,9 +30,13 @@ def _arm(
         training["learning_rate"] = rate
     objective = {"kind": kind, **objective}
     return ArmSection(
-        data=data, twin=twin, start=start, objective=objective, training=training,
+        data=data,
+        twin=twin,
+        start=start,
+        objective=objective,
+        training=training,
         model=dict(model or {}),
-    )  # fmt: skip
+    )
 
 
 # Name to what is trained. BSR's weight is its source's: 0.001 times the batch size.

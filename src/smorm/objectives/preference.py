@@ -48,9 +48,12 @@ def labelled_preferences(
     """`bradley_terry` of the labelled pairs by the scores of all sequences, [S]."""
     compared = scores[labels.pairs]
     return bradley_terry(
-        compared[:, 0], compared[:, 1], total=totals.pairs, margin=labels.margins,
+        compared[:, 0],
+        compared[:, 1],
+        total=totals.pairs,
+        margin=labels.margins,
         label_smoothing=label_smoothing,
-    )  # fmt: skip
+    )
 
 
 def centering(chosen: torch.Tensor, rejected: torch.Tensor, *, total: float) -> torch.Tensor:

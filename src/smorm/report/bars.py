@@ -76,13 +76,23 @@ def _panel(
             continue
         y, colour = methods[name], colours[name]
         axes.barh(
-            y, metric.value * style.scale, 0.72, color=PALETTE[colour % len(PALETTE)],
-            hatch=_HATCHES[colour // len(PALETTE) % len(_HATCHES)], edgecolor=INK, linewidth=0.5,
-        )  # fmt: skip
+            y,
+            metric.value * style.scale,
+            0.72,
+            color=PALETTE[colour % len(PALETTE)],
+            hatch=_HATCHES[colour // len(PALETTE) % len(_HATCHES)],
+            edgecolor=INK,
+            linewidth=0.5,
+        )
         axes.annotate(
-            style.show(metric.value), (0, y), xytext=(5, 0), textcoords="offset points",
-            fontsize=8.5, va="center", color=_TEXT[colour % len(PALETTE)],
-        )  # fmt: skip
+            style.show(metric.value),
+            (0, y),
+            xytext=(5, 0),
+            textcoords="offset points",
+            fontsize=8.5,
+            va="center",
+            color=_TEXT[colour % len(PALETTE)],
+        )
         # From low to high, not as errors around the value: a bootstrap's need not lie around it.
         ends = [metric.low * style.scale, metric.high * style.scale]
         if math.isfinite(sum(ends)):

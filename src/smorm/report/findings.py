@@ -70,9 +70,13 @@ def findings_of(rows: Sequence[Row], curves: Sequence[Curve], paired: Sequence[P
     others = reject(headlines, kind=OPTIMISED)
     known = in_distribution(rows)
     findings = [
-        *_comparisons(first, known), *_drops(rows, curves), *_growths(first),
-        *_comparisons(later, known), *_growths(later), *_comparisons(others, known),
-    ]  # fmt: skip
+        *_comparisons(first, known),
+        *_drops(rows, curves),
+        *_growths(first),
+        *_comparisons(later, known),
+        *_growths(later),
+        *_comparisons(others, known),
+    ]
     reading, reported = "", [*NOT_COMPARED]
     if findings:
         # What was optimised against is compared above: its numbers alone would say less.
@@ -111,9 +115,12 @@ def _comparisons(paired: Sequence[Paired], known: Collection[str]) -> list[Findi
         else:
             where = f"{suite.kind}, {where}" if suite.label else suite.kind
         text = _COMPARISON.format(
-            where=where, runs=_runs(distinct(members, "runs")), quantity=quantity, base=base,
+            where=where,
+            runs=_runs(distinct(members, "runs")),
+            quantity=quantity,
+            base=base,
             outcome=outcome,
-        )  # fmt: skip
+        )
         findings.append(Finding(_COMPARISON, text, claims=bool(higher or lower)))
     return findings
 
@@ -181,8 +188,9 @@ def _drops(rows: Sequence[Row], curves: Sequence[Curve]) -> list[Finding]:
         text = _DROP.format(
             where=show_prompts(suite.label, in_distribution=members[0].suite in known),
             runs=_runs(distinct(members, "seeds")),
-            family=suite.kind, outcome=outcome,
-        )  # fmt: skip
+            family=suite.kind,
+            outcome=outcome,
+        )
         findings.append(Finding(_DROP, text, claims=bool(dropping)))
     return findings
 
@@ -228,10 +236,14 @@ def _measurements(rows: Sequence[Row]) -> list[Finding]:
             metric, style = best.metrics[name], style_of(name)
             ends = style.interval(metric)
             text = _MEASUREMENT.format(
-                suite=suite, label=best.label, metric=style.label, n=metric.n,
-                value=style.show(metric.value), unit=" %" * style.percent,
+                suite=suite,
+                label=best.label,
+                metric=style.label,
+                n=metric.n,
+                value=style.show(metric.value),
+                unit=" %" * style.percent,
                 interval=f" ({ends})" if ends else "",
-            )  # fmt: skip
+            )
             findings.append(Finding(_MEASUREMENT, text))
     return findings
 
@@ -244,6 +256,9 @@ def _count(paired: Sequence[Paired]) -> str:
     symbols = list(map(attrgetter("symbol"), tested))
     unpaired = max(distinct(tested, "unpaired"))
     return _COUNT.format(
-        tested=len(tested), excluding=len(tested) - symbols.count(""), expected=len(tested) / 20,
-        adjusted=symbols.count("†"), unpaired=_UNPAIRED.format(unpaired=unpaired) * (unpaired > 0),
-    )  # fmt: skip
+        tested=len(tested),
+        excluding=len(tested) - symbols.count(""),
+        expected=len(tested) / 20,
+        adjusted=symbols.count("†"),
+        unpaired=_UNPAIRED.format(unpaired=unpaired) * (unpaired > 0),
+    )

@@ -179,11 +179,17 @@ def _over_seeds(method: Group, base: Group, name: str) -> Paired | None:
         return None
     differences = [values[seed] - base_values[seed] for seed in common]
     return Paired(
-        method.kind, method.suite, name, method.label, base.label,
-        mean_over_seeds(differences, len(common)), "seeds",
-        unpaired=len(values.keys() ^ base_values.keys()), p_value=two_sided(differences),
+        method.kind,
+        method.suite,
+        name,
+        method.label,
+        base.label,
+        mean_over_seeds(differences, len(common)),
+        "seeds",
+        unpaired=len(values.keys() ^ base_values.keys()),
+        p_value=two_sided(differences),
         by_seed=tuple(zip(common, differences, strict=True)),
-    )  # fmt: skip
+    )
 
 
 def _by_seed(group: Group, name: str) -> dict[str, float]:

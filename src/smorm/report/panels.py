@@ -146,9 +146,15 @@ def _draw_lines(
             # A policy's KL can shrink, and a band would fold over itself.
             axes.vlines(x, low, high, color=colour, alpha=0.5, linewidth=0.8)
         axes.plot(
-            x, value, color=colour, linestyle=DASHES[style], linewidth=1.5,
-            marker=MARKERS[style], markersize=3.4, markevery=max(1, len(x) // 9),
-        )  # fmt: skip
+            x,
+            value,
+            color=colour,
+            linestyle=DASHES[style],
+            linewidth=1.5,
+            marker=MARKERS[style],
+            markersize=3.4,
+            markevery=max(1, len(x) // 9),
+        )
 
 
 def _draw_behind(axes: Any, curve: Curve, quantity: str, axis: str, dashed: bool = False) -> None:
@@ -242,13 +248,23 @@ def name_line_ends(
     positions = separate(list(map(itemgetter(0), ends)), gap, low, high)
     for (y, x, label), position in zip(ends, positions, strict=True):
         arrow = {
-            "arrowstyle": "-", "color": COLOURS[styles[label]], "linewidth": 1.0, "shrinkA": 1,
-            "shrinkB": 2, "relpos": (0, 0.5),
-        }  # fmt: skip
+            "arrowstyle": "-",
+            "color": COLOURS[styles[label]],
+            "linewidth": 1.0,
+            "shrinkA": 1,
+            "shrinkB": 2,
+            "relpos": (0, 0.5),
+        }
         axes.annotate(
-            short(label), (x, y), xytext=(x + offset, position), va="center",
-            color=INK, fontsize=8.5, annotation_clip=False, arrowprops=arrow,
-        )  # fmt: skip
+            short(label),
+            (x, y),
+            xytext=(x + offset, position),
+            va="center",
+            color=INK,
+            fontsize=8.5,
+            annotation_clip=False,
+            arrowprops=arrow,
+        )
 
 
 def separate(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:

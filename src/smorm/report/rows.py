@@ -146,11 +146,21 @@ def _row(group: Group) -> Row:
     if not chance_levels and SuiteName.parse(group.suite).kind == "pairs":
         chance_levels = _PAIRS_CHANCE
     return Row(
-        group.kind, group.suite, group.model, group.view, group.label, metrics,
-        tuple(dict.fromkeys(notes)), group.sources, seeds, n_ranges,
-        tuple(dict.fromkeys(failures)), chance_levels, tuple(dict.fromkeys(checks)),
+        group.kind,
+        group.suite,
+        group.model,
+        group.view,
+        group.label,
+        metrics,
+        tuple(dict.fromkeys(notes)),
+        group.sources,
+        seeds,
+        n_ranges,
+        tuple(dict.fromkeys(failures)),
+        chance_levels,
+        tuple(dict.fromkeys(checks)),
         all(_names_training(result.fingerprint) for result in group.members),
-    )  # fmt: skip
+    )
 
 
 def _names_training(fingerprint: Mapping[str, Any]) -> bool:

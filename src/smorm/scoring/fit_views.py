@@ -180,9 +180,13 @@ def fit_weights(differences: Floats, counts: Floats, bounded: Bools, l2: float) 
     bounds = np.column_stack([np.where(bounded, 0.0, -np.inf), np.full(len(bounded), np.inf)])
     # SLSQP and not L-BFGS-B: with two rows nearly alike the latter stops 1e-4 from the optimum.
     solved = minimize(
-        loss_and_gradient, np.zeros(len(bounded)), jac=True, method="SLSQP", bounds=bounds,
+        loss_and_gradient,
+        np.zeros(len(bounded)),
+        jac=True,
+        method="SLSQP",
+        bounds=bounds,
         options={"ftol": 1e-18, "maxiter": 500},
-    )  # fmt: skip
+    )
     # The solver may end at machine precision without claiming success, so optimality (Karush,
     # Kuhn, Tucker) is tested here: the gradient is 0, or points outwards at a bound.
     stepped = solved.x - loss_and_gradient(solved.x)[1]

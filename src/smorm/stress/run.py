@@ -182,11 +182,17 @@ def push(
             raise DataError(f"{where}: {error}") from error
         results.append(
             Result(
-                KIND, f"best-of-n/{prompts.name}", proxy.name, view.name, measurement.metrics,
-                points, {**provenance_of(reward, view), **provenance},
-                (*prompts.notes, *notes), measurement.outcomes,
+                KIND,
+                f"best-of-n/{prompts.name}",
+                proxy.name,
+                view.name,
+                measurement.metrics,
+                points,
+                {**provenance_of(reward, view), **provenance},
+                (*prompts.notes, *notes),
+                measurement.outcomes,
             )
-        )  # fmt: skip
+        )
     return results
 
 

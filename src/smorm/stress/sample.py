@@ -116,11 +116,16 @@ class Policy:
     def _answers(self, context: Any, count: int, max_new_tokens: int) -> list[dict[str, Any]]:
         section = self.section
         sequences = self.model.generate(
-            context, attention_mask=torch.ones_like(context), do_sample=True,
-            temperature=section.temperature, top_p=section.top_p, top_k=section.top_k,
-            max_new_tokens=max_new_tokens, num_return_sequences=count,
+            context,
+            attention_mask=torch.ones_like(context),
+            do_sample=True,
+            temperature=section.temperature,
+            top_p=section.top_p,
+            top_k=section.top_k,
+            max_new_tokens=max_new_tokens,
+            num_return_sequences=count,
             pad_token_id=self.renderer.pad_id,
-        )  # fmt: skip
+        )
         new = sequences[:, context.shape[1] :]
         ends = torch.tensor(sorted(self._ends()), device=new.device)
         finished = torch.isin(new, ends).any(dim=1).tolist()

@@ -86,9 +86,10 @@ class Batcher:
         table = np.array(targets).reshape(len(targets), self.data.targets.shape[1])
         labels = Labels(
             torch.tensor(pair_rows, dtype=torch.long).reshape(-1, 2),
-            torch.tensor(rated_rows, dtype=torch.long), torch.from_numpy(table).float(),
+            torch.tensor(rated_rows, dtype=torch.long),
+            torch.from_numpy(table).float(),
             torch.tensor(margins) if self.use_margin else None,
-        )  # fmt: skip
+        )
         device = self.network.device
         batch = moved(self.network.arrange(sequences), device)
         # Kept as text: an error may come long after the records were read.

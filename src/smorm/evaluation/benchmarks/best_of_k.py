@@ -13,7 +13,9 @@ def rule(items: ScoredItems) -> Outcomes:
 
 
 FORMAT = Format(
-    "candidates", comparison, "{prompt?, chosen, rejected, subset?}",
+    "candidates",
+    comparison,
+    "{prompt?, chosen, rejected, subset?}",
     signs=frozenset({"responses", "correct"}),
-)  # fmt: skip
+)
 BEST_OF_K = Benchmark("best-of-k", "Best of k", FORMAT, rule, ("overall",))

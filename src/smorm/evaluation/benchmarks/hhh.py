@@ -44,10 +44,17 @@ def _dialogue(text: str, name: str, context: Context) -> Messages:
 
 
 FORMAT = Format(
-    "candidates", parse, "{input, targets: {choices, labels}}",
+    "candidates",
+    parse,
+    "{input, targets: {choices, labels}}",
     signs=frozenset({"input", "targets"}),
-)  # fmt: skip
+)
 HHH = Benchmark(
-    "hhh", "HHH alignment", FORMAT, rule, ("overall",), hub="HuggingFaceH4/hhh_alignment",
+    "hhh",
+    "HHH alignment",
+    FORMAT,
+    rule,
+    ("overall",),
+    hub="HuggingFaceH4/hhh_alignment",
     pieces=tuple(Piece(s, "test", s) for s in ("helpful", "honest", "harmless", "other")),
-)  # fmt: skip
+)

@@ -11,9 +11,11 @@ from smorm.evaluation.outcomes import Outcomes, weighted
 
 # Beginnings of sources, and their category: the subjects of MMLU-Pro are one.
 CATEGORIES = {
-    "mmlu-pro": "knowledge", "livebench-reasoning": "reasoning", "livebench-math": "math",
+    "mmlu-pro": "knowledge",
+    "livebench-reasoning": "reasoning",
+    "livebench-math": "math",
     "livecodebench": "coding",
-}  # fmt: skip
+}
 
 
 def parse(row: rows.Row, context: Context) -> list[Candidates]:
@@ -42,10 +44,17 @@ def rule(items: ScoredItems) -> Outcomes:
 
 
 FORMAT = Format(
-    "candidates", parse, "{question, response_A, response_B, label}",
+    "candidates",
+    parse,
+    "{question, response_A, response_B, label}",
     signs=frozenset({"question", "response_A", "response_B"}),
-)  # fmt: skip
+)
 JUDGEBENCH = Benchmark(
-    "judgebench", "JudgeBench", FORMAT, rule, ("overall", *CATEGORIES.values()),
-    hub="ScalerLab/JudgeBench", pieces=(Piece("gpt", "gpt"), Piece("claude", "claude")),
-)  # fmt: skip
+    "judgebench",
+    "JudgeBench",
+    FORMAT,
+    rule,
+    ("overall", *CATEGORIES.values()),
+    hub="ScalerLab/JudgeBench",
+    pieces=(Piece("gpt", "gpt"), Piece("claude", "claude")),
+)

@@ -32,11 +32,18 @@ def rule(items: ScoredItems) -> Outcomes:
 
 
 FORMAT = Format(
-    "candidates", parse, "{input, output_1, output_2, label}",
+    "candidates",
+    parse,
+    "{input, output_1, output_2, label}",
     signs=frozenset({"output_1", "output_2", "label"}),
-)  # fmt: skip
+)
 SETS = ("Natural", "GPTInst", "GPTOut", "Manual", "Neighbor")
 LLMBAR = Benchmark(
-    "llmbar", "LLMBar", FORMAT, rule, ("overall", "Natural", "Adversarial"),
-    hub="princeton-nlp/LLMBar", pieces=tuple(Piece(name, name, "LLMBar") for name in SETS),
-)  # fmt: skip
+    "llmbar",
+    "LLMBar",
+    FORMAT,
+    rule,
+    ("overall", "Natural", "Adversarial"),
+    hub="princeton-nlp/LLMBar",
+    pieces=tuple(Piece(name, name, "LLMBar") for name in SETS),
+)

@@ -70,11 +70,18 @@ def _until(row: rows.Row, name: str, turn: int | None, context: Context) -> Mess
 
 
 FORMAT = Format(
-    "candidates", parse, "{conversation_a, conversation_b, winner, turn}",
-    signs=frozenset({"conversation_a", "conversation_b", "winner"}), drop_row=tie,
-)  # fmt: skip
+    "candidates",
+    parse,
+    "{conversation_a, conversation_b, winner, turn}",
+    signs=frozenset({"conversation_a", "conversation_b", "winner"}),
+    drop_row=tie,
+)
 MT_BENCH = Benchmark(
-    "mt-bench", "MT-Bench human judgements", FORMAT, rule, ("overall",),
+    "mt-bench",
+    "MT-Bench human judgements",
+    FORMAT,
+    rule,
+    ("overall",),
     hub="lmsys/mt_bench_human_judgments",
     pieces=(Piece("human", "human"), Piece("gpt4", "gpt4_pair")),
-)  # fmt: skip
+)

@@ -53,17 +53,28 @@ def parse_correctness(row: rows.Row, context: Context) -> list[Candidates]:
 
 
 HUMAN_FORMAT = Format(
-    "candidates", parse_preference, "{prompt, response_1, response_2, winner}",
-    signs=frozenset({"response_1", "response_2", "winner"}), drop_row=tie,
-)  # fmt: skip
+    "candidates",
+    parse_preference,
+    "{prompt, response_1, response_2, winner}",
+    signs=frozenset({"response_1", "response_2", "winner"}),
+    drop_row=tie,
+)
 CORRECTNESS_FORMAT = Format(
-    "candidates", parse_correctness, "{prompt, response_1, ..., scores: [...]}",
+    "candidates",
+    parse_correctness,
+    "{prompt, response_1, ..., scores: [...]}",
     signs=frozenset({"response_1", "scores"}),
-)  # fmt: skip
+)
 PPE = Benchmark(
-    "ppe", "PPE human preference", HUMAN_FORMAT, rule, ("overall",),
-    hub="lmarena-ai/PPE-Human-Preference-V1", pieces=(Piece("", "test"),), format_name="ppe_human",
-)  # fmt: skip
+    "ppe",
+    "PPE human preference",
+    HUMAN_FORMAT,
+    rule,
+    ("overall",),
+    hub="lmarena-ai/PPE-Human-Preference-V1",
+    pieces=(Piece("", "test"),),
+    format_name="ppe_human",
+)
 PPE_CORRECTNESS = Benchmark(
     "ppe-correctness", "PPE correctness", CORRECTNESS_FORMAT, rule, ("overall",)
 )

@@ -17,9 +17,15 @@ from smorm.evaluation.outcomes import Outcomes, even, single
 SCORED = ("anthropic_helpful", "anthropic_hhh", "shp", "summarize")
 _ROLES = ("user", "assistant")
 PUBLISHED = (
-    "anthropic", "anthropic_harmless", *SCORED, "mtbench_gpt4", "mtbench_human", "pku_better",
-    "pku_safer", "summarize_prompted",
-)  # fmt: skip
+    "anthropic",
+    "anthropic_harmless",
+    *SCORED,
+    "mtbench_gpt4",
+    "mtbench_human",
+    "pku_better",
+    "pku_safer",
+    "summarize_prompted",
+)
 
 
 def parse(row: Row, context: Context) -> list[Candidates]:
@@ -60,7 +66,12 @@ def rule(items: ScoredItems) -> Outcomes:
 
 FORMAT = Format("candidates", parse, "{prompt: [...], chosen, rejected}")
 PRIOR_SETS = Benchmark(
-    "prior-sets", "RewardBench's prior sets", FORMAT, rule, ("overall",),
-    hub="allenai/pref-test-sets", pieces=tuple(map(Piece, SCORED, SCORED)),
+    "prior-sets",
+    "RewardBench's prior sets",
+    FORMAT,
+    rule,
+    ("overall",),
+    hub="allenai/pref-test-sets",
+    pieces=tuple(map(Piece, SCORED, SCORED)),
     format_name="pref_sets",
-)  # fmt: skip
+)

@@ -55,11 +55,18 @@ def unknown_subsets(items: ScoredItems, known: Iterable[str]) -> DataError:
 
 
 FORMAT = Format(
-    "candidates", comparison, "{prompt, chosen, rejected, subset, id}",
+    "candidates",
+    comparison,
+    "{prompt, chosen, rejected, subset, id}",
     signs=frozenset({"chosen_model", "rejected_model"}),
-)  # fmt: skip
+)
 REWARDBENCH = Benchmark(
-    "rewardbench", "RewardBench", FORMAT, rule, ("overall", *SECTIONS), hub="allenai/reward-bench",
+    "rewardbench",
+    "RewardBench",
+    FORMAT,
+    rule,
+    ("overall", *SECTIONS),
+    hub="allenai/reward-bench",
     pieces=(Piece("", "filtered"),),
     about="Sections weight their subsets as published: math-prm as 984 items, as much as all code.",
-)  # fmt: skip
+)

@@ -26,9 +26,12 @@ TIES = "Ties"
 DOMAINS = ("Factuality", "Precise IF", "Math", "Safety", "Focus", TIES)
 # The Ties score is their weighted sum; the last one breaks ties between models.
 TIES_WEIGHTS = {
-    "tied_accuracy": 0.30, "ref_accuracy": 0.30, "correctness_preferred": 0.20,
-    "correctness_preferred_hard": 0.20, "correctness_margin": 0.01,
-}  # fmt: skip
+    "tied_accuracy": 0.30,
+    "ref_accuracy": 0.30,
+    "correctness_preferred": 0.20,
+    "correctness_preferred_hard": 0.20,
+    "correctness_margin": 0.01,
+}
 
 _DRAWS = 1000  # of random scores, for the chance level
 _TIES_ID = re.compile(r"(ref|tied):(\d+)")
@@ -163,11 +166,19 @@ def _preferences(ref_gap: Floats, tied_gap: Floats, score_range: Floats) -> dict
 
 
 FORMAT = Format(
-    "candidates", parse, "{prompt, chosen: [...], rejected: [...], num_correct, subset, id}",
+    "candidates",
+    parse,
+    "{prompt, chosen: [...], rejected: [...], num_correct, subset, id}",
     signs=frozenset({"chosen", "rejected", "num_correct"}),
-)  # fmt: skip
+)
 REWARDBENCH_2 = Benchmark(
-    "rewardbench-2", "RewardBench 2", FORMAT, rule, ("overall", *DOMAINS),
-    hub="allenai/reward-bench-2", pieces=(Piece("", "test"),), format_name="rewardbench2",
+    "rewardbench-2",
+    "RewardBench 2",
+    FORMAT,
+    rule,
+    ("overall", *DOMAINS),
+    hub="allenai/reward-bench-2",
+    pieces=(Piece("", "test"),),
+    format_name="rewardbench2",
     about="overall is the plain mean of the domains; Ties has a score of its own, as published.",
-)  # fmt: skip
+)

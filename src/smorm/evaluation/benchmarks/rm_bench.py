@@ -144,10 +144,18 @@ def describe(items: ScoredItems, table: Outcomes) -> list[str]:
 
 
 FORMAT = Format(
-    "candidates", parse, "{prompt, chosen: 3, rejected: 3, domain}",
+    "candidates",
+    parse,
+    "{prompt, chosen: 3, rejected: 3, domain}",
     signs=frozenset({"prompt", "chosen", "rejected", "domain"}),
-)  # fmt: skip
+)
 RM_BENCH = Benchmark(
-    "rm-bench", "RM-Bench", FORMAT, rule, ("overall", *LEVELS), hub="THU-KEG/RM-Bench",
-    pieces=(Piece("", "train"),), describe=describe,
-)  # fmt: skip
+    "rm-bench",
+    "RM-Bench",
+    FORMAT,
+    rule,
+    ("overall", *LEVELS),
+    hub="THU-KEG/RM-Bench",
+    pieces=(Piece("", "train"),),
+    describe=describe,
+)

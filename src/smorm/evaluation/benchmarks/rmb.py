@@ -73,10 +73,11 @@ def rule(items: ScoredItems) -> Outcomes:
 
 
 FORMAT = Format(
-    "candidates", parse,
+    "candidates",
+    parse,
     "{conversation_input, chosen and reject or bon_best and loser_list, category_path}",
     signs=frozenset({"conversation_input"}),
-)  # fmt: skip
+)
 RMB = Benchmark(
     "rmb", "RMB", FORMAT, rule, ("overall", "Helpfulness/best-of-n", "Harmlessness/best-of-n")
 )

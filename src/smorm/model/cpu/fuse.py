@@ -94,10 +94,12 @@ def can_run(module: Any, hidden: Tensor, plan: AttentionPlan, rotary: Any) -> bo
 
 def _has_hooks(module: nn.Module) -> bool:
     return any(
-        inner._forward_hooks or inner._forward_pre_hooks or inner._backward_hooks
+        inner._forward_hooks
+        or inner._forward_pre_hooks
+        or inner._backward_hooks
         or inner._backward_pre_hooks
         for inner in module.modules()
-    )  # fmt: skip
+    )
 
 
 def run_fused(
@@ -109,10 +111,19 @@ def run_fused(
     query, key, value = attention.q_proj, attention.k_proj, attention.v_proj
     norm1, norm2 = module.input_layernorm, module.post_attention_layernorm
     weights = LayerWeights(
-        norm1.weight, query.weight, key.weight, value.weight, query.bias, key.bias, value.bias,
-        attention.o_proj.weight, norm2.weight,
-        mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight,
-    )  # fmt: skip
+        norm1.weight,
+        query.weight,
+        key.weight,
+        value.weight,
+        query.bias,
+        key.bias,
+        value.bias,
+        attention.o_proj.weight,
+        norm2.weight,
+        mlp.gate_proj.weight,
+        mlp.up_proj.weight,
+        mlp.down_proj.weight,
+    )
     size = attention.head_dim
     heads, groups = query.weight.shape[0] // size, key.weight.shape[0] // size
     epsilons = (norm1.variance_epsilon, norm2.variance_epsilon)

@@ -66,9 +66,11 @@ class Actor(Policy):
     def __init__(self, section: RLSection, device: str = "cpu") -> None:
         path = str(backbone_path()) if section.policy == "lab" else section.policy
         sampling = SampleSection(
-            policy=path, temperature=section.temperature, prompt_tokens=section.prompt_tokens,
+            policy=path,
+            temperature=section.temperature,
+            prompt_tokens=section.prompt_tokens,
             max_new_tokens=section.max_new_tokens,
-        )  # fmt: skip
+        )
         super().__init__(sampling, device)
         self.rl = section
         self.end_ids = sorted({*self._ends(), self.tokenizer.eos_token_id} - {None})
@@ -165,9 +167,13 @@ class Actor(Policy):
         positions = (attention.cumsum(dim=1) - 1).clamp(min=0)
         with self.cast():
             out = model(
-                answers.ids, attention_mask=attention, position_ids=positions,
-                logits_to_keep=width + 1, use_cache=False, output_hidden_states=hidden,
-            )  # fmt: skip
+                answers.ids,
+                attention_mask=attention,
+                position_ids=positions,
+                logits_to_keep=width + 1,
+                use_cache=False,
+                output_hidden_states=hidden,
+            )
         # The logits before a token predict it: one column to the left of the answers.
         before = slice(-width - 1, -1)
         logits = out.logits[:, before].float() / self.rl.temperature
@@ -185,10 +191,15 @@ class Actor(Policy):
         # Plain sampling at a temperature. A checkpoint's own settings (top-p, a penalty) would
         # sample from another distribution than the one whose ratios and KL are computed.
         return GenerationConfig(
-            do_sample=True, temperature=self.rl.temperature, top_k=0, top_p=1.0,
-            max_new_tokens=self.rl.max_new_tokens, eos_token_id=self.end_ids,
-            pad_token_id=self.renderer.pad_id, bos_token_id=self.tokenizer.bos_token_id,
-        )  # fmt: skip
+            do_sample=True,
+            temperature=self.rl.temperature,
+            top_k=0,
+            top_p=1.0,
+            max_new_tokens=self.rl.max_new_tokens,
+            eos_token_id=self.end_ids,
+            pad_token_id=self.renderer.pad_id,
+            bos_token_id=self.tokenizer.bos_token_id,
+        )
 
 
 def sampled_log_probs(log_probs: Tensor, answers: Answers) -> Tensor:

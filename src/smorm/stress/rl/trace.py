@@ -29,9 +29,18 @@ from smorm.text.limits import Unscored
 QUANTITIES = ("kl", "gold", "proxy", "raw_proxy", *TEXT_MEASURES)
 # Numbers that a table shows first.
 LEADING = (
-    "gold@first", "gold@peak", "gold@last", "gain", "fall", "peak_step", "onset_step", "kl@peak",
-    "kl@last", "proxy@last", "divergence",
-)  # fmt: skip
+    "gold@first",
+    "gold@peak",
+    "gold@last",
+    "gain",
+    "fall",
+    "peak_step",
+    "onset_step",
+    "kl@peak",
+    "kl@last",
+    "proxy@last",
+    "divergence",
+)
 Weights = dict[str, dict[str, float]]
 
 
@@ -209,8 +218,10 @@ def _comparable(steps: Sequence[int], gold_std: float) -> Weights:
         weights[f"{name}@last"] = {f"{name}@{last}": 1.0}
     weights["gain"] = {f"gold@{last}": 1.0, f"gold@{first}": -1.0}
     weights["divergence"] = {
-        f"proxy@{last}": 1.0, f"gold@{last}": -1.0 / gold_std, f"gold@{first}": 1.0 / gold_std
-    }  # fmt: skip
+        f"proxy@{last}": 1.0,
+        f"gold@{last}": -1.0 / gold_std,
+        f"gold@{first}": 1.0 / gold_std,
+    }
     return weights
 
 

@@ -59,9 +59,13 @@ class Joint(Method):
         else:
             reduction = "mean" if objective.weighting == "official" else "sum"
         self.weights = JointWeights(
-            objective.label_smoothing, weight, reduction, scale, self.log_variance,
+            objective.label_smoothing,
+            weight,
+            reduction,
+            scale,
+            self.log_variance,
             objective.centering,
-        )  # fmt: skip
+        )
 
     @property
     def needs_step_scores(self) -> bool:
