@@ -9,8 +9,8 @@ import numpy as np
 from smorm.arrays import Clusters, Floats, Ints
 from smorm.evaluation.metrics import Metric, cluster_codes, interval
 
-_CELLS = 1 << 12
-"""So many weights of resamples are in memory at once, or one resample's."""
+_CELLS = 1 << 15
+"""So many weights of resamples at once: their tables stay in a core's cache."""
 
 
 def pearson(x: Floats, y: Floats) -> float:
