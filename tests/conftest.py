@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 from collections import Counter
 from pathlib import Path
 
@@ -15,6 +16,19 @@ DATA = Path(os.environ.get("SMORM_DATA", ROOT.parent / "shared" / "data"))
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # So shells start background jobs; processes that tests interrupt would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+_fsync = os.fsync
+
+
+def _fsync_but_files(descriptor: int) -> None:
+    """`os.fsync`, which waits for the disk, of anything but files and folders: of these only a loss
+    of power could show it, and all tests together would wait for minutes."""
+    mode = os.fstat(descriptor).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        _fsync(descriptor)
+
+
+os.fsync = _fsync_but_files
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -16,12 +16,16 @@ SLOW = '''
 import time
 from pathlib import Path
 
+CALLS = Path(__file__).with_suffix(".calls")
+HOLD = Path(__file__).with_name("hold")
+
 
 def slow(prompts, completions):
-    """Lengths, after a moment; how often it was called stands in a file."""
-    time.sleep(0.3)
-    with open(Path(__file__).with_suffix(".calls"), "a") as calls:
+    """Lengths. How often it was called stands in a file; no second call ends while it is held."""
+    with CALLS.open("a") as calls:
         calls.write("x")
+    while HOLD.exists() and CALLS.stat().st_size > 1:
+        time.sleep(0.02)
     return [float(len(completion[-1]["content"])) for completion in completions]
 '''
 CHUNK = 512
@@ -43,12 +47,15 @@ def words(data: Path) -> list[str]:
 
 def stopped(data: Path, sign: signal.Signals) -> tuple[int, str]:
     """Exit code and standard error of a run that gets a signal after its first chunk."""
-    part = data.parent / "out.jsonl.part"
+    part, hold = data.parent / "out.jsonl.part", data.parent / "hold"
+    hold.touch()
     with Command(*words(data)) as command:
         while not part.exists() and command.process.is_alive():
             time.sleep(0.02)
         command.send_signal(sign)
-        return command.wait(), command.stderr.read()
+        code, err = command.wait(), command.stderr.read()
+    hold.unlink()
+    return code, err
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill"])
@@ -114,7 +121,7 @@ def test_a_bad_line_after_hours_of_scoring_loses_nothing(smorm, tmp_path):
 def test_an_ensemble_goes_on_with_the_member_that_was_not_done(smorm, data):
     sources = (data.parent / "rewards.py").read_text()
     (data.parent / "second.py").write_text(
-        sources.replace("time.sleep(0.3)", "raise KeyboardInterrupt")
+        sources.replace("    with CALLS", "    raise KeyboardInterrupt\n    with CALLS")
     )
     first, second = f"{data.parent / 'rewards.py'}:slow", f"{data.parent / 'second.py'}:slow"
     words = ["score", first, second, "--combine", "mean", "--input", data, "--output",

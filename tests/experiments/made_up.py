@@ -39,15 +39,18 @@ def _rows(task: str, prompts: range) -> tuple[list[Any], list[Any]]:
             for response, value in ((good, 1.0), (bad, 0.0)):
                 scores = {name: (value + place) % 2 for place, name in enumerate(ATTRIBUTES[task])}
                 rated.append({"prompt": prompt, "response": response, "scores": scores})
-    # The recipe reads every 14th rating of TruthfulQA, which has plenty of them.
-    return pairs, rated * 14 if task == "truthfulqa" else rated
+    return pairs, rated
 
 
 def make_data(folder: Path) -> Path:
     """Write the folder; returns it."""
     for task, names in FOLDERS.items():
         for split, prompts in (("train", range(20)), ("dev", range(20, 28))):
-            for name, rows in zip(names, _rows(task, prompts), strict=True):
+            pairs, rated = _rows(task, prompts)
+            if task == "truthfulqa" and split == "train":
+                # The recipe reads every 14th of these ratings.
+                rated *= 14
+            for name, rows in zip(names, (pairs, rated), strict=True):
                 path = folder / name / f"{split}.jsonl.gz"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 text = "".join(json.dumps(row) + "\n" for row in rows)
