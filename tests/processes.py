@@ -17,6 +17,7 @@ from typing import TextIO
 from smorm.cli.main import main
 from smorm.lab.run import IMPORTED
 from smorm.processes import worker_context
+from smorm.stopping import SIGNALS
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,9 @@ class Command:
         error = writer if terminal is None else terminal
         output = os.open(os.devnull, os.O_WRONLY) if terminal is None else os.dup(terminal)
         with Connection(error, readable=False) as err, Connection(output, readable=False) as out:
-            self.process = worker_context(*IMPORTED, "smorm.cli.main").Process(  # type: ignore[attr-defined]
-                target=_run, args=(list(map(str, words)), setting, out, err)
-            )
+            context = worker_context(*IMPORTED, "smorm.cli.main", "smorm.cli.verbs")
+            arguments = (list(map(str, words)), setting, out, err)
+            self.process = context.Process(target=_run, args=arguments)
             self.process.start()
         if terminal is not None:
             os.close(writer)
@@ -79,9 +80,17 @@ def run(*words: object, setting: Setting = Setting(), timeout: float = 120) -> t
 
 
 def _run(words: list[str], setting: Setting, output: Connection, error: Connection) -> None:
+    # As a shell starts a program; workers have these signals blocked.
     os.setsid()
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    # Streams anew: the ones that were there know what kind of file they had.
     os.dup2(output.fileno(), 1)
+    sys.stdout = os.fdopen(1, "w", buffering=1, encoding="utf-8", closefd=False)
     os.dup2(error.fileno(), 2)
+    sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8", closefd=False)
     output.close()
     error.close()
     os.environ.update(setting.variables or {})
