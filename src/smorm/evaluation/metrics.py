@@ -100,11 +100,11 @@ def bootstrap_means(
     if groups > _MAX_ROWS:
         generator = np.random.default_rng(seed)
         table, times = _kinds(table, generator)
-        weights = _times_drawn(times, resamples, generator)
+        weights = _times_drawn(times, resamples, generator).astype(np.float64)
     else:
-        weights = _times_each_drawn(groups, resamples, seed)
+        weights = _times_each_drawn(groups, resamples, seed).astype(np.float64)
     # All resamples of all columns are one matrix product.
-    sums, counts = np.hsplit(weights.astype(np.float64) @ table, 2)
+    sums, counts = np.hsplit(weights @ table, 2)
     with np.errstate(invalid="ignore"):  # 0 / 0: a resample without any value of a column
         return np.asarray(sums / counts)
 
