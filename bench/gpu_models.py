@@ -70,7 +70,9 @@ def build(shape: Shape, device: torch.device, dtype: torch.dtype, seed: int = 0)
     torch.manual_seed(seed)
     # made where it is used: copying gigabytes of random numbers would take a minute
     with device:
-        backbone = AutoModel.from_config(shape.config(), dtype=dtype, attn_implementation="eager")
+        backbone = AutoModel.from_config(
+            shape.config(), dtype=dtype, attn_implementation="eager", trust_remote_code=False
+        )
         network = RewardNetwork(backbone, rows=1, pad_id=0)
     return network.to(device).train()
 

@@ -28,10 +28,12 @@ from bench.workloads import BATCH, MAX_TOKENS, Workload, make_workloads, padded_
 from smorm import RewardModel
 from smorm.arrays import Floats, Tokens
 from smorm.data.records import Messages
-from smorm.model.backbone import build_backbone, quiet
+from smorm.model.backbone import build_backbone
+from smorm.model.border import quiet
+from smorm.model.card import ModelCard
 from smorm.model.inference import score_units
 from smorm.model.network import RewardNetwork
-from smorm.model.store import ModelCard, save_model
+from smorm.model.store import save_model
 from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS
 
 BF16_ROUNDS = 1
@@ -56,9 +58,10 @@ class Padded:
 
         with quiet():
             model = AutoModelForSequenceClassification.from_pretrained(
-                folder, dtype=getattr(torch, dtype)
+                folder, dtype=getattr(torch, dtype), trust_remote_code=False
             )
-            return cls(model.eval(), AutoTokenizer.from_pretrained(folder))
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            return cls(model.eval(), tokenizer)
 
     def score(self, sequences: Sequence[Tokens]) -> Floats:
         """Scores in the order of the sequences."""
@@ -85,7 +88,11 @@ class Pipeline:
         padded = Padded.load(folder)
         return cls(
             pipeline(
-                "text-classification", model=padded.model, tokenizer=padded.tokenizer, device="cpu"
+                "text-classification",
+                model=padded.model,
+                tokenizer=padded.tokenizer,
+                device="cpu",
+                trust_remote_code=False,
             )
         )
 

@@ -70,7 +70,9 @@ def measure_start(folder: Path, source: Path, cache: str | None, workers: int) -
     """Tokens of a source in this process: seconds, records, tokens, memory in MiB."""
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(
+        folder / "tokenizer", trust_remote_code=False
+    )
     encoder = Encoder(Renderer(tokenizer, None, 2048), 2048, "error")
     request = TokenRequest(Source(source), "preference", "stop", folder / "quarantine.jsonl")
     before = peak_rss() / MIB

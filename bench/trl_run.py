@@ -31,7 +31,7 @@ from bench.thread_coroutine import ThreadCoroutine
 from bench.training_data import TrainingSet
 from smorm.arrays import Tokens
 from smorm.data.records import Preference
-from smorm.model.backbone import quiet
+from smorm.model.border import quiet
 from smorm.model.network import RewardNetwork
 from smorm.training.setup import Prepared
 
@@ -70,7 +70,9 @@ def classifier(network: RewardNetwork, rows: int = 1) -> Any:
     config.pad_token_id = network.pad_id
     # transformers' default; the copied config names smorm's forest attention
     config._attn_implementation = "sdpa"
-    model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    model = AutoModelForSequenceClassification.from_config(
+        config, dtype=torch.float32, trust_remote_code=False
+    )
     model.base_model.load_state_dict(network.backbone.state_dict())
     model.score.weight.data.copy_(network.head.weight.data[:rows])
     return model

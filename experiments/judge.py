@@ -107,10 +107,11 @@ def random_head(source: Path, rows: int, folder: Path) -> None:
 
     # The head is drawn when the model is built.
     torch.manual_seed(rows)
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     model = AutoModelForSequenceClassification.from_pretrained(
-        source, num_labels=rows, problem_type="regression", pad_token_id=tokenizer.unk_token_id or 0
-    )
+        source, trust_remote_code=False, num_labels=rows, problem_type="regression",
+        pad_token_id=tokenizer.unk_token_id or 0,
+    )  # fmt: skip
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -17,13 +17,19 @@ import pytest
 import torch
 
 from smorm import files
+from smorm.data.scaling import AttributeScale
 from smorm.errors import CheckpointError, ConfigError, DataError, OutputError
+from smorm.model.card import ModelCard
 from smorm.model.network import RewardNetwork
 from smorm.model.run_folder import list_checkpoints
-from smorm.model.store import ModelCard, load_model, save_model
+from smorm.model.store import load_model, save_model
 from smorm.text.tokenizers import train_bpe
 from smorm.training.folder import load_checkpoint, newest_checkpoint, save_checkpoint
 from tests.model.architectures import tiny
+
+
+def card_of(name: str) -> ModelCard:
+    return ModelCard(attributes=(name,), scales=(AttributeScale(name),))
 
 
 def names(folder: Path) -> list[str]:
@@ -472,12 +478,12 @@ def test_a_full_disk_keeps_the_model_before_wherever_the_save_breaks(tmp_path):
     network, _ = small_network()
     tokenizer = train_bpe(["some words"], 300)
     with disk_of_one_megabyte(tmp_path / "disk") as disk:
-        save_model(disk / "m", network, tokenizer, ModelCard(attributes=("a",)))
+        save_model(disk / "m", network, tokenizer, card_of("a"))
         size = sum(path.stat().st_size for path in (disk / "m").iterdir())
         for leave in range(0, size, 4096):
             fill(disk, leave)
             with pytest.raises(OutputError, match=r"could not be written") as caught:
-                save_model(disk / "m", network, tokenizer, ModelCard(attributes=("b",)))
+                save_model(disk / "m", network, tokenizer, card_of("b"))
             assert str(disk) in str(caught.value)
             assert names(disk) == ["ballast", "m"]
         _, _, card = load_model(disk / "m")

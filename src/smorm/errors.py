@@ -1,8 +1,12 @@
 """Errors that a user can cause or repair. Each says what is wrong, where, and what to do.
 
-Anything else that escapes is a bug of ours and keeps its traceback."""
+Anything else that escapes is a bug of ours and keeps its traceback; what a library finds wrong with
+somebody's files is no bug of ours, and `third_party` names it."""
 
 import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from smorm.printing import cut, error_message, shorten
 
@@ -85,3 +89,31 @@ def shortened(text: str, most: int = _MOST) -> str:
 def brief(value: object) -> str:
     """The `repr` of a user's value for a message, cut where it is long."""
     return _REPR.repr(value)
+
+
+@contextmanager
+def third_party(where: Path | str, problem: str) -> Iterator[None]:
+    """Around a library's call that reads what somebody else wrote: whatever it raises becomes one
+    `ModelError` of one line that says where, the problem and the cause."""
+    # Around that call alone: an error of our own code inside would lose its traceback.
+    try:
+        yield
+    except (SmormError, Interrupted):
+        raise
+    except ImportError as error:
+        raise ModelError(f"{where}: a package is missing: {first_line(error)}") from error
+    except BaseException as error:
+        # A panic of a library in Rust is none of Python's ordinary exceptions.
+        if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":
+            raise
+        raise ModelError(f"{where}: {problem}: {cause_of(error)}") from error
+
+
+def cause_of(error: BaseException) -> str:
+    """What an error says in one line, with its type where that line is a bare value."""
+    # A strict dataclass names the function that complained first, and the reason as its cause.
+    if type(error).__name__.startswith("StrictDataclass") and error.__cause__ is not None:
+        error = error.__cause__
+    line, kind = first_line(error), type(error).__name__
+    # `KeyError('swish')` reads as "'swish'", and a failed assertion as nothing.
+    return line if " " in line or line == kind else f"{kind}: {line}"

@@ -104,6 +104,20 @@ LIMITS: Mapping[str, Limit] = {
     # of model folders
     "labels": Limit(10_000, "labels", "a model", "Rows of a model's score head."),
     "layers": Limit(1000, "layers", "a model", "Layers that a model's `config.json` may name."),
+    "experts": Limit(4096, "experts", "a layer", "Experts that it may name."),
+    "positions": Limit(1 << 27, "positions", "a model", "Positions that it may name."),
+    "buffer_values": Limit(
+        1 << 30, "numbers", "a model", "Numbers that a model makes at its start and no file holds, "
+        "such as masks over all pairs of positions.",
+    ),
+    "settings_bytes": Limit(
+        16 * _MIB, "bytes", "a JSON file of a model", "One `config.json`, index of weights or "
+        "other settings of a model, a tokenizer or adapters.",
+    ),
+    "tokenizer_bytes": Limit(256 * _MIB, "bytes", "a tokenizer's file", "One `tokenizer.json`."),
+    "header_bytes": Limit(
+        32 * _MIB, "bytes", "a header", "The names and shapes at the start of a safetensors file."
+    ),
     "probe_seconds": Limit(
         20, "seconds", "a probe", "Time in which a template or tokenizer must show what it does."
     ),

@@ -56,7 +56,7 @@ def reward_function(
     where it does not fit by itself, else under `smorm/unusable`, and the first one's reason is
     logged. Neither a prompt nor a completion ends a run.
 
-    `ConfigError`: unknown view. `ModelError`: no such model. `DataError`: unequal numbers of both."""
+    `ConfigError`: unknown view. `ModelError`: no such model. `DataError`: unequal numbers."""
     loaded = model if isinstance(model, RewardModel) else RewardModel.load(model)
     resolved = loaded.view(view)
     scorer = Scorer(loaded.network, loaded.renderer, "truncate_prompt", max_batch_tokens)

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 COMMON = {
-    "vocab_size": 97,
+    "vocab_size": 300,
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 3,

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from smorm.model.backbone import quiet
+from smorm.model.border import quiet
 from smorm.text.tokenizers import train_bpe
 from tests.model.architectures import ARCHITECTURES, COMMON
 

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from smorm import RewardModel
 from smorm.errors import ModelError
-from smorm.model.backbone import import_peft, quiet
+from smorm.model.backbone import import_peft
+from smorm.model.border import quiet
 from smorm.model.foreign import Unreadable, UnreadableModelError
 from tests.model.foreign_folders import (
     PAIRS,

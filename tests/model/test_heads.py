@@ -12,11 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from smorm.data.scaling import AttributeScale
 from smorm.errors import CheckpointError, DataError, ModelError
+from smorm.model.card import CARD, ModelCard
 from smorm.model.export import export_all_rows, export_view
 from smorm.model.heads import HEAD, GatedHead, MlpHead, gate_network
 from smorm.model.inference import pooled_units, prompted_units, score_units
 from smorm.model.network import RewardNetwork
-from smorm.model.store import CARD, ModelCard, load_model, save_model
+from smorm.model.store import load_model, save_model
 from smorm.model.views import named_view
 from smorm.scoring.merge import load_linear
 from smorm.text.tokenizers import train_bpe
@@ -203,7 +204,7 @@ def as_kind(kind):
         (without("gate.3.bias"), "no gated head, or damaged"),
         (without("attributes"), "no gated head, or damaged"),
         (as_kind("mlp"), "no mlp head, or damaged"),
-        (as_kind("bilinear"), "knows linear, mlp, gated"),
+        (as_kind("bilinear"), "head: input should be 'linear', 'mlp' or 'gated'"),
         (as_kind("linear"), "not one linear layer"),
         (lambda folder: (folder / HEAD).unlink(), "a head would be random"),
         (lambda folder: (folder / HEAD).write_bytes(b"nothing"), "damaged"),

@@ -12,10 +12,12 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from smorm.data.scaling import AttributeScale
 from smorm.errors import CheckpointError, ModelError
-from smorm.model.backbone import add_lora, load_backbone, quiet
+from smorm.model.backbone import add_lora, load_backbone
+from smorm.model.border import quiet
+from smorm.model.card import ModelCard
 from smorm.model.heads import HEAD, read_head
 from smorm.model.network import RewardNetwork
-from smorm.model.store import ModelCard, load_model, save_model, save_view
+from smorm.model.store import load_model, save_model, save_view
 from smorm.model.views import fold, named_view
 from smorm.text.tokenizers import train_bpe
 from tests.model.architectures import ARCHITECTURES, COMMON, tiny

@@ -16,6 +16,7 @@ from smorm import RewardModel
 from smorm.config import parse_config
 from smorm.data.scaling import AttributeScale
 from smorm.errors import ConfigError, ModelError
+from smorm.model.backbone import fit_embeddings
 from smorm.model.store import load_model, save_model
 from smorm.scoring.merge import merge_models
 from smorm.training.loop import train
@@ -156,13 +157,14 @@ def test_other_rows_or_scales_are_refused_and_nothing_is_written(tmp_path):
     scales = RewardModel.load(trained()).card.scales
     wide = tuple(replace(scale, scale=4 * scale.scale) for scale in scales)
     high = tuple(replace(scale, offset=scale.offset + scale.scale) for scale in scales)
-    names = tuple(f"new_{name}" for name in RewardModel.load(trained()).attributes)
+    named = tuple(replace(scale, name=f"new_{scale.name}") for scale in scales)
+    rename = {"attributes": tuple(scale.name for scale in named), "scales": named}
     others = {
         "different rows: preference, correctness": trained("preference"),
         "on ratings alone": trained("regression"),
         "on different scales": changed(tmp_path / "wide", scales=wide),
         "hold correctness on different": changed(tmp_path / "high", scales=high),
-        "and preference, new_correctness": changed(tmp_path / "names", attributes=names),
+        "and preference, new_correctness": changed(tmp_path / "names", **rename),
     }
     for said, folder in others.items():
         with pytest.raises(ModelError, match=said):
@@ -181,11 +183,13 @@ def test_another_architecture_or_tokenizer_is_refused(tmp_path):
     )  # fmt: skip
     with pytest.raises(ModelError, match=r"of different architectures: .*is .* and "):
         merge_models([trained(), one], tmp_path / "out")
-    network, tokenizer, card = load_model(trained())
-    tokenizer.add_tokens(["never-seen"])
-    save_model(tmp_path / "2", network, tokenizer, card)
+    for folder, token in (("2", "never-seen"), ("3", "not-seen-either")):
+        network, tokenizer, card = load_model(trained())
+        tokenizer.add_tokens([token])
+        fit_embeddings(network.backbone, len(tokenizer))
+        save_model(tmp_path / folder, network, tokenizer, card)
     with pytest.raises(ModelError, match="have different tokenizers"):
-        merge_models([trained(), tmp_path / "2"], tmp_path / "out")
+        merge_models([tmp_path / "2", tmp_path / "3"], tmp_path / "out")
 
 
 def test_another_chat_template_is_refused(tmp_path):

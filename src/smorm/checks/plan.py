@@ -157,13 +157,16 @@ def tokens_of_config(config: Config, max_tokens: int | None = None) -> TokenPlan
 def tokens_of_model(path: str, max_tokens: int | None = None) -> TokenPlan:
     """The tokenizer of a model folder or hub id, with the limit that its card names, if any."""
     from smorm.model.backbone import adapted_model, positions_of
-    from smorm.model.store import CARD, ModelCard, read_card
+    from smorm.model.card import CARD, ModelCard, read_card
+    from smorm.model_files import check_files
     from smorm.text.tokenizers import load_tokenizer
 
     # A run's folder holds its model one level down.
     folder = Path(path)
     if (folder / "model" / CARD).is_file():
         folder = folder / "model"
+    if folder.is_dir():
+        check_files(folder)
     card, has_card = ModelCard(), (folder / CARD).is_file()
     if has_card:
         card = read_card(folder)

@@ -62,7 +62,7 @@ def check_sanity(
     if any(len(item.responses) < 2 for item in items):
         raise DataError("sanity tests need pairs: an item has fewer than two responses")
     rng, chosen = np.random.default_rng(seed), model.view(view)
-    scorer = Scorer(model.network, model.renderer, model.card.overlong)  # type: ignore[arg-type]
+    scorer = Scorer(model.network, model.renderer, model.card.overlong)
     tests = SanityTests(model, chosen, scorer)
     # In the file's order: neighbours stay neighbours, as in an evaluation.
     order = np.sort(rng.permutation(len(items))[:LIMIT])

@@ -1,7 +1,9 @@
 """Backbones: from a folder, a hub id, or an architecture built from scratch; adapters on them.
 
-No code of a model is ever run (`auto_map` is refused), and only safetensors weights are read."""
+Whatever is loaded has passed `smorm.model.border`: no code of a model is ever run, and only
+safetensors weights are read."""
 
+import copy
 import difflib
 import warnings
 from collections.abc import Iterator
@@ -10,37 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
-from smorm import files
-from smorm.errors import ConfigError, ModelError, first_line
+from smorm.errors import ConfigError, ModelError, cause_of, first_line, third_party
 from smorm.model import foreign
+from smorm.model.border import CheckedModel, check_model, quiet, read_config
+from smorm.model_files import local_folder, read_settings
 from smorm.printing import get_logger
-from smorm.text.tokenizers import refuse_remote_code
 
 log = get_logger(__name__)
 
 _SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
-# Weights in safetensors, configs and tokenizers; never code, pickles or other frameworks' weights.
-_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence transformers' progress bars and load reports: what matters is checked here."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning)
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def build_backbone(
@@ -62,24 +43,18 @@ def build_backbone(
         # Forked: building a model changes no other random number of the process.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return AutoModel.from_config(config, dtype=torch.float32)
+            return AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
 
 
 @contextmanager
 def _named_errors(architecture: str) -> Iterator[None]:
     """Whatever transformers finds wrong with an architecture's fields is a ConfigError."""
-    from huggingface_hub.errors import StrictDataclassError
-
     try:
         yield
     except ConfigError:
         raise
-    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
-        reason: BaseException = error
-        # Its own first line only names the function that complained.
-        if isinstance(error, StrictDataclassError) and error.__cause__ is not None:
-            reason = error.__cause__
-        problem = f"model.backbone: {architecture}: {first_line(reason, 200)}"
+    except Exception as error:  # each architecture complains in its own way
+        problem = f"model.backbone: {architecture}: {cause_of(error)[:200]}"
         raise ConfigError(problem) from error
 
 
@@ -99,21 +74,23 @@ def _known_fields(architecture: str, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_pretrained(
-    auto_class: Any, path: str, problem: str, dtype: torch.dtype, **more: Any
+    auto_class: Any, model: CheckedModel, problem: str, dtype: torch.dtype | str, labels: int = 0
 ) -> Any:
-    """A model of a folder or hub id by one of transformers' Auto classes, and its loading info.
-    `ModelError`, with the problem in it: not found, no safetensors weights, code of its own, a
-    package that is missing."""
-    refuse_remote_code(path)
-    foreign.refuse_pickles(Path(path))
-    options = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True, **more}
-    try:
-        with quiet():
-            return auto_class.from_pretrained(path, trust_remote_code=False, **options)
-    except ImportError as error:
-        raise ModelError(f"{path}: a package is missing: {first_line(error)}") from error
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{path}: {problem}: {first_line(error)}") from error
+    """A checked model by one of transformers' Auto classes (`labels` rows of a new head), and its
+    loading info. `ModelError`, with the problem in it: damaged weights, a missing package."""
+    config = model.config
+    if labels:
+        config = copy.deepcopy(config)
+        config.num_labels = labels
+    # The configuration that was checked, and never another one.
+    options = {"config": config, "dtype": dtype, "use_safetensors": True}
+    with quiet(), third_party(model.folder, problem):
+        loaded, info = auto_class.from_pretrained(
+            str(model.folder), trust_remote_code=False, output_loading_info=True, **options
+        )
+    # By the name that the user knows, which adapters on it will be saved with.
+    loaded.name_or_path = loaded.config.name_or_path = model.name
+    return loaded, info
 
 
 def missing_weights(info: dict[str, Any]) -> list[str]:
@@ -123,8 +100,8 @@ def missing_weights(info: dict[str, Any]) -> list[str]:
 
 def load_backbone(path: str, *, dtype: torch.dtype = torch.float32) -> Any:
     """The decoder of a Hugging Face folder or hub id, without its language head. `ModelError` as of
-    `load_pretrained`, or where weights are missing."""
-    backbone, unread = load_decoder(path, dtype)
+    `check_model`, or where weights are missing."""
+    backbone, unread = load_decoder(check_model(path), dtype)
     # Of a local folder `start_head` takes the row over.
     if "score.weight" in unread and not Path(path).is_dir():
         problem = "has a score head, which is not used: to start from it, give a local folder"
@@ -132,37 +109,18 @@ def load_backbone(path: str, *, dtype: torch.dtype = torch.float32) -> Any:
     return backbone
 
 
-def load_decoder(path: str, dtype: torch.dtype) -> tuple[Any, set[str]]:
+def load_decoder(model: CheckedModel, dtype: torch.dtype) -> tuple[Any, set[str]]:
     """As `load_backbone`, and the names of the tensors that are no part of the decoder."""
     from transformers import AutoModel
 
-    refuse_architecture(path)
-    backbone, info = load_pretrained(AutoModel, path, "cannot be loaded", dtype)
+    backbone, info = load_pretrained(AutoModel, model, "cannot be loaded", dtype)
     missing = missing_weights(info)
     if missing:
         raise ModelError(
-            f"{path}: {len(missing)} weights of the decoder are missing or have another shape "
-            f"(first: {missing[0]}); they would be random"
+            f"{model.name}: {len(missing)} weights of the decoder are missing or have another "
+            f"shape (first: {missing[0]}); they would be random"
         )
     return backbone, set(info["unexpected_keys"])
-
-
-def refuse_architecture(path: str) -> None:
-    """Refuse a folder or hub id that is not a decoder's, before its weights are read."""
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig
-
-    refuse_remote_code(path)
-    try:
-        with quiet():
-            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except StrictDataclassError as error:
-        # Its own first line only names the function that complained.
-        reason = first_line(error.__cause__ or error, 200)
-        raise ModelError(f"{path}: its config.json cannot be used: {reason}") from error
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"{path}: cannot be loaded: {first_line(error)}") from error
-    foreign.refuse_architecture(path, config)
 
 
 def fit_embeddings(backbone: Any, vocab_size: int) -> None:
@@ -181,14 +139,10 @@ def position_limit(backbone: Any) -> int | None:
 def positions_of(path: str) -> int | None:
     """As `position_limit`, of a folder or hub id that is not loaded; None where it has no usable
     config, which loading it says better."""
-    from transformers import AutoConfig
-
     try:
-        with quiet():
-            name = adapted_model(Path(path)) or path
-            config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-            return foreign.count_positions(config)
-    except (OSError, ValueError, KeyError):
+        folder = local_folder(adapted_model(Path(path)) or path, weights=False)
+        return foreign.count_positions(read_config(folder))
+    except ModelError:
         return None
 
 
@@ -209,23 +163,10 @@ def architecture_positions(architecture: str, fields: dict[str, Any]) -> int | N
 def adapted_model(folder: Path) -> str | None:
     """The folder or hub id of the model that a folder of adapters is for; None without adapters."""
     path = folder / "adapter_config.json"
-    if not path.is_file():
+    if not path.exists():
         return None
-    name = files.read_json(path, ModelError).get("base_model_name_or_path")
+    name = read_settings(path).get("base_model_name_or_path")
     return str(name) if name else None
-
-
-def fetch_model(name: str) -> Path:
-    """The local folder of a hub model, downloaded into the hub's own cache if need be."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
-    except Exception as error:  # offline, missing, gated: each has a class of its own
-        raise ModelError(
-            f"{name}: no such local folder, and from the Hugging Face hub it could not be fetched "
-            f"(offline, or not there): {first_line(error)}"
-        ) from error
 
 
 @contextmanager
@@ -258,13 +199,9 @@ def add_lora(
 
 
 def load_lora(backbone: Any, folder: Path) -> Any:
-    """Put saved adapters on a backbone."""
-    with import_peft() as peft:
-        try:
-            return peft.PeftModel.from_pretrained(backbone, folder)
-        except (ValueError, RuntimeError, OSError) as error:
-            reason = f"the adapters could not be loaded: {first_line(error)}"
-            raise ModelError(f"{folder}: {reason}") from error
+    """Put saved adapters, which were checked, on a backbone."""
+    with import_peft() as peft, third_party(folder, "the adapters could not be loaded"):
+        return peft.PeftModel.from_pretrained(backbone, str(folder))
 
 
 def save_lora(backbone: Any, folder: Path) -> None:

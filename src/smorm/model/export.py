@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from smorm.arrays import Floats
-from smorm.errors import ModelError, SmormError, first_line
-from smorm.model.backbone import fit_embeddings, load_pretrained, merge_lora, missing_weights, quiet
+from smorm.errors import ModelError, SmormError, third_party
+from smorm.model.backbone import fit_embeddings, load_pretrained, merge_lora, missing_weights
+from smorm.model.border import check_ids, check_model, quiet
+from smorm.model.card import ModelCard
 from smorm.model.device import pick_device
 from smorm.model.network import RewardNetwork
-from smorm.model.store import ModelCard, save_model, save_view
+from smorm.model.store import save_model, save_view
 from smorm.model.views import View, fold
 from smorm.text.chat import RAW, ChatInputs, Messages, Renderer
 from smorm.text.tokenizers import ensure_pad_token
@@ -109,13 +111,11 @@ class PlainModel:
         if (folder / "adapter_config.json").is_file():
             raise ModelError(f"{folder}: adapters, not a whole model: export it first")
         problem = "plain transformers cannot load it"
-        model, info = load_pretrained(
-            AutoModelForSequenceClassification, str(folder), problem, dtype
-        )
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise ModelError(f"{folder}: {problem}: {first_line(error)}") from error
+        checked = check_model(folder)
+        model, info = load_pretrained(AutoModelForSequenceClassification, checked, problem, dtype)
+        with third_party(folder, problem):
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        check_ids(folder, tokenizer, checked.rows)
         if random := missing_weights(info):
             raise SmormError(
                 f"{folder}: plain transformers finds no {random[0]} in it and draws it at random: "

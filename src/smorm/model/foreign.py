@@ -8,11 +8,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
-from smorm import files
-from smorm.errors import ModelError, first_line
+from smorm.errors import ModelError
+from smorm.model.headers import read_headers
 from smorm.model.views import PREFERENCE
+from smorm.model_files import read_settings
 
 # What trainers call the one row of a reward model; "LABEL_0" is transformers' own default.
 _REWARD_NAMES = {"label_0", "reward", "rewards", "score", "preference"}
@@ -33,6 +32,10 @@ class Unreadable(Enum):
     PICKLED = (
         "its weights are pickled ({what}), and a pickle can run code: where you trust it, load it "
         "in plain transformers and write it with save_pretrained, which gives safetensors"
+    )
+    DISTRIBUTED = (
+        "it holds a distributed checkpoint ({what}): load it in plain transformers and write it "
+        "with save_pretrained, which gives whole weights"
     )
     QUANTISED = (
         "its head is quantised ({what}), so scores would be rounded: take the original weights, "
@@ -99,15 +102,16 @@ def refuse_architecture(where: Path | str, config: Any) -> None:
 
 def stored_tensors(folder: Path) -> dict[str, str]:
     """Name and dtype of every tensor in a folder's safetensors files; `ModelError`: damaged."""
-    dtypes: dict[str, str] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(path, framework="pt") as stored:
-                for name in stored.keys():  # noqa: SIM118  (a safetensors handle is no mapping)
-                    dtypes[name] = stored.get_slice(name).get_dtype()
-        except SafetensorError as error:
-            raise ModelError(f"{path}: damaged: {first_line(error)}") from error
-    return dtypes
+    stored = read_headers(sorted(folder.glob("*.safetensors")))
+    return {name: tensor.dtype for name, tensor in stored.items()}
+
+
+def refuse_other_formats(folder: Path) -> None:
+    """Refuse a folder whose only weights are pickles, and one with a distributed checkpoint, which
+    transformers would read in place of the weights."""
+    refuse_pickles(folder)
+    for path in folder.glob("shard-*-model-*.safetensors"):
+        raise UnreadableModelError(folder, Unreadable.DISTRIBUTED, path.name)
 
 
 def refuse_pickles(folder: Path) -> None:
@@ -174,6 +178,15 @@ def row_names(config: Mapping[str, Any], count: int) -> list[str]:
     return names
 
 
+def check_labels(folder: Path, config: Mapping[str, Any], count: int) -> None:
+    """Refuse a `config.json` that names another number of labels than the head has rows."""
+    labels = config.get("id2label")
+    named = len(labels) if isinstance(labels, Mapping) else config.get("num_labels", count)
+    if named != count:
+        problem = f"config.json names {named} labels, its head has {count} rows"
+        raise ModelError(f"{folder}: {problem}")
+
+
 def preference_row(names: Sequence[str]) -> int | None:
     """Which row is the reward: the one called so, or the only one where it has no other name."""
     if PREFERENCE in names:
@@ -214,9 +227,4 @@ def count_positions(config: Any) -> int | None:
 def read_config(folder: Path) -> dict[str, Any]:
     """`config.json` of a folder, empty where there is none (adapters)."""
     path = folder / "config.json"
-    if not path.is_file():
-        return {}
-    values = files.read_json(path, ModelError)
-    if not isinstance(values, dict):
-        raise ModelError(f"{path}: expected a JSON object")
-    return values
+    return read_settings(path) if path.exists() else {}

@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from smorm import files
-from smorm.errors import ModelError, first_line
+from smorm.errors import ModelError, cause_of, third_party
+from smorm.limits import limit, refusal
 from smorm.model import foreign
 from smorm.model.foreign import Unreadable, UnreadableModelError
+from smorm.model.headers import Stored, read_headers, stored_weights
 from smorm.printing import get_logger
 
 log = get_logger(__name__)
@@ -73,6 +74,16 @@ class NonlinearHead(nn.Module):
     unit_rows = False
 
     @property
+    def count(self) -> int:
+        """How many rows it gives."""
+        raise NotImplementedError
+
+    @property
+    def width(self) -> int:
+        """The hidden size that it reads."""
+        raise NotImplementedError
+
+    @property
     def weight(self) -> Tensor:
         """Always a `ModelError`: code that reads a linear head's weight gets the reason."""
         raise self.refusal()
@@ -102,6 +113,15 @@ class MlpHead(NonlinearHead):
         super().__init__()
         first, last = nn.Linear(hidden_size, width), nn.Linear(width, 1)
         self.layers = nn.Sequential(first, nn.ReLU(), last).float()
+        self.hidden_size = hidden_size
+
+    @property
+    def count(self) -> int:
+        return 1
+
+    @property
+    def width(self) -> int:
+        return self.hidden_size
 
     @classmethod
     def from_weights(cls, weights: HeadWeights) -> MlpHead:
@@ -161,14 +181,30 @@ class GatedHead(NonlinearHead):
         # On the host: prompts' ends are looked for in token arrays, not on the device.
         self.header_tokens = header.cpu().numpy()
 
+    @property
+    def count(self) -> int:
+        return 1 + self.attributes.shape[0]
+
+    @property
+    def width(self) -> int:
+        return self.attributes.shape[1]
+
     @classmethod
     def from_weights(cls, weights: HeadWeights) -> GatedHead:
         width, hidden_size = weights["gate.0.weight"].shape
         attributes = weights["attributes"]
+        count = len(attributes)
+        shapes = {
+            "attributes": (count, hidden_size), "verbosity": (hidden_size,),
+            "multiples": (count,), "header": (len(weights["header"]),),
+        }  # fmt: skip
+        for name, shape in shapes.items():
+            if weights[name].shape != shape:
+                raise ValueError(f"{name} is {list(weights[name].shape)}, expected {list(shape)}")
         # The depth follows from the saved layers, so that a card need not hold it.
         matrices = [key for key in weights if key.startswith("gate.") and key.endswith("weight")]
         depth = len(matrices) - 1
-        gate = gate_network(hidden_size, len(attributes), width=width, layers=depth, dropout=0.0)
+        gate = gate_network(hidden_size, count, width=width, layers=depth, dropout=0.0)
         head = cls(
             attributes, weights["verbosity"], weights["multiples"], gate, weights["header"],
             float(weights["temperature"]),
@@ -213,18 +249,23 @@ def save_head(head: ScoreHead | NonlinearHead, folder: Path) -> None:
     save_file(stored, folder / HEAD)
 
 
-def read_nonlinear_head(folder: Path, kind: str) -> NonlinearHead:
-    """A head of one of the kinds that are not linear."""
-    if kind not in NONLINEAR_HEADS:
-        known = ", ".join(("linear", *NONLINEAR_HEADS))
-        raise ModelError(f"{folder}: its head is {kind!r}; this version knows {known}")
+def read_nonlinear_head(folder: Path, kind: str, rows: int) -> NonlinearHead:
+    """A head of one of the kinds that are not linear; `ModelError` where it has other rows."""
+    path = folder / HEAD
+    if not path.is_file():
+        raise ModelError(f"{folder}: no {HEAD} in it: a head would be random")
+    with third_party(path, "damaged"):
+        weights = load_file(path)
+    for name, tensor in weights.items():
+        if tensor.is_complex() or not bool(tensor.float().isfinite().all()):
+            raise ModelError(f"{path}: {name} holds what is no finite number")
     try:
-        return NONLINEAR_HEADS[kind].from_weights(load_file(folder / HEAD))
-    except FileNotFoundError as error:
-        raise ModelError(f"{folder}: no {HEAD} in it: a head would be random") from error
-    except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
-        reason = f"no {kind} head, or damaged: {first_line(error)}"
-        raise ModelError(f"{folder / HEAD}: {reason}") from error
+        head = NONLINEAR_HEADS[kind].from_weights(weights)
+    except (KeyError, IndexError, RuntimeError, ValueError, TypeError) as error:
+        raise ModelError(f"{path}: no {kind} head, or damaged: {cause_of(error)}") from error
+    if head.count != rows:
+        raise ModelError(f"{path}: its head has {head.count} rows, the card names {rows}")
+    return head
 
 
 def read_head(folder: Path) -> Tensor:
@@ -244,42 +285,71 @@ def read_head(folder: Path) -> Tensor:
 
 def find_head(folder: Path) -> Tensor | None:
     """As `read_head`, or None where the folder has no head."""
-    weight = _find_tensor(folder, WEIGHT)
-    if weight is not None:
-        refuse_quantised(folder, weight)
+    stored = _stored_head(folder)
+    if WEIGHT not in stored:
+        return None
+    place = stored[WEIGHT]
+    # Before it is read: the rows are bounded, and only their number is large in a hostile file.
+    if len(place.shape) != 2 or 0 in place.shape:
+        shape = list(place.shape)
+        raise ModelError(f"{place.path}: {WEIGHT} is {shape}, expected [rows, hidden size]")
+    if place.shape[0] > limit("labels"):
+        raise ModelError(f"{place.path}: {WEIGHT}: {refusal('labels', place.shape[0])}")
+    weight = _read_tensor(place, WEIGHT)
+    refuse_unusable(folder, weight)
     return weight
 
 
-def refuse_quantised(folder: Path, weight: Tensor) -> None:
-    """Refuse a head in fewer than 16 bits, which read as numbers would be other scores."""
+def refuse_unusable(folder: Path, weight: Tensor) -> None:
+    """Refuse a head in fewer than 16 bits, which read as numbers would be other scores, and one
+    that is not finite."""
     if not weight.is_floating_point() or weight.element_size() < 2:
         kind = str(weight.dtype).removeprefix("torch.")
         raise UnreadableModelError(folder, Unreadable.QUANTISED, f"{WEIGHT} is {kind}")
+    if weight.ndim != 2 or not bool(weight.isfinite().all()):
+        problem = f"{WEIGHT} is no matrix of finite numbers, so no score would be one"
+        raise ModelError(f"{folder}: {problem}")
 
 
-def find_bias(folder: Path) -> Tensor | None:
+def find_bias(folder: Path, rows: int) -> Tensor | None:
     """`score.bias` [rows] of a folder, which transformers itself leaves out; None without one."""
-    return _find_tensor(folder, BIAS)
+    stored = _stored_head(folder)
+    if BIAS not in stored:
+        return None
+    bias = _read_tensor(stored[BIAS], BIAS)
+    check_bias(folder, bias, rows)
+    return bias
 
 
-def _find_tensor(folder: Path, name: str) -> Tensor | None:
+def check_bias(folder: Path, bias: Tensor, rows: int) -> None:
+    """Refuse a bias that is not one finite number for each row."""
+    finite = bias.is_floating_point() and bool(bias.isfinite().all())
+    if bias.shape != (rows,) or not finite:
+        problem = f"{BIAS}: expected one finite number for each of {rows} rows"
+        raise ModelError(f"{folder}: {problem}, found {list(bias.shape)}")
+
+
+def check_width(folder: Path, head: Tensor | NonlinearHead, width: int) -> None:
+    """Refuse a head (a linear one's weight [rows, D]) that reads another hidden size."""
+    found = head.width if isinstance(head, NonlinearHead) else int(head.shape[1])
+    if found != width:
+        raise ModelError(f"{folder}: its head reads {found} numbers, its decoder gives {width}")
+
+
+def _stored_head(folder: Path) -> dict[str, Stored]:
+    """The tensors among which a folder's linear head is."""
+    if (folder / HEAD).is_file():
+        stored = read_headers([folder / HEAD])
+        if WEIGHT in stored:
+            return stored
+    return stored_weights(folder)
+
+
+def _read_tensor(place: Stored, name: str) -> Tensor:
     # Only the head is read: the rest of a file may be gigabytes.
-    paths = [path for path in (folder / HEAD, folder / "model.safetensors") if path.is_file()]
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        mapping = files.read_json(index, ModelError)["weight_map"]
-        paths = [folder / file for key, file in mapping.items() if key == name]
-    for path in paths:
-        try:
-            with safe_open(path, framework="pt") as stored:
-                if name in stored.keys():  # noqa: SIM118  (a safetensors handle is no mapping)
-                    tensor: Tensor = stored.get_tensor(name)
-                    return tensor
-        except FileNotFoundError as error:
-            raise ModelError(f"{path}: no such file, but the index names it") from error
-        except SafetensorError as error:
-            raise ModelError(f"{path}: damaged: {error}") from error
-    return None
+    with third_party(place.path, "damaged"), safe_open(place.path, framework="pt") as stored:
+        tensor: Tensor = stored.get_tensor(name)
+        return tensor
 
 
 def start_head(head: ScoreHead | NonlinearHead, folder: Path) -> bool:

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from smorm.arrays import Ints
 from smorm.errors import ModelError
 from smorm.model.backbone import fit_embeddings, load_pretrained, missing_weights
+from smorm.model.border import check_model
 from smorm.model.network import Batch
 from smorm.trees.forest import Padded, find_leaves
 
@@ -125,7 +126,8 @@ def load_language_model(path: str, vocab_size: int) -> tuple[Any, LanguageHead]:
     from transformers import AutoModelForCausalLM
 
     problem = "cannot be loaded as a language model"
-    model, info = load_pretrained(AutoModelForCausalLM, path, problem, torch.float32)
+    checked = check_model(path)
+    model, info = load_pretrained(AutoModelForCausalLM, checked, problem, torch.float32)
     if missing := missing_weights(info):
         raise ModelError(
             f"{path}: {len(missing)} weights of the language model are missing or have another "

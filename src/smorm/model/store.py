@@ -1,12 +1,13 @@
 """A model folder: a Hugging Face folder that says what its rows mean.
 
 Beside `config.json`, safetensors weights with `score.weight`, and the tokenizer, it holds
-`smorm.json` (`ModelCard`). A LoRA run holds adapters and `head.safetensors` instead of weights. A
-nonlinear head is in `head.safetensors` beside its backbone; other programs cannot load it."""
+`smorm.json` (`smorm.model.card`). A LoRA run holds adapters and `head.safetensors` instead of
+weights. A nonlinear head is in `head.safetensors` beside its backbone; other programs cannot load
+it."""
 
 import copy
+import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from smorm.data.scaling import AttributeScale
 from smorm.errors import ModelError
 from smorm.model import adapters, foreign, heads
 from smorm.model.backbone import (
-    fetch_model,
+    adapted_model,
     fit_embeddings,
     is_lora,
     load_backbone,
@@ -27,81 +28,20 @@ from smorm.model.backbone import (
     load_lora,
     merge_lora,
     position_limit,
-    quiet,
-    refuse_architecture,
     save_lora,
 )
+from smorm.model.border import check_ids, check_model, quiet, read_config
+from smorm.model.card import CARD, MAX_TOKENS, ModelCard, card_errors, check_card, read_card
 from smorm.model.foreign import Unreadable, UnreadableModelError
 from smorm.model.heads import WEIGHT, NonlinearHead
 from smorm.model.network import RewardNetwork
 from smorm.model.run_folder import why_no_model
 from smorm.model.views import PREFERENCE
+from smorm.model_files import check_files, fetch
 from smorm.printing import get_logger
-from smorm.text.tokenizers import load_tokenizer, refuse_remote_code
+from smorm.text.tokenizers import load_tokenizer
 
 log = get_logger(__name__)
-
-CARD = "smorm.json"
-_MAX_TOKENS = 2048
-
-
-@dataclass(frozen=True, slots=True)
-class ModelCard:
-    """What `smorm.json` holds."""
-
-    attributes: tuple[str, ...] = ()
-    # One per attribute; the rows hold `(value - offset) / scale`.
-    scales: tuple[AttributeScale, ...] = ()
-    # Each attribute's mean rating in training, on its own scale.
-    means: dict[str, float] = field(default_factory=dict)
-    # A name, or the JSON form of a linear view.
-    default_view: str | dict[str, Any] = "F"
-    # False for a regression alone: its row 0 is all zeros.
-    preference_trained: bool = True
-    max_tokens: int = _MAX_TOKENS
-    overlong: str = "error"
-    chat_template: str | None = None
-    renderer: str = ""
-    # What is added to the preference row, which a bias-free head cannot hold: an exported view's
-    # constant, or the `score.bias` of another trainer's head.
-    offset: float = 0.0
-    # The rows are another trainer's labels, and none is a preference row: row 0 of the network is
-    # all zeros, is not stored, and no view reads it.
-    foreign: bool = False
-    classifier: bool = False  # its labels were trained as classes
-    view: dict[str, Any] | None = None
-    base: str | None = None  # folder or hub id of a LoRA run's backbone
-    head: str = "linear"  # or the kind of a nonlinear head (`smorm.model.heads`)
-    hashes: dict[str, str] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def rows(self) -> tuple[str, ...]:
-        """Names of all rows, the preference row first."""
-        return (PREFERENCE, *self.attributes)
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Names of the rows that a folder holds."""
-        return self.attributes if self.foreign else self.rows
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"format": 1, **asdict(self)}
-
-
-def read_card(folder: Path) -> ModelCard:
-    """The card of a model folder; `ModelError` where it is missing, damaged or not a card."""
-    path = folder / CARD
-    values = files.read_json(path, ModelError)
-    # A key that this version does not know is an error: its meaning could change a score.
-    try:
-        fields = {**values}
-        fields.pop("format", None)
-        fields["scales"] = tuple(AttributeScale(**scale) for scale in fields.get("scales", ()))
-        fields["attributes"] = tuple(fields.get("attributes", ()))
-        return ModelCard(**fields)
-    except (TypeError, AttributeError) as error:
-        raise ModelError(f"{path}: not a model card of smorm: {error}") from error
 
 
 def versions() -> dict[str, str]:
@@ -128,6 +68,7 @@ def save_model(
     """Write a model folder, whole or not at all; not at all where `prove`, which is called with
     the written folder before it gets its name, raises an error."""
     linear = not isinstance(network.head, NonlinearHead)
+    check_card(Path(folder) / CARD, card)
     size = 0 if is_lora(network.backbone) else _size(network)
     with files.atomic_folder(folder, size) as scratch, quiet():
         if is_lora(network.backbone):
@@ -183,7 +124,7 @@ def _save_classifier(network: RewardNetwork, folder: Path, rows: tuple[str, ...]
     try:
         # On the meta device: the class is only the frame into which our modules are put.
         with torch.device("meta"):
-            shell = AutoModelForSequenceClassification.from_config(config)
+            shell = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
     except ValueError:  # no such class for this architecture
         return False
     setattr(shell, shell.base_model_prefix, network.backbone)
@@ -240,11 +181,12 @@ def _older_tokenizer(config: dict[str, Any]) -> dict[str, Any]:
 def load_model(path: Path | str, *, dtype: torch.dtype = torch.float32) -> Any:
     """(RewardNetwork, tokenizer, ModelCard) of a model folder, ours or another trainer's, also as
     PEFT adapters; the head is in fp32, the backbone in `dtype`. `ModelError`: no such folder, no
-    head that can be read, other rows than the card names, damaged weights."""
+    head that can be read, other rows than the card names, damaged or foreign weights."""
     folder = resolve(path)
     # A folder of somebody else has no manifest.
     if files.is_sealed(folder):
         files.verify_folder(folder)
+    _refuse_loop(folder)
     if (folder / CARD).is_file():
         return _load_ours(folder, dtype)
     if adapters.holds_adapters(folder):
@@ -257,13 +199,19 @@ def _load_ours(folder: Path, dtype: torch.dtype) -> Any:
     card, head = _card_and_head(folder)
     tokenizer = load_tokenizer(str(folder))
     if adapters.holds_adapters(folder):
+        adapters.check_adapters(folder)
         if card.base is None:
             raise ModelError(f"{folder / CARD}: names no base model for the adapters")
         backbone = load_start(card.base, dtype=dtype)
+        heads.check_width(folder, head, backbone.config.get_text_config().hidden_size)
+        check_ids(folder, tokenizer, len(backbone.get_input_embeddings().weight))
         fit_embeddings(backbone, len(tokenizer))
         backbone = load_lora(backbone, folder)
     else:
-        backbone = load_backbone(str(folder), dtype=dtype)
+        checked = check_model(folder)
+        heads.check_width(folder, head, checked.width)
+        check_ids(folder, tokenizer, checked.rows)
+        backbone, _ = load_decoder(checked, dtype)
     network = _network(backbone, tokenizer, len(card.rows))
     if isinstance(head, NonlinearHead):
         network.head = head
@@ -274,36 +222,45 @@ def _load_ours(folder: Path, dtype: torch.dtype) -> Any:
 
 def _load_foreign(folder: Path, dtype: torch.dtype) -> Any:
     """A `...ForSequenceClassification` of another trainer."""
-    if (folder / "config.json").is_file():
-        refuse_architecture(str(folder))
+    # What is no decoder has another reason than its head; what has no config, another still.
+    if (folder / "config.json").exists():
+        foreign.refuse_architecture(folder, read_config(folder))
     weight, tensors = heads.read_head(folder), foreign.stored_tensors(folder)
-    bias, config = heads.find_bias(folder), foreign.read_config(folder)
+    bias, config = heads.find_bias(folder, len(weight)), foreign.read_config(folder)
+    checked = check_model(folder)
+    heads.check_width(folder, weight, checked.width)
+    foreign.check_labels(folder, config, len(weight))
     tokenizer = load_tokenizer(str(folder))
-    backbone, unread = load_decoder(str(folder), dtype)
+    check_ids(folder, tokenizer, checked.rows)
+    backbone, unread = load_decoder(checked, dtype)
     more = [name for name in foreign.heads_beside(tensors) if name in unread]
     if more:
         raise UnreadableModelError(folder, Unreadable.MORE_PARTS, ", ".join(more[:3]))
-    return _with_labels(backbone, tokenizer, weight, bias, config)
+    return _with_labels(folder, backbone, tokenizer, weight, bias, config)
 
 
 def _load_adapters(folder: Path, dtype: torch.dtype) -> Any:
     """Adapters and a head of another trainer, on their base."""
-    refuse_remote_code(str(folder))
-    base = adapters.find_base(folder)
+    base = adapters.find_base(folder, adapters.check_adapters(folder))
+    check_files(base)
     head = adapters.read_adapted_head(folder, base)
     has_tokenizer = (folder / "tokenizer_config.json").is_file()
     tokenizer = load_tokenizer(str(folder if has_tokenizer else base))
-    rows = len(head[WEIGHT])
-    backbone, weight = adapters.load_adapted(folder, base, rows, len(tokenizer), dtype)
+    backbone, weight = adapters.load_adapted(folder, base, head[WEIGHT], tokenizer, dtype)
     # Full precision where the head is stored as it is applied.
     if not adapters.adapts_head(folder):
         weight = head[WEIGHT]
     config = foreign.read_config(folder) or {"problem_type": "regression"}
-    return _with_labels(backbone, tokenizer, weight, head.get(heads.BIAS), config)
+    return _with_labels(folder, backbone, tokenizer, weight, head.get(heads.BIAS), config)
 
 
 def _with_labels(
-    backbone: Any, tokenizer: Any, weight: Tensor, bias: Tensor | None, config: dict[str, Any]
+    folder: Path,
+    backbone: Any,
+    tokenizer: Any,
+    weight: Tensor,
+    bias: Tensor | None,
+    config: dict[str, Any],
 ) -> Any:
     """A network whose rows are another trainer's labels, the preference row (if any) first."""
     names = foreign.row_names(config, len(weight))
@@ -314,15 +271,16 @@ def _with_labels(
     top = torch.zeros_like(weight[:1]) if first is None else weight[first : first + 1]
     network = _network(backbone, tokenizer, 1 + len(order))
     network.head.weight.data = torch.cat([top, weight[order]])
-    card = ModelCard(
-        attributes=tuple(names[row] for row in order),
-        scales=tuple(AttributeScale(names[row], offsets[row]) for row in order),
-        preference_trained=first is not None,
-        offset=0.0 if first is None else offsets[first],
-        foreign=first is None,
-        classifier=foreign.is_classifier(config, len(names)),
-        max_tokens=position_limit(backbone) or _MAX_TOKENS,
-    )
+    with card_errors(folder / "config.json"):
+        card = ModelCard(
+            attributes=tuple(names[row] for row in order),
+            scales=tuple(AttributeScale(names[row], offsets[row]) for row in order),
+            preference_trained=first is not None,
+            offset=0.0 if first is None else offsets[first],
+            foreign=first is None,
+            classifier=foreign.is_classifier(config, len(names)),
+            max_tokens=position_limit(backbone) or MAX_TOKENS,
+        )
     return network.eval(), tokenizer, card
 
 
@@ -331,6 +289,8 @@ def _network(backbone: Any, tokenizer: Any, rows: int) -> RewardNetwork:
     pad_id = backbone.config.get_text_config().pad_token_id
     if pad_id is None:
         pad_id = tokenizer.pad_token_id or 0
+    # A pad token that others added without a row for it: nothing ever reads the row.
+    fit_embeddings(backbone, pad_id + 1)
     return RewardNetwork(backbone, rows, pad_id=int(pad_id))
 
 
@@ -338,7 +298,7 @@ def _card_and_head(folder: Path) -> tuple[ModelCard, Tensor | NonlinearHead]:
     """What the rows mean, and the linear head's weight or the nonlinear head."""
     card = read_card(folder)
     if card.head != "linear":
-        return card, heads.read_nonlinear_head(folder, card.head)
+        return card, heads.read_nonlinear_head(folder, card.head, len(card.rows))
     weight = heads.read_head(folder)
     if len(weight) != len(card.labels):
         rows = ", ".join(card.labels)
@@ -351,10 +311,9 @@ def _card_and_head(folder: Path) -> tuple[ModelCard, Tensor | NonlinearHead]:
 def load_start(path: str, *, dtype: torch.dtype = torch.float32) -> Any:
     """The decoder that training starts from: as `load_backbone`, or of a run's folder; adapters are
     merged into the model that they were trained on."""
-    folder = Path(path)
-    if folder.is_dir():
-        folder = resolve(folder)
-        if (folder / "adapter_config.json").is_file():
+    if os.path.isdir(path):
+        folder = resolve(path)
+        if adapters.holds_adapters(folder):
             return _merged(folder, dtype)
         path = str(folder)
     return load_backbone(path, dtype=dtype)
@@ -370,25 +329,47 @@ def _merged(folder: Path, dtype: torch.dtype) -> Any:
         raise ModelError(
             f"{folder}: adapters that cannot be started from: {step}: {error}"
         ) from error
-    log.info("%s: adapters, merged into %s to start from", folder, _base_of(folder))
+    base = adapted_model(folder) or "their base"
+    log.info("%s: adapters, merged into %s to start from", folder, base)
     return merge_lora(network.backbone)
 
 
-def _base_of(folder: Path) -> str:
-    config = files.read_json(folder / "adapter_config.json", ModelError)
-    return str(config.get("base_model_name_or_path") or "their base")
+def _refuse_loop(folder: Path) -> None:
+    """Refuse adapters whose base is, by way of other adapters or not, themselves."""
+    seen: set[Path] = set()
+    here: Path | None = folder
+    while here is not None:
+        if here.resolve() in seen:
+            raise ModelError(f"{folder}: its base models lead back to {here}: name another base")
+        seen.add(here.resolve())
+        here = _base_of(here)
+
+
+def _base_of(folder: Path) -> Path | None:
+    """The local folder of the base of adapters; None without adapters or such a folder."""
+    if not adapters.holds_adapters(folder):
+        return None
+    name = adapted_model(folder)
+    if (folder / CARD).is_file():
+        name = read_card(folder).base
+    for path in (Path(name), folder / name) if name else ():
+        if os.path.isdir(path):
+            return resolve(path)
+    return None
 
 
 def resolve(path: Path | str) -> Path:
-    """The model folder itself, the `model` folder of a run, or a hub model's cached folder."""
+    """The model folder itself, the `model` folder of a run, or a hub model's cached folder. Its
+    files are checked, and none is loaded."""
     folder = Path(path)
-    if not folder.exists() and may_be_hub_id(str(path)):
-        folder = fetch_model(str(path))
-    if not folder.is_dir():
+    if not os.path.exists(folder) and may_be_hub_id(str(path)):
+        folder = fetch(str(path))
+    if not os.path.isdir(folder):
         raise ModelError(f"{folder}: no such model folder")
     if not (folder / "config.json").is_file():
         if (folder / "model").is_dir():
-            return folder / "model"
-        if reason := why_no_model(folder):
+            folder = folder / "model"
+        elif reason := why_no_model(folder):
             raise ModelError(reason)
+    check_files(folder)
     return folder

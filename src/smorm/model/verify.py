@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from smorm.arrays import Tokens
-from smorm.errors import ModelError, first_line
+from smorm.errors import ModelError, first_line, third_party
 from smorm.model.attention import AttentionPlan
-from smorm.model.backbone import quiet
+from smorm.model.border import quiet
 from smorm.model.network import REFERENCE, Layout, RewardNetwork
 from smorm.printing import get_logger
 from smorm.trees.forest import Forest
@@ -102,7 +102,9 @@ class _Trial:
         self.sequences = probe_sequences(vocabulary)
         self.dtype = next(network.backbone.parameters()).dtype
         network.use_layout("padded")
-        self.reference = self._padded_states()
+        # All of it transformers' own: what its configuration asks for is found out here.
+        with third_party(network.backbone.config.model_type, "cannot be run"):
+            self.reference = self._padded_states()
 
     def refuses_layout(self, layout: Layout, *, fast_layers: bool) -> str | None:
         network = self.network

@@ -21,10 +21,11 @@ from smorm.data.scaling import AttributeScale
 from smorm.errors import ConfigError, ModelError
 from smorm.files import fingerprint, refuse_unwritable_folder
 from smorm.model.backbone import merge_lora
+from smorm.model.card import ModelCard
 from smorm.model.heads import NonlinearHead
 from smorm.model.network import RewardNetwork
 from smorm.model.run_folder import stored_size
-from smorm.model.store import ModelCard, load_model, save_model, versions
+from smorm.model.store import load_model, save_model, versions
 from smorm.text.chat import Renderer
 
 # Cosine of two models' matrices below which they cannot come from one beginning: fine-tuning leaves

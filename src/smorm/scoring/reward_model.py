@@ -20,9 +20,10 @@ from smorm.errors import ConfigError, DataError, ModelError
 from smorm.limits import limit, refusal
 from smorm.model import views
 from smorm.model.backbone import position_limit
+from smorm.model.card import ModelCard
 from smorm.model.device import keep_freed_memory, pick_device
 from smorm.model.network import Layout, RewardNetwork
-from smorm.model.store import ModelCard, load_model, resolve
+from smorm.model.store import load_model, resolve
 from smorm.model.verify import choose_layout
 from smorm.printing import get_logger
 from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scorer
@@ -212,7 +213,7 @@ class RewardModel:
         is not usable or does not fit, ConfigError for an unknown view."""
         chosen = self.view(view)
         policy = overlong or self.card.overlong
-        scorer = Scorer(self.network, self.renderer, policy, max_batch_tokens)  # type: ignore[arg-type]
+        scorer = Scorer(self.network, self.renderer, policy, max_batch_tokens)
         items: list[Item] = []
         census = Census()
         for index, record in enumerate(records):

@@ -16,13 +16,14 @@ from smorm.data.formats.generic import prompt_of
 from smorm.data.readers import read_rows
 from smorm.data.reading import Source
 from smorm.data.records import Messages, prompt_key
-from smorm.errors import DataError, ModelError
-from smorm.model.backbone import position_limit, quiet
+from smorm.errors import DataError, ModelError, third_party
+from smorm.model.backbone import load_pretrained, missing_weights, position_limit
+from smorm.model.border import check_ids, check_model
 from smorm.model.device import pick_device
 from smorm.stress.config import SampleSection
 from smorm.stress.pools import hashed
 from smorm.text.chat import ChatInputs, Message, Renderer
-from smorm.text.tokenizers import load_tokenizer, refuse_remote_code
+from smorm.text.tokenizers import load_tokenizer
 
 _ANSWER = "Forty-two"  # stands for an answer, to see what a template writes before one
 
@@ -76,7 +77,7 @@ class Policy:
         self.section = section
         self.tokenizer = load_tokenizer(section.policy)
         self.renderer = Renderer(self.tokenizer)
-        self.model = _load_policy(section.policy).to(pick_device(device)).eval()
+        self.model = _load_policy(section.policy, self.tokenizer).to(pick_device(device)).eval()
 
     def sample(self, prompt: Messages, where: str, census: Census) -> list[dict[str, Any]]:
         """Answers to a prompt, each `{"response", "finished"}`."""
@@ -115,19 +116,21 @@ class Policy:
 
     def _answers(self, context: Any, count: int, max_new_tokens: int) -> list[dict[str, Any]]:
         section = self.section
-        sequences = self.model.generate(
-            context,
-            attention_mask=torch.ones_like(context),
-            do_sample=True,
-            temperature=section.temperature,
-            top_p=section.top_p,
-            top_k=section.top_k,
-            max_new_tokens=max_new_tokens,
-            num_return_sequences=count,
-            pad_token_id=self.renderer.pad_id,
-        )
+        # What a generation_config.json asks for is found out here.
+        with third_party(section.policy, "cannot answer"):
+            sequences = self.model.generate(
+                context,
+                attention_mask=torch.ones_like(context),
+                do_sample=True,
+                temperature=section.temperature,
+                top_p=section.top_p,
+                top_k=section.top_k,
+                max_new_tokens=max_new_tokens,
+                num_return_sequences=count,
+                pad_token_id=self.renderer.pad_id,
+            )
+            ends = torch.tensor(sorted(self._ends()), device=context.device)
         new = sequences[:, context.shape[1] :]
-        ends = torch.tensor(sorted(self._ends()), device=new.device)
         finished = torch.isin(new, ends).any(dim=1).tolist()
         texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
         answers = []
@@ -163,20 +166,13 @@ class Policy:
         return before.rstrip(" ") if answer else text
 
 
-def _load_policy(path: str) -> Any:
+def _load_policy(path: str, tokenizer: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
-    refuse_remote_code(path)
-    try:
-        with quiet():
-            model, info = AutoModelForCausalLM.from_pretrained(
-                path, use_safetensors=True, output_loading_info=True, trust_remote_code=False
-            )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ModelError(f"{path}: no usable policy: {reason}") from error
-    missing = sorted(map(str, info["missing_keys"]))
-    if missing:
+    checked = check_model(path)
+    check_ids(path, tokenizer, checked.rows)
+    model, info = load_pretrained(AutoModelForCausalLM, checked, "no usable policy", "auto")
+    if missing := missing_weights(info):
         raise ModelError(
             f"{path}: no usable policy: {len(missing)} weights are missing and would be random "
             f"(first: {missing[0]})"

@@ -7,13 +7,13 @@ conversation ends with."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smorm.errors import ConfigError, ModelError, first_line
+from smorm.errors import ConfigError, first_line, third_party
+from smorm.model_files import local_folder, read_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,44 +35,29 @@ _SPARE = (
 )
 
 
-def refuse_remote_code(path: str) -> None:
-    """Refuse a folder that asks to run code of its own, or that does not exist."""
-    # Of a hub id transformers refuses code by itself: `trust_remote_code` is never set.
-    folder = Path(path)
-    if not folder.is_dir():
-        if path.startswith(("/", ".", "~")) or path.count("/") > 1:
-            raise ModelError(f"{path}: no such folder")
-        return
-    for name in ("config.json", "tokenizer_config.json"):
-        file = folder / name
-        if file.is_file() and '"auto_map"' in file.read_text(encoding="utf-8", errors="replace"):
-            raise ModelError(
-                f"{file}: auto_map asks to run code of the model: this is refused. Where "
-                "transformers has its architecture, take auto_map out; else serve it with its own "
-                "program and give its http address as the reward"
-            )
-
-
 def load_tokenizer(path: str) -> Any:
-    """The tokenizer of a folder or hub id; `ModelError` where it cannot be loaded."""
+    """The tokenizer of a folder or hub id; `ModelError` where it cannot be loaded, or asks to run
+    code of its own."""
     # AutoTokenizer imports torch, which a tokenising process can do without: 200 MB and 2 seconds.
     from transformers import PreTrainedTokenizerFast
 
-    refuse_remote_code(path)
-    file = Path(path) / "tokenizer_config.json"
-    try:
-        # AutoTokenizer prefers the class of some model types (Qwen2's) to the saved one, and that
-        # class splits text in another way: the saved class decides.
-        saved = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        if saved.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast"):
-            return PreTrainedTokenizerFast.from_pretrained(path, trust_remote_code=False)
-        from transformers import AutoTokenizer
+    folder = local_folder(path, weights=False)
+    file = folder / "tokenizer_config.json"
+    # AutoTokenizer prefers the class of some model types (Qwen2's) to the saved one, and that
+    # class splits text in another way: the saved class decides.
+    saved = read_settings(file).get("tokenizer_class") if file.exists() else None
+    with third_party(path, "no usable tokenizer"):
+        if saved in ("TokenizersBackend", "PreTrainedTokenizerFast"):
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(
+                str(folder), trust_remote_code=False
+            )
+        else:
+            from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except ImportError as error:
-        raise ModelError(f"{path}: a package is missing: {first_line(error)}") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{path}: no usable tokenizer: {first_line(error)}") from error
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        # Some settings are read at the first text only.
+        tokenizer.decode(tokenizer.encode("\n A few words."))
+    return tokenizer
 
 
 def read_template(path: Path, named: str) -> str:

@@ -10,9 +10,10 @@ from safetensors.torch import load_file
 from smorm import files
 from smorm.config import Config, load_config
 from smorm.errors import CheckpointError, ConfigError
+from smorm.model.card import CARD, ModelCard, read_card
 from smorm.model.network import RewardNetwork
 from smorm.model.run_folder import CHECKPOINTS, checkpoint_of, steps_of
-from smorm.model.store import CARD, ModelCard, read_card, save_model
+from smorm.model.store import save_model
 from smorm.printing import get_logger
 from smorm.text.tokenizers import load_tokenizer
 from smorm.training.folder import BEGINNING

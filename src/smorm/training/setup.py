@@ -16,11 +16,12 @@ from smorm.data.scaling import AttributeScale, restore_scales
 from smorm.data.tokeniser import Tokeniser
 from smorm.errors import ConfigError, DataError, ModelError
 from smorm.model.backbone import add_lora, build_backbone, fit_embeddings, position_limit
+from smorm.model.card import ModelCard, card_errors, check_card
 from smorm.model.device import keep_freed_memory, pick_device
 from smorm.model.heads import MlpHead, find_head, start_head
 from smorm.model.language import LanguageHead, load_language_model
 from smorm.model.network import RewardNetwork
-from smorm.model.store import ModelCard, load_start, resolve, versions
+from smorm.model.store import load_start, resolve, versions
 from smorm.model.verify import choose_layout
 from smorm.objectives.terms import Rows
 from smorm.printing import get_logger
@@ -222,12 +223,16 @@ def _card(
     if config.model.lora is not None:
         base = str(config.model.backbone)
         base = str(Path(base).resolve()) if Path(base).is_dir() else base
-    return ModelCard(
-        attributes=tuple(names), scales=tuple(scales), means=means,
-        default_view=config.output.default_view or method.default_view,
-        preference_trained=Rows.PREFERENCE in method.trains,
-        head=method.card_head or config.model.head, max_tokens=config.data.max_tokens,
-        overlong=config.data.overlong, chat_template=renderer.chat_template,
-        renderer=renderer.fingerprint, base=base,
-        hashes={"config": config.hash, "data": train.fingerprint}, versions=versions(),
-    )  # fmt: skip
+    # Now, and not after the training: a card that cannot be read again is no model's.
+    with card_errors("data"):
+        card = ModelCard(
+            attributes=tuple(names), scales=tuple(scales), means=means,
+            default_view=config.output.default_view or method.default_view,
+            preference_trained=Rows.PREFERENCE in method.trains,
+            head=method.card_head or config.model.head, max_tokens=config.data.max_tokens,
+            overlong=config.data.overlong, chat_template=renderer.chat_template,
+            renderer=renderer.fingerprint, base=base,
+            hashes={"config": config.hash, "data": train.fingerprint}, versions=versions(),
+        )  # fmt: skip
+    check_card("data", card)
+    return card

@@ -20,9 +20,10 @@ from smorm.evaluation.parity.conversations import Conversation
 from smorm.evaluation.parity.paths import GATES, Comparison, ModelPaths, PathResult, dtype_of
 from smorm.evaluation.result import Cause, CauseKind, Failure, Result
 from smorm.files import fingerprint
+from smorm.model.card import CARD, read_card
 from smorm.model.export import PlainModel
 from smorm.model.heads import read_head
-from smorm.model.store import CARD, read_card, resolve, versions
+from smorm.model.store import resolve, versions
 from smorm.model.views import PREFERENCE, View, fold
 from smorm.rewards.server import RewardClient
 from smorm.scoring.reward_model import RewardModel

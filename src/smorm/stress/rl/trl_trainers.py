@@ -8,7 +8,7 @@ import torch
 
 from smorm.errors import ConfigError
 from smorm.files import scratch_folder
-from smorm.model.backbone import quiet
+from smorm.model.border import quiet
 from smorm.rewards.wires import chat
 from smorm.stress.config import RLSection
 from smorm.stress.rl.actor import Actor, TokenisedPrompt

@@ -7,7 +7,6 @@ from pydantic import Field
 
 from smorm.config import Architecture, Config
 from smorm.config.base import Positive, Section
-from smorm.model.heads import GatedHead
 from smorm.objectives.terms import Rows
 from smorm.training.methods.base import Method
 
@@ -34,7 +33,7 @@ class Armo(Method):
     section = ArmoSection
     uses_ratings = True
     trains = (Rows.PREFERENCE, Rows.ATTRIBUTES)
-    card_head = GatedHead.kind
+    card_head = "gated"
     freezes_backbone = True
 
     @classmethod

@@ -17,6 +17,7 @@ import torch
 from smorm.config import Config, ObjectiveSection
 from smorm.config.base import Section
 from smorm.data.scaling import AttributeScale
+from smorm.model.card import HeadKind
 from smorm.model.network import RewardNetwork
 from smorm.objectives.terms import Losses, Rows, Terms, Totals
 from smorm.training.batches import MicroBatch
@@ -56,7 +57,7 @@ class Method:
     regularised: ClassVar[bool] = False
     # The values of `model.head` that it can train, and the card's kind of head if it is another.
     heads: ClassVar[tuple[str, ...]] = ("linear",)
-    card_head: ClassVar[str | None] = None
+    card_head: ClassVar[HeadKind | None] = None
     # Whether the backbone is loaded with its language head.
     keeps_language_head: ClassVar[bool] = False
     # Whether the backbone stays as it comes, and no head starts from it.

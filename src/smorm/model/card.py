@@ -1,0 +1,172 @@
+"""`smorm.json`: what the rows of a model folder mean.
+
+Types hold wherever a card is made. What its fields say about each other holds wherever one is read
+or written (`check_card`)."""
+
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    FiniteFloat,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic.dataclasses import dataclass
+
+from smorm.data.scaling import AttributeScale
+from smorm.errors import ConfigError, ModelError
+from smorm.limits import limit, refusal
+from smorm.model.views import PREFERENCE, parse_view
+from smorm.model_files import read_settings
+from smorm.text.limits import Overlong
+
+CARD = "smorm.json"
+MAX_TOKENS = 2048
+# Beyond these a rating on its own scale is no number in fp32 any more.
+_LARGEST, _SMALLEST = 1e30, 1e-30
+# Characters that turn a line around.
+_BIDI = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+
+
+def _plain_name(name: str) -> str:
+    if not name:
+        raise ValueError("a name of no characters")
+    for character in name:
+        control = unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
+        if control or unicodedata.bidirectional(character) in _BIDI:
+            raise ValueError(f"{name!r} has control characters")
+    if len(name) > limit("name_characters"):
+        raise ValueError(f"{name[:40]!r}: {refusal('name_characters', len(name))}")
+    return name
+
+
+def _within_limit(tokens: int) -> int:
+    if not 0 < tokens <= limit("tokens"):
+        raise ValueError(f"{tokens}, expected 1 to {limit('tokens')}")
+    return tokens
+
+
+HeadKind = Literal["linear", "mlp", "gated"]
+Name = Annotated[str, AfterValidator(_plain_name)]
+TokenLimit = Annotated[int, AfterValidator(_within_limit)]
+
+
+@dataclass(frozen=True, slots=True, config=ConfigDict(strict=True, extra="forbid"))
+class ModelCard:
+    """What `smorm.json` holds."""
+
+    attributes: tuple[Name, ...] = ()
+    # One per attribute; the rows hold `(value - offset) / scale`.
+    scales: tuple[AttributeScale, ...] = ()
+    # Each attribute's mean rating in training, on its own scale.
+    means: dict[str, FiniteFloat] = field(default_factory=dict)
+    # A name, or the JSON form of a linear view.
+    default_view: str | dict[str, Any] = "F"
+    # False for a regression alone: its row 0 is all zeros.
+    preference_trained: bool = True
+    max_tokens: TokenLimit = MAX_TOKENS
+    overlong: Overlong = "error"
+    chat_template: str | None = None
+    renderer: str = ""
+    # What is added to the preference row, which a bias-free head cannot hold: an exported view's
+    # constant, or the `score.bias` of another trainer's head.
+    offset: FiniteFloat = 0.0
+    # The rows are another trainer's labels, and none is a preference row: row 0 of the network is
+    # all zeros, is not stored, and no view reads it.
+    foreign: bool = False
+    classifier: bool = False  # its labels were trained as classes
+    view: dict[str, Any] | None = None
+    base: str | None = None  # folder or hub id of a LoRA run's backbone
+    head: HeadKind = "linear"  # `smorm.model.heads`
+    hashes: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """Names of all rows, the preference row first."""
+        return (PREFERENCE, *self.attributes)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the rows that a folder holds."""
+        return self.attributes if self.foreign else self.rows
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"format": 1, **asdict(self)}
+
+
+_ADAPTER = TypeAdapter(ModelCard)
+
+
+@contextmanager
+def card_errors(where: Path | str) -> Iterator[None]:
+    """What is wrong with a card's fields is one line of a `ModelError`."""
+    try:
+        yield
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(map(str, problem["loc"]))
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "unexpected_keyword_argument":
+            # Its meaning could change a score.
+            message = "this version does not know it"
+        elif problem["type"] != "value_error":
+            message = f"{message[0].lower()}{message[1:]}, got {str(problem['input'])[:80]!r}"
+        raise ModelError(f"{where}: not a model card of smorm: {key}: {message}") from error
+
+
+def read_card(folder: Path) -> ModelCard:
+    """The card of a model folder; `ModelError` where it is missing, damaged or not a card."""
+    path = folder / CARD
+    values = read_settings(path)
+    form = values.pop("format", 1)
+    if form != 1 or isinstance(form, bool):
+        raise ModelError(f"{path}: its format is {form!r}; this version reads 1")
+    with card_errors(path):
+        # Its strict JSON mode takes a list for a tuple, and nothing else for anything else.
+        card = _ADAPTER.validate_json(orjson.dumps(values))
+    check_card(path, card)
+    return card
+
+
+def check_card(where: Path | str, card: ModelCard) -> None:
+    """Refuse a card whose fields contradict each other, or say what no model can be."""
+    if problem := next(_contradictions(card), None):
+        raise ModelError(f"{where}: not a model card of smorm: {problem}")
+
+
+def _contradictions(card: ModelCard) -> Iterator[str]:
+    names = card.attributes
+    if len(names) > limit("labels"):
+        yield f"attributes: {refusal('labels', len(names))}"
+    if len(set(names)) < len(names):
+        yield "attributes: two of one name"
+    if PREFERENCE in names:
+        yield f"attributes: {PREFERENCE!r} is the name of the first row"
+    if names != tuple(scale.name for scale in card.scales):
+        yield "scales: expected one for each of the attributes, in their order"
+    for scale in card.scales:
+        if not _SMALLEST <= scale.scale <= _LARGEST:
+            yield f"scales: {scale.name}: scale is {scale.scale:g}, expected a number above 0"
+        if not abs(scale.offset) <= _LARGEST:
+            yield f"scales: {scale.name}: offset is {scale.offset:g}, expected a finite number"
+    if card.foreign and not names:
+        yield "foreign: labels without a name"
+    yield from _unusable_view(card)
+
+
+def _unusable_view(card: ModelCard) -> Iterator[str]:
+    # Labels without a preference row have no view of their own: one is asked for by name.
+    if card.foreign:
+        return
+    try:
+        parse_view(card.default_view, card.attributes)
+    except ConfigError as error:
+        yield f"default_view: {error}"
