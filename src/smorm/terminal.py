@@ -133,7 +133,7 @@ class CleanStream(io.TextIOBase):
         return self.trusted.fileno()
 
     @property
-    def encoding(self) -> str:
+    def encoding(self) -> str:  # type: ignore[override]
         """Of the stream behind it."""
         return self.trusted.encoding
 
@@ -154,7 +154,7 @@ def run_clean(work: Callable[[], int]) -> int:
     something could not be printed."""
     before = sys.stdout, sys.stderr
     streams = [_opened(stream) for stream in before]
-    sys.stdout, sys.stderr = streams  # type: ignore[assignment]
+    sys.stdout, sys.stderr = streams
     try:
         return work() or _unprinted(streams)
     except SystemExit as ended:

@@ -89,7 +89,7 @@ def read_json_texts(row: Row, context: Context) -> None:
     # Of nearly all rows that is all.
     if not texts:
         return
-    read = {name: messages_in(dict.get(row, name)) for name in texts}
+    read = {name: messages_in(dict.__getitem__(row, name)) for name in texts}
     sides = [read.get(name) for name in _SIDES]
     both = all(turns and _role_named(turns[-1]) == "assistant" for turns in sides)
     for name, turns in read.items():
