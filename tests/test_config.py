@@ -377,3 +377,12 @@ def test_what_decides_the_result_changes_the_hash(key, value):
 def test_a_default_that_is_written_out_does_not_change_the_hash():
     values = values_with("training", {"seed": 0, "precision": "fp32"})
     assert parse_config(values).hash == parse_config(BASE).hash
+
+
+def test_the_written_configuration_has_no_secrets_of_addresses():
+    values = values_with("data.preference", "https://me:pa55word@host/pairs.jsonl?token=qk1234")
+    values["output"]["folder"] = "runs/hf_0123456789abcdef"
+    written = yaml.safe_load(dump_config(parse_config(values)))
+    (source,) = written["data"]["preference"]
+    assert source["path"] == "https://***@host/pairs.jsonl?token=***"
+    assert written["output"]["folder"] == "runs/hf_0123456789abcdef"

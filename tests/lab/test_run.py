@@ -1,3 +1,4 @@
+import csv
 import os
 import signal
 import subprocess
@@ -8,8 +9,10 @@ from itertools import chain
 
 import pytest
 
+from experiments.lab.numbers import Numbers
 from smorm.errors import ConfigError, DataError
-from smorm.evaluation.result import read_results, write_results
+from smorm.evaluation.metrics import Metric
+from smorm.evaluation.result import Result, read_results, write_results
 from smorm.lab.run import COLUMNS, IMPORTED, Job, Progress, plan, run_lab, write_table
 from tests.lab.small import WORK, small
 
@@ -49,6 +52,19 @@ def test_results_read_back_and_the_table_has_a_line_for_each_number(results, tmp
     gold = [line for line in lines if line.startswith("stress,far,SMORM,M,1,gold@8,")]
     assert len(gold) == 1
     assert [line for line in lines if line.startswith("stress,far,SMORM,M,1,drop,")]
+
+
+def test_names_in_the_table_are_no_formulas_and_are_read_as_they_were(tmp_path):
+    name = '=HYPERLINK("http://evil.example")'
+    metrics = {"accuracy": Metric(-0.25, 4)}
+    result = Result("pairs", "pairs/-1+1", name, "+M", metrics, fingerprint={"seed": 0})
+    write_table(tmp_path / "numbers.csv", [result])
+    with (tmp_path / "numbers.csv").open(newline="") as stream:
+        rows = list(csv.reader(stream))
+    cells = [cell for row in rows for cell in row]
+    assert [cell for cell in cells if cell[:1] in ("=", "+", "-", "@")] == ["-0.25"]
+    numbers = Numbers.read(tmp_path / "numbers.csv")
+    assert numbers.values["pairs/-1+1", name, "accuracy"] == {0: -0.25}
 
 
 def test_a_job_that_fails_stops_the_study_with_its_own_error():

@@ -23,6 +23,7 @@ from smorm.data.census import Census, Defect, DropReason, Reason
 from smorm.data.records import Messages
 from smorm.errors import DataError, ModelError, OverLimitError, SmormError
 from smorm.stopping import blocked
+from smorm.terminal import run_clean
 from smorm.text.chat import Message, Renderer
 from smorm.text.limits import Overlong, fit
 from smorm.text.tokenizers import load_tokenizer
@@ -265,8 +266,13 @@ def main() -> None:
     # and number 1 goes where errors go.
     target = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    with contextlib.suppress(BrokenPipeError):
+
+    def work() -> int:
         serve(sys.stdin.buffer, target)
+        return 0
+
+    with contextlib.suppress(BrokenPipeError):
+        run_clean(work)
 
 
 if __name__ == "__main__":

@@ -278,5 +278,5 @@ def write_table(path: Path | str, results: Sequence[Result]) -> None:
         head = (*map(csv_cell, names), seed)
         for name, metric in result.metrics.items():
             if name.startswith(_PREFIXES.get(result.kind, ())):
-                writer.writerow((*head, csv_cell(name), f"{metric.value:.6g}"))
+                writer.writerow((*head, name, f"{metric.value:.6g}"))
     files.write_text(path, stream.getvalue())
