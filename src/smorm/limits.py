@@ -3,9 +3,10 @@
 A limit acts before any configuration is read, so what raises it is a variable of the environment:
 `SMORM_LIMIT_LINE_BYTES=64MiB`. Every refusal names the limit and its variable."""
 
+import contextlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +55,10 @@ LIMITS: Mapping[str, Limit] = {
     "cell_bytes": Limit(
         32 * _MIB, "bytes", "a cell", "One value of a Parquet file or a saved dataset, lists and "
         "objects with all that they hold.",
+    ),
+    "batch_bytes": Limit(
+        _GIB, "bytes", "a batch", "Memory that the next rows of a Parquet file or a saved dataset "
+        "may take when they are unpacked (on Linux).",
     ),
     "row_values": Limit(
         1_000_000, "values", "a row", "Values in one row, nested ones counted: the messages of a "
@@ -158,6 +163,29 @@ def read_limited(path: Path | str, name: str, error_type: type[SmormError] = Dat
     if len(content) > most:
         raise error_type(f"{path}: {refusal(name)}")
     return content
+
+
+@contextlib.contextmanager
+def bounded_memory(name: str) -> Iterator[None]:
+    """A library that asks for more memory than the limit gets a `MemoryError`. For the whole
+    process, so for short calls alone; Linux, elsewhere nothing is bounded."""
+    try:
+        # The sixth number of `statm` is what the limit counts, in pages.
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[5])
+    except OSError:
+        yield
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    most = pages * resource.getpagesize() + limit(name)
+    if soft != resource.RLIM_INFINITY:
+        most = min(most, soft)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def refuse_unknown_settings() -> None:

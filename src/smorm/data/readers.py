@@ -10,14 +10,14 @@ from typing import Any
 from smorm.data.census import BadRecord
 from smorm.data.csvfiles import scan_csv
 from smorm.data.jsonlines import Row, Scanned, scan_json
-from smorm.errors import DataError
+from smorm.data.tables import scan_dataset, scan_parquet
+from smorm.errors import DataError, first_line
 from smorm.files import fingerprint, nearest_name, sha256
 
 _TEXTS, _PACKINGS = (".jsonl", ".ndjson", ".json", ".csv"), ("", ".gz", ".zst")
 SUFFIXES = (*(kind + packing for kind in _TEXTS for packing in _PACKINGS), ".parquet")
 _CSV = tuple(f".csv{packing}" for packing in _PACKINGS)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_BATCH_ROWS, _MAX_COLUMNS = 256, 1000
 
 
 def read_rows(
@@ -41,12 +41,12 @@ def scan_rows(
     """As `read_rows`, but a row that cannot be parsed comes as a `BadRecord`."""
     files, dataset = _opened(Path(path_or_id), split, subset)
     if dataset is not None:
-        yield from _dataset_rows(f"{Path(path_or_id)}[{split}]", dataset)
+        yield from scan_dataset(f"{Path(path_or_id)}[{split}]", dataset)
     for file in files:
         if not file.name.endswith(SUFFIXES):
             raise DataError(f"{file}: unknown kind of file; accepted are {', '.join(SUFFIXES)}")
         if file.name.endswith(".parquet"):
-            yield from _scan_parquet(file)
+            yield from scan_parquet(file)
         elif is_csv(file):
             yield from scan_csv(file)
         else:
@@ -84,25 +84,6 @@ def _hint(path: Path) -> str:
     return f"; did you mean {near}?" if near else ""
 
 
-def _scan_parquet(path: Path) -> Iterator[tuple[str, Row]]:
-    import pyarrow as arrow
-    from pyarrow import parquet
-
-    number = 0
-    try:
-        with parquet.ParquetFile(path) as table:
-            # each row becomes a dict: a matrix of features is no table of records
-            if table.metadata.num_columns > _MAX_COLUMNS:
-                raise DataError(f"{path}: {table.metadata.num_columns:,} columns: refused")
-            # in batches, since `to_pylist` of a whole file would hold all of its rows
-            for batch in table.iter_batches(batch_size=_BATCH_ROWS):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path}:{number}", row
-    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a readable Parquet file: {_first_line(error)}") from error
-
-
 def is_saved_dataset(folder: Path) -> bool:
     """Whether a folder was written by `datasets`' `save_to_disk`."""
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
@@ -114,7 +95,7 @@ def _load_saved(folder: Path, split: str) -> Any:
     try:
         loaded = datasets.load_from_disk(str(folder))
     except Exception as error:  # a library's many errors for a damaged folder, as one line
-        raise DataError(f"{folder}: cannot be loaded: {_first_line(error)}") from error
+        raise DataError(f"{folder}: cannot be loaded: {first_line(error)}") from error
     if isinstance(loaded, dict):
         if split not in loaded:
             raise DataError(f"{folder}: no split {split!r}; it has: {', '.join(sorted(loaded))}")
@@ -140,7 +121,7 @@ def load_hub(name: str, split: str, subset: str | None) -> Any:
     except Exception as error:  # offline, missing, gated: each has its own class
         raise DataError(
             f"{name}: no such local path, and as a Hugging Face dataset it could not be loaded "
-            f"(offline, or not there): {_first_line(error)}"
+            f"(offline, or not there): {first_line(error)}"
         ) from error
 
 
@@ -151,21 +132,6 @@ def load_converted(name: str, split: str, subset: str | None) -> Any:
     files = {split: f"{subset or 'default'}/{split}/*.parquet"}
     revision = "refs/convert/parquet"
     return datasets.load_dataset(name, data_files=files, revision=revision, split=split)
-
-
-def _dataset_rows(name: str, dataset: Any) -> Iterator[tuple[str, Row]]:
-    plain = dataset.with_format(None)  # a saved dataset may ask for tensors
-    for number in range(1, len(plain) + 1):
-        where = f"{name}:{number}"
-        try:
-            row = plain[number - 1]
-        except Exception as error:  # damaged Arrow data shows itself only when it is read
-            raise DataError(f"{where}: row: unreadable: {_first_line(error)}") from error
-        yield where, row
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _split_files(folder: Path, split: str, subset: str | None) -> list[Path]:
