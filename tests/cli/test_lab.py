@@ -2,6 +2,8 @@
 
 import csv
 import signal
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -12,7 +14,6 @@ from smorm.evaluation.result import read_results
 from smorm.lab.config import LabConfig
 from smorm.scoring.reward_model import RewardModel
 from tests.lab.small import WORK, small, store
-from tests.processes import Command, Setting
 
 TINY = [
     "data.pairs=80", "data.rated=40", "data.dev_pairs=30", "data.eval_pairs=40",
@@ -109,14 +110,17 @@ def test_the_demo_leaves_models_and_data_where_recipes_look_for_them(tmp_path):
 
 @pytest.mark.slow
 def test_a_demo_that_was_stopped_goes_on_in_its_folder(tmp_path):
-    setting = Setting(folder=tmp_path)
+    command = [sys.executable, "-m", "smorm.cli.main", "demo", "-o", "demo", "--seeds", "1"]
     for begun in ("first", "again"):
-        with Command("demo", "-o", "demo", "--seeds", 1, setting=setting) as demo:
+        with subprocess.Popen(
+            command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
+        ) as demo:
+            assert demo.stderr is not None
             told = next(line for line in demo.stderr if "data, seed 0" in line or "error" in line)
             demo.send_signal(signal.SIGINT)
-            rest = demo.stderr.read()
-            assert demo.wait() == 130, rest
+            _, rest = demo.communicate(timeout=60)
         assert "data, seed 0" in told, begun
+        assert demo.returncode == 130, rest
         assert "the same study goes on" in rest
     assert [path.name for path in (tmp_path / "demo").iterdir()] == ["work"]
 
