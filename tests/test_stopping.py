@@ -50,6 +50,16 @@ def program():
     time.sleep(0.3)
     return 130
 """
+ENDS_AFTER_ONE = """
+def program():
+    with stopping.handled(once=True):
+        try:
+            ready()
+            time.sleep(30)
+        finally:
+            time.sleep(stopping.BURST_SECONDS + 0.5)
+            Path("cleaned").touch()
+"""
 LOST_IN_A_DESTRUCTOR = """
 class Interrupted:
     def __del__(self):
@@ -62,16 +72,16 @@ def program():
 """
 ANSWERED_BY_A_LIBRARY = """
 def program():
-    ready()
     try:
+        ready()
         time.sleep(30)
     except KeyboardInterrupt:
         raise RuntimeError("a callback failed\\nand more") from None
 """
 ANSWERED_BY_TYPER = """
 def program():
-    ready()
     try:
+        ready()
         time.sleep(30)
     except KeyboardInterrupt as stop:
         raise SystemExit(130) from stop
@@ -129,6 +139,17 @@ def test_work_that_saves_first_loses_nothing_to_further_signals(tmp_path: Path) 
     assert code == 130
     assert said == "\nstopping: what is done is saved first\n"
     assert (tmp_path / "saved").exists()
+
+
+def test_a_later_signal_does_not_interrupt_what_a_worker_removes(tmp_path: Path) -> None:
+    with start(ENDS_AFTER_ONE, tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        time.sleep(BURST_SECONDS + 0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 130
+    assert (tmp_path / "cleaned").exists()
 
 
 def test_a_stop_that_a_destructor_swallowed_is_raised_again(tmp_path: Path) -> None:

@@ -73,12 +73,14 @@ def _held(path: Path, what: str) -> Iterator[None]:
 def _take(path: Path, what: str) -> int:
     """A descriptor whose lock this process holds. A lock of a dead process is none: the file that
     it left is taken over."""
+    # No link: what it leads to may be missing, or another's.
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     while True:
         with named_errors(path):
             # In the loop: a run that ends may remove the folder just after it was made here.
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                descriptor = os.open(path, flags, 0o666)
             except FileNotFoundError:
                 continue
         try:

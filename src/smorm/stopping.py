@@ -35,6 +35,7 @@ class _Requests:
         self.number = 0  # of the first signal
         self.last = -float("inf")  # when one came, on the monotonic clock
         self.deferring = False  # the work is to end in its own time
+        self.once = False  # only the first raises anything
         self.is_program = False  # `run` holds the process: it may write to the terminal
         self.exit_code: int | None = None  # once the program has ended
 
@@ -51,7 +52,7 @@ class _Requests:
                 # Not through Python's streams: they may be in the middle of a write.
                 with contextlib.suppress(OSError):
                     os.write(2, _ACKNOWLEDGED)
-        elif burst:
+        elif burst or (self.once and not first):
             pass
         elif self.exit_code is None:
             raise KeyboardInterrupt
@@ -77,11 +78,12 @@ _requests = _Requests()
 
 
 @contextlib.contextmanager
-def handled() -> Iterator[None]:
+def handled(*, once: bool = False) -> Iterator[None]:
     """Let stop signals raise KeyboardInterrupt within this block, or wait (`defer`). In another
-    thread than the main one they stay with whoever has them."""
+    thread than the main one they stay with whoever has them. With `once` (a worker ends after the
+    first) none of the later ones interrupts what is being removed."""
     before: dict[int, Any] = {}
-    deferring = _requests.deferring
+    deferring, _requests.once = _requests.deferring, _requests.once or once
     if threading.current_thread() is threading.main_thread():
         before = _take_signals()
         if _requests not in before.values():
@@ -90,6 +92,8 @@ def handled() -> Iterator[None]:
         yield
     finally:
         _requests.deferring = deferring
+        if once:
+            _requests.once = False
         if _requests.number:
             # The block has answered: more of the same burst must not interrupt what follows.
             _requests.last = time.monotonic()
@@ -103,7 +107,12 @@ def defer() -> Stop:
     if threading.current_thread() is not threading.main_thread():
         return lambda: False
     _requests.deferring = True
-    return lambda: _requests.number != 0
+    return requested
+
+
+def requested() -> bool:
+    """Whether a stop signal came within the `handled` block."""
+    return _requests.number != 0
 
 
 def _take_signals() -> dict[int, Any]:

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from smorm.config import Config
-from smorm.errors import ConfigError, Interrupted, ModelError, UnprovenError
-from smorm.locks import LOCK, only_run
+from smorm.errors import ConfigError, Interrupted, ModelError, OutputError, UnprovenError
+from smorm.locks import LOCK, only_run, only_writer
 from smorm.model.heads import ScoreHead
 from smorm.model.store import load_model, resolve
 from smorm.training.loop import train
@@ -72,6 +72,27 @@ def test_two_runs_of_one_process_and_what_a_lock_leaves(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), only_run(folder):
         raise RuntimeError
     assert list(folder.iterdir()) == []
+
+
+def test_one_writer_of_a_file_and_any_number_of_a_pipe(tmp_path: Path) -> None:
+    output = tmp_path / "new" / "scores.jsonl"
+    with only_writer(output):
+        taken = f"{output} is in use by another run, process {os.getpid()}"
+        with pytest.raises(ConfigError, match=taken), only_writer(output):
+            pass
+        with only_writer(output.with_name("other.jsonl")):
+            pass
+    assert list(output.parent.iterdir()) == []
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with only_writer(pipe), only_writer(pipe):
+        assert {path.name for path in tmp_path.iterdir()} == {"new", "pipe"}
+
+
+def test_a_lock_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / LOCK).symlink_to(tmp_path / "missing" / "file")
+    with pytest.raises(OutputError, match=LOCK), only_run(tmp_path):
+        pass
 
 
 # What is said at once

@@ -32,7 +32,7 @@ from smorm.model.device import pick_device
 from smorm.printing import csv_cell, without_secrets
 from smorm.processes import end_with_parent, worker_context
 from smorm.rewards.section import REWARDS
-from smorm.stopping import SIGNALS, handled
+from smorm.stopping import SIGNALS, handled, requested
 
 # About how long a job takes a core, by its kind.
 _SECONDS = {"policy": 240, "data": 1, "pool": 4, "arm": 15, "measure": 10}
@@ -185,27 +185,31 @@ def _processes(workers: int, work: Path) -> Iterator[ProcessPoolExecutor]:
 
 
 def _do(values: dict[str, Any], job: Job) -> list[Result]:
-    artifacts = WorldArtifacts(LabConfig(**values))
+    try:
+        # An exception, so that whatever is half made is removed; a training has its own answer.
+        with handled(once=True):
+            results = _make(WorldArtifacts(LabConfig(**values)), job)
+            if not requested():
+                return results
+    except (KeyboardInterrupt, Interrupted):
+        pass
+    # The pool would only pass the exception on: a worker that is ended must not take another job.
+    os._exit(1)
+
+
+def _make(artifacts: WorldArtifacts, job: Job) -> list[Result]:
     if job.kind == "measure":
         run = Run(artifacts, job.seed)
         return [*run.results(), *run.curves()]
-    try:
-        if job.kind == "policy":
-            artifacts.policy(job.seed)
-        elif job.kind == "data":
-            artifacts.data(job.seed)
-        elif job.kind == "pool":
-            artifacts.pools(job.seed, job.name)  # type: ignore[arg-type]
-        else:
-            artifacts.rows(job.name, job.seed)
-    except Interrupted:
-        # The training has cleaned up. A worker that is terminated must not take another job.
-        os._exit(1)
+    if job.kind == "policy":
+        artifacts.policy(job.seed)
+    elif job.kind == "data":
+        artifacts.data(job.seed)
+    elif job.kind == "pool":
+        artifacts.pools(job.seed, job.name)  # type: ignore[arg-type]
+    else:
+        artifacts.rows(job.name, job.seed)
     return []
-
-
-def _leave(*_: object) -> None:
-    raise SystemExit(128 + signal.SIGTERM)
 
 
 def _begin_worker() -> None:
@@ -216,8 +220,8 @@ def _begin_worker() -> None:
     # mean. A fork of the server has them blocked as well.
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    # An exception, so that whatever is half made is removed; a training has an answer of its own.
-    signal.signal(signal.SIGTERM, _leave)
+    # Between two jobs (`_do`) there is nothing to remove.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     # Once more: what the worker is a fork of may have started before they were set.
     os.environ.update(_VARIABLES)
