@@ -86,7 +86,7 @@ def test_fields_that_are_not_read_are_told_by_source_with_their_counts(tmp_path)
         ("### Instruction:\nwhy?\n\n### Response:\nso", "chat_markup", "Alpaca"),
         ('{"role": "user", "content": "why?"}', "messages_as_text", "lists of messages"),
         ('[{"role": "user", "content": "why?"}] then?', "messages_as_text", "lists of messages"),
-        ("[{'from': 'human', 'value': 'why?'}]", "messages_as_text", "lists of messages"),
+        ("[{'from': 'human', 'value': 'why?'}, ...]", "messages_as_text", "lists of messages"),
     ],
 )
 @pytest.mark.parametrize("side", ["prompt", "chosen"])

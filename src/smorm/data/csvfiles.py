@@ -1,7 +1,9 @@
-"""Rows from CSV files: the first line names the columns, every value is text, an empty one null."""
+"""Rows from CSV files: the first line names the columns, every value is text, an empty one null.
+Columns are separated by commas, or by the semicolons or tabs of a first line without a comma."""
 
 import csv
 import io
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,9 +24,13 @@ def scan_csv(path: Path) -> Iterator[Scanned]:
     csv.field_size_limit(limit("line_bytes"))
     with unpacked(path) as stream:
         lines = _Lines(path, stream)
+        header = next(lines, "")
+        reader = csv.reader(
+            itertools.chain([header], lines), strict=True, delimiter=_separator(header)
+        )
         names: list[str] = []
         try:
-            for values in csv.reader(lines, strict=True):
+            for values in reader:
                 if names and values:
                     yield _row(path, lines.first, names, values)
                 elif values:
@@ -33,6 +39,14 @@ def scan_csv(path: Path) -> Iterator[Scanned]:
         except csv.Error as error:
             problem = f"{error}; from line {lines.first} on it is not readable as CSV"
             raise DataError(f"{path}:{lines.number}: {problem}") from error
+
+
+def _separator(header: str) -> str:
+    # A comma in a name is no sign of anything else: names of columns are plain.
+    for separator in (";", "\t"):
+        if separator in header and "," not in header:
+            return separator
+    return ","
 
 
 class _Lines:
@@ -72,10 +86,6 @@ def _columns(path: Path, values: list[str]) -> list[str]:
     if len(values) > limit("columns"):
         raise DataError(f"{path}:1: {refusal('columns', len(values))}")
     names = [name.strip() or _UNNAMED for name in values]
-    for separator in (";", "\t"):
-        if len(names) == 1 and separator in names[0]:
-            problem = f"its columns are separated by {separator!r}, expected commas"
-            raise DataError(f"{path}:1: {problem}: write it again with commas")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"{path}:1: columns of the same name: {shortened(', '.join(twice))}")
     return names

@@ -121,9 +121,8 @@ def number(value: object, field: str, context: Context) -> float:
             value = float(value)
             context.count(DropReason.RATING_CONVERTED, "text")
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise context.bad(
-            field, Defect.BAD_RATING, f"{describe(value)}, expected a number{_remedy(value)}"
-        )
+        problem = f"{describe(value)}, expected a number{_remedy(value, context)}"
+        raise context.bad(field, Defect.BAD_RATING, problem)
     # Of usual ratings, and of no others, that is all: NaN is not between two numbers.
     if not -_USUAL < value < _USUAL:
         _refuse_huge(value, field, context)
@@ -139,10 +138,12 @@ def _refuse_huge(value: float, field: str, context: Context) -> None:
         raise context.bad(field, Defect.BAD_RATING, f"{brief(value)}, {refusal('rating')}")
 
 
-def _remedy(value: object) -> str:
-    """How a source says that such a value is a rating."""
+def _remedy(value: object, context: Context) -> str:
+    """How a source says that such a value is a rating, or none."""
     if isinstance(value, bool):
         return " (booleans: true in the source reads it as 1 or 0)"
+    if isinstance(value, str) and context.numbers_in_text:
+        return " (na: [...] in the source lists what is no rating)"
     if isinstance(value, str):
         return " (numbers_in_text: true in the source reads it, na: [...] lists what is no rating)"
     return ""
@@ -189,7 +190,7 @@ def identity(row: Mapping[str, Any], context: Context) -> Identity | None:
     """The row's id as it is given: text, a number, true or false."""
     value = row.get("id")
     if value is not None and not isinstance(value, str | int | float):
-        raise context.wrong("id", value, "text or a number")
+        raise context.wrong("id", value, "text or a number (columns: {id: COLUMN} takes another)")
     return value
 
 

@@ -163,6 +163,11 @@ def _splits(row: Row, split: str) -> dict[str, list[Any]] | None:
     """The lists of rows in an object; None where it is a row itself."""
     if split not in row and not row.keys() <= _SPLITS:
         return None
+    if len(row) == 1:
+        (inside,) = row.values()
+        # `{"data": {"train": [...], "test": [...]}}`
+        if isinstance(inside, dict) and inside.keys() <= _SPLITS:
+            row = inside
     lists = {name: rows for name, rows in row.items() if _holds_rows(rows)}
     # By their names alone: a row too may be a list of objects under one name (`responses`).
     if split in lists or (lists.keys() == row.keys() and row.keys() <= _SPLITS):

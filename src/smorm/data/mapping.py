@@ -15,8 +15,9 @@ from smorm.data.rows import Row, is_empty
 from smorm.errors import ConfigError
 
 TARGETS = (
-    "prompt", "system", "history", "chosen", "rejected", "response", "responses", "text", "margin",
-    "id", "source", "scores", "tools", "response_a", "response_b", "label", "ranks", "ratings",
+    "prompt", "system", "history", "messages", "chosen", "rejected", "response", "responses",
+    "text", "margin", "id", "source", "scores", "tools", "response_a", "response_b", "label",
+    "ranks", "ratings",
 )  # fmt: skip
 """What columns can be mapped to. `system` and `history` become messages before the prompt."""
 _DIFFERENCE = " - "

@@ -14,9 +14,9 @@ from smorm.data.tables import scan_dataset, scan_parquet
 from smorm.errors import DataError, first_line
 from smorm.files import fingerprint, nearest_name, sha256
 
-_TEXTS, _PACKINGS = (".jsonl", ".ndjson", ".json", ".csv"), ("", ".gz", ".zst")
+_TEXTS, _PACKINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv"), ("", ".gz", ".zst")
 SUFFIXES = (*(kind + packing for kind in _TEXTS for packing in _PACKINGS), ".parquet")
-_CSV = tuple(f".csv{packing}" for packing in _PACKINGS)
+_CSV = tuple(kind + packing for kind in (".csv", ".tsv") for packing in _PACKINGS)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 

@@ -17,7 +17,8 @@ from smorm.data.census import BadRecord, Census, Defect, DropReason
 from smorm.data.fields import Context, Labels
 from smorm.data.formats import FORMATS, Format, Parsed, Row, format_hint, format_of_row
 from smorm.data.formats.generic import dialogue_name, has_prompt
-from smorm.data.mapping import Columns, has_column, value_at
+from smorm.data.guessing import likely_source
+from smorm.data.mapping import TARGETS, Columns, has_column, value_at
 from smorm.data.messages import read_json_texts
 from smorm.data.readers import is_csv, scan_rows
 from smorm.data.records import Candidates, Fields, Identity, Kind, Preference, Rated, Record
@@ -31,6 +32,7 @@ OnBad = Literal["stop", "skip"]
 TakeBad = Callable[[BadRecord, Row | None], None]
 SIDES = ("chosen", "rejected")
 _TRANSCRIPT = re.compile(r"\s*Human: .*\n\nAssistant:", re.DOTALL)
+_MISSING = (Defect.MISSING_FIELD, Defect.EMPTY_PROMPT)
 _QUESTIONS = ("question", "instruction", "query", "input", "context")
 _ENTRY = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 _MANY_FIELDS, _MOST_COUNTED = "fields of further names", 2000
@@ -131,7 +133,14 @@ class _Reader:
         tracked = self.columns.apply(rows.Row(row), context)
         read_json_texts(tracked, context)
         form = self.form or format_of_row(tracked, kind, context)
-        parsed = form.parse(tracked, context)
+        try:
+            parsed = form.parse(tracked, context)
+        except BadRecord as bad:
+            # What is missing may be there by another name.
+            if self.form is None and bad.defect in _MISSING and bad.field in TARGETS:
+                problem = f"{bad.problem}{likely_source(row, form.kind)}"
+                raise context.bad(bad.field, bad.defect, problem) from None
+            raise
         unread: list[Unread] = []
         if not tracked.is_read:
             unread = [entry for entry in tracked.unread() if not self._ignores(entry.path)]

@@ -215,7 +215,11 @@ def content_of(name: str, value: Any) -> Content:
     if not isinstance(value, int | float) and isinstance(value, Mapping):
         if _is_message(value):
             return Content.MESSAGES
-        return _heaviest([content_of(str(key), value[key]) for key in value])
+        content = _heaviest([content_of(str(key), value[key]) for key in value])
+        # `scores: {chosen: 4, rejected: 2}`: the numbers are what the whole is called.
+        if content is Content.OTHER and _names_scores(lowered):
+            return Content.SCORES
+        return content
     if _names_scores(lowered):
         return Content.SCORES
     return Content.OTHER

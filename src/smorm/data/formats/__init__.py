@@ -121,7 +121,10 @@ def format_of_row(row: Row, kind: Kind | None, context: Context) -> Format:
     if kind in matches:
         return FORMATS[kind]
     shapes = " or ".join(FORMATS[name].shape for name in get_args(Kind) if kind in (None, name))
-    hint = format_hint(row, kind)
+    # It reads rows by the formats that are registered here.
+    from smorm.data.guessing import likely_source
+
+    hint = format_hint(row, kind) or likely_source(row, kind)
     if not hint and matches:
         hint = f"; it looks like a {matches[0]} record"
     elif not hint:

@@ -39,10 +39,16 @@ class Verdict:
 
 
 _WORDS = {
-    Better.FIRST: ("a", "model_a", "response_a", "answer_a", "first", "left", "[[a]]"),
-    Better.SECOND: ("b", "model_b", "response_b", "answer_b", "second", "right", "[[b]]"),
-    Better.TIE: ("tie", "c", "[[c]]", "both", "neither", "both_bad", "tie (bothbad)", "same"),
-}
+    Better.FIRST: (
+        "a", "model_a", "response_a", "answer_a", "first", "left", "[[a]]", "a>b", "a>>b"
+    ),
+    Better.SECOND: (
+        "b", "model_b", "response_b", "answer_b", "second", "right", "[[b]]", "b>a", "b>>a"
+    ),
+    Better.TIE: (
+        "tie", "c", "[[c]]", "both", "neither", "both_bad", "tie (bothbad)", "same", "a=b"
+    ),
+}  # fmt: skip
 _NUMBERS: Mapping[str, Mapping[float, Better]] = {
     "index": {0: Better.FIRST, 1: Better.SECOND},
     "number": {1: Better.FIRST, 2: Better.SECOND},
@@ -69,7 +75,10 @@ def verdict_of(value: Any, field: str, labels: Labels | None, context: Context) 
             value = fields.rating(value, field, replace(context, booleans=True))
         if not isinstance(value, bool | int | float) or value not in _NUMBERS[labels]:
             expected = " or ".join(f"{number:g}" for number in _NUMBERS[labels])
-            raise context.bad(field, Defect.BAD_LABEL, f"{fields.describe(value)}, not {expected}")
+            problem = f"{fields.describe(value)}, not {expected}"
+            if isinstance(value, str) and not context.numbers_in_text:
+                problem += " (numbers_in_text: true in the source reads numbers in text)"
+            raise context.bad(field, Defect.BAD_LABEL, problem)
         return Verdict(_NUMBERS[labels][value])
     if isinstance(value, str):
         for better, words in _WORDS.items():

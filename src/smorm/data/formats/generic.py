@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from smorm.data import fields
 from smorm.data.census import BadRecord, Defect, DropReason
 from smorm.data.fields import Context
 from smorm.data.formats import Format, Row
-from smorm.data.messages import read_messages, template_inputs
+from smorm.data.messages import Spelling, from_json, read_messages, template_inputs
 from smorm.data.records import Candidates, Messages, Preference, Rated
 from smorm.data.rows import has_value, plain
 from smorm.names import name_problem
@@ -34,8 +34,10 @@ def preference(row: Row, context: Context) -> list[Preference | Candidates]:
     if "chosen" not in row and has_value(row, "rejected_messages"):
         pair = _conversations(row, ("messages", "rejected_messages"), context)
         return [preference_of(row, pair, context)]
-    if "chosen" not in row and "rejected_response" in row:
-        return [_against_last_message(row, context)]
+    if "chosen" not in row and not has_prompt(row):
+        for name in ("rejected_response", "rejected"):
+            if name in row and dialogue_name(row) is not None:
+                return [_against_last_message(row, name, context)]
     # "prompt" in the row but null is a damaged row, and no pair of whole conversations
     whole = not has_prompt(row) and dialogue_name(row) is None
     if context.every_response and not whole:
@@ -45,12 +47,22 @@ def preference(row: Row, context: Context) -> list[Preference | Candidates]:
     if whole:
         return [preference_of(row, _whole_conversations(row, chosen, rejected, context), context)]
     prompt = prompt_of(row, context)
-    names, sides = ["chosen"], [side_of(chosen, "chosen", context)]
-    for name, value in _answers(rejected, "rejected"):
+    names: list[str] = []
+    sides: list[Messages] = []
+    for name, value in (_one_answer(chosen, context), *_answers(rejected, "rejected")):
         names.append(name)
         sides.append(side_of(value, name, context))
     good, *bad = without_prompt(prompt, tuple(sides), tuple(names), context)
     return [preference_of(row, (prompt, good, side), context) for side in bad]
+
+
+def _one_answer(chosen: Any, context: Context) -> tuple[str, Any]:
+    """The chosen answer with its name, where it stands alone in a list too."""
+    answers = _answers(chosen, "chosen")
+    if len(answers) > 1:
+        expected = "one answer (several good ones are format best_of_k, for smorm eval)"
+        raise context.wrong("chosen", chosen, expected)
+    return answers[0]
 
 
 def _every_side(row: Row, context: Context) -> Candidates:
@@ -76,10 +88,9 @@ def _conversations(row: Row, names: tuple[str, str], context: Context) -> Split:
     return template_inputs(row, context) + prompt, good, bad
 
 
-def _against_last_message(row: Row, context: Context) -> Preference:
+def _against_last_message(row: Row, name: str, context: Context) -> Preference:
     prompt, chosen = _prompt_and_response(row, context)
-    value = fields.required(row, "rejected_response", context)
-    rejected = side_of(value, "rejected_response", context)
+    rejected = side_of(fields.required(row, name, context), name, context)
     return preference_of(row, (prompt, chosen, rejected), context)
 
 
@@ -114,7 +125,10 @@ def identity_of(row: Row, context: Context) -> dict[str, Any]:
     """The fields of a record that say where it is from."""
     if "id" not in row and "source" not in row:
         return {"where": context.where}
-    source = fields.optional_text(row, "source", context)
+    # A name for people: of another type it is a field like others, which is not read.
+    source = None
+    if isinstance(dict.get(row, "source") if isinstance(row, dict) else None, str | int):
+        source = fields.optional_text(row, "source", context)
     return {"id": fields.identity(row, context), "source": source, "where": context.where}
 
 
@@ -153,6 +167,10 @@ def ratings_of(row: Row, context: Context) -> dict[str, Any]:
 
 def _ratings(row: Row, context: Context) -> dict[str, Any]:
     nested = row.get("scores")
+    if isinstance(nested, str) and nested.lstrip().startswith("{"):
+        # As a CSV file has it.
+        nested = from_json(nested, "scores", context)
+        context.count(Spelling.JSON_TEXT, "scores")
     if nested is None and context.attributes is None:
         expected = "{name: number or null}; for flat columns name them as attributes"
         raise context.bad("scores", Defect.MISSING_FIELD, f"missing, expected {expected}")
@@ -186,9 +204,24 @@ def candidates(row: Row, context: Context) -> list[Candidates]:
     answers: list[tuple[str, Any]] = []
     for index, value in enumerate(values):
         if isinstance(value, dict) and not _is_message(value):
-            value = value.get("response")
+            value = answer_in(value, f"responses[{index}]", context)
         answers.append((f"responses[{index}]", value))
     return [answers_of(row, prompt_of(row, context), answers, context)]
+
+
+ANSWER_KEYS = ("response", "answer", "completion", "generation", "output", "text", "content")
+
+
+def answer_in(answer: Mapping[str, Any], field: str, context: Context) -> Any:
+    """The answer that an object holds beside what is said of it."""
+    # There, and null: what the answer is, and no reason to look for another.
+    if "response" in answer:
+        return answer["response"]
+    for key in ANSWER_KEYS:
+        if has_value(answer, key):
+            return answer[key]
+    problem = f"no answer in it; the object has: {fields.names_of(answer)}"
+    raise context.bad(field, Defect.MISSING_FIELD, problem)
 
 
 def answers_of(

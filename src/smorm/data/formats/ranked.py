@@ -16,7 +16,6 @@ from smorm.limits import limit, refusal
 
 _MERIT_KEYS = ("rank", "score", "rating")
 _MERITS = {"ranks": -1.0, "ratings": 1.0, "scores": 1.0}
-_ANSWER_KEYS = ("response", "answer", "completion", "generation", "output", "text", "content")
 
 
 def parse(row: Row, context: Context) -> list[Preference | Candidates]:
@@ -79,7 +78,7 @@ def _every_answer(
         if isinstance(answer, Mapping) and "role" not in answer and "from" not in answer:
             for name_of_merit in _MERIT_KEYS:
                 answer.get(name_of_merit)
-            answer = next((answer[key] for key in _ANSWER_KEYS if _has(answer, key)), None)
+            answer = next((answer[key] for key in generic.ANSWER_KEYS if _has(answer, key)), None)
         values.append((name, answer))
     return generic.answers_of(row, prompt, values, context)
 
@@ -88,11 +87,7 @@ def _answer(answer: Mapping[str, Any], name: str, context: Context) -> Any:
     # A message is an answer itself.
     if "role" in answer or "from" in answer:
         return answer
-    for key in _ANSWER_KEYS:
-        if answer.get(key) is not None:
-            return answer[key]
-    problem = f"no answer in it; the object has: {fields.names_of(answer)}"
-    raise context.bad(name, Defect.MISSING_FIELD, problem)
+    return generic.answer_in(answer, name, context)
 
 
 def _merits(
