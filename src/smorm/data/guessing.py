@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -76,8 +76,8 @@ _SHAPES = (
     _Shape("rated", ("text", "scores")),
 )
 _AUTO = ("preference", "rated", "candidates")
-_CONVERSIONS: tuple[Mapping[str, bool], ...] = (
-    {}, {"booleans": True}, {"numbers_in_text": True}, {"booleans": True, "numbers_in_text": True}
+_CONVERSIONS: tuple[tuple[str, ...], ...] = (
+    (), ("booleans",), ("numbers_in_text",), ("booleans", "numbers_in_text")
 )  # fmt: skip
 
 
@@ -150,7 +150,7 @@ def _columns_of(shape: _Shape, paths: Mapping[str, str]) -> dict[str, list[str]]
 def _reads(
     shape: _Shape,
     columns: Mapping[str, list[str]],
-    conversions: Mapping[str, bool],
+    conversions: Sequence[str],
     row: Mapping[str, Any],
 ) -> str | None:
     """What else is to be said, where a row is read so ("" for nothing); None where it is not."""
@@ -161,7 +161,10 @@ def _reads(
         (name,) = mapped.pop("scores")
         attributes = {name: name}
     parsed = Columns.parse(mapped)
-    context = Context("", Census(), attributes, parsed.targets, **conversions)
+    context = Context(
+        "", Census(), attributes, parsed.targets, booleans="booleans" in conversions,
+        numbers_in_text="numbers_in_text" in conversions,
+    )  # fmt: skip
     try:
         read = FORMATS[shape.form].parse(parsed.apply(rows.Row(given), context), context)
     except BadRecord as bad:
@@ -175,7 +178,7 @@ def _reads(
 def _spelt(
     shape: _Shape,
     columns: Mapping[str, list[str]],
-    conversions: Mapping[str, bool],
+    conversions: Sequence[str],
     more: str,
 ) -> str:
     named: list[str] = []

@@ -47,16 +47,18 @@ def preference(row: Row, context: Context) -> list[Preference | Candidates]:
     if whole:
         return [preference_of(row, _whole_conversations(row, chosen, rejected, context), context)]
     prompt = prompt_of(row, context)
-    names: list[str] = []
-    sides: list[Messages] = []
-    for name, value in (_one_answer(chosen, context), *_answers(rejected, "rejected")):
+    name = "chosen"
+    if isinstance(chosen, list):
+        name, chosen = _one_answer(chosen, context)
+    names, sides = [name], [side_of(chosen, name, context)]
+    for name, value in _answers(rejected, "rejected"):
         names.append(name)
         sides.append(side_of(value, name, context))
     good, *bad = without_prompt(prompt, tuple(sides), tuple(names), context)
     return [preference_of(row, (prompt, good, side), context) for side in bad]
 
 
-def _one_answer(chosen: Any, context: Context) -> tuple[str, Any]:
+def _one_answer(chosen: list[Any], context: Context) -> tuple[str, Any]:
     """The chosen answer with its name, where it stands alone in a list too."""
     answers = _answers(chosen, "chosen")
     if len(answers) > 1:
