@@ -105,14 +105,12 @@ def _no_message(value: Mapping[str, Any], field: str, context: Context) -> BadRe
 def read_json_texts(row: Row, context: Context) -> None:
     """Put messages that are written as JSON text in its stead into the row, counted. Both sides of
     a pair, or neither: of one alone it is what the answer says."""
-    texts = {
-        name: value
-        for name, value in dict.items(row)
-        if type(value) is str and value[:1] in _LIST_STARTS
-    }
-    # Of nearly all rows that is all.
-    if not texts:
-        return
+    for value in dict.values(row):
+        if type(value) is str and value[:1] in _LIST_STARTS:
+            break
+    else:
+        return  # nearly all rows
+    texts = {name: value for name, value in row.as_given() if isinstance(value, str)}
     read = {name: messages_in(text) for name, text in texts.items()}
     sides = [read.get(name) for name in _SIDES]
     both = all(turns and _role_named(turns[-1]) == "assistant" for turns in sides)
