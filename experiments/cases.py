@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from experiments.cases_applied import applied_page
 from experiments.command import run_command
 from smorm import files
 from smorm.checks.findings import FINE, meaning
@@ -20,7 +21,7 @@ from smorm.data.reading import Source, read_each, read_records
 from smorm.data.records import Kind
 from smorm.errors import SmormError
 
-MOST_FINDINGS, MOST_CHARACTERS = 4, 330
+MOST_FINDINGS, MOST_CHARACTERS = 4, 480
 # Findings about what was not asked for here.
 _ASIDE = ("no_token_checks", "length_bias", "duplicate_records", "attribute_length",
           "missing_ratings", "constant_attribute", "near_duplicate_prompts")  # fmt: skip
@@ -71,13 +72,15 @@ def page(folder: Path) -> str:
         "Made by `python -m experiments.cases --cases ../shared/cases --output results/cases`. "
         "Each file is read as it is, and where that is refused, as its source has to say it. "
         "`check` lists what is to be fixed or looked at (no tokenizer is named), `train`, "
-        "`score` and `eval` what their readers say.",
+        "`score` and `eval` what their readers say. Templates are tried at the end, each by a tiny "
+        "model that is trained for one step with it.",
     ]
     for path in sorted(folder.glob("*/*")):
         name = path.relative_to(folder).as_posix()
         if path.suffix != ".jinja":
             asked = ASKED.get(name, Asked())
             lines += ["", f"## {name}", "", *_table(path, folder, asked)]
+    lines += applied_page(folder, _short)
     return "\n".join(lines) + "\n"
 
 

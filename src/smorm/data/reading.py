@@ -138,7 +138,7 @@ class _Reader:
         except BadRecord as bad:
             # What is missing may be there by another name.
             if self.form is None and bad.defect in _MISSING and bad.field in TARGETS:
-                problem = f"{bad.problem}{likely_source(row, form.kind)}"
+                problem = f"{bad.problem}{likely_source(row, kind)}"
                 raise context.bad(bad.field, bad.defect, problem) from None
             raise
         unread: list[Unread] = []
