@@ -110,8 +110,10 @@ def read_json_texts(row: Row, context: Context) -> None:
             break
     else:
         return  # nearly all rows
-    texts = {name: value for name, value in row.as_given() if isinstance(value, str)}
-    read = {name: messages_in(text) for name, text in texts.items()}
+    read: dict[str, list[Any] | None] = {}
+    for name, value in row.as_given():
+        if isinstance(value, str) and value[:1] in _LIST_STARTS:
+            read[name] = messages_in(value)
     sides = [read.get(name) for name in _SIDES]
     both = all(turns and _role_named(turns[-1]) == "assistant" for turns in sides)
     for name, turns in read.items():
