@@ -41,6 +41,11 @@ class NonFiniteScoreError(ModelError):
     """A model gave a score or hidden state that is NaN or infinite: its weights are broken."""
 
 
+class UnboundedError(ModelError):
+    """A model's template, tokenizer or pattern takes more time, memory or text than the limits
+    allow."""
+
+
 class CheckpointError(ModelError):
     """A training checkpoint is damaged, or belongs to another run."""
 

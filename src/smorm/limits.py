@@ -124,10 +124,23 @@ LIMITS: Mapping[str, Limit] = {
         32 * _MIB, "bytes", "a header", "The names and shapes at the start of a safetensors file."
     ),
     "probe_seconds": Limit(
-        20, "seconds", "a probe", "Time in which a template or tokenizer must show what it does."
+        10, "seconds", "a probe", "Processor time in which a chat template, a tokenizer or an "
+        "adapter's patterns must show what they do, before they are used.",
     ),
-    "probe_bytes": Limit(
-        2 * _GIB, "bytes", "a probe", "Memory in which a template or tokenizer must do so."
+    "probe_bytes": Limit(2 * _GIB, "bytes", "a probe", "Memory in which they must do so."),
+    "render_seconds": Limit(
+        10, "seconds", "a conversation", "Processor time of a chat template for one conversation."
+    ),
+    "added_tokens": Limit(
+        50_000, "tokens", "a tokenizer", "Tokens that a tokenizer has beside its vocabulary."
+    ),
+    "token_characters": Limit(
+        10_000, "characters", "a token", "A token of a vocabulary, and the longest word that a "
+        "tokenizer looks for whole.",
+    ),
+    "token_growth": Limit(
+        128, "times", "its length", "What a tokenizer may make of a text: characters by its "
+        "normalizer, and tokens.",
     ),
 }  # fmt: skip
 

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+import chaos.templates
 from smorm import RewardModel
-from smorm.errors import ModelError
+from smorm.errors import ModelError, UnboundedError
 from smorm.model.backbone import import_peft
 from smorm.model.border import quiet
 from smorm.model.foreign import Unreadable, UnreadableModelError
@@ -163,3 +164,27 @@ def test_adapters_that_are_only_prompts_are_refused(tmp_path):
         peft.get_peft_model(model, config).save_pretrained(tmp_path / "adapters")
     with pytest.raises(ModelError, match="PROMPT_TUNING"):
         RewardModel.load(tmp_path / "adapters")
+
+
+@pytest.mark.parametrize("pattern", chaos.templates.PATTERNS)
+@pytest.mark.parametrize("key", ["target_modules", "rank_pattern"])
+def test_a_pattern_that_takes_hours_is_refused(monkeypatch, hostile, key, pattern):
+    monkeypatch.setenv("SMORM_LIMIT_PROBE_SECONDS", "1")
+    value = {pattern: 4} if key == "rank_pattern" else pattern
+    change_json(hostile / "adapter_config.json", **{key: value})
+    refusal = rf"adapter_config\.json: {key}: takes too long: .*PROBE_SECONDS raises it"
+    with pytest.raises(UnboundedError, match=refusal):
+        RewardModel.load(hostile)
+
+
+def test_an_honest_pattern_is_matched(hostile):
+    change_json(hostile / "adapter_config.json", target_modules=r".*\.(q|v)_proj|.*mlp.*_proj")
+    assert np.isfinite(RewardModel.load(hostile).score(PAIRS).view()).all()
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    """Adapters that are loaded again and again."""
+    targets = r".*\.(q|v)_proj|.*mlp.*_proj"
+    adapted(headless(tmp_path / "base"), tmp_path / "adapters", target_modules=targets)
+    return tmp_path / "adapters"

@@ -229,7 +229,8 @@ def serve(source: BinaryIO, target: BinaryIO) -> None:
     answer: dict[str, Any] = {"proof": None, "reason": ""}
     # Whatever goes wrong is sent back: the main process then does the work itself.
     try:
-        tokenizer = load_tokenizer(hello["tokenizer"])
+        # The main process has saved it, and has had it tried when it was loaded there.
+        tokenizer = load_tokenizer(hello["tokenizer"], tried=True)
         renderer = Renderer(tokenizer, hello["template"], hello["max_tokens"])
         answer["proof"] = _proof(renderer)
     except (OSError, ValueError, KeyError, TypeError, DataError, ModelError) as error:

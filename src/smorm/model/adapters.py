@@ -21,6 +21,7 @@ from smorm.model.backbone import fit_embeddings, import_peft, load_pretrained, m
 from smorm.model.border import check_ids, check_model
 from smorm.model.foreign import Unreadable, UnreadableModelError
 from smorm.model.headers import Stored, read_headers
+from smorm.model.patterns import refuse_slow_patterns
 from smorm.model_files import check_files, fetch, read_settings
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -153,6 +154,7 @@ def load_adapted(
     if missing:
         raise ModelError(f"{base}: {missing[0]} is missing in it; it would be random")
     fit_embeddings(model, len(tokenizer))
+    refuse_slow_patterns(folder, model)
     with import_peft() as peft:
         with third_party(folder, "the adapters could not be loaded"):
             adapted = peft.PeftModel.from_pretrained(model, str(folder), torch_device="cpu")

@@ -16,6 +16,7 @@ import torch
 from smorm.errors import ConfigError, ModelError, cause_of, first_line, third_party
 from smorm.model import foreign
 from smorm.model.border import CheckedModel, check_model, quiet, read_config
+from smorm.model.patterns import refuse_slow_patterns
 from smorm.model_files import local_folder, read_settings
 from smorm.printing import get_logger
 
@@ -200,6 +201,7 @@ def add_lora(
 
 def load_lora(backbone: Any, folder: Path) -> Any:
     """Put saved adapters, which were checked, on a backbone."""
+    refuse_slow_patterns(folder, backbone)
     with import_peft() as peft, third_party(folder, "the adapters could not be loaded"):
         return peft.PeftModel.from_pretrained(backbone, str(folder))
 

@@ -24,7 +24,7 @@ from smorm.model.network import RewardNetwork
 from smorm.model.store import save_model, save_view
 from smorm.model.views import View, fold
 from smorm.text.chat import RAW, ChatInputs, Messages, Renderer
-from smorm.text.tokenizers import ensure_pad_token
+from smorm.text.tokenizers import ensure_pad_token, refuse_unbounded
 
 Side = Literal["left", "right"]
 
@@ -113,6 +113,8 @@ class PlainModel:
         problem = "plain transformers cannot load it"
         checked = check_model(folder)
         model, info = load_pretrained(AutoModelForSequenceClassification, checked, problem, dtype)
+        # As it is loaded elsewhere; here no class but transformers' own choice counts.
+        refuse_unbounded(folder)
         with third_party(folder, problem):
             tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
         check_ids(folder, tokenizer, checked.rows)

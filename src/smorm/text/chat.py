@@ -22,8 +22,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from smorm.errors import DataError, ModelError
+from smorm.errors import DataError, ModelError, UnboundedError
 from smorm.files import fingerprint
+from smorm.limits import limit
 from smorm.text import control
 from smorm.text.changes import (
     Change,
@@ -166,6 +167,9 @@ class Renderer:
         chat_template: str | None = None,
         max_tokens: int = 2048,
     ) -> None:
+        from smorm.text import sandbox
+
+        sandbox.install()
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
         self.chat_template = chat_template or own_template(tokenizer)
@@ -329,6 +333,12 @@ class Renderer:
             text = self.tokenizer.apply_chat_template(inputs.messages, tokenize=False, **options)
         except (TemplateSyntaxError, SecurityError) as error:
             raise ModelError(f"the chat template cannot be used: {error}") from error
+        except UnboundedError as error:
+            # A conversation that is itself as long as the limit is a fault of the data.
+            length = sum(map(len, inputs.texts()))
+            if length < limit("conversation_bytes") // 4:
+                raise
+            raise DataError(f"a conversation of {length:,} characters: {error}") from error
         # A template is a program of somebody else's: on a conversation it does not expect it may
         # raise whatever Python can.
         except Exception as error:

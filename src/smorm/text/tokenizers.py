@@ -12,8 +12,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smorm import limits
 from smorm.errors import ConfigError, first_line, third_party
 from smorm.model_files import local_folder, read_settings
+from smorm.text import probe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,13 +37,27 @@ _SPARE = (
 )
 
 
-def load_tokenizer(path: str) -> Any:
+def refuse_unbounded(folder: Path) -> None:
+    """Try a folder's tokenizer and chat templates; `UnboundedError` where they take too much time,
+    memory or text. Templates are bounded afterwards wherever transformers renders them."""
+    with probe.start_folder(folder) as trial:
+        # Imported while the trial runs, since it takes longer than that.
+        from smorm.text import sandbox
+
+        sandbox.install()
+        trial.wait()
+
+
+def load_tokenizer(path: str, *, tried: bool = False) -> Any:
     """The tokenizer of a folder or hub id; `ModelError` where it cannot be loaded, or asks to run
-    code of its own."""
+    code of its own. What the folder brings is tried first (`refuse_unbounded`), but for one that
+    another process has `tried`."""
+    folder = local_folder(path, weights=False)
+    if not tried:
+        refuse_unbounded(folder)
     # AutoTokenizer imports torch, which a tokenising process can do without: 200 MB and 2 seconds.
     from transformers import PreTrainedTokenizerFast
 
-    folder = local_folder(path, weights=False)
     file = folder / "tokenizer_config.json"
     # AutoTokenizer prefers the class of some model types (Qwen2's) to the saved one, and that
     # class splits text in another way: the saved class decides.
@@ -62,13 +78,15 @@ def load_tokenizer(path: str) -> Any:
 
 def read_template(path: Path, named: str) -> str:
     """A chat template of a file; ConfigError, which begins with what `named` it, where it has
-    none."""
+    none, or one that takes too much."""
     try:
-        template = path.read_text(encoding="utf-8")
+        content = limits.read_limited(path, "template_bytes", ConfigError)
+        template = content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{named}: {path}: {first_line(error)}") from error
     if not template.strip():
         raise ConfigError(f"{named}: {path}: an empty file, expected a Jinja template")
+    probe.refuse_template(template, f"{named}: {path}")
     return template
 
 
