@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from smorm import RewardModel
 from tests.model.foreign_folders import PAIRS, classifier, load_plain, plain_logits
 
 
@@ -53,6 +54,7 @@ def test_a_classifier_equals_itself_and_exports_one_label(smorm, tmp_path, judge
     assert (code, err.strip()) == (0, "")
     expected = plain_logits(load_plain(judge))[:, 1]
     np.testing.assert_allclose(plain_logits(load_plain(folder))[:, 0], expected, atol=1e-5)
+    np.testing.assert_allclose(RewardModel.load(folder).score(PAIRS).view(), expected, atol=1e-5)
     code, out, err = smorm("parity", judge, folder)
     assert code == 0, out + err
 

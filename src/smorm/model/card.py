@@ -6,7 +6,7 @@ or written (`check_card`)."""
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, field
+from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -132,6 +132,9 @@ def read_card(folder: Path) -> ModelCard:
     with card_errors(path):
         # Its strict JSON mode takes a list for a tuple, and nothing else for anything else.
         card = _ADAPTER.validate_json(orjson.dumps(values))
+    if card.foreign and not card.attributes:
+        # As older versions exported a view of labels: the one row is no label any more.
+        card = replace(card, foreign=False, classifier=False)
     check_card(path, card)
     return card
 
@@ -157,8 +160,6 @@ def _contradictions(card: ModelCard) -> Iterator[str]:
             yield f"scales: {scale.name}: scale is {scale.scale:g}, expected a number above 0"
         if not abs(scale.offset) <= _LARGEST:
             yield f"scales: {scale.name}: offset is {scale.offset:g}, expected a finite number"
-    if card.foreign and not names:
-        yield "foreign: labels without a name"
     yield from _unusable_view(card)
 
 

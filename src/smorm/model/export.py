@@ -53,6 +53,9 @@ def export_view(
         scales=(),
         default_view="F",
         preference_trained=True,
+        # The one row is the view, whatever the labels were that it was made of.
+        foreign=False,
+        classifier=False,
         offset=offset,
         view=view.as_dict(),
         base=None,
