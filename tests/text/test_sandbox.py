@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from jinja2.exceptions import UndefinedError
+from tokenizers import Regex, normalizers, pre_tokenizers
 from transformers.utils import chat_template_utils
 
 from chaos.templates import (
@@ -19,11 +20,11 @@ from chaos.templates import (
     hostile_template,
     messages_for,
 )
-from smorm.errors import DataError, UnboundedError
+from smorm.errors import DataError, ModelError, UnboundedError
 from smorm.text import sandbox
-from smorm.text.chat import Message, Renderer
+from smorm.text.chat import RAW, Message, Renderer
 
-from .styles import shared
+from .styles import build, shared
 from .test_law import TEMPLATES, TOOL
 
 
@@ -198,3 +199,28 @@ def test_installing_twice_bounds_once() -> None:
     once = chat_template_utils._cached_compile_jinja_template
     sandbox.install()
     assert chat_template_utils._cached_compile_jinja_template is once
+
+
+def test_raw_text_over_the_limit_is_a_fault_of_the_data(monkeypatch) -> None:
+    monkeypatch.setenv("SMORM_LIMIT_CONVERSATION_BYTES", "10kB")
+    with pytest.raises(DataError, match=r"20,000 characters: .*CONVERSATION_BYTES raises it"):
+        Renderer(shared("chatml")).render([Message(RAW, "a" * 20_000)])
+
+
+def test_a_tokenizer_that_grows_for_some_texts_alone_is_refused_there(monkeypatch) -> None:
+    monkeypatch.setenv("SMORM_LIMIT_TOKEN_GROWTH", "20")
+    tokenizer = build("chatml")
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("ß", "zebra " * 50)
+    renderer = Renderer(tokenizer)
+    assert renderer.render([Message("user", "a")])
+    with pytest.raises(UnboundedError, match="SMORM_LIMIT_TOKEN_GROWTH raises it"):
+        renderer.render([Message("user", "ß" * 500)])
+
+
+def test_a_pattern_that_gives_up_on_a_text_is_an_error_in_one_line() -> None:
+    tokenizer = build("chatml")
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(q+)+$"), "isolated")
+    renderer = Renderer(tokenizer)
+    assert renderer.render([Message("user", "a")])
+    with pytest.raises(ModelError, match="its tokenizer fails on a text: Onig"):
+        renderer.render([Message("user", "q" * 500 + "!")])

@@ -22,9 +22,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from smorm.errors import DataError, ModelError, UnboundedError
+from smorm import limits
+from smorm.errors import DataError, ModelError, UnboundedError, third_party
 from smorm.files import fingerprint
-from smorm.limits import limit
 from smorm.text import control
 from smorm.text.changes import (
     Change,
@@ -172,6 +172,8 @@ class Renderer:
         sandbox.install()
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
+        self._most_characters = limits.limit("conversation_bytes")
+        self._most_growth = limits.limit("token_growth")
         self.chat_template = chat_template or own_template(tokenizer)
         self.control = control.ControlTokens(tokenizer)
         self._ensure_one_bos()
@@ -305,6 +307,9 @@ class Renderer:
 
     def _raw(self, text: str) -> list[int]:
         """BOS (if the tokenizer has one), the text's tokens, EOS (if it has one)."""
+        if len(text) > self._most_characters:
+            refusal = limits.refusal("conversation_bytes")
+            raise DataError(f"a text of {len(text):,} characters: {refusal}")
         if self.control.found_in(text):
             ids = self.control.encode_marked(self.control.mark(text))
         else:
@@ -320,9 +325,14 @@ class Renderer:
 
     def _ids(self, text: str) -> list[int]:
         """Token ids of a string, special tokens in it included."""
-        # not verbose: no warning about the tokenizer's own limit, since callers have one
-        encoded = self.tokenizer(text, add_special_tokens=False, verbose=False)
-        return list(encoded["input_ids"])
+        with third_party(self.tokenizer.name_or_path, "its tokenizer fails on a text"):
+            # not verbose: no warning about the tokenizer's own limit, since callers have one
+            encoded = self.tokenizer(text, add_special_tokens=False, verbose=False)
+        ids: list[int] = encoded["input_ids"]
+        if len(ids) > self._most_growth * (len(text) + 1):
+            refusal = limits.refusal("token_growth", len(ids) // (len(text) + 1))
+            raise UnboundedError(f"the tokenizer makes {len(ids):,} tokens of a text: {refusal}")
+        return list(ids)
 
     def _apply(self, inputs: ChatInputs, **options: Any) -> str:
         """Call transformers; a template's refusal becomes a DataError that names the roles."""
@@ -336,7 +346,7 @@ class Renderer:
         except UnboundedError as error:
             # A conversation that is itself as long as the limit is a fault of the data.
             length = sum(map(len, inputs.texts()))
-            if length < limit("conversation_bytes") // 4:
+            if length < self._most_characters // 4:
                 raise
             raise DataError(f"a conversation of {length:,} characters: {error}") from error
         # A template is a program of somebody else's: on a conversation it does not expect it may

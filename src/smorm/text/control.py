@@ -22,7 +22,7 @@ from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from smorm.errors import DataError
+from smorm.errors import DataError, third_party
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -135,7 +135,8 @@ class ControlTokens:
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if not plain_text or backend is None:
             options = {"split_special_tokens": True} if plain_text else {}
-            return list(self.tokenizer.encode(text, add_special_tokens=False, **options))
+            with third_party(self.tokenizer.name_or_path, "its tokenizer fails on a text"):
+                return list(self.tokenizer.encode(text, add_special_tokens=False, **options))
         # `split_special_tokens` keeps added tokens that are not special: run the pipeline by hand.
         if backend.normalizer is not None:
             text = backend.normalizer.normalize_str(text)
