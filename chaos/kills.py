@@ -60,6 +60,10 @@ def kill_training(
     report, random, began = Report(), Random(f"kills-{seed}"), time.monotonic()
     config = write_config(folder)
     straight = folder / "straight"
+    # The very first process also waits for the imports.
+    first = worker_context(*_IMPORTED).Process(target=os.getpid)
+    first.start()
+    first.join()
     started = time.monotonic()
     process = start_training(config, straight)
     process.join()
@@ -145,9 +149,10 @@ def _end(
     if random.random() < 0.5:
         process.join(random.uniform(0.0, whole))
     else:
-        before = _names(run)
-        while process.is_alive() and _names(run) == before:
-            time.sleep(0.002)
+        for _ in range(random.randrange(1, STEPS)):
+            before = _names(run)
+            while process.is_alive() and _names(run) == before:
+                time.sleep(0.002)
         process.join(random.uniform(0.0, _SAVING_SECONDS))
     if not process.is_alive():
         return False
