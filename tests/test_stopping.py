@@ -97,6 +97,18 @@ def program():
     return 0
 """
 
+IS_TAKEN_DOWN_SLOWLY = """
+class Slow:
+    def __del__(self, os=os, time=time):
+        os.write(1, b"ready\\n")
+        time.sleep(0.3)
+
+def program():
+    global slow
+    slow = Slow()
+    return 0
+"""
+
 
 def start(program: str, folder: Path, *before: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -179,6 +191,7 @@ def test_at_its_end_a_process_is_not_torn(tmp_path: Path) -> None:
     program = ENDS_SLOWLY.replace("SECONDS", "0.3")
     assert stop(program, tmp_path, *[signal.SIGINT] * 3) == (0, "")
     assert (tmp_path / "ended").exists()
+    assert stop(IS_TAKEN_DOWN_SLOWLY, tmp_path, *[signal.SIGTERM] * 3) == (0, "")
 
 
 def test_what_only_waits_at_the_end_can_be_ended(tmp_path: Path) -> None:

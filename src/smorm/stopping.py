@@ -4,7 +4,9 @@ The first raises KeyboardInterrupt in the main thread, so that whatever is half 
 Work that has something to save first is not interrupted (`defer`): it reads a flag between its
 steps. Signals that whoever started the process had ignored (nohup) stay ignored."""
 
+import atexit
 import contextlib
+import logging
 import os
 import select
 import signal
@@ -143,6 +145,9 @@ def run(program: Callable[[], int], say: Callable[[str], None]) -> int:
     one line, and the code is that of `Interrupted`. The handlers stay until the process ends."""
     _requests.is_program = True
     sys.unraisablehook = _raise_again
+    # Registered first, it runs last: when Python takes itself down it gives signals their default
+    # again, and dies of them, but for those that are ignored.
+    atexit.register(_ignore_signals)
     try:
         try:
             _take_signals()
@@ -175,8 +180,15 @@ def _stopped(reason: str, say: Callable[[str], None]) -> int:
     by = ""
     if _requests.number not in (0, signal.SIGINT):
         by = f" by {signal.Signals(_requests.number).name}"
+    # Libraries whose import was interrupted log at the end what they would not have logged.
+    logging.disable()
     say(f"stopped{by}{reason}")
     return Interrupted.exit_code
+
+
+def _ignore_signals() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _raise_again(lost: Any) -> None:

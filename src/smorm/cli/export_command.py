@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 from smorm.cli import options
 from smorm.cli.options import StepOption, Text, at_step, view_of
-from smorm.errors import ConfigError, SmormError
+from smorm.errors import ConfigError, Interrupted, SmormError
 from smorm.terminal import echo
 
 if TYPE_CHECKING:
@@ -62,7 +62,12 @@ def run(
         exported = export_all_rows(output, *contents)
     else:
         exported = export_view(output, *contents, chosen)
-    _report(against_folder(ours, str(output), chosen, quick=True), output)
+    try:
+        parity = against_folder(ours, str(output), chosen, quick=True)
+    except KeyboardInterrupt:
+        unchecked = f"{output}: whole, but stopped before it was checked: `smorm parity` does it"
+        raise Interrupted(unchecked) from None
+    _report(parity, output)
     if exported.new_pad is not None:
         echo(
             f"The pad token is now {exported.new_pad}: conversations could end with the one "
