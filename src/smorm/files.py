@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -78,13 +79,19 @@ def _replaced(path: Path) -> Iterator[Path]:
     try:
         yield hidden
         # It may be another file by now, with permissions of its own.
-        hidden.chmod(mode)
+        _set_mode(hidden, mode)
         fsync_path(hidden)
         os.replace(hidden, path)
     except BaseException:
         unfinished.discard(hidden)
         raise
     fsync_path(path.parent)
+
+
+def _set_mode(path: Path, mode: int) -> None:
+    # Not every file system can change permissions, and there they are equal.
+    if stat.S_IMODE(path.stat().st_mode) != mode:
+        path.chmod(mode)
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:
@@ -182,7 +189,7 @@ def _seal(folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != MANIFEST:
             # Libraries write temporary files first, readable by their owner alone.
-            path.chmod(mode)
+            _set_mode(path, mode)
             fsync_path(path)
             sums[path.relative_to(folder).as_posix()] = sha256(path)
     # Last: a folder that has its manifest has everything.
