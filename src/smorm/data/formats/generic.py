@@ -206,7 +206,12 @@ def candidates(row: Row, context: Context) -> list[Candidates]:
     answers: list[tuple[str, Any]] = []
     for index, value in enumerate(values):
         if isinstance(value, dict) and not _is_message(value):
-            value = answer_in(value, f"responses[{index}]", context)
+            try:
+                value = answer_in(value, f"responses[{index}]", context)
+            except BadRecord:
+                # Where the others are wanted it is left to them: as no message it is refused.
+                if not context.every_response:
+                    raise
         answers.append((f"responses[{index}]", value))
     return [answers_of(row, prompt_of(row, context), answers, context)]
 
