@@ -21,7 +21,7 @@ from smorm.files import MANIFEST, sha256
 from smorm.model.run_folder import list_checkpoints
 from smorm.training.loop import train
 from smorm.training.numerics import describe
-from tests.training.runs import bits, config_of
+from tests.training.runs import LORA, bits, config_of
 from tests.training.test_resume import stopping_in
 
 
@@ -129,22 +129,29 @@ import json, sys
 from smorm.config import parse_config
 from smorm.training.loop import train
 
-train(parse_config(json.loads(sys.argv[1])))
+for values in sys.argv[1:]:
+    train(parse_config(json.loads(values)))
 """
 
 
 @pytest.mark.slow
 def test_hash_seed_language_workers_and_cache_decide_nothing(tmp_path: Path) -> None:
-    straight, run = config_of(tmp_path / "straight"), tmp_path / "run"
-    train(straight)
+    run = tmp_path / "run"
+    train(config_of(tmp_path / "straight"))
+    train(config_of(tmp_path / "lora", model=LORA))
     other = config_of(run, data={"workers": 2, "cache": str(tmp_path / "cache")})
     environment = {
         **os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "77",
         "LC_ALL": "C", "TZ": "Pacific/Auckland", "TOKENIZERS_PARALLELISM": "true",
     }  # fmt: skip
-    command = [sys.executable, "-c", ELSEWHERE, json.dumps(other.as_dict())]
+    adapters = config_of(tmp_path / "other-lora", model=LORA)
+    values = [json.dumps(config.as_dict()) for config in (other, adapters)]
+    command = [sys.executable, "-c", ELSEWHERE, *values]
     subprocess.run(command, check=True, env=environment, cwd=tmp_path)
     assert bits(run) == bits(tmp_path / "straight")
+    # The list of modules too, which is a set in between.
+    written = [tmp_path / name / "model" / "adapter_config.json" for name in ("lora", "other-lora")]
+    assert written[0].read_bytes() == written[1].read_bytes()
     # Once more, with the tokens of the cache.
     shutil.rmtree(run)
     assert len(list((tmp_path / "cache").iterdir())) == 2

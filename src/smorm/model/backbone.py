@@ -208,6 +208,10 @@ def load_lora(backbone: Any, folder: Path) -> Any:
 
 def save_lora(backbone: Any, folder: Path) -> None:
     """Write the adapters (not the base model) as safetensors."""
+    for config in backbone.peft_config.values():
+        # A set is written in an order that the process's hash seed decides.
+        if isinstance(config.target_modules, set):
+            config.target_modules = sorted(config.target_modules)
     with import_peft():
         # The only rows that we ever add to an embedding are padding, which nothing reads.
         backbone.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
