@@ -14,7 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from chaos import configs, injections, interrupted, outputs, records, results, servers
+from chaos import configs, injections, interrupted, models, outputs, records, results, servers
+from chaos.kills import kill_training
 from chaos.stage import Stage, set_stage
 from chaos.trial import Fault, Found, Trial, run_trials
 
@@ -24,6 +25,8 @@ CLASSES: dict[str, tuple[Maker, int]] = {
     "configs": (configs.trials, 500),
     "results": (results.trials, 400),
     "cards": (results.card_trials, 200),
+    "models": (models.trials, 500),
+    "hostile": (models.hostile_trials, 150),
     "outputs": (outputs.trials, 300),
     "interrupted": (interrupted.trials, 200),
     "races": (interrupted.race_trials, 60),
@@ -31,12 +34,15 @@ CLASSES: dict[str, tuple[Maker, int]] = {
     "injections": (injections.trials, 300),
 }
 """Of each class, what makes its trials, and how many there are in a whole run."""
+KILLS, NUM_KILLS = "kills", 200
+"""The class of trainings that are killed and resumed, which runs by itself."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
-    parser.add_argument("--only", default=",".join(CLASSES), help="classes, separated by commas")
+    known = [*CLASSES, KILLS]
+    parser.add_argument("--only", default=",".join(known), help="classes, separated by commas")
     parser.add_argument("--share", type=float, default=1.0, help="of each class's trials")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
@@ -44,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", type=Path, help="folder for the folders of trials that failed")
     options = parser.parse_args(arguments)
     names = options.only.split(",")
-    if unknown := sorted(set(names) - set(CLASSES)):
-        parser.error(f"--only: unknown {', '.join(unknown)}; known are {', '.join(CLASSES)}")
+    if unknown := sorted(set(names) - set(known)):
+        parser.error(f"--only: unknown {', '.join(unknown)}; known are {', '.join(known)}")
     if options.keep is not None:
         options.keep.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="smorm-chaos-") as folder:
@@ -61,12 +67,8 @@ def run(names: Sequence[str], workplace: Path, options: argparse.Namespace) -> i
     count = 0
     print(f"{'class':<14}{'trials':>8}{'faults':>8}{'seconds':>9}")
     for name in names:
-        make, number = CLASSES[name]
         began = time.monotonic()
-        done, found = _run_class(
-            make(stage, options.seed, max(1, round(number * options.share))),
-            workplace / name, options,
-        )  # fmt: skip
+        done, found = _run_class(name, stage, workplace / name, options)
         seconds = time.monotonic() - began
         print(f"{name:<14}{done:>8}{len(found):>8}{seconds:>9.0f}", flush=True)
         report[name] = {"trials": done, "faults": dict(Counter(one.fault.value for one in found))}
@@ -84,10 +86,18 @@ def run(names: Sequence[str], workplace: Path, options: argparse.Namespace) -> i
 
 
 def _run_class(
-    trials: Iterator[Trial], folder: Path, options: argparse.Namespace
+    name: str, stage: Stage, folder: Path, options: argparse.Namespace
 ) -> tuple[int, list[Found]]:
+    """How many trials there were, and what was wrong."""
+    if name == KILLS:
+        folder.mkdir()
+        count = max(1, round(NUM_KILLS * options.share))
+        report = kill_training(folder, count=count, seed=options.seed)
+        return report.kills, [Found(name, Fault.DIFFERENCE, text) for text in report.faults]
+    make, number = CLASSES[name]
     done = 0
     found: list[Found] = []
+    trials = make(stage, options.seed, max(1, round(number * options.share)))
     for _, problems in run_trials(trials, folder, options.jobs, options.keep):
         done += 1
         found += problems

@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 
 from chaos.stage import Stage
-from chaos.trial import Command, Ended, Fault, Trial, verb
+from chaos.trial import Command, Ended, Fault, Trial, reopen_output, verb
 from chaos.verbs import Writing, writing_verbs
 
 Faults = Iterator[tuple[Fault, str]]
@@ -208,6 +208,7 @@ def _full_disk(random: Random, writing: Writing) -> Trial:
         os.dup2(write, 2)
         os.close(write)
         os.close(read)
+        reopen_output()
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     def judge(folder: Path, ended: Ended) -> Faults:

@@ -183,10 +183,17 @@ def _be_child(command: Command, folder: Path) -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (output, 1), (output, 2)):
         os.dup2(source, target)
+    reopen_output()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     run_here(command.act, folder)
+
+
+def reopen_output() -> None:
+    """Streams for what descriptors 1 and 2 are now, as a new process has them."""
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
+    sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
 def run_here(act: Callable[[Path], None], folder: Path) -> None:
