@@ -78,6 +78,7 @@ LIMITS: Mapping[str, Limit] = {
     ),
     "rating": Limit(10**9, "", "a rating", "The size of a rating or a margin, of either sign."),
     "columns": Limit(1000, "columns", "a table", "Columns of a CSV or Parquet file."),
+    "messages": Limit(10_000, "messages", "a conversation", "Messages of one conversation."),
     "conversation_bytes": Limit(
         4 * _MIB, "bytes", "a conversation", "One conversation as the template writes it, before "
         "it is made into tokens."

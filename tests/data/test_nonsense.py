@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +128,39 @@ def test_ranked_answers_make_no_more_pairs_than_the_limit() -> None:
         parse_row({"prompt": "p", "responses": answers}, "f:1", Census(), source)
 
 
+def test_a_conversation_has_a_limit_of_messages() -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}] * 5001
+    expected = "chosen: 10,002 messages, over the limit of 10,000 messages a conversation; SMORM"
+    assert expected in told({"chosen": turns, "rejected": turns})
+
+
+def test_a_line_of_30_mb_takes_little_memory(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "p.jsonl", [{**PAIR, "chosen": "x " * (15 << 20)}])
+    code = (
+        "import resource, sys\n"
+        "from smorm.data.census import Census\n"
+        "from smorm.data.reading import Source, read_records\n"
+        "from smorm.errors import OverLimitError\n"
+        "from smorm.text.chat import Renderer\n"
+        "from smorm.text.limits import fit\n"
+        "from smorm.text.tokenizers import train_bpe\n"
+        "renderer = Renderer(train_bpe(['some text'] * 9, 300))\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "(record,) = read_records(Source(sys.argv[1]), None, Census())\n"
+        "try:\n"
+        "    fit(renderer, record.prompt, record.item.responses, 1000, 'error')\n"
+        "except OverLimitError as error:\n"
+        "    print(error)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    command = [sys.executable, "-c", code, str(path)]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    said, kilobytes = run.stdout.splitlines()
+    assert "over the limit of 4 MiB a conversation" in said
+    assert int(kilobytes) < 400_000
+
+
 def test_fields_of_ever_new_names_are_counted_together(tmp_path: Path) -> None:
     rows = [{**PAIR, f"field {n}": "a text"} for n in range(5000)]
     census = Census()
@@ -177,3 +212,26 @@ def test_a_deep_row_goes_into_the_quarantine_as_its_text(
         assert [reason.detail for reason in census.counts] == [defect]
         (line,) = bad.read_bytes().splitlines()
         assert orjson.loads(line)["row"]
+
+
+@pytest.mark.parametrize(
+    ("tools", "expected"),
+    [
+        ("[" * 5000 + "]" * 5000, "not valid JSON: nested deeper: over the limit of 100 levels"),
+        ("[" * 120 + "]" * 120, "not valid JSON: nested deeper: over the limit of 100 levels"),
+        ("[" + "9" * 5000 + "]", "5,000 digits, over the limit of 400 digits a number; SMORM_LIM"),
+        ("[" + "{}," * 400_000 + "{}]", "800,002 values, over the limit of 500,000 values a row"),
+    ],
+    ids=range(4),
+)
+def test_json_that_stands_as_text_has_the_limits_of_a_row(
+    monkeypatch: pytest.MonkeyPatch, tools: str, expected: str
+) -> None:
+    monkeypatch.setenv("SMORM_LIMIT_ROW_VALUES", "500000")
+    assert expected in told({**PAIR, "tools": tools})
+
+
+def test_a_text_that_only_looks_like_messages_stays_text() -> None:
+    text = "[" * 200 + "]" * 200
+    (record,) = parse_row({**PAIR, "prompt": text}, "f:1", Census())
+    assert record.prompt[0].content == text

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smorm.errors import DataError
+from smorm.errors import DataError, OverLimitError
 from smorm.text.chat import Message, Messages, Renderer
 from smorm.text.limits import UnscoredReason, fit
 
@@ -190,3 +190,29 @@ def test_a_real_tokenizer_file_is_cut_to_the_limit() -> None:
         )
         assert fitted.tokens is not None
         assert limit - 6 <= max(map(len, fitted.tokens)) <= limit
+
+
+def test_more_text_than_is_tokenised_is_refused_or_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMORM_LIMIT_CONVERSATION_BYTES", "4000")
+    renderer = Renderer(next(iter(RENDERERS.values())).tokenizer)
+    prompt = (Message("user", "q"),)
+    large = answer("é" * 2001)
+    with pytest.raises(
+        OverLimitError, match=r"conversation has 4,003 bytes, over the limit of 4,0"
+    ):
+        fit(renderer, prompt, [answer("a"), large], 10_000, "error")
+    for policy in ("drop", "truncate_prompt"):
+        fitted = fit(renderer, prompt, [answer("a"), large], 10_000, policy)
+        assert (fitted.tokens, fitted.dropped) == (None, UnscoredReason.TOO_LONG)
+    assert renderer.render((*prompt, *answer("é" * 1500)))
+
+
+def test_a_template_that_writes_a_text_many_times_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SMORM_LIMIT_CONVERSATION_BYTES", "4000")
+    template = "{% for m in messages %}{{ m.content * 50 }}{% endfor %}"
+    renderer = Renderer(next(iter(RENDERERS.values())).tokenizer, template)
+    assert renderer.render((Message("user", "a"),))
+    with pytest.raises(OverLimitError, match="5,000 bytes, over the limit of 4,000 bytes"):
+        renderer.render((Message("user", "a" * 100),))

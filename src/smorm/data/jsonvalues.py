@@ -23,7 +23,7 @@ _CHUNK = 1 << 20
 _EACH, _EVERY = 1000, 16  # rows in which a key is looked for that stands twice
 
 
-class Unfit(Exception):  # noqa: N818  (a state of one value, which its reader names)
+class Unfit(ValueError):  # noqa: N818  (a state of one value, which its reader names)
     """Valid JSON that is not taken: `defect`, and `problem` in words."""
 
     def __init__(self, defect: Defect, problem: str) -> None:
@@ -63,6 +63,28 @@ class Parser:
             return
         if (number := _num_marks(STRING.sub(b"", text))) > self._most_values:
             raise Unfit(Defect.TOO_MANY_VALUES, refusal(self._values, number))
+
+
+def parse_text(text: str) -> Any:
+    """The value of JSON that stands as text in a field, whole numbers exact. `ValueError`: it is
+    not JSON, or over a limit."""
+    most, levels = limit("row_values"), limit("depth")
+    if len(text) > most and (number := _num_marks(STRING.sub(b"", text.encode()))) > most:
+        raise Unfit(Defect.TOO_MANY_VALUES, refusal("row_values", number))
+    try:
+        value = json.loads(text, parse_int=_whole_number)
+    except RecursionError:
+        raise Unfit(Defect.TOO_DEEP, f"nested deeper: {refusal('depth')}") from None
+    if text.count("[") + text.count("{") > levels and deeper_than(value, levels):
+        raise Unfit(Defect.TOO_DEEP, f"nested deeper: {refusal('depth')}")
+    return value
+
+
+def _whole_number(text: str) -> int:
+    # Python's own words for it name a function that no user calls.
+    if len(text) > limit("digits"):
+        raise ValueError(refusal("digits", len(text)))
+    return int(text)
 
 
 def _num_marks(text: bytes) -> int:

@@ -13,7 +13,9 @@ import orjson
 
 from smorm.data.census import BadRecord, Defect
 from smorm.data.fields import Context, names_of, text
+from smorm.data.jsonvalues import Parser, Unfit, parse_text
 from smorm.data.rows import Row, is_empty, plain
+from smorm.limits import limit, refusal
 from smorm.text.changes import REASONING
 from smorm.text.chat import INPUTS, ROLES, Message, Messages
 
@@ -40,6 +42,7 @@ _ROLE_KEYS, _CONTENT_KEYS = ("role", "from"), ("content", "value")
 _TEMPLATE_KEYS = (*REASONING, "tool_calls", "tool_call_id", "name")
 # Roles of messages whose content is a call as JSON text, as ShareGPT's files have it.
 _CALLERS = ("function_call", "tool_call")
+_MANY_MESSAGES = 1000
 _TEXT_PARTS = ("text", "input_text", "output_text")
 # Fields that are a prompt or a conversation. A response stays what it says: a policy that writes
 # messages must not be able to add turns to the conversation that is scored.
@@ -84,6 +87,9 @@ def read_messages(value: object, field: str, context: Context) -> Messages:
         if field.startswith("prompt"):
             defect = Defect.EMPTY_PROMPT
         raise context.bad(field, defect, "an empty list, expected at least one message")
+    # The variable is not looked up for usual conversations.
+    if len(value) > _MANY_MESSAGES and len(value) > limit("messages"):
+        raise context.bad(field, Defect.TOO_MANY_VALUES, refusal("messages", len(value)))
     turns = []
     for index, turn in enumerate(value):
         name = f"{field}[{index}]"
@@ -126,7 +132,9 @@ def messages_in(value: str) -> list[Any] | None:
     """What a text says where it is, as a whole, the JSON of a list of messages, or that list as
     Python prints it (pandas does, into CSV); else None."""
     try:
-        turns = orjson.loads(value)
+        turns = Parser().parse(value.encode("utf-8", "surrogatepass"))
+    except Unfit:  # over a limit
+        return None
     except orjson.JSONDecodeError:
         if not _PRINTED.match(value) or len(value) > _MOST_PRINTED:
             return None
@@ -283,7 +291,7 @@ def _content(value: Any, field: str, context: Context) -> str:
 def from_json(value: str, field: str, context: Context) -> Any:
     """What a text says as JSON; BadRecord where it is none."""
     try:
-        return json.loads(value)
+        return parse_text(value)
     except ValueError as error:
         raise context.bad(field, Defect.NOT_JSON, f"not valid JSON: {error}") from error
 

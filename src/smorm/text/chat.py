@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from smorm import limits
-from smorm.errors import DataError, ModelError, UnboundedError, third_party
+from smorm.errors import DataError, ModelError, OverLimitError, UnboundedError, third_party
 from smorm.files import fingerprint
 from smorm.text import control
 from smorm.text.changes import (
@@ -172,7 +172,7 @@ class Renderer:
         sandbox.install()
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
-        self._most_characters = limits.limit("conversation_bytes")
+        self._most_bytes = limits.limit("conversation_bytes")
         self._most_growth = limits.limit("token_growth")
         self.chat_template = chat_template or own_template(tokenizer)
         self.control = control.ControlTokens(tokenizer)
@@ -219,14 +219,15 @@ class Renderer:
         """Token ids of a whole conversation.
 
         `DataError`: an unknown role, no message, text that is not valid Unicode, or an order of
-        roles that the template refuses. `ModelError`: the template makes two BOS for this
-        conversation.
+        roles that the template refuses; `OverLimitError`: more text than is tokenised.
+        `ModelError`: the template makes two BOS for this conversation.
         """
         return self.render_with_changes(messages)[0]
 
     def render_with_changes(self, messages: Sequence[Message]) -> tuple[list[int], list[Change]]:
         """As `render`, with what the template did not write of the messages."""
         _check(messages)
+        self._refuse_large(*(message.content for message in messages))
         # Raw text has no chat structure, so no template sees it.
         if messages[0].role == RAW:
             return self._raw(messages[0].content), []
@@ -268,6 +269,7 @@ class Renderer:
     def _encode(self, inputs: ChatInputs) -> tuple[str, list[int]]:
         """The string that the template makes, and its token ids."""
         text = self._apply(inputs)
+        self._refuse_large(text)  # a template may write a text many times
         marked: str | None = None
         if any(map(self.control.found_in, inputs.texts())):
             marked = self._apply(inputs.map_texts(self._mark))
@@ -280,6 +282,15 @@ class Renderer:
         if marked is None:
             return text, self._ids(text)
         return text, self.control.encode_marked(marked)
+
+    def _refuse_large(self, *texts: str) -> None:
+        """Tokenising takes hundreds of times a text's size in memory."""
+        # A character has four bytes at most, so that usual texts are not encoded to be measured.
+        if 4 * sum(map(len, texts)) <= self._most_bytes:
+            return
+        size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+        if size > self._most_bytes:
+            raise OverLimitError(f"the conversation has {limits.refusal('conversation_bytes', size)}")
 
     def _mark(self, text: str) -> str:
         """A text with its special tokens marked, and its edges where the template joins texts."""
@@ -307,9 +318,6 @@ class Renderer:
 
     def _raw(self, text: str) -> list[int]:
         """BOS (if the tokenizer has one), the text's tokens, EOS (if it has one)."""
-        if len(text) > self._most_characters:
-            refusal = limits.refusal("conversation_bytes")
-            raise DataError(f"a text of {len(text):,} characters: {refusal}")
         if self.control.found_in(text):
             ids = self.control.encode_marked(self.control.mark(text))
         else:
@@ -346,7 +354,7 @@ class Renderer:
         except UnboundedError as error:
             # A conversation that is itself as long as the limit is a fault of the data.
             length = sum(map(len, inputs.texts()))
-            if length < self._most_characters // 4:
+            if length < self._most_bytes // 4:
                 raise
             raise DataError(f"a conversation of {length:,} characters: {error}") from error
         # A template is a program of somebody else's: on a conversation it does not expect it may

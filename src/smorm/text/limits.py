@@ -68,13 +68,19 @@ def fit(
 
     `truncate_prompt` takes text from the left end of the oldest message that is not the system's,
     then of the next, and of system messages last; every message stays, if only as an empty one.
-    `DataError`: a conversation is over-long under "error", or cannot be rendered."""
+    `DataError`: a conversation is over-long under "error", or cannot be rendered. One of more text
+    than is tokenised is over-long too, and is dropped under the other policies."""
     tokens: list[list[int]] = []
     changes: dict[Change, None] = {}
-    for response in responses:
-        ids, changed = renderer.render_with_changes(prompt + response)
-        tokens.append(ids)
-        changes |= dict.fromkeys(changed)
+    try:
+        for response in responses:
+            ids, changed = renderer.render_with_changes(prompt + response)
+            tokens.append(ids)
+            changes |= dict.fromkeys(changed)
+    except OverLimitError:
+        if policy == "error":
+            raise
+        return Fitted(None, prompt, dropped=UnscoredReason.TOO_LONG)
     lengths = list(map(len, tokens))
     if not lengths or max(lengths) <= limit:
         return Fitted(tokens, prompt, changes=tuple(changes))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from smorm.data import fields
@@ -10,6 +9,7 @@ from smorm.data.census import Defect, DropReason
 from smorm.data.fields import Context
 from smorm.data.formats import Format, Row, generic
 from smorm.data.formats.ab import Better, Verdict, judged_pair, verdict_of
+from smorm.data.jsonvalues import parse_text
 from smorm.data.messages import read_messages
 from smorm.data.records import Candidates, Preference
 from smorm.text.chat import Message, Messages
@@ -65,7 +65,7 @@ def _turns(row: Row, name: str, context: Context) -> list[Any]:
     value = fields.required(row, name, context)
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = parse_text(value)
         except ValueError as error:
             problem = f"expected a JSON list of turns: {error}"
             raise context.bad(name, Defect.NOT_JSON, problem) from error
