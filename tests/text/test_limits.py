@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smorm.errors import DataError, OverLimitError
+from smorm.errors import DataError, OverLimitError, UnboundedError
 from smorm.text.chat import Message, Messages, Renderer
 from smorm.text.limits import UnscoredReason, fit
 
@@ -214,5 +214,5 @@ def test_a_template_that_writes_a_text_many_times_is_refused(
     template = "{% for m in messages %}{{ m.content * 50 }}{% endfor %}"
     renderer = Renderer(next(iter(RENDERERS.values())).tokenizer, template)
     assert renderer.render((Message("user", "a"),))
-    with pytest.raises(OverLimitError, match="5,000 bytes, over the limit of 4,000 bytes"):
+    with pytest.raises(UnboundedError, match="over the limit of 4,000 bytes a conversation"):
         renderer.render((Message("user", "a" * 100),))

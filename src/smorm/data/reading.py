@@ -353,6 +353,10 @@ def _parsed(
     except BadRecord as bad:
         take_bad(bad, row)
         return []
+    except RecursionError:  # where the limit of levels was raised
+        problem = "lists and objects are nested deeper than Python can follow"
+        take_bad(BadRecord(where, "row", Defect.TOO_DEEP, problem), row)
+        return []
     records: list[Record] = []
     for record in parsed:
         if isinstance(record, BadRecord):
