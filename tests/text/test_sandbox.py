@@ -172,12 +172,12 @@ def test_a_long_conversation_that_a_template_gathers_is_no_bomb() -> None:
 def test_a_conversation_over_the_limit_is_a_fault_of_the_data(monkeypatch) -> None:
     monkeypatch.setenv("SMORM_LIMIT_CONVERSATION_BYTES", "10kB")
     renderer = Renderer(shared("chatml"))
-    with pytest.raises(DataError, match=r"20,000 characters: .*CONVERSATION_BYTES raises it"):
+    with pytest.raises(DataError, match=r"20,000 bytes, over the .*CONVERSATION_BYTES raises it"):
         renderer.render([Message("user", "a" * 20_000)])
     monkeypatch.setenv("SMORM_LIMIT_CONVERSATION_BYTES", "100kB")
-    # Limits are asked when a template is compiled.
+    # Limits are asked when a template is compiled, and when a renderer is made.
     chat_template_utils._compile_jinja_template.cache_clear()
-    assert renderer.render([Message("user", "a" * 20_000)])
+    assert Renderer(shared("chatml")).render([Message("user", "a" * 20_000)])
 
 
 def test_threads_have_bounds_of_their_own() -> None:

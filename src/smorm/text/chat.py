@@ -290,7 +290,9 @@ class Renderer:
             return
         size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
         if size > self._most_bytes:
-            raise OverLimitError(f"the conversation has {limits.refusal('conversation_bytes', size)}")
+            raise OverLimitError(
+                f"the conversation has {limits.refusal('conversation_bytes', size)}"
+            )
 
     def _mark(self, text: str) -> str:
         """A text with its special tokens marked, and its edges where the template joins texts."""
