@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from smorm import files
+from smorm import files, unfinished
 from smorm.errors import ConfigError, OutputError
 
 
@@ -293,6 +293,24 @@ def test_a_mount_cannot_be_exchanged_and_is_refused_before_the_work(disk):
     with pytest.raises(ConfigError, match="disk: a file system is mounted there; name a folder in"):
         files.refuse_unwritable_folder(disk)
     sealed(disk / "model", b"new")
+
+
+def test_without_permission_it_is_refused_before_the_work(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("only root can be somebody else for a moment")
+    (tmp_path / "others").mkdir()
+    left = unfinished.new_file(tmp_path / "others" / "left")[0]
+    dead = left.rename(left.with_name(left.name.replace(f"-{os.getpid()}-", "-4194305-")))
+    os.seteuid(65534)
+    try:
+        for refused in (files.refuse_unwritable, files.refuse_unwritable_folder):
+            with pytest.raises(OutputError, match=r"x: could not be written: Permission denied"):
+                refused(tmp_path / "others" / "deep" / "x")
+        # What cannot be removed is nobody's fault.
+        unfinished.sweep(tmp_path / "others")
+    finally:
+        os.seteuid(0)
+    assert names(tmp_path / "others") == [dead.name]
 
 
 def test_a_file_in_the_way_is_told_before_the_work_and_nothing_is_made(tmp_path):

@@ -185,7 +185,7 @@ def _descriptor(path: Path) -> int | None:
         match = _DESCRIPTOR.fullmatch(str(link))
         if match and int(match["pid"]) == os.getpid():
             return int(match["number"])
-        if not link.is_symlink():
+        if not os.path.islink(link):  # (False where that cannot be seen)
             return None
         path = link.parent / os.readlink(link)
     return None

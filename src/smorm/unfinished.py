@@ -139,7 +139,7 @@ def _system() -> str:
 
 def discard(path: Path) -> None:
     """Remove a file, a link or a folder; errors are passed over."""
-    if path.is_dir() and not path.is_symlink():
+    if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path, ignore_errors=True)
     else:
         with contextlib.suppress(OSError):

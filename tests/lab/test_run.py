@@ -111,6 +111,7 @@ def test_a_killed_study_leaves_no_process_behind_and_goes_on(tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     assert len(run_lab(small(work=tmp_path / "work"))) > 0
+    assert list((tmp_path / "work").rglob(".*")) == [], "what the killed one left is removed"
 
 
 @pytest.mark.slow
