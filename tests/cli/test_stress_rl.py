@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 
 import pytest
 import yaml
 
+from smorm.config import load_section
+from smorm.errors import ConfigError, Interrupted
 from smorm.evaluation.result import read_results
+from smorm.stress.config import StressConfig
+from smorm.stress.rl.run import run_rl
 from smorm.world import backbone_path
 from tests.stress.made_up import write_rows
 from tests.stress.rl.made_up import write_prompts
@@ -152,6 +158,23 @@ def test_finished_runs_are_kept_when_a_later_one_fails(smorm, tmp_path, prompts)
     assert not kept.exists()
     written = read_results(tmp_path / "rl.json")[0]
     assert written.notes[0].startswith("4 prompts with 4 sampled answers each at 3 evaluations;")
+
+
+def test_a_stop_keeps_finished_runs_and_no_second_process_writes_them(tmp_path, prompts):
+    path = config(tmp_path, prompts, models={"first": LENGTH, "second": LENGTH})
+    section = load_section(StressConfig, path, [])
+
+    def tell(line: str) -> None:
+        if "against second" in line:
+            with pytest.raises(ConfigError, match="is in use by another run"):
+                run_rl(section, tell=lambda _: None)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    kept = tmp_path / "rl.json.part"
+    with pytest.raises(Interrupted, match=f"the results of finished runs are in {kept}"):
+        run_rl(section, tell=tell)
+    assert {one.model for one in read_results(kept)} == {"first"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rl.json.part", "rl.yaml"]
 
 
 @pytest.mark.filterwarnings("ignore")
