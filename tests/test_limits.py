@@ -1,12 +1,16 @@
 """Limits: their settings, what a refusal says, and the page that lists them."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from smorm.config import load_config
 from smorm.errors import ConfigError, DataError
 from smorm.files import read_json
 from smorm.limits import LIMITS, limit, read_limited, refusal, refuse_unknown_settings, setting
+from smorm.rewards.server import read_token
+from smorm.text.tokenizers import read_template
 
 PAGE = Path(__file__).parents[1] / "docs" / "limits.md"
 
@@ -80,3 +84,10 @@ def test_a_file_of_exactly_the_limit_is_read(
     monkeypatch.setenv("SMORM_LIMIT_TEMPLATE_BYTES", "5")
     (tmp_path / "a").write_text("12345", "utf-8")
     assert read_limited(tmp_path / "a", "template_bytes") == b"12345"
+
+
+def test_no_file_that_a_user_names_is_read_without_end(tmp_path: Path) -> None:
+    endless = Path("/dev/zero")
+    for read in (read_token, partial(read_template, named="--chat-template"), load_config):
+        with pytest.raises(ConfigError, match="/dev/zero: over the limit of"):
+            read(endless)

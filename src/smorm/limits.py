@@ -103,6 +103,7 @@ LIMITS: Mapping[str, Limit] = {
         1 << 24, "tokens", "a conversation", "The highest value that `data.max_tokens` and "
         "`--max-tokens` may have.",
     ),
+    "token_bytes": Limit(64 * _KIB, "bytes", "a token's file", "A file that holds a token."),
     "template_bytes": Limit(_MIB, "bytes", "a chat template", "One chat template."),
     "result_bytes": Limit(
         64 * _MIB, "bytes", "a JSON file", "One result file, card or other JSON file of smorm."

@@ -203,7 +203,7 @@ def test_installing_twice_bounds_once() -> None:
 
 def test_raw_text_over_the_limit_is_a_fault_of_the_data(monkeypatch) -> None:
     monkeypatch.setenv("SMORM_LIMIT_CONVERSATION_BYTES", "10kB")
-    with pytest.raises(DataError, match=r"20,000 characters: .*CONVERSATION_BYTES raises it"):
+    with pytest.raises(DataError, match=r"20,000 bytes, over the .*CONVERSATION_BYTES raises it"):
         Renderer(shared("chatml")).render([Message(RAW, "a" * 20_000)])
 
 

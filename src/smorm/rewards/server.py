@@ -29,6 +29,7 @@ import orjson
 from smorm.arrays import Floats
 from smorm.data.records import Item
 from smorm.errors import ConfigError, DataError, SmormError
+from smorm.limits import read_limited
 from smorm.model.store import resolve
 from smorm.printing import address_of, keep_secret, keep_secrets_of, shorten
 from smorm.rewards.protocol import Results, Reward, RewardView, ScoringOptions, split_rows
@@ -326,7 +327,7 @@ class _NoSuchPageError(SmormError):
 def read_token(path: Path, name: str = "token_file") -> str:
     """A bearer token from the file that `name` gives."""
     try:
-        token = path.read_text(encoding="utf-8").strip()
+        token = read_limited(path, "token_bytes", ConfigError).decode("utf-8").strip()
         keep_secret(token)
         return token
     except (OSError, UnicodeDecodeError) as error:
