@@ -25,7 +25,7 @@ def refuse_slow_patterns(folder: Path, model: Any) -> None:
 
 def _patterns(config: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Each pattern, the key that holds it, and the expression in which PEFT puts it."""
-    found = []
+    patterns = []
     for key, form in (
         ("target_modules", "{}"),
         ("exclude_modules", "{}"),
@@ -40,5 +40,5 @@ def _patterns(config: dict[str, Any]) -> list[tuple[str, str, str]]:
         elif form == "{}" or not isinstance(values, (list, dict)):
             # A list of modules' names is no pattern.
             continue
-        found += [(key, value, form) for value in values if isinstance(value, str)]
-    return found
+        patterns += [(key, value, form) for value in values if isinstance(value, str)]
+    return patterns

@@ -112,25 +112,25 @@ class Probe:
         except subprocess.TimeoutExpired:
             self.process.kill()
             output, _ = self.process.communicate()
-        part, answer = _last(output)
+        component, answer = _last(output)
         if answer is not None and answer.get("done"):
             _passed.add(self._key)
             return
         reason = _reason(answer, self.process.returncode, patience)
-        raise UnboundedError(f"{self.named}: {part}: {reason}".replace(": : ", ": "))
+        raise UnboundedError(f"{self.named}: {component}: {reason}".replace(": : ", ": "))
 
 
 def _last(output: bytes) -> tuple[str, dict[str, Any] | None]:
     """The part that was tried last, and the answer at the end, where there is one."""
-    part, answer = "", None
+    component, answer = "", None
     # A last line that was cut off says nothing.
     for line in output.split(b"\n")[:-1]:
         said = json.loads(line)
         if "part" in said:
-            part = said["part"]
+            component = said["part"]
         else:
             answer = said
-    return part, answer
+    return component, answer
 
 
 def _reason(answer: dict[str, Any] | None, code: int, patience: int) -> str:
@@ -138,12 +138,12 @@ def _reason(answer: dict[str, Any] | None, code: int, patience: int) -> str:
     if answer is not None and "failure" in answer:
         return f"fails on a text: {answer['failure']}"
     if answer is not None:
-        name, found = answer["limit"], answer["found"]
+        name, amount = answer["limit"], answer["amount"]
         if name == "probe_bytes":
             return f"takes too much memory: {limits.refusal(name)}"
         if name == "conversation_bytes":
             return f"makes too much text of a short conversation: {limits.refusal(name)}"
-        return limits.refusal(name, found)
+        return limits.refusal(name, amount)
     if code == -signal.SIGXCPU:
         return f"takes too long: {limits.refusal('probe_seconds')}"
     if code == -signal.SIGABRT:

@@ -42,11 +42,11 @@ _CALL = {"id": "a1", "type": "function", "function": {"name": "find", "arguments
 
 
 class Excess(Exception):  # noqa: N818  (a finding, not an error of this program)
-    """Something is over the limit of that name; `found` is its amount, where it is known."""
+    """Something is over the limit of that name; `amount` is its size, where it is known."""
 
-    def __init__(self, limit: str, found: int | None = None) -> None:
+    def __init__(self, limit: str, amount: int | None = None) -> None:
         super().__init__(limit)
-        self.limit, self.found = limit, found
+        self.limit, self.amount = limit, amount
 
 
 class Failure(Exception):  # noqa: N818  (a finding as well)
@@ -61,13 +61,13 @@ def main() -> None:
     _bound(limits["probe_seconds"], limits["probe_bytes"])
     answer: dict[str, Any] = {"done": True}
     try:
-        for part, check in _parts(request, limits):
-            _say({"part": part})
+        for name, check in _parts(request, limits):
+            _say({"part": name})
             check()
     except Excess as excess:
-        answer = {"limit": excess.limit, "found": excess.found}
+        answer = {"limit": excess.limit, "amount": excess.amount}
     except MemoryError:
-        answer = {"limit": "probe_bytes", "found": None}
+        answer = {"limit": "probe_bytes", "amount": None}
     except Failure as failure:
         answer = {"failure": str(failure)}
     _say(answer)
@@ -130,18 +130,18 @@ def _parts(request: dict[str, Any], limits: dict[str, int]) -> Iterator[Part]:
 
 
 def _templates(folder: Path, limits: dict[str, int]) -> Iterator[Part]:
-    found: dict[str, None] = {}
+    sources: dict[str, None] = {}
     files = [folder / TEMPLATE_FILES[0], *sorted((folder / MORE_TEMPLATES).glob("*.jinja"))]
     for file in files:
         if file.is_file():
             source = file.read_text(encoding="utf-8", errors="replace")
-            found[source] = None
+            sources[source] = None
             yield file.name, partial(try_template, source, limits)
     for name in (*CONFIG_FILES, TEMPLATE_FILES[1]):
         for source in _saved_templates(folder / name):
             # The same template often stands in several places.
-            if source not in found:
-                found[source] = None
+            if source not in sources:
+                sources[source] = None
                 yield f"{name}: chat_template", partial(try_template, source, limits)
 
 
@@ -326,38 +326,38 @@ def _measure(saved: dict[str, Any], limits: dict[str, int]) -> None:
     longest = max(longest, model.get("max_input_chars_per_word") or 0)
     if longest > limits["token_characters"]:
         raise Excess("token_characters", longest)
-    for part in ("normalizer", "decoder"):
-        growth = _growth(saved.get(part))
+    for name in ("normalizer", "decoder"):
+        growth = _growth(saved.get(name))
         if growth > limits["token_growth"]:
             raise Excess("token_growth", growth)
 
 
-def _growth(part: Any) -> int:
+def _growth(component: Any) -> int:
     """How many times longer a text may become, at most, in a normalizer or decoder."""
-    if not isinstance(part, dict):
+    if not isinstance(component, dict):
         return 1
     growth = 1
-    for child in (*part.get("normalizers", ()), *part.get("decoders", ())):
+    for child in (*component.get("normalizers", ()), *component.get("decoders", ())):
         growth *= _growth(child)
-    if part.get("type") == "Replace":
-        pattern, content = part["pattern"], part["content"]
+    if component.get("type") == "Replace":
+        pattern, content = component["pattern"], component["content"]
         # A regular expression may match one character, and an empty text beside each.
         if "String" not in pattern:
             return growth * (1 + 2 * len(content))
         return growth * max(1, -(-len(content) // max(1, len(pattern["String"]))))
-    if part.get("type") == "Prepend":
-        return growth * (1 + len(part["prepend"]))
-    if part.get("type") == "Precompiled":
-        table = base64.b64decode(part["precompiled_charsmap"] or "")
+    if component.get("type") == "Prepend":
+        return growth * (1 + len(component["prepend"]))
+    if component.get("type") == "Precompiled":
+        table = base64.b64decode(component["precompiled_charsmap"] or "")
         # The size of a trie (4 bytes), the trie, and what it maps to, with zeros between.
         texts = table[4 + int.from_bytes(table[:4], "little") :]
         return growth * max(1, max(map(len, texts.split(b"\0"))))
     return growth
 
 
-def _patterns(part: Any) -> Iterator[str]:
+def _patterns(saved: Any) -> Iterator[str]:
     """All regular expressions in a tokenizer but its model."""
-    waiting = [part.get(name) for name in ("normalizer", "pre_tokenizer", "decoder")]
+    waiting = [saved.get(name) for name in ("normalizer", "pre_tokenizer", "decoder")]
     while waiting:
         value = waiting.pop()
         if isinstance(value, list):
@@ -391,9 +391,9 @@ def _texts_for(patterns: set[str]) -> Iterator[str]:
 def _run(tokenizer: Any, texts: list[str], growth: int) -> None:
     """Take texts through a tokenizer. `Excess`: it makes too much of one."""
     bare = tokenizer.encode("a", add_special_tokens=False)
-    whole = tokenizer.encode("a")
-    if len(whole.ids) - len(bare.ids) > growth:
-        raise Excess("token_growth", len(whole.ids))
+    processed = tokenizer.encode("a")
+    if len(processed.ids) - len(bare.ids) > growth:
+        raise Excess("token_growth", len(processed.ids))
     for text in texts:
         made = len(tokenizer.encode(text, add_special_tokens=False).ids)
         if made > growth * (len(text) + 1):

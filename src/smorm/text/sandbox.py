@@ -161,8 +161,8 @@ class _BoundedCode(CodeGenerator):
 
     def visit_Concat(self, node: nodes.Concat, frame: Any) -> None:  # noqa: N802
         self.write("environment.joined((")
-        for part in node.nodes:
-            self.visit(part, frame)
+        for operand in node.nodes:
+            self.visit(operand, frame)
             self.write(", ")
         self.write("))")
 
@@ -194,9 +194,9 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     @staticmethod
     def concat(pieces: Iterable[str]) -> str:
         """Join what a template, a macro or a block has written."""
-        parts = list(pieces)
-        _spent.refuse_over(sum(map(len, parts)))
-        return "".join(parts)
+        texts = list(pieces)
+        _spent.refuse_over(sum(map(len, texts)))
+        return "".join(texts)
 
     @staticmethod
     def joined(values: tuple[Any, ...]) -> str:
@@ -205,13 +205,13 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             _spent.refuse_over(inf)
         return str(_checked("".join(map(str, values))))
 
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+    def call_binop(self, context: Any, operator: str, first: Any, second: Any) -> Any:
         """A binary operator, where its result has a fitting size."""
         # The sum of two texts is looked at when it is made, which is quicker.
-        if operator != "+" or type(left) is not str or type(right) is not str:
+        if operator != "+" or type(first) is not str or type(second) is not str:
             _spent.tick()
-            _refuse_operation(operator, left, right)
-        return _checked(self.binop_table[operator](left, right))
+            _refuse_operation(operator, first, second)
+        return _checked(self.binop_table[operator](first, second))
 
     def call(__self, __context: Any, __function: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
         """A call, where its result has a fitting size."""
@@ -234,19 +234,19 @@ def size(value: Any) -> int:
         return len(value)
     total, values, waiting = 0, 0, [value]
     while waiting:
-        part = waiting.pop()
+        item = waiting.pop()
         values += 1
-        if isinstance(part, (str, bytes)):
-            total += len(part)
-        elif isinstance(part, _COLLECTIONS):
-            waiting.extend(part)
-        elif isinstance(part, Namespace):
-            waiting.append(part._Namespace__attrs)
-        elif isinstance(part, dict):
-            waiting.extend(part)
-            waiting.extend(part.values())
-        elif isinstance(part, int):
-            total += part.bit_length() // 3
+        if isinstance(item, (str, bytes)):
+            total += len(item)
+        elif isinstance(item, _COLLECTIONS):
+            waiting.extend(item)
+        elif isinstance(item, Namespace):
+            waiting.append(item._Namespace__attrs)
+        elif isinstance(item, dict):
+            waiting.extend(item)
+            waiting.extend(item.values())
+        elif isinstance(item, int):
+            total += item.bit_length() // 3
         total += _VALUE
         _spent.refuse_over(total)
     # Counting is work too.
@@ -298,43 +298,43 @@ def _bounded_filter(name: str, function: Callable[..., Any]) -> Callable[..., An
     def bounded(*args: Any, **kwargs: Any) -> Any:
         _spent.tick()
         if name in _GROWING:
-            given = [*args[:skipped], *map(_listed, args[skipped:])]
-            value, *others = given[skipped:]
+            arguments = [*args[:skipped], *map(_listed, args[skipped:])]
+            value, *others = arguments[skipped:]
             if name == "join":
                 # As a method the separator is the owner.
                 separator = others[0] if others else kwargs.get("d", "")
                 _refuse_growth(name, str(separator), (value,), {})
             else:
                 _refuse_growth(name, value, tuple(others), kwargs)
-            args = tuple(given)
+            args = tuple(arguments)
         return _checked(function(*args, **kwargs))
 
     return bounded
 
 
-def _refuse_operation(operator: str, left: Any, right: Any) -> None:
+def _refuse_operation(operator: str, first: Any, second: Any) -> None:
     """Refuse a binary operation with too large a result, before it is computed."""
     if operator == "%":
-        if isinstance(left, (str, bytes)):
-            _refuse_format(str(left), right, "*" in str(left))
+        if isinstance(first, (str, bytes)):
+            _refuse_format(str(first), second, "*" in str(first))
     elif operator == "**":
-        if isinstance(left, int) and isinstance(right, int):
-            _spent.refuse_over(left.bit_length() * right)
+        if isinstance(first, int) and isinstance(second, int):
+            _spent.refuse_over(first.bit_length() * second)
     elif operator == "+":
-        if not isinstance(left, (int, float)):
-            _spent.refuse_over(size(left) + size(right))
-    elif isinstance(left, int) and isinstance(right, int):
-        _spent.refuse_over(left.bit_length() + right.bit_length())
+        if not isinstance(first, (int, float)):
+            _spent.refuse_over(size(first) + size(second))
+    elif isinstance(first, int) and isinstance(second, int):
+        _spent.refuse_over(first.bit_length() + second.bit_length())
     else:
-        for value, times in ((left, right), (right, left)):
+        for value, times in ((first, second), (second, first)):
             if isinstance(times, int):
                 _spent.refuse_over(size(value) * times)
 
 
 def _refuse_growth(name: str, value: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """Refuse a filter or method with too large a result, before it is computed."""
-    given = (*args, *kwargs.values())
-    largest = max(map(_amount, given), default=0)
+    arguments = (*args, *kwargs.values())
+    largest = max(map(_amount, arguments), default=0)
     if name in ("batch", "center", "ljust", "rjust", "slice", "to_bytes", "zfill"):
         _spent.refuse_over(largest)
     elif name == "round":
@@ -345,7 +345,7 @@ def _refuse_growth(name: str, value: Any, args: tuple[Any, ...], kwargs: Mapping
         lines = 1 + text.count("\n") + text.count("\t")
         _spent.refuse_over(len(text) + lines * largest)
     elif name in ("tojson", "translate", "wordwrap"):
-        longest = max(map(size, given), default=0)
+        longest = max(map(size, arguments), default=0)
         if name == "tojson":
             longest = largest
         _spent.refuse_over(size(value) * longest / _SLACK)
@@ -353,24 +353,24 @@ def _refuse_growth(name: str, value: Any, args: tuple[Any, ...], kwargs: Mapping
         items = args[0] if args else ()
         count = len(items) if hasattr(items, "__len__") else 0
         _spent.refuse_over(size(items) + count * len(value))
-    elif name == "replace" and len(given) > 1:
-        text, old, new = str(value), str(given[0]), str(given[1])
+    elif name == "replace" and len(arguments) > 1:
+        text, old, new = str(value), str(arguments[0]), str(arguments[1])
         _spent.refuse_over(len(text) + text.count(old) * len(new))
     elif name in ("format", "format_map"):
         text = str(value)
-        _refuse_format(text, given, "*" in text or _NESTED_FORMAT.search(text) is not None)
+        _refuse_format(text, arguments, "*" in text or _NESTED_FORMAT.search(text) is not None)
 
 
-def _refuse_format(text: str, given: Any, widths: bool) -> None:
+def _refuse_format(text: str, arguments: Any, widths: bool) -> None:
     """Refuse a format that writes too much: long values often, or a width."""
-    places = text.count("%") + text.count("{")
-    if not places:
+    fields = text.count("%") + text.count("{")
+    if not fields:
         return
-    values = tuple(given) if isinstance(given, (tuple, list)) else (given,)
+    values = tuple(arguments) if isinstance(arguments, (tuple, list)) else (arguments,)
     longest = max(map(size, values), default=0)
     if widths:
         longest = max(longest, max(map(_amount, values), default=0))
-    _spent.refuse_over(places * longest / _SLACK)
+    _spent.refuse_over(fields * longest / _SLACK)
     for digits in re.findall(r"\d+", text):
         _spent.refuse_over(inf if len(digits) > 9 else int(digits))
 
