@@ -116,8 +116,11 @@ def third_party(where: Path | str, problem: str) -> Iterator[None]:
 
 def cause_of(error: BaseException) -> str:
     """What an error says in one line, with its type where that line is a bare value."""
-    # A strict dataclass names the function that complained first, and the reason as its cause.
-    if type(error).__name__.startswith("StrictDataclass") and error.__cause__ is not None:
+    # Here, since most programs never need it.
+    from huggingface_hub.errors import StrictDataclassError
+
+    # It names the function that complained first, and the reason as its cause.
+    if isinstance(error, StrictDataclassError) and error.__cause__ is not None:
         error = error.__cause__
     line, kind = first_line(error), type(error).__name__
     # `KeyError('swish')` reads as "'swish'", and a failed assertion as nothing.

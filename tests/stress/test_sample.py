@@ -6,10 +6,12 @@ import json
 import shutil
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 from smorm.data.census import Census, DropReason, Reason
 from smorm.data.reading import Source
 from smorm.errors import DataError, ModelError
+from smorm.model.backbone import import_peft
 from smorm.rewards.field import TruthReward
 from smorm.rewards.protocol import values_of
 from smorm.stress.config import SampleSection
@@ -129,3 +131,16 @@ def test_nonsense_is_told(tmp_path):
     with pytest.raises(DataError, match=r"prompts.jsonl:1: prompt: missing"):
         sampled(tmp_path, [{"question": "x"}])
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_policy_may_be_adapters_on_a_base(tmp_path):
+    base = str(backbone_path())
+    model = AutoModelForCausalLM.from_pretrained(base, trust_remote_code=False)
+    with import_peft() as peft:
+        config = peft.LoraConfig(task_type="CAUSAL_LM", r=2, target_modules="all-linear")
+        peft.get_peft_model(model, config).save_pretrained(tmp_path / "adapters")
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(backbone_path() / name, tmp_path / "adapters")
+    # Adapters begin with no effect.
+    found = sampled(tmp_path, PROMPTS, name="adapted", policy=str(tmp_path / "adapters"))
+    assert found == sampled(tmp_path, PROMPTS)

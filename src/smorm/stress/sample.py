@@ -17,9 +17,17 @@ from smorm.data.readers import read_rows
 from smorm.data.reading import Source
 from smorm.data.records import Messages, prompt_key
 from smorm.errors import DataError, ModelError, third_party
-from smorm.model.backbone import load_pretrained, missing_weights, position_limit
+from smorm.model import adapters
+from smorm.model.backbone import (
+    load_lora,
+    load_pretrained,
+    merge_lora,
+    missing_weights,
+    position_limit,
+)
 from smorm.model.border import check_ids, check_model
 from smorm.model.device import pick_device
+from smorm.model_files import local_folder
 from smorm.stress.config import SampleSection
 from smorm.stress.pools import hashed
 from smorm.text.chat import ChatInputs, Message, Renderer
@@ -169,7 +177,10 @@ class Policy:
 def _load_policy(path: str, tokenizer: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
-    checked = check_model(path)
+    folder = local_folder(path)
+    adapted = adapters.holds_adapters(folder)
+    base = adapters.find_base(folder, adapters.check_adapters(folder)) if adapted else path
+    checked = check_model(base)
     check_ids(path, tokenizer, checked.rows)
     model, info = load_pretrained(AutoModelForCausalLM, checked, "no usable policy", "auto")
     if missing := missing_weights(info):
@@ -179,4 +190,4 @@ def _load_policy(path: str, tokenizer: Any) -> Any:
         )
     if "score.weight" in info["unexpected_keys"]:
         raise ModelError(f"{path}: no usable policy: it is a reward model, with a score head")
-    return model
+    return merge_lora(load_lora(model, folder)) if adapted else model
