@@ -48,6 +48,7 @@ SIZES: dict[str, tuple[Any, str]] = {
     "num_labels": (10**9, "SMORM_LIMIT_LABELS"),
     "num_local_experts": (10**7, "SMORM_LIMIT_EXPERTS"),
     "max_position_embeddings": (10**12, "SMORM_LIMIT_POSITIONS"),
+    "num_hidden_layer": (10**400, "SMORM_LIMIT_LAYERS"),
     "hidden_size": (10**9, "do not belong together"),
     "intermediate_size": (10**11, "do not belong together"),
     "vocab_size": (10**9, "do not belong together"),

@@ -117,6 +117,8 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "offset that is no number": ({"offset": float("nan")}, "offset"),
     "infinite mean": ({"means": {"clarity": float("inf")}}, "means.clarity"),
     "unknown key": ({"claws": 3}, "claws: this version does not know it"),
+    "a number of many digits": ({"offset": 10**400}, "offset"),
+    "tokens of many digits": ({"max_tokens": 10**400}, "max_tokens"),
     "later format": ({"format": 2}, "this version reads 1"),
     "null attributes": ({"attributes": None}, "attributes"),
     "base of the wrong kind": ({"base": ["a"]}, "base"),

@@ -66,6 +66,7 @@ def test_a_folder_with_one_change_scores_or_is_refused(folders, tmp_path, kind):
 def export(folder: Path) -> None:
     model = RewardModel.load(folder)
     view = model.view()
+    model.score(PAIRS)
     target = folder.with_name("exported")
     export_view(target, model.network, model.tokenizer, model.card, view)
     plain = PlainModel.load(target)

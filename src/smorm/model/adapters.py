@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from smorm.data.readers import may_be_hub_id
-from smorm.errors import ModelError, third_party
+from smorm.errors import ModelError, brief, third_party
 from smorm.limits import limit, refusal
 from smorm.model import foreign, heads
 from smorm.model.backbone import fit_embeddings, import_peft, load_pretrained, missing_weights
@@ -69,8 +69,8 @@ def check_adapters(folder: Path) -> AdapterConfig:
         config = AdapterConfig.model_validate(read_settings(path))
     except ValidationError as error:
         problem = error.errors()[0]
-        key, found = ".".join(map(str, problem["loc"])), str(problem["input"])[:80]
-        raise ModelError(f"{path}: {key}: {problem['msg']}, got {found!r}") from error
+        key, found = ".".join(map(str, problem["loc"])), brief(problem["input"])
+        raise ModelError(f"{path}: {key}: {problem['msg']}, got {found}") from error
     if config.peft_type in _UNMERGEABLE:
         raise UnreadableModelError(folder, Unreadable.ADAPTER_KIND, config.peft_type)
     with import_peft() as peft:
@@ -87,7 +87,9 @@ def _check_sizes(path: Path, config: AdapterConfig, stored: dict[str, Stored]) -
         largest = max(largest, *tensor.shape, 0)
     ranks = [config.r or 0, *(config.rank_pattern or {}).values()]
     if max(ranks) > largest:
-        raise ModelError(f"{path}: r is {max(ranks)}, its weights have at most {largest} rows")
+        raise ModelError(
+            f"{path}: r is {brief(max(ranks))}, its weights have at most {largest} rows"
+        )
     layers = 0
     for span in config.layer_replication or ():
         layers += max(span, default=0) - min(span, default=0)

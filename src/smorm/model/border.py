@@ -17,12 +17,13 @@ from smorm.errors import ModelError, brief, third_party
 from smorm.limits import limit, refusal
 from smorm.model import foreign
 from smorm.model.headers import WEIGHTS, Stored, stored_weights
-from smorm.model_files import local_folder, read_settings
+from smorm.model_files import entries, local_folder, read_settings
 
 CONFIG = "config.json"
 # Keys by which a config leads to other weights than the folder's, or changes transformers itself.
 _DETOURS = ("transformers_weights", "fusion_config")
-# Of numbers in the weights, how many a model may have: quantised ones are packed, 16 in two bytes.
+# How many weights a model may have for each that is stored; quantised ones are packed, 16 of two bits
+# in one of 32.
 _MOST, _MOST_PACKED = 2, 16
 
 
@@ -122,25 +123,23 @@ def _check_settings(path: Path, values: dict[str, Any], tensors: int) -> None:
             raise ModelError(f"{path}: {key}: is no setting of a model")
         if key in _DETOURS:
             raise ModelError(f"{path}: {key}: is not read here: take it out")
-    for part in (values, *values.values()):
-        if isinstance(part, dict):
-            _bound(path, part, tensors)
+    for key, value in entries(path, values):
+        _bound(path, key, value, tensors)
     _refuse_quantisation(path, values.get("quantization_config"))
 
 
-def _bound(path: Path, values: dict[str, Any], tensors: int) -> None:
-    for key, value in values.items():
-        # Names of labels, kinds of layers: one each.
-        if isinstance(value, list | dict) and len(value) > limit("labels"):
-            raise ModelError(f"{path}: {key}: {refusal('labels', len(value))}")
-        name = _limit_of(key)
-        if name is None or not isinstance(value, int | float):
-            continue
-        if value > limit(name):
-            raise ModelError(f"{path}: {key} is {value:g}: {refusal(name)}")
-        # Each layer has one tensor at least.
-        if name == "layers" and 0 < tensors < value:
-            raise ModelError(f"{path}: {key} is {value}, its weights are {tensors} tensors")
+def _bound(path: Path, key: str, value: Any, tensors: int) -> None:
+    # Names of labels, kinds of layers: one each.
+    if isinstance(value, list | dict) and len(value) > limit("labels"):
+        raise ModelError(f"{path}: {key}: {refusal('labels', len(value))}")
+    name = _limit_of(key)
+    if name is None or not isinstance(value, int | float):
+        return
+    if value > limit(name):
+        raise ModelError(f"{path}: {key} is {brief(value)}: {refusal(name)}")
+    # Each layer has one tensor at least.
+    if name == "layers" and 0 < tensors < value:
+        raise ModelError(f"{path}: {key} is {brief(value)}, its weights are {tensors} tensors")
 
 
 def _limit_of(key: str) -> str | None:

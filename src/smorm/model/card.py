@@ -3,6 +3,7 @@
 Types hold wherever a card is made. What its fields say about each other holds wherever one is read
 or written (`check_card`)."""
 
+import json
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,6 @@ from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import orjson
 from pydantic import (
     AfterValidator,
     ConfigDict,
@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from smorm.data.scaling import AttributeScale
-from smorm.errors import ConfigError, ModelError
+from smorm.errors import ConfigError, ModelError, brief
 from smorm.limits import limit, refusal
 from smorm.model.views import PREFERENCE, parse_view
 from smorm.model_files import read_settings
@@ -118,7 +118,7 @@ def card_errors(where: Path | str) -> Iterator[None]:
             # Its meaning could change a score.
             message = "this version does not know it"
         elif problem["type"] != "value_error":
-            message = f"{message[0].lower()}{message[1:]}, got {str(problem['input'])[:80]!r}"
+            message = f"{message[0].lower()}{message[1:]}, got {brief(problem['input'])}"
         raise ModelError(f"{where}: not a model card of smorm: {key}: {message}") from error
 
 
@@ -128,10 +128,10 @@ def read_card(folder: Path) -> ModelCard:
     values = read_settings(path)
     form = values.pop("format", 1)
     if form != 1 or isinstance(form, bool):
-        raise ModelError(f"{path}: its format is {form!r}; this version reads 1")
+        raise ModelError(f"{path}: its format is {brief(form)}; this version reads 1")
     with card_errors(path):
         # Its strict JSON mode takes a list for a tuple, and nothing else for anything else.
-        card = _ADAPTER.validate_json(orjson.dumps(values))
+        card = _ADAPTER.validate_json(json.dumps(values))
     if card.foreign and not card.attributes:
         # As older versions exported a view of labels: the one row is no label any more.
         card = replace(card, foreign=False, classifier=False)

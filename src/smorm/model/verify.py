@@ -103,7 +103,8 @@ class _Trial:
         self.dtype = next(network.backbone.parameters()).dtype
         network.use_layout("padded")
         # All of it transformers' own: what its configuration asks for is found out here.
-        with third_party(network.backbone.config.model_type, "cannot be run"):
+        config = network.backbone.config
+        with third_party(config.name_or_path or config.model_type, "cannot be run"):
             self.reference = self._padded_states()
 
     def refuses_layout(self, layout: Layout, *, fast_layers: bool) -> str | None:
