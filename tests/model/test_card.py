@@ -83,7 +83,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown overlong": ({"overlong": "cut"}, "overlong"),
     "scale of zero": ({"scales": scaled(scale=0)}, "clarity: scale is 0"),
     "negative scale": ({"scales": scaled(scale=-1.0)}, "clarity: scale is -1"),
-    "scale that is no number": ({"scales": scaled(scale=float("nan"))}, "scales.0.scale"),
+    "scale that is no number": ({"scales": scaled(scale=float("nan"))}, "clarity: scale is nan"),
     "scale of text": ({"scales": scaled(scale="1")}, "scales.0.scale"),
     "huge scale": ({"scales": scaled(scale=1e308)}, "clarity: scale is 1e+308"),
     "huge offset": ({"scales": scaled(offset=-1e308)}, "clarity: offset is -1e+308"),

@@ -22,8 +22,8 @@ from smorm.model_files import entries, local_folder, read_settings
 CONFIG = "config.json"
 # Keys by which a config leads to other weights than the folder's, or changes transformers itself.
 _DETOURS = ("transformers_weights", "fusion_config")
-# How many weights a model may have for each that is stored; quantised ones are packed, 16 of two bits
-# in one of 32.
+# How many weights a model may have for each that is stored; quantised ones are packed, 16 of two
+# bits in one of 32.
 _MOST, _MOST_PACKED = 2, 16
 
 
