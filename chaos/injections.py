@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from chaos.stage import Stage, config_values
 from chaos.trial import CANARY, Command, Ended, Fault, Trial, verb
 from chaos.values import OSC
 
+_CODE = re.compile(r"(?<!`)(`+)(?!`).+?(?<!`)\1(?!`)", re.DOTALL)
 _SCRIPT = "<script>document.title='hacked'</script>"
 _IMAGE = "<img src=x onerror=alert(1)>"
 PAYLOADS = (
@@ -68,8 +70,14 @@ def trials(stage: Stage, seed: int, count: int) -> Iterator[Trial]:
 def _judge_page(folder: Path, ended: Ended) -> Iterator[tuple[Fault, str]]:
     for path in (*folder.glob("*.html"), *folder.glob("*.md")):
         text = path.read_text(encoding="utf-8")
-        for payload in (_SCRIPT, _IMAGE, "<svg onload", 'href="javascript:', "](javascript:"):
-            if payload in text:
+        active = [_SCRIPT, _IMAGE, "<svg onload", 'href="javascript:']
+        # Code is shown as it is, and only Markdown has links of this form.
+        prose = text
+        if path.suffix == ".md":
+            prose = _CODE.sub("", text)
+            active.append("](javascript:")
+        for payload in active:
+            if payload in prose:
                 yield Fault.EXECUTION, f"{path.name} holds {payload}"
         if "\x1b" in text or "\u202e" in text:
             yield Fault.ESCAPES, path.name

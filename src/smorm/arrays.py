@@ -16,7 +16,11 @@ Clusters = Sequence[str] | Sequence[int] | NDArray[Any]
 
 
 def is_finite_number(value: Any) -> bool:
-    """Whether a value of a JSON file is a finite number."""
+    """Whether a value of a JSON file is a finite number, as a float has them."""
     # JSON's true is an int in Python, and no number.
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
