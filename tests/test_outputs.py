@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from smorm import files, unfinished
 from smorm.errors import ConfigError, OutputError
+from smorm.locks import only_run
 
 
 def names(folder: Path) -> list[str]:
@@ -286,6 +287,19 @@ def test_a_full_file_system_is_refused_before_the_work(disk):
         with pytest.raises(OutputError, match=r"x: could not be written: No space left on device"):
             refused(disk / "deep" / "x")
     assert names(disk) == ["ballast"]
+
+
+@pytest.mark.parametrize("disk", ["size=64k"], indirect=True)
+def test_a_full_file_system_has_no_room_for_a_lock_and_keeps_none(disk):
+    # A folder takes no room of this file system, the line in the lock a block.
+    (disk / "ballast").write_bytes(bytes(1 << 16))
+    with pytest.raises(OutputError, match=r"running: could not be written: No space left"):
+        only_run(disk / "run").__enter__()
+    assert names(disk) == ["ballast"]
+    (disk / "ballast").unlink()
+    with only_run(disk / "run"):
+        assert names(disk / "run") == [".running"]
+    assert names(disk) == []
 
 
 @pytest.mark.parametrize("disk", ["size=64k"], indirect=True)

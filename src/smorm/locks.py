@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from smorm.errors import ConfigError
+from smorm.errors import ConfigError, OutputError
 from smorm.files import is_stream, named_errors
 from smorm.printing import get_logger
 from smorm.stopping import defer, handled
@@ -94,10 +94,21 @@ def _take(path: Path, what: str) -> int:
             log.warning("%s: this file system has no locks: start no second run there", path.parent)
             return os.open(path, os.O_RDWR)
         if _is_there(path, descriptor):
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+            _sign(path, descriptor)
             return descriptor
         os.close(descriptor)
+
+
+def _sign(path: Path, descriptor: int) -> None:
+    """Say in a lock who holds it; `OutputError`, and no lock is left, on a full disk."""
+    try:
+        with named_errors(path):
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    except OutputError:
+        path.unlink()
+        os.close(descriptor)
+        raise
 
 
 def _is_there(path: Path, descriptor: int) -> bool:
