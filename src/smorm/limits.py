@@ -4,6 +4,7 @@ A limit acts before any configuration is read, so what raises it is a variable o
 `SMORM_LIMIT_LINE_BYTES=64MiB`. Every refusal names the limit and its variable."""
 
 import contextlib
+import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -210,8 +211,8 @@ def refuse_unknown_settings() -> None:
             continue
         name = variable.removeprefix(PREFIX).lower()
         if name not in LIMITS:
-            known = ", ".join(map(setting, LIMITS))
-            raise ConfigError(f"{variable}: no limit has that name; there are {known}")
+            near = difflib.get_close_matches(name, LIMITS, n=1, cutoff=0)
+            raise ConfigError(f"{variable}: no limit has that name; did you mean {setting(*near)}?")
         _parsed(name, text)
 
 

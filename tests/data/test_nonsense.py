@@ -109,6 +109,21 @@ def test_an_attribute_that_is_named_twice_is_refused() -> None:
         Source("f", columns={"scores": ["a", "a"]})
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"columns": {"prompt": ""}},
+        {"columns": {"prompt": []}},
+        {"columns": {"prompt": ["a", " "]}},
+        {"ignore": [""]},
+        {"ignore": ["a", " "]},
+    ],
+)
+def test_an_empty_name_of_a_column_or_field_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"(columns: prompt|ignore): expected"):
+        Source("f", **settings)
+
+
 def test_attributes_have_a_limit_over_all_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

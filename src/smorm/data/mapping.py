@@ -49,6 +49,8 @@ class Columns:
                     f"columns: {target!r} is no part of a record{hint}; parts: {', '.join(TARGETS)}"
                 )
             names = (column,) if isinstance(column, str) else tuple(column)
+            if not names or not all(map(str.strip, names)):
+                raise ConfigError(f"columns: {target}: expected the name of a column, got nothing")
             if target == "margin" and len(names) == 1 and _DIFFERENCE in names[0]:
                 first, _, second = names[0].partition(_DIFFERENCE)
                 difference = (first.strip(), second.strip())

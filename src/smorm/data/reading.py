@@ -73,6 +73,8 @@ class Source:
         if self.stride < 1 or (self.limit is not None and self.limit < 1):
             raise ConfigError(f"{self.path}: stride and limit must be at least 1")
         Columns.parse(self.columns)
+        if not all(map(str.strip, self.ignore)):
+            raise ConfigError(f"{self.path}: ignore: expected names of fields, got an empty one")
         if problem := names_problem(self._listed or ()):
             raise ConfigError(f"attributes: {problem}")
 
