@@ -120,7 +120,7 @@ KINDS: dict[str, Maker] = {
 
 
 VALUES: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 3, 7, 10**9, 10**30, -(2**63), 0.5, -0.0, 1e308, float("nan"),
+    None, True, False, 0, -1, 1, 3, 7, 10**9, 10**400, -(2**63), 0.5, -0.0, 1e308, float("nan"),
     float("inf"), "", "x", "../x", "/dev/zero", "\x1b]0;x\x07", "\u202ex", "a/b", [], [1], [None],
     ["x"], {}, {"x": 1}, {"a": {"b": [1, {}]}}, "x" * 5000, [[]] * 50,
 )  # fmt: skip

@@ -19,7 +19,7 @@ from smorm.model.export import PlainModel, export_view
 from smorm.model.store import load_start
 from smorm.scoring.merge import merge_models
 
-SEEDS = 28
+SEEDS = 22
 
 
 @pytest.fixture(scope="module")
