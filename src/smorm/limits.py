@@ -162,10 +162,10 @@ def setting(name: str) -> str:
     return PREFIX + name.upper()
 
 
-def refusal(name: str, found: float | None = None) -> str:
-    """What a message says of something over a limit; `found` is its amount, where it is known."""
+def refusal(name: str, size: float | None = None) -> str:
+    """What a message says of something over a limit; `size` is its amount, where it is known."""
     about = LIMITS[name]
-    amount = "" if found is None else f"{f'{found:,} {about.unit}'.rstrip()}, "
+    amount = "" if size is None else f"{f'{size:,} {about.unit}'.rstrip()}, "
     most = f"{about.shown(limit(name))} {about.of}".rstrip()
     return f"{amount}over the limit of {most}; {setting(name)} raises it"
 

@@ -26,13 +26,13 @@ def name_problem(name: object) -> str | None:
 
 def names_problem(names: Iterable[object]) -> str | None:
     """Why these cannot be a model's attributes; None where they can."""
-    seen: set[object] = set()
+    accepted: set[object] = set()
     for name in names:
         if problem := name_problem(name):
             return problem
-        if name in seen:
+        if name in accepted:
             return f"the attribute {brief(name)} is named twice"
-        seen.add(name)
-    if len(seen) > limit("attributes"):
-        return refusal("attributes", len(seen))
+        accepted.add(name)
+    if len(accepted) > limit("attributes"):
+        return refusal("attributes", len(accepted))
     return None

@@ -23,9 +23,9 @@ class _Refused(yaml.YAMLError):
 
     def __init__(self, node: yaml.Node | yaml.Event, problem: str) -> None:
         super().__init__(problem)
-        mark = node.start_mark
-        assert mark is not None  # a node of a text has one
-        self.line = mark.line + 1
+        start = node.start_mark
+        assert start is not None  # a node of a text has one
+        self.line = start.line + 1
 
 
 class _Loader(yaml.SafeLoader):
@@ -130,8 +130,8 @@ class _Document:
         if not isinstance(node, yaml.ScalarNode):
             levels += 1
         if values > self._most_values:
-            found = refusal("config_values", values)
-            raise _Refused(node, f"with its aliases written out {found}")
+            problem = refusal("config_values", values)
+            raise _Refused(node, f"with its aliases written out {problem}")
         if levels > self._most_levels:
             raise _Refused(node, refusal("depth", levels))
         self._sizes[id(node)] = values, levels
@@ -157,15 +157,15 @@ def _refuse_surprises(node: yaml.ScalarNode) -> None:
     text = node.value.replace("_", "").lower()
     if len(text) > limit("digits"):
         raise _Refused(node, refusal("digits", len(text)))
-    shown = repr(node.value[:60])
+    quoted = repr(node.value[:60])
     if ":" in text:
-        raise _Refused(node, f"{shown} is a number in base 60 to YAML: put it in quotes")
+        raise _Refused(node, f"{quoted} is a number in base 60 to YAML: put it in quotes")
     if node.tag == _INT and re.fullmatch(r"[-+]?0[0-9]+", text):
-        problem = f"{shown} is an octal number to YAML: leave out its first 0, or put it in quotes"
+        problem = f"{quoted} is an octal number to YAML: leave out its first 0, or put it in quotes"
         raise _Refused(node, problem)
     # Of text such as 1.0e+400 the number is infinite too.
     if node.tag == _FLOAT and (text.endswith((".inf", ".nan")) or math.isinf(float(text))):
-        raise _Refused(node, f"{shown}, expected a finite number")
+        raise _Refused(node, f"{quoted}, expected a finite number")
 
 
 def _said(error: yaml.YAMLError) -> str:

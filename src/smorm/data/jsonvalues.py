@@ -120,11 +120,11 @@ def _refuse_twice(text: bytes, value: object) -> None:
 
 
 def _refuse_pairs(pairs: list[tuple[str, Any]]) -> None:
-    seen: set[str] = set()
+    names: set[str] = set()
     for name, _ in pairs:
-        if name in seen:
+        if name in names:
             raise Unfit(Defect.KEY_TWICE, f"the key {brief(name)} stands twice in one object")
-        seen.add(name)
+        names.add(name)
 
 
 def items_of_array(path: Path, stream: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
@@ -147,21 +147,21 @@ def items_of_array(path: Path, stream: io.BufferedReader) -> Iterator[tuple[int,
             text, position, start = text[start:] + more, position - start, 0
             continue
         position = match.end()
-        mark = text[position - 1 : position]
-        if mark in b"[{":
+        character = text[position - 1 : position]
+        if character in b"[{":
             depth += 1
-        elif mark in b"]}":
+        elif character in b"]}":
             depth -= 1
-        if depth == 0 or (depth == 1 and mark == b","):
+        if depth == 0 or (depth == 1 and character == b","):
             item = text[start : position - 1]
             # An empty array has no item; after a comma one is missing, which its parser says.
             if len(item) > most:
                 raise _too_long(path, number + 1)
-            if item.strip() or mark == b"," or number:
+            if item.strip() or character == b"," or number:
                 number += 1
                 yield number, item
             start = position
-    if mark != b"]" or text[position:].strip() or stream.read(_CHUNK).strip():
+    if character != b"]" or text[position:].strip() or stream.read(_CHUNK).strip():
         raise _broken(path, number + 1, "the array does not end where the file ends")
 
 

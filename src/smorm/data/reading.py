@@ -303,8 +303,8 @@ def _read(source: Source, kind: Kind | None, census: Census, take_bad: TakeBad) 
             if isinstance(record, Rated):
                 rated_names.update(record.scores)
                 if len(rated_names) > most_names:
-                    found = refusal("attributes", len(rated_names))
-                    raise DataError(f"{where}: scores: {found}")
+                    problem = refusal("attributes", len(rated_names))
+                    raise DataError(f"{where}: scores: {problem}")
             # counted here, after all dropping: a limit of 100 is 100 usable records
             num_records += 1
             yield record

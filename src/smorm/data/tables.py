@@ -171,8 +171,8 @@ def _num_inside(array: Any) -> int:
 
     kind = array.type
     if types.is_struct(kind):
-        parts = [array.field(index) for index in range(kind.num_fields)]
-        return sum(len(part) + _num_inside(part) for part in parts)
+        fields = [array.field(index) for index in range(kind.num_fields)]
+        return sum(len(field) + _num_inside(field) for field in fields)
     if types.is_map(kind):
         ends = array.offsets
         count: int = ends[-1].as_py() - ends[0].as_py()
