@@ -187,8 +187,8 @@ def _print_tables(console: Console, report: Report) -> None:
     if report.attributes:
         title = "attributes: whole numbers, distinct values, rank correlation with length"
         headings = ["n", "missing", "min", "max", "mean", "whole", "values", "length"]
-        several = any("raters" in summary for summary in report.attributes.values())
-        if several:
+        with_raters = any("raters" in summary for summary in report.attributes.values())
+        if with_raters:
             headings.append("raters")
         table = _table(title, *headings)
         for name, summary in report.attributes.items():
@@ -201,7 +201,7 @@ def _print_tables(console: Console, report: Report) -> None:
                 f"{summary['max']:.3g}", f"{summary['mean']:.3g}", f"{summary['integers']:.0%}",
                 f"{summary['distinct']:,}", correlation,
             ]  # fmt: skip
-            if several:
+            if with_raters:
                 cells.append(f"{summary.get('raters', 1):.1f}")
             table.add_row(*cells)
         console.print(table)

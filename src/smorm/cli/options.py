@@ -148,9 +148,9 @@ def loads_models(run: Callable[..., None]) -> Callable[..., None]:
         run(**values, loading=loading)
 
     # typer reads the options from the signature, with types in place of their names.
-    own = inspect.signature(run, eval_str=True).parameters
+    declared = inspect.signature(run, eval_str=True).parameters
     kind = inspect.Parameter.KEYWORD_ONLY
-    parameters = [own[name].replace(kind=kind) for name in own if name != "loading"]
+    parameters = [declared[name].replace(kind=kind) for name in declared if name != "loading"]
     parameters += [
         inspect.Parameter(name, kind, default=None, annotation=option)
         for name, option in _LOADING.items()

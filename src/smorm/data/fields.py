@@ -179,7 +179,7 @@ def num_raters(value: object, context: Context) -> int:
     """How many ratings of a list of raters' count."""
     if not isinstance(value, list):
         return 1
-    return sum(num_raters(one, context) for one in value if not _is_absent(one, context))
+    return sum(num_raters(rating, context) for rating in value if not _is_absent(rating, context))
 
 
 def _is_absent(value: object, context: Context) -> bool:

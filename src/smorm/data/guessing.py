@@ -29,7 +29,7 @@ _BAD = ("rejected", "dispreferred", "non_preferred", "lose", "losing", "negative
 def _with_answers(words: tuple[str, ...], *more: str) -> tuple[str, ...]:
     """The words, and each of them before and behind the names of an answer."""
     pairs = [(f"{word}_{answer}", f"{answer}_{word}") for word in words for answer in _ANSWERS]
-    return (*words, *(name for both in pairs for name in both), *more)
+    return (*words, *(name for pair in pairs for name in pair), *more)
 
 
 # Names by which data sets call the parts, as `_plain` spells them; the likeliest come first.
@@ -59,7 +59,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
 @dataclass(frozen=True, slots=True)
 class _Shape:
     form: Literal["preference", "rated", "candidates", "ranked", "ab"]
-    parts: tuple[str, ...]
+    columns: tuple[str, ...]
 
 
 # By how much they say of a row: a pair is more than the answers in it.
@@ -123,9 +123,9 @@ def _paths(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if isinstance(value, dict) and "role" not in value and "from" not in value:
             inside += [(_plain(str(child)), f"{name}.{child}") for child in value]
     # A field of the row itself wins; of several objects with a field of one name none does.
-    taken = Counter(_plain(str(name)) for name in row)
-    taken.update(name for name, _ in inside)
-    yield from (entry for entry in inside if taken[entry[0]] == 1)
+    counts = Counter(_plain(str(name)) for name in row)
+    counts.update(name for name, _ in inside)
+    yield from (entry for entry in inside if counts[entry[0]] == 1)
 
 
 def _plain(name: str) -> str:
@@ -133,17 +133,17 @@ def _plain(name: str) -> str:
 
 
 def _columns_of(shape: _Shape, paths: Mapping[str, str]) -> dict[str, list[str]] | None:
-    """The columns of each part; None where one is not there, or is two of them."""
+    """The paths of each column of a shape; None where there is none, or one of another column."""
     columns: dict[str, list[str]] = {}
-    for part in shape.parts:
-        names = [name for name in _NAMES[part] if name in paths]
+    for column in shape.columns:
+        names = [name for name in _NAMES[column] if name in paths]
         # Alpaca's question is both of them.
-        taken = names[:1]
-        if taken == ["instruction"] and "input" in names:
-            taken = ["instruction", "input"]
-        if not taken or [paths[name] for name in taken] in columns.values():
+        chosen = names[:1]
+        if chosen == ["instruction"] and "input" in names:
+            chosen = ["instruction", "input"]
+        if not chosen or [paths[name] for name in chosen] in columns.values():
             return None
-        columns[part] = [paths[name] for name in taken]
+        columns[column] = [paths[name] for name in chosen]
     return columns
 
 
@@ -156,8 +156,8 @@ def _reads(
     """What else is to be said, where a row is read so ("" for nothing); None where it is not."""
     attributes = None
     mapped = dict(columns)
-    given = dict(row.as_given() if isinstance(row, rows.Row) else row)
-    if "scores" in mapped and not isinstance(given.get("scores"), dict):
+    values = dict(row.as_given() if isinstance(row, rows.Row) else row)
+    if "scores" in mapped and not isinstance(values.get("scores"), dict):
         (name,) = mapped.pop("scores")
         attributes = {name: name}
     parsed = Columns.parse(mapped)
@@ -166,7 +166,7 @@ def _reads(
         numbers_in_text="numbers_in_text" in conversions,
     )  # fmt: skip
     try:
-        read = FORMATS[shape.form].parse(parsed.apply(rows.Row(given), context), context)
+        read = FORMATS[shape.form].parse(parsed.apply(rows.Row(values), context), context)
     except BadRecord as bad:
         # All but what the numbers of its label mean.
         return "label: ..." if bad.defect is Defect.BAD_LABEL else None
@@ -182,13 +182,13 @@ def _spelt(
     more: str,
 ) -> str:
     named: list[str] = []
-    for part, names in columns.items():
+    for column, names in columns.items():
         # That a text is a record by itself must be said in any case.
-        if names != [part] or part == "text":
+        if names != [column] or column == "text":
             texts = ", ".join(map(_as_yaml, names))
             if len(names) > 1:
                 texts = f"[{texts}]"
-            named.append(f"{part}: {texts}")
+            named.append(f"{column}: {texts}")
     keys: list[str] = []
     if shape.form not in _AUTO:
         keys.append(f"format: {shape.form}")

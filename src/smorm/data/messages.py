@@ -121,9 +121,9 @@ def read_json_texts(row: Row, context: Context) -> None:
         if isinstance(value, str) and value[:1] in _LIST_STARTS:
             read[name] = messages_in(value)
     sides = [read.get(name) for name in _SIDES]
-    both = all(turns and _role_named(turns[-1]) == "assistant" for turns in sides)
+    are_conversations = all(turns and _role_named(turns[-1]) == "assistant" for turns in sides)
     for name, turns in read.items():
-        if turns is not None and (name in _CONVERSATIONS or (both and name in _SIDES)):
+        if turns is not None and (name in _CONVERSATIONS or (are_conversations and name in _SIDES)):
             dict.__setitem__(row, name, turns)
             context.count(Spelling.JSON_TEXT, name)
 

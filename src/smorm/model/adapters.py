@@ -69,8 +69,8 @@ def check_adapters(folder: Path) -> AdapterConfig:
         config = AdapterConfig.model_validate(read_settings(path))
     except ValidationError as error:
         problem = error.errors()[0]
-        key, found = ".".join(map(str, problem["loc"])), brief(problem["input"])
-        raise ModelError(f"{path}: {key}: {problem['msg']}, got {found}") from error
+        key, value = ".".join(map(str, problem["loc"])), brief(problem["input"])
+        raise ModelError(f"{path}: {key}: {problem['msg']}, got {value}") from error
     if config.peft_type in _UNMERGEABLE:
         raise UnreadableModelError(folder, Unreadable.ADAPTER_KIND, config.peft_type)
     with import_peft() as peft:

@@ -191,9 +191,9 @@ def _refuse_large_buffers(path: Path, shape: Any) -> None:
 def _refuse_other_shapes(
     folder: Path, shape: Any, weights: Mapping[str, Stored], *, packed: bool
 ) -> None:
-    prefix, asked = f"{shape.base_model_prefix}.", 0
+    prefix, num_weights = f"{shape.base_model_prefix}.", 0
     for name, parameter in shape.named_parameters():
-        asked += parameter.numel()
+        num_weights += parameter.numel()
         stored = weights.get(name) or weights.get(prefix + name)
         # The order of the dimensions is left to transformers, which turns some around.
         if stored is None or packed or stored.count == parameter.numel():
@@ -204,10 +204,10 @@ def _refuse_other_shapes(
         )
     # Under other names too: what is not there would be drawn at random.
     held = sum(stored.count for stored in weights.values())
-    if asked > (_MOST_PACKED if packed else _MOST) * held:
+    if num_weights > (_MOST_PACKED if packed else _MOST) * held:
         raise ModelError(
-            f"{folder}: {CONFIG} asks for {asked:,} weights, and there are {held:,}: they do not "
-            "belong together"
+            f"{folder}: {CONFIG} asks for {num_weights:,} weights, and there are {held:,}: they do "
+            "not belong together"
         )
 
 

@@ -53,8 +53,8 @@ def read_headers(files: Iterable[Path]) -> dict[str, Stored]:
         try:
             with safe_open(path, framework="pt") as stored:
                 for name in stored.keys():  # noqa: SIM118  (a safetensors handle is no mapping)
-                    part = stored.get_slice(name)
-                    tensors[name] = Stored(path, part.get_dtype(), tuple(part.get_shape()))
+                    tensor = stored.get_slice(name)
+                    tensors[name] = Stored(path, tensor.get_dtype(), tuple(tensor.get_shape()))
         except SafetensorError as error:
             raise ModelError(f"{path}: damaged: {first_line(error)}") from error
         except OSError as error:

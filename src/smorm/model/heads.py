@@ -288,14 +288,14 @@ def find_head(folder: Path) -> Tensor | None:
     stored = _stored_head(folder)
     if WEIGHT not in stored:
         return None
-    place = stored[WEIGHT]
+    head = stored[WEIGHT]
     # Before it is read: the rows are bounded, and only their number is large in a hostile file.
-    if len(place.shape) != 2 or 0 in place.shape:
-        shape = list(place.shape)
-        raise ModelError(f"{place.path}: {WEIGHT} is {shape}, expected [rows, hidden size]")
-    if place.shape[0] > limit("labels"):
-        raise ModelError(f"{place.path}: {WEIGHT}: {refusal('labels', place.shape[0])}")
-    weight = _read_tensor(place, WEIGHT)
+    if len(head.shape) != 2 or 0 in head.shape:
+        shape = list(head.shape)
+        raise ModelError(f"{head.path}: {WEIGHT} is {shape}, expected [rows, hidden size]")
+    if head.shape[0] > limit("labels"):
+        raise ModelError(f"{head.path}: {WEIGHT}: {refusal('labels', head.shape[0])}")
+    weight = _read_tensor(head, WEIGHT)
     refuse_unusable(folder, weight)
     return weight
 
@@ -331,9 +331,9 @@ def check_bias(folder: Path, bias: Tensor, rows: int) -> None:
 
 def check_width(folder: Path, head: Tensor | NonlinearHead, width: int) -> None:
     """Refuse a head (a linear one's weight [rows, D]) that reads another hidden size."""
-    found = head.width if isinstance(head, NonlinearHead) else int(head.shape[1])
-    if found != width:
-        raise ModelError(f"{folder}: its head reads {found} numbers, its decoder gives {width}")
+    read = head.width if isinstance(head, NonlinearHead) else int(head.shape[1])
+    if read != width:
+        raise ModelError(f"{folder}: its head reads {read} numbers, its decoder gives {width}")
 
 
 def _stored_head(folder: Path) -> dict[str, Stored]:
@@ -345,9 +345,9 @@ def _stored_head(folder: Path) -> dict[str, Stored]:
     return stored_weights(folder)
 
 
-def _read_tensor(place: Stored, name: str) -> Tensor:
+def _read_tensor(head: Stored, name: str) -> Tensor:
     # Only the head is read: the rest of a file may be gigabytes.
-    with third_party(place.path, "damaged"), safe_open(place.path, framework="pt") as stored:
+    with third_party(head.path, "damaged"), safe_open(head.path, framework="pt") as stored:
         tensor: Tensor = stored.get_tensor(name)
         return tensor
 

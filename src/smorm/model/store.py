@@ -336,13 +336,13 @@ def _merged(folder: Path, dtype: torch.dtype) -> Any:
 
 def _refuse_loop(folder: Path) -> None:
     """Refuse adapters whose base is, by way of other adapters or not, themselves."""
-    seen: set[Path] = set()
-    here: Path | None = folder
-    while here is not None:
-        if here.resolve() in seen:
-            raise ModelError(f"{folder}: its base models lead back to {here}: name another base")
-        seen.add(here.resolve())
-        here = _base_of(here)
+    earlier: set[Path] = set()
+    model: Path | None = folder
+    while model is not None:
+        if model.resolve() in earlier:
+            raise ModelError(f"{folder}: its base models lead back to {model}: name another base")
+        earlier.add(model.resolve())
+        model = _base_of(model)
 
 
 def _base_of(folder: Path) -> Path | None:

@@ -80,23 +80,23 @@ def settle_threads(config: Config, recorded: Recorded | None) -> None:
 
 def _threads(config: Config, checkpoint: Path, recorded: int) -> int:
     training, now = config.training, torch.get_num_threads()
-    asked, threads = "", recorded
+    request, threads = "", recorded
     if training.threads is not None:
-        asked, threads = f"training.threads={training.threads}", training.threads
+        request, threads = f"training.threads={training.threads}", training.threads
     else:
         names = [name for name in _THREADS if name in os.environ]
         if names:
-            asked, threads = f"{names[0]}={os.environ[names[0]]}", now
+            request, threads = f"{names[0]}={os.environ[names[0]]}", now
     if threads != recorded:
-        other = (
-            f"{checkpoint}: was computed with {recorded} threads, and {asked} asks for {threads}"
+        problem = (
+            f"{checkpoint}: was computed with {recorded} threads, and {request} asks for {threads}"
         )
         if not training.accept_other_bits:
             raise CheckpointError(
-                f"{other}, which gives other last bits: training.threads={recorded} goes on with "
+                f"{problem}, which gives other last bits: training.threads={recorded} goes on with "
                 f"the same, {_ACCEPT} with {threads}"
             )
-        log.warning("%s: the last bits differ from those of an uninterrupted run", other)
+        log.warning("%s: the last bits differ from those of an uninterrupted run", problem)
     elif threads != now:
         log.info("threads: %d, as in %s (this process began with %d)", threads, checkpoint, now)
     return threads

@@ -39,12 +39,12 @@ def preference(row: Row, context: Context) -> list[Preference | Candidates]:
             if name in row and dialogue_name(row) is not None:
                 return [_against_last_message(row, name, context)]
     # "prompt" in the row but null is a damaged row, and no pair of whole conversations
-    whole = not has_prompt(row) and dialogue_name(row) is None
-    if context.every_response and not whole:
+    holds_conversations = not has_prompt(row) and dialogue_name(row) is None
+    if context.every_response and not holds_conversations:
         return [_every_side(row, context)]
     chosen = fields.required(row, "chosen", context)
     rejected = fields.required(row, "rejected", context)
-    if whole:
+    if holds_conversations:
         return [preference_of(row, _whole_conversations(row, chosen, rejected, context), context)]
     prompt = prompt_of(row, context)
     name = "chosen"

@@ -150,7 +150,7 @@ def against_server(
     SmormError where it gives no scores, ConfigError where the view is not linear and the server is
     not ours."""
     # Requests of servers hold roles and texts; what else a message has, each reads in its own way.
-    plain = np.array([one.is_plain for one in ours.conversations])
+    plain = np.array([conversation.is_plain for conversation in ours.conversations])
     notes: list[str] = []
     if not plain.all():
         notes.append(

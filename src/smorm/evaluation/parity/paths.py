@@ -53,13 +53,13 @@ class ScorePath:
     constant: bool = False  # whether the scores include the view's constant
     control_is_text: bool = True  # whether control tokens in messages stay text on this path
 
-    def only(self, kept: Bools) -> ScorePath:
+    def only(self, selected: Bools) -> ScorePath:
         """The path of some of the conversations [N]."""
         return replace(
             self,
-            rows=None if self.rows is None else self.rows[kept],
-            tokens=None if self.tokens is None else list(compress(self.tokens, kept)),
-            counts=None if self.counts is None else list(compress(self.counts, kept)),
+            rows=None if self.rows is None else self.rows[selected],
+            tokens=None if self.tokens is None else list(compress(self.tokens, selected)),
+            counts=None if self.counts is None else list(compress(self.counts, selected)),
         )
 
 
@@ -223,10 +223,12 @@ class ModelPaths:
     dtype: str
     notes: Sequence[str] = ()
 
-    def only(self, kept: Bools) -> ModelPaths:
+    def only(self, selected: Bools) -> ModelPaths:
         """The paths of some of the conversations [N]."""
-        paths = [path.only(kept) for path in self.paths]
-        return replace(self, conversations=list(compress(self.conversations, kept)), paths=paths)
+        paths = [path.only(selected) for path in self.paths]
+        return replace(
+            self, conversations=list(compress(self.conversations, selected)), paths=paths
+        )
 
     @property
     def ids(self) -> list[list[int]]:
