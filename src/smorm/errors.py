@@ -3,16 +3,11 @@
 Anything else that escapes is a bug of ours and keeps its traceback; what a library finds wrong with
 somebody's files is no bug of ours, and `third_party` names it."""
 
-import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from smorm.printing import cut, error_message, shorten
-
-_MOST = 600  # characters
-_REPR = reprlib.Repr()
-_REPR.maxstring = _REPR.maxother = 120
+from smorm.printing import error_message, shorten
 
 
 class SmormError(Exception):
@@ -84,16 +79,6 @@ def first_line(error: BaseException, limit: int = 300) -> str:
         if line.strip():
             return shorten(line, limit)
     return type(error).__name__
-
-
-def shortened(text: str, most: int = _MOST) -> str:
-    """A message that quotes a user's file, without the middle of what is too long to be read."""
-    return cut(text, most)
-
-
-def brief(value: object) -> str:
-    """The `repr` of a user's value for a message, cut where it is long."""
-    return _REPR.repr(value)
 
 
 @contextmanager

@@ -3,8 +3,8 @@
 import functools
 from collections.abc import Iterable
 
-from smorm.errors import brief
 from smorm.limits import limit, refusal
+from smorm.printing import brief
 
 # The head's own row: an attribute of that name could not be told from it.
 RESERVED = ("preference",)

@@ -5,13 +5,14 @@ page or a file for people goes through here; `smorm.terminal` is the terminal's 
 
 import logging
 import re
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-# Characters: of a value in a message, of a word that is taken for a value, of a line, of an error,
-# and of what is looked at.
-VALUE, WORD, LINE, ERROR, MOST = 200, 400, 2_000, 4_000, 100_000
+# Characters: of a value in a message, of a word that is taken for a value, of what is wrong with a
+# record or key, of a line, of an error, and of what is looked at.
+VALUE, WORD, PROBLEM, LINE, ERROR, MOST = 200, 400, 600, 2_000, 4_000, 100_000
 HIDDEN = "***"
 _SHORTEST_SECRET, _SHORT_SECRET = 4, 12  # characters
 
@@ -100,6 +101,16 @@ def shorten(value: object, limit: int = VALUE) -> str:
     """A value on one line for a message, printable, with its middle left out where it has more
     than `limit` characters."""
     return cut(" ".join(printable(cut(str(value), MOST)).split()), limit)
+
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 120
+
+
+def brief(value: object) -> str:
+    """The `repr` of a user's value for an error, cut where it is long; unlike `shorten` it never
+    goes through the whole of a large one."""
+    return _REPR.repr(value)
 
 
 def message(text: object) -> str:

@@ -15,7 +15,8 @@ import pytest
 from smorm.config import parse_config
 from smorm.data.census import BadRecord, Census, Defect, DropReason
 from smorm.data.reading import Source, parse_row, read_records
-from smorm.errors import ConfigError, DataError, brief, shortened
+from smorm.errors import ConfigError, DataError
+from smorm.printing import brief, cut
 from tests.data.sources import jsonl, raw
 
 RATED = {"prompt": "p", "response": "r"}
@@ -206,10 +207,10 @@ def test_a_message_echoes_little_of_a_row(row: dict[str, Any]) -> None:
 
 def test_what_is_shortened_keeps_both_ends() -> None:
     text = "begin " + "x" * 1000 + " end"
-    assert len(shortened(text)) < 620
-    assert shortened(text).startswith("begin x")
-    assert shortened(text).endswith("x end")
-    assert shortened("short") == "short"
+    assert len(cut(text, 600)) <= 600
+    assert cut(text, 600).startswith("begin x")
+    assert cut(text, 600).endswith("x end")
+    assert cut("short", 600) == "short"
     assert brief("y" * 1000).startswith("'yyy")
     assert len(brief("y" * 1000)) <= 120
 

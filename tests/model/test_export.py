@@ -175,6 +175,14 @@ def test_a_plain_model_gives_the_same_for_any_padding(tmp_path, side, batch):
     np.testing.assert_allclose(found, model.score(records).rows, atol=1e-5)
 
 
+def test_a_token_that_the_embedding_has_no_row_for_is_no_traceback(tmp_path):
+    model = RewardModel.load(trained())
+    plain = PlainModel.load(export_all_rows(tmp_path / "out", *_parts(model)).folder)
+    rows = plain.model.config.vocab_size
+    with pytest.raises(ModelError, match=f"token id {rows:,}, and the embedding has {rows:,} rows"):
+        plain.logits([[1, 2], [rows, 1]], batch=2)
+
+
 def test_a_folder_of_adapters_is_no_plain_model(tmp_path):
     values = config_values(tmp_path / "run", training={"max_steps": 1})
     values["model"]["lora"] = {"rank": 2, "alpha": 4}

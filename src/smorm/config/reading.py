@@ -12,10 +12,10 @@ from pydantic.fields import FieldInfo
 from smorm.config.base import Section
 from smorm.config.sections import Config
 from smorm.config.strict_yaml import parse_override, read_yaml
-from smorm.errors import ConfigError, brief, shortened
+from smorm.errors import ConfigError
 from smorm.files import nearest_name
 from smorm.limits import limit, refusal
-from smorm.printing import without_secrets
+from smorm.printing import PROBLEM, brief, cut, without_secrets
 
 S = TypeVar("S", bound=Section)
 
@@ -64,7 +64,7 @@ def parse_section(section: type[S], values: dict[str, Any], where: str = "config
         lines: dict[str, None] = {}
         for problem in problems:
             if not _is_of_another_branch(problem, problems):
-                lines[f"{where}: {shortened(_explain(problem, section))}"] = None
+                lines[f"{where}: {cut(_explain(problem, section), PROBLEM)}"] = None
         raise ConfigError("\n".join(lines)) from error
 
 

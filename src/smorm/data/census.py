@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from smorm.errors import DataError, shortened
+from smorm.errors import DataError
+from smorm.printing import PROBLEM, VALUE, cut
 from smorm.text.changes import Change
 
 NUM_EXAMPLES = 3
@@ -54,7 +55,7 @@ class BadRecord(DataError):  # noqa: N818  (also a value that stands for the row
     def __init__(
         self, where: str, field: str, defect: StrEnum, problem: str, raw: str | None = None
     ):
-        field, problem = shortened(field, 200), shortened(problem)
+        field, problem = cut(field, VALUE), cut(problem, PROBLEM)
         super().__init__(f"{where}: {field}: {problem}")
         self.where, self.field, self.defect, self.problem = where, field, defect, problem
         self.raw = raw

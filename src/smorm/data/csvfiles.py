@@ -10,8 +10,9 @@ from pathlib import Path
 from smorm.data.census import BadRecord, Defect
 from smorm.data.jsonlines import Scanned
 from smorm.data.streams import BOM, not_utf8, pass_blank_lines, unpacked
-from smorm.errors import DataError, shortened
+from smorm.errors import DataError
 from smorm.limits import limit, refusal
+from smorm.printing import PROBLEM, cut
 
 # pandas writes its index first, without a name.
 _UNNAMED = "index"
@@ -87,7 +88,7 @@ def _columns(path: Path, values: list[str]) -> list[str]:
         raise DataError(f"{path}:1: {refusal('columns', len(values))}")
     names = [name.strip() or _UNNAMED for name in values]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(f"{path}:1: columns of the same name: {shortened(', '.join(twice))}")
+        raise DataError(f"{path}:1: columns of the same name: {cut(', '.join(twice), PROBLEM)}")
     return names
 
 

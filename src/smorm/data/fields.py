@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from smorm.data.census import BadRecord, Census, Defect, DropReason
 from smorm.data.records import Identity, Messages
-from smorm.errors import brief
 from smorm.limits import limit, refusal
+from smorm.printing import brief
 from smorm.text.chat import INPUTS, RAW
 
 _USUAL = 10**6

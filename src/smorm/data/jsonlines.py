@@ -10,8 +10,9 @@ import orjson
 from smorm.data.census import BadRecord, Defect
 from smorm.data.jsonvalues import STRING, Parser, Unfit, items_of_array
 from smorm.data.streams import BOM, not_utf8, pass_blank_lines, unpacked
-from smorm.errors import DataError, shortened
+from smorm.errors import DataError
 from smorm.limits import limit, refusal
+from smorm.printing import PROBLEM, cut
 
 Row = dict[str, Any]
 Scanned = tuple[str, Row | BadRecord]
@@ -153,7 +154,7 @@ def _rows_of(path: Path, splits: dict[str, list[Any]], split: str) -> Iterator[S
         (name,) = splits
         split = split if name.startswith(("test", "val")) else name
     if split not in splits:
-        has = shortened(", ".join(splits))
+        has = cut(", ".join(splits), PROBLEM)
         raise DataError(f"{path}: no split {split!r}; it has: {has}")
     for number, item in enumerate(splits[split], start=1):
         yield _checked(f"{path}:{number}", item)

@@ -11,8 +11,8 @@ import orjson
 
 from smorm.data.census import BadRecord, Defect
 from smorm.data.streams import BOM
-from smorm.errors import brief
 from smorm.limits import limit, refusal
+from smorm.printing import brief
 
 # Possessive, so that no string makes the engine remember each of its characters.
 STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)

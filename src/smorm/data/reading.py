@@ -23,9 +23,10 @@ from smorm.data.messages import read_json_texts
 from smorm.data.readers import is_csv, scan_rows
 from smorm.data.records import Candidates, Fields, Identity, Kind, Preference, Rated, Record
 from smorm.data.rows import Content, Unread
-from smorm.errors import ConfigError, DataError, OutputError, brief, shortened
+from smorm.errors import ConfigError, DataError, OutputError
 from smorm.limits import limit, refusal
 from smorm.names import names_problem
+from smorm.printing import VALUE, brief, cut
 from smorm.text.chat import RAW
 
 OnBad = Literal["stop", "skip"]
@@ -160,7 +161,7 @@ class _Reader:
             # Where each row has names of its own, counts of all would take more than the rows.
             name = _MANY_FIELDS
             if len(context.census.counts) < _MOST_COUNTED:
-                name = shortened(entry.path, 200)
+                name = cut(entry.path, VALUE)
             context.count(reason, name)
         return parsed
 

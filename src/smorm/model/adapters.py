@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from smorm.data.readers import may_be_hub_id
-from smorm.errors import ModelError, brief, third_party
+from smorm.errors import ModelError, third_party
 from smorm.limits import limit, refusal
 from smorm.model import foreign, heads
 from smorm.model.backbone import fit_embeddings, import_peft, load_pretrained, missing_weights
@@ -23,6 +23,7 @@ from smorm.model.foreign import Unreadable, UnreadableModelError
 from smorm.model.headers import Stored, read_headers
 from smorm.model.patterns import refuse_slow_patterns
 from smorm.model_files import check_files, fetch, read_settings
+from smorm.printing import brief
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Kinds that put tokens of their own before a text, or load other adapters: no weight of the base

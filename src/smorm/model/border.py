@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 
-from smorm.errors import ModelError, brief, third_party
+from smorm.errors import ModelError, third_party
 from smorm.limits import limit, refusal
 from smorm.model import foreign
 from smorm.model.headers import WEIGHTS, Stored, stored_weights
 from smorm.model_files import entries, local_folder, read_settings
+from smorm.printing import brief
 
 CONFIG = "config.json"
 # Keys by which a config leads to other weights than the folder's, or changes transformers itself.

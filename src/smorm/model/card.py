@@ -21,10 +21,11 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from smorm.data.scaling import AttributeScale
-from smorm.errors import ConfigError, ModelError, brief
+from smorm.errors import ConfigError, ModelError
 from smorm.limits import limit, refusal
 from smorm.model.views import PREFERENCE, parse_view
 from smorm.model_files import read_settings
+from smorm.printing import brief
 from smorm.text.limits import Overlong
 
 CARD = "smorm.json"

@@ -24,7 +24,7 @@ from smorm.model.network import RewardNetwork
 from smorm.model.store import save_model, save_view
 from smorm.model.views import View, fold
 from smorm.text.chat import RAW, ChatInputs, Messages, Renderer
-from smorm.text.tokenizers import ensure_pad_token, refuse_unbounded
+from smorm.text.tokenizers import ensure_pad_token, load_tokenizer
 
 Side = Literal["left", "right"]
 
@@ -116,11 +116,11 @@ class PlainModel:
         problem = "plain transformers cannot load it"
         checked = check_model(folder)
         model, info = load_pretrained(AutoModelForSequenceClassification, checked, problem, dtype)
-        # As it is loaded elsewhere; here no class but transformers' own choice counts.
-        refuse_unbounded(folder)
+        # As the folder has it. Another class of transformers' choice may add tokens of its own:
+        # where a text has one, `logits` refuses its id.
+        check_ids(folder, load_tokenizer(str(folder)), checked.rows)
         with third_party(folder, problem):
             tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-        check_ids(folder, tokenizer, checked.rows)
         if random := missing_weights(info):
             raise SmormError(
                 f"{folder}: plain transformers finds no {random[0]} in it and draws it at random: "
@@ -151,7 +151,11 @@ class PlainModel:
     def logits(
         self, sequences: Sequence[Sequence[int]], *, batch: int, side: Side = "right"
     ) -> Floats:
-        """Scores [N, labels] of token ids in padded batches, which need a pad token."""
+        """Scores [N, labels] of token ids in padded batches, which need a pad token. `ModelError`:
+        the embedding has no row for one of them."""
+        rows = self.model.get_input_embeddings().weight.shape[0]
+        if (largest := max(map(max, sequences))) >= rows:
+            raise ModelError(f"token id {largest:,}, and the embedding has {rows:,} rows")
         logits = []
         with torch.inference_mode(), quiet():
             for start in range(0, len(sequences), batch):
