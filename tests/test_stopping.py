@@ -22,6 +22,11 @@ from smorm import stopping
 def ready():
     print("ready", flush=True)
 
+def wait():
+    # In short sleeps: a signal in the moment before one is seen only after it.
+    for _ in range(3000):
+        time.sleep(0.01)
+
 {program}
 
 def say(line):
@@ -33,7 +38,7 @@ CLEANS_UP = """
 def program():
     try:
         ready()
-        time.sleep(30)
+        wait()
     finally:
         time.sleep(0.3)
         Path("cleaned").touch()
@@ -55,7 +60,7 @@ def program():
     with stopping.handled(once=True):
         try:
             ready()
-            time.sleep(30)
+            wait()
         finally:
             time.sleep(stopping.BURST_SECONDS + 0.5)
             Path("cleaned").touch()
@@ -68,13 +73,13 @@ class Interrupted:
 def program():
     Interrupted()
     ready()
-    time.sleep(30)
+    wait()
 """
 ANSWERED_BY_A_LIBRARY = """
 def program():
     try:
         ready()
-        time.sleep(30)
+        wait()
     except KeyboardInterrupt:
         raise RuntimeError("a callback failed\\nand more") from None
 """
@@ -82,7 +87,7 @@ ANSWERED_BY_TYPER = """
 def program():
     try:
         ready()
-        time.sleep(30)
+        wait()
     except KeyboardInterrupt as stop:
         raise SystemExit(130) from stop
 """
@@ -129,7 +134,7 @@ def stop(
         for number in numbers:
             process.send_signal(number)
             time.sleep(0.02)
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=60)
     return process.returncode, said
 
 
@@ -181,7 +186,7 @@ def test_an_error_that_no_signal_caused_keeps_its_traceback(tmp_path: Path) -> N
 
 
 def test_what_a_parent_had_ignored_stays_ignored(tmp_path: Path) -> None:
-    program = CLEANS_UP.replace("sleep(30)", "sleep(0.5)")
+    program = CLEANS_UP.replace("wait()", "time.sleep(0.5)")
     before = ("/bin/sh", "-c", 'trap "" HUP; exec "$@"', "sh")
     code, said = stop(program + "    return 0", tmp_path, signal.SIGHUP, before=before)
     assert (code, said) == (0, "")
