@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +15,6 @@ from chaos.stage import Stage, config_values
 from chaos.trial import CANARY, Command, Ended, Fault, Trial, verb
 from chaos.values import OSC
 
-_CODE = re.compile(r"(?<!`)(`+)(?!`).+?(?<!`)\1(?!`)", re.DOTALL)
 _SCRIPT = "<script>document.title='hacked'</script>"
 _IMAGE = "<img src=x onerror=alert(1)>"
 PAYLOADS = (
@@ -70,14 +68,9 @@ def trials(stage: Stage, seed: int, count: int) -> Iterator[Trial]:
 def _judge_page(folder: Path, ended: Ended) -> Iterator[tuple[Fault, str]]:
     for path in (*folder.glob("*.html"), *folder.glob("*.md")):
         text = path.read_text(encoding="utf-8")
-        active = [_SCRIPT, _IMAGE, "<svg onload", 'href="javascript:']
-        # Code is shown as it is, and only Markdown has links of this form.
-        prose = text
-        if path.suffix == ".md":
-            prose = _CODE.sub("", text)
-            active.append("](javascript:")
-        for payload in active:
-            if payload in prose:
+        page = _rendered(text) if path.suffix == ".md" else text
+        for payload in (_SCRIPT, _IMAGE, "<svg onload", 'href="javascript:'):
+            if payload in page:
                 yield Fault.EXECUTION, f"{path.name} holds {payload}"
         if "\x1b" in text or "\u202e" in text:
             yield Fault.ESCAPES, path.name
@@ -89,6 +82,15 @@ def _judge_page(folder: Path, ended: Ended) -> Iterator[tuple[Fault, str]]:
         yield Fault.EXECUTION, f"a secret was printed: {ended.output[-300:]}"
     if (folder / CANARY).exists():
         yield Fault.EXECUTION, CANARY
+
+
+def _rendered(text: str) -> str:
+    """Markdown as a site shows it that lets HTML and all addresses through."""
+    from markdown_it import MarkdownIt
+
+    renderer = MarkdownIt("commonmark")
+    renderer.validateLink = lambda url: True  # type: ignore[method-assign]
+    return renderer.render(text.partition("\n---\n")[2])
 
 
 def _trial(name: str, prepare: Callable[[Path], None], *commands: tuple[str, ...]) -> Trial:

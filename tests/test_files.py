@@ -68,6 +68,14 @@ def test_what_json_cannot_hold_leaves_the_older_file(tmp_path):
     assert files.read_json(tmp_path / "a.json") == [1]
 
 
+@pytest.mark.parametrize("levels", [101, 900])
+def test_json_of_many_levels_is_refused(tmp_path, levels):
+    path = tmp_path / "a.json"
+    path.write_bytes(b'{"a": ' * levels + b"1" + b"}" * levels)
+    with pytest.raises(DataError, match=r"a\.json: nested deeper: .*SMORM_LIMIT_DEPTH"):
+        files.read_json(path)
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[1] 2"])
 def test_broken_json_is_told_with_file_and_line(tmp_path, content):
     path = tmp_path / "a.json"

@@ -22,7 +22,7 @@ import orjson
 
 from smorm import unfinished
 from smorm.errors import CheckpointError, DataError, OutputError, SmormError
-from smorm.limits import read_limited
+from smorm.limits import deeper_than, limit, read_limited, refusal
 from smorm.outputs import OutputFile, output_folder
 from smorm.outputs import is_stream as is_stream
 from smorm.outputs import named_errors as named_errors
@@ -119,16 +119,21 @@ def _path_as_text(value: Any) -> str:
 
 
 def read_json(path: Path | str, error_type: type[SmormError] = DataError) -> Any:
-    """Read a JSON file; an error of that type where it is missing, too long or is not JSON."""
+    """Read a JSON file; an error of that type where it is missing, too long, too deep or not
+    JSON."""
     path = Path(path)
     try:
-        return orjson.loads(read_limited(path, "result_bytes", error_type))
+        value = orjson.loads(read_limited(path, "result_bytes", error_type))
     except FileNotFoundError as error:
         raise error_type(f"{path}: no such file") from error
     except OSError as error:
         raise error_type(f"{path}: cannot be read: {error.strerror}") from error
     except orjson.JSONDecodeError as error:
         raise error_type(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
+    # Whoever walks through it may do so by calls in calls.
+    if deeper_than(value, limit("depth")):
+        raise error_type(f"{path}: nested deeper: {refusal('depth')}")
+    return value
 
 
 def nearest_name(path: Path) -> Path | None:

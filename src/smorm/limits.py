@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from smorm.errors import ConfigError, DataError, SmormError
 
@@ -168,6 +169,20 @@ def refusal(name: str, size: float | None = None) -> str:
     amount = "" if size is None else f"{f'{size:,} {about.unit}'.rstrip()}, "
     most = f"{about.shown(limit(name))} {about.of}".rstrip()
     return f"{amount}over the limit of {most}; {setting(name)} raises it"
+
+
+def deeper_than(value: object, levels: int) -> bool:
+    """Whether lists and objects of a JSON value lie in one another at more levels than that."""
+    containers: list[Any] = [value] if isinstance(value, dict | list) else []
+    for _ in range(levels):
+        inner: list[Any] = []
+        for each in containers:
+            children = each.values() if isinstance(each, dict) else each
+            inner += [child for child in children if type(child) in (dict, list)]
+        if not inner:
+            return False
+        containers = inner
+    return True
 
 
 def read_limited(path: Path | str, name: str, error_type: type[SmormError] = DataError) -> bytes:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from smorm.errors import ModelError, first_line
-from smorm.limits import limit, read_limited, refusal
+from smorm.limits import deeper_than, limit, read_limited, refusal
 
 # Weights in safetensors, configs and tokenizers; never code, pickles or other frameworks' weights.
 _SETTINGS = ("*.json", "*.jinja", "*.model", "*.txt")
@@ -84,14 +84,15 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path}: not valid JSON: {first_line(error)}") from error
     if not isinstance(values, dict):
         raise ModelError(f"{path}: expected a JSON object")
+    if deeper_than(values, limit("depth")):
+        raise ModelError(f"{path}: nested deeper: {refusal('depth')}")
     return values
 
 
-def entries(path: Path, values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Every key of an object and of all that it holds, with its value; `ModelError`: too deep."""
-    most = limit("depth")
+def entries(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every key of an object and of all that it holds, with its value."""
     level: list[Any] = [values]
-    for _ in range(most):
+    while level:
         below: list[Any] = []
         for node in level:
             children = node
@@ -99,10 +100,7 @@ def entries(path: Path, values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
                 yield from node.items()
                 children = node.values()
             below += [child for child in children if isinstance(child, dict | list)]
-        if not below:
-            return
         level = below
-    raise ModelError(f"{path}: {refusal('depth')}")
 
 
 def _refuse_irregular(path: Path) -> None:
@@ -117,7 +115,7 @@ def _refuse_irregular(path: Path) -> None:
 
 
 def _refuse_code_in(path: Path) -> None:
-    for key, value in entries(path, read_settings(path)):
+    for key, value in entries(read_settings(path)):
         if key in _CODE and value:
             _refuse_code(path, key)
         if _KERNEL in key and "/" in str(value):

@@ -15,8 +15,10 @@ import pytest
 from smorm.config import parse_config
 from smorm.data.census import BadRecord, Census, Defect, DropReason
 from smorm.data.reading import Source, parse_row, read_records
-from smorm.errors import ConfigError, DataError
+from smorm.errors import ConfigError, DataError, brief
+from smorm.model.views import parse_view
 from smorm.printing import brief, cut
+from smorm.rewards.model import read_view
 from tests.data.sources import jsonl, raw
 
 RATED = {"prompt": "p", "response": "r"}
@@ -251,3 +253,17 @@ def test_a_text_that_only_looks_like_messages_stays_text() -> None:
     text = "[" * 200 + "]" * 200
     (record,) = parse_row({**PAIR, "prompt": text}, "f:1", Census())
     assert record.prompt[0].content == text
+
+
+@pytest.mark.parametrize("levels", [101, 900, 5000])
+@pytest.mark.parametrize("name", ["tools", "chat_template_kwargs", "scores"])
+def test_json_text_of_many_levels_is_refused(name: str, levels: int) -> None:
+    row = {"prompt": "p", "response": "r", "scores": {"a": 1}}
+    text = "[" * levels + "]" * levels
+    told({**row, name: f'{{"a": {text}}}'})
+
+
+@pytest.mark.parametrize("levels", [101, 5000])
+def test_a_view_of_many_levels_is_refused(levels: int) -> None:
+    with pytest.raises(ConfigError):
+        parse_view(read_view('{"a": ' * levels + "1" + "}" * levels), ["a"])

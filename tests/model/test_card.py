@@ -79,6 +79,13 @@ def scaled(**changes: Any) -> list[dict[str, Any]]:
     ]
 
 
+def nested(levels: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown overlong": ({"overlong": "cut"}, "overlong"),
     "scale of zero": ({"scales": scaled(scale=0)}, "clarity: scale is 0"),
@@ -122,6 +129,9 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "later format": ({"format": 2}, "this version reads 1"),
     "null attributes": ({"attributes": None}, "attributes"),
     "base of the wrong kind": ({"base": ["a"]}, "base"),
+    "a number of many digits": ({"means": {"clarity": 10**400}}, "means.clarity"),
+    "a count of many digits": ({"max_tokens": 10**400}, "max_tokens"),
+    "lists in lists": ({"hashes": {"a": nested(200)}}, "SMORM_LIMIT_DEPTH"),
 }
 
 

@@ -16,14 +16,9 @@ from markdown_it import MarkdownIt
 from smorm.errors import ConfigError, DataError, ModelError
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.result import Result
-from smorm.report.card import (
-    code,
-    fenced,
-    hub_ids,
-    model_card,
-    plain,
-    read_facts,
-)
+from smorm.model.card import read_card
+from smorm.report.card import code, fenced, model_card, plain
+from smorm.report.facts import hub_ids, read_facts
 from tests.report.made_up import hacked, near, rising, runs
 from tests.tiny import trained
 
@@ -83,9 +78,9 @@ def test_the_card_tells_rows_scales_limit_training_and_fingerprints(run):
     facts = read_facts(run)
     text = card(run, own_results(facts))
     assert text.count("\n# joint-0\n") == 1
-    for name, scale in zip(facts.attributes, facts.card["scales"], strict=True):
+    for name, scale in zip(facts.attributes, facts.card.scales, strict=True):
         assert f"| `{name}` | prediction of its rating" in text
-        assert f"{scale['scale']:.3f}" in text
+        assert f"{scale.scale:.3f}" in text
     for expected in (
         "up to 256 tokens (longer ones are refused)",
         "Trained on 120 preference pairs and 60 rated responses",
@@ -94,7 +89,7 @@ def test_the_card_tells_rows_scales_limit_training_and_fingerprints(run):
         "70.0 (68.0 to 72.0)",
         "Spearman: style",
         *facts.hashes.values(),
-        facts.card["renderer"],
+        facts.card.renderer,
     ):
         assert expected in text, expected
 
@@ -119,7 +114,7 @@ def test_the_code_of_the_card_runs_and_both_ways_give_one_reward(run, smorm, tmp
     names: dict[str, object] = {}
     exec(ours, names)
     exec(theirs, names)
-    constant = read_facts("exported").card["offset"]
+    constant = read_card(Path("exported")).offset
     assert names["reward"] + constant == pytest.approx(float(names["rewards"][0]), abs=1e-4)
 
 
@@ -260,3 +255,34 @@ def test_the_length_row_of_odin_is_no_prediction_of_a_rating(run, tmp_path):
     assert "prediction of its rating" not in text
     assert "the mean of the attributes" not in text
     assert "predict ratings was not measured" not in text
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("smorm.json", {"attributes": [1]}),
+        ("smorm.json", {"scales": [["style", 0.0]]}),
+        ("smorm.json", {"means": {"style": "high"}}),
+        ("smorm.json", {"hashes": []}),
+        ("smorm.json", {"versions": 7}),
+        ("smorm.json", {"max_tokens": "many"}),
+        ("config.json", {"model_type": ["llama"]}),
+        ("../data.json", {"pairs": -1}),
+        ("../data.json", {"counted": [1]}),
+        ("../cost.json", {"parameters": 5}),
+        ("../cost.json", {"tokens": {"trained": 0.5}}),
+    ],
+)
+def test_files_that_hold_something_else_are_named_in_one_line(run, tmp_path, file, changes):
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run" / "model" / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(DataError, match=rf"{path.name}: {next(iter(changes))}"):
+        read_facts(tmp_path / "run")
+
+
+def test_a_configuration_whose_sections_are_none_is_named(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "config.yaml").write_text("training: 7\n")
+    with pytest.raises(DataError, match=r"config.yaml: training: .*dictionary.*7"):
+        read_facts(tmp_path / "run")

@@ -23,7 +23,8 @@ def run(
     Nothing is loaded or run. The front matter is what the hub reads."""
     from smorm.evaluation.result import read_results
     from smorm.files import refuse_unwritable, write_text
-    from smorm.report.card import model_card, read_facts
+    from smorm.report.card import model_card
+    from smorm.report.facts import read_facts
 
     refuse_unwritable(output)
     text = model_card(

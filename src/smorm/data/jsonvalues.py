@@ -11,7 +11,7 @@ import orjson
 
 from smorm.data.census import BadRecord, Defect
 from smorm.data.streams import BOM
-from smorm.limits import limit, refusal
+from smorm.limits import deeper_than, limit, refusal
 from smorm.printing import brief
 
 # Possessive, so that no string makes the engine remember each of its characters.
@@ -89,20 +89,6 @@ def _whole_number(text: str) -> int:
 
 def _num_marks(text: bytes) -> int:
     return text.count(b",") + text.count(b"[") + text.count(b"{")
-
-
-def deeper_than(value: object, levels: int) -> bool:
-    """Whether in a list or an object others lie in one another, at more levels with it."""
-    containers: list[Any] = [value]
-    for _ in range(levels):
-        inner: list[Any] = []
-        for each in containers:
-            children = each.values() if type(each) is dict else each
-            inner += [child for child in children if type(child) in (dict, list)]
-        if not inner:
-            return False
-        containers = inner
-    return True
 
 
 def _num_keys(value: object) -> int:

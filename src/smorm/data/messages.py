@@ -289,7 +289,7 @@ def _content(value: Any, field: str, context: Context) -> str:
 
 
 def from_json(value: str, field: str, context: Context) -> Any:
-    """What a text says as JSON; BadRecord where it is none."""
+    """What a text says as JSON; BadRecord where it is none, or over a limit."""
     try:
         return parse_text(value)
     except ValueError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
@@ -189,11 +189,31 @@ def is_empty(value: Any) -> bool:
         return math.isnan(value)
     if isinstance(value, int):
         return False
+    children = _children(value)
+    if children is None:
+        return False
+    # No calls in calls: a row may be deeper than Python's stack, where the limit was raised.
+    levels = [iter(children)]
+    while levels:
+        for child in levels[-1]:
+            inner = _children(child)
+            if inner is not None:
+                levels.append(iter(inner))
+                break
+            if not is_empty(child):
+                return False
+        else:
+            levels.pop()
+    return True
+
+
+def _children(value: Any) -> Iterable[Any] | None:
+    """What lies in a list or an object, without reading it; None of anything else."""
+    if value is None or isinstance(value, str | int | float):
+        return None
     if isinstance(value, Mapping):
-        return all(map(is_empty, dict.values(value) if isinstance(value, dict) else value.values()))
-    if isinstance(value, Sequence):
-        return all(map(is_empty, value))
-    return False
+        return dict.values(value) if isinstance(value, dict) else value.values()
+    return value if isinstance(value, Sequence) else None
 
 
 def content_of(name: str, value: Any) -> Content:

@@ -25,8 +25,8 @@ from smorm.errors import ConfigError, ModelError
 from smorm.limits import limit, refusal
 from smorm.model.views import PREFERENCE, parse_view
 from smorm.model_files import read_settings
-from smorm.printing import brief
 from smorm.text.limits import Overlong
+from smorm.typed import first_problem
 
 CARD = "smorm.json"
 MAX_TOKENS = 2048
@@ -112,15 +112,7 @@ def card_errors(where: Path | str) -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(map(str, problem["loc"]))
-        message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "unexpected_keyword_argument":
-            # Its meaning could change a score.
-            message = "this version does not know it"
-        elif problem["type"] != "value_error":
-            message = f"{message[0].lower()}{message[1:]}, got {brief(problem['input'])}"
-        raise ModelError(f"{where}: not a model card of smorm: {key}: {message}") from error
+        raise ModelError(f"{where}: not a model card of smorm: {first_problem(error)}") from error
 
 
 def read_card(folder: Path) -> ModelCard:

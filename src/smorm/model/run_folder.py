@@ -1,12 +1,61 @@
 """A run's folder as seen by whoever looks for a model in it: its checkpoints, how far it came."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from smorm import files
 from smorm.errors import DataError
+from smorm.typed import Facts, read_typed
 
 CHECKPOINTS = "checkpoints"
 PREFIX = "step-"
+Count = Annotated[int, Field(ge=0)]
+
+
+class RunData(Facts):
+    """What `data.json` of a run says of its training data."""
+
+    pairs: Count | None = None
+    rated: Count | None = None
+    steps: Count | None = None  # runs of older versions do not say how long they were to be
+    counted: Mapping[str, Any] = {}  # by what was counted while reading: an object with its `count`
+
+
+class Parameters(Facts):
+    """Numbers of a run's parameters."""
+
+    model: Count | None = None
+    trained: Count | None = None
+
+
+class Tokens(Facts):
+    """Numbers of a run's tokens."""
+
+    trained: Count | None = None
+
+
+class RunCost(Facts):
+    """What `cost.json` of a run says of its cost."""
+
+    parameters: Parameters = Parameters()
+    tokens: Tokens = Tokens()
+    passes_per_score: Count | None = None
+    steps: Count | None = None
+
+
+def read_data(run: Path) -> RunData:
+    """Of `data.json`, nothing where there is none; `DataError`: it holds something else."""
+    path = run / "data.json"
+    return read_typed(path, RunData) if path.is_file() else RunData()
+
+
+def read_cost(run: Path) -> RunCost:
+    """Of `cost.json`, nothing where there is none; `DataError`: it holds something else."""
+    path = run / "cost.json"
+    return read_typed(path, RunCost) if path.is_file() else RunCost()
 
 
 def checkpoint_of(folder: Path, step: int) -> Path:
@@ -29,10 +78,10 @@ def how_far(run: Path) -> str:
     """`step 40 of 100` of a run with checkpoints."""
     text = f"step {steps_of(run)[-1]}"
     try:
-        # Runs of older versions do not say how long they were to be.
-        return f"{text} of {files.read_json(run / 'data.json')['steps']}"
-    except (DataError, KeyError, TypeError):
-        return text
+        steps = read_data(run).steps
+    except DataError:
+        steps = None
+    return text if steps is None else f"{text} of {steps}"
 
 
 def stored_size(model: Path | str) -> int:

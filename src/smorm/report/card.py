@@ -1,26 +1,22 @@
-"""A Hugging Face model card from a model's folder and result files; nothing is loaded or run.
-
-What the folder and its run's folder say about the model comes first, then the card."""
+"""A Hugging Face model card from a model's facts and results; nothing is loaded or run."""
 
 import math
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from smorm.config.strict_yaml import read_yaml
-from smorm.errors import ConfigError, DataError, ModelError
+from smorm.errors import ConfigError
 from smorm.evaluation.metric_names import MetricName, SuiteName
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.result import Result
-from smorm.files import read_json
 from smorm.printing import printable
 from smorm.report.curves import OPTIMISED, curves_of
+from smorm.report.facts import ModelFacts, hub_ids
 from smorm.report.findings import Findings, findings_of
 from smorm.report.paired import leading, paired_differences, representative_sizes
 from smorm.report.rows import NOT_COMPARED, SEPARATE, Row, method_labels, metric_names, rows_of
@@ -28,122 +24,12 @@ from smorm.report.selection import by_attribute, distinct, present_in, reject, s
 from smorm.report.style import style_of
 from smorm.report.tables import split_names
 
-CARD = "smorm.json"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_DATA_FILES = (".jsonl", ".json", ".gz", ".parquet", ".yaml", ".csv")
 _TEMPLATE = Path(__file__).with_name("templates") / "card.md.j2"
 _TASK = "text-classification"
 _TAGS = ["reward-model", "smorm", "rlhf", "preference-model"]
 _MAX_COLUMNS = 6
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~])")
 _SUMMARIES = ("gain", "regret", "gold@first", "gold@peak", "gold@last", "fall", "drop", "kl@last")
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFacts:
-    """A model as its files describe it."""
-
-    name: str
-    card: Mapping[str, Any]  # of `smorm.json`
-    model_type: str  # of `config.json`
-    # `config.yaml`, `data.json` and `cost.json` of the run; empty without one
-    config: Mapping[str, Any]
-    data: Mapping[str, Any]
-    cost: Mapping[str, Any]
-
-    @property
-    def attributes(self) -> list[str]:
-        return list(map(str, self.card.get("attributes", [])))
-
-    @property
-    def hashes(self) -> dict[str, str]:
-        """Of configuration and data: they identify a run."""
-        return {str(key): str(value) for key, value in self.card.get("hashes", {}).items()}
-
-    @property
-    def default_view(self) -> str:
-        """The view that is used unless another is requested."""
-        view = self.card.get("view") or self.card.get("default_view", "F")
-        return str(view.get("name", "own")) if isinstance(view, Mapping) else str(view)
-
-    @property
-    def standard_view(self) -> str | None:
-        """The default view where it is F, L or M; an export's one row is F."""
-        view = "F" if self.is_export else self.default_view
-        return view if view in ("F", "L", "M") else None
-
-    @property
-    def head(self) -> str:
-        return str(self.card.get("head", "linear"))
-
-    @property
-    def has_length_row(self) -> bool:
-        """Whether its further row is ODIN's of length, which no ratings trained."""
-        return self.attributes == ["length"] and not self.card.get("means")
-
-    @property
-    def is_export(self) -> bool:
-        """Whether it has one row, which holds a view."""
-        return bool(self.card.get("view"))
-
-    @property
-    def base_model(self) -> str | None:
-        """The backbone's id on the Hugging Face hub, where it has one."""
-        backbone = self.config.get("model", {}).get("backbone")
-        return next(iter(hub_ids([self.card.get("base"), backbone])), None)
-
-    @property
-    def sources(self) -> list[tuple[str, str]]:
-        sources = []
-        for kind in ("preference", "rated"):
-            listed = self.config.get("data", {}).get(kind) or []
-            if not isinstance(listed, list):
-                listed = [listed]
-            for source in listed:
-                path = source.get("path") if isinstance(source, Mapping) else source
-                sources.append((str(path), kind))
-        return sources
-
-
-def hub_ids(names: Iterable[Any]) -> list[str]:
-    """Those that can only be ids on the hub: no file's name, and no folder of this machine."""
-    ids = []
-    for name in dict.fromkeys(map(str, names)):
-        if not _HUB_ID.fullmatch(name) or name.endswith(_DATA_FILES):
-            continue
-        # "data/pairs" has the form of an id: a folder of that name says that it is none.
-        if not Path(name.partition("/")[0]).exists():
-            ids.append(name)
-    return ids
-
-
-def read_facts(path: Path | str) -> ModelFacts:
-    """Read a model folder, or the folder of the run that made it."""
-    folder = Path(path)
-    if not (folder / "config.json").is_file() and (folder / "model").is_dir():
-        folder = folder / "model"
-    if not (folder / CARD).is_file():
-        raise ModelError(f"{path}: no {CARD}: give a model folder that smorm wrote, or its run's")
-    card = _mapping(folder / CARD)
-    model_type = str(_mapping(folder / "config.json").get("model_type", ""))
-    # Only a folder called "model" belongs to the run around it: an export can lie anywhere.
-    run = folder.resolve().parent
-    if folder.name != "model" or not (run / "config.yaml").is_file():
-        return ModelFacts(folder.resolve().name, card, model_type, {}, {}, {})
-    config, data = _mapping(run / "config.yaml"), _mapping(run / "data.json")
-    return ModelFacts(run.name, card, model_type, config, data, _mapping(run / "cost.json"))
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    value = read_yaml(path, DataError) if path.suffix == ".yaml" else read_json(path)
-    # An empty YAML file is None.
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise DataError(f"{path}: expected keys and values")
-    return value
 
 
 def model_card(
@@ -223,7 +109,7 @@ def _metadata(
             evaluations.append(evaluation)
     return ModelCardData(
         language=language, license=license_id,
-        library_name="transformers" if facts.head == "linear" else "smorm",
+        library_name="transformers" if facts.card.head == "linear" else "smorm",
         pipeline_tag=_TASK, base_model=facts.base_model, tags=_TAGS,
         datasets=hub_ids(map(itemgetter(0), facts.sources)) or None,
         # Without results the library writes the name under a key that the hub does not know.
@@ -278,8 +164,8 @@ def _limits(rows: Sequence[Row], facts: ModelFacts) -> list[str]:
 
 
 def _fingerprints(facts: ModelFacts, results: Sequence[Result]) -> list[tuple[str, str]]:
-    entries = [*facts.hashes.items(), ("renderer", facts.card.get("renderer"))]
-    entries += facts.card.get("versions", {}).items()
+    entries = [*facts.hashes.items(), ("renderer", facts.card.renderer)]
+    entries += facts.card.versions.items()
     for result in reject(results, kind=SEPARATE):
         entries.append((f"data of {result.suite}", str(result.fingerprint.get("data", ""))))
     # Runs with different seeds share their data: it is listed once.

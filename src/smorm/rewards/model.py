@@ -130,6 +130,6 @@ def read_view(value: Any) -> Any:
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         problem = first_line(error)
         raise ConfigError(f"view {text}: no valid JSON ({problem}), expected {_INLINE}") from error

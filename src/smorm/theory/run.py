@@ -16,7 +16,7 @@ from smorm.errors import DataError
 from smorm.evaluation.correlation import spearman_metric
 from smorm.evaluation.metrics import Metric, mean_metric, pair_outcomes, share_metric
 from smorm.evaluation.result import Result
-from smorm.files import read_json
+from smorm.model.run_folder import read_data
 from smorm.model.store import resolve, versions
 from smorm.model.views import View
 from smorm.rewards.section import display_names
@@ -330,11 +330,9 @@ def _probe_errors(names: Sequence[str], ratings: Floats, predicted: Mapping[str,
 def _counts(model: RewardModel, pairs: Featured, rated: Featured) -> Counts:
     """The counts of the run's `data.json`, where there is one; else those of the files here."""
     # The weight depends on the sizes of the training sets, which held-out files do not show.
-    record = resolve(model.name).parent / "data.json"
-    if record.is_file():
-        values = read_json(record)
-        if isinstance(values, dict) and values.get("pairs") and values.get("rated"):
-            return Counts(int(values["pairs"]), int(values["rated"]), "the run's data.json")
+    recorded = read_data(resolve(model.name).parent)
+    if recorded.pairs and recorded.rated:
+        return Counts(recorded.pairs, recorded.rated, "the run's data.json")
     return Counts(len(pairs.records), len(rated.records), "as in the files given here")
 
 

@@ -10,6 +10,7 @@ from smorm import files
 from smorm.config import Config
 from smorm.errors import ConfigError, first_line
 from smorm.printing import without_secrets
+from smorm.typed import Facts, read_typed
 
 Numbers = Mapping[str, float]
 _PROJECT = "smorm"
@@ -105,11 +106,17 @@ def open_trackers(config: Config, done: int) -> list[TensorBoard | Wandb | Track
     return trackers
 
 
+class _Tracked(Facts):
+    """What `tracked.json` holds."""
+
+    id: str
+
+
 def _run_id(folder: Path, done: int) -> str:
     """What a tracker knows the run by: the same when it goes on, another when it begins anew."""
     path = folder / "tracked.json"
     if done and path.is_file():
-        return str(files.read_json(path)["id"])
+        return read_typed(path, _Tracked).id
     identity = uuid.uuid4().hex[:12]
     files.write_json(path, {"id": identity})
     return identity
