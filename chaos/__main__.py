@@ -14,7 +14,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from chaos import configs, injections, interrupted, models, outputs, records, results, servers
+from chaos import (
+    bombs,
+    configs,
+    injections,
+    interrupted,
+    models,
+    outputs,
+    records,
+    results,
+    servers,
+)
 from chaos.kills import kill_training
 from chaos.stage import Stage, set_stage
 from chaos.trial import Fault, Found, Trial, run_trials
@@ -32,6 +42,7 @@ CLASSES: dict[str, tuple[Maker, int]] = {
     "races": (interrupted.race_trials, 60),
     "servers": (servers.trials, 110),
     "injections": (injections.trials, 300),
+    "bombs": (bombs.trials, 150),
 }
 """Of each class, what makes its trials, and how many there are in a whole run."""
 KILLS, NUM_KILLS = "kills", 200
@@ -44,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known = [*CLASSES, KILLS]
     parser.add_argument("--only", default=",".join(known), help="classes, separated by commas")
     parser.add_argument("--share", type=float, default=1.0, help="of each class's trials")
+    parser.add_argument("--each", type=int, help="so many trials of each class, whatever its share")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", type=Path, help="counts and faults, as a file")
@@ -97,7 +109,8 @@ def _run_class(
     make, number = CLASSES[name]
     done = 0
     found: list[Found] = []
-    trials = make(stage, options.seed, max(1, round(number * options.share)))
+    count = options.each or max(1, round(number * options.share))
+    trials = make(stage, options.seed, count)
     for _, problems in run_trials(trials, folder, options.jobs, options.keep):
         done += 1
         found += problems

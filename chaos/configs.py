@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from chaos.stage import Stage, config_values
-from chaos.trial import Command, Trial, verb
+from chaos.trial import Command, Ended, Fault, Trial, verb
 from chaos.values import NUMBERS, TEXTS, Raw, change, damage
 
 _BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
@@ -37,6 +37,9 @@ def trials(stage: Stage, seed: int, count: int) -> Iterator[Trial]:
     """Changed configurations, broken YAML, and odd overrides; every fourth is trained."""
     for index in range(count):
         random = Random(f"configs-{seed}-{index}")
+        if index % 6 == 5:
+            yield _nonsense(random, stage, index)
+            continue
         content = _config(random, stage)
         extra = [_override(random) for _ in range(random.choice((0, 0, 1, 2)))]
         # Whatever else they say, two steps are enough.
@@ -46,6 +49,50 @@ def trials(stage: Stage, seed: int, count: int) -> Iterator[Trial]:
         else:
             act = verb("check", "--config", "config.yaml", *extra)
         yield Trial(f"configs/{index}", [Command(_with_config(content, act))], hidden_allowed=False)
+
+
+_NONSENSE = (
+    "training.batch_size=0", "training.batch_size=-1", "training.batch_size=1e30",
+    "training.batch_size=8.5", "training.learning_rate=.nan", "training.learning_rate=.inf",
+    "training.learning_rate=-1", "training.learning_rate=1e999", "training.max_steps=010",
+    "training.max_steps=1:30", "training.max_steps=true", "training.epochs=-1",
+    "training.seed=99999999999999999999", "training.threads=-1", "training.max_steps='2'",
+    "data.max_tokens=0", "data.max_tokens=1e12", "data.overlong=cut", "data.overlong=[error]",
+    "objective.kind=jiont", "objective.label_smoothing=2", "objective.weight=.nan",
+    "model.backbone=[]", "model.backbone=", "output.folder=", "model={}", "training=7",
+    "training.learning_rate=one", "evaluation=[]", "data.preference={}", "data.preference=[7]",
+    "training.bogus=1", "bogus.a=1", "a..b=1", ".=1", "training.max_steps.a=1",
+)  # fmt: skip
+"""Overrides that can mean nothing."""
+_TWICE = ("training: {max_steps: 2}\n", "training: {max_steps: 3}\n", "output: {folder: other}\n")
+
+
+def _nonsense(random: Random, stage: Stage, index: int) -> Trial:
+    """What must be refused; and a folder's name with a `#` in it, which must be that folder."""
+    content = _dump(config_values(stage.pairs, stage.rated, "run"))
+    kind, override, judge = random.randrange(8), "training.max_steps=1", _refused
+    verbs: tuple[tuple[str, ...], ...] = (
+        ("train", "config.yaml"), ("check", "--config", "config.yaml"),
+    )  # fmt: skip
+    if kind == 0:
+        override, judge = "output.folder=exp #3", _has_its_name
+        verbs = (("train", "config.yaml", "training.max_steps=1"),)
+    elif kind == 1:
+        content += random.choice(_TWICE).encode()
+    else:
+        override = random.choice(_NONSENSE)
+    act = _with_config(content, verb(*random.choice(verbs), override))
+    return Trial(f"configs/{index}/{override}", [Command(act)], judge)
+
+
+def _refused(folder: Path, ended: Ended) -> Iterator[tuple[Fault, str]]:
+    if ended.code not in (2, 3):
+        yield Fault.WRONG, f"accepted: {ended.output[-300:]}"
+
+
+def _has_its_name(folder: Path, ended: Ended) -> Iterator[tuple[Fault, str]]:
+    if ended.code == 0 and not (folder / "exp #3" / "model").is_dir():
+        yield Fault.WRONG, f"not written to 'exp #3': {ended.output[-300:]}"
 
 
 def _with_config(content: bytes, act: Callable[[Path], None]) -> Callable[[Path], None]:

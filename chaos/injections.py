@@ -51,13 +51,18 @@ PAYLOADS = (
 SECRETS = (
     "http://user:hunter2@127.0.0.1:9/", "http://127.0.0.1:9/?api_key=hunter2",
     "https://127.0.0.1:9/v1?token=hunter2&x=1", "ftp://me:hunter2@127.0.0.1/",
+    "http://127.0.0.1:9/?access_token=hunter2", "http://127.0.0.1:9/?API-KEY=hunter2#a",
+    "http://hunter2@127.0.0.1:9/v1", "HTTP://User:hunter2@127.0.0.1:9", "s3://key:hunter2@bucket/a",
+    "http://127.0.0.1:9/?x=1;secret=hunter2", "http://user:hunter2@[::1]:9/",
+    "http://user:hunter2@127.0.0.1:99999/", "http://user:hunter2@/",
+    "postgresql+psycopg://me:hunter2@127.0.0.1/db", "http://127.0.0.1:9/#token=hunter2",
 )  # fmt: skip
 
 
 def trials(stage: Stage, seed: int, count: int) -> Iterator[Trial]:
     """Each payload at each place, in turn."""
     places: tuple[Callable[[Random, Stage, str], Trial], ...] = (
-        _attribute, _record, _file_name, _config, _result, _label, _secret, _model_name,
+        _attribute, _record, _file_name, _config, _result, _label, _secret, _model_name, _option,
     )  # fmt: skip
     for index in range(count):
         random = Random(f"injections-{seed}-{index}")
@@ -80,6 +85,9 @@ def _judge_page(folder: Path, ended: Ended) -> Iterator[tuple[Fault, str]]:
                 yield Fault.EXECUTION, f"{path.name}: formula {line[:80]}"
     if "hunter2" in ended.output:
         yield Fault.EXECUTION, f"a secret was printed: {ended.output[-300:]}"
+    for name in ("r.json", "o.jsonl", "out.json"):
+        if (folder / name).exists() and b"hunter2" in (folder / name).read_bytes():
+            yield Fault.EXECUTION, f"a secret was written into {name}"
     if (folder / CANARY).exists():
         yield Fault.EXECUTION, CANARY
 
@@ -90,7 +98,8 @@ def _rendered(text: str) -> str:
 
     renderer = MarkdownIt("commonmark")
     renderer.validateLink = lambda url: True  # type: ignore[method-assign]
-    return renderer.render(text.partition("\n---\n")[2])
+    page: str = renderer.render(text.partition("\n---\n")[2])
+    return page
 
 
 def _trial(name: str, prepare: Callable[[Path], None], *commands: tuple[str, ...]) -> Trial:
@@ -227,6 +236,34 @@ def _model_name(random: Random, stage: Stage, payload: str) -> Trial:
         ("train", f"./{name}.yaml"),
     )
     return _trial("model-name", lambda at: None, random.choice(verbs))
+
+
+def _option(random: Random, stage: Stage, payload: str) -> Trial:
+    """What an option says: a name that is looked up, or one that is shown."""
+    name = payload.encode("utf-8", "replace").decode()[:300]
+    model, pairs, rated = str(stage.model), str(stage.pairs), str(stage.rated)
+    score = ("score", model, "--input", pairs, "--output", "o.jsonl")
+    measure = ("eval", model, "--suite", f"pairs={pairs}", "-o", "r.json")
+    verbs = (
+        (*score, "--columns", f"prompt={name}"), (*score, "--columns", f"{name}=prompt"),
+        (*score, "--keep", name), (*score, "--view", name), (*score, "--format", name),
+        (*score, "--combine", name), (*score, "--ignore", name), (*score, "--device", name),
+        (*score, "--dtype", name), (*score, "--max-tokens", name), (*score, "--overlong", name),
+        (*score, "--chat-template", name), (*score, "--token-file", name),
+        (*measure, "--split", name), (*measure, "--view", name), (*measure, f"--{name}"),
+        ("eval", model, "--suite", name, "-o", "r.json"),
+        ("check", rated, "--attributes", name), ("check", rated, "--range", f"{name}=1..5"),
+        ("check", rated, "--range", f"style={name}"), ("check", rated, "--against", name),
+        ("check", rated, "--dev", name), ("check", rated, "--split", name),
+        ("pick", str(stage.scores), "--input", pairs, "--pairs", "-o", name),
+        ("view", model, "--data", pairs, "--kind", name, "-o", "v.json"),
+        ("view", model, "--data", pairs, "--rows", name, "-o", "v.json"),
+        ("export", model, "--view", name, "--output", "e"), ("lab", "--methods", name),
+        ("relabel", pairs, "--gold", name, "-o", "o.jsonl"), (name,),
+        ("parity", model, name), ("merge", model, name, "--output", "m"), ("stress", name),
+        ("card", model, "-o", "README.md", "--license", name, "--language", name, "--repo", name),
+    )  # fmt: skip
+    return _trial("option", lambda at: None, random.choice(verbs))
 
 
 def _secret(random: Random, stage: Stage, payload: str) -> Trial:

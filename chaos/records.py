@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 from chaos.stage import Stage
-from chaos.trial import Command, Trial, verb
+from chaos.trial import Command, Ended, Fault, Trial, verb
 from chaos.values import change, damage, dumps
 
 _KINDS = ("jsonl", "jsonl", "jsonl", "json", "csv", "jsonl.gz", "jsonl.zst", "parquet", "bytes")
@@ -27,6 +27,9 @@ def trials(stage: Stage, seed: int, count: int) -> Iterator[Trial]:
     }
     for index in range(count):
         random = Random(f"records-{seed}-{index}")
+        if index % 8 == 0:
+            yield _nonsense(random, stage, index)
+            continue
         shape = random.choice(list(plain))
         rows: list[Any] = list(plain[shape])
         for _ in range(random.randrange(1, 4)):
@@ -38,6 +41,39 @@ def trials(stage: Stage, seed: int, count: int) -> Iterator[Trial]:
         yield Trial(
             f"records/{index}/{shape}/{kind}", [Command(_with_file(name, content, command))]
         )
+
+
+_RATINGS: tuple[Any, ...] = (
+    1e30, -1e30, 10**400, float("nan"), float("inf"), True, "high", "1e999",
+    {"style": 1}, "\x1b]0;x\x07", 2**63,
+)  # fmt: skip
+
+
+def _nonsense(random: Random, stage: Stage, index: int) -> Trial:
+    """A rating, a margin or a name that can mean nothing: no verb may go on with it."""
+    field, value = random.choice(("scores", "margin", "name")), random.choice(_RATINGS)
+    rows: list[Any] = stage.rows(stage.pairs if field == "margin" else stage.rated, 6)
+    row = random.choice(rows)
+    if field == "margin":
+        row["margin"] = value
+    elif field == "scores":
+        row["scores"][next(iter(row["scores"]))] = value
+    else:
+        row["scores"][random.choice(("", "preference", "a\x1b]0;x\x07", "\u202eb", "n" * 999))] = 1
+    content = "".join(dumps(each) + "\n" for each in rows).encode("utf-8", "surrogatepass")
+    suite = "pairs" if field == "margin" else "rated"
+    # `smorm score` has no use for ratings, and says so.
+    verbs = (
+        ("check", "data.jsonl"),
+        ("eval", str(stage.model), "--suite", f"{suite}=data.jsonl", "-o", "out.json"),
+    )
+    act = _with_file("data.jsonl", content, verb(*random.choice(verbs)))
+    return Trial(f"records/{index}/nonsense/{field} {value!r:.20}", [Command(act)], _refused)
+
+
+def _refused(folder: Path, ended: Ended) -> Iterator[tuple[Fault, str]]:
+    if ended.code == 0:
+        yield Fault.WRONG, f"accepted: {ended.output[-300:]}"
 
 
 def _with_file(name: str, content: bytes, act: Callable[[Path], None]) -> Callable[[Path], None]:

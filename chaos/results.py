@@ -10,8 +10,8 @@ from random import Random
 from typing import Any
 
 from chaos.stage import Stage
-from chaos.trial import Command, Trial, verb
-from chaos.values import change, damage, dumps
+from chaos.trial import Command, Ended, Fault, Trial, verb
+from chaos.values import OSC, change, damage, dumps
 
 _VIEWS: tuple[Any, ...] = (
     "F",
@@ -101,12 +101,71 @@ def _reward(random: Random, stage: Stage) -> tuple[dict[str, bytes], tuple[str, 
 
 
 def card_trials(stage: Stage, seed: int, count: int) -> Iterator[Trial]:
-    """A model folder whose `smorm.json` is changed, scored."""
+    """A model folder whose `smorm.json` is changed, or says what no model can be, scored."""
     for index in range(count):
         random = Random(f"cards-{seed}-{index}")
-        card = _changed(random, (stage.model / "smorm.json").read_bytes())
-        act = verb("score", "model", "--input", str(stage.rated), "--output", "o.jsonl")
-        yield Trial(f"cards/{index}", [Command(_with_model(stage.model, card, act))])
+        content = (stage.model / "smorm.json").read_bytes()
+        card, judge, name = _changed(random, content), None, ""
+        if random.random() < 0.4:
+            name, change = random.choice(list(NONSENSE.items()))
+            values = json.loads(content)
+            change(values)
+            card, judge = json.dumps(values).encode(), _refused
+        verbs = (
+            ("score", "model", "--input", str(stage.rated), "--output", "o.jsonl"),
+            ("eval", "model", "--suite", f"rated={stage.rated}", "-o", "r.json"),
+            ("export", "model", "--view", "L", "--output", "exported"),
+            ("merge", "model", "model", "--output", "merged"),
+        )
+        act = verb(*random.choice(verbs))
+        command = Command(_with_model(stage.model, card, act))
+        yield Trial(f"cards/{index}/{name}", [command], judge)
+
+
+def _refused(folder: Path, ended: Ended) -> Iterator[tuple[Fault, str]]:
+    if ended.code == 0:
+        yield Fault.WRONG, "accepted"
+
+
+def _scale(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda card: card["scales"][0].__setitem__(key, value)
+
+
+def _key(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda card: card.__setitem__(key, value)
+
+
+def _first_named(name: str) -> Callable[[dict[str, Any]], None]:
+    def change(card: dict[str, Any]) -> None:
+        card["attributes"][0] = card["scales"][0]["name"] = name
+
+    return change
+
+
+NONSENSE: dict[str, Callable[[dict[str, Any]], None]] = {
+    "scale 0": _scale("scale", 0), "scale -1": _scale("scale", -1.0),
+    "scale 1e308": _scale("scale", 1e308), "scale 1e-320": _scale("scale", 1e-320),
+    "scale NaN": _scale("scale", float("nan")), "scale inf": _scale("scale", float("inf")),
+    "offset 1e308": _scale("offset", 1e308), "offset NaN": _scale("offset", float("nan")),
+    "offset of text": _scale("offset", "0"), "scale true": _scale("scale", True),
+    "another name": _scale("name", "other"), "further key": _scale("unit", "stars"),
+    "no scales": _key("scales", []), "null scales": _key("scales", None),
+    "another order": lambda card: card["scales"].reverse(),
+    "one scale twice": lambda card: card["scales"].append(card["scales"][0]),
+    "one attribute twice": lambda card: _first_named(card["attributes"][1])(card),
+    "an attribute called preference": _first_named("preference"),
+    "an attribute without a name": _first_named(""),
+    "an attribute that is an escape": _first_named(OSC),
+    "a number for a name": _key("attributes", [1]), "attributes of text": _key("attributes", "ab"),
+    "overlong": _key("overlong", "cut"), "no tokens": _key("max_tokens", 0),
+    "a token and a half": _key("max_tokens", 1.5), "tokens without end": _key("max_tokens", 1e30),
+    "a mean without end": _key("means", {"style": float("inf")}),
+    "an offset without end": _key("offset", float("inf")), "another head": _key("head", "cubic"),
+    "an mlp": _key("head", "mlp"), "format": _key("format", 2), "a key": _key("claws", 1),
+    "a view of no row": _key("default_view", {"nowhere": 1.0}),
+    "a weight without end": _key("default_view", {"preference": float("inf")}),
+}  # fmt: skip
+"""Changes of a card after which no model can be meant."""
 
 
 def _with_model(model: Path, card: bytes, act: Callable[[Path], None]) -> Callable[[Path], None]:

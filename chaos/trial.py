@@ -21,6 +21,7 @@ from enum import StrEnum
 from pathlib import Path
 
 MEMORY_BYTES = 2 << 30  # above what the process has before it reads anything
+_MOST_BYTES = 8 << 30  # of data: what takes everything must not take the machine with it
 ERROR_CHARACTERS = 8_000
 CANARY = "EXECUTED"
 """A file of this name in the trial's folder says that hostile code ran."""
@@ -178,6 +179,7 @@ def _be_child(command: Command, folder: Path) -> None:
     """Never returns; the output goes into the trial's file."""
     os.setpgid(0, 0)
     os.chdir(folder)
+    resource.setrlimit(resource.RLIMIT_DATA, (_MOST_BYTES, resource.RLIM_INFINITY))
     # Appended: the output of all commands of a trial is looked at.
     output = os.open(_OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     nothing = os.open(os.devnull, os.O_RDONLY)

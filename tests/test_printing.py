@@ -120,6 +120,11 @@ def test_an_address_is_shown_without_its_secrets():
     assert "pw" not in printing.address_of("http://me:pw@[::1")
 
 
+@pytest.mark.parametrize("mark", "?&;#")
+def test_a_token_in_an_address_is_hidden_wherever_it_stands(mark):
+    assert "hunter2" not in printing.printable(f"http:/host:9/{mark}token=hunter2: no such file")
+
+
 def test_files_have_addresses_without_secrets_and_everything_else_as_it_is():
     values = {"url": "http://h?key=k", "list": ["s3://me:pw@h", "runs/hf_0123456789abcdef"], "n": 1}
     assert printing.without_secrets(values) == {

@@ -110,6 +110,8 @@ LIMITS: Mapping[str, Limit] = {
     "result_bytes": Limit(
         64 * _MIB, "bytes", "a JSON file", "One result file, card or other JSON file of smorm."
     ),
+    "results": Limit(2000, "results", "a page", "Results on one page or card."),
+    "suites": Limit(100, "suites", "a page", "Suites among them; each has a figure."),
     # of model folders
     "labels": Limit(10_000, "labels", "a model", "Rows of a model's score head."),
     "layers": Limit(1000, "layers", "a model", "Layers that a model's `config.json` may name."),

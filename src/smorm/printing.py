@@ -33,7 +33,7 @@ def clean(text: object) -> str:
 
 
 _QUERY_KEY = re.compile(
-    r"([?&;](?:[\w.-]{0,40}(?:key|token|secret|password|passwd|pwd|signature|credential)"
+    r"([?&;#](?:[\w.-]{0,40}(?:key|token|secret|password|passwd|pwd|signature|credential)"
     r"|sig|auth|pass)=)([^\s&;#\"'<>]+)",
     re.IGNORECASE,
 )

@@ -15,7 +15,7 @@ import pytest
 from smorm.config import parse_config
 from smorm.data.census import BadRecord, Census, Defect, DropReason
 from smorm.data.reading import Source, parse_row, read_records
-from smorm.errors import ConfigError, DataError, brief
+from smorm.errors import ConfigError, DataError
 from smorm.model.views import parse_view
 from smorm.printing import brief, cut
 from smorm.rewards.model import read_view
@@ -267,3 +267,9 @@ def test_json_text_of_many_levels_is_refused(name: str, levels: int) -> None:
 def test_a_view_of_many_levels_is_refused(levels: int) -> None:
     with pytest.raises(ConfigError):
         parse_view(read_view('{"a": ' * levels + "1" + "}" * levels), ["a"])
+
+
+def test_a_conversation_of_too_many_messages_is_refused() -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}] * 5001
+    message = told({"messages": turns})
+    assert "10,002 messages, over the limit of 10,000 messages a conversation" in message

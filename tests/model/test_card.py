@@ -129,7 +129,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "later format": ({"format": 2}, "this version reads 1"),
     "null attributes": ({"attributes": None}, "attributes"),
     "base of the wrong kind": ({"base": ["a"]}, "base"),
-    "a number of many digits": ({"means": {"clarity": 10**400}}, "means.clarity"),
+    "a mean of many digits": ({"means": {"clarity": 10**400}}, "means.clarity"),
     "a count of many digits": ({"max_tokens": 10**400}, "max_tokens"),
     "lists in lists": ({"hashes": {"a": nested(200)}}, "SMORM_LIMIT_DEPTH"),
 }

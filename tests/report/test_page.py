@@ -18,7 +18,7 @@ from smorm.printing import clean
 from smorm.report.page import write_page
 from smorm.report.rows import method_labels, rows_of, separated_best
 from smorm.report.style import style_of
-from tests.report.made_up import page_html
+from tests.report.made_up import near, page_html
 
 HOSTILE = "<script>alert('x')</script> \"$\\frac\" & \x00\ud800 名前 </style><!-- -->"
 VOID = {"meta", "br", "use"}
@@ -305,3 +305,11 @@ def test_a_stress_test_shows_gold_by_the_size_of_best_of_n():
     assert "gold, best of 4" in text
     for label in ("best of 1", "best of 4"):
         assert label in re.sub(r"<table.*?</table>", "", text, flags=re.S)
+
+
+@pytest.mark.parametrize("number", [101, 2001])
+def test_more_than_a_page_can_show_is_refused(tmp_path, number):
+    names = [f"pairs/{index % 101}" for index in range(number)]
+    results = [Result("eval", name, "m", "F", {"accuracy": near(0.5)}).as_dict() for name in names]
+    with pytest.raises(DataError, match=r"over the limit of .*; SMORM_LIMIT_(SUITES|RESULTS) "):
+        write_page(results, tmp_path / "p.html", "title")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from smorm import RewardModel
 from smorm.errors import ConfigError, DataError, SmormError
 from smorm.model.export import export_all_rows, export_view
 from smorm.rewards import server as client_module
-from smorm.rewards.server import RewardClient
+from smorm.rewards.server import RewardClient, read_token
 from smorm.text.chat import Message
 from tests.rewards.reward_servers import (
     Asked,
@@ -332,6 +333,11 @@ def test_what_is_no_address_is_refused_without_its_password(url):
     with pytest.raises(ConfigError) as told:
         RewardClient(url, "smorm")
     assert "pw" not in str(told.value)
+
+
+def test_a_token_file_without_end_is_refused():
+    with pytest.raises(ConfigError, match=r"token_file /dev/zero: .*SMORM_LIMIT_TOKEN_BYTES"):
+        read_token(Path("/dev/zero"))
 
 
 @pytest.mark.parametrize("token", ["", "two words", "line\nbreak", "naïve"])

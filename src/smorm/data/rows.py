@@ -209,10 +209,14 @@ def is_empty(value: Any) -> bool:
 
 def _children(value: Any) -> Iterable[Any] | None:
     """What lies in a list or an object, without reading it; None of anything else."""
+    if isinstance(value, list):
+        return value
+    if isinstance(value, dict):
+        return dict.values(value)
     if value is None or isinstance(value, str | int | float):
         return None
     if isinstance(value, Mapping):
-        return dict.values(value) if isinstance(value, dict) else value.values()
+        return value.values()
     return value if isinstance(value, Sequence) else None
 
 

@@ -25,6 +25,7 @@ from smorm.errors import ConfigError, ModelError
 from smorm.limits import limit, refusal
 from smorm.model.views import PREFERENCE, parse_view
 from smorm.model_files import read_settings
+from smorm.printing import brief
 from smorm.text.limits import Overlong
 from smorm.typed import first_problem
 

@@ -20,7 +20,14 @@ from smorm.report.facts import ModelFacts, hub_ids
 from smorm.report.findings import Findings, findings_of
 from smorm.report.paired import leading, paired_differences, representative_sizes
 from smorm.report.rows import NOT_COMPARED, SEPARATE, Row, method_labels, metric_names, rows_of
-from smorm.report.selection import by_attribute, distinct, present_in, reject, select
+from smorm.report.selection import (
+    by_attribute,
+    distinct,
+    present_in,
+    refuse_too_many,
+    reject,
+    select,
+)
 from smorm.report.style import style_of
 from smorm.report.tables import split_names
 
@@ -48,6 +55,7 @@ def model_card(
     are of several models, and neither hashes nor a name say which is it."""
     from huggingface_hub import ModelCard
 
+    refuse_too_many(results)
     names = _names_in(results, facts, name)
     of_method = select(results, model=names)
     of_run = [result for result in of_method if _is_of(result, facts)]

@@ -23,7 +23,7 @@ from smorm.report.findings import findings_of
 from smorm.report.paired import paired_differences
 from smorm.report.rows import rows_of
 from smorm.report.sections import sections_of
-from smorm.report.selection import distinct, select
+from smorm.report.selection import distinct, refuse_too_many, select
 
 _MAX_SOURCES = 24  # fingerprints in sight; more are folded
 
@@ -48,6 +48,7 @@ def write_page(
     parsed = [parse_result(value, f"result {n}") for n, value in enumerate(results, start=1)]
     if not parsed:
         raise DataError("no results to report: give at least one result file")
+    refuse_too_many(parsed)
     rows, curves = rows_of(parsed), curves_of(parsed)
     paired = paired_differences(parsed, baselines)
     labels = distinct(select(curves, kind=OPTIMISED), "label")

@@ -4,6 +4,9 @@ from collections.abc import Callable, Collection, Hashable, Iterable
 from operator import attrgetter
 from typing import Any, TypeVar
 
+from smorm.errors import DataError
+from smorm.limits import limit, refusal
+
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
 
@@ -45,3 +48,12 @@ def reject(items: Iterable[Item], **refused: Collection[Any]) -> list[Item]:
 def present_in(candidates: Iterable[str], names: Collection[str]) -> list[str]:
     """The candidates that are among the names, in the candidates' order."""
     return [name for name in candidates if name in names]
+
+
+def refuse_too_many(results: Collection[Any]) -> None:
+    """`DataError` for more results, or suites among them, than a page can show: each suite is a
+    figure, and in it every result has its bar."""
+    suites = distinct(results, "suite")
+    for name, found in (("results", len(results)), ("suites", len(suites))):
+        if found > limit(name):
+            raise DataError(refusal(name, found))

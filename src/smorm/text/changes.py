@@ -6,6 +6,7 @@ text is looked for in what was rendered, so that a change that depends on the te
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ END_OF_THOUGHT, START_OF_THOUGHT = "</think>", "<think>"
 REASONING = ("reasoning_content", "reasoning", "thinking")
 # Of these the structure says enough: ids join calls to answers, and types are the template's.
 _IDENTIFIERS = frozenset({"id", "name", "role", "tool_call_id", "type"})
+_WORD = re.compile(r"zq\d+w")  # as `with_words` makes them
 _CONTENT, _ANSWER = "content", "answer"
 _TOLD_BY_PIECES = frozenset({_CONTENT, *REASONING, *_IDENTIFIERS})
 
@@ -82,6 +84,11 @@ def with_words(
         else:
             turn[piece.name] = word
     return worded, words
+
+
+def words_in(text: str) -> set[str]:
+    """Of the words of `with_words` those that a text holds."""
+    return set(_WORD.findall(text))
 
 
 def structure_of(

@@ -35,6 +35,7 @@ from smorm.text.changes import (
     pieces_of,
     structure_of,
     with_words,
+    words_in,
 )
 from smorm.text.tokenizers import find_pad_token
 
@@ -313,8 +314,10 @@ class Renderer:
                 text = self._apply(ChatInputs(turns, inputs.options))
             except DataError:
                 # It reads the texts themselves: what is not written is then seen of them alone.
-                words = {}
-            removed = frozenset(piece for piece, word in words.items() if word not in text)
+                words, text = {}, ""
+            # All in one pass: a conversation may have very many pieces.
+            written = words_in(text)
+            removed = frozenset(piece for piece, word in words.items() if word not in written)
             self._removed_of[structure] = removed
         return self._removed_of[structure]
 
