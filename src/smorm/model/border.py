@@ -124,7 +124,7 @@ def _check_settings(path: Path, values: dict[str, Any], tensors: int) -> None:
             raise ModelError(f"{path}: {key}: is no setting of a model")
         if key in _DETOURS:
             raise ModelError(f"{path}: {key}: is not read here: take it out")
-    for key, value in entries(path, values):
+    for key, value in entries(values):
         _bound(path, key, value, tensors)
     _refuse_quantisation(path, values.get("quantization_config"))
 
