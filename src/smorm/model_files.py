@@ -60,7 +60,7 @@ def check_files(folder: Path) -> None:
         raise ModelError(f"{folder}: cannot be read: {error.strerror}") from error
     for path in paths:
         if path.suffix in _READ:
-            _refuse_irregular(path)
+            refuse_irregular(path)
         if path.stem in _OF_TOKENIZERS and path.stat().st_size > limit("tokenizer_bytes"):
             raise ModelError(f"{path}: {refusal('tokenizer_bytes', path.stat().st_size)}")
     for path in paths:
@@ -103,7 +103,9 @@ def entries(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         level = below
 
 
-def _refuse_irregular(path: Path) -> None:
+def refuse_irregular(path: Path) -> None:
+    """`ModelError` for what is no file that can be read. Asked before it is opened: opening a pipe
+    waits for somebody to write into it."""
     try:
         mode = path.stat().st_mode
     except OSError as error:  # a link to nothing, or to itself

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Iterable
 
 from smorm.limits import limit, refusal
-from smorm.printing import brief
+from smorm.printing import brief, clean
 
 # The head's own row: an attribute of that name could not be told from it.
 RESERVED = ("preference",)
@@ -17,7 +17,7 @@ def name_problem(name: object) -> str | None:
         return f"{brief(name)} cannot be the name of an attribute: expected some text"
     if name in RESERVED:
         return f"{name!r} cannot be the name of an attribute: it is the name of the other head"
-    if not name.isprintable():
+    if clean(name) != name or "\n" in name or "\t" in name:
         return f"{brief(name)} cannot be the name of an attribute: it holds control characters"
     if len(name) > limit("name_characters"):
         return f"the attribute {brief(name)}: {refusal('name_characters', len(name))}"

@@ -3,6 +3,7 @@
 Whoever reads a file that another may have written reads it through here: what comes after has the
 fields and types it expects, and needs no guards of its own."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,10 +42,17 @@ def first_problem(error: ValidationError) -> str:
     """`field: problem, got value` of the first field that does not fit."""
     problem = error.errors(include_url=False)[0]
     key = ".".join(map(str, problem["loc"]))
-    message = problem["msg"].removeprefix("Value error, ")
+    message = problem_text(problem)
     if problem["type"] == "unexpected_keyword_argument":
         # Its meaning could change what the others say.
         message = "this version does not know it"
-    elif problem["type"] != "value_error":
-        message = f"{message[0].lower()}{message[1:]}, got {brief(problem['input'])}"
     return f"{key}: {message}" if key else message
+
+
+def problem_text(problem: Mapping[str, Any]) -> str:
+    """What one of pydantic's errors says of a value. Our own validators say all of it; pydantic's
+    messages lack the value."""
+    message: str = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return message
+    return f"{message[0].lower()}{message[1:]}, got {brief(problem['input'])}"

@@ -15,7 +15,9 @@ import pytest
 from smorm.config import parse_config
 from smorm.data.census import BadRecord, Census, Defect, DropReason
 from smorm.data.reading import Source, parse_row, read_records
+from smorm.data.scaling import AttributeScale
 from smorm.errors import ConfigError, DataError
+from smorm.model.card import ModelCard
 from smorm.model.views import parse_view
 from smorm.printing import brief, cut
 from smorm.rewards.model import read_view
@@ -103,6 +105,14 @@ def test_a_name_that_no_attribute_can_have_is_refused(name: str, expected: str) 
                  "output": {"folder": "o"}}
             )  # fmt: skip
         assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["می\u200cخواهم", "helpful\u00a0answer", "🧑\u200d🏫"])
+def test_names_in_any_script_are_allowed(name: str) -> None:
+    (record,) = parse_row({**RATED, "scores": {name: 1.0}}, "f:1", Census())
+    assert record.scores == {name: 1.0}
+    assert Source("f", attributes=[name]).attributes
+    assert ModelCard((name,), (AttributeScale(name, 0.0, 1.0),)).attributes == (name,)
 
 
 def test_an_attribute_that_is_named_twice_is_refused() -> None:

@@ -16,6 +16,7 @@ from smorm.errors import ConfigError
 from smorm.files import nearest_name
 from smorm.limits import limit, refusal
 from smorm.printing import PROBLEM, brief, cut, without_secrets
+from smorm.typed import problem_text
 
 S = TypeVar("S", bound=Section)
 
@@ -107,11 +108,7 @@ def _explain(problem: Mapping[str, Any], section: type[Section]) -> str:
         return f"unknown key {key}{_nearest(path, section)}"
     if problem["type"] == "missing":
         return f"{key}: missing"
-    # our own validators say all of it; pydantic's messages lack the value
-    message: str = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] != "value_error":
-        return f"{key}: {message[0].lower()}{message[1:]}, got {brief(problem['input'])}"
-    return f"{key}: {message}".removeprefix(": ")
+    return f"{key}: {problem_text(problem)}".removeprefix(": ")
 
 
 def _nearest(path: list[str], section: type[Section]) -> str:

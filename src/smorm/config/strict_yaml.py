@@ -13,6 +13,7 @@ import yaml
 
 from smorm.errors import ConfigError, SmormError
 from smorm.limits import limit, read_limited, refusal
+from smorm.printing import PROBLEM, shorten
 
 _INT, _FLOAT, _BOOL = (f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "bool"))
 _DROPPED = {_BOOL, "tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value"}
@@ -60,7 +61,7 @@ def read_yaml(path: Path, error_type: type[SmormError] = ConfigError) -> Any:
     except _Refused as error:
         raise error_type(f"{path}:{error.line}: {error}") from error
     except yaml.YAMLError as error:
-        raise error_type(f"{path}: not valid YAML: {_said(error)}") from error
+        raise error_type(f"{path}: not valid YAML: {shorten(error, PROBLEM)}") from error
 
 
 def parse_override(text: str) -> Any:
@@ -166,7 +167,3 @@ def _refuse_surprises(node: yaml.ScalarNode) -> None:
     # Of text such as 1.0e+400 the number is infinite too.
     if node.tag == _FLOAT and (text.endswith((".inf", ".nan")) or math.isinf(float(text))):
         raise _Refused(node, f"{quoted}, expected a finite number")
-
-
-def _said(error: yaml.YAMLError) -> str:
-    return " ".join(str(error).split())[:500]

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 from smorm.errors import DataError
 from smorm.evaluation.metrics import Metric
 from smorm.files import read_json, write_json
+from smorm.printing import brief
 
 _NAMES = ("kind", "suite", "model", "view")
 _KEYS = (*_NAMES, "metrics", "items", "fingerprint", "notes", "failures", "chance", "checks")
@@ -171,7 +172,7 @@ def read_results(path: Path | str) -> list[Result]:
 def parse_result(value: Any, where: str) -> Result:
     """Check one JSON value against the contract (DataError: `where: field: what is wrong`)."""
     if not isinstance(value, Mapping):
-        raise DataError(f"{where}: not a result: expected an object, got {_describe(value)}")
+        raise DataError(f"{where}: not a result: expected an object, got {brief(value)}")
     missing = [key for key in (*_NAMES, "metrics") if key not in value]
     if missing:
         raise DataError(f"{where}: not a result: {', '.join(missing)} missing")
@@ -276,12 +277,7 @@ def _number(value: Any, where: str, name: str) -> float:
 
 def _expect(fits: bool, where: str, name: str, expected: str, value: Any) -> None:
     if not fits:
-        raise DataError(f"{where}: {name}: expected {expected}, got {_describe(value)}")
-
-
-def _describe(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+        raise DataError(f"{where}: {name}: expected {expected}, got {brief(value)}")
 
 
 def differences(results: Sequence[Result]) -> list[Result]:

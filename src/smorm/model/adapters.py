@@ -24,6 +24,7 @@ from smorm.model.headers import Stored, read_headers
 from smorm.model.patterns import refuse_slow_patterns
 from smorm.model_files import check_files, fetch, read_settings
 from smorm.printing import brief
+from smorm.typed import first_problem
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Kinds that put tokens of their own before a text, or load other adapters: no weight of the base
@@ -69,9 +70,7 @@ def check_adapters(folder: Path) -> AdapterConfig:
     try:
         config = AdapterConfig.model_validate(read_settings(path))
     except ValidationError as error:
-        problem = error.errors()[0]
-        key, value = ".".join(map(str, problem["loc"])), brief(problem["input"])
-        raise ModelError(f"{path}: {key}: {problem['msg']}, got {value}") from error
+        raise ModelError(f"{path}: {first_problem(error)}") from error
     if config.peft_type in _UNMERGEABLE:
         raise UnreadableModelError(folder, Unreadable.ADAPTER_KIND, config.peft_type)
     with import_peft() as peft:

@@ -4,7 +4,6 @@ Types hold wherever a card is made. What its fields say about each other holds w
 or written (`check_card`)."""
 
 import json
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, field, replace
@@ -25,6 +24,7 @@ from smorm.errors import ConfigError, ModelError
 from smorm.limits import limit, refusal
 from smorm.model.views import PREFERENCE, parse_view
 from smorm.model_files import read_settings
+from smorm.names import name_problem
 from smorm.printing import brief
 from smorm.text.limits import Overlong
 from smorm.typed import first_problem
@@ -33,19 +33,11 @@ CARD = "smorm.json"
 MAX_TOKENS = 2048
 # Beyond these a rating on its own scale is no number in fp32 any more.
 _LARGEST, _SMALLEST = 1e30, 1e-30
-# Characters that turn a line around.
-_BIDI = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 
-def _plain_name(name: str) -> str:
-    if not name:
-        raise ValueError("a name of no characters")
-    for character in name:
-        control = unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
-        if control or unicodedata.bidirectional(character) in _BIDI:
-            raise ValueError(f"{name!r} has control characters")
-    if len(name) > limit("name_characters"):
-        raise ValueError(f"{name[:40]!r}: {refusal('name_characters', len(name))}")
+def _usable_name(name: str) -> str:
+    if problem := name_problem(name):
+        raise ValueError(problem)
     return name
 
 
@@ -56,7 +48,7 @@ def _within_limit(tokens: int) -> int:
 
 
 HeadKind = Literal["linear", "mlp", "gated"]
-Name = Annotated[str, AfterValidator(_plain_name)]
+Name = Annotated[str, AfterValidator(_usable_name)]
 TokenLimit = Annotated[int, AfterValidator(_within_limit)]
 
 
@@ -145,8 +137,6 @@ def _contradictions(card: ModelCard) -> Iterator[str]:
         yield f"attributes: {refusal('labels', len(names))}"
     if len(set(names)) < len(names):
         yield "attributes: two of one name"
-    if PREFERENCE in names:
-        yield f"attributes: {PREFERENCE!r} is the name of the first row"
     if names != tuple(scale.name for scale in card.scales):
         yield "scales: expected one for each of the attributes, in their order"
     for scale in card.scales:

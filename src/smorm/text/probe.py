@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import signal
-import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,8 @@ from types import TracebackType
 from typing import Any
 
 from smorm import limits
-from smorm.errors import ConfigError, ModelError, UnboundedError
+from smorm.errors import ConfigError, UnboundedError
+from smorm.model_files import refuse_irregular
 from smorm.text import probed
 
 _TOKENIZER_FILES = (
@@ -193,13 +193,6 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _read(file: Path) -> bytes:
     """The content of a file that is not over its limit."""
-    # Asked before it is opened: opening a FIFO waits for somebody to write into it.
-    facts = file.stat()
-    if not stat.S_ISREG(facts.st_mode):
-        raise ModelError(f"{file}: not a regular file (nor a link to one)")
-    name = "tokenizer_bytes"
-    if file.suffix == ".jinja":
-        name = "template_bytes"
-    if facts.st_size > limits.limit(name):
-        raise UnboundedError(f"{file}: {limits.refusal(name, facts.st_size)}")
-    return file.read_bytes()
+    refuse_irregular(file)
+    name = "template_bytes" if file.suffix == ".jinja" else "tokenizer_bytes"
+    return limits.read_limited(file, name, UnboundedError)

@@ -17,7 +17,7 @@ import torch
 from smorm.arrays import Bools, Floats
 from smorm.data.encode import Encoder
 from smorm.data.records import Item
-from smorm.errors import DataError, ModelError, SmormError
+from smorm.errors import DataError, ModelError, SmormError, first_line
 from smorm.evaluation.parity.conversations import Conversation
 from smorm.evaluation.result import CauseKind
 from smorm.model.export import PlainModel, Side
@@ -149,7 +149,7 @@ def _with_logits(path: ScorePath, plain: PlainModel, sequences: list[list[int]])
     try:
         rows = plain.logits(sequences, batch=path.batch, side=path.side or "right")
     except (ModelError, ValueError, RuntimeError, IndexError) as error:
-        path = replace(path, error=str(error).splitlines()[0][:200])
+        path = replace(path, error=first_line(error, 200))
         # transformers raises only when a batch is padded, with a sentence that changes by version.
         needs_pad = path.batch > 1 and None in (plain.pad_id, plain.tokenizer.pad_token_id)
         return replace(path, cause=CauseKind.PAD_TOKEN) if needs_pad else path
