@@ -40,10 +40,14 @@ def ours() -> ModelPaths:
 
 
 def measured(folder: Path, *, dtype: str = "float32", whole: bool = False) -> ModelPaths:
-    """Our own paths; of every third conversation in one layout, or `whole`."""
+    """Our own paths; of every third conversation and those with control tokens in one layout, or
+    `whole`."""
     model = RewardModel.load(folder, dtype=dtype)
     conversations = built_in(model.renderer, Census(), longest=256)
-    return measure_model(model, conversations if whole else conversations[::3], quick=not whole)
+    if not whole:
+        with_control = [conversation for conversation in conversations if conversation.control]
+        conversations = [*conversations[::3], *with_control]
+    return measure_model(model, conversations, quick=not whole)
 
 
 def exported(folder: Path, view: str | None = "F", source: Path | None = None) -> Path:
