@@ -54,6 +54,6 @@ def refuse_too_many(results: Collection[Any]) -> None:
     """`DataError` for more results, or suites among them, than a page can show: each suite is a
     figure, and in it every result has its bar."""
     suites = distinct(results, "suite")
-    for name, found in (("results", len(results)), ("suites", len(suites))):
-        if found > limit(name):
-            raise DataError(refusal(name, found))
+    for name, count in (("results", len(results)), ("suites", len(suites))):
+        if count > limit(name):
+            raise DataError(refusal(name, count))
