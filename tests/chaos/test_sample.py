@@ -17,7 +17,7 @@ EACH = 5
 def test_a_few_trials_of_every_class_find_no_fault(tmp_path: Path) -> None:
     # In a process of its own: trials are forks, and the process of the tests has threads.
     command = [sys.executable, "-m", "chaos", "--only", ",".join(CLASSES), "--each", str(EACH)]
-    command += ["--jobs", "1", "--json", str(tmp_path / "report.json")]
+    command += ["--jobs", "2", "--json", str(tmp_path / "report.json")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
