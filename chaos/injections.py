@@ -98,7 +98,10 @@ def _rendered(text: str) -> str:
 
     renderer = MarkdownIt("commonmark")
     renderer.validateLink = lambda url: True  # type: ignore[method-assign]
-    page: str = renderer.render(text.partition("\n---\n")[2])
+    if text.startswith("---\n"):
+        # A card begins with facts in YAML, which no site renders.
+        text = text.partition("\n---\n")[2]
+    page: str = renderer.render(text)
     return page
 
 
