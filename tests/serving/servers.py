@@ -1,0 +1,80 @@
+"""Real servers on loopback: in a thread of this process, with real workers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+import uvicorn
+
+from smorm.serving.app import make_app
+from smorm.serving.batcher import Batcher
+from smorm.serving.metrics import Metrics
+from smorm.serving.served import served_of
+from smorm.serving.service import Service
+from smorm.serving.settings import ServeOptions
+from smorm.serving.worker import Worker
+
+
+@dataclass
+class Running:
+    """A server, and what it is made of."""
+
+    url: str
+    service: Service
+    workers: list[Worker]
+    client: httpx2.Client
+
+    def post(self, path: str, body: Any, **more: Any) -> Any:
+        """The answer's JSON; the status must be 200."""
+        response = self.client.post(path, json=body, **more)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+
+@contextlib.contextmanager
+def running(options: ServeOptions) -> Iterator[Running]:
+    """A server until the block ends."""
+    workers = [Worker(options, device) for device in options.devices]
+    for worker in workers:
+        worker.start()
+    listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    made: list[Service] = []
+    servers: list[uvicorn.Server] = []
+    up = threading.Event()
+
+    async def main() -> None:
+        metrics = Metrics()
+        batcher = Batcher(workers, options.max_batch_tokens, options.limits, metrics)
+        service = Service(options, served_of(workers[0].facts), batcher, metrics)
+        config = uvicorn.Config(
+            make_app(service), log_level="warning", access_log=False, lifespan="off"
+        )
+        server = uvicorn.Server(config)
+        made.append(service)
+        servers.append(server)
+        batcher.start()
+        up.set()
+        await server.serve(sockets=[listener])
+        await batcher.stop()
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)
+    thread.start()
+    assert up.wait(60)
+    token = options.tokens[0] if options.tokens else "none"
+    headers = {"Authorization": f"Bearer {token}"}
+    with httpx2.Client(base_url=url, headers=headers, timeout=60) as client:
+        while not servers[0].started:
+            threading.Event().wait(0.01)
+        try:
+            yield Running(url, made[0], workers, client)
+        finally:
+            servers[0].should_exit = True
+            thread.join(30)
