@@ -26,6 +26,7 @@ VERBS = {
     "stress": "Optimise against rewards (best-of-n, RL), measure by a gold reward.",
     "relabel": "Swap the labels of pairs where a gold reward disagrees.",
     "lab": "Compare methods on a generated world with known truth.",
+    "serve": "Serve rewards over HTTP, for reinforcement learning and for people.",
     "report": "Make one HTML page of result files.",
     "card": "Write a Hugging Face model card of a model and its results.",
 }

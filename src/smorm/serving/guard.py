@@ -1,0 +1,196 @@
+"""What stands before every route: bearer tokens, limits of bodies while they are read, and who has
+gone. Nothing of a request's text is ever logged."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import logging
+import time
+import uuid
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from smorm.errors import ConfigError
+from smorm.serving.metrics import Metrics
+from smorm.serving.settings import Limits
+
+log = logging.getLogger(__name__)
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+OPEN = ("/livez", "/")
+"""Paths without a token: liveness, and the playground's page, which holds nothing."""
+GONE = "smorm.gone"
+"""Key of a request's scope: an event that is set when the client has gone."""
+REQUEST_ID = "smorm.request_id"
+
+
+class Refused(Exception):  # noqa: N818  (an answer, not a fault of ours)
+    """An answer of an error's form; `headers` beside it."""
+
+    def __init__(
+        self, status: int, kind: str, message: str, field: str | None = None, **headers: str
+    ):
+        super().__init__(message)
+        self.status, self.kind, self.message, self.field = status, kind, message, field
+        self.headers = headers
+
+    def body(self, request_id: str) -> bytes:
+        """`{"error": {"type", "message", "field", "request_id"}}`."""
+        error = {"type": self.kind, "message": self.message, "field": self.field,
+                 "request_id": request_id}  # fmt: skip
+        return orjson.dumps({"error": error})
+
+
+class Guard:
+    """ASGI middleware around the whole app."""
+
+    def __init__(
+        self, app: App, *, tokens: Sequence[str], limits: Limits, metrics: Metrics,
+        routes: Sequence[str],
+    ) -> None:  # fmt: skip
+        self.app, self.limits, self.metrics = app, limits, metrics
+        self.routes = frozenset(routes)
+        # Digests have one length: comparing them tells nothing of a token's own.
+        self._digests = [_digest(token) for token in tokens]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = scope[REQUEST_ID] = uuid.uuid4().hex[:16]
+        route = scope["path"] if scope["path"] in self.routes else "other"
+        began, status = time.monotonic(), 500
+
+        async def counted(message: MutableMapping[str, Any]) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [
+                    *message.get("headers", ()), (b"x-request-id", request_id.encode())
+                ]  # fmt: skip
+            await send(message)
+
+        try:
+            await self._guarded(scope, receive, counted)
+        except Refused as refused:
+            self.metrics.refusals.labels(refused.kind).inc()
+            await _answer(counted, refused, request_id)
+        finally:
+            seconds = time.monotonic() - began
+            self.metrics.requests.labels(route, str(status)).inc()
+            self.metrics.request_seconds.labels(route).observe(seconds)
+            log.debug("%s %s %d in %.3f s", request_id, route, status, seconds)
+
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] not in OPEN:
+            self._check_token(scope)
+        body = await self._read_body(scope, receive)
+        gone = scope[GONE] = asyncio.Event()
+        watcher = asyncio.create_task(_watch(receive, gone))
+        given = False
+
+        async def replay() -> MutableMapping[str, Any]:
+            nonlocal given
+            if not given:
+                given = True
+                return {"type": "http.request", "body": body, "more_body": False}
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        try:
+            await self.app(scope, replay, send)
+        finally:
+            watcher.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watcher
+
+    def _check_token(self, scope: Scope) -> None:
+        if not self._digests:
+            return
+        given = b""
+        for name, value in scope["headers"]:
+            if name == b"authorization":
+                given = value
+        scheme, _, token = given.partition(b" ")
+        digest = hashlib.sha256(token.strip()).digest()
+        # Every token is compared, also after one was equal: the time says nothing.
+        matches = [hmac.compare_digest(digest, known) for known in self._digests]
+        if scheme.lower() != b"bearer" or not any(matches):
+            raise Refused(
+                401, "unauthorized", "a bearer token is needed", **{"WWW-Authenticate": "Bearer"}
+            )
+
+    async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
+        """The whole body; refused as soon as it is too large, or too slow."""
+        too_large = Refused(413, "too_large", f"over the limit of {self.limits.body_bytes:,} bytes")
+        for name, value in scope["headers"]:
+            if name == b"content-length" and int(value) > self.limits.body_bytes:
+                raise too_large
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self.limits.body_seconds):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise Refused(499, "gone", "the client has gone")
+                    body += message.get("body", b"")
+                    if len(body) > self.limits.body_bytes:
+                        raise too_large
+                    if not message.get("more_body", False):
+                        return bytes(body)
+        except TimeoutError:
+            raise Refused(
+                408, "too_slow", f"the body did not arrive in {self.limits.body_seconds:g} s"
+            ) from None
+
+
+async def _watch(receive: Receive, gone: asyncio.Event) -> None:
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            gone.set()
+            return
+
+
+async def _answer(send: Send, refused: Refused, request_id: str) -> None:
+    headers = [(b"content-type", b"application/json")]
+    headers += [(name.encode(), value.encode()) for name, value in refused.headers.items()]
+    body = refused.body(request_id)
+    headers.append((b"content-length", str(len(body)).encode()))
+    # What of the body was not read would be taken for the next request.
+    if refused.status in (408, 413):
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": refused.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def read_tokens(path: Path) -> tuple[str, ...]:
+    """Bearer tokens of a file, one a line; ConfigError where there is none, or one of other
+    characters than visible ASCII."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--token-file {path}: cannot be read: {error}") from error
+    tokens = tuple(line.strip() for line in lines if line.strip())
+    if not tokens:
+        raise ConfigError(f"--token-file {path}: holds no token")
+    for token in tokens:
+        if not token.isascii() or not token.isprintable() or " " in token:
+            raise ConfigError(
+                f"--token-file {path}: a token has characters that no header can hold"
+            )
+    return tokens
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("ascii")).digest()

@@ -1,0 +1,217 @@
+"""A worker: the process that holds the weights of one device, and our end of its pipe.
+
+The pipe carries JSON, so nothing is unpickled. A worker answers one request at a time; it may fail,
+stall, or end at any moment, which is an error of its own for each, and can be started again."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+
+from smorm.arrays import Floats
+from smorm.errors import NonFiniteScoreError, SmormError, first_line
+from smorm.processes import end_with_parent, worker_context
+from smorm.serving.settings import ServeOptions
+
+if TYPE_CHECKING:
+    from smorm.rewards.protocol import Reward
+
+log = logging.getLogger(__name__)
+
+START_SECONDS = 600.0
+_END_SECONDS = 5.0
+
+
+class WorkerError(Exception):
+    """A batch got no scores."""
+
+    # Whether it lies in a batch's own content, so that parts of it may have scores.
+    divisible = True
+
+
+class BatchError(WorkerError):
+    """The worker refused the batch, and goes on."""
+
+
+class NonFiniteError(WorkerError):
+    """A score is NaN or infinite."""
+
+
+class WorkerEndedError(WorkerError):
+    """The process ended, as it does where memory is short."""
+
+
+class WorkerStalledError(WorkerError):
+    """The process did not answer in time, and was ended."""
+
+    divisible = False  # each part might take as long again
+
+
+class Worker:
+    """Our end of a worker's pipe. Its methods block: they are called from threads."""
+
+    def __init__(self, options: ServeOptions, device: str) -> None:
+        self.options, self.device = options, device
+        self.facts: dict[str, dict[str, Any]] = {}
+        self._process: Any = None
+        self._pipe: Connection | None = None
+
+    def start(self) -> None:
+        """Start the process, and wait for its rewards; SmormError where they do not load."""
+        self.stop()
+        context = worker_context("smorm.serving.worker")
+        ours, theirs = context.Pipe()
+        values = orjson.dumps(asdict(self.options))
+        process = context.Process(
+            target=serve_rewards, args=(theirs, values, self.device), daemon=True
+        )
+        process.start()
+        theirs.close()
+        self._process, self._pipe = process, ours
+        try:
+            answer = self._answer(START_SECONDS)
+        except WorkerError as error:
+            raise SmormError(f"the worker of {self.device} did not start: {error}") from error
+        if "error" in answer:
+            raise SmormError(answer["error"])
+        self.facts = answer["ready"]
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.is_alive()
+
+    def score(self, name: str, batch: Sequence[Any], seconds: float) -> list[Floats]:
+        """Rows [N, C] of each unit of a batch: token ids, or items as JSON; `WorkerError`."""
+        if self._pipe is None:
+            raise WorkerEndedError("the worker is not running")
+        request = {"name": name, "batch": batch}
+        try:
+            self._pipe.send_bytes(orjson.dumps(request, option=orjson.OPT_SERIALIZE_NUMPY))
+        except OSError as error:
+            raise WorkerEndedError("the worker has ended") from error
+        answer = self._answer(seconds)
+        if "error" in answer:
+            kind = NonFiniteError if answer["kind"] == "non_finite" else BatchError
+            raise kind(answer["error"])
+        rows = [np.array(one, dtype=np.float64) for one in answer["rows"]]
+        # JSON has no NaN: it arrives as null, which NumPy reads as NaN.
+        if not all(np.isfinite(one).all() for one in rows):
+            raise NonFiniteError("a score is not finite")
+        if len(rows) != len(batch):
+            raise BatchError(f"{len(rows)} results for {len(batch)} units")
+        return rows
+
+    def stop(self) -> None:
+        """End the process, whatever it does."""
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
+        if self._process is not None:
+            self._process.kill()
+            self._process.join(_END_SECONDS)
+            self._process = None
+
+    def _answer(self, seconds: float) -> dict[str, Any]:
+        assert self._pipe is not None
+        until = time.monotonic() + seconds
+        try:
+            while not self._pipe.poll(min(1.0, max(0.0, until - time.monotonic()))):
+                if time.monotonic() >= until:
+                    self.stop()
+                    raise WorkerStalledError(f"no answer within {seconds:g} s")
+                if not self.alive:
+                    raise WorkerEndedError("the worker has ended")
+            answer: dict[str, Any] = orjson.loads(self._pipe.recv_bytes())
+        except (EOFError, OSError) as error:
+            raise WorkerEndedError("the worker has ended") from error
+        return answer
+
+
+def serve_rewards(pipe: Connection, values: bytes, device: str) -> None:
+    """The process's whole life: load the rewards, then answer batches until the pipe is closed."""
+    end_with_parent()
+    # A terminal sends Ctrl-C to every process of the group; the server decides when this one ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    options = orjson.loads(values)
+    try:
+        rewards = _load(options, device)
+        ready = {name: _facts(reward, options["dtype"]) for name, reward in rewards.items()}
+    except Exception as error:
+        pipe.send_bytes(orjson.dumps({"error": first_line(error)}))
+        return
+    pipe.send_bytes(orjson.dumps({"ready": ready}, option=orjson.OPT_SERIALIZE_NUMPY))
+    budget = int(options["max_batch_tokens"])
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            request = orjson.loads(pipe.recv_bytes())
+            answer = _score(rewards[request["name"]], request["batch"], budget)
+            pipe.send_bytes(orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY))
+
+
+def _load(options: Mapping[str, Any], device: str) -> dict[str, Reward]:
+    from smorm.config import parse_section
+    from smorm.rewards.protocol import ScoringOptions, open_reward
+    from smorm.rewards.section import RewardSection
+
+    scoring = ScoringOptions(
+        device=device,
+        max_batch_tokens=options["max_batch_tokens"],
+        dtype=options["dtype"],
+        max_tokens=options["max_tokens"],
+        chat_template=options["chat_template"],
+    )
+    rewards = {}
+    for name, values in options["sections"].items():
+        rewards[name] = open_reward(parse_section(RewardSection, values, name), scoring)
+    return rewards
+
+
+def _facts(reward: Reward, dtype: str) -> dict[str, Any]:
+    """What the server must know of a reward, as JSON."""
+    from smorm.rewards.model import ModelReward
+
+    facts: dict[str, Any] = {"kind": reward.kind, "provenance": reward.provenance}
+    if isinstance(reward, ModelReward):
+        model = reward.model
+        facts |= {
+            "card": model.card.as_dict(),
+            "tokenizer": str(model.tokenizer.name_or_path),
+            "renderer": model.renderer.fingerprint,
+            "layout": str(model.network.layout),
+            "dtype": dtype,
+            "view": reward.default_view,
+        }
+    return facts
+
+
+def _score(reward: Reward, batch: list[Any], budget: int) -> dict[str, Any]:
+    try:
+        return {"rows": _rows(reward, batch, budget)}
+    except NonFiniteScoreError as error:
+        return {"error": first_line(error), "kind": "non_finite"}
+    except Exception as error:  # whatever a model or a user's function raises
+        return {"error": first_line(error), "kind": type(error).__name__}
+
+
+def _rows(reward: Reward, batch: list[Any], budget: int) -> list[Any]:
+    from smorm.model.inference import score_units
+    from smorm.rewards.model import ModelReward
+    from smorm.rewards.protocol import score_each
+    from smorm.serving.served import item_of
+
+    if isinstance(reward, ModelReward):
+        units = [[np.asarray(ids, dtype=np.int32) for ids in unit] for unit in batch]
+        return list(score_units(reward.model.network, units, budget))
+    read = reward.view().read
+    results = score_each(reward, [item_of(values) for values in batch])
+    return [read(result.rows)[:, None] for result in results]
