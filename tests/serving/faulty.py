@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Any
 
 
-def reward(prompt: str, response: str) -> float:
-    """The response's length, unless it asks for trouble."""
-    if "raise" in response:
-        raise RuntimeError("asked to raise")
-    if "exit" in response:
-        os._exit(9)
-    if "stall" in response:
-        time.sleep(60)
-    if "nan" in response:
-        return float("nan")
-    return float(len(response))
+def reward(prompts: list[Any], completions: list[Any]) -> list[float]:
+    """The length of each answer, unless one asks for trouble."""
+    texts = [completion[-1]["content"] for completion in completions]
+    for text in texts:
+        if "raise" in text:
+            raise RuntimeError("asked to raise")
+        if "exit" in text:
+            os._exit(9)
+        if "stall" in text:
+            time.sleep(60)
+    return [float("nan") if "nan" in text else float(len(text)) for text in texts]

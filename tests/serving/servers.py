@@ -70,7 +70,7 @@ def running(options: ServeOptions) -> Iterator[Running]:
     assert up.wait(60)
     token = options.tokens[0] if options.tokens else "none"
     headers = {"Authorization": f"Bearer {token}"}
-    with httpx2.Client(base_url=url, headers=headers, timeout=60) as client:
+    with httpx2.Client(base_url=url, headers=headers, timeout=200) as client:
         while not servers[0].started:
             threading.Event().wait(0.01)
         try:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from typer import Argument, Option, echo
+from typer import Argument, Option
 
 from smorm.cli import options
 from smorm.errors import ConfigError
+from smorm.terminal import echo
 
 if TYPE_CHECKING:
     from smorm.rewards.section import RewardSection

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from smorm.errors import ConfigError
 from smorm.model import views
 from smorm.model.store import ModelCard
+from smorm.printing import get_logger
 from smorm.text.chat import Renderer
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 class ModelDescription:

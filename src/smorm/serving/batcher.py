@@ -7,7 +7,6 @@ every path, also where the worker dies or the server stops."""
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +17,12 @@ import numpy as np
 
 from smorm.arrays import Floats
 from smorm.errors import SmormError
+from smorm.printing import get_logger
 from smorm.serving.metrics import Metrics
 from smorm.serving.settings import Limits
 from smorm.serving.worker import Worker, WorkerEndedError, WorkerError, WorkerStalledError
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 _BEGINNING = 64  # tokens by which jobs are put together
 _MOST_JOBS = 512  # of a batch

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import hashlib
 import hmac
-import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
@@ -17,10 +16,11 @@ from typing import Any
 import orjson
 
 from smorm.errors import ConfigError
+from smorm.printing import get_logger
 from smorm.serving.metrics import Metrics
 from smorm.serving.settings import Limits
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

@@ -4,7 +4,6 @@ answered, and the process exits with 0."""
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import socket
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from types import FrameType
 import uvicorn
 
 from smorm.errors import ConfigError
+from smorm.printing import get_logger
 from smorm.serving.app import make_app
 from smorm.serving.batcher import Batcher
 from smorm.serving.metrics import Metrics
@@ -21,7 +21,7 @@ from smorm.serving.service import Service
 from smorm.serving.settings import HELD_DEADLINE, ServeOptions
 from smorm.serving.worker import Worker
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 BACKLOG = 2_048
 _KEEP_ALIVE_SECONDS = 30

@@ -6,7 +6,6 @@ stall, or end at any moment, which is an error of its own for each, and can be s
 from __future__ import annotations
 
 import contextlib
-import logging
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -19,15 +18,23 @@ import orjson
 
 from smorm.arrays import Floats
 from smorm.errors import NonFiniteScoreError, SmormError, first_line
+from smorm.printing import get_logger
 from smorm.processes import end_with_parent, worker_context
 from smorm.serving.settings import ServeOptions
 
 if TYPE_CHECKING:
     from smorm.rewards.protocol import Reward
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 START_SECONDS = 600.0
+# What a worker imports: on Linux without CUDA once, in the process that all are forks of.
+_PRELOADED = (
+    "smorm.serving.worker",
+    "smorm.rewards.model",
+    "smorm.rewards.function",
+    "transformers",
+)
 _END_SECONDS = 5.0
 
 
@@ -68,7 +75,7 @@ class Worker:
     def start(self) -> None:
         """Start the process, and wait for its rewards; SmormError where they do not load."""
         self.stop()
-        context = worker_context("smorm.serving.worker")
+        context = worker_context(*_PRELOADED)
         ours, theirs = context.Pipe()
         values = orjson.dumps(asdict(self.options))
         process = context.Process(
