@@ -111,17 +111,21 @@ def card_errors(where: Path | str) -> Iterator[None]:
 def read_card(folder: Path) -> ModelCard:
     """The card of a model folder; `ModelError` where it is missing, damaged or not a card."""
     path = folder / CARD
-    values = read_settings(path)
+    return card_of(read_settings(path), path)
+
+
+def card_of(values: dict[str, Any], where: Path | str) -> ModelCard:
+    """A card of its JSON; `ModelError` where it is none."""
     form = values.pop("format", 1)
     if form != 1 or isinstance(form, bool):
-        raise ModelError(f"{path}: its format is {brief(form)}; this version reads 1")
-    with card_errors(path):
+        raise ModelError(f"{where}: its format is {brief(form)}; this version reads 1")
+    with card_errors(where):
         # Its strict JSON mode takes a list for a tuple, and nothing else for anything else.
         card = _ADAPTER.validate_json(json.dumps(values))
     if card.foreign and not card.attributes:
         # As older versions exported a view of labels: the one row is no label any more.
         card = replace(card, foreign=False, classifier=False)
-    check_card(path, card)
+    check_card(where, card)
     return card
 
 

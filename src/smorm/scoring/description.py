@@ -6,7 +6,7 @@ from typing import Any
 
 from smorm.errors import ConfigError
 from smorm.model import views
-from smorm.model.store import ModelCard
+from smorm.model.card import ModelCard
 from smorm.printing import get_logger
 from smorm.text.chat import Renderer
 

@@ -16,7 +16,7 @@ from smorm.arrays import Floats
 from smorm.data.records import Item
 from smorm.data.scaling import restore_scales
 from smorm.errors import ConfigError, DataError, ModelError
-from smorm.model.store import card_of
+from smorm.model.card import card_of
 from smorm.model.views import apply_view
 from smorm.scoring.description import ModelDescription
 from smorm.serving.batcher import Job, beginning_of
@@ -89,7 +89,7 @@ class ServedModel(Served):
 
     def __init__(self, name: str, facts: Mapping[str, Any]) -> None:
         super().__init__(name, facts)
-        card = card_of(facts["card"], name)
+        card = card_of(dict(facts["card"]), name)
         self.model = ModelDescription(load_tokenizer(facts["tokenizer"]), card, name=name)
         if self.model.renderer.fingerprint != facts["renderer"]:
             raise ModelError(f"{name}: the worker renders conversations otherwise than the server")
