@@ -64,8 +64,9 @@ def test_several_responses_are_one_item(server: Running, model: RewardModel) -> 
 
 
 def test_an_item_that_cannot_be_scored_is_an_error_in_its_place(server: Running) -> None:
-    items = [*rows(TALKS[:1]), {"prompt": "x"}, {"prompt": "x", "response": "y", "instruction": "z"},
-             {"prompt": 3, "response": "y"}, *rows(TALKS[:1])]  # fmt: skip
+    unread = {"prompt": "x", "response": "y", "instruction": "z"}
+    bad = [{"prompt": "x"}, unread, {"prompt": 3, "response": "y"}]
+    items = [*rows(TALKS[:1]), *bad, *rows(TALKS[:1])]
     answer = server.post("/v1/score", {"model": "joint", "items": items})
     kinds = ["error" in item for item in answer["items"]]
     assert kinds == [False, True, True, True, False]
