@@ -60,7 +60,7 @@ def run(
             section = section.model_copy(update={"view": options.view_for(section, view)})
         sections[name] = section.model_dump(mode="json", exclude_unset=True)
     chosen = loading.options
-    devices = tuple(one.strip() for one in chosen["device"].split(","))
+    devices = tuple(name.strip() for name in chosen["device"].split(","))
     serving = ServeOptions(
         sections,
         devices,

@@ -138,7 +138,9 @@ def _own_routes(service: Service) -> APIRouter:
         if isinstance(result, Failed):
             raise Refused(result.status, result.kind, result.message)
         responses = _responses(served, result, views)
-        verdicts = {name: _verdict([one["views"][name] for one in responses]) for name in views}
+        verdicts = {
+            name: _verdict([response["views"][name] for response in responses]) for name in views
+        }
         answer = {"model": served.name, "responses": responses, "views": verdicts,
                   "probability": _probability(responses)}  # fmt: skip
         return as_json(answer)
@@ -230,7 +232,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
     """What pydantic found first, without the value, which may be a user's text."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"] if part != "body")
+    field = ".".join(str(key) for key in first["loc"] if key != "body")
     return await _refused(request, Refused(422, "invalid", first["msg"], field))
 
 

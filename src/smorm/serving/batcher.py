@@ -181,8 +181,8 @@ class Batcher:
                     break
                 batch.append(job)
                 rows += job.tokens
-        taken = set(map(id, batch))
-        self._waiting = [job for job in live if id(job) not in taken]
+        batched = set(map(id, batch))
+        self._waiting = [job for job in live if id(job) not in batched]
         self._tokens = sum(job.tokens for job in self._waiting)
         self._tell_metrics()
         return batch

@@ -80,7 +80,7 @@ def routes(service: Service, route_class: type[APIRoute]) -> APIRouter:
         makers = [_of_text(service, served, text, special=False) for text in texts]
         done = await _values(service, served, makers, request, hold=True)
         rewards = [value for value, _ in done]
-        logs = _rows_as_logs(served, [one for _, one in done])
+        logs = _rows_as_logs(served, [result for _, result in done])
         return _json({"rewards": rewards, "scores": rewards, "extra_logs": logs})
 
     @router.post("/classify", summary="vLLM, and SGLang's own")
@@ -186,11 +186,11 @@ def _of_inputs(service: Service, served: Served, value: Inputs, *, special: bool
     if isinstance(value[0], int):
         return [partial(served.ids_unit, value)]
     makers: list[MakeUnit] = []
-    for one in value:
-        if isinstance(one, str):
-            makers.append(_of_text(service, served, one, special=special))
+    for entry in value:
+        if isinstance(entry, str):
+            makers.append(_of_text(service, served, entry, special=special))
         else:
-            makers.append(partial(served.ids_unit, one))
+            makers.append(partial(served.ids_unit, entry))
     return makers
 
 
@@ -211,9 +211,9 @@ def _of_messages(service: Service, served: Served, body: VllmBody) -> MakeUnit:
 
         context = Context("messages", Census())
         row = {"tools": body.tools, "chat_template_kwargs": body.chat_template_kwargs}
-        given = {name: value for name, value in row.items() if value}
+        options = {name: value for name, value in row.items() if value}
         turns = read_messages(body.messages, "messages", context)
-        inputs = template_inputs(given, context)
+        inputs = template_inputs(options, context)
         item = Item(inputs + turns[:-1], (turns[-1:],), "messages")
         return served.unit(checked_size(item, service.options.limits.characters), "refuse")
 
@@ -227,8 +227,8 @@ async def _sglang(service: Service, served: Served, body: VllmBody, request: Req
         makers = _of_inputs(service, served, body.text or "", special=True)
     done = await _values(service, served, makers, request)
     answers = []
-    for value, one in done:
-        tokens = one.unit.tokens or [0]
+    for value, result in done:
+        tokens = result.unit.tokens or [0]
         answers.append({"embedding": [value], "meta_info": {"prompt_tokens": tokens[0]}})
     # As SGLang: one text gives one object.
     single = isinstance(body.text, str) or (body.input_ids and isinstance(body.input_ids[0], int))
@@ -243,15 +243,15 @@ def _vllm_answer(
 
 
 def _usage(done: Sequence[tuple[float, Done]]) -> dict[str, int]:
-    tokens = sum(sum(one.unit.tokens or ()) for _, one in done)
+    tokens = sum(sum(result.unit.tokens or ()) for _, result in done)
     return {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0}
 
 
 def _rows_as_logs(served: Served, done: Sequence[Done]) -> dict[str, list[float]]:
     """Every row by its name: what OpenRLHF logs beside the reward."""
     logs: dict[str, list[float]] = {}
-    for one in done:
-        for columns in served.columns(one.rows):
+    for result in done:
+        for columns in served.columns(result.rows):
             named = dict(columns["attributes"])
             if columns["preference"] is not None:
                 named["preference"] = columns["preference"]

@@ -97,12 +97,12 @@ class Guard:
         body = await self._read_body(scope, receive)
         gone = scope[GONE] = asyncio.Event()
         watcher = asyncio.create_task(_watch(receive, gone))
-        given = False
+        replayed = False
 
         async def replay() -> MutableMapping[str, Any]:
-            nonlocal given
-            if not given:
-                given = True
+            nonlocal replayed
+            if not replayed:
+                replayed = True
                 return {"type": "http.request", "body": body, "more_body": False}
             await gone.wait()
             return {"type": "http.disconnect"}
@@ -117,11 +117,11 @@ class Guard:
     def _check_token(self, scope: Scope) -> None:
         if not self._digests:
             return
-        given = b""
+        header = b""
         for name, value in scope["headers"]:
             if name == b"authorization":
-                given = value
-        scheme, _, token = given.partition(b" ")
+                header = value
+        scheme, _, token = header.partition(b" ")
         digest = hashlib.sha256(token.strip()).digest()
         # Every token is compared, also after one was equal: the time says nothing.
         matches = [hmac.compare_digest(digest, known) for known in self._digests]

@@ -126,7 +126,7 @@ class ServedModel(Served):
 
     def columns(self, rows: Floats) -> list[dict[str, Any]]:
         card = self.model.card
-        found = []
+        columns: list[dict[str, Any]] = []
         ratings = restore_scales(card.scales, rows[:, 1:]).tolist()
         for row, values in zip(rows, ratings, strict=True):
             # Row 0 of a model without a trained preference row is no score.
@@ -134,8 +134,8 @@ class ServedModel(Served):
             if card.preference_trained and not card.foreign:
                 preference = float(row[0]) + card.offset
             attributes = dict(zip(card.attributes, values, strict=True))
-            found.append({"preference": preference, "attributes": attributes})
-        return found
+            columns.append({"preference": preference, "attributes": attributes})
+        return columns
 
     def info(self) -> dict[str, Any]:
         card = self.model.card

@@ -160,14 +160,14 @@ async def _all_done(jobs: Sequence[Job], gone: asyncio.Event) -> None:
     if not jobs:
         return
     everything = asyncio.ensure_future(asyncio.wait([job.future for job in jobs]))
-    left = asyncio.ensure_future(gone.wait())
+    departure = asyncio.ensure_future(gone.wait())
     try:
-        waiting: set[asyncio.Future[Any]] = {everything, left}
+        waiting: set[asyncio.Future[Any]] = {everything, departure}
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         if not everything.done():
             raise Refused(499, "gone", "the client has gone")
     finally:
-        left.cancel()
+        departure.cancel()
         everything.cancel()
 
 

@@ -109,9 +109,9 @@ class Worker:
         if "error" in answer:
             kind = NonFiniteError if answer["kind"] == "non_finite" else BatchError
             raise kind(answer["error"])
-        rows = [np.array(one, dtype=np.float64) for one in answer["rows"]]
+        rows = [np.array(values, dtype=np.float64) for values in answer["rows"]]
         # JSON has no NaN: it arrives as null, which NumPy reads as NaN.
-        if not all(np.isfinite(one).all() for one in rows):
+        if not all(np.isfinite(values).all() for values in rows):
             raise NonFiniteError("a score is not finite")
         if len(rows) != len(batch):
             raise BatchError(f"{len(rows)} results for {len(batch)} units")
