@@ -32,6 +32,8 @@ OPEN = ("/livez", "/")
 GONE = "smorm.gone"
 """Key of a request's scope: an event that is set when the client has gone."""
 REQUEST_ID = "smorm.request_id"
+_DISCARDED = 4
+"""How many times the limit of a body is read before the connection is closed."""
 
 
 class Refused(Exception):  # noqa: N818  (an answer, not a fault of ours)
@@ -131,22 +133,30 @@ class Guard:
             )
 
     async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
-        """The whole body; refused as soon as it is too large, or too slow."""
-        too_large = Refused(413, "too_large", f"over the limit of {self.limits.body_bytes:,} bytes")
+        """The whole body; refused where it is too large, or too slow."""
+        limit = self.limits.body_bytes
+        too_large = Refused(413, "too_large", f"over the limit of {limit:,} bytes")
         for name, value in scope["headers"]:
-            if name == b"content-length" and int(value) > self.limits.body_bytes:
+            if name == b"content-length" and int(value) > _DISCARDED * limit:
                 raise too_large
         body = bytearray()
+        size = 0
         try:
             async with asyncio.timeout(self.limits.body_seconds):
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise Refused(499, "gone", "the client has gone")
-                    body += message.get("body", b"")
-                    if len(body) > self.limits.body_bytes:
+                    chunk = message.get("body", b"")
+                    size += len(chunk)
+                    # A little too much is read to its end, and thrown away: a client that is still
+                    # sending when the connection is closed would not see the answer.
+                    if size <= limit:
+                        body += chunk
+                    ended = not message.get("more_body", False)
+                    if size > _DISCARDED * limit or (ended and size > limit):
                         raise too_large
-                    if not message.get("more_body", False):
+                    if ended:
                         return bytes(body)
         except TimeoutError:
             raise Refused(
