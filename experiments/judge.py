@@ -107,9 +107,11 @@ def random_head(source: Path, rows: int, folder: Path) -> None:
 
     # The head is drawn when the model is built.
     torch.manual_seed(rows)
+    # The first row is the preference row, so that views F and L exist.
+    labels = {0: "preference", **{row: f"LABEL_{row}" for row in range(1, rows)}}
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     model = AutoModelForSequenceClassification.from_pretrained(
-        source, trust_remote_code=False, num_labels=rows, problem_type="regression",
+        source, trust_remote_code=False, id2label=labels, problem_type="regression",
         pad_token_id=tokenizer.unk_token_id or 0,
     )  # fmt: skip
     model.save_pretrained(folder)
@@ -137,7 +139,7 @@ def models_of(data: Path, work: Path, steps: int | None) -> list[JudgedModel]:
     # One row is a plain reward model, six are one with attributes: both kinds of folders are read.
     for rows in (1, 6):
         name = f"stories260k-random-{rows}"
-        recipe = [sha256(source / "config.json"), rows, versions()]
+        recipe = [sha256(source / "config.json"), rows, "labels", versions()]
         path = store.path("random", recipe, label=name)
         folder = store.folder(path, recipe, partial(random_head, source, rows))
         models.append(JudgedModel(name, folder, ("F", "L") if rows > 1 else ("F",)))

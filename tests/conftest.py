@@ -16,6 +16,9 @@ DATA = Path(os.environ.get("SMORM_DATA", ROOT.parent / "shared" / "data"))
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # So shells start background jobs; processes that tests interrupt would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    # So does nohup.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 _fsync = os.fsync
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -441,11 +442,13 @@ def test_a_write_that_the_system_refuses_names_the_path_and_keeps_what_was_there
 
 
 @contextlib.contextmanager
-def disk_of_one_megabyte(folder: Path):
+def disk_of_one_megabyte():
     """A real small disk; skips, with the reason, where none can be mounted."""
     if os.geteuid() != 0 or shutil.which("mount") is None:
         pytest.skip("a small disk needs root and mount")
-    folder.mkdir()
+    # Not in pytest's folder: where this process is killed, the disk stays mounted, and pytest could
+    # not clean up.
+    folder = Path(tempfile.mkdtemp(prefix="smorm-small-disk-"))
     command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -454,6 +457,7 @@ def disk_of_one_megabyte(folder: Path):
         yield folder
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+        folder.rmdir()
 
 
 def fill(disk: Path, leave: int) -> None:
@@ -464,7 +468,7 @@ def fill(disk: Path, leave: int) -> None:
 
 
 def test_a_full_disk_keeps_the_checkpoint_before_wherever_the_save_breaks(tmp_path):
-    with disk_of_one_megabyte(tmp_path / "disk") as disk:
+    with disk_of_one_megabyte() as disk:
         older = save(disk / "c", 1)
         size = sum(path.stat().st_size for path in older.iterdir())
         failures = 0
@@ -485,7 +489,7 @@ def test_a_full_disk_keeps_the_checkpoint_before_wherever_the_save_breaks(tmp_pa
 def test_a_full_disk_keeps_the_model_before_wherever_the_save_breaks(tmp_path):
     network, _ = small_network()
     tokenizer = train_bpe(["some words"], 300)
-    with disk_of_one_megabyte(tmp_path / "disk") as disk:
+    with disk_of_one_megabyte() as disk:
         save_model(disk / "m", network, tokenizer, card_of("a"))
         size = sum(path.stat().st_size for path in (disk / "m").iterdir())
         for leave in range(0, size, 4096):
