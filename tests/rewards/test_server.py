@@ -336,7 +336,7 @@ def test_what_is_no_address_is_refused_without_its_password(url):
 
 
 def test_a_token_file_without_end_is_refused():
-    with pytest.raises(ConfigError, match=r"token_file /dev/zero: .*SMORM_LIMIT_TOKEN_BYTES"):
+    with pytest.raises(ConfigError, match=r"/dev/zero: .*SMORM_LIMIT_TOKEN_BYTES"):
         read_token(Path("/dev/zero"))
 
 

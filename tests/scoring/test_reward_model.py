@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ from smorm import RewardModel
 from smorm.data.census import Census
 from smorm.data.reading import Source, read_preferences
 from smorm.errors import ConfigError, DataError, ModelError
+from smorm.model.backbone import fit_embeddings
 from smorm.model.export import export_view
+from smorm.model.store import save_model
 from smorm.text.chat import Renderer
 from tests.tiny import trained, world
 
@@ -143,15 +146,13 @@ def test_a_folder_that_is_no_reward_model_is_refused(tmp_path: Path):
 def test_a_model_of_a_template_with_added_tokens_trained_before_loads_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    folder = shutil.copytree(trained(), tmp_path / "model")
-    tokenizer = RewardModel.load(folder).tokenizer
-    tokenizer.add_tokens(["<think>"])
-    tokenizer.save_pretrained(folder)
-    card = json.loads((folder / "smorm.json").read_text())
-    card["chat_template"] += "{% if false %}<think>{% endif %}"
-    card["renderer"] = Renderer(tokenizer, card["chat_template"]).older_fingerprint
-    (folder / "smorm.json").write_text(json.dumps(card))
-    (folder / "manifest.json").unlink()
+    model, folder = RewardModel.load(trained()), tmp_path / "model"
+    model.tokenizer.add_tokens(["<think>"])
+    fit_embeddings(model.network.backbone, len(model.tokenizer))
+    template = f"{model.card.chat_template}{{% if false %}}<think>{{% endif %}}"
+    renderer = Renderer(model.tokenizer, template).older_fingerprint
+    card = replace(model.card, chat_template=template, renderer=renderer)
+    save_model(folder, model.network, model.tokenizer, card)
     RewardModel.load(folder)
     assert "they are tokens now" in caplog.text
 

@@ -64,6 +64,7 @@ def running(options: ServeOptions) -> Iterator[Running]:
         up.set()
         await server.serve(sockets=[listener])
         await batcher.stop()
+        service.close()
 
     thread = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)
     thread.start()

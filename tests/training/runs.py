@@ -107,3 +107,9 @@ def bits(folder: Path) -> dict[str, str]:
     last = max((folder / "checkpoints").glob("step-*"))
     paths = [*(folder / "model").glob("*.safetensors"), *last.glob("*.safetensors")]
     return {path.relative_to(folder).as_posix(): sha256(path) for path in paths}
+
+
+def at_rate(config: Config, **rates: float) -> Config:
+    """The configuration with a constant rate beyond what a configuration file may say."""
+    training = config.training.model_copy(update={**rates, "schedule": "constant"})
+    return config.model_copy(update={"training": training})

@@ -29,7 +29,18 @@ from smorm.training.optim import learning_rate_factor, make_optimizer, named_tra
 from smorm.training.setup import prepare
 from smorm.world import ATTRIBUTES
 from tests.model.architectures import tiny
-from tests.training.runs import LAB, LORA, bits, config_of, jsonl, metrics, prepared, rows_of, world
+from tests.training.runs import (
+    LAB,
+    LORA,
+    at_rate,
+    bits,
+    config_of,
+    jsonl,
+    metrics,
+    prepared,
+    rows_of,
+    world,
+)
 
 
 def last(folder: Path) -> dict[str, Any]:
@@ -244,7 +255,7 @@ def test_automatic_precision_is_the_device_s_own_and_is_written_down(
 def test_a_run_whose_weights_explode_names_step_term_and_records(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with pytest.raises(NonFiniteLossError) as caught:
-        train(config_of(folder, training={"learning_rate": 1e25, "schedule": "constant"}))
+        train(at_rate(config_of(folder), learning_rate=1e25))
     told = str(caught.value)
     assert told.startswith("step 2: the ")
     assert " term is " in told
@@ -255,9 +266,9 @@ def test_a_run_whose_weights_explode_names_step_term_and_records(tmp_path: Path)
 
 
 def test_a_gradient_that_overflows_while_the_loss_is_finite_is_told_too(tmp_path: Path) -> None:
-    training = {"head_learning_rate": 1e17, "schedule": "constant"}
+    config = at_rate(config_of(tmp_path / "run"), head_learning_rate=1e17)
     with pytest.raises(NonFiniteLossError, match="step 2: the gradient of the loss is inf") as told:
-        train(config_of(tmp_path / "run", training=training))
+        train(config)
     assert str(world()["train-pairs"]) in str(told.value)
 
 

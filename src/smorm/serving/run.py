@@ -61,6 +61,7 @@ async def _serve(
         await server.serve(sockets=[listener])
     finally:
         await batcher.stop()
+        service.close()
 
 
 class _DrainingServer(uvicorn.Server):

@@ -59,6 +59,11 @@ class Service:
         # One thread a reward: a tokenizer is used by one thread at a time.
         self._threads = {name: ThreadPoolExecutor(1, f"smorm-tokens-{name}") for name in served}
 
+    def close(self) -> None:
+        """End the threads that tokenise."""
+        for threads in self._threads.values():
+            threads.shutdown(wait=False, cancel_futures=True)
+
     @property
     def ready(self) -> bool:
         return self.batcher.healthy and not self.draining
