@@ -56,7 +56,7 @@ _NONSENSE = (
     "training.batch_size=8.5", "training.learning_rate=.nan", "training.learning_rate=.inf",
     "training.learning_rate=-1", "training.learning_rate=1e999", "training.max_steps=010",
     "training.max_steps=1:30", "training.max_steps=true", "training.epochs=-1",
-    "training.seed=99999999999999999999", "training.threads=-1", "training.max_steps='2'",
+    "training.seed=99999999999999999999", "training.threads=-1",
     "data.max_tokens=0", "data.max_tokens=1e12", "data.overlong=cut", "data.overlong=[error]",
     "objective.kind=jiont", "objective.label_smoothing=2", "objective.weight=.nan",
     "model.backbone=[]", "model.backbone=", "output.folder=", "model={}", "training=7",
