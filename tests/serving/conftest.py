@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from smorm.serving.settings import Limits, ServeOptions
+from tests.cli.conftest import smorm
 from tests.serving.servers import Running, running
 from tests.tiny import trained
 
+__all__ = ["FAULTY", "SECTIONS", "server", "smorm"]
 FAULTY = f"{Path(__file__).parent / 'faulty.py'}:reward"
 SECTIONS = {"joint": {"model": str(trained())}, "faulty": {"function": FAULTY}}
 

@@ -4,7 +4,6 @@ answered, and the process exits with 0."""
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -73,9 +72,9 @@ class _DrainingServer(uvicorn.Server):
         self._service = service
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # The second signal waits for no request any more.
         if self._service.draining:
-            self.should_exit = self.force_exit = sig == signal.SIGINT or self.force_exit
-            self.should_exit = True
+            self.should_exit = self.force_exit = True
             return
         self._service.draining = True
         log.info("draining: %d items wait", self._service.batcher.waiting)
