@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(names: Sequence[str], workplace: Path, options: argparse.Namespace) -> int:
-    """Run the classes and print a table; 1 where a trial found a fault."""
+    """Run the classes and print a table; 1 where a trial findings a fault."""
     _prepare_process()
     stage = set_stage(workplace / "stage")
     report: dict[str, object] = {}
@@ -80,19 +80,22 @@ def run(names: Sequence[str], workplace: Path, options: argparse.Namespace) -> i
     print(f"{'class':<14}{'trials':>8}{'faults':>8}{'seconds':>9}")
     for name in names:
         began = time.monotonic()
-        done, found = _run_class(name, stage, workplace / name, options)
+        done, findings = _run_class(name, stage, workplace / name, options)
         seconds = time.monotonic() - began
-        print(f"{name:<14}{done:>8}{len(found):>8}{seconds:>9.0f}", flush=True)
-        report[name] = {"trials": done, "faults": dict(Counter(one.fault.value for one in found))}
-        everything += found
+        print(f"{name:<14}{done:>8}{len(findings):>8}{seconds:>9.0f}", flush=True)
+        report[name] = {
+            "trials": done,
+            "faults": dict(Counter(finding.fault.value for finding in findings)),
+        }
+        everything += findings
         count += done
     print(f"{'all':<14}{count:>8}{len(everything):>8}")
     for fault in Fault:
-        print(f"{fault.value}: {sum(one.fault is fault for one in everything)}")
-    for one in everything:
-        print(f"\n{one.trial}: {one.fault.value}\n  {one.detail!a}")
+        print(f"{fault.value}: {sum(finding.fault is fault for finding in everything)}")
+    for finding in everything:
+        print(f"\n{finding.trial}: {finding.fault.value}\n  {finding.detail!a}")
     if options.json is not None:
-        details = [[one.trial, one.fault.value, one.detail] for one in everything]
+        details = [[finding.trial, finding.fault.value, finding.detail] for finding in everything]
         options.json.write_text(json.dumps({"classes": report, "faults": details}, indent=2) + "\n")
     return int(bool(everything))
 
@@ -108,13 +111,13 @@ def _run_class(
         return report.kills, [Found(name, Fault.DIFFERENCE, text) for text in report.faults]
     make, number = CLASSES[name]
     done = 0
-    found: list[Found] = []
+    findings: list[Found] = []
     count = options.each or max(1, round(number * options.share))
     trials = make(stage, options.seed, count)
     for _, problems in run_trials(trials, folder, options.jobs, options.keep):
         done += 1
-        found += problems
-    return done, found
+        findings += problems
+    return done, findings
 
 
 def _prepare_process() -> None:

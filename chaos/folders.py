@@ -86,8 +86,8 @@ def _adapters(folder: Path, base: Path, tokenizer: Any) -> None:
 
 
 def _export(folder: Path, base: Path, tokenizer: Any) -> None:
-    network, own, card = load_model(folder.parent / "llama")
-    export_view(folder, network, own, card, named_view("M", NAMES))
+    network, tokenizer, card = load_model(folder.parent / "llama")
+    export_view(folder, network, tokenizer, card, named_view("M", NAMES))
 
 
 def _foreign(folder: Path, base: Path, tokenizer: Any) -> None:
@@ -222,8 +222,8 @@ def _whole_json(folder: Path, random: Random) -> str:
     path = random.choice(_json_files(folder))
     content = random.choice(WHOLE)
     if random.random() < 0.3:
-        whole = path.read_bytes()
-        content = whole[: random.randrange(len(whole))]
+        content = path.read_bytes()
+        content = content[: random.randrange(len(content))]
     path.write_bytes(content)
     return f"{path.name} is {content[:20]!r}"
 
@@ -318,11 +318,11 @@ def _template(folder: Path, random: Random) -> str:
 
 def _index(folder: Path, random: Random) -> str:
     """Weights in two places by an index, which is right or not."""
-    whole = folder / "model.safetensors"
-    if not whole.exists():
+    weights = folder / "model.safetensors"
+    if not weights.exists():
         return "no weights to share out"
-    names = list(load_file(whole))
-    shutil.move(whole, folder / "model-00001-of-00001.safetensors")
+    names = list(load_file(weights))
+    shutil.move(weights, folder / "model-00001-of-00001.safetensors")
     placed: Any = dict.fromkeys(names, "model-00001-of-00001.safetensors")
     what = random.choice(("right", "missing", "outside", "none", "wrong", "list", "bin", "number"))
     if what == "missing":

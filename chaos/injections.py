@@ -61,13 +61,13 @@ SECRETS = (
 
 def trials(stage: Stage, seed: int, count: int) -> Iterator[Trial]:
     """Each payload at each place, in turn."""
-    places: tuple[Callable[[Random, Stage, str], Trial], ...] = (
+    makers: tuple[Callable[[Random, Stage, str], Trial], ...] = (
         _attribute, _record, _file_name, _config, _result, _label, _secret, _model_name, _option,
     )  # fmt: skip
     for index in range(count):
         random = Random(f"injections-{seed}-{index}")
         payload = random.choice(PAYLOADS)
-        yield places[index % len(places)](random, stage, payload)
+        yield makers[index % len(makers)](random, stage, payload)
 
 
 def _judge_page(folder: Path, ended: Ended) -> Iterator[tuple[Fault, str]]:

@@ -28,9 +28,9 @@ class References:
     def seconds(self, writing: Writing) -> float:
         """How long the verb takes."""
         if writing.name not in self._seconds:
-            place = self._folder / writing.name
-            place.mkdir()
-            ended = run_in_child(verb(*writing.to("out")), place)
+            workplace = self._folder / writing.name
+            workplace.mkdir()
+            ended = run_in_child(verb(*writing.to("out")), workplace)
             if ended.code not in (0, 1):
                 raise RuntimeError(f"smorm {writing.name}: {ended.output}")
             self._seconds[writing.name] = ended.seconds

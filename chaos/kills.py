@@ -67,7 +67,7 @@ def kill_training(
     started = time.monotonic()
     process = start_training(config, straight)
     process.join()
-    whole = time.monotonic() - started
+    duration = time.monotonic() - started
     if process.exitcode != 0:
         raise RuntimeError(f"smorm train: {_output(straight)}")
     expected = _content(straight)
@@ -77,7 +77,7 @@ def kill_training(
         while report.kills < count:
             process = start_training(config, run)
             number = random.choice(signals)
-            if not _end(process, run, random, whole, number, burst):
+            if not _end(process, run, random, duration, number, burst):
                 break
             report.kills += 1
             report.saving += bool(list(run.glob("checkpoints/.*")))
@@ -143,11 +143,11 @@ def _smorm(printed: str, *words: str) -> None:
 
 
 def _end(
-    process: BaseProcess, run: Path, random: Random, whole: float, number: int, burst: int
+    process: BaseProcess, run: Path, random: Random, duration: float, number: int, burst: int
 ) -> bool:
     """Send the signals at a random moment; False where the run was done before that."""
     if random.random() < 0.5:
-        process.join(random.uniform(0.0, whole))
+        process.join(random.uniform(0.0, duration))
     else:
         for _ in range(random.randrange(1, STEPS)):
             before = _names(run)

@@ -33,8 +33,8 @@ def trials(stage: Stage, seed: int, count: int) -> Iterator[Trial]:
         shape = random.choice(list(plain))
         rows: list[Any] = list(plain[shape])
         for _ in range(random.randrange(1, 4)):
-            place = random.randrange(len(rows))
-            rows[place] = change(random, rows[place])
+            index_of_row = random.randrange(len(rows))
+            rows[index_of_row] = change(random, rows[index_of_row])
         kind = random.choice(_KINDS)
         name, content = write_rows(random, rows, kind)
         command = _command(random, stage, name, shape)

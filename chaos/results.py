@@ -61,8 +61,8 @@ def _report(random: Random, stage: Stage) -> tuple[dict[str, bytes], tuple[str, 
 
 def _pick(random: Random, stage: Stage) -> tuple[dict[str, bytes], tuple[str, ...]]:
     lines = stage.scores.read_bytes().splitlines()[:6]
-    place = random.randrange(len(lines))
-    lines[place] = _changed(random, lines[place])
+    index_of_line = random.randrange(len(lines))
+    lines[index_of_line] = _changed(random, lines[index_of_line])
     contents = {"s.jsonl": b"\n".join(lines) + b"\n"}
     if random.random() < 0.5:
         what = random.choice(("--best", "--worst", "--pairs"))

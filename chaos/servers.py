@@ -117,7 +117,7 @@ def _reply(status: str, body: bytes, *headers: str) -> bytes:
 
 def _right_answer(body: bytes) -> dict[str, Any]:
     items = json.loads(body)["items"] if body else []
-    return {"items": [{"views": {"F": 0.5 + len(str(one)) / 100}, "tokens": 3} for one in items]}
+    return {"items": [{"views": {"F": 0.5 + len(str(item)) / 100}, "tokens": 3} for item in items]}
 
 
 def _answers(change_of: Callable[[Random, Any], Any]) -> Behaviour:
@@ -195,8 +195,8 @@ def _silent(random: Random, connection: socket.socket, body: bytes) -> None:
 
 def _closes(random: Random, connection: socket.socket, body: bytes) -> None:
     right = json.dumps(_right_answer(body)).encode()
-    whole = _reply("200 OK", right)
-    connection.sendall(whole[: random.randrange(len(whole))])
+    reply = _reply("200 OK", right)
+    connection.sendall(reply[: random.randrange(len(reply))])
 
 
 def _noise(random: Random, connection: socket.socket, body: bytes) -> None:
@@ -214,9 +214,9 @@ def _packed(random: Random, connection: socket.socket, body: bytes) -> None:
 
 
 def _redirects(random: Random, connection: socket.socket, body: bytes) -> None:
-    place = random.choice(("/v1/score", "http://evil.example/", "file:///etc/passwd", OSC))
+    location = random.choice(("/v1/score", "http://evil.example/", "file:///etc/passwd", OSC))
     connection.sendall(_reply(random.choice(("301 M", "302 F", "307 T", "308 P")), b"",
-                              f"Location: {place}"))  # fmt: skip
+                              f"Location: {location}"))  # fmt: skip
 
 
 BEHAVIOURS: dict[str, Behaviour] = {

@@ -166,8 +166,8 @@ def _split(regex: str) -> Saved:
     }  # fmt: skip
 
 
-def _sequence(*parts: Saved) -> Saved:
-    return {"type": "Sequence", "normalizers": list(parts)}
+def _sequence(*normalizers: Saved) -> Saved:
+    return {"type": "Sequence", "normalizers": list(normalizers)}
 
 
 def _set(key: str, value: Any) -> Callable[[Saved], None]:

@@ -131,48 +131,48 @@ def run_trials(
             folder = workplace / f"trial-{index}"
             index += 1
             folder.mkdir(parents=True)
-            one = Running(trial, folder, list(trial.commands))
-            _start_next(one)
-            running.append(one)
-        for one in list(running):
-            if not _poll(one):
+            active = Running(trial, folder, list(trial.commands))
+            _start_next(active)
+            running.append(active)
+        for active in list(running):
+            if not _poll(active):
                 continue
-            running.remove(one)
-            found = _judge(one)
-            if found and keep is not None:
-                _keep(one, keep / f"{len(list(keep.glob('*')))}-{_plain(one.trial.name)}")
-            shutil.rmtree(one.folder, ignore_errors=True)
-            yield one.trial, found
+            running.remove(active)
+            faults = _judge(active)
+            if faults and keep is not None:
+                _keep(active, keep / f"{len(list(keep.glob('*')))}-{_plain(active.trial.name)}")
+            shutil.rmtree(active.folder, ignore_errors=True)
+            yield active.trial, faults
         time.sleep(0.005)
 
 
 def run_in_child(act: Callable[[Path], None], folder: Path) -> Ended:
     """Run one command to its end."""
-    one = Running(Trial("", ()), folder, [Command(act)])
-    _start_next(one)
-    while not _poll(one):
+    active = Running(Trial("", ()), folder, [Command(act)])
+    _start_next(active)
+    while not _poll(active):
         time.sleep(0.01)
-    return one.ended[0]
+    return active.ended[0]
 
 
 def _plain(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:60]
 
 
-def _keep(one: Running, target: Path) -> None:
+def _keep(active: Running, target: Path) -> None:
     with contextlib.suppress(OSError, shutil.Error):
-        shutil.copytree(one.folder, target, symlinks=True, dirs_exist_ok=True)
+        shutil.copytree(active.folder, target, symlinks=True, dirs_exist_ok=True)
 
 
-def _start_next(one: Running) -> None:
-    command = one.waiting[0]
-    one.began, one.killed, one.late = time.monotonic(), False, False
+def _start_next(active: Running) -> None:
+    command = active.waiting[0]
+    active.began, active.killed, active.late = time.monotonic(), False, False
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
     if child == 0:
-        _be_child(command, one.folder)
-    one.child = child
+        _be_child(command, active.folder)
+    active.child = child
 
 
 def _be_child(command: Command, folder: Path) -> None:
@@ -224,29 +224,29 @@ def _own_peak() -> int:
     return 0
 
 
-def _poll(one: Running) -> bool:
+def _poll(active: Running) -> bool:
     """Whether the trial is over: its child has ended, and no command is left."""
-    command = one.waiting[0]
-    passed = time.monotonic() - one.began
-    if command.kill_after is not None and not one.killed and passed >= command.kill_after:
-        one.killed = True
-        _signal(one.child, command.signal)
-    if not one.late and passed > one.trial.seconds:
-        one.late = True
+    command = active.waiting[0]
+    passed = time.monotonic() - active.began
+    if command.kill_after is not None and not active.killed and passed >= command.kill_after:
+        active.killed = True
+        _signal(active.child, command.signal)
+    if not active.late and passed > active.trial.seconds:
+        active.late = True
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(one.child, signal.SIGKILL)
-    child, status, usage = os.wait4(one.child, os.WNOHANG)
+            os.killpg(active.child, signal.SIGKILL)
+    child, status, usage = os.wait4(active.child, os.WNOHANG)
     if child == 0:
         return False
     peak = max(0, usage.ru_maxrss * 1024 - _own_peak())
     code = os.waitstatus_to_exitcode(status)
-    one.ended.append(Ended(code, _read_output(one.folder), passed, peak, one.killed))
-    one.waiting.pop(0)
-    if one.late or not one.waiting:
+    active.ended.append(Ended(code, _read_output(active.folder), passed, peak, active.killed))
+    active.waiting.pop(0)
+    if active.late or not active.waiting:
         return True
-    # What a killed command started must not go on beside the next one.
-    _end_group(one.child)
-    _start_next(one)
+    # What a killed command started must not go on beside the next active.
+    _end_group(active.child)
+    _start_next(active)
     return False
 
 
@@ -271,41 +271,41 @@ def _read_output(folder: Path) -> str:
         return ""
 
 
-def _judge(one: Running) -> list[Found]:
-    name = one.trial.name
-    found: list[Found] = []
+def _judge(active: Running) -> list[Found]:
+    name = active.trial.name
+    faults: list[Found] = []
 
     def add(fault: Fault, detail: str) -> None:
-        found.append(Found(name, fault, detail[-600:]))
+        faults.append(Found(name, fault, detail[-600:]))
 
-    last = one.ended[-1]
-    if one.late:
-        add(Fault.HANG, f"after {one.trial.seconds:.0f} s: {last.output[-300:]}")
-    if (one.folder / CANARY).exists():
+    last = active.ended[-1]
+    if active.late:
+        add(Fault.HANG, f"after {active.trial.seconds:.0f} s: {last.output[-300:]}")
+    if (active.folder / CANARY).exists():
         add(Fault.EXECUTION, CANARY)
     for fault, detail in _faults_of_output(last.output):
         add(fault, detail)
-    for ended in one.ended:
+    for ended in active.ended:
         if ended.peak_bytes > MEMORY_BYTES:
             add(Fault.MEMORY, f"{ended.peak_bytes >> 20} MiB")
-        if not ended.killed and not one.late and ended.code not in EXIT_CODES:
+        if not ended.killed and not active.late and ended.code not in EXIT_CODES:
             add(Fault.EXIT, f"{ended.code}: {ended.output[-300:]}")
     # A grandchild may need a moment to see that its parent has gone.
-    if not one.late and not _group_ends(one.child, 2.0):
+    if not active.late and not _group_ends(active.child, 2.0):
         add(Fault.ORPHAN, "processes of the trial's group live on")
-    _end_group(one.child)
-    if not one.trial.hidden_allowed and not last.killed and not one.late:
+    _end_group(active.child)
+    if not active.trial.hidden_allowed and not last.killed and not active.late:
         hidden = sorted(
-            str(path.relative_to(one.folder))
-            for path in one.folder.rglob(".*")
+            str(path.relative_to(active.folder))
+            for path in active.folder.rglob(".*")
             if _HIDDEN.fullmatch(path.name)
         )
         if hidden:
             add(Fault.LITTER, ", ".join(hidden[:5]))
-    if one.trial.judge is not None and not one.late:
-        for fault, detail in one.trial.judge(one.folder, last):
+    if active.trial.judge is not None and not active.late:
+        for fault, detail in active.trial.judge(active.folder, last):
             add(fault, detail)
-    return found
+    return faults
 
 
 def _faults_of_output(output: str) -> Iterator[tuple[Fault, str]]:
