@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(names: Sequence[str], workplace: Path, options: argparse.Namespace) -> int:
-    """Run the classes and print a table; 1 where a trial findings a fault."""
+    """Run the classes and print a table; 1 where a trial found a fault."""
     _prepare_process()
     stage = set_stage(workplace / "stage")
     report: dict[str, object] = {}

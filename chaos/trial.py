@@ -244,7 +244,7 @@ def _poll(active: Running) -> bool:
     active.waiting.pop(0)
     if active.late or not active.waiting:
         return True
-    # What a killed command started must not go on beside the next active.
+    # What a killed command started must not go on beside the next one.
     _end_group(active.child)
     _start_next(active)
     return False
