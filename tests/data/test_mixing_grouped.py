@@ -155,8 +155,8 @@ def test_the_partners_of_a_group_change_from_epoch_to_epoch():
 
 
 @pytest.mark.parametrize("kind", ["single", "six", "mixed"])
-def test_a_million_pairs_are_ordered_in_well_under_a_second(kind):
-    """0.2 to 0.4 s on an idle machine; a loop over the items takes several."""
+def test_a_million_pairs_are_ordered_without_a_loop_over_them(kind):
+    """It takes as long as five to seven sorts of as many numbers; a loop takes several seconds."""
     size, rng = 1_000_000, np.random.default_rng(0)
     sizes = {
         "single": np.ones(size, int),
@@ -165,6 +165,10 @@ def test_a_million_pairs_are_ordered_in_well_under_a_second(kind):
     }
     groups = rng.permutation(np.repeat(np.arange(size), sizes[kind])[:size])
     order = order_of(groups, batch=32)
+    values = rng.random(size)
+    started = time.process_time()
+    np.argsort(values)
+    sort = time.process_time() - started
     started = time.process_time()
     order.step(0)
-    assert time.process_time() - started < 1.0
+    assert time.process_time() - started < 20 * sort

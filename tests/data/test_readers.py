@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from smorm.data.census import BadRecord
-from smorm.data.jsonlines import scan_json
+from smorm.data.jsonlines import SPLITS, scan_json
 from smorm.data.readers import load_converted, load_hub, read_rows, scan_rows
 from smorm.errors import DataError
 from tests.data.sources import jsonl, law, raw
@@ -24,6 +24,8 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
     max_leaves=8,
 )
+# A file that holds one object of these is an object of splits.
+NAMES = st.text(max_size=5).filter(lambda name: name not in SPLITS)
 
 
 def rows_of(path, **settings):
@@ -43,12 +45,24 @@ def test_json_lines_come_back_with_their_line_numbers(tmp_path, name):
 
 
 @law
-@given(st.lists(st.dictionaries(st.text(max_size=5), VALUES, max_size=4), max_size=6))
+@given(st.lists(st.dictionaries(NAMES, VALUES, max_size=4), max_size=6))
 def test_rows_written_as_json_lines_are_read_as_they_were(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("law")
     for name in ("d.jsonl", "d.jsonl.gz"):
         assert rows_of(jsonl(folder / name, rows)) == rows
     assert rows_of(raw(folder / "d.json", b" \n" + json.dumps(rows).encode())) == rows
+
+
+@law
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from(sorted(SPLITS)) | NAMES, VALUES, max_size=4),
+        min_size=2,
+        max_size=6,
+    )
+)
+def test_of_several_rows_none_is_an_object_of_splits(tmp_path_factory, rows):
+    assert rows_of(jsonl(tmp_path_factory.mktemp("law") / "d.jsonl", rows)) == rows
 
 
 def test_gzip_is_seen_by_its_bytes_whatever_the_name_is(tmp_path):

@@ -24,7 +24,7 @@ MAX_RAW = 1000  # bytes of an overlong line that go into the quarantine
 _MOST_PASSED = 1 << 32
 # A line that ends with one of them is no whole object.
 _OPEN_ENDS = (b"{", b"[", b",", b":")
-_SPLITS = frozenset((
+SPLITS = frozenset((
     "data", "dev", "eval", "rows", "test", "train", "training", "val", "valid", "validation",
 ))  # fmt: skip
 
@@ -49,13 +49,19 @@ def scan_json(path: Path, split: str = "train") -> Iterator[Scanned]:
         lines = _lines(path, stream, most)
         if head.startswith(b"{") and first.rstrip().endswith(_OPEN_ENDS) and not _is_json(first):
             lines = _joined(path, lines, most)
-        for number, line in lines:
-            where, row = _parsed(path, number, line, parser)
+        rows = (_parsed(path, number, line, parser) for number, line in lines)
+        for where, row in rows:
             splits = None if isinstance(row, BadRecord) else _splits(row, split)
-            if splits is None:
-                yield where, row
-            else:
+            # An object of splits is the whole file; one of several is a row.
+            second = next(rows, None) if splits else None
+            if splits and second is None:
                 yield from _rows_of(path, splits, split)
+                return
+            yield where, row
+            if second is not None:
+                yield second
+            break
+        yield from rows
 
 
 def _is_json(line: bytes) -> bool:
@@ -162,16 +168,16 @@ def _rows_of(path: Path, splits: dict[str, list[Any]], split: str) -> Iterator[S
 
 def _splits(row: Row, split: str) -> dict[str, list[Any]] | None:
     """The lists of rows in an object; None where it is a row itself."""
-    if split not in row and not row.keys() <= _SPLITS:
+    if split not in row and not row.keys() <= SPLITS:
         return None
     if len(row) == 1:
         (inside,) = row.values()
         # `{"data": {"train": [...], "test": [...]}}`
-        if isinstance(inside, dict) and inside.keys() <= _SPLITS:
+        if isinstance(inside, dict) and inside.keys() <= SPLITS:
             row = inside
     lists = {name: rows for name, rows in row.items() if _holds_rows(rows)}
     # By their names alone: a row too may be a list of objects under one name (`responses`).
-    if split in lists or (lists.keys() == row.keys() and row.keys() <= _SPLITS):
+    if split in lists or (lists.keys() == row.keys() and row.keys() <= SPLITS):
         return lists or None
     return None
 

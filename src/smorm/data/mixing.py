@@ -5,7 +5,6 @@ pairs over their prompt, so that each distinct text is computed once."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass, field
 from typing import Literal
@@ -181,13 +180,16 @@ def deal(sizes: Ints, capacities: Ints) -> Ints:
     overhang = borders
     if len(ends):
         overhang = ends[begun - 1] - borders
-    ranges = list(zip(starts.tolist(), ends.tolist(), itertools.repeat(True)))
     firsts, overhangs = [0, *begun.tolist()], overhang.tolist()
     postponed: list[_Range] = []
     following = -1
     # Only where a group crosses the end of a step is there anything to decide.
     for index in np.flatnonzero(overhang > 0).tolist():
-        candidates = ranges[firsts[index] : firsts[index + 1]]
+        groups = slice(firsts[index], firsts[index + 1])
+        candidates = [
+            (start, end, True)
+            for start, end in zip(starts[groups].tolist(), ends[groups].tolist(), strict=True)
+        ]
         if index == following:
             candidates = [*postponed, *candidates]
         postponed = _postponed(candidates, overhangs[index])
