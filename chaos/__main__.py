@@ -77,15 +77,17 @@ def run(names: Sequence[str], workplace: Path, options: argparse.Namespace) -> i
     report: dict[str, object] = {}
     everything: list[Found] = []
     count = 0
-    print(f"{'class':<14}{'trials':>8}{'faults':>8}{'seconds':>9}")
+    print(f"{'class':<14}{'trials':>8}{'faults':>8}{'seconds':>9}{'peak MiB':>10}")
     for name in names:
         began = time.monotonic()
-        done, findings = _run_class(name, stage, workplace / name, options)
+        done, findings, peak = _run_class(name, stage, workplace / name, options)
         seconds = time.monotonic() - began
-        print(f"{name:<14}{done:>8}{len(findings):>8}{seconds:>9.0f}", flush=True)
+        mebibytes = "-" if peak is None else f"{peak >> 20}"
+        print(f"{name:<14}{done:>8}{len(findings):>8}{seconds:>9.0f}{mebibytes:>10}", flush=True)
         report[name] = {
             "trials": done,
             "faults": dict(Counter(finding.fault.value for finding in findings)),
+            "peak_bytes": peak,
         }
         everything += findings
         count += done
@@ -102,22 +104,24 @@ def run(names: Sequence[str], workplace: Path, options: argparse.Namespace) -> i
 
 def _run_class(
     name: str, stage: Stage, folder: Path, options: argparse.Namespace
-) -> tuple[int, list[Found]]:
-    """How many trials there were, and what was wrong."""
+) -> tuple[int, list[Found], int | None]:
+    """How many trials there were, what was wrong, and the most memory that one took above what
+    this process has (kills are not measured)."""
     if name == KILLS:
         folder.mkdir()
         count = max(1, round(NUM_KILLS * options.share))
         report = kill_training(folder, count=count, seed=options.seed)
-        return report.kills, [Found(name, Fault.DIFFERENCE, text) for text in report.faults]
+        return report.kills, [Found(name, Fault.DIFFERENCE, text) for text in report.faults], None
     make, number = CLASSES[name]
-    done = 0
+    done = peak = 0
     findings: list[Found] = []
     count = options.each or max(1, round(number * options.share))
     trials = make(stage, options.seed, count)
-    for _, problems in run_trials(trials, folder, options.jobs, options.keep):
+    for finished in run_trials(trials, folder, options.jobs, options.keep):
         done += 1
-        findings += problems
-    return done, findings
+        findings += finished.faults
+        peak = max(peak, finished.peak_bytes)
+    return done, findings, peak
 
 
 def _prepare_process() -> None:

@@ -88,6 +88,15 @@ class Found:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A trial with what was wrong with it, and the most memory that one of its children took."""
+
+    trial: Trial
+    faults: list[Found]
+    peak_bytes: int  # above this process's own
+
+
 @dataclass(slots=True)
 class Running:
     """A trial that is under way."""
@@ -116,9 +125,9 @@ def verb(*arguments: str) -> Callable[[Path], None]:
 
 def run_trials(
     trials: Iterator[Trial], workplace: Path, jobs: int = 2, keep: Path | None = None
-) -> Iterator[tuple[Trial, list[Found]]]:
-    """Run trials in `jobs` children at a time; yields each with what was wrong with it. Folders of
-    trials that failed are copied into `keep`."""
+) -> Iterator[Finished]:
+    """Run trials in `jobs` children at a time. Folders of trials that failed are copied into
+    `keep`."""
     running: list[Running] = []
     index = 0
     more = True
@@ -142,7 +151,8 @@ def run_trials(
             if faults and keep is not None:
                 _keep(active, keep / f"{len(list(keep.glob('*')))}-{_plain(active.trial.name)}")
             shutil.rmtree(active.folder, ignore_errors=True)
-            yield active.trial, faults
+            peak = max(ended.peak_bytes for ended in active.ended)
+            yield Finished(active.trial, faults, peak)
         time.sleep(0.005)
 
 

@@ -43,10 +43,12 @@ PLANTED = """
     trials.append(Trial("judged", [Command(fine)], different))
     killed = [Command(hang, kill_after=0.1), Command(fine)]
     trials.append(Trial("killed", killed))
-    found = {}
+    found, peaks = {}, {}
     with tempfile.TemporaryDirectory() as folder:
-        for trial, faults in run_trials(iter(trials), Path(folder)):
-            found[trial.name] = sorted({one.fault.name for one in faults})
+        for finished in run_trials(iter(trials), Path(folder)):
+            found[finished.trial.name] = sorted({one.fault.name for one in finished.faults})
+            peaks[finished.trial.name] = finished.peak_bytes
+    assert peaks["memory"] > 2300 << 20 > peaks["fine"] * 10, peaks
     json.dump(found, sys.stdout)
 """
 
