@@ -12,11 +12,13 @@ from smorm.data.census import Census
 from smorm.errors import SmormError
 from smorm.evaluation.parity.check import Parity, against_server, measure_model
 from smorm.evaluation.parity.conversations import built_in
-from smorm.evaluation.parity.paths import ModelPaths
+from smorm.evaluation.parity.paths import ModelPaths, PathResult
+from smorm.evaluation.result import CauseKind
 from smorm.model.export import export_all_rows, export_view
 from smorm.rewards.server import RewardClient
 from tests.rewards.reward_servers import (
     Engine,
+    Reply,
     RewardServer,
     Rows,
     sglang,
@@ -50,15 +52,20 @@ def whole(tmp_path_factory) -> Engine:
     return Engine(export_all_rows(folder, model.network, model.tokenizer, model.card).folder)
 
 
-def test_messages_of_more_than_texts_are_not_sent_and_counted(ours, engine):
+def test_messages_of_more_than_texts_are_sent_as_ids_alone_and_counted(ours, engine):
     fields = '{"reasoning_content": "because"}'
     first = ours.conversations[0]
     thinking = replace(first, response=(replace(first.response[0], fields=fields),))
     mixed = replace(ours, conversations=[thinking, *ours.conversations[1:]])
     found = against(mixed, vllm(engine))
     assert found.passed, found.failures
-    assert len(found.comparison.ours.conversations) == len(ours.conversations) - 1
+    unsent = {row.path.name.partition(" of ")[2][:3]: row.path.unsent for row in served(found)}
+    assert unsent == {"ids": frozenset(), "mes": {0}, "tex": frozenset()}
     assert any(note.startswith("1 conversations with reasoning") for note in found.notes)
+
+
+def served(found: Parity) -> list[PathResult]:
+    return [row for row in found.rows if row.path.kind == "server"]
 
 
 def against(ours: ModelPaths, reply, view: str = "L") -> Parity:
@@ -71,26 +78,41 @@ def against(ours: ModelPaths, reply, view: str = "L") -> Parity:
 def test_vllm_agrees_by_each_endpoint_alone_and_among_others(ours, engine):
     found = against(ours, vllm(engine))
     assert found.passed, found.failures
-    served = [row for row in found.rows if row.path.kind == "server"]
-    assert [row.path.name.partition(", ")[0] for row in served].count("vllm /pooling") == 2
-    assert {row.path.batch for row in served} == {1, 2, 8, 32}
-    assert [row.same_tokens for row in served][:4] == [True] * 4
+    rows = served(found)
+    kinds = [row.path.name.partition(",")[0] for row in rows]
+    assert kinds[0] == "vllm /classify of ids"
+    assert {kind: kinds.count(kind) for kind in kinds} == {
+        "vllm /classify of ids": 4, "vllm /pooling of ids": 4, "vllm /classify of messages": 2,
+        "vllm /pooling of messages": 2, "vllm /classify of text": 4,
+    }  # fmt: skip
+    assert {row.path.batch for row in rows} == {1, 2, 8, 32}
+    assert all(row.same_tokens for row in rows if row.path.batch == 1)
     assert any("constant" in note for note in found.notes)
 
 
 def test_sglang_agrees_and_its_text_has_one_bos(ours, engine):
     found = against(ours, sglang(engine))
     assert found.passed, found.failures
-    assert all(row.same_tokens for row in found.rows if row.path.kind == "server")
+    assert all(row.same_tokens for row in served(found))
+    assert {row.path.sends_ids for row in served(found)} == {True, False}
+
+
+@pytest.mark.parametrize("serve", [vllm, sglang])
+def test_of_ids_control_tokens_stay_text_and_every_conversation_is_in_the_gate(ours, engine, serve):
+    assert any(conversation.control for conversation in ours.conversations)
+    found = against(ours, serve(engine))
+    for row in served(found):
+        assert found.comparison.gated(row.path).all() == row.path.sends_ids
+        assert (row.outside_gate > 0.01) != row.path.sends_ids
 
 
 def test_our_own_server_agrees_with_the_views_constant_and_keeps_control_tokens(ours):
     found = against(ours, smorm(ours.model))
     assert found.passed, found.failures
     assert found.comparison.constant != 0
-    served = next(row for row in found.rows if row.path.kind == "server")
-    assert found.comparison.gated(served.path).all()
-    assert served.same_tokens
+    for row in served(found):
+        assert found.comparison.gated(row.path).all()
+        assert row.same_tokens
 
 
 def test_all_rows_of_a_server_are_compared_row_by_row(ours, whole):
@@ -154,7 +176,7 @@ def test_a_doubled_bos_is_seen_by_the_number_of_tokens(ours, engine):
         "one more in each conversation, most likely a doubled BOS" in c
         for c in map(str, found.failures)
     )
-    assert not any("text" in row.path.name for row in found.rows if not row.passed)
+    assert all("messages" in row.path.name for row in found.rows if not row.passed)
 
 
 @pytest.mark.parametrize(
@@ -173,5 +195,87 @@ def test_an_endpoint_that_is_missing_is_a_path_that_fails(ours, engine):
         return answer
 
     found = against(ours, reply)
-    assert [row.path.name for row in found.rows if not row.passed] == ["vllm /pooling, 1 at a time"]
+    failed = [row.path.name for row in found.rows if not row.passed]
+    assert failed == ["vllm /pooling of ids, batch 1", "vllm /pooling of messages, 1 at a time"]
+    assert {failure.cause for failure in found.failures} == {CauseKind.REFUSED}
     assert "pooling is off" in found.failures[0].text
+
+
+def test_an_engine_that_takes_no_ids_is_asked_in_the_other_ways(ours, engine):
+    def reply(asked):
+        inputs = (asked.body or {}).get("input", [])
+        if inputs and isinstance(inputs[0], list):
+            return Reply(400, {"message": "input: expected text"})
+        return vllm(engine)(asked)
+
+    found = against(ours, reply)
+    failed = [row.path.name for row in found.rows if not row.passed]
+    assert failed == ["vllm /classify of ids, batch 1", "vllm /pooling of ids, batch 1"]
+    assert all("17 of 17 conversations" in failure.text for failure in found.failures)
+
+
+def test_one_conversation_that_is_refused_is_a_cause_and_the_others_go_on(ours, engine):
+    ids = ours.conversations[3].tokens.tolist()
+
+    def reply(asked):
+        if ids in (asked.body or {}).get("input", []):
+            return Reply(400, {"error": {"message": "not this one"}})
+        return vllm(engine)(asked)
+
+    found = against(ours, reply)
+    refused = [row for row in served(found) if row.path.refused]
+    assert {row.path.name.partition(",")[0] for row in refused} == {
+        "vllm /classify of ids", "vllm /pooling of ids",
+    }  # fmt: skip
+    assert {row.path.batch for row in refused} == {1, 2, 8, 32}
+    for row in refused:
+        assert list(row.path.refused) == [3]
+        assert row.agrees
+        assert row.difference < 1e-5
+        assert not row.passed
+    assert [failure.cause for failure in found.failures] == [CauseKind.REFUSED] * 2
+    assert "1 of 17 conversations" in found.failures[0].text
+    assert "not this one" in found.failures[0].text
+    assert [item.get("refused") for item in found.as_result().items][:3] == [None, 1, 1]
+
+
+def test_conversations_over_the_servers_limit_are_told_by_their_length(ours, engine):
+    lengths = sorted(len(conversation.tokens) for conversation in ours.conversations)
+    found = against(ours, vllm(engine, longest=lengths[-3]))
+    assert not any(row.passed for row in served(found))
+    by_ids = [row for row in served(found) if row.path.sends_ids]
+    assert {len(row.path.refused) for row in by_ids} == {2}
+    assert f"it takes {lengths[-3]} tokens, not {lengths[-2]}" in found.failures[0].text
+
+
+def test_where_every_conversation_is_refused_that_is_told_and_nothing_else(ours, engine):
+    found = against(ours, vllm(engine, longest=1))
+    assert all(row.path.rows is None for row in served(found))
+    assert {failure.cause for failure in found.failures} == {CauseKind.REFUSED}
+    assert "maximum context length is 1 tokens" in found.failures[0].text
+
+
+def test_a_batch_that_is_refused_though_each_of_it_is_taken_is_told_so(ours, engine):
+    def reply(asked):
+        if len((asked.body or {}).get("input", [])) > 8:
+            return Reply(413, {"message": "too many"})
+        return vllm(engine)(asked)
+
+    found = against(ours, reply)
+    assert {row.path.batch for row in found.rows if not row.passed} == {32}
+    assert all("each conversation alone is taken" in str(one) for one in found.failures)
+
+
+def test_an_item_that_our_own_server_refuses_is_one_conversation(ours):
+    text = ours.conversations[5].response[0].content
+
+    def reply(asked):
+        answer = smorm(ours.model)(asked)
+        for at, item in enumerate((asked.body or {}).get("items", [])):
+            if item["messages"][-1]["content"] == text:
+                answer.content["items"][at] = {"error": {"message": "over the limit"}}
+        return answer
+
+    found = against(ours, reply)
+    assert all(5 in row.path.refused and row.agrees for row in served(found))
+    assert all("over the limit" in str(one) for one in found.failures)

@@ -133,8 +133,10 @@ def listed(owner: str) -> Reply:
     return Reply(content={**MODELS, "data": [{**MODELS["data"][0], "owned_by": owner}]})
 
 
-def vllm(engine: Engine, twist: Twist = as_is, *, double_bos: bool = False) -> Any:
-    """`vllm serve FOLDER --runner pooling`."""
+def vllm(
+    engine: Engine, twist: Twist = as_is, *, double_bos: bool = False, longest: int = 1 << 20
+) -> Any:
+    """`vllm serve FOLDER --runner pooling --max-model-len LONGEST`."""
 
     def reply(asked: Asked) -> Reply:
         if asked.path == "/v1/models":
@@ -148,8 +150,13 @@ def vllm(engine: Engine, twist: Twist = as_is, *, double_bos: bool = False) -> A
             sequences = [[ids[0], *ids] if double_bos else ids]
         else:
             begin = body.get("add_special_tokens", True)
-            texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
-            sequences = [engine.ids_of_text(text, begin) for text in texts]
+            inputs = [body["input"]] if isinstance(body["input"], str) else body["input"]
+            sequences = [
+                engine.ids_of_text(one, begin) if isinstance(one, str) else one for one in inputs
+            ]
+        if max(map(len, sequences)) > longest:
+            return Reply(400, {"error": {"message": f"maximum context length is {longest} tokens",
+                                         "type": "BadRequestError", "code": 400}})  # fmt: skip
         rows, counts = engine.logits(sequences)
         if body.get("use_activation", True) and not engine.regression:
             rows = sigmoid(rows)
@@ -171,7 +178,10 @@ def sglang(engine: Engine, twist: Twist = as_is) -> Any:
             return listed("sglang")
         if asked.path != "/classify":
             return MISSING
-        rows, counts = engine.logits([engine.ids_of_text(t, True) for t in asked.body["text"]])
+        sequences = asked.body.get("input_ids")
+        if sequences is None:
+            sequences = [engine.ids_of_text(text, True) for text in asked.body["text"]]
+        rows, counts = engine.logits(sequences)
         answers = [
             {"embedding": row, "meta_info": {"id": str(at), "prompt_tokens": count}}
             for at, (row, count) in enumerate(zip(twist(rows), counts, strict=False))
@@ -189,8 +199,7 @@ def smorm(model: RewardModel, twist: Twist = as_is) -> Any:
             return Reply(content={"model": model.name, "max_tokens": model.card.max_tokens})
         if asked.path != "/v1/score":
             return MISSING
-        records = [{"messages": item["messages"]} for item in asked.body["items"]]
-        scores = model.score(records)
+        scores = model.score(asked.body["items"])
         names = asked.body.get("views", [model.card.default_view])
         values = twist([[float(v)] for v in scores.view(names[0])])
         items = [

@@ -43,6 +43,7 @@ class CauseKind(StrEnum):
     PAD_TOKEN = "pad token"
     POOLING = "pooling"
     PRECISION = "precision"
+    REFUSED = "refused"
     TEMPLATE = "template"
     TOKENIZER = "tokenizer"
     TOKEN_COUNTS = "token counts differ"

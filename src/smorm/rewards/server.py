@@ -34,7 +34,7 @@ from smorm.model.store import resolve
 from smorm.printing import address_of, keep_secret, keep_secrets_of, shorten
 from smorm.rewards.protocol import Results, Reward, RewardView, ScoringOptions, split_rows
 from smorm.rewards.section import RewardSection
-from smorm.rewards.wires import Answer, Wire, wires_of
+from smorm.rewards.wires import Answer, RefusedError, Wire, wires_of
 from smorm.text.chat import Messages, Renderer
 from smorm.text.tokenizers import load_tokenizer
 
@@ -45,6 +45,8 @@ RETRIED = frozenset({408, 425, 429})
 # An answer larger than this is refused while it is read.
 ANSWER_BYTES = 64 << 20
 _GRACE = 5.0  # seconds after the deadline in which a request must have been given up
+# What a server answers to what it cannot score, as opposed to who asks, or where.
+_REFUSALS = frozenset({400, 413, 422})
 _HINTS = {
     401: " (is the token right?)",
     403: " (is the token right?)",
@@ -63,7 +65,8 @@ class RewardClient(contextlib.AbstractContextManager["RewardClient"]):
         timeout: seconds that one request may take, from the first byte of the first try to the
             last byte of the answer, with all tries and pauses.
         views: of a server of ours, the views to score by; without any the server's own.
-        renderer: makes text of conversations where the protocol takes only text (SGLang).
+        renderer: of the model that is served. An engine (vLLM, SGLang) then gets token ids; without
+            one vLLM gets messages, which it renders itself, and SGLang cannot be asked.
         batch: conversations a request, where the protocol takes several.
         concurrency: requests under way at a time.
         tries: how often a request is sent at most.
@@ -160,7 +163,7 @@ class RewardClient(contextlib.AbstractContextManager["RewardClient"]):
         try:
             return wire.read(answer, len(conversations))
         except SmormError as error:
-            raise SmormError(f"{self.url}{wire.path}: {error}") from error
+            raise type(error)(f"{self.url}{wire.path}: {error}") from error
 
     def _introduce(self, protocol: str) -> tuple[str, str | None]:
         """Which protocol the server speaks, and its model's name: by `/v1/info`, `/v1/models`."""
@@ -279,9 +282,10 @@ class ServerReward(Reward):
         url, protocol, timeout = str(section.url), section.protocol, section.timeout
         client = RewardClient(url, protocol, token, timeout, views=names, renderer=renderer)
         # A key that nothing reads would be taken for one that works.
-        uses = (("view", names, "smorm"), ("tokenizer", section.tokenizer, "sglang"))
-        for key, value, reader in uses:
-            if value and client.protocol != reader:
+        engines = ("vllm", "sglang")
+        uses = (("view", names, ("smorm",)), ("tokenizer", section.tokenizer, engines))
+        for key, value, readers in uses:
+            if value and client.protocol not in readers:
                 raise ConfigError(
                     f"{key}: {client.url} is a server of {client.protocol}, which has no use for "
                     "it: leave it out"
@@ -341,7 +345,11 @@ def _refusal(status: int, url: str, reason: str, headers: Mapping[str, str]) -> 
             f"{url}: moved to {target}: name that address (the token is not sent to another one by "
             "itself)"
         )
-    error = _NoSuchPageError if status in (404, 405) else SmormError
+    error = SmormError
+    if status in _REFUSALS:
+        error = RefusedError
+    elif status in (404, 405):
+        error = _NoSuchPageError
     return error(f"{url}: the server refused: {reason}{_HINTS.get(status, '')}")
 
 

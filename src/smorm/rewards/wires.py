@@ -1,13 +1,14 @@
 """What reward servers are sent, and what they answer: one small class per protocol.
 
 Raw scores are requested always: vLLM's default activation makes every score of a one-label model
-1.0 under a softmax (vllm#12910). Messages are sent where the protocol takes them, so that the
-server renders them. Shapes: N conversations of one request, C scores of each."""
+1.0 under a softmax (vllm#12910). An engine is sent token ids where there is a renderer to make
+them: its own template, tokenizer class and BOS then change nothing, and control tokens in a message
+stay text. Shapes: N conversations of one request, C scores of each."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from smorm.text.chat import RAW, ChatInputs, Message, Messages, Renderer
 
 Body = dict[str, Any]
 ToText = Callable[[Messages], str]
+ToIds = Callable[[Messages], list[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +31,21 @@ class Answer:
     tokens: list[int | None]
 
 
+class RefusedError(SmormError):
+    """The server refused what it was asked to score; another conversation it may take."""
+
+
 class Wire(ABC):
     """One way to ask a server."""
 
     path = "/classify"  # where requests are posted to
+    sends: Literal["ids", "messages", "text"] = "messages"
     batch = 0  # the most conversations of a request; 0 for any number
     # Whether scores include the view's constant (which a head without a bias cannot hold).
     keeps_constant = False
     control_is_text = False  # whether control tokens in messages stay text
+    # Whether it takes roles and texts alone: tools and reasoning each server reads in its own way.
+    only_texts = False
 
     @abstractmethod
     def body(self, conversations: Sequence[Messages]) -> Body:
@@ -97,6 +106,8 @@ class SmormScore(Wire):
         return _answer(_entries(answer, "items", count), self._row)
 
     def _row(self, item: Mapping[str, Any]) -> list[Any]:
+        if "error" in item:
+            raise RefusedError(f"an item has no score: {_short(item['error'])}")
         values = item.get("views")
         if not isinstance(values, Mapping):
             raise SmormError(f"the server gave no views for an item: {_short(item)}")
@@ -116,6 +127,7 @@ class VllmMessages(Wire):
     """vLLM `POST /classify` with messages: one conversation a request."""
 
     batch = 1
+    only_texts = True
     field = "probs"  # of an entry, with its scores
 
     def body(self, conversations: Sequence[Messages]) -> Body:
@@ -141,11 +153,35 @@ class VllmPooling(VllmMessages):
 
 
 @dataclass(frozen=True)
+class VllmIds(VllmMessages):
+    """vLLM `POST /classify` with token ids."""
+
+    ids: ToIds
+    batch = 0
+    sends = "ids"
+    control_is_text = True
+    only_texts = False
+
+    def body(self, conversations: Sequence[Messages]) -> Body:
+        """`{"input": [[ids]], "use_activation": false}`."""
+        return {"input": list(map(self.ids, conversations)), "use_activation": False}
+
+
+class VllmPoolingIds(VllmIds):
+    """vLLM `POST /pooling` with token ids."""
+
+    path = "/pooling"
+    field = "data"
+
+
+@dataclass(frozen=True)
 class VllmText(VllmMessages):
     """vLLM `POST /classify` with texts, which have their BOS: the server is told to add none."""
 
     text: ToText
     batch = 0
+    sends = "text"
+    only_texts = False
 
     def body(self, conversations: Sequence[Messages]) -> Body:
         """`{"input": [texts], "add_special_tokens": false, "use_activation": false}`."""
@@ -153,15 +189,8 @@ class VllmText(VllmMessages):
         return {"input": texts, "add_special_tokens": False, "use_activation": False}
 
 
-@dataclass(frozen=True)
-class SglangText(Wire):
+class Sglang(Wire):
     """SGLang `POST /classify`, the native one (`/v1/classify` always applies a softmax)."""
-
-    text: ToText
-
-    def body(self, conversations: Sequence[Messages]) -> Body:
-        """`{"text": [texts]}`."""
-        return {"text": list(map(self.text, conversations))}
 
     def read(self, answer: Any, count: int) -> Answer:
         """`[{"embedding": [numbers], "meta_info": {"prompt_tokens"}}]`."""
@@ -171,20 +200,47 @@ class SglangText(Wire):
         return Answer(scores.rows, tokens)
 
 
+@dataclass(frozen=True)
+class SglangIds(Sglang):
+    """SGLang `POST /classify` with token ids."""
+
+    ids: ToIds
+    sends = "ids"
+    control_is_text = True
+
+    def body(self, conversations: Sequence[Messages]) -> Body:
+        """`{"input_ids": [[ids]]}`."""
+        return {"input_ids": list(map(self.ids, conversations))}
+
+
+@dataclass(frozen=True)
+class SglangText(Sglang):
+    """SGLang `POST /classify` with texts, to which its tokenizer adds the BOS."""
+
+    text: ToText
+    sends = "text"
+
+    def body(self, conversations: Sequence[Messages]) -> Body:
+        """`{"text": [texts]}`."""
+        return {"text": list(map(self.text, conversations))}
+
+
 def wires_of(protocol: str, renderer: Renderer | None, views: Sequence[str] = ()) -> list[Wire]:
     """Every way to ask a server of a kind (smorm, vllm or sglang), the one to score with first."""
     if protocol == "smorm":
         return [SmormScore(tuple(views))]
     if protocol == "vllm":
-        wires: list[Wire] = [VllmMessages(), VllmPooling()]
-        if renderer is not None:
-            wires.append(VllmText(chat_text(renderer, begin=True)))
-        return wires
+        messages: list[Wire] = [VllmMessages(), VllmPooling()]
+        if renderer is None:
+            return messages
+        ids: list[Wire] = [VllmIds(renderer.render), VllmPoolingIds(renderer.render)]
+        return [*ids, *messages, VllmText(chat_text(renderer, begin=True))]
     if renderer is None:
         raise ConfigError(
-            "SGLang takes text: name the tokenizer, or give the renderer, that makes it"
+            "SGLang takes token ids or text: name the tokenizer, or give the renderer, that makes "
+            "them"
         )
-    return [SglangText(chat_text(renderer, begin=False))]
+    return [SglangIds(renderer.render), SglangText(chat_text(renderer, begin=False))]
 
 
 def _answer(entries: list[Any], row_of: Callable[[Any], Any]) -> Answer:

@@ -24,6 +24,9 @@ def likely_causes(
     """Likely causes of a path's failure, given the results of all paths; the surest first, never
     none."""
     path, gated = result.path, comparison.gated(result.path)
+    refused = [_refused(comparison, path)] if path.refused else []
+    if refused and (result.agrees or (path.rows is None and path.error is None)):
+        return refused
     # Differing tokens explain a refusal better than its text does.
     tokens = _tokens(comparison, path, gated) if result.same_tokens is False else None
     if path.rows is None:
@@ -40,7 +43,7 @@ def likely_causes(
     if comparison.plain is not None and path.kind in ("ids", "plain"):
         ids = list(compress(path.tokens or [], gated))
         padding = pad_token(comparison.plain, ids, path.batch)
-    recognised = [padding, tokens, _activation(expected, scores)]
+    recognised = [*refused, padding, tokens, _activation(expected, scores)]
     recognised.append(_shift(comparison, path, expected, scores))
     recognised.append(_exchanged(comparison, gated, expected, scores))
     if causes := list(filter(None, recognised)):
@@ -74,6 +77,22 @@ def pad_token(plain: PlainModel, ids: Sequence[Sequence[int]], batch: int) -> Ca
     return Cause(CauseKind.PAD_TOKEN, detail)
 
 
+def _refused(comparison: Comparison, path: ScorePath) -> Cause:
+    """Which conversations a server refused, and in its words why it refused the first of them."""
+    refused, first = sorted(path.refused), min(path.refused)
+    requested = len(comparison.ours.conversations) - len(path.unsent)
+    detail = f"{len(refused)} of {requested} conversations: {path.refused[first]}"
+    lengths = np.array(list(map(len, comparison.ours.ids)))
+    scored = lengths[comparison.scored(path)]
+    # Two at least: one alone is always shorter or longer than all others.
+    if len(scored) > 1 and lengths[refused].min() > scored.max():
+        detail += (
+            f" (the longest ones: it takes {scored.max():,} tokens, and not "
+            f"{lengths[refused].min():,}; vLLM's --max-model-len, SGLang's --context-length)"
+        )
+    return Cause(CauseKind.REFUSED, detail)
+
+
 def _tokens(comparison: Comparison, path: ScorePath, gated: Bools) -> Cause:
     expected = list(compress(comparison.ours.ids, gated))
     if path.tokens is not None:
@@ -92,6 +111,9 @@ def _tokens(comparison: Comparison, path: ScorePath, gated: Bools) -> Cause:
     pairs = zip(expected, compress(path.counts or [], gated), strict=True)
     # Of every conversation the same number more or less: a token that is always there.
     more = {count - len(ids) for ids, count in pairs if count is not None}
+    if path.sends_ids:
+        detail = "the server adds or cuts tokens of the ids that it was sent"
+        return Cause(CauseKind.TOKEN_COUNTS, detail)
     detail = "another chat template, tokenizer or truncation"
     if more == {1}:
         detail = "one more in each conversation, most likely a doubled BOS"

@@ -149,17 +149,14 @@ def against_server(
     """A model against a running server; a one-label server gives the view, by default the model's.
     SmormError where it gives no scores, ConfigError where the view is not linear and the server is
     not ours."""
-    # Requests of servers hold roles and texts; what else a message has, each reads in its own way.
-    plain = np.array([conversation.is_plain for conversation in ours.conversations])
-    notes: list[str] = []
-    if not plain.all():
-        notes.append(
-            f"{int((~plain).sum())} conversations with reasoning, tool calls or tools of their own "
-            "are not sent to a server"
-        )
-        ours = ours.only(plain)
     # All paths first: whether it gives one label or all rows is seen in its answers.
     paths = list(score_paths.server_paths(remote, ours.conversations))
+    notes: list[str] = []
+    if most := max(len(path.unsent) for path in paths):
+        notes.append(
+            f"{most} conversations with reasoning, tool calls or tools of their own are not sent "
+            "as messages, which each server reads in its own way"
+        )
     labels = {path.rows.shape[1] for path in paths if path.rows is not None}
     held = ours.model.view(view) if labels <= {1} else None
     comparison = _comparison(ours, held, gate, must_fold=remote.protocol != "smorm")
@@ -235,7 +232,8 @@ def _reported(comparison: Comparison, rows: Sequence[PathResult]) -> list[str]:
     # A path with conversations outside the gate is one that takes control tokens for real ones.
     number, largest = 0, 0.0
     for row in rows:
-        number = max(number, count - int(comparison.gated(row.path).sum()))
+        outside = comparison.scored(row.path) & ~comparison.gated(row.path)
+        number = max(number, int(outside.sum()))
         largest = max(largest, row.outside_gate)
     if number:
         notes.append(

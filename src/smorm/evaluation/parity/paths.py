@@ -5,8 +5,8 @@ Shapes: N conversations, C scores of each (the 1 + K rows of our head, or what a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import compress
 from operator import attrgetter
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from smorm.model.export import PlainModel, Side
 from smorm.model.network import Layout
 from smorm.model.views import View, apply_view
 from smorm.rewards.server import RewardClient
-from smorm.rewards.wires import SglangText, VllmText, Wire
+from smorm.rewards.wires import Answer, RefusedError, Wire
 from smorm.scoring.reward_model import RewardModel
 from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scored, Scorer
 from smorm.training.batches import moved
@@ -52,15 +52,11 @@ class ScorePath:
     side: Side | None = None  # which side is padded
     constant: bool = False  # whether the scores include the view's constant
     control_is_text: bool = True  # whether control tokens in messages stay text on this path
-
-    def only(self, selected: Bools) -> ScorePath:
-        """The path of some of the conversations [N]."""
-        return replace(
-            self,
-            rows=None if self.rows is None else self.rows[selected],
-            tokens=None if self.tokens is None else list(compress(self.tokens, selected)),
-            counts=None if self.counts is None else list(compress(self.counts, selected)),
-        )
+    sends_ids: bool = False  # whether a server was sent our token ids
+    # Conversations (from 0) that were not sent, and why the server refused those that were. Their
+    # rows are NaN.
+    unsent: frozenset[int] = frozenset()
+    refused: Mapping[int, str] = field(default_factory=dict)
 
 
 def training_path(model: RewardModel, conversations: Sequence[Conversation]) -> ScorePath:
@@ -160,41 +156,82 @@ def server_paths(
     remote: RewardClient, conversations: Sequence[Conversation], batches: Sequence[int] = BATCHES
 ) -> Iterator[ScorePath]:
     """Scores of a server by each of its endpoints, alone and with neighbours; SmormError where the
-    first endpoint does not answer (the failure of another is in its path)."""
+    first endpoint does not answer (the failure of another is in its path). A conversation that it
+    refuses is in the path too, and the others go on."""
     for wire in remote.wires:
         # An endpoint of one conversation a request is batched by the server: there the neighbours
         # are the other requests under way.
         sizes = (1, max(batches)) if wire.batch == 1 else batches
-        for size in sizes:
-            path = _server_path(remote, wire, conversations, size)
+        unsent = set()
+        if wire.only_texts:
+            for index, conversation in enumerate(conversations):
+                if not conversation.is_plain:
+                    unsent.add(index)
+        refused: Mapping[int, str] = {}
+        for size in sizes if len(unsent) < len(conversations) else ():
+            path = _server_path(remote, wire, size, frozenset(unsent), refused)
+            path = _asked(remote, wire, conversations, path)
             yield path
             if path.rows is None:
                 break
+            # Whom the server refuses alone it refuses in every batch.
+            refused = path.refused
 
 
 def _server_path(
-    remote: RewardClient, wire: Wire, conversations: Sequence[Conversation], size: int
+    remote: RewardClient, wire: Wire, size: int, unsent: frozenset[int], refused: Mapping[int, str]
 ) -> ScorePath:
-    name, concurrency = f"{remote.protocol} {wire.path}", 1
-    if isinstance(wire, VllmText | SglangText):
-        name += " of text"
-    if wire.batch == 1:
-        name, concurrency = f"{name}, {size} at a time", size
-    else:
-        name += f", batch {size}"
-    path = ScorePath(
-        name, "server", None, batch=size,
-        constant=wire.keeps_constant, control_is_text=wire.control_is_text,
+    """A path of a server before it is asked."""
+    name = f"{remote.protocol} {wire.path} of {wire.sends}"
+    name += f", {size} at a time" if wire.batch == 1 else f", batch {size}"
+    return ScorePath(
+        name, "server", None, batch=size, constant=wire.keeps_constant,
+        control_is_text=wire.control_is_text, sends_ids=wire.sends == "ids", unsent=unsent,
+        refused=refused,
     )  # fmt: skip
+
+
+def _asked(
+    remote: RewardClient, wire: Wire, conversations: Sequence[Conversation], path: ScorePath
+) -> ScorePath:
+    """The path with the server's scores, or its error, or whom it refused."""
     messages = list(map(attrgetter("messages"), conversations))
+    concurrency = path.batch if wire.batch == 1 else 1
+
+    def ask(members: Sequence[int], batch: int) -> Answer:
+        sent = [messages[index] for index in members]
+        return remote.answer(sent, wire, batch=batch, concurrency=concurrency)
+
+    left_out = {*path.unsent, *path.refused}
+    members = [index for index in range(len(messages)) if index not in left_out]
     try:
-        answer = remote.answer(messages, wire, batch=size, concurrency=concurrency)
+        try:
+            answer = ask(members, path.batch)
+        except RefusedError as error:
+            refused = {}
+            for index in members:
+                try:
+                    ask([index], 1)
+                except RefusedError as refusal:
+                    refused[index] = str(refusal)
+            if not refused:
+                return replace(path, error=f"{error} (each conversation alone is taken)")
+            path = replace(path, refused={**path.refused, **refused})
+            members = [index for index in members if index not in refused]
+            if not members:
+                return path
+            answer = ask(members, path.batch)
     except SmormError as error:
         # A server whose main endpoint fails is no server; of the others one may be turned off.
         if wire is remote.wires[0]:
             raise
         return replace(path, error=str(error))
-    return replace(path, rows=answer.rows, counts=answer.tokens)
+    rows = np.full((len(messages), answer.rows.shape[1]), np.nan)
+    rows[members] = answer.rows
+    counts: list[int | None] = [None] * len(messages)
+    for index, count in zip(members, answer.tokens, strict=True):
+        counts[index] = count
+    return replace(path, rows=rows, counts=counts)
 
 
 # Largest difference allowed, in standard deviations of the scores.
@@ -223,13 +260,6 @@ class ModelPaths:
     dtype: str
     notes: Sequence[str] = ()
 
-    def only(self, selected: Bools) -> ModelPaths:
-        """The paths of some of the conversations [N]."""
-        paths = [path.only(selected) for path in self.paths]
-        return replace(
-            self, conversations=list(compress(self.conversations, selected)), paths=paths
-        )
-
     @property
     def ids(self) -> list[list[int]]:
         """Our token ids of each conversation."""
@@ -246,10 +276,15 @@ class PathResult:
     worst: int | None  # the conversation (from 0) that differs most
     # whether token ids (or, of a server, their numbers) agree; None if not known
     same_tokens: bool | None
-    passed: bool
+    agrees: bool  # whether no score that it gave differs by more than the gate
     # the largest difference, in standard deviations, of conversations outside the gate: those with
     # control tokens in their text, on a path that takes them for real ones
     outside_gate: float = 0.0
+
+    @property
+    def passed(self) -> bool:
+        """Whether it agrees, and gave every score that it was asked for."""
+        return self.agrees and not self.path.refused
 
     def as_dict(self) -> dict[str, Any]:
         """An item of the result file."""
@@ -258,6 +293,8 @@ class PathResult:
             "path": self.path.name, "difference": self.difference, "in_spreads": self.in_stds,
             "worst": self.worst, "same_tokens": self.same_tokens, "passed": self.passed,
         }  # fmt: skip
+        if self.path.refused:
+            item["refused"] = len(self.path.refused)
         return item if self.path.error is None else {**item, "error": self.path.error}
 
 
@@ -289,12 +326,20 @@ class Comparison:
         """The largest difference allowed [C]."""
         return allowed_difference(self.std, self.gate, self.ours.dtype)
 
+    def scored(self, path: ScorePath) -> Bools:
+        """Which conversations [N] a path was asked for and did not refuse."""
+        scored: Bools = np.ones(len(self.ours.conversations), dtype=bool)
+        scored[[*path.unsent, *path.refused]] = False
+        return scored
+
     def gated(self, path: ScorePath) -> Bools:
-        """Which conversations [N] the gate holds for on a path."""
-        without_control = ~np.array(list(map(attrgetter("control"), self.ours.conversations)))
+        """Which of them the gate holds for."""
+        scored = self.scored(path)
+        control: Bools = np.array([each.control for each in self.ours.conversations], dtype=bool)
         # Where every conversation has control tokens, there would be nothing left to compare.
+        without_control: Bools = scored & ~control
         if path.control_is_text or not without_control.any():
-            return np.ones_like(without_control)
+            return scored
         return without_control
 
     def viewed(self, rows: Floats, *, constant: bool = False) -> Floats:
@@ -317,6 +362,7 @@ class Comparison:
     def compare(self, path: ScorePath) -> PathResult:
         """A path against the reference."""
         gated = self.gated(path)
+        outside = self.scored(path) & ~gated
         same_tokens = self._same_tokens(path, gated)
         if path.rows is None:
             return PathResult(path, math.nan, math.nan, None, same_tokens, False)
@@ -333,8 +379,8 @@ class Comparison:
         over = np.nan_to_num((differences / self.allowed).max(axis=1), nan=np.inf)
         worst = int(np.argmax(np.where(gated, over, -1.0)))
         difference, largest = float(differences[gated].max()), float(in_stds[gated].max())
-        passed, outside = bool(over[worst] <= 1.0), float(in_stds[~gated].max(initial=0.0))
-        return PathResult(path, difference, largest, worst, same_tokens, passed, outside)
+        beyond, agrees = float(in_stds[outside].max(initial=0.0)), bool(over[worst] <= 1.0)
+        return PathResult(path, difference, largest, worst, same_tokens, agrees, beyond)
 
     def _same_tokens(self, path: ScorePath, gated: Bools) -> bool | None:
         ours = list(compress(self.ours.ids, gated))
