@@ -1,17 +1,17 @@
 """The app, and our own routes: `/v1/score`, `/v1/compare`, `/v1/info`, `/livez`, `/readyz`,
-`/metrics`, and the playground at `/`."""
+`/metrics`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Coroutine
 from functools import partial
-from importlib.resources import files as resources
 from typing import Any
 
 import orjson
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import PlainTextResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
@@ -19,22 +19,26 @@ from smorm.data.census import Census, DropReason
 from smorm.data.records import Item
 from smorm.errors import DataError
 from smorm.scoring.reward_model import as_items
-from smorm.serving import compatible, schema
+from smorm.serving import compatible, pages, schema
 from smorm.serving.guard import REQUEST_ID, Guard, Refused
 from smorm.serving.served import Served, Unit
 from smorm.serving.service import Done, Failed, Service, finite
 from smorm.serving.settings import DEADLINE
 from smorm.version import __version__
 
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": schema.ErrorAnswer}
-    for status in (400, 401, 404, 408, 413, 422, 429, 500, 503)
-}
+_TAGS = [
+    {"name": "Rewards", "description": "All rows and views of each response."},
+    {"name": "Routes of other servers", "description": "The served view's value, with each text "
+     "tokenised as that server's clients mean it."},
+    {"name": "State", "description": "Of the process, for those who run it."},
+]  # fmt: skip
 
-# The page loads nothing, and talks to this server alone.
-_PAGE_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
-)
+
+_READINESS: dict[int | str, dict[str, Any]] = {
+    200: {"model": schema.ReadyAnswer},
+    503: {"model": schema.ReadyAnswer, "description": "Draining, or the last batch failed."},
+    **schema.READING_ERRORS,
+}
 
 
 class _JsonRequest(Request):
@@ -61,15 +65,26 @@ class JsonRoute(APIRoute):
         return handle
 
 
+class _App(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        description = super().openapi()
+        schemes = {"token": {"type": "http", "scheme": "bearer"}}
+        description["components"]["securitySchemes"] = schemes
+        # `{}`: a server without a token file asks for none.
+        description["security"] = [{"token": []}, {}]
+        return description
+
+
 def make_app(service: Service) -> FastAPI:
     """The app of a service."""
-    app = FastAPI(
-        title="smorm", version=__version__, redoc_url=None,
+    app = _App(
+        title="smorm", version=__version__, docs_url=None, redoc_url=None, openapi_tags=_TAGS,
         description="Rewards as `smorm score` gives them; raw, never squashed.",
     )  # fmt: skip
     app.state.service = service
     app.include_router(_own_routes(service))
     app.include_router(compatible.routes(service, JsonRoute))
+    app.include_router(pages.routes())
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
@@ -89,22 +104,28 @@ def as_json(value: Any, status: int = 200) -> Response:
 def _own_routes(service: Service) -> APIRouter:
     router = APIRouter(route_class=JsonRoute)
 
-    @router.get("/livez", summary="Whether the process runs.")
+    @router.get("/livez", summary="Whether the process runs.", tags=["State"],
+                responses={200: {"model": schema.LiveAnswer}},
+                openapi_extra={"security": []})  # fmt: skip
     async def livez() -> Response:
         return as_json({"live": True})
 
-    @router.get("/readyz", summary="Whether requests should be sent here.")
+    @router.get("/readyz", summary="Whether requests should be sent here.", tags=["State"],
+                responses=_READINESS)  # fmt: skip
     async def readyz() -> Response:
         if service.ready:
             return as_json({"ready": True})
         reason = "draining" if service.draining else "the last batch got no answer"
         return as_json({"ready": False, "reason": reason}, 503)
 
-    @router.get("/metrics", summary="For Prometheus.")
+    @router.get("/metrics", summary="Queue, batches, latencies, refusals: for Prometheus.",
+                tags=["State"], response_class=PlainTextResponse,
+                responses=schema.READING_ERRORS)  # fmt: skip
     async def metrics() -> Response:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
-    @router.get("/v1/info", summary="Rows, scales, views, fingerprints, limits.")
+    @router.get("/v1/info", summary="Rows, scales, views, fingerprints, limits.", tags=["Rewards"],
+                responses={200: {"model": schema.InfoAnswer}, **schema.READING_ERRORS})  # fmt: skip
     async def info() -> Response:
         models = {name: served.info() for name, served in service.served.items()}
         limits = service.options.limits
@@ -115,7 +136,9 @@ def _own_routes(service: Service) -> APIRouter:
         return as_json({"server": "smorm", "version": __version__, "models": models,
                         "limits": bounds, **first})  # fmt: skip
 
-    @router.post("/v1/score", responses={200: {"model": schema.ScoreAnswer}, **_ERRORS})
+    @router.post("/v1/score", summary="Scores of conversations.", tags=["Rewards"],
+                 responses={200: {"model": schema.ScoreAnswer},
+                            **schema.SCORING_ERRORS})  # fmt: skip
     async def score(body: schema.ScoreRequest, request: Request) -> Response:
         """All rows, attributes on their scales, and views of every response, in order."""
         served = service.find(body.model)
@@ -125,7 +148,9 @@ def _own_routes(service: Service) -> APIRouter:
         items = [_as_item(served, result, views) for result in results]
         return as_json({"model": served.name, "items": items})
 
-    @router.post("/v1/compare", responses={200: {"model": schema.CompareAnswer}, **_ERRORS})
+    @router.post("/v1/compare", summary="Which answer to one prompt wins.", tags=["Rewards"],
+                 responses={200: {"model": schema.CompareAnswer},
+                            **schema.SCORING_ERRORS})  # fmt: skip
     async def compare(body: schema.CompareRequest, request: Request) -> Response:
         """Responses to one prompt: who wins by each view, and by how much."""
         served = service.find(body.model)
@@ -142,14 +167,9 @@ def _own_routes(service: Service) -> APIRouter:
             name: _verdict([response["views"][name] for response in responses]) for name in views
         }
         answer = {"model": served.name, "responses": responses, "views": verdicts,
-                  "probability": _probability(responses)}  # fmt: skip
+                  "probability": _probability(responses),
+                  "changes": list(result.unit.changes)}  # fmt: skip
         return as_json(answer)
-
-    @router.get("/", include_in_schema=False)
-    async def playground() -> Response:
-        page = resources("smorm.serving").joinpath("playground.html").read_bytes()
-        headers = {"Content-Security-Policy": _PAGE_POLICY}
-        return Response(page, media_type="text/html; charset=utf-8", headers=headers)
 
     return router
 

@@ -17,63 +17,28 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field
 
 from smorm.data.census import Census
 from smorm.data.fields import Context
 from smorm.data.messages import read_messages, template_inputs
 from smorm.data.records import Item
 from smorm.errors import DataError
+from smorm.serving import compatible_schema as schema
 from smorm.serving.guard import Refused
+from smorm.serving.schema import HELD_ERRORS, READING_ERRORS, SCORING_ERRORS
 from smorm.serving.served import Served, Unit
 from smorm.serving.service import Done, Failed, MakeUnit, Service, finite
 from smorm.serving.settings import DEADLINE, HELD_DEADLINE
 
-Texts = str | list[str]
-Inputs = str | list[str] | list[int] | list[list[int]]
-
-
-class _Body(BaseModel):
-    """These clients send more than is read here, which changes no score."""
-
-    model_config = ConfigDict(extra="allow")
-
-    model: str | None = None
-
-
-class OpenRlhfBody(_Body):
-    query: Texts
-    prompts: list[Any] | None = None
-    labels: list[Any] | None = None
-
-
-class VllmBody(_Body):
-    input: Inputs | None = None
-    messages: list[dict[str, Any]] | None = None
-    tools: list[dict[str, Any]] | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    add_special_tokens: bool | None = None
-    use_activation: bool | None = None
-    # SGLang's own `/classify` has the same path, and other keys.
-    text: Texts | None = None
-    input_ids: list[int] | list[list[int]] | None = None
-
-
-class EmbeddingsBody(_Body):
-    input: Inputs
-
-
-class LlamaFactoryBody(_Body):
-    messages: list[str] = Field(description="Rendered texts.")
-    max_length: int | None = None
-
 
 def routes(service: Service, route_class: type[APIRoute]) -> APIRouter:
     """The routes, each a few lines over `_values`."""
-    router = APIRouter(route_class=route_class, tags=["compatible"])
+    router = APIRouter(route_class=route_class, tags=["Routes of other servers"])
+    classified: Any = schema.ClassifyAnswer | schema.SglangScore | list[schema.SglangScore]
 
-    @router.post("/get_reward", summary="OpenRLHF")
-    async def get_reward(body: OpenRlhfBody, request: Request) -> Response:
+    @router.post("/get_reward", summary="Rewards as OpenRLHF asks them.",
+                 responses={200: {"model": schema.OpenRlhfAnswer}, **HELD_ERRORS})  # fmt: skip
+    async def get_reward(body: schema.OpenRlhfBody, request: Request) -> Response:
         """Held, not refused, while the queue is full: five failures are a missing reward there."""
         served = _served(service, body.model)
         texts = [body.query] if isinstance(body.query, str) else body.query
@@ -83,8 +48,9 @@ def routes(service: Service, route_class: type[APIRoute]) -> APIRouter:
         logs = _rows_as_logs(served, [result for _, result in done])
         return _json({"rewards": rewards, "scores": rewards, "extra_logs": logs})
 
-    @router.post("/classify", summary="vLLM, and SGLang's own")
-    async def classify(body: VllmBody, request: Request) -> Response:
+    @router.post("/classify", summary="Rewards as vLLM and SGLang ask them.",
+                 responses={200: {"model": classified}, **SCORING_ERRORS})  # fmt: skip
+    async def classify(body: schema.ClassifyBody, request: Request) -> Response:
         served = _served(service, body.model)
         if body.text is not None or body.input_ids is not None:
             return _json(await _sglang(service, served, body, request))
@@ -94,8 +60,9 @@ def routes(service: Service, route_class: type[APIRoute]) -> APIRouter:
             data.append({"index": index, "label": "LABEL_0", "probs": [value], "num_classes": 1})
         return _json(_vllm_answer("classify", served, data, done))
 
-    @router.post("/pooling", summary="vLLM")
-    async def pooling(body: VllmBody, request: Request) -> Response:
+    @router.post("/pooling", summary="Rewards as vLLM's pooling gives them.",
+                 responses={200: {"model": schema.PoolingAnswer}, **SCORING_ERRORS})  # fmt: skip
+    async def pooling(body: schema.VllmBody, request: Request) -> Response:
         served = _served(service, body.model)
         done = await _values(service, served, _vllm_makers(service, served, body), request)
         data = []
@@ -103,8 +70,9 @@ def routes(service: Service, route_class: type[APIRoute]) -> APIRouter:
             data.append({"index": index, "object": "pooling", "data": [value]})
         return _json(_vllm_answer("pooling", served, data, done))
 
-    @router.post("/v1/embeddings", summary="SGLang")
-    async def embeddings(body: EmbeddingsBody, request: Request) -> Response:
+    @router.post("/v1/embeddings", summary="Rewards as SGLang's embeddings give them.",
+                 responses={200: {"model": schema.EmbeddingsAnswer}, **SCORING_ERRORS})  # fmt: skip
+    async def embeddings(body: schema.EmbeddingsBody, request: Request) -> Response:
         served = _served(service, body.model)
         makers = _of_inputs(service, served, body.input, special=True)
         done = await _values(service, served, makers, request)
@@ -114,15 +82,17 @@ def routes(service: Service, route_class: type[APIRoute]) -> APIRouter:
         return _json({"object": "list", "model": served.name, "data": data,
                       "usage": _usage(done)})  # fmt: skip
 
-    @router.post("/v1/score/evaluation", summary="LLaMA-Factory")
-    async def evaluation(body: LlamaFactoryBody, request: Request) -> Response:
+    @router.post("/v1/score/evaluation", summary="Rewards as LLaMA-Factory asks them.",
+                 responses={200: {"model": schema.LlamaFactoryAnswer}, **HELD_ERRORS})  # fmt: skip
+    async def evaluation(body: schema.LlamaFactoryBody, request: Request) -> Response:
         served = _served(service, body.model)
         makers = [_of_text(service, served, text, special=False) for text in body.messages]
         done = await _values(service, served, makers, request, hold=True)
         return _json({"id": uuid.uuid4().hex, "object": "score.evaluation", "model": served.name,
                       "scores": [value for value, _ in done]})  # fmt: skip
 
-    @router.get("/v1/models", summary="vLLM, SGLang")
+    @router.get("/v1/models", summary="Names of the served rewards, as vLLM and SGLang list them.",
+                responses={200: {"model": schema.ModelsAnswer}, **READING_ERRORS})  # fmt: skip
     async def models() -> Response:
         data = [{"id": name, "object": "model", "owned_by": "smorm"} for name in service.served]
         return _json({"object": "list", "data": data})
@@ -177,7 +147,9 @@ def _of_text(service: Service, served: Served, text: str, *, special: bool) -> M
     return make
 
 
-def _of_inputs(service: Service, served: Served, value: Inputs, *, special: bool) -> list[MakeUnit]:
+def _of_inputs(
+    service: Service, served: Served, value: schema.Inputs, *, special: bool
+) -> list[MakeUnit]:
     """A text, texts, token ids, or several lists of them."""
     if isinstance(value, str):
         return [_of_text(service, served, value, special=special)]
@@ -194,7 +166,7 @@ def _of_inputs(service: Service, served: Served, value: Inputs, *, special: bool
     return makers
 
 
-def _vllm_makers(service: Service, served: Served, body: VllmBody) -> list[MakeUnit]:
+def _vllm_makers(service: Service, served: Served, body: schema.VllmBody) -> list[MakeUnit]:
     if body.use_activation:
         raise Refused(400, "invalid", "rewards are raw here: no activation", "use_activation")
     if body.messages is not None:
@@ -205,7 +177,7 @@ def _vllm_makers(service: Service, served: Served, body: VllmBody) -> list[MakeU
     return _of_inputs(service, served, body.input, special=special)
 
 
-def _of_messages(service: Service, served: Served, body: VllmBody) -> MakeUnit:
+def _of_messages(service: Service, served: Served, body: schema.VllmBody) -> MakeUnit:
     def make() -> Unit:
         from smorm.serving.app import checked_size
 
@@ -220,7 +192,9 @@ def _of_messages(service: Service, served: Served, body: VllmBody) -> MakeUnit:
     return make
 
 
-async def _sglang(service: Service, served: Served, body: VllmBody, request: Request) -> Any:
+async def _sglang(
+    service: Service, served: Served, body: schema.ClassifyBody, request: Request
+) -> Any:
     if body.input_ids is not None:
         makers = _of_inputs(service, served, body.input_ids, special=False)
     else:

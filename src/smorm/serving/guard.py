@@ -17,6 +17,7 @@ import orjson
 
 from smorm.errors import ConfigError
 from smorm.printing import get_logger
+from smorm.serving import pages
 from smorm.serving.metrics import Metrics
 from smorm.serving.settings import Limits
 
@@ -27,8 +28,8 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-OPEN = ("/livez", "/")
-"""Paths without a token: liveness, and the playground's page, which holds nothing."""
+OPEN = frozenset({"/livez", *pages.FILES})
+"""Paths without a token: liveness, and the pages, which hold nothing."""
 GONE = "smorm.gone"
 """Key of a request's scope: an event that is set when the client has gone."""
 REQUEST_ID = "smorm.request_id"

@@ -17,7 +17,7 @@ from smorm.data.records import Item
 from smorm.data.scaling import restore_scales
 from smorm.errors import ConfigError, DataError, ModelError
 from smorm.model.card import card_of
-from smorm.model.views import apply_view
+from smorm.model.views import NAMED_VIEWS, apply_view
 from smorm.scoring.description import ModelDescription
 from smorm.serving.batcher import Job, beginning_of
 from smorm.text.chat import Message
@@ -139,7 +139,8 @@ class ServedModel(Served):
 
     def info(self) -> dict[str, Any]:
         card = self.model.card
-        scales = {scale.name: {"offset": scale.offset, "scale": scale.scale}
+        scales = {scale.name: {"offset": scale.offset, "scale": scale.scale,
+                               "mean": card.means.get(scale.name)}
                   for scale in card.scales}  # fmt: skip
         views = []
         for name in ("F", "L", "M"):
@@ -165,7 +166,9 @@ class ServedModel(Served):
         }
 
     def _view(self, view: Any) -> Any:
-        return self.model.view(self.facts["view"] if view is None else view)
+        # The served view has a name too: `/v1/info` tells it, and answers carry it.
+        by_name = isinstance(view, str) and view not in NAMED_VIEWS and view == self._default_name()
+        return self.model.view(self.facts["view"] if view is None or by_name else view)
 
     def _default_name(self) -> str | None:
         try:
