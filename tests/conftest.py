@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
 from collections import Counter
@@ -35,8 +36,9 @@ os.fsync = _fsync_but_files
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a GPU or the data folder where there is none, and say so; begin with the
-    files that have the most slow tests, so that no process is left alone with one at the end."""
+    """Skip what needs a GPU, a browser or the data folder where there is none, and say so; begin
+    with the files that have the most slow tests, so that no process is left alone with one at the
+    end."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
     for item in items:
@@ -44,6 +46,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=f"needs the data folder: {DATA} (SMORM_DATA)"))
         if item.get_closest_marker("gpu") and not _has_cuda():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device: there is none here"))
+        if item.get_closest_marker("browser") and (absent := _absent_browser()):
+            reason = f"needs Debian's packages chromium and chromium-driver: {absent} is not there"
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _absent_browser() -> str | None:
+    return next((name for name in ("chromium", "chromedriver") if not shutil.which(name)), None)
 
 
 def _has_cuda() -> bool:

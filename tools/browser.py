@@ -17,11 +17,6 @@ _ARGUMENTS = """
 """
 
 
-def missing() -> list[str]:
-    """Programs that are needed and absent."""
-    return [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
-
-
 @contextmanager
 def browser() -> Iterator[Chrome]:
     """A browser until the block ends; its logs hold every request and every message."""

@@ -1,7 +1,7 @@
 // Compare answers: a conversation and two or more answers go to the server, its scores are shown.
 import { ask, attempt, begin, byId, copy, make, say, Refusal } from "./common.js";
 
-const ABOUT_VIEWS = { F: "F preference", L: "L mean attribute", M: "M both" };
+const ABOUT_VIEWS = { F: "preference", L: "mean attribute", M: "mean of both" };
 // Faults of one answer; the server refuses the whole comparison for them.
 const OF_AN_ANSWER = new Set(["bad_item", "non_finite", "model_failed"]);
 
@@ -12,6 +12,7 @@ const history = [];
 
 const cards = () => [...byId("answers").children];
 const model = () => info.models[byId("model").value];
+const titleOf = (view) => (view in ABOUT_VIEWS ? `${view} (${ABOUT_VIEWS[view]})` : view);
 const number = (value) => value.toFixed(3).replace("-", "−");
 
 // ---- what is compared ----
@@ -41,7 +42,7 @@ function addTurn(assistant = "", user = "") {
 }
 
 function addAnswer(text = "") {
-  const area = make("textarea", { value: text, rows: 4 });
+  const area = make("textarea", { value: text, rows: 3 });
   const remove = make("button", { type: "button", className: "quiet end", textContent: "Remove" });
   const card = make("div", { className: "card answer" },
     make("div", { className: "line" }, make("label"), make("span", { className: "badge" }), remove),
@@ -188,7 +189,7 @@ function chosenView(names) {
 function show(entry) {
   shown = entry;
   const names = Object.keys(entry.verdicts);
-  byId("view").replaceChildren(...names.map((name) => new Option(ABOUT_VIEWS[name] ?? name, name)));
+  byId("view").replaceChildren(...names.map((name) => new Option(titleOf(name), name)));
   if (entry.view !== null) byId("view").value = entry.view;
   byId("verdict").hidden = !names.length;
   if (names.length) showVerdict(entry, names);
@@ -196,14 +197,18 @@ function show(entry) {
   const notes = [];
   if (entry.changes.length) notes.push("Not written by the model's template: " + entry.changes.join("; ") + ".");
   if (Object.keys(model().scales).length) {
-    notes.push("Attributes are on their own scales. Where the model knows its training data, a bar begins at the mean rating " +
-      "and its track ends two and a half standard deviations from it; L and M begin where every attribute has its mean.");
+    notes.push("Attributes are on the scales of their ratings. Their bars begin at the mean rating in training; " +
+      "those of L and M where every attribute has its mean, that of F at 0.");
   }
   byId("legend").textContent = notes.join(" ");
   byId("legend").hidden = !notes.length;
   byId("copied").textContent = "";
   showHistory();
   edited();
+}
+
+function labelOf(name) {
+  return name in ABOUT_VIEWS ? [name + " ", make("small", { textContent: ABOUT_VIEWS[name] })] : [name];
 }
 
 function showVerdict(entry, names) {
@@ -213,18 +218,21 @@ function showVerdict(entry, names) {
   byId("headline").textContent = tie ? `A tie of ${best} and ${second}`
     : order.length === 2 ? `Answer ${order[0] + 1} wins by ${number(margin)}`
       : `Best of ${order.length}: ${best}, ${number(margin)} ahead of ${second}`;
-  const detail = ["By " + (ABOUT_VIEWS[entry.view] ?? entry.view)];
+  const detail = ["By " + titleOf(entry.view)];
   const [first, next] = [order[0], order[1]].map((index) => entry.responses[index].preference);
   if (first !== null) {
     // Bradley-Terry, over the preference row alone.
-    detail.push(`the preference row takes ${best} over ${second} with ${(100 / (1 + Math.exp(next - first))).toFixed(1)} %`);
+    const percent = (100 / (1 + Math.exp(next - first))).toFixed(1);
+    detail.push(`the preference row prefers it to ${second} with a probability of ${percent} %`);
   }
+  const others = names.filter((name) => entry.verdicts[name].order[0] !== order[0]);
+  for (const name of others) detail.push(`${name} picks answer ${entry.verdicts[name].order[0] + 1} instead`);
   byId("detail").textContent = detail.join("; ") + ".";
   const head = make("tr", {}, ...["View", "Order, best first", "Best is ahead by"].map((text) => make("th", { scope: "col", textContent: text })));
   const rows = names.map((name) => {
     const verdict = entry.verdicts[name];
     return make("tr", { className: name === entry.view ? "chosen" : "" },
-      make("th", { scope: "row", textContent: ABOUT_VIEWS[name] ?? name }),
+      make("th", { scope: "row" }, ...labelOf(name)),
       make("td", { textContent: verdict.order.map((index) => index + 1).join(" › ") }),
       make("td", { textContent: number(verdict.margin) }));
   });
@@ -297,7 +305,7 @@ function measures(title, rows, axes, chosen) {
     const track = make("div", { className: "track", title: `from ${number(axis.from - axis.reach)} to ${number(axis.from + axis.reach)}, middle ${number(axis.from)}` }, fill, middle);
     track.setAttribute("aria-hidden", "true");
     body.append(make("tr", { className: name === chosen ? "chosen" : "" },
-      make("th", { scope: "row", textContent: ABOUT_VIEWS[name] ?? name }),
+      make("th", { scope: "row" }, ...labelOf(name)),
       make("td", { textContent: number(value) }), make("td", { className: "bar" }, track)));
   }
   const table = make("table", { className: "measures" }, body);
