@@ -6,10 +6,9 @@ import json
 from typing import Any
 
 import pytest
-from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
-from smorm.serving.app import make_app
+from smorm.serving.app import api_routes, routers
 from tests.serving.servers import Running
 
 
@@ -54,8 +53,7 @@ def test_every_route_is_described(server: Running) -> None:
 
 def test_examples_are_accepted_and_answers_have_the_described_fields(server: Running) -> None:
     description = server.client.get("/openapi.json").json()
-    routes = {route.path: route for route in make_app(server.service).routes
-              if isinstance(route, APIRoute)}  # fmt: skip
+    routes = {route.path: route for route in api_routes(routers(server.service))}
     answered = 0
     for method, path, operation in operations(server):
         if path == "/metrics":
@@ -83,6 +81,16 @@ def test_a_token_is_needed_where_the_description_says_so(server: Running) -> Non
     assert description["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
     free = [path for _, path, operation in operations(server) if operation.get("security") == []]
     assert free == ["/livez"]
+
+
+def test_requests_are_counted_by_their_route(server: Running) -> None:
+    server.client.get("/v1/models")
+    server.client.get("/no/such/route")
+    lines = server.client.get("/metrics").text.splitlines()
+    counted = [line for line in lines if line.startswith("smorm_requests_total{")]
+    for route in ("/v1/models", "other"):
+        assert any(f'route="{route}"' in line for line in counted), route
+    assert not any("such" in line for line in counted)
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/web/page.css", "/web/common.js"])

@@ -458,25 +458,24 @@ def test_refusals_are_told_in_words(driver: Chrome) -> None:
 def test_a_server_that_stopped_is_told_in_words(driver: Chrome) -> None:
     command = [sys.executable, "-m", "smorm.cli.main", "serve", f"length=function:{FAULTY}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*command, "--port", "0", "--drain-seconds", "0"], stdout=subprocess.PIPE, text=True,
         env=environment,
-    )  # fmt: skip
-    try:
-        assert process.stdout is not None
-        url = re.search(r"http://\S+", process.stdout.readline())
-        assert url is not None
-        page = Page(driver).open(url[0])
-        page.compare()
-        headline = page.text("headline")
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
-        page.compare()
-        assert page.text("error") == "The server does not answer. Is it still running?"
-        assert page.text("headline") == headline
-    finally:
-        process.kill()
-        process.wait()
+    ) as process:  # fmt: skip
+        try:
+            assert process.stdout is not None
+            url = re.search(r"http://\S+", process.stdout.readline())
+            assert url is not None
+            page = Page(driver).open(url[0])
+            page.compare()
+            headline = page.text("headline")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+            page.compare()
+            assert page.text("error") == "The server does not answer. Is it still running?"
+            assert page.text("headline") == headline
+        finally:
+            process.kill()
 
 
 def test_the_api_page_shows_and_tries_every_route(page: Page, server: Running) -> None:

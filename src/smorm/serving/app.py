@@ -82,18 +82,28 @@ def make_app(service: Service) -> FastAPI:
         description="Rewards as `smorm score` gives them; raw, never squashed.",
     )  # fmt: skip
     app.state.service = service
-    app.include_router(_own_routes(service))
-    app.include_router(compatible.routes(service, JsonRoute))
-    app.include_router(pages.routes())
+    included = routers(service)
+    for router in included:
+        app.include_router(router)
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
     options = service.options
     app.add_middleware(
         Guard, tokens=options.tokens, limits=options.limits, metrics=service.metrics,
-        routes=[route.path for route in app.routes if hasattr(route, "path")],
+        routes=["/openapi.json", *(route.path for route in api_routes(included))],
     )  # fmt: skip
     return app
+
+
+def routers(service: Service) -> list[APIRouter]:
+    """All routes but that of the description."""
+    return [_own_routes(service), compatible.routes(service, JsonRoute), pages.routes()]
+
+
+def api_routes(included: list[APIRouter]) -> list[APIRoute]:
+    """Their routes: an app's own list holds the routers themselves, in newer FastAPI."""
+    return [route for part in included for route in part.routes if isinstance(route, APIRoute)]
 
 
 def as_json(value: Any, status: int = 200) -> Response:

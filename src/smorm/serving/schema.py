@@ -10,9 +10,11 @@ View = str | dict[str, Any]
 Truncation = Literal["refuse", "left_prompt"]
 
 
-def with_example(*examples: dict[str, Any], **more: Any) -> ConfigDict:
+def with_example(
+    *examples: Any, extra: Literal["allow", "ignore", "forbid"] = "ignore"
+) -> ConfigDict:
     """A model's configuration whose JSON schema has examples."""
-    return ConfigDict(json_schema_extra={"examples": list(examples)}, **more)
+    return ConfigDict(json_schema_extra={"examples": list(examples)}, extra=extra)
 
 
 class _Request(BaseModel):

@@ -1,7 +1,7 @@
 // Compare answers: a conversation and two or more answers go to the server, its scores are shown.
 import { ask, attempt, begin, byId, copy, make, say, Refusal } from "./common.js";
 
-const ABOUT_VIEWS = { F: "preference", L: "mean attribute", M: "mean of both" };
+const ABOUT_VIEWS = { F: "preference", L: "attributes", M: "both" };
 // Faults of one answer; the server refuses the whole comparison for them.
 const OF_AN_ANSWER = new Set(["bad_item", "non_finite", "model_failed"]);
 
