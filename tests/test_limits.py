@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from smorm.client.transport import read_token
 from smorm.config import load_config
 from smorm.errors import ConfigError, DataError
 from smorm.files import read_json
 from smorm.limits import LIMITS, limit, read_limited, refusal, refuse_unknown_settings, setting
-from smorm.rewards.server import read_token
 from smorm.text.tokenizers import read_template
 
 PAGE = Path(__file__).parents[1] / "docs" / "limits.md"

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 from datasets import Dataset
 
 from smorm import RewardModel
+from smorm.client import ItemError, RewardClient, RewardServerError
 from smorm.errors import ConfigError, DataError
 from smorm.text.chat import Renderer
 from smorm.trl import reward_function
 from smorm.world import backbone_path
+from tests.cli.conftest import smorm
+from tests.conftest import ROOT
+from tests.rewards.reward_servers import Reply, RewardServer, counting
 from tests.tiny import trained
+
+__all__ = ["smorm"]
 
 PROMPTS = ["metals full tin iron", "metals full tin iron", "metals brief zinc"]
 ANSWERS = ["tin soft because age .", "iron grey .", "zinc cold ."]
@@ -160,3 +175,103 @@ def test_grpo_goes_on_where_completions_are_messages_and_prompts_are_unusable(mo
     trainer.train()
     logged = [row for row in trainer.state.log_history if "smorm/unusable" in row]
     assert len(logged) == 2
+
+
+@contextmanager
+def served() -> Iterator[str]:
+    """The address of a running `smorm serve` of the model."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "smorm.cli.main", "serve", str(trained()), "--port", "0"],
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        address = re.search(r" at (http://\S+)", line)
+        assert address is not None, line
+        yield address[1]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_grpo_trains_against_a_running_server_by_the_scores_of_smorm_score(model, smorm, tmp_path):
+    from trl import GRPOConfig, GRPOTrainer
+
+    settings = GRPOConfig(
+        str(tmp_path), per_device_train_batch_size=4, num_generations=4, max_completion_length=12,
+        max_steps=3, logging_steps=1, report_to=[], use_cpu=True, bf16=False, learning_rate=1e-4,
+        save_strategy="no", disable_tqdm=True, gradient_checkpointing=False,
+    )  # fmt: skip
+    rows: list[dict[str, str]] = []
+    rewards: list[float] = []
+    with served() as url:
+        by_server, local = reward_function(url, "L"), reward_function(model, "L")
+        assert by_server.__name__ == local.__name__ == "smorm_L"
+        # What has no reward of the model has none of the server.
+        completions = [ANSWERS[0], "tin " * (2 * model.card.max_tokens), [{"role": "critic"}]]
+        counts, local_counts = {}, {}
+        found = by_server(PROMPTS, completions, log_metric=counts.__setitem__)
+        expected = local(PROMPTS, completions, log_metric=local_counts.__setitem__)
+        assert found[1:] == expected[1:] == [None, None]
+        assert found[0] == pytest.approx(expected[0], abs=1e-5)
+        assert counts == local_counts == {"smorm/too_long": 1.0, "smorm/unusable": 1.0}
+
+        def recorded(prompts, completions, **columns):
+            values = by_server(prompts, completions, **columns)
+            for prompt, completion in zip(prompts, completions, strict=True):
+                rows.append({"prompt": prompt, "response": completion})
+            rewards.extend(values)
+            return values
+
+        trainer = GRPOTrainer(
+            str(backbone_path()),
+            reward_funcs=recorded,
+            args=settings,
+            train_dataset=Dataset.from_dict({"prompt": PROMPTS * 4}),
+        )
+        trainer.train()
+    logged = [
+        row["rewards/recorded/mean"]
+        for row in trainer.state.log_history
+        if "rewards/recorded/mean" in row
+    ]
+    assert len(logged) == 3
+    assert len(rewards) == 12
+    np.testing.assert_allclose(logged, np.reshape(rewards, (3, 4)).mean(1), atol=1e-4)
+    # What the policy was trained on is what `smorm score` gives.
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, _, err = smorm("score", trained(), "--input", tmp_path / "rows.jsonl", "--view", "L",
+                         "--output", tmp_path / "scores.jsonl")  # fmt: skip
+    assert code == 0, err
+    lines = (tmp_path / "scores.jsonl").read_text().splitlines()
+    np.testing.assert_allclose(rewards, [json.loads(line)["view"] for line in lines], atol=1e-5)
+
+
+def test_a_server_that_fails_ends_the_run_and_gives_no_reward():
+    with (
+        RewardServer(lambda _: Reply(500, b"out of memory")) as server,
+        RewardClient(server.url, "smorm", views=["F"], tries=2, pause=0.01) as client,
+        pytest.raises(RewardServerError, match="out of memory"),
+    ):
+        reward_function(client)(PROMPTS, ANSWERS)
+    failed = {"error": {"type": "model_failed", "message": "the worker ended"}}
+    with (
+        RewardServer(lambda _: Reply(content={"items": [failed]})) as server,
+        RewardClient(server.url, "smorm", views=["F"], tries=1, pause=0.01) as client,
+        pytest.raises(ItemError, match="the worker ended"),
+    ):
+        reward_function(client)(PROMPTS[:1], ANSWERS[:1])
+
+
+def test_a_client_of_ones_own_has_its_views():
+    with RewardServer(counting) as server, RewardClient(server.url, "smorm", views=["F"]) as client:
+        reward = reward_function(client)
+        assert reward.__name__ == "smorm_F"
+        assert reward(PROMPTS, ANSWERS) == [float(len(answer)) for answer in ANSWERS]
+        with pytest.raises(ConfigError, match="give the client its views"):
+            reward_function(client, "F")
+        with pytest.raises(ConfigError, match="name of a view"):
+            reward_function(server.url, {"preference": 1.0})

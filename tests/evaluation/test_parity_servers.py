@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from smorm import RewardModel
+from smorm.client import RewardClient
 from smorm.data.census import Census
 from smorm.errors import SmormError
 from smorm.evaluation.parity.check import Parity, against_server, measure_model
@@ -15,7 +16,6 @@ from smorm.evaluation.parity.conversations import built_in
 from smorm.evaluation.parity.paths import ModelPaths, PathResult
 from smorm.evaluation.result import CauseKind
 from smorm.model.export import export_all_rows, export_view
-from smorm.rewards.server import RewardClient
 from tests.rewards.reward_servers import (
     Engine,
     Reply,

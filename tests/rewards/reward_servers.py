@@ -37,7 +37,7 @@ class Asked:
 
 @dataclass
 class Reply:
-    """An answer; `content` may be JSON or raw bytes."""
+    """An answer; `content` may be JSON or raw bytes. Status 0: the connection is closed instead."""
 
     status: int = 200
     content: Any = None
@@ -65,6 +65,9 @@ class RewardServer:
 
             def _send(self, answer: Reply) -> None:
                 content = answer.content
+                if answer.status == 0:
+                    self.close_connection = True
+                    return
                 if not isinstance(content, bytes):
                     content = json.dumps(content).encode()
                 self.send_response(answer.status)

@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
+from smorm.client import RewardClient
 from smorm.errors import SmormError
-from smorm.rewards.server import RewardClient
 from tests.rewards.reward_servers import RewardServer, counting, said
 
 TIMEOUT = 0.5  # seconds

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from smorm import RewardModel
+from smorm.data.items import as_items
 from smorm.errors import ConfigError, DataError
 from smorm.rewards.ensemble import Ensemble, Member, Rule, Standard, standard_of
 from smorm.rewards.model import ModelReward
-from smorm.scoring.reward_model import as_items
 from tests.tiny import trained, world
 
 law = settings(deadline=None)

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smorm import RewardModel
+from smorm.client import RewardClient
+from smorm.client import transport as client_module
+from smorm.client.transport import read_token
 from smorm.errors import ConfigError, DataError, SmormError
 from smorm.model.export import export_all_rows, export_view
-from smorm.rewards import server as client_module
-from smorm.rewards.server import RewardClient, read_token
 from smorm.text.chat import Message
 from tests.rewards.reward_servers import (
     Asked,

@@ -49,8 +49,9 @@ def run(
     The same conversations go through training's path, scoring's in every layout, and the target:
     plain transformers with both padding sides, or each endpoint of a server. Exit code 1 when a
     score differs by more than the gate; the likely cause is named."""
+    from smorm.client import RewardClient
+    from smorm.client.transport import read_token
     from smorm.files import refuse_unwritable
-    from smorm.rewards.server import RewardClient, read_token
     from smorm.scoring.reward_model import RewardModel
 
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs every request

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
+from smorm.client.wires import chat_text
 from smorm.errors import ConfigError
 from smorm.evaluation.result import Cause, CauseKind
 from smorm.model.views import View, fold
-from smorm.rewards.wires import chat_text
 from smorm.scoring.reward_model import RewardModel
 from smorm.text.chat import Messages
 

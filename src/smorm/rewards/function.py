@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from smorm.client.wires import chat
 from smorm.data.records import Item
 from smorm.errors import ConfigError, DataError, SmormError
 from smorm.rewards.protocol import Results, Reward, split_rows
 from smorm.rewards.section import RewardSection
-from smorm.rewards.wires import chat
 
 
 class FunctionReward(Reward):

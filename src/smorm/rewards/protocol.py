@@ -11,11 +11,12 @@ import numpy as np
 
 from smorm.arrays import Floats
 from smorm.data.census import Census, Defect, DropReason
+from smorm.data.items import as_items
 from smorm.data.records import Item, prompt_key
 from smorm.errors import ConfigError, DataError
 from smorm.files import fingerprint
 from smorm.rewards.section import REWARDS, RewardSection
-from smorm.scoring.reward_model import Dtype, as_items
+from smorm.scoring.reward_model import Dtype
 from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scored
 from smorm.text.limits import LEFT_OUT, Overlong, Unscored, UnscoredReason
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -13,8 +13,8 @@ import torch
 
 from smorm.arrays import Bools, Floats, Ints
 from smorm.data.census import Census
-from smorm.data.reading import parse_row
-from smorm.data.records import Candidates, Item, Preference, Rated
+from smorm.data.items import as_items
+from smorm.data.records import Item
 from smorm.data.scaling import restore_scales
 from smorm.errors import ConfigError, DataError, ModelError
 from smorm.limits import limit, refusal
@@ -28,7 +28,6 @@ from smorm.model.verify import choose_layout
 from smorm.printing import get_logger
 from smorm.scoring.description import ModelDescription
 from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scorer
-from smorm.text.chat import Message
 from smorm.text.limits import Overlong, Unscored
 
 log = get_logger(__name__)
@@ -156,12 +155,13 @@ class RewardModel(ModelDescription):
     ) -> Scores:
         """Score every response of every record, in order.
 
-        A record is a `(prompt, response)` pair of texts, a row such as `{"prompt", "response"}`,
-        `{"prompt", "responses"}`, `{"prompt", "chosen", "rejected"}` or `{"messages"}`, or a record
-        object; several responses give as many scores. `view` is what `Scores.view()` returns, by
-        default the model's own. A score does not depend on `max_batch_tokens`. `overlong` is
-        `error` or `truncate_prompt`, by default as in training. Raises DataError for a record that
-        is not usable or does not fit, ConfigError for an unknown view."""
+        A record is a `(prompt, response)` pair of texts or messages, a list of messages, a row such
+        as `{"prompt", "response"}`, `{"prompt", "responses"}`, `{"prompt", "chosen", "rejected"}`
+        or `{"messages"}`, or a record object; several responses give as many scores. `view` is what
+        `Scores.view()` returns, by default the model's own. A score does not depend on
+        `max_batch_tokens`. `overlong` is `error` or `truncate_prompt`, by default as in training.
+        Raises DataError for a record that is not usable or does not fit, ConfigError for an unknown
+        view."""
         chosen = self.view(view)
         policy = overlong or self.card.overlong
         scorer = Scorer(self.network, self.renderer, policy, max_batch_tokens)
@@ -191,20 +191,3 @@ def _fitting(max_tokens: int, network: RewardNetwork, path: Path | str) -> int:
     if max_tokens > limit("tokens"):
         raise ConfigError(f"--max-tokens: {refusal('tokens', max_tokens)}")
     return max_tokens
-
-
-def as_items(value: Any, index: int = 0, census: Census | None = None) -> list[Item]:
-    """What a record of any accepted kind asks to be scored; `census` counts what was not read."""
-    where = f"record {index + 1}"
-    if isinstance(value, Preference | Rated | Candidates):
-        return [value.item]
-    if isinstance(value, Mapping):
-        counted = Census() if census is None else census
-        return [record.item for record in parse_row(value, where, counted)]
-    if isinstance(value, tuple) and len(value) == 2 and all(isinstance(v, str) for v in value):
-        prompt, response = value
-        return [Item((Message("user", prompt),), ((Message("assistant", response),),), where)]
-    raise DataError(
-        f"{where}: expected (prompt, response), a row with prompt and response, or a record; "
-        f"got {type(value).__name__}"
-    )

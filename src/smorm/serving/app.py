@@ -16,9 +16,9 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from smorm.data.census import Census, DropReason
+from smorm.data.items import as_items
 from smorm.data.records import Item
 from smorm.errors import DataError
-from smorm.scoring.reward_model import as_items
 from smorm.serving import compatible, pages, schema
 from smorm.serving.guard import REQUEST_ID, Guard, Refused
 from smorm.serving.served import Served, Unit

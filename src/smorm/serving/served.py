@@ -15,7 +15,7 @@ import numpy as np
 from smorm.arrays import Floats
 from smorm.data.records import Item
 from smorm.data.scaling import restore_scales
-from smorm.errors import ConfigError, DataError, ModelError
+from smorm.errors import ConfigError, DataError, ModelError, OverLimitError
 from smorm.model.card import card_of
 from smorm.model.views import NAMED_VIEWS, apply_view
 from smorm.scoring.description import ModelDescription
@@ -100,7 +100,9 @@ class ServedModel(Served):
         policy = POLICIES[truncation]
         fitted = fit(self.model.renderer, item.prompt, item.responses, limit, policy)
         if fitted.tokens is None:
-            raise DataError(f"longer than the limit of {limit} tokens without any of its prompt")
+            raise OverLimitError(
+                f"longer than the limit of {limit} tokens without any of its prompt"
+            )
         changes = tuple(map(str, fitted.changes))
         return _unit(fitted.tokens, truncated=fitted.truncated, changes=changes)
 
@@ -113,7 +115,7 @@ class ServedModel(Served):
         if not ids:
             raise DataError("no token")
         if len(ids) > limit:
-            raise DataError(f"{len(ids)} tokens, the limit is {limit}")
+            raise OverLimitError(f"{len(ids)} tokens, the limit is {limit}")
         if min(ids) < 0 or max(ids) >= self._vocabulary:
             raise DataError(f"token ids from 0 to {self._vocabulary - 1} are known")
         return _unit([list(ids)])

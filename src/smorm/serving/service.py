@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from smorm.arrays import Floats
-from smorm.errors import ConfigError, SmormError
+from smorm.errors import ConfigError, OverLimitError, SmormError
 from smorm.serving.batcher import Batcher, Job, QueueFullError, StoppedError, TooLateError
 from smorm.serving.guard import GONE, Refused
 from smorm.serving.metrics import Metrics
@@ -154,7 +154,8 @@ def _make(makers: Sequence[MakeUnit]) -> list[Unit | Failed]:
         try:
             units.append(make())
         except SmormError as error:
-            units.append(Failed(422, "bad_item", str(error)[:500]))
+            kind = "too_long" if isinstance(error, OverLimitError) else "bad_item"
+            units.append(Failed(422, kind, str(error)[:500]))
         except RecursionError:
             units.append(Failed(422, "bad_item", "nested too deep"))
     return units

@@ -8,11 +8,11 @@ from itertools import compress
 import numpy as np
 
 from smorm.arrays import Bools, Floats
+from smorm.client.wires import chat_text
 from smorm.evaluation.correlation import spearman
 from smorm.evaluation.parity.paths import Comparison, PathResult, ScorePath
 from smorm.evaluation.result import Cause, CauseKind
 from smorm.model.export import PlainModel
-from smorm.rewards.wires import chat_text
 
 _ASK = "ask for raw scores (problem_type regression in config.json, use_activation false)"
 _CLOSE = 1e-3  # how near scores must be to a function of ours to be taken for it

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from smorm.client import RewardClient
 from smorm.errors import ConfigError, SmormError
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.parity import paths as score_paths
@@ -25,7 +26,6 @@ from smorm.model.export import PlainModel
 from smorm.model.heads import read_head
 from smorm.model.store import resolve, versions
 from smorm.model.views import PREFERENCE, View, fold
-from smorm.rewards.server import RewardClient
 from smorm.scoring.reward_model import RewardModel
 
 QUICK = (1, 8)  # batches of a quick check, which `smorm export` makes of what it wrote

@@ -15,6 +15,9 @@ import numpy as np
 import torch
 
 from smorm.arrays import Bools, Floats
+from smorm.client import RewardClient
+from smorm.client.transport import RefusedError
+from smorm.client.wires import Answer, Wire
 from smorm.data.encode import Encoder
 from smorm.data.records import Item
 from smorm.errors import DataError, ModelError, SmormError, first_line
@@ -23,8 +26,6 @@ from smorm.evaluation.result import CauseKind
 from smorm.model.export import PlainModel, Side
 from smorm.model.network import Layout
 from smorm.model.views import View, apply_view
-from smorm.rewards.server import RewardClient
-from smorm.rewards.wires import Answer, RefusedError, Wire
 from smorm.scoring.reward_model import RewardModel
 from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scored, Scorer
 from smorm.training.batches import moved

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from smorm.client.wires import chat
 from smorm.errors import ConfigError
 from smorm.files import scratch_folder
 from smorm.model.border import quiet
-from smorm.rewards.wires import chat
 from smorm.stress.config import RLSection
 from smorm.stress.rl.actor import Actor, TokenisedPrompt
 from smorm.stress.rl.reward_signal import RewardSignal

@@ -13,7 +13,9 @@ from typing import Any, Literal
 import numpy as np
 
 from smorm.arrays import Floats, is_finite_number
-from smorm.errors import ConfigError, DataError, SmormError
+from smorm.client.results import ItemError, Score, read_score
+from smorm.client.transport import RewardServerError
+from smorm.errors import ConfigError, DataError
 from smorm.printing import shorten
 from smorm.text.chat import RAW, ChatInputs, Message, Messages, Renderer
 
@@ -29,10 +31,6 @@ class Answer:
 
     rows: Floats
     tokens: list[int | None]
-
-
-class RefusedError(SmormError):
-    """The server refused what it was asked to score; another conversation it may take."""
 
 
 class Wire(ABC):
@@ -53,7 +51,7 @@ class Wire(ABC):
 
     @abstractmethod
     def read(self, answer: Any, count: int) -> Answer:
-        """The scores in an answer; SmormError where it does not hold `count` of them."""
+        """The scores in an answer; RewardServerError where it does not hold `count` of them."""
 
 
 def chat(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -86,9 +84,11 @@ def chat_text(renderer: Renderer, *, begin: bool) -> ToText:
 @dataclass(frozen=True)
 class SmormScore(Wire):
     """Our own server: `POST /v1/score`. `views` are the requested views, one column each; without
-    any it is the server's own."""
+    any it is the server's own. `truncation` is what becomes of a conversation over the limit:
+    `refuse`, or `left_prompt`."""
 
     views: tuple[str, ...] = ()
+    truncation: str = "refuse"
     path = "/v1/score"
     keeps_constant = control_is_text = True
 
@@ -96,31 +96,28 @@ class SmormScore(Wire):
         """`{"items": [{"messages"}], "views"}`."""
         inputs = list(map(ChatInputs.of, conversations))
         items = [{"messages": chat.messages, **chat.options} for chat in inputs]
-        body: Body = {"items": items, "truncation": "refuse"}
+        body: Body = {"items": items, "truncation": self.truncation}
         if self.views:
             body["views"] = list(self.views)
         return body
 
-    def read(self, answer: Any, count: int) -> Answer:
-        """`{"items": [{"views": {name: value}, "tokens"}]}`."""
-        return _answer(_entries(answer, "items", count), self._row)
+    def results(self, answer: Any, count: int) -> list[Score | ItemError]:
+        """`{"items": [{"views": {name: value}, "preference", "attributes", "tokens"} or
+        {"error": {"type", "message"}}]}`."""
+        return [read_score(entry, self.views) for entry in _entries(answer, "items", count)]
 
-    def _row(self, item: Mapping[str, Any]) -> list[Any]:
-        if "error" in item:
-            raise RefusedError(f"an item has no score: {_short(item['error'])}")
-        values = item.get("views")
-        if not isinstance(values, Mapping):
-            raise SmormError(f"the server gave no views for an item: {_short(item)}")
-        if not self.views and len(values) == 1:
-            return list(values.values())
-        row = []
-        # Without a name there must be one view alone, which was read above.
-        for view in self.views or (None,):
-            if view not in values:
-                names = shorten(", ".join(values))
-                raise SmormError(f"the server gave no view {view!r}, but {names}")
-            row.append(values[view])
-        return row
+    def read(self, answer: Any, count: int) -> Answer:
+        scores: list[Score] = []
+        for result in self.results(answer, count):
+            if isinstance(result, ItemError):
+                raise result
+            scores.append(result)
+        return self.answer_of(scores)
+
+    def answer_of(self, scores: Sequence[Score]) -> Answer:
+        """The views' columns of scores."""
+        rows = [[score.views[view] for view in self.views] or [score.value] for score in scores]
+        return Answer(_matrix(rows), [score.tokens for score in scores])
 
 
 class VllmMessages(Wire):
@@ -225,10 +222,15 @@ class SglangText(Sglang):
         return {"text": list(map(self.text, conversations))}
 
 
-def wires_of(protocol: str, renderer: Renderer | None, views: Sequence[str] = ()) -> list[Wire]:
+def wires_of(
+    protocol: str,
+    renderer: Renderer | None,
+    views: Sequence[str] = (),
+    truncation: str = "refuse",
+) -> list[Wire]:
     """Every way to ask a server of a kind (smorm, vllm or sglang), the one to score with first."""
     if protocol == "smorm":
-        return [SmormScore(tuple(views))]
+        return [SmormScore(tuple(views), truncation)]
     if protocol == "vllm":
         messages: list[Wire] = [VllmMessages(), VllmPooling()]
         if renderer is None:
@@ -251,9 +253,9 @@ def _answer(entries: list[Any], row_of: Callable[[Any], Any]) -> Answer:
 def _entries(answer: Any, name: str, count: int) -> list[Any]:
     entries = answer.get(name) if isinstance(answer, Mapping) else None
     if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
-        raise SmormError(f"the server's answer has no list {name!r}: {_short(answer)}")
+        raise RewardServerError(f"the server's answer has no list {name!r}: {_short(answer)}")
     if len(entries) != count:
-        raise SmormError(f"the server gave {len(entries)} scores for {count} conversations")
+        raise RewardServerError(f"the server gave {len(entries)} scores for {count} conversations")
     return entries
 
 
@@ -264,7 +266,9 @@ def _in_order(entries: list[Any]) -> list[Any]:
         return entries
     # By their text: what a server sends here may be of any type.
     if sorted(map(repr, indices)) != sorted(map(repr, range(len(entries)))):
-        raise SmormError(f"the server's answer has the indices {_short(indices)}: not one for each")
+        raise RewardServerError(
+            f"the server's answer has the indices {_short(indices)}: not one for each"
+        )
     return sorted(entries, key=lambda entry: int(entry["index"]))
 
 
@@ -272,10 +276,12 @@ def _matrix(rows: list[Any]) -> Floats:
     """Rows of numbers as [N, C]: all of one length, all finite."""
     for row in rows:
         if not isinstance(row, list) or not row or len(row) != len(rows[0]):
-            raise SmormError(f"the server gave {_short(row)} where scores of one number belong")
+            raise RewardServerError(
+                f"the server gave {_short(row)} where scores of one number belong"
+            )
         for value in row:
             if not is_finite_number(value):
-                raise SmormError(f"the server gave {_short(value)} as a score")
+                raise RewardServerError(f"the server gave {_short(value)} as a score")
     return np.array(rows, dtype=np.float64)
 
 
