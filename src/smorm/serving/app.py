@@ -103,7 +103,7 @@ def routers(service: Service) -> list[APIRouter]:
 
 def api_routes(included: list[APIRouter]) -> list[APIRoute]:
     """Their routes: an app's own list holds the routers themselves, in newer FastAPI."""
-    return [route for part in included for route in part.routes if isinstance(route, APIRoute)]
+    return [route for router in included for route in router.routes if isinstance(route, APIRoute)]
 
 
 def as_json(value: Any, status: int = 200) -> Response:

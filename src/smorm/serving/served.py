@@ -107,8 +107,13 @@ class ServedModel(Served):
         return _unit(fitted.tokens, truncated=fitted.truncated, changes=changes)
 
     def text_unit(self, text: str, *, add_special_tokens: bool) -> Unit:
-        encoded = self.model.tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)
-        return self.ids_unit(encoded["input_ids"])
+        tokenizer, renderer = self.model.tokenizer, self.model.renderer
+        ids = tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]
+        # verl takes the template's BOS off a text, for the tokenizer to add; not every one does.
+        begin = tokenizer.bos_token_id
+        if add_special_tokens and renderer.begins_with_bos and ids[:1] != [begin]:
+            ids = [begin, *ids]
+        return self.ids_unit(ids)
 
     def ids_unit(self, ids: Sequence[int]) -> Unit:
         limit = self.model.renderer.max_tokens

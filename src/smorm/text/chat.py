@@ -389,6 +389,7 @@ class Renderer:
         added = self.tokenizer("a")["input_ids"][:1] == [begin]
         if begin is not None and added and ids[:1] != [begin]:
             self.chat_template = "{{ bos_token }}" + self.chat_template
+        self.begins_with_bos = begin is not None and (added or ids[:1] == [begin])
 
     def _probe_ids(self) -> list[int]:
         """Token ids of the first probe that the template takes."""
