@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,7 +21,6 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from smorm.serving import pages, schema
 from smorm.serving.settings import Limits, ServeOptions
-from tests.conftest import ROOT
 from tests.serving.conftest import FAULTY
 from tests.serving.servers import Running, listening, running
 from tools.browser import browser, resize, set_scheme
@@ -456,26 +451,14 @@ def test_refusals_are_told_in_words(driver: Chrome) -> None:
 
 
 def test_a_server_that_stopped_is_told_in_words(driver: Chrome) -> None:
-    command = [sys.executable, "-m", "smorm.cli.main", "serve", f"length=function:{FAULTY}"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    with subprocess.Popen(
-        [*command, "--port", "0", "--drain-seconds", "0"], stdout=subprocess.PIPE, text=True,
-        env=environment,
-    ) as process:  # fmt: skip
-        try:
-            assert process.stdout is not None
-            url = re.search(r"http://\S+", process.stdout.readline())
-            assert url is not None
-            page = Page(driver).open(url[0])
-            page.compare()
-            headline = page.text("headline")
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(60) == 0
-            page.compare()
-            assert page.text("error") == "The server does not answer. Is it still running?"
-            assert page.text("headline") == headline
-        finally:
-            process.kill()
+    with running(ServeOptions({"length": {"function": FAULTY}})) as server:
+        page = Page(driver).open(server.url)
+        page.compare()
+        headline = page.text("headline")
+        assert "wins by" in headline
+    page.compare()
+    assert page.text("error") == "The server does not answer. Is it still running?"
+    assert page.text("headline") == headline
 
 
 def test_the_api_page_shows_and_tries_every_route(page: Page, server: Running) -> None:
