@@ -56,7 +56,7 @@ function inWords(response, error) {
     case 404: return error.type === "unknown_model" ? `The server has no such model: ${said}.` : "The server has no such address.";
     case 408: return "The request took too long to arrive. Try again.";
     case 413: return `This is too much for one request: ${said}.`;
-    case 422: return (error.type === "bad_item" ? "This cannot be scored: " : "The server cannot read the request: ") + said + field + ".";
+    case 422: return (["bad_item", "too_long"].includes(error.type) ? "This cannot be scored: " : "The server cannot read the request: ") + said + field + ".";
     case 429: return `The server is busy: ${said}. Try again${seconds ? ` in ${seconds} s` : " in a moment"}.`;
     case 500: return `The model failed: ${said || "the server gave no reason"}.`;
     case 503: return "The server is stopping, and takes nothing new.";

@@ -3,7 +3,7 @@ import { ask, attempt, begin, byId, copy, make, say, Refusal } from "./common.js
 
 const ABOUT_VIEWS = { F: "preference", L: "attributes", M: "both" };
 // Faults of one answer; the server refuses the whole comparison for them.
-const OF_AN_ANSWER = new Set(["bad_item", "non_finite", "model_failed"]);
+const OF_AN_ANSWER = new Set(["bad_item", "too_long", "non_finite", "model_failed"]);
 
 let info = null; // of /v1/info
 let shown = null; // the comparison whose scores are on the page
