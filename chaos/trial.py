@@ -225,11 +225,10 @@ def run_here(act: Callable[[Path], None], folder: Path) -> None:
         os._exit(code)
 
 
-def _own_peak() -> int:
-    """The most bytes that this process held."""
-    # Not by `getrusage`: there the peak of the program that started this one counts too.
+def _own_bytes() -> int:
+    """What this process holds, which is what a child begins with."""
     for line in Path("/proc/self/status").read_text("ascii").splitlines():
-        if line.startswith("VmHWM:"):
+        if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
     return 0
 
@@ -248,7 +247,7 @@ def _poll(active: Running) -> bool:
     child, status, usage = os.wait4(active.child, os.WNOHANG)
     if child == 0:
         return False
-    peak = max(0, usage.ru_maxrss * 1024 - _own_peak())
+    peak = max(0, usage.ru_maxrss * 1024 - _own_bytes())
     code = os.waitstatus_to_exitcode(status)
     active.ended.append(Ended(code, _read_output(active.folder), passed, peak, active.killed))
     active.waiting.pop(0)
