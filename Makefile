@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 0
 
-.PHONY: setup demo test lint check real lab text bench chaos clean
+.PHONY: setup demo test lint check real lab text bench chaos engines clean
 
 setup: $(VENV)/.done
 
@@ -62,6 +62,11 @@ bench: setup
 	$(BIN)/python -m bench.scoring --json $(RUNS)/scoring.json
 	$(BIN)/python -m bench.results $(RUNS)/training.json $(RUNS)/scoring.json --output $(RUNS)
 	$(BIN)/python -m bench.floors $(RUNS)/training.json $(RUNS)/scoring.json --all
+
+# Real vLLM on exports, and the real code of OpenRLHF, verl, LLaMA-Factory and TRL against
+# `smorm serve`, each in an environment of its own: 8 GB, about an hour (docs/engines.md).
+engines: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m engines --output results/engines
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info

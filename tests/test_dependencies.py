@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OURS = {"smorm", "bench", "chaos", "experiments", "tests"}
+OURS = {"smorm", "bench", "chaos", "engines", "experiments", "tests"}
 # Programs that load a module of ours as a plug-in: never installed for it, since they are there.
 HOSTS = {"verl"}
 

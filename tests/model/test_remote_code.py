@@ -32,13 +32,13 @@ from tests.tiny import config_values
 
 ROOT = Path(__file__).parents[2]
 LOADERS = {"from_pretrained", "from_config", "pipeline"}
-CALLS = 17
-"""Calls of transformers' loaders in the program, its experiments and its benchmarks."""
+CALLS = 19
+"""Calls of transformers' loaders in the program, its experiments, benchmarks and clients."""
 
 
 def loader_calls() -> Iterator[tuple[str, ast.Call]]:
     """Calls of a loader by any name, and where they are."""
-    for folder in ("src", "bench", "experiments", "chaos"):
+    for folder in ("src", "bench", "experiments", "chaos", "engines"):
         for file in sorted((ROOT / folder).rglob("*.py")):
             for node in ast.walk(ast.parse(file.read_text("utf-8"))):
                 if not isinstance(node, ast.Call):

@@ -1,0 +1,1 @@
+"""Real engines and clients against smorm's scores: `python -m engines` (docs/engines.md)."""
