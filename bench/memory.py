@@ -47,7 +47,7 @@ def measure_step(
     from bench.measure import pin
     from bench.smorm_run import run_config, start_smorm
     from bench.texts import hh_pairs, write_preferences
-    from smorm.training.memory import resolve_batch_tokens
+    from smorm.training.memory import resolve_splitting
     from smorm.training.setup import prepare
 
     pin(1)
@@ -61,7 +61,7 @@ def measure_step(
     indices, _ = prepared.order.step(run)
     if arm == "trl":
         return _trl_step(prepared, indices, data, folder)
-    prepared = resolve_batch_tokens(prepared, resume=False)
+    prepared = resolve_splitting(prepared, resume=False)
     smorm = start_smorm(prepared, [(indices, np.zeros(0, dtype=np.int64))])
     step = _count_memory(smorm)
     return step | {"max_batch_tokens": prepared.config.training.max_batch_tokens}

@@ -31,12 +31,12 @@ from smorm.stopping import SIGNALS, handled
 from smorm.world import backbone_path, write_dataset
 
 STEPS = 12
-_SAVING_SECONDS = 0.03  # about what a save takes
+SAVING_SECONDS = 0.03  # about what a save takes
 _BURST_SECONDS = 0.01  # between the signals of a burst
 _TIMINGS = ("tokens_per_second",)
 # Its values name the folder, or are compared one by one.
 _NOT_COMPARED = ("config.yaml", "metrics.jsonl")
-_IMPORTED = ("smorm.cli.main", "smorm.cli.train_command", "smorm.training.loop",
+IMPORTED = ("smorm.cli.main", "smorm.cli.train_command", "smorm.training.loop",
              "transformers.models.llama.modeling_llama")  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def kill_training(
     config = write_config(folder)
     straight = folder / "straight"
     # The very first process also waits for the imports.
-    first = worker_context(*_IMPORTED).Process(target=os.getpid)
+    first = worker_context(*IMPORTED).Process(target=os.getpid)
     first.start()
     first.join()
     started = time.monotonic()
@@ -70,7 +70,7 @@ def kill_training(
     duration = time.monotonic() - started
     if process.exitcode != 0:
         raise RuntimeError(f"smorm train: {_output(straight)}")
-    expected = _content(straight)
+    expected = content_of(straight)
     while report.kills < count:
         run = folder / f"run-{report.runs}"
         report.runs += 1
@@ -85,7 +85,7 @@ def kill_training(
         else:
             process = start_training(config, run)
             process.join()
-        report.faults += _faults_of_finished(run, process, expected)
+        report.faults += faults_of_finished(run, process, expected)
         shutil.rmtree(run)
     report.seconds = time.monotonic() - began
     return report
@@ -119,12 +119,12 @@ def start_training(config: Path, run: Path, *, resume: bool = True) -> BaseProce
     words = ["train", str(config), f"output.folder={run}"]
     if resume:
         words.append("--resume")
-    process = worker_context(*_IMPORTED).Process(target=_smorm, args=(f"{run}.txt", *words))
+    process = worker_context(*IMPORTED).Process(target=run_smorm, args=(f"{run}.txt", *words))
     process.start()
     return process
 
 
-def _smorm(printed: str, *words: str) -> None:
+def run_smorm(printed: str, *words: str) -> None:
     """What the program does with these words; what it prints is appended to a file."""
     from smorm.cli.main import main
 
@@ -150,10 +150,10 @@ def _end(
         process.join(random.uniform(0.0, duration))
     else:
         for _ in range(random.randrange(1, STEPS)):
-            before = _names(run)
-            while process.is_alive() and _names(run) == before:
+            before = checkpoint_names(run)
+            while process.is_alive() and checkpoint_names(run) == before:
                 time.sleep(0.002)
-        process.join(random.uniform(0.0, _SAVING_SECONDS))
+        process.join(random.uniform(0.0, SAVING_SECONDS))
     if not process.is_alive():
         return False
     for _ in range(burst):
@@ -164,7 +164,7 @@ def _end(
     return True
 
 
-def _names(run: Path) -> set[str]:
+def checkpoint_names(run: Path) -> set[str]:
     with contextlib.suppress(OSError):
         return set(os.listdir(run / "checkpoints"))
     return set()
@@ -172,11 +172,7 @@ def _names(run: Path) -> set[str]:
 
 def _faults_after(run: Path, process: BaseProcess, number: int) -> Iterator[str]:
     """What may never be there after a signal."""
-    for checkpoint in run.glob("checkpoints/step-*"):
-        try:
-            verify_folder(checkpoint)
-        except CheckpointError as error:
-            yield f"half a checkpoint: {error}"
+    yield from half_checkpoints(run)
     if number == signal.SIGKILL:
         return
     # It may have been done just before.
@@ -185,7 +181,20 @@ def _faults_after(run: Path, process: BaseProcess, number: int) -> Iterator[str]
     yield from _hidden(run)
 
 
-def _faults_of_finished(
+def half_checkpoints(run: Path) -> Iterator[str]:
+    """Of checkpoints that have their name and are not whole."""
+    for checkpoint in run.glob("checkpoints/step-*"):
+        try:
+            verify_folder(checkpoint)
+        except CheckpointError as error:
+            # A run that goes on removes older ones.
+            if checkpoint.exists():
+                yield f"half a checkpoint: {error}"
+        except FileNotFoundError:
+            continue
+
+
+def faults_of_finished(
     run: Path, process: BaseProcess, expected: Mapping[str, object]
 ) -> Iterator[str]:
     if process.exitcode != 0:
@@ -194,7 +203,7 @@ def _faults_of_finished(
     if "Traceback" in _output(run):
         yield f"traceback: {_output(run)[-2000:]}"
     yield from _hidden(run)
-    content = _content(run)
+    content = content_of(run)
     different = [name for name in {*content, *expected} if content.get(name) != expected.get(name)]
     if different:
         yield f"{run.name}: other bits in {', '.join(sorted(different))}"
@@ -206,7 +215,7 @@ def _hidden(run: Path) -> Iterator[str]:
         yield f"left: {', '.join(hidden)}"
 
 
-def _content(run: Path) -> dict[str, object]:
+def content_of(run: Path) -> dict[str, object]:
     """All that a run computes, by file: sums, and the metrics without their timings."""
     content: dict[str, object] = {}
     for path in sorted(run.rglob("*")):

@@ -11,9 +11,11 @@ from smorm.printing import error_message, shorten
 
 
 class SmormError(Exception):
-    """An error with a message for the user; `exit_code` is what the command line returns."""
+    """An error with a message for the user; `exit_code` is what the command line returns. One that
+    is `said_elsewhere`, by another process of the same training, is not printed."""
 
     exit_code = 1
+    said_elsewhere = False
 
     def __str__(self) -> str:
         # Wherever it is shown: it quotes names, values and what servers answered.
@@ -67,10 +69,23 @@ class OutputError(SmormError):
     """A file could not be written whole; what was there before is untouched."""
 
 
+class OtherRankError(SmormError):
+    """Another process of the same training failed, or was `lost` without a word."""
+
+    def __init__(
+        self, message: str, exit_code: int = 1, *, said: bool = False, lost: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        self.said_elsewhere = said
+        self.lost = lost
+
+
 class Interrupted(Exception):  # noqa: N818  (a state, not an error)
     """The run was asked to stop and wrote a checkpoint first."""
 
     exit_code = 130
+    said_elsewhere = False
 
 
 def first_line(error: BaseException, limit: int = 300) -> str:

@@ -33,7 +33,7 @@ from smorm.training.memory import (
     measure,
     parse_bytes,
     resident_bytes,
-    resolve_batch_tokens,
+    resolve_splitting,
 )
 from smorm.training.setup import prepare
 from tests.model.architectures import tiny
@@ -314,7 +314,7 @@ def test_a_small_budget_gives_small_batches_and_says_what_is_longer(
     budget = str(need.of(80) + 6_000_000)
     caplog.clear()
     with caplog.at_level(logging.INFO):
-        found = resolve_batch_tokens(
+        found = resolve_splitting(
             prepare(automatic(tmp_path / "run", memory_budget=budget)), resume=False
         )
     assert 64 <= int(found.config.training.max_batch_tokens) < CPU_MOST

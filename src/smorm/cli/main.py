@@ -48,10 +48,12 @@ def _run_verb() -> int:
         refuse_unknown_settings()
         app()
     except SmormError as error:
-        _say(f"error: {error}")
+        if not error.said_elsewhere:
+            _say(f"error: {error}")
         return error.exit_code
     except Interrupted as state:
-        _say(str(state))
+        if not state.said_elsewhere:
+            _say(str(state))
         return state.exit_code
     except OSError as error:
         # Of a path that the user gave, and nobody foresaw what could be wrong with it.

@@ -28,6 +28,7 @@ BOOKKEEPING = (
     "data.workers",
     "data.cache",
     "training.threads",
+    "training.parallel",
     "training.accept_other_bits",
     "training.log_every",
     "training.evaluate_every",
@@ -253,6 +254,8 @@ class TrainingSection(Section):
     device: str = "auto"
     threads: Positive | None = None
     accept_other_bits: bool = False
+    parallel: Literal["auto", "replicated", "sharded"] = "auto"
+    step_parts: Annotated[int | Literal["auto"], _positive_or_auto("parts")] = "auto"
     log_every: Positive = 10
     evaluate_every: Positive | None = None
     save_every: Positive | None = None
@@ -272,6 +275,10 @@ class TrainingSection(Section):
         for key in ("report_to", "best", "stop_after", "accept_other_bits"):
             if not values[key]:
                 del values[key]
+        if self.parallel == "auto":
+            del values["parallel"]
+        if self.step_parts in ("auto", 1):
+            del values["step_parts"]
         return values
 
     @model_validator(mode="after")

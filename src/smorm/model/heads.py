@@ -45,6 +45,11 @@ class ScoreHead(nn.Module):
         nn.init.normal_(self.weight, std=1.0 / (hidden_size + 1) ** 0.5)
         self.unit_rows = False
 
+    @property
+    def count(self) -> int:
+        """How many rows it gives."""
+        return self.weight.shape[0]
+
     def rows(self) -> Tensor:
         """The weights that are applied, [1 + K, D] in fp32: under `unit_rows` (ODIN) each row is
         centred and of length one."""

@@ -25,16 +25,27 @@ _NO_PROMPT = (
 
 
 def score_units(
-    network: RewardNetwork, units: Units, max_batch_tokens: int, *, advance: Advance | None = None
+    network: RewardNetwork,
+    units: Units,
+    max_batch_tokens: int,
+    *,
+    advance: Advance | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> list[Floats]:
     """All rows of the head for every sequence of every unit, in their order: [sequences, 1 + K] per
-    unit, on the training scale. `advance` is called with the number of units done.
+    unit, on the training scale. `advance` is called with the number of units done. Of a `share`
+    (i, n) batch i of every n is computed; rows of other batches' units are 0.
 
     Raises `NonFiniteScoreError`, and `DataError` where the head reads prompts' ends and a sequence
     has none (`unscorable`)."""
     if isinstance(network.head, GatedHead):
         return _in_order(_gated_rows(network, network.head, units, max_batch_tokens, advance))
-    return _in_order(_rows(network, network, "score", units, max_batch_tokens, advance))
+    computed = dict(_rows(network, network, "score", units, max_batch_tokens, advance, share))
+    rows = []
+    for index, unit in enumerate(units):
+        nothing = np.zeros((len(unit), network.head.count))
+        rows.append(computed.get(index, nothing))
+    return rows
 
 
 def pooled_units(network: RewardNetwork, units: Units, max_batch_tokens: int) -> list[Floats]:
@@ -123,11 +134,13 @@ def _rows(
     units: Units,
     max_batch_tokens: int,
     advance: Advance | None,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[int, Floats]]:
     """Index and rows of each unit, batch by batch: `forward`'s result for every sequence."""
     training = network.training
     network.eval()
-    for batch in network.micro_batches(units, max_batch_tokens):
+    first, every = share
+    for batch in network.micro_batches(units, max_batch_tokens)[first::every]:
         sequences: list[Tokens] = []
         for index in batch:
             sequences += units[index]

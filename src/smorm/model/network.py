@@ -100,6 +100,13 @@ class RewardNetwork(nn.Module):
             return budget.padded_batches(units, max_tokens)
         return budget.micro_batches(units, max_tokens, share=self.layout == "forest")
 
+    def count_rows(self, units: Sequence[Sequence[Tokens]]) -> int:
+        """Rows that one forward pass over these units computes in this network's layout."""
+        if self.layout == "padded":
+            sequences = [tokens for unit in units for tokens in unit]
+            return len(sequences) * max(map(len, sequences), default=0)
+        return budget.count_rows(units, share=self.layout == "forest")
+
     def forward(self, batch: Batch) -> Tensor:
         """Scores [S, 1 + K] at each sequence's last token; a `GatedHead` is refused."""
         if isinstance(self.head, GatedHead):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,6 +18,8 @@ from smorm.data.mixing import DataOrder
 from smorm.data.token_store import TokenPair, TokenRated
 from smorm.model.network import Batch, RewardNetwork
 from smorm.objectives.terms import Labels
+from smorm.training.distributed.ranks import ALONE, Ranks
+from smorm.training.distributed.shares import Plan, in_multiples, shares
 from smorm.training.sources import TokenSet
 
 T = TypeVar("T")
@@ -25,7 +28,9 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
     """One forward pass. The two sides of a pair are neighbours among the `sequences`; `last` is
-    whether the step ends with it, `pair_indices` [pairs] are its pairs in the training set."""
+    whether this rank's share of the step ends with it, `pair_indices` [pairs] are its pairs in the
+    training set. Among those of the whole step its number is `number`, and so many pairs come
+    before its own: `first_pair`."""
 
     sequences: list[Tokens]
     batch: Batch
@@ -33,6 +38,8 @@ class MicroBatch:
     where: list[str]
     last: bool
     pair_indices: list[int] = field(default_factory=list)
+    number: int = 0
+    first_pair: int = 0
 
 
 Batches = Callable[[int], Iterator[MicroBatch]]
@@ -41,15 +48,18 @@ Batches = Callable[[int], Iterator[MicroBatch]]
 
 @dataclass(frozen=True, slots=True)
 class Batcher:
-    """Splits records into micro-batches of at most `budget` tokens."""
+    """Splits records into micro-batches of at most `budget` tokens, as many as a multiple of
+    `multiple_of`, of which each of the `ranks` gets its share."""
 
     network: RewardNetwork
     data: TokenSet
     budget: int
     use_margin: bool = False
+    multiple_of: int = 1
+    ranks: Ranks = ALONE
 
     def split(self, pairs: Ints, rated: Ints) -> Iterator[MicroBatch]:
-        """Micro-batches of these pairs and ratings."""
+        """This rank's micro-batches of these pairs and ratings; perhaps none."""
         # Read once each: a record is made from the memory-mapped store on every access.
         records: list[TokenPair | TokenRated] = [self.data.pairs[index] for index in pairs]
         records += [self.data.rated[index] for index in rated]
@@ -61,14 +71,34 @@ class Batcher:
                 units.append([record.chosen, record.rejected])
             else:
                 units.append([record.tokens])
-        plan = self.network.micro_batches(units, self.budget)
-        for number, members in enumerate(plan, start=1):
-            chosen = [records[member] for member in members]
-            yield self._micro_batch(chosen, indices[members], last=number == len(plan))
+        plan = self._plan(units)
+        numbers = self._share(plan, units)
+        pairs_before = [0]
+        for members in plan:
+            in_pairs = sum(member < len(pairs) for member in members)
+            pairs_before.append(pairs_before[-1] + in_pairs)
+        for number in numbers:
+            chosen = [records[member] for member in plan[number]]
+            micro = self._micro_batch(chosen, indices[plan[number]])
+            last = number == numbers[-1]
+            yield replace(micro, last=last, number=number, first_pair=pairs_before[number])
 
-    def _micro_batch(
-        self, records: Sequence[TokenPair | TokenRated], indices: Ints, *, last: bool
-    ) -> MicroBatch:
+    def _plan(self, units: list[list[Tokens]]) -> Plan:
+        if self.multiple_of == 1:
+            return self.network.micro_batches(units, self.budget)
+        total = self.network.count_rows(units)
+        return in_multiples(
+            partial(self.network.micro_batches, units), total, self.budget, self.multiple_of
+        )
+
+    def _share(self, plan: Plan, units: list[list[Tokens]]) -> list[int]:
+        """The micro-batches that are this rank's."""
+        if self.ranks.world == 1:
+            return list(range(len(plan)))
+        rows = [self.network.count_rows([units[member] for member in members]) for members in plan]
+        return shares(rows, self.ranks.world)[self.ranks.rank]
+
+    def _micro_batch(self, records: Sequence[TokenPair | TokenRated], indices: Ints) -> MicroBatch:
         sequences: list[Tokens] = []
         pair_rows, rated_rows, margins, targets, pair_indices = [], [], [], [], []
         for record, index in zip(records, indices, strict=True):
@@ -94,7 +124,7 @@ class Batcher:
         batch = moved(self.network.arrange(sequences), device)
         # Kept as text: an error may come long after the records were read.
         where = [record.where for record in records]
-        return MicroBatch(sequences, batch, moved(labels, device), where, last, pair_indices)
+        return MicroBatch(sequences, batch, moved(labels, device), where, False, pair_indices)
 
 
 def moved(holder: T, device: torch.device) -> T:
@@ -116,19 +146,23 @@ def moved(holder: T, device: torch.device) -> T:
 @contextmanager
 def prefetched(batcher: Batcher, order: DataOrder, steps: Sequence[int]) -> Iterator[Batches]:
     """Micro-batches of `steps`, to be read in this order. The thread ends with the block. One is
-    prepared ahead, never more; after the last of a step that is the first of the next."""
+    prepared ahead, never more; after the last of a step that is the first of the next. A step of
+    which this rank has none is empty."""
     # An order remembers the epoch that it drew last: the thread gets a copy.
     order = copy.deepcopy(order)
 
-    def prepare() -> Iterator[tuple[int, MicroBatch]]:
+    def prepare() -> Iterator[tuple[int, MicroBatch | None]]:
         for step in steps:
+            micro = None
             for micro in batcher.split(*order.step(step)):
                 yield step, micro
+            if micro is None:
+                yield step, None
 
     items = prepare()
     # A thread is enough: torch's kernels release the interpreter.
     with ThreadPoolExecutor(1, thread_name_prefix="smorm-next-batch") as thread:
-        ahead: Future[tuple[int, MicroBatch] | None] = thread.submit(next, items, None)
+        ahead: Future[tuple[int, MicroBatch | None] | None] = thread.submit(next, items, None)
 
         def read(step: int) -> Iterator[MicroBatch]:
             nonlocal ahead
@@ -140,6 +174,8 @@ def prefetched(batcher: Batcher, order: DataOrder, steps: Sequence[int]) -> Iter
                     raise RuntimeError(f"step {step} was read out of order")
                 # Submitted before this one is used: both are worked on at the same time.
                 ahead = thread.submit(next, items, None)
+                if item[1] is None:
+                    return
                 yield item[1]
                 last = item[1].last
 

@@ -2,13 +2,14 @@
 
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from smorm.config import Config, decisive
-from smorm.errors import Interrupted, NonFiniteLossError
+from smorm.errors import ConfigError, Interrupted, NonFiniteLossError, OtherRankError
 from smorm.locks import only_run
 from smorm.model.run_folder import CHECKPOINTS, how_far, steps_of
 from smorm.printing import get_logger
@@ -16,7 +17,8 @@ from smorm.stopping import Stop, defer, handled
 from smorm.training import folder, numerics, optim
 from smorm.training.batches import Batches, prefetched
 from smorm.training.best import Best
-from smorm.training.memory import resolve_batch_tokens
+from smorm.training.distributed.ranks import current, joined, was_restarted, world_size
+from smorm.training.memory import resolve_splitting
 from smorm.training.methods import Method, make_method, method_class
 from smorm.training.proof import save_proven
 from smorm.training.setup import Prepared, prepare
@@ -29,17 +31,24 @@ log = get_logger(__name__)
 
 def train(config: Config, *, resume: bool = False) -> Path:
     """Train as configured; returns the model folder, `<output.folder>/model` (docs/training.md).
+    Processes that torchrun started train one model together; the first one writes the folder.
 
     Raises:
         ConfigError: the folder holds a run and `resume` is False, or another process trains there.
         CheckpointError: all checkpoints are damaged, or of another run.
         NonFiniteLossError: a loss term or its gradient became NaN or infinite.
         UnprovenError: the saved model does not score as the trained one.
+        OtherRankError: another process of the same training failed or is gone.
         Interrupted: Ctrl-C, SIGTERM or SIGHUP; the checkpoint of the last step was written."""
-    run = config.output.folder
+    run, method = config.output.folder, method_class(config)
+    if world_size() > 1 and not method.over_ranks:
+        problem = f"objective.kind {config.objective.kind} takes no gradient steps over ranks"
+        raise ConfigError(f"{problem}: run it without torchrun")
+    # A process that torchrun starts again goes on from the newest checkpoint.
+    resume = resume or was_restarted()
     try:
-        with handled(), only_run(run):
-            return method_class(config).train(config, resume=resume)
+        with handled(), joined(config) as ranks, only_run(run) if ranks.is_first else nullcontext():
+            return method.train(config, resume=resume)
     except KeyboardInterrupt:
         # Before the first step: from there on a stop waits until there is a checkpoint.
         message = f"{run}: stopped before there was a step to save"
@@ -54,16 +63,17 @@ def open_run(config: Config, *, resume: bool) -> Prepared:
     recorded = None
     if resume:
         recorded = folder.newest_numerics(config.output.folder / CHECKPOINTS)
-    else:
+    elif current().is_first:
         folder.refuse_another_run(config.output.folder)
     numerics.settle_threads(config, recorded)
-    return resolve_batch_tokens(prepare(config), resume=resume)
+    return resolve_splitting(prepare(config), resume=resume)
 
 
 def train_by_steps(config: Config, *, resume: bool) -> Path:
     """The training loop: as `train`, for every method whose training is gradient steps."""
     prepared = open_run(config, resume=resume)
     config, network, training = prepared.config, prepared.network, prepared.config.training
+    ranks = prepared.ranks
     # The method comes before a checkpoint is loaded: it may need the outputs of the model that
     # training began with (GRM's reference), and computes the same again when a run goes on.
     method = make_method(prepared)
@@ -77,14 +87,16 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
     if resume:
         done, cost, best_before = folder.resume_run(prepared, checkpoints, named, optimizer)
         best = Best.of(training, best_before)
-    folder.write_beginnings(prepared)
+    if ranks.is_first:
+        folder.write_beginnings(prepared)
 
     def save(step: int) -> None:
         state = {"step": step, "data": prepared.data_hash, "config": decisive(config.as_dict())}
         state |= {"cost": asdict(cost), "numerics": numerics.describe()}
         if training.best is not None:
             state["best"] = best.state
-        folder.save_checkpoint(checkpoints, state, named, optimizer, training.keep_checkpoints)
+        if ranks.is_first:
+            folder.save_checkpoint(checkpoints, state, named, optimizer, training.keep_checkpoints)
 
     # From here on a stop waits for a checkpoint; after the last step the run is finished.
     stop = defer()
@@ -99,8 +111,14 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
             except Abandoned:
                 # Its gradients are partial: the checkpoint is of the step before it.
                 save(step)
+                ranks.gather()  # nobody ends while the first rank writes
                 state = f"stopped after step {step} of {total}"
                 raise Interrupted(f"{state}; go on with --resume") from None
+            except OtherRankError as error:
+                # So torchrun, which starts the ranks again, loses no step.
+                if error.lost:
+                    save(step)
+                raise
             cost.add(result)
             seconds = max(time.monotonic() - started, 1e-9)
             result.values |= {"tokens": result.tokens, "tokens_per_second": result.tokens / seconds}
@@ -115,14 +133,17 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
                 break
     # Before the model: a run that is killed here goes on from it, and writes the model again.
     save(done)
-    if best.step:
-        folder.load_best(config, best, done, named, optimizer)
-    folder.write_cost(prepared, cost, method.reference_tokens)
-    network.head.finalize()  # ODIN's rows as they were applied: a plain linear head
-    # Gradients and moments make room for the model that is loaded again.
-    optimizer.zero_grad()
-    optimizer.state.clear()
-    return save_proven(prepared)
+    if ranks.is_first:
+        if best.step:
+            folder.load_best(config, best, done, named, optimizer)
+        folder.write_cost(prepared, cost, method.reference_tokens)
+        network.head.finalize()  # ODIN's rows as they were applied: a plain linear head
+        # Gradients and moments make room for the model that is loaded again.
+        optimizer.zero_grad()
+        optimizer.state.clear()
+        save_proven(prepared)
+    ranks.gather()  # a process that ends while others work would be a lost one
+    return config.output.folder / "model"
 
 
 def _update(

@@ -13,7 +13,7 @@ import os
 import re
 import resource
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,22 +67,30 @@ class MemoryModel:
         return int(self.base + self.state + batch)
 
 
-def resolve_batch_tokens(prepared: Prepared, *, resume: bool) -> Prepared:
-    """The same with a number in place of `max_batch_tokens: auto`. A resumed run takes that of its
-    beginning: another one would split the steps in another way and change the last bits."""
-    training = prepared.config.training
-    if training.max_batch_tokens != "auto":
-        return prepared
-    tokens = None
+def resolve_splitting(prepared: Prepared, *, resume: bool) -> Prepared:
+    """The same with numbers in place of `max_batch_tokens: auto` and `step_parts: auto`. A resumed
+    run takes those of its beginning: others would split the steps in another way and change the
+    last bits, and what dropout drops."""
+    training, ranks = prepared.config.training, prepared.ranks
+    recorded: Mapping[str, Any] = {}
     if resume:
         with contextlib.suppress(OSError, ConfigError, KeyError, TypeError):
-            recorded = read_yaml(prepared.config.output.folder / "config.yaml")
-            tokens = recorded["training"]["max_batch_tokens"]
-    if isinstance(tokens, int):
-        log.info("max_batch_tokens: auto is %d, as when this run began", tokens)
-    else:
-        tokens = _choose(prepared)
-    training = training.model_copy(update={"max_batch_tokens": tokens})
+            recorded = read_yaml(prepared.config.output.folder / "config.yaml")["training"]
+    # Read by all before the first rank writes it again.
+    ranks.gather()
+    changes: dict[str, Any] = {}
+    if training.step_parts == "auto":
+        # It is not written where it is 1.
+        changes["step_parts"] = recorded.get("step_parts", 1) if recorded else ranks.world
+    if training.max_batch_tokens == "auto":
+        tokens = recorded.get("max_batch_tokens")
+        if isinstance(tokens, int):
+            log.info("max_batch_tokens: auto is %d, as when this run began", tokens)
+        else:
+            # The ranks may have devices of different sizes.
+            tokens = min(ranks.gather(_choose(prepared)))
+        changes["max_batch_tokens"] = tokens
+    training = training.model_copy(update=changes)
     return replace(prepared, config=prepared.config.model_copy(update={"training": training}))
 
 
@@ -93,7 +101,10 @@ def _choose(prepared: Prepared) -> int:
     if training.memory_budget is not None:
         budget = parse_bytes(training.memory_budget)
     else:
-        budget = model.base + int(FREE_SHARE * free_bytes(network.device))
+        free = free_bytes(network.device)
+        if network.device.type == "cpu":  # the ranks of a machine share its memory
+            free //= prepared.ranks.local_world
+        budget = model.base + int(FREE_SHARE * free)
     tokens = largest_batch(model, budget, network.device)
     log.info(
         "max_batch_tokens: auto is %d: a step takes about %s of %s (%s before it, %s gradients and "

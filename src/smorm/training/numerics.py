@@ -18,6 +18,7 @@ from smorm.errors import CheckpointError
 from smorm.model.device import pick_device
 from smorm.model.store import versions
 from smorm.printing import get_logger
+from smorm.training.distributed.ranks import current
 
 log = get_logger(__name__)
 
@@ -38,6 +39,7 @@ _ACCEPT = "training.accept_other_bits=true"
 def describe() -> dict[str, Any]:
     """What decides the bits of this process, as it is recorded."""
     return {
+        "ranks": current().world,
         "threads": torch.get_num_threads(),
         "processor": _processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
@@ -68,7 +70,12 @@ def settle_threads(config: Config, recorded: Recorded | None) -> None:
     on_cpu = pick_device(training.device, "training.device").type == "cpu"
     if recorded is not None and on_cpu:
         checkpoint, before = recorded
-        if "threads" in before:
+        ranks = before.get("ranks", 1)
+        if ranks != current().world:
+            log.warning("%s was computed by %d rank(s), now there are %d: the last bits differ "
+                        "from those of an uninterrupted run",
+                        checkpoint, ranks, current().world)  # fmt: skip
+        elif "threads" in before:
             threads = _threads(config, checkpoint, before["threads"])
         else:
             log.warning("%s does not say how many threads computed it: with others than %d "

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from smorm.arrays import Tokens
@@ -17,7 +16,6 @@ from smorm.data.token_store import TokenPair
 from smorm.errors import DataError
 from smorm.printing import get_logger
 from smorm.text.chat import Message, Renderer
-from smorm.training.batches import MicroBatch
 from smorm.trees.forest import common_prefix, end_of_last
 
 log = get_logger(__name__)
@@ -92,11 +90,9 @@ def response_starts(pairs: Sequence[TokenPair], renderer: Renderer) -> NDArray[n
     return starts
 
 
-def response_lengths(micros: Sequence[MicroBatch], starts: NDArray[np.int64]) -> torch.Tensor:
-    """Tokens of the responses of the micro-batches' pairs, in order, [P, 2]."""
-    lengths = []
-    for micro in micros:
-        tokens = np.array([len(sequence) for sequence in micro.sequences], dtype=np.int64)
-        rows = micro.labels.pairs.cpu().numpy()
-        lengths.append(tokens[rows] - starts[micro.pair_indices][:, None])
-    return torch.from_numpy(np.concatenate(lengths))
+def response_lengths(pairs: Sequence[TokenPair], starts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Tokens of both responses of pairs, which begin at `starts` [P], [P, 2]."""
+    lengths = np.zeros((len(pairs), 2), dtype=np.int64)
+    for index, pair in enumerate(pairs):
+        lengths[index] = len(pair.chosen), len(pair.rejected)
+    return lengths - starts[:, None]

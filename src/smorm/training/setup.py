@@ -29,6 +29,7 @@ from smorm.text.chat import Renderer
 from smorm.text.tokenizers import ensure_pad_token
 from smorm.training import sources
 from smorm.training.batches import Batcher, MicroBatch
+from smorm.training.distributed.ranks import ALONE, Ranks, current
 from smorm.training.limit import within_positions
 from smorm.training.methods import method_class
 from smorm.training.sources import TokenSet
@@ -49,6 +50,7 @@ class Prepared:
     order: DataOrder
     census: Census
     data_hash: str
+    ranks: Ranks = ALONE
 
     @property
     def batch_tokens(self) -> int:
@@ -65,11 +67,14 @@ class Prepared:
 
     @property
     def batcher(self) -> Batcher:
-        use_margin = self.config.objective.use_margin
-        return Batcher(self.network, self.train, self.batch_tokens, use_margin)
+        multiple = self.config.training.step_parts
+        return Batcher(
+            self.network, self.train, self.batch_tokens, self.config.objective.use_margin,
+            multiple_of=1 if multiple == "auto" else multiple, ranks=self.ranks,
+        )  # fmt: skip
 
     def batches(self, step: int) -> Iterator[MicroBatch]:
-        """The micro-batches of a step (from 0), prepared as they are read."""
+        """This rank's micro-batches of a step (from 0), prepared as they are read."""
         return self.batcher.split(*self.order.step(step))
 
     @property
@@ -85,6 +90,7 @@ class Prepared:
 
 def prepare(config: Config) -> Prepared:
     """Read, encode and build: DataError where a record is not usable or all were dropped."""
+    ranks = current()
     config = within_positions(with_precision(config))
     method, data, held = method_class(config), config.data, config.evaluation
     census, held_census = Census(), Census()
@@ -96,7 +102,8 @@ def prepare(config: Config) -> Prepared:
     # Any other program that loads the model renders the same ids.
     tokenizer.chat_template = renderer.chat_template
     encoder = Encoder(renderer, data.max_tokens, data.overlong)
-    with Tokeniser(encoder, data.workers) as tokeniser:
+    # One process of a machine tokenises; the others find the tokens of large sources in the cache.
+    with ranks.one_first(), Tokeniser(encoder, data.workers) as tokeniser:
         stores = sources.tokenised_sources(config, used, tokeniser, census)
         scales = sources.fit_attributes(config, stores, census)
         train = sources.token_set(stores, scales, census)
@@ -121,7 +128,11 @@ def prepare(config: Config) -> Prepared:
     network = build_network(config, tokenizer, len(scales))
     card = _card(config, renderer, scales, train)
     order = _order(config, train)
-    return Prepared(config, network, tokenizer, card, train, dev, order, census, train.fingerprint)
+    data_hash = train.fingerprint
+    if len(set(ranks.gather(data_hash))) > 1:
+        problem = "ranks read different training data: every machine needs the same files"
+        raise DataError(f"{problem}, and the same versions of the libraries")
+    return Prepared(config, network, tokenizer, card, train, dev, order, census, data_hash, ranks)
 
 
 def build_network(config: Config, tokenizer: Any, attributes: int) -> RewardNetwork:

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from smorm.errors import ConfigError
 from smorm.model.store import resolve
 from smorm.text.system import with_system_merged
 from smorm.text.tokenizers import load_tokenizer, read_template, train_bpe
+from smorm.training.distributed.ranks import current
 
 Sources = Mapping[StoreKind, Sequence[Source]]
 
@@ -107,6 +109,8 @@ def tokenised_sources(
     """Both kinds as tokens, from the cache or made now, at most `limit` records of each. Bad
     records stop the run or go to `quarantine.jsonl` in the output folder."""
     quarantine = config.output.folder / "quarantine.jsonl"
+    if not current().is_first:  # the first rank writes them down
+        quarantine = Path(os.devnull)
     stores: dict[StoreKind, list[TokenStore]] = {"preference": [], "rated": []}
     for kind, group in sources.items():
         room = limit

@@ -1,23 +1,26 @@
-"""One optimizer step: micro-batches whose losses add up to the exact mean of the step."""
+"""One optimizer step: micro-batches whose losses add up to the exact mean of the step, on one rank
+or shared out among several."""
 
-import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
 
+from smorm.arrays import Ints
 from smorm.errors import NonFiniteLossError
 from smorm.objectives.terms import Metrics, Rows, Terms, Totals
 from smorm.stopping import Stop
 from smorm.training.batches import Batches, MicroBatch
+from smorm.training.distributed.ranks import Abandoned as Abandoned
+from smorm.training.distributed.replicated import sum_gradients
+from smorm.training.distributed.shares import imbalance
 from smorm.training.methods import Method, Outputs
+from smorm.training.optim import named_trainable
 from smorm.training.setup import Prepared
 
-
-class Abandoned(Exception):  # noqa: N818  (a state, not an error)
-    """A stop was requested in the middle of a step; nothing of the step was applied."""
+_NAMED = 8  # records in an error
 
 
 @dataclass(slots=True)
@@ -29,6 +32,16 @@ class StepResult:
     micro_batches: int = 0
     first_pass_tokens: int = 0
 
+    def add(self, part: "StepResult") -> None:
+        """Add what another rank computed of the same step."""
+        for name, value in part.values.items():
+            # What is not finite is null in a message.
+            number = math.nan if value is None else value
+            self.values[name] = self.values.get(name, 0.0) + number
+        self.tokens += part.tokens
+        self.micro_batches += part.micro_batches
+        self.first_pass_tokens += part.first_pass_tokens
+
 
 def run_step(
     prepared: Prepared,
@@ -39,14 +52,16 @@ def run_step(
     stop: Stop = lambda: False,
     only: Rows | None = None,
 ) -> StepResult:
-    """Forward and backward over the whole step: gradients are added to the parameters.
+    """Forward and backward over the whole step: gradients, summed over all ranks, are added to the
+    parameters.
 
     `stop` is called before each micro-batch; `only` back-propagates only the terms that train these
-    rows. Raises `Abandoned` where `stop` says so, with partial gradients that must be dropped, and
-    NonFiniteLossError for a term that is NaN or infinite."""
-    # Dropout (LoRA's) is a function of the step, so that resuming needs no random state.
-    seed = np.random.SeedSequence([prepared.config.training.seed, step]).generate_state(1)
-    torch.manual_seed(int(seed[0]))
+    rows. Raises `Abandoned` where it is true on any rank, with partial gradients that must be
+    dropped, and NonFiniteLossError for a term that is NaN or infinite."""
+    ranks = prepared.ranks
+    # A rank without micro-batches looks for a stop too.
+    if stop():
+        ranks.abandon()
     pairs, rated = prepared.order.step(step)
     # From the data, before any micro-batch is prepared: the first one divides by them already.
     observed = (~np.isnan(prepared.train.targets[rated])).sum(0)
@@ -54,24 +69,26 @@ def run_step(
     totals = Totals(len(pairs), len(rated), ratings)
     passes = _Passes(prepared, method, step, totals, stop, only)
     micros: Iterable[MicroBatch] = (batches or prepared.batches)(step)
-    score_gradients: Iterable[torch.Tensor | None] = itertools.repeat(None)
+    score_gradients: torch.Tensor | None = None
     complete = False
     if method.needs_step_scores:
         micros = list(micros)
         # Scores of the only micro-batch are those of the whole step: no pass before it is needed.
-        complete = len(micros) == 1
+        complete = len(micros) == 1 and ranks.world == 1
         if not complete:
             score_gradients = passes.without_gradient(micros)
-            # Both passes must drop the same units, or the gradient is not that of these scores.
-            torch.manual_seed(int(seed[0]))
-    _back_propagate(passes.losses(method.head_terms(prepared.network), {}, []))
+    if ranks.is_first:
+        _back_propagate(passes.losses(method.head_terms(prepared.network), {}, []))
     # Each micro-batch is back-propagated at once: only its activations are in memory.
-    for micro, score_gradient in zip(micros, score_gradients, strict=False):
-        passes.with_gradient(micro, score_gradient, complete=complete)
+    for micro in micros:
+        passes.with_gradient(micro, score_gradients, complete=complete)
+    result = passes.summed()
+    if ranks.world > 1:
+        sum_gradients(named_trainable(prepared.network, method.parameters).values(), ranks)
     # Micro-batches divided by the totals of the step, so that sums over them are means over it.
-    values = passes.result.values
+    values = result.values
     values["loss"] = sum(value for name, value in values.items() if name.startswith("loss/"))
-    return passes.result
+    return result
 
 
 @dataclass(slots=True)
@@ -87,7 +104,10 @@ class _Passes:
     def forward(self, micro: MicroBatch) -> Outputs:
         # Before every pass, so that a signal need not wait for the end of a long step.
         if self.stop():
-            raise Abandoned
+            self.prepared.ranks.abandon()
+        # Dropout (LoRA's) is a function of the micro-batch, so that resuming needs no random state,
+        # both passes drop the same units, and so does whichever rank computes it.
+        torch.manual_seed(_seed(self.prepared.config.training.seed, self.step, micro.number))
         with self.prepared.autocast():
             return self.method.forward(self.prepared.network, micro)
 
@@ -108,27 +128,48 @@ class _Passes:
             values[name] = values.get(name, 0.0) + float(value.detach())
         return [term.value for term in terms.values() if self.only in (None, term.rows)]
 
-    def without_gradient(self, micros: Sequence[MicroBatch]) -> Iterable[torch.Tensor | None]:
-        """Compute the terms over all pairs of the step; returns, for each micro-batch, their
-        gradient by the scores of its pairs, [pairs, 2, rows]."""
-        scores = []
+    def without_gradient(self, micros: Sequence[MicroBatch]) -> torch.Tensor | None:
+        """Compute the terms over all pairs of the step; returns their gradient by the scores of the
+        pairs, [pairs of the step, 2, rows], in the order of the micro-batches."""
+        ranks, network = self.prepared.ranks, self.prepared.network
+        scores, pairs = self._own_scores(micros)
+        if ranks.world > 1:
+            ranks.gather()
+            for tensor in (scores, pairs):
+                ranks.sum(tensor)
+        # The scores of the step as a leaf of autograd: no graph leads to the network.
+        compared = scores.to(network.device).requires_grad_()
+        terms, metrics = self.method.step_terms(compared, pairs.numpy())
+        before = dict(self.result.values)
+        losses = self.losses(terms, metrics, self._where_of(pairs.numpy()))
+        if not ranks.is_first:  # every rank computes them, and one reports them
+            self.result.values = before
+        if not losses:  # `only` excludes them all
+            return None
+        (gradient,) = torch.autograd.grad(torch.stack(losses).sum(), compared)
+        return gradient
+
+    def _own_scores(self, micros: Sequence[MicroBatch]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores [pairs, 2, rows] and indices in the training set [pairs] of the step's pairs; of
+        those that are in no micro-batch of this rank 0."""
+        rows = self.prepared.network.head.count
+        device = self.prepared.network.device
+        scores = torch.zeros(self.totals.pairs, 2, rows, device=device)
+        pairs = torch.zeros(self.totals.pairs, dtype=torch.int64)
         with torch.no_grad():
             for micro in micros:
-                scores.append(self.forward(micro).scores[micro.labels.pairs])
+                compared = self.forward(micro).scores[micro.labels.pairs]
+                rows_of_micro = slice(micro.first_pair, micro.first_pair + len(compared))
+                scores[rows_of_micro] = compared
+                pairs[rows_of_micro] = torch.tensor(micro.pair_indices, dtype=torch.int64)
                 self.result.first_pass_tokens += micro.batch.num_tokens
-        # The scores of the step as a leaf of autograd: no graph leads to the network.
-        compared = torch.cat(scores).requires_grad_()
-        terms, metrics = self.method.step_terms(compared, micros)
-        where = list(itertools.chain.from_iterable(micro.where for micro in micros))
-        losses = self.losses(terms, metrics, where)
-        if not losses:  # `only` excludes them all
-            return itertools.repeat(None)
-        (gradient,) = torch.autograd.grad(torch.stack(losses).sum(), compared)
-        score_gradients: tuple[torch.Tensor, ...] = gradient.split(list(map(len, scores)))
-        return score_gradients
+        return scores, pairs
+
+    def _where_of(self, pairs: Ints) -> list[str]:
+        return [self.prepared.train.pairs[index].where for index in pairs[: _NAMED + 1]]
 
     def with_gradient(
-        self, micro: MicroBatch, score_gradient: torch.Tensor | None, *, complete: bool
+        self, micro: MicroBatch, score_gradients: torch.Tensor | None, *, complete: bool
     ) -> None:
         """Add the gradient of a micro-batch (the `complete` step), and that of the step's terms by
         its scores."""
@@ -136,16 +177,36 @@ class _Passes:
         terms, metrics = self.method.terms(outputs, micro, self.totals)
         compared = outputs.scores[micro.labels.pairs]
         if complete:
-            step_terms, step_metrics = self.method.step_terms(compared, [micro])
+            pairs = np.array(micro.pair_indices, dtype=np.int64)
+            step_terms, step_metrics = self.method.step_terms(compared, pairs)
             terms, metrics = terms | step_terms, metrics | step_metrics
         losses = self.losses(terms, metrics, micro.where)
-        if score_gradient is not None:
+        if score_gradients is not None:
             # A number whose gradient by these scores is that of the step's terms, so that one
             # backward pass carries both kinds of terms. Its value means nothing.
-            losses.append((compared * score_gradient).sum())
+            gradient = score_gradients[micro.first_pair : micro.first_pair + len(compared)]
+            losses.append((compared * gradient).sum())
         _back_propagate(losses)
         self.result.tokens += micro.batch.num_tokens
         self.result.micro_batches += 1
+
+    def summed(self) -> StepResult:
+        """What all ranks computed of the step, in the order of the ranks."""
+        ranks = self.prepared.ranks
+        if ranks.world == 1:
+            return self.result
+        total = StepResult()
+        results = [StepResult(**result) for result in ranks.gather(asdict(self.result))]
+        for result in results:
+            total.add(result)
+        total.values["imbalance"] = imbalance([result.tokens for result in results])
+        return total
+
+
+def _seed(run: int, step: int, micro_batch: int) -> int:
+    # The first micro-batch has the seed that the whole step had when it was seeded once.
+    key = [run, step, micro_batch] if micro_batch else [run, step]
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
 def _back_propagate(losses: list[torch.Tensor]) -> None:
@@ -155,7 +216,7 @@ def _back_propagate(losses: list[torch.Tensor]) -> None:
 
 def some_records(where: Sequence[str]) -> str:
     """The first of these records, for an error."""
-    return ", ".join(where[:8]) + (" ..." if len(where) > 8 else "")
+    return ", ".join(where[:_NAMED]) + (" ..." if len(where) > _NAMED else "")
 
 
 def diagnose_step(

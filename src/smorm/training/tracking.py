@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import orjson
+import torch
 
+from smorm.arrays import Floats
 from smorm.config import Config
 from smorm.data.scaling import restore_scales
 from smorm.files import named_errors, write_bytes
-from smorm.model.inference import score_units
+from smorm.model.inference import Units, score_units
 from smorm.printing import get_logger
 from smorm.terminal import open_console
 from smorm.training.best import measured_as
@@ -38,18 +40,31 @@ _OF_A_SET = re.compile(r"dev/[^/]+/accuracy$")
 
 @contextmanager
 def reporting(prepared: Prepared, done: int, total: int) -> Iterator[Report]:
-    """What shows the numbers of every step, logs them, and measures held-out data, when due."""
+    """What shows the numbers of every step, logs them, and measures held-out data, when due. Other
+    ranks than the first only take part in measuring."""
     training = prepared.config.training
+
+    def measure(step: int, values: dict[str, float]) -> bool:
+        is_due = due(step, training.evaluate_every) or step == total
+        measured = validate(prepared) if is_due else {}
+        values |= measured
+        return bool(measured)
+
+    if not prepared.ranks.is_first:
+
+        def measure_only(step: int, values: dict[str, float]) -> None:
+            measure(step, values)
+
+        yield measure_only
+        return
     tracker = Tracker(prepared.config, done)
     with closing(tracker), progress(total, done, training.log_every) as show:
 
         def report(step: int, values: dict[str, float]) -> None:
             # What was expensive to measure is always logged, and so are both ends of the run.
             notable = "gradient/cosine" in values or step in (1, total)
-            if due(step, training.evaluate_every) or step == total:
-                measured = validate(prepared)
-                values |= measured
-                notable = notable or bool(measured)
+            if measure(step, values):
+                notable = True
             if notable or due(step, training.log_every):
                 tracker.log(step, values)
             show(step, values)
@@ -171,19 +186,19 @@ def validate(prepared: Prepared) -> dict[str, float]:
 
 
 def _measure(prepared: Prepared, held_out: TokenSet) -> dict[str, float]:
-    network, card = prepared.network, prepared.card
+    card = prepared.card
     # The sets are scored in full every time: a sample would move the curve by its own noise.
     values = {}
     if held_out.pairs and card.preference_trained:
         units = [[pair.chosen, pair.rejected] for pair in held_out.pairs]
-        scores = score_units(network, units, prepared.batch_tokens)
+        scores = _scores(prepared, units)
         # The training loss has margins and label smoothing; this one is the same for all methods.
         gaps = np.array([rows[0, 0] - rows[1, 0] for rows in scores])
         values["accuracy"] = float(((gaps > 0) + 0.5 * (gaps == 0)).mean())
         values["preference_loss"] = float(np.logaddexp(0.0, -gaps).mean())
     if held_out.rated:
         units = [[response.tokens] for response in held_out.rated]
-        scores = score_units(network, units, prepared.batch_tokens)
+        scores = _scores(prepared, units)
         predicted = restore_scales(card.scales, np.array([rows[0, 1:] for rows in scores]))
         # On the scale of the ratings, so that runs with other scalings can be compared.
         errors = (predicted - restore_scales(card.scales, held_out.targets)) ** 2
@@ -191,3 +206,20 @@ def _measure(prepared: Prepared, held_out: TokenSet) -> dict[str, float]:
             if not np.isnan(column).all():
                 values[f"mse/{scale.name}"] = float(np.nanmean(column))
     return values
+
+
+def _scores(prepared: Prepared, units: Units) -> list[Floats]:
+    """The scores of all units, [sequences, rows] each; the ranks share the batches out."""
+    ranks = prepared.ranks
+    # All of them compute every batch together where each has a part of the weights.
+    alone = ranks.world == 1 or ranks.sharded
+    share = (0, 1) if alone else (ranks.rank, ranks.world)
+    scores = score_units(prepared.network, units, prepared.batch_tokens, share=share)
+    if alone:
+        return scores
+    # The batches are those of one rank, and nothing is added to a score but zeros.
+    together = torch.from_numpy(np.concatenate(scores))
+    ranks.gather()
+    ranks.sum(together)
+    ends = np.cumsum([len(unit) for unit in units])[:-1]
+    return np.split(together.numpy(), ends)

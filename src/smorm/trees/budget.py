@@ -114,6 +114,13 @@ def micro_batches(units: Sequence[Unit], budget: int, *, share: bool = True) -> 
     return ordered
 
 
+def count_rows(units: Sequence[Unit], *, share: bool = True) -> int:
+    """Rows of the forest of these units."""
+    if not units:
+        return 0
+    return Costs.of(units, share=share).rows(list(range(len(units))))
+
+
 def _split(costs: Costs, members: Members, budget: int, level: int = 0) -> list[Pack]:
     rows = costs.rows(members)
     if rows <= budget or len(members) == 1:

@@ -35,6 +35,7 @@ class Armo(Method):
     trains = (Rows.PREFERENCE, Rows.ATTRIBUTES)
     card_head = "gated"
     freezes_backbone = True
+    over_ranks = False
 
     @classmethod
     def check(cls, config: Config) -> None:

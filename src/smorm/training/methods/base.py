@@ -7,13 +7,13 @@ the others: exact whatever the micro-batches (Gao et al., 2021, arXiv 2101.06983
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 import torch
 
+from smorm.arrays import Ints
 from smorm.config import Config, ObjectiveSection
 from smorm.config.base import Section
 from smorm.data.scaling import AttributeScale
@@ -62,6 +62,8 @@ class Method:
     keeps_language_head: ClassVar[bool] = False
     # Whether the backbone stays as it comes, and no head starts from it.
     freezes_backbone: ClassVar[bool] = False
+    # Whether several processes can train it together.
+    over_ranks: ClassVar[bool] = True
 
     # Before a run: the configuration, the data and the network are made for the class
 
@@ -112,8 +114,9 @@ class Method:
         """The terms that micro-batches add up to, divided by the totals of the step."""
         raise NotImplementedError
 
-    def step_terms(self, compared: torch.Tensor, micros: Sequence[MicroBatch]) -> Losses:
-        """The terms over all pairs of the step, by all rows of both sides, [pairs, 2, rows]."""
+    def step_terms(self, compared: torch.Tensor, pairs: Ints) -> Losses:
+        """The terms over all pairs of the step, by all rows of both sides, [pairs, 2, rows];
+        `pairs` [pairs] are the same in the training set."""
         return {}, {}
 
     def head_terms(self, network: RewardNetwork) -> Terms:

@@ -90,11 +90,12 @@ class Grm(Method):
         return grm(outputs.scores, micro.labels, totals, likelihoods, self.mixture)
 
     def _reference(self, run: Prepared) -> NDArray[np.float32]:
-        """Computed once for all pairs that the run will see: no second model stays in memory."""
-        network = run.network
+        """Computed once for all pairs that the run will see: no second model stays in memory. The
+        ranks share them out."""
+        network, ranks = run.network, run.ranks
         order = copy.deepcopy(run.order)  # an order remembers the epoch that it drew last
         used = np.unique(np.concatenate([order.step(step)[0] for step in range(run.num_steps)]))
-        reference = np.full((len(run.train.pairs), 2), np.nan, dtype=np.float32)
+        reference = np.zeros((len(run.train.pairs), 2), dtype=np.float32)
         no_ratings = np.zeros(0, dtype=np.int64)
         log.info("reference: log-probabilities of %d pairs under the starting model", len(used))
         was_training = network.training
@@ -108,4 +109,9 @@ class Grm(Method):
                     reference[micro.pair_indices] = log_probs.reshape(-1, 2).cpu().numpy()
                     self.reference_tokens += micro.batch.num_tokens
         network.train(was_training)
+        self.reference_tokens = sum(ranks.gather(self.reference_tokens))
+        ranks.sum(torch.from_numpy(reference))
+        unused = np.ones(len(reference), dtype=bool)
+        unused[used] = False
+        reference[unused] = np.nan
         return reference

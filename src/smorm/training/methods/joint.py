@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 
+from smorm.arrays import Ints
 from smorm.config import ObjectiveSection
 from smorm.objectives.joint import JointWeights, joint
 from smorm.objectives.preference import batch_sum, positive
@@ -74,7 +74,7 @@ class Joint(Method):
     def terms(self, outputs: Outputs, micro: MicroBatch, totals: Totals) -> Losses:
         return joint(outputs.scores, micro.labels, totals, self.weights)
 
-    def step_terms(self, compared: torch.Tensor, micros: Sequence[MicroBatch]) -> Losses:
+    def step_terms(self, compared: torch.Tensor, pairs: Ints) -> Losses:
         # The last index is the row of the head: both regularisers are of the preference row.
         chosen, rejected = compared[:, 0, 0], compared[:, 1, 0]
         objective = self.objective

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
+from smorm.arrays import Ints
 from smorm.config.base import Section
 from smorm.config.objective import Weight
 from smorm.data.scaling import AttributeScale
@@ -48,7 +48,8 @@ class Odin(Method):
         super().__init__(run)
         self.settings = self.objective.settings(OdinSection)
         # Length is that of the response: the prompt is the same on both sides.
-        self.starts = response_starts(run.train.pairs, run.renderer)
+        self.pairs = run.train.pairs
+        self.starts = response_starts(self.pairs, run.renderer)
 
     @property
     def needs_step_scores(self) -> bool:
@@ -58,9 +59,10 @@ class Odin(Method):
         smoothing = self.objective.label_smoothing
         return odin.ranking(outputs.scores, micro.labels, totals, smoothing)
 
-    def step_terms(self, compared: torch.Tensor, micros: Sequence[MicroBatch]) -> Losses:
-        lengths = response_lengths(micros, self.starts).to(compared.device)
-        length, metrics = odin.length_term(compared, lengths)
+    def step_terms(self, compared: torch.Tensor, pairs: Ints) -> Losses:
+        compared_pairs = [self.pairs[index] for index in pairs]
+        lengths = torch.from_numpy(response_lengths(compared_pairs, self.starts[pairs]))
+        length, metrics = odin.length_term(compared, lengths.to(compared.device))
         return {"length": Term(self.settings.length * length)}, metrics
 
     def head_terms(self, network: RewardNetwork) -> Terms:

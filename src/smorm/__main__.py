@@ -1,0 +1,5 @@
+"""`python -m smorm`, which `torchrun -m smorm train ...` starts."""
+
+from smorm.cli.main import main
+
+main()

@@ -1,0 +1,243 @@
+"""Training by several processes is training by one: gradients, curves, stops, resumption."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import yaml
+from safetensors.torch import load_file, save_file
+
+from smorm.files import verify_folder
+from smorm.model.heads import ScoreHead
+from smorm.model.run_folder import steps_of
+from smorm.training.distributed.ranks import Ranks
+from smorm.training.loop import train as train_alone
+from smorm.training.methods import make_method
+from tests.training.ranks import in_ranks, train
+from tests.training.runs import LAB, LORA, bits, config_of, metrics, prepared, world
+from tests.training.test_step import WHOLE, gradients
+
+CASES: dict[str, dict[str, Any]] = {
+    "joint": {},
+    "learned noise": {"objective": {"weighting": "learned"}},
+    "BSR": {"objective": {"bsr": 0.1, "positive_regularisation": 0.1}},
+    "ODIN": {"objective": {"kind": "odin"}},
+    "GRM": {
+        "model": LAB,
+        "objective": {"kind": "grm", "grm": {"regulariser": "dpo"}},
+        "training": {"max_batch_tokens": 120},
+    },
+    "LoRA with dropout": {"model": LORA, "training": {"max_batch_tokens": 120}},
+    "bf16": {"training": {"precision": "bf16"}},
+    "diagnosed": {},
+    # One micro-batch: all ranks but one have no work.
+    "empty shares": {"objective": {"bsr": 0.1}, "training": {"max_batch_tokens": WHOLE}},
+    "no ratings": {"objective": {"kind": "preference"}},
+    "no pairs": {"objective": {"kind": "regression"}},
+}
+TOLERANCE = 1e-6
+
+
+def step_of(name: str, ranks: Ranks) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+    """The values and gradients of a step."""
+    ready = replace(prepared(**CASES[name]), ranks=ranks)
+    with torch.no_grad():
+        for parameter_name, parameter in ready.network.named_parameters():
+            if "lora_B" in parameter_name:
+                parameter.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
+    method = make_method(ready)
+    result, found = gradients(ready, method, diagnose=name == "diagnosed")
+    values = {**result.values, "tokens": result.tokens, "reference": method.reference_tokens}
+    return values, found
+
+
+def write_steps(names: list[str], folder: Path) -> None:
+    """The steps of this rank, as files."""
+    rank, size = dist.get_rank(), dist.get_world_size()
+    for name in names:
+        values, found = step_of(name, Ranks(rank, size, rank, size))
+        target = folder / f"{name}-{size}-{rank}"
+        save_file(found, target.with_suffix(".safetensors"))
+        target.with_suffix(".json").write_text(json.dumps(values))
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every case by two processes, and some by four."""
+    folder = tmp_path_factory.mktemp("steps")
+    assert in_ranks(2, write_steps, folder, list(CASES), folder) == [0, 0], printed(folder)
+    some = ["joint", "ODIN", "empty shares"]
+    assert in_ranks(4, write_steps, folder, some, folder) == [0] * 4, printed(folder)
+    return folder
+
+
+def printed(folder: Path) -> str:
+    return "\n".join(path.read_text() for path in sorted(folder.glob("rank-*.txt")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [*((name, 2) for name in CASES), ("joint", 4), ("ODIN", 4), ("empty shares", 4)],
+)
+def test_losses_and_gradients_are_those_of_one_process(steps: Path, name: str, size: int) -> None:
+    expected_values, expected = step_of(name, Ranks())
+    results = [load_file(steps / f"{name}-{size}-{rank}.safetensors") for rank in range(size)]
+    for found in results:
+        assert found.keys() == expected.keys()
+        for parameter, gradient in expected.items():
+            # The ranks have the same bits, and go on with the same weights.
+            assert torch.equal(found[parameter], results[0][parameter])
+            gap = float((found[parameter] - gradient).abs().max())
+            assert gap <= TOLERANCE * float(gradient.abs().max().clamp_min(1e-3)), parameter
+    for rank in range(size):
+        values = json.loads((steps / f"{name}-{size}-{rank}.json").read_text())
+        skew = values.pop("imbalance")
+        assert skew == pytest.approx(size - 1) if name == "empty shares" else 0 <= skew < size - 1
+        assert values == pytest.approx(expected_values, rel=TOLERANCE, abs=TOLERANCE)
+
+
+# Whole runs
+
+CHANGES: dict[str, Any] = {
+    "training": {"step_parts": 2, "save_every": 2, "evaluate_every": 2, "best": "dev"},
+    "evaluation": {"preference": str(world()["dev-pairs"])},
+}
+
+
+def write_config(folder: Path, **changes: Any) -> str:
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config_of(folder / "unset", **changes).as_dict()))
+    return str(path)
+
+
+def at_rank(rank: int, micro_batch: int, action: Any) -> None:
+    """Call `action(scores)` behind the n-th training micro-batch (from 1) of one rank; what it
+    returns takes the place of the scores."""
+    seen = []
+
+    def count(module: Any, _: Any, scores: torch.Tensor) -> Any:
+        if isinstance(module, ScoreHead) and module.training and dist.get_rank() == rank:
+            seen.append(1)
+            if len(seen) == micro_batch:
+                return action(scores)
+        return None
+
+    torch.nn.modules.module.register_module_forward_hook(count)
+
+
+def train_stopped(rank: int, number: int, *words: str) -> None:
+    at_rank(rank, 3, lambda _: os.kill(os.getpid(), number))
+    train(*words)
+
+
+def train_with_nan(rank: int, *words: str) -> None:
+    at_rank(rank, 3, lambda scores: scores * torch.nan)
+    train(*words)
+
+
+def train_lost(rank: int, *words: str) -> None:
+    at_rank(rank, 4, lambda _: os.kill(os.getpid(), signal.SIGKILL))
+    train(*words)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A run by two ranks, and the same by one process: the folder of both."""
+    folder = tmp_path_factory.mktemp("straight")
+    config = write_config(folder, **CHANGES)
+    run = f"output.folder={folder / 'two'}"
+    assert in_ranks(2, train, folder, config, run) == [0, 0], printed(folder)
+    train_alone(config_of(folder / "one", **CHANGES))
+    return folder
+
+
+def assert_same_curve(run: Path, expected: Path) -> None:
+    curve, other = metrics(run), metrics(expected)
+    assert curve.keys() == other.keys()
+    for step, values in curve.items():
+        values.pop("imbalance", None)
+        other[step].pop("imbalance", None)
+        assert values == pytest.approx(other[step], rel=5e-6, abs=TOLERANCE), step
+        assert values["loss"] == pytest.approx(other[step]["loss"], rel=TOLERANCE)
+
+
+@pytest.mark.slow
+def test_two_ranks_write_one_run_with_the_curve_of_one_process(straight: Path) -> None:
+    assert_same_curve(straight / "two", straight / "one")
+    names = {path.name for path in (straight / "two").iterdir()}
+    assert names == {path.name for path in (straight / "one").iterdir()}
+    costs = [json.loads((straight / run / "cost.json").read_text()) for run in ("one", "two")]
+    assert costs[0] == costs[1]
+    told = [(straight / f"rank-{rank}.txt").read_text() for rank in (0, 1)]
+    assert told[0].count("model: ") == 1
+    assert told[1] == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rank", "number"), [(1, signal.SIGTERM), (0, signal.SIGINT)])
+def test_a_stop_of_one_rank_stops_all_and_the_run_goes_on_with_the_same_bits(
+    straight: Path, tmp_path: Path, rank: int, number: int
+) -> None:
+    words = (write_config(tmp_path, **CHANGES), f"output.folder={tmp_path / 'run'}")
+    codes = in_ranks(2, train_stopped, tmp_path / "stopped", rank, number, *words)
+    told = printed(tmp_path / "stopped")
+    assert codes == [130, 130], told
+    assert told.count("go on with --resume") == 1
+    (step,) = steps_of(tmp_path / "run")
+    verify_folder(tmp_path / "run" / "checkpoints" / f"step-{step:08d}")
+    assert not list((tmp_path / "run").rglob(".*"))
+    assert in_ranks(2, train, tmp_path / "resumed", *words, "--resume") == [0, 0]
+    assert bits(tmp_path / "run") == bits(straight / "two")
+    assert metrics(tmp_path / "run") == metrics(straight / "two")
+
+
+@pytest.mark.slow
+def test_with_another_number_of_ranks_a_run_goes_on_with_the_same_curve(
+    straight: Path, tmp_path: Path
+) -> None:
+    words = (write_config(tmp_path, **CHANGES), f"output.folder={tmp_path / 'run'}")
+    assert in_ranks(2, train_stopped, tmp_path / "stopped", 1, signal.SIGTERM, *words) == [130, 130]
+    config = config_of(tmp_path / "run", **CHANGES)
+    assert train_alone(config, resume=True) == tmp_path / "run" / "model"
+    assert_same_curve(tmp_path / "run", straight / "two")
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_on_one_rank_ends_all_with_one_message(tmp_path: Path) -> None:
+    words = (write_config(tmp_path), f"output.folder={tmp_path / 'run'}")
+    assert in_ranks(2, train_with_nan, tmp_path / "out", 1, *words) == [1, 1]
+    told = printed(tmp_path / "out")
+    assert told.count("error: ") == 1
+    assert "error: rank 1: step 2: the " in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.slow
+def test_when_a_rank_is_killed_the_first_one_saves_and_says_so(
+    straight: Path, tmp_path: Path
+) -> None:
+    words = (write_config(tmp_path, **CHANGES), f"output.folder={tmp_path / 'run'}")
+    assert in_ranks(2, train_lost, tmp_path / "lost", 1, *words) == [1, -signal.SIGKILL]
+    told = printed(tmp_path / "lost")
+    assert told.count("error: another rank ended without a word") == 1
+    assert "Traceback" not in told
+    assert steps_of(tmp_path / "run")
+    assert in_ranks(2, train, tmp_path / "resumed", *words, "--resume") == [0, 0]
+    assert bits(tmp_path / "run") == bits(straight / "two")
+
+
+@pytest.mark.slow
+def test_a_method_without_steps_is_refused(tmp_path: Path) -> None:
+    config = write_config(tmp_path, model=LAB, objective={"kind": "armo"})
+    words = (config, f"output.folder={tmp_path / 'run'}")
+    assert in_ranks(2, train, tmp_path / "out", *words) == [2, 2]
+    assert "run it without torchrun" in printed(tmp_path / "out")
