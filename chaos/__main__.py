@@ -26,6 +26,7 @@ from chaos import (
     servers,
 )
 from chaos.kills import kill_training
+from chaos.served import drains, faults, fuzz, safety
 from chaos.stage import Stage, set_stage
 from chaos.trial import Fault, Found, Trial, run_trials
 
@@ -43,19 +44,37 @@ CLASSES: dict[str, tuple[Maker, int]] = {
     "servers": (servers.trials, 110),
     "injections": (injections.trials, 300),
     "bombs": (bombs.trials, 150),
+    "served_safety": (safety.trials, 100),
 }
 """Of each class, what makes its trials, and how many there are in a whole run."""
-KILLS, NUM_KILLS = "kills", 200
-"""The class of trainings that are killed and resumed, which runs by itself."""
+
+
+def _kills(stage: Stage, folder: Path, count: int, seed: int) -> tuple[int, list[Found]]:
+    folder.mkdir()
+    report = kill_training(folder, count=count, seed=seed)
+    return report.kills, [Found("kills", Fault.DIFFERENCE, text) for text in report.faults]
+
+
+Runner = Callable[[Stage, Path, int, int], tuple[int, list[Found]]]
+RUNNERS: dict[str, tuple[Runner, int]] = {
+    "kills": (_kills, 200),
+    "served_fuzz": (fuzz.fuzz, 600),
+    "served_workers": (faults.break_workers, 40),
+    "served_drains": (drains.drain, 12),
+}
+"""Classes that start processes of their own: what runs them in a folder and finds faults, and how
+many trials there are in a whole run."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
-    known = [*CLASSES, KILLS]
+    known = [*CLASSES, *RUNNERS]
     parser.add_argument("--only", default=",".join(known), help="classes, separated by commas")
     parser.add_argument("--share", type=float, default=1.0, help="of each class's trials")
-    parser.add_argument("--each", type=int, help="so many trials of each class, whatever its share")
+    parser.add_argument(
+        "--each", "--count", type=int, help="so many trials of each class, whatever its share"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", type=Path, help="counts and faults, as a file")
@@ -106,12 +125,11 @@ def _run_class(
     name: str, stage: Stage, folder: Path, options: argparse.Namespace
 ) -> tuple[int, list[Found], int | None]:
     """How many trials there were, what was wrong, and the most memory that one took above what
-    this process has (kills are not measured)."""
-    if name == KILLS:
-        folder.mkdir()
-        count = max(1, round(NUM_KILLS * options.share))
-        report = kill_training(folder, count=count, seed=options.seed)
-        return report.kills, [Found(name, Fault.DIFFERENCE, text) for text in report.faults], None
+    this process has (of `RUNNERS` it is not measured)."""
+    if name in RUNNERS:
+        runner, number = RUNNERS[name]
+        count = options.each or max(1, round(number * options.share))
+        return *runner(stage, folder, count, options.seed), None
     make, number = CLASSES[name]
     done = peak = 0
     findings: list[Found] = []

@@ -52,15 +52,17 @@ def running(options: ServeOptions) -> Iterator[Running]:
 
     async def main() -> None:
         metrics = Metrics()
-        batcher = Batcher(workers, options.max_batch_tokens, options.limits, metrics)
-        service = Service(options, served_of(workers[0].facts), batcher, metrics)
+        served = served_of(workers[0].facts)
+        probes = {name: reward.probe() for name, reward in served.items()}
+        batcher = Batcher(workers, options.max_batch_tokens, options.limits, metrics, probes)
+        service = Service(options, served, batcher, metrics)
         config = uvicorn.Config(
             make_app(service), log_level="warning", access_log=False, lifespan="off"
         )
         server = uvicorn.Server(config)
         made.append(service)
         servers.append(server)
-        batcher.start()
+        await batcher.start()
         up.set()
         await server.serve(sockets=[listener])
         await batcher.stop()

@@ -3,20 +3,43 @@
 from __future__ import annotations
 
 import concurrent.futures
+import os
+import shutil
+import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
+from smorm.errors import SmormError
+from smorm.serving.app import make_app
+from smorm.serving.run import serve
 from smorm.serving.settings import Limits, ServeOptions
+from smorm.serving.worker import Worker
 from tests.serving.conftest import SECTIONS
 from tests.serving.servers import Running, running
 
 
 def ask(server: Running, *responses: str) -> list[dict]:
     items = [{"prompt": "p", "response": response} for response in responses]
-    return server.post("/v1/score", {"model": "faulty", "items": items})["items"]
+    # A worker that is started again may take long where many tests share a machine.
+    body = {"model": "faulty", "items": items, "deadline_ms": 200_000}
+    return server.post("/v1/score", body)["items"]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 200
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def is_ready(server: Running) -> bool:
+    return bool(server.client.get("/readyz").status_code == 200)
 
 
 def kind_of(item: dict) -> str:
@@ -52,6 +75,80 @@ def test_a_deadline_is_kept_while_another_batch_stalls(server: Running) -> None:
         assert kind_of(stalled.result()[0]) == "stalled"
 
 
+def test_a_deadline_is_kept_by_the_batch_that_stalls_too(server: Running) -> None:
+    body = {"model": "faulty", "items": [{"prompt": "p", "response": "stall"}], "deadline_ms": 200}
+    (item,) = server.post("/v1/score", body)["items"]
+    assert kind_of(item) == "deadline"
+    # Whatever waits behind it is scored once the worker was started again.
+    assert [kind_of(each) for each in ask(server, "fine")] == ["ok"]
+
+
+def test_an_idle_worker_that_ended_is_started_again_though_nobody_asks() -> None:
+    with running(ServeOptions({"faulty": SECTIONS["faulty"]})) as server:
+        first = server.workers[0]._process.pid
+        os.kill(first, signal.SIGKILL)
+        wait_for(lambda: not is_ready(server))
+        wait_for(lambda: is_ready(server))
+        assert server.workers[0]._process.pid != first
+        assert [kind_of(item) for item in ask(server, "fine")] == ["ok"]
+
+
+def test_a_worker_that_fails_at_everything_is_not_ready_and_started_again(server: Running) -> None:
+    first = server.workers[0]._process.pid
+    (item,) = ask(server, "break")
+    assert kind_of(item) == "model_failed"
+    # The probe behind it fails as well: that the process lives says nothing.
+    wait_for(lambda: server.workers[0]._process not in (None, first) and is_ready(server))
+    assert [kind_of(each) for each in ask(server, "fine")] == ["ok"]
+    assert server.workers[0]._process.pid != first
+
+
+def test_a_stopped_worker_is_noticed_though_it_reads_nothing() -> None:
+    limits = Limits(batch_seconds=2.0)
+    with running(ServeOptions({"faulty": SECTIONS["faulty"]}, limits=limits)) as server:
+        os.kill(server.workers[0]._process.pid, signal.SIGSTOP)
+        # More than its pipe holds.
+        (item,) = ask(server, "x" * 399_000)
+        assert kind_of(item) == "stalled"
+        assert [kind_of(each) for each in ask(server, "fine")] == ["ok"]
+
+
+def test_what_a_reward_started_ends_with_its_worker(server: Running, tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    (item,) = ask(server, f"child {file}")
+    assert kind_of(item) == "stalled"
+    child = Path(f"/proc/{file.read_text('ascii')}/stat")
+    wait_for(lambda: not child.exists() or " Z " in child.read_text("ascii"))
+
+
+def test_of_two_workers_one_may_end() -> None:
+    with running(ServeOptions({"faulty": SECTIONS["faulty"]}, ("cpu", "cpu"))) as server:
+        os.kill(server.workers[0]._process.pid, signal.SIGKILL)
+        for number in range(50):
+            assert is_ready(server)
+            assert [kind_of(item) for item in ask(server, "x" * number)] == ["ok"]
+        wait_for(lambda: server.workers[0].alive and server.service.batcher._healthy[0])
+
+
+def test_a_closed_worker_is_not_started_again() -> None:
+    worker = Worker(ServeOptions({"faulty": SECTIONS["faulty"]}), "cpu")
+    worker.close()
+    with pytest.raises(SmormError, match="not started any more"):
+        worker.start()
+    assert not worker.alive
+
+
+def test_a_model_without_finite_scores_is_not_served(tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(SECTIONS["joint"]["model"], folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] = weights["model.norm.weight"] * float("nan")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    (folder / "manifest.json").unlink()
+    with pytest.raises(SmormError, match="first batch of cpu"):
+        serve(ServeOptions({"broken": {"model": str(folder)}}), "127.0.0.1", 0, print)
+
+
 def test_what_a_gone_client_asked_for_is_not_computed(server: Running) -> None:
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         stalled = pool.submit(ask, server, "stall")
@@ -77,19 +174,18 @@ def test_what_a_gone_client_asked_for_is_not_computed(server: Running) -> None:
 def test_every_route_but_liveness_and_the_page_needs_a_token() -> None:
     options = ServeOptions({"faulty": SECTIONS["faulty"]}, tokens=("first-token", "second"))
     with running(options) as server:
-        for path in (
-            "/v1/info",
-            "/readyz",
-            "/metrics",
-            "/docs",
-            "/openapi.json",
-            "/v1/models",
-            "/x",
-        ):
-            for header in ("", "Bearer wrong", "Basic first-token", "first-token"):
-                response = server.client.get(path, headers={"Authorization": header})
-                assert response.status_code == 401, (path, header)
+        paths = {route.path for route in make_app(server.service).routes}
+        assert {"/v1/score", "/get_reward", "/metrics", "/openapi.json", "/readyz"} <= paths
+        headers = ("", "Bearer wrong", "Basic first-token", "first-token", "Bearer first-token x",
+                   "Bearer first-toke")  # fmt: skip
+        for path in sorted({*paths, "/x", "/livez/", "//", "/docs/"} - {"/livez", "/"}):
+            for method in ("GET", "HEAD", "POST", "PUT", "OPTIONS"):
+                response = server.client.request(method, path, headers={"Authorization": ""})
+                assert response.status_code == 401, (path, method)
                 assert response.headers["www-authenticate"] == "Bearer"
+            for header in headers:
+                response = server.client.post(path, headers={"Authorization": header})
+                assert response.status_code == 401, (path, header)
         assert server.client.get("/v1/info").status_code == 200
         second = {"Authorization": "bearer second"}
         assert server.client.get("/v1/info", headers=second).status_code == 200
@@ -98,7 +194,7 @@ def test_every_route_but_liveness_and_the_page_needs_a_token() -> None:
 
 
 def test_a_full_queue_refuses_our_routes_and_holds_openrlhfs() -> None:
-    limits = Limits(waiting_items=2, batch_seconds=3.0)
+    limits = Limits(waiting_items=2, batch_seconds=10.0)
     options = ServeOptions(
         {"faulty": SECTIONS["faulty"], "joint": SECTIONS["joint"]}, limits=limits
     )
@@ -106,16 +202,14 @@ def test_a_full_queue_refuses_our_routes_and_holds_openrlhfs() -> None:
         pool.submit(ask, server, "stall")
         time.sleep(0.5)
         waiting = [pool.submit(ask, server, f"waits {index}") for index in range(2)]
-        until = time.monotonic() + 5
-        while server.service.batcher.waiting < 2 and time.monotonic() < until:
-            time.sleep(0.01)
+        wait_for(lambda: server.service.batcher.waiting == 2)
         body = {"model": "faulty", "items": [{"prompt": "p", "response": "refused"}]}
         response = server.client.post("/v1/score", json=body)
         assert response.status_code == 429
         assert response.headers["retry-after"] == "1"
         held = pool.submit(server.post, "/get_reward", {"model": "joint", "query": "held"})
-        assert len(held.result(60)["rewards"]) == 1
-        assert [kind_of(item) for one in waiting for item in one.result(60)] == ["ok", "ok"]
+        assert len(held.result(200)["rewards"]) == 1
+        assert [kind_of(item) for one in waiting for item in one.result(200)] == ["ok", "ok"]
 
 
 def test_a_slow_body_is_cut_off_and_others_go_on() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,8 +31,14 @@ def run(
     max_batch_tokens: options.BatchTokensOption = 8192,
     max_waiting: int = Option(2_048, min=1, help="Items that may wait; more get 429."),
     max_items: int = Option(256, min=1, help="Items of a request."),
+    batch_seconds: float = Option(
+        120.0, min=0.1, max=86_400, help="Without an answer for so long a worker is started again."
+    ),
     drain_seconds: float = Option(
-        1.0, min=0, help="After SIGTERM, while /readyz says 503 and requests are still taken."
+        1.0,
+        min=0,
+        max=86_400,
+        help="After SIGTERM, while /readyz says 503 and requests are still taken.",
     ),
     insecure: bool = Option(
         False, "--insecure", help="Listen beyond this machine without a token."
@@ -48,6 +55,9 @@ def run(
         from smorm.serving.settings import Limits, ServeOptions
     except ImportError as error:
         raise ConfigError(f"serving needs {error.name}: pip install 'smorm[serve]'") from error
+    for name, seconds in (("--batch-seconds", batch_seconds), ("--drain-seconds", drain_seconds)):
+        if not math.isfinite(seconds):
+            raise ConfigError(f"{name} {seconds}: is no number of seconds")
     tokens = read_tokens(token_file) if token_file is not None else ()
     if not tokens and not insecure and host not in ("127.0.0.1", "localhost", "::1"):
         raise ConfigError(
@@ -70,7 +80,7 @@ def run(
         max_batch_tokens,
         tokens,
         drain_seconds,
-        Limits(items=max_items, waiting_items=max_waiting),
+        Limits(items=max_items, waiting_items=max_waiting, batch_seconds=batch_seconds),
     )
     serve(serving, host, port, lambda address: echo(f"serving {', '.join(sections)} at {address}"))
 

@@ -221,7 +221,7 @@ def _as_item(served: Served, result: Done | Failed, views: dict[str, Any]) -> di
 
 
 def _responses(served: Served, done: Done, views: dict[str, Any]) -> list[dict[str, Any]]:
-    values = {name: finite(served.values(done.rows, view)) for name, view in views.items()}
+    values = {name: finite(served.values(done.rows, view), 422) for name, view in views.items()}
     tokens: list[int | None] = [None] * len(done.rows)
     if done.unit.tokens is not None:
         tokens = list(done.unit.tokens)
@@ -268,5 +268,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, Refused):  # raised while FastAPI read the body
+        return await _refused(request, error.__cause__)
     headers = dict(error.headers or {})
     return await _refused(request, Refused(error.status_code, "http", str(error.detail), **headers))

@@ -7,8 +7,9 @@ every path, also where the worker dies or the server stops."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,13 +21,24 @@ from smorm.errors import SmormError
 from smorm.printing import get_logger
 from smorm.serving.metrics import Metrics
 from smorm.serving.settings import Limits
-from smorm.serving.worker import Worker, WorkerEndedError, WorkerError, WorkerStalledError
+from smorm.serving.worker import (
+    START_SECONDS,
+    BatchError,
+    NonFiniteError,
+    Worker,
+    WorkerEndedError,
+    WorkerError,
+    WorkerStalledError,
+)
 
 log = get_logger(__name__)
 
 _BEGINNING = 64  # tokens by which jobs are put together
 _MOST_JOBS = 512  # of a batch
-_RESTART_SECONDS = 0.5  # before a worker that ended is started again, doubled up to a minute
+_RESTART_SECONDS = (
+    0.5  # before a worker that did not start is started again, doubled up to a minute
+)
+_IDLE_SECONDS = 1.0  # after which a worker without a batch is looked at: it may have ended
 
 
 class TooLateError(Exception):
@@ -55,17 +67,29 @@ class Job:
     since: float = field(default_factory=time.monotonic)
 
 
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a worker must have a score for before it is trusted with jobs. Not every function has
+    one for words that nobody wrote: those without `required` may refuse it, until they scored it
+    once."""
+
+    unit: Any  # as a job's
+    required: bool
+
+
 def beginning_of(ids: Sequence[int]) -> bytes:
     """What jobs that begin alike have in common."""
     return np.asarray(ids[:_BEGINNING], dtype=np.int32).tobytes()
 
 
 class Batcher:
-    """A queue of jobs, and for each worker a task that takes batches from it."""
+    """A queue of jobs, and for each worker a task that takes batches from it. `probes`: by the name
+    of each reward."""
 
     def __init__(
-        self, workers: Sequence[Worker], max_batch_tokens: int, limits: Limits, metrics: Metrics
-    ) -> None:
+        self, workers: Sequence[Worker], max_batch_tokens: int, limits: Limits, metrics: Metrics,
+        probes: Mapping[str, Probe],
+    ) -> None:  # fmt: skip
         self.workers, self.budget, self.limits = workers, max_batch_tokens, limits
         self.metrics = metrics
         self._waiting: list[Job] = []
@@ -75,18 +99,32 @@ class Batcher:
         self._threads = ThreadPoolExecutor(len(workers), thread_name_prefix="smorm-worker")
         self._tasks: list[asyncio.Task[None]] = []
         self._stopped = False
-        # By the outcome of each worker's last batch: a live process may be of no use.
-        self._healthy = [True for _ in workers]
+        self._probes = dict(probes)
+        self._required = {name for name, probe in probes.items() if probe.required}
+        # By the outcome of each worker's last batch, probes among them: a live process may be of
+        # no use.
+        self._healthy = [False for _ in workers]
+        self._doubtful = [False for _ in workers]  # whether its last batch had a failure
+        metrics.healthy_workers.set_function(self._healthy_workers)
 
-    def start(self) -> None:
-        """Begin to take jobs; the workers must have been started."""
+    async def start(self) -> None:
+        """Probe the workers, which must have been started, and begin to take jobs. SmormError: a
+        reward gives no scores."""
+        for index, worker in enumerate(self.workers):
+            try:
+                await self._probe(index, START_SECONDS)
+            except WorkerError as error:
+                raise SmormError(f"the first batch of {worker.device}: {error}") from error
         for index in range(len(self.workers)):
             self._tasks.append(asyncio.create_task(self._run(index)))
 
     @property
     def healthy(self) -> bool:
-        """Whether some worker's last batch came back from it."""
-        return not self._stopped and any(
+        """Whether some worker's last batch, or the probe after it, came back with scores."""
+        return not self._stopped and self._healthy_workers() > 0
+
+    def _healthy_workers(self) -> int:
+        return sum(
             well and worker.alive for well, worker in zip(self._healthy, self.workers, strict=True)
         )
 
@@ -133,31 +171,40 @@ class Batcher:
         for task in self._tasks:
             task.cancel()
         for worker in self.workers:
-            worker.stop()
+            worker.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for job in self._waiting:
             _fail(job, StoppedError())
         self._waiting.clear()
+        async with self._room:
+            self._room.notify_all()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self, index: int) -> None:
         """Take batches for one worker, for ever."""
         while not self._stopped:
-            if not self.workers[index].alive:
+            if not self._healthy[index] or not self.workers[index].alive:
                 await self._restart(index)
             batch = self._take()
             if not batch:
                 self._news.clear()
-                if not self._waiting:
-                    await self._news.wait()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._news.wait(), _IDLE_SECONDS)
                 continue
             async with self._room:
                 self._room.notify_all()
             try:
                 await self._score(index, batch)
+            except Exception as error:
+                # A fault of this program's: the worker's next batch must not fall with it.
+                log.error("a batch failed: %s", type(error).__name__)
+                for job in batch:
+                    _fail(job, WorkerError("the server failed"))
             finally:
                 for job in batch:
                     _fail(job, StoppedError())
+            if self._doubtful[index]:
+                await self._check(index)
 
     def _take(self) -> list[Job]:
         """The oldest job and what fits beside it: of the same reward, those that begin like it
@@ -193,31 +240,31 @@ class Batcher:
         for job in batch:
             self.metrics.queue_seconds.observe(began - job.since)
         try:
-            rows = await self._call(index, batch)
+            units = [job.unit for job in batch]
+            rows = await self._call(index, batch[0].name, units, self.limits.batch_seconds)
         except WorkerError as error:
             await self._after_failure(index, batch, error)
             return
-        self._healthy[index] = True
         self.metrics.batch(batch, time.monotonic() - began)
         for job, values in zip(batch, rows, strict=True):
             if not job.future.done():
                 job.future.set_result(values)
 
-    async def _call(self, index: int, batch: Sequence[Job]) -> list[Floats]:
+    async def _call(
+        self, index: int, name: str, units: Sequence[Any], seconds: float
+    ) -> list[Floats]:
         loop = asyncio.get_running_loop()
-        units = [job.unit for job in batch]
         return await loop.run_in_executor(
-            self._threads, self.workers[index].score, batch[0].name, units,
-            self.limits.batch_seconds,
-        )  # fmt: skip
+            self._threads, self.workers[index].score, name, units, seconds
+        )
 
     async def _after_failure(self, index: int, batch: list[Job], error: WorkerError) -> None:
         """Split the batch, or let its one job fail; a worker that ended is started again first."""
         self.metrics.failures.labels(type(error).__name__).inc()
         if isinstance(error, WorkerEndedError | WorkerStalledError):
-            # Of one job alone the worker did not answer either: only another batch clears it.
-            self._healthy[index] = False
             await self._restart(index)
+        else:
+            self._doubtful[index] = True
         live = [job for job in batch if not job.future.done()]
         if len(live) > 1 and error.divisible:
             middle = len(live) // 2
@@ -227,22 +274,43 @@ class Batcher:
         for job in live:
             _fail(job, error)
 
+    async def _check(self, index: int) -> None:
+        """After a failure: a worker that has no score for its probe either was itself to blame."""
+        self._doubtful[index] = False
+        try:
+            await self._probe(index, self.limits.batch_seconds)
+        except WorkerError as error:
+            self._healthy[index] = False
+            log.warning("the worker of %s: %s", self.workers[index].device, error)
+
+    async def _probe(self, index: int, seconds: float) -> None:
+        """Let a worker score every probe: it is healthy; `WorkerError`: it is not."""
+        for name, probe in self._probes.items():
+            try:
+                await self._call(index, name, [probe.unit], seconds)
+            except (BatchError, NonFiniteError):
+                if name in self._required:
+                    raise
+            else:
+                self._required.add(name)
+        self._healthy[index] = True
+
     async def _restart(self, index: int) -> None:
-        """Start a worker again, until it starts."""
+        """Start a worker again, until it has scores for its probes."""
         worker, pause = self.workers[index], _RESTART_SECONDS
         loop = asyncio.get_running_loop()
-        self._healthy[index] = False
+        self._healthy[index] = self._doubtful[index] = False
         while not self._stopped:
             try:
                 await loop.run_in_executor(self._threads, worker.start)
-            except SmormError as error:
-                log.error("%s; trying again in %g s", error, pause)
+                await self._probe(index, START_SECONDS)
+            except (SmormError, WorkerError) as error:
+                if not self._stopped:
+                    log.error("%s; trying again in %g s", error, pause)
                 await asyncio.sleep(pause)
                 pause = min(60.0, 2 * pause)
                 continue
             log.warning("the worker of %s was started again", worker.device)
-            # Loaded and waiting: what it makes of the next batch decides.
-            self._healthy[index] = True
             return
 
     def _tell_metrics(self) -> None:

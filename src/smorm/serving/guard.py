@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import hmac
 import time
+import traceback
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from pathlib import Path
@@ -16,7 +17,8 @@ from typing import Any
 import orjson
 
 from smorm.errors import ConfigError
-from smorm.printing import get_logger
+from smorm.limits import read_limited
+from smorm.printing import get_logger, keep_secret
 from smorm.serving import pages
 from smorm.serving.metrics import Metrics
 from smorm.serving.settings import Limits
@@ -72,12 +74,12 @@ class Guard:
             return
         request_id = scope[REQUEST_ID] = uuid.uuid4().hex[:16]
         route = scope["path"] if scope["path"] in self.routes else "other"
-        began, status = time.monotonic(), 500
+        began, status, answered = time.monotonic(), 500, False
 
         async def counted(message: MutableMapping[str, Any]) -> None:
-            nonlocal status
+            nonlocal status, answered
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, answered = message["status"], True
                 message["headers"] = [
                     *message.get("headers", ()), (b"x-request-id", request_id.encode())
                 ]  # fmt: skip
@@ -88,6 +90,18 @@ class Guard:
         except Refused as refused:
             self.metrics.refusals.labels(refused.kind).inc()
             await _answer(counted, refused, request_id)
+        except asyncio.CancelledError:
+            # The server ends and waits no longer. Swallowed: uvicorn would print a traceback.
+            if not answered:
+                stopping = Refused(503, "stopping", "the server is stopping")
+                await _answer(counted, stopping, request_id)
+        except Exception as error:
+            # A fault of this program's. Its message, and a traceback, might quote the request.
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            log.error("%s %s: %s in %s:%s", request_id, route, type(error).__name__,
+                      Path(where.filename).name, where.lineno)  # fmt: skip
+            if not answered:
+                await _answer(counted, Refused(500, "internal", "the server failed"), request_id)
         finally:
             seconds = time.monotonic() - began
             self.metrics.requests.labels(route, str(status)).inc()
@@ -98,6 +112,9 @@ class Guard:
         if scope["path"] not in OPEN:
             self._check_token(scope)
         body = await self._read_body(scope, receive)
+        for name, value in scope["headers"]:
+            if name == b"content-encoding" and value.lower() != b"identity":
+                raise Refused(415, "compressed", "send the body as it is, without an encoding")
         gone = scope[GONE] = asyncio.Event()
         watcher = asyncio.create_task(_watch(receive, gone))
         replayed = False
@@ -189,7 +206,7 @@ def read_tokens(path: Path) -> tuple[str, ...]:
     """Bearer tokens of a file, one a line; ConfigError where there is none, or one of other
     characters than visible ASCII."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = read_limited(path, "token_bytes", ConfigError).decode("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--token-file {path}: cannot be read: {error}") from error
     tokens = tuple(line.strip() for line in lines if line.strip())
@@ -200,6 +217,7 @@ def read_tokens(path: Path) -> tuple[str, ...]:
             raise ConfigError(
                 f"--token-file {path}: a token has characters that no header can hold"
             )
+        keep_secret(token)
     return tokens
 
 

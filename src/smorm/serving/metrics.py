@@ -38,6 +38,9 @@ class Metrics:
         )  # fmt: skip
         self.waiting_items = Gauge("smorm_waiting_items", "Items that wait.", registry=registry)
         self.waiting_tokens = Gauge("smorm_waiting_tokens", "Their tokens.", registry=registry)
+        self.healthy_workers = Gauge(
+            "smorm_healthy_workers", "Workers whose last batch came back.", registry=registry
+        )
         self.batch_tokens = Histogram(
             "smorm_batch_tokens", "Tokens of a batch.", buckets=_TOKENS, registry=registry
         )

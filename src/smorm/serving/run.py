@@ -9,8 +9,9 @@ from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from smorm.errors import ConfigError
+from smorm.errors import ConfigError, Interrupted
 from smorm.printing import get_logger
 from smorm.serving.app import make_app
 from smorm.serving.batcher import Batcher
@@ -24,40 +25,53 @@ log = get_logger(__name__)
 
 BACKLOG = 2_048
 _KEEP_ALIVE_SECONDS = 30
+_ANSWER_SECONDS = 5.0
 
 
 def serve(options: ServeOptions, host: str, port: int, started: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT; `started` is called with the address once it is ready.
-    ConfigError: the address is taken; SmormError: a reward does not load."""
+    ConfigError: the address is taken; SmormError: a reward does not load, or has no scores;
+    Interrupted: a second signal ended it before every request was scored."""
     # Bound first: that the port is taken is known before gigabytes are loaded.
     listener = _bind(host, port)
+    workers = [Worker(options, device) for device in options.devices]
     try:
-        workers = [Worker(options, device) for device in options.devices]
         for worker in workers:
             worker.start()
-        asyncio.run(_serve(options, workers, listener, started))
+        unanswered = asyncio.run(_serve(options, workers, listener, started))
+        if unanswered:
+            raise Interrupted(f"stopped before {unanswered} requests were scored")
     finally:
+        for worker in workers:
+            worker.close()
         listener.close()
 
 
 async def _serve(
     options: ServeOptions, workers: list[Worker], listener: socket.socket,
     started: Callable[[str], None],
-) -> None:  # fmt: skip
+) -> int:  # fmt: skip
+    """How many requests were refused at its end."""
     metrics = Metrics()
-    batcher = Batcher(workers, options.max_batch_tokens, options.limits, metrics)
-    service = Service(options, served_of(workers[0].facts), batcher, metrics)
+    served = served_of(workers[0].facts)
+    probes = {name: reward.probe() for name, reward in served.items()}
+    batcher = Batcher(workers, options.max_batch_tokens, options.limits, metrics, probes)
+    service = Service(options, served, batcher, metrics)
     config = uvicorn.Config(
-        make_app(service), log_level="warning", access_log=False, lifespan="off",
+        make_app(service), http=_Connection, ws="none", log_level="warning", access_log=False,
+        lifespan="off",
         timeout_keep_alive=_KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=int(HELD_DEADLINE),
         backlog=BACKLOG, server_header=False,
     )  # fmt: skip
     server = _DrainingServer(config, service)
-    batcher.start()
-    address = listener.getsockname()
-    started(f"http://{address[0]}:{address[1]}")
     try:
-        await server.serve(sockets=[listener])
+        await batcher.start()
+        # From before the address is told until the last worker has ended.
+        with server.capture_signals():
+            started(_url(listener))
+            await server.serve(sockets=[listener])
+            await batcher.stop()
+            return await server.refuse_the_rest()
     finally:
         await batcher.stop()
         service.close()
@@ -84,11 +98,45 @@ class _DrainingServer(uvicorn.Server):
     def _exit(self) -> None:
         self.should_exit = True
 
+    async def refuse_the_rest(self) -> int:
+        """Let requests that were not scored get their refusal; how many those are. Only after a
+        second signal, or when the longest deadline was over, there are any."""
+        tasks = set(self.server_state.tasks)
+        if tasks:
+            await asyncio.wait(tasks, timeout=_ANSWER_SECONDS)
+        return len(tasks)
+
+
+class _Connection(H11Protocol):
+    """A connection that ends where no request has come for a while: to uvicorn every byte of one is
+    news, so that a client could hold a connection for ever."""
+
+    _idle_after: RequestResponseCycle | bool | None = False  # False: a request was under way
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self.loop.call_later(_KEEP_ALIVE_SECONDS, self._end_if_idle)
+
+    def _end_if_idle(self) -> None:
+        if self.transport.is_closing():
+            return
+        idle = self.cycle is None or self.cycle.response_complete
+        if idle and self._idle_after is self.cycle:
+            self.transport.close()
+            return
+        self._idle_after = self.cycle if idle else False
+        self.loop.call_later(_KEEP_ALIVE_SECONDS, self._end_if_idle)
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
 
 def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"--host {host} --port {port}: {reason}") from error

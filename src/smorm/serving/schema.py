@@ -217,6 +217,7 @@ _ERRORS = {
     404: ("unknown_model", "no such model; there are chat, code", "No such model is served."),
     408: ("too_slow", "the body did not arrive in 20 s", "The body came too slowly."),
     413: ("too_large", "over the limit of 8,388,608 bytes", "More than one request may hold."),
+    415: ("compressed", "send the body as it is, without an encoding", "Compressed."),
     422: ("invalid", "Field required", "Not as the schema says."),
     429: ("overloaded", "2048 items wait already", "Too much waits; Retry-After says when."),
     500: ("non_finite", "a view's value is not finite", "The model failed."),

@@ -19,12 +19,13 @@ from smorm.errors import ConfigError, DataError, ModelError, OverLimitError
 from smorm.model.card import card_of
 from smorm.model.views import NAMED_VIEWS, apply_view
 from smorm.scoring.description import ModelDescription
-from smorm.serving.batcher import Job, beginning_of
+from smorm.serving.batcher import Job, Probe, beginning_of
 from smorm.text.chat import Message
 from smorm.text.limits import Overlong, fit
 from smorm.text.tokenizers import load_tokenizer
 
 _CHARACTERS_A_TOKEN = 4  # of items whose tokens this process does not know
+_PROBE = Item((Message("user", "What is 2 + 2?"),), ((Message("assistant", "4"),),), "probe")
 POLICIES: dict[str, Overlong] = {"refuse": "error", "left_prompt": "truncate_prompt"}
 
 
@@ -68,6 +69,10 @@ class Served(ABC):
     @abstractmethod
     def info(self) -> dict[str, Any]:
         """What `/v1/info` tells of it."""
+
+    def probe(self) -> Probe:
+        """What a worker must have a score for before it gets jobs."""
+        return Probe(self.unit(_PROBE, "left_prompt").content, self.has_rows)
 
     def columns(self, rows: Floats) -> list[dict[str, Any]]:
         """Preference and attributes of each response."""

@@ -120,7 +120,7 @@ class Service:
                 await self.batcher.submit_when_room(live)
             elif live:
                 self.batcher.submit(live)
-            await _all_done(live, scope[GONE])
+            await _all_done(live, scope[GONE], deadline)
         except QueueFullError:
             raise self._queue_full() from None
         except TooLateError:
@@ -161,17 +161,23 @@ def _make(makers: Sequence[MakeUnit]) -> list[Unit | Failed]:
     return units
 
 
-async def _all_done(jobs: Sequence[Job], gone: asyncio.Event) -> None:
-    """Wait for all jobs, or until the client has gone; what it waits for is then dropped."""
+async def _all_done(jobs: Sequence[Job], gone: asyncio.Event, deadline: float) -> None:
+    """Wait for all jobs, at most until the deadline, or until the client has gone; what it waits
+    for is then dropped."""
     if not jobs:
         return
     everything = asyncio.ensure_future(asyncio.wait([job.future for job in jobs]))
     departure = asyncio.ensure_future(gone.wait())
     try:
         waiting: set[asyncio.Future[Any]] = {everything, departure}
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        if not everything.done():
+        seconds = max(0.0, deadline - time.monotonic())
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED, timeout=seconds)
+        if gone.is_set() and not everything.done():
             raise Refused(499, "gone", "the client has gone")
+        for job in jobs:
+            # Also of a batch that is being computed, or that a stalled worker has.
+            if not job.future.done():
+                job.future.set_exception(TooLateError())
     finally:
         departure.cancel()
         everything.cancel()
@@ -194,8 +200,9 @@ def _result(unit: Unit, future: asyncio.Future[Floats]) -> Done | Failed:
     raise error
 
 
-def finite(values: Floats) -> list[float]:
-    """Values as JSON; refused with 500 where one is not finite (a view's weights may overflow)."""
+def finite(values: Floats, status: int = 500) -> list[float]:
+    """Values as JSON; refused where one is not finite (a view's weights may overflow), with 422
+    where the request named the view."""
     if not np.isfinite(values).all():
-        raise Refused(500, "non_finite", "a view's value is not finite")
+        raise Refused(status, "non_finite", "a view's value is not finite")
     return [float(value) for value in values]

@@ -6,7 +6,11 @@ stall, or end at any moment, which is an error of its own for each, and can be s
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import socket
+import struct
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -17,7 +21,7 @@ import numpy as np
 import orjson
 
 from smorm.arrays import Floats
-from smorm.errors import NonFiniteScoreError, SmormError, first_line
+from smorm.errors import ConfigError, NonFiniteScoreError, SmormError, first_line
 from smorm.printing import get_logger
 from smorm.processes import end_with_parent, worker_context
 from smorm.serving.settings import ServeOptions
@@ -28,12 +32,17 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 START_SECONDS = 600.0
-# What a worker imports: on Linux without CUDA once, in the process that all are forks of.
+# What a worker imports: on Linux without CUDA once, in the process that all are forks of. Without
+# the modules that loading any model imports, a worker that is started again would take 5 seconds.
 _PRELOADED = (
     "smorm.serving.worker",
     "smorm.rewards.model",
     "smorm.rewards.function",
-    "transformers",
+    "smorm.text.sandbox",
+    "transformers.quantizers",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.auto.tokenization_auto",
 )
 _END_SECONDS = 5.0
 
@@ -71,19 +80,27 @@ class Worker:
         self.facts: dict[str, dict[str, Any]] = {}
         self._process: Any = None
         self._pipe: Connection | None = None
+        self._closed = False
+        # `close` may come from another thread while one is in `start`.
+        self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Start the process, and wait for its rewards; SmormError where they do not load."""
-        self.stop()
+        """Start the process, and wait for its rewards; SmormError where they do not load, and after
+        `close`."""
         context = worker_context(*_PRELOADED)
-        ours, theirs = context.Pipe()
-        values = orjson.dumps(asdict(self.options))
-        process = context.Process(
-            target=serve_rewards, args=(theirs, values, self.device), daemon=True
-        )
-        process.start()
-        theirs.close()
-        self._process, self._pipe = process, ours
+        with self._lock:
+            if self._closed:
+                raise SmormError(f"the worker of {self.device} is not started any more")
+            self._end()
+            ours, theirs = context.Pipe()
+            values = orjson.dumps(asdict(self.options))
+            process = context.Process(
+                target=serve_rewards, args=(theirs, values, self.device), daemon=True
+            )
+            process.start()
+            theirs.close()
+            _limit_waits(ours, self.options.limits.batch_seconds)
+            self._process, self._pipe = process, ours
         try:
             answer = self._answer(START_SECONDS)
         except WorkerError as error:
@@ -103,6 +120,8 @@ class Worker:
         request = {"name": name, "batch": batch}
         try:
             self._pipe.send_bytes(orjson.dumps(request, option=orjson.OPT_SERIALIZE_NUMPY))
+        except BlockingIOError:
+            raise self._stalled(seconds) from None
         except OSError as error:
             raise WorkerEndedError("the worker has ended") from error
         answer = self._answer(seconds)
@@ -118,34 +137,66 @@ class Worker:
         return rows
 
     def stop(self) -> None:
-        """End the process, whatever it does."""
-        if self._pipe is not None:
-            self._pipe.close()
-            self._pipe = None
-        if self._process is not None:
-            self._process.kill()
-            self._process.join(_END_SECONDS)
-            self._process = None
+        """End the process, whatever it does, and all that it started."""
+        with self._lock:
+            self._end()
+
+    def close(self) -> None:
+        """As `stop`, and for good."""
+        with self._lock:
+            self._closed = True
+            self._end()
+
+    def _end(self) -> None:
+        process, pipe = self._process, self._pipe
+        self._process = self._pipe = None
+        if process is not None:
+            # Before its group exists there is nothing in it.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
+            process.join(_END_SECONDS)
+        # Last: a thread that waits for an answer must read its end, not another file's content.
+        if pipe is not None:
+            pipe.close()
 
     def _answer(self, seconds: float) -> dict[str, Any]:
-        assert self._pipe is not None
+        pipe = self._pipe
+        if pipe is None:
+            raise WorkerEndedError("the worker was ended")
         until = time.monotonic() + seconds
         try:
-            while not self._pipe.poll(min(1.0, max(0.0, until - time.monotonic()))):
+            while not pipe.poll(min(1.0, max(0.0, until - time.monotonic()))):
                 if time.monotonic() >= until:
-                    self.stop()
-                    raise WorkerStalledError(f"no answer within {seconds:g} s")
+                    raise self._stalled(seconds)
                 if not self.alive:
                     raise WorkerEndedError("the worker has ended")
-            answer: dict[str, Any] = orjson.loads(self._pipe.recv_bytes())
+            answer: dict[str, Any] = orjson.loads(pipe.recv_bytes())
+        except BlockingIOError:
+            raise self._stalled(seconds) from None
         except (EOFError, OSError) as error:
             raise WorkerEndedError("the worker has ended") from error
         return answer
+
+    def _stalled(self, seconds: float) -> WorkerStalledError:
+        self.stop()
+        return WorkerStalledError(f"no answer within {seconds:g} s")
+
+
+def _limit_waits(pipe: Connection, seconds: float) -> None:
+    """Let no read or write of a pipe take longer (BlockingIOError): a process that was stopped
+    reads nothing, and the half of a message may be all that it wrote."""
+    limit = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+    with socket.socket(fileno=os.dup(pipe.fileno())) as our_end:
+        for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+            our_end.setsockopt(socket.SOL_SOCKET, option, limit)
 
 
 def serve_rewards(pipe: Connection, values: bytes, device: str) -> None:
     """The process's whole life: load the rewards, then answer batches until the pipe is closed."""
     end_with_parent()
+    # A group of its own: what a function has started is ended with it.
+    os.setpgid(0, 0)
     # A terminal sends Ctrl-C to every process of the group; the server decides when this one ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -179,7 +230,10 @@ def _load(options: Mapping[str, Any], device: str) -> dict[str, Reward]:
     )
     rewards = {}
     for name, values in options["sections"].items():
-        rewards[name] = open_reward(parse_section(RewardSection, values, name), scoring)
+        reward = open_reward(parse_section(RewardSection, values, name), scoring)
+        if not reward.reads_text:
+            raise ConfigError(f"{name}: reads scores from files: it has none for a new answer")
+        rewards[name] = reward
     return rewards
 
 
