@@ -16,6 +16,7 @@ import uvicorn
 from smorm.serving.app import make_app
 from smorm.serving.batcher import Batcher
 from smorm.serving.metrics import Metrics
+from smorm.serving.run import Connection
 from smorm.serving.served import served_of
 from smorm.serving.service import Service
 from smorm.serving.settings import ServeOptions
@@ -57,7 +58,11 @@ def running(options: ServeOptions) -> Iterator[Running]:
         batcher = Batcher(workers, options.max_batch_tokens, options.limits, metrics, probes)
         service = Service(options, served, batcher, metrics)
         config = uvicorn.Config(
-            make_app(service), log_level="warning", access_log=False, lifespan="off"
+            make_app(service),
+            http=Connection,
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
         )
         server = uvicorn.Server(config)
         made.append(service)

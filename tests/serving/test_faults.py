@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import os
 import shutil
@@ -9,14 +10,17 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 
+import orjson
 import pytest
 from safetensors.torch import load_file, save_file
 
 from smorm.errors import SmormError
 from smorm.serving.app import make_app
+from smorm.serving.guard import Guard, Receive, Scope, Send
+from smorm.serving.metrics import Metrics
 from smorm.serving.run import serve
 from smorm.serving.settings import Limits, ServeOptions
 from smorm.serving.worker import Worker
@@ -221,6 +225,60 @@ def test_a_slow_body_is_cut_off_and_others_go_on() -> None:
             assert [kind_of(item) for item in ask(server, "fine")] == ["ok"]
             raw.settimeout(10)
             assert raw.recv(1000).startswith(b"HTTP/1.1 408")
+
+
+def test_a_connection_that_never_becomes_a_request_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("smorm.serving.run.KEEP_ALIVE_SECONDS", 0.5)
+    options = ServeOptions({"faulty": SECTIONS["faulty"]})
+    with running(options) as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as raw:
+            raw.settimeout(0.1)
+            raw.sendall(b"POST /v1/score HTTP/1.1\r\n")
+
+            def closed() -> bool:
+                try:
+                    raw.sendall(b"X-More: y\r\n")
+                    return raw.recv(100) == b""
+                except TimeoutError:
+                    return False
+                except (BrokenPipeError, ConnectionResetError):
+                    return True
+
+            wait_for(closed)
+        assert [kind_of(item) for item in ask(server, "fine")] == ["ok"]
+
+
+def test_a_fault_of_the_server_is_an_error_without_the_users_text(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def broken(scope: Scope, receive: Receive, send: Send) -> None:
+        raise ValueError("a user's text")
+
+    async def answer() -> list[dict]:
+        guard = Guard(broken, tokens=(), limits=Limits(), metrics=Metrics(), routes=["/x"])
+        sent: list[dict] = []
+        arrived = iter([{"type": "http.request", "body": b"{}"}])
+
+        async def receive() -> dict:
+            message = next(arrived, None)
+            if message is None:
+                await asyncio.Event().wait()
+            return message or {}
+
+        async def send(message: MutableMapping) -> None:
+            sent.append(dict(message))
+
+        await guard({"type": "http", "path": "/x", "headers": []}, receive, send)
+        return sent
+
+    start, body = asyncio.run(answer())
+    assert start["status"] == 500
+    assert orjson.loads(body["body"])["error"]["type"] == "internal"
+    assert "ValueError in test_faults.py" in caplog.text
+    assert "text" not in caplog.text.replace("test", "")
 
 
 def test_requests_in_threads_of_one_process_do_not_mix(server: Running) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import gzip
 import json
 import math
 
@@ -196,7 +197,14 @@ def test_what_is_no_json_is_refused(server: Running, body: bytes) -> None:
     headers = {"Content-Type": "application/json"}
     response = server.client.post("/v1/score", content=body, headers=headers)
     assert response.status_code in (400, 422), response.text
-    assert response.json()["error"]["type"] in ("http", "invalid", "bad_json")
+    assert response.json()["error"]["type"] in ("invalid", "bad_json")
+
+
+def test_a_compressed_body_is_refused(server: Running) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    response = server.client.post("/v1/score", content=gzip.compress(b"{}"), headers=headers)
+    assert response.status_code == 415
+    assert response.json()["error"]["type"] == "compressed"
 
 
 def test_info_and_metrics(server: Running, model: RewardModel) -> None:

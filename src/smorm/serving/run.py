@@ -24,7 +24,7 @@ from smorm.serving.worker import Worker
 log = get_logger(__name__)
 
 BACKLOG = 2_048
-_KEEP_ALIVE_SECONDS = 30
+KEEP_ALIVE_SECONDS = 30
 _ANSWER_SECONDS = 5.0
 
 
@@ -58,9 +58,9 @@ async def _serve(
     batcher = Batcher(workers, options.max_batch_tokens, options.limits, metrics, probes)
     service = Service(options, served, batcher, metrics)
     config = uvicorn.Config(
-        make_app(service), http=_Connection, ws="none", log_level="warning", access_log=False,
+        make_app(service), http=Connection, ws="none", log_level="warning", access_log=False,
         lifespan="off",
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=int(HELD_DEADLINE),
+        timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=int(HELD_DEADLINE),
         backlog=BACKLOG, server_header=False,
     )  # fmt: skip
     server = _DrainingServer(config, service)
@@ -107,7 +107,7 @@ class _DrainingServer(uvicorn.Server):
         return len(tasks)
 
 
-class _Connection(H11Protocol):
+class Connection(H11Protocol):
     """A connection that ends where no request has come for a while: to uvicorn every byte of one is
     news, so that a client could hold a connection for ever."""
 
@@ -115,7 +115,7 @@ class _Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
-        self.loop.call_later(_KEEP_ALIVE_SECONDS, self._end_if_idle)
+        self.loop.call_later(KEEP_ALIVE_SECONDS, self._end_if_idle)
 
     def _end_if_idle(self) -> None:
         if self.transport.is_closing():
@@ -125,7 +125,7 @@ class _Connection(H11Protocol):
             self.transport.close()
             return
         self._idle_after = self.cycle if idle else False
-        self.loop.call_later(_KEEP_ALIVE_SECONDS, self._end_if_idle)
+        self.loop.call_later(KEEP_ALIVE_SECONDS, self._end_if_idle)
 
 
 def _url(listener: socket.socket) -> str:
