@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +18,10 @@ from chaos.served.traffic import MARK, SECONDS, Talk, Traffic, post, send, talks
 from chaos.stage import Stage
 from chaos.trial import Fault, Found
 
-BATCH_SECONDS = 3.0
-"""Of most servers here, so that a stall does not take minutes."""
+BATCH_SECONDS = 8.0
+"""Of most servers here: a stall takes no minutes, and a machine that is busy is no stall."""
+_LIE_SECONDS = 5.0
+"""After which a worker's end must be known: the system tells it a moment later."""
 WHOLE_STALL = 60.0
 OF_ITEMS = ("raise", "memory", "nan", "infinite", "none", "short", "exit", "sys-exit", "segfault",
             "abort", "oom-kill")  # fmt: skip
@@ -107,6 +110,10 @@ def _one_fault(
             return
     else:
         yield from _bad_item(server.port, kind)
+        # Its error may arrive before it is known that the worker is to blame.
+        if kind == "broken" and not wait_for(lambda: server.workers() != workers, SECONDS):
+            yield Fault.HANG, "a worker that fails at everything still has its place"
+            return
     if not wait_for(lambda: _healthy(server.port) == len(workers), SECONDS):
         yield Fault.HANG, f"{_healthy(server.port)} healthy workers of {len(workers)}"
         return
@@ -173,6 +180,7 @@ class Watch:
         self._thread.join()
 
     def _look(self) -> None:
+        lied_since = None
         while not self._ending.wait(0.05):
             before = self._server.workers()
             try:
@@ -181,7 +189,11 @@ class Watch:
                 self.problems.append(f"/readyz: {type(error).__name__}: {error}")
                 continue
             after = self._server.workers()
-            if ready and not before and not after:
+            if not ready or before or after:
+                lied_since = None
+            elif lied_since is None:
+                lied_since = time.monotonic()
+            elif time.monotonic() - lied_since > _LIE_SECONDS:
                 self.problems.append("ready without a worker")
             if self._always and not ready and set(before) & set(after):
                 self.problems.append(f"not ready, though a worker lives: {before}, {after}")
