@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
@@ -152,7 +153,9 @@ def _prepare_process() -> None:
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     for module in pkgutil.walk_packages(smorm.__path__, "smorm."):
-        importlib.import_module(module.name)
+        # Some are for a package that its users have: verl.
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(module.name)
 
 
 if __name__ == "__main__":

@@ -87,12 +87,12 @@ def _while_restarting(server: ServerProcess, talks: list[Talk], random: Random) 
 def _long_batches(server: ServerProcess, talks: list[Talk], random: Random) -> Problems:
     """What is computed, and what waits behind it, is answered though no new request is accepted."""
     with ThreadPoolExecutor(8) as pool:
-        sent = [pool.submit(_slow_request, server.port, 3.0)]
+        sent = [pool.submit(_slow_request, server.port, 10.0)]
         sent += [pool.submit(post, server.port, "/v1/score", talk.body()) for talk in talks[:6]]
         if not wait_for(lambda: _waiting(server.port) > 0, SECONDS):
             yield Fault.HANG, "nothing waits behind a slow batch"
         server.process.send_signal(signal.SIGTERM)
-        yield from _right_slow(sent[0], "fault:stall 3.0")
+        yield from _right_slow(sent[0], "fault:stall 10.0")
         for future, talk in zip(sent[1:], talks[:6], strict=True):
             yield from _right(future, talk)
     yield from _wait(server)
@@ -101,7 +101,9 @@ def _long_batches(server: ServerProcess, talks: list[Talk], random: Random) -> P
 def _held(server: ServerProcess, talks: list[Talk], random: Random) -> Problems:
     """OpenRLHF's requests that wait for room in the queue are answered too."""
     with ThreadPoolExecutor(8) as pool:
-        slow = pool.submit(_slow_request, server.port, 3.0)
+        slow = pool.submit(_slow_request, server.port, 10.0)
+        if not wait_for(lambda: _metric(server.port, "smorm_queue_seconds_count") > 0, SECONDS):
+            yield Fault.HANG, "the slow batch does not begin"
         waiting = pool.submit(post, server.port, "/v1/score", talks[0].body())
         if not wait_for(lambda: _waiting(server.port) > 0, SECONDS):
             yield Fault.HANG, "nothing waits behind a slow batch"
@@ -109,7 +111,7 @@ def _held(server: ServerProcess, talks: list[Talk], random: Random) -> Problems:
         held = [pool.submit(post, server.port, "/get_reward", body) for _ in range(5)]
         time.sleep(0.5)
         server.process.send_signal(signal.SIGTERM)
-        yield from _right_slow(slow, "fault:stall 3.0")
+        yield from _right_slow(slow, "fault:stall 10.0")
         yield from _right(waiting, talks[0])
         answers = [future.result() for future in held]
         if any(answer.status != 200 for answer in answers):
@@ -255,8 +257,12 @@ def _kinds(answer: Answer) -> set[str]:
 
 
 def _waiting(port: int) -> int:
+    return _metric(port, "smorm_waiting_items")
+
+
+def _metric(port: int, name: str) -> int:
     page = send(port, "GET", "/metrics").body.decode("ascii")
-    (line,) = [line for line in page.splitlines() if line.startswith("smorm_waiting_items ")]
+    (line,) = [line for line in page.splitlines() if line.startswith(f"{name} ")]
     return int(float(line.split()[1]))
 
 
