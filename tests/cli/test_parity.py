@@ -9,7 +9,7 @@ import pytest
 
 from smorm.config import parse_config
 from smorm.training.loop import train
-from tests.rewards.reward_servers import Engine, RewardServer, shifted, vllm
+from tests.rewards.reward_servers import Engine, RewardServer, sglang, shifted, vllm
 from tests.tiny import config_values, trained, world
 
 
@@ -47,11 +47,12 @@ def test_an_export_is_checked_by_itself_and_then_by_parity(smorm, tmp_path):
     assert "The view's constant" in out
     code, out, _ = smorm("parity", trained(), folder, "--output", tmp_path / "r.json")
     assert code == 0
-    assert out.count(" ok ") == 20
+    assert out.count(" ok ") == 21
+    assert "verl 0.9: text without BOS" in out
     assert "FAILS" not in out
     result = json.loads((tmp_path / "r.json").read_text())
     assert (result["kind"], result["view"]) == ("parity", "M")
-    assert len(result["items"]) == 20
+    assert len(result["items"]) == 21
 
 
 def test_a_users_own_conversations_are_compared(smorm, good):
@@ -92,7 +93,7 @@ def test_a_server_is_compared_by_its_address_with_its_token(smorm, good, few, tm
                 "parity", trained(), server.url, *few, "--view", "M", "--token-file", token
             )
             assert code == wanted, err
-            assert "vllm /pooling, 32 at a time" in out
+            assert "vllm /pooling of messages, 32 at a time" in out
             assert all(one.headers["Authorization"] == "Bearer s3cret" for one in server.asked)
             assert "HTTP Request" not in out + err
     assert "offset: all scores are shifted by the same constant +0.5" in error_of(err)
@@ -114,10 +115,57 @@ def test_a_tokenizer_that_plain_transformers_replaces_is_a_warning_of_export_and
     assert code == 0
     assert "plain transformers gives the same scores" in out
     assert "warning: that holds for the model's token ids" in err
+    assert "warning: SGLang adds a `score.bias` to qwen2" in err
     code, out, err = smorm("parity", model, folder)
     assert code == 1
     assert "token ids differ: AutoTokenizer takes the class" in error_of(err)
     assert "plain, our ids, batch 1" in out
+    with RewardServer(sglang(Engine(folder), shifted(0.25))) as server:
+        code, _, err = smorm("parity", model, server.url, "--view", "F")
+    assert code == 1
+    assert "offset: all scores are shifted by the same constant +0.25" in error_of(err)
+    assert "SGLang draws a `score.bias` of qwen2 at random at each start" in err
+
+
+def test_clients_tokens_are_checked_offline(smorm, good, few, tmp_path):
+    chosen = ["--as", "verl", "--as", "vllm", "--as", "trl"]
+    result = tmp_path / "r.json"
+    code, _, err = smorm("parity", trained(), good, *few, *chosen, "--output", result)
+    assert (code, err.strip()) == (0, "")
+    paths = [item["path"] for item in json.loads(result.read_text())["items"]]
+    assert [path.partition(":")[0] for path in paths if "scoring" not in path] == [
+        "plain, our ids, batch 1", "verl 0.9", "vLLM 0.32", "TRL 1.16",
+    ]  # fmt: skip
+    code, _, err = smorm("parity", good, *few, "--as", "sglang")
+    assert code == 1
+    assert "token ids differ: a doubled BOS" in error_of(err)
+    assert "send `input_ids`" in err
+    code, _, err = smorm("parity", trained(), *few, "--as", "verl")
+    assert code == 1
+    assert "head: it has 6 rows, and verl reads the last row" in error_of(err)
+
+
+def test_an_export_of_gemma3_is_plain_transformers_and_says_how_vllm_is_to_be_started(
+    smorm, tmp_path
+):
+    values = config_values(tmp_path / "run", training={"max_steps": 1})
+    values["model"] = {
+        "backbone": {
+            "architecture": "gemma3_text", "hidden_size": 32, "intermediate_size": 48,
+            "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+            "head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 16,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+        "tokenizer": {"train": "bpe", "vocab_size": 400},
+    }  # fmt: skip
+    model, folder = train(parse_config(values)), tmp_path / "out"
+    code, out, _ = smorm("export", model, "--view", "F", "--output", folder)
+    assert code == 0
+    assert "plain transformers gives the same scores" in out
+    assert "--convert classify" in out
+    assert '--hf-overrides \'{"architectures":["Gemma3ForCausalLM"]}\'' in out
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architectures"] == ["Gemma3TextForSequenceClassification"]
 
 
 def test_an_export_that_gives_other_scores_says_not_to_use_it(smorm, tmp_path, monkeypatch):
@@ -149,6 +197,11 @@ def test_an_export_that_gives_other_scores_says_not_to_use_it(smorm, tmp_path, m
         (["MODEL", "http://127.0.0.1:9", "--timeout", "1"], 1, "ConnectError"),
         (["MODEL", "http://127.0.0.1:9", "--protocol", "tei"], 2, "expected one of auto"),
         (["MODEL", "ftp://127.0.0.1"], 2, "expected an address such as"),
+        (["MODEL"], 2, "name what to compare with"),
+        (["MODEL", "GOOD", "--as", "velr"], 2, "did you mean verl?"),
+        (["MODEL", "GOOD", "--as", ""], 2, "expected one of verl, openrlhf"),
+        (["MODEL", "http://127.0.0.1:9", "--as", "verl"], 2, "--as is offline"),
+        (["MODEL", "none", "--as", "verl"], 2, "no such model folder"),
     ],
 )
 def test_nonsense_is_one_line_and_the_right_exit_code(smorm, good, words, code, told):

@@ -93,6 +93,7 @@ def test_every_layout_batch_and_padding_side_of_an_export_agrees(good):
     assert {f"plain, batch {n}, pad {side}" for n in (2, 8, 32) for side in ("left", "right")} <= (
         names
     )
+    assert any(row.path.kind == "client" for row in found.rows)
     assert all(row.same_tokens for row in found.rows)
     assert 0 < found.largest < 1e-5
     assert found.std > 0.05

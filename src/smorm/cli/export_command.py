@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # Tokens of the longest conversations of an export's check; `smorm parity` takes longer ones.
 LONGEST = 256
+# transformers names the class Gemma3TextForSequenceClassification, of which vLLM knows no decoder.
+VLLM_GEMMA3 = """--convert classify --hf-overrides '{"architectures":["Gemma3ForCausalLM"]}'"""
 
 
 @options.loads_models
@@ -93,9 +95,23 @@ def _report(parity: Parity, folder: Path) -> None:
     )
     if parity.only_tokens_differ:
         echo(
-            "warning: that holds for the model's token ids. Of text, AutoTokenizer makes other "
-            "tokens than the model was trained on (it prefers a class of its own for this model "
-            "type): give other programs token ids, or load the tokenizer with "
-            "PreTrainedTokenizerFast.",
+            "warning: that holds for the model's token ids. Of text other programs make other "
+            "tokens than the model was trained on: " + "; ".join(map(str, parity.failures)),
             err=True,
         )
+    warn_of_engines(parity.comparison.ours.model.network.backbone.config.model_type)
+
+
+def warn_of_engines(model_type: str) -> None:
+    """What engines do with an export of this architecture that nobody would expect."""
+    from smorm.model.export import RANDOM_BIAS_IN_SGLANG
+
+    if model_type in RANDOM_BIAS_IN_SGLANG:
+        echo(
+            f"warning: SGLang adds a `score.bias` to {model_type} that it draws at random at each "
+            "start (sglang#38768): rewards of different starts or replicas have different offsets. "
+            "Serve it with smorm or vLLM; `smorm parity MODEL ADDRESS` shows the offset.",
+            err=True,
+        )
+    if model_type == "gemma3_text":
+        echo(f"vLLM knows this architecture by another name: vllm serve ... {VLLM_GEMMA3}")

@@ -11,7 +11,7 @@ from rich.table import Table
 from typer import Argument, Option
 
 from smorm.cli import options
-from smorm.cli.options import File, ResultOption, StepOption, Text, at_step, view_of
+from smorm.cli.options import File, ResultOption, StepOption, Text, Texts, at_step, view_of
 from smorm.errors import ConfigError, SmormError
 from smorm.terminal import echo
 
@@ -25,7 +25,15 @@ _SAME_TOKENS = {True: "equal", False: "differ", None: "–"}
 @options.loads_models
 def run(
     model: str = Argument(help="Model folder, ours or any reward model's."),
-    target: str = Argument(help="Exported folder, or a server's http address."),
+    target: Text = Argument(
+        None, help="Exported folder, or a server's http address; with --as the model by default."
+    ),
+    clients: Texts = Option(
+        None,
+        "--as",
+        help="verl, openrlhf, llamafactory, vllm, sglang or trl: the tokens that it "
+        "makes, offline. May be repeated.",
+    ),
     view: Text = Option(
         None, help="The view that the target gives; default: what it says, or the model's."
     ),
@@ -47,10 +55,12 @@ def run(
     """Compare a model's scores with an export's or a server's.
 
     The same conversations go through training's path, scoring's in every layout, and the target:
-    plain transformers with both padding sides, or each endpoint of a server. Exit code 1 when a
-    score differs by more than the gate; the likely cause is named."""
+    plain transformers with both padding sides, or each endpoint of a server. With --as a folder is
+    given the tokens that a client's program would make. Exit code 1 when a score differs by more
+    than the gate, or a client's tokens differ; the likely cause is named."""
     from smorm.client import RewardClient
     from smorm.client.transport import read_token
+    from smorm.evaluation.parity.clients import clients_of
     from smorm.files import refuse_unwritable
     from smorm.scoring.reward_model import RewardModel
 
@@ -58,12 +68,19 @@ def run(
     for name, number in (("--gate", gate), ("--timeout", timeout)):
         if number is not None and not 0 < number < math.inf:
             raise ConfigError(f"{name} {number:g}: expected a number above 0")
+    chosen = clients_of(clients or [])
+    if target is None and not chosen:
+        raise ConfigError("parity: name what to compare with: a folder, an address, or --as CLIENT")
+    if chosen and "://" in (target or ""):
+        raise ConfigError(f"--as is offline and reads a folder: leave {target} out")
     if output is not None:
         refuse_unwritable(output)
     # From a file: as an option the token would stand in lists of processes.
     token = read_token(token_file, "--token-file") if token_file else None
     requested = view_of(view)
-    loaded = RewardModel.load(at_step(model, step), **loading.options)
+    start = str(at_step(model, step))
+    loaded = RewardModel.load(start, **loading.options)
+    target = target or start
     if "://" in target:
         from smorm.evaluation.parity.check import against_server
 
@@ -83,7 +100,7 @@ def run(
 
         resolve(target)  # refused before our own paths, which take a while
         ours = _measured(loaded, conversations)
-        compared = against_folder(ours, target, requested, gate=gate)
+        compared = against_folder(ours, target, requested, gate=gate, clients=chosen)
     # Written before it is printed: a closed pipe must not lose the result.
     if output is not None:
         compared.as_result().write(output)

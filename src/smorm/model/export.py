@@ -23,10 +23,15 @@ from smorm.model.device import pick_device
 from smorm.model.network import RewardNetwork
 from smorm.model.store import save_model, save_view
 from smorm.model.views import View, fold
+from smorm.text.bos import ensure_bos
 from smorm.text.chat import RAW, ChatInputs, Messages, Renderer
 from smorm.text.tokenizers import ensure_pad_token, load_tokenizer
 
 Side = Literal["left", "right"]
+
+# SGLang's classes for these model types make a `score.bias` that no folder holds, and leave it as
+# it is drawn at each start (sglang#38768).
+RANDOM_BIAS_IN_SGLANG = frozenset({"qwen2", "qwen3"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,7 @@ def _make_plain(network: RewardNetwork, tokenizer: Any, card: ModelCard) -> str 
     # conversation (the common pad = EOS) would move every score (transformers#35352).
     before = network.pad_id
     network.pad_id = ensure_pad_token(tokenizer, renderer.chat_template)
+    ensure_bos(renderer)
     fit_embeddings(network.backbone, len(tokenizer))
     if network.pad_id == before:
         return None
@@ -136,6 +142,11 @@ class PlainModel:
         """The token by which the classifier finds a conversation's end; None without one."""
         pad_id: int | None = self.model.config.get_text_config().pad_token_id
         return pad_id
+
+    @property
+    def rows(self) -> int:
+        """The rows of its head."""
+        return int(self.model.config.num_labels)
 
     def tokens(self, messages: Messages) -> list[int]:
         """Token ids of a conversation, as `apply_chat_template` makes them."""

@@ -25,6 +25,7 @@ from smorm.model.store import load_start, resolve, versions
 from smorm.model.verify import choose_layout
 from smorm.objectives.terms import Rows
 from smorm.printing import get_logger
+from smorm.text.bos import ensure_bos
 from smorm.text.chat import Renderer
 from smorm.text.tokenizers import ensure_pad_token
 from smorm.training import sources
@@ -99,6 +100,7 @@ def prepare(config: Config) -> Prepared:
     template = sources.run_template(config, tokenizer)
     ensure_pad_token(tokenizer, template)
     renderer = Renderer(tokenizer, template, data.max_tokens)
+    ensure_bos(renderer)
     # Any other program that loads the model renders the same ids.
     tokenizer.chat_template = renderer.chat_template
     encoder = Encoder(renderer, data.max_tokens, data.overlong)

@@ -12,7 +12,7 @@ from smorm.client.wires import chat_text
 from smorm.evaluation.correlation import spearman
 from smorm.evaluation.parity.paths import Comparison, PathResult, ScorePath
 from smorm.evaluation.result import Cause, CauseKind
-from smorm.model.export import PlainModel
+from smorm.model.export import RANDOM_BIAS_IN_SGLANG, PlainModel
 
 _ASK = "ask for raw scores (problem_type regression in config.json, use_activation false)"
 _CLOSE = 1e-3  # how near scores must be to a function of ours to be taken for it
@@ -31,6 +31,9 @@ def likely_causes(
     tokens = _tokens(comparison, path, gated) if result.same_tokens is False else None
     if path.rows is None:
         error = path.error or "it gave no scores"
+        # Of a head that it cannot read, tokens say nothing.
+        if path.cause is CauseKind.HEAD:
+            return [Cause(path.cause, error)]
         if path.cause is CauseKind.PAD_TOKEN:
             error = f"the folder names none, so that nothing can be batched ({error})"
         return [tokens or Cause(path.cause, error)]
@@ -99,14 +102,19 @@ def _tokens(comparison: Comparison, path: ScorePath, gated: Bools) -> Cause:
         # The first conversation whose ids differ shows what differs in all of them.
         index = list(map(operator.ne, expected, compress(path.tokens, gated))).index(True)
         ours, theirs = expected[index], list(compress(path.tokens, gated))[index]
+        tokenizer = (comparison.plain or comparison.ours.model.renderer).tokenizer
         detail = _end_tokens(ours, theirs)
+        if path.kind == "client" and ours[: len(theirs)] == theirs:
+            left_out = tokenizer.decode(ours[len(theirs) :])
+            detail = f"it ends before {left_out!r}, which the template writes last"
         detail = detail or _tokenizer_class(comparison, int(np.flatnonzero(gated)[index]))
         if detail is None:
-            tokenizer = (comparison.plain or comparison.ours.model.renderer).tokenizer
             # One may only be longer than the other.
             first = [*map(operator.ne, ours, theirs), True].index(True)
             around = tokenizer.decode(theirs[max(0, first - 4) : first + 4])
             detail = f"another chat template (first at token {first}, in {around!r})"
+        if path.remedy is not None:
+            detail += f": {path.remedy}"
         return Cause(CauseKind.TOKEN_IDS, detail)
     pairs = zip(expected, compress(path.counts or [], gated), strict=True)
     # Of every conversation the same number more or less: a token that is always there.
@@ -185,6 +193,12 @@ def _shift(
         detail = f"all scores are shifted by {amounts}: the target {verb} the view's constant"
     else:
         detail = f"all scores are shifted by the same constant {amounts}: another view's offset"
+    kind = comparison.ours.model.network.backbone.config.model_type
+    if path.name.startswith("sglang") and kind in RANDOM_BIAS_IN_SGLANG:
+        detail += (
+            f". SGLang draws a `score.bias` of {kind} at random at each start (sglang#38768): its "
+            "rewards have an offset that is another one in each replica, and of each row"
+        )
     return Cause(CauseKind.OFFSET, detail)
 
 

@@ -17,6 +17,7 @@ from smorm.errors import ConfigError, SmormError
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.parity import paths as score_paths
 from smorm.evaluation.parity.causes import likely_causes
+from smorm.evaluation.parity.clients import VERL, Client
 from smorm.evaluation.parity.conversations import Conversation
 from smorm.evaluation.parity.paths import GATES, Comparison, ModelPaths, PathResult, dtype_of
 from smorm.evaluation.result import Cause, CauseKind, Failure, Result
@@ -49,12 +50,13 @@ class Parity:
 
     @property
     def only_tokens_differ(self) -> bool:
-        """Whether all that fails is plain transformers on tokens of its own: the weights agree."""
+        """Whether all that fails is transformers on tokens of its own, or of a client's: the
+        weights agree."""
         kinds = set()
         for row in self.rows:
             if not row.passed:
                 kinds.add((row.path.kind, row.same_tokens))
-        return kinds == {("plain", False)}
+        return bool(kinds) and kinds <= {("plain", False), ("client", False)}
 
     @property
     def largest(self) -> float:
@@ -113,10 +115,12 @@ def against_folder(
     *,
     gate: float | None = None,
     quick: bool = False,
+    clients: Sequence[Client] = (),
 ) -> Parity:
     """A model against what plain transformers makes of a folder: by a view (by default that of the
     folder's card, else the model's own) where it has one row, else row by row. The gate is in
-    standard deviations of the scores, by default that of the dtype.
+    standard deviations of the scores, by default that of the dtype. With `clients` their token ids
+    are compared and scored in place of transformers' own.
 
     Raises:
         ModelError: the folder cannot be loaded.
@@ -138,8 +142,23 @@ def against_folder(
     if plain.template is not None:
         missing = "The folder's tokenizer has no chat template: it was given the model's"
         notes.append(f"{missing}. Other programs need one too; an export has it.")
-    batches = QUICK if quick else score_paths.BATCHES
-    paths = score_paths.plain_paths(plain, ours.conversations, batches)
+    conversations = ours.conversations
+    if clients:
+        paths = list(score_paths.client_paths(plain, conversations, clients))
+    else:
+        batches = QUICK if quick else score_paths.BATCHES
+        paths = list(score_paths.plain_paths(plain, conversations, batches))
+        # Of one row, since verl reads no more; a tokenizer that adds no BOS fails here alone.
+        if rows == 1:
+            paths.append(score_paths.client_path(plain, conversations, VERL))
+    unsent = max(len(path.unsent) for path in paths)
+    if clients and unsent:
+        notes.append(
+            f"{unsent} conversations have tools or reasoning of their own, or do not end with an "
+            "assistant's text: no policy's client sends them"
+        )
+    if clients:
+        notes.append("A policy is taken to have the folder's tokenizer and chat template.")
     return _parity(str(target), replace(comparison, plain=plain), paths, notes)
 
 

@@ -21,6 +21,7 @@ from smorm.client.wires import Answer, Wire
 from smorm.data.encode import Encoder
 from smorm.data.records import Item
 from smorm.errors import DataError, ModelError, SmormError, first_line
+from smorm.evaluation.parity.clients import EXPORT_ONE, Client, can_send
 from smorm.evaluation.parity.conversations import Conversation
 from smorm.evaluation.result import CauseKind
 from smorm.model.export import PlainModel, Side
@@ -28,6 +29,7 @@ from smorm.model.network import Layout
 from smorm.model.views import View, apply_view
 from smorm.scoring.reward_model import RewardModel
 from smorm.scoring.scorer import DEFAULT_BATCH_TOKENS, Scored, Scorer
+from smorm.text.chat import ChatInputs
 from smorm.training.batches import moved
 
 BATCHES = (1, 2, 8, 32)
@@ -40,8 +42,8 @@ class ScorePath:
     """The scores of one path."""
 
     name: str
-    # ours; plain transformers given our token ids, or its own; a server
-    kind: Literal["ours", "ids", "plain", "server"]
+    # ours; plain transformers given our token ids, its own, or those of a client; a server
+    kind: Literal["ours", "ids", "plain", "client", "server"]
     rows: Floats | None  # scores [N, C]; None where the path failed, with `error` and its `cause`
     # token ids of each conversation, where the path shows them
     tokens: list[list[int]] | None = None
@@ -54,6 +56,7 @@ class ScorePath:
     constant: bool = False  # whether the scores include the view's constant
     control_is_text: bool = True  # whether control tokens in messages stay text on this path
     sends_ids: bool = False  # whether a server was sent our token ids
+    remedy: str | None = None  # what to do where a client's token ids differ
     # Conversations (from 0) that were not sent, and why the server refused those that were. Their
     # rows are NaN.
     unsent: frozenset[int] = frozenset()
@@ -125,8 +128,7 @@ def plain_paths(
     plain: PlainModel, conversations: Sequence[Conversation], batches: Sequence[int] = BATCHES
 ) -> Iterator[ScorePath]:
     """Scores of plain transformers: of our token ids one by one, then of its own, padded."""
-    our_ids = [conversation.tokens.tolist() for conversation in conversations]
-    yield ScorePath("plain, our ids, batch 1", "ids", plain.logits(our_ids, batch=1), our_ids)
+    yield _path_of_ids(plain, conversations)
     # Our ids isolate the weights; its own ids show what a user of the folder gets from text.
     own_ids = list(map(plain.tokens, map(attrgetter("messages"), conversations)))
     for size in batches:
@@ -139,6 +141,54 @@ def plain_paths(
         for side in sides:
             padded = replace(path, name=f"{path.name}, pad {side}", side=side)
             yield _with_logits(padded, plain, own_ids)
+
+
+def client_paths(
+    plain: PlainModel, conversations: Sequence[Conversation], clients: Sequence[Client]
+) -> Iterator[ScorePath]:
+    """Scores of plain transformers of our token ids, then of those that each client makes of the
+    conversations that it can send."""
+    yield _path_of_ids(plain, conversations)
+    for client in clients:
+        yield client_path(plain, conversations, client)
+
+
+def _path_of_ids(plain: PlainModel, conversations: Sequence[Conversation]) -> ScorePath:
+    our_ids = [conversation.tokens.tolist() for conversation in conversations]
+    return ScorePath("plain, our ids, batch 1", "ids", plain.logits(our_ids, batch=1), our_ids)
+
+
+def client_path(
+    plain: PlainModel, conversations: Sequence[Conversation], client: Client
+) -> ScorePath:
+    """Scores of a client's token ids, of those conversations that it can send."""
+    members, own_ids, unsent = [], [], set()
+    for index, conversation in enumerate(conversations):
+        if can_send(conversation):
+            turns = ChatInputs.of(conversation.messages).messages
+            members.append(index)
+            own_ids.append(client.ids(plain, turns))
+        else:
+            unsent.add(index)
+    # Of the others nothing is compared.
+    tokens: list[list[int]] = [[] for _ in conversations]
+    for index, ids in zip(members, own_ids, strict=True):
+        tokens[index] = ids
+    path = ScorePath(
+        f"{client.title}: {client.sends}", "client", None, tokens, batch=client.batch,
+        control_is_text=False, unsent=frozenset(unsent), remedy=client.remedy,
+    )  # fmt: skip
+    if not members:
+        return replace(path, error="none of the conversations ends with an assistant's text")
+    if plain.rows > 1:
+        several = f"it has {plain.rows} rows, and {client.of_several_rows}: {EXPORT_ONE}"
+        return replace(path, error=several, cause=CauseKind.HEAD)
+    path = _with_logits(path, plain, own_ids)
+    if path.rows is None:
+        return path
+    rows = np.full((len(conversations), path.rows.shape[1]), np.nan)
+    rows[members] = path.rows
+    return replace(path, rows=rows)
 
 
 def _with_logits(path: ScorePath, plain: PlainModel, sequences: list[list[int]]) -> ScorePath:
@@ -381,6 +431,9 @@ class Comparison:
         worst = int(np.argmax(np.where(gated, over, -1.0)))
         difference, largest = float(differences[gated].max()), float(in_stds[gated].max())
         beyond, agrees = float(in_stds[outside].max(initial=0.0)), bool(over[worst] <= 1.0)
+        # Of other tokens the scores are the same by chance alone.
+        if path.kind == "client" and same_tokens is False:
+            agrees = False
         return PathResult(path, difference, largest, worst, same_tokens, agrees, beyond)
 
     def _same_tokens(self, path: ScorePath, gated: Bools) -> bool | None:
