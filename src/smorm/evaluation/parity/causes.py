@@ -43,7 +43,7 @@ def likely_causes(
         detail = "the scores are not finite: broken weights, or an overflow in this dtype"
         return [Cause(CauseKind.WEIGHTS, detail)]
     padding = None
-    if comparison.plain is not None and path.kind in ("ids", "plain"):
+    if comparison.plain is not None and path.kind in ("ids", "plain", "client"):
         ids = list(compress(path.tokens or [], gated))
         padding = pad_token(comparison.plain, ids, path.batch)
     recognised = [*refused, padding, tokens, _activation(expected, scores)]
@@ -100,20 +100,26 @@ def _tokens(comparison: Comparison, path: ScorePath, gated: Bools) -> Cause:
     expected = list(compress(comparison.ours.ids, gated))
     if path.tokens is not None:
         # The first conversation whose ids differ shows what differs in all of them.
-        index = list(map(operator.ne, expected, compress(path.tokens, gated))).index(True)
-        ours, theirs = expected[index], list(compress(path.tokens, gated))[index]
+        differs = list(map(operator.ne, expected, compress(path.tokens, gated))).index(True)
+        ours, index = expected[differs], int(np.flatnonzero(gated)[differs])
+        theirs = path.tokens[index]
+        messages = comparison.ours.conversations[index].messages
+        # Where transformers makes our ids, it is what the client does that makes others.
+        by_client = False
+        if path.remedy and comparison.plain is not None:
+            by_client = comparison.plain.tokens(messages) == ours
         tokenizer = (comparison.plain or comparison.ours.model.renderer).tokenizer
         detail = _end_tokens(ours, theirs)
-        if path.kind == "client" and ours[: len(theirs)] == theirs:
+        if by_client and ours[: len(theirs)] == theirs:
             left_out = tokenizer.decode(ours[len(theirs) :])
             detail = f"it ends before {left_out!r}, which the template writes last"
-        detail = detail or _tokenizer_class(comparison, int(np.flatnonzero(gated)[index]))
+        detail = detail or _tokenizer_class(comparison, index)
         if detail is None:
             # One may only be longer than the other.
             first = [*map(operator.ne, ours, theirs), True].index(True)
             around = tokenizer.decode(theirs[max(0, first - 4) : first + 4])
             detail = f"another chat template (first at token {first}, in {around!r})"
-        if path.remedy is not None:
+        if by_client:
             detail += f": {path.remedy}"
         return Cause(CauseKind.TOKEN_IDS, detail)
     pairs = zip(expected, compress(path.counts or [], gated), strict=True)
