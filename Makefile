@@ -67,6 +67,7 @@ bench: setup
 # `smorm serve`, each in an environment of its own: 8 GB, about an hour (docs/engines.md).
 engines: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m engines --output results/engines
+	OMP_NUM_THREADS=1 $(BIN)/python -m engines.older_transformers --output results/engines/older.json
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info
