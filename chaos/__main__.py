@@ -153,6 +153,8 @@ def _prepare_process() -> None:
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     for module in pkgutil.walk_packages(smorm.__path__, "smorm."):
+        if module.name.endswith(".__main__"):  # its import runs it
+            continue
         # Some are for a package that its users have: verl.
         with contextlib.suppress(ModuleNotFoundError):
             importlib.import_module(module.name)
