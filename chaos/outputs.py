@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import resource
 import signal
@@ -196,14 +195,16 @@ def _full_disk(random: Random, writing: Writing) -> Trial:
         if not writing.folder:
             _write_old(folder / "out")
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        # The trial's own output is a pipe's: it is not limited.
+        # The command's output is a pipe's, which is not limited: this process writes it into the
+        # trial's file and ends as the command, a fork of it, does.
         read, write = os.pipe()
-        if os.fork() == 0:
+        command = os.fork()
+        if command != 0:
             os.close(write)
-            with contextlib.suppress(OSError):
-                while chunk := os.read(read, 65_536):
-                    os.write(1, chunk)
-            os._exit(0)
+            while chunk := os.read(read, 65_536):
+                os.write(1, chunk)
+            _, status = os.waitpid(command, 0)
+            os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
         os.dup2(write, 1)
         os.dup2(write, 2)
         os.close(write)
