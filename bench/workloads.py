@@ -22,7 +22,7 @@ from smorm.arrays import Ints, Tokens
 from smorm.data.records import Candidates, Messages, Preference
 from smorm.text.chat import Renderer
 from smorm.text.tokenizers import train_bpe
-from smorm.trees.forest import MIN_SHARE, common_prefix, sort_key
+from smorm.trees.forest import forest_rows
 
 # Sequences in a padded batch: RewardBench's command line default.
 BATCH = 8
@@ -67,7 +67,7 @@ class TokenCounts(NamedTuple):
     def of(cls, units: Sequence[Unit]) -> TokenCounts:
         """Of records with equally many responses."""
         lengths = [list(map(len, unit)) for unit in units]
-        return cls(np.array(lengths), np.array(list(map(forest_positions, units))))
+        return cls(np.array(lengths), np.array(list(map(forest_rows, units))))
 
     def of_records(self, index: Ints) -> TokenCounts:
         """The counts of some records."""
@@ -238,20 +238,6 @@ def padded_positions(lengths: Iterable[int], batch: int = BATCH) -> int:
     starts = np.arange(0, len(counts), batch)
     sizes = np.diff(np.append(starts, len(counts)))
     return int(np.maximum.reduceat(counts, starts) @ sizes)
-
-
-def forest_positions(unit: Unit) -> int:
-    """Positions that a forest of these sequences computes: every shared token once."""
-    # Sorted, each sequence shares most with its neighbour: one comparison each is enough.
-    ordered = sorted(unit, key=sort_key)
-    total = len(ordered[0])
-    for previous, tokens in itertools.pairwise(ordered):
-        shared = common_prefix(previous, tokens)
-        total += len(tokens)
-        # A forest does not branch for less.
-        if shared >= MIN_SHARE or shared == len(tokens):
-            total -= shared
-    return total
 
 
 def _unit(record: Candidates, renderer: Renderer, cache: dict[Messages, list[int]]) -> Unit:

@@ -18,7 +18,6 @@ from bench.workloads import (
     by_record,
     by_side,
     first_of,
-    forest_positions,
     padded_positions,
     rm_bench,
     sample,
@@ -26,7 +25,7 @@ from bench.workloads import (
 )
 from smorm.text.chat import Renderer
 from smorm.text.tokenizers import train_bpe
-from smorm.trees.forest import grow
+from smorm.trees.forest import forest_rows, grow
 from tests.conftest import DATA
 
 NOWHERE = Path("/nowhere")
@@ -119,7 +118,7 @@ def test_padding_is_counted_batch_by_batch() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_forest_positions_are_what_a_forest_computes(seed: int) -> None:
+def test_forest_rows_are_what_a_forest_computes(seed: int) -> None:
     rng = np.random.default_rng(seed)
     stem = rng.integers(0, 3, 12).astype(np.int32)
     unit = [
@@ -127,7 +126,7 @@ def test_forest_positions_are_what_a_forest_computes(seed: int) -> None:
         .astype(np.int32)
         for _ in range(int(rng.integers(1, 7)))
     ]  # fmt: skip
-    assert forest_positions(unit) == grow(unit).num_tokens
+    assert forest_rows(unit) == grow(unit).num_tokens
 
 
 def test_the_pairs_file_is_read_by_the_product(tmp_path: Path) -> None:

@@ -296,3 +296,49 @@ def test_requests_in_threads_of_one_process_do_not_mix(server: Running) -> None:
     for thread in threads:
         thread.join()
     assert found == {size: float(size) for size in range(1, 25)}
+
+
+def batches(server: Running) -> float:
+    """How many items have gone into batches."""
+    count = server.service.metrics.registry.get_sample_value("smorm_queue_seconds_count")
+    return 0.0 if count is None else count
+
+
+def test_a_queue_of_seconds_refuses_before_the_body_is_read_as_json() -> None:
+    limits = Limits(waiting_seconds=0.5, batch_seconds=5.0)
+    options = ServeOptions(SECTIONS, limits=limits)
+    with running(options) as server, concurrent.futures.ThreadPoolExecutor(8) as pool:
+        batcher = server.service.batcher
+        stalled = pool.submit(ask, server, "stall")
+        wait_for(lambda: batches(server) == 1)
+        waits = pool.submit(ask, server, "waits")
+        wait_for(lambda: batcher.waiting == 1)
+        # As after batches of one token in a second: what waits is seconds of work.
+        batcher._speed = 1.0
+        assert batcher.waiting_seconds > 0.5
+        response = server.client.post("/v1/score", content=b"{")
+        assert response.status_code == 429, response.text
+        assert int(response.headers["retry-after"]) >= 1
+        # A held route waits for room instead.
+        held = pool.submit(server.post, "/get_reward", {"model": "joint", "query": "held"})
+        assert len(held.result(60)["rewards"]) == 1
+        assert [kind_of(item) for item in waits.result(60)] == ["ok"]
+        assert [kind_of(item) for item in stalled.result(60)] == ["stalled"]
+
+
+def test_a_request_whose_deadline_comes_before_its_turn_is_refused_at_once(
+    server: Running,
+) -> None:
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        batcher, before = server.service.batcher, batches(server)
+        stalled = pool.submit(ask, server, "stall")
+        wait_for(lambda: batches(server) == before + 1)
+        waits = pool.submit(ask, server, "waits")
+        wait_for(lambda: batcher.waiting == 1)
+        speed, batcher._speed = batcher._speed, 0.1
+        body = {"model": "faulty", "items": [{"prompt": "p", "response": "x"}], "deadline_ms": 900}
+        response = server.client.post("/v1/score", json=body)
+        batcher._speed = speed
+        assert response.status_code == 429, response.text
+        assert [kind_of(item) for item in waits.result(60)] == ["ok"]
+        stalled.result()

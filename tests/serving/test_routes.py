@@ -7,10 +7,12 @@ import gzip
 import json
 import math
 
+import numpy as np
 import pytest
 
 from smorm import RewardModel
 from smorm.text.chat import Message
+from smorm.trees.forest import grow
 from tests.serving.servers import Running
 from tests.tiny import trained
 
@@ -220,3 +222,21 @@ def test_info_and_metrics(server: Running, model: RewardModel) -> None:
     assert server.client.get("/livez").status_code == 200
     assert server.client.get("/readyz").json() == {"ready": True}
     assert "/v1/score" in json.dumps(server.client.get("/openapi.json").json()["paths"])
+
+
+def test_metrics_count_each_token_and_what_is_shared(server: Running, model: RewardModel) -> None:
+    def counted(name: str) -> float:
+        page = server.client.get("/metrics").text
+        (line,) = [line for line in page.splitlines() if line.startswith(f"{name}_total ")]
+        return float(line.split()[1])
+
+    before = counted("smorm_tokens"), counted("smorm_tokens_saved")
+    prompt, responses = "A question that all of these answer, word for word the same.", "abcd"
+    body = {"prompt": prompt, "responses": [f"Answer {letter}" for letter in responses]}
+    sequences = [
+        np.array(ids(model, (prompt, response)), dtype=np.int32) for response in body["responses"]
+    ]
+    server.post("/v1/score", {"model": "joint", "items": [body]})
+    tokens = sum(map(len, sequences))
+    assert counted("smorm_tokens") - before[0] == tokens
+    assert counted("smorm_tokens_saved") - before[1] == tokens - grow(sequences).num_tokens > 0

@@ -30,6 +30,12 @@ def run(
     step: options.StepOption = None,
     max_batch_tokens: options.BatchTokensOption = 8192,
     max_waiting: int = Option(2_048, min=1, help="Items that may wait; more get 429."),
+    max_wait: float = Option(
+        60.0,
+        min=0.1,
+        max=86_400,
+        help="Seconds of work that may wait, by the last batches' speed; then 429.",
+    ),
     max_items: int = Option(256, min=1, help="Items of a request."),
     batch_seconds: float = Option(
         120.0, min=0.1, max=86_400, help="Without an answer for so long a worker is started again."
@@ -55,7 +61,11 @@ def run(
         from smorm.serving.settings import Limits, ServeOptions
     except ImportError as error:
         raise ConfigError(f"serving needs {error.name}: pip install 'smorm[serve]'") from error
-    for name, seconds in (("--batch-seconds", batch_seconds), ("--drain-seconds", drain_seconds)):
+    for name, seconds in (
+        ("--batch-seconds", batch_seconds),
+        ("--drain-seconds", drain_seconds),
+        ("--max-wait", max_wait),
+    ):
         if not math.isfinite(seconds):
             raise ConfigError(f"{name} {seconds}: is no number of seconds")
     tokens = read_tokens(token_file) if token_file is not None else ()
@@ -80,7 +90,12 @@ def run(
         max_batch_tokens,
         tokens,
         drain_seconds,
-        Limits(items=max_items, waiting_items=max_waiting, batch_seconds=batch_seconds),
+        Limits(
+            items=max_items,
+            waiting_items=max_waiting,
+            waiting_seconds=max_wait,
+            batch_seconds=batch_seconds,
+        ),
     )
     serve(serving, host, port, lambda address: echo(f"serving {', '.join(sections)} at {address}"))
 

@@ -41,6 +41,10 @@ _READINESS: dict[int | str, dict[str, Any]] = {
 }
 
 
+# Held routes are not among them: their clients make a missing reward of a refusal.
+_REFUSED_WHEN_FULL = frozenset({"/v1/score", "/v1/compare", *compatible.REFUSED_WHEN_FULL})
+
+
 class _JsonRequest(Request):
     """Reads JSON as RFC 8259 has it: no NaN, no lone surrogates, no endless depth."""
 
@@ -92,6 +96,7 @@ def make_app(service: Service) -> FastAPI:
     app.add_middleware(
         Guard, tokens=options.tokens, limits=options.limits, metrics=service.metrics,
         routes=["/openapi.json", *(route.path for route in api_routes(included))],
+        check_room=partial(_check_room, service),
     )  # fmt: skip
     return app
 
@@ -104,6 +109,12 @@ def routers(service: Service) -> list[APIRouter]:
 def api_routes(included: list[APIRouter]) -> list[APIRoute]:
     """Their routes: an app's own list holds the routers themselves, in newer FastAPI."""
     return [route for router in included for route in router.routes if isinstance(route, APIRoute)]
+
+
+def _check_room(service: Service, path: str) -> None:
+    """Refused (429) where one item more of this route may not wait."""
+    if path in _REFUSED_WHEN_FULL:
+        service.check_room(1, math.inf)
 
 
 def as_json(value: Any, status: int = 200) -> Response:

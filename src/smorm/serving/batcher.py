@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,16 +26,18 @@ from smorm.serving.worker import (
     START_SECONDS,
     BatchError,
     NonFiniteError,
+    ScoredBatch,
     Worker,
     WorkerEndedError,
     WorkerError,
     WorkerStalledError,
 )
+from smorm.trees.forest import MIN_SHARE
 
 log = get_logger(__name__)
 
-_BEGINNING = 64  # tokens by which jobs are put together
-_MOST_JOBS = 512  # of a batch
+_MOST_JOBS = 512  # of a batch: the oldest that wait
+_NEWEST = 0.2  # weight of a batch's speed in the average of all before it
 _RESTART_SECONDS = (
     0.5  # before a worker that did not start is started again, doubled up to a minute
 )
@@ -63,7 +66,7 @@ class Job:
     tokens: int
     deadline: float  # of time.monotonic()
     future: asyncio.Future[Floats]
-    beginning: bytes = b""
+    key: bytes = b""  # its first sequence, 4 bytes a token, so that keys sort like token ids
     since: float = field(default_factory=time.monotonic)
 
 
@@ -77,9 +80,51 @@ class Probe:
     required: bool
 
 
-def beginning_of(ids: Sequence[int]) -> bytes:
-    """What jobs that begin alike have in common."""
-    return np.asarray(ids[:_BEGINNING], dtype=np.int32).tobytes()
+def common_tokens(first: bytes, second: bytes) -> int:
+    """How many tokens two keys begin with that a forest computes once."""
+    size = min(len(first), len(second))
+    differs = np.frombuffer(first, np.uint8, size) != np.frombuffer(second, np.uint8, size)
+    shared = int(differs.argmax()) // 4 if differs.any() else size // 4
+    return shared if shared >= MIN_SHARE else 0
+
+
+def alike(jobs: Sequence[Job]) -> list[Job]:
+    """The first job, and those of which at least half is its beginning too, the most alike first.
+
+    Less is no reason to be served before an older job: a short system prompt is in all of them."""
+    first = jobs[0]
+    shares = []
+    for job in jobs[1:]:
+        if job.key[: 4 * MIN_SHARE] == first.key[: 4 * MIN_SHARE]:
+            shared = common_tokens(job.key, first.key)
+            if 2 * shared >= job.tokens:
+                shares.append((shared, job))
+    # Of those that share only a system prompt, the answers to one prompt stand together.
+    shares.sort(key=lambda share: (-share[0], share[1].key))
+    return [first, *(job for _, job in shares)]
+
+
+def batch_of(jobs: Sequence[Job], budget: int) -> list[Job]:
+    """The oldest job and what fits beside it, counting the rows that a forest computes: first what
+    is like it, then the oldest of the others with what is like that, and so on. `jobs` are of one
+    reward, by age; a job larger than the budget is alone."""
+    batch: list[Job] = []
+    keys: list[bytes] = []  # of the batch, sorted: a job shares the most with its neighbours
+    rows, remaining = 0, list(jobs[:_MOST_JOBS])
+    while remaining:
+        group = alike(remaining)
+        for job in group:
+            position = bisect_left(keys, job.key)
+            neighbours = keys[max(0, position - 1) : position + 1]
+            shared = max((common_tokens(job.key, key) for key in neighbours), default=0)
+            rows += job.tokens - shared
+            if batch and rows > budget:
+                return batch
+            batch.append(job)
+            keys.insert(position, job.key)
+        grouped = set(map(id, group))
+        remaining = [job for job in remaining if id(job) not in grouped]
+    return batch
 
 
 class Batcher:
@@ -94,6 +139,7 @@ class Batcher:
         self.metrics = metrics
         self._waiting: list[Job] = []
         self._tokens = 0
+        self._speed = 0.0  # tokens a second of one worker, an average of its last batches
         self._news = asyncio.Event()
         self._room = asyncio.Condition()
         self._threads = ThreadPoolExecutor(len(workers), thread_name_prefix="smorm-worker")
@@ -132,13 +178,22 @@ class Batcher:
     def waiting(self) -> int:
         return len(self._waiting)
 
+    @property
+    def waiting_seconds(self) -> float:
+        """How long what waits will take, by the speed of the last batches; 0 before the first."""
+        if not self._speed:
+            return 0.0
+        return self._tokens / (self._speed * len(self.workers))
+
     def has_room(self, jobs: int, tokens: int) -> bool:
         """Whether so much more may wait. An empty queue takes anything that a request may hold."""
         if not self._waiting:
             return True
+        limits = self.limits
         return (
-            len(self._waiting) + jobs <= self.limits.waiting_items
-            and self._tokens + tokens <= self.limits.waiting_tokens
+            len(self._waiting) + jobs <= limits.waiting_items
+            and self._tokens + tokens <= limits.waiting_tokens
+            and self.waiting_seconds <= limits.waiting_seconds
         )
 
     def submit(self, jobs: Sequence[Job]) -> None:
@@ -207,8 +262,8 @@ class Batcher:
                 await self._check(index)
 
     def _take(self) -> list[Job]:
-        """The oldest job and what fits beside it: of the same reward, those that begin like it
-        first, the others by age. Jobs that nobody waits for, or whose time is over, are dropped."""
+        """The next batch (`batch_of`). Jobs that nobody waits for, or whose time is over, are
+        dropped."""
         now, live = time.monotonic(), []
         for job in self._waiting:
             if job.future.done():
@@ -219,15 +274,7 @@ class Batcher:
             live.append(job)
         batch: list[Job] = []
         if live:
-            first = live[0]
-            same = [job for job in live if job.name == first.name]
-            same.sort(key=lambda job: job.beginning != first.beginning)  # stable: by age in each
-            rows = 0
-            for job in same[:_MOST_JOBS]:
-                if batch and rows + job.tokens > self.budget:
-                    break
-                batch.append(job)
-                rows += job.tokens
+            batch = batch_of([job for job in live if job.name == live[0].name], self.budget)
         batched = set(map(id, batch))
         self._waiting = [job for job in live if id(job) not in batched]
         self._tokens = sum(job.tokens for job in self._waiting)
@@ -241,18 +288,25 @@ class Batcher:
             self.metrics.queue_seconds.observe(began - job.since)
         try:
             units = [job.unit for job in batch]
-            rows = await self._call(index, batch[0].name, units, self.limits.batch_seconds)
+            scored = await self._call(index, batch[0].name, units, self.limits.batch_seconds)
         except WorkerError as error:
             await self._after_failure(index, batch, error)
             return
-        self.metrics.batch(batch, time.monotonic() - began)
-        for job, values in zip(batch, rows, strict=True):
+        seconds = time.monotonic() - began
+        self._measure_speed(sum(job.tokens for job in batch) / max(seconds, 1e-6))
+        self.metrics.batch(scored, seconds)
+        for job, values in zip(batch, scored.rows, strict=True):
             if not job.future.done():
                 job.future.set_result(values)
 
+    def _measure_speed(self, speed: float) -> None:
+        if not self._speed:
+            self._speed = speed
+        self._speed += _NEWEST * (speed - self._speed)
+
     async def _call(
         self, index: int, name: str, units: Sequence[Any], seconds: float
-    ) -> list[Floats]:
+    ) -> ScoredBatch:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(
             self._threads, self.workers[index].score, name, units, seconds

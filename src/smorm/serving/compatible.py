@@ -30,6 +30,9 @@ from smorm.serving.served import Served, Unit
 from smorm.serving.service import Done, Failed, MakeUnit, Service, finite
 from smorm.serving.settings import DEADLINE, HELD_DEADLINE
 
+REFUSED_WHEN_FULL = ("/classify", "/pooling", "/v1/embeddings")
+"""Routes that answer 429 where too much waits; the others hold requests until there is room."""
+
 
 def routes(service: Service, route_class: type[APIRoute]) -> APIRouter:
     """The routes, each a few lines over `_values`."""

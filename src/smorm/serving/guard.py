@@ -61,10 +61,11 @@ class Guard:
 
     def __init__(
         self, app: App, *, tokens: Sequence[str], limits: Limits, metrics: Metrics,
-        routes: Sequence[str],
+        routes: Sequence[str], check_room: Callable[[str], None],
     ) -> None:  # fmt: skip
+        """`check_room` raises `Refused` for a path whose requests have no room at present."""
         self.app, self.limits, self.metrics = app, limits, metrics
-        self.routes = frozenset(routes)
+        self.routes, self._check_room = frozenset(routes), check_room
         # Digests have one length: comparing them tells nothing of a token's own.
         self._digests = [_digest(token) for token in tokens]
 
@@ -115,6 +116,8 @@ class Guard:
         for name, value in scope["headers"]:
             if name == b"content-encoding" and value.lower() != b"identity":
                 raise Refused(415, "compressed", "send the body as it is, without an encoding")
+        # Before the body is parsed: in an overload most requests end here.
+        self._check_room(scope["path"])
         gone = scope[GONE] = asyncio.Event()
         watcher = asyncio.create_task(_watch(receive, gone))
         replayed = False

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 if TYPE_CHECKING:
-    from smorm.serving.batcher import Job
+    from smorm.serving.worker import ScoredBatch
 
 _SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _TOKENS = (64, 256, 1_024, 2_048, 4_096, 8_192, 16_384, 32_768, 65_536)
@@ -56,15 +55,13 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
 
-    def batch(self, jobs: Sequence[Job], seconds: float) -> None:
+    def batch(self, scored: ScoredBatch, seconds: float) -> None:
         """Count a batch that came back."""
-        from smorm.serving.served import saved_tokens
-
-        total = sum(job.tokens for job in jobs)
-        self.items.inc(len(jobs))
-        self.tokens.inc(total)
-        self.saved.inc(saved_tokens([job.unit for job in jobs]))
-        self.batch_tokens.observe(total)
+        self.items.inc(len(scored.rows))
+        self.tokens.inc(scored.tokens)
+        self.saved.inc(scored.tokens - scored.computed)
+        if scored.tokens:
+            self.batch_tokens.observe(scored.tokens)
         self.compute_seconds.observe(seconds)
 
     def text(self) -> bytes:

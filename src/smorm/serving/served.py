@@ -4,7 +4,6 @@ columns."""
 from __future__ import annotations
 
 import asyncio
-import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,10 +18,11 @@ from smorm.errors import ConfigError, DataError, ModelError, OverLimitError
 from smorm.model.card import card_of
 from smorm.model.views import NAMED_VIEWS, apply_view
 from smorm.scoring.description import ModelDescription
-from smorm.serving.batcher import Job, Probe, beginning_of
+from smorm.serving.batcher import Job, Probe
 from smorm.text.chat import Message
 from smorm.text.limits import Overlong, fit
 from smorm.text.tokenizers import load_tokenizer
+from smorm.trees.forest import sort_key
 
 _CHARACTERS_A_TOKEN = 4  # of items whose tokens this process does not know
 _PROBE = Item((Message("user", "What is 2 + 2?"),), ((Message("assistant", "4"),),), "probe")
@@ -38,12 +38,12 @@ class Unit:
     size: int  # rows that it takes of a batch, at most
     truncated: bool = False
     changes: tuple[str, ...] = ()
-    beginning: bytes = b""
+    key: bytes = b""  # as a job has it
 
     def job(self, name: str, deadline: float) -> Job:
         """The job that scores it; called in the event loop."""
         future: asyncio.Future[Floats] = asyncio.get_running_loop().create_future()
-        return Job(name, self.content, self.size, deadline, future, self.beginning)
+        return Job(name, self.content, self.size, deadline, future, self.key)
 
 
 class Served(ABC):
@@ -202,7 +202,7 @@ class ServedReward(Served):
             size += sum(len(message.content) for message in messages)
         beginning = "".join(message.content for message in item.prompt)[:256]
         size = 1 + size // _CHARACTERS_A_TOKEN
-        return Unit(content, None, size, beginning=beginning.encode("utf-8", "replace"))
+        return Unit(content, None, size, key=beginning.encode("utf-8", "replace"))
 
     def values(self, rows: Floats, view: Any = None) -> Floats:
         self.view_name(view)
@@ -242,21 +242,8 @@ def _unit(tokens: list[list[int]], **more: Any) -> Unit:
     lengths = list(map(len, tokens))
     shared = _common(tokens) if len(tokens) > 1 else 0
     size = sum(lengths) - shared * (len(tokens) - 1)
-    return Unit(tokens, lengths, size, beginning=beginning_of(tokens[0]), **more)
-
-
-def saved_tokens(units: Sequence[Any]) -> int:
-    """Tokens of a batch's sequences that stand at the beginning of their neighbour in sorted order:
-    those that a forest computes once."""
-    sequences: list[tuple[int, ...]] = []
-    for unit in units:
-        if isinstance(unit, list):
-            sequences += map(tuple, unit)
-    sequences.sort()
-    saved = 0
-    for first, second in itertools.pairwise(sequences):
-        saved += _common([first, second])
-    return saved
+    key = sort_key(np.asarray(tokens[0], dtype=np.int32))
+    return Unit(tokens, lengths, size, key=key, **more)
 
 
 def _common(sequences: Sequence[Sequence[int]]) -> int:

@@ -4,6 +4,7 @@ go away."""
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from smorm.serving.settings import ServeOptions
 from smorm.serving.worker import NonFiniteError, WorkerError, WorkerStalledError
 
 MakeUnit = Callable[[], Unit]
+_LONGEST_RETRY = 30  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +105,8 @@ class Service:
             most = self.options.limits.items
             raise Refused(413, "too_many_items", f"{len(makers)} items, the limit is {most}")
         deadline = time.monotonic() + seconds
-        # Refused before any work is done for it.
-        if not hold and not self.batcher.has_room(len(makers), 0):
-            raise self._queue_full()
+        if not hold:
+            self.check_room(len(makers), seconds)
         loop = asyncio.get_running_loop()
         made = await loop.run_in_executor(self._threads[served.name], _make, makers)
         jobs: list[Job | None] = []
@@ -122,7 +123,7 @@ class Service:
                 self.batcher.submit(live)
             await _all_done(live, scope[GONE], deadline)
         except QueueFullError:
-            raise self._queue_full() from None
+            raise self._overloaded() from None
         except TooLateError:
             raise Refused(504, "deadline", "the deadline came before there was room") from None
         except StoppedError:
@@ -143,9 +144,19 @@ class Service:
                 self.metrics.refusals.labels(result.kind).inc()
         return results
 
-    def _queue_full(self) -> Refused:
-        message = f"{self.batcher.waiting} items wait already"
-        return Refused(429, "overloaded", message, **{"Retry-After": "1"})
+    def check_room(self, items: int, seconds: float) -> None:
+        """Before any work is done for a request: refused (429) where so many items more may not
+        wait, or where they would wait for longer than `seconds`."""
+        batcher = self.batcher
+        if not batcher.has_room(items, 0) or batcher.waiting_seconds > seconds:
+            raise self._overloaded()
+
+    def _overloaded(self) -> Refused:
+        seconds = self.batcher.waiting_seconds
+        message = f"{self.batcher.waiting} items wait already, about {seconds:.1f} s of work"
+        # By then what waits now is done, by the speed of the last batches.
+        retry_after = min(_LONGEST_RETRY, max(1, math.ceil(seconds)))
+        return Refused(429, "overloaded", message, **{"Retry-After": str(retry_after)})
 
 
 def _make(makers: Sequence[MakeUnit]) -> list[Unit | Failed]:

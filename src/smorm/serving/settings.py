@@ -20,6 +20,7 @@ class Limits:
     characters: int = 400_000  # of one item, all its texts together
     waiting_items: int = 2_048  # of all requests, not yet in a batch
     waiting_tokens: int = 2_000_000
+    waiting_seconds: float = DEADLINE  # of work that waits, at the speed of the last batches
     body_seconds: float = 20.0  # until a request's body has arrived
     batch_seconds: float = 120.0  # until the worker has stalled
 

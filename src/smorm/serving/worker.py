@@ -6,6 +6,7 @@ stall, or end at any moment, which is an error of its own for each, and can be s
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -13,7 +14,7 @@ import struct
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,16 @@ class WorkerStalledError(WorkerError):
     divisible = False  # each part might take as long again
 
 
+@dataclass(frozen=True, slots=True)
+class ScoredBatch:
+    """Rows [N, C] of each unit; the tokens of all sequences, and how many of them were computed:
+    the others are shared. Both are 0 for a reward without token ids."""
+
+    rows: list[Floats]
+    tokens: int = 0
+    computed: int = 0
+
+
 class Worker:
     """Our end of a worker's pipe. Its methods block: they are called from threads."""
 
@@ -113,8 +124,8 @@ class Worker:
     def alive(self) -> bool:
         return self._process is not None and self._process.is_alive()
 
-    def score(self, name: str, batch: Sequence[Any], seconds: float) -> list[Floats]:
-        """Rows [N, C] of each unit of a batch: token ids, or items as JSON; `WorkerError`."""
+    def score(self, name: str, batch: Sequence[Any], seconds: float) -> ScoredBatch:
+        """Score each unit of a batch: token ids, or items as JSON; `WorkerError`."""
         if self._pipe is None:
             raise WorkerEndedError("the worker is not running")
         request = {"name": name, "batch": batch}
@@ -134,7 +145,7 @@ class Worker:
             raise NonFiniteError("a score is not finite")
         if len(rows) != len(batch):
             raise BatchError(f"{len(rows)} results for {len(batch)} units")
-        return rows
+        return ScoredBatch(rows, answer["tokens"], answer["computed"])
 
     def stop(self) -> None:
         """End the process, whatever it does, and all that it started."""
@@ -257,22 +268,29 @@ def _facts(reward: Reward, dtype: str) -> dict[str, Any]:
 
 def _score(reward: Reward, batch: list[Any], budget: int) -> dict[str, Any]:
     try:
-        return {"rows": _rows(reward, batch, budget)}
+        return _rows(reward, batch, budget)
     except NonFiniteScoreError as error:
         return {"error": first_line(error), "kind": "non_finite"}
     except Exception as error:  # whatever a model or a user's function raises
         return {"error": first_line(error), "kind": type(error).__name__}
 
 
-def _rows(reward: Reward, batch: list[Any], budget: int) -> list[Any]:
+def _rows(reward: Reward, batch: list[Any], budget: int) -> dict[str, Any]:
     from smorm.model.inference import score_units
     from smorm.rewards.model import ModelReward
     from smorm.rewards.protocol import score_each
     from smorm.serving.served import item_of
+    from smorm.trees.forest import forest_rows
 
     if isinstance(reward, ModelReward):
         units = [[np.asarray(ids, dtype=np.int32) for ids in unit] for unit in batch]
-        return list(score_units(reward.model.network, units, budget))
+        network = reward.model.network
+        rows = list(score_units(network, units, budget))
+        sequences = list(itertools.chain.from_iterable(units))
+        tokens = sum(map(len, sequences))
+        computed = forest_rows(sequences) if network.layout == "forest" else tokens
+        return {"rows": rows, "tokens": tokens, "computed": computed}
     read = reward.view().read
     results = score_each(reward, [item_of(values) for values in batch])
-    return [read(result.rows)[:, None] for result in results]
+    rows = [read(result.rows)[:, None] for result in results]
+    return {"rows": rows, "tokens": 0, "computed": 0}

@@ -98,6 +98,19 @@ def sort_key(tokens: Tokens) -> bytes:
     return tokens.astype(">u4").tobytes()
 
 
+def forest_rows(sequences: Sequence[Tokens]) -> int:
+    """How many rows a forest of these sequences has: every shared token counts once."""
+    # Sorted, each sequence shares most with its neighbour: one comparison each is enough.
+    ordered = sorted(sequences, key=sort_key)
+    rows = sum(map(len, ordered))
+    for before, tokens in itertools.pairwise(ordered):
+        shared = common_prefix(before, tokens)
+        # A forest does not branch for less.
+        if shared >= MIN_SHARE or shared == len(tokens):
+            rows -= shared
+    return rows
+
+
 def end_of_last(tokens: Tokens, pattern: Tokens) -> int | None:
     """Where the last occurrence of `pattern` ends, past its last token; None without one."""
     if not len(pattern) or len(tokens) < len(pattern):
