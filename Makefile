@@ -61,7 +61,8 @@ bench: setup
 	$(BIN)/python -m bench.training --json $(RUNS)/training.json
 	$(BIN)/python -m bench.scoring --json $(RUNS)/scoring.json
 	$(BIN)/python -m bench.results $(RUNS)/training.json $(RUNS)/scoring.json --output $(RUNS)
-	$(BIN)/python -m bench.floors $(RUNS)/training.json $(RUNS)/scoring.json --all
+	$(BIN)/python -m bench.floors $(RUNS)/training.json $(RUNS)/scoring.json \
+	  results/serving/serving.json --all
 
 # Real vLLM on exports, and the real code of OpenRLHF, verl, LLaMA-Factory and TRL against
 # `smorm serve`, each in an environment of its own: 8 GB, about an hour (docs/engines.md).

@@ -37,6 +37,13 @@ LABELS = {
     "peak_memory_auto_vs_trl": ("peak memory, automatic micro-batches", "TRL, no checkpointing"),
     "gemm_share_bf16": ("training in bf16", "measured matmul peak"),
     "gemm_share_fp32": ("training in fp32", "measured matmul peak"),
+    "serve_cpu_vs_plain": ("server, CPU time", "FastAPI, one request at a time"),
+    "serve_cpu_vs_litserve": ("server, CPU time", "LitServe, batches of 16"),
+    "serve_cpu_vs_vllm": ("server, CPU time", "vLLM on the CPU"),
+    "serve_shared_prompts": ("server, best-of-16 in one request", "no prompt shared"),
+    "serve_goodput": ("server, 5 times its capacity", "its capacity"),
+    "serve_steady": ("server, 64 connections", "smorm score"),
+    "serve_routes": ("server, every route", "smorm score"),
     "gradients": ("gradients of a step", "padded fp32 reference"),
 }
 

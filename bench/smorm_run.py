@@ -29,10 +29,11 @@ _FIELDS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_v
            "intermediate_size")  # fmt: skip
 MODELS: dict[str, dict[str, int]] = {
     "reference": dict(zip(_FIELDS, (512, 8, 8, 4, 1408), strict=True)),
+    "serving": dict(zip(_FIELDS, (256, 8, 4, 2, 704), strict=True)),
     "small": dict(zip(_FIELDS, (256, 4, 4, 2, 704), strict=True)),
     "tiny": dict(zip(_FIELDS, (32, 2, 2, 1, 64), strict=True)),
 }
-VOCABULARY = {"reference": 16_000, "small": 16_000, "tiny": 1_000}
+VOCABULARY = {"reference": 16_000, "serving": 16_000, "small": 16_000, "tiny": 1_000}
 
 
 @dataclass(frozen=True, slots=True)
