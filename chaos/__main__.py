@@ -27,6 +27,7 @@ from chaos import (
     servers,
 )
 from chaos.kills import kill_training
+from chaos.rank_kills import kill_ranks
 from chaos.served import drains, faults, fuzz, safety
 from chaos.stage import Stage, set_stage
 from chaos.trial import Fault, Found, Trial, run_trials
@@ -56,9 +57,16 @@ def _kills(stage: Stage, folder: Path, count: int, seed: int) -> tuple[int, list
     return report.kills, [Found("kills", Fault.DIFFERENCE, text) for text in report.faults]
 
 
+def _rank_kills(stage: Stage, folder: Path, count: int, seed: int) -> tuple[int, list[Found]]:
+    folder.mkdir()
+    report = kill_ranks(folder, count=count, seed=seed)
+    return report.kills, [Found("rank_kills", Fault.DIFFERENCE, text) for text in report.faults]
+
+
 Runner = Callable[[Stage, Path, int, int], tuple[int, list[Found]]]
 RUNNERS: dict[str, tuple[Runner, int]] = {
     "kills": (_kills, 200),
+    "rank_kills": (_rank_kills, 30),
     "served_fuzz": (fuzz.fuzz, 600),
     "served_workers": (faults.break_workers, 40),
     "served_drains": (drains.drain, 12),

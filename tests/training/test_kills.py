@@ -1,5 +1,5 @@
 """Trainings as processes that are ended, or that meet, at random moments: a sample of
-`python -m chaos.kills`, which tries hundreds."""
+`python -m chaos.kills` and `python -m chaos.rank_kills`, which try hundreds."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from chaos.kills import STEPS, kill_training, start_training, write_config
+from chaos.rank_kills import kill_ranks
 from smorm.errors import ConfigError
 from smorm.model.run_folder import steps_of
 from smorm.stopping import SIGNALS
@@ -24,6 +25,12 @@ def test_killed_at_random_moments_a_run_has_the_same_bits_and_leaves_nothing(
     report = kill_training(tmp_path, count=8, seed=1, signals=[signal.SIGKILL])
     assert report.faults == []
     assert report.kills == 8
+
+
+def test_ranks_that_are_killed_start_anew_and_the_run_has_the_same_bits(tmp_path: Path) -> None:
+    report = kill_ranks(tmp_path, count=2, seed=1)
+    assert report.faults == []
+    assert report.kills == 2
 
 
 def test_so_it_is_with_bursts_of_stop_signals(tmp_path: Path) -> None:

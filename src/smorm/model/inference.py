@@ -1,6 +1,7 @@
 """Scores of many sequences: token-budget batches, each score independent of its neighbours."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -145,7 +146,7 @@ def _rows(
         for index in batch:
             sequences += units[index]
         # Not around the loop: the mode would hold for the consumer of a suspended generator too.
-        with torch.inference_mode():
+        with _no_gradient(network):
             rows = _checked(forward(network.arrange(sequences)), what, "weights are")
         start = 0
         for index in batch:
@@ -154,6 +155,11 @@ def _rows(
         if advance is not None:
             advance(len(batch))
     network.train(training)
+
+
+def _no_gradient(network: RewardNetwork) -> AbstractContextManager[None]:
+    """Inference mode; weights that are gathered in it (FSDP) could not be trained afterwards."""
+    return torch.no_grad() if network.sharded else torch.inference_mode()
 
 
 def _checked(rows: Tensor, what: str, culprit: str) -> Floats:

@@ -31,7 +31,7 @@ class RewardNetwork(nn.Module):
 
     `language` is a language head that is trained along (`smorm.model.language`); it takes no part
     in any score, and is not saved. With `whole_last_layer` `use_layout` keeps all rows there, for
-    `states`."""
+    `states`. `sharded`: this process has a part of the backbone's weights."""
 
     def __init__(self, backbone: Any, rows: int, *, pad_id: int) -> None:
         super().__init__()
@@ -43,6 +43,7 @@ class RewardNetwork(nn.Module):
         self.fast_layers = False
         self.padded_attention = REFERENCE
         self.whole_last_layer = False
+        self.sharded = False
         self.language: nn.Module | None = None
         switch_off_dropout(backbone)
 

@@ -30,7 +30,7 @@ class MicroBatch:
     """One forward pass. The two sides of a pair are neighbours among the `sequences`; `last` is
     whether this rank's share of the step ends with it, `pair_indices` [pairs] are its pairs in the
     training set. Among those of the whole step its number is `number`, and so many pairs come
-    before its own: `first_pair`."""
+    before its own: `first_pair`. An `idle` one is computed beside others and counts for nothing."""
 
     sequences: list[Tokens]
     batch: Batch
@@ -40,6 +40,7 @@ class MicroBatch:
     pair_indices: list[int] = field(default_factory=list)
     number: int = 0
     first_pair: int = 0
+    idle: bool = False
 
 
 Batches = Callable[[int], Iterator[MicroBatch]]
@@ -72,16 +73,20 @@ class Batcher:
             else:
                 units.append([record.tokens])
         plan = self._plan(units)
-        numbers = self._share(plan, units)
+        numbers, rounds = self._share(plan, units)
         pairs_before = [0]
         for members in plan:
             in_pairs = sum(member < len(pairs) for member in members)
             pairs_before.append(pairs_before[-1] + in_pairs)
-        for number in numbers:
+        for index, number in enumerate(numbers):
             chosen = [records[member] for member in plan[number]]
             micro = self._micro_batch(chosen, indices[plan[number]])
-            last = number == numbers[-1]
+            last = index == rounds - 1
             yield replace(micro, last=last, number=number, first_pair=pairs_before[number])
+        for index in range(len(numbers), rounds):
+            smallest = min(range(len(units)), key=lambda unit: sum(map(len, units[unit])))
+            micro = self._micro_batch([records[smallest]], indices[[smallest]])
+            yield replace(micro, last=index == rounds - 1, number=len(plan), idle=True)
 
     def _plan(self, units: list[list[Tokens]]) -> Plan:
         if self.multiple_of == 1:
@@ -91,12 +96,15 @@ class Batcher:
             partial(self.network.micro_batches, units), total, self.budget, self.multiple_of
         )
 
-    def _share(self, plan: Plan, units: list[list[Tokens]]) -> list[int]:
-        """The micro-batches that are this rank's."""
+    def _share(self, plan: Plan, units: list[list[Tokens]]) -> tuple[list[int], int]:
+        """The micro-batches that are this rank's, and how many passes it computes: sharded ranks
+        compute as many as the one that has most."""
         if self.ranks.world == 1:
-            return list(range(len(plan)))
+            return list(range(len(plan))), len(plan)
         rows = [self.network.count_rows([units[member] for member in members]) for members in plan]
-        return shares(rows, self.ranks.world)[self.ranks.rank]
+        by_rank = shares(rows, self.ranks.world)
+        numbers = by_rank[self.ranks.rank]
+        return numbers, max(map(len, by_rank)) if self.ranks.sharded else len(numbers)
 
     def _micro_batch(self, records: Sequence[TokenPair | TokenRated], indices: Ints) -> MicroBatch:
         sequences: list[Tokens] = []

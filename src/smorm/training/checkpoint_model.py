@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from smorm import files
 from smorm.config import Config, load_config
@@ -16,7 +15,7 @@ from smorm.model.run_folder import CHECKPOINTS, checkpoint_of, steps_of
 from smorm.model.store import save_model
 from smorm.printing import get_logger
 from smorm.text.tokenizers import load_tokenizer
-from smorm.training.folder import BEGINNING
+from smorm.training.folder import BEGINNING, read_tensors
 from smorm.training.optim import named_trainable
 from smorm.training.setup import build_network, prepare
 
@@ -78,7 +77,7 @@ def _beginning(run: Path, config: Config) -> tuple[RewardNetwork, Any, ModelCard
 
 
 def _load_weights(checkpoint: Path, network: RewardNetwork) -> None:
-    weights = load_file(checkpoint / "weights.safetensors")
+    weights = read_tensors(checkpoint, "weights")
     # What a method trains beside the network (a noise, for example) is no part of the model.
     for name, parameter in named_trainable(network, {}).items():
         if name not in weights or weights[name].shape != parameter.shape:

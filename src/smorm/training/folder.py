@@ -29,6 +29,8 @@ from smorm.model.store import save_tokenizer_and_card
 from smorm.printing import get_logger
 from smorm.training import numerics
 from smorm.training.best import Best
+from smorm.training.distributed.ranks import ALONE, Ranks, current
+from smorm.training.distributed.replicated import put
 from smorm.training.setup import Prepared
 from smorm.training.step import StepResult
 
@@ -95,18 +97,18 @@ def _size_of_run(prepared: Prepared) -> int:
 
 
 def save_checkpoint(
-    folder: Path, state: dict[str, Any], named: Named, optimizer: torch.optim.Optimizer, keep: int
+    folder: Path,
+    state: dict[str, Any],
+    named: Named,
+    optimizer: torch.optim.Optimizer,
+    keep: int,
+    ranks: Ranks = ALONE,
 ) -> Path:
     """Write `folder/step-N` (`state["step"]`) atomically, then remove all but the newest `keep` and
     the best (`state["best"]`). A verified checkpoint of this step stays: the same run at the same
-    step has the same bits."""
+    step has the same bits. Sharded ranks call it together: each writes its part, the first one the
+    rest."""
     target = checkpoint_of(folder, state["step"])
-    # Of saves that were killed: the run's folder is locked, so that nobody else is at work in it.
-    for torn in folder.glob(f".{PREFIX}*"):
-        files.remove_folder(torn)
-    with contextlib.suppress(CheckpointError):
-        files.verify_folder(target)
-        return target
     # Only what is trained: a frozen backbone comes from where the run's configuration says.
     weights, moments = {}, {}
     for name, parameter in named.items():
@@ -114,11 +116,24 @@ def save_checkpoint(
         # By the parameter's name: AdamW's order of parameters may change.
         for key, value in optimizer.state[parameter].items():
             moments[f"{name}/{key}"] = value.detach().contiguous()
+    if not ranks.is_first:
+        if scratch_of_first := ranks.gather()[0]:
+            _save_tensors(Path(scratch_of_first), weights, moments, ranks)
+        return target
+    # Of saves that were killed: the run's folder is locked, so that nobody else is at work in it.
+    for torn in folder.glob(f".{PREFIX}*"):
+        files.remove_folder(torn)
+    with contextlib.suppress(CheckpointError):
+        files.verify_folder(target)
+        if ranks.sharded:
+            ranks.gather("")
+        return target
     size = sum(tensor.nbytes for tensor in (*weights.values(), *moments.values()))
     # As safetensors, nothing that could run code when it is read.
     with files.atomic_folder(target, size) as scratch:
-        save_file(weights, scratch / "weights.safetensors")
-        save_file(moments, scratch / "optimizer.safetensors")
+        if ranks.sharded:
+            ranks.gather(str(scratch))
+        _save_tensors(scratch, weights, moments, ranks)
         files.write_json(scratch / "state.json", state)
     best = state.get("best", {}).get("step")
     # Only now: until the new one is complete, the older ones are needed.
@@ -126,6 +141,29 @@ def save_checkpoint(
         if old != checkpoint_of(folder, best or 0):
             files.remove_folder(old)
     return target
+
+
+def _save_tensors(
+    folder: Path, weights: dict[str, torch.Tensor], moments: dict[str, torch.Tensor], ranks: Ranks
+) -> None:
+    if not ranks.sharded:
+        save_file(weights, folder / "weights.safetensors")
+        save_file(moments, folder / "optimizer.safetensors")
+        return
+    from smorm.training.distributed import sharded
+
+    sharded.save(folder / "weights", weights)
+    sharded.save(folder / "optimizer", moments)
+    ranks.gather()  # the manifest comes when all have written
+
+
+def read_tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    """`weights` or `optimizer` of a checkpoint, whole, however many ranks wrote it."""
+    if not (folder / name).is_dir():
+        return load_file(folder / f"{name}.safetensors")
+    from smorm.training.distributed import sharded
+
+    return sharded.read_whole(folder / name)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -157,8 +195,8 @@ def newest_numerics(folder: Path) -> numerics.Recorded | None:
 def load_checkpoint(path: Path, named: Named, optimizer: torch.optim.Optimizer) -> None:
     """Put weights and moments back, bit for bit; CheckpointError for another model's."""
     try:
-        weights = load_file(path / "weights.safetensors")
-        moments = load_file(path / "optimizer.safetensors")
+        weights = read_tensors(path, "weights")
+        moments = read_tensors(path, "optimizer")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
     # Compared before anything is copied: a model that is half loaded must not train on.
@@ -167,12 +205,14 @@ def load_checkpoint(path: Path, named: Named, optimizer: torch.optim.Optimizer) 
     for name, parameter in named.items():
         if weights[name].shape != parameter.shape:
             raise CheckpointError(f"{path}: {name} has another shape than in this model")
-        parameter.data.copy_(weights[name])
+        put(parameter.data, weights[name])
     for key, value in moments.items():
         name, _, moment = key.rpartition("/")
         # AdamW keeps its step count on the CPU unless it is fused, the moments beside the weights.
         if moment != "step" or optimizer.defaults.get("fused"):
             value = value.to(named[name].device)
+        if moment != "step":
+            value = put(torch.zeros_like(named[name].data), value)
         optimizer.state[named[name]][moment] = value
 
 
@@ -184,8 +224,9 @@ def load_best(
     files.verify_folder(path)
     load_checkpoint(path, named, optimizer)
     log.info("the model is that of step %d of %d, the best by %s", best.step, done, best.held_out)
-    report = {"held_out": best.held_out, "steps": done, **best.state}
-    files.write_json(config.output.folder / "best.json", report)
+    if current().is_first:
+        report = {"held_out": best.held_out, "steps": done, **best.state}
+        files.write_json(config.output.folder / "best.json", report)
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 import math
 import time
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ import torch
 from smorm.config import Config, decisive
 from smorm.errors import ConfigError, Interrupted, NonFiniteLossError, OtherRankError
 from smorm.locks import only_run
+from smorm.model.network import RewardNetwork
 from smorm.model.run_folder import CHECKPOINTS, how_far, steps_of
 from smorm.printing import get_logger
 from smorm.stopping import Stop, defer, handled
@@ -21,7 +22,7 @@ from smorm.training.distributed.ranks import current, joined, was_restarted, wor
 from smorm.training.memory import resolve_splitting
 from smorm.training.methods import Method, make_method, method_class
 from smorm.training.proof import save_proven
-from smorm.training.setup import Prepared, prepare
+from smorm.training.setup import Prepared, build_network, prepare
 from smorm.training.step import Abandoned, StepResult, diagnose_step, run_step, some_records
 from smorm.training.trackers import refuse_missing
 from smorm.training.tracking import due, reporting
@@ -77,6 +78,8 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
     # The method comes before a checkpoint is loaded: it may need the outputs of the model that
     # training began with (GRM's reference), and computes the same again when a run goes on.
     method = make_method(prepared)
+    if ranks.sharded:
+        _shard(prepared, method)
     named = optim.named_trainable(network, method.parameters)
     rate = method.parameter_learning_rate
     optimizer = optim.make_optimizer(training, network, method.parameters, rate)
@@ -95,8 +98,9 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
         state |= {"cost": asdict(cost), "numerics": numerics.describe()}
         if training.best is not None:
             state["best"] = best.state
-        if ranks.is_first:
-            folder.save_checkpoint(checkpoints, state, named, optimizer, training.keep_checkpoints)
+        if ranks.is_first or ranks.sharded:
+            keep = training.keep_checkpoints
+            folder.save_checkpoint(checkpoints, state, named, optimizer, keep, ranks)
 
     # From here on a stop waits for a checkpoint; after the last step the run is finished.
     stop = defer()
@@ -116,7 +120,7 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
                 raise Interrupted(f"{state}; go on with --resume") from None
             except OtherRankError as error:
                 # So torchrun, which starts the ranks again, loses no step.
-                if error.lost:
+                if error.lost and not ranks.sharded:
                     save(step)
                 raise
             cost.add(result)
@@ -133,17 +137,52 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
                 break
     # Before the model: a run that is killed here goes on from it, and writes the model again.
     save(done)
+    if best.step and (ranks.is_first or ranks.sharded):
+        folder.load_best(config, best, done, named, optimizer)
+    # Gradients and moments make room for the model that is loaded again.
+    optimizer.zero_grad()
+    optimizer.state.clear()
+    if ranks.sharded:
+        network = _gathered(prepared, named)
     if ranks.is_first:
-        if best.step:
-            folder.load_best(config, best, done, named, optimizer)
         folder.write_cost(prepared, cost, method.reference_tokens)
         network.head.finalize()  # ODIN's rows as they were applied: a plain linear head
-        # Gradients and moments make room for the model that is loaded again.
-        optimizer.zero_grad()
-        optimizer.state.clear()
-        save_proven(prepared)
+        save_proven(replace(prepared, network=network))
     ranks.gather()  # a process that ends while others work would be a lost one
     return config.output.folder / "model"
+
+
+def _shard(prepared: Prepared, method: Method) -> None:
+    """Leave each rank its part of the weights."""
+    from smorm.training.distributed.sharded import shard
+
+    training = prepared.config.training
+    # A language head is tied to an embedding that is sharded; a step in two halves has no passes
+    # that all ranks compute together.
+    if method.keeps_language_head or training.diagnose_every:
+        key = "objective.kind" if method.keeps_language_head else "training.diagnose_every"
+        raise ConfigError(f"{key}: not with training.parallel sharded: use replicated")
+    shard(prepared.network, prepared.ranks.world, half=training.precision == "bf16")
+
+
+def _gathered(prepared: Prepared, named: folder.Named) -> RewardNetwork:
+    """The trained network, whole, on the first rank's host: tensor by tensor into one that is built
+    there anew, so that no second copy of it is ever in memory. On other ranks it stays as it is."""
+    from smorm.training.distributed.sharded import gathered
+
+    network = prepared.network
+    if prepared.ranks.is_first:
+        training = prepared.config.training.model_copy(update={"device": "cpu"})
+        config = prepared.config.model_copy(update={"training": training})
+        network = build_network(config, prepared.tokenizer, len(prepared.card.attributes))
+    prepared.ranks.gather()
+    targets = dict(network.named_parameters())
+    for name, parameter in named.items():
+        weight = gathered(parameter.detach())
+        # What a method trains beside the network is no part of the model.
+        if prepared.ranks.is_first and name in targets:
+            targets[name].data.copy_(weight)
+    return network
 
 
 def _update(

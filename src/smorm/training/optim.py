@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from smorm.config.sections import TrainingSection
 from smorm.model.network import RewardNetwork
@@ -95,6 +96,11 @@ def begin_step(
 def clip_gradients(parameters: Iterable[torch.nn.Parameter], limit: float) -> float:
     """Scale all gradients so that their norm is at most `limit`; returns the norm before. Gradients
     within the limit, or not finite, stay as they are."""
+    parameters = list(parameters)
+    if any(isinstance(parameter, DTensor) for parameter in parameters):
+        from smorm.training.distributed.sharded import clip_gradients as clip_sharded_gradients
+
+        return clip_sharded_gradients(parameters, limit)
     trained, gradients = [], []
     for parameter in parameters:
         if parameter.grad is not None:

@@ -4,6 +4,7 @@ or shared out among several."""
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,8 +60,11 @@ def run_step(
     rows. Raises `Abandoned` where it is true on any rank, with partial gradients that must be
     dropped, and NonFiniteLossError for a term that is NaN or infinite."""
     ranks = prepared.ranks
-    # A rank without micro-batches looks for a stop too.
-    if stop():
+    # A rank without micro-batches looks for a stop too; sharded ones stop before a step only.
+    if ranks.sharded:
+        if any(ranks.gather(stop())):
+            raise Abandoned
+    elif stop():
         ranks.abandon()
     pairs, rated = prepared.order.step(step)
     # From the data, before any micro-batch is prepared: the first one divides by them already.
@@ -80,8 +84,9 @@ def run_step(
     if ranks.is_first:
         _back_propagate(passes.losses(method.head_terms(prepared.network), {}, []))
     # Each micro-batch is back-propagated at once: only its activations are in memory.
-    for micro in micros:
-        passes.with_gradient(micro, score_gradients, complete=complete)
+    with ranks.passes():
+        for micro in micros:
+            passes.with_gradient(micro, score_gradients, complete=complete)
     result = passes.summed()
     if ranks.world > 1:
         sum_gradients(named_trainable(prepared.network, method.parameters).values(), ranks)
@@ -100,10 +105,11 @@ class _Passes:
     stop: Stop
     only: Rows | None
     result: StepResult = field(default_factory=StepResult)
+    failure: NonFiniteLossError | None = None
 
     def forward(self, micro: MicroBatch) -> Outputs:
         # Before every pass, so that a signal need not wait for the end of a long step.
-        if self.stop():
+        if not self.prepared.ranks.sharded and self.stop():
             self.prepared.ranks.abandon()
         # Dropout (LoRA's) is a function of the micro-batch, so that resuming needs no random state,
         # both passes drop the same units, and so does whichever rank computes it.
@@ -121,18 +127,25 @@ class _Passes:
                 if where:
                     message += f"Records of this micro-batch: {some_records(where)}. "
                 advice = "Lower training.learning_rate, or look at the records."
-                raise NonFiniteLossError(message + advice)
+                self.fail(NonFiniteLossError(message + advice))
             scalars[f"loss/{name}"] = term.value
         values = self.result.values
         for name, value in scalars.items():
             values[name] = values.get(name, 0.0) + float(value.detach())
         return [term.value for term in terms.values() if self.only in (None, term.rows)]
 
+    def fail(self, failure: NonFiniteLossError) -> None:
+        """Raise an error; where all ranks compute their passes together, after the last one."""
+        if not self.prepared.ranks.sharded:
+            raise failure
+        self.failure = self.failure or failure
+
     def without_gradient(self, micros: Sequence[MicroBatch]) -> torch.Tensor | None:
         """Compute the terms over all pairs of the step; returns their gradient by the scores of the
         pairs, [pairs of the step, 2, rows], in the order of the micro-batches."""
         ranks, network = self.prepared.ranks, self.prepared.network
-        scores, pairs = self._own_scores(micros)
+        with ranks.passes():
+            scores, pairs = self._own_scores(micros)
         if ranks.world > 1:
             ranks.gather()
             for tensor in (scores, pairs):
@@ -159,6 +172,8 @@ class _Passes:
         with torch.no_grad():
             for micro in micros:
                 compared = self.forward(micro).scores[micro.labels.pairs]
+                if micro.idle:
+                    continue
                 rows_of_micro = slice(micro.first_pair, micro.first_pair + len(compared))
                 scores[rows_of_micro] = compared
                 pairs[rows_of_micro] = torch.tensor(micro.pair_indices, dtype=torch.int64)
@@ -173,8 +188,16 @@ class _Passes:
     ) -> None:
         """Add the gradient of a micro-batch (the `complete` step), and that of the step's terms by
         its scores."""
+        if self.prepared.network.sharded:
+            backbone: Any = self.prepared.network.backbone
+            # Gradients are added up over the ranks once a step.
+            backbone.set_requires_gradient_sync(micro.last)
+            backbone.set_is_last_backward(micro.last)
         outputs = self.forward(micro)
         terms, metrics = self.method.terms(outputs, micro, self.totals)
+        if micro.idle:
+            _back_propagate([0.0 * term.value for term in terms.values()])
+            return
         compared = outputs.scores[micro.labels.pairs]
         if complete:
             pairs = np.array(micro.pair_indices, dtype=np.int64)
@@ -193,6 +216,8 @@ class _Passes:
     def summed(self) -> StepResult:
         """What all ranks computed of the step, in the order of the ranks."""
         ranks = self.prepared.ranks
+        if self.failure is not None:
+            raise self.failure
         if ranks.world == 1:
             return self.result
         total = StepResult()

@@ -75,8 +75,8 @@ class Ranks:
 
     def tell(self, error: BaseException) -> None:
         """Let the others know, at their next message, that this rank failed."""
-        # Sharded ranks are in the middle of a step together: the others see the connection close.
-        if self.world == 1 or self.sharded:
+        # In the middle of passes that all compute together, the others see the connection close.
+        if self.world == 1 or getattr(error, "between_messages", False):
             return
         report = {"text": str(error) or type(error).__name__, "code": _exit_code(error)}
         with handled():
@@ -97,6 +97,16 @@ class Ranks:
         if self.world > 1:
             with _lost_ranks():
                 dist.all_reduce(tensor)
+
+    @contextlib.contextmanager
+    def passes(self) -> Iterator[None]:
+        """Around what sharded ranks compute together: an error in it cannot be told."""
+        try:
+            yield
+        except Exception as error:
+            if self.sharded:
+                error.between_messages = True  # type: ignore[attr-defined]
+            raise
 
     @contextlib.contextmanager
     def one_first(self) -> Iterator[None]:

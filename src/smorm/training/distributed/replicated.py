@@ -7,6 +7,7 @@ that are in no module need no rule."""
 from collections.abc import Iterable, Iterator
 
 import torch
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from smorm.training.distributed.ranks import Ranks
 
@@ -16,10 +17,11 @@ BUCKET = 1 << 24
 
 def sum_gradients(parameters: Iterable[torch.nn.Parameter], ranks: Ranks) -> None:
     """Add up the gradients of all ranks, in the order of the parameters. A parameter that no rank
-    has a gradient of keeps none: the optimizer passes it over."""
+    has a gradient of keeps none: the optimizer passes it over. Those of sharded parameters were
+    added up in the backward pass."""
     if ranks.world == 1:
         return
-    parameters = list(parameters)
+    parameters = [each for each in parameters if not isinstance(each, DTensor)]
     has_gradient = torch.tensor([parameter.grad is not None for parameter in parameters])
     counts = has_gradient.int()
     ranks.sum(counts)
@@ -52,3 +54,10 @@ def _buckets(parameters: Iterable[torch.nn.Parameter]) -> Iterator[list[torch.nn
         size += parameter.numel()
     if bucket:
         yield bucket
+
+
+def put(target: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+    """Copy a whole tensor, which every rank has, into a sharded or plain one; returns that."""
+    if isinstance(target, DTensor):
+        whole = distribute_tensor(whole.to(target.device), target.device_mesh, target.placements)
+    return target.copy_(whole)
