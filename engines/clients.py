@@ -38,6 +38,14 @@ class Client:
 
 
 SMORM, VLLM, EXPORT = "smorm serve", "vLLM", "export"
+_SMORM_IN_VERL = {
+    "route": "function",
+    "function": {"path": "pkg://smorm.verl", "name": "compute_score"},
+    "manager": {
+        "source": "importlib", "name": "RewardManager",
+        "module": {"path": "pkg://smorm.verl.manager"},
+    },
+}  # fmt: skip
 CLIENTS = (
     Client("OpenRLHF, SingleTurnAgentExecutor", "openrlhf", "ask_openrlhf.py", {}, (SMORM,)),
     Client("OpenRLHF, its loader", "openrlhf", "ask_openrlhf_loader.py", {}, (EXPORT,)),
@@ -50,9 +58,8 @@ CLIENTS = (
         (SMORM,),
     ),
     Client(
-        "verl, RewardLoopWorker with smorm.verl.compute_score", "verl", "ask_verl.py",
-        {"route": "function", "function": {"path": "pkg://smorm.verl", "name": "compute_score"}},
-        (SMORM,), needs_smorm=True,
+        "verl, RewardLoopWorker with smorm.verl", "verl", "ask_verl.py", _SMORM_IN_VERL, (SMORM,),
+        needs_smorm=True,
     ),
     Client(
         "LLaMA-Factory, CustomPPOTrainer.get_rewards", "llamafactory", "ask_llamafactory.py", {},

@@ -26,6 +26,7 @@ def config_of(job: dict[str, Any]) -> Any:
     if job["route"] == "function":
         function = {**job["function"], "reward_kwargs": {"url": job["url"]}}
         reward.custom_reward_function = function
+        reward.reward_manager = OmegaConf.merge(reward.reward_manager, job["manager"])
     else:
         reward.reward_model.enable = True
         # The name under which the server knows the model; the tokenizer is read from there, too.
@@ -51,7 +52,7 @@ def sample(tokenizer: Any, conversation: dict[str, str]) -> DataProto:
         "raw_prompt": [user],
         "data_source": ["engines"],
         "reward_model": [{"ground_truth": ""}],
-        "extra_info": [{"prompt": user}],
+        "extra_info": [{}],
     }
     columns = {}
     for name, values in fields.items():
