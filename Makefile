@@ -65,7 +65,7 @@ bench: setup
 	  results/serving/serving.json --all
 
 # Real vLLM on exports, and the real code of OpenRLHF, verl, LLaMA-Factory and TRL against
-# `smorm serve`, each in an environment of its own: 8 GB, about an hour (docs/engines.md).
+# `smorm serve`, each in an environment of its own: 6 GB (docs/engines.md).
 engines: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m engines --output results/engines
 	OMP_NUM_THREADS=1 $(BIN)/python -m engines.older_transformers --output results/engines/older.json

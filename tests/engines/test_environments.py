@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
-from importlib.metadata import distributions
+from importlib.metadata import distributions, packages_distributions
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,17 @@ def test_what_a_driver_imports_is_in_its_environment(client) -> None:
             modules = [str(node.module)]
         packages = {module.partition(".")[0] for module in modules} - set(sys.stdlib_module_names)
         assert packages <= installed
+
+
+def test_verls_environment_has_what_our_code_in_it_imports() -> None:
+    program = "import sys, smorm.verl; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    owners = packages_distributions()
+    needed = set()
+    for package in set(done.stdout.decode().split()) - set(sys.stdlib_module_names):
+        needed |= {name.lower().replace("-", "_") for name in owners.get(package, ())}
+    assert {"httpx2", "tenacity"} <= needed
+    assert needed - {"smorm"} <= pinned(REQUIREMENTS / "verl.txt").keys()
 
 
 def test_an_environment_is_built_anew_when_its_requirements_change(tmp_path: Path) -> None:
