@@ -36,7 +36,9 @@ _RESTARTS = 10_000  # more than there are kills
 _POLL = 0.002  # seconds
 
 
-def kill_ranks(folder: Path, *, count: int, seed: int = 0, ranks: int = RANKS) -> Report:
+def kill_ranks(
+    folder: Path, *, count: int, seed: int = 0, ranks: int = RANKS, parallel: str = "replicated"
+) -> Report:
     """Kill (SIGKILL) a random rank of trainings in `folder` `count` times, and compare every
     finished one."""
     report, random, began = Report(), Random(f"rank-kills-{seed}"), time.monotonic()
@@ -47,7 +49,7 @@ def kill_ranks(folder: Path, *, count: int, seed: int = 0, ranks: int = RANKS) -
     first.start()
     first.join()
     started = time.monotonic()
-    agent = start_agent(config, straight, ranks)
+    agent = start_agent(config, straight, ranks, parallel)
     agent.join()
     duration = time.monotonic() - started
     if not (straight / "model").is_dir():
@@ -56,7 +58,7 @@ def kill_ranks(folder: Path, *, count: int, seed: int = 0, ranks: int = RANKS) -
     while report.kills < count:
         run = folder / f"run-{report.runs}"
         report.runs += 1
-        agent = start_agent(config, run, ranks)
+        agent = start_agent(config, run, ranks, parallel)
         killed: set[int] = set()
         while report.kills < count:
             pid = _a_rank(run, agent, random, ranks, killed)
@@ -76,14 +78,14 @@ def kill_ranks(folder: Path, *, count: int, seed: int = 0, ranks: int = RANKS) -
     return report
 
 
-def start_agent(config: Path, run: Path, ranks: int) -> BaseProcess:
+def start_agent(config: Path, run: Path, ranks: int, parallel: str) -> BaseProcess:
     """torchrun's agent as a process, with ranks that are forks of it."""
-    process = worker_context(*IMPORTED).Process(target=_launch, args=(config, run, ranks))
+    process = worker_context(*IMPORTED).Process(target=_launch, args=(config, run, ranks, parallel))
     process.start()
     return process
 
 
-def _launch(config: Path, run: Path, ranks: int) -> None:
+def _launch(config: Path, run: Path, ranks: int, parallel: str) -> None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -96,15 +98,16 @@ def _launch(config: Path, run: Path, ranks: int) -> None:
     output = os.open(f"{run}-agent.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
-    elastic_launch(settings, _train)(str(config), str(run))
+    elastic_launch(settings, _train)(str(config), str(run), parallel)
 
 
-def _train(config: str, run: str) -> None:
+def _train(config: str, run: str, parallel: str) -> None:
     """What each rank does; its number as a process is in a file beside the run."""
     path = _pid_file(Path(run), int(os.environ["RANK"]))
     path.write_text(f"{os.getpid()}\n")
     try:
-        run_smorm(f"{run}.txt", "train", config, f"output.folder={run}")
+        words = (f"output.folder={run}", f"training.parallel={parallel}")
+        run_smorm(f"{run}.txt", "train", config, *words)
     except SystemExit as ended:
         # The agent takes a return for success.
         if ended.code:
@@ -154,10 +157,15 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ranks", type=int, default=RANKS)
+    parser.add_argument("--parallel", choices=["replicated", "sharded"], default="replicated")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="smorm-rank-kills-") as folder:
         report = kill_ranks(
-            Path(folder), count=options.count, seed=options.seed, ranks=options.ranks
+            Path(folder),
+            count=options.count,
+            seed=options.seed,
+            ranks=options.ranks,
+            parallel=options.parallel,
         )
     kills = f"{report.kills} kills ({report.saving} while saving) of {report.runs} runs"
     seconds, faults = f"{report.seconds:.0f} s", len(report.faults)

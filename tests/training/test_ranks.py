@@ -305,6 +305,9 @@ def test_sharded_ranks_write_a_run_with_the_curve_of_one_process(
         tmp_path / "resumed"
     )
     assert_same_curve(tmp_path / "run", straight / "one")
+    whole = (words[0], f"output.folder={tmp_path / 'whole'}")
+    assert in_ranks(2, train, tmp_path / "straight", *whole) == [0, 0]
+    assert bits(tmp_path / "run") == bits(tmp_path / "whole")
     runs = (tmp_path / "run", straight / "one")
     found, expected = (load_file(run / "model" / "model.safetensors") for run in runs)
     assert found.keys() == expected.keys()

@@ -178,6 +178,9 @@ def joined(config: Config) -> Iterator[Ranks]:
         state.said_elsewhere = not ranks.is_first
         raise
     except BaseException as error:
+        # Sharded ranks exchange tensors in the middle of passes too.
+        if _shows_lost_rank(error):
+            raise _lost_rank() from error
         ranks.tell(error)
         raise
     finally:
@@ -205,14 +208,14 @@ def _join(config: Config) -> Ranks:
         _take_device(device, ranks)
     try:
         store, rank, _ = next(rendezvous("env://"))
-        store = _fresh(store, rank, world)
+        store = fresh_part(store, rank, world)
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"the {world} processes do not meet: {first_line(error)}") from error
     return ranks
 
 
-def _fresh(store: Store, rank: int, world: int) -> Store:
+def fresh_part(store: Store, rank: int, world: int) -> Store:
     """A part of the store in which nothing is left of processes that torchrun has started anew.
 
     torchrun keeps one store for all attempts, and gloo would read the addresses of dead processes
@@ -304,11 +307,21 @@ def _lost_ranks() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # torch.distributed's own errors too
-        raise OtherRankError(
-            "another rank ended without a word (killed, or out of memory): --resume goes on from "
-            "the newest checkpoint, as torchrun --max-restarts does by itself",
-            lost=True,
-        ) from error
+        raise _lost_rank() from error
+
+
+def _lost_rank() -> OtherRankError:
+    return OtherRankError(
+        "another rank ended without a word (killed, or out of memory): --resume goes on from the "
+        "newest checkpoint, as torchrun --max-restarts does by itself",
+        lost=True,
+    )
+
+
+def _shows_lost_rank(error: BaseException) -> bool:
+    # gloo's errors have no type of their own; they begin with the place in its source.
+    from_gloo = isinstance(error, RuntimeError) and "/gloo/" in str(error)[:200]
+    return from_gloo or isinstance(error, dist.DistError)
 
 
 def _exit_code(error: BaseException) -> int:
