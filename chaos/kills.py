@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -25,7 +26,7 @@ from typing import Any
 import yaml
 
 from smorm.errors import CheckpointError
-from smorm.files import sha256, verify_folder
+from smorm.files import MANIFEST, sha256, verify_folder
 from smorm.processes import worker_context
 from smorm.stopping import SIGNALS, handled
 from smorm.world import backbone_path, write_dataset
@@ -219,12 +220,28 @@ def content_of(run: Path) -> dict[str, object]:
     """All that a run computes, by file: sums, and the metrics without their timings."""
     content: dict[str, object] = {}
     for path in sorted(run.rglob("*")):
-        if path.is_file() and path.name not in _NOT_COMPARED:
-            content[path.relative_to(run).as_posix()] = sha256(path)
+        name = path.relative_to(run).as_posix()
+        # The parts of sharded ranks are written with settings in random order, which sums show.
+        if path.parent.name in ("weights", "optimizer"):
+            content[name] = _tensors_sum(path)
+        elif path.name == MANIFEST and (path.parent / "weights").is_dir():
+            continue
+        elif path.is_file() and path.name not in _NOT_COMPARED:
+            content[name] = sha256(path)
     for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         values = {name: value for name, value in json.loads(line).items() if name not in _TIMINGS}
         content[f"metrics of step {values['step']}"] = values
     return content
+
+
+def _tensors_sum(path: Path) -> str:
+    """SHA-256 of the tensors of a safetensors file and their names, types and settings, whatever
+    the order of its header."""
+    with path.open("rb") as stream:
+        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+        digest.update(stream.read())
+    return digest.hexdigest()
 
 
 def _output(run: Path) -> str:

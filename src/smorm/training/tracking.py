@@ -34,6 +34,7 @@ _WATCHED = (
     ("mse", "mse {:.3f}", "mse {:.2f}"),
     ("dev/accuracy", "held-out accuracy {:.3f}", ""),
     ("tokens_per_second", "{:,.0f} tokens/s", "{:,.0f} tok/s"),
+    ("imbalance", "imbalance of ranks {:.0%}", ""),
 )
 _OF_A_SET = re.compile(r"dev/[^/]+/accuracy$")
 
