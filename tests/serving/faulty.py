@@ -28,6 +28,8 @@ def reward(prompts: list[Any], completions: list[Any]) -> list[float]:
             time.sleep(600)
         if "raise" in text:
             raise RuntimeError("asked to raise")
+        if "slow" in text:
+            time.sleep(1.5)
         if "exit" in text:
             os._exit(9)
         if "stall" in text:

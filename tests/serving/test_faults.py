@@ -134,6 +134,16 @@ def test_of_two_workers_one_may_end() -> None:
         wait_for(lambda: server.workers[0].alive and server.service.batcher._healthy[0])
 
 
+def test_an_item_whose_worker_is_ended_from_outside_is_scored_by_the_next(server: Running) -> None:
+    before, first = batches(server), server.workers[0]._process.pid
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask, server, "slow")
+        wait_for(lambda: batches(server) == before + 1)
+        os.kill(first, signal.SIGKILL)
+        assert [kind_of(item) for item in asked.result()] == ["ok"]
+    assert server.workers[0]._process.pid != first
+
+
 def test_a_closed_worker_is_not_started_again() -> None:
     worker = Worker(ServeOptions({"faulty": SECTIONS["faulty"]}), "cpu")
     worker.close()
@@ -260,7 +270,10 @@ def test_a_fault_of_the_server_is_an_error_without_the_users_text(
         raise ValueError("a user's text")
 
     async def answer() -> list[dict]:
-        guard = Guard(broken, tokens=(), limits=Limits(), metrics=Metrics(), routes=["/x"])
+        guard = Guard(
+            broken, tokens=(), limits=Limits(), metrics=Metrics(), routes=["/x"],
+            check_room=lambda path: None,
+        )  # fmt: skip
         sent: list[dict] = []
         arrived = iter([{"type": "http.request", "body": b"{}"}])
 
@@ -324,6 +337,21 @@ def test_a_queue_of_seconds_refuses_before_the_body_is_read_as_json() -> None:
         assert len(held.result(60)["rewards"]) == 1
         assert [kind_of(item) for item in waits.result(60)] == ["ok"]
         assert [kind_of(item) for item in stalled.result(60)] == ["stalled"]
+
+
+def test_what_is_being_tokenised_takes_room_too() -> None:
+    """A crowd must not be let in at once to be refused when it is tokenised."""
+    options = ServeOptions({"faulty": SECTIONS["faulty"]}, limits=Limits(waiting_items=3))
+    with running(options) as server, concurrent.futures.ThreadPoolExecutor(3) as pool:
+        batcher, go_on = server.service.batcher, threading.Event()
+        server.service._threads["faulty"].submit(go_on.wait)
+        asked = [pool.submit(ask, server, "fine") for _ in range(3)]
+        wait_for(lambda: batcher._expected == 3)
+        response = server.client.post("/v1/score", content=b"{")
+        go_on.set()
+        assert response.status_code == 429, response.text
+        assert [kind_of(one.result()[0]) for one in asked] == ["ok", "ok", "ok"]
+        assert batcher._expected == 0
 
 
 def test_a_request_whose_deadline_comes_before_its_turn_is_refused_at_once(

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,7 +37,7 @@ from smorm.trees.forest import MIN_SHARE
 log = get_logger(__name__)
 
 _MOST_JOBS = 512  # of a batch: the oldest that wait
-_NEWEST = 0.2  # weight of a batch's speed in the average of all before it
+_NEWEST = 0.2  # weight of the newest number in an average of all before it
 _RESTART_SECONDS = (
     0.5  # before a worker that did not start is started again, doubled up to a minute
 )
@@ -68,6 +68,7 @@ class Job:
     future: asyncio.Future[Floats]
     key: bytes = b""  # its first sequence, 4 bytes a token, so that keys sort like token ids
     since: float = field(default_factory=time.monotonic)
+    ended_worker: bool = False  # whether a worker ended that had this job alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +140,8 @@ class Batcher:
         self.metrics = metrics
         self._waiting: list[Job] = []
         self._tokens = 0
+        self._expected = 0  # jobs that are being tokenised
+        self._job_tokens = 0.0  # of one job, an average of the last ones
         self._speed = 0.0  # tokens a second of one worker, an average of its last batches
         self._news = asyncio.Event()
         self._room = asyncio.Condition()
@@ -180,10 +183,36 @@ class Batcher:
 
     @property
     def waiting_seconds(self) -> float:
-        """How long what waits will take, by the speed of the last batches; 0 before the first."""
-        if not self._speed:
-            return 0.0
-        return self._tokens / (self._speed * len(self.workers))
+        """How long what waits, or is being tokenised, will take by the speed of the last batches; 0
+        before the first."""
+        return self._seconds_of(self._tokens + self._expected_tokens)
+
+    @property
+    def _expected_tokens(self) -> float:
+        return self._expected * self._job_tokens
+
+    def _seconds_of(self, tokens: float) -> float:
+        return tokens / (self._speed * len(self.workers)) if self._speed else 0.0
+
+    def has_room_for(self, jobs: int) -> bool:
+        """Whether so many more may be tokenised. What is being tokenised will wait too: else a
+        crowd would be let in at once, and refused only when the work is done."""
+        if not self._waiting and not self._expected:
+            return True
+        return (
+            len(self._waiting) + self._expected + jobs <= self.limits.waiting_items
+            and self._tokens + self._expected_tokens <= self.limits.waiting_tokens
+            and self.waiting_seconds <= self.limits.waiting_seconds
+        )
+
+    @contextlib.contextmanager
+    def expecting(self, jobs: int) -> Iterator[None]:
+        """While these jobs are tokenised."""
+        self._expected += jobs
+        try:
+            yield
+        finally:
+            self._expected -= jobs
 
     def has_room(self, jobs: int, tokens: int) -> bool:
         """Whether so much more may wait. An empty queue takes anything that a request may hold."""
@@ -193,7 +222,7 @@ class Batcher:
         return (
             len(self._waiting) + jobs <= limits.waiting_items
             and self._tokens + tokens <= limits.waiting_tokens
-            and self.waiting_seconds <= limits.waiting_seconds
+            and self._seconds_of(self._tokens) <= limits.waiting_seconds
         )
 
     def submit(self, jobs: Sequence[Job]) -> None:
@@ -205,6 +234,7 @@ class Batcher:
         for job in jobs:
             self._waiting.append(job)
             self._tokens += job.tokens
+            self._job_tokens = _averaged(self._job_tokens, job.tokens)
         self._tell_metrics()
         self._news.set()
 
@@ -293,16 +323,12 @@ class Batcher:
             await self._after_failure(index, batch, error)
             return
         seconds = time.monotonic() - began
-        self._measure_speed(sum(job.tokens for job in batch) / max(seconds, 1e-6))
+        speed = sum(job.tokens for job in batch) / max(seconds, 1e-6)
+        self._speed = _averaged(self._speed, speed)
         self.metrics.batch(scored, seconds)
         for job, values in zip(batch, scored.rows, strict=True):
             if not job.future.done():
                 job.future.set_result(values)
-
-    def _measure_speed(self, speed: float) -> None:
-        if not self._speed:
-            self._speed = speed
-        self._speed += _NEWEST * (speed - self._speed)
 
     async def _call(
         self, index: int, name: str, units: Sequence[Any], seconds: float
@@ -324,6 +350,11 @@ class Batcher:
             middle = len(live) // 2
             await self._score(index, live[:middle])
             await self._score(index, live[middle:])
+            return
+        # A worker may have been ended from outside: the job is to blame where it ends a second one.
+        if isinstance(error, WorkerEndedError) and live and not live[0].ended_worker:
+            live[0].ended_worker = True
+            await self._score(index, live)
             return
         for job in live:
             _fail(job, error)
@@ -370,6 +401,10 @@ class Batcher:
     def _tell_metrics(self) -> None:
         self.metrics.waiting_items.set(len(self._waiting))
         self.metrics.waiting_tokens.set(self._tokens)
+
+
+def _averaged(average: float, newest: float) -> float:
+    return average + _NEWEST * (newest - average) if average else newest
 
 
 def _fail(job: Job, error: Exception) -> None:

@@ -108,7 +108,8 @@ class Service:
         if not hold:
             self.check_room(len(makers), seconds)
         loop = asyncio.get_running_loop()
-        made = await loop.run_in_executor(self._threads[served.name], _make, makers)
+        with self.batcher.expecting(len(makers)):
+            made = await loop.run_in_executor(self._threads[served.name], _make, makers)
         jobs: list[Job | None] = []
         for unit in made:
             job = None
@@ -148,7 +149,7 @@ class Service:
         """Before any work is done for a request: refused (429) where so many items more may not
         wait, or where they would wait for longer than `seconds`."""
         batcher = self.batcher
-        if not batcher.has_room(items, 0) or batcher.waiting_seconds > seconds:
+        if not batcher.has_room_for(items) or batcher.waiting_seconds > seconds:
             raise self._overloaded()
 
     def _overloaded(self) -> Refused:
