@@ -114,7 +114,7 @@ def save_checkpoint(
     for name, parameter in named.items():
         weights[name] = parameter.detach().contiguous()
         # By the parameter's name: AdamW's order of parameters may change.
-        for key, value in optimizer.state[parameter].items():
+        for key, value in sorted(optimizer.state[parameter].items()):
             moments[f"{name}/{key}"] = value.detach().contiguous()
     if not ranks.is_first:
         if scratch_of_first := ranks.gather()[0]:
