@@ -299,8 +299,8 @@ def _judge(active: Running) -> list[Found]:
             add(Fault.MEMORY, f"{ended.peak_bytes >> 20} MiB")
         if not ended.killed and not active.late and ended.code not in EXIT_CODES:
             add(Fault.EXIT, f"{ended.code}: {ended.output[-300:]}")
-    # A grandchild may need a moment to see that its parent has gone.
-    if not active.late and not _group_ends(active.child, 2.0):
+    # A grandchild that is importing needs a while to see that its parent has gone.
+    if not active.late and not _group_ends(active.child, 15.0):
         add(Fault.ORPHAN, "processes of the trial's group live on")
     _end_group(active.child)
     if not active.trial.hidden_allowed and not last.killed and not active.late:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
+import time
 
 import pytest
 
@@ -24,6 +26,19 @@ def test_it_gives_what_the_sync_client_gives_in_every_loop_that_it_is_used_in():
         assert asyncio.run(scores()) == expected
         assert asyncio.run(scores()) == expected
         asyncio.run(client.close())
+
+
+def test_a_client_that_nobody_closed_leaves_no_connection():
+    with RewardServer(counting) as server:
+        client = RewardClient(server.url, "smorm")
+        client.score(said("one"))
+        connections = client._transport._client
+        del client
+        gc.collect()
+        until = time.monotonic() + 60
+        while not connections.is_closed:
+            assert time.monotonic() < until
+            time.sleep(0.01)
 
 
 def test_what_comes_together_is_introduced_once():

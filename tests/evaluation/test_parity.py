@@ -27,6 +27,7 @@ from smorm.evaluation.parity.conversations import COUNT, MOST_OF_FILE, built_in,
 from smorm.evaluation.parity.paths import ModelPaths
 from smorm.evaluation.result import read_results
 from smorm.model.export import export_all_rows, export_view
+from smorm.text.bos import ensure_bos
 from smorm.text.changes import Change
 from smorm.text.chat import INPUTS, Renderer
 from smorm.world import backbone_path
@@ -280,6 +281,7 @@ def test_a_head_with_other_rows_is_refused(tmp_path, good):
 
 def test_absolute_positions_and_left_padding_are_named(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(backbone_path())
+    ensure_bos(Renderer(tokenizer))
     torch.manual_seed(0)
     config = GPT2Config(
         vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=4, n_positions=256, num_labels=1,

@@ -245,7 +245,7 @@ def test_conversations_over_the_servers_limit_are_told_by_their_length(ours, eng
     assert not any(row.passed for row in served(found))
     by_ids = [row for row in served(found) if row.path.sends_ids]
     assert {len(row.path.refused) for row in by_ids} == {2}
-    assert f"it takes {lengths[-3]} tokens, not {lengths[-2]}" in found.failures[0].text
+    assert f"it takes {lengths[-3]} tokens, and not {lengths[-2]}" in found.failures[0].text
 
 
 def test_where_every_conversation_is_refused_that_is_told_and_nothing_else(ours, engine):

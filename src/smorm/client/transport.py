@@ -15,6 +15,7 @@ import random
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from datetime import UTC, datetime
@@ -123,6 +124,9 @@ class Transport:
                 headers=self._headers, follow_redirects=False, timeout=None
             )
             self._slots = asyncio.Semaphore(self.concurrency)
+            # Of one that nobody closed.
+            end = weakref.finalize(self, _close_connections, self._client, loop, os.getpid())
+            end.atexit = False
         return asyncio.run_coroutine_threadsafe(work, loop)
 
     async def close(self) -> None:
@@ -230,6 +234,14 @@ class Transport:
         if isinstance(error, MayPassError) and error.retry_after:
             return max(pause, error.retry_after + random.uniform(0, self.pause))
         return pause
+
+
+def _close_connections(
+    client: httpx2.AsyncClient, loop: asyncio.AbstractEventLoop, process: int
+) -> None:
+    # The loop's thread is not in a fork.
+    if os.getpid() == process:
+        asyncio.run_coroutine_threadsafe(client.aclose(), loop)
 
 
 @functools.cache
