@@ -19,8 +19,10 @@ def in_multiples(split: Callable[[int], Plan], total: int, budget: int, multiple
     count = -(-len(plan) // multiple_of) * multiple_of
     if len(plan) == count:
         return plan
-    low, high = -(-total // count), budget
-    while high - low > budget // _STEPS:
+    # A budget beyond all of it makes the same as one of all of it.
+    low, high = -(-total // count), min(budget, total)
+    nearly = high // _STEPS
+    while high - low > nearly:
         middle = (low + high) // 2
         smaller = split(middle)
         if len(smaller) <= count:
