@@ -346,6 +346,7 @@ def test_what_only_keeps_the_books_does_not_change_the_hash():
         "data.cache": None,
         "training.threads": 1,
         "training.accept_other_bits": True,
+        "training.parallel": "sharded",
         "training.log_every": 3,
         "training.evaluate_every": 3,
         "training.save_every": 3,

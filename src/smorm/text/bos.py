@@ -56,7 +56,7 @@ def _with_bos(processor: Any, bos: str, bos_id: int) -> Any:
 
 def _conversations(renderer: Renderer) -> list[list[int]]:
     """Ids of each probe that the template takes, as plain transformers makes them."""
-    found = []
+    conversations = []
     for roles in PROBES:
         turns = [Message(role, "a").as_dict() for role in roles]
         try:
@@ -66,5 +66,5 @@ def _conversations(renderer: Renderer) -> list[list[int]]:
         ids = renderer.tokenizer.apply_chat_template(
             turns, tokenize=True, return_dict=False, chat_template=renderer.chat_template
         )
-        found.append(list(ids))
-    return found
+        conversations.append(list(ids))
+    return conversations

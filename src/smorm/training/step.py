@@ -33,15 +33,15 @@ class StepResult:
     micro_batches: int = 0
     first_pass_tokens: int = 0
 
-    def add(self, part: "StepResult") -> None:
+    def add(self, partial: "StepResult") -> None:
         """Add what another rank computed of the same step."""
-        for name, value in part.values.items():
+        for name, value in partial.values.items():
             # What is not finite is null in a message.
             number = math.nan if value is None else value
             self.values[name] = self.values.get(name, 0.0) + number
-        self.tokens += part.tokens
-        self.micro_batches += part.micro_batches
-        self.first_pass_tokens += part.first_pass_tokens
+        self.tokens += partial.tokens
+        self.micro_batches += partial.micro_batches
+        self.first_pass_tokens += partial.first_pass_tokens
 
 
 def run_step(

@@ -213,10 +213,10 @@ def _scores(prepared: Prepared, units: Units) -> list[Floats]:
     """The scores of all units, [sequences, rows] each; the ranks share the batches out."""
     ranks = prepared.ranks
     # All of them compute every batch together where each has a part of the weights.
-    alone = ranks.world == 1 or ranks.sharded
-    share = (0, 1) if alone else (ranks.rank, ranks.world)
+    shared_out = not (ranks.world == 1 or ranks.sharded)
+    share = (ranks.rank, ranks.world) if shared_out else (0, 1)
     scores = score_units(prepared.network, units, prepared.batch_tokens, share=share)
-    if alone:
+    if not shared_out:
         return scores
     # The batches are those of one rank, and nothing is added to a score but zeros.
     together = torch.from_numpy(np.concatenate(scores))

@@ -181,8 +181,8 @@ def client_path(
     if not members:
         return replace(path, error="none of the conversations ends with an assistant's text")
     if plain.rows > 1:
-        several = f"it has {plain.rows} rows, and {client.of_several_rows}: {EXPORT_ONE}"
-        return replace(path, error=several, cause=CauseKind.HEAD)
+        problem = f"it has {plain.rows} rows, and {client.of_several_rows}: {EXPORT_ONE}"
+        return replace(path, error=problem, cause=CauseKind.HEAD)
     path = _with_logits(path, plain, own_ids)
     if path.rows is None:
         return path

@@ -46,8 +46,8 @@ def _buckets(parameters: Iterable[torch.nn.Parameter]) -> Iterator[list[torch.nn
     bucket: list[torch.nn.Parameter] = []
     size = 0
     for parameter in parameters:
-        other = bucket and bucket[0].dtype != parameter.dtype
-        if other or (bucket and size + parameter.numel() > BUCKET):
+        new_dtype = bucket and bucket[0].dtype != parameter.dtype
+        if new_dtype or (bucket and size + parameter.numel() > BUCKET):
             yield bucket
             bucket, size = [], 0
         bucket.append(parameter)
@@ -56,8 +56,8 @@ def _buckets(parameters: Iterable[torch.nn.Parameter]) -> Iterator[list[torch.nn
         yield bucket
 
 
-def put(target: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+def put(target: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
     """Copy a whole tensor, which every rank has, into a sharded or plain one; returns that."""
     if isinstance(target, DTensor):
-        whole = distribute_tensor(whole.to(target.device), target.device_mesh, target.placements)
-    return target.copy_(whole)
+        full = distribute_tensor(full.to(target.device), target.device_mesh, target.placements)
+    return target.copy_(full)
