@@ -269,8 +269,8 @@ def _asker(
             response = case.call(base_url=base, timeout=SECONDS)
             case.validate_response(response, checks=checks)
         except Exception as error:
-            place = f"{case.operation.path} {case.body!a:.300}"
-            problems.append((Fault.WRONG, f"{place}: {error!s:.600}"))
+            operation = f"{case.operation.path} {case.body!a:.300}"
+            problems.append((Fault.WRONG, f"{operation}: {error!s:.600}"))
 
     return ask
 

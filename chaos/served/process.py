@@ -58,10 +58,10 @@ class ServerProcess:
         address = re.compile(r"serving .* at http://\S+:(\d+)\s")
         wait_for(lambda: address.search(self.output) or self.process.poll() is not None,
                  START_SECONDS)  # fmt: skip
-        told = address.search(self.output)
-        if told is None:
+        found_address = address.search(self.output)
+        if found_address is None:
             raise RuntimeError(f"smorm serve: {self.process.poll()}: {self.output[-2000:]}")
-        self.port = int(told[1])
+        self.port = int(found_address[1])
 
     @property
     def output(self) -> str:

@@ -195,11 +195,11 @@ class _TellOnce:
     """Logs what is told once a kind: a run of 1,000 steps would say it 1,000 times."""
 
     def __init__(self) -> None:
-        self.told: set[Change | UnscoredReason | str] = set()
+        self._reported: set[Change | UnscoredReason | str] = set()
 
     def __call__(self, kind: Change | UnscoredReason | str, text: str) -> None:
-        if kind not in self.told:
-            self.told.add(kind)
+        if kind not in self._reported:
+            self._reported.add(kind)
             log.warning("smorm reward: %s", text)
 
 

@@ -111,14 +111,14 @@ def test_where_it_is_and_what_lets_it_in_come_from_the_environment(monkeypatch, 
 
 
 @pytest.mark.parametrize(
-    ("extra_info", "told"),
+    ("extra_info", "message"),
     [
         ({"index": 3, "question": "2 + 2?"}, "no prompt, .*index, question.*reward manager"),
         ({"raw_prompt": PROMPT, "num_turns": 4}, "4 turns, .*flat_turns=true"),
     ],
 )
-def test_what_would_be_scored_wrongly_is_refused(extra_info, told):
-    with pytest.raises(DataError, match=told):
+def test_what_would_be_scored_wrongly_is_refused(extra_info, message):
+    with pytest.raises(DataError, match=message):
         asyncio.run(run_single(wrapped(url="http://localhost"), "four", extra_info))
 
 

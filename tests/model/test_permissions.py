@@ -33,7 +33,7 @@ def test_weights_of_checkpoints_models_and_exports_are_readable_as_other_files_a
     weights = list(tmp_path.rglob("*.safetensors"))
     sealed = {path.parent for path in weights if is_sealed(path.parent)}
     assert {folder, tmp_path / "F", tmp_path / "rows"} < sealed  # and a checkpoint
-    for path in (entry for place in sealed for entry in (place, *place.rglob("*"))):
+    for path in (path for folder in sealed for path in (folder, *folder.rglob("*"))):
         expected = (0o777 if path.is_dir() else 0o666) & ~umask
         assert stat.S_IMODE(path.stat().st_mode) == expected, path
 

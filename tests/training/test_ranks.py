@@ -217,9 +217,9 @@ def test_two_ranks_write_one_run_with_the_curve_of_one_process(straight: Path) -
     assert names == {path.name for path in (straight / "one").iterdir()}
     costs = [json.loads((straight / run / "cost.json").read_text()) for run in ("one", "two")]
     assert costs[0] == costs[1]
-    told = [(straight / f"rank-{rank}.txt").read_text() for rank in (0, 1)]
-    assert told[0].count("model: ") == 1
-    assert told[1] == ""
+    output = [(straight / f"rank-{rank}.txt").read_text() for rank in (0, 1)]
+    assert output[0].count("model: ") == 1
+    assert output[1] == ""
 
 
 @pytest.mark.slow
@@ -229,9 +229,9 @@ def test_a_stop_of_one_rank_stops_all_and_the_run_goes_on_with_the_same_bits(
 ) -> None:
     words = (write_config(tmp_path, **CHANGES), f"output.folder={tmp_path / 'run'}")
     codes = in_ranks(2, train_stopped, tmp_path / "stopped", rank, number, *words)
-    told = printed(tmp_path / "stopped")
-    assert codes == [130, 130], told
-    assert told.count("go on with --resume") == 1
+    output = printed(tmp_path / "stopped")
+    assert codes == [130, 130], output
+    assert output.count("go on with --resume") == 1
     (step,) = steps_of(tmp_path / "run")
     verify_folder(tmp_path / "run" / "checkpoints" / f"step-{step:08d}")
     assert not list((tmp_path / "run").rglob(".*"))
@@ -255,10 +255,10 @@ def test_with_another_number_of_ranks_a_run_goes_on_with_the_same_curve(
 def test_a_loss_that_is_not_finite_on_one_rank_ends_all_with_one_message(tmp_path: Path) -> None:
     words = (write_config(tmp_path), f"output.folder={tmp_path / 'run'}")
     assert in_ranks(2, train_with_nan, tmp_path / "out", 1, *words) == [1, 1]
-    told = printed(tmp_path / "out")
-    assert told.count("error: ") == 1
-    assert "error: rank 1: step 2: the " in told
-    assert "Traceback" not in told
+    output = printed(tmp_path / "out")
+    assert output.count("error: ") == 1
+    assert "error: rank 1: step 2: the " in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.slow
@@ -267,9 +267,9 @@ def test_when_a_rank_is_killed_the_first_one_saves_and_says_so(
 ) -> None:
     words = (write_config(tmp_path, **CHANGES), f"output.folder={tmp_path / 'run'}")
     assert in_ranks(2, train_lost, tmp_path / "lost", 1, *words) == [1, -signal.SIGKILL]
-    told = printed(tmp_path / "lost")
-    assert told.count("error: another rank ended without a word") == 1
-    assert "Traceback" not in told
+    output = printed(tmp_path / "lost")
+    assert output.count("error: another rank ended without a word") == 1
+    assert "Traceback" not in output
     assert steps_of(tmp_path / "run")
     assert in_ranks(2, train, tmp_path / "resumed", *words, "--resume") == [0, 0]
     assert bits(tmp_path / "run") == bits(straight / "two")
@@ -322,6 +322,6 @@ def test_a_nan_on_one_sharded_rank_ends_all(tmp_path: Path) -> None:
     changes = {"training": {"parallel": "sharded", "step_parts": 2}}
     words = (write_config(tmp_path, **changes), f"output.folder={tmp_path / 'run'}")
     assert in_ranks(2, train_with_nan, tmp_path / "out", 1, *words) == [1, 1]
-    told = printed(tmp_path / "out")
-    assert told.count("error: ") == 1
-    assert "error: rank 1: step 2: the " in told
+    output = printed(tmp_path / "out")
+    assert output.count("error: ") == 1
+    assert "error: rank 1: step 2: the " in output
