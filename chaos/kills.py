@@ -61,10 +61,7 @@ def kill_training(
     report, random, began = Report(), Random(f"kills-{seed}"), time.monotonic()
     config = write_config(folder)
     straight = folder / "straight"
-    # The very first process also waits for the imports.
-    first = worker_context(*IMPORTED).Process(target=os.getpid)
-    first.start()
-    first.join()
+    import_once()
     started = time.monotonic()
     process = start_training(config, straight)
     process.join()
@@ -90,6 +87,13 @@ def kill_training(
         shutil.rmtree(run)
     report.seconds = time.monotonic() - began
     return report
+
+
+def import_once() -> None:
+    """Start a process that does nothing: the very first one also waits for the imports."""
+    process = worker_context(*IMPORTED).Process(target=os.getpid)
+    process.start()
+    process.join()
 
 
 def write_config(folder: Path) -> Path:

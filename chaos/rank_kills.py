@@ -25,6 +25,7 @@ from chaos.kills import (
     content_of,
     faults_of_finished,
     half_checkpoints,
+    import_once,
     run_smorm,
     write_config,
 )
@@ -44,10 +45,7 @@ def kill_ranks(
     report, random, began = Report(), Random(f"rank-kills-{seed}"), time.monotonic()
     config = write_config(folder)
     straight = folder / "straight"
-    # The very first process also waits for the imports.
-    first = worker_context(*IMPORTED).Process(target=os.getpid)
-    first.start()
-    first.join()
+    import_once()
     started = time.monotonic()
     agent = start_agent(config, straight, ranks, parallel)
     agent.join()

