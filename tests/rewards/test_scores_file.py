@@ -105,7 +105,7 @@ def test_a_shortened_prompt_is_told_in_its_line_and_counted(model, tmp_path):
 
 
 def test_more_lines_than_a_chunk_keep_their_order(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("smorm.rewards.scores_file.CHUNK", 3)
+    monkeypatch.setattr("smorm.rewards.chunks.CHUNK", 3)
     rows = [{"id": str(i), "prompt": "p", "response": f"answer {i}"} for i in range(10)]
     done: list[tuple[int, int]] = []
     score_file(

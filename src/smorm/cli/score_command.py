@@ -14,6 +14,7 @@ from smorm.terminal import echo
 
 if TYPE_CHECKING:
     from smorm.rewards.ensemble import Ensemble
+    from smorm.rewards.shards import JobReport
 
 
 @options.loads_models
@@ -42,6 +43,9 @@ def run(
     resume: bool = Option(
         False, "--resume", help="Go on from what an interrupted run left beside the output."
     ),
+    shards: str | None = Option(
+        None, help="i/n, such as 2/4: score that part alone; smorm join makes one file of all."
+    ),
     step: options.StepOption = None,
     token_file: options.TokenFileOption = None,
     max_batch_tokens: options.BatchTokensOption = 8192,
@@ -52,13 +56,16 @@ def run(
     Each line gives {"id", "preference", "attributes", "view", "tokens", "truncated"}; a line with
     several responses (a pair, best-of-N) gives them as a list under "responses". Several rewards
     with --combine give {"id", "view", "members", "tokens", "truncated"}: all of them as one.
-    After Ctrl-C (exit code 130) or a kill, the same command with --resume goes on."""
+    After Ctrl-C (exit code 130) or a kill, the same command with --resume goes on. Several
+    processes or machines share a file by --shards 1/4 to 4/4 (and smorm join)."""
     from smorm.cli.progress import line_progress
     from smorm.files import refuse_unwritable
     from smorm.rewards.ensemble import Ensemble
     from smorm.rewards.protocol import ScoringOptions
     from smorm.rewards.scores_file import score_file
+    from smorm.rewards.shards import Shard
 
+    shard = None if shards is None else Shard.parse(shards)
     refuse_unwritable(output)
     sections = options.sections_of(rewards, token_file, step)
     section = options.combined(sections, view, combine, kappa, standardise)
@@ -86,17 +93,24 @@ def run(
     with line_progress("scored") as progress:
         report = score_file(
             reward, source, output, view=chosen, on_bad_record=on_bad,
-            keep=options.listed(keep), resume=resume, progress=progress,
+            keep=options.listed(keep), resume=resume, progress=progress, shard=shard,
         )  # fmt: skip
-    # Each member of an ensemble counts for itself.
-    for name, census in report.counted.items():
-        prefix = ""
-        if isinstance(reward, Ensemble):
-            prefix = f"{name}: "
-        for line in census.lines():
-            echo(f"{prefix}{line}", err=True)
+    print_counted(report, by_name=isinstance(reward, Ensemble))
     if isinstance(reward, Ensemble):
         _print_ensemble(reward, report.tokens)
+    print_totals(output if shard is None else shard.file(output), report)
+
+
+def print_counted(report: JobReport, *, by_name: bool) -> None:
+    """What was shortened or not scored, of each reward `by_name`."""
+    # Each member of an ensemble counts for itself.
+    for name, census in report.counted.items():
+        for line in census.lines():
+            echo(f"{name}: {line}" if by_name else line, err=True)
+
+
+def print_totals(output: Path, report: JobReport) -> None:
+    """What is in a scores file."""
     errors = ""
     if report.errors:
         errors = f", {report.errors} lines without a score"

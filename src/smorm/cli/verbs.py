@@ -16,6 +16,7 @@ VERBS = {
     "check": "Look for faults in data before training on it.",
     "train": "Train a reward model from a YAML config.",
     "score": "Score every line of a file.",
+    "join": "Join the shards of a scored file.",
     "pick": "Pick the best answers of a scored file, or pairs of them.",
     "eval": "Measure models on benchmarks, pairs or ratings.",
     "view": "Fit a view on held-out data: weights, calibration, pessimism.",

@@ -224,11 +224,18 @@ class Contents:
                 raise DataError(f"{path}: cannot be read: {error.strerror}") from error
         return hashlib.sha256(f"{self.detail} {fingerprint(sums)}".encode()).hexdigest()
 
-    def refuse_change(self) -> None:
-        """Whatever is stored under the digest of the files must have been made of them."""
+    def changed(self) -> Path | None:
+        """The first file that has another size or time than when it was looked at."""
         for path, stamp in zip(self.files, self.stamps, strict=True):
             if _stamp(path) != stamp:
-                raise DataError(f"{path}: was changed while it was read: start again")
+                return path
+        return None
+
+    def refuse_change(self) -> None:
+        """Whatever is stored under the digest of the files must have been made of them."""
+        path = self.changed()
+        if path is not None:
+            raise DataError(f"{path}: was changed while it was read: start again")
 
 
 def contents_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from smorm.data.fields import Context, Labels
 from smorm.data.formats import FORMATS, Format, Parsed, Row, format_hint, format_of_row
 from smorm.data.formats.generic import dialogue_name, has_prompt
 from smorm.data.guessing import likely_source
+from smorm.data.jsonlines import Scanned
 from smorm.data.mapping import TARGETS, Columns, has_column, value_at
 from smorm.data.messages import read_json_texts
 from smorm.data.readers import is_csv, scan_rows
@@ -428,12 +429,15 @@ def _of_side(row: Row, side: str) -> Mapping[str, Any]:
 
 
 def read_each(
-    source: Source, census: Census
+    source: Source, census: Census, scanned: Iterable[Scanned] | None = None
 ) -> Iterator[tuple[str, Row, list[Record] | BadRecord]]:
-    """Every row of a source as it is and with its records, nothing dropped. A row that is not
-    usable comes as the `BadRecord` that says why, {} where it is no row at all."""
+    """Every row of a source as it is and with its records, nothing dropped; of `scanned` rows of
+    it, those alone. A row that is not usable comes as the `BadRecord` that says why, {} where it is
+    no row at all."""
     reader = _Reader.of(source, census)
-    for where, row in scan_rows(source.path, source.split, source.subset):
+    if scanned is None:
+        scanned = scan_rows(source.path, source.split, source.subset)
+    for where, row in scanned:
         if isinstance(row, BadRecord):
             yield where, {}, row
             continue

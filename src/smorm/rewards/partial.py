@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -110,9 +110,8 @@ class Partial:
                 "start anew, or give what it was started with"
             )
 
-    def append(self, entries: Sequence[Entry]) -> None:
-        """Write the entries of a chunk and flush them: a run that is killed keeps them."""
-        content = b"".join(entry.as_line() for entry in entries)
+    def append(self, content: bytes, count: int) -> None:
+        """Write the lines of a chunk's entries and flush them: a run that is killed keeps them."""
         if self._end == 0:
             content = self._made_of + content
         with self.path.open("r+b" if self._end else "wb") as stream:
@@ -121,10 +120,12 @@ class Partial:
             stream.write(content)
             stream.flush()
             self._end = stream.tell()
-        self.done += len(entries)
+        self.done += count
 
     def entries(self) -> Iterator[Entry]:
         """All of them, in order."""
+        if not self._end:  # of no line there is no file
+            return
         with self.path.open("rb") as stream:
             stream.readline()
             yield from map(Entry.of_line, stream)

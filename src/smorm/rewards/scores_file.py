@@ -10,63 +10,60 @@ scored gives `{"id", "error"}`, and a response that cannot be, beside others, `{
 place. Input fields that are to be kept stand after the id.
 
 The output appears only when it is whole. Until then what is scored stands beside it in a partial
-file (`partial`), from which a job that was interrupted goes on."""
+file (`partial`), from which a job that was interrupted goes on. A job may be one shard of several
+(`shards`), and its chunks may be scored by actors of Ray (`ray_actors`): the lines are the same."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import orjson
 
 from smorm import files
 from smorm.data.census import BadRecord, Census, DropReason
-from smorm.data.mapping import has_column, value_at
+from smorm.data.mapping import has_column
 from smorm.data.readers import contents_of, scan_rows
-from smorm.data.reading import OnBad, Source, read_each
-from smorm.data.records import Candidates, Item, Record, joined_item
+from smorm.data.reading import OnBad, Source
 from smorm.errors import ConfigError, DataError, Interrupted
 from smorm.locks import only_writer
 from smorm.printing import get_logger
+from smorm.rewards import chunks, shards
+from smorm.rewards.chunks import ChunkReader, ChunkScorer, ScoredChunk
 from smorm.rewards.ensemble import Ensemble, OpenMember
 from smorm.rewards.partial import Entry, Partial, leftovers
 from smorm.rewards.protocol import Reward, RewardView, count_changes
+from smorm.rewards.shards import JobReport as JobReport
+from smorm.rewards.shards import Shard
 from smorm.scoring.scorer import Scored
 from smorm.stopping import handled
-from smorm.text.limits import LEFT_OUT, Unscored, UnscoredReason
+from smorm.text.limits import LEFT_OUT, Unscored
 from smorm.version import __version__
 
 log = get_logger(__name__)
 
-# Lines that are scored, and written, at a time: responses to one prompt should stand near each
-# other, and no more than these are lost when a job is killed.
-CHUNK = 512
 # Names that a line gives to what was computed.
 COMPUTED = (
     "id", "preference", "attributes", "view", "tokens", "truncated", "responses", "members", "error"
 )  # fmt: skip
 _LINE = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
-_REMEDY = "skipping bad records (--skip-bad) puts an error in its place and goes on"
 
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True, slots=True)
-class JobReport:
-    """What a job did."""
+class Actors(Protocol):
+    """Who scores chunks in a reward's place."""
 
-    lines: int  # that were written
-    responses: int  # that were scored
-    errors: int  # lines without any score
-    unscored: int  # responses without a score, beside others that have one
-    tokens: int  # that were read, as far as that is known
-    # What was shortened or not scored; of an ensemble by its members' names.
-    counted: dict[str, Census]
+    def scored(
+        self, source: Source, keep: Sequence[str], numbers: range, census: Census
+    ) -> Iterator[ScoredChunk]:
+        """The chunks of those numbers, in their order; `census` gets what reading dropped."""
+        ...
 
 
 def score_file(
@@ -79,14 +76,20 @@ def score_file(
     keep: Sequence[str] = (),
     resume: bool = False,
     progress: Progress | None = None,
+    shard: Shard | None = None,
+    actors: Actors | None = None,
 ) -> JobReport:
     """Score every line of `source` into `output`, with the input fields (or paths) of `keep`.
 
     `progress` gets the number of lines that are done and of all, an ensemble's once for each
     member. `resume` goes on from what an interrupted job left; without it such a file is refused.
+    Of a `shard` its lines alone are scored, into its file beside `output`, with a record of what it
+    is (`shards.join` makes the output of all). `actors` score in the reward's place, on other
+    processes or machines; not an ensemble.
 
     Raises:
-        ConfigError: no such view, or a partial file that is not to be gone on from.
+        ConfigError: no such view, or a partial file that is not to be gone on from; a shard of an
+            output that is a device or pipe.
         DataError: a line that is not usable or has no score, under `stop`; a field of `keep` that
             no line has; or an input that changed between two members.
         OutputError: the output could not be written, and an older one is untouched.
@@ -96,11 +99,22 @@ def score_file(
     if not isinstance(reward, Ensemble):
         reward.view(view)
     source = replace(source, every_response=True)
+    if shard is not None:
+        output = shard.file(output)
     # Two jobs would write one partial file.
     with handled(), only_writer(output), _beside(output, resume=resume) as stem:
         rows = _survey(source, keep)
-        job = _Job(source, output, stem, on_bad_record, tuple(keep), progress, rows)
-        return _finished(job, reward, view)
+        share = chunks.ALL if shard is None else shard.share
+        num_lines = share.rows(rows, chunks.CHUNK)
+        job = _Job(
+            source, output, stem, on_bad_record, tuple(keep), progress, num_lines,
+            share.chunks(rows, chunks.CHUNK), actors,
+        )  # fmt: skip
+        report = _finished(job, reward, view)
+        if shard is not None:
+            shards.write_record(output, shard, job.made_of, rows, report)
+        job.discard()
+        return report
 
 
 @contextlib.contextmanager
@@ -172,9 +186,12 @@ class _Job:
     keep: tuple[str, ...]
     progress: Progress | None
     num_lines: int
+    chunks: range
+    actors: Actors | None
     num_members: int = 1
     partials: list[Partial] = field(default_factory=list)
     counted: dict[str, Census] = field(default_factory=dict)
+    made_of: dict[str, str] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -183,24 +200,33 @@ class _Job:
 
     def run(self, reward: Reward, view: Any) -> JobReport:
         """Score by the reward, or by each member in turn, and write what came of it."""
-        made_of = {"smorm": __version__, "input": _digest(self.source), "options": self._options()}
+        contents = contents_of(self.source.path, self.source.split, self.source.subset)
+        input_digest = contents.digest()
+        made_of = {"smorm": __version__, "input": input_digest, "options": self._options()}
         if isinstance(reward, Ensemble):
             self.num_members = len(reward.members)
+            members: list[str] = []
             # So one member is in memory at a time, and no line has to be.
             for index, member in enumerate(reward.opened()):
                 facts = [reward.facts[member.name], reward.standardise is not None]
                 path = Path(f"{self.partial_stem}.part{index + 1}")
-                made_of["reward"] = _made_by(member.reward, member.view, facts)
-                self._fill(path, made_of, member.reward, member)
+                members.append(_made_by(member.reward, member.view, facts))
+                self._fill(path, {**made_of, "reward": members[-1]}, member.reward, member)
                 del member  # not kept while the next one is loaded
+            made_of["reward"] = files.fingerprint([members, reward.provenance["rule"]])
         else:
             made_of["reward"] = _made_by(reward, reward.view(view), reward.provenance)
             self._fill(Path(f"{self.partial_stem}.part"), made_of, reward, None)
+        if contents.changed() and _digest(self.source) != input_digest:
+            raise _ChangedInputError(self.source)
+        self.made_of = made_of
         with files.atomic_file(self.output) as stream:
-            report = self._write(reward, view, stream)
+            return self._write(reward, view, stream)
+
+    def discard(self) -> None:
+        """Leave no partial file."""
         for partial in self.partials:
             partial.discard()
-        return report
 
     def _options(self) -> str:
         options = asdict(replace(self.source, path="")) | {"keep": self.keep}
@@ -211,36 +237,52 @@ class _Job:
     ) -> None:
         """Score what is missing in a partial file, chunk by chunk."""
         before = len(self.partials) * self.num_lines
-        partial = Partial(path, made_of, CHUNK)
+        partial = Partial(path, made_of, chunks.CHUNK)
         self.partials.append(partial)
         name = member.name if member else reward.name
         census = self.counted[name] = Census()
-        source = replace(self.source, keep_fields=not reward.reads_text)
-        rows = read_each(source, census)
-        self._skip_done(partial, rows)
-        # Line by line in chunks: a file may be larger than the memory.
-        while chunk := list(itertools.islice(rows, CHUNK)):
-            reward.advance = self._within(before + partial.done, len(chunk))
-            try:
-                entries = [self._checked(entry) for entry in self._entries(reward, chunk)]
-            except DataError as error:  # e.g. over the limit of one member alone
-                raise DataError(f"{error} (scored by {name})" if member else error) from error
-            if member is not None:
-                entries = [_standardised(member, entry) for entry in entries]
-            partial.append(entries)
-            self._tell(before + partial.done)
+        finish = functools.partial(_standardised, member) if member else None
+        scorer = ChunkScorer.of(reward, self.source, chunks.CHUNK, self.keep, finish)
+        num_done = -(-partial.done // chunks.CHUNK)
+        self._pass_done(partial, scorer.reader, self.chunks[:num_done], census)
+        left = self.chunks[num_done:]
+        scored = self._scored_here(scorer, left, census, before + partial.done)
+        if self.actors is not None:
+            scored = self.actors.scored(scorer.reader.source, self.keep, left, census)
+        try:
+            # Line by line in chunks: a file may be larger than the memory.
+            for chunk in scored:
+                if chunk.error is not None and self.on_bad_record == "stop":
+                    raise DataError(chunk.error)
+                partial.append(chunk.lines, chunk.count)
+                self._tell(before + partial.done)
+        except DataError as error:  # e.g. over the limit of one member alone
+            raise DataError(f"{error} (scored by {name})" if member else error) from error
         if partial.done != self.num_lines:
             raise _ChangedInputError(self.source)
 
-    def _skip_done(self, partial: Partial, rows: Iterator[Any]) -> None:
+    def _scored_here(
+        self, scorer: ChunkScorer, numbers: range, census: Census, done: int
+    ) -> Iterator[ScoredChunk]:
+        """The chunks of those numbers, scored by this process."""
+        for number in numbers:
+            size = min(chunks.CHUNK, self.num_lines - done)
+            scorer.reward.advance = self._within(done, size)
+            chunk = scorer.score(number, census)
+            yield chunk
+            done += chunk.count
+
+    def _pass_done(
+        self, partial: Partial, reader: ChunkReader, numbers: range, census: Census
+    ) -> None:
         """Pass over rows that are scored, making sure that they are the same ones."""
         if not partial.done:
             return
-        # The entries first: zip reads no row beyond the last of them.
-        done = itertools.islice(partial.entries(), partial.done)
-        for entry, (where, _, _) in zip(done, rows, strict=False):
-            if _line(where) != _line(entry.where):
-                raise _ChangedInputError(self.source)
+        done = partial.entries()
+        for number in numbers:
+            for where, _, _ in reader.read(number, census):
+                if _line(where) != _line(next(done).where):
+                    raise _ChangedInputError(self.source)
         self._tell((len(self.partials) - 1) * self.num_lines + partial.done)
 
     def _tell(self, done: int) -> None:
@@ -258,28 +300,6 @@ class _Job:
             self._tell(start + done)
 
         return advance
-
-    def _entries(self, reward: Reward, chunk: Sequence[tuple[str, Any, Any]]) -> Iterator[Entry]:
-        """What the reward gives for each row of a chunk, bad rows in their places."""
-        lines = [_Line.of(*row) for row in chunk]
-        items = [line.item for line in lines if line.item is not None]
-        scored = iter(_scored_each(reward, items))
-        for line, (where, row, _) in zip(lines, chunk, strict=True):
-            result: Scored | None = None
-            errors = dict(line.errors)
-            if line.item is not None:
-                result, without = next(scored)
-                for index, error in without.items():
-                    detail = f"{where}: {error}"
-                    errors[line.positions[index]] = Unscored(error.reason, detail)
-            passed_on = {name: value_at(row, name) for name in self.keep}
-            yield Entry(where, line.id, line.count, result, errors, passed_on)
-
-    def _checked(self, entry: Entry) -> Entry:
-        for _, error in sorted(entry.errors.items()):
-            if self.on_bad_record == "stop" and error.reason not in LEFT_OUT:
-                raise DataError(f"{error}; {_REMEDY}")
-        return entry
 
     def _write(self, reward: Reward, view: Any, stream: BinaryIO) -> JobReport:
         entries = self._counted(self.partials[0], next(iter(self.counted.values())))
@@ -346,69 +366,6 @@ class _ChangedInputError(DataError):
 
 def _line(where: str) -> str:
     return where.rpartition(":")[2]
-
-
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """What is to be scored of a row, and what cannot be: `positions` are those of the item's
-    responses among all of the row's, of which there are `count`."""
-
-    id: Any
-    count: int
-    item: Item | None = None
-    positions: Sequence[int] = ()
-    errors: dict[int, Unscored] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, where: str, row: Any, records: list[Record] | BadRecord) -> _Line:
-        if isinstance(records, BadRecord):
-            return cls(records.id, 0, errors={0: _unusable(str(records))})
-        item = joined_item(records, where)
-        first = records[0]
-        positions: Sequence[int] = range(len(item))
-        errors: dict[int, Unscored] = {}
-        if isinstance(first, Candidates):
-            positions = first.places
-            errors = {position: _unusable(text) for position, text in first.unusable.items()}
-        count = len(item) + len(errors)
-        if not len(item):
-            return cls(item.id, count, errors=errors)
-        return cls(item.id, count, item, positions, errors)
-
-
-def _unusable(problem: str) -> Unscored:
-    return Unscored(UnscoredReason.BAD_RECORD, problem)
-
-
-def _scored_each(
-    reward: Reward, items: Sequence[Item]
-) -> list[tuple[Scored | None, dict[int, Unscored]]]:
-    """Scores of each item's responses that have some, and why the others have none, by their index.
-    The responses of an item without scores are tried one by one."""
-    outcomes: list[tuple[Scored | None, dict[int, Unscored]]] = []
-    for item, result in zip(items, reward.score(items), strict=True):
-        if isinstance(result, Scored):
-            outcomes.append((result, {}))
-        elif len(item) == 1 or not reward.by_response:
-            outcomes.append((None, dict.fromkeys(range(len(item)), result)))
-        else:
-            outcomes.append(_scored_apart(reward, item, result))
-    return outcomes
-
-
-def _scored_apart(
-    reward: Reward, item: Item, problem: Unscored
-) -> tuple[Scored | None, dict[int, Unscored]]:
-    results = enumerate(reward.score([item.only([index]) for index in range(len(item))]))
-    errors = {index: result for index, result in results if isinstance(result, Unscored)}
-    good = [index for index in range(len(item)) if index not in errors]
-    if not good:
-        return None, errors
-    # Together once more: a long response may shorten the prompt of the others.
-    (together,) = reward.score([item.only(good)])
-    if isinstance(together, Unscored):
-        return None, dict.fromkeys(range(len(item)), problem)
-    return together, errors
 
 
 def _standardised(member: OpenMember, entry: Entry) -> Entry:
