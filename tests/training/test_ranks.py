@@ -20,7 +20,8 @@ from smorm.files import verify_folder
 from smorm.model.heads import ScoreHead
 from smorm.model.run_folder import steps_of
 from smorm.training.distributed.ranks import Ranks
-from smorm.training.distributed.sharded import gathered, shard
+from smorm.training.distributed.sharded import shard
+from smorm.training.distributed.tensors import gathered
 from smorm.training.loop import train as train_alone
 from smorm.training.methods import make_method
 from tests.training.ranks import in_ranks, train

@@ -6,7 +6,7 @@ safetensors weights are read."""
 import copy
 import difflib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -103,11 +103,16 @@ def load_backbone(path: str, *, dtype: torch.dtype = torch.float32) -> Any:
     """The decoder of a Hugging Face folder or hub id, without its language head. `ModelError` as of
     `check_model`, or where weights are missing."""
     backbone, unread = load_decoder(check_model(path), dtype)
+    warn_of_unread_head(path, unread)
+    return backbone
+
+
+def warn_of_unread_head(path: str, unread: Collection[str]) -> None:
+    """Say it where one of the tensors that are no part of the decoder is a score head."""
     # Of a local folder `start_head` takes the row over.
     if "score.weight" in unread and not Path(path).is_dir():
         problem = "has a score head, which is not used: to start from it, give a local folder"
         log.warning("%s %s", path, problem)
-    return backbone
 
 
 def load_decoder(model: CheckedModel, dtype: torch.dtype) -> tuple[Any, set[str]]:

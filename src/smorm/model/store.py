@@ -29,6 +29,7 @@ from smorm.model.backbone import (
     merge_lora,
     position_limit,
     save_lora,
+    warn_of_unread_head,
 )
 from smorm.model.border import check_ids, check_model, quiet, read_config
 from smorm.model.card import CARD, MAX_TOKENS, ModelCard, card_errors, check_card, read_card
@@ -36,6 +37,7 @@ from smorm.model.foreign import Unreadable, UnreadableModelError
 from smorm.model.heads import WEIGHT, NonlinearHead
 from smorm.model.network import RewardNetwork
 from smorm.model.run_folder import why_no_model
+from smorm.model.shallow import Opened, ReadWholeError, open_decoder
 from smorm.model.views import PREFERENCE
 from smorm.model_files import check_files, fetch
 from smorm.printing import get_logger
@@ -317,6 +319,22 @@ def load_start(path: str, *, dtype: torch.dtype = torch.float32) -> Any:
             return _merged(folder, dtype)
         path = str(folder)
     return load_backbone(path, dtype=dtype)
+
+
+def open_start(path: str, rows: int) -> tuple[Opened, Any]:
+    """As `load_start`, to be read in parts, and its shallow backbone (`smorm.model.shallow`);
+    `rows` of the embedding are needed. `ReadWholeError` where that cannot be."""
+    if os.path.isdir(path):
+        folder = resolve(path)
+        if adapters.holds_adapters(folder):
+            raise ReadWholeError("adapters are merged into their base")
+        path = str(folder)
+    checked = check_model(path)
+    if checked.rows < rows:
+        raise ReadWholeError("its embedding is enlarged")
+    opened, shallow = open_decoder(checked)
+    warn_of_unread_head(path, checked.weights.keys() - set(opened.names.values()))
+    return opened, shallow
 
 
 def _merged(folder: Path, dtype: torch.dtype) -> Any:

@@ -15,7 +15,7 @@ from smorm.model.run_folder import CHECKPOINTS, checkpoint_of, steps_of
 from smorm.model.store import save_model
 from smorm.printing import get_logger
 from smorm.text.tokenizers import load_tokenizer
-from smorm.training.folder import BEGINNING, read_tensors
+from smorm.training.folder import BEGINNING, stored_tensors
 from smorm.training.optim import named_trainable
 from smorm.training.setup import build_network, prepare
 
@@ -77,9 +77,9 @@ def _beginning(run: Path, config: Config) -> tuple[RewardNetwork, Any, ModelCard
 
 
 def _load_weights(checkpoint: Path, network: RewardNetwork) -> None:
-    weights = read_tensors(checkpoint, "weights")
+    weights = stored_tensors(checkpoint, "weights")
     # What a method trains beside the network (a noise, for example) is no part of the model.
     for name, parameter in named_trainable(network, {}).items():
-        if name not in weights or weights[name].shape != parameter.shape:
+        if weights.shapes.get(name) != tuple(parameter.shape):
             raise CheckpointError(f"{checkpoint}: holds other parameters than its run: {name}")
-        parameter.data.copy_(weights[name])
+        parameter.data.copy_(weights.read(name))

@@ -12,12 +12,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
 
 from smorm import files
 from smorm.config import Config, decisive, dump_config
 from smorm.errors import CheckpointError, ConfigError, DataError
 from smorm.model.backbone import is_lora
+from smorm.model.pieces import Pieces, save_pieces
 from smorm.model.run_folder import (
     CHECKPOINTS,
     PREFIX,
@@ -30,7 +32,7 @@ from smorm.printing import get_logger
 from smorm.training import numerics
 from smorm.training.best import Best
 from smorm.training.distributed.ranks import ALONE, Ranks, current
-from smorm.training.distributed.replicated import put
+from smorm.training.distributed.tensors import own_part, own_rows, read_into
 from smorm.training.setup import Prepared
 from smorm.training.step import StepResult
 
@@ -150,20 +152,28 @@ def _save_tensors(
         save_file(weights, folder / "weights.safetensors")
         save_file(moments, folder / "optimizer.safetensors")
         return
-    from smorm.training.distributed import sharded
-
-    sharded.save(folder / "weights", weights)
-    sharded.save(folder / "optimizer", moments)
+    for kind, tensors in (("weights", weights), ("optimizer", moments)):
+        (folder / kind).mkdir(exist_ok=True)
+        _save_parts(folder / kind / f"rank-{ranks.rank:05d}.safetensors", tensors, ranks)
     ranks.gather()  # the manifest comes when all have written
 
 
-def read_tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:
-    """`weights` or `optimizer` of a checkpoint, whole, however many ranks wrote it."""
-    if not (folder / name).is_dir():
-        return load_file(folder / f"{name}.safetensors")
-    from smorm.training.distributed import sharded
+def _save_parts(path: Path, tensors: dict[str, torch.Tensor], ranks: Ranks) -> None:
+    """Write what this rank holds; of tensors that all ranks have, the first one writes them."""
+    parts, first_rows = {}, {}
+    for name, tensor in tensors.items():
+        first, past = own_rows(tensor)
+        is_sharded = isinstance(tensor, DTensor)
+        if (is_sharded and past > first) or (ranks.is_first and not is_sharded):
+            parts[name], first_rows[name] = own_part(tensor), first
+    save_pieces(path, parts, first_rows)
 
-    return sharded.read_whole(folder / name)
+
+def stored_tensors(folder: Path, name: str) -> Pieces:
+    """`weights` or `optimizer` of a checkpoint, however many ranks wrote it."""
+    if (folder / name).is_dir():
+        return Pieces(sorted((folder / name).glob("*.safetensors")))
+    return Pieces([folder / f"{name}.safetensors"])
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -195,25 +205,34 @@ def newest_numerics(folder: Path) -> numerics.Recorded | None:
 def load_checkpoint(path: Path, named: Named, optimizer: torch.optim.Optimizer) -> None:
     """Put weights and moments back, bit for bit; CheckpointError for another model's."""
     try:
-        weights = read_tensors(path, "weights")
-        moments = read_tensors(path, "optimizer")
+        weights, moments = (stored_tensors(path, kind) for kind in ("weights", "optimizer"))
+        # Compared before anything is copied: a model that is half loaded must not train on.
+        if weights.shapes.keys() != named.keys():
+            raise CheckpointError(f"{path}: holds other parameters than this model has")
+        for name, parameter in named.items():
+            if weights.shapes[name] != tuple(parameter.shape):
+                raise CheckpointError(f"{path}: {name} has another shape than in this model")
+        for name, parameter in named.items():
+            read_into(parameter.data, weights, name)
+        for key in moments.shapes:
+            name, _, moment = key.rpartition("/")
+            optimizer.state[named[name]][moment] = _read_moment(
+                moments, key, named[name], fused=bool(optimizer.defaults.get("fused"))
+            )
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    # Compared before anything is copied: a model that is half loaded must not train on.
-    if weights.keys() != named.keys():
-        raise CheckpointError(f"{path}: holds other parameters than this model has")
-    for name, parameter in named.items():
-        if weights[name].shape != parameter.shape:
-            raise CheckpointError(f"{path}: {name} has another shape than in this model")
-        put(parameter.data, weights[name])
-    for key, value in moments.items():
-        name, _, moment = key.rpartition("/")
+
+
+def _read_moment(
+    moments: Pieces, key: str, parameter: torch.nn.Parameter, *, fused: bool
+) -> torch.Tensor:
+    if key.endswith("/step"):
         # AdamW keeps its step count on the CPU unless it is fused, the moments beside the weights.
-        if moment != "step" or optimizer.defaults.get("fused"):
-            value = value.to(named[name].device)
-        if moment != "step":
-            value = put(torch.zeros_like(named[name].data), value)
-        optimizer.state[named[name]][moment] = value
+        step = moments.read(key).clone()
+        return step.to(parameter.device) if fused else step
+    value = torch.zeros_like(parameter.data)
+    read_into(value, moments, key)
+    return value
 
 
 def load_best(

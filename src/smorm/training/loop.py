@@ -45,6 +45,8 @@ def train(config: Config, *, resume: bool = False) -> Path:
     if world_size() > 1 and not method.over_ranks:
         problem = f"objective.kind {config.objective.kind} takes no gradient steps over ranks"
         raise ConfigError(f"{problem}: run it without torchrun")
+    if config.training.parallel == "sharded":
+        _refuse_sharded(config, method)
     # A process that torchrun starts again goes on from the newest checkpoint.
     resume = resume or was_restarted()
     try:
@@ -78,8 +80,6 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
     # The method comes before a checkpoint is loaded: it may need the outputs of the model that
     # training began with (GRM's reference), and computes the same again when a run goes on.
     method = make_method(prepared)
-    if ranks.sharded:
-        _shard(prepared, method)
     named = optim.named_trainable(network, method.parameters)
     rate = method.parameter_learning_rate
     optimizer = optim.make_optimizer(training, network, method.parameters, rate)
@@ -152,23 +152,18 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
     return config.output.folder / "model"
 
 
-def _shard(prepared: Prepared, method: Method) -> None:
-    """Leave each rank its part of the weights."""
-    from smorm.training.distributed.sharded import shard
-
-    training = prepared.config.training
+def _refuse_sharded(config: Config, method: type[Method]) -> None:
     # A language head is tied to an embedding that is sharded; a step in two halves has no passes
     # that all ranks compute together.
-    if method.keeps_language_head or training.diagnose_every:
+    if method.keeps_language_head or config.training.diagnose_every:
         key = "objective.kind" if method.keeps_language_head else "training.diagnose_every"
         raise ConfigError(f"{key}: not with training.parallel sharded: use replicated")
-    shard(prepared.network, prepared.ranks.world, half=training.precision == "bf16")
 
 
 def _gathered(prepared: Prepared, named: folder.Named) -> RewardNetwork:
     """The trained network, whole, on the first rank's host: tensor by tensor into one that is built
     there anew, so that no second copy of it is ever in memory. On other ranks it stays as it is."""
-    from smorm.training.distributed.sharded import gathered
+    from smorm.training.distributed.tensors import gathered
 
     network = prepared.network
     if prepared.ranks.is_first:

@@ -27,6 +27,7 @@ from smorm.config.strict_yaml import read_yaml
 from smorm.errors import ConfigError
 from smorm.model.network import Batch, RewardNetwork
 from smorm.printing import get_logger
+from smorm.training.distributed.tensors import own_part
 from smorm.training.setup import Prepared
 from smorm.training.sources import TokenSet
 
@@ -163,7 +164,7 @@ def measure(network: RewardNetwork, units: Sequence[Unit], *, half: bool) -> Mem
     the longest units: some attention kernels need more for longer sequences."""
     device = network.device
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    gradients = sum(parameter.numel() * parameter.element_size() for parameter in trained)
+    gradients = sum(own_part(parameter).nbytes for parameter in trained)
     # The network is measured between preparing and training: its gradients must be as before.
     before = [parameter.grad for parameter in trained]
     small, large = (_probe_batch(network, units, tokens) for tokens in PROBE)

@@ -20,8 +20,9 @@ from smorm.model.card import ModelCard, card_errors, check_card
 from smorm.model.device import keep_freed_memory, pick_device
 from smorm.model.heads import MlpHead, find_head, start_head
 from smorm.model.language import LanguageHead, load_language_model
-from smorm.model.network import RewardNetwork
-from smorm.model.store import load_start, resolve, versions
+from smorm.model.network import Layout, RewardNetwork
+from smorm.model.shallow import Opened, ReadWholeError, take_tables
+from smorm.model.store import load_start, open_start, resolve, versions
 from smorm.model.verify import choose_layout
 from smorm.objectives.terms import Rows
 from smorm.printing import get_logger
@@ -127,7 +128,7 @@ def prepare(config: Config) -> Prepared:
         log.info("held-out data: %s", line)
     # From here on the scales are those of the head's rows, which a method may change.
     scales = method.rows(scales)
-    network = build_network(config, tokenizer, len(scales))
+    network = build_network(config, tokenizer, len(scales), ranks)
     card = _card(config, renderer, scales, train)
     order = _order(config, train)
     data_hash = train.fingerprint
@@ -137,13 +138,21 @@ def prepare(config: Config) -> Prepared:
     return Prepared(config, network, tokenizer, card, train, dev, order, census, data_hash, ranks)
 
 
-def build_network(config: Config, tokenizer: Any, attributes: int) -> RewardNetwork:
-    """The network that a run begins with, on its device, in a layout that was verified."""
+def build_network(
+    config: Config, tokenizer: Any, attributes: int, ranks: Ranks = ALONE
+) -> RewardNetwork:
+    """The network that a run begins with, on its device, in a layout that was verified. Where the
+    `ranks` are sharded, each has its part of the backbone, and reads no more than that where the
+    files allow it."""
     method, spec, max_tokens = method_class(config), config.model.backbone, config.data.max_tokens
     # Seeded before the backbone: rows that are added to its embedding are drawn too.
     torch.manual_seed(config.training.seed)
-    backbone, language = _backbone(config, tokenizer)
-    fit_embeddings(backbone, len(tokenizer))
+    opened, shallow = _opened(config, tokenizer) if ranks.sharded else (None, None)
+    if opened is not None:
+        backbone, language = opened.backbone, None
+    else:
+        backbone, language = _backbone(config, tokenizer)
+        fit_embeddings(backbone, len(tokenizer))
     limit = position_limit(backbone)
     # Beyond it, backbones with a table of positions fail, and others were never pretrained.
     if limit is not None and max_tokens > limit:
@@ -166,16 +175,57 @@ def build_network(config: Config, tokenizer: Any, attributes: int) -> RewardNetw
     elif start_head(network.head, resolve(spec)):
         log.info("the preference row starts from that of %s, attribute rows start anew", spec)
     method.init_head(network)
-    network.to(pick_device(config.training.device, "training.device"))
+    device = pick_device(config.training.device, "training.device")
+    layout = None if config.model.layout == "auto" else config.model.layout
+    if opened is None:
+        network.to(device)
+        # The layout is verified on the device and with the weights that will be trained.
+        choose_layout(network, layout)
+    else:
+        network.head.to(device)
+        _choose_layout_by(shallow, network, layout, ranks)
+        del shallow  # before the weights come
     # Once the weights are there: every step frees and allocates the same sizes again.
-    if network.device.type == "cpu":
+    if device.type == "cpu":
         keep_freed_memory()
-    # The layout is verified on the device and with the head that will be trained.
-    layout = config.model.layout
-    choose_layout(network, None if layout == "auto" else layout)
     if config.training.gradient_checkpointing:
         network.checkpoint_activations()
-    return network.train()
+    network.train()
+    if ranks.sharded:
+        from smorm.training.distributed import sharded
+
+        sharded.shard(network, ranks.world, half=config.training.precision == "bf16")
+        if opened is not None:
+            sharded.read_parts(network, opened.read)
+    return network
+
+
+def _opened(config: Config, tokenizer: Any) -> tuple[Opened | None, Any]:
+    """The backbone that the run starts from, to be read in parts, and its shallow one; nothing
+    where it is read whole, and the log says why."""
+    spec = config.model.backbone
+    if isinstance(spec, Architecture):
+        return None, None  # drawn, and not read
+    try:
+        if config.model.lora is not None:
+            raise ReadWholeError("adapters are put on it")
+        return open_start(spec, len(tokenizer))
+    except ReadWholeError as reason:
+        log.info("%s: each rank reads all weights before it keeps its part: %s", spec, reason)
+        return None, None
+
+
+def _choose_layout_by(
+    shallow: Any, network: RewardNetwork, layout: Layout | None, ranks: Ranks
+) -> None:
+    """Set the layout of a network without weights: that of its shallow backbone."""
+    first = RewardNetwork(shallow, 1, pad_id=network.pad_id).to(network.device)
+    choose_layout(first, layout)
+    take_tables(network.backbone, first.backbone)
+    # Ranks that differ would make other micro-batches of a step.
+    own = [first.layout, first.fast_layers, first.padded_attention]
+    chosen, fast, padded_attention = ranks.gather(own)[0]
+    network.use_layout(chosen, fast_layers=fast, padded_attention=padded_attention)
 
 
 def _backbone(config: Config, tokenizer: Any) -> tuple[Any, LanguageHead | None]:

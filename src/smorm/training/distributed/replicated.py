@@ -7,7 +7,7 @@ that are in no module need no rule."""
 from collections.abc import Iterable, Iterator
 
 import torch
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from smorm.training.distributed.ranks import Ranks
 
@@ -54,10 +54,3 @@ def _buckets(parameters: Iterable[torch.nn.Parameter]) -> Iterator[list[torch.nn
         size += parameter.numel()
     if bucket:
         yield bucket
-
-
-def put(target: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
-    """Copy a whole tensor, which every rank has, into a sharded or plain one; returns that."""
-    if isinstance(target, DTensor):
-        full = distribute_tensor(full.to(target.device), target.device_mesh, target.placements)
-    return target.copy_(full)

@@ -4,26 +4,17 @@ A decoder layer is gathered while it computes, the rest of the backbone once a p
 what a method trains beside the network, are small: every rank has them, and their gradients are
 added up by hand. All ranks compute the same number of passes in every step."""
 
-import warnings
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.hf_storage import (
-    HuggingFaceStorageReader,
-    HuggingFaceStorageWriter,
-)
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
-from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from smorm.model.cpu.fuse import decoder_layers
 from smorm.model.network import RewardNetwork
+from smorm.training.distributed.tensors import gathered, own_rows
 
 
 def shard(network: RewardNetwork, world: int, *, half: bool) -> None:
@@ -46,9 +37,21 @@ def shard(network: RewardNetwork, world: int, *, half: bool) -> None:
             module.set_force_sum_reduction_for_comms(True)
 
 
-def gathered(tensor: Tensor) -> Tensor:
-    """The whole of a tensor, on every rank; all ranks call it."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+def read_parts(network: RewardNetwork, read: Callable[[str, int, int], Tensor]) -> None:
+    """Give a sharded backbone on the meta device its weights: `read` gives the rows of one of them
+    from a first to before a last one. No rank reads those of another."""
+    for prefix, module in network.backbone.named_modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            first, past = own_rows(parameter)
+            shape = (past - first, *parameter.shape[1:])
+            rows = torch.empty(shape, dtype=parameter.dtype, device=network.device)
+            rows.copy_(read(f"{prefix}.{name}" if prefix else name, first, past))
+            part = DTensor.from_local(
+                rows, parameter.device_mesh, parameter.placements, run_check=False,
+                shape=parameter.shape, stride=parameter.stride(),
+            )  # fmt: skip
+            trained = parameter.requires_grad
+            module.register_parameter(name, torch.nn.Parameter(part, requires_grad=trained))
 
 
 def clip_gradients(parameters: Iterable[torch.nn.Parameter], limit: float) -> float:
@@ -65,22 +68,3 @@ def clip_gradients(parameters: Iterable[torch.nn.Parameter], limit: float) -> fl
         for gradient in gradients:
             gradient.mul_(limit / (norm + 1e-6))
     return norm
-
-
-def save(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as safetensors, each rank its part; all ranks call it."""
-    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
-    save_distributed(dict(tensors), storage_writer=writer)
-
-
-def read_whole(folder: Path) -> dict[str, Tensor]:
-    """What `save` wrote, whole, whatever the number of ranks was."""
-    reader = HuggingFaceStorageReader(str(folder))
-    tensors: dict[str, Any] = {}
-    for name, stored in reader.read_metadata().state_dict_metadata.items():
-        assert isinstance(stored, TensorStorageMetadata)
-        tensors[name] = torch.empty(stored.size, dtype=stored.properties.dtype)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        load_distributed(tensors, storage_reader=reader, no_dist=True)
-    return tensors
