@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 0
 
-.PHONY: setup demo test lint check real lab text bench chaos engines clean
+.PHONY: setup demo test test-all lint check real lab text bench chaos engines clean
 
 setup: $(VENV)/.done
 
@@ -24,8 +24,14 @@ demo: setup
 	rm -rf demo
 	$(BIN)/smorm demo --output demo
 
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# All tests but those marked `slow`: whole studies, benchmarks, killed trainings, chaos.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m 'not slow'
+
+test-all: setup
+	$(PYTEST)
 
 lint: setup
 	$(BIN)/ruff check .
@@ -33,7 +39,7 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check: lint test
+check: lint test-all
 
 # The method against its baselines on real data, where ../shared/data (or DATA=...) is there.
 DATA ?= ../shared/data

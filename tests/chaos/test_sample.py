@@ -11,7 +11,7 @@ from pathlib import Path
 from chaos.__main__ import CLASSES
 
 ROOT = Path(__file__).parents[2]
-EACH = 5
+EACH = 2
 
 
 def test_a_few_trials_of_every_class_find_no_fault(tmp_path: Path) -> None:

@@ -22,9 +22,9 @@ pytestmark = pytest.mark.slow
 def test_killed_at_random_moments_a_run_has_the_same_bits_and_leaves_nothing(
     tmp_path: Path,
 ) -> None:
-    report = kill_training(tmp_path, count=8, seed=1, signals=[signal.SIGKILL])
+    report = kill_training(tmp_path, count=4, seed=1, signals=[signal.SIGKILL])
     assert report.faults == []
-    assert report.kills == 8
+    assert report.kills == 4
 
 
 def test_ranks_that_are_killed_start_anew_and_the_run_has_the_same_bits(tmp_path: Path) -> None:
@@ -34,9 +34,9 @@ def test_ranks_that_are_killed_start_anew_and_the_run_has_the_same_bits(tmp_path
 
 
 def test_so_it_is_with_bursts_of_stop_signals(tmp_path: Path) -> None:
-    report = kill_training(tmp_path, count=6, seed=2, signals=SIGNALS, burst=5)
+    report = kill_training(tmp_path, count=3, seed=2, signals=SIGNALS, burst=5)
     assert report.faults == []
-    assert report.kills == 6
+    assert report.kills == 3
 
 
 def test_two_runs_that_start_at_one_instant_are_one_run(tmp_path: Path) -> None:
