@@ -29,6 +29,7 @@ def burning_arm(seconds: float) -> Any:
     return build
 
 
+@pytest.mark.slow
 def test_each_arm_works_in_its_own_process_and_counts_its_own_seconds() -> None:
     with ForkedArm("slow", burning_arm(0.09)) as slow, ForkedArm("fast", burning_arm(0.03)) as fast:
         timings = interleave([slow.arm(), fast.arm()], 3, warmup=1)

@@ -78,6 +78,7 @@ def test_other_tokens_in_trls_run_are_refused(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_a_suspended_trl_run_loses_what_an_uninterrupted_one_does(tmp_path: Path) -> None:
     data, prepared = world()
     batches = batching.random_batches(prepared)[:3]

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from chaos.served.bodies import BODIES
 from chaos.served.wires import WIRES
 
@@ -15,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 COUNT = (len(BODIES) + len(WIRES)) * 3 // 2 + 6
 
 
+@pytest.mark.slow
 def test_one_request_of_each_kind_finds_no_fault(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "chaos", "--only", "served_fuzz", "--count", str(COUNT)]
     command += ["--json", str(tmp_path / "report.json")]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from bench.check import measure_in_process, write_held_out
 from bench.machine import MIB
 from bench.tokens import write_pairs
 
 
+@pytest.mark.slow
 def test_long_pairs_take_less_memory_than_their_texts(tmp_path):
     small, large, held_out = (tmp_path / f"{name}.jsonl" for name in ("small", "large", "dev"))
     write_pairs(small, 500, 400)

@@ -65,6 +65,7 @@ def test_the_default_price_is_the_published_one(smorm, out):
     assert "uwo 0.5 of" in said
 
 
+@pytest.mark.slow
 def test_eval_measures_models_as_one_beside_its_members(smorm, out, tmp_path):
     code, said, err = smorm(
         "eval", single(), multi(), "--combine", "min", "--suite",

@@ -46,6 +46,7 @@ def test_a_view_that_is_no_json_or_names_no_row_is_told(smorm, judge, few, view,
     assert message in " ".join(err.split())
 
 
+@pytest.mark.slow
 def test_a_classifier_equals_itself_and_exports_one_label(smorm, tmp_path, judge):
     code, out, err = smorm("parity", judge, judge)
     assert code == 0, out + err

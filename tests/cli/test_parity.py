@@ -100,6 +100,7 @@ def test_a_server_is_compared_by_its_address_with_its_token(smorm, good, few, tm
     assert "offset: all scores are shifted by the same constant +0.5" in error_of(err)
 
 
+@pytest.mark.slow
 def test_a_tokenizer_that_plain_transformers_replaces_is_a_warning_of_export_and_fails_parity(
     smorm, few, tmp_path
 ):

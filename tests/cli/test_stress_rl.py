@@ -50,6 +50,7 @@ def config(tmp_path, files, rl=None, **changes):
     return path
 
 
+@pytest.mark.slow
 def test_a_policy_is_optimised_against_every_view_and_traced_on_every_set(smorm, tmp_path, prompts):
     models = {
         "Joint": {"model": str(trained()), "views": ["F", "L"]},

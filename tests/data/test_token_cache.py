@@ -172,6 +172,7 @@ def test_a_saved_dataset_is_cached_by_its_bytes(tmp_path, caplog):
     assert first.content == second.content
 
 
+@pytest.mark.slow
 def test_bad_records_that_stop_a_run_stop_it_at_the_same_place_in_any_process(tmp_path):
     """A long record stands behind the first chunk, a broken line far behind it."""
     rows: list[object] = [

@@ -32,6 +32,7 @@ def test_the_variance_grows_by_one_plus_the_partners_times_the_correlation(size,
     assert found["noise_scale_ungrouped"] == pytest.approx(1 / 0.3**2, rel=0.1)
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_truth_about_as_often_as_it_says():
     inside = 0
     for seed in range(20):

@@ -74,6 +74,7 @@ def test_without_a_bottleneck_the_optimiser_too_finds_the_two_heads_alone():
     np.testing.assert_allclose(minimise(problem, case, start), alone, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_with_weight_decay_a_gain_appears_without_any_bottleneck():
     weak, strong = row("B + ridge 1e-2"), row("B + ridge 3e-2")
     for one in (weak, strong):

@@ -32,6 +32,7 @@ def test_a_study_has_every_method_regime_and_seed(results):
                 assert (f"pairs/{regime}", model, view, seed) in found
 
 
+@pytest.mark.slow
 def test_the_number_of_processes_changes_nothing(results, tmp_path):
     alone = run_lab(small(seeds=2, workers=1, work=tmp_path))
     assert [r.as_dict() for r in alone] == [r.as_dict() for r in results]

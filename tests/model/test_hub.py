@@ -40,6 +40,7 @@ except ModelError as error:
 """
 
 
+@pytest.mark.slow
 def test_without_a_network_a_model_in_the_hubs_cache_is_loaded_and_another_told_in_a_line(tmp_path):
     # The hub's place is read when its library is imported: a process of its own.
     settings = {"HF_HUB_CACHE": str(hub_cache(tmp_path)), "HF_HUB_OFFLINE": "1"}

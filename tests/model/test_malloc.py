@@ -40,6 +40,7 @@ def faults(**environment: str) -> tuple[bool, int]:
     return told == "True", int(count)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 def test_a_step_that_repeats_faults_no_page_again() -> None:
     told, count = faults()

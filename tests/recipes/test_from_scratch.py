@@ -40,6 +40,7 @@ def test_a_recipe_from_scratch_builds_and_makes_a_step(name, kind, data, tmp_pat
     assert np.isfinite(result.values["loss"])
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize("name", FOLDERS)
 def test_a_recipe_from_scratch_fits_the_real_data(name, data_folder, tmp_path):

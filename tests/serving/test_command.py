@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import httpx2
+import pytest
 
 from tests.conftest import ROOT
 from tests.serving.conftest import FAULTY
@@ -19,6 +20,7 @@ SERVE = [sys.executable, "-m", "smorm.cli.main", "serve", f"length=function:{FAU
 BODY = {"items": [{"prompt": "p", "response": "four"}]}
 
 
+@pytest.mark.slow
 def test_sigterm_drains_answers_what_comes_meanwhile_and_ends_with_0(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     process = subprocess.Popen(

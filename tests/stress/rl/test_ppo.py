@@ -141,6 +141,7 @@ def test_the_same_seed_gives_the_same_policy(tmp_path):
     assert not torch.equal(found[0], found[2])
 
 
+@pytest.mark.slow
 def test_a_constraint_holds_the_proxy_that_goes_past_it_otherwise(tmp_path):
     changes = {"steps": 20, "passes": 2, "kl_coefficient": 0.05, "max_new_tokens": 24}
     free, prompts = trainer(tmp_path, "length", **changes)
