@@ -49,19 +49,19 @@ class Pieces:
         """The rows of a tensor from `first` to before `past`; by default all of it."""
         shape = self.shapes[name]
         if not shape:
-            whole: Tensor = self._pieces[name][0].file.get_tensor(name)
-            return whole
+            scalar: Tensor = self._pieces[name][0].file.get_tensor(name)
+            return scalar
         past = shape[0] if past is None else past
-        parts = []
+        row_blocks = []
         for piece in self._pieces[name]:
             begin, end = max(first, piece.first), min(past, piece.first + piece.shape[0])
             if begin < end:
                 stored = piece.file.get_slice(name)
-                parts.append(stored[begin - piece.first : end - piece.first])
-        if not parts:  # a tensor, or a share of one, without rows
+                row_blocks.append(stored[begin - piece.first : end - piece.first])
+        if not row_blocks:  # a tensor, or a share of one, without rows
             stored = self._pieces[name][0].file.get_slice(name)
-            parts.append(stored[0:0])
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+            row_blocks.append(stored[0:0])
+        return row_blocks[0] if len(row_blocks) == 1 else torch.cat(row_blocks)
 
 
 def save_pieces(path: Path, tensors: Mapping[str, Tensor], first_rows: Mapping[str, int]) -> None:

@@ -74,12 +74,12 @@ def _stored_names(backbone: Any, model: CheckedModel) -> dict[str, str]:
             raise ReadWholeError(f"{name} and {owners[id(parameter)]} are one weight")
         owners[id(parameter)] = name
         candidates = [name, f"{backbone.base_model_prefix}.{name}"]
-        found = [each for each in candidates if each in model.weights]
-        if len(found) != 1 or model.weights[found[0]].shape != tuple(parameter.shape):
+        stored = [each for each in candidates if each in model.weights]
+        if len(stored) != 1 or model.weights[stored[0]].shape != tuple(parameter.shape):
             raise ReadWholeError(f"{name} is not stored as it is used")
         if parameter.ndim == 0:
             raise ReadWholeError(f"{name} has no rows")
-        names[name] = found[0]
+        names[name] = stored[0]
     return names
 
 

@@ -245,10 +245,10 @@ class _Job:
         scorer = ChunkScorer.of(reward, self.source, chunks.CHUNK, self.keep, finish)
         num_done = -(-partial.done // chunks.CHUNK)
         self._pass_done(partial, scorer.reader, self.chunks[:num_done], census)
-        left = self.chunks[num_done:]
-        scored = self._scored_here(scorer, left, census, before + partial.done)
+        missing = self.chunks[num_done:]
+        scored = self._scored_here(scorer, missing, census, before + partial.done)
         if self.actors is not None:
-            scored = self.actors.scored(scorer.reader.source, self.keep, left, census)
+            scored = self.actors.scored(scorer.reader.source, self.keep, missing, census)
         try:
             # Line by line in chunks: a file may be larger than the memory.
             for chunk in scored:

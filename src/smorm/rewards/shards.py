@@ -179,9 +179,9 @@ def _in_order(written: Sequence[_Written]) -> list[_Written]:
         if changed:
             differs = f"{', '.join(changed)}: not as of {first.path.name}"
             raise DataError(f"{each.path}: is of another run ({differs}); score it again")
-        other = by_number.setdefault(each.shard.number, each)
-        if other is not each:
-            raise DataError(f"{each.path}: is shard {each.shard.number}, as is {other.path}")
+        earlier = by_number.setdefault(each.shard.number, each)
+        if earlier is not each:
+            raise DataError(f"{each.path}: is shard {each.shard.number}, as is {earlier.path}")
     if str(chunks.CHUNK) != first.made_of.get("chunk"):
         raise DataError(f"{first.path}: made by another version of smorm, in other chunks")
     for number in range(1, first.shard.count + 1):

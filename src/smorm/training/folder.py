@@ -160,13 +160,13 @@ def _save_tensors(
 
 def _save_parts(path: Path, tensors: dict[str, torch.Tensor], ranks: Ranks) -> None:
     """Write what this rank holds; of tensors that all ranks have, the first one writes them."""
-    parts, first_rows = {}, {}
+    held, first_rows = {}, {}
     for name, tensor in tensors.items():
         first, past = own_rows(tensor)
         is_sharded = isinstance(tensor, DTensor)
         if (is_sharded and past > first) or (ranks.is_first and not is_sharded):
-            parts[name], first_rows[name] = own_part(tensor), first
-    save_pieces(path, parts, first_rows)
+            held[name], first_rows[name] = own_part(tensor), first
+    save_pieces(path, held, first_rows)
 
 
 def stored_tensors(folder: Path, name: str) -> Pieces:

@@ -223,8 +223,8 @@ def _choose_layout_by(
     choose_layout(first, layout)
     take_tables(network.backbone, first.backbone)
     # Ranks that differ would make other micro-batches of a step.
-    own = [first.layout, first.fast_layers, first.padded_attention]
-    chosen, fast, padded_attention = ranks.gather(own)[0]
+    of_this_rank = [first.layout, first.fast_layers, first.padded_attention]
+    chosen, fast, padded_attention = ranks.gather(of_this_rank)[0]
     network.use_layout(chosen, fast_layers=fast, padded_attention=padded_attention)
 
 

@@ -46,12 +46,12 @@ def read_parts(network: RewardNetwork, read: Callable[[str, int, int], Tensor]) 
             shape = (past - first, *parameter.shape[1:])
             rows = torch.empty(shape, dtype=parameter.dtype, device=network.device)
             rows.copy_(read(f"{prefix}.{name}" if prefix else name, first, past))
-            part = DTensor.from_local(
+            weight = DTensor.from_local(
                 rows, parameter.device_mesh, parameter.placements, run_check=False,
                 shape=parameter.shape, stride=parameter.stride(),
             )  # fmt: skip
             trained = parameter.requires_grad
-            module.register_parameter(name, torch.nn.Parameter(part, requires_grad=trained))
+            module.register_parameter(name, torch.nn.Parameter(weight, requires_grad=trained))
 
 
 def clip_gradients(parameters: Iterable[torch.nn.Parameter], limit: float) -> float:
