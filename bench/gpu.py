@@ -1,11 +1,16 @@
-"""The CUDA path in one run of minutes: equality, training, scoring, peak, and where time goes.
+"""The CUDA path in runs of minutes: equality, training, scoring, peak, and where time goes.
 
-    python -m bench.gpu --json FILE [--minutes 9] [--shapes llama-3.2-1b,gemma-2b]
+    python -m bench.gpu --json FILE [--part equality|speed|scale] [--minutes 9]
+        [--shapes llama-3.2-1b,gemma-2b]
+
+Three parts that stand alone, each of about four minutes: `equality` of every attention kernel and
+of whole models, with the number of compiled graphs; `speed` of training and scoring; `scale`:
+FSDP2 on one device, and a server under load.
 
 Random weights at true shapes; token batches with the lengths of HH harmless-base. Training is
 compared with TRL's `RewardTrainer` (where TRL can be imported; the file says where not) and with
 the padded loop, scoring with the padded loop of 8, as given and sorted by length. The file is
-written again after every part, a part that fails leaves its traceback there, and no part begins
+written again after every measurement, one that fails leaves its traceback there, and none begins
 after the time limit. `--device cpu --tiny` runs the same code with small sizes."""
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ from typing import Any
 
 import torch
 
+from bench.gpu_kernels import attention_kernels, recompilations
 from bench.gpu_measurements import (
     Measured,
     Setting,
@@ -35,27 +41,42 @@ from bench.gpu_measurements import (
     trl_training,
 )
 from bench.gpu_models import SHAPES, shape_of
+from bench.gpu_scale import server, sharded_training
 from bench.machine import describe
 from smorm import files
 
+PARTS = ("equality", "speed", "scale")
 
-def measurements(setting: Setting, names: Sequence[str]) -> dict[str, Callable[[], Measured]]:
+
+def measurements(
+    setting: Setting, names: Sequence[str], parts: Sequence[str]
+) -> dict[str, Callable[[], Measured]]:
     """All measurements by name, the most important first: a later one may not be reached."""
     shapes = [shape_of(name, setting.tiny) for name in names]
     steps: dict[str, Callable[[], Measured]] = {}
-    for shape in shapes:
-        steps[f"equality {shape.name}"] = partial(equality, setting, shape)
-    for shape in shapes:
-        steps[f"training {shape.name}"] = partial(training, setting, shape)
-        steps[f"trl {shape.name}"] = partial(trl_training, setting, shape)
-        steps[f"scoring {shape.name}"] = partial(scoring, setting, shape)
-    for shape in shapes:
-        steps[f"trace {shape.name}"] = partial(trace, setting, shape)
+    if "equality" in parts:
+        for shape in shapes:
+            steps[f"equality {shape.name}"] = partial(equality, setting, shape)
+        steps["attention kernels"] = partial(attention_kernels, setting)
+        steps["compiled graphs"] = partial(recompilations, setting)
+    if "speed" in parts:
+        for shape in shapes:
+            steps[f"training {shape.name}"] = partial(training, setting, shape)
+            steps[f"trl {shape.name}"] = partial(trl_training, setting, shape)
+            steps[f"scoring {shape.name}"] = partial(scoring, setting, shape)
+        for shape in shapes:
+            steps[f"trace {shape.name}"] = partial(trace, setting, shape)
+    if "scale" in parts:
+        for shape in shapes:
+            steps[f"sharded {shape.name}"] = partial(sharded_training, setting, shape)
+            steps[f"server {shape.name}"] = partial(server, setting, shape)
     return steps
 
 
-def run(setting: Setting, shapes: Sequence[str], path: Path, minutes: float) -> dict[str, Any]:
-    """Run all measurements; returns what is in the file."""
+def run(
+    setting: Setting, shapes: Sequence[str], parts: Sequence[str], path: Path, minutes: float
+) -> dict[str, Any]:
+    """Run all measurements of some parts; returns what is in the file."""
     started = time.monotonic()
     machine = describe()
     if setting.cuda:
@@ -65,7 +86,7 @@ def run(setting: Setting, shapes: Sequence[str], path: Path, minutes: float) -> 
     peaks = result["peak_flops"] = attempt(partial(peak, setting))
     if "failed" not in peaks:
         setting = replace(setting, peaks=peaks)
-    for name, measure in measurements(setting, shapes).items():
+    for name, measure in measurements(setting, shapes, parts).items():
         passed = time.monotonic() - started
         if passed > 60 * minutes:
             result["parts"][name] = {"not_run": f"{passed:.0f} s had passed"}
@@ -115,7 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run; exit code 1 where a part failed."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
     parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--part", choices=PARTS, help="only this one")
+    parser.add_argument("--minutes", type=float, default=9.0, help="no measurement begins later")
     parser.add_argument("--shapes", default=",".join(SHAPES))
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true")
@@ -128,7 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("there is no CUDA device here: --device cpu --tiny tries the script")
     options.json.parent.mkdir(parents=True, exist_ok=True)
     setting = setting_for(options.device, options.tiny, options.repeats)
-    result = run(setting, shapes, options.json, options.minutes)
+    parts = PARTS if options.part is None else (options.part,)
+    result = run(setting, shapes, parts, options.json, options.minutes)
     for name, value in result["ratios"].items():
         print(f"{name}: {value:.2f} times")
     return int(_has_failed(result["parts"]))

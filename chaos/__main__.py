@@ -63,6 +63,7 @@ def _rank_kills(stage: Stage, folder: Path, count: int, seed: int) -> tuple[int,
     return report.kills, [Found("rank_kills", Fault.DIFFERENCE, text) for text in report.faults]
 
 
+_LARGEST = 5  # trials of a class whose memory is in the report
 Runner = Callable[[Stage, Path, int, int], tuple[int, list[Found]]]
 RUNNERS: dict[str, tuple[Runner, int]] = {
     "kills": (_kills, 200),
@@ -108,14 +109,17 @@ def run(names: Sequence[str], workplace: Path, options: argparse.Namespace) -> i
     print(f"{'class':<14}{'trials':>8}{'faults':>8}{'seconds':>9}{'peak MiB':>10}")
     for name in names:
         began = time.monotonic()
-        done, findings, peak = _run_class(name, stage, workplace / name, options)
+        done, findings, peaks = _run_class(name, stage, workplace / name, options)
         seconds = time.monotonic() - began
+        largest = peaks.most_common(_LARGEST)
+        peak = largest[0][1] if largest else None
         mebibytes = "-" if peak is None else f"{peak >> 20}"
         print(f"{name:<14}{done:>8}{len(findings):>8}{seconds:>9.0f}{mebibytes:>10}", flush=True)
         report[name] = {
             "trials": done,
             "faults": dict(Counter(finding.fault.value for finding in findings)),
             "peak_bytes": peak,
+            "largest": largest,
         }
         everything += findings
         count += done
@@ -132,23 +136,25 @@ def run(names: Sequence[str], workplace: Path, options: argparse.Namespace) -> i
 
 def _run_class(
     name: str, stage: Stage, folder: Path, options: argparse.Namespace
-) -> tuple[int, list[Found], int | None]:
-    """How many trials there were, what was wrong, and the most memory that one took above what
-    this process has (of `RUNNERS` it is not measured)."""
+) -> tuple[int, list[Found], Counter[str]]:
+    """How many trials there were, what was wrong, and the most memory that each took above what
+    this process has, by the trial's name (of `RUNNERS` it is not measured)."""
     if name in RUNNERS:
         runner, number = RUNNERS[name]
         count = options.each or max(1, round(number * options.share))
-        return *runner(stage, folder, count, options.seed), None
+        return *runner(stage, folder, count, options.seed), Counter()
     make, number = CLASSES[name]
-    done = peak = 0
+    done = 0
     findings: list[Found] = []
+    peaks: Counter[str] = Counter()
     count = options.each or max(1, round(number * options.share))
     trials = make(stage, options.seed, count)
     for finished in run_trials(trials, folder, options.jobs, options.keep):
         done += 1
         findings += finished.faults
-        peak = max(peak, finished.peak_bytes)
-    return done, findings, peak
+        name_of_trial = finished.trial.name
+        peaks[name_of_trial] = max(peaks[name_of_trial], finished.peak_bytes)
+    return done, findings, peaks
 
 
 def _prepare_process() -> None:

@@ -34,20 +34,47 @@ def run(folder: Path, *options: str) -> dict[str, Any]:
     return result
 
 
+def run_part(folder: Path, part: str) -> dict[str, Any]:
+    return run(folder, "--shapes", "llama-3.2-1b", "--repeats", "1", "--part", part)
+
+
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")  # TRL's
-def test_every_part_runs_and_says_what_it_must(tmp_path: Path) -> None:
-    result = run(tmp_path, "--shapes", "llama-3.2-1b", "--repeats", "1")
-    parts = result["parts"]
-    assert {name.split()[0] for name in parts} == {
-        "equality",
-        "training",
-        "trl",
-        "scoring",
-        "trace",
-    }
+def test_every_kernel_is_compared_and_few_graphs_are_compiled(tmp_path: Path) -> None:
+    parts = run_part(tmp_path, "equality")["parts"]
+    assert list(parts) == ["equality llama-3.2-1b", "attention kernels", "compiled graphs"]
     assert parts["equality llama-3.2-1b"]["fp32"]["scores"] <= 1e-5
     assert parts["equality llama-3.2-1b"]["fp32"]["gradients_relative"] <= 1e-5
+    kernels = parts["attention kernels"]
+    kernels.pop("part_seconds")
+    assert {name.split(" (")[0].split(",")[0] for name in kernels} == {
+        "plain products",
+        "flex",
+        "cpu blocks",
+    }
+    for name, differences in kernels.items():
+        assert max(differences.values()) < (1e-5 if "float32" in name else 0.02), name
+    graphs = parts["compiled graphs"]
+    assert graphs["graphs"] == graphs["padded_sizes"] < graphs["row_counts"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of torch.distributed's own checkpoints
+def test_sharded_steps_and_a_server_are_measured(tmp_path: Path) -> None:
+    parts = run_part(tmp_path, "scale")["parts"]
+    sharded, served = parts["sharded llama-3.2-1b"], parts["server llama-3.2-1b"]
+    assert sharded["loss_difference"] < 1e-2
+    assert all(sharded[arm]["seconds"] > 0 for arm in ("whole", "sharded", "sharded checkpointed"))
+    assert served["answered"] > 0
+    assert served["errors"] == 0
+    assert served["largest_difference"] < 0.1 * served["score_spread"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")  # TRL's
+def test_training_and_scoring_are_timed(tmp_path: Path) -> None:
+    result = run_part(tmp_path, "speed")
+    parts = result["parts"]
+    assert {name.split()[0] for name in parts} == {"training", "trl", "scoring", "trace"}
     training = parts["training llama-3.2-1b"]
     assert training["loss_difference"] < 1e-2
     for arm in ("forest", "padded", "forest checkpointed", "padded checkpointed"):
@@ -62,7 +89,7 @@ def test_every_part_runs_and_says_what_it_must(tmp_path: Path) -> None:
 
 def test_after_the_time_limit_no_part_begins(tmp_path: Path) -> None:
     parts = run(tmp_path, "--minutes", "0")["parts"]
-    assert len(parts) == 5 * len(SHAPES)
+    assert len(parts) == 7 * len(SHAPES) + 2
     assert all("had passed" in part["not_run"] for part in parts.values())
 
 
