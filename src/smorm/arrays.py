@@ -15,6 +15,15 @@ Tokens = NDArray[np.int32]  # token ids
 Clusters = Sequence[str] | Sequence[int] | NDArray[Any]
 
 
+def compact(numbers: Ints) -> Ints:
+    """Whole numbers from 0 in 4 bytes each where they fit. What is computed with them may not:
+    arithmetic needs 8."""
+    if not len(numbers) or int(numbers.max()) <= np.iinfo(np.int32).max:
+        small: Any = numbers.astype(np.int32)
+        return small  # type: ignore[no-any-return]
+    return numbers
+
+
 def is_finite_number(value: Any) -> bool:
     """Whether a value of a JSON file is a finite number, as a float has them."""
     # JSON's true is an int in Python, and no number.

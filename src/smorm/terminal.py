@@ -126,7 +126,8 @@ class CleanStream(io.TextIOBase):
 
     def isatty(self) -> bool:
         """Whether it is a terminal."""
-        return self.trusted.isatty()
+        # A library may have kept it, and ask when the process ends.
+        return not self.trusted.released and self.trusted.isatty()
 
     def fileno(self) -> int:
         """The descriptor behind it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 
 from tests.cli.test_score_resume import CHUNK, data, words  # noqa: F401  (a fixture)
@@ -50,3 +51,12 @@ def test_what_is_no_shard_or_has_no_place_for_one_is_one_line(smorm, data):  # n
     code, _, err = smorm(*words(data)[:-1], "/dev/null", "--shards", "1/2")
     assert code == 2
     assert "/dev/null is a device or pipe: name a file" in err
+
+
+def test_without_ray_it_is_one_line(smorm, data, monkeypatch):  # noqa: F811
+    monkeypatch.setitem(sys.modules, "ray", None)
+    code, _, err = smorm(*words(data), "--ray", 2)
+    assert code == 2
+    (line,) = err.splitlines()
+    assert line.startswith("error: --ray: needs the package ray (")
+    assert line.endswith("): pip install 'smorm[ray]'")

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 from hypothesis import HealthCheck, settings
+from pyarrow import parquet
 
 from smorm.data.census import Census
 from smorm.data.reading import Source, read_records
@@ -19,6 +21,13 @@ U, A, S = "user", "assistant", "system"
 
 # files are written in each example: a busy machine must not fail a law
 law = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def save_parquet(path: Path, rows: list[Any]) -> Path:
+    """Rows as a Parquet file, with the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    return path
 
 
 def say(*turns: tuple[str, str]) -> list[dict[str, str]]:

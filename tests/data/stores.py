@@ -7,7 +7,6 @@ import random
 from pathlib import Path
 
 from smorm.data.encode import Encoder
-from smorm.data.readers import contents_of
 from smorm.data.reading import Source
 from smorm.data.token_cache import TokenRequest, tokens_of, write_tokens
 from smorm.data.token_store import TokenStore
@@ -83,7 +82,7 @@ def written(folder: Path, want: TokenRequest, workers: int) -> dict[str, bytes]:
     folder.mkdir()
     with Tokeniser(encoder(), workers) as tokeniser:
         source = want.source
-        contents = contents_of(source.path, source.split, source.subset)
+        contents = source.contents()
         write_tokens(folder, want, contents, tokeniser)
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 

@@ -36,6 +36,15 @@ def test_any_stretch_of_a_stream_is_cut_from_its_epochs(size, seed, start, count
     assert taken.tolist() == whole[start : start + count].tolist()
 
 
+@law
+@given(sizes, st.integers(0, 2**40), st.integers(0, 5))
+def test_an_order_is_that_of_older_runs_in_four_bytes_an_item(size, seed, epoch):
+    older = np.random.Generator(np.random.PCG64([seed, 1, epoch])).permutation(size)
+    order = Stream(size, seed, "preference").permutation(epoch)
+    assert order.tolist() == older.tolist()
+    assert order.dtype == np.int32
+
+
 def orders(**changes):
     fields = {"num_pairs": 17, "num_rated": 5, "batch_size": 4, "seed": 3, **changes}
     return DataOrder(**fields)

@@ -16,7 +16,7 @@ from smorm.data.census import BadRecord
 from smorm.data.jsonlines import SPLITS, scan_json
 from smorm.data.readers import load_converted, load_hub, read_rows, scan_rows
 from smorm.errors import DataError
-from tests.data.sources import jsonl, law, raw
+from tests.data.sources import jsonl, law, raw, save_parquet
 
 ROWS = [{"a": 1, "text": "eins\u2028zwei"}, {"a": None, "text": ""}, {"a": 3, "text": "🐢"}]
 VALUES = st.recursive(
@@ -30,12 +30,6 @@ NAMES = st.text(max_size=5).filter(lambda name: name not in SPLITS)
 
 def rows_of(path, **settings):
     return [row for _, row in read_rows(path, **settings)]
-
-
-def save_parquet(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    return path
 
 
 @pytest.mark.parametrize("name", ["d.jsonl", "d.jsonl.gz", "d.ndjson", "d.json", "d.json.gz"])

@@ -114,6 +114,33 @@ def test_a_prompt_has_one_id_for_pairs_and_ratings(tmp_path):
 
 
 @pytest.mark.slow
+@law
+@given(st.lists(st.integers(0, 9), max_size=30), st.lists(st.integers(0, 12), max_size=30))
+def test_prompts_are_numbered_by_their_first_appearance(tmp_path_factory, paired, rated):
+    """As `dict.fromkeys` numbers them, pairs before ratings, of which every second is used."""
+    folder = tmp_path_factory.mktemp("law")
+    stores = []
+    none = np.zeros(1, dtype=np.int32)
+    for kind, prompts in (("preference", paired), ("rated", rated)):
+        (folder / kind).mkdir()
+        with StoreWriter(folder / kind, kind, ["f"]) as writer:
+            for prompt in prompts:
+                number = prompt * 2**60 + 7  # a hash
+                if kind == "preference":
+                    writer.add_pair(none, none, 0.0, number, "f:1")
+                else:
+                    writer.add_rated([none], {"a": 1.0}, number, "f:1")
+            writer.finish(Census(), len(prompts))
+        stores.append(open_store(folder / kind))
+    used = np.arange(0, len(rated), 2)
+    ids = prompt_ids(stores[:1], stores[1:], used)
+    both = [*paired, *rated[::2]]
+    number_of = {prompt: number for number, prompt in enumerate(dict.fromkeys(both))}
+    assert np.concatenate(ids).tolist() == [number_of[prompt] for prompt in both]
+    assert [len(each) for each in ids] == [len(paired), len(used)]
+    assert {each.dtype for each in ids} == {np.dtype(np.int32)}
+
+
 @pytest.mark.parametrize("kind", ["preference", "rated"])
 def test_any_number_of_processes_writes_the_same_bytes(tmp_path, kind):
     make = pairs if kind == "preference" else ratings

@@ -19,7 +19,6 @@ from smorm.checks.table import Table, TableBuilder, responses_of
 from smorm.checks.tokens import TokenCheck, whole_conversations
 from smorm.data.census import UNREAD_KINDS, BadRecord, Census, Defect, DropReason
 from smorm.data.encode import Outcome
-from smorm.data.readers import contents_of
 from smorm.data.reading import Source, read_records
 from smorm.data.records import Kind, Record, text_of
 from smorm.errors import DataError
@@ -145,7 +144,7 @@ def _records(
     if tokens is None:
         return zip(records, repeat(None), strict=False)
     # The size decides how many processes are worth starting.
-    size = contents_of(source.path, source.split, source.subset).size
+    size = source.contents().size
     return tokens.tokeniser.tokenised(records, whole_conversations, size)
 
 

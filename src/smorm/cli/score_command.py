@@ -46,6 +46,9 @@ def run(
     shards: str | None = Option(
         None, help="i/n, such as 2/4: score that part alone; smorm join makes one file of all."
     ),
+    ray: int | None = Option(
+        None, min=1, help="Actors of Ray that score, each with a GPU on --device cuda (extra ray)."
+    ),
     step: options.StepOption = None,
     token_file: options.TokenFileOption = None,
     max_batch_tokens: options.BatchTokensOption = 8192,
@@ -86,6 +89,12 @@ def run(
         **loading.options,
     )  # fmt: skip
     on_bad = options.ON_BAD[skip_bad]
+    actors = None
+    if ray is not None:
+        from smorm.rewards.ray_actors import RayActors
+
+        actors = RayActors(section, scoring, ray)
+        section, scoring = actors.here()
     reward = options.open_section(section, scoring, on_bad)
     source = Source(
         input, format, columns=options.parse_columns(columns), ignore=options.listed(ignore)
@@ -94,6 +103,7 @@ def run(
         report = score_file(
             reward, source, output, view=chosen, on_bad_record=on_bad,
             keep=options.listed(keep), resume=resume, progress=progress, shard=shard,
+            actors=actors,
         )  # fmt: skip
     print_counted(report, by_name=isinstance(reward, Ensemble))
     if isinstance(reward, Ensemble):

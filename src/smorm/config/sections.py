@@ -143,6 +143,7 @@ class SourceConfig(Section):
     na: list[str] = Field(default_factory=list)
     booleans: bool = False
     numbers_in_text: bool = False
+    streaming: bool = False
 
     _attribute_names = field_validator("attributes", mode="after")(_named_once)
 
@@ -155,7 +156,17 @@ class SourceConfig(Section):
     def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # These keys came later: without them a configuration has the hash that it had before.
         values: dict[str, Any] = handler(self)
-        for key in ("columns", "ignore", "label", "na", "booleans", "numbers_in_text", "name"):
+        later = (
+            "columns",
+            "ignore",
+            "label",
+            "na",
+            "booleans",
+            "numbers_in_text",
+            "streaming",
+            "name",
+        )
+        for key in later:
             if not values.get(key, True):
                 del values[key]
         return values

@@ -1,22 +1,24 @@
 """From a path or a dataset id to rows, each with where it stands, and to the bytes behind them."""
 
+import glob
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from smorm.data.census import BadRecord
 from smorm.data.csvfiles import scan_csv
 from smorm.data.jsonlines import Row, Scanned, scan_json
-from smorm.data.tables import scan_dataset, scan_parquet
+from smorm.data.tables import scan_dataset, scan_parquet, scan_stream
 from smorm.errors import DataError, first_line
 from smorm.files import fingerprint, nearest_name, sha256
 
 _TEXTS, _PACKINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv"), ("", ".gz", ".zst")
 SUFFIXES = (*(kind + packing for kind in _TEXTS for packing in _PACKINGS), ".parquet")
 _CSV = tuple(kind + packing for kind in (".csv", ".tsv") for packing in _PACKINGS)
+_LARGE = 1 << 40
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -36,12 +38,20 @@ def read_rows(
 
 
 def scan_rows(
-    path_or_id: str | Path, split: str = "train", subset: str | None = None
+    path_or_id: str | Path,
+    split: str = "train",
+    subset: str | None = None,
+    *,
+    streaming: bool = False,
 ) -> Iterator[Scanned]:
-    """As `read_rows`, but a row that cannot be parsed comes as a `BadRecord`."""
-    files, dataset = _opened(Path(path_or_id), split, subset)
-    if dataset is not None:
-        yield from scan_dataset(f"{Path(path_or_id)}[{split}]", dataset)
+    """As `read_rows`, but a row that cannot be parsed comes as a `BadRecord`. With `streaming` a
+    dataset id is read from the hub row by row, and nothing of it is kept on the disk."""
+    files, dataset = _opened(Path(path_or_id), split, subset, streaming)
+    name = f"{Path(path_or_id)}[{split}]"
+    if isinstance(dataset, HubStream):
+        yield from scan_stream(name, dataset.rows())
+    elif dataset is not None:
+        yield from scan_dataset(name, dataset)
     for file in files:
         if not file.name.endswith(SUFFIXES):
             raise DataError(f"{file}: unknown kind of file; accepted are {', '.join(SUFFIXES)}")
@@ -53,7 +63,13 @@ def scan_rows(
             yield from scan_json(file, split)
 
 
-def _opened(path: Path, split: str, subset: str | None) -> tuple[list[Path], Any]:
+def _opened(
+    path: Path, split: str, subset: str | None, streaming: bool = False
+) -> tuple[list[Path], Any]:
+    if _is_pattern(path):
+        if subset is not None:
+            raise DataError(f"{path}: subset {subset!r} is for a folder or a dataset id: leave it")
+        return _matching(path), None
     if subset is not None and (path.is_file() or is_saved_dataset(path)):
         raise DataError(f"{path}: subset {subset!r} is for a folder or a dataset id: leave it out")
     if is_saved_dataset(path):
@@ -66,8 +82,24 @@ def _opened(path: Path, split: str, subset: str | None) -> tuple[list[Path], Any
         raise DataError(f"{path}: neither a file nor a folder")
     # what is there on the disk wins over the hub: a folder may be called as a data set is
     if may_be_hub_id(str(path)):
+        if streaming:
+            return [], HubStream.open(str(path), split, subset)
         return [], load_hub(str(path), split, subset)
     raise DataError(f"{path}: no such file or folder{_hint(path)}")
+
+
+def _is_pattern(path: Path) -> bool:
+    """Whether a path is a pattern of files; a file may be called like one."""
+    return glob.has_magic(str(path)) and not path.exists()
+
+
+def _matching(pattern: Path) -> list[Path]:
+    """The files of a pattern, in the order of their names, whatever the system's is."""
+    paths = map(Path, sorted(glob.glob(str(pattern), recursive=True)))
+    files = [path for path in paths if path.is_file()]
+    if not files:
+        raise DataError(f"{pattern}: no file matches")
+    return files
 
 
 def may_be_hub_id(name: str) -> bool:
@@ -123,6 +155,41 @@ def load_hub(name: str, split: str, subset: str | None) -> Any:
             f"{name}: no such local path, and as a Hugging Face dataset it could not be loaded "
             f"(offline, or not there): {first_line(error)}"
         ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class HubStream:
+    """A Hugging Face dataset that is read while it is downloaded, in the order of its files.
+
+    `identity` is a hash of its files' names and versions: on the hub their commit."""
+
+    name: str
+    split: str
+    builder: Any
+    identity: str
+
+    @classmethod
+    def open(cls, name: str, split: str, subset: str | None) -> Self:
+        """Find the files of a dataset id (or of a folder of the same shape); `DataError` where
+        there is no such data set or split. Remote code is never run."""
+        import datasets
+
+        try:
+            builder = datasets.load_dataset_builder(name, subset)
+        except Exception as error:  # offline, missing, gated: each has its own class
+            problem = f"cannot be streamed as a Hugging Face dataset: {first_line(error)}"
+            raise DataError(f"{name}: {problem}") from error
+        splits = builder.config.data_files or {}
+        if split not in splits:
+            raise DataError(f"{name}: no split {split!r}; it has: {', '.join(map(str, splits))}")
+        files = splits[split]
+        facts = [[str(file), *map(str, version)] for file, version in
+                 zip(files, files.origin_metadata, strict=True)]  # fmt: skip
+        return cls(name, split, builder, fingerprint(facts))
+
+    def rows(self) -> Any:
+        """The data set from its first row, for one reader."""
+        return self.builder.as_streaming_dataset(split=self.split)
 
 
 def load_converted(name: str, split: str, subset: str | None) -> Any:
@@ -201,17 +268,24 @@ class Contents:
 
     `names` are what the `where` of its records begins with, `files` those whose bytes decide its
     rows (none of a data set in memory); `detail` is what else decides them, a data set's features
-    and number of rows. `stamps`: size and modification time of each file when it was looked at."""
+    and number of rows, or what is known of files on the hub (`streamed`). `stamps`: size and
+    modification time of each file when it was looked at."""
 
     names: tuple[str, ...]
     files: tuple[Path, ...]
     detail: str
     stamps: tuple[tuple[int, int], ...]
+    streamed: bool = False
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
-        return sum(size for size, _ in self.stamps)
+        """Bytes of all files; of streamed ones more than any work for small sources."""
+        return _LARGE if self.streamed else sum(size for size, _ in self.stamps)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether `digest` is of all that decides the rows; a data set in memory has no bytes."""
+        return self.streamed or bool(self.files)
 
     def digest(self) -> str:
         """Hash of every file's size and bytes; the same wherever they lie."""
@@ -239,11 +313,18 @@ class Contents:
 
 
 def contents_of(
-    path_or_id: str | Path, split: str = "train", subset: str | None = None
+    path_or_id: str | Path,
+    split: str = "train",
+    subset: str | None = None,
+    *,
+    streaming: bool = False,
 ) -> Contents:
     """Find the files behind a source."""
-    files, dataset = _opened(Path(path_or_id), split, subset)
+    files, dataset = _opened(Path(path_or_id), split, subset, streaming)
     names, detail = list(map(str, files)), ""
+    if isinstance(dataset, HubStream):
+        names = [f"{Path(path_or_id)}[{split}]"]
+        return Contents(tuple(names), (), f"{split} {dataset.identity}", (), streamed=True)
     if dataset is not None:
         # its Arrow files may hold more splits than one: the number of rows says which
         detail = f"{split} {len(dataset)} {dataset.features}"

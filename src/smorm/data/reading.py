@@ -21,7 +21,7 @@ from smorm.data.guessing import likely_source
 from smorm.data.jsonlines import Scanned
 from smorm.data.mapping import TARGETS, Columns, has_column, value_at
 from smorm.data.messages import read_json_texts
-from smorm.data.readers import is_csv, scan_rows
+from smorm.data.readers import Contents, contents_of, is_csv, scan_rows
 from smorm.data.records import Candidates, Fields, Identity, Kind, Preference, Rated, Record
 from smorm.data.rows import Content, Unread
 from smorm.errors import ConfigError, DataError, OutputError
@@ -47,7 +47,8 @@ class Source:
 
     Of Unified-Feedback the "40K" is `stride` 20, the "400K" 2. Without `attributes` every name in
     `scores` counts. `columns` says which column is which part of a record, `ignore` which fields
-    need not be read. `keep_fields` keeps what a row says of each response, as `Item.fields`. With
+    need not be read. With `streaming` a dataset id is read from the hub while it is downloaded.
+    `keep_fields` keeps what a row says of each response, as `Item.fields`. With
     `every_response` a row's responses come in its order, whatever was said of them, and one that is
     not usable leaves the others (`Candidates.unusable`)."""
 
@@ -64,6 +65,7 @@ class Source:
     na: Sequence[str] = ()
     booleans: bool = False
     numbers_in_text: bool = False
+    streaming: bool = False
     keep_fields: bool = False
     every_response: bool = False
 
@@ -79,6 +81,14 @@ class Source:
             raise ConfigError(f"{self.path}: ignore: expected names of fields, got an empty one")
         if problem := names_problem(self._listed or ()):
             raise ConfigError(f"attributes: {problem}")
+
+    def scanned(self) -> Iterator[Scanned]:
+        """Its rows, a row that cannot be parsed as a `BadRecord`."""
+        return scan_rows(self.path, self.split, self.subset, streaming=self.streaming)
+
+    def contents(self) -> Contents:
+        """The files behind it."""
+        return contents_of(self.path, self.split, self.subset, streaming=self.streaming)
 
     @property
     def _listed(self) -> Mapping[str, str] | Sequence[str] | None:
@@ -329,7 +339,7 @@ def _strided(source: Source, census: Census, take_bad: TakeBad) -> Iterator[tupl
     if source.format != "auto":
         drop_row = FORMATS[source.format].drop_row
     count = 0
-    for where, row in scan_rows(source.path, source.split, source.subset):
+    for where, row in source.scanned():
         if isinstance(row, BadRecord):
             take_bad(row, None)
             continue
@@ -436,7 +446,7 @@ def read_each(
     no row at all."""
     reader = _Reader.of(source, census)
     if scanned is None:
-        scanned = scan_rows(source.path, source.split, source.subset)
+        scanned = source.scanned()
     for where, row in scanned:
         if isinstance(row, BadRecord):
             yield where, {}, row

@@ -55,6 +55,26 @@ def scan_dataset(name: str, dataset: Any) -> Iterator[tuple[str, Row]]:
         yield where, row
 
 
+def scan_stream(name: str, dataset: Any) -> Iterator[tuple[str, Row]]:
+    """`(name:row, row)` of a data set of the `datasets` library that is read while it is
+    downloaded."""
+    number = 0
+    if dataset.features is not None:
+        _refuse_schema(name, dataset.features.arrow_schema)
+    try:
+        for table in dataset.with_format("arrow").iter(batch_size=_BATCH_ROWS):
+            _refuse_schema(name, table.schema)
+            for batch in table.to_batches():
+                for row in _rows(name, number, _decoded(batch)):
+                    number += 1
+                    yield f"{name}:{number}", row
+    except DataError:
+        raise
+    except Exception as error:  # of the network and of damaged files: each has its own class
+        problem = f"row: could not be streamed: {first_line(error)}"
+        raise DataError(f"{name}:{number + 1}: {problem}") from error
+
+
 def _refuse_bomb(path: Path, metadata: Any) -> None:
     """By what the file says of itself: its columns' sizes, and a byte for each value at least."""
     unpacked = 0

@@ -23,7 +23,7 @@ from smorm.arrays import Tokens
 from smorm.data.census import Census, DropReason
 from smorm.data.encode import Conversation, Encoder, tokenizer_digest
 from smorm.data.formats import FORMATS
-from smorm.data.readers import Contents, contents_of
+from smorm.data.readers import Contents
 from smorm.data.reading import OnBad, Source, quarantine_file, read_records
 from smorm.data.records import Preference, Rated, Record, prompt_hash
 from smorm.data.token_store import QUARANTINE, StoreKind, StoreWriter, TokenStore, open_store
@@ -57,7 +57,7 @@ def tokens_of(request: TokenRequest, tokeniser: Tokeniser, cache: str | None) ->
     `cache` is a folder, `auto` (the user's cache folder, for large sources only) or None (tokens
     that last for this run). Raises what `read_records` does, and `OutputError`."""
     source = request.source
-    contents = contents_of(source.path, source.split, source.subset)
+    contents = source.contents()
     folder = _cache_folder(cache, contents)
     if folder is None:
         return _for_this_run(request, contents, tokeniser)
@@ -82,8 +82,7 @@ def tokens_of(request: TokenRequest, tokeniser: Tokeniser, cache: str | None) ->
 
 
 def _cache_folder(cache: str | None, contents: Contents) -> Path | None:
-    # a data set without files (streamed, or in memory) has no bytes to know it by
-    if cache is None or not contents.files:
+    if cache is None or not contents.is_known:
         return None
     if cache != "auto":
         return Path(cache).expanduser()

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smorm import files
-from smorm.arrays import Floats, Ints, Tokens
+from smorm.arrays import Floats, Ints, Tokens, compact
 from smorm.data.census import Census
 from smorm.errors import DataError
 
@@ -221,7 +221,7 @@ class Joined(Sequence[T], Generic[T]):
     the store, index in this sequence)`."""
 
     stores: tuple[TokenStore, ...]
-    rows: Ints
+    rows: Ints | range
     make: Callable[[TokenStore, int, int], T]
 
     def __len__(self) -> int:
@@ -247,7 +247,7 @@ def pairs_of(stores: Sequence[TokenStore], prompts: Ints) -> Joined[TokenPair]:
         margin = float(store.arrays["margins"][row])
         return TokenPair(chosen, rejected, margin, int(prompts[index]), store.where(row))
 
-    return Joined(tuple(stores), np.arange(len(prompts)), make)
+    return Joined(tuple(stores), range(len(prompts)), make)
 
 
 def rated_of(stores: Sequence[TokenStore], rows: Ints, prompts: Ints) -> Joined[TokenRated]:
@@ -270,12 +270,26 @@ def prompt_ids(
     """Ids of the distinct prompts, from 0 in order of first appearance: of every pair [P], and of
     the rated responses `rated_rows` [R]. A prompt has one id for both."""
     none = np.empty(0, dtype=np.uint64)
-    pair_hashes = np.concatenate([none, *(store.arrays["prompts"] for store in pairs)])
-    rated_hashes = np.concatenate([none, *(store.arrays["prompts"] for store in rated)])
-    hashes = np.concatenate([pair_hashes, rated_hashes[rated_rows]])
-    # `unique` numbers by the hash's size; ids by first appearance are the same for any hash
-    _, first_seen, by_hash = np.unique(hashes, return_index=True, return_inverse=True)
-    rank = np.empty(len(first_seen), dtype=np.int64)
-    rank[np.argsort(first_seen)] = np.arange(len(first_seen))
-    ids = rank[by_hash]
-    return ids[: len(pair_hashes)], ids[len(pair_hashes) :]
+    num_pairs = sum(map(len, pairs))
+    hashes = [store.arrays["prompts"] for store in pairs]
+    of_rated = np.concatenate([none, *(store.arrays["prompts"] for store in rated)])[rated_rows]
+    ids = _by_first_appearance(np.concatenate([none, *hashes, of_rated]))
+    return ids[:num_pairs], ids[num_pairs:]
+
+
+def _by_first_appearance(hashes: NDArray[np.uint64]) -> Ints:
+    """The number of each entry's value among the distinct ones, from 0 in order of appearance: the
+    same for any hash. Arrays as long as all pairs are few, and gone as soon as they can be."""
+    # Stable: of equal values the first stands first.
+    order = compact(np.argsort(hashes, kind="stable"))
+    in_order = hashes[order]
+    begins = np.ones(len(hashes), dtype=bool)
+    np.not_equal(in_order[1:], in_order[:-1], out=begins[1:])
+    del in_order, hashes
+    first_seen = order[begins]
+    rank = np.empty(len(first_seen), dtype=order.dtype)
+    rank[np.argsort(first_seen)] = np.arange(len(first_seen), dtype=order.dtype)
+    sizes = np.diff(np.append(np.flatnonzero(begins), len(order)))
+    ids = np.empty_like(order)
+    ids[order] = np.repeat(rank, sizes)
+    return ids

@@ -12,7 +12,6 @@ from typing import Any
 
 from smorm.data.census import BadRecord, Census
 from smorm.data.mapping import value_at
-from smorm.data.readers import scan_rows
 from smorm.data.reading import Source, read_each
 from smorm.data.records import Candidates, Item, Record, joined_item
 from smorm.rewards.partial import Entry
@@ -61,7 +60,7 @@ class ChunkReader:
         """The rows of a chunk with their records; `census` counts what reading drops."""
         if self._next is None or number < self._next:
             source, self._next = self.source, 0
-            self._scanned = scan_rows(source.path, source.split, source.subset)
+            self._scanned = source.scanned()
         # Rows of other chunks are never made into records.
         passed = (number - self._next) * self.size
         next(itertools.islice(self._scanned, passed, passed), None)

@@ -28,7 +28,6 @@ import orjson
 from smorm import files
 from smorm.data.census import BadRecord, Census, DropReason
 from smorm.data.mapping import has_column
-from smorm.data.readers import contents_of, scan_rows
 from smorm.data.reading import OnBad, Source
 from smorm.errors import ConfigError, DataError, Interrupted
 from smorm.locks import only_writer
@@ -165,7 +164,7 @@ def _survey(source: Source, keep: Sequence[str]) -> int:
     if computed:
         raise ConfigError(f"--keep {computed[0]}: a scores file has a field of that name itself")
     count, missing = 0, set(keep)
-    for _, row in scan_rows(source.path, source.split, source.subset):
+    for _, row in source.scanned():
         count += 1
         if missing and not isinstance(row, BadRecord):
             missing = {name for name in missing if not has_column(row, name)}
@@ -200,7 +199,7 @@ class _Job:
 
     def run(self, reward: Reward, view: Any) -> JobReport:
         """Score by the reward, or by each member in turn, and write what came of it."""
-        contents = contents_of(self.source.path, self.source.split, self.source.subset)
+        contents = self.source.contents()
         input_digest = contents.digest()
         made_of = {"smorm": __version__, "input": input_digest, "options": self._options()}
         if isinstance(reward, Ensemble):
@@ -347,7 +346,7 @@ class _Job:
 
 
 def _digest(source: Source) -> str:
-    return contents_of(source.path, source.split, source.subset).digest()
+    return source.contents().digest()
 
 
 def _made_by(reward: Reward, view: RewardView, facts: Any) -> str:

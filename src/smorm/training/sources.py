@@ -26,6 +26,7 @@ from smorm.text.system import with_system_merged
 from smorm.text.tokenizers import load_tokenizer, read_template, train_bpe
 from smorm.training.distributed.ranks import current
 
+_HASHED_ROWS = 1 << 16
 Sources = Mapping[StoreKind, Sequence[Source]]
 
 
@@ -160,7 +161,9 @@ def token_set(stores: Stores, scales: list[AttributeScale], census: Census) -> T
     # Hashes of the stores, not the tokens again: reading a million pairs takes seconds.
     contents = "|".join(store.content for store in (*stores.pairs, *stores.rated))
     digest = hashlib.sha256(contents.encode())
-    for array in (pair_prompts, rated_prompts, targets):
-        digest.update(np.ascontiguousarray(array).tobytes())
+    for array, dtype in ((pair_prompts, "q"), (rated_prompts, "q"), (targets, "d")):
+        # In pieces: ids are held in 4 bytes, and hashed as the 8 that they always were.
+        for start in range(0, len(array), _HASHED_ROWS):
+            digest.update(array[start : start + _HASHED_ROWS].astype(dtype).tobytes())
     fingerprint = digest.hexdigest()[:16]
     return TokenSet(pairs, rated, targets, pair_prompts, rated_prompts, fingerprint)
