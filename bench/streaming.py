@@ -1,12 +1,16 @@
 """What a run holds in memory for each pair: while pairs become tokens, and while batches are drawn.
 
-    OMP_NUM_THREADS=1 python -m bench.streaming --pairs 1000000 --json results/scale/streaming.json
+    OMP_NUM_THREADS=1 python -m bench.streaming --json results/scale/streaming.json
 
-Generated pairs (texts of 5 to 8 words, four pairs over one prompt) stand in Parquet shards, as a
-data set of the hub does. They are tokenised into a store by two processes; then a process of its
-own, as every rank of a training is, maps the store, makes the order and draws steps of 64 pairs
-from all over the epoch. Both are done for a tenth of the pairs as well: the difference, over the
-difference in pairs, is what one pair costs.
+Three things, each in a process of its own and for two numbers of pairs: the difference in memory,
+over the difference in pairs, is what a pair costs.
+
+- `tokenise`: generated pairs in Parquet shards, as a data set of the hub has them, become a store
+  by two processes (fewer pairs: this is what takes long).
+- `write`: a store of many pairs of made-up tokens (75 a pair) is written by the same writer.
+- `draw`: as every rank of a training does, that store is mapped, the set and its order are made,
+  and steps of 64 pairs from all over the epoch are drawn; `draw_grouped` with pairs of a prompt in
+  one step.
 
 Memory is anonymous resident memory: objects and arrays. Mapped pages of the store come and go as
 the system has room, and are counted apart (`file_mib`)."""
@@ -21,7 +25,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,18 +33,19 @@ from typing import Any
 import numpy as np
 
 from bench.machine import MIB, describe, json_of_process
-from bench.tokens import generated_pairs, write_tokenizer
+from bench.tokens import VOCABULARY, generated_pairs, write_tokenizer
 from smorm import files
 from smorm.data.census import Census
 from smorm.data.encode import Encoder
 from smorm.data.mixing import DataOrder
 from smorm.data.reading import Source
 from smorm.data.token_cache import TokenRequest, tokens_of
+from smorm.data.token_store import StoreWriter, open_store
 from smorm.data.tokeniser import Tokeniser
 from smorm.text.chat import Renderer
 from smorm.training.sources import Stores, token_set
 
-WORDS, SHARD_ROWS, BATCH, STEPS = 8, 62_500, 64, 400
+WORDS, SHARD_ROWS, BATCH, STEPS = 8, 10_000, 64, 400
 
 
 def write_shards(folder: Path, count: int) -> None:
@@ -106,93 +111,104 @@ def tokeniser_of(folder: Path, workers: int) -> Tokeniser:
     return Tokeniser(Encoder(Renderer(tokenizer, None, 2048), 2048, "error"), workers)
 
 
-def tokenise(folder: Path, source: Path) -> dict[str, Any]:
-    """Fill the cache."""
+def tokenise(folder: Path, count: int) -> dict[str, Any]:
+    """Make tokens of generated pairs."""
+    source = folder / f"pairs-{count}"
+    write_shards(source, count)
     request = TokenRequest(Source(source), "preference", "stop", folder / "quarantine.jsonl")
     with tokeniser_of(folder, 2) as tokeniser, watched() as figures:
         store = tokens_of(request, tokeniser, str(folder / "cache"))
         del store
-    return dict(figures)
+    return {"tokenise": figures}
 
 
-def draw(folder: Path, source: Path, grouped: bool) -> dict[str, Any]:
+def write(folder: Path, count: int) -> dict[str, Any]:
+    """Write a store of made-up tokens, four pairs over one prompt."""
+    target = folder / f"store-{count}"
+    target.mkdir()
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, VOCABULARY, size=1 << 16, dtype=np.int32)
+    with watched() as figures, StoreWriter(target, "preference", ["made-up"]) as writer:
+        for number in range(count):
+            # Sequences of 30 to 45 tokens from somewhere.
+            begin = number * 7 % (len(tokens) - 128)
+            chosen = tokens[begin : begin + 30 + number % 16]
+            rejected = tokens[begin + 64 : begin + 94 + number % 16]
+            prompt = (number // 4) * 0x9E3779B97F4A7C15 % (1 << 64)
+            writer.add_pair(chosen, rejected, 0.0, prompt, f"made-up:{number + 1}")
+        writer.finish(Census(), count)
+    return {"write": figures}
+
+
+def draw(folder: Path, count: int, grouped: bool) -> dict[str, Any]:
     """Map the store, make the set and the order, and draw steps."""
-    request = TokenRequest(Source(source), "preference", "stop", folder / "quarantine.jsonl")
-    with tokeniser_of(folder, 1) as tokeniser:
-        with watched() as mapping:
-            store = tokens_of(request, tokeniser, str(folder / "cache"))
-        with watched() as joining:
-            data = token_set(Stores((store,), ()), [], Census())
-        with watched() as drawing:
-            groups = data.pair_prompts if grouped else None
-            order = DataOrder(len(data.pairs), 0, BATCH, pair_groups=groups)
-            tokens = 0
-            last_step = order.num_steps(1) - 1
-            for step in np.linspace(0, last_step, min(STEPS, last_step)).astype(int).tolist():
-                for index in order.step(step)[0]:
-                    pair = data.pairs[index]
-                    tokens += len(pair.chosen) + len(pair.rejected)
-    return {"map": mapping, "set": joining, "order_and_batches": drawing, "tokens_drawn": tokens}
+    with watched() as mapping:
+        store = open_store(folder / f"store-{count}")
+    with watched() as joining:
+        data = token_set(Stores((store,), ()), [], Census())
+    with watched() as drawing:
+        groups = data.pair_prompts if grouped else None
+        order = DataOrder(len(data.pairs), 0, BATCH, pair_groups=groups)
+        tokens = 0
+        last_step = order.num_steps(1) - 2
+        for step in np.linspace(0, last_step, min(STEPS, last_step)).astype(int).tolist():
+            for index in order.step(step)[0]:
+                pair = data.pairs[index]
+                tokens += len(pair.chosen) + len(pair.rejected)
+    drawing["tokens_drawn"] = tokens
+    return {"map": mapping, "set": joining, "order_and_batches": drawing}
 
 
-def in_process(folder: Path, task: str, source: Path) -> dict[str, Any]:
-    """A task in a process of its own."""
-    return json_of_process("bench.streaming", "--one", json.dumps([str(folder), task, str(source)]))
+TASKS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
+    "tokenise": tokenise,
+    "write": write,
+    "draw": lambda folder, count: draw(folder, count, grouped=False),
+    "draw_grouped": lambda folder, count: draw(folder, count, grouped=True),
+}
 
 
-TASKS = ("tokenise", "draw", "draw_grouped")
-
-
-def run_task(folder: Path, task: str, source: Path) -> dict[str, Any]:
-    """The figures of one task."""
-    if task == "tokenise":
-        return tokenise(folder, source)
-    return draw(folder, source, grouped=task == "draw_grouped")
-
-
-def measure(pairs: int, folder: Path) -> dict[str, Any]:
+def measure(pairs: int, tokenised: int, folder: Path) -> dict[str, Any]:
     """All figures, and bytes for each pair."""
-    write_tokenizer(folder / "tokenizer")
-    sizes = (pairs // 10, pairs)
-    by_size: dict[str, dict[str, Any]] = {}
-    for size in sizes:
-        source = folder / f"pairs-{size}"
-        write_shards(source, size)
-        by_size[str(size)] = {task: in_process(folder, task, source) for task in TASKS}
-        print(json.dumps({size: by_size[str(size)]}))
-    small, large = (_phases(by_size[str(size)]) for size in sizes)
-    per_pair = {}
-    for name in large:
-        held, peak = (
-            (large[name][what] - small[name][what]) / (sizes[1] - sizes[0])
-            for what in ("held_bytes", "peak_bytes")
+    sizes = dict.fromkeys(TASKS, (pairs // 10, pairs))
+    sizes["tokenise"] = (tokenised // 4, tokenised)
+    if not tokenised:
+        del sizes["tokenise"]
+    else:
+        write_tokenizer(folder / "tokenizer")
+    figures: dict[str, Any] = {}
+    per_pair: dict[str, Any] = {}
+    for task, (few, many) in sizes.items():
+        small, large = (
+            json_of_process("bench.streaming", "--one", json.dumps([str(folder), task, count]))
+            for count in (few, many)
         )
-        per_pair[name] = {"held": round(held, 1), "peak": round(peak, 1)}
-        print(f"{name}: {held:.1f} bytes a pair are held, {peak:.1f} at the peak")
-    return {"machine": describe(), "words": WORDS, "figures": by_size, "bytes_a_pair": per_pair}
-
-
-def _phases(figures: dict[str, Any]) -> dict[str, Any]:
-    phases = {"tokenise": figures["tokenise"]}
-    for task in TASKS[1:]:
-        phases |= {f"{task}.{name}": figures[task][name] for name in ("set", "order_and_batches")}
-    return phases
+        figures[task] = {str(few): small, str(many): large}
+        for phase in large:
+            bytes_of = per_pair[f"{task}, {phase}"] = {}
+            for what in ("held_bytes", "peak_bytes"):
+                added = large[phase][what] - small[phase][what]
+                bytes_of[what] = round(added / (many - few), 1)
+            print(
+                f"{task}, {phase}: {bytes_of} a pair, {large[phase]['seconds']:.1f} s", flush=True
+            )
+    return {"machine": describe(), "figures": figures, "bytes_a_pair": per_pair}
 
 
 def main() -> None:
     """Measure, print, and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=1_000_000)
+    parser.add_argument("--pairs", type=int, default=1_000_000, help="pairs of the large store")
+    parser.add_argument("--tokenised", type=int, default=40_000, help="pairs to tokenise; 0: none")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        folder, task, source = json.loads(options.one)
-        print(json.dumps(run_task(Path(folder), task, Path(source))))
+        folder, task, count = json.loads(options.one)
+        print(json.dumps(TASKS[task](Path(folder), count)))
         return
     # A temporary folder that may be a disk: the store and the shards are some hundred MB.
     with tempfile.TemporaryDirectory(prefix="smorm-bench-", dir=os.environ.get("TMPDIR")) as name:
-        content = measure(options.pairs, Path(name))
+        content = measure(options.pairs, options.tokenised, Path(name))
     if options.json is not None:
         files.write_json(options.json, content)
 

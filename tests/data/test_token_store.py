@@ -110,7 +110,7 @@ def test_a_prompt_has_one_id_for_pairs_and_ratings(tmp_path):
     first, second = prompt_ids([one, one], [two], np.array([0, 1, 3]))
     assert first.tolist() == [0, 1, 0, 0, 1, 0]
     assert second.tolist() == [2, 1, 2]
-    assert first.dtype == second.dtype == np.int64
+    assert first.dtype == second.dtype == np.int32
 
 
 @pytest.mark.slow
