@@ -28,7 +28,7 @@ from smorm.data.readers import scan_rows
 from smorm.training.loop import train
 from smorm.world import write_dataset
 
-ROWS, WORDS = 4096, 16
+ROWS, WORDS = 2048, 16
 CHUNK = 512
 SIZES = {
     "hidden_size": 128,
