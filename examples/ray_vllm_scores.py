@@ -4,7 +4,8 @@
     python examples/ray_vllm_scores.py --export plain-model --input answers.jsonl --output scores
 
 For one row on GPUs where vLLM is wanted; `smorm score --ray` gives every row, and shares prompts.
-The ids are those of training, so that no engine's template, BOS or tokenizer matters."""
+The ids are those of training, so that no engine's template, BOS or tokenizer matters. Written from
+Ray's source; no test runs it."""
 
 import argparse
 import sys
