@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import Callable
 from types import FrameType
 
@@ -26,6 +27,9 @@ log = get_logger(__name__)
 BACKLOG = 2_048
 KEEP_ALIVE_SECONDS = 30
 _ANSWER_SECONDS = 5.0
+_SWITCH_SECONDS = 0.0002
+"""While texts are tokenised, the thread that answers waits at most so long for its turn, after each
+call to a socket. With Python's 5 ms a crowd of refused requests took the whole process."""
 
 
 def serve(options: ServeOptions, host: str, port: int, started: Callable[[str], None]) -> None:
@@ -35,6 +39,8 @@ def serve(options: ServeOptions, host: str, port: int, started: Callable[[str], 
     # Bound first: that the port is taken is known before gigabytes are loaded.
     listener = _bind(host, port)
     workers = [Worker(options, device) for device in options.devices]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     try:
         for worker in workers:
             worker.start()
@@ -45,6 +51,7 @@ def serve(options: ServeOptions, host: str, port: int, started: Callable[[str], 
         for worker in workers:
             worker.close()
         listener.close()
+        sys.setswitchinterval(before)
 
 
 async def _serve(
