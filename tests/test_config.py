@@ -354,9 +354,14 @@ def test_what_only_keeps_the_books_does_not_change_the_hash():
         "training.tensorboard": True,
         "training.report_to": ["wandb"],
     }
-    assert set(other) == set(BOOKKEEPING)
+    assert {*other, "training.offload"} == set(BOOKKEEPING)
     for key, value in other.items():
         assert parse_config(values_with(key, value)).hash == parse_config(BASE).hash, key
+    offloaded = values_with("training.offload", True)
+    with pytest.raises(ConfigError, match="offload: of sharded weights only"):
+        parse_config(offloaded)
+    offloaded["training"]["parallel"] = "sharded"
+    assert parse_config(offloaded).hash == parse_config(BASE).hash
 
 
 @pytest.mark.parametrize(

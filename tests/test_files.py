@@ -25,7 +25,8 @@ from smorm.model.network import RewardNetwork
 from smorm.model.run_folder import list_checkpoints
 from smorm.model.store import load_model, save_model
 from smorm.text.tokenizers import train_bpe
-from smorm.training.folder import load_checkpoint, newest_checkpoint, save_checkpoint
+from smorm.training.folder import load_checkpoint, newest_checkpoint
+from smorm.training.saving import Saver
 from tests.model.architectures import tiny
 
 
@@ -186,7 +187,7 @@ def small_network() -> tuple[RewardNetwork, torch.optim.Optimizer]:
 def save(folder: Path, step: int, keep: int = 9) -> Path:
     network, optimizer = small_network()
     named = dict(network.named_parameters())
-    return save_checkpoint(folder, {"step": step, "data": "d"}, named, optimizer, keep=keep)
+    return Saver(folder, named, optimizer, keep).save({"step": step, "data": "d"})
 
 
 def damages(path: Path):
@@ -396,7 +397,7 @@ from pathlib import Path
 import torch
 from smorm import files
 from smorm.errors import OutputError
-from smorm.training.folder import save_checkpoint
+from smorm.training.saving import Saver
 
 folder = Path(sys.argv[1])
 weight = torch.nn.Parameter(torch.arange(50_000.0))
@@ -411,7 +412,7 @@ def attempt(write):
         print("written")
 
 def save(step):
-    save_checkpoint(folder / "c", {"step": step}, {"w": weight}, optimizer, keep=9)
+    Saver(folder / "c", {"w": weight}, optimizer, 9).save({"step": step})
 
 def short(path):
     files.write_bytes(path, b"y" * 300_000)

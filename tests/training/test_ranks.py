@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import shutil
 import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,8 @@ import torch.distributed as dist
 import yaml
 from safetensors.torch import load_file, save_file
 
+from smorm.config import load_config
+from smorm.errors import Interrupted
 from smorm.files import verify_folder
 from smorm.model.heads import ScoreHead
 from smorm.model.run_folder import steps_of
@@ -26,6 +31,7 @@ from smorm.training.loop import train as train_alone
 from smorm.training.methods import make_method
 from tests.training.ranks import in_ranks, train
 from tests.training.runs import LAB, LORA, bits, config_of, metrics, prepared, world
+from tests.training.test_resume import stopping_in
 from tests.training.test_step import WHOLE, gradients
 
 CASES: dict[str, dict[str, Any]] = {
@@ -201,14 +207,14 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return folder
 
 
-def assert_same_curve(run: Path, expected: Path) -> None:
+def assert_same_curve(run: Path, expected: Path, tolerance: float = TOLERANCE) -> None:
     curve, other = metrics(run), metrics(expected)
     assert curve.keys() == other.keys()
     for step, values in curve.items():
         values.pop("imbalance", None)
         other[step].pop("imbalance", None)
-        assert values == pytest.approx(other[step], rel=5e-6, abs=TOLERANCE), step
-        assert values["loss"] == pytest.approx(other[step]["loss"], rel=TOLERANCE)
+        assert values == pytest.approx(other[step], rel=5e-6, abs=tolerance), step
+        assert values["loss"] == pytest.approx(other[step]["loss"], rel=tolerance)
 
 
 @pytest.mark.slow
@@ -326,3 +332,29 @@ def test_a_nan_on_one_sharded_rank_ends_all(tmp_path: Path) -> None:
     output = printed(tmp_path / "out")
     assert output.count("error: ") == 1
     assert "error: rank 1: step 2: the " in output
+
+
+def train_switching(path: str, folder: Path, parallel: str, then: str) -> None:
+    """A run of which the first steps are computed in one way, and the others in another; logged."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stdout)
+    config = load_config(Path(path))
+    output = config.output.model_copy(update={"folder": folder})
+    for way, resume in ((parallel, False), (then, True)):
+        changes = {"parallel": way, "offload": way == "sharded"}
+        training = config.training.model_copy(update=changes)
+        config = config.model_copy(update={"training": training, "output": output})
+        with stopping_in(0 if resume else 3), contextlib.suppress(Interrupted):
+            train_alone(config, resume=resume)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ways", [("replicated", "sharded"), ("sharded", "replicated")])
+def test_a_run_goes_on_sharded_or_replicated_with_the_same_curve(
+    straight: Path, tmp_path: Path, ways: tuple[str, str]
+) -> None:
+    config = write_config(tmp_path, **CHANGES)
+    codes = in_ranks(2, train_switching, tmp_path, config, tmp_path / "run", *ways)
+    assert codes == [0, 0], printed(tmp_path)
+    assert_same_curve(tmp_path / "run", straight / "one", SHARDED_TOLERANCE)
+    warning = f"was computed by {ways[0]} ranks, now they are {ways[1]}: the last bits differ"
+    assert printed(tmp_path).count(warning) == 1

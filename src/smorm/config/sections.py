@@ -29,6 +29,7 @@ BOOKKEEPING = (
     "data.cache",
     "training.threads",
     "training.parallel",
+    "training.offload",
     "training.accept_other_bits",
     "training.log_every",
     "training.evaluate_every",
@@ -266,6 +267,7 @@ class TrainingSection(Section):
     threads: Positive | None = None
     accept_other_bits: bool = False
     parallel: Literal["auto", "replicated", "sharded"] = "auto"
+    offload: bool = False
     step_parts: Annotated[int | Literal["auto"], _positive_or_auto("parts")] = "auto"
     log_every: Positive = 10
     evaluate_every: Positive | None = None
@@ -283,7 +285,7 @@ class TrainingSection(Section):
     def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # These keys came later: without them a configuration has the hash that it had before.
         values: dict[str, Any] = handler(self)
-        for key in ("report_to", "best", "stop_after", "accept_other_bits"):
+        for key in ("report_to", "best", "stop_after", "accept_other_bits", "offload"):
             if not values[key]:
                 del values[key]
         if self.parallel == "auto":
@@ -291,6 +293,12 @@ class TrainingSection(Section):
         if self.step_parts in ("auto", 1):
             del values["step_parts"]
         return values
+
+    @model_validator(mode="after")
+    def _offloaded(self) -> TrainingSection:
+        if self.offload and self.parallel != "sharded":
+            raise ValueError("offload: of sharded weights only: add training.parallel: sharded")
+        return self
 
     @model_validator(mode="after")
     def _measured(self) -> TrainingSection:

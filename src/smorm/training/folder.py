@@ -12,27 +12,20 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch.distributed.tensor import DTensor
 
 from smorm import files
 from smorm.config import Config, decisive, dump_config
 from smorm.errors import CheckpointError, ConfigError, DataError
 from smorm.model.backbone import is_lora
-from smorm.model.pieces import Pieces, save_pieces
-from smorm.model.run_folder import (
-    CHECKPOINTS,
-    PREFIX,
-    checkpoint_of,
-    how_far,
-    list_checkpoints,
-)
+from smorm.model.pieces import Pieces
+from smorm.model.run_folder import CHECKPOINTS, checkpoint_of, how_far, list_checkpoints
 from smorm.model.store import save_tokenizer_and_card
 from smorm.printing import get_logger
 from smorm.training import numerics
 from smorm.training.best import Best
-from smorm.training.distributed.ranks import ALONE, Ranks, current
-from smorm.training.distributed.tensors import own_part, own_rows, read_into
+from smorm.training.distributed.ranks import current
+from smorm.training.distributed.tensors import read_into
+from smorm.training.saving import Named
 from smorm.training.setup import Prepared
 from smorm.training.step import StepResult
 
@@ -41,7 +34,6 @@ LENGTH = ("training.epochs", "training.max_steps")
 """Keys that a resumed run may have larger."""
 BEGINNING = "beginning"
 """The run's tokenizer and model card, as they are before the first step."""
-Named = Mapping[str, torch.nn.Parameter]
 
 
 def refuse_another_run(folder: Path) -> None:
@@ -96,77 +88,6 @@ def _size_of_run(prepared: Prepared) -> int:
     trained = sum(weight.nbytes for weight in network.parameters() if weight.requires_grad)
     # Adapters are written without the model that they are on; beside weights stand two moments.
     return (trained if is_lora(network.backbone) else model) + 3 * trained
-
-
-def save_checkpoint(
-    folder: Path,
-    state: dict[str, Any],
-    named: Named,
-    optimizer: torch.optim.Optimizer,
-    keep: int,
-    ranks: Ranks = ALONE,
-) -> Path:
-    """Write `folder/step-N` (`state["step"]`) atomically, then remove all but the newest `keep` and
-    the best (`state["best"]`). A verified checkpoint of this step stays: the same run at the same
-    step has the same bits. Sharded ranks call it together: each writes its part, the first one the
-    rest."""
-    target = checkpoint_of(folder, state["step"])
-    # Only what is trained: a frozen backbone comes from where the run's configuration says.
-    weights, moments = {}, {}
-    for name, parameter in named.items():
-        weights[name] = parameter.detach().contiguous()
-        # By the parameter's name: AdamW's order of parameters may change.
-        for key, value in sorted(optimizer.state[parameter].items()):
-            moments[f"{name}/{key}"] = value.detach().contiguous()
-    if not ranks.is_first:
-        if scratch_of_first := ranks.gather()[0]:
-            _save_tensors(Path(scratch_of_first), weights, moments, ranks)
-        return target
-    # Of saves that were killed: the run's folder is locked, so that nobody else is at work in it.
-    for torn in folder.glob(f".{PREFIX}*"):
-        files.remove_folder(torn)
-    with contextlib.suppress(CheckpointError):
-        files.verify_folder(target)
-        if ranks.sharded:
-            ranks.gather("")
-        return target
-    size = sum(tensor.nbytes for tensor in (*weights.values(), *moments.values()))
-    # As safetensors, nothing that could run code when it is read.
-    with files.atomic_folder(target, size) as scratch:
-        if ranks.sharded:
-            ranks.gather(str(scratch))
-        _save_tensors(scratch, weights, moments, ranks)
-        files.write_json(scratch / "state.json", state)
-    best = state.get("best", {}).get("step")
-    # Only now: until the new one is complete, the older ones are needed.
-    for old in list_checkpoints(folder)[:-keep]:
-        if old != checkpoint_of(folder, best or 0):
-            files.remove_folder(old)
-    return target
-
-
-def _save_tensors(
-    folder: Path, weights: dict[str, torch.Tensor], moments: dict[str, torch.Tensor], ranks: Ranks
-) -> None:
-    if not ranks.sharded:
-        save_file(weights, folder / "weights.safetensors")
-        save_file(moments, folder / "optimizer.safetensors")
-        return
-    for kind, tensors in (("weights", weights), ("optimizer", moments)):
-        (folder / kind).mkdir(exist_ok=True)
-        _save_parts(folder / kind / f"rank-{ranks.rank:05d}.safetensors", tensors, ranks)
-    ranks.gather()  # the manifest comes when all have written
-
-
-def _save_parts(path: Path, tensors: dict[str, torch.Tensor], ranks: Ranks) -> None:
-    """Write what this rank holds; of tensors that all ranks have, the first one writes them."""
-    held, first_rows = {}, {}
-    for name, tensor in tensors.items():
-        first, past = own_rows(tensor)
-        is_sharded = isinstance(tensor, DTensor)
-        if (is_sharded and past > first) or (ranks.is_first and not is_sharded):
-            held[name], first_rows[name] = own_part(tensor), first
-    save_pieces(path, held, first_rows)
 
 
 def stored_tensors(folder: Path, name: str) -> Pieces:

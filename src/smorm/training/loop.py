@@ -22,6 +22,7 @@ from smorm.training.distributed.ranks import current, joined, was_restarted, wor
 from smorm.training.memory import resolve_splitting
 from smorm.training.methods import Method, make_method, method_class
 from smorm.training.proof import save_proven
+from smorm.training.saving import Named, Saver
 from smorm.training.setup import Prepared, build_network, prepare
 from smorm.training.step import Abandoned, StepResult, diagnose_step, run_step, some_records
 from smorm.training.trackers import refuse_missing
@@ -93,22 +94,27 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
     if ranks.is_first:
         folder.write_beginnings(prepared)
 
-    def save(step: int) -> None:
+    saver = Saver(checkpoints, named, optimizer, training.keep_checkpoints, ranks)
+    # A single process on a CPU trains in the memory that a copy would take.
+    behind = ranks.world > 1 or network.device.type != "cpu"
+
+    def save(step: int, *, behind: bool = False) -> None:
         state = {"step": step, "data": prepared.data_hash, "config": decisive(config.as_dict())}
         state |= {"cost": asdict(cost), "numerics": numerics.describe()}
         if training.best is not None:
             state["best"] = best.state
         if ranks.is_first or ranks.sharded:
-            keep = training.keep_checkpoints
-            folder.save_checkpoint(checkpoints, state, named, optimizer, keep, ranks)
+            saver.save(state, behind=behind)
 
     # From here on a stop waits for a checkpoint; after the last step the run is finished.
     stop = defer()
     with (
+        saver,
         reporting(prepared, done, total) as report,
         prefetched(prepared.batcher, prepared.order, range(done, total)) as batches,
     ):
         for step in range(done, done if best.stops else total):
+            saver.check()
             started = time.monotonic()
             try:
                 result = _update(prepared, method, step, optimizer, named, batches, stop)
@@ -130,7 +136,7 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
             done = step + 1
             better = best.update(done, result.values)
             if better or (due(done, training.save_every) and done < total):
-                save(done)
+                save(done, behind=behind)
             if best.stops:
                 log.info("stopped early: %s was not better in %d measurements after step %d",
                          training.best, best.without, best.step)  # fmt: skip
@@ -160,7 +166,7 @@ def _refuse_sharded(config: Config, method: type[Method]) -> None:
         raise ConfigError(f"{key}: not with training.parallel sharded: use replicated")
 
 
-def _gathered(prepared: Prepared, named: folder.Named) -> RewardNetwork:
+def _gathered(prepared: Prepared, named: Named) -> RewardNetwork:
     """The trained network, whole, on the first rank's host: tensor by tensor into one that is built
     there anew, so that no second copy of it is ever in memory. On other ranks it stays as it is."""
     from smorm.training.distributed.tensors import gathered
@@ -185,7 +191,7 @@ def _update(
     method: Method,
     step: int,
     optimizer: torch.optim.Optimizer,
-    named: folder.Named,
+    named: Named,
     batches: Batches,
     stop: Stop,
 ) -> StepResult:

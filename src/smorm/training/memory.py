@@ -164,7 +164,9 @@ def measure(network: RewardNetwork, units: Sequence[Unit], *, half: bool) -> Mem
     the longest units: some attention kernels need more for longer sequences."""
     device = network.device
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    gradients = sum(own_part(parameter).nbytes for parameter in trained)
+    held = [own_part(parameter) for parameter in trained]
+    # Weights that are offloaded have their gradients and moments beside them, on the host.
+    gradients = sum(tensor.nbytes for tensor in held if tensor.device.type == device.type)
     # The network is measured between preparing and training: its gradients must be as before.
     before = [parameter.grad for parameter in trained]
     small, large = (_probe_batch(network, units, tokens) for tokens in PROBE)

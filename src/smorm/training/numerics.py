@@ -40,12 +40,17 @@ def describe() -> dict[str, Any]:
     """What decides the bits of this process, as it is recorded."""
     return {
         "ranks": current().world,
+        "parallel": _parallel(),
         "threads": torch.get_num_threads(),
         "processor": _processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "settings": {name: os.environ[name] for name in _KERNELS if name in os.environ},
         "versions": versions(),
     }
+
+
+def _parallel() -> str:
+    return "sharded" if current().sharded else "replicated"
 
 
 @functools.cache
@@ -71,6 +76,10 @@ def settle_threads(config: Config, recorded: Recorded | None) -> None:
     if recorded is not None and on_cpu:
         checkpoint, before = recorded
         ranks = before.get("ranks", 1)
+        if before.get("parallel", _parallel()) != _parallel():
+            log.warning("%s was computed by %s ranks, now they are %s: the last bits differ from "
+                        "those of an uninterrupted run",
+                        checkpoint, before["parallel"], _parallel())  # fmt: skip
         if ranks != current().world:
             log.warning("%s was computed by %d rank(s), now there are %d: the last bits differ "
                         "from those of an uninterrupted run",

@@ -194,9 +194,10 @@ def build_network(
     if ranks.sharded:
         from smorm.training.distributed import sharded
 
-        sharded.shard(network, ranks.world, half=config.training.precision == "bf16")
+        half, offload = config.training.precision == "bf16", config.training.offload
+        sharded.shard(network, ranks.world, half=half, offload=offload)
         if opened is not None:
-            sharded.read_parts(network, opened.read)
+            sharded.read_parts(network, opened.read, offload=offload)
     return network
 
 

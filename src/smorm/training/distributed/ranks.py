@@ -179,7 +179,7 @@ def joined(config: Config) -> Iterator[Ranks]:
         raise
     except BaseException as error:
         # Sharded ranks exchange tensors in the middle of passes too.
-        if _shows_lost_rank(error):
+        if shows_lost_rank(error):
             raise _lost_rank() from error
         ranks.tell(error)
         raise
@@ -318,7 +318,10 @@ def _lost_rank() -> OtherRankError:
     )
 
 
-def _shows_lost_rank(error: BaseException) -> bool:
+def shows_lost_rank(error: BaseException) -> bool:
+    """Whether an error says that another process of the training is gone."""
+    if isinstance(error, OtherRankError):
+        return error.lost
     # gloo's errors have no type of their own; they begin with the place in its source.
     from_gloo = isinstance(error, RuntimeError) and "/gloo/" in str(error)[:200]
     return from_gloo or isinstance(error, dist.DistError)
