@@ -11,12 +11,13 @@ import torch
 
 from smorm.arrays import Tokens
 from smorm.model.network import RewardNetwork
+from smorm.model.shapes import SHAPES as HUB_SHAPES
 
 _FIELDS = ("architecture", "hidden_size", "num_hidden_layers", "num_attention_heads",
            "num_key_value_heads", "head_dim", "intermediate_size", "vocab_size")  # fmt: skip
 SHAPES: dict[str, dict[str, Any]] = {
     "llama-3.2-1b": dict(zip(_FIELDS, ("llama", 2048, 16, 32, 8, 64, 8192, 128_256), strict=True)),
-    "gemma-2b": dict(zip(_FIELDS, ("gemma", 2048, 18, 8, 1, 256, 16_384, 256_000), strict=True)),
+    "gemma-2b": {name: HUB_SHAPES["google/gemma-2b-it"][name] for name in _FIELDS},
 }
 TINY = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128, "vocab_size": 997}
 TINY |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}

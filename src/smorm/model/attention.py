@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from smorm.errors import first_line
 from smorm.model import gathered
+from smorm.model.counted import counted
 from smorm.model.cpu.attention import Block, cpu_blocks, cut_blocks
 from smorm.model.flex import block_mask, flex
 from smorm.printing import get_logger
@@ -41,10 +42,12 @@ Backend = Literal["cpu_blocks", "varlen", "flex", "gathered"]
 @dataclass(eq=False)
 class AttentionPlan:
     """What kernels derive from a packed batch on its device, made once for one forward pass over
-    all layers. `calls` are the attention calls made: verification counts the layers by them."""
+    all layers. `calls` are the attention calls made: verification counts the layers by them.
+    `counted`: no kernel runs; what one would keep is allocated, for counting bytes."""
 
     batch: Forest | Leaves
     calls: int = 0
+    counted: bool = False
     _block_masks: dict[int | None, Any] = field(default_factory=dict)
 
     # Each backend's plan is made when a layer first needs it: a forward pass on the CPU never makes
@@ -73,7 +76,7 @@ class AttentionPlan:
     def leaves(self) -> AttentionPlan:
         """The plan of the last layer, whose queries are the leaf rows alone."""
         assert isinstance(self.batch, Forest)
-        return AttentionPlan(find_leaves(self.batch))
+        return AttentionPlan(find_leaves(self.batch), counted=self.counted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +137,8 @@ def forest_attention(
     if dropout:
         raise RuntimeError("attention dropout is not possible in a forest: set it to 0")
     plan.calls += 1
-    if query.device.type == "cuda" and query.dtype != value.dtype:
+    on_cuda = plan.counted or query.device.type == "cuda"
+    if on_cuda and query.dtype != value.dtype:
         # Under autocast the rotary embedding leaves queries and keys in fp32.
         query, key = query.to(value.dtype), key.to(value.dtype)
     scale = scaling
@@ -160,6 +164,8 @@ def compute(
 ) -> Tensor:
     """query [1, H, T, D], key and value [1, G, T, D] -> [1, T, H, D], by the fastest kernel. A CUDA
     kernel that is missing, or cannot be compiled, is replaced by the next one with a warning."""
+    if plan.counted:
+        return counted(query, key, value, plan.gather)
     backend = choose_backend(query, window, softcap, sinks)
     if backend == "cpu_blocks":
         return cpu_blocks(query, key, value, plan.blocks, scale)

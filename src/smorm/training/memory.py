@@ -169,7 +169,7 @@ def measure(network: RewardNetwork, units: Sequence[Unit], *, half: bool) -> Mem
     gradients = sum(tensor.nbytes for tensor in held if tensor.device.type == device.type)
     # The network is measured between preparing and training: its gradients must be as before.
     before = [parameter.grad for parameter in trained]
-    small, large = (_probe_batch(network, units, tokens) for tokens in PROBE)
+    small, large = (probe_batch(network, units, tokens) for tokens in PROBE)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         # The first run makes the gradients, and loads what libraries load late.
         _run(network, small, half)
@@ -185,7 +185,7 @@ def measure(network: RewardNetwork, units: Sequence[Unit], *, half: bool) -> Mem
     return MemoryModel(base, 3 * gradients, constant, max(1.0, per_token), reserve)
 
 
-def _probe_batch(network: RewardNetwork, units: Sequence[Unit], tokens: int) -> Batch:
+def probe_batch(network: RewardNetwork, units: Sequence[Unit], tokens: int) -> Batch:
     vocabulary = int(network.backbone.get_input_embeddings().weight.shape[0])
     sequences: list[Tokens] = []
     for turn, unit in enumerate(itertools.cycle(units)):
