@@ -111,7 +111,7 @@ def test_a_folder_with_a_config_alone_is_planned_and_checkpointing_and_adapters_
     assert adapters.gradients < 0.3 * plain.gradients
     assert adapters.moments == 2 * adapters.gradients
     frozen = needs(config_of(tmp_path, model={**model, "freeze": True}))
-    assert frozen.per_token < 0.1 * plain.per_token
+    assert frozen.per_token < 0.3 * plain.per_token
     assert frozen.gradients < 0.01 * plain.gradients
 
 
@@ -183,7 +183,7 @@ output: {{folder: {tmp_path / "run"}}}
     assert code == 1, err
     assert "8 x 80 GB *" in out
     rows = json.loads(output.read_text())["rows"]
-    assert [row["own"] for row in rows] == [False] * 5 + [True]
+    assert [row["configured"] for row in rows] == [False] * 5 + [True]
     assert not rows[-1]["fits"]
     assert not (tmp_path / "run").exists()
     small = large(tmp_path / "small", num_hidden_layers=2, hidden_size=64)

@@ -77,7 +77,7 @@ def _print_plan(plan: "Plan") -> None:
         table.add_column(name, justify="right")
     table.add_column("fits")
     for row in plan.rows:
-        table.add_row(*_cells(row), style="bold" if row.own else None)
+        table.add_row(*_cells(row), style="bold" if row.configured else None)
     console = terminal()
     if not console.is_terminal:
         console.width = PLAIN_WIDTH
@@ -88,8 +88,7 @@ def _print_plan(plan: "Plan") -> None:
 
 
 def _cells(row: "Row") -> list[str]:
-    name = f"{row.machine.name} *" if row.own else row.machine.name
-    sizes = {name: getattr(row.needs, name, None) for name in _BYTES}
-    sizes |= {"activations": row.activations, "total": row.total}
-    numbers = [f"{size / 1e9:.2f}" for size in sizes.values()]
+    name = f"{row.machine.name} *" if row.configured else row.machine.name
+    sizes = row.as_dict()
+    numbers = [f"{sizes[name] / 1e9:.2f}" for name in _BYTES]
     return [name, row.parallel, f"{row.tokens:,}", *numbers, "yes" if row.fits else "NO"]

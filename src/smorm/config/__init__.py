@@ -5,6 +5,7 @@ from smorm.config.reading import dump_config, load_config, load_section, parse_c
 from smorm.config.sections import (
     BOOKKEEPING,
     Architecture,
+    BaseDtype,
     Config,
     LoraConfig,
     SourceConfig,
@@ -16,6 +17,7 @@ __all__ = [
     "BOOKKEEPING",
     "METHODS",
     "Architecture",
+    "BaseDtype",
     "Config",
     "LoraConfig",
     "ObjectiveSection",

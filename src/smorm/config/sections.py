@@ -82,6 +82,10 @@ class TrainedTokenizer(Section):
     vocab_size: Annotated[int, Field(ge=300)] = 8000
 
 
+BaseDtype = Literal["fp32", "bf16", "nf4"]
+"""How the weights below adapters are held."""
+
+
 class LoraConfig(Section):
     """Low-rank adapters through peft; the score head is always trained whole and saved."""
 
@@ -89,6 +93,19 @@ class LoraConfig(Section):
     alpha: Annotated[float, Field(gt=0)] = 64.0
     dropout: Fraction = 0.05
     targets: str | list[str] = "all-linear"
+    base: BaseDtype = "fp32"
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # As in a source: a configuration without this key keeps its hash.
+        values: dict[str, Any] = handler(self)
+        if self.base == "fp32":
+            values.pop("base", None)  # where it was not excluded before
+        return values
+
+    def adapters(self) -> dict[str, Any]:
+        """What peft makes of it."""
+        return self.model_dump(exclude={"base"})
 
 
 class ModelSection(Section):
@@ -261,6 +278,7 @@ class TrainingSection(Section):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: Fraction = 0.03
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     gradient_checkpointing: bool = False
     device: str = "auto"
@@ -290,6 +308,8 @@ class TrainingSection(Section):
                 del values[key]
         if self.parallel == "auto":
             del values["parallel"]
+        if self.optimizer == "adamw":
+            del values["optimizer"]
         if self.step_parts in ("auto", 1):
             del values["step_parts"]
         return values

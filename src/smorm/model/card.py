@@ -19,6 +19,7 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
+from smorm.config import BaseDtype
 from smorm.data.scaling import AttributeScale
 from smorm.errors import ConfigError, ModelError
 from smorm.limits import limit, refusal
@@ -78,6 +79,7 @@ class ModelCard:
     classifier: bool = False  # its labels were trained as classes
     view: dict[str, Any] | None = None
     base: str | None = None  # folder or hub id of a LoRA run's backbone
+    base_dtype: BaseDtype = "fp32"  # as its weights were held below the adapters
     head: HeadKind = "linear"  # `smorm.model.heads`
     hashes: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -93,7 +95,11 @@ class ModelCard:
         return self.attributes if self.foreign else self.rows
 
     def as_dict(self) -> dict[str, Any]:
-        return {"format": 1, **asdict(self)}
+        values = {"format": 1, **asdict(self)}
+        # Older versions read the card of every model that they could have trained.
+        if self.base_dtype == "fp32":
+            del values["base_dtype"]
+        return values
 
 
 _ADAPTER = TypeAdapter(ModelCard)

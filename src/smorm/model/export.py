@@ -64,6 +64,7 @@ def export_view(
         offset=offset,
         view=view.as_dict(),
         base=None,
+        base_dtype="fp32",
     )
     save_view(folder, network, tokenizer, folded, row)
     return Exported(Path(folder), offset, new_pad)
@@ -75,7 +76,7 @@ def export_all_rows(
     """Write all rows as one folder without adapters; what changes is as in `export_view`."""
     network.head.rows()  # refuses a head that has none, before any work
     new_pad = _make_plain(network, tokenizer, card)
-    save_model(folder, network, tokenizer, replace(card, base=None))
+    save_model(folder, network, tokenizer, replace(card, base=None, base_dtype="fp32"))
     return Exported(Path(folder), new_pad=new_pad)
 
 

@@ -31,6 +31,7 @@ from smorm.model.backbone import (
     save_lora,
     warn_of_unread_head,
 )
+from smorm.model.base_dtype import STORED, round_base
 from smorm.model.border import check_ids, check_model, quiet, read_config
 from smorm.model.card import CARD, MAX_TOKENS, ModelCard, card_errors, check_card, read_card
 from smorm.model.foreign import Unreadable, UnreadableModelError
@@ -204,7 +205,10 @@ def _load_ours(folder: Path, dtype: torch.dtype) -> Any:
         adapters.check_adapters(folder)
         if card.base is None:
             raise ModelError(f"{folder / CARD}: names no base model for the adapters")
-        backbone = load_start(card.base, dtype=dtype)
+        rounded = card.base_dtype != "fp32"
+        backbone = load_start(card.base, dtype=STORED[card.base_dtype] if rounded else dtype)
+        if rounded:
+            round_base(backbone, card.base_dtype, dtype)
         heads.check_width(folder, head, backbone.config.get_text_config().hidden_size)
         check_ids(folder, tokenizer, len(backbone.get_input_embeddings().weight))
         fit_embeddings(backbone, len(tokenizer))

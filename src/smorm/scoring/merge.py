@@ -155,7 +155,8 @@ def _card(names: Sequence[str], cards: Sequence[ModelCard], shares: Sequence[flo
         if all(name in means_of_card for means_of_card in of_cards):
             means[name] = _mean(of_cards, itemgetter(name), shares)
     return replace(
-        first, scales=tuple(scales), means=means, base=None, hashes=hashes, versions=versions(),
+        first, scales=tuple(scales), means=means, base=None, base_dtype="fp32",
+        hashes=hashes, versions=versions(),
         offset=_mean(cards, attrgetter("offset"), shares),
         max_tokens=min(map(attrgetter("max_tokens"), cards)),
     )  # fmt: skip

@@ -21,7 +21,7 @@ from smorm.model.pieces import Pieces
 from smorm.model.run_folder import CHECKPOINTS, checkpoint_of, how_far, list_checkpoints
 from smorm.model.store import save_tokenizer_and_card
 from smorm.printing import get_logger
-from smorm.training import numerics
+from smorm.training import numerics, optim
 from smorm.training.best import Best
 from smorm.training.distributed.ranks import current
 from smorm.training.distributed.tensors import read_into
@@ -135,6 +135,9 @@ def load_checkpoint(path: Path, named: Named, optimizer: torch.optim.Optimizer) 
                 raise CheckpointError(f"{path}: {name} has another shape than in this model")
         for name, parameter in named.items():
             read_into(parameter.data, weights, name)
+        if not isinstance(optimizer, torch.optim.AdamW):
+            optim.restore_8bit(optimizer, named, moments)
+            return
         for key in moments.shapes:
             name, _, moment = key.rpartition("/")
             optimizer.state[named[name]][moment] = _read_moment(

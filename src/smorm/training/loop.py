@@ -11,6 +11,7 @@ import torch
 from smorm.config import Config, decisive
 from smorm.errors import ConfigError, Interrupted, NonFiniteLossError, OtherRankError
 from smorm.locks import only_run
+from smorm.model.base_dtype import import_bitsandbytes
 from smorm.model.network import RewardNetwork
 from smorm.model.run_folder import CHECKPOINTS, how_far, steps_of
 from smorm.printing import get_logger
@@ -64,6 +65,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
 def open_run(config: Config, *, resume: bool) -> Prepared:
     """Prepare a run in its folder, which must hold no other unless the run goes on."""
     refuse_missing(config)
+    _refuse_unusable(config)
     recorded = None
     if resume:
         recorded = folder.newest_numerics(config.output.folder / CHECKPOINTS)
@@ -71,6 +73,24 @@ def open_run(config: Config, *, resume: bool) -> Prepared:
         folder.refuse_another_run(config.output.folder)
     numerics.settle_threads(config, recorded)
     return resolve_splitting(prepare(config), resume=resume)
+
+
+def _refuse_unusable(config: Config) -> None:
+    """ConfigError where a key needs a library that is missing, or ranks that hold all weights."""
+    lora, keys = config.model.lora, []
+    if lora is not None and lora.base != "fp32":
+        keys.append(f"model.lora.base: {lora.base}")
+        # A language head computes in the type of its own weights.
+        if method_class(config).keeps_language_head:
+            raise ConfigError(f"{keys[0]}: not with objective.kind {config.objective.kind}")
+    if config.training.optimizer == "adamw_8bit":
+        keys.append("training.optimizer: adamw_8bit")
+    for key in keys:
+        if not key.endswith("bf16"):
+            import_bitsandbytes(key)
+        # The parts of a layer must have one type, and be tensors that have parts.
+        if current().sharded:
+            raise ConfigError(f"{key}: not with training.parallel sharded: use replicated")
 
 
 def train_by_steps(config: Config, *, resume: bool) -> Path:

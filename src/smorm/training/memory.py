@@ -28,6 +28,7 @@ from smorm.errors import ConfigError
 from smorm.model.network import Batch, RewardNetwork
 from smorm.printing import get_logger
 from smorm.training.distributed.tensors import own_part
+from smorm.training.optim import moment_bytes
 from smorm.training.setup import Prepared
 from smorm.training.sources import TokenSet
 
@@ -98,7 +99,8 @@ def resolve_splitting(prepared: Prepared, *, resume: bool) -> Prepared:
 def _choose(prepared: Prepared) -> int:
     network, training = prepared.network, prepared.config.training
     units = longest_units(prepared.train)
-    model = measure(network, units, half=training.precision == "bf16")
+    half = training.precision == "bf16"
+    model = measure(network, units, half=half, optimizer=training.optimizer)
     if training.memory_budget is not None:
         budget = parse_bytes(training.memory_budget)
     else:
@@ -159,14 +161,17 @@ def in_words(count: float) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
-def measure(network: RewardNetwork, units: Sequence[Unit], *, half: bool) -> MemoryModel:
+def measure(
+    network: RewardNetwork, units: Sequence[Unit], *, half: bool, optimizer: str = "adamw"
+) -> MemoryModel:
     """Measure what a training step of this network needs, by two small ones (`half`: in bf16). Give
     the longest units: some attention kernels need more for longer sequences."""
     device = network.device
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    held = [own_part(parameter) for parameter in trained]
     # Weights that are offloaded have their gradients and moments beside them, on the host.
-    gradients = sum(tensor.nbytes for tensor in held if tensor.device.type == device.type)
+    tensors = (own_part(parameter) for parameter in trained)
+    held = [tensor for tensor in tensors if tensor.device.type == device.type]
+    gradients = sum(tensor.nbytes for tensor in held)
     # The network is measured between preparing and training: its gradients must be as before.
     before = [parameter.grad for parameter in trained]
     small, large = (probe_batch(network, units, tokens) for tokens in PROBE)
@@ -181,8 +186,8 @@ def measure(network: RewardNetwork, units: Sequence[Unit], *, half: bool) -> Mem
     # A line through two points; noise may give it a negative constant.
     constant = max(0.0, small_peak - per_token * small.num_tokens)
     reserve = RESERVE.get(device.type, RESERVE["cuda"])
-    # AdamW's two moments have the parameters' type.
-    return MemoryModel(base, 3 * gradients, constant, max(1.0, per_token), reserve)
+    state = gradients + moment_bytes(held, optimizer)
+    return MemoryModel(base, state, constant, max(1.0, per_token), reserve)
 
 
 def probe_batch(network: RewardNetwork, units: Sequence[Unit], tokens: int) -> Batch:

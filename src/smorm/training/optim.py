@@ -2,15 +2,22 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
 
 from smorm.config.sections import TrainingSection
+from smorm.model.base_dtype import import_bitsandbytes
 from smorm.model.network import RewardNetwork
+from smorm.model.pieces import Pieces
 from smorm.printing import get_logger
 
 log = get_logger(__name__)
+
+# bitsandbytes' own: of smaller tensors the moments stay in fp32, and of others each block of so
+# many values has a scale.
+SMALL, BLOCK = 4096, 256
 
 
 def learning_rate_factor(step: int, total: int, warmup: float, schedule: str) -> float:
@@ -43,9 +50,9 @@ def make_optimizer(
     network: RewardNetwork,
     parameters: Mapping[str, torch.nn.Parameter],
     parameter_learning_rate: float = 0.0,
-) -> torch.optim.AdamW:
-    """AdamW over fp32 master weights. No weight decay on vectors, the head or `parameters`. Each
-    group's `initial_lr` is its peak; `begin_step` scales it."""
+) -> torch.optim.Optimizer:
+    """AdamW over fp32 master weights, its moments in fp32 or in 8 bits. No weight decay on vectors,
+    the head or `parameters`. Each group's `initial_lr` is its peak; `begin_step` scales it."""
     # Decay pulls weights towards zero. That is meant for matrices; it would shrink the scale of
     # norms, and the head's rows, whose length is the scale of the reward.
     matrices, vectors, head = [], [], []
@@ -70,14 +77,63 @@ def make_optimizer(
         if members:
             group = {"params": members, "lr": peak, "initial_lr": peak, "weight_decay": decay}
             groups.append(group)
-    trained = named_trainable(network, parameters).values()
+    trained = list(named_trainable(network, parameters).values())
     count, total = (sum(map(torch.numel, weights)) for weights in (trained, network.parameters()))
     log.info("training %s of %s parameters (%.3g %%) on %s, in %s", f"{count:,}", f"{total:,}",
              100 * count / total, network.device, training.precision)  # fmt: skip
+    if training.optimizer == "adamw_8bit":
+        bitsandbytes = import_bitsandbytes("training.optimizer: adamw_8bit")
+        options = {"betas": training.betas, "eps": training.epsilon}
+        optimizer: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(groups, **options)
+        return optimizer
     # Fused or not decides the last bits of an update, so all groups must allow it.
     # One pass over weights, gradients and moments instead of a dozen.
     fused = all(p.is_floating_point() and p.device.type in ("cuda", "cpu") for p in trained)
     return torch.optim.AdamW(groups, betas=training.betas, eps=training.epsilon, fused=fused)
+
+
+def moment_bytes(parameters: Iterable[torch.Tensor], optimizer: str) -> int:
+    """Bytes of AdamW's two moments of what this rank holds. In 8 bits: a byte each and a scale for
+    every 256; small tensors stay in fp32."""
+    total = 0
+    for parameter in parameters:
+        count = parameter.numel()
+        if optimizer == "adamw_8bit" and count >= SMALL:
+            total += 2 * (count + 4 * -(-count // BLOCK))
+        else:
+            total += 2 * parameter.nbytes
+    return total
+
+
+def state_tensors(
+    optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter
+) -> dict[str, torch.Tensor]:
+    """What a checkpoint holds of a parameter's moments, sorted by name."""
+    state = optimizer.state[parameter]
+    tensors = {}
+    for key, value in sorted(state.items()):
+        # The codes of 8 bits are constant, and the same tensor for all parameters.
+        if not key.startswith("qmap"):
+            tensors[key] = value if isinstance(value, torch.Tensor) else torch.tensor(value)
+    return tensors
+
+
+def restore_8bit(optimizer: Any, named: Mapping[str, torch.nn.Parameter], moments: Pieces) -> None:
+    """Put moments in 8 bits back, bit for bit."""
+    by_parameter = {id(parameter): name for name, parameter in named.items()}
+    for group_index, group in enumerate(optimizer.param_groups):
+        for index, parameter in enumerate(group["params"]):
+            prefix = f"{by_parameter[id(parameter)]}/"
+            keys = [key for key in moments.shapes if key.startswith(prefix)]
+            # A checkpoint before the first step has none.
+            if keys:
+                # What is constant is made anew.
+                optimizer.init_state(group, parameter, group_index, index)
+            state = optimizer.state[parameter]
+            for key in keys:
+                value = moments.read(key).clone()
+                moment = key.removeprefix(prefix)
+                state[moment] = int(value) if moment == "step" else value.to(parameter.device)
 
 
 def begin_step(

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from smorm.arrays import Tokens
 from smorm.config import Architecture, Config, TrainedTokenizer
@@ -22,6 +22,7 @@ from smorm.errors import ConfigError, ModelError, first_line
 from smorm.model import last_layer
 from smorm.model.attention import AttentionPlan
 from smorm.model.backbone import adapted_model, add_lora
+from smorm.model.base_dtype import replace_linears
 from smorm.model.border import quiet, read_config
 from smorm.model.cpu.fuse import decoder_layers
 from smorm.model.heads import MlpHead
@@ -40,6 +41,7 @@ from smorm.training.memory import (
     parse_bytes,
 )
 from smorm.training.methods import method_class
+from smorm.training.optim import moment_bytes
 from smorm.trees.forest import Forest
 
 Parallel = Literal["replicated", "sharded"]
@@ -94,14 +96,15 @@ class Needs:
 @dataclass(frozen=True, slots=True)
 class Row:
     """One way to train on one machine. `tokens`: `max_batch_tokens`, the largest that fits, or the
-    configuration's (`own`); where it does not `fit`, the fewest with which a longest pair fits."""
+    values of the configuration (`configured`); where it does not `fit`, so many as a longest pair
+    has."""
 
     machine: Machine
     parallel: Parallel
     tokens: int
     needs: Needs
     fits: bool
-    own: bool = False
+    configured: bool = False
 
     @property
     def activations(self) -> int:
@@ -120,7 +123,7 @@ class Row:
             "devices": self.machine.devices, "device_bytes": self.machine.size,
             "parallel": self.parallel, "max_batch_tokens": self.tokens, **needs,
             "activations": self.activations, "total": self.total, "fits": self.fits,
-            "own": self.own,
+            "configured": self.configured,
         }  # fmt: skip
 
 
@@ -149,8 +152,8 @@ def plan(config: Config) -> Plan:
     memory is not that of forward and backward passes; `ModelError` where there is no shape."""
     counter = Counter(config)
     rows = list(counter.rows())
-    parameters = list(counter.network.parameters())
-    total = sum(parameter.numel() for parameter in parameters)
+    total = count_weights(counter.network)
+    parameters = counter.network.parameters()
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     return Plan(total, trained, (*rows, counter.own_row()), counter.notes())
 
@@ -163,13 +166,16 @@ class Counter:
         self.half = config.training.precision != "fp32"
         # A sequence is never cut, nor a pair, whose sides may have nothing in common.
         self.longest = 2 * config.data.max_tokens
+        lora = config.model.lora
+        smaller = lora is not None and lora.base != "fp32"
+        self.can_shard = not smaller and config.training.optimizer == "adamw"
         self._activations: dict[Parallel, tuple[float, float]] = {}
 
     def rows(self) -> Iterator[Row]:
         for machine in MACHINES:
-            ways: tuple[Parallel, ...] = ("replicated", "sharded")
-            for parallel in ways[: 1 + (machine.devices > 1)]:
-                yield self.best(machine, parallel)
+            yield self.best(machine, "replicated")
+            if machine.devices > 1 and self.can_shard:
+                yield self.best(machine, "sharded")
 
     def best(self, machine: Machine, parallel: Parallel) -> Row:
         """With the largest micro-batches that fit."""
@@ -188,7 +194,7 @@ class Counter:
         training = self.config.training
         parallel: Parallel = "sharded" if training.parallel == "sharded" else "replicated"
         for machine in MACHINES:
-            row = replace(self.best(machine, parallel), own=True)
+            row = replace(self.best(machine, parallel), configured=True)
             if training.max_batch_tokens != "auto":
                 tokens = training.max_batch_tokens
                 total = row.needs.model.of(max(tokens, self.longest))
@@ -206,16 +212,20 @@ class Counter:
         head = sum(parameter.nbytes for parameter in network.head.parameters())
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
         gradients = sum(parameter.nbytes for parameter in trained)
-        moments = 2 * gradients
+        moments = moment_bytes(trained, self.config.training.optimizer)
         gathered = 0
         if sharded:
-            whole = gradients
+            of_all_weights = gradients
             backbone, moments = -(-backbone // devices), -(-moments // devices)
             gradients = -(-gradients // devices)
             # They are added up over the ranks in the last backward pass of a step: until then each
             # rank has those of all weights, in fp32.
             if not self.one_micro_batch(devices):
-                gradients += whole
+                gradients += of_all_weights
+            # Of these the host has all parts, and the device what it computes with.
+            if self.config.training.offload:
+                backbone = moments = 0
+                gradients -= -(-of_all_weights // devices)
             gathered = self.gathered()
         constant, per_token = self.activations(parallel)
         return Needs(backbone + head, gradients, moments, gathered, constant, per_token)
@@ -232,8 +242,8 @@ class Counter:
         backbone: Any = self.network.backbone
         size = 2 if self.half else 4
         layers = decoder_layers(backbone, backbone.config.get_text_config().num_hidden_layers)
-        counts = [_count(layer) for layer in layers]
-        rest = _count(backbone) - sum(counts)
+        counts = [count_weights(layer) for layer in layers]
+        rest = count_weights(backbone) - sum(counts)
         return size * (rest + GATHERED_LAYERS * max(counts, default=0))
 
     def activations(self, parallel: Parallel) -> tuple[float, float]:
@@ -267,8 +277,43 @@ class Counter:
         return tuple(lines)
 
 
-def _count(module: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+def count_weights(module: torch.nn.Module) -> int:
+    """How many weights there are, two in each byte of 4-bit ones."""
+    total = sum(parameter.numel() for parameter in module.parameters())
+    for layer in module.modules():
+        if isinstance(layer, FourBits):
+            total += layer.in_features * layer.out_features - layer.weight.numel()
+    return total
+
+
+class FourBits(torch.nn.Linear):
+    """What bitsandbytes' `Linear4bit` takes: half a byte a weight, a byte for the scale of 64, four
+    for the scale of 256 of these; and the whole weight in bf16 while it is multiplied."""
+
+    def __init__(self, linear: torch.nn.Linear) -> None:
+        super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
+        count = self.in_features * self.out_features
+        size = count // 2 + count // 64 + count // (64 * 64)
+        packed = linear.weight.new_empty(size, dtype=torch.uint8)
+        self.weight = torch.nn.Parameter(packed, requires_grad=False)
+        self.bias = linear.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [..., K] -> [..., N]."""
+        shape = (self.out_features, self.in_features)
+        out: torch.Tensor = _Unpacked.apply(x.to(torch.bfloat16), shape)
+        return (out if self.bias is None else out + self.bias).to(x.dtype)
+
+
+class _Unpacked(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+        ctx.shape = shape
+        return x @ x.new_empty(shape).t()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return grads[0] @ grads[0].new_empty(ctx.shape), None
 
 
 def build_fake(
@@ -282,11 +327,16 @@ def build_fake(
         raise ConfigError(f"--plan: objective.kind {kind}: its memory is not counted here")
     from transformers import AutoModel
 
-    shape = _shape(config)
-    with FakeTensorMode(allow_non_fake_inputs=True), quiet():
+    shape, lora = _shape(config), config.model.lora
+    if lora is not None and lora.base != "fp32":
+        dtype = torch.bfloat16
+    # On the meta device: peft moves its modules, which tensors of the mode do not bear.
+    with torch.device("meta"), quiet():
         backbone: Any = AutoModel.from_config(shape, dtype=dtype, trust_remote_code=False)
-        if config.model.lora is not None:
-            backbone = add_lora(backbone, **config.model.lora.model_dump())
+        if lora is not None:
+            if lora.base == "nf4":
+                replace_linears(backbone, FourBits)
+            backbone = add_lora(backbone, **lora.adapters())
         if config.model.freeze or method.freezes_backbone:
             backbone.requires_grad_(False)
         scales = [AttributeScale(name) for name in config.data.attributes or ()]
@@ -300,7 +350,31 @@ def build_fake(
             last_layer.set_layer_forwards(backbone, layers, fuse=False, prune=True)
         if config.training.gradient_checkpointing:
             network.checkpoint_activations()
-        return network.train()
+    _make_fake(network)
+    return network.train()
+
+
+def _make_fake(network: RewardNetwork) -> None:
+    """Let meta tensors pass for tensors of a CPU, whose types autocast changes."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    made: dict[int, torch.Tensor] = {}
+
+    def fake(tensor: torch.Tensor) -> torch.Tensor:
+        # A tied weight stays one.
+        if id(tensor) not in made:
+            made[id(tensor)] = FakeTensor(mode, tensor.detach(), torch.device("cpu"))
+        return made[id(tensor)]
+
+    for module in network.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = fake(buffer)
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                with mode:
+                    weight = torch.nn.Parameter(fake(parameter), parameter.requires_grad)
+                made[id(parameter)] = weight
+                module._parameters[name] = weight
 
 
 def network_mode(network: RewardNetwork) -> FakeTensorMode:
@@ -387,8 +461,8 @@ def _peak(
     assert isinstance(batch, Forest)
     plan = AttentionPlan(batch, counted=not on_cpu)
     # Made of the tree's numbers, which a tensor without them has not.
-    for part in (plan, plan.leaves):
-        _ = part.blocks if on_cpu else part.gather
+    for queries in (plan, plan.leaves):
+        _ = queries.blocks if on_cpu else queries.gather
     try:
         with mode, LiveBytes() as live:
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):

@@ -26,6 +26,7 @@ from smorm.model.run_folder import PREFIX, checkpoint_of, list_checkpoints
 from smorm.printing import get_logger
 from smorm.training.distributed.ranks import ALONE, Ranks, shows_lost_rank
 from smorm.training.distributed.tensors import own_part, own_rows
+from smorm.training.optim import state_tensors
 
 log = get_logger(__name__)
 
@@ -157,7 +158,7 @@ class Saver:
         for name, parameter in self.named.items():
             tensors["weights", name] = parameter.detach()
             # By the parameter's name: AdamW's order of parameters may change.
-            for key, value in sorted(self.optimizer.state[parameter].items()):
+            for key, value in state_tensors(self.optimizer, parameter).items():
                 tensors["optimizer", f"{name}/{key}"] = value.detach()
         return tensors
 

@@ -16,6 +16,7 @@ from smorm.data.scaling import AttributeScale, restore_scales
 from smorm.data.tokeniser import Tokeniser
 from smorm.errors import ConfigError, DataError, ModelError
 from smorm.model.backbone import add_lora, build_backbone, fit_embeddings, position_limit
+from smorm.model.base_dtype import STORED, convert_base
 from smorm.model.card import ModelCard, card_errors, check_card
 from smorm.model.device import keep_freed_memory, pick_device
 from smorm.model.heads import MlpHead, find_head, start_head
@@ -159,7 +160,8 @@ def build_network(
         raise ConfigError(f"data.max_tokens: {max_tokens}, the backbone has {limit}")
     # The order of the random draws decides the bits of a run: backbone, adapters, head.
     if config.model.lora is not None:
-        backbone = add_lora(backbone, **config.model.lora.model_dump())
+        convert_base(backbone, config.model.lora.base)
+        backbone = add_lora(backbone, **config.model.lora.adapters())
         if language is not None:
             language.requires_grad_(False)
     if config.model.freeze or method.freezes_backbone:
@@ -236,7 +238,8 @@ def _backbone(config: Config, tokenizer: Any) -> tuple[Any, LanguageHead | None]
         options = {"tokenizer": tokenizer, "max_tokens": config.data.max_tokens}
         return build_backbone(spec.architecture, spec.fields(), seed=seed, **options), None
     if not method_class(config).keeps_language_head:
-        return load_start(spec), None
+        lora = config.model.lora
+        return load_start(spec, dtype=STORED[lora.base] if lora else torch.float32), None
     # A language head that is tied to the embedding is in every folder, a reward model's too: only
     # the score head distinguishes the two.
     if Path(spec).is_dir():
@@ -280,11 +283,12 @@ def _card(
     config: Config, renderer: Renderer, scales: list[AttributeScale], train: TokenSet
 ) -> ModelCard:
     method, names, means, base = method_class(config), [scale.name for scale in scales], {}, None
+    lora = config.model.lora
     if method.uses_ratings and scales:
         ratings = np.nanmean(restore_scales(scales, train.targets), axis=0)
         means = dict(zip(names, ratings.tolist(), strict=True))
     # Adapters are saved without their backbone: the card says where it is.
-    if config.model.lora is not None:
+    if lora is not None:
         base = str(config.model.backbone)
         base = str(Path(base).resolve()) if Path(base).is_dir() else base
     # Now, and not after the training: a card that cannot be read again is no model's.
@@ -295,7 +299,7 @@ def _card(
             preference_trained=Rows.PREFERENCE in method.trains,
             head=method.card_head or config.model.head, max_tokens=config.data.max_tokens,
             overlong=config.data.overlong, chat_template=renderer.chat_template,
-            renderer=renderer.fingerprint, base=base,
+            renderer=renderer.fingerprint, base=base, base_dtype=lora.base if lora else "fp32",
             hashes={"config": config.hash, "data": train.fingerprint}, versions=versions(),
         )  # fmt: skip
     check_card("data", card)
