@@ -42,11 +42,11 @@ def compare(
         folder = Path(scratch)
         source = hh_pairs(data)
         write_preferences(source.records[:limit], folder / "pairs.jsonl")
-        report = _run(_time_rounds, ranks, folder, model, rounds)
+        report = run_ranks(_time_rounds, ranks, folder, model, rounds)
         seconds = report["seconds"]
         whole, shares = report["bytes"]["one"], {}
         for count in sorted({1, ranks, 2 * ranks}):
-            held = _run(_count_bytes, count, folder, model)["bytes"]
+            held = run_ranks(_count_bytes, count, folder, model)["bytes"]
             shares[str(count)] = {"bytes": held, "of_one": held / whole, "ideal": 1 / count}
     ratios = {}
     for arm in ARMS[1:]:
@@ -61,8 +61,9 @@ def compare(
     }  # fmt: skip
 
 
-def _run(function: Any, ranks: int, folder: Path, *arguments: Any) -> dict[str, Any]:
-    """Call a function in so many processes, and return what the first one reports."""
+def run_ranks(function: Any, ranks: int, folder: Path, *arguments: Any) -> dict[str, Any]:
+    """Call `function(rank, ranks, folder, *arguments)` in so many processes of one thread each, and
+    return what the first one reports."""
     from smorm.processes import worker_context
 
     context = worker_context("smorm.training.loop", "bench.smorm_run")

@@ -187,8 +187,9 @@ def build_network(
         network.head.to(device)
         _choose_layout_by(shallow, network, layout, ranks)
         del shallow  # before the weights come
-    # Once the weights are there: every step frees and allocates the same sizes again.
-    if device.type == "cpu":
+    # Once the weights are there: every step frees and allocates the same sizes again. Not those of
+    # gathered layers, of which pieces would stay until they are more than the whole model.
+    if device.type == "cpu" and not ranks.sharded:
         keep_freed_memory()
     if config.training.gradient_checkpointing:
         network.checkpoint_activations()
