@@ -61,6 +61,16 @@ def compare(
     }  # fmt: skip
 
 
+def write_small_data(folder: Path) -> None:
+    """Records of the generated world for a step or two."""
+    from smorm.world import write_dataset
+
+    write_dataset(
+        folder, seed=11, num_pairs=24, num_rated=14, num_dev_pairs=6, num_eval_pairs=6,
+        num_eval_rated=6,
+    )  # fmt: skip
+
+
 def run_ranks(function: Any, ranks: int, folder: Path, *arguments: Any) -> dict[str, Any]:
     """Call `function(rank, ranks, folder, *arguments)` in so many processes of one thread each, and
     return what the first one reports."""

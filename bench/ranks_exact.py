@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.machine import describe
-from bench.ranks import run_ranks
+from bench.ranks import run_ranks, write_small_data
 from smorm import files
 
 WHOLE = 10**6  # tokens: one micro-batch
@@ -122,8 +122,6 @@ def _gaps(rank: int, world: int, folder: Path) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
-    from smorm.world import write_dataset
-
     parser = argparse.ArgumentParser(prog="python -m bench.ranks_exact", description=__doc__)
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
@@ -131,10 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="smorm-bench-ranks-") as scratch:
         folder = Path(scratch)
-        write_dataset(
-            folder, seed=11, num_pairs=24, num_rated=14, num_dev_pairs=6, num_eval_pairs=6,
-            num_eval_rated=6,
-        )  # fmt: skip
+        write_small_data(folder)
         for count in options.ranks:
             rows += run_ranks(_gaps, count, folder)["rows"]
     files.write_json(options.json, {"kind": "ranks-exact", "machine": describe(), "rows": rows})

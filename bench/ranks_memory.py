@@ -3,10 +3,10 @@
     python -m bench.ranks_memory --json FILE [--ranks 2] [--layers 16] [--width 2048] [--whole]
 
 Weights of a Llama of that shape are written as bf16 safetensors, a layer a file, and loaded by
-sharded ranks in parts (`--whole`: each rank reads all of them first). Then one step with few
+sharded ranks in parts (`--whole`: each rank reads all of them first). Then two steps with few
 tokens; with `--saves` a save that training waits for, and saves behind which it goes on. Bytes
 are those of the rank that holds most: the peak of its memory without the pages of files, and what
-it holds by kind."""
+it holds by kind; beside them stands what `smorm train --plan` counts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.machine import describe
-from bench.ranks import run_ranks
+from bench.ranks import run_ranks, write_small_data
 from smorm import files
 
 PAIRS = 2
@@ -38,7 +38,7 @@ def write_weights(folder: Path, *, layers: int, width: int) -> int:
 
     tokens = shutil.ignore_patterns("*.safetensors", "manifest.json", "pretraining.json")
     shutil.copytree(backbone_path(), folder, ignore=tokens)
-    config = transformers.AutoConfig.from_pretrained(folder)
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     shape = {
         "hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers,
         "num_attention_heads": width // 64, "num_key_value_heads": max(1, width // 256),
@@ -48,7 +48,7 @@ def write_weights(folder: Path, *, layers: int, width: int) -> int:
     config.architectures = ["LlamaModel"]
     config.save_pretrained(folder)
     with torch.device("meta"):
-        model = transformers.AutoModel.from_config(config)
+        model = transformers.AutoModel.from_config(config, trust_remote_code=False)
     parts: dict[str, list[str]] = {}
     for name, _ in model.named_parameters():
         part = name.split(".")[1] if name.startswith("layers.") else "rest"
@@ -110,13 +110,41 @@ def held_by_kind(run: Any) -> dict[str, int]:
     return held
 
 
+def _config(folder: Path, precision: str) -> Any:
+    from smorm.config import parse_config
+
+    return parse_config({
+        "model": {"backbone": str(folder / "backbone")},
+        "data": {"preference": str(folder / "train-pairs.jsonl"), "max_tokens": 256},
+        "objective": {"kind": "preference"},
+        "training": {
+            "batch_size": PAIRS, "max_batch_tokens": 2048, "precision": precision, "threads": 1,
+            "device": "cpu", "parallel": "sharded", "learning_rate": 1e-6,
+        },
+        "output": {"folder": str(folder / "run")},
+    })  # fmt: skip
+
+
+def planned_bytes(config: Any, ranks: int, tokens: int) -> dict[str, int]:
+    """What `smorm train --plan` counts for a rank in a step of so many tokens, without its reserve
+    and what it leaves to CUDA. A step here is one micro-batch a rank."""
+    from smorm.training.plan import Counter
+
+    needs = Counter(config).needs("sharded", ranks)
+    activations = int(needs.constant + needs.per_token * tokens)
+    parts = {
+        "weights": needs.weights, "gradients": needs.gradients, "moments": needs.moments,
+        "gathered": needs.gathered, "activations": activations,
+    }  # fmt: skip
+    return {**parts, "total": sum(parts.values())}
+
+
 def _measure(
     rank: int, world: int, folder: Path, whole: bool, saves: bool, precision: str
 ) -> dict[str, Any]:
     import torch.distributed as dist
 
     from bench.smorm_run import start_smorm
-    from smorm.config import parse_config
     from smorm.model.shallow import ReadWholeError
     from smorm.training import setup
     from smorm.training.distributed.ranks import joined
@@ -129,16 +157,7 @@ def _measure(
         vars(setup)["open_start"] = refused
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world)}
     os.environ |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(world)}
-    config = parse_config({
-        "model": {"backbone": str(folder / "backbone")},
-        "data": {"preference": str(folder / "train-pairs.jsonl"), "max_tokens": 256},
-        "objective": {"kind": "preference"},
-        "training": {
-            "batch_size": PAIRS, "max_batch_tokens": 128, "precision": precision, "threads": 1,
-            "device": "cpu", "parallel": "sharded", "learning_rate": 1e-6,
-        },
-        "output": {"folder": str(folder / "run")},
-    })  # fmt: skip
+    config = _config(folder, precision)
     before = anonymous_bytes()
     with joined(config):
         peak, began = Peak(), time.monotonic()
@@ -149,6 +168,8 @@ def _measure(
         run = start_smorm(prepared)
         peak, began = Peak(), time.monotonic()
         peak.start()
+        run.step()
+        # From the second step on the moments are there while gradients are computed.
         tokens = run.step().positions
         report["step_seconds"], report["step_peak"] = time.monotonic() - began, peak.end() - before
         report |= {"tokens": tokens, "held": held_by_kind(run), "after": anonymous_bytes() - before}
@@ -190,8 +211,6 @@ def _saves(run: Any, folder: Path, ranks: Any) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
-    from smorm.world import write_dataset
-
     parser = argparse.ArgumentParser(prog="python -m bench.ranks_memory", description=__doc__)
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--ranks", type=int, default=2)
@@ -203,15 +222,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="smorm-bench-ranks-") as scratch:
         folder = Path(scratch)
-        write_dataset(
-            folder, seed=11, num_pairs=24, num_rated=6, num_dev_pairs=6, num_eval_pairs=6,
-            num_eval_rated=6,
-        )  # fmt: skip
+        write_small_data(folder)
         count = write_weights(folder / "backbone", layers=options.layers, width=options.width)
         report = run_ranks(
             _measure, options.ranks, folder, options.whole, options.saves,
             options.precision,
         )  # fmt: skip
+        planned = planned_bytes(_config(folder, options.precision), options.ranks, report["tokens"])
+        report |= {"planned": planned, "step_to_plan": report["step_peak"] / planned["total"]}
     head = {"kind": "ranks-memory", "machine": describe(), "parameters": count}
     head |= {"ranks": options.ranks, "whole": options.whole, "precision": options.precision}
     files.write_json(options.json, head | report)
@@ -219,6 +237,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for key in ("load_peak", "step_peak", "after"):
         print(f"{key:10} {report[key] / 1e9:.2f}  ({report[key] / count:.1f} bytes a parameter)")
     print({kind: f"{held / 1e9:.2f} GB" for kind, held in report["held"].items()})
+    print(
+        f"planned {planned['total'] / 1e9:.2f} GB: the step took {report['step_to_plan']:.3f} of it"
+    )
     print(f"{report['tokens']} tokens; load {report['load_seconds']:.1f} s, "
           f"step {report['step_seconds']:.1f} s")  # fmt: skip
     if options.saves:

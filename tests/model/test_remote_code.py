@@ -32,7 +32,7 @@ from tests.tiny import config_values
 
 ROOT = Path(__file__).parents[2]
 LOADERS = {"from_pretrained", "from_config", "pipeline"}
-CALLS = 23
+CALLS = 28
 """Calls of transformers' loaders in the program, its experiments, benchmarks and clients."""
 
 

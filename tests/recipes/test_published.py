@@ -177,23 +177,25 @@ def test_a_published_recipe_is_planned_with_its_own_keys(name, tmp_path):
     values = {"model_type": fields.pop("architecture"), **fields}
     (folder / "config.json").write_text(json.dumps(values))
     config = load_config(RECIPES / f"{name}.yaml", [f"model.backbone={folder}"])
-    own = plan(config).rows[-1]
-    assert own.parallel == ("sharded" if config.training.parallel == "sharded" else "replicated")
-    assert own.fits
-    assert (own.needs.gradients < 0.1 * own.needs.weights) is name.endswith("-1gpu")
+    configured = plan(config).rows[-1]
+    assert configured.parallel == (
+        "sharded" if config.training.parallel == "sharded" else "replicated"
+    )
+    assert configured.fits
+    assert (configured.needs.gradients < 0.1 * configured.needs.weights) is name.endswith("-1gpu")
 
 
 @pytest.mark.parametrize("name", ONE_GPU)
 def test_on_one_gpu_only_the_way_of_training_differs(name):
-    one = load_config(RECIPES / f"{name}.yaml").as_dict()
+    one_gpu = load_config(RECIPES / f"{name}.yaml").as_dict()
     eight = load_config(RECIPES / f"{name.removesuffix('-1gpu')}.yaml").as_dict()
-    assert one["model"].pop("lora")["base"] == "bf16"
+    assert one_gpu["model"].pop("lora")["base"] == "bf16"
     del eight["model"]["lora"]
-    for values in (one, eight):
+    for values in (one_gpu, eight):
         for key in ("learning_rate", "max_batch_tokens", "parallel"):
             values["training"].pop(key, None)
         del values["output"]
-    assert one == eight
+    assert one_gpu == eight
 
 
 def test_zip_pairs_each_pair_with_the_rating_of_its_number(recipe):

@@ -73,8 +73,8 @@ def test_joined_shards_are_the_bytes_and_counts_of_one_process(reward, data, tmp
         assert getattr(joined, name) == getattr(report, name), name
     assert report.errors == 1
     assert report.unscored > 2
-    (one,), (other,) = report.counted.values(), joined.counted.values()
-    assert dict(one.totals()) == dict(other.totals())
+    (census,), (census_of_shards,) = report.counted.values(), joined.counted.values()
+    assert dict(census.totals()) == dict(census_of_shards.totals())
     # Six chunks: of nine shards three hold nothing.
     empty = [path for path in tmp_path.glob("*-of-9") if not path.stat().st_size]
     assert len(empty) == (3 if count == 9 else 0)

@@ -25,6 +25,7 @@ from smorm.training.loop import train
 from smorm.training.memory import (
     CPU_MOST,
     CUDA_MOST,
+    PROBE,
     LiveBytes,
     MemoryModel,
     free_bytes,
@@ -34,6 +35,7 @@ from smorm.training.memory import (
     parse_bytes,
     resident_bytes,
     resolve_splitting,
+    settle,
 )
 from smorm.training.setup import prepare
 from tests.model.architectures import tiny
@@ -98,6 +100,44 @@ def test_a_cpu_gets_no_more_than_makes_it_faster() -> None:
     need = MemoryModel(base=10**9, state=10**9, constant=0.0, per_token=1e3)
     assert largest_batch(need, 10**12, CPU) == CPU_MOST
     assert largest_batch(need, 10**12, CUDA) == CUDA_MOST
+
+
+def test_on_cuda_sizes_grow_until_what_fits_lies_between_two() -> None:
+    """The peak of one moment has a large constant, that of another a large share: small sizes show
+    the first alone."""
+
+    def peak(tokens: int) -> float:
+        return max(4e9 + 170e3 * tokens, 1.5e9 + 380e3 * tokens)
+
+    seen = []
+
+    def measure_at(sizes: tuple[int, int]) -> MemoryModel | None:
+        seen.append(sizes)
+        small, large = map(peak, sizes)
+        share = (large - small) / (sizes[1] - sizes[0])
+        return MemoryModel(0, 0, max(0.0, small - share * sizes[0]), share, 0.0)
+
+    budget, first = 12 * 10**9, measure_at(PROBE)
+    assert first is not None
+    # By the first two sizes alone it would not fit.
+    assert peak(largest_batch(first, budget, CUDA)) > budget
+    tokens, _ = settle(first, budget, CUDA, measure_at, int)
+    assert 0.8 * budget < peak(tokens) <= budget
+    assert all(peak(large) <= budget for _, large in seen[:-1])
+    assert settle(first, budget, CPU, measure_at, int)[0] == CPU_MOST
+
+
+def test_where_a_larger_size_does_not_fit_the_one_before_it_is_taken() -> None:
+    model = MemoryModel(0, 0, 1e9, 1e5, 0.0)
+    grown = {(1024, 2048): model}
+    assert settle(model, 10**10, CUDA, grown.get, int) == (2048, model)
+
+
+def test_records_that_are_longer_than_what_is_measured() -> None:
+    network = RewardNetwork(tiny("llama"), 1, pad_id=0)
+    choose_layout(network)
+    unit = [np.arange(n, dtype=np.int32) % 50 for n in (1100, 1200)]
+    assert measure(network, [unit], half=False).per_token > 1
 
 
 def test_a_budget_that_holds_nothing_says_what_is_needed() -> None:

@@ -157,8 +157,12 @@ def test_what_fits_holds_a_longest_pair_and_the_own_row_names_the_first_machine(
     )
     result = plan(config)
     assert fitting(result) == [False, True, True, True, True, True]
-    own = result.rows[-1]
-    assert (own.machine, own.tokens, own.parallel) == (MACHINES[1], 8192, "replicated")
+    configured = result.rows[-1]
+    assert (configured.machine, configured.tokens, configured.parallel) == (
+        MACHINES[1],
+        8192,
+        "replicated",
+    )
     for row in result.rows:
         assert (row.total <= row.machine.size) is row.fits
         needs = row.needs

@@ -79,7 +79,7 @@ def test_pairs_and_ratings_over_one_prompt_share_its_id(tmp_path):
     train_set = prepare(config).train
     prompts = [row["prompt"] for row in (*rows, *rated)]
     ids = np.concatenate([train_set.pair_prompts, train_set.rated_prompts])
-    assert ids.dtype == np.int64
+    assert ids.dtype == np.int32  # four bytes a record, as many as there may be
     assert ids.tolist() == [list(dict.fromkeys(prompts)).index(prompt) for prompt in prompts]
     assert train_set.rated_prompts[4] == train_set.pair_prompts[7] == train_set.rated[4].prompt
     assert (len(train_set.pair_prompts), len(train_set.rated_prompts)) == (24, 14)

@@ -13,7 +13,7 @@ import os
 import re
 import resource
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,8 @@ log = get_logger(__name__)
 LONGEST = 16
 """So many of the longest records are what is measured."""
 PROBE = (512, 1024)
-"""Tokens of the two micro-batches that are measured (at least; a sequence is never cut)."""
+"""Tokens of the two micro-batches that are measured (at least; a sequence is never cut), on CUDA
+the first two."""
 RESERVE = {"cpu": 0.45, "cuda": 0.1}
 """Share of a micro-batch's bytes that is added for what the count cannot see: buffers inside an
 operator, and freed memory in pieces that the next tensor does not fit (glibc's of tensors below
@@ -89,8 +90,7 @@ def resolve_splitting(prepared: Prepared, *, resume: bool) -> Prepared:
         if isinstance(tokens, int):
             log.info("max_batch_tokens: auto is %d, as when this run began", tokens)
         else:
-            # The ranks may have devices of different sizes.
-            tokens = min(ranks.gather(_choose(prepared)))
+            tokens = _choose(prepared)
         changes["max_batch_tokens"] = tokens
     training = training.model_copy(update=changes)
     return replace(prepared, config=prepared.config.model_copy(update={"training": training}))
@@ -100,7 +100,20 @@ def _choose(prepared: Prepared) -> int:
     network, training = prepared.network, prepared.config.training
     units = longest_units(prepared.train)
     half = training.precision == "bf16"
-    model = measure(network, units, half=half, optimizer=training.optimizer)
+    ranks = prepared.ranks
+
+    def measure_at(sizes: tuple[int, int]) -> MemoryModel | None:
+        model = None
+        try:
+            model = measure(network, units, half=half, optimizer=training.optimizer, sizes=sizes)
+        except torch.OutOfMemoryError:
+            # Sharded ranks are in the middle of an exchange: none of them can go on.
+            if sizes == PROBE or ranks.sharded:
+                raise
+        return model if all(ranks.gather(model is not None)) else None
+
+    model = measure_at(PROBE)
+    assert model is not None
     if training.memory_budget is not None:
         budget = parse_bytes(training.memory_budget)
     else:
@@ -108,7 +121,10 @@ def _choose(prepared: Prepared) -> int:
         if network.device.type == "cpu":  # the ranks of a machine share its memory
             free //= prepared.ranks.local_world
         budget = model.base + int(FREE_SHARE * free)
-    tokens = largest_batch(model, budget, network.device)
+    # The ranks may have devices of different sizes, and measure together.
+    tokens, model = settle(
+        model, budget, network.device, measure_at, lambda tokens: min(ranks.gather(tokens))
+    )
     log.info(
         "max_batch_tokens: auto is %d: a step takes about %s of %s (%s before it, %s gradients and "
         "moments, %.0f kB a token)",
@@ -123,6 +139,32 @@ def _choose(prepared: Prepared) -> int:
             "and takes about %s", longest, in_words(model.of(longest)),
         )  # fmt: skip
     return tokens
+
+
+def settle(
+    model: MemoryModel,
+    budget: int,
+    device: torch.device,
+    measure_at: Callable[[tuple[int, int]], MemoryModel | None],
+    agree: Callable[[int], int],
+) -> tuple[int, MemoryModel]:
+    """The largest micro-batch by the model of `PROBE`, and by models of larger sizes on CUDA.
+
+    The peak of a micro-batch is the largest of several moments, each a constant and a share per
+    token. So a line through two sizes is never below it between them, but may be beyond. On CUDA
+    sizes grow until what fits lies between two. `measure_at` gives the model of two sizes, None
+    where the larger one did not fit."""
+    largest = PROBE[1]
+    tokens = agree(largest_batch(model, budget, device))
+    # On a CPU a micro-batch is at most four times what was measured, and measuring takes seconds.
+    while device.type == "cuda" and tokens > largest:
+        larger = min(tokens, 2 * largest)
+        grown = measure_at((largest, larger))
+        if grown is None:
+            return largest, model
+        model, largest = grown, larger
+        tokens = agree(largest_batch(model, budget, device))
+    return tokens, model
 
 
 def longest_units(data: TokenSet) -> list[list[Tokens]]:
@@ -162,7 +204,12 @@ def in_words(count: float) -> str:
 
 
 def measure(
-    network: RewardNetwork, units: Sequence[Unit], *, half: bool, optimizer: str = "adamw"
+    network: RewardNetwork,
+    units: Sequence[Unit],
+    *,
+    half: bool,
+    optimizer: str = "adamw",
+    sizes: tuple[int, int] = PROBE,
 ) -> MemoryModel:
     """Measure what a training step of this network needs, by two small ones (`half`: in bf16). Give
     the longest units: some attention kernels need more for longer sequences."""
@@ -174,7 +221,10 @@ def measure(
     gradients = sum(tensor.nbytes for tensor in held)
     # The network is measured between preparing and training: its gradients must be as before.
     before = [parameter.grad for parameter in trained]
-    small, large = (probe_batch(network, units, tokens) for tokens in PROBE)
+    small, large = (probe_batch(network, units, tokens) for tokens in sizes)
+    # Of long records one alone may be more than both sizes.
+    if large.num_tokens == small.num_tokens:
+        large = probe_batch(network, units, small.num_tokens + 1)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         # The first run makes the gradients, and loads what libraries load late.
         _run(network, small, half)
