@@ -35,9 +35,9 @@ def compiled_anew() -> None:
 
 
 HI = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
-# Raised by Python or jinja2 before a bound is reached.
+# Raised by Python or jinja2, on most machines before a bound is reached.
 OTHERWISE = {
-    "a macro that calls itself": RecursionError,
+    "a macro that calls itself": (RecursionError, UnboundedError),
     "a loop that recurs": (RecursionError, UnboundedError),
     "random words": UndefinedError,
 }
