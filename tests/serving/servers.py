@@ -63,6 +63,7 @@ def running(options: ServeOptions) -> Iterator[Running]:
             log_level="warning",
             access_log=False,
             lifespan="off",
+            proxy_headers=False,
         )
         server = uvicorn.Server(config)
         made.append(service)

@@ -79,8 +79,8 @@ class _App(FastAPI):
         return description
 
 
-def make_app(service: Service) -> FastAPI:
-    """The app of a service."""
+def make_app(service: Service) -> Guard:
+    """The app of a service, behind its guard."""
     app = _App(
         title="smorm", version=__version__, docs_url=None, redoc_url=None, openapi_tags=_TAGS,
         description="Rewards as `smorm score` gives them; raw, never squashed.",
@@ -93,12 +93,11 @@ def make_app(service: Service) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
     options = service.options
-    app.add_middleware(
-        Guard, tokens=options.tokens, limits=options.limits, metrics=service.metrics,
+    return Guard(
+        app, tokens=options.tokens, limits=options.limits, metrics=service.metrics,
         routes=["/openapi.json", *(route.path for route in api_routes(included))],
         check_room=partial(_check_room, service),
     )  # fmt: skip
-    return app
 
 
 def routers(service: Service) -> list[APIRouter]:

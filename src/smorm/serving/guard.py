@@ -7,10 +7,11 @@ import asyncio
 import contextlib
 import hashlib
 import hmac
+import itertools
+import secrets
 import time
 import traceback
-import uuid
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
+"""Status, headers with lower-case names, body."""
 
 OPEN = frozenset({"/livez", *pages.FILES})
 """Paths without a token: liveness, and the pages, which hold nothing."""
@@ -57,7 +60,7 @@ class Refused(Exception):  # noqa: N818  (an answer, not a fault of ours)
 
 
 class Guard:
-    """ASGI middleware around the whole app."""
+    """ASGI middleware around the whole app: what it refuses meets nothing of FastAPI."""
 
     def __init__(
         self, app: App, *, tokens: Sequence[str], limits: Limits, metrics: Metrics,
@@ -66,6 +69,8 @@ class Guard:
         """`check_room` raises `Refused` for a path whose requests have no room at present."""
         self.app, self.limits, self.metrics = app, limits, metrics
         self.routes, self._check_room = frozenset(routes), check_room
+        # One random draw for all requests: each costs a system call.
+        self._ids = map(f"{secrets.token_hex(4)}{{:08x}}".format, itertools.count(1))
         # Digests have one length: comparing them tells nothing of a token's own.
         self._digests = [_digest(token) for token in tokens]
 
@@ -73,7 +78,7 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id = scope[REQUEST_ID] = uuid.uuid4().hex[:16]
+        request_id = scope[REQUEST_ID] = next(self._ids)
         route = scope["path"] if scope["path"] in self.routes else "other"
         began, status, answered = time.monotonic(), 500, False
 
@@ -81,33 +86,53 @@ class Guard:
             nonlocal status, answered
             if message["type"] == "http.response.start":
                 status, answered = message["status"], True
-                message["headers"] = [
-                    *message.get("headers", ()), (b"x-request-id", request_id.encode())
-                ]  # fmt: skip
+                message["headers"] = [*message.get("headers", ()), _id_header(request_id)]
             await send(message)
 
         try:
             await self._guarded(scope, receive, counted)
         except Refused as refused:
             self.metrics.refusals.labels(refused.kind).inc()
-            await _answer(counted, refused, request_id)
+            await _send(counted, refused, request_id)
         except asyncio.CancelledError:
             # The server ends and waits no longer. Swallowed: uvicorn would print a traceback.
             if not answered:
                 stopping = Refused(503, "stopping", "the server is stopping")
-                await _answer(counted, stopping, request_id)
+                await _send(counted, stopping, request_id)
         except Exception as error:
             # A fault of this program's. Its message, and a traceback, might quote the request.
             where = traceback.extract_tb(error.__traceback__)[-1]
             log.error("%s %s: %s in %s:%s", request_id, route, type(error).__name__,
                       Path(where.filename).name, where.lineno)  # fmt: skip
             if not answered:
-                await _answer(counted, Refused(500, "internal", "the server failed"), request_id)
+                await _send(counted, Refused(500, "internal", "the server failed"), request_id)
         finally:
             seconds = time.monotonic() - began
             self.metrics.requests.labels(route, str(status)).inc()
             self.metrics.request_seconds.labels(route).observe(seconds)
             log.debug("%s %s %d in %.3f s", request_id, route, status, seconds)
+
+    def refuse_early(self, scope: Mapping[str, Any]) -> Answer | None:
+        """The answer to a request that has no room, from its head alone: in an overload most
+        requests end here, and a task for each would leave no time for the others. None: the app
+        decides. The rest of the request is to be read, and thrown away."""
+        began = time.monotonic()
+        try:
+            self._check_room(scope["path"])
+            return None
+        except Refused as full:
+            refused = full
+        if not 0 <= _content_length(scope) <= self.limits.body_bytes:
+            return None
+        try:
+            self._check_token(scope)
+        except Refused as unknown:
+            refused = unknown
+        self.metrics.refusals.labels(refused.kind).inc()
+        route = scope["path"]  # one of ours: others have no room to be checked
+        self.metrics.requests.labels(route, str(refused.status)).inc()
+        self.metrics.request_seconds.labels(route).observe(time.monotonic() - began)
+        return _answer_of(refused, next(self._ids))
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] not in OPEN:
@@ -137,7 +162,7 @@ class Guard:
             with contextlib.suppress(asyncio.CancelledError):
                 await watcher
 
-    def _check_token(self, scope: Scope) -> None:
+    def _check_token(self, scope: Mapping[str, Any]) -> None:
         if not self._digests:
             return
         header = b""
@@ -157,9 +182,8 @@ class Guard:
         """The whole body; refused where it is too large, or too slow."""
         limit = self.limits.body_bytes
         too_large = Refused(413, "too_large", f"over the limit of {limit:,} bytes")
-        for name, value in scope["headers"]:
-            if name == b"content-length" and int(value) > _DISCARDED * limit:
-                raise too_large
+        if _content_length(scope) > _DISCARDED * limit:
+            raise too_large
         body = bytearray()
         size = 0
         try:
@@ -193,16 +217,34 @@ async def _watch(receive: Receive, gone: asyncio.Event) -> None:
             return
 
 
-async def _answer(send: Send, refused: Refused, request_id: str) -> None:
-    headers = [(b"content-type", b"application/json")]
-    headers += [(name.encode(), value.encode()) for name, value in refused.headers.items()]
+async def _send(send: Send, refused: Refused, request_id: str) -> None:
+    status, headers, body = _answer_of(refused, request_id)
+    await send({"type": "http.response.start", "status": status, "headers": headers[:-1]})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _answer_of(refused: Refused, request_id: str) -> Answer:
     body = refused.body(request_id)
+    headers = [(b"content-type", b"application/json")]
+    headers += [(name.lower().encode(), value.encode()) for name, value in refused.headers.items()]
     headers.append((b"content-length", str(len(body)).encode()))
     # What of the body was not read would be taken for the next request.
     if refused.status in (408, 413):
         headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": refused.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    headers.append(_id_header(request_id))
+    return refused.status, headers, body
+
+
+def _id_header(request_id: str) -> tuple[bytes, bytes]:
+    return b"x-request-id", request_id.encode()
+
+
+def _content_length(scope: Mapping[str, Any]) -> int:
+    """Bytes of the body; -1 where the head does not say."""
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return int(value)
+    return -1
 
 
 def read_tokens(path: Path) -> tuple[str, ...]:
