@@ -29,6 +29,15 @@ def pick_device(name: str, key: str = "device") -> torch.device:
     return device
 
 
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed what draws random numbers on this device. `torch.manual_seed` also asks every kind of
+    accelerator that is not there, which takes as long as a small forward pass."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
 @functools.cache
 def keep_freed_memory() -> bool:
     """Let glibc keep freed memory in this process; returns whether it does. Nothing is set where

@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from smorm.arrays import Tokens
 from smorm.config.strict_yaml import read_yaml
@@ -287,11 +286,13 @@ class LiveBytes(TorchDispatchMode):
         self._alive: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        inputs = {storage._cdata for storage in _storages((args, kwargs))}
         out = func(*args, **(kwargs or {}))
-        for storage in _storages(out):
-            if storage._cdata not in inputs and storage._cdata not in self._alive:
-                self._follow(storage)
+        new = [storage for storage in _storages(out) if storage._cdata not in self._alive]
+        if new:
+            inputs = {storage._cdata for storage in _storages((args, kwargs))}
+            for storage in new:
+                if storage._cdata not in inputs and storage._cdata not in self._alive:
+                    self._follow(storage)
         return out
 
     def _follow(self, storage: torch.UntypedStorage) -> None:
@@ -308,8 +309,15 @@ class LiveBytes(TorchDispatchMode):
 
 
 def _storages(tree: Any) -> list[torch.UntypedStorage]:
-    tensors = (leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor))
-    return [tensor.untyped_storage() for tensor in tensors]
+    """Of the tensors among an operator's arguments or results, which may be in lists. Every
+    operator of a step comes here: torch's own walk through any tree takes several times as long."""
+    if isinstance(tree, torch.Tensor):
+        return [tree.untyped_storage()]
+    if isinstance(tree, dict):
+        tree = tree.values()
+    elif not isinstance(tree, list | tuple):
+        return []
+    return [storage for part in tree for storage in _storages(part)]
 
 
 def _bytes_in_use(device: torch.device) -> int:

@@ -11,6 +11,7 @@ import torch
 
 from smorm.arrays import Ints
 from smorm.errors import NonFiniteLossError
+from smorm.model.device import seed_generators
 from smorm.objectives.terms import Metrics, Rows, Terms, Totals
 from smorm.stopping import Stop
 from smorm.training.batches import Batches, MicroBatch
@@ -113,7 +114,8 @@ class _Passes:
             self.prepared.ranks.abandon()
         # Dropout (LoRA's) is a function of the micro-batch, so that resuming needs no random state,
         # both passes drop the same units, and so does whichever rank computes it.
-        torch.manual_seed(_seed(self.prepared.config.training.seed, self.step, micro.number))
+        seed = _seed(self.prepared.config.training.seed, self.step, micro.number)
+        seed_generators(seed, self.prepared.network.device)
         with self.prepared.autocast():
             return self.method.forward(self.prepared.network, micro)
 
