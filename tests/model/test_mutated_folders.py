@@ -19,7 +19,7 @@ from smorm.model.export import PlainModel, export_view
 from smorm.model.store import load_start
 from smorm.scoring.merge import merge_models
 
-SEEDS = 22
+SEEDS = 12
 
 
 @pytest.fixture(scope="module")
@@ -89,11 +89,11 @@ WAYS: dict[str, tuple[str, Callable[[Path], Any]]] = {
 @pytest.mark.parametrize("way", list(WAYS))
 def test_every_way_in_is_the_same_way(folders, tmp_path, way):
     kind, act = WAYS[way]
-    assert list(outcomes(folders[kind], tmp_path, range(500, 515), act))
+    assert list(outcomes(folders[kind], tmp_path, range(500, 508), act))
 
 
 def test_a_merge_with_a_changed_model_is_refused_or_done(folders, tmp_path):
     def merge(folder: Path) -> None:
         merge_models([folders["llama"], folder], tmp_path / "merged")
 
-    assert list(outcomes(folders["llama"], tmp_path, range(700, 712), merge))
+    assert list(outcomes(folders["llama"], tmp_path, range(700, 707), merge))

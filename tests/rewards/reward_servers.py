@@ -53,6 +53,8 @@ class RewardServer:
         server = self
 
         class Handler(BaseHTTPRequestHandler):
+            wbufsize = -1  # one packet an answer: its end would wait for the first one's receipt
+
             def do_POST(self) -> None:
                 length = int(self.headers.get("Content-Length", 0))
                 raw = self.rfile.read(length)
@@ -106,11 +108,15 @@ def as_is(rows: Rows) -> Rows:
 
 @dataclass
 class Engine:
-    """A folder through plain transformers, one sequence at a time, as an engine without padding."""
+    """A folder through plain transformers, one sequence at a time, as an engine without padding.
+
+    It keeps the rows of each sequence: tests ask for the same few again and again.
+    """
 
     folder: Path
 
     def __post_init__(self) -> None:
+        self._rows: dict[tuple[int, ...], list[float]] = {}
         self.tokenizer = AutoTokenizer.from_pretrained(self.folder)
         self.model = AutoModelForSequenceClassification.from_pretrained(self.folder).eval()
         self.regression = self.model.config.problem_type == "regression"
@@ -123,9 +129,14 @@ class Engine:
         return list(self.tokenizer(text, add_special_tokens=begin)["input_ids"])
 
     def logits(self, sequences: list[list[int]]) -> Scored:
-        with torch.inference_mode():
-            rows = [self.model(torch.tensor([ids])).logits[0].tolist() for ids in sequences]
+        rows = [list(self._row(tuple(ids))) for ids in sequences]
         return rows, [len(ids) for ids in sequences]
+
+    def _row(self, ids: tuple[int, ...]) -> list[float]:
+        if ids not in self._rows:
+            with torch.inference_mode():
+                self._rows[ids] = self.model(torch.tensor([ids])).logits[0].tolist()
+        return self._rows[ids]
 
 
 MODELS = {"object": "list", "data": [{"id": "rm", "object": "model"}]}

@@ -22,6 +22,8 @@ from smorm.scoring.fit_views import (
 from tests.scoring.simulated_pairs import ATTRIBUTES, ROWS, TRUE, data_of, learn_view, pairs
 
 law = settings(deadline=None, max_examples=40)
+# Of laws whose every example chooses a penalty, by some thirty fits.
+costly_law = settings(deadline=None, max_examples=10)
 seeds = st.integers(0, 10**6)
 
 
@@ -64,7 +66,7 @@ def test_numbers_that_are_not_finite_are_an_error_and_no_answer():
         fit_weights(z, np.ones(2), np.array([True]), 0.1)
 
 
-@law
+@costly_law
 @given(seed=seeds)
 def test_a_learned_view_has_no_negative_weight_unless_it_is_freed(seed):
     chosen, rejected = pairs(seed, 400)
@@ -74,7 +76,7 @@ def test_a_learned_view_has_no_negative_weight_unless_it_is_freed(seed):
     assert min(freed[row] for row in ROWS[:3]) >= 0
 
 
-@law
+@costly_law
 @given(seed=seeds, row=st.integers(0, 3), factor=st.floats(1e-3, 1e3), shift=st.floats(-9, 9))
 def test_a_rows_units_change_its_weight_inversely_and_the_scores_not(seed, row, factor, shift):
     chosen, rejected = pairs(seed)
@@ -89,7 +91,7 @@ def test_a_rows_units_change_its_weight_inversely_and_the_scores_not(seed, row, 
     np.testing.assert_allclose((chosen * scaled) @ new, chosen @ old, atol=1e-5)
 
 
-@law
+@costly_law
 @given(seed=seeds, order=st.permutations(range(4)))
 def test_neither_the_order_of_rows_nor_of_pairs_matters(seed, order):
     data = data_of(seed)

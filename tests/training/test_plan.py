@@ -26,7 +26,7 @@ SMALL = {
         "architecture": "llama",
         "hidden_size": 256,
         "intermediate_size": 704,
-        "num_hidden_layers": 4,
+        "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
     },
@@ -151,7 +151,7 @@ def fitting(result: Plan) -> list[bool]:
 def test_what_fits_holds_a_longest_pair_and_the_own_row_names_the_first_machine(
     tmp_path: Path,
 ) -> None:
-    folder = large(tmp_path / "large", num_hidden_layers=8)
+    folder = large(tmp_path / "large", num_hidden_layers=3, intermediate_size=43008)
     config = config_of(
         tmp_path, model={"backbone": str(folder)}, training={"max_batch_tokens": 8192}
     )
@@ -173,7 +173,9 @@ def test_what_fits_holds_a_longest_pair_and_the_own_row_names_the_first_machine(
 def test_the_verb_prints_a_table_and_exits_with_1_where_the_own_values_fit_nowhere(
     smorm: Any, tmp_path: Path
 ) -> None:
-    folder = large(tmp_path / "large", num_hidden_layers=8, hidden_size=32768)
+    folder = large(
+        tmp_path / "large", num_hidden_layers=1, hidden_size=65536, intermediate_size=262144
+    )
     text = f"""
 model: {{backbone: {folder}}}
 data: {{preference: nowhere.jsonl, max_tokens: 512}}

@@ -6,10 +6,11 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,17 +57,22 @@ def stopping_in(micro_batch: int, number: int = signal.SIGTERM) -> Iterator[list
         handle.remove()
 
 
-@contextlib.contextmanager
-def stopped_by_line(beginning: str) -> Iterator[None]:
+def stopped_by_line(beginning: str) -> contextlib.AbstractContextManager[None]:
     """Send this process Ctrl-C when a line that begins so is logged."""
+    return at_each_line(beginning, lambda: os.kill(os.getpid(), signal.SIGINT))
+
+
+@contextlib.contextmanager
+def at_each_line(beginning: str, act: Callable[[], None]) -> Iterator[None]:
+    """Do something whenever a line that begins so is logged."""
     log = logging.getLogger("smorm")
 
-    class Stop(logging.Handler):
+    class Act(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if record.getMessage().startswith(beginning):
-                os.kill(os.getpid(), signal.SIGINT)
+                act()
 
-    handler, level = Stop(), log.level
+    handler, level = Act(), log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
@@ -110,10 +116,15 @@ def run(config: Config, *stops: int) -> int:
 
 @pytest.fixture(scope="module", params=RUNS)
 def straight(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A run that nobody stopped: its settings, folder and micro-batches."""
+    """A run that nobody stopped: its settings, folder and micro-batches, and how many of them had
+    been computed when each step was told."""
     changes = RUNS[request.param]
     folder = tmp_path_factory.mktemp("straight") / "run"
-    return changes, folder, run(config_of(folder, **changes))
+    ends: list[int] = []
+    with stopping_in(0) as seen, at_each_line("step ", lambda: ends.append(len(seen))):
+        train(config_of(folder, **changes))
+    assert len(ends) == 5
+    return changes, folder, len(seen), ends
 
 
 def assert_same(folder: Path, straight: Path) -> None:
@@ -123,24 +134,28 @@ def assert_same(folder: Path, straight: Path) -> None:
 
 
 def test_the_same_run_twice_has_the_same_bits(straight: Any, tmp_path: Path) -> None:
-    changes, folder, count = straight
+    changes, folder, count, _ = straight
     assert count >= 10, "steps must have several micro-batches for the rest to mean anything"
     run(config_of(tmp_path / "run", **changes))
     assert_same(tmp_path / "run", folder)
 
 
-@pytest.mark.parametrize("place", [0.0, 0.3, 0.55, 0.95])
-def test_stopped_anywhere_and_resumed_it_has_the_same_bits(
-    straight: Any, tmp_path: Path, place: float
-) -> None:
+def test_stopped_anywhere_and_resumed_it_has_the_same_bits(straight: Any, tmp_path: Path) -> None:
     """The places fall into the first step, between steps and in the middle of accumulation."""
-    changes, folder, count = straight
-    run(config_of(tmp_path / "run", **changes), 1 + int(place * (count - 2)))
+    changes, folder, count, ends = straight
+    config = config_of(tmp_path / "run", **changes)
+    stops, done = [], 0
+    for place in (0.0, 0.3, 0.55, 0.95):
+        number = 1 + int(place * (count - 2))
+        stops.append(number - done)
+        # A stop gives up the step that it is in.
+        done = max(end for end in (0, *ends) if end < number)
+    assert run(config, *stops) == count - done
     assert_same(tmp_path / "run", folder)
 
 
 def test_stopped_again_and_again_it_has_the_same_bits(straight: Any, tmp_path: Path) -> None:
-    changes, folder, _ = straight
+    changes, folder, *_ = straight
     run(config_of(tmp_path / "run", **changes), 5, 4, 1, 1, 6)
     assert_same(tmp_path / "run", folder)
 
@@ -148,23 +163,21 @@ def test_stopped_again_and_again_it_has_the_same_bits(straight: Any, tmp_path: P
 def test_stopped_in_its_very_last_micro_batch_it_is_simply_done(
     straight: Any, tmp_path: Path
 ) -> None:
-    changes, folder, count = straight
+    changes, folder, count, _ = straight
     with stopping_in(count):
         train(config_of(tmp_path / "run", **changes))
     assert_same(tmp_path / "run", folder)
 
 
-@pytest.mark.parametrize("step", [1, 4])
-def test_stopped_right_behind_a_step_it_has_the_same_bits(
-    straight: Any, tmp_path: Path, step: int
-) -> None:
+def test_stopped_right_behind_a_step_it_has_the_same_bits(straight: Any, tmp_path: Path) -> None:
     """The signal comes while the step is told, before and after the periodic save."""
-    changes, folder, _ = straight
+    changes, folder, *_ = straight
     config = config_of(tmp_path / "run", **{**changes, "training": {
         **changes.get("training", {}), "save_every": 1}})  # fmt: skip
-    stop = pytest.raises(Interrupted, match=f"stopped after step {step} of 5;")
-    with stopped_by_line(f"step {step}/"), stop:
-        train(config)
+    for step in (1, 4):
+        stop = pytest.raises(Interrupted, match=f"stopped after step {step} of 5;")
+        with stopped_by_line(f"step {step}/"), stop:
+            train(config, resume=step > 1)
     train(config, resume=True)
     assert_same(tmp_path / "run", folder)
 
@@ -190,7 +203,7 @@ def test_a_signal_writes_a_checkpoint_and_gives_the_signals_back(
 
 def test_further_signals_lose_nothing(straight: Any, tmp_path: Path) -> None:
     """Five, while the step is computed and while the checkpoint is written."""
-    changes, folder, count = straight
+    changes, folder, count, _ = straight
     config = config_of(tmp_path / "run", **changes)
     with stopping_in(count // 2, signal.SIGINT), stopping_in(count // 2, signal.SIGHUP):
         audit.numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGINT]
@@ -219,7 +232,7 @@ def test_a_stop_while_a_run_is_prepared_again_says_where_it_goes_on(
 
 
 def test_signals_while_the_model_is_proven_come_too_late(straight: Any, tmp_path: Path) -> None:
-    changes, folder, _ = straight
+    changes, folder, *_ = straight
     run = tmp_path / "run"
     received = []
 
@@ -257,15 +270,33 @@ def test_resuming_where_nothing_was_saved_starts_at_the_beginning(
 # Damage
 
 
-@pytest.fixture
-def stopped(tmp_path: Path) -> tuple[Config, Path, list[Path]]:
-    """A run stopped in its fourth step, with the checkpoints of three steps."""
-    config = config_of(tmp_path / "run", training={"save_every": 1, "keep_checkpoints": 3})
+SAVED = {"save_every": 1, "keep_checkpoints": 3}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of default settings that nobody stopped."""
+    folder = tmp_path_factory.mktemp("plain") / "run"
+    train(config_of(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stopped_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stopped") / "run"
     with stopping_in(first_of(3)), pytest.raises(Interrupted):
-        train(config)
-    saved = list_checkpoints(tmp_path / "run" / "checkpoints")
+        train(config_of(folder, training=SAVED))
+    return folder
+
+
+@pytest.fixture
+def stopped(stopped_once: Path, tmp_path: Path) -> tuple[Config, Path, list[Path]]:
+    """A run stopped in its fourth step, with the checkpoints of three steps."""
+    folder = tmp_path / "run"
+    shutil.copytree(stopped_once, folder)
+    saved = list_checkpoints(folder / "checkpoints")
     assert len(saved) == 3
-    return config, tmp_path / "run", saved
+    return config_of(folder, training=SAVED), folder, saved
 
 
 def flip(path: Path) -> None:
@@ -276,7 +307,7 @@ def flip(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "state.json", "manifest.json"])
 def test_a_damaged_newest_checkpoint_is_passed_over_and_told(
-    stopped: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+    stopped: Any, plain: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     config, folder, saved = stopped
     flip(saved[-1] / name)
@@ -285,8 +316,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_told(
     told = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert any(str(saved[-1]) in line and "one before it" in line for line in told)
     assert f"resumed after step 2 from {saved[-2]}" in caplog.text
-    train(config_of(tmp_path / "straight", training={"save_every": 1}))
-    assert bits(folder) == bits(tmp_path / "straight")
+    assert bits(folder) == bits(plain)
 
 
 def test_where_all_checkpoints_are_damaged_the_run_says_so(stopped: Any) -> None:
@@ -331,11 +361,10 @@ def test_another_configuration_is_refused_by_the_names_of_its_keys(
     assert list_checkpoints(folder / "checkpoints") == saved
 
 
-def test_what_only_keeps_the_books_may_change(stopped: Any, tmp_path: Path) -> None:
+def test_what_only_keeps_the_books_may_change(stopped: Any, plain: Path) -> None:
     _, folder, _ = stopped
     train(config_of(folder, training={"keep_checkpoints": 1, "log_every": 4}), resume=True)
-    train(config_of(tmp_path / "straight"))
-    assert bits(folder) == bits(tmp_path / "straight")
+    assert bits(folder) == bits(plain)
 
 
 def test_other_data_in_the_same_file_is_refused(tmp_path: Path) -> None:
