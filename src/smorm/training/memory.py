@@ -317,7 +317,7 @@ def _storages(tree: Any) -> list[torch.UntypedStorage]:
         tree = tree.values()
     elif not isinstance(tree, list | tuple):
         return []
-    return [storage for part in tree for storage in _storages(part)]
+    return [storage for entry in tree for storage in _storages(entry)]
 
 
 def _bytes_in_use(device: torch.device) -> int:
