@@ -26,7 +26,7 @@ from experiments.linear_theory import (
     run_case,
 )
 
-SEEDS = range(8)
+SEEDS = range(6)
 BY_NAME = {case.name: case for case in CASES}
 
 
@@ -46,7 +46,7 @@ def test_with_a_bottleneck_and_a_fitting_weight_preference_gains_several_fold():
         means = row(name).means
         assert means.joint_preference < 0.5 * means.single
         assert means.joint_attributes < 1.02 * means.multi
-        assert row(name).preference_gains >= 7
+        assert row(name).preference_gains >= 5
 
 
 def test_a_weight_that_is_too_small_hurts_the_attribute_head():
@@ -79,7 +79,7 @@ def test_with_weight_decay_a_gain_appears_without_any_bottleneck():
     weak, strong = row("B + ridge 1e-2"), row("B + ridge 3e-2")
     for one in (weak, strong):
         assert one.means.joint_preference < one.means.single
-        assert one.preference_gains >= 7
+        assert one.preference_gains >= 5
     assert strong.means.joint_preference < 0.7 * strong.means.single
 
 
