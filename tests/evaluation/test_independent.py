@@ -110,7 +110,7 @@ def rows_of(benchmark: str, *, thinks: bool) -> list[dict]:
                 "chosen": [answer() for _ in range(3)], "rejected": [answer() for _ in range(3)],
             }
             for domain in ("chat", "math", "code", "safety-refuse", "safety-response")
-            for number in range(3)
+            for number in range(2)
         ]  # fmt: skip
     if benchmark == "best-of-k":
         return [
@@ -119,11 +119,11 @@ def rows_of(benchmark: str, *, thinks: bool) -> list[dict]:
                 "chosen": [answer(messages=True)],
                 "rejected": [answer(messages=True) for _ in range(random.integers(1, 5))],
             }
-            for number in range(12)
+            for number in range(8)
         ]  # fmt: skip
-    sizes = [("Factuality", str(number), 1) for number in range(5)]
+    sizes = [("Factuality", str(number), 1) for number in range(4)]
     sizes += [("Focus", str(number), 1) for number in range(3)]
-    for number in range(6):
+    for number in range(4):
         sizes += [("Ties", f"ref:{number}", 1), ("Ties", f"tied:{number}", 3)]
     return [
         {

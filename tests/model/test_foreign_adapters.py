@@ -51,6 +51,20 @@ def adapted(base: Path, folder: Path, rows: int = 1, **options) -> np.ndarray:
     return plain_logits(model.eval())
 
 
+@pytest.fixture(scope="module")
+def shared_adapters(tmp_path_factory) -> Path:
+    """Adapters on a language model beside them: leave them as they are."""
+    folder = tmp_path_factory.mktemp("shared")
+    adapted(headless(folder / "base"), folder / "adapters")
+    return folder / "adapters"
+
+
+@pytest.fixture
+def adapters(shared_adapters, tmp_path) -> Path:
+    """A copy, free to be spoiled; its base is the shared one."""
+    return shutil.copytree(shared_adapters, tmp_path / "adapters")
+
+
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "gemma2"])
 def test_adapters_and_their_head_score_as_in_plain_transformers(tmp_path, architecture):
     base = headless(tmp_path / "base", architecture)
@@ -126,34 +140,29 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", list(CHANGES))
-def test_adapters_that_would_be_read_in_part_are_refused(tmp_path, name):
+def test_adapters_that_would_be_read_in_part_are_refused(adapters, name):
     change, kind, found = CHANGES[name]
-    adapted(headless(tmp_path / "base"), tmp_path / "adapters")
-    edited(tmp_path / "adapters", change)
+    edited(adapters, change)
     with pytest.raises(UnreadableModelError) as caught:
-        RewardModel.load(tmp_path / "adapters")
+        RewardModel.load(adapters)
     assert caught.value.kind is kind
     assert found in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_base_that_is_not_here_is_named(tmp_path):
-    adapted(headless(tmp_path / "base"), tmp_path / "adapters")
-    shutil.rmtree(tmp_path / "base")
-    with pytest.raises(UnreadableModelError, match="base_model_name_or_path") as caught:
-        RewardModel.load(tmp_path / "adapters")
-    assert caught.value.kind is Unreadable.NO_BASE
-    change_json(tmp_path / "adapters/adapter_config.json", base_model_name_or_path=None)
-    with pytest.raises(UnreadableModelError, match="base_model_name_or_path"):
-        RewardModel.load(tmp_path / "adapters")
+def test_a_base_that_is_not_here_is_named(adapters):
+    for missing in (str(adapters.with_name("gone")), None):
+        change_json(adapters / "adapter_config.json", base_model_name_or_path=missing)
+        with pytest.raises(UnreadableModelError, match="base_model_name_or_path") as caught:
+            RewardModel.load(adapters)
+        assert caught.value.kind is Unreadable.NO_BASE
 
 
-def test_pickled_adapters_are_refused(tmp_path):
-    adapted(headless(tmp_path / "base"), tmp_path / "adapters")
-    weights = tmp_path / "adapters/adapter_model.safetensors"
+def test_pickled_adapters_are_refused(adapters):
+    weights = adapters / "adapter_model.safetensors"
     weights.rename(weights.with_suffix(".bin"))
     with pytest.raises(UnreadableModelError, match=r"adapter_model\.bin") as caught:
-        RewardModel.load(tmp_path / "adapters")
+        RewardModel.load(adapters)
     assert caught.value.kind is Unreadable.PICKLED
 
 
@@ -182,9 +191,15 @@ def test_an_honest_pattern_is_matched(hostile):
     assert np.isfinite(RewardModel.load(hostile).score(PAIRS).view()).all()
 
 
-@pytest.fixture
-def hostile(tmp_path):
-    """Adapters that are loaded again and again."""
+@pytest.fixture(scope="module")
+def patterned(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("patterned")
     targets = r".*\.(q|v)_proj|.*mlp.*_proj"
-    adapted(headless(tmp_path / "base"), tmp_path / "adapters", target_modules=targets)
-    return tmp_path / "adapters"
+    adapted(headless(folder / "base"), folder / "adapters", target_modules=targets)
+    return folder / "adapters"
+
+
+@pytest.fixture
+def hostile(patterned, tmp_path) -> Path:
+    """Adapters, made once and copied, whose modules a pattern names; their base is shared."""
+    return shutil.copytree(patterned, tmp_path / "adapters")

@@ -209,7 +209,7 @@ def test_measuring_leaves_no_trace(layout: Any) -> None:
 
 
 def test_checkpointed_activations_need_less_per_token() -> None:
-    network = RewardNetwork(tiny("llama", num_hidden_layers=6), rows=3, pad_id=0).train()
+    network = RewardNetwork(tiny("llama", num_hidden_layers=5), rows=3, pad_id=0).train()
     choose_layout(network)
     plain = measure(network, sequences(0), half=False)
     network.checkpoint_activations()
