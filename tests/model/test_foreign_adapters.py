@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -175,9 +176,12 @@ def test_adapters_that_are_only_prompts_are_refused(tmp_path):
         RewardModel.load(tmp_path / "adapters")
 
 
-@pytest.mark.parametrize("pattern", chaos.templates.PATTERNS)
-@pytest.mark.parametrize("key", ["target_modules", "rank_pattern"])
-def test_a_pattern_that_takes_hours_is_refused(monkeypatch, hostile, key, pattern):
+# Each takes its second: every pattern once, under every key some.
+@pytest.mark.parametrize(
+    ("pattern", "key"),
+    list(zip(chaos.templates.PATTERNS, cycle(["target_modules", "rank_pattern"]))),
+)
+def test_a_pattern_that_takes_hours_is_refused(monkeypatch, hostile, pattern, key):
     monkeypatch.setenv("SMORM_LIMIT_PROBE_SECONDS", "1")
     value = {pattern: 4} if key == "rank_pattern" else pattern
     change_json(hostile / "adapter_config.json", **{key: value})
