@@ -23,6 +23,7 @@ from pathlib import Path
 MEMORY_BYTES = 2 << 30  # above what the process has before it reads anything
 _MOST_BYTES = 8 << 30  # of data: what takes everything must not take the machine with it
 ERROR_CHARACTERS = 8_000
+ORPHAN_SECONDS = 15.0  # a grandchild that is importing needs a while to see its parent gone
 CANARY = "EXECUTED"
 """A file of this name in the trial's folder says that hostile code ran."""
 EXIT_CODES = (0, 1, 2, 3, 130)
@@ -299,8 +300,7 @@ def _judge(active: Running) -> list[Found]:
             add(Fault.MEMORY, f"{ended.peak_bytes >> 20} MiB")
         if not ended.killed and not active.late and ended.code not in EXIT_CODES:
             add(Fault.EXIT, f"{ended.code}: {ended.output[-300:]}")
-    # A grandchild that is importing needs a while to see that its parent has gone.
-    if not active.late and not _group_ends(active.child, 15.0):
+    if not active.late and not _group_ends(active.child, ORPHAN_SECONDS):
         add(Fault.ORPHAN, "processes of the trial's group live on")
     _end_group(active.child)
     if not active.trial.hidden_allowed and not last.killed and not active.late:

@@ -19,7 +19,10 @@ ROOT = Path(__file__).parents[2]
 PLANTED = """
     import os, signal, sys, tempfile, time, json
     from pathlib import Path
+    from chaos import trial as judge
     from chaos.trial import Command, Fault, Trial, run_trials
+
+    judge.ORPHAN_SECONDS = 0.5  # nothing here imports
 
     def crash(folder): raise ValueError("a bug")
     def hang(folder): time.sleep(60)

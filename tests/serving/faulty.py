@@ -29,7 +29,7 @@ def reward(prompts: list[Any], completions: list[Any]) -> list[float]:
         if "raise" in text:
             raise RuntimeError("asked to raise")
         if "slow" in text:
-            time.sleep(1.5)
+            time.sleep(0.5)
         if "exit" in text:
             os._exit(9)
         if "stall" in text:

@@ -39,13 +39,20 @@ class Running:
         return response.json()
 
 
+def _listener() -> socket.socket:
+    listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+    # As uvloop does it, and asyncio not for such a socket: an answer in two parts would wait 40 ms.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
 @contextlib.contextmanager
 def running(options: ServeOptions) -> Iterator[Running]:
     """A server until the block ends."""
     workers = [Worker(options, device) for device in options.devices]
     for worker in workers:
         worker.start()
-    listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+    listener = _listener()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     made: list[Service] = []
     servers: list[uvicorn.Server] = []
@@ -92,7 +99,7 @@ def running(options: ServeOptions) -> Iterator[Running]:
 @contextlib.contextmanager
 def listening(app: Any) -> Iterator[str]:
     """The address of an app of the test's own, until the block ends."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = _listener()
     config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)

@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
 
 import orjson
@@ -26,6 +26,17 @@ from smorm.serving.settings import Limits, ServeOptions
 from smorm.serving.worker import Worker
 from tests.serving.conftest import SECTIONS
 from tests.serving.servers import Running, running
+
+STALLED = 1.5  # seconds: what stalls is waited for; three times what the slowest batch takes
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Running]:
+    """A function that fails on demand, and no model that each start would load again."""
+    with running(
+        ServeOptions({"faulty": SECTIONS["faulty"]}, limits=Limits(batch_seconds=STALLED))
+    ) as one:
+        yield one
 
 
 def ask(server: Running, *responses: str) -> list[dict]:
@@ -71,8 +82,9 @@ def test_a_worker_that_stalls_is_started_again(server: Running) -> None:
 
 def test_a_deadline_is_kept_while_another_batch_stalls(server: Running) -> None:
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        before = batches(server)
         stalled = pool.submit(ask, server, "stall")
-        time.sleep(0.5)
+        wait_for(lambda: batches(server) == before + 1)
         body = {"model": "faulty", "items": [{"prompt": "p", "response": "x"}], "deadline_ms": 200}
         items = server.post("/v1/score", body)["items"]
         assert kind_of(items[0]) == "deadline"
@@ -108,7 +120,7 @@ def test_a_worker_that_fails_at_everything_is_not_ready_and_started_again(server
 
 
 def test_a_stopped_worker_is_noticed_though_it_reads_nothing() -> None:
-    limits = Limits(batch_seconds=2.0)
+    limits = Limits(batch_seconds=STALLED)
     with running(ServeOptions({"faulty": SECTIONS["faulty"]}, limits=limits)) as server:
         os.kill(server.workers[0]._process.pid, signal.SIGSTOP)
         # More than its pipe holds.
@@ -165,8 +177,9 @@ def test_a_model_without_finite_scores_is_not_served(tmp_path: Path) -> None:
 
 def test_what_a_gone_client_asked_for_is_not_computed(server: Running) -> None:
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        begun = batches(server)
         stalled = pool.submit(ask, server, "stall")
-        time.sleep(0.5)
+        wait_for(lambda: batches(server) == begun + 1)
         before = server.service.batcher.waiting
         body = b'{"model": "faulty", "items": [{"prompt": "p", "response": "left behind"}]}'
         host, port = server.url.removeprefix("http://").split(":")
@@ -210,13 +223,13 @@ def test_every_route_but_liveness_and_the_page_needs_a_token() -> None:
 
 
 def test_a_full_queue_refuses_our_routes_and_holds_openrlhfs() -> None:
-    limits = Limits(waiting_items=2, batch_seconds=10.0)
+    limits = Limits(waiting_items=2, batch_seconds=3.0)
     options = ServeOptions(
         {"faulty": SECTIONS["faulty"], "joint": SECTIONS["joint"]}, limits=limits
     )
     with running(options) as server, concurrent.futures.ThreadPoolExecutor(8) as pool:
         pool.submit(ask, server, "stall")
-        time.sleep(0.5)
+        wait_for(lambda: batches(server) == 1)
         waiting = [pool.submit(ask, server, f"waits {index}") for index in range(2)]
         wait_for(lambda: server.service.batcher.waiting == 2)
         body = {"model": "faulty", "items": [{"prompt": "p", "response": "refused"}]}
@@ -318,7 +331,7 @@ def batches(server: Running) -> float:
 
 
 def test_a_queue_of_seconds_refuses_before_the_body_is_read_as_json() -> None:
-    limits = Limits(waiting_seconds=0.5, batch_seconds=5.0)
+    limits = Limits(waiting_seconds=0.5, batch_seconds=3.0)
     options = ServeOptions(SECTIONS, limits=limits)
     with running(options) as server, concurrent.futures.ThreadPoolExecutor(8) as pool:
         batcher = server.service.batcher
