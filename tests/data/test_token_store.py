@@ -141,16 +141,16 @@ def test_prompts_are_numbered_by_their_first_appearance(tmp_path_factory, paired
     assert {each.dtype for each in ids} == {np.dtype(np.int32)}
 
 
-@pytest.mark.parametrize("kind", ["preference", "rated"])
-def test_any_number_of_processes_writes_the_same_bytes(tmp_path, kind):
+@pytest.mark.parametrize(("kind", "processes"), [("preference", 3), ("rated", 2)])
+def test_any_number_of_processes_writes_the_same_bytes(tmp_path, kind, processes):
     make = pairs if kind == "preference" else ratings
     path = make(tmp_path / "source.jsonl", 1100)
     found = [
         written(tmp_path / f"store-{n}", wanted(path, kind, tmp_path / str(n)), n)
-        for n in (1, 2, 3)
+        for n in (1, processes)
     ]
     assert found[0].keys() >= {"ids.bin", "store.json"}
-    assert found[0] == found[1] == found[2]
+    assert found[0] == found[1]
     if kind == "preference":
         assert len(found[0]["quarantine.jsonl"].splitlines()) > 50
 

@@ -14,7 +14,7 @@ from smorm.evaluation.result import Result
 from smorm.report.curves import curves_of
 from smorm.report.page import write_page
 from smorm.report.rows import rows_of
-from smorm.report.sections import cost_section, training_section
+from smorm.report.sections import cost_section, sections_of, training_section
 from smorm.report.tables import correlation_table, show_count
 from tests.report.made_up import (
     cost_result,
@@ -37,9 +37,11 @@ def rated(model, seed):
 def test_a_caption_names_grey_lines_only_where_they_are_drawn():
     for many, drawn in ((9, True), (14, False)):
         methods = {(f"m{index}", "F"): {"ID": rising(0.7)} for index in range(many)}
-        text = page_html(runs(methods, range(2)), "t")
-        assert ("Dashed: m0; grey: the others." in text) == drawn
-        assert ("Dashed: m0. Bands" in text) != drawn
+        results = runs(methods, range(2))
+        sections = sections_of(rows_of(results), curves_of(results), (), ())
+        captions = " ".join(figure.caption for each in sections for figure in each.figures)
+        assert ("Dashed: m0; grey: the others." in captions) == drawn
+        assert ("Dashed: m0. Bands" in captions) != drawn
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +61,16 @@ def results():
 
 
 @pytest.fixture(scope="module")
-def text(results):
-    return page_html(results, "Rivals")
+def written(results, tmp_path_factory):
+    """The page of these results, and the files of its figures."""
+    page = tmp_path_factory.mktemp("rivals") / "page.html"
+    plain = [result.as_dict() for result in results]
+    return page, write_page(plain, page, "Rivals", figures=page.parent / "figures")
+
+
+@pytest.fixture(scope="module")
+def text(written):
+    return written[0].read_text()
 
 
 def test_the_page_has_conclusions_curves_tables_costs_and_fingerprints(text):
@@ -70,6 +80,7 @@ def test_the_page_has_conclusions_curves_tables_costs_and_fingerprints(text):
         "comparisons over seeds",
         "gold of the best of 256 compared with Single: higher for SMORM",
         "best-of-n: gold and proxy against KL",
+        "Bands are 95 % intervals: Student's t over seeds",
         "ppo: traced over steps",
         "gold lost after its peak",
         "All 6 paired differences",
@@ -99,14 +110,13 @@ def test_the_same_results_give_the_same_page(results, text):
     assert page_html(results, "Rivals") == text
 
 
-def test_every_figure_is_written_as_svg_and_png_under_a_plain_name(results, tmp_path):
-    output, folder = tmp_path / "page.html", tmp_path / "figures"
-    written = write_page([result.as_dict() for result in results], output, "t", figures=folder)
-    assert sorted(folder.iterdir()) == sorted(written)
-    names = {path.stem for path in written}
+def test_every_figure_is_written_as_svg_and_png_under_a_plain_name(written, text):
+    folder = written[0].parent / "figures"
+    assert sorted(folder.iterdir()) == sorted(written[1])
+    names = {path.stem for path in written[1]}
     assert {"best-of-n-gold-and-proxy-by-kl", "ppo-by-step", "training-loss"} <= names
     assert all(re.fullmatch(r"[a-z0-9-]+", name) for name in names)
-    assert len(output.read_text().split("<figure>")) - 1 == len(names)
+    assert len(text.split("<figure>")) - 1 == len(names)
     for name in names:
         Image.open(folder / f"{name}.png").verify()
         assert (folder / f"{name}.svg").read_text().startswith("<svg ")
@@ -123,7 +133,7 @@ def test_figures_of_one_name_do_not_overwrite_each_other(tmp_path):
 
 
 def test_a_baseline_and_a_highlight_can_be_chosen_and_must_exist(results, tmp_path):
-    plain = [result.as_dict() for result in results]
+    plain = [result.as_dict() for result in results if result.kind == "stress"]
     write_page(plain, tmp_path / "p.html", "t", baselines=["SMORM"], highlighted=["Single"])
     assert "compared with SMORM: lower for Single −" in (tmp_path / "p.html").read_text()
     for options in ({"baselines": ["x"]}, {"highlighted": ["x"]}):

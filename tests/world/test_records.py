@@ -19,6 +19,8 @@ from smorm.world.words import HELD_OUT_TOPICS, TOPICS
 
 SIZES = {"num_pairs": 600, "num_rated": 300, "num_dev_pairs": 100}
 EVAL_SIZES = {"num_eval_pairs": 100, "num_eval_rated": 60}
+# All but the training pairs as good as left out.
+PAIRS = {**dict.fromkeys(SIZES | EVAL_SIZES, 1), "num_pairs": 600}
 world = make_world()
 
 
@@ -147,7 +149,7 @@ def test_more_noise_makes_more_labels_wrong_and_no_other_answers(tmp_path):
     texts, wrong = [], []
     for temperature in (0.01, 0.15, 10.0):
         how = Annotation(temperature=temperature)
-        files = write_dataset(tmp_path / str(temperature), seed=0, annotation=how, **SIZES)
+        files = write_dataset(tmp_path / str(temperature), seed=0, annotation=how, **PAIRS)
         found = rows(files["train-pairs"])
         texts.append([frozenset((row["chosen"], row["rejected"])) for row in found])
         gaps = np.array([r["meta"]["gold_chosen"] - r["meta"]["gold_rejected"] for r in found])
@@ -158,14 +160,16 @@ def test_more_noise_makes_more_labels_wrong_and_no_other_answers(tmp_path):
 
 def test_ratings_without_noise_are_the_rounded_truth(tmp_path):
     how = Annotation(rating_noise=0.0)
-    for row in rows(write_dataset(tmp_path, seed=0, annotation=how, **SIZES)["train-rated"]):
+    files = write_dataset(tmp_path, seed=0, annotation=how, **SIZES, **EVAL_SIZES)
+    for row in rows(files["train-rated"]):
         true = measure_quality(world, parse_prompt(row["prompt"]), row["response"]).attributes
         assert row["scores"] == {name: float(round(4 * true[name])) for name in ATTRIBUTES}
 
 
 def test_several_rated_answers_stand_under_one_prompt(tmp_path):
     how = Annotation(answers_per_prompt=2)
-    found = rows(write_dataset(tmp_path, seed=0, annotation=how, **SIZES)["train-rated"])
+    files = write_dataset(tmp_path, seed=0, annotation=how, **SIZES, **EVAL_SIZES)
+    found = rows(files["train-rated"])
     assert [row["prompt"] for row in found[::2]] == [row["prompt"] for row in found[1::2]]
     assert len({row["prompt"] for row in found}) > len(found) / 3
 
@@ -175,7 +179,7 @@ def test_habits_decide_how_wordiness_follows_ability(tmp_path):
     for rho in (0.0, 1.0):
         how = Annotation(habits=Habits(wordiness_follows_ability=rho), temperature=0.01)
         found = rows(
-            write_dataset(tmp_path / str(rho), seed=0, annotation=how, **SIZES)["train-pairs"]
+            write_dataset(tmp_path / str(rho), seed=0, annotation=how, **PAIRS)["train-pairs"]
         )
         gaps.append(np.mean([len(r["chosen"].split()) - len(r["rejected"].split()) for r in found]))
     assert gaps[1] > gaps[0] + 1
