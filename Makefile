@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 # A shared machine loses a factor of 4 to threads that spin.
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 0
+# Tests start many processes; where an environment turns written bytecode off, each compiles all again.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: setup demo test test-all lint check real lab text bench chaos engines clean
 

@@ -427,6 +427,7 @@ attempt(lambda: files.write_bytes(folder / "small.bin", b"z" * 30))
 """
 
 
+@pytest.mark.slow
 def test_a_write_that_the_system_refuses_names_the_path_and_keeps_what_was_there(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", LIMITED, str(tmp_path)]

@@ -63,7 +63,7 @@ def _judge(refusal: Refusal) -> Callable[[Path, Ended], Iterator[tuple[Fault, st
     def judge(folder: Path, ended: Ended) -> Iterator[tuple[Fault, str]]:
         if ended.code not in refusal.codes:
             yield Fault.WRONG, f"exit code {ended.code}, not {refusal.codes}: {ended.output[-300:]}"
-        if refusal.word not in ended.output:
+        if refusal.word.lower() not in ended.output.lower():
             yield Fault.WRONG, f"does not say {refusal.word}: {ended.output[-300:]}"
         if "serving" in ended.output and " at http" in ended.output:
             yield Fault.WRONG, "it served"
@@ -144,7 +144,9 @@ def _refusals(taken: int) -> Iterator[Refusal]:
     for value in ("0", "-1", "nan", "inf", "abc"):
         yield Refusal("--batch-seconds", ("--batch-seconds", value))
     for device in ("", "bogus", "cpu,", "cpu,bogus", "cuda:99", ",,"):
-        yield Refusal("device", ("--device", device), (1, 2), reward="model")
+        yield Refusal(
+            "device", ("--device", device), (1, 2), _folder(lambda path: None), reward="model"
+        )
     for flag, value in (("--dtype", "float13"), ("--max-tokens", "0"), ("--step", "7"),
                         ("--chat-template", "missing.jinja"), ("--view", "Q")):  # fmt: skip
         yield Refusal("", (flag, value), (1, 2, 3), _folder(lambda path: None), reward="model")

@@ -87,6 +87,7 @@ def test_training_and_scoring_are_timed(tmp_path: Path) -> None:
     assert "llama-3.2-1b: training vs padded" in result["ratios"]
 
 
+@pytest.mark.slow
 def test_after_the_time_limit_no_part_begins(tmp_path: Path) -> None:
     parts = run(tmp_path, "--minutes", "0")["parts"]
     assert len(parts) == 7 * len(SHAPES) + 2

@@ -58,6 +58,7 @@ def test_the_rm_bench_shape_has_rm_benchs_token_statistics(folder: Path) -> None
     assert facts["token_ratio"] == pytest.approx(facts["token_ratio_of_whole_set"], rel=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "folder", [NOWHERE, pytest.param(DATA, marks=pytest.mark.data)], ids=["generated", "real"]
 )

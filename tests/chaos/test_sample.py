@@ -8,12 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from chaos.__main__ import CLASSES
 
 ROOT = Path(__file__).parents[2]
 EACH = 2
 
 
+@pytest.mark.slow
 def test_a_few_trials_of_every_class_find_no_fault(tmp_path: Path) -> None:
     # In a process of its own: trials are forks, and the process of the tests has threads.
     command = [sys.executable, "-m", "chaos", "--only", ",".join(CLASSES), "--each", str(EACH)]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from smorm import RewardModel
 from smorm.model.export import export_view
 from smorm.text.tokenizers import TEMPLATE
 from tests.tiny import trained
 
 
+@pytest.mark.slow
 def test_a_template_of_a_file_is_used_told_and_exported(smorm, tmp_path, caplog):
     rows, scores = tmp_path / "rows.jsonl", tmp_path / "scores.jsonl"
     rows.write_text('{"prompt": "tin", "response": "iron"}\n')

@@ -9,6 +9,7 @@ import pytest
 from tests.tiny import trained, world
 
 
+@pytest.mark.slow
 def test_it_prints_a_page_that_ends_in_advice_and_writes_result_and_view(smorm, tmp_path):
     files = world()
     code, out, err = smorm(

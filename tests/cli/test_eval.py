@@ -107,6 +107,7 @@ def test_sanity_tests_of_ratings_are_refused(smorm, tmp_path):
     assert "compares nothing" in err
 
 
+@pytest.mark.slow
 def test_a_report_keeps_sanity_tests_and_differences_apart_from_what_was_measured(smorm, tmp_path):
     output, page = tmp_path / "r.json", tmp_path / "page.html"
     smorm(

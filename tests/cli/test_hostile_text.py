@@ -169,6 +169,7 @@ def test_labels_of_other_peoples_models_are_shown_without_their_escapes(run, tmp
     run(*score, "--view", '{"fine": 1}')
 
 
+@pytest.mark.slow
 def test_a_card_and_a_page_hold_no_escapes_of_names(run, tmp_path):
     folder = shutil.copytree(trained(), tmp_path / "model")
     card = json.loads((folder / "smorm.json").read_text())

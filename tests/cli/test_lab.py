@@ -100,6 +100,7 @@ def test_the_demo_is_a_study_that_is_valid_and_shows_every_kind_of_rival(tmp_pat
     assert len(config.regimes) == 3
 
 
+@pytest.mark.slow
 def test_the_demo_leaves_models_and_data_where_recipes_look_for_them(tmp_path):
     (tmp_path / "out").mkdir()
     publish(store(), tmp_path / "out", 0)

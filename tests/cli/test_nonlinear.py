@@ -174,6 +174,7 @@ def test_it_is_measured_and_pushed_like_any_other_model(runs, name, smorm, tmp_p
     assert ("disagreement_auc@4" in found[0].metrics) == (name == "armo")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize(
     "words",
@@ -208,6 +209,7 @@ def test_a_raw_text_has_no_prompt_to_read(runs, smorm, tmp_path):
     assert "error" in second
 
 
+@pytest.mark.slow
 def test_one_seed_gives_one_model_and_another_another(smorm, tmp_path):
     def head(name, **training):
         path = config_file(tmp_path, name, training=training, **KINDS["armo"])
@@ -231,6 +233,7 @@ def test_an_attribute_may_stand_for_verbosity_or_nothing(smorm, tmp_path):
     assert not any(one["multiple"] for one in found[None].values())
 
 
+@pytest.mark.slow
 def test_an_mlp_run_goes_on_where_it_stopped(smorm, tmp_path):
     whole = config_file(tmp_path, "whole", **KINDS["mlp"])
     assert smorm("train", whole)[0] == 0

@@ -39,6 +39,7 @@ def good(tmp_path_factory) -> Path:
     return export_view(tmp_path_factory.mktemp("good") / "M", *parts).folder
 
 
+@pytest.mark.slow
 def test_an_export_is_checked_by_itself_and_then_by_parity(smorm, tmp_path):
     folder = tmp_path / "plain"
     code, out, err = smorm("export", trained(), "--view", "M", "--output", folder)
@@ -55,6 +56,7 @@ def test_an_export_is_checked_by_itself_and_then_by_parity(smorm, tmp_path):
     assert len(result["items"]) == 21
 
 
+@pytest.mark.slow
 def test_a_users_own_conversations_are_compared(smorm, good):
     code, out, _ = smorm("parity", trained(), good, "--conversations", world()["eval-pairs-ID"])
     assert code == 0
@@ -74,6 +76,7 @@ def test_a_failure_is_exit_code_1_with_its_cause_and_its_result(smorm, good, few
     assert [failure["cause"] for failure in result["failures"]] == ["head"]
 
 
+@pytest.mark.slow
 def test_the_gate_is_the_users_to_choose(smorm, good, few):
     code, _, err = smorm("parity", trained(), good, *few, "--gate", "1e-9")
     assert code == 1
@@ -83,6 +86,7 @@ def test_the_gate_is_the_users_to_choose(smorm, good, few):
     assert "bfloat16, gate 0.5 of the standard deviation" in out
 
 
+@pytest.mark.slow
 def test_a_server_is_compared_by_its_address_with_its_token(smorm, good, few, tmp_path):
     engine = Engine(good)
     token = tmp_path / "token"

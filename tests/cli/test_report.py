@@ -18,6 +18,7 @@ def results(tmp_path):
     return tmp_path / "results.json"
 
 
+@pytest.mark.slow
 def test_a_page_and_its_figures_lie_side_by_side(smorm, results, tmp_path):
     code, out, _ = smorm("report", results, "--output", tmp_path / "page.html")
     assert code == 0
@@ -30,6 +31,7 @@ def test_a_page_and_its_figures_lie_side_by_side(smorm, results, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_figures_can_lie_elsewhere_or_be_left_out(smorm, results, tmp_path):
     page = tmp_path / "page.html"
     assert smorm("report", results, "-o", page, "--figures", tmp_path / "deep" / "f")[0] == 0

@@ -96,6 +96,7 @@ def test_seeds_are_runs_of_one_method(smorm, tmp_path, prompts):
     assert "Mean over 2 seeds" in out
 
 
+@pytest.mark.slow
 def test_the_same_configuration_gives_the_same_numbers(smorm, tmp_path, prompts):
     path = config(tmp_path, prompts)
     found = []
@@ -116,6 +117,7 @@ def test_trls_algorithms_are_traced_alike(smorm, tmp_path, prompts, algorithm):
     assert one.items[0]["kl"]["value"] == 0 < one.items[-1]["kl"]["value"]
 
 
+@pytest.mark.slow
 def test_a_threshold_comes_from_the_golds_peak_of_an_earlier_run(smorm, tmp_path, prompts):
     assert smorm("stress", config(tmp_path, prompts), "--output", tmp_path / "first.json")[0] == 0
     first, other = read_results(tmp_path / "first.json")

@@ -166,6 +166,7 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(entries=st.lists(JSON, max_size=2) | JSON, wrapped=st.booleans())
 def test_whatever_a_server_answers_a_score_is_one_finite_number(answering, entries, wrapped):

@@ -80,6 +80,7 @@ def script() -> Iterator[Script]:
         yield made
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     passing=st.lists(st.sampled_from(list(AGAIN)), max_size=5),

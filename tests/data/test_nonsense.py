@@ -162,6 +162,7 @@ def test_a_conversation_has_a_limit_of_messages() -> None:
     assert expected in told({"chosen": turns, "rejected": turns})
 
 
+@pytest.mark.slow
 def test_a_line_of_30_mb_takes_little_memory(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "p.jsonl", [{**PAIR, "chosen": "x " * (15 << 20)}])
     code = (

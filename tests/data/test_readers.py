@@ -38,6 +38,7 @@ def test_json_lines_come_back_with_their_line_numbers(tmp_path, name):
     assert list(read_rows(path)) == [(f"{path}:{n}", row) for n, row in enumerate(ROWS, 1)]
 
 
+@pytest.mark.slow
 @law
 @given(st.lists(st.dictionaries(NAMES, VALUES, max_size=4), max_size=6))
 def test_rows_written_as_json_lines_are_read_as_they_were(tmp_path_factory, rows):
@@ -47,6 +48,7 @@ def test_rows_written_as_json_lines_are_read_as_they_were(tmp_path_factory, rows
     assert rows_of(raw(folder / "d.json", b" \n" + json.dumps(rows).encode())) == rows
 
 
+@pytest.mark.slow
 @law
 @given(
     st.lists(

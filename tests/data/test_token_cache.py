@@ -280,6 +280,7 @@ def test_two_writers_of_one_entry_both_end_with_it(tmp_path):
     assert told[0].split()[1] == stored(wanted(path), str(cache)).content
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_told():
     others = children(os.getpid())
     with Tokeniser(encoder(), 2) as tokeniser:

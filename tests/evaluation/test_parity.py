@@ -85,6 +85,7 @@ def only_cause(ours: ModelPaths, folder: Path, view: str | None = None) -> str:
 # What is right
 
 
+@pytest.mark.slow
 def test_every_layout_batch_and_padding_side_of_an_export_agrees(good):
     found = against_folder(measured(trained(), whole=True), str(good))
     assert found.passed, found.failures
@@ -159,6 +160,7 @@ def foreign(target: Path, data_folder: Path, rows: int) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_bfloat16_has_a_gate_of_its_own_and_names_rounding(good):
     half = measured(trained(), dtype="bfloat16")
     assert against_folder(half, str(good), gate=0.5, quick=True).passed

@@ -75,6 +75,7 @@ def against(ours: ModelPaths, reply, view: str = "L") -> Parity:
             return against_server(ours, remote, view)
 
 
+@pytest.mark.slow
 def test_vllm_agrees_by_each_endpoint_alone_and_among_others(ours, engine):
     found = against(ours, vllm(engine))
     assert found.passed, found.failures
@@ -97,6 +98,7 @@ def test_sglang_agrees_and_its_text_has_one_bos(ours, engine):
     assert {row.path.sends_ids for row in served(found)} == {True, False}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("serve", [vllm, sglang])
 def test_of_ids_control_tokens_stay_text_and_every_conversation_is_in_the_gate(ours, engine, serve):
     assert any(conversation.control for conversation in ours.conversations)
@@ -115,6 +117,7 @@ def test_our_own_server_agrees_with_the_views_constant_and_keeps_control_tokens(
         assert row.same_tokens
 
 
+@pytest.mark.slow
 def test_all_rows_of_a_server_are_compared_row_by_row(ours, whole):
     found = against(ours, vllm(whole))
     assert found.passed, found.failures
@@ -143,6 +146,7 @@ TWISTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(TWISTS))
 def test_what_a_server_does_to_the_scores_is_named(ours, engine, name):
     serve, twist, told = TWISTS[name]
@@ -152,6 +156,7 @@ def test_what_a_server_does_to_the_scores_is_named(ours, engine, name):
     assert re.match(told, found.failures[0].text), found.failures
 
 
+@pytest.mark.slow
 def test_the_softmax_over_all_rows_is_named(ours, whole):
     (cause,) = map(str, against(ours, vllm(whole, softmax)).failures)
     assert cause.startswith("activation: the scores are the softmax of ours")
@@ -214,6 +219,7 @@ def test_an_engine_that_takes_no_ids_is_asked_in_the_other_ways(ours, engine):
     assert all("17 of 17 conversations" in failure.text for failure in found.failures)
 
 
+@pytest.mark.slow
 def test_one_conversation_that_is_refused_is_a_cause_and_the_others_go_on(ours, engine):
     ids = ours.conversations[3].tokens.tolist()
 
@@ -255,6 +261,7 @@ def test_where_every_conversation_is_refused_that_is_told_and_nothing_else(ours,
     assert "maximum context length is 1 tokens" in found.failures[0].text
 
 
+@pytest.mark.slow
 def test_a_batch_that_is_refused_though_each_of_it_is_taken_is_told_so(ours, engine):
     def reply(asked):
         if len((asked.body or {}).get("input", [])) > 8:

@@ -17,6 +17,7 @@ def steps_of(rng, count, size, rho, weights=400):
     return (0.3 + common + own).mean((1, 2)).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "rho"), [(6, 0.0), (6, 0.3), (4, 0.9)])
 def test_the_variance_grows_by_one_plus_the_partners_times_the_correlation(size, rho):
     rng = np.random.default_rng(0)

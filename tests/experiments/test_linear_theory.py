@@ -97,6 +97,7 @@ def test_a_misspecified_model_is_ruined_without_room_and_saved_by_one_dimension(
     assert roomy.joint_attributes < 0.85 * roomy.multi
 
 
+@pytest.mark.slow
 def test_scarce_ratings_beside_many_pairs_at_weight_1_sacrifice_the_strong_head():
     wrong, right, ten_times = row("G").means, row("G2").means, row("G3").means
     assert wrong.joint_preference > 5 * wrong.single
@@ -105,6 +106,7 @@ def test_scarce_ratings_beside_many_pairs_at_weight_1_sacrifice_the_strong_head(
     assert ten_times.joint_preference > 1.5 * ten_times.single
 
 
+@pytest.mark.slow
 def test_sizes_are_roughly_those_of_the_earlier_check():
     """Within a factor of three: it says neither how the truth was drawn nor how often."""
     for case in CASES:

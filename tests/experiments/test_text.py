@@ -233,6 +233,7 @@ def _pairs_result(model, seed, outcomes, prompts):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(st.lists(st.lists(st.booleans(), min_size=8, max_size=8), min_size=6, max_size=6))
 def test_a_summary_is_the_mean_over_seeds_and_its_interval_that_of_averaged_outcomes(rows):
     prompts = [str(at // 2) for at in range(8)]

@@ -130,6 +130,7 @@ def test_seed_0_of_the_shipped_size_is_the_shipped_policy():
     assert store().policy(0) == backbone_path()
 
 
+@pytest.mark.slow
 def test_another_policy_is_pretrained_once_on_its_own_world():
     values = {"seeds": [7], "hidden": 16, "layers": 1, "steps": 2, "batch": 2}
     there = of(policy=values).policy(0)
@@ -208,6 +209,7 @@ def test_rows_are_the_models_scores_of_every_answer_in_order():
         np.testing.assert_array_equal(found[name].tokens, scores.tokens)
 
 
+@pytest.mark.slow
 def test_arms_whose_names_hold_dots_keep_their_own_rows():
     training = [{"epochs": 1, "learning_rate": rate} for rate in (0.01, 0.001)]
     arms = {f"rate-0.{place}": {"training": one} for place, one in enumerate(training)}

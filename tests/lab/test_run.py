@@ -38,12 +38,14 @@ def test_the_number_of_processes_changes_nothing(results, tmp_path):
     assert [r.as_dict() for r in alone] == [r.as_dict() for r in results]
 
 
+@pytest.mark.slow
 def test_seeds_do_not_depend_on_how_many_there_are(results):
     second = run_lab(small(seeds=1, first_seed=1))
     one = [r.as_dict()["metrics"] for r in results if r.fingerprint["seed"] == 1]
     assert [r.as_dict()["metrics"] for r in second] == one
 
 
+@pytest.mark.slow
 def test_results_read_back_and_the_table_has_a_line_for_each_number(results, tmp_path):
     write_results(tmp_path / "results.json", results)
     assert len(read_results(tmp_path / "results.json")) == len(results)

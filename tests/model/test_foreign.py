@@ -357,6 +357,7 @@ def test_a_limit_of_ones_own_is_at_most_the_positions(tmp_path):
         RewardModel.load(folder, max_tokens=300)
 
 
+@pytest.mark.slow
 def test_a_missing_peft_names_the_extra(tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps({}))
     code = (

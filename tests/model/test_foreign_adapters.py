@@ -177,6 +177,7 @@ def test_adapters_that_are_only_prompts_are_refused(tmp_path):
 
 
 # Each takes its second: every pattern once, under every key some.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pattern", "key"),
     list(zip(chaos.templates.PATTERNS, cycle(["target_modules", "rank_pattern"]))),

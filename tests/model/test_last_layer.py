@@ -207,6 +207,7 @@ def test_checkpointing_keeps_its_promise_with_shorter_layers(name: str) -> None:
     assert alive(True) < 0.5 * alive(False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2"])
 def test_no_cycle_keeps_a_tensor_alive(name: str, checkpointing: bool) -> None:

@@ -51,5 +51,6 @@ def test_a_step_that_repeats_faults_no_page_again() -> None:
     assert count > 5_000  # 40 MB are some 10,000 pages
 
 
+@pytest.mark.slow
 def test_the_user_s_own_settings_stand() -> None:
     assert faults(MALLOC_TRIM_THRESHOLD_="131072")[0] is False

@@ -49,6 +49,7 @@ def loader_calls() -> Iterator[tuple[str, ast.Call]]:
                     yield f"{file.relative_to(ROOT)}:{node.lineno}", node
 
 
+@pytest.mark.slow
 def test_every_call_of_a_loader_says_that_no_code_is_trusted():
     calls = dict(loader_calls())
     for where, call in calls.items():

@@ -44,6 +44,7 @@ def check(folder: Path) -> None:
     assert np.isfinite(scores.attributes).all()
 
 
+@pytest.mark.slow
 def test_the_recipe_runs_through(tmp_path: Path) -> None:
     # the made-up ratings repeat every 14 lines
     check(run_both(make_data(tmp_path / "data"), tmp_path, "data.rated.stride=1"))

@@ -167,6 +167,7 @@ def test_the_page_of_the_recipes_has_the_table_of_the_script(capsys):
     assert capsys.readouterr().out.strip() in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*PUBLISHED, *ONE_GPU])
 def test_a_published_recipe_is_planned_with_its_own_keys(name, tmp_path):
     """By the shape of its backbone, but with two layers: counting all of them takes a minute."""

@@ -106,6 +106,7 @@ def test_the_page_is_self_contained_and_its_ids_are_unique(text):
         assert f'id="{target}"' in text
 
 
+@pytest.mark.slow
 def test_the_same_results_give_the_same_page(results, text):
     assert page_html(results, "Rivals") == text
 

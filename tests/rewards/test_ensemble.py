@@ -187,6 +187,7 @@ def test_a_mean_of_one_models_F_and_L_is_its_M():
     np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_members_that_are_not_resident_are_in_memory_one_at_a_time():
     loaded: list[weakref.ref] = []
 

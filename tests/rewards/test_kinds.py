@@ -218,6 +218,12 @@ def test_a_gold_is_exactly_one_thing(value, said):
         RewardSection.model_validate(value)
 
 
+@pytest.mark.parametrize("kind", ["model", "field", "server"])
+def test_a_built_in_kind_without_its_argument_is_the_path_of_a_model(kind):
+    section = parse_reward(kind)
+    assert (section.kind, section.model) == ("model", kind)
+
+
 def test_a_section_says_how_its_own_model_is_loaded(tmp_path):
     template = tmp_path / "own.jinja"
     template.write_text("{{ bos_token }}{{ messages[-1].content }}{{ eos_token }}")

@@ -138,6 +138,7 @@ def run(folder: Path, **changes) -> Path:
     return train(parse_config(config_values(folder, **changes)))
 
 
+@pytest.mark.slow
 def test_seeds_trained_from_one_backbone_merge_adapters_too(tmp_path):
     lora = {"lora": {"rank": 4, "alpha": 8}}
     folders = [run(tmp_path / str(s), model=lora, training={"seed": s, "max_steps": 3})

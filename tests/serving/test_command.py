@@ -62,3 +62,26 @@ def test_two_rewards_of_one_name_and_a_taken_port_are_refused(smorm) -> None:
     code, _, err = smorm("serve", reward, "--host", "203.0.113.7", "--insecure")
     assert code == 2
     assert "203.0.113.7" in err
+
+
+@pytest.mark.parametrize("device", ["", "cpu,", ",,"])
+def test_a_device_that_is_missing_is_named_before_anything_starts(smorm, device: str) -> None:
+    code, out, err = smorm("serve", f"function:{FAULTY}", "--device", device)
+    assert (code, out) == (2, "")
+    assert f"--device {device!r}" in err
+
+
+def test_a_model_that_is_missing_is_named_before_a_worker_starts(smorm) -> None:
+    # "model" is a kind of reward, and here the path of a folder.
+    code, out, err = smorm("serve", "model", "--port", 0)
+    assert (code, out) == (2, "")
+    assert "model" in err
+    assert "None" not in err
+
+
+def test_a_host_that_is_no_text_is_one_line(smorm) -> None:
+    host = b"\xff.example".decode("utf-8", "surrogateescape")
+    code, _, err = smorm("serve", f"function:{FAULTY}", "--host", host, "--insecure")
+    assert code == 2
+    assert err.startswith("error: --host")
+    assert len(err.splitlines()) == 1

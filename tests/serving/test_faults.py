@@ -119,6 +119,7 @@ def test_a_worker_that_fails_at_everything_is_not_ready_and_started_again(server
     assert server.workers[0]._process.pid != first
 
 
+@pytest.mark.slow
 def test_a_stopped_worker_is_noticed_though_it_reads_nothing() -> None:
     limits = Limits(batch_seconds=STALLED)
     with running(ServeOptions({"faulty": SECTIONS["faulty"]}, limits=limits)) as server:
@@ -222,6 +223,7 @@ def test_every_route_but_liveness_and_the_page_needs_a_token() -> None:
             assert server.client.get(path, headers={"Authorization": ""}).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_full_queue_refuses_our_routes_and_holds_openrlhfs() -> None:
     limits = Limits(waiting_items=2, batch_seconds=3.0)
     options = ServeOptions(
@@ -330,6 +332,7 @@ def batches(server: Running) -> float:
     return 0.0 if count is None else count
 
 
+@pytest.mark.slow
 def test_a_queue_of_seconds_refuses_before_the_body_is_read_as_json() -> None:
     limits = Limits(waiting_seconds=0.5, batch_seconds=3.0)
     options = ServeOptions(SECTIONS, limits=limits)

@@ -39,6 +39,7 @@ def common_suffix(left: list[int], right: list[int]) -> int:
     return count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", STYLES)
 @given(
     texts=st.lists(prose, min_size=2, max_size=5),

@@ -63,6 +63,7 @@ def test_a_hostile_tokenizer_is_refused_by_its_file(tmp_path: Path, name: str) -
         load_tokenizer(str(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "condition"),
     [

@@ -41,6 +41,7 @@ def adapted(folder: Path, base: str, **training: Any) -> Config:
     return config_of(folder, model={**LAB, "lora": lora}, training={"max_steps": 3, **training})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", BASES)
 def test_adapters_on_a_smaller_base_are_trained_loaded_and_merged(
     tmp_path: Path, base: str, monkeypatch: pytest.MonkeyPatch
@@ -77,6 +78,7 @@ def test_adapters_on_a_smaller_base_are_trained_loaded_and_merged(
     assert np.abs(other - scored).max() > 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", BASES)
 def test_a_smaller_base_holds_what_the_plan_says(tmp_path: Path, base: str) -> None:
     config = adapted(tmp_path, base)
@@ -125,6 +127,7 @@ def test_moments_in_8_bits_come_back_bit_for_bit(tmp_path: Path) -> None:
     assert bits(tmp_path / "usual") != bits(tmp_path / "straight")
 
 
+@pytest.mark.slow
 def test_moments_in_8_bits_take_a_quarter(tmp_path: Path) -> None:
     network = RewardNetwork(tiny("llama"), rows=3, pad_id=0).train()
     usual = measure(network, sequences(0, 2), half=False)

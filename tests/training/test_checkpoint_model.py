@@ -37,6 +37,7 @@ def scores_of(folder: Path) -> list[np.ndarray[Any, Any]]:
     return [np.asarray(rows) for rows in score_units(network, units, 4096)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_a_step_of_a_run_is_the_model_of_a_run_that_ends_there(tmp_path: Path, name: str) -> None:
     """Under a constant rate the length of a run does not change its steps."""
@@ -73,6 +74,7 @@ def smorm(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     return int(left.value.code or 0)
 
 
+@pytest.mark.slow
 def test_verbs_take_a_step_of_an_unfinished_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -98,6 +100,7 @@ def test_verbs_take_a_step_of_an_unfinished_run(
 # Adapters to start from
 
 
+@pytest.mark.slow
 def test_adapters_are_merged_into_their_base_to_start_from(tmp_path: Path) -> None:
     train(config_of(tmp_path / "first", model=LORA, training={"learning_rate": 0.05}))
     before = scores_of(tmp_path / "first")

@@ -118,6 +118,7 @@ def test_the_model_is_that_of_the_best_step(tmp_path: Path) -> None:
     assert torch.equal(network.head.weight, weights["head.weight"])
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_it_has_the_same_best_and_the_same_bits(tmp_path: Path) -> None:
     train(best_run(tmp_path / "straight"))
     config = best_run(tmp_path / "run")

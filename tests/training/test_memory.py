@@ -208,6 +208,7 @@ def test_measuring_leaves_no_trace(layout: Any) -> None:
     assert need.per_token > 3 * 32 * 4, "at least a hidden state per layer"
 
 
+@pytest.mark.slow
 def test_checkpointed_activations_need_less_per_token() -> None:
     network = RewardNetwork(tiny("llama", num_hidden_layers=5), rows=3, pad_id=0).train()
     choose_layout(network)
@@ -216,6 +217,7 @@ def test_checkpointed_activations_need_less_per_token() -> None:
     assert measure(network, sequences(0), half=False).per_token < 0.6 * plain.per_token
 
 
+@pytest.mark.slow
 def test_measured_twice_it_is_the_same() -> None:
     network = RewardNetwork(tiny("mistral"), rows=3, pad_id=0).train()
     choose_layout(network)
@@ -314,6 +316,7 @@ def recorded(folder: Path) -> Any:
     return yaml.safe_load((folder / "config.yaml").read_text())["training"]["max_batch_tokens"]
 
 
+@pytest.mark.slow
 def test_a_run_tells_its_number_and_takes_it_again_when_it_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -346,6 +349,7 @@ def test_a_budget_below_the_weights_stops_before_training(tmp_path: Path) -> Non
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_a_small_budget_gives_small_batches_and_says_what_is_longer(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

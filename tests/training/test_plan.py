@@ -56,6 +56,7 @@ def large(folder: Path, **fields: Any) -> Path:
 # Against what a step takes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "training"),
     [
@@ -96,6 +97,7 @@ def needs(config: Config) -> Any:
     return Counter(config).needs("replicated", 1)
 
 
+@pytest.mark.slow
 def test_a_folder_with_a_config_alone_is_planned_and_checkpointing_and_adapters_count(
     tmp_path: Path, shape_only: Path
 ) -> None:

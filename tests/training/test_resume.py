@@ -154,6 +154,7 @@ def test_stopped_anywhere_and_resumed_it_has_the_same_bits(straight: Any, tmp_pa
     assert_same(tmp_path / "run", folder)
 
 
+@pytest.mark.slow
 def test_stopped_again_and_again_it_has_the_same_bits(straight: Any, tmp_path: Path) -> None:
     changes, folder, *_ = straight
     run(config_of(tmp_path / "run", **changes), 5, 4, 1, 1, 6)

@@ -58,6 +58,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     return int(left.value.code or 0)
 
 
+@pytest.mark.slow
 def test_it_scores_exports_and_evaluates_like_any_other_model(
     rival: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,6 +87,7 @@ def test_it_scores_exports_and_evaluates_like_any_other_model(
     assert "accuracy" in output.read_text()
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_it_has_the_same_bits_and_the_same_cost(
     rival: Any, tmp_path: Path
 ) -> None:
@@ -143,6 +145,7 @@ def test_odins_rows_are_saved_as_they_were_applied(tmp_path: Path) -> None:
     assert not torch.allclose(raw, rows)
 
 
+@pytest.mark.slow
 def test_odin_takes_the_length_out_of_the_quality_row(tmp_path: Path) -> None:
     """Against the first step of the same run without its terms."""
     training = {"max_steps": 60, "learning_rate": 3e-3, "max_batch_tokens": 4000}
@@ -185,6 +188,7 @@ def test_grm_keeps_the_language_and_does_not_save_its_head(tmp_path: Path) -> No
     assert found[0.9] > found[0.001] + 1
 
 
+@pytest.mark.slow
 def test_bsr_and_centering_hold_the_rewards_near_zero(tmp_path: Path) -> None:
     training = {"max_steps": 30, "learning_rate": 3e-3, "max_batch_tokens": 4000}
     found = {}

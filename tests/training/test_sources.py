@@ -38,6 +38,7 @@ def test_a_response_that_rates_none_of_the_chosen_attributes_is_counted(tmp_path
     assert prepared.card.attributes == ("style",)
 
 
+@pytest.mark.slow
 def test_runs_with_any_workers_and_cache_have_the_same_bits(tmp_path, caplog):
     cache = str(tmp_path / "cache")
     found = {}

@@ -212,6 +212,7 @@ def test_no_unit_makes_no_batch():
     assert micro_batches([], 10) == []
 
 
+@pytest.mark.slow
 def test_ten_thousand_pairs_are_split_in_well_under_a_second():
     """0.2 s on an idle machine; ten times that is what a loop over tokens would take."""
     units = prompts_with_responses(2, 10_000, **HH)

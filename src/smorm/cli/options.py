@@ -118,7 +118,9 @@ class Loading:
         if self.chat_template is not None:
             template = read_template(self.chat_template, "--chat-template")
         return {
-            "device": self.device or "cpu", "dtype": self.dtype or "float32",
+            # "" is a mistake to be told, not a default.
+            "device": "cpu" if self.device is None else self.device,
+            "dtype": "float32" if self.dtype is None else self.dtype,
             "max_tokens": self.max_tokens, "chat_template": template,
         }  # fmt: skip
 

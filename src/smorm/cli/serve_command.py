@@ -61,6 +61,8 @@ def run(
         from smorm.serving.settings import Limits, ServeOptions
     except ImportError as error:
         raise ConfigError(f"serving needs {error.name}: pip install 'smorm[serve]'") from error
+    from smorm.model.store import resolve
+
     for name, seconds in (
         ("--batch-seconds", batch_seconds),
         ("--drain-seconds", drain_seconds),
@@ -74,13 +76,18 @@ def run(
             f"--host {host}: everybody who reaches it could use it: add --token-file FILE, or "
             "--insecure where something in front of it checks who asks"
         )
+    chosen = loading.options
+    devices = tuple(name.strip() for name in chosen["device"].split(","))
+    if not all(devices):
+        raise ConfigError(f"--device {chosen['device']!r}: a device between the commas is missing")
     sections = {}
     for name, section in _named(rewards, step).items():
+        # Known at once, and not only when a worker has started.
+        if section.model is not None:
+            resolve(section.model)
         if view is not None:
             section = section.model_copy(update={"view": options.view_for(section, view)})
         sections[name] = section.model_dump(mode="json", exclude_unset=True)
-    chosen = loading.options
-    devices = tuple(name.strip() for name in chosen["device"].split(","))
     serving = ServeOptions(
         sections,
         devices,

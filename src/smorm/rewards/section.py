@@ -54,7 +54,7 @@ def reward_of_text(text: str) -> dict[str, Any]:
     if separator and kind in KINDS:
         return {kind: argument}
     # Before functions: `NAME:argument` of a registered kind looks like `module:name` too.
-    if kind in REWARDS:
+    if kind in REWARDS and kind not in KINDS:
         return {"reward": text}
     # Of a file the path may hold anything, of a module only what a name may.
     if re.fullmatch(r"([A-Za-z_][\w.]*|.+\.py):[A-Za-z_]\w*", text):

@@ -154,6 +154,7 @@ def test_the_kl_of_the_start_from_itself_is_exactly_0(policy, answers):
     assert not kl_from_start(now, start, answers.mask).any()
 
 
+@pytest.mark.slow
 def test_the_kl_agrees_with_the_mean_log_ratio_and_varies_less(policy):
     actor, prompts = policy
     moved(actor)

@@ -30,6 +30,7 @@ def worth(ppo, prompts):
     return float(np.mean(raw)), float(kl_from_start(now, start, answers.mask).mean())
 
 
+@pytest.mark.slow
 def test_it_makes_a_known_reward_large_and_leaves_its_start_alone(tmp_path):
     ppo, prompts = trainer(tmp_path, steps=12, passes=2)
     before = [weight.clone() for weight in ppo.actor.start.parameters()]
@@ -47,6 +48,7 @@ def test_it_makes_a_known_reward_large_and_leaves_its_start_alone(tmp_path):
     assert worth(ppo, prompts) == (first, 0)
 
 
+@pytest.mark.slow
 def test_the_kl_penalty_holds_the_policy_near_its_start(tmp_path):
     found = {}
     for coefficient in (0.0, 1.0):

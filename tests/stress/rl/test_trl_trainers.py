@@ -21,6 +21,7 @@ def worth(actor, source, prompts):
     return float(np.mean(raw))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
 def test_it_makes_a_known_reward_large(tmp_path, algorithm):
     actor, prompts = actor_and_prompts(
@@ -66,6 +67,7 @@ def test_it_is_rewarded_for_its_own_answers_to_its_own_prompts(tmp_path):
     assert np.mean(naming) > 0.7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
 def test_a_constraint_turns_the_reward_around_above_its_threshold(tmp_path, algorithm):
     """Far above its threshold a reward is made small: scaled advantages would cancel nothing but
