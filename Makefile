@@ -41,7 +41,7 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check: lint test-all
+check: lint test
 
 # The method against its baselines on real data, where ../shared/data (or DATA=...) is there.
 DATA ?= ../shared/data
