@@ -12,6 +12,7 @@ from experiments.stand_ins import write_stand_in
 from tests.tiny import trained, world
 
 
+@pytest.mark.slow
 def test_two_models_are_compared_and_their_differences_stand_in_the_file(smorm, tmp_path):
     output = tmp_path / "r.json"
     code, out, _ = smorm(

@@ -60,6 +60,7 @@ def test_a_run_of_armo_is_measured_as_often_as_it_is_asked(tmp_path):
     assert [one["step"] for one in lines if "dev/accuracy" in one] == [3, 6, 7]
 
 
+@pytest.mark.slow
 def test_of_models_to_be_merged_the_one_that_has_no_rows_is_named(runs, tmp_path, smorm):
     words = ("merge", trained("preference"), runs["armo"], "-o", tmp_path / "merged")
     code, _, err = smorm(*words)

@@ -151,6 +151,7 @@ def test_clients_tokens_are_checked_offline(smorm, good, few, tmp_path):
     assert "head: it has 6 rows, and verl reads the last row" in error_of(err)
 
 
+@pytest.mark.slow
 def test_an_export_of_gemma3_is_plain_transformers_and_says_how_vllm_is_to_be_started(
     smorm, tmp_path
 ):

@@ -147,6 +147,7 @@ def test_a_view_that_a_later_model_lacks_is_told_before_the_first_run(smorm, tmp
     assert "step 0" not in err
 
 
+@pytest.mark.slow
 def test_finished_runs_are_kept_when_a_later_one_fails(smorm, tmp_path, prompts):
     models = {"length": LENGTH, "worse": "tests.stress.rl.made_up:nothing"}
     code, _, err = smorm("stress", config(tmp_path, prompts, models=models))

@@ -162,6 +162,7 @@ def test_the_softmax_over_all_rows_is_named(ours, whole):
     assert cause.startswith("activation: the scores are the softmax of ours")
 
 
+@pytest.mark.slow
 def test_the_last_row_in_place_of_the_view_is_named(ours, whole):
     (cause,) = map(str, against(ours, vllm(whole, last_of)).failures)
     assert cause.startswith("head: these are the scores of the row 'style'")
@@ -175,6 +176,7 @@ def test_the_constant_that_a_server_adds_or_lacks_is_named(ours, engine):
     assert "the target lacks the view's constant" in lacks
 
 
+@pytest.mark.slow
 def test_a_doubled_bos_is_seen_by_the_number_of_tokens(ours, engine):
     found = against(ours, vllm(engine, double_bos=True))
     assert any(
@@ -245,6 +247,7 @@ def test_one_conversation_that_is_refused_is_a_cause_and_the_others_go_on(ours, 
     assert [item.get("refused") for item in found.as_result().items][:3] == [None, 1, 1]
 
 
+@pytest.mark.slow
 def test_conversations_over_the_servers_limit_are_told_by_their_length(ours, engine):
     lengths = sorted(len(conversation.tokens) for conversation in ours.conversations)
     found = against(ours, vllm(engine, longest=lengths[-3]))

@@ -144,6 +144,7 @@ def test_in_high_dimension_the_floor_says_nothing_although_the_rewards_agree():
     assert high["c_ratio"] > 2
 
 
+@pytest.mark.slow
 def test_the_page_has_every_case_with_its_lesson():
     rows = [case_row(case.name) for case in CASES]
     text = page({"version": "0", "cases": rows, "floors": [measure_once(4, 0)]})

@@ -113,6 +113,7 @@ def test_a_reward_model_of_others_without_a_card_is_scored_by_its_rows(tmp_path)
     np.testing.assert_allclose(model.score(conversations, "F").view(), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_a_foreign_export_has_a_chat_template_and_a_pad_token_that_ends_nothing(
     tmp_path, data_folder

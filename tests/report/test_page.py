@@ -141,6 +141,7 @@ def test_a_hostile_name_is_written_to_a_file(tmp_path):
     assert "alert" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_same_results_give_the_same_bytes():
     assert page_html(sample(), "A title") == page_html(sample(), "A title")
 

@@ -42,6 +42,7 @@ def some(count, sets=SETS[:2], seeds=range(2)):
     return curves_of(runs(methods, seeds))
 
 
+@pytest.mark.slow
 def test_the_overview_has_a_column_for_each_set_and_names_each_line():
     curves = some(3)
     drawing = side_by_side(curves, ("gold", "proxy"), "kl", "t", styles=line_styles(curves, ["m0"]))

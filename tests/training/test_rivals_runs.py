@@ -169,6 +169,7 @@ def test_odin_takes_the_length_out_of_the_quality_row(tmp_path: Path) -> None:
     assert late[1] > 0.7
 
 
+@pytest.mark.slow
 def test_grm_keeps_the_language_and_does_not_save_its_head(tmp_path: Path) -> None:
     training = {"max_steps": 25, "learning_rate": 3e-3, "max_batch_tokens": 4000}
     found = {}

@@ -9,6 +9,7 @@ from tests.cli.conftest import smorm  # noqa: F401
 from tests.stress.made_up import write_rows
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
