@@ -27,9 +27,13 @@ def page(content: dict[str, Any]) -> str:
     """The page as Markdown; a part that was not measured is named at its end."""
     detail = content["detail"]
     makers: dict[str, Callable[[Any, dict[str, Any]], list[str]]] = {
-        "steady": _steady, "routes": _routes, "beside": _beside, "shared": _shared,
-        "prefixes": _prefixes, "overload": _overload,
-    }  # fmt: skip
+        "steady": _steady,
+        "routes": _routes,
+        "beside": _beside,
+        "shared": _shared,
+        "prefixes": _prefixes,
+        "overload": _overload,
+    }
     lines = ["# The server under load", "", _machine(content), ""]
     missing = list(detail.get("not_measured", []))
     for part, make in makers.items():
@@ -152,22 +156,29 @@ def _prefixes(entries: list[dict[str, Any]], content: dict[str, Any]) -> list[st
 
 
 def _overload(facts: dict[str, Any], content: dict[str, Any]) -> list[str]:
+    columns = [_overload_column(of_model) for of_model in facts.values()]
+    rows = [(name, *(column[name] for column in columns)) for name in columns[0]]
+    text = (
+        "The first model is that of the other parts. Where a score costs little, refusing weighs "
+        "most, and the process that sends the requests has a part of the same two cores."
+    )
+    return ["## Overload", "", *_table(("", *(f"`{name}`" for name in facts)), rows), "", text]
+
+
+def _overload_column(facts: dict[str, Any]) -> dict[str, Any]:
     statuses = ", ".join(f"{count} × {code}" for code, count in sorted(facts["statuses"].items()))
     recovery = facts["recovery_seconds"]
-    rows = [
-        ("capacity", f"{facts['capacity_per_second']} requests a second"),
-        ("offered", f"{facts['offered_per_second']} a second, {facts['connections']} connections"),
-        ("goodput", f"{_percent(facts['goodput_share'])} of the capacity"),
-        ("answers", statuses),
-        ("hung, broken", f"{facts['hung']}, {facts['broken']}"),
-        ("429 without Retry-After", facts["refused_without_retry_after"]),
-        ("time to a refusal, p50, p99",
-         f"{facts['refusal_p50_ms']} ms, {facts['refusal_p99_ms']} ms"),
-        ("time to an answer, p99", f"{facts['answered_p99_ms']:.0f} ms"),
-        ("median latency within 1.5 of steady's after",
-         "never" if recovery is None else f"{recovery:.1f} s"),
-        ("memory growth", _percent(facts["memory_growth"])),
-    ]  # fmt: skip
-    model = content["detail"]["sizes"]["overload_model"]
-    text = f"The model is `{model}`: where a score costs little, refusing weighs most."
-    return ["## Overload", "", *_table(("", ""), rows), "", text]
+    recovered = "never" if recovery is None else f"{recovery:.1f} s"
+    refusal = f"{facts['refusal_p50_ms']} ms, {facts['refusal_p99_ms']} ms"
+    return {
+        "capacity": f"{facts['capacity_per_second']} requests a second",
+        "offered": f"{facts['offered_per_second']} a second, {facts['connections']} connections",
+        "goodput": f"{_percent(facts['goodput_share'])} of the capacity",
+        "answers": statuses,
+        "hung, broken": f"{facts['hung']}, {facts['broken']}",
+        "429 without Retry-After": facts["refused_without_retry_after"],
+        "time to a refusal, p50, p99": refusal,
+        "time to an answer, p99": f"{facts['answered_p99_ms']:.0f} ms",
+        "median latency within 1.5 of steady's after": recovered,
+        "memory growth": _percent(facts["memory_growth"]),
+    }
