@@ -248,7 +248,7 @@ def _readable(
     items: list[Item | Unscored] = []
     for index, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         where = f"completion {index + 1}"
-        context = Context(where, Census())
+        context = Context(where, Census(), configurable=False)
         try:
             question = _messages(prompt, "user", "prompt", context)
             answer = _messages(completion, "assistant", "completion", context)

@@ -84,6 +84,23 @@ def test_what_a_refusal_proposes_reads_the_row(tmp_path, row, kind):
     assert "q" in "".join(message.content for message in records[0].prompt) or "text" in row
 
 
+IN_MEMORY = [
+    *(row for row, _ in NAMED if "responses" not in row),
+    {"prompt": "q"},
+    {"text": "q"},
+    {"id": [1], "prompt": "q", "response": "a"},
+    {"prompt": {"text": "q"}, "response": "a"},
+]
+
+
+@pytest.mark.parametrize("row", IN_MEMORY)
+def test_a_row_in_memory_is_refused_without_the_keys_of_a_file(row):
+    with pytest.raises(DataError) as caught:
+        parse_row(row, "record 1", Census())
+    for key in ("columns", "ignore", "booleans", "numbers_in_text"):
+        assert key not in str(caught.value)
+
+
 READ = {
     "list of one answer": ({"prompt": "q", "chosen": ["good"], "rejected": ["bad"]}, ["good"]),
     "lists of one message": ({"messages": say((U, "q")), "chosen": say((A, "good")),

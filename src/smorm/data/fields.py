@@ -35,7 +35,9 @@ class Context:
         labels: how a label is read that says which of two answers is better.
         na: texts that stand for no rating; `booleans`: whether true and false are the ratings 1 and
             0; `numbers_in_text`: whether text is read as the number that it spells.
-        every_response: whether rows of several responses give all of them in the row's order."""
+        every_response: whether rows of several responses give all of them in the row's order.
+        configurable: whether rows come from a source, so that an error may name the keys of a
+            configuration (`columns`) by which they would be read."""
 
     where: str
     census: Census
@@ -46,6 +48,7 @@ class Context:
     booleans: bool = False
     numbers_in_text: bool = False
     every_response: bool = False
+    configurable: bool = True
 
     def bad(self, field: str, defect: StrEnum, problem: str) -> BadRecord:
         """The error to raise for `field` of this row."""
@@ -190,7 +193,8 @@ def identity(row: Mapping[str, Any], context: Context) -> Identity | None:
     """The row's id as it is given: text, a number, true or false."""
     value = row.get("id")
     if value is not None and not isinstance(value, str | int | float):
-        raise context.wrong("id", value, "text or a number (columns: {id: COLUMN} takes another)")
+        hint = " (columns: {id: COLUMN} takes another)" if context.configurable else ""
+        raise context.wrong("id", value, f"text or a number{hint}")
     return value
 
 

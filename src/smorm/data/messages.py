@@ -103,7 +103,7 @@ def _no_message(value: Mapping[str, Any], field: str, context: Context) -> BadRe
     """The error for an object that may hold the text in one of its fields."""
     problem = f"missing; the object has: {names_of(value)}"
     texts = [name for name, inside in plain(value).items() if isinstance(inside, str)]
-    if texts and field.isidentifier() and texts[0].isidentifier():
+    if context.configurable and texts and field.isidentifier() and texts[0].isidentifier():
         problem += f"; its text may be named (columns: {{{field}: {field}.{texts[0]}}})"
     return context.bad(f"{field}.role", Defect.MISSING_FIELD, problem)
 

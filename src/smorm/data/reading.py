@@ -151,7 +151,8 @@ class _Reader:
             parsed = form.parse(tracked, context)
         except BadRecord as bad:
             # What is missing may be there by another name.
-            if self.form is None and bad.defect in _MISSING and bad.field in TARGETS:
+            known = context.configurable and self.form is None and bad.field in TARGETS
+            if known and bad.defect in _MISSING:
                 problem = f"{bad.problem}{likely_source(row, kind)}"
                 raise context.bad(bad.field, bad.defect, problem) from None
             raise
@@ -222,11 +223,12 @@ def _refuse_unread(row: Row, unread: Sequence[Unread], context: Context) -> None
     texts = (Content.TEXT, Content.MESSAGES)
     names = [entry.path for entry in unread if entry.content in texts]
     if names:
-        problem = (
-            "not read, and the pair has no prompt. Say which is the prompt (columns: {prompt: "
-            f"{_likeliest(names)}}}), or ignore: [{', '.join(names)}]"
-        )
-        problem += format_hint(row, "preference")
+        problem = "not read, and the pair has no prompt"
+        if context.configurable:
+            problem += (
+                f". Say which is the prompt (columns: {{prompt: {_likeliest(names)}}}), or ignore: "
+                f"[{', '.join(names)}]{format_hint(row, 'preference')}"
+            )
         raise context.bad(", ".join(names), Defect.UNREAD_TEXT, problem)
 
 
@@ -464,7 +466,9 @@ def read_each(
 
 def parse_row(row: Row, where: str, census: Census, source: Source | None = None) -> list[Record]:
     """Records of one row held in memory, by the fields it has or as rows of the source are read."""
-    return _parsed(_Reader.of(source or Source(where), census), None, row, where, _refuse)
+    reader = _Reader.of(source or Source(where), census)
+    reader.context.configurable = source is not None
+    return _parsed(reader, None, row, where, _refuse)
 
 
 def _refuse(bad: BadRecord, row: Row | None) -> None:

@@ -184,7 +184,7 @@ def _of_messages(service: Service, served: Served, body: schema.VllmBody) -> Mak
     def make() -> Unit:
         from smorm.serving.app import checked_size
 
-        context = Context("messages", Census())
+        context = Context("messages", Census(), configurable=False)
         row = {"tools": body.tools, "chat_template_kwargs": body.chat_template_kwargs}
         options = {name: value for name, value in row.items() if value}
         turns = read_messages(body.messages, "messages", context)

@@ -124,10 +124,12 @@ def format_of_row(row: Row, kind: Kind | None, context: Context) -> Format:
     # It reads rows by the formats that are registered here.
     from smorm.data.guessing import likely_source
 
-    hint = format_hint(row, kind) or likely_source(row, kind)
+    hint = format_hint(row, kind)
+    if not hint and context.configurable:
+        hint = likely_source(row, kind)
     if not hint and matches:
         hint = f"; it looks like a {matches[0]} record"
-    elif not hint:
+    elif not hint and context.configurable:
         hint = "; say which column is which part of a record (columns: {prompt: COLUMN, ...})"
     problem = f"expected {shapes}; the row has: {names_of(row)}{hint}"
     raise context.bad("row", Defect.UNKNOWN_SHAPE, problem)
