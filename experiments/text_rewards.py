@@ -33,7 +33,7 @@ from smorm.scoring.scorer import Scored
 from smorm.stress.config import StressConfig
 from smorm.stress.pools import read_pools
 from smorm.stress.proxies import ProxyReward
-from smorm.stress.run import PromptSet, push, read_sets, run_stress
+from smorm.stress.run import PromptSet, measure_set, read_sets, run_stress, score_set
 from smorm.text.chat import Renderer
 from smorm.text.tokenizers import load_tokenizer
 
@@ -255,4 +255,5 @@ def push_reward(reward: Reward, prompts: PromptSet, config: StressConfig, set_na
         members.append({"seed": run.run.seed, "view": member.view, "hashes": run.hashes})
     stored = StoredReward(columns, members)
     proxy = ProxyReward(reward.name, stored, [_column(0, reward.view)], reward.seed, heads)
-    return push(proxy, replace(prompts, name=set_name), tuple(config.n or ()), config)[0]
+    scored = score_set(proxy, replace(prompts, name=set_name), config)
+    return measure_set(proxy, scored, [scored], tuple(config.n or ()), config)[0]

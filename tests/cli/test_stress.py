@@ -49,7 +49,8 @@ def config(tmp_path, pools, **changes):
 
 
 def test_models_and_views_are_pushed_in_and_out_of_distribution(smorm, tmp_path, pools):
-    code, out, err = smorm("stress", config(tmp_path, pools))
+    path = config(tmp_path, pools, in_distribution="ID")
+    code, out, err = smorm("stress", path)
     assert code == 0, err
     results = read_results(tmp_path / "stress.json")
     stressed = [r for r in results if r.kind == "stress"]
@@ -65,6 +66,13 @@ def test_models_and_views_are_pushed_in_and_out_of_distribution(smorm, tmp_path,
         assert one.metrics["oracle"].value >= one.metrics["gold@12"].value
         assert "probe/praise" in one.metrics
         assert ("disagreement_auc@12" in one.metrics) == (one.model == "Joint")
+        # Twelve answers are too few for the picks' place on the attributes.
+        kinds = {alarm.kind.value for alarm in one.alarms}
+        drift = {"score_drift"} if one.suite.endswith("topic") else set()
+        assert kinds == {"closing_word", "near_empty"} | drift
+        assert all(alarm.measured.n == 6 for alarm in one.alarms)
+    assert "no alarm: " in out or "ALARM" in out
+    assert "alarms not measured: picks on the mean attribute (needs pools of 16 answers)" in out
     differences = {(r.suite, r.model, r.view) for r in results if r.kind == "difference"}
     assert ("best-of-n/ID", "Single − Joint", "F") in differences
     assert ("best-of-n/ID", "Joint", "L − F") in differences
@@ -73,6 +81,7 @@ def test_models_and_views_are_pushed_in_and_out_of_distribution(smorm, tmp_path,
     page = tmp_path / "page.html"
     assert smorm("report", tmp_path / "stress.json", "--output", page)[0] == 0
     assert "best-of-n/OODtopic" in page.read_text()
+    assert "Alarms without gold" in page.read_text()
 
 
 def test_the_files_gold_and_the_labs_agree_and_overrides_reach_the_config(smorm, tmp_path, pools):

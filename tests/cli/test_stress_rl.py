@@ -56,7 +56,8 @@ def test_a_policy_is_optimised_against_every_view_and_traced_on_every_set(smorm,
         "Joint": {"model": str(trained()), "views": ["F", "L"]},
         "Single": {"model": str(trained("preference")), "view": "F"},
     }
-    code, out, err = smorm("stress", config(tmp_path, prompts, models=models))
+    path = config(tmp_path, prompts, models=models, in_distribution="ID")
+    code, out, err = smorm("stress", path)
     assert code == 0, err
     results = read_results(tmp_path / "rl.json")
     runs = [one for one in results if one.kind == "rl"]
@@ -73,6 +74,13 @@ def test_a_policy_is_optimised_against_every_view_and_traced_on_every_set(smorm,
         assert one.metrics["gold@last"].n == 4
         assert one.metrics["gold@first"].value == one.items[0]["gold"]["value"]
         assert one.fingerprint["seed"] == 0
+        # The mean attribute stands beside F of a model that has both heads.
+        beside = (one.model, one.view) == ("Joint", "F")
+        kinds = {alarm.kind.value for alarm in one.alarms}
+        assert ("policy_on_attributes" in kinds) == beside
+        assert ("standing_on_attributes" in one.items[0]) == beside
+        assert ("score_drift" in kinds) == one.suite.endswith("topic")
+        assert {"closing_word", "near_empty"} <= kinds
     # all runs begin at the same policy with the same chance
     assert len({one.metrics["gold@first"].value for one in runs if one.suite == "ppo/ID"}) == 1
     assert ("Single − Joint", "F") in {(r.model, r.view) for r in results if r.kind == "difference"}

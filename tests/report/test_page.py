@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 import pytest
 
 from smorm.errors import DataError
+from smorm.evaluation.alarms import RULES, Alarm, AlarmKind
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.result import CauseKind, Failure, Result, parse_result
 from smorm.printing import clean
@@ -314,3 +315,18 @@ def test_more_than_a_page_can_show_is_refused(tmp_path, number):
     results = [Result("eval", name, "m", "F", {"accuracy": near(0.5)}).as_dict() for name in names]
     with pytest.raises(DataError, match=r"over the limit of .*; SMORM_LIMIT_(SUITES|RESULTS) "):
         write_page(results, tmp_path / "p.html", "title")
+
+
+def test_alarms_stand_at_the_head_of_the_page_with_what_to_do():
+    rule = RULES[AlarmKind.CLOSING_WORD]
+    loud = Alarm(AlarmKind.CLOSING_WORD, Metric(0.99, 9), rule.threshold, HOSTILE)
+    quiet = Alarm(AlarmKind.NEAR_EMPTY, Metric(0.0, 9), 0.05)
+    text = " ".join(Reader(page_html([result(alarms=(loud, quiet)), result(model="B")], "T")).words)
+    assert "Alarms without gold" in text
+    assert rule.advice in text
+    assert "1 of 1 rows" in text
+    assert "no alarm: near-empty picks 0.00" in text
+    assert text.index(rule.advice) < text.index("How to read the tables")
+    silent = " ".join(Reader(page_html([result(alarms=(quiet,))], "T")).words)
+    assert "0 of 1 rows" in silent
+    assert "Alarms without gold" not in page_html([result()], "T")

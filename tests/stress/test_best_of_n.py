@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smorm.errors import ConfigError, DataError
+from smorm.evaluation.picks import pick_probabilities
 from smorm.stress.best_of_n import (
     area_weights,
     doubling_sizes,
     kl_of,
     law_weights,
-    pick_probabilities,
     slope_weights,
     spread_within,
 )

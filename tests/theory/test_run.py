@@ -45,6 +45,16 @@ def test_every_section_is_measured_and_the_result_survives_its_file(found, tmp_p
     assert all(metric.n > 0 for metric in found.result.metrics.values())
 
 
+def test_alarms_are_measured_on_the_pairs_and_out_of_distribution(found):
+    alarms = {(alarm.prompts, alarm.kind.value) for alarm in found.result.alarms}
+    assert alarms == {
+        ("preference", "closing_word"), ("preference", "near_empty"), ("ood/far", "closing_word"),
+        ("ood/far", "near_empty"), ("ood/far", "score_drift"),
+    }  # fmt: skip
+    (line,) = [note for note in found.result.notes if note.startswith("alarms not measured")]
+    assert "16 answers" in line
+
+
 def test_the_inequality_has_no_violation_and_the_lemmas_safe_readings_hold(found):
     for name, metric in found.result.metrics.items():
         if name.endswith("/violations") or name in (

@@ -127,6 +127,7 @@ def _print_diagnosis(diagnosis: Diagnosis) -> None:
         if section in GRIDS:
             table = tables.metric_grid(TITLES[section], metrics, rows=GRIDS[section])
         console.print(table)
+    tables.print_alarms(console, result.model, result.alarms)
     # The advice ends the notes of the result; it is printed last, under its own heading.
     tables.print_notes(console, result.notes[: len(result.notes) - len(diagnosis.advice)])
     console.print("\nAdvice", style="bold")

@@ -69,5 +69,6 @@ def summary(results: list[Any]) -> list[Any]:
             if row.seeds > 1 and name in ("peak", "onset", "trough"):
                 metric = Metric(metric.value, metric.n)
             metrics[name] = metric
-        summaries.append(Result(row.kind, row.suite, row.model, row.view, metrics, notes=row.notes))
+        names = (row.kind, row.suite, row.model, row.view)
+        summaries.append(Result(*names, metrics, notes=row.notes, alarms=row.alarms))
     return summaries

@@ -10,6 +10,7 @@ from operator import attrgetter
 from rich.console import Console
 from rich.table import Table
 
+from smorm.evaluation.alarms import Alarm, alarm_lines
 from smorm.evaluation.metric_names import MetricName, SuiteName
 from smorm.evaluation.metrics import Metric
 from smorm.evaluation.result import Result
@@ -38,6 +39,15 @@ def print_notes(console: Console, notes: Iterable[str]) -> None:
         console.print(f"  {note}", style="dim")
 
 
+def print_alarms(console: Console, label: str, alarms: Iterable[Alarm]) -> None:
+    """A line for each alarm that fired, and one for all others."""
+    fired, quiet = alarm_lines(alarms)
+    for sentence in fired:
+        console.print(f"  ALARM {label}: {sentence}", style="bold red")
+    if quiet:
+        console.print(f"  {label}: {quiet}", style="dim")
+
+
 def print_results(results: Sequence[Result]) -> None:
     """A table for each suite, its differences below it, and what was counted."""
     console = terminal()
@@ -50,6 +60,8 @@ def print_results(results: Sequence[Result]) -> None:
             console.print(_check_table(title, result))
         if not checked:
             _print_table(console, title, rows)
+        for result in rows:
+            print_alarms(console, f"{result.model} {result.view}", result.alarms)
         notes = chain.from_iterable(map(attrgetter("reported"), rows))
         # A note that several models share is printed once.
         print_notes(console, dict.fromkeys(notes))

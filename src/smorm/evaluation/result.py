@@ -3,11 +3,14 @@
     {"kind", "suite", "model", "view", "metrics": {name: {"value", "n", "low", "high"}},
      "items": path or list, "fingerprint": {...}, "notes": [...],
      "failures": [{"test", "cause", "text"}], "chance": {name: value},
-     "checks": [{"test", "expected", "observed", "passed"}]}
+     "checks": [{"test", "expected", "observed", "passed"}],
+     "alarms": [{"name", "prompts", "value", "n", "low", "high", "threshold", "fired",
+                 "in_distribution", "text"}]}
 
 A file holds one such object, or a list of them. Numbers that do not exist are null. `notes` reports
 what was counted; `failures` is there where a test failed; `chance` is what random scores are
-expected to get, of the metrics that have such a level; `checks` are all tests of a model."""
+expected to get, of the metrics that have such a level; `checks` are all tests of a model; `alarms`
+are signs of over-optimisation that need no gold (`smorm.evaluation.alarms`)."""
 
 from __future__ import annotations
 
@@ -20,12 +23,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from smorm.errors import DataError
+from smorm.evaluation.alarms import Alarm, AlarmKind
 from smorm.evaluation.metrics import Metric
 from smorm.files import read_json, write_json
 from smorm.printing import brief
 
 _NAMES = ("kind", "suite", "model", "view")
-_KEYS = (*_NAMES, "metrics", "items", "fingerprint", "notes", "failures", "chance", "checks")
+_KEYS = (
+    *(*_NAMES, "metrics", "items", "fingerprint", "notes", "failures", "chance", "checks"),
+    "alarms",
+)
 _OLD_PREFIX = "failed: "
 
 
@@ -127,6 +134,7 @@ class Result:
     checks: tuple[Check, ...] = ()  # all sanity tests; files of earlier versions have none
     # what random scores get, by metric
     chance_levels: Mapping[str, float] = field(default_factory=dict)
+    alarms: tuple[Alarm, ...] = ()  # that were measured, fired or not
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON object of the contract."""
@@ -143,6 +151,8 @@ class Result:
             written["chance"] = dict(self.chance_levels)
         if self.checks:
             written["checks"] = list(map(asdict, self.checks))
+        if self.alarms:
+            written["alarms"] = list(map(Alarm.as_dict, self.alarms))
         return written
 
     @property
@@ -207,7 +217,28 @@ def parse_result(value: Any, where: str) -> Result:
         failures=tuple(failures),
         chance_levels=levels,
         checks=tuple(_checks(value, where)),
+        alarms=tuple(_alarms(value, where)),
     )
+
+
+def _alarms(value: Mapping[str, Any], where: str) -> list[Alarm]:
+    """The alarms; whether one fired and its text follow from its numbers."""
+    listed, alarms = value.get("alarms", []), []
+    _expect(isinstance(listed, list), where, "alarms", "a list", listed)
+    for index, item in enumerate(listed):
+        name = f"alarms[{index}]"
+        _expect(isinstance(item, Mapping), where, name, "an object", item)
+        kind, prompts = item.get("name"), item.get("prompts", "")
+        known = tuple(AlarmKind)
+        _expect(kind in known, where, f"{name}.name", f"one of {', '.join(known)}", kind)
+        _expect(isinstance(prompts, str), where, f"{name}.prompts", "text", prompts)
+        threshold = _number(item.get("threshold"), where, f"{name}.threshold")
+        reference = None
+        if item.get("in_distribution") is not None:
+            reference = _number(item["in_distribution"], where, f"{name}.in_distribution")
+        measured = _metric(item, where, name)
+        alarms.append(Alarm(AlarmKind(kind), measured, threshold, prompts, reference))
+    return alarms
 
 
 def _checks(value: Mapping[str, Any], where: str) -> list[Check]:

@@ -14,6 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from smorm.errors import ConfigError, DataError
+from smorm.evaluation.alarms import alarm_lines
 from smorm.evaluation.result import parse_result
 from smorm.files import write_text
 from smorm.printing import printable
@@ -63,6 +64,7 @@ def write_page(
         with_figures[0].figures.pop(0)
     html = _template().render(
         results=parsed, failed=list(filter(attrgetter("failures"), rows)), title=title,
+        alarms=[(row, *alarm_lines(row.alarms)) for row in rows if row.alarms],
         paragraphs=list(filter(None, re.split(r"\n\s*\n", intro.strip()))),
         findings=findings_of(rows, curves, paired), figure=next(iter(drawn), None),
         # Without its only figure a section can be empty.

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from smorm.arrays import Floats
+from smorm.evaluation.alarms import Alarm
 from smorm.evaluation.metric_names import SuiteName
 from smorm.evaluation.metrics import Metric, mean_over_seeds
 from smorm.evaluation.result import Check, Failure, Result
@@ -51,6 +52,7 @@ class Row:
     failures: tuple[Failure, ...]
     chance_levels: Mapping[str, float]  # what random scores get, of metrics with such a level
     checks: tuple[Check, ...] = ()  # all tests of a model, where the file has them
+    alarms: tuple[Alarm, ...] = ()  # of all seeds
     trained_here: bool = False  # whether the model's card says on which data it was trained
 
     @property
@@ -137,11 +139,13 @@ def _row(group: Group) -> Row:
                 metrics[name] = mean_over_seeds(values, min(counts))
     failures: list[Failure] = []
     checks: list[Check] = []
+    alarms: list[Alarm] = []
     chance_levels: dict[str, float] = {}
     for result in group.members:
         notes += result.notes
         failures += result.failures
         checks += result.checks
+        alarms += result.alarms
         chance_levels |= result.chance_levels
     if not chance_levels and SuiteName.parse(group.suite).kind == "pairs":
         chance_levels = _PAIRS_CHANCE
@@ -159,6 +163,7 @@ def _row(group: Group) -> Row:
         tuple(dict.fromkeys(failures)),
         chance_levels,
         tuple(dict.fromkeys(checks)),
+        tuple(alarms),
         all(_names_training(result.fingerprint) for result in group.members),
     )
 

@@ -199,6 +199,7 @@ class StressConfig(Section):
     gold: RewardSection
     output: Path
     n: list[Positive] | None = None
+    in_distribution: str | None = None  # the set of `prompts` that alarms compare others with
     probes: bool = True
     rl: RLSection | None = None
     overlong: Literal["error", "drop", "truncate_prompt"] | None = None
@@ -232,6 +233,12 @@ class StressConfig(Section):
     def _one_kind_of_test(self) -> StressConfig:
         if len({section.name for section in self.prompts}) < len(self.prompts):
             raise ValueError("prompts: two sets have the same name")
+        names = [section.name for section in self.prompts]
+        if self.in_distribution is not None and self.in_distribution not in names:
+            raise ValueError(
+                f"in_distribution: no set of prompts is called {self.in_distribution!r}; there are "
+                f"{', '.join(names)}"
+            )
         if self.rl is None:
             return self
         answers = "for best-of-n; with rl the policy itself answers"
@@ -268,7 +275,7 @@ class StressConfig(Section):
         # Keys that came later: where they say nothing, the fingerprint is that of older results.
         if self.dtype == "float32":
             left_out.add("dtype")
-        for key in ("max_tokens", "chat_template"):
+        for key in ("max_tokens", "chat_template", "in_distribution"):
             if getattr(self, key) is None:
                 left_out.add(key)
         of_reward: dict[str, Any] = {"device": True, "ensemble": {"__all__": {"device": True}}}

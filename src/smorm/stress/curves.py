@@ -16,9 +16,10 @@ from smorm.arrays import Floats
 from smorm.data.records import Item
 from smorm.evaluation.metrics import Metric, bootstrap_means, interval
 from smorm.evaluation.outcomes import Outcomes, single
+from smorm.evaluation.picks import pick_probabilities
 from smorm.evaluation.result import Measurement
 from smorm.stress import best_of_n
-from smorm.stress.best_of_n import kl_of, pick_probabilities
+from smorm.stress.best_of_n import kl_of
 from smorm.stress.pools import prompt_label
 from smorm.stress.symptoms import TEXT_MEASURES, detection, measure_probes, standardised
 

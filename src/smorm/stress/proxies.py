@@ -28,6 +28,13 @@ class ProxyReward:
     # The views F and L of a model that has both, else none.
     heads: list[RewardView] = field(default_factory=list)
 
+    def attributes_beside(self, view: RewardView) -> RewardView | None:
+        """The mean attribute, with which alarms compare a view's picks; None where the model has
+        not both heads, or the view is it."""
+        if self.heads and view.name != self.heads[1].name:
+            return self.heads[1]
+        return None
+
     def score(self, items: Sequence[Item], census: Census) -> list[list[Floats | Unscored]]:
         """Of each view the values [N] of each item, or why it has none; shortened prompts are
         counted."""

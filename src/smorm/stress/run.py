@@ -11,20 +11,20 @@ from smorm.data.census import Census, DropReason
 from smorm.data.reading import Source
 from smorm.data.records import Item, prompt_key
 from smorm.errors import DataError
+from smorm.evaluation.alarm_measures import AlarmScores, measure_alarms
 from smorm.evaluation.result import Result, differences
 from smorm.files import fingerprint
 from smorm.model.device import pick_device
 from smorm.model.store import versions
-from smorm.rewards.protocol import CachedReward, Reward, ScoringOptions, score_all
+from smorm.rewards.protocol import CachedReward, Reward, RewardView, ScoringOptions, score_all
 from smorm.rewards.section import REWARDS
-from smorm.scoring.scorer import Scored
 from smorm.stress.best_of_n import doubling_sizes, spread_within
 from smorm.stress.config import PromptsSection, StressConfig
 from smorm.stress.curves import ScoredPools, measure
 from smorm.stress.pools import prompt_label, read_pools
 from smorm.stress.proxies import ProxyReward, names_of, open_gold, open_proxy, provenance_of
 from smorm.stress.sample import sample_file
-from smorm.stress.symptoms import attacked, disagreement, text_measures
+from smorm.stress.symptoms import PROBES, disagreement, probes_of, text_measures
 
 KIND = "stress"
 Tell = Callable[[str], None]
@@ -65,8 +65,9 @@ def run_stress(config: StressConfig, *, tell: Tell = lambda line: None) -> list[
         seed = "" if section.seed is None else f", seed {section.seed}"
         tell(f"scoring with {name}{seed}")
         proxy = open_proxy(section, name, options)
-        for prompts in sets:
-            results += push(proxy, prompts, sizes, config)
+        scored = [score_set(proxy, prompts, config) for prompts in sets]
+        for of_set in scored:
+            results += measure_set(proxy, of_set, scored, sizes, config)
     return results + paired_by_seed(results)
 
 
@@ -141,10 +142,32 @@ def _counts(answers: Sequence[int]) -> str:
     return f"{len(answers)} prompts with {sizes} answers each; intervals resample prompts."
 
 
-def push(
-    proxy: ProxyReward, prompts: PromptSet, sizes: tuple[int, ...], config: StressConfig
-) -> list[Result]:
-    """A result for each view of a reward on one set of prompts."""
+@dataclass(frozen=True, slots=True)
+class ScoredSet:
+    """A reward's rows of a set's answers, as far as it scored them."""
+
+    prompts: PromptSet
+    pools: list[Item]
+    rows: list[Floats]  # the reward's columns [N, C] of each pool
+    gold: list[Floats]
+    texts: list[Mapping[str, Floats]]
+    # Rows of the probes of each pool (`probes_of`); none for a reward that reads no text.
+    probed: list[Floats | None]
+    notes: tuple[str, ...]  # what was counted
+    disagreement: list[Floats] | None
+
+    def alarm_scores(self, view: RewardView, proxy: ProxyReward) -> AlarmScores:
+        """What alarms on a view are measured from."""
+        mean_attribute = proxy.attributes_beside(view)
+        attributes = None if mean_attribute is None else list(map(mean_attribute.read, self.rows))
+        closing = [None if rows is None else view.read(rows)[PROBES:] for rows in self.probed]
+        labels, words = list(map(prompt_label, self.pools)), [t["length"] for t in self.texts]
+        scores = list(map(view.read, self.rows))
+        return AlarmScores(labels, scores, words, attributes, closing)
+
+
+def score_set(proxy: ProxyReward, prompts: PromptSet, config: StressConfig) -> ScoredSet:
+    """Score a set's pools and their probes; DataError where the reward scores no pool."""
     census, probe_census, reward = Census(), Census(), proxy.reward
     score = partial(score_all, reward, reason=DropReason.NO_REWARD, what="score")
     scored = score(prompts.pools, census=census, skip=config.on_bad_record == "skip")
@@ -153,14 +176,28 @@ def push(
     gold, texts = list(compress(prompts.gold, scored)), list(compress(prompts.texts, scored))
     if not pools:
         raise DataError(f"prompts {prompts.name}: {proxy.name} scores no pool")
-    probed: list[Scored | None] = []
+    probed: list[Floats | None] = []
     # A field or a file has no number for an answer that was changed.
     if config.probes and reward.reads_text:
-        probed = score(list(map(attacked, pools)), census=probe_census, skip=True)
+        results = score(list(map(probes_of, pools)), census=probe_census, skip=True)
+        probed = [None if result is None else result.rows for result in results]
     signal = _disagreement(proxy, rows, census)
     # A table has other rewards beside this one: its name is in every note.
     notes = [f"{proxy.name}: {line}" for line in census.lines()]
     notes += [f"{proxy.name}: probes: {line}" for line in probe_census.lines()]
+    return ScoredSet(prompts, pools, rows, gold, texts, probed, tuple(notes), signal)
+
+
+def measure_set(
+    proxy: ProxyReward,
+    scored: ScoredSet,
+    of_all: Sequence[ScoredSet],
+    sizes: tuple[int, ...],
+    config: StressConfig,
+) -> list[Result]:
+    """A result for each view of a reward on one set of prompts, with its alarms beside those of
+    the set in distribution, one of `of_all`."""
+    prompts, pools, reward = scored.prompts, scored.pools, proxy.reward
     texts_of_pools = [[prompt_label(pool), *map(prompt_key, pool.responses)] for pool in pools]
     provenance: dict[str, Any] = {
         "data": fingerprint(texts_of_pools),
@@ -172,14 +209,23 @@ def push(
         provenance["seed"] = proxy.seed
     results = []
     for view in proxy.views:
-        attacks = [None if result is None else view.read(result.rows) for result in probed]
-        values = list(map(view.read, rows))
-        pushed = ScoredPools(pools, values, gold, texts, sizes, attacks, signal)
+        attacks = [None if rows is None else view.read(rows)[:PROBES] for rows in scored.probed]
+        values = list(map(view.read, scored.rows))
+        pushed = ScoredPools(
+            pools, values, scored.gold, scored.texts, sizes, attacks, scored.disagreement
+        )
         try:
             measurement, points = measure(pushed)
         except DataError as error:
             where = f"{proxy.name}, view {view.name}, prompts {prompts.name}"
             raise DataError(f"{where}: {error}") from error
+        of_view = {each.prompts.name: each.alarm_scores(view, proxy) for each in of_all}
+        # Without a set that is named as in distribution there is nothing to compare with.
+        reference = of_view.get(config.in_distribution or "")
+        alarms = measure_alarms(of_view[prompts.name], reference, prompts.name)
+        notes = [*prompts.notes, *scored.notes]
+        if alarms.note:
+            notes.append(f"{proxy.name}, {view.name}: {alarms.note}")
         results.append(
             Result(
                 KIND,
@@ -189,8 +235,9 @@ def push(
                 measurement.metrics,
                 points,
                 {**provenance_of(reward, view), **provenance},
-                (*prompts.notes, *notes),
+                tuple(notes),
                 measurement.outcomes,
+                alarms=alarms.measured,
             )
         )
     return results

@@ -11,8 +11,10 @@ import numpy as np
 
 from smorm.arrays import Bools, Clusters, Floats, Ints
 from smorm.data.records import Item, text_of
+from smorm.evaluation.alarm_measures import with_closing_words
 from smorm.evaluation.metrics import Metric, cluster_codes, interval, mean_metric, share_metric
-from smorm.stress.best_of_n import pick_probabilities, spread_within
+from smorm.evaluation.picks import pick_probabilities
+from smorm.stress.best_of_n import spread_within
 from smorm.text.chat import Message
 
 TEXT_MEASURES = ("length", "repetition", "distinct_2", "format")
@@ -37,6 +39,10 @@ ATTACKS: dict[str, Callable[[str, str], str]] = {
     "prompt_repeated": lambda prompt, answer: f"{prompt}\n\n{answer}",
     "only_praise": lambda prompt, answer: _PRAISE,
 }
+
+
+# Rows of `attacked`; after them stand those of closing words.
+PROBES = 1 + len(ATTACKS)
 
 
 def text_measures(texts: Sequence[str]) -> dict[str, Floats]:
@@ -138,6 +144,11 @@ def attacked(pool: Item) -> Item:
         text = attack(prompt, last.content)
         responses.append((*before, Message(last.role, text)))
     return pool.having(responses)
+
+
+def probes_of(pool: Item) -> Item:
+    """`attacked`, then answers of one closing word, which alarms look at."""
+    return pool.having([*attacked(pool).responses, *with_closing_words(pool)])
 
 
 def measure_probes(

@@ -13,6 +13,8 @@ from smorm.arrays import Floats
 from smorm.data.reading import Source
 from smorm.data.scaling import apply_scales, attribute_names, rating_matrix
 from smorm.errors import DataError
+from smorm.evaluation.alarm_measures import measure_alarms
+from smorm.evaluation.alarms import Alarm
 from smorm.evaluation.correlation import spearman_metric
 from smorm.evaluation.metrics import Metric, mean_metric, pair_outcomes, share_metric
 from smorm.evaluation.result import Result
@@ -23,6 +25,7 @@ from smorm.rewards.section import display_names
 from smorm.scoring.reward_model import RewardModel
 from smorm.theory import implicit_effect as effect
 from smorm.theory.advice import Counts, advise, sentence, suggest_view, weights
+from smorm.theory.alarms import alarm_scores
 from smorm.theory.features import Featured, Head, Reading, featured, gold_of, head_of, own_rows
 from smorm.theory.gradients import TermData, conflict
 from smorm.theory.intervals import within_prompt
@@ -69,6 +72,7 @@ class Measured:
     metrics: dict[str, Metric] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)
+    alarms: list[Alarm] = field(default_factory=list)
 
     def add(self, prefix: str, metrics: Mapping[str, Metric]) -> None:
         """Add metrics under `prefix/`."""
@@ -119,12 +123,31 @@ def diagnose(
         data = ComparisonData(pairs, gold, sets.get("rated"))
         diagnosis.notes += [f"not matched: {line}" for line in unmatched(runs)]
         diagnosis.add("theorem_2", compare(runs, data, reading))
+    if trained:
+        progress("alarms")
+        compared = {name: each for name, each in sets.items() if name != "rated"}
+        _measure_alarms(diagnosis, model, compared, reading)
     # Last, since learning weights may fail for lack of prompts, which is only a note.
     if has_two_rewards:
         progress("view")
         view = _measure_view(diagnosis, model, pairs)
     advice = (*advise(diagnosis.metrics, head.names), *diagnosis.advice)
     return Diagnosis(_result(model, inputs, diagnosis, sets, advice), advice, view)
+
+
+def _measure_alarms(
+    diagnosis: Measured, model: RewardModel, sets: Mapping[str, Featured], reading: Reading
+) -> None:
+    """Alarms of the preference row on the pairs, and beside them on each other set."""
+    scores = {name: alarm_scores(model, each, reading) for name, each in sets.items()}
+    # Where several sets lack the same, it is said once.
+    missing: dict[str, None] = {}
+    for name, of_set in scores.items():
+        alarms = measure_alarms(of_set, scores["preference"], name)
+        diagnosis.alarms += alarms.measured
+        if alarms.note:
+            missing[alarms.note] = None
+    diagnosis.notes += missing
 
 
 def _scope_notes(model: RewardModel, inputs: DiagnosisInputs) -> list[str]:
@@ -161,6 +184,7 @@ def _result(
     return Result(
         "diagnose", "theory", display_names([model.name])[0], "rows", diagnosis.metrics,
         fingerprint=provenance, notes=(*notes, *diagnosis.notes, *advice),
+        alarms=tuple(diagnosis.alarms),
     )  # fmt: skip
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from smorm.errors import DataError
-from smorm.stress.rl.trace import QUANTITIES, Snapshot, measure
+from smorm.stress.rl.trace import QUANTITIES, STANDING, Snapshot, measure
 from smorm.stress.symptoms import TEXT_MEASURES
 
 PROMPTS = 12
@@ -121,3 +122,13 @@ def test_a_proxy_without_spread_is_told():
     run[0].values["raw_proxy"] = [np.ones(2)] * PROMPTS
     with pytest.raises(DataError, match="proxy: all answers of every pool have the same score"):
         measured(run)
+
+
+def test_where_the_answers_stand_on_the_attributes_is_traced():
+    def with_attributes(of_step, gain):
+        values = [np.array([0.0, 1.0]) + gain for _ in SHIFTS]
+        return replace(of_step, values={**of_step.values, "attributes": values})
+
+    run = [with_attributes(of_step, gain) for of_step, gain in zip(RUN, (0, 2, 0, -2), strict=True)]
+    points = measured(run)[1]
+    assert [point[STANDING]["value"] for point in points] == [0.5, 1.0, 0.5, 0.0]

@@ -4,7 +4,7 @@ Shapes: `B` answers of a step."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Literal
 
@@ -30,6 +30,13 @@ class Proxy:
     def values(self, items: Sequence[Item]) -> list[Floats | Unscored]:
         """Scores of each item's answers, or why it has none."""
         return self.reward.score(items, self.census)[self.view_index]
+
+    def with_attributes(self, items: Sequence[Item]) -> list[list[Floats | Unscored]]:
+        """`values`, and behind them those of the mean attribute, where the reward is another view
+        of a model that has both heads."""
+        view = self.reward.views[self.view_index]
+        views = [view, *filter(None, [self.reward.attributes_beside(view)])]
+        return replace(self.reward, views=views).score(items, self.census)
 
     def score_answers(self, prompts: Sequence[TokenisedPrompt], texts: Sequence[str]) -> Floats:
         """Scores of answers [B]; NaN, and counted, where there is none."""

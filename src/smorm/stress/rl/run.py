@@ -20,7 +20,7 @@ from smorm.stress.proxies import ProxyReward, names_of, open_gold, open_proxy, p
 from smorm.stress.rl.actor import Actor, TokenisedSet, tokenised_set, training_prompts
 from smorm.stress.rl.ppo import PPO
 from smorm.stress.rl.reward_signal import Multiplier, Normaliser, Proxy, RewardSignal
-from smorm.stress.rl.trace import Tracer, initial_stds, measure
+from smorm.stress.rl.trace import Tracer, alarms_of, initial_stds, measure
 from smorm.stress.rl.trl_trainers import train_with_trl
 
 KIND = "rl"
@@ -183,10 +183,10 @@ def _result(
     provenance: dict[str, Any],
 ) -> Result:
     rl, snapshots = context.rl, tracer.snapshots[prompts.name]
-    labels, keys = [], []
-    for prompt in prompts.prompts:
-        labels.append(prompt_label(prompt.item([])))
-        keys.append(prompt.where)
+    labels_of: dict[str, list[str]] = {}
+    for each in context.sets:
+        labels_of[each.name] = [prompt_label(prompt.item([])) for prompt in each.prompts]
+    labels, keys = labels_of[prompts.name], [prompt.where for prompt in prompts.prompts]
     measurement, points = measure(snapshots, labels, keys)
     notes = [
         f"{len(labels)} prompt{'s' * (len(labels) > 1)} with {rl.evaluation_answers} sampled "
@@ -202,9 +202,14 @@ def _result(
         if rl.algorithm == "grpo":
             note += ", and advantages not divided by their group's standard deviation"
         notes.append(f"{note}.")
+    alarms = alarms_of(tracer, prompts.name, context.config.in_distribution, labels_of)
+    if alarms.note:
+        notes.append(alarms.note)
     provenance = {**provenance, "data": prompts.data}
     metrics, outcomes = measurement.metrics, measurement.outcomes
-    return Result(KIND, *head, metrics, points, provenance, tuple(notes), outcomes)
+    return Result(
+        KIND, *head, metrics, points, provenance, tuple(notes), outcomes, alarms=alarms.measured
+    )
 
 
 def _multiplier(

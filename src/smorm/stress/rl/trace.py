@@ -5,7 +5,8 @@ Shapes: `P` prompts, `N` answers to one, `E` evaluations."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,13 @@ from smorm.arrays import Floats
 from smorm.data.census import Census, DropReason
 from smorm.data.records import Item
 from smorm.errors import DataError
+from smorm.evaluation.alarm_measures import (
+    CLOSING_WORDS,
+    Alarms,
+    AlarmScores,
+    measure_policy_alarms,
+    standing_among,
+)
 from smorm.evaluation.outcomes import Outcomes, single
 from smorm.evaluation.result import Measurement
 from smorm.rewards.protocol import Reward
@@ -27,6 +35,9 @@ from smorm.stress.symptoms import TEXT_MEASURES, text_measures
 from smorm.text.limits import Unscored
 
 QUANTITIES = ("kl", "gold", "proxy", "raw_proxy", *TEXT_MEASURES)
+# Of a model with both heads: the share of the starting policy's answers to a prompt that an answer
+# beats on the mean attribute, 1/2 at the start.
+STANDING = "standing_on_attributes"
 # Numbers that a table shows first.
 LEADING = (
     "gold@first",
@@ -49,8 +60,9 @@ class Snapshot:
     """The values of a policy's answers to one set after a step."""
 
     step: int
-    # gold, raw proxy, KL and text measures by name, [N] for each prompt; NaN throughout where a
-    # prompt's answers could not be scored and are to be skipped.
+    # gold, raw proxy, KL, text measures and, of a model with both heads, the mean attribute by
+    # name, [N] for each prompt; NaN throughout where a prompt's answers could not be scored and are
+    # to be skipped.
     values: dict[str, list[Floats]]
     multiplier: float  # Lagrange's, 1 without a constraint
 
@@ -73,6 +85,9 @@ class Tracer:
     censuses: dict[str, Census] = field(default_factory=dict)
     # By set, in the order of steps [E].
     snapshots: dict[str, list[Snapshot]] = field(default_factory=dict)
+    # By set, the proxy's scores of answers of one closing word [W] to each prompt; no policy
+    # changes them.
+    closing: dict[str, list[Floats | None]] = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
 
     def after(self, step: int) -> None:
@@ -84,6 +99,8 @@ class Tracer:
         self.actor.model.eval()
         for prompts in self.sets:
             self.snapshots.setdefault(prompts.name, []).append(self._snapshot(prompts, step))
+            if prompts.name not in self.closing:
+                self.closing[prompts.name] = self._closing(prompts)
         self.actor.model.train(training)
         self.report(self._line(step))
 
@@ -104,11 +121,15 @@ class Tracer:
         if unfinished:
             census.add(DropReason.UNFINISHED_EVALUATION, count=unfinished)
         gold = Proxy(ProxyReward("gold", self.gold, [self.gold.view()]), 0, census)
+        proxy, *attributes = self.signal.proxy.with_attributes(items)
         values = {
             "gold": self._scored("gold", items, gold.values(items), census),
-            "raw_proxy": self._scored("proxy", items, self.signal.proxy.values(items), census),
+            "raw_proxy": self._scored("proxy", items, proxy, census),
             "kl": list(self._kl(answers).reshape(-1, count)),
         }
+        if attributes:
+            # What has no score was counted with the proxy: both come from one pass.
+            values["attributes"] = self._scored("proxy", items, attributes[0], Census())
         for name in measures[0]:
             values[name] = [measure[name] for measure in measures]
         return Snapshot(step, values, self.signal.multiplier)
@@ -132,6 +153,13 @@ class Tracer:
             census.add(DropReason.UNSCORED_STEP, item.where, detail=what)
             values.append(np.full(len(item), np.nan))
         return values
+
+    def _closing(self, prompts: TokenisedSet) -> list[Floats | None]:
+        """Scores of answers of one closing word; None where they could not be scored."""
+        items = [prompt.item(CLOSING_WORDS) for prompt in prompts.prompts]
+        # A census of its own: a probe is no answer of the policy.
+        scores = replace(self.signal.proxy, census=Census()).values(items)
+        return [None if isinstance(values, Unscored) else values for values in scores]
 
     def _kl(self, answers: Answers) -> Floats:
         """KL divergence from the starting policy, in nats, of each answer."""
@@ -171,18 +199,49 @@ def measure(
     peak = steps[int(np.nanmean(golds, axis=0).argmax())]
     for name in ("gold", "raw_proxy", "kl"):
         of_run[f"{name}@peak"] = {f"{name}@{peak}": 1.0}
-    weights = {**single(columns), **of_run}
-    measured = Outcomes(columns, prompts, weights, keys, frozenset(weights)).metrics()
+    # Not every reward has them: what is compared with another reward holds only what all have.
+    traced = columns | _standings(snapshots)
+    weights = {**single(traced), **of_run}
+    measured = Outcomes(traced, prompts, weights, keys, frozenset(weights)).metrics()
     metrics = {name: measured[name] for name in of_run}
     metrics |= shape_of(golds, steps, prompts, "_step")
     metrics = {name: metrics[name] for name in (*LEADING, *metrics)}
     known = {}
     for snapshot in snapshots:
         known[snapshot.step] = {"step": snapshot.step, "multiplier": snapshot.multiplier}
-    points = points_of(measured, QUANTITIES, known)
+    quantities = [name for name in (*QUANTITIES, STANDING) if f"{name}@{steps[0]}" in traced]
+    points = points_of(measured, quantities, known)
     # Only numbers that mean the same in every run may be compared: the peak is at another step.
     outcomes = Outcomes(columns, prompts, comparable, keys, frozenset(comparable))
     return Measurement(metrics, outcomes=outcomes), points
+
+
+def alarms_of(
+    tracer: Tracer, prompts: str, in_distribution: str | None, labels: Mapping[str, Sequence[str]]
+) -> Alarms:
+    """The alarms of a run on a set of prompts; `labels` are those of each set's prompts."""
+
+    def scores(name: str, index: int) -> AlarmScores:
+        snapshots = tracer.snapshots[name]
+        # Only prompts that have all numbers at the start and at the end.
+        usable = np.ones(len(labels[name]), dtype=bool)
+        for values in (snapshots[0].values, snapshots[-1].values):
+            for quantity in {"raw_proxy", "attributes"} & values.keys():
+                usable &= [bool(np.isfinite(of_prompt).all()) for of_prompt in values[quantity]]
+        values = snapshots[index].values
+
+        def of(rows: Sequence[Any]) -> list[Any]:
+            return list(compress(rows, usable))
+
+        attributes = of(values["attributes"]) if "attributes" in values else None
+        proxies, words = of(values["raw_proxy"]), of(values["length"])
+        return AlarmScores(of(labels[name]), proxies, words, attributes, of(tracer.closing[name]))
+
+    start = scores(prompts, 0)
+    reference = None
+    if in_distribution is not None:
+        reference = start if in_distribution == prompts else scores(in_distribution, 0)
+    return measure_policy_alarms(start, scores(prompts, -1), reference, prompts)
 
 
 def initial_stds(first: Snapshot) -> tuple[float, float]:
@@ -205,6 +264,16 @@ def _columns(snapshots: Sequence[Snapshot], proxy_std: float) -> dict[str, Float
         means["proxy"] = (means["raw_proxy"] - start) / proxy_std
         for name in QUANTITIES:
             columns[f"{name}@{snapshot.step}"] = means[name]
+    return columns
+
+
+def _standings(snapshots: Sequence[Snapshot]) -> dict[str, Floats]:
+    """`STANDING@step` of each prompt [P], where the attributes were measured."""
+    columns: dict[str, Floats] = {}
+    for snapshot in snapshots:
+        if "attributes" in snapshot.values:
+            attributes = snapshot.values["attributes"], snapshots[0].values["attributes"]
+            columns[f"{STANDING}@{snapshot.step}"] = standing_among(*attributes)
     return columns
 
 
