@@ -255,5 +255,5 @@ def push_reward(reward: Reward, prompts: PromptSet, config: StressConfig, set_na
         members.append({"seed": run.run.seed, "view": member.view, "hashes": run.hashes})
     stored = StoredReward(columns, members)
     proxy = ProxyReward(reward.name, stored, [_column(0, reward.view)], reward.seed, heads)
-    scored = score_set(proxy, replace(prompts, name=set_name), config)
-    return measure_set(proxy, scored, [scored], tuple(config.n or ()), config)[0]
+    of_set = score_set(proxy, replace(prompts, name=set_name), config)
+    return measure_set(proxy, of_set, [of_set], tuple(config.n or ()), config)[0]
