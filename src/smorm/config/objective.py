@@ -27,6 +27,7 @@ class MethodSpec(Protocol):
     uses_ratings: bool
     regularised: bool
     heads: tuple[str, ...]
+    head_starts: tuple[str, ...]
 
     def check(self, config: Any) -> None: ...
 

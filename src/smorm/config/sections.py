@@ -82,6 +82,12 @@ class TrainedTokenizer(Section):
     vocab_size: Annotated[int, Field(ge=300)] = 8000
 
 
+HeadStart = Literal["random", "zero", "probe", "trl", "openrlhf"]
+"""What the rows of a linear head are before the first step (`smorm.model.heads.START_STD`, and
+`smorm.training.head_start` for `probe`)."""
+DEFAULT_HEAD_START: HeadStart = "random"
+"""Of a configuration that names none, where its method and head can start so."""
+
 BaseDtype = Literal["fp32", "bf16", "nf4"]
 """How the weights below adapters are held."""
 
@@ -120,6 +126,7 @@ class ModelSection(Section):
     lora: LoraConfig | None = None
     freeze: bool = False
     head: Literal["linear", "mlp"] = "linear"
+    head_start: HeadStart | None = None
 
     @model_validator(mode="after")
     def _tokenizer_for_scratch(self) -> ModelSection:
@@ -139,6 +146,8 @@ class ModelSection(Section):
         values: dict[str, Any] = handler(self)
         if self.system == "refuse":
             del values["system"]
+        # `Config.as_dict` writes it, resolved.
+        del values["head_start"]
         return values
 
 
@@ -388,9 +397,34 @@ class Config(Section):
         if head not in objective.method.heads:
             kinds = kinds_with(lambda method: head in method.heads)
             raise ValueError(f"model.head: {head} goes with kind {kinds}, not {kind}")
+        self._refuse_unfit_start()
         self._refuse_unknown_best()
         objective.method.check(self)
         return self
+
+    def _refuse_unfit_start(self) -> None:
+        start, kind = self.model.head_start, self.objective.kind
+        if start is None or self._can_start(start):
+            return
+        if self.model.head != "linear":
+            problem = f"goes with model.head linear, not {self.model.head}"
+        else:
+            kinds = kinds_with(lambda method: start in method.head_starts)
+            problem = f"goes with kind {kinds}, not {kind}"
+        raise ValueError(f"model.head_start: {start} {problem}: leave it out")
+
+    def _can_start(self, start: HeadStart) -> bool:
+        # The rows of a head that is not linear are no rows that a probe could fit.
+        if self.model.head != "linear":
+            return start == "random"
+        return start in self.objective.method.head_starts
+
+    @property
+    def head_start(self) -> HeadStart:
+        """How the head's rows begin: as `model.head_start` says, else by the default."""
+        if self.model.head_start is not None:
+            return self.model.head_start
+        return DEFAULT_HEAD_START if self._can_start(DEFAULT_HEAD_START) else "random"
 
     def _refuse_unknown_best(self) -> None:
         best, method, names = self.training.best, self.objective.method, []
@@ -404,7 +438,12 @@ class Config(Section):
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as written to `config.yaml`."""
-        return self.model_dump(mode="json")
+        values = self.model_dump(mode="json")
+        # Resolved, so that it stays what it was if the default changes. While that is `random`, a
+        # configuration that starts so has the hash that it had before there was a choice.
+        if {self.head_start, DEFAULT_HEAD_START} != {"random"}:
+            values["model"]["head_start"] = self.head_start
+        return values
 
     @property
     def hash(self) -> str:

@@ -10,7 +10,7 @@ Shapes: S sequences, D hidden size, K attributes, H tokens of a header."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -31,6 +31,16 @@ log = get_logger(__name__)
 HeadWeights = Mapping[str, Tensor]
 HEAD = "head.safetensors"
 WEIGHT, BIAS = "score.weight", "score.bias"
+START_STD: dict[str, Callable[[int], float]] = {
+    # Stiennon et al., 2020 (arXiv 2009.01325), and InstructGPT (Ouyang et al., 2022): scores of a
+    # hidden state with entries of size one begin with a standard deviation of one.
+    "random": lambda width: (width + 1) ** -0.5,
+    # TRL, whose head is the one of transformers (`initializer_range`).
+    "trl": lambda width: 0.02,
+    "openrlhf": lambda width: 1 / (width + 1),
+    "zero": lambda width: 0.0,
+}
+"""Standard deviation of the weights of a linear head before training, by the hidden size."""
 MLP_WIDTH = 1024
 """Width of the published hidden layer."""
 
@@ -41,14 +51,21 @@ class ScoreHead(nn.Module):
     def __init__(self, hidden_size: int, rows: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(rows, hidden_size, dtype=torch.float32))
-        # Scores of a hidden state with entries of size one begin with a standard deviation of one.
-        nn.init.normal_(self.weight, std=1.0 / (hidden_size + 1) ** 0.5)
+        nn.init.normal_(self.weight, std=START_STD["random"](hidden_size))
         self.unit_rows = False
+        # Whether row 0 is that of another reward model (`start_head`).
+        self.row_given = False
 
     @property
     def count(self) -> int:
         """How many rows it gives."""
         return self.weight.shape[0]
+
+    def scale(self, start: str) -> None:
+        """Give random rows the size of a start in `START_STD`; all sizes have the same draws."""
+        width = self.weight.shape[1]
+        if start != "random":
+            self.weight.data *= START_STD[start](width) / START_STD["random"](width)
 
     def rows(self) -> Tensor:
         """The weights that are applied, [1 + K, D] in fp32: under `unit_rows` (ODIN) each row is
@@ -373,4 +390,6 @@ def start_head(head: ScoreHead | NonlinearHead, folder: Path) -> bool:
         return False
     # Attribute rows start anew: they are on the scales of the ratings that they were trained on.
     head.weight.data[0] = weight[row].float()
+    if isinstance(head, ScoreHead):
+        head.row_given = True
     return True

@@ -49,10 +49,22 @@ def score_units(
     return rows
 
 
-def pooled_units(network: RewardNetwork, units: Units, max_batch_tokens: int) -> list[Floats]:
+def pooled_units(
+    network: RewardNetwork,
+    units: Units,
+    max_batch_tokens: int,
+    *,
+    share: tuple[int, int] = (0, 1),
+) -> list[Floats]:
     """The hidden state that the head reads, for every sequence of every unit: [sequences, D]. Times
-    the head's weight transposed it gives the scores."""
-    return _in_order(_rows(network, network.pooled, "hidden state", units, max_batch_tokens, None))
+    the head's weight transposed it gives the scores. `share` as in `score_units`."""
+    what, pooled = "hidden state", network.pooled
+    computed = dict(_rows(network, pooled, what, units, max_batch_tokens, None, share))
+    width = network.backbone.config.get_text_config().hidden_size
+    states = []
+    for index, unit in enumerate(units):
+        states.append(computed[index] if index in computed else np.zeros((len(unit), width)))
+    return states
 
 
 def unscorable(network: RewardNetwork, sequences: Sequence[Sequence[int]]) -> Unscored | None:

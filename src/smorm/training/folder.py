@@ -226,10 +226,16 @@ def _refuse_shorter(prepared: Prepared, path: Path, before: Mapping[str, Any]) -
              "of this length", earlier, total, prepared.config.training.schedule)  # fmt: skip
 
 
-def write_cost(prepared: Prepared, cost: Cost, reference_tokens: int = 0) -> None:
+def write_cost(
+    prepared: Prepared,
+    cost: Cost,
+    reference_tokens: int = 0,
+    head_start: Mapping[str, Any] | None = None,
+) -> None:
     """Write `cost.json`. `parameters`: of the model that scores; of those that were trained; and of
     a language head that is there for training only (none where it is the embedding).
-    `passes_per_score`: forward passes for the score of one response."""
+    `passes_per_score`: forward passes for the score of one response. `head_start`: what fitting
+    the head's first rows cost (`smorm.training.head_start`), if they were fitted."""
     config, network = prepared.config, prepared.network
     # A language head is no part of the model that scores: it is dropped after training.
     scoring = [*network.backbone.parameters(), *network.head.parameters()]
@@ -240,7 +246,7 @@ def write_cost(prepared: Prepared, cost: Cost, reference_tokens: int = 0) -> Non
         counts["trained"] += parameter.numel() * parameter.requires_grad
         counts["language_head"] += parameter.numel()
     tokens = {"trained": cost.tokens, "first_pass": cost.first_pass_tokens}
-    report = {
+    report: dict[str, Any] = {
         "kind": config.objective.kind,
         "parameters": counts,
         "passes_per_score": 1,
@@ -248,4 +254,7 @@ def write_cost(prepared: Prepared, cost: Cost, reference_tokens: int = 0) -> Non
         "passes": cost.passes,
         "tokens": {**tokens, "reference": reference_tokens},
     }
+    if head_start:
+        report["tokens"]["head_start"] = head_start["tokens"]
+        report["head_start"] = dict(head_start)
     files.write_json(config.output.folder / "cost.json", report)

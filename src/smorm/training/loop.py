@@ -20,6 +20,7 @@ from smorm.training import folder, numerics, optim
 from smorm.training.batches import Batches, prefetched
 from smorm.training.best import Best
 from smorm.training.distributed.ranks import current, joined, was_restarted, world_size
+from smorm.training.head_start import start_rows
 from smorm.training.memory import resolve_splitting
 from smorm.training.methods import Method, make_method, method_class
 from smorm.training.proof import save_proven
@@ -98,6 +99,7 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
     prepared = open_run(config, resume=resume)
     config, network, training = prepared.config, prepared.network, prepared.config.training
     ranks = prepared.ranks
+    head_start = start_rows(prepared, resume=resume)
     # The method comes before a checkpoint is loaded: it may need the outputs of the model that
     # training began with (GRM's reference), and computes the same again when a run goes on.
     method = make_method(prepared)
@@ -171,7 +173,7 @@ def train_by_steps(config: Config, *, resume: bool) -> Path:
     if ranks.sharded:
         network = _gathered(prepared, named)
     if ranks.is_first:
-        folder.write_cost(prepared, cost, method.reference_tokens)
+        folder.write_cost(prepared, cost, method.reference_tokens, head_start)
         network.head.finalize()  # ODIN's rows as they were applied: a plain linear head
         save_proven(replace(prepared, network=network))
     ranks.gather()  # a process that ends while others work would be a lost one

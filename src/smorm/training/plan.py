@@ -31,6 +31,7 @@ from smorm.model.run_folder import why_no_model
 from smorm.model.shapes import SHAPES
 from smorm.model_files import local_folder
 from smorm.text.tokenizers import load_tokenizer
+from smorm.training.head_start import RECORDS
 from smorm.training.memory import (
     CUDA_MOST,
     PROBE,
@@ -272,9 +273,28 @@ class Counter:
                 "sharded: until the last backward pass of a step each rank has the gradients of "
                 "all weights, unless it has one micro-batch a step"
             )
+        if self.config.head_start == "probe":
+            lines.append(self.probe_note())
         if training.precision == "auto":
             lines.append("precision: auto is counted as bf16")
         return tuple(lines)
+
+    def probe_note(self) -> str:
+        """What `model.head_start: probe` takes before the first step."""
+        method, width = method_class(self.config), self.network.head.weight.shape[1]
+        kinds, responses = [], 0
+        if method.uses_pairs:
+            kinds.append("pairs")
+            responses += 2 * RECORDS
+        if method.uses_ratings:
+            kinds.append("rated responses")
+            responses += RECORDS
+        size = 4 * responses * width / 1e9
+        return (
+            f"head_start: probe: before the first step one forward pass over at most {RECORDS:,} "
+            f"{' and as many '.join(kinds)}; {size:.2g} GB of the first rank's host for their "
+            "hidden states, and up to three times that while it fits the rows"
+        )
 
 
 def count_weights(module: torch.nn.Module) -> int:

@@ -19,7 +19,7 @@ from smorm.model.backbone import add_lora, build_backbone, fit_embeddings, posit
 from smorm.model.base_dtype import STORED, convert_base
 from smorm.model.card import ModelCard, card_errors, check_card
 from smorm.model.device import keep_freed_memory, pick_device
-from smorm.model.heads import MlpHead, find_head, start_head
+from smorm.model.heads import MlpHead, ScoreHead, find_head, start_head
 from smorm.model.language import LanguageHead, load_language_model
 from smorm.model.network import Layout, RewardNetwork
 from smorm.model.shallow import Opened, ReadWholeError, take_tables
@@ -169,6 +169,9 @@ def build_network(
     network = RewardNetwork(backbone, 1 + attributes, pad_id=tokenizer.pad_token_id)
     # A language head reads every row of the last layer, a score head only the leaves.
     network.language, network.whole_last_layer = language, language is not None
+    # `probe` begins as `random`: its rows are fitted to the data (`smorm.training.head_start`).
+    if isinstance(network.head, ScoreHead) and config.head_start != "probe":
+        network.head.scale(config.head_start)
     # An MLP has no row that could start from another model's.
     if config.model.head == "mlp":
         network.head = MlpHead(network.backbone.config.get_text_config().hidden_size)

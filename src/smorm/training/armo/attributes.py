@@ -7,17 +7,16 @@ Without intercept, over the ratings that there are (Wang et al., 2024, arXiv 240
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from smorm.arrays import Bools, Floats, Ints, Tokens
 from smorm.errors import ConfigError, DataError
 from smorm.model.inference import Prompted, prompted_units
 from smorm.printing import get_logger
 from smorm.training.folder import Cost
+from smorm.training.linear_fits import Spectra, States, ridge_fits
 from smorm.training.methods.armo import ArmoSection
 from smorm.training.responses import assistant_header
 from smorm.training.setup import Prepared
@@ -30,9 +29,6 @@ ALPHAS = tuple(10.0**power for power in range(-4, 5))
 RECORDS = 2048
 """Records whose hidden states are computed at a time."""
 LENGTH = "length"
-States = NDArray[np.floating[Any]]
-Spectra = dict[bytes, tuple[Floats, Floats]]  # eigenvalues and eigenvectors
-_BLOCK = 1 << 16
 
 
 class StateReader:
@@ -148,34 +144,14 @@ def ridge_rows(
                 "leave it out (data.attributes), or rate more"
             )
         errors = {}
-        tried = _ridge_fits(states, np.where(held_out, np.nan, target), spectra)
+        tried = ridge_fits(states, np.where(held_out, np.nan, target), ALPHAS, spectra)
         for alpha, weights in tried.items():
             errors[alpha] = float(np.mean((states[test] @ weights - target[test]) ** 2))
         # Of equally good penalties the largest.
         alpha = min(errors, key=lambda penalty: (errors[penalty], -penalty))
-        weights = _ridge_fits(states, target, spectra)[alpha]
+        weights = ridge_fits(states, target, ALPHAS, spectra)[alpha]
         rows.append(RidgeRow(name, weights, alpha, errors, int(test.sum())))
     return rows
-
-
-def _ridge_fits(states: States, target: Floats, spectra: Spectra) -> dict[float, Floats]:
-    """Weights [D] by penalty, over the responses that have a target. Their eigenvectors of X^T X
-    serve every penalty, and all attributes that are rated together (kept in `spectra`)."""
-    rated = ~np.isnan(target)
-    states, key = states[rated], rated.tobytes()
-    if key not in spectra:
-        gram = np.zeros((states.shape[1], states.shape[1]))
-        # In blocks: there may be no memory for a copy of all states in double precision.
-        for start in range(0, len(states), _BLOCK):
-            block = states[start : start + _BLOCK].astype(np.float64)
-            gram += block.T @ block
-        values, vectors = np.linalg.eigh(gram)
-        # Rounding makes the smallest eigenvalues of a singular matrix negative.
-        spectra[key] = values.clip(min=0.0), vectors
-    values, vectors = spectra[key]
-    moment = np.asarray(states.T @ target[rated], dtype=np.float64)
-    rotated = vectors.T @ moment
-    return {alpha: vectors @ (rotated / (values + alpha)) for alpha in ALPHAS}
 
 
 @dataclass(frozen=True, slots=True)

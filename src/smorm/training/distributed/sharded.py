@@ -46,6 +46,14 @@ def shard(network: RewardNetwork, world: int, *, half: bool, offload: bool = Fal
             module.set_force_sum_reduction_for_comms(True)
 
 
+def release(network: RewardNetwork) -> None:
+    """Leave each rank with its part alone. After a pass without gradients what is no layer would
+    stay gathered, and whoever then asked for the parameters would get whole ones."""
+    for module in network.backbone.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def read_parts(
     network: RewardNetwork, read: Callable[[str, int, int], Tensor], *, offload: bool = False
 ) -> None:

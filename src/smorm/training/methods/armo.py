@@ -34,6 +34,8 @@ class Armo(Method):
     uses_ratings = True
     trains = (Rows.PREFERENCE, Rows.ATTRIBUTES)
     card_head = "gated"
+    # Its rows are always fitted to the ratings.
+    head_starts = ("random",)
     freezes_backbone = True
     over_ranks = False
 

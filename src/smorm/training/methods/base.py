@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 import torch
 
-from smorm.arrays import Ints
+from smorm.arrays import Floats, Ints
 from smorm.config import Config, ObjectiveSection
 from smorm.config.base import Section
 from smorm.data.scaling import AttributeScale
@@ -58,6 +58,8 @@ class Method:
     # The values of `model.head` that it can train, and the card's kind of head if it is another.
     heads: ClassVar[tuple[str, ...]] = ("linear",)
     card_head: ClassVar[HeadKind | None] = None
+    # The values of `model.head_start` that a linear head of it can have.
+    head_starts: ClassVar[tuple[str, ...]] = ("random", "zero", "probe", "trl", "openrlhf")
     # Whether the backbone is loaded with its language head.
     keeps_language_head: ClassVar[bool] = False
     # Whether the backbone stays as it comes, and no head starts from it.
@@ -84,6 +86,12 @@ class Method:
     @classmethod
     def init_head(cls, network: RewardNetwork) -> None:
         """Change the head before training begins."""
+
+    @classmethod
+    def response_targets(cls, run: Prepared, pairs: Ints) -> Floats | None:
+        """What the attribute rows learn from the responses of these pairs, [pairs, 2, attributes],
+        for `model.head_start: probe`; None where they learn the ratings, or there are none."""
+        return None
 
     @classmethod
     def train(cls, config: Config, *, resume: bool) -> Path:

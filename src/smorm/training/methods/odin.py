@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
-from smorm.arrays import Ints
+from smorm.arrays import Floats, Ints
 from smorm.config.base import Section
 from smorm.config.objective import Weight
 from smorm.data.scaling import AttributeScale
@@ -33,6 +34,8 @@ class Odin(Method):
 
     title = "ODIN"
     section = OdinSection
+    # A row that is used at length one cannot be zero.
+    head_starts = ("random", "probe", "trl", "openrlhf")
 
     @classmethod
     def rows(cls, scales: list[AttributeScale]) -> list[AttributeScale]:
@@ -43,6 +46,14 @@ class Odin(Method):
     def init_head(cls, network: RewardNetwork) -> None:
         """As in the official code, each row is used without its mean and at length one."""
         network.head.unit_rows = True
+
+    @classmethod
+    def response_targets(cls, run: Prepared, pairs: Ints) -> Floats:
+        """Lengths, standardised: their correlation is what the length row learns."""
+        records = [run.train.pairs[index] for index in pairs]
+        lengths = response_lengths(records, response_starts(records, run.renderer))
+        standard = (lengths - lengths.mean()) / (lengths.std() or 1.0)
+        return np.asarray(standard[..., None], dtype=np.float64)
 
     def __init__(self, run: Prepared) -> None:
         super().__init__(run)
