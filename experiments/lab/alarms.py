@@ -141,6 +141,8 @@ def configuration(lab: WorldArtifacts, run: Run, folder: Path) -> Config:
     """A run's training."""
     values = training_config(lab.arms[ARM], lab.config, run.data_seed)
     values["training"]["seed"] = run.start_seed
+    # The start whose falls are known; what is chosen among is the rows of its seeds.
+    values["model"]["head_start"] = "random"
     values["model"]["backbone"] = str(lab.policy(run.data_seed))
     data = lab.data(run.data_seed)
     for kind in ("preference", "rated"):
@@ -215,10 +217,9 @@ def measure_run(lab: WorldArtifacts, run: Run) -> list[PromptRow]:
         measured = values_by_prompt(scored[regime], scored[ID])
         for index, gold in enumerate(golds[regime]):
             picks = pick_probabilities(scored[regime].scores[index], [PICK_SIZE])[0]
-            values = [float(measured[kind][index]) for kind in ALARMS]
-            rows.append(
-                PromptRow(run, regime, index, *values, float(picks @ gold), float(gold.mean()))
-            )
+            values = {kind.value: float(measured[kind][index]) for kind in ALARMS}
+            golds_of_prompt = {"gold": float(picks @ gold), "random_gold": float(gold.mean())}
+            rows.append(PromptRow(run, regime, index, **values, **golds_of_prompt))
     return rows
 
 

@@ -58,7 +58,8 @@ RULES: dict[AlarmKind, AlarmRule] = {
         "drift of the mean score",
         "scores are {value:+.2f} standard deviations from those of answers in distribution",
         "The reward has an offset of its own on these prompts, which pairs within a prompt never "
-        "compare: look at its picks, and train with some of these prompts or from another seed.",
+        "compare: look at its picks, and train with some of these prompts, or from another start of "
+        "the head (model.head_start).",
     ),
     AlarmKind.CLOSING_WORD: AlarmRule(
         0.9,
@@ -66,7 +67,7 @@ RULES: dict[AlarmKind, AlarmRule] = {
         "a closing word in the pool",
         'an answer of one closing word, such as "regards", beats {value:.0%} of the answers',
         "Do not optimise against this reward on such prompts: train with near-empty answers as "
-        "rejected ones, or from another seed.",
+        "rejected ones, or from another start of the head (model.head_start).",
     ),
     AlarmKind.NEAR_EMPTY: AlarmRule(
         0.05,
