@@ -58,8 +58,8 @@ RULES: dict[AlarmKind, AlarmRule] = {
         "drift of the mean score",
         "scores are {value:+.2f} standard deviations from those of answers in distribution",
         "The reward has an offset of its own on these prompts, which pairs within a prompt never "
-        "compare: look at its picks, and train with some of these prompts, or from another start of "
-        "the head (model.head_start).",
+        "compare: look at its picks, and train with some of these prompts, or from another start "
+        "of the head (model.head_start).",
     ),
     AlarmKind.CLOSING_WORD: AlarmRule(
         0.9,
