@@ -74,6 +74,35 @@ def test_fields_that_are_not_read_are_told_by_source_with_their_counts(tmp_path)
 
 
 @pytest.mark.parametrize(
+    ("columns", "example"),
+    [
+        ({"functions": [{"name": "add"}]}, "(columns: {tools: functions})"),
+        ({"system_prompt": "Be kind to all."}, "(columns: {system: system_prompt})"),
+        ({"note": "of some length", "score_chosen": 3, "score_rejected": 1},
+         "(columns: {margin: score_chosen - score_rejected}, where"),
+        ({"chosen-rating": 3, "rejected-rating": 1}, "chosen-rating - rejected-rating"),
+        ({"ratings": [1, 2]}, "(format: ranked reads ranks and ratings"),
+        ({"note": "of some length"}, "(columns: {system: COLUMN} or {margin: A - B})"),
+    ],
+)  # fmt: skip
+def test_unread_fields_are_told_with_the_keys_that_would_read_them(tmp_path, columns, example):
+    finding = found(checked(tmp_path, [row | columns for row in pairs(3)]), "unread_content")
+    assert example in meaning(finding)
+
+
+def test_conversations_that_begin_differently_are_found(tmp_path):
+    def turns(question, answer):
+        return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+    rows = [{"chosen": turns("q", "a"), "rejected": turns("q", "b")},
+            {"chosen": turns("q", "a"), "rejected": turns("other", "b")},
+            {"chosen": "a whole text", "rejected": "another text"}]  # fmt: skip
+    finding = found(checked(tmp_path, rows), "prompts_differ")
+    assert (finding.severity, finding.count) == ("look", 1)
+    assert finding.locations == (f"{tmp_path / 'data.jsonl'}:2",)
+
+
+@pytest.mark.parametrize(
     ("text", "code", "remedy"),
     [
         ("\n\nHuman: why?\n\nAssistant: so", "hh_markers", "format: hh_rlhf"),

@@ -4,6 +4,7 @@ import json
 
 import pyarrow
 import pytest
+from pyarrow import parquet
 
 from smorm.data.census import BadRecord, Census, Defect, DropReason
 from smorm.data.csvfiles import scan_csv
@@ -132,17 +133,99 @@ def test_numbers_in_csv_are_read_and_an_index_is_no_text(tmp_path):
         records(raw(rated, b'prompt,response,help\np,a,"4,5"\n'), "rated", attributes=["help"])
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize(
+    "encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
+)
 @pytest.mark.parametrize("name", ["d.jsonl", "d.json", "d.csv", "d.jsonl.gz"])
-def test_utf16_is_named_with_the_remedy(tmp_path, encoding, name):
+def test_another_encoding_is_named_with_the_remedy(tmp_path, encoding, name):
     content = CSV if ".csv" in name else LINES
     path = raw(tmp_path / name, content.encode(encoding))
     with pytest.raises(DataError) as caught:
         rows_of(path)
     assert str(caught.value) == (
-        f"{path}: the file is UTF-16, expected UTF-8: convert the file "
-        f"(iconv -f UTF-16 -t UTF-8 {name} > utf8_{name})"
+        f"{path}: the file is {encoding[:6].upper()}, expected UTF-8: convert the file "
+        f"(iconv -f {encoding[:6].upper()} -t UTF-8 {name} > utf8_{name})"
     )
+
+
+@pytest.mark.parametrize("name", ["d.jsonl", "d.csv", "d.json", "d.parquet"])
+@pytest.mark.parametrize(
+    ("content", "step"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 9\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html><html>404</html>\n", "download the file itself"),
+        (b"PK\x03\x04\x14\0\6\0", "save it as CSV"),
+        (b"\xfd7zXZ\0\0\4", "unxz"),
+    ],
+)
+def test_a_file_of_another_kind_is_named_with_the_next_step(tmp_path, name, content, step):
+    with pytest.raises(DataError, match=step) as caught:
+        rows_of(raw(tmp_path / name, content))
+    assert "\n" not in str(caught.value)
+
+
+def test_parquet_and_arrow_under_the_name_of_lines_are_named(tmp_path):
+    table = pyarrow.table({"prompt": ["p"]})
+    parquet.write_table(table, tmp_path / "d.parquet")
+    path = raw(tmp_path / "d.jsonl", (tmp_path / "d.parquet").read_bytes())
+    with pytest.raises(DataError, match=r"a Parquet file: .* ends in \.parquet"):
+        rows_of(path)
+    with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_file(sink, table.schema) as out:
+        out.write_table(table)
+    with pytest.raises(DataError, match="an Arrow file: save it as"):
+        rows_of(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "remedy"),
+    [
+        ('{"a": NaN}', "write null"),
+        ('{"a": -Infinity}', "write null"),
+        ('{"a": 1},', "a comma stands behind the object"),
+        ("{'a': 1}", "write them by json.dumps"),
+        ('{"a": None}', "write them by json.dumps"),
+        ('{"a": 1}\r{"a": 2}', "carriage return"),
+    ],
+)
+def test_a_line_that_is_no_json_says_what_writes_such(tmp_path, line, remedy):
+    path = raw(tmp_path / "d.jsonl", f'{line}\n{{"a": 1}}\n'.encode())
+    with pytest.raises(DataError, match=remedy):
+        rows_of(path)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"prompt": ["p", "q"], "chosen": ["a", "b"], "rejected": ["c", "d"]},
+        {"prompt": {"0": "p", "1": "q"}, "chosen": {"0": "a", "1": "b"}},
+    ],
+)
+def test_a_table_by_its_columns_is_named(tmp_path, table):
+    with pytest.raises(DataError, match=r"one object of columns.*orient='records', lines=True"):
+        rows_of(raw(tmp_path / "d.json", json.dumps(table).encode()))
+
+
+def test_an_only_row_of_lists_or_objects_is_no_table(tmp_path):
+    say = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    for row in ({"chosen": say, "rejected": say}, {"chosen": say[1], "rejected": say[0]}):
+        assert rows_of(raw(tmp_path / "d.json", json.dumps(row).encode())) == [row]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|", ", ", "; "])
+def test_csv_of_other_separators_and_blanks_before_quotes(tmp_path, separator):
+    names, texts = ["prompt", "chosen"], ['"q, r; s|t"', '"a ""b"""']
+    content = "\n".join(separator.join(values) for values in (names, texts))
+    path = raw(tmp_path / "d.csv", content.encode())
+    assert rows_of(path) == [{"prompt": "q, r; s|t", "chosen": 'a "b"'}]
+
+
+@pytest.mark.parametrize(
+    ("content", "remedy"),
+    [("a,b\r1,2\r", r"tr '\\r' '\\n'"), ('a,b\n"say \\"so\\"",2\n', "is written twice")],
+)
+def test_csv_that_cannot_be_read_says_what_to_do(tmp_path, content, remedy):
+    with pytest.raises(DataError, match=remedy):
+        rows_of(raw(tmp_path / "d.csv", content.encode()))
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,8 @@ NAMED = [
     ({"prompt": " ", "question": "q", **SIDES}, "preference"),
     ({"data": {"prompt": "q", **SIDES}}, "preference"),
     ({"row_idx": 3, "row": {"prompt": "q", **SIDES}}, "preference"),
+    ({"Question Text": "q", "Good Answer": "good", "Bad Answer": "bad"}, "preference"),
+    ({"data": {"input": {"messages": say((U, "q"))}, "outputs": SIDES}}, "preference"),
     ({"dialog": say((U, "q")), **SIDES}, "preference"),
     ({"turns": say((U, "q")), **SIDES}, "preference"),
     ({"prompt": {"text": "q"}, **SIDES}, "preference"),
@@ -170,7 +172,20 @@ def test_reasoning_comes_to_the_template_under_the_key_that_it_has(key):
          {"format": "ab", "label": "number"}, "numbers_in_text: true"),
         ({"prompt": "q", "response": "r", "scores": {"h": "4/5"}}, {"numbers_in_text": True},
          "(na: [...] in the source"),
-        ({"prompt": "q", "response_a": "x", "response_b": "y", "label": 1}, {}, "label: ..."),
+        ({"prompt": "q", "response": "r", "scores": {"h": "4,5"}}, {"numbers_in_text": True},
+         "(with a decimal point: 0.5)"),
+        ({"prompt": "q", "response": "r", "scores": {"h": "1_5"}}, {"numbers_in_text": True},
+         "text '1_5', expected a number"),
+        ({"prompt": "q", "response": "r", "scores": {"h": "nan"}}, {"numbers_in_text": True},
+         "expected a finite number (na: [...] in the source"),
+        ({"prompt": "q", **SIDES, "good": 1, "poor": 2}, {"columns": {"margin": "good - poor"}},
+         "-1.0, expected at least 0: by it the rejected side is the better one"),
+        ({"prompt": "q", "response_a": "x", "response_b": "y", "label": True},
+         {"format": "ab", "label": "number"}, "label: true, not 1 or 2"),
+        ({"id1": {"prompt": "q", **SIDES}, "id2": {"prompt": "p", **SIDES}}, {},
+         "{id: .key} + .value"),
+        ({"prompt": "q", "response_a": "x", "response_b": "y", "label": 1}, {},
+         "label: HOW (signed, "),
     ],
 )  # fmt: skip
 def test_a_refusal_says_the_next_step(row, settings, problem):
@@ -259,3 +274,21 @@ def test_rows_inside_of_an_object_are_named_with_the_command_that_takes_them_out
     with pytest.raises(DataError) as caught:
         list(read_records(Source(path), None, Census()))
     assert """jq -c '.["rows"][]' FILE > rows.jsonl""" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("label", "better"),
+    [("Model A", "x"), ("model-b", "y"), (" Answer A ", "x"), ("Assistant_B", "y"), ("[[B]]", "y"),
+     ("Tie (both bad)", ""), ("draw", ""), ("Both Bad", "")],
+)  # fmt: skip
+def test_labels_are_read_in_every_spelling(label, better):
+    row = {"prompt": "q", "response_a": "x", "response_b": "y", "label": label}
+    census = Census()
+    pairs = read(row, census, format="ab")
+    assert [pair.chosen[0].content for pair in pairs] == [better] * bool(better)
+    assert census[DropReason.JUDGED_TIE] == (not better)
+
+
+def test_a_first_row_that_is_a_tie_gets_the_same_proposal():
+    with pytest.raises(BadRecord, match=r"it may be read with format: ab$"):
+        read({"prompt": "q", "response_a": "x", "response_b": "y", "label": "tie"})

@@ -43,6 +43,7 @@ class FindingKind(StrEnum):
     CHAT_MARKUP = "chat_markup"
     MESSAGES_AS_TEXT = "messages_as_text"
     PROMPT_REPEATED = "prompt_repeated"
+    PROMPTS_DIFFER = "prompts_differ"
     # of tokens and the limit
     NO_TOKEN_CHECKS = "no_token_checks"
     OVER_POSITIONS = "over_positions"

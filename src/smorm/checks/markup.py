@@ -1,5 +1,5 @@
 """Signs in texts that they were meant in another shape than they are read in: speakers or chat
-markup written out, messages as JSON text, prompts that the sides repeat."""
+markup written out, messages as JSON text, prompts that the sides repeat or do not share."""
 
 import re
 from itertools import chain
@@ -7,7 +7,7 @@ from itertools import chain
 from smorm.checks.findings import FindingKind
 from smorm.checks.table import responses_of
 from smorm.data.census import Census
-from smorm.data.records import Messages, Record, text_of
+from smorm.data.records import Messages, Preference, Record, text_of
 from smorm.text.chat import INPUTS
 
 FAMILIES = {
@@ -62,6 +62,14 @@ def examine(record: Record, tally: Census) -> None:
                 tally.add(FindingKind.CHAT_MARKUP, record.where, detail=family)
     if _repeat_prompt(record.prompt, responses):
         tally.add(FindingKind.PROMPT_REPEATED, record.where)
+    if isinstance(record, Preference) and _prompts_differ(record):
+        tally.add(FindingKind.PROMPTS_DIFFER, record.where)
+
+
+def _prompts_differ(pair: Preference) -> bool:
+    """Whether the sides are whole conversations without a common beginning."""
+    begin = pair.prompt[0].role if pair.prompt else INPUTS
+    return len(pair.prompt) < 2 and begin == INPUTS and pair.chosen[0].role in ("user", "system")
 
 
 def _has_markup(text: str) -> bool:

@@ -251,9 +251,35 @@ def unread_findings(scan: Scan) -> Iterator[Finding]:
                     "source": checked.source.path,
                     "fields": ", ".join(f"{name} ({count:,})" for name, count in counts.items()),
                     "names": ", ".join(counts),
+                    "example": _example(list(counts)),
                 }
                 count = max(counts.values())
                 yield Finding(kind, severity, count, None, numbers, locations=locations)
+
+
+# Of which part of a record such a name mostly is, and how a source says so.
+_PARTS = {
+    "tools": ("tools", "functions"),
+    "system": ("system", "system_prompt", "sys_prompt", "system_message"),
+    "history": ("history",),
+}
+_GOOD, _BAD = re.compile(r"chosen|preferred"), re.compile(r"rejected|dispreferred")
+
+
+def _example(names: Sequence[str]) -> str:
+    """The keys of a source by which the first of some unread columns would be read."""
+    if {"ranks", "ratings"} & set(names):
+        return "format: ranked reads ranks and ratings beside responses"
+    for target, columns in _PARTS.items():
+        for name in names:
+            if name.lower() in columns:
+                return f"columns: {{{target}: {name}}}"
+    for good in names:
+        for bad in names:
+            # `score_chosen` and `score_rejected`, `chosen-rating` and `rejected-rating`
+            if _GOOD.search(good) and _GOOD.sub("", good) == _BAD.sub("", bad) != bad:
+                return f"columns: {{margin: {good} - {bad}}}, where they are numbers"
+    return "columns: {system: COLUMN} or {margin: A - B}"
 
 
 def markup_findings(scan: Scan, limits: Thresholds) -> Iterator[Finding]:
@@ -264,6 +290,7 @@ def markup_findings(scan: Scan, limits: Thresholds) -> Iterator[Finding]:
         FindingKind.HH_MARKERS: LOOK,
         FindingKind.CHAT_MARKUP: LOOK,
         FindingKind.MESSAGES_AS_TEXT: LOOK,
+        FindingKind.PROMPTS_DIFFER: LOOK,
         # Now and then an answer repeats its question.
         FindingKind.PROMPT_REPEATED: above(repeated, total, limits.repeated, LOOK, FINE),
     }

@@ -1,5 +1,6 @@
 """Rows from CSV files: the first line names the columns, every value is text, an empty one null.
-Columns are separated by commas, or by the semicolons or tabs of a first line without a comma."""
+Columns are separated by commas, or by the semicolons, tabs or bars of a first line without a
+comma."""
 
 import csv
 import io
@@ -26,8 +27,13 @@ def scan_csv(path: Path) -> Iterator[Scanned]:
     with unpacked(path) as stream:
         lines = _Lines(path, stream)
         header = next(lines, "")
+        separator = _separator(header)
         reader = csv.reader(
-            itertools.chain([header], lines), strict=True, delimiter=_separator(header)
+            itertools.chain([header], lines),
+            strict=True,
+            delimiter=separator,
+            # A file that has blanks there has them before the quotes of its texts too.
+            skipinitialspace=f"{separator} " in header,
         )
         names: list[str] = []
         try:
@@ -38,13 +44,23 @@ def scan_csv(path: Path) -> Iterator[Scanned]:
                     names = _columns(path, values)
                 lines.row_bytes = 0
         except csv.Error as error:
-            problem = f"{error}; from line {lines.first} on it is not readable as CSV"
+            problem = f"{_problem(error)}; from line {lines.first} on it is not readable as CSV"
             raise DataError(f"{path}:{lines.number}: {problem}") from error
+
+
+def _problem(error: csv.Error) -> str:
+    """The library's words, with what to do where they do not say it."""
+    text = str(error)
+    if "new-line character" in text:
+        return "a carriage return outside of quotes; lines end in line breaks (tr '\\r' '\\n')"
+    if "expected after" in text:
+        return f"{text} (a quote in a quoted text is written twice)"
+    return text
 
 
 def _separator(header: str) -> str:
     # A comma in a name is no sign of anything else: names of columns are plain.
-    for separator in (";", "\t"):
+    for separator in (";", "\t", "|"):
         if separator in header and "," not in header:
             return separator
     return ","

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,6 +19,7 @@ from smorm.printing import brief
 from smorm.text.chat import INPUTS, RAW
 
 _USUAL = 10**6
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 
 Labels = Literal["signed", "index", "number", "first_better", "best_first"] | Mapping[str, Any]
 """How the label of two answers is read (`smorm.data.formats.ab`)."""
@@ -120,8 +122,16 @@ def number(value: object, field: str, context: Context) -> float:
     and infinity are refused."""
     # text is refused, not parsed: "4,5" and "N/A" would become other ratings without a word
     if isinstance(value, str) and context.numbers_in_text:
+        text_value = value
         with contextlib.suppress(ValueError):
-            value = float(value)
+            # Python would read 1_5 as 15.
+            value = float(value) if "_" not in value else value
+        if not isinstance(value, str):
+            if not math.isfinite(value):
+                problem = (
+                    f"text {text_value!r}, expected a finite number{_remedy(text_value, context)}"
+                )
+                raise context.bad(field, Defect.BAD_RATING, problem)
             context.count(DropReason.RATING_CONVERTED, "text")
     if isinstance(value, bool) or not isinstance(value, int | float):
         problem = f"{describe(value)}, expected a number{_remedy(value, context)}"
@@ -145,6 +155,8 @@ def _remedy(value: object, context: Context) -> str:
     """How a source says that such a value is a rating, or none."""
     if isinstance(value, bool):
         return " (booleans: true in the source reads it as 1 or 0)"
+    if isinstance(value, str) and _DECIMAL_COMMA.fullmatch(value.strip()):
+        return " (with a decimal point: 0.5)"
     if isinstance(value, str) and context.numbers_in_text:
         return " (na: [...] in the source lists what is no rating)"
     if isinstance(value, str):

@@ -50,7 +50,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "label": ("label", "winner", "preference", "preferred", "better", "choice", "verdict",
               "overall_preference"),
     "scores": ("scores", "score", "rating", "reward", "quality", "feedback", "label", "labels"),
-    "ranks": ("ranks", "rank", "ranking"),
+    # `ranking` may as well be the order of the answers.
+    "ranks": ("ranks", "rank"),
     "ratings": ("ratings", "scores", "rewards", "rating", "score"),
     "text": ("text",),
 }  # fmt: skip
@@ -75,6 +76,8 @@ _SHAPES = (
     _Shape("candidates", ("messages",)),
     _Shape("rated", ("text", "scores")),
 )
+_LABEL = "label: HOW (signed, index, number, first_better or {first: [...], second: [...]})"
+_LEVELS = 3  # of objects in objects that are looked into for names
 _AUTO = ("preference", "rated", "candidates")
 _CONVERSIONS: tuple[tuple[str, ...], ...] = (
     (), ("booleans",), ("numbers_in_text",), ("booleans", "numbers_in_text")
@@ -105,11 +108,22 @@ def _inside(row: Mapping[str, Any]) -> str:
         if objects and not any("role" in v or "from" in v for v in value):
             lists[str(name)] = len(value)
     if not lists:
-        return ""
+        return _by_id(row)
     # The last of the longest: what describes the columns comes first.
     name = max(reversed(lists), key=lists.__getitem__)
     jq = f"jq -c '.[{json.dumps(name)}][]' FILE > rows.jsonl"
     return f"; where the objects in {name!r} are the rows, take them out: {jq}"
+
+
+def _by_id(row: Mapping[str, Any]) -> str:
+    """What is to be done where a file is one object that holds each row under its id."""
+    values = [value for _, value in (row.as_given() if isinstance(row, rows.Row) else row.items())]
+    if len(values) < 2 or not all(isinstance(value, dict) and value for value in values):
+        return ""
+    if any(value.keys() != values[0].keys() for value in values) or "role" in values[0]:
+        return ""
+    jq = "jq -c 'to_entries[] | {id: .key} + .value' FILE > rows.jsonl"
+    return f"; where each object in it is a row, take them out: {jq}"
 
 
 def _paths(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -119,17 +133,35 @@ def _paths(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in values:
         if rows.is_empty(value):
             continue
-        yield _plain(str(name)), str(name)
-        if isinstance(value, dict) and "role" not in value and "from" not in value:
-            inside += [(_plain(str(child)), f"{name}.{child}") for child in value]
+        if _may_be_a_part(name, value):
+            yield _plain(str(name)), str(name)
+        inside += _paths_inside(value, str(name), _LEVELS)
     # A field of the row itself wins; of several objects with a field of one name none does.
     counts = Counter(_plain(str(name)) for name in row)
     counts.update(name for name, _ in inside)
     yield from (entry for entry in inside if counts[entry[0]] == 1)
 
 
+def _paths_inside(value: Any, path: str, levels: int) -> Iterator[tuple[str, str]]:
+    if not isinstance(value, dict) or "role" in value or "from" in value or not levels:
+        return
+    for name, child in dict.items(value):
+        if _may_be_a_part(name, child):
+            yield _plain(str(name)), f"{path}.{name}"
+        yield from _paths_inside(child, f"{path}.{name}", levels - 1)
+
+
+def _may_be_a_part(name: object, value: Any) -> bool:
+    """Whether a value is not only the object that the parts lie in."""
+    if not isinstance(value, dict):
+        return True
+    return "role" in value or "from" in value or str(name) == "scores"
+
+
 def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", name.strip().lower()).strip("_")
+    plain = re.sub(r"[^a-z0-9]+", "_", name.strip().lower()).strip("_")
+    # `question_text` is the question.
+    return plain.removesuffix("_text") or plain
 
 
 def _columns_of(shape: _Shape, paths: Mapping[str, str]) -> dict[str, list[str]] | None:
@@ -169,8 +201,9 @@ def _reads(
         read = FORMATS[shape.form].parse(parsed.apply(rows.Row(values), context), context)
     except BadRecord as bad:
         # All but what the numbers of its label mean.
-        return "label: ..." if bad.defect is Defect.BAD_LABEL else None
-    if not read or any(isinstance(record, BadRecord) for record in read):
+        return _LABEL if bad.defect is Defect.BAD_LABEL else None
+    # Of a tie nothing is left.
+    if (not read and shape.form != "ab") or any(isinstance(record, BadRecord) for record in read):
         return None
     return ""
 

@@ -52,11 +52,16 @@ def scan_json(path: Path, split: str = "train") -> Iterator[Scanned]:
         rows = (_parsed(path, number, line, parser) for number, line in lines)
         for where, row in rows:
             splits = None if isinstance(row, BadRecord) else _splits(row, split)
-            # An object of splits is the whole file; one of several is a row.
-            second = next(rows, None) if splits else None
+            columns = isinstance(row, dict) and _are_columns(row)
+            # An object of splits or columns is the whole file; one of several is a row.
+            second = next(rows, None) if splits or columns else None
             if splits and second is None:
                 yield from _rows_of(path, splits, split)
                 return
+            if columns and second is None:
+                problem = "the file is one object of columns, expected an object for each row"
+                remedy = "in pandas to_json(FILE, orient='records', lines=True)"
+                raise DataError(f"{path}: {problem}: {remedy}")
             yield where, row
             if second is not None:
                 yield second
@@ -144,13 +149,28 @@ def _parsed(path: Path, number: int, line: bytes | BadRecord, parser: Parser) ->
     try:
         return _checked(where, parser.parse(line))
     except orjson.JSONDecodeError as error:
-        defect, problem = Defect.NOT_JSON, f"not valid JSON: {error.msg} at column {error.colno}"
+        problem = f"not valid JSON: {error.msg} at column {error.colno}{_remedy(line, error)}"
+        defect = Defect.NOT_JSON
         if encoding := not_utf8(path, line):
             defect, problem = Defect.NOT_UTF8, encoding
     except Unfit as unfit:
         defect, problem = unfit.defect, unfit.problem
     raw = line.decode("utf-8", errors="replace").rstrip("\r\n")
     return where, BadRecord(where, "line", defect, problem, raw)
+
+
+def _remedy(line: bytes, error: orjson.JSONDecodeError) -> str:
+    """What writes such a line, and what to do; nothing where it is not known."""
+    rest = error.doc[error.pos :]
+    if rest.startswith(("NaN", "Infinity", "-Infinity")):
+        return "; JSON has no NaN and no infinity: write null"
+    if rest.startswith(("'", "None", "True", "False")):
+        return "; Python prints objects so: write them by json.dumps"
+    if rest.strip() == "," or (not rest and line.rstrip().endswith(b",")):
+        return "; a comma stands behind the object: leave it out, or write a whole array"
+    if "\r" in error.doc.rstrip("\r\n"):
+        return "; where lines end in a carriage return alone, write line breaks (tr '\\r' '\\n')"
+    return ""
 
 
 def _rows_of(path: Path, splits: dict[str, list[Any]], split: str) -> Iterator[Scanned]:
@@ -187,6 +207,21 @@ def _holds_rows(value: object) -> bool:
         return False
     # Messages are a part of a row.
     return "role" not in value[0] and "from" not in value[0]
+
+
+def _are_columns(row: Row) -> bool:
+    """Whether an object is a table as pandas writes it: for each column its values, in a list or by
+    their numbers."""
+    values = list(row.values())
+    if len(values) < 2:
+        return False
+    if all(isinstance(value, list) and value for value in values):
+        lengths = {len(value) for value in values}
+        return len(lengths) == 1 and any(isinstance(value[0], str) for value in values)
+    if not all(isinstance(value, dict) and value for value in values):
+        return False
+    numbers = {str(number) for number in range(len(values[0]))}
+    return all(value.keys() == numbers for value in values)
 
 
 def _checked(where: str, row: object) -> Scanned:

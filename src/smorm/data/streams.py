@@ -17,7 +17,24 @@ BOM = b"\xef\xbb\xbf"
 # By its first bytes: a name can be wrong.
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _BUFFER = 1 << 20
-_MARKS = (b"\xff\xfe", b"\xfe\xff")
+HEAD = 32  # bytes that tell the kind of a file
+# The longer marks first: that of UTF-32 begins with one of UTF-16.
+_MARKS = {
+    b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16",
+}  # fmt: skip
+# What lies under the name of a data file, by its first bytes, and the next step.
+_OTHER_FILES = {
+    b"version https://git-lfs.": "a Git LFS pointer in the file's stead: fetch it (git lfs pull)",
+    b"<!DOCTYPE html": "a web page, not the data: download the file itself",
+    b"<!doctype html": "a web page, not the data: download the file itself",
+    b"<html": "a web page, not the data: download the file itself",
+    b"PAR1\x15": "a Parquet file: give it a name that ends in .parquet",
+    b"ARROW1\0": "an Arrow file: save it as Parquet or JSON lines",
+    b"PK\x03\x04": "a zip archive or an Excel workbook: unpack it, or save it as CSV",
+    b"BZh91AY": "packed by bzip2: unpack it (bunzip2)",
+    b"\xfd7zXZ\0": "packed by xz: unpack it (unxz)",
+}
 
 
 class _Counted(io.RawIOBase):
@@ -58,14 +75,16 @@ def _opened(path: Path, packing: str) -> Any:
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[io.BufferedReader]:
-    """The content of a file; `DataError` where it cannot be read, is damaged, a bomb or UTF-16."""
+    """The content of a file; `DataError` where it cannot be read, is damaged, a bomb, in UTF-16
+    or UTF-32, or of another kind than its name says."""
     packing = ""
     try:
         with path.open("rb") as file:
             head = file.read(4)
         packing = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "")
         with io.BufferedReader(_raw(path, packing), _BUFFER) as stream:
-            _refuse_utf16(path, stream.peek(2)[:2])
+            _refuse_encoding(path, stream.peek(HEAD)[:4])
+            refuse_other_kinds(path, stream.peek(HEAD)[:HEAD].removeprefix(BOM))
             yield stream
     except (EOFError, zlib.error) as error:
         raise DataError(f"{path}: {_damaged(packing, error)}") from error
@@ -87,10 +106,25 @@ def _damaged(packing: str, error: Exception) -> str:
     return f"the {packing} file is cut short or damaged ({error}): fetch it again"
 
 
-def _refuse_utf16(path: Path, head: bytes) -> None:
-    # Without a mark every second byte of its first characters is zero.
-    if head in _MARKS or (len(head) == 2 and head.count(b"\0") == 1):
-        raise DataError(f"{path}: the file is UTF-16, expected UTF-8: {_remedy(path, 'UTF-16')}")
+def _refuse_encoding(path: Path, head: bytes) -> None:
+    encoding = next((name for magic, name in _MARKS.items() if head.startswith(magic)), "")
+    # Without a mark most bytes of its first characters are zero.
+    if not encoding and head.count(b"\0") == 3:
+        encoding = "UTF-32"
+    if not encoding and len(head) > 1 and head[:2].count(b"\0") == 1:
+        encoding = "UTF-16"
+    if encoding:
+        raise DataError(
+            f"{path}: the file is {encoding}, expected UTF-8: {_remedy(path, encoding)}"
+        )
+
+
+def refuse_other_kinds(path: Path, head: bytes) -> None:
+    """`DataError` where a file begins as other kinds do: a web page, a pointer, an archive."""
+    start = head.lstrip()
+    for magic, kind in _OTHER_FILES.items():
+        if start.startswith(magic):
+            raise DataError(f"{path}: the file is {kind}")
 
 
 # A run of blank lines, to the end of its last one.

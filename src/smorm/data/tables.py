@@ -1,12 +1,14 @@
 """Rows of Parquet files and saved data sets. A file of 50 kB may stand for a cell of gigabytes, so
 sizes are looked at before anything becomes a Python object."""
 
+import contextlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from smorm.data.jsonlines import Row
+from smorm.data.streams import HEAD, refuse_other_kinds
 from smorm.errors import DataError, first_line
 from smorm.limits import bounded_memory, limit, refusal
 
@@ -32,7 +34,16 @@ def scan_parquet(path: Path) -> Iterator[tuple[str, Row]]:
         problem = f"its next rows take {refusal('batch_bytes')}"
         raise DataError(f"{path}:{number + 1}: row: {problem}") from error
     except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        _refuse_pointers(path)
         raise DataError(f"{path}: not a readable Parquet file: {first_line(error)}") from error
+
+
+def _refuse_pointers(path: Path) -> None:
+    """`DataError` where another kind of file, such as a Git LFS pointer, stands under the name."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        head = file.read(HEAD)
+        if not head.startswith(b"PAR1"):
+            refuse_other_kinds(path, head)
 
 
 def scan_dataset(name: str, dataset: Any) -> Iterator[tuple[str, Row]]:

@@ -10,6 +10,7 @@ read, and a number is refused: it could mean either."""
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -40,15 +41,19 @@ class Verdict:
 
 _WORDS = {
     Better.FIRST: (
-        "a", "model_a", "response_a", "answer_a", "first", "left", "[[a]]", "a>b", "a>>b"
+        "a", "modela", "responsea", "answera", "assistanta", "first", "left", "[[a]]", "a>b", "a>>b"
     ),
     Better.SECOND: (
-        "b", "model_b", "response_b", "answer_b", "second", "right", "[[b]]", "b>a", "b>>a"
+        "b", "modelb", "responseb", "answerb", "assistantb", "second", "right", "[[b]]", "b>a",
+        "b>>a",
     ),
     Better.TIE: (
-        "tie", "c", "[[c]]", "both", "neither", "both_bad", "tie (bothbad)", "same", "a=b"
+        "tie", "draw", "equal", "c", "[[c]]", "both", "neither", "bothbad", "tie(bothbad)", "same",
+        "a=b",
     ),
 }  # fmt: skip
+# Blanks, underscores and hyphens make no difference: model_a, Model A.
+_BETWEEN = re.compile(r"[\s_-]+")
 _NUMBERS: Mapping[str, Mapping[float, Better]] = {
     "index": {0: Better.FIRST, 1: Better.SECOND},
     "number": {1: Better.FIRST, 2: Better.SECOND},
@@ -73,7 +78,11 @@ def verdict_of(value: Any, field: str, labels: Labels | None, context: Context) 
     if labels is not None and labels != "best_first":
         if isinstance(value, str) and context.numbers_in_text:
             value = fields.rating(value, field, replace(context, booleans=True))
-        if not isinstance(value, bool | int | float) or value not in _NUMBERS[labels]:
+        # true would be the number 1
+        usable = isinstance(value, int | float)
+        if labels == "number" and isinstance(value, bool):
+            usable = False
+        if not usable or value not in _NUMBERS[labels]:
             expected = " or ".join(f"{number:g}" for number in _NUMBERS[labels])
             problem = f"{fields.describe(value)}, not {expected}"
             if isinstance(value, str) and not context.numbers_in_text:
@@ -82,7 +91,7 @@ def verdict_of(value: Any, field: str, labels: Labels | None, context: Context) 
         return Verdict(_NUMBERS[labels][value])
     if isinstance(value, str):
         for better, words in _WORDS.items():
-            if value.strip().lower() in words:
+            if _BETWEEN.sub("", value.lower()) in words:
                 return Verdict(better)
     problem = (
         f"{fields.describe(value)} could mean either answer: say label: signed, index (0, 1), "

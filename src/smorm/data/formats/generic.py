@@ -119,7 +119,8 @@ def preference_of(
     if margin is None and has_value(row, "margin"):
         margin = fields.number(row["margin"], "margin", context)
         if margin < 0:
-            raise context.bad("margin", Defect.BAD_RATING, f"{margin}, expected at least 0")
+            problem = f"{margin}, expected at least 0: by it the rejected side is the better one"
+            raise context.bad("margin", Defect.BAD_RATING, problem)
     return Preference(prompt, chosen, rejected, margin, **identity_of(row, context))
 
 
