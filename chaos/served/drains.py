@@ -89,8 +89,7 @@ def _long_batches(server: ServerProcess, talks: list[Talk], random: Random) -> P
     with ThreadPoolExecutor(8) as pool:
         sent = [pool.submit(_slow_request, server.port, 10.0)]
         sent += [pool.submit(post, server.port, "/v1/score", talk.body()) for talk in talks[:6]]
-        if not wait_for(lambda: _waiting(server.port) > 0, SECONDS):
-            yield Fault.HANG, "nothing waits behind a slow batch"
+        yield from _accepted(server.port, len(sent))
         server.process.send_signal(signal.SIGTERM)
         yield from _right_slow(sent[0], "fault:stall 10.0")
         for future, talk in zip(sent[1:], talks[:6], strict=True):
@@ -109,7 +108,7 @@ def _held(server: ServerProcess, talks: list[Talk], random: Random) -> Problems:
             yield Fault.HANG, "nothing waits behind a slow batch"
         body = {"model": "joint", "query": [f"{MARK} a", "b"]}
         held = [pool.submit(post, server.port, "/get_reward", body) for _ in range(5)]
-        time.sleep(0.5)
+        yield from _accepted(server.port, 2 + len(held))
         server.process.send_signal(signal.SIGTERM)
         yield from _right_slow(slow, "fault:stall 10.0")
         yield from _right(waiting, talks[0])
@@ -127,8 +126,7 @@ def _two_signals(server: ServerProcess, talks: list[Talk], random: Random) -> Pr
     with ThreadPoolExecutor(4) as pool:
         sent = [pool.submit(_slow_request, server.port, 600.0)]
         sent += [pool.submit(post, server.port, "/v1/score", talk.body()) for talk in talks[:2]]
-        if not wait_for(lambda: _waiting(server.port) > 0, SECONDS):
-            yield Fault.HANG, "nothing waits behind a slow batch"
+        yield from _accepted(server.port, len(sent))
         server.process.send_signal(number)
         time.sleep(random.uniform(0.0, 0.5))
         yield from ended_by(server, number, (130,))
@@ -155,7 +153,7 @@ def _slow_body(server: ServerProcess, talks: list[Talk], random: Random) -> Prob
     data = request(orjson.dumps(talks[0].body()))
     with Connection(server.port) as connection:
         connection.send(data[:-20])
-        time.sleep(0.5)
+        yield from _accepted(server.port, 1)
         server.process.send_signal(signal.SIGTERM)
         time.sleep(2.0)
         connection.send(data[-20:])
@@ -254,6 +252,13 @@ def _kinds(answer: Answer) -> set[str]:
     if "error" in value:
         return {value["error"]["type"]}
     return {item["error"]["type"] if "error" in item else "right" for item in value["items"]}
+
+
+def _accepted(port: int, count: int) -> Problems:
+    """Wait until so many requests are in the server: what it has not read it cannot answer."""
+    # The one that asks is open too.
+    if not wait_for(lambda: _metric(port, "smorm_open_requests") == count + 1, SECONDS):
+        yield Fault.HANG, f"{count} requests were sent, and do not arrive"
 
 
 def _waiting(port: int) -> int:

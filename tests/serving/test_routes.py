@@ -217,6 +217,7 @@ def test_info_and_metrics(server: Running, model: RewardModel) -> None:
     assert joint["tolerance"] == 1e-5
     assert info["models"]["faulty"]["views"] == ["faulty"]
     text = server.client.get("/metrics").text
+    assert "smorm_open_requests 1.0" in text.splitlines()
     assert "smorm_batch_tokens_bucket" in text
     assert "smorm_tokens_saved_total" in text
     assert server.client.get("/livez").status_code == 200

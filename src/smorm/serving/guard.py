@@ -81,6 +81,7 @@ class Guard:
         request_id = scope[REQUEST_ID] = next(self._ids)
         route = scope["path"] if scope["path"] in self.routes else "other"
         began, status, answered = time.monotonic(), 500, False
+        self.metrics.open_requests.inc()
 
         async def counted(message: MutableMapping[str, Any]) -> None:
             nonlocal status, answered
@@ -108,6 +109,7 @@ class Guard:
                 await _send(counted, Refused(500, "internal", "the server failed"), request_id)
         finally:
             seconds = time.monotonic() - began
+            self.metrics.open_requests.dec()
             self.metrics.requests.labels(route, str(status)).inc()
             self.metrics.request_seconds.labels(route).observe(seconds)
             log.debug("%s %s %d in %.3f s", request_id, route, status, seconds)

@@ -22,6 +22,10 @@ class Metrics:
             "smorm_requests", "Requests by route and status.", ["route", "status"],
             registry=registry,
         )  # fmt: skip
+        self.open_requests = Gauge(
+            "smorm_open_requests", "Requests without an answer, this one among them.",
+            registry=registry,
+        )  # fmt: skip
         self.refusals = Counter(
             "smorm_refusals", "Requests and items refused, by reason.", ["reason"],
             registry=registry,
