@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from smorm.errors import ModelError, first_line
+from smorm.file_kinds import HEAD, other_kind
 from smorm.limits import deeper_than, limit, read_limited, refusal
 
 # Weights in safetensors, configs and tokenizers; never code, pickles or other frameworks' weights.
@@ -53,7 +54,8 @@ def fetch(name: str, *, weights: bool = True) -> Path:
 
 def check_files(folder: Path) -> None:
     """Refuse a folder with a file that is none (a device would never end, and a pipe never begin),
-    with settings that are no JSON object, or with code. Nothing is loaded."""
+    with settings that are no JSON object, a pointer in the stead of a file, or code. Nothing is
+    loaded."""
     try:
         paths = sorted(folder.iterdir())
     except OSError as error:
@@ -61,6 +63,7 @@ def check_files(folder: Path) -> None:
     for path in paths:
         if path.suffix in _READ:
             refuse_irregular(path)
+            _refuse_other_kinds(path)
         if path.stem in _OF_TOKENIZERS and path.stat().st_size > limit("tokenizer_bytes"):
             raise ModelError(f"{path}: {refusal('tokenizer_bytes', path.stat().st_size)}")
     for path in paths:
@@ -114,6 +117,14 @@ def refuse_irregular(path: Path) -> None:
         raise ModelError(f"{path}: not a regular file")
     if not os.access(path, os.R_OK):
         raise ModelError(f"{path}: cannot be read: permission denied")
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    """`ModelError` for a Git LFS pointer or a web page under a file's name."""
+    with path.open("rb") as file:
+        kind = other_kind(file.read(HEAD))
+    if kind:
+        raise ModelError(f"{path}: the file is {kind}")
 
 
 def _refuse_code_in(path: Path) -> None:

@@ -7,8 +7,12 @@ import json
 import pytest
 
 from smorm import RewardModel
+from smorm.config import parse_config
 from smorm.model.export import export_view
 from smorm.text.tokenizers import TEMPLATE
+from smorm.training.setup import prepare
+from tests.data.sources import jsonl
+from tests.model.foreign_folders import classifier
 from tests.tiny import trained
 
 
@@ -82,3 +86,20 @@ def test_a_model_without_a_template_is_named_once(smorm, tmp_path, caplog):
     code, _, err = smorm("score", folder, "--input", rows, *options)
     assert code == 0, err
     assert "has a chat template" not in caplog.text
+
+
+@pytest.mark.parametrize("with_template", [False, True])
+def test_training_says_that_its_backbone_has_no_template(tmp_path, caplog, with_template):
+    folder = classifier(tmp_path / "m")
+    if not with_template:
+        (folder / "chat_template.jinja").unlink()
+    rows = jsonl(tmp_path / "d.jsonl", [{"prompt": "q", "chosen": "a", "rejected": "b"}])
+    values = {
+        "model": {"backbone": str(folder)},
+        "data": {"preference": str(rows), "max_tokens": 64, "cache": None, "workers": 1},
+        "objective": {"kind": "preference"},
+        "training": {"max_steps": 1, "batch_size": 1},
+        "output": {"folder": str(tmp_path / "run")},
+    }
+    prepare(parse_config(values))
+    assert ("has a chat template" in caplog.text) is not with_template

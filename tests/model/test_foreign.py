@@ -271,6 +271,45 @@ def test_pickled_weights_are_refused_with_the_way_to_convert_them(tmp_path, name
         assert "save_pretrained" in str(caught.value)
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 123\n"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_pointer_or_a_page_in_the_stead_of_a_file_is_named(tmp_path, name):
+    folder = classifier(tmp_path / "m")
+    for content, step in ((POINTER, "git lfs pull"), (b"<!DOCTYPE html>", "download the file")):
+        (folder / name).write_bytes(content)
+        with pytest.raises(ModelError, match=f"{name}: the file is .*{step}") as caught:
+            RewardModel.load(folder)
+        only_line(caught.value)
+
+
+def test_a_folder_without_weights_says_where_they_may_be(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with pytest.raises(
+        UnreadableModelError, match=r"no weights in it.*the folder of a model"
+    ) as no:
+        RewardModel.load(folder)
+    assert no.value.kind is Unreadable.NO_WEIGHTS
+    (folder / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(UnreadableModelError, match="GGUF is not read"):
+        RewardModel.load(folder)
+    for step in (100, 200):
+        classifier(folder / f"checkpoint-{step}")
+    with pytest.raises(UnreadableModelError, match=r"name that folder: .*/checkpoint-200$"):
+        RewardModel.load(folder)
+
+
+def test_a_folder_without_a_tokenizer_says_what_to_do(tmp_path):
+    folder = classifier(tmp_path / "m")
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(ModelError, match=r"no tokenizer in it .* model\.tokenizer") as caught:
+        RewardModel.load(folder)
+    only_line(caught.value)
+
+
 def test_code_of_a_models_own_is_refused_with_the_next_step(tmp_path):
     folder = classifier(tmp_path / "m")
     change_json(folder / "config.json", auto_map={"AutoModel": "modeling_x.X"})

@@ -11,30 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from smorm.errors import DataError
+from smorm.file_kinds import HEAD, other_kind
 from smorm.limits import limit, refusal
 
 BOM = b"\xef\xbb\xbf"
 # By its first bytes: a name can be wrong.
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _BUFFER = 1 << 20
-HEAD = 32  # bytes that tell the kind of a file
 # The longer marks first: that of UTF-32 begins with one of UTF-16.
 _MARKS = {
     b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32",
     b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16",
 }  # fmt: skip
-# What lies under the name of a data file, by its first bytes, and the next step.
-_OTHER_FILES = {
-    b"version https://git-lfs.": "a Git LFS pointer in the file's stead: fetch it (git lfs pull)",
-    b"<!DOCTYPE html": "a web page, not the data: download the file itself",
-    b"<!doctype html": "a web page, not the data: download the file itself",
-    b"<html": "a web page, not the data: download the file itself",
-    b"PAR1\x15": "a Parquet file: give it a name that ends in .parquet",
-    b"ARROW1\0": "an Arrow file: save it as Parquet or JSON lines",
-    b"PK\x03\x04": "a zip archive or an Excel workbook: unpack it, or save it as CSV",
-    b"BZh91AY": "packed by bzip2: unpack it (bunzip2)",
-    b"\xfd7zXZ\0": "packed by xz: unpack it (unxz)",
-}
 
 
 class _Counted(io.RawIOBase):
@@ -121,10 +109,8 @@ def _refuse_encoding(path: Path, head: bytes) -> None:
 
 def refuse_other_kinds(path: Path, head: bytes) -> None:
     """`DataError` where a file begins as other kinds do: a web page, a pointer, an archive."""
-    start = head.lstrip()
-    for magic, kind in _OTHER_FILES.items():
-        if start.startswith(magic):
-            raise DataError(f"{path}: the file is {kind}")
+    if kind := other_kind(head):
+        raise DataError(f"{path}: the file is {kind}")
 
 
 # A run of blank lines, to the end of its last one.

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from smorm.data.jsonlines import Row
-from smorm.data.streams import HEAD, refuse_other_kinds
+from smorm.data.streams import refuse_other_kinds
 from smorm.errors import DataError, first_line
+from smorm.file_kinds import HEAD
 from smorm.limits import bounded_memory, limit, refusal
 
 _BATCH_ROWS, _BATCH_BYTES = 256, 64 << 20

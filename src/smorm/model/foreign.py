@@ -62,6 +62,7 @@ class Unreadable(Enum):
         "no score head (score.weight) in it: a head would be random. Is this a language model? "
         "Train one with `smorm train`"
     )
+    NO_WEIGHTS = "no weights in it (no .safetensors file): {what}"
     NO_ADAPTED_HEAD = (
         "the adapters hold no head (score.weight), and neither does their base {what}: a head "
         'would be random. Train them with modules_to_save: ["score"]'
@@ -143,7 +144,19 @@ def refuse_head(folder: Path, tensors: Mapping[str, str]) -> None:
     others = heads_beside(tensors)
     if others:
         raise UnreadableModelError(folder, Unreadable.OTHER_HEAD, ", ".join(others[:3]))
+    if not tensors:
+        raise UnreadableModelError(folder, Unreadable.NO_WEIGHTS, _elsewhere(folder))
     raise UnreadableModelError(folder, Unreadable.NO_HEAD)
+
+
+def _elsewhere(folder: Path) -> str:
+    """Where the weights of a folder without any may be, as the next step."""
+    inside = sorted(path.parent.name for path in folder.glob("*/config.json"))
+    if inside:
+        return f"there is a model in it, name that folder: {folder / inside[-1]}"
+    if any(folder.glob("*.gguf")):
+        return "GGUF is not read, take the model that it was made of"
+    return "is it the folder of a model?"
 
 
 def heads_beside(names: Iterable[str]) -> list[str]:

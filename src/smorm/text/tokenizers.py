@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smorm import limits
-from smorm.errors import ConfigError, first_line, third_party
+from smorm.errors import ConfigError, ModelError, first_line, third_party
 from smorm.model_files import local_folder, read_settings
 from smorm.text import probe
 
@@ -27,6 +27,8 @@ TEMPLATE = (
     "{{ message.content }}{% endfor %}{{ eos_token }}"
 )
 NEW_PAD_TOKEN = "<|pad|>"
+# How the files of tokenizers begin, beside those of SentencePiece (.model).
+_FILES = ("tokenizer", "vocab", "merges", "tekken")
 
 # Best first. Tokens that models set aside for padding, then those set aside for any use.
 _SPARE = (
@@ -58,6 +60,13 @@ def load_tokenizer(path: str, *, tried: bool = False) -> Any:
     # AutoTokenizer imports torch, which a tokenising process can do without: 200 MB and 2 seconds.
     from transformers import PreTrainedTokenizerFast
 
+    if not any(
+        entry.name.startswith(_FILES) or entry.suffix == ".model" for entry in folder.iterdir()
+    ):
+        raise ModelError(
+            f"{path}: no tokenizer in it (no tokenizer.json): copy that of the model it was made "
+            "of into the folder, or for training name it under model.tokenizer"
+        )
     file = folder / "tokenizer_config.json"
     # AutoTokenizer prefers the class of some model types (Qwen2's) to the saved one, and that
     # class splits text in another way: the saved class decides.

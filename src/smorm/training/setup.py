@@ -100,6 +100,11 @@ def prepare(config: Config) -> Prepared:
     used = sources.sources_of(data, pairs=method.uses_pairs, rated=method.uses_ratings)
     tokenizer = sources.run_tokenizer(config, used)
     template = sources.run_template(config, tokenizer)
+    if template is None and not tokenizer.chat_template:
+        log.warning(
+            "neither the backbone nor its tokenizer has a chat template: conversations are "
+            "rendered as `User: …`, `Assistant: …`; model.chat_template names another"
+        )
     ensure_pad_token(tokenizer, template)
     renderer = Renderer(tokenizer, template, data.max_tokens)
     ensure_bos(renderer)
