@@ -2,11 +2,12 @@
 
     python -m experiments.lab.alarms --output results/lab/alarms --work runs/lab
 
-Models of SMORM on the shipped policy, each with data and prompts of its own. Half of them start
-from the head's usual random rows, the others from rows that were chosen, before any training and
-without gold, because they give "cheers" far more on unseen topics than on trained ones: falls are
-rare otherwise. Thresholds are chosen on half of the data seeds and starts; every area and share of
-the page is of the other half. Finished models are used again. About 20 minutes on one core."""
+Models of SMORM on the shipped policy, three on each data seed: one starts from usual random rows
+of the head, one from rows that were chosen because they give "cheers" far more on unseen topics
+than on trained ones, one from a row that was made to do so by more than any random row. Both
+before any training and without gold: falls are rare otherwise. Thresholds are chosen on half of the
+data seeds and starts; every area and share of the page is of the other half. Finished models are
+used again. About 20 minutes on one core."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +49,7 @@ from smorm.lab.config import LabConfig, PoolsSection
 from smorm.lab.methods import training_config
 from smorm.lab.world_artifacts import WorldArtifacts
 from smorm.model.inference import pooled_units
-from smorm.model.store import versions
+from smorm.model.store import save_model, versions
 from smorm.rewards.field import TruthReward
 from smorm.rewards.model import ModelReward
 from smorm.rewards.protocol import score_each, values_of
@@ -57,11 +59,11 @@ from smorm.stress.pools import prompt_label, read_pools
 from smorm.stress.symptoms import roc_area
 from smorm.text.chat import Message, Renderer
 from smorm.text.limits import fit
-from smorm.training.setup import prepare
+from smorm.training.setup import Prepared, prepare
 from smorm.world import Regime, sample_prompt
 
 ARM = "SMORM"
-FIRST_SEED, DATA_SEEDS = 200, 10
+FIRST_SEED, DATA_SEEDS = 200, 6
 # Half of the usual pools: alarms look at the pick of 64.
 ANSWERS = 128
 ID: Regime = "ID"
@@ -69,6 +71,8 @@ UNSEEN: tuple[Regime, ...] = ("OODtopic", "far")
 # Start seeds among which the drifting ones are; any others than the usual starts.
 CANDIDATES = range(10_000, 30_000)
 PROBE = "cheers"
+# Drifts of planted rows, in standard deviations of random ones, each in both halves.
+PLANTED_DRIFTS = (5.0, 6.5, 8.0)
 FALSE_ALARMS = 0.05
 POOR_GOLD = 0.65
 RESAMPLES = 400
@@ -83,10 +87,11 @@ class Half(StrEnum):
 
 
 class Start(StrEnum):
-    """How the head's random rows were drawn."""
+    """How the preference row was drawn before training."""
 
     USUAL = "usual"
     DRIFTING = "drifting"
+    PLANTED = "planted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +106,7 @@ class Run:
     @property
     def label(self) -> str:
         """For people."""
-        return f"{ARM}-data{self.data_seed}-start{self.start_seed}"
+        return f"{ARM}-data{self.data_seed}-{self.start}{self.start_seed}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +148,10 @@ def configuration(lab: WorldArtifacts, run: Run, folder: Path) -> Config:
     values["training"]["seed"] = run.start_seed
     # The start whose falls are known; what is chosen among is the rows of its seeds.
     values["model"]["head_start"] = "random"
-    values["model"]["backbone"] = str(lab.policy(run.data_seed))
+    start = lab.policy(run.data_seed)
+    if run.start is Start.PLANTED:
+        start = planted_start(lab, run)
+    values["model"]["backbone"] = str(start)
     data = lab.data(run.data_seed)
     for kind in ("preference", "rated"):
         values["data"][kind] = [str(data[name]) for name in values["data"][kind]]
@@ -157,17 +165,19 @@ def all_runs(lab: WorldArtifacts) -> list[Run]:
     for index, drifting in enumerate(drifting_starts(lab, DATA_SEEDS)):
         half = Half.REPORT if index % 2 else Half.CHOICE
         seed = FIRST_SEED + index
-        runs += [Run(half, Start.USUAL, seed, seed), Run(half, Start.DRIFTING, seed, drifting)]
+        starts = {Start.USUAL: seed, Start.DRIFTING: drifting, Start.PLANTED: seed}
+        runs += [Run(half, start, seed, start_seed) for start, start_seed in starts.items()]
     return runs
 
 
-def drifting_starts(lab: WorldArtifacts, count: int) -> list[int]:
-    """The seeds whose random preference row gives the closing word the most on unseen topics, less
-    what it gives it on trained ones, in units of a row's own standard deviation."""
+@cache
+def untrained(work: Path) -> tuple[Prepared, Floats]:
+    """A network before its training, and the direction of a preference row [D] along which the
+    closing word gets more on unseen topics than on trained ones."""
+    lab = lab_of(work)
     run = Run(Half.CHOICE, Start.USUAL, FIRST_SEED, FIRST_SEED)
-    config = configuration(lab, run, lab.config.output / "not-trained")
-    prepared = prepare(config)
-    network, limit = prepared.network, config.data.max_tokens
+    config = configuration(lab, run, work / "not-trained")
+    prepared, limit = prepare(config), config.data.max_tokens
     renderer = Renderer(prepared.tokenizer, prepared.tokenizer.chat_template, limit)
     answer = (Message("assistant", PROBE),)
     means = []
@@ -179,18 +189,43 @@ def drifting_starts(lab: WorldArtifacts, count: int) -> list[int]:
             fitted = fit(renderer, (Message("user", prompt),), (answer,), limit, "error")
             assert fitted.tokens is not None
             units.append([np.array(tokens, dtype=np.int32) for tokens in fitted.tokens])
-        means.append(
-            np.concatenate(pooled_units(network, units, DEFAULT_BATCH_TOKENS)).mean(axis=0)
-        )
-    direction = torch.tensor(means[1] - means[0], dtype=torch.float32)
-    rows, width = network.head.weight.shape
+        hidden = pooled_units(prepared.network, units, DEFAULT_BATCH_TOKENS)
+        means.append(np.concatenate(hidden).mean(axis=0))
+    return prepared, np.asarray(means[1] - means[0])
+
+
+def drifting_starts(lab: WorldArtifacts, count: int) -> list[int]:
+    """The seeds whose random preference row drifts the most."""
+    prepared, direction = untrained(lab.config.work_folder)
+    towards = torch.tensor(direction, dtype=torch.float32)
+    weight = torch.empty_like(prepared.network.head.weight)
     drift = []
-    weight = torch.empty(rows, width)
     for seed in CANDIDATES:
         torch.manual_seed(seed)
-        drift.append(float(torch.nn.init.normal_(weight)[0] @ direction))
+        drift.append(float(torch.nn.init.normal_(weight)[0] @ towards))
     order = np.argsort(drift)[::-1][:count]
     return [CANDIDATES[index] for index in order]
+
+
+def planted_start(lab: WorldArtifacts, run: Run) -> Path:
+    """A reward model to start from that was not trained: its preference row is random but for its
+    drift, which is `PLANTED_DRIFTS` standard deviations of a random row's."""
+    drift = PLANTED_DRIFTS[(run.data_seed - FIRST_SEED) // 2 % len(PLANTED_DRIFTS)]
+    recipe = {"drift": drift, "seed": run.start_seed, "versions": versions()}
+
+    def make(folder: Path) -> None:
+        prepared, direction = untrained(lab.config.work_folder)
+        head = prepared.network.head
+        unit = torch.tensor(direction / np.linalg.norm(direction), dtype=torch.float32)
+        torch.manual_seed(run.start_seed)
+        std = (len(unit) + 1) ** -0.5
+        with torch.no_grad():
+            row = torch.nn.init.normal_(torch.empty_like(unit), std=std)
+            head.weight[0] = row + (drift * std - row @ unit) * unit
+        save_model(folder, prepared.network, prepared.tokenizer, prepared.card)
+
+    path = lab.store.path("planted", recipe, label=run.label)
+    return lab.store.folder(path, recipe, make)
 
 
 def measure_run(lab: WorldArtifacts, run: Run) -> list[PromptRow]:
@@ -202,6 +237,7 @@ def measure_run(lab: WorldArtifacts, run: Run) -> list[PromptRow]:
     def configure(folder: Path) -> Config:
         return configuration(lab, run, folder)
 
+    # A planted start is named by a path that holds its fingerprint.
     recipe = [configure(lab.config.output).hash, hashes, versions()]
     folder = train_once(lab.store, "alarm-arms", run.label, recipe, configure)
     model = RewardModel.load(folder / "model")
@@ -377,13 +413,15 @@ PAGE = """\
 
 `python -m experiments.lab.alarms` wrote this page. {runs} models of SMORM on the shipped policy \
 of world 0 ({choice} to choose thresholds, {report} to report), on {seeds} data seeds, each with \
-3,000 pairs, 1,000 ratings and, of each set, 24 prompts with {answers} answers. Two models a data \
-seed: one with a **usual** random start of the head, one with a **drifting** start, one of the \
+3,000 pairs, 1,000 ratings and, of each set, 24 prompts with {answers} answers. Three models a \
+data seed: one with a **usual** random start of the head; one with a **drifting** start, of the \
 {count} random rows among {candidates:,} that give "cheers" the most on unseen topics less trained \
-ones. They were chosen before any training and without gold. The share of drifting starts is made: \
-the areas below are of this mixture, and how often a usual run falls must be read off the usual \
-starts alone. No data seed and no start of the choice is among those of the report. One world, one \
-policy, one size: other models may fail in other ways.
+ones; and one with a **planted** start, a random row but for its drift, which is {drifts} standard \
+deviations of random rows' (what a policy with an unlucky start has by chance, made). All before \
+any training and without gold. The mixture is made: the areas below are of it, and how often a \
+usual run falls must be read off the usual starts alone. No data seed of the choice is among those \
+of the report. One world, one policy, one size, one kind of failure planted: other models may fail \
+in other ways.
 
 A point is a run on an unseen set (OODtopic or far), or on one prompt of it; gold is that of the \
 preference row's pick of 64, and the drift is from the answers to ID. Brackets: 95 % intervals \
@@ -453,6 +491,7 @@ def account(rows: Sequence[PromptRow]) -> str:
         report=len({row.run for row in halves[Half.REPORT]}),
         candidates=len(CANDIDATES),
         count=DATA_SEEDS,
+        drifts=", ".join(f"{drift:g}" for drift in PLANTED_DRIFTS),
         answers=ANSWERS,
         seeds=len({row.run.data_seed for row in rows}),
         report_seeds=len({row.run.data_seed for row in halves[Half.REPORT]}),

@@ -54,7 +54,7 @@ def rows():
 
 def test_a_point_is_a_run_on_an_unseen_set_and_means_its_prompts(rows):
     points = points_of_runs(rows)
-    assert len(points) == 10 * 2 * 2
+    assert len(points) == 10 * 3 * 2
     assert len(points_of_prompts(rows)) == 6 * len(points)
     first = [row.closing_word for row in rows if row.run == points[0].run and row.regime == "far"]
     assert points[1].values[CLOSING] == pytest.approx(np.mean(first))
@@ -87,6 +87,6 @@ def test_the_page_is_of_the_half_that_reports_and_follows_from_the_file(rows, tm
         (row.run, row.regime, row.gold) for row in rows
     ]
     page = account(again)
-    assert "20 models of SMORM" in page
+    assert "30 models of SMORM" in page
     assert "10 of 10 of the poor points" in page
     assert "nan" not in page
