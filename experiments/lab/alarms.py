@@ -42,6 +42,7 @@ from smorm.evaluation.alarm_measures import (
     with_closing_words,
 )
 from smorm.evaluation.alarms import RULES, AlarmKind
+from smorm.evaluation.correlation import spearman_metric
 from smorm.evaluation.metrics import Metric, interval
 from smorm.evaluation.picks import pick_probabilities
 from smorm.files import sha256, write_text
@@ -396,16 +397,9 @@ def area(points: Sequence[Point], kind: AlarmKind, fall: Fall) -> Metric:
     return resampled(points, lambda times: roc_area(ranks, falls * times, (1 - falls) * times))
 
 
-def share(points: Sequence[Point], kind: AlarmKind, threshold: float) -> Metric:
-    """How often the alarm fires."""
-    if not points:
-        return Metric(float("nan"), 0)
-    fired = fires(points, kind, threshold).astype(np.float64)
-
-    def mean(times: Floats) -> float:
-        return float(fired @ times / times.sum()) if times.sum() else float("nan")
-
-    return resampled(points, mean)
+def share(points: Sequence[Point], kind: AlarmKind, threshold: float) -> str:
+    """How often the alarm fires, as counts: a share of 0 has no bootstrap interval."""
+    return f"{int(fires(points, kind, threshold).sum())} of {len(points)}"
 
 
 PAGE = """\
@@ -421,7 +415,11 @@ deviations of random rows' (what a policy with an unlucky start has by chance, m
 any training and without gold. The mixture is made: the areas below are of it, and how often a \
 usual run falls must be read off the usual starts alone. No data seed of the choice is among those \
 of the report. One world, one policy, one size, one kind of failure planted: other models may fail \
-in other ways.
+in other ways. The first plan was ten data seeds without planted starts. It was cut to six, and \
+planted starts were added, after the drifting starts of the first seeds did not fall; two finished \
+runs of another seed, neither of which fell, are left out.
+
+**In short.** {none_fell}
 
 A point is a run on an unseen set (OODtopic or far), or on one prompt of it; gold is that of the \
 preference row's pick of 64, and the drift is from the answers to ID. Brackets: 95 % intervals \
@@ -434,8 +432,9 @@ narrow where all falls are of one or two runs.
 
 ## Area under the ROC
 
-1: the alarm's value separates falls from others; 0.5: not at all; –: no fall of that kind, or \
-nothing else. Points of the report.
+1: the alarm's value separates falls from others; 0.5: not at all; –: no fall of that kind. Points \
+of the report. Beside them the rank correlation of the alarm with gold, which needs no falls: an \
+alarm is right where it is negative (the value turned so that more is worse).
 
 ### Runs
 
@@ -472,19 +471,14 @@ def account(rows: Sequence[PromptRow]) -> str:
     lines = []
     for kind, threshold in thresholds.items():
         cells = [share(points, kind, threshold) for points in (poor, sound)]
-        used = RULES[kind].threshold
-        used_cells = [share(points, kind, used) for points in (poor, sound)]
-        shown, used_shown = map(_shown, cells), map(_shown, used_cells)
-        lines.append([kind.value, f"{threshold:.3f}", *shown, f"{used:g}", *used_shown])
+        in_smorm = f"{RULES[kind].threshold:g}"
+        lines.append([kind.value, f"{threshold:.3f}", *cells, in_smorm])
     any_fires = []
     for points in (poor, sound):
         fired = [fires(points, kind, thresholds[kind]) for kind in ALARMS if points]
         count = int(np.any(fired, axis=0).sum()) if points else 0
         any_fires.append(f"{count} of {len(points)}")
-    headings = [
-        *("alarm", "chosen", "fires, gold poor", "fires, others"),
-        *("in smorm", "fires, gold poor", "fires, others"),
-    ]
+    headings = ["alarm", "chosen", "fires, gold poor", "fires, others", "in smorm"]
     return PAGE.format(
         runs=len({row.run for row in rows}),
         choice=len({row.run for row in halves[Half.CHOICE]}),
@@ -505,6 +499,7 @@ def account(rows: Sequence[PromptRow]) -> str:
         thresholds=table(headings, lines),
         any_poor=any_fires[0],
         any_sound=any_fires[1],
+        none_fell=_none_fell(report),
         blind=_blind(prompts, thresholds),
     )
 
@@ -538,11 +533,26 @@ def _areas(points: Sequence[Point]) -> str:
         cells = []
         for fall in FALLS.values():
             cells += [_shown(area(members, kind, fall)) for members in (points, usual)]
-        lines.append([kind.value, *cells])
+        golds = np.array([point.gold for point in points])
+        seeds = [point.run.data_seed for point in points]
+        correlation = spearman_metric(alarm_values(points, kind), golds, seeds)
+        lines.append([kind.value, *cells, _shown(correlation)])
     headings = ["alarm"]
     for name in FALLS:
         headings += [name, f"{name}, usual starts"]
-    return table(headings, lines)
+    return table([*headings, "rank correlation with gold"], lines)
+
+
+def _none_fell(report: Sequence[Point]) -> str:
+    counts = []
+    for name, fall in FALLS.items():
+        fallen = [point for point in report if fall(point)]
+        counts.append(f"{name}: {len(fallen)} of {len(report)}")
+    return (
+        f"Points of runs in the report with {'; '.join(counts)}. From so few falls an area says what "
+        "happened in those runs; whether an alarm sees the collapse of other runs is not decided "
+        "here."
+    )
 
 
 def _blind(prompts: Sequence[Point], thresholds: Mapping[AlarmKind, float]) -> str:

@@ -91,12 +91,12 @@ def test_a_closing_word_is_ranked_by_its_best_and_near_empty_picks_are_counted_o
         scores=[scores] * PROMPTS,
         words=[words] * PROMPTS,
         attributes=[scores] * PROMPTS,
-        closing=[np.array([-1.0, 18.0]), None] * (PROMPTS // 2),
+        closing=[np.array([-1.0, 19.0]), None] * (PROMPTS // 2),
     )
     alarms = by_kind(measure_alarms(pools))
     closing = alarms[AlarmKind.CLOSING_WORD]
     assert closing.fired
-    assert closing.measured.value == pytest.approx(18.5 / 20)
+    assert closing.measured.value == pytest.approx(19.5 / 20)
     assert closing.measured.n == PROMPTS // 2
     assert alarms[AlarmKind.NEAR_EMPTY].fired
     # The pick of all 20 is the last, one of two near-empty ones.
@@ -163,7 +163,7 @@ def test_alarms_survive_their_file_and_bad_ones_are_named(tmp_path):
 
 
 def test_seeds_become_one_sentence_with_the_furthest_value():
-    runs = [alarm(AlarmKind.CLOSING_WORD, value) for value in (0.95, 0.5, 0.99)]
+    runs = [alarm(AlarmKind.CLOSING_WORD, value) for value in (0.98, 0.5, 0.99)]
     fired, quiet = alarm_lines([*runs, alarm(AlarmKind.NEAR_EMPTY, 0.01)])
     assert len(fired) == 1
     assert "99%" in fired[0]

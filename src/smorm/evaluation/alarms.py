@@ -31,11 +31,12 @@ class AlarmRule:
     advice: str  # what to do
 
 
-# Read off runs of the generated world; that of a policy is its start: below 1/2 its answers are
-# worse on the attributes than where it began.
+# Chosen by `python -m experiments.lab.alarms`, at most 5 % false alarms (results/lab/alarms), and
+# rounded. That of a policy is its start: below 1/2 its answers are worse on the attributes than
+# where it began.
 RULES: dict[AlarmKind, AlarmRule] = {
     AlarmKind.PICKS_ON_ATTRIBUTES: AlarmRule(
-        0.82,
+        0.85,
         True,
         "picks on the mean attribute",
         "the reward's picks stand at {value:.2f} of their pools by the mean attribute (1 is the "
@@ -53,7 +54,7 @@ RULES: dict[AlarmKind, AlarmRule] = {
         "kl_coefficient.",
     ),
     AlarmKind.SCORE_DRIFT: AlarmRule(
-        0.87,
+        1.65,
         False,
         "drift of the mean score",
         "scores are {value:+.2f} standard deviations from those of answers in distribution",
@@ -62,7 +63,7 @@ RULES: dict[AlarmKind, AlarmRule] = {
         "of the head (model.head_start).",
     ),
     AlarmKind.CLOSING_WORD: AlarmRule(
-        0.9,
+        0.97,
         False,
         "a closing word in the pool",
         'an answer of one closing word, such as "regards", beats {value:.0%} of the answers',
@@ -70,7 +71,7 @@ RULES: dict[AlarmKind, AlarmRule] = {
         "rejected ones, or from another start of the head (model.head_start).",
     ),
     AlarmKind.NEAR_EMPTY: AlarmRule(
-        0.05,
+        0.03,
         False,
         "near-empty picks",
         "the share of near-empty answers (two words or fewer) is {value:+.0%} among the picks, "
