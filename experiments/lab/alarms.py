@@ -549,9 +549,9 @@ def _none_fell(report: Sequence[Point]) -> str:
         fallen = [point for point in report if fall(point)]
         counts.append(f"{name}: {len(fallen)} of {len(report)}")
     return (
-        f"Points of runs in the report with {'; '.join(counts)}. From so few falls an area says what "
-        "happened in those runs; whether an alarm sees the collapse of other runs is not decided "
-        "here."
+        f"Points of runs in the report with {'; '.join(counts)}. From so few falls an area says "
+        "what happened in those runs; whether an alarm sees the collapse of other runs is not "
+        "decided here."
     )
 
 
