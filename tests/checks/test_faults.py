@@ -263,3 +263,17 @@ def test_turns_and_systems_count_into_a_prompt(tmp_path):
     assert lengths["prompt"]["max"] == 6
     assert lengths["chosen"]["histogram"] == [[2, 4, 1]]
     assert lengths["rejected"]["percentiles"]["50"] == 1
+
+
+def test_one_prompt_of_a_benchmark_among_unlabelled_answers_must_be_fixed(tmp_path):
+    bench = pairs(300, 3)
+    unlabelled = [{"prompt": row["prompt"], "responses": [row["chosen"]]} for row in pairs(20)]
+    assert found(checked(tmp_path, unlabelled, against=bench), "benchmark_overlap").case == "none"
+    stolen = {"prompt": bench[0]["prompt"], "responses": ["other words"]}
+    finding = found(checked(tmp_path, [*unlabelled, stolen], against=bench), "benchmark_overlap")
+    assert (finding.case, finding.severity, finding.count) == ("unlabelled", "must fix", 1)
+    assert "the prompts of 1 items" in meaning(finding)
+    # Of labelled data it is a hundredth of the items.
+    labelled = {"prompt": bench[0]["prompt"], "chosen": "some words", "rejected": "other ones"}
+    finding = found(checked(tmp_path, [*pairs(20), labelled], against=bench), "benchmark_overlap")
+    assert finding.severity == "look"

@@ -39,6 +39,7 @@ class Benchmarks:
     items: Ints
     sides: NDArray[np.int8]
     met: Ints  # the first record that holds a run [U], or a number above all records
+    unlabelled: Bools  # whether a record without labels, to be scored by a teacher, holds a run [U]
     _filter: Bools = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -49,14 +50,15 @@ class Benchmarks:
     def _slots(self, hashes: Hashes) -> Hashes:
         return hashes & np.uint64(len(self._filter) - 1)
 
-    def meet(self, hashes: Hashes, rows: Ints) -> None:
-        """Note which runs of the data, held by records `rows`, are in a benchmark."""
+    def meet(self, hashes: Hashes, rows: Ints, unlabelled: Bools) -> None:
+        """Note which runs of the data, held by records `rows`, are in a benchmark, [G] each."""
         # The filter has false positives; the sorted hashes decide.
         maybe = self._filter[self._slots(hashes)]
-        hashes, rows = hashes[maybe], rows[maybe]
+        hashes, rows, unlabelled = hashes[maybe], rows[maybe], unlabelled[maybe]
         nearest = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
         same = self.hashes[nearest] == hashes
         np.minimum.at(self.met, nearest[same], rows[same])
+        self.unlabelled[nearest[same & unlabelled]] = True
 
     def selections(self) -> Iterator[tuple[str, int, Bools]]:
         """Each benchmark's name, number of items and which runs are its own [G]."""
@@ -85,7 +87,8 @@ def read_benchmarks(named: Sequence[tuple[str, Iterable[Record]]]) -> Benchmarks
     distinct, runs = np.unique(hashes, return_inverse=True)
     names = [name for name, _ in named]
     met = np.full(len(distinct), _NEVER)
-    return Benchmarks(names, sizes, distinct, runs, items, sides, met)
+    unlabelled = np.zeros(len(distinct), bool)
+    return Benchmarks(names, sizes, distinct, runs, items, sides, met, unlabelled)
 
 
 def _sides(batch: Sequence[Record]) -> Iterator[tuple[int, list[str], list[int]]]:
@@ -121,12 +124,20 @@ def overlap_findings(benchmarks: Benchmarks, table: Table, limits: Thresholds) -
         counts = counts_by_name[name]
         # Prompts decide: shared responses are mostly stock phrases ("I'm sorry, but as an AI ...").
         case, severity = "none", FINE
-        if counts["prompts"] > limits.overlap * size:
+        # A student learns what its teacher says of them: one is too many.
+        unlabelled = (
+            selected & (benchmarks.sides == PROMPT) & benchmarks.unlabelled[benchmarks.runs]
+        )
+        num_unlabelled = len(np.unique(benchmarks.items[unlabelled]))
+        if num_unlabelled:
+            case, severity = "unlabelled", MUST_FIX
+        elif counts["prompts"] > limits.overlap * size:
             case, severity = "prompts", MUST_FIX
         elif counts["either"]:
             case, severity = "responses", LOOK
         # The records of the data are what must be removed, so these are named.
         rows = benchmarks.met[benchmarks.runs[selected]]
-        numbers, locations = {"benchmark": name, **counts}, table.locations(rows[rows != _NEVER])
+        numbers = {"benchmark": name, **counts, "unlabelled": num_unlabelled}
+        locations = table.locations(rows[rows != _NEVER])
         kind, count = FindingKind.BENCHMARK_OVERLAP, counts["either"]
         yield Finding(kind, severity, count, size, numbers, case, locations)

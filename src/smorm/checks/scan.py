@@ -15,7 +15,7 @@ from smorm.checks import findings, markup
 from smorm.checks.findings import FINE, LOOK, MUST_FIX, Finding, FindingKind, Thresholds, above
 from smorm.checks.overlap import Benchmarks
 from smorm.checks.shingles import SketchFile, Words, grams, shingles, sketch, words_of
-from smorm.checks.table import Table, TableBuilder, responses_of
+from smorm.checks.table import KINDS, Table, TableBuilder, responses_of
 from smorm.checks.tokens import TokenCheck, whole_conversations
 from smorm.data.census import UNREAD_KINDS, BadRecord, Census, Defect, DropReason
 from smorm.data.encode import Outcome
@@ -194,9 +194,12 @@ class _Writer:
         self.builder.add_words(prompts.lengths, responses.lengths, filled)
         if self.benchmarks is not None and self._train:
             first = self.rows - count
+            kinds = np.asarray(self.builder.records["kind"][first:])
+            unlabelled = kinds == KINDS.index("candidates")
             for words, owners in ((prompts, prompt_owners), (responses, response_owners)):
                 hashes, texts = grams(words)
-                self.benchmarks.meet(hashes, first + owners[texts])
+                indices = owners[texts]
+                self.benchmarks.meet(hashes, first + indices, unlabelled[indices])
         self._prompts, self._responses, self._owners = [], [], []
         self._characters = 0
 

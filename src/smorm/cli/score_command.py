@@ -15,6 +15,7 @@ from smorm.terminal import echo
 if TYPE_CHECKING:
     from smorm.rewards.ensemble import Ensemble
     from smorm.rewards.shards import JobReport
+    from smorm.scoring.as_rated import AsRated
 
 
 @options.loads_models
@@ -49,6 +50,9 @@ def run(
     ray: int | None = Option(
         None, min=1, help="Actors of Ray that score, each with a GPU on --device cuda (extra ray)."
     ),
+    as_rated: str | None = Option(
+        None, help="Write rated records for smorm train in place of scores: the attribute's name."
+    ),
     step: options.StepOption = None,
     token_file: options.TokenFileOption = None,
     max_batch_tokens: options.BatchTokensOption = 8192,
@@ -60,17 +64,36 @@ def run(
     several responses (a pair, best-of-N) gives them as a list under "responses". Several rewards
     with --combine give {"id", "view", "members", "tokens", "truncated"}: all of them as one.
     After Ctrl-C (exit code 130) or a kill, the same command with --resume goes on. Several
-    processes or machines share a file by --shards 1/4 to 4/4 (and smorm join)."""
+    processes or machines share a file by --shards 1/4 to 4/4 (and smorm join). With --as-rated NAME
+    each answer with a score gives {"id", "prompt", "response", "scores": {NAME: view}}."""
     from smorm.cli.progress import line_progress
     from smorm.files import refuse_unwritable
     from smorm.rewards.ensemble import Ensemble
     from smorm.rewards.protocol import ScoringOptions
     from smorm.rewards.scores_file import score_file
     from smorm.rewards.shards import Shard
+    from smorm.scoring.as_rated import AsRated
 
     shard = None if shards is None else Shard.parse(shards)
+    if as_rated is not None and shard is not None:
+        raise ConfigError(
+            "--as-rated with --shards: score the shards without it, join them (smorm join), and "
+            "smorm pick SCORES --as-rated NAME makes the rated records"
+        )
+    if as_rated is not None and keep:
+        raise ConfigError("--as-rated with --keep: rated records have no other fields")
+    rated = None if as_rated is None else AsRated(as_rated)
     refuse_unwritable(output)
     sections = options.sections_of(rewards, token_file, step)
+    if rated is not None and combine is not None and standardise is None:
+        if format != "auto" or columns:
+            raise ConfigError(
+                "--as-rated: several rewards are standardised: name a file for it (--standardise), "
+                "of rows that need no --format or --columns"
+            )
+        # Of rewards in different units the one that varies most would be the only teacher.
+        standardise = input
+        echo(f"{input}: each reward is standardised over it (--standardise names another file)")
     section = options.combined(sections, view, combine, kappa, standardise)
     chosen = None
     if section is None:
@@ -103,12 +126,15 @@ def run(
         report = score_file(
             reward, source, output, view=chosen, on_bad_record=on_bad,
             keep=options.listed(keep), resume=resume, progress=progress, shard=shard,
-            actors=actors,
+            actors=actors, as_rated=rated,
         )  # fmt: skip
     print_counted(report, by_name=isinstance(reward, Ensemble))
     if isinstance(reward, Ensemble):
         _print_ensemble(reward, report.tokens)
-    print_totals(output if shard is None else shard.file(output), report)
+    if rated is not None:
+        print_rated(output, rated)
+    else:
+        print_totals(output if shard is None else shard.file(output), report)
 
 
 def print_counted(report: JobReport, *, by_name: bool) -> None:
@@ -127,6 +153,13 @@ def print_totals(output: Path, report: JobReport) -> None:
     if report.unscored:
         errors += f", {report.unscored} responses without a score beside others"
     echo(f"{output}: {report.responses} responses in {report.lines} lines{errors}")
+
+
+def print_rated(output: Path, rated: AsRated) -> None:
+    """What is in a file of rated records, and what is not."""
+    for line in rated.census.lines():
+        echo(line, err=True)
+    echo(f"{output}: {rated.rated:,} answers rated as {rated.name}")
 
 
 def _print_ensemble(ensemble: Ensemble, tokens: int) -> None:

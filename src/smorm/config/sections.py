@@ -372,7 +372,7 @@ class OutputSection(Section):
     """Where results go."""
 
     folder: Path
-    default_view: Literal["F", "L", "M"] | None = None
+    default_view: Literal["F", "L", "M"] | dict[str, Any] | None = None
 
 
 class Config(Section):

@@ -39,6 +39,8 @@ from smorm.rewards.partial import Entry, Partial, leftovers
 from smorm.rewards.protocol import Reward, RewardView, count_changes
 from smorm.rewards.shards import JobReport as JobReport
 from smorm.rewards.shards import Shard
+from smorm.scoring.as_rated import AsRated
+from smorm.scoring.pick import ScoredInput
 from smorm.scoring.scorer import Scored
 from smorm.stopping import handled
 from smorm.text.limits import LEFT_OUT, Unscored
@@ -77,6 +79,7 @@ def score_file(
     progress: Progress | None = None,
     shard: Shard | None = None,
     actors: Actors | None = None,
+    as_rated: AsRated | None = None,
 ) -> JobReport:
     """Score every line of `source` into `output`, with the input fields (or paths) of `keep`.
 
@@ -84,7 +87,8 @@ def score_file(
     member. `resume` goes on from what an interrupted job left; without it such a file is refused.
     Of a `shard` its lines alone are scored, into its file beside `output`, with a record of what it
     is (`shards.join` makes the output of all). `actors` score in the reward's place, on other
-    processes or machines; not an ensemble.
+    processes or machines; not an ensemble. With `as_rated` the output holds rated rows in place of
+    scores, and a partial file is what it is without.
 
     Raises:
         ConfigError: no such view, or a partial file that is not to be gone on from; a shard of an
@@ -93,6 +97,9 @@ def score_file(
             no line has; or an input that changed between two members.
         OutputError: the output could not be written, and an older one is untouched.
         Interrupted: a stop signal; what was scored until then is kept."""
+    if as_rated is not None and (keep or shard is not None):
+        # A shard has one line for each of the input, by which shards are joined.
+        raise ConfigError("--as-rated: rated rows have no kept fields and no shards")
     # Before hours of scoring, not after them.
     files.refuse_unwritable(output)
     if not isinstance(reward, Ensemble):
@@ -107,7 +114,7 @@ def score_file(
         num_lines = share.rows(rows, chunks.CHUNK)
         job = _Job(
             source, output, stem, on_bad_record, tuple(keep), progress, num_lines,
-            share.chunks(rows, chunks.CHUNK), actors,
+            share.chunks(rows, chunks.CHUNK), actors, as_rated,
         )  # fmt: skip
         report = _finished(job, reward, view)
         if shard is not None:
@@ -187,6 +194,7 @@ class _Job:
     num_lines: int
     chunks: range
     actors: Actors | None
+    as_rated: AsRated | None
     num_members: int = 1
     partials: list[Partial] = field(default_factory=list)
     counted: dict[str, Census] = field(default_factory=dict)
@@ -306,17 +314,37 @@ class _Job:
             entries = self._merged(reward)
             view = None
         read = reward.view(view).read
-        count = num_responses = errors = unscored = num_tokens = 0
+        counts = dict.fromkeys(("lines", "responses", "errors", "unscored", "tokens"), 0)
+        lines = self._lines(entries, reward, read, counts)
+        if self.as_rated is not None:
+            # What has no score is counted by its reason, of which a line has the words alone.
+            uncounted = Census()
+            self.as_rated.write(ScoredInput(lines, self.output, self.source, uncounted), stream)
+        else:
+            for _, line in lines:
+                stream.write(orjson.dumps(line, option=_LINE))
+        return JobReport(**counts, counted=self.counted)
+
+    def _lines(
+        self,
+        entries: Iterator[Entry],
+        reward: Reward,
+        read: Callable[[Any], Any],
+        counts: dict[str, int],
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The lines of the output with their places in the input, counted as `JobReport` does."""
         for entry in entries:
-            count += 1
-            stream.write(orjson.dumps(_line_of(entry, reward, read), option=_LINE))
+            counts["lines"] += 1
+            if self.as_rated is not None:
+                for error in entry.errors.values():
+                    self.as_rated.add_unscored(error.reason, entry.where)
             if entry.scored is None:
-                errors += 1
-                continue
-            num_responses += len(entry.scored.tokens)
-            num_tokens += sum(filter(None, entry.scored.tokens))
-            unscored += len(entry.errors)
-        return JobReport(count, num_responses, errors, unscored, num_tokens, self.counted)
+                counts["errors"] += 1
+            else:
+                counts["responses"] += len(entry.scored.tokens)
+                counts["tokens"] += sum(filter(None, entry.scored.tokens))
+                counts["unscored"] += len(entry.errors)
+            yield entry.where, _line_of(entry, reward, read)
 
     def _counted(self, partial: Partial, census: Census) -> Iterator[Entry]:
         """The entries of a reward, counted."""

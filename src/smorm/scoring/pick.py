@@ -4,11 +4,11 @@ sampling and for DPO out of answers that `smorm score` has scored."""
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import orjson
 
@@ -46,7 +46,7 @@ class PickReport:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answers:
+class ScoredAnswers:
     """The answers of a line that have scores, in the line's order."""
 
     where: str
@@ -77,7 +77,7 @@ def pick_file(
     census = Census()
     lines = picked = 0
     with files.atomic_file(output) as stream:
-        for answers in _Scored(scores, source, census).lines():
+        for answers in ScoredInput.of_file(scores, source, census).lines():
             lines += 1
             row = None
             if answers is not None:
@@ -92,18 +92,24 @@ def pick_file(
 
 
 @dataclass(frozen=True, slots=True)
-class _Scored:
-    """A scores file beside the input that it should be of."""
+class ScoredInput:
+    """Lines of a scores file, with their places, beside the input that they should be of."""
 
-    scores: Path
+    scored: Iterable[tuple[str, Mapping[str, Any] | BadRecord]]
+    scores: Path  # what errors name
     source: Source
     census: Census
 
-    def lines(self) -> Iterator[_Answers | None]:
+    @classmethod
+    def of_file(cls, scores: Path, source: Source, census: Census) -> Self:
+        """Of a scores file."""
+        return cls(scan_json(scores), scores, source, census)
+
+    def lines(self) -> Iterator[ScoredAnswers | None]:
         """The scored answers of each line; None of a line without any."""
         # What the input's own format counts was told when it was scored.
         rows = read_each(replace(self.source, every_response=True), Census())
-        pairs = itertools.zip_longest(scan_json(self.scores), rows)
+        pairs = itertools.zip_longest(self.scored, rows)
         for number, (scored, read) in enumerate(pairs, 1):
             if scored is None or read is None:
                 raise self._another(f"record {number} is in one of them only")
@@ -125,7 +131,7 @@ class _Scored:
         where: str,
         row: Mapping[str, Any],
         records: list[Record] | BadRecord,
-    ) -> _Answers | None:
+    ) -> ScoredAnswers | None:
         """The answers of an input row beside their scores."""
         scores = {index: value for index, value in enumerate(values) if value is not None}
         if not scores:
@@ -153,7 +159,7 @@ class _Scored:
         # A whole text has no prompt.
         as_text = not item.prompt or isinstance(value_at(row, _prompt_column(self.source)), str)
         answers = [responses[index] for index in scores]
-        return _Answers(where, item.id, item.prompt, answers, list(scores.values()), as_text)
+        return ScoredAnswers(where, item.id, item.prompt, answers, list(scores.values()), as_text)
 
 
 def _values(line: Mapping[str, Any], where: str) -> list[float | None]:
@@ -179,7 +185,7 @@ def _prompt_column(source: Source) -> str:
 
 
 def _row(
-    answers: _Answers, choice: Choice, min_margin: float, census: Census
+    answers: ScoredAnswers, choice: Choice, min_margin: float, census: Census
 ) -> dict[str, Any] | None:
     """What is written of a line; None where it gives nothing, counted."""
     best, worst = answers.best(), answers.worst()
@@ -187,7 +193,7 @@ def _row(
         index = best if choice == "best" else worst
         if answers.scores.count(answers.scores[index]) > 1:
             census.add(PickReason.SHARED, answers.where)
-        row = _texts(answers, {"response": index})
+        row = texts_of(answers, {"response": index})
         return row | {"score": answers.scores[index]}
     margin = answers.scores[best] - answers.scores[worst]
     reason = None
@@ -200,10 +206,10 @@ def _row(
     if reason is not None:
         census.add(reason, answers.where)
         return None
-    return _texts(answers, {"chosen": best, "rejected": worst}) | {"margin": margin}
+    return texts_of(answers, {"chosen": best, "rejected": worst}) | {"margin": margin}
 
 
-def _texts(answers: _Answers, chosen: Mapping[str, int]) -> dict[str, Any]:
+def texts_of(answers: ScoredAnswers, chosen: Mapping[str, int]) -> dict[str, Any]:
     """The prompt and some answers under their names, all as text or all as messages."""
     row: dict[str, Any] = {}
     if answers.id is not None:
