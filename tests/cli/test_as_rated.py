@@ -71,7 +71,7 @@ def test_an_ensemble_is_standardised_over_its_input(smorm, tmp_path):
     rows = [{"prompt": f"p{i}", "responses": ["x " * (i + 1), "y"]} for i in range(12)]
     source, output = write_rows(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
     words = ("--combine", "mean", "--input", source, "--output", output, "--as-rated", "teacher")
-    code, said, err = smorm("score", trained("preference"), LENGTH, *words)
+    code, said, err = smorm("score", trained(), LENGTH, *words)
     assert code == 0, err
     assert "each reward is standardised over it" in said
     values = [row["scores"]["teacher"] for row in read_lines(output)]

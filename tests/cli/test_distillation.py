@@ -26,12 +26,10 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def demo(tmp_path, monkeypatch):
-    """A folder as `smorm demo` leaves it, with few prompts, in which the page's paths hold."""
+    """A folder with the data of `smorm demo`, fewer of them, in which the page's paths hold."""
     (tmp_path / "demo" / "data").mkdir(parents=True)
     for name, path in world().items():
         shutil.copyfile(path, tmp_path / "demo" / "data" / f"{name}.jsonl")
-    for name, kind in TEACHERS.items():
-        shutil.copytree(trained(kind), tmp_path / "demo" / "models" / name)
     for name in ("src", "recipes"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
@@ -40,6 +38,8 @@ def demo(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_page_gives_a_student_that_scores_by_the_teachers_row(demo, smorm):
+    for name, kind in TEACHERS.items():
+        shutil.copytree(trained(kind), demo / "demo" / "models" / name)
     exec(blocks("python")[0], {})
     (commands,) = blocks("sh")
     for line in commands.splitlines():

@@ -131,7 +131,7 @@ def test_what_is_asked_for_must_be_clear(smorm, scored, tmp_path):
     for more in ((), ("--best", "--pairs")):
         code, _, err = smorm(*words, *more)
         assert code == 2
-        assert "one of --best, --worst and --pairs" in err
+        assert "one of --best, --worst, --pairs and --as-rated" in err
     assert smorm(*words, "--best", "--min-margin", "1")[0] == 2
     assert smorm(*words, "--pairs", "--min-margin", "-1")[0] == 2
     code, _, err = smorm("pick", source, "--best", "--input", source, "--output", tmp_path / "o")
