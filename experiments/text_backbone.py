@@ -107,7 +107,7 @@ def overlapping(documents: Sequence[Messages], benchmarks: Benchmarks) -> set[in
             indices += [index] * len(variants)
         hashes, positions = grams(words_of(texts))
         rows = np.array(indices, dtype=np.int64)[positions]
-        benchmarks.meet(hashes, rows)
+        benchmarks.meet(hashes, rows, np.zeros(len(rows), dtype=bool))
         shared.update(rows[np.isin(hashes, benchmarks.hashes)].tolist())
     return shared
 
