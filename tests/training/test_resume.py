@@ -28,6 +28,7 @@ from tests.training.runs import LAB, LORA, bits, config_of, jsonl, metrics, prep
 
 RUNS: dict[str, dict[str, Any]] = {
     "joint, learned noise": {"objective": {"weighting": "learned"}},
+    "joint, extra pairs": {"data": {"augment": {"share": 0.5}}},
     "LoRA with dropout": {"model": LORA, "training": {"max_batch_tokens": 120}},
     "joint, diagnosed": {"training": {"diagnose_every": 2, "evaluate_every": 2}},
     "bf16, checkpointed activations": {

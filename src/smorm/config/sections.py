@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BeforeValidator,
@@ -239,6 +239,25 @@ class MixingConfig(Section):
         return self
 
 
+Negative = Literal["cross_prompt", "first_words", "shuffled_words", "repeated_start"]
+
+
+class AugmentSection(Section):
+    """Extra pairs whose rejected side is bad by its making."""
+
+    share: Annotated[float, Field(gt=0, le=4)] = 0.5
+    kinds: Annotated[list[Negative], Field(min_length=1)] = Field(
+        default_factory=lambda: list(get_args(Negative))
+    )
+
+    @field_validator("kinds", mode="after")
+    @classmethod
+    def _once_each(cls, value: list[Negative]) -> list[Negative]:
+        if len(set(value)) < len(value):
+            raise ValueError("a kind is there twice")
+        return value
+
+
 class DataSection(Section):
     """What it is trained on."""
 
@@ -247,11 +266,20 @@ class DataSection(Section):
     attributes: list[str] | None = None
     scaling: Literal["standardize", "unit", "none"] = "standardize"
     mixing: MixingConfig = MixingConfig()
+    augment: AugmentSection | None = None
     max_tokens: Annotated[int, Field(ge=8)] = 2048
     overlong: Literal["error", "drop", "truncate_prompt"] = "error"
     on_bad_record: Literal["stop", "skip"] = "stop"
     workers: Annotated[int | Literal["auto"], _positive_or_auto("processes")] = "auto"
     cache: str | None = "auto"
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # The key came later: without it a configuration has the hash that it had before.
+        values: dict[str, Any] = handler(self)
+        if values["augment"] is None:
+            del values["augment"]
+        return values
 
     _attribute_names = field_validator("attributes", mode="after")(_named_once)
 

@@ -91,6 +91,9 @@ class DropReason(StrEnum):
     NO_COMMON_ATTRIBUTE = "no attribute in common: no pair"
     MEAN_TIE = "tie of mean ratings: no pair"
     IN_NO_PAIR = "rated response in no pair, left out"
+    # of extra pairs
+    AUGMENTED = "extra pair made: {}"
+    NOT_AUGMENTED = "no extra pair could be made: {}"
     # of training data as tokens
     DROPPED = "dropped: {}"
     SAME_TOKENS = "dropped: both sides are the same tokens"

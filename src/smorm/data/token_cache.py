@@ -20,6 +20,7 @@ import smorm.data
 import smorm.text
 from smorm import files
 from smorm.arrays import Tokens
+from smorm.data.augment import Augment, augmented
 from smorm.data.census import Census, DropReason
 from smorm.data.encode import Conversation, Encoder, tokenizer_digest
 from smorm.data.formats import FORMATS
@@ -43,12 +44,13 @@ _AFTER_TOKENS = {"mixing", "scaling", "pairing"}
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
     """A source as tokens. Bad records stop it, or go into the run's file `quarantine` (`skip`),
-    from a cached source as well."""
+    from a cached source as well. `augment` adds extra pairs to it."""
 
     source: Source
     kind: StoreKind
     on_bad_record: OnBad
     quarantine: Path
+    augment: Augment | None = None
 
 
 def tokens_of(request: TokenRequest, tokeniser: Tokeniser, cache: str | None) -> TokenStore:
@@ -122,6 +124,8 @@ def _key(request: TokenRequest, contents: Contents, encoder: Encoder) -> str:
         "code": _code(),
         "format": _format_code(request.source.format),
     }
+    if request.augment is not None:
+        decisive["augment"] = asdict(request.augment)
     return hashlib.sha256(orjson.dumps(decisive, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
 
 
@@ -177,6 +181,8 @@ def write_tokens(
     # of what is counted must not depend on their number.
     reading, encoding = Census(), Census()
     records = read_records(request.source, request.kind, reading, on_bad, folder / QUARANTINE)
+    if request.augment is not None:
+        records = augmented(records, request.augment, reading)
     try:
         with StoreWriter(folder, request.kind, contents.names) as writer:
             for record, outcome in tokeniser.tokenised(records, _conversation, contents.size):

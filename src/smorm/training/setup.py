@@ -113,7 +113,8 @@ def prepare(config: Config) -> Prepared:
     encoder = Encoder(renderer, data.max_tokens, data.overlong)
     # One process of a machine tokenises; the others find the tokens of large sources in the cache.
     with ranks.one_first(), Tokeniser(encoder, data.workers) as tokeniser:
-        stores = sources.tokenised_sources(config, used, tokeniser, census)
+        extra = sources.augment_of(config)
+        stores = sources.tokenised_sources(config, used, tokeniser, census, augment=extra)
         scales = sources.fit_attributes(config, stores, census)
         train = sources.token_set(stores, scales, census)
         no_pairs = method.uses_pairs and not train.pairs

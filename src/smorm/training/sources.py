@@ -14,6 +14,7 @@ from smorm.arrays import Floats, Ints
 from smorm.config import Config, SourceConfig, TrainedTokenizer
 from smorm.config.sections import DataSection, EvaluationSection
 from smorm.data import token_store
+from smorm.data.augment import Augment, Negative
 from smorm.data.census import Census, DropReason
 from smorm.data.reading import Source, read_records
 from smorm.data.scaling import AttributeScale, apply_scales, fit_scales
@@ -104,11 +105,26 @@ def run_template(config: Config, tokenizer: Any) -> str | None:
     return template
 
 
+def augment_of(config: Config) -> Augment | None:
+    """The extra pairs that a run trains on."""
+    section = config.data.augment
+    if section is None:
+        return None
+    return Augment(section.share, tuple(map(Negative, section.kinds)), config.training.seed)
+
+
 def tokenised_sources(
-    config: Config, sources: Sources, tokeniser: Tokeniser, census: Census, limit: int | None = None
+    config: Config,
+    sources: Sources,
+    tokeniser: Tokeniser,
+    census: Census,
+    limit: int | None = None,
+    *,
+    augment: Augment | None = None,
 ) -> Stores:
-    """Both kinds as tokens, from the cache or made now, at most `limit` records of each. Bad
-    records stop the run or go to `quarantine.jsonl` in the output folder."""
+    """Both kinds as tokens, from the cache or made now, at most `limit` records of each, pairs
+    with the extra ones of `augment`. Bad records stop the run or go to `quarantine.jsonl` in the
+    output folder."""
     quarantine = config.output.folder / "quarantine.jsonl"
     if not current().is_first:  # the first rank writes them down
         quarantine = Path(os.devnull)
@@ -121,7 +137,8 @@ def tokenised_sources(
             # The limit goes to the reader: what is beyond it is never read or tokenised.
             if room is not None:
                 source = replace(source, limit=min(room, source.limit or room))
-            request = TokenRequest(source, kind, config.data.on_bad_record, quarantine)
+            extra = augment if kind == "preference" else None
+            request = TokenRequest(source, kind, config.data.on_bad_record, quarantine, extra)
             store = tokens_of(request, tokeniser, config.data.cache)
             stores[kind].append(store)
             census.merge(store.census)
