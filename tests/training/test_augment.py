@@ -4,6 +4,8 @@ That such a run goes on to the same bits: test_resume.py."""
 
 from __future__ import annotations
 
+import pytest
+
 from smorm.config import parse_config
 from smorm.data.census import DropReason
 from smorm.training.setup import prepare
@@ -14,6 +16,7 @@ def values(folder, **data):
     return config_values(folder, data={"augment": {"share": 0.5}, **data})
 
 
+@pytest.mark.slow
 def test_the_number_of_processes_makes_no_difference_and_the_seed_does(tmp_path):
     alone = prepare(parse_config(values(tmp_path, workers=1)))
     extra = alone.census[DropReason.AUGMENTED]

@@ -69,8 +69,8 @@ def _rejected(
     """A rejected answer of a kind; None where the pair has none."""
     if kind is Negative.CROSS_PROMPT:
         prompt = prompt_key(pair.prompt)
-        others = [other.chosen for other in earlier if prompt_key(other.prompt) != prompt]
-        rejected = draw.choice(others) if others and pair.prompt else None
+        answers = [each.chosen for each in earlier if prompt_key(each.prompt) != prompt]
+        rejected = draw.choice(answers) if answers and pair.prompt else None
     else:
         rejected = _damaged(pair.chosen, _DAMAGES[kind], draw) if pair.prompt else None
     return None if rejected == pair.chosen else rejected
