@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from experiments import check_data, grouping, judge, linear_theory, real, text, theorem_two
-from experiments.lab import account, alarms, policies, search, sweeps_page, tuning
+from experiments.lab import account, alarms, policies, search, start, sweeps_page, tuning
 from smorm.files import write_text
 
 
@@ -35,6 +35,7 @@ PAGES: dict[str, Callable[[Path], None]] = {
     "lab/alarms/README.md": alarms.rewrite,
     "lab/rl/README.md": policies.rewrite,
     "lab/search/README.md": search.rewrite,
+    "lab/start/README.md": start.rewrite,
     "lab/sweeps/README.md": sweeps_page.rewrite,
     "lab/sweeps/tables.md": sweeps_page.rewrite,
 }
