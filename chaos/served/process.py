@@ -44,7 +44,9 @@ class ServerProcess:
             "PYTHONPATH": os.pathsep.join([str(root / "src"), str(root)]),
             "TMPDIR": str(self.temporary),
         }
-        command = [sys.executable, "-m", "smorm.cli.main", "serve", *arguments]
+        # Under nohup the trials, and what they start, would ignore SIGHUP.
+        command = ["env", "--default-signal=HUP", sys.executable]
+        command += ["-m", "smorm.cli.main", "serve", *arguments]
         with (folder / "output.txt").open("wb") as output:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
