@@ -375,6 +375,7 @@ def kill(how: str, times: int, folder: Path) -> dict:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_sixty_kills_at_random_times_lose_nothing_that_was_saved(tmp_path):
     found = kill("whole", 60, tmp_path)
     assert found["problems"] == []

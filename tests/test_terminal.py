@@ -42,6 +42,7 @@ def _is_name(node: ast.AST) -> bool:
     return isinstance(node, ast.Name) and node.id == "__name__"
 
 
+@pytest.mark.slow
 def test_the_package_prints_through_one_printer():
     uses = []
     for path in sorted(PACKAGE.rglob("*.py")):

@@ -283,7 +283,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="the data folder; ../shared/data where it is")
     for name, value in asdict(Sizes()).items():
         option = f"--{name.replace('_', '-')}"
-        parser.add_argument(option, type=type(value), default=value)
+        read = _names if isinstance(value, tuple) else type(value)
+        parser.add_argument(option, type=read, default=value)
     options = vars(parser.parse_args(arguments))
     sizes = Sizes(**{name: options[name] for name in asdict(Sizes())})
     parts = options["parts"].split(",")
@@ -292,6 +293,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--parts {','.join(sorted(unknown))}: expected some of {', '.join(PARTS)}")
     run(options["output"], sizes, parts, options["litserve"], options["vllm"], options["data"])
     return 0
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
 
 
 if __name__ == "__main__":

@@ -93,6 +93,7 @@ def test_counted_flops_are_two_times_rows_times_weights() -> None:
     assert count_flops(lambda: torch.matmul(attention, attention.transpose(-1, -2))) == 0
 
 
+@pytest.mark.slow
 def test_the_peak_is_a_speed_that_one_product_does_not_exceed_by_far() -> None:
     fastest = peak(torch.float32, repeats=1, seconds=0.001)
     x, weight = torch.randn(512, 512), torch.randn(512, 512)

@@ -72,6 +72,7 @@ def test_hh_pairs_share_what_hh_pairs_share(folder: Path) -> None:
     assert ("generated" in work.facts["texts"]) == (folder == NOWHERE)
 
 
+@pytest.mark.slow
 def test_messages_that_were_tokenised_once_are_the_renderers_tokens() -> None:
     source = first_of(hh_pairs(NOWHERE), 20)
     work = sample("bon", best_of(source, 4), 20, by_record, renderer(), source.origin)

@@ -147,6 +147,7 @@ def test_a_reference_of_too_few_prompts_is_bad_data(smorm, out, tmp_path):
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_merged_models_are_an_ordinary_model(smorm, out, tmp_path):
     code, said, err = smorm(
         "merge", trained(), trained(), "--weight", "1", "--weight", "3", "--output", out

@@ -78,6 +78,7 @@ def test_precision_and_limit_are_options(smorm, tmp_path, judge, few):
     assert "--max-tokens 2000: expected 1 to 256" in " ".join(err.split())
 
 
+@pytest.mark.slow
 def test_rows_of_others_can_be_weighed_by_a_fit(smorm, tmp_path, judge):
     pair = {"prompt": "What is 2 + 2?", "chosen": "It is four.", "rejected": "Five"}
     lines = [json.dumps({**pair, "prompt": f"What is {n} + 2?"}) for n in range(12)]

@@ -48,6 +48,7 @@ def runs(tmp_path_factory):
     return {name: folder / name for name in KINDS}
 
 
+@pytest.mark.slow
 def test_a_run_of_armo_is_measured_as_often_as_it_is_asked(tmp_path):
     from smorm.config import load_config
     from smorm.training.loop import train
@@ -147,6 +148,7 @@ def test_armo_scores_ratings_and_a_gated_preference(runs, smorm, tmp_path):
     np.testing.assert_allclose(alone, scores.preference[1:2], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_it_is_measured_and_pushed_like_any_other_model(runs, name, smorm, tmp_path):
     suites = [f"pairs/ID={world()['eval-pairs-ID']}"]
@@ -249,6 +251,7 @@ def test_an_mlp_run_goes_on_where_it_stopped(smorm, tmp_path):
         assert sha256(run / "model" / name) == sha256(tmp_path / "whole" / "model" / name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "words"),
     [({"objective": {"kind": "grm"}, "model": {"head": "mlp"}}, ()),

@@ -133,6 +133,7 @@ def test_a_tokenizer_that_plain_transformers_replaces_is_a_warning_of_export_and
     assert "SGLang draws a `score.bias` of qwen2 at random at each start" in err
 
 
+@pytest.mark.slow
 def test_clients_tokens_are_checked_offline(smorm, good, few, tmp_path):
     chosen = ["--as", "verl", "--as", "vllm", "--as", "trl"]
     result = tmp_path / "r.json"
@@ -226,6 +227,7 @@ def test_conversations_that_are_no_records_are_named_by_their_line(smorm, good, 
     assert "bad.jsonl:2" in error_of(err)
 
 
+@pytest.mark.slow
 def test_the_export_of_an_export_is_the_same_view(smorm, good, few, tmp_path):
     assert smorm("export", good, "--view", "F", "--output", tmp_path / "again")[0] == 0
     assert smorm("parity", good, tmp_path / "again", *few)[0] == 0

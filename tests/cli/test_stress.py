@@ -48,6 +48,7 @@ def config(tmp_path, pools, **changes):
     return path
 
 
+@pytest.mark.slow
 def test_models_and_views_are_pushed_in_and_out_of_distribution(smorm, tmp_path, pools):
     path = config(tmp_path, pools, in_distribution="ID")
     code, out, err = smorm("stress", path)
@@ -99,6 +100,7 @@ def test_the_files_gold_and_the_labs_agree_and_overrides_reach_the_config(smorm,
             assert one.metrics[name].value == pytest.approx(other.metrics[name].value)
 
 
+@pytest.mark.slow
 def test_an_answer_that_does_not_fit_stops_the_test_or_is_left_out_and_counted(
     smorm, tmp_path, pools
 ):
@@ -132,6 +134,7 @@ def test_an_answer_that_does_not_fit_stops_the_test_or_is_left_out_and_counted(
             assert one.items[-1]["n"] == 11  # the pool that lost its long answer is the smallest
 
 
+@pytest.mark.slow
 def test_seeds_of_a_method_stand_together_and_differences_are_paired_by_seed(
     smorm, tmp_path, pools
 ):

@@ -91,6 +91,7 @@ def test_a_policy_is_optimised_against_every_view_and_traced_on_every_set(smorm,
     assert smorm("report", tmp_path / "rl.json", "--output", tmp_path / "page.html")[0] == 0
 
 
+@pytest.mark.slow
 def test_seeds_are_runs_of_one_method(smorm, tmp_path, prompts):
     code, out, err = smorm("stress", config(tmp_path, prompts, {"seeds": [3, 4]}))
     assert code == 0, err
@@ -114,6 +115,7 @@ def test_the_same_configuration_gives_the_same_numbers(smorm, tmp_path, prompts)
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
 def test_trls_algorithms_are_traced_alike(smorm, tmp_path, prompts, algorithm):
@@ -189,6 +191,7 @@ def test_a_stop_keeps_finished_runs_and_no_second_process_writes_them(tmp_path, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rl.json.part", "rl.yaml"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
 def test_a_policy_that_diverges_is_told(smorm, tmp_path, prompts, algorithm):

@@ -125,6 +125,7 @@ def test_a_call_of_bounded_memory_gets_no_more() -> None:
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
+@pytest.mark.slow
 def test_bombs_in_tables_take_bounded_memory(tmp_path: Path) -> None:
     # Beside texts that do not shrink, so that the file's sizes look usual.
     noise = [os.urandom(20_000).hex() for _ in range(100)]

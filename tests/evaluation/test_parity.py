@@ -140,6 +140,7 @@ def test_the_result_file_says_what_was_compared(tmp_path, ours, good):
     assert {row["path"] for row in result.items} == {row.path.name for row in found.rows}
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize("rows", [1, 6])
 def test_a_model_of_others_agrees_once_its_pad_token_is_not_its_eos(tmp_path, data_folder, rows):
@@ -172,6 +173,7 @@ def test_bfloat16_has_a_gate_of_its_own_and_names_rounding(good):
 # Planted faults
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_a_pad_token_that_ends_conversations_is_named(tmp_path, data_folder):
     folder = foreign(tmp_path / "theirs", data_folder, 1)

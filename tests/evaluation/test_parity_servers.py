@@ -52,6 +52,7 @@ def whole(tmp_path_factory) -> Engine:
     return Engine(export_all_rows(folder, model.network, model.tokenizer, model.card).folder)
 
 
+@pytest.mark.slow
 def test_messages_of_more_than_texts_are_sent_as_ids_alone_and_counted(ours, engine):
     fields = '{"reasoning_content": "because"}'
     first = ours.conversations[0]

@@ -151,6 +151,7 @@ def failed(result: Result) -> dict[str, str]:
     return {failure.test: failure.text for failure in result.failures}
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize("rows", [1, 6])
 def test_pad_as_eos_is_named_on_a_model_of_others_and_gone_once_exported(

@@ -133,6 +133,7 @@ def test_the_heads_alone_are_at_their_minima():
     assert np.linalg.matrix_rank(regression_alone(problem.inputs, problem.ratings, 2)) == 2
 
 
+@pytest.mark.slow
 def test_in_high_dimension_the_floor_says_nothing_although_the_rewards_agree():
     low, high = measure_once(4, 0), measure_once(512, 0)
     for one in (low, high):

@@ -90,6 +90,7 @@ def test_artifacts_of_other_versions_are_used_and_said_to_be_theirs_in_a_line(tm
     assert describe_other_versions(tmp_path, []) == ""
 
 
+@pytest.mark.slow
 def test_what_studies_made_before_is_found_under_the_same_names():
     """Pinned names: a changed recipe would make every study under an old `work` train anew."""
     here = store()
@@ -191,6 +192,7 @@ def test_no_name_of_an_arm_leaves_the_folder_or_is_too_long_for_it():
     assert here.arm_path("Single-b", 0).name.startswith("Single-b-0-")
 
 
+@pytest.mark.slow
 def test_rows_are_the_models_scores_of_every_answer_in_order():
     here = store()
     found = here.rows("SMORM", 0)
@@ -256,6 +258,7 @@ def _train_slowly(values):
     WorldArtifacts(config).arm("Single", 0)
 
 
+@pytest.mark.slow
 def test_a_process_killed_in_training_leaves_nothing_that_is_taken_for_a_model():
     values = {"training": {"max_steps": 4000, "batch_size": 16}, "work": WORK / "killed"}
     process = worker_context(*IMPORTED).Process(target=_train_slowly, args=(values,), daemon=True)

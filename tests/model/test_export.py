@@ -73,6 +73,7 @@ def test_the_exported_config_asks_for_raw_scores(tmp_path):
     assert len(config["id2label"]) == 1
 
 
+@pytest.mark.slow
 def test_a_lora_run_exports_merged(tmp_path):
     values = config_values(tmp_path / "run")
     values["model"]["lora"] = {"rank": 4, "alpha": 8}

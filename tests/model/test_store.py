@@ -230,7 +230,7 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(ModelError, match="no such model folder"):
         load_model(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelError, match="no score head"):
+    with pytest.raises(ModelError, match="no weights in it"):
         load_model(tmp_path / "empty")
 
 

@@ -55,6 +55,7 @@ def test_ratings_that_never_vary_are_refused(tmp_path: Path) -> None:
         run_both(make_data(tmp_path / "data"), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_the_recipe_fits_the_real_data(data_folder: Path, tmp_path: Path) -> None:
     check(run_both(data_folder, tmp_path, "data.preference.limit=64", "data.rated.stride=100"))

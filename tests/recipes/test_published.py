@@ -90,6 +90,7 @@ def stand_in(name, tmp_path, *overrides):
 
 def test_every_recipe_is_covered_by_a_test():
     covered = {*PUBLISHED, *ONE_GPU, *FROM_SCRATCH, *RIVALS, *STRESS, "truthfulqa-armo"}
+    covered |= {"distilled"}  # tests/cli/test_distillation.py
     assert {path.stem for path in RECIPES.glob("*.yaml")} == covered
 
 

@@ -70,6 +70,7 @@ def measured(page, folder, width):
     return json.loads(html.unescape(result[1]))
 
 
+@pytest.mark.slow
 def test_on_a_phone_nothing_is_wider_than_the_page_and_panels_stack(page, tmp_path):
     measures = measured(page, tmp_path, 390)
     assert measures["closed"] <= 390

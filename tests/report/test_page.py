@@ -74,6 +74,7 @@ def sample():
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_page_is_one_file_without_an_address_or_a_script(tmp_path):
     output = tmp_path / "deep" / "report.html"
     write_page([each.as_dict() for each in sample()], output, "A title", "Hello.\n\nWorld.")

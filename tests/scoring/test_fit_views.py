@@ -66,6 +66,7 @@ def test_numbers_that_are_not_finite_are_an_error_and_no_answer():
         fit_weights(z, np.ones(2), np.array([True]), 0.1)
 
 
+@pytest.mark.slow
 @costly_law
 @given(seed=seeds)
 def test_a_learned_view_has_no_negative_weight_unless_it_is_freed(seed):
@@ -76,6 +77,7 @@ def test_a_learned_view_has_no_negative_weight_unless_it_is_freed(seed):
     assert min(freed[row] for row in ROWS[:3]) >= 0
 
 
+@pytest.mark.slow
 @costly_law
 @given(seed=seeds, row=st.integers(0, 3), factor=st.floats(1e-3, 1e3), shift=st.floats(-9, 9))
 def test_a_rows_units_change_its_weight_inversely_and_the_scores_not(seed, row, factor, shift):

@@ -155,6 +155,7 @@ def test_bars_reach_as_far_as_the_values(page: Page, server: Running) -> None:
             assert width == pytest.approx(share, abs=0.02)
 
 
+@pytest.mark.slow
 def test_best_of_n_turns_and_a_system_message(page: Page, server: Running) -> None:
     texts = ["one", "two two two", "", "three, and a half", "zinc"]
     for _ in range(3):
@@ -301,6 +302,7 @@ def test_the_policy_lets_nothing_in(page: Page, server: Running, path: str) -> N
     assert "connect-src" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/", "/docs"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_needs_no_sideways_scrolling(
@@ -377,6 +379,7 @@ def test_another_reward_of_the_server_is_one_number(page: Page) -> None:
     assert page.values(1) == {"faulty": 4.0}
 
 
+@pytest.mark.slow
 def test_the_token_is_asked_once_and_stands_in_no_address(driver: Chrome) -> None:
     sections = {"length": {"function": FAULTY}}
     limits = Limits(items=8)
@@ -437,6 +440,7 @@ def refusing() -> FastAPI:
     return app
 
 
+@pytest.mark.slow
 def test_refusals_are_told_in_words(driver: Chrome) -> None:
     with listening(refusing()) as url:
         page = Page(driver).open(url)
@@ -461,6 +465,7 @@ def test_a_server_that_stopped_is_told_in_words(driver: Chrome) -> None:
     assert page.text("headline") == headline
 
 
+@pytest.mark.slow
 def test_the_api_page_shows_and_tries_every_route(page: Page, server: Running) -> None:
     page.open(server.url + "/docs")
     described = server.client.get("/openapi.json").json()

@@ -90,6 +90,7 @@ def test_neither_the_old_label_nor_the_order_of_the_file_decides(
     assert labels[0] == labels[1]
 
 
+@pytest.mark.slow
 def test_noise_is_bradley_terrys(tmp_path):
     gap, heat = 0.3, 0.15
     rows = rows_of([(0.0, gap), (gap, 0.0)] * 1500)

@@ -53,6 +53,7 @@ def change_json(file: Path, change: Any) -> None:
     file.write_text(json.dumps(change(json.loads(file.read_bytes()))), encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PIPELINES)
 def test_a_hostile_tokenizer_is_refused_by_its_file(tmp_path: Path, name: str) -> None:
     folder = saved_style(tmp_path)
@@ -119,6 +120,7 @@ def test_a_template_that_is_named_is_tried_too(tmp_path: Path) -> None:
         read_template(Path("/dev/zero"), "--chat-template")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in TEMPLATES if "training" not in name])
 def test_an_honest_template_passes_well_within_the_limits(name: str) -> None:
     started = time.process_time()

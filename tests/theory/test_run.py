@@ -129,6 +129,7 @@ def test_the_weight_counts_what_the_run_trained_on(found):
     assert f"objective.weight={weight.value:.3g}" in said[0]
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_a_model_that_was_not_trained_here_is_diagnosed_as_it_is(data_folder, tmp_path):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer

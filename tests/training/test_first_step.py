@@ -15,6 +15,7 @@ from smorm.training.loop import train
 from tests.tiny import config_values
 
 
+@pytest.mark.slow
 def test_a_stop_before_the_first_step_resumes_to_the_same_bits(tmp_path, monkeypatch):
     straight = train(parse_config(config_values(tmp_path / "straight")))
     update = loop._update

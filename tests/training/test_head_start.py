@@ -122,6 +122,7 @@ def test_at_most_so_many_records_are_read(tmp_path: Path, monkeypatch: Any) -> N
 # Every method
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("kind", list(METHODS))
 def test_every_method_trains_from_every_start_or_refuses_it(

@@ -131,6 +131,7 @@ def test_stopped_and_resumed_it_has_the_same_best_and_the_same_bits(tmp_path: Pa
     assert bits(tmp_path / "run") == bits(tmp_path / "straight")
 
 
+@pytest.mark.slow
 def test_a_run_stops_after_so_many_measurements_without_a_better_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -150,6 +151,7 @@ def test_a_run_stops_after_so_many_measurements_without_a_better_one(
 # Longer runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped", [True, False])
 def test_a_lengthened_run_is_the_longer_run(
     tmp_path: Path, stopped: bool, caplog: pytest.LogCaptureFixture

@@ -133,6 +133,7 @@ def test_where_a_larger_size_does_not_fit_the_one_before_it_is_taken() -> None:
     assert settle(model, 10**10, CUDA, grown.get, int) == (2048, model)
 
 
+@pytest.mark.slow
 def test_records_that_are_longer_than_what_is_measured() -> None:
     network = RewardNetwork(tiny("llama"), 1, pad_id=0)
     choose_layout(network)
@@ -191,6 +192,7 @@ def sequences(seed: int, count: int = 12) -> list[list[np.ndarray]]:
     return pairs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["forest", "packed", "padded"])
 def test_measuring_leaves_no_trace(layout: Any) -> None:
     network = RewardNetwork(tiny("llama"), rows=3, pad_id=0).train()
@@ -334,6 +336,7 @@ def test_a_run_tells_its_number_and_takes_it_again_when_it_goes_on(
     assert bits(tmp_path / "run") == bits(tmp_path / "straight")
 
 
+@pytest.mark.slow
 def test_what_was_recorded_decides_and_not_what_is_free_now(tmp_path: Path) -> None:
     with stopping_in(PROBES + 2), pytest.raises(Interrupted):
         train(automatic(tmp_path / "run"))
@@ -343,6 +346,7 @@ def test_what_was_recorded_decides_and_not_what_is_free_now(tmp_path: Path) -> N
         train(automatic(tmp_path / "run"), resume=True)
 
 
+@pytest.mark.slow
 def test_a_budget_below_the_weights_stops_before_training(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"training\.memory_budget: 10\.0 MB do not hold"):
         train(automatic(tmp_path / "run", memory_budget="10MB"))

@@ -117,6 +117,7 @@ def test_a_folder_with_a_config_alone_is_planned_and_checkpointing_and_adapters_
     assert frozen.gradients < 0.01 * plain.gradients
 
 
+@pytest.mark.slow
 def test_autocast_copies_replicated_weights_and_sharded_ones_are_gathered(
     tmp_path: Path, shape_only: Path
 ) -> None:

@@ -234,6 +234,7 @@ SIZES = {
 }
 
 
+@pytest.mark.slow
 def test_a_language_head_of_its_own_trains_along_resumes_and_is_left_behind(
     tmp_path: Path,
 ) -> None:

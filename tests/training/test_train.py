@@ -222,6 +222,7 @@ def test_adapters_on_it_come_back_with_the_same_scores(
 # Precision
 
 
+@pytest.mark.slow
 def test_under_bf16_the_master_weights_and_moments_stay_in_fp32(tmp_path: Path) -> None:
     train(config_of(tmp_path / "half", training={"precision": "bf16"}))
     train(config_of(tmp_path / "full"))

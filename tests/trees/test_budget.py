@@ -63,6 +63,7 @@ def test_every_unit_is_in_exactly_one_batch_within_the_budget(kind, units, budge
     assert KINDS[kind](units, budget) == batches
 
 
+@pytest.mark.slow
 @law
 @given(units=units_of(), budget=budgets, seed=st.integers(0, 99))
 def test_the_order_of_the_units_does_not_change_the_batches(units, budget, seed):

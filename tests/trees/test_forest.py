@@ -102,6 +102,7 @@ def test_chains_and_their_ancestors_are_the_mask_each_cell_once(sequences, setti
     assert np.array_equal(count, allowed_cells(forest).astype(int))
 
 
+@pytest.mark.slow
 @law
 @given(any_family, shares, st.none() | st.integers(1, 6))
 def test_the_dense_mask_is_the_rule_and_the_window(sequences, setting, window):

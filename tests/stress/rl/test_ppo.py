@@ -133,6 +133,7 @@ class _Lacking:
         return found
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_policy(tmp_path):
     found = []
     for seed in (0, 0, 1):
