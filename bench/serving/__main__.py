@@ -151,7 +151,7 @@ class Bench:
         facts_of: dict[str, Any] = {}
         for name in self.sizes.overload_models:
             folder = self._model(name)
-            traffic = mixed_traffic(RewardModel.load(folder), self.sizes.conversations, self.data)
+            traffic = mixed_traffic(RewardModel.load(folder), overload.CONVERSATIONS, self.data)
             calls, log = score_calls(traffic), self.log(f"overload-{name}")
             facts_of[name] = overload.measure(folder, calls, self.sizes.overload_seconds, log)
             share = facts_of[name]["goodput_share"]

@@ -15,6 +15,8 @@ from bench.serving.turns import Turn, take_turn
 
 TIMES = 5
 CONNECTIONS = 1_000
+CONVERSATIONS = 768
+"""More than can wait: equal ones in a batch are computed once, and few would make a crowd fast."""
 STEADY_CONNECTIONS = 32
 RECOVERED = 1.5  # times the steady median latency
 _AROUND = 16  # requests whose median latency is compared
