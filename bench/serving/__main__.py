@@ -21,6 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from bench.machine import describe
 from bench.measure import Ratio, pin
 from bench.results import Figures, Measurement
@@ -116,7 +118,8 @@ class Bench:
         if not path.is_file():
             return
         earlier = files.read_json(path)
-        if earlier["detail"]["sizes"] != self.figures.detail["sizes"]:
+        # A file has lists for tuples.
+        if earlier["detail"]["sizes"] != orjson.loads(orjson.dumps(self.figures.detail["sizes"])):
             return
         self.loads.update(earlier["detail"]["load"])
         for name, values in earlier.items():
