@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from typer import Argument, Option
 
@@ -14,7 +14,8 @@ from smorm.terminal import echo
 
 if TYPE_CHECKING:
     from smorm.rewards.ensemble import Ensemble
-    from smorm.rewards.shards import JobReport
+    from smorm.rewards.section import RewardSection
+    from smorm.rewards.shards import JobReport, Shard
     from smorm.scoring.as_rated import AsRated
 
 
@@ -75,37 +76,15 @@ def run(
     from smorm.scoring.as_rated import AsRated
 
     shard = None if shards is None else Shard.parse(shards)
-    if as_rated is not None and shard is not None:
-        raise ConfigError(
-            "--as-rated with --shards: score the shards without it, join them (smorm join), and "
-            "smorm pick SCORES --as-rated NAME makes the rated records"
-        )
-    if as_rated is not None and keep:
-        raise ConfigError("--as-rated with --keep: rated records have no other fields")
-    rated = None if as_rated is None else AsRated(as_rated)
+    rated = None
+    if as_rated is not None:
+        _refuse_for_rated(shard, keep)
+        rated = AsRated(as_rated)
     refuse_unwritable(output)
     sections = options.sections_of(rewards, token_file, step)
     if rated is not None and combine is not None and standardise is None:
-        if format != "auto" or columns:
-            raise ConfigError(
-                "--as-rated: several rewards are standardised: name a file for it (--standardise), "
-                "of rows that need no --format or --columns"
-            )
-        # Of rewards in different units the one that varies most would be the only teacher.
-        standardise = input
-        echo(f"{input}: each reward is standardised over it (--standardise names another file)")
-    section = options.combined(sections, view, combine, kappa, standardise)
-    chosen = None
-    if section is None:
-        if len(rewards) > 1:
-            raise ConfigError(
-                "several rewards: say how they become one, --combine mean, min or uwo"
-            )
-        if len(view or []) > 1:
-            raise ConfigError("--view: several views of one reward: score once for each")
-        section = sections[0]
-        if view:
-            chosen = options.view_for(section, view[0])
+        standardise = _standardised_over(input, format, columns)
+    section, chosen = _section_and_view(sections, view, combine, kappa, standardise)
     policy = options.choice("--overlong", overlong, options.OVERLONG)
     scoring = ScoringOptions(
         max_batch_tokens=max_batch_tokens, overlong=policy, views=(chosen,),
@@ -135,6 +114,44 @@ def run(
         print_rated(output, rated)
     else:
         print_totals(output if shard is None else shard.file(output), report)
+
+
+def _refuse_for_rated(shard: Shard | None, keep: options.Texts) -> None:
+    """Refuse options that rated records have no place for."""
+    if shard is not None:
+        raise ConfigError(
+            "--as-rated with --shards: score the shards without it, join them (smorm join), and "
+            "smorm pick SCORES --as-rated NAME makes the rated records"
+        )
+    if keep:
+        raise ConfigError("--as-rated with --keep: rated records have no other fields")
+
+
+def _standardised_over(input: str, format: str, columns: options.Texts) -> str:
+    """The file that several rewards are standardised over where none is named: the input. Of
+    rewards in different units the one that varies most would be the only teacher."""
+    if format != "auto" or columns:
+        raise ConfigError(
+            "--as-rated: several rewards are standardised: name a file for it (--standardise), "
+            "of rows that need no --format or --columns"
+        )
+    echo(f"{input}: each reward is standardised over it (--standardise names another file)")
+    return input
+
+
+def _section_and_view(
+    sections: list[RewardSection], view: options.Texts, combine: options.Text,
+    kappa: float | None, standardise: options.Text,
+) -> tuple[RewardSection, Any]:  # fmt: skip
+    """The one reward that all of them are, and the view that is asked of it; None: its own."""
+    section = options.combined(sections, view, combine, kappa, standardise)
+    if section is not None:
+        return section, None
+    if len(sections) > 1:
+        raise ConfigError("several rewards: say how they become one, --combine mean, min or uwo")
+    if len(view or []) > 1:
+        raise ConfigError("--view: several views of one reward: score once for each")
+    return sections[0], options.view_for(sections[0], view[0]) if view else None
 
 
 def print_counted(report: JobReport, *, by_name: bool) -> None:
